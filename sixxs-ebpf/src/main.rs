@@ -1,5 +1,147 @@
-//! placeholder
+//! The kernel side: the entry points, and what follows from each verdict.
+//!
+//! * `sixxs_egress` sits on every uplink and every tunnel. It classifies each packet that leaves
+//!   (`sixxs_common::decide`), counts it, and treats leaks.
+//! * `sixxs_ingress` sits on every tunnel. It counts what comes in, and hands answers for sockets
+//!   that are bound to an uplink to that uplink.
+//!
+//! Both return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers mean the same to TCX and to a
+//! clsact filter; never `OK`, which would end the chain before other people's programs.
 #![no_std]
 #![no_main]
+
+mod frame;
+mod leak;
+mod maps;
+mod steer;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use sixxs_common::{
+    decide::{Exit, Verdict, decide},
+    layout::{ROLE_TUNNEL, ROLE_UPLINK},
+    packet::{self, Echo, Ipv6},
+    stat::Stat,
+};
+
+use crate::{frame::Frame, leak::Treated, maps::Slot};
+
+/// Go on to the next program; `TCX_NEXT` under TCX.
+const NEXT: i32 = TC_ACT_UNSPEC;
+/// Drop; `TCX_DROP` under TCX.
+const SHOT: i32 = TC_ACT_SHOT;
+/// What the redirect helpers return on success.
+const REDIRECT: i32 = TC_ACT_REDIRECT;
+
+/// On its way out.
+#[classifier]
+fn sixxs_egress(context: TcContext) -> i32 {
+    let frame = Frame::new(context);
+    // No entry: user space is about to attach us, or to take us away.
+    let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
+        return NEXT;
+    };
+    let exit = match interface.role {
+        ROLE_UPLINK => Exit::Uplink(interface.ifindex),
+        ROLE_TUNNEL => Exit::Tunnel(interface.slot),
+        _ => return NEXT,
+    };
+    let ipv6 = packet::ipv6(&frame, interface.link_bytes);
+    let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &maps::InKernel);
+    let (stat, action) = match (verdict, &ipv6) {
+        (Verdict::OtherProtocol, _) => (Stat::VerdictOther, NEXT),
+        (Verdict::NotOurs, _) => (Stat::VerdictNotOurs, NEXT),
+        (Verdict::Exempt, _) => (Stat::VerdictExempt, NEXT),
+        (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
+        (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
+        (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, interface, ipv6, tunnel) {
+            Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
+            Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
+            Treated::TooBig => (Stat::VerdictTooBig, SHOT),
+            Treated::Dropped => (Stat::VerdictDropped, SHOT),
+            Treated::Observed => (Stat::VerdictObserved, NEXT),
+        },
+        // A leak without a header is none: the decision never says so.
+        (Verdict::Unparsed, _) | (Verdict::Leak(_), Err(_)) => (Stat::VerdictUnparsed, NEXT),
+    };
+    slot.add(stat, 1);
+    if action == NEXT {
+        slot.add(Stat::OutBytes, frame.bytes_behind(interface.link_bytes));
+        if let (ROLE_TUNNEL, Ok(ipv6)) = (interface.role, &ipv6) {
+            count_echo(&frame, ipv6, slot, &OUT);
+        }
+    }
+    action
+}
+
+/// On its way in, by a tunnel.
+#[classifier]
+fn sixxs_ingress(context: TcContext) -> i32 {
+    let frame = Frame::new(context);
+    let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
+        return NEXT;
+    };
+    slot.add(Stat::InPackets, 1);
+    slot.add(Stat::InBytes, frame.bytes_behind(interface.link_bytes));
+    match packet::ipv6(&frame, interface.link_bytes) {
+        Ok(ipv6) => {
+            count_echo(&frame, &ipv6, slot, &IN);
+            if steer::to_uplink(&frame, interface, &ipv6) {
+                slot.add(Stat::InSteered, 1);
+                return REDIRECT;
+            }
+        }
+        Err(packet::NoIpv6::Malformed) => slot.add(Stat::InUnparsed, 1),
+        Err(packet::NoIpv6::OtherProtocol) => {}
+    }
+    NEXT
+}
+
+/// Where echo messages of one direction are counted.
+struct EchoStats {
+    requests: Stat,
+    replies: Stat,
+    last_request: Stat,
+    last_reply: Stat,
+}
+
+const IN: EchoStats = EchoStats {
+    requests: Stat::InRequests,
+    replies: Stat::InReplies,
+    last_request: Stat::LastRequestIn,
+    last_reply: Stat::LastReplyIn,
+};
+
+const OUT: EchoStats = EchoStats {
+    requests: Stat::OutRequests,
+    replies: Stat::OutReplies,
+    last_request: Stat::LastRequestOut,
+    last_reply: Stat::LastReplyOut,
+};
+
+#[inline(always)]
+fn count_echo(frame: &Frame, ipv6: &Ipv6, slot: Slot, stats: &EchoStats) {
+    let (count, last) = match packet::echo(frame, ipv6) {
+        None => return,
+        Some(Echo::Request) => (stats.requests, stats.last_request),
+        Some(Echo::Reply) => (stats.replies, stats.last_reply),
+    };
+    slot.add(count, 1);
+    slot.set(last, frame::now_ns());
+}
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: never reached: the verifier refuses a program in which a panic is reachable.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The kernel lets only programs under the GPL call some helpers.
+// SAFETY: nothing else in this object is called `LICENSE` or lives in the section `license`.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,166 @@
+//! IPv6 addresses and prefixes in the form that the programs compare: two machine words.
+
+use bytemuck::{Pod, Zeroable};
+
+/// An IPv6 address: its sixteen bytes in network order, seen as two words of the machine's order.
+///
+/// Only equality and masking are defined on it, and both are indifferent to byte order, so that no
+/// byte is ever swapped on the packet path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Address {
+    words: [u64; 2],
+}
+
+impl Address {
+    /// From the sixteen bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_octets(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self {
+            words: [
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+            ],
+        }
+    }
+
+    /// The sixteen bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn octets(self) -> [u8; 16] {
+        let [a, b, c, d, e, f, g, h] = self.words[0].to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = self.words[1].to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// `::`
+    pub const UNSPECIFIED: Self = Self { words: [0; 2] };
+
+    /// The address with all `bits` leading bits set and the others clear.
+    #[must_use]
+    pub const fn mask(bits: u8) -> Self {
+        let mask = if bits == 0 {
+            0
+        } else if bits >= 128 {
+            u128::MAX
+        } else {
+            !(u128::MAX >> bits)
+        };
+        Self::from_octets(mask.to_be_bytes())
+    }
+
+    /// The bits that are set in both.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            words: [
+                self.words[0] & other.words[0],
+                self.words[1] & other.words[1],
+            ],
+        }
+    }
+
+    /// Whether this address lies in `prefix`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn within(self, prefix: &Prefix) -> bool {
+        // The differences of both halves are or-ed first: one branch instead of two.
+        let high = (self.words[0] & prefix.mask.words[0]) ^ prefix.value.words[0];
+        let low = (self.words[1] & prefix.mask.words[1]) ^ prefix.value.words[1];
+        high | low == 0
+    }
+
+    /// Whether this is a destination of link or interface scope, which never leaves the wire:
+    /// fe80::/10, ff01::/16, ff02::/16 (RFC 4291 §2.5.6 and §2.7).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_scope(self) -> bool {
+        let [first, second, ..] = self.octets();
+        (first == 0xfe && second & 0xc0 == 0x80) || (first == 0xff && matches!(second, 1 | 2))
+    }
+
+    /// Whether this is a multicast group, ff00::/8 (RFC 4291 §2.7).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_multicast(self) -> bool {
+        self.octets()[0] == 0xff
+    }
+}
+
+/// A prefix, ready to be compared with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Prefix {
+    mask: Address,
+    value: Address,
+}
+
+impl Prefix {
+    /// The prefix of `bits` bits that `address` lies in; bits above 128 count as 128.
+    #[must_use]
+    pub const fn new(address: Address, bits: u8) -> Self {
+        let mask = Address::mask(bits);
+        Self {
+            mask,
+            value: address.and(mask),
+        }
+    }
+
+    /// A prefix that no address lies in: its value has bits that its mask clears.
+    pub const NEVER: Self = Self {
+        mask: Address { words: [0; 2] },
+        value: Address {
+            words: [u64::MAX; 2],
+        },
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::Ipv6Addr;
+    use proptest::prelude::*;
+
+    fn address(text: &str) -> Address {
+        Address::from_octets(text.parse::<Ipv6Addr>().unwrap().octets())
+    }
+
+    #[test]
+    fn link_scope_is_link_local_and_two_multicast_scopes() {
+        for (text, expected) in [
+            ("fe80::1", true),
+            ("febf::1", true),
+            ("fec0::1", false),
+            ("ff01::1", true),
+            ("ff02::1:ff00:1", true),
+            ("ff05::2", false),
+            ("ff0e::1", false),
+            ("2001:db8::1", false),
+            ("::", false),
+        ] {
+            assert_eq!(address(text).is_link_scope(), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn within_agrees_with_arithmetic(a: u128, b: u128, bits in 0u8..=128) {
+            let prefix = Prefix::new(Address::from_octets(b.to_be_bytes()), bits);
+            let expected = bits == 0 || (a ^ b).leading_zeros() >= u32::from(bits);
+            prop_assert_eq!(Address::from_octets(a.to_be_bytes()).within(&prefix), expected);
+        }
+
+        #[test]
+        fn nothing_is_within_never(a: u128) {
+            prop_assert!(!Address::from_octets(a.to_be_bytes()).within(&Prefix::NEVER));
+        }
+
+        #[test]
+        fn octets_round_trip(a: [u8; 16]) {
+            prop_assert_eq!(Address::from_octets(a).octets(), a);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a packet on its way out of an interface is.
+
+use crate::{
+    address::Address,
+    layout::{ANY_UPLINK, Source},
+    packet::{Ipv6, NoIpv6},
+};
+
+/// What the decision asks the tables.
+pub trait Tables {
+    /// The entry of the longest prefix that `address` lies in, over all tunnels.
+    fn source(&self, address: Address) -> Option<Source>;
+
+    /// Whether `destination` is reached without the tunnel in slot `tunnel`.
+    fn is_direct(&self, tunnel: u32, destination: Address) -> bool;
+}
+
+/// The interface that the packet is about to leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The native uplink with this interface index.
+    Uplink(u32),
+    /// The tunnel in this slot.
+    Tunnel(u32),
+}
+
+/// What the packet is. Each has its own counter and its own treatment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not IPv6.
+    OtherProtocol,
+    /// Says it is IPv6 and cannot be parsed. Passes: what we do not understand is not ours.
+    Unparsed,
+    /// On an uplink: the source belongs to no tunnel.
+    NotOurs,
+    /// The source belongs to a tunnel, and this packet may leave here all the same.
+    Exempt,
+    /// On a tunnel: the source is its own.
+    Own,
+    /// On a tunnel: the source belongs to no tunnel. The broker will drop it; we never alter it.
+    Stray,
+    /// The source belongs to the tunnel in this slot, and this is not the way there.
+    Leak(u32),
+}
+
+/// The decision.
+#[inline(always)]
+pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) -> Verdict {
+    let ipv6 = match ipv6 {
+        Ok(ipv6) => ipv6,
+        Err(NoIpv6::OtherProtocol) => return Verdict::OtherProtocol,
+        Err(NoIpv6::Malformed) => return Verdict::Unparsed,
+    };
+    let Some(source) = tables.source(ipv6.source) else {
+        return match exit {
+            Exit::Uplink(_) => Verdict::NotOurs,
+            Exit::Tunnel(_) if is_local_talk(ipv6) => Verdict::Exempt,
+            Exit::Tunnel(_) => Verdict::Stray,
+        };
+    };
+    let at_home = match exit {
+        Exit::Tunnel(slot) if slot == source.tunnel => return Verdict::Own,
+        Exit::Tunnel(_) => false,
+        Exit::Uplink(ifindex) => source.home == ifindex || source.home == ANY_UPLINK,
+    };
+    if at_home
+        || ipv6.destination.is_link_scope()
+        || tables.is_direct(source.tunnel, ipv6.destination)
+    {
+        Verdict::Exempt
+    } else {
+        Verdict::Leak(source.tunnel)
+    }
+}
+
+/// Neighbour discovery and the like: nothing that a broker would have to forward.
+#[inline(always)]
+fn is_local_talk(ipv6: &Ipv6) -> bool {
+    ipv6.source.is_link_scope()
+        || ipv6.source == Address::UNSPECIFIED
+        || ipv6.destination.is_link_scope()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Prefix;
+    use core::net::Ipv6Addr;
+
+    /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1, the second with
+    /// a routed /48 of which one address is also net0's.
+    struct Host;
+
+    fn address(text: &str) -> Address {
+        Address::from_octets(text.parse::<Ipv6Addr>().unwrap().octets())
+    }
+
+    impl Tables for Host {
+        fn source(&self, wanted: Address) -> Option<Source> {
+            [
+                ("2001:db8:a::2", 128, 0, 0),
+                ("2001:db8:b::2", 128, 1, 0),
+                ("2001:db8:bb:2::1", 128, 1, 2),
+                ("2001:db8:bb:3::1", 128, 1, ANY_UPLINK),
+                ("2001:db8:bb::", 48, 1, 0),
+            ]
+            .into_iter()
+            .find(|(prefix, bits, ..)| wanted.within(&Prefix::new(address(prefix), *bits)))
+            .map(|(.., tunnel, home)| Source { tunnel, home })
+        }
+
+        fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
+            tunnel == 1 && destination.within(&Prefix::new(address("2001:db8:bb::"), 48))
+        }
+    }
+
+    #[test]
+    fn every_case() {
+        use Exit::{Tunnel, Uplink};
+        use Verdict::{Exempt, Leak, NotOurs, Own, Stray};
+        let outside = "2001:db8:ffff::9";
+        for (name, source, destination, exit, expected) in [
+            ("native traffic", "2001:db8:1::1", outside, Uplink(2), NotOurs),
+            ("a reply that leaks", "2001:db8:a::2", outside, Uplink(2), Leak(0)),
+            ("to global multicast", "2001:db8:a::2", "ff0e::1", Uplink(2), Leak(0)),
+            ("neighbour solicitation", "2001:db8:a::2", "ff02::1:ff00:9", Uplink(2), Exempt),
+            ("link-local destination", "2001:db8:a::2", "fe80::9", Uplink(2), Exempt),
+            ("from a routed prefix", "2001:db8:bb:1::5", outside, Uplink(2), Leak(1)),
+            ("to a LAN on the wire", "2001:db8:bb:1::5", "2001:db8:bb:2::5", Uplink(2), Exempt),
+            ("other tunnel to that LAN", "2001:db8:a::2", "2001:db8:bb:2::5", Uplink(2), Leak(0)),
+            ("the uplink's own address", "2001:db8:bb:2::1", outside, Uplink(2), Exempt),
+            ("another uplink's address", "2001:db8:bb:2::1", outside, Uplink(3), Leak(1)),
+            ("an address of several", "2001:db8:bb:3::1", outside, Uplink(3), Exempt),
+            ("right tunnel", "2001:db8:a::2", outside, Tunnel(0), Own),
+            ("right tunnel, prefix", "2001:db8:bb:1::5", outside, Tunnel(1), Own),
+            ("wrong tunnel", "2001:db8:a::2", outside, Tunnel(1), Leak(0)),
+            ("stray", "2001:db8:1::1", outside, Tunnel(0), Stray),
+            ("router solicitation", "::", "ff02::2", Tunnel(0), Exempt),
+            ("link-local source", "fe80::1", outside, Tunnel(0), Exempt),
+            ("native, link multicast", "2001:db8:1::1", "ff02::1", Tunnel(0), Exempt),
+        ] {
+            let ipv6 = Ipv6 {
+                offset: 0,
+                source: address(source),
+                destination: address(destination),
+                payload_bytes: 0,
+                next_header: 59,
+            };
+            assert_eq!(decide(Ok(&ipv6), exit, &Host), expected, "{name}");
+        }
+        for exit in [Uplink(2), Tunnel(0)] {
+            assert_eq!(
+                decide(Err(NoIpv6::OtherProtocol), exit, &Host),
+                Verdict::OtherProtocol
+            );
+            assert_eq!(decide(Err(NoIpv6::Malformed), exit, &Host), Verdict::Unparsed);
+        }
+    }
+}

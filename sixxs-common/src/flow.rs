@@ -1,0 +1,204 @@
+//! Which conversation a packet belongs to, seen from this host.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{
+    address::Address,
+    packet::{self, ECHO_REPLY, ECHO_REQUEST, ICMPV6, Ipv6, Packet, TCP, Transport, UDP},
+};
+
+/// SCTP's protocol number; its ports stand where TCP's do.
+const SCTP: u8 = 132;
+/// UDP-Lite's protocol number.
+const UDPLITE: u8 = 136;
+/// DCCP's protocol number.
+const DCCP: u8 = 33;
+
+/// One conversation: addresses, protocol and ports. For echo messages the identifier stands for
+/// both ports; where there are no ports, both are 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Flow {
+    /// The address on our side: one of a tunnel's.
+    pub local: Address,
+    /// The address on the other side.
+    pub remote: Address,
+    /// Port on our side, as a number.
+    pub local_port: u16,
+    /// Port on the other side, as a number.
+    pub remote_port: u16,
+    /// IPv6 protocol number of the upper layer; 0 where the packet does not show it.
+    pub protocol: u32,
+}
+
+const _: () = assert!(size_of::<Flow>() == 40);
+
+/// The conversation of a packet that leaves; `upper` is what [`packet::transport`] found in it.
+#[inline(always)]
+pub fn outgoing<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6, upper: Option<&Transport>) -> Flow {
+    let ends = ends(packet, upper);
+    Flow {
+        local: ipv6.source,
+        remote: ipv6.destination,
+        local_port: ends.source,
+        remote_port: ends.destination,
+        protocol: ends.protocol,
+    }
+}
+
+/// The conversation of a packet that arrives; for an ICMPv6 error (RFC 4443 §2.1: types below 128)
+/// that of the packet it complains about.
+#[inline(always)]
+pub fn incoming<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Flow {
+    let mut header = *ipv6;
+    let mut about_ours = false;
+    if ipv6.next_header == ICMPV6 {
+        let message = ipv6.offset + packet::IPV6_HEADER_BYTES;
+        if let Some([kind]) = packet.load(message)
+            && kind < 128
+            && let Some(quoted) = quoted(packet, message + 8)
+        {
+            header = quoted;
+            about_ours = true;
+        }
+    }
+    let upper = packet::transport(packet, &header);
+    let flow = outgoing(packet, &header, upper.as_ref());
+    if about_ours { flow } else { flow.reversed() }
+}
+
+impl Flow {
+    /// The same conversation seen from the other end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+            local_port: self.remote_port,
+            remote_port: self.local_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// The header of the packet quoted by an ICMPv6 error at `offset`.
+#[inline(always)]
+fn quoted<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
+    let [first] = packet.load(offset)?;
+    if first >> 4 != 6 {
+        return None;
+    }
+    let [high, low, next_header] = packet.load(offset + 4)?;
+    Some(Ipv6 {
+        offset,
+        source: Address::from_octets(packet.load(offset + 8)?),
+        destination: Address::from_octets(packet.load(offset + 24)?),
+        payload_bytes: u16::from_be_bytes([high, low]),
+        next_header,
+    })
+}
+
+struct Ends {
+    protocol: u32,
+    source: u16,
+    destination: u16,
+}
+
+#[inline(always)]
+fn ends<P: Packet + ?Sized>(packet: &P, upper: Option<&Transport>) -> Ends {
+    let Some(transport) = upper else {
+        return Ends {
+            protocol: 0,
+            source: 0,
+            destination: 0,
+        };
+    };
+    let (source, destination) = if !transport.present {
+        (0, 0)
+    } else {
+        match transport.protocol {
+            TCP | UDP | DCCP | SCTP | UDPLITE => packet
+                .load(transport.offset)
+                .map_or((0, 0), |[a, b, c, d]| {
+                    (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+                }),
+            ICMPV6 => match packet.load(transport.offset) {
+                // The identifier stands for both ends, since it is the same in both directions.
+                Some([ECHO_REQUEST | ECHO_REPLY, _, _, _, high, low]) => {
+                    let identifier = u16::from_be_bytes([high, low]);
+                    (identifier, identifier)
+                }
+                _ => (0, 0),
+            },
+            _ => (0, 0),
+        }
+    };
+    Ends {
+        protocol: u32::from(transport.protocol),
+        source,
+        destination,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::tests::{DESTINATION, SOURCE, packet};
+
+    fn swap(mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes[8..24].copy_from_slice(&DESTINATION);
+        bytes[24..40].copy_from_slice(&SOURCE);
+        bytes
+    }
+
+    fn header(bytes: &[u8]) -> Ipv6 {
+        packet::ipv6(bytes, 0).unwrap()
+    }
+
+    fn outgoing(bytes: &[u8]) -> Flow {
+        let header = header(bytes);
+        super::outgoing(bytes, &header, packet::transport(bytes, &header).as_ref())
+    }
+
+    #[test]
+    fn both_directions_of_a_conversation_are_one_flow() {
+        for (name, protocol, out, back) in [
+            ("TCP", TCP, vec![0, 80, 1, 0, 0], vec![1, 0, 0, 80, 0]),
+            (
+                "echo",
+                ICMPV6,
+                vec![ECHO_REQUEST, 0, 0, 0, 7, 7, 0, 1],
+                vec![ECHO_REPLY, 0, 0, 0, 7, 7, 0, 1],
+            ),
+            ("something else", 253, vec![1], vec![2]),
+        ] {
+            let out = packet(protocol, &out);
+            let back = swap(packet(protocol, &back));
+            let flow = outgoing(&out);
+            assert_eq!(flow, incoming(back.as_slice(), &header(&back)), "{name}");
+            assert_eq!(flow.protocol, u32::from(protocol), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_error_belongs_to_the_flow_it_is_about() {
+        let out = packet(TCP, &[0, 80, 1, 0, 0, 0, 0, 0]);
+        let mut message = vec![2, 0, 0, 0, 0, 0, 5, 0];
+        message.extend(&out);
+        // It comes from a router on the way, not from the other end.
+        let mut error = swap(packet(ICMPV6, &message));
+        error[8] = 0x3f;
+        assert_eq!(
+            incoming(error.as_slice(), &header(&error)),
+            outgoing(&out)
+        );
+    }
+
+    #[test]
+    fn truncated_ends_are_zero() {
+        let bytes = packet(UDP, &[1, 2]);
+        let flow = outgoing(&bytes);
+        assert_eq!((flow.local_port, flow.remote_port), (0, 0));
+    }
+}

@@ -1,0 +1,389 @@
+//! Where the headers of a frame are. Every length comes from the wire and is treated so.
+
+use crate::address::Address;
+
+/// Bytes of a frame, by offset from its start.
+pub trait Packet {
+    /// `N` bytes at `offset`, or `None` where the frame ends before or the offset is above
+    /// [`REACH`].
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+impl Packet for [u8] {
+    #[inline]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        if offset > REACH {
+            return None;
+        }
+        let start = offset as usize;
+        self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+}
+
+/// No header is looked for beyond this offset. It bounds the walk over extension headers: RFC 8504
+/// §5.3 lets a node limit their number and length.
+pub const REACH: u32 = 1024;
+
+/// Extension headers walked at most.
+const CHAIN: u32 = 8;
+
+/// VLAN tags walked at most (802.1ad: two).
+const TAGS: u32 = 2;
+
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+
+/// Length of the fixed IPv6 header (RFC 8200 §3).
+pub const IPV6_HEADER_BYTES: u32 = 40;
+/// Length of an Ethernet header without tags.
+pub const ETHERNET_HEADER_BYTES: u32 = 14;
+
+const HOP_BY_HOP: u8 = 0;
+/// TCP's protocol number.
+pub const TCP: u8 = 6;
+/// UDP's protocol number.
+pub const UDP: u8 = 17;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+/// ICMPv6's protocol number: 58, not ICMP's 1.
+pub const ICMPV6: u8 = 58;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+
+/// ICMPv6 Echo Request (RFC 4443 §4.1).
+pub const ECHO_REQUEST: u8 = 128;
+/// ICMPv6 Echo Reply (RFC 4443 §4.2).
+pub const ECHO_REPLY: u8 = 129;
+
+/// The fixed header of an IPv6 packet and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6 {
+    /// Offset of the header from the start of the frame.
+    pub offset: u32,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Length of what follows the header, as it says itself; 0 for a jumbogram.
+    pub payload_bytes: u16,
+    /// The first next-header number.
+    pub next_header: u8,
+}
+
+/// Why there is no [`Ipv6`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoIpv6 {
+    /// The frame carries something else.
+    OtherProtocol,
+    /// The frame says it carries IPv6 and does not, or ends before the header does.
+    Malformed,
+}
+
+/// Finds the IPv6 header of a frame that starts with `link_bytes` of link layer: 14 for Ethernet
+/// (tags may follow), 0 where packets start with the IP header.
+#[inline(always)]
+pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIpv6> {
+    let mut offset = u32::from(link_bytes);
+    if link_bytes != 0 {
+        // The type stands in the header's last two bytes, tagged or not.
+        let mut ethertype = ethertype_at(packet, offset - 2)?;
+        let mut tags = 0;
+        while matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) && tags < TAGS {
+            offset += 4;
+            ethertype = ethertype_at(packet, offset - 2)?;
+            tags += 1;
+        }
+        if ethertype != ETHERTYPE_IPV6 {
+            return Err(NoIpv6::OtherProtocol);
+        }
+    }
+    let Some(header) = packet.load::<{ IPV6_HEADER_BYTES as usize }>(offset) else {
+        // Without a link layer nothing announced IPv6: a short IPv4 packet is no fault.
+        return match packet.load::<1>(offset) {
+            Some([first]) if link_bytes == 0 && first >> 4 != 6 => Err(NoIpv6::OtherProtocol),
+            _ => Err(NoIpv6::Malformed),
+        };
+    };
+    if header[0] >> 4 != 6 {
+        return Err(if link_bytes == 0 {
+            NoIpv6::OtherProtocol
+        } else {
+            NoIpv6::Malformed
+        });
+    }
+    Ok(Ipv6 {
+        offset,
+        source: Address::from_octets(sixteen(&header, 8)),
+        destination: Address::from_octets(sixteen(&header, 24)),
+        payload_bytes: u16::from_be_bytes([header[4], header[5]]),
+        next_header: header[6],
+    })
+}
+
+#[inline(always)]
+fn ethertype_at<P: Packet + ?Sized>(packet: &P, offset: u32) -> Result<u16, NoIpv6> {
+    packet
+        .load::<2>(offset)
+        .map(u16::from_be_bytes)
+        .ok_or(NoIpv6::Malformed)
+}
+
+#[inline(always)]
+fn sixteen(header: &[u8; IPV6_HEADER_BYTES as usize], at: usize) -> [u8; 16] {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&header[at..at + 16]);
+    octets
+}
+
+/// The upper-layer header of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// Its protocol number.
+    pub protocol: u8,
+    /// Its offset from the start of the frame.
+    pub offset: u32,
+    /// Whether the bytes there are the header: false in all fragments but the first.
+    pub present: bool,
+}
+
+/// Walks the extension headers (RFC 8200 §4). `None`: the chain ends early, is too long, or goes
+/// beyond [`REACH`].
+#[inline(always)]
+pub fn transport<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Transport> {
+    let mut protocol = ipv6.next_header;
+    let mut offset = ipv6.offset + IPV6_HEADER_BYTES;
+    let mut present = true;
+    let mut headers = 0;
+    while headers < CHAIN {
+        let length = match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => {
+                let [next, length] = packet.load(offset)?;
+                protocol = next;
+                (u32::from(length) + 1) * 8
+            }
+            AUTHENTICATION => {
+                let [next, length] = packet.load(offset)?;
+                protocol = next;
+                (u32::from(length) + 2) * 4
+            }
+            FRAGMENT => {
+                let [next, _, high, low] = packet.load(offset)?;
+                protocol = next;
+                present = present && u16::from_be_bytes([high, low]) & 0xfff8 == 0;
+                8
+            }
+            _ => {
+                return Some(Transport {
+                    protocol,
+                    offset,
+                    present,
+                });
+            }
+        };
+        if !present {
+            // What follows is the middle of something: no header to walk on to.
+            return Some(Transport {
+                protocol,
+                offset: offset + length,
+                present,
+            });
+        }
+        offset += length;
+        if offset > REACH {
+            return None;
+        }
+        headers += 1;
+    }
+    None
+}
+
+/// Whether a packet is an echo request or reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echo {
+    /// ICMPv6 type 128.
+    Request,
+    /// ICMPv6 type 129.
+    Reply,
+}
+
+/// The echo message in a packet, if it is one.
+#[inline(always)]
+pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Echo> {
+    // TCP and UDP, most of all packets, are seen at a glance.
+    if matches!(ipv6.next_header, TCP | UDP) {
+        return None;
+    }
+    let offset = if ipv6.next_header == ICMPV6 {
+        ipv6.offset + IPV6_HEADER_BYTES
+    } else {
+        let transport = transport(packet, ipv6)?;
+        if transport.protocol != ICMPV6 || !transport.present {
+            return None;
+        }
+        transport.offset
+    };
+    match packet.load(offset)? {
+        [ECHO_REQUEST] => Some(Echo::Request),
+        [ECHO_REPLY] => Some(Echo::Reply),
+        _ => None,
+    }
+}
+
+/// Length of the largest IPv6 packet that a batch for segmentation offload (`gso_bytes` of payload
+/// a segment) is cut into; `None` where the protocol is none that is cut.
+#[inline(always)]
+pub fn segment_bytes<P: Packet + ?Sized>(
+    packet: &P,
+    ipv6: &Ipv6,
+    upper: &Transport,
+    gso_bytes: u32,
+) -> Option<u32> {
+    let header = match upper.protocol {
+        TCP => {
+            let [data_offset] = packet.load(upper.offset + 12)?;
+            u32::from(data_offset >> 4) * 4
+        }
+        UDP => 8,
+        _ => return None,
+    };
+    Some(upper.offset - ipv6.offset + header + gso_bytes)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) const SOURCE: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0xa, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    pub(crate) const DESTINATION: [u8; 16] =
+        [0x20, 1, 0xd, 0xb8, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+
+    /// An IPv6 packet without a link layer.
+    pub(crate) fn packet(next_header: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x60, 0, 0, 0];
+        bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        bytes.extend([next_header, 64]);
+        bytes.extend(SOURCE);
+        bytes.extend(DESTINATION);
+        bytes.extend(payload);
+        bytes
+    }
+
+    pub(crate) fn framed(link: &[u8], packet: &[u8]) -> Vec<u8> {
+        [&[2; 12], link, packet].concat()
+    }
+
+    const ECHO: [u8; 8] = [ECHO_REQUEST, 0, 0, 0, 0x12, 0x34, 0, 1];
+
+    #[test]
+    fn header_is_found_behind_each_link_layer() {
+        let inner = packet(ICMPV6, &ECHO);
+        for (name, bytes, link_bytes, offset) in [
+            ("none", inner.clone(), 0, 0),
+            ("Ethernet", framed(&[0x86, 0xdd], &inner), 14, 14),
+            ("one tag", framed(&[0x81, 0, 0, 5, 0x86, 0xdd], &inner), 14, 18),
+            (
+                "two tags",
+                framed(&[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x86, 0xdd], &inner),
+                14,
+                22,
+            ),
+        ] {
+            let ipv6 = ipv6(bytes.as_slice(), link_bytes).unwrap();
+            assert_eq!(ipv6.offset, offset, "{name}");
+            assert_eq!(ipv6.source.octets(), SOURCE, "{name}");
+            assert_eq!(ipv6.destination.octets(), DESTINATION, "{name}");
+            assert_eq!(echo(bytes.as_slice(), &ipv6), Some(Echo::Request), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_told_from_faults() {
+        let ipv4 = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+        let short = &packet(ICMPV6, &ECHO)[..30];
+        for (name, bytes, link_bytes, expected) in [
+            ("IPv4 without link layer", ipv4.to_vec(), 0, NoIpv6::OtherProtocol),
+            ("ARP", framed(&[8, 6], &[0; 28]), 14, NoIpv6::OtherProtocol),
+            ("IPv4 called IPv6", framed(&[0x86, 0xdd], &[0x45; 40]), 14, NoIpv6::Malformed),
+            ("short", short.to_vec(), 0, NoIpv6::Malformed),
+            ("short frame", framed(&[0x86, 0xdd], short), 14, NoIpv6::Malformed),
+            ("empty", vec![], 0, NoIpv6::Malformed),
+            ("runt", vec![0; 13], 14, NoIpv6::Malformed),
+            (
+                "three tags",
+                framed(&[0x81, 0, 0, 1, 0x81, 0, 0, 1, 0x81, 0, 0, 1, 0x86, 0xdd], short),
+                14,
+                NoIpv6::OtherProtocol,
+            ),
+        ] {
+            assert_eq!(ipv6(bytes.as_slice(), link_bytes), Err(expected), "{name}");
+        }
+    }
+
+    /// A chain of extension headers before ICMPv6: kinds as in RFC 8200 §4.1.
+    #[test]
+    fn extension_headers_are_walked() {
+        let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
+        for (name, first, chain, found) in [
+            ("hop-by-hop", HOP_BY_HOP, options(ICMPV6).to_vec(), true),
+            (
+                "hop-by-hop, destination",
+                HOP_BY_HOP,
+                [options(DESTINATION_OPTIONS), options(ICMPV6)].concat(),
+                true,
+            ),
+            ("authentication", AUTHENTICATION, [&[ICMPV6, 4][..], &[0; 22]].concat(), true),
+            ("first fragment", FRAGMENT, vec![ICMPV6, 0, 0, 1, 0, 0, 0, 7], true),
+            ("later fragment", FRAGMENT, vec![ICMPV6, 0, 0, 9, 0, 0, 0, 7], false),
+            ("unknown header", 253, vec![], false),
+        ] {
+            let bytes = packet(first, &[&chain[..], &ECHO].concat());
+            let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
+            assert_eq!(echo(bytes.as_slice(), &ipv6).is_some(), found, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_chain_without_end_is_given_up() {
+        let chain = [DESTINATION_OPTIONS, 0, 1, 4, 0, 0, 0, 0].repeat(50);
+        let bytes = packet(DESTINATION_OPTIONS, &chain);
+        let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
+        assert_eq!(transport(bytes.as_slice(), &ipv6), None);
+    }
+
+    #[test]
+    fn segments_count_all_headers() {
+        let mut tcp = [0; 32];
+        tcp[12] = 8 << 4; // 32 bytes: with a timestamp option
+        let bytes = packet(TCP, &tcp);
+        let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
+        let upper = transport(bytes.as_slice(), &ipv6).unwrap();
+        assert_eq!(segment_bytes(bytes.as_slice(), &ipv6, &upper, 1208), Some(1280));
+    }
+
+    proptest! {
+        /// Whatever the bytes: no panic, and what is found lies inside the frame.
+        #[test]
+        fn any_bytes_are_safe(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            link_bytes in prop_oneof![Just(0u8), Just(14u8)],
+            pretend in any::<bool>(),
+        ) {
+            let mut bytes = bytes;
+            if pretend && bytes.len() > 20 {
+                if link_bytes == 14 { bytes[12] = 0x86; bytes[13] = 0xdd; }
+                bytes[usize::from(link_bytes)] = 0x60;
+            }
+            if let Ok(header) = ipv6(bytes.as_slice(), link_bytes) {
+                prop_assert!(header.offset as usize + 40 <= bytes.len());
+                let _ignored = echo(bytes.as_slice(), &header);
+                if let Some(upper) = transport(bytes.as_slice(), &header) {
+                    prop_assert!(upper.offset >= header.offset + 40);
+                    let _ignored = segment_bytes(bytes.as_slice(), &header, &upper, 1000);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Everything that is counted. One list: the programs index by it, user space names by it.
+
+/// Defines [`Stat`] with name and help text beside each entry, so that neither can drift.
+macro_rules! stats {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal, $help:literal;)*) => {
+        /// What is counted per slot (an interface, or a tunnel), and where in [`Counters`] it stands.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Stat {
+            $(#[doc = $help] $(#[$doc])* $variant,)*
+        }
+
+        impl Stat {
+            /// All of them, in the order of the array.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name that people and scripts see.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it counts, in a sentence.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+stats! {
+    InPackets, "in_packets", "Packets that came in by the interface, as the kernel hands them over: a batch of GRO counts once.";
+    InBytes, "in_bytes", "Bytes that came in by the interface, without link layer.";
+    InRequests, "in_echo_requests", "ICMPv6 echo requests that came in.";
+    InReplies, "in_echo_replies", "ICMPv6 echo replies that came in.";
+    InUnparsed, "in_unparsed", "Packets that came in, say they are IPv6 and cannot be parsed; they pass.";
+    InSteered, "in_steered", "Packets that came in for a socket bound to an uplink, and were handed on as if they had come in by it.";
+    OutBytes, "out_bytes", "Bytes that left by the interface, without link layer.";
+    OutRequests, "out_echo_requests", "ICMPv6 echo requests that left.";
+    OutReplies, "out_echo_replies", "ICMPv6 echo replies that left.";
+    VerdictOther, "out_not_ipv6", "Packets that left and are not IPv6.";
+    VerdictUnparsed, "out_unparsed", "Packets that left, say they are IPv6 and cannot be parsed.";
+    VerdictNotOurs, "out_not_ours", "Packets that left by an uplink with a source of no tunnel.";
+    VerdictExempt, "out_exempt", "Packets with a tunnel's source, or of link scope, that may leave by this interface.";
+    VerdictOwn, "out_own", "Packets that left by the tunnel that their source belongs to.";
+    VerdictStray, "out_stray", "Packets that left by a tunnel with a source of no tunnel: the broker will drop them.";
+    VerdictRedirected, "leaks_caught_redirected", "Leaks caught at this interface and put into the right tunnel.";
+    VerdictDropped, "leaks_caught_dropped", "Leaks caught at this interface and dropped.";
+    VerdictObserved, "leaks_caught_observed", "Leaks seen at this interface and let pass.";
+    VerdictTooBig, "leaks_caught_too_big", "Leaks caught at this interface, too big for the tunnel and answered so.";
+    LeakRedirected, "leaks_redirected", "Leaks of this tunnel's addresses, wherever, that were put into the tunnel.";
+    LeakDropped, "leaks_dropped", "Leaks of this tunnel's addresses, wherever, that were dropped: by order, or because the tunnel was not there.";
+    LeakObserved, "leaks_observed", "Leaks of this tunnel's addresses, wherever, that were let pass.";
+    LeakTooBig, "leaks_too_big", "Leaks of this tunnel's addresses, wherever, too big for it, and so answered by Packet Too Big or, where no answer is allowed, dropped.";
+    LeakNoTunnel, "leaks_without_tunnel", "Those among the dropped leaks for which the tunnel's interface was not there.";
+    EventsLost, "events_lost", "Leak events not reported because there were too many; the leaks themselves are counted.";
+    LastRequestIn, "last_echo_request_in_ns", "When the last echo request came in, in nanoseconds of CLOCK_MONOTONIC; 0 for never.";
+    LastReplyIn, "last_echo_reply_in_ns", "When the last echo reply came in.";
+    LastRequestOut, "last_echo_request_out_ns", "When the last echo request left.";
+    LastReplyOut, "last_echo_reply_out_ns", "When the last echo reply left.";
+}
+
+/// Entries in [`Counters`]: more than there are stats, so that a new one does not change the shape
+/// of pinned maps.
+pub const CAPACITY: usize = 48;
+
+const _: () = assert!(Stat::ALL.len() <= CAPACITY);
+
+/// One processor's counters of one slot, indexed by [`Stat`].
+pub type Counters = [u64; CAPACITY];
+
+impl Stat {
+    /// The verdicts of the egress program: every packet bumps exactly one of them at the interface
+    /// where it was seen, so their sum is the number of packets seen.
+    pub const VERDICTS: [Self; 10] = [
+        Self::VerdictOther,
+        Self::VerdictUnparsed,
+        Self::VerdictNotOurs,
+        Self::VerdictExempt,
+        Self::VerdictOwn,
+        Self::VerdictStray,
+        Self::VerdictRedirected,
+        Self::VerdictDropped,
+        Self::VerdictObserved,
+        Self::VerdictTooBig,
+    ];
+
+    /// Whether this is a point in time, of which the latest counts, and not a sum.
+    #[must_use]
+    pub const fn is_time(self) -> bool {
+        matches!(
+            self,
+            Self::LastRequestIn | Self::LastReplyIn | Self::LastRequestOut | Self::LastReplyOut
+        )
+    }
+
+    /// Place in [`Counters`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The value over all processors: the sum, or the latest time.
+    #[must_use]
+    pub fn over<'a>(self, processors: impl IntoIterator<Item = &'a Counters>) -> u64 {
+        let values = processors.into_iter().map(|counters| counters[self.index()]);
+        if self.is_time() {
+            values.max().unwrap_or(0)
+        } else {
+            values.fold(0, u64::wrapping_add)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_help_is_a_sentence() {
+        for (index, stat) in Stat::ALL.iter().enumerate() {
+            assert_eq!(stat.index(), index);
+            assert!(Stat::ALL[..index].iter().all(|other| other.name() != stat.name()));
+            assert!(stat.help().ends_with('.') || stat.is_time(), "{}", stat.name());
+        }
+    }
+
+    #[test]
+    fn times_take_the_latest_and_counts_add_up() {
+        let mut one = [0; CAPACITY];
+        let mut two = [0; CAPACITY];
+        one[Stat::InPackets.index()] = 3;
+        two[Stat::InPackets.index()] = 4;
+        one[Stat::LastReplyOut.index()] = 30;
+        two[Stat::LastReplyOut.index()] = 40;
+        assert_eq!(Stat::InPackets.over([&one, &two]), 7);
+        assert_eq!(Stat::LastReplyOut.over([&one, &two]), 40);
+    }
+}

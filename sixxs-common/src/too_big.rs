@@ -1,0 +1,120 @@
+//! The ICMPv6 Packet Too Big (RFC 4443 §3.2) that answers a leak which does not fit the tunnel.
+
+use crate::{
+    address::Address,
+    packet::{ICMPV6, IPV6_HEADER_BYTES},
+};
+
+/// The smallest MTU of an IPv6 link (RFC 8200 §5), and the most that an ICMPv6 error may be long
+/// (RFC 4443 §2.4 c). No packet up to this length is ever too big.
+pub const MINIMUM_MTU: u32 = 1280;
+
+/// Length of the ICMPv6 header with the MTU field.
+const ICMP_HEADER_BYTES: u32 = 8;
+
+/// What stands in front of the quoted packet: IPv6 and ICMPv6 headers.
+pub const HEADER_BYTES: u32 = IPV6_HEADER_BYTES + ICMP_HEADER_BYTES;
+
+/// How much of the offending packet is quoted: always the same, since whatever is too big for a
+/// tunnel is longer than [`MINIMUM_MTU`].
+pub const QUOTED_BYTES: u32 = MINIMUM_MTU - HEADER_BYTES;
+
+/// ICMPv6 type Packet Too Big.
+const PACKET_TOO_BIG: u8 = 2;
+
+/// Hop limit of what we send: nodes use 64 (RFC 1700 by way of RFC 4861 §6.3.2's CurHopLimit).
+const HOP_LIMIT: u8 = 64;
+
+/// The headers to put before [`QUOTED_BYTES`] of the offending packet.
+///
+/// * `router` – who says so: the far end of the tunnel
+/// * `sender` – the source of the offending packet
+/// * `mtu` – what would have fitted, in bytes
+/// * `quoted_sum` – the one's complement sum (RFC 1071) of the quoted bytes, not inverted
+#[inline(always)]
+#[must_use]
+pub fn headers(
+    router: Address,
+    sender: Address,
+    mtu: u32,
+    quoted_sum: u64,
+) -> [u8; HEADER_BYTES as usize] {
+    const PAYLOAD_BYTES: u32 = MINIMUM_MTU - IPV6_HEADER_BYTES;
+    let mut bytes = [0; HEADER_BYTES as usize];
+    let [.., high, low] = PAYLOAD_BYTES.to_be_bytes();
+    bytes[0] = 0x60;
+    bytes[4] = high;
+    bytes[5] = low;
+    bytes[6] = ICMPV6;
+    bytes[7] = HOP_LIMIT;
+    bytes[8..24].copy_from_slice(&router.octets());
+    bytes[24..40].copy_from_slice(&sender.octets());
+    bytes[40] = PACKET_TOO_BIG;
+    bytes[44..48].copy_from_slice(&mtu.to_be_bytes());
+
+    // Pseudo-header (RFC 8200 §8.1) and ICMPv6 header, in the byte order of the machine as the
+    // kernel's own sums are: the one's complement sum does not mind (RFC 1071 §2 B).
+    let mut sum = quoted_sum;
+    let mut at = 8;
+    while at < 48 {
+        sum += u64::from(u16::from_ne_bytes([bytes[at], bytes[at + 1]]));
+        at += 2;
+    }
+    sum += u64::from(u16::from_ne_bytes([high, low]));
+    sum += u64::from(u16::from_ne_bytes([0, ICMPV6]));
+    let [first, second] = (!fold(sum)).to_ne_bytes();
+    bytes[42] = first;
+    bytes[43] = second;
+    bytes
+}
+
+/// Folds a sum of 16-bit words into one (RFC 1071 §2 A).
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    // Twice folded, nothing is left above sixteen bits.
+    (sum & 0xffff) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Straight from RFC 1071: 16-bit words, big-endian, end-around carry.
+    fn internet_sum(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        u16::try_from(sum).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn checksum_is_right(router: [u8; 16], sender: [u8; 16], mtu in 1280u32..=65535, seed: u64) {
+            let mut state = seed | 1;
+            let quoted: Vec<u8> = (0..QUOTED_BYTES)
+                .map(|_| { state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); (state >> 33) as u8 })
+                .collect();
+            let quoted_sum = quoted.chunks(2)
+                .map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair[1]])))
+                .sum();
+            let headers = headers(
+                Address::from_octets(router), Address::from_octets(sender), mtu, quoted_sum);
+
+            let mut covered = Vec::new();
+            covered.extend(&headers[8..40]);
+            covered.extend(u32::try_from(8 + quoted.len()).unwrap().to_be_bytes());
+            covered.extend([0, 0, 0, ICMPV6]);
+            covered.extend(&headers[40..]);
+            covered.extend(&quoted);
+            prop_assert_eq!(internet_sum(&covered), 0xffff);
+            prop_assert_eq!(headers.len() + quoted.len(), 1280);
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The frame under the program: the only place that touches its memory, and the helpers.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_check_mtu_flags,
+        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::{
+        bpf_check_mtu, bpf_csum_diff, bpf_get_socket_uid, bpf_ktime_get_coarse_ns, bpf_redirect,
+        bpf_redirect_neigh, bpf_sk_fullsock, bpf_skb_adjust_room, bpf_skb_cgroup_id,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop,
+    },
+    programs::TcContext,
+};
+use sixxs_common::{
+    address::Address,
+    layout::NO_UID,
+    packet::{ETHERNET_HEADER_BYTES, Packet, REACH},
+};
+
+/// `AF_INET6`.
+const AF_INET6: u32 = 10;
+
+/// A helper said no.
+pub(crate) struct Refused;
+
+fn accepted(result: i64) -> Result<(), Refused> {
+    if result == 0 { Ok(()) } else { Err(Refused) }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, exact to a tick (1 to 10 ms): enough for "seconds ago" and a
+/// tenth of the price of the exact clock. Kernel 5.11.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Who sent a packet, as far as its socket tells.
+pub(crate) struct Sender {
+    pub(crate) uid: u32,
+    pub(crate) cgroup: u64,
+    pub(crate) bound_ifindex: u32,
+}
+
+/// Whether something fits into an interface.
+pub(crate) enum Fit {
+    Fits,
+    /// It does not; the interface takes packets of this many bytes.
+    TooBig(u32),
+    /// There is no such interface.
+    NoInterface,
+}
+
+/// The frame.
+pub(crate) struct Frame {
+    context: TcContext,
+}
+
+impl Packet for Frame {
+    /// Reads straight from the linear part of the frame; behind it, by a helper.
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        if offset > REACH {
+            return None;
+        }
+        let start = self.context.data() + offset as usize;
+        if start + N <= self.context.data_end() {
+            // SAFETY: `[u8; N]` has alignment 1, and `start + N` was compared with the end of the
+            // frame in the line above; `offset` is bounded by REACH, as the verifier asks.
+            return Some(unsafe { *(start as *const [u8; N]) });
+        }
+        let mut bytes = [0; N];
+        // SAFETY: the helper checks offset and length against the frame and writes N bytes at most.
+        let result = unsafe {
+            bpf_skb_load_bytes(
+                self.skb().cast(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+            )
+        };
+        (result == 0).then_some(bytes)
+    }
+}
+
+impl Frame {
+    #[inline(always)]
+    pub(crate) fn new(context: TcContext) -> Self {
+        Self { context }
+    }
+
+    /// For aya-log's macros.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> &TcContext {
+        &self.context
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.context.as_ptr().cast()
+    }
+
+    /// A field of the frame's metadata.
+    #[inline(always)]
+    fn field(&self, of: impl Fn(&__sk_buff) -> u32) -> u32 {
+        // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
+        of(unsafe { &*self.skb() })
+    }
+
+    /// Interface that the frame is at.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.field(|skb| skb.ifindex)
+    }
+
+    /// Interface that the frame came in by, for a forwarded one; else 0.
+    #[inline(always)]
+    pub(crate) fn ingress_ifindex(&self) -> u32 {
+        self.field(|skb| skb.ingress_ifindex)
+    }
+
+    /// Payload of each segment, for a batch that is yet to be cut; else 0. Kernel 5.7.
+    #[inline(always)]
+    pub(crate) fn gso_bytes(&self) -> u32 {
+        self.field(|skb| skb.gso_size)
+    }
+
+    /// Whether a VLAN tag travels beside the frame instead of in it.
+    #[inline(always)]
+    pub(crate) fn has_offloaded_tag(&self) -> bool {
+        self.field(|skb| skb.vlan_present) != 0
+    }
+
+    /// Length without `link_bytes` of link layer.
+    #[inline(always)]
+    pub(crate) fn bytes_behind(&self, link_bytes: u8) -> u64 {
+        u64::from(self.context.len().saturating_sub(u32::from(link_bytes)))
+    }
+
+    /// Who sent this.
+    #[inline(always)]
+    pub(crate) fn sender(&self) -> Sender {
+        // SAFETY: `sk` is a pointer field of the context, and may be null; the helper takes only a
+        // pointer that is not, and returns null for a socket that is no full one (a connection
+        // request, a connection in TIME_WAIT).
+        let bound_ifindex = unsafe {
+            let socket = (*self.skb()).__bindgen_anon_2.sk;
+            if socket.is_null() {
+                return Sender {
+                    uid: NO_UID,
+                    cgroup: 0,
+                    bound_ifindex: 0,
+                };
+            }
+            let full = bpf_sk_fullsock(socket);
+            if full.is_null() {
+                0
+            } else {
+                (*full).bound_dev_if
+            }
+        };
+        // SAFETY: both take the context and look for the socket themselves.
+        let (uid, cgroup) =
+            unsafe { (bpf_get_socket_uid(self.skb()), bpf_skb_cgroup_id(self.skb())) };
+        Sender {
+            uid,
+            cgroup,
+            bound_ifindex,
+        }
+    }
+
+    /// Asks the kernel whether the frame fits into an interface: an IPv6 packet of `bytes`, or, for
+    /// a batch, each of its segments. Kernel 5.12.
+    #[inline(always)]
+    pub(crate) fn fit(&self, ifindex: u32, bytes: u32) -> Fit {
+        let batch = self.gso_bytes() != 0;
+        // A length and the flag for segments exclude each other.
+        let mut mtu = if batch { 0 } else { bytes };
+        let flags = if batch {
+            u64::from(bpf_check_mtu_flags::BPF_MTU_CHK_SEGS)
+        } else {
+            0
+        };
+        // SAFETY: `mtu` is a `u32` on the stack, read and written by the helper.
+        match unsafe { bpf_check_mtu(self.skb().cast(), ifindex, &raw mut mtu, 0, flags) } {
+            0 => Fit::Fits,
+            result if result > 0 => Fit::TooBig(mtu),
+            _ => Fit::NoInterface,
+        }
+    }
+
+    /// Takes up to two VLAN tags off.
+    #[inline(always)]
+    pub(crate) fn remove_tags(&self, tags: u32) -> Result<(), Refused> {
+        let mut at = 0;
+        while at < 3 {
+            if at < tags {
+                // SAFETY: takes the context alone.
+                accepted(unsafe { bpf_skb_vlan_pop(self.skb()) })?;
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// Puts an Ethernet header, all zero, before a frame that has no link layer.
+    #[inline(always)]
+    pub(crate) fn add_ethernet(&self) -> Result<(), Refused> {
+        // SAFETY: takes the context and numbers.
+        accepted(unsafe { bpf_skb_change_head(self.skb(), ETHERNET_HEADER_BYTES, 0) })
+    }
+
+    /// Makes room for `bytes` between link layer and IP header.
+    #[inline(always)]
+    pub(crate) fn make_room(&self, bytes: u32) -> Result<(), Refused> {
+        // SAFETY: takes the context and numbers.
+        accepted(unsafe { bpf_skb_adjust_room(self.skb(), bytes as i32, BPF_ADJ_ROOM_MAC, 0) })
+    }
+
+    /// Cuts the frame to `bytes`; a batch for segmentation offload becomes a plain frame.
+    #[inline(always)]
+    pub(crate) fn cut(&self, bytes: u32) -> Result<(), Refused> {
+        // SAFETY: takes the context and numbers.
+        accepted(unsafe { bpf_skb_change_tail(self.skb(), bytes, 0) })
+    }
+
+    /// Brings the first `bytes` into the linear part.
+    #[inline(always)]
+    pub(crate) fn pull(&self, bytes: u32) -> Result<(), Refused> {
+        // SAFETY: takes the context and a number.
+        accepted(unsafe { bpf_skb_pull_data(self.skb(), bytes) })
+    }
+
+    /// The one's complement sum of `N` bytes at `offset` added to `seed`; `N` is a multiple of 4
+    /// and at most 512, the helper's limit.
+    #[inline(always)]
+    pub(crate) fn sum<const N: usize>(&self, offset: u32, seed: u32) -> Result<u32, Refused> {
+        const { assert!(N.is_multiple_of(4) && N <= 512) }
+        if offset > REACH {
+            return Err(Refused);
+        }
+        let start = self.context.data() + offset as usize;
+        if start + N > self.context.data_end() {
+            return Err(Refused);
+        }
+        // SAFETY: N bytes from `start` lie in the frame, as just compared; the helper only reads.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start as *mut u32, N as u32, seed) };
+        // An error is negative, a sum fits 32 bits.
+        u32::try_from(sum).map_err(|_| Refused)
+    }
+
+    /// Overwrites bytes at `offset`.
+    #[inline(always)]
+    pub(crate) fn store<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> Result<(), Refused> {
+        // SAFETY: the helper reads N bytes from `bytes` and checks the place in the frame.
+        accepted(unsafe {
+            bpf_skb_store_bytes(
+                self.skb(),
+                offset,
+                bytes.as_ptr().cast::<c_void>(),
+                N as u32,
+                0,
+            )
+        })
+    }
+}
+
+/// Sends the frame out of an interface without link layer; the kernel takes off what it has.
+#[inline(always)]
+pub(crate) fn redirect_out(ifindex: u32) -> Result<(), Refused> {
+    redirected(
+        // SAFETY: takes numbers.
+        unsafe { bpf_redirect(ifindex, 0) },
+    )
+}
+
+/// Delivers the frame as if it had come in by an interface.
+#[inline(always)]
+pub(crate) fn redirect_in(ifindex: u32) -> Result<(), Refused> {
+    redirected(
+        // SAFETY: takes numbers.
+        unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) },
+    )
+}
+
+/// Sends the frame out of an interface with a link layer to a neighbour. Kernel 5.10.
+#[inline(always)]
+pub(crate) fn redirect_to_neighbour(ifindex: u32, gateway: Address) -> Result<(), Refused> {
+    let octets = gateway.octets();
+    let word = |at: usize| {
+        u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
+    };
+    let mut next_hop = bpf_redir_neigh {
+        nh_family: AF_INET6,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+            ipv6_nh: [word(0), word(4), word(8), word(12)],
+        },
+    };
+    redirected(
+        // SAFETY: the helper reads `size_of::<bpf_redir_neigh>()` bytes from the stack.
+        unsafe {
+            bpf_redirect_neigh(
+                ifindex,
+                &raw mut next_hop,
+                size_of::<bpf_redir_neigh>() as i32,
+                0,
+            )
+        },
+    )
+}
+
+#[inline(always)]
+fn redirected(result: i64) -> Result<(), Refused> {
+    if result == i64::from(crate::REDIRECT) {
+        Ok(())
+    } else {
+        Err(Refused)
+    }
+}

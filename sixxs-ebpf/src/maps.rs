@@ -1,0 +1,178 @@
+//! The maps, private beside their accessors.
+//!
+//! All are pinned: programs of a new daemon go on with what those of the last one counted.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+};
+use sixxs_common::{
+    address::Address,
+    decide::Tables,
+    flow::Flow,
+    layout::{
+        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, SlotName, Source,
+        SourceTable, Tunnel, TunnelState, USE_TRIE, interface_place,
+    },
+    stat::{Counters, Stat},
+};
+
+/// Flag of maps that hold no memory for entries not in use; LPM tries must have it.
+const NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+
+#[map]
+static INTERFACES: Array<Interface> = Array::pinned(layout::INTERFACES, 0);
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::pinned(layout::SLOTS, 0);
+#[map]
+static CONTROL: Array<Control> = Array::pinned(1, 0);
+#[map]
+static FEW: Array<SourceTable> = Array::pinned(2, 0);
+#[map]
+static SOURCES: LpmTrie<[u8; 16], Source> = LpmTrie::pinned(layout::SOURCES, NO_PREALLOC);
+#[map]
+static DIRECTS: LpmTrie<[u8; 20], u32> = LpmTrie::pinned(layout::DIRECTS, NO_PREALLOC);
+#[map]
+static TUNNELS: Array<Tunnel> = Array::pinned(layout::SLOTS, 0);
+#[map]
+static STATES: Array<TunnelState> = Array::pinned(layout::SLOTS, 0);
+#[map]
+static LEAKS: LruHashMap<Flow, FlowRecord> = LruHashMap::pinned(layout::FLOWS, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::pinned(layout::EVENTS_BYTES, 0);
+/// Not used by the programs: user space keeps there whose slot is whose.
+#[map]
+static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
+
+/// Room for an event in the making: the stack has 512 bytes.
+#[map]
+static SCRATCH: PerCpuArray<LeakEvent> = PerCpuArray::with_max_entries(1, 0);
+
+/// This processor's counters of a slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot {
+    counters: *mut Counters,
+}
+
+impl Slot {
+    /// Adds to a counter.
+    #[inline(always)]
+    pub(crate) fn add(self, stat: Stat, amount: u64) {
+        // SAFETY: `counters` is a map value that the kernel checked for null and keeps until the
+        // program returns; no other program runs on this processor meanwhile, and no other
+        // processor writes this copy. `stat.index()` is below CAPACITY (asserted at compile time).
+        unsafe {
+            let counter = (&raw mut (*self.counters)[stat.index()]).cast::<u64>();
+            *counter = (*counter).wrapping_add(amount);
+        }
+    }
+
+    /// Stores a point in time.
+    #[inline(always)]
+    pub(crate) fn set(self, stat: Stat, value: u64) {
+        // SAFETY: as in `add`.
+        unsafe { (*self.counters)[stat.index()] = value }
+    }
+}
+
+/// The counters of a slot; `None` only for a number out of range.
+#[inline(always)]
+pub(crate) fn slot(slot: u32) -> Option<Slot> {
+    COUNTERS.get_ptr_mut(slot).map(|counters| Slot { counters })
+}
+
+/// The entry of an interface with its counters.
+#[inline(always)]
+pub(crate) fn interface(ifindex: u32) -> Option<(&'static Interface, Slot)> {
+    let mut probe = 0;
+    while probe < layout::PROBES {
+        let interface = INTERFACES.get(interface_place(ifindex, probe))?;
+        if interface.ifindex == ifindex {
+            return slot(interface.slot).map(|slot| (interface, slot));
+        }
+        probe += 1;
+    }
+    None
+}
+
+/// The tunnel in a slot.
+#[inline(always)]
+pub(crate) fn tunnel(slot: u32) -> Option<&'static Tunnel> {
+    TUNNELS.get(slot)
+}
+
+/// The programs' own state of the tunnel in a slot.
+#[inline(always)]
+pub(crate) fn state(slot: u32) -> Option<&'static mut TunnelState> {
+    // SAFETY: the pointer is a map value, checked for null. Other processors may write it at the
+    // same time; each field is one aligned word, and `TunnelState` says what a race may do.
+    STATES
+        .get_ptr_mut(slot)
+        .map(|state| unsafe { &mut *state })
+}
+
+/// This processor's room for an event.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut LeakEvent> {
+    // SAFETY: the pointer is a map value, checked for null; no other program of ours runs on this
+    // processor until this one returns, and it is taken once.
+    SCRATCH
+        .get_ptr_mut(0)
+        .map(|event| unsafe { &mut *event })
+}
+
+/// The record of a leaking flow.
+#[inline(always)]
+pub(crate) fn flow(flow: &Flow) -> Option<*mut FlowRecord> {
+    LEAKS.get_ptr_mut(flow)
+}
+
+/// Remembers a flow that leaks for the first time. When that fails (which an LRU map does only
+/// under extreme contention) the flow stays unknown until its next packet.
+#[inline(always)]
+pub(crate) fn remember(flow: &Flow, record: &FlowRecord) -> bool {
+    LEAKS.insert(flow, record, 0).is_ok()
+}
+
+/// Sends an event to user space; false when the ring is full.
+#[inline(always)]
+pub(crate) fn emit(event: &LeakEvent) -> bool {
+    EVENTS.output::<LeakEvent>(event, 0).is_ok()
+}
+
+/// The tables that the decision asks, in the kernel.
+pub(crate) struct InKernel;
+
+impl Tables for InKernel {
+    #[inline(always)]
+    fn source(&self, address: Address) -> Option<Source> {
+        let control = CONTROL.get(0)?;
+        let table = FEW.get(control.table)?;
+        if !address.within(&table.common) {
+            return None;
+        }
+        if table.count == USE_TRIE {
+            return SOURCES.get(Key::new(128, address.octets())).copied();
+        }
+        let mut at = 0;
+        while at < FEW_SOURCES {
+            if at as u32 >= table.count {
+                return None;
+            }
+            let entry = &table.few[at];
+            if address.within(&entry.prefix) {
+                return Some(entry.source);
+            }
+            at += 1;
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
+        let key = layout::direct_key(tunnel, destination);
+        DIRECTS
+            .get(Key::new(layout::DIRECT_SLOT_BITS + 128, key))
+            .is_some()
+    }
+}
