@@ -1,2 +1,113 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: everything that is done to the repository, from a bare machine to a lint run.
+//!
+//! This file reads the command line and hands over to one module per task. It decides nothing
+//! itself, and nothing in this crate is part of the product.
+
+mod boundaries;
+mod clean;
+mod directions;
+mod ebpf;
+mod launch;
+mod lint;
+mod metadata;
+mod plan;
+mod privilege;
+mod process;
+mod product;
+mod setup;
+mod source;
+mod tests;
+mod toolchain;
+mod workspace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{plan::Needs, workspace::Workspace};
+
+/// Sets up, builds, runs, tests and checks sixxs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Get what the eBPF build and the tests lack (says what and why; nothing when all is there).
+    Setup {
+        /// Get what `lint` wants as well.
+        #[arg(long)]
+        lint: bool,
+    },
+    /// Build the eBPF object and then the release binary `sixxs`, which embeds it.
+    Build,
+    /// Run the daemon; without a configuration, the lab's demonstration.
+    Run {
+        /// Configuration to run; default: /etc/sixxs/sixxs.toml if it exists, else the lab.
+        #[arg(long, value_name = "F")]
+        config: Option<PathBuf>,
+        /// Passed on to `sixxs run` or to the demonstration.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build the lab (network namespaces with two tunnels beside a filtered uplink) and stay in it.
+    Lab {
+        /// Passed on to `sixxs-lab up`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run every test, the lab's included; as root, through sudo where needed.
+    Test {
+        /// Only tests whose name contains one of these; test runner options too.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        filter: Vec<String>,
+    },
+    /// Measure; `core` is the cost per packet of the kernel programs.
+    Bench {
+        /// Which benchmark, and its options.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            default_value = "core"
+        )]
+        args: Vec<String>,
+    },
+    /// Check format, clippy, crate directions, boundaries, stray paths, licences and sources.
+    Lint {
+        /// Check for known security advisories too (fetches their database from the network).
+        #[arg(long)]
+        advisories: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup { lint } => {
+            let needs = if lint { Needs::EVERYTHING } else { Needs::TEST };
+            setup::ensure(&workspace, needs)?;
+            println!("everything needed is there");
+            Ok(())
+        }
+        Task::Build => product::build(&workspace),
+        Task::Run { config, args } => launch::run(&workspace, config, &args),
+        Task::Lab { args } => launch::lab(&workspace, &args),
+        Task::Test { filter } => tests::run(&workspace, &filter),
+        Task::Bench { args } => launch::bench(&workspace, &args),
+        Task::Lint { advisories } => lint::run(&workspace, advisories),
+    }
+}

@@ -1,0 +1,79 @@
+//! The part of `cargo metadata` that is used here, as plain data.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use crate::{process, workspace::Workspace};
+
+/// What cargo knows about the workspace.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Metadata {
+    /// All packages, those of the registry included.
+    pub(crate) packages: Vec<Package>,
+    /// Identities of the workspace's own packages.
+    pub(crate) workspace_members: Vec<String>,
+    /// The resolved graph; absent without dependencies.
+    pub(crate) resolve: Option<Resolve>,
+    /// Where cargo builds.
+    pub(crate) target_directory: PathBuf,
+}
+
+/// One package.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Package {
+    pub(crate) id: String,
+    pub(crate) name: String,
+}
+
+/// The resolved graph.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Resolve {
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// A package and what it depends on.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) deps: Vec<Dependency>,
+}
+
+/// One edge of the graph.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Dependency {
+    pub(crate) pkg: String,
+    pub(crate) dep_kinds: Vec<DependencyKind>,
+}
+
+/// Whether an edge is for the product (`None`), `"build"` or `"dev"`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct DependencyKind {
+    pub(crate) kind: Option<String>,
+}
+
+impl Metadata {
+    /// Quick: the workspace's own packages only.
+    pub(crate) fn without_dependencies(workspace: &Workspace) -> Result<Self> {
+        Self::read(workspace, &["--no-deps"])
+    }
+
+    /// With the resolved graph; Cargo.lock must be up to date.
+    pub(crate) fn with_dependencies(workspace: &Workspace) -> Result<Self> {
+        Self::read(workspace, &["--locked"])
+    }
+
+    fn read(workspace: &Workspace, options: &[&str]) -> Result<Self> {
+        let text = process::capture(
+            "read the workspace",
+            workspace
+                .cargo()
+                .args(["metadata", "--quiet", "--format-version", "1"])
+                .args(options),
+            "cargo's own message above says what is wrong; \
+             if Cargo.lock is out of date, run `cargo update --workspace` and commit it",
+        )?;
+        serde_json::from_str(&text).context("read the workspace: parse cargo's metadata")
+    }
+}

@@ -1,0 +1,280 @@
+//! Gets what is missing: looks at the machine, lets `plan` decide, carries the plan out, and looks
+//! again until nothing is missing.
+//!
+//! Says what it does, why, and about how long it takes, before it does it. When nothing is
+//! missing it is silent and takes some tens of milliseconds.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    clean,
+    plan::{self, Action, CARGO_DENY_VERSION, Debian, Facts, LAB_PROGRAMS, Needs, Plan, Step},
+    privilege::{self, Privilege},
+    process,
+    toolchain::{self, BPF_LINKER_VERSION, Compiler, Linker, NIGHTLY},
+    workspace::{self, Workspace},
+};
+
+/// Batches that the longest way takes (lists, compiler, LLVM, tools), and some to spare. More
+/// means that a step does not do what it says.
+const MOST_BATCHES: usize = 8;
+
+/// Makes sure that what `needs` names is there.
+pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
+    let mut lists_fresh = false;
+    for _batch in 0..MOST_BATCHES {
+        match plan::plan(&observe(needs, lists_fresh)?, needs) {
+            Plan::Ready => return Ok(()),
+            Plan::Manual(lines) => bail!("{}", by_hand(&lines)),
+            Plan::Steps(steps) => {
+                for step in &steps {
+                    carry_out(workspace, step)?;
+                    lists_fresh |= step.action == Action::AptUpdate;
+                }
+            }
+        }
+    }
+    bail!(
+        "set up this machine: something is still missing after {MOST_BATCHES} batches of steps; \
+         the last ones above did not do what they should have"
+    )
+}
+
+fn by_hand(lines: &[String]) -> String {
+    format!(
+        "set up this machine: root is needed, or a package manager that is not known here; \
+         these lines do it by hand:\n\n    {}",
+        lines.join("\n    ")
+    )
+}
+
+fn observe(needs: Needs, lists_fresh: bool) -> Result<Facts> {
+    let compiler = Compiler::find();
+    let linker = match &compiler {
+        Some(compiler) => Linker::find(compiler.llvm)?.usable,
+        None => false,
+    };
+    let clippy = compiler
+        .as_ref()
+        .is_some_and(|compiler| compiler.clippy().is_some());
+    let cargo_deny = !needs.lint || process::ask(cargo_deny()?.arg("--version")).is_some();
+    let missing_programs: Vec<_> = LAB_PROGRAMS
+        .iter()
+        .map(|(program, _package)| *program)
+        .filter(|program| !on_path(program))
+        .collect();
+    let mut facts = Facts {
+        privilege: Privilege::Root,
+        compiler,
+        linker,
+        clippy,
+        llvm_installed: BTreeSet::new(),
+        missing_programs,
+        cargo_deny,
+        rustup: on_path("rustup"),
+        debian: is_debian().then(|| Debian {
+            lists_fresh,
+            rustc_web_minor: None,
+            llvm_available: BTreeSet::new(),
+        }),
+    };
+    if plan::plan(&facts, needs) != Plan::Ready {
+        complete(&mut facts);
+    }
+    Ok(facts)
+}
+
+/// Adds the facts that take longer to find and matter only when something is missing.
+fn complete(facts: &mut Facts) {
+    facts.privilege = Privilege::find();
+    let llvms = || toolchain::linker_llvms(0);
+    facts.llvm_installed = llvms()
+        .filter(|&llvm| {
+            let prefix = toolchain::llvm_prefix(llvm);
+            // The linker links Polly too, which Debian packs by itself.
+            prefix.join("bin/llvm-config").exists() && prefix.join("lib/libPolly.a").exists()
+        })
+        .collect();
+    if let Some(debian) = &mut facts.debian
+        && debian.lists_fresh
+    {
+        debian.rustc_web_minor = candidate("rustc-web").and_then(|version| rustc_minor(&version));
+        debian.llvm_available = llvms()
+            .filter(|llvm| candidate(&format!("llvm-{llvm}-dev")).is_some())
+            .collect();
+    }
+}
+
+/// Debian or one of its children, with its package manager.
+fn is_debian() -> bool {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    names_debian(&release) && on_path("apt-get")
+}
+
+fn names_debian(os_release: &str) -> bool {
+    os_release
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("ID=")
+                .or_else(|| line.strip_prefix("ID_LIKE="))
+        })
+        .flat_map(|value| value.trim_matches('"').split_whitespace())
+        .any(|id| id == "debian")
+}
+
+/// The version that `apt-get install` would take.
+fn candidate(package: &str) -> Option<String> {
+    let policy = process::ask(
+        Command::new("apt-cache")
+            .args(["policy", package])
+            .env("LC_ALL", "C"),
+    )?;
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+/// The N of a Debian version `1.N.…`.
+fn rustc_minor(version: &str) -> Option<u32> {
+    let (_epoch, version) = version.split_once(':').unwrap_or(("", version));
+    version.strip_prefix("1.")?.split('.').next()?.parse().ok()
+}
+
+fn on_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        // Root's directories are not on everybody's path.
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .any(|directory| directory.join(program).is_file())
+}
+
+/// The cargo-deny of the tool cache.
+pub(crate) fn cargo_deny() -> Result<Command> {
+    Ok(Command::new(cargo_deny_root()?.join("bin/cargo-deny")))
+}
+
+fn cargo_deny_root() -> Result<PathBuf> {
+    Ok(workspace::tool_cache()?.join(format!("cargo-deny-{CARGO_DENY_VERSION}")))
+}
+
+fn carry_out(workspace: &Workspace, step: &Step) -> Result<()> {
+    let (mut command, advice) = command(workspace, &step.action)?;
+    eprintln!("setup: {}:\n    {}", step.why, process::line(&command));
+    process::run("set up this machine", &mut command, advice)
+}
+
+fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static str)> {
+    const NETWORK: &str = "check the network and try again";
+    Ok(match action {
+        Action::AptUpdate => {
+            let mut command = apt_get();
+            command.args(["-q", "update"]);
+            (command, NETWORK)
+        }
+        Action::AptInstall(packages) => {
+            let mut command = apt_get();
+            // Nothing of the user's may have to go for this (rustc-web conflicts with Debian's
+            // own rustup and rustc packages).
+            command.args([
+                "-q",
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                "--no-remove",
+            ]);
+            command.args(packages);
+            (
+                command,
+                "apt-get's own message above says what is in the way",
+            )
+        }
+        Action::RustupNightly => {
+            let mut command = Command::new("rustup");
+            clean::environment(&mut command)
+                .args(["toolchain", "install", NIGHTLY, "--profile", "minimal"])
+                .args(["--component", "rust-src", "--component", "clippy"]);
+            (
+                command,
+                "where rustup cannot download, install a nightly with rust-src by hand",
+            )
+        }
+        Action::BpfLinker { compiler, against } => {
+            let root = toolchain::linker_root(*compiler)?;
+            let mut command = cargo_install(workspace, "bpf-linker", BPF_LINKER_VERSION, &root)?;
+            command
+                .arg("--no-default-features")
+                .args(["--features", &format!("llvm-{against}")])
+                .env("LLVM_PREFIX", toolchain::llvm_prefix(*against));
+            (
+                command,
+                "if LLVM is not found, its development files are incomplete",
+            )
+        }
+        Action::CargoDeny => (
+            cargo_install(
+                workspace,
+                "cargo-deny",
+                CARGO_DENY_VERSION,
+                &cargo_deny_root()?,
+            )?,
+            NETWORK,
+        ),
+    })
+}
+
+fn apt_get() -> Command {
+    // Waits for another package manager at work (boot-time updates) instead of failing at once.
+    let mut command =
+        privilege::as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive".as_ref())]);
+    command.args(["-o", "DPkg::Lock::Timeout=300"]);
+    command
+}
+
+/// `--force`, because a tool that is there but does not run counts as installed for cargo.
+fn cargo_install(workspace: &Workspace, name: &str, version: &str, root: &Path) -> Result<Command> {
+    std::fs::create_dir_all(root)
+        .with_context(|| format!("make the tool cache {}", root.display()))?;
+    let mut command = workspace.cargo();
+    clean::environment(&mut command)
+        // Outside the checkout, whose cargo configuration is not meant for tools.
+        .current_dir(root)
+        .args([
+            "install",
+            name,
+            "--version",
+            version,
+            "--locked",
+            "--force",
+            "--root",
+        ])
+        .arg(root);
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_and_its_children_are_known() {
+        assert!(names_debian("NAME=x\nID=debian\n"));
+        assert!(names_debian("ID=ubuntu\nID_LIKE=debian\n"));
+        assert!(names_debian("ID=pop\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!names_debian("ID=fedora\nID_LIKE=\"rhel centos\"\n"));
+    }
+
+    #[test]
+    fn minor_versions_of_debian_packages() {
+        assert_eq!(rustc_minor("1.96.0+dfsg1-1~deb12u2"), Some(96));
+        assert_eq!(rustc_minor("2:1.85.0+dfsg3-1"), Some(85));
+        assert_eq!(rustc_minor("0.1"), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! Runs every test of the workspace, those of the lab included.
+//!
+//! The lab makes network namespaces and loads programs into the kernel, so test binaries run as
+//! root; only they, never the compiler. cargo test's own summaries are the last thing printed.
+
+use anyhow::Result;
+
+use crate::{privilege, process, product, workspace::Workspace};
+
+/// All tests, or those whose name contains one of `filter` (which may hold test runner options).
+pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
+    product::build_for_tests(workspace)?;
+    let mut command = workspace.cargo();
+    command
+        .args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "sixxs-ebpf",
+            "--no-fail-fast",
+        ])
+        .env("SIXXS_BIN", workspace.release_binary("sixxs"));
+    if !privilege::is_root() {
+        // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.
+        let path = std::env::var("PATH").unwrap_or_default();
+        let runner = format!(r#"target."cfg(all())".runner=["sudo","-E","env","PATH={path}"]"#);
+        command.args(["--config", &runner]);
+    }
+    if !filter.is_empty() {
+        command.arg("--").args(filter);
+    }
+    process::run(
+        "run the tests",
+        &mut command,
+        "the summaries above name the tests that failed",
+    )
+}
