@@ -1,0 +1,152 @@
+//! Owns leaks made on purpose: sockets in the host that send with a tunnel's address and still go
+//! out of the uplink, whatever the rules for that address say.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::libc;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::netns::Namespace;
+use crate::service::{TCP_PORT, write_pattern};
+
+/// The discard port: nobody has to listen for what leaks.
+pub const DISCARD_PORT: u16 = 9;
+
+/// Why a socket's packets leave the tunnel's routing aside.
+#[derive(Clone, Copy, Debug)]
+pub enum Cause<'a> {
+    /// None: they follow the rules, and leak only when those are missing.
+    Rules,
+    /// SO_BINDTODEVICE. Only good for sending: the kernel gives a socket bound to one interface
+    /// nothing that arrives through another one.
+    Device(&'a str),
+    /// SO_MARK, for hosts with a foreign rule that sends packets with this mark to the main
+    /// table, as VPN programs make them.
+    Mark(u32),
+}
+
+/// A UDP socket with this source, that reports ICMPv6 errors and never fragments.
+pub fn udp_socket(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> Result<Socket> {
+    let socket = open(host, Type::DGRAM, Protocol::UDP, source, cause)?;
+    set_option(
+        &socket,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_MTU_DISCOVER,
+        libc::IPV6_PMTUDISC_DO,
+    )?;
+    set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
+    Ok(socket)
+}
+
+/// Sends `count` datagrams of `size` bytes, one after the other, to a port that discards them.
+pub fn send(socket: &Socket, to: Ipv6Addr, count: u64, size: usize) -> io::Result<()> {
+    let datagram = vec![0; size];
+    let to = SockAddr::from(SocketAddrV6::new(to, DISCARD_PORT, 0, 0));
+    for _ in 0..count {
+        socket.send_to(&datagram, &to)?;
+    }
+    Ok(())
+}
+
+/// Has the kernel cut what is sent into datagrams of `size` bytes (UDP_SEGMENT).
+pub fn segment_sends(socket: &Socket, size: libc::c_int) -> Result<()> {
+    /// From linux/udp.h, since 4.18.
+    const UDP_SEGMENT: libc::c_int = 103;
+    set_option(socket, libc::SOL_UDP, UDP_SEGMENT, size)
+}
+
+/// Uploads this many bytes from `source` to the TCP service at `to`, in at most `limit`. Returns
+/// how long it took until the service had them all.
+pub fn tcp_upload(
+    host: &Namespace,
+    source: Ipv6Addr,
+    cause: Cause<'_>,
+    to: Ipv6Addr,
+    bytes: u64,
+    limit: Duration,
+) -> Result<Duration> {
+    let started = Instant::now();
+    let mut socket = tcp_connect(host, source, cause, to, limit)?;
+    socket
+        .set_read_timeout(Some(limit))
+        .context("set a time limit")?;
+    socket
+        .set_write_timeout(Some(limit))
+        .context("set a time limit")?;
+    for size in [bytes, 0] {
+        io::Write::write_all(&mut socket, &size.to_be_bytes()).context("send the request")?;
+    }
+    write_pattern(&mut socket, bytes).context("upload")?;
+    let rest = io::Read::read(&mut socket, &mut [0]).context("wait for the end")?;
+    ensure!(rest == 0, "the service sent something unasked");
+    Ok(started.elapsed())
+}
+
+/// Connects from `source` to the TCP service at `to`.
+pub fn tcp_connect(
+    host: &Namespace,
+    source: Ipv6Addr,
+    cause: Cause<'_>,
+    to: Ipv6Addr,
+    limit: Duration,
+) -> Result<Socket> {
+    let socket = open(host, Type::STREAM, Protocol::TCP, source, cause)?;
+    let address = SockAddr::from(SocketAddrV6::new(to, TCP_PORT, 0, 0));
+    socket
+        .connect_timeout(&address, limit)
+        .with_context(|| format!("connect from {source} to {to}"))?;
+    Ok(socket)
+}
+
+fn open(
+    host: &Namespace,
+    kind: Type,
+    protocol: Protocol,
+    source: Ipv6Addr,
+    cause: Cause<'_>,
+) -> Result<Socket> {
+    let socket =
+        host.run(|| Socket::new(Domain::IPV6, kind, Some(protocol)).context("open a socket"))?;
+    match cause {
+        Cause::Rules => {}
+        Cause::Device(name) => {
+            let bound = socket.bind_device(Some(name.as_bytes()));
+            bound.with_context(|| format!("bind a socket to device {name}"))?;
+        }
+        Cause::Mark(mark) => socket.set_mark(mark).context("mark a socket")?,
+    }
+    socket
+        .bind(&SockAddr::from(SocketAddrV6::new(source, 0, 0, 0)))
+        .with_context(|| format!("bind a socket to {source}"))?;
+    Ok(socket)
+}
+
+fn set_option(
+    socket: &Socket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> Result<()> {
+    #[expect(clippy::cast_possible_truncation, reason = "the size of an int")]
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the pointer and length describe `value`.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    ensure!(
+        status == 0,
+        "set socket option {level}/{name}: {}",
+        io::Error::last_os_error()
+    );
+    Ok(())
+}

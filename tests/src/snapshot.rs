@@ -1,0 +1,160 @@
+//! Owns the photograph of everything that the program under test could change: rules, routes of
+//! all tables, qdiscs, filters, TCX programs, pins, files. Two of them are compared as text.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::libc;
+
+use crate::dirs::mounts_below;
+use crate::lab::Lab;
+use crate::netns::Namespace;
+
+/// By name of the part (`rules`, `routes`…), what it looked like.
+pub type Snapshot = BTreeMap<String, String>;
+
+/// Takes a photograph of the host. What only traffic changes (learned path MTUs, lifetimes,
+/// statistics) is left out.
+pub fn take(lab: &Lab) -> Result<Snapshot> {
+    let host = lab.host();
+    let mut parts = Snapshot::new();
+    for (name, command) in [
+        ("links", "ip -o -brief link show"),
+        ("addresses", "ip -o -brief address show"),
+        ("rules", "ip -6 -details rule show"),
+        ("routes", "ip -6 -details route show table all"),
+        ("rules of IPv4", "ip -4 -details rule show"),
+        ("routes of IPv4", "ip -4 -details route show table all"),
+        ("qdiscs", "tc qdisc show"),
+    ] {
+        parts.insert(name.to_owned(), host.sh(command)?);
+    }
+    for interface in interfaces(host)? {
+        for direction in ["ingress", "egress"] {
+            let filters = host.sh(&format!("tc filter show dev {interface} {direction}"))?;
+            parts.insert(format!("filters of {interface} {direction}"), filters);
+            let programs = tcx_programs(host, &interface, direction == "ingress")?;
+            let programs = format!("{programs:?}");
+            parts.insert(format!("tcx programs of {interface} {direction}"), programs);
+        }
+    }
+    let paths = lab.paths();
+    let mounts = format!("{:?}", mounts_below(paths.base())?);
+    parts.insert("mounts".to_owned(), mounts);
+    for path in [paths.run(), paths.state(), paths.pins(), paths.rt_tables()] {
+        let mut tree = String::new();
+        list(&path, &mut tree)?;
+        parts.insert(path.display().to_string(), tree);
+    }
+    Ok(parts)
+}
+
+/// The names of all interfaces of a namespace.
+pub fn interfaces(namespace: &Namespace) -> Result<Vec<String>> {
+    namespace.run(|| {
+        let names = nix::net::if_::if_nameindex().context("list interfaces")?;
+        Ok(names
+            .iter()
+            .map(|i| i.name().to_string_lossy().into_owned())
+            .collect())
+    })
+}
+
+/// The ids of the programs that are attached to an interface by TCX, in the order they run.
+/// Asked of the kernel directly: bpftool knows TCX only from version 7.3. None on kernels
+/// without TCX (before 6.6).
+pub fn tcx_programs(namespace: &Namespace, interface: &str, ingress: bool) -> Result<Vec<u32>> {
+    /// From linux/bpf.h.
+    const BPF_PROG_QUERY: libc::c_long = 16;
+    const BPF_TCX_INGRESS: u32 = 46;
+    const BPF_TCX_EGRESS: u32 = 47;
+    /// The part of `union bpf_attr` for BPF_PROG_QUERY, as of kernel 6.6.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        target_ifindex: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        prog_cnt: u32,
+        padding: u32,
+        prog_attach_flags: u64,
+        link_ids: u64,
+        link_attach_flags: u64,
+        revision: u64,
+    }
+    namespace.run(|| {
+        let mut ids = [0_u32; 64];
+        let mut query = Query {
+            target_ifindex: nix::net::if_::if_nametoindex(interface)
+                .with_context(|| format!("find interface {interface}"))?,
+            attach_type: if ingress {
+                BPF_TCX_INGRESS
+            } else {
+                BPF_TCX_EGRESS
+            },
+            prog_ids: ids.as_mut_ptr() as u64,
+            prog_cnt: u32::try_from(ids.len())?,
+            ..Query::default()
+        };
+        // SAFETY: the structure is as large as said; `ids` outlives the call and holds `prog_cnt`.
+        let status = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_QUERY,
+                &raw mut query,
+                size_of::<Query>(),
+            )
+        };
+        if status != 0 {
+            let error = io::Error::last_os_error();
+            ensure!(
+                error.raw_os_error() == Some(libc::EINVAL),
+                "ask for the TCX programs of {interface}: {error}"
+            );
+            return Ok(Vec::new());
+        }
+        Ok(ids[..query.prog_cnt as usize].to_vec())
+    })
+}
+
+/// Paths below a directory, and what small files have in them.
+fn list(path: &Path, tree: &mut String) -> Result<()> {
+    let mut entries = fs::read_dir(path)
+        .with_context(|| format!("list {}", path.display()))?
+        .collect::<io::Result<Vec<_>>>()
+        .with_context(|| format!("list {}", path.display()))?;
+    entries.sort_by_key(fs::DirEntry::path);
+    for entry in entries {
+        let path = entry.path();
+        let kind = entry
+            .file_type()
+            .with_context(|| format!("look at {}", path.display()))?;
+        *tree += &format!("{}\n", path.display());
+        if kind.is_dir() {
+            list(&path, tree)?;
+        } else if kind.is_file() {
+            *tree += &fs::read_to_string(&path).unwrap_or_else(|e| e.to_string());
+        }
+    }
+    Ok(())
+}
+
+/// Panics with a readable difference when the two are not the same.
+#[track_caller]
+pub fn assert_same(before: &Snapshot, after: &Snapshot) {
+    let mut differences = String::new();
+    let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        let (old, new) = (before.get(name), after.get(name));
+        if old != new {
+            let [old, new] = [old, new].map(|part| part.map_or("(none)", String::as_str));
+            differences += &format!("{name} was:\n{old}\nand is:\n{new}\n");
+        }
+    }
+    assert!(differences.is_empty(), "not as before:\n{differences}");
+}

@@ -1,0 +1,122 @@
+//! Owns the shape of `sixxs status --json`, as the contract has it. Keys that it does not name are
+//! ignored, so that more may come; a key that is missing or renamed is an error.
+
+use serde::Deserialize;
+
+/// The whole answer.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Status {
+    pub healthy: bool,
+    pub corrections: u64,
+    pub tunnels: Vec<Tunnel>,
+    pub uplinks: Vec<Uplink>,
+}
+
+impl Status {
+    /// The tunnel of this name; panics when there is none.
+    pub fn tunnel(&self, name: &str) -> &Tunnel {
+        let found = self.tunnels.iter().find(|tunnel| tunnel.name == name);
+        found.unwrap_or_else(|| panic!("status has no tunnel {name}: {self:#?}"))
+    }
+}
+
+/// One of `tunnels`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Tunnel {
+    pub name: String,
+    pub kind: String,
+    pub state: String,
+    pub reason: Option<String>,
+    pub ifindex: Option<u32>,
+    pub addresses: Vec<String>,
+    pub prefixes: Vec<String>,
+    pub table: u32,
+    pub mtu: Option<u32>,
+    pub routing: String,
+    pub program: String,
+    pub packets: InOut,
+    pub bytes: InOut,
+    pub echo: Echo,
+    pub leaks: Leaks,
+}
+
+impl Tunnel {
+    /// Up, with routing and programs in place.
+    pub fn is_whole(&self) -> bool {
+        self.state == "up" && self.routing == "in_place" && self.program == "attached"
+    }
+}
+
+/// `packets` and `bytes` of a tunnel.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct InOut {
+    #[serde(rename = "in")]
+    pub into: u64,
+    pub out: u64,
+}
+
+/// `echo` of a tunnel.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Echo {
+    pub requests_in: u64,
+    pub replies_out: u64,
+    pub requests_out: u64,
+    pub replies_in: u64,
+    pub last_request_in_seconds_ago: Option<f64>,
+    pub last_reply_out_seconds_ago: Option<f64>,
+}
+
+/// `leaks` of a tunnel.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Leaks {
+    pub redirected: u64,
+    pub dropped: u64,
+    pub observed: u64,
+    pub too_big: u64,
+}
+
+/// One of `uplinks`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Uplink {
+    pub name: String,
+    pub ifindex: Option<u32>,
+    pub program: String,
+    pub hook: Option<String>,
+    pub packets: Out,
+    pub bytes: Out,
+    pub leaks: u64,
+}
+
+/// `packets` and `bytes` of an uplink.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Out {
+    pub out: u64,
+}

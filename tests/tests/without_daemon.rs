@@ -1,0 +1,55 @@
+//! Story 1: without the daemon the outside gets no reply, and the ISP's filter counts each one.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::probe;
+use sixxs_tests::service::Services;
+use sixxs_tests::topology::Flavour;
+
+#[test]
+fn tun() -> Result<()> {
+    every_reply_is_filtered(Flavour::Tun)
+}
+
+#[test]
+fn veth() -> Result<()> {
+    every_reply_is_filtered(Flavour::Veth)
+}
+
+fn every_reply_is_filtered(flavour: Flavour) -> Result<()> {
+    let lab = Lab::new(Spec::new(flavour))?;
+    let addresses = lab.tunnels().each_ref().map(|t| t.plan.address);
+    let _services = Services::start(lab.host(), &addresses)?;
+    assert_eq!(lab.filtered()?, 0);
+    let mut filtered = 0;
+    for tunnel in lab.tunnels() {
+        let address = tunnel.plan.address;
+        let pings = probe::ping(lab.outside(), address, 20)?;
+        assert_eq!((pings.sent, pings.answered), (20, 0));
+        filtered += 20;
+        assert_eq!(lab.filtered()?, filtered);
+
+        assert_eq!(probe::udp_echo(lab.outside(), address, 5, 100, false)?, 0);
+        filtered += 5;
+        assert_eq!(lab.filtered()?, filtered);
+
+        // The requests did arrive through the tunnel; only the replies went astray.
+        let seen = tunnel.seen_at_broker()?;
+        assert_eq!(seen.get("requests_to_host")?, 20);
+        assert_eq!(seen.get("to_host")?, 25);
+        assert_eq!(seen.get("from_host")?, 0);
+    }
+    for tunnel in lab.tunnels() {
+        let limit = Duration::from_millis(500);
+        assert!(!probe::tcp_connects(
+            lab.outside(),
+            tunnel.plan.address,
+            limit
+        )?);
+    }
+    // How often TCP tries again is its own business.
+    assert!(lab.filtered()? >= filtered + 2);
+    Ok(())
+}
