@@ -91,14 +91,10 @@ fn clippy(workspace: &Workspace) -> Result<()> {
 
 fn deny(workspace: &Workspace, advisories: bool) -> Result<()> {
     let mut command = setup::cargo_deny()?;
-    command.current_dir(&workspace.root).args([
-        "--workspace",
-        "--locked",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ]);
+    command
+        .current_dir(&workspace.root)
+        .args(["--workspace", "--locked", "check", "--hide-inclusion-graph"])
+        .args(["bans", "licenses", "sources"]);
     if advisories {
         command.arg("advisories");
     }

@@ -242,7 +242,7 @@ fn apt_get() -> Command {
 fn cargo_install(workspace: &Workspace, name: &str, version: &str, root: &Path) -> Result<Command> {
     std::fs::create_dir_all(root)
         .with_context(|| format!("make the tool cache {}", root.display()))?;
-    let mut command = workspace.cargo();
+    let mut command = workspace.bare_cargo();
     clean::environment(&mut command)
         // Outside the checkout, whose cargo configuration is not meant for tools.
         .current_dir(root)

@@ -52,6 +52,11 @@ impl Workspace {
         command
     }
 
+    /// The same cargo for work that is not the checkout's.
+    pub(crate) fn bare_cargo(&self) -> Command {
+        Command::new(&self.cargo)
+    }
+
     /// The release binary `name`.
     pub(crate) fn release_binary(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
