@@ -1,1 +1,21 @@
-//! placeholder
+//! The decisions of the reply-path enforcer, as pure functions over data.
+//!
+//! Nothing here does IO, reads a clock or keeps a task: bytes, observations and time come in,
+//! plans and texts go out. The shell around it is `sixxs-user`.
+//!
+//! * [`config`] – the configuration file, parsed once into [`config::Config`]
+//! * [`link`] – network interfaces as they were observed
+//! * [`routing`] – which rules and routes should be there, what is there, and the plan between them
+//! * [`enforce`] – what the kernel programs should know
+//! * [`tunnel`] – the state of a tunnel, as people see it
+//! * [`alert`] – leaks merged into lines
+//! * [`table_names`] – the file that gives routing tables their names
+
+pub mod alert;
+pub mod config;
+pub mod enforce;
+pub mod link;
+pub mod routing;
+pub mod table_names;
+pub mod tunnel;
+pub mod types;

@@ -1,0 +1,235 @@
+//! Leaks merged into lines: one a second for each flow, however many packets it leaks, and one
+//! more for all that are too many to name.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sixxs_common::{flow::Flow, layout::FlowRecord};
+
+/// Flows named a second and tunnel; the others share a line.
+pub const FLOWS_PER_LINE_UP: usize = 10;
+
+/// A flow that has been quiet for so long is forgotten.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Flows watched at most; more are still counted in the shared line.
+const WATCHED: usize = 1024;
+
+/// A line about leaks of one tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaks {
+    /// Slot of the tunnel.
+    pub tunnel: u32,
+    /// The flow and what is known of it; `None`: all flows not named.
+    pub flow: Option<(Flow, FlowRecord)>,
+    /// Packets since the last such line.
+    pub packets: u64,
+}
+
+/// Merges leaks into lines. Time is the caller's.
+#[derive(Debug, Default)]
+pub struct Merger {
+    flows: BTreeMap<FlowKey, Watched>,
+    totals: BTreeMap<u32, u64>,
+}
+
+/// A flow in an order, so that lines come out the same each time.
+type FlowKey = ([u8; 16], [u8; 16], u32, u16, u16);
+
+#[derive(Debug)]
+struct Watched {
+    flow: Flow,
+    record: FlowRecord,
+    /// Packets of it that were in lines.
+    told: u64,
+    active: Duration,
+}
+
+fn key(flow: &Flow) -> FlowKey {
+    (
+        flow.local.octets(),
+        flow.remote.octets(),
+        flow.protocol,
+        flow.local_port,
+        flow.remote_port,
+    )
+}
+
+impl Merger {
+    /// A merger that takes leaks counted so far (per slot) as told.
+    #[must_use]
+    pub fn new(totals: BTreeMap<u32, u64>) -> Self {
+        Self {
+            flows: BTreeMap::new(),
+            totals,
+        }
+    }
+
+    /// The kernel reported a flow.
+    pub fn event(&mut self, flow: Flow, record: FlowRecord, now: Duration) {
+        let full = self.flows.len() >= WATCHED;
+        match self.flows.get_mut(&key(&flow)) {
+            Some(watched) => {
+                // The kernel forgot the flow meanwhile, and counts it from the start.
+                if record.packets < watched.told {
+                    watched.told = 0;
+                }
+                watched.record = record;
+                watched.active = now;
+            }
+            None if full => {}
+            None => {
+                // A flow known to the kernel for longer than to us was told of before: its event
+                // speaks for one packet.
+                let told = record.packets.saturating_sub(1);
+                let watched = Watched {
+                    flow,
+                    record,
+                    told,
+                    active: now,
+                };
+                self.flows.insert(key(&flow), watched);
+            }
+        }
+    }
+
+    /// Whether there is anything to tell or to forget: whether [`Merger::tick`] is worth calling.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Once a second. `read` gives the kernel's present record of a flow, `totals` the leaks counted
+    /// per tunnel slot.
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        read: impl Fn(&Flow) -> Option<FlowRecord>,
+        totals: impl IntoIterator<Item = (u32, u64)>,
+    ) -> Vec<Leaks> {
+        let mut lines: BTreeMap<u32, Vec<Leaks>> = BTreeMap::new();
+        for watched in self.flows.values_mut() {
+            if let Some(record) = read(&watched.flow)
+                && record.packets >= watched.told
+            {
+                watched.record = record;
+            }
+            let packets = watched.record.packets.saturating_sub(watched.told);
+            if packets == 0 {
+                continue;
+            }
+            watched.told = watched.record.packets;
+            watched.active = now;
+            let tunnel = watched.record.tunnel;
+            lines.entry(tunnel).or_default().push(Leaks {
+                tunnel,
+                flow: Some((watched.flow, watched.record)),
+                packets,
+            });
+        }
+        self.flows
+            .retain(|_, watched| now.saturating_sub(watched.active) < QUIET);
+
+        let mut all = Vec::new();
+        for (tunnel, total) in totals {
+            let since = total.saturating_sub(self.totals.insert(tunnel, total).unwrap_or(0));
+            let mut named = lines.remove(&tunnel).unwrap_or_default();
+            // The busiest first; the sort is stable, so equals stay in the flows' order.
+            named.sort_by_key(|line| std::cmp::Reverse(line.packets));
+            named.truncate(FLOWS_PER_LINE_UP);
+            let told: u64 = named.iter().map(|line| line.packets).sum();
+            all.append(&mut named);
+            if since > told {
+                all.push(Leaks {
+                    tunnel,
+                    flow: None,
+                    packets: since - told,
+                });
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(port: u16) -> Flow {
+        Flow {
+            local_port: port,
+            protocol: 17,
+            ..Flow::default()
+        }
+    }
+
+    fn record(packets: u64) -> FlowRecord {
+        FlowRecord {
+            packets,
+            tunnel: 1,
+            ..FlowRecord::default()
+        }
+    }
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_flood_of_one_flow_is_one_line_a_second() {
+        let mut merger = Merger::default();
+        merger.event(flow(1), record(1), seconds(0));
+        let mut counts = Vec::new();
+        for second in 1..4 {
+            let packets = second * 1000;
+            let lines = merger.tick(seconds(second), |_| Some(record(packets)), [(1, packets)]);
+            counts.extend(lines.into_iter().map(|line| line.packets));
+        }
+        assert_eq!(counts, [1000, 1000, 1000]);
+    }
+
+    #[test]
+    fn many_flows_share_a_line() {
+        let mut merger = Merger::default();
+        for port in 0..64 {
+            merger.event(flow(port), record(1), seconds(0));
+        }
+        // 500 packets leaked; the kernel reported 64 flows of one packet each.
+        let lines = merger.tick(seconds(1), |_| Some(record(1)), [(1, 500)]);
+        assert_eq!(lines.len(), FLOWS_PER_LINE_UP + 1);
+        assert_eq!(lines.iter().map(|line| line.packets).sum::<u64>(), 500);
+        assert!(lines.last().unwrap().flow.is_none());
+    }
+
+    #[test]
+    fn a_quiet_flow_is_forgotten_and_told_afresh() {
+        let mut merger = Merger::default();
+        merger.event(flow(1), record(1), seconds(0));
+        assert_eq!(merger.tick(seconds(1), |_| Some(record(1)), [(1, 1)]).len(), 1);
+        assert_eq!(merger.tick(seconds(2), |_| Some(record(1)), [(1, 1)]).len(), 0);
+        assert!(!merger.is_idle());
+        assert_eq!(merger.tick(seconds(7), |_| Some(record(1)), [(1, 1)]).len(), 0);
+        assert!(merger.is_idle());
+        merger.event(flow(1), record(2), seconds(60));
+        let lines = merger.tick(seconds(61), |_| Some(record(2)), [(1, 2)]);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0].packets, 1);
+    }
+
+    #[test]
+    fn leaks_counted_before_the_start_are_not_told() {
+        let mut merger = Merger::new([(1, 100)].into_iter().collect());
+        merger.event(flow(1), record(3), seconds(0));
+        let lines = merger.tick(seconds(1), |_| Some(record(3)), [(1, 101)]);
+        assert_eq!(lines.iter().map(|line| line.packets).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn what_is_watched_is_bounded() {
+        let mut merger = Merger::default();
+        for port in 0..u16::MAX {
+            merger.event(flow(port), record(1), seconds(0));
+        }
+        assert_eq!(merger.flows.len(), WATCHED);
+    }
+}

@@ -1,0 +1,306 @@
+//! Reads values out of a TOML table and says precisely what is wrong with those that are wrong.
+
+use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+/// One thing that is wrong in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Path of the key, such as `tunnel[2].mtu` (tunnels count from 1); empty for a fault of syntax.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            write!(f, "line {}: {}", self.line, self.message)
+        } else {
+            write!(f, "line {}: {}: {}", self.line, self.key, self.message)
+        }
+    }
+}
+
+/// A place in the file: where a value, or the table that lacks it, stands.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) line: usize,
+    pub(super) key: String,
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// Collects faults, so that one run names them all.
+pub(super) struct Faults<'a> {
+    text: &'a str,
+    found: Vec<Fault>,
+}
+
+impl<'a> Faults<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            found: Vec::new(),
+        }
+    }
+
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    pub(super) fn add(&mut self, place: &Place, message: impl Into<String>) {
+        self.found.push(Fault {
+            line: place.line,
+            key: place.key.clone(),
+            message: message.into(),
+        });
+    }
+
+    /// Whether something was said about this key already.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.found.iter().any(|fault| fault.key == key)
+    }
+
+    /// The faults in the order of the file.
+    pub(super) fn into_sorted(mut self) -> Vec<Fault> {
+        self.found.sort_by_key(|fault| fault.line);
+        self.found
+    }
+}
+
+/// A table being read: each key is taken once; what is left at the end is unknown.
+pub(super) struct Table<'i> {
+    entries: BTreeMap<String, (usize, Spanned<DeValue<'i>>)>,
+    prefix: String,
+    line: usize,
+}
+
+impl<'i> Table<'i> {
+    pub(super) fn new(table: DeTable<'i>, prefix: String, line: usize, faults: &Faults<'_>) -> Self {
+        let entries = table
+            .into_iter()
+            .map(|(key, value)| {
+                let line = faults.line(&key.span());
+                (key.into_inner().into_owned(), (line, value))
+            })
+            .collect();
+        Self {
+            entries,
+            prefix,
+            line,
+        }
+    }
+
+    /// The place of a key that is not there.
+    pub(super) fn place(&self, key: &str) -> Place {
+        Place {
+            line: self.line,
+            key: format!("{}{key}", self.prefix),
+        }
+    }
+
+    fn take(&mut self, key: &str) -> Option<At<DeValue<'i>>> {
+        let (line, value) = self.entries.remove(key)?;
+        Some(At {
+            place: Place {
+                line,
+                key: format!("{}{key}", self.prefix),
+            },
+            value: value.into_inner(),
+        })
+    }
+
+    /// A string that parses as `T`; `expected` says what that is.
+    pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        faults: &mut Faults<'_>,
+    ) -> Option<At<T>> {
+        let At { value, place } = self.take(key)?;
+        let value = parse_value(&value, &place, expected, faults)?;
+        Some(At { value, place })
+    }
+
+    /// One string or a list of them, each parsing as `T`. `None` where the key is missing.
+    pub(super) fn one_or_many<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        faults: &mut Faults<'_>,
+    ) -> Option<Vec<At<T>>> {
+        let At { value, place } = self.take(key)?;
+        let values = match value {
+            DeValue::Array(values) => values
+                .into_iter()
+                .map(|value| {
+                    let place = Place {
+                        line: faults.line(&value.span()),
+                        key: place.key.clone(),
+                    };
+                    (value.into_inner(), place)
+                })
+                .collect(),
+            other => vec![(other, place)],
+        };
+        Some(
+            values
+                .into_iter()
+                .filter_map(|(value, place)| {
+                    let value = parse_value(&value, &place, expected, faults)?;
+                    Some(At { value, place })
+                })
+                .collect(),
+        )
+    }
+
+    /// A list of strings.
+    pub(super) fn strings(
+        &mut self,
+        key: &str,
+        expected: &str,
+        faults: &mut Faults<'_>,
+    ) -> Option<At<Vec<String>>> {
+        let At { value, place } = self.take(key)?;
+        let DeValue::Array(values) = value else {
+            let message = format!("expected {expected}, found {}", describe(&value));
+            faults.add(&place, message);
+            return None;
+        };
+        let mut strings = Vec::new();
+        for value in values {
+            match value.get_ref() {
+                DeValue::String(text) => strings.push(text.clone().into_owned()),
+                other => {
+                    let message = format!("expected {expected}, found {} in it", describe(other));
+                    faults.add(&place, message);
+                    return None;
+                }
+            }
+        }
+        Some(At {
+            value: strings,
+            place,
+        })
+    }
+
+    /// An integer of a range.
+    pub(super) fn integer(
+        &mut self,
+        key: &str,
+        range: std::ops::RangeInclusive<u32>,
+        faults: &mut Faults<'_>,
+    ) -> Option<At<u32>> {
+        let At { value, place } = self.take(key)?;
+        if let DeValue::Integer(integer) = &value
+            && let Ok(number) = i64::from_str_radix(integer.as_str(), integer.radix())
+            && let Ok(number) = u32::try_from(number)
+            && range.contains(&number)
+        {
+            return Some(At {
+                value: number,
+                place,
+            });
+        }
+        let message = format!(
+            "expected an integer from {} to {}, found {}",
+            range.start(),
+            range.end(),
+            describe(&value)
+        );
+        faults.add(&place, message);
+        None
+    }
+
+    /// The tables of an array of tables (`[[key]]`), each with the place of its head.
+    pub(super) fn tables(&mut self, key: &str, faults: &mut Faults<'_>) -> Vec<Table<'i>> {
+        let Some(At { value, place }) = self.take(key) else {
+            return Vec::new();
+        };
+        let DeValue::Array(values) = value else {
+            let message = format!("expected [[{key}]] tables, found {}", describe(&value));
+            faults.add(&place, message);
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, value) in values.into_iter().enumerate() {
+            let line = faults.line(&value.span());
+            let place = Place {
+                line,
+                key: format!("{key}[{}]", index + 1),
+            };
+            match value.into_inner() {
+                DeValue::Table(table) => {
+                    let prefix = format!("{}.", place.key);
+                    tables.push(Table::new(table, prefix, line, faults));
+                }
+                other => {
+                    let message = format!("expected a table, found {}", describe(&other));
+                    faults.add(&place, message);
+                }
+            }
+        }
+        tables
+    }
+
+    /// Names the keys that nobody took.
+    pub(super) fn finish(self, known: &[&str], faults: &mut Faults<'_>) {
+        for (key, (line, _)) in self.entries {
+            let place = Place {
+                line,
+                key: format!("{}{key}", self.prefix),
+            };
+            faults.add(
+                &place,
+                format!("unknown key; expected one of {}", known.join(", ")),
+            );
+        }
+    }
+}
+
+fn parse_value<T: FromStr<Err: fmt::Display>>(
+    value: &DeValue<'_>,
+    place: &Place,
+    expected: &str,
+    faults: &mut Faults<'_>,
+) -> Option<T> {
+    let DeValue::String(text) = value else {
+        faults.add(place, format!("expected {expected}, found {}", describe(value)));
+        return None;
+    };
+    match text.parse() {
+        Ok(parsed) => Some(parsed),
+        Err(error) => {
+            faults.add(place, format!("expected {expected}, found {text:?}: {error}"));
+            None
+        }
+    }
+}
+
+/// A value as people would call it. Strings may be long, and may be secrets put in the wrong place:
+/// a short beginning will do.
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) if text.chars().count() <= 40 => format!("{text:?}"),
+        DeValue::String(_) => "a long string".to_owned(),
+        DeValue::Integer(integer) => integer.to_string(),
+        DeValue::Float(float) => float.to_string(),
+        DeValue::Boolean(boolean) => boolean.to_string(),
+        DeValue::Datetime(_) => "a date".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}

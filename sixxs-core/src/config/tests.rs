@@ -1,0 +1,152 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const GOOD: &str = r#"
+uplinks = ["net0"]
+on_leak = "drop"
+rule_priority = 1000
+
+[[tunnel]]
+name = "sixxs0"
+kind = "interface"
+address = "2001:db8:a::2/64"
+peer = "2001:db8:a::1"
+
+[[tunnel]]
+name = "sixxs1"
+kind = "command"
+up = ["make-it", "--now"]
+address = ["2001:db8:b::2/64", "2001:db8:b::3"]
+prefixes = ["2001:db8:bb::/48"]
+table = 300
+mtu = 1280
+gateway = "fe80::1"
+"#;
+
+#[test]
+fn a_good_file_is_read_whole() {
+    let config = parse("f", GOOD).unwrap();
+    assert_eq!(config.uplinks.unwrap()[0].as_str(), "net0");
+    assert_eq!(config.on_leak, OnLeak::Drop);
+    assert_eq!(config.rule_priority, RulePriority(1000));
+    let [first, second] = &config.tunnels[..] else {
+        panic!("two tunnels")
+    };
+    assert_eq!(first.kind, Kind::Interface);
+    assert_eq!(first.table, TableId(200));
+    assert_eq!(first.mtu, None);
+    assert_eq!(first.direct, vec![]);
+    assert_eq!(second.table, TableId(300));
+    assert_eq!(second.direct, second.prefixes);
+    assert_eq!(second.sources().count(), 3);
+    assert_eq!(
+        second.kind,
+        Kind::Command {
+            up: vec!["make-it".into(), "--now".into()],
+            down: vec![]
+        }
+    );
+}
+
+#[test]
+fn defaults() {
+    let config = parse(
+        "f",
+        "[[tunnel]]\nname = \"a\"\nkind = \"interface\"\naddress = \"2001:db8::1\"\n\
+         [[tunnel]]\nname = \"b\"\nkind = \"interface\"\naddress = \"2001:db8::2\"\n",
+    )
+    .unwrap();
+    assert_eq!(config.uplinks, None);
+    assert_eq!(config.on_leak, OnLeak::Redirect);
+    assert_eq!(config.rule_priority, RulePriority(16383));
+    assert_eq!(config.tunnels[1].table, TableId(201));
+}
+
+/// Each wrong line, put in place of a right one, is named with its line and key, and what was
+/// expected; nothing else is.
+#[test]
+fn every_fault_is_named() {
+    for (right, wrong, line, key, message) in [
+        ("on_leak = \"drop\"", "on_leak = \"panic\"", 3, "on_leak", "expected \"redirect\""),
+        ("on_leak = \"drop\"", "on_leek = 1", 3, "on_leek", "unknown key"),
+        ("on_leak = \"drop\"", "rule_mode = \"subtrees\"", 3, "rule_mode", "not available"),
+        ("rule_priority = 1000", "rule_priority = 0", 4, "rule_priority", "from 2 to 32765, found 0"),
+        ("rule_priority = 1000", "rule_priority = 1e3", 4, "rule_priority", "found 1e3"),
+        ("uplinks = [\"net0\"]", "uplinks = []", 1, "uplinks", "at least one"),
+        ("uplinks = [\"net0\"]", "uplinks = [\"net0\", 3]", 2, "uplinks", "found 3"),
+        ("uplinks = [\"net0\"]", "uplinks = [\"sixxs0\"]", 7, "tunnel[1].name", "also in uplinks"),
+        ("name = \"sixxs0\"", "name = \"sixxs1\"", 13, "tunnel[2].name", "again"),
+        ("name = \"sixxs0\"", "name = \"much-too-long-a-name\"", 7, "tunnel[1].name", "1 to 15"),
+        ("name = \"sixxs0\"", "", 6, "tunnel[1].name", "missing"),
+        ("kind = \"interface\"", "kind = \"teredo\"", 8, "tunnel[1].kind", "no such kind"),
+        ("kind = \"interface\"", "kind = \"ayiya\"", 8, "tunnel[1].kind", "not available"),
+        ("kind = \"interface\"", "", 6, "tunnel[1].kind", "missing"),
+        ("kind = \"interface\"", "kind = \"command\"", 8, "tunnel[1].up", "missing"),
+        ("up = [\"make-it\", \"--now\"]", "up = []", 15, "tunnel[2].up", "empty list"),
+        ("up = [\"make-it\", \"--now\"]", "up = \"make-it\"", 15, "tunnel[2].up", "a list of strings"),
+        ("kind = \"command\"", "kind = \"interface\"", 15, "tunnel[2].up", "only with kind"),
+        ("peer = \"2001:db8:a::1\"", "peer = \"192.0.2.1\"", 10, "tunnel[1].peer", "an IPv6 address"),
+        ("address = \"2001:db8:a::2/64\"", "address = \"fe80::1\"", 9, "tunnel[1].address", "global unicast"),
+        ("address = \"2001:db8:a::2/64\"", "", 6, "tunnel[1].address", "missing"),
+        ("address = \"2001:db8:a::2/64\"", "address = \"2001:db8:b::3\"", 16, "tunnel[2].address", "overlaps 2001:db8:b::3 of sixxs0"),
+        ("address = \"2001:db8:a::2/64\"", "address = \"2001:db8:bb:5::1\"", 17, "tunnel[2].prefixes", "overlaps"),
+        ("prefixes = [\"2001:db8:bb::/48\"]", "prefixes = [\"2001:db8:bb::1/48\"]", 17, "tunnel[2].prefixes", "the prefix is 2001:db8:bb::/48"),
+        ("prefixes = [\"2001:db8:bb::/48\"]", "prefixes = [\"::/0\"]", 17, "tunnel[2].prefixes", "16 bits"),
+        ("table = 300", "table = 254", 18, "tunnel[2].table", "the main table"),
+        ("table = 300", "table = 0", 18, "tunnel[2].table", "from 1"),
+        ("table = 300", "table = 200", 18, "tunnel[2].table", "which sixxs0 has"),
+        ("mtu = 1280", "mtu = 1279", 19, "tunnel[2].mtu", "from 1280 to 65535, found 1279"),
+        ("mtu = 1280", "mtu = \"1280\"", 19, "tunnel[2].mtu", "found \"1280\""),
+        ("gateway = \"fe80::1\"", "gateway = \"fe80::x\"", 20, "tunnel[2].gateway", "an IPv6 address"),
+        ("mtu = 1280", "mtu = ", 19, "", "not valid TOML"),
+        ("mtu = 1280", "table = 5", 19, "", "not valid TOML"),
+    ] {
+        let text = GOOD.replacen(right, wrong, 1);
+        assert_ne!(text, GOOD, "{right} is in the good file");
+        let invalid = parse("/etc/f.toml", &text).expect_err(wrong);
+        let relevant = invalid.faults.iter().find(|fault| {
+            fault.line == line && fault.key == key && fault.message.contains(message)
+        });
+        assert!(relevant.is_some(), "{wrong}: {invalid}");
+        assert!(
+            invalid.to_string().starts_with("/etc/f.toml: line "),
+            "{invalid}"
+        );
+    }
+}
+
+#[test]
+fn no_tunnel_is_a_fault() {
+    let invalid = parse("f", "").unwrap_err();
+    assert!(invalid.to_string().contains("at least one [[tunnel]]"));
+}
+
+#[test]
+fn all_faults_are_named_at_once() {
+    let text = GOOD.replace("1280", "5").replace("drop", "x").replace("fe80::1", "y");
+    assert_eq!(parse("f", &text).unwrap_err().faults.len(), 3);
+}
+
+proptest! {
+    /// Whatever the text: a result, never a panic, and every refusal says why.
+    #[test]
+    fn any_text_is_safe(text in "(\\PC|[\n=\\[\\]\"])*") {
+        if let Err(invalid) = parse("f", &text) {
+            prop_assert!(!invalid.faults.is_empty());
+        }
+    }
+
+    /// A good file with bytes changed.
+    #[test]
+    fn damaged_files_are_safe(at in 0..GOOD.len(), with in any::<char>()) {
+        let mut text = GOOD.to_owned();
+        if text.is_char_boundary(at) {
+            text.remove(at);
+            text.insert(at, with);
+        }
+        if let Err(invalid) = parse("f", &text) {
+            prop_assert!(!invalid.faults.is_empty());
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What the kernel programs should know: interfaces, tunnels, sources.
+//!
+//! Names stand here where the maps have slot numbers: which slot is whose is kept with the pinned
+//! counters, and [`slots::assign`] decides it.
+
+pub mod slots;
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use crate::{
+    config::{Config, OnLeak, Tunnel},
+    link::{Link, LinkLayer, Links},
+    types::{IfIndex, IfName, Mtu, Prefix},
+};
+
+/// What the programs should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enforcement {
+    /// Interfaces that should have programs, by name.
+    pub interfaces: BTreeMap<IfName, Interface>,
+    /// Where leaks go, by the tunnel's name.
+    pub tunnels: BTreeMap<IfName, Outlet>,
+    /// Sources, the longest prefixes first.
+    pub sources: Vec<Source>,
+    /// Destinations reached without a tunnel.
+    pub directs: Vec<(IfName, Prefix)>,
+    /// What cannot be enforced, in words.
+    pub problems: Vec<String>,
+}
+
+/// Which programs an interface gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Egress only.
+    Uplink,
+    /// Egress and ingress.
+    Tunnel,
+}
+
+/// An interface that should have programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub index: IfIndex,
+    /// What it is.
+    pub role: Role,
+    /// Its own link-layer address; `None`: it has no link layer.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// Where leaks of a tunnel go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlet {
+    /// The tunnel's interface, if it is there and up.
+    pub index: Option<IfIndex>,
+    /// What fits into it.
+    pub mtu: Mtu,
+    /// What becomes of leaks.
+    pub on_leak: OnLeak,
+    /// The interface's own link-layer address; `None`: it has no link layer.
+    pub mac: Option<[u8; 6]>,
+    /// Next hop, on an interface with a link layer.
+    pub gateway: Option<Ipv6Addr>,
+    /// Who sends Packet Too Big.
+    pub router: Ipv6Addr,
+}
+
+/// Whose packets those with a source in this prefix are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The tunnel.
+    pub tunnel: IfName,
+    /// Which uplinks have this very address themselves.
+    pub home: Home,
+}
+
+/// Uplinks by which a source may leave although it is a tunnel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// None.
+    Nowhere,
+    /// This one.
+    Uplink(IfIndex),
+    /// More than one.
+    Several,
+}
+
+impl Enforcement {
+    /// For the tunnels that `wanted` accepts, on a host with these interfaces.
+    #[must_use]
+    pub fn new(config: &Config, links: &Links, wanted: impl Fn(&Tunnel) -> bool) -> Self {
+        let mut all = Self::default();
+        let uplinks = uplinks(config, links);
+        for uplink in &uplinks {
+            all.add_interface(uplink, Role::Uplink);
+        }
+        for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
+            let link = links.by_name(&tunnel.name);
+            if let Some(link) = link {
+                all.add_interface(link, Role::Tunnel);
+            }
+            let outlet = all.outlet(tunnel, link, config.on_leak);
+            all.tunnels.insert(tunnel.name.clone(), outlet);
+            all.directs
+                .extend(tunnel.direct.iter().map(|direct| (tunnel.name.clone(), *direct)));
+            all.sources.extend(sources(tunnel, &uplinks));
+        }
+        all.sources
+            .sort_by_key(|source| (std::cmp::Reverse(source.prefix.bits()), source.prefix));
+        all
+    }
+
+    fn add_interface(&mut self, link: &Link, role: Role) {
+        let mac = match link.layer {
+            LinkLayer::None => None,
+            LinkLayer::Ethernet(mac) => Some(mac),
+            LinkLayer::Unsupported(kind) => {
+                self.problems.push(format!(
+                    "interface {} has a link layer that the programs cannot read (ARPHRD {kind})",
+                    link.name
+                ));
+                return;
+            }
+        };
+        let interface = Interface {
+            index: link.index,
+            role,
+            mac,
+        };
+        self.interfaces.insert(link.name.clone(), interface);
+    }
+
+    fn outlet(&mut self, tunnel: &Tunnel, link: Option<&Link>, on_leak: OnLeak) -> Outlet {
+        let mac = match link.map(|link| link.layer) {
+            Some(LinkLayer::Ethernet(mac)) => Some(mac),
+            _ => None,
+        };
+        let mut index = link.filter(|link| link.up).map(|link| link.index);
+        if mac.is_some() && tunnel.gateway.is_none() {
+            self.problems.push(format!(
+                "interface {} has a link layer: leaks cannot be redirected into it without `gateway`",
+                tunnel.name
+            ));
+            index = None;
+        }
+        let own = tunnel.sources().map(Prefix::address).next();
+        let interface_mtu = link.map_or(Mtu::MINIMUM, |link| link.mtu);
+        Outlet {
+            index,
+            mtu: tunnel.mtu.map_or(interface_mtu, |mtu| mtu.min(interface_mtu)),
+            on_leak,
+            mac,
+            gateway: tunnel.gateway,
+            router: tunnel
+                .peer
+                .or(tunnel.gateway)
+                .or(own)
+                .unwrap_or(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
+/// The native uplinks that are there: those named, or else every interface with an IPv6 default
+/// route that is no tunnel of ours, wanted now or not.
+#[must_use]
+pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
+    match &config.uplinks {
+        Some(names) => names.iter().filter_map(|name| links.by_name(name)).collect(),
+        None => links
+            .iter()
+            .filter(|link| link.default_route)
+            .filter(|link| config.tunnels.iter().all(|tunnel| tunnel.name != link.name))
+            .collect(),
+    }
+}
+
+/// A tunnel's addresses and prefixes, and each uplink's address that lies within one of them.
+fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
+    let mut homes: BTreeMap<Prefix, Home> =
+        tunnel.sources().map(|prefix| (prefix, Home::Nowhere)).collect();
+    for uplink in uplinks {
+        for address in &uplink.addresses {
+            if tunnel.sources().any(|prefix| prefix.contains(*address)) {
+                homes
+                    .entry(Prefix::host(*address))
+                    .and_modify(|home| {
+                        *home = match home {
+                            Home::Nowhere => Home::Uplink(uplink.index),
+                            _ => Home::Several,
+                        };
+                    })
+                    .or_insert(Home::Uplink(uplink.index));
+            }
+        }
+    }
+    homes
+        .into_iter()
+        .map(|(prefix, home)| Source {
+            prefix,
+            tunnel: tunnel.name.clone(),
+            home,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn link(index: u32, name: &str, addresses: &[&str]) -> Link {
+        Link {
+            index: IfIndex(index),
+            name: name.parse().unwrap(),
+            up: true,
+            mtu: Mtu(1500),
+            layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, index as u8]),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            default_route: false,
+        }
+    }
+
+    fn config(text: &str) -> Config {
+        config::parse("test", text).unwrap()
+    }
+
+    const ONE: &str = r#"
+        [[tunnel]]
+        name = "sixxs0"
+        kind = "interface"
+        address = "2001:db8:a::2/64"
+        prefixes = ["2001:db8:aa::/48"]
+        mtu = 1400
+        peer = "2001:db8:a::1"
+    "#;
+
+    #[test]
+    fn uplinks_are_found_by_their_default_route() {
+        let mut net0 = link(2, "net0", &[]);
+        net0.default_route = true;
+        let mut tunnel = link(3, "sixxs0", &[]);
+        tunnel.default_route = true;
+        let links: Links = [net0, tunnel, link(4, "lan0", &[])].into_iter().collect();
+        let found = Enforcement::new(&config(ONE), &links, |_| true).interfaces;
+        let roles: Vec<_> = found.iter().map(|(name, i)| (name.as_str(), i.role)).collect();
+        assert_eq!(roles, [("net0", Role::Uplink), ("sixxs0", Role::Tunnel)]);
+        // A tunnel that is stopped does not turn into an uplink.
+        let stopped = Enforcement::new(&config(ONE), &links, |_| false);
+        assert_eq!(stopped.interfaces.len(), 1);
+        assert_eq!(stopped.sources, vec![]);
+    }
+
+    #[test]
+    fn an_address_that_an_uplink_has_too_is_at_home_there() {
+        let config = config(&format!("uplinks = [\"net0\", \"net1\"]\n{ONE}"));
+        let links: Links = [
+            link(2, "net0", &["2001:db8:aa:2::1", "2001:db8:1::1", "2001:db8:aa:3::1"]),
+            link(5, "net1", &["2001:db8:aa:3::1"]),
+        ]
+        .into_iter()
+        .collect();
+        let all = Enforcement::new(&config, &links, |_| true);
+        let homes: Vec<_> = all
+            .sources
+            .iter()
+            .map(|source| (source.prefix.to_string(), source.home))
+            .collect();
+        assert_eq!(
+            homes,
+            [
+                ("2001:db8:a::2".to_owned(), Home::Nowhere),
+                ("2001:db8:aa:2::1".to_owned(), Home::Uplink(IfIndex(2))),
+                ("2001:db8:aa:3::1".to_owned(), Home::Several),
+                ("2001:db8:aa::/48".to_owned(), Home::Nowhere),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_outlet_needs_an_interface_that_is_up_and_a_gateway_on_a_link_layer() {
+        let name = "sixxs0".parse().unwrap();
+        let outlet = |text: &str, links: Vec<Link>| {
+            let all = Enforcement::new(&config(text), &links.into_iter().collect(), |_| true);
+            (all.tunnels[&name].clone(), all.problems)
+        };
+        let (absent, problems) = outlet(ONE, vec![]);
+        assert_eq!((absent.index, absent.mtu), (None, Mtu(1280)));
+        assert_eq!(problems, Vec::<String>::new());
+
+        let (without, problems) = outlet(ONE, vec![link(3, "sixxs0", &[])]);
+        assert_eq!(without.index, None);
+        assert!(problems[0].contains("gateway"));
+
+        let with = format!("{ONE}\ngateway = \"fe80::1\"");
+        let (there, _) = outlet(&with, vec![link(3, "sixxs0", &[])]);
+        assert_eq!((there.index, there.mtu), (Some(IfIndex(3)), Mtu(1400)));
+        assert_eq!(there.router.to_string(), "2001:db8:a::1");
+
+        let mut downed = link(3, "sixxs0", &[]);
+        downed.up = false;
+        assert_eq!(outlet(&with, vec![downed]).0.index, None);
+    }
+}

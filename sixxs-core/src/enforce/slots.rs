@@ -1,0 +1,100 @@
+//! Which slot of the counters is whose.
+//!
+//! A name keeps its slot for as long as the maps live, so that counters go on after a restart, a
+//! change of the file's order, or a new interface index. Only when all slots are taken does a name
+//! that nobody uses any more give way.
+
+use std::collections::BTreeMap;
+
+use crate::types::IfName;
+
+/// An assignment of slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// The slot of each name asked for.
+    pub of: BTreeMap<IfName, u32>,
+    /// Slots given to a new name: their counters have to start from zero, and the name has to be
+    /// written down.
+    pub fresh: Vec<u32>,
+}
+
+/// There are more names than slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} interfaces need a slot, and there are {slots}")]
+pub struct TooMany {
+    /// Names asked for.
+    pub wanted: usize,
+    /// Slots that exist.
+    pub slots: usize,
+}
+
+/// Gives each of `wanted` a slot, keeping what `held` says.
+pub fn assign<'a>(
+    held: &[Option<IfName>],
+    wanted: impl IntoIterator<Item = &'a IfName>,
+) -> Result<Slots, TooMany> {
+    let mut slots = Slots::default();
+    let mut new = Vec::new();
+    let mut taken = vec![false; held.len()];
+    for name in wanted {
+        match held.iter().position(|holder| holder.as_ref() == Some(name)) {
+            Some(slot) => {
+                taken[slot] = true;
+                slots.of.insert(name.clone(), number(slot));
+            }
+            None => new.push(name.clone()),
+        }
+    }
+    let empty = (0..held.len()).filter(|slot| held[*slot].is_none());
+    let forgotten = (0..held.len()).filter(|slot| held[*slot].is_some() && !taken[*slot]);
+    let mut free = empty.chain(forgotten);
+    let wanted = slots.of.len() + new.len();
+    for name in new {
+        let slot = free.next().ok_or(TooMany {
+            wanted,
+            slots: held.len(),
+        })?;
+        slots.of.insert(name, number(slot));
+        slots.fresh.push(number(slot));
+    }
+    Ok(slots)
+}
+
+fn number(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> IfName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn names_keep_their_slots() {
+        let held = [Some(name("b")), None, Some(name("a")), None];
+        let slots = assign(&held, &[name("a"), name("new"), name("b")]).unwrap();
+        assert_eq!(slots.of[&name("a")], 2);
+        assert_eq!(slots.of[&name("b")], 0);
+        assert_eq!(slots.of[&name("new")], 1);
+        assert_eq!(slots.fresh, [1]);
+    }
+
+    #[test]
+    fn only_names_out_of_use_give_way_and_only_at_last() {
+        let held = [Some(name("gone")), Some(name("a")), None];
+        let slots = assign(&held, &[name("a"), name("x"), name("y")]).unwrap();
+        assert_eq!(slots.of[&name("x")], 2);
+        assert_eq!(slots.of[&name("y")], 0);
+        let names = [name("a"), name("x"), name("y"), name("z")];
+        assert_eq!(
+            assign(&held, &names),
+            Err(TooMany {
+                wanted: 4,
+                slots: 3
+            })
+        );
+    }
+}

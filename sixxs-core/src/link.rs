@@ -1,0 +1,69 @@
+//! Network interfaces as they were observed.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use crate::types::{IfIndex, IfName, Mtu};
+
+/// What stands before the IP header on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// Nothing: TUN, sit, PPP, WireGuard, …
+    None,
+    /// An Ethernet header; the interface has this address.
+    Ethernet([u8; 6]),
+    /// Something else (`ARPHRD_…` number): the programs cannot read such packets.
+    Unsupported(u16),
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: IfIndex,
+    /// Its name.
+    pub name: IfName,
+    /// Administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Its link layer.
+    pub layer: LinkLayer,
+    /// Its IPv6 addresses.
+    pub addresses: Vec<Ipv6Addr>,
+    /// Whether an IPv6 default route of the main table leads out of it.
+    pub default_route: bool,
+}
+
+/// All interfaces of the network namespace, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links(BTreeMap<IfName, Link>);
+
+impl Links {
+    /// The interface of this name.
+    #[must_use]
+    pub fn by_name(&self, name: &IfName) -> Option<&Link> {
+        self.0.get(name)
+    }
+
+    /// The interface with this index.
+    #[must_use]
+    pub fn by_index(&self, index: IfIndex) -> Option<&Link> {
+        self.iter().find(|link| link.index == index)
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.0.values()
+    }
+}
+
+impl FromIterator<Link> for Links {
+    fn from_iter<I: IntoIterator<Item = Link>>(links: I) -> Self {
+        Self(
+            links
+                .into_iter()
+                .map(|link| (link.name.clone(), link))
+                .collect(),
+        )
+    }
+}

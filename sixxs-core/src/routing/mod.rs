@@ -1,0 +1,38 @@
+//! Rules and routes: what should be there, what is there, and the plan that leads from one to the
+//! other.
+//!
+//! [`desired`] and [`observed`] are different types on purpose: an intent names an interface, an
+//! observation has an index, and only [`plan::diff`] sees both.
+
+pub mod desired;
+pub mod observed;
+pub mod plan;
+
+pub use desired::Desired;
+pub use observed::Observed;
+pub use plan::{Plan, Problem, Step, diff};
+
+use crate::types::{Metric, Prefix, RulePriority, TableId};
+
+/// Metric of the default route: what the kernel gives routes that ask for none.
+pub const DEFAULT_METRIC: Metric = Metric(1024);
+
+/// Metric of the `unreachable` route behind it, higher than anyone would choose: packets get an
+/// error instead of the main table while the interface is gone.
+pub const UNREACHABLE_METRIC: Metric = Metric(4_278_198_272);
+
+/// The main table.
+pub const MAIN_TABLE: TableId = TableId(254);
+
+/// A rule that asks for nothing but addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Its priority.
+    pub priority: RulePriority,
+    /// Source; the prefix of length 0 for any.
+    pub from: Prefix,
+    /// Destination, if the rule asks for one.
+    pub to: Option<Prefix>,
+    /// The table to look in.
+    pub table: TableId,
+}

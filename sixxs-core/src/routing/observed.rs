@@ -1,0 +1,83 @@
+//! The rules and routes that are there.
+
+use std::net::Ipv6Addr;
+
+use super::Rule;
+use crate::{
+    link::Links,
+    types::{IfIndex, Metric, PROTOCOL, Prefix, TableId},
+};
+
+/// What the kernel said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Interfaces.
+    pub links: Links,
+    /// All rules that carry our protocol number.
+    pub rules: Vec<ObservedRule>,
+    /// All routes that carry our protocol number, in any table, and everybody's routes in the
+    /// tables that we use.
+    pub routes: Vec<ObservedRoute>,
+}
+
+/// A rule of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObservedRule {
+    /// One that asks for addresses only.
+    Plain(Rule),
+    /// One that asks for more (a mark, an interface, …) or does something else than look a table
+    /// up. We make no such rules, but it bears our mark: somebody changed one, or an earlier
+    /// version made it. The number tells them apart: the position in the kernel's list.
+    Foreign(usize),
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedRoute {
+    /// Its table.
+    pub table: TableId,
+    /// Its destination.
+    pub destination: Prefix,
+    /// Its source, for a source-specific route; else the prefix of length 0.
+    pub source: Prefix,
+    /// Its metric.
+    pub metric: Metric,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Where it leads.
+    pub target: ObservedTarget,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObservedTarget {
+    /// Out of one interface.
+    Interface {
+        /// Its index.
+        index: IfIndex,
+        /// Next hop.
+        gateway: Option<Ipv6Addr>,
+        /// The route's own MTU in bytes; 0 for none.
+        mtu: u32,
+        /// The segment size to advertise, in bytes; 0 for none.
+        advertised_mss: u32,
+    },
+    /// `unreachable`.
+    Unreachable,
+    /// Anything else: several next hops, `blackhole`, …
+    Other,
+}
+
+impl ObservedRoute {
+    /// Whether it bears our mark.
+    #[must_use]
+    pub const fn is_ours(&self) -> bool {
+        self.protocol == PROTOCOL
+    }
+
+    /// Whether it is a default route for all sources.
+    #[must_use]
+    pub const fn is_default(&self) -> bool {
+        self.destination.bits() == 0 && self.source.bits() == 0
+    }
+}

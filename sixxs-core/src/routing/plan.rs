@@ -1,0 +1,325 @@
+//! From what is there to what should be there.
+//!
+//! Steps come in an order in which no packet falls between two states: routes before the rules
+//! that lead to them, everything new before anything old is removed, and rules removed before
+//! their routes.
+
+use std::{fmt, net::Ipv6Addr};
+
+use super::{
+    MAIN_TABLE, Rule,
+    desired::{Desired, Target},
+    observed::{Observed, ObservedRoute, ObservedRule, ObservedTarget},
+};
+use crate::{
+    link::Links,
+    types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, TableId},
+};
+
+/// The way there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What to do, in this order.
+    pub steps: Vec<Step>,
+    /// What stands in the way and is not ours to change, by table.
+    pub problems: Vec<Problem>,
+}
+
+impl Plan {
+    /// Whether everything is as it should be.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.problems.is_empty()
+    }
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Adds a default route.
+    AddRoute(Route),
+    /// Puts a default route in the place of one of ours that leads elsewhere.
+    ReplaceRoute(Route),
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Removes a rule of ours.
+    DeleteRule(ObservedRule),
+    /// Removes a route of ours.
+    DeleteRoute(ObservedRoute),
+}
+
+/// A default route to be made, its interface resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its table.
+    pub table: TableId,
+    /// Its metric.
+    pub metric: Metric,
+    /// Where it leads; `None`: `unreachable`.
+    pub via: Option<Via>,
+}
+
+/// Out of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// Its index.
+    pub index: IfIndex,
+    /// Its name, for people.
+    pub name: IfName,
+    /// Next hop.
+    pub gateway: Option<Ipv6Addr>,
+    /// The route's MTU; `None`: the interface's.
+    pub mtu: Option<Mtu>,
+}
+
+/// Why a table cannot be completed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// There is no such interface.
+    #[error("interface {name} does not exist")]
+    InterfaceMissing {
+        /// Its name.
+        name: IfName,
+        /// The table that waits for it.
+        table: TableId,
+    },
+    /// The interface is down, and the kernel takes no routes for it.
+    #[error("interface {name} is down")]
+    InterfaceDown {
+        /// Its name.
+        name: IfName,
+        /// The table that waits for it.
+        table: TableId,
+    },
+    /// Somebody else's route has the very place of ours.
+    #[error(
+        "table {table} has a default route with metric {metric} that somebody else made (protocol {protocol}); \
+         choose another `table` or remove that route"
+    )]
+    Occupied {
+        /// The table.
+        table: TableId,
+        /// The metric.
+        metric: Metric,
+        /// Who made it.
+        protocol: u8,
+    },
+}
+
+impl Problem {
+    /// The table that it is about.
+    #[must_use]
+    pub const fn table(&self) -> TableId {
+        match self {
+            Self::InterfaceMissing { table, .. }
+            | Self::InterfaceDown { table, .. }
+            | Self::Occupied { table, .. } => *table,
+        }
+    }
+}
+
+/// What has to be done. Only what bears our mark is ever replaced or removed.
+#[must_use]
+pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    let mut surplus: Vec<&ObservedRoute> =
+        observed.routes.iter().filter(|r| r.is_ours()).collect();
+    for (&(table, metric), target) in &desired.routes {
+        match resolve(table, metric, target, &observed.links) {
+            Ok(route) => place_route(route, observed, &mut surplus, &mut plan),
+            Err(problem) => plan.problems.push(problem),
+        }
+    }
+    let mut missing = desired.rules.clone();
+    let mut doomed = Vec::new();
+    for rule in &observed.rules {
+        match rule {
+            ObservedRule::Plain(plain) if missing.remove(plain) => {}
+            other => doomed.push(Step::DeleteRule(other.clone())),
+        }
+    }
+    plan.steps.extend(missing.into_iter().map(Step::AddRule));
+    plan.steps.extend(doomed);
+    plan.steps
+        .extend(surplus.into_iter().cloned().map(Step::DeleteRoute));
+    plan
+}
+
+/// Sees to one route; takes from `surplus` what serves for it.
+fn place_route(
+    route: Route,
+    observed: &Observed,
+    surplus: &mut Vec<&ObservedRoute>,
+    plan: &mut Plan,
+) {
+    let in_place = |candidate: &ObservedRoute| {
+        candidate.table == route.table && candidate.metric == route.metric && candidate.is_default()
+    };
+    if let Some(at) = surplus
+        .iter()
+        .position(|ours| in_place(ours) && route.is(&ours.target))
+    {
+        surplus.remove(at);
+        return;
+    }
+    let occupant = observed
+        .routes
+        .iter()
+        .find(|candidate| in_place(candidate) && !candidate.is_ours());
+    if let Some(occupant) = occupant {
+        plan.problems.push(Problem::Occupied {
+            table: route.table,
+            metric: route.metric,
+            protocol: occupant.protocol,
+        });
+        return;
+    }
+    plan.steps
+        .push(match surplus.iter().position(|ours| in_place(ours)) {
+            Some(at) => {
+                surplus.remove(at);
+                Step::ReplaceRoute(route)
+            }
+            None => Step::AddRoute(route),
+        });
+}
+
+fn resolve(
+    table: TableId,
+    metric: Metric,
+    target: &Target,
+    links: &Links,
+) -> Result<Route, Problem> {
+    let via = match target {
+        Target::Unreachable => None,
+        Target::Interface { name, gateway, mtu } => {
+            let name = name.clone();
+            let Some(link) = links.by_name(&name) else {
+                return Err(Problem::InterfaceMissing { name, table });
+            };
+            if !link.up {
+                return Err(Problem::InterfaceDown { name, table });
+            }
+            Some(Via {
+                index: link.index,
+                name,
+                gateway: *gateway,
+                // The kernel would believe a route that promises more than the interface takes.
+                mtu: mtu.map(|mtu| mtu.min(link.mtu)),
+            })
+        }
+    };
+    Ok(Route { table, metric, via })
+}
+
+impl Route {
+    /// Whether an observed target is this route's.
+    fn is(&self, target: &ObservedTarget) -> bool {
+        match (&self.via, target) {
+            (None, ObservedTarget::Unreachable) => true,
+            (
+                Some(via),
+                ObservedTarget::Interface {
+                    index,
+                    gateway,
+                    mtu,
+                    advertised_mss,
+                },
+            ) => {
+                via.index == *index
+                    && via.gateway == *gateway
+                    && via.mtu.map_or(0, |mtu| mtu.0) == *mtu
+                    && via.mtu.map_or(0, Mtu::advertised_mss) == *advertised_mss
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The `ip -6` command that does the step.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddRoute(route) => write!(f, "ip -6 route add {route}"),
+            Self::ReplaceRoute(route) => write!(f, "ip -6 route replace {route}"),
+            Self::AddRule(rule) => write!(f, "ip -6 rule add {rule} protocol {PROTOCOL}"),
+            Self::DeleteRule(ObservedRule::Plain(rule)) => {
+                write!(f, "ip -6 rule del {rule} protocol {PROTOCOL}")
+            }
+            Self::DeleteRule(ObservedRule::Foreign(position)) => write!(
+                f,
+                "# rule {position} of `ip -6 rule` has protocol {PROTOCOL} and is none of ours as it stands"
+            ),
+            Self::DeleteRoute(route) => {
+                f.write_str("ip -6 route del ")?;
+                if matches!(route.target, ObservedTarget::Unreachable) {
+                    f.write_str("unreachable ")?;
+                }
+                if route.destination.bits() == 0 {
+                    f.write_str("default")?;
+                } else {
+                    route.destination.fmt(f)?;
+                }
+                if route.source.bits() != 0 {
+                    write!(f, " from {}", route.source)?;
+                }
+                if let ObservedTarget::Interface {
+                    gateway: Some(gateway),
+                    ..
+                } = &route.target
+                {
+                    write!(f, " via {gateway}")?;
+                }
+                write!(
+                    f,
+                    " table {} proto {PROTOCOL} metric {}",
+                    route.table, route.metric
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(via) = &self.via else {
+            return write!(
+                f,
+                "unreachable default table {} proto {PROTOCOL} metric {}",
+                self.table, self.metric
+            );
+        };
+        f.write_str("default")?;
+        if let Some(gateway) = via.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        write!(
+            f,
+            " dev {} table {} proto {PROTOCOL} metric {}",
+            via.name, self.table, self.metric
+        )?;
+        if let Some(mtu) = via.mtu {
+            write!(f, " mtu {mtu} advmss {}", mtu.advertised_mss())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {}", self.from)?;
+        if let Some(to) = self.to {
+            write!(f, " to {to}")?;
+        }
+        if self.table == MAIN_TABLE {
+            f.write_str(" lookup main")?;
+        } else {
+            write!(f, " lookup {}", self.table)?;
+        }
+        write!(f, " priority {}", self.priority)
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

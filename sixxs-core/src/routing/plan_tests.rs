@@ -1,0 +1,275 @@
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    config::{self, Config},
+    link::{Link, LinkLayer},
+    routing::{DEFAULT_METRIC, UNREACHABLE_METRIC},
+    types::{Prefix, RulePriority},
+};
+
+fn config() -> Config {
+    config::parse(
+        "test",
+        r#"
+        [[tunnel]]
+        name = "sixxs0"
+        kind = "interface"
+        address = "2001:db8:a::2/64"
+        mtu = 1280
+        [[tunnel]]
+        name = "sixxs1"
+        kind = "interface"
+        address = "2001:db8:b::2/64"
+        prefixes = ["2001:db8:bb::/48"]
+        gateway = "fe80::1"
+        "#,
+    )
+    .unwrap()
+}
+
+fn link(index: u32, name: &str, up: bool) -> Link {
+    Link {
+        index: IfIndex(index),
+        name: name.parse().unwrap(),
+        up,
+        mtu: Mtu(1500),
+        layer: LinkLayer::None,
+        addresses: vec![],
+        default_route: false,
+    }
+}
+
+fn both_up() -> Observed {
+    Observed {
+        links: [link(3, "sixxs0", true), link(4, "sixxs1", true)]
+            .into_iter()
+            .collect(),
+        ..Observed::default()
+    }
+}
+
+#[test]
+fn the_plan_reads_as_commands() {
+    let config = config();
+    let plan = diff(&Desired::new(&config, |_| true), &both_up());
+    assert_eq!(plan.problems, vec![]);
+    let lines: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "ip -6 route add default dev sixxs0 table 200 proto 116 metric 1024 mtu 1280 advmss 1220",
+            "ip -6 route add unreachable default table 200 proto 116 metric 4278198272",
+            "ip -6 route add default via fe80::1 dev sixxs1 table 201 proto 116 metric 1024",
+            "ip -6 route add unreachable default table 201 proto 116 metric 4278198272",
+            "ip -6 rule add from 2001:db8:b::2 to 2001:db8:bb::/48 lookup main priority 16382 protocol 116",
+            "ip -6 rule add from 2001:db8:bb::/48 to 2001:db8:bb::/48 lookup main priority 16382 protocol 116",
+            "ip -6 rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116",
+            "ip -6 rule add from 2001:db8:b::2 lookup 201 priority 16383 protocol 116",
+            "ip -6 rule add from 2001:db8:bb::/48 lookup 201 priority 16383 protocol 116",
+        ]
+    );
+}
+
+#[test]
+fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
+    let config = config();
+    let observed = Observed {
+        links: [link(3, "sixxs0", false)].into_iter().collect(),
+        ..Observed::default()
+    };
+    let plan = diff(&Desired::new(&config, |_| true), &observed);
+    assert_eq!(
+        plan.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["interface sixxs0 is down", "interface sixxs1 does not exist"]
+    );
+    let after = apply(&plan, observed);
+    assert_eq!(after.routes.len(), 2);
+    assert!(after.routes.iter().all(|r| r.target == ObservedTarget::Unreachable));
+    assert_eq!(after.rules.len(), 5);
+}
+
+#[test]
+fn a_route_of_others_in_our_place_is_left_and_named() {
+    let config = config();
+    let mut observed = both_up();
+    let theirs = ObservedRoute {
+        table: TableId(200),
+        destination: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
+        source: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
+        metric: DEFAULT_METRIC,
+        protocol: 4,
+        target: ObservedTarget::Other,
+    };
+    observed.routes.push(theirs.clone());
+    let plan = diff(&Desired::of(&config, &"sixxs0".parse().unwrap()), &observed);
+    assert_eq!(plan.problems.len(), 1);
+    let after = apply(&plan, observed);
+    assert!(after.routes.contains(&theirs));
+}
+
+/// What the kernel would do: the model that the property tests run against.
+fn apply(plan: &Plan, mut state: Observed) -> Observed {
+    for step in &plan.steps {
+        match step {
+            Step::AddRoute(route) => {
+                let taken = |r: &ObservedRoute| (r.table, r.metric, r.is_default()) == (route.table, route.metric, true);
+                assert!(!state.routes.iter().any(taken), "EEXIST: {step}");
+                state.routes.push(made(route));
+            }
+            Step::ReplaceRoute(route) => {
+                let at = state
+                    .routes
+                    .iter()
+                    .position(|r| (r.table, r.metric, r.is_default()) == (route.table, route.metric, true))
+                    .expect("something to replace");
+                assert!(state.routes[at].is_ours(), "not ours: {step}");
+                state.routes[at] = made(route);
+            }
+            Step::AddRule(rule) => state.rules.push(ObservedRule::Plain(*rule)),
+            Step::DeleteRule(rule) => {
+                let at = state.rules.iter().position(|r| r == rule).expect("ENOENT");
+                state.rules.remove(at);
+            }
+            Step::DeleteRoute(route) => {
+                assert!(route.is_ours(), "not ours: {step}");
+                let at = state.routes.iter().position(|r| r == route).expect("ESRCH");
+                state.routes.remove(at);
+            }
+        }
+    }
+    state
+}
+
+fn made(route: &Route) -> ObservedRoute {
+    ObservedRoute {
+        table: route.table,
+        destination: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
+        source: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
+        metric: route.metric,
+        protocol: PROTOCOL,
+        target: match &route.via {
+            None => ObservedTarget::Unreachable,
+            Some(via) => ObservedTarget::Interface {
+                index: via.index,
+                gateway: via.gateway,
+                mtu: via.mtu.map_or(0, |mtu| mtu.0),
+                advertised_mss: via.mtu.map_or(0, Mtu::advertised_mss),
+            },
+        },
+    }
+}
+
+fn any_prefix() -> impl Strategy<Value = Prefix> {
+    select(vec!["::/0", "2001:db8:a::2", "2001:db8:b::2", "2001:db8:bb::/48", "2001:db8:5::/64"])
+        .prop_map(|text| text.parse().unwrap())
+}
+
+fn any_rule() -> impl Strategy<Value = ObservedRule> {
+    let plain = (16380u32..16385, any_prefix(), proptest::option::of(any_prefix()), 199u32..203).prop_map(
+        |(priority, from, to, table)| {
+            ObservedRule::Plain(Rule { priority: RulePriority(priority), from, to, table: TableId(table) })
+        },
+    );
+    prop_oneof![4 => plain, 1 => (0usize..5).prop_map(ObservedRule::Foreign)]
+}
+
+fn any_route() -> impl Strategy<Value = ObservedRoute> {
+    let target = prop_oneof![
+        Just(ObservedTarget::Unreachable),
+        Just(ObservedTarget::Other),
+        (1u32..6, any::<bool>(), select(vec![0u32, 1280])).prop_map(|(index, gateway, mtu)| {
+            ObservedTarget::Interface {
+                index: IfIndex(index),
+                gateway: gateway.then(|| "fe80::1".parse().unwrap()),
+                mtu,
+                advertised_mss: mtu.saturating_sub(60),
+            }
+        }),
+    ];
+    (
+        199u32..203,
+        select(vec!["::/0", "2001:db8:5::/64"]),
+        select(vec!["::/0", "2001:db8:a::2"]),
+        select(vec![DEFAULT_METRIC, UNREACHABLE_METRIC, Metric(7)]),
+        select(vec![PROTOCOL, 3, 4]),
+        target,
+    )
+        .prop_map(|(table, destination, source, metric, protocol, target)| ObservedRoute {
+            table: TableId(table),
+            destination: destination.parse().unwrap(),
+            source: source.parse().unwrap(),
+            metric,
+            protocol,
+            target,
+        })
+}
+
+/// A kernel has at most one of what it treats as the same route.
+fn without_doubles(routes: Vec<ObservedRoute>) -> Vec<ObservedRoute> {
+    let mut kept: Vec<ObservedRoute> = Vec::new();
+    for route in routes {
+        let key = |r: &ObservedRoute| (r.table, r.destination, r.source, r.metric);
+        if !kept.iter().any(|other| key(other) == key(&route)) {
+            kept.push(route);
+        }
+    }
+    kept
+}
+
+proptest! {
+    /// From any start, orphans and strangers included, one plan suffices, and strangers stay.
+    #[test]
+    fn one_plan_is_enough(
+        rules in vec(any_rule(), 0..12),
+        routes in vec(any_route(), 0..12),
+        first in proptest::option::of(any::<bool>()),
+        second in proptest::option::of(any::<bool>()),
+        wanted in any::<(bool, bool)>(),
+    ) {
+        let config = config();
+        let links = [(3, "sixxs0", first), (4, "sixxs1", second)];
+        let start = Observed {
+            links: links
+                .into_iter()
+                .filter_map(|(index, name, up)| Some(link(index, name, up?)))
+                .collect(),
+            rules,
+            routes: without_doubles(routes),
+        };
+        let desired = Desired::new(&config, |tunnel| {
+            if tunnel.name.as_str() == "sixxs0" { wanted.0 } else { wanted.1 }
+        });
+        let plan = diff(&desired, &start);
+        let end = apply(&plan, start.clone());
+        let again = diff(&desired, &end);
+        prop_assert_eq!(&again.steps, &vec![]);
+        prop_assert_eq!(again.problems, plan.problems);
+
+        let strangers = |state: &Observed| -> Vec<ObservedRoute> {
+            state.routes.iter().filter(|r| !r.is_ours()).cloned().collect()
+        };
+        prop_assert_eq!(strangers(&start), strangers(&end));
+        for rule in &desired.rules {
+            prop_assert!(end.rules.contains(&ObservedRule::Plain(*rule)));
+        }
+        prop_assert_eq!(end.rules.len(), desired.rules.len());
+    }
+
+    /// Nothing is removed while something is still to be added.
+    #[test]
+    fn adds_come_before_deletes(
+        rules in vec(any_rule(), 0..12),
+        routes in vec(any_route(), 0..12),
+    ) {
+        let start = Observed { rules, routes: without_doubles(routes), ..both_up() };
+        let plan = diff(&Desired::new(&config(), |_| true), &start);
+        let rank = |step: &Step| match step {
+            Step::AddRoute(_) | Step::ReplaceRoute(_) => 0,
+            Step::AddRule(_) => 1,
+            Step::DeleteRule(_) => 2,
+            Step::DeleteRoute(_) => 3,
+        };
+        prop_assert!(plan.steps.is_sorted_by_key(rank));
+    }
+}

@@ -1,0 +1,60 @@
+//! The file in `rt_tables.d` that gives routing tables their names.
+
+use std::fmt::Write as _;
+
+use crate::config::Config;
+
+/// Name of the file in `/etc/iproute2/rt_tables.d`.
+pub const FILE: &str = "sixxs.conf";
+
+const HEAD: &str = "# Written by sixxs, removed by `sixxs down`. Do not edit.\n";
+
+/// Said in the file when its directory is ours as well, and goes with it.
+const DIRECTORY_TOO: &str = "# The directory was made by sixxs too.\n";
+
+/// The text of the file: a line `NUMBER NAME` per tunnel.
+#[must_use]
+pub fn text(config: &Config, made_directory: bool) -> String {
+    let mut text = HEAD.to_owned();
+    if made_directory {
+        text.push_str(DIRECTORY_TOO);
+    }
+    for tunnel in &config.tunnels {
+        // Writing into a String does not fail.
+        let _infallible = writeln!(text, "{} {}", tunnel.table, tunnel.name);
+    }
+    text
+}
+
+/// Whether a file is one that we wrote.
+#[must_use]
+pub fn is_ours(text: &str) -> bool {
+    text.starts_with(HEAD)
+}
+
+/// Whether the directory goes with the file.
+#[must_use]
+pub fn made_directory(text: &str) -> bool {
+    is_ours(text) && text[HEAD.len()..].starts_with(DIRECTORY_TOO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_recognised() {
+        let config = crate::config::parse(
+            "test",
+            "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8::1\"\n",
+        )
+        .unwrap();
+        for made in [false, true] {
+            let text = text(&config, made);
+            assert!(is_ours(&text));
+            assert_eq!(made_directory(&text), made);
+            assert!(text.ends_with("\n200 sixxs0\n"));
+        }
+        assert!(!is_ours("200 sixxs0\n"));
+    }
+}

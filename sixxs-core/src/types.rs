@@ -1,0 +1,260 @@
+//! Numbers and names that must not be mixed up.
+
+use std::{fmt, net::Ipv6Addr, str::FromStr};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u32);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// Number of a routing table.
+    TableId
+}
+number! {
+    /// Priority of a rule: lower comes first.
+    RulePriority
+}
+number! {
+    /// Index of a network interface, positive.
+    IfIndex
+}
+number! {
+    /// Largest IPv6 packet, in bytes.
+    Mtu
+}
+number! {
+    /// Metric of a route: lower is preferred.
+    Metric
+}
+
+/// The routing protocol number that marks what is ours in the kernel (`rtm_protocol`,
+/// `FRA_PROTOCOL`); 116 is assigned to nobody in /etc/iproute2/rt_protos.
+pub const PROTOCOL: u8 = 116;
+
+impl Mtu {
+    /// The smallest that IPv6 allows (RFC 8200 §5).
+    pub const MINIMUM: Self = Self(1280);
+
+    /// The TCP maximum segment size to advertise: without IPv6 and TCP headers (RFC 6691 §2).
+    #[must_use]
+    pub const fn advertised_mss(self) -> u32 {
+        self.0 - 60
+    }
+}
+
+/// Name of a network interface: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfName(String);
+
+/// The text is no interface name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an interface name has 1 to 15 characters, none of them blank, '/' or ':'")]
+pub struct BadIfName;
+
+impl FromStr for IfName {
+    type Err = BadIfName;
+
+    fn from_str(text: &str) -> Result<Self, BadIfName> {
+        let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
+        let clean = !text
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'));
+        if fits && clean {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadIfName)
+        }
+    }
+}
+
+impl IfName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// An IPv6 prefix without host bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    address: Ipv6Addr,
+    bits: u8,
+}
+
+impl Prefix {
+    /// The prefix of `bits` (0 to 128) bits that `address` lies in; more bits count as 128.
+    #[must_use]
+    pub fn containing(address: Ipv6Addr, bits: u8) -> Self {
+        let bits = bits.min(128);
+        Self {
+            address: Ipv6Addr::from_bits(address.to_bits() & mask(bits)),
+            bits,
+        }
+    }
+
+    /// The prefix of one address.
+    #[must_use]
+    pub fn host(address: Ipv6Addr) -> Self {
+        Self { address, bits: 128 }
+    }
+
+    /// Its first address.
+    #[must_use]
+    pub const fn address(self) -> Ipv6Addr {
+        self.address
+    }
+
+    /// Its length in bits, 0 to 128.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.bits
+    }
+
+    /// Whether `address` lies in it.
+    #[must_use]
+    pub fn contains(self, address: Ipv6Addr) -> bool {
+        address.to_bits() & mask(self.bits) == self.address.to_bits()
+    }
+
+    /// Whether an address lies in both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        if self.bits <= other.bits {
+            self.contains(other.address)
+        } else {
+            other.contains(self.address)
+        }
+    }
+}
+
+const fn mask(bits: u8) -> u128 {
+    if bits == 0 {
+        0
+    } else {
+        u128::MAX << (128 - bits as u32)
+    }
+}
+
+/// As `ip` writes it: no length behind a single address.
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.bits == 128 {
+            self.address.fmt(f)
+        } else {
+            write!(f, "{}/{}", self.address, self.bits)
+        }
+    }
+}
+
+/// An address with the length of its on-link prefix, as people write them: `2001:db8:b::2/64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Length of the on-link prefix; 128 where none was given.
+    pub bits: u8,
+}
+
+/// The text is no IPv6 address or prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPrefix {
+    /// Not of the form.
+    #[error("no IPv6 address with a length from 0 to 128 bits")]
+    Syntax,
+    /// Bits behind the length are set.
+    #[error("bits are set behind the length; the prefix is {0}")]
+    HostBits(Prefix),
+}
+
+impl FromStr for InterfaceAddress {
+    type Err = BadPrefix;
+
+    fn from_str(text: &str) -> Result<Self, BadPrefix> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address = address.parse().map_err(|_| BadPrefix::Syntax)?;
+        let bits = match bits {
+            None => 128,
+            Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
+                digits.parse().map_err(|_| BadPrefix::Syntax)?
+            }
+            Some(_) => return Err(BadPrefix::Syntax),
+        };
+        if bits > 128 {
+            return Err(BadPrefix::Syntax);
+        }
+        Ok(Self { address, bits })
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = BadPrefix;
+
+    fn from_str(text: &str) -> Result<Self, BadPrefix> {
+        let InterfaceAddress { address, bits } = text.parse()?;
+        let prefix = Self::containing(address, bits);
+        if prefix.address == address {
+            Ok(prefix)
+        } else {
+            Err(BadPrefix::HostBits(prefix))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names() {
+        for good in ["net0", "a", "exactly15chars_", "he-ipv6", "wg0.5"] {
+            assert!(good.parse::<IfName>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "sixteen_chars_xx", "a b", "a/b", "a:b", "a\n"] {
+            assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes() {
+        let prefix = |text: &str| text.parse::<Prefix>();
+        assert_eq!(prefix("2001:db8::/32").unwrap().to_string(), "2001:db8::/32");
+        assert_eq!(prefix("2001:db8::1").unwrap().to_string(), "2001:db8::1");
+        assert_eq!(prefix("::/0").unwrap().bits(), 0);
+        assert_eq!(
+            prefix("2001:db8::1/64").unwrap_err(),
+            BadPrefix::HostBits(prefix("2001:db8::/64").unwrap())
+        );
+        for bad in ["2001:db8::/129", "2001:db8::/", "2001:db8::/+4", "192.0.2.1", "x", "::/1/2"] {
+            assert_eq!(prefix(bad).unwrap_err(), BadPrefix::Syntax, "{bad}");
+        }
+    }
+
+    #[test]
+    fn overlap_is_containment_of_one_in_the_other() {
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        assert!(prefix("2001:db8::/32").overlaps(prefix("2001:db8:a::2")));
+        assert!(prefix("2001:db8:a::2").overlaps(prefix("2001:db8::/32")));
+        assert!(!prefix("2001:db8:a::/48").overlaps(prefix("2001:db8:b::/48")));
+        assert!(prefix("::/0").overlaps(prefix("ff00::/8")));
+    }
+}
