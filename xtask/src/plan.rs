@@ -75,7 +75,7 @@ pub(crate) struct Facts {
     pub(crate) debian: Option<Debian>,
 }
 
-/// What is known of a Debian system. Looked up only when something is missing.
+/// What its package lists have; looked up only when something is missing.
 #[derive(Debug, Clone)]
 pub(crate) struct Debian {
     /// Whether the package lists were brought up to date by this run.
@@ -84,6 +84,14 @@ pub(crate) struct Debian {
     pub(crate) rustc_web_minor: Option<u32>,
     /// LLVM majors whose `llvm-NN-dev` could be installed.
     pub(crate) llvm_available: BTreeSet<u32>,
+}
+
+impl Debian {
+    /// Whether its compiler would do.
+    fn has_compiler(&self) -> bool {
+        self.rustc_web_minor
+            .is_some_and(|minor| minor >= OLDEST_RUSTC_MINOR)
+    }
 }
 
 /// What to do next.
@@ -135,19 +143,16 @@ pub(crate) fn plan(facts: &Facts, needs: Needs) -> Plan {
     if wants.nothing() {
         return Plan::Ready;
     }
-    let apt_wanted = wants.compiler || wants.programs || wants.system_clippy || wants.llvm;
-    if let Some(debian) = &facts.debian
-        && apt_wanted
-    {
+    if let Some(debian) = &facts.debian {
+        let packages = debian_packages(facts, debian, &wants);
         if facts.privilege == Privilege::None {
-            return Plan::Manual(debian_by_hand(facts, &wants));
-        }
-        if !debian.lists_fresh {
+            if !packages.is_empty() {
+                return Plan::Manual(debian_by_hand(&packages, debian, &wants));
+            }
+        } else if wants.packages() && !debian.lists_fresh {
             let why = "what can be installed (some seconds)";
             return Plan::Steps(vec![Step::new(why, Action::AptUpdate)]);
-        }
-        let packages = debian_packages(facts, debian, &wants);
-        if !packages.is_empty() {
+        } else if !packages.is_empty() {
             return Plan::Steps(packages);
         }
     }
@@ -190,6 +195,11 @@ impl Wants {
         }
     }
 
+    /// Whether a package manager may have something of it.
+    fn packages(&self) -> bool {
+        self.compiler || self.llvm || self.system_clippy || self.programs
+    }
+
     fn nothing(&self) -> bool {
         !(self.compiler || self.linker || self.system_clippy || self.programs || self.cargo_deny)
     }
@@ -203,11 +213,7 @@ fn llvm_for(facts: &Facts, compiler: &Compiler) -> Option<u32> {
 fn debian_packages(facts: &Facts, debian: &Debian, wants: &Wants) -> Vec<Step> {
     let mut steps = Vec::new();
     let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    if wants.compiler
-        && debian
-            .rustc_web_minor
-            .is_some_and(|minor| minor >= OLDEST_RUSTC_MINOR)
-    {
+    if wants.compiler && debian.has_compiler() {
         steps.push(Step::new(
             "the eBPF build compiles Rust's core library for the kernel: a rustc with its source \
              (about 600 MB on disk, a minute)",
@@ -312,35 +318,26 @@ fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
 }
 
 /// Shell lines that do by hand, as somebody who may use sudo, what setup would do as root.
-fn debian_by_hand(facts: &Facts, wants: &Wants) -> Vec<String> {
+fn debian_by_hand(steps: &[Step], debian: &Debian, wants: &Wants) -> Vec<String> {
     const INSTALL: &str = "sudo apt-get install --no-remove";
-    let mut lines = vec!["sudo apt-get update".to_owned()];
-    let mut packages = Vec::new();
-    if wants.compiler {
-        packages.extend(["rustc-web", "cargo-web", "rust-web-src"]);
-    }
-    if wants.compiler || wants.llvm {
-        packages.extend(["zlib1g-dev", "g++"]);
-    }
-    if wants.system_clippy {
-        packages.push("rust-web-clippy");
-    }
-    if wants.programs {
-        packages.extend(program_packages(facts));
-    }
-    lines.push(format!("{INSTALL} {}", packages.join(" ")));
-    match (&facts.compiler, wants.llvm) {
-        (Some(compiler), true) => {
-            let llvm = compiler.llvm;
-            lines.push(format!("{INSTALL} llvm-{llvm}-dev libpolly-{llvm}-dev"));
-        }
-        (None, _) => {
-            lines.push(
-                r"LLVM=$(/usr/bin/rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')".into(),
-            );
-            lines.push(format!("{INSTALL} llvm-$LLVM-dev libpolly-$LLVM-dev"));
-        }
-        (Some(_), false) => {}
+    let packages: Vec<_> = steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::AptInstall(packages) => Some(packages.join(" ")),
+            _ => None,
+        })
+        .collect();
+    let mut lines = vec![
+        "sudo apt-get update".to_owned(),
+        format!("{INSTALL} {}", packages.join(" ")),
+    ];
+    if wants.compiler && debian.has_compiler() {
+        lines.push(
+            r"LLVM=$(/usr/bin/rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')".into(),
+        );
+        lines.push(format!(
+            "{INSTALL} llvm-$LLVM-dev libpolly-$LLVM-dev zlib1g-dev g++"
+        ));
     }
     lines.push("cargo xtask setup   # the rest needs no root".into());
     lines
@@ -509,10 +506,11 @@ mod tests {
     #[test]
     fn without_root_debian_gets_lines_to_type() {
         let mut facts = bare_debian();
+        fresh_lists(&mut facts);
         facts.privilege = Privilege::None;
         let text = lines(plan(&facts, Needs::TEST));
         assert!(
-            text.contains("rustc-web cargo-web rust-web-src zlib1g-dev g++ nftables"),
+            text.contains("rustc-web cargo-web rust-web-src nftables"),
             "{text}"
         );
         assert!(text.contains("llvm-$LLVM-dev"), "{text}");
@@ -521,6 +519,14 @@ mod tests {
         let text = lines(plan(&facts, Needs::TEST));
         assert!(!text.contains("rustc-web"), "{text}");
         assert!(text.contains("llvm-22-dev libpolly-22-dev"), "{text}");
+    }
+
+    #[test]
+    fn without_root_on_a_debian_without_a_new_rustc_rustup_is_asked() {
+        let mut facts = bare_debian();
+        facts.privilege = Privilege::None;
+        facts.missing_programs.clear();
+        assert_eq!(actions(plan(&facts, Needs::BUILD)), [Action::RustupNightly]);
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
 
 fn by_hand(lines: &[String]) -> String {
     format!(
-        "set up this machine: root is needed, or a package manager that is not known here; \
-         these lines do it by hand:\n\n    {}",
+        "set up this machine: this needs root, or a package manager that is not known here; \
+         by hand:\n\n    {}\n",
         lines.join("\n    ")
     )
 }
@@ -102,9 +102,7 @@ fn complete(facts: &mut Facts) {
             prefix.join("bin/llvm-config").exists() && prefix.join("lib/libPolly.a").exists()
         })
         .collect();
-    if let Some(debian) = &mut facts.debian
-        && debian.lists_fresh
-    {
+    if let Some(debian) = &mut facts.debian {
         debian.rustc_web_minor = candidate("rustc-web").and_then(|version| rustc_minor(&version));
         debian.llvm_available = llvms()
             .filter(|llvm| candidate(&format!("llvm-{llvm}-dev")).is_some())
