@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::dirs::{INTERACTIVE, LabDir, Paths};
 use crate::netns::Namespace;
+use crate::probe::PingStream;
 use crate::topology::{
-    Flavour, GATEWAY, HOST, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS, SYSCTLS,
-    TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
+    FIRST_INDEX, Flavour, GATEWAY, HOST, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS,
+    SYSCTLS, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
 };
-use crate::{nft, probe, shell, tun, wait};
+use crate::{nft, shell, tun, wait};
 
 /// What kind of lab to build.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +100,7 @@ impl Lab {
             &wires(|node| format!("{prefix}-{node}"), spec.lans),
         )?;
         for (name, namespace) in nodes.iter().zip(&namespaces) {
+            namespace.hasten_neighbours()?;
             namespace.ip(&node(name, spec.lans))?;
         }
         nft::load(&find("isp")?, ISP_RULES)?;
@@ -118,11 +120,12 @@ impl Lab {
             },
             dir,
         };
+        let trial = PingStream::start(&lab.outside, HOST, Duration::from_millis(10))?;
         wait::until(
             "the lab's uplink carries packets",
             Duration::from_secs(5),
-            || probe::ping(&lab.outside, HOST, 1),
-            |pings| pings.all_answered(),
+            || Ok(trial.state()),
+            |state| state.pings.answered > 0,
         )?;
         Ok(lab)
     }
@@ -262,11 +265,14 @@ impl Tunnel {
                 *wire = Some(tun::Wire::new(near, Arc::clone(pop_end))?);
             }
             Link::Veth => {
-                self.host.ip(&format!(
-                    "link add {} type veth peer name host netns {}\n",
+                // From the broker's side, see `FIRST_INDEX`; the host's end gets a new index.
+                self.pop.ip(&format!(
+                    "link add host index {FIRST_INDEX} type veth peer name {} netns {}\n",
                     self.plan.interface,
-                    self.pop.name()
+                    self.host.name()
                 ))?;
+                self.pop.hasten_neighbours()?;
+                self.host.hasten_neighbours()?;
                 self.pop.ip(&self.plan.pop_end(self.mtu))?;
             }
         }

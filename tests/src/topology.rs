@@ -94,12 +94,19 @@ pub const SYSCTLS: &[(&str, &str)] = &[
 pub const ROUTER_SYSCTLS: &[(&str, &str)] =
     &[("ipv6/conf/all/forwarding", "1"), ("ipv4/ip_forward", "1")];
 
+/// Interface indices of first ends start here, well above those the kernel gives out.
+pub const FIRST_INDEX: u32 = 1000;
+
 /// The wires that every lab has, for `ip -batch` outside of all namespaces. An interface is named
-/// by the node it leads to, except at the host. `ns` gives a node's namespace.
+/// by the node it leads to, except at the host. The first ends are numbered from
+/// [`FIRST_INDEX`]: where both ends have the same index, the kernel does not see that they are two
+/// devices and takes up to a second to call the link up. `ns` gives a node's namespace.
 pub fn wires(ns: impl Fn(&str) -> String, lans: bool) -> String {
-    let veth = |a: &str, a_end: &str, b: &str, b_end: &str| {
+    let mut index = FIRST_INDEX;
+    let mut veth = |a: &str, a_end: &str, b: &str, b_end: &str| {
         let (a, b) = (ns(a), ns(b));
-        format!("link add {a_end} netns {a} type veth peer name {b_end} netns {b}\n")
+        index += 1;
+        format!("link add {a_end} index {index} netns {a} type veth peer name {b_end} netns {b}\n")
     };
     let mut batch = String::new();
     for node in ["outside", "isp", "pop0", "pop1"] {
@@ -163,7 +170,7 @@ pub fn node(name: &str, lans: bool) -> String {
             "address add {HOST}/64 dev {UPLINK} nodad\n\
              address add {HOST4}/24 dev {UPLINK}\n\
              link set {UPLINK} up\n\
-             route add default via 2001:db8:1::fe dev {UPLINK}\n\
+             route add default via 2001:db8:1::fe dev {UPLINK} src {HOST}\n\
              route add default via 192.0.2.1 dev {UPLINK}\n\
              {}",
             if lans {
