@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{privilege, process, product, workspace::Workspace};
+use crate::{plan::Needs, privilege, process, product, workspace::Workspace};
 
 /// Where the daemon looks for its configuration if it is not told.
 const DEFAULT_CONFIG: &str = "/etc/sixxs/sixxs.toml";
@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace, config: Option<PathBuf>, args: &[String
         println!("no configuration (neither --config nor {DEFAULT_CONFIG}): showing the lab");
         return lab_tool(workspace, "sixxs-lab", &["demo"], args);
     };
-    product::build(workspace)?;
+    product::build(workspace, Needs::BUILD)?;
     let mut command = privilege::as_root(workspace.release_binary("sixxs"), &[]);
     command.arg("--config").arg(config).arg("run").args(args);
     become_it("run the daemon", command)

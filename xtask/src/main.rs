@@ -103,7 +103,7 @@ fn dispatch(task: Task) -> Result<()> {
             println!("everything needed is there");
             Ok(())
         }
-        Task::Build => product::build(&workspace),
+        Task::Build => product::build(&workspace, Needs::BUILD),
         Task::Run { config, args } => launch::run(&workspace, config, &args),
         Task::Lab { args } => launch::lab(&workspace, &args),
         Task::Test { filter } => tests::run(&workspace, &filter),

@@ -4,35 +4,28 @@ use anyhow::Result;
 
 use crate::{ebpf, plan::Needs, process, setup, workspace::Workspace};
 
-const ADVICE: &str = "the compiler's messages above say why";
-
-/// The eBPF object and `sixxs`.
-pub(crate) fn build(workspace: &Workspace) -> Result<()> {
-    build_with(workspace, Needs::BUILD, &["--package", "sixxs-user"])
-}
-
-/// The same and, in the same go, a binary of the tests crate.
-pub(crate) fn build_with_tool(workspace: &Workspace, tool: &str) -> Result<()> {
-    let packages = ["--package", "sixxs-user", "--package", "sixxs-tests"];
-    let mut arguments = packages.to_vec();
-    arguments.extend(["--bin", "sixxs", "--bin", tool]);
-    build_with(workspace, Needs::TEST, &arguments)
-}
-
-/// What `test` needs before cargo test.
-pub(crate) fn build_for_tests(workspace: &Workspace) -> Result<()> {
-    build_with(workspace, Needs::TEST, &["--package", "sixxs-user"])
-}
-
-fn build_with(workspace: &Workspace, needs: Needs, arguments: &[&str]) -> Result<()> {
+/// The eBPF object and `sixxs`, after getting what that or the task it is for lacks.
+pub(crate) fn build(workspace: &Workspace, needs: Needs) -> Result<()> {
     setup::ensure(workspace, needs)?;
     ebpf::build(workspace)?;
+    release(workspace, &["--package", "sixxs-user"])
+}
+
+/// The same, and `tool`, a binary of the tests crate.
+pub(crate) fn build_with_tool(workspace: &Workspace, tool: &str) -> Result<()> {
+    build(workspace, Needs::TEST)?;
+    // By itself: in one go, the features that the tests want of shared dependencies would get into
+    // `sixxs`, which would then not be the binary that is shipped.
+    release(workspace, &["--package", "sixxs-tests", "--bin", tool])
+}
+
+fn release(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
     process::run(
         "build the release binaries",
         workspace
             .cargo()
             .args(["build", "--release"])
             .args(arguments),
-        ADVICE,
+        "the compiler's messages above say why",
     )
 }

@@ -5,11 +5,11 @@
 
 use anyhow::Result;
 
-use crate::{privilege, process, product, workspace::Workspace};
+use crate::{plan::Needs, privilege, process, product, workspace::Workspace};
 
 /// All tests, or those whose name contains one of `filter` (which may hold test runner options).
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
-    product::build_for_tests(workspace)?;
+    product::build(workspace, Needs::TEST)?;
     let mut command = workspace.cargo();
     command
         .args([
