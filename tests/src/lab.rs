@@ -292,6 +292,12 @@ impl Tunnel {
         }
     }
 
+    /// Has the broker answer no more, without taking the tunnel away.
+    pub fn silence(&self) -> Result<()> {
+        self.pop
+            .ip(&format!("address delete {}/64 dev host\n", self.plan.peer))
+    }
+
     /// What the broker counted; the names are those of its rule set: `from_host`,
     /// `replies_from_host`, `strays`, `to_host`, `requests_to_host`.
     pub fn seen_at_broker(&self) -> Result<nft::Counters> {

@@ -11,10 +11,7 @@ use nix::libc;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::netns::Namespace;
-use crate::service::{TCP_PORT, write_pattern};
-
-/// The discard port: nobody has to listen for what leaks.
-pub const DISCARD_PORT: u16 = 9;
+use crate::service::{DISCARD_PORT, TCP_PORT, write_pattern};
 
 /// Why a socket's packets leave the tunnel's routing aside.
 #[derive(Clone, Copy, Debug)]

@@ -14,12 +14,11 @@ use crate::shell;
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    /// Packets that the counter saw; an error for a name that no rule set declares.
+    /// Packets that the counter saw; an error for a name that no rule set declares. A packet that
+    /// is still to be segmented counts as one.
     pub fn get(&self, name: &str) -> Result<u64> {
-        let packets = self.0.get(name);
-        packets
-            .copied()
-            .with_context(|| format!("no counter {name} in {self:?}"))
+        let packets = self.0.get(name).copied();
+        packets.with_context(|| format!("no counter {name} in {self:?}"))
     }
 }
 

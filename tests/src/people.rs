@@ -15,6 +15,7 @@ use crate::netns::Namespace;
 use crate::probe::PingStream;
 use crate::program::{Hook, Program};
 use crate::screen::Screen;
+use crate::service::Services;
 use crate::topology::{Flavour, OUTSIDE, TUNNELS, TunnelPlan, UPLINK};
 
 /// How often the demonstration pings and draws.
@@ -27,6 +28,15 @@ fn interactive_lab() -> Result<Lab> {
     })?;
     lab.write_config(&lab.config(""))?;
     Ok(lab)
+}
+
+/// UDP echo and TCP on both sides, to be tried by hand; and a place for leaks to end.
+fn services(lab: &Lab) -> Result<[Services; 2]> {
+    let addresses = TUNNELS.each_ref().map(|plan| plan.address);
+    Ok([
+        Services::start(lab.outside(), &[])?,
+        Services::start(lab.host(), &addresses)?,
+    ])
 }
 
 fn interactive_host() -> Result<Namespace> {
@@ -48,6 +58,7 @@ fn myself() -> String {
 pub fn up() -> Result<()> {
     let mut interrupt = Interrupt::block()?;
     let lab = interactive_lab()?;
+    let _services = services(&lab)?;
     let me = myself();
     let [first, _] = &TUNNELS;
     println!("The lab is up; ctrl-C takes it down. In another terminal, as root:");
@@ -87,6 +98,7 @@ pub fn up() -> Result<()> {
 pub fn demo(seconds: Option<u64>) -> Result<()> {
     let mut interrupt = Interrupt::block()?;
     let lab = interactive_lab()?;
+    let _services = services(&lab)?;
     let program = Program::new(&lab, Hook::Auto)?;
     let mut daemon = program.start()?;
     let streams = TUNNELS.each_ref().map(|plan| {

@@ -1,13 +1,14 @@
-//! Owns the services that run inside the lab and that [`crate::probe`] talks to: a UDP echo, and a
-//! TCP service that takes and gives a known pattern of bytes.
+//! Owns the services that run inside the lab: a UDP echo and a TCP service that takes and gives a
+//! known pattern of bytes, for [`crate::probe`]; and a UDP port that counts what it discards, for
+//! [`crate::leak`].
 //!
-//! Tasks: one thread per UDP address, one that accepts TCP connections and one per connection. They
-//! end when the [`Services`] are dropped; a connection's thread ends with its connection.
+//! Tasks: one thread per UDP address, one that discards, one that accepts TCP connections and one
+//! per connection. They end when the [`Services`] are dropped; a connection's thread ends with its connection.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::netns::Namespace;
 
 /// The echo port.
 pub const UDP_PORT: u16 = 7;
+/// The discard port.
+pub const DISCARD_PORT: u16 = 9;
 /// The port of the TCP service.
 pub const TCP_PORT: u16 = 7007;
 /// A connection that stands still for longer is dropped.
@@ -30,6 +33,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Services {
     stop: Arc<AtomicBool>,
+    discarded: Arc<AtomicU64>,
     listener: Arc<TcpListener>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -46,22 +50,30 @@ impl Services {
         let listener = Arc::new(listener);
         let mut services = Self {
             stop: Arc::clone(&stop),
+            discarded: Arc::new(AtomicU64::new(0)),
             listener: Arc::clone(&listener),
             threads: Vec::new(),
         };
+        let (socket, discarded) = (
+            udp(at, Ipv6Addr::UNSPECIFIED, DISCARD_PORT)?,
+            Arc::clone(&services.discarded),
+        );
+        let stopped = Arc::clone(&stop);
+        services.thread("udp-discard", move || {
+            discard(&socket, &discarded, &stopped)
+        })?;
         for address in addresses {
-            let socket = at.run(|| {
-                UdpSocket::bind(SocketAddrV6::new(*address, UDP_PORT, 0, 0))
-                    .with_context(|| format!("serve UDP on {address}"))
-            })?;
-            socket
-                .set_read_timeout(Some(LOOK))
-                .context("set a time limit")?;
+            let socket = udp(at, *address, UDP_PORT)?;
             let stop = Arc::clone(&stop);
             services.thread("udp-echo", move || echo(&socket, &stop))?;
         }
         services.thread("tcp-accept", move || accept(&listener, &stop))?;
         Ok(services)
+    }
+
+    /// Datagrams that came to the discard port.
+    pub fn discarded(&self) -> u64 {
+        self.discarded.load(Ordering::Relaxed)
     }
 
     fn thread(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -85,6 +97,25 @@ impl Drop for Services {
             if thread.join().is_err() {
                 eprintln!("a service panicked");
             }
+        }
+    }
+}
+
+fn udp(at: &Namespace, address: Ipv6Addr, port: u16) -> Result<UdpSocket> {
+    let socket = at.run(|| {
+        UdpSocket::bind(SocketAddrV6::new(address, port, 0, 0))
+            .with_context(|| format!("serve UDP on {address} port {port}"))
+    })?;
+    let limited = socket.set_read_timeout(Some(LOOK));
+    limited.context("set a time limit")?;
+    Ok(socket)
+}
+
+fn discard(socket: &UdpSocket, discarded: &AtomicU64, stop: &AtomicBool) {
+    let mut buffer = vec![0; 65_536];
+    while !stop.load(Ordering::Relaxed) {
+        if socket.recv(&mut buffer).is_ok() {
+            discarded.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -5,20 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::probe;
+use sixxs_tests::program::Hook;
 use sixxs_tests::service::Services;
 use sixxs_tests::topology::Flavour;
 
-#[test]
-fn tun() -> Result<()> {
-    every_reply_is_filtered(Flavour::Tun)
-}
+variants!(every_reply_is_filtered: tun(Tun, Auto), veth(Veth, Auto));
 
-#[test]
-fn veth() -> Result<()> {
-    every_reply_is_filtered(Flavour::Veth)
-}
-
-fn every_reply_is_filtered(flavour: Flavour) -> Result<()> {
+fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
     let lab = Lab::new(Spec::new(flavour))?;
     let addresses = lab.tunnels().each_ref().map(|t| t.plan.address);
     let _services = Services::start(lab.host(), &addresses)?;

@@ -1,0 +1,120 @@
+//! Leak alerts: merged by flow, so that a flood gives a line per second with a count.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+variants!(a_flood_is_told_briefly: tun(Tun, Auto), tun_clsact(Tun, Clsact));
+
+fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    let started = Instant::now();
+    let mut packets = 0;
+    while started.elapsed() < Duration::from_millis(2500) {
+        leak::send(&socket, OUTSIDE, 20, 100)?;
+        packets += 20;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let leaks = setting
+        .program
+        .status()?
+        .tunnel(tunnel.plan.interface)
+        .leaks;
+    assert_eq!(leaks.redirected, packets);
+    // Every packet is in some line, sooner or later.
+    let told = wait::until(
+        "every leaked packet is told",
+        Duration::from_secs(10),
+        || leak_alerts(&setting),
+        |alerts| sum(alerts) >= packets,
+    )?;
+    assert_eq!(sum(&told), packets);
+    assert!(
+        (2..=5).contains(&told.len()),
+        "{} lines: {told:#?}",
+        told.len()
+    );
+    let port = socket
+        .local_addr()?
+        .as_socket_ipv6()
+        .context("an IPv6 address")?
+        .port();
+    for alert in &told {
+        assert_eq!(alert["tunnel"], tunnel.plan.interface);
+        assert_eq!(alert["interface"], UPLINK);
+        assert_eq!(alert["source"], tunnel.plan.address.to_string());
+        assert_eq!(alert["destination"], OUTSIDE.to_string());
+        assert_eq!(alert["treatment"], "redirected", "{alert:#}");
+        assert!(
+            alert["protocol"].to_string().to_lowercase().contains("udp"),
+            "{alert:#}"
+        );
+        let ports = alert["ports"].to_string();
+        assert!(
+            ports.contains(&port.to_string()) && ports.contains('9'),
+            "{alert:#}"
+        );
+        let time = alert["time"].as_str().context("a time")?;
+        assert!(
+            time.len() >= 20 && time.contains('T') && time.ends_with('Z'),
+            "{alert:#}"
+        );
+    }
+    // The log has them too, as briefly.
+    let log = daemon.log();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains(&OUTSIDE.to_string()))
+        .count();
+    assert!((1..=5).contains(&lines), "{log}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+fn leak_alerts(setting: &Setting) -> Result<Vec<Value>> {
+    let (code, alerts) = setting.program.json(&["alerts"])?;
+    assert_eq!(code, 0);
+    Ok(alerts
+        .into_iter()
+        .filter(|alert| alert["kind"] == "leak")
+        .collect())
+}
+
+fn sum(alerts: &[Value]) -> u64 {
+    alerts
+        .iter()
+        .filter_map(|alert| alert["packets"].as_u64())
+        .sum()
+}
+
+#[test]
+fn corrections_and_tunnels_are_told() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let kinds = |wanted: &'static str| {
+        wait::until(
+            "an alert of this kind",
+            Duration::from_secs(5),
+            || Ok(setting.program.json(&["alerts"])?.1),
+            move |alerts: &Vec<Value>| alerts.iter().any(|alert| alert["kind"] == wanted),
+        )
+    };
+    setting.delete_own_rules()?;
+    kinds("correction")?;
+    setting.lab.tunnels()[0].delete()?;
+    kinds("tunnel")?;
+    let printed = setting.program.ok(&["alerts"])?;
+    assert!(printed.stdout.lines().count() >= 2, "{printed:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Scene 6: a socket bound to the uplink (SO_BINDTODEVICE) with a tunnel's address: its packets go
+//! through the tunnel all the same, long ones included, and what it gets back reaches it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::{Setting, alone};
+
+/// Allowed for 100 MB; a fraction of it is needed.
+const LIMIT: Duration = Duration::from_secs(60);
+/// An address, a port and a UDP header more make 1500 bytes.
+const LONGEST_PAYLOAD: usize = 1452;
+
+variants!(upload_with_segmentation_offload: tun_upload(Tun, Auto), veth_upload(Veth, Auto));
+variants!(upload_without_segmentation_offload:
+    tun_upload_no_gso(Tun, Auto), veth_upload_no_gso(Veth, Auto));
+
+fn upload_with_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    upload(&setting)
+}
+
+fn upload_without_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    setting
+        .host()
+        .sh(&format!("ethtool -K {UPLINK} tso off gso off"))?;
+    upload(&setting)
+}
+
+fn upload(setting: &Setting) -> Result<()> {
+    let _alone = alone();
+    let daemon = setting.start()?;
+    let [first, second] = setting.lab.tunnels();
+    let megabytes = 1_000_000;
+    for (tunnel, bytes) in [(first, 100 * megabytes), (second, 10 * megabytes)] {
+        let (source, cause) = (tunnel.plan.address, Cause::Device(UPLINK));
+        let took = leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
+        println!("{bytes} bytes in {took:?}");
+        assert!(took < LIMIT, "took {took:?}");
+        setting.nothing_went_astray()?;
+        let leaks = setting
+            .program
+            .status()?
+            .tunnel(tunnel.plan.interface)
+            .leaks;
+        assert!(leaks.redirected > 0 && leaks.too_big > 0, "{leaks:?}");
+        assert_eq!((leaks.dropped, leaks.observed), (0, 0));
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+variants!(other_causes: tun_other_causes(Tun, Auto), veth_other_causes(Veth, Auto));
+
+/// The same for a foreign rule that comes before ours, and for missing rules.
+fn other_causes(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    let [first, second] = setting.lab.tunnels();
+    let bytes = 10_000_000;
+    setting
+        .host()
+        .sh("ip -6 rule add fwmark 6 lookup main priority 100")?;
+    let (source, cause) = (first.plan.address, Cause::Mark(6));
+    leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    let (source, cause) = (second.plan.address, Cause::Rules);
+    leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
+    setting.nothing_went_astray()?;
+    let daemon = setting.start()?;
+    for tunnel in &setting.program.status()?.tunnels {
+        assert!(
+            tunnel.leaks.redirected > 0 && tunnel.leaks.too_big > 0,
+            "{tunnel:#?}"
+        );
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+variants!(too_long_is_never_silent: tun_udp(Tun, Auto), veth_udp(Veth, Auto));
+
+/// A datagram that fits the uplink but not the tunnel: the sender is told.
+fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    for tunnel in setting.lab.tunnels() {
+        let cause = Cause::Device(UPLINK);
+        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::send(&socket, OUTSIDE, 1, LONGEST_PAYLOAD).context("send the first")?;
+        sender_learns(&socket, LONGEST_PAYLOAD)?;
+        let leaks = setting
+            .program
+            .status()?
+            .tunnel(tunnel.plan.interface)
+            .leaks;
+        assert!(leaks.too_big > 0, "{leaks:?}");
+        assert_eq!(leaks.redirected, 0, "{leaks:?}");
+        // What fits goes through: 40 bytes of IPv6 header, 8 of UDP.
+        leak::send(&socket, OUTSIDE, 10, 1280 - 48).context("send what fits")?;
+        let leaks = setting
+            .program
+            .status()?
+            .tunnel(tunnel.plan.interface)
+            .leaks;
+        assert_eq!(leaks.redirected, 10, "{leaks:?}");
+    }
+    assert_eq!(setting.reached_brokers()?, [10, 10]);
+    setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+variants!(udp_segmentation_offload: tun_udp_gso(Tun, Auto), veth_udp_gso(Veth, Auto));
+
+/// One send that the kernel cuts into ten datagrams, before or behind the redirect.
+fn udp_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    for tunnel in setting.lab.tunnels() {
+        let cause = Cause::Device(UPLINK);
+        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::segment_sends(&socket, 1400)?;
+        leak::send(&socket, OUTSIDE, 1, 14_000).context("send the first")?;
+        sender_learns(&socket, 14_000)?;
+        let leaks = setting
+            .program
+            .status()?
+            .tunnel(tunnel.plan.interface)
+            .leaks;
+        assert!(leaks.too_big > 0, "{leaks:?}");
+        assert_eq!(leaks.redirected, 0, "{leaks:?}");
+        leak::segment_sends(&socket, 1200)?;
+        let passed = setting.discarded();
+        leak::send(&socket, OUTSIDE, 1, 12_000).context("send what fits")?;
+        wait::until(
+            "all ten datagrams arrive",
+            Duration::from_secs(2),
+            || Ok(setting.discarded()),
+            |received| received - passed == 10,
+        )?;
+    }
+    setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Sends of this size come to fail with EMSGSIZE.
+fn sender_learns(socket: &socket2::Socket, size: usize) -> Result<()> {
+    wait::until(
+        "the sender is told that it is too long",
+        Duration::from_secs(5),
+        || {
+            Ok(leak::send(socket, OUTSIDE, 1, size)
+                .err()
+                .and_then(|e| e.raw_os_error()))
+        },
+        |error| *error == Some(nix::libc::EMSGSIZE),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Who may talk to the daemon: root and the group `sixxs`, nobody else.
+
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::process::Command;
+
+use anyhow::Result;
+use sixxs_tests::program::{Hook, finish};
+use sixxs_tests::topology::Flavour;
+
+use crate::setting::Setting;
+
+#[test]
+fn others_are_refused() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let socket = setting.lab.paths().run().join("control.sock");
+    let metadata = std::fs::metadata(&socket)?;
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(
+        metadata.permissions().mode() & 0o007,
+        0,
+        "others may not connect"
+    );
+
+    // A copy that everybody may run, wherever the program was built.
+    let copy = setting.lab.paths().base().join("sixxs");
+    std::fs::copy(setting.program.binary(), &copy)?;
+    for command in ["status", "stop", "down"] {
+        let mut nobody = Command::new("setpriv");
+        nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        nobody.arg(&copy).arg(command);
+        setting.program.dress(&mut nobody);
+        let printed = finish(&mut nobody)?;
+        assert!(![0, 3].contains(&printed.code), "{command}: {printed:#?}");
+        assert!(
+            !printed.stdout.contains("2001:db8"),
+            "{command}: {printed:#?}"
+        );
+        assert!(!printed.stderr.is_empty(), "{command} says why");
+    }
+    assert!(setting.program.status()?.healthy);
+    assert_eq!(daemon.stop()?, 0);
+    assert!(!socket.exists(), "the socket goes with the daemon");
+    Ok(())
+}
+
+/// A second daemon at the same place would fight the first one.
+#[test]
+fn one_daemon_at_a_time() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let second = setting.program.run(&["run"])?;
+    assert_eq!(second.code, 1, "{second:#?}");
+    assert!(second.stderr.contains("running"), "{second:#?}");
+    assert!(setting.program.status()?.healthy);
+    assert_eq!(daemon.stop()?, 0);
+    // After a kill the socket is still there, and in nobody's way.
+    setting.start()?.kill()?;
+    let daemon = setting.start()?;
+    assert!(setting.program.status()?.healthy);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Scene 8: `sixxs down` leaves everything exactly as it was before; what others made is untouched
+//! by anything.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::{Daemon, Hook};
+use sixxs_tests::snapshot::{Snapshot, assert_same, take};
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::{PRIORITY, Setting};
+
+variants!(with_a_daemon:
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
+
+fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let before = take(&setting.lab)?;
+    let daemon = live(&setting)?;
+    assert_ne!(before, take(&setting.lab)?);
+    setting.program.ok(&["down"])?;
+    assert_eq!(daemon.wait()?, 0);
+    assert_same(&before, &take(&setting.lab)?);
+    Ok(())
+}
+
+variants!(without_a_daemon:
+    tun_without_daemon(Tun, Auto), veth_without_daemon(Veth, Auto),
+    tun_clsact_without_daemon(Tun, Clsact));
+
+fn without_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let before = take(&setting.lab)?;
+    live(&setting)?.kill()?;
+    assert_ne!(before, take(&setting.lab)?);
+    setting.program.ok(&["down"])?;
+    assert_same(&before, &take(&setting.lab)?);
+    // Once more, with nothing left to do; and from there a new life.
+    setting.program.ok(&["down"])?;
+    assert_same(&before, &take(&setting.lab)?);
+    let daemon = setting.start()?;
+    assert_eq!(daemon.stop()?, 0);
+    setting.program.ok(&["down"])?;
+    assert_same(&before, &take(&setting.lab)?);
+    Ok(())
+}
+
+variants!(with_foreign_things:
+    tun_foreign(Tun, Auto), veth_foreign(Veth, Auto),
+    tun_clsact_foreign(Tun, Clsact), veth_clsact_foreign(Veth, Clsact));
+
+fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan);
+    let foreign = [
+        // Somebody's filter, on a qdisc that is theirs.
+        format!("tc qdisc add dev {UPLINK} clsact"),
+        format!(
+            "tc filter add dev {UPLINK} egress pref 7 bpf bytecode 1,6{}0{}0{}0 flowid 1:1",
+            NBSP, NBSP, NBSP
+        ),
+        format!("tc qdisc add dev {} clsact", first.interface),
+        // The priority of ours: another selector and table, and to the letter one that we need.
+        format!("ip -6 rule add from 2001:db8:c::/64 lookup 300 priority {PRIORITY}"),
+        format!(
+            "ip -6 rule add from {} lookup 200 priority {PRIORITY} protocol static",
+            first.address
+        ),
+        format!(
+            "ip -6 rule add from {} lookup 300 priority 16384",
+            second.address
+        ),
+        // Tables: one of nobody's, and one in the table that is ours.
+        format!("ip -6 route add 2001:db8:d::/64 dev {UPLINK} table 300"),
+        format!("ip -6 route add 2001:db8:d::/64 dev {UPLINK} table 200 protocol static"),
+    ];
+    for line in &foreign {
+        shell(&setting, line)?;
+    }
+    std::fs::write(
+        setting.lab.paths().rt_tables().join("other.conf"),
+        "300 other\n",
+    )?;
+    let before = take(&setting.lab)?;
+    let untouched = |when: &str| {
+        let now = take(&setting.lab)?;
+        for (part, lines) in foreign_parts(&before) {
+            for line in lines.lines() {
+                assert!(
+                    now[part].contains(line),
+                    "{when}, of {part} is gone: {line}\n{now:#?}"
+                );
+            }
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let daemon = live(&setting)?;
+    untouched("while it runs")?;
+    daemon.kill()?;
+    untouched("after a kill")?;
+    let daemon = setting.start()?;
+    untouched("after a restart")?;
+    setting.delete_own_rules()?;
+    setting
+        .program
+        .status_until("rules come back", |status| status.healthy)?;
+    untouched("after a repair")?;
+    assert_eq!(daemon.stop()?, 0);
+    untouched("after a stop")?;
+    setting.program.ok(&["down"])?;
+    assert_same(&before, &take(&setting.lab)?);
+    Ok(())
+}
+
+/// Stands for a blank inside an argument: command lines here are split at blanks.
+const NBSP: char = '\u{a0}';
+
+fn shell(setting: &Setting, line: &str) -> Result<()> {
+    let words: Vec<String> = line
+        .split(' ')
+        .map(|word| word.replace(NBSP, " "))
+        .collect();
+    let mut command = setting.host().command(&words[0]);
+    sixxs_tests::shell::capture(command.args(&words[1..]))?;
+    Ok(())
+}
+
+/// The parts of a snapshot in which others' things are.
+fn foreign_parts(before: &Snapshot) -> impl Iterator<Item = (&String, &String)> {
+    before.iter().filter(|(part, _)| {
+        ["rules", "routes", "qdiscs"].contains(&part.as_str())
+            || part.starts_with("filters of")
+            || part.ends_with("rt_tables.d")
+    })
+}
+
+/// A daemon that has had something to do: traffic, leaks, a tunnel gone and come back, rules
+/// repaired.
+fn live(setting: &Setting) -> Result<Daemon> {
+    let daemon = setting.start()?;
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+        let cause = Cause::Device(UPLINK);
+        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::send(&socket, OUTSIDE, 10, 100)?;
+    }
+    let rules = setting.own_rules()?;
+    setting.delete_own_rules()?;
+    let limit = Duration::from_secs(5);
+    wait::until(
+        "rules come back",
+        limit,
+        || setting.own_rules(),
+        |now| *now == rules,
+    )?;
+    Ok(daemon)
+}

@@ -1,0 +1,104 @@
+//! Scene 9: a /48 behind the host, one LAN on an interface of its own and one on the uplink's wire:
+//! the LANs reach each other directly, both reach the outside through the tunnel, and neither is
+//! a leak.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::probe;
+use sixxs_tests::program::Hook;
+use sixxs_tests::service::Services;
+use sixxs_tests::status::Leaks;
+use sixxs_tests::topology::{Flavour, LAN1, LAN2, OUTSIDE};
+
+use crate::setting::Setting;
+
+variants!(lans_behind_the_host:
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact));
+
+fn lans_behind_the_host(flavour: Flavour, hook: Hook) -> Result<()> {
+    let spec = Spec {
+        lans: true,
+        ..Spec::new(flavour)
+    };
+    let setting = Setting::of(spec, hook, "")?;
+    let [lan1, lan2] = setting.lab.lans()?;
+    let _lan_services = [
+        Services::start(lan1, &[LAN1])?,
+        Services::start(lan2, &[LAN2])?,
+    ];
+    let daemon = setting.start()?;
+    let status = setting.program.status()?;
+    assert_eq!(status.tunnel("sixxs1").prefixes, ["2001:db8:bb::/48"]);
+    let limit = Duration::from_secs(10);
+
+    // Between the LANs: nothing of it at the ISP or a broker.
+    let passed = setting.lab.passed()?;
+    for (from, to) in [(lan1, LAN2), (lan2, LAN1)] {
+        let pings = probe::ping(from, to, 20)?;
+        assert!(
+            pings.sent == 20 && pings.all_answered(),
+            "{} to {to}: {pings:?}",
+            from.name()
+        );
+        assert_eq!(probe::udp_echo(from, to, 5, 1000, true)?, 5);
+        probe::tcp_transfer(from, to, 1_000_000, 1_000_000, limit)?;
+    }
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    assert_eq!(setting.lab.passed()?, passed);
+    setting.nothing_went_astray()?;
+
+    // With the outside, asked from either side, all through the second tunnel.
+    let [_, tunnel] = setting.lab.tunnels();
+    for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
+        let pings = probe::ping(lan, OUTSIDE, 20)?;
+        assert!(
+            pings.sent == 20 && pings.all_answered(),
+            "{address} to outside: {pings:?}"
+        );
+        let pings = probe::ping(setting.lab.outside(), address, 20)?;
+        assert!(
+            pings.sent == 20 && pings.all_answered(),
+            "outside to {address}: {pings:?}"
+        );
+        assert_eq!(
+            probe::udp_echo(setting.lab.outside(), address, 5, 1000, true)?,
+            5
+        );
+        probe::tcp_transfer(setting.lab.outside(), address, 1_000_000, 1_000_000, limit)?;
+        probe::tcp_transfer(lan, OUTSIDE, 1_000_000, 1_000_000, limit)?;
+    }
+    let seen = tunnel.seen_at_broker()?.get("from_host")?;
+    assert!(seen >= 2 * (20 + 20 + 5), "{seen} packets at the broker");
+    assert_eq!(setting.reached_brokers()?[0], 0);
+    setting.nothing_went_astray()?;
+    for tunnel in &setting.program.status()?.tunnels {
+        assert_eq!(tunnel.leaks, Leaks::default(), "{}", tunnel.name);
+    }
+
+    // Without rules their packets to the outside leak, and are caught; those between them are none.
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
+        let pings = probe::ping(lan, OUTSIDE, 20)?;
+        assert!(
+            pings.all_answered(),
+            "{address} to outside without rules: {pings:?}"
+        );
+    }
+    assert!(probe::ping(lan1, LAN2, 20)?.all_answered());
+    assert!(probe::ping(lan2, LAN1, 20)?.all_answered());
+    setting.nothing_went_astray()?;
+    let daemon = setting.start()?;
+    let leaks = setting.program.status()?.tunnel("sixxs1").leaks;
+    assert_eq!(
+        leaks,
+        Leaks {
+            redirected: 40,
+            ..Leaks::default()
+        }
+    );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! The whole job once through, told as a story on real packets. Each module is one scene.
+//!
+//! Scenes 1 to 7 are told for tunnels without a link layer (`tun`) and with one (`veth`); those
+//! that depend on how programs are attached again under clsact.
+
+/// Makes tests of a scene, one per variant: name(flavour, hook).
+macro_rules! variants {
+    ($scene:ident: $($name:ident($flavour:ident, $hook:ident)),+ $(,)?) => {
+        $(
+            #[test]
+            fn $name() -> anyhow::Result<()> {
+                $scene(
+                    sixxs_tests::topology::Flavour::$flavour,
+                    sixxs_tests::program::Hook::$hook,
+                )
+            }
+        )+
+    };
+}
+
+mod setting;
+
+mod alerts;
+mod bound_socket;
+mod check;
+mod command_tunnel;
+mod control_socket;
+mod down;
+mod footprint;
+mod lans;
+mod on_leak;
+mod plan;
+mod replies;
+mod status;
+mod tunnel_gone;
+mod without_daemon;
+mod without_rules;
+mod wrong_config;

@@ -1,0 +1,76 @@
+//! Scene 5: drop and observe do what they say.
+
+use anyhow::Result;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::probe;
+use sixxs_tests::program::Hook;
+use sixxs_tests::status::Leaks;
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+
+use crate::setting::Setting;
+
+const BOUND: u64 = 10;
+const PINGS: u64 = 20;
+
+variants!(drop_drops: tun_drop(Tun, Auto), veth_drop(Veth, Auto), tun_drop_clsact(Tun, Clsact));
+
+fn drop_drops(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = leak_under(flavour, hook, "on_leak = \"drop\"")?;
+    assert_eq!(setting.lab.filtered()?, 0);
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    let daemon = setting.start()?;
+    for tunnel in &setting.program.status()?.tunnels {
+        let dropped = BOUND + PINGS;
+        assert_eq!(
+            tunnel.leaks,
+            Leaks {
+                dropped,
+                ..Leaks::default()
+            }
+        );
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+variants!(observe_observes:
+    tun_observe(Tun, Auto), veth_observe(Veth, Auto), tun_observe_clsact(Tun, Clsact));
+
+fn observe_observes(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = leak_under(flavour, hook, "on_leak = \"observe\"")?;
+    assert_eq!(setting.lab.filtered()?, 2 * (BOUND + PINGS));
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    let daemon = setting.start()?;
+    for tunnel in &setting.program.status()?.tunnels {
+        let observed = BOUND + PINGS;
+        assert_eq!(
+            tunnel.leaks,
+            Leaks {
+                observed,
+                ..Leaks::default()
+            }
+        );
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// From each tunnel's address: leaks of a socket bound to the uplink with the daemon alive, then
+/// of replies to pings with the daemon dead and no rules, none of which is answered.
+fn leak_under(flavour: Flavour, hook: Hook, extra: &str) -> Result<Setting> {
+    let setting = Setting::of(Spec::new(flavour), hook, extra)?;
+    let daemon = setting.start()?;
+    for tunnel in setting.lab.tunnels() {
+        let cause = Cause::Device(UPLINK);
+        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::send(&socket, OUTSIDE, BOUND, 100)?;
+    }
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    for tunnel in setting.lab.tunnels() {
+        let pings = probe::ping(setting.lab.outside(), tunnel.plan.address, PINGS)?;
+        assert_eq!((pings.sent, pings.answered), (PINGS, 0));
+    }
+    Ok(setting)
+}

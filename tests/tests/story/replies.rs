@@ -1,0 +1,77 @@
+//! Scene 2: with the daemon every reply arrives, through its own tunnel; the ISP's filter stands at
+//! 0, and the echo counters match the pings exactly.
+
+use anyhow::Result;
+use sixxs_tests::program::Hook;
+use sixxs_tests::status::Leaks;
+use sixxs_tests::topology::Flavour;
+
+use crate::setting::Setting;
+
+variants!(every_reply_takes_its_tunnel:
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
+
+fn every_reply_takes_its_tunnel(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    let [first, second] = setting.lab.tunnels();
+
+    let pings = setting.outside_is_answered(first)?;
+    assert_eq!(
+        setting.reached_brokers()?[1],
+        0,
+        "a reply of the first tunnel left by the second"
+    );
+    let status = setting.program.status()?;
+    let echo = status.tunnel(first.plan.interface).echo;
+    assert_eq!((echo.requests_in, echo.replies_out), (pings, pings));
+    assert_eq!((echo.requests_out, echo.replies_in), (0, 0));
+    assert!(
+        echo.last_request_in_seconds_ago
+            .is_some_and(|ago| (0.0..10.0).contains(&ago))
+    );
+    assert!(
+        echo.last_reply_out_seconds_ago
+            .is_some_and(|ago| (0.0..10.0).contains(&ago))
+    );
+    let echo = status.tunnel(second.plan.interface).echo;
+    assert_eq!((echo.requests_in, echo.replies_out), (0, 0));
+    assert!(echo.last_request_in_seconds_ago.is_none());
+
+    let before = setting.reached_brokers()?[0];
+    let pings = setting.outside_is_answered(second)?;
+    assert_eq!(
+        setting.reached_brokers()?[0],
+        before,
+        "a reply of the second left by the first"
+    );
+    let status = setting.program.status()?;
+    let echo = status.tunnel(second.plan.interface).echo;
+    assert_eq!((echo.requests_in, echo.replies_out), (pings, pings));
+
+    setting.nothing_went_astray()?;
+    assert!(status.healthy, "{status:#?}");
+    for tunnel in &status.tunnels {
+        assert!(tunnel.is_whole(), "{tunnel:#?}");
+        assert_eq!(tunnel.leaks, Leaks::default());
+        assert!(
+            tunnel.packets.into > 40 && tunnel.packets.out > 40,
+            "{tunnel:#?}"
+        );
+        assert!(
+            tunnel.bytes.into > 1_000_000 && tunnel.bytes.out > 1_000_000,
+            "{tunnel:#?}"
+        );
+    }
+    for uplink in &status.uplinks {
+        assert_eq!((uplink.program.as_str(), uplink.leaks), ("attached", 0));
+        let expected = if hook == Hook::Clsact {
+            "clsact"
+        } else {
+            "tcx"
+        };
+        assert_eq!(uplink.hook.as_deref(), Some(expected));
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What the scenes have in common: a lab with services and the program, and what is looked at.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::lab::{Lab, Spec, Tunnel};
+use sixxs_tests::netns::Namespace;
+use sixxs_tests::probe;
+use sixxs_tests::program::{Daemon, Hook, Program};
+use sixxs_tests::service::Services;
+use sixxs_tests::topology::Flavour;
+
+/// The priority of the program's rules.
+pub(crate) const PRIORITY: u32 = 16383;
+/// The routing protocol number that marks what the program owns.
+pub(crate) const PROTOCOL: u32 = 116;
+
+/// A lab with a configuration, services on both sides, and the program ready to be run.
+pub(crate) struct Setting {
+    pub(crate) program: Program,
+    outside_services: Services,
+    _host_services: Services,
+    pub(crate) lab: Lab,
+}
+
+impl Setting {
+    pub(crate) fn new(flavour: Flavour, hook: Hook) -> Result<Self> {
+        Self::of(Spec::new(flavour), hook, "")
+    }
+
+    /// With more lines at the top of the configuration.
+    pub(crate) fn of(spec: Spec, hook: Hook, extra: &str) -> Result<Self> {
+        let lab = Lab::new(spec)?;
+        lab.write_config(&lab.config(extra))?;
+        let program = Program::new(&lab, hook)?;
+        let addresses = lab.tunnels().each_ref().map(|t| t.plan.address);
+        let outside_services = Services::start(lab.outside(), &[])?;
+        let _host_services = Services::start(lab.host(), &addresses)?;
+        Ok(Self {
+            program,
+            outside_services,
+            _host_services,
+            lab,
+        })
+    }
+
+    /// The host.
+    pub(crate) fn host(&self) -> &Namespace {
+        self.lab.host()
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub(crate) fn start(&self) -> Result<Daemon> {
+        self.program.start()
+    }
+
+    /// Ping, UDP and TCP from outside to one tunnel's address: everything is answered, and at the
+    /// broker every reply is seen. Returns how many pings.
+    pub(crate) fn outside_is_answered(&self, tunnel: &Tunnel) -> Result<u64> {
+        let count = 20;
+        let (address, outside) = (tunnel.plan.address, self.lab.outside());
+        let before = tunnel.seen_at_broker()?;
+        let pings = probe::ping(outside, address, count)?;
+        ensure!(
+            pings.sent == count && pings.all_answered(),
+            "ping {address}: {pings:?}"
+        );
+        let after = tunnel.seen_at_broker()?;
+        for name in ["requests_to_host", "replies_from_host"] {
+            let seen = after.get(name)? - before.get(name)?;
+            ensure!(seen == count, "{name} of {}: {seen}", tunnel.plan.pop);
+        }
+        for size in [100, 1200] {
+            let answered = probe::udp_echo(outside, address, 5, size, true)?;
+            ensure!(
+                answered == 5,
+                "udp echo of {size} bytes from {address}: {answered} of 5"
+            );
+        }
+        let limit = Duration::from_secs(10);
+        probe::tcp_transfer(outside, address, 1_000_000, 1_000_000, limit)
+            .with_context(|| format!("tcp with {address}"))?;
+        Ok(count)
+    }
+
+    /// Neither the ISP nor a broker had to drop anything.
+    pub(crate) fn nothing_went_astray(&self) -> Result<()> {
+        let filtered = self.lab.filtered()?;
+        ensure!(filtered == 0, "the ISP dropped {filtered} packets");
+        for tunnel in self.lab.tunnels() {
+            let strays = tunnel.seen_at_broker()?.get("strays")?;
+            ensure!(strays == 0, "{} dropped {strays} packets", tunnel.plan.pop);
+        }
+        Ok(())
+    }
+
+    /// Datagrams that came to the outside's discard port.
+    pub(crate) fn discarded(&self) -> u64 {
+        self.outside_services.discarded()
+    }
+
+    /// Packets that came to the broker out of each tunnel.
+    pub(crate) fn reached_brokers(&self) -> Result<[u64; 2]> {
+        let [first, second] = self.lab.tunnels();
+        Ok([first, second].map(|t| t.seen_at_broker().and_then(|seen| seen.get("from_host"))))
+            .and_then(|[first, second]| Ok([first?, second?]))
+    }
+
+    /// The rules with the program's mark.
+    pub(crate) fn own_rules(&self) -> Result<String> {
+        marked(&self.host().sh("ip -6 -details rule show")?)
+    }
+
+    /// The routes with the program's mark, of all tables.
+    pub(crate) fn own_routes(&self) -> Result<String> {
+        marked(&self.host().sh("ip -6 -details route show table all")?)
+    }
+
+    /// Deletes all rules with the program's mark, as a network manager deletes what it did not
+    /// make.
+    pub(crate) fn delete_own_rules(&self) -> Result<()> {
+        for line in self.own_rules()?.lines() {
+            let (priority, selector) = line.split_once(':').context("a rule has a priority")?;
+            let words: Vec<&str> = selector.split_whitespace().collect();
+            let lookup = words.iter().position(|word| *word == "lookup");
+            let end = lookup.context("a rule has a table")? + 2;
+            let selector = words.get(..end).context("a table follows")?.join(" ");
+            let rule = format!("ip -6 rule del priority {priority} {selector} protocol {PROTOCOL}");
+            self.host().sh(&rule)?;
+        }
+        let left = self.own_rules()?;
+        ensure!(left.is_empty(), "still there: {left}");
+        Ok(())
+    }
+}
+
+fn marked(lines: &str) -> Result<String> {
+    let mark = format!("proto {PROTOCOL}");
+    let lines = lines.lines().filter(|line| {
+        let (_, after) = line.split_once(&mark).unwrap_or_default();
+        line.contains(&mark) && !after.starts_with(|c: char| c.is_ascii_digit())
+    });
+    // With the end of line each, for easy comparison.
+    Ok(lines.map(|line| format!("{}\n", line.trim_end())).collect())
+}
+
+/// For tests that use a whole processor or measure time: one at a time.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}

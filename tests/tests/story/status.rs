@@ -1,0 +1,61 @@
+//! `sixxs status` and `sixxs counters`: what they print, and their exit status.
+
+use anyhow::Result;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::Flavour;
+
+use crate::setting::Setting;
+
+#[test]
+fn exit_status() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    for command in [&["status"][..], &["status", "--json"]] {
+        let printed = setting.program.run(command)?;
+        assert_eq!(printed.code, 4, "no daemon: {printed:#?}");
+    }
+    let daemon = setting.start()?;
+    assert_eq!(setting.program.run(&["status"])?.code, 0);
+    setting.lab.tunnels()[1].delete()?;
+    setting
+        .program
+        .status_until("it is seen as gone", |status| !status.healthy)?;
+    assert_eq!(setting.program.run(&["status"])?.code, 3);
+    assert_eq!(daemon.stop()?, 0);
+    assert_eq!(setting.program.run(&["status"])?.code, 4);
+    Ok(())
+}
+
+#[test]
+fn one_screen() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let printed = setting.program.ok(&["status"])?;
+    assert!(printed.stdout.lines().count() <= 24, "{}", printed.stdout);
+    for line in printed.stdout.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    for word in ["sixxs0", "sixxs1", "net0"] {
+        assert!(printed.stdout.contains(word), "{}", printed.stdout);
+    }
+    assert!(printed.stderr.is_empty(), "{printed:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn counters_per_interface() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
+    let printed = setting.program.ok(&["counters"])?;
+    for interface in ["net0", "sixxs0", "sixxs1"] {
+        assert!(printed.stdout.contains(interface), "{}", printed.stdout);
+    }
+    let (code, values) = setting.program.json(&["counters"])?;
+    assert_eq!(code, 0);
+    assert!(!values.is_empty());
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

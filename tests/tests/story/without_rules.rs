@@ -1,0 +1,170 @@
+//! Scene 4: rules deleted and daemon killed: every reply still arrives, the filter stays at 0, leaks
+//! are counted; restarted, the daemon repairs the rules and has lost no count.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::probe::{PingStream, ping_with};
+use sixxs_tests::program::Hook;
+use sixxs_tests::status::Leaks;
+use sixxs_tests::topology::Flavour;
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+variants!(leaks_are_caught:
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
+
+fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    let rules = setting.own_rules()?;
+    let tunnels = setting.lab.tunnels();
+    for tunnel in tunnels {
+        setting.outside_is_answered(tunnel)?;
+    }
+    let before = setting.program.status()?;
+
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    let mut leaked = [0; 2];
+    for (tunnel, leaked) in tunnels.iter().zip(&mut leaked) {
+        let seen = tunnel.seen_at_broker()?.get("from_host")?;
+        setting.outside_is_answered(tunnel)?;
+        *leaked = tunnel.seen_at_broker()?.get("from_host")? - seen;
+    }
+    setting.nothing_went_astray()?;
+
+    let daemon = setting.start()?;
+    assert_eq!(setting.own_rules()?, rules);
+    let after = setting.program.status()?;
+    assert!(after.healthy, "{after:#?}");
+    for (tunnel, leaked) in tunnels.iter().zip(leaked) {
+        let [old, new] = [&before, &after].map(|s| s.tunnel(tunnel.plan.interface));
+        assert_eq!(
+            new.echo.requests_in,
+            old.echo.requests_in + 20,
+            "counts were lost"
+        );
+        assert_eq!(
+            new.echo.replies_out,
+            old.echo.replies_out + 20,
+            "counts were lost"
+        );
+        assert!(new.leaks.redirected >= 20 + 10, "{:?}", new.leaks);
+        // Over veth the broker may see fewer and longer packets than were sent.
+        if flavour == Flavour::Tun {
+            assert!(
+                new.leaks.redirected <= leaked,
+                "{:?}, {leaked} at the broker",
+                new.leaks
+            );
+        }
+        assert_eq!((new.leaks.dropped, new.leaks.observed), (0, 0));
+    }
+    let uplink = &after.uplinks[0];
+    assert_eq!(
+        uplink.leaks,
+        after.tunnels.iter().map(|t| all(t.leaks)).sum::<u64>()
+    );
+
+    // While it runs it repairs rules by itself; what leaks meanwhile arrives all the same.
+    setting.delete_own_rules()?;
+    let repaired = || setting.own_rules();
+    let limit = Duration::from_secs(5);
+    wait::until("deleted rules come back", limit, repaired, |now| {
+        *now == rules
+    })?;
+    let status = setting
+        .program
+        .status_until("corrections are counted", |s| s.corrections > 0)?;
+    assert!(status.healthy, "{status:#?}");
+    setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+fn all(leaks: Leaks) -> u64 {
+    leaks.redirected + leaks.dropped + leaks.observed + leaks.too_big
+}
+
+variants!(no_ping_is_lost:
+    tun_kill_and_restart(Tun, Auto), veth_kill_and_restart(Veth, Auto),
+    tun_clsact_kill_and_restart(Tun, Clsact), veth_clsact_kill_and_restart(Veth, Clsact));
+
+/// A stream of pings to each tunnel from before the kill until after the restart.
+fn no_ping_is_lost(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let mut daemon = setting.start()?;
+    let interval = Duration::from_millis(2);
+    let mut streams = Vec::new();
+    for tunnel in setting.lab.tunnels() {
+        let address = tunnel.plan.address;
+        streams.push(PingStream::start(setting.lab.outside(), address, interval)?);
+    }
+    let more_were_answered = || {
+        for stream in &streams {
+            let enough = stream.state().pings.answered + 50;
+            wait::until(
+                "the stream goes on",
+                Duration::from_secs(5),
+                || Ok(stream.state()),
+                |state| state.pings.answered >= enough,
+            )?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    for _ in 0..3 {
+        more_were_answered()?;
+        daemon.kill()?;
+        more_were_answered()?;
+        setting.delete_own_rules()?;
+        more_were_answered()?;
+        daemon = setting.start()?;
+    }
+    more_were_answered()?;
+    for (stream, tunnel) in streams.into_iter().zip(setting.lab.tunnels()) {
+        let pings = stream.stop()?;
+        assert!(pings.all_answered(), "{}: {pings:?}", tunnel.plan.interface);
+        let status = setting.program.status()?;
+        let echo = status.tunnel(tunnel.plan.interface).echo;
+        assert_eq!(
+            (echo.requests_in, echo.replies_out),
+            (pings.sent, pings.sent)
+        );
+    }
+    setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+variants!(long_replies_are_answered: tun_long_pings(Tun, Auto), veth_long_pings(Veth, Auto));
+
+/// Replies longer than the tunnel's MTU: the uplink would take them, the tunnel does not. The host
+/// is told and cuts the next one.
+fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    setting.start()?.kill()?;
+    setting.delete_own_rules()?;
+    for tunnel in setting.lab.tunnels() {
+        let long = || {
+            ping_with(
+                setting.lab.outside(),
+                tunnel.plan.address,
+                3,
+                &["-s", "1400"],
+            )
+        };
+        let limit = Duration::from_secs(20);
+        wait::until("long pings are answered", limit, long, |pings| {
+            pings.all_answered()
+        })?;
+    }
+    setting.nothing_went_astray()?;
+    let daemon = setting.start()?;
+    for tunnel in &setting.program.status()?.tunnels {
+        assert!(tunnel.leaks.too_big > 0, "{tunnel:#?}");
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
