@@ -74,7 +74,7 @@ const WRONGS: &[Wrong] = &[
         "unknown key of a tunnel",
         "peer = \"2001:db8:b::1\"",
         "pear = \"2001:db8:b::1\"",
-        16,
+        17,
         "pear",
         "peer",
     ),
@@ -86,14 +86,14 @@ const WRONGS: &[Wrong] = &[
         "on_leak",
         "observe",
     ),
-    wrong("syntax", "[\"net0\"]", "[\"net0\"", 1, "", ""),
+    wrong("syntax", "[\"net0\"]", "[\"net0\"", 2, "", "TOML"),
     wrong(
         "wrong type",
         "16383",
         "\"16383\"",
         3,
         "rule_priority",
-        "number",
+        "integer",
     ),
     wrong(
         "priority out of range",
@@ -109,7 +109,7 @@ const WRONGS: &[Wrong] = &[
         "0",
         3,
         "rule_priority",
-        "1",
+        "2 to 32765",
     ),
     wrong(
         "no name",
@@ -153,9 +153,9 @@ const WRONGS: &[Wrong] = &[
     ),
     wrong(
         "no address",
-        "address = \"2001:db8:b::2/64\"\n",
+        "address = \"2001:db8:a::2/64\"\n",
         "",
-        13,
+        5,
         "address",
         "IPv6",
     ),
@@ -215,7 +215,7 @@ const WRONGS: &[Wrong] = &[
         "table",
         "254",
     ),
-    wrong("table 0", "table = 201", "table = 0", 19, "table", ""),
+    wrong("table 0", "table = 201", "table = 0", 19, "table", "from 1"),
     wrong(
         "the same table twice",
         "table = 201",
@@ -238,7 +238,7 @@ const WRONGS: &[Wrong] = &[
         "table = 201\nmtu = \"big\"",
         20,
         "mtu",
-        "number",
+        "integer",
     ),
     wrong(
         "gateway is no address",
@@ -252,17 +252,17 @@ const WRONGS: &[Wrong] = &[
         "a tunnel that is an uplink",
         "[\"net0\"]",
         "[\"net0\", \"sixxs1\"]",
-        1,
+        14,
+        "name",
         "uplinks",
-        "sixxs1",
     ),
     wrong(
         "command without up",
         "kind = \"interface\"\naddress = \"2001:db8:b::2/64\"",
         "kind = \"command\"\naddress = \"2001:db8:b::2/64\"",
-        13,
+        15,
         "up",
-        "",
+        "arguments",
     ),
 ];
 
@@ -282,7 +282,7 @@ fn each_says_where_and_what() -> Result<()> {
             .lab
             .write_config(&RIGHT.replace(wrong.from, wrong.to))?;
         let printed = setting.program.run(&["run"])?;
-        let place = format!("{}:{}", path.display(), wrong.line);
+        let place = format!("{}: line {}: ", path.display(), wrong.line);
         for (what, found) in [
             ("exit status 2", printed.code == 2),
             ("its place", printed.stderr.contains(&place)),
