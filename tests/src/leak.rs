@@ -56,6 +56,21 @@ pub fn segment_sends(socket: &Socket, size: libc::c_int) -> Result<()> {
     set_option(socket, libc::SOL_UDP, UDP_SEGMENT, size)
 }
 
+/// Has the kernel put a destination options header (RFC 8200 §4.6), empty but for padding, before
+/// each payload.
+pub fn add_destination_options(socket: &Socket) -> Result<()> {
+    // Next header, filled in by the kernel; no further 8 bytes; PadN with 4 bytes of padding.
+    let header: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, header)
+}
+
+/// Has the kernel cut what is longer than the interface's MTU, or than it has learned since.
+pub fn allow_fragments(socket: &Socket) -> Result<()> {
+    let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
+    set_option(socket, level, name, libc::IPV6_PMTUDISC_WANT)?;
+    set_option(socket, level, libc::IPV6_RECVERR, 0)
+}
+
 /// Uploads this many bytes from `source` to the TCP service at `to`, in at most `limit`. Returns
 /// how long it took until the service had them all.
 pub fn tcp_upload(
@@ -122,14 +137,9 @@ fn open(
     Ok(socket)
 }
 
-fn set_option(
-    socket: &Socket,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> Result<()> {
-    #[expect(clippy::cast_possible_truncation, reason = "the size of an int")]
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
+/// `T`: plain data as the option wants it.
+fn set_option<T>(socket: &Socket, level: libc::c_int, name: libc::c_int, value: T) -> Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).context("a length fits")?;
     // SAFETY: the descriptor is open, and the pointer and length describe `value`.
     let status = unsafe {
         libc::setsockopt(

@@ -16,6 +16,7 @@
 //! only. Root is needed.
 
 pub mod dirs;
+pub mod frame;
 pub mod interrupt;
 pub mod lab;
 pub mod leak;

@@ -25,7 +25,7 @@ use crate::wait;
 
 /// How long `sixxs run` may take until it is ready, and any other command altogether. Generous:
 /// the one test that measures has its own limit.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Which way of attaching kernel programs to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

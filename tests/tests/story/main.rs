@@ -31,6 +31,7 @@ mod lans;
 mod on_leak;
 mod plan;
 mod replies;
+mod shapes;
 mod status;
 mod tunnel_gone;
 mod without_daemon;
