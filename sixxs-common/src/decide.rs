@@ -9,7 +9,7 @@ use crate::{
 /// What the decision asks the tables.
 pub trait Tables {
     /// The entry of the longest prefix that `address` lies in, over all tunnels.
-    fn source(&self, address: Address) -> Option<Source>;
+    fn source(&self, address: Address) -> Option<&Source>;
 
     /// Whether `destination` is reached without the tunnel in slot `tunnel`.
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool;
@@ -89,24 +89,34 @@ mod tests {
 
     /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1, the second with
     /// a routed /48 of which one address is also net0's.
-    struct Host;
+    struct Host(Vec<(Prefix, Source)>);
 
     fn address(text: &str) -> Address {
         Address::from_octets(text.parse::<Ipv6Addr>().unwrap().octets())
     }
 
-    impl Tables for Host {
-        fn source(&self, wanted: Address) -> Option<Source> {
-            [
+    impl Host {
+        fn new() -> Self {
+            let sources = [
                 ("2001:db8:a::2", 128, 0, 0),
                 ("2001:db8:b::2", 128, 1, 0),
                 ("2001:db8:bb:2::1", 128, 1, 2),
                 ("2001:db8:bb:3::1", 128, 1, ANY_UPLINK),
                 ("2001:db8:bb::", 48, 1, 0),
-            ]
-            .into_iter()
-            .find(|(prefix, bits, ..)| wanted.within(&Prefix::new(address(prefix), *bits)))
-            .map(|(.., tunnel, home)| Source { tunnel, home })
+            ];
+            let entry = |(text, bits, tunnel, home)| {
+                (Prefix::new(address(text), bits), Source { tunnel, home })
+            };
+            Self(sources.into_iter().map(entry).collect())
+        }
+    }
+
+    impl Tables for Host {
+        fn source(&self, wanted: Address) -> Option<&Source> {
+            let mut entries = self.0.iter();
+            entries
+                .find(|(prefix, _)| wanted.within(prefix))
+                .map(|(_, source)| source)
         }
 
         fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
@@ -115,9 +125,11 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip] // a table reads best as one
     fn every_case() {
         use Exit::{Tunnel, Uplink};
         use Verdict::{Exempt, Leak, NotOurs, Own, Stray};
+        let host = Host::new();
         let outside = "2001:db8:ffff::9";
         for (name, source, destination, exit, expected) in [
             ("native traffic", "2001:db8:1::1", outside, Uplink(2), NotOurs),
@@ -146,14 +158,14 @@ mod tests {
                 payload_bytes: 0,
                 next_header: 59,
             };
-            assert_eq!(decide(Ok(&ipv6), exit, &Host), expected, "{name}");
+            assert_eq!(decide(Ok(&ipv6), exit, &host), expected, "{name}");
         }
         for exit in [Uplink(2), Tunnel(0)] {
             assert_eq!(
-                decide(Err(NoIpv6::OtherProtocol), exit, &Host),
+                decide(Err(NoIpv6::OtherProtocol), exit, &host),
                 Verdict::OtherProtocol
             );
-            assert_eq!(decide(Err(NoIpv6::Malformed), exit, &Host), Verdict::Unparsed);
+            assert_eq!(decide(Err(NoIpv6::Malformed), exit, &host), Verdict::Unparsed);
         }
     }
 }

@@ -54,7 +54,7 @@ pub fn incoming<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Flow {
     let mut about_ours = false;
     if ipv6.next_header == ICMPV6 {
         let message = ipv6.offset + packet::IPV6_HEADER_BYTES;
-        if let Some([kind]) = packet.load(message)
+        if let Some([kind, _]) = packet.peek(message)
             && kind < 128
             && let Some(quoted) = quoted(packet, message + 8)
         {
@@ -85,15 +85,15 @@ impl Flow {
 /// The header of the packet quoted by an ICMPv6 error at `offset`.
 #[inline(always)]
 fn quoted<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
-    let [first] = packet.load(offset)?;
+    let [first, _] = packet.peek(offset)?;
     if first >> 4 != 6 {
         return None;
     }
-    let [high, low, next_header] = packet.load(offset + 4)?;
+    let [high, low, next_header] = packet.peek(offset + 4)?;
     Some(Ipv6 {
         offset,
-        source: Address::from_octets(packet.load(offset + 8)?),
-        destination: Address::from_octets(packet.load(offset + 24)?),
+        source: Address::from_octets(packet.peek(offset + 8)?),
+        destination: Address::from_octets(packet.peek(offset + 24)?),
         payload_bytes: u16::from_be_bytes([high, low]),
         next_header,
     })
@@ -119,11 +119,11 @@ fn ends<P: Packet + ?Sized>(packet: &P, upper: Option<&Transport>) -> Ends {
     } else {
         match transport.protocol {
             TCP | UDP | DCCP | SCTP | UDPLITE => packet
-                .load(transport.offset)
+                .peek(transport.offset)
                 .map_or((0, 0), |[a, b, c, d]| {
                     (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
                 }),
-            ICMPV6 => match packet.load(transport.offset) {
+            ICMPV6 => match packet.peek(transport.offset) {
                 // The identifier stands for both ends, since it is the same in both directions.
                 Some([ECHO_REQUEST | ECHO_REPLY, _, _, _, high, low]) => {
                     let identifier = u16::from_be_bytes([high, low]);
@@ -189,10 +189,7 @@ mod tests {
         // It comes from a router on the way, not from the other end.
         let mut error = swap(packet(ICMPV6, &message));
         error[8] = 0x3f;
-        assert_eq!(
-            incoming(error.as_slice(), &header(&error)),
-            outgoing(&out)
-        );
+        assert_eq!(incoming(error.as_slice(), &header(&error)), outgoing(&out));
     }
 
     #[test]

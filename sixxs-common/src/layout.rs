@@ -175,13 +175,31 @@ pub struct Tunnel {
     pub link_bytes: u8,
     /// The interface's own link-layer address.
     pub mac: [u8; 6],
-    /// Next hop on an interface with a link layer; `::` for none.
-    pub gateway: Address,
+    /// Next hop on an interface with a link layer.
+    pub next_hop: NextHop,
+    /// Zero.
+    pub reserved: u32,
     /// Who sends Packet Too Big in the tunnel's name.
     pub router: Address,
 }
 
-const _: () = assert!(size_of::<Tunnel>() == 48);
+const _: () = assert!(size_of::<Tunnel>() == 56);
+
+/// A next hop in the shape of the kernel's `struct bpf_redir_neigh`, so that the helper can be
+/// given the map's own memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct NextHop {
+    /// [`AF_INET6`]; 0 for none.
+    pub family: u32,
+    /// The address.
+    pub octets: [u8; 16],
+}
+
+const _: () = assert!(size_of::<NextHop>() == 20);
+
+/// `AF_INET6`.
+pub const AF_INET6: u32 = 10;
 
 /// What the programs keep per tunnel for themselves. Processors may race for it: then a few events
 /// too many or too few are let through, which hurts nobody.
@@ -298,7 +316,8 @@ mod tests {
     #[test]
     fn a_flood_is_admitted_up_to_the_limit_each_second() {
         let mut state = TunnelState::default();
-        let admitted = |state: &mut TunnelState, now| (0..1000).filter(|_| state.admit(now)).count();
+        let admitted =
+            |state: &mut TunnelState, now| (0..1000).filter(|_| state.admit(now)).count();
         assert_eq!(admitted(&mut state, 5_000_000_000), 64);
         assert_eq!(admitted(&mut state, 5_999_999_999), 0);
         assert_eq!(admitted(&mut state, 6_000_000_000), 64);

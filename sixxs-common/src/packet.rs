@@ -4,9 +4,15 @@ use crate::address::Address;
 
 /// Bytes of a frame, by offset from its start.
 pub trait Packet {
-    /// `N` bytes at `offset`, or `None` where the frame ends before or the offset is above
-    /// [`REACH`].
+    /// `N` bytes (2 or more) at `offset`, or `None` where the frame ends before or the offset is
+    /// above [`REACH`].
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// The same by a way that is slower and easier on the verifier: for what few packets need.
+    #[inline(always)]
+    fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.load(offset)
+    }
 }
 
 impl Packet for [u8] {
@@ -101,8 +107,8 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIp
     }
     let Some(header) = packet.load::<{ IPV6_HEADER_BYTES as usize }>(offset) else {
         // Without a link layer nothing announced IPv6: a short IPv4 packet is no fault.
-        return match packet.load::<1>(offset) {
-            Some([first]) if link_bytes == 0 && first >> 4 != 6 => Err(NoIpv6::OtherProtocol),
+        return match packet.load(offset) {
+            Some([first, _]) if link_bytes == 0 && first >> 4 != 6 => Err(NoIpv6::OtherProtocol),
             _ => Err(NoIpv6::Malformed),
         };
     };
@@ -154,49 +160,46 @@ pub struct Transport {
 pub fn transport<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Transport> {
     let mut protocol = ipv6.next_header;
     let mut offset = ipv6.offset + IPV6_HEADER_BYTES;
-    let mut present = true;
     let mut headers = 0;
     while headers < CHAIN {
-        let length = match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => {
-                let [next, length] = packet.load(offset)?;
-                protocol = next;
-                (u32::from(length) + 1) * 8
-            }
-            AUTHENTICATION => {
-                let [next, length] = packet.load(offset)?;
-                protocol = next;
-                (u32::from(length) + 2) * 4
-            }
-            FRAGMENT => {
-                let [next, _, high, low] = packet.load(offset)?;
-                protocol = next;
-                present = present && u16::from_be_bytes([high, low]) & 0xfff8 == 0;
-                8
-            }
-            _ => {
-                return Some(Transport {
-                    protocol,
-                    offset,
-                    present,
-                });
-            }
-        };
-        if !present {
-            // What follows is the middle of something: no header to walk on to.
+        if !is_extension(protocol) {
             return Some(Transport {
                 protocol,
-                offset: offset + length,
-                present,
+                offset,
+                present: true,
             });
         }
-        offset += length;
+        let [next, length, high, low] = packet.peek(offset)?;
+        let length = u32::from(length);
+        let bytes = match protocol {
+            FRAGMENT => 8,
+            AUTHENTICATION => (length + 2) * 4,
+            _ => (length + 1) * 8,
+        };
+        if protocol == FRAGMENT && u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
+            // What follows is the middle of something: no header to walk on to.
+            return Some(Transport {
+                protocol: next,
+                offset: offset + bytes,
+                present: false,
+            });
+        }
+        protocol = next;
+        offset += bytes;
         if offset > REACH {
             return None;
         }
         headers += 1;
     }
     None
+}
+
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS | MOBILITY
+    )
 }
 
 /// Whether a packet is an echo request or reply.
@@ -211,22 +214,30 @@ pub enum Echo {
 /// The echo message in a packet, if it is one.
 #[inline(always)]
 pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Echo> {
-    // TCP and UDP, most of all packets, are seen at a glance.
-    if matches!(ipv6.next_header, TCP | UDP) {
+    match ipv6.next_header {
+        // Most of all packets, seen at a glance.
+        TCP | UDP => None,
+        ICMPV6 => echo_kind(packet.load(ipv6.offset + IPV6_HEADER_BYTES)?),
+        header if is_extension(header) => echo_behind_extensions(packet, ipv6),
+        _ => None,
+    }
+}
+
+/// Not inlined: rare, and costly to the verifier.
+#[inline(never)]
+fn echo_behind_extensions<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Echo> {
+    let transport = transport(packet, ipv6)?;
+    if transport.protocol != ICMPV6 || !transport.present {
         return None;
     }
-    let offset = if ipv6.next_header == ICMPV6 {
-        ipv6.offset + IPV6_HEADER_BYTES
-    } else {
-        let transport = transport(packet, ipv6)?;
-        if transport.protocol != ICMPV6 || !transport.present {
-            return None;
-        }
-        transport.offset
-    };
-    match packet.load(offset)? {
-        [ECHO_REQUEST] => Some(Echo::Request),
-        [ECHO_REPLY] => Some(Echo::Reply),
+    echo_kind(packet.peek(transport.offset)?)
+}
+
+#[inline(always)]
+const fn echo_kind(message: [u8; 4]) -> Option<Echo> {
+    match message[0] {
+        ECHO_REQUEST => Some(Echo::Request),
+        ECHO_REPLY => Some(Echo::Reply),
         _ => None,
     }
 }
@@ -242,7 +253,7 @@ pub fn segment_bytes<P: Packet + ?Sized>(
 ) -> Option<u32> {
     let header = match upper.protocol {
         TCP => {
-            let [data_offset] = packet.load(upper.offset + 12)?;
+            let [data_offset, _] = packet.peek(upper.offset + 12)?;
             u32::from(data_offset >> 4) * 4
         }
         UDP => 8,
@@ -283,7 +294,12 @@ pub(crate) mod tests {
         for (name, bytes, link_bytes, offset) in [
             ("none", inner.clone(), 0, 0),
             ("Ethernet", framed(&[0x86, 0xdd], &inner), 14, 14),
-            ("one tag", framed(&[0x81, 0, 0, 5, 0x86, 0xdd], &inner), 14, 18),
+            (
+                "one tag",
+                framed(&[0x81, 0, 0, 5, 0x86, 0xdd], &inner),
+                14,
+                18,
+            ),
             (
                 "two tags",
                 framed(&[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x86, 0xdd], &inner),
@@ -301,19 +317,39 @@ pub(crate) mod tests {
 
     #[test]
     fn other_protocols_are_told_from_faults() {
-        let ipv4 = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+        let ipv4 = [
+            0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+        ];
         let short = &packet(ICMPV6, &ECHO)[..30];
         for (name, bytes, link_bytes, expected) in [
-            ("IPv4 without link layer", ipv4.to_vec(), 0, NoIpv6::OtherProtocol),
+            (
+                "IPv4 without link layer",
+                ipv4.to_vec(),
+                0,
+                NoIpv6::OtherProtocol,
+            ),
             ("ARP", framed(&[8, 6], &[0; 28]), 14, NoIpv6::OtherProtocol),
-            ("IPv4 called IPv6", framed(&[0x86, 0xdd], &[0x45; 40]), 14, NoIpv6::Malformed),
+            (
+                "IPv4 called IPv6",
+                framed(&[0x86, 0xdd], &[0x45; 40]),
+                14,
+                NoIpv6::Malformed,
+            ),
             ("short", short.to_vec(), 0, NoIpv6::Malformed),
-            ("short frame", framed(&[0x86, 0xdd], short), 14, NoIpv6::Malformed),
+            (
+                "short frame",
+                framed(&[0x86, 0xdd], short),
+                14,
+                NoIpv6::Malformed,
+            ),
             ("empty", vec![], 0, NoIpv6::Malformed),
             ("runt", vec![0; 13], 14, NoIpv6::Malformed),
             (
                 "three tags",
-                framed(&[0x81, 0, 0, 1, 0x81, 0, 0, 1, 0x81, 0, 0, 1, 0x86, 0xdd], short),
+                framed(
+                    &[0x81, 0, 0, 1, 0x81, 0, 0, 1, 0x81, 0, 0, 1, 0x86, 0xdd],
+                    short,
+                ),
                 14,
                 NoIpv6::OtherProtocol,
             ),
@@ -334,9 +370,24 @@ pub(crate) mod tests {
                 [options(DESTINATION_OPTIONS), options(ICMPV6)].concat(),
                 true,
             ),
-            ("authentication", AUTHENTICATION, [&[ICMPV6, 4][..], &[0; 22]].concat(), true),
-            ("first fragment", FRAGMENT, vec![ICMPV6, 0, 0, 1, 0, 0, 0, 7], true),
-            ("later fragment", FRAGMENT, vec![ICMPV6, 0, 0, 9, 0, 0, 0, 7], false),
+            (
+                "authentication",
+                AUTHENTICATION,
+                [&[ICMPV6, 4][..], &[0; 22]].concat(),
+                true,
+            ),
+            (
+                "first fragment",
+                FRAGMENT,
+                vec![ICMPV6, 0, 0, 1, 0, 0, 0, 7],
+                true,
+            ),
+            (
+                "later fragment",
+                FRAGMENT,
+                vec![ICMPV6, 0, 0, 9, 0, 0, 0, 7],
+                false,
+            ),
             ("unknown header", 253, vec![], false),
         ] {
             let bytes = packet(first, &[&chain[..], &ECHO].concat());
@@ -360,7 +411,10 @@ pub(crate) mod tests {
         let bytes = packet(TCP, &tcp);
         let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
         let upper = transport(bytes.as_slice(), &ipv6).unwrap();
-        assert_eq!(segment_bytes(bytes.as_slice(), &ipv6, &upper, 1208), Some(1280));
+        assert_eq!(
+            segment_bytes(bytes.as_slice(), &ipv6, &upper, 1208),
+            Some(1280)
+        );
     }
 
     proptest! {

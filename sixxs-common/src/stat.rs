@@ -105,7 +105,9 @@ impl Stat {
     /// The value over all processors: the sum, or the latest time.
     #[must_use]
     pub fn over<'a>(self, processors: impl IntoIterator<Item = &'a Counters>) -> u64 {
-        let values = processors.into_iter().map(|counters| counters[self.index()]);
+        let values = processors
+            .into_iter()
+            .map(|counters| counters[self.index()]);
         if self.is_time() {
             values.max().unwrap_or(0)
         } else {
@@ -122,8 +124,16 @@ mod tests {
     fn names_are_distinct_and_help_is_a_sentence() {
         for (index, stat) in Stat::ALL.iter().enumerate() {
             assert_eq!(stat.index(), index);
-            assert!(Stat::ALL[..index].iter().all(|other| other.name() != stat.name()));
-            assert!(stat.help().ends_with('.') || stat.is_time(), "{}", stat.name());
+            assert!(
+                Stat::ALL[..index]
+                    .iter()
+                    .all(|other| other.name() != stat.name())
+            );
+            assert!(
+                stat.help().ends_with('.') || stat.is_time(),
+                "{}",
+                stat.name()
+            );
         }
     }
 

@@ -205,10 +205,19 @@ mod tests {
     fn a_quiet_flow_is_forgotten_and_told_afresh() {
         let mut merger = Merger::default();
         merger.event(flow(1), record(1), seconds(0));
-        assert_eq!(merger.tick(seconds(1), |_| Some(record(1)), [(1, 1)]).len(), 1);
-        assert_eq!(merger.tick(seconds(2), |_| Some(record(1)), [(1, 1)]).len(), 0);
+        assert_eq!(
+            merger.tick(seconds(1), |_| Some(record(1)), [(1, 1)]).len(),
+            1
+        );
+        assert_eq!(
+            merger.tick(seconds(2), |_| Some(record(1)), [(1, 1)]).len(),
+            0
+        );
         assert!(!merger.is_idle());
-        assert_eq!(merger.tick(seconds(7), |_| Some(record(1)), [(1, 1)]).len(), 0);
+        assert_eq!(
+            merger.tick(seconds(7), |_| Some(record(1)), [(1, 1)]).len(),
+            0
+        );
         assert!(merger.is_idle());
         merger.event(flow(1), record(2), seconds(60));
         let lines = merger.tick(seconds(61), |_| Some(record(2)), [(1, 2)]);
@@ -221,7 +230,10 @@ mod tests {
         let mut merger = Merger::new([(1, 100)].into_iter().collect());
         merger.event(flow(1), record(3), seconds(0));
         let lines = merger.tick(seconds(1), |_| Some(record(3)), [(1, 101)]);
-        assert_eq!(lines.iter().map(|line| line.packets).collect::<Vec<_>>(), [1]);
+        assert_eq!(
+            lines.iter().map(|line| line.packets).collect::<Vec<_>>(),
+            [1]
+        );
     }
 
     #[test]

@@ -103,8 +103,12 @@ impl Enforcement {
             }
             let outlet = all.outlet(tunnel, link, config.on_leak);
             all.tunnels.insert(tunnel.name.clone(), outlet);
-            all.directs
-                .extend(tunnel.direct.iter().map(|direct| (tunnel.name.clone(), *direct)));
+            all.directs.extend(
+                tunnel
+                    .direct
+                    .iter()
+                    .map(|direct| (tunnel.name.clone(), *direct)),
+            );
             all.sources.extend(sources(tunnel, &uplinks));
         }
         all.sources
@@ -149,7 +153,9 @@ impl Enforcement {
         let interface_mtu = link.map_or(Mtu::MINIMUM, |link| link.mtu);
         Outlet {
             index,
-            mtu: tunnel.mtu.map_or(interface_mtu, |mtu| mtu.min(interface_mtu)),
+            mtu: tunnel
+                .mtu
+                .map_or(interface_mtu, |mtu| mtu.min(interface_mtu)),
             on_leak,
             mac,
             gateway: tunnel.gateway,
@@ -167,7 +173,10 @@ impl Enforcement {
 #[must_use]
 pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
     match &config.uplinks {
-        Some(names) => names.iter().filter_map(|name| links.by_name(name)).collect(),
+        Some(names) => names
+            .iter()
+            .filter_map(|name| links.by_name(name))
+            .collect(),
         None => links
             .iter()
             .filter(|link| link.default_route)
@@ -178,8 +187,10 @@ pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
 
 /// A tunnel's addresses and prefixes, and each uplink's address that lies within one of them.
 fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
-    let mut homes: BTreeMap<Prefix, Home> =
-        tunnel.sources().map(|prefix| (prefix, Home::Nowhere)).collect();
+    let mut homes: BTreeMap<Prefix, Home> = tunnel
+        .sources()
+        .map(|prefix| (prefix, Home::Nowhere))
+        .collect();
     for uplink in uplinks {
         for address in &uplink.addresses {
             if tunnel.sources().any(|prefix| prefix.contains(*address)) {
@@ -244,7 +255,10 @@ mod tests {
         tunnel.default_route = true;
         let links: Links = [net0, tunnel, link(4, "lan0", &[])].into_iter().collect();
         let found = Enforcement::new(&config(ONE), &links, |_| true).interfaces;
-        let roles: Vec<_> = found.iter().map(|(name, i)| (name.as_str(), i.role)).collect();
+        let roles: Vec<_> = found
+            .iter()
+            .map(|(name, i)| (name.as_str(), i.role))
+            .collect();
         assert_eq!(roles, [("net0", Role::Uplink), ("sixxs0", Role::Tunnel)]);
         // A tunnel that is stopped does not turn into an uplink.
         let stopped = Enforcement::new(&config(ONE), &links, |_| false);
@@ -256,7 +270,11 @@ mod tests {
     fn an_address_that_an_uplink_has_too_is_at_home_there() {
         let config = config(&format!("uplinks = [\"net0\", \"net1\"]\n{ONE}"));
         let links: Links = [
-            link(2, "net0", &["2001:db8:aa:2::1", "2001:db8:1::1", "2001:db8:aa:3::1"]),
+            link(
+                2,
+                "net0",
+                &["2001:db8:aa:2::1", "2001:db8:1::1", "2001:db8:aa:3::1"],
+            ),
             link(5, "net1", &["2001:db8:aa:3::1"]),
         ]
         .into_iter()

@@ -229,7 +229,16 @@ mod tests {
         for good in ["net0", "a", "exactly15chars_", "he-ipv6", "wg0.5"] {
             assert!(good.parse::<IfName>().is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "sixteen_chars_xx", "a b", "a/b", "a:b", "a\n"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "sixteen_chars_xx",
+            "a b",
+            "a/b",
+            "a:b",
+            "a\n",
+        ] {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
         }
     }
@@ -237,14 +246,24 @@ mod tests {
     #[test]
     fn prefixes() {
         let prefix = |text: &str| text.parse::<Prefix>();
-        assert_eq!(prefix("2001:db8::/32").unwrap().to_string(), "2001:db8::/32");
+        assert_eq!(
+            prefix("2001:db8::/32").unwrap().to_string(),
+            "2001:db8::/32"
+        );
         assert_eq!(prefix("2001:db8::1").unwrap().to_string(), "2001:db8::1");
         assert_eq!(prefix("::/0").unwrap().bits(), 0);
         assert_eq!(
             prefix("2001:db8::1/64").unwrap_err(),
             BadPrefix::HostBits(prefix("2001:db8::/64").unwrap())
         );
-        for bad in ["2001:db8::/129", "2001:db8::/", "2001:db8::/+4", "192.0.2.1", "x", "::/1/2"] {
+        for bad in [
+            "2001:db8::/129",
+            "2001:db8::/",
+            "2001:db8::/+4",
+            "192.0.2.1",
+            "x",
+            "::/1/2",
+        ] {
             assert_eq!(prefix(bad).unwrap_err(), BadPrefix::Syntax, "{bad}");
         }
     }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_check_mtu_flags,
-        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        bpf_redir_neigh,
     },
     helpers::{
         bpf_check_mtu, bpf_csum_diff, bpf_get_socket_uid, bpf_ktime_get_coarse_ns, bpf_redirect,
@@ -17,13 +17,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sixxs_common::{
-    address::Address,
-    layout::NO_UID,
+    layout::{NO_UID, NextHop},
     packet::{ETHERNET_HEADER_BYTES, Packet, REACH},
 };
-
-/// `AF_INET6`.
-const AF_INET6: u32 = 10;
 
 /// A helper said no.
 pub(crate) struct Refused;
@@ -62,17 +58,32 @@ pub(crate) struct Frame {
 }
 
 impl Packet for Frame {
-    /// Reads straight from the linear part of the frame; behind it, by a helper.
+    /// Reads straight from the linear part of the frame; what lies behind it is brought in first.
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        // The compiler turns `start + 1 <= end` into `start < end`, from which the verifier learns
+        // nothing.
+        const { assert!(N >= 2) }
         if offset > REACH {
             return None;
         }
-        let start = self.context.data() + offset as usize;
-        if start + N <= self.context.data_end() {
-            // SAFETY: `[u8; N]` has alignment 1, and `start + N` was compared with the end of the
-            // frame in the line above; `offset` is bounded by REACH, as the verifier asks.
-            return Some(unsafe { *(start as *const [u8; N]) });
+        if self.linear_end() < self.linear_start() + offset as usize + N {
+            self.pull(offset + N as u32).ok()?;
+        }
+        let start = self.linear_start() + offset as usize;
+        if start + N > self.linear_end() {
+            return None;
+        }
+        // SAFETY: `[u8; N]` has alignment 1, and `start + N` was just compared with the end of the
+        // linear part; `offset` is bounded by REACH, as the verifier asks.
+        Some(unsafe { *(start as *const [u8; N]) })
+    }
+
+    /// Reads by a helper, from wherever in the frame it is.
+    #[inline(always)]
+    fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        if offset > 2 * REACH {
+            return None;
         }
         let mut bytes = [0; N];
         // SAFETY: the helper checks offset and length against the frame and writes N bytes at most.
@@ -98,6 +109,16 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn context(&self) -> &TcContext {
         &self.context
+    }
+
+    #[inline(always)]
+    fn linear_start(&self) -> usize {
+        self.context.data()
+    }
+
+    #[inline(always)]
+    fn linear_end(&self) -> usize {
+        self.context.data_end()
     }
 
     #[inline(always)]
@@ -165,8 +186,12 @@ impl Frame {
             }
         };
         // SAFETY: both take the context and look for the socket themselves.
-        let (uid, cgroup) =
-            unsafe { (bpf_get_socket_uid(self.skb()), bpf_skb_cgroup_id(self.skb())) };
+        let (uid, cgroup) = unsafe {
+            (
+                bpf_get_socket_uid(self.skb()),
+                bpf_skb_cgroup_id(self.skb()),
+            )
+        };
         Sender {
             uid,
             cgroup,
@@ -244,19 +269,24 @@ impl Frame {
         if offset > REACH {
             return Err(Refused);
         }
-        let start = self.context.data() + offset as usize;
-        if start + N > self.context.data_end() {
+        let start = self.linear_start() + offset as usize;
+        if start + N > self.linear_end() {
             return Err(Refused);
         }
         // SAFETY: N bytes from `start` lie in the frame, as just compared; the helper only reads.
-        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start as *mut u32, N as u32, seed) };
+        let sum =
+            unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start as *mut u32, N as u32, seed) };
         // An error is negative, a sum fits 32 bits.
         u32::try_from(sum).map_err(|_| Refused)
     }
 
     /// Overwrites bytes at `offset`.
     #[inline(always)]
-    pub(crate) fn store<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> Result<(), Refused> {
+    pub(crate) fn store<const N: usize>(
+        &self,
+        offset: u32,
+        bytes: &[u8; N],
+    ) -> Result<(), Refused> {
         // SAFETY: the helper reads N bytes from `bytes` and checks the place in the frame.
         accepted(unsafe {
             bpf_skb_store_bytes(
@@ -290,29 +320,22 @@ pub(crate) fn redirect_in(ifindex: u32) -> Result<(), Refused> {
 
 /// Sends the frame out of an interface with a link layer to a neighbour. Kernel 5.10.
 #[inline(always)]
-pub(crate) fn redirect_to_neighbour(ifindex: u32, gateway: Address) -> Result<(), Refused> {
-    let octets = gateway.octets();
-    let word = |at: usize| {
-        u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
-    };
-    let mut next_hop = bpf_redir_neigh {
-        nh_family: AF_INET6,
-        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
-            ipv6_nh: [word(0), word(4), word(8), word(12)],
-        },
-    };
+pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: &NextHop) -> Result<(), Refused> {
     redirected(
-        // SAFETY: the helper reads `size_of::<bpf_redir_neigh>()` bytes from the stack.
+        // SAFETY: `NextHop` has the layout of `bpf_redir_neigh` (sizes compared below), which the
+        // helper only reads.
         unsafe {
             bpf_redirect_neigh(
                 ifindex,
-                &raw mut next_hop,
-                size_of::<bpf_redir_neigh>() as i32,
+                core::ptr::from_ref(next_hop).cast_mut().cast(),
+                size_of::<NextHop>() as i32,
                 0,
             )
         },
     )
 }
+
+const _: () = assert!(size_of::<NextHop>() == size_of::<bpf_redir_neigh>());
 
 #[inline(always)]
 fn redirected(result: i64) -> Result<(), Refused> {

@@ -65,7 +65,15 @@ pub(crate) fn treat(frame: &Frame, interface: &Interface, ipv6: &Ipv6, slot: u32
         Fate::NoTunnel => (TREATMENT_NO_TUNNEL, Treated::Dropped),
         Fate::TooBig(mtu) => {
             let bound_here = sender.bound_ifindex == interface.ifindex;
-            match answer(frame, interface, ipv6, upper.as_ref(), tunnel, mtu, bound_here) {
+            match answer(
+                frame,
+                interface,
+                ipv6,
+                upper.as_ref(),
+                tunnel,
+                mtu,
+                bound_here,
+            ) {
                 Ok(()) => (TREATMENT_TOO_BIG, Treated::Answered),
                 Err(Refused) => (TREATMENT_TOO_BIG, Treated::TooBig),
             }
@@ -75,7 +83,10 @@ pub(crate) fn treat(frame: &Frame, interface: &Interface, ipv6: &Ipv6, slot: u32
             Err(Refused) => (TREATMENT_NO_TUNNEL, Treated::Dropped),
         },
     };
-    debug!(frame.context(), "leak from slot {}: treatment {}", slot, treatment);
+    debug!(
+        frame.context(),
+        "leak from slot {}: treatment {}", slot, treatment
+    );
     counters.add(
         match treatment {
             TREATMENT_REDIRECTED => Stat::LeakRedirected,
@@ -144,7 +155,7 @@ fn redirect(
     if interface.link_bytes == 0 {
         frame.add_ethernet()?;
     }
-    frame::redirect_to_neighbour(tunnel.ifindex, tunnel.gateway)
+    frame::redirect_to_neighbour(tunnel.ifindex, &tunnel.next_hop)
 }
 
 /// Tags are for the uplink's wire, not for the tunnel.
@@ -194,7 +205,7 @@ fn answer(
 #[inline(always)]
 fn is_error(frame: &Frame, offset: u32) -> bool {
     // RFC 4443 §2.1: error messages have types below 128.
-    frame.load(offset).is_none_or(|[kind]| kind < 128)
+    frame.peek(offset).is_none_or(|[kind, _]| kind < 128)
 }
 
 /// Delivers a frame that has `from_link` bytes of link layer as if it had come in by another

@@ -106,9 +106,7 @@ pub(crate) fn tunnel(slot: u32) -> Option<&'static Tunnel> {
 pub(crate) fn state(slot: u32) -> Option<&'static mut TunnelState> {
     // SAFETY: the pointer is a map value, checked for null. Other processors may write it at the
     // same time; each field is one aligned word, and `TunnelState` says what a race may do.
-    STATES
-        .get_ptr_mut(slot)
-        .map(|state| unsafe { &mut *state })
+    STATES.get_ptr_mut(slot).map(|state| unsafe { &mut *state })
 }
 
 /// This processor's room for an event.
@@ -116,9 +114,7 @@ pub(crate) fn state(slot: u32) -> Option<&'static mut TunnelState> {
 pub(crate) fn scratch() -> Option<&'static mut LeakEvent> {
     // SAFETY: the pointer is a map value, checked for null; no other program of ours runs on this
     // processor until this one returns, and it is taken once.
-    SCRATCH
-        .get_ptr_mut(0)
-        .map(|event| unsafe { &mut *event })
+    SCRATCH.get_ptr_mut(0).map(|event| unsafe { &mut *event })
 }
 
 /// The record of a leaking flow.
@@ -145,14 +141,14 @@ pub(crate) struct InKernel;
 
 impl Tables for InKernel {
     #[inline(always)]
-    fn source(&self, address: Address) -> Option<Source> {
+    fn source(&self, address: Address) -> Option<&Source> {
         let control = CONTROL.get(0)?;
         let table = FEW.get(control.table)?;
         if !address.within(&table.common) {
             return None;
         }
         if table.count == USE_TRIE {
-            return SOURCES.get(Key::new(128, address.octets())).copied();
+            return in_trie(address);
         }
         let mut at = 0;
         while at < FEW_SOURCES {
@@ -161,7 +157,7 @@ impl Tables for InKernel {
             }
             let entry = &table.few[at];
             if address.within(&entry.prefix) {
-                return Some(entry.source);
+                return Some(&entry.source);
             }
             at += 1;
         }
@@ -170,9 +166,21 @@ impl Tables for InKernel {
 
     #[inline(always)]
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
-        let key = layout::direct_key(tunnel, destination);
-        DIRECTS
-            .get(Key::new(layout::DIRECT_SLOT_BITS + 128, key))
-            .is_some()
+        in_directs(tunnel, destination)
     }
+}
+
+// Not inlined: their keys would take room on the stack of the common path.
+
+#[inline(never)]
+fn in_trie(address: Address) -> Option<&'static Source> {
+    SOURCES.get(Key::new(128, address.octets()))
+}
+
+#[inline(never)]
+fn in_directs(tunnel: u32, destination: Address) -> bool {
+    let key = layout::direct_key(tunnel, destination);
+    DIRECTS
+        .get(Key::new(layout::DIRECT_SLOT_BITS + 128, key))
+        .is_some()
 }

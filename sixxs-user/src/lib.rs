@@ -1,1 +1,3 @@
-//! placeholder
+//! x
+pub mod bpf;
+pub mod netlink;

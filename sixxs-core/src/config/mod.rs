@@ -124,13 +124,7 @@ const FIRST_TABLE: u32 = 200;
 /// Priority of the rules by source unless told otherwise.
 const RULE_PRIORITY: u32 = 16383;
 
-const KEYS: &[&str] = &[
-    "uplinks",
-    "on_leak",
-    "rule_priority",
-    "rule_mode",
-    "tunnel",
-];
+const KEYS: &[&str] = &["uplinks", "on_leak", "rule_priority", "rule_mode", "tunnel"];
 
 const TUNNEL_KEYS: &[&str] = &[
     "name",
@@ -178,7 +172,10 @@ fn read(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<Config> {
     let uplinks = table.one_or_many::<IfName>("uplinks", "a list of interface names", faults);
     if uplinks.as_ref().is_some_and(Vec::is_empty) {
         let place = table.place("uplinks");
-        faults.add(&place, "expected at least one name; leave the key out for all native uplinks");
+        faults.add(
+            &place,
+            "expected at least one name; leave the key out for all native uplinks",
+        );
     }
     let on_leak = table
         .parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"", faults)
@@ -205,7 +202,12 @@ fn read(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<Config> {
             places.push(place);
         }
     }
-    check_together(uplinks.as_deref().unwrap_or_default(), &tunnels, &places, faults);
+    check_together(
+        uplinks.as_deref().unwrap_or_default(),
+        &tunnels,
+        &places,
+        faults,
+    );
     Some(Config {
         uplinks: uplinks.map(values),
         on_leak,
@@ -233,33 +235,60 @@ fn read_tunnel(
     let name = table.parsed::<IfName>("name", "an interface name", faults);
     let kind_place = table.place("kind");
     let kind = table.parsed::<KindName>("kind", "\"interface\" or \"command\"", faults);
-    let up = table.strings("up", "a list of strings: a program and its arguments", faults);
-    let down = table.strings("down", "a list of strings: a program and its arguments", faults);
+    let up = table.strings(
+        "up",
+        "a list of strings: a program and its arguments",
+        faults,
+    );
+    let down = table.strings(
+        "down",
+        "a list of strings: a program and its arguments",
+        faults,
+    );
     let address_place = table.place("address");
     let addresses = table
-        .one_or_many::<InterfaceAddress>("address", "an IPv6 address, such as 2001:db8::2/64", faults)
+        .one_or_many::<InterfaceAddress>(
+            "address",
+            "an IPv6 address, such as 2001:db8::2/64",
+            faults,
+        )
         .unwrap_or_default();
     for At { value, place } in &addresses {
         if !is_unicast(value.address) {
-            faults.add(place, format!("expected a global unicast address, found {}", value.address));
+            faults.add(
+                place,
+                format!("expected a global unicast address, found {}", value.address),
+            );
         }
     }
     let peer = table.parsed::<Ipv6Addr>("peer", "an IPv6 address", faults);
     let check_target = table.parsed::<Ipv6Addr>("check_target", "an IPv6 address", faults);
     let prefixes = table
-        .one_or_many::<Prefix>("prefixes", "IPv6 prefixes, such as 2001:db8:bb::/48", faults)
+        .one_or_many::<Prefix>(
+            "prefixes",
+            "IPv6 prefixes, such as 2001:db8:bb::/48",
+            faults,
+        )
         .unwrap_or_default();
     for At { value, place } in &prefixes {
         if value.bits() < 16 {
             faults.add(place, format!("expected a prefix of 16 bits or more, found {value}: it would catch the packets of others"));
         }
     }
-    let direct = table.one_or_many::<Prefix>("direct", "IPv6 prefixes, such as 2001:db8:bb::/48", faults);
+    let direct =
+        table.one_or_many::<Prefix>("direct", "IPv6 prefixes, such as 2001:db8:bb::/48", faults);
     let table_place = table.place("table");
     let id = table.integer("table", 1..=u32::MAX, faults);
-    if let Some(At { value: id @ (253..=255), place }) = &id {
+    if let Some(At {
+        value: id @ (253..=255),
+        place,
+    }) = &id
+    {
         let owner = ["default", "main", "local"][*id as usize - 253];
-        faults.add(place, format!("expected a table of its own, found {id}, which is the {owner} table"));
+        faults.add(
+            place,
+            format!("expected a table of its own, found {id}, which is the {owner} table"),
+        );
     }
     let mtu = table.integer("mtu", Mtu::MINIMUM.0..=65535, faults);
     let gateway = table.parsed::<Ipv6Addr>("gateway", "an IPv6 address", faults);
@@ -267,12 +296,18 @@ fn read_tunnel(
     table.finish(TUNNEL_KEYS, faults);
 
     if addresses.is_empty() && prefixes.is_empty() {
-        faults.add(&address_place, "missing; expected the tunnel's IPv6 address, or prefixes routed by it");
+        faults.add(
+            &address_place,
+            "missing; expected the tunnel's IPv6 address, or prefixes routed by it",
+        );
     }
     let kind = read_kind(kind, &kind_place, up, down, faults);
     let Some(name) = name else {
         if !faults.has(&name_place.key) {
-            faults.add(&name_place, "missing; expected the name of the tunnel's interface");
+            faults.add(
+                &name_place,
+                "missing; expected the name of the tunnel's interface",
+            );
         }
         return None;
     };
@@ -328,12 +363,18 @@ fn read_kind(
                     ..kind.place
                 };
                 if !faults.has(&place.key) {
-                    faults.add(&place, "missing; expected a list of strings: a program and its arguments");
+                    faults.add(
+                        &place,
+                        "missing; expected a list of strings: a program and its arguments",
+                    );
                 }
                 return None;
             };
             if up.value.is_empty() {
-                faults.add(&up.place, "expected a program and its arguments, found an empty list");
+                faults.add(
+                    &up.place,
+                    "expected a program and its arguments, found an empty list",
+                );
             }
             Some(Kind::Command {
                 up: up.value,
@@ -352,7 +393,13 @@ fn check_together(
 ) {
     for (index, (tunnel, place)) in tunnels.iter().zip(places).enumerate() {
         if uplinks.iter().any(|uplink| uplink.value == tunnel.name) {
-            faults.add(&place.name, format!("expected a tunnel, found {:?}, which is also in uplinks", tunnel.name.as_str()));
+            faults.add(
+                &place.name,
+                format!(
+                    "expected a tunnel, found {:?}, which is also in uplinks",
+                    tunnel.name.as_str()
+                ),
+            );
         }
         let mut own = Vec::new();
         for (source, place) in tunnel.sources().zip(&place.sources) {
@@ -363,11 +410,23 @@ fn check_together(
         }
         for other in &tunnels[..index] {
             if other.name == tunnel.name {
-                faults.add(&place.name, format!("expected each name once, found {:?} again", tunnel.name.as_str()));
+                faults.add(
+                    &place.name,
+                    format!(
+                        "expected each name once, found {:?} again",
+                        tunnel.name.as_str()
+                    ),
+                );
                 continue;
             }
             if other.table == tunnel.table {
-                faults.add(&place.table, format!("expected a table of its own, found {}, which {} has", tunnel.table, other.name));
+                faults.add(
+                    &place.table,
+                    format!(
+                        "expected a table of its own, found {}, which {} has",
+                        tunnel.table, other.name
+                    ),
+                );
             }
             for (source, place) in tunnel.sources().zip(&place.sources) {
                 for theirs in other.sources().filter(|theirs| theirs.overlaps(source)) {

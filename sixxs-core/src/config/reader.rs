@@ -89,7 +89,12 @@ pub(super) struct Table<'i> {
 }
 
 impl<'i> Table<'i> {
-    pub(super) fn new(table: DeTable<'i>, prefix: String, line: usize, faults: &Faults<'_>) -> Self {
+    pub(super) fn new(
+        table: DeTable<'i>,
+        prefix: String,
+        line: usize,
+        faults: &Faults<'_>,
+    ) -> Self {
         let entries = table
             .into_iter()
             .map(|(key, value)| {
@@ -278,13 +283,19 @@ fn parse_value<T: FromStr<Err: fmt::Display>>(
     faults: &mut Faults<'_>,
 ) -> Option<T> {
     let DeValue::String(text) = value else {
-        faults.add(place, format!("expected {expected}, found {}", describe(value)));
+        faults.add(
+            place,
+            format!("expected {expected}, found {}", describe(value)),
+        );
         return None;
     };
     match text.parse() {
         Ok(parsed) => Some(parsed),
         Err(error) => {
-            faults.add(place, format!("expected {expected}, found {text:?}: {error}"));
+            faults.add(
+                place,
+                format!("expected {expected}, found {text:?}: {error}"),
+            );
             None
         }
     }

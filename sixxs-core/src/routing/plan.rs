@@ -122,8 +122,7 @@ impl Problem {
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    let mut surplus: Vec<&ObservedRoute> =
-        observed.routes.iter().filter(|r| r.is_ours()).collect();
+    let mut surplus: Vec<&ObservedRoute> = observed.routes.iter().filter(|r| r.is_ours()).collect();
     for (&(table, metric), target) in &desired.routes {
         match resolve(table, metric, target, &observed.links) {
             Ok(route) => place_route(route, observed, &mut surplus, &mut plan),

@@ -80,12 +80,23 @@ fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
     };
     let plan = diff(&Desired::new(&config, |_| true), &observed);
     assert_eq!(
-        plan.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["interface sixxs0 is down", "interface sixxs1 does not exist"]
+        plan.problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        [
+            "interface sixxs0 is down",
+            "interface sixxs1 does not exist"
+        ]
     );
     let after = apply(&plan, observed);
     assert_eq!(after.routes.len(), 2);
-    assert!(after.routes.iter().all(|r| r.target == ObservedTarget::Unreachable));
+    assert!(
+        after
+            .routes
+            .iter()
+            .all(|r| r.target == ObservedTarget::Unreachable)
+    );
     assert_eq!(after.rules.len(), 5);
 }
 
@@ -113,7 +124,9 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
     for step in &plan.steps {
         match step {
             Step::AddRoute(route) => {
-                let taken = |r: &ObservedRoute| (r.table, r.metric, r.is_default()) == (route.table, route.metric, true);
+                let taken = |r: &ObservedRoute| {
+                    (r.table, r.metric, r.is_default()) == (route.table, route.metric, true)
+                };
                 assert!(!state.routes.iter().any(taken), "EEXIST: {step}");
                 state.routes.push(made(route));
             }
@@ -121,7 +134,9 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 let at = state
                     .routes
                     .iter()
-                    .position(|r| (r.table, r.metric, r.is_default()) == (route.table, route.metric, true))
+                    .position(|r| {
+                        (r.table, r.metric, r.is_default()) == (route.table, route.metric, true)
+                    })
                     .expect("something to replace");
                 assert!(state.routes[at].is_ours(), "not ours: {step}");
                 state.routes[at] = made(route);
@@ -161,16 +176,31 @@ fn made(route: &Route) -> ObservedRoute {
 }
 
 fn any_prefix() -> impl Strategy<Value = Prefix> {
-    select(vec!["::/0", "2001:db8:a::2", "2001:db8:b::2", "2001:db8:bb::/48", "2001:db8:5::/64"])
-        .prop_map(|text| text.parse().unwrap())
+    select(vec![
+        "::/0",
+        "2001:db8:a::2",
+        "2001:db8:b::2",
+        "2001:db8:bb::/48",
+        "2001:db8:5::/64",
+    ])
+    .prop_map(|text| text.parse().unwrap())
 }
 
 fn any_rule() -> impl Strategy<Value = ObservedRule> {
-    let plain = (16380u32..16385, any_prefix(), proptest::option::of(any_prefix()), 199u32..203).prop_map(
-        |(priority, from, to, table)| {
-            ObservedRule::Plain(Rule { priority: RulePriority(priority), from, to, table: TableId(table) })
-        },
-    );
+    let plain = (
+        16380u32..16385,
+        any_prefix(),
+        proptest::option::of(any_prefix()),
+        199u32..203,
+    )
+        .prop_map(|(priority, from, to, table)| {
+            ObservedRule::Plain(Rule {
+                priority: RulePriority(priority),
+                from,
+                to,
+                table: TableId(table),
+            })
+        });
     prop_oneof![4 => plain, 1 => (0usize..5).prop_map(ObservedRule::Foreign)]
 }
 
@@ -195,14 +225,16 @@ fn any_route() -> impl Strategy<Value = ObservedRoute> {
         select(vec![PROTOCOL, 3, 4]),
         target,
     )
-        .prop_map(|(table, destination, source, metric, protocol, target)| ObservedRoute {
-            table: TableId(table),
-            destination: destination.parse().unwrap(),
-            source: source.parse().unwrap(),
-            metric,
-            protocol,
-            target,
-        })
+        .prop_map(
+            |(table, destination, source, metric, protocol, target)| ObservedRoute {
+                table: TableId(table),
+                destination: destination.parse().unwrap(),
+                source: source.parse().unwrap(),
+                metric,
+                protocol,
+                target,
+            },
+        )
 }
 
 /// A kernel has at most one of what it treats as the same route.

@@ -1,0 +1,377 @@
+//! Attaching: by TCX links where the kernel has them (6.6), else as clsact filters.
+
+use std::{collections::BTreeMap, io, path::Path, str::FromStr};
+
+use anyhow::{Context as _, bail};
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    links::{FdLink, PinnedLink},
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+};
+use sixxs_core::types::{IfIndex, IfName};
+
+use super::{Pins, program_id};
+use crate::netlink::{Netlink, name_to_index, tc::Direction};
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A TCX link, pinned.
+    Tcx,
+    /// A filter on the clsact qdisc.
+    Clsact,
+}
+
+impl Hook {
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// Which hook to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HookChoice {
+    /// TCX, and clsact where the kernel says no.
+    #[default]
+    Auto,
+    /// This one.
+    Only(Hook),
+}
+
+impl FromStr for HookChoice {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "tcx" => Ok(Self::Only(Hook::Tcx)),
+            "clsact" => Ok(Self::Only(Hook::Clsact)),
+            _ => bail!("expected auto, tcx or clsact"),
+        }
+    }
+}
+
+/// Handle of our filters, by which they are found again: "ixxs".
+pub(super) const HANDLE: u32 = 0x6978_7873;
+
+/// Priorities to try: the first, so that nobody ends the chain before us; where somebody's filter
+/// of another kind holds that, one of our own.
+const PRIORITIES: [u16; 2] = [1, 116];
+
+type Place = (IfIndex, Direction);
+
+/// What is attached.
+pub(super) struct Attachments {
+    pins: Pins,
+    choice: HookChoice,
+    attached: BTreeMap<Place, Hook>,
+}
+
+impl Attachments {
+    pub(super) const fn new(pins: Pins, choice: HookChoice) -> Self {
+        Self {
+            pins,
+            choice,
+            attached: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn hook(&self, index: IfIndex, direction: Direction) -> Option<Hook> {
+        self.attached.get(&(index, direction)).copied()
+    }
+
+    /// Attaches the program, in the place of one of ours that is there already, or finds that it is
+    /// attached.
+    pub(super) async fn ensure(
+        &mut self,
+        program: &mut SchedClassifier,
+        name: &IfName,
+        index: IfIndex,
+        direction: Direction,
+        netlink: &Netlink,
+    ) -> anyhow::Result<()> {
+        // aya attaches by name; a name that has moved on to another interface is a change that
+        // the next round will see.
+        if name_to_index(name.as_str())? != index.0 {
+            bail!("the interface was made anew meanwhile");
+        }
+        let place = (index, direction);
+        let still_there = match self.attached.get(&place) {
+            Some(Hook::Tcx) => is_in_tcx(program, name, direction)?,
+            Some(Hook::Clsact) => our_filter(netlink, index, direction).await?.is_some(),
+            None => false,
+        };
+        if still_there {
+            return Ok(());
+        }
+        self.attached.remove(&place);
+        let attached = match self.choice {
+            HookChoice::Only(Hook::Tcx) => self.tcx(program, name, place)?,
+            HookChoice::Only(Hook::Clsact) => self.clsact(program, name, place, netlink).await?,
+            HookChoice::Auto => match self.tcx(program, name, place) {
+                Ok(attached) => attached,
+                // No TCX before 6.6: EINVAL.
+                Err(error) if is_invalid(&error) => {
+                    self.clsact(program, name, place, netlink).await?
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        self.attached.insert(place, attached);
+        // After a change of hook, what the other one left would count everything twice.
+        match attached {
+            Hook::Tcx if self.pins.marked_clsact()?.contains(&index) => {
+                remove_filter(netlink, place).await
+            }
+            Hook::Tcx => Ok(()),
+            Hook::Clsact => remove_pin(&self.pins.link(index, direction)),
+        }
+    }
+
+    fn tcx(
+        &self,
+        program: &mut SchedClassifier,
+        name: &IfName,
+        (index, direction): Place,
+    ) -> anyhow::Result<Hook> {
+        let path = self.pins.link(index, direction);
+        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+            let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
+            // Replaced in one step: there is no moment without a program.
+            if let Ok(id) = program.attach_to_link(link) {
+                // The descriptor goes with the value, the pin keeps the link.
+                drop(program.take_link(id)?);
+                return Ok(Hook::Tcx);
+            }
+            // The link of an interface that is gone, whose index came back.
+            remove_pin(&path)?;
+        }
+        let id = program.attach_with_options(
+            name.as_str(),
+            attach_type(direction),
+            TcAttachOptions::TcxOrder(LinkOrder::first()),
+        )?;
+        let link: FdLink = program.take_link(id)?.try_into()?;
+        // The descriptor goes with the value, the pin keeps the link.
+        drop(link.pin(&path).context("pin the link")?);
+        Ok(Hook::Tcx)
+    }
+
+    async fn clsact(
+        &self,
+        program: &mut SchedClassifier,
+        name: &IfName,
+        (index, direction): Place,
+        netlink: &Netlink,
+    ) -> anyhow::Result<Hook> {
+        if !netlink.has_clsact(index).await? {
+            match tc::qdisc_add_clsact(name.as_str()) {
+                Ok(()) => self.pins.mark_clsact(index)?,
+                Err(error) if is_there_already(&error) => {}
+                Err(error) => return Err(error).context("add the clsact qdisc"),
+            }
+        }
+        if let Some(priority) = our_filter(netlink, index, direction).await? {
+            let link = filter(name, direction, priority)?;
+            let id = program
+                .attach_to_link(link)
+                .context("replace our clsact filter")?;
+            // Dropped, it would be detached: it stays, whatever becomes of us.
+            std::mem::forget(program.take_link(id)?);
+        } else {
+            let mut tried = None;
+            for priority in PRIORITIES {
+                let options = NlOptions {
+                    priority,
+                    handle: TcHandle::from(HANDLE),
+                    classid: None,
+                };
+                let options = TcAttachOptions::Netlink(options);
+                match program.attach_with_options(name.as_str(), attach_type(direction), options) {
+                    Ok(id) => {
+                        std::mem::forget(program.take_link(id)?);
+                        tried = None;
+                        break;
+                    }
+                    Err(error) => tried = Some(error),
+                }
+            }
+            if let Some(error) = tried {
+                return Err(error).context("add a clsact filter");
+            }
+        }
+        Ok(Hook::Clsact)
+    }
+
+    /// Detaches what `keep` does not want; returns what went wrong.
+    pub(super) async fn retain(
+        &mut self,
+        keep: impl Fn(IfIndex, Direction) -> bool,
+        netlink: &Netlink,
+    ) -> Vec<String> {
+        let mut problems = Vec::new();
+        let doomed = |(index, direction): &Place| !keep(*index, *direction);
+        let pinned = match self.pins.pinned_links() {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                problems.push(format!("{error:#}"));
+                Vec::new()
+            }
+        };
+        for (index, direction) in pinned.into_iter().filter(doomed) {
+            if let Err(error) = remove_pin(&self.pins.link(index, direction)) {
+                problems.push(format!("{error:#}"));
+            }
+        }
+        let places: Vec<_> = self.attached.keys().copied().filter(doomed).collect();
+        for place in places {
+            if let Some(Hook::Clsact) = self.attached.remove(&place)
+                && let Err(error) = remove_filter(netlink, place).await
+            {
+                problems.push(format!("{error:#}"));
+            }
+        }
+        match self.pins.marked_clsact() {
+            Ok(marked) => {
+                for index in marked {
+                    if Direction::BOTH
+                        .iter()
+                        .all(|direction| !keep(index, *direction))
+                        && let Err(error) = remove_clsact(&self.pins, netlink, index).await
+                    {
+                        problems.push(format!("{error:#}"));
+                    }
+                }
+            }
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+        problems
+    }
+}
+
+/// Removes a pinned link, and with its last holder the link.
+fn remove_pin(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+const fn attach_type(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    }
+}
+
+/// Whether our program is among those that TCX runs there.
+fn is_in_tcx(
+    program: &SchedClassifier,
+    name: &IfName,
+    direction: Direction,
+) -> anyhow::Result<bool> {
+    let own = program_id(program)?;
+    let (_, programs) = SchedClassifier::query_tcx(name.as_str(), attach_type(direction))
+        .with_context(|| format!("list the TCX programs of {name}"))?;
+    Ok(programs.iter().any(|program| program.id() == own))
+}
+
+/// The priority of our filter, if it is there.
+pub(super) async fn our_filter(
+    netlink: &Netlink,
+    index: IfIndex,
+    direction: Direction,
+) -> anyhow::Result<Option<u16>> {
+    let filters = netlink.filters(index, direction).await?;
+    Ok(filters
+        .into_iter()
+        .find(|filter| filter.kind == "bpf" && filter.handle == HANDLE)
+        .map(|filter| filter.priority))
+}
+
+fn filter(
+    name: &IfName,
+    direction: Direction,
+    priority: u16,
+) -> anyhow::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(
+        name.as_str(),
+        attach_type(direction),
+        priority,
+        TcHandle::from(HANDLE),
+        None,
+    )
+    .with_context(|| format!("look up interface {name}"))
+}
+
+/// Removes our filter from an interface, if both are there.
+pub(super) async fn remove_filter(
+    netlink: &Netlink,
+    (index, direction): Place,
+) -> anyhow::Result<()> {
+    let Some(name) = crate::netlink::index_to_name(index) else {
+        return Ok(());
+    };
+    if let Some(priority) = our_filter(netlink, index, direction).await? {
+        use aya::programs::Link as _;
+        filter(&name, direction, priority)?
+            .detach()
+            .with_context(|| format!("remove our filter from {name} {}", direction.name()))?;
+    }
+    Ok(())
+}
+
+/// Removes the clsact qdisc of an interface if it is ours and nobody else sits on it.
+pub(super) async fn remove_clsact(
+    pins: &Pins,
+    netlink: &Netlink,
+    index: IfIndex,
+) -> anyhow::Result<()> {
+    if crate::netlink::index_to_name(index).is_some() {
+        for direction in Direction::BOTH {
+            if !netlink.filters(index, direction).await?.is_empty() {
+                return Ok(());
+            }
+        }
+        if pins.unmark_clsact(index) && netlink.has_clsact(index).await? {
+            netlink.delete_clsact(index).await?;
+        }
+    } else {
+        pins.unmark_clsact(index);
+    }
+    Ok(())
+}
+
+fn is_invalid(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::InvalidInput)
+            || matches!(
+                cause.downcast_ref::<ProgramError>(),
+                Some(ProgramError::SyscallError(error))
+                    if error.io_error.kind() == io::ErrorKind::InvalidInput
+            )
+    })
+}
+
+fn is_there_already(error: &TcError) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    matches!(error, TcError::AlreadyAttached)
+}

@@ -1,0 +1,229 @@
+//! The only place that touches aya: loads the programs, fills their maps, attaches them, and reads
+//! what they counted.
+//!
+//! Order matters, and is kept by [`Kernel::sync`]: load, fill the maps, then attach; and the other
+//! way round when something goes. Maps and links are pinned, so that enforcement outlives the
+//! daemon and a new one takes over without a moment unattached.
+
+mod hook;
+mod pins;
+mod raw;
+mod remove;
+mod tables;
+pub mod test_run;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use anyhow::{Context as _, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
+    programs::SchedClassifier,
+};
+use sixxs_common::{flow::Flow, layout::FlowRecord, stat::Counters};
+use sixxs_core::{
+    enforce::{Enforcement, Interface, Role},
+    types::IfName,
+};
+
+use crate::netlink::{Netlink, tc::Direction};
+
+pub use hook::{Hook, HookChoice};
+pub use remove::remove;
+pub use tables::Readings;
+
+use hook::Attachments;
+use pins::Pins;
+use tables::Tables;
+
+/// The eBPF object, as `cargo xtask build` made it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
+
+/// Names of the programs in the object.
+const EGRESS: &str = "sixxs_egress";
+const INGRESS: &str = "sixxs_ingress";
+
+/// The programs in the kernel, with their maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    tables: Tables,
+    attachments: Attachments,
+}
+
+/// What the programs have to say while debugging, through `log`.
+pub type Debugging = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// Ends of the rings, for the caller to wait on.
+pub struct Rings {
+    /// Leak events.
+    pub events: RingBuf<MapData>,
+    /// Debugging output; `None` when it is off, and then costs nothing.
+    pub debugging: Option<Debugging>,
+}
+
+impl Kernel {
+    /// Loads the programs, with the pinned maps of earlier ones where there are any.
+    pub fn load(
+        pin_dir: &Path,
+        hook: HookChoice,
+        debugging: bool,
+    ) -> anyhow::Result<(Self, Rings)> {
+        let pins = Pins::prepare(pin_dir)?;
+        let level = if debugging {
+            aya_log::Level::Debug as u8
+        } else {
+            0
+        };
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .default_map_pin_directory(pins.maps())
+            .override_global(aya_log::LEVEL, &level, true)
+            .load(OBJECT)
+            .context("load the eBPF object; run `sixxs doctor` for what the kernel lacks")?;
+        for name in [EGRESS, INGRESS] {
+            program(&mut ebpf, name)?
+                .load()
+                .with_context(|| format!("load the program {name}"))?;
+        }
+        let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
+        let debugging = if debugging {
+            let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
+            Some(logger)
+        } else {
+            None
+        };
+        let tables = Tables::new(&mut ebpf)?;
+        let kernel = Self {
+            ebpf,
+            tables,
+            attachments: Attachments::new(pins, hook),
+        };
+        Ok((kernel, Rings { events, debugging }))
+    }
+
+    /// Makes maps and attachments what they should be. `names` are all interfaces that may ever
+    /// need a slot: every tunnel of the configuration, wanted now or not. Returns what went wrong,
+    /// in words; all else is in place.
+    pub async fn sync(
+        &mut self,
+        wanted: &Enforcement,
+        names: &BTreeSet<IfName>,
+        netlink: &Netlink,
+    ) -> anyhow::Result<Vec<String>> {
+        let names = names.iter().chain(wanted.interfaces.keys());
+        self.tables.assign_slots(names)?;
+        self.tables.write_tunnels(wanted)?;
+        self.tables.write_interfaces(&wanted.interfaces)?;
+        self.tables.write_sources(wanted)?;
+
+        let mut problems = Vec::new();
+        for (name, interface) in &wanted.interfaces {
+            for direction in directions(interface.role) {
+                let program = match direction {
+                    Direction::Egress => program(&mut self.ebpf, EGRESS)?,
+                    Direction::Ingress => program(&mut self.ebpf, INGRESS)?,
+                };
+                let attached = self
+                    .attachments
+                    .ensure(program, name, interface.index, *direction, netlink)
+                    .await;
+                if let Err(error) = attached {
+                    problems.push(format!("attach to {name} {}: {error:#}", direction.name()));
+                }
+            }
+        }
+        let keep = |index, direction| {
+            wanted.interfaces.values().any(|interface: &Interface| {
+                interface.index == index && directions(interface.role).contains(&direction)
+            })
+        };
+        problems.extend(self.attachments.retain(keep, netlink).await);
+        self.tables.forget_interfaces(&wanted.interfaces)?;
+        self.tables.forget_tunnels(wanted)?;
+        Ok(problems)
+    }
+
+    /// How an interface's programs are attached; `None` while one of them is not.
+    #[must_use]
+    pub fn hook(&self, interface: &Interface) -> Option<Hook> {
+        let mut hook = None;
+        for direction in directions(interface.role) {
+            hook = Some(self.attachments.hook(interface.index, *direction)?);
+        }
+        hook
+    }
+
+    /// The slot of an interface or tunnel.
+    #[must_use]
+    pub fn slot(&self, name: &IfName) -> Option<u32> {
+        self.tables.slots().get(name).copied()
+    }
+
+    /// All slots in use, by name.
+    #[must_use]
+    pub fn slots(&self) -> &BTreeMap<IfName, u32> {
+        self.tables.slots()
+    }
+
+    /// The counters of a slot over all processors.
+    pub fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
+        self.tables.counters(slot)
+    }
+
+    /// The kernel's record of a leaking flow.
+    #[must_use]
+    pub fn flow(&self, flow: &Flow) -> Option<FlowRecord> {
+        self.tables.flow(flow)
+    }
+
+    /// Descriptors of the two programs, egress and ingress, for test runs.
+    pub fn programs(&mut self) -> anyhow::Result<[std::os::fd::OwnedFd; 2]> {
+        use std::os::fd::AsFd as _;
+        let egress = program(&mut self.ebpf, EGRESS)?
+            .fd()?
+            .as_fd()
+            .try_clone_to_owned()?;
+        let ingress = program(&mut self.ebpf, INGRESS)?
+            .fd()?
+            .as_fd()
+            .try_clone_to_owned()?;
+        Ok([egress, ingress])
+    }
+
+    /// Writes the maps alone, without attaching: for test runs and benchmarks.
+    pub fn fill(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        let names: BTreeSet<_> = wanted
+            .tunnels
+            .keys()
+            .chain(wanted.interfaces.keys())
+            .collect();
+        self.tables.assign_slots(names)?;
+        self.tables.write_tunnels(wanted)?;
+        self.tables.write_interfaces(&wanted.interfaces)?;
+        self.tables.write_sources(wanted)?;
+        self.tables.forget_interfaces(&wanted.interfaces)?;
+        self.tables.forget_tunnels(wanted)
+    }
+}
+
+/// Which programs a role needs.
+const fn directions(role: Role) -> &'static [Direction] {
+    match role {
+        Role::Uplink => &[Direction::Egress],
+        Role::Tunnel => &[Direction::Egress, Direction::Ingress],
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn program_id(program: &SchedClassifier) -> anyhow::Result<u32> {
+    Ok(program.info().context("ask for the program's number")?.id())
+}

@@ -1,0 +1,171 @@
+//! Where maps and links are pinned, and the bpffs under it.
+//!
+//! Layout, below the pin directory: `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, and
+//! `v1/clsact/IFINDEX`, an empty directory for each clsact qdisc that is ours: a mark that lives and
+//! dies with the rest.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use sixxs_common::layout;
+use sixxs_core::types::IfIndex;
+
+use crate::netlink::tc::Direction;
+
+/// Where every distribution expects bpffs.
+const STANDARD: &str = "/sys/fs/bpf";
+
+/// The pin directory, on a bpffs.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes the directories, and mounts bpffs where there is none.
+    pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
+        let pins = Self::at(pin_dir);
+        if !on_bpffs(pin_dir) {
+            let point = if pin_dir.starts_with(STANDARD) {
+                Path::new(STANDARD)
+            } else {
+                pin_dir
+            };
+            fs::create_dir_all(point).with_context(|| format!("create {}", point.display()))?;
+            mount(
+                Some("bpf"),
+                point,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some("mode=0700"),
+            )
+            .with_context(|| format!("mount bpffs on {}", point.display()))?;
+        }
+        for directory in [pins.maps(), pins.links(), pins.clsact()] {
+            fs::create_dir_all(&directory)
+                .with_context(|| format!("create {}", directory.display()))?;
+        }
+        Ok(pins)
+    }
+
+    /// The pins below a directory, whether they are there or not.
+    pub(super) fn at(pin_dir: &Path) -> Self {
+        Self {
+            root: pin_dir.join(format!("v{}", layout::VERSION)),
+        }
+    }
+
+    pub(super) fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    fn clsact(&self) -> PathBuf {
+        self.root.join("clsact")
+    }
+
+    pub(super) fn link(&self, index: IfIndex, direction: Direction) -> PathBuf {
+        self.links().join(format!("{index}-{}", direction.name()))
+    }
+
+    /// The links pinned now.
+    pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<(IfIndex, Direction)>> {
+        Ok(names(&self.links())?
+            .iter()
+            .filter_map(|name| {
+                let (index, direction) = name.split_once('-')?;
+                let direction = Direction::BOTH
+                    .into_iter()
+                    .find(|known| known.name() == direction)?;
+                Some((IfIndex(index.parse().ok()?), direction))
+            })
+            .collect())
+    }
+
+    /// Notes that the clsact qdisc of an interface is ours.
+    pub(super) fn mark_clsact(&self, index: IfIndex) -> anyhow::Result<()> {
+        let mark = self.clsact().join(index.to_string());
+        match fs::create_dir(&mark) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("create {}", mark.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the note back; false if there was none.
+    pub(super) fn unmark_clsact(&self, index: IfIndex) -> bool {
+        fs::remove_dir(self.clsact().join(index.to_string())).is_ok()
+    }
+
+    /// The interfaces whose clsact qdisc is ours.
+    pub(super) fn marked_clsact(&self) -> anyhow::Result<Vec<IfIndex>> {
+        Ok(names(&self.clsact())?
+            .iter()
+            .filter_map(|name| name.parse().ok().map(IfIndex))
+            .collect())
+    }
+}
+
+/// Names in a directory; none where it does not exist.
+fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("list {}", directory.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", directory.display()))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether a path, or the nearest directory above it that exists, is on a bpffs.
+fn on_bpffs(path: &Path) -> bool {
+    path.ancestors()
+        .find_map(|ancestor| statfs(ancestor).ok())
+        .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Removes the pin directory with all that is in it, and the bpffs if it was mounted just there.
+pub(super) fn remove_all(pin_dir: &Path) -> anyhow::Result<()> {
+    // A bpffs has no files but pins and directories: nothing of others can be below our own.
+    if on_bpffs(pin_dir) && pin_dir.exists() {
+        for entry in names(pin_dir)? {
+            let path = pin_dir.join(entry);
+            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    if is_mount_point(pin_dir) && pin_dir != Path::new(STANDARD) {
+        nix::mount::umount(pin_dir)
+            .with_context(|| format!("unmount bpffs from {}", pin_dir.display()))?;
+    }
+    match fs::remove_dir(pin_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", pin_dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    match (device(path), path.parent().and_then(device)) {
+        (Some(own), Some(above)) => own != above,
+        _ => false,
+    }
+}

@@ -1,0 +1,26 @@
+//! Takes everything out of the kernel that any run ever put there, with or without a daemon.
+
+use std::path::Path;
+
+use super::{
+    Pins,
+    hook::{remove_clsact, remove_filter},
+    pins,
+};
+use crate::netlink::{Netlink, tc::Direction};
+use sixxs_core::link::Links;
+
+/// Detaches our programs from all interfaces, removes our clsact qdiscs that nobody else uses, and
+/// all pins.
+pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow::Result<()> {
+    let pins = Pins::at(pin_dir);
+    for link in links.iter() {
+        for direction in Direction::BOTH {
+            remove_filter(netlink, (link.index, direction)).await?;
+        }
+    }
+    for index in pins.marked_clsact()? {
+        remove_clsact(&pins, netlink, index).await?;
+    }
+    pins::remove_all(pin_dir)
+}

@@ -1,0 +1,391 @@
+//! Writes what the programs should know into their maps, and reads what they counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, anyhow};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+};
+use sixxs_common::{
+    address::{Address, Prefix},
+    flow::Flow,
+    layout::{self, Control, FEW_SOURCES, FewSource, FlowRecord, SlotName, SourceTable},
+    stat::{CAPACITY, Counters, Stat},
+};
+use sixxs_core::{
+    config::OnLeak,
+    enforce::{Enforcement, Home, Interface, Outlet, Role, Source, slots},
+    types::{IfName, Prefix as CorePrefix},
+};
+
+use super::raw::Raw;
+
+/// The maps, with copies of what was written, so that only changes are.
+pub(super) struct Tables {
+    interfaces: Array<MapData, Raw<layout::Interface>>,
+    counters: PerCpuArray<MapData, Raw<Counters>>,
+    control: Array<MapData, Raw<Control>>,
+    few: Array<MapData, Raw<SourceTable>>,
+    sources: LpmTrie<MapData, [u8; 16], Raw<layout::Source>>,
+    directs: LpmTrie<MapData, [u8; 20], u32>,
+    tunnels: Array<MapData, Raw<layout::Tunnel>>,
+    leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
+    names: Array<MapData, Raw<SlotName>>,
+    slots: BTreeMap<IfName, u32>,
+    written: Option<Written>,
+}
+
+/// Sources and direct destinations as they stand in the maps.
+#[derive(Clone, PartialEq, Eq)]
+struct Written {
+    sources: BTreeMap<(u8, [u8; 16]), layout::Source>,
+    directs: BTreeSet<(u32, [u8; 20])>,
+}
+
+/// Counters by name.
+pub type Readings = BTreeMap<IfName, Counters>;
+
+/// Takes a map out of the object.
+pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
+    ebpf.take_map(name)
+        .ok_or_else(|| anyhow!("the eBPF object has no map {name}"))
+}
+
+impl Tables {
+    pub(super) fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            interfaces: take(ebpf, "INTERFACES")?.try_into()?,
+            counters: take(ebpf, "COUNTERS")?.try_into()?,
+            control: take(ebpf, "CONTROL")?.try_into()?,
+            few: take(ebpf, "FEW")?.try_into()?,
+            sources: take(ebpf, "SOURCES")?.try_into()?,
+            directs: take(ebpf, "DIRECTS")?.try_into()?,
+            tunnels: take(ebpf, "TUNNELS")?.try_into()?,
+            leaks: take(ebpf, "LEAKS")?.try_into()?,
+            names: take(ebpf, "SLOTS")?.try_into()?,
+            slots: BTreeMap::new(),
+            written: None,
+        })
+    }
+
+    pub(super) const fn slots(&self) -> &BTreeMap<IfName, u32> {
+        &self.slots
+    }
+
+    /// Sees that each name has a slot, and that new ones count from zero.
+    pub(super) fn assign_slots<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a IfName>,
+    ) -> anyhow::Result<()> {
+        let names: BTreeSet<_> = names.into_iter().collect();
+        if names.iter().all(|name| self.slots.contains_key(*name)) {
+            return Ok(());
+        }
+        let held: Vec<_> = (0..layout::SLOTS)
+            .map(|slot| self.names.get(&slot, 0).map(|name| read_name(&name.0)))
+            .collect::<Result<_, _>>()
+            .context("read the slots' names")?;
+        // Names that had a slot in this run keep it, even if nobody asks for them just now.
+        let wanted: BTreeSet<_> = names.into_iter().chain(self.slots.keys()).collect();
+        let assigned = slots::assign(&held, wanted)?;
+        for slot in &assigned.fresh {
+            let zero = vec![Raw([0; CAPACITY]); aya::util::nr_cpus().map_err(|(_, error)| error)?];
+            let zero = aya::maps::PerCpuValues::try_from(zero)?;
+            self.counters
+                .set(*slot, zero, 0)
+                .context("reset counters")?;
+            let name = assigned.of.iter().find(|(_, held)| *held == slot);
+            let name = name.map(|(name, _)| write_name(name)).unwrap_or_default();
+            self.names.set(*slot, Raw(name), 0).context("name a slot")?;
+        }
+        self.slots = assigned.of;
+        Ok(())
+    }
+
+    fn slot(&self, name: &IfName) -> anyhow::Result<u32> {
+        let slot = self.slots.get(name).copied();
+        slot.with_context(|| format!("{name} has no slot"))
+    }
+
+    /// Writes where leaks go.
+    pub(super) fn write_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        for (name, outlet) in &wanted.tunnels {
+            let slot = self.slot(name)?;
+            let entry = tunnel_entry(outlet);
+            if self.tunnels.get(&slot, 0).context("read a tunnel")?.0 != entry {
+                self.tunnels
+                    .set(slot, Raw(entry), 0)
+                    .with_context(|| format!("write tunnel {name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears the entries of tunnels that are not wanted any more; after their sources are gone.
+    pub(super) fn forget_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        for (name, slot) in &self.slots {
+            let empty = layout::Tunnel::default();
+            if !wanted.tunnels.contains_key(name)
+                && self.tunnels.get(slot, 0).context("read a tunnel")?.0 != empty
+            {
+                self.tunnels
+                    .set(*slot, Raw(empty), 0)
+                    .with_context(|| format!("clear tunnel {name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds and updates entries of interfaces; before programs are attached.
+    pub(super) fn write_interfaces(
+        &mut self,
+        wanted: &BTreeMap<IfName, Interface>,
+    ) -> anyhow::Result<()> {
+        for (name, interface) in wanted {
+            let entry = layout::Interface {
+                ifindex: interface.index.0,
+                slot: self.slot(name)?,
+                role: match interface.role {
+                    Role::Uplink => layout::ROLE_UPLINK,
+                    Role::Tunnel => layout::ROLE_TUNNEL,
+                },
+                link_bytes: link_bytes(interface.mac),
+                mac: interface.mac.unwrap_or_default(),
+            };
+            let place = self.place(interface.index.0)?;
+            if self.interfaces.get(&place, 0)?.0 != entry {
+                self.interfaces
+                    .set(place, Raw(entry), 0)
+                    .with_context(|| format!("write interface {name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the entry of an interface stands, or may be put.
+    fn place(&self, ifindex: u32) -> anyhow::Result<u32> {
+        let mut free = None;
+        for probe in 0..layout::PROBES {
+            let place = layout::interface_place(ifindex, probe);
+            match self.interfaces.get(&place, 0)?.0.ifindex {
+                there if there == ifindex => return Ok(place),
+                0 if free.is_none() => free = Some(place),
+                _ => {}
+            }
+        }
+        free.with_context(|| format!("no place for interface {ifindex} in the interface table"))
+    }
+
+    /// Removes entries of interfaces that are not wanted any more; after their programs are gone.
+    pub(super) fn forget_interfaces(
+        &mut self,
+        wanted: &BTreeMap<IfName, Interface>,
+    ) -> anyhow::Result<()> {
+        let keep: BTreeSet<_> = wanted.values().map(|interface| interface.index.0).collect();
+        for place in 0..layout::INTERFACES {
+            let there = self.interfaces.get(&place, 0)?.0.ifindex;
+            if there != 0 && !keep.contains(&there) {
+                self.interfaces
+                    .set(place, Raw(layout::Interface::default()), 0)
+                    .with_context(|| format!("clear interface {there}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes whose packets are whose.
+    pub(super) fn write_sources(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        let mut next = Written {
+            sources: BTreeMap::new(),
+            directs: BTreeSet::new(),
+        };
+        for source in &wanted.sources {
+            let key = (source.prefix.bits(), source.prefix.address().octets());
+            next.sources.insert(key, self.source_entry(source)?);
+        }
+        for (name, destination) in &wanted.directs {
+            let address = Address::from_octets(destination.address().octets());
+            let key = layout::direct_key(self.slot(name)?, address);
+            let bits = layout::DIRECT_SLOT_BITS + u32::from(destination.bits());
+            next.directs.insert((bits, key));
+        }
+        if self.written.as_ref() == Some(&next) {
+            return Ok(());
+        }
+        let before = match self.written.take() {
+            Some(before) => before,
+            None => self.read_back()?,
+        };
+        // Direct destinations first: a source that is new to the programs must not leak to its own
+        // LAN. Adding before removing, each step leaves the programs right about all that stays.
+        for (bits, key) in next.directs.difference(&before.directs) {
+            self.directs
+                .insert(&Key::new(*bits, *key), 1, 0)
+                .context("add a direct destination")?;
+        }
+        for ((bits, octets), entry) in &next.sources {
+            if before.sources.get(&(*bits, *octets)) != Some(entry) {
+                let key = Key::new(u32::from(*bits), *octets);
+                self.sources
+                    .insert(&key, Raw(*entry), 0)
+                    .context("add a source")?;
+            }
+        }
+        self.switch_table(&wanted.sources)?;
+        for (bits, octets) in before.sources.keys() {
+            if !next.sources.contains_key(&(*bits, *octets)) {
+                tolerate_missing(self.sources.remove(&Key::new(u32::from(*bits), *octets)))?;
+            }
+        }
+        for (bits, key) in before.directs.difference(&next.directs) {
+            tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
+        }
+        self.written = Some(next);
+        Ok(())
+    }
+
+    fn source_entry(&self, source: &Source) -> anyhow::Result<layout::Source> {
+        Ok(layout::Source {
+            tunnel: self.slot(&source.tunnel)?,
+            home: match source.home {
+                Home::Nowhere => 0,
+                Home::Uplink(index) => index.0,
+                Home::Several => layout::ANY_UPLINK,
+            },
+        })
+    }
+
+    /// Writes the table that is not in use, and puts it into use.
+    fn switch_table(&mut self, sources: &[Source]) -> anyhow::Result<()> {
+        let mut table = SourceTable::EMPTY;
+        table.common = common(sources);
+        if sources.len() <= FEW_SOURCES {
+            for (place, source) in table.few.iter_mut().zip(sources) {
+                *place = FewSource {
+                    prefix: shared(source.prefix),
+                    source: self.source_entry(source)?,
+                };
+                table.count += 1;
+            }
+        } else {
+            table.count = layout::USE_TRIE;
+        }
+        let unused = 1 - self.control.get(&0, 0)?.0.table.min(1);
+        self.few
+            .set(unused, Raw(table), 0)
+            .context("write the sources")?;
+        let control = Control {
+            table: unused,
+            reserved: 0,
+        };
+        self.control
+            .set(0, Raw(control), 0)
+            .context("switch the sources")
+    }
+
+    /// What an earlier run left in the maps.
+    fn read_back(&self) -> anyhow::Result<Written> {
+        let mut before = Written {
+            sources: BTreeMap::new(),
+            directs: BTreeSet::new(),
+        };
+        for entry in self.sources.iter() {
+            let (key, entry) = entry.context("read the sources")?;
+            let bits = u8::try_from(key.prefix_len()).unwrap_or(128);
+            before.sources.insert((bits, key.data()), entry.0);
+        }
+        for key in self.directs.keys() {
+            let key = key.context("read the direct destinations")?;
+            before.directs.insert((key.prefix_len(), key.data()));
+        }
+        Ok(before)
+    }
+
+    /// The counters of a slot over all processors.
+    pub(super) fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
+        let values = self.counters.get(&slot, 0).context("read counters")?;
+        let values: Vec<Counters> = values.iter().map(|value| value.0).collect();
+        let mut sums = [0; CAPACITY];
+        for stat in Stat::ALL {
+            sums[stat.index()] = stat.over(&values);
+        }
+        Ok(sums)
+    }
+
+    /// The kernel's record of a flow; `None` where it has forgotten it.
+    pub(super) fn flow(&self, flow: &Flow) -> Option<FlowRecord> {
+        self.leaks.get(&Raw(*flow), 0).ok().map(|record| record.0)
+    }
+}
+
+fn tolerate_missing(result: Result<(), MapError>) -> anyhow::Result<()> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error).context("remove an entry"),
+    }
+}
+
+fn tunnel_entry(outlet: &Outlet) -> layout::Tunnel {
+    layout::Tunnel {
+        ifindex: outlet.index.map_or(0, |index| index.0),
+        mtu: outlet.mtu.0,
+        on_leak: match outlet.on_leak {
+            OnLeak::Redirect => layout::ON_LEAK_REDIRECT,
+            OnLeak::Drop => layout::ON_LEAK_DROP,
+            OnLeak::Observe => layout::ON_LEAK_OBSERVE,
+        },
+        link_bytes: link_bytes(outlet.mac),
+        mac: outlet.mac.unwrap_or_default(),
+        next_hop: outlet
+            .gateway
+            .map_or_else(layout::NextHop::default, |gateway| layout::NextHop {
+                family: layout::AF_INET6,
+                octets: gateway.octets(),
+            }),
+        reserved: 0,
+        router: Address::from_octets(outlet.router.octets()),
+    }
+}
+
+const fn link_bytes(mac: Option<[u8; 6]>) -> u8 {
+    if mac.is_some() { 14 } else { 0 }
+}
+
+fn shared(prefix: CorePrefix) -> Prefix {
+    Prefix::new(
+        Address::from_octets(prefix.address().octets()),
+        prefix.bits(),
+    )
+}
+
+/// The longest prefix that all sources lie in.
+fn common(sources: &[Source]) -> Prefix {
+    let Some(first) = sources.first() else {
+        return Prefix::NEVER;
+    };
+    let mut bits = 128;
+    for source in sources {
+        let differing = first.prefix.address().to_bits() ^ source.prefix.address().to_bits();
+        let same = u8::try_from(differing.leading_zeros()).unwrap_or(128);
+        bits = bits.min(same).min(source.prefix.bits());
+    }
+    shared(CorePrefix::containing(first.prefix.address(), bits))
+}
+
+fn read_name(name: &SlotName) -> Option<IfName> {
+    let end = name.bytes.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(&name.bytes[..end]).ok()?.parse().ok()
+}
+
+fn write_name(name: &IfName) -> SlotName {
+    let mut bytes = [0; 16];
+    let text = name.as_str().as_bytes();
+    bytes[..text.len()].copy_from_slice(text);
+    SlotName { bytes }
+}

@@ -1,0 +1,198 @@
+//! Carries plans out, step by step, and says what really happened.
+
+use std::{io, net::IpAddr};
+
+use rtnetlink::{
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        route::{
+            RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+            RouteType,
+        },
+        rule::{RuleAction, RuleAttribute, RuleMessage},
+    },
+};
+use sixxs_core::{
+    routing::{
+        Rule, Step,
+        observed::{ObservedRoute, ObservedRule, ObservedTarget},
+        plan::{Plan, Route},
+    },
+    types::{Mtu, PROTOCOL},
+};
+
+use super::{Netlink, RequestError};
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Steps that took effect.
+    pub done: Vec<Step>,
+    /// Steps that did not.
+    pub failed: Vec<Failure>,
+}
+
+/// A step that did not take effect.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {reason}")]
+pub struct Failure {
+    /// Which.
+    pub step: Step,
+    /// Why, and what to do where we know.
+    pub reason: String,
+}
+
+const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
+
+impl Netlink {
+    /// Carries out every step; one that fails does not keep the others from being tried.
+    pub async fn apply(&self, plan: &Plan) -> Outcome {
+        let mut outcome = Outcome::default();
+        for step in &plan.steps {
+            match self.step(step).await {
+                Ok(()) => outcome.done.push(step.clone()),
+                Err(error) if is_tolerated(step, &error) => {}
+                Err(error) => outcome.failed.push(Failure {
+                    step: step.clone(),
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        outcome
+    }
+
+    async fn step(&self, step: &Step) -> Result<(), RequestError> {
+        let (message, flags) = match step {
+            Step::AddRoute(route) => (
+                RouteNetlinkMessage::NewRoute(route_message(route)),
+                CHANGE | NLM_F_CREATE | NLM_F_EXCL,
+            ),
+            Step::ReplaceRoute(route) => (
+                RouteNetlinkMessage::NewRoute(route_message(route)),
+                CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
+            ),
+            // Not exclusive: somebody else's rule that says the same does not spare us ours, since
+            // it goes when they like.
+            Step::AddRule(rule) => (
+                RouteNetlinkMessage::NewRule(rule_message(rule)),
+                CHANGE | NLM_F_CREATE,
+            ),
+            Step::DeleteRule(rule) => match self.dumped(rule) {
+                Some(message) => (RouteNetlinkMessage::DelRule(message), CHANGE),
+                None => return Ok(()),
+            },
+            Step::DeleteRoute(route) => {
+                (RouteNetlinkMessage::DelRoute(delete_message(route)), CHANGE)
+            }
+        };
+        self.request(message, flags).await.map(|_| ())
+    }
+
+    /// The very message by which the kernel told of a rule.
+    fn dumped(&self, rule: &ObservedRule) -> Option<RuleMessage> {
+        let (_, message) = self.rules.iter().find(|(known, _)| known == rule)?;
+        Some(message.clone())
+    }
+}
+
+/// The errors that mean that a step is not needed any more, by operation.
+fn is_tolerated(step: &Step, error: &RequestError) -> bool {
+    let RequestError::Kernel(error) = error else {
+        return false;
+    };
+    match step {
+        // Gone already, or its interface is.
+        Step::DeleteRule(_) | Step::DeleteRoute(_) => {
+            matches!(error.raw_os_error(), Some(ENOENT | ESRCH | ENODEV))
+                || error.kind() == io::ErrorKind::NotFound
+        }
+        Step::AddRoute(_) | Step::ReplaceRoute(_) | Step::AddRule(_) => false,
+    }
+}
+
+const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
+const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
+const ENODEV: i32 = nix::errno::Errno::ENODEV as i32;
+
+fn route_message(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.protocol = RouteProtocol::from(PROTOCOL);
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unreachable;
+    message.attributes = vec![
+        RouteAttribute::Table(route.table.0),
+        RouteAttribute::Priority(route.metric.0),
+    ];
+    if let Some(via) = &route.via {
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::Oif(via.index.0));
+        if let Some(gateway) = via.gateway {
+            let gateway = RouteAddress::Inet6(gateway);
+            message.attributes.push(RouteAttribute::Gateway(gateway));
+        }
+        if let Some(mtu) = via.mtu {
+            message.attributes.push(RouteAttribute::Metrics(vec![
+                RouteMetric::Mtu(mtu.0),
+                RouteMetric::Advmss(Mtu::advertised_mss(mtu)),
+            ]));
+        }
+    }
+    message
+}
+
+fn delete_message(route: &ObservedRoute) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    // The kernel compares the protocol: somebody else's route of the same place stays.
+    message.header.protocol = RouteProtocol::from(route.protocol);
+    message.header.destination_prefix_length = route.destination.bits();
+    message.header.source_prefix_length = route.source.bits();
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = match &route.target {
+        ObservedTarget::Unreachable => RouteType::Unreachable,
+        ObservedTarget::Interface { .. } => RouteType::Unicast,
+        ObservedTarget::Other => RouteType::Unspec,
+    };
+    message.attributes = vec![
+        RouteAttribute::Table(route.table.0),
+        RouteAttribute::Priority(route.metric.0),
+    ];
+    if route.destination.bits() != 0 {
+        let destination = RouteAddress::Inet6(route.destination.address());
+        message
+            .attributes
+            .push(RouteAttribute::Destination(destination));
+    }
+    if route.source.bits() != 0 {
+        let source = RouteAddress::Inet6(route.source.address());
+        message.attributes.push(RouteAttribute::Source(source));
+    }
+    if let ObservedTarget::Interface { index, .. } = &route.target {
+        message.attributes.push(RouteAttribute::Oif(index.0));
+    }
+    message
+}
+
+fn rule_message(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.action = RuleAction::ToTable;
+    message.header.src_len = rule.from.bits();
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.priority.0),
+        RuleAttribute::Table(rule.table.0),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ];
+    if rule.from.bits() != 0 {
+        let from = IpAddr::V6(rule.from.address());
+        message.attributes.push(RuleAttribute::Source(from));
+    }
+    if let Some(to) = rule.to {
+        message.header.dst_len = to.bits();
+        let to = IpAddr::V6(to.address());
+        message.attributes.push(RuleAttribute::Destination(to));
+    }
+    message
+}

@@ -1,0 +1,130 @@
+//! The only place that speaks rtnetlink: observes, applies plans, and says when something changed.
+//!
+//! Requests and events use sockets of their own, and every request has a time-out.
+//!
+//! Tasks: one per [`Netlink`], which drives the request socket; it ends when the value is dropped.
+
+mod apply;
+mod observe;
+pub mod tc;
+mod watch;
+
+use std::{collections::BTreeSet, io, time::Duration};
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use rtnetlink::{
+    Handle, new_connection_with_strict_check,
+    packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
+    packet_route::{RouteNetlinkMessage, rule::RuleMessage},
+};
+use sixxs_core::{
+    routing::observed::ObservedRule,
+    types::{IfIndex, IfName, TableId},
+};
+
+pub use apply::{Failure, Outcome};
+pub use watch::Watcher;
+
+/// No request to the kernel takes so long.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection for requests.
+pub struct Netlink {
+    handle: Handle,
+    connection: tokio::task::JoinHandle<()>,
+    /// Our rules as the kernel last told of them: to be deleted by the very same message.
+    rules: Vec<(ObservedRule, RuleMessage)>,
+}
+
+/// What to look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Tables in which everybody's routes matter, not only ours.
+    pub tables: BTreeSet<TableId>,
+    /// Whether it matters which interfaces have a default route in the main table.
+    pub default_routes: bool,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Netlink {
+    /// Opens a connection in the network namespace of this thread.
+    pub fn open() -> anyhow::Result<Self> {
+        let (connection, handle, _unsolicited) =
+            new_connection_with_strict_check().context("open a netlink socket")?;
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+            rules: Vec::new(),
+        })
+    }
+
+    /// Sends a request and collects the answers.
+    async fn request(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, RequestError> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = flags;
+        let mut handle = self.handle.clone();
+        let mut responses = handle
+            .request(request)
+            .map_err(|error| RequestError::Broken(error.to_string()))?;
+        let mut answers = Vec::new();
+        loop {
+            let next = tokio::time::timeout(TIMEOUT, responses.next()).await;
+            let Some(response) = next.map_err(|_| RequestError::TimedOut)? else {
+                return Ok(answers);
+            };
+            match response.payload {
+                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                NetlinkPayload::Error(ErrorMessage { code: None, .. }) => return Ok(answers),
+                NetlinkPayload::Error(error) => return Err(RequestError::Kernel(error.to_io())),
+                NetlinkPayload::Overrun(_) => return Err(RequestError::Broken("overrun".into())),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A request did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error("{}", explain(.0))]
+    Kernel(#[source] io::Error),
+    #[error("the kernel did not answer within {} s", TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("netlink: {0}")]
+    Broken(String),
+}
+
+/// An error of the kernel, with what to do where we know.
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{error}; run as root or grant CAP_NET_ADMIN")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// The number of an interface from its name, for programs that attach by name.
+pub(crate) fn name_to_index(name: &str) -> anyhow::Result<u32> {
+    match nix::net::if_::if_nametoindex(name) {
+        Ok(index) => Ok(index),
+        Err(nix::errno::Errno::ENODEV) => bail!("no interface {name}"),
+        Err(error) => Err(error).with_context(|| format!("look up interface {name}")),
+    }
+}
+
+/// The name of an interface from its number; `None` when there is no such interface.
+pub(crate) fn index_to_name(index: IfIndex) -> Option<IfName> {
+    let name = nix::net::if_::if_indextoname(index.0).ok()?;
+    name.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,331 @@
+//! From dumps to plain data.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+};
+
+use anyhow::Context as _;
+use rtnetlink::{
+    packet_core::{NLM_F_DUMP, NLM_F_REQUEST},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+        link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
+        route::{
+            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+            RouteType,
+        },
+        rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
+    },
+};
+use sixxs_core::{
+    link::{Link, LinkLayer, Links},
+    routing::{
+        MAIN_TABLE, Observed, Rule,
+        observed::{ObservedRoute, ObservedRule, ObservedTarget},
+    },
+    types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, RulePriority, TableId},
+};
+
+use super::{Netlink, Scope};
+
+const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
+
+impl Netlink {
+    /// Looks at interfaces, addresses, rules and routes.
+    pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
+        let uplinks = if scope.default_routes {
+            self.default_route_interfaces().await?
+        } else {
+            BTreeSet::new()
+        };
+        let links = self.links(&uplinks).await?;
+        self.rules = self.our_rules().await?;
+        let mut routes = self
+            .routes(None, Some(PROTOCOL))
+            .await
+            .context("list our routes")?;
+        for table in &scope.tables {
+            let theirs = self
+                .routes(Some(*table), None)
+                .await
+                .with_context(|| format!("list the routes of table {table}"))?;
+            routes.extend(theirs.into_iter().filter(|route| !route.is_ours()));
+        }
+        Ok(Observed {
+            links,
+            rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
+            routes,
+        })
+    }
+
+    async fn default_route_interfaces(&self) -> anyhow::Result<BTreeSet<IfIndex>> {
+        let routes = self
+            .routes(Some(MAIN_TABLE), None)
+            .await
+            .context("list the routes of the main table")?;
+        Ok(routes
+            .into_iter()
+            .filter(ObservedRoute::is_default)
+            .filter_map(|route| match route.target {
+                ObservedTarget::Interface { index, .. } => Some(index),
+                ObservedTarget::Unreachable | ObservedTarget::Other => None,
+            })
+            .collect())
+    }
+
+    async fn links(&self, uplinks: &BTreeSet<IfIndex>) -> anyhow::Result<Links> {
+        let mut addresses = self.addresses().await?;
+        let mut request = LinkMessage::default();
+        request
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answers = self
+            .request(RouteNetlinkMessage::GetLink(request), DUMP)
+            .await
+            .context("list the interfaces")?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(message) => link(&message),
+                _ => None,
+            })
+            .map(|mut link| {
+                link.addresses = addresses.remove(&link.index).unwrap_or_default();
+                link.default_route = uplinks.contains(&link.index);
+                link
+            })
+            .collect())
+    }
+
+    async fn addresses(&self) -> anyhow::Result<BTreeMap<IfIndex, Vec<Ipv6Addr>>> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = self
+            .request(RouteNetlinkMessage::GetAddress(request), DUMP)
+            .await
+            .context("list the IPv6 addresses")?;
+        let mut addresses: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for answer in answers {
+            let RouteNetlinkMessage::NewAddress(message) = answer else {
+                continue;
+            };
+            // IFA_LOCAL is our end of a point-to-point address, IFA_ADDRESS then the other one.
+            let find = |local: bool| {
+                message
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Local(IpAddr::V6(address)) if local => Some(*address),
+                        AddressAttribute::Address(IpAddr::V6(address)) if !local => Some(*address),
+                        _ => None,
+                    })
+            };
+            if let Some(address) = find(true).or_else(|| find(false)) {
+                addresses
+                    .entry(IfIndex(message.header.index))
+                    .or_default()
+                    .push(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    async fn our_rules(&self) -> anyhow::Result<Vec<(ObservedRule, RuleMessage)>> {
+        let mut request = RuleMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = self
+            .request(RouteNetlinkMessage::GetRule(request), DUMP)
+            .await
+            .context("list the rules")?;
+        Ok(answers
+            .into_iter()
+            .enumerate()
+            .filter_map(|(position, answer)| match answer {
+                RouteNetlinkMessage::NewRule(message) if is_ours(&message) => Some((
+                    rule(&message).map_or(ObservedRule::Foreign(position), ObservedRule::Plain),
+                    message,
+                )),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Routes of one table, or of one origin. The kernel filters: it is asked strictly.
+    async fn routes(
+        &self,
+        table: Option<TableId>,
+        protocol: Option<u8>,
+    ) -> anyhow::Result<Vec<ObservedRoute>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet6;
+        request.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
+        request.header.kind = RouteType::Unspec;
+        if let Some(table) = table {
+            request.attributes.push(RouteAttribute::Table(table.0));
+        }
+        let answers = match self
+            .request(RouteNetlinkMessage::GetRoute(request), DUMP)
+            .await
+        {
+            Ok(answers) => answers,
+            // A table that nothing was ever put into does not exist.
+            Err(super::RequestError::Kernel(error))
+                if table.is_some() && error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Vec::new()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(message) => route(&message),
+                _ => None,
+            })
+            // Kernels that do not filter (before 4.20) send everything.
+            .filter(|route| table.is_none_or(|table| route.table == table))
+            .filter(|route| protocol.is_none_or(|protocol| route.protocol == protocol))
+            .collect())
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let mut name = None;
+    let mut mtu = 0;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = text.parse().ok(),
+            LinkAttribute::Mtu(value) => mtu = *value,
+            LinkAttribute::Address(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+            _ => {}
+        }
+    }
+    let header = &message.header;
+    Some(Link {
+        index: IfIndex(header.index),
+        name: name?,
+        up: header.flags.contains(LinkFlags::Up),
+        mtu: Mtu(mtu),
+        layer: layer(header.link_layer_type, mac),
+        addresses: Vec::new(),
+        default_route: false,
+    })
+}
+
+/// Interfaces whose packets start with the IP header where our programs see them, by their
+/// `ARPHRD_` type; others have an Ethernet header, or one that we cannot read.
+fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>) -> LinkLayer {
+    match kind {
+        LinkLayerType::Ether | LinkLayerType::Loopback => {
+            LinkLayer::Ethernet(mac.unwrap_or_default())
+        }
+        LinkLayerType::None
+        | LinkLayerType::Ppp
+        | LinkLayerType::Rawip
+        | LinkLayerType::Sit
+        | LinkLayerType::Tunnel
+        | LinkLayerType::Tunnel6
+        | LinkLayerType::Ipgre
+        | LinkLayerType::Ip6gre => LinkLayer::None,
+        other => LinkLayer::Unsupported(u16::from(other)),
+    }
+}
+
+fn is_ours(message: &RuleMessage) -> bool {
+    message.attributes.iter().any(|attribute| {
+        matches!(attribute, RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL)
+    })
+}
+
+/// A rule that asks for addresses only and looks a table up; `None` for any other.
+fn rule(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    if header.action != RuleAction::ToTable
+        || header.tos != 0
+        || header.flags.contains(RuleFlags::Invert)
+    {
+        return None;
+    }
+    let mut from = Ipv6Addr::UNSPECIFIED;
+    let mut to = None;
+    let mut table = u32::from(header.table);
+    let mut priority = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(IpAddr::V6(address)) => from = *address,
+            RuleAttribute::Destination(IpAddr::V6(address)) => to = Some(*address),
+            RuleAttribute::Table(value) => table = *value,
+            RuleAttribute::Priority(value) => priority = *value,
+            // What the kernel says of every rule: nothing is suppressed.
+            RuleAttribute::Protocol(_)
+            | RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            _ => return None,
+        }
+    }
+    Some(Rule {
+        priority: RulePriority(priority),
+        from: Prefix::containing(from, header.src_len),
+        to: to.map(|to| Prefix::containing(to, header.dst_len)),
+        table: TableId(table),
+    })
+}
+
+fn route(message: &RouteMessage) -> Option<ObservedRoute> {
+    let header: &RouteHeader = &message.header;
+    let mut destination = Ipv6Addr::UNSPECIFIED;
+    let mut source = Ipv6Addr::UNSPECIFIED;
+    let mut table = u32::from(header.table);
+    let mut metric = 0;
+    let mut index = None;
+    let mut gateway = None;
+    let mut mtu = 0;
+    let mut advertised_mss = 0;
+    let mut several = false;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = *address,
+            RouteAttribute::Source(RouteAddress::Inet6(address)) => source = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => gateway = Some(*address),
+            RouteAttribute::Table(value) => table = *value,
+            RouteAttribute::Priority(value) => metric = *value,
+            RouteAttribute::Oif(value) => index = Some(IfIndex(*value)),
+            RouteAttribute::MultiPath(_) | RouteAttribute::NhId(_) => several = true,
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(value) => mtu = *value,
+                        RouteMetric::Advmss(value) => advertised_mss = *value,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let target = match (header.kind, index) {
+        (RouteType::Unreachable, _) => ObservedTarget::Unreachable,
+        (RouteType::Unicast, Some(index)) if !several => ObservedTarget::Interface {
+            index,
+            gateway,
+            mtu,
+            advertised_mss,
+        },
+        _ => ObservedTarget::Other,
+    };
+    // Entries of the route cache (RTM_F_CLONED) are not routes that anybody made.
+    let cloned = header
+        .flags
+        .contains(rtnetlink::packet_route::route::RouteFlags::Cloned);
+    (!cloned).then_some(ObservedRoute {
+        table: TableId(table),
+        destination: Prefix::containing(destination, header.destination_prefix_length),
+        source: Prefix::containing(source, header.source_prefix_length),
+        metric: Metric(metric),
+        protocol: u8::from(header.protocol),
+        target,
+    })
+}
