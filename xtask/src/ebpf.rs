@@ -99,6 +99,7 @@ fn rustflags(linker: &OsString) -> OsString {
         "-Cdebuginfo=2",
         SEPARATOR,
         "-Clink-arg=--btf",
+        SEPARATOR,
         // Headers stand at odd offsets in a frame. Without this, every word of theirs is read byte
         // by byte; the kernel lets programs read them whole on all machines that can (LLVM 21).
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
