@@ -320,6 +320,27 @@ impl Daemon {
         number.context("no VmRSS")?.parse().context("read VmRSS")
     }
 
+    /// Processor time that it has used so far.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        // proc_pid_stat(5): behind the name in brackets, utime and stime are the 12th and 13th.
+        let (_, fields) = text.rsplit_once(')').context("no name in brackets")?;
+        let ticks = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(str::parse::<u64>);
+        let ticks: u64 = ticks
+            .sum::<Result<_, _>>()
+            .context("read its processor time")?;
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+            .context("ask for the length of a tick")?
+            .and_then(|ticks| u64::try_from(ticks).ok())
+            .context("the length of a tick is unknown")?;
+        Ok(Duration::from_millis(ticks * 1000 / per_second))
+    }
+
     /// Whether it is still running.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self

@@ -1,7 +1,7 @@
 //! `sixxs status` and `sixxs counters`: what they print, and their exit status.
 
 use anyhow::Result;
-use sixxs_tests::program::Hook;
+use sixxs_tests::program::{Hook, finish};
 use sixxs_tests::topology::Flavour;
 
 use crate::setting::Setting;
@@ -58,4 +58,59 @@ fn counters_per_interface() -> Result<()> {
     assert!(!values.is_empty());
     assert_eq!(daemon.stop()?, 0);
     Ok(())
+}
+
+/// Every global option is also an environment variable; elsewhere the tests use those.
+#[test]
+fn options_on_the_command_line() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let mut arguments = Vec::new();
+    for (variable, value) in setting.program.environment() {
+        let name = variable
+            .trim_start_matches("SIXXS_")
+            .to_lowercase()
+            .replace('_', "-");
+        arguments.push(format!("--{name}={}", value.display()));
+    }
+    let mut command = setting.host().command(setting.program.binary());
+    command
+        .env_clear()
+        .args(&arguments)
+        .args(["status", "--json"]);
+    let printed = finish(&mut command)?;
+    assert_eq!(printed.code, 0, "{printed:#?}");
+    // Behind the command they mean the same.
+    let mut command = setting.host().command(setting.program.binary());
+    command
+        .env_clear()
+        .args(["status", "--json"])
+        .args(&arguments);
+    let printed = finish(&mut command)?;
+    assert_eq!(printed.code, 0, "{printed:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Without `uplinks` in the configuration it is the interface with the default route.
+#[test]
+fn uplinks_are_found() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    assert!(!config.contains("uplinks"));
+    setting.lab.write_config(&config)?;
+    let daemon = setting.start()?;
+    let status = setting.program.status()?;
+    let uplinks: Vec<&str> = status
+        .uplinks
+        .iter()
+        .map(|uplink| uplink.name.as_str())
+        .collect();
+    assert_eq!(uplinks, ["net0"]);
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
+    setting.nothing_went_astray()
 }

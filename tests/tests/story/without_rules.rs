@@ -1,9 +1,9 @@
 //! Scene 4: rules deleted and daemon killed: every reply still arrives, the filter stays at 0, leaks
 //! are counted; restarted, the daemon repairs the rules and has lost no count.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sixxs_tests::probe::{PingStream, ping_with};
 use sixxs_tests::program::Hook;
 use sixxs_tests::status::Leaks;
@@ -165,6 +165,47 @@ fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
     for tunnel in &setting.program.status()?.tunnels {
         assert!(tunnel.leaks.too_big > 0, "{tunnel:#?}");
     }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Somebody deletes the rules again and again. No ping is lost, the daemon does not wear itself
+/// out, and in the end the rules are there.
+#[test]
+fn a_fight_over_rules() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let rules = setting.own_rules()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let interval = Duration::from_millis(5);
+    let stream = PingStream::start(setting.lab.outside(), tunnel.plan.address, interval)?;
+    let used = daemon.processor_time()?;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(3) {
+        // There may be none just now.
+        let deleted = setting.host().sh("ip -6 rule del priority 16383").is_ok();
+        if !deleted {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let used = daemon
+        .processor_time()?
+        .checked_sub(used)
+        .context("time goes forward")?;
+    let repaired = || setting.own_rules();
+    wait::until(
+        "the rules are there",
+        Duration::from_secs(5),
+        repaired,
+        |now| *now == rules,
+    )?;
+    let pings = stream.stop()?;
+    assert!(pings.sent > 300 && pings.all_answered(), "{pings:?}");
+    assert!(
+        used < Duration::from_secs(1),
+        "{used:?} of processor time in 3 s"
+    );
+    setting.nothing_went_astray()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
