@@ -9,12 +9,14 @@
 //! * [`enforce`] – what the kernel programs should know
 //! * [`tunnel`] – the state of a tunnel, as people see it
 //! * [`alert`] – leaks merged into lines
+//! * [`pace`] – how soon and how often to look again
 //! * [`table_names`] – the file that gives routing tables their names
 
 pub mod alert;
 pub mod config;
 pub mod enforce;
 pub mod link;
+pub mod pace;
 pub mod routing;
 pub mod table_names;
 pub mod tunnel;

@@ -1,3 +1,19 @@
-//! x
+//! The shell around the decisions of `sixxs-core`: daemon, drivers and commands.
+//!
+//! Only [`netlink`] touches rtnetlink, only [`bpf`] touches aya. One task, in [`daemon`], owns the
+//! state.
+
+pub mod api;
 pub mod bpf;
+pub mod cli;
+pub mod client;
+pub mod config_file;
+pub mod control;
+pub mod daemon;
+pub mod down;
+pub mod driver;
 pub mod netlink;
+pub mod paths;
+pub mod ping;
+pub mod table_file;
+pub mod text;

@@ -14,6 +14,7 @@ pub mod test_run;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::AsRawFd,
     path::Path,
 };
 
@@ -28,6 +29,8 @@ use sixxs_core::{
     enforce::{Enforcement, Interface, Role},
     types::IfName,
 };
+
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::netlink::{Netlink, tc::Direction};
 
@@ -64,6 +67,26 @@ pub struct Rings {
     pub debugging: Option<Debugging>,
 }
 
+/// Lets a task wait until there is something in a ring.
+pub fn wait_on<T: RingReader>(ring: T) -> std::io::Result<AsyncFd<T>> {
+    // SAFETY: the types that are `RingReader` own their descriptor, give the same one each time, and
+    // close it only when they are dropped, which the `AsyncFd` does after deregistering it.
+    let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    Ok(registered?)
+}
+
+/// One of the ends in [`Rings`].
+pub trait RingReader: AsRawFd + sealed::Sealed {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for aya::maps::RingBuf<aya::maps::MapData> {}
+    impl Sealed for super::Debugging {}
+}
+
+impl RingReader for RingBuf<MapData> {}
+impl RingReader for Debugging {}
+
 impl Kernel {
     /// Loads the programs, with the pinned maps of earlier ones where there are any.
     pub fn load(
@@ -82,7 +105,7 @@ impl Kernel {
             .default_map_pin_directory(pins.maps())
             .override_global(aya_log::LEVEL, &level, true)
             .load(OBJECT)
-            .context("load the eBPF object; run `sixxs doctor` for what the kernel lacks")?;
+            .context("load the eBPF object")?;
         for name in [EGRESS, INGRESS] {
             program(&mut ebpf, name)?
                 .load()

@@ -1,0 +1,230 @@
+//! What the daemon tells, as JSON: the shapes that scripts rely on.
+//!
+//! Keys may be added here, none renamed. Unknown is `null`.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+/// `sixxs status --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether every tunnel is up, its routing in place and its programs attached.
+    pub healthy: bool,
+    /// Repairs since the daemon started.
+    pub corrections: u64,
+    /// The tunnels in the order of the file.
+    pub tunnels: Vec<Tunnel>,
+    /// The native uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// What could not be done, in words.
+    pub problems: Vec<String>,
+}
+
+/// A tunnel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its interface.
+    pub name: String,
+    /// `interface`, `command`, …
+    pub kind: String,
+    /// `down`, `waiting`, `connecting`, `up`, `failed`.
+    pub state: String,
+    /// Why, where there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Index of its interface.
+    pub ifindex: Option<u32>,
+    /// Its addresses.
+    pub addresses: Vec<Ipv6Addr>,
+    /// Prefixes routed by it.
+    pub prefixes: Vec<String>,
+    /// Its far end.
+    pub peer: Option<Ipv6Addr>,
+    /// What `sixxs check` pings.
+    pub check_target: Option<Ipv6Addr>,
+    /// Its routing table.
+    pub table: u32,
+    /// The largest packet, in bytes.
+    pub mtu: Option<u32>,
+    /// `in_place` or `missing`.
+    pub routing: String,
+    /// `attached` or `missing`.
+    pub program: String,
+    /// Packets through its interface.
+    pub packets: InOut,
+    /// Bytes through its interface, without link layer.
+    pub bytes: InOut,
+    /// Echo messages through its interface.
+    pub echo: Echo,
+    /// Leaks of its own addresses, wherever they leaked.
+    pub leaks: Leaks,
+    /// Packets with a source of no tunnel that left by its interface.
+    pub strays: u64,
+}
+
+/// Both directions.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct InOut {
+    /// Came in.
+    #[serde(rename = "in")]
+    pub incoming: u64,
+    /// Left.
+    pub out: u64,
+}
+
+/// Echo messages.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Echo {
+    /// Requests from outside.
+    pub requests_in: u64,
+    /// Our replies.
+    pub replies_out: u64,
+    /// Our requests.
+    pub requests_out: u64,
+    /// Replies from outside.
+    pub replies_in: u64,
+    /// Since the last request from outside, in seconds; `null` for never.
+    pub last_request_in_seconds_ago: Option<f64>,
+    /// Since our last reply, in seconds; `null` for never.
+    pub last_reply_out_seconds_ago: Option<f64>,
+}
+
+/// Leaks by treatment.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Leaks {
+    /// Put into the tunnel.
+    pub redirected: u64,
+    /// Dropped.
+    pub dropped: u64,
+    /// Let pass.
+    pub observed: u64,
+    /// Answered by Packet Too Big.
+    pub too_big: u64,
+}
+
+/// A native uplink.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Uplink {
+    /// Its interface.
+    pub name: String,
+    /// Its index.
+    pub ifindex: Option<u32>,
+    /// `attached` or `missing`.
+    pub program: String,
+    /// `tcx` or `clsact`.
+    pub hook: Option<String>,
+    /// Packets that left.
+    pub packets: Out,
+    /// Bytes that left, without link layer.
+    pub bytes: Out,
+    /// Leaks caught here.
+    pub leaks: u64,
+}
+
+/// One direction.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Out {
+    /// Left.
+    pub out: u64,
+}
+
+/// `sixxs counters --json`: by interface, then by the counter's name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Every interface that has or had a slot.
+    pub interfaces: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// One line of `sixxs alerts --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Alert {
+    /// When, in RFC 3339.
+    pub time: String,
+    /// What it is about.
+    #[serde(flatten)]
+    pub about: About,
+}
+
+/// What an alert is about.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum About {
+    /// Packets with a tunnel's source were about to leave by the wrong interface.
+    Leak(Leak),
+    /// Something of ours was missing, and was put back.
+    Correction {
+        /// The tunnel, where it is about one.
+        tunnel: Option<String>,
+        /// What was done, as a command.
+        correction: String,
+    },
+    /// A tunnel changed its state.
+    Tunnel {
+        /// Which.
+        tunnel: String,
+        /// Its new state.
+        state: String,
+        /// Why, where there is something to say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Something could not be done.
+    Problem {
+        /// What, and what to do.
+        problem: String,
+    },
+}
+
+/// A line about leaks: of one flow, or (all but `tunnel` and `packets` `null`) of all flows of a
+/// tunnel that are too many to name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Leak {
+    /// The tunnel that the source belongs to.
+    pub tunnel: String,
+    /// The interface by which they were about to leave.
+    pub interface: Option<String>,
+    /// Their source.
+    pub source: Option<Ipv6Addr>,
+    /// Their destination.
+    pub destination: Option<Ipv6Addr>,
+    /// `tcp`, `udp`, `icmpv6`, or the number.
+    pub protocol: Option<String>,
+    /// Source and destination port; for echo messages the identifier twice.
+    pub ports: Option<[u16; 2]>,
+    /// Packets since the last such line.
+    pub packets: u64,
+    /// `redirected`, `dropped`, `observed`, `too_big`, or `no_tunnel` (dropped for want of one).
+    pub treatment: Option<String>,
+    /// Owner of the sending socket.
+    pub uid: Option<u32>,
+    /// Control group of the sending socket, as its inode number.
+    pub cgroup: Option<u64>,
+    /// Interface that the sending socket is bound to.
+    pub bound_to: Option<String>,
+    /// Interface that a forwarded packet came in by.
+    pub forwarded_from: Option<String>,
+}
+
+/// What is missing, as commands.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Plan {
+    /// Lines for a shell.
+    pub commands: Vec<String>,
+    /// What stands in the way, in words.
+    pub problems: Vec<String>,
+}
+
+/// Which tunnels to act on; none named: all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Names {
+    /// Their names.
+    pub tunnels: Vec<String>,
+}
+
+/// An answer to what was refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Why, and what to do.
+    pub error: String,
+}

@@ -1,0 +1,189 @@
+//! `sixxs check`: does it really work?
+
+use std::{net::Ipv6Addr, path::Path, process::ExitCode, thread};
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::show;
+use crate::{
+    api::{Status, Tunnel},
+    client,
+    ping::ping,
+};
+
+/// One thing that was checked.
+#[derive(Debug, Serialize)]
+struct Check {
+    tunnel: String,
+    check: &'static str,
+    pass: bool,
+    detail: String,
+}
+
+#[derive(Serialize)]
+struct Report {
+    pass: bool,
+    checks: Vec<Check>,
+}
+
+pub(super) async fn check(
+    socket: &Path,
+    json: bool,
+    names: &[String],
+) -> anyhow::Result<ExitCode> {
+    let checks = match client::get::<Status>(socket, "/v1/status").await {
+        Ok(status) => {
+            let tunnels = choose(&status, names)?;
+            checks(&tunnels)
+        }
+        Err(error) if error.is::<client::NoDaemon>() => vec![Check {
+            tunnel: "*".to_owned(),
+            check: "daemon",
+            pass: false,
+            detail: error.to_string(),
+        }],
+        Err(error) => return Err(error),
+    };
+    let report = Report {
+        pass: checks.iter().all(|check| check.pass),
+        checks,
+    };
+    if json {
+        show::print(&show::line(&report)?)?;
+    } else {
+        for check in &report.checks {
+            let verdict = if check.pass { "pass" } else { "FAIL" };
+            show::print(&format!(
+                "{verdict}  {:<15} {:<8} {}\n",
+                check.tunnel, check.check, check.detail
+            ))?;
+        }
+    }
+    Ok(show::exit(report.pass))
+}
+
+fn choose(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {
+    if names.is_empty() {
+        return Ok(status.tunnels.clone());
+    }
+    let mut chosen = Vec::new();
+    for name in names {
+        match status.tunnels.iter().find(|tunnel| tunnel.name == *name) {
+            Some(tunnel) => chosen.push(tunnel.clone()),
+            None => {
+                let known: Vec<_> = status.tunnels.iter().map(|t| t.name.as_str()).collect();
+                bail!("no tunnel {name:?}; there are {}", known.join(", "));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// All tunnels at once: a silent target costs seconds.
+fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
+    thread::scope(|scope| {
+        let running: Vec<_> = tunnels
+            .iter()
+            .map(|tunnel| scope.spawn(|| of_tunnel(tunnel)))
+            .collect();
+        running
+            .into_iter()
+            .zip(tunnels)
+            .flat_map(|(thread, tunnel)| {
+                thread.join().unwrap_or_else(|_| {
+                    vec![Check {
+                        tunnel: tunnel.name.clone(),
+                        check: "check",
+                        pass: false,
+                        detail: "a check broke down; this is a bug".to_owned(),
+                    }]
+                })
+            })
+            .collect()
+    })
+}
+
+fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
+    let check = |check, pass, detail| Check {
+        tunnel: tunnel.name.clone(),
+        check,
+        pass,
+        detail,
+    };
+    let state = match &tunnel.reason {
+        Some(reason) => format!("{}: {reason}", tunnel.state),
+        None => tunnel.state.clone(),
+    };
+    let mut checks = vec![
+        check("state", tunnel.state == "up", state),
+        check(
+            "routing",
+            tunnel.routing == "in_place",
+            tunnel.routing.replace('_', " "),
+        ),
+        check("program", tunnel.program == "attached", tunnel.program.clone()),
+    ];
+    checks.push(answered(tunnel));
+    match tunnel.check_target.or(tunnel.peer) {
+        Some(target) => {
+            for source in &tunnel.addresses {
+                checks.push(pinged(&tunnel.name, *source, target));
+            }
+        }
+        None => checks.push(check(
+            "ping",
+            true,
+            "not tried: neither peer nor check_target is configured".to_owned(),
+        )),
+    }
+    checks
+}
+
+fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
+    let (pass, detail) = match ping(source, target) {
+        Ok(Some(time)) => (
+            true,
+            format!("{source} > {target}: answer after {:.1} ms", time.as_secs_f64() * 1000.0),
+        ),
+        Ok(None) => (false, format!("{source} > {target}: no answer")),
+        Err(error) => (false, format!("{error:#}")),
+    };
+    Check {
+        tunnel: tunnel.to_owned(),
+        check: "ping",
+        pass,
+        detail,
+    }
+}
+
+/// A reply may be on its way; one that is missing for longer than this is missing.
+const PATIENCE_SECONDS: f64 = 2.0;
+
+/// Whether requests from outside were answered, by the programs' counters.
+fn answered(tunnel: &Tunnel) -> Check {
+    let echo = &tunnel.echo;
+    let (pass, detail) = match (
+        echo.last_request_in_seconds_ago,
+        echo.last_reply_out_seconds_ago,
+    ) {
+        (None, _) => (true, "no ping from outside yet".to_owned()),
+        (Some(request), None) => (
+            request < PATIENCE_SECONDS,
+            format!("{} pings from outside, none answered", echo.requests_in),
+        ),
+        (Some(request), Some(reply)) => (
+            reply < request + PATIENCE_SECONDS,
+            format!(
+                "{} pings from outside, {} answered; last {request:.1} s ago, last answer {reply:.1} s ago",
+                echo.requests_in, echo.replies_out
+            ),
+        ),
+    };
+    Check {
+        tunnel: tunnel.name.clone(),
+        check: "answers",
+        pass,
+        detail,
+    }
+}

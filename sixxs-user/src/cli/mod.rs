@@ -1,0 +1,212 @@
+//! The command line: what can be asked, and who answers.
+
+mod check;
+mod show;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    api::Names,
+    bpf::HookChoice,
+    client, config_file,
+    daemon::{self, Options},
+    down,
+    paths::Paths,
+};
+
+/// The command's own failure.
+const FAILED: u8 = 1;
+/// A wrong configuration, or (by clap) a wrong command line.
+const BAD_CONFIG: u8 = 2;
+/// Something is not as it should be.
+const UNHEALTHY: u8 = 3;
+/// There is no daemon.
+const NO_DAEMON: u8 = 4;
+
+/// Sends replies back through the tunnel that their requests came by, and catches what leaks.
+#[derive(Parser)]
+#[command(name = "sixxs", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    places: Places,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Places {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", env = "SIXXS_CONFIG", default_value = "/etc/sixxs/sixxs.toml")]
+    config: PathBuf,
+    /// For the control socket.
+    #[arg(long, global = true, value_name = "DIR", env = "SIXXS_RUN_DIR", default_value = "/run/sixxs")]
+    run_dir: PathBuf,
+    /// For what outlives a reboot.
+    #[arg(long, global = true, value_name = "DIR", env = "SIXXS_STATE_DIR", default_value = "/var/lib/sixxs")]
+    state_dir: PathBuf,
+    /// For pinned eBPF maps and links, on a bpffs.
+    #[arg(long, global = true, value_name = "DIR", env = "SIXXS_PIN_DIR", default_value = "/sys/fs/bpf/sixxs")]
+    pin_dir: PathBuf,
+    /// Where `ip` looks for names of tables.
+    #[arg(long, global = true, hide = true, value_name = "DIR", env = "SIXXS_RT_TABLES_DIR", default_value = "/etc/iproute2/rt_tables.d")]
+    rt_tables_dir: PathBuf,
+    /// How programs are attached: auto, tcx or clsact.
+    #[arg(long, global = true, hide = true, value_name = "HOOK", env = "SIXXS_HOOK", default_value = "auto")]
+    hook: HookChoice,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground.
+    Run {
+        /// Log what the kernel programs say about each leak; costs time.
+        #[arg(long, env = "SIXXS_PROGRAM_LOG")]
+        program_log: bool,
+    },
+    /// Start tunnels of the running daemon; none named: all.
+    Start { names: Vec<String> },
+    /// Stop tunnels of the running daemon; none named: all.
+    Stop { names: Vec<String> },
+    /// Stop and start tunnels of the running daemon; none named: all.
+    Restart { names: Vec<String> },
+    /// Show tunnels, rules, programs, echo traffic and leaks.
+    #[command(after_help = "Exit status: 0 all tunnels healthy, 3 some not, 4 no daemon.")]
+    Status {
+        /// Draw anew every second.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show every counter, per interface.
+    Counters {
+        /// Those at zero, too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show leak alerts and corrections, newest last.
+    Alerts {
+        /// Go on with those to come.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Ping from each tunnel address, and check rules, routes and programs.
+    #[command(after_help = "Exit status: 0 all pass, 3 a check failed.")]
+    Check { names: Vec<String> },
+    /// Show what is missing, as commands for a shell; change nothing.
+    #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
+    Plan,
+    /// Remove every route, rule, table name, program and pin ever made, with or without a daemon.
+    Down,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let outcome = runtime.block_on(run(cli));
+    // A thread that pings may still wait for its answer: nobody needs it any more.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|error| fail(&error))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // A reader that closed the pipe has seen enough: `sixxs alerts | head`.
+    if error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    {
+        return ExitCode::SUCCESS;
+    }
+    let status = if error.is::<client::NoDaemon>() {
+        NO_DAEMON
+    } else if error.is::<config_file::Error>() {
+        BAD_CONFIG
+    } else {
+        FAILED
+    };
+    // With stderr closed there is nobody to tell; the exit status says it.
+    let _unheard = writeln!(io::stderr(), "sixxs: {error:#}");
+    ExitCode::from(status)
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli {
+        places,
+        json,
+        command,
+    } = cli;
+    let hook = places.hook;
+    let paths = Paths {
+        config: places.config,
+        run_dir: places.run_dir,
+        state_dir: places.state_dir,
+        pin_dir: places.pin_dir,
+        rt_tables_dir: places.rt_tables_dir,
+    };
+    let socket = paths.socket();
+    match command {
+        Command::Run { program_log } => {
+            let config = config_file::read(&paths.config)?;
+            log_to_stderr(program_log)?;
+            let options = Options { hook, program_log };
+            daemon::run(&paths, config, &options).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Start { names } => act(&paths, "start", names).await,
+        Command::Stop { names } => act(&paths, "stop", names).await,
+        Command::Restart { names } => act(&paths, "restart", names).await,
+        Command::Status { watch } => show::status(&socket, json, watch).await,
+        Command::Counters { all } => show::counters(&socket, json, all).await,
+        Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
+        Command::Check { names } => check::check(&socket, json, &names).await,
+        Command::Plan => show::plan(&config_file::read(&paths.config)?, json).await,
+        Command::Down => {
+            down::down(&paths).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn act(paths: &Paths, verb: &str, tunnels: Vec<String>) -> anyhow::Result<ExitCode> {
+    let path = format!("/v1/tunnels/{verb}");
+    client::post(&paths.socket(), &path, &Names { tunnels }).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon's log goes to stderr. The journal has its own clock.
+fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
+    use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+    let default = if program_log {
+        "info,sixxs_ebpf=debug"
+    } else {
+        "info"
+    };
+    let filter = EnvFilter::try_from_env("SIXXS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let layer = fmt::layer()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(false);
+    let registry = tracing_subscriber::registry().with(filter);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        registry.with(layer.without_time()).try_init()?;
+    } else {
+        registry.with(layer).try_init()?;
+    }
+    Ok(())
+}

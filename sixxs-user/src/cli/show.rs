@@ -1,0 +1,111 @@
+//! Commands that show something.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use serde::Serialize;
+use sixxs_core::{
+    config::Config,
+    routing::{Desired, diff},
+};
+
+use super::UNHEALTHY;
+use crate::{
+    api::{Alert, Counters, Plan, Status},
+    client,
+    netlink::{Netlink, Scope},
+    text,
+};
+
+pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Result<ExitCode> {
+    loop {
+        let status: Status = client::get(socket, "/v1/status").await?;
+        let shown = if json {
+            line(&status)?
+        } else {
+            text::status(&status)
+        };
+        if !watch {
+            print(&shown)?;
+            return Ok(exit(status.healthy));
+        }
+        print(&if json { shown } else { redraw(&shown) })?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Draws over the last screen: home, each line cleared to its end, then what is below.
+fn redraw(screen: &str) -> String {
+    format!("\x1b[H{}\x1b[J", screen.replace('\n', "\x1b[K\n"))
+}
+
+pub(super) async fn counters(socket: &Path, json: bool, all: bool) -> anyhow::Result<ExitCode> {
+    let counters: Counters = client::get(socket, "/v1/counters").await?;
+    print(&if json {
+        line(&counters)?
+    } else {
+        text::counters(&counters, all)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn alerts(socket: &Path, json: bool, follow: bool) -> anyhow::Result<ExitCode> {
+    let path = if follow {
+        "/v1/alerts?follow=true"
+    } else {
+        "/v1/alerts"
+    };
+    client::lines(socket, path, |line| {
+        if json {
+            return print(&format!("{line}\n"));
+        }
+        let alert: Alert = serde_json::from_str(line)?;
+        print(&format!("{} {}\n", alert.time, text::alert(&alert.about)))
+    })
+    .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is missing, found out without the daemon: it need not run.
+pub(super) async fn plan(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let scope = Scope {
+        tables: config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
+        default_routes: false,
+    };
+    let observed = Netlink::open()?.observe(&scope).await?;
+    let plan: Plan = crate::daemon::plan(&diff(&Desired::new(config, |_| true), &observed));
+    if json {
+        print(&line(&plan)?)?;
+    } else {
+        for problem in &plan.problems {
+            print(&format!("# {problem}\n"))?;
+        }
+        for command in &plan.commands {
+            print(&format!("{command}\n"))?;
+        }
+    }
+    Ok(exit(plan.commands.is_empty() && plan.problems.is_empty()))
+}
+
+pub(super) fn exit(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(UNHEALTHY)
+    }
+}
+
+pub(super) fn line<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    Ok(serde_json::to_string(value)? + "\n")
+}
+
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}

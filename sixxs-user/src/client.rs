@@ -1,0 +1,101 @@
+//! The other end of the control socket.
+
+use std::{io, path::Path};
+
+use anyhow::{Context as _, anyhow, bail};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, StatusCode, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use crate::api::Refusal;
+
+/// There is no daemon to talk to.
+#[derive(Debug, thiserror::Error)]
+#[error("no daemon answers at {socket}; start it with `sixxs run`, or see `systemctl status sixxs`")]
+pub struct NoDaemon {
+    socket: String,
+}
+
+/// Asks, and parses the answer.
+pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+    let body = whole(request(socket, Method::GET, path, Bytes::new()).await?).await?;
+    serde_json::from_slice(&body).with_context(|| format!("understand the answer to {path}"))
+}
+
+/// Has something changed.
+pub async fn post<T: Serialize + Sync>(socket: &Path, path: &str, body: &T) -> anyhow::Result<()> {
+    let body = Bytes::from(serde_json::to_vec(body)?);
+    whole(request(socket, Method::POST, path, body).await?).await?;
+    Ok(())
+}
+
+/// Asks, and hands each line of the answer on as it comes.
+pub async fn lines(
+    socket: &Path,
+    path: &str,
+    mut each: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut response = request(socket, Method::GET, path, Bytes::new()).await?;
+    let mut rest = Vec::new();
+    while let Some(frame) = response.frame().await {
+        let frame = frame.with_context(|| format!("read the answer to {path}"))?;
+        if let Some(data) = frame.data_ref() {
+            rest.extend_from_slice(data);
+        }
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            each(String::from_utf8_lossy(&line).trim_end())?;
+        }
+    }
+    Ok(())
+}
+
+async fn whole(response: hyper::body::Incoming) -> anyhow::Result<Bytes> {
+    Ok(response.collect().await.context("read the answer")?.to_bytes())
+}
+
+async fn request(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> anyhow::Result<hyper::body::Incoming> {
+    let shown = socket.display().to_string();
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                bail!(NoDaemon { socket: shown })
+            }
+            io::ErrorKind::PermissionDenied => bail!(
+                "may not connect to {shown}; run as root, or as a member of the group {}",
+                crate::paths::GROUP
+            ),
+            _ => return Err(error).with_context(|| format!("connect to {shown}")),
+        },
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the exchange; its errors are the request's too.
+    tokio::spawn(connection);
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "sixxs")
+        .header("content-type", "application/json")
+        .body(Full::new(body))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .with_context(|| format!("ask the daemon for {path}"))?;
+    let status = response.status();
+    if status == StatusCode::OK {
+        return Ok(response.into_body());
+    }
+    let body = whole(response.into_body()).await?;
+    Err(match serde_json::from_slice::<Refusal>(&body) {
+        Ok(refusal) => anyhow!("{}", refusal.error),
+        Err(_) => anyhow!("the daemon answered {status} to {path}"),
+    })
+}

@@ -1,0 +1,41 @@
+//! Reads the configuration file.
+
+use std::{fs, io, path::Path};
+
+use sixxs_core::config::{self, Config, Invalid};
+
+/// The file is not to be had, or wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("{file}: {error}; expected a configuration there, or --config FILE")]
+    Unreadable {
+        /// Its path.
+        file: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is wrong; names file, lines, keys and what was expected.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+/// No configuration is larger; more is a mistake, or an attack.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Reads it.
+pub fn read(path: &Path) -> Result<Config, Error> {
+    let file = path.display().to_string();
+    let unreadable = |error| Error::Unreadable {
+        file: file.clone(),
+        error,
+    };
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_BYTES {
+        return Err(unreadable(io::Error::other(format!(
+            "{size} bytes are too many"
+        ))));
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    Ok(config::parse(&file, &text)?)
+}

@@ -1,0 +1,223 @@
+//! The control socket: HTTP with JSON on a Unix socket.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET /v1/status`, `/v1/counters`, `/v1/plan` | tells |
+//! | `GET /v1/alerts[?follow=true]` | tells, one JSON object a line |
+//! | `POST /v1/tunnels/{start,stop,restart}` with [`api::Names`] | changes |
+//! | `POST /v1/quit[?stop=true]` | ends the daemon |
+//!
+//! Only root and members of the group `sixxs` may connect, by the socket's owner and mode; whoever
+//! may connect may look, only root may change.
+//!
+//! Tasks: one that accepts, and one for each connection; they end with the daemon.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+};
+
+use anyhow::{Context as _, anyhow};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, State, connect_info::Connected},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast::error::RecvError, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    api::{Alert, Names, Refusal},
+    daemon::{Request, Verb, remove_if_there},
+    paths::GROUP,
+};
+
+/// No request has more to say.
+const BODY_BYTES: usize = 64 * 1024;
+
+type Requests = mpsc::Sender<Request>;
+
+/// Opens the socket and serves it.
+pub fn listen(socket: &Path, requests: Requests) -> anyhow::Result<JoinHandle<()>> {
+    remove_if_there(socket)?;
+    // Made under a name that nobody knows, and open to nobody else, until its rights are set.
+    let draft = socket.with_extension("new");
+    remove_if_there(&draft)?;
+    let shown = draft.display();
+    let listener = UnixListener::bind(&draft).with_context(|| format!("create {shown}"))?;
+    let group = nix::unistd::Group::from_name(GROUP).context("look up the group sixxs")?;
+    let mode = if let Some(group) = group {
+        chown(&draft, None, Some(group.gid.as_raw()))
+            .with_context(|| format!("give {shown} to the group {GROUP}"))?;
+        0o660
+    } else {
+        0o600
+    };
+    fs::set_permissions(&draft, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set the rights of {shown}"))?;
+    fs::rename(&draft, socket).with_context(|| format!("create {}", socket.display()))?;
+
+    let app = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/counters", get(counters))
+        .route("/v1/plan", get(plan))
+        .route("/v1/alerts", get(alerts))
+        .route("/v1/tunnels/{verb}", post(tunnels))
+        .route("/v1/quit", post(quit))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .with_state(requests)
+        .into_make_service_with_connect_info::<Caller>();
+    Ok(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            tracing::error!("the control socket ended: {error}");
+        }
+    }))
+}
+
+/// Who connected.
+#[derive(Clone, Debug)]
+struct Caller {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred();
+        Self {
+            uid: credentials.ok().map(|credentials| credentials.uid()),
+        }
+    }
+}
+
+/// An answer that is no success.
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(Refusal { error: self.1 })).into_response()
+    }
+}
+
+impl From<anyhow::Error> for Refused {
+    fn from(error: anyhow::Error) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
+    }
+}
+
+impl Caller {
+    fn may_change(&self) -> Result<(), Refused> {
+        match self.uid {
+            Some(0) => Ok(()),
+            _ => Err(Refused(
+                StatusCode::FORBIDDEN,
+                "only root may change anything; run as root or with sudo".to_owned(),
+            )),
+        }
+    }
+}
+
+/// Asks the daemon.
+async fn ask<T>(
+    requests: &Requests,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> anyhow::Result<T> {
+    let (answer_to, answer) = oneshot::channel();
+    requests
+        .send(request(answer_to))
+        .await
+        .map_err(|_| anyhow!("the daemon is ending"))?;
+    answer.await.map_err(|_| anyhow!("the daemon is ending"))
+}
+
+async fn status(State(requests): State<Requests>) -> Result<Response, Refused> {
+    Ok(Json(ask(&requests, Request::Status).await??).into_response())
+}
+
+async fn counters(State(requests): State<Requests>) -> Result<Response, Refused> {
+    Ok(Json(ask(&requests, Request::Counters).await??).into_response())
+}
+
+async fn plan(State(requests): State<Requests>) -> Result<Response, Refused> {
+    Ok(Json(ask(&requests, Request::Plan).await??).into_response())
+}
+
+#[derive(Deserialize)]
+struct AlertsQuery {
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn alerts(
+    State(requests): State<Requests>,
+    Query(query): Query<AlertsQuery>,
+) -> Result<Response, Refused> {
+    let (so_far, listener) = ask(&requests, Request::Alerts).await?;
+    let so_far = stream::iter(so_far);
+    let body = if query.follow {
+        let to_come = stream::unfold(listener, |mut listener| async move {
+            loop {
+                match listener.recv().await {
+                    Ok(alert) => return Some((alert, listener)),
+                    // Too slow for a flood: what was lost is lost, what comes is not.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+        Body::from_stream(so_far.chain(to_come).map(|alert| line(&alert)))
+    } else {
+        Body::from_stream(so_far.map(|alert| line(&alert)))
+    };
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+fn line(alert: &Alert) -> Result<String, serde_json::Error> {
+    serde_json::to_string(alert).map(|line| line + "\n")
+}
+
+async fn tunnels(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    UrlPath(verb): UrlPath<String>,
+    Json(names): Json<Names>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let verb = match verb.as_str() {
+        "start" => Verb::Start,
+        "stop" => Verb::Stop,
+        "restart" => Verb::Restart,
+        _ => return Err(Refused(StatusCode::NOT_FOUND, format!("no action {verb:?}"))),
+    };
+    ask(&requests, |answer| {
+        Request::Tunnels(verb, names.tunnels, answer)
+    })
+    .await?
+    .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+#[derive(Deserialize)]
+struct QuitQuery {
+    #[serde(default)]
+    stop: bool,
+}
+
+async fn quit(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Query(query): Query<QuitQuery>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    ask(&requests, |done| Request::Quit(query.stop, done)).await?;
+    Ok(Json(serde_json::json!({})).into_response())
+}

@@ -1,0 +1,58 @@
+//! Alerts: in the log, kept for those who ask later, and sent to those who listen.
+
+use std::collections::VecDeque;
+
+use tokio::sync::broadcast;
+use tracing::{info, warn};
+
+use crate::api::{About, Alert};
+
+/// Alerts kept; the oldest go first.
+const KEPT: usize = 1000;
+
+/// Alerts that a slow listener may lag behind before it loses some.
+const LAG: usize = 256;
+
+/// All alerts of this run.
+pub(super) struct Alerts {
+    kept: VecDeque<Alert>,
+    listeners: broadcast::Sender<Alert>,
+}
+
+impl Alerts {
+    pub(super) fn new() -> Self {
+        Self {
+            kept: VecDeque::new(),
+            listeners: broadcast::channel(LAG).0,
+        }
+    }
+
+    pub(super) fn raise(&mut self, about: About) {
+        let alert = Alert {
+            time: now(),
+            about,
+        };
+        match &alert.about {
+            About::Tunnel { .. } => info!("{}", crate::text::alert(&alert.about)),
+            _ => warn!("{}", crate::text::alert(&alert.about)),
+        }
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(alert.clone());
+        // An error means that nobody listens.
+        let _nobody = self.listeners.send(alert);
+    }
+
+    pub(super) fn subscribe(&self) -> (Vec<Alert>, broadcast::Receiver<Alert>) {
+        let so_far = self.kept.iter().cloned().collect();
+        (so_far, self.listeners.subscribe())
+    }
+}
+
+/// The time in RFC 3339, to the millisecond.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    let rounded = now.round(jiff::Unit::Millisecond).unwrap_or(now);
+    rounded.to_string()
+}

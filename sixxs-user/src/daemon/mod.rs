@@ -1,0 +1,220 @@
+//! The daemon: one task owns the state, everything else sends it messages.
+//!
+//! Tasks, besides the one in [`run`]:
+//! * the control server ([`crate::control`]), which turns requests into [`Request`]s; it ends with
+//!   the daemon;
+//! * a driver's own task, where it has one ([`crate::driver`]);
+//! * the netlink connection ([`crate::netlink`]).
+//!
+//! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it.
+//! Only `sixxs down` takes them away.
+
+mod alerts;
+mod report;
+mod state;
+
+use std::{
+    fs::{self, File},
+    io,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use nix::fcntl::{Flock, FlockArg};
+use sixxs_core::{config::Config, pace::Pacer};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::{broadcast, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use crate::{
+    api,
+    bpf::{self, HookChoice, Kernel, Rings},
+    control,
+    netlink::{Netlink, Watcher},
+    paths::Paths,
+};
+
+pub(crate) use report::plan;
+pub use state::Verb;
+
+use state::State;
+
+/// Everything is looked at anew this often, events or not.
+const RESYNC: Duration = Duration::from_secs(30);
+
+/// Lines about leaks come this often while there are any.
+const LEAK_LINES: Duration = Duration::from_secs(1);
+
+/// Events read from the ring at a time, before others get their turn.
+const EVENTS_AT_A_TIME: usize = 256;
+
+/// Requests that may wait.
+const WAITING: usize = 32;
+
+/// How a daemon is to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Which hook the programs use.
+    pub hook: HookChoice,
+    /// Whether to log what the programs say.
+    pub program_log: bool,
+}
+
+/// What the control server asks of the daemon.
+#[derive(Debug)]
+pub enum Request {
+    /// The whole picture.
+    Status(oneshot::Sender<anyhow::Result<api::Status>>),
+    /// All counters.
+    Counters(oneshot::Sender<anyhow::Result<api::Counters>>),
+    /// Alerts so far, and those to come.
+    Alerts(oneshot::Sender<(Vec<api::Alert>, broadcast::Receiver<api::Alert>)>),
+    /// What is missing.
+    Plan(oneshot::Sender<anyhow::Result<api::Plan>>),
+    /// Starts, stops or restarts tunnels.
+    Tunnels(Verb, Vec<String>, oneshot::Sender<Result<(), String>>),
+    /// Ends the daemon; `true`: and stops the tunnels it started.
+    Quit(bool, oneshot::Sender<()>),
+}
+
+/// Runs until a signal or a request ends it.
+pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Result<()> {
+    let _lock = lock(paths)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    // Subscribed before the first look, so that nothing falls between.
+    let mut watcher = Watcher::subscribe()?;
+    let netlink = Netlink::open()?;
+    let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)?;
+    let Rings { events, debugging } = rings;
+    let mut events = bpf::wait_on(events)?;
+    let mut debugging = debugging.map(bpf::wait_on).transpose()?;
+
+    let (reports_to, mut reports) = mpsc::channel(WAITING);
+    let mut state = State::new(paths.clone(), config, netlink, kernel, reports_to)?;
+    state.reconcile().await?;
+    state.begin_alerts()?;
+
+    let (requests_to, mut requests) = mpsc::channel(WAITING);
+    let server = control::listen(&paths.socket(), requests_to)?;
+    tell_ready()?;
+
+    let mut pacer = Pacer::default();
+    let started = Instant::now();
+    let mut resync = tokio::time::interval(RESYNC);
+    resync.tick().await;
+    let mut leak_lines = tokio::time::interval(LEAK_LINES);
+    leak_lines.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let stop_tunnels = loop {
+        let due = pacer.due().map(|due| started + due);
+        tokio::select! {
+            _ = terminate.recv() => break false,
+            _ = interrupt.recv() => break false,
+            changed = watcher.changed() => {
+                changed.context("wait for netlink events")?;
+                pacer.changed(started.elapsed());
+            }
+            () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
+                pacer.begin(started.elapsed());
+                state.reconcile_or_report().await;
+            }
+            _ = resync.tick() => pacer.changed(started.elapsed()),
+            Some((name, report)) = reports.recv() => {
+                state.driver_reported(&name, report);
+                pacer.changed(started.elapsed());
+            }
+            guard = events.readable_mut() => {
+                let mut guard = guard.context("wait for leak events")?;
+                let ring = guard.get_inner_mut();
+                let mut left = EVENTS_AT_A_TIME;
+                while left > 0 && let Some(event) = ring.next() {
+                    state.leaked(&event);
+                    left -= 1;
+                }
+                if left > 0 {
+                    guard.clear_ready();
+                }
+            }
+            _ = leak_lines.tick(), if state.has_leaks() => state.tell_leaks(),
+            () = read_debugging(debugging.as_mut()) => {}
+            Some(request) = requests.recv() => match request {
+                Request::Quit(stop_tunnels, done) => {
+                    let stop = state.quit(stop_tunnels).await;
+                    // Whoever asked may have gone.
+                    let _gone = done.send(());
+                    stop.into_iter().for_each(|problem| warn!("{problem}"));
+                    break stop_tunnels;
+                }
+                other => {
+                    if state.serve(other).await {
+                        pacer.changed(started.elapsed());
+                    }
+                }
+            },
+        }
+    };
+    info!(stop_tunnels, "ending; what is enforced stays in place");
+    server.abort();
+    remove_if_there(&paths.socket())?;
+    Ok(())
+}
+
+/// Reads what the programs had to say, into the log.
+async fn read_debugging(log: Option<&mut AsyncFd<bpf::Debugging>>) {
+    let Some(log) = log else {
+        return std::future::pending().await;
+    };
+    match log.readable_mut().await {
+        Ok(mut guard) => {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+        Err(error) => {
+            warn!("wait for the programs' log: {error}");
+            std::future::pending().await
+        }
+    }
+}
+
+/// Tells systemd, and whoever reads stderr.
+fn tell_ready() -> anyhow::Result<()> {
+    use io::Write as _;
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).context("tell systemd")?;
+    writeln!(io::stderr(), "ready").context("write to stderr")
+}
+
+/// Sees that there is one daemon per run directory.
+fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
+    fs::create_dir_all(&paths.run_dir)
+        .with_context(|| format!("create {}", paths.run_dir.display()))?;
+    let file = paths.lock();
+    let open = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&file)
+        .with_context(|| format!("open {}", file.display()))?;
+    match Flock::lock(open, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
+            "another sixxs runs with {}; stop it, or give this one a --run-dir of its own",
+            paths.run_dir.display()
+        ),
+        Err((_, error)) => Err(error).with_context(|| format!("lock {}", file.display())),
+    }
+}
+
+/// Removes a file that may be gone already.
+pub(crate) fn remove_if_there(file: &std::path::Path) -> anyhow::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,268 @@
+//! The state in the shapes that people and scripts see.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use nix::time::{ClockId, clock_gettime};
+use sixxs_common::{
+    layout::{
+        NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_REDIRECTED,
+        TREATMENT_TOO_BIG,
+    },
+    packet::{ICMPV6, TCP, UDP},
+    stat::{CAPACITY, Counters, Stat},
+};
+use sixxs_core::{
+    alert::Leaks,
+    config::Tunnel,
+    routing::{self, Step},
+    tunnel,
+    types::{IfIndex, IfName},
+};
+
+use super::state::State;
+use crate::{api, netlink::index_to_name};
+
+const NONE: Counters = [0; CAPACITY];
+
+pub(super) fn status(state: &State) -> anyhow::Result<api::Status> {
+    let now_ns = monotonic_ns()?;
+    let tunnels: Vec<_> = state
+        .config
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel_status(state, tunnel, now_ns))
+        .collect::<Result<_, _>>()?;
+    let uplinks = uplinks(state)?;
+    let healthy = tunnels
+        .iter()
+        .all(|tunnel| tunnel.state == "up" && tunnel.routing == IN_PLACE && tunnel.program == ATTACHED)
+        && uplinks.iter().all(|uplink| uplink.program == ATTACHED);
+    Ok(api::Status {
+        healthy,
+        corrections: state.corrections,
+        tunnels,
+        uplinks,
+        problems: state.problems.clone(),
+    })
+}
+
+const IN_PLACE: &str = "in_place";
+const ATTACHED: &str = "attached";
+const MISSING: &str = "missing";
+
+fn read(state: &State, name: &IfName) -> anyhow::Result<Counters> {
+    match state.kernel.slot(name) {
+        Some(slot) => state.kernel.counters(slot),
+        None => Ok(NONE),
+    }
+}
+
+fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<api::Tunnel> {
+    let counters = read(state, &tunnel.name)?;
+    let get = |stat: Stat| counters[stat.index()];
+    let ago = |stat: Stat| match get(stat) {
+        0 => None,
+        then_ns => {
+            let tenths = now_ns.saturating_sub(then_ns) / 100_000_000;
+            Some(f64::from(u32::try_from(tenths).unwrap_or(u32::MAX)) / 10.0)
+        }
+    };
+    let running = &state.tunnels[&tunnel.name];
+    let link = state.observed.links.by_name(&tunnel.name);
+    let seen = tunnel::state(running.is_wanted(), &running.reported, link);
+    let interface = state.enforcement.interfaces.get(&tunnel.name);
+    let attached = interface.is_some_and(|interface| state.kernel.hook(interface).is_some());
+    Ok(api::Tunnel {
+        name: tunnel.name.to_string(),
+        kind: tunnel.kind.name().to_owned(),
+        state: seen.name().to_owned(),
+        reason: seen.reason().map(str::to_owned),
+        ifindex: link.map(|link| link.index.0),
+        addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
+        prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),
+        peer: tunnel.peer,
+        check_target: tunnel.check_target,
+        table: tunnel.table.0,
+        mtu: match (tunnel.mtu, link) {
+            (Some(mtu), Some(link)) => Some(mtu.min(link.mtu).0),
+            (Some(mtu), None) => Some(mtu.0),
+            (None, link) => link.map(|link| link.mtu.0),
+        },
+        routing: if running.is_wanted() && is_routed(state, tunnel) {
+            IN_PLACE
+        } else {
+            MISSING
+        }
+        .to_owned(),
+        program: if attached { ATTACHED } else { MISSING }.to_owned(),
+        packets: api::InOut {
+            incoming: get(Stat::InPackets),
+            out: packets_out(&counters),
+        },
+        bytes: api::InOut {
+            incoming: get(Stat::InBytes),
+            out: get(Stat::OutBytes),
+        },
+        echo: api::Echo {
+            requests_in: get(Stat::InRequests),
+            replies_out: get(Stat::OutReplies),
+            requests_out: get(Stat::OutRequests),
+            replies_in: get(Stat::InReplies),
+            last_request_in_seconds_ago: ago(Stat::LastRequestIn),
+            last_reply_out_seconds_ago: ago(Stat::LastReplyOut),
+        },
+        leaks: api::Leaks {
+            redirected: get(Stat::LeakRedirected),
+            dropped: get(Stat::LeakDropped),
+            observed: get(Stat::LeakObserved),
+            too_big: get(Stat::LeakTooBig),
+        },
+        strays: get(Stat::VerdictStray),
+    })
+}
+
+/// Whether the last look left nothing to do for a tunnel.
+fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
+    let sources: Vec<_> = tunnel.sources().collect();
+    let is_about = |step: &Step| match step {
+        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.table == tunnel.table,
+        Step::AddRule(rule) => sources.contains(&rule.from),
+        // Too much is not too little.
+        Step::DeleteRule(_) | Step::DeleteRoute(_) => false,
+    };
+    !state.plan.steps.iter().any(is_about)
+        && state.plan.problems.iter().all(|problem| problem.table() != tunnel.table)
+}
+
+fn uplinks(state: &State) -> anyhow::Result<Vec<api::Uplink>> {
+    let names: Vec<IfName> = match &state.config.uplinks {
+        Some(names) => names.clone(),
+        None => sixxs_core::enforce::uplinks(&state.config, &state.observed.links)
+            .into_iter()
+            .map(|link| link.name.clone())
+            .collect(),
+    };
+    names.iter().map(|name| uplink_status(state, name)).collect()
+}
+
+fn uplink_status(state: &State, name: &IfName) -> anyhow::Result<api::Uplink> {
+    let counters = read(state, name)?;
+    let interface = state.enforcement.interfaces.get(name);
+    let hook = interface.and_then(|interface| state.kernel.hook(interface));
+    let link = state.observed.links.by_name(name);
+    Ok(api::Uplink {
+        name: name.to_string(),
+        ifindex: link.map(|link| link.index.0),
+        program: if hook.is_some() { ATTACHED } else { MISSING }.to_owned(),
+        hook: hook.map(|hook| hook.name().to_owned()),
+        packets: api::Out {
+            out: packets_out(&counters),
+        },
+        bytes: api::Out {
+            out: counters[Stat::OutBytes.index()],
+        },
+        leaks: CAUGHT.iter().map(|stat| counters[stat.index()]).sum(),
+    })
+}
+
+const CAUGHT: [Stat; 4] = [
+    Stat::VerdictRedirected,
+    Stat::VerdictDropped,
+    Stat::VerdictObserved,
+    Stat::VerdictTooBig,
+];
+
+/// Packets that really left: all that were seen, without those taken off their way.
+fn packets_out(counters: &Counters) -> u64 {
+    let taken = [
+        Stat::VerdictRedirected,
+        Stat::VerdictDropped,
+        Stat::VerdictTooBig,
+    ];
+    Stat::VERDICTS
+        .iter()
+        .filter(|stat| !taken.contains(stat))
+        .map(|stat| counters[stat.index()])
+        .sum()
+}
+
+pub(super) fn counters(state: &State) -> anyhow::Result<api::Counters> {
+    let mut all = api::Counters::default();
+    for (name, slot) in state.kernel.slots() {
+        let values = state.kernel.counters(*slot)?;
+        let named: BTreeMap<_, _> = Stat::ALL
+            .iter()
+            .map(|stat| (stat.name().to_owned(), values[stat.index()]))
+            .collect();
+        all.interfaces.insert(name.to_string(), named);
+    }
+    Ok(all)
+}
+
+/// A plan in words.
+pub(crate) fn plan(plan: &routing::Plan) -> api::Plan {
+    api::Plan {
+        commands: plan.steps.iter().map(ToString::to_string).collect(),
+        problems: plan.problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A line about leaks, with names for numbers.
+pub(super) fn leak(state: &State, line: &Leaks) -> api::Leak {
+    let tunnel = state
+        .kernel
+        .slots()
+        .iter()
+        .find(|(_, slot)| **slot == line.tunnel)
+        .map_or_else(|| format!("slot {}", line.tunnel), |(name, _)| name.to_string());
+    let name = |index: u32| match index {
+        0 => None,
+        index => Some(
+            index_to_name(IfIndex(index)).map_or_else(|| format!("#{index}"), |name| name.to_string()),
+        ),
+    };
+    let flow = line.flow.as_ref().map(|(flow, _)| flow);
+    let record = line.flow.as_ref().map(|(_, record)| record);
+    api::Leak {
+        tunnel,
+        interface: record.and_then(|record| name(record.ifindex)),
+        source: flow.map(|flow| Ipv6Addr::from(flow.local.octets())),
+        destination: flow.map(|flow| Ipv6Addr::from(flow.remote.octets())),
+        protocol: flow.map(|flow| protocol(flow.protocol)),
+        ports: flow
+            .filter(|flow| flow.local_port != 0 || flow.remote_port != 0)
+            .map(|flow| [flow.local_port, flow.remote_port]),
+        packets: line.packets,
+        treatment: record.map(|record| treatment(record.treatment).to_owned()),
+        uid: record.map(|record| record.uid).filter(|uid| *uid != NO_UID),
+        cgroup: record.map(|record| record.cgroup).filter(|cgroup| *cgroup != 0),
+        bound_to: record.and_then(|record| name(record.bound_ifindex)),
+        forwarded_from: record.and_then(|record| name(record.from_ifindex)),
+    }
+}
+
+fn protocol(number: u32) -> String {
+    match u8::try_from(number) {
+        Ok(TCP) => "tcp".to_owned(),
+        Ok(UDP) => "udp".to_owned(),
+        Ok(ICMPV6) => "icmpv6".to_owned(),
+        _ => number.to_string(),
+    }
+}
+
+const fn treatment(number: u32) -> &'static str {
+    match number {
+        TREATMENT_REDIRECTED => "redirected",
+        TREATMENT_DROPPED => "dropped",
+        TREATMENT_OBSERVED => "observed",
+        TREATMENT_TOO_BIG => "too_big",
+        TREATMENT_NO_TUNNEL => "no_tunnel",
+        _ => "unknown",
+    }
+}
+
+/// The clock that the programs use.
+fn monotonic_ns() -> anyhow::Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
+}

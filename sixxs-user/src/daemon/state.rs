@@ -1,0 +1,441 @@
+//! The daemon's state, and what it does about the host's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use bytemuck::pod_read_unaligned;
+use sixxs_common::{layout::LeakEvent, stat::Stat};
+use sixxs_core::{
+    alert::Merger,
+    config::{Config, Tunnel},
+    enforce::Enforcement,
+    routing::{Desired, Observed, Plan, Rule, Step, diff},
+    tunnel::{self, Driver as DriverState},
+    types::{IfName, Metric, TableId},
+};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{Request, alerts::Alerts, report};
+use crate::{
+    api::{self, About},
+    bpf::Kernel,
+    driver::{Driver, Reports},
+    netlink::{Netlink, Scope},
+    paths::Paths,
+    table_file,
+};
+
+/// What can be done to a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Starts it, if it is not.
+    Start,
+    /// Stops it, if it is not.
+    Stop,
+    /// Stops and starts it.
+    Restart,
+}
+
+/// Rounds of plan and apply before something is called a problem: others may be at work too.
+const ROUNDS: usize = 3;
+
+pub(super) struct State {
+    pub(super) paths: Paths,
+    pub(super) config: Config,
+    netlink: Netlink,
+    pub(super) kernel: Kernel,
+    reports: Reports,
+    pub(super) tunnels: BTreeMap<IfName, Running>,
+    /// As of the last look.
+    pub(super) observed: Observed,
+    /// What that look left to do.
+    pub(super) plan: Plan,
+    pub(super) enforcement: Enforcement,
+    /// What could not be done, in words.
+    pub(super) problems: Vec<String>,
+    /// What was in place after the last round: what of it is missing now, somebody took away.
+    in_place: InPlace,
+    pub(super) corrections: u64,
+    alerts: Alerts,
+    leaks: Merger,
+    started: Instant,
+}
+
+/// A tunnel and its driver.
+pub(super) struct Running {
+    pub(super) driver: Option<Driver>,
+    pub(super) reported: DriverState,
+    /// Last told of in an alert.
+    told: Option<tunnel::State>,
+}
+
+impl Running {
+    /// Whether it is to be up.
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.driver.is_some()
+    }
+}
+
+#[derive(Default)]
+struct InPlace {
+    rules: BTreeSet<Rule>,
+    routes: BTreeSet<(TableId, Metric)>,
+}
+
+impl State {
+    pub(super) fn new(
+        paths: Paths,
+        config: Config,
+        netlink: Netlink,
+        kernel: Kernel,
+        reports: Reports,
+    ) -> anyhow::Result<Self> {
+        let tunnels = config
+            .tunnels
+            .iter()
+            .map(|tunnel| {
+                let exists = crate::netlink::name_to_index(tunnel.name.as_str()).is_ok();
+                (tunnel.name.clone(), Running::start(tunnel, exists, &reports))
+            })
+            .collect();
+        Ok(Self {
+            paths,
+            config,
+            netlink,
+            kernel,
+            reports,
+            tunnels,
+            observed: Observed::default(),
+            plan: Plan::default(),
+            enforcement: Enforcement::default(),
+            problems: Vec::new(),
+            in_place: InPlace::default(),
+            corrections: 0,
+            alerts: Alerts::new(),
+            leaks: Merger::default(),
+            started: Instant::now(),
+        })
+    }
+
+    fn scope(&self) -> Scope {
+        Scope {
+            tables: self.config.tunnels.iter().map(|t| t.table).collect(),
+            default_routes: self.config.uplinks.is_none(),
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        Desired::new(&self.config, |tunnel| self.is_wanted(tunnel))
+    }
+
+    fn is_wanted(&self, tunnel: &Tunnel) -> bool {
+        self.tunnels
+            .get(&tunnel.name)
+            .is_some_and(Running::is_wanted)
+    }
+
+    /// Looks at the host, and makes it what it should be: programs first, which catch what leaks
+    /// meanwhile, then rules and routes.
+    pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
+        self.observed = self.netlink.observe(&self.scope()).await?;
+        let mut problems = self.enforce().await?;
+        problems.extend(self.route().await?);
+        match table_file::ensure(&self.paths, &self.config) {
+            Ok(_) => {}
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+        self.tell_problems(problems);
+        self.tell_states();
+        Ok(())
+    }
+
+    /// As [`State::reconcile`]; what goes wrong becomes a problem of the daemon that goes on.
+    pub(super) async fn reconcile_or_report(&mut self) {
+        if let Err(error) = self.reconcile().await {
+            self.tell_problems(vec![format!("{error:#}")]);
+        }
+    }
+
+    async fn enforce(&mut self) -> anyhow::Result<Vec<String>> {
+        let wanted = Enforcement::new(&self.config, &self.observed.links, |tunnel| {
+            self.is_wanted(tunnel)
+        });
+        let names: BTreeSet<_> = self.tunnels.keys().cloned().collect();
+        let mut problems = self.kernel.sync(&wanted, &names, &self.netlink).await?;
+        problems.extend(wanted.problems.iter().cloned());
+        self.enforcement = wanted;
+        Ok(problems)
+    }
+
+    async fn route(&mut self) -> anyhow::Result<Vec<String>> {
+        let desired = self.desired();
+        let mut problems = Vec::new();
+        self.plan = diff(&desired, &self.observed);
+        for _ in 0..ROUNDS {
+            if self.plan.steps.is_empty() {
+                break;
+            }
+            let outcome = self.netlink.apply(&self.plan).await;
+            for step in &outcome.done {
+                debug!("{step}");
+                self.note_correction(step);
+            }
+            problems = outcome.failed.iter().map(ToString::to_string).collect();
+            // What counts is what the kernel says afterwards.
+            self.observed = self.netlink.observe(&self.scope()).await?;
+            self.plan = diff(&desired, &self.observed);
+        }
+        self.in_place = InPlace {
+            rules: desired
+                .rules
+                .iter()
+                .filter(|rule| !self.plan.steps.contains(&Step::AddRule(**rule)))
+                .copied()
+                .collect(),
+            routes: desired
+                .routes
+                .keys()
+                .filter(|key| !self.is_route_missing(**key))
+                .copied()
+                .collect(),
+        };
+        Ok(problems)
+    }
+
+    fn is_route_missing(&self, (table, metric): (TableId, Metric)) -> bool {
+        let in_steps = self.plan.steps.iter().any(|step| match step {
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => {
+                (route.table, route.metric) == (table, metric)
+            }
+            Step::AddRule(_) | Step::DeleteRule(_) | Step::DeleteRoute(_) => false,
+        });
+        let in_problems = metric == sixxs_core::routing::DEFAULT_METRIC
+            && self.plan.problems.iter().any(|p| p.table() == table);
+        in_steps || in_problems
+    }
+
+    /// A step that puts back what was in place before is a correction.
+    fn note_correction(&mut self, step: &Step) {
+        let (lost, table) = match step {
+            Step::AddRule(rule) => (self.in_place.rules.contains(rule), rule.table),
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => {
+                let key = (route.table, route.metric);
+                (self.in_place.routes.contains(&key), route.table)
+            }
+            Step::DeleteRule(_) | Step::DeleteRoute(_) => return,
+        };
+        if !lost {
+            return;
+        }
+        self.corrections += 1;
+        let tunnel = self.config.tunnels.iter().find(|t| t.table == table);
+        self.alerts.raise(About::Correction {
+            tunnel: tunnel.map(|tunnel| tunnel.name.to_string()),
+            correction: step.to_string(),
+        });
+    }
+
+    /// Problems are told when they come up, not again while they last.
+    fn tell_problems(&mut self, problems: Vec<String>) {
+        for problem in &problems {
+            if !self.problems.contains(problem) {
+                let problem = problem.clone();
+                self.alerts.raise(About::Problem { problem });
+            }
+        }
+        self.problems = problems;
+    }
+
+    fn tell_states(&mut self) {
+        for (name, running) in &mut self.tunnels {
+            let link = self.observed.links.by_name(name);
+            let state = tunnel::state(running.driver.is_some(), &running.reported, link);
+            if running.told.as_ref() == Some(&state) {
+                continue;
+            }
+            self.alerts.raise(About::Tunnel {
+                tunnel: name.to_string(),
+                state: state.name().to_owned(),
+                reason: state.reason().map(str::to_owned),
+            });
+            running.told = Some(state);
+        }
+    }
+
+    /// Takes the leaks counted until now as told: they were an earlier run's.
+    pub(super) fn begin_alerts(&mut self) -> anyhow::Result<()> {
+        self.leaks = Merger::new(self.leak_totals()?.into_iter().collect());
+        Ok(())
+    }
+
+    fn leak_totals(&self) -> anyhow::Result<Vec<(u32, u64)>> {
+        self.tunnels
+            .keys()
+            .filter_map(|name| self.kernel.slot(name))
+            .map(|slot| {
+                let counters = self.kernel.counters(slot)?;
+                let total = [
+                    Stat::LeakRedirected,
+                    Stat::LeakDropped,
+                    Stat::LeakObserved,
+                    Stat::LeakTooBig,
+                ]
+                .iter()
+                .map(|stat| counters[stat.index()])
+                .sum();
+                Ok((slot, total))
+            })
+            .collect()
+    }
+
+    /// The kernel reported a leak.
+    pub(super) fn leaked(&mut self, event: &[u8]) {
+        // The programs write whole events; anything else is none of theirs.
+        if event.len() == size_of::<LeakEvent>() {
+            let event: LeakEvent = pod_read_unaligned(event);
+            self.leaks
+                .event(event.flow, event.record, self.started.elapsed());
+        }
+    }
+
+    pub(super) fn has_leaks(&self) -> bool {
+        !self.leaks.is_idle()
+    }
+
+    /// Turns leaks since the last time into alerts.
+    pub(super) fn tell_leaks(&mut self) {
+        let totals = match self.leak_totals() {
+            Ok(totals) => totals,
+            Err(error) => {
+                self.tell_problems(vec![format!("{error:#}")]);
+                return;
+            }
+        };
+        let now: Duration = self.started.elapsed();
+        let kernel = &self.kernel;
+        let lines = self.leaks.tick(now, |flow| kernel.flow(flow), totals);
+        for line in lines {
+            let about = About::Leak(report::leak(self, &line));
+            self.alerts.raise(about);
+        }
+    }
+
+    pub(super) fn driver_reported(&mut self, name: &IfName, reported: DriverState) {
+        if let Some(running) = self.tunnels.get_mut(name)
+            && running.driver.is_some()
+        {
+            running.reported = reported;
+        }
+    }
+
+    /// Answers a request; true if the host has to be looked at because of it.
+    pub(super) async fn serve(&mut self, request: Request) -> bool {
+        // Whoever asked may have gone: then the answer goes nowhere, and nobody minds.
+        match request {
+            Request::Status(answer) => {
+                let _gone = answer.send(report::status(self));
+                false
+            }
+            Request::Counters(answer) => {
+                let _gone = answer.send(report::counters(self));
+                false
+            }
+            Request::Alerts(answer) => {
+                let _gone = answer.send(self.alerts.subscribe());
+                false
+            }
+            Request::Plan(answer) => {
+                let _gone = answer.send(self.plan_now().await);
+                false
+            }
+            Request::Tunnels(verb, names, answer) => {
+                let done = self.act(verb, &names).await;
+                let _gone = answer.send(done);
+                false
+            }
+            Request::Quit(..) => false,
+        }
+    }
+
+    async fn plan_now(&mut self) -> anyhow::Result<api::Plan> {
+        let observed = self.netlink.observe(&self.scope()).await?;
+        Ok(report::plan(&diff(&self.desired(), &observed)))
+    }
+
+    async fn act(&mut self, verb: Verb, names: &[String]) -> Result<(), String> {
+        let mut chosen = Vec::new();
+        for name in names {
+            let known = self.config.tunnels.iter().find(|t| t.name.as_str() == name);
+            chosen.push(known.cloned().ok_or_else(|| {
+                let names: Vec<_> = self.tunnels.keys().map(IfName::as_str).collect();
+                format!("no tunnel {name:?}; there are {}", names.join(", "))
+            })?);
+        }
+        if names.is_empty() {
+            chosen = self.config.tunnels.clone();
+        }
+        let mut problems = Vec::new();
+        for tunnel in &chosen {
+            if verb != Verb::Start
+                && let Err(error) = self.stop(&tunnel.name).await
+            {
+                problems.push(format!("stop {}: {error:#}", tunnel.name));
+            }
+            if verb != Verb::Stop && !self.is_wanted(tunnel) {
+                let exists = crate::netlink::name_to_index(tunnel.name.as_str()).is_ok();
+                let mut running = Running::start(tunnel, exists, &self.reports);
+                running.told = self.tunnels.remove(&tunnel.name).and_then(|r| r.told);
+                self.tunnels.insert(tunnel.name.clone(), running);
+            }
+        }
+        self.reconcile()
+            .await
+            .context("bring the host in line")
+            .map_err(|error| format!("{error:#}"))?;
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems.join("; "))
+        }
+    }
+
+    async fn stop(&mut self, name: &IfName) -> anyhow::Result<()> {
+        let Some(running) = self.tunnels.get_mut(name) else {
+            return Ok(());
+        };
+        running.reported = DriverState::Idle;
+        match running.driver.take() {
+            Some(driver) => driver.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Before the end: stops what the drivers started, if so ordered. Returns what went wrong.
+    pub(super) async fn quit(&mut self, stop_tunnels: bool) -> Vec<String> {
+        let mut problems = Vec::new();
+        if stop_tunnels {
+            let names: Vec<_> = self.tunnels.keys().cloned().collect();
+            for name in names {
+                if let Err(error) = self.stop(&name).await {
+                    problems.push(format!("stop {name}: {error:#}"));
+                }
+            }
+        }
+        problems
+    }
+}
+
+impl Running {
+    fn start(tunnel: &Tunnel, exists: bool, reports: &Reports) -> Self {
+        let driver = Driver::start(tunnel, exists, reports);
+        Self {
+            reported: driver.initial(),
+            driver: Some(driver),
+            told: None,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Where things are, and what they are called.
+
+use std::path::PathBuf;
+
+/// The places that a run uses. Instances whose places differ do not meet.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// For the control socket and pid files.
+    pub run_dir: PathBuf,
+    /// For what outlives a reboot.
+    pub state_dir: PathBuf,
+    /// For pinned maps and links.
+    pub pin_dir: PathBuf,
+    /// Where `ip` looks for names of tables.
+    pub rt_tables_dir: PathBuf,
+}
+
+impl Paths {
+    /// The control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+
+    /// The lock that keeps a second daemon away.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.run_dir.join("lock")
+    }
+
+    /// The file with our tables' names.
+    #[must_use]
+    pub fn table_names(&self) -> PathBuf {
+        self.rt_tables_dir.join(sixxs_core::table_names::FILE)
+    }
+}
+
+/// The group whose members may look, but not change.
+pub const GROUP: &str = "sixxs";

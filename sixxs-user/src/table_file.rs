@@ -1,0 +1,66 @@
+//! Keeps the file with the names of our routing tables.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context as _, bail};
+use sixxs_core::{config::Config, table_names};
+
+use crate::paths::Paths;
+
+/// Sees that the file is there and right; true if it had to be written. A file of that name that
+/// is not ours is left alone, which is an error.
+pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
+    let file = paths.table_names();
+    let there = read(&file)?;
+    let mut made_directory = there.as_deref().is_some_and(table_names::made_directory);
+    if !paths.rt_tables_dir.exists() {
+        fs::create_dir_all(&paths.rt_tables_dir)
+            .with_context(|| format!("create {}", paths.rt_tables_dir.display()))?;
+        made_directory = true;
+    }
+    let wanted = table_names::text(config, made_directory);
+    match there {
+        Some(text) if text == wanted => return Ok(false),
+        Some(text) if !table_names::is_ours(&text) => bail!(
+            "{} was not written by sixxs; move it away for tables to have names",
+            file.display()
+        ),
+        _ => {}
+    }
+    // Under another name first: `ip` reads only *.conf, and so never half a file.
+    let draft = file.with_extension("new");
+    fs::write(&draft, wanted).with_context(|| format!("write {}", draft.display()))?;
+    fs::rename(&draft, &file).with_context(|| format!("write {}", file.display()))?;
+    Ok(true)
+}
+
+/// Removes the file, and the directory if it was made for it and is empty.
+pub fn remove(paths: &Paths) -> anyhow::Result<()> {
+    let file = paths.table_names();
+    let Some(text) = read(&file)? else {
+        return Ok(());
+    };
+    if !table_names::is_ours(&text) {
+        return Ok(());
+    }
+    fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
+    if table_names::made_directory(&text) {
+        // Others may have put files there since: then it stays.
+        match fs::remove_dir(&paths.rt_tables_dir) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                return Err(error)
+                    .with_context(|| format!("remove {}", paths.rt_tables_dir.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> anyhow::Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
+    }
+}

@@ -1,0 +1,274 @@
+//! What people read: the same facts as the JSON, in words, for a screen of 80 columns.
+
+use std::fmt::Write as _;
+
+use crate::api::{About, Counters, Leak, Leaks, Status, Tunnel, Uplink};
+
+/// An alert in one line.
+#[must_use]
+pub fn alert(about: &About) -> String {
+    match about {
+        About::Leak(leak) => leak_line(leak),
+        About::Correction { tunnel, correction } => match tunnel {
+            Some(tunnel) => format!("{tunnel}: was missing, put back: {correction}"),
+            None => format!("was missing, put back: {correction}"),
+        },
+        About::Tunnel {
+            tunnel,
+            state,
+            reason: Some(reason),
+        } => format!("{tunnel}: {state}: {reason}"),
+        About::Tunnel { tunnel, state, .. } => format!("{tunnel}: {state}"),
+        About::Problem { problem } => format!("problem: {problem}"),
+    }
+}
+
+fn leak_line(leak: &Leak) -> String {
+    let count = |packets: u64| match packets {
+        1 => "1 packet".to_owned(),
+        packets => format!("{packets} packets"),
+    };
+    let packets = count(leak.packets);
+    let (Some(source), Some(destination)) = (leak.source, leak.destination) else {
+        return format!("{}: {packets} of other flows leaked", leak.tunnel);
+    };
+    let (from, to) = match leak.ports {
+        Some([from, to]) if leak.protocol.as_deref() != Some("icmpv6") => {
+            (format!("[{source}]:{from}"), format!("[{destination}]:{to}"))
+        }
+        _ => (source.to_string(), destination.to_string()),
+    };
+    let mut line = format!(
+        "{}: {packets} {from} > {to} {} leaked to {}: {}",
+        leak.tunnel,
+        leak.protocol.as_deref().unwrap_or("?"),
+        leak.interface.as_deref().unwrap_or("?"),
+        match leak.treatment.as_deref() {
+            Some("too_big") => "too big for the tunnel, sender told",
+            Some("no_tunnel") => "dropped, the tunnel is not there",
+            Some(treatment) => treatment,
+            None => "?",
+        }
+    );
+    let mut sender = Vec::new();
+    if let Some(uid) = leak.uid {
+        sender.push(format!("uid {uid}"));
+    }
+    if let Some(interface) = &leak.bound_to {
+        sender.push(format!("socket bound to {interface}"));
+    }
+    if let Some(interface) = &leak.forwarded_from {
+        sender.push(format!("forwarded from {interface}"));
+    }
+    if !sender.is_empty() {
+        // Writing into a String does not fail.
+        let _infallible = write!(line, " ({})", sender.join(", "));
+    }
+    line
+}
+
+/// The screen of `sixxs status`.
+#[must_use]
+pub fn status(status: &Status) -> String {
+    let mut text = String::new();
+    for one in &status.tunnels {
+        tunnel(&mut text, one);
+    }
+    for one in &status.uplinks {
+        uplink(&mut text, one);
+    }
+    for problem in &status.problems {
+        text.push_str(&format!("problem: {problem}\n"));
+    }
+    text.push_str(&format!(
+        "{}, {} corrections\n",
+        if status.healthy {
+            "all tunnels healthy"
+        } else {
+            "NOT HEALTHY"
+        },
+        status.corrections
+    ));
+    text
+}
+
+fn tunnel(text: &mut String, tunnel: &Tunnel) {
+    let mut line = format!("{:<15} {:<10} {}", tunnel.name, tunnel.state, tunnel.kind);
+    line.push_str(&format!(", table {}", tunnel.table));
+    if let Some(mtu) = tunnel.mtu {
+        line.push_str(&format!(", mtu {mtu}"));
+    }
+    push(text, &line);
+    if let Some(reason) = &tunnel.reason {
+        push(text, &format!("  {reason}"));
+    }
+    let addresses: Vec<_> = tunnel.addresses.iter().map(ToString::to_string).collect();
+    let sources = [addresses.join(", "), tunnel.prefixes.join(", ")]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ");
+    push(text, &format!("  from      {sources}"));
+    push(
+        text,
+        &format!(
+            "  in place  rules and routes: {}, programs: {}",
+            tunnel.routing.replace('_', " "),
+            tunnel.program
+        ),
+    );
+    push(
+        text,
+        &format!(
+            "  traffic   in {} packets, {}; out {} packets, {}",
+            tunnel.packets.incoming,
+            size(tunnel.bytes.incoming),
+            tunnel.packets.out,
+            size(tunnel.bytes.out)
+        ),
+    );
+    let echo = &tunnel.echo;
+    let last = match echo.last_reply_out_seconds_ago {
+        Some(seconds) => format!(", last reply {} ago", duration(seconds)),
+        None => String::new(),
+    };
+    push(
+        text,
+        &format!(
+            "  pings     {} from outside, {} answered{last}; {} of ours, {} answered",
+            echo.requests_in, echo.replies_out, echo.requests_out, echo.replies_in
+        ),
+    );
+    let Leaks {
+        redirected,
+        dropped,
+        observed,
+        too_big,
+    } = tunnel.leaks;
+    push(
+        text,
+        &format!(
+            "  leaks     {redirected} redirected, {dropped} dropped, {observed} observed, {too_big} too big"
+        ),
+    );
+    if tunnel.strays > 0 {
+        push(
+            text,
+            &format!(
+                "  strays    {} packets left with a source of no tunnel: the far end drops them",
+                tunnel.strays
+            ),
+        );
+    }
+}
+
+fn uplink(text: &mut String, uplink: &Uplink) {
+    push(
+        text,
+        &format!(
+            "{:<15} uplink     program {}{}",
+            uplink.name,
+            uplink.program,
+            uplink
+                .hook
+                .as_ref()
+                .map_or_else(String::new, |hook| format!(" ({hook})"))
+        ),
+    );
+    push(
+        text,
+        &format!(
+            "  traffic   out {} packets, {}; {} leaks caught",
+            uplink.packets.out,
+            size(uplink.bytes.out),
+            uplink.leaks
+        ),
+    );
+}
+
+fn push(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
+}
+
+/// Bytes with a decimal prefix.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes;
+    let mut unit = 0;
+    while value >= 1_000_000 {
+        value /= 1000;
+        unit += 1;
+    }
+    format!("{}.{} {}", value / 1000, value % 1000 / 100, UNITS[unit])
+}
+
+fn duration(seconds: f64) -> String {
+    if seconds < 120.0 {
+        format!("{seconds:.1} s")
+    } else if seconds < 7200.0 {
+        format!("{:.0} min", seconds / 60.0)
+    } else {
+        format!("{:.0} h", seconds / 3600.0)
+    }
+}
+
+/// The list of `sixxs counters`: those that are not zero, or all.
+#[must_use]
+pub fn counters(counters: &Counters, all: bool) -> String {
+    let mut text = String::new();
+    for (interface, values) in &counters.interfaces {
+        push(&mut text, interface);
+        for (name, value) in values.iter().filter(|(_, value)| all || **value != 0) {
+            push(&mut text, &format!("  {name:<26} {value:>20}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits_or_so() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1280, "1.2 kB"),
+            (999_999, "999.9 kB"),
+            (1_000_000, "1.0 MB"),
+            (104_857_600, "104.8 MB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn a_leak_names_its_sender() {
+        let leak = Leak {
+            tunnel: "sixxs0".into(),
+            interface: Some("net0".into()),
+            source: Some("2001:db8:a::2".parse().unwrap()),
+            destination: Some("2001:db8:ffff::9".parse().unwrap()),
+            protocol: Some("udp".into()),
+            ports: Some([5353, 53]),
+            packets: 12,
+            treatment: Some("redirected".into()),
+            uid: Some(1000),
+            cgroup: None,
+            bound_to: Some("net0".into()),
+            forwarded_from: None,
+        };
+        assert_eq!(
+            alert(&About::Leak(leak)),
+            "sixxs0: 12 packets [2001:db8:a::2]:5353 > [2001:db8:ffff::9]:53 udp leaked to net0: \
+             redirected (uid 1000, socket bound to net0)"
+        );
+    }
+}
