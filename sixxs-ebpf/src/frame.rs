@@ -157,10 +157,10 @@ impl Frame {
         self.field(|skb| skb.vlan_present) != 0
     }
 
-    /// Length without `link_bytes` of link layer.
+    /// Length without the first `bytes`: of the packet, where they are its link layer.
     #[inline(always)]
-    pub(crate) fn bytes_behind(&self, link_bytes: u8) -> u64 {
-        u64::from(self.context.len().saturating_sub(u32::from(link_bytes)))
+    pub(crate) fn bytes_behind(&self, bytes: impl Into<u32>) -> u32 {
+        self.context.len().saturating_sub(bytes.into())
     }
 
     /// Who sent this.
@@ -266,7 +266,7 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn sum<const N: usize>(&self, offset: u32, seed: u32) -> Result<u32, Refused> {
         const { assert!(N.is_multiple_of(4) && N <= 512) }
-        if offset > REACH {
+        if offset > 2 * REACH {
             return Err(Refused);
         }
         let start = self.linear_start() + offset as usize;

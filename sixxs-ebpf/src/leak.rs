@@ -8,7 +8,7 @@ use sixxs_common::{
         TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_REDIRECTED,
         TREATMENT_TOO_BIG, Tunnel,
     },
-    packet::{self, ICMPV6, IPV6_HEADER_BYTES, Ipv6, Packet as _, Transport},
+    packet::{self, ICMPV6, Ipv6, Packet as _, Transport},
     stat::Stat,
     too_big,
 };
@@ -49,7 +49,7 @@ pub(crate) fn treat(frame: &Frame, interface: &Interface, ipv6: &Ipv6, slot: u32
     event.flow = flow::outgoing(frame, ipv6, upper.as_ref());
     event.record = FlowRecord {
         packets: 1,
-        bytes: frame.bytes_behind(interface.link_bytes),
+        bytes: frame.bytes_behind(interface.link_bytes).into(),
         reported_ns: frame::now_ns(),
         cgroup: sender.cgroup,
         tunnel: slot,
@@ -122,7 +122,8 @@ fn fate(frame: &Frame, ipv6: &Ipv6, upper: Option<&Transport>, tunnel: &Tunnel) 
     if tunnel.ifindex == 0 {
         return Fate::NoTunnel;
     }
-    let bytes = IPV6_HEADER_BYTES + u32::from(ipv6.payload_bytes);
+    // Not what the header says: interfaces go by what is there, and so does the answer's quotation.
+    let bytes = frame.bytes_behind(ipv6.offset);
     let gso_bytes = frame.gso_bytes();
     let longest = match upper {
         Some(upper) if gso_bytes != 0 => {
@@ -178,8 +179,9 @@ fn answer(
     mtu: u32,
     bound_here: bool,
 ) -> Result<(), Refused> {
-    // RFC 4443 §2.4 (e.1): no error about an error. A packet to a group may be answered (e.3).
-    if upper.is_some_and(|upper| upper.protocol == ICMPV6 && is_error(frame, upper.offset)) {
+    // RFC 4443 §2.4 (e.1): no error about an error; which is never long enough to be cut into
+    // fragments (c), so a later one may be answered. A packet to a group may be as well (e.3).
+    if upper.is_some_and(|upper| upper.present && is_error(frame, upper)) {
         return Err(Refused);
     }
     let link = u32::from(interface.link_bytes);
@@ -203,9 +205,9 @@ fn answer(
 }
 
 #[inline(always)]
-fn is_error(frame: &Frame, offset: u32) -> bool {
+fn is_error(frame: &Frame, upper: &Transport) -> bool {
     // RFC 4443 §2.1: error messages have types below 128.
-    frame.peek(offset).is_none_or(|[kind, _]| kind < 128)
+    upper.protocol == ICMPV6 && frame.peek(upper.offset).is_none_or(|[kind, _]| kind < 128)
 }
 
 /// Delivers a frame that has `from_link` bytes of link layer as if it had come in by another

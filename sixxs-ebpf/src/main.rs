@@ -69,7 +69,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
     };
     slot.add(stat, 1);
     if action == NEXT {
-        slot.add(Stat::OutBytes, frame.bytes_behind(interface.link_bytes));
+        slot.add(
+            Stat::OutBytes,
+            frame.bytes_behind(interface.link_bytes).into(),
+        );
         if let (ROLE_TUNNEL, Ok(ipv6)) = (interface.role, &ipv6) {
             count_echo(&frame, ipv6, slot, &OUT);
         }
@@ -85,7 +88,10 @@ fn sixxs_ingress(context: TcContext) -> i32 {
         return NEXT;
     };
     slot.add(Stat::InPackets, 1);
-    slot.add(Stat::InBytes, frame.bytes_behind(interface.link_bytes));
+    slot.add(
+        Stat::InBytes,
+        frame.bytes_behind(interface.link_bytes).into(),
+    );
     match packet::ipv6(&frame, interface.link_bytes) {
         Ok(ipv6) => {
             count_echo(&frame, &ipv6, slot, &IN);
