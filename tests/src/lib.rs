@@ -15,6 +15,7 @@
 //! Everything stays in namespaces that the lab itself made and uses documentation addresses
 //! only. Root is needed.
 
+pub mod bare;
 pub mod dirs;
 pub mod frame;
 pub mod interrupt;
@@ -22,6 +23,7 @@ pub mod lab;
 pub mod leak;
 pub mod netns;
 pub mod nft;
+pub mod packets;
 pub mod people;
 pub mod probe;
 pub mod program;
