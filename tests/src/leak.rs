@@ -26,7 +26,7 @@ pub enum Cause<'a> {
     Mark(u32),
 }
 
-/// A UDP socket with this source, that reports ICMPv6 errors and never fragments.
+/// A UDP socket with this source, that never fragments: what is known to be too long is an error.
 pub fn udp_socket(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> Result<Socket> {
     let socket = open(host, Type::DGRAM, Protocol::UDP, source, cause)?;
     set_option(
@@ -35,7 +35,6 @@ pub fn udp_socket(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> Resul
         libc::IPV6_MTU_DISCOVER,
         libc::IPV6_PMTUDISC_DO,
     )?;
-    set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
     Ok(socket)
 }
 
@@ -67,8 +66,7 @@ pub fn add_destination_options(socket: &Socket) -> Result<()> {
 /// Has the kernel cut what is longer than the interface's MTU, or than it has learned since.
 pub fn allow_fragments(socket: &Socket) -> Result<()> {
     let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
-    set_option(socket, level, name, libc::IPV6_PMTUDISC_WANT)?;
-    set_option(socket, level, libc::IPV6_RECVERR, 0)
+    set_option(socket, level, name, libc::IPV6_PMTUDISC_WANT)
 }
 
 /// Uploads this many bytes from `source` to the TCP service at `to`, in at most `limit`. Returns

@@ -26,7 +26,13 @@ fn config(lab: &Lab, up: &str) -> String {
     interfaces + &tunnel
 }
 
-const MAKE: &str = r#"["ip", "link", "add", "made0", "type", "veth", "peer", "name", "far0"]"#;
+/// Makes the interface and configures it, as tunnel programs do.
+const MAKE: &str = r#"["sh", "-euc", """
+ip link add made0 mtu 1400 type veth peer name far0
+ip link set far0 up
+ip address add 2001:db8:c::2/64 dev made0 nodad
+ip link set made0 up
+"""]"#;
 
 fn interface_is_there(setting: &Setting) -> Result<bool> {
     Ok(setting.host().sh("ip -o link show")?.contains("made0"))

@@ -51,7 +51,7 @@ fn one_daemon_at_a_time() -> Result<()> {
     let daemon = setting.start()?;
     let second = setting.program.run(&["run"])?;
     assert_eq!(second.code, 1, "{second:#?}");
-    assert!(second.stderr.contains("running"), "{second:#?}");
+    assert!(second.stderr.contains("another sixxs"), "{second:#?}");
     assert!(setting.program.status()?.healthy);
     assert_eq!(daemon.stop()?, 0);
     // After a kill the socket is still there, and in nobody's way.

@@ -118,7 +118,7 @@ impl Setting {
     }
 
     /// Deletes all rules with the program's mark, as a network manager deletes what it did not
-    /// make.
+    /// make. A running daemon may have put them back before this returns.
     pub(crate) fn delete_own_rules(&self) -> Result<()> {
         for line in self.own_rules()?.lines() {
             let (priority, selector) = line.split_once(':').context("a rule has a priority")?;
@@ -129,8 +129,6 @@ impl Setting {
             let rule = format!("ip -6 rule del priority {priority} {selector} protocol {PROTOCOL}");
             self.host().sh(&rule)?;
         }
-        let left = self.own_rules()?;
-        ensure!(left.is_empty(), "still there: {left}");
         Ok(())
     }
 }

@@ -30,9 +30,14 @@ fn by_the_other_tunnel(flavour: Flavour, hook: Hook) -> Result<()> {
     let setting = Setting::new(flavour, hook)?;
     let daemon = setting.start()?;
     let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan);
-    for (number, own, other) in [(0, first, second), (1, second, first)] {
+    // A route to where the rules would never send it: foreign rules that come before ours.
+    for (mark, table) in [(1, 201), (2, 200)] {
+        let rule = format!("ip -6 rule add fwmark {mark} lookup {table} priority 100");
+        setting.host().sh(&rule)?;
+    }
+    for (number, own, mark) in [(0, first, 1), (1, second, 2)] {
         let (before, at_brokers) = (setting.discarded(), setting.reached_brokers()?);
-        let cause = Cause::Device(other.interface);
+        let cause = Cause::Mark(mark);
         let socket = leak::udp_socket(setting.host(), own.address, cause)?;
         leak::send(&socket, OUTSIDE, COUNT, 100)?;
         arrive(&setting, before, COUNT)?;
