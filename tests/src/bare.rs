@@ -6,7 +6,7 @@
 //! is left to clean up.
 
 use std::net::Ipv6Addr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -70,13 +70,18 @@ impl Programs {
         })
     }
 
-    /// Runs one of them over a frame, `repeat` times.
-    pub fn run(&self, direction: Direction, frame: &[u8], repeat: u32) -> Result<Run> {
-        let program = match direction {
+    /// One of them.
+    #[must_use]
+    pub fn program(&self, direction: Direction) -> BorrowedFd<'_> {
+        match direction {
             Direction::Egress => self.egress.as_fd(),
             Direction::Ingress => self.ingress.as_fd(),
-        };
-        test_run::run(program, frame, repeat)
+        }
+    }
+
+    /// Runs one of them over a frame, `repeat` times.
+    pub fn run(&self, direction: Direction, frame: &[u8], repeat: u32) -> Result<Run> {
+        test_run::run(self.program(direction), frame, repeat)
             .with_context(|| format!("run {direction:?} over {} bytes", frame.len()))
     }
 

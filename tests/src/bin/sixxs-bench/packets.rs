@@ -1,0 +1,231 @@
+//! What the programs cost per packet, by the number of prefixes that are a tunnel's.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv6Addr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result};
+use sixxs_core::config::OnLeak;
+use sixxs_core::enforce::{Home, Role};
+use sixxs_core::types::Prefix;
+use sixxs_tests::bare::{Direction, Host, LOOPBACK, Programs};
+use sixxs_tests::packets::{
+    ECHO_REPLY, ECHO_REQUEST, ICMPV6, IPV6_TYPE, UDP, ethernet, icmpv6, ipv6, udp,
+};
+
+use crate::empty;
+use crate::timing::Times;
+
+const NEXT: i32 = -1;
+const REDIRECT: i32 = 7;
+
+const PREFIXES: [u32; 4] = [2, 8, 1_000, 100_000];
+/// Prefixes that are compared one by one.
+const FEW: u32 = 8;
+
+const TUNNELS: [&str; 2] = ["sixxs0", "sixxs1"];
+/// 2001:db8::/32, where all prefixes lie.
+const BASE: u128 = 0x2001_0db8 << 96;
+
+/// A packet that is measured.
+struct Subject {
+    name: &'static str,
+    /// What the loopback interface is to it.
+    role: Role,
+    direction: Direction,
+    verdict: i32,
+    frame: Vec<u8>,
+    /// What it may cost above the empty program, in nanoseconds: with few prefixes, with many.
+    target: Option<(f64, f64)>,
+}
+
+/// The programs on a host whose loopback interface has this role.
+struct Kernel {
+    role: Role,
+    programs: Programs,
+}
+
+/// Measures everything, in turn, and writes it up.
+pub(crate) fn measure(rounds: u32) -> Result<String> {
+    let empty = empty::load()?;
+    let mut kernels = Vec::new();
+    for role in [Role::Uplink, Role::Tunnel] {
+        let programs = Programs::load()?;
+        kernels.push(Kernel { role, programs });
+    }
+    let mut load_ms = f64::INFINITY;
+    let mut rows = String::new();
+    let mut floor = f64::INFINITY;
+    for count in PREFIXES {
+        for kernel in &mut kernels {
+            load_ms = load_ms.min(kernel.programs.load_time.as_secs_f64() * 1e3);
+            kernel.programs.kernel.fill(&host(kernel.role, count)?.0)?;
+        }
+        let subjects = subjects(count);
+        let (nothing, times) = in_turn(&empty, &kernels, &subjects, rounds)?;
+        floor = floor.min(nothing.least());
+        for (subject, times) in subjects.iter().zip(&times) {
+            rows += &row(count, subject, times, &nothing)?;
+        }
+    }
+    write_up(floor, load_ms, rounds, &rows)
+}
+
+fn host(role: Role, count: u32) -> Result<Host> {
+    let name = match role {
+        Role::Uplink => "net0",
+        Role::Tunnel => TUNNELS[0],
+    };
+    let mut host = Host::new(name, role)?;
+    for tunnel in TUNNELS {
+        let router = Ipv6Addr::from_bits(BASE | 1);
+        host = host.tunnel(tunnel, Some(LOOPBACK), OnLeak::Redirect, router)?;
+    }
+    let names = TUNNELS.map(str::parse);
+    let sources = (0..count).map(|number| {
+        let name = names[number as usize % TUNNELS.len()].clone()?;
+        Ok((prefix(number), name, Home::Nowhere))
+    });
+    Ok(host.sources(sources.collect::<Result<Vec<_>>>()?))
+}
+
+/// Prefix number so and so: a /64 or an address of one, scattered over 2001:db8::/32. The number is
+/// multiplied by an odd one, modulo 2^32: no two are the same.
+fn prefix(number: u32) -> Prefix {
+    let network = BASE | u128::from(number.wrapping_mul(0x9e37_79b1)) << 64;
+    match number % 4 {
+        0 | 1 => Prefix::host(Ipv6Addr::from_bits(network | 2)),
+        _ => Prefix::containing(Ipv6Addr::from_bits(network), 64),
+    }
+}
+
+fn subjects(count: u32) -> Vec<Subject> {
+    let outside = Ipv6Addr::from_bits(0x2a00_1450 << 96 | 9);
+    let own = Ipv6Addr::from_bits(prefix(0).address().to_bits());
+    let from = |from: Ipv6Addr| ethernet(&[], IPV6_TYPE, &ipv6(from, outside, UDP, &udp(4000, 64)));
+    let echo =
+        |from, to, kind| ethernet(&[], IPV6_TYPE, &ipv6(from, to, ICMPV6, &icmpv6(kind, 56)));
+    let none = |name, source| Subject {
+        name,
+        role: Role::Uplink,
+        direction: Direction::Egress,
+        verdict: NEXT,
+        frame: from(source),
+        target: Some((5.0, 20.0)),
+    };
+    let counted = |name, direction, frame| Subject {
+        name,
+        role: Role::Tunnel,
+        direction,
+        verdict: NEXT,
+        frame,
+        target: Some((15.0, 15.0)),
+    };
+    let leaking = prefix(count - 1).address();
+    vec![
+        none(
+            "none of ours, source far away",
+            Ipv6Addr::from_bits(0x2a02_0908 << 96 | 1),
+        ),
+        // As when provider and broker have neighbouring networks.
+        none(
+            "none of ours, source in the same /32",
+            Ipv6Addr::from_bits(BASE | u128::from(count.wrapping_mul(0x9e37_79b1)) << 64 | 1),
+        ),
+        // All bits but the last of a /64 are those of a tunnel's address.
+        none(
+            "none of ours, source in the next /64",
+            Ipv6Addr::from_bits(own.to_bits() ^ 1 << 64),
+        ),
+        counted(
+            "echo request counted on its way in",
+            Direction::Ingress,
+            echo(outside, own, ECHO_REQUEST),
+        ),
+        counted(
+            "echo reply counted on its way out",
+            Direction::Egress,
+            echo(own, outside, ECHO_REPLY),
+        ),
+        Subject {
+            name: "leak redirected",
+            role: Role::Uplink,
+            direction: Direction::Egress,
+            verdict: REDIRECT,
+            frame: from(leaking),
+            target: None,
+        },
+    ]
+}
+
+/// Measures the empty program and all packets in turn, so that whatever slows the machine down for
+/// a while meets all of them.
+fn in_turn(
+    empty: &OwnedFd,
+    kernels: &[Kernel],
+    subjects: &[Subject],
+    rounds: u32,
+) -> Result<(Times, Vec<Times>)> {
+    let mut nothing = Times::default();
+    let mut times = vec![Times::default(); subjects.len()];
+    for _ in 0..rounds {
+        for (subject, times) in subjects.iter().zip(&mut times) {
+            nothing.measure(empty.as_fd(), &subject.frame, NEXT)?;
+            let kernel = kernels.iter().find(|kernel| kernel.role == subject.role);
+            let program = kernel
+                .context("a kernel for each role")?
+                .programs
+                .program(subject.direction);
+            times
+                .measure(program, &subject.frame, subject.verdict)
+                .context(subject.name)?;
+        }
+    }
+    Ok((nothing, times))
+}
+
+fn row(count: u32, subject: &Subject, times: &Times, nothing: &Times) -> Result<String> {
+    let more = times.least() - nothing.least();
+    let median = times.median() - nothing.median();
+    let target = subject
+        .target
+        .map(|(few, many)| if count <= FEW { few } else { many });
+    let judged = match target {
+        None => "–".to_owned(),
+        Some(target) if more <= target => format!("+{target}"),
+        Some(target) => format!("+{target}, **missed**"),
+    };
+    let mut row = String::new();
+    writeln!(
+        row,
+        "| {} | {count} | {:.1} | +{more:.1} | +{median:.1} | {judged} |",
+        subject.name,
+        times.least(),
+    )?;
+    Ok(row)
+}
+
+fn write_up(floor: f64, load_ms: f64, rounds: u32, rows: &str) -> Result<String> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("ask for the kernel")?;
+    let processors = fs::read_to_string("/proc/cpuinfo").context("ask for the processor")?;
+    let model = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown", |(_, model)| model.trim());
+    Ok(format!(
+        "## `core`: cost of the kernel programs per packet\n\n\
+         Linux {}, {model}.\n\n\
+         Each packet is run through the programs by `BPF_PROG_TEST_RUN`, 20,000 times in a batch,\n\
+         and through an empty program, in turn, {rounds} times. *ns* is the time of a run in the\n\
+         fastest batch, *above empty* what it is more than the empty program's ({floor:.1} ns),\n\
+         *median* the same of the medians. The prefixes of the tunnels are scattered over one /32,\n\
+         half of them single addresses, half /64. The same few cache lines are touched over and\n\
+         over, so this is what the instructions cost, not what a cold cache does.\n\n\
+         | packet | prefixes | ns | above empty | median | target |\n\
+         |---|---:|---:|---:|---:|---|\n\
+         {rows}\n\
+         The kernel takes both programs in {load_ms:.0} ms, verification and maps included.\n",
+        kernel.trim()
+    ))
+}
