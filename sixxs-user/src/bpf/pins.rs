@@ -140,14 +140,13 @@ fn on_bpffs(path: &Path) -> bool {
         .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Removes the pin directory with all that is in it, and the bpffs if it was mounted just there.
+/// Removes what was pinned by this version or another, the pin directory, and the bpffs if it was
+/// mounted just there.
 pub(super) fn remove_all(pin_dir: &Path) -> anyhow::Result<()> {
-    // A bpffs has no files but pins and directories: nothing of others can be below our own.
-    if on_bpffs(pin_dir) && pin_dir.exists() {
-        for entry in names(pin_dir)? {
-            let path = pin_dir.join(entry);
-            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-        }
+    // The root of a bpffs has files of the kernel's own.
+    for version in names(pin_dir)?.iter().filter(|name| is_version(name)) {
+        let path = pin_dir.join(version);
+        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
     }
     if is_mount_point(pin_dir) && pin_dir != Path::new(STANDARD) {
         nix::mount::umount(pin_dir)
@@ -159,6 +158,11 @@ pub(super) fn remove_all(pin_dir: &Path) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn is_version(name: &str) -> bool {
+    let number = name.strip_prefix('v').unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_mount_point(path: &Path) -> bool {
