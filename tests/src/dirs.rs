@@ -97,9 +97,9 @@ impl LabDir {
             .context("a blocking lock is always taken")?;
         writeln!(held, "{}", std::process::id()).context("write the lab's lock file")?;
         fs::write(path.join(NAMESPACES), namespaces.join("\n")).context("list namespaces")?;
-        for dir in [paths.run(), paths.state(), paths.pins(), paths.rt_tables()] {
-            fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
-        }
+        // The others are the program's to make, as /run/sixxs is on a fresh machine.
+        let tables = paths.rt_tables();
+        fs::create_dir(&tables).with_context(|| format!("make {}", tables.display()))?;
         drop(sweeping);
         Ok(Self {
             paths,

@@ -38,6 +38,11 @@ pub fn udp_socket(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> Resul
     Ok(socket)
 }
 
+/// Has the next call on the socket fail with what an ICMPv6 error said about an earlier one.
+pub fn report_errors(socket: &Socket) -> Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
+}
+
 /// Sends `count` datagrams of `size` bytes, one after the other, to a port that discards them.
 pub fn send(socket: &Socket, to: Ipv6Addr, count: u64, size: usize) -> io::Result<()> {
     let datagram = vec![0; size];

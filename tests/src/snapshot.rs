@@ -46,7 +46,11 @@ pub fn take(lab: &Lab) -> Result<Snapshot> {
     parts.insert("mounts".to_owned(), mounts);
     for path in [paths.run(), paths.state(), paths.pins(), paths.rt_tables()] {
         let mut tree = String::new();
-        list(&path, &mut tree)?;
+        if path.exists() {
+            list(&path, &mut tree)?;
+        } else {
+            tree += "no such directory";
+        }
         parts.insert(path.display().to_string(), tree);
     }
     Ok(parts)

@@ -39,6 +39,7 @@ fn upload(setting: &Setting) -> Result<()> {
     let [first, second] = setting.lab.tunnels();
     let megabytes = 1_000_000;
     for (tunnel, bytes) in [(first, 100 * megabytes), (second, 10 * megabytes)] {
+        setting.forget_path_mtu()?;
         let (source, cause) = (tunnel.plan.address, Cause::Device(UPLINK));
         let took = leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
         println!("{bytes} bytes in {took:?}");
@@ -71,6 +72,7 @@ fn other_causes(flavour: Flavour, hook: Hook) -> Result<()> {
     leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
     daemon.kill()?;
     setting.delete_own_rules()?;
+    setting.forget_path_mtu()?;
     let (source, cause) = (second.plan.address, Cause::Rules);
     leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
     setting.nothing_went_astray()?;
@@ -87,13 +89,16 @@ fn other_causes(flavour: Flavour, hook: Hook) -> Result<()> {
 
 variants!(too_long_is_never_silent: tun_udp(Tun, Auto), veth_udp(Veth, Auto));
 
-/// A datagram that fits the uplink but not the tunnel: the sender is told.
+/// A datagram that fits the uplink but not the tunnel: the sender is told. Not by the path MTU,
+/// though: the kernel looks that up by the rules, where a socket bound to another interface has
+/// no route.
 fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
     let setting = Setting::new(flavour, hook)?;
     let daemon = setting.start()?;
     for tunnel in setting.lab.tunnels() {
         let cause = Cause::Device(UPLINK);
         let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::report_errors(&socket)?;
         leak::send(&socket, OUTSIDE, 1, LONGEST_PAYLOAD).context("send the first")?;
         sender_learns(&socket, LONGEST_PAYLOAD)?;
         let leaks = setting
@@ -127,6 +132,7 @@ fn udp_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
     for tunnel in setting.lab.tunnels() {
         let cause = Cause::Device(UPLINK);
         let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::report_errors(&socket)?;
         leak::segment_sends(&socket, 1400)?;
         leak::send(&socket, OUTSIDE, 1, 14_000).context("send the first")?;
         sender_learns(&socket, 14_000)?;

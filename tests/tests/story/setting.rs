@@ -107,6 +107,13 @@ impl Setting {
             .and_then(|[first, second]| Ok([first?, second?]))
     }
 
+    /// Has the host forget what it learned about the path to the outside: it remembers that by
+    /// destination, for all its addresses.
+    pub(crate) fn forget_path_mtu(&self) -> Result<()> {
+        self.host().sh("ip -6 route flush cache")?;
+        Ok(())
+    }
+
     /// The rules with the program's mark.
     pub(crate) fn own_rules(&self) -> Result<String> {
         marked(&self.host().sh("ip -6 -details rule show")?)

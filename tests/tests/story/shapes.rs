@@ -80,8 +80,11 @@ fn in_fragments(flavour: Flavour, hook: Hook) -> Result<()> {
     let setting = Setting::new(flavour, hook)?;
     let daemon = setting.start()?;
     let [tunnel, _] = setting.lab.tunnels();
-    let cause = Cause::Device(UPLINK);
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+    // Not bound to the uplink: for such a socket the kernel would not learn the path's MTU.
+    setting
+        .host()
+        .sh("ip -6 rule add fwmark 6 lookup main priority 100")?;
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Mark(6))?;
     leak::allow_fragments(&socket)?;
     // Cut for the uplink's MTU the first ones are too long; the host is told, and cuts anew.
     let before = setting.discarded();

@@ -147,6 +147,7 @@ fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
     setting.start()?.kill()?;
     setting.delete_own_rules()?;
     for tunnel in setting.lab.tunnels() {
+        setting.forget_path_mtu()?;
         let long = || {
             ping_with(
                 setting.lab.outside(),
