@@ -29,6 +29,9 @@ fn exit_status() -> Result<()> {
 fn one_screen() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
     let daemon = setting.start()?;
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
     let printed = setting.program.ok(&["status"])?;
     assert!(printed.stdout.lines().count() <= 24, "{}", printed.stdout);
     for line in printed.stdout.lines() {
