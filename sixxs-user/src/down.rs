@@ -11,7 +11,7 @@ use sixxs_core::routing::{Desired, diff};
 
 use crate::{
     bpf, client,
-    daemon::remove_if_there,
+    daemon::{MADE_DIRECTORY, remove_if_there},
     netlink::{Netlink, Scope},
     paths::Paths,
     table_file,
@@ -25,7 +25,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     let lock = end_daemon(paths).await?;
 
     let mut netlink = Netlink::open()?;
-    let observed = netlink.observe(&Scope::default()).await?;
+    let observed = netlink.observe(&Scope::of_ours()).await?;
     // Nothing is desired: whatever bears our mark is too much.
     let plan = diff(&Desired::default(), &observed);
     let outcome = netlink.apply(&plan).await;
@@ -33,9 +33,12 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     table_file::remove(paths)?;
     remove_if_there(&paths.socket())?;
     if let Some(lock) = lock {
+        let made_directory = fs::read_to_string(paths.lock())? == MADE_DIRECTORY;
         remove_if_there(&paths.lock())?;
         drop(lock);
-        remove_if_empty(&paths.run_dir)?;
+        if made_directory {
+            remove_if_empty(&paths.run_dir)?;
+        }
     }
     if !outcome.failed.is_empty() {
         let failures: Vec<_> = outcome.failed.iter().map(ToString::to_string).collect();

@@ -5,7 +5,7 @@ use std::{
     net::Ipv6Addr,
 };
 
-use super::{DEFAULT_METRIC, MAIN_TABLE, Rule, UNREACHABLE_METRIC};
+use super::{DEFAULT_METRIC, MAIN_TABLE, Neighbour, Rule, UNREACHABLE_METRIC};
 use crate::{
     config::{Config, Tunnel},
     types::{IfName, Metric, Mtu, RulePriority, TableId},
@@ -18,6 +18,8 @@ pub struct Desired {
     pub rules: BTreeSet<Rule>,
     /// Default routes, by table and metric.
     pub routes: BTreeMap<(TableId, Metric), Target>,
+    /// Gateways to be kept resolved.
+    pub neighbours: BTreeSet<Neighbour>,
 }
 
 /// Where a default route leads.
@@ -56,6 +58,10 @@ impl Desired {
         self.routes.insert((tunnel.table, DEFAULT_METRIC), through);
         self.routes
             .insert((tunnel.table, UNREACHABLE_METRIC), Target::Unreachable);
+        self.neighbours.extend(tunnel.gateway.map(|address| Neighbour {
+            interface: tunnel.name.clone(),
+            address,
+        }));
         for from in tunnel.sources() {
             self.rules.insert(Rule {
                 priority,

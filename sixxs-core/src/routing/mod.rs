@@ -12,7 +12,9 @@ pub use desired::Desired;
 pub use observed::Observed;
 pub use plan::{Plan, Problem, Step, diff};
 
-use crate::types::{Metric, Prefix, RulePriority, TableId};
+use std::net::Ipv6Addr;
+
+use crate::types::{IfName, Metric, Prefix, RulePriority, TableId};
 
 /// Metric of the default route: what the kernel gives routes that ask for none.
 pub const DEFAULT_METRIC: Metric = Metric(1024);
@@ -23,6 +25,18 @@ pub const UNREACHABLE_METRIC: Metric = Metric(4_278_198_272);
 
 /// The main table.
 pub const MAIN_TABLE: TableId = TableId(254);
+
+/// Keeps a gateway's link-layer address known. The programs hand leaks to the neighbour without the
+/// kernel's help: one that has to be resolved first is lost.
+///
+/// The kernel does the work (`NTF_EXT_MANAGED`, 5.16), whether the daemon lives or not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The interface.
+    pub interface: IfName,
+    /// The gateway.
+    pub address: Ipv6Addr,
+}
 
 /// A rule that asks for nothing but addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

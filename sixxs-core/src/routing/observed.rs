@@ -18,6 +18,21 @@ pub struct Observed {
     /// All routes that carry our protocol number, in any table, and everybody's routes in the
     /// tables that we use.
     pub routes: Vec<ObservedRoute>,
+    /// Neighbours that carry our protocol number, and everybody's that stay resolved by themselves.
+    pub neighbours: Vec<ObservedNeighbour>,
+}
+
+/// A neighbour that needs no resolving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedNeighbour {
+    /// Its interface.
+    pub index: IfIndex,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// Whether it bears our mark.
+    pub ours: bool,
+    /// Whether the kernel keeps it resolved, or somebody said for good what its address is.
+    pub lasting: bool,
 }
 
 /// A rule of ours.

@@ -7,12 +7,12 @@
 use std::{fmt, net::Ipv6Addr};
 
 use super::{
-    MAIN_TABLE, Rule,
+    MAIN_TABLE, Neighbour, Rule,
     desired::{Desired, Target},
-    observed::{Observed, ObservedRoute, ObservedRule, ObservedTarget},
+    observed::{Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
 };
 use crate::{
-    link::Links,
+    link::{LinkLayer, Links},
     types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, TableId},
 };
 
@@ -40,12 +40,16 @@ pub enum Step {
     AddRoute(Route),
     /// Puts a default route in the place of one of ours that leads elsewhere.
     ReplaceRoute(Route),
+    /// Has the kernel keep a gateway resolved, on the interface with this index.
+    KeepNeighbour(IfIndex, Neighbour),
     /// Adds a rule.
     AddRule(Rule),
     /// Removes a rule of ours.
     DeleteRule(ObservedRule),
     /// Removes a route of ours.
     DeleteRoute(ObservedRoute),
+    /// Removes a neighbour of ours, from the interface of this name.
+    DeleteNeighbour(ObservedNeighbour, IfName),
 }
 
 /// A default route to be made, its interface resolved.
@@ -129,6 +133,10 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
             Err(problem) => plan.problems.push(problem),
         }
     }
+    let mut old_neighbours: Vec<_> = observed.neighbours.iter().filter(|n| n.ours).collect();
+    for neighbour in &desired.neighbours {
+        keep_neighbour(neighbour, observed, &mut old_neighbours, &mut plan);
+    }
     let mut missing = desired.rules.clone();
     let mut doomed = Vec::new();
     for rule in &observed.rules {
@@ -141,7 +149,36 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     plan.steps.extend(doomed);
     plan.steps
         .extend(surplus.into_iter().cloned().map(Step::DeleteRoute));
+    plan.steps
+        .extend(old_neighbours.into_iter().filter_map(|neighbour| {
+            // An interface that is gone has taken its neighbours along.
+            let link = observed.links.by_index(neighbour.index)?;
+            Some(Step::DeleteNeighbour(neighbour.clone(), link.name.clone()))
+        }));
     plan
+}
+
+/// Sees to one gateway; takes from `old` what serves for it. Without an interface that is up there
+/// is nothing to resolve, and the missing route says so already; an interface without link layer
+/// has no neighbours.
+fn keep_neighbour(
+    wanted: &Neighbour,
+    observed: &Observed,
+    old: &mut Vec<&ObservedNeighbour>,
+    plan: &mut Plan,
+) {
+    let Some(link) = observed.links.by_name(&wanted.interface) else {
+        return;
+    };
+    if !link.up || !matches!(link.layer, LinkLayer::Ethernet(_)) {
+        return;
+    }
+    let is_it = |n: &ObservedNeighbour| n.index == link.index && n.address == wanted.address;
+    old.retain(|n| !is_it(n));
+    if !observed.neighbours.iter().any(|n| is_it(n) && n.lasting) {
+        plan.steps
+            .push(Step::KeepNeighbour(link.index, wanted.clone()));
+    }
 }
 
 /// Sees to one route; takes from `surplus` what serves for it.
@@ -241,6 +278,13 @@ impl fmt::Display for Step {
         match self {
             Self::AddRoute(route) => write!(f, "ip -6 route add {route}"),
             Self::ReplaceRoute(route) => write!(f, "ip -6 route replace {route}"),
+            Self::KeepNeighbour(_, Neighbour { interface, address }) => write!(
+                f,
+                "ip -6 neigh replace {address} dev {interface} managed protocol {PROTOCOL}"
+            ),
+            Self::DeleteNeighbour(ObservedNeighbour { address, .. }, interface) => {
+                write!(f, "ip -6 neigh del {address} dev {interface}")
+            }
             Self::AddRule(rule) => write!(f, "ip -6 rule add {rule} protocol {PROTOCOL}"),
             Self::DeleteRule(ObservedRule::Plain(rule)) => {
                 write!(f, "ip -6 rule del {rule} protocol {PROTOCOL}")

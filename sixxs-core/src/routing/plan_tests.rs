@@ -141,6 +141,21 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 assert!(state.routes[at].is_ours(), "not ours: {step}");
                 state.routes[at] = made(route);
             }
+            Step::KeepNeighbour(index, neighbour) => {
+                let there = |n: &ObservedNeighbour| (n.index, n.address) == (*index, neighbour.address);
+                assert!(!state.neighbours.iter().any(|n| there(n) && n.lasting && !n.ours), "not ours: {step}");
+                state.neighbours.retain(|n| !there(n));
+                state.neighbours.push(ObservedNeighbour {
+                    index: *index,
+                    address: neighbour.address,
+                    ours: true,
+                    lasting: true,
+                });
+            }
+            Step::DeleteNeighbour(neighbour, _) => {
+                assert!(neighbour.ours, "not ours: {step}");
+                state.neighbours.retain(|n| n != neighbour);
+            }
             Step::AddRule(rule) => state.rules.push(ObservedRule::Plain(*rule)),
             Step::DeleteRule(rule) => {
                 let at = state.rules.iter().position(|r| r == rule).expect("ENOENT");
@@ -237,6 +252,24 @@ fn any_route() -> impl Strategy<Value = ObservedRoute> {
         )
 }
 
+fn any_neighbour() -> impl Strategy<Value = ObservedNeighbour> {
+    let address = select(vec!["fe80::1", "fe80::2"]).prop_map(|text| text.parse().unwrap());
+    (1u32..6, address, any::<bool>(), any::<bool>()).prop_map(|(index, address, ours, lasting)| {
+        ObservedNeighbour { index: IfIndex(index), address, ours, lasting: lasting || !ours }
+    })
+}
+
+/// A kernel has at most one neighbour of an address.
+fn one_of_each(neighbours: Vec<ObservedNeighbour>) -> Vec<ObservedNeighbour> {
+    let mut kept: Vec<ObservedNeighbour> = Vec::new();
+    for neighbour in neighbours {
+        if !kept.iter().any(|n| (n.index, n.address) == (neighbour.index, neighbour.address)) {
+            kept.push(neighbour);
+        }
+    }
+    kept
+}
+
 /// A kernel has at most one of what it treats as the same route.
 fn without_doubles(routes: Vec<ObservedRoute>) -> Vec<ObservedRoute> {
     let mut kept: Vec<ObservedRoute> = Vec::new();
@@ -255,6 +288,8 @@ proptest! {
     fn one_plan_is_enough(
         rules in vec(any_rule(), 0..12),
         routes in vec(any_route(), 0..12),
+        neighbours in vec(any_neighbour(), 0..6),
+        ethernet in any::<bool>(),
         first in proptest::option::of(any::<bool>()),
         second in proptest::option::of(any::<bool>()),
         wanted in any::<(bool, bool)>(),
@@ -265,9 +300,16 @@ proptest! {
             links: links
                 .into_iter()
                 .filter_map(|(index, name, up)| Some(link(index, name, up?)))
+                .map(|mut link| {
+                    if ethernet {
+                        link.layer = LinkLayer::Ethernet([2; 6]);
+                    }
+                    link
+                })
                 .collect(),
             rules,
             routes: without_doubles(routes),
+            neighbours: one_of_each(neighbours),
         };
         let desired = Desired::new(&config, |tunnel| {
             if tunnel.name.as_str() == "sixxs0" { wanted.0 } else { wanted.1 }
@@ -282,6 +324,10 @@ proptest! {
             state.routes.iter().filter(|r| !r.is_ours()).cloned().collect()
         };
         prop_assert_eq!(strangers(&start), strangers(&end));
+        let others = |state: &Observed| -> Vec<ObservedNeighbour> {
+            state.neighbours.iter().filter(|n| !n.ours).cloned().collect()
+        };
+        prop_assert_eq!(others(&start), others(&end));
         for rule in &desired.rules {
             prop_assert!(end.rules.contains(&ObservedRule::Plain(*rule)));
         }
@@ -298,9 +344,11 @@ proptest! {
         let plan = diff(&Desired::new(&config(), |_| true), &start);
         let rank = |step: &Step| match step {
             Step::AddRoute(_) | Step::ReplaceRoute(_) => 0,
-            Step::AddRule(_) => 1,
-            Step::DeleteRule(_) => 2,
-            Step::DeleteRoute(_) => 3,
+            Step::KeepNeighbour(..) => 1,
+            Step::AddRule(_) => 2,
+            Step::DeleteRule(_) => 3,
+            Step::DeleteRoute(_) => 4,
+            Step::DeleteNeighbour(..) => 5,
         };
         prop_assert!(plan.steps.is_sorted_by_key(rank));
     }

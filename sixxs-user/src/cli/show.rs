@@ -72,11 +72,7 @@ pub(super) async fn alerts(socket: &Path, json: bool, follow: bool) -> anyhow::R
 
 /// What is missing, found out without the daemon: it need not run.
 pub(super) async fn plan(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let scope = Scope {
-        tables: config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
-        default_routes: false,
-    };
-    let observed = Netlink::open()?.observe(&scope).await?;
+    let observed = Netlink::open()?.observe(&Scope::of(config)).await?;
     let plan: Plan = crate::daemon::plan(&diff(&Desired::new(config, |_| true), &observed));
     if json {
         print(&line(&plan)?)?;

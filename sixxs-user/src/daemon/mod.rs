@@ -188,24 +188,32 @@ fn tell_ready() -> anyhow::Result<()> {
     writeln!(io::stderr(), "ready").context("write to stderr")
 }
 
+/// Said in the lock file when the directory is ours as well, and goes with it.
+pub(crate) const MADE_DIRECTORY: &str = "the directory was made by sixxs\n";
+
 /// Sees that there is one daemon per run directory.
 fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
+    use io::Write as _;
+    let makes_directory = !paths.run_dir.exists();
     fs::create_dir_all(&paths.run_dir)
         .with_context(|| format!("create {}", paths.run_dir.display()))?;
-    let file = paths.lock();
-    let open = File::options()
+    let path = paths.lock();
+    let mut file = File::options()
         .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&file)
-        .with_context(|| format!("open {}", file.display()))?;
-    match Flock::lock(open, FlockArg::LockExclusiveNonblock) {
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    if makes_directory {
+        file.write_all(MADE_DIRECTORY.as_bytes())
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
             "another sixxs runs with {}; stop it, or give this one a --run-dir of its own",
             paths.run_dir.display()
         ),
-        Err((_, error)) => Err(error).with_context(|| format!("lock {}", file.display())),
+        Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
 }
 

@@ -127,8 +127,9 @@ fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
     let is_about = |step: &Step| match step {
         Step::AddRoute(route) | Step::ReplaceRoute(route) => route.table == tunnel.table,
         Step::AddRule(rule) => sources.contains(&rule.from),
+        Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
         // Too much is not too little.
-        Step::DeleteRule(_) | Step::DeleteRoute(_) => false,
+        Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => false,
     };
     !state.plan.steps.iter().any(is_about)
         && state.plan.problems.iter().all(|problem| problem.table() != tunnel.table)

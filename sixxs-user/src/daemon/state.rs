@@ -122,10 +122,7 @@ impl State {
     }
 
     fn scope(&self) -> Scope {
-        Scope {
-            tables: self.config.tunnels.iter().map(|t| t.table).collect(),
-            default_routes: self.config.uplinks.is_none(),
-        }
+        Scope::of(&self.config)
     }
 
     fn desired(&self) -> Desired {
@@ -211,7 +208,11 @@ impl State {
             Step::AddRoute(route) | Step::ReplaceRoute(route) => {
                 (route.table, route.metric) == (table, metric)
             }
-            Step::AddRule(_) | Step::DeleteRule(_) | Step::DeleteRoute(_) => false,
+            Step::AddRule(_)
+            | Step::KeepNeighbour(..)
+            | Step::DeleteRule(_)
+            | Step::DeleteRoute(_)
+            | Step::DeleteNeighbour(..) => false,
         });
         let in_problems = metric == sixxs_core::routing::DEFAULT_METRIC
             && self.plan.problems.iter().any(|p| p.table() == table);
@@ -226,7 +227,11 @@ impl State {
                 let key = (route.table, route.metric);
                 (self.in_place.routes.contains(&key), route.table)
             }
-            Step::DeleteRule(_) | Step::DeleteRoute(_) => return,
+            // A gateway comes and goes with its interface.
+            Step::KeepNeighbour(..)
+            | Step::DeleteRule(_)
+            | Step::DeleteRoute(_)
+            | Step::DeleteNeighbour(..) => return,
         };
         if !lost {
             return;

@@ -1,11 +1,17 @@
 //! Carries plans out, step by step, and says what really happened.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
+        neighbour::{
+            NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
+        },
         route::{
             RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
             RouteType,
@@ -19,7 +25,7 @@ use sixxs_core::{
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
         plan::{Plan, Route},
     },
-    types::{Mtu, PROTOCOL},
+    types::{IfIndex, Mtu, PROTOCOL},
 };
 
 use super::{Netlink, RequestError};
@@ -85,6 +91,24 @@ impl Netlink {
             Step::DeleteRoute(route) => {
                 (RouteNetlinkMessage::DelRoute(delete_message(route)), CHANGE)
             }
+            Step::KeepNeighbour(index, neighbour) => {
+                let mut message = neighbour_message(*index, neighbour.address);
+                message.attributes.extend([
+                    NeighbourAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+                    NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed),
+                ]);
+                (
+                    RouteNetlinkMessage::NewNeighbour(message),
+                    CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
+                )
+            }
+            Step::DeleteNeighbour(neighbour, _) => (
+                RouteNetlinkMessage::DelNeighbour(neighbour_message(
+                    neighbour.index,
+                    neighbour.address,
+                )),
+                CHANGE,
+            ),
         };
         self.request(message, flags).await.map(|_| ())
     }
@@ -103,11 +127,14 @@ fn is_tolerated(step: &Step, error: &RequestError) -> bool {
     };
     match step {
         // Gone already, or its interface is.
-        Step::DeleteRule(_) | Step::DeleteRoute(_) => {
+        Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => {
             matches!(error.raw_os_error(), Some(ENOENT | ESRCH | ENODEV))
                 || error.kind() == io::ErrorKind::NotFound
         }
-        Step::AddRoute(_) | Step::ReplaceRoute(_) | Step::AddRule(_) => false,
+        Step::AddRoute(_)
+        | Step::ReplaceRoute(_)
+        | Step::AddRule(_)
+        | Step::KeepNeighbour(..) => false,
     }
 }
 
@@ -172,6 +199,16 @@ fn delete_message(route: &ObservedRoute) -> RouteMessage {
     if let ObservedTarget::Interface { index, .. } = &route.target {
         message.attributes.push(RouteAttribute::Oif(index.0));
     }
+    message
+}
+
+fn neighbour_message(index: IfIndex, address: Ipv6Addr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.ifindex = index.0;
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet6(
+        address,
+    ))];
     message
 }
 

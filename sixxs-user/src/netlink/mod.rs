@@ -19,6 +19,7 @@ use rtnetlink::{
     packet_route::{RouteNetlinkMessage, rule::RuleMessage},
 };
 use sixxs_core::{
+    config::Config,
     routing::observed::ObservedRule,
     types::{IfIndex, IfName, TableId},
 };
@@ -44,6 +45,29 @@ pub struct Scope {
     pub tables: BTreeSet<TableId>,
     /// Whether it matters which interfaces have a default route in the main table.
     pub default_routes: bool,
+    /// Whether neighbours matter.
+    pub neighbours: bool,
+}
+
+impl Scope {
+    /// What matters for a configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            tables: config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
+            default_routes: config.uplinks.is_none(),
+            neighbours: config.tunnels.iter().any(|tunnel| tunnel.gateway.is_some()),
+        }
+    }
+
+    /// What matters to find all that ever was ours.
+    #[must_use]
+    pub fn of_ours() -> Self {
+        Self {
+            neighbours: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl Drop for Netlink {

@@ -12,6 +12,10 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
+        neighbour::{
+            NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
+            NeighbourState,
+        },
         route::{
             RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
             RouteType,
@@ -23,7 +27,7 @@ use sixxs_core::{
     link::{Link, LinkLayer, Links},
     routing::{
         MAIN_TABLE, Observed, Rule,
-        observed::{ObservedRoute, ObservedRule, ObservedTarget},
+        observed::{ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
     },
     types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, RulePriority, TableId},
 };
@@ -53,8 +57,10 @@ impl Netlink {
                 .with_context(|| format!("list the routes of table {table}"))?;
             routes.extend(theirs.into_iter().filter(|route| !route.is_ours()));
         }
+        let neighbours = self.neighbours(scope).await?;
         Ok(Observed {
             links,
+            neighbours,
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
         })
@@ -152,6 +158,26 @@ impl Netlink {
             .collect())
     }
 
+    async fn neighbours(&self, scope: &Scope) -> anyhow::Result<Vec<ObservedNeighbour>> {
+        if !scope.neighbours {
+            return Ok(Vec::new());
+        }
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = self
+            .request(RouteNetlinkMessage::GetNeighbour(request), DUMP)
+            .await
+            .context("list the neighbours")?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
+                _ => None,
+            })
+            .filter(|neighbour| neighbour.ours || neighbour.lasting)
+            .collect())
+    }
+
     /// Routes of one table, or of one origin. The kernel filters: it is asked strictly.
     async fn routes(
         &self,
@@ -232,6 +258,28 @@ fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>) -> LinkLayer {
         | LinkLayerType::Ip6gre => LinkLayer::None,
         other => LinkLayer::Unsupported(u16::from(other)),
     }
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<ObservedNeighbour> {
+    let mut address = None;
+    let mut ours = false;
+    let mut managed = false;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(*ip),
+            NeighbourAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
+            NeighbourAttribute::ExtFlags(flags) => {
+                managed = flags.contains(NeighbourExtFlags::Managed);
+            }
+            _ => {}
+        }
+    }
+    Some(ObservedNeighbour {
+        index: IfIndex(message.header.ifindex),
+        address: address?,
+        ours,
+        lasting: managed || message.header.state == NeighbourState::Permanent,
+    })
 }
 
 fn is_ours(message: &RuleMessage) -> bool {
