@@ -99,7 +99,7 @@ mod tests {
         fn checksum_is_right(router: [u8; 16], sender: [u8; 16], mtu in 1280u32..=65535, seed: u64) {
             let mut state = seed | 1;
             let quoted: Vec<u8> = (0..QUOTED_BYTES)
-                .map(|_| { state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); (state >> 33) as u8 })
+                .map(|_| { state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); state.to_be_bytes()[0] })
                 .collect();
             let quoted_sum = quoted.chunks(2)
                 .map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair[1]])))

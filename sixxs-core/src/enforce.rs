@@ -227,7 +227,7 @@ mod tests {
             name: name.parse().unwrap(),
             up: true,
             mtu: Mtu(1500),
-            layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, index as u8]),
+            layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, 9]),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             default_route: false,
         }

@@ -13,7 +13,9 @@ use crate::api::Refusal;
 
 /// There is no daemon to talk to.
 #[derive(Debug, thiserror::Error)]
-#[error("no daemon answers at {socket}; start it with `sixxs run`, or see `systemctl status sixxs`")]
+#[error(
+    "no daemon answers at {socket}; start it with `sixxs run`, or see `systemctl status sixxs`"
+)]
 pub struct NoDaemon {
     socket: String,
 }
@@ -53,7 +55,11 @@ pub async fn lines(
 }
 
 async fn whole(response: hyper::body::Incoming) -> anyhow::Result<Bytes> {
-    Ok(response.collect().await.context("read the answer")?.to_bytes())
+    Ok(response
+        .collect()
+        .await
+        .context("read the answer")?
+        .to_bytes())
 }
 
 async fn request(

@@ -22,7 +22,9 @@ use anyhow::{Context as _, anyhow};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, State, connect_info::Connected},
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, State, connect_info::Connected,
+    },
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -196,7 +198,12 @@ async fn tunnels(
         "start" => Verb::Start,
         "stop" => Verb::Stop,
         "restart" => Verb::Restart,
-        _ => return Err(Refused(StatusCode::NOT_FOUND, format!("no action {verb:?}"))),
+        _ => {
+            return Err(Refused(
+                StatusCode::NOT_FOUND,
+                format!("no action {verb:?}"),
+            ));
+        }
     };
     ask(&requests, |answer| {
         Request::Tunnels(verb, names.tunnels, answer)

@@ -38,7 +38,9 @@ pub fn ping(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Option<Duratio
         let sent = Instant::now();
         match socket.send(&message) {
             Ok(_) => {}
-            Err(error) => return Err(error).with_context(|| format!("ping {target} from {source}")),
+            Err(error) => {
+                return Err(error).with_context(|| format!("ping {target} from {source}"));
+            }
         }
         if wait(&socket, &message, sent)? {
             return Ok(Some(sent.elapsed()));
@@ -50,7 +52,10 @@ pub fn ping(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Option<Duratio
 /// Waits for the answer to `message`; everybody's ICMPv6 comes by, too.
 fn wait(socket: &Socket, message: &[u8; 8], sent: Instant) -> anyhow::Result<bool> {
     loop {
-        let Some(left) = WAIT.checked_sub(sent.elapsed()).filter(|left| !left.is_zero()) else {
+        let Some(left) = WAIT
+            .checked_sub(sent.elapsed())
+            .filter(|left| !left.is_zero())
+        else {
             return Ok(false);
         };
         socket.set_read_timeout(Some(left))?;
@@ -72,7 +77,9 @@ fn wait(socket: &Socket, message: &[u8; 8], sent: Instant) -> anyhow::Result<boo
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
                 ) => {}
             // An ICMPv6 error about our ping: no answer will come to this one.
             Err(_) => return Ok(false),

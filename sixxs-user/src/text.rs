@@ -33,9 +33,10 @@ fn leak_line(leak: &Leak) -> String {
         return format!("{}: {packets} of other flows leaked", leak.tunnel);
     };
     let (from, to) = match leak.ports {
-        Some([from, to]) if leak.protocol.as_deref() != Some("icmpv6") => {
-            (format!("[{source}]:{from}"), format!("[{destination}]:{to}"))
-        }
+        Some([from, to]) if leak.protocol.as_deref() != Some("icmpv6") => (
+            format!("[{source}]:{from}"),
+            format!("[{destination}]:{to}"),
+        ),
         _ => (source.to_string(), destination.to_string()),
     };
     let mut line = format!(

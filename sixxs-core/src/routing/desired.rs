@@ -58,10 +58,11 @@ impl Desired {
         self.routes.insert((tunnel.table, DEFAULT_METRIC), through);
         self.routes
             .insert((tunnel.table, UNREACHABLE_METRIC), Target::Unreachable);
-        self.neighbours.extend(tunnel.gateway.map(|address| Neighbour {
-            interface: tunnel.name.clone(),
-            address,
-        }));
+        self.neighbours
+            .extend(tunnel.gateway.map(|address| Neighbour {
+                interface: tunnel.name.clone(),
+                address,
+            }));
         for from in tunnel.sources() {
             self.rules.insert(Rule {
                 priority,

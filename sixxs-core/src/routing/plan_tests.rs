@@ -142,8 +142,15 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 state.routes[at] = made(route);
             }
             Step::KeepNeighbour(index, neighbour) => {
-                let there = |n: &ObservedNeighbour| (n.index, n.address) == (*index, neighbour.address);
-                assert!(!state.neighbours.iter().any(|n| there(n) && n.lasting && !n.ours), "not ours: {step}");
+                let there =
+                    |n: &ObservedNeighbour| (n.index, n.address) == (*index, neighbour.address);
+                assert!(
+                    !state
+                        .neighbours
+                        .iter()
+                        .any(|n| there(n) && n.lasting && !n.ours),
+                    "not ours: {step}"
+                );
                 state.neighbours.retain(|n| !there(n));
                 state.neighbours.push(ObservedNeighbour {
                     index: *index,
@@ -255,7 +262,12 @@ fn any_route() -> impl Strategy<Value = ObservedRoute> {
 fn any_neighbour() -> impl Strategy<Value = ObservedNeighbour> {
     let address = select(vec!["fe80::1", "fe80::2"]).prop_map(|text| text.parse().unwrap());
     (1u32..6, address, any::<bool>(), any::<bool>()).prop_map(|(index, address, ours, lasting)| {
-        ObservedNeighbour { index: IfIndex(index), address, ours, lasting: lasting || !ours }
+        ObservedNeighbour {
+            index: IfIndex(index),
+            address,
+            ours,
+            lasting: lasting || !ours,
+        }
     })
 }
 
@@ -263,7 +275,10 @@ fn any_neighbour() -> impl Strategy<Value = ObservedNeighbour> {
 fn one_of_each(neighbours: Vec<ObservedNeighbour>) -> Vec<ObservedNeighbour> {
     let mut kept: Vec<ObservedNeighbour> = Vec::new();
     for neighbour in neighbours {
-        if !kept.iter().any(|n| (n.index, n.address) == (neighbour.index, neighbour.address)) {
+        if !kept
+            .iter()
+            .any(|n| (n.index, n.address) == (neighbour.index, neighbour.address))
+        {
             kept.push(neighbour);
         }
     }

@@ -27,11 +27,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-pub(super) async fn check(
-    socket: &Path,
-    json: bool,
-    names: &[String],
-) -> anyhow::Result<ExitCode> {
+pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow::Result<ExitCode> {
     let checks = match client::get::<Status>(socket, "/v1/status").await {
         Ok(status) => {
             let tunnels = choose(&status, names)?;
@@ -122,7 +118,11 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
             tunnel.routing == "in_place",
             tunnel.routing.replace('_', " "),
         ),
-        check("program", tunnel.program == "attached", tunnel.program.clone()),
+        check(
+            "program",
+            tunnel.program == "attached",
+            tunnel.program.clone(),
+        ),
     ];
     checks.push(answered(tunnel));
     match tunnel.check_target.or(tunnel.peer) {
@@ -144,7 +144,10 @@ fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
     let (pass, detail) = match ping(source, target) {
         Ok(Some(time)) => (
             true,
-            format!("{source} > {target}: answer after {:.1} ms", time.as_secs_f64() * 1000.0),
+            format!(
+                "{source} > {target}: answer after {:.1} ms",
+                time.as_secs_f64() * 1000.0
+            ),
         ),
         Ok(None) => (false, format!("{source} > {target}: no answer")),
         Err(error) => (false, format!("{error:#}")),

@@ -45,22 +45,60 @@ struct Cli {
 #[derive(Args)]
 struct Places {
     /// The configuration file.
-    #[arg(long, global = true, value_name = "FILE", env = "SIXXS_CONFIG", default_value = "/etc/sixxs/sixxs.toml")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "SIXXS_CONFIG",
+        default_value = "/etc/sixxs/sixxs.toml"
+    )]
     config: PathBuf,
     /// For the control socket.
-    #[arg(long, global = true, value_name = "DIR", env = "SIXXS_RUN_DIR", default_value = "/run/sixxs")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SIXXS_RUN_DIR",
+        default_value = "/run/sixxs"
+    )]
     run_dir: PathBuf,
     /// For what outlives a reboot.
-    #[arg(long, global = true, value_name = "DIR", env = "SIXXS_STATE_DIR", default_value = "/var/lib/sixxs")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SIXXS_STATE_DIR",
+        default_value = "/var/lib/sixxs"
+    )]
     state_dir: PathBuf,
     /// For pinned eBPF maps and links, on a bpffs.
-    #[arg(long, global = true, value_name = "DIR", env = "SIXXS_PIN_DIR", default_value = "/sys/fs/bpf/sixxs")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SIXXS_PIN_DIR",
+        default_value = "/sys/fs/bpf/sixxs"
+    )]
     pin_dir: PathBuf,
     /// Where `ip` looks for names of tables.
-    #[arg(long, global = true, hide = true, value_name = "DIR", env = "SIXXS_RT_TABLES_DIR", default_value = "/etc/iproute2/rt_tables.d")]
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "DIR",
+        env = "SIXXS_RT_TABLES_DIR",
+        default_value = "/etc/iproute2/rt_tables.d"
+    )]
     rt_tables_dir: PathBuf,
     /// How programs are attached: auto, tcx or clsact.
-    #[arg(long, global = true, hide = true, value_name = "HOOK", env = "SIXXS_HOOK", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "HOOK",
+        env = "SIXXS_HOOK",
+        default_value = "auto"
+    )]
     hook: HookChoice,
 }
 
@@ -191,7 +229,9 @@ async fn act(paths: &Paths, verb: &str, tunnels: Vec<String>) -> anyhow::Result<
 
 /// The daemon's log goes to stderr. The journal has its own clock.
 fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
-    use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+    use tracing_subscriber::{
+        EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    };
     let default = if program_log {
         "info,sixxs_ebpf=debug"
     } else {

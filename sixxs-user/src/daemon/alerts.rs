@@ -28,10 +28,7 @@ impl Alerts {
     }
 
     pub(super) fn raise(&mut self, about: About) {
-        let alert = Alert {
-            time: now(),
-            about,
-        };
+        let alert = Alert { time: now(), about };
         match &alert.about {
             About::Tunnel { .. } => info!("{}", crate::text::alert(&alert.about)),
             _ => warn!("{}", crate::text::alert(&alert.about)),

@@ -33,10 +33,9 @@ pub(super) fn status(state: &State) -> anyhow::Result<api::Status> {
         .map(|tunnel| tunnel_status(state, tunnel, now_ns))
         .collect::<Result<_, _>>()?;
     let uplinks = uplinks(state)?;
-    let healthy = tunnels
-        .iter()
-        .all(|tunnel| tunnel.state == "up" && tunnel.routing == IN_PLACE && tunnel.program == ATTACHED)
-        && uplinks.iter().all(|uplink| uplink.program == ATTACHED);
+    let healthy = tunnels.iter().all(|tunnel| {
+        tunnel.state == "up" && tunnel.routing == IN_PLACE && tunnel.program == ATTACHED
+    }) && uplinks.iter().all(|uplink| uplink.program == ATTACHED);
     Ok(api::Status {
         healthy,
         corrections: state.corrections,
@@ -132,7 +131,11 @@ fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
         Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => false,
     };
     !state.plan.steps.iter().any(is_about)
-        && state.plan.problems.iter().all(|problem| problem.table() != tunnel.table)
+        && state
+            .plan
+            .problems
+            .iter()
+            .all(|problem| problem.table() != tunnel.table)
 }
 
 fn uplinks(state: &State) -> anyhow::Result<Vec<api::Uplink>> {
@@ -143,7 +146,10 @@ fn uplinks(state: &State) -> anyhow::Result<Vec<api::Uplink>> {
             .map(|link| link.name.clone())
             .collect(),
     };
-    names.iter().map(|name| uplink_status(state, name)).collect()
+    names
+        .iter()
+        .map(|name| uplink_status(state, name))
+        .collect()
 }
 
 fn uplink_status(state: &State, name: &IfName) -> anyhow::Result<api::Uplink> {
@@ -215,11 +221,15 @@ pub(super) fn leak(state: &State, line: &Leaks) -> api::Leak {
         .slots()
         .iter()
         .find(|(_, slot)| **slot == line.tunnel)
-        .map_or_else(|| format!("slot {}", line.tunnel), |(name, _)| name.to_string());
+        .map_or_else(
+            || format!("slot {}", line.tunnel),
+            |(name, _)| name.to_string(),
+        );
     let name = |index: u32| match index {
         0 => None,
         index => Some(
-            index_to_name(IfIndex(index)).map_or_else(|| format!("#{index}"), |name| name.to_string()),
+            index_to_name(IfIndex(index))
+                .map_or_else(|| format!("#{index}"), |name| name.to_string()),
         ),
     };
     let flow = line.flow.as_ref().map(|(flow, _)| flow);
@@ -236,7 +246,9 @@ pub(super) fn leak(state: &State, line: &Leaks) -> api::Leak {
         packets: line.packets,
         treatment: record.map(|record| treatment(record.treatment).to_owned()),
         uid: record.map(|record| record.uid).filter(|uid| *uid != NO_UID),
-        cgroup: record.map(|record| record.cgroup).filter(|cgroup| *cgroup != 0),
+        cgroup: record
+            .map(|record| record.cgroup)
+            .filter(|cgroup| *cgroup != 0),
         bound_to: record.and_then(|record| name(record.bound_ifindex)),
         forwarded_from: record.and_then(|record| name(record.from_ifindex)),
     }

@@ -99,7 +99,10 @@ impl State {
             .iter()
             .map(|tunnel| {
                 let exists = crate::netlink::name_to_index(tunnel.name.as_str()).is_ok();
-                (tunnel.name.clone(), Running::start(tunnel, exists, &reports))
+                (
+                    tunnel.name.clone(),
+                    Running::start(tunnel, exists, &reports),
+                )
             })
             .collect();
         Ok(Self {

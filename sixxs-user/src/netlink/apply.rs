@@ -9,9 +9,7 @@ use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        neighbour::{
-            NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
-        },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage},
         route::{
             RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
             RouteType,
@@ -131,10 +129,9 @@ fn is_tolerated(step: &Step, error: &RequestError) -> bool {
             matches!(error.raw_os_error(), Some(ENOENT | ESRCH | ENODEV))
                 || error.kind() == io::ErrorKind::NotFound
         }
-        Step::AddRoute(_)
-        | Step::ReplaceRoute(_)
-        | Step::AddRule(_)
-        | Step::KeepNeighbour(..) => false,
+        Step::AddRoute(_) | Step::ReplaceRoute(_) | Step::AddRule(_) | Step::KeepNeighbour(..) => {
+            false
+        }
     }
 }
 
