@@ -102,7 +102,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
 
     let (requests_to, mut requests) = mpsc::channel(WAITING);
     let server = control::listen(&paths.socket(), requests_to)?;
-    tell_ready()?;
+    let mut told_ready = false;
 
     let mut pacer = Pacer::default();
     let started = Instant::now();
@@ -111,6 +111,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut leak_lines = tokio::time::interval(LEAK_LINES);
     leak_lines.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let stop_tunnels = loop {
+        if !told_ready && state.is_ready() {
+            tell_ready()?;
+            told_ready = true;
+        }
         let due = pacer.due().map(|due| started + due);
         tokio::select! {
             _ = terminate.recv() => break false,

@@ -121,7 +121,7 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
 }
 
 /// Whether the last look left nothing to do for a tunnel.
-fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
+pub(super) fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
     let sources: Vec<_> = tunnel.sources().collect();
     let is_about = |step: &Step| match step {
         Step::AddRoute(route) | Step::ReplaceRoute(route) => route.table == tunnel.table,

@@ -153,6 +153,21 @@ impl State {
         Ok(())
     }
 
+    /// Whether everything is in place for every tunnel and uplink that is up.
+    pub(super) fn is_ready(&self) -> bool {
+        let is_up = |tunnel: &&Tunnel| {
+            let link = self.observed.links.by_name(&tunnel.name);
+            self.is_wanted(tunnel) && link.is_some_and(|link| link.up)
+        };
+        let mut up = self.config.tunnels.iter().filter(is_up);
+        up.all(|tunnel| report::is_routed(self, tunnel))
+            && self
+                .enforcement
+                .interfaces
+                .values()
+                .all(|interface| self.kernel.hook(interface).is_some())
+    }
+
     /// As [`State::reconcile`]; what goes wrong becomes a problem of the daemon that goes on.
     pub(super) async fn reconcile_or_report(&mut self) {
         if let Err(error) = self.reconcile().await {
