@@ -115,8 +115,12 @@ impl LabDir {
 
 impl Drop for LabDir {
     fn drop(&mut self) {
-        if let Err(e) = clean(self.paths.base()) {
-            eprintln!("lab left behind in {}: {e:#}", self.paths.base().display());
+        let path = self.paths.base();
+        // No sweep meanwhile: it could find the directory without its lock.
+        let cleaned = lock(&Path::new(BASE).join(LOCK), FlockArg::LockExclusive)
+            .and_then(|_sweeping| clean(path));
+        if let Err(e) = cleaned {
+            eprintln!("lab left behind in {}: {e:#}", path.display());
         }
         self.lock.take();
     }
@@ -153,12 +157,7 @@ fn clean(path: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(e).context("read the lab's namespaces"),
     }
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        // A live lab is cleaned by its own process without the sweep's lock.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e).with_context(|| format!("remove {}", path.display())),
-    }
+    fs::remove_dir_all(path).with_context(|| format!("remove {}", path.display()))
 }
 
 /// Mount points at or below `path`, the innermost first.

@@ -112,18 +112,23 @@ impl Namespace {
     }
 
     /// Has every interface of the namespace repeat its questions for neighbours after 20 ms
-    /// instead of a second: the first one may find the wire not yet up. There is no default to
-    /// set this in for interfaces to come.
+    /// instead of a second, since the first one may find the wire not yet up; and for as long as
+    /// before until it gives up. There is no default to set this in for interfaces to come.
     pub fn hasten_neighbours(&self) -> Result<()> {
+        const PATIENCE: [(&str, &str); 3] = [
+            ("retrans_time_ms", "20"),
+            ("mcast_solicit", "150"),
+            ("ucast_solicit", "150"),
+        ];
         self.run(|| {
             for tables in ["/proc/sys/net/ipv6/neigh", "/proc/sys/net/ipv4/neigh"] {
                 for interface in std::fs::read_dir(tables).with_context(|| tables.to_owned())? {
-                    let path = interface
-                        .context("list interfaces")?
-                        .path()
-                        .join("retrans_time_ms");
-                    std::fs::write(&path, "20")
-                        .with_context(|| format!("write to {}", path.display()))?;
+                    let interface = interface.context("list interfaces")?.path();
+                    for (name, value) in PATIENCE {
+                        let path = interface.join(name);
+                        std::fs::write(&path, value)
+                            .with_context(|| format!("write to {}", path.display()))?;
+                    }
                 }
             }
             Ok(())
