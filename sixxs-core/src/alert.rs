@@ -30,7 +30,8 @@ pub struct Leaks {
 #[derive(Debug, Default)]
 pub struct Merger {
     flows: BTreeMap<FlowKey, Watched>,
-    totals: BTreeMap<u32, u64>,
+    /// Packets told of in lines until now, by tunnel; those counted before the start included.
+    told: BTreeMap<u32, u64>,
 }
 
 /// A flow in an order, so that lines come out the same each time.
@@ -61,7 +62,7 @@ impl Merger {
     pub fn new(totals: BTreeMap<u32, u64>) -> Self {
         Self {
             flows: BTreeMap::new(),
-            totals,
+            told: totals,
         }
     }
 
@@ -100,7 +101,8 @@ impl Merger {
     }
 
     /// Once a second. `read` gives the kernel's present record of a flow, `totals` the leaks counted
-    /// per tunnel slot.
+    /// per tunnel slot; they have to be read before this is called, so that what leaks meanwhile is
+    /// in the flows' records and not taken for packets of flows unknown.
     pub fn tick(
         &mut self,
         now: Duration,
@@ -132,18 +134,20 @@ impl Merger {
 
         let mut all = Vec::new();
         for (tunnel, total) in totals {
-            let since = total.saturating_sub(self.totals.insert(tunnel, total).unwrap_or(0));
             let mut named = lines.remove(&tunnel).unwrap_or_default();
             // The busiest first; the sort is stable, so equals stay in the flows' order.
             named.sort_by_key(|line| std::cmp::Reverse(line.packets));
             named.truncate(FLOWS_PER_LINE_UP);
-            let told: u64 = named.iter().map(|line| line.packets).sum();
+            let told = self.told.entry(tunnel).or_default();
+            *told += named.iter().map(|line| line.packets).sum::<u64>();
             all.append(&mut named);
-            if since > told {
+            let others = total.saturating_sub(*told);
+            if others > 0 {
+                *told += others;
                 all.push(Leaks {
                     tunnel,
                     flow: None,
-                    packets: since - told,
+                    packets: others,
                 });
             }
         }
@@ -234,6 +238,21 @@ mod tests {
             lines.iter().map(|line| line.packets).collect::<Vec<_>>(),
             [1]
         );
+    }
+
+    /// A flow that leaks on while its tunnel's total is read is no other flow.
+    #[test]
+    fn what_leaks_meanwhile_is_told_once() {
+        let mut merger = Merger::default();
+        merger.event(flow(1), record(1), seconds(0));
+        let mut told = 0;
+        for second in 1..5 {
+            let total = second * 1000;
+            let lines = merger.tick(seconds(second), |_| Some(record(total + 7)), [(1, total)]);
+            assert_eq!(lines.len(), 1);
+            told += lines[0].packets;
+        }
+        assert_eq!(told, 4007);
     }
 
     #[test]

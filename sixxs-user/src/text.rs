@@ -130,13 +130,13 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
     );
     let echo = &tunnel.echo;
     let last = match echo.last_reply_out_seconds_ago {
-        Some(seconds) => format!(", last reply {} ago", duration(seconds)),
+        Some(seconds) => format!(" ({} ago)", duration(seconds)),
         None => String::new(),
     };
     push(
         text,
         &format!(
-            "  pings     {} from outside, {} answered{last}; {} of ours, {} answered",
+            "  pings     {} in, {} answered{last}; {} out, {} answered",
             echo.requests_in, echo.replies_out, echo.requests_out, echo.replies_in
         ),
     );
