@@ -281,15 +281,14 @@ impl Tunnel {
 
     /// Deletes the host's interface.
     pub fn delete(&self) -> Result<()> {
-        match &self.link {
-            Link::Tun { wire, .. } => {
-                wire.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Ok(())
-            }
-            Link::Veth => self
-                .host
-                .ip(&format!("link delete {}\n", self.plan.interface)),
+        // By name also for TUN: to close its file is not enough while a process that another
+        // thread has just forked still holds it.
+        self.host
+            .ip(&format!("link delete {}\n", self.plan.interface))?;
+        if let Link::Tun { wire, .. } = &self.link {
+            wire.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
+        Ok(())
     }
 
     /// Has the broker answer no more, without taking the tunnel away.
