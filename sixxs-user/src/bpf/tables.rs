@@ -33,6 +33,8 @@ pub(super) struct Tables {
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
     names: Array<MapData, Raw<SlotName>>,
     slots: BTreeMap<IfName, u32>,
+    /// The interface table, as it stands in its map.
+    places: BTreeMap<u32, layout::Interface>,
     written: Option<Written>,
 }
 
@@ -54,8 +56,17 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
 
 impl Tables {
     pub(super) fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let interfaces: Array<_, Raw<layout::Interface>> = take(ebpf, "INTERFACES")?.try_into()?;
+        let mut places = BTreeMap::new();
+        for place in 0..layout::INTERFACES {
+            let there = interfaces.get(&place, 0).context("read an interface")?.0;
+            if there != layout::Interface::default() {
+                places.insert(place, there);
+            }
+        }
         Ok(Self {
-            interfaces: take(ebpf, "INTERFACES")?.try_into()?,
+            interfaces,
+            places,
             counters: take(ebpf, "COUNTERS")?.try_into()?,
             control: take(ebpf, "CONTROL")?.try_into()?,
             few: take(ebpf, "FEW")?.try_into()?,
@@ -154,10 +165,11 @@ impl Tables {
                 mac: interface.mac.unwrap_or_default(),
             };
             let place = self.place(interface.index.0)?;
-            if self.interfaces.get(&place, 0)?.0 != entry {
+            if self.places.get(&place) != Some(&entry) {
                 self.interfaces
                     .set(place, Raw(entry), 0)
                     .with_context(|| format!("write interface {name}"))?;
+                self.places.insert(place, entry);
             }
         }
         Ok(())
@@ -165,16 +177,13 @@ impl Tables {
 
     /// Where the entry of an interface stands, or may be put.
     fn place(&self, ifindex: u32) -> anyhow::Result<u32> {
-        let mut free = None;
-        for probe in 0..layout::PROBES {
-            let place = layout::interface_place(ifindex, probe);
-            match self.interfaces.get(&place, 0)?.0.ifindex {
-                there if there == ifindex => return Ok(place),
-                0 if free.is_none() => free = Some(place),
-                _ => {}
-            }
-        }
-        free.with_context(|| format!("no place for interface {ifindex} in the interface table"))
+        let places = || (0..layout::PROBES).map(|probe| layout::interface_place(ifindex, probe));
+        let is_its = |place: &u32| self.places.get(place).is_some_and(|i| i.ifindex == ifindex);
+        let is_free = |place: &u32| !self.places.contains_key(place);
+        places()
+            .find(is_its)
+            .or_else(|| places().find(is_free))
+            .with_context(|| format!("no place for interface {ifindex} in the interface table"))
     }
 
     /// Removes entries of interfaces that are not wanted any more; after their programs are gone.
@@ -183,13 +192,17 @@ impl Tables {
         wanted: &BTreeMap<IfName, Interface>,
     ) -> anyhow::Result<()> {
         let keep: BTreeSet<_> = wanted.values().map(|interface| interface.index.0).collect();
-        for place in 0..layout::INTERFACES {
-            let there = self.interfaces.get(&place, 0)?.0.ifindex;
-            if there != 0 && !keep.contains(&there) {
-                self.interfaces
-                    .set(place, Raw(layout::Interface::default()), 0)
-                    .with_context(|| format!("clear interface {there}"))?;
-            }
+        let doomed: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(_, entry)| !keep.contains(&entry.ifindex))
+            .map(|(place, entry)| (*place, entry.ifindex))
+            .collect();
+        for (place, ifindex) in doomed {
+            self.interfaces
+                .set(place, Raw(layout::Interface::default()), 0)
+                .with_context(|| format!("clear interface {ifindex}"))?;
+            self.places.remove(&place);
         }
         Ok(())
     }

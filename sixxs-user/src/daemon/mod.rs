@@ -4,6 +4,7 @@
 //! * the control server ([`crate::control`]), which turns requests into [`Request`]s; it ends with
 //!   the daemon;
 //! * a driver's own task, where it has one ([`crate::driver`]);
+//! * one for drivers that are being stopped, until they have;
 //! * the netlink connection ([`crate::netlink`]).
 //!
 //! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it.
@@ -12,6 +13,7 @@
 mod alerts;
 mod report;
 mod state;
+mod tunnels;
 
 use std::{
     fs::{self, File},
@@ -39,7 +41,7 @@ use crate::{
 };
 
 pub(crate) use report::plan;
-pub use state::Verb;
+pub use tunnels::Verb;
 
 use state::State;
 
@@ -96,7 +98,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
     let (reports_to, mut reports) = mpsc::channel(WAITING);
-    let mut state = State::new(paths.clone(), config, netlink, kernel, reports_to)?;
+    let (stopped_to, mut stopped) = mpsc::channel(WAITING);
+    let mut state = State::new(
+        paths.clone(),
+        config,
+        netlink,
+        kernel,
+        reports_to,
+        stopped_to,
+    )?;
     state.reconcile().await?;
     state.begin_alerts()?;
 
@@ -132,6 +142,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 state.driver_reported(&name, report);
                 pacer.changed(started.elapsed());
             }
+            Some(stopped) = stopped.recv() => state.stopped(stopped).await,
             guard = events.readable_mut() => {
                 let mut guard = guard.context("wait for leak events")?;
                 let ring = guard.get_inner_mut();

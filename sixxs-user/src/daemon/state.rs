@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use bytemuck::pod_read_unaligned;
 use sixxs_common::{layout::LeakEvent, stat::Stat};
 use sixxs_core::{
@@ -16,29 +15,23 @@ use sixxs_core::{
     tunnel::{self, Driver as DriverState},
     types::{IfName, Metric, TableId},
 };
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
 
-use super::{Request, alerts::Alerts, report};
+use super::{
+    Request,
+    alerts::Alerts,
+    report,
+    tunnels::{Running, Stopped},
+};
 use crate::{
     api::{self, About},
     bpf::Kernel,
-    driver::{Driver, Reports},
+    driver::Reports,
     netlink::{Netlink, Scope},
     paths::Paths,
     table_file,
 };
-
-/// What can be done to a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Starts it, if it is not.
-    Start,
-    /// Stops it, if it is not.
-    Stop,
-    /// Stops and starts it.
-    Restart,
-}
 
 /// Rounds of plan and apply before something is called a problem: others may be at work too.
 const ROUNDS: usize = 3;
@@ -48,7 +41,8 @@ pub(super) struct State {
     pub(super) config: Config,
     netlink: Netlink,
     pub(super) kernel: Kernel,
-    reports: Reports,
+    pub(super) reports: Reports,
+    pub(super) stopped_to: mpsc::Sender<Stopped>,
     pub(super) tunnels: BTreeMap<IfName, Running>,
     /// As of the last look.
     pub(super) observed: Observed,
@@ -65,21 +59,6 @@ pub(super) struct State {
     started: Instant,
 }
 
-/// A tunnel and its driver.
-pub(super) struct Running {
-    pub(super) driver: Option<Driver>,
-    pub(super) reported: DriverState,
-    /// Last told of in an alert.
-    told: Option<tunnel::State>,
-}
-
-impl Running {
-    /// Whether it is to be up.
-    pub(super) const fn is_wanted(&self) -> bool {
-        self.driver.is_some()
-    }
-}
-
 #[derive(Default)]
 struct InPlace {
     rules: BTreeSet<Rule>,
@@ -93,6 +72,7 @@ impl State {
         netlink: Netlink,
         kernel: Kernel,
         reports: Reports,
+        stopped_to: mpsc::Sender<Stopped>,
     ) -> anyhow::Result<Self> {
         let tunnels = config
             .tunnels
@@ -111,6 +91,7 @@ impl State {
             netlink,
             kernel,
             reports,
+            stopped_to,
             tunnels,
             observed: Observed::default(),
             plan: Plan::default(),
@@ -132,7 +113,7 @@ impl State {
         Desired::new(&self.config, |tunnel| self.is_wanted(tunnel))
     }
 
-    fn is_wanted(&self, tunnel: &Tunnel) -> bool {
+    pub(super) fn is_wanted(&self, tunnel: &Tunnel) -> bool {
         self.tunnels
             .get(&tunnel.name)
             .is_some_and(Running::is_wanted)
@@ -376,8 +357,12 @@ impl State {
                 false
             }
             Request::Tunnels(verb, names, answer) => {
-                let done = self.act(verb, &names).await;
-                let _gone = answer.send(done);
+                match self.choose(&names) {
+                    Ok(chosen) => self.act(verb, chosen, answer).await,
+                    Err(error) => {
+                        let _gone = answer.send(Err(error));
+                    }
+                }
                 false
             }
             Request::Quit(..) => false,
@@ -387,78 +372,5 @@ impl State {
     async fn plan_now(&mut self) -> anyhow::Result<api::Plan> {
         let observed = self.netlink.observe(&self.scope()).await?;
         Ok(report::plan(&diff(&self.desired(), &observed)))
-    }
-
-    async fn act(&mut self, verb: Verb, names: &[String]) -> Result<(), String> {
-        let mut chosen = Vec::new();
-        for name in names {
-            let known = self.config.tunnels.iter().find(|t| t.name.as_str() == name);
-            chosen.push(known.cloned().ok_or_else(|| {
-                let names: Vec<_> = self.tunnels.keys().map(IfName::as_str).collect();
-                format!("no tunnel {name:?}; there are {}", names.join(", "))
-            })?);
-        }
-        if names.is_empty() {
-            chosen = self.config.tunnels.clone();
-        }
-        let mut problems = Vec::new();
-        for tunnel in &chosen {
-            if verb != Verb::Start
-                && let Err(error) = self.stop(&tunnel.name).await
-            {
-                problems.push(format!("stop {}: {error:#}", tunnel.name));
-            }
-            if verb != Verb::Stop && !self.is_wanted(tunnel) {
-                let exists = crate::netlink::name_to_index(tunnel.name.as_str()).is_ok();
-                let mut running = Running::start(tunnel, exists, &self.reports);
-                running.told = self.tunnels.remove(&tunnel.name).and_then(|r| r.told);
-                self.tunnels.insert(tunnel.name.clone(), running);
-            }
-        }
-        self.reconcile()
-            .await
-            .context("bring the host in line")
-            .map_err(|error| format!("{error:#}"))?;
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(problems.join("; "))
-        }
-    }
-
-    async fn stop(&mut self, name: &IfName) -> anyhow::Result<()> {
-        let Some(running) = self.tunnels.get_mut(name) else {
-            return Ok(());
-        };
-        running.reported = DriverState::Idle;
-        match running.driver.take() {
-            Some(driver) => driver.stop().await,
-            None => Ok(()),
-        }
-    }
-
-    /// Before the end: stops what the drivers started, if so ordered. Returns what went wrong.
-    pub(super) async fn quit(&mut self, stop_tunnels: bool) -> Vec<String> {
-        let mut problems = Vec::new();
-        if stop_tunnels {
-            let names: Vec<_> = self.tunnels.keys().cloned().collect();
-            for name in names {
-                if let Err(error) = self.stop(&name).await {
-                    problems.push(format!("stop {name}: {error:#}"));
-                }
-            }
-        }
-        problems
-    }
-}
-
-impl Running {
-    fn start(tunnel: &Tunnel, exists: bool, reports: &Reports) -> Self {
-        let driver = Driver::start(tunnel, exists, reports);
-        Self {
-            reported: driver.initial(),
-            driver: Some(driver),
-            told: None,
-        }
     }
 }

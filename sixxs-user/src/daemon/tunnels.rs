@@ -1,0 +1,187 @@
+//! Starting and stopping tunnels.
+
+use futures_util::future::join_all;
+use sixxs_core::{
+    config::Tunnel,
+    tunnel::{self, Driver as DriverState},
+    types::IfName,
+};
+use tokio::sync::oneshot;
+
+use super::state::State;
+use crate::driver::{Driver, Reports};
+
+/// What can be done to a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Starts it, if it is not.
+    Start,
+    /// Stops it, if it is not.
+    Stop,
+    /// Stops and starts it.
+    Restart,
+}
+
+/// Where the outcome of starting or stopping tunnels goes.
+type Answer = oneshot::Sender<Result<(), String>>;
+
+/// Drivers have stopped.
+pub(super) struct Stopped {
+    /// Whose drivers.
+    names: Vec<IfName>,
+    /// Tunnels to be started now.
+    start: Vec<Tunnel>,
+    /// Whoever wanted it.
+    answer: Answer,
+    /// What went wrong.
+    problems: Vec<String>,
+}
+
+/// A tunnel and its driver.
+pub(super) struct Running {
+    pub(super) driver: Option<Driver>,
+    pub(super) reported: DriverState,
+    /// Last told of in an alert.
+    pub(super) told: Option<tunnel::State>,
+    /// Whether its last driver is still at work on stopping.
+    stopping: bool,
+}
+
+impl Running {
+    /// Whether it is to be up.
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.driver.is_some()
+    }
+}
+
+impl State {
+    /// The tunnels of these names; none named: all.
+    pub(super) fn choose(&self, names: &[String]) -> Result<Vec<Tunnel>, String> {
+        if names.is_empty() {
+            return Ok(self.config.tunnels.clone());
+        }
+        let find = |name: &String| {
+            let known = self.config.tunnels.iter().find(|t| t.name.as_str() == name);
+            known.cloned().ok_or_else(|| {
+                let names: Vec<_> = self.tunnels.keys().map(IfName::as_str).collect();
+                format!("no tunnel {name:?}; there are {}", names.join(", "))
+            })
+        };
+        names.iter().map(find).collect()
+    }
+
+    /// Does something to tunnels. Drivers may take their time to stop, which is not the daemon's:
+    /// they do it in a task, which reports back through [`State::stopped`].
+    pub(super) async fn act(&mut self, verb: Verb, chosen: Vec<Tunnel>, answer: Answer) {
+        let is_stopping = |t: &&Tunnel| self.tunnels.get(&t.name).is_some_and(|r| r.stopping);
+        if let Some(tunnel) = chosen.iter().find(is_stopping) {
+            let refusal = format!("{} is being stopped; try again in a moment", tunnel.name);
+            let _gone = answer.send(Err(refusal));
+            return;
+        }
+        let mut drivers = Vec::new();
+        if verb != Verb::Start {
+            for tunnel in &chosen {
+                if let Some(running) = self.tunnels.get_mut(&tunnel.name)
+                    && let Some(driver) = running.driver.take()
+                {
+                    running.reported = DriverState::Idle;
+                    running.stopping = true;
+                    drivers.push((tunnel.name.clone(), driver));
+                }
+            }
+        }
+        let start = if verb == Verb::Stop { vec![] } else { chosen };
+        if drivers.is_empty() {
+            self.stopped(Stopped {
+                names: Vec::new(),
+                start,
+                answer,
+                problems: Vec::new(),
+            })
+            .await;
+            return;
+        }
+        // Rules and sources go first, the interface after them.
+        self.reconcile_or_report().await;
+        let stopped_to = self.stopped_to.clone();
+        let names = drivers.iter().map(|(name, _)| name.clone()).collect();
+        tokio::spawn(async move {
+            let problems = stop_all(drivers).await;
+            let stopped = Stopped {
+                names,
+                start,
+                answer,
+                problems,
+            };
+            // A closed channel: the daemon is ending, and so is whoever asked it.
+            let _ending = stopped_to.send(stopped).await;
+        });
+    }
+
+    /// Drivers have stopped: starts those that are to be started again, and answers.
+    pub(super) async fn stopped(&mut self, stopped: Stopped) {
+        let Stopped {
+            names,
+            start,
+            answer,
+            mut problems,
+        } = stopped;
+        for name in &names {
+            if let Some(running) = self.tunnels.get_mut(name) {
+                running.stopping = false;
+            }
+        }
+        for tunnel in &start {
+            if self.is_wanted(tunnel) {
+                continue;
+            }
+            let exists = crate::netlink::name_to_index(tunnel.name.as_str()).is_ok();
+            let mut running = Running::start(tunnel, exists, &self.reports);
+            running.told = self.tunnels.remove(&tunnel.name).and_then(|r| r.told);
+            self.tunnels.insert(tunnel.name.clone(), running);
+        }
+        if let Err(error) = self.reconcile().await {
+            problems.push(format!("{error:#}"));
+        }
+        let outcome = if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems.join("; "))
+        };
+        let _gone = answer.send(outcome);
+    }
+
+    /// Before the end: stops what the drivers started, if so ordered. Returns what went wrong.
+    pub(super) async fn quit(&mut self, stop_tunnels: bool) -> Vec<String> {
+        if !stop_tunnels {
+            return Vec::new();
+        }
+        let drivers = self.tunnels.iter_mut().filter_map(|(name, running)| {
+            let driver = running.driver.take()?;
+            Some((name.clone(), driver))
+        });
+        stop_all(drivers.collect()).await
+    }
+}
+
+/// Stops drivers, all at once; returns what went wrong.
+async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
+    let stops = drivers.into_iter().map(|(name, driver)| async move {
+        let outcome = driver.stop().await;
+        outcome.err().map(|error| format!("stop {name}: {error:#}"))
+    });
+    join_all(stops).await.into_iter().flatten().collect()
+}
+
+impl Running {
+    pub(super) fn start(tunnel: &Tunnel, exists: bool, reports: &Reports) -> Self {
+        let driver = Driver::start(tunnel, exists, reports);
+        Self {
+            reported: driver.initial(),
+            driver: Some(driver),
+            told: None,
+            stopping: false,
+        }
+    }
+}
