@@ -24,6 +24,15 @@ use sixxs_common::{
 /// A helper said no.
 pub(crate) struct Refused;
 
+/// The length of an array, for helpers that want it in 32 bits.
+const fn length<const N: usize>() -> u32 {
+    const { assert!(N <= 4096) }
+    #[expect(clippy::cast_possible_truncation, reason = "compared above")]
+    {
+        N as u32
+    }
+}
+
 fn accepted(result: i64) -> Result<(), Refused> {
     if result == 0 { Ok(()) } else { Err(Refused) }
 }
@@ -68,7 +77,7 @@ impl Packet for Frame {
             return None;
         }
         if self.linear_end() < self.linear_start() + offset as usize + N {
-            self.pull(offset + N as u32).ok()?;
+            self.pull(offset + length::<N>()).ok()?;
         }
         let start = self.linear_start() + offset as usize;
         if start + N > self.linear_end() {
@@ -92,7 +101,7 @@ impl Packet for Frame {
                 self.skb().cast(),
                 offset,
                 bytes.as_mut_ptr().cast(),
-                N as u32,
+                length::<N>(),
             )
         };
         (result == 0).then_some(bytes)
@@ -274,8 +283,15 @@ impl Frame {
             return Err(Refused);
         }
         // SAFETY: N bytes from `start` lie in the frame, as just compared; the helper only reads.
-        let sum =
-            unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start as *mut u32, N as u32, seed) };
+        let sum = unsafe {
+            bpf_csum_diff(
+                core::ptr::null_mut(),
+                0,
+                start as *mut u32,
+                length::<N>(),
+                seed,
+            )
+        };
         // An error is negative, a sum fits 32 bits.
         u32::try_from(sum).map_err(|_| Refused)
     }
@@ -293,7 +309,7 @@ impl Frame {
                 self.skb(),
                 offset,
                 bytes.as_ptr().cast::<c_void>(),
-                N as u32,
+                length::<N>(),
                 0,
             )
         })
@@ -328,14 +344,18 @@ pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: &NextHop) -> Result<
             bpf_redirect_neigh(
                 ifindex,
                 core::ptr::from_ref(next_hop).cast_mut().cast(),
-                size_of::<NextHop>() as i32,
+                NEXT_HOP_BYTES,
                 0,
             )
         },
     )
 }
 
+/// Size of the helper's parameter.
+const NEXT_HOP_BYTES: i32 = 20;
+
 const _: () = assert!(size_of::<NextHop>() == size_of::<bpf_redir_neigh>());
+const _: () = assert!(size_of::<NextHop>() == NEXT_HOP_BYTES as usize);
 
 #[inline(always)]
 fn redirected(result: i64) -> Result<(), Refused> {

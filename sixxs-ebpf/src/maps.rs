@@ -152,7 +152,7 @@ impl Tables for InKernel {
         }
         let mut at = 0;
         while at < FEW_SOURCES {
-            if at as u32 >= table.count {
+            if at >= table.count as usize {
                 return None;
             }
             let entry = &table.few[at];
