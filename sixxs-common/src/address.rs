@@ -26,6 +26,13 @@ impl Address {
         }
     }
 
+    /// From the sixteen bytes as they stand in a packet, read as two words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        Self { words }
+    }
+
     /// The sixteen bytes as they stand in a packet.
     #[inline(always)]
     #[must_use]

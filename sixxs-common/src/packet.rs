@@ -8,7 +8,12 @@ pub trait Packet {
     /// above [`REACH`].
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
-    /// The same by a way that is slower and easier on the verifier: for what few packets need.
+    /// As many words, in the order of the machine, at `offset`, and the two bytes before them (zero
+    /// at the start of the frame), aligned or not. The compiler for the kernel makes one load of a
+    /// word, where it makes eight of as many bytes.
+    fn words<const N: usize>(&self, offset: u32) -> Option<([u8; 2], [u64; N])>;
+
+    /// The same as `load` by a way that is slower and easier on the verifier: for what few packets need.
     #[inline(always)]
     fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.load(offset)
@@ -23,6 +28,20 @@ impl Packet for [u8] {
         }
         let start = offset as usize;
         self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    #[inline]
+    fn words<const N: usize>(&self, offset: u32) -> Option<([u8; 2], [u64; N])> {
+        let before = match offset.checked_sub(2) {
+            Some(before) => self.load(before)?,
+            None => [0; 2],
+        };
+        if offset > REACH {
+            return None;
+        }
+        let (words, _) = self.get(offset as usize..)?.as_chunks();
+        let words: &[[u8; 8]; N] = words.first_chunk()?;
+        Some((before, words.map(u64::from_ne_bytes)))
     }
 }
 
@@ -87,45 +106,71 @@ pub enum NoIpv6 {
     Malformed,
 }
 
-/// Finds the IPv6 header of a frame that starts with `link_bytes` of link layer: 14 for Ethernet
-/// (tags may follow), 0 where packets start with the IP header.
+/// Words of the fixed header.
+const WORDS: usize = IPV6_HEADER_BYTES as usize / 8;
+
+/// Finds the IPv6 header of a frame: behind an Ethernet header (tags may follow), or, with
+/// `link_bytes` 0, at the start.
 #[inline(always)]
 pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIpv6> {
-    let mut offset = u32::from(link_bytes);
-    if link_bytes != 0 {
-        // The type stands in the header's last two bytes, tagged or not.
-        let mut ethertype = ethertype_at(packet, offset - 2)?;
-        let mut tags = 0;
-        while matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) && tags < TAGS {
-            offset += 4;
-            ethertype = ethertype_at(packet, offset - 2)?;
-            tags += 1;
-        }
-        if ethertype != ETHERTYPE_IPV6 {
-            return Err(NoIpv6::OtherProtocol);
-        }
-    }
-    let Some(header) = packet.load::<{ IPV6_HEADER_BYTES as usize }>(offset) else {
-        // Without a link layer nothing announced IPv6: a short IPv4 packet is no fault.
-        return match packet.load(offset) {
-            Some([first, _]) if link_bytes == 0 && first >> 4 != 6 => Err(NoIpv6::OtherProtocol),
-            _ => Err(NoIpv6::Malformed),
+    if link_bytes == 0 {
+        return match packet.words(0) {
+            Some((_, words)) => header(0, words).ok_or(NoIpv6::OtherProtocol),
+            // Nothing announced IPv6: a short IPv4 packet is no fault.
+            None => match packet.load(0) {
+                Some([first, _]) if first >> 4 != 6 => Err(NoIpv6::OtherProtocol),
+                _ => Err(NoIpv6::Malformed),
+            },
         };
-    };
-    if header[0] >> 4 != 6 {
-        return Err(if link_bytes == 0 {
-            NoIpv6::OtherProtocol
-        } else {
-            NoIpv6::Malformed
-        });
     }
-    Ok(Ipv6 {
+    match packet.words(ETHERNET_HEADER_BYTES) {
+        // The type stands in the last two bytes before the packet.
+        Some((ethertype, words)) if u16::from_be_bytes(ethertype) == ETHERTYPE_IPV6 => {
+            header(ETHERNET_HEADER_BYTES, words)
+        }
+        // Tags, another protocol, or too short for IPv6.
+        _ => {
+            let offset = behind_tags(packet)?;
+            packet
+                .words(offset)
+                .and_then(|(_, words)| header(offset, words))
+        }
+    }
+    .ok_or(NoIpv6::Malformed)
+}
+
+/// The header that these words are; `None` for another version.
+#[inline(always)]
+const fn header(offset: u32, [start, s0, s1, d0, d1]: [u64; WORDS]) -> Option<Ipv6> {
+    let [first, _, _, _, high, low, next_header, _] = start.to_ne_bytes();
+    if first >> 4 != 6 {
+        return None;
+    }
+    Some(Ipv6 {
         offset,
-        source: Address::from_octets(sixteen(&header, 8)),
-        destination: Address::from_octets(sixteen(&header, 24)),
-        payload_bytes: u16::from_be_bytes([header[4], header[5]]),
-        next_header: header[6],
+        source: Address::from_words([s0, s1]),
+        destination: Address::from_words([d0, d1]),
+        payload_bytes: u16::from_be_bytes([high, low]),
+        next_header,
     })
+}
+
+/// Where the IPv6 header of an Ethernet frame begins that may have tags.
+#[inline(always)]
+fn behind_tags<P: Packet + ?Sized>(packet: &P) -> Result<u32, NoIpv6> {
+    let mut offset = ETHERNET_HEADER_BYTES;
+    let mut ethertype = ethertype_at(packet, offset - 2)?;
+    let mut tags = 0;
+    while matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) && tags < TAGS {
+        offset += 4;
+        ethertype = ethertype_at(packet, offset - 2)?;
+        tags += 1;
+    }
+    if ethertype == ETHERTYPE_IPV6 {
+        Ok(offset)
+    } else {
+        Err(NoIpv6::OtherProtocol)
+    }
 }
 
 #[inline(always)]
@@ -134,13 +179,6 @@ fn ethertype_at<P: Packet + ?Sized>(packet: &P, offset: u32) -> Result<u16, NoIp
         .load::<2>(offset)
         .map(u16::from_be_bytes)
         .ok_or(NoIpv6::Malformed)
-}
-
-#[inline(always)]
-fn sixteen(header: &[u8; IPV6_HEADER_BYTES as usize], at: usize) -> [u8; 16] {
-    let mut octets = [0; 16];
-    octets.copy_from_slice(&header[at..at + 16]);
-    octets
 }
 
 /// The upper-layer header of a packet.
@@ -158,8 +196,13 @@ pub struct Transport {
 /// beyond [`REACH`].
 #[inline(always)]
 pub fn transport<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Transport> {
-    let mut protocol = ipv6.next_header;
-    let mut offset = ipv6.offset + IPV6_HEADER_BYTES;
+    walk(packet, ipv6.next_header, ipv6.offset)
+}
+
+#[inline(always)]
+fn walk<P: Packet + ?Sized>(packet: &P, next_header: u8, offset: u32) -> Option<Transport> {
+    let mut protocol = next_header;
+    let mut offset = offset + IPV6_HEADER_BYTES;
     let mut headers = 0;
     while headers < CHAIN {
         if !is_extension(protocol) {
@@ -218,15 +261,20 @@ pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Echo> {
         // Most of all packets, seen at a glance.
         TCP | UDP => None,
         ICMPV6 => echo_kind(packet.load(ipv6.offset + IPV6_HEADER_BYTES)?),
-        header if is_extension(header) => echo_behind_extensions(packet, ipv6),
+        header if is_extension(header) => echo_behind_extensions(packet, header, ipv6.offset),
         _ => None,
     }
 }
 
-/// Not inlined: rare, and costly to the verifier.
+/// Not inlined: rare, and costly to the verifier. It is given numbers, not the header, which then
+/// need not be kept in memory on the common path.
 #[inline(never)]
-fn echo_behind_extensions<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Echo> {
-    let transport = transport(packet, ipv6)?;
+fn echo_behind_extensions<P: Packet + ?Sized>(
+    packet: &P,
+    next_header: u8,
+    offset: u32,
+) -> Option<Echo> {
+    let transport = walk(packet, next_header, offset)?;
     if transport.protocol != ICMPV6 || !transport.present {
         return None;
     }

@@ -67,25 +67,23 @@ pub(crate) struct Frame {
 }
 
 impl Packet for Frame {
-    /// Reads straight from the linear part of the frame; what lies behind it is brought in first.
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        // The compiler turns `start + 1 <= end` into `start < end`, from which the verifier learns
-        // nothing.
-        const { assert!(N >= 2) }
-        if offset > REACH {
-            return None;
-        }
-        if self.linear_end() < self.linear_start() + offset as usize + N {
-            self.pull(offset + length::<N>()).ok()?;
-        }
-        let start = self.linear_start() + offset as usize;
-        if start + N > self.linear_end() {
-            return None;
-        }
-        // SAFETY: `[u8; N]` has alignment 1, and `start + N` was just compared with the end of the
-        // linear part; `offset` is bounded by REACH, as the verifier asks.
+        let start = self.linear::<N>(offset)?;
+        // SAFETY: `[u8; N]` has alignment 1 and lies in the linear part.
         Some(unsafe { *(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<([u8; 2], [u64; N])> {
+        const { assert!(N == 5) } // the length that is asked for below
+        if offset == 0 {
+            return Some(([0; 2], words(self.linear::<40>(0)?)));
+        }
+        let start = self.linear::<42>(offset.checked_sub(2)?)?;
+        // SAFETY: `[u8; 2]` has alignment 1 and lies in the linear part.
+        let before = unsafe { *(start as *const [u8; 2]) };
+        Some((before, words(start + 2)))
     }
 
     /// Reads by a helper, from wherever in the frame it is.
@@ -108,7 +106,40 @@ impl Packet for Frame {
     }
 }
 
+/// Reads `N` words from the linear part, where they were just found to lie.
+#[inline(always)]
+fn words<const N: usize>(start: usize) -> [u64; N] {
+    let mut words = [0; N];
+    let mut at = 0;
+    while at < N {
+        // SAFETY: by the callers, N words lie in the linear part; they may be read unaligned.
+        words[at] = unsafe { ((start + at * 8) as *const u64).read_unaligned() };
+        at += 1;
+    }
+    words
+}
+
 impl Frame {
+    /// Where `N` bytes at `offset` are in the linear part of the frame; what lies behind it is
+    /// brought in first.
+    #[inline(always)]
+    fn linear<const N: usize>(&self, offset: u32) -> Option<usize> {
+        // The compiler turns `start + 1 <= end` into `start < end`, from which the verifier learns
+        // nothing.
+        const { assert!(N >= 2) }
+        // The verifier asks for a bound.
+        if offset > REACH {
+            return None;
+        }
+        let start = self.linear_start() + offset as usize;
+        if start + N <= self.linear_end() {
+            return Some(start);
+        }
+        self.pull(offset + length::<N>()).ok()?;
+        let start = self.linear_start() + offset as usize;
+        (start + N <= self.linear_end()).then_some(start)
+    }
+
     #[inline(always)]
     pub(crate) fn new(context: TcContext) -> Self {
         Self { context }

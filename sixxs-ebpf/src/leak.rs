@@ -34,9 +34,13 @@ pub(crate) enum Treated {
 
 /// Treats a leak as the tunnel's entry says, counts it for the tunnel and reports it.
 ///
-/// Not inlined: it is the rare path, and its stack shall not weigh on the common one.
+/// Not inlined: it is the rare path, and its stack shall not weigh on the common one. For the same
+/// reason it looks for the header again, which then need not be kept in memory.
 #[inline(never)]
-pub(crate) fn treat(frame: &Frame, interface: &Interface, ipv6: &Ipv6, slot: u32) -> Treated {
+pub(crate) fn treat(frame: &Frame, interface: &Interface, slot: u32) -> Treated {
+    let Ok(ref ipv6) = packet::ipv6(frame, interface.link_bytes) else {
+        return Treated::Dropped; // never: a packet without a header is no leak
+    };
     let (Some(tunnel), Some(counters)) = (maps::tunnel(slot), maps::slot(slot)) else {
         return Treated::Dropped; // a slot out of range: user space never writes one
     };

@@ -57,7 +57,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
         (Verdict::Exempt, _) => (Stat::VerdictExempt, NEXT),
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
-        (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, interface, ipv6, tunnel) {
+        (Verdict::Leak(tunnel), Ok(_)) => match leak::treat(&frame, interface, tunnel) {
             Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
             Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
             Treated::TooBig => (Stat::VerdictTooBig, SHOT),

@@ -84,11 +84,21 @@ pub(crate) fn slot(slot: u32) -> Option<Slot> {
 /// The entry of an interface with its counters.
 #[inline(always)]
 pub(crate) fn interface(ifindex: u32) -> Option<(&'static Interface, Slot)> {
-    let mut probe = 0;
+    let mut interface = INTERFACES.get(interface_place(ifindex, 0))?;
+    if interface.ifindex != ifindex {
+        interface = displaced(ifindex)?;
+    }
+    slot(interface.slot).map(|slot| (interface, slot))
+}
+
+/// The entry of an interface that is not in its own place. Not inlined: hardly ever.
+#[inline(never)]
+fn displaced(ifindex: u32) -> Option<&'static Interface> {
+    let mut probe = 1;
     while probe < layout::PROBES {
         let interface = INTERFACES.get(interface_place(ifindex, probe))?;
         if interface.ifindex == ifindex {
-            return slot(interface.slot).map(|slot| (interface, slot));
+            return Some(interface);
         }
         probe += 1;
     }
