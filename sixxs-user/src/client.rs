@@ -42,7 +42,8 @@ pub async fn lines(
     let mut response = request(socket, Method::GET, path, Bytes::new()).await?;
     let mut rest = Vec::new();
     while let Some(frame) = response.frame().await {
-        let frame = frame.with_context(|| format!("read the answer to {path}"))?;
+        // An answer that goes on ends in the middle when the daemon does.
+        let frame = frame.context("the daemon has ended")?;
         if let Some(data) = frame.data_ref() {
             rest.extend_from_slice(data);
         }
@@ -76,8 +77,7 @@ async fn request(
                 bail!(NoDaemon { socket: shown })
             }
             io::ErrorKind::PermissionDenied => bail!(
-                "may not connect to {shown}; run as root, or as a member of the group {}",
-                crate::paths::GROUP
+                "may not connect to {shown}; run as root, or as a member of its group (sixxs)"
             ),
             _ => return Err(error).with_context(|| format!("connect to {shown}")),
         },

@@ -31,6 +31,7 @@ use axum::{
     serve::IncomingStream,
 };
 use futures_util::{StreamExt as _, stream};
+use nix::unistd::Group;
 use serde::Deserialize;
 use tokio::{
     net::UnixListener,
@@ -41,7 +42,6 @@ use tokio::{
 use crate::{
     api::{Alert, Names, Refusal},
     daemon::{Request, Verb, remove_if_there},
-    paths::GROUP,
 };
 
 /// No request has more to say.
@@ -50,17 +50,17 @@ const BODY_BYTES: usize = 64 * 1024;
 type Requests = mpsc::Sender<Request>;
 
 /// Opens the socket and serves it.
-pub fn listen(socket: &Path, requests: Requests) -> anyhow::Result<JoinHandle<()>> {
+pub fn listen(socket: &Path, group: &str, requests: Requests) -> anyhow::Result<JoinHandle<()>> {
     remove_if_there(socket)?;
     // Made under a name that nobody knows, and open to nobody else, until its rights are set.
     let draft = socket.with_extension("new");
     remove_if_there(&draft)?;
     let shown = draft.display();
     let listener = UnixListener::bind(&draft).with_context(|| format!("create {shown}"))?;
-    let group = nix::unistd::Group::from_name(GROUP).context("look up the group sixxs")?;
-    let mode = if let Some(group) = group {
-        chown(&draft, None, Some(group.gid.as_raw()))
-            .with_context(|| format!("give {shown} to the group {GROUP}"))?;
+    let known = Group::from_name(group).with_context(|| format!("look up the group {group}"))?;
+    let mode = if let Some(known) = known {
+        chown(&draft, None, Some(known.gid.as_raw()))
+            .with_context(|| format!("give {shown} to the group {group}"))?;
         0o660
     } else {
         0o600

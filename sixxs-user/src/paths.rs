@@ -15,6 +15,8 @@ pub struct Paths {
     pub pin_dir: PathBuf,
     /// Where `ip` looks for names of tables.
     pub rt_tables_dir: PathBuf,
+    /// The group whose members may look, but not change.
+    pub group: String,
 }
 
 impl Paths {
@@ -36,6 +38,3 @@ impl Paths {
         self.rt_tables_dir.join(sixxs_core::table_names::FILE)
     }
 }
-
-/// The group whose members may look, but not change.
-pub const GROUP: &str = "sixxs";

@@ -173,14 +173,22 @@ impl Program {
 
     /// Starts `sixxs run` and waits until it is ready.
     pub fn start(&self) -> Result<Daemon> {
-        let mut daemon = self.spawn()?;
+        self.start_as(self.command(&["run"]))
+    }
+
+    /// Starts the daemon by a command of the caller's and waits until it is ready.
+    pub fn start_as(&self, command: Command) -> Result<Daemon> {
+        let mut daemon = self.spawn_as(command)?;
         daemon.wait_ready()?;
         Ok(daemon)
     }
 
     /// Starts `sixxs run` without waiting.
     pub fn spawn(&self) -> Result<Daemon> {
-        let mut command = self.command(&["run"]);
+        self.spawn_as(self.command(&["run"]))
+    }
+
+    fn spawn_as(&self, mut command: Command) -> Result<Daemon> {
         // A process group of its own: ctrl-C in a terminal is for the lab, which then stops it.
         command
             .stdin(Stdio::null())

@@ -46,7 +46,10 @@ impl Pins {
                 MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
                 Some("mode=0700"),
             )
-            .with_context(|| format!("mount bpffs on {}", point.display()))?;
+            .with_context(|| {
+                let point = point.display();
+                format!("mount bpffs on {point} (run as root or grant CAP_SYS_ADMIN)")
+            })?;
         }
         for directory in [pins.maps(), pins.links(), pins.clsact()] {
             fs::create_dir_all(&directory)

@@ -29,9 +29,14 @@ const UNHEALTHY: u8 = 3;
 /// There is no daemon.
 const NO_DAEMON: u8 = 4;
 
-/// Sends replies back through the tunnel that their requests came by, and catches what leaks.
+/// The whole command line.
 #[derive(Parser)]
-#[command(name = "sixxs", version, about, max_term_width = 100)]
+#[command(
+    name = "sixxs",
+    version,
+    about = "Sends replies back through the tunnel that their requests came by, and catches what leaks",
+    max_term_width = 100
+)]
 struct Cli {
     #[command(flatten)]
     places: Places,
@@ -90,6 +95,16 @@ struct Places {
         default_value = "/etc/iproute2/rt_tables.d"
     )]
     rt_tables_dir: PathBuf,
+    /// The group that may ask the daemon.
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "NAME",
+        env = "SIXXS_GROUP",
+        default_value = "sixxs"
+    )]
+    group: String,
     /// How programs are attached: auto, tcx or clsact.
     #[arg(
         long,
@@ -196,6 +211,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         state_dir: places.state_dir,
         pin_dir: places.pin_dir,
         rt_tables_dir: places.rt_tables_dir,
+        group: places.group,
     };
     let socket = paths.socket();
     match command {

@@ -111,7 +111,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     state.begin_alerts()?;
 
     let (requests_to, mut requests) = mpsc::channel(WAITING);
-    let server = control::listen(&paths.socket(), requests_to)?;
+    let server = control::listen(&paths.socket(), &paths.group, requests_to)?;
     let mut told_ready = false;
 
     let mut pacer = Pacer::default();

@@ -44,6 +44,35 @@ fn others_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// Members of the group may look, and not change. Any group serves to show it.
+#[test]
+fn the_group_may_look() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let run = setting.program.command(&["--group", "daemon", "run"]);
+    let daemon = setting.program.start_as(run)?;
+    let copy = setting.lab.paths().base().join("sixxs");
+    std::fs::copy(setting.program.binary(), &copy)?;
+    let as_member = |command: &[&str]| {
+        let mut member = Command::new("setpriv");
+        member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
+        member.arg(&copy).args(command);
+        setting.program.dress(&mut member);
+        finish(&mut member)
+    };
+    for command in ["status", "counters", "alerts"] {
+        let printed = as_member(&[command])?;
+        assert_eq!(printed.code, 0, "{command}: {printed:#?}");
+    }
+    for command in ["stop", "start", "restart"] {
+        let printed = as_member(&[command])?;
+        assert_eq!(printed.code, 1, "{command}: {printed:#?}");
+        assert!(printed.stderr.contains("only root"), "{printed:#?}");
+    }
+    assert!(setting.program.status()?.healthy);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
 /// A second daemon at the same place would fight the first one.
 #[test]
 fn one_daemon_at_a_time() -> Result<()> {

@@ -1,8 +1,15 @@
 //! `sixxs status` and `sixxs counters`: what they print, and their exit status.
 
-use anyhow::Result;
+use std::io::Read as _;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::{Hook, finish};
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
 
 use crate::setting::Setting;
 
@@ -43,6 +50,68 @@ fn one_screen() -> Result<()> {
     assert!(printed.stderr.is_empty(), "{printed:#?}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
+}
+
+/// Screens that are drawn over each other until ctrl-C, and lines that come as they happen.
+#[test]
+fn what_goes_on() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let screens = Listener::start(&setting, &["status", "--watch"])?;
+    let alerts = Listener::start(&setting, &["alerts", "--follow"])?;
+    screens.until("two screens", |text| text.matches("\x1b[H").count() >= 2)?;
+    alerts.until("alerts of before", |text| text.contains("sixxs0: up"))?;
+
+    let cause = Cause::Device(UPLINK);
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+    leak::send(&socket, OUTSIDE, 3, 100)?;
+    alerts.until("an alert as it happens", |text| {
+        text.contains("bound to net0")
+    })?;
+    screens.until("a leak on the screen", |text| {
+        text.contains(" 3 redirected")
+    })?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A command that goes on, and what it has printed.
+struct Listener {
+    child: Child,
+    printed: Arc<Mutex<String>>,
+}
+
+impl Listener {
+    fn start(setting: &Setting, arguments: &[&str]) -> Result<Self> {
+        let mut command = setting.program.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut stdout = child.stdout.take().context("stdout is piped")?;
+        let printed = Arc::new(Mutex::new(String::new()));
+        let to = Arc::clone(&printed);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                to.lock().expect("no panic before").push_str(&text);
+            }
+        });
+        Ok(Self { child, printed })
+    }
+
+    fn until(&self, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
+        let printed = || Ok(self.printed.lock().expect("no panic before").clone());
+        let good = |text: &String| good(text);
+        wait::until(what, Duration::from_secs(10), printed, good).map(drop)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may have ended by itself, with the daemon.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
 }
 
 #[test]
