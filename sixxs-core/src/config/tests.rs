@@ -284,6 +284,21 @@ fn every_fault_is_named() {
     }
 }
 
+/// What the README tells people to write is right.
+#[test]
+fn the_documented_configurations_are_good() {
+    let readme = include_str!("../../../README.md");
+    let blocks: Vec<_> = readme
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        parse("README.md", block).unwrap();
+    }
+}
+
 #[test]
 fn no_tunnel_is_a_fault() {
     let invalid = parse("f", "").unwrap_err();
