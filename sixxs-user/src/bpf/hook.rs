@@ -8,7 +8,10 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
-use sixxs_core::types::{IfIndex, IfName};
+use sixxs_core::{
+    link::Links,
+    types::{IfIndex, IfName},
+};
 
 use super::{Pins, program_id};
 use crate::netlink::{Netlink, name_to_index, tc::Direction};
@@ -70,6 +73,8 @@ pub(super) struct Attachments {
     pins: Pins,
     choice: HookChoice,
     attached: BTreeMap<Place, Hook>,
+    /// Whether what earlier runs left has been looked for.
+    swept: bool,
 }
 
 impl Attachments {
@@ -78,6 +83,7 @@ impl Attachments {
             pins,
             choice,
             attached: BTreeMap::new(),
+            swept: false,
         }
     }
 
@@ -212,6 +218,7 @@ impl Attachments {
     pub(super) async fn retain(
         &mut self,
         keep: impl Fn(IfIndex, Direction) -> bool,
+        links: &Links,
         netlink: &Netlink,
     ) -> Vec<String> {
         let mut problems = Vec::new();
@@ -228,9 +235,17 @@ impl Attachments {
                 problems.push(format!("{error:#}"));
             }
         }
-        let places: Vec<_> = self.attached.keys().copied().filter(doomed).collect();
+        let mut places: Vec<_> = self.attached.keys().copied().filter(doomed).collect();
+        if !self.swept {
+            // Filters of an earlier run are known only to the kernel.
+            let all = links
+                .iter()
+                .flat_map(|l| Direction::BOTH.map(|d| (l.index, d)));
+            places.extend(all.filter(doomed));
+            self.swept = true;
+        }
         for place in places {
-            if let Some(Hook::Clsact) = self.attached.remove(&place)
+            if self.attached.remove(&place) != Some(Hook::Tcx)
                 && let Err(error) = remove_filter(netlink, place).await
             {
                 problems.push(format!("{error:#}"));

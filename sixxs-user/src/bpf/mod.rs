@@ -27,6 +27,7 @@ use aya::{
 use sixxs_common::{flow::Flow, layout::FlowRecord, stat::Counters};
 use sixxs_core::{
     enforce::{Enforcement, Interface, Role},
+    link::Links,
     types::IfName,
 };
 
@@ -134,6 +135,7 @@ impl Kernel {
         &mut self,
         wanted: &Enforcement,
         names: &BTreeSet<IfName>,
+        links: &Links,
         netlink: &Netlink,
     ) -> anyhow::Result<Vec<String>> {
         let names = names.iter().chain(wanted.interfaces.keys());
@@ -163,7 +165,7 @@ impl Kernel {
                 interface.index == index && directions(interface.role).contains(&direction)
             })
         };
-        problems.extend(self.attachments.retain(keep, netlink).await);
+        problems.extend(self.attachments.retain(keep, links, netlink).await);
         self.tables.forget_interfaces(&wanted.interfaces)?;
         self.tables.forget_tunnels(wanted)?;
         Ok(problems)

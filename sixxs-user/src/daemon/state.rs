@@ -161,7 +161,10 @@ impl State {
             self.is_wanted(tunnel)
         });
         let names: BTreeSet<_> = self.tunnels.keys().cloned().collect();
-        let mut problems = self.kernel.sync(&wanted, &names, &self.netlink).await?;
+        let mut problems = self
+            .kernel
+            .sync(&wanted, &names, &self.observed.links, &self.netlink)
+            .await?;
         problems.extend(wanted.problems.iter().cloned());
         self.enforcement = wanted;
         Ok(problems)

@@ -24,6 +24,7 @@ mod alerts;
 mod bound_socket;
 mod check;
 mod command_tunnel;
+mod config_changed;
 mod control_socket;
 mod down;
 mod footprint;
