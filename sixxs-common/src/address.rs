@@ -33,6 +33,13 @@ impl Address {
         Self { words }
     }
 
+    /// The two words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(self) -> [u64; 2] {
+        self.words
+    }
+
     /// The sixteen bytes as they stand in a packet.
     #[inline(always)]
     #[must_use]
@@ -70,14 +77,30 @@ impl Address {
         }
     }
 
+    /// Zero if the two are the same: to be combined with others, for one branch instead of many.
+    #[inline(always)]
+    #[must_use]
+    pub const fn difference(self, other: Self) -> u64 {
+        (self.words[0] ^ other.words[0]) | (self.words[1] ^ other.words[1])
+    }
+
+    /// A place among `count` (a power of two above 1) that spreads addresses evenly.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place_among(self, count: usize) -> usize {
+        // 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4): of the product, the
+        // highest bits depend on all of the address.
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mixed = (self.words[0] ^ self.words[1]).wrapping_mul(GOLDEN);
+        let highest = (mixed >> 32) as u32;
+        (highest >> (32 - count.ilog2())) as usize & (count - 1)
+    }
+
     /// Whether this address lies in `prefix`.
     #[inline(always)]
     #[must_use]
     pub const fn within(self, prefix: &Prefix) -> bool {
-        // The differences of both halves are or-ed first: one branch instead of two.
-        let high = (self.words[0] & prefix.mask.words[0]) ^ prefix.value.words[0];
-        let low = (self.words[1] & prefix.mask.words[1]) ^ prefix.value.words[1];
-        high | low == 0
+        self.and(prefix.mask).difference(prefix.value) == 0
     }
 
     /// Whether this is a destination of link or interface scope, which never leaves the wire:
@@ -152,6 +175,20 @@ mod tests {
         }
     }
 
+    /// Hosts of a network, and networks of a site, do not crowd in few places.
+    #[test]
+    fn neighbours_are_spread() {
+        for step in [1, 1 << 64, 1 << 80] {
+            let base = address("2001:db8:a::").octets();
+            let mut found = [0; 16];
+            for number in 0..16 {
+                let octets = (u128::from_be_bytes(base) + number * step).to_be_bytes();
+                found[Address::from_octets(octets).place_among(16)] += 1;
+            }
+            assert!(found.iter().all(|count| *count <= 4), "{step}: {found:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn within_agrees_with_arithmetic(a: u128, b: u128, bits in 0u8..=128) {
@@ -163,6 +200,13 @@ mod tests {
         #[test]
         fn nothing_is_within_never(a: u128) {
             prop_assert!(!Address::from_octets(a.to_be_bytes()).within(&Prefix::NEVER));
+        }
+
+        #[test]
+        fn difference_is_zero_for_the_same_only(a: u128, b: u128) {
+            let [one, two] = [a, b].map(|a| Address::from_octets(a.to_be_bytes()));
+            prop_assert_eq!(one.difference(two) == 0, a == b);
+            prop_assert_eq!(one.difference(one), 0);
         }
 
         #[test]

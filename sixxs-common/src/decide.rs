@@ -9,7 +9,7 @@ use crate::{
 /// What the decision asks the tables.
 pub trait Tables {
     /// The entry of the longest prefix that `address` lies in, over all tunnels.
-    fn source(&self, address: Address) -> Option<&Source>;
+    fn source(&self, address: Address) -> Option<Source>;
 
     /// Whether `destination` is reached without the tunnel in slot `tunnel`.
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool;
@@ -112,11 +112,11 @@ mod tests {
     }
 
     impl Tables for Host {
-        fn source(&self, wanted: Address) -> Option<&Source> {
+        fn source(&self, wanted: Address) -> Option<Source> {
             let mut entries = self.0.iter();
             entries
                 .find(|(prefix, _)| wanted.within(prefix))
-                .map(|(_, source)| source)
+                .map(|(_, source)| *source)
         }
 
         fn is_direct(&self, tunnel: u32, destination: Address) -> bool {

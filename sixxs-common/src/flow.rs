@@ -56,7 +56,7 @@ pub fn incoming<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Flow {
         let message = ipv6.offset + packet::IPV6_HEADER_BYTES;
         if let Some([kind, _]) = packet.peek(message)
             && kind < 128
-            && let Some(quoted) = quoted(packet, message + 8)
+            && let Some(quoted) = packet::ipv6_at(packet, message + 8)
         {
             header = quoted;
             about_ours = true;
@@ -80,23 +80,6 @@ impl Flow {
             protocol: self.protocol,
         }
     }
-}
-
-/// The header of the packet quoted by an ICMPv6 error at `offset`.
-#[inline(always)]
-fn quoted<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
-    let [first, _] = packet.peek(offset)?;
-    if first >> 4 != 6 {
-        return None;
-    }
-    let [high, low, next_header] = packet.peek(offset + 4)?;
-    Some(Ipv6 {
-        offset,
-        source: Address::from_octets(packet.peek(offset + 8)?),
-        destination: Address::from_octets(packet.peek(offset + 24)?),
-        payload_bytes: u16::from_be_bytes([high, low]),
-        next_header,
-    })
 }
 
 struct Ends {

@@ -139,6 +139,24 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIp
     .ok_or(NoIpv6::Malformed)
 }
 
+/// The IPv6 header at `offset`, read by [`Packet::peek`]: of a packet within a packet, or once more
+/// where it was found before.
+#[inline(always)]
+pub fn ipv6_at<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
+    let [first, _] = packet.peek(offset)?;
+    if first >> 4 != 6 {
+        return None;
+    }
+    let [high, low, next_header] = packet.peek(offset + 4)?;
+    Some(Ipv6 {
+        offset,
+        source: Address::from_octets(packet.peek(offset + 8)?),
+        destination: Address::from_octets(packet.peek(offset + 24)?),
+        payload_bytes: u16::from_be_bytes([high, low]),
+        next_header,
+    })
+}
+
 /// The header that these words are; `None` for another version.
 #[inline(always)]
 const fn header(offset: u32, [start, s0, s1, d0, d1]: [u64; WORDS]) -> Option<Ipv6> {
@@ -268,6 +286,7 @@ pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Echo> {
 
 /// Not inlined: rare, and costly to the verifier. It is given numbers, not the header, which then
 /// need not be kept in memory on the common path.
+#[cold]
 #[inline(never)]
 fn echo_behind_extensions<P: Packet + ?Sized>(
     packet: &P,

@@ -106,6 +106,14 @@ impl Packet for Frame {
     }
 }
 
+/// Brings the first `bytes` of the frame into the linear part. Not inlined: most frames that we look
+/// at have their headers there.
+#[cold]
+#[inline(never)]
+fn bring_in(frame: &Frame, bytes: u32) -> bool {
+    frame.pull(bytes).is_ok()
+}
+
 /// Reads `N` words from the linear part, where they were just found to lie.
 #[inline(always)]
 fn words<const N: usize>(start: usize) -> [u64; N] {
@@ -135,7 +143,9 @@ impl Frame {
         if start + N <= self.linear_end() {
             return Some(start);
         }
-        self.pull(offset + length::<N>()).ok()?;
+        if !bring_in(self, offset + length::<N>()) {
+            return None;
+        }
         let start = self.linear_start() + offset as usize;
         (start + N <= self.linear_end()).then_some(start)
     }

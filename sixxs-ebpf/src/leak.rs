@@ -35,10 +35,11 @@ pub(crate) enum Treated {
 /// Treats a leak as the tunnel's entry says, counts it for the tunnel and reports it.
 ///
 /// Not inlined: it is the rare path, and its stack shall not weigh on the common one. For the same
-/// reason it looks for the header again, which then need not be kept in memory.
+/// reason it reads the header at `offset` again, which then need not be kept in memory.
+#[cold]
 #[inline(never)]
-pub(crate) fn treat(frame: &Frame, interface: &Interface, slot: u32) -> Treated {
-    let Ok(ref ipv6) = packet::ipv6(frame, interface.link_bytes) else {
+pub(crate) fn treat(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Treated {
+    let Some(ref ipv6) = packet::ipv6_at(frame, offset) else {
         return Treated::Dropped; // never: a packet without a header is no leak
     };
     let (Some(tunnel), Some(counters)) = (maps::tunnel(slot), maps::slot(slot)) else {

@@ -22,7 +22,7 @@ use aya_ebpf::{
 };
 use sixxs_common::{
     decide::{Exit, Verdict, decide},
-    layout::{ROLE_TUNNEL, ROLE_UPLINK},
+    layout::ROLE_TUNNEL,
     packet::{self, Echo, Ipv6},
     stat::Stat,
 };
@@ -44,26 +44,32 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
-    let exit = match interface.role {
-        ROLE_UPLINK => Exit::Uplink(interface.ifindex),
-        ROLE_TUNNEL => Exit::Tunnel(interface.slot),
-        _ => return NEXT,
+    let exit = if interface.role == ROLE_TUNNEL {
+        Exit::Tunnel(interface.slot)
+    } else {
+        Exit::Uplink(interface.ifindex)
     };
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
-    let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &maps::InKernel);
+    let tables = maps::InKernel {
+        slot,
+        generation: interface.generation,
+    };
+    let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
     let (stat, action) = match (verdict, &ipv6) {
         (Verdict::OtherProtocol, _) => (Stat::VerdictOther, NEXT),
         (Verdict::NotOurs, _) => (Stat::VerdictNotOurs, NEXT),
         (Verdict::Exempt, _) => (Stat::VerdictExempt, NEXT),
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
-        (Verdict::Leak(tunnel), Ok(_)) => match leak::treat(&frame, interface, tunnel) {
-            Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
-            Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
-            Treated::TooBig => (Stat::VerdictTooBig, SHOT),
-            Treated::Dropped => (Stat::VerdictDropped, SHOT),
-            Treated::Observed => (Stat::VerdictObserved, NEXT),
-        },
+        (Verdict::Leak(tunnel), Ok(ipv6)) => {
+            match leak::treat(&frame, interface, ipv6.offset, tunnel) {
+                Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
+                Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
+                Treated::TooBig => (Stat::VerdictTooBig, SHOT),
+                Treated::Dropped => (Stat::VerdictDropped, SHOT),
+                Treated::Observed => (Stat::VerdictObserved, NEXT),
+            }
+        }
         // A leak without a header is none: the decision never says so.
         (Verdict::Unparsed, _) | (Verdict::Leak(_), Err(_)) => (Stat::VerdictUnparsed, NEXT),
     };

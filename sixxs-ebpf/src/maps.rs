@@ -11,10 +11,10 @@ use sixxs_common::{
     decide::Tables,
     flow::Flow,
     layout::{
-        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, SlotName, Source,
-        SourceTable, Tunnel, TunnelState, USE_TRIE, interface_place,
+        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT, Recent,
+        SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE, interface_place,
     },
-    stat::{Counters, Stat},
+    stat::Stat,
 };
 
 /// Flag of maps that hold no memory for entries not in use; LPM tries must have it.
@@ -23,7 +23,7 @@ const NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 #[map]
 static INTERFACES: Array<Interface> = Array::pinned(layout::INTERFACES, 0);
 #[map]
-static COUNTERS: PerCpuArray<Counters> = PerCpuArray::pinned(layout::SLOTS, 0);
+static COUNTERS: PerCpuArray<SlotState> = PerCpuArray::pinned(layout::SLOTS, 0);
 #[map]
 static CONTROL: Array<Control> = Array::pinned(1, 0);
 #[map]
@@ -48,21 +48,21 @@ static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
 #[map]
 static SCRATCH: PerCpuArray<LeakEvent> = PerCpuArray::with_max_entries(1, 0);
 
-/// This processor's counters of a slot.
+/// This processor's counters of a slot, and what it remembers.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot {
-    counters: *mut Counters,
+    state: *mut SlotState,
 }
 
 impl Slot {
     /// Adds to a counter.
     #[inline(always)]
     pub(crate) fn add(self, stat: Stat, amount: u64) {
-        // SAFETY: `counters` is a map value that the kernel checked for null and keeps until the
+        // SAFETY: `state` is a map value that the kernel checked for null and keeps until the
         // program returns; no other program runs on this processor meanwhile, and no other
         // processor writes this copy. `stat.index()` is below CAPACITY (asserted at compile time).
         unsafe {
-            let counter = (&raw mut (*self.counters)[stat.index()]).cast::<u64>();
+            let counter = (&raw mut (*self.state).counters[stat.index()]).cast::<u64>();
             *counter = (*counter).wrapping_add(amount);
         }
     }
@@ -71,14 +71,14 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn set(self, stat: Stat, value: u64) {
         // SAFETY: as in `add`.
-        unsafe { (*self.counters)[stat.index()] = value }
+        unsafe { (*self.state).counters[stat.index()] = value }
     }
 }
 
 /// The counters of a slot; `None` only for a number out of range.
 #[inline(always)]
 pub(crate) fn slot(slot: u32) -> Option<Slot> {
-    COUNTERS.get_ptr_mut(slot).map(|counters| Slot { counters })
+    COUNTERS.get_ptr_mut(slot).map(|state| Slot { state })
 }
 
 /// The entry of an interface with its counters.
@@ -92,6 +92,7 @@ pub(crate) fn interface(ifindex: u32) -> Option<(&'static Interface, Slot)> {
 }
 
 /// The entry of an interface that is not in its own place. Not inlined: hardly ever.
+#[cold]
 #[inline(never)]
 fn displaced(ifindex: u32) -> Option<&'static Interface> {
     let mut probe = 1;
@@ -146,32 +147,24 @@ pub(crate) fn emit(event: &LeakEvent) -> bool {
     EVENTS.output::<LeakEvent>(event, 0).is_ok()
 }
 
-/// The tables that the decision asks, in the kernel.
-pub(crate) struct InKernel;
+/// The tables that the decision asks, in the kernel, for a packet at an interface.
+pub(crate) struct InKernel {
+    /// The interface's slot.
+    pub(crate) slot: Slot,
+    /// The interface's [`Interface::generation`].
+    pub(crate) generation: u64,
+}
 
 impl Tables for InKernel {
     #[inline(always)]
-    fn source(&self, address: Address) -> Option<&Source> {
-        let control = CONTROL.get(0)?;
-        let table = FEW.get(control.table)?;
-        if !address.within(&table.common) {
-            return None;
+    fn source(&self, address: Address) -> Option<Source> {
+        // SAFETY: as in `Slot::add`; `place_among` is below its argument.
+        let recent = unsafe { &mut (*self.slot.state).recent[address.place_among(RECENT)] };
+        if !recent.is_about(address, self.generation) {
+            let [high, low] = address.words();
+            remember_source(recent, high, low, self.generation);
         }
-        if table.count == USE_TRIE {
-            return in_trie(address);
-        }
-        let mut at = 0;
-        while at < FEW_SOURCES {
-            if at >= table.count as usize {
-                return None;
-            }
-            let entry = &table.few[at];
-            if address.within(&entry.prefix) {
-                return Some(&entry.source);
-            }
-            at += 1;
-        }
-        None
+        (recent.source.tunnel != NOBODY).then_some(recent.source)
     }
 
     #[inline(always)]
@@ -180,13 +173,55 @@ impl Tables for InKernel {
     }
 }
 
-// Not inlined: their keys would take room on the stack of the common path.
+// Not inlined: they would take room on the stack of the common path.
 
+/// Looks an address up. Should user space change the tables just now, it gives them a new generation
+/// afterwards: what is remembered here is of the earlier one. The address comes in two words because
+/// both fit registers; as one value it would be passed in memory.
+#[cold]
 #[inline(never)]
+fn remember_source(recent: &mut Recent, high: u64, low: u64, generation: u64) {
+    let address = Address::from_words([high, low]);
+    *recent = Recent {
+        address,
+        generation,
+        source: in_tables(address).copied().unwrap_or(Source {
+            tunnel: NOBODY,
+            home: 0,
+        }),
+    };
+}
+
+#[inline(always)]
+fn in_tables(address: Address) -> Option<&'static Source> {
+    let control = CONTROL.get(0)?;
+    let table = FEW.get(control.table)?;
+    if !address.within(&table.common) {
+        return None;
+    }
+    if table.count == USE_TRIE {
+        return in_trie(address);
+    }
+    let mut at = 0;
+    while at < FEW_SOURCES {
+        if at >= table.count as usize {
+            return None;
+        }
+        let entry = &table.few[at];
+        if address.within(&entry.prefix) {
+            return Some(&entry.source);
+        }
+        at += 1;
+    }
+    None
+}
+
+#[inline(always)]
 fn in_trie(address: Address) -> Option<&'static Source> {
     SOURCES.get(Key::new(128, address.octets()))
 }
 
+#[cold]
 #[inline(never)]
 fn in_directs(tunnel: u32, destination: Address) -> bool {
     let key = layout::direct_key(tunnel, destination);

@@ -772,10 +772,10 @@ struct Model {
 }
 
 impl Tables for Model {
-    fn source(&self, address: Address) -> Option<&layout::Source> {
+    fn source(&self, address: Address) -> Option<layout::Source> {
         let mut sources = self.sources.iter();
         let found = sources.find(|(prefix, _)| address.within(prefix));
-        found.map(|(_, source)| source)
+        found.map(|(_, source)| *source)
     }
 
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
@@ -891,7 +891,8 @@ fn verdict(programs: &Programs, packet: &[u8]) -> Result<Verdict> {
     Ok(found[0])
 }
 
-/// Whatever the sources: the program in the kernel decides as the same code does on its own.
+/// Whatever the sources: the program in the kernel decides as the same code does on its own. Each
+/// host takes the place of the one before, of which the programs still remember addresses.
 #[test]
 fn the_kernel_decides_as_the_pure_decision_does() -> Result<()> {
     let programs = RefCell::new(Programs::load()?);

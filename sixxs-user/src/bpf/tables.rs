@@ -7,10 +7,11 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
+use bytemuck::Zeroable as _;
 use sixxs_common::{
     address::{Address, Prefix},
     flow::Flow,
-    layout::{self, Control, FEW_SOURCES, FewSource, FlowRecord, SlotName, SourceTable},
+    layout::{self, Control, FEW_SOURCES, FewSource, FlowRecord, SlotName, SlotState, SourceTable},
     stat::{CAPACITY, Counters, Stat},
 };
 use sixxs_core::{
@@ -24,8 +25,10 @@ use super::raw::Raw;
 /// The maps, with copies of what was written, so that only changes are.
 pub(super) struct Tables {
     interfaces: Array<MapData, Raw<layout::Interface>>,
-    counters: PerCpuArray<MapData, Raw<Counters>>,
+    counters: PerCpuArray<MapData, Raw<SlotState>>,
     control: Array<MapData, Raw<Control>>,
+    /// The one entry of `control`, as it should be.
+    current: Control,
     few: Array<MapData, Raw<SourceTable>>,
     sources: LpmTrie<MapData, [u8; 16], Raw<layout::Source>>,
     directs: LpmTrie<MapData, [u8; 20], u32>,
@@ -56,6 +59,10 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
 
 impl Tables {
     pub(super) fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let control: Array<_, Raw<Control>> = take(ebpf, "CONTROL")?.try_into()?;
+        let mut current = control.get(&0, 0).context("read the control entry")?.0;
+        // 0 is for interface entries that are empty and addresses that were never seen.
+        current.generation = current.generation.max(1);
         let interfaces: Array<_, Raw<layout::Interface>> = take(ebpf, "INTERFACES")?.try_into()?;
         let mut places = BTreeMap::new();
         for place in 0..layout::INTERFACES {
@@ -68,7 +75,8 @@ impl Tables {
             interfaces,
             places,
             counters: take(ebpf, "COUNTERS")?.try_into()?,
-            control: take(ebpf, "CONTROL")?.try_into()?,
+            control,
+            current,
             few: take(ebpf, "FEW")?.try_into()?,
             sources: take(ebpf, "SOURCES")?.try_into()?,
             directs: take(ebpf, "DIRECTS")?.try_into()?,
@@ -101,7 +109,8 @@ impl Tables {
         let wanted: BTreeSet<_> = names.into_iter().chain(self.slots.keys()).collect();
         let assigned = slots::assign(&held, wanted)?;
         for slot in &assigned.fresh {
-            let zero = vec![Raw([0; CAPACITY]); aya::util::nr_cpus().map_err(|(_, error)| error)?];
+            let zero =
+                vec![Raw(SlotState::zeroed()); aya::util::nr_cpus().map_err(|(_, error)| error)?];
             let zero = aya::maps::PerCpuValues::try_from(zero)?;
             self.counters
                 .set(*slot, zero, 0)
@@ -163,6 +172,8 @@ impl Tables {
                 },
                 link_bytes: link_bytes(interface.mac),
                 mac: interface.mac.unwrap_or_default(),
+                generation: self.current.generation,
+                reserved: 0,
             };
             let place = self.place(interface.index.0)?;
             if self.places.get(&place) != Some(&entry) {
@@ -254,6 +265,7 @@ impl Tables {
         for (bits, key) in before.directs.difference(&next.directs) {
             tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
         }
+        self.forget_remembered()?;
         self.written = Some(next);
         Ok(())
     }
@@ -284,17 +296,30 @@ impl Tables {
         } else {
             table.count = layout::USE_TRIE;
         }
-        let unused = 1 - self.control.get(&0, 0)?.0.table.min(1);
+        let unused = 1 - self.current.table.min(1);
         self.few
             .set(unused, Raw(table), 0)
             .context("write the sources")?;
-        let control = Control {
-            table: unused,
-            reserved: 0,
-        };
+        self.current.table = unused;
         self.control
-            .set(0, Raw(control), 0)
+            .set(0, Raw(self.current), 0)
             .context("switch the sources")
+    }
+
+    /// Has the programs look up again whose an address is.
+    fn forget_remembered(&mut self) -> anyhow::Result<()> {
+        self.current.generation += 1;
+        // First noted, then used: no later run uses it again for other sources.
+        self.control
+            .set(0, Raw(self.current), 0)
+            .context("write the sources' generation")?;
+        for (place, entry) in &mut self.places {
+            entry.generation = self.current.generation;
+            self.interfaces
+                .set(*place, Raw(*entry), 0)
+                .context("write an interface's generation")?;
+        }
+        Ok(())
     }
 
     /// What an earlier run left in the maps.
@@ -318,7 +343,7 @@ impl Tables {
     /// The counters of a slot over all processors.
     pub(super) fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
         let values = self.counters.get(&slot, 0).context("read counters")?;
-        let values: Vec<Counters> = values.iter().map(|value| value.0).collect();
+        let values: Vec<Counters> = values.iter().map(|value| value.0.counters).collect();
         let mut sums = [0; CAPACITY];
         for stat in Stat::ALL {
             sums[stat.index()] = stat.over(&values);

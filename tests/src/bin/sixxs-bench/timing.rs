@@ -37,17 +37,21 @@ impl Times {
         Ok(())
     }
 
-    /// The time of an undisturbed run.
-    pub(crate) fn least(&self) -> f64 {
-        self.0.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-
     /// The time that half of the batches stay below.
     pub(crate) fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        median(self.0.clone())
     }
+
+    /// How much longer than the others' batches these took, each compared with the one measured
+    /// just before it; half of the differences are below.
+    pub(crate) fn median_above(&self, others: &Self) -> f64 {
+        median(self.0.iter().zip(&others.0).map(|(a, b)| a - b).collect())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn now() -> Result<Duration> {
