@@ -96,6 +96,17 @@ impl Enforcement {
         for uplink in &uplinks {
             all.add_interface(uplink, Role::Uplink);
         }
+        for name in config.uplinks.iter().flatten() {
+            if links.by_name(name).is_none() {
+                all.problems.push(format!("uplink {name} does not exist"));
+            }
+        }
+        if config.uplinks.is_none() && uplinks.is_empty() {
+            all.problems.push(
+                "no interface has an IPv6 default route: there is no uplink to catch leaks at"
+                    .to_owned(),
+            );
+        }
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
             let link = links.by_name(&tunnel.name);
             if let Some(link) = link {
@@ -305,11 +316,11 @@ mod tests {
         };
         let (absent, problems) = outlet(ONE, vec![]);
         assert_eq!((absent.index, absent.mtu), (None, Mtu(1280)));
-        assert_eq!(problems, Vec::<String>::new());
+        assert!(problems.len() == 1 && problems[0].contains("no uplink"));
 
         let (without, problems) = outlet(ONE, vec![link(3, "sixxs0", &[])]);
         assert_eq!(without.index, None);
-        assert!(problems[0].contains("gateway"));
+        assert!(problems.iter().any(|problem| problem.contains("gateway")));
 
         let with = format!("{ONE}\ngateway = \"fe80::1\"");
         let (there, _) = outlet(&with, vec![link(3, "sixxs0", &[])]);

@@ -48,7 +48,7 @@ impl Mtu {
     /// The TCP maximum segment size to advertise: without IPv6 and TCP headers (RFC 6691 §2).
     #[must_use]
     pub const fn advertised_mss(self) -> u32 {
-        self.0 - 60
+        self.0.saturating_sub(60)
     }
 }
 
@@ -114,6 +114,12 @@ impl Prefix {
     pub fn host(address: Ipv6Addr) -> Self {
         Self { address, bits: 128 }
     }
+
+    /// The prefix of all addresses.
+    pub const ALL: Self = Self {
+        address: Ipv6Addr::UNSPECIFIED,
+        bits: 0,
+    };
 
     /// Its first address.
     #[must_use]

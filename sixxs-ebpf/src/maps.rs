@@ -1,6 +1,6 @@
 //! The maps, private beside their accessors.
 //!
-//! All are pinned: programs of a new daemon go on with what those of the last one counted.
+//! All but the scratch room are pinned: programs of a new daemon go on with what those of the last one counted.
 
 use aya_ebpf::{
     macros::map,

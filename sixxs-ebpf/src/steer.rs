@@ -7,7 +7,7 @@
 
 use sixxs_common::{
     flow,
-    layout::{Interface, ROLE_UPLINK},
+    layout::{Interface, ROLE_UPLINK, STEER_NS},
     packet::Ipv6,
 };
 
@@ -23,15 +23,25 @@ pub(crate) fn to_uplink(frame: &Frame, interface: &Interface, ipv6: &Ipv6) -> bo
     let Some(state) = maps::state(interface.slot) else {
         return false;
     };
-    if state.bound_ns == 0 || !state.steers(frame::now_ns()) {
+    if state.bound_ns == 0 {
+        return false;
+    }
+    let now = frame::now_ns();
+    if !state.steers(now) {
         return false;
     }
     let Some(record) = maps::flow(&flow::incoming(frame, ipv6)) else {
         return false;
     };
-    // SAFETY: a map value, checked for null; the fields are aligned words.
-    let (ifindex, bound_ifindex) = unsafe { ((*record).ifindex, (*record).bound_ifindex) };
-    if ifindex != bound_ifindex || ipv6.offset != u32::from(interface.link_bytes) {
+    // SAFETY: a map value, checked for null, kept until the program returns. Other processors may
+    // write it meanwhile; each field is one aligned word.
+    let (ifindex, bound_ifindex, reported_ns) = unsafe {
+        let record = &*record;
+        (record.ifindex, record.bound_ifindex, record.reported_ns)
+    };
+    // An old record may be of a socket that is gone, whose port another one has now.
+    let is_recent = now.wrapping_sub(reported_ns) < STEER_NS;
+    if ifindex != bound_ifindex || !is_recent || ipv6.offset != u32::from(interface.link_bytes) {
         return false;
     }
     let Some((uplink, _)) = maps::interface(ifindex) else {

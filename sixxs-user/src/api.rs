@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
+use sixxs_core::routing;
 
 /// `sixxs status --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -213,6 +214,15 @@ pub struct Plan {
     pub commands: Vec<String>,
     /// What stands in the way, in words.
     pub problems: Vec<String>,
+}
+
+impl From<&routing::Plan> for Plan {
+    fn from(plan: &routing::Plan) -> Self {
+        Self {
+            commands: plan.steps.iter().map(ToString::to_string).collect(),
+            problems: plan.problems.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// Which tunnels to act on; none named: all.

@@ -1,13 +1,13 @@
 //! The other end of the control socket.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 
 use crate::api::Refusal;
 
@@ -20,17 +20,38 @@ pub struct NoDaemon {
     socket: String,
 }
 
+/// How long a daemon may take to tell something.
+const TELLS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long it may take to change something: a tunnel's commands have a minute each.
+const CHANGES_WITHIN: Duration = Duration::from_secs(150);
+
 /// Asks, and parses the answer.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
-    let body = whole(request(socket, Method::GET, path, Bytes::new()).await?).await?;
+    let exchange = async { whole(request(socket, Method::GET, path, Bytes::new()).await?).await };
+    let body = within(TELLS_WITHIN, exchange).await?;
     serde_json::from_slice(&body).with_context(|| format!("understand the answer to {path}"))
 }
 
 /// Has something changed.
 pub async fn post<T: Serialize + Sync>(socket: &Path, path: &str, body: &T) -> anyhow::Result<()> {
     let body = Bytes::from(serde_json::to_vec(body)?);
-    whole(request(socket, Method::POST, path, body).await?).await?;
+    let exchange = async { whole(request(socket, Method::POST, path, body).await?).await };
+    within(CHANGES_WITHIN, exchange).await?;
     Ok(())
+}
+
+async fn within<T>(
+    limit: Duration,
+    exchange: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    match timeout(limit, exchange).await {
+        Ok(outcome) => outcome,
+        Err(_) => bail!(
+            "the daemon did not answer within {} s; is it stopped?",
+            limit.as_secs()
+        ),
+    }
 }
 
 /// Asks, and hands each line of the answer on as it comes.

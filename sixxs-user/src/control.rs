@@ -23,7 +23,8 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{
-        ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, State, connect_info::Connected,
+        ConnectInfo, DefaultBodyLimit, FromRef, Path as UrlPath, Query, State,
+        connect_info::Connected,
     },
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
@@ -41,7 +42,7 @@ use tokio::{
 
 use crate::{
     api::{Alert, Names, Refusal},
-    daemon::{Request, Verb, remove_if_there},
+    daemon::{Quit, Request, Verb, remove_if_there},
 };
 
 /// No request has more to say.
@@ -49,8 +50,26 @@ const BODY_BYTES: usize = 64 * 1024;
 
 type Requests = mpsc::Sender<Request>;
 
+/// The ways into the daemon.
+#[derive(Clone)]
+struct Daemon {
+    requests: Requests,
+    quits: mpsc::Sender<Quit>,
+}
+
+impl FromRef<Daemon> for Requests {
+    fn from_ref(daemon: &Daemon) -> Self {
+        daemon.requests.clone()
+    }
+}
+
 /// Opens the socket and serves it.
-pub fn listen(socket: &Path, group: &str, requests: Requests) -> anyhow::Result<JoinHandle<()>> {
+pub fn listen(
+    socket: &Path,
+    group: &str,
+    requests: mpsc::Sender<Request>,
+    quits: mpsc::Sender<Quit>,
+) -> anyhow::Result<JoinHandle<()>> {
     remove_if_there(socket)?;
     // Made under a name that nobody knows, and open to nobody else, until its rights are set.
     let draft = socket.with_extension("new");
@@ -77,7 +96,7 @@ pub fn listen(socket: &Path, group: &str, requests: Requests) -> anyhow::Result<
         .route("/v1/tunnels/{verb}", post(tunnels))
         .route("/v1/quit", post(quit))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .with_state(requests)
+        .with_state(Daemon { requests, quits })
         .into_make_service_with_connect_info::<Caller>();
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
@@ -220,11 +239,19 @@ struct QuitQuery {
 }
 
 async fn quit(
-    State(requests): State<Requests>,
+    State(daemon): State<Daemon>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<QuitQuery>,
 ) -> Result<Response, Refused> {
     caller.may_change()?;
-    ask(&requests, |done| Request::Quit(query.stop, done)).await?;
+    let (done, ended) = oneshot::channel();
+    let quit = Quit {
+        stop: query.stop,
+        done,
+    };
+    // Ending already, or about to: either is what was asked for.
+    if daemon.quits.send(quit).await.is_ok() {
+        let _ending = ended.await;
+    }
     Ok(Json(serde_json::json!({})).into_response())
 }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sixxs_core::routing::{Desired, diff};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     bpf, client,
@@ -25,24 +26,38 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     let lock = end_daemon(paths).await?;
 
     let mut netlink = Netlink::open()?;
-    let observed = netlink.observe(&Scope::of_ours()).await?;
+    let observed = netlink.observe(&Scope::default()).await?;
     // Nothing is desired: whatever bears our mark is too much.
     let plan = diff(&Desired::default(), &observed);
     let outcome = netlink.apply(&plan).await;
-    bpf::remove(&paths.pin_dir, &observed.links, &netlink).await?;
-    table_file::remove(paths)?;
-    remove_if_there(&paths.socket())?;
-    if let Some(lock) = lock {
-        let made_directory = fs::read_to_string(paths.lock())? == MADE_DIRECTORY;
-        remove_if_there(&paths.lock())?;
-        drop(lock);
-        if made_directory {
-            remove_if_empty(&paths.run_dir)?;
-        }
+    let mut problems: Vec<_> = outcome.failed.iter().map(ToString::to_string).collect();
+    // What cannot be removed does not keep the rest from being removed.
+    for removed in [
+        bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
+        table_file::remove(paths),
+        remove_if_there(&paths.socket()),
+        remove_run_dir(paths, lock),
+    ] {
+        problems.extend(removed.err().map(|error| format!("{error:#}")));
     }
-    if !outcome.failed.is_empty() {
-        let failures: Vec<_> = outcome.failed.iter().map(ToString::to_string).collect();
-        bail!("{}", failures.join("\n"));
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", problems.join("\n"))
+    }
+}
+
+/// Removes the lock file, and the run directory if a daemon made it and nothing else is in it.
+fn remove_run_dir(paths: &Paths, lock: Option<Flock<fs::File>>) -> anyhow::Result<()> {
+    let Some(lock) = lock else {
+        return Ok(());
+    };
+    let path = paths.lock();
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    remove_if_there(&path)?;
+    drop(lock);
+    if text == MADE_DIRECTORY {
+        remove_if_empty(&paths.run_dir)?;
     }
     Ok(())
 }
@@ -66,16 +81,18 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
         if !asked {
             // The answer may be lost when the daemon ends: what counts is that it gives the lock
             // back.
-            match client::post(&paths.socket(), "/v1/quit?stop=true", &()).await {
-                Err(error) if error.is::<client::NoDaemon>() => {}
-                Err(error) if begun.elapsed() > PATIENCE => return Err(error),
+            let socket = paths.socket();
+            let quit = client::post(&socket, "/v1/quit?stop=true", &());
+            match timeout(PATIENCE, quit).await {
+                // It is only about to listen: ask again.
+                Ok(Err(error)) if error.is::<client::NoDaemon>() => {}
                 _ => asked = true,
             }
         }
         if begun.elapsed() > PATIENCE {
             bail!("the daemon does not end; end it by force, and call this again");
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
     }
 }
 

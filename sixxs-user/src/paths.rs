@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub struct Paths {
     /// The configuration file.
     pub config: PathBuf,
-    /// For the control socket and pid files.
+    /// For the control socket and the lock.
     pub run_dir: PathBuf,
     /// For what outlives a reboot.
     pub state_dir: PathBuf,

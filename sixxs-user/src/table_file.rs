@@ -7,9 +7,9 @@ use sixxs_core::{config::Config, table_names};
 
 use crate::paths::Paths;
 
-/// Sees that the file is there and right; true if it had to be written. A file of that name that
-/// is not ours is left alone, which is an error.
-pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
+/// Sees that the file is there and right. A file of that name that is not ours is left alone, which
+/// is an error.
+pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<()> {
     let file = paths.table_names();
     let there = read(&file)?;
     let mut made_directory = there.as_deref().is_some_and(table_names::made_directory);
@@ -20,7 +20,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     }
     let wanted = table_names::text(config, made_directory);
     match there {
-        Some(text) if text == wanted => return Ok(false),
+        Some(text) if text == wanted => return Ok(()),
         Some(text) if !table_names::is_ours(&text) => bail!(
             "{} was not written by sixxs; move it away for tables to have names",
             file.display()
@@ -31,7 +31,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     let draft = file.with_extension("new");
     fs::write(&draft, wanted).with_context(|| format!("write {}", draft.display()))?;
     fs::rename(&draft, &file).with_context(|| format!("write {}", file.display()))?;
-    Ok(true)
+    Ok(())
 }
 
 /// Removes the file, and the directory if it was made for it and is empty.

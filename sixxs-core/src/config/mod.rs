@@ -5,7 +5,14 @@
 
 mod reader;
 
-use std::{fmt, net::Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv6Addr,
+    ops::RangeInclusive,
+};
+
+use sixxs_common::layout;
 
 use toml::de::DeTable;
 
@@ -121,6 +128,18 @@ impl fmt::Display for Invalid {
 /// First table handed out.
 const FIRST_TABLE: u32 = 200;
 
+/// `default`, `main` and `local`.
+const SYSTEM_TABLES: RangeInclusive<u32> = 253..=255;
+
+/// Tunnels at most: each has a slot in the programs' tables, and uplinks need some as well.
+const TUNNELS: usize = layout::SLOTS as usize - 64;
+
+/// Sources at most, over all tunnels: addresses of uplinks within them need some room as well.
+const SOURCES: usize = layout::SOURCES as usize - 1024;
+
+/// Direct destinations at most, over all tunnels.
+const DIRECTS: usize = layout::DIRECTS as usize;
+
 /// Priority of the rules by source unless told otherwise.
 const RULE_PRIORITY: u32 = 16383;
 
@@ -168,7 +187,7 @@ pub fn parse(file: &str, text: &str) -> Result<Config, Invalid> {
     }
 }
 
-fn read(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<Config> {
+fn read(mut table: Table<'_>, faults: &mut Faults) -> Option<Config> {
     let uplinks = table.one_or_many::<IfName>("uplinks", "a list of interface names", faults);
     if uplinks.as_ref().is_some_and(Vec::is_empty) {
         let place = table.place("uplinks");
@@ -186,6 +205,7 @@ fn read(mut table: Table<'_>, faults: &mut Faults<'_>) -> Option<Config> {
         .integer("rule_priority", 2..=32765, faults)
         .map_or(RULE_PRIORITY, |at| at.value);
     table.parsed::<RuleMode>("rule_mode", "\"rules\"", faults);
+    table.parsed::<NotYet>("metrics", "no such key yet", faults);
 
     let missing = table.place("tunnel");
     let tables = table.tables("tunnel", faults);
@@ -230,7 +250,7 @@ struct Places {
 fn read_tunnel(
     mut table: Table<'_>,
     position: u32,
-    faults: &mut Faults<'_>,
+    faults: &mut Faults,
 ) -> Option<(Tunnel, Places)> {
     let name = table.parsed::<IfName>("name", "an interface name", faults);
     let kind_place = table.place("kind");
@@ -271,6 +291,12 @@ fn read_tunnel(
         )
         .unwrap_or_default();
     for At { value, place } in &prefixes {
+        if !is_unicast(value.address()) {
+            faults.add(
+                place,
+                format!("expected global unicast addresses, found {value}"),
+            );
+        }
         if value.bits() < 16 {
             faults.add(place, format!("expected a prefix of 16 bits or more, found {value}: it would catch the packets of others"));
         }
@@ -280,7 +306,7 @@ fn read_tunnel(
     let table_place = table.place("table");
     let id = table.integer("table", 1..=u32::MAX, faults);
     if let Some(At {
-        value: id @ (253..=255),
+        value: id @ 253..=255,
         place,
     }) = &id
     {
@@ -293,8 +319,14 @@ fn read_tunnel(
     let mtu = table.integer("mtu", Mtu::MINIMUM.0..=65535, faults);
     let gateway = table.parsed::<Ipv6Addr>("gateway", "an IPv6 address", faults);
     let name_place = table.place("name");
+    table.parsed::<NotYet>("aiccu", "no such key yet", faults);
     table.finish(TUNNEL_KEYS, faults);
 
+    if let Some(At { value, place }) = &gateway
+        && (value.is_unspecified() || value.is_multicast())
+    {
+        faults.add(place, format!("expected a unicast address, found {value}"));
+    }
     if addresses.is_empty() && prefixes.is_empty() {
         faults.add(
             &address_place,
@@ -329,11 +361,22 @@ fn read_tunnel(
         check_target: check_target.map(|at| at.value),
         direct: direct.map_or_else(|| prefixes.clone(), values),
         prefixes,
-        table: TableId(id.map_or(FIRST_TABLE + position, |id| id.value)),
+        table: TableId(id.map_or_else(|| table_of(position), |id| id.value)),
         mtu: mtu.map(|at| Mtu(at.value)),
         gateway: gateway.map(|at| at.value),
     };
     Some((tunnel, places))
+}
+
+/// The table of the tunnel at this position, unless it names one: 200, 201, … without those that
+/// the system has.
+const fn table_of(position: u32) -> u32 {
+    let id = FIRST_TABLE + position;
+    if id < *SYSTEM_TABLES.start() {
+        id
+    } else {
+        id + 3
+    }
 }
 
 fn read_kind(
@@ -341,7 +384,7 @@ fn read_kind(
     missing: &Place,
     up: Option<At<Vec<String>>>,
     down: Option<At<Vec<String>>>,
-    faults: &mut Faults<'_>,
+    faults: &mut Faults,
 ) -> Option<Kind> {
     let Some(kind) = kind else {
         if !faults.has(&missing.key) {
@@ -389,51 +432,106 @@ fn check_together(
     uplinks: &[At<IfName>],
     tunnels: &[Tunnel],
     places: &[Places],
-    faults: &mut Faults<'_>,
+    faults: &mut Faults,
 ) {
-    for (index, (tunnel, place)) in tunnels.iter().zip(places).enumerate() {
-        if uplinks.iter().any(|uplink| uplink.value == tunnel.name) {
+    let mut uplink_names = BTreeSet::new();
+    for uplink in uplinks {
+        if !uplink_names.insert(&uplink.value) {
+            let name = uplink.value.as_str();
+            faults.add(
+                &uplink.place,
+                format!("expected each name once, found {name:?} again"),
+            );
+        }
+    }
+    let mut names = BTreeSet::new();
+    let mut tables = BTreeMap::new();
+    for (tunnel, place) in tunnels.iter().zip(places) {
+        let name = tunnel.name.as_str();
+        if uplink_names.contains(&tunnel.name) {
             faults.add(
                 &place.name,
+                format!("expected a tunnel, found {name:?}, which is also in uplinks"),
+            );
+        }
+        if !names.insert(&tunnel.name) {
+            faults.add(
+                &place.name,
+                format!("expected each name once, found {name:?} again"),
+            );
+        }
+        if let Some(other) = tables.insert(tunnel.table, &tunnel.name) {
+            faults.add(
+                &place.table,
                 format!(
-                    "expected a tunnel, found {:?}, which is also in uplinks",
-                    tunnel.name.as_str()
+                    "expected a table of its own, found {}, which {other} has",
+                    tunnel.table
                 ),
             );
         }
-        let mut own = Vec::new();
-        for (source, place) in tunnel.sources().zip(&place.sources) {
-            if own.contains(&source) {
-                faults.add(place, format!("expected each once, found {source} again"));
-            }
-            own.push(source);
+    }
+    check_sources(tunnels, places, faults);
+    let total = |count: fn(&Tunnel) -> usize| tunnels.iter().map(count).sum::<usize>();
+    for (what, found, most) in [
+        ("tunnels", tunnels.len(), TUNNELS),
+        (
+            "addresses and prefixes",
+            total(|t| t.sources().count()),
+            SOURCES,
+        ),
+        ("direct destinations", total(|t| t.direct.len()), DIRECTS),
+    ] {
+        if found > most {
+            let place = Place {
+                line: 1,
+                key: "tunnel".to_owned(),
+            };
+            faults.add(
+                &place,
+                format!("expected at most {most} {what}, found {found}"),
+            );
         }
-        for other in &tunnels[..index] {
-            if other.name == tunnel.name {
-                faults.add(
-                    &place.name,
-                    format!(
-                        "expected each name once, found {:?} again",
-                        tunnel.name.as_str()
-                    ),
-                );
-                continue;
-            }
-            if other.table == tunnel.table {
-                faults.add(
-                    &place.table,
-                    format!(
-                        "expected a table of its own, found {}, which {} has",
-                        tunnel.table, other.name
-                    ),
-                );
-            }
-            for (source, place) in tunnel.sources().zip(&place.sources) {
-                for theirs in other.sources().filter(|theirs| theirs.overlaps(source)) {
-                    faults.add(place, format!("expected sources of its own, found {source}, which overlaps {theirs} of {}", other.name));
-                }
-            }
+    }
+}
+
+/// No source may lie within another, nor stand twice. In the order of addresses, and the shorter
+/// prefix first, whatever contains a source stands right before it, among those not yet left.
+fn check_sources(tunnels: &[Tunnel], places: &[Places], faults: &mut Faults) {
+    let mut sources: Vec<_> = tunnels
+        .iter()
+        .zip(places)
+        .enumerate()
+        .flat_map(|(owner, (tunnel, place))| {
+            let sources = tunnel.sources().zip(&place.sources);
+            sources
+                .map(move |(source, place)| (source.address(), source.bits(), owner, source, place))
+        })
+        .collect();
+    sources.sort_by_key(|(address, bits, owner, ..)| (*address, *bits, *owner));
+    let mut around: Vec<(Prefix, usize)> = Vec::new();
+    for (.., owner, source, place) in sources {
+        while around
+            .last()
+            .is_some_and(|(outer, _)| !outer.overlaps(source))
+        {
+            around.pop();
         }
+        if let Some((outer, _)) = around
+            .iter()
+            .find(|(outer, by)| *outer == source && *by == owner)
+        {
+            faults.add(place, format!("expected each once, found {outer} again"));
+        }
+        if let Some((outer, by)) = around.iter().find(|(_, by)| *by != owner) {
+            faults.add(
+                place,
+                format!(
+                    "expected sources of its own, found {source}, which overlaps {outer} of {}",
+                    tunnels[*by].name
+                ),
+            );
+        }
+        around.push((source, owner));
     }
 }
 
@@ -474,6 +572,17 @@ impl std::str::FromStr for KindName {
             "6in4" | "6in4-heartbeat" | "ayiya" => Err(NotThat(LATER)),
             _ => Err(NotThat("no such kind")),
         }
+    }
+}
+
+/// A key that is known, and not available.
+struct NotYet;
+
+impl std::str::FromStr for NotYet {
+    type Err = NotThat;
+
+    fn from_str(_: &str) -> Result<Self, NotThat> {
+        Err(NotThat(LATER))
     }
 }
 

@@ -43,22 +43,23 @@ pub(super) struct At<T> {
 }
 
 /// Collects faults, so that one run names them all.
-pub(super) struct Faults<'a> {
-    text: &'a str,
+pub(super) struct Faults {
+    /// Where lines end.
+    ends: Vec<usize>,
     found: Vec<Fault>,
 }
 
-impl<'a> Faults<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+impl Faults {
+    pub(super) fn new(text: &str) -> Self {
+        let ends = text.match_indices('\n').map(|(at, _)| at);
         Self {
-            text,
+            ends: ends.collect(),
             found: Vec::new(),
         }
     }
 
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        1 + self.ends.partition_point(|end| *end < span.start)
     }
 
     pub(super) fn add(&mut self, place: &Place, message: impl Into<String>) {
@@ -89,12 +90,7 @@ pub(super) struct Table<'i> {
 }
 
 impl<'i> Table<'i> {
-    pub(super) fn new(
-        table: DeTable<'i>,
-        prefix: String,
-        line: usize,
-        faults: &Faults<'_>,
-    ) -> Self {
+    pub(super) fn new(table: DeTable<'i>, prefix: String, line: usize, faults: &Faults) -> Self {
         let entries = table
             .into_iter()
             .map(|(key, value)| {
@@ -133,7 +129,7 @@ impl<'i> Table<'i> {
         &mut self,
         key: &str,
         expected: &str,
-        faults: &mut Faults<'_>,
+        faults: &mut Faults,
     ) -> Option<At<T>> {
         let At { value, place } = self.take(key)?;
         let value = parse_value(&value, &place, expected, faults)?;
@@ -145,7 +141,7 @@ impl<'i> Table<'i> {
         &mut self,
         key: &str,
         expected: &str,
-        faults: &mut Faults<'_>,
+        faults: &mut Faults,
     ) -> Option<Vec<At<T>>> {
         let At { value, place } = self.take(key)?;
         let values = match value {
@@ -177,7 +173,7 @@ impl<'i> Table<'i> {
         &mut self,
         key: &str,
         expected: &str,
-        faults: &mut Faults<'_>,
+        faults: &mut Faults,
     ) -> Option<At<Vec<String>>> {
         let At { value, place } = self.take(key)?;
         let DeValue::Array(values) = value else {
@@ -207,7 +203,7 @@ impl<'i> Table<'i> {
         &mut self,
         key: &str,
         range: std::ops::RangeInclusive<u32>,
-        faults: &mut Faults<'_>,
+        faults: &mut Faults,
     ) -> Option<At<u32>> {
         let At { value, place } = self.take(key)?;
         if let DeValue::Integer(integer) = &value
@@ -231,7 +227,7 @@ impl<'i> Table<'i> {
     }
 
     /// The tables of an array of tables (`[[key]]`), each with the place of its head.
-    pub(super) fn tables(&mut self, key: &str, faults: &mut Faults<'_>) -> Vec<Table<'i>> {
+    pub(super) fn tables(&mut self, key: &str, faults: &mut Faults) -> Vec<Table<'i>> {
         let Some(At { value, place }) = self.take(key) else {
             return Vec::new();
         };
@@ -262,7 +258,7 @@ impl<'i> Table<'i> {
     }
 
     /// Names the keys that nobody took.
-    pub(super) fn finish(self, known: &[&str], faults: &mut Faults<'_>) {
+    pub(super) fn finish(self, known: &[&str], faults: &mut Faults) {
         for (key, (line, _)) in self.entries {
             let place = Place {
                 line,
@@ -280,7 +276,7 @@ fn parse_value<T: FromStr<Err: fmt::Display>>(
     value: &DeValue<'_>,
     place: &Place,
     expected: &str,
-    faults: &mut Faults<'_>,
+    faults: &mut Faults,
 ) -> Option<T> {
     let DeValue::String(text) = value else {
         faults.add(

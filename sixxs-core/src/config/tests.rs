@@ -90,6 +90,34 @@ fn every_fault_is_named() {
             "not available",
         ),
         (
+            "on_leak = \"drop\"",
+            "metrics = \"127.0.0.1:9346\"",
+            3,
+            "metrics",
+            "not available",
+        ),
+        (
+            "uplinks = [\"net0\"]",
+            "uplinks = [\"net0\", \"net0\"]",
+            2,
+            "uplinks",
+            "again",
+        ),
+        (
+            "gateway = \"fe80::1\"",
+            "gateway = \"::\"",
+            20,
+            "tunnel[2].gateway",
+            "unicast",
+        ),
+        (
+            "prefixes = [\"2001:db8:bb::/48\"]",
+            "prefixes = [\"fe80::/16\"]",
+            17,
+            "tunnel[2].prefixes",
+            "global unicast",
+        ),
+        (
             "rule_priority = 1000",
             "rule_priority = 0",
             4,
@@ -213,8 +241,8 @@ fn every_fault_is_named() {
         (
             "address = \"2001:db8:a::2/64\"",
             "address = \"2001:db8:bb:5::1\"",
-            17,
-            "tunnel[2].prefixes",
+            9,
+            "tunnel[1].address",
             "overlaps",
         ),
         (
@@ -297,6 +325,66 @@ fn the_documented_configurations_are_good() {
     for block in blocks {
         parse("README.md", block).unwrap();
     }
+}
+
+/// Tables are numbered in the order of the file, and never one of the system's.
+#[test]
+fn sixty_tunnels_leave_the_system_its_tables() {
+    let text: String = (0..60)
+        .map(|n| {
+            format!(
+                "[[tunnel]]\nname = \"t{n}\"\nkind = \"interface\"\naddress = \"2001:db8:{n}::1\"\n"
+            )
+        })
+        .collect();
+    let tables: Vec<_> = parse("f", &text)
+        .unwrap()
+        .tunnels
+        .iter()
+        .map(|t| t.table.0)
+        .collect();
+    assert_eq!(tables[..3], [200, 201, 202]);
+    assert_eq!(tables[52..55], [252, 256, 257]);
+    assert_eq!(tables.len(), 60);
+}
+
+#[test]
+fn there_are_limits() {
+    let tunnel = |n: usize| {
+        format!(
+            "[[tunnel]]\nname = \"t{n}\"\nkind = \"interface\"\naddress = \"2001:db8:{n:x}::1\"\n"
+        )
+    };
+    let text: String = (0..=TUNNELS).map(tunnel).collect();
+    let invalid = parse("f", &text).unwrap_err();
+    assert!(
+        invalid
+            .to_string()
+            .contains("at most 448 tunnels, found 449"),
+        "{invalid}"
+    );
+}
+
+/// A hundred thousand prefixes in a moment, not in a minute.
+#[test]
+fn long_lists_are_read_in_no_time() {
+    let prefixes: Vec<_> = (0..100_000u32)
+        .map(|n| format!("\"2001:db8:{:x}:{:x}::/64\"", n >> 16, n & 0xffff))
+        .collect();
+    let text = format!(
+        "[[tunnel]]\nname = \"t\"\nkind = \"interface\"\ndirect = []\nprefixes = [{}]\n",
+        prefixes.join(",\n")
+    );
+    let started = std::time::Instant::now();
+    assert_eq!(
+        parse("f", &text).unwrap().tunnels[0].prefixes.len(),
+        100_000
+    );
+    assert!(
+        started.elapsed() < std::time::Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 use super::{DEFAULT_METRIC, MAIN_TABLE, Neighbour, Rule, UNREACHABLE_METRIC};
 use crate::{
     config::{Config, Tunnel},
-    types::{IfName, Metric, Mtu, RulePriority, TableId},
+    types::{IfName, Metric, Mtu, Prefix, RulePriority, TableId},
 };
 
 /// What should be there.
@@ -16,13 +16,24 @@ use crate::{
 pub struct Desired {
     /// Rules.
     pub rules: BTreeSet<Rule>,
-    /// Default routes, by table and metric.
-    pub routes: BTreeMap<(TableId, Metric), Target>,
+    /// Routes.
+    pub routes: BTreeMap<Place, Target>,
     /// Gateways to be kept resolved.
     pub neighbours: BTreeSet<Neighbour>,
 }
 
-/// Where a default route leads.
+/// What tells a route from others: the kernel has at most one of ours for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Its table.
+    pub table: TableId,
+    /// Its metric.
+    pub metric: Metric,
+    /// Its destination.
+    pub destination: Prefix,
+}
+
+/// Where a route leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Through a tunnel.
@@ -55,9 +66,19 @@ impl Desired {
             gateway: tunnel.gateway,
             mtu: tunnel.mtu,
         };
-        self.routes.insert((tunnel.table, DEFAULT_METRIC), through);
+        let place = |metric, destination| Place {
+            table: tunnel.table,
+            metric,
+            destination,
+        };
         self.routes
-            .insert((tunnel.table, UNREACHABLE_METRIC), Target::Unreachable);
+            .insert(place(DEFAULT_METRIC, Prefix::ALL), through);
+        // Also for what is reached without the tunnel and has no route there: through the tunnel it
+        // would only come back.
+        for destination in tunnel.direct.iter().copied().chain([Prefix::ALL]) {
+            self.routes
+                .insert(place(UNREACHABLE_METRIC, destination), Target::Unreachable);
+        }
         self.neighbours
             .extend(tunnel.gateway.map(|address| Neighbour {
                 interface: tunnel.name.clone(),
@@ -69,22 +90,19 @@ impl Desired {
                 from,
                 to: None,
                 table: tunnel.table,
+                no_default: false,
             });
             // Right before: what is reached without the tunnel, such as the LANs behind this host.
+            // Not by the main table's default route: that leads to the uplink.
             for to in &tunnel.direct {
                 self.rules.insert(Rule {
                     priority: RulePriority(priority.0 - 1),
                     from,
                     to: Some(*to),
                     table: MAIN_TABLE,
+                    no_default: true,
                 });
             }
         }
-    }
-
-    /// Only what belongs to one tunnel of the configuration.
-    #[must_use]
-    pub fn of(config: &Config, name: &IfName) -> Self {
-        Self::new(config, |tunnel| tunnel.name == *name)
     }
 }

@@ -49,4 +49,6 @@ pub struct Rule {
     pub to: Option<Prefix>,
     /// The table to look in.
     pub table: TableId,
+    /// Whether default routes found there do not count (`suppress_prefixlength 0`).
+    pub no_default: bool,
 }

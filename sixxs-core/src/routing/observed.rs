@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::Rule;
+use super::{Rule, desired::Place};
 use crate::{
     link::Links,
     types::{IfIndex, Metric, PROTOCOL, Prefix, TableId},
@@ -90,9 +90,13 @@ impl ObservedRoute {
         self.protocol == PROTOCOL
     }
 
-    /// Whether it is a default route for all sources.
+    /// What tells it from other routes; `None` for a source-specific one, which we never make.
     #[must_use]
-    pub const fn is_default(&self) -> bool {
-        self.destination.bits() == 0 && self.source.bits() == 0
+    pub fn place(&self) -> Option<Place> {
+        (self.source == Prefix::ALL).then_some(Place {
+            table: self.table,
+            metric: self.metric,
+            destination: self.destination,
+        })
     }
 }

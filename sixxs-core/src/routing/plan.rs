@@ -8,12 +8,12 @@ use std::{fmt, net::Ipv6Addr};
 
 use super::{
     MAIN_TABLE, Neighbour, Rule,
-    desired::{Desired, Target},
+    desired::{Desired, Place, Target},
     observed::{Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
 };
 use crate::{
     link::{LinkLayer, Links},
-    types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, TableId},
+    types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
 /// The way there.
@@ -36,9 +36,9 @@ impl Plan {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Adds a default route.
+    /// Adds a route.
     AddRoute(Route),
-    /// Puts a default route in the place of one of ours that leads elsewhere.
+    /// Puts a route in the place of one of ours that leads elsewhere.
     ReplaceRoute(Route),
     /// Has the kernel keep a gateway resolved, on the interface with this index.
     KeepNeighbour(IfIndex, Neighbour),
@@ -52,13 +52,11 @@ pub enum Step {
     DeleteNeighbour(ObservedNeighbour, IfName),
 }
 
-/// A default route to be made, its interface resolved.
+/// A route to be made, its interface resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Its table.
-    pub table: TableId,
-    /// Its metric.
-    pub metric: Metric,
+    /// What tells it from others.
+    pub place: Place,
     /// Where it leads; `None`: `unreachable`.
     pub via: Option<Via>,
 }
@@ -95,10 +93,10 @@ pub enum Problem {
         /// The table that waits for it.
         table: TableId,
     },
-    /// Somebody else's route has the very place of ours.
+    /// Somebody else's default route has the place of ours, or comes before it.
     #[error(
-        "table {table} has a default route with metric {metric} that somebody else made (protocol {protocol}); \
-         choose another `table` or remove that route"
+        "table {table} has a default route with metric {metric} that somebody else made (protocol {protocol}) \
+         and that comes before ours; choose another `table` or remove that route"
     )]
     Occupied {
         /// The table.
@@ -127,8 +125,8 @@ impl Problem {
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     let mut surplus: Vec<&ObservedRoute> = observed.routes.iter().filter(|r| r.is_ours()).collect();
-    for (&(table, metric), target) in &desired.routes {
-        match resolve(table, metric, target, &observed.links) {
+    for (place, target) in &desired.routes {
+        match resolve(*place, target, &observed.links) {
             Ok(route) => place_route(route, observed, &mut surplus, &mut plan),
             Err(problem) => plan.problems.push(problem),
         }
@@ -188,48 +186,49 @@ fn place_route(
     surplus: &mut Vec<&ObservedRoute>,
     plan: &mut Plan,
 ) {
-    let in_place = |candidate: &ObservedRoute| {
-        candidate.table == route.table && candidate.metric == route.metric && candidate.is_default()
-    };
+    let is_here = |candidate: &ObservedRoute| candidate.place() == Some(route.place);
+    let others = observed.routes.iter().filter(|other| !other.is_ours());
+    let mut in_the_way = others.filter(|other| {
+        let comes_first = other.place().is_some_and(|theirs| {
+            theirs.table == route.place.table
+                && theirs.destination == route.place.destination
+                && theirs.metric <= route.place.metric
+        });
+        // Before an `unreachable` there may be what likes.
+        is_here(other) || (comes_first && route.via.is_some())
+    });
+    let mut occupied = false;
+    if let Some(other) = in_the_way.next() {
+        occupied = is_here(other) || in_the_way.any(is_here);
+        plan.problems.push(Problem::Occupied {
+            table: other.table,
+            metric: other.metric,
+            protocol: other.protocol,
+        });
+    }
     if let Some(at) = surplus
         .iter()
-        .position(|ours| in_place(ours) && route.is(&ours.target))
+        .position(|ours| is_here(ours) && route.is(&ours.target))
     {
         surplus.remove(at);
-        return;
+    } else if !occupied {
+        plan.steps
+            .push(match surplus.iter().position(|ours| is_here(ours)) {
+                Some(at) => {
+                    surplus.remove(at);
+                    Step::ReplaceRoute(route)
+                }
+                None => Step::AddRoute(route),
+            });
     }
-    let occupant = observed
-        .routes
-        .iter()
-        .find(|candidate| in_place(candidate) && !candidate.is_ours());
-    if let Some(occupant) = occupant {
-        plan.problems.push(Problem::Occupied {
-            table: route.table,
-            metric: route.metric,
-            protocol: occupant.protocol,
-        });
-        return;
-    }
-    plan.steps
-        .push(match surplus.iter().position(|ours| in_place(ours)) {
-            Some(at) => {
-                surplus.remove(at);
-                Step::ReplaceRoute(route)
-            }
-            None => Step::AddRoute(route),
-        });
 }
 
-fn resolve(
-    table: TableId,
-    metric: Metric,
-    target: &Target,
-    links: &Links,
-) -> Result<Route, Problem> {
+fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Problem> {
     let via = match target {
         Target::Unreachable => None,
         Target::Interface { name, gateway, mtu } => {
             let name = name.clone();
+            let table = place.table;
             let Some(link) = links.by_name(&name) else {
                 return Err(Problem::InterfaceMissing { name, table });
             };
@@ -245,7 +244,7 @@ fn resolve(
             })
         }
     };
-    Ok(Route { table, metric, via })
+    Ok(Route { place, via })
 }
 
 impl Route {
@@ -298,11 +297,7 @@ impl fmt::Display for Step {
                 if matches!(route.target, ObservedTarget::Unreachable) {
                     f.write_str("unreachable ")?;
                 }
-                if route.destination.bits() == 0 {
-                    f.write_str("default")?;
-                } else {
-                    route.destination.fmt(f)?;
-                }
+                write!(f, "{}", Destination(route.destination))?;
                 if route.source.bits() != 0 {
                     write!(f, " from {}", route.source)?;
                 }
@@ -325,26 +320,44 @@ impl fmt::Display for Step {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place {
+            table,
+            metric,
+            destination,
+        } = self.place;
+        let to = Destination(destination);
         let Some(via) = &self.via else {
             return write!(
                 f,
-                "unreachable default table {} proto {PROTOCOL} metric {}",
-                self.table, self.metric
+                "unreachable {to} table {table} proto {PROTOCOL} metric {metric}"
             );
         };
-        f.write_str("default")?;
+        write!(f, "{to}")?;
         if let Some(gateway) = via.gateway {
             write!(f, " via {gateway}")?;
         }
         write!(
             f,
-            " dev {} table {} proto {PROTOCOL} metric {}",
-            via.name, self.table, self.metric
+            " dev {} table {table} proto {PROTOCOL} metric {metric}",
+            via.name
         )?;
         if let Some(mtu) = via.mtu {
             write!(f, " mtu {mtu} advmss {}", mtu.advertised_mss())?;
         }
         Ok(())
+    }
+}
+
+/// A destination as `ip route` has it.
+struct Destination(Prefix);
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == Prefix::ALL {
+            f.write_str("default")
+        } else {
+            self.0.fmt(f)
+        }
     }
 }
 
@@ -358,6 +371,9 @@ impl fmt::Display for Rule {
             f.write_str(" lookup main")?;
         } else {
             write!(f, " lookup {}", self.table)?;
+        }
+        if self.no_default {
+            f.write_str(" suppress_prefixlength 0")?;
         }
         write!(f, " priority {}", self.priority)
     }

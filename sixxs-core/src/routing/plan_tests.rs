@@ -62,8 +62,9 @@ fn the_plan_reads_as_commands() {
             "ip -6 route add unreachable default table 200 proto 116 metric 4278198272",
             "ip -6 route add default via fe80::1 dev sixxs1 table 201 proto 116 metric 1024",
             "ip -6 route add unreachable default table 201 proto 116 metric 4278198272",
-            "ip -6 rule add from 2001:db8:b::2 to 2001:db8:bb::/48 lookup main priority 16382 protocol 116",
-            "ip -6 rule add from 2001:db8:bb::/48 to 2001:db8:bb::/48 lookup main priority 16382 protocol 116",
+            "ip -6 route add unreachable 2001:db8:bb::/48 table 201 proto 116 metric 4278198272",
+            "ip -6 rule add from 2001:db8:b::2 to 2001:db8:bb::/48 lookup main suppress_prefixlength 0 priority 16382 protocol 116",
+            "ip -6 rule add from 2001:db8:bb::/48 to 2001:db8:bb::/48 lookup main suppress_prefixlength 0 priority 16382 protocol 116",
             "ip -6 rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116",
             "ip -6 rule add from 2001:db8:b::2 lookup 201 priority 16383 protocol 116",
             "ip -6 rule add from 2001:db8:bb::/48 lookup 201 priority 16383 protocol 116",
@@ -90,7 +91,7 @@ fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
         ]
     );
     let after = apply(&plan, observed);
-    assert_eq!(after.routes.len(), 2);
+    assert_eq!(after.routes.len(), 3);
     assert!(
         after
             .routes
@@ -106,17 +107,30 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
     let mut observed = both_up();
     let theirs = ObservedRoute {
         table: TableId(200),
-        destination: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
-        source: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
+        destination: Prefix::ALL,
+        source: Prefix::ALL,
         metric: DEFAULT_METRIC,
         protocol: 4,
         target: ObservedTarget::Other,
     };
     observed.routes.push(theirs.clone());
-    let plan = diff(&Desired::of(&config, &"sixxs0".parse().unwrap()), &observed);
+    let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
+    let plan = diff(&Desired::new(&config, first), &observed);
     assert_eq!(plan.problems.len(), 1);
     let after = apply(&plan, observed);
     assert!(after.routes.contains(&theirs));
+
+    // One that only comes before ours is named as well, and ours stands behind it.
+    let mut observed = both_up();
+    observed.routes.push(ObservedRoute {
+        metric: Metric(100),
+        ..theirs
+    });
+    let plan = diff(&Desired::new(&config, first), &observed);
+    assert_eq!(plan.problems.len(), 1);
+    assert!(apply(&plan, observed).routes.iter().any(|ours| {
+        ours.is_ours() && ours.metric == DEFAULT_METRIC && ours.destination == Prefix::ALL
+    }));
 }
 
 /// What the kernel would do: the model that the property tests run against.
@@ -124,9 +138,7 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
     for step in &plan.steps {
         match step {
             Step::AddRoute(route) => {
-                let taken = |r: &ObservedRoute| {
-                    (r.table, r.metric, r.is_default()) == (route.table, route.metric, true)
-                };
+                let taken = |r: &ObservedRoute| r.place() == Some(route.place);
                 assert!(!state.routes.iter().any(taken), "EEXIST: {step}");
                 state.routes.push(made(route));
             }
@@ -134,9 +146,7 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 let at = state
                     .routes
                     .iter()
-                    .position(|r| {
-                        (r.table, r.metric, r.is_default()) == (route.table, route.metric, true)
-                    })
+                    .position(|r| r.place() == Some(route.place))
                     .expect("something to replace");
                 assert!(state.routes[at].is_ours(), "not ours: {step}");
                 state.routes[at] = made(route);
@@ -180,10 +190,10 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
 
 fn made(route: &Route) -> ObservedRoute {
     ObservedRoute {
-        table: route.table,
-        destination: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
-        source: Prefix::containing(Ipv6Addr::UNSPECIFIED, 0),
-        metric: route.metric,
+        table: route.place.table,
+        destination: route.place.destination,
+        source: Prefix::ALL,
+        metric: route.place.metric,
         protocol: PROTOCOL,
         target: match &route.via {
             None => ObservedTarget::Unreachable,
@@ -214,13 +224,15 @@ fn any_rule() -> impl Strategy<Value = ObservedRule> {
         any_prefix(),
         proptest::option::of(any_prefix()),
         199u32..203,
+        any::<bool>(),
     )
-        .prop_map(|(priority, from, to, table)| {
+        .prop_map(|(priority, from, to, table, no_default)| {
             ObservedRule::Plain(Rule {
                 priority: RulePriority(priority),
                 from,
                 to,
                 table: TableId(table),
+                no_default,
             })
         });
     prop_oneof![4 => plain, 1 => (0usize..5).prop_map(ObservedRule::Foreign)]

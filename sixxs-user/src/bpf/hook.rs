@@ -131,10 +131,7 @@ impl Attachments {
         self.attached.insert(place, attached);
         // After a change of hook, what the other one left would count everything twice.
         match attached {
-            Hook::Tcx if self.pins.marked_clsact()?.contains(&index) => {
-                remove_filter(netlink, place).await
-            }
-            Hook::Tcx => Ok(()),
+            Hook::Tcx => remove_filter(netlink, place).await,
             Hook::Clsact => remove_pin(&self.pins.link(index, direction)),
         }
     }
@@ -157,6 +154,8 @@ impl Attachments {
             // The link of an interface that is gone, whose index came back.
             remove_pin(&path)?;
         }
+        // Somebody may have removed it meanwhile.
+        self.pins.prepare_links()?;
         let id = program.attach_with_options(
             name.as_str(),
             attach_type(direction),

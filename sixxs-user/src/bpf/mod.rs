@@ -37,7 +37,6 @@ use crate::netlink::{Netlink, tc::Direction};
 
 pub use hook::{Hook, HookChoice};
 pub use remove::remove;
-pub use tables::Readings;
 
 use hook::Attachments;
 use pins::Pins;

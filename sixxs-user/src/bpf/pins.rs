@@ -77,6 +77,12 @@ impl Pins {
         self.root.join("clsact")
     }
 
+    /// Makes the directory for links.
+    pub(super) fn prepare_links(&self) -> anyhow::Result<()> {
+        let links = self.links();
+        fs::create_dir_all(&links).with_context(|| format!("create {}", links.display()))
+    }
+
     pub(super) fn link(&self, index: IfIndex, direction: Direction) -> PathBuf {
         self.links().join(format!("{index}-{}", direction.name()))
     }

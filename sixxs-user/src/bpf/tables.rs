@@ -48,9 +48,6 @@ struct Written {
     directs: BTreeSet<(u32, [u8; 20])>,
 }
 
-/// Counters by name.
-pub type Readings = BTreeMap<IfName, Counters>;
-
 /// Takes a map out of the object.
 pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
     ebpf.take_map(name)
@@ -105,9 +102,11 @@ impl Tables {
             .map(|slot| self.names.get(&slot, 0).map(|name| read_name(&name.0)))
             .collect::<Result<_, _>>()
             .context("read the slots' names")?;
-        // Names that had a slot in this run keep it, even if nobody asks for them just now.
-        let wanted: BTreeSet<_> = names.into_iter().chain(self.slots.keys()).collect();
-        let assigned = slots::assign(&held, wanted)?;
+        // Names that had a slot in this run keep it, even if nobody asks for them just now; while
+        // there is room.
+        let with_former = names.iter().copied().chain(self.slots.keys());
+        let assigned = slots::assign(&held, with_former.collect::<BTreeSet<_>>())
+            .or_else(|_| slots::assign(&held, names.iter().copied()))?;
         for slot in &assigned.fresh {
             let zero =
                 vec![Raw(SlotState::zeroed()); aya::util::nr_cpus().map_err(|(_, error)| error)?];

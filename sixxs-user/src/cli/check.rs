@@ -163,7 +163,8 @@ fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
 /// A reply may be on its way; one that is missing for longer than this is missing.
 const PATIENCE_SECONDS: f64 = 2.0;
 
-/// Whether requests from outside were answered, by the programs' counters.
+/// Whether requests from outside were answered, by the programs' counters. Behind a routed prefix
+/// are hosts that need not answer, or not be there: then it only informs.
 fn answered(tunnel: &Tunnel) -> Check {
     let echo = &tunnel.echo;
     let (pass, detail) = match (
@@ -186,7 +187,7 @@ fn answered(tunnel: &Tunnel) -> Check {
     Check {
         tunnel: tunnel.name.clone(),
         check: "answers",
-        pass,
+        pass: pass || !tunnel.prefixes.is_empty(),
         detail,
     }
 }

@@ -9,6 +9,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -89,7 +90,6 @@ struct Places {
     #[arg(
         long,
         global = true,
-        hide = true,
         value_name = "DIR",
         env = "SIXXS_RT_TABLES_DIR",
         default_value = "/etc/iproute2/rt_tables.d"
@@ -172,18 +172,13 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let outcome = runtime.block_on(run(cli));
-    // A thread that pings may still wait for its answer: nobody needs it any more.
+    // Reading names of groups and the like may still go on in a thread: nobody needs it any more.
     runtime.shutdown_background();
     outcome.unwrap_or_else(|error| fail(&error))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    // A reader that closed the pipe has seen enough: `sixxs alerts | head`.
-    if error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    {
+    if error.is::<show::ReaderGone>() {
         return ExitCode::SUCCESS;
     }
     let status = if error.is::<client::NoDaemon>() {
@@ -229,7 +224,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
         Command::Check { names } => check::check(&socket, json, &names).await,
-        Command::Plan => show::plan(&config_file::read(&paths.config)?, json).await,
+        Command::Plan => show::plan(&paths, json).await,
         Command::Down => {
             down::down(&paths).await?;
             Ok(ExitCode::SUCCESS)
@@ -253,7 +248,11 @@ fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
     } else {
         "info"
     };
-    let filter = EnvFilter::try_from_env("SIXXS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = match std::env::var("SIXXS_LOG") {
+        Ok(filter) => EnvFilter::try_new(&filter)
+            .with_context(|| format!("SIXXS_LOG={filter:?} is no filter for the log"))?,
+        Err(_) => EnvFilter::new(default),
+    };
     let layer = fmt::layer()
         .with_writer(io::stderr)
         .with_target(false)

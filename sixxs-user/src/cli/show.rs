@@ -7,17 +7,16 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Context as _, bail};
 use serde::Serialize;
-use sixxs_core::{
-    config::Config,
-    routing::{Desired, diff},
-};
+use sixxs_core::routing::{Desired, diff};
 
 use super::UNHEALTHY;
 use crate::{
     api::{Alert, Counters, Plan, Status},
-    client,
+    client, config_file,
     netlink::{Netlink, Scope},
+    paths::Paths,
     text,
 };
 
@@ -70,10 +69,17 @@ pub(super) async fn alerts(socket: &Path, json: bool, follow: bool) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is missing, found out without the daemon: it need not run.
-pub(super) async fn plan(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let observed = Netlink::open()?.observe(&Scope::of(config)).await?;
-    let plan: Plan = crate::daemon::plan(&diff(&Desired::new(config, |_| true), &observed));
+/// What is missing: by the daemon, which knows what was stopped; else, if none answers, by a look
+/// at the host and the configuration.
+pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> {
+    let plan: Plan = match client::get(&paths.socket(), "/v1/plan").await {
+        Ok(plan) => plan,
+        Err(_) => {
+            let config = config_file::read(&paths.config)?;
+            let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
+            Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
+        }
+    };
     if json {
         print(&line(&plan)?)?;
     } else {
@@ -99,9 +105,16 @@ pub(super) fn line<T: Serialize>(value: &T) -> anyhow::Result<String> {
     Ok(serde_json::to_string(value)? + "\n")
 }
 
+/// Whoever read our output has seen enough, and closed the pipe: `sixxs alerts | head`.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output any more")]
+pub(super) struct ReaderGone;
+
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => bail!(ReaderGone),
+        written => written.context("write to stdout"),
+    }
 }

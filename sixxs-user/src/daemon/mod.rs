@@ -40,7 +40,6 @@ use crate::{
     paths::Paths,
 };
 
-pub(crate) use report::plan;
 pub use tunnels::Verb;
 
 use state::State;
@@ -79,8 +78,15 @@ pub enum Request {
     Plan(oneshot::Sender<anyhow::Result<api::Plan>>),
     /// Starts, stops or restarts tunnels.
     Tunnels(Verb, Vec<String>, oneshot::Sender<Result<(), String>>),
-    /// Ends the daemon; `true`: and stops the tunnels it started.
-    Quit(bool, oneshot::Sender<()>),
+}
+
+/// What ends the daemon; `stop`: and stops the tunnels it started.
+#[derive(Debug)]
+pub struct Quit {
+    /// Whether to stop the tunnels.
+    pub stop: bool,
+    /// Told when it is done.
+    pub done: oneshot::Sender<()>,
 }
 
 /// Runs until a signal or a request ends it.
@@ -111,7 +117,8 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     state.begin_alerts()?;
 
     let (requests_to, mut requests) = mpsc::channel(WAITING);
-    let server = control::listen(&paths.socket(), &paths.group, requests_to)?;
+    let (quits_to, mut quits) = mpsc::channel(1);
+    let server = control::listen(&paths.socket(), &paths.group, requests_to, quits_to)?;
     let mut told_ready = false;
 
     let mut pacer = Pacer::default();
@@ -157,20 +164,14 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             }
             _ = leak_lines.tick(), if state.has_leaks() => state.tell_leaks(),
             () = read_debugging(debugging.as_mut()) => {}
-            Some(request) = requests.recv() => match request {
-                Request::Quit(stop_tunnels, done) => {
-                    let stop = state.quit(stop_tunnels).await;
-                    // Whoever asked may have gone.
-                    let _gone = done.send(());
-                    stop.into_iter().for_each(|problem| warn!("{problem}"));
-                    break stop_tunnels;
-                }
-                other => {
-                    if state.serve(other).await {
-                        pacer.changed(started.elapsed());
-                    }
-                }
-            },
+            Some(request) = requests.recv() => state.serve(request).await,
+            Some(Quit { stop, done }) = quits.recv() => {
+                let problems = state.quit(stop).await;
+                // Whoever asked may have gone.
+                let _gone = done.send(());
+                problems.into_iter().for_each(|problem| warn!("{problem}"));
+                break stop;
+            }
         }
     };
     info!(stop_tunnels, "ending; what is enforced stays in place");

@@ -14,7 +14,7 @@ use sixxs_common::{
 use sixxs_core::{
     alert::Leaks,
     config::Tunnel,
-    routing::{self, Step},
+    routing::Step,
     tunnel,
     types::{IfIndex, IfName},
 };
@@ -121,10 +121,10 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
 }
 
 /// Whether the last look left nothing to do for a tunnel.
-pub(super) fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
+fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
     let sources: Vec<_> = tunnel.sources().collect();
     let is_about = |step: &Step| match step {
-        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.table == tunnel.table,
+        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place.table == tunnel.table,
         Step::AddRule(rule) => sources.contains(&rule.from),
         Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
         // Too much is not too little.
@@ -204,14 +204,6 @@ pub(super) fn counters(state: &State) -> anyhow::Result<api::Counters> {
         all.interfaces.insert(name.to_string(), named);
     }
     Ok(all)
-}
-
-/// A plan in words.
-pub(crate) fn plan(plan: &routing::Plan) -> api::Plan {
-    api::Plan {
-        commands: plan.steps.iter().map(ToString::to_string).collect(),
-        problems: plan.problems.iter().map(ToString::to_string).collect(),
-    }
 }
 
 /// A line about leaks, with names for numbers.

@@ -11,9 +11,9 @@ use sixxs_core::{
     alert::Merger,
     config::{Config, Tunnel},
     enforce::Enforcement,
-    routing::{Desired, Observed, Plan, Rule, Step, diff},
+    routing::{DEFAULT_METRIC, Desired, Observed, Plan, Problem, Rule, Step, desired::Place, diff},
     tunnel::{self, Driver as DriverState},
-    types::{IfName, Metric, TableId},
+    types::IfName,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
@@ -62,7 +62,7 @@ pub(super) struct State {
 #[derive(Default)]
 struct InPlace {
     rules: BTreeSet<Rule>,
-    routes: BTreeSet<(TableId, Metric)>,
+    routes: BTreeSet<Place>,
 }
 
 impl State {
@@ -120,54 +120,60 @@ impl State {
     }
 
     /// Looks at the host, and makes it what it should be: programs first, which catch what leaks
-    /// meanwhile, then rules and routes.
+    /// meanwhile, then rules and routes. What goes wrong in one part does not keep the others from
+    /// being done; an error means that nothing could be seen.
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
         self.observed = self.netlink.observe(&self.scope()).await?;
-        let mut problems = self.enforce().await?;
-        problems.extend(self.route().await?);
-        match table_file::ensure(&self.paths, &self.config) {
-            Ok(_) => {}
-            Err(error) => problems.push(format!("{error:#}")),
+        let mut problems = Vec::new();
+        for part in [self.enforce().await, self.route().await, self.name_tables()] {
+            match part {
+                Ok(found) => problems.extend(found),
+                Err(error) => problems.push(format!("{error:#}")),
+            }
         }
         self.tell_problems(problems);
         self.tell_states();
         Ok(())
     }
 
-    /// Whether everything is in place for every tunnel and uplink that is up.
+    /// Whether everything is in place that can be: what others hold in our place is a problem, told
+    /// as one, and none that waiting would solve.
     pub(super) fn is_ready(&self) -> bool {
-        let is_up = |tunnel: &&Tunnel| {
-            let link = self.observed.links.by_name(&tunnel.name);
-            self.is_wanted(tunnel) && link.is_some_and(|link| link.up)
-        };
-        let mut up = self.config.tunnels.iter().filter(is_up);
-        up.all(|tunnel| report::is_routed(self, tunnel))
-            && self
-                .enforcement
-                .interfaces
-                .values()
-                .all(|interface| self.kernel.hook(interface).is_some())
+        let mut interfaces = self.enforcement.interfaces.values();
+        self.plan.steps.is_empty()
+            && interfaces.all(|interface| self.kernel.hook(interface).is_some())
     }
 
-    /// As [`State::reconcile`]; what goes wrong becomes a problem of the daemon that goes on.
+    /// As [`State::reconcile`]; an error becomes a problem of the daemon, which goes on with a new
+    /// connection: the old one may be what is broken.
     pub(super) async fn reconcile_or_report(&mut self) {
         if let Err(error) = self.reconcile().await {
-            self.tell_problems(vec![format!("{error:#}")]);
+            let mut problems = vec![format!("{error:#}")];
+            match Netlink::open() {
+                Ok(netlink) => self.netlink = netlink,
+                Err(error) => problems.push(format!("{error:#}")),
+            }
+            self.tell_problems(problems);
         }
     }
 
     async fn enforce(&mut self) -> anyhow::Result<Vec<String>> {
-        let wanted = Enforcement::new(&self.config, &self.observed.links, |tunnel| {
+        self.enforcement = Enforcement::new(&self.config, &self.observed.links, |tunnel| {
             self.is_wanted(tunnel)
         });
         let names: BTreeSet<_> = self.tunnels.keys().cloned().collect();
-        let mut problems = self
+        let links = &self.observed.links;
+        let mut problems = self.enforcement.problems.clone();
+        let sync = self
             .kernel
-            .sync(&wanted, &names, &self.observed.links, &self.netlink)
-            .await?;
-        problems.extend(wanted.problems.iter().cloned());
-        self.enforcement = wanted;
+            .sync(&self.enforcement, &names, links, &self.netlink);
+        problems.extend(sync.await?);
         Ok(problems)
+    }
+
+    fn name_tables(&self) -> anyhow::Result<Vec<String>> {
+        table_file::ensure(&self.paths, &self.config)?;
+        Ok(Vec::new())
     }
 
     async fn route(&mut self) -> anyhow::Result<Vec<String>> {
@@ -188,6 +194,10 @@ impl State {
             self.observed = self.netlink.observe(&self.scope()).await?;
             self.plan = diff(&desired, &self.observed);
         }
+        // An interface that is not there is seen as its tunnel's state.
+        let occupied = |problem: &&Problem| matches!(problem, Problem::Occupied { .. });
+        let occupied = self.plan.problems.iter().filter(occupied);
+        problems.extend(occupied.map(ToString::to_string));
         self.in_place = InPlace {
             rules: desired
                 .rules
@@ -205,19 +215,17 @@ impl State {
         Ok(problems)
     }
 
-    fn is_route_missing(&self, (table, metric): (TableId, Metric)) -> bool {
+    fn is_route_missing(&self, place: Place) -> bool {
         let in_steps = self.plan.steps.iter().any(|step| match step {
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => {
-                (route.table, route.metric) == (table, metric)
-            }
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
             Step::AddRule(_)
             | Step::KeepNeighbour(..)
             | Step::DeleteRule(_)
             | Step::DeleteRoute(_)
             | Step::DeleteNeighbour(..) => false,
         });
-        let in_problems = metric == sixxs_core::routing::DEFAULT_METRIC
-            && self.plan.problems.iter().any(|p| p.table() == table);
+        let in_problems = place.metric == DEFAULT_METRIC
+            && self.plan.problems.iter().any(|p| p.table() == place.table);
         in_steps || in_problems
     }
 
@@ -225,10 +233,10 @@ impl State {
     fn note_correction(&mut self, step: &Step) {
         let (lost, table) = match step {
             Step::AddRule(rule) => (self.in_place.rules.contains(rule), rule.table),
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => {
-                let key = (route.table, route.metric);
-                (self.in_place.routes.contains(&key), route.table)
-            }
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => (
+                self.in_place.routes.contains(&route.place),
+                route.place.table,
+            ),
             // A gateway comes and goes with its interface.
             Step::KeepNeighbour(..)
             | Step::DeleteRule(_)
@@ -339,41 +347,33 @@ impl State {
         }
     }
 
-    /// Answers a request; true if the host has to be looked at because of it.
-    pub(super) async fn serve(&mut self, request: Request) -> bool {
+    /// Answers a request.
+    pub(super) async fn serve(&mut self, request: Request) {
         // Whoever asked may have gone: then the answer goes nowhere, and nobody minds.
         match request {
             Request::Status(answer) => {
                 let _gone = answer.send(report::status(self));
-                false
             }
             Request::Counters(answer) => {
                 let _gone = answer.send(report::counters(self));
-                false
             }
             Request::Alerts(answer) => {
                 let _gone = answer.send(self.alerts.subscribe());
-                false
             }
             Request::Plan(answer) => {
                 let _gone = answer.send(self.plan_now().await);
-                false
             }
-            Request::Tunnels(verb, names, answer) => {
-                match self.choose(&names) {
-                    Ok(chosen) => self.act(verb, chosen, answer).await,
-                    Err(error) => {
-                        let _gone = answer.send(Err(error));
-                    }
+            Request::Tunnels(verb, names, answer) => match self.choose(&names) {
+                Ok(chosen) => self.act(verb, chosen, answer).await,
+                Err(error) => {
+                    let _gone = answer.send(Err(error));
                 }
-                false
-            }
-            Request::Quit(..) => false,
+            },
         }
     }
 
     async fn plan_now(&mut self) -> anyhow::Result<api::Plan> {
         let observed = self.netlink.observe(&self.scope()).await?;
-        Ok(report::plan(&diff(&self.desired(), &observed)))
+        Ok(api::Plan::from(&diff(&self.desired(), &observed)))
     }
 }

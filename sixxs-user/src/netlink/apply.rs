@@ -23,7 +23,7 @@ use sixxs_core::{
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
         plan::{Plan, Route},
     },
-    types::{IfIndex, Mtu, PROTOCOL},
+    types::{IfIndex, Mtu, PROTOCOL, Prefix},
 };
 
 use super::{Netlink, RequestError};
@@ -145,10 +145,12 @@ fn route_message(route: &Route) -> RouteMessage {
     message.header.protocol = RouteProtocol::from(PROTOCOL);
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unreachable;
+    message.header.destination_prefix_length = route.place.destination.bits();
     message.attributes = vec![
-        RouteAttribute::Table(route.table.0),
-        RouteAttribute::Priority(route.metric.0),
+        RouteAttribute::Table(route.place.table.0),
+        RouteAttribute::Priority(route.place.metric.0),
     ];
+    message.attributes.extend(to(route.place.destination));
     if let Some(via) = &route.via {
         message.header.kind = RouteType::Unicast;
         message.attributes.push(RouteAttribute::Oif(via.index.0));
@@ -164,6 +166,12 @@ fn route_message(route: &Route) -> RouteMessage {
         }
     }
     message
+}
+
+/// A destination that is not everything.
+fn to(destination: Prefix) -> Option<RouteAttribute> {
+    (destination != Prefix::ALL)
+        .then(|| RouteAttribute::Destination(RouteAddress::Inet6(destination.address())))
 }
 
 fn delete_message(route: &ObservedRoute) -> RouteMessage {
@@ -183,12 +191,7 @@ fn delete_message(route: &ObservedRoute) -> RouteMessage {
         RouteAttribute::Table(route.table.0),
         RouteAttribute::Priority(route.metric.0),
     ];
-    if route.destination.bits() != 0 {
-        let destination = RouteAddress::Inet6(route.destination.address());
-        message
-            .attributes
-            .push(RouteAttribute::Destination(destination));
-    }
+    message.attributes.extend(to(route.destination));
     if route.source.bits() != 0 {
         let source = RouteAddress::Inet6(route.source.address());
         message.attributes.push(RouteAttribute::Source(source));
@@ -219,6 +222,9 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         RuleAttribute::Table(rule.table.0),
         RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
     ];
+    if rule.no_default {
+        message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+    }
     if rule.from.bits() != 0 {
         let from = IpAddr::V6(rule.from.address());
         message.attributes.push(RuleAttribute::Source(from));

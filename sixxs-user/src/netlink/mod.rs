@@ -36,6 +36,8 @@ pub struct Netlink {
     connection: tokio::task::JoinHandle<()>,
     /// Our rules as the kernel last told of them: to be deleted by the very same message.
     rules: Vec<(ObservedRule, RuleMessage)>,
+    /// Interfaces that had a default route since they were made.
+    uplinks: BTreeSet<IfIndex>,
 }
 
 /// What to look at.
@@ -45,8 +47,6 @@ pub struct Scope {
     pub tables: BTreeSet<TableId>,
     /// Whether it matters which interfaces have a default route in the main table.
     pub default_routes: bool,
-    /// Whether neighbours matter.
-    pub neighbours: bool,
 }
 
 impl Scope {
@@ -56,16 +56,6 @@ impl Scope {
         Self {
             tables: config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
             default_routes: config.uplinks.is_none(),
-            neighbours: config.tunnels.iter().any(|tunnel| tunnel.gateway.is_some()),
-        }
-    }
-
-    /// What matters to find all that ever was ours.
-    #[must_use]
-    pub fn of_ours() -> Self {
-        Self {
-            neighbours: true,
-            ..Self::default()
         }
     }
 }
@@ -85,6 +75,7 @@ impl Netlink {
             handle,
             connection: tokio::spawn(connection),
             rules: Vec::new(),
+            uplinks: BTreeSet::new(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! From dumps to plain data.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -17,8 +17,8 @@ use rtnetlink::{
             NeighbourState,
         },
         route::{
-            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-            RouteType,
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+            RouteProtocol, RouteType,
         },
         rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
     },
@@ -32,19 +32,23 @@ use sixxs_core::{
     types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, RulePriority, TableId},
 };
 
-use super::{Netlink, Scope};
+use super::{Netlink, RequestError, Scope};
+
+/// An address that only a default route leads to: the first of global unicast, 2000::/3, which
+/// some take for a default route as well (RFC 4291 §2.4). Nobody has it.
+const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
+const GLOBAL_BITS: u8 = 3;
 
 const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
 impl Netlink {
     /// Looks at interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
-        let uplinks = if scope.default_routes {
-            self.default_route_interfaces().await?
-        } else {
-            BTreeSet::new()
-        };
-        let links = self.links(&uplinks).await?;
+        let mut links = self.links().await?;
+        if scope.default_routes {
+            self.find_uplinks(&mut links).await?;
+        }
+        let links: Links = links.into_iter().collect();
         self.rules = self.our_rules().await?;
         let mut routes = self
             .routes(None, Some(PROTOCOL))
@@ -57,7 +61,7 @@ impl Netlink {
                 .with_context(|| format!("list the routes of table {table}"))?;
             routes.extend(theirs.into_iter().filter(|route| !route.is_ours()));
         }
-        let neighbours = self.neighbours(scope).await?;
+        let neighbours = self.neighbours().await?;
         Ok(Observed {
             links,
             neighbours,
@@ -66,22 +70,47 @@ impl Netlink {
         })
     }
 
-    async fn default_route_interfaces(&self) -> anyhow::Result<BTreeSet<IfIndex>> {
-        let routes = self
-            .routes(Some(MAIN_TABLE), None)
-            .await
-            .context("list the routes of the main table")?;
-        Ok(routes
-            .into_iter()
-            .filter(ObservedRoute::is_default)
-            .filter_map(|route| match route.target {
-                ObservedTarget::Interface { index, .. } => Some(index),
-                ObservedTarget::Unreachable | ObservedTarget::Other => None,
-            })
-            .collect())
+    /// Says of each interface whether a default route of the main table leads out of it, or did
+    /// since it was made: an uplink whose route is away for a moment is still one.
+    async fn find_uplinks(&mut self, links: &mut [Link]) -> anyhow::Result<()> {
+        for link in links.iter_mut().filter(|link| link.up) {
+            link.default_route =
+                self.uplinks.contains(&link.index) || self.has_default_route(link.index).await?;
+        }
+        let found = links.iter().filter(|link| link.default_route);
+        self.uplinks = found.map(|link| link.index).collect();
+        Ok(())
     }
 
-    async fn links(&self, uplinks: &BTreeSet<IfIndex>) -> anyhow::Result<Links> {
+    /// Asks the kernel which route of the main table it would use out of an interface: one question
+    /// each, however many routes there are, and whatever kind of next hop they have.
+    async fn has_default_route(&self, index: IfIndex) -> anyhow::Result<bool> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet6;
+        request.header.kind = RouteType::Unspec;
+        request.header.flags = RouteFlags::FibMatch;
+        request.header.destination_prefix_length = 128;
+        request.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet6(GLOBAL)),
+            RouteAttribute::Oif(index.0),
+        ];
+        let request = RouteNetlinkMessage::GetRoute(request);
+        match self.request(request, NLM_F_REQUEST).await {
+            Ok(answers) => Ok(answers.iter().any(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(message) => route(message).is_some_and(|route| {
+                    route.table == MAIN_TABLE
+                        && route.destination.contains(GLOBAL)
+                        && route.destination.bits() <= GLOBAL_BITS
+                }),
+                _ => false,
+            })),
+            // No route, or no such interface any more.
+            Err(RequestError::Kernel(_)) => Ok(false),
+            Err(error) => Err(error).context("look a default route up"),
+        }
+    }
+
+    async fn links(&self) -> anyhow::Result<Vec<Link>> {
         let mut addresses = self.addresses().await?;
         let mut request = LinkMessage::default();
         request
@@ -99,7 +128,6 @@ impl Netlink {
             })
             .map(|mut link| {
                 link.addresses = addresses.remove(&link.index).unwrap_or_default();
-                link.default_route = uplinks.contains(&link.index);
                 link
             })
             .collect())
@@ -158,10 +186,7 @@ impl Netlink {
             .collect())
     }
 
-    async fn neighbours(&self, scope: &Scope) -> anyhow::Result<Vec<ObservedNeighbour>> {
-        if !scope.neighbours {
-            return Ok(Vec::new());
-        }
+    async fn neighbours(&self) -> anyhow::Result<Vec<ObservedNeighbour>> {
         let mut request = NeighbourMessage::default();
         request.header.family = AddressFamily::Inet6;
         let answers = self
@@ -197,7 +222,7 @@ impl Netlink {
         {
             Ok(answers) => answers,
             // A table that nothing was ever put into does not exist.
-            Err(super::RequestError::Kernel(error))
+            Err(RequestError::Kernel(error))
                 if table.is_some() && error.kind() == std::io::ErrorKind::NotFound =>
             {
                 Vec::new()
@@ -301,12 +326,14 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
     let mut to = None;
     let mut table = u32::from(header.table);
     let mut priority = 0;
+    let mut no_default = false;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Source(IpAddr::V6(address)) => from = *address,
             RuleAttribute::Destination(IpAddr::V6(address)) => to = Some(*address),
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Priority(value) => priority = *value,
+            RuleAttribute::SuppressPrefixLen(0) => no_default = true,
             // What the kernel says of every rule: nothing is suppressed.
             RuleAttribute::Protocol(_)
             | RuleAttribute::SuppressPrefixLen(u32::MAX)
@@ -319,6 +346,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
         from: Prefix::containing(from, header.src_len),
         to: to.map(|to| Prefix::containing(to, header.dst_len)),
         table: TableId(table),
+        no_default,
     })
 }
 
@@ -365,9 +393,7 @@ fn route(message: &RouteMessage) -> Option<ObservedRoute> {
         _ => ObservedTarget::Other,
     };
     // Entries of the route cache (RTM_F_CLONED) are not routes that anybody made.
-    let cloned = header
-        .flags
-        .contains(rtnetlink::packet_route::route::RouteFlags::Cloned);
+    let cloned = header.flags.contains(RouteFlags::Cloned);
     (!cloned).then_some(ObservedRoute {
         table: TableId(table),
         destination: Prefix::containing(destination, header.destination_prefix_length),

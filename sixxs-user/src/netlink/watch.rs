@@ -7,6 +7,7 @@ use rtnetlink::{
     MulticastGroup,
     sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket, protocols},
 };
+use sixxs_core::types::PROTOCOL;
 
 /// A subscription to changes of interfaces, IPv6 addresses, routes and rules.
 pub struct Watcher {
@@ -43,15 +44,68 @@ impl Watcher {
         })
     }
 
-    /// Waits until something may have changed. Cancelling it loses nothing: what was not read
-    /// stays in the socket.
+    /// Waits until something that matters may have changed. Cancelling it loses nothing: what was
+    /// not read stays in the socket.
     pub async fn changed(&mut self) -> io::Result<()> {
-        self.buffer.clear();
-        match self.socket.recv_from(&mut self.buffer).await {
-            Ok(_) => Ok(()),
-            // The socket overran: something changed, and we look at everything anyway.
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => Ok(()),
-            Err(error) => Err(error),
+        loop {
+            self.buffer.clear();
+            match self.socket.recv_from(&mut self.buffer).await {
+                Ok(_) if matters(&self.buffer) => return Ok(()),
+                Ok(_) => {}
+                // The socket overran: something changed, and we look at everything anyway.
+                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether a message is about anything of ours. Routes come and go by the thousand on a router:
+/// only default routes and our own matter.
+///
+/// A `nlmsghdr` (type at offset 4), then a `rtmsg` (destination length at 1, protocol at 5): both
+/// unchanged since Linux 2.2. Notifications come one to a datagram.
+fn matters(message: &[u8]) -> bool {
+    const RTMSG: usize = 16;
+    let (Some(kind), Some([_, destination_bits, _, _, _, protocol])) =
+        (message.get(4..6), message.get(RTMSG..RTMSG + 6))
+    else {
+        return true;
+    };
+    let kind = u16::from_ne_bytes([kind[0], kind[1]]);
+    if !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) {
+        return true;
+    }
+    *destination_bits == 0 || *protocol == PROTOCOL
+}
+
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_peoples_routes_do_not_matter() {
+        let message = |kind: u16, bits: u8, protocol: u8| {
+            let mut message = vec![0; 28];
+            message[4..6].copy_from_slice(&kind.to_ne_bytes());
+            message[17] = bits;
+            message[21] = protocol;
+            message
+        };
+        for (name, message, expected) in [
+            ("a default route", message(RTM_NEWROUTE, 0, 9), true),
+            ("a route of ours", message(RTM_DELROUTE, 48, PROTOCOL), true),
+            ("somebody's route", message(RTM_NEWROUTE, 48, 186), false),
+            ("a rule", message(32, 48, 186), true),
+            ("a link", message(16, 48, 186), true),
+            ("something short", vec![0; 4], true),
+        ] {
+            assert_eq!(matters(&message), expected, "{name}");
         }
     }
 }
