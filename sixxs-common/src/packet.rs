@@ -139,8 +139,14 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIp
     .ok_or(NoIpv6::Malformed)
 }
 
-/// The IPv6 header at `offset`, read by [`Packet::peek`]: of a packet within a packet, or once more
-/// where it was found before.
+/// The IPv6 header at `offset`, where [`ipv6`] found it before.
+#[inline(always)]
+pub fn ipv6_again<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
+    let (_, words) = packet.words(offset)?;
+    header(offset, words)
+}
+
+/// The IPv6 header at `offset`, read by [`Packet::peek`]: of a packet within a packet.
 #[inline(always)]
 pub fn ipv6_at<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
     let [first, _] = packet.peek(offset)?;

@@ -39,7 +39,7 @@ pub(crate) enum Treated {
 #[cold]
 #[inline(never)]
 pub(crate) fn treat(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Treated {
-    let Some(ref ipv6) = packet::ipv6_at(frame, offset) else {
+    let Some(ref ipv6) = packet::ipv6_again(frame, offset) else {
         return Treated::Dropped; // never: a packet without a header is no leak
     };
     let (Some(tunnel), Some(counters)) = (maps::tunnel(slot), maps::slot(slot)) else {
