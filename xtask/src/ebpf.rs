@@ -161,7 +161,7 @@ mod tests {
             .into_string()
             .expect("ASCII");
         let flags: Vec<_> = flags.split('\u{1f}').collect();
-        assert_eq!(flags.len(), 4);
+        assert_eq!(flags.len(), 5);
         assert_eq!(flags.last(), Some(&"-Clinker=/a b/bpf-linker"));
     }
 
