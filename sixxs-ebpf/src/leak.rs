@@ -1,5 +1,6 @@
 //! A packet with a tunnel's source that is about to leave by the wrong interface.
 
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::debug;
 use sixxs_common::{
     flow,
@@ -32,13 +33,48 @@ pub(crate) enum Treated {
     Observed,
 }
 
+/// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`.
+#[inline(always)]
+pub(crate) fn treat(frame: &Frame, offset: u32, slot: u32) -> Treated {
+    match sixxs_leak(frame.context().as_ptr().cast(), offset, slot) {
+        REDIRECTED => Treated::Redirected,
+        ANSWERED => Treated::Answered,
+        TOO_BIG => Treated::TooBig,
+        OBSERVED => Treated::Observed,
+        _ => Treated::Dropped,
+    }
+}
+
+const DROPPED: u32 = 0;
+const REDIRECTED: u32 = 1;
+const ANSWERED: u32 = 2;
+const TOO_BIG: u32 = 3;
+const OBSERVED: u32 = 4;
+
 /// Treats a leak as the tunnel's entry says, counts it for the tunnel and reports it.
 ///
-/// Not inlined: it is the rare path, and its stack shall not weigh on the common one. For the same
-/// reason it reads the header at `offset` again, which then need not be kept in memory.
+/// A global function to the kernel: the verifier looks at it once by itself, instead of once for
+/// every way that leads here, and its stack does not weigh on the common path. Such a function gets
+/// the context and numbers only, and so looks the rest up again.
 #[cold]
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn treat(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Treated {
+extern "C" fn sixxs_leak(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
+    let frame = &Frame::new(TcContext::new(skb));
+    let Some((interface, _)) = maps::interface(frame.ifindex()) else {
+        return DROPPED; // never: it was there a moment ago
+    };
+    match treated(frame, interface, offset, slot) {
+        Treated::Redirected => REDIRECTED,
+        Treated::Answered => ANSWERED,
+        Treated::TooBig => TOO_BIG,
+        Treated::Dropped => DROPPED,
+        Treated::Observed => OBSERVED,
+    }
+}
+
+#[inline(always)]
+fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Treated {
     let Some(ref ipv6) = packet::ipv6_again(frame, offset) else {
         return Treated::Dropped; // never: a packet without a header is no leak
     };

@@ -61,15 +61,13 @@ fn sixxs_egress(context: TcContext) -> i32 {
         (Verdict::Exempt, _) => (Stat::VerdictExempt, NEXT),
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
-        (Verdict::Leak(tunnel), Ok(ipv6)) => {
-            match leak::treat(&frame, interface, ipv6.offset, tunnel) {
-                Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
-                Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
-                Treated::TooBig => (Stat::VerdictTooBig, SHOT),
-                Treated::Dropped => (Stat::VerdictDropped, SHOT),
-                Treated::Observed => (Stat::VerdictObserved, NEXT),
-            }
-        }
+        (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
+            Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
+            Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
+            Treated::TooBig => (Stat::VerdictTooBig, SHOT),
+            Treated::Dropped => (Stat::VerdictDropped, SHOT),
+            Treated::Observed => (Stat::VerdictObserved, NEXT),
+        },
         // A leak without a header is none: the decision never says so.
         (Verdict::Unparsed, _) | (Verdict::Leak(_), Err(_)) => (Stat::VerdictUnparsed, NEXT),
     };
