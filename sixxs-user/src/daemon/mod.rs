@@ -3,8 +3,8 @@
 //! Tasks, besides the one in [`run`]:
 //! * the control server ([`crate::control`]), which turns requests into [`Request`]s; it ends with
 //!   the daemon;
-//! * a driver's own task, where it has one ([`crate::driver`]);
-//! * one for drivers that are being stopped, until they have;
+//! * a driver's own tasks, where it has any ([`crate::driver`]);
+//! * one for drivers that are being stopped, until they have: the daemon waits for it at its end;
 //! * the netlink connection ([`crate::netlink`]).
 //!
 //! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it.
@@ -35,7 +35,7 @@ use tracing::{info, warn};
 use crate::{
     api,
     bpf::{self, HookChoice, Kernel, Rings},
-    control,
+    control, driver,
     netlink::{Netlink, Watcher},
     paths::Paths,
 };
@@ -103,14 +103,14 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut events = bpf::wait_on(events)?;
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
-    let (reports_to, mut reports) = mpsc::channel(WAITING);
+    let bell = driver::Bell::default();
     let (stopped_to, mut stopped) = mpsc::channel(WAITING);
     let mut state = State::new(
         paths.clone(),
         config,
         netlink,
         kernel,
-        reports_to,
+        bell.clone(),
         stopped_to,
     )?;
     state.reconcile().await?;
@@ -127,15 +127,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     resync.tick().await;
     let mut leak_lines = tokio::time::interval(LEAK_LINES);
     leak_lines.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let stop_tunnels = loop {
+    let (stop_tunnels, quitter) = loop {
         if !told_ready && state.is_ready() {
             tell_ready()?;
             told_ready = true;
         }
         let due = pacer.due().map(|due| started + due);
         tokio::select! {
-            _ = terminate.recv() => break false,
-            _ = interrupt.recv() => break false,
+            _ = terminate.recv() => break (false, None),
+            _ = interrupt.recv() => break (false, None),
             changed = watcher.changed() => {
                 changed.context("wait for netlink events")?;
                 pacer.changed(started.elapsed());
@@ -145,10 +145,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 state.reconcile_or_report().await;
             }
             _ = resync.tick() => pacer.changed(started.elapsed()),
-            Some((name, report)) = reports.recv() => {
-                state.driver_reported(&name, report);
-                pacer.changed(started.elapsed());
-            }
+            () = bell.notified() => pacer.changed(started.elapsed()),
             Some(stopped) = stopped.recv() => state.stopped(stopped).await,
             guard = events.readable_mut() => {
                 let mut guard = guard.context("wait for leak events")?;
@@ -165,16 +162,23 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             _ = leak_lines.tick(), if state.has_leaks() => state.tell_leaks(),
             () = read_debugging(debugging.as_mut()) => {}
             Some(request) = requests.recv() => state.serve(request).await,
-            Some(Quit { stop, done }) = quits.recv() => {
-                let problems = state.quit(stop).await;
-                // Whoever asked may have gone.
-                let _gone = done.send(());
-                problems.into_iter().for_each(|problem| warn!("{problem}"));
-                break stop;
-            }
+            Some(Quit { stop, done }) = quits.recv() => break (stop, Some(done)),
         }
     };
     info!(stop_tunnels, "ending; what is enforced stays in place");
+    // Whoever asks for anything from now on is told that the daemon is ending.
+    drop(requests);
+    tokio::select! {
+        problems = state.end(stop_tunnels, stopped) => {
+            problems.into_iter().for_each(|problem| warn!("{problem}"));
+        }
+        _ = terminate.recv() => warn!("told to end once more: commands at work are killed"),
+        _ = interrupt.recv() => warn!("told to end once more: commands at work are killed"),
+    }
+    if let Some(done) = quitter {
+        // Whoever asked may have gone.
+        let _gone = done.send(());
+    }
     server.abort();
     remove_if_there(&paths.socket())?;
     Ok(())

@@ -68,7 +68,7 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
     };
     let running = &state.tunnels[&tunnel.name];
     let link = state.observed.links.by_name(&tunnel.name);
-    let seen = tunnel::state(running.is_wanted(), &running.reported, link);
+    let seen = tunnel::state(running.is_wanted(), &running.said(), link);
     let interface = state.enforcement.interfaces.get(&tunnel.name);
     let attached = interface.is_some_and(|interface| state.kernel.hook(interface).is_some());
     Ok(api::Tunnel {

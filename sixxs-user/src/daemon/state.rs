@@ -12,7 +12,7 @@ use sixxs_core::{
     config::{Config, Tunnel},
     enforce::Enforcement,
     routing::{DEFAULT_METRIC, Desired, Observed, Plan, Problem, Rule, Step, desired::Place, diff},
-    tunnel::{self, Driver as DriverState},
+    tunnel,
     types::IfName,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{self, About},
     bpf::Kernel,
-    driver::Reports,
+    driver::Bell,
     netlink::{Netlink, Scope},
     paths::Paths,
     table_file,
@@ -41,7 +41,7 @@ pub(super) struct State {
     pub(super) config: Config,
     netlink: Netlink,
     pub(super) kernel: Kernel,
-    pub(super) reports: Reports,
+    pub(super) bell: Bell,
     pub(super) stopped_to: mpsc::Sender<Stopped>,
     pub(super) tunnels: BTreeMap<IfName, Running>,
     /// As of the last look.
@@ -71,26 +71,20 @@ impl State {
         config: Config,
         netlink: Netlink,
         kernel: Kernel,
-        reports: Reports,
+        bell: Bell,
         stopped_to: mpsc::Sender<Stopped>,
     ) -> anyhow::Result<Self> {
         let tunnels = config
             .tunnels
             .iter()
-            .map(|tunnel| {
-                let exists = crate::netlink::name_to_index(tunnel.name.as_str()).is_ok();
-                (
-                    tunnel.name.clone(),
-                    Running::start(tunnel, exists, &reports),
-                )
-            })
+            .map(|tunnel| (tunnel.name.clone(), Running::start(tunnel, &bell)))
             .collect();
         Ok(Self {
             paths,
             config,
             netlink,
             kernel,
-            reports,
+            bell,
             stopped_to,
             tunnels,
             observed: Observed::default(),
@@ -124,6 +118,7 @@ impl State {
     /// being done; an error means that nothing could be seen.
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
         self.observed = self.netlink.observe(&self.scope()).await?;
+        self.tell_drivers();
         let mut problems = Vec::new();
         for part in [self.enforce().await, self.route().await, self.name_tables()] {
             match part {
@@ -265,10 +260,18 @@ impl State {
         self.problems = problems;
     }
 
+    fn tell_drivers(&self) {
+        for (name, running) in &self.tunnels {
+            if let Some(driver) = &running.driver {
+                driver.saw(self.observed.links.by_name(name));
+            }
+        }
+    }
+
     fn tell_states(&mut self) {
         for (name, running) in &mut self.tunnels {
             let link = self.observed.links.by_name(name);
-            let state = tunnel::state(running.driver.is_some(), &running.reported, link);
+            let state = tunnel::state(running.is_wanted(), &running.said(), link);
             if running.told.as_ref() == Some(&state) {
                 continue;
             }
@@ -336,14 +339,6 @@ impl State {
         for line in lines {
             let about = About::Leak(report::leak(self, &line));
             self.alerts.raise(about);
-        }
-    }
-
-    pub(super) fn driver_reported(&mut self, name: &IfName, reported: DriverState) {
-        if let Some(running) = self.tunnels.get_mut(name)
-            && running.driver.is_some()
-        {
-            running.reported = reported;
         }
     }
 

@@ -6,10 +6,10 @@ use sixxs_core::{
     tunnel::{self, Driver as DriverState},
     types::IfName,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::state::State;
-use crate::driver::{Driver, Reports};
+use crate::driver::{Bell, Driver};
 
 /// What can be done to a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,6 @@ pub(super) struct Stopped {
 /// A tunnel and its driver.
 pub(super) struct Running {
     pub(super) driver: Option<Driver>,
-    pub(super) reported: DriverState,
     /// Last told of in an alert.
     pub(super) told: Option<tunnel::State>,
     /// Whether its last driver is still at work on stopping.
@@ -51,6 +50,12 @@ impl Running {
     /// Whether it is to be up.
     pub(super) const fn is_wanted(&self) -> bool {
         self.driver.is_some()
+    }
+
+    /// What its driver last said.
+    pub(super) fn said(&self) -> DriverState {
+        let driver = self.driver.as_ref();
+        driver.map_or(DriverState::Idle, Driver::state)
     }
 }
 
@@ -85,7 +90,6 @@ impl State {
                 if let Some(running) = self.tunnels.get_mut(&tunnel.name)
                     && let Some(driver) = running.driver.take()
                 {
-                    running.reported = DriverState::Idle;
                     running.stopping = true;
                     drivers.push((tunnel.name.clone(), driver));
                 }
@@ -136,8 +140,7 @@ impl State {
             if self.is_wanted(tunnel) {
                 continue;
             }
-            let exists = crate::netlink::name_to_index(tunnel.name.as_str()).is_ok();
-            let mut running = Running::start(tunnel, exists, &self.reports);
+            let mut running = Running::start(tunnel, &self.bell);
             running.told = self.tunnels.remove(&tunnel.name).and_then(|r| r.told);
             self.tunnels.insert(tunnel.name.clone(), running);
         }
@@ -152,34 +155,62 @@ impl State {
         let _gone = answer.send(outcome);
     }
 
-    /// Before the end: stops what the drivers started, if so ordered. Returns what went wrong.
-    pub(super) async fn quit(&mut self, stop_tunnels: bool) -> Vec<String> {
-        if !stop_tunnels {
-            return Vec::new();
-        }
-        let drivers = self.tunnels.iter_mut().filter_map(|(name, running)| {
-            let driver = running.driver.take()?;
-            Some((name.clone(), driver))
+    /// The end: drivers stop, if so ordered, or leave their tunnels as they are; those that are
+    /// stopping already do so. Returns what went wrong.
+    pub(super) async fn end(
+        self,
+        stop_tunnels: bool,
+        mut stopped: mpsc::Receiver<Stopped>,
+    ) -> Vec<String> {
+        let drivers = self.tunnels.into_iter().filter_map(|(name, running)| {
+            let driver = running.driver?;
+            Some((name, driver))
         });
-        stop_all(drivers.collect()).await
+        let drivers = drivers.collect();
+        // What is left of the channel's senders is held by the tasks that stop drivers.
+        drop(self.stopped_to);
+        let stopping = async {
+            let mut problems = Vec::new();
+            while let Some(stopped) = stopped.recv().await {
+                problems.extend(stopped.problems);
+            }
+            problems
+        };
+        let ending = async {
+            if stop_tunnels {
+                stop_all(drivers).await
+            } else {
+                end_all(drivers, "leave", Driver::leave).await
+            }
+        };
+        let (mut problems, more) = tokio::join!(stopping, ending);
+        problems.extend(more);
+        problems
     }
 }
 
 /// Stops drivers, all at once; returns what went wrong.
 async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
-    let stops = drivers.into_iter().map(|(name, driver)| async move {
-        let outcome = driver.stop().await;
-        outcome.err().map(|error| format!("stop {name}: {error:#}"))
+    end_all(drivers, "stop", Driver::stop).await
+}
+
+async fn end_all<F>(drivers: Vec<(IfName, Driver)>, verb: &str, end: fn(Driver) -> F) -> Vec<String>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let ends = drivers.into_iter().map(|(name, driver)| async move {
+        let outcome = end(driver).await;
+        outcome
+            .err()
+            .map(|error| format!("{verb} {name}: {error:#}"))
     });
-    join_all(stops).await.into_iter().flatten().collect()
+    join_all(ends).await.into_iter().flatten().collect()
 }
 
 impl Running {
-    pub(super) fn start(tunnel: &Tunnel, exists: bool, reports: &Reports) -> Self {
-        let driver = Driver::start(tunnel, exists, reports);
+    pub(super) fn start(tunnel: &Tunnel, bell: &Bell) -> Self {
         Self {
-            reported: driver.initial(),
-            driver: Some(driver),
+            driver: Some(Driver::start(tunnel, bell)),
             told: None,
             stopping: false,
         }

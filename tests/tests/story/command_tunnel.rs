@@ -1,23 +1,41 @@
 //! Tunnels of kind `command`: somebody's program makes and removes the interface, on our word.
 
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use sixxs_tests::lab::Lab;
 use sixxs_tests::program::Hook;
 use sixxs_tests::snapshot::{assert_same, take};
+use sixxs_tests::status::Status;
 use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;
 
+/// For what takes a command's time, or a pause's.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Makes the interface and configures it, as tunnel programs do.
+const MAKES: &str = "
+ip link add made0 mtu 1400 type veth peer name far0
+ip link set far0 up
+ip address add 2001:db8:c::2/64 dev made0 nodad
+ip link set made0 up
+";
+
 /// The first tunnel is a pair of veth that the commands make: without a broker, the pair's far
 /// end stays in the host.
 fn config(lab: &Lab, up: &str) -> String {
+    config_with(lab, up, r#"["ip", "link", "delete", "made0"]"#)
+}
+
+fn config_with(lab: &Lab, up: &str, down: &str) -> String {
     let interfaces = lab.config("");
-    let kind = format!(
-        "kind = \"command\"\nup = {up}\ndown = [\"ip\", \"link\", \"delete\", \"made0\"]\n"
-    );
+    let kind = format!("kind = \"command\"\nup = {up}\ndown = {down}\n");
     let tunnel = format!(
         "\n[[tunnel]]\nname = \"made0\"\n{kind}\
          address = \"2001:db8:c::2/64\"\npeer = \"2001:db8:c::1\"\nmtu = 1400\n\
@@ -26,13 +44,10 @@ fn config(lab: &Lab, up: &str) -> String {
     interfaces + &tunnel
 }
 
-/// Makes the interface and configures it, as tunnel programs do.
-const MAKE: &str = r#"["sh", "-euc", """
-ip link add made0 mtu 1400 type veth peer name far0
-ip link set far0 up
-ip address add 2001:db8:c::2/64 dev made0 nodad
-ip link set made0 up
-"""]"#;
+/// A command that runs a script.
+fn script(lines: &str) -> String {
+    format!("[\"sh\", \"-euc\", \'\'\'\n{lines}\n\'\'\']")
+}
 
 fn interface_is_there(setting: &Setting) -> Result<bool> {
     Ok(setting.host().sh("ip -o link show")?.contains("made0"))
@@ -42,7 +57,9 @@ fn interface_is_there(setting: &Setting) -> Result<bool> {
 fn started_and_stopped_on_our_word() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
     let before = take(&setting.lab)?;
-    setting.lab.write_config(&config(&setting.lab, MAKE))?;
+    setting
+        .lab
+        .write_config(&config(&setting.lab, &script(MAKES)))?;
     let daemon = setting.start()?;
     let what = "the command has made the interface";
     setting
@@ -104,11 +121,9 @@ fn a_command_that_fails_is_told() -> Result<()> {
         setting.lab.write_config(&config(&setting.lab, up))?;
         // The others are none the worse for it.
         let daemon = setting.start()?;
-        let failed =
-            |status: &sixxs_tests::status::Status| status.tunnel("made0").state == "failed";
         let status = setting
             .program
-            .status_until("it is seen as failed", failed)?;
+            .status_until("it is seen as failed", is_failed)?;
         let tunnel = status.tunnel("made0");
         assert!(
             tunnel.reason.as_ref().is_some_and(|r| r.contains(reason)),
@@ -121,5 +136,251 @@ fn a_command_that_fails_is_told() -> Result<()> {
         assert!(printed.stdout.contains("failed"), "{printed:#?}");
         assert_eq!(daemon.stop()?, 0);
     }
+    Ok(())
+}
+
+/// What commands write down, in the lab's directory.
+struct Notes(PathBuf);
+
+impl Notes {
+    fn of(lab: &Lab) -> Self {
+        Self(lab.paths().base().join("notes"))
+    }
+
+    /// A command's script; `$notes` in it is the file.
+    fn script(&self, lines: &str) -> String {
+        script(&format!("notes={}\n{lines}", self.0.display()))
+    }
+
+    fn read(&self) -> Result<String> {
+        match fs::read_to_string(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.with_context(|| format!("read {}", self.0.display())),
+        }
+    }
+
+    fn until(&self, what: &str, good: impl Fn(&str) -> bool) -> Result<String> {
+        wait::until(what, LONG, || self.read(), |notes| good(notes))
+    }
+}
+
+fn is_up(status: &Status) -> bool {
+    status.tunnel("made0").state == "up"
+}
+
+fn is_failed(status: &Status) -> bool {
+    status.tunnel("made0").state == "failed"
+}
+
+#[test]
+fn what_up_leaves_behind_may_go_on_writing() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&setting.lab);
+    // Ends when its notes do, with the lab.
+    let left_behind = "(while [ -e $notes ]; do
+        echo chatter >&2; echo beat >> $notes; sleep 0.05; done) &";
+    let up = notes.script(&format!("{MAKES}: > $notes\n{left_behind}"));
+    setting.lab.write_config(&config(&setting.lab, &up))?;
+    let daemon = setting.start()?;
+    setting.program.status_until("it is up", is_up)?;
+    notes.until("it goes on", |notes| notes.lines().count() >= 20)?;
+    assert_eq!(daemon.stop()?, 0);
+    let before = notes.read()?.lines().count();
+    notes.until("it goes on without the daemon", |notes| {
+        notes.lines().count() >= before + 20
+    })?;
+    fs::remove_file(&notes.0)?;
+    Ok(())
+}
+
+#[test]
+fn the_last_line_of_much_output_is_told() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&setting.lab);
+    let up = notes.script(
+        r"yes chatter | head -c 300000 >&2
+          echo went on >> $notes
+          printf 'the \033[1mlast\a line\n\n' >&2
+          exit 7",
+    );
+    setting.lab.write_config(&config(&setting.lab, &up))?;
+    let daemon = setting.start()?;
+    let status = setting
+        .program
+        .status_until("it is seen as failed", is_failed)?;
+    let reason = status.tunnel("made0").reason.clone().context("a reason")?;
+    assert!(
+        reason.ends_with("exit status: 7: the  [1mlast  line"),
+        "{reason:?}"
+    );
+    assert!(!reason.contains(char::is_control), "{reason:?}");
+    assert_eq!(notes.read()?, "went on\n");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// `up` and a child of its hold a lock for as long as they live; `down` says whether they do.
+#[test]
+fn up_is_gone_with_its_children_before_down_is_run() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&setting.lab);
+    let up = notes.script(
+        "exec 9> $notes.lock
+         flock 9
+         echo up >> $notes
+         (trap : TERM; sleep 300; sleep 300)",
+    );
+    let down = notes.script("flock --nonblock $notes.lock echo free >> $notes");
+    let config = config_with(&setting.lab, &up, &down);
+    setting.lab.write_config(&config)?;
+    let daemon = setting.start()?;
+    notes.until("up is at work", |notes| notes == "up\n")?;
+    let status = setting.program.status()?;
+    assert_eq!(status.tunnel("made0").state, "connecting");
+    setting.program.ok(&["stop", "made0"])?;
+    assert_eq!(notes.read()?, "up\nfree\n");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn the_daemon_waits_for_up_at_its_end() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&setting.lab);
+    let up = notes.script(&format!("echo begun >> $notes; sleep 1; {MAKES}"));
+    setting.lab.write_config(&config(&setting.lab, &up))?;
+    let daemon = setting.start()?;
+    notes.until("up is at work", |notes| notes == "begun\n")?;
+    assert_eq!(daemon.stop()?, 0);
+    assert!(interface_is_there(&setting)?);
+    // And the next one takes it over as it is.
+    let daemon = setting.start()?;
+    setting.program.status_until("it is up", is_up)?;
+    assert_eq!(notes.read()?, "begun\n");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn told_to_end_twice_the_daemon_waits_for_nothing() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&setting.lab);
+    let up = notes.script(
+        "exec 9> $notes.lock
+         flock 9
+         echo begun >> $notes
+         sleep 300",
+    );
+    setting.lab.write_config(&config(&setting.lab, &up))?;
+    let daemon = setting.start()?;
+    notes.until("up is at work", |notes| notes == "begun\n")?;
+    daemon.signal(Signal::SIGTERM)?;
+    let log = || Ok(daemon.log());
+    wait::until("the first is heard", LONG, log, |log| {
+        log.contains("ending")
+    })?;
+    assert_eq!(daemon.stop()?, 0);
+    let lock = format!("flock --timeout 5 {}.lock true", notes.0.display());
+    setting.host().sh(&lock).context("up is gone as well")?;
+    Ok(())
+}
+
+#[test]
+fn the_daemon_waits_for_down_at_its_end() -> Result<()> {
+    for by_request in [false, true] {
+        let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+        let notes = Notes::of(&setting.lab);
+        let down = notes.script(
+            "echo begun >> $notes
+             sleep 1
+             ip link delete made0
+             echo done >> $notes",
+        );
+        let config = config_with(&setting.lab, &script(MAKES), &down);
+        setting.lab.write_config(&config)?;
+        let daemon = setting.start()?;
+        setting.program.status_until("it is up", is_up)?;
+        thread::scope(|scope| {
+            // Whether it is told of the outcome or of the daemon's end is a matter of luck.
+            scope.spawn(|| setting.program.run(&["stop", "made0"]));
+            notes.until("down is at work", |notes| notes == "begun\n")?;
+            if by_request {
+                setting.program.ok(&["down"])?;
+                assert_eq!(daemon.wait()?, 0);
+            } else {
+                assert_eq!(daemon.stop()?, 0);
+            }
+            assert_eq!(notes.read()?, "begun\ndone\n");
+            assert!(!interface_is_there(&setting)?);
+            anyhow::Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_half_made_interface_is_not_taken_over() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    setting
+        .lab
+        .write_config(&config(&setting.lab, &script(MAKES)))?;
+    setting
+        .host()
+        .sh("ip link add made0 type veth peer name far0")?;
+    let daemon = setting.start()?;
+    setting.program.status_until("it is up", is_up)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_goes_is_made_again() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&setting.lab);
+    let up = notes.script(&format!("echo up >> $notes; {MAKES}"));
+    setting.lab.write_config(&config(&setting.lab, &up))?;
+    let daemon = setting.start()?;
+    setting.program.status_until("it is up", is_up)?;
+    setting.host().sh("ip link delete made0")?;
+    notes.until("it is made again", |notes| notes == "up\nup\n")?;
+    setting.program.status_until("it is up again", is_up)?;
+
+    // The next time it takes longer, and meanwhile somebody else may be quicker.
+    setting.host().sh("ip link delete made0")?;
+    let status = setting
+        .program
+        .status_until("it is missed", |status| !is_up(status))?;
+    assert_eq!(status.tunnel("made0").state, "waiting", "{status:#?}");
+    setting.host().ip(&MAKES.replace("ip ", ""))?;
+    setting.program.status_until("it is up again", is_up)?;
+    assert_eq!(notes.read()?, "up\nup\n");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// With what the first attempt left behind, no other would succeed.
+#[test]
+fn after_a_failure_down_is_run_and_then_up() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&setting.lab);
+    let up = notes.script(
+        "echo up >> $notes
+         ip link add made0 mtu 1400 type veth peer name far0
+         ip link set made0 up
+         [ $(grep -c up $notes) = 2 ]
+         ip address add 2001:db8:c::2/64 dev made0 nodad",
+    );
+    let down = notes.script("echo down >> $notes; ip link delete made0");
+    let config = config_with(&setting.lab, &up, &down);
+    setting.lab.write_config(&config)?;
+    let daemon = setting.start()?;
+    setting
+        .program
+        .status_until("it is seen as failed", is_failed)?;
+    assert_eq!(notes.read()?, "up\n");
+    let status = || setting.program.status();
+    wait::until("it is up", LONG, status, is_up)?;
+    assert_eq!(notes.read()?, "up\ndown\nup\n");
+    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,0 +1,126 @@
+//! A command of the user's, at work.
+//!
+//! It is run as it is, without a shell, in a process group of its own: a signal to the daemon's
+//! group is not for it, and it can be ended with everything that it started. What it leaves behind
+//! when it ends by itself is left alone.
+
+use std::{process::Stdio, time::Duration};
+
+use anyhow::{Context as _, bail};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::{self, Instant},
+};
+use tracing::warn;
+
+use super::last_words::{LastWords, shown};
+
+/// No command takes longer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// From SIGTERM to SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a group is gone: nothing tells of that.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A command that was started; ended by force when dropped.
+pub(super) struct Process {
+    /// For people.
+    line: String,
+    child: Child,
+    last_words: LastWords,
+    deadline: Instant,
+    /// Its group, until it has ended.
+    group: Option<Pid>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+impl Process {
+    pub(super) fn start(command: &[String]) -> anyhow::Result<Self> {
+        let [program, arguments @ ..] = command else {
+            bail!("an empty command");
+        };
+        let line = shown(&command.join(" "));
+        let (last_words, stderr) = LastWords::new()?;
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("run `{line}`"))?;
+        let group = child.id().and_then(|id| i32::try_from(id).ok());
+        Ok(Self {
+            line,
+            child,
+            last_words,
+            deadline: Instant::now() + LIMIT,
+            group: group.map(Pid::from_raw),
+        })
+    }
+
+    /// Waits until it has ended, by force after [`LIMIT`]. May be dropped and called again.
+    pub(super) async fn wait(&mut self) -> anyhow::Result<()> {
+        let Ok(status) = time::timeout_at(self.deadline, self.child.wait()).await else {
+            self.end().await;
+            bail!("`{}` did not end within {} s", self.line, LIMIT.as_secs());
+        };
+        self.group = None;
+        let status = status.with_context(|| format!("wait for `{}`", self.line))?;
+        if status.success() {
+            return Ok(());
+        }
+        match self.last_words.line().await {
+            Some(last) => bail!("`{}` ended with {status}: {last}", self.line),
+            None => bail!("`{}` ended with {status}", self.line),
+        }
+    }
+
+    /// Ends it, with all that it started: by SIGTERM, and what is left of it by SIGKILL.
+    pub(super) async fn end(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let gone = async {
+            self.reap().await;
+            while self.is_there() {
+                time::sleep(LOOK).await;
+            }
+        };
+        if time::timeout(GRACE, gone).await.is_err() {
+            self.signal(Signal::SIGKILL);
+            self.reap().await;
+        }
+        self.group = None;
+    }
+
+    async fn reap(&mut self) {
+        if let Err(error) = self.child.wait().await {
+            warn!("wait for `{}`: {error}", self.line);
+        }
+    }
+
+    /// Whether anything of its group is there; as long as that is so, no other has its number.
+    fn is_there(&self) -> bool {
+        self.group.is_some_and(|group| killpg(group, None).is_ok())
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Some(group) = self.group else { return };
+        match killpg(group, signal) {
+            // Gone: as wanted.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => warn!("send {signal} to `{}`: {error}", self.line),
+        }
+    }
+}
