@@ -34,6 +34,7 @@ mod plan;
 mod replies;
 mod shapes;
 mod status;
+mod strange_hosts;
 mod tunnel_gone;
 mod without_daemon;
 mod without_rules;

@@ -1,0 +1,139 @@
+//! Hosts whose routing is not what one would draw: default routes with several next hops, routes of
+//! others in our tables, prefixes without a LAN.
+
+use anyhow::Result;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::{Hook, Program};
+use sixxs_tests::topology::{Flavour, OUTSIDE};
+
+use crate::setting::Setting;
+
+/// The lab's configuration without a word on uplinks.
+fn find_uplinks(setting: &Setting) -> Result<()> {
+    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    setting.lab.write_config(&config)?;
+    Ok(())
+}
+
+fn uplinks(program: &Program) -> Result<Vec<String>> {
+    let status = program.status()?;
+    Ok(status
+        .uplinks
+        .into_iter()
+        .map(|uplink| uplink.name)
+        .collect())
+}
+
+/// A default route with several next hops makes each of their interfaces an uplink.
+#[test]
+fn a_default_route_with_two_next_hops() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    find_uplinks(&setting)?;
+    setting
+        .host()
+        .ip("link add net1 type veth peer name far1\n\
+         link set far1 up\n\
+         link set net1 up\n\
+         address add 2001:db8:2::1/64 dev net1 nodad\n\
+         route del ::/0\n\
+         route add ::/0 nexthop via 2001:db8:1::fe dev net0 \
+         nexthop via 2001:db8:2::fe dev net1\n")?;
+    let daemon = setting.start()?;
+    assert_eq!(uplinks(&setting.program)?, ["net0", "net1"]);
+
+    // An uplink whose route is away for a moment is still one.
+    setting.host().sh("ip route del ::/0")?;
+    setting
+        .program
+        .status_until("the change is seen", |status| status.uplinks.len() == 2)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Ten thousand routes of a router's are no reason to look, nor to wait.
+#[test]
+fn a_full_routing_table() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    find_uplinks(&setting)?;
+    let routes = |verb: &str| -> String {
+        (0..10_000)
+            .map(|n| {
+                format!(
+                    "route {verb} 2001:db8:f{:x}:{:x}::/64 dev lo\n",
+                    n >> 12,
+                    n & 0xfff
+                )
+            })
+            .collect()
+    };
+    setting.host().ip(&routes("add"))?;
+    let daemon = setting.start()?;
+    assert_eq!(uplinks(&setting.program)?, ["net0"]);
+    let used = daemon.processor_time()?;
+    setting.host().ip(&routes("del"))?;
+    setting.host().ip(&routes("add"))?;
+    let used = daemon
+        .processor_time()?
+        .checked_sub(used)
+        .unwrap_or_default();
+    // Twenty thousand changes, of which none is of ours.
+    assert!(used.as_millis() < 500, "{used:?} of processor time");
+    assert!(
+        daemon.resident_kib()? < 15 * 1024,
+        "{} KiB",
+        daemon.resident_kib()?
+    );
+    assert!(setting.program.status()?.healthy);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A default route of somebody's in a table of ours, in its place or before it, is told and left.
+#[test]
+fn a_route_of_others_in_our_table() -> Result<()> {
+    for metric in [1024, 100] {
+        let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+        let theirs = format!("default via 2001:db8:1::fe dev net0 table 200 metric {metric}");
+        setting
+            .host()
+            .sh(&format!("ip -6 route add {theirs} proto static"))?;
+        let daemon = setting.start()?;
+        let [first, second] = setting.lab.tunnels();
+        let status = setting.program.status()?;
+        assert!(!status.healthy);
+        assert_eq!(status.tunnel(first.plan.interface).routing, "missing");
+        assert_eq!(status.tunnel(second.plan.interface).routing, "in_place");
+        let screen = setting.program.run(&["status"])?;
+        assert_eq!(screen.code, 3);
+        assert!(screen.stdout.contains("table 200"), "{}", screen.stdout);
+        let plan = setting.program.run(&["plan"])?;
+        assert_eq!(plan.code, 3, "{plan:#?}");
+        setting.outside_is_answered(second)?;
+        setting.program.ok(&["down"])?;
+        assert_eq!(daemon.wait()?, 0);
+        let left = setting.host().sh("ip -6 route show table 200")?;
+        assert!(
+            left.contains(&format!("metric {metric}")) && left.lines().count() == 1,
+            "{left}"
+        );
+    }
+    Ok(())
+}
+
+/// What is reached without the tunnel and has no route is reached by nothing: not by the uplink.
+#[test]
+fn a_prefix_without_a_lan() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let config = setting.lab.config("");
+    let config = config.trim_end().to_owned() + "\nprefixes = [\"2001:db8:bb::/48\"]\n";
+    setting.lab.write_config(&config)?;
+    let daemon = setting.start()?;
+    let [_, second] = setting.lab.tunnels();
+    let socket = leak::udp_socket(setting.host(), second.plan.address, Cause::Rules)?;
+    let refused = leak::send(&socket, "2001:db8:bb:7::1".parse()?, 1, 100);
+    assert!(refused.is_err(), "no route to a LAN that is not there");
+    leak::send(&socket, OUTSIDE, 1, 100)?;
+    setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
