@@ -1,0 +1,135 @@
+//! What tunnels may not have in common, and how many there may be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sixxs_common::layout;
+
+use super::{
+    Tunnel,
+    reader::{At, Faults, Place},
+};
+use crate::types::{IfName, Prefix};
+
+/// Tunnels at most: each has a slot in the programs' tables, and uplinks need some as well.
+pub(super) const TUNNELS: usize = layout::SLOTS as usize - 64;
+
+/// Sources at most, over all tunnels: addresses of uplinks within them need some room as well.
+const SOURCES: usize = layout::SOURCES as usize - 1024;
+
+/// Direct destinations at most, over all tunnels.
+const DIRECTS: usize = layout::DIRECTS as usize;
+
+/// Where the parts of a tunnel stand that others may contradict.
+pub(super) struct Places {
+    pub(super) name: Place,
+    pub(super) table: Place,
+    pub(super) sources: Vec<Place>,
+}
+
+/// Checks what no tunnel can tell alone.
+pub(super) fn check(
+    uplinks: &[At<IfName>],
+    tunnels: &[Tunnel],
+    places: &[Places],
+    faults: &mut Faults,
+) {
+    let mut uplink_names = BTreeSet::new();
+    for uplink in uplinks {
+        if !uplink_names.insert(&uplink.value) {
+            let name = uplink.value.as_str();
+            faults.add(
+                &uplink.place,
+                format!("expected each name once, found {name:?} again"),
+            );
+        }
+    }
+    let mut names = BTreeSet::new();
+    let mut tables = BTreeMap::new();
+    for (tunnel, place) in tunnels.iter().zip(places) {
+        let name = tunnel.name.as_str();
+        if uplink_names.contains(&tunnel.name) {
+            faults.add(
+                &place.name,
+                format!("expected a tunnel, found {name:?}, which is also in uplinks"),
+            );
+        }
+        if !names.insert(&tunnel.name) {
+            faults.add(
+                &place.name,
+                format!("expected each name once, found {name:?} again"),
+            );
+        }
+        if let Some(other) = tables.insert(tunnel.table, &tunnel.name) {
+            faults.add(
+                &place.table,
+                format!(
+                    "expected a table of its own, found {}, which {other} has",
+                    tunnel.table
+                ),
+            );
+        }
+    }
+    check_sources(tunnels, places, faults);
+    let total = |count: fn(&Tunnel) -> usize| tunnels.iter().map(count).sum::<usize>();
+    for (what, found, most) in [
+        ("tunnels", tunnels.len(), TUNNELS),
+        (
+            "addresses and prefixes",
+            total(|t| t.sources().count()),
+            SOURCES,
+        ),
+        ("direct destinations", total(|t| t.direct.len()), DIRECTS),
+    ] {
+        if found > most {
+            let place = Place {
+                line: 1,
+                key: "tunnel".to_owned(),
+            };
+            faults.add(
+                &place,
+                format!("expected at most {most} {what}, found {found}"),
+            );
+        }
+    }
+}
+
+/// No source may lie within another, nor stand twice. In the order of addresses, and the shorter
+/// prefix first, whatever contains a source stands right before it, among those not yet left.
+fn check_sources(tunnels: &[Tunnel], places: &[Places], faults: &mut Faults) {
+    let mut sources: Vec<_> = tunnels
+        .iter()
+        .zip(places)
+        .enumerate()
+        .flat_map(|(owner, (tunnel, place))| {
+            let sources = tunnel.sources().zip(&place.sources);
+            sources
+                .map(move |(source, place)| (source.address(), source.bits(), owner, source, place))
+        })
+        .collect();
+    sources.sort_by_key(|(address, bits, owner, ..)| (*address, *bits, *owner));
+    let mut around: Vec<(Prefix, usize)> = Vec::new();
+    for (.., owner, source, place) in sources {
+        while around
+            .last()
+            .is_some_and(|(outer, _)| !outer.overlaps(source))
+        {
+            around.pop();
+        }
+        if let Some((outer, _)) = around
+            .iter()
+            .find(|(outer, by)| *outer == source && *by == owner)
+        {
+            faults.add(place, format!("expected each once, found {outer} again"));
+        }
+        if let Some((outer, by)) = around.iter().find(|(_, by)| *by != owner) {
+            faults.add(
+                place,
+                format!(
+                    "expected sources of its own, found {source}, which overlaps {outer} of {}",
+                    tunnels[*by].name
+                ),
+            );
+        }
+        around.push((source, owner));
+    }
+}
