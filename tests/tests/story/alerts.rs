@@ -118,3 +118,28 @@ fn corrections_and_tunnels_are_told() -> Result<()> {
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
+
+/// While debugging, the programs themselves have something to say; else they are silent.
+#[test]
+fn what_the_programs_say() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let [tunnel, _] = setting.lab.tunnels();
+    for (arguments, says) in [(&["run", "--program-log"][..], true), (&["run"], false)] {
+        let daemon = setting
+            .program
+            .start_as(setting.program.command(arguments))?;
+        let cause = Cause::Device(UPLINK);
+        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::send(&socket, OUTSIDE, 3, 100)?;
+        let log = wait::until(
+            "the leaks are told",
+            Duration::from_secs(10),
+            || Ok(daemon.log()),
+            |log| log.contains("leaked to net0"),
+        )?;
+        let said = log.matches("leak from slot").count();
+        assert_eq!(said, if says { 3 } else { 0 }, "{log}");
+        assert_eq!(daemon.stop()?, 0);
+    }
+    Ok(())
+}
