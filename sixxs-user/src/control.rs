@@ -42,7 +42,8 @@ use tokio::{
 
 use crate::{
     api::{Alert, Names, Refusal},
-    daemon::{Quit, Request, Verb, remove_if_there},
+    daemon::{Quit, Request, Verb},
+    removal,
 };
 
 /// No request has more to say.
@@ -70,10 +71,10 @@ pub fn listen(
     requests: mpsc::Sender<Request>,
     quits: mpsc::Sender<Quit>,
 ) -> anyhow::Result<JoinHandle<()>> {
-    remove_if_there(socket)?;
+    removal::file(socket)?;
     // Made under a name that nobody knows, and open to nobody else, until its rights are set.
     let draft = socket.with_extension("new");
-    remove_if_there(&draft)?;
+    removal::file(&draft)?;
     let shown = draft.display();
     let listener = UnixListener::bind(&draft).with_context(|| format!("create {shown}"))?;
     let known = Group::from_name(group).with_context(|| format!("look up the group {group}"))?;

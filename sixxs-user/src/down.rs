@@ -12,10 +12,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     bpf, client,
-    daemon::{MADE_DIRECTORY, remove_if_there},
     netlink::{Netlink, Scope},
     paths::Paths,
-    table_file,
+    removal, run_dir, table_file,
 };
 
 /// How long a daemon may take to end.
@@ -35,8 +34,8 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     for removed in [
         bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
         table_file::remove(paths),
-        remove_if_there(&paths.socket()),
-        remove_run_dir(paths, lock),
+        removal::file(&paths.socket()),
+        lock.map_or(Ok(()), |lock| run_dir::remove(paths, lock)),
     ] {
         problems.extend(removed.err().map(|error| format!("{error:#}")));
     }
@@ -45,21 +44,6 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     } else {
         bail!("{}", problems.join("\n"))
     }
-}
-
-/// Removes the lock file, and the run directory if a daemon made it and nothing else is in it.
-fn remove_run_dir(paths: &Paths, lock: Option<Flock<fs::File>>) -> anyhow::Result<()> {
-    let Some(lock) = lock else {
-        return Ok(());
-    };
-    let path = paths.lock();
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    remove_if_there(&path)?;
-    drop(lock);
-    if text == MADE_DIRECTORY {
-        remove_if_empty(&paths.run_dir)?;
-    }
-    Ok(())
 }
 
 /// Ends the daemon, and holds its lock so that no other starts meanwhile. `None`: none ever ran
@@ -93,21 +77,5 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
             bail!("the daemon does not end; end it by force, and call this again");
         }
         sleep(Duration::from_millis(10)).await;
-    }
-}
-
-fn remove_if_empty(directory: &std::path::Path) -> anyhow::Result<()> {
-    match fs::remove_dir(directory) {
-        Err(error)
-            if !matches!(
-                error.kind(),
-                io::ErrorKind::NotFound
-                    | io::ErrorKind::DirectoryNotEmpty
-                    | io::ErrorKind::ResourceBusy
-            ) =>
-        {
-            Err(error).with_context(|| format!("remove {}", directory.display()))
-        }
-        _ => Ok(()),
     }
 }

@@ -15,5 +15,7 @@ pub mod driver;
 pub mod netlink;
 pub mod paths;
 pub mod ping;
+mod removal;
+mod run_dir;
 pub mod table_file;
 pub mod text;

@@ -1,6 +1,6 @@
 //! Attaching: by TCX links where the kernel has them (6.6), else as clsact filters.
 
-use std::{collections::BTreeMap, io, path::Path, str::FromStr};
+use std::{collections::BTreeMap, io, str::FromStr};
 
 use anyhow::{Context as _, bail};
 use aya::programs::{
@@ -14,7 +14,10 @@ use sixxs_core::{
 };
 
 use super::{Pins, program_id};
-use crate::netlink::{Netlink, name_to_index, tc::Direction};
+use crate::{
+    netlink::{Netlink, name_to_index, tc::Direction},
+    removal,
+};
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +135,7 @@ impl Attachments {
         // After a change of hook, what the other one left would count everything twice.
         match attached {
             Hook::Tcx => remove_filter(netlink, place).await,
-            Hook::Clsact => remove_pin(&self.pins.link(index, direction)),
+            Hook::Clsact => removal::file(&self.pins.link(index, direction)),
         }
     }
 
@@ -152,7 +155,7 @@ impl Attachments {
                 return Ok(Hook::Tcx);
             }
             // The link of an interface that is gone, whose index came back.
-            remove_pin(&path)?;
+            removal::file(&path)?;
         }
         // Somebody may have removed it meanwhile.
         self.pins.prepare_links()?;
@@ -230,7 +233,7 @@ impl Attachments {
             }
         };
         for (index, direction) in pinned.into_iter().filter(doomed) {
-            if let Err(error) = remove_pin(&self.pins.link(index, direction)) {
+            if let Err(error) = removal::file(&self.pins.link(index, direction)) {
                 problems.push(format!("{error:#}"));
             }
         }
@@ -265,16 +268,6 @@ impl Attachments {
             Err(error) => problems.push(format!("{error:#}")),
         }
         problems
-    }
-}
-
-/// Removes a pinned link, and with its last holder the link.
-fn remove_pin(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
     }
 }
 

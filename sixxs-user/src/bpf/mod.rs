@@ -137,12 +137,7 @@ impl Kernel {
         links: &Links,
         netlink: &Netlink,
     ) -> anyhow::Result<Vec<String>> {
-        let names = names.iter().chain(wanted.interfaces.keys());
-        self.tables.assign_slots(names)?;
-        self.tables.write_tunnels(wanted)?;
-        self.tables.write_interfaces(&wanted.interfaces)?;
-        self.tables.write_sources(wanted)?;
-
+        self.tables.write(wanted, names)?;
         let mut problems = Vec::new();
         for (name, interface) in &wanted.interfaces {
             for direction in directions(interface.role) {
@@ -165,8 +160,7 @@ impl Kernel {
             })
         };
         problems.extend(self.attachments.retain(keep, links, netlink).await);
-        self.tables.forget_interfaces(&wanted.interfaces)?;
-        self.tables.forget_tunnels(wanted)?;
+        self.tables.forget(wanted)?;
         Ok(problems)
     }
 
@@ -219,17 +213,9 @@ impl Kernel {
 
     /// Writes the maps alone, without attaching: for test runs and benchmarks.
     pub fn fill(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
-        let names: BTreeSet<_> = wanted
-            .tunnels
-            .keys()
-            .chain(wanted.interfaces.keys())
-            .collect();
-        self.tables.assign_slots(names)?;
-        self.tables.write_tunnels(wanted)?;
-        self.tables.write_interfaces(&wanted.interfaces)?;
-        self.tables.write_sources(wanted)?;
-        self.tables.forget_interfaces(&wanted.interfaces)?;
-        self.tables.forget_tunnels(wanted)
+        let names = wanted.tunnels.keys().cloned().collect();
+        self.tables.write(wanted, &names)?;
+        self.tables.forget(wanted)
     }
 }
 

@@ -89,8 +89,26 @@ impl Tables {
         &self.slots
     }
 
+    /// Writes all that is wanted; before programs are attached. `names` need a slot, wanted or not.
+    pub(super) fn write(
+        &mut self,
+        wanted: &Enforcement,
+        names: &BTreeSet<IfName>,
+    ) -> anyhow::Result<()> {
+        self.assign_slots(names.iter().chain(wanted.interfaces.keys()))?;
+        self.write_tunnels(wanted)?;
+        self.write_interfaces(&wanted.interfaces)?;
+        self.write_sources(wanted)
+    }
+
+    /// Clears what is not wanted any more; after its programs are gone.
+    pub(super) fn forget(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        self.forget_interfaces(&wanted.interfaces)?;
+        self.forget_tunnels(wanted)
+    }
+
     /// Sees that each name has a slot, and that new ones count from zero.
-    pub(super) fn assign_slots<'a>(
+    fn assign_slots<'a>(
         &mut self,
         names: impl IntoIterator<Item = &'a IfName>,
     ) -> anyhow::Result<()> {
@@ -128,7 +146,7 @@ impl Tables {
     }
 
     /// Writes where leaks go.
-    pub(super) fn write_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+    fn write_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, outlet) in &wanted.tunnels {
             let slot = self.slot(name)?;
             let entry = tunnel_entry(outlet);
@@ -142,7 +160,7 @@ impl Tables {
     }
 
     /// Clears the entries of tunnels that are not wanted any more; after their sources are gone.
-    pub(super) fn forget_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+    fn forget_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, slot) in &self.slots {
             let empty = layout::Tunnel::default();
             if !wanted.tunnels.contains_key(name)
@@ -157,10 +175,7 @@ impl Tables {
     }
 
     /// Adds and updates entries of interfaces; before programs are attached.
-    pub(super) fn write_interfaces(
-        &mut self,
-        wanted: &BTreeMap<IfName, Interface>,
-    ) -> anyhow::Result<()> {
+    fn write_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
         for (name, interface) in wanted {
             let entry = layout::Interface {
                 ifindex: interface.index.0,
@@ -197,10 +212,7 @@ impl Tables {
     }
 
     /// Removes entries of interfaces that are not wanted any more; after their programs are gone.
-    pub(super) fn forget_interfaces(
-        &mut self,
-        wanted: &BTreeMap<IfName, Interface>,
-    ) -> anyhow::Result<()> {
+    fn forget_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
         let keep: BTreeSet<_> = wanted.values().map(|interface| interface.index.0).collect();
         let doomed: Vec<_> = self
             .places
@@ -218,7 +230,7 @@ impl Tables {
     }
 
     /// Writes whose packets are whose.
-    pub(super) fn write_sources(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+    fn write_sources(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let mut next = Written {
             sources: BTreeMap::new(),
             directs: BTreeSet::new(),

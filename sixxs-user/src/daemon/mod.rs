@@ -15,14 +15,9 @@ mod report;
 mod state;
 mod tunnels;
 
-use std::{
-    fs::{self, File},
-    io,
-    time::Duration,
-};
+use std::{io, time::Duration};
 
-use anyhow::{Context as _, bail};
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::Context as _;
 use sixxs_core::{config::Config, pace::Pacer};
 use tokio::{
     io::unix::AsyncFd,
@@ -38,6 +33,7 @@ use crate::{
     control, driver,
     netlink::{Netlink, Watcher},
     paths::Paths,
+    removal, run_dir,
 };
 
 pub use tunnels::Verb;
@@ -91,7 +87,7 @@ pub struct Quit {
 
 /// Runs until a signal or a request ends it.
 pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Result<()> {
-    let _lock = lock(paths)?;
+    let _lock = run_dir::lock(paths)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -112,7 +108,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         kernel,
         bell.clone(),
         stopped_to,
-    )?;
+    );
     state.reconcile().await?;
     state.begin_alerts()?;
 
@@ -180,7 +176,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         let _gone = done.send(());
     }
     server.abort();
-    remove_if_there(&paths.socket())?;
+    removal::file(&paths.socket())?;
     Ok(())
 }
 
@@ -206,43 +202,4 @@ fn tell_ready() -> anyhow::Result<()> {
     use io::Write as _;
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).context("tell systemd")?;
     writeln!(io::stderr(), "ready").context("write to stderr")
-}
-
-/// Said in the lock file when the directory is ours as well, and goes with it.
-pub(crate) const MADE_DIRECTORY: &str = "the directory was made by sixxs\n";
-
-/// Sees that there is one daemon per run directory.
-fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
-    use io::Write as _;
-    let makes_directory = !paths.run_dir.exists();
-    fs::create_dir_all(&paths.run_dir)
-        .with_context(|| format!("create {}", paths.run_dir.display()))?;
-    let path = paths.lock();
-    let mut file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))?;
-    if makes_directory {
-        file.write_all(MADE_DIRECTORY.as_bytes())
-            .with_context(|| format!("write {}", path.display()))?;
-    }
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
-            "another sixxs runs with {}; stop it, or give this one a --run-dir of its own",
-            paths.run_dir.display()
-        ),
-        Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
-    }
-}
-
-/// Removes a file that may be gone already.
-pub(crate) fn remove_if_there(file: &std::path::Path) -> anyhow::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", file.display()))
-        }
-        _ => Ok(()),
-    }
 }

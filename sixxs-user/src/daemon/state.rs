@@ -73,13 +73,13 @@ impl State {
         kernel: Kernel,
         bell: Bell,
         stopped_to: mpsc::Sender<Stopped>,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let tunnels = config
             .tunnels
             .iter()
             .map(|tunnel| (tunnel.name.clone(), Running::start(tunnel, &bell)))
             .collect();
-        Ok(Self {
+        Self {
             paths,
             config,
             netlink,
@@ -96,7 +96,7 @@ impl State {
             alerts: Alerts::new(),
             leaks: Merger::default(),
             started: Instant::now(),
-        })
+        }
     }
 
     fn scope(&self) -> Scope {

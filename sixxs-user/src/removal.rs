@@ -1,0 +1,15 @@
+//! Removes files that may be gone already: what counts is that they are.
+
+use std::{fs, io, path::Path};
+
+use anyhow::Context as _;
+
+/// Removes a file, or a pin.
+pub(crate) fn file(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
