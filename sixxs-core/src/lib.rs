@@ -4,6 +4,8 @@
 //! plans and texts go out. The shell around it is `sixxs-user`.
 //!
 //! * [`config`] – the configuration file, parsed once into [`config::Config`]
+//! * [`broker`] – the protocols of tunnel brokers, without IO
+//! * [`secret`] – passwords
 //! * [`link`] – network interfaces as they were observed
 //! * [`routing`] – which rules and routes should be there, what is there, and the plan between them
 //! * [`enforce`] – what the kernel programs should know
@@ -13,11 +15,13 @@
 //! * [`table_names`] – the file that gives routing tables their names
 
 pub mod alert;
+pub mod broker;
 pub mod config;
 pub mod enforce;
 pub mod link;
 pub mod pace;
 pub mod routing;
+pub mod secret;
 pub mod table_names;
 pub mod tunnel;
 pub mod types;
