@@ -1,3 +1,17 @@
 //! What a tunnel broker speaks, without IO: bytes and time in; bytes, timers and outcomes out.
 //!
 //! Nothing here opens a socket, reads a file or asks a clock.
+
+pub mod ayiya;
+pub mod beats;
+pub mod heartbeat;
+
+/// Lowercase hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}

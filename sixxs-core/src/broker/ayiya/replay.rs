@@ -1,0 +1,214 @@
+//! Refuses exact repeats of datagrams.
+//!
+//! A datagram says when it was made, to the second, and nothing else that would tell it from its
+//! repeat: what was taken has to be remembered, by a part of its signature, for as long as its time
+//! would be good. Memory is bounded: where it does not last for all of that time, the oldest are
+//! forgotten, and whatever was made no later than they were is refused unseen. Only when it does not
+//! last for a second (at some 500,000 datagrams a second) a repeat within that second gets through.
+
+use super::wire::CLOCK_SECONDS;
+
+/// A datagram's time may be so far behind and ahead of ours.
+const LIFETIME_SECONDS: u64 = 2 * CLOCK_SECONDS;
+
+/// Slots of a generation at first; a power of two.
+const FIRST_SLOTS: usize = 64;
+
+/// Slots of a generation at most; a power of two. With 8 bytes each, twice 4 MiB.
+const MOST_SLOTS: usize = 1 << 19;
+
+/// What was taken lately.
+#[derive(Debug)]
+pub struct Replay {
+    young: Generation,
+    old: Generation,
+    /// What was made up to this time is refused.
+    forgotten_until: u64,
+    /// What no repeat can tell us: the latest time of any datagram.
+    latest: u64,
+    most_slots: usize,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self::with_slots(MOST_SLOTS)
+    }
+}
+
+impl Replay {
+    fn with_slots(most_slots: usize) -> Self {
+        Self {
+            young: Generation::default(),
+            old: Generation::default(),
+            forgotten_until: 0,
+            latest: 0,
+            most_slots,
+        }
+    }
+
+    /// Whether a datagram with this signature, made at this time, is here for the first time.
+    /// Only for those whose signature was found good.
+    pub fn is_new(&mut self, signature: &[u8; 20], unix_seconds: u64) -> bool {
+        if unix_seconds <= self.forgotten_until {
+            return false;
+        }
+        let [a, b, c, d, e, f, g, h, ..] = *signature;
+        // Without the key nobody can choose it. 0 marks empty slots.
+        let print = u64::from_ne_bytes([a, b, c, d, e, f, g, h]).max(1);
+        if self.old.has(print) {
+            return false;
+        }
+        self.latest = self.latest.max(unix_seconds);
+        self.make_room();
+        self.young.insert(print, unix_seconds)
+    }
+
+    fn make_room(&mut self) {
+        let is_over = self.latest > self.young.begun + LIFETIME_SECONDS;
+        if self.young.used == 0 {
+            self.young.begun = self.latest;
+        } else if is_over || !self.young.has_room(self.most_slots) {
+            let forgotten = std::mem::take(&mut self.old);
+            // What was made this very second may be as new as can be.
+            let until = forgotten.latest.min(self.latest - 1);
+            self.forgotten_until = self.forgotten_until.max(until);
+            self.old = std::mem::take(&mut self.young);
+            self.young.begun = self.latest;
+        }
+    }
+}
+
+/// A set of prints: open addressing, at most half full.
+#[derive(Debug, Default)]
+struct Generation {
+    slots: Vec<u64>,
+    used: usize,
+    /// The latest time when the first one came.
+    begun: u64,
+    /// The latest time of those in it.
+    latest: u64,
+}
+
+impl Generation {
+    fn has(&self, print: u64) -> bool {
+        self.slots.get(self.place(print)).is_some_and(|s| *s != 0)
+    }
+
+    fn has_room(&self, most_slots: usize) -> bool {
+        (self.used + 1) * 2 <= most_slots
+    }
+
+    /// False: it was there.
+    fn insert(&mut self, print: u64, unix_seconds: u64) -> bool {
+        if (self.used + 1) * 2 > self.slots.len() {
+            self.grow();
+        }
+        let place = self.place(print);
+        if self.slots[place] != 0 {
+            return false;
+        }
+        self.slots[place] = print;
+        self.used += 1;
+        self.latest = self.latest.max(unix_seconds);
+        true
+    }
+
+    fn grow(&mut self) {
+        let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
+        let prints = std::mem::replace(&mut self.slots, vec![0; slots]);
+        for print in prints.into_iter().filter(|print| *print != 0) {
+            let place = self.place(print);
+            self.slots[place] = print;
+        }
+    }
+
+    /// Where it is, or would be put.
+    fn place(&self, print: u64) -> usize {
+        let mask = self.slots.len().wrapping_sub(1);
+        #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
+        let mut place = print as usize & mask;
+        while self
+            .slots
+            .get(place)
+            .is_some_and(|s| *s != 0 && *s != print)
+        {
+            place = (place + 1) & mask;
+        }
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn signature(number: u64) -> [u8; 20] {
+        // Spread as a hash would.
+        let mut signature = [7; 20];
+        let print = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        signature[..8].copy_from_slice(&print.to_ne_bytes());
+        signature
+    }
+
+    #[test]
+    fn repeats_are_refused_for_as_long_as_their_time_is_good() {
+        let mut replay = Replay::default();
+        for second in 1000..3000 {
+            assert!(replay.is_new(&signature(second), second));
+            for before in (second - LIFETIME_SECONDS).max(1000)..=second {
+                assert!(!replay.is_new(&signature(before), before), "{before}");
+            }
+        }
+        // And what was only late is taken, while its time is good.
+        assert!(replay.is_new(&signature(1), 3000 - CLOCK_SECONDS));
+        assert!(!replay.is_new(&signature(1), 3000 - CLOCK_SECONDS));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_repeats_are_refused_beyond_it() {
+        let mut replay = Replay::with_slots(256);
+        let mut number = 0;
+        for second in 1000..1100 {
+            for _ in 0..50 {
+                number += 1;
+                assert!(replay.is_new(&signature(number), second), "{second}");
+            }
+        }
+        assert!(replay.young.slots.len() <= 256 && replay.old.slots.len() <= 256);
+        for (number, second) in (1..=number).zip((1000..1100).flat_map(|s| [s; 50])) {
+            assert!(!replay.is_new(&signature(number), second), "{second}");
+        }
+    }
+
+    #[test]
+    fn a_second_with_more_than_can_be_remembered_stops_nothing() {
+        let mut replay = Replay::with_slots(256);
+        for number in 0..5000 {
+            assert!(replay.is_new(&signature(number), 1000));
+        }
+        assert!(replay.is_new(&signature(5000), 1001));
+    }
+
+    proptest! {
+        /// Against a set that remembers everything.
+        #[test]
+        fn never_the_same_twice(steps in prop::collection::vec((0u64..40, 0u64..8), 1..400)) {
+            let mut replay = Replay::default();
+            let mut taken = BTreeSet::new();
+            let mut now = 10_000;
+            for (number, forward) in steps {
+                now += forward;
+                let time = now - number % 5;
+                let id = number * 1_000_000 + time;
+                if taken.insert(id) {
+                    prop_assert!(replay.is_new(&signature(id), time));
+                }
+                prop_assert!(!replay.is_new(&signature(id), time));
+            }
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! The datagrams of AYIYA (draft-massar-v6ops-ayiya-02), as its brokers speak it: a string identity
+//! of 16 bytes, SHA-1 with a shared secret.
+//!
+//! ```text
+//!  0                   1                   2                   3
+//! +-------+-------+-------+-------+-------+-------+---------------+
+//! |IdLen 4| IdTyp1|SigLen5| Hash 2| Auth 1|  Op   |  Next header  |
+//! +-------+-------+-------+-------+-------+-------+---------------+
+//! |                     Unix time, in seconds                     |
+//! +---------------------------------------------------------------+
+//! |        identity: the sender's address in the tunnel (16)      |
+//! +---------------------------------------------------------------+
+//! |                       signature (20)                          |
+//! +---------------------------------------------------------------+
+//! |                        payload …                              |
+//! ```
+
+use std::net::Ipv6Addr;
+
+use sha1::{Digest as _, Sha1};
+use subtle::ConstantTimeEq as _;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::secret::Secret;
+
+/// The broker's UDP port.
+pub const PORT: u16 = 5072;
+
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 44;
+
+/// The largest datagram that brokers take.
+pub const LARGEST_BYTES: usize = 2092;
+
+/// How far the two clocks may be apart, in seconds.
+pub const CLOCK_SECONDS: u64 = 120;
+
+/// The first three bytes, but for the operation.
+const MAGIC: [u8; 3] = [0x41, 0x52, 0x10];
+
+const TIME: std::ops::Range<usize> = 4..8;
+const IDENTITY: std::ops::Range<usize> = 8..24;
+const SIGNATURE: std::ops::Range<usize> = 24..HEADER_BYTES;
+
+/// What a datagram is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A sign of life.
+    Noop,
+    /// The payload is a packet.
+    Forward,
+    /// Asks for an answer.
+    EchoRequest,
+    /// Both.
+    EchoRequestForward,
+    /// The answer.
+    EchoResponse,
+    /// Message of the day, questions and their answers: nothing that we use.
+    Other(u8),
+}
+
+impl Operation {
+    const fn from_wire(bits: u8) -> Self {
+        match bits {
+            0 => Self::Noop,
+            1 => Self::Forward,
+            2 => Self::EchoRequest,
+            3 => Self::EchoRequestForward,
+            4 => Self::EchoResponse,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// `next header` of a datagram that carries an IPv6 packet.
+const NEXT_IPV6: u8 = 41;
+/// … and of one that carries none.
+const NEXT_NONE: u8 = 59;
+
+/// SHA-1 of the password: what signs. Wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+struct Key([u8; 20]);
+
+impl Key {
+    /// Of the password as text: one that looks like hexadecimal digits is not decoded.
+    fn of(password: &Secret) -> Self {
+        Self(Sha1::digest(password.expose()).into())
+    }
+}
+
+/// Makes datagrams.
+pub struct Sealer {
+    identity: [u8; 16],
+    key: Key,
+}
+
+impl Sealer {
+    /// Signs as the one whose address in the tunnel is `identity`.
+    #[must_use]
+    pub fn new(identity: Ipv6Addr, password: &Secret) -> Self {
+        Self {
+            identity: identity.octets(),
+            key: Key::of(password),
+        }
+    }
+
+    /// A sign of life.
+    #[must_use]
+    pub fn beat(&self, unix_seconds: u64) -> [u8; HEADER_BYTES] {
+        let mut datagram = [0; HEADER_BYTES];
+        self.seal(&mut datagram, Operation::Noop, unix_seconds);
+        datagram
+    }
+
+    /// Fills the header in before the IPv6 packet that lies behind it. A `datagram` too short for
+    /// a header is left as it is.
+    pub fn forward(&self, datagram: &mut [u8], unix_seconds: u64) {
+        self.seal(datagram, Operation::Forward, unix_seconds);
+    }
+
+    fn seal(&self, datagram: &mut [u8], operation: Operation, unix_seconds: u64) {
+        let Some((header, _)) = datagram.split_first_chunk_mut::<HEADER_BYTES>() else {
+            return;
+        };
+        let [first, second, third] = MAGIC;
+        let (operation, next) = match operation {
+            Operation::Forward => (1, NEXT_IPV6),
+            _ => (0, NEXT_NONE),
+        };
+        header[..4].copy_from_slice(&[first, second, third | operation, next]);
+        // The field has 32 bits; it wraps in 2106.
+        header[TIME].copy_from_slice(&unix_seconds.to_be_bytes()[4..]);
+        header[IDENTITY].copy_from_slice(&self.identity);
+        header[SIGNATURE].copy_from_slice(&self.key.0);
+        // The key stands in its place while the whole is hashed, and is then overwritten.
+        let signature = Sha1::digest(&*datagram);
+        datagram[SIGNATURE].copy_from_slice(&signature);
+    }
+}
+
+/// Why a datagram was not taken. All faults are silent on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Shorter than a header.
+    Short,
+    /// Not the header that was agreed on.
+    Header,
+    /// From somebody else.
+    Identity,
+    /// The clocks are too far apart, or it is old.
+    Time,
+    /// Not signed with our password.
+    Signature,
+    /// The payload is not what the header says.
+    Payload,
+    /// Exactly this one was here before.
+    Repeat,
+    /// A packet that says it comes from ourselves.
+    OwnSource,
+}
+
+impl Fault {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Short,
+        Self::Header,
+        Self::Identity,
+        Self::Time,
+        Self::Signature,
+        Self::Payload,
+        Self::Repeat,
+        Self::OwnSource,
+    ];
+
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Header => "header",
+            Self::Identity => "identity",
+            Self::Time => "time",
+            Self::Signature => "signature",
+            Self::Payload => "payload",
+            Self::Repeat => "repeat",
+            Self::OwnSource => "own_source",
+        }
+    }
+}
+
+/// A datagram that was found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened<'a> {
+    /// What it is for.
+    pub operation: Operation,
+    /// Its time, in seconds.
+    pub unix_seconds: u64,
+    /// Its signature, which no other datagram has.
+    pub signature: [u8; 20],
+    /// The IPv6 packet, where it carries one.
+    pub packet: Option<&'a [u8]>,
+}
+
+/// Opens datagrams of the other end.
+pub struct Opener {
+    identity: [u8; 16],
+    key: Key,
+}
+
+impl Opener {
+    /// Takes what is signed by the one whose address in the tunnel is `identity`.
+    #[must_use]
+    pub fn new(identity: Ipv6Addr, password: &Secret) -> Self {
+        Self {
+            identity: identity.octets(),
+            key: Key::of(password),
+        }
+    }
+
+    /// Checks a datagram, the cheap parts first.
+    pub fn open<'a>(&self, datagram: &'a [u8], now_unix: u64) -> Result<Opened<'a>, Fault> {
+        let Some((header, payload)) = datagram.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(Fault::Short);
+        };
+        let [first, second, third] = MAGIC;
+        if header[0] != first || header[1] != second || header[2] & 0xf0 != third {
+            return Err(Fault::Header);
+        }
+        if header[IDENTITY] != self.identity {
+            return Err(Fault::Identity);
+        }
+        let time = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+        let unix_seconds = nearest(time, now_unix);
+        if unix_seconds.abs_diff(now_unix) > CLOCK_SECONDS {
+            return Err(Fault::Time);
+        }
+        let expected = Sha1::new()
+            .chain_update(&header[..SIGNATURE.start])
+            .chain_update(self.key.0)
+            .chain_update(payload)
+            .finalize();
+        if !bool::from(header[SIGNATURE].ct_eq(&expected)) {
+            return Err(Fault::Signature);
+        }
+        let operation = Operation::from_wire(header[2] & 0x0f);
+        let forwards = matches!(
+            operation,
+            Operation::Forward | Operation::EchoRequestForward
+        );
+        let packet = match header[3] {
+            NEXT_IPV6 if forwards && is_whole_packet(payload) => Some(payload),
+            NEXT_NONE if !forwards || payload.is_empty() => None,
+            // What else may be carried is nothing that we use; a broker may send it all the same.
+            _ if !forwards => None,
+            _ => return Err(Fault::Payload),
+        };
+        let mut signature = [0; 20];
+        signature.copy_from_slice(&expected);
+        Ok(Opened {
+            operation,
+            unix_seconds,
+            signature,
+            packet,
+        })
+    }
+}
+
+/// The time nearest to `now` whose lower 32 bits are `time`.
+fn nearest(time: u32, now: u64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower 32 bits are meant"
+    )]
+    let ahead = time.wrapping_sub(now as u32);
+    if ahead < 1 << 31 {
+        now.saturating_add(u64::from(ahead))
+    } else {
+        let behind = u64::from(ahead.wrapping_neg());
+        now.checked_sub(behind).unwrap_or(u64::from(time))
+    }
+}
+
+/// An IPv6 header whose length is the payload's. A jumbogram (RFC 2675) fits in no datagram.
+fn is_whole_packet(payload: &[u8]) -> bool {
+    let Some((header, rest)) = payload.split_first_chunk::<40>() else {
+        return false;
+    };
+    header[0] >> 4 == 6 && usize::from(u16::from_be_bytes([header[4], header[5]])) == rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME_SENT: u64 = 0x5f5e_1000;
+    const BEAT: &str =
+        "4152103b5f5e100020010db802ff0001000000000000000293804198dc5b91b5e96165e6f9482893d33dd8b9";
+    const FORWARD: &str = "415211295f5e100020010db802ff00010000000000000002e4b5ad249bd09d5b1a906fd0cafdab48cf7edb506000000000103a4020010db802ff0001000000000000000220010db802ff0001000000000000000180007a75123400016162636465666768";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        hex.as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    fn password() -> Secret {
+        Secret::from("f3d47c2de40fb698e1ab15d757a09bfc")
+    }
+
+    fn us() -> Ipv6Addr {
+        "2001:db8:2ff:1::2".parse().unwrap()
+    }
+
+    #[test]
+    fn the_vectors_both_ways() {
+        let key = Key::of(&password());
+        assert_eq!(
+            key.0[..],
+            bytes("5ec7fae6e1e0bbc6ffb40837a5c26b2855dc7fba")[..]
+        );
+        let sealer = Sealer::new(us(), &password());
+        assert_eq!(sealer.beat(TIME_SENT)[..], bytes(BEAT)[..]);
+        let forward = bytes(FORWARD);
+        let mut made = vec![0; HEADER_BYTES];
+        made.extend_from_slice(&forward[HEADER_BYTES..]);
+        sealer.forward(&mut made, TIME_SENT);
+        assert_eq!(made, forward);
+
+        let opener = Opener::new(us(), &password());
+        let opened = opener.open(&forward, TIME_SENT + 120).unwrap();
+        assert_eq!(opened.operation, Operation::Forward);
+        assert_eq!(opened.packet, Some(&forward[HEADER_BYTES..]));
+        assert_eq!(opened.unix_seconds, TIME_SENT);
+        let beat = bytes(BEAT);
+        let opened = opener.open(&beat, TIME_SENT - 120).unwrap();
+        assert_eq!((opened.operation, opened.packet), (Operation::Noop, None));
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_cut_is_noticed() {
+        let opener = Opener::new(us(), &password());
+        let forward = bytes(FORWARD);
+        for bit in 0..forward.len() * 8 {
+            let mut changed = forward.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(opener.open(&changed, TIME_SENT).is_err(), "bit {bit}");
+        }
+        for length in 0..forward.len() {
+            assert!(opener.open(&forward[..length], TIME_SENT).is_err());
+        }
+        let longer = [&forward[..], &[0]].concat();
+        assert_eq!(opener.open(&longer, TIME_SENT), Err(Fault::Signature));
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let forward = bytes(FORWARD);
+        let opener = Opener::new(us(), &password());
+        let open = |datagram: &[u8], now| opener.open(datagram, now).unwrap_err();
+        assert_eq!(open(&[], TIME_SENT), Fault::Short);
+        assert_eq!(open(&[0; 44], TIME_SENT), Fault::Header);
+        assert_eq!(open(&forward, TIME_SENT + 121), Fault::Time);
+        assert_eq!(open(&forward, TIME_SENT - 121), Fault::Time);
+        let other = Opener::new("2001:db8:2ff:1::1".parse().unwrap(), &password());
+        assert_eq!(other.open(&forward, TIME_SENT), Err(Fault::Identity));
+        let other = Opener::new(us(), &Secret::from("f3d47c2d"));
+        assert_eq!(other.open(&forward, TIME_SENT), Err(Fault::Signature));
+        // Signed, and yet not a packet: cut off behind the version.
+        let sealer = Sealer::new(us(), &password());
+        for payload in [&[][..], &[0x60], &[0x45; 40], &forward[44..90]] {
+            let mut datagram = [&[0; HEADER_BYTES][..], payload].concat();
+            sealer.forward(&mut datagram, TIME_SENT);
+            assert_eq!(open(&datagram, TIME_SENT), Fault::Payload, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn the_time_field_wraps() {
+        let sealer = Sealer::new(us(), &password());
+        let opener = Opener::new(us(), &password());
+        let wrap = 1u64 << 32;
+        let beat = sealer.beat(wrap + 5);
+        assert_eq!(opener.open(&beat, wrap - 5).unwrap().unix_seconds, wrap + 5);
+        let beat = sealer.beat(wrap - 5);
+        assert_eq!(opener.open(&beat, wrap + 5).unwrap().unix_seconds, wrap - 5);
+        // A machine without a clock begins in 1970.
+        let beat = sealer.beat(wrap - 1);
+        assert_eq!(opener.open(&beat, 3), Err(Fault::Time));
+    }
+}
