@@ -1,6 +1,6 @@
 //! Reads the configuration file.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use sixxs_core::config::{self, Config, Invalid};
 
@@ -15,6 +15,12 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// Others can read it, which they must not.
+    #[error("{file}: it has passwords in it and everybody can read it; run `chmod o= {file}`")]
+    Exposed {
+        /// Its path.
+        file: String,
+    },
     /// It is wrong; names file, lines, keys and what was expected.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -23,6 +29,9 @@ pub enum Error {
 /// No configuration is larger; more is a mistake, or an attack.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Of a file's mode.
+const OTHERS_MAY_READ: u32 = 0o004;
+
 /// Reads it.
 pub fn read(path: &Path) -> Result<Config, Error> {
     let file = path.display().to_string();
@@ -30,12 +39,17 @@ pub fn read(path: &Path) -> Result<Config, Error> {
         file: file.clone(),
         error,
     };
-    let size = fs::metadata(path).map_err(unreadable)?.len();
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    let size = metadata.len();
     if size > MAX_BYTES {
         return Err(unreadable(io::Error::other(format!(
             "{size} bytes are too many"
         ))));
     }
     let text = fs::read_to_string(path).map_err(unreadable)?;
-    Ok(config::parse(&file, &text)?)
+    let config = config::parse(&file, &text)?;
+    if config.has_secrets() && metadata.mode() & OTHERS_MAY_READ != 0 {
+        return Err(Error::Exposed { file });
+    }
+    Ok(config)
 }

@@ -3,6 +3,7 @@
 //! After [`parse`] nothing is checked again: every value in [`Config`] is in range, and no two
 //! tunnels contradict each other.
 
+mod kind;
 mod reader;
 mod together;
 
@@ -10,11 +11,15 @@ use std::{fmt, net::Ipv6Addr, ops::RangeInclusive};
 
 use toml::de::DeTable;
 
+pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
 pub use reader::Fault;
 use reader::{At, Faults, Place, Table};
 use together::Places;
 
-use crate::types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId};
+use crate::{
+    broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
+    types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId},
+};
 
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,14 @@ pub struct Config {
     pub rule_priority: RulePriority,
     /// The tunnels in the order of the file; at least one.
     pub tunnels: Vec<Tunnel>,
+}
+
+impl Config {
+    /// Whether there is something in it that others must not read.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
+    }
 }
 
 /// What the programs do with a leak.
@@ -74,31 +87,6 @@ impl Tunnel {
     }
 }
 
-/// Who makes a tunnel's interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Somebody else.
-    Interface,
-    /// Commands of the user's: argument vectors, run without a shell.
-    Command {
-        /// Makes the interface.
-        up: Vec<String>,
-        /// Removes it; empty: nothing is run.
-        down: Vec<String>,
-    },
-}
-
-impl Kind {
-    /// Its name in the configuration and in status.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Interface => "interface",
-            Self::Command { .. } => "command",
-        }
-    }
-}
-
 /// The file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid {
@@ -133,9 +121,6 @@ const KEYS: &[&str] = &["uplinks", "on_leak", "rule_priority", "rule_mode", "tun
 
 const TUNNEL_KEYS: &[&str] = &[
     "name",
-    "kind",
-    "up",
-    "down",
     "address",
     "peer",
     "check_target",
@@ -232,18 +217,7 @@ fn read_tunnel(
     faults: &mut Faults,
 ) -> Option<(Tunnel, Places)> {
     let name = table.parsed::<IfName>("name", "an interface name", faults);
-    let kind_place = table.place("kind");
-    let kind = table.parsed::<KindName>("kind", "\"interface\" or \"command\"", faults);
-    let up = table.strings(
-        "up",
-        "a list of strings: a program and its arguments",
-        faults,
-    );
-    let down = table.strings(
-        "down",
-        "a list of strings: a program and its arguments",
-        faults,
-    );
+    let kind = kind::read(&mut table, faults);
     let address_place = table.place("address");
     let addresses = table
         .one_or_many::<InterfaceAddress>(
@@ -260,6 +234,7 @@ fn read_tunnel(
             );
         }
     }
+    let peer_place = table.place("peer");
     let peer = table.parsed::<Ipv6Addr>("peer", "an IPv6 address", faults);
     let check_target = table.parsed::<Ipv6Addr>("check_target", "an IPv6 address", faults);
     let prefixes = table
@@ -299,7 +274,7 @@ fn read_tunnel(
     let gateway = table.parsed::<Ipv6Addr>("gateway", "an IPv6 address", faults);
     let name_place = table.place("name");
     table.parsed::<NotYet>("aiccu", "no such key yet", faults);
-    table.finish(TUNNEL_KEYS, faults);
+    table.finish(&[TUNNEL_KEYS, kind::KEYS].concat(), faults);
 
     if let Some(At { value, place }) = &gateway
         && (value.is_unspecified() || value.is_multicast())
@@ -312,7 +287,20 @@ fn read_tunnel(
             "missing; expected the tunnel's IPv6 address, or prefixes routed by it",
         );
     }
-    let kind = read_kind(kind, &kind_place, up, down, faults);
+    if let Some(kind) = &kind
+        && kind.is_native()
+    {
+        let native = Native {
+            kind,
+            addresses: &addresses,
+            missing_address: &address_place,
+            peer: peer.as_ref(),
+            missing_peer: &peer_place,
+            mtu: mtu.as_ref(),
+            gateway: gateway.as_ref(),
+        };
+        check_native(&native, faults);
+    }
     let Some(name) = name else {
         if !faults.has(&name_place.key) {
             faults.add(
@@ -332,20 +320,79 @@ fn read_tunnel(
             .collect(),
     };
     let prefixes = values(prefixes);
+    let kind = kind?;
+    let mtu = mtu.map(|at| Mtu(at.value));
+    let mtu = mtu.or(kind.is_native().then_some(Mtu::MINIMUM));
     let tunnel = Tunnel {
         name: name.value,
-        kind: kind?,
+        kind,
         addresses: values(addresses),
         peer: peer.map(|at| at.value),
         check_target: check_target.map(|at| at.value),
         direct: direct.map_or_else(|| prefixes.clone(), values),
         prefixes,
         table: TableId(id.map_or_else(|| table_of(position), |id| id.value)),
-        mtu: mtu.map(|at| Mtu(at.value)),
+        mtu,
         gateway: gateway.map(|at| at.value),
     };
     Some((tunnel, places))
 }
+
+/// Checks what an interface of our own making needs.
+fn check_native(found: &Native<'_>, faults: &mut Faults) {
+    let Native {
+        kind,
+        addresses,
+        missing_address,
+        peer,
+        missing_peer,
+        mtu,
+        gateway,
+    } = found;
+    if addresses.is_empty() && !faults.has(&missing_address.key) {
+        faults.add(
+            missing_address,
+            "missing; expected the address of our end of the tunnel",
+        );
+    }
+    if let Kind::Ayiya(_) = kind {
+        // It signs with one identity, and knows the broker by its own.
+        if peer.is_none() && !faults.has(&missing_peer.key) {
+            faults.add(
+                missing_peer,
+                "missing; expected the broker's address in the tunnel",
+            );
+        }
+        if let Some(mtu) = mtu
+            && mtu.value > AYIYA_MTU
+        {
+            let message = format!(
+                "expected at most {AYIYA_MTU} for AYIYA, found {}",
+                mtu.value
+            );
+            faults.add(&mtu.place, message);
+        }
+    }
+    if let Some(gateway) = gateway {
+        let message = "expected only for interfaces with a link layer, which this tunnel is not";
+        faults.add(&gateway.place, message);
+    }
+}
+
+/// What [`check_native`] looks at.
+struct Native<'a> {
+    kind: &'a Kind,
+    addresses: &'a [At<InterfaceAddress>],
+    missing_address: &'a Place,
+    peer: Option<&'a At<Ipv6Addr>>,
+    missing_peer: &'a Place,
+    mtu: Option<&'a At<u32>>,
+    gateway: Option<&'a At<Ipv6Addr>>,
+}
+
+/// The largest packet that fits into a datagram that AYIYA's brokers take.
+#[expect(clippy::cast_possible_truncation, reason = "some 2,000")]
+const AYIYA_MTU: u32 = (LARGEST_BYTES - HEADER_BYTES) as u32;
 
 /// The table of the tunnel at this position, unless it names one: 200, 201, … without those that
 /// the system has.
@@ -355,54 +402,6 @@ const fn table_of(position: u32) -> u32 {
         id
     } else {
         id + 3
-    }
-}
-
-fn read_kind(
-    kind: Option<At<KindName>>,
-    missing: &Place,
-    up: Option<At<Vec<String>>>,
-    down: Option<At<Vec<String>>>,
-    faults: &mut Faults,
-) -> Option<Kind> {
-    let Some(kind) = kind else {
-        if !faults.has(&missing.key) {
-            faults.add(missing, "missing; expected \"interface\" or \"command\"");
-        }
-        return None;
-    };
-    match kind.value {
-        KindName::Interface => {
-            for command in [up, down].into_iter().flatten() {
-                faults.add(&command.place, "expected only with kind = \"command\"");
-            }
-            Some(Kind::Interface)
-        }
-        KindName::Command => {
-            let Some(up) = up else {
-                let place = Place {
-                    key: missing.key.replace("kind", "up"),
-                    ..kind.place
-                };
-                if !faults.has(&place.key) {
-                    faults.add(
-                        &place,
-                        "missing; expected a list of strings: a program and its arguments",
-                    );
-                }
-                return None;
-            };
-            if up.value.is_empty() {
-                faults.add(
-                    &up.place,
-                    "expected a program and its arguments, found an empty list",
-                );
-            }
-            Some(Kind::Command {
-                up: up.value,
-                down: down.map(|at| at.value).unwrap_or_default(),
-            })
-        }
     }
 }
 
@@ -416,11 +415,6 @@ fn is_unicast(address: Ipv6Addr) -> bool {
         || address.to_ipv4_mapped().is_some())
 }
 
-enum KindName {
-    Interface,
-    Command,
-}
-
 /// The word is none of those expected.
 #[derive(Clone, Copy, Debug)]
 pub struct NotThat(&'static str);
@@ -432,19 +426,6 @@ impl fmt::Display for NotThat {
 }
 
 const LATER: &str = "not available in this version";
-
-impl std::str::FromStr for KindName {
-    type Err = NotThat;
-
-    fn from_str(text: &str) -> Result<Self, NotThat> {
-        match text {
-            "interface" => Ok(Self::Interface),
-            "command" => Ok(Self::Command),
-            "6in4" | "6in4-heartbeat" | "ayiya" => Err(NotThat(LATER)),
-            _ => Err(NotThat("no such kind")),
-        }
-    }
-}
 
 /// A key that is known, and not available.
 struct NotYet;

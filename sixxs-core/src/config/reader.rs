@@ -7,6 +7,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use crate::secret::Secret;
+
 /// One thing that is wrong in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -134,6 +136,17 @@ impl<'i> Table<'i> {
         let At { value, place } = self.take(key)?;
         let value = parse_value(&value, &place, expected, faults)?;
         Some(At { value, place })
+    }
+
+    /// A string that is not to be shown, whatever is wrong with it.
+    pub(super) fn secret(&mut self, key: &str, faults: &mut Faults) -> Option<At<Secret>> {
+        let At { value, place } = self.take(key)?;
+        if let DeValue::String(text) = &value {
+            let value = Secret::from(text.as_ref());
+            return Some(At { value, place });
+        }
+        faults.add(&place, "expected a string; put the password in quotes");
+        None
     }
 
     /// One string or a list of them, each parsing as `T`. `None` where the key is missing.

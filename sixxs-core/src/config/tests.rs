@@ -50,6 +50,52 @@ fn a_good_file_is_read_whole() {
 }
 
 #[test]
+fn native_tunnels() {
+    let config = parse(
+        "f",
+        r#"
+        [[tunnel]]
+        name = "a"
+        kind = "6in4"
+        remote4 = "198.51.100.1"
+        address = "2001:db8:a::2/64"
+        [[tunnel]]
+        name = "b"
+        kind = "6in4-heartbeat"
+        local4 = "192.0.2.10"
+        remote4 = "198.51.100.2"
+        password = "hartslag"
+        heartbeat_interval = 30
+        address = "2001:db8:b::2/64"
+        [[tunnel]]
+        name = "c"
+        kind = "ayiya"
+        remote = "pop.example.net"
+        password = "geheim"
+        address = "2001:db8:c::2/64"
+        peer = "2001:db8:c::1"
+        mtu = 1428
+        "#,
+    )
+    .unwrap();
+    let kinds: Vec<_> = config.tunnels.iter().map(|t| t.kind.name()).collect();
+    assert_eq!(kinds, ["6in4", "6in4-heartbeat", "ayiya"]);
+    let mtus: Vec<_> = config.tunnels.iter().map(|t| t.mtu.unwrap().0).collect();
+    assert_eq!(mtus, [1280, 1280, 1428]);
+    assert!(config.has_secrets());
+    let shown = format!("{config:?}");
+    assert!(
+        !shown.contains("hartslag") && !shown.contains("geheim"),
+        "{shown}"
+    );
+    let Kind::Ayiya(ayiya) = &config.tunnels[2].kind else {
+        panic!("ayiya")
+    };
+    assert_eq!(ayiya.remote, Remote::Name("pop.example.net".to_owned()));
+    assert_eq!(ayiya.heartbeat.interval.as_secs(), 60);
+}
+
+#[test]
 fn defaults() {
     let config = parse(
         "f",
@@ -178,8 +224,64 @@ fn every_fault_is_named() {
             "kind = \"interface\"",
             "kind = \"ayiya\"",
             8,
-            "tunnel[1].kind",
-            "not available",
+            "tunnel[1].password",
+            "missing",
+        ),
+        (
+            "kind = \"interface\"",
+            "kind = \"6in4\"",
+            8,
+            "tunnel[1].remote4",
+            "missing; expected the broker's IPv4 address",
+        ),
+        (
+            "kind = \"interface\"",
+            "kind = \"6in4\"\nremote4 = \"198.51.100.300\"",
+            9,
+            "tunnel[1].remote4",
+            "an IPv4 address",
+        ),
+        (
+            "kind = \"interface\"",
+            "kind = \"6in4\"\nremote4 = \"198.51.100.1\"\npassword = \"x\"",
+            10,
+            "tunnel[1].password",
+            "only with kind = \"6in4-heartbeat\" or \"ayiya\"",
+        ),
+        (
+            "kind = \"interface\"",
+            "kind = \"ayiya\"\nremote4 = \"198.51.100.1\"\npassword = 12345",
+            10,
+            "tunnel[1].password",
+            "put the password in quotes",
+        ),
+        (
+            "kind = \"interface\"",
+            "kind = \"ayiya\"\nremote4 = \"198.51.100.1\"\npassword = \"x\"\nmtu = 2049",
+            11,
+            "tunnel[1].mtu",
+            "at most 2048",
+        ),
+        (
+            "kind = \"interface\"",
+            "kind = \"ayiya\"\nremote = \"a b\"\npassword = \"x\"",
+            9,
+            "tunnel[1].remote",
+            "neither an IP address nor a host name",
+        ),
+        (
+            "kind = \"interface\"",
+            "kind = \"interface\"\nlocal4 = \"192.0.2.10\"",
+            9,
+            "tunnel[1].local4",
+            "expected only with kind = ",
+        ),
+        (
+            "peer = \"2001:db8:a::1\"",
+            "kind = \"ayiya\"\nremote4 = \"198.51.100.1\"\npassword = \"x\"",
+            10,
+            "",
+            "not valid TOML",
         ),
         ("kind = \"interface\"", "", 6, "tunnel[1].kind", "missing"),
         (

@@ -7,8 +7,8 @@ use std::{
 
 use super::{DEFAULT_METRIC, MAIN_TABLE, Neighbour, Rule, UNREACHABLE_METRIC};
 use crate::{
-    config::{Config, Tunnel},
-    types::{IfName, Metric, Mtu, Prefix, RulePriority, TableId},
+    config::{Config, Kind, Tunnel},
+    types::{IfName, InterfaceAddress, Metric, Mtu, Prefix, RulePriority, TableId},
 };
 
 /// What should be there.
@@ -20,6 +20,17 @@ pub struct Desired {
     pub routes: BTreeMap<Place, Target>,
     /// Gateways to be kept resolved.
     pub neighbours: BTreeSet<Neighbour>,
+    /// Interfaces of our own making.
+    pub interfaces: BTreeMap<IfName, SetUp>,
+}
+
+/// What an interface of our own making should be like, besides up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetUp {
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Its addresses; it may have others.
+    pub addresses: Vec<InterfaceAddress>,
 }
 
 /// What tells a route from others: the kernel has at most one of ours for each.
@@ -58,6 +69,19 @@ impl Desired {
             desired.add(tunnel, config.rule_priority);
         }
         desired
+    }
+
+    /// Adds what the interface of a tunnel should be like, which we made ourselves.
+    pub fn set_up(&mut self, tunnel: &Tunnel) {
+        let mut addresses = tunnel.addresses.clone();
+        if let Kind::Ayiya(_) = &tunnel.kind {
+            addresses.extend(tunnel.addresses.first().map(|a| link_local(a.address)));
+        }
+        let set_up = SetUp {
+            mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),
+            addresses,
+        };
+        self.interfaces.insert(tunnel.name.clone(), set_up);
     }
 
     fn add(&mut self, tunnel: &Tunnel, priority: RulePriority) {
@@ -104,5 +128,31 @@ impl Desired {
                 });
             }
         }
+    }
+}
+
+/// The link-local address that goes with an AYIYA tunnel's address, as AICCU makes it: its bytes 2
+/// to 7, the first of them masked, and its last two.
+fn link_local(address: Ipv6Addr) -> InterfaceAddress {
+    let octets = address.octets();
+    let mut made = [0; 16];
+    made[..2].copy_from_slice(&[0xfe, 0x80]);
+    made[8..14].copy_from_slice(&octets[2..8]);
+    made[8] &= 0xfc;
+    made[14..].copy_from_slice(&octets[14..]);
+    InterfaceAddress {
+        address: made.into(),
+        bits: 64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_local_address_is_aiccus() {
+        let made = link_local("2001:db8:2ff:1::2".parse().unwrap());
+        assert_eq!(made.address.to_string(), "fe80::cb8:2ff:1:2");
     }
 }

@@ -1,6 +1,6 @@
 //! From what is there to what should be there.
 //!
-//! Steps come in an order in which no packet falls between two states: routes before the rules
+//! Steps come in an order in which no packet falls between two states: interfaces first, routes before the rules
 //! that lead to them, everything new before anything old is removed, and rules removed before
 //! their routes.
 
@@ -8,12 +8,12 @@ use std::{fmt, net::Ipv6Addr};
 
 use super::{
     MAIN_TABLE, Neighbour, Rule,
-    desired::{Desired, Place, Target},
+    desired::{Desired, Place, SetUp, Target},
     observed::{Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
 };
 use crate::{
-    link::{LinkLayer, Links},
-    types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
+    link::{Link, LinkLayer, Links},
+    types::{IfIndex, IfName, InterfaceAddress, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
 /// The way there.
@@ -36,6 +36,10 @@ impl Plan {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Gives an interface its MTU and takes it up.
+    SetUp(IfIndex, IfName, Mtu),
+    /// Gives an interface an address.
+    AddAddress(IfIndex, IfName, InterfaceAddress),
     /// Adds a route.
     AddRoute(Route),
     /// Puts a route in the place of one of ours that leads elsewhere.
@@ -124,6 +128,12 @@ impl Problem {
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
+    for (name, wanted) in &desired.interfaces {
+        // One that is not there is seen as its tunnel's state.
+        if let Some(link) = observed.links.by_name(name) {
+            plan.steps.extend(set_up(link, wanted));
+        }
+    }
     let mut surplus: Vec<&ObservedRoute> = observed.routes.iter().filter(|r| r.is_ours()).collect();
     for (place, target) in &desired.routes {
         match resolve(*place, target, &observed.links) {
@@ -154,6 +164,18 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
             Some(Step::DeleteNeighbour(neighbour.clone(), link.name.clone()))
         }));
     plan
+}
+
+/// What an interface of our own making lacks.
+fn set_up(link: &Link, wanted: &SetUp) -> impl Iterator<Item = Step> {
+    let (index, name) = (link.index, &link.name);
+    let is_set_up = link.up && link.mtu == wanted.mtu;
+    let set_up = (!is_set_up).then(|| Step::SetUp(index, name.clone(), wanted.mtu));
+    let addresses = wanted.addresses.iter();
+    let missing = addresses.filter(|wanted| !link.addresses.contains(&wanted.address));
+    set_up
+        .into_iter()
+        .chain(missing.map(move |address| Step::AddAddress(index, name.clone(), *address)))
 }
 
 /// Sees to one gateway; takes from `old` what serves for it. Without an interface that is up there
@@ -275,6 +297,10 @@ impl Route {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::SetUp(_, name, mtu) => write!(f, "ip link set {name} mtu {mtu} up"),
+            Self::AddAddress(_, name, InterfaceAddress { address, bits }) => {
+                write!(f, "ip -6 address add {address}/{bits} dev {name} nodad")
+            }
             Self::AddRoute(route) => write!(f, "ip -6 route add {route}"),
             Self::ReplaceRoute(route) => write!(f, "ip -6 route replace {route}"),
             Self::KeepNeighbour(_, Neighbour { interface, address }) => write!(

@@ -133,10 +133,76 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
     }));
 }
 
+/// An interface of our own is set up like everything else; what is there already stays as it is.
+#[test]
+fn an_interface_of_our_own_is_set_up() {
+    let config = crate::config::parse(
+        "f",
+        r#"
+        [[tunnel]]
+        name = "sixxs0"
+        kind = "ayiya"
+        remote4 = "198.51.100.1"
+        password = "secret"
+        address = "2001:db8:a::2/64"
+        peer = "2001:db8:a::1"
+        mtu = 1428
+        "#,
+    )
+    .unwrap();
+    let mut desired = Desired::new(&config, |_| true);
+    desired.set_up(&config.tunnels[0]);
+    assert_eq!(
+        diff(&desired, &Observed::default()).steps.len(),
+        2,
+        "not yet made"
+    );
+    let observed = Observed {
+        links: [link(3, "sixxs0", false)].into_iter().collect(),
+        ..Observed::default()
+    };
+    let plan = diff(&desired, &observed);
+    let lines: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines[..3],
+        [
+            "ip link set sixxs0 mtu 1428 up",
+            "ip -6 address add 2001:db8:a::2/64 dev sixxs0 nodad",
+            "ip -6 address add fe80::cb8:a:0:2/64 dev sixxs0 nodad",
+        ]
+    );
+    // A route needs an interface that is up: the next look adds it.
+    let up = apply(&plan, observed);
+    let done = apply(&diff(&desired, &up), up);
+    assert!(diff(&desired, &done).is_empty());
+    // One address that went is put back, and nothing else.
+    let mut damaged = done;
+    change_link(&mut damaged, IfIndex(3), |link| {
+        link.addresses.remove(0);
+    });
+    let lines: Vec<_> = diff(&desired, &damaged)
+        .steps
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        lines,
+        ["ip -6 address add 2001:db8:a::2/64 dev sixxs0 nodad"]
+    );
+}
+
 /// What the kernel would do: the model that the property tests run against.
 fn apply(plan: &Plan, mut state: Observed) -> Observed {
     for step in &plan.steps {
         match step {
+            Step::SetUp(index, _, mtu) => change_link(&mut state, *index, |link| {
+                link.up = true;
+                link.mtu = *mtu;
+            }),
+            Step::AddAddress(index, _, address) => change_link(&mut state, *index, |link| {
+                assert!(!link.addresses.contains(&address.address), "EEXIST: {step}");
+                link.addresses.push(address.address);
+            }),
             Step::AddRoute(route) => {
                 let taken = |r: &ObservedRoute| r.place() == Some(route.place);
                 assert!(!state.routes.iter().any(taken), "EEXIST: {step}");
@@ -186,6 +252,16 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
         }
     }
     state
+}
+
+fn change_link(state: &mut Observed, index: IfIndex, change: impl Fn(&mut Link)) {
+    let links = state.links.iter().cloned().map(|mut link| {
+        if link.index == index {
+            change(&mut link);
+        }
+        link
+    });
+    state.links = links.collect();
 }
 
 fn made(route: &Route) -> ObservedRoute {
@@ -370,12 +446,13 @@ proptest! {
         let start = Observed { rules, routes: without_doubles(routes), ..both_up() };
         let plan = diff(&Desired::new(&config(), |_| true), &start);
         let rank = |step: &Step| match step {
-            Step::AddRoute(_) | Step::ReplaceRoute(_) => 0,
-            Step::KeepNeighbour(..) => 1,
-            Step::AddRule(_) => 2,
-            Step::DeleteRule(_) => 3,
-            Step::DeleteRoute(_) => 4,
-            Step::DeleteNeighbour(..) => 5,
+            Step::SetUp(..) | Step::AddAddress(..) => 0,
+            Step::AddRoute(_) | Step::ReplaceRoute(_) => 1,
+            Step::KeepNeighbour(..) => 2,
+            Step::AddRule(_) => 3,
+            Step::DeleteRule(_) => 4,
+            Step::DeleteRoute(_) => 5,
+            Step::DeleteNeighbour(..) => 6,
         };
         prop_assert!(plan.steps.is_sorted_by_key(rank));
     }

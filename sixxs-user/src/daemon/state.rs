@@ -213,7 +213,9 @@ impl State {
     fn is_route_missing(&self, place: Place) -> bool {
         let in_steps = self.plan.steps.iter().any(|step| match step {
             Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
-            Step::AddRule(_)
+            Step::SetUp(..)
+            | Step::AddAddress(..)
+            | Step::AddRule(_)
             | Step::KeepNeighbour(..)
             | Step::DeleteRule(_)
             | Step::DeleteRoute(_)

@@ -9,6 +9,8 @@ use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+        link::{LinkAttribute, LinkFlags, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage},
         route::{
             RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
@@ -23,7 +25,7 @@ use sixxs_core::{
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
         plan::{Plan, Route},
     },
-    types::{IfIndex, Mtu, PROTOCOL, Prefix},
+    types::{IfIndex, InterfaceAddress, Mtu, PROTOCOL, Prefix},
 };
 
 use super::{Netlink, RequestError};
@@ -68,6 +70,18 @@ impl Netlink {
 
     async fn step(&self, step: &Step) -> Result<(), RequestError> {
         let (message, flags) = match step {
+            Step::SetUp(index, _, mtu) => {
+                let mut message = LinkMessage::default();
+                message.header.index = index.0;
+                message.header.flags = LinkFlags::Up;
+                message.header.change_mask = LinkFlags::Up;
+                message.attributes = vec![LinkAttribute::Mtu(mtu.0)];
+                (RouteNetlinkMessage::SetLink(message), CHANGE)
+            }
+            Step::AddAddress(index, _, address) => (
+                RouteNetlinkMessage::NewAddress(address_message(*index, *address)),
+                CHANGE | NLM_F_CREATE | NLM_F_EXCL,
+            ),
             Step::AddRoute(route) => (
                 RouteNetlinkMessage::NewRoute(route_message(route)),
                 CHANGE | NLM_F_CREATE | NLM_F_EXCL,
@@ -129,15 +143,38 @@ fn is_tolerated(step: &Step, error: &RequestError) -> bool {
             matches!(error.raw_os_error(), Some(ENOENT | ESRCH | ENODEV))
                 || error.kind() == io::ErrorKind::NotFound
         }
-        Step::AddRoute(_) | Step::ReplaceRoute(_) | Step::AddRule(_) | Step::KeepNeighbour(..) => {
-            false
-        }
+        Step::AddAddress(..) => error.kind() == io::ErrorKind::AlreadyExists,
+        Step::SetUp(..)
+        | Step::AddRoute(_)
+        | Step::ReplaceRoute(_)
+        | Step::AddRule(_)
+        | Step::KeepNeighbour(..) => false,
     }
 }
 
 const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
 const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
 const ENODEV: i32 = nix::errno::Errno::ENODEV as i32;
+
+/// Nobody else can have the address: there is nothing to wait for (`nodad`).
+fn address_message(index: IfIndex, address: InterfaceAddress) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = address.bits;
+    message.header.index = index.0;
+    message.header.scope = if address.address.is_unicast_link_local() {
+        AddressScope::Link
+    } else {
+        AddressScope::Universe
+    };
+    let ip = IpAddr::V6(address.address);
+    message.attributes = vec![
+        AddressAttribute::Local(ip),
+        AddressAttribute::Address(ip),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
+    message
+}
 
 fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();

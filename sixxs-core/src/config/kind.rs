@@ -1,0 +1,366 @@
+//! Who makes a tunnel's interface: the `kind` of a tunnel and the keys that go with it.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+    time::Duration,
+};
+
+use super::reader::{At, Faults, Place, Table};
+use crate::{broker::beats::DEFAULT_INTERVAL, secret::Secret};
+
+/// Who makes a tunnel's interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody else.
+    Interface,
+    /// Commands of the user's: argument vectors, run without a shell.
+    Command {
+        /// Makes the interface.
+        up: Vec<String>,
+        /// Removes it; empty: nothing is run.
+        down: Vec<String>,
+    },
+    /// We do: IPv6 in IPv4 (RFC 4213).
+    SixInFour(SixInFour),
+    /// We do: AYIYA.
+    Ayiya(Ayiya),
+}
+
+/// IPv6 in IPv4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SixInFour {
+    /// Our address outside; `None`: the one that the route to the broker uses.
+    pub local4: Option<Ipv4Addr>,
+    /// The broker's.
+    pub remote4: Ipv4Addr,
+    /// Tells the broker our address; `None`: it knows.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// What tells the broker where we are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Shared with the broker.
+    pub password: Secret,
+    /// Between beats.
+    pub interval: Duration,
+}
+
+/// AYIYA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ayiya {
+    /// Our address outside; `None`: the one that the route to the broker uses.
+    pub local4: Option<Ipv4Addr>,
+    /// The broker.
+    pub remote: Remote,
+    /// The password and the time between beats.
+    pub heartbeat: Heartbeat,
+}
+
+/// A host by address or by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remote {
+    /// Its address.
+    Address(IpAddr),
+    /// Its name, looked up when needed.
+    Name(String),
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The text is neither an address nor a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither an IP address nor a host name")]
+pub struct BadRemote;
+
+impl FromStr for Remote {
+    type Err = BadRemote;
+
+    fn from_str(text: &str) -> Result<Self, BadRemote> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        };
+        let name = text.strip_suffix('.').unwrap_or(text);
+        // All digits and dots would be an address written wrongly.
+        let has_letter = name.bytes().any(|byte| byte.is_ascii_alphabetic());
+        if name.len() <= 253 && has_letter && name.split('.').all(is_label) {
+            Ok(Self::Name(text.to_owned()))
+        } else {
+            Err(BadRemote)
+        }
+    }
+}
+
+impl Kind {
+    /// Its name in the configuration and in status.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Interface => "interface",
+            Self::Command { .. } => "command",
+            Self::SixInFour(SixInFour {
+                heartbeat: None, ..
+            }) => "6in4",
+            Self::SixInFour(SixInFour {
+                heartbeat: Some(_), ..
+            }) => "6in4-heartbeat",
+            Self::Ayiya(_) => "ayiya",
+        }
+    }
+
+    /// Whether the interface is ours: then so are its addresses, its MTU and its being up.
+    #[must_use]
+    pub const fn is_native(&self) -> bool {
+        matches!(self, Self::SixInFour(_) | Self::Ayiya(_))
+    }
+}
+
+impl Kind {
+    /// Whether there is a password in it.
+    pub(super) const fn has_secrets(&self) -> bool {
+        matches!(
+            self,
+            Self::SixInFour(SixInFour {
+                heartbeat: Some(_),
+                ..
+            }) | Self::Ayiya(_)
+        )
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Interface,
+    Command,
+    SixInFour,
+    Heartbeat,
+    Ayiya,
+}
+
+/// What is expected behind `kind`.
+const NAMES: &str = "\"interface\", \"command\", \"6in4\", \"6in4-heartbeat\" or \"ayiya\"";
+
+impl FromStr for Name {
+    type Err = super::NotThat;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "interface" => Self::Interface,
+            "command" => Self::Command,
+            "6in4" => Self::SixInFour,
+            "6in4-heartbeat" => Self::Heartbeat,
+            "ayiya" => Self::Ayiya,
+            _ => return Err(super::NotThat("no such kind")),
+        })
+    }
+}
+
+/// The keys that only some kinds have.
+pub(super) const KEYS: &[&str] = &[
+    "kind",
+    "up",
+    "down",
+    "local4",
+    "remote4",
+    "remote",
+    "password",
+    "heartbeat_interval",
+];
+
+/// Seconds between beats. Brokers take two minutes of silence for the end of a tunnel.
+const INTERVALS: std::ops::RangeInclusive<u32> = 1..=3600;
+
+const ARGUMENTS: &str = "a list of strings: a program and its arguments";
+
+/// What was found, before it is known whether it belongs to the kind.
+struct Keys {
+    up: Option<At<Vec<String>>>,
+    down: Option<At<Vec<String>>>,
+    local4: Option<At<Ipv4Addr>>,
+    remote4: Option<At<Ipv4Addr>>,
+    remote: Option<At<Remote>>,
+    password: Option<At<Secret>>,
+    interval: Option<At<u32>>,
+}
+
+/// Reads `kind` and the keys that go with it.
+pub(super) fn read(table: &mut Table<'_>, faults: &mut Faults) -> Option<Kind> {
+    let kind_place = table.place("kind");
+    let places = ["up", "remote4", "password"].map(|key| table.place(key));
+    let name = table.parsed::<Name>("kind", NAMES, faults);
+    let keys = Keys {
+        up: table.strings("up", ARGUMENTS, faults),
+        down: table.strings("down", ARGUMENTS, faults),
+        local4: table.parsed("local4", "an IPv4 address", faults),
+        remote4: table.parsed("remote4", "an IPv4 address", faults),
+        remote: table.parsed("remote", "the broker's address or name", faults),
+        password: table.secret("password", faults),
+        interval: table.integer("heartbeat_interval", INTERVALS, faults),
+    };
+    let Some(name) = name else {
+        if !faults.has(&kind_place.key) {
+            faults.add(&kind_place, format!("missing; expected {NAMES}"));
+        }
+        return None;
+    };
+    keys.refuse_others(name.value, faults);
+    let [up, remote, password] = places.map(|place| Place {
+        line: name.place.line,
+        ..place
+    });
+    match name.value {
+        Name::Interface => Some(Kind::Interface),
+        Name::Command => {
+            let command = require(keys.up, &up, ARGUMENTS, faults)?;
+            if command.value.is_empty() {
+                let message = "expected a program and its arguments, found an empty list";
+                faults.add(&command.place, message);
+            }
+            Some(Kind::Command {
+                up: command.value,
+                down: keys.down.map(|at| at.value).unwrap_or_default(),
+            })
+        }
+        Name::SixInFour => Some(Kind::SixInFour(SixInFour {
+            local4: keys.local4.map(|at| at.value),
+            remote4: require(keys.remote4, &remote, "the broker's IPv4 address", faults)?.value,
+            heartbeat: None,
+        })),
+        Name::Heartbeat => {
+            let heartbeat = heartbeat(keys.password, keys.interval, &password, faults);
+            let remote4 = require(keys.remote4, &remote, "the broker's IPv4 address", faults)?;
+            Some(Kind::SixInFour(SixInFour {
+                local4: keys.local4.map(|at| at.value),
+                remote4: remote4.value,
+                heartbeat: Some(heartbeat?),
+            }))
+        }
+        Name::Ayiya => {
+            let heartbeat = heartbeat(keys.password, keys.interval, &password, faults);
+            if let (Some(_), Some(at)) = (&keys.remote, &keys.remote4) {
+                faults.add(&at.place, "expected only one of remote and remote4");
+            }
+            let by_address = keys.remote4.map(|at| At {
+                value: Remote::Address(at.value.into()),
+                place: at.place,
+            });
+            let expected = "the broker's IPv4 address, or its address or name as remote";
+            let remote = require(keys.remote.or(by_address), &remote, expected, faults)?;
+            if let (Some(local4), Remote::Address(IpAddr::V6(_))) = (&keys.local4, &remote.value) {
+                faults.add(&local4.place, "expected only with a broker by IPv4");
+            }
+            Some(Kind::Ayiya(Ayiya {
+                local4: keys.local4.map(|at| at.value),
+                remote: remote.value,
+                heartbeat: heartbeat?,
+            }))
+        }
+    }
+}
+
+fn heartbeat(
+    password: Option<At<Secret>>,
+    interval: Option<At<u32>>,
+    missing: &Place,
+    faults: &mut Faults,
+) -> Option<Heartbeat> {
+    let password = require(password, missing, "the tunnel's password", faults)?;
+    if password.value.expose().is_empty() {
+        faults.add(&password.place, "expected a password, found nothing");
+    }
+    Some(Heartbeat {
+        password: password.value,
+        interval: interval.map_or(DEFAULT_INTERVAL, |at| Duration::from_secs(at.value.into())),
+    })
+}
+
+fn require<T>(
+    found: Option<At<T>>,
+    missing: &Place,
+    expected: &str,
+    faults: &mut Faults,
+) -> Option<At<T>> {
+    if found.is_none() && !faults.has(&missing.key) {
+        faults.add(missing, format!("missing; expected {expected}"));
+    }
+    found
+}
+
+impl Keys {
+    /// Names those that do not go with the kind.
+    fn refuse_others(&self, kind: Name, faults: &mut Faults) {
+        use Name::{Ayiya, Command, Heartbeat, SixInFour};
+        const COMMAND: (&[Name], &str) = (&[Command], "kind = \"command\"");
+        const NATIVE: (&[Name], &str) = (
+            &[SixInFour, Heartbeat, Ayiya],
+            "kind = \"6in4\", \"6in4-heartbeat\" or \"ayiya\"",
+        );
+        const BEATING: (&[Name], &str) = (
+            &[Heartbeat, Ayiya],
+            "kind = \"6in4-heartbeat\" or \"ayiya\"",
+        );
+        const NAMED: (&[Name], &str) = (&[Ayiya], "kind = \"ayiya\"");
+        for (found, (kinds, expected)) in [
+            (place(&self.up), COMMAND),
+            (place(&self.down), COMMAND),
+            (place(&self.local4), NATIVE),
+            (place(&self.remote4), NATIVE),
+            (place(&self.remote), NAMED),
+            (place(&self.password), BEATING),
+            (place(&self.interval), BEATING),
+        ] {
+            if let Some(place) = found
+                && !kinds.contains(&kind)
+            {
+                faults.add(place, format!("expected only with {expected}"));
+            }
+        }
+    }
+}
+
+fn place<T>(found: &Option<At<T>>) -> Option<&Place> {
+    found.as_ref().map(|at| &at.place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remotes() {
+        for good in ["pop.example.net", "pop-1.example.net.", "a", "3com.example"] {
+            assert_eq!(good.parse(), Ok(Remote::Name(good.to_owned())), "{good}");
+        }
+        for good in ["192.0.2.1", "2001:db8::1"] {
+            assert_eq!(good.parse(), Ok(Remote::Address(good.parse().unwrap())));
+        }
+        for bad in [
+            "",
+            "192.0.2",
+            "192.0.2.256",
+            "a b",
+            "a..b",
+            ".",
+            "-",
+            "a:1",
+            "ö",
+        ] {
+            assert_eq!(bad.parse::<Remote>(), Err(BadRemote), "{bad}");
+        }
+    }
+}
