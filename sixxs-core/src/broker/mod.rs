@@ -4,6 +4,7 @@
 
 pub mod ayiya;
 pub mod beats;
+pub mod connects;
 pub mod heartbeat;
 
 /// Lowercase hexadecimal digits.

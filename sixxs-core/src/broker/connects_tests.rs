@@ -1,0 +1,441 @@
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const BROKER: &str = "tic.sixxs.net";
+
+fn moment(boot: &str, seconds: f64) -> Moment {
+    Moment {
+        boot: boot.parse().unwrap(),
+        since_boot: Duration::from_secs_f64(seconds),
+    }
+}
+
+fn again(ledger: &Ledger, now: &Moment) -> Ledger {
+    let (ledger, damaged) = Ledger::read(ledger.text().as_bytes(), now);
+    assert_eq!(damaged, None);
+    ledger
+}
+
+#[test]
+fn three_connects_in_a_minute() {
+    let limit = Limit::default();
+    let mut ledger = Ledger::new("a".parse().unwrap());
+    for second in [10.0, 20.0, 30.0] {
+        let now = moment("a", second);
+        assert_eq!(ledger.take(&[BROKER], &limit, &now), Ok(()));
+        ledger = again(&ledger, &now);
+    }
+    let now = moment("a", 40.0);
+    let wait = ledger.take(&[BROKER], &limit, &now).unwrap_err();
+    assert_eq!(wait.remaining, Duration::from_secs(35));
+    assert_eq!(
+        wait.to_string(),
+        "the broker was connected to 3 times just now; the next connect is possible in 35 s"
+    );
+    let standing = ledger.standing(BROKER, &limit, &now);
+    assert_eq!((standing.slots_left, standing.slots), (0, 3));
+    assert_eq!(standing.next_free, Some(Duration::from_secs(35)));
+    // Another broker is another matter, and so is the same one a moment later.
+    assert_eq!(ledger.take(&["192.0.2.1"], &limit, &now), Ok(()));
+    assert_eq!(ledger.take(&[BROKER], &limit, &moment("a", 75.0)), Ok(()));
+}
+
+#[test]
+fn names_for_the_same_broker() {
+    for (name, expected) in [
+        ("TIC.SixXS.net.", "tic.sixxs.net"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[2001:DB8::0:1]", "2001:db8::1"),
+        ("two words\n", "two_words"),
+        ("two\u{a0}words", "two_words"),
+        ("", "_"),
+    ] {
+        assert_eq!(key(name), expected);
+    }
+    let limit = Limit {
+        connects: 1,
+        ..Limit::default()
+    };
+    let now = moment("a", 1.0);
+    let mut ledger = Ledger::new(now.boot.clone());
+    assert_eq!(
+        ledger.take(&["192.0.2.1", BROKER, "192.0.2.1"], &limit, &now),
+        Ok(())
+    );
+    assert!(ledger.take(&["192.0.2.1"], &limit, &now).is_err());
+    // With one of two names taken, neither is.
+    assert!(ledger.take(&["192.0.2.2", BROKER], &limit, &now).is_err());
+    assert_eq!(ledger.take(&["192.0.2.2"], &limit, &now), Ok(()));
+}
+
+#[test]
+fn a_reboot_releases_nothing_and_counts_from_its_start() {
+    let limit = Limit::default();
+    let mut ledger = Ledger::new("a".parse().unwrap());
+    for _ in 0..3 {
+        let now = moment("a", 9000.0);
+        assert_eq!(ledger.take(&[BROKER], &limit, &now), Ok(()));
+    }
+    let mut ledger = again(&ledger, &moment("b", 12.0));
+    let now = moment("b", 64.9);
+    assert!(ledger.take(&[BROKER], &limit, &now).is_err());
+    let mut ledger = again(&ledger, &now);
+    assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", 65.0)), Ok(()));
+}
+
+#[test]
+fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
+    let limit = Limit::default();
+    let mut ledger = Ledger::new("a".parse().unwrap());
+    ledger.refused(&[BROKER], &limit, &moment("a", 100.0));
+    // Two connects were under way at once: still one incident.
+    ledger.refused(&[BROKER], &limit, &moment("a", 101.0));
+    let now = moment("a", 161.0);
+    let wait = ledger.take(&[BROKER], &limit, &now).unwrap_err();
+    assert_eq!(wait.why, Why::LockedOut);
+    assert_eq!(wait.remaining, Duration::from_secs(245));
+    assert_eq!(ledger.standing(BROKER, &limit, &now).locked_out, Some(wait));
+
+    // What was noted before the reboot counts; the rest does not.
+    assert_eq!(ledger.prune_due(&limit, &now), Some(Duration::ZERO));
+    ledger.prune(&limit, &now);
+    assert_eq!(
+        ledger.prune_due(&limit, &now),
+        Some(Duration::from_secs(60))
+    );
+    let mut ledger = again(&ledger, &moment("b", 3.0));
+    let wait = ledger
+        .take(&[BROKER], &limit, &moment("b", 5.0))
+        .unwrap_err();
+    assert_eq!(wait.remaining, Duration::from_secs(240));
+
+    assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", 245.0)), Ok(()));
+    ledger.refused(&[BROKER], &limit, &moment("b", 246.0));
+    let wait = ledger
+        .take(&[BROKER], &limit, &moment("b", 1000.0))
+        .unwrap_err();
+    assert_eq!(wait.why, Why::Blocked);
+    assert!(wait.remaining > Duration::from_secs(6 * 24 * 3600));
+    let over = 7.0 * 24.0 * 3600.0 + 251.0;
+    assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", over)), Ok(()));
+    // That was over a day ago: the next one is a first one.
+    ledger.refused(&[BROKER], &limit, &moment("b", over + 1.0));
+    let standing = ledger.standing(BROKER, &limit, &moment("b", over + 1.0));
+    assert_eq!(standing.locked_out.unwrap().why, Why::LockedOut);
+}
+
+#[test]
+fn pruned_it_is_empty() {
+    let limit = Limit::default();
+    let now = moment("a", 10.0);
+    let empty = Ledger::new(now.boot.clone());
+    let mut ledger = empty.clone();
+    assert_eq!(ledger.prune_due(&limit, &now), None);
+    assert_eq!(ledger.take(&[BROKER], &limit, &now), Ok(()));
+    let due = ledger.prune_due(&limit, &now).unwrap();
+    assert_eq!(due, Duration::from_secs(65));
+    ledger.prune(&limit, &moment("a", 75.0));
+    assert_eq!(ledger, empty);
+}
+
+#[test]
+fn damaged_counts_as_every_slot_taken_now() {
+    let limit = Limit::default();
+    let now = moment("a", 1000.0);
+    let mut good = Ledger::new(now.boot.clone());
+    assert_eq!(good.take(&[BROKER, "192.0.2.1"], &limit, &now), Ok(()));
+    good.refused(&[BROKER], &limit, &now);
+    let text = good.text();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut files: Vec<Vec<u8>> = (0..text.len())
+        .map(|n| text.as_bytes()[..n].to_vec())
+        .collect();
+    // Any line gone, and a version of tomorrow.
+    files.extend((0..lines.len()).map(|gone| {
+        let kept = lines.iter().enumerate().filter(|(n, _)| *n != gone);
+        kept.flat_map(|(_, line)| [line, "\n"])
+            .collect::<String>()
+            .into_bytes()
+    }));
+    files.push(text.replace(VERSION, "sixxs-connects 2").into_bytes());
+    files.push(b"\xff\xff\xff".to_vec());
+    for file in files {
+        let (mut ledger, damaged) = Ledger::read(&file, &now);
+        assert!(damaged.is_some(), "{}", String::from_utf8_lossy(&file));
+        for broker in [BROKER, "any.example"] {
+            let wait = ledger.take(&[broker], &limit, &now).unwrap_err();
+            assert_eq!(wait.why, Why::Unreadable);
+            assert_eq!(wait.remaining, Duration::from_secs(65));
+        }
+        // Written back, it heals.
+        let later = moment("a", 1065.0);
+        assert_eq!(
+            again(&ledger, &later).take(&[BROKER], &limit, &later),
+            Ok(())
+        );
+    }
+}
+
+/// What happens in the world, in any order.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Time passes, in milliseconds.
+    Pass(u64),
+    /// And while the machine stands still, its clocks with it.
+    Freeze(u64),
+    /// A process takes a slot; `true`: it is killed as soon as that is on the disk.
+    Take(usize, bool),
+    /// A process that has one connects, if its slot is still good.
+    Connect(usize),
+    /// A process that was refused notes it.
+    Note(usize),
+    Kill(usize),
+    /// Somebody else connects from our address.
+    Foreign,
+    Prune,
+    /// The machine is off for so long.
+    Reboot(u64),
+    /// The file is cut off here, in percent.
+    Damage(usize),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let time = prop_oneof![
+        8 => 0..3_000u64,
+        4 => 3_000..70_000u64,
+        1 => 200_000..400_000u64,
+        1 => 3_600_000..100_000_000u64,
+    ];
+    let process = 0..4usize;
+    let event = prop_oneof![
+        6 => time.clone().prop_map(Event::Pass),
+        1 => time.clone().prop_map(Event::Freeze),
+        8 => (process.clone(), prop::bool::weighted(0.1)).prop_map(|(p, k)| Event::Take(p, k)),
+        8 => process.clone().prop_map(Event::Connect),
+        4 => process.clone().prop_map(Event::Note),
+        1 => process.prop_map(Event::Kill),
+        3 => Just(Event::Foreign),
+        2 => Just(Event::Prune),
+        1 => time.prop_map(Event::Reboot),
+        1 => (0..100usize).prop_map(Event::Damage),
+    ];
+    prop::collection::vec(event, 0..400)
+}
+
+#[derive(Clone, Copy)]
+enum Process {
+    Idle,
+    /// Has a slot since then (since boot), and knew of so many refusals.
+    Slot(Duration, usize),
+    Refused,
+}
+
+/// A broker that keeps the rule by its own, true time.
+#[derive(Default)]
+struct Broker {
+    connects: VecDeque<Duration>,
+    exceeded: Option<Duration>,
+    closed_until: Duration,
+}
+
+impl Broker {
+    /// Whether a connect is refused.
+    fn connect(&mut self, now: Duration) -> bool {
+        while self
+            .connects
+            .front()
+            .is_some_and(|t| now - *t >= Duration::from_secs(60))
+        {
+            self.connects.pop_front();
+        }
+        self.connects.push_back(now);
+        if now < self.closed_until {
+            return true;
+        }
+        if self.connects.len() <= 4 {
+            return false;
+        }
+        let second = self.exceeded.is_some_and(|t| now - t < MEMORY);
+        let limit = Limit::default();
+        self.closed_until = now + if second { limit.block } else { limit.lockout };
+        self.exceeded = Some(now);
+        true
+    }
+}
+
+struct World {
+    truth: Duration,
+    boot: u32,
+    since_boot: Duration,
+    file: Option<Vec<u8>>,
+    processes: [Process; 4],
+    broker: Broker,
+    /// Our connects, by true time.
+    ours: Vec<Duration>,
+    /// Refusals that are on the disk, by true time, one for each incident; and how often one was
+    /// noted.
+    refusals: Vec<Duration>,
+    notes: usize,
+}
+
+impl World {
+    fn now(&self) -> Moment {
+        Moment {
+            boot: format!("boot-{}", self.boot).parse().unwrap(),
+            since_boot: self.since_boot,
+        }
+    }
+
+    /// What every process does under the lock.
+    fn locked<T>(&mut self, act: impl FnOnce(&mut Ledger, &Limit, &Moment) -> T) -> T {
+        let now = self.now();
+        let mut ledger = match &self.file {
+            Some(file) => Ledger::read(file, &now).0,
+            None => Ledger::new(now.boot.clone()),
+        };
+        let result = act(&mut ledger, &Limit::default(), &now);
+        self.file = Some(ledger.text().into_bytes());
+        result
+    }
+
+    fn pass(&mut self, milliseconds: u64) {
+        self.truth += Duration::from_millis(milliseconds);
+        self.since_boot += Duration::from_millis(milliseconds);
+    }
+
+    fn happens(&mut self, event: &Event) {
+        match *event {
+            Event::Pass(milliseconds) => self.pass(milliseconds),
+            Event::Freeze(milliseconds) => self.truth += Duration::from_millis(milliseconds),
+            Event::Take(p, killed) => {
+                if let Process::Idle = self.processes[p]
+                    && self
+                        .locked(|l, limit, now| l.take(&[BROKER], limit, now))
+                        .is_ok()
+                    && !killed
+                {
+                    self.processes[p] = Process::Slot(self.since_boot, self.notes);
+                }
+            }
+            Event::Connect(p) => {
+                let Process::Slot(since, notes) = self.processes[p] else {
+                    return;
+                };
+                self.processes[p] = Process::Idle;
+                if self.since_boot - since < GRACE {
+                    self.connect(p, notes);
+                }
+            }
+            Event::Note(p) => {
+                if let Process::Refused = self.processes[p] {
+                    self.processes[p] = Process::Idle;
+                    self.locked(|l, limit, now| l.refused(&[BROKER], limit, now));
+                    self.notes += 1;
+                    match self.refusals.last_mut() {
+                        Some(last) if self.truth < *last + Limit::default().lockout => {
+                            *last = self.truth;
+                        }
+                        _ => self.refusals.push(self.truth),
+                    }
+                }
+            }
+            Event::Kill(p) => self.processes[p] = Process::Idle,
+            Event::Foreign => {
+                self.broker.connect(self.truth);
+            }
+            Event::Prune => self.locked(Ledger::prune),
+            Event::Reboot(off) => {
+                self.processes = [Process::Idle; 4];
+                self.truth += Duration::from_millis(off);
+                self.boot += 1;
+                self.since_boot = Duration::ZERO;
+            }
+            Event::Damage(percent) => {
+                if let Some(file) = &mut self.file {
+                    file.truncate(file.len() * percent / 100);
+                    // What was known of refusals is lost; the rate is not.
+                    self.refusals.clear();
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, p: usize, notes: usize) {
+        let minute_ago = self.truth.saturating_sub(Duration::from_secs(60));
+        self.ours.push(self.truth);
+        let lately = self
+            .ours
+            .iter()
+            .filter(|t| **t > minute_ago || self.truth < Duration::from_secs(60));
+        assert!(lately.count() <= 3, "too often: {:?}", self.ours);
+        // One that was under way when the refusal was noted cannot be called back.
+        if notes == self.notes
+            && let [earlier @ .., last] = &self.refusals[..]
+        {
+            let limit = Limit::default();
+            let block = earlier.last().is_some_and(|t| *last - *t < MEMORY);
+            let length = if block { limit.block } else { limit.lockout };
+            assert!(self.truth >= *last + length, "inside a lockout");
+        }
+        if self.broker.connect(self.truth) {
+            self.processes[p] = Process::Refused;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Wall clocks may jump as they like: there is none in it.
+    #[test]
+    fn no_course_of_events_connects_too_often(events in events()) {
+        let mut world = World {
+            truth: Duration::ZERO,
+            boot: 0,
+            since_boot: Duration::ZERO,
+            file: None,
+            processes: [Process::Idle; 4],
+            broker: Broker::default(),
+            ours: Vec::new(),
+            refusals: Vec::new(),
+            notes: 0,
+        };
+        for event in &events {
+            world.happens(event);
+        }
+        // And it never locks itself out for good.
+        world.happens(&Event::Prune);
+        world.pass(8 * 24 * 3600 * 1000);
+        prop_assert_eq!(world.locked(|l, limit, now| l.take(&[BROKER], limit, now)), Ok(()));
+    }
+
+    #[test]
+    fn no_file_is_too_strange(file in prop::collection::vec(any::<u8>(), 0..300)) {
+        let (ledger, damaged) = Ledger::read(&file, &moment("a", 5.0));
+        prop_assert!(damaged.is_some() && ledger.is_unreadable());
+    }
+
+    #[test]
+    fn no_numbers_are_too_strange(numbers in prop::collection::vec(any::<u64>(), 6), now in any::<u64>()) {
+        let lines = format!(
+            "{HEAD}\n{VERSION}\nboot a\nunreadable {} {}\nconnect b {} {}\nrefused b again {} {}\nend 7\n",
+            numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5],
+        );
+        let now = Moment { boot: "a".parse().unwrap(), since_boot: Duration::from_nanos(now) };
+        let (mut ledger, damaged) = Ledger::read(lines.as_bytes(), &now);
+        prop_assert_eq!(damaged, None);
+        prop_assert_eq!(ledger.text(), lines);
+        let limit = Limit::default();
+        let _either = ledger.prune_due(&limit, &now);
+        let _either = ledger.standing("b", &limit, &now);
+        let _either = ledger.take(&["b"], &limit, &now);
+        ledger.prune(&limit, &now);
+        let (later, damaged) = Ledger::read(ledger.text().as_bytes(), &now);
+        prop_assert_eq!(damaged, None);
+        prop_assert_eq!(later, ledger);
+    }
+}
