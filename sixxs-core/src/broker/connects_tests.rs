@@ -203,27 +203,63 @@ enum Event {
     Damage(usize),
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let time = prop_oneof![
-        8 => 0..3_000u64,
-        4 => 3_000..70_000u64,
-        1 => 200_000..400_000u64,
-        1 => 3_600_000..100_000_000u64,
-    ];
+/// Times at which something is about to end, or has just ended, come up most.
+fn time() -> impl Strategy<Value = u64> {
+    const NEAR: &[u64] = &[4_950, 55_100, 60_000, 65_000];
+    const FAR: &[u64] = &[300_000, 305_000, 86_400_000, 604_800_000];
+    prop_oneof![
+        6 => 0..1_000u64,
+        2 => 1_000..70_000u64,
+        4 => (prop::sample::select(NEAR), 0..200u64).prop_map(|(edge, more)| edge + more),
+        1 => (prop::sample::select(FAR), 0..200u64).prop_map(|(edge, more)| edge + more),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Vec<Event>> {
     let process = 0..4usize;
-    let event = prop_oneof![
-        6 => time.clone().prop_map(Event::Pass),
-        1 => time.clone().prop_map(Event::Freeze),
-        8 => (process.clone(), prop::bool::weighted(0.1)).prop_map(|(p, k)| Event::Take(p, k)),
-        8 => process.clone().prop_map(Event::Connect),
-        4 => process.clone().prop_map(Event::Note),
-        1 => process.prop_map(Event::Kill),
-        3 => Just(Event::Foreign),
-        2 => Just(Event::Prune),
-        1 => time.prop_map(Event::Reboot),
-        1 => (0..100usize).prop_map(Event::Damage),
-    ];
-    prop::collection::vec(event, 0..400)
+    // As a process goes about it, with a pause before the connect.
+    let whole = (process.clone(), 0..6_000u64).prop_map(|(p, pause)| {
+        vec![
+            Event::Take(p, false),
+            Event::Pass(pause),
+            Event::Connect(p),
+            Event::Note(p),
+        ]
+    });
+    // All of them at once, each with a slot, and held up together.
+    let together = prop::bool::ANY.prop_map(|late| {
+        let mut events: Vec<_> = (0..4).map(|p| Event::Take(p, false)).collect();
+        events.push(Event::Pass(if late { 4_990 } else { 10 }));
+        events.extend((0..4).map(Event::Connect));
+        events.extend((0..4).map(Event::Note));
+        events
+    });
+    prop_oneof![
+        6 => whole,
+        4 => together,
+        6 => time().prop_map(|t| vec![Event::Pass(t)]),
+        1 => time().prop_map(|t| vec![Event::Freeze(t)]),
+        2 => process.clone().prop_map(|p| vec![Event::Take(p, false)]),
+        1 => process.clone().prop_map(|p| vec![Event::Take(p, true)]),
+        3 => process.clone().prop_map(|p| vec![Event::Connect(p)]),
+        1 => process.clone().prop_map(|p| vec![Event::Note(p)]),
+        1 => process.prop_map(|p| vec![Event::Kill(p)]),
+        2 => (1..6usize).prop_map(|n| vec![Event::Foreign; n]),
+        2 => Just(vec![Event::Prune]),
+        1 => time().prop_map(|t| vec![Event::Reboot(t)]),
+    ]
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let many = prop::collection::vec(event(), 0..60).prop_map(|events| events.concat());
+    // In half of the cases the file is damaged at some point.
+    let damage = prop::option::of((0..200usize, 0..100usize));
+    (many, damage).prop_map(|(mut events, damage)| {
+        if let Some((at, percent)) = damage {
+            events.insert(at.min(events.len()), Event::Damage(percent));
+        }
+        events
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -388,7 +424,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Wall clocks may jump as they like: there is none in it.
     #[test]
