@@ -6,6 +6,7 @@ pub mod ayiya;
 pub mod beats;
 pub mod connects;
 pub mod heartbeat;
+pub mod tic;
 
 /// Lowercase hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {

@@ -1,0 +1,238 @@
+//! Why a TIC dialogue failed: where it was, what the server said, and whether to try again.
+
+use std::fmt;
+
+/// How far a dialogue was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Before anything was sent.
+    Login,
+    /// The server's first line.
+    Greeting,
+    /// `client …`
+    Client,
+    /// `get unixtime`
+    Clock,
+    /// `starttls`
+    StartTls,
+    /// `username …`
+    Username,
+    /// `challenge md5`
+    Challenge,
+    /// `authenticate md5 …`
+    Authenticate,
+    /// `tunnel list` or `pop list`
+    List,
+    /// `tunnel show …`
+    Show,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Login => "login",
+            Self::Greeting => "greeting",
+            Self::Client => "introduction",
+            Self::Clock => "comparing clocks",
+            Self::StartTls => "starting TLS",
+            Self::Username => "user name",
+            Self::Challenge => "challenge",
+            Self::Authenticate => "password",
+            Self::List => "list",
+            Self::Show => "tunnel parameters",
+        })
+    }
+}
+
+/// A TIC dialogue failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{stage}: {problem}")]
+pub struct Error {
+    /// Where it was.
+    pub stage: Stage,
+    /// What happened.
+    pub problem: Problem,
+}
+
+/// What went wrong. The server's words are fit to be shown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// We connected too often.
+    #[error("the server refuses us for connecting too often: {0:?}")]
+    TooOften(String),
+    /// It said no.
+    #[error("the server refuses: {0:?}")]
+    Refused(String),
+    /// The tunnel must not be used.
+    #[error(
+        "tunnel {id} is not enabled: the server says UserState {user:?}, AdminState {admin:?}; \
+         enable it at the broker"
+    )]
+    NotEnabled {
+        /// Which one.
+        id: String,
+        /// What its owner set.
+        user: String,
+        /// What the broker set.
+        admin: String,
+    },
+    /// The account has none.
+    #[error("the account has no tunnels; request one at the broker")]
+    NoTunnels,
+    /// The account has several, and none was chosen.
+    #[error("the account has several tunnels; choose one by tunnel_id: {}", .0.join(", "))]
+    SeveralTunnels(Vec<String>),
+    /// The clocks differ by more than brokers tolerate.
+    #[error(
+        "this host's clock is {} s {} the server's, and {max} s is the most that works; \
+         set it, best by NTP", .ahead.unsigned_abs(), if *.ahead > 0 { "ahead of" } else { "behind" },
+         max = super::MAX_CLOCK_DIFFERENCE_SECONDS
+    )]
+    Clock {
+        /// How far ours is ahead of the server's, in seconds.
+        ahead: i64,
+    },
+    /// No TLS, where it is required.
+    #[error("TLS is required, and the server does not offer it: {0:?}")]
+    NoTls(String),
+    /// Bytes that nobody asked for; before TLS, an attempt to put words into its mouth.
+    #[error("the server, or somebody in between, spoke out of turn")]
+    OutOfTurn,
+    /// More than anybody has to say.
+    #[error("the server sent {0} of more than {1} {2}")]
+    TooMuch(&'static str, usize, &'static str),
+    /// Not what the protocol says.
+    #[error("the server sent {0}")]
+    Garbage(String),
+    /// It hung up.
+    #[error("the server closed the connection")]
+    Closed,
+    /// Nothing that could be sent.
+    #[error("{0}")]
+    Login(&'static str),
+}
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Wait the lockout out.
+    TooOften,
+    /// Somebody has to change something: it is no use to try again soon.
+    Refused,
+    /// The clock has to be set.
+    Clock,
+    /// TLS does not come about.
+    Tls,
+    /// The server does not keep to the protocol, or went away: try again later.
+    Garbage,
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match &self.problem {
+            Problem::TooOften(_) => Class::TooOften,
+            Problem::Refused(_)
+            | Problem::NotEnabled { .. }
+            | Problem::NoTunnels
+            | Problem::SeveralTunnels(_)
+            | Problem::Login(_) => Class::Refused,
+            Problem::Clock { .. } => Class::Clock,
+            Problem::NoTls(_) => Class::Tls,
+            Problem::OutOfTurn | Problem::TooMuch(..) | Problem::Garbage(_) | Problem::Closed => {
+                Class::Garbage
+            }
+        }
+    }
+}
+
+/// Characters that are shown of what a server says.
+const SHOWN_CHARS: usize = 200;
+
+/// Fit to be shown in one line: without control characters, and not too long.
+pub(super) fn shown(words: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let clean: String = words.chars().map(clean).collect();
+    let mut shown: String = clean.trim().chars().take(SHOWN_CHARS).collect();
+    if clean.trim().chars().nth(SHOWN_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Whether the words of a refusal are about connecting too often.
+pub(super) fn is_too_often(words: &str) -> bool {
+    const TELLING: &[&str] = &[
+        "block",
+        "blocked",
+        "exceeded",
+        "flood",
+        "flooding",
+        "frequent",
+        "frequently",
+        "limit",
+        "limited",
+        "limits",
+        "locked",
+        "lockout",
+        "many",
+        "often",
+        "throttled",
+        "wait",
+    ];
+    words
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .any(|word| TELLING.contains(&word.to_ascii_lowercase().as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_for_connecting_too_often_are_told_from_others() {
+        for words in [
+            "You are connecting too often",
+            "Too many connections, try again later",
+            "Connection LIMIT reached",
+            "rate-limit",
+            "This address is blocked for a week.",
+            "Please wait 5 minutes",
+        ] {
+            assert!(is_too_often(words), "{words}");
+        }
+        for words in [
+            "Unknown user",
+            "Password incorrect",
+            "No such tunnel T42",
+            "",
+        ] {
+            assert!(!is_too_often(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn words_are_cleaned() {
+        assert_eq!(shown(" a\x1b[31m\r\x07b\u{9b} "), "a [31m  b");
+        assert_eq!(shown(&"é".repeat(201)), "é".repeat(200) + "…");
+    }
+
+    #[test]
+    fn the_clock_says_how_much_and_which_way() {
+        let error = |ahead| Error {
+            stage: Stage::Clock,
+            problem: Problem::Clock { ahead },
+        };
+        assert_eq!(
+            error(3600).to_string(),
+            "comparing clocks: this host's clock is 3600 s ahead of the server's, and 120 s is \
+             the most that works; set it, best by NTP"
+        );
+        assert!(
+            error(-121)
+                .to_string()
+                .contains("is 121 s behind the server's")
+        );
+    }
+}

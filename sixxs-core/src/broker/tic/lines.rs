@@ -1,0 +1,127 @@
+//! Lines out of bytes, with bounds: whoever answers decides neither how much is kept nor for how
+//! long.
+
+use zeroize::Zeroizing;
+
+use super::error::Problem;
+
+/// The longest line; AICCU took 1,024 bytes.
+pub(super) const MAX_LINE_BYTES: usize = 4096;
+
+/// The longest reply: a list of some hundreds of tunnels.
+pub(super) const MAX_REPLY_BYTES: usize = 64 * 1024;
+pub(super) const MAX_REPLY_LINES: usize = 512;
+
+/// The reply that is being received. A line may hold a password: all are wiped.
+pub(super) struct Lines {
+    /// The line that is not complete; its memory never moves.
+    begun: Zeroizing<Vec<u8>>,
+    reply_bytes: usize,
+    reply_lines: usize,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self {
+            begun: Zeroizing::new(Vec::with_capacity(MAX_LINE_BYTES)),
+            reply_bytes: 0,
+            reply_lines: 0,
+        }
+    }
+
+    /// A new reply begins.
+    pub(super) fn reset(&mut self) {
+        self.reply_bytes = 0;
+        self.reply_lines = 0;
+    }
+
+    /// Takes bytes off the front of `bytes` up to the end of a line, or all of them. A line comes
+    /// without its end (LF or CRLF).
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Zeroizing<String>>, Problem> {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(bytes.len(), |at| at + 1);
+        self.reply_bytes = self.reply_bytes.saturating_add(taken);
+        if self.begun.len() + taken > MAX_LINE_BYTES {
+            return Err(Problem::TooMuch("a line", MAX_LINE_BYTES, "bytes"));
+        }
+        if self.reply_bytes > MAX_REPLY_BYTES {
+            return Err(Problem::TooMuch("a reply", MAX_REPLY_BYTES, "bytes"));
+        }
+        let (now, later) = bytes.split_at(taken);
+        self.begun.extend_from_slice(now);
+        *bytes = later;
+        if end.is_none() {
+            return Ok(None);
+        }
+        self.reply_lines += 1;
+        if self.reply_lines > MAX_REPLY_LINES {
+            return Err(Problem::TooMuch("a reply", MAX_REPLY_LINES, "lines"));
+        }
+        let line = self.begun.strip_suffix(b"\n").unwrap_or(&self.begun);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = str::from_utf8(line).map(|line| Zeroizing::new(line.to_owned()));
+        // Wiped, and empty.
+        let line = line.map_err(|_| Problem::Garbage("a line that is not UTF-8".to_owned()));
+        self.begun.iter_mut().for_each(|byte| *byte = 0);
+        self.begun.clear();
+        line.map(Some)
+    }
+
+    /// How much is kept of a line that is not complete.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (self.begun.len(), self.begun.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_in_any_pieces() {
+        let text = b"200 one\r\n\n201 two\nrest";
+        for size in 1..=text.len() {
+            let mut lines = Lines::new();
+            let mut found = Vec::new();
+            for mut piece in text.chunks(size) {
+                while let Some(line) = lines.next(&mut piece).unwrap() {
+                    found.push(line.to_string());
+                }
+            }
+            assert_eq!(found, ["200 one", "", "201 two"], "{size}");
+            assert_eq!(lines.kept(), (4, MAX_LINE_BYTES));
+        }
+    }
+
+    #[test]
+    fn bounds() {
+        let mut lines = Lines::new();
+        let fits = [b'x'; MAX_LINE_BYTES - 1];
+        assert_eq!(lines.next(&mut &fits[..]), Ok(None));
+        assert!(lines.next(&mut &b"\n"[..]).unwrap().is_some());
+        let long = [b'x'; MAX_LINE_BYTES + 1];
+        assert!(matches!(
+            lines.next(&mut &long[..]),
+            Err(Problem::TooMuch("a line", ..))
+        ));
+
+        let mut lines = Lines::new();
+        let many = "x\n".repeat(MAX_REPLY_LINES + 1);
+        let mut rest = many.as_bytes();
+        for _ in 0..MAX_REPLY_LINES {
+            assert!(lines.next(&mut rest).unwrap().is_some());
+        }
+        assert!(matches!(
+            lines.next(&mut rest),
+            Err(Problem::TooMuch("a reply", _, "lines"))
+        ));
+
+        let mut lines = Lines::new();
+        let line = [&[b'x'; 4000][..], b"\n"].concat();
+        let until = (0..).find(|_| lines.next(&mut line.as_slice()).is_err());
+        assert_eq!(until, Some(16));
+        lines.reset();
+        assert!(lines.next(&mut line.as_slice()).is_ok());
+    }
+}

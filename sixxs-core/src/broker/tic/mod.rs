@@ -1,0 +1,559 @@
+//! The client of TIC, Tunnel Information and Control: what a SixXS broker tells of a tunnel.
+//!
+//! ```text
+//! ─ greeting ─► Client ─► Clock ─► StartTls ─┬─ 2xx ─► (TLS) ─┬─► Username ─► Challenge
+//!                                            └─ in clear ─────┘                   │
+//!        Done ◄─ Show ◄─ List (unless the tunnel is known) ◄─ Authenticate ◄──────┘
+//! ```
+//! One command at a time: it is sent when the reply to the one before is complete. What comes
+//! between a reply and the next command is an error; after the reply to `starttls` that would
+//! otherwise be words in clear that are taken for words in TLS (CVE-2011-0411 and its kin).
+//!
+//! Bytes and the wall clock come in, [`Action`]s out. Connecting, TLS, time limits and the connect
+//! limit are the caller's. What is kept is bounded by the constants in `lines.rs`.
+
+mod error;
+mod lines;
+mod parameters;
+
+use std::{fmt, mem, str::FromStr};
+
+use md5::{Digest as _, Md5};
+use zeroize::{Zeroize as _, Zeroizing};
+
+pub use self::{
+    error::{Class, Error, Problem, Stage},
+    parameters::{BadKind, Kind, Parameters, PopLine, TunnelLine},
+};
+use self::{
+    error::{is_too_often, shown},
+    lines::Lines,
+    parameters::Shown,
+};
+use crate::secret::Secret;
+
+/// Where TIC servers listen (TCP).
+pub const PORT: u16 = 3874;
+
+/// How far clocks may be apart: brokers ignore what is signed with another time.
+pub const MAX_CLOCK_DIFFERENCE_SECONDS: u64 = 120;
+
+/// The version of the protocol.
+const VERSION: &str = "draft-00";
+
+/// A TIC server: `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The text names no server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a host name or address; a port may follow, as in tic.example:3874")]
+pub struct BadServer;
+
+impl FromStr for Server {
+    type Err = BadServer;
+
+    fn from_str(text: &str) -> Result<Self, BadServer> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, port) = rest.split_once(']').ok_or(BadServer)?;
+                host.parse::<std::net::Ipv6Addr>().map_err(|_| BadServer)?;
+                match port {
+                    "" => (host, None),
+                    port => (host, Some(port.strip_prefix(':').ok_or(BadServer)?)),
+                }
+            }
+            // More than one colon: an address without a port.
+            None => match text.split_once(':') {
+                Some((_, port)) if port.contains(':') => {
+                    text.parse::<std::net::Ipv6Addr>().map_err(|_| BadServer)?;
+                    (text, None)
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        let fits = (1..=253).contains(&host.len());
+        let clean = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
+        if !fits || !host.bytes().all(clean) {
+            return Err(BadServer);
+        }
+        let digits = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        let port = match port {
+            None => PORT,
+            Some(port) if digits(port) => port.parse().map_err(|_| BadServer)?,
+            Some(_) => return Err(BadServer),
+        };
+        if port == 0 {
+            return Err(BadServer);
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.host.contains(':'), self.port) {
+            (false, PORT) => f.write_str(&self.host),
+            (false, port) => write!(f, "{}:{port}", self.host),
+            (true, PORT) => write!(f, "[{}]", self.host),
+            (true, port) => write!(f, "[{}]:{port}", self.host),
+        }
+    }
+}
+
+/// Who logs in.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The user's name at the broker.
+    pub username: String,
+    /// The password that goes with it.
+    pub password: Secret,
+    /// Whether to give up rather than go on in clear.
+    pub require_tls: bool,
+    /// Who we say we are.
+    pub agent: Agent,
+}
+
+/// What the program says of itself and its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// The program.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The operating system.
+    pub os: String,
+    /// Its release.
+    pub release: String,
+}
+
+/// What is wanted of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// The parameters of a tunnel: this one, or the only one.
+    Parameters {
+        /// Which one.
+        tunnel_id: Option<String>,
+    },
+    /// The account's tunnels.
+    Tunnels,
+    /// The broker's servers.
+    Pops,
+}
+
+/// What the server gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// For [`Goal::Parameters`].
+    Parameters(Parameters),
+    /// For [`Goal::Tunnels`].
+    Tunnels(Vec<TunnelLine>),
+    /// For [`Goal::Pops`].
+    Pops(Vec<PopLine>),
+}
+
+/// What the caller has to do, in order.
+pub enum Action {
+    /// Send this.
+    Send(Zeroizing<Vec<u8>>),
+    /// Begin TLS on the connection, then call [`Client::tls_is_up`].
+    StartTls,
+    /// The dialogue is over, and the connection to be closed.
+    Done(Outcome),
+}
+
+/// What is sent may be an answer to a challenge.
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Send(bytes) => write!(f, "Send({} bytes)", bytes.len()),
+            Self::StartTls => f.write_str("StartTls"),
+            Self::Done(outcome) => f.debug_tuple("Done").field(outcome).finish(),
+        }
+    }
+}
+
+/// The client's side of a dialogue.
+pub struct Client {
+    login: Login,
+    goal: Goal,
+    state: State,
+    lines: Lines,
+    /// The answer to the challenge, so that it is not shown should the server repeat it.
+    answer: Zeroizing<String>,
+}
+
+/// Whose turn it is, and what is waited for.
+enum State {
+    /// The reply at this stage, of one line.
+    Reply(Stage),
+    /// TLS to come up.
+    Tls,
+    /// A list: its first line, or more lines.
+    List {
+        stage: Stage,
+        /// The tunnel that is shown; empty in other lists.
+        id: String,
+        begun: bool,
+        items: Vec<Zeroizing<String>>,
+    },
+    /// Nothing more.
+    Over(Stage),
+}
+
+impl Client {
+    /// A client that waits for the server's greeting.
+    pub fn new(login: Login, goal: Goal) -> Result<Self, Error> {
+        let refuse = |words| {
+            Err(Error {
+                stage: Stage::Login,
+                problem: Problem::Login(words),
+            })
+        };
+        // What went into a line must not end it.
+        let is_line = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
+        let is_word = |text: &str| is_line(text) && !text.contains(char::is_whitespace);
+        if !is_line(&login.username) {
+            return refuse("a user name has at least one character, and no control characters");
+        }
+        if let Goal::Parameters {
+            tunnel_id: Some(id),
+        } = &goal
+            && !is_word(id)
+        {
+            return refuse("a tunnel's id is one word");
+        }
+        let Agent {
+            name,
+            version,
+            os,
+            release,
+        } = &login.agent;
+        if ![name, version, os, release].into_iter().all(|w| is_word(w)) {
+            return refuse("the names and versions of program and system are one word each");
+        }
+        Ok(Self {
+            login,
+            goal,
+            state: State::Reply(Stage::Greeting),
+            lines: Lines::new(),
+            answer: Zeroizing::new(String::new()),
+        })
+    }
+
+    /// How far the dialogue is.
+    #[must_use]
+    pub const fn stage(&self) -> Stage {
+        match &self.state {
+            State::Reply(stage) | State::List { stage, .. } | State::Over(stage) => *stage,
+            State::Tls => Stage::StartTls,
+        }
+    }
+
+    /// The server sent bytes, at `unix_now` by this host's clock in seconds. After an error, or
+    /// [`Action::Done`], nothing more comes of it.
+    pub fn received(&mut self, bytes: &[u8], unix_now: u64) -> Result<Vec<Action>, Error> {
+        let stage = self.stage();
+        self.take(bytes, unix_now).map_err(|problem| {
+            self.state = State::Over(stage);
+            Error { stage, problem }
+        })
+    }
+
+    /// TLS is up.
+    #[must_use]
+    pub fn tls_is_up(&mut self) -> Vec<Action> {
+        match self.state {
+            State::Tls => vec![self.send_username()],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The server closed the connection.
+    #[must_use]
+    pub fn closed(&mut self) -> Option<Error> {
+        let stage = self.stage();
+        match mem::replace(&mut self.state, State::Over(stage)) {
+            State::Over(_) => None,
+            _ => Some(Error {
+                stage,
+                problem: Problem::Closed,
+            }),
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8], unix_now: u64) -> Result<Vec<Action>, Problem> {
+        let mut actions = Vec::new();
+        while !bytes.is_empty() {
+            match self.state {
+                State::Over(_) => break,
+                State::Tls => return Err(Problem::OutOfTurn),
+                _ if !actions.is_empty() => return Err(Problem::OutOfTurn),
+                _ => {}
+            }
+            let Some(line) = self.lines.next(&mut bytes)? else {
+                break;
+            };
+            actions = self.line(line, unix_now)?;
+        }
+        Ok(actions)
+    }
+
+    fn line(&mut self, line: Zeroizing<String>, unix_now: u64) -> Result<Vec<Action>, Problem> {
+        match &mut self.state {
+            State::Reply(stage) => {
+                let stage = *stage;
+                self.lines.reset();
+                self.reply(stage, &line, unix_now)
+            }
+            State::List { begun, items, .. } => {
+                if *begun && !is_end(&line) {
+                    items.push(line);
+                    return Ok(Vec::new());
+                }
+                if !*begun {
+                    *begun = true;
+                    let (code, words) = parse(&line)?;
+                    return match code {
+                        201 => Ok(Vec::new()),
+                        200..=299 => Err(self.garbage("instead of a list", &line)),
+                        _ => Err(self.refusal(words)),
+                    };
+                }
+                self.lines.reset();
+                self.listed()
+            }
+            State::Tls | State::Over(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// A reply of one line is complete.
+    fn reply(&mut self, stage: Stage, line: &str, now: u64) -> Result<Vec<Action>, Problem> {
+        let (code, words) = parse(line)?;
+        let good = (200..=299).contains(&code);
+        if stage == Stage::StartTls && !good {
+            let too_often = is_too_often(words);
+            if too_often {
+                return Err(self.refusal(words));
+            }
+            if self.login.require_tls {
+                return Err(Problem::NoTls(self.fit(words)));
+            }
+            return Ok(vec![self.send_username()]);
+        }
+        if !good {
+            // A server that does not even let us in has one reason to.
+            return Err(match (stage, self.refusal(words)) {
+                (Stage::Greeting, Problem::Refused(words)) => Problem::TooOften(words),
+                (_, problem) => problem,
+            });
+        }
+        let action = match stage {
+            Stage::Greeting => {
+                let Agent {
+                    name,
+                    version,
+                    os,
+                    release,
+                } = &self.login.agent;
+                let line = format!("client TIC/{VERSION} {name}/{version} {os}/{release}");
+                self.send(Stage::Client, &line)
+            }
+            Stage::Client => self.send(Stage::Clock, "get unixtime"),
+            Stage::Clock => {
+                compare_clocks(words, now)?;
+                self.send(Stage::StartTls, "starttls")
+            }
+            Stage::StartTls => {
+                self.state = State::Tls;
+                Action::StartTls
+            }
+            Stage::Username => self.send(Stage::Challenge, "challenge md5"),
+            Stage::Challenge => {
+                if words.is_empty() {
+                    return Err(Problem::Garbage("an empty challenge".to_owned()));
+                }
+                self.answer = answer(words, &self.login.password);
+                let line = Zeroizing::new(format!("authenticate md5 {}", *self.answer));
+                self.send(Stage::Authenticate, &line)
+            }
+            Stage::Authenticate => match self.goal.clone() {
+                Goal::Parameters {
+                    tunnel_id: Some(id),
+                } => self.show(id),
+                Goal::Parameters { tunnel_id: None } | Goal::Tunnels => {
+                    self.list(Stage::List, String::new(), "tunnel list")
+                }
+                Goal::Pops => self.list(Stage::List, String::new(), "pop list"),
+            },
+            // These are lists, and there is no reply before anything was sent.
+            Stage::List | Stage::Show | Stage::Login => return Ok(Vec::new()),
+        };
+        Ok(vec![action])
+    }
+
+    /// A list is complete.
+    fn listed(&mut self) -> Result<Vec<Action>, Problem> {
+        let stage = self.stage();
+        let State::List { id, items, .. } = mem::replace(&mut self.state, State::Over(stage))
+        else {
+            return Ok(Vec::new());
+        };
+        if stage == Stage::Show {
+            return Shown(&items)
+                .read(&id)
+                .map(|p| done(Outcome::Parameters(p)));
+        }
+        let items = items.iter().filter(|line| !line.trim().is_empty());
+        if self.goal == Goal::Pops {
+            let pops = items.map(|line| PopLine::read(line));
+            return Ok(done(Outcome::Pops(pops.collect::<Result<_, _>>()?)));
+        }
+        let tunnels = items.map(|line| TunnelLine::read(line));
+        let tunnels: Vec<TunnelLine> = tunnels.collect::<Result<_, _>>()?;
+        if self.goal == Goal::Tunnels {
+            return Ok(done(Outcome::Tunnels(tunnels)));
+        }
+        match &tunnels[..] {
+            [] => Err(Problem::NoTunnels),
+            [only] => Ok(vec![self.show(only.id.clone())]),
+            several => {
+                let ids = several.iter().map(|tunnel| tunnel.id.clone());
+                Err(Problem::SeveralTunnels(ids.collect()))
+            }
+        }
+    }
+
+    fn show(&mut self, id: String) -> Action {
+        let line = format!("tunnel show {id}");
+        self.list(Stage::Show, id, &line)
+    }
+
+    fn list(&mut self, stage: Stage, id: String, line: &str) -> Action {
+        let action = self.send(stage, line);
+        self.state = State::List {
+            stage,
+            id,
+            begun: false,
+            items: Vec::new(),
+        };
+        action
+    }
+
+    fn send_username(&mut self) -> Action {
+        let line = format!("username {}", self.login.username);
+        self.send(Stage::Username, &line)
+    }
+
+    fn send(&mut self, next: Stage, line: &str) -> Action {
+        self.state = State::Reply(next);
+        send(line)
+    }
+
+    fn refusal(&self, words: &str) -> Problem {
+        if is_too_often(words) {
+            Problem::TooOften(self.fit(words))
+        } else {
+            Problem::Refused(self.fit(words))
+        }
+    }
+
+    fn garbage(&self, instead: &str, line: &str) -> Problem {
+        Problem::Garbage(format!("{:?} {instead}", self.fit(line)))
+    }
+
+    /// The server's words, fit to be shown: some repeat the command that they did not like.
+    fn fit(&self, words: &str) -> String {
+        let mut words = words.to_owned();
+        for secret in [self.answer.as_str(), self.login.password.expose()] {
+            if secret.len() > 3 && words.contains(secret) {
+                let clean = words.replace(secret, "…");
+                words.zeroize();
+                words = clean;
+            }
+        }
+        shown(&words)
+    }
+}
+
+/// The code of a reply and the words after it.
+fn parse(line: &str) -> Result<(u16, &str), Problem> {
+    let code = line
+        .get(..3)
+        .filter(|c| c.bytes().all(|b| b.is_ascii_digit()));
+    let code = code.and_then(|code| code.parse().ok());
+    match (code, line.get(3..)) {
+        (Some(code @ 100..=599), Some("")) => Ok((code, "")),
+        (Some(code @ 100..=599), Some(rest)) if rest.starts_with(' ') => Ok((code, &rest[1..])),
+        // Nothing of it is shown: it may be anything, an answer of another protocol as well.
+        _ => Err(Problem::Garbage("a reply without a code".to_owned())),
+    }
+}
+
+fn is_end(line: &str) -> bool {
+    line == "202" || line.starts_with("202 ")
+}
+
+fn send(line: &str) -> Action {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(line.len() + 1));
+    bytes.extend_from_slice(line.as_bytes());
+    bytes.push(b'\n');
+    Action::Send(bytes)
+}
+
+fn done(outcome: Outcome) -> Vec<Action> {
+    vec![send("QUIT Thank you"), Action::Done(outcome)]
+}
+
+fn compare_clocks(words: &str, now: u64) -> Result<(), Problem> {
+    let server: u64 = words
+        .trim()
+        .parse()
+        .map_err(|_| Problem::Garbage(format!("{:?} instead of the time", shown(words))))?;
+    if now.abs_diff(server) <= MAX_CLOCK_DIFFERENCE_SECONDS {
+        return Ok(());
+    }
+    let difference = i64::try_from(now.abs_diff(server)).unwrap_or(i64::MAX);
+    let ahead = if now > server {
+        difference
+    } else {
+        -difference
+    };
+    Err(Problem::Clock { ahead })
+}
+
+/// The answer to a challenge: the MD5 of the challenge followed by that of the password, both in
+/// lowercase hexadecimal digits.
+fn answer(challenge: &str, password: &Secret) -> Zeroizing<String> {
+    let password = hex_md5(&[password.expose()]);
+    hex_md5(&[challenge, &password])
+}
+
+fn hex_md5(parts: &[&str]) -> Zeroizing<String> {
+    let mut hash = Md5::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+    }
+    let mut digest: [u8; 16] = hash.finalize().into();
+    let mut text = Zeroizing::new(String::with_capacity(32));
+    for byte in digest {
+        for nibble in [byte >> 4, byte & 15] {
+            text.extend(char::from_digit(u32::from(nibble), 16));
+        }
+    }
+    digest.zeroize();
+    text
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
