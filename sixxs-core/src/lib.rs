@@ -4,6 +4,7 @@
 //! plans and texts go out. The shell around it is `sixxs-user`.
 //!
 //! * [`config`] – the configuration file, parsed once into [`config::Config`]
+//! * [`aiccu`] – the configuration file of the AICCU client
 //! * [`broker`] – the protocols of tunnel brokers, without IO
 //! * [`secret`] – passwords
 //! * [`link`] – network interfaces as they were observed
@@ -14,6 +15,7 @@
 //! * [`pace`] – how soon and how often to look again
 //! * [`table_names`] – the file that gives routing tables their names
 
+pub mod aiccu;
 pub mod alert;
 pub mod broker;
 pub mod config;

@@ -1,0 +1,367 @@
+//! `aiccu.conf`, the configuration file of the AICCU client.
+//!
+//! One `key value` a line with one blank between; further blanks belong to the value, and tabs
+//! separate nothing. A value may stand in quotes. Lines that begin with `#`, `;` or `//` are
+//! comments. What AICCU knew and this program has no use for is named in [`Aiccu::notes`], as are
+//! keys that AICCU did not know either, which were but a warning.
+//!
+//! The file holds a password: no message shows a value of a key that could be one.
+
+use std::{fmt, net::Ipv4Addr, str::FromStr};
+
+use crate::{
+    broker::tic::Server,
+    config::{Fault, Invalid},
+    secret::Secret,
+    types::IfName,
+};
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aiccu {
+    /// The user's name at the broker.
+    pub username: String,
+    /// The password that goes with it.
+    pub password: Secret,
+    /// The TIC server.
+    pub server: Server,
+    /// The tunnel's interface (`ipv6_interface`).
+    pub interface: IfName,
+    /// Which tunnel; `None`: the account's only one.
+    pub tunnel_id: Option<String>,
+    /// Our IPv4 address, instead of the one that TIC gives.
+    pub local_ipv4_override: Option<Ipv4Addr>,
+    /// A program that is run once after set-up.
+    pub setupscript: Option<String>,
+    /// Where the process id is written.
+    pub pidfile: String,
+    /// Whether to go to the background.
+    pub daemonize: bool,
+    /// Whether to say more.
+    pub verbose: bool,
+    /// Whether to give up rather than talk to the TIC server in clear.
+    pub requiretls: bool,
+    /// Whether to send beats.
+    pub makebeats: bool,
+    /// Whether our IPv4 address is not the one that the broker sees.
+    pub behindnat: bool,
+    /// Whether to leave addresses and routes to others.
+    pub noconfigure: bool,
+    /// What the user should know, in the order of the file.
+    pub notes: Vec<Note>,
+}
+
+/// Something in the file that has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Its line, from 1.
+    pub line: usize,
+    /// What it is, and why.
+    pub text: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.text)
+    }
+}
+
+/// The TIC server unless another is named. It does not answer any more; one has to be named, and
+/// whoever has an old file is told so by the connect.
+const SERVER: &str = "tic.sixxs.net";
+const INTERFACE: &str = "aiccu";
+const PIDFILE: &str = "/var/run/aiccu.pid";
+
+/// The longest file; AICCU's own, with all its comments, has 3 KiB.
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// The longest line.
+const MAX_LINE_BYTES: usize = 4096;
+
+const TRUE: &[&str] = &["yes", "true"];
+const FALSE: &[&str] = &["no", "false"];
+
+/// Keys of AICCU that change nothing here, and why.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    (
+        "automatic",
+        "tunnels are started by the daemon and by `start`",
+    ),
+    (
+        "defaultroute",
+        "the default route is one in the tunnel's own table, for what comes from its addresses; \
+         that of the host stays as it is",
+    ),
+];
+
+/// Keys whose values are used.
+const KEYS: &[&str] = &[
+    "username",
+    "password",
+    "protocol",
+    "server",
+    "ipv6_interface",
+    "tunnel_id",
+    "local_ipv4_override",
+    "setupscript",
+    "pidfile",
+    "daemonize",
+    "verbose",
+    "requiretls",
+    "makebeats",
+    "behindnat",
+    "noconfigure",
+];
+
+/// Reads the file's bytes. `file` is its name, for messages.
+pub fn parse(file: &str, bytes: &[u8]) -> Result<Aiccu, Invalid> {
+    let mut reader = Reader::default();
+    let draft = if bytes.len() > MAX_BYTES {
+        let message = format!("expected at most {MAX_BYTES} bytes");
+        reader.fault(1, "", message);
+        None
+    } else {
+        reader.read(bytes)
+    };
+    match draft {
+        Some(mut aiccu) if reader.faults.is_empty() => {
+            aiccu.notes = reader.notes;
+            Ok(aiccu)
+        }
+        _ => {
+            reader.faults.sort_by_key(|fault| fault.line);
+            Err(Invalid {
+                file: file.to_owned(),
+                faults: reader.faults,
+            })
+        }
+    }
+}
+
+/// A value and the line that it is on.
+#[derive(Clone, Copy)]
+struct Value<'a> {
+    line: usize,
+    text: &'a str,
+}
+
+#[derive(Default)]
+struct Reader<'a> {
+    values: std::collections::BTreeMap<&'static str, Value<'a>>,
+    notes: Vec<Note>,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Reader<'a> {
+    fn read(&mut self, bytes: &'a [u8]) -> Option<Aiccu> {
+        for (line, bytes) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+            self.line(line, bytes);
+        }
+        let protocol = self.values.remove("protocol");
+        if let Some(Value { line, text }) = protocol
+            && !text.eq_ignore_ascii_case("tic")
+        {
+            let message = format!("expected tic, found {}", quoted(text));
+            self.fault(line, "protocol", message);
+        }
+        let username = self.required("username", "the user's name at the broker");
+        let password = self.required("password", "the password that goes with it");
+        let server = self.parsed(
+            "server",
+            "a TIC server, such as tic.example or tic.example:3874",
+        );
+        let interface = self.parsed("ipv6_interface", "an interface name");
+        let local_ipv4_override = self.parsed("local_ipv4_override", "an IPv4 address");
+        let tunnel_id = self.word("tunnel_id", "a tunnel's id, such as T1234");
+        let setupscript = self.path("setupscript");
+        let pidfile = self.path("pidfile");
+        let mut flag = |key, default| self.boolean(key).unwrap_or(default);
+        Some(Aiccu {
+            daemonize: flag("daemonize", false),
+            verbose: flag("verbose", false),
+            requiretls: flag("requiretls", false),
+            makebeats: flag("makebeats", true),
+            behindnat: flag("behindnat", false),
+            noconfigure: flag("noconfigure", false),
+            username: username?.to_owned(),
+            password: Secret::from(password?),
+            server: server.or_else(|| SERVER.parse().ok())?,
+            interface: interface.or_else(|| INTERFACE.parse().ok())?,
+            tunnel_id,
+            local_ipv4_override,
+            setupscript,
+            pidfile: pidfile.unwrap_or_else(|| PIDFILE.to_owned()),
+            notes: Vec::new(),
+        })
+    }
+
+    fn line(&mut self, line: usize, bytes: &'a [u8]) {
+        let comment = [&b"#"[..], b";", b"//"];
+        if comment.iter().any(|start| bytes.starts_with(start)) {
+            return;
+        }
+        if bytes.len() > MAX_LINE_BYTES {
+            let message = format!("expected at most {MAX_LINE_BYTES} bytes in a line");
+            return self.fault(line, "", message);
+        }
+        let Ok(text) = str::from_utf8(bytes) else {
+            return self.fault(line, "", "expected UTF-8");
+        };
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.trim().is_empty() {
+            return;
+        }
+        let (word, value) = text.split_once(' ').unwrap_or((text, ""));
+        if let Some((key, why)) = WITHOUT_EFFECT.iter().find(|(key, _)| *key == word) {
+            self.check_boolean(key, Value { line, text: value });
+            return self.note(line, format!("{key} has no effect: {why}"));
+        }
+        let Some(key) = KEYS.iter().find(|key| **key == word) else {
+            return self.unknown(line, word, value);
+        };
+        let value = unquoted(value);
+        if value.is_empty() {
+            let message = "expected one blank, and a value";
+            return self.fault(line, key, message);
+        }
+        if value.chars().any(|c| c.is_control() && c != '\t') {
+            let message = "expected no control characters in the value";
+            return self.fault(line, key, message);
+        }
+        if self
+            .values
+            .insert(key, Value { line, text: value })
+            .is_some()
+        {
+            self.note(line, format!("{key} is there twice: this one counts"));
+        }
+    }
+
+    fn unknown(&mut self, line: usize, word: &str, value: &str) {
+        let begins = |key: &&&str| {
+            word.strip_prefix(**key)
+                .is_some_and(|r| r.starts_with('\t'))
+        };
+        if let Some(key) = KEYS.iter().find(begins) {
+            return self.fault(
+                line,
+                key,
+                "expected one blank between key and value, found a tab",
+            );
+        }
+        // A lone word may be anything, a password that lost its key too.
+        let is_key = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if !value.is_empty() && (1..=32).contains(&word.len()) && word.bytes().all(is_key) {
+            self.note(line, format!("unknown key {word} has no effect"));
+        } else {
+            self.note(
+                line,
+                "a line that is no key and value has no effect".to_owned(),
+            );
+        }
+    }
+
+    fn required(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
+        let value = self.values.remove(key).map(|value| value.text);
+        if value.is_none() && !self.faults.iter().any(|fault| fault.key == key) {
+            self.fault(1, key, format!("missing; expected {expected}"));
+        }
+        value
+    }
+
+    fn parsed<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+    ) -> Option<T> {
+        let Value { line, text } = self.values.remove(key)?;
+        let parsed = text.parse();
+        if let Err(error) = &parsed {
+            let found = quoted(text);
+            self.fault(
+                line,
+                key,
+                format!("expected {expected}, found {found}: {error}"),
+            );
+        }
+        parsed.ok()
+    }
+
+    fn word(&mut self, key: &'static str, expected: &str) -> Option<String> {
+        let Value { line, text } = self.values.remove(key)?;
+        if text.contains(char::is_whitespace) {
+            let found = quoted(text);
+            self.fault(line, key, format!("expected {expected}, found {found}"));
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn path(&mut self, key: &'static str) -> Option<String> {
+        let Value { line, text } = self.values.remove(key)?;
+        if !text.starts_with('/') {
+            let found = quoted(text);
+            self.fault(
+                line,
+                key,
+                format!("expected an absolute path, found {found}"),
+            );
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.values.remove(key)?;
+        self.check_boolean(key, value)
+    }
+
+    fn check_boolean(&mut self, key: &str, Value { line, text }: Value<'_>) -> Option<bool> {
+        let text = unquoted(text);
+        let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+        match (is(TRUE), is(FALSE)) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => {
+                let found = quoted(text);
+                self.fault(
+                    line,
+                    key,
+                    format!("expected yes, true, no or false, found {found}"),
+                );
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, line: usize, text: String) {
+        self.notes.push(Note { line, text });
+    }
+
+    fn fault(&mut self, line: usize, key: &str, message: impl Into<String>) {
+        self.faults.push(Fault {
+            line,
+            key: key.to_owned(),
+            message: message.into(),
+        });
+    }
+}
+
+/// The value within its quotes, if it is in quotes.
+fn unquoted(value: &str) -> &str {
+    let within = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+    within('"').or_else(|| within('\'')).unwrap_or(value)
+}
+
+/// A value as it is shown: short, for a long one is something else in the wrong place.
+fn quoted(text: &str) -> String {
+    if text.chars().count() <= 40 {
+        format!("{text:?}")
+    } else {
+        "a long value".to_owned()
+    }
+}
+
+#[cfg(test)]
+#[path = "aiccu_tests.rs"]
+mod tests;
