@@ -66,8 +66,8 @@ fn frame(tags: &[u16], packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// An IPv6 packet with a UDP datagram (RFC 8200 §3, RFC 768).
-fn udp(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Result<Vec<u8>> {
+/// An IPv6 packet with a UDP datagram to the discard port (RFC 8200 §3, RFC 768), sums and all.
+pub fn udp(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Result<Vec<u8>> {
     let length = UDP_HEADER_BYTES + u16::try_from(payload.len()).context("a short payload")?;
     let mut datagram = Vec::new();
     for field in [DISCARD_PORT, DISCARD_PORT, length, 0] {

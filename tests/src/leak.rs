@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::netns::Namespace;
 use crate::service::{DISCARD_PORT, TCP_PORT, write_pattern};
+use crate::socket_option::set as set_option;
 
 /// Why a socket's packets leave the tunnel's routing aside.
 #[derive(Clone, Copy, Debug)]
@@ -138,25 +138,4 @@ fn open(
         .bind(&SockAddr::from(SocketAddrV6::new(source, 0, 0, 0)))
         .with_context(|| format!("bind a socket to {source}"))?;
     Ok(socket)
-}
-
-/// `T`: plain data as the option wants it.
-fn set_option<T>(socket: &Socket, level: libc::c_int, name: libc::c_int, value: T) -> Result<()> {
-    let length = libc::socklen_t::try_from(size_of::<T>()).context("a length fits")?;
-    // SAFETY: the descriptor is open, and the pointer and length describe `value`.
-    let status = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            length,
-        )
-    };
-    ensure!(
-        status == 0,
-        "set socket option {level}/{name}: {}",
-        io::Error::last_os_error()
-    );
-    Ok(())
 }

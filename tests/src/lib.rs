@@ -10,12 +10,13 @@
 //!
 //! [`lab::Lab`] builds it and takes it down again; the traffic comes from [`probe`],
 //! [`service`] and [`leak`]; [`program`] runs `sixxs` in it the way people do, by its command
-//! line and JSON; [`snapshot`] writes down what the kernel holds, to be compared later.
+//! line and JSON; [`broker`] has the other ends of its tunnels; [`snapshot`] writes down what the kernel holds, to be compared later.
 //!
 //! Everything stays in namespaces that the lab itself made and uses documentation addresses
 //! only. Root is needed.
 
 pub mod bare;
+pub mod broker;
 pub mod dirs;
 pub mod frame;
 pub mod interrupt;
@@ -31,6 +32,7 @@ pub mod screen;
 pub mod service;
 pub mod shell;
 pub mod snapshot;
+pub mod socket_option;
 pub mod status;
 pub mod topology;
 pub mod tun;

@@ -1,0 +1,366 @@
+//! Owns a PoP as a whole: the sockets in its namespace, the thread that serves them, and what a
+//! test asks of it and does to it.
+//!
+//! Tasks: one thread (`datapath`), from [`Pop::start`] to [`Pop::stop`] or drop. The TUN device
+//! stays while the PoP is stopped: what leaves by it then is lost.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::libc;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::netns::Namespace;
+use crate::socket_option;
+
+use super::clock::Clock;
+use super::datapath::{self, Sockets};
+use super::forge::Forger;
+use super::impairment::{Impaired, Impairment};
+use super::session::{Counts, Recorded, Session, Setup, State};
+use super::{Kind, ayiya, heartbeat};
+
+/// Room for a burst that comes while the thread waits for its processor.
+const RECEIVE_BUFFER_BYTES: libc::c_int = 8 << 20;
+const UDP_HEADER_BYTES: usize = 8;
+/// Datagrams sent in a row by [`Pop::inject`] before the receiver gets time to read them.
+const INJECTED_IN_A_ROW: usize = 32;
+const INJECTION_PAUSE: Duration = Duration::from_millis(1);
+
+/// Where a PoP is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its address, and where its protocols listen.
+    pub address4: Ipv4Addr,
+    /// AYIYA listens on this one too.
+    pub address6: Option<Ipv6Addr>,
+    /// Its end of the tunnels.
+    pub device: Arc<File>,
+}
+
+/// The router of a broker.
+#[derive(Debug)]
+pub struct Pop {
+    place: Place,
+    clock: Clock,
+    state: Arc<Mutex<State>>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let woken = self.stop.write(1);
+        if let (Ok(_), Some(thread)) = (woken, self.thread.take())
+            && thread.join().is_err()
+        {
+            eprintln!("a PoP panicked");
+        }
+    }
+}
+
+/// From where [`Pop::inject`] sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The PoP's own address and port.
+    Own,
+    /// Any other, whether it exists or not. The port is of no account with protocol 41.
+    Other(SocketAddrV4),
+}
+
+impl Pop {
+    /// Starts one that serves these tunnels.
+    pub fn new(place: Place, setups: Vec<Setup>) -> Result<Self> {
+        let pop = Self {
+            place,
+            clock: Clock::new(),
+            state: Arc::new(Mutex::new(State::new(setups))),
+            running: Mutex::new(None),
+        };
+        pop.start()?;
+        Ok(pop)
+    }
+
+    /// Starts it again, at the same address; it knows no client's endpoint. Does nothing while it
+    /// runs.
+    pub fn start(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_some() {
+            return Ok(());
+        }
+        self.state().forget();
+        let sockets = self.open()?;
+        let stop =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("make an event descriptor")?;
+        let stop = Arc::new(stop);
+        let (stopped, device) = (Arc::clone(&stop), Arc::clone(&self.place.device));
+        let (state, clock) = (Arc::clone(&self.state), self.clock.clone());
+        let thread = std::thread::Builder::new()
+            .name("pop".to_owned())
+            .spawn(move || datapath::run(&sockets, &device, &state, &clock, &stopped))
+            .context("start a PoP")?;
+        *running = Some(Running {
+            stop,
+            thread: Some(thread),
+        });
+        Ok(())
+    }
+
+    /// Stops it: its ports are closed, as the kernel says to who sends there.
+    pub fn stop(&self) {
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    /// Its clock, to be set wrong.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// What it counted, of all tunnels and of none.
+    pub fn counts(&self) -> Counts {
+        self.state().counts()
+    }
+
+    /// Its tunnels, each with what was counted of it.
+    pub fn sessions(&self) -> Vec<Session> {
+        self.state().sessions().to_vec()
+    }
+
+    /// The tunnel with this client address.
+    pub fn session(&self, address: Ipv6Addr) -> Result<Session> {
+        let mut state = self.state();
+        let session = state.session_mut(address);
+        session
+            .cloned()
+            .with_context(|| format!("this PoP has no tunnel {address}"))
+    }
+
+    /// The first tunnel, in most labs the only one.
+    pub fn first(&self) -> Result<Session> {
+        self.state()
+            .sessions()
+            .first()
+            .cloned()
+            .context("this PoP has no tunnel")
+    }
+
+    /// Changes a tunnel: its registered address, its password. Not its addresses.
+    pub fn change(&self, address: Ipv6Addr, change: impl FnOnce(&mut Setup)) -> Result<()> {
+        let mut state = self.state();
+        let session = state.session_mut(address);
+        let session = session.with_context(|| format!("this PoP has no tunnel {address}"))?;
+        session.change(change);
+        Ok(())
+    }
+
+    /// How often it pings every client from now on; the first time after that time.
+    pub fn ping_every(&self, interval: Duration) {
+        let mut state = self.state();
+        state.ping_interval = interval;
+        state.plan_pings_anew();
+    }
+
+    /// After how much silence it calls a client with a changing endpoint down.
+    pub fn set_silence_limit(&self, limit: Duration) {
+        self.state().silence_limit = limit;
+    }
+
+    /// Makes the path from and to clients bad, or good again.
+    pub fn impair(&self, from_client: Impairment, to_client: Impairment) {
+        let mut state = self.state();
+        state.up.set(from_client);
+        state.down.set(to_client);
+    }
+
+    /// What the bad path did so far: from clients, and to them.
+    pub fn impaired(&self) -> [Impaired; 2] {
+        let state = self.state();
+        [state.up.done(), state.down.done()]
+    }
+
+    /// Writes down the next `most` datagrams from and to clients, from an empty page.
+    pub fn record(&self, most: usize) {
+        self.state().record(most);
+    }
+
+    /// What was written down since [`Pop::record`].
+    pub fn recorded(&self) -> Vec<Recorded> {
+        self.state().recorded()
+    }
+
+    /// Makes datagrams for the client of this tunnel, right ones and wrong ones.
+    pub fn forger(&self, address: Ipv6Addr, seed: u64) -> Result<Forger> {
+        let session = self.session(address)?;
+        Ok(Forger::new(session.setup, self.clock.seconds(), seed))
+    }
+
+    /// Sends these to the client of the tunnel as they are, whether the PoP runs or not, slowly
+    /// enough that the client's kernel need not drop any. UDP payloads, or what is to be inside of
+    /// protocol 41; longer than the path takes, they go out in IPv4 fragments. Returns how many.
+    pub fn inject(
+        &self,
+        address: Ipv6Addr,
+        source: Source,
+        datagrams: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Result<u64> {
+        let session = self.session(address)?;
+        let endpoint = session.endpoint.context("the client was not heard yet")?;
+        let IpAddr::V4(to) = endpoint.ip() else {
+            anyhow::bail!("the client is at {endpoint}, not at an IPv4 address");
+        };
+        let source = match source {
+            Source::Own => SocketAddrV4::new(self.place.address4, ayiya::PORT),
+            Source::Other(source) => source,
+        };
+        let udp = session.setup.kind == Kind::Ayiya;
+        let socket = self.raw(source, udp)?;
+        let mut count = 0;
+        for (datagram, number) in datagrams.into_iter().zip(1..) {
+            let bytes = if udp {
+                with_udp_header(source.port(), endpoint.port(), &datagram)?
+            } else {
+                datagram
+            };
+            let sent = socket.send_to(&bytes, &SocketAddrV4::new(to, 0).into());
+            sent.with_context(|| format!("send {} bytes to {to}", bytes.len()))?;
+            count += 1;
+            if number % INJECTED_IN_A_ROW == 0 {
+                std::thread::sleep(INJECTION_PAUSE);
+            }
+        }
+        Ok(count)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> Result<Sockets> {
+        let kinds: Vec<Kind> = self
+            .state()
+            .sessions()
+            .iter()
+            .map(|session| session.setup.kind)
+            .collect();
+        let Place {
+            namespace,
+            address4,
+            address6,
+            ..
+        } = &self.place;
+        let mut sockets = Sockets::default();
+        namespace.run(|| {
+            if kinds.contains(&Kind::Ayiya) {
+                let socket = udp(SocketAddr::new((*address4).into(), ayiya::PORT))?;
+                // As the historical PoP sends: no sum, the payload is signed; and no fragments.
+                set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
+                never_fragment(&socket)?;
+                sockets.ayiya.push(socket);
+                if let Some(address6) = address6 {
+                    let socket = udp(SocketAddr::new((*address6).into(), ayiya::PORT))?;
+                    sockets.ayiya.push(socket);
+                }
+            }
+            if kinds.contains(&Kind::Heartbeat) {
+                let at = SocketAddr::new((*address4).into(), heartbeat::PORT);
+                sockets.heartbeat = Some(udp(at)?);
+            }
+            if kinds.iter().any(|kind| *kind != Kind::Ayiya) {
+                let protocol = Protocol::from(libc::IPPROTO_IPV6);
+                let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol))
+                    .context("open a socket for protocol 41")?;
+                socket
+                    .bind(&SocketAddrV4::new(*address4, 0).into())
+                    .with_context(|| format!("bind protocol 41 to {address4}"))?;
+                never_fragment(&socket)?;
+                prepare(&socket)?;
+                socket.set_nonblocking(true).context("never wait")?;
+                sockets.protocol41 = Some(socket);
+            }
+            Ok(())
+        })?;
+        Ok(sockets)
+    }
+
+    /// A socket that sends with any source; the kernel makes the IPv4 header, and fragments.
+    fn raw(&self, source: SocketAddrV4, udp: bool) -> Result<Socket> {
+        let protocol = if udp {
+            Protocol::UDP
+        } else {
+            Protocol::from(libc::IPPROTO_IPV6)
+        };
+        self.place.namespace.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol))
+                .context("open a raw socket")?;
+            socket
+                .set_ip_transparent_v4(true)
+                .context("allow any source")?;
+            socket
+                .bind(&SockAddr::from(SocketAddrV4::new(*source.ip(), 0)))
+                .with_context(|| format!("bind a raw socket to {source}"))?;
+            // It hears what the PoP hears, and nobody listens.
+            socket.set_recv_buffer_size(1).context("keep nothing")?;
+            let name = libc::IP_MTU_DISCOVER;
+            set(&socket, libc::IPPROTO_IP, name, libc::IP_PMTUDISC_DONT)?;
+            Ok(socket)
+        })
+    }
+}
+
+fn udp(at: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(at).with_context(|| format!("listen on UDP {at}"))?;
+    socket.set_nonblocking(true).context("never wait")?;
+    prepare(&socket)?;
+    Ok(socket)
+}
+
+fn prepare(socket: &impl AsRawFd) -> Result<()> {
+    set(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        RECEIVE_BUFFER_BYTES,
+    )
+}
+
+fn never_fragment(socket: &impl AsRawFd) -> Result<()> {
+    let (level, name) = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+    set(socket, level, name, libc::IP_PMTUDISC_DO)
+}
+
+fn set(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> Result<()> {
+    socket_option::set(socket, level, name, value)
+}
+
+/// A UDP header (RFC 768) without a sum before the payload.
+fn with_udp_header(from_port: u16, to_port: u16, payload: &[u8]) -> Result<Vec<u8>> {
+    let length = u16::try_from(UDP_HEADER_BYTES + payload.len());
+    let length = length.context("a UDP datagram has at most 65,535 bytes")?;
+    let mut datagram = Vec::with_capacity(usize::from(length));
+    for field in [from_port, to_port, length, 0] {
+        datagram.extend(field.to_be_bytes());
+    }
+    datagram.extend(payload);
+    Ok(datagram)
+}

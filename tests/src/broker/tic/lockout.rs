@@ -1,0 +1,179 @@
+//! Owns the broker's rule against clients that connect too often. Pure: the time comes in as an
+//! argument.
+//!
+//! Connects while refused count like any other, towards the next time that the threshold is
+//! exceeded; after each time the count begins again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// As many clients are remembered; a lab has a handful.
+const MOST_CLIENTS: usize = 1024;
+
+/// The rule; by default that of the SixXS FAQ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// As many connects are fine within [`Rule::window`]; one more exceeds the threshold.
+    pub connects: usize,
+    /// The time in which connects are counted.
+    pub window: Duration,
+    /// For how long a client that exceeded the threshold is refused.
+    pub refusal: Duration,
+    /// Exceeded again within this time, it is blocked.
+    pub memory: Duration,
+    /// For how long.
+    pub block: Duration,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Self {
+            connects: 4,
+            window: Duration::from_secs(60),
+            refusal: Duration::from_secs(5 * 60),
+            memory: Duration::from_secs(24 * 60 * 60),
+            block: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// What the rule says of one connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may go on.
+    Welcome,
+    /// Too often; until this time.
+    Refused(Duration),
+    /// Too often and not for the first time; until this time.
+    Blocked(Duration),
+}
+
+/// The memory of the rule.
+#[derive(Debug, Default)]
+pub(super) struct Lockout {
+    clients: BTreeMap<IpAddr, Client>,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    connects: VecDeque<Duration>,
+    exceeded: VecDeque<Duration>,
+    refused_until: Duration,
+    blocked_until: Duration,
+}
+
+impl Lockout {
+    /// Counts a connect at `now` (since any epoch).
+    pub(super) fn connect(&mut self, rule: &Rule, from: IpAddr, now: Duration) -> Verdict {
+        if self.clients.len() >= MOST_CLIENTS {
+            self.clients.pop_first();
+        }
+        let client = self.clients.entry(from).or_default();
+        let past = |times: &mut VecDeque<Duration>, span: Duration| {
+            while times.front().is_some_and(|time| *time + span <= now) {
+                times.pop_front();
+            }
+        };
+        past(&mut client.connects, rule.window);
+        past(&mut client.exceeded, rule.memory);
+        client.connects.push_back(now);
+        if client.connects.len() > rule.connects {
+            client.connects.clear();
+            client.exceeded.push_back(now);
+            if client.exceeded.len() > 1 {
+                client.blocked_until = now + rule.block;
+            } else {
+                client.refused_until = now + rule.refusal;
+            }
+        }
+        if now < client.blocked_until {
+            Verdict::Blocked(client.blocked_until)
+        } else if now < client.refused_until {
+            Verdict::Refused(client.refused_until)
+        } else {
+            Verdict::Welcome
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
+    const START: u64 = 1_000_000;
+
+    #[test]
+    fn by_the_rule() {
+        use Verdict::{Blocked, Refused, Welcome};
+        let at = |second| Duration::from_secs(START + second);
+        let (refused, blocked) = (Refused(at(304)), Blocked(at(400 + 7 * 86_400)));
+        let mut lockout = Lockout::default();
+        for (second, verdict) in [
+            (0, Welcome),
+            (1, Welcome),
+            (2, Welcome),
+            (3, Welcome),
+            // The fifth in a minute.
+            (4, refused),
+            (5, refused),
+            (303, refused),
+            (304, Welcome),
+            (396, Welcome),
+            (397, Welcome),
+            (398, Welcome),
+            (399, Welcome),
+            // Again on the same day.
+            (400, blocked),
+            (86_400, blocked),
+            (400 + 7 * 86_400 - 1, blocked),
+            (400 + 7 * 86_400, Welcome),
+        ] {
+            assert_eq!(
+                lockout.connect(&Rule::default(), FROM, at(second)),
+                verdict,
+                "at {second}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_goes_on_while_refused_is_blocked() {
+        let mut lockout = Lockout::default();
+        let verdicts = (0..10).map(|second| {
+            let now = Duration::from_secs(START + second);
+            lockout.connect(&Rule::default(), FROM, now)
+        });
+        let verdicts: Vec<_> = verdicts.collect();
+        assert!(
+            verdicts[..4]
+                .iter()
+                .all(|verdict| *verdict == Verdict::Welcome)
+        );
+        assert!(
+            verdicts[4..9]
+                .iter()
+                .all(|verdict| matches!(verdict, Verdict::Refused(_)))
+        );
+        assert!(matches!(verdicts[9], Verdict::Blocked(_)));
+        let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11));
+        let now = Duration::from_secs(START + 10);
+        assert_eq!(
+            lockout.connect(&Rule::default(), other, now),
+            Verdict::Welcome
+        );
+    }
+
+    #[test]
+    fn four_a_minute_for_a_day_is_fine() {
+        let mut lockout = Lockout::default();
+        for number in 0..4 * 24 * 60 {
+            let now = Duration::from_secs(START + number * 15);
+            let verdict = lockout.connect(&Rule::default(), FROM, now);
+            assert_eq!(verdict, Verdict::Welcome, "connect {number}");
+        }
+    }
+}

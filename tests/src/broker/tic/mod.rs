@@ -1,0 +1,426 @@
+//! Owns the TIC server as a whole: the listener, its connections, what a test looks at and how it
+//! has the server misbehave.
+//!
+//! Tasks: one thread that accepts, one per connection, at most [`MOST_CONNECTIONS`]. All end with
+//! [`Tic::stop`] or drop, which shut every connection.
+
+mod book;
+mod certificate;
+mod connection;
+mod dialogue;
+mod lockout;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use rustls::ServerConfig;
+
+pub use book::{Account, Book, PopRecord, TunnelRecord};
+pub use certificate::Certificate;
+pub use dialogue::Stage;
+pub use lockout::{Rule, Verdict};
+
+use super::clock::Clock;
+use super::random::Random;
+use crate::netns::Namespace;
+use certificate::Authority;
+use lockout::Lockout;
+
+/// The server's TCP port.
+pub const PORT: u16 = 3874;
+/// Connections at a time; more are closed at once.
+pub const MOST_CONNECTIONS: usize = 64;
+/// Connects that are remembered, and lines of each.
+const MOST_REMEMBERED: usize = 10_000;
+const MOST_LINES: usize = 100;
+/// A connection on which nothing happens is closed after this.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the server does in place of a right answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Says nothing, until the client or the test ends it.
+    Stall,
+    /// Some hundred bytes of chance and the end of a line; and then goes on.
+    Garbage,
+    /// So many bytes without the end of a line, and then closes.
+    Flood(u64),
+    /// Closes.
+    Close,
+    /// These words; closes when they are in place of the greeting.
+    Say(String),
+    /// The right answer, a byte at a time with this pause before each.
+    Trickle(Duration),
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did not yet.
+    Open,
+    /// The rule against too many connects.
+    Locked(Verdict),
+    /// [`MOST_CONNECTIONS`].
+    Busy,
+    /// With `QUIT`.
+    Quit,
+    /// The client closed without `QUIT`.
+    Left,
+    /// By a [`Fault`].
+    Misbehaved,
+    /// Time-outs, TLS alerts, broken connections.
+    Failed(String),
+}
+
+/// One connect to the server.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// When, by the machine.
+    pub at: Instant,
+    /// When, by the server's clock: time since the Unix epoch.
+    pub time: Duration,
+    /// From where.
+    pub from: SocketAddr,
+    /// What the client said it is.
+    pub client: Option<String>,
+    /// Who it said it is.
+    pub user: Option<String>,
+    /// Whether the right password was given.
+    pub logged_in: bool,
+    /// Whether TLS was spoken at the end.
+    pub tls: bool,
+    /// The lines that the client sent, at most a hundred.
+    pub lines: Vec<String>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Tic {
+    namespace: Namespace,
+    address: SocketAddr,
+    authority: Authority,
+    other_authority: Authority,
+    shared: Arc<Shared>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    time_ahead: AtomicI64,
+    seed: AtomicU64,
+    settings: Mutex<Settings>,
+    lockout: Mutex<(Rule, Lockout)>,
+    /// By number.
+    connects: Mutex<BTreeMap<u64, Connect>>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    book: Book,
+    fault: Option<(Stage, Fault)>,
+    tls: Arc<ServerConfig>,
+    idle_limit: Duration,
+}
+
+impl Shared {
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault_at(&self, stage: Stage) -> Option<Fault> {
+        let settings = self.settings();
+        let (at, fault) = settings.fault.as_ref()?;
+        (*at == stage).then(|| fault.clone())
+    }
+
+    fn connects(&self) -> MutexGuard<'_, BTreeMap<u64, Connect>> {
+        self.connects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a connect down and returns its number.
+    fn enter(&self, from: SocketAddr, outcome: Outcome) -> u64 {
+        let mut connects = self.connects();
+        let number = connects
+            .last_key_value()
+            .map_or(0, |(number, _)| number + 1);
+        if connects.len() >= MOST_REMEMBERED {
+            connects.pop_first();
+        }
+        connects.insert(
+            number,
+            Connect {
+                at: Instant::now(),
+                time: self.clock.now(),
+                from,
+                client: None,
+                user: None,
+                logged_in: false,
+                tls: false,
+                lines: Vec::new(),
+                outcome,
+            },
+        );
+        number
+    }
+
+    fn note(&self, number: u64, change: impl FnOnce(&mut Connect)) {
+        if let Some(connect) = self.connects().get_mut(&number) {
+            change(connect);
+        }
+    }
+
+    /// What the protocol calls the time: the clock's, set wrong.
+    fn unix_seconds(&self) -> u64 {
+        let ahead = self.time_ahead.load(Ordering::Relaxed);
+        self.clock.seconds().saturating_add_signed(ahead)
+    }
+
+    fn challenge(&self) -> String {
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        super::hex(&Random::new(seed ^ self.clock.seconds()).bytes(16))
+    }
+}
+
+impl Tic {
+    /// Starts a server at this address in a namespace.
+    pub fn new(namespace: &Namespace, address: SocketAddr, book: Book) -> Result<Self> {
+        let authority = Authority::new("the lab's authority")?;
+        let settings = Settings {
+            book,
+            fault: None,
+            tls: authority.server(address.ip(), Certificate::Right)?,
+            idle_limit: IDLE_LIMIT,
+        };
+        let tic = Self {
+            namespace: namespace.clone(),
+            address,
+            authority,
+            other_authority: Authority::new("nobody's authority")?,
+            shared: Arc::new(Shared {
+                clock: Clock::new(),
+                time_ahead: AtomicI64::new(0),
+                seed: AtomicU64::new(0),
+                settings: Mutex::new(settings),
+                lockout: Mutex::default(),
+                connects: Mutex::default(),
+            }),
+            running: Mutex::new(None),
+        };
+        tic.start()?;
+        Ok(tic)
+    }
+
+    /// Starts it again. Does nothing while it runs.
+    pub fn start(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_none() {
+            let listener = self.namespace.run(|| {
+                TcpListener::bind(self.address)
+                    .with_context(|| format!("listen on TCP {}", self.address))
+            })?;
+            *running = Some(Running::start(listener, Arc::clone(&self.shared))?);
+        }
+        Ok(())
+    }
+
+    /// Stops it: connections are shut, and connects refused by the kernel.
+    pub fn stop(&self) {
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The certificate of the authority, for `tls_ca`.
+    pub fn authority_pem(&self) -> String {
+        self.authority.pem()
+    }
+
+    /// The clock of the rule against too many connects, and of `get unixtime`.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Has `get unixtime` be off by this many seconds.
+    pub fn set_time_ahead(&self, seconds: i64) {
+        self.shared.time_ahead.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Changes what it knows.
+    pub fn change(&self, change: impl FnOnce(&mut Book)) {
+        change(&mut self.shared.settings().book);
+    }
+
+    /// Has it misbehave at this stage of every dialogue from now on.
+    pub fn misbehave(&self, at: Stage, fault: Fault) {
+        self.shared.settings().fault = Some((at, fault));
+    }
+
+    /// Ends [`Tic::misbehave`].
+    pub fn behave(&self) {
+        self.shared.settings().fault = None;
+    }
+
+    /// Which certificate it shows from now on.
+    pub fn show(&self, certificate: Certificate) -> Result<()> {
+        let authority = match certificate {
+            Certificate::OtherAuthority => &self.other_authority,
+            _ => &self.authority,
+        };
+        let tls = authority.server(self.address.ip(), certificate)?;
+        self.shared.settings().tls = tls;
+        Ok(())
+    }
+
+    /// Closes connections on which nothing happens for so long.
+    pub fn set_idle_limit(&self, limit: Duration) {
+        self.shared.settings().idle_limit = limit;
+    }
+
+    /// Sets the rule against too many connects, with nothing remembered.
+    pub fn set_rule(&self, rule: Rule) {
+        let mut lockout = self
+            .shared
+            .lockout
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *lockout = (rule, Lockout::default());
+    }
+
+    /// Every connect since the server was made, the oldest first.
+    pub fn connects(&self) -> Vec<Connect> {
+        self.shared.connects().values().cloned().collect()
+    }
+}
+
+/// The threads of a server.
+#[derive(Debug)]
+struct Running {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(listener: TcpListener, shared: Arc<Shared>) -> Result<Self> {
+        let stop =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("make an event descriptor")?;
+        let stop = Arc::new(stop);
+        let stopped = Arc::clone(&stop);
+        listener.set_nonblocking(true).context("never wait")?;
+        let thread = std::thread::Builder::new()
+            .name("tic-accept".to_owned())
+            .spawn(move || accept(&listener, &shared, &stopped))
+            .context("start the TIC server")?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let woken = self.stop.write(1);
+        if let (Ok(_), Some(thread)) = (woken, self.thread.take())
+            && thread.join().is_err()
+        {
+            eprintln!("the TIC server panicked");
+        }
+    }
+}
+
+/// A connection's thread, and a handle to shut it.
+struct Serving {
+    stream: TcpStream,
+    thread: JoinHandle<()>,
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
+    let mut serving: VecDeque<Serving> = VecDeque::new();
+    loop {
+        let mut ready = [
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        ];
+        let polled = poll(&mut ready, PollTimeout::NONE);
+        let stopped = ready[0].any() == Some(true);
+        if stopped || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
+            break;
+        }
+        // A client that has gone again is an error here.
+        let Ok((stream, from)) = listener.accept() else {
+            continue;
+        };
+        serving.retain(|serving| !serving.thread.is_finished());
+        if let Err(e) = receive(stream, from, shared, &mut serving) {
+            eprintln!("tic: {e:#}");
+        }
+    }
+    for Serving { stream, thread } in serving {
+        // One whose client has gone cannot be shut, and need not be.
+        if stream.shutdown(Shutdown::Both).is_ok() || thread.is_finished() {
+            join(thread);
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        eprintln!("a TIC connection panicked");
+    }
+}
+
+fn receive(
+    stream: TcpStream,
+    from: SocketAddr,
+    shared: &Arc<Shared>,
+    serving: &mut VecDeque<Serving>,
+) -> Result<()> {
+    let verdict = locked(shared, from.ip());
+    let outcome = match verdict {
+        Verdict::Welcome if serving.len() >= MOST_CONNECTIONS => Outcome::Busy,
+        Verdict::Welcome => Outcome::Open,
+        _ => Outcome::Locked(verdict),
+    };
+    let open = outcome == Outcome::Open;
+    let number = shared.enter(from, outcome);
+    if !open {
+        return connection::turn_away(stream, verdict, shared.clock.now());
+    }
+    let handle = stream.try_clone().context("keep a handle")?;
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new()
+        .name("tic".to_owned())
+        .spawn(move || connection::serve(stream, &shared, number))
+        .context("start a connection")?;
+    serving.push_back(Serving {
+        stream: handle,
+        thread,
+    });
+    Ok(())
+}
+
+fn locked(shared: &Shared, from: IpAddr) -> Verdict {
+    let mut lockout = shared
+        .lockout
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let (rule, lockout) = &mut *lockout;
+    lockout.connect(rule, from, shared.clock.now())
+}
