@@ -47,6 +47,21 @@ impl Paths {
         self.base.join("sixxs.toml")
     }
 
+    /// The aiccu.conf of a tunnel, by its interface.
+    pub fn aiccu_conf(&self, interface: &str) -> PathBuf {
+        self.base.join(format!("aiccu-{interface}.conf"))
+    }
+
+    /// The pid file that this aiccu.conf names.
+    pub fn aiccu_pid(&self, interface: &str) -> PathBuf {
+        self.base.join(format!("aiccu-{interface}.pid"))
+    }
+
+    /// The certificate of the authority that the TIC server's certificate is by.
+    pub fn tls_ca(&self) -> PathBuf {
+        self.base.join("tls-ca.pem")
+    }
+
     /// For `--run-dir`.
     pub fn run(&self) -> PathBuf {
         self.base.join("run")

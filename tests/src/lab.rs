@@ -1,19 +1,25 @@
 //! Owns a lab as a whole: built by [`Lab::new`], removed when dropped, whatever happened between.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::broker::Kind;
+use crate::broker::pop::Pop;
+use crate::broker::tic::Tic;
 use crate::dirs::{INTERACTIVE, LabDir, Paths};
+use crate::nat::Nat;
+use crate::native::{self, TUNNEL_IDS};
 use crate::netns::Namespace;
 use crate::probe::PingStream;
 use crate::topology::{
-    FIRST_INDEX, Flavour, GATEWAY, HOST, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS,
-    SYSCTLS, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
+    FIRST_INDEX, Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS,
+    ROUTERS, SYSCTLS, TIC_SERVER, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
 };
 use crate::{nft, shell, tun, wait};
 
@@ -26,6 +32,11 @@ pub struct Spec {
     pub mtu: u32,
     /// With a /48 behind the host: one LAN of its own, one on the uplink's wire.
     pub lans: bool,
+    /// Native tunnels of these kinds: brokers that speak their protocols, and no interface in the
+    /// host until the program under test makes it.
+    pub brokers: Option<[Kind; 2]>,
+    /// Address translation of IPv4 at the ISP.
+    pub nat: bool,
     /// For people: namespaces are called `sixxs-host` and so on. Only one such lab at a time.
     pub interactive: bool,
 }
@@ -37,7 +48,17 @@ impl Spec {
             flavour,
             mtu: TUNNEL_MTU,
             lans: false,
+            brokers: None,
+            nat: false,
             interactive: false,
+        }
+    }
+
+    /// A lab whose tunnels the program under test makes itself.
+    pub fn native(kinds: [Kind; 2]) -> Self {
+        Self {
+            brokers: Some(kinds),
+            ..Self::new(Flavour::Tun)
         }
     }
 }
@@ -46,6 +67,9 @@ impl Spec {
 #[derive(Debug)]
 pub struct Lab {
     tunnels: [Tunnel; 2],
+    tic: Option<Tic>,
+    nat: Option<Nat>,
+    host4: Mutex<Ipv4Addr>,
     spec: Spec,
     outside: Namespace,
     isp: Namespace,
@@ -105,10 +129,28 @@ impl Lab {
         }
         nft::load(&find("isp")?, ISP_RULES)?;
         let [first, second] = &TUNNELS;
-        let tunnel =
-            |plan: &'static TunnelPlan| Tunnel::new(plan, &spec, find("host")?, find(plan.pop)?);
+        let kinds = spec.brokers.map_or([None; 2], |kinds| kinds.map(Some));
+        let tunnel = |plan: &'static TunnelPlan, kind| {
+            Tunnel::new(plan, &spec, kind, find("host")?, find(plan.pop)?)
+        };
+        let tic = match spec.brokers {
+            Some(kinds) => Some(native::tic(&find("outside")?, kinds, spec.mtu)?),
+            None => None,
+        };
+        if let Some(tic) = &tic {
+            let path = dir.paths().tls_ca();
+            std::fs::write(&path, tic.authority_pem())
+                .with_context(|| format!("write {}", path.display()))?;
+        }
+        let nat = match spec.nat {
+            true => Some(Nat::new(&find("isp")?)?),
+            false => None,
+        };
         let lab = Self {
-            tunnels: [tunnel(first)?, tunnel(second)?],
+            tunnels: [tunnel(first, kinds[0])?, tunnel(second, kinds[1])?],
+            tic,
+            nat,
+            host4: Mutex::new(HOST4),
             spec,
             outside: find("outside")?,
             isp: find("isp")?,
@@ -152,6 +194,34 @@ impl Lab {
         &self.tunnels
     }
 
+    /// The TIC server of a lab with native tunnels.
+    pub fn tic(&self) -> Result<&Tic> {
+        self.tic
+            .as_ref()
+            .context("this lab was built without brokers")
+    }
+
+    /// The address translation of a lab that has it.
+    pub fn nat(&self) -> Result<&Nat> {
+        self.nat
+            .as_ref()
+            .context("this lab was built without address translation")
+    }
+
+    /// Gives the host another IPv4 address of 192.0.2.0/24 in place of the one it has, as a
+    /// provider does when the line comes up again.
+    pub fn move_host4(&self, to: Ipv4Addr) -> Result<()> {
+        let mut host4 = self.host4.lock().unwrap_or_else(PoisonError::into_inner);
+        // With the last address of a network its routes go too.
+        self.host.ip(&format!(
+            "address delete {host4}/24 dev {UPLINK}\n\
+             address add {to}/24 dev {UPLINK}\n\
+             route replace default via 192.0.2.1 dev {UPLINK}\n"
+        ))?;
+        *host4 = to;
+        Ok(())
+    }
+
     /// What the program under test may write.
     pub fn paths(&self) -> &Paths {
         self.dir.paths()
@@ -169,15 +239,57 @@ impl Lab {
 
     /// A configuration that fits this lab; `extra` are more lines for its top.
     pub fn config(&self, extra: &str) -> String {
+        let kinds = self.spec.brokers;
+        self.config_of(extra, |index, plan| {
+            let kind = kinds.and_then(|kinds| kinds.get(index).copied());
+            let kind = kind.map(|kind| native::kind_config(plan, kind));
+            kind.unwrap_or("kind = \"interface\"\n".to_owned()) + &self.tunnel_config(plan)
+        })
+    }
+
+    /// A configuration that has everything else from two aiccu.conf, which it writes, and from
+    /// the TIC server.
+    pub fn config_by_aiccu(&self, extra: &str, requiretls: bool) -> Result<String> {
+        let paths = [
+            self.aiccu_conf(0, requiretls)?,
+            self.aiccu_conf(1, requiretls)?,
+        ];
+        let tls_ca = self.paths().tls_ca();
+        Ok(self.config_of(extra, |index, _| {
+            format!(
+                "aiccu = \"{}\"\ntls_ca = \"{}\"\n",
+                paths[index].display(),
+                tls_ca.display()
+            )
+        }))
+    }
+
+    fn config_of(&self, extra: &str, tunnel: impl Fn(usize, &TunnelPlan) -> String) -> String {
         let mut text = format!("uplinks = [\"{UPLINK}\"]\n{extra}\n");
-        for plan in &TUNNELS {
+        for (index, plan) in TUNNELS.iter().enumerate() {
+            let interface = plan.interface;
             text += &format!(
-                "\n[[tunnel]]\nname = \"{}\"\nkind = \"interface\"\n{}",
-                plan.interface,
-                self.tunnel_config(plan)
+                "\n[[tunnel]]\nname = \"{interface}\"\n{}",
+                tunnel(index, plan)
             );
         }
         text
+    }
+
+    /// Writes the aiccu.conf of one tunnel and returns its path.
+    pub fn aiccu_conf(&self, index: usize, requiretls: bool) -> Result<PathBuf> {
+        let interface = TUNNELS
+            .get(index)
+            .context("a lab has two tunnels")?
+            .interface;
+        let text = native::aiccu_conf(
+            interface,
+            TUNNEL_IDS[index],
+            TIC_SERVER,
+            &self.paths().aiccu_pid(interface),
+            requiretls,
+        );
+        native::write_secret(self.paths().aiccu_conf(interface), &text)
     }
 
     /// The lines of a `[[tunnel]]` of any kind in this lab: address, peer, MTU…
@@ -200,6 +312,9 @@ impl Lab {
     /// Writes the configuration file of this lab and returns its path.
     pub fn write_config(&self, text: &str) -> Result<PathBuf> {
         let path = self.paths().config();
+        if self.spec.brokers.is_some() {
+            return native::write_secret(path, text);
+        }
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
@@ -224,18 +339,26 @@ enum Link {
         pop_end: Arc<File>,
     },
     Veth,
+    /// The program under test makes the host's interface.
+    Native(Box<Pop>),
 }
 
 impl Tunnel {
     fn new(
         plan: &'static TunnelPlan,
         spec: &Spec,
+        kind: Option<Kind>,
         host: Namespace,
         pop: Namespace,
     ) -> Result<Self> {
         nft::load(&pop, &plan.pop_rules())?;
-        let link = match spec.flavour {
-            Flavour::Tun => {
+        let link = match (spec.flavour, kind) {
+            (_, Some(kind)) => {
+                let pop_end = tun::create(&pop, "host")?;
+                pop.ip(&plan.pop_end(spec.mtu))?;
+                Link::Native(Box::new(native::pop(plan, kind, &pop, pop_end)?))
+            }
+            (Flavour::Tun, None) => {
                 let pop_end = Arc::new(tun::create(&pop, "host")?);
                 pop.ip(&plan.pop_end(spec.mtu))?;
                 Link::Tun {
@@ -243,7 +366,7 @@ impl Tunnel {
                     pop_end,
                 }
             }
-            Flavour::Veth => Link::Veth,
+            (Flavour::Veth, None) => Link::Veth,
         };
         let tunnel = Self {
             plan,
@@ -252,11 +375,22 @@ impl Tunnel {
             pop,
             link,
         };
-        tunnel.create()?;
+        if kind.is_none() {
+            tunnel.create()?;
+        }
         Ok(tunnel)
     }
 
-    /// Makes the host's interface, with its address; by [`Lab::new`] already done.
+    /// The broker of a native tunnel.
+    pub fn broker(&self) -> Result<&Pop> {
+        match &self.link {
+            Link::Native(pop) => Ok(pop),
+            Link::Tun { .. } | Link::Veth => bail!("{} is not native", self.plan.interface),
+        }
+    }
+
+    /// Makes the host's interface, with its address; by [`Lab::new`] already done. Not for native
+    /// tunnels.
     pub fn create(&self) -> Result<()> {
         match &self.link {
             Link::Tun { wire, pop_end } => {
@@ -275,6 +409,7 @@ impl Tunnel {
                 self.host.hasten_neighbours()?;
                 self.pop.ip(&self.plan.pop_end(self.mtu))?;
             }
+            Link::Native(_) => bail!("the program makes {} itself", self.plan.interface),
         }
         self.host.ip(&self.plan.host_end(self.mtu))
     }

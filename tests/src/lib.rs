@@ -22,6 +22,8 @@ pub mod frame;
 pub mod interrupt;
 pub mod lab;
 pub mod leak;
+pub mod nat;
+pub mod native;
 pub mod netns;
 pub mod nft;
 pub mod packets;

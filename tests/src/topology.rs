@@ -9,6 +9,8 @@ pub const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9
 pub const HOST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 /// The host's IPv4 address, also on [`UPLINK`].
 pub const HOST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The TIC server's address, that of the host on the other side.
+pub const TIC_SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 /// The host's interface to its ISP.
 pub const UPLINK: &str = "net0";
 /// The host on a LAN of its own behind the host.
@@ -27,6 +29,8 @@ pub struct TunnelPlan {
     pub pop: &'static str,
     /// The broker's IPv4 address.
     pub remote4: Ipv4Addr,
+    /// The broker's IPv6 address outside of the tunnel.
+    pub remote6: Ipv6Addr,
     /// The host's address in the tunnel, in a /64.
     pub address: Ipv6Addr,
     /// The broker's address in the tunnel.
@@ -43,6 +47,7 @@ pub const TUNNELS: [TunnelPlan; 2] = [
         interface: "sixxs0",
         pop: "pop0",
         remote4: Ipv4Addr::new(198, 51, 100, 1),
+        remote6: Ipv6Addr::new(0x2001, 0xdb8, 0xc0, 0, 0, 0, 0, 1),
         address: Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2),
         peer: Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 1),
         prefix: None,
@@ -52,6 +57,7 @@ pub const TUNNELS: [TunnelPlan; 2] = [
         interface: "sixxs1",
         pop: "pop1",
         remote4: Ipv4Addr::new(198, 51, 100, 2),
+        remote6: Ipv6Addr::new(0x2001, 0xdb8, 0xc0, 0, 0, 0, 0, 2),
         address: Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 2),
         peer: Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 1),
         prefix: Some("2001:db8:bb::/48"),
@@ -129,7 +135,7 @@ pub fn node(name: &str, lans: bool) -> String {
     let batch = match name {
         "outside" => format!(
             "address add {OUTSIDE}/64 dev core nodad\n\
-             address add 203.0.113.9/24 dev core\n\
+             address add {TIC_SERVER}/24 dev core\n\
              link set core up\n\
              route add default via 2001:db8:ffff::1 dev core\n\
              route add default via 203.0.113.1 dev core\n"
@@ -144,13 +150,18 @@ pub fn node(name: &str, lans: bool) -> String {
                  route add 192.0.2.0/24 via inet6 fe80::2 dev isp\n"
                 .to_owned();
             for TunnelPlan {
-                pop, remote4, own, ..
+                pop,
+                remote4,
+                remote6,
+                own,
+                ..
             } in &TUNNELS
             {
                 batch += &format!(
                     "address add fe80::1/64 dev {pop} nodad\n\
                      link set {pop} up\n\
-                     route add {remote4}/32 via inet6 fe80::2 dev {pop}\n"
+                     route add {remote4}/32 via inet6 fe80::2 dev {pop}\n\
+                     route add {remote6}/128 via fe80::2 dev {pop}\n"
                 );
                 for prefix in own.split(", ") {
                     batch += &format!("route add {prefix} via fe80::2 dev {pop}\n");
@@ -190,15 +201,24 @@ pub fn node(name: &str, lans: bool) -> String {
         "lan1" => lan(LAN1, "host", "2001:db8:bb:1::1"),
         "lan2" => lan(LAN2, "wire", "2001:db8:bb:2::1"),
         pop => {
-            let remote4 = TUNNELS.iter().find(|t| t.pop == pop).map(|t| t.remote4);
-            let address4 = remote4.map(|a| format!("address add {a}/32 dev core\n"));
+            let plan = TUNNELS.iter().find(|t| t.pop == pop);
+            let addresses = plan.map(
+                |TunnelPlan {
+                     remote4, remote6, ..
+                 }| {
+                    format!(
+                        "address add {remote4}/32 dev core\n\
+                     address add {remote6}/128 dev core nodad\n"
+                    )
+                },
+            );
             format!(
                 "address add fe80::2/64 dev core nodad\n\
                  {}\
                  link set core up\n\
                  route add default via fe80::1 dev core\n\
                  route add 0.0.0.0/0 via inet6 fe80::1 dev core\n",
-                address4.unwrap_or_default()
+                addresses.unwrap_or_default()
             )
         }
     };

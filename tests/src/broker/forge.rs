@@ -85,14 +85,18 @@ impl Forger {
         attack: Attack,
         packet: &[u8],
         count: usize,
-    ) -> impl Iterator<Item = Vec<u8>> {
+    ) -> impl Iterator<Item = Vec<u8>> + use<> {
         let (mut forger, packet) = (self.clone(), packet.to_vec());
         (0..count).map(move |_| forger.one(attack, &packet))
     }
 
     /// `count` IPv6 packets that are none, for the inside of protocol 41: cut short, of another
     /// version, of chance.
-    pub fn wrong_packets(&self, packet: &[u8], count: usize) -> impl Iterator<Item = Vec<u8>> {
+    pub fn wrong_packets(
+        &self,
+        packet: &[u8],
+        count: usize,
+    ) -> impl Iterator<Item = Vec<u8>> + use<> {
         let (mut random, packet) = (self.random.clone(), packet.to_vec());
         (0..count).map(move |_| not_a_packet(&mut random, &packet))
     }

@@ -74,15 +74,21 @@ pub(super) fn turn_away(mut stream: TcpStream, verdict: Verdict, now: Duration) 
 
 /// Serves a connection to its end, and writes down how it ended.
 pub(super) fn serve(stream: TcpStream, shared: &Shared, number: u64) {
-    let outcome = Connection::new(stream, shared, number)
-        .and_then(|mut connection| connection.run())
-        .unwrap_or_else(|e| Outcome::Failed(format!("{e:#}")));
+    let outcome = Connection::new(stream, shared, number).and_then(|mut connection| {
+        let outcome = connection.run();
+        connection.close();
+        outcome
+    });
+    let outcome = outcome.unwrap_or_else(|e| Outcome::Failed(format!("{e:#}")));
     shared.note(number, |connect| connect.outcome = outcome);
 }
 
 struct Connection<'a> {
     /// `None` only between clear text and TLS.
     stream: Option<Stream>,
+    /// Of the same socket. There is one more with the server, so that to drop the stream is not
+    /// to close it.
+    handle: TcpStream,
     /// Read and not yet a line.
     unread: Vec<u8>,
     dialogue: Dialogue,
@@ -102,6 +108,7 @@ impl<'a> Connection<'a> {
             .context("set a time limit")?;
         stream.set_nodelay(true).context("send at once")?;
         Ok(Self {
+            handle: stream.try_clone().context("keep a handle")?,
             stream: Some(Stream::Clear(stream)),
             unread: Vec::new(),
             dialogue: Dialogue::new(shared.challenge()),
@@ -143,6 +150,18 @@ impl<'a> Connection<'a> {
             }
         }
         Ok(Outcome::Left)
+    }
+
+    fn close(&mut self) {
+        let told = match &mut self.stream {
+            Some(Stream::Tls(stream)) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
+            Some(Stream::Clear(_)) | None => Ok(()),
+        };
+        // It may be closed already, by the client or by the end of the server.
+        drop(told.and_then(|()| self.handle.shutdown(Shutdown::Both)));
     }
 
     /// Answers, or misbehaves. With an outcome the connection is over.

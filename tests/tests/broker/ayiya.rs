@@ -1,0 +1,205 @@
+//! AYIYA: carrying, faults, a broker that restarts, a bad path, translation of addresses.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::broker::Kind;
+use sixxs_tests::broker::ayiya::PORT;
+use sixxs_tests::broker::forge::Attack;
+use sixxs_tests::broker::impairment::Impairment;
+use sixxs_tests::broker::pop::{Pop, Source};
+use sixxs_tests::frame;
+use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::service::Services;
+use sixxs_tests::topology::{OUTSIDE, TIC_SERVER};
+use sixxs_tests::{probe, wait};
+
+use super::client::{Client, LIMIT, carries};
+
+fn lab(nat: bool) -> Result<(Lab, Client, Services)> {
+    let kinds = [Kind::Ayiya, Kind::Heartbeat];
+    let lab = Lab::new(Spec {
+        nat,
+        ..Spec::native(kinds)
+    })?;
+    let [tunnel, _] = lab.tunnels();
+    let client = Client::start(&lab, tunnel, Kind::Ayiya)?;
+    let services = Services::start(lab.host(), &[client.plan.address])?;
+    Ok((lab, client, services))
+}
+
+fn beats(pop: &Pop, count: u64) -> Result<()> {
+    let seen = || Ok(pop.counts());
+    wait::until("the beats arrive", LIMIT, seen, |seen| seen.beats >= count)?;
+    Ok(())
+}
+
+#[test]
+fn carries_pings_and_calls_down() -> Result<()> {
+    let (lab, client, _services) = lab(false)?;
+    let [tunnel, _] = lab.tunnels();
+    let pop = tunnel.broker()?;
+    let unheard = probe::ping(lab.outside(), client.plan.address, 1)?;
+    assert_eq!(unheard.answered, 0);
+    assert!(pop.counts().unsent >= 1 && client.received() == 0);
+
+    client.beat()?;
+    beats(pop, 1)?;
+    carries(&lab, &client)?;
+    assert_eq!(tunnel.seen_at_broker()?.get("strays")?, 0);
+
+    // Answers to the PoP's own pings stay with it.
+    let before = tunnel.seen_at_broker()?.get("from_host")?;
+    pop.ping_every(Duration::from_millis(20));
+    let seen = || Ok(pop.counts());
+    wait::until("pings are answered", LIMIT, seen, |seen| {
+        seen.pings_answered >= 5
+    })?;
+    pop.ping_every(Duration::from_secs(60));
+    assert_eq!(tunnel.seen_at_broker()?.get("from_host")?, before);
+
+    pop.set_silence_limit(Duration::from_millis(200));
+    wait::until("it is called down", LIMIT, seen, |seen| seen.went_down == 1)?;
+    assert!(!pop.first()?.up);
+    client.beat()?;
+    wait::until("it is up", LIMIT, || Ok(pop.first()?.up), |up| *up)?;
+    let counts = pop.counts();
+    assert_eq!(
+        (counts.bad(), counts.endpoint_changes),
+        (0, 0),
+        "{counts:?}"
+    );
+    assert!(counts.delivered > 300 && counts.sent > 300, "{counts:?}");
+    Ok(())
+}
+
+#[test]
+fn clock_and_restart() -> Result<()> {
+    let (lab, client, _services) = lab(false)?;
+    let pop = lab.tunnels()[0].broker()?;
+    pop.clock().set_ahead(-130);
+    client.beat()?;
+    let seen = || Ok(pop.counts());
+    wait::until("a beat is early", LIMIT, seen, |seen| seen.bad_time == 1)?;
+    pop.clock().set_ahead(0);
+    client.send(b"hello")?;
+    wait::until("it is no AYIYA", LIMIT, seen, |seen| seen.bad_form == 1)?;
+    client.beat()?;
+    beats(pop, 1)?;
+
+    pop.stop();
+    client.beat()?;
+    let lost = probe::ping(lab.outside(), client.plan.address, 2)?;
+    assert_eq!(lost.answered, 0);
+    pop.start()?;
+    assert_eq!(pop.first()?.endpoint, None);
+    client.beat()?;
+    beats(pop, 2)?;
+    assert_eq!(client.received(), 0, "old packets came out of the new PoP");
+    carries(&lab, &client)
+}
+
+/// Every kind of wrong datagram reaches the client's socket and none its device.
+#[test]
+fn wrong_datagrams_arrive() -> Result<()> {
+    const EACH: usize = 100;
+    let (lab, client, services) = lab(false)?;
+    let pop = lab.tunnels()[0].broker()?;
+    client.beat()?;
+    beats(pop, 1)?;
+    let address = client.plan.address;
+    let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
+    let forger = pop.forger(address, 1)?;
+    let mut expected = 0;
+    for attack in Attack::ALL {
+        let wrong = forger.wrong(attack, &packet, EACH);
+        expected += pop.inject(address, Source::Own, wrong)?;
+        let seen = || Ok(client.received());
+        // The kernel drops what overtakes this slow client; fragments need their time.
+        let most = |seen: &u64| *seen * 10 >= expected * 9;
+        wait::until("the datagrams arrive", LIMIT, seen, most)?;
+    }
+    // Somebody else's do not reach a connected socket.
+    let before = client.received();
+    let stranger = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 66), PORT);
+    let right = vec![forger.right(&packet)];
+    pop.inject(address, Source::Other(stranger), right.clone())?;
+    let stranger = SocketAddrV4::new(client.plan.remote4, PORT + 1);
+    pop.inject(address, Source::Other(stranger), right.clone())?;
+    assert_eq!(
+        (services.discarded(), client.right.load(Ordering::Relaxed)),
+        (0, 0)
+    );
+    assert!(client.received() <= expected.max(before));
+
+    // This client takes repeats, and so shows that they are right but for that.
+    pop.record(10);
+    pop.inject(address, Source::Own, vec![right[0].clone(); 3])?;
+    let seen = || Ok(services.discarded());
+    wait::until("repeats come through", LIMIT, seen, |seen| *seen == 3)?;
+    assert!(pop.recorded().is_empty());
+    client.beat()?;
+    beats(pop, 2)?;
+    let recorded = pop.recorded();
+    assert!(recorded.len() == 1 && recorded[0].received, "{recorded:?}");
+    Ok(())
+}
+
+#[test]
+fn bad_path() -> Result<()> {
+    let (lab, client, _services) = lab(false)?;
+    let pop = lab.tunnels()[0].broker()?;
+    client.beat()?;
+    beats(pop, 1)?;
+    let bad = Impairment {
+        loss: 1.0,
+        reorder: 2.0,
+        duplicate: 2.0,
+        seed: 1,
+    };
+    pop.impair(bad, bad);
+    let limit = Duration::from_secs(20);
+    probe::tcp_transfer(lab.outside(), client.plan.address, 500_000, 500_000, limit)?;
+    for done in pop.impaired() {
+        assert!(done.lost > 0 && done.reordered > 0 && done.duplicated > 0);
+    }
+    pop.impair(Impairment::default(), Impairment::default());
+    carries(&lab, &client)
+}
+
+#[test]
+fn behind_address_translation() -> Result<()> {
+    let (lab, client, _services) = lab(true)?;
+    let (pop, nat) = (lab.tunnels()[0].broker()?, lab.nat()?);
+    client.beat()?;
+    beats(pop, 1)?;
+    let first = pop.first()?.endpoint;
+    assert_eq!(first.map(|at| at.ip()), Some(IpAddr::V4(nat.address())));
+    carries(&lab, &client)?;
+
+    nat.rebind_ports()?;
+    let before = nat.unsolicited()?;
+    let lost = probe::ping(lab.outside(), client.plan.address, 2)?;
+    assert_eq!(lost.answered, 0);
+    assert_eq!(nat.unsolicited()?, before + 2);
+    client.beat()?;
+    beats(pop, 2)?;
+    let second = pop.first()?.endpoint;
+    assert_eq!(second.map(|at| at.ip()), first.map(|at| at.ip()));
+    assert_ne!(second, first);
+    carries(&lab, &client)?;
+
+    nat.rebind_address()?;
+    client.beat()?;
+    beats(pop, 3)?;
+    let third = pop.first()?.endpoint;
+    assert_eq!(third.map(|at| at.ip()), Some(IpAddr::V4(nat.address())));
+    assert_ne!(third.map(|at| at.ip()), second.map(|at| at.ip()));
+    assert_eq!(pop.counts().endpoint_changes, 2);
+    carries(&lab, &client)?;
+    // TCP and the rest of IPv4 pass as well.
+    lab.host().sh(&format!("ping -c 1 -W 2 {TIC_SERVER}"))?;
+    Ok(())
+}
