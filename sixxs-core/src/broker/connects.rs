@@ -47,10 +47,8 @@ impl Default for Limit {
     }
 }
 
-/// A slot that was taken is good for this long: a connect that is not complete by then must be
-/// given up, for it is counted as made when the slot was taken, and for this much longer. Enough
-/// for two repeated SYNs (after 1 and 3 s).
-pub const GRACE: Duration = Duration::from_secs(5);
+/// The most of [`Limit::grace`]: enough for two repeated SYNs (after 1 and 3 s).
+const MAX_GRACE: Duration = Duration::from_secs(5);
 
 /// A second refusal within this time of the first makes a block of a lockout.
 pub const MEMORY: Duration = Duration::from_secs(24 * 3600);
@@ -151,7 +149,7 @@ impl Refusal {
             limit.lockout
         };
         // The broker's clock started no later than ours, but ours may run a little fast.
-        self.age.left(length.saturating_add(GRACE), now)
+        self.age.left(length.saturating_add(limit.grace()), now)
     }
 
     fn forgotten(self, limit: &Limit, now: Duration) -> bool {
@@ -188,9 +186,16 @@ impl Limit {
         self.connects.clamp(1, MAX_CONNECTS)
     }
 
-    /// How long a slot stays taken: the connect may have been made [`GRACE`] after it.
-    const fn span(&self) -> Duration {
-        self.window.saturating_add(GRACE)
+    /// How long a slot is good for: a connect that is not complete by then must be given up. It
+    /// may have been made that much after the slot was taken, and is counted for as much longer.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        MAX_GRACE.min(self.window / 4)
+    }
+
+    /// How long a slot stays taken.
+    fn span(&self) -> Duration {
+        self.window.saturating_add(self.grace())
     }
 }
 

@@ -362,7 +362,7 @@ impl World {
                     return;
                 };
                 self.processes[p] = Process::Idle;
-                if self.since_boot - since < GRACE {
+                if self.since_boot - since < Limit::default().grace() {
                     self.connect(p, notes);
                 }
             }

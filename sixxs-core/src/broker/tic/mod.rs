@@ -15,6 +15,7 @@
 mod error;
 mod lines;
 mod parameters;
+pub mod saved;
 
 use std::{fmt, mem, str::FromStr};
 

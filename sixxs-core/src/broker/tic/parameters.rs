@@ -1,6 +1,11 @@
 //! What `tunnel show` and the lists say.
 
-use std::{fmt, net::Ipv4Addr, net::Ipv6Addr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+    time::Duration,
+};
 
 use zeroize::Zeroizing;
 
@@ -56,6 +61,15 @@ impl Kind {
             Self::Ayiya => "ayiya",
         }
     }
+
+    /// Whether what we send is signed with a password.
+    #[must_use]
+    pub const fn is_signed(self) -> bool {
+        match self {
+            Self::SixInFour => false,
+            Self::Heartbeat | Self::Ayiya => true,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -84,10 +98,10 @@ impl FromStr for Kind {
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// Neither a flood, nor so seldom that a beat is as good as none.
-const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u64> = 1..=3600;
+pub(super) const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u32> = 1..=3600;
 
 /// What 6in4 leaves of an Ethernet packet (RFC 4213 §3.2.1).
-const MAX_MTU: Mtu = Mtu(1480);
+pub(super) const MAX_MTU: Mtu = Mtu(1480);
 
 /// A line of `tunnel list`. Its words are fit to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,14 +223,10 @@ impl<'a> Shown<'a> {
         if !is_host(remote4) {
             return Err(unexpected("a host's IPv4 address", &remote4.to_string()));
         }
-        let password = match (kind, self.get("Password")) {
-            (_, Some(password)) => Some(Secret::from(password)),
-            (Kind::SixInFour, None) => None,
-            (Kind::Heartbeat | Kind::Ayiya, None) => {
-                self.needed("Password")?;
-                None
-            }
-        };
+        if kind.is_signed() {
+            self.needed("Password")?;
+        }
+        let password = self.get("Password").map(Secret::from);
         Ok(Parameters {
             id: id.to_owned(),
             kind,
@@ -227,7 +237,7 @@ impl<'a> Shown<'a> {
             password,
             heartbeat_interval: self.number("Heartbeat_Interval")?.map_or(HEARTBEAT, |n| {
                 let (low, high) = (*HEARTBEAT_SECONDS.start(), *HEARTBEAT_SECONDS.end());
-                Duration::from_secs(n.clamp(low, high))
+                Duration::from_secs(n.clamp(low.into(), high.into()))
             }),
             mtu: self.mtu()?,
             pop: self.get("POP Id").map(shown).unwrap_or_default(),
