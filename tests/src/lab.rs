@@ -14,7 +14,7 @@ use crate::broker::pop::Pop;
 use crate::broker::tic::Tic;
 use crate::dirs::{INTERACTIVE, LabDir, Paths};
 use crate::nat::Nat;
-use crate::native::{self, TUNNEL_IDS};
+use crate::native::{self, MORE_PREFIX, More, TUNNEL_IDS};
 use crate::netns::Namespace;
 use crate::probe::PingStream;
 use crate::topology::{
@@ -35,6 +35,8 @@ pub struct Spec {
     /// Native tunnels of these kinds: brokers that speak their protocols, and no interface in the
     /// host until the program under test makes it.
     pub brokers: Option<[Kind; 2]>,
+    /// As many more native tunnels at pop0, all of them AYIYA.
+    pub more: u8,
     /// Address translation of IPv4 at the ISP.
     pub nat: bool,
     /// For people: namespaces are called `sixxs-host` and so on. Only one such lab at a time.
@@ -49,6 +51,7 @@ impl Spec {
             mtu: TUNNEL_MTU,
             lans: false,
             brokers: None,
+            more: 0,
             nat: false,
             interactive: false,
         }
@@ -141,6 +144,13 @@ impl Lab {
             let path = dir.paths().tls_ca();
             std::fs::write(&path, tic.authority_pem())
                 .with_context(|| format!("write {}", path.display()))?;
+        }
+        if spec.more > 0 {
+            let [first, _] = &TUNNELS;
+            find("core")?.ip(&format!(
+                "route add {MORE_PREFIX} via fe80::2 dev {}\n",
+                first.pop
+            ))?;
         }
         let nat = match spec.nat {
             true => Some(Nat::new(&find("isp")?)?),
@@ -244,7 +254,15 @@ impl Lab {
             let kind = kinds.and_then(|kinds| kinds.get(index).copied());
             let kind = kind.map(|kind| native::kind_config(plan, kind));
             kind.unwrap_or("kind = \"interface\"\n".to_owned()) + &self.tunnel_config(plan)
-        })
+        }) + &self
+            .more()
+            .map(|more| more.config(self.spec.mtu))
+            .collect::<String>()
+    }
+
+    /// The tunnels that it has besides the two.
+    pub fn more(&self) -> impl Iterator<Item = More> + use<> {
+        (0..self.spec.more).map(More)
     }
 
     /// A configuration that has everything else from two aiccu.conf, which it writes, and from
@@ -351,12 +369,23 @@ impl Tunnel {
         host: Namespace,
         pop: Namespace,
     ) -> Result<Self> {
-        nft::load(&pop, &plan.pop_rules())?;
+        let more = if plan.interface == TUNNELS[0].interface {
+            spec.more
+        } else {
+            0
+        };
+        nft::load(&pop, &plan.pop_rules((more > 0).then_some(MORE_PREFIX)))?;
         let link = match (spec.flavour, kind) {
             (_, Some(kind)) => {
                 let pop_end = tun::create(&pop, "host")?;
                 pop.ip(&plan.pop_end(spec.mtu))?;
-                Link::Native(Box::new(native::pop(plan, kind, &pop, pop_end)?))
+                Link::Native(Box::new(native::pop(
+                    plan,
+                    kind,
+                    (0..more).map(More),
+                    &pop,
+                    pop_end,
+                )?))
             }
             (Flavour::Tun, None) => {
                 let pop_end = Arc::new(tun::create(&pop, "host")?);

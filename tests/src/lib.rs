@@ -10,7 +10,9 @@
 //!
 //! [`lab::Lab`] builds it and takes it down again; the traffic comes from [`probe`],
 //! [`service`] and [`leak`]; [`program`] runs `sixxs` in it the way people do, by its command
-//! line and JSON; [`broker`] has the other ends of its tunnels; [`snapshot`] writes down what the kernel holds, to be compared later.
+//! line and JSON; [`snapshot`] writes down what the kernel holds, to be compared later. In a lab
+//! with [`native`] tunnels the program makes those itself, and has [`broker`]s to talk to, perhaps
+//! through a [`nat`].
 //!
 //! Everything stays in namespaces that the lab itself made and uses documentation addresses
 //! only. Root is needed.

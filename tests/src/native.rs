@@ -29,6 +29,66 @@ pub const TUNNEL_IDS: [&str; 2] = ["T1", "T2"];
 /// Their passwords: one looks hexadecimal, and is text all the same.
 pub const TUNNEL_PASSWORDS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "two of the lab"];
 
+/// What [`More`] tunnels are part of; pop0 has them all.
+pub const MORE_PREFIX: &str = "2001:db8:a:100::/56";
+
+/// One more tunnel of pop0, by AYIYA, for labs with very many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct More(pub u8);
+
+impl More {
+    /// The interface in the host, once the program made it.
+    pub fn interface(self) -> String {
+        format!("more{}", self.0)
+    }
+
+    /// The client's address in it.
+    pub fn address(self) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0x100 + u16::from(self.0), 0, 0, 0, 2)
+    }
+
+    /// The PoP's.
+    pub fn peer(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.address().to_bits() - 1)
+    }
+
+    /// Of this tunnel.
+    pub fn password(self) -> String {
+        format!("more of the lab: {}", self.0)
+    }
+
+    /// Its `[[tunnel]]` in the configuration.
+    pub fn config(self, mtu: u32) -> String {
+        let [plan, _] = &TUNNELS;
+        format!(
+            "\n[[tunnel]]\nname = \"{}\"\nkind = \"ayiya\"\nremote4 = \"{}\"\n\
+             password = \"{}\"\nheartbeat_interval = {HEARTBEAT_INTERVAL}\n\
+             address = \"{}/64\"\npeer = \"{}\"\nmtu = {mtu}\n",
+            self.interface(),
+            plan.remote4,
+            self.password(),
+            self.address(),
+            self.peer(),
+        )
+    }
+
+    /// The PoP's end, for `ip -batch` there.
+    fn pop_end(self) -> String {
+        format!("address add {}/64 dev host nodad\n", self.peer())
+    }
+
+    fn setup(self) -> Setup {
+        Setup {
+            kind: Kind::Ayiya,
+            address: self.address(),
+            peer: self.peer(),
+            prefixes: vec![(network(self.address()), 64)],
+            password: self.password(),
+            registered: None,
+        }
+    }
+}
+
 /// The TIC server for tunnels of these kinds.
 pub(crate) fn tic(outside: &Namespace, kinds: [Kind; 2], mtu: u32) -> Result<Tic> {
     let tunnels = TUNNELS
@@ -70,13 +130,15 @@ pub(crate) fn tic(outside: &Namespace, kinds: [Kind; 2], mtu: u32) -> Result<Tic
     Tic::new(outside, SocketAddr::new(TIC_SERVER.into(), tic::PORT), book)
 }
 
-/// The PoP of one tunnel, with its end of it as a device.
+/// The PoP of one tunnel and of more, with its end of them as a device.
 pub(crate) fn pop(
     plan: &TunnelPlan,
     kind: Kind,
+    more: impl Iterator<Item = More> + Clone,
     namespace: &Namespace,
     device: File,
 ) -> Result<Pop> {
+    namespace.ip(&more.clone().map(More::pop_end).collect::<String>())?;
     let mut prefixes = vec![(network(plan.address), 64)];
     if let Some((prefix, length)) = plan.prefix.and_then(|prefix| prefix.split_once('/')) {
         prefixes.push((
@@ -98,7 +160,12 @@ pub(crate) fn pop(
         password: password(plan).to_owned(),
         registered: Some(HOST4),
     };
-    Pop::new(place, vec![setup])
+    Pop::new(
+        place,
+        std::iter::once(setup)
+            .chain(more.map(More::setup))
+            .collect(),
+    )
 }
 
 /// Of a tunnel of the plan.

@@ -262,9 +262,11 @@ impl TunnelPlan {
         )
     }
 
-    /// The broker's counters, and its own filter: what is not from this tunnel goes nowhere.
-    pub fn pop_rules(&self) -> String {
+    /// The broker's counters, and its own filter: what is not from this tunnel, or from one more
+    /// prefix, goes nowhere.
+    pub fn pop_rules(&self, more: Option<&str>) -> String {
         let Self { address, own, .. } = self;
+        let own = more.map_or(own.to_string(), |more| format!("{own}, {more}"));
         format!(
             "table ip6 broker {{
                 counter from_host {{ }}

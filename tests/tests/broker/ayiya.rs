@@ -1,17 +1,19 @@
 //! AYIYA: carrying, faults, a broker that restarts, a bad path, translation of addresses.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
 use sixxs_tests::broker::Kind;
-use sixxs_tests::broker::ayiya::PORT;
+use sixxs_tests::broker::ayiya::{Key, NONE, NOOP, PORT, header, seal};
+use sixxs_tests::broker::clock::Clock;
 use sixxs_tests::broker::forge::Attack;
 use sixxs_tests::broker::impairment::Impairment;
 use sixxs_tests::broker::pop::{Pop, Source};
 use sixxs_tests::frame;
 use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::native::More;
 use sixxs_tests::service::Services;
 use sixxs_tests::topology::{OUTSIDE, TIC_SERVER};
 use sixxs_tests::{probe, wait};
@@ -201,5 +203,45 @@ fn behind_address_translation() -> Result<()> {
     carries(&lab, &client)?;
     // TCP and the rest of IPv4 pass as well.
     lab.host().sh(&format!("ping -c 1 -W 2 {TIC_SERVER}"))?;
+    Ok(())
+}
+
+/// By hand without an interface: what comes is only counted.
+#[test]
+fn more_tunnels_at_one_pop_and_ipv6_outside() -> Result<()> {
+    let lab = Lab::new(Spec {
+        more: 200,
+        ..Spec::native([Kind::Ayiya, Kind::Heartbeat])
+    })?;
+    let [tunnel, _] = lab.tunnels();
+    let (pop, plan) = (tunnel.broker()?, tunnel.plan);
+    let socket = |local: &str| lab.host().run(|| Ok(UdpSocket::bind(local)?));
+    let (socket4, socket6) = (socket("0.0.0.0:0")?, socket("[::]:0")?);
+    let now = Clock::new().seconds();
+    let beat = |more: More| {
+        let (key, noop) = (Key::of(&more.password()), (NOOP, NONE));
+        seal(&key, more.address(), now, noop, &[])
+    };
+    for more in lab.more() {
+        if more.0 % 2 == 0 {
+            socket4.send_to(&beat(more), (plan.remote4, PORT))?;
+        } else {
+            socket6.send_to(&beat(more), (plan.remote6, PORT))?;
+        }
+    }
+    beats(pop, 200)?;
+    for number in [198, 199] {
+        let address = More(number).address();
+        probe::ping(lab.outside(), address, 2)?;
+        let session = pop.session(address)?;
+        assert_eq!((session.counts.sent, session.up), (2, true));
+        let socket = if number % 2 == 0 { &socket4 } else { &socket6 };
+        socket.set_read_timeout(Some(LIMIT))?;
+        let mut buffer = [0; 2000];
+        let (length, _) = socket.recv_from(&mut buffer)?;
+        let header = header(&buffer[..length]).expect("the PoP's header is right");
+        assert_eq!(header.identity, More(number).peer());
+    }
+    assert_eq!(lab.config("").matches("[[tunnel]]").count(), 202);
     Ok(())
 }
