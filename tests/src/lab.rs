@@ -1,16 +1,14 @@
 //! Owns a lab as a whole: built by [`Lab::new`], removed when dropped, whatever happened between.
 
-use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::broker::Kind;
-use crate::broker::pop::Pop;
 use crate::broker::tic::Tic;
 use crate::dirs::{INTERACTIVE, LabDir, Paths};
 use crate::nat::Nat;
@@ -18,10 +16,12 @@ use crate::native::{self, MORE_PREFIX, More, TUNNEL_IDS};
 use crate::netns::Namespace;
 use crate::probe::PingStream;
 use crate::topology::{
-    FIRST_INDEX, Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS,
-    ROUTERS, SYSCTLS, TIC_SERVER, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
+    Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS, SYSCTLS,
+    TIC_SERVER, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
 };
-use crate::{nft, shell, tun, wait};
+use crate::{nft, shell, wait};
+
+pub use crate::tunnel::Tunnel;
 
 /// What kind of lab to build.
 #[derive(Clone, Copy, Debug)]
@@ -335,135 +335,5 @@ impl Lab {
         }
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
-    }
-}
-
-/// One tunnel of a lab: the host's interface, the broker's, and what is between them.
-#[derive(Debug)]
-pub struct Tunnel {
-    /// Its names and addresses.
-    pub plan: &'static TunnelPlan,
-    mtu: u32,
-    host: Namespace,
-    pop: Namespace,
-    link: Link,
-}
-
-#[derive(Debug)]
-enum Link {
-    Tun {
-        /// `None` while the tunnel is deleted.
-        wire: Mutex<Option<tun::Wire>>,
-        pop_end: Arc<File>,
-    },
-    Veth,
-    /// The program under test makes the host's interface.
-    Native(Box<Pop>),
-}
-
-impl Tunnel {
-    fn new(
-        plan: &'static TunnelPlan,
-        spec: &Spec,
-        kind: Option<Kind>,
-        host: Namespace,
-        pop: Namespace,
-    ) -> Result<Self> {
-        let more = if plan.interface == TUNNELS[0].interface {
-            spec.more
-        } else {
-            0
-        };
-        nft::load(&pop, &plan.pop_rules((more > 0).then_some(MORE_PREFIX)))?;
-        let link = match (spec.flavour, kind) {
-            (_, Some(kind)) => {
-                let pop_end = tun::create(&pop, "host")?;
-                pop.ip(&plan.pop_end(spec.mtu))?;
-                Link::Native(Box::new(native::pop(
-                    plan,
-                    kind,
-                    (0..more).map(More),
-                    &pop,
-                    pop_end,
-                )?))
-            }
-            (Flavour::Tun, None) => {
-                let pop_end = Arc::new(tun::create(&pop, "host")?);
-                pop.ip(&plan.pop_end(spec.mtu))?;
-                Link::Tun {
-                    wire: Mutex::new(None),
-                    pop_end,
-                }
-            }
-            (Flavour::Veth, None) => Link::Veth,
-        };
-        let tunnel = Self {
-            plan,
-            mtu: spec.mtu,
-            host,
-            pop,
-            link,
-        };
-        if kind.is_none() {
-            tunnel.create()?;
-        }
-        Ok(tunnel)
-    }
-
-    /// The broker of a native tunnel.
-    pub fn broker(&self) -> Result<&Pop> {
-        match &self.link {
-            Link::Native(pop) => Ok(pop),
-            Link::Tun { .. } | Link::Veth => bail!("{} is not native", self.plan.interface),
-        }
-    }
-
-    /// Makes the host's interface, with its address; by [`Lab::new`] already done. Not for native
-    /// tunnels.
-    pub fn create(&self) -> Result<()> {
-        match &self.link {
-            Link::Tun { wire, pop_end } => {
-                let near = tun::create(&self.host, self.plan.interface)?;
-                let mut wire = wire.lock().unwrap_or_else(PoisonError::into_inner);
-                *wire = Some(tun::Wire::new(near, Arc::clone(pop_end))?);
-            }
-            Link::Veth => {
-                // From the broker's side, see `FIRST_INDEX`; the host's end gets a new index.
-                self.pop.ip(&format!(
-                    "link add host index {FIRST_INDEX} type veth peer name {} netns {}\n",
-                    self.plan.interface,
-                    self.host.name()
-                ))?;
-                self.pop.hasten_neighbours()?;
-                self.host.hasten_neighbours()?;
-                self.pop.ip(&self.plan.pop_end(self.mtu))?;
-            }
-            Link::Native(_) => bail!("the program makes {} itself", self.plan.interface),
-        }
-        self.host.ip(&self.plan.host_end(self.mtu))
-    }
-
-    /// Deletes the host's interface.
-    pub fn delete(&self) -> Result<()> {
-        // By name also for TUN: to close its file is not enough while a process that another
-        // thread has just forked still holds it.
-        self.host
-            .ip(&format!("link delete {}\n", self.plan.interface))?;
-        if let Link::Tun { wire, .. } = &self.link {
-            wire.lock().unwrap_or_else(PoisonError::into_inner).take();
-        }
-        Ok(())
-    }
-
-    /// Has the broker answer no more, without taking the tunnel away.
-    pub fn silence(&self) -> Result<()> {
-        self.pop
-            .ip(&format!("address delete {}/64 dev host\n", self.plan.peer))
-    }
-
-    /// What the broker counted; the names are those of its rule set: `from_host`,
-    /// `replies_from_host`, `strays`, `to_host`, `requests_to_host`.
-    pub fn seen_at_broker(&self) -> Result<nft::Counters> {
-        nft::read(&self.pop)
     }
 }

@@ -40,4 +40,5 @@ pub mod socket_option;
 pub mod status;
 pub mod topology;
 pub mod tun;
+mod tunnel;
 pub mod wait;

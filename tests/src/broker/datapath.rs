@@ -14,7 +14,8 @@ use socket2::Socket;
 
 use super::clock::Clock;
 use super::protocol41;
-use super::session::{Datagram, State, Way};
+use super::session::{Datagram, Way};
+use super::state::State;
 
 /// More than any packet or datagram.
 const BUFFER_BYTES: usize = 65_536;

@@ -3,12 +3,13 @@
 //! program's: each checks the other.
 //!
 //! A [`pop::Pop`] carries packets: AYIYA ([`ayiya`]), 6in4 ([`protocol41`]), and 6in4 whose
-//! client says by [`heartbeat`] where it is. What it knows and decides is in [`session`]; the
-//! thread that moves packets in `datapath`; what the path does to them in [`impairment`].
+//! client says by [`heartbeat`] where it is. What it knows of a tunnel is in [`session`], what it
+//! decides in `state`; the thread that moves packets is `datapath`; what the path does to them in [`impairment`].
 //! [`forge`] makes the datagrams that must not get through. [`tic`] is the server.
 
 pub mod ayiya;
 pub mod clock;
+pub mod counts;
 mod datapath;
 pub mod forge;
 pub mod heartbeat;
@@ -18,6 +19,7 @@ pub mod pop;
 pub mod protocol41;
 pub mod random;
 pub mod session;
+pub mod state;
 pub mod tic;
 
 /// What carries a tunnel.

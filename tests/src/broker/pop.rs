@@ -20,10 +20,12 @@ use crate::netns::Namespace;
 use crate::socket_option;
 
 use super::clock::Clock;
+use super::counts::Counts;
 use super::datapath::{self, Sockets};
 use super::forge::Forger;
 use super::impairment::{Impaired, Impairment};
-use super::session::{Counts, Recorded, Session, Setup, State};
+use super::session::{Session, Setup};
+use super::state::{Recorded, State};
 use super::{Kind, ayiya, heartbeat};
 
 /// Room for a burst that comes while the thread waits for its processor.

@@ -1,0 +1,100 @@
+//! Owns what a PoP counts.
+
+use std::ops::AddAssign;
+
+/// What a PoP counted; datagrams are those from clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Valid beats, of AYIYA (noop) and of the heartbeat protocol.
+    pub beats: u64,
+    /// Valid datagrams with an IPv6 packet.
+    pub forwards: u64,
+    /// Valid AYIYA datagrams with any other operation.
+    pub other_operations: u64,
+    /// Not in the form of the protocol.
+    pub bad_form: u64,
+    /// Of no tunnel of this PoP.
+    pub bad_identity: u64,
+    /// From too long ago, or from the future.
+    pub bad_time: u64,
+    /// Signed with another key.
+    pub bad_signature: u64,
+    /// Signed, but the payload is not what it says.
+    pub bad_payload: u64,
+    /// Protocol 41 or a heartbeat from another IPv4 address than the tunnel's or the one it names.
+    pub bad_source: u64,
+    /// Times that a valid datagram came from another endpoint than the one before.
+    pub endpoint_changes: u64,
+    /// Times that a tunnel was called down.
+    pub went_down: u64,
+    /// IPv6 packets put into the PoP's own device, and their bytes.
+    pub delivered: u64,
+    /// See [`Counts::delivered`].
+    pub delivered_bytes: u64,
+    /// IPv6 packets sent to clients, and their bytes.
+    pub sent: u64,
+    /// See [`Counts::sent`].
+    pub sent_bytes: u64,
+    /// IPv6 packets for a client that is down, or was never heard of.
+    pub unsent: u64,
+    /// Echo requests of the PoP to the client.
+    pub pings_sent: u64,
+    /// And the answers.
+    pub pings_answered: u64,
+}
+
+impl Counts {
+    /// Everything that was dropped for some fault.
+    pub fn bad(&self) -> u64 {
+        self.bad_form
+            + self.bad_identity
+            + self.bad_time
+            + self.bad_signature
+            + self.bad_payload
+            + self.bad_source
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        // By name, so that none is forgotten.
+        let Self {
+            beats,
+            forwards,
+            other_operations,
+            bad_form,
+            bad_identity,
+            bad_time,
+            bad_signature,
+            bad_payload,
+            bad_source,
+            endpoint_changes,
+            went_down,
+            delivered,
+            delivered_bytes,
+            sent,
+            sent_bytes,
+            unsent,
+            pings_sent,
+            pings_answered,
+        } = other;
+        self.beats += beats;
+        self.forwards += forwards;
+        self.other_operations += other_operations;
+        self.bad_form += bad_form;
+        self.bad_identity += bad_identity;
+        self.bad_time += bad_time;
+        self.bad_signature += bad_signature;
+        self.bad_payload += bad_payload;
+        self.bad_source += bad_source;
+        self.endpoint_changes += endpoint_changes;
+        self.went_down += went_down;
+        self.delivered += delivered;
+        self.delivered_bytes += delivered_bytes;
+        self.sent += sent;
+        self.sent_bytes += sent_bytes;
+        self.unsent += unsent;
+        self.pings_sent += pings_sent;
+        self.pings_answered += pings_answered;
+    }
+}
