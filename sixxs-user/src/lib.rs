@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod bpf;
+pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config_file;

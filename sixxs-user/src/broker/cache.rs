@@ -1,0 +1,148 @@
+//! What TIC returned, in `STATE_DIR/tic/NAME.toml`, so that a restart needs no connect. The files
+//! hold passwords, and are for nobody else to read.
+
+use std::path::{Path, PathBuf};
+
+use sixxs_core::{
+    broker::tic::{
+        Parameters,
+        saved::{self, Asked},
+    },
+    types::IfName,
+};
+use zeroize::Zeroizing;
+
+use super::{blocking, durable};
+use crate::removal;
+
+/// Many times what a file takes.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// The parameters that are kept. One process writes those of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    directory: PathBuf,
+}
+
+impl Cache {
+    /// That of `state_dir`, which need not exist yet.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join("tic"),
+        }
+    }
+
+    /// The parameters of the tunnel `name`, if they were `asked` for in the same way. What cannot
+    /// be read is as good as none; the log says why.
+    pub async fn load(&self, name: &IfName, asked: &Asked) -> Option<Parameters> {
+        let file = self.file(name);
+        let shown = file.display().to_string();
+        let read = blocking(move || {
+            let bytes = durable::read(&file, MAX_BYTES)?;
+            let Some(bytes) = bytes.map(Zeroizing::new) else {
+                return Ok(None);
+            };
+            Ok(Some(saved::read(str::from_utf8(&bytes)?)?))
+        });
+        match read.await {
+            Ok(Some((there, parameters))) if there == *asked => Some(parameters),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!("{shown}: {error:#}; the broker will be asked again");
+                None
+            }
+        }
+    }
+
+    /// Keeps parameters, in the place of those that were there.
+    pub async fn save(
+        &self,
+        name: &IfName,
+        asked: &Asked,
+        parameters: &Parameters,
+    ) -> anyhow::Result<()> {
+        let file = self.file(name);
+        let directory = self.directory.clone();
+        let text = saved::text(asked, parameters);
+        blocking(move || {
+            durable::directory(&directory)?;
+            durable::replace(&file, text.as_bytes())
+        })
+        .await
+    }
+
+    /// Forgets the parameters of a tunnel, which the broker does not accept any more.
+    pub async fn remove(&self, name: &IfName) -> anyhow::Result<()> {
+        let file = self.file(name);
+        blocking(move || removal::file(&file)).await
+    }
+
+    fn file(&self, name: &IfName) -> PathBuf {
+        self.directory.join(format!("{name}.toml"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+
+    use sixxs_core::{broker::tic::Kind, secret::Secret, types::Mtu};
+
+    use super::*;
+
+    fn example() -> (IfName, Asked, Parameters) {
+        let asked = Asked {
+            server: "tic.example".parse().unwrap(),
+            username: "ABC1-SIXXS".to_owned(),
+            tunnel_id: None,
+        };
+        let parameters = Parameters {
+            id: "T42".to_owned(),
+            kind: Kind::Ayiya,
+            address: "2001:db8:2ff:1::2/64".parse().unwrap(),
+            peer: "2001:db8:2ff:1::1".parse().unwrap(),
+            remote4: "198.51.100.1".parse().unwrap(),
+            local4: None,
+            password: Some(Secret::from("hartslag")),
+            heartbeat_interval: Duration::from_secs(60),
+            mtu: Mtu(1428),
+            pop: "nlams01".to_owned(),
+        };
+        ("sixxs0".parse().unwrap(), asked, parameters)
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_there_for_the_same_question() {
+        let state = tempfile::tempdir().unwrap();
+        let cache = Cache::new(&state.path().join("not/yet"));
+        let (name, asked, parameters) = example();
+        assert_eq!(cache.load(&name, &asked).await, None);
+        cache.save(&name, &asked, &parameters).await.unwrap();
+        assert_eq!(cache.load(&name, &asked).await, Some(parameters.clone()));
+        let file = cache.file(&name);
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let other = Asked {
+            tunnel_id: Some("T43".to_owned()),
+            ..asked.clone()
+        };
+        assert_eq!(cache.load(&name, &other).await, None);
+
+        // Somebody's file, open to all, is replaced by one that is not.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        cache.save(&name, &other, &parameters).await.unwrap();
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(cache.load(&name, &asked).await, None);
+
+        for damage in [&b"\xff"[..], b"", b"version = 9", &vec![b'#'; 100_000]] {
+            fs::write(&file, damage).unwrap();
+            assert_eq!(cache.load(&name, &other).await, None);
+        }
+        cache.remove(&name).await.unwrap();
+        cache.remove(&name).await.unwrap();
+        assert!(!file.exists());
+    }
+}
