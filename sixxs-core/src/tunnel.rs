@@ -7,12 +7,23 @@ use crate::link::Link;
 pub enum Driver {
     /// Nothing to do: stopped, or somebody else makes the interface.
     Idle,
-    /// At work on bringing the interface up.
-    Working,
+    /// At work on bringing the tunnel up; at what, where there is something to say.
+    Working(Option<String>),
+    /// Kept by the broker from connecting.
+    LockedOut(LockedOut),
     /// Has done its part; the interface is there or about to appear.
     Done,
     /// Could not; in words.
     Failed(String),
+}
+
+/// A broker refuses connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedOut {
+    /// Until then, in seconds of Unix time.
+    pub until_unix: u64,
+    /// In words.
+    pub reason: String,
 }
 
 /// The state of a tunnel.
@@ -22,8 +33,10 @@ pub enum State {
     Down,
     /// The interface is not there, or not up; in words.
     Waiting(String),
-    /// The driver is at work.
-    Connecting,
+    /// The driver is at work; at what, where there is something to say.
+    Connecting(Option<String>),
+    /// The broker refuses connects.
+    LockedOut(LockedOut),
     /// The interface is up.
     Up,
     /// The driver could not bring it up; in words.
@@ -37,7 +50,8 @@ impl State {
         match self {
             Self::Down => "down",
             Self::Waiting(_) => "waiting",
-            Self::Connecting => "connecting",
+            Self::Connecting(_) => "connecting",
+            Self::LockedOut(_) => "locked_out",
             Self::Up => "up",
             Self::Failed(_) => "failed",
         }
@@ -47,8 +61,20 @@ impl State {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Waiting(reason) | Self::Failed(reason) => Some(reason),
-            Self::Down | Self::Connecting | Self::Up => None,
+            Self::Waiting(reason)
+            | Self::Failed(reason)
+            | Self::LockedOut(LockedOut { reason, .. }) => Some(reason),
+            Self::Connecting(reason) => reason.as_deref(),
+            Self::Down | Self::Up => None,
+        }
+    }
+
+    /// Until when, in seconds of Unix time, where that is known.
+    #[must_use]
+    pub const fn until_unix(&self) -> Option<u64> {
+        match self {
+            Self::LockedOut(locked_out) => Some(locked_out.until_unix),
+            _ => None,
         }
     }
 }
@@ -59,7 +85,8 @@ pub fn state(wanted: bool, driver: &Driver, link: Option<&Link>) -> State {
     match (wanted, driver, link) {
         (false, ..) => State::Down,
         (true, Driver::Failed(reason), _) => State::Failed(reason.clone()),
-        (true, Driver::Working, _) => State::Connecting,
+        (true, Driver::Working(at), _) => State::Connecting(at.clone()),
+        (true, Driver::LockedOut(locked_out), _) => State::LockedOut(locked_out.clone()),
         (true, Driver::Idle | Driver::Done, None) => {
             State::Waiting("the interface does not exist".to_owned())
         }
@@ -90,14 +117,19 @@ mod tests {
             default_route: false,
         };
         let failed = Driver::Failed("exit status 1".to_owned());
+        let locked_out = Driver::LockedOut(LockedOut {
+            until_unix: 1_800_000_000,
+            reason: "too often".to_owned(),
+        });
         for (wanted, driver, link, expected) in [
             (false, &Driver::Idle, Some(link(true)), "down"),
             (false, &failed, None, "down"),
             (true, &Driver::Idle, None, "waiting"),
             (true, &Driver::Idle, Some(link(false)), "waiting"),
             (true, &Driver::Idle, Some(link(true)), "up"),
-            (true, &Driver::Working, Some(link(true)), "connecting"),
+            (true, &Driver::Working(None), Some(link(true)), "connecting"),
             (true, &Driver::Done, Some(link(true)), "up"),
+            (true, &locked_out, Some(link(true)), "locked_out"),
             (true, &Driver::Done, None, "waiting"),
             (true, &failed, Some(link(true)), "failed"),
         ] {

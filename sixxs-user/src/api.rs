@@ -18,8 +18,26 @@ pub struct Status {
     pub tunnels: Vec<Tunnel>,
     /// The native uplinks.
     pub uplinks: Vec<Uplink>,
+    /// Brokers that were connected to lately.
+    #[serde(default)]
+    pub brokers: Vec<Broker>,
     /// What could not be done, in words.
     pub problems: Vec<String>,
+}
+
+/// How we stand with a broker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Broker {
+    /// Its name or address, as it is connected to.
+    pub name: String,
+    /// Connects that can be made at once.
+    pub slots_left: u32,
+    /// Of how many.
+    pub slots: u32,
+    /// Until there is one more, in seconds; `null` when all are free.
+    pub next_slot_in_seconds: Option<f64>,
+    /// Until when it refuses us, in RFC 3339; `null` when it does not.
+    pub locked_out_until: Option<String>,
 }
 
 /// A tunnel.
@@ -29,8 +47,17 @@ pub struct Tunnel {
     pub name: String,
     /// `interface`, `command`, …
     pub kind: String,
-    /// `down`, `waiting`, `connecting`, `up`, `failed`.
+    /// `down`, `waiting`, `connecting`, `up`, `locked_out`, `failed`.
     pub state: String,
+    /// Until when it is `locked_out`, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// The broker that a native tunnel sends to: address and port, or address alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// What carries a native tunnel: `tun` or `sit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<String>,
     /// Why, where there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -230,6 +257,9 @@ impl From<&routing::Plan> for Plan {
 pub struct Names {
     /// Their names.
     pub tunnels: Vec<String>,
+    /// When they start: whether their brokers are asked anew, though what they said is known.
+    #[serde(default)]
+    pub refresh: bool,
 }
 
 /// An answer to what was refused.

@@ -1,8 +1,16 @@
 //! Reads the configuration file.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
-use sixxs_core::config::{self, Config, Invalid};
+use sixxs_core::{
+    aiccu,
+    config::{self, Config, Invalid},
+};
 
 /// The file is not to be had, or wrong.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +40,7 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// Of a file's mode.
 const OTHERS_MAY_READ: u32 = 0o004;
 
-/// Reads it.
+/// Reads it, and the files that it refers to.
 pub fn read(path: &Path) -> Result<Config, Error> {
     let file = path.display().to_string();
     let unreadable = |error| Error::Unreadable {
@@ -47,9 +55,33 @@ pub fn read(path: &Path) -> Result<Config, Error> {
         ))));
     }
     let text = fs::read_to_string(path).map_err(unreadable)?;
-    let config = config::parse(&file, &text)?;
-    if config.has_secrets() && metadata.mode() & OTHERS_MAY_READ != 0 {
+    let config = config::parse_with(&file, &text, &read_secret)?;
+    if config.has_secrets() && is_exposed(&metadata) {
         return Err(Error::Exposed { file });
     }
     Ok(config)
+}
+
+/// Reads a file with passwords in it, or says why not.
+pub fn read_secret(path: &str) -> Result<Vec<u8>, String> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if is_exposed(&metadata) {
+            return Err(io::Error::other(format!(
+                "it has a password in it and everybody can read it; run `chmod o= {path}`"
+            )));
+        }
+        let mut bytes = Vec::new();
+        let most = aiccu::MAX_BYTES as u64 + 1;
+        io::Read::by_ref(&mut file)
+            .take(most)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|error| format!("{path}: {error}"))
+}
+
+fn is_exposed(metadata: &Metadata) -> bool {
+    metadata.mode() & OTHERS_MAY_READ != 0
 }

@@ -225,11 +225,9 @@ async fn tunnels(
             ));
         }
     };
-    ask(&requests, |answer| {
-        Request::Tunnels(verb, names.tunnels, answer)
-    })
-    .await?
-    .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    ask(&requests, |answer| Request::Tunnels(verb, names, answer))
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
     Ok(Json(serde_json::json!({})).into_response())
 }
 

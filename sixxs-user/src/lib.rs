@@ -20,3 +20,4 @@ mod removal;
 mod run_dir;
 pub mod table_file;
 pub mod text;
+pub mod wire;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::api::{About, Counters, Leak, Leaks, Status, Tunnel, Uplink};
+use crate::api::{About, Broker, Counters, Leak, Leaks, Status, Tunnel, Uplink};
 
 /// An alert in one line.
 #[must_use]
@@ -78,6 +78,9 @@ pub fn status(status: &Status) -> String {
     for one in &status.uplinks {
         uplink(&mut text, one);
     }
+    for one in &status.brokers {
+        text.push_str(&broker(one));
+    }
     for problem in &status.problems {
         text.push_str(&format!("problem: {problem}\n"));
     }
@@ -93,6 +96,24 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+fn broker(broker: &Broker) -> String {
+    let Broker {
+        name,
+        slots_left,
+        slots,
+        ..
+    } = broker;
+    match (&broker.locked_out_until, broker.next_slot_in_seconds) {
+        (Some(until), _) => format!("broker {name} refuses us until {until}\n"),
+        (None, Some(seconds)) => {
+            format!(
+                "broker {name}: {slots_left} of {slots} connects left, one more in {seconds} s\n"
+            )
+        }
+        (None, None) => format!("broker {name}: all of {slots} connects left\n"),
+    }
+}
+
 fn tunnel(text: &mut String, tunnel: &Tunnel) {
     let mut line = format!("{:<15} {:<10} {}", tunnel.name, tunnel.state, tunnel.kind);
     line.push_str(&format!(", table {}", tunnel.table));
@@ -102,6 +123,12 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
     push(text, &line);
     if let Some(reason) = &tunnel.reason {
         push(text, &format!("  {reason}"));
+    }
+    if let Some(until) = &tunnel.until {
+        push(text, &format!("  until     {until}"));
+    }
+    if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
+        push(text, &format!("  broker    {endpoint}, through {carrier}"));
     }
     let addresses: Vec<_> = tunnel.addresses.iter().map(ToString::to_string).collect();
     let sources = [addresses.join(", "), tunnel.prefixes.join(", ")]

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use super::reader::{At, Faults, Place, Table};
+use super::{
+    account::{self, Account, Files, Tls},
+    reader::{At, Faults, Place, Table},
+};
 use crate::{broker::beats::DEFAULT_INTERVAL, secret::Secret};
 
 /// Who makes a tunnel's interface.
@@ -26,6 +29,8 @@ pub enum Kind {
     SixInFour(SixInFour),
     /// We do: AYIYA.
     Ayiya(Ayiya),
+    /// We do, once the broker has said how.
+    Account(Box<Account>),
 }
 
 /// IPv6 in IPv4.
@@ -120,13 +125,14 @@ impl Kind {
                 heartbeat: Some(_), ..
             }) => "6in4-heartbeat",
             Self::Ayiya(_) => "ayiya",
+            Self::Account(_) => "aiccu",
         }
     }
 
     /// Whether the interface is ours: then so are its addresses, its MTU and its being up.
     #[must_use]
     pub const fn is_native(&self) -> bool {
-        matches!(self, Self::SixInFour(_) | Self::Ayiya(_))
+        matches!(self, Self::SixInFour(_) | Self::Ayiya(_) | Self::Account(_))
     }
 }
 
@@ -180,6 +186,9 @@ pub(super) const KEYS: &[&str] = &[
     "remote",
     "password",
     "heartbeat_interval",
+    "aiccu",
+    "tls_ca",
+    "tls_verify",
 ];
 
 /// Seconds between beats. Brokers take two minutes of silence for the end of a tunnel.
@@ -196,10 +205,13 @@ struct Keys {
     remote: Option<At<Remote>>,
     password: Option<At<Secret>>,
     interval: Option<At<u32>>,
+    aiccu: Option<At<String>>,
+    tls_ca: Option<At<String>>,
+    tls_verify: Option<At<bool>>,
 }
 
 /// Reads `kind` and the keys that go with it.
-pub(super) fn read(table: &mut Table<'_>, faults: &mut Faults) -> Option<Kind> {
+pub(super) fn read(table: &mut Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<Kind> {
     let kind_place = table.place("kind");
     let places = ["up", "remote4", "password"].map(|key| table.place(key));
     let name = table.parsed::<Name>("kind", NAMES, faults);
@@ -211,10 +223,26 @@ pub(super) fn read(table: &mut Table<'_>, faults: &mut Faults) -> Option<Kind> {
         remote: table.parsed("remote", "the broker's address or name", faults),
         password: table.secret("password", faults),
         interval: table.integer("heartbeat_interval", INTERVALS, faults),
+        aiccu: table.parsed("aiccu", "the path of an aiccu.conf", faults),
+        tls_ca: table.parsed("tls_ca", "the path of a certificate", faults),
+        tls_verify: table.boolean("tls_verify", faults),
     };
+    if let Some(At { value, place }) = &keys.aiccu {
+        let tls = Tls {
+            ca: keys.tls_ca.map(|at| at.value),
+            verify: keys.tls_verify.is_none_or(|at| at.value),
+        };
+        if let Some(name) = name {
+            faults.add(
+                &name.place,
+                "expected no kind beside aiccu: the broker says it",
+            );
+        }
+        return account::read(value, place, tls, files, faults).map(|a| Kind::Account(Box::new(a)));
+    }
     let Some(name) = name else {
         if !faults.has(&kind_place.key) {
-            faults.add(&kind_place, format!("missing; expected {NAMES}"));
+            faults.add(&kind_place, format!("missing; expected {NAMES}, or aiccu"));
         }
         return None;
     };
@@ -314,6 +342,7 @@ impl Keys {
             &[Heartbeat, Ayiya],
             "kind = \"6in4-heartbeat\" or \"ayiya\"",
         );
+        const ACCOUNT: (&[Name], &str) = (&[], "aiccu");
         const NAMED: (&[Name], &str) = (&[Ayiya], "kind = \"ayiya\"");
         for (found, (kinds, expected)) in [
             (place(&self.up), COMMAND),
@@ -323,6 +352,8 @@ impl Keys {
             (place(&self.remote), NAMED),
             (place(&self.password), BEATING),
             (place(&self.interval), BEATING),
+            (place(&self.tls_ca), ACCOUNT),
+            (place(&self.tls_verify), ACCOUNT),
         ] {
             if let Some(place) = found
                 && !kinds.contains(&kind)

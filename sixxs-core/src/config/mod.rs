@@ -3,21 +3,28 @@
 //! After [`parse`] nothing is checked again: every value in [`Config`] is in range, and no two
 //! tunnels contradict each other.
 
+mod account;
 mod kind;
+mod learned;
 mod reader;
 mod together;
 
-use std::{fmt, net::Ipv6Addr, ops::RangeInclusive};
+use std::{fmt, net::Ipv6Addr, ops::RangeInclusive, time::Duration};
 
 use toml::de::DeTable;
 
+pub use account::{Account, Files, Tls};
 pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
+pub use learned::{Conflict, Learned};
 pub use reader::Fault;
 use reader::{At, Faults, Place, Table};
 use together::Places;
 
 use crate::{
-    broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
+    broker::{
+        ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
+        connects::{Limit, MAX_CONNECTS},
+    },
     types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId},
 };
 
@@ -30,11 +37,21 @@ pub struct Config {
     pub on_leak: OnLeak,
     /// Priority of the rules by source; those for direct destinations come right before.
     pub rule_priority: RulePriority,
+    /// How often brokers are connected to.
+    pub connect_limit: Limit,
     /// The tunnels in the order of the file; at least one.
     pub tunnels: Vec<Tunnel>,
 }
 
 impl Config {
+    /// What the user should know: what stands in a file that is referred to and has no effect.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.tunnels.iter().flat_map(|tunnel| match &tunnel.kind {
+            Kind::Account(account) => account.notes(&tunnel.name),
+            _ => Vec::new(),
+        })
+    }
+
     /// Whether there is something in it that others must not read.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
@@ -77,6 +94,8 @@ pub struct Tunnel {
     pub mtu: Option<Mtu>,
     /// Next hop on an interface with a link layer.
     pub gateway: Option<Ipv6Addr>,
+    /// Whether an interface of our making gets its addresses from somebody else (`noconfigure`).
+    pub addresses_by_others: bool,
 }
 
 impl Tunnel {
@@ -117,7 +136,17 @@ const SYSTEM_TABLES: RangeInclusive<u32> = 253..=255;
 /// Priority of the rules by source unless told otherwise.
 const RULE_PRIORITY: u32 = 16383;
 
-const KEYS: &[&str] = &["uplinks", "on_leak", "rule_priority", "rule_mode", "tunnel"];
+const KEYS: &[&str] = &[
+    "uplinks",
+    "on_leak",
+    "rule_priority",
+    "rule_mode",
+    "connect_limit",
+    "tunnel",
+];
+
+/// Of the times of a connect limit: a month.
+const LONGEST_SECONDS: u32 = 31 * 24 * 3600;
 
 const TUNNEL_KEYS: &[&str] = &[
     "name",
@@ -131,13 +160,20 @@ const TUNNEL_KEYS: &[&str] = &[
     "gateway",
 ];
 
-/// Reads a configuration. `file` is only for messages.
+/// Reads a configuration that refers to no other files. `file` is only for messages.
 pub fn parse(file: &str, text: &str) -> Result<Config, Invalid> {
+    parse_with(file, text, &|other| {
+        Err(format!("expected no other file, found {other:?}"))
+    })
+}
+
+/// Reads a configuration, and by `files` those that it refers to. `file` is only for messages.
+pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, Invalid> {
     let mut faults = Faults::new(text);
     let config = match DeTable::parse(text) {
         Ok(table) => {
             let table = Table::new(table.into_inner(), String::new(), 1, &faults);
-            read(table, &mut faults)
+            read(table, files, &mut faults)
         }
         Err(error) => {
             let place = Place {
@@ -158,7 +194,7 @@ pub fn parse(file: &str, text: &str) -> Result<Config, Invalid> {
     }
 }
 
-fn read(mut table: Table<'_>, faults: &mut Faults) -> Option<Config> {
+fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<Config> {
     let uplinks = table.one_or_many::<IfName>("uplinks", "a list of interface names", faults);
     if uplinks.as_ref().is_some_and(Vec::is_empty) {
         let place = table.place("uplinks");
@@ -178,6 +214,9 @@ fn read(mut table: Table<'_>, faults: &mut Faults) -> Option<Config> {
     table.parsed::<RuleMode>("rule_mode", "\"rules\"", faults);
     table.parsed::<NotYet>("metrics", "no such key yet", faults);
 
+    let connect_limit = table.table("connect_limit", faults);
+    let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
+
     let missing = table.place("tunnel");
     let tables = table.tables("tunnel", faults);
     table.finish(KEYS, faults);
@@ -188,7 +227,7 @@ fn read(mut table: Table<'_>, faults: &mut Faults) -> Option<Config> {
     let mut places = Vec::new();
     let mut tunnels = Vec::new();
     for (position, table) in (0..).zip(tables) {
-        if let Some((tunnel, place)) = read_tunnel(table, position, faults) {
+        if let Some((tunnel, place)) = read_tunnel(table, position, files, faults) {
             tunnels.push(tunnel);
             places.push(place);
         }
@@ -203,8 +242,31 @@ fn read(mut table: Table<'_>, faults: &mut Faults) -> Option<Config> {
         uplinks: uplinks.map(values),
         on_leak,
         rule_priority: RulePriority(rule_priority),
+        connect_limit,
         tunnels,
     })
+}
+
+/// Reads `[connect_limit]`.
+fn limit(mut table: Table<'_>, faults: &mut Faults) -> Limit {
+    let mut limit = Limit::default();
+    if let Some(connects) = table.integer("connects", 1..=MAX_CONNECTS, faults) {
+        limit.connects = connects.value;
+    }
+    for (key, time) in [
+        ("seconds", &mut limit.window),
+        ("lockout_seconds", &mut limit.lockout),
+        ("block_seconds", &mut limit.block),
+    ] {
+        if let Some(seconds) = table.integer(key, 1..=LONGEST_SECONDS, faults) {
+            *time = Duration::from_secs(seconds.value.into());
+        }
+    }
+    table.finish(
+        &["connects", "seconds", "lockout_seconds", "block_seconds"],
+        faults,
+    );
+    limit
 }
 
 fn values<T>(list: Vec<At<T>>) -> Vec<T> {
@@ -214,10 +276,11 @@ fn values<T>(list: Vec<At<T>>) -> Vec<T> {
 fn read_tunnel(
     mut table: Table<'_>,
     position: u32,
+    files: Files<'_>,
     faults: &mut Faults,
 ) -> Option<(Tunnel, Places)> {
     let name = table.parsed::<IfName>("name", "an interface name", faults);
-    let kind = kind::read(&mut table, faults);
+    let kind = kind::read(&mut table, files, faults);
     let address_place = table.place("address");
     let addresses = table
         .one_or_many::<InterfaceAddress>(
@@ -273,7 +336,6 @@ fn read_tunnel(
     let mtu = table.integer("mtu", Mtu::MINIMUM.0..=65535, faults);
     let gateway = table.parsed::<Ipv6Addr>("gateway", "an IPv6 address", faults);
     let name_place = table.place("name");
-    table.parsed::<NotYet>("aiccu", "no such key yet", faults);
     table.finish(&[TUNNEL_KEYS, kind::KEYS].concat(), faults);
 
     if let Some(At { value, place }) = &gateway
@@ -281,7 +343,14 @@ fn read_tunnel(
     {
         faults.add(place, format!("expected a unicast address, found {value}"));
     }
-    if addresses.is_empty() && prefixes.is_empty() {
+    let is_account = matches!(kind, Some(Kind::Account(_)));
+    if is_account {
+        let found = addresses.first().map(|at| &at.place);
+        for place in found.into_iter().chain(peer.as_ref().map(|at| &at.place)) {
+            faults.add(place, "expected none beside aiccu: the broker says it");
+        }
+    }
+    if addresses.is_empty() && prefixes.is_empty() && !is_account {
         faults.add(
             &address_place,
             "missing; expected the tunnel's IPv6 address, or prefixes routed by it",
@@ -321,8 +390,9 @@ fn read_tunnel(
     };
     let prefixes = values(prefixes);
     let kind = kind?;
+    let addresses_by_others = matches!(&kind, Kind::Account(a) if a.aiccu.noconfigure);
     let mtu = mtu.map(|at| Mtu(at.value));
-    let mtu = mtu.or(kind.is_native().then_some(Mtu::MINIMUM));
+    let mtu = mtu.or((kind.is_native() && !is_account).then_some(Mtu::MINIMUM));
     let tunnel = Tunnel {
         name: name.value,
         kind,
@@ -334,6 +404,7 @@ fn read_tunnel(
         table: TableId(id.map_or_else(|| table_of(position), |id| id.value)),
         mtu,
         gateway: gateway.map(|at| at.value),
+        addresses_by_others,
     };
     Some((tunnel, places))
 }
@@ -349,7 +420,8 @@ fn check_native(found: &Native<'_>, faults: &mut Faults) {
         mtu,
         gateway,
     } = found;
-    if addresses.is_empty() && !faults.has(&missing_address.key) {
+    let is_account = matches!(kind, Kind::Account(_));
+    if addresses.is_empty() && !is_account && !faults.has(&missing_address.key) {
         faults.add(
             missing_address,
             "missing; expected the address of our end of the tunnel",

@@ -239,6 +239,29 @@ impl<'i> Table<'i> {
         None
     }
 
+    /// A boolean.
+    pub(super) fn boolean(&mut self, key: &str, faults: &mut Faults) -> Option<At<bool>> {
+        let At { value, place } = self.take(key)?;
+        if let DeValue::Boolean(value) = value {
+            return Some(At { value, place });
+        }
+        let message = format!("expected true or false, found {}", describe(&value));
+        faults.add(&place, message);
+        None
+    }
+
+    /// A table (`[key]`).
+    pub(super) fn table(&mut self, key: &str, faults: &mut Faults) -> Option<Table<'i>> {
+        let At { value, place } = self.take(key)?;
+        let DeValue::Table(table) = value else {
+            let message = format!("expected a [{key}] table, found {}", describe(&value));
+            faults.add(&place, message);
+            return None;
+        };
+        let prefix = format!("{}.", place.key);
+        Some(Table::new(table, prefix, place.line, faults))
+    }
+
     /// The tables of an array of tables (`[[key]]`), each with the place of its head.
     pub(super) fn tables(&mut self, key: &str, faults: &mut Faults) -> Vec<Table<'i>> {
         let Some(At { value, place }) = self.take(key) else {

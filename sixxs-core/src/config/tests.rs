@@ -483,7 +483,7 @@ fn long_lists_are_read_in_no_time() {
         100_000
     );
     assert!(
-        started.elapsed() < std::time::Duration::from_secs(10),
+        started.elapsed() < Duration::from_secs(10),
         "{:?}",
         started.elapsed()
     );

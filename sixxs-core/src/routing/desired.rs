@@ -73,6 +73,9 @@ impl Desired {
 
     /// Adds what the interface of a tunnel should be like, which we made ourselves.
     pub fn set_up(&mut self, tunnel: &Tunnel) {
+        if tunnel.addresses_by_others {
+            return;
+        }
         let mut addresses = tunnel.addresses.clone();
         if let Kind::Ayiya(_) = &tunnel.kind {
             addresses.extend(tunnel.addresses.first().map(|a| link_local(a.address)));

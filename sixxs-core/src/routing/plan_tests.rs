@@ -136,7 +136,7 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
 /// An interface of our own is set up like everything else; what is there already stays as it is.
 #[test]
 fn an_interface_of_our_own_is_set_up() {
-    let config = crate::config::parse(
+    let config = config::parse(
         "f",
         r#"
         [[tunnel]]

@@ -126,11 +126,21 @@ enum Command {
         program_log: bool,
     },
     /// Start tunnels of the running daemon; none named: all.
-    Start { names: Vec<String> },
+    Start {
+        names: Vec<String>,
+        /// Ask the broker for the tunnel's parameters, though they are known from before.
+        #[arg(long)]
+        refresh: bool,
+    },
     /// Stop tunnels of the running daemon; none named: all.
     Stop { names: Vec<String> },
     /// Stop and start tunnels of the running daemon; none named: all.
-    Restart { names: Vec<String> },
+    Restart {
+        names: Vec<String>,
+        /// Ask the broker for the tunnel's parameters, though they are known from before.
+        #[arg(long)]
+        refresh: bool,
+    },
     /// Show tunnels, rules, programs, echo traffic and leaks.
     #[command(after_help = "Exit status: 0 all tunnels healthy, 3 some not, 4 no daemon.")]
     Status {
@@ -217,9 +227,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             daemon::run(&paths, config, &options).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Start { names } => act(&paths, "start", names).await,
-        Command::Stop { names } => act(&paths, "stop", names).await,
-        Command::Restart { names } => act(&paths, "restart", names).await,
+        Command::Start { names, refresh } => act(&paths, "start", names, refresh).await,
+        Command::Stop { names } => act(&paths, "stop", names, false).await,
+        Command::Restart { names, refresh } => act(&paths, "restart", names, refresh).await,
         Command::Status { watch } => show::status(&socket, json, watch).await,
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
@@ -232,9 +242,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn act(paths: &Paths, verb: &str, tunnels: Vec<String>) -> anyhow::Result<ExitCode> {
+async fn act(
+    paths: &Paths,
+    verb: &str,
+    tunnels: Vec<String>,
+    refresh: bool,
+) -> anyhow::Result<ExitCode> {
     let path = format!("/v1/tunnels/{verb}");
-    client::post(&paths.socket(), &path, &Names { tunnels }).await?;
+    client::post(&paths.socket(), &path, &Names { tunnels, refresh }).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,6 +5,7 @@
 //!   the daemon;
 //! * a driver's own tasks, where it has any ([`crate::driver`]);
 //! * one for drivers that are being stopped, until they have: the daemon waits for it at its end;
+//! * one that keeps the record of connects short, which ends with the daemon;
 //! * the netlink connection ([`crate::netlink`]).
 //!
 //! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it.
@@ -23,13 +24,14 @@ use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::{broadcast, mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     api,
     bpf::{self, HookChoice, Kernel, Rings},
+    broker::{cache::Cache, connects::Connects},
     control, driver,
     netlink::{Netlink, Watcher},
     paths::Paths,
@@ -42,6 +44,9 @@ use state::State;
 
 /// Everything is looked at anew this often, events or not.
 const RESYNC: Duration = Duration::from_secs(30);
+
+/// The record of connects is looked at this often.
+const PRUNE: Duration = Duration::from_secs(60);
 
 /// Lines about leaks come this often while there are any.
 const LEAK_LINES: Duration = Duration::from_secs(1);
@@ -73,7 +78,7 @@ pub enum Request {
     /// What is missing.
     Plan(oneshot::Sender<anyhow::Result<api::Plan>>),
     /// Starts, stops or restarts tunnels.
-    Tunnels(Verb, Vec<String>, oneshot::Sender<Result<(), String>>),
+    Tunnels(Verb, api::Names, oneshot::Sender<Result<(), String>>),
 }
 
 /// What ends the daemon; `stop`: and stops the tunnels it started.
@@ -100,18 +105,20 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
     let bell = driver::Bell::default();
+    let connects = Connects::new(&paths.state_dir, config.connect_limit);
     let (stopped_to, mut stopped) = mpsc::channel(WAITING);
     let mut state = State::new(
         paths.clone(),
         config,
         netlink,
         kernel,
-        bell.clone(),
+        driver::Services::new(bell.clone(), connects.clone(), Cache::new(&paths.state_dir)),
         stopped_to,
     );
     state.reconcile().await?;
     state.begin_alerts()?;
 
+    let pruning = tokio::spawn(prune(connects));
     let (requests_to, mut requests) = mpsc::channel(WAITING);
     let (quits_to, mut quits) = mpsc::channel(1);
     let server = control::listen(&paths.socket(), &paths.group, requests_to, quits_to)?;
@@ -176,8 +183,24 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         let _gone = done.send(());
     }
     server.abort();
+    pruning.abort();
     removal::file(&paths.socket())?;
     Ok(())
+}
+
+/// Keeps the record of connects short, so that a reboot costs no waiting. What cannot be written now
+/// is written a minute later; a connect that cannot be recorded is not made, and says so itself.
+async fn prune(connects: Connects) {
+    loop {
+        let due = match connects.prune().await {
+            Ok(due) => due.unwrap_or(PRUNE),
+            Err(error) => {
+                debug!("{error:#}");
+                PRUNE
+            }
+        };
+        sleep(due.clamp(Duration::from_secs(1), PRUNE)).await;
+    }
 }
 
 /// Reads what the programs had to say, into the log.

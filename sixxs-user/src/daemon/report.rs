@@ -13,9 +13,9 @@ use sixxs_common::{
 };
 use sixxs_core::{
     alert::Leaks,
+    broker::connects::Standing,
     config::Tunnel,
     routing::Step,
-    tunnel,
     types::{IfIndex, IfName},
 };
 
@@ -24,7 +24,15 @@ use crate::{api, netlink::index_to_name};
 
 const NONE: Counters = [0; CAPACITY];
 
-pub(super) fn status(state: &State) -> anyhow::Result<api::Status> {
+pub(super) fn status(
+    state: &State,
+    standings: anyhow::Result<BTreeMap<String, Standing>>,
+) -> anyhow::Result<api::Status> {
+    let mut problems = state.problems.clone();
+    let standings = standings.unwrap_or_else(|error| {
+        problems.push(format!("{error:#}"));
+        BTreeMap::new()
+    });
     let now_ns = monotonic_ns()?;
     let tunnels: Vec<_> = state
         .config
@@ -41,8 +49,28 @@ pub(super) fn status(state: &State) -> anyhow::Result<api::Status> {
         corrections: state.corrections,
         tunnels,
         uplinks,
-        problems: state.problems.clone(),
+        brokers: standings.into_iter().map(broker).collect(),
+        problems,
     })
+}
+
+fn broker((name, standing): (String, Standing)) -> api::Broker {
+    let lockout = standing.locked_out;
+    api::Broker {
+        name,
+        slots_left: if lockout.is_some() {
+            0
+        } else {
+            standing.slots_left
+        },
+        slots: standing.slots,
+        next_slot_in_seconds: standing.next_free.map(|free| free.as_secs_f64().ceil()),
+        locked_out_until: lockout.map(|wait| rfc3339(unix_seconds() + wait.remaining.as_secs())),
+    }
+}
+
+fn unix_seconds() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
 }
 
 const IN_PLACE: &str = "in_place";
@@ -68,7 +96,8 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
     };
     let running = &state.tunnels[&tunnel.name];
     let link = state.observed.links.by_name(&tunnel.name);
-    let seen = tunnel::state(running.is_wanted(), &running.said(), link);
+    let seen = running.state(link);
+    let said = running.said();
     let interface = state.enforcement.interfaces.get(&tunnel.name);
     let attached = interface.is_some_and(|interface| state.kernel.hook(interface).is_some());
     Ok(api::Tunnel {
@@ -76,6 +105,9 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
         kind: tunnel.kind.name().to_owned(),
         state: seen.name().to_owned(),
         reason: seen.reason().map(str::to_owned),
+        until: seen.until_unix().map(rfc3339),
+        endpoint: said.as_ref().and_then(|said| said.endpoint.clone()),
+        carrier: said.and_then(|said| said.carrier.map(str::to_owned)),
         ifindex: link.map(|link| link.index.0),
         addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
         prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),
@@ -120,6 +152,14 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
     })
 }
 
+/// A time of people's. One that no calendar has is not worth an error.
+fn rfc3339(unix_seconds: u64) -> String {
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_string()
+}
+
 /// Whether the last look left nothing to do for a tunnel.
 fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
     let sources: Vec<_> = tunnel.sources().collect();
@@ -127,6 +167,7 @@ fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
         Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place.table == tunnel.table,
         Step::AddRule(rule) => sources.contains(&rule.from),
         Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
+        Step::SetUp(_, name, _) | Step::AddAddress(_, name, _) => *name == tunnel.name,
         // Too much is not too little.
         Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => false,
     };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
     time::Duration,
 };
 
@@ -9,11 +10,10 @@ use bytemuck::pod_read_unaligned;
 use sixxs_common::{layout::LeakEvent, stat::Stat};
 use sixxs_core::{
     alert::Merger,
-    config::{Config, Tunnel},
+    config::{Config, Conflict, Learned, Tunnel},
     enforce::Enforcement,
     routing::{DEFAULT_METRIC, Desired, Observed, Plan, Problem, Rule, Step, desired::Place, diff},
-    tunnel,
-    types::IfName,
+    types::{IfIndex, IfName},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{self, About},
     bpf::Kernel,
-    driver::Bell,
+    driver::Services,
     netlink::{Netlink, Scope},
     paths::Paths,
     table_file,
@@ -38,10 +38,15 @@ const ROUNDS: usize = 3;
 
 pub(super) struct State {
     pub(super) paths: Paths,
+    /// What the user wants.
+    pub(super) wanted: Config,
+    /// That, with what brokers said about their tunnels.
     pub(super) config: Config,
+    learned: BTreeMap<IfName, Learned>,
+    conflicts: Vec<Conflict>,
     netlink: Netlink,
     pub(super) kernel: Kernel,
-    pub(super) bell: Bell,
+    pub(super) services: Services,
     pub(super) stopped_to: mpsc::Sender<Stopped>,
     pub(super) tunnels: BTreeMap<IfName, Running>,
     /// As of the last look.
@@ -63,6 +68,8 @@ pub(super) struct State {
 struct InPlace {
     rules: BTreeSet<Rule>,
     routes: BTreeSet<Place>,
+    /// Interfaces that were set up, and their addresses.
+    set_up: BTreeSet<(IfIndex, Option<Ipv6Addr>)>,
 }
 
 impl State {
@@ -71,20 +78,28 @@ impl State {
         config: Config,
         netlink: Netlink,
         kernel: Kernel,
-        bell: Bell,
+        services: Services,
         stopped_to: mpsc::Sender<Stopped>,
     ) -> Self {
         let tunnels = config
             .tunnels
             .iter()
-            .map(|tunnel| (tunnel.name.clone(), Running::start(tunnel, &bell)))
+            .map(|tunnel| {
+                (
+                    tunnel.name.clone(),
+                    Running::start(tunnel, &services, false),
+                )
+            })
             .collect();
         Self {
             paths,
+            wanted: config.clone(),
             config,
+            learned: BTreeMap::new(),
+            conflicts: Vec::new(),
             netlink,
             kernel,
-            bell,
+            services,
             stopped_to,
             tunnels,
             observed: Observed::default(),
@@ -104,7 +119,14 @@ impl State {
     }
 
     fn desired(&self) -> Desired {
-        Desired::new(&self.config, |tunnel| self.is_wanted(tunnel))
+        let mut desired = Desired::new(&self.config, |tunnel| self.is_wanted(tunnel));
+        for tunnel in &self.config.tunnels {
+            let said = self.tunnels.get(&tunnel.name).and_then(Running::said);
+            if said.is_some_and(|said| said.has_made) {
+                desired.set_up(tunnel);
+            }
+        }
+        desired
     }
 
     pub(super) fn is_wanted(&self, tunnel: &Tunnel) -> bool {
@@ -117,9 +139,10 @@ impl State {
     /// meanwhile, then rules and routes. What goes wrong in one part does not keep the others from
     /// being done; an error means that nothing could be seen.
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
+        self.listen();
         self.observed = self.netlink.observe(&self.scope()).await?;
         self.tell_drivers();
-        let mut problems = Vec::new();
+        let mut problems: Vec<_> = self.conflicts.iter().map(ToString::to_string).collect();
         for part in [self.enforce().await, self.route().await, self.name_tables()] {
             match part {
                 Ok(found) => problems.extend(found),
@@ -129,6 +152,26 @@ impl State {
         self.tell_problems(problems);
         self.tell_states();
         Ok(())
+    }
+
+    /// Takes up what drivers learned from brokers. What was learned of a tunnel that is stopped still
+    /// holds.
+    fn listen(&mut self) {
+        let mut learned = self.learned.clone();
+        for (name, running) in &self.tunnels {
+            if let Some(said) = running.said().and_then(|said| said.learned) {
+                learned.insert(name.clone(), said);
+            }
+        }
+        if learned != self.learned {
+            self.learned = learned;
+            self.overlay();
+        }
+    }
+
+    /// Lays what brokers said over what the user wants.
+    fn overlay(&mut self) {
+        (self.config, self.conflicts) = self.wanted.with(&self.learned);
     }
 
     /// Whether everything is in place that can be: what others hold in our place is a problem, told
@@ -206,8 +249,26 @@ impl State {
                 .filter(|key| !self.is_route_missing(**key))
                 .copied()
                 .collect(),
+            set_up: self.set_up(&desired),
         };
         Ok(problems)
+    }
+
+    /// What interfaces of our own making have of what they should have.
+    fn set_up(&self, desired: &Desired) -> BTreeSet<(IfIndex, Option<Ipv6Addr>)> {
+        let mut set_up = BTreeSet::new();
+        for (name, wanted) in &desired.interfaces {
+            let Some(link) = self.observed.links.by_name(name) else {
+                continue;
+            };
+            if link.up {
+                set_up.insert((link.index, None));
+            }
+            let addresses = wanted.addresses.iter().map(|a| a.address);
+            let there = addresses.filter(|address| link.addresses.contains(address));
+            set_up.extend(there.map(|address| (link.index, Some(address))));
+        }
+        set_up
     }
 
     fn is_route_missing(&self, place: Place) -> bool {
@@ -228,11 +289,22 @@ impl State {
 
     /// A step that puts back what was in place before is a correction.
     fn note_correction(&mut self, step: &Step) {
-        let (lost, table) = match step {
-            Step::AddRule(rule) => (self.in_place.rules.contains(rule), rule.table),
+        let by_table = |table| {
+            let mut tunnels = self.config.tunnels.iter();
+            let tunnel = tunnels.find(|tunnel| tunnel.table == table);
+            tunnel.map(|tunnel| tunnel.name.clone())
+        };
+        let was_set_up = |index, address| self.in_place.set_up.contains(&(index, address));
+        let (lost, tunnel) = match step {
+            Step::SetUp(index, name, _) => (was_set_up(*index, None), Some(name.clone())),
+            Step::AddAddress(index, name, address) => (
+                was_set_up(*index, Some(address.address)),
+                Some(name.clone()),
+            ),
+            Step::AddRule(rule) => (self.in_place.rules.contains(rule), by_table(rule.table)),
             Step::AddRoute(route) | Step::ReplaceRoute(route) => (
                 self.in_place.routes.contains(&route.place),
-                route.place.table,
+                by_table(route.place.table),
             ),
             // A gateway comes and goes with its interface.
             Step::KeepNeighbour(..)
@@ -244,9 +316,8 @@ impl State {
             return;
         }
         self.corrections += 1;
-        let tunnel = self.config.tunnels.iter().find(|t| t.table == table);
         self.alerts.raise(About::Correction {
-            tunnel: tunnel.map(|tunnel| tunnel.name.to_string()),
+            tunnel: tunnel.map(|name| name.to_string()),
             correction: step.to_string(),
         });
     }
@@ -273,7 +344,7 @@ impl State {
     fn tell_states(&mut self) {
         for (name, running) in &mut self.tunnels {
             let link = self.observed.links.by_name(name);
-            let state = tunnel::state(running.is_wanted(), &running.said(), link);
+            let state = running.state(link);
             if running.told.as_ref() == Some(&state) {
                 continue;
             }
@@ -349,7 +420,8 @@ impl State {
         // Whoever asked may have gone: then the answer goes nowhere, and nobody minds.
         match request {
             Request::Status(answer) => {
-                let _gone = answer.send(report::status(self));
+                let standings = self.services.connects.standings().await;
+                let _gone = answer.send(report::status(self, standings));
             }
             Request::Counters(answer) => {
                 let _gone = answer.send(report::counters(self));
@@ -360,8 +432,8 @@ impl State {
             Request::Plan(answer) => {
                 let _gone = answer.send(self.plan_now().await);
             }
-            Request::Tunnels(verb, names, answer) => match self.choose(&names) {
-                Ok(chosen) => self.act(verb, chosen, answer).await,
+            Request::Tunnels(verb, names, answer) => match self.choose(&names.tunnels) {
+                Ok(chosen) => self.act(verb, chosen, names.refresh, answer).await,
                 Err(error) => {
                     let _gone = answer.send(Err(error));
                 }

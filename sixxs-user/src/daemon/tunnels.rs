@@ -3,13 +3,14 @@
 use futures_util::future::join_all;
 use sixxs_core::{
     config::Tunnel,
+    link::Link,
     tunnel::{self, Driver as DriverState},
     types::IfName,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::State;
-use crate::driver::{Bell, Driver};
+use crate::driver::{Driver, Said, Services};
 
 /// What can be done to a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(super) struct Stopped {
     names: Vec<IfName>,
     /// Tunnels to be started now.
     start: Vec<Tunnel>,
+    /// Whether their brokers are asked anew.
+    refresh: bool,
     /// Whoever wanted it.
     answer: Answer,
     /// What went wrong.
@@ -53,9 +56,14 @@ impl Running {
     }
 
     /// What its driver last said.
-    pub(super) fn said(&self) -> DriverState {
-        let driver = self.driver.as_ref();
-        driver.map_or(DriverState::Idle, Driver::state)
+    pub(super) fn said(&self) -> Option<Said> {
+        self.driver.as_ref().map(Driver::said)
+    }
+
+    /// Its state, given its interface.
+    pub(super) fn state(&self, link: Option<&Link>) -> tunnel::State {
+        let driver = self.said().map_or(DriverState::Idle, |said| said.state);
+        tunnel::state(self.is_wanted(), &driver, link)
     }
 }
 
@@ -63,10 +71,10 @@ impl State {
     /// The tunnels of these names; none named: all.
     pub(super) fn choose(&self, names: &[String]) -> Result<Vec<Tunnel>, String> {
         if names.is_empty() {
-            return Ok(self.config.tunnels.clone());
+            return Ok(self.wanted.tunnels.clone());
         }
         let find = |name: &String| {
-            let known = self.config.tunnels.iter().find(|t| t.name.as_str() == name);
+            let known = self.wanted.tunnels.iter().find(|t| t.name.as_str() == name);
             known.cloned().ok_or_else(|| {
                 let names: Vec<_> = self.tunnels.keys().map(IfName::as_str).collect();
                 format!("no tunnel {name:?}; there are {}", names.join(", "))
@@ -77,7 +85,13 @@ impl State {
 
     /// Does something to tunnels. Drivers may take their time to stop, which is not the daemon's:
     /// they do it in a task, which reports back through [`State::stopped`].
-    pub(super) async fn act(&mut self, verb: Verb, chosen: Vec<Tunnel>, answer: Answer) {
+    pub(super) async fn act(
+        &mut self,
+        verb: Verb,
+        chosen: Vec<Tunnel>,
+        refresh: bool,
+        answer: Answer,
+    ) {
         let is_stopping = |t: &&Tunnel| self.tunnels.get(&t.name).is_some_and(|r| r.stopping);
         if let Some(tunnel) = chosen.iter().find(is_stopping) {
             let refusal = format!("{} is being stopped; try again in a moment", tunnel.name);
@@ -100,6 +114,7 @@ impl State {
             self.stopped(Stopped {
                 names: Vec::new(),
                 start,
+                refresh,
                 answer,
                 problems: Vec::new(),
             })
@@ -115,6 +130,7 @@ impl State {
             let stopped = Stopped {
                 names,
                 start,
+                refresh,
                 answer,
                 problems,
             };
@@ -128,6 +144,7 @@ impl State {
         let Stopped {
             names,
             start,
+            refresh,
             answer,
             mut problems,
         } = stopped;
@@ -140,7 +157,7 @@ impl State {
             if self.is_wanted(tunnel) {
                 continue;
             }
-            let mut running = Running::start(tunnel, &self.bell);
+            let mut running = Running::start(tunnel, &self.services, refresh);
             running.told = self.tunnels.remove(&tunnel.name).and_then(|r| r.told);
             self.tunnels.insert(tunnel.name.clone(), running);
         }
@@ -208,9 +225,9 @@ where
 }
 
 impl Running {
-    pub(super) fn start(tunnel: &Tunnel, bell: &Bell) -> Self {
+    pub(super) fn start(tunnel: &Tunnel, services: &Services, refresh: bool) -> Self {
         Self {
-            driver: Some(Driver::start(tunnel, bell)),
+            driver: Some(Driver::start(tunnel, services, refresh)),
             told: None,
             stopping: false,
         }

@@ -139,7 +139,7 @@ impl Worker {
                 continue;
             }
             backoff = next;
-            self.report.say(State::Working);
+            self.report.say(State::Working(None));
             self.make(true, &mut backoff).await;
         }
     }

@@ -12,25 +12,77 @@
 mod backoff;
 mod command;
 mod last_words;
+mod native;
 mod process;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sixxs_core::{
-    config::{Kind, Tunnel},
+    config::{Kind, Learned, Tunnel},
     link::Link,
     tunnel::Driver as State,
 };
 use tokio::sync::{Notify, watch};
 
+use self::native::engine::Engine;
+use crate::broker::{cache::Cache, connects::Connects};
+
 /// Rung when any driver has something new to say.
 pub type Bell = Arc<Notify>;
+
+/// What drivers share.
+pub struct Services {
+    /// Rung when any of them has something new to say.
+    pub bell: Bell,
+    /// Leave to connect to brokers.
+    pub connects: Connects,
+    /// What brokers said.
+    pub cache: Cache,
+    /// Started with the first native tunnel.
+    engine: OnceLock<Engine>,
+}
+
+impl Services {
+    /// Nothing is started yet.
+    #[must_use]
+    pub fn new(bell: Bell, connects: Connects, cache: Cache) -> Self {
+        Self {
+            bell,
+            connects,
+            cache,
+            engine: OnceLock::new(),
+        }
+    }
+
+    fn engine(&self) -> anyhow::Result<&Engine> {
+        if let Some(engine) = self.engine.get() {
+            return Ok(engine);
+        }
+        let engine = Engine::start()?;
+        Ok(self.engine.get_or_init(|| engine))
+    }
+}
+
+/// What a driver last said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// How it is getting on.
+    pub state: State,
+    /// Whether the interface is there and of its making.
+    pub has_made: bool,
+    /// The broker that it sends to: an address, with a port where there is one.
+    pub endpoint: Option<String>,
+    /// What carries it: `tun` or `sit`.
+    pub carrier: Option<&'static str>,
+    /// What the broker said about the tunnel.
+    pub learned: Option<Learned>,
+}
 
 /// The driver of a tunnel that was started.
 pub struct Driver {
     kind: Driven,
     /// Its own, so that nothing an earlier driver said is taken for this one's word.
-    state: watch::Receiver<State>,
+    said: watch::Receiver<Said>,
 }
 
 enum Driven {
@@ -38,28 +90,36 @@ enum Driven {
     Interface,
     /// Commands of the user's.
     Command(command::Command),
+    /// We do.
+    Native(native::Native),
 }
 
 impl Driver {
-    /// Starts it. It does nothing until it is told what is there.
+    /// Starts it. It does nothing until it is told what is there. `refresh`: what a broker said
+    /// before does not count.
     #[must_use]
-    pub fn start(tunnel: &Tunnel, bell: &Bell) -> Self {
-        let report = |initial| Report::new(initial, bell);
-        let (kind, state) = match &tunnel.kind {
-            Kind::Interface => (Driven::Interface, report(State::Idle).1),
+    pub fn start(tunnel: &Tunnel, services: &Services, refresh: bool) -> Self {
+        let initial = match tunnel.kind {
+            Kind::Interface => State::Idle,
+            _ => State::Working(None),
+        };
+        let (report, said) = Report::new(initial, &services.bell);
+        let kind = match &tunnel.kind {
+            Kind::Interface => Driven::Interface,
             Kind::Command { up, down } => {
-                let (report, state) = report(State::Working);
-                let command = command::Command::start(up.clone(), down.clone(), report);
-                (Driven::Command(command), state)
+                Driven::Command(command::Command::start(up.clone(), down.clone(), report))
+            }
+            Kind::SixInFour(_) | Kind::Ayiya(_) | Kind::Account(_) => {
+                Driven::Native(native::Native::start(tunnel, report, services, refresh))
             }
         };
-        Self { kind, state }
+        Self { kind, said }
     }
 
     /// What it last said.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.state.borrow().clone()
+    pub fn said(&self) -> Said {
+        self.said.borrow().clone()
     }
 
     /// Tells it what was just seen of its interface; `None`: there is none.
@@ -67,6 +127,7 @@ impl Driver {
         match &self.kind {
             Driven::Interface => {}
             Driven::Command(command) => command.saw(link),
+            Driven::Native(native) => native.saw(link),
         }
     }
 
@@ -75,6 +136,7 @@ impl Driver {
         match self.kind {
             Driven::Interface => Ok(()),
             Driven::Command(command) => command.stop().await,
+            Driven::Native(native) => native.stop().await,
         }
     }
 
@@ -83,25 +145,60 @@ impl Driver {
         match self.kind {
             Driven::Interface => Ok(()),
             Driven::Command(command) => command.leave().await,
+            Driven::Native(native) => native.stop().await,
         }
     }
 }
 
 /// How a driver says how it is getting on.
+#[derive(Clone)]
 struct Report {
-    state: watch::Sender<State>,
+    said: watch::Sender<Said>,
     bell: Bell,
 }
 
 impl Report {
-    fn new(initial: State, bell: &Bell) -> (Self, watch::Receiver<State>) {
-        let (state, said) = watch::channel(initial);
+    fn new(initial: State, bell: &Bell) -> (Self, watch::Receiver<Said>) {
+        let (said, heard) = watch::channel(Said {
+            state: initial,
+            has_made: false,
+            endpoint: None,
+            carrier: None,
+            learned: None,
+        });
         let bell = Arc::clone(bell);
-        (Self { state, bell }, said)
+        (Self { said, bell }, heard)
     }
 
     fn say(&self, state: State) {
-        self.state.send_replace(state);
-        self.bell.notify_one();
+        self.change(|said| said.state = state);
+    }
+
+    /// The interface is there, and of our making, or is not.
+    fn made(&self, has_made: bool) {
+        self.change(|said| said.has_made = has_made);
+    }
+
+    fn endpoint(&self, endpoint: impl ToString, carrier: &'static str) {
+        self.change(|said| {
+            said.endpoint = Some(endpoint.to_string());
+            said.carrier = Some(carrier);
+        });
+    }
+
+    fn learned(&self, learned: Learned) {
+        self.change(|said| said.learned = Some(learned));
+    }
+
+    /// The bell rings only for news.
+    fn change(&self, change: impl FnOnce(&mut Said)) {
+        let is_new = self.said.send_if_modified(|said| {
+            let before = said.clone();
+            change(said);
+            *said != before
+        });
+        if is_new {
+            self.bell.notify_one();
+        }
     }
 }

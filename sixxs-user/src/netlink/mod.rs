@@ -25,7 +25,7 @@ use sixxs_core::{
 };
 
 pub use apply::{Failure, Outcome};
-pub use watch::Watcher;
+pub use watch::{OutsideWatcher, Watcher};
 
 /// No request to the kernel takes so long.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -29,12 +29,16 @@ const BUFFER_BYTES: usize = 8192;
 impl Watcher {
     /// Subscribes. Look around only afterwards, so that nothing falls between.
     pub fn subscribe() -> anyhow::Result<Self> {
+        Self::to(&GROUPS)
+    }
+
+    fn to(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
             let inner: &mut Socket = socket.socket_mut();
             inner.bind(&SocketAddr::new(0, 0))?;
-            for group in GROUPS {
-                inner.add_membership(group as u32)?;
+            for group in groups {
+                inner.add_membership(*group as u32)?;
             }
             Ok(socket)
         };
@@ -62,6 +66,30 @@ impl Watcher {
     }
 }
 
+/// A subscription to what may change by which address a broker is reached.
+pub struct OutsideWatcher(Watcher);
+
+/// Interfaces and addresses; of the routes IPv4's, since a broker may be reached by any of them.
+const OUTSIDE_GROUPS: [MulticastGroup; 5] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+impl OutsideWatcher {
+    /// Subscribes.
+    pub fn subscribe() -> anyhow::Result<Self> {
+        Ok(Self(Watcher::to(&OUTSIDE_GROUPS)?))
+    }
+
+    /// As [`Watcher::changed`].
+    pub async fn changed(&mut self) -> io::Result<()> {
+        self.0.changed().await
+    }
+}
+
 /// Whether a message is about anything of ours. Routes come and go by the thousand on a router:
 /// only default routes and our own matter.
 ///
@@ -75,12 +103,14 @@ fn matters(message: &[u8]) -> bool {
         return true;
     };
     let kind = u16::from_ne_bytes([kind[0], kind[1]]);
-    if !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) {
+    let is_ipv6 = message.get(RTMSG) == Some(&AF_INET6);
+    if !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) || !is_ipv6 {
         return true;
     }
     *destination_bits == 0 || *protocol == PROTOCOL
 }
 
+const AF_INET6: u8 = 10;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 
@@ -93,6 +123,7 @@ mod tests {
         let message = |kind: u16, bits: u8, protocol: u8| {
             let mut message = vec![0; 28];
             message[4..6].copy_from_slice(&kind.to_ne_bytes());
+            message[16] = AF_INET6;
             message[17] = bits;
             message[21] = protocol;
             message

@@ -93,8 +93,13 @@ pub struct Session {
     probe_pause: Duration,
     doubt_due: Duration,
     doubt_pause: Duration,
+    /// The last time that the broker was told of us anew.
     began: Duration,
+    /// When it was last heard of, unless that is too long ago.
     heard: Option<Duration>,
+    /// The same, or else when it was first tried.
+    silent_since: Duration,
+    was_heard: bool,
     faults: [u64; Fault::ALL.len()],
 }
 
@@ -121,6 +126,8 @@ impl Session {
             doubt_pause: FIRST_DOUBT,
             began: now,
             heard: None,
+            silent_since: now,
+            was_heard: false,
             faults: [0; Fault::ALL.len()],
         };
         session.begin_again(now);
@@ -147,7 +154,11 @@ impl Session {
     pub fn receive<'a>(&mut self, datagram: &'a [u8], now: Now) -> Result<Received<'a>, Fault> {
         let received = self.check(datagram, now);
         match received {
-            Ok(_) => self.heard = Some(now.elapsed),
+            Ok(_) => {
+                self.heard = Some(now.elapsed);
+                self.silent_since = now.elapsed;
+                self.was_heard = true;
+            }
             Err(fault) => self.faults[fault as usize] += 1,
         }
         received
@@ -176,10 +187,16 @@ impl Session {
         self.heard.is_some_and(|heard| now < heard + SILENCE)
     }
 
-    /// When it was last heard of.
+    /// Whether it was ever heard of.
     #[must_use]
-    pub const fn heard(&self) -> Option<Duration> {
-        self.heard
+    pub const fn was_heard(&self) -> bool {
+        self.was_heard
+    }
+
+    /// When it was last heard of, or else first tried.
+    #[must_use]
+    pub const fn silent_since(&self) -> Duration {
+        self.silent_since
     }
 
     /// Datagrams refused, by [`Fault::ALL`].
@@ -245,7 +262,7 @@ impl Session {
 /// The source of an IPv6 packet.
 fn source(packet: &[u8]) -> Option<Ipv6Addr> {
     let octets = packet.get(8..24)?.first_chunk::<16>()?;
-    Some(Ipv6Addr::from_octets(*octets))
+    Some(Ipv6Addr::from(*octets))
 }
 
 #[cfg(test)]

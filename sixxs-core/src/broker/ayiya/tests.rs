@@ -150,7 +150,7 @@ fn what_is_refused_is_counted_and_is_no_sign_of_life() {
         assert_eq!(session.receive(&datagram, at(100)), Err(fault));
         assert_eq!(session.faults()[fault as usize], 1, "{fault:?}");
     }
-    assert_eq!(session.heard(), Some(Duration::from_secs(5)));
+    assert_eq!(session.silent_since(), Duration::from_secs(5));
 }
 
 #[test]

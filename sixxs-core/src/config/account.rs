@@ -1,0 +1,77 @@
+//! Accounts at brokers, by which a tunnel's parameters are to be had.
+
+use super::reader::{Faults, Place};
+use crate::{
+    aiccu::{self, Aiccu},
+    types::IfName,
+};
+
+/// Gives the bytes of another file, or says why not.
+pub type Files<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, String>;
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The file that it stands in.
+    pub file: String,
+    /// What the file says.
+    pub aiccu: Aiccu,
+    /// How to talk to the TIC server.
+    pub tls: Tls,
+}
+
+impl Account {
+    /// What stands in the file and has no effect on the tunnel of this name.
+    pub(super) fn notes(&self, name: &IfName) -> Vec<String> {
+        let mut notes: Vec<_> = self.aiccu.notes.iter().map(ToString::to_string).collect();
+        if self.aiccu.interface != *name {
+            notes.push(format!(
+                "ipv6_interface {} has no effect: the tunnel is called {name}",
+                self.aiccu.interface
+            ));
+        }
+        notes
+            .iter()
+            .map(|note| format!("{}: {note}", self.file))
+            .collect()
+    }
+}
+
+/// TLS with a TIC server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The file with the authority that vouches for it; `None`: the system's authorities.
+    pub ca: Option<String>,
+    /// Whether its certificate is checked.
+    pub verify: bool,
+}
+
+/// Reads an aiccu.conf.
+pub(super) fn read(
+    file: &str,
+    place: &Place,
+    tls: Tls,
+    files: Files<'_>,
+    faults: &mut Faults,
+) -> Option<Account> {
+    let bytes = match files(file) {
+        Ok(bytes) => bytes,
+        Err(reason) => {
+            faults.add(place, reason);
+            return None;
+        }
+    };
+    match aiccu::parse(file, &bytes) {
+        Ok(aiccu) => Some(Account {
+            file: file.to_owned(),
+            aiccu,
+            tls,
+        }),
+        Err(invalid) => {
+            for fault in &invalid.faults {
+                faults.add(place, format!("{file}: {fault}"));
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! An AYIYA tunnel: the protocol's state machine between a TUN device and a UDP socket.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use sixxs_core::{
+    broker::ayiya::{Action, Identity, Received, Session, wire::PORT},
+    config::{Ayiya, Tunnel},
+    tunnel::Driver as State,
+};
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::{
+    AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
+    engine::Buffers,
+    outside::{now, source_for},
+    way::Way,
+};
+use crate::wire::{Datagrams, Device};
+
+impl Work {
+    /// Carries packets until the device is lost.
+    pub(super) async fn ayiya(&mut self, device: &Device, tunnel: &Tunnel, ayiya: &Ayiya) -> End {
+        let (Some(address), Some(peer)) = (tunnel.addresses.first(), tunnel.peer) else {
+            self.report
+                .say(State::Failed("its addresses are not known".to_owned()));
+            return std::future::pending().await;
+        };
+        let identity = Identity {
+            address: address.address,
+            peer,
+            password: ayiya.heartbeat.password.clone(),
+            interval: ayiya.heartbeat.interval,
+        };
+        let mut session = Session::new(&identity, now().elapsed);
+        let mut last = None;
+        loop {
+            let way = self.find_way(&ayiya.remote, ayiya.local4, last, true).await;
+            last = Some(way);
+            let local = ayiya.local4.map(IpAddr::V4);
+            let socket = match Datagrams::open(local, way.remote) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    let reason = format!("open a UDP socket: {error}");
+                    self.report.say(State::Failed(reason));
+                    sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            self.report.endpoint(SocketAddr::new(way.remote, PORT), TUN);
+            session.begin_again(now().elapsed);
+            match self.carry(device, &socket, way, ayiya, &mut session).await {
+                Ok(Pause::WayLost) => {}
+                Ok(Pause::DeviceLost) => return End::DeviceLost,
+                Ok(Pause::Stale) => return End::Stale,
+                Err(error) => {
+                    // The socket's: with a new one it goes on.
+                    debug!("{}: {error}", self.name);
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn carry(
+        &mut self,
+        device: &Device,
+        socket: &Datagrams,
+        way: Way,
+        ayiya: &Ayiya,
+        session: &mut Session,
+    ) -> io::Result<Pause> {
+        let to = SocketAddr::new(way.remote, PORT);
+        let mut seen = self.seen.clone();
+        let lost = Self::lost(&mut seen, device.index());
+        tokio::pin!(lost);
+        loop {
+            let time = now();
+            while let Some(action) = session.poll(time) {
+                match action {
+                    Action::Send(datagram) => send(socket, to, &datagram, datagram.len())?,
+                    Action::Doubt => return Ok(self.doubt(session, time.elapsed)),
+                }
+            }
+            self.tell(session, time.elapsed, way);
+            let pause = session.due(time.elapsed).saturating_sub(time.elapsed);
+            let is_alive = tokio::select! {
+                () = &mut lost => return Ok(Pause::DeviceLost),
+                ready = device.readable() => {
+                    ready?;
+                    up(&mut self.buffers.borrow_mut(), device, socket, to, session)?
+                }
+                ready = socket.readable() => {
+                    ready?;
+                    down(&mut self.buffers.borrow_mut(), device, socket, way, session)?
+                }
+                () = sleep(pause.min(LONGEST_SLEEP)) => true,
+                changed = self.outside.changed() => {
+                    if changed.is_ok()
+                        && source_for(way.remote, ayiya.local4).ok() != Some(way.source)
+                    {
+                        return Ok(Pause::WayLost);
+                    }
+                    true
+                }
+            };
+            if !is_alive {
+                return Ok(Pause::DeviceLost);
+            }
+        }
+    }
+
+    /// Nothing is heard: the broker may be elsewhere, or not know this tunnel any more.
+    fn doubt(&self, session: &Session, elapsed: Duration) -> Pause {
+        match self.stale_after {
+            Some(after) if elapsed >= session.silent_since() + after => Pause::Stale,
+            _ => Pause::WayLost,
+        }
+    }
+
+    fn tell(&self, session: &Session, elapsed: Duration, way: Way) {
+        let state = if session.answers(elapsed) {
+            State::Done
+        } else {
+            let broker = way.remote;
+            State::Working(Some(if session.was_heard() {
+                let silence = elapsed.saturating_sub(session.silent_since());
+                // To the minute: whoever watches is not told of every second.
+                format!(
+                    "{broker} has not answered for {} min",
+                    silence.as_secs() / 60
+                )
+            } else {
+                format!("{broker} has not answered yet")
+            }))
+        };
+        self.report.say(state);
+    }
+}
+
+/// Packets of this host to the broker; false: the device is gone.
+fn up(
+    buffers: &mut Buffers,
+    device: &Device,
+    socket: &Datagrams,
+    to: SocketAddr,
+    session: &Session,
+) -> io::Result<bool> {
+    let outbox = &mut buffers.sealed;
+    let sealer = session.sealer();
+    let unix_seconds = now().unix_seconds;
+    let mut turn = 0;
+    loop {
+        let Ok(more) = outbox.fill((turn < TURN).then_some(device)) else {
+            return Ok(false);
+        };
+        for datagram in outbox.datagrams() {
+            sealer.forward(datagram, unix_seconds);
+        }
+        let (batch, stride) = outbox.batch();
+        send(socket, to, batch, stride)?;
+        if !more {
+            return Ok(true);
+        }
+        turn += 1;
+    }
+}
+
+/// Packets of the broker to this host; false: the device is gone.
+fn down(
+    buffers: &mut Buffers,
+    device: &Device,
+    socket: &Datagrams,
+    way: Way,
+    session: &mut Session,
+) -> io::Result<bool> {
+    let Buffers {
+        arrivals, inbox, ..
+    } = buffers;
+    let time = now();
+    for _ in 0..TURN {
+        if !socket.receive(arrivals)? {
+            break;
+        }
+        for (from, datagram) in arrivals.iter() {
+            // Everybody else's are not worth a look.
+            if from.ip() != way.remote {
+                continue;
+            }
+            let received = session.receive(datagram, time);
+            if let Ok(Received::Packet(packet)) = received
+                && inbox.add(packet)
+                && inbox.write(device).is_err()
+            {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(inbox.write(device).is_ok())
+}
+
+/// Sends; what is in the way now may be gone with the next packet.
+fn send(socket: &Datagrams, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
+    match socket.send(to, batch, stride) {
+        Err(error) if is_of_the_socket(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Errors that a new socket would not have: our address has gone from under it.
+fn is_of_the_socket(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADF | libc::EINVAL | libc::ENOTCONN)
+    )
+}

@@ -1,0 +1,120 @@
+//! The thread that carries packets, for all native tunnels together.
+//!
+//! It has a runtime of its own, so that a busy tunnel never keeps the daemon from repairing rules,
+//! and one set of buffers, so that hundreds of idle tunnels cost next to nothing.
+//!
+//! Tasks: on that thread, one per tunnel, and one that waits for changes of addresses and routes.
+//! They end with the driver that started them, or with the process.
+
+use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, thread};
+
+use anyhow::Context as _;
+use sixxs_core::broker::ayiya::wire::HEADER_BYTES;
+use tokio::{
+    sync::{mpsc, watch},
+    task::LocalSet,
+};
+use tracing::warn;
+
+use crate::{
+    netlink::OutsideWatcher,
+    wire::{Arrivals, Inbox, Outbox, PACKET_BYTES},
+};
+
+/// Tunnels that may be waiting to be taken over by the thread.
+const WAITING: usize = 1024;
+
+/// Many addresses change at once: wait for the last of them so long.
+const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
+
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+type Job = Box<dyn FnOnce(&Shared) -> Work + Send>;
+
+/// What the tunnels of the thread share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    /// Empty whenever a tunnel has had its turn.
+    pub(super) buffers: Rc<RefCell<Buffers>>,
+    /// Counts changes of addresses and routes outside.
+    pub(super) outside: watch::Receiver<u64>,
+}
+
+/// Room for the batches of one tunnel at a time.
+pub(super) struct Buffers {
+    /// With room for AYIYA's header.
+    pub(super) sealed: Outbox,
+    /// Without any.
+    pub(super) plain: Outbox,
+    pub(super) arrivals: Arrivals,
+    pub(super) inbox: Inbox,
+    /// One packet in IPv4.
+    pub(super) packet: Box<[u8; PACKET_BYTES]>,
+}
+
+/// The thread.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Engine {
+    /// Starts it, in the network namespace of the calling thread.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let (jobs, waiting) = mpsc::channel(WAITING);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the tunnels' thread")?;
+        thread::Builder::new()
+            .name("tunnels".to_owned())
+            .spawn(move || LocalSet::new().block_on(&runtime, run(waiting)))
+            .context("start the tunnels' thread")?;
+        Ok(Self { jobs })
+    }
+
+    /// Has the thread do some work.
+    pub(super) fn run<F, W>(&self, work: F) -> anyhow::Result<()>
+    where
+        F: FnOnce(&Shared) -> W + Send + 'static,
+        W: Future<Output = ()> + 'static,
+    {
+        let job: Job = Box::new(move |shared| Box::pin(work(shared)));
+        self.jobs
+            .try_send(job)
+            .map_err(|_| anyhow::anyhow!("the tunnels' thread takes no more tunnels"))
+    }
+}
+
+async fn run(mut jobs: mpsc::Receiver<Job>) {
+    let (changes, outside) = watch::channel(0);
+    tokio::task::spawn_local(async move {
+        if let Err(error) = watch_outside(&changes).await {
+            warn!("wait for changes of addresses: {error:#}");
+        }
+        // Whoever waits for changes goes on waiting.
+        std::future::pending::<()>().await;
+    });
+    let shared = Shared {
+        buffers: Rc::new(RefCell::new(Buffers {
+            sealed: Outbox::new(HEADER_BYTES),
+            plain: Outbox::new(0),
+            arrivals: Arrivals::default(),
+            inbox: Inbox::default(),
+            packet: Box::new([0; PACKET_BYTES]),
+        })),
+        outside,
+    };
+    while let Some(job) = jobs.recv().await {
+        tokio::task::spawn_local(job(&shared));
+    }
+}
+
+async fn watch_outside(changes: &watch::Sender<u64>) -> anyhow::Result<()> {
+    let mut watcher = OutsideWatcher::subscribe()?;
+    loop {
+        watcher.changed().await?;
+        changes.send_modify(|count| *count += 1);
+        tokio::time::sleep(SETTLE).await;
+        // Whatever came meanwhile is told after it has settled, and so nothing is missed.
+    }
+}

@@ -1,0 +1,201 @@
+//! Tunnels that this program makes and carries by itself.
+//!
+//! The daemon's part here is small: it starts a tunnel on the [`engine`]'s thread, tells it what was
+//! seen of its interface, and ends it. The tunnel says how it is getting on by its [`Report`].
+
+mod account;
+mod ayiya;
+pub(crate) mod engine;
+mod outside;
+mod six_in_four;
+mod way;
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use sixxs_core::{
+    config::{Kind, Tunnel},
+    link::Link,
+    tunnel::Driver as State,
+    types::{IfIndex, IfName},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep},
+};
+
+use self::engine::{Buffers, Shared};
+use super::{Report, Services, backoff::Backoff};
+use crate::{
+    broker::{cache::Cache, connects::Connects},
+    wire::Device,
+};
+
+/// Batches in one direction before the other one, and other tunnels, get their turn.
+const TURN: usize = 4;
+
+/// The machine may have slept: look at the time at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(15);
+
+/// After a socket could not be opened, or broke.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What carries a tunnel, in status.
+const TUN: &str = "tun";
+
+/// A native tunnel at work. Dropped, it ends at its next await.
+pub(super) struct Native {
+    seen: watch::Sender<Option<IfIndex>>,
+    /// Dropped: it is to end.
+    _stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Native {
+    pub(super) fn start(
+        tunnel: &Tunnel,
+        report: Report,
+        services: &Services,
+        refresh: bool,
+    ) -> Self {
+        let (seen, seen_by) = watch::channel(None);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel();
+        let tunnel = tunnel.clone();
+        let connects = services.connects.clone();
+        let cache = services.cache.clone();
+        let refused = report.clone();
+        let work = move |shared: &Shared| {
+            let mut work = Work {
+                name: tunnel.name.clone(),
+                report,
+                seen: seen_by,
+                connects,
+                cache,
+                stale_after: None,
+                buffers: Rc::clone(&shared.buffers),
+                outside: shared.outside.clone(),
+            };
+            async move {
+                let keep = async {
+                    match &tunnel.kind {
+                        Kind::Account(account) => {
+                            work.keep_account(&tunnel, account, refresh).await;
+                        }
+                        _ => work.keep(&tunnel).await,
+                    }
+                };
+                tokio::select! {
+                    () = keep => {}
+                    // Ordered, or given up.
+                    _ = stopped => {}
+                }
+                // Nobody may be left to hear it.
+                let _unheard = end.send(());
+            }
+        };
+        if let Err(error) = services.engine().and_then(|engine| engine.run(work)) {
+            refused.say(State::Failed(format!("{error:#}")));
+        }
+        Self {
+            seen,
+            _stop: stop,
+            ended,
+        }
+    }
+
+    pub(super) fn saw(&self, link: Option<&Link>) {
+        let index = link.map(|link| link.index);
+        self.seen.send_if_modified(|seen| {
+            let is_new = *seen != index;
+            *seen = index;
+            is_new
+        });
+    }
+
+    /// Ends it, and with it its interface.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        let Self { _stop, ended, .. } = self;
+        drop(_stop);
+        // An error: it never began.
+        let _began = ended.await;
+        Ok(())
+    }
+}
+
+/// What every native tunnel has.
+struct Work {
+    name: IfName,
+    report: Report,
+    /// Index of the interface of our name, as the daemon last saw it.
+    seen: watch::Receiver<Option<IfIndex>>,
+    connects: Connects,
+    cache: Cache,
+    /// Where what a broker said may not hold any more: given up after so long without an answer.
+    stale_after: Option<Duration>,
+    buffers: Rc<RefCell<Buffers>>,
+    outside: watch::Receiver<u64>,
+}
+
+/// Why packets are not carried any more.
+enum Pause {
+    /// The broker may be elsewhere, or we are.
+    WayLost,
+    /// The device is gone, or is not called what it should be any more.
+    DeviceLost,
+    /// Nothing was heard for [`Work::stale_after`].
+    Stale,
+}
+
+/// Why a tunnel was given up.
+enum End {
+    DeviceLost,
+    Stale,
+}
+
+impl Work {
+    /// Keeps a tunnel up; ends only when it is stale.
+    async fn keep(&mut self, tunnel: &Tunnel) {
+        let mut backoff = Backoff::default();
+        loop {
+            self.report.say(State::Working(None));
+            let device = match Device::create(&self.name) {
+                Ok(device) => device,
+                Err(error) => {
+                    self.report.say(State::Failed(format!("{error:#}")));
+                    sleep(backoff.failed()).await;
+                    continue;
+                }
+            };
+            self.report.made(true);
+            let made = Instant::now();
+            let end = match &tunnel.kind {
+                Kind::Ayiya(ayiya) => self.ayiya(&device, tunnel, ayiya).await,
+                Kind::SixInFour(outer) => self.six_in_four(&device, tunnel, outer).await,
+                // Made by others, or not known yet what it is.
+                Kind::Interface | Kind::Command { .. } | Kind::Account(_) => {
+                    std::future::pending().await
+                }
+            };
+            self.report.made(false);
+            drop(device);
+            match end {
+                End::Stale => return,
+                // Whoever took it away may take the next one away as well.
+                End::DeviceLost => sleep(backoff.lost(made.elapsed())).await,
+            }
+        }
+    }
+
+    /// Waits until our device is not called by its name any more, after it was.
+    async fn lost(seen: &mut watch::Receiver<Option<IfIndex>>, index: IfIndex) {
+        let ours = |seen: &Option<IfIndex>| *seen == Some(index);
+        let lost = async {
+            seen.wait_for(ours).await?;
+            seen.wait_for(|seen| !ours(seen)).await
+        };
+        if lost.await.is_err() {
+            // The daemon gave the tunnel up, and ends it by another way.
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Where the broker is, and by which of our addresses it is reached.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::time::{ClockId, clock_gettime};
+use sixxs_core::{broker::ayiya::Now, config::Remote};
+use tokio::{net::lookup_host, time::timeout};
+
+/// A name server that does not answer is not waited for any longer.
+const LOOKUP: Duration = Duration::from_secs(10);
+
+/// Both clocks. A machine that slept has beats to send: the first one goes on while it sleeps.
+pub(super) fn now() -> Now {
+    // CLOCK_BOOTTIME exists since Linux 2.6.39.
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    Now {
+        elapsed: since_boot,
+        // Before 1970 no broker will listen anyway.
+        unix_seconds: unix.unwrap_or_default().as_secs(),
+    }
+}
+
+/// The broker's address.
+pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, String> {
+    let name = match remote {
+        Remote::Address(address) => return Ok(*address),
+        Remote::Name(name) => name,
+    };
+    match timeout(LOOKUP, lookup_host((name.as_str(), 0))).await {
+        Ok(Ok(mut addresses)) => match addresses.next() {
+            Some(address) => Ok(address.ip()),
+            None => Err(format!("{name} has no address")),
+        },
+        Ok(Err(error)) => Err(format!("look up {name}: {error}")),
+        Err(_) => Err(format!(
+            "look up {name}: no answer for {} s",
+            LOOKUP.as_secs()
+        )),
+    }
+}
+
+/// The address that packets to `remote` would leave with now: asked of the kernel by a socket that
+/// sends nothing.
+pub(super) fn source_for(remote: IpAddr, local4: Option<Ipv4Addr>) -> io::Result<IpAddr> {
+    let any = match (remote, local4) {
+        (IpAddr::V4(_), Some(local4)) => IpAddr::V4(local4),
+        (IpAddr::V4(_), None) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        (IpAddr::V6(_), _) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    // Any port but 0 will do.
+    socket.connect(SocketAddr::new(remote, 9))?;
+    Ok(socket.local_addr()?.ip())
+}

@@ -1,0 +1,226 @@
+//! IPv6 in IPv4 between a TUN device and a raw socket, for kernels without `sit`; and the heartbeat
+//! that tells the broker where we are.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use sixxs_core::{
+    broker::{
+        beats::Beats,
+        heartbeat::{self, BURST},
+    },
+    config::{Heartbeat, Remote, SixInFour, Tunnel},
+    tunnel::Driver as State,
+};
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::{
+    AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
+    engine::Buffers,
+    outside::{now, source_for},
+    way::Way,
+};
+use crate::wire::{Datagrams, Device, Protocol41};
+
+/// What tells the broker where we are.
+struct Beating<'a> {
+    heartbeat: &'a Heartbeat,
+    address: Ipv6Addr,
+    beats: Beats,
+    socket: Datagrams,
+    to: SocketAddr,
+}
+
+impl Beating<'_> {
+    fn beat(&mut self) -> io::Result<()> {
+        let time = now();
+        if self.beats.take(time.elapsed) {
+            let password = &self.heartbeat.password;
+            let text = heartbeat::beat(self.address, time.unix_seconds, password);
+            self.socket.send(self.to, text.as_bytes(), text.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// Carries packets until the device is lost.
+    pub(super) async fn six_in_four(
+        &mut self,
+        device: &Device,
+        tunnel: &Tunnel,
+        outer: &SixInFour,
+    ) -> End {
+        let own: Vec<Ipv6Addr> = tunnel.addresses.iter().map(|a| a.address).collect();
+        let Some(address) = own.first().copied() else {
+            self.report
+                .say(State::Failed("its addresses are not known".to_owned()));
+            return std::future::pending().await;
+        };
+        let remote = Remote::Address(outer.remote4.into());
+        loop {
+            // Without a heartbeat nobody is told anything: that takes no slot.
+            let counts = outer.heartbeat.is_some();
+            let way = self.find_way(&remote, outer.local4, None, counts).await;
+            let socket = match self.open(way, outer, address) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    self.report.say(State::Failed(explain(&error)));
+                    sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            self.report.endpoint(way.remote, TUN);
+            let (socket, beating) = socket;
+            match self
+                .carry_plain(device, &socket, way, outer, beating, &own)
+                .await
+            {
+                Ok(Pause::WayLost) => {}
+                Ok(Pause::DeviceLost) => return End::DeviceLost,
+                Ok(Pause::Stale) => return End::Stale,
+                Err(error) => {
+                    debug!("{}: {error}", self.name);
+                    self.report.say(State::Working(Some(explain(&error))));
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    fn open<'a>(
+        &self,
+        way: Way,
+        outer: &'a SixInFour,
+        address: Ipv6Addr,
+    ) -> io::Result<(Protocol41, Option<Beating<'a>>)> {
+        let (IpAddr::V4(local), IpAddr::V4(remote)) = (way.source, way.remote) else {
+            return Err(io::Error::other("the broker has no IPv4 address"));
+        };
+        let socket = Protocol41::open(local, remote)?;
+        let beating = match &outer.heartbeat {
+            None => None,
+            Some(heartbeat) => Some(Beating {
+                heartbeat,
+                address,
+                beats: Beats::new(BURST, heartbeat.interval, now().elapsed),
+                // From the very address that packets are to come to.
+                socket: Datagrams::open(Some(way.source), way.remote)?,
+                to: SocketAddr::new(way.remote, heartbeat::PORT),
+            }),
+        };
+        Ok((socket, beating))
+    }
+
+    async fn carry_plain(
+        &mut self,
+        device: &Device,
+        socket: &Protocol41,
+        way: Way,
+        outer: &SixInFour,
+        mut beating: Option<Beating<'_>>,
+        own: &[Ipv6Addr],
+    ) -> io::Result<Pause> {
+        let mut seen = self.seen.clone();
+        let lost = Self::lost(&mut seen, device.index());
+        tokio::pin!(lost);
+        loop {
+            let mut pause = LONGEST_SLEEP;
+            if let Some(beating) = &mut beating {
+                beating.beat()?;
+                pause = pause.min(beating.beats.due().saturating_sub(now().elapsed));
+            }
+            self.report.say(State::Done);
+            let is_alive = tokio::select! {
+                () = &mut lost => return Ok(Pause::DeviceLost),
+                ready = device.readable() => {
+                    ready?;
+                    up(&mut self.buffers.borrow_mut(), device, socket)?
+                }
+                ready = socket.readable() => {
+                    ready?;
+                    down(&mut self.buffers.borrow_mut(), device, socket, own)?
+                }
+                () = sleep(pause) => true,
+                changed = self.outside.changed() => {
+                    if changed.is_ok()
+                        && source_for(way.remote, outer.local4).ok() != Some(way.source)
+                    {
+                        return Ok(Pause::WayLost);
+                    }
+                    true
+                }
+            };
+            if !is_alive {
+                return Ok(Pause::DeviceLost);
+            }
+        }
+    }
+}
+
+/// Packets of this host to the broker; false: the device is gone.
+fn up(buffers: &mut Buffers, device: &Device, socket: &Protocol41) -> io::Result<bool> {
+    let mut turn = 0;
+    loop {
+        let Ok(more) = buffers.plain.fill((turn < TURN).then_some(device)) else {
+            return Ok(false);
+        };
+        for packet in buffers.plain.datagrams() {
+            socket.send(packet)?;
+        }
+        if !more {
+            return Ok(true);
+        }
+        turn += 1;
+    }
+}
+
+/// Packets of the broker to this host; false: the device is gone. The kernel gives us only those
+/// that came from the broker's address.
+fn down(
+    buffers: &mut Buffers,
+    device: &Device,
+    socket: &Protocol41,
+    own: &[Ipv6Addr],
+) -> io::Result<bool> {
+    let Buffers { inbox, packet, .. } = buffers;
+    for _ in 0..TURN {
+        let mut is_full = false;
+        while !is_full {
+            let Some(packet) = socket.receive(packet)? else {
+                return Ok(inbox.write(device).is_ok());
+            };
+            let is_own = source(packet).is_none_or(|source| own.contains(&source));
+            if !is_own {
+                is_full = inbox.add(packet);
+            }
+        }
+        if inbox.write(device).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The source of an IPv6 packet.
+fn source(packet: &[u8]) -> Option<Ipv6Addr> {
+    let octets = packet.get(8..24)?.first_chunk::<16>()?;
+    Some(Ipv6Addr::from(*octets))
+}
+
+/// What is wrong, in the words of somebody who wants a tunnel.
+fn explain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            format!("open a raw socket: {error}; run as root or grant CAP_NET_RAW")
+        }
+        // ICMP protocol unreachable: the broker finds no tunnel for our address.
+        Some(libc::ENOPROTOOPT) => {
+            "the broker refuses our packets; does it know our IPv4 address?".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,169 @@
+//! A UDP socket that is read and written in batches.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd as _,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{io::Interest, net::UdpSocket};
+
+/// The most that one call may send: a datagram's length has 16 bits, headers included.
+const MOST_BYTES: usize = 65_000;
+
+/// How long to wait for room in the socket before packets are lost.
+const PATIENCE_MS: u8 = 5;
+
+/// Asked of the kernel for each direction; it gives no more than its own limits.
+const BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Receive buffers: each for a batch that the kernel put together.
+const BUFFERS: usize = 4;
+
+/// A UDP socket.
+pub struct Datagrams {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+/// What came in, at one call.
+pub struct Arrivals {
+    buffers: Box<[u8]>,
+    metas: [RecvMeta; BUFFERS],
+    count: usize,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self {
+            buffers: vec![0; BUFFERS * 65_536].into(),
+            metas: [RecvMeta::default(); BUFFERS],
+            count: 0,
+        }
+    }
+}
+
+impl Arrivals {
+    /// The datagrams and their senders.
+    pub fn iter(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        let batches = self.buffers.chunks(65_536).zip(&self.metas[..self.count]);
+        batches.flat_map(|(buffer, meta)| {
+            let bytes = &buffer[..meta.len];
+            let datagrams = bytes.chunks(meta.stride.max(1));
+            datagrams.map(|datagram| (meta.addr, datagram))
+        })
+    }
+}
+
+impl Datagrams {
+    /// Opens a socket that can reach `remote`, from `local` if given and else from whatever address
+    /// the route asks for.
+    pub fn open(local: Option<IpAddr>, remote: IpAddr) -> io::Result<Self> {
+        let (domain, any) = match remote {
+            IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            IpAddr::V6(_) => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        };
+        let socket = Socket::new(
+            domain,
+            Type::DGRAM.cloexec().nonblocking(),
+            Some(Protocol::UDP),
+        )?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&SocketAddr::new(local.unwrap_or(any), 0).into())?;
+        // As large as the kernel allows, which may be less.
+        socket.set_send_buffer_size(BUFFER_BYTES)?;
+        socket.set_recv_buffer_size(BUFFER_BYTES)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        Ok(Self { socket, state })
+    }
+
+    /// Waits until there is something to receive.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// Sends a batch of datagrams of `stride` bytes each, but for the last, which may be shorter.
+    /// Datagrams that the socket does not take are lost.
+    pub fn send(&self, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let segments = self
+                .state
+                .max_gso_segments()
+                .min(MOST_BYTES / stride.max(1))
+                .max(1);
+            let (piece, after) = rest.split_at(rest.len().min(segments * stride));
+            let transmit = Transmit {
+                destination: to,
+                ecn: None,
+                contents: piece,
+                segment_size: (piece.len() > stride).then_some(stride),
+                src_ip: None,
+            };
+            match self.try_send(&transmit) {
+                // The device cannot: from now on one at a time.
+                Err(_) if segments > 1 && self.state.max_gso_segments() == 1 => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => other?,
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let socket = &self.socket;
+        match self.state.try_send(UdpSockRef::from(socket), transmit) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // The interface is slower than we are. To wait a little is what tells the senders.
+                let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
+                self.state.try_send(UdpSockRef::from(socket), transmit)
+            }
+            other => other,
+        }
+    }
+
+    /// Receives what is there; false: nothing.
+    pub fn receive(&self, into: &mut Arrivals) -> io::Result<bool> {
+        into.count = 0;
+        let Arrivals { buffers, metas, .. } = into;
+        let mut chunks = buffers.chunks_mut(65_536);
+        let mut slices: [IoSliceMut<'_>; BUFFERS] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let received = self.socket.try_io(Interest::READABLE, || {
+            self.state
+                .recv(UdpSockRef::from(&self.socket), &mut slices, metas)
+        });
+        match received {
+            Ok(count) => {
+                into.count = count;
+                Ok(count > 0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // What an earlier datagram met with (ICMP) is told here; the next call goes on.
+            Err(error) if is_passing(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Errors of the way there, not of the socket.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,194 @@
+//! Packets on their way out: as they came from the device, cut, each behind room for a header.
+
+use std::io;
+
+use tun_rs::{VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_LEN, VirtioNetHdr, checksum, gso_split};
+
+use super::Device;
+
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM` of linux/virtio_net.h: the checksum field has the sum of the
+/// pseudo-header only.
+const NEEDS_CHECKSUM: u8 = 1;
+
+/// `VIRTIO_NET_HDR_GSO_NONE`: one packet.
+const ONE_PACKET: u8 = 0;
+
+/// The most that the device gives at a time.
+const READ_BYTES: usize = VIRTIO_NET_HDR_LEN + 65_535;
+
+/// Packets of one read at most: what a sender of small segments may put together.
+const MOST: usize = 256;
+
+/// Room for them: 64 KiB of payload, and headers.
+const SLAB_BYTES: usize = 65_536 + MOST * 160;
+
+/// Packets of one length put together before they are sent.
+const ENOUGH: usize = 64;
+
+/// Packets of one length, but for the last, which may be shorter.
+pub struct Outbox {
+    raw: Box<[u8]>,
+    /// Read and not yet cut, since there was no room: its length.
+    waiting: Option<usize>,
+    slab: Box<[u8]>,
+    headroom: usize,
+    stride: usize,
+    used: usize,
+    is_closed: bool,
+    dropped: u64,
+}
+
+impl Outbox {
+    /// With so many bytes before each packet.
+    #[must_use]
+    pub fn new(headroom: usize) -> Self {
+        Self {
+            raw: vec![0; READ_BYTES].into(),
+            waiting: None,
+            slab: vec![0; SLAB_BYTES].into(),
+            headroom,
+            stride: 0,
+            used: 0,
+            is_closed: false,
+            dropped: 0,
+        }
+    }
+
+    /// Reads until there is a batch or nothing more; false: there is nothing more. What is in it has
+    /// to be taken before the next time. Without a device only what was read already is cut: so a
+    /// turn is ended.
+    pub fn fill(&mut self, device: Option<&Device>) -> io::Result<bool> {
+        self.used = 0;
+        self.stride = 0;
+        self.is_closed = false;
+        if let Some(length) = self.waiting.take() {
+            self.place(length);
+        }
+        let Some(device) = device else {
+            return Ok(false);
+        };
+        while !self.is_closed {
+            let Some(length) = device.read(&mut self.raw)? else {
+                return Ok(false);
+            };
+            if !self.place(length) {
+                self.waiting = Some(length);
+                return Ok(true);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The datagrams, each with its headroom.
+    pub fn datagrams(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        // An empty slab has no chunks, whatever their size.
+        self.slab[..self.used].chunks_mut(self.stride.max(1))
+    }
+
+    /// The whole batch, and the length of each datagram in it but the last.
+    #[must_use]
+    pub fn batch(&self) -> (&[u8], usize) {
+        (&self.slab[..self.used], self.stride)
+    }
+
+    /// Packets that could not be made sense of, since the last time.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Puts what was read into the slab; false: there is no room beside what is in it.
+    fn place(&mut self, length: usize) -> bool {
+        let is_empty = self.used == 0;
+        match self.cut(length) {
+            Ok(true) => true,
+            Ok(false) => {
+                debug_assert!(!is_empty, "an empty slab has room for everything");
+                false
+            }
+            // The kernel gave us something that we cannot cut. Nobody else can, either.
+            Err(_) => {
+                self.dropped += 1;
+                true
+            }
+        }
+    }
+
+    fn cut(&mut self, length: usize) -> io::Result<bool> {
+        let nonsense = || io::Error::from(io::ErrorKind::InvalidData);
+        let raw = self.raw.get_mut(..length).ok_or_else(nonsense)?;
+        let (header, packet) = raw
+            .split_at_mut_checked(VIRTIO_NET_HDR_LEN)
+            .ok_or_else(nonsense)?;
+        let mut header = VirtioNetHdr::decode(header)?;
+        if packet.first().is_none_or(|first| first >> 4 != 6) {
+            return Err(nonsense());
+        }
+        if header.gso_type != ONE_PACKET {
+            if self.used > 0 {
+                return Ok(false);
+            }
+            // The kernel's word for it may be the length of the whole packet (forwarding).
+            header.hdr_len = header_length(&header, packet).ok_or_else(nonsense)?;
+            let stride = self.headroom + usize::from(header.hdr_len) + usize::from(header.gso_size);
+            let mut chunks = self.slab.chunks_exact_mut(stride);
+            let mut bufs: [&mut [u8]; MOST] =
+                std::array::from_fn(|_| chunks.next().unwrap_or_default());
+            let room = bufs.iter().take_while(|buf| !buf.is_empty()).count();
+            let mut sizes = [0; MOST];
+            let count = gso_split(
+                packet,
+                header,
+                &mut bufs[..room],
+                &mut sizes[..room],
+                self.headroom,
+                true,
+            )?;
+            let last = count.checked_sub(1).ok_or_else(nonsense)?;
+            self.stride = stride;
+            self.used = last * stride + self.headroom + sizes[last];
+            self.is_closed = true;
+            return Ok(true);
+        }
+        let datagram = self.headroom + packet.len();
+        let fits = self.used == 0
+            || (datagram <= self.stride && self.used + self.stride <= self.slab.len());
+        if !fits {
+            return Ok(false);
+        }
+        if header.flags & NEEDS_CHECKSUM != 0 {
+            complete_checksum(packet, &header).ok_or_else(nonsense)?;
+        }
+        if self.used == 0 {
+            self.stride = datagram;
+        }
+        self.slab[self.used + self.headroom..self.used + datagram].copy_from_slice(packet);
+        self.used += datagram;
+        self.is_closed = datagram < self.stride || self.used >= ENOUGH * self.stride;
+        Ok(true)
+    }
+}
+
+/// Length of the headers up to the payload that is to be cut.
+fn header_length(header: &VirtioNetHdr, packet: &[u8]) -> Option<u16> {
+    let transport = header.csum_start;
+    if header.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 {
+        return transport.checked_add(8);
+    }
+    // The data offset of TCP, in words (RFC 9293 §3.1).
+    let words = packet.get(usize::from(transport) + 12)? >> 4;
+    (words >= 5).then(|| transport.checked_add(u16::from(words) * 4))?
+}
+
+/// Adds what the kernel left for us to sum.
+fn complete_checksum(packet: &mut [u8], header: &VirtioNetHdr) -> Option<()> {
+    let summed = packet.get_mut(usize::from(header.csum_start)..)?;
+    let at = usize::from(header.csum_offset);
+    let field = summed.get_mut(at..at + 2)?;
+    let pseudo_header = u16::from_be_bytes([field[0], field[1]]);
+    field.fill(0);
+    let sum = !checksum(summed, u64::from(pseudo_header));
+    // 0 would mean that there is none (RFC 8200 §8.1), and is the same number as its complement.
+    let sum = if sum == 0 { u16::MAX } else { sum };
+    summed[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    Some(())
+}
