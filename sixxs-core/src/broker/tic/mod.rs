@@ -14,17 +14,21 @@
 
 mod error;
 mod lines;
+mod login;
 mod parameters;
 pub mod saved;
+mod server;
 
-use std::{fmt, mem, str::FromStr};
+use std::{fmt, mem};
 
 use md5::{Digest as _, Md5};
 use zeroize::{Zeroize as _, Zeroizing};
 
 pub use self::{
     error::{Class, Error, Problem, Stage},
+    login::{Agent, Goal, Login},
     parameters::{BadKind, Kind, Parameters, PopLine, TunnelLine},
+    server::{BadServer, PORT, Server},
 };
 use self::{
     error::{is_too_often, shown},
@@ -33,123 +37,11 @@ use self::{
 };
 use crate::secret::Secret;
 
-/// Where TIC servers listen (TCP).
-pub const PORT: u16 = 3874;
-
 /// How far clocks may be apart: brokers ignore what is signed with another time.
 pub const MAX_CLOCK_DIFFERENCE_SECONDS: u64 = 120;
 
 /// The version of the protocol.
 const VERSION: &str = "draft-00";
-
-/// A TIC server: `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Server {
-    /// Its name or address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
-/// The text names no server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a host name or address; a port may follow, as in tic.example:3874")]
-pub struct BadServer;
-
-impl FromStr for Server {
-    type Err = BadServer;
-
-    fn from_str(text: &str) -> Result<Self, BadServer> {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (host, port) = rest.split_once(']').ok_or(BadServer)?;
-                host.parse::<std::net::Ipv6Addr>().map_err(|_| BadServer)?;
-                match port {
-                    "" => (host, None),
-                    port => (host, Some(port.strip_prefix(':').ok_or(BadServer)?)),
-                }
-            }
-            // More than one colon: an address without a port.
-            None => match text.split_once(':') {
-                Some((_, port)) if port.contains(':') => {
-                    text.parse::<std::net::Ipv6Addr>().map_err(|_| BadServer)?;
-                    (text, None)
-                }
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            },
-        };
-        let fits = (1..=253).contains(&host.len());
-        let clean = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
-        if !fits || !host.bytes().all(clean) {
-            return Err(BadServer);
-        }
-        let digits = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-        let port = match port {
-            None => PORT,
-            Some(port) if digits(port) => port.parse().map_err(|_| BadServer)?,
-            Some(_) => return Err(BadServer),
-        };
-        if port == 0 {
-            return Err(BadServer);
-        }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.host.contains(':'), self.port) {
-            (false, PORT) => f.write_str(&self.host),
-            (false, port) => write!(f, "{}:{port}", self.host),
-            (true, PORT) => write!(f, "[{}]", self.host),
-            (true, port) => write!(f, "[{}]:{port}", self.host),
-        }
-    }
-}
-
-/// Who logs in.
-#[derive(Clone, Debug)]
-pub struct Login {
-    /// The user's name at the broker.
-    pub username: String,
-    /// The password that goes with it.
-    pub password: Secret,
-    /// Whether to give up rather than go on in clear.
-    pub require_tls: bool,
-    /// Who we say we are.
-    pub agent: Agent,
-}
-
-/// What the program says of itself and its host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Agent {
-    /// The program.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// The operating system.
-    pub os: String,
-    /// Its release.
-    pub release: String,
-}
-
-/// What is wanted of the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// The parameters of a tunnel: this one, or the only one.
-    Parameters {
-        /// Which one.
-        tunnel_id: Option<String>,
-    },
-    /// The account's tunnels.
-    Tunnels,
-    /// The broker's servers.
-    Pops,
-}
 
 /// What the server gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,34 +106,7 @@ enum State {
 impl Client {
     /// A client that waits for the server's greeting.
     pub fn new(login: Login, goal: Goal) -> Result<Self, Error> {
-        let refuse = |words| {
-            Err(Error {
-                stage: Stage::Login,
-                problem: Problem::Login(words),
-            })
-        };
-        // What went into a line must not end it.
-        let is_line = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
-        let is_word = |text: &str| is_line(text) && !text.contains(char::is_whitespace);
-        if !is_line(&login.username) {
-            return refuse("a user name has at least one character, and no control characters");
-        }
-        if let Goal::Parameters {
-            tunnel_id: Some(id),
-        } = &goal
-            && !is_word(id)
-        {
-            return refuse("a tunnel's id is one word");
-        }
-        let Agent {
-            name,
-            version,
-            os,
-            release,
-        } = &login.agent;
-        if ![name, version, os, release].into_iter().all(|w| is_word(w)) {
-            return refuse("the names and versions of program and system are one word each");
-        }
+        login::check(&login, &goal)?;
         Ok(Self {
             login,
             goal,
@@ -556,5 +421,4 @@ fn hex_md5(parts: &[&str]) -> Zeroizing<String> {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -562,39 +562,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn servers_by_name_address_and_port() {
-    for (text, host, port) in [
-        ("tic.sixxs.net", "tic.sixxs.net", 3874),
-        ("tic.example:4000", "tic.example", 4000),
-        ("192.0.2.1", "192.0.2.1", 3874),
-        ("192.0.2.1:1", "192.0.2.1", 1),
-        ("2001:db8::1", "2001:db8::1", 3874),
-        ("[2001:db8::1]", "2001:db8::1", 3874),
-        ("[2001:db8::1]:65535", "2001:db8::1", 65535),
-    ] {
-        let server: Server = text.parse().unwrap();
-        assert_eq!((server.host.as_str(), server.port), (host, port));
-        let printed: Server = server.to_string().parse().unwrap();
-        assert_eq!(printed, server);
-    }
-    for text in [
-        "",
-        ":3874",
-        "a b",
-        "a:",
-        "a:x",
-        "a:+1",
-        "a:0",
-        "a:65536",
-        "[a]",
-        "[::1",
-        "::1:x",
-        "[::1]1",
-        "a\n",
-        "[192.0.2.1]:1",
-    ] {
-        assert!(text.parse::<Server>().is_err(), "{text:?}");
-    }
-}

@@ -6,21 +6,26 @@
 //! the ledger is on the disk, before any connect is made.
 //!
 //! Nothing is measured by the wall clock, which anybody may set: what is kept of every connect and
-//! refusal is an [`Age`], which grows by the time since boot within one boot, and which a reboot
+//! refusal is an age, which grows by the time since boot within one boot, and which a reboot
 //! leaves as it was last written down. An age is thus never more than the truth, and nothing is
 //! released too early; [`Ledger::prune`] from time to time keeps it close to it.
 //!
 //! Reading and writing the file, its lock and the clocks are the caller's: a [`Moment`] must be
 //! taken after the lock.
 
+mod age;
+mod file;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    fmt::Write as _,
     net::IpAddr,
-    str::FromStr,
     time::Duration,
 };
+
+use age::Age;
+pub use age::{BadBootId, BootId, Moment};
+pub use file::Damaged;
 
 /// How often a broker may be connected to, and what it does about more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,76 +67,6 @@ const NOTE_MEMORY: Duration = Duration::from_secs(3600);
 
 /// No limit counts more connects.
 pub const MAX_CONNECTS: u32 = 1000;
-
-/// What the kernel calls this boot: `/proc/sys/kernel/random/boot_id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BootId(String);
-
-/// The text is no name of a boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a boot id: 1 to 64 letters, digits and hyphens")]
-pub struct BadBootId;
-
-impl FromStr for BootId {
-    type Err = BadBootId;
-
-    fn from_str(text: &str) -> Result<Self, BadBootId> {
-        let fits = (1..=64).contains(&text.len());
-        if fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(BadBootId)
-        }
-    }
-}
-
-/// A point in time, as far as one can be sure of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// The present boot.
-    pub boot: BootId,
-    /// Since it began, suspended time included (`CLOCK_BOOTTIME`).
-    pub since_boot: Duration,
-}
-
-/// How long ago something was, at least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Age {
-    /// When it was written down.
-    then: Duration,
-    /// How long after the boot it was written down.
-    noted: Duration,
-}
-
-impl Age {
-    const fn new(now: Duration) -> Self {
-        Self {
-            then: Duration::ZERO,
-            noted: now,
-        }
-    }
-
-    const fn at(self, now: Duration) -> Duration {
-        self.then.saturating_add(now.saturating_sub(self.noted))
-    }
-
-    /// What is left at `now` of something that lasts for `length`; `None` when it is over.
-    fn left(self, length: Duration, now: Duration) -> Option<Duration> {
-        length.checked_sub(self.at(now)).filter(|d| !d.is_zero())
-    }
-
-    fn note(&mut self, now: Duration) {
-        *self = Self {
-            then: self.at(now),
-            noted: now,
-        };
-    }
-
-    /// After a reboot, however long that took.
-    const fn reboot(&mut self) {
-        self.noted = Duration::ZERO;
-    }
-}
 
 /// A refusal by the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,20 +205,6 @@ pub struct Ledger {
     unreadable: Option<Age>,
 }
 
-/// The file of connects is damaged, or of a later version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: expected {expected}")]
-pub struct Damaged {
-    /// The line, from 1.
-    pub line: usize,
-    /// What was expected there.
-    pub expected: &'static str,
-}
-
-const HEAD: &str =
-    "# How often brokers were connected to. Written by sixxs; damaged, it counts as too often.";
-const VERSION: &str = "sixxs-connects 1";
-
 impl Ledger {
     /// One in which nothing stands: there was no file.
     #[must_use]
@@ -293,104 +214,6 @@ impl Ledger {
             accounts: BTreeMap::new(),
             unreadable: None,
         }
-    }
-
-    /// Reads the file. Where it is damaged, every slot of every broker counts as taken now; the
-    /// ledger must then be written back, for that to end.
-    #[must_use]
-    pub fn read(file: &[u8], now: &Moment) -> (Self, Option<Damaged>) {
-        match Self::parse(file, now) {
-            Ok(ledger) => (ledger, None),
-            Err(damaged) => {
-                let mut ledger = Self::new(now.boot.clone());
-                ledger.unreadable = Some(Age::new(now.since_boot));
-                (ledger, Some(damaged))
-            }
-        }
-    }
-
-    fn parse(file: &[u8], now: &Moment) -> Result<Self, Damaged> {
-        let damaged = |line, expected| Damaged { line, expected };
-        let text = str::from_utf8(file).map_err(|_| damaged(1, "text"))?;
-        let lines: Vec<&str> = text.lines().collect();
-        // Rename is atomic, but not every disk is honest: a file that is cut off shows.
-        let end = format!("end {}", lines.len());
-        if lines.last() != Some(&end.as_str()) || !text.ends_with('\n') {
-            return Err(damaged(
-                lines.len().max(1),
-                "\"end\" and the number of lines",
-            ));
-        }
-        if lines.get(1) != Some(&VERSION) {
-            return Err(damaged(2, VERSION));
-        }
-        let boot = lines.get(2).and_then(|line| line.strip_prefix("boot "));
-        let boot: BootId = boot
-            .and_then(|id| id.parse().ok())
-            .ok_or_else(|| damaged(3, "\"boot\" and a boot id"))?;
-        let rebooted = boot != now.boot;
-        let mut ledger = Self::new(now.boot.clone());
-        for (index, line) in lines.iter().enumerate().take(lines.len() - 1).skip(3) {
-            let words: Vec<&str> = line.split(' ').collect();
-            let read = ledger.entry(&words, rebooted);
-            read.ok_or_else(|| damaged(index + 1, "a connect or a refusal"))?;
-        }
-        Ok(ledger)
-    }
-
-    fn entry(&mut self, words: &[&str], rebooted: bool) -> Option<()> {
-        let age = |then: &str, noted: &str| {
-            let mut age = Age {
-                then: Duration::from_nanos(then.parse().ok()?),
-                noted: Duration::from_nanos(noted.parse().ok()?),
-            };
-            if rebooted {
-                age.reboot();
-            }
-            Some(age)
-        };
-        match *words {
-            ["connect", broker, then, noted] => {
-                let account = self.accounts.entry(broker.to_owned()).or_default();
-                account.taken.push(age(then, noted)?);
-            }
-            ["refused", broker, time @ ("first" | "again"), then, noted] => {
-                let account = self.accounts.entry(broker.to_owned()).or_default();
-                account.refused = Some(Refusal {
-                    age: age(then, noted)?,
-                    again: time == "again",
-                });
-            }
-            ["unreadable", then, noted] => self.unreadable = Some(age(then, noted)?),
-            _ => return None,
-        }
-        Some(())
-    }
-
-    /// The text of the file.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = format!("{HEAD}\n{VERSION}\nboot {}\n", self.boot.0);
-        let mut line = |what: fmt::Arguments<'_>, age: &Age| {
-            let [then, noted] = [age.then, age.noted].map(nanoseconds);
-            // Writing into a String does not fail.
-            let _infallible = writeln!(text, "{what} {then} {noted}");
-        };
-        if let Some(age) = &self.unreadable {
-            line(format_args!("unreadable"), age);
-        }
-        for (broker, account) in &self.accounts {
-            for age in &account.taken {
-                line(format_args!("connect {broker}"), age);
-            }
-            if let Some(Refusal { age, again }) = &account.refused {
-                let time = if *again { "again" } else { "first" };
-                line(format_args!("refused {broker} {time}"), age);
-            }
-        }
-        let lines = text.lines().count() + 1;
-        let _infallible = writeln!(text, "end {lines}");
-        text
     }
 
     /// Takes a slot with every one of `brokers`, or with none. These are names for one connect:
@@ -559,11 +382,5 @@ fn key(broker: &str) -> String {
     if key.is_empty() { "_".to_owned() } else { key }
 }
 
-/// 584 years of them fit.
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
-#[path = "connects_tests.rs"]
 mod tests;

@@ -2,7 +2,10 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    file::{HEAD, VERSION},
+    *,
+};
 
 const BROKER: &str = "tic.sixxs.net";
 
