@@ -5,20 +5,14 @@
 //! core. TLS is checked against the system's authorities unless told otherwise.
 
 use std::{
-    fmt, fs,
+    fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
-};
+use rustls::pki_types::ServerName;
 pub use sixxs_core::broker::tic::{Goal, Login, Outcome, Parameters, PopLine, Server, TunnelLine};
 use sixxs_core::broker::{
     connects::Wait,
@@ -32,7 +26,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::{blocking, connects::Connects};
+pub use super::tls::TlsChoice;
+use super::{blocking, connects::Connects, tls::client_config};
 
 /// What is asked, and of whom.
 #[derive(Clone, Debug)]
@@ -47,25 +42,6 @@ pub struct Request {
     pub goal: Goal,
     /// How long it may take.
     pub times: Times,
-}
-
-/// How the server's certificate is checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsChoice {
-    /// A file with the certificates (PEM) of the authorities that count; `None`: the system's.
-    pub ca: Option<PathBuf>,
-    /// `false`: not at all, as AICCU did. Anybody in between can then read the tunnel's password,
-    /// though not the user's.
-    pub verify: bool,
-}
-
-impl Default for TlsChoice {
-    fn default() -> Self {
-        Self {
-            ca: None,
-            verify: true,
-        }
-    }
 }
 
 /// How long things may take.
@@ -419,95 +395,6 @@ impl Fetch<'_> {
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
-}
-
-fn client_config(choice: &TlsChoice) -> anyhow::Result<ClientConfig> {
-    // By name: a program that links two providers has no default one, and rustls would panic.
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .context("set up TLS")?;
-    if !choice.verify {
-        let any = Arc::new(AnyCertificate(provider));
-        return Ok(config
-            .dangerous()
-            .with_custom_certificate_verifier(any)
-            .with_no_client_auth());
-    }
-    Ok(config
-        .with_root_certificates(authorities(choice)?)
-        .with_no_client_auth())
-}
-
-fn authorities(choice: &TlsChoice) -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    if let Some(file) = &choice.ca {
-        let read = || format!("read the authorities in {}", file.display());
-        for certificate in CertificateDer::pem_file_iter(file).with_context(read)? {
-            roots
-                .add(certificate.with_context(read)?)
-                .with_context(read)?;
-        }
-        if roots.is_empty() {
-            return Err(anyhow!("expected certificates in PEM form, found none"))
-                .with_context(read);
-        }
-        return Ok(roots);
-    }
-    // A system without any is found out when TLS begins: not every server has it.
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::debug!("the system's certificate authorities: {error}");
-    }
-    roots.add_parsable_certificates(found.certs);
-    Ok(roots)
-}
-
-/// Takes any certificate.
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl fmt::Debug for AnyCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AnyCertificate")
-    }
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

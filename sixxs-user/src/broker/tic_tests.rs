@@ -1,11 +1,11 @@
 use std::{
     future::Future,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use sixxs_core::{broker::tic::Problem, secret::Secret};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
