@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{Shutdown, shutdown};
+use socket2::{Domain, Socket, Type};
 use std::os::fd::AsRawFd as _;
 
 use crate::netns::Namespace;
@@ -102,10 +103,16 @@ impl Drop for Services {
 }
 
 fn udp(at: &Namespace, address: Ipv6Addr, port: u16) -> Result<UdpSocket> {
-    let socket = at.run(|| {
-        UdpSocket::bind(SocketAddrV6::new(address, port, 0, 0))
-            .with_context(|| format!("serve UDP on {address} port {port}"))
-    })?;
+    let socket = at
+        .run(|| {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM.cloexec(), None)?;
+            // The program under test may still have to give the host this address.
+            socket.set_freebind_v6(true)?;
+            socket.bind(&SocketAddrV6::new(address, port, 0, 0).into())?;
+            Ok(socket)
+        })
+        .with_context(|| format!("serve UDP on {address} port {port}"))?;
+    let socket = UdpSocket::from(socket);
     let limited = socket.set_read_timeout(Some(LOOK));
     limited.context("set a time limit")?;
     Ok(socket)

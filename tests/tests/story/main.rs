@@ -29,6 +29,7 @@ mod control_socket;
 mod down;
 mod footprint;
 mod lans;
+mod native;
 mod on_leak;
 mod plan;
 mod replies;

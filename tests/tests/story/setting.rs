@@ -9,6 +9,7 @@ use sixxs_tests::netns::Namespace;
 use sixxs_tests::probe;
 use sixxs_tests::program::{Daemon, Hook, Program};
 use sixxs_tests::service::Services;
+use sixxs_tests::status;
 use sixxs_tests::topology::Flavour;
 
 /// The priority of the program's rules.
@@ -53,6 +54,15 @@ impl Setting {
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&self) -> Result<Daemon> {
         self.program.start()
+    }
+
+    /// Waits until both tunnels are up and everything about them is in place.
+    pub(crate) fn is_up(&self) -> Result<()> {
+        self.program
+            .status_until("both tunnels are whole", |status| {
+                status.tunnels.len() == 2 && status.tunnels.iter().all(status::Tunnel::is_whole)
+            })?;
+        Ok(())
     }
 
     /// Ping, UDP and TCP from outside to one tunnel's address: everything is answered, and at the

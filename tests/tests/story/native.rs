@@ -1,0 +1,43 @@
+//! The program makes its tunnels itself, against brokers that know nothing of it: the job once
+//! through with each kind.
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::program::Hook;
+
+use crate::setting::Setting;
+
+/// Makes tests of the scene, one per pair of kinds.
+macro_rules! pairs {
+    ($scene:ident: $($name:ident($first:ident, $second:ident)),+ $(,)?) => {
+        $(
+            #[test]
+            fn $name() -> anyhow::Result<()> {
+                $scene([Kind::$first, Kind::$second])
+            }
+        )+
+    };
+}
+
+pairs!(every_reply_takes_its_tunnel:
+    ayiya_and_heartbeat(Ayiya, Heartbeat), six_in_four_and_ayiya(SixInFour, Ayiya));
+
+fn every_reply_takes_its_tunnel(kinds: [Kind; 2]) -> Result<()> {
+    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    for tunnel in setting.lab.tunnels() {
+        setting
+            .outside_is_answered(tunnel)
+            .with_context(|| daemon.log())?;
+    }
+    setting.nothing_went_astray()?;
+    let status = setting.program.status()?;
+    for (tunnel, kind) in status.tunnels.iter().zip(kinds) {
+        assert!(tunnel.is_whole(), "{tunnel:#?}");
+        assert_eq!(tunnel.kind, kind.name());
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
