@@ -49,6 +49,9 @@ pub struct Tunnel {
     pub kind: String,
     /// `down`, `waiting`, `connecting`, `up`, `locked_out`, `failed`.
     pub state: String,
+    /// The aiccu.conf that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// Until when it is `locked_out`, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
@@ -260,6 +263,26 @@ pub struct Names {
     /// When they start: whether their brokers are asked anew, though what they said is known.
     #[serde(default)]
     pub refresh: bool,
+}
+
+/// The tunnel of an aiccu.conf.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountFile {
+    /// The path of the file.
+    pub file: String,
+    /// The file with the authority that vouches for the TIC server; `null`: the system's.
+    #[serde(default)]
+    pub tls_ca: Option<String>,
+    /// Whether the TIC server's certificate is checked.
+    #[serde(default = "yes")]
+    pub tls_verify: bool,
+    /// Whether the broker is asked anew, though what it said is known.
+    #[serde(default)]
+    pub refresh: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// An answer to what was refused.

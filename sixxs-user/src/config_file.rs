@@ -42,6 +42,12 @@ const OTHERS_MAY_READ: u32 = 0o004;
 
 /// Reads it, and the files that it refers to.
 pub fn read(path: &Path) -> Result<Config, Error> {
+    let config = read_any(path)?;
+    Ok(config.with_tunnels(&path.display().to_string())?)
+}
+
+/// As [`read`]; it may have no tunnels.
+fn read_any(path: &Path) -> Result<Config, Error> {
     let file = path.display().to_string();
     let unreadable = |error| Error::Unreadable {
         file: file.clone(),
@@ -60,6 +66,17 @@ pub fn read(path: &Path) -> Result<Config, Error> {
         return Err(Error::Exposed { file });
     }
     Ok(config)
+}
+
+/// Reads it if it is there, with or without tunnels; else everything is as it is unless told
+/// otherwise.
+pub fn read_or_default(path: &Path) -> Result<Config, Error> {
+    match read_any(path) {
+        Err(Error::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(Config::default())
+        }
+        outcome => outcome,
+    }
 }
 
 /// Reads a file with passwords in it, or says why not.

@@ -5,6 +5,7 @@
 //! | `GET /v1/status`, `/v1/counters`, `/v1/plan` | tells |
 //! | `GET /v1/alerts[?follow=true]` | tells, one JSON object a line |
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`api::Names`] | changes |
+//! | `POST /v1/aiccu/{start,stop}` with [`api::AccountFile`] | changes |
 //! | `POST /v1/quit[?stop=true]` | ends the daemon |
 //!
 //! Only root and members of the group `sixxs` may connect, by the socket's owner and mode; whoever
@@ -41,7 +42,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{Alert, Names, Refusal},
+    api::{AccountFile, Alert, Names, Refusal},
     daemon::{Quit, Request, Verb},
     removal,
 };
@@ -95,6 +96,7 @@ pub fn listen(
         .route("/v1/plan", get(plan))
         .route("/v1/alerts", get(alerts))
         .route("/v1/tunnels/{verb}", post(tunnels))
+        .route("/v1/aiccu/{verb}", post(aiccu))
         .route("/v1/quit", post(quit))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .with_state(Daemon { requests, quits })
@@ -226,6 +228,29 @@ async fn tunnels(
         }
     };
     ask(&requests, |answer| Request::Tunnels(verb, names, answer))
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn aiccu(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    UrlPath(verb): UrlPath<String>,
+    Json(file): Json<AccountFile>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let starts = match verb.as_str() {
+        "start" => true,
+        "stop" => false,
+        _ => {
+            return Err(Refused(
+                StatusCode::NOT_FOUND,
+                format!("no action {verb:?}"),
+            ));
+        }
+    };
+    ask(&requests, |answer| Request::Account(starts, file, answer))
         .await?
         .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
     Ok(Json(serde_json::json!({})).into_response())

@@ -1,6 +1,6 @@
 //! Where things are, and what they are called.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 /// The places that a run uses. Instances whose places differ do not meet.
 #[derive(Clone, Debug)]
@@ -30,6 +30,23 @@ impl Paths {
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.run_dir.join("lock")
+    }
+
+    /// What a daemon that was started on demand says.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.run_dir.join("log")
+    }
+
+    /// Lets another process of this program use the same places.
+    pub(crate) fn pass_on(&self, command: &mut Command) {
+        command
+            .env("SIXXS_CONFIG", &self.config)
+            .env("SIXXS_RUN_DIR", &self.run_dir)
+            .env("SIXXS_STATE_DIR", &self.state_dir)
+            .env("SIXXS_PIN_DIR", &self.pin_dir)
+            .env("SIXXS_RT_TABLES_DIR", &self.rt_tables_dir)
+            .env("SIXXS_GROUP", &self.group);
     }
 
     /// The file with our tables' names.

@@ -4,6 +4,7 @@
 //! tunnels contradict each other.
 
 mod account;
+mod added;
 mod kind;
 mod learned;
 mod reader;
@@ -14,6 +15,7 @@ use std::{fmt, net::Ipv6Addr, ops::RangeInclusive, time::Duration};
 use toml::de::DeTable;
 
 pub use account::{Account, Files, Tls};
+pub use added::Refused;
 pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
 pub use learned::{Conflict, Learned};
 pub use reader::Fault;
@@ -39,11 +41,39 @@ pub struct Config {
     pub rule_priority: RulePriority,
     /// How often brokers are connected to.
     pub connect_limit: Limit,
-    /// The tunnels in the order of the file; at least one.
+    /// The tunnels in the order of the file.
     pub tunnels: Vec<Tunnel>,
 }
 
+/// No tunnels, and everything else as it is unless told otherwise.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            uplinks: None,
+            on_leak: OnLeak::default(),
+            rule_priority: RulePriority(RULE_PRIORITY),
+            connect_limit: Limit::default(),
+            tunnels: Vec::new(),
+        }
+    }
+}
+
 impl Config {
+    /// If it has tunnels. Without any there is nothing to do, which nobody wants.
+    pub fn with_tunnels(self, file: &str) -> Result<Self, Invalid> {
+        if !self.tunnels.is_empty() {
+            return Ok(self);
+        }
+        Err(Invalid {
+            file: file.to_owned(),
+            faults: vec![Fault {
+                line: 1,
+                key: "tunnel".to_owned(),
+                message: "expected at least one [[tunnel]]".to_owned(),
+            }],
+        })
+    }
+
     /// What the user should know: what stands in a file that is referred to and has no effect.
     pub fn notes(&self) -> impl Iterator<Item = String> {
         self.tunnels.iter().flat_map(|tunnel| match &tunnel.kind {
@@ -162,12 +192,12 @@ const TUNNEL_KEYS: &[&str] = &[
 
 /// Reads a configuration that refers to no other files. `file` is only for messages.
 pub fn parse(file: &str, text: &str) -> Result<Config, Invalid> {
-    parse_with(file, text, &|other| {
-        Err(format!("expected no other file, found {other:?}"))
-    })
+    let none = |other: &str| Err(format!("expected no other file, found {other:?}"));
+    parse_with(file, text, &none)?.with_tunnels(file)
 }
 
-/// Reads a configuration, and by `files` those that it refers to. `file` is only for messages.
+/// Reads a configuration, and by `files` those that it refers to; it may have no tunnels. `file` is
+/// only for messages.
 pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, Invalid> {
     let mut faults = Faults::new(text);
     let config = match DeTable::parse(text) {
@@ -217,12 +247,8 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
     let connect_limit = table.table("connect_limit", faults);
     let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
 
-    let missing = table.place("tunnel");
     let tables = table.tables("tunnel", faults);
     table.finish(KEYS, faults);
-    if tables.is_empty() {
-        faults.add(&missing, "expected at least one [[tunnel]]");
-    }
 
     let mut places = Vec::new();
     let mut tunnels = Vec::new();

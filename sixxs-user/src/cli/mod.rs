@@ -1,9 +1,11 @@
 //! The command line: what can be asked, and who answers.
 
+mod aiccu;
 mod check;
 mod show;
 
 use std::{
+    env,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
@@ -124,6 +126,9 @@ enum Command {
         /// Log what the kernel programs say about each leak; costs time.
         #[arg(long, env = "SIXXS_PROGRAM_LOG")]
         program_log: bool,
+        /// For `sixxs aiccu start`: do without a configuration, and end with the last tunnel.
+        #[arg(long, hide = true)]
+        on_demand: bool,
     },
     /// Start tunnels of the running daemon; none named: all.
     Start {
@@ -166,6 +171,9 @@ enum Command {
     /// Show what is missing, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
+    /// The commands of AICCU, for old scripts; also when this program is called as `aiccu`.
+    #[command(subcommand)]
+    Aiccu(aiccu::Verb),
     /// Remove every route, rule, table name, program and pin ever made, with or without a daemon.
     Down,
 }
@@ -173,7 +181,11 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut arguments: Vec<_> = env::args_os().collect();
+    if aiccu::is_alias() {
+        arguments.insert(1, "aiccu".into());
+    }
+    let cli = Cli::parse_from(arguments);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -220,11 +232,28 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let socket = paths.socket();
     match command {
-        Command::Run { program_log } => {
-            let config = config_file::read(&paths.config)?;
+        Command::Run {
+            program_log,
+            on_demand,
+        } => {
+            let config = if on_demand {
+                config_file::read_or_default(&paths.config)?
+            } else {
+                config_file::read(&paths.config)?
+            };
             log_to_stderr(program_log)?;
-            let options = Options { hook, program_log };
-            daemon::run(&paths, config, &options).await?;
+            for note in config.notes() {
+                tracing::warn!("{note}");
+            }
+            let options = Options {
+                hook,
+                program_log,
+                on_demand,
+            };
+            if daemon::run(&paths, config, &options).await? == daemon::End::Idle {
+                // Nobody asked for more than the tunnels, which are gone.
+                down::down(&paths).await?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Start { names, refresh } => act(&paths, "start", names, refresh).await,
@@ -234,6 +263,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
         Command::Check { names } => check::check(&socket, json, &names).await,
+        Command::Aiccu(verb) => aiccu::run(&paths, verb).await,
         Command::Plan => show::plan(&paths, json).await,
         Command::Down => {
             down::down(&paths).await?;
@@ -263,7 +293,7 @@ fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
     } else {
         "info"
     };
-    let filter = match std::env::var("SIXXS_LOG") {
+    let filter = match env::var("SIXXS_LOG") {
         Ok(filter) => EnvFilter::try_new(&filter)
             .with_context(|| format!("SIXXS_LOG={filter:?} is no filter for the log"))?,
         Err(_) => EnvFilter::new(default),
@@ -273,7 +303,7 @@ fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
         .with_target(false)
         .with_ansi(false);
     let registry = tracing_subscriber::registry().with(filter);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
+    if env::var_os("JOURNAL_STREAM").is_some() {
         registry.with(layer.without_time()).try_init()?;
     } else {
         registry.with(layer).try_init()?;

@@ -118,3 +118,9 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
         written => written.context("write to stdout"),
     }
 }
+
+/// Tells people something beside the output.
+pub(super) fn complain(text: &str) {
+    // With stderr closed there is nobody to tell.
+    let _unheard = writeln!(io::stderr(), "sixxs: {text}");
+}

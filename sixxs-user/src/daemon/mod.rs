@@ -48,6 +48,10 @@ const RESYNC: Duration = Duration::from_secs(30);
 /// The record of connects is looked at this often.
 const PRUNE: Duration = Duration::from_secs(60);
 
+/// A daemon that was started on demand waits so long for its first tunnel. It is looked at with each
+/// resync.
+const UNWANTED: Duration = Duration::from_secs(20);
+
 /// Lines about leaks come this often while there are any.
 const LEAK_LINES: Duration = Duration::from_secs(1);
 
@@ -64,6 +68,17 @@ pub struct Options {
     pub hook: HookChoice,
     /// Whether to log what the programs say.
     pub program_log: bool,
+    /// Whether to end when the last tunnel is stopped that was started by its account.
+    pub on_demand: bool,
+}
+
+/// Why a daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By order.
+    Ordered,
+    /// It had nothing to do any more.
+    Idle,
 }
 
 /// What the control server asks of the daemon.
@@ -79,6 +94,8 @@ pub enum Request {
     Plan(oneshot::Sender<anyhow::Result<api::Plan>>),
     /// Starts, stops or restarts tunnels.
     Tunnels(Verb, api::Names, oneshot::Sender<Result<(), String>>),
+    /// Starts (true) or stops the tunnel of an account.
+    Account(bool, api::AccountFile, oneshot::Sender<Result<(), String>>),
 }
 
 /// What ends the daemon; `stop`: and stops the tunnels it started.
@@ -91,7 +108,7 @@ pub struct Quit {
 }
 
 /// Runs until a signal or a request ends it.
-pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Result<()> {
+pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Result<End> {
     let _lock = run_dir::lock(paths)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -130,7 +147,12 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     resync.tick().await;
     let mut leak_lines = tokio::time::interval(LEAK_LINES);
     leak_lines.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut end = End::Ordered;
     let (stop_tunnels, quitter) = loop {
+        if options.on_demand && state.is_idle(started.elapsed() > UNWANTED) {
+            end = End::Idle;
+            break (true, None);
+        }
         if !told_ready && state.is_ready() {
             tell_ready()?;
             told_ready = true;
@@ -185,7 +207,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     server.abort();
     pruning.abort();
     removal::file(&paths.socket())?;
-    Ok(())
+    Ok(end)
 }
 
 /// Keeps the record of connects short, so that a reboot costs no waiting. What cannot be written now

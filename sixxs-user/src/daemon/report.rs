@@ -105,6 +105,7 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
         kind: tunnel.kind.name().to_owned(),
         state: seen.name().to_owned(),
         reason: seen.reason().map(str::to_owned),
+        account: state.account_of(&tunnel.name),
         until: seen.until_unix().map(rfc3339),
         endpoint: said.as_ref().and_then(|said| said.endpoint.clone()),
         carrier: said.and_then(|said| said.carrier.map(str::to_owned)),

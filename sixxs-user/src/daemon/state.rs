@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
 
 use super::{
-    Request,
+    Request, Verb,
     alerts::Alerts,
     report,
     tunnels::{Running, Stopped},
@@ -42,7 +42,11 @@ pub(super) struct State {
     pub(super) wanted: Config,
     /// That, with what brokers said about their tunnels.
     pub(super) config: Config,
-    learned: BTreeMap<IfName, Learned>,
+    pub(super) learned: BTreeMap<IfName, Learned>,
+    /// Tunnels that were added by their accounts, and go when they are stopped.
+    pub(super) added: BTreeSet<IfName>,
+    /// Whether there ever was a tunnel.
+    pub(super) had_tunnels: bool,
     conflicts: Vec<Conflict>,
     netlink: Netlink,
     pub(super) kernel: Kernel,
@@ -96,6 +100,8 @@ impl State {
             wanted: config.clone(),
             config,
             learned: BTreeMap::new(),
+            added: BTreeSet::new(),
+            had_tunnels: false,
             conflicts: Vec::new(),
             netlink,
             kernel,
@@ -170,7 +176,7 @@ impl State {
     }
 
     /// Lays what brokers said over what the user wants.
-    fn overlay(&mut self) {
+    pub(super) fn overlay(&mut self) {
         (self.config, self.conflicts) = self.wanted.with(&self.learned);
     }
 
@@ -431,6 +437,20 @@ impl State {
             }
             Request::Plan(answer) => {
                 let _gone = answer.send(self.plan_now().await);
+            }
+            Request::Account(starts, file, answer) => {
+                let acted = if starts {
+                    self.add_account(&file)
+                } else {
+                    self.account(&file.file)
+                };
+                let verb = if starts { Verb::Start } else { Verb::Stop };
+                match acted {
+                    Ok(tunnel) => self.act(verb, vec![tunnel], file.refresh, answer).await,
+                    Err(error) => {
+                        let _gone = answer.send(Err(error));
+                    }
+                }
             }
             Request::Tunnels(verb, names, answer) => match self.choose(&names.tunnels) {
                 Ok(chosen) => self.act(verb, chosen, names.refresh, answer).await,

@@ -1,8 +1,11 @@
 //! Starting and stopping tunnels.
 
+use std::fs;
+
 use futures_util::future::join_all;
 use sixxs_core::{
-    config::Tunnel,
+    aiccu,
+    config::{Account, Kind, Tls, Tunnel},
     link::Link,
     tunnel::{self, Driver as DriverState},
     types::IfName,
@@ -10,7 +13,10 @@ use sixxs_core::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::State;
-use crate::driver::{Driver, Said, Services};
+use crate::{
+    api, config_file,
+    driver::{Driver, Said, Services},
+};
 
 /// What can be done to a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +34,7 @@ type Answer = oneshot::Sender<Result<(), String>>;
 
 /// Drivers have stopped.
 pub(super) struct Stopped {
-    /// Whose drivers.
+    /// Of these tunnels.
     names: Vec<IfName>,
     /// Tunnels to be started now.
     start: Vec<Tunnel>,
@@ -83,6 +89,61 @@ impl State {
         names.iter().map(find).collect()
     }
 
+    /// The tunnel of the account in this file.
+    pub(super) fn account(&self, file: &str) -> Result<Tunnel, String> {
+        let file = whole(file);
+        let is_its = |tunnel: &&Tunnel| self.account_of(&tunnel.name).as_ref() == Some(&file);
+        let found = self.wanted.tunnels.iter().find(is_its);
+        found
+            .cloned()
+            .ok_or_else(|| format!("the tunnel of {file} is not running"))
+    }
+
+    /// The file with the account of the tunnel of this name, by its whole path.
+    pub(super) fn account_of(&self, name: &IfName) -> Option<String> {
+        let mut tunnels = self.wanted.tunnels.iter();
+        match &tunnels.find(|tunnel| tunnel.name == *name)?.kind {
+            Kind::Account(account) => Some(whole(&account.file)),
+            _ => None,
+        }
+    }
+
+    /// The tunnel of the account in this file, which is added if there is none.
+    pub(super) fn add_account(&mut self, file: &api::AccountFile) -> Result<Tunnel, String> {
+        if let Ok(known) = self.account(&file.file) {
+            return Ok(known);
+        }
+        let bytes = config_file::read_secret(&file.file)?;
+        let aiccu = aiccu::parse(&file.file, &bytes).map_err(|invalid| invalid.to_string())?;
+        let account = Account {
+            file: file.file.clone(),
+            aiccu,
+            tls: Tls {
+                ca: file.tls_ca.clone(),
+                verify: file.tls_verify,
+            },
+        };
+        let tunnel = self.wanted.add(account).map_err(|e| e.to_string())?;
+        self.added.insert(tunnel.name.clone());
+        self.overlay();
+        Ok(tunnel)
+    }
+
+    /// Forgets a tunnel that was added and is stopped now.
+    fn forget(&mut self, name: &IfName) {
+        if self.added.remove(name) {
+            self.tunnels.remove(name);
+            self.learned.remove(name);
+            self.wanted.tunnels.retain(|tunnel| tunnel.name != *name);
+            self.overlay();
+        }
+    }
+
+    /// Whether there is nothing to do: no tunnel any more, or none at all for too long.
+    pub(super) fn is_idle(&self, is_late: bool) -> bool {
+        self.wanted.tunnels.is_empty() && (self.had_tunnels || is_late)
+    }
+
     /// Does something to tunnels. Drivers may take their time to stop, which is not the daemon's:
     /// they do it in a task, which reports back through [`State::stopped`].
     pub(super) async fn act(
@@ -109,10 +170,11 @@ impl State {
                 }
             }
         }
+        let names = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
         let start = if verb == Verb::Stop { vec![] } else { chosen };
         if drivers.is_empty() {
             self.stopped(Stopped {
-                names: Vec::new(),
+                names,
                 start,
                 refresh,
                 answer,
@@ -124,7 +186,6 @@ impl State {
         // Rules and sources go first, the interface after them.
         self.reconcile_or_report().await;
         let stopped_to = self.stopped_to.clone();
-        let names = drivers.iter().map(|(name, _)| name.clone()).collect();
         tokio::spawn(async move {
             let problems = stop_all(drivers).await;
             let stopped = Stopped {
@@ -152,7 +213,11 @@ impl State {
             if let Some(running) = self.tunnels.get_mut(name) {
                 running.stopping = false;
             }
+            if start.is_empty() {
+                self.forget(name);
+            }
         }
+        self.had_tunnels |= !start.is_empty();
         for tunnel in &start {
             if self.is_wanted(tunnel) {
                 continue;
@@ -204,6 +269,11 @@ impl State {
         problems.extend(more);
         problems
     }
+}
+
+/// The one path of a file that has several; as it is, where the file is gone.
+fn whole(file: &str) -> String {
+    fs::canonicalize(file).map_or_else(|_| file.to_owned(), |path| path.display().to_string())
 }
 
 /// Stops drivers, all at once; returns what went wrong.

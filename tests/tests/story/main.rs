@@ -20,6 +20,7 @@ macro_rules! variants {
 
 mod setting;
 
+mod aiccu_commands;
 mod alerts;
 mod bound_socket;
 mod check;

@@ -1,0 +1,303 @@
+//! The commands of AICCU, so that old scripts keep working: `sixxs aiccu start FILE`, or the same
+//! when the program is called as `aiccu`.
+//!
+//! All tunnels share one daemon, which is started when it is needed and ends with the last of them.
+//! To whoever started it a tunnel is a process of its own all the same: `start` stays, or with
+//! `daemonize` leaves behind, a holder whose process id is in the file's `pidfile`. When the holder is
+//! told to end, its tunnel is stopped; when its tunnel or the daemon ends, so does the holder.
+
+mod hold;
+mod lists;
+mod test;
+
+use std::{
+    env, fs, io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use sixxs_core::aiccu::{self, Aiccu};
+use tokio::time::sleep;
+
+use super::show;
+use crate::{
+    api::{AccountFile, Status, Tunnel},
+    client, config_file,
+    paths::Paths,
+};
+
+/// Where AICCU looked.
+const FILE: &str = "/etc/aiccu.conf";
+
+/// A daemon that was started takes no longer to answer.
+const DAEMON_STARTS: Duration = Duration::from_secs(15);
+
+/// A tunnel that is not up by then is given up. It may have to wait for a slot.
+const TUNNEL_STARTS: Duration = Duration::from_secs(90);
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What AICCU could be told.
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Start the tunnel of an aiccu.conf, and stay until it is stopped, or as `daemonize` says.
+    Start(Start),
+    /// Stop the tunnel of an aiccu.conf.
+    Stop(File),
+    /// List the account's tunnels. A connect to the broker.
+    Tunnels(Account),
+    /// List the broker's PoPs. A connect to the broker.
+    Brokers(Account),
+    /// Go through everything that a tunnel needs, and say what is wrong.
+    Test(Account),
+    /// The same, for scripts.
+    Autotest(Account),
+    /// Print the licence.
+    License,
+    /// Print the version.
+    Version,
+    /// Hold a tunnel that was started.
+    #[command(hide = true)]
+    Hold(File),
+}
+
+#[derive(Args)]
+pub(super) struct File {
+    /// The configuration of the tunnel.
+    #[arg(default_value = FILE)]
+    file: PathBuf,
+}
+
+#[derive(Args)]
+pub(super) struct Account {
+    #[command(flatten)]
+    file: File,
+    #[command(flatten)]
+    tls: Tls,
+}
+
+#[derive(Args)]
+pub(super) struct Start {
+    #[command(flatten)]
+    file: File,
+    #[command(flatten)]
+    tls: Tls,
+    /// Ask the broker for the tunnel's parameters, though they are known from before.
+    #[arg(long)]
+    refresh: bool,
+}
+
+#[derive(Args)]
+struct Tls {
+    /// The authority that vouches for the TIC server, instead of the system's.
+    #[arg(long, value_name = "FILE", env = "SIXXS_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Do not check the TIC server's certificate, as AICCU did.
+    #[arg(long, env = "SIXXS_TLS_NO_VERIFY")]
+    tls_no_verify: bool,
+}
+
+/// Whether the program was called as `aiccu`.
+pub(super) fn is_alias() -> bool {
+    let name = env::args_os().next().map(PathBuf::from);
+    name.is_some_and(|name| name.file_name().is_some_and(|name| name == "aiccu"))
+}
+
+pub(super) async fn run(paths: &Paths, verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Start(start) => self::start(paths, &start).await,
+        Verb::Stop(File { file }) => stop(paths, &file).await,
+        Verb::Tunnels(account) => lists::tunnels(paths, &account).await,
+        Verb::Brokers(account) => lists::pops(paths, &account).await,
+        Verb::Test(account) | Verb::Autotest(account) => test::test(paths, &account).await,
+        Verb::License => {
+            show::print(include_str!("aiccu/licence.txt"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Version => {
+            show::print(&format!("sixxs {}\n", env!("CARGO_PKG_VERSION")))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Hold(File { file }) => hold::hold(paths, &read(&file)?).await,
+    }
+}
+
+/// A file that was read.
+struct Conf {
+    /// Its whole path: the daemon has another working directory.
+    path: String,
+    aiccu: Aiccu,
+}
+
+fn read(file: &Path) -> anyhow::Result<Conf> {
+    let path = fs::canonicalize(file).with_context(|| format!("find {}", file.display()))?;
+    let path = path
+        .into_os_string()
+        .into_string()
+        .map_err(|path| anyhow::anyhow!("{} is no name in UTF-8", path.display()))?;
+    let bytes = config_file::read_secret(&path).map_err(anyhow::Error::msg)?;
+    let aiccu = aiccu::parse(&path, &bytes).map_err(config_file::Error::Invalid)?;
+    Ok(Conf { path, aiccu })
+}
+
+impl Conf {
+    fn request(&self, tls: &Tls, refresh: bool) -> anyhow::Result<AccountFile> {
+        let tls_ca = match &tls.tls_ca {
+            None => None,
+            Some(ca) => {
+                let ca = fs::canonicalize(ca).with_context(|| format!("find {}", ca.display()))?;
+                Some(ca.display().to_string())
+            }
+        };
+        Ok(AccountFile {
+            file: self.path.clone(),
+            tls_ca,
+            tls_verify: !tls.tls_no_verify,
+            refresh,
+        })
+    }
+
+    /// What the daemon says of its tunnel; `None`: it has none.
+    async fn tunnel(&self, paths: &Paths) -> anyhow::Result<Option<Tunnel>> {
+        let status: Status = client::get(&paths.socket(), "/v1/status").await?;
+        let mut tunnels = status.tunnels.into_iter();
+        Ok(tunnels.find(|tunnel| tunnel.account.as_ref() == Some(&self.path)))
+    }
+}
+
+async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
+    let conf = read(&start.file.file)?;
+    for note in &conf.aiccu.notes {
+        show::complain(&format!("{}: {note}", conf.path));
+    }
+    if let Some(pid) = hold::holder(&conf.aiccu.pidfile)? {
+        bail!(
+            "the tunnel of {} is running already: {} has process {pid}",
+            conf.path,
+            conf.aiccu.pidfile
+        );
+    }
+    let request = conf.request(&start.tls, start.refresh)?;
+    have_daemon(paths).await?;
+    client::post(&paths.socket(), "/v1/aiccu/start", &request).await?;
+    if let Err(error) = wait_until_up(paths, &conf).await {
+        // Nothing is left behind of what did not come about.
+        if let Err(stop) = client::post(&paths.socket(), "/v1/aiccu/stop", &request).await {
+            show::complain(&format!("stop what did not start: {stop:#}"));
+        }
+        return Err(error);
+    }
+    if conf.aiccu.daemonize {
+        hold::leave_behind(paths, &conf).await
+    } else {
+        hold::hold(paths, &conf).await
+    }
+}
+
+async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut told = None;
+    loop {
+        let Some(tunnel) = conf.tunnel(paths).await? else {
+            bail!("the tunnel of {} was stopped", conf.path);
+        };
+        let reason = tunnel.reason.clone().unwrap_or_default();
+        match tunnel.state.as_str() {
+            "up" => return Ok(()),
+            "failed" => bail!("{reason}"),
+            "locked_out" => bail!("{reason} (until {})", tunnel.until.unwrap_or_default()),
+            _ if begun.elapsed() > TUNNEL_STARTS => bail!(
+                "{} is not up after {} s: {reason}",
+                tunnel.name,
+                TUNNEL_STARTS.as_secs()
+            ),
+            _ => {}
+        }
+        if conf.aiccu.verbose && told.as_ref() != Some(&reason) && !reason.is_empty() {
+            show::complain(&reason);
+            told = Some(reason);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Sees that there is a daemon: starts one if none answers.
+async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
+    if answers(paths).await? {
+        return Ok(());
+    }
+    let program = env::current_exe().context("find this program")?;
+    let log_dir = &paths.run_dir;
+    fs::create_dir_all(log_dir).with_context(|| format!("create {}", log_dir.display()))?;
+    let log = paths.log();
+    let log = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let mut command = Command::new(program);
+    paths.pass_on(&mut command);
+    command
+        .args(["run", "--on-demand"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        // Signals to the script that called us are not for it.
+        .process_group(0);
+    let mut daemon = command.spawn().context("start the daemon")?;
+    let begun = Instant::now();
+    while !answers(paths).await? {
+        if let Some(status) = daemon.try_wait().context("look after the daemon")?
+            // Somebody else may have been quicker.
+            && !answers(paths).await?
+        {
+            let said = fs::read_to_string(paths.log()).unwrap_or_default();
+            bail!("the daemon ended ({status}): {}", said.trim());
+        }
+        if begun.elapsed() > DAEMON_STARTS {
+            bail!("the daemon does not answer; see {}", paths.log().display());
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+async fn answers(paths: &Paths) -> anyhow::Result<bool> {
+    match client::get::<Status>(&paths.socket(), "/v1/status").await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is::<client::NoDaemon>() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn stop(paths: &Paths, file: &Path) -> anyhow::Result<ExitCode> {
+    let conf = read(file)?;
+    if hold::end(&conf.aiccu.pidfile).await? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Its holder was killed; or it stands in the configuration.
+    let request = AccountFile {
+        file: conf.path.clone(),
+        tls_ca: None,
+        tls_verify: true,
+        refresh: false,
+    };
+    match client::post(&paths.socket(), "/v1/aiccu/stop", &request).await {
+        Err(error) if error.is::<client::NoDaemon>() => {
+            bail!("the tunnel of {} is not running", conf.path)
+        }
+        outcome => outcome.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Removes a file that may be gone.
+fn remove(path: &str) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {path}"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,159 @@
+//! The process that stands for a tunnel.
+
+use std::{
+    env, fs, io,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{interval, sleep},
+};
+
+use super::{Conf, remove};
+use crate::{api::AccountFile, client, paths::Paths};
+
+/// The tunnel is looked after so often.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
+
+/// A holder ends within this time: the tunnel's interface may have to be taken down.
+const ENDS: Duration = Duration::from_secs(75);
+
+/// A holder that was left behind has its file within this time.
+const STARTS: Duration = Duration::from_secs(10);
+
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Holds a tunnel until told to end (it is stopped), or until it is stopped by others.
+pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let pidfile = &conf.aiccu.pidfile;
+    write(pidfile)?;
+    let mut look_after = interval(LOOK_AFTER);
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break stop(paths, conf).await,
+            _ = interrupt.recv() => break stop(paths, conf).await,
+            _ = look_after.tick() => match conf.tunnel(paths).await {
+                Ok(Some(tunnel)) if tunnel.state != "down" => {}
+                Ok(_) => break Ok(ExitCode::SUCCESS),
+                Err(error) => break Err(error.context("the daemon is gone, and the tunnel with it")),
+            },
+        }
+    };
+    remove(pidfile)?;
+    outcome
+}
+
+async fn stop(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
+    let request = AccountFile {
+        file: conf.path.clone(),
+        tls_ca: None,
+        tls_verify: true,
+        refresh: false,
+    };
+    match client::post(&paths.socket(), "/v1/aiccu/stop", &request).await {
+        // The daemon is gone, and the tunnel with it.
+        Err(error) if !error.is::<client::NoDaemon>() => Err(error),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Starts a holder that stays, and waits until it holds.
+pub(super) async fn leave_behind(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
+    let program = env::current_exe().context("find this program")?;
+    let mut command = Command::new(program);
+    paths.pass_on(&mut command);
+    let mut holder = command
+        .args(["aiccu", "hold", &conf.path])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("start the tunnel's process")?;
+    let begun = Instant::now();
+    while self::holder(&conf.aiccu.pidfile)?.is_none_or(|pid| pid.as_raw() != holder_pid(&holder)) {
+        if let Some(status) = holder
+            .try_wait()
+            .context("look after the tunnel's process")?
+        {
+            bail!(
+                "the tunnel's process ended ({status}); can it write {}?",
+                conf.aiccu.pidfile
+            );
+        }
+        if begun.elapsed() > STARTS {
+            bail!("the tunnel's process did not write {}", conf.aiccu.pidfile);
+        }
+        sleep(LOOK).await;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn holder_pid(holder: &std::process::Child) -> i32 {
+    i32::try_from(holder.id()).unwrap_or(-1)
+}
+
+/// The living holder whose process id is in the file.
+pub(super) fn holder(pidfile: &str) -> anyhow::Result<Option<Pid>> {
+    let text = match fs::read_to_string(pidfile) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {pidfile}")),
+    };
+    let Ok(pid) = text.trim().parse::<i32>() else {
+        // Whatever it is, it names no process.
+        return Ok(None);
+    };
+    // Numbers are used again: only a process of this very program is ours.
+    let ours = env::current_exe().context("find this program")?;
+    let its = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let is_ours = its.is_some_and(|its| is_same(&its, &ours));
+    Ok((pid > 0 && is_ours).then(|| Pid::from_raw(pid)))
+}
+
+/// The same program, also when it was replaced by a newer one since that process began.
+fn is_same(its: &Path, ours: &Path) -> bool {
+    let its = its.to_string_lossy();
+    Path::new(its.trim_end_matches(" (deleted)")) == ours
+}
+
+fn write(pidfile: &str) -> anyhow::Result<()> {
+    // Whole or not at all.
+    let draft = format!("{pidfile}.new");
+    fs::write(&draft, format!("{}\n", std::process::id()))
+        .and_then(|()| fs::rename(&draft, pidfile))
+        .with_context(|| format!("write {pidfile}"))
+}
+
+/// Has the holder end, and waits for it; false: there is none.
+pub(super) async fn end(pidfile: &str) -> anyhow::Result<bool> {
+    let Some(pid) = holder(pidfile)? else {
+        return Ok(false);
+    };
+    match kill(pid, Signal::SIGTERM) {
+        Ok(()) => {}
+        Err(Errno::ESRCH) => return Ok(false),
+        Err(error) => bail!("end process {pid}: {error}; run as root"),
+    }
+    let begun = Instant::now();
+    while holder(pidfile)? == Some(pid) {
+        if begun.elapsed() > ENDS {
+            bail!("process {pid} does not end");
+        }
+        sleep(LOOK).await;
+    }
+    Ok(true)
+}

@@ -1,0 +1,108 @@
+//! Goes through what a tunnel needs, in the order in which it is needed, and stops at nothing.
+
+use std::{net::IpAddr, process::ExitCode};
+
+use sixxs_core::broker::tic::{Parameters, saved::Asked};
+
+use super::{Account, lists, read};
+use crate::{
+    broker::{
+        cache::Cache,
+        tic::{self, Goal, Outcome},
+    },
+    cli::show,
+    client::NoDaemon,
+    paths::Paths,
+    ping::ping,
+};
+
+/// Something that was looked at.
+struct Look {
+    what: &'static str,
+    outcome: Result<String, String>,
+}
+
+pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<ExitCode> {
+    let conf = read(&account.file.file)?;
+    let mut looks = vec![Look {
+        what: "configuration",
+        outcome: Ok(format!("{}: good", conf.path)),
+    }];
+    let asked = Asked {
+        server: conf.aiccu.server.clone(),
+        username: conf.aiccu.username.clone(),
+        tunnel_id: conf.aiccu.tunnel_id.clone(),
+    };
+    let cache = Cache::new(&paths.state_dir);
+    // What is known needs no connect.
+    let parameters = match cache.load(&conf.aiccu.interface, &asked).await {
+        Some(parameters) => Ok(parameters),
+        None => fetch(paths, account, &conf).await,
+    };
+    looks.push(Look {
+        what: "broker",
+        outcome: parameters.as_ref().map(describe).map_err(Clone::clone),
+    });
+    let tunnel = match conf.tunnel(paths).await {
+        Ok(tunnel) => tunnel.ok_or_else(|| "it is not running".to_owned()),
+        Err(error) if error.is::<NoDaemon>() => Err("it is not running".to_owned()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    looks.push(Look {
+        what: "tunnel",
+        outcome: match &tunnel {
+            Ok(tunnel) if tunnel.state == "up" => Ok(format!("{} is up", tunnel.name)),
+            Ok(tunnel) => Err(format!(
+                "{} is {}: {}",
+                tunnel.name,
+                tunnel.state,
+                tunnel.reason.as_deref().unwrap_or("no reason is known")
+            )),
+            Err(reason) => Err(reason.clone()),
+        },
+    });
+    if let (Ok(parameters), Ok(_)) = (&parameters, &tunnel) {
+        let address = parameters.address.address;
+        looks.push(Look {
+            what: "far end",
+            outcome: match ping(address, parameters.peer) {
+                Ok(Some(time)) => Ok(format!("{} answers, {time:.1?}", parameters.peer)),
+                Ok(None) => Err(format!("{} does not answer", parameters.peer)),
+                Err(error) => Err(format!("{}: {error:#}", parameters.peer)),
+            },
+        });
+    }
+    let all_good = looks.iter().all(|look| look.outcome.is_ok());
+    for Look { what, outcome } in looks {
+        let (verdict, words) = match outcome {
+            Ok(words) => ("pass", words),
+            Err(words) => ("FAIL", words),
+        };
+        show::print(&format!("{verdict}  {what:<14} {words}\n"))?;
+    }
+    Ok(show::exit(all_good))
+}
+
+async fn fetch(paths: &Paths, account: &Account, conf: &super::Conf) -> Result<Parameters, String> {
+    let connects = lists::connects(paths).map_err(|error| format!("{error:#}"))?;
+    let goal = Goal::Parameters {
+        tunnel_id: conf.aiccu.tunnel_id.clone(),
+    };
+    match tic::fetch(lists::request(conf, account, goal), &connects).await {
+        Ok(Outcome::Parameters(parameters)) => Ok(parameters),
+        Ok(_) => Err("the server answered something else".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn describe(parameters: &Parameters) -> String {
+    format!(
+        "{}: {} from {} ({}) to {}, by {}",
+        parameters.id,
+        parameters.kind,
+        parameters.address.address,
+        parameters.pop,
+        parameters.peer,
+        IpAddr::V4(parameters.remote4)
+    )
+}

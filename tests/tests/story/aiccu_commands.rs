@@ -1,0 +1,176 @@
+//! The commands of AICCU: two tunnels from two files, each started and stopped alone, in one daemon
+//! that comes and goes by itself.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::probe;
+use sixxs_tests::program::{Hook, Printed, finish};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// As many connects as this scene makes.
+const CONFIG: &str = "uplinks = [\"net0\"]\n[connect_limit]\nconnects = 20\n";
+
+struct Scene {
+    setting: Setting,
+    files: [String; 2],
+}
+
+/// Whatever happened, no daemon and no holder stays.
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if let Err(error) = self.setting.program.run(&["down"]) {
+            eprintln!("sixxs down: {error:#}");
+        }
+    }
+}
+
+impl Scene {
+    fn new(config: &str) -> Result<Self> {
+        let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+        setting.lab.write_config(config)?;
+        let mut files = Vec::new();
+        for index in 0..2 {
+            let path = setting.lab.aiccu_conf(index, true)?;
+            let text = fs::read_to_string(&path)? + "daemonize true\n";
+            fs::write(&path, text)?;
+            files.push(path.display().to_string());
+        }
+        let files = files.try_into().ok().context("two files")?;
+        Ok(Self { setting, files })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.setting.program.command(&["aiccu"]);
+        command
+            .args(arguments)
+            .env("SIXXS_TLS_CA", self.setting.lab.paths().tls_ca());
+        command
+    }
+
+    fn aiccu(&self, verb: &str, index: usize) -> Result<Printed> {
+        finish(&mut self.command(&[verb, &self.files[index]]))
+    }
+
+    fn ok(&self, verb: &str, index: usize) -> Result<String> {
+        let printed = self.aiccu(verb, index)?;
+        ensure!(printed.code == 0, "aiccu {verb}: {printed:#?}");
+        Ok(printed.stdout)
+    }
+
+    fn pid(&self, index: usize) -> Result<Pid> {
+        let interface = self.setting.lab.tunnels()[index].plan.interface;
+        let path = self.setting.lab.paths().aiccu_pid(interface);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(Pid::from_raw(text.trim().parse()?))
+    }
+
+    fn answers(&self, index: usize) -> Result<()> {
+        let address = self.setting.lab.tunnels()[index].plan.address;
+        let pings = probe::ping(self.setting.lab.outside(), address, 5)?;
+        ensure!(pings.all_answered(), "ping {address}: {pings:?}");
+        Ok(())
+    }
+
+    fn is_as_before(&self) -> Result<()> {
+        wait::until(
+            "nothing of the program is left on the host",
+            Duration::from_secs(10),
+            || {
+                let rules = self.setting.own_rules()?;
+                let links = self.setting.host().sh("ip link show")?;
+                let run_dir = self.setting.lab.paths().run().join("control.sock").exists();
+                Ok((rules, links.contains(": sixxs"), run_dir))
+            },
+            |(rules, has_links, has_socket)| rules.is_empty() && !has_links && !has_socket,
+        )?;
+        Ok(())
+    }
+}
+
+#[test]
+fn each_tunnel_is_started_and_stopped_alone() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    scene.ok("start", 0)?;
+    scene.answers(0)?;
+    let first = scene.pid(0)?;
+    kill(first, None).context("the first tunnel's process lives")?;
+
+    let again = scene.aiccu("start", 0)?;
+    assert_eq!(again.code, 1, "{again:#?}");
+    assert!(again.stderr.contains("is running already"), "{again:#?}");
+
+    scene.ok("start", 1)?;
+    scene.answers(1)?;
+    let status = scene.setting.program.status()?;
+    assert!(status.healthy, "{status:#?}");
+    let kinds: Vec<_> = status.tunnels.iter().map(|t| t.kind.as_str()).collect();
+    assert_eq!(kinds, ["ayiya", "6in4-heartbeat"]);
+
+    let tunnels = scene.ok("tunnels", 0)?;
+    assert_eq!(tunnels.lines().count(), 2, "{tunnels}");
+    assert!(tunnels.contains("2001:db8:a::2"), "{tunnels}");
+    assert!(scene.ok("brokers", 0)?.contains("pop"), "PoPs are listed");
+    let test = scene.ok("test", 1)?;
+    assert!(test.lines().all(|line| line.starts_with("pass")), "{test}");
+    scene.ok("autotest", 0)?;
+
+    scene.ok("stop", 0)?;
+    assert!(scene.pid(0).is_err(), "the pid file is gone");
+    scene.answers(1)?;
+    let test = scene.aiccu("test", 0)?;
+    assert_eq!(test.code, 3, "{test:#?}");
+    assert!(test.stdout.contains("FAIL  tunnel"), "{test:#?}");
+
+    // As a script of old would.
+    kill(scene.pid(1)?, Signal::SIGTERM)?;
+    scene.is_as_before()?;
+    let stop = scene.aiccu("stop", 1)?;
+    assert_eq!(stop.code, 1, "{stop:#?}");
+    assert!(stop.stderr.contains("is not running"), "{stop:#?}");
+    scene.setting.nothing_went_astray()
+}
+
+#[test]
+fn it_is_called_as_aiccu_too() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    let alias = scene.setting.lab.paths().run().with_file_name("aiccu");
+    std::os::unix::fs::symlink(scene.setting.program.binary(), &alias)?;
+    let mut command = scene.setting.host().command(&alias);
+    scene.setting.program.dress(&mut command);
+    let version = finish(command.arg("version"))?;
+    assert!(version.stdout.starts_with("sixxs "), "{version:#?}");
+    let mut command = scene.setting.host().command(&alias);
+    scene.setting.program.dress(&mut command);
+    command.env("SIXXS_TLS_CA", scene.setting.lab.paths().tls_ca());
+    let started = finish(command.args(["start", &scene.files[0]]))?;
+    assert_eq!(started.code, 0, "{started:#?}");
+    scene.answers(0)
+}
+
+#[test]
+fn what_does_not_come_about_leaves_nothing_behind() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    let text = fs::read_to_string(&scene.files[0])?;
+    fs::write(&scene.files[0], text.replace("password ", "password not-"))?;
+    let started = scene.aiccu("start", 0)?;
+    assert_eq!(started.code, 1, "{started:#?}");
+    assert!(started.stderr.contains("refuses"), "{started:#?}");
+    assert!(!started.stderr.contains("not-"), "{started:#?}");
+    assert!(scene.pid(0).is_err(), "no pid file");
+    scene.is_as_before()?;
+
+    fs::write(&scene.files[1], "username a\npassword b\nprotocol tsp\n")?;
+    let started = scene.aiccu("start", 1)?;
+    assert_eq!(started.code, 2, "{started:#?}");
+    assert!(started.stderr.contains("line 3: protocol"), "{started:#?}");
+    scene.is_as_before()
+}
