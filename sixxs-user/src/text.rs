@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use crate::api::{About, Broker, Counters, Leak, Leaks, Status, Tunnel, Uplink};
 
+/// Columns of the screen that this is made for.
+const WIDTH: usize = 80;
+
 /// An alert in one line.
 #[must_use]
 pub fn alert(about: &About) -> String {
@@ -78,9 +81,7 @@ pub fn status(status: &Status) -> String {
     for one in &status.uplinks {
         uplink(&mut text, one);
     }
-    for one in &status.brokers {
-        text.push_str(&broker(one));
-    }
+    brokers(&mut text, &status.brokers);
     for problem in &status.problems {
         text.push_str(&format!("problem: {problem}\n"));
     }
@@ -96,26 +97,42 @@ pub fn status(status: &Status) -> String {
     text
 }
 
-fn broker(broker: &Broker) -> String {
-    let Broker {
-        name,
-        slots_left,
-        slots,
-        ..
-    } = broker;
-    match (&broker.locked_out_until, broker.next_slot_in_seconds) {
-        (Some(until), _) => format!("broker {name} refuses us until {until}\n"),
-        (None, Some(seconds)) => {
-            format!(
-                "broker {name}: {slots_left} of {slots} connects left, one more in {seconds} s\n"
-            )
+/// Connects that can still be made, and who refuses them.
+fn brokers(text: &mut String, brokers: &[Broker]) {
+    let mut line = String::new();
+    for broker in brokers {
+        let Broker {
+            name,
+            slots_left,
+            slots,
+            ..
+        } = broker;
+        if let Some(until) = &broker.locked_out_until {
+            push(text, &format!("broker {name} refuses us until {until}"));
+            continue;
         }
-        (None, None) => format!("broker {name}: all of {slots} connects left\n"),
+        let left = format!("{name} {slots_left} of {slots}");
+        if !line.is_empty() && line.len() + 2 + left.len() > WIDTH {
+            push(text, &line);
+            line.clear();
+        }
+        line += if line.is_empty() {
+            "connects left: "
+        } else {
+            ", "
+        };
+        line += &left;
+    }
+    if !line.is_empty() {
+        push(text, &line);
     }
 }
 
 fn tunnel(text: &mut String, tunnel: &Tunnel) {
     let mut line = format!("{:<15} {:<10} {}", tunnel.name, tunnel.state, tunnel.kind);
+    if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
+        line.push_str(&format!(" to {endpoint} ({carrier})"));
+    }
     line.push_str(&format!(", table {}", tunnel.table));
     if let Some(mtu) = tunnel.mtu {
         line.push_str(&format!(", mtu {mtu}"));
@@ -126,9 +143,6 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
     }
     if let Some(until) = &tunnel.until {
         push(text, &format!("  until     {until}"));
-    }
-    if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
-        push(text, &format!("  broker    {endpoint}, through {carrier}"));
     }
     let addresses: Vec<_> = tunnel.addresses.iter().map(ToString::to_string).collect();
     let sources = [addresses.join(", "), tunnel.prefixes.join(", ")]

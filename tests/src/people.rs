@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::broker::Kind;
 use crate::dirs::{INTERACTIVE, Paths};
 use crate::interrupt::Interrupt;
 use crate::lab::{Lab, Spec};
@@ -16,17 +17,19 @@ use crate::probe::PingStream;
 use crate::program::{Hook, Program};
 use crate::screen::Screen;
 use crate::service::Services;
-use crate::topology::{Flavour, OUTSIDE, TUNNELS, TunnelPlan, UPLINK};
+use crate::topology::{OUTSIDE, TUNNELS, TunnelPlan, UPLINK};
 
 /// How often the demonstration pings and draws.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Two tunnels from two files for AICCU, as their owners would have them: one AYIYA, one 6in4 with a
+/// heartbeat. The program logs in at the broker and makes them itself.
 fn interactive_lab() -> Result<Lab> {
     let lab = Lab::new(Spec {
         interactive: true,
-        ..Spec::new(Flavour::Tun)
+        ..Spec::native([Kind::Ayiya, Kind::Heartbeat])
     })?;
-    lab.write_config(&lab.config(""))?;
+    lab.write_config(&lab.config_by_aiccu("", true)?)?;
     Ok(lab)
 }
 
