@@ -1,6 +1,8 @@
-//! Takes away everything that any run ever made, with or without a daemon.
+//! Takes away everything that any run ever made, with or without a daemon. What a daemon carries
+//! itself goes with it.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     time::{Duration, Instant},
 };
@@ -33,6 +35,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     // What cannot be removed does not keep the rest from being removed.
     for removed in [
         bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
+        netlink.remove_sits(&BTreeSet::new()).await,
         table_file::remove(paths),
         removal::file(&paths.socket()),
         lock.map_or(Ok(()), |lock| run_dir::remove(paths, lock)),

@@ -116,6 +116,9 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     // Subscribed before the first look, so that nothing falls between.
     let mut watcher = Watcher::subscribe()?;
     let netlink = Netlink::open()?;
+    // Those of tunnels that are not wanted any more.
+    let names = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
+    netlink.remove_sits(&names.collect()).await?;
     let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)?;
     let Rings { events, debugging } = rings;
     let mut events = bpf::wait_on(events)?;

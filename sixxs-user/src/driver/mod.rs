@@ -145,7 +145,7 @@ impl Driver {
         match self.kind {
             Driven::Interface => Ok(()),
             Driven::Command(command) => command.leave().await,
-            Driven::Native(native) => native.stop().await,
+            Driven::Native(native) => native.leave().await,
         }
     }
 }

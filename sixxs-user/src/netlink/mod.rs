@@ -6,6 +6,7 @@
 
 mod apply;
 mod observe;
+pub mod sit;
 pub mod tc;
 mod watch;
 

@@ -5,8 +5,10 @@
 
 mod account;
 mod ayiya;
+mod beating;
 pub(crate) mod engine;
 mod outside;
+mod sit;
 mod six_in_four;
 mod way;
 
@@ -45,9 +47,16 @@ const TUN: &str = "tun";
 /// A native tunnel at work. Dropped, it ends at its next await.
 pub(super) struct Native {
     seen: watch::Sender<Option<IfIndex>>,
-    /// Dropped: it is to end.
-    _stop: oneshot::Sender<()>,
-    ended: oneshot::Receiver<()>,
+    order: oneshot::Sender<Order>,
+    ended: oneshot::Receiver<anyhow::Result<()>>,
+}
+
+/// How a tunnel is to end. What this process carries itself ends either way.
+enum Order {
+    /// With its interface.
+    Stop,
+    /// Its interface stays, where the kernel carries it.
+    Leave,
 }
 
 impl Native {
@@ -58,7 +67,7 @@ impl Native {
         refresh: bool,
     ) -> Self {
         let (seen, seen_by) = watch::channel(None);
-        let (stop, stopped) = oneshot::channel::<()>();
+        let (order, ordered) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let tunnel = tunnel.clone();
         let connects = services.connects.clone();
@@ -72,6 +81,7 @@ impl Native {
                 connects,
                 cache,
                 stale_after: None,
+                sit: None,
                 buffers: Rc::clone(&shared.buffers),
                 outside: shared.outside.clone(),
             };
@@ -84,23 +94,23 @@ impl Native {
                         _ => work.keep(&tunnel).await,
                     }
                 };
-                tokio::select! {
-                    () = keep => {}
-                    // Ordered, or given up.
-                    _ = stopped => {}
-                }
+                let order = tokio::select! {
+                    () = keep => Order::Stop,
+                    // Given up without an order: nobody knows what is to become of it.
+                    order = ordered => order.unwrap_or(Order::Leave),
+                };
+                let outcome = match order {
+                    Order::Stop => work.remove_sit().await,
+                    Order::Leave => Ok(()),
+                };
                 // Nobody may be left to hear it.
-                let _unheard = end.send(());
+                let _unheard = end.send(outcome);
             }
         };
         if let Err(error) = services.engine().and_then(|engine| engine.run(work)) {
             refused.say(State::Failed(format!("{error:#}")));
         }
-        Self {
-            seen,
-            _stop: stop,
-            ended,
-        }
+        Self { seen, order, ended }
     }
 
     pub(super) fn saw(&self, link: Option<&Link>) {
@@ -114,11 +124,18 @@ impl Native {
 
     /// Ends it, and with it its interface.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
-        let Self { _stop, ended, .. } = self;
-        drop(_stop);
-        // An error: it never began.
-        let _began = ended.await;
-        Ok(())
+        self.end(Order::Stop).await
+    }
+
+    /// Ends it; what the kernel carries stays.
+    pub(super) async fn leave(self) -> anyhow::Result<()> {
+        self.end(Order::Leave).await
+    }
+
+    async fn end(self, order: Order) -> anyhow::Result<()> {
+        // Both errors mean that it never began.
+        let _began = self.order.send(order);
+        self.ended.await.unwrap_or(Ok(()))
     }
 }
 
@@ -132,6 +149,8 @@ struct Work {
     cache: Cache,
     /// Where what a broker said may not hold any more: given up after so long without an answer.
     stale_after: Option<Duration>,
+    /// The kernel's tunnel, if it carries this one.
+    sit: Option<IfIndex>,
     buffers: Rc<RefCell<Buffers>>,
     outside: watch::Receiver<u64>,
 }
@@ -156,6 +175,10 @@ impl Work {
     /// Keeps a tunnel up; ends only when it is stale.
     async fn keep(&mut self, tunnel: &Tunnel) {
         let mut backoff = Backoff::default();
+        self.report.say(State::Working(None));
+        if let Kind::SixInFour(outer) = &tunnel.kind {
+            self.keep_sit(tunnel, outer).await;
+        }
         loop {
             self.report.say(State::Working(None));
             let device = match Device::create(&self.name) {

@@ -3,48 +3,21 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use sixxs_core::{
-    broker::{
-        beats::Beats,
-        heartbeat::{self, BURST},
-    },
-    config::{Heartbeat, Remote, SixInFour, Tunnel},
+    config::{Remote, SixInFour, Tunnel},
     tunnel::Driver as State,
 };
 use tokio::time::sleep;
 use tracing::debug;
 
 use super::{
-    AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
-    engine::Buffers,
-    outside::{now, source_for},
-    way::Way,
+    AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work, beating::Beating, engine::Buffers,
+    outside::source_for, way::Way,
 };
-use crate::wire::{Datagrams, Device, Protocol41};
-
-/// What tells the broker where we are.
-struct Beating<'a> {
-    heartbeat: &'a Heartbeat,
-    address: Ipv6Addr,
-    beats: Beats,
-    socket: Datagrams,
-    to: SocketAddr,
-}
-
-impl Beating<'_> {
-    fn beat(&mut self) -> io::Result<()> {
-        let time = now();
-        if self.beats.take(time.elapsed) {
-            let password = &self.heartbeat.password;
-            let text = heartbeat::beat(self.address, time.unix_seconds, password);
-            self.socket.send(self.to, text.as_bytes(), text.len())?;
-        }
-        Ok(())
-    }
-}
+use crate::wire::{Device, Protocol41};
 
 impl Work {
     /// Carries packets until the device is lost.
@@ -101,17 +74,9 @@ impl Work {
             return Err(io::Error::other("the broker has no IPv4 address"));
         };
         let socket = Protocol41::open(local, remote)?;
-        let beating = match &outer.heartbeat {
-            None => None,
-            Some(heartbeat) => Some(Beating {
-                heartbeat,
-                address,
-                beats: Beats::new(BURST, heartbeat.interval, now().elapsed),
-                // From the very address that packets are to come to.
-                socket: Datagrams::open(Some(way.source), way.remote)?,
-                to: SocketAddr::new(way.remote, heartbeat::PORT),
-            }),
-        };
+        let heartbeat = outer.heartbeat.as_ref();
+        let beating = heartbeat.map(|heartbeat| Beating::open(heartbeat, address, way));
+        let beating = beating.transpose()?;
         Ok((socket, beating))
     }
 
@@ -128,11 +93,10 @@ impl Work {
         let lost = Self::lost(&mut seen, device.index());
         tokio::pin!(lost);
         loop {
-            let mut pause = LONGEST_SLEEP;
-            if let Some(beating) = &mut beating {
-                beating.beat()?;
-                pause = pause.min(beating.beats.due().saturating_sub(now().elapsed));
-            }
+            let pause = match &mut beating {
+                Some(beating) => beating.beat()?,
+                None => LONGEST_SLEEP,
+            };
             self.report.say(State::Done);
             let is_alive = tokio::select! {
                 () = &mut lost => return Ok(Pause::DeviceLost),
