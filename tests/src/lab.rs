@@ -14,6 +14,7 @@ use crate::dirs::{INTERACTIVE, LabDir, Paths};
 use crate::nat::Nat;
 use crate::native::{self, MORE_PREFIX, More, TUNNEL_IDS};
 use crate::netns::Namespace;
+use crate::offload::sum_before_sending;
 use crate::probe::PingStream;
 use crate::topology::{
     Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS, SYSCTLS,
@@ -144,6 +145,14 @@ impl Lab {
             let path = dir.paths().tls_ca();
             std::fs::write(&path, tic.authority_pem())
                 .with_context(|| format!("write {}", path.display()))?;
+        }
+        // Where the kernel carries 6in4 itself, the sums of the packets inside are left to the card.
+        let carries_in_kernel = kinds
+            .iter()
+            .any(|kind| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat)))
+            && std::path::Path::new("/sys/module/sit").exists();
+        if carries_in_kernel {
+            sum_before_sending(&find("host")?, UPLINK)?;
         }
         if spec.more > 0 {
             let [first, _] = &TUNNELS;

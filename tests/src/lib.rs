@@ -28,6 +28,7 @@ pub mod nat;
 pub mod native;
 pub mod netns;
 pub mod nft;
+pub mod offload;
 pub mod packets;
 pub mod people;
 pub mod probe;
