@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Version of everything in this module; part of the path that maps are pinned under.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Places for interfaces and tunnels: each tunnel and each uplink has one slot, for ever the same
 /// for the same name.
@@ -65,9 +65,11 @@ pub struct Interface {
     pub generation: u64,
     /// Zero.
     pub reserved: u64,
+    /// Our address in the tunnel, which nobody else may send from; unspecified: any may come in.
+    pub own: Address,
 }
 
-const _: () = assert!(size_of::<Interface>() == 32);
+const _: () = assert!(size_of::<Interface>() == 48);
 
 /// Where in the interface table an index may stand, the preferred place first.
 #[inline(always)]

@@ -35,6 +35,7 @@ stats! {
     InRequests, "in_echo_requests", "ICMPv6 echo requests that came in.";
     InReplies, "in_echo_replies", "ICMPv6 echo replies that came in.";
     InUnparsed, "in_unparsed", "Packets that came in, say they are IPv6 and cannot be parsed; they pass.";
+    InOwnSource, "in_own_source", "Packets that came in by a native tunnel and say they are from its own address; dropped.";
     InSteered, "in_steered", "Packets that came in for a socket bound to an uplink, and were handed on as if they had come in by it.";
     OutBytes, "out_bytes", "Bytes that left by the interface, without link layer.";
     OutRequests, "out_echo_requests", "ICMPv6 echo requests that left.";

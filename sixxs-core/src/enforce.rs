@@ -46,6 +46,9 @@ pub struct Interface {
     pub role: Role,
     /// Its own link-layer address; `None`: it has no link layer.
     pub mac: Option<[u8; 6]>,
+    /// Our address in it, from which nothing may come in; `None`: there is none, or what others make
+    /// of the interface is theirs to say.
+    pub own: Option<Ipv6Addr>,
 }
 
 /// Where leaks of a tunnel go.
@@ -94,7 +97,7 @@ impl Enforcement {
         let mut all = Self::default();
         let uplinks = uplinks(config, links);
         for uplink in &uplinks {
-            all.add_interface(uplink, Role::Uplink);
+            all.add_interface(uplink, Role::Uplink, None);
         }
         for name in config.uplinks.iter().flatten() {
             if links.by_name(name).is_none() {
@@ -110,7 +113,7 @@ impl Enforcement {
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
             let link = links.by_name(&tunnel.name);
             if let Some(link) = link {
-                all.add_interface(link, Role::Tunnel);
+                all.add_interface(link, Role::Tunnel, own(tunnel));
             }
             let outlet = all.outlet(tunnel, link, config.on_leak);
             all.tunnels.insert(tunnel.name.clone(), outlet);
@@ -127,7 +130,7 @@ impl Enforcement {
         all
     }
 
-    fn add_interface(&mut self, link: &Link, role: Role) {
+    fn add_interface(&mut self, link: &Link, role: Role, own: Option<Ipv6Addr>) {
         let mac = match link.layer {
             LinkLayer::None => None,
             LinkLayer::Ethernet(mac) => Some(mac),
@@ -143,6 +146,7 @@ impl Enforcement {
             index: link.index,
             role,
             mac,
+            own,
         };
         self.interfaces.insert(link.name.clone(), interface);
     }
@@ -177,6 +181,14 @@ impl Enforcement {
                 .unwrap_or(Ipv6Addr::UNSPECIFIED),
         }
     }
+}
+
+/// The address from which nothing may come in by a tunnel. Without a peer we send Packet Too Big from
+/// it ourselves.
+fn own(tunnel: &Tunnel) -> Option<Ipv6Addr> {
+    let is_certain = tunnel.kind.is_native() && tunnel.peer.is_some();
+    let address = tunnel.addresses.first().map(|a| a.address);
+    address.filter(|_| is_certain)
 }
 
 /// The native uplinks that are there: those named, or else every interface with an IPv6 default

@@ -21,6 +21,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sixxs_common::{
+    address::Address,
     decide::{Exit, Verdict, decide},
     layout::ROLE_TUNNEL,
     packet::{self, Echo, Ipv6},
@@ -98,6 +99,10 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     );
     match packet::ipv6(&frame, interface.link_bytes) {
         Ok(ipv6) => {
+            if ipv6.source == interface.own && interface.own != Address::UNSPECIFIED {
+                slot.add(Stat::InOwnSource, 1);
+                return SHOT;
+            }
             count_echo(&frame, &ipv6, slot, &IN);
             if steer::to_uplink(&frame, interface, &ipv6) {
                 slot.add(Stat::InSteered, 1);

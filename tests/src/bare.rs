@@ -120,6 +120,7 @@ impl Host {
             index: LOOPBACK,
             role,
             mac: Some([0; 6]),
+            own: None,
         };
         host.0.interfaces.insert(name.parse()?, interface);
         Ok(host)

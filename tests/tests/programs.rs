@@ -961,6 +961,29 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// By a native tunnel: by others it may, for all we know.
+#[test]
+fn nothing_comes_in_from_our_own_address() -> Result<()> {
+    let mut programs = Programs::load()?;
+    let mut host = host("sixxs0", Role::Tunnel)?;
+    let name = "sixxs0".parse()?;
+    let interface = host.0.interfaces.get_mut(&name).context("an interface")?;
+    interface.own = Some(address("2001:db8:a::2"));
+    programs.kernel.fill(&host.0)?;
+    let golden = |name, from| Golden::arrives(name, "sixxs0", from_to(from, "2001:db8:a::2"));
+    let mut own = golden("from ourselves", "2001:db8:a::2").and("sixxs0", Stat::InOwnSource);
+    own.verdict = SHOT;
+    own.check(&programs).context(own.name)?;
+    for other in [
+        golden("from outside", OUTSIDE),
+        golden("from the broker", "2001:db8:a::1"),
+        golden("from nowhere", "::"),
+    ] {
+        other.check(&programs).context(other.name)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn any_bytes_get_one_verdict() -> Result<()> {
     let mut programs = Programs::load()?;

@@ -188,6 +188,9 @@ impl Tables {
                 mac: interface.mac.unwrap_or_default(),
                 generation: self.current.generation,
                 reserved: 0,
+                own: interface.own.map_or(Address::UNSPECIFIED, |own| {
+                    Address::from_octets(own.octets())
+                }),
             };
             let place = self.place(interface.index.0)?;
             if self.places.get(&place) != Some(&entry) {
