@@ -92,6 +92,10 @@ pub struct Tunnel {
     pub leaks: Leaks,
     /// Packets with a source of no tunnel that left by its interface.
     pub strays: u64,
+    /// What came from the broker of a native tunnel and was refused, by reason; those at 0 are left
+    /// out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// Both directions.

@@ -11,6 +11,7 @@ use sixxs_core::{
     aiccu,
     config::{self, Config, Invalid},
 };
+use zeroize::Zeroizing;
 
 /// The file is not to be had, or wrong.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +61,7 @@ fn read_any(path: &Path) -> Result<Config, Error> {
             "{size} bytes are too many"
         ))));
     }
-    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
     let config = config::parse_with(&file, &text, &read_secret)?;
     if config.has_secrets() && is_exposed(&metadata) {
         return Err(Error::Exposed { file });
@@ -80,8 +81,8 @@ pub fn read_or_default(path: &Path) -> Result<Config, Error> {
 }
 
 /// Reads a file with passwords in it, or says why not.
-pub fn read_secret(path: &str) -> Result<Vec<u8>, String> {
-    let read = || -> io::Result<Vec<u8>> {
+pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+    let read = || -> io::Result<Zeroizing<Vec<u8>>> {
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
         if is_exposed(&metadata) {
@@ -89,7 +90,8 @@ pub fn read_secret(path: &str) -> Result<Vec<u8>, String> {
                 "it has a password in it and everybody can read it; run `chmod o= {path}`"
             )));
         }
-        let mut bytes = Vec::new();
+        // Never made larger, which would leave copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(aiccu::MAX_BYTES + 1));
         let most = aiccu::MAX_BYTES as u64 + 1;
         io::Read::by_ref(&mut file)
             .take(most)

@@ -1,6 +1,6 @@
 //! What people read: the same facts as the JSON, in words, for a screen of 80 columns.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::api::{About, Broker, Counters, Leak, Leaks, Status, Tunnel, Uplink};
 
@@ -202,6 +202,9 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
             ),
         );
     }
+    if !tunnel.refused.is_empty() {
+        push(text, &format!("  refused   {}", refused(&tunnel.refused)));
+    }
 }
 
 fn uplink(text: &mut String, uplink: &Uplink) {
@@ -231,6 +234,15 @@ fn uplink(text: &mut String, uplink: &Uplink) {
 fn push(text: &mut String, line: &str) {
     text.push_str(line);
     text.push('\n');
+}
+
+/// What was refused, in words.
+fn refused(refused: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<_> = refused
+        .iter()
+        .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
+        .collect();
+    parts.join(", ")
 }
 
 /// Bytes with a decimal prefix.

@@ -1,5 +1,7 @@
 //! Accounts at brokers, by which a tunnel's parameters are to be had.
 
+use zeroize::Zeroizing;
+
 use super::reader::{Faults, Place};
 use crate::{
     aiccu::{self, Aiccu},
@@ -7,7 +9,7 @@ use crate::{
 };
 
 /// Gives the bytes of another file, or says why not.
-pub type Files<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, String>;
+pub type Files<'a> = &'a dyn Fn(&str) -> Result<Zeroizing<Vec<u8>>, String>;
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]

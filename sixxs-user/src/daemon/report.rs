@@ -1,6 +1,6 @@
 //! The state in the shapes that people and scripts see.
 
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{collections::BTreeMap, net::Ipv6Addr, sync::atomic::Ordering};
 
 use nix::time::{ClockId, clock_gettime};
 use sixxs_common::{
@@ -13,14 +13,14 @@ use sixxs_common::{
 };
 use sixxs_core::{
     alert::Leaks,
-    broker::connects::Standing,
+    broker::{ayiya::wire::Fault, connects::Standing},
     config::Tunnel,
     routing::Step,
     types::{IfIndex, IfName},
 };
 
-use super::state::State;
-use crate::{api, netlink::index_to_name};
+use super::{state::State, tunnels::Running};
+use crate::{api, driver::Driver, netlink::index_to_name};
 
 const NONE: Counters = [0; CAPACITY];
 
@@ -150,7 +150,25 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
             too_big: get(Stat::LeakTooBig),
         },
         strays: get(Stat::VerdictStray),
+        refused: refused(running, get(Stat::InOwnSource)),
     })
+}
+
+/// What was refused, by the driver and (in the kernel) by the programs.
+fn refused(running: &Running, own_source: u64) -> BTreeMap<String, u64> {
+    let driver = running.driver.as_ref();
+    let counts = driver.map(Driver::refusals).into_iter().flatten();
+    let counts = counts.map(|count| count.load(Ordering::Relaxed));
+    let mut refused: BTreeMap<String, u64> = Fault::ALL
+        .iter()
+        .zip(counts)
+        .map(|(fault, count)| (fault.name().to_owned(), count))
+        .collect();
+    *refused
+        .entry(Fault::OwnSource.name().to_owned())
+        .or_default() += own_source;
+    refused.retain(|_, count| *count > 0);
+    refused
 }
 
 /// A time of people's. One that no calendar has is not worth an error.

@@ -15,9 +15,13 @@ mod last_words;
 mod native;
 mod process;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use sixxs_core::{
+    broker::ayiya::wire::Fault,
     config::{Kind, Learned, Tunnel},
     link::Link,
     tunnel::Driver as State,
@@ -78,9 +82,13 @@ pub struct Said {
     pub learned: Option<Learned>,
 }
 
+/// What came from a broker and was refused, by [`Fault::ALL`]. Written by the tunnel's thread.
+pub type Refusals = [AtomicU64; Fault::ALL.len()];
+
 /// The driver of a tunnel that was started.
 pub struct Driver {
     kind: Driven,
+    refusals: Arc<Refusals>,
     /// Its own, so that nothing an earlier driver said is taken for this one's word.
     said: watch::Receiver<Said>,
 }
@@ -104,6 +112,7 @@ impl Driver {
             _ => State::Working(None),
         };
         let (report, said) = Report::new(initial, &services.bell);
+        let refusals = Arc::clone(&report.refusals);
         let kind = match &tunnel.kind {
             Kind::Interface => Driven::Interface,
             Kind::Command { up, down } => {
@@ -113,7 +122,17 @@ impl Driver {
                 Driven::Native(native::Native::start(tunnel, report, services, refresh))
             }
         };
-        Self { kind, said }
+        Self {
+            kind,
+            refusals,
+            said,
+        }
+    }
+
+    /// What came from its broker and was refused.
+    #[must_use]
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// What it last said.
@@ -153,6 +172,7 @@ impl Driver {
 /// How a driver says how it is getting on.
 #[derive(Clone)]
 struct Report {
+    refusals: Arc<Refusals>,
     said: watch::Sender<Said>,
     bell: Bell,
 }
@@ -167,7 +187,15 @@ impl Report {
             learned: None,
         });
         let bell = Arc::clone(bell);
-        (Self { said, bell }, heard)
+        let refusals = Arc::default();
+        (
+            Self {
+                refusals,
+                said,
+                bell,
+            },
+            heard,
+        )
     }
 
     fn say(&self, state: State) {
@@ -188,6 +216,11 @@ impl Report {
 
     fn learned(&self, learned: Learned) {
         self.change(|said| said.learned = Some(learned));
+    }
+
+    /// Something was refused. No news: a flood of it must not keep the daemon busy.
+    fn refused(&self, fault: Fault) {
+        self.refusals[fault as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The bell rings only for news.

@@ -20,7 +20,10 @@ use super::{
     outside::{now, source_for},
     way::Way,
 };
-use crate::wire::{Datagrams, Device};
+use crate::{
+    driver::Report,
+    wire::{Datagrams, Device},
+};
 
 impl Work {
     /// Carries packets until the device is lost.
@@ -96,7 +99,7 @@ impl Work {
                 }
                 ready = socket.readable() => {
                     ready?;
-                    down(&mut self.buffers.borrow_mut(), device, socket, way, session)?
+                    down(&mut self.buffers.borrow_mut(), device, socket, way, session, &self.report)?
                 }
                 () = sleep(pause.min(LONGEST_SLEEP)) => true,
                 changed = self.outside.changed() => {
@@ -177,6 +180,7 @@ fn down(
     socket: &Datagrams,
     way: Way,
     session: &mut Session,
+    report: &Report,
 ) -> io::Result<bool> {
     let Buffers {
         arrivals, inbox, ..
@@ -191,12 +195,14 @@ fn down(
             if from.ip() != way.remote {
                 continue;
             }
-            let received = session.receive(datagram, time);
-            if let Ok(Received::Packet(packet)) = received
-                && inbox.add(packet)
-                && inbox.write(device).is_err()
-            {
-                return Ok(false);
+            match session.receive(datagram, time) {
+                Ok(Received::Packet(packet)) => {
+                    if inbox.add(packet) && inbox.write(device).is_err() {
+                        return Ok(false);
+                    }
+                }
+                Ok(Received::Alive) => {}
+                Err(fault) => report.refused(fault),
             }
         }
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use sixxs_core::{
+    broker::ayiya::wire::Fault,
     config::{Remote, SixInFour, Tunnel},
     tunnel::Driver as State,
 };
@@ -17,7 +18,10 @@ use super::{
     AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work, beating::Beating, engine::Buffers,
     outside::source_for, way::Way,
 };
-use crate::wire::{Device, Protocol41};
+use crate::{
+    driver::Report,
+    wire::{Device, Protocol41},
+};
 
 impl Work {
     /// Carries packets until the device is lost.
@@ -106,7 +110,7 @@ impl Work {
                 }
                 ready = socket.readable() => {
                     ready?;
-                    down(&mut self.buffers.borrow_mut(), device, socket, own)?
+                    down(&mut self.buffers.borrow_mut(), device, socket, own, &self.report)?
                 }
                 () = sleep(pause) => true,
                 changed = self.outside.changed() => {
@@ -149,6 +153,7 @@ fn down(
     device: &Device,
     socket: &Protocol41,
     own: &[Ipv6Addr],
+    report: &Report,
 ) -> io::Result<bool> {
     let Buffers { inbox, packet, .. } = buffers;
     for _ in 0..TURN {
@@ -157,9 +162,10 @@ fn down(
             let Some(packet) = socket.receive(packet)? else {
                 return Ok(inbox.write(device).is_ok());
             };
-            let is_own = source(packet).is_none_or(|source| own.contains(&source));
-            if !is_own {
-                is_full = inbox.add(packet);
+            match source(packet) {
+                None => report.refused(Fault::Payload),
+                Some(source) if own.contains(&source) => report.refused(Fault::OwnSource),
+                Some(_) => is_full = inbox.add(packet),
             }
         }
         if inbox.write(device).is_err() {
