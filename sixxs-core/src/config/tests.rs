@@ -423,9 +423,14 @@ fn the_documented_configurations_are_good() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
+    let account = |_: &str| {
+        Ok(b"username a\npassword b\nserver tic.example\n"
+            .to_vec()
+            .into())
+    };
     for block in blocks {
-        parse("README.md", block).unwrap();
+        parse_with("README.md", block, &account).unwrap();
     }
 }
 
