@@ -289,6 +289,14 @@ const fn yes() -> bool {
     true
 }
 
+/// The configuration file is to be taken over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reload {
+    /// Go back after this time unless it is confirmed; `null`: for good.
+    #[serde(default)]
+    pub confirm_within_seconds: Option<u64>,
+}
+
 /// An answer to what was refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refusal {

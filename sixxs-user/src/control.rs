@@ -6,6 +6,7 @@
 //! | `GET /v1/alerts[?follow=true]` | tells, one JSON object a line |
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`api::Names`] | changes |
 //! | `POST /v1/aiccu/{start,stop}` with [`api::AccountFile`] | changes |
+//! | `POST /v1/reload` with [`api::Reload`], `/v1/confirm` | changes |
 //! | `POST /v1/quit[?stop=true]` | ends the daemon |
 //!
 //! Only root and members of the group `sixxs` may connect, by the socket's owner and mode; whoever
@@ -17,6 +18,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -42,7 +44,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{AccountFile, Alert, Names, Refusal},
+    api::{AccountFile, Alert, Names, Refusal, Reload},
     daemon::{Quit, Request, Verb},
     removal,
 };
@@ -97,6 +99,8 @@ pub fn listen(
         .route("/v1/alerts", get(alerts))
         .route("/v1/tunnels/{verb}", post(tunnels))
         .route("/v1/aiccu/{verb}", post(aiccu))
+        .route("/v1/reload", post(reload))
+        .route("/v1/confirm", post(confirm))
         .route("/v1/quit", post(quit))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .with_state(Daemon { requests, quits })
@@ -251,6 +255,30 @@ async fn aiccu(
         }
     };
     ask(&requests, |answer| Request::Account(starts, file, answer))
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn reload(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(reload): Json<Reload>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let within = reload.confirm_within_seconds.map(Duration::from_secs);
+    ask(&requests, |answer| Request::Reload(within, answer))
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn confirm(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    ask(&requests, Request::Confirm)
         .await?
         .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
     Ok(Json(serde_json::json!({})).into_response())

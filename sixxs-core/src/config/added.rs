@@ -12,6 +12,9 @@ pub enum Refused {
     /// It is an uplink's.
     #[error("{0} is an uplink; choose another ipv6_interface")]
     Uplink(IfName),
+    /// Its table is another one's.
+    #[error("table {0} is that of {1}")]
+    Table(TableId, IfName),
     /// No more fit.
     #[error("there are {TUNNELS} tunnels already, which is the most there can be")]
     TooMany,
@@ -21,15 +24,7 @@ impl Config {
     /// Adds the tunnel of an account, with a table that no other has; returns it.
     pub fn add(&mut self, account: Account) -> Result<Tunnel, Refused> {
         let name = account.aiccu.interface.clone();
-        if self.tunnels.iter().any(|tunnel| tunnel.name == name) {
-            return Err(Refused::Name(name));
-        }
-        if self.uplinks.as_ref().is_some_and(|u| u.contains(&name)) {
-            return Err(Refused::Uplink(name));
-        }
-        if self.tunnels.len() >= TUNNELS {
-            return Err(Refused::TooMany);
-        }
+        self.has_room(&name)?;
         let is_taken = |table| self.tunnels.iter().any(|tunnel| tunnel.table == table);
         let table = (0..)
             .map(|position| TableId(table_of(position)))
@@ -50,6 +45,30 @@ impl Config {
         };
         self.tunnels.push(tunnel.clone());
         Ok(tunnel)
+    }
+
+    /// Adds a tunnel as it is, which was added to another configuration.
+    pub fn keep(&mut self, tunnel: Tunnel) -> Result<(), Refused> {
+        self.has_room(&tunnel.name)?;
+        let has_its_table = |other: &&Tunnel| other.table == tunnel.table;
+        if let Some(other) = self.tunnels.iter().find(has_its_table) {
+            return Err(Refused::Table(tunnel.table, other.name.clone()));
+        }
+        self.tunnels.push(tunnel);
+        Ok(())
+    }
+
+    fn has_room(&self, name: &IfName) -> Result<(), Refused> {
+        if self.tunnels.iter().any(|tunnel| tunnel.name == *name) {
+            return Err(Refused::Name(name.clone()));
+        }
+        if self.uplinks.as_ref().is_some_and(|u| u.contains(name)) {
+            return Err(Refused::Uplink(name.clone()));
+        }
+        if self.tunnels.len() >= TUNNELS {
+            return Err(Refused::TooMany);
+        }
+        Ok(())
     }
 }
 

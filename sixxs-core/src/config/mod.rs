@@ -129,6 +129,16 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    /// Whether `other`, of the same name, is another tunnel to whoever makes the interface. All else
+    /// is rules, routes and programs.
+    #[must_use]
+    pub fn differs_to_driver(&self, other: &Self) -> bool {
+        let has_other_ends = self.addresses != other.addresses || self.peer != other.peer;
+        self.kind != other.kind
+            || (self.kind.is_native() && has_other_ends)
+            || self.addresses_by_others != other.addresses_by_others
+    }
+
     /// Everything that a packet's source can be to belong to this tunnel: addresses, then prefixes.
     pub fn sources(&self) -> impl Iterator<Item = Prefix> {
         let addresses = self.addresses.iter().map(|a| Prefix::host(a.address));

@@ -10,7 +10,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -64,7 +64,7 @@ impl Clock for Kernel {
 #[derive(Clone)]
 pub struct Connects {
     state_dir: Arc<Path>,
-    limit: Limit,
+    limit: Arc<RwLock<Limit>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -102,9 +102,18 @@ impl Connects {
     pub fn with_clock(state_dir: &Path, limit: Limit, clock: Arc<dyn Clock>) -> Self {
         Self {
             state_dir: state_dir.into(),
-            limit,
+            limit: Arc::new(RwLock::new(limit)),
             clock,
         }
+    }
+
+    /// From now on another limit counts.
+    pub fn set_limit(&self, limit: Limit) {
+        *self.limit.write().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    fn limit(&self) -> Limit {
+        *self.limit.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a slot with a broker, known by its name or address. The connect must be made at once:
@@ -125,7 +134,7 @@ impl Connects {
         .map(|taken| {
             taken.map(|taken| Slot {
                 taken,
-                grace: self.limit.grace(),
+                grace: self.limit().grace(),
                 clock: Arc::clone(&self.clock),
             })
         })
@@ -159,7 +168,7 @@ impl Connects {
             })
             .await?;
         Ok(wait.unwrap_or(Wait {
-            remaining: self.limit.lockout,
+            remaining: self.limit().lockout,
             why: Why::LockedOut,
         }))
     }
@@ -207,7 +216,7 @@ impl Connects {
             let bytes = connects.bytes()?;
             let now = connects.clock.now()?;
             let ledger = connects.ledger(bytes.as_deref(), &now);
-            Ok(look(&ledger, &connects.limit, &now))
+            Ok(look(&ledger, &connects.limit(), &now))
         })
         .await
     }
@@ -231,7 +240,7 @@ impl Connects {
         // Not before the lock: what another process wrote meanwhile would lie in the future.
         let now = self.clock.now()?;
         let mut ledger = self.ledger(bytes.as_deref(), &now);
-        let result = act(&mut ledger, &self.limit, &now);
+        let result = act(&mut ledger, &self.limit(), &now);
         let text = ledger.text();
         if bytes.as_deref() != Some(text.as_bytes()) {
             durable::replace(&self.file(), text.as_bytes())?;

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    api::Names,
+    api::{Names, Reload},
     bpf::HookChoice,
     client, config_file,
     daemon::{self, Options},
@@ -171,6 +171,14 @@ enum Command {
     /// Show what is missing, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
+    /// Take over the configuration file as it is now; touch only what changed.
+    Reload {
+        /// Go back after so many seconds, unless `sixxs confirm` comes first.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        confirm: Option<u64>,
+    },
+    /// Keep the configuration of a `reload --confirm`.
+    Confirm,
     /// The commands of AICCU, for old scripts; also when this program is called as `aiccu`.
     #[command(subcommand)]
     Aiccu(aiccu::Verb),
@@ -263,6 +271,17 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
         Command::Check { names } => check::check(&socket, json, &names).await,
+        Command::Reload { confirm } => {
+            let reload = Reload {
+                confirm_within_seconds: confirm,
+            };
+            client::post(&socket, "/v1/reload", &reload).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Confirm => {
+            client::post(&socket, "/v1/confirm", &()).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Aiccu(verb) => aiccu::run(&paths, verb).await,
         Command::Plan => show::plan(&paths, json).await,
         Command::Down => {

@@ -12,6 +12,7 @@
 //! Only `sixxs down` takes them away.
 
 mod alerts;
+mod reload;
 mod report;
 mod state;
 mod tunnels;
@@ -94,6 +95,10 @@ pub enum Request {
     Plan(oneshot::Sender<anyhow::Result<api::Plan>>),
     /// Starts, stops or restarts tunnels.
     Tunnels(Verb, api::Names, oneshot::Sender<Result<(), String>>),
+    /// Takes the configuration file over; goes back after this time unless it is confirmed.
+    Reload(Option<Duration>, oneshot::Sender<Result<(), String>>),
+    /// The configuration is good.
+    Confirm(oneshot::Sender<Result<(), String>>),
     /// Starts (true) or stops the tunnel of an account.
     Account(bool, api::AccountFile, oneshot::Sender<Result<(), String>>),
 }
@@ -112,6 +117,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let _lock = run_dir::lock(paths)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
 
     // Subscribed before the first look, so that nothing falls between.
     let mut watcher = Watcher::subscribe()?;
@@ -171,6 +177,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
                 pacer.begin(started.elapsed());
                 state.reconcile_or_report().await;
+            }
+            _ = hangup.recv() => reload_by_signal(&mut state).await?,
+            () = sleep_until(state.trial_ends().unwrap_or(started)), if state.trial_ends().is_some() => {
+                state.go_back(tell_in_log("go back to the configuration before")).await;
             }
             _ = resync.tick() => pacer.changed(started.elapsed()),
             () = bell.notified() => pacer.changed(started.elapsed()),
@@ -243,6 +253,29 @@ async fn read_debugging(log: Option<&mut AsyncFd<bpf::Debugging>>) {
             std::future::pending().await
         }
     }
+}
+
+/// `systemctl reload` and `kill -HUP`.
+async fn reload_by_signal(state: &mut State) -> anyhow::Result<()> {
+    use sd_notify::NotifyState::{Ready, Reloading};
+    let now = sd_notify::NotifyState::monotonic_usec_now().context("read the clock")?;
+    sd_notify::notify(&[Reloading, now]).context("tell systemd")?;
+    state.reload(None, tell_in_log("reload")).await;
+    sd_notify::notify(&[Ready]).context("tell systemd")
+}
+
+/// For what nobody waits for the outcome of.
+fn tell_in_log(what: &'static str) -> oneshot::Sender<Result<(), String>> {
+    let (answer, outcome) = oneshot::channel::<Result<(), String>>();
+    tokio::spawn(async move {
+        match outcome.await {
+            Ok(Ok(())) => info!("{what}: done"),
+            Ok(Err(error)) => warn!("{what}: {error}"),
+            // The daemon is ending.
+            Err(_) => {}
+        }
+    });
+    answer
 }
 
 /// Tells systemd, and whoever reads stderr.

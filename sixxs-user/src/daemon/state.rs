@@ -21,6 +21,7 @@ use tracing::debug;
 use super::{
     Request, Verb,
     alerts::Alerts,
+    reload::{Changes, Trial},
     report,
     tunnels::{Running, Stopped},
 };
@@ -63,7 +64,10 @@ pub(super) struct State {
     /// What was in place after the last round: what of it is missing now, somebody took away.
     in_place: InPlace,
     pub(super) corrections: u64,
-    alerts: Alerts,
+    pub(super) alerts: Alerts,
+    pub(super) trial: Option<Trial>,
+    /// Of a configuration that is just being taken over.
+    pub(super) changes: Changes,
     leaks: Merger,
     started: Instant,
 }
@@ -115,6 +119,8 @@ impl State {
             in_place: InPlace::default(),
             corrections: 0,
             alerts: Alerts::new(),
+            trial: None,
+            changes: Changes::default(),
             leaks: Merger::default(),
             started: Instant::now(),
         }
@@ -437,6 +443,10 @@ impl State {
             }
             Request::Plan(answer) => {
                 let _gone = answer.send(self.plan_now().await);
+            }
+            Request::Reload(confirm_within, answer) => self.reload(confirm_within, answer).await,
+            Request::Confirm(answer) => {
+                let _gone = answer.send(self.confirm());
             }
             Request::Account(starts, file, answer) => {
                 let acted = if starts {

@@ -30,7 +30,7 @@ pub enum Verb {
 }
 
 /// Where the outcome of starting or stopping tunnels goes.
-type Answer = oneshot::Sender<Result<(), String>>;
+pub(super) type Answer = oneshot::Sender<Result<(), String>>;
 
 /// Drivers have stopped.
 pub(super) struct Stopped {
@@ -44,6 +44,32 @@ pub(super) struct Stopped {
     answer: Answer,
     /// What went wrong.
     problems: Vec<String>,
+}
+
+impl Stopped {
+    /// Nothing went wrong yet.
+    pub(super) const fn new(names: Vec<IfName>, start: Vec<Tunnel>, answer: Answer) -> Self {
+        Self {
+            names,
+            start,
+            refresh: false,
+            answer,
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// Stops drivers in a task, which then reports back.
+pub(super) fn stop_in_task(
+    drivers: Vec<(IfName, Driver)>,
+    mut stopped: Stopped,
+    to: mpsc::Sender<Stopped>,
+) {
+    tokio::spawn(async move {
+        stopped.problems = stop_all(drivers).await;
+        // A closed channel: the daemon is ending, and so is whoever asked it.
+        let _ending = to.send(stopped).await;
+    });
 }
 
 /// A tunnel and its driver.
@@ -153,51 +179,54 @@ impl State {
         refresh: bool,
         answer: Answer,
     ) {
-        let is_stopping = |t: &&Tunnel| self.tunnels.get(&t.name).is_some_and(|r| r.stopping);
-        if let Some(tunnel) = chosen.iter().find(is_stopping) {
+        if let Some(tunnel) = chosen.iter().find(|tunnel| self.is_stopping(&tunnel.name)) {
             let refusal = format!("{} is being stopped; try again in a moment", tunnel.name);
             let _gone = answer.send(Err(refusal));
             return;
         }
-        let mut drivers = Vec::new();
-        if verb != Verb::Start {
-            for tunnel in &chosen {
-                if let Some(running) = self.tunnels.get_mut(&tunnel.name)
-                    && let Some(driver) = running.driver.take()
-                {
-                    running.stopping = true;
-                    drivers.push((tunnel.name.clone(), driver));
-                }
-            }
-        }
-        let names = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
+        let names: Vec<_> = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
+        let drivers = match verb {
+            Verb::Start => Vec::new(),
+            Verb::Stop | Verb::Restart => self.take_drivers(&names),
+        };
         let start = if verb == Verb::Stop { vec![] } else { chosen };
+        let stopped = Stopped {
+            refresh,
+            ..Stopped::new(names, start, answer)
+        };
         if drivers.is_empty() {
-            self.stopped(Stopped {
-                names,
-                start,
-                refresh,
-                answer,
-                problems: Vec::new(),
-            })
-            .await;
+            self.stopped(stopped).await;
             return;
         }
         // Rules and sources go first, the interface after them.
         self.reconcile_or_report().await;
-        let stopped_to = self.stopped_to.clone();
-        tokio::spawn(async move {
-            let problems = stop_all(drivers).await;
-            let stopped = Stopped {
-                names,
-                start,
-                refresh,
-                answer,
-                problems,
-            };
-            // A closed channel: the daemon is ending, and so is whoever asked it.
-            let _ending = stopped_to.send(stopped).await;
-        });
+        stop_in_task(drivers, stopped, self.stopped_to.clone());
+    }
+
+    pub(super) fn is_stopping(&self, name: &IfName) -> bool {
+        self.tunnels
+            .get(name)
+            .is_some_and(|running| running.stopping)
+    }
+
+    /// Whether a tunnel is not known yet, or is to be up, or is just being stopped to be started.
+    pub(super) fn is_new_or_wanted(&self, name: &IfName) -> bool {
+        let running = self.tunnels.get(name);
+        running.is_none_or(Running::is_wanted)
+    }
+
+    /// The drivers of these tunnels, to be stopped.
+    pub(super) fn take_drivers(&mut self, names: &[IfName]) -> Vec<(IfName, Driver)> {
+        let mut drivers = Vec::new();
+        for name in names {
+            if let Some(running) = self.tunnels.get_mut(name)
+                && let Some(driver) = running.driver.take()
+            {
+                running.stopping = true;
+                drivers.push((name.clone(), driver));
+            }
+        }
+        drivers
     }
 
     /// Drivers have stopped: starts those that are to be started again, and answers.
@@ -215,6 +244,14 @@ impl State {
             }
             if start.is_empty() {
                 self.forget(name);
+            }
+            if self
+                .wanted
+                .tunnels
+                .iter()
+                .all(|tunnel| tunnel.name != *name)
+            {
+                self.tunnels.remove(name);
             }
         }
         self.had_tunnels |= !start.is_empty();
