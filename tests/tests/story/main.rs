@@ -33,6 +33,7 @@ mod lans;
 mod native;
 mod on_leak;
 mod plan;
+mod reload;
 mod replies;
 mod shapes;
 mod status;
