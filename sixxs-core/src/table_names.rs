@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::config::Config;
+use crate::{
+    config::{Config, RuleMode},
+    routing::{DIRECTS_TABLE, SUBTREES_TABLE},
+    types::TableId,
+};
 
 /// Name of the file in `/etc/iproute2/rt_tables.d`.
 pub const FILE: &str = "sixxs.conf";
@@ -19,9 +23,20 @@ pub fn text(config: &Config, made_directory: bool) -> String {
     if made_directory {
         text.push_str(DIRECTORY_TOO);
     }
-    for tunnel in &config.tunnels {
+    let mut name = |table: TableId, name: &str| {
         // Writing into a String does not fail.
-        let _infallible = writeln!(text, "{} {}", tunnel.table, tunnel.name);
+        let _infallible = writeln!(text, "{table} {name}");
+    };
+    match config.rule_mode {
+        RuleMode::Rules => {
+            for tunnel in &config.tunnels {
+                name(tunnel.table, tunnel.name.as_str());
+            }
+        }
+        RuleMode::Subtrees => {
+            name(SUBTREES_TABLE, "sixxs");
+            name(DIRECTS_TABLE, "sixxs-direct");
+        }
     }
     text
 }

@@ -1,7 +1,10 @@
 //! Tunnels of accounts that are started without standing in the configuration.
 
-use super::{Account, Config, Kind, Tunnel, table_of, together::TUNNELS};
-use crate::types::{IfName, TableId};
+use super::{Account, Config, Kind, RuleMode, Tunnel, table_of, together::TUNNELS};
+use crate::{
+    routing::SUBTREES_TABLE,
+    types::{IfName, TableId},
+};
 
 /// The tunnel cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,9 +29,12 @@ impl Config {
         let name = account.aiccu.interface.clone();
         self.has_room(&name)?;
         let is_taken = |table| self.tunnels.iter().any(|tunnel| tunnel.table == table);
-        let table = (0..)
-            .map(|position| TableId(table_of(position)))
-            .find(|table| !is_taken(*table));
+        let table = match self.rule_mode {
+            RuleMode::Rules => (0..)
+                .map(|position| TableId(table_of(position)))
+                .find(|table| !is_taken(*table)),
+            RuleMode::Subtrees => Some(SUBTREES_TABLE),
+        };
         let tunnel = Tunnel {
             name,
             addresses_by_others: account.aiccu.noconfigure,
@@ -51,7 +57,9 @@ impl Config {
     pub fn keep(&mut self, tunnel: Tunnel) -> Result<(), Refused> {
         self.has_room(&tunnel.name)?;
         let has_its_table = |other: &&Tunnel| other.table == tunnel.table;
-        if let Some(other) = self.tunnels.iter().find(has_its_table) {
+        if self.rule_mode == RuleMode::Rules
+            && let Some(other) = self.tunnels.iter().find(has_its_table)
+        {
             return Err(Refused::Table(tunnel.table, other.name.clone()));
         }
         self.tunnels.push(tunnel);

@@ -27,6 +27,7 @@ use crate::{
         ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
         connects::{Limit, MAX_CONNECTS},
     },
+    routing::SUBTREES_TABLE,
     types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId},
 };
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub rule_priority: RulePriority,
     /// How often brokers are connected to.
     pub connect_limit: Limit,
+    /// How packets are led to the tunnels.
+    pub rule_mode: RuleMode,
     /// The tunnels in the order of the file.
     pub tunnels: Vec<Tunnel>,
 }
@@ -53,6 +56,7 @@ impl Default for Config {
             on_leak: OnLeak::default(),
             rule_priority: RulePriority(RULE_PRIORITY),
             connect_limit: Limit::default(),
+            rule_mode: RuleMode::default(),
             tunnels: Vec::new(),
         }
     }
@@ -99,6 +103,17 @@ pub enum OnLeak {
     Drop,
     /// Count and report it, and let it pass.
     Observe,
+}
+
+/// How packets are led to the tunnels by their source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RuleMode {
+    /// A rule per address and prefix, and a table per tunnel.
+    #[default]
+    Rules,
+    /// One rule, and one table with source-specific routes (`CONFIG_IPV6_SUBTREES`): a packet costs
+    /// the same however many tunnels there are.
+    Subtrees,
 }
 
 /// A tunnel.
@@ -251,7 +266,9 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
     let rule_priority = table
         .integer("rule_priority", 2..=32765, faults)
         .map_or(RULE_PRIORITY, |at| at.value);
-    table.parsed::<RuleMode>("rule_mode", "\"rules\"", faults);
+    let rule_mode = table
+        .parsed::<RuleMode>("rule_mode", "\"rules\" or \"subtrees\"", faults)
+        .map_or(RuleMode::default(), |at| at.value);
     table.parsed::<NotYet>("metrics", "no such key yet", faults);
 
     let connect_limit = table.table("connect_limit", faults);
@@ -263,7 +280,7 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
     let mut places = Vec::new();
     let mut tunnels = Vec::new();
     for (position, table) in (0..).zip(tables) {
-        if let Some((tunnel, place)) = read_tunnel(table, position, files, faults) {
+        if let Some((tunnel, place)) = read_tunnel(table, position, files, rule_mode, faults) {
             tunnels.push(tunnel);
             places.push(place);
         }
@@ -274,11 +291,17 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
         &places,
         faults,
     );
+    if rule_mode == RuleMode::Subtrees {
+        for tunnel in &mut tunnels {
+            tunnel.table = SUBTREES_TABLE;
+        }
+    }
     Some(Config {
         uplinks: uplinks.map(values),
         on_leak,
         rule_priority: RulePriority(rule_priority),
         connect_limit,
+        rule_mode,
         tunnels,
     })
 }
@@ -313,6 +336,7 @@ fn read_tunnel(
     mut table: Table<'_>,
     position: u32,
     files: Files<'_>,
+    rule_mode: RuleMode,
     faults: &mut Faults,
 ) -> Option<(Tunnel, Places)> {
     let name = table.parsed::<IfName>("name", "an interface name", faults);
@@ -368,6 +392,10 @@ fn read_tunnel(
             place,
             format!("expected a table of its own, found {id}, which is the {owner} table"),
         );
+    }
+    if let (Some(id), RuleMode::Subtrees) = (&id, rule_mode) {
+        let message = "expected only with rule_mode = \"rules\": with subtrees all share one";
+        faults.add(&id.place, message);
     }
     let mtu = table.integer("mtu", Mtu::MINIMUM.0..=65535, faults);
     let gateway = table.parsed::<Ipv6Addr>("gateway", "an IPv6 address", faults);
@@ -546,15 +574,13 @@ impl std::str::FromStr for NotYet {
     }
 }
 
-struct RuleMode;
-
 impl std::str::FromStr for RuleMode {
     type Err = NotThat;
 
     fn from_str(text: &str) -> Result<Self, NotThat> {
         match text {
-            "rules" => Ok(Self),
-            "subtrees" => Err(NotThat(LATER)),
+            "rules" => Ok(Self::Rules),
+            "subtrees" => Ok(Self::Subtrees),
             _ => Err(NotThat("no such mode")),
         }
     }

@@ -130,10 +130,17 @@ fn every_fault_is_named() {
         ),
         (
             "on_leak = \"drop\"",
-            "rule_mode = \"subtrees\"",
+            "rule_mode = \"marks\"",
             3,
             "rule_mode",
-            "not available",
+            "no such mode",
+        ),
+        (
+            "on_leak = \"drop\"",
+            "rule_mode = \"subtrees\"",
+            18,
+            "tunnel[2].table",
+            "expected only with rule_mode = \"rules\"",
         ),
         (
             "on_leak = \"drop\"",

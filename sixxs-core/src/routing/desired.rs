@@ -5,9 +5,11 @@ use std::{
     net::Ipv6Addr,
 };
 
-use super::{DEFAULT_METRIC, MAIN_TABLE, Neighbour, Rule, UNREACHABLE_METRIC};
+use super::{
+    DEFAULT_METRIC, DIRECTS_TABLE, MAIN_TABLE, Neighbour, Rule, SUBTREES_TABLE, UNREACHABLE_METRIC,
+};
 use crate::{
-    config::{Config, Kind, Tunnel},
+    config::{Config, Kind, RuleMode, Tunnel},
     types::{IfName, InterfaceAddress, Metric, Mtu, Prefix, RulePriority, TableId},
 };
 
@@ -42,6 +44,8 @@ pub struct Place {
     pub metric: Metric,
     /// Its destination.
     pub destination: Prefix,
+    /// The sources that it is for; all, unless it is source-specific.
+    pub source: Prefix,
 }
 
 /// Where a route leads.
@@ -58,6 +62,8 @@ pub enum Target {
     },
     /// Nowhere: the sender gets an error.
     Unreachable,
+    /// Back to the rules, to go on behind the one that led here.
+    Throw,
 }
 
 impl Desired {
@@ -66,7 +72,10 @@ impl Desired {
     pub fn new(config: &Config, wanted: impl Fn(&Tunnel) -> bool) -> Self {
         let mut desired = Self::default();
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
-            desired.add(tunnel, config.rule_priority);
+            match config.rule_mode {
+                RuleMode::Rules => desired.add(tunnel, config.rule_priority),
+                RuleMode::Subtrees => desired.add_subtrees(tunnel, config.rule_priority),
+            }
         }
         desired
     }
@@ -87,16 +96,63 @@ impl Desired {
         self.interfaces.insert(tunnel.name.clone(), set_up);
     }
 
-    fn add(&mut self, tunnel: &Tunnel, priority: RulePriority) {
-        let through = Target::Interface {
-            name: tunnel.name.clone(),
-            gateway: tunnel.gateway,
-            mtu: tunnel.mtu,
+    /// As [`Desired::add`] has it, with one rule for all: what the rules ask there, the routes ask
+    /// here. A packet whose source is nobody's finds nothing and goes on to the main table.
+    ///
+    /// ```text
+    /// PRIORITY      from all lookup TABLE      default from A dev NAME
+    ///                                          unreachable default from A      (last)
+    ///                                          throw DIRECT from A             back to the rules:
+    /// PRIORITY + 1  from all lookup main suppress_prefixlength 0               the LANs
+    /// PRIORITY + 2  from all lookup DIRECTS    unreachable DIRECT from A       else nowhere
+    /// ```
+    fn add_subtrees(&mut self, tunnel: &Tunnel, priority: RulePriority) {
+        let place = |table, metric, destination, source| Place {
+            table,
+            metric,
+            destination,
+            source,
         };
+        let mut rule = |offset, table, no_default| {
+            self.rules.insert(Rule {
+                priority: RulePriority(priority.0 + offset),
+                from: Prefix::ALL,
+                to: None,
+                table,
+                no_default,
+            })
+        };
+        rule(0, SUBTREES_TABLE, false);
+        if !tunnel.direct.is_empty() {
+            rule(1, MAIN_TABLE, true);
+            rule(2, DIRECTS_TABLE, false);
+        }
+        self.neighbours.extend(neighbour(tunnel));
+        for from in tunnel.sources() {
+            let default = |metric| place(SUBTREES_TABLE, metric, Prefix::ALL, from);
+            self.routes.insert(default(DEFAULT_METRIC), through(tunnel));
+            self.routes
+                .insert(default(UNREACHABLE_METRIC), Target::Unreachable);
+            for to in &tunnel.direct {
+                self.routes.insert(
+                    place(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
+                    Target::Throw,
+                );
+                self.routes.insert(
+                    place(DIRECTS_TABLE, UNREACHABLE_METRIC, *to, from),
+                    Target::Unreachable,
+                );
+            }
+        }
+    }
+
+    fn add(&mut self, tunnel: &Tunnel, priority: RulePriority) {
+        let through = through(tunnel);
         let place = |metric, destination| Place {
             table: tunnel.table,
             metric,
             destination,
+            source: Prefix::ALL,
         };
         self.routes
             .insert(place(DEFAULT_METRIC, Prefix::ALL), through);
@@ -106,11 +162,7 @@ impl Desired {
             self.routes
                 .insert(place(UNREACHABLE_METRIC, destination), Target::Unreachable);
         }
-        self.neighbours
-            .extend(tunnel.gateway.map(|address| Neighbour {
-                interface: tunnel.name.clone(),
-                address,
-            }));
+        self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {
             self.rules.insert(Rule {
                 priority,
@@ -132,6 +184,21 @@ impl Desired {
             }
         }
     }
+}
+
+fn through(tunnel: &Tunnel) -> Target {
+    Target::Interface {
+        name: tunnel.name.clone(),
+        gateway: tunnel.gateway,
+        mtu: tunnel.mtu,
+    }
+}
+
+fn neighbour(tunnel: &Tunnel) -> Option<Neighbour> {
+    tunnel.gateway.map(|address| Neighbour {
+        interface: tunnel.name.clone(),
+        address,
+    })
 }
 
 /// The link-local address that goes with an AYIYA tunnel's address, as AICCU makes it: its bytes 2

@@ -26,6 +26,12 @@ pub const UNREACHABLE_METRIC: Metric = Metric(4_278_198_272);
 /// The main table.
 pub const MAIN_TABLE: TableId = TableId(254);
 
+/// The one table of `rule_mode = "subtrees"`.
+pub const SUBTREES_TABLE: TableId = TableId(200);
+
+/// Where, in that mode, direct destinations end that have no route.
+pub const DIRECTS_TABLE: TableId = TableId(201);
+
 /// Keeps a gateway's link-layer address known. The programs hand leaks to the neighbour without the
 /// kernel's help: one that has to be resolved first is lost.
 ///

@@ -79,6 +79,8 @@ pub enum ObservedTarget {
     },
     /// `unreachable`.
     Unreachable,
+    /// `throw`.
+    Throw,
     /// Anything else: several next hops, `blackhole`, …
     Other,
 }
@@ -90,13 +92,14 @@ impl ObservedRoute {
         self.protocol == PROTOCOL
     }
 
-    /// What tells it from other routes; `None` for a source-specific one, which we never make.
+    /// What tells it from other routes.
     #[must_use]
-    pub fn place(&self) -> Option<Place> {
-        (self.source == Prefix::ALL).then_some(Place {
+    pub const fn place(&self) -> Place {
+        Place {
             table: self.table,
             metric: self.metric,
             destination: self.destination,
-        })
+            source: self.source,
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! that lead to them, everything new before anything old is removed, and rules removed before
 //! their routes.
 
-use std::{fmt, net::Ipv6Addr};
+use std::{collections::BTreeMap, fmt, net::Ipv6Addr};
 
 use super::{
     MAIN_TABLE, Neighbour, Rule,
@@ -61,8 +61,19 @@ pub enum Step {
 pub struct Route {
     /// What tells it from others.
     pub place: Place,
-    /// Where it leads; `None`: `unreachable`.
-    pub via: Option<Via>,
+    /// Where it leads.
+    pub to: To,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    /// Out of an interface.
+    Via(Via),
+    /// `unreachable`.
+    Unreachable,
+    /// `throw`.
+    Throw,
 }
 
 /// Out of an interface.
@@ -134,10 +145,12 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
             plan.steps.extend(set_up(link, wanted));
         }
     }
-    let mut surplus: Vec<&ObservedRoute> = observed.routes.iter().filter(|r| r.is_ours()).collect();
+    let mut routes = Routes::of(observed);
     for (place, target) in &desired.routes {
         match resolve(*place, target, &observed.links) {
-            Ok(route) => place_route(route, observed, &mut surplus, &mut plan),
+            Ok(route) => routes.place(route, &mut plan),
+            // Many routes may wait for one interface.
+            Err(problem) if plan.problems.contains(&problem) => {}
             Err(problem) => plan.problems.push(problem),
         }
     }
@@ -156,7 +169,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     plan.steps.extend(missing.into_iter().map(Step::AddRule));
     plan.steps.extend(doomed);
     plan.steps
-        .extend(surplus.into_iter().cloned().map(Step::DeleteRoute));
+        .extend(routes.surplus().cloned().map(Step::DeleteRoute));
     plan.steps
         .extend(old_neighbours.into_iter().filter_map(|neighbour| {
             // An interface that is gone has taken its neighbours along.
@@ -201,53 +214,79 @@ fn keep_neighbour(
     }
 }
 
-/// Sees to one route; takes from `surplus` what serves for it.
-fn place_route(
-    route: Route,
-    observed: &Observed,
-    surplus: &mut Vec<&ObservedRoute>,
-    plan: &mut Plan,
-) {
-    let is_here = |candidate: &ObservedRoute| candidate.place() == Some(route.place);
-    let others = observed.routes.iter().filter(|other| !other.is_ours());
-    let mut in_the_way = others.filter(|other| {
-        let comes_first = other.place().is_some_and(|theirs| {
-            theirs.table == route.place.table
-                && theirs.destination == route.place.destination
-                && theirs.metric <= route.place.metric
-        });
-        // Before an `unreachable` there may be what likes.
-        is_here(other) || (comes_first && route.via.is_some())
-    });
-    let mut occupied = false;
-    if let Some(other) = in_the_way.next() {
-        occupied = is_here(other) || in_the_way.any(is_here);
-        plan.problems.push(Problem::Occupied {
-            table: other.table,
-            metric: other.metric,
-            protocol: other.protocol,
-        });
+/// The routes that are there, by what tells them apart. There may be ten thousands.
+struct Routes<'a> {
+    /// Ours that nothing wanted serves for, in the order of the kernel.
+    ours: BTreeMap<Place, Vec<(usize, &'a ObservedRoute)>>,
+    /// Everybody else's.
+    theirs: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
+}
+
+impl<'a> Routes<'a> {
+    fn of(observed: &'a Observed) -> Self {
+        let mut routes = Self {
+            ours: BTreeMap::new(),
+            theirs: BTreeMap::new(),
+        };
+        for (order, route) in observed.routes.iter().enumerate() {
+            if route.is_ours() {
+                let same = routes.ours.entry(route.place()).or_default();
+                same.push((order, route));
+            } else {
+                let key = (route.table, route.destination, route.source);
+                routes.theirs.entry(key).or_default().push(route);
+            }
+        }
+        routes
     }
-    if let Some(at) = surplus
-        .iter()
-        .position(|ours| is_here(ours) && route.is(&ours.target))
-    {
-        surplus.remove(at);
-    } else if !occupied {
-        plan.steps
-            .push(match surplus.iter().position(|ours| is_here(ours)) {
-                Some(at) => {
-                    surplus.remove(at);
-                    Step::ReplaceRoute(route)
-                }
-                None => Step::AddRoute(route),
+
+    /// Sees to one route.
+    fn place(&mut self, route: Route, plan: &mut Plan) {
+        let Place {
+            table,
+            metric,
+            destination,
+            source,
+        } = route.place;
+        let others = self.theirs.get(&(table, destination, source));
+        let others = others.map(Vec::as_slice).unwrap_or_default();
+        let is_here = |other: &&&ObservedRoute| other.metric == metric;
+        // Before an `unreachable` there may be what likes.
+        let comes_first = |other: &&&ObservedRoute| {
+            is_here(other) || (other.metric <= metric && matches!(route.to, To::Via(_)))
+        };
+        if let Some(other) = others.iter().find(comes_first) {
+            plan.problems.push(Problem::Occupied {
+                table,
+                metric: other.metric,
+                protocol: other.protocol,
             });
+        }
+        let same = self.ours.entry(route.place).or_default();
+        if let Some(at) = same.iter().position(|(_, ours)| route.is(&ours.target)) {
+            same.remove(at);
+        } else if others.iter().any(|other| is_here(&other)) {
+            // It is theirs: ours would be one more next hop of it.
+        } else if same.is_empty() {
+            plan.steps.push(Step::AddRoute(route));
+        } else {
+            same.remove(0);
+            plan.steps.push(Step::ReplaceRoute(route));
+        }
+    }
+
+    /// Ours that are too many.
+    fn surplus(&self) -> impl Iterator<Item = &'a ObservedRoute> {
+        let mut left: Vec<_> = self.ours.values().flatten().copied().collect();
+        left.sort_by_key(|(order, _)| *order);
+        left.into_iter().map(|(_, route)| route)
     }
 }
 
 fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Problem> {
-    let via = match target {
-        Target::Unreachable => None,
+    let to = match target {
+        Target::Unreachable => To::Unreachable,
+        Target::Throw => To::Throw,
         Target::Interface { name, gateway, mtu } => {
             let name = name.clone();
             let table = place.table;
@@ -257,7 +296,7 @@ fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Proble
             if !link.up {
                 return Err(Problem::InterfaceDown { name, table });
             }
-            Some(Via {
+            To::Via(Via {
                 index: link.index,
                 name,
                 gateway: *gateway,
@@ -266,16 +305,18 @@ fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Proble
             })
         }
     };
-    Ok(Route { place, via })
+    Ok(Route { place, to })
 }
 
 impl Route {
     /// Whether an observed target is this route's.
     fn is(&self, target: &ObservedTarget) -> bool {
-        match (&self.via, target) {
-            (None, ObservedTarget::Unreachable) => true,
+        match (&self.to, target) {
+            (To::Unreachable, ObservedTarget::Unreachable) | (To::Throw, ObservedTarget::Throw) => {
+                true
+            }
             (
-                Some(via),
+                To::Via(via),
                 ObservedTarget::Interface {
                     index,
                     gateway,
@@ -320,8 +361,10 @@ impl fmt::Display for Step {
             ),
             Self::DeleteRoute(route) => {
                 f.write_str("ip -6 route del ")?;
-                if matches!(route.target, ObservedTarget::Unreachable) {
-                    f.write_str("unreachable ")?;
+                match route.target {
+                    ObservedTarget::Unreachable => f.write_str("unreachable ")?,
+                    ObservedTarget::Throw => f.write_str("throw ")?,
+                    ObservedTarget::Interface { .. } | ObservedTarget::Other => {}
                 }
                 write!(f, "{}", Destination(route.destination))?;
                 if route.source.bits() != 0 {
@@ -350,15 +393,26 @@ impl fmt::Display for Route {
             table,
             metric,
             destination,
+            source,
         } = self.place;
-        let to = Destination(destination);
-        let Some(via) = &self.via else {
-            return write!(
-                f,
-                "unreachable {to} table {table} proto {PROTOCOL} metric {metric}"
-            );
+        let via = match &self.to {
+            To::Via(via) => Some(via),
+            To::Unreachable => {
+                f.write_str("unreachable ")?;
+                None
+            }
+            To::Throw => {
+                f.write_str("throw ")?;
+                None
+            }
         };
-        write!(f, "{to}")?;
+        write!(f, "{}", Destination(destination))?;
+        if source != Prefix::ALL {
+            write!(f, " from {source}")?;
+        }
+        let Some(via) = via else {
+            return write!(f, " table {table} proto {PROTOCOL} metric {metric}");
+        };
         if let Some(gateway) = via.gateway {
             write!(f, " via {gateway}")?;
         }
@@ -389,7 +443,11 @@ impl fmt::Display for Destination {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "from {}", self.from)?;
+        if self.from == Prefix::ALL {
+            f.write_str("from all")?;
+        } else {
+            write!(f, "from {}", self.from)?;
+        }
         if let Some(to) = self.to {
             write!(f, " to {to}")?;
         }

@@ -72,6 +72,34 @@ fn the_plan_reads_as_commands() {
     );
 }
 
+/// One rule leads to all of them, and two more where there are direct destinations.
+#[test]
+fn the_plan_with_subtrees() {
+    let mut config = config();
+    config.rule_mode = config::RuleMode::Subtrees;
+    let plan = diff(&Desired::new(&config, |_| true), &both_up());
+    assert_eq!(plan.problems, vec![]);
+    let lines: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "ip -6 route add default from 2001:db8:a::2 dev sixxs0 table 200 proto 116 metric 1024 mtu 1280 advmss 1220",
+            "ip -6 route add default from 2001:db8:b::2 via fe80::1 dev sixxs1 table 200 proto 116 metric 1024",
+            "ip -6 route add default from 2001:db8:bb::/48 via fe80::1 dev sixxs1 table 200 proto 116 metric 1024",
+            "ip -6 route add throw 2001:db8:bb::/48 from 2001:db8:b::2 table 200 proto 116 metric 1024",
+            "ip -6 route add throw 2001:db8:bb::/48 from 2001:db8:bb::/48 table 200 proto 116 metric 1024",
+            "ip -6 route add unreachable default from 2001:db8:a::2 table 200 proto 116 metric 4278198272",
+            "ip -6 route add unreachable default from 2001:db8:b::2 table 200 proto 116 metric 4278198272",
+            "ip -6 route add unreachable default from 2001:db8:bb::/48 table 200 proto 116 metric 4278198272",
+            "ip -6 route add unreachable 2001:db8:bb::/48 from 2001:db8:b::2 table 201 proto 116 metric 4278198272",
+            "ip -6 route add unreachable 2001:db8:bb::/48 from 2001:db8:bb::/48 table 201 proto 116 metric 4278198272",
+            "ip -6 rule add from all lookup 200 priority 16383 protocol 116",
+            "ip -6 rule add from all lookup main suppress_prefixlength 0 priority 16384 protocol 116",
+            "ip -6 rule add from all lookup 201 priority 16385 protocol 116",
+        ]
+    );
+}
+
 #[test]
 fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
     let config = config();
@@ -204,7 +232,7 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 link.addresses.push(address.address);
             }),
             Step::AddRoute(route) => {
-                let taken = |r: &ObservedRoute| r.place() == Some(route.place);
+                let taken = |r: &ObservedRoute| r.place() == route.place;
                 assert!(!state.routes.iter().any(taken), "EEXIST: {step}");
                 state.routes.push(made(route));
             }
@@ -212,7 +240,7 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 let at = state
                     .routes
                     .iter()
-                    .position(|r| r.place() == Some(route.place))
+                    .position(|r| r.place() == route.place)
                     .expect("something to replace");
                 assert!(state.routes[at].is_ours(), "not ours: {step}");
                 state.routes[at] = made(route);
@@ -268,12 +296,13 @@ fn made(route: &Route) -> ObservedRoute {
     ObservedRoute {
         table: route.place.table,
         destination: route.place.destination,
-        source: Prefix::ALL,
+        source: route.place.source,
         metric: route.place.metric,
         protocol: PROTOCOL,
-        target: match &route.via {
-            None => ObservedTarget::Unreachable,
-            Some(via) => ObservedTarget::Interface {
+        target: match &route.to {
+            To::Unreachable => ObservedTarget::Unreachable,
+            To::Throw => ObservedTarget::Throw,
+            To::Via(via) => ObservedTarget::Interface {
                 index: via.index,
                 gateway: via.gateway,
                 mtu: via.mtu.map_or(0, |mtu| mtu.0),
@@ -318,6 +347,7 @@ fn any_route() -> impl Strategy<Value = ObservedRoute> {
     let target = prop_oneof![
         Just(ObservedTarget::Unreachable),
         Just(ObservedTarget::Other),
+        Just(ObservedTarget::Throw),
         (1u32..6, any::<bool>(), select(vec![0u32, 1280])).prop_map(|(index, gateway, mtu)| {
             ObservedTarget::Interface {
                 index: IfIndex(index),
@@ -377,7 +407,7 @@ fn one_of_each(neighbours: Vec<ObservedNeighbour>) -> Vec<ObservedNeighbour> {
 fn without_doubles(routes: Vec<ObservedRoute>) -> Vec<ObservedRoute> {
     let mut kept: Vec<ObservedRoute> = Vec::new();
     for route in routes {
-        let key = |r: &ObservedRoute| (r.table, r.destination, r.source, r.metric);
+        let key = ObservedRoute::place;
         if !kept.iter().any(|other| key(other) == key(&route)) {
             kept.push(route);
         }
@@ -393,11 +423,15 @@ proptest! {
         routes in vec(any_route(), 0..12),
         neighbours in vec(any_neighbour(), 0..6),
         ethernet in any::<bool>(),
+        subtrees in any::<bool>(),
         first in proptest::option::of(any::<bool>()),
         second in proptest::option::of(any::<bool>()),
         wanted in any::<(bool, bool)>(),
     ) {
-        let config = config();
+        let mut config = config();
+        if subtrees {
+            config.rule_mode = config::RuleMode::Subtrees;
+        }
         let links = [(3, "sixxs0", first), (4, "sixxs1", second)];
         let start = Observed {
             links: links

@@ -15,8 +15,8 @@ use sixxs_core::{
     alert::Leaks,
     broker::{ayiya::wire::Fault, connects::Standing},
     config::Tunnel,
-    routing::Step,
-    types::{IfIndex, IfName},
+    routing::{Problem, Step, desired::Place},
+    types::{IfIndex, IfName, Prefix},
 };
 
 use super::{state::State, tunnels::Running};
@@ -179,12 +179,26 @@ fn rfc3339(unix_seconds: u64) -> String {
         .to_string()
 }
 
+fn is_about_tunnel(problem: &Problem, tunnel: &Tunnel) -> bool {
+    match problem {
+        Problem::InterfaceMissing { name, .. } | Problem::InterfaceDown { name, .. } => {
+            *name == tunnel.name
+        }
+        Problem::Occupied { table, .. } => *table == tunnel.table,
+    }
+}
+
 /// Whether the last look left nothing to do for a tunnel.
 fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
     let sources: Vec<_> = tunnel.sources().collect();
+    let is_its = |place: Place| match place.source {
+        Prefix::ALL => place.table == tunnel.table,
+        // One table for all: the source says whose it is.
+        source => sources.contains(&source),
+    };
     let is_about = |step: &Step| match step {
-        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place.table == tunnel.table,
-        Step::AddRule(rule) => sources.contains(&rule.from),
+        Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.place),
+        Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
         Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
         Step::SetUp(_, name, _) | Step::AddAddress(_, name, _) => *name == tunnel.name,
         // Too much is not too little.
@@ -195,7 +209,7 @@ fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
             .plan
             .problems
             .iter()
-            .all(|problem| problem.table() != tunnel.table)
+            .all(|problem| !is_about_tunnel(problem, tunnel))
 }
 
 fn uplinks(state: &State) -> anyhow::Result<Vec<api::Uplink>> {

@@ -10,10 +10,14 @@ use bytemuck::pod_read_unaligned;
 use sixxs_common::{layout::LeakEvent, stat::Stat};
 use sixxs_core::{
     alert::Merger,
-    config::{Config, Conflict, Learned, Tunnel},
+    config::{Config, Conflict, Learned, RuleMode, Tunnel},
     enforce::Enforcement,
-    routing::{DEFAULT_METRIC, Desired, Observed, Plan, Problem, Rule, Step, desired::Place, diff},
-    types::{IfIndex, IfName},
+    routing::{
+        Desired, Observed, Plan, Problem, Rule, Step,
+        desired::{Place, Target},
+        diff,
+    },
+    types::{IfIndex, IfName, Prefix},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
@@ -258,7 +262,7 @@ impl State {
             routes: desired
                 .routes
                 .keys()
-                .filter(|key| !self.is_route_missing(**key))
+                .filter(|key| !self.is_route_missing(**key, &desired))
                 .copied()
                 .collect(),
             set_up: self.set_up(&desired),
@@ -283,7 +287,20 @@ impl State {
         set_up
     }
 
-    fn is_route_missing(&self, place: Place) -> bool {
+    /// Whether a route is not there because its interface is not.
+    fn waits_for_interface(&self, place: Place, desired: &Desired) -> bool {
+        let Some(Target::Interface { name: wanted, .. }) = desired.routes.get(&place) else {
+            return false;
+        };
+        self.plan.problems.iter().any(|problem| match problem {
+            Problem::InterfaceMissing { name, .. } | Problem::InterfaceDown { name, .. } => {
+                name == wanted
+            }
+            Problem::Occupied { table, .. } => *table == place.table,
+        })
+    }
+
+    fn is_route_missing(&self, place: Place, desired: &Desired) -> bool {
         let in_steps = self.plan.steps.iter().any(|step| match step {
             Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
             Step::SetUp(..)
@@ -294,16 +311,18 @@ impl State {
             | Step::DeleteRoute(_)
             | Step::DeleteNeighbour(..) => false,
         });
-        let in_problems = place.metric == DEFAULT_METRIC
-            && self.plan.problems.iter().any(|p| p.table() == place.table);
-        in_steps || in_problems
+        in_steps || self.waits_for_interface(place, desired)
     }
 
     /// A step that puts back what was in place before is a correction.
     fn note_correction(&mut self, step: &Step) {
-        let by_table = |table| {
+        let by_table = |table, source: Prefix| {
             let mut tunnels = self.config.tunnels.iter();
-            let tunnel = tunnels.find(|tunnel| tunnel.table == table);
+            // One table for all: the source says whose it is.
+            let tunnel = tunnels.find(|tunnel| match source {
+                Prefix::ALL => tunnel.table == table && self.config.rule_mode == RuleMode::Rules,
+                source => tunnel.sources().any(|own| own == source),
+            });
             tunnel.map(|tunnel| tunnel.name.clone())
         };
         let was_set_up = |index, address| self.in_place.set_up.contains(&(index, address));
@@ -313,10 +332,13 @@ impl State {
                 was_set_up(*index, Some(address.address)),
                 Some(name.clone()),
             ),
-            Step::AddRule(rule) => (self.in_place.rules.contains(rule), by_table(rule.table)),
+            Step::AddRule(rule) => (
+                self.in_place.rules.contains(rule),
+                by_table(rule.table, rule.from),
+            ),
             Step::AddRoute(route) | Step::ReplaceRoute(route) => (
                 self.in_place.routes.contains(&route.place),
-                by_table(route.place.table),
+                by_table(route.place.table, route.place.source),
             ),
             // A gateway comes and goes with its interface.
             Step::KeepNeighbour(..)

@@ -23,7 +23,7 @@ use sixxs_core::{
     routing::{
         Rule, Step,
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
-        plan::{Plan, Route},
+        plan::{Plan, Route, To},
     },
     types::{IfIndex, InterfaceAddress, Mtu, PROTOCOL, Prefix},
 };
@@ -181,15 +181,23 @@ fn route_message(route: &Route) -> RouteMessage {
     message.header.address_family = AddressFamily::Inet6;
     message.header.protocol = RouteProtocol::from(PROTOCOL);
     message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unreachable;
+    message.header.source_prefix_length = route.place.source.bits();
     message.header.destination_prefix_length = route.place.destination.bits();
     message.attributes = vec![
         RouteAttribute::Table(route.place.table.0),
         RouteAttribute::Priority(route.place.metric.0),
     ];
     message.attributes.extend(to(route.place.destination));
-    if let Some(via) = &route.via {
-        message.header.kind = RouteType::Unicast;
+    if route.place.source != Prefix::ALL {
+        let source = RouteAddress::Inet6(route.place.source.address());
+        message.attributes.push(RouteAttribute::Source(source));
+    }
+    message.header.kind = match &route.to {
+        To::Via(_) => RouteType::Unicast,
+        To::Unreachable => RouteType::Unreachable,
+        To::Throw => RouteType::Throw,
+    };
+    if let To::Via(via) = &route.to {
         message.attributes.push(RouteAttribute::Oif(via.index.0));
         if let Some(gateway) = via.gateway {
             let gateway = RouteAddress::Inet6(gateway);
@@ -221,6 +229,7 @@ fn delete_message(route: &ObservedRoute) -> RouteMessage {
     message.header.scope = RouteScope::Universe;
     message.header.kind = match &route.target {
         ObservedTarget::Unreachable => RouteType::Unreachable,
+        ObservedTarget::Throw => RouteType::Throw,
         ObservedTarget::Interface { .. } => RouteType::Unicast,
         ObservedTarget::Other => RouteType::Unspec,
     };

@@ -20,8 +20,8 @@ use rtnetlink::{
     packet_route::{RouteNetlinkMessage, rule::RuleMessage},
 };
 use sixxs_core::{
-    config::Config,
-    routing::observed::ObservedRule,
+    config::{Config, RuleMode},
+    routing::{DIRECTS_TABLE, SUBTREES_TABLE, observed::ObservedRule},
     types::{IfIndex, IfName, TableId},
 };
 
@@ -55,7 +55,10 @@ impl Scope {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self {
-            tables: config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
+            tables: match config.rule_mode {
+                RuleMode::Rules => config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
+                RuleMode::Subtrees => [SUBTREES_TABLE, DIRECTS_TABLE].into(),
+            },
             default_routes: config.uplinks.is_none(),
         }
     }

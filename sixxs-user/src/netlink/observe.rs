@@ -384,6 +384,7 @@ fn route(message: &RouteMessage) -> Option<ObservedRoute> {
     }
     let target = match (header.kind, index) {
         (RouteType::Unreachable, _) => ObservedTarget::Unreachable,
+        (RouteType::Throw, _) => ObservedTarget::Throw,
         (RouteType::Unicast, Some(index)) if !several => ObservedTarget::Interface {
             index,
             gateway,
