@@ -17,12 +17,21 @@ use crate::setting::Setting;
 variants!(lans_behind_the_host:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact));
 
+#[test]
+fn subtrees() -> Result<()> {
+    lans_with(Flavour::Tun, Hook::Auto, "rule_mode = \"subtrees\"\n")
+}
+
 fn lans_behind_the_host(flavour: Flavour, hook: Hook) -> Result<()> {
+    lans_with(flavour, hook, "")
+}
+
+fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     let spec = Spec {
         lans: true,
         ..Spec::new(flavour)
     };
-    let setting = Setting::of(spec, hook, "")?;
+    let setting = Setting::of(spec, hook, extra)?;
     let [lan1, lan2] = setting.lab.lans()?;
     let _lan_services = [
         Services::start(lan1, &[LAN1])?,

@@ -38,6 +38,7 @@ mod replies;
 mod shapes;
 mod status;
 mod strange_hosts;
+mod subtrees;
 mod tunnel_gone;
 mod without_daemon;
 mod without_rules;

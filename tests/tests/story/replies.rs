@@ -2,6 +2,7 @@
 //! 0, and the echo counters match the pings exactly.
 
 use anyhow::Result;
+use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 use sixxs_tests::status::Leaks;
 use sixxs_tests::topology::Flavour;
@@ -11,8 +12,17 @@ use crate::setting::Setting;
 variants!(every_reply_takes_its_tunnel:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
 
+#[test]
+fn veth_subtrees() -> Result<()> {
+    replies_with(Flavour::Veth, Hook::Auto, "rule_mode = \"subtrees\"\n")
+}
+
 fn every_reply_takes_its_tunnel(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
+    replies_with(flavour, hook, "")
+}
+
+fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
+    let setting = Setting::of(Spec::new(flavour), hook, extra)?;
     let daemon = setting.start()?;
     let [first, second] = setting.lab.tunnels();
 
