@@ -17,7 +17,7 @@ use sixxs_core::{
         desired::{Place, Target},
         diff,
     },
-    types::{IfIndex, IfName, Prefix},
+    types::{IfIndex, IfName, Prefix, RulePriority},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
@@ -159,7 +159,12 @@ impl State {
         self.observed = self.netlink.observe(&self.scope()).await?;
         self.tell_drivers();
         let mut problems: Vec<_> = self.conflicts.iter().map(ToString::to_string).collect();
-        for part in [self.enforce().await, self.route().await, self.name_tables()] {
+        for part in [
+            self.enforce().await,
+            self.route().await,
+            self.shadows().await,
+            self.name_tables(),
+        ] {
             match part {
                 Ok(found) => problems.extend(found),
                 Err(error) => problems.push(format!("{error:#}")),
@@ -222,6 +227,36 @@ impl State {
             .kernel
             .sync(&self.enforcement, &names, links, &self.netlink);
         problems.extend(sync.await?);
+        Ok(problems)
+    }
+
+    /// Where somebody's rule comes before ours and leads elsewhere. The kernel is asked: what a rule
+    /// does depends on more than can be seen in it.
+    async fn shadows(&self) -> anyhow::Result<Vec<String>> {
+        // What is asked first of all that we have.
+        let first = RulePriority(self.config.rule_priority.0 - 1);
+        let before = self.netlink.rules_before(first);
+        if before.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut problems = Vec::new();
+        for tunnel in self.config.tunnels.iter().filter(|t| self.is_wanted(t)) {
+            let link = self.observed.links.by_name(&tunnel.name);
+            let (Some(link), Some(source)) = (link, tunnel.addresses.first()) else {
+                continue;
+            };
+            let source = source.address;
+            let is_local = link.addresses.contains(&source);
+            if link.up && is_local && self.netlink.way_out(source).await? != Some(link.index) {
+                let before: Vec<_> = before.iter().map(ToString::to_string).collect();
+                problems.push(format!(
+                    "{}: packets from {source} are led elsewhere by a rule that comes before ours \
+                     (priority {}); remove that rule, or set `rule_priority` below it",
+                    tunnel.name,
+                    before.join(" or ")
+                ));
+            }
+        }
         Ok(problems)
     }
 

@@ -22,7 +22,7 @@ use rtnetlink::{
 use sixxs_core::{
     config::{Config, RuleMode},
     routing::{DIRECTS_TABLE, SUBTREES_TABLE, observed::ObservedRule},
-    types::{IfIndex, IfName, TableId},
+    types::{IfIndex, IfName, RulePriority, TableId},
 };
 
 pub use apply::{Failure, Outcome};
@@ -37,6 +37,8 @@ pub struct Netlink {
     connection: tokio::task::JoinHandle<()>,
     /// Our rules as the kernel last told of them: to be deleted by the very same message.
     rules: Vec<(ObservedRule, RuleMessage)>,
+    /// Priorities of everybody else's rules.
+    others_rules: Vec<RulePriority>,
     /// Interfaces that had a default route since they were made.
     uplinks: BTreeSet<IfIndex>,
 }
@@ -79,6 +81,7 @@ impl Netlink {
             handle,
             connection: tokio::spawn(connection),
             rules: Vec::new(),
+            others_rules: Vec::new(),
             uplinks: BTreeSet::new(),
         })
     }

@@ -49,7 +49,7 @@ impl Netlink {
             self.find_uplinks(&mut links).await?;
         }
         let links: Links = links.into_iter().collect();
-        self.rules = self.our_rules().await?;
+        (self.rules, self.others_rules) = self.rules().await?;
         let mut routes = self
             .routes(None, Some(PROTOCOL))
             .await
@@ -166,24 +166,70 @@ impl Netlink {
         Ok(addresses)
     }
 
-    async fn our_rules(&self) -> anyhow::Result<Vec<(ObservedRule, RuleMessage)>> {
+    /// Our rules as the kernel told of them, and the priorities of everybody else's.
+    async fn rules(&self) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<RulePriority>)> {
         let mut request = RuleMessage::default();
         request.header.family = AddressFamily::Inet6;
         let answers = self
             .request(RouteNetlinkMessage::GetRule(request), DUMP)
             .await
             .context("list the rules")?;
-        Ok(answers
-            .into_iter()
-            .enumerate()
-            .filter_map(|(position, answer)| match answer {
-                RouteNetlinkMessage::NewRule(message) if is_ours(&message) => Some((
-                    rule(&message).map_or(ObservedRule::Foreign(position), ObservedRule::Plain),
-                    message,
-                )),
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for (position, answer) in answers.into_iter().enumerate() {
+            let RouteNetlinkMessage::NewRule(message) = answer else {
+                continue;
+            };
+            if is_ours(&message) {
+                let known =
+                    rule(&message).map_or(ObservedRule::Foreign(position), ObservedRule::Plain);
+                ours.push((known, message));
+            } else {
+                others.push(priority(&message));
+            }
+        }
+        Ok((ours, others))
+    }
+
+    /// The rules of others that are asked before `ours`, by priority: all but the one for the local
+    /// table, which every host has. As of the last look.
+    #[must_use]
+    pub fn rules_before(&self, ours: RulePriority) -> Vec<RulePriority> {
+        let before = self.others_rules.iter().copied();
+        before
+            .filter(|theirs| theirs.0 > 0 && *theirs < ours)
+            .collect()
+    }
+
+    /// The interface by which the kernel would send what has this source to somewhere far away;
+    /// `None`: by none.
+    pub async fn way_out(&self, source: Ipv6Addr) -> anyhow::Result<Option<IfIndex>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet6;
+        request.header.kind = RouteType::Unspec;
+        request.header.destination_prefix_length = 128;
+        request.header.source_prefix_length = 128;
+        request.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet6(GLOBAL)),
+            RouteAttribute::Source(RouteAddress::Inet6(source)),
+        ];
+        let request = RouteNetlinkMessage::GetRoute(request);
+        match self.request(request, NLM_F_REQUEST).await {
+            Ok(answers) => Ok(answers.iter().find_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(message) => {
+                    message
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            RouteAttribute::Oif(index) => Some(IfIndex(*index)),
+                            _ => None,
+                        })
+                }
                 _ => None,
-            })
-            .collect())
+            })),
+            // There is no route.
+            Err(RequestError::Kernel(_)) => Ok(None),
+            Err(error) => Err(error).context("look a route up"),
+        }
     }
 
     async fn neighbours(&self) -> anyhow::Result<Vec<ObservedNeighbour>> {
@@ -311,6 +357,17 @@ fn is_ours(message: &RuleMessage) -> bool {
     message.attributes.iter().any(|attribute| {
         matches!(attribute, RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL)
     })
+}
+
+fn priority(message: &RuleMessage) -> RulePriority {
+    let priority = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::Priority(value) => Some(*value),
+            _ => None,
+        });
+    RulePriority(priority.unwrap_or(0))
 }
 
 /// A rule that asks for addresses only and looks a table up; `None` for any other.

@@ -143,3 +143,52 @@ fn what_the_programs_say() -> Result<()> {
     }
     Ok(())
 }
+
+/// A rule that somebody puts before ours is named, and is theirs to remove.
+#[test]
+fn a_rule_before_ours_is_named() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let [first, _] = setting.lab.tunnels();
+    let address = first.plan.address;
+    // One that does no harm is none of ours.
+    setting
+        .host()
+        .sh("ip -6 rule add from 2001:db8:77::/48 lookup main priority 90")?;
+    setting.host().sh(&format!(
+        "ip -6 rule add from {address} lookup main priority 100"
+    ))?;
+    let problems = || -> Result<Vec<String>> {
+        let (_, mut values) = setting.program.json(&["status"])?;
+        let status = values.pop().context("a status")?;
+        let problems = status["problems"].as_array().context("problems")?;
+        Ok(problems.iter().map(ToString::to_string).collect())
+    };
+    let found = wait::until(
+        "the rule is named",
+        Duration::from_secs(5),
+        problems,
+        |problems| !problems.is_empty(),
+    )?;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("priority 90 or 100") && found[0].contains("sixxs0"),
+        "{found:?}"
+    );
+    // What it leads astray is caught all the same.
+    setting.outside_is_answered(first)?;
+    setting.nothing_went_astray()?;
+    assert!(
+        setting.host().sh("ip -6 rule show")?.contains("100:"),
+        "it is theirs"
+    );
+    setting.host().sh("ip -6 rule del priority 100")?;
+    wait::until(
+        "the problem is over",
+        Duration::from_secs(5),
+        problems,
+        Vec::is_empty,
+    )?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
