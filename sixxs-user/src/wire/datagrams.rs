@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd as _,
+    os::fd::AsFd,
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,9 +23,15 @@ const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Receive buffers: each for a batch that the kernel put together.
 const BUFFERS: usize = 4;
 
-/// A UDP socket.
+/// A UDP socket of a tunnel's task.
 pub struct Datagrams {
     socket: UdpSocket,
+    batches: Batches,
+}
+
+/// How a UDP socket, whoever has it, is read and written in batches.
+#[derive(Debug)]
+pub struct Batches {
     state: UdpSocketState,
 }
 
@@ -78,9 +84,9 @@ impl Datagrams {
         // As large as the kernel allows, which may be less.
         socket.set_send_buffer_size(BUFFER_BYTES)?;
         socket.set_recv_buffer_size(BUFFER_BYTES)?;
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let batches = Batches::new(&socket)?;
         let socket = UdpSocket::from_std(socket.into())?;
-        Ok(Self { socket, state })
+        Ok(Self { socket, batches })
     }
 
     /// Waits until there is something to receive.
@@ -91,9 +97,40 @@ impl Datagrams {
     /// Sends a batch of datagrams of `stride` bytes each, but for the last, which may be shorter.
     /// Datagrams that the socket does not take are lost.
     pub fn send(&self, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
-        if batch.is_empty() {
-            return Ok(());
+        self.batches.send(&self.socket, to, batch, stride)
+    }
+
+    /// Receives what is there; false: nothing.
+    pub fn receive(&self, into: &mut Arrivals) -> io::Result<bool> {
+        let received = self.socket.try_io(Interest::READABLE, || {
+            match self.batches.receive(&self.socket, into) {
+                // As tokio wants to hear it.
+                Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
+                other => other,
+            }
+        });
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            other => other,
         }
+    }
+}
+
+impl Batches {
+    /// Prepares a socket for it, which from now on never waits.
+    pub fn new(socket: &impl AsFd) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(socket))?;
+        Ok(Self { state })
+    }
+
+    /// As [`Datagrams::send`].
+    pub fn send(
+        &self,
+        socket: &impl AsFd,
+        to: SocketAddr,
+        batch: &[u8],
+        stride: usize,
+    ) -> io::Result<()> {
         let mut rest = batch;
         while !rest.is_empty() {
             let segments = self
@@ -109,7 +146,7 @@ impl Datagrams {
                 segment_size: (piece.len() > stride).then_some(stride),
                 src_ip: None,
             };
-            match self.try_send(&transmit) {
+            match self.try_send(socket, &transmit) {
                 // The device cannot: from now on one at a time.
                 Err(_) if segments > 1 && self.state.max_gso_segments() == 1 => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -120,8 +157,7 @@ impl Datagrams {
         Ok(())
     }
 
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let socket = &self.socket;
+    fn try_send(&self, socket: &impl AsFd, transmit: &Transmit<'_>) -> io::Result<()> {
         match self.state.try_send(UdpSockRef::from(socket), transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // The interface is slower than we are. To wait a little is what tells the senders.
@@ -133,18 +169,17 @@ impl Datagrams {
         }
     }
 
-    /// Receives what is there; false: nothing.
-    pub fn receive(&self, into: &mut Arrivals) -> io::Result<bool> {
+    /// As [`Datagrams::receive`].
+    pub fn receive(&self, socket: &impl AsFd, into: &mut Arrivals) -> io::Result<bool> {
         into.count = 0;
         let Arrivals { buffers, metas, .. } = into;
         let mut chunks = buffers.chunks_mut(65_536);
         let mut slices: [IoSliceMut<'_>; BUFFERS] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        let received = self.socket.try_io(Interest::READABLE, || {
-            self.state
-                .recv(UdpSockRef::from(&self.socket), &mut slices, metas)
-        });
-        match received {
+        match self
+            .state
+            .recv(UdpSockRef::from(socket), &mut slices, metas)
+        {
             Ok(count) => {
                 into.count = count;
                 Ok(count > 0)

@@ -10,19 +10,21 @@ use sixxs_core::types::{IfIndex, IfName};
 use tokio::io::{Interest, unix::AsyncFd};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::Tun;
+
 /// Packets that may wait in the device until we read them. A burst of a fast sender is more than
 /// the kernel's 500.
 const QUEUE: u32 = 1000;
 
 /// A TUN device of our own making. It goes when this is dropped.
 pub struct Device {
-    tun: AsyncFd<Tun>,
+    tun: AsyncFd<Raw>,
     index: IfIndex,
 }
 
-struct Tun(SyncDevice);
+struct Raw(SyncDevice);
 
-impl AsRawFd for Tun {
+impl AsRawFd for Raw {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
@@ -45,7 +47,7 @@ impl Device {
         let (tun, index) = create().map_err(|error| explain(&error, name))?;
         // SAFETY: the device owns its descriptor, closes it only when it is dropped, and always names
         // the same one; nothing takes the device out of the `AsyncFd` again.
-        let tun = unsafe { AsyncFd::register_with_interest(Tun(tun), Interest::READABLE) };
+        let tun = unsafe { AsyncFd::register_with_interest(Raw(tun), Interest::READABLE) };
         let tun = tun
             .map_err(io::Error::from)
             .with_context(|| format!("watch the TUN device {name}"))?;
@@ -69,13 +71,10 @@ impl Device {
             .await
             .map(|mut guard| guard.retain_ready())
     }
+}
 
-    pub(super) fn tun(&self) -> &SyncDevice {
-        &self.tun.get_ref().0
-    }
-
-    /// Reads a packet with its virtio header; `None`: there is none.
-    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+impl Tun for Device {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let read = self
             .tun
             .try_io(Interest::READABLE, |tun| tun.0.recv(buffer));
@@ -84,6 +83,14 @@ impl Device {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn write(&self, packet: &[u8]) -> io::Result<usize> {
+        self.tun.get_ref().0.send(packet)
+    }
+
+    fn cuts_udp(&self) -> bool {
+        self.tun.get_ref().0.udp_gso()
     }
 }
 

@@ -2,59 +2,235 @@
 
 use std::io;
 
-use tun_rs::{GROTable, VIRTIO_NET_HDR_LEN};
+use super::{Tun, coalesce::Joint};
 
-use super::Device;
-
-/// Packets before they are written.
+/// Packets, put together or not, before they are written.
 const MOST: usize = 64;
-
-/// Room of a buffer, into which others may be put. Memory that is never written to costs nothing.
-const BUFFER_BYTES: usize = VIRTIO_NET_HDR_LEN + 65_535;
 
 /// Packets for one device.
 pub struct Inbox {
-    buffers: Vec<Vec<u8>>,
+    /// In the order in which they came. Memory that is never written to costs nothing.
+    joints: Vec<Joint>,
     used: usize,
-    table: GROTable,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
         Self {
-            buffers: (0..MOST)
-                .map(|_| Vec::with_capacity(BUFFER_BYTES))
-                .collect(),
+            joints: (0..MOST).map(|_| Joint::default()).collect(),
             used: 0,
-            table: GROTable::new(),
         }
     }
 }
 
 impl Inbox {
-    /// Adds a packet; true: it is now full and has to be written.
-    pub fn add(&mut self, packet: &[u8]) -> bool {
-        if let Some(buffer) = self.buffers.get_mut(self.used) {
-            buffer.clear();
-            buffer.resize(VIRTIO_NET_HDR_LEN, 0);
-            buffer.extend_from_slice(packet);
+    /// Adds a packet for `device`; true: it is now full and has to be written.
+    pub fn add(&mut self, device: &impl Tun, packet: &[u8]) -> bool {
+        // Mostly it is the last one's.
+        let mut waiting = self.joints[..self.used].iter_mut().rev();
+        if let Some(same) = waiting.find(|joint| joint.is_of_flow(packet))
+            && same.append(packet, device.cuts_udp())
+        {
+            return false;
+        }
+        if let Some(joint) = self.joints.get_mut(self.used) {
+            joint.begin(packet);
             self.used += 1;
         }
-        self.used == self.buffers.len()
+        self.used == self.joints.len()
     }
 
     /// Writes everything. An error says that the device is gone; packets that it does not take are
     /// lost, as they would be on any wire.
-    pub fn write(&mut self, device: &Device) -> io::Result<()> {
-        let buffers = &mut self.buffers[..self.used];
+    pub fn write(&mut self, device: &impl Tun) -> io::Result<()> {
+        let joints = &mut self.joints[..self.used];
         self.used = 0;
-        match device
-            .tun()
-            .send_multiple(&mut self.table, buffers, VIRTIO_NET_HDR_LEN)
-        {
-            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => Err(error),
-            // A device that is down says EIO.
-            Ok(_) | Err(_) => Ok(()),
+        for joint in joints {
+            match device.write(joint.finish()) {
+                Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Err(error),
+                // A device that is down says EIO.
+                Ok(_) | Err(_) => {}
+            }
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tun_rs::{VIRTIO_NET_HDR_LEN, VirtioNetHdr, checksum, gso_split};
+
+    use super::*;
+
+    /// A device that writes down what it is given.
+    #[derive(Default)]
+    struct Page {
+        written: RefCell<Vec<Vec<u8>>>,
+        cuts_udp: bool,
+    }
+
+    impl Tun for Page {
+        fn read(&self, _: &mut [u8]) -> io::Result<Option<usize>> {
+            Ok(None)
+        }
+
+        fn write(&self, packet: &[u8]) -> io::Result<usize> {
+            self.written.borrow_mut().push(packet.to_vec());
+            Ok(packet.len())
+        }
+
+        fn cuts_udp(&self) -> bool {
+            self.cuts_udp
+        }
+    }
+
+    fn summed(transport: u8, port: u8, mut message: Vec<u8>, sum_at: usize) -> Vec<u8> {
+        let length = u16::try_from(message.len()).unwrap();
+        let mut packet = vec![0x60, 0, 0, 0, 0, 0, transport, 64];
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        packet.extend([0x20; 16]);
+        packet.extend([0x30; 16]);
+        message[1] = port;
+        let pseudo = u64::from(checksum(
+            &packet[8..40],
+            u64::from(length) + u64::from(transport),
+        ));
+        let sum = !checksum(&message, pseudo);
+        message[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
+        packet.extend(message);
+        packet
+    }
+
+    fn tcp(port: u8, sequence: u32, flags: u8, bytes: usize) -> Vec<u8> {
+        let mut message = vec![0; 20];
+        message[4..8].copy_from_slice(&sequence.to_be_bytes());
+        message[12] = 5 << 4;
+        message[13] = flags;
+        message.extend(sequence.to_le_bytes().into_iter().cycle().take(bytes));
+        summed(6, port, message, 16)
+    }
+
+    fn udp(port: u8, bytes: usize) -> Vec<u8> {
+        let mut message = vec![0; 8];
+        message[5] = 8 + u8::try_from(bytes).unwrap();
+        message.extend((0..=u8::MAX).cycle().take(bytes));
+        summed(17, port, message, 6)
+    }
+
+    /// What the kernel makes of what was written: the packets, and how many writes they took.
+    fn pass(packets: &[Vec<u8>], cuts_udp: bool) -> (Vec<Vec<u8>>, usize) {
+        let page = Page {
+            cuts_udp,
+            ..Page::default()
+        };
+        let mut inbox = Inbox::default();
+        for packet in packets {
+            if inbox.add(&page, packet) {
+                inbox.write(&page).unwrap();
+            }
+        }
+        inbox.write(&page).unwrap();
+        let written = page.written.take();
+        let count = written.len();
+        let cut = written.into_iter().flat_map(|mut written| {
+            let (header, packet) = written.split_at_mut(VIRTIO_NET_HDR_LEN);
+            let header = VirtioNetHdr::decode(header).unwrap();
+            if header.gso_type == 0 {
+                return vec![packet.to_vec()];
+            }
+            let mut buffers = vec![vec![0; 2000]; 100];
+            let mut sizes = vec![0; 100];
+            let count = gso_split(packet, header, &mut buffers, &mut sizes, 0, true).unwrap();
+            let sized = buffers.into_iter().zip(&sizes).take(count);
+            sized
+                .map(|(buffer, size)| buffer[..*size].to_vec())
+                .collect()
+        });
+        (cut.collect(), count)
+    }
+
+    const ACK: u8 = 0x10;
+    const PUSH: u8 = 0x08;
+    const FIN: u8 = 0x01;
+
+    #[test]
+    fn a_flow_is_put_together_and_comes_out_as_it_was() {
+        let sequence = u32::MAX - 3000;
+        let mut packets: Vec<_> = (0..9)
+            .map(|n| tcp(1, sequence.wrapping_add(n * 1000), ACK, 1000))
+            .collect();
+        packets.push(tcp(1, sequence.wrapping_add(9000), ACK | PUSH, 300));
+        assert_eq!(pass(&packets, true), (packets, 1));
+        let packets = vec![udp(1, 100), udp(1, 100), udp(1, 30)];
+        assert_eq!(pass(&packets, true), (packets.clone(), 1));
+        // A kernel that does not cut them.
+        assert_eq!(pass(&packets, false), (packets, 3));
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_alone_and_in_its_order() {
+        let start = tcp(1, 0, ACK, 1000);
+        let mut damaged = tcp(1, 1000, ACK, 1000);
+        damaged[70] ^= 1;
+        let mut other_class = tcp(1, 1000, ACK, 1000);
+        other_class[1] ^= 0x20;
+        let mut other_window = tcp(1, 1000, ACK, 1000);
+        other_window[55] ^= 1;
+        for next in [
+            damaged.clone(),
+            other_class,
+            other_window,
+            tcp(1, 2000, ACK, 1000),
+            tcp(1, 0, ACK, 1000),
+            tcp(1, 1000, ACK, 1001),
+            tcp(1, 1000, ACK | FIN, 1000),
+            tcp(1, 1000, ACK, 0),
+            tcp(2, 1000, ACK, 1000),
+            udp(1, 100),
+            vec![0x60; 30],
+            vec![0x45; 90],
+        ] {
+            let packets = vec![start.clone(), next];
+            assert_eq!(pass(&packets, true), (packets, 2));
+        }
+        // A damaged one at the head; after one that is to be seen at once.
+        for first in [damaged, tcp(1, 1000, ACK | PUSH, 1000)] {
+            let packets = vec![first, tcp(1, 2000, ACK, 1000)];
+            assert_eq!(pass(&packets, true), (packets, 2));
+        }
+        // After a short one.
+        let packets = vec![
+            start.clone(),
+            tcp(1, 1000, ACK, 999),
+            tcp(1, 1999, ACK, 999),
+        ];
+        assert_eq!(pass(&packets, true), (packets, 2));
+        // A packet of the flow that goes alone closes what came before it.
+        let packets = vec![start, tcp(1, 1000, ACK, 0), tcp(1, 1000, ACK, 1000)];
+        assert_eq!(pass(&packets, true), (packets, 3));
+    }
+
+    #[test]
+    fn flows_side_by_side_and_more_than_there_is_room_for() {
+        let packets: Vec<_> = (0..40)
+            .flat_map(|n| [tcp(1, n * 1000, ACK, 1000), tcp(2, n * 1000, ACK, 1000)])
+            .collect();
+        let (came, writes) = pass(&packets, true);
+        assert_eq!((came.len(), writes), (packets.len(), 2));
+        let of = |port| move |packet: &&Vec<u8>| packet[41] == port;
+        for port in [1, 2] {
+            assert!(
+                came.iter()
+                    .filter(of(port))
+                    .eq(packets.iter().filter(of(port)))
+            );
+        }
+        // No more than an IPv6 header can say.
+        let packets: Vec<_> = (0..70).map(|n| tcp(1, n * 1000, ACK, 1000)).collect();
+        assert_eq!(pass(&packets, true), (packets, 2));
+        let packets: Vec<_> = (0..200).map(|n| tcp(n, 0, ACK, 10)).collect();
+        assert_eq!(pass(&packets, true), (packets, 200));
     }
 }

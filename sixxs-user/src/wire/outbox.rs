@@ -4,11 +4,7 @@ use std::io;
 
 use tun_rs::{VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_LEN, VirtioNetHdr, checksum, gso_split};
 
-use super::Device;
-
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM` of linux/virtio_net.h: the checksum field has the sum of the
-/// pseudo-header only.
-const NEEDS_CHECKSUM: u8 = 1;
+use super::{NEEDS_CHECKSUM, Tun};
 
 /// `VIRTIO_NET_HDR_GSO_NONE`: one packet.
 const ONE_PACKET: u8 = 0;
@@ -57,7 +53,7 @@ impl Outbox {
     /// Reads until there is a batch or nothing more; false: there is nothing more. What is in it has
     /// to be taken before the next time. Without a device only what was read already is cut: so a
     /// turn is ended.
-    pub fn fill(&mut self, device: Option<&Device>) -> io::Result<bool> {
+    pub fn fill(&mut self, device: Option<&impl Tun>) -> io::Result<bool> {
         self.used = 0;
         self.stride = 0;
         self.is_closed = false;

@@ -1,29 +1,24 @@
 //! IPv6 packets in IPv4 (RFC 4213), by a raw socket: for kernels without their own tunnel devices.
 
 use std::{
-    io::{self, Read as _},
+    io,
     net::{Ipv4Addr, SocketAddr},
-    os::fd::{AsFd as _, AsRawFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::{Messages, send_each};
+
 /// IPv6 in IPv4.
 const PROTOCOL: i32 = 41;
-
-/// Room for one that came in. The kernel may have put some of a flow together: up to 64 KiB.
-pub const PACKET_BYTES: usize = 65_536;
 
 /// Time to live of what we send (RFC 4213 §3.3).
 const TTL: u32 = 64;
 
 /// Asked of the kernel for each direction; it gives no more than its own limits.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
-
-/// How long to wait for room in the socket before packets are lost.
-const PATIENCE_MS: u8 = 5;
 
 /// A raw socket to one broker: the kernel gives it only what comes from there.
 pub struct Protocol41 {
@@ -76,34 +71,32 @@ impl Protocol41 {
             .map(|mut guard| guard.retain_ready())
     }
 
-    /// Sends a packet. One that the socket does not take is lost.
-    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
-        let socket = &self.socket.get_ref().0;
-        match socket.send(packet) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // The interface is slower than we are. To wait a little is what tells the senders.
-                let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-                poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
-                match socket.send(packet) {
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                    _ => Ok(()),
-                }
+    /// Sends a batch of packets of `stride` bytes each, but for the last, which may be shorter.
+    /// Packets that the socket does not take are lost.
+    pub fn send(&self, batch: &[u8], stride: usize) -> io::Result<()> {
+        send_each(&self.socket.get_ref().0, None, batch, stride, 0)
+    }
+
+    /// Receives what is there; false: nothing.
+    pub fn receive(&self, into: &mut Messages) -> io::Result<bool> {
+        let received = self.socket.try_io(Interest::READABLE, |socket| {
+            match into.receive(&socket.0) {
+                // As tokio wants to hear it.
+                Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
+                other => other,
             }
-            Err(error) => Err(error),
+        });
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            other => other,
         }
     }
 
-    /// Receives the next packet; `None`: there is none. What is no IPv6 packet comes out empty.
-    pub fn receive<'a>(&self, buffer: &'a mut [u8; PACKET_BYTES]) -> io::Result<Option<&'a [u8]>> {
-        let received = self
-            .socket
-            .try_io(Interest::READABLE, |socket| (&socket.0).read(buffer));
-        match received {
-            Ok(length) => Ok(Some(inner(&buffer[..length]).unwrap_or_default())),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// The packets in what was received. What is no IPv6 packet comes out empty.
+    pub fn packets(messages: &Messages) -> impl Iterator<Item = &[u8]> {
+        messages
+            .iter()
+            .map(|message| inner(message).unwrap_or_default())
     }
 }
 

@@ -197,7 +197,7 @@ fn down(
             }
             match session.receive(datagram, time) {
                 Ok(Received::Packet(packet)) => {
-                    if inbox.add(packet) && inbox.write(device).is_err() {
+                    if inbox.add(device, packet) && inbox.write(device).is_err() {
                         return Ok(false);
                     }
                 }
@@ -205,8 +205,12 @@ fn down(
                 Err(fault) => report.refused(fault),
             }
         }
+        // While it is in the processor's cache.
+        if inbox.write(device).is_err() {
+            return Ok(false);
+        }
     }
-    Ok(inbox.write(device).is_ok())
+    Ok(true)
 }
 
 /// Sends; what is in the way now may be gone with the next packet.

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::{
     netlink::OutsideWatcher,
-    wire::{Arrivals, Inbox, Outbox, PACKET_BYTES},
+    wire::{Arrivals, Inbox, Messages, Outbox},
 };
 
 /// Tunnels that may be waiting to be taken over by the thread.
@@ -47,8 +47,8 @@ pub(super) struct Buffers {
     pub(super) plain: Outbox,
     pub(super) arrivals: Arrivals,
     pub(super) inbox: Inbox,
-    /// One packet in IPv4.
-    pub(super) packet: Box<[u8; PACKET_BYTES]>,
+    /// Packets in IPv4.
+    pub(super) messages: Messages,
 }
 
 /// The thread.
@@ -100,7 +100,7 @@ async fn run(mut jobs: mpsc::Receiver<Job>) {
             plain: Outbox::new(0),
             arrivals: Arrivals::default(),
             inbox: Inbox::default(),
-            packet: Box::new([0; PACKET_BYTES]),
+            messages: Messages::default(),
         })),
         outside,
     };

@@ -136,9 +136,8 @@ fn up(buffers: &mut Buffers, device: &Device, socket: &Protocol41) -> io::Result
         let Ok(more) = buffers.plain.fill((turn < TURN).then_some(device)) else {
             return Ok(false);
         };
-        for packet in buffers.plain.datagrams() {
-            socket.send(packet)?;
-        }
+        let (batch, stride) = buffers.plain.batch();
+        socket.send(batch, stride)?;
         if !more {
             return Ok(true);
         }
@@ -155,19 +154,25 @@ fn down(
     own: &[Ipv6Addr],
     report: &Report,
 ) -> io::Result<bool> {
-    let Buffers { inbox, packet, .. } = buffers;
+    let Buffers {
+        inbox, messages, ..
+    } = buffers;
     for _ in 0..TURN {
-        let mut is_full = false;
-        while !is_full {
-            let Some(packet) = socket.receive(packet)? else {
-                return Ok(inbox.write(device).is_ok());
-            };
+        if !socket.receive(messages)? {
+            break;
+        }
+        for packet in Protocol41::packets(messages) {
             match source(packet) {
                 None => report.refused(Fault::Payload),
                 Some(source) if own.contains(&source) => report.refused(Fault::OwnSource),
-                Some(_) => is_full = inbox.add(packet),
+                Some(_) => {
+                    if inbox.add(device, packet) && inbox.write(device).is_err() {
+                        return Ok(false);
+                    }
+                }
             }
         }
+        // While it is in the processor's cache.
         if inbox.write(device).is_err() {
             return Ok(false);
         }

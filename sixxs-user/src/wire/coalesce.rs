@@ -1,0 +1,225 @@
+//! Packets of one flow, put together into one that the kernel takes as if a network card had done it
+//! (as its own GRO does): what a device is told about it stands in the virtio header.
+//!
+//! Each is written down once and never moved. Only packets whose checksum is right are put together:
+//! the kernel trusts what it is told, and would give damaged ones a new sum.
+
+use tun_rs::{
+    VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_LEN, VirtioNetHdr, checksum,
+};
+
+use super::NEEDS_CHECKSUM;
+
+/// What an IPv6 header's length can say.
+const MOST_BYTES: usize = 65_535;
+
+/// The kernel takes no more UDP datagrams at a time (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9).
+const MOST_DATAGRAMS: usize = 64;
+
+const IPV6_BYTES: usize = 40;
+const UDP_BYTES: usize = 8;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// In the byte of TCP's flags (RFC 9293 §3.1).
+const PUSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+
+/// Where things are in a packet without extension headers.
+mod at {
+    use std::ops::Range;
+
+    pub(super) const LENGTH: Range<usize> = 4..6;
+    pub(super) const ADDRESSES: Range<usize> = 8..40;
+    pub(super) const SEQUENCE: Range<usize> = 44..48;
+    /// Acknowledgement, and the length of the header.
+    pub(super) const ACKNOWLEDGED: Range<usize> = 48..53;
+    pub(super) const FLAGS: usize = 53;
+    pub(super) const WINDOW: Range<usize> = 54..56;
+    pub(super) const OPTIONS: usize = 60;
+    pub(super) const UDP_LENGTH: Range<usize> = 44..46;
+}
+
+/// One packet, or several that were put together.
+#[derive(Default)]
+pub(super) struct Joint {
+    /// Room for the virtio header, then the packet.
+    buffer: Vec<u8>,
+    /// Of the packets in it; `None`: nothing can be appended.
+    shape: Option<Shape>,
+    count: usize,
+    /// The first one's checksum was found right.
+    is_checked: bool,
+    /// The last one was shorter than the others, or wants to be seen at once.
+    is_closed: bool,
+}
+
+/// What a packet is, as far as it may be put together with others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    transport: u8,
+    header_bytes: usize,
+    payload_bytes: usize,
+}
+
+impl Joint {
+    /// Begins anew.
+    pub(super) fn begin(&mut self, packet: &[u8]) {
+        self.buffer.clear();
+        self.buffer.resize(VIRTIO_NET_HDR_LEN, 0);
+        self.buffer.extend_from_slice(packet);
+        self.shape = Shape::of(packet);
+        self.count = 1;
+        self.is_checked = false;
+        self.is_closed = is_pushed(packet, self.shape);
+    }
+
+    /// Whether a packet must not be written before this one.
+    pub(super) fn is_of_flow(&self, packet: &[u8]) -> bool {
+        let own = self.buffer.get(VIRTIO_NET_HDR_LEN..).unwrap_or_default();
+        // Addresses and ports. With extension headers something else stands where the ports are: what
+        // differs there may as well be another flow.
+        match (own.get(8..44), packet.get(8..44)) {
+            (Some(flow), Some(other)) => flow == other && own[6] == packet[6],
+            _ => false,
+        }
+    }
+
+    /// Appends a packet of the flow; false: it does not fit behind the others.
+    pub(super) fn append(&mut self, packet: &[u8], cuts_udp: bool) -> bool {
+        let (Some(own), Some(shape)) = (self.shape, Shape::of(packet)) else {
+            return false;
+        };
+        let head = &self.buffer[VIRTIO_NET_HDR_LEN..];
+        let fits = !self.is_closed
+            && shape.transport == own.transport
+            && shape.header_bytes == own.header_bytes
+            && shape.payload_bytes <= own.payload_bytes
+            && head.len() + shape.payload_bytes <= MOST_BYTES
+            // Version, class, flow label; hop limit.
+            && head[..4] == packet[..4]
+            && head[7] == packet[7];
+        let follows = match own.transport {
+            TCP => {
+                let next = sequence(head)
+                    .wrapping_add(u32::try_from(self.count * own.payload_bytes).unwrap_or(0));
+                sequence(packet) == next
+                    && head[at::ACKNOWLEDGED] == packet[at::ACKNOWLEDGED]
+                    && head[at::WINDOW] == packet[at::WINDOW]
+                    && head[at::OPTIONS..own.header_bytes] == packet[at::OPTIONS..own.header_bytes]
+            }
+            _ => cuts_udp && self.count < MOST_DATAGRAMS,
+        };
+        if !fits || !follows {
+            return false;
+        }
+        if !self.is_checked {
+            self.is_checked = has_right_sum(head);
+            if !self.is_checked {
+                self.shape = None;
+                return false;
+            }
+        }
+        if !has_right_sum(packet) {
+            return false;
+        }
+        self.buffer.extend_from_slice(&packet[own.header_bytes..]);
+        self.count += 1;
+        self.is_closed = shape.payload_bytes < own.payload_bytes || is_pushed(packet, Some(shape));
+        if self.is_closed && own.transport == TCP {
+            self.buffer[VIRTIO_NET_HDR_LEN + at::FLAGS] |= packet[at::FLAGS] & PUSH;
+        }
+        true
+    }
+
+    /// What is to be written, with its virtio header.
+    pub(super) fn finish(&mut self) -> &[u8] {
+        if let Some(shape) = self.shape
+            && self.count > 1
+        {
+            self.describe(shape);
+        }
+        &self.buffer
+    }
+
+    fn describe(&mut self, shape: Shape) {
+        let (header, packet) = self.buffer.split_at_mut(VIRTIO_NET_HDR_LEN);
+        // It was kept below `MOST_BYTES`.
+        let length = u16::try_from(packet.len() - IPV6_BYTES).unwrap_or(u16::MAX);
+        let small = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
+        packet[at::LENGTH].copy_from_slice(&length.to_be_bytes());
+        let (gso_type, checksum_offset) = match shape.transport {
+            TCP => (VIRTIO_NET_HDR_GSO_TCPV6, 16),
+            _ => {
+                packet[at::UDP_LENGTH].copy_from_slice(&length.to_be_bytes());
+                (VIRTIO_NET_HDR_GSO_UDP_L4, 6)
+            }
+        };
+        // The kernel adds the rest of the sum, if anybody ever needs it.
+        let sum = u16::try_from(pseudo_header(packet, length)).unwrap_or_default();
+        let field = IPV6_BYTES + checksum_offset;
+        packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        let description = VirtioNetHdr {
+            flags: NEEDS_CHECKSUM,
+            gso_type,
+            hdr_len: small(shape.header_bytes),
+            gso_size: small(shape.payload_bytes),
+            csum_start: small(IPV6_BYTES),
+            csum_offset: small(checksum_offset),
+        };
+        let encoded = description.encode(header);
+        debug_assert!(encoded.is_ok(), "there is room for a header");
+    }
+}
+
+impl Shape {
+    /// `None`: it goes alone.
+    fn of(packet: &[u8]) -> Option<Self> {
+        let (header, rest) = packet.split_first_chunk::<IPV6_BYTES>()?;
+        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if header[0] >> 4 != 6 || length != rest.len() {
+            return None;
+        }
+        let transport = header[6];
+        let header_bytes = match transport {
+            // Anything but data goes alone: it is rare, and must be seen as it is.
+            TCP if rest.len() > 20 && rest[13] & !PUSH == ACK => usize::from(rest[12] >> 4) * 4,
+            // Without a sum it could not be told what is damaged.
+            UDP if rest.len() > UDP_BYTES && rest[4..6] == header[4..6] && rest[6..8] != [0, 0] => {
+                UDP_BYTES
+            }
+            _ => return None,
+        };
+        let payload_bytes = rest.len().checked_sub(header_bytes)?;
+        let is_right = header_bytes >= UDP_BYTES
+            && (transport == UDP || header_bytes >= 20)
+            && payload_bytes > 0;
+        is_right.then_some(Self {
+            transport,
+            header_bytes: IPV6_BYTES + header_bytes,
+            payload_bytes,
+        })
+    }
+}
+
+fn is_pushed(packet: &[u8], shape: Option<Shape>) -> bool {
+    shape.is_some_and(|shape| shape.transport == TCP) && packet[at::FLAGS] & PUSH != 0
+}
+
+fn sequence(packet: &[u8]) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&packet[at::SEQUENCE]);
+    u32::from_be_bytes(bytes)
+}
+
+/// What the checksum is of besides the transport's header and payload (RFC 8200 §8.1).
+fn pseudo_header(packet: &[u8], length: u16) -> u64 {
+    let rest = u64::from(packet[6]) + u64::from(length);
+    u64::from(checksum(&packet[at::ADDRESSES], rest))
+}
+
+fn has_right_sum(packet: &[u8]) -> bool {
+    let length = u16::from_be_bytes([packet[4], packet[5]]);
+    checksum(&packet[IPV6_BYTES..], pseudo_header(packet, length)) == u16::MAX
+}
