@@ -1,7 +1,7 @@
 //! Owns what a lab with native tunnels has besides: the TIC server with one account for both of
 //! them, what each PoP serves, and the configurations that fit.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,6 +16,7 @@ use crate::broker::session::Setup;
 use crate::broker::tic::{self, Account, Book, PopRecord, Tic, TunnelRecord};
 use crate::netns::Namespace;
 use crate::topology::{HOST4, TIC_SERVER, TUNNELS, TunnelPlan};
+use crate::tun::Offloading;
 
 /// Who may log in at the TIC server.
 pub const USERNAME: &str = "LAB1-SIXXS";
@@ -136,7 +137,7 @@ pub(crate) fn pop(
     kind: Kind,
     more: impl Iterator<Item = More> + Clone,
     namespace: &Namespace,
-    device: File,
+    device: Offloading,
 ) -> Result<Pop> {
     namespace.ip(&more.clone().map(More::pop_end).collect::<String>())?;
     let mut prefixes = vec![(network(plan.address), 64)];

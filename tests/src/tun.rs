@@ -6,9 +6,8 @@
 //! segments and sums every packet itself before it arrives here.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::fd::AsFd as _;
-use std::os::fd::AsRawFd as _;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use sixxs_user::wire;
 
 use crate::netns::Namespace;
 
@@ -32,8 +32,68 @@ nix::ioctl_write_ptr_bad!(
     libc::ifreq
 );
 
+nix::ioctl_write_int_bad!(
+    /// `TUNSETOFFLOAD`: what of a packet may be left to who reads it.
+    tun_set_offload,
+    0x4004_54d0
+);
+
+/// Of linux/if_tun.h: sums, and flows of TCP over IPv4 and IPv6.
+const TCP_OFFLOADS: libc::c_int = 0x01 | 0x02 | 0x04;
+/// And of UDP, since Linux 6.2.
+const UDP_OFFLOADS: libc::c_int = 0x20 | 0x40;
+
+/// A TUN device that gives and takes flows in large pieces.
+#[derive(Debug)]
+pub struct Offloading {
+    file: File,
+    cuts_udp: bool,
+}
+
+impl Offloading {
+    /// Makes one, as [`create`] does.
+    pub fn create(namespace: &Namespace, name: &str) -> Result<Self> {
+        let file = create_with(namespace, name, libc::IFF_VNET_HDR)?;
+        let set = |offloads| {
+            // SAFETY: the descriptor is open, and the argument is a number.
+            unsafe { tun_set_offload(file.as_raw_fd(), offloads) }
+        };
+        set(TCP_OFFLOADS).context("TUNSETOFFLOAD")?;
+        let cuts_udp = set(TCP_OFFLOADS | UDP_OFFLOADS).is_ok();
+        Ok(Self { file, cuts_udp })
+    }
+}
+
+impl AsFd for Offloading {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl wire::Tun for Offloading {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match (&self.file).read(buffer) {
+            Ok(length) => Ok(Some(length)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn write(&self, packet: &[u8]) -> io::Result<usize> {
+        (&self.file).write(packet)
+    }
+
+    fn cuts_udp(&self) -> bool {
+        self.cuts_udp
+    }
+}
+
 /// Makes a TUN device of this name inside `namespace`. It lives until the file is closed.
 pub fn create(namespace: &Namespace, name: &str) -> Result<File> {
+    create_with(namespace, name, 0)
+}
+
+fn create_with(namespace: &Namespace, name: &str, flags: libc::c_int) -> Result<File> {
     ensure!(
         name.len() < libc::IFNAMSIZ,
         "interface name {name} is too long"
@@ -52,7 +112,7 @@ pub fn create(namespace: &Namespace, name: &str) -> Result<File> {
                 *to = libc::c_char::from_ne_bytes([from]);
             }
             // The flags fit: they are 16 bits wide by definition of the structure.
-            request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI)?;
+            request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI | flags)?;
             // SAFETY: the descriptor is open, and the request outlives the call.
             unsafe { tun_set_iff(file.as_raw_fd(), &raw const request) }.context("TUNSETIFF")?;
             Ok(file)
@@ -136,6 +196,6 @@ fn drain(mut from: &File, mut to: &File, buffer: &mut [u8]) -> bool {
     true
 }
 
-fn gone(error: &std::io::Error) -> bool {
+fn gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADFD)
 }

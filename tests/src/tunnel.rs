@@ -53,7 +53,7 @@ impl Tunnel {
         nft::load(&pop, &plan.pop_rules((more > 0).then_some(MORE_PREFIX)))?;
         let link = match (spec.flavour, kind) {
             (_, Some(kind)) => {
-                let pop_end = tun::create(&pop, "host")?;
+                let pop_end = tun::Offloading::create(&pop, "host")?;
                 pop.ip(&plan.pop_end(spec.mtu))?;
                 Link::Native(Box::new(native::pop(
                     plan,

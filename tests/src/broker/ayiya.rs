@@ -72,11 +72,24 @@ pub fn seal(
     key: &Key,
     identity: Ipv6Addr,
     unix_seconds: u64,
-    (operation, next_header): (u8, u8),
+    carry: (u8, u8),
     payload: &[u8],
 ) -> Vec<u8> {
-    let mut datagram = Vec::with_capacity(HEADER_BYTES + payload.len());
-    datagram.extend([
+    let mut datagram = vec![0; HEADER_BYTES];
+    datagram.extend(payload);
+    seal_in_place(key, identity, unix_seconds, carry, &mut datagram);
+    datagram
+}
+
+/// Writes the header before a payload that lies behind room for it.
+pub fn seal_in_place(
+    key: &Key,
+    identity: Ipv6Addr,
+    unix_seconds: u64,
+    (operation, next_header): (u8, u8),
+    datagram: &mut [u8],
+) {
+    datagram[..TIME_AT].copy_from_slice(&[
         IDENTITY,
         SIGNATURE,
         SHARED_SECRET << 4 | operation,
@@ -84,12 +97,9 @@ pub fn seal(
     ]);
     // The field wraps in 2106, as the protocol has it.
     let seconds = u32::try_from(unix_seconds & u64::from(u32::MAX)).unwrap_or_default();
-    datagram.extend(seconds.to_be_bytes());
-    datagram.extend(identity.octets());
-    datagram.extend([0; HEADER_BYTES - SIGNATURE_AT]);
-    datagram.extend(payload);
-    key.sign(&mut datagram);
-    datagram
+    datagram[TIME_AT..IDENTITY_AT].copy_from_slice(&seconds.to_be_bytes());
+    datagram[IDENTITY_AT..SIGNATURE_AT].copy_from_slice(&identity.octets());
+    key.sign(datagram);
 }
 
 /// The header of a datagram, right in form; nothing of it is proved yet.

@@ -1,8 +1,10 @@
 //! Owns the data path of a PoP: its thread takes datagrams from the sockets and packets from the
-//! TUN device and does with them what [`State`] says, one at a time.
+//! TUN device, many at a time, and does with them what [`State`] says. It has to be faster than
+//! the client, or it would be what a benchmark measures; the batches are the program's own
+//! ([`sixxs_user::wire`]), what is in them is not.
+//!
+//! While the path is bad, or somebody writes datagrams down, each is copied and goes on alone.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
@@ -10,19 +12,21 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
+use sixxs_user::wire::{Arrivals, Batches, Inbox, Messages, Outbox, Tun as _, send_each};
 use socket2::Socket;
 
 use super::clock::Clock;
 use super::protocol41;
-use super::session::{Datagram, Way};
+use super::session::{Datagram, HEADROOM, Way};
 use super::state::State;
+use crate::tun::Offloading;
 
-/// More than any packet or datagram.
-const BUFFER_BYTES: usize = 65_536;
-/// Taken from one place before the next one gets its turn.
-const BURST: usize = 64;
+/// Batches taken from one place before the next one gets its turn.
+const TURN: usize = 4;
 /// More than the device's queue holds.
 const MOST_QUEUED: usize = 10_000;
+/// More than any packet of the device.
+const BUFFER_BYTES: usize = 1 << 17;
 /// Settings that a test changes are seen after this at the latest.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -30,69 +34,43 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     /// AYIYA, over IPv4 and over IPv6.
-    pub(crate) ayiya: Vec<UdpSocket>,
-    pub(crate) heartbeat: Option<UdpSocket>,
+    pub(crate) ayiya: Vec<Udp>,
+    pub(crate) heartbeat: Option<Udp>,
     /// Gives whole IPv4 packets, takes what is to be inside.
     pub(crate) protocol41: Option<Socket>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Udp {
+    pub(crate) socket: UdpSocket,
+    pub(crate) batches: Batches,
 }
 
 impl Sockets {
     fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let udp = self.ayiya.iter().chain(&self.heartbeat);
         let raw = self.protocol41.iter();
-        udp.map(|socket| socket.as_fd())
+        udp.map(|udp| udp.socket.as_fd())
             .chain(raw.map(|socket| socket.as_fd()))
     }
 
-    fn receive(&self, buffer: &mut [u8], take: &mut impl FnMut(Datagram)) {
-        let ayiya = self.ayiya.iter().map(|socket| (socket, Way::Ayiya));
-        let heartbeat = self.heartbeat.iter().map(|socket| (socket, Way::Heartbeat));
-        for (socket, way) in ayiya.chain(heartbeat) {
-            for _ in 0..BURST {
-                // Nothing is there, or an error of the network, which is no business of a PoP.
-                let Ok((length, endpoint)) = socket.recv_from(buffer) else {
-                    break;
-                };
-                take(Datagram {
-                    way,
-                    endpoint,
-                    bytes: buffer[..length].to_vec(),
-                });
-            }
-        }
-        if let Some(mut socket) = self.protocol41.as_ref() {
-            for _ in 0..BURST {
-                let Ok(length) = socket.read(buffer) else {
-                    break;
-                };
-                if let Some((source, inner)) = protocol41::unwrap(&buffer[..length]) {
-                    take(Datagram {
-                        way: Way::Protocol41,
-                        endpoint: SocketAddr::new(source.into(), 0),
-                        bytes: inner.to_vec(),
-                    });
-                }
-            }
-        }
-    }
-
-    /// What cannot be sent is lost, as on any path.
-    fn send(&self, datagram: &Datagram) {
-        let endpoint = datagram.endpoint;
-        match datagram.way {
-            Way::Protocol41 => {
+    /// Sends a batch of one way to one endpoint, each datagram but the last as long as `stride`
+    /// says; with protocol 41 every one is behind [`HEADROOM`]. What cannot be sent is lost, as on
+    /// any path.
+    fn send(&self, way: Way, endpoint: SocketAddr, batch: &[u8], stride: usize) {
+        match (way, endpoint) {
+            (Way::Protocol41, SocketAddr::V4(endpoint)) => {
                 if let Some(socket) = &self.protocol41 {
-                    lost(socket.send_to(&datagram.bytes, &endpoint.into()));
+                    lost(send_each(socket, Some(endpoint), batch, stride, HEADROOM));
                 }
             }
-            Way::Ayiya | Way::Heartbeat => {
-                let same_family = |socket: &&UdpSocket| {
-                    socket
-                        .local_addr()
-                        .is_ok_and(|local| local.is_ipv4() == endpoint.is_ipv4())
+            (Way::Ayiya | Way::Heartbeat | Way::Protocol41, _) => {
+                let same_family = |udp: &&Udp| {
+                    let local = udp.socket.local_addr();
+                    local.is_ok_and(|local| local.is_ipv4() == endpoint.is_ipv4())
                 };
-                if let Some(socket) = self.ayiya.iter().find(same_family) {
-                    lost(socket.send_to(&datagram.bytes, endpoint));
+                if let Some(Udp { socket, batches }) = self.ayiya.iter().find(same_family) {
+                    lost(batches.send(socket, endpoint, batch, stride));
                 }
             }
         }
@@ -100,19 +78,41 @@ impl Sockets {
 }
 
 /// A full queue (EAGAIN), a packet longer than the path takes (EMSGSIZE), no route.
-fn lost(_sent: std::io::Result<usize>) {}
+fn lost(_sent: std::io::Result<()>) {}
+
+/// What the thread works with.
+struct Path<'a> {
+    sockets: &'a Sockets,
+    device: &'a Offloading,
+    arrivals: Arrivals,
+    messages: Messages,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// For each datagram of the outbox, where it goes.
+    ways: Vec<Option<(Way, SocketAddr)>>,
+    /// What a bad path lets through.
+    passed: Vec<Datagram>,
+}
 
 /// Works until `stop` is written to.
 pub(crate) fn run(
     sockets: &Sockets,
-    device: &File,
+    device: &Offloading,
     state: &Mutex<State>,
     clock: &Clock,
     stop: &EventFd,
 ) {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let (mut arrived, mut leaving) = (Vec::new(), Vec::new());
-    drain(device, &mut buffer);
+    let mut path = Path {
+        sockets,
+        device,
+        arrivals: Arrivals::default(),
+        messages: Messages::default(),
+        inbox: Inbox::default(),
+        outbox: Outbox::new(HEADROOM),
+        ways: Vec::new(),
+        passed: Vec::new(),
+    };
+    drain(device);
     loop {
         let deadline = state
             .lock()
@@ -141,41 +141,201 @@ pub(crate) fn run(
         }
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, unix_seconds) = (Instant::now(), clock.seconds());
-        sockets.receive(&mut buffer, &mut |datagram| {
-            state.note(&datagram, true, now);
-            state.up.pass(datagram, now, &mut arrived);
-        });
-        state.up.release(now, &mut arrived);
-        for datagram in arrived.drain(..) {
-            if let Some(packet) = state.arrived(&datagram, unix_seconds, now) {
-                // A device that is down (EIO) or full loses the packet.
-                lost((&mut &*device).write(packet));
+        path.up(&mut state, unix_seconds, now);
+        path.down(&mut state, unix_seconds, now);
+        let mut pings = Vec::new();
+        state.tick(unix_seconds, now, &mut pings);
+        for ping in pings {
+            path.pass_down(&mut state, ping, now);
+        }
+        path.release(&mut state, unix_seconds, now);
+    }
+}
+
+impl Path<'_> {
+    /// From the clients.
+    fn up(&mut self, state: &mut State, unix_seconds: u64, now: Instant) {
+        let Self {
+            sockets,
+            device,
+            arrivals,
+            messages,
+            inbox,
+            passed,
+            ..
+        } = self;
+        let mut take = |datagram: Datagram<&[u8]>, inbox: &mut Inbox| {
+            if state.is_straight() {
+                deliver(state, datagram, (unix_seconds, now), inbox, device);
+            } else {
+                let datagram = datagram.kept();
+                state.note(&datagram, true, now);
+                state.up.pass(datagram, now, passed);
+                for datagram in passed.drain(..) {
+                    deliver(state, datagram.lent(), (unix_seconds, now), inbox, device);
+                }
+            }
+        };
+        let ayiya = sockets.ayiya.iter().map(|udp| (udp, Way::Ayiya));
+        let heartbeat = sockets.heartbeat.iter().map(|udp| (udp, Way::Heartbeat));
+        for (udp, way) in ayiya.chain(heartbeat) {
+            for _ in 0..TURN {
+                // Nothing is there, or an error of the network, which is no business of a PoP.
+                let Ok(true) = udp.batches.receive(&udp.socket, arrivals) else {
+                    break;
+                };
+                for (endpoint, bytes) in arrivals.iter() {
+                    let datagram = Datagram {
+                        way,
+                        endpoint,
+                        bytes,
+                    };
+                    take(datagram, inbox);
+                }
+                write(inbox, device);
             }
         }
-        for _ in 0..BURST {
-            // Nothing more, or the device is down.
-            let Ok(length) = (&mut &*device).read(&mut buffer) else {
-                break;
+        if let Some(socket) = &sockets.protocol41 {
+            for _ in 0..TURN {
+                let Ok(true) = messages.receive(socket) else {
+                    break;
+                };
+                for (source, inner) in messages.iter().filter_map(protocol41::unwrap) {
+                    let datagram = Datagram {
+                        way: Way::Protocol41,
+                        endpoint: SocketAddr::new(source.into(), 0),
+                        bytes: inner,
+                    };
+                    take(datagram, inbox);
+                }
+                write(inbox, device);
+            }
+        }
+    }
+
+    /// To the clients.
+    fn down(&mut self, state: &mut State, unix_seconds: u64, now: Instant) {
+        for turn in 0..=TURN {
+            let device = (turn < TURN).then_some(self.device);
+            // An error: the device is down.
+            let more = self.outbox.fill(device).unwrap_or(false);
+            self.ways.clear();
+            let ways = self.outbox.datagrams().map(|packet| {
+                let datagram = state.leaving(packet, unix_seconds)?;
+                Some((datagram.way, datagram.endpoint))
+            });
+            self.ways.extend(ways);
+            if state.is_straight() {
+                self.send_runs();
+            } else {
+                self.pass_each(state, now);
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Sends what is in the outbox, neighbours that go the same way together.
+    fn send_runs(&self) {
+        let (batch, stride) = self.outbox.batch();
+        let mut rest = batch;
+        for run in self.ways.chunk_by(|a, b| a == b) {
+            let (piece, after) = rest.split_at((run.len() * stride).min(rest.len()));
+            rest = after;
+            if let Some(Some((way, endpoint))) = run.first() {
+                self.sockets.send(*way, *endpoint, piece, stride);
+            }
+        }
+    }
+
+    fn pass_each(&mut self, state: &mut State, now: Instant) {
+        let (batch, stride) = self.outbox.batch();
+        let leaving = batch.chunks(stride.max(1)).zip(&self.ways);
+        let leaving = leaving.filter_map(|(bytes, way)| {
+            let (way, endpoint) = (*way)?;
+            let bytes = match way {
+                Way::Protocol41 => &bytes[HEADROOM..],
+                Way::Ayiya | Way::Heartbeat => bytes,
             };
-            leaving.extend(state.leaving(&buffer[..length], unix_seconds));
+            Some(
+                Datagram {
+                    way,
+                    endpoint,
+                    bytes,
+                }
+                .kept(),
+            )
+        });
+        let leaving: Vec<Datagram> = leaving.collect();
+        for datagram in leaving {
+            self.pass_down(state, datagram, now);
         }
-        state.tick(unix_seconds, now, &mut leaving);
-        let mut out = Vec::new();
-        for datagram in leaving.drain(..) {
-            state.note(&datagram, false, now);
-            state.down.pass(datagram, now, &mut out);
+    }
+
+    fn pass_down(&mut self, state: &mut State, datagram: Datagram, now: Instant) {
+        state.note(&datagram, false, now);
+        state.down.pass(datagram, now, &mut self.passed);
+        self.send_passed();
+    }
+
+    /// What a bad path held back long enough.
+    fn release(&mut self, state: &mut State, unix_seconds: u64, now: Instant) {
+        state.up.release(now, &mut self.passed);
+        let Self {
+            device,
+            inbox,
+            passed,
+            ..
+        } = self;
+        for datagram in passed.drain(..) {
+            deliver(state, datagram.lent(), (unix_seconds, now), inbox, device);
         }
-        state.down.release(now, &mut out);
-        for datagram in out {
-            sockets.send(&datagram);
+        write(inbox, device);
+        state.down.release(now, &mut self.passed);
+        self.send_passed();
+    }
+
+    fn send_passed(&mut self) {
+        for datagram in self.passed.drain(..) {
+            let Datagram {
+                way,
+                endpoint,
+                mut bytes,
+            } = datagram;
+            if way == Way::Protocol41 {
+                bytes.splice(..0, [0; HEADROOM]);
+            }
+            self.sockets.send(way, endpoint, &bytes, bytes.len());
         }
     }
 }
 
+fn deliver(
+    state: &mut State,
+    datagram: Datagram<&[u8]>,
+    (unix_seconds, now): (u64, Instant),
+    inbox: &mut Inbox,
+    device: &Offloading,
+) {
+    if let Some(packet) = state.arrived(datagram, unix_seconds, now)
+        && inbox.add(device, packet)
+    {
+        write(inbox, device);
+    }
+}
+
+fn write(inbox: &mut Inbox, device: &Offloading) {
+    if let Err(e) = inbox.write(device) {
+        eprintln!("a PoP lost its device: {e}");
+    }
+}
+
 /// What piled up in the device while no one served it is old news.
-fn drain(mut device: &File, buffer: &mut [u8]) {
+fn drain(device: &Offloading) {
+    let mut buffer = vec![0; BUFFER_BYTES];
     for _ in 0..MOST_QUEUED {
-        if device.read(buffer).is_err() {
+        if !matches!(device.read(&mut buffer), Ok(Some(_))) {
             return;
         }
     }

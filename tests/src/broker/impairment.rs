@@ -74,6 +74,11 @@ impl<T: Clone> Lane<T> {
         }
     }
 
+    /// Whether it does nothing, and holds nothing back.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.settings == Impairment::default() && self.held.is_empty()
+    }
+
     /// What was done so far.
     pub(crate) fn done(&self) -> Impaired {
         self.done

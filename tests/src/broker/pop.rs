@@ -4,7 +4,6 @@
 //! Tasks: one thread (`datapath`), from [`Pop::start`] to [`Pop::stop`] or drop. The TUN device
 //! stays while the PoP is stopped: what leaves by it then is lost.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,14 +13,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use sixxs_user::wire::Batches;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::netns::Namespace;
 use crate::socket_option;
+use crate::tun::Offloading;
 
 use super::clock::Clock;
 use super::counts::Counts;
-use super::datapath::{self, Sockets};
+use super::datapath::{self, Sockets, Udp};
 use super::forge::Forger;
 use super::impairment::{Impaired, Impairment};
 use super::session::{Session, Setup};
@@ -45,7 +46,7 @@ pub struct Place {
     /// AYIYA listens on this one too.
     pub address6: Option<Ipv6Addr>,
     /// Its end of the tunnels.
-    pub device: Arc<File>,
+    pub device: Arc<Offloading>,
 }
 
 /// The router of a broker.
@@ -270,9 +271,9 @@ impl Pop {
         namespace.run(|| {
             if kinds.contains(&Kind::Ayiya) {
                 let socket = udp(SocketAddr::new((*address4).into(), ayiya::PORT))?;
-                // As the historical PoP sends: no sum, the payload is signed; and no fragments.
-                set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
-                never_fragment(&socket)?;
+                // As the historical PoP sends, but for the sum, without which the kernel takes only
+                // one datagram at a time.
+                never_fragment(&socket.socket)?;
                 sockets.ayiya.push(socket);
                 if let Some(address6) = address6 {
                     let socket = udp(SocketAddr::new((*address6).into(), ayiya::PORT))?;
@@ -325,11 +326,11 @@ impl Pop {
     }
 }
 
-fn udp(at: SocketAddr) -> Result<UdpSocket> {
+fn udp(at: SocketAddr) -> Result<Udp> {
     let socket = UdpSocket::bind(at).with_context(|| format!("listen on UDP {at}"))?;
-    socket.set_nonblocking(true).context("never wait")?;
     prepare(&socket)?;
-    Ok(socket)
+    let batches = Batches::new(&socket).context("send and receive in batches")?;
+    Ok(Udp { socket, batches })
 }
 
 fn prepare(socket: &impl AsRawFd) -> Result<()> {

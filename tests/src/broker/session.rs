@@ -7,6 +7,9 @@ use super::Kind;
 use super::ayiya::{self, Key};
 use super::counts::Counts;
 
+/// Room before a packet for the longest header of any way.
+pub(crate) const HEADROOM: usize = ayiya::HEADER_BYTES;
+
 /// One tunnel that a PoP serves.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -87,17 +90,22 @@ impl Session {
         self.up = true;
     }
 
-    /// The datagram to carry this packet to the client; `None` while nobody knows where it is.
-    pub(super) fn wrap(&self, packet: &[u8], unix_seconds: u64) -> Option<Datagram> {
+    /// The datagram to carry a packet to the client; `None` while nobody knows where it is. The
+    /// packet lies behind [`HEADROOM`].
+    pub(super) fn wrap<'a>(
+        &self,
+        packet: &'a mut [u8],
+        unix_seconds: u64,
+    ) -> Option<Datagram<&'a [u8]>> {
         let endpoint = self.endpoint.filter(|_| self.up)?;
         let (way, bytes) = match self.setup.kind {
             Kind::Ayiya => {
                 let carry = (ayiya::FORWARD, ayiya::IPV6);
                 let peer = self.setup.peer;
-                let sealed = ayiya::seal(&self.key, peer, unix_seconds, carry, packet);
-                (Way::Ayiya, sealed)
+                ayiya::seal_in_place(&self.key, peer, unix_seconds, carry, packet);
+                (Way::Ayiya, &*packet)
             }
-            Kind::SixInFour | Kind::Heartbeat => (Way::Protocol41, packet.to_vec()),
+            Kind::SixInFour | Kind::Heartbeat => (Way::Protocol41, &packet[HEADROOM..]),
         };
         Some(Datagram {
             way,
@@ -116,9 +124,31 @@ pub(crate) enum Way {
 }
 
 /// What came in or goes out, with the client's endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Datagram {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Datagram<Bytes = Vec<u8>> {
     pub(crate) way: Way,
     pub(crate) endpoint: SocketAddr,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
+}
+
+impl Datagram {
+    /// Without its own bytes.
+    pub(crate) fn lent(&self) -> Datagram<&[u8]> {
+        Datagram {
+            way: self.way,
+            endpoint: self.endpoint,
+            bytes: &self.bytes,
+        }
+    }
+}
+
+impl Datagram<&[u8]> {
+    /// With bytes of its own.
+    pub(crate) fn kept(&self) -> Datagram {
+        Datagram {
+            way: self.way,
+            endpoint: self.endpoint,
+            bytes: self.bytes.to_vec(),
+        }
+    }
 }

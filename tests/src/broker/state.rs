@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::counts::Counts;
 use super::heartbeat::Beat;
 use super::impairment::Lane;
-use super::session::{Datagram, Session, Setup, Way};
+use super::session::{Datagram, HEADROOM, Session, Setup, Way};
 use super::{Kind, ayiya, ping, protocol41};
 
 /// The historical broker's: how often it pings, and after how much silence a tunnel is down.
@@ -93,6 +93,11 @@ impl State {
         self.recorded.clone()
     }
 
+    /// Whether datagrams go straight on: nobody writes them down, and the path is good.
+    pub(crate) fn is_straight(&self) -> bool {
+        self.recorded.len() >= self.recording && self.up.is_idle() && self.down.is_idle()
+    }
+
     pub(crate) fn note(&mut self, datagram: &Datagram, received: bool, now: Instant) {
         if self.recorded.len() < self.recording {
             self.recorded.push(Recorded {
@@ -107,7 +112,7 @@ impl State {
     /// What a client sent; the packet in it that is to go on, if it is right in everything.
     pub(crate) fn arrived<'a>(
         &mut self,
-        datagram: &'a Datagram,
+        datagram: Datagram<&'a [u8]>,
         unix_seconds: u64,
         now: Instant,
     ) -> Option<&'a [u8]> {
@@ -134,11 +139,11 @@ impl State {
 
     fn ayiya<'a>(
         &mut self,
-        datagram: &'a Datagram,
+        datagram: Datagram<&'a [u8]>,
         unix_seconds: u64,
         now: Instant,
     ) -> Option<(usize, &'a [u8])> {
-        let Some(header) = ayiya::header(&datagram.bytes) else {
+        let Some(header) = ayiya::header(datagram.bytes) else {
             self.nobody.bad_form += 1;
             return None;
         };
@@ -152,7 +157,7 @@ impl State {
             session.counts.bad_time += 1;
             return None;
         }
-        if !session.key.signed(&datagram.bytes) {
+        if !session.key.signed(datagram.bytes) {
             session.counts.bad_signature += 1;
             return None;
         }
@@ -171,9 +176,8 @@ impl State {
         None
     }
 
-    fn heartbeat(&mut self, datagram: &Datagram, unix_seconds: u64, now: Instant) {
-        let (Some(beat), IpAddr::V4(source)) =
-            (Beat::read(&datagram.bytes), datagram.endpoint.ip())
+    fn heartbeat(&mut self, datagram: Datagram<&[u8]>, unix_seconds: u64, now: Instant) {
+        let (Some(beat), IpAddr::V4(source)) = (Beat::read(datagram.bytes), datagram.endpoint.ip())
         else {
             self.nobody.bad_form += 1;
             return;
@@ -201,10 +205,10 @@ impl State {
 
     fn protocol41<'a>(
         &mut self,
-        datagram: &'a Datagram,
+        datagram: Datagram<&'a [u8]>,
         now: Instant,
     ) -> Option<(usize, &'a [u8])> {
-        let packet = &datagram.bytes[..];
+        let packet = datagram.bytes;
         let Some((source, _)) = protocol41::addresses(packet) else {
             self.nobody.bad_form += 1;
             return None;
@@ -251,18 +255,23 @@ impl State {
         longest.map(|(index, _, _)| index)
     }
 
-    /// The datagram to carry this packet to its client.
-    pub(crate) fn leaving(&mut self, packet: &[u8], unix_seconds: u64) -> Option<Datagram> {
+    /// The datagram to carry a packet, which lies behind [`HEADROOM`], to its client.
+    pub(crate) fn leaving<'a>(
+        &mut self,
+        packet: &'a mut [u8],
+        unix_seconds: u64,
+    ) -> Option<Datagram<&'a [u8]>> {
         // What the kernel says on its own, to groups and neighbours, is for no tunnel.
-        let (_, destination) = protocol41::addresses(packet)?;
+        let (_, destination) = protocol41::addresses(packet.get(HEADROOM..)?)?;
         let index = self.owner(destination)?;
         let session = &mut self.sessions[index];
+        let bytes = packet.len() - HEADROOM;
         let datagram = session.wrap(packet, unix_seconds);
         if datagram.is_none() {
             session.counts.unsent += 1;
         } else {
             session.counts.sent += 1;
-            session.counts.sent_bytes += packet.len() as u64;
+            session.counts.sent_bytes += bytes as u64;
         }
         datagram
     }
@@ -290,7 +299,9 @@ impl State {
                 session.pings = session.pings.wrapping_add(1);
                 let request = ping::request(peer, address, session.pings);
                 session.counts.pings_sent += 1;
-                out.extend(session.wrap(&request, unix_seconds));
+                let mut request = with_headroom(&request);
+                let datagram = session.wrap(&mut request, unix_seconds);
+                out.extend(datagram.map(|datagram| datagram.kept()));
             }
         }
     }
@@ -315,6 +326,10 @@ impl State {
             .chain(lanes.into_iter().flatten())
             .min()
     }
+}
+
+fn with_headroom(packet: &[u8]) -> Vec<u8> {
+    [&[0; HEADROOM], packet].concat()
 }
 
 #[cfg(test)]
@@ -352,6 +367,11 @@ mod tests {
         }
     }
 
+    fn leaving(state: &mut State, packet: &[u8]) -> Option<Datagram> {
+        let mut packet = with_headroom(packet);
+        state.leaving(&mut packet, NOW).map(|sent| sent.kept())
+    }
+
     fn beat(setup: &Setup, time: u64) -> Vec<u8> {
         let key = Key::of(&setup.password);
         let operation = (ayiya::NOOP, ayiya::NONE);
@@ -364,12 +384,12 @@ mod tests {
         let mut state = State::new(vec![setup.clone()]);
         let start = Instant::now();
         let packet = ping::request(OUTSIDE, setup.address, 1);
-        assert_eq!(state.leaving(&packet, NOW), None);
+        assert_eq!(leaving(&mut state, &packet), None);
         for (second, from) in [(0, endpoint(10, 4000)), (60, endpoint(10, 4001))] {
             let beat = datagram(Way::Ayiya, from, beat(&setup, NOW));
             let now = start + Duration::from_secs(second);
-            assert_eq!(state.arrived(&beat, NOW, now), None);
-            let sent = state.leaving(&packet, NOW).unwrap();
+            assert_eq!(state.arrived(beat.lent(), NOW, now), None);
+            let sent = leaving(&mut state, &packet).unwrap();
             assert_eq!((sent.way, sent.endpoint), (Way::Ayiya, from));
             assert_eq!(&sent.bytes[ayiya::HEADER_BYTES..], packet);
             assert!(Key::of(&setup.password).signed(&sent.bytes));
@@ -381,7 +401,7 @@ mod tests {
             state.tick(NOW, now, &mut out);
             assert_eq!(state.sessions()[0].up, up, "after {second} s");
         }
-        assert_eq!(state.leaving(&packet, NOW), None);
+        assert_eq!(leaving(&mut state, &packet), None);
         let counts = state.counts();
         assert_eq!((counts.beats, counts.endpoint_changes), (2, 1));
         assert_eq!((counts.sent, counts.unsent, counts.went_down), (2, 2, 1));
@@ -406,7 +426,7 @@ mod tests {
             forged,
         ] {
             let datagram = datagram(Way::Ayiya, endpoint(66, 6), bytes);
-            assert_eq!(state.arrived(&datagram, NOW, Instant::now()), None);
+            assert_eq!(state.arrived(datagram.lent(), NOW, Instant::now()), None);
         }
         let expected = Counts {
             bad_form: 1,
@@ -430,25 +450,25 @@ mod tests {
             let inner = ping::request(setup.address, OUTSIDE, 1);
             datagram(Way::Protocol41, endpoint(last, 0), inner)
         };
-        assert!(state.arrived(&from(&fixed, 10), NOW, now).is_some());
-        assert!(state.arrived(&from(&fixed, 11), NOW, now).is_none());
-        assert!(state.arrived(&from(&moving, 11), NOW, now).is_none());
+        assert!(state.arrived(from(&fixed, 10).lent(), NOW, now).is_some());
+        assert!(state.arrived(from(&fixed, 11).lent(), NOW, now).is_none());
+        assert!(state.arrived(from(&moving, 11).lent(), NOW, now).is_none());
         let to = ping::request(OUTSIDE, moving.address, 1);
-        assert_eq!(state.leaving(&to, NOW), None);
+        assert_eq!(leaving(&mut state, &to), None);
         for (last, literal) in [(11, "192.0.2.12"), (11, "sender"), (12, "192.0.2.12")] {
             let beat = heartbeat::write(moving.address, literal, NOW, &moving.password);
             let beat = datagram(Way::Heartbeat, endpoint(last, 999), beat.into_bytes());
-            assert_eq!(state.arrived(&beat, NOW, now), None);
+            assert_eq!(state.arrived(beat.lent(), NOW, now), None);
         }
-        assert!(state.arrived(&from(&moving, 11), NOW, now).is_none());
-        assert!(state.arrived(&from(&moving, 12), NOW, now).is_some());
-        let sent = state.leaving(&to, NOW).unwrap();
+        assert!(state.arrived(from(&moving, 11).lent(), NOW, now).is_none());
+        assert!(state.arrived(from(&moving, 12).lent(), NOW, now).is_some());
+        let sent = leaving(&mut state, &to).unwrap();
         assert_eq!((sent.endpoint, sent.bytes), (endpoint(12, 0), to));
         let counts = state.counts();
         assert_eq!((counts.beats, counts.endpoint_changes), (2, 1));
         assert_eq!((counts.bad_source, counts.delivered), (4, 2));
         state.forget();
-        assert!(state.arrived(&from(&fixed, 10), NOW, now).is_some());
-        assert!(state.arrived(&from(&moving, 12), NOW, now).is_none());
+        assert!(state.arrived(from(&fixed, 10).lent(), NOW, now).is_some());
+        assert!(state.arrived(from(&moving, 12).lent(), NOW, now).is_none());
     }
 }
