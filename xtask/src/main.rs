@@ -66,7 +66,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
     },
-    /// Measure; `core` is the cost per packet of the kernel programs.
+    /// Measure: `core` is the cost per packet of the kernel programs, `tunnel` what native tunnels
+    /// carry and at what cost.
     Bench {
         /// Which benchmark, and its options.
         #[arg(

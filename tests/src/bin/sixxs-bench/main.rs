@@ -1,9 +1,11 @@
 //! `sixxs-bench`: measures, prints a table, and keeps it in docs/benchmarks.md.
 
 mod empty;
+mod machine;
 mod packets;
 mod report;
 mod timing;
+mod tunnel;
 
 use std::path::PathBuf;
 
@@ -28,6 +30,18 @@ enum Benchmark {
         #[arg(long, default_value_t = 150)]
         rounds: u32,
     },
+    /// What the native tunnels carry, and what that costs, against the same path without one.
+    Tunnel {
+        /// Where the tables are kept; only printed after a quick run.
+        #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
+        write: PathBuf,
+        /// Less than a second for each number: for a look, not to be kept.
+        #[arg(long)]
+        quick: bool,
+        /// Only tunnels of this kind: ayiya, 6in4 or 6in4-heartbeat; only printed, too.
+        #[arg(long, value_name = "KIND")]
+        only: Option<String>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -36,6 +50,14 @@ fn main() -> Result<()> {
             let section = packets::measure(rounds)?;
             println!("{section}");
             report::keep(&write, "core", &section)
+        }
+        Benchmark::Tunnel { write, quick, only } => {
+            let section = tunnel::measure(quick, only.as_deref())?;
+            println!("{section}");
+            if quick || only.is_some() {
+                return Ok(());
+            }
+            report::keep(&write, "tunnel", &section)
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What the programs cost per packet, by the number of prefixes that are a tunnel's.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -14,8 +13,8 @@ use sixxs_tests::packets::{
     ECHO_REPLY, ECHO_REQUEST, ICMPV6, IPV6_TYPE, UDP, ethernet, icmpv6, ipv6, udp,
 };
 
-use crate::empty;
 use crate::timing::Times;
+use crate::{empty, machine};
 
 const NEXT: i32 = -1;
 const REDIRECT: i32 = 7;
@@ -215,15 +214,10 @@ fn row(count: u32, subject: &Subject, measured: &Measured) -> Result<String> {
 }
 
 fn write_up(floor: f64, load_ms: f64, rounds: u32, rows: &str) -> Result<String> {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("ask for the kernel")?;
-    let processors = fs::read_to_string("/proc/cpuinfo").context("ask for the processor")?;
-    let model = processors
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-        .map_or("unknown", |(_, model)| model.trim());
+    let machine = machine::name()?;
     Ok(format!(
         "## `core`: cost of the kernel programs per packet\n\n\
-         Linux {}, {model}.\n\n\
+         {machine}.\n\n\
          Each packet is run through the programs by `BPF_PROG_TEST_RUN`, 20,000 times in a batch,\n\
          {rounds} batches, in turn with all others; before each batch one of an empty program, for\n\
          which a run takes {floor:.1} ns. *ns* is the median of a run, *above empty* the median of the\n\
@@ -236,6 +230,5 @@ fn write_up(floor: f64, load_ms: f64, rounds: u32, rows: &str) -> Result<String>
          |---|---:|---:|---:|---|\n\
          {rows}\n\
          The kernel takes both programs in {load_ms:.0} ms, verification and maps included.\n",
-        kernel.trim()
     ))
 }

@@ -1,0 +1,66 @@
+//! Two hundred tunnels in one daemon.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::program::{Hook, Program};
+use sixxs_tests::status::Tunnel;
+use sixxs_tests::wait;
+
+/// Besides the lab's two.
+const MORE: u8 = 198;
+/// Until all answer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What they took.
+pub(crate) struct Many {
+    pub(crate) tunnels: usize,
+    /// From the start of the daemon until the last one answered.
+    pub(crate) until_all_answer: Duration,
+    /// Processor time until then.
+    pub(crate) starting: Duration,
+    pub(crate) resident_kib: u64,
+    /// Share of one processor, without traffic.
+    pub(crate) idle: f64,
+    pub(crate) idle_for: Duration,
+}
+
+/// Starts them, and leaves them alone for so long.
+pub(crate) fn measure(idle_for: Duration) -> Result<Many> {
+    let lab = Lab::new(Spec {
+        more: MORE,
+        ..Spec::native([Kind::Ayiya; 2])
+    })?;
+    // Each is a connect to the broker; what the limit is for does not happen in a lab.
+    lab.write_config(&lab.config("[connect_limit]\nconnects = 1000\n"))?;
+    let program = Program::new(&lab, Hook::Auto)?;
+    let started = Instant::now();
+    let daemon = program.start()?;
+    let status = wait::until(
+        "every tunnel answers",
+        LIMIT,
+        || program.status(),
+        |status| status.tunnels.iter().all(Tunnel::is_whole),
+    );
+    let tunnels = status.with_context(|| daemon.log())?.tunnels.len();
+    let until_all_answer = started.elapsed();
+    let starting = daemon.processor_time()?;
+    // Of three beats at the start the last ones are still to come.
+    thread::sleep(Duration::from_secs(5));
+    let before = daemon.processor_time()?;
+    thread::sleep(idle_for);
+    let spent = daemon.processor_time()?.saturating_sub(before);
+    let many = Many {
+        tunnels,
+        until_all_answer,
+        starting,
+        resident_kib: daemon.resident_kib()?,
+        idle: spent.as_secs_f64() / idle_for.as_secs_f64(),
+        idle_for,
+    };
+    daemon.stop()?;
+    Ok(many)
+}

@@ -1,0 +1,202 @@
+//! The section of docs/benchmarks.md.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::broker::Kind;
+
+use super::traffic::{Carried, Lengths};
+use super::{Hashing, Many, Row};
+use crate::machine;
+
+/// What the old client moved of TCP by AYIYA, in bits per second, and with how much of a processor.
+const OLD_RATE: f64 = 350e6;
+const OLD_SHARE: f64 = 0.45;
+/// To reach: so many times the rate, with so much of the processor time per byte.
+const FASTER: f64 = 5.0;
+const CHEAPER: f64 = 0.25;
+/// And with two hundred tunnels.
+const MOST_RESIDENT_KIB: u64 = 60 * 1024;
+const MOST_IDLE: f64 = 0.01;
+
+/// As good as all of a processor.
+const BUSY: f64 = 0.9;
+
+/// The lines of one path.
+pub(super) fn row(row: &Row) -> String {
+    let kind = row.kind.map_or("no tunnel", Kind::name);
+    let lines = [
+        ("TCP up", &row.up.tcp),
+        ("TCP down", &row.down.tcp),
+        ("UDP up", &row.up.udp),
+        ("UDP down", &row.down.udp),
+    ];
+    let lines = lines.map(|(traffic, carried)| {
+        let Carried { times, lost, .. } = carried;
+        let mut line = format!(
+            "| {kind} | {} | {traffic} | {:.0} |",
+            row.mtu,
+            carried.bits_per_second() / 1e6
+        );
+        for time in [times.client, times.broker] {
+            line += &match row.kind {
+                Some(_) => format!(
+                    " {:.2} | {:.0}% |",
+                    carried.per_gigabyte(time),
+                    carried.share(time) * 100.0
+                ),
+                None => " – | – |".to_owned(),
+            };
+        }
+        let lost = if *lost > 0.0 {
+            format!(", {:.1}% lost", lost * 100.0)
+        } else {
+            String::new()
+        };
+        format!(
+            "{line} {:.0}% | {}{lost} |\n",
+            idle(carried) * 100.0,
+            limit(carried)
+        )
+    });
+    lines.concat()
+}
+
+/// Share of the whole machine that nobody wanted.
+fn idle(carried: &Carried) -> f64 {
+    carried.share(carried.times.idle) / machine::processors() as f64
+}
+
+fn limit(carried: &Carried) -> &'static str {
+    let Carried { times, .. } = carried;
+    let (client, broker) = (carried.share(times.client), carried.share(times.broker));
+    match () {
+        () if client >= BUSY && client >= broker => "the client",
+        () if broker >= BUSY => "the broker",
+        () if idle(carried) < 1.0 - BUSY => "the machine",
+        () => "the path",
+    }
+}
+
+pub(super) fn write_up(
+    rows: &[Row],
+    hashing: &[Hashing],
+    many: &Many,
+    lengths: Lengths,
+) -> Result<String> {
+    let mut text = format!(
+        "## `tunnel`: what native tunnels carry\n\n\
+         {}, {} processors; {}. TCP and UDP for {:.1} s each.\n\n\
+         The lab's host and its outside, the broker and the program share this machine. One TCP\n\
+         connection; UDP datagrams as large as the tunnel takes, at the highest rate of which no more\n\
+         than 1% are lost. *up* is from the host to the outside. *client* is the daemon (all its\n\
+         threads, in user mode and in the kernel), *broker* the lab's; *s/GB* are seconds of a\n\
+         processor for 10⁹ bytes of payload, *%* the share of one processor. The lab's wires are veth:\n\
+         whoever sends a packet carries it through all routers up to the next socket, so part of *s/GB*\n\
+         is the lab's own network. Without a tunnel that path is one of 64 KiB pieces that nobody cuts or\n\
+         copies, as a network card with offloads would do it. *limit* is who had no processor time left;\n\
+         *the machine*: none was left, but neither of the two used up one alone. Other work on the\n\
+         machine moves these numbers by some tens of percent from run to run.\n\n\
+         | path | MTU | traffic | Mbit/s | client s/GB | % | broker s/GB | % | idle | limit |\n\
+         |---|---:|---|---:|---:|---:|---:|---:|---:|---|\n",
+        machine::name()?,
+        machine::processors(),
+        machine::date(),
+        lengths.measured.as_secs_f64(),
+    );
+    for path in rows {
+        text += &row(path);
+    }
+    text += "\n| path | MTU | ping, median | more than without |\n|---|---:|---:|---:|\n";
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let without = rows.first().context("a path without a tunnel")?.ping;
+    for path in rows {
+        writeln!(
+            text,
+            "| {} | {} | {:.0} µs | {:+.0} µs |",
+            path.kind.map_or("no tunnel", Kind::name),
+            path.mtu,
+            micros(path.ping),
+            micros(path.ping) - micros(without)
+        )?;
+    }
+    text += "\n";
+    for Hashing {
+        datagram_bytes,
+        seconds_per_gigabyte,
+    } in hashing
+    {
+        writeln!(
+            text,
+            "SHA-1 alone, over datagrams of {datagram_bytes} bytes, takes {seconds_per_gigabyte:.2} s/GB of payload."
+        )?;
+    }
+    judge(&mut text, rows)?;
+    text += &self::many(many);
+    Ok(text)
+}
+
+/// Against the old client, in each direction.
+fn judge(text: &mut String, rows: &[Row]) -> Result<()> {
+    let old_cost = OLD_SHARE / (OLD_RATE / 8.0 / 1e9);
+    let (rate, cost) = (OLD_RATE * FASTER, old_cost * CHEAPER);
+    writeln!(
+        text,
+        "\nThe old client moved about {:.0} Mbit/s of TCP by AYIYA at {:.0}% of a processor: {old_cost:.1} s/GB. To\n\
+         reach: {:.0} Mbit/s unless the broker is what limits, at no more than {cost:.2} s/GB.\n\n\
+         | AYIYA, TCP | Mbit/s | of the old | s/GB | of the old | reached |\n|---|---:|---:|---:|---:|---|",
+        OLD_RATE / 1e6,
+        OLD_SHARE * 100.0,
+        rate / 1e6,
+    )?;
+    for row in rows.iter().filter(|row| row.kind == Some(Kind::Ayiya)) {
+        for (direction, carried) in [("up", &row.up.tcp), ("down", &row.down.tcp)] {
+            let (got, took) = (
+                carried.bits_per_second(),
+                carried.per_gigabyte(carried.times.client),
+            );
+            let verdict = match (got >= rate, took <= cost) {
+                (true, true) => "both",
+                (true, false) => "the rate, **not the cost**",
+                (false, true) => "the cost, **not the rate**",
+                (false, false) => "**neither**",
+            };
+            writeln!(
+                text,
+                "| {direction}, MTU {} | {:.0} | {:.1} × | {took:.2} | {:.2} × | {verdict} |",
+                row.mtu,
+                got / 1e6,
+                got / OLD_RATE,
+                took / old_cost
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn many(many: &Many) -> String {
+    let verdict = |reached: bool| if reached { "reached" } else { "**missed**" };
+    let Many {
+        tunnels,
+        until_all_answer,
+        starting,
+        resident_kib,
+        idle,
+        idle_for,
+    } = many;
+    format!(
+        "\n{tunnels} AYIYA tunnels in one daemon: all answer {:.1} s after its start, for which it used {:.1} s of a\n\
+         processor. It has {:.1} MiB resident (at most {} MiB: {}), and takes {:.2}% of a processor over {} s\n\
+         without traffic (below {:.0}%: {}).\n",
+        until_all_answer.as_secs_f64(),
+        starting.as_secs_f64(),
+        *resident_kib as f64 / 1024.0,
+        MOST_RESIDENT_KIB / 1024,
+        verdict(*resident_kib <= MOST_RESIDENT_KIB),
+        idle * 100.0,
+        idle_for.as_secs(),
+        MOST_IDLE * 100.0,
+        verdict(*idle < MOST_IDLE),
+    )
+}
