@@ -30,6 +30,7 @@ mod control_socket;
 mod down;
 mod footprint;
 mod lans;
+mod many;
 mod native;
 mod on_leak;
 mod plan;
