@@ -32,6 +32,7 @@ mod footprint;
 mod lans;
 mod many;
 mod native;
+mod native_names;
 mod on_leak;
 mod plan;
 mod reload;
