@@ -132,7 +132,9 @@ impl Error {
             Self::Dialogue { error, .. } => match error.class() {
                 Class::Refused | Class::Tls => Retry::WhenChanged,
                 // The clock may well be set by somebody any moment.
-                Class::Clock | Class::Garbage | Class::TooOften => Retry::Later,
+                Class::Clock | Class::Unavailable | Class::Garbage | Class::TooOften => {
+                    Retry::Later
+                }
             },
             Self::Tls { .. } | Self::Network { .. } | Self::Local(_) => Retry::Later,
         }

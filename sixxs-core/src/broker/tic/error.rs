@@ -60,6 +60,9 @@ pub enum Problem {
     /// We connected too often.
     #[error("the server refuses us for connecting too often: {0:?}")]
     TooOften(String),
+    /// It lets nobody in, for a reason of its own.
+    #[error("the server takes no one in now: {0:?}")]
+    Unavailable(String),
     /// It said no.
     #[error("the server refuses: {0:?}")]
     Refused(String),
@@ -123,6 +126,8 @@ pub enum Class {
     Clock,
     /// TLS does not come about.
     Tls,
+    /// The server is not there for anybody now: try again later.
+    Unavailable,
     /// The server does not keep to the protocol, or went away: try again later.
     Garbage,
 }
@@ -133,6 +138,7 @@ impl Error {
     pub const fn class(&self) -> Class {
         match &self.problem {
             Problem::TooOften(_) => Class::TooOften,
+            Problem::Unavailable(_) => Class::Unavailable,
             Problem::Refused(_)
             | Problem::NotEnabled { .. }
             | Problem::NoTunnels
@@ -206,6 +212,7 @@ mod tests {
             "Unknown user",
             "Password incorrect",
             "No such tunnel T42",
+            "Down for maintenance, back at 12:00",
             "",
         ] {
             assert!(!is_too_often(words), "{words}");

@@ -217,9 +217,10 @@ impl Client {
             return Ok(vec![self.send_username()]);
         }
         if !good {
-            // A server that does not even let us in has one reason to.
+            // Nobody was named yet: it is not about us, unless it says so. Two of these in a day taken
+            // for lockouts would have us keep away for a week.
             return Err(match (stage, self.refusal(words)) {
-                (Stage::Greeting, Problem::Refused(words)) => Problem::TooOften(words),
+                (Stage::Greeting, Problem::Refused(words)) => Problem::Unavailable(words),
                 (_, problem) => problem,
             });
         }

@@ -232,9 +232,15 @@ fn refusals() {
         // (what the server says otherwise, instead of what, class, message)
         (
             "200 SixXS TIC Service ready",
-            "500 Not now",
+            "400 Down for maintenance",
+            Class::Unavailable,
+            "greeting: the server takes no one in now: \"Down for maintenance\"",
+        ),
+        (
+            "200 SixXS TIC Service ready",
+            "500 You connect too often",
             Class::TooOften,
-            "greeting: the server refuses us for connecting too often: \"Not now\"",
+            "greeting: the server refuses us for connecting too often: \"You connect too often\"",
         ),
         (
             "200 Client Identity accepted",
