@@ -16,6 +16,7 @@ use super::{
     Work,
     outside::{now, resolve, source_for},
 };
+use crate::broker::connects::{Slot, Wait};
 
 /// Where there is no way, it is looked for again after so long, unless an address changes before.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -48,7 +49,7 @@ impl Work {
             self.outside.mark_unchanged();
             match find(remote, local4, last).await {
                 Ok(way) if !counts => return way,
-                Ok(way) => match self.slot(&remote.to_string()).await {
+                Ok(way) => match self.slot(remote, way.remote).await {
                     // It may have changed while we waited for the slot.
                     None if self.is_still(way, local4) => return way,
                     None => continue,
@@ -72,8 +73,8 @@ impl Work {
     }
 
     /// Takes a slot; else says why not, and returns how long to wait.
-    pub(super) async fn slot(&self, broker: &str) -> Option<Duration> {
-        let wait = match self.connects.take(broker).await {
+    async fn slot(&self, remote: &Remote, address: IpAddr) -> Option<Duration> {
+        let wait = match self.take_slot(remote, address).await {
             // It is used at once.
             Ok(Ok(_slot)) => return None,
             Ok(Err(wait)) => wait,
@@ -91,6 +92,19 @@ impl Work {
             State::Working(Some(wait.to_string()))
         });
         Some(wait.remaining.min(SLOT_AGAIN))
+    }
+
+    /// Takes a slot, if there is one.
+    pub(super) async fn take_slot(
+        &self,
+        remote: &Remote,
+        address: IpAddr,
+    ) -> anyhow::Result<Result<Slot, Wait>> {
+        // Another tunnel may know the same broker by its other name.
+        let names = [remote.to_string(), address.to_string()];
+        self.connects
+            .take_each(&names.each_ref().map(String::as_str))
+            .await
     }
 }
 
