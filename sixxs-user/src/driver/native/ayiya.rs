@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
     engine::Buffers,
-    outside::{now, source_for},
+    outside::{is_of_the_socket, now, source_for},
     way::Way,
 };
 use crate::{
@@ -219,12 +219,4 @@ fn send(socket: &Datagrams, to: SocketAddr, batch: &[u8], stride: usize) -> io::
         Err(error) if is_of_the_socket(&error) => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Errors that a new socket would not have: our address has gone from under it.
-fn is_of_the_socket(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EBADF | libc::EINVAL | libc::ENOTCONN)
-    )
 }

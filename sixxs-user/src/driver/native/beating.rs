@@ -14,14 +14,24 @@ use sixxs_core::{
     config::Heartbeat,
 };
 
-use super::{LONGEST_SLEEP, outside::now, way::Way};
+use super::{
+    LONGEST_SLEEP,
+    outside::{is_of_the_socket, now},
+    way::Way,
+};
 use crate::wire::Datagrams;
+
+/// A broker that says it does not know us is told of us again, but not more often than this: anybody
+/// might say so in its name.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What tells the broker where we are.
 pub(super) struct Beating<'a> {
     heartbeat: &'a Heartbeat,
     address: Ipv6Addr,
     beats: Beats,
+    /// When it was told of us, at a start or again.
+    told: Duration,
     socket: Datagrams,
     to: SocketAddr,
 }
@@ -29,14 +39,27 @@ pub(super) struct Beating<'a> {
 impl<'a> Beating<'a> {
     /// For the tunnel whose address at our end is `address`. The first beat is due at once.
     pub(super) fn open(heartbeat: &'a Heartbeat, address: Ipv6Addr, way: Way) -> io::Result<Self> {
+        let elapsed = now().elapsed;
         Ok(Self {
             heartbeat,
             address,
-            beats: Beats::new(BURST, heartbeat.interval, now().elapsed),
+            beats: Beats::new(BURST, heartbeat.interval, elapsed),
+            told: elapsed,
             // From the very address that packets are to come to.
             socket: Datagrams::open(Some(way.source), way.remote)?,
             to: SocketAddr::new(way.remote, heartbeat::PORT),
         })
+    }
+
+    /// Whether the broker may be told of us again, out of turn.
+    pub(super) fn may_tell_again(&self, elapsed: Duration) -> bool {
+        elapsed >= self.told + TELL_AGAIN
+    }
+
+    /// As at a start.
+    pub(super) fn begin_again(&mut self, elapsed: Duration) {
+        self.told = elapsed;
+        self.beats.begin_again(elapsed);
     }
 
     /// Sends a beat if one is due. Says how long until the next.
@@ -45,7 +68,11 @@ impl<'a> Beating<'a> {
         if self.beats.take(time.elapsed) {
             let password = &self.heartbeat.password;
             let text = heartbeat::beat(self.address, time.unix_seconds, password);
-            self.socket.send(self.to, text.as_bytes(), text.len())?;
+            match self.socket.send(self.to, text.as_bytes(), text.len()) {
+                Err(error) if is_of_the_socket(&error) => return Err(error),
+                // One that cannot be sent now is lost, like any other.
+                _ => {}
+            }
         }
         Ok(self
             .beats

@@ -57,3 +57,13 @@ pub(super) fn source_for(remote: IpAddr, local4: Option<Ipv4Addr>) -> io::Result
     socket.connect(SocketAddr::new(remote, 9))?;
     Ok(socket.local_addr()?.ip())
 }
+
+/// Errors that a new socket would not have. All others are about packets on their way. That our
+/// address has gone from under a socket (EINVAL) is not one of these: changes of addresses are told
+/// by another way, and sooner than a new try would be due.
+pub(super) fn is_of_the_socket(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADF | libc::ENOTCONN | libc::ENOTSOCK)
+    )
+}

@@ -15,13 +15,46 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{
-    AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work, beating::Beating, engine::Buffers,
-    outside::source_for, way::Way,
+    AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
+    beating::Beating,
+    engine::Buffers,
+    outside::{is_of_the_socket, now, source_for},
+    way::Way,
 };
 use crate::{
     driver::Report,
     wire::{Device, Protocol41},
 };
+
+/// What became of the packets of one turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    /// The device is gone.
+    is_over: bool,
+    /// The broker sent something.
+    was_heard: bool,
+    /// It finds no tunnel for our address (ICMP protocol unreachable).
+    was_refused: bool,
+}
+
+impl Turn {
+    /// What a socket tells is mostly about packets on their way, which are lost, and no more.
+    fn met(&mut self, error: io::Error) -> io::Result<()> {
+        if is_of_the_socket(&error) {
+            return Err(error);
+        }
+        if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
+            self.was_refused = true;
+        }
+        Ok(())
+    }
+
+    /// The broker sent a packet: what was refused before that is over.
+    fn heard(&mut self) {
+        self.was_heard = true;
+        self.was_refused = false;
+    }
+}
 
 impl Work {
     /// Carries packets until the device is lost.
@@ -96,13 +129,23 @@ impl Work {
         let mut seen = self.seen.clone();
         let lost = Self::lost(&mut seen, device.index());
         tokio::pin!(lost);
+        let mut is_refused = false;
         loop {
             let pause = match &mut beating {
-                Some(beating) => beating.beat()?,
+                Some(beating) => {
+                    if is_refused {
+                        self.tell_again(beating, way).await;
+                    }
+                    beating.beat()?
+                }
                 None => LONGEST_SLEEP,
             };
-            self.report.say(State::Done);
-            let is_alive = tokio::select! {
+            self.report.say(if is_refused {
+                State::Working(Some(REFUSED.to_owned()))
+            } else {
+                State::Done
+            });
+            let turn = tokio::select! {
                 () = &mut lost => return Ok(Pause::DeviceLost),
                 ready = device.readable() => {
                     ready?;
@@ -112,72 +155,100 @@ impl Work {
                     ready?;
                     down(&mut self.buffers.borrow_mut(), device, socket, own, &self.report)?
                 }
-                () = sleep(pause) => true,
+                () = sleep(pause) => Turn::default(),
                 changed = self.outside.changed() => {
                     if changed.is_ok()
                         && source_for(way.remote, outer.local4).ok() != Some(way.source)
                     {
                         return Ok(Pause::WayLost);
                     }
-                    true
+                    Turn::default()
                 }
             };
-            if !is_alive {
+            if turn.is_over {
                 return Ok(Pause::DeviceLost);
             }
+            is_refused = turn.was_refused || (is_refused && !turn.was_heard);
+        }
+    }
+
+    /// The broker has forgotten where we are: it is told at once, if a connect is allowed now.
+    async fn tell_again(&self, beating: &mut Beating<'_>, way: Way) {
+        let elapsed = now().elapsed;
+        if beating.may_tell_again(elapsed)
+            && matches!(
+                self.take_slot(&Remote::Address(way.remote), way.remote)
+                    .await,
+                Ok(Ok(_))
+            )
+        {
+            beating.begin_again(elapsed);
         }
     }
 }
 
-/// Packets of this host to the broker; false: the device is gone.
-fn up(buffers: &mut Buffers, device: &Device, socket: &Protocol41) -> io::Result<bool> {
-    let mut turn = 0;
+/// Packets of this host to the broker.
+fn up(buffers: &mut Buffers, device: &Device, socket: &Protocol41) -> io::Result<Turn> {
+    let mut turn = Turn::default();
+    let mut batches = 0;
     loop {
-        let Ok(more) = buffers.plain.fill((turn < TURN).then_some(device)) else {
-            return Ok(false);
+        let Ok(more) = buffers.plain.fill((batches < TURN).then_some(device)) else {
+            turn.is_over = true;
+            return Ok(turn);
         };
         let (batch, stride) = buffers.plain.batch();
-        socket.send(batch, stride)?;
-        if !more {
-            return Ok(true);
+        if let Err(error) = socket.send(batch, stride) {
+            turn.met(error)?;
         }
-        turn += 1;
+        if !more {
+            return Ok(turn);
+        }
+        batches += 1;
     }
 }
 
-/// Packets of the broker to this host; false: the device is gone. The kernel gives us only those
-/// that came from the broker's address.
+/// Packets of the broker to this host. The kernel gives us only those that came from the broker's
+/// address.
 fn down(
     buffers: &mut Buffers,
     device: &Device,
     socket: &Protocol41,
     own: &[Ipv6Addr],
     report: &Report,
-) -> io::Result<bool> {
+) -> io::Result<Turn> {
     let Buffers {
         inbox, messages, ..
     } = buffers;
+    let mut turn = Turn::default();
     for _ in 0..TURN {
-        if !socket.receive(messages)? {
-            break;
+        match socket.receive(messages) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => {
+                turn.met(error)?;
+                continue;
+            }
         }
         for packet in Protocol41::packets(messages) {
             match source(packet) {
                 None => report.refused(Fault::Payload),
                 Some(source) if own.contains(&source) => report.refused(Fault::OwnSource),
                 Some(_) => {
+                    turn.heard();
                     if inbox.add(device, packet) && inbox.write(device).is_err() {
-                        return Ok(false);
+                        turn.is_over = true;
+                        return Ok(turn);
                     }
                 }
             }
         }
         // While it is in the processor's cache.
         if inbox.write(device).is_err() {
-            return Ok(false);
+            turn.is_over = true;
+            return Ok(turn);
         }
     }
-    Ok(true)
+    Ok(turn)
 }
 
 /// The source of an IPv6 packet.
@@ -186,15 +257,14 @@ fn source(packet: &[u8]) -> Option<Ipv6Addr> {
     Some(Ipv6Addr::from(*octets))
 }
 
+/// What a broker's refusal means.
+const REFUSED: &str = "the broker refuses our packets; does it know our IPv4 address?";
+
 /// What is wrong, in the words of somebody who wants a tunnel.
 fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
             format!("open a raw socket: {error}; run as root or grant CAP_NET_RAW")
-        }
-        // ICMP protocol unreachable: the broker finds no tunnel for our address.
-        Some(libc::ENOPROTOOPT) => {
-            "the broker refuses our packets; does it know our IPv4 address?".to_owned()
         }
         _ => error.to_string(),
     }
