@@ -1,6 +1,8 @@
 //! Owns the shape of `sixxs status --json`, as the contract has it. Keys that it does not name are
 //! ignored, so that more may come; a key that is missing or renamed is an error.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// The whole answer.
@@ -35,6 +37,12 @@ pub struct Tunnel {
     pub kind: String,
     pub state: String,
     pub reason: Option<String>,
+    #[serde(default)]
+    pub until: Option<String>,
+    #[serde(default)]
+    pub carrier: Option<String>,
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     pub ifindex: Option<u32>,
     pub addresses: Vec<String>,
     pub prefixes: Vec<String>,

@@ -11,6 +11,7 @@ use sixxs_tests::program::{Daemon, Hook, Program};
 use sixxs_tests::service::Services;
 use sixxs_tests::status;
 use sixxs_tests::topology::Flavour;
+use sixxs_tests::wait;
 
 /// The priority of the program's rules.
 pub(crate) const PRIORITY: u32 = 16383;
@@ -21,7 +22,7 @@ pub(crate) const PROTOCOL: u32 = 116;
 pub(crate) struct Setting {
     pub(crate) program: Program,
     outside_services: Services,
-    _host_services: Services,
+    host_services: Services,
     pub(crate) lab: Lab,
 }
 
@@ -37,11 +38,11 @@ impl Setting {
         let program = Program::new(&lab, hook)?;
         let addresses = lab.tunnels().each_ref().map(|t| t.plan.address);
         let outside_services = Services::start(lab.outside(), &[])?;
-        let _host_services = Services::start(lab.host(), &addresses)?;
+        let host_services = Services::start(lab.host(), &addresses)?;
         Ok(Self {
             program,
             outside_services,
-            _host_services,
+            host_services,
             lab,
         })
     }
@@ -110,6 +111,19 @@ impl Setting {
         self.outside_services.discarded()
     }
 
+    /// Datagrams that came to the host's discard port.
+    pub(crate) fn host_discarded(&self) -> u64 {
+        self.host_services.discarded()
+    }
+
+    /// Waits until so many have.
+    pub(crate) fn host_discards(&self, count: u64) -> Result<()> {
+        let seen = || Ok(self.host_discarded());
+        let limit = Duration::from_secs(5);
+        wait::until("datagrams come", limit, seen, |seen| *seen == count)?;
+        Ok(())
+    }
+
     /// Packets that came to the broker out of each tunnel.
     pub(crate) fn reached_brokers(&self) -> Result<[u64; 2]> {
         let [first, second] = self.lab.tunnels();
@@ -148,6 +162,18 @@ impl Setting {
         }
         Ok(())
     }
+}
+
+/// A configuration whose first tunnel has everything from its account, and the second one from
+/// the file itself.
+pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
+    const BEGIN: &str = "\n[[tunnel]]";
+    let (by_account, whole) = (lab.config_by_aiccu(extra, true)?, lab.config(""));
+    let mut parts = by_account.split(BEGIN);
+    let (top, first) = (parts.next(), parts.next());
+    let parts = [top, first, whole.split(BEGIN).nth(2)];
+    let parts = parts.into_iter().collect::<Option<Vec<_>>>();
+    Ok(parts.context("a lab has two tunnels")?.join(BEGIN))
 }
 
 fn marked(lines: &str) -> Result<String> {

@@ -1,0 +1,318 @@
+//! Tunnels of which the configuration says only whose they are: all else is the broker's word. What
+//! the broker said is kept; and what it refuses is told, and not asked over and over.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::broker::Kind;
+use sixxs_tests::broker::tic::{Certificate, Fault, Outcome, Rule, Stage, Tic};
+use sixxs_tests::lab::Spec;
+use sixxs_tests::native::{PASSWORD, TUNNEL_IDS};
+use sixxs_tests::probe;
+use sixxs_tests::program::{Daemon, Hook};
+use sixxs_tests::status::Status;
+use sixxs_tests::wait;
+
+use crate::setting::{Setting, mixed_config};
+
+const KINDS: [Kind; 2] = [Kind::Ayiya, Kind::Heartbeat];
+/// So many connects that the ledger is in nobody's way.
+const NO_LIMIT: &str = "[connect_limit]\nconnects = 1000\n";
+/// A daemon that reads what it is sent to its end has grown by as much.
+const FLOOD_BYTES: u64 = 64 << 20;
+
+#[test]
+fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
+    let setting = Setting::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let lab = &setting.lab;
+    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    let tic = lab.tic()?;
+    let daemon = setting.start()?;
+    setting.is_up().with_context(|| daemon.log())?;
+    let status = setting.program.status()?;
+    for ((tunnel, kind), seen) in lab.tunnels().iter().zip(KINDS).zip(&status.tunnels) {
+        assert_eq!(seen.kind, kind.name());
+        assert_eq!(seen.addresses, [tunnel.plan.address.to_string()]);
+        setting.outside_is_answered(tunnel)?;
+    }
+    setting.nothing_went_astray()?;
+    let connects = tic.connects();
+    assert_eq!(connects.len(), 2, "{connects:#?}");
+    for connect in &connects {
+        let told = connect.tls && connect.logged_in && connect.outcome == Outcome::Quit;
+        assert!(told, "{connect:#?}");
+    }
+    assert_eq!(daemon.stop()?, 0);
+
+    let daemon = setting.start()?;
+    setting.is_up().with_context(|| daemon.log())?;
+    for tunnel in lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
+    assert_eq!(tic.connects().len(), 2);
+
+    let [first, _] = lab.tunnels();
+    let name = first.plan.interface;
+    setting.program.ok(&["restart", "--refresh", name])?;
+    let asked = || Ok(tic.connects().len());
+    let limit = Duration::from_secs(5);
+    wait::until("it is asked for anew", limit, asked, |count| *count == 3)?;
+    setting.is_up().with_context(|| daemon.log())?;
+    setting.outside_is_answered(first)?;
+    let connects = tic.connects();
+    assert_eq!(connects.len(), 3);
+    let shown = format!("tunnel show {}", TUNNEL_IDS[0]);
+    assert!(connects[2].lines.contains(&shown), "{:#?}", connects[2]);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// What is wrong at the server, and the words by which status says it.
+struct Wrong {
+    make: fn(&Tic) -> Result<()>,
+    words: &'static str,
+}
+
+const fn wrong(make: fn(&Tic) -> Result<()>, words: &'static str) -> Wrong {
+    Wrong { make, words }
+}
+
+fn at(tic: &Tic, stage: Stage, fault: Fault) -> Result<()> {
+    tic.misbehave(stage, fault);
+    Ok(())
+}
+
+fn password(tic: &Tic, password: &str) -> Result<()> {
+    tic.change(|book| password.clone_into(&mut book.accounts[0].password));
+    Ok(())
+}
+
+fn is_enabled(tic: &Tic, state: &str) -> Result<()> {
+    tic.change(|book| {
+        let [first, _] = TUNNEL_IDS;
+        let tunnel = book.tunnel_mut(first).expect("the lab has this tunnel");
+        state.clone_into(&mut tunnel.admin_state);
+    });
+    Ok(())
+}
+
+const WRONGS: &[Wrong] = &[
+    wrong(
+        |tic| password(tic, "another one"),
+        "password: the server refuses: \"Login failed",
+    ),
+    wrong(
+        |tic| is_enabled(tic, "disabled"),
+        "T1 is not enabled: the server says UserState \"enabled\", AdminState \"disabled\"",
+    ),
+    wrong(
+        |tic| {
+            tic.set_time_ahead(3600);
+            Ok(())
+        },
+        "s behind the server's",
+    ),
+    wrong(
+        |tic| at(tic, Stage::Greeting, Fault::Garbage),
+        "greeting: the server sent",
+    ),
+    wrong(
+        |tic| at(tic, Stage::Greeting, Fault::Flood(FLOOD_BYTES)),
+        "the server sent a line of more than",
+    ),
+    wrong(
+        |tic| at(tic, Stage::TunnelShow, Fault::Flood(FLOOD_BYTES)),
+        "the server sent a line of more than",
+    ),
+    wrong(
+        |tic| at(tic, Stage::Greeting, Fault::Say("400 Back at noon".into())),
+        "the server takes no one in now: \"Back at noon\"",
+    ),
+    wrong(
+        |tic| at(tic, Stage::Challenge, Fault::Close),
+        "the server closed the connection",
+    ),
+    wrong(
+        |tic| at(tic, Stage::StartTls, Fault::Say("400 Not today".into())),
+        "TLS is required, and the server does not offer it: \"Not today\"",
+    ),
+    wrong(|tic| tic.show(Certificate::Expired), "is not accepted"),
+    wrong(|tic| tic.show(Certificate::OtherName), "is not accepted"),
+    wrong(
+        |tic| tic.show(Certificate::OtherAuthority),
+        "the server's certificate is not accepted; name its authority by tls_ca",
+    ),
+];
+
+fn right(tic: &Tic) -> Result<()> {
+    tic.behave();
+    tic.set_time_ahead(0);
+    password(tic, PASSWORD)?;
+    is_enabled(tic, "enabled")?;
+    tic.show(Certificate::Right)
+}
+
+/// The first tunnel is an account's, the second one needs no account.
+fn mixed(extra: &str, instead: impl Fn(String) -> String) -> Result<Setting> {
+    let setting = Setting::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let config = instead(mixed_config(&setting.lab, extra)?);
+    setting.lab.write_config(&config)?;
+    Ok(setting)
+}
+
+fn first_state(setting: &Setting, state: &str, words: &str) -> Result<Status> {
+    let [first, _] = setting.lab.tunnels();
+    let what = format!("{} is {state}: {words}", first.plan.interface);
+    setting.program.status_until(&what, |status| {
+        let tunnel = status.tunnel(first.plan.interface);
+        let reason = tunnel.reason.as_deref().unwrap_or_default();
+        tunnel.state == state && reason.contains(words)
+    })
+}
+
+/// Pings by the second tunnel for a while: all are answered, and the server is left alone meanwhile.
+fn the_other_goes_on_and_nobody_asks(setting: &Setting, count: u64) -> Result<()> {
+    let tic = setting.lab.tic()?;
+    let [_, second] = setting.lab.tunnels();
+    let before = tic.connects().len();
+    let pings = probe::ping(setting.lab.outside(), second.plan.address, count)?;
+    ensure!(pings.all_answered(), "{pings:?}");
+    let connects = tic.connects();
+    ensure!(connects.len() == before, "{connects:#?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
+    let setting = mixed(NO_LIMIT, |config| config)?;
+    let tic = setting.lab.tic()?;
+    tic.set_rule(Rule {
+        connects: 1000,
+        ..Rule::default()
+    });
+    let name = setting.lab.tunnels()[0].plan.interface;
+    let daemon = setting.start()?;
+    setting.is_up().with_context(|| daemon.log())?;
+    let before = daemon.resident_kib()?;
+    for Wrong { make, words } in WRONGS {
+        right(tic)?;
+        make(tic)?;
+        let connects = tic.connects().len();
+        setting.program.ok(&["restart", "--refresh", name])?;
+        let status = first_state(&setting, "failed", words)?;
+        assert_eq!(tic.connects().len(), connects + 1, "{words}");
+        the_other_goes_on_and_nobody_asks(&setting, 20)?;
+        if words.contains("behind") {
+            let reason = status.tunnel(name).reason.as_deref().unwrap_or_default();
+            let seconds: Vec<u64> = reason.split(' ').filter_map(|w| w.parse().ok()).collect();
+            assert!((3598..=3602).contains(&seconds[0]), "{reason}");
+        }
+    }
+    right(tic)?;
+    tic.stop();
+    setting.program.ok(&["restart", "--refresh", name])?;
+    first_state(&setting, "failed", "Connection refused")?;
+    tic.start()?;
+    // Nor is it asked again for as long as anybody would care to watch.
+    the_other_goes_on_and_nobody_asks(&setting, 200)?;
+    let grown = daemon.resident_kib()?.saturating_sub(before);
+    assert!(grown < 4096, "the daemon has grown by {grown} KiB");
+
+    setting.program.ok(&["restart", "--refresh", name])?;
+    setting.is_up().with_context(|| daemon.log())?;
+    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_server_that_stalls_is_given_up() -> Result<()> {
+    let setting = mixed("", |config| config)?;
+    let tic = setting.lab.tic()?;
+    tic.misbehave(Stage::Username, Fault::Stall);
+    let daemon = setting.start()?;
+    first_state(&setting, "connecting", "asking 203.0.113.9")?;
+    setting
+        .program
+        .status_until("the other is up", |status| status.tunnels[1].is_whole())?;
+    // All of ten seconds.
+    the_other_goes_on_and_nobody_asks(&setting, 800)?;
+    let status = first_state(&setting, "failed", "user name: no answer within 10s")?;
+    assert!(status.tunnels[1].is_whole(), "{status:#?}");
+    assert_eq!(tic.connects().len(), 1);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn any_certificate_is_taken_when_nobody_wants_it_checked() -> Result<()> {
+    let setting = mixed("", |config| {
+        let lines = config.lines().map(|line| match line {
+            line if line.starts_with("tls_ca") => "tls_verify = false\n".to_owned(),
+            line => format!("{line}\n"),
+        });
+        lines.collect()
+    })?;
+    let tic = setting.lab.tic()?;
+    tic.show(Certificate::OtherAuthority)?;
+    let daemon = setting.start()?;
+    setting.is_up().with_context(|| daemon.log())?;
+    let connects = tic.connects();
+    assert!(connects.len() == 1 && connects[0].tls, "{connects:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Somebody else has connected too often from this address. The times are shorter than in life.
+#[test]
+fn a_lockout_is_waited_out() -> Result<()> {
+    let limit = "[connect_limit]\nseconds = 4\nlockout_seconds = 4\n";
+    let setting = mixed(limit, |config| config)?;
+    let tic = setting.lab.tic()?;
+    let [window, refusal] = [1, 4].map(Duration::from_secs);
+    tic.set_rule(Rule {
+        connects: 2,
+        window,
+        refusal,
+        ..Rule::default()
+    });
+    for _ in 0..3 {
+        drop(
+            setting
+                .host()
+                .run(|| Ok(TcpStream::connect(tic.address())?))?,
+        );
+    }
+    let seen = || Ok(tic.connects().len());
+    let soon = Duration::from_secs(5);
+    wait::until("others connect", soon, seen, |count| *count == 3)?;
+    let daemon = setting.start()?;
+    let status = first_state(&setting, "locked_out", "You are connecting too often")?;
+    let name = setting.lab.tunnels()[0].plan.interface;
+    let until = status.tunnel(name).until.clone();
+    assert!(until.is_some_and(|until| until.ends_with('Z')));
+    assert_eq!(tic.connects().len(), 4);
+
+    // A restart, of the tunnel or of everything, changes nothing.
+    setting.program.ok(&["restart", "--refresh", name])?;
+    first_state(&setting, "locked_out", "connecting too often")?;
+    let daemon = again(&setting, daemon)?;
+    first_state(&setting, "locked_out", "connecting too often")?;
+    the_other_goes_on_and_nobody_asks(&setting, 50)?;
+
+    setting.is_up().with_context(|| daemon.log())?;
+    let connects = tic.connects();
+    let told: Vec<&Outcome> = connects.iter().map(|connect| &connect.outcome).collect();
+    assert_eq!(connects.len(), 5, "{told:?}");
+    let pause = connects[4].at - connects[3].at;
+    assert!((refusal..refusal * 2).contains(&pause), "{pause:?}");
+    assert_eq!(connects[4].outcome, Outcome::Quit);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+fn again(setting: &Setting, daemon: Daemon) -> Result<Daemon> {
+    daemon.kill()?;
+    setting.start()
+}

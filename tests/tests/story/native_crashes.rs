@@ -1,0 +1,89 @@
+//! A daemon that dies over and over: however fast it is started again, no broker hears of us more
+//! often than it allows.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::program::Hook;
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// Connects to one broker in a minute.
+const MOST: u64 = 3;
+
+/// With what the broker said forgotten each time: the worst that a crash could do.
+#[test]
+fn ten_deaths_are_three_connects() -> Result<()> {
+    let kinds = [Kind::Ayiya, Kind::Heartbeat];
+    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
+    let lab = &setting.lab;
+    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    let tic = lab.tic()?;
+    let kept = lab.paths().state().join("tic");
+    for round in 0..10 {
+        let daemon = setting.start()?;
+        // At some point of its work, a different one each time.
+        let until = tic.connects().len() + round % 3;
+        let seen = || Ok(tic.connects().len());
+        let brief = Duration::from_millis(100 + 20 * round as u64);
+        let _came_or_not = wait::until("it connects", brief, seen, |count| *count > until);
+        daemon.kill()?;
+        if round % 2 == 0 && kept.exists() {
+            std::fs::remove_dir_all(&kept)?;
+        }
+    }
+    let connects = tic.connects();
+    assert!(
+        (1..=MOST).contains(&(connects.len() as u64)),
+        "{connects:#?}"
+    );
+    for (tunnel, kind) in lab.tunnels().iter().zip(kinds) {
+        let counts = tunnel.broker()?.counts();
+        // Each set-up begins with some beats, and for AYIYA from another port.
+        let burst = if kind == Kind::Ayiya { 3 } else { 2 };
+        assert!(counts.beats <= MOST * burst, "{kind:?}: {counts:?}");
+        assert!(counts.endpoint_changes < MOST, "{kind:?}: {counts:?}");
+    }
+    Ok(())
+}
+
+/// With it kept: the server is asked once for each tunnel, whatever happens after.
+#[test]
+fn ten_deaths_with_a_memory() -> Result<()> {
+    let kinds = [Kind::Ayiya, Kind::Heartbeat];
+    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
+    let lab = &setting.lab;
+    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    daemon.kill()?;
+    for _ in 0..10 {
+        setting.start()?.kill()?;
+    }
+    let daemon = setting.start()?;
+    assert_eq!(lab.tic()?.connects().len(), 2);
+    for tunnel in lab.tunnels() {
+        let counts = tunnel.broker()?.counts();
+        assert!(counts.beats <= MOST * 3, "{counts:?}");
+        assert!(counts.endpoint_changes < MOST, "{counts:?}");
+    }
+    // And it says what it waits for.
+    let status = setting.program.status_until("it waits", |status| {
+        status.tunnels.iter().all(|tunnel| {
+            tunnel.state == "up"
+                || tunnel
+                    .reason
+                    .as_deref()
+                    .is_some_and(|reason| reason.contains("the next connect is possible in"))
+        })
+    })?;
+    assert!(
+        status.tunnels.iter().any(|tunnel| tunnel.state != "up"),
+        "{status:#?}"
+    );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
