@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 /// How far a dialogue was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -158,13 +160,18 @@ const SHOWN_CHARS: usize = 200;
 
 /// Fit to be shown in one line: without control characters, and not too long.
 pub(super) fn shown(words: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    let clean: String = words.chars().map(clean).collect();
+    let clean = clean(words);
     let mut shown: String = clean.trim().chars().take(SHOWN_CHARS).collect();
     if clean.trim().chars().nth(SHOWN_CHARS).is_some() {
         shown.push('…');
     }
     shown
+}
+
+/// Without control characters.
+pub(super) fn clean(words: &str) -> Zeroizing<String> {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    Zeroizing::new(words.chars().map(clean).collect())
 }
 
 /// Whether the words of a refusal are about connecting too often.

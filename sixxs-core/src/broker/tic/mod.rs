@@ -31,7 +31,7 @@ pub use self::{
     server::{BadServer, PORT, Server},
 };
 use self::{
-    error::{is_too_often, shown},
+    error::{clean, is_too_often, shown},
     lines::Lines,
     parameters::Shown,
 };
@@ -340,12 +340,13 @@ impl Client {
 
     /// The server's words, fit to be shown: some repeat the command that they did not like.
     fn fit(&self, words: &str) -> String {
-        let mut words = words.to_owned();
+        // Before anything is sought in them, or a control character would hide it, and before they
+        // are cut off, or the half of it would be shown.
+        let mut words = clean(words);
         for secret in [self.answer.as_str(), self.login.password.expose()] {
-            if secret.len() > 3 && words.contains(secret) {
-                let clean = words.replace(secret, "…");
-                words.zeroize();
-                words = clean;
+            let secret = clean(secret);
+            if secret.len() > 3 && words.contains(secret.as_str()) {
+                words = Zeroizing::new(words.replace(secret.as_str(), "…"));
             }
         }
         shown(&words)

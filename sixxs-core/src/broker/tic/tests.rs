@@ -330,6 +330,23 @@ fn refusals() {
 }
 
 #[test]
+fn a_password_said_again_is_not_shown() {
+    let mut login = login(false);
+    login.password = Secret::from("two words");
+    for said in ["no two words", "no two\x07words", "no two\twords"] {
+        let mut client = Client::new(login.clone(), Goal::Tunnels).unwrap();
+        let error = client.received(format!("500 {said}\n").as_bytes(), NOW);
+        let words = Problem::Unavailable("no …".to_owned());
+        assert_eq!(error.unwrap_err().problem, words);
+    }
+    // Nor half of it, where the words are cut off.
+    let long = format!("500 {}two words\n", "x".repeat(195));
+    let mut client = Client::new(login, Goal::Tunnels).unwrap();
+    let error = client.received(long.as_bytes(), NOW).unwrap_err();
+    assert!(!error.to_string().contains("two"), "{error}");
+}
+
+#[test]
 fn clocks_may_be_two_minutes_apart() {
     for (server, good) in [
         (NOW - 120, true),
