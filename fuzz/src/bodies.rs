@@ -1,0 +1,296 @@
+//! What is done with bytes that anybody may have sent or written: for each kind of them a function
+//! that must not panic, whatever the bytes are, and that states what holds all the same.
+//!
+//! libFuzzer calls these (`fuzz_targets`), and so does an ordinary test with the corpus
+//! (`tests/tests/fuzz_corpus.rs`). `super::broker` are the lab's brokers, which share no code with
+//! the program: what the one takes has to be right for the other.
+
+use std::{net::Ipv6Addr, time::Duration};
+
+use sixxs_core::{
+    aiccu,
+    broker::{
+        ayiya::{Action as Ayiya, Identity, Now, Received, Session, wire::Fault},
+        connects::{Ledger, Limit, Moment},
+        heartbeat,
+        tic::{Action as Tic, Agent, Client, Goal, Login, Problem, saved},
+    },
+    config,
+    secret::Secret,
+};
+
+use super::broker;
+
+/// A kind of bytes.
+pub struct Target {
+    /// Of the target, and of its directory in the corpus.
+    pub name: &'static str,
+    /// What is done with them.
+    pub body: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: [Target; 7] = [
+    Target {
+        name: "ayiya",
+        body: ayiya,
+    },
+    Target {
+        name: "tic",
+        body: tic,
+    },
+    Target {
+        name: "heartbeat",
+        body: beat,
+    },
+    Target {
+        name: "aiccu_conf",
+        body: aiccu_conf,
+    },
+    Target {
+        name: "config",
+        body: toml,
+    },
+    Target {
+        name: "connects",
+        body: connects,
+    },
+    Target {
+        name: "saved",
+        body: tic_cache,
+    },
+];
+
+const US: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x2ff, 1, 0, 0, 0, 2);
+const BROKER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x2ff, 1, 0, 0, 0, 1);
+const PASSWORD: &str = "f3d47c2de40fb698e1ab15d757a09bfc";
+const TIME: u64 = 0x5f5e_1000;
+
+/// Cuts bytes into pieces: a byte of flags, two of length, and as many; the last may be shorter.
+fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let ([flags, high, low], rest) = bytes.split_first_chunk()?;
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (piece, rest) = rest.split_at(length.min(rest.len()));
+        bytes = rest;
+        Some((*flags, piece))
+    })
+}
+
+/// Datagrams one after the other at one end of an AYIYA tunnel. By the flags of a piece, its header
+/// is made right (1) and its signature (2), since chance does neither; and time passes (4…).
+pub fn ayiya(bytes: &[u8]) {
+    let identity = Identity {
+        address: US,
+        peer: BROKER,
+        password: Secret::from(PASSWORD),
+        interval: Duration::from_secs(60),
+    };
+    let key = broker::ayiya::Key::of(PASSWORD);
+    let mut session = Session::new(&identity, Duration::ZERO);
+    let mut now = Now {
+        elapsed: Duration::ZERO,
+        unix_seconds: TIME,
+    };
+    for (flags, piece) in pieces(bytes) {
+        let seconds = u64::from(flags >> 2);
+        now.elapsed += Duration::from_secs(seconds);
+        now.unix_seconds += seconds;
+        let mut datagram = piece.to_vec();
+        if flags & 1 != 0 && datagram.len() >= broker::ayiya::HEADER_BYTES {
+            let operation = datagram[2] & 0x0f;
+            datagram[..3].copy_from_slice(&[0x41, 0x52, 0x10 | operation]);
+            datagram[4..8].copy_from_slice(&now.unix_seconds.to_be_bytes()[4..]);
+            datagram[8..24].copy_from_slice(&BROKER.octets());
+        }
+        if flags & 2 != 0 && datagram.len() >= broker::ayiya::HEADER_BYTES {
+            key.sign(&mut datagram);
+        }
+        let received = session.receive(&datagram, now);
+        if let Ok(received) = received {
+            assert!(key.signed(&datagram) && datagram[8..24] == BROKER.octets());
+            if let Received::Packet(packet) = received {
+                let header = broker::ayiya::header(&datagram).expect("the broker reads it too");
+                assert!(header.is_recent(now.unix_seconds));
+                assert!(packet.len() >= 40 && packet[0] >> 4 == 6 && packet[8..24] != US.octets());
+            }
+            assert!(session.answers(now.elapsed));
+            assert_eq!(session.receive(&datagram, now), Err(Fault::Repeat));
+        }
+        // Beats, a probe and a doubt at most: it comes to an end.
+        let mut actions = std::iter::from_fn(|| session.poll(now)).take(10);
+        let sent = actions.by_ref().filter_map(|action| match action {
+            Ayiya::Send(datagram) => Some(datagram),
+            Ayiya::Doubt => None,
+        });
+        for datagram in sent {
+            assert!(key.signed(&datagram) && broker::ayiya::header(&datagram).is_some());
+        }
+        assert!(session.poll(now).is_none());
+        assert!(session.due(now.elapsed) > now.elapsed);
+    }
+}
+
+/// What a TIC server says, in pieces as they come. The first byte chooses what it is asked.
+pub fn tic(bytes: &[u8]) {
+    let Some((choice, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let login = Login {
+        username: "ABC1-SIXXS".to_owned(),
+        password: Secret::from("a password of somebody's"),
+        require_tls: choice & 4 != 0,
+        agent: Agent {
+            name: "sixxs".to_owned(),
+            version: "1".to_owned(),
+            os: "Linux".to_owned(),
+            release: "6".to_owned(),
+        },
+    };
+    let goal = match choice & 3 {
+        0 => Goal::Parameters {
+            tunnel_id: Some("T42".to_owned()),
+        },
+        1 => Goal::Parameters { tunnel_id: None },
+        2 => Goal::Tunnels,
+        _ => Goal::Pops,
+    };
+    let mut client = Client::new(login, goal).expect("this login can be sent");
+    for piece in bytes.chunks(usize::from(choice >> 3) + 1) {
+        let mut actions = match client.received(piece, TIME) {
+            Ok(actions) => actions,
+            Err(error) => {
+                let words = error.to_string();
+                assert!(!words.chars().any(char::is_control), "{words:?}");
+                if let Problem::Refused(words) | Problem::TooOften(words) = &error.problem {
+                    assert!(!words.contains("a password of somebody's"), "{words:?}");
+                }
+                // Nothing more comes of it.
+                assert!(matches!(client.received(bytes, TIME).as_deref(), Ok([])));
+                assert_eq!(client.closed(), None);
+                return;
+            }
+        };
+        if matches!(actions[..], [Tic::StartTls]) {
+            actions = client.tls_is_up();
+        }
+        for action in actions {
+            match action {
+                Tic::Send(bytes) => {
+                    let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+                    assert!(lines == 1 && bytes.ends_with(b"\n") && bytes.len() < 512);
+                }
+                Tic::StartTls => unreachable!("TLS was up"),
+                Tic::Done(_) => return,
+            }
+        }
+    }
+    assert!(client.closed().is_some());
+}
+
+/// A heartbeat as the broker reads it; and one of the program's, whose time is in the bytes.
+pub fn beat(bytes: &[u8]) {
+    if let Some(beat) = broker::heartbeat::Beat::read(bytes) {
+        // Without the password that is all but impossible.
+        assert!(!beat.is_signed(PASSWORD) || bytes.len() > 70);
+        assert!(beat.is_recent(beat.unix_seconds));
+    }
+    if let Some((address, rest)) = bytes.split_first_chunk::<16>()
+        && let Some(seconds) = rest.first_chunk()
+    {
+        let address = Ipv6Addr::from(*address);
+        let seconds = u64::from_be_bytes(*seconds);
+        let text = heartbeat::beat(address, seconds, &Secret::from(PASSWORD));
+        let beat = broker::heartbeat::Beat::read(text.as_bytes()).expect("it is read");
+        assert!(beat.is_signed(PASSWORD) && !beat.is_signed("another"));
+        assert_eq!((beat.tunnel, beat.unix_seconds), (address, seconds));
+        assert_eq!(beat.sender, None);
+    }
+}
+
+/// An aiccu.conf.
+pub fn aiccu_conf(bytes: &[u8]) {
+    match aiccu::parse("aiccu.conf", bytes) {
+        Ok(aiccu) => {
+            assert!(!aiccu.username.is_empty());
+            for note in &aiccu.notes {
+                assert!(note.line >= 1 && !note.text.is_empty());
+            }
+            let shown = format!("{aiccu:?}");
+            assert!(shown.contains("(secret)"));
+        }
+        Err(invalid) => assert!(!invalid.to_string().is_empty()),
+    }
+}
+
+/// A configuration. Files that it refers to are there for some names.
+pub fn toml(bytes: &[u8]) {
+    const ACCOUNT: &[u8] = b"username a\npassword b\nserver tic.example\ntunnel_id T1\n";
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let files = |path: &str| match path {
+        "/none" => Err("no such file".to_owned()),
+        _ => Ok(ACCOUNT.to_vec().into()),
+    };
+    let with_files = config::parse_with("sixxs.toml", text, &files);
+    match &with_files {
+        Ok(config) => {
+            assert_eq!(config.notes().count(), config.notes().count());
+            let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
+            assert!(sources <= text.len());
+            let _either = config.has_secrets();
+        }
+        Err(invalid) => assert!(!invalid.to_string().is_empty()),
+    }
+    if config::parse("sixxs.toml", text).is_ok() {
+        assert!(with_files.is_ok());
+    }
+}
+
+/// The ledger of connects: whatever is in the file, the limit holds, and what is written is read.
+pub fn connects(bytes: &[u8]) {
+    const BROKER: &str = "tic.example";
+    let moment = |boot: &str, seconds| Moment {
+        boot: boot.parse().expect("it is a boot id"),
+        since_boot: Duration::from_secs(seconds),
+    };
+    let limit = Limit::default();
+    for now in [moment("a", 5000), moment("b", 10)] {
+        let (mut ledger, damaged) = Ledger::read(bytes, &now);
+        assert_eq!(
+            ledger.is_unreadable(),
+            damaged.is_some() || ledger.is_unreadable()
+        );
+        let standing = ledger.standing(BROKER, &limit, &now);
+        let taken = (0..10)
+            .take_while(|_| ledger.take(&[BROKER], &limit, &now).is_ok())
+            .count();
+        assert!(taken <= limit.connects as usize);
+        if standing.locked_out.is_some() || damaged.is_some() {
+            assert_eq!(taken, 0);
+        }
+        ledger.refused(&[BROKER], &limit, &now);
+        ledger.prune(&limit, &now);
+        assert!(ledger.take(&[BROKER], &limit, &now).is_err());
+        let (again, damaged) = Ledger::read(ledger.text().as_bytes(), &now);
+        assert_eq!((&again, damaged), (&ledger, None));
+        // When everything is over it connects again, unless it is blocked for a week.
+        let later = Moment {
+            since_boot: now.since_boot + limit.block * 2,
+            ..now
+        };
+        assert!(ledger.take(&[BROKER], &limit, &later).is_ok());
+    }
+}
+
+/// What TIC returned, as it is kept.
+pub fn tic_cache(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok((asked, parameters)) = saved::read(text) {
+        let written = saved::text(&asked, &parameters);
+        assert_eq!(saved::read(&written), Ok((asked, parameters)));
+    }
+}
