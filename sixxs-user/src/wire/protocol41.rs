@@ -63,10 +63,10 @@ impl Protocol41 {
         Ok(Self { socket: socket? })
     }
 
-    /// Waits until there is something to receive.
+    /// Waits until there is something to receive, a packet or an error.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket
-            .readable()
+            .ready(Interest::READABLE | Interest::ERROR)
             .await
             .map(|mut guard| guard.retain_ready())
     }
@@ -77,9 +77,15 @@ impl Protocol41 {
         send_each(&self.socket.get_ref().0, None, batch, stride, 0)
     }
 
-    /// Receives what is there; false: nothing.
+    /// Receives what is there; false: nothing. What ICMP says of earlier packets is an error here,
+    /// and only here: to send does not show it.
     pub fn receive(&self, into: &mut Messages) -> io::Result<bool> {
-        let received = self.socket.try_io(Interest::READABLE, |socket| {
+        // An error does not make a raw socket readable; and `try_io` takes no two interests at once.
+        Ok(self.receive_if(Interest::READABLE, into)? || self.receive_if(Interest::ERROR, into)?)
+    }
+
+    fn receive_if(&self, interest: Interest, into: &mut Messages) -> io::Result<bool> {
+        let received = self.socket.try_io(interest, |socket| {
             match into.receive(&socket.0) {
                 // As tokio wants to hear it.
                 Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
