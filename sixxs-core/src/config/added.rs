@@ -1,6 +1,6 @@
 //! Tunnels of accounts that are started without standing in the configuration.
 
-use super::{Account, Config, Kind, RuleMode, Tunnel, table_of, together::TUNNELS};
+use super::{Account, Config, Kind, RuleMode, Tunnel, together::TUNNELS, tunnel::table_of};
 use crate::{
     routing::SUBTREES_TABLE,
     types::{IfName, TableId},

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::TableId;
 
 const GOOD: &str = r#"
 uplinks = ["net0"]

@@ -12,8 +12,10 @@
 //! Only `sixxs down` takes them away.
 
 mod alerts;
+mod leaks;
 mod reload;
 mod report;
+mod routes;
 mod state;
 mod tunnels;
 

@@ -1,32 +1,22 @@
 //! The daemon's state, and what it does about the host's.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytemuck::pod_read_unaligned;
-use sixxs_common::{layout::LeakEvent, stat::Stat};
 use sixxs_core::{
     alert::Merger,
-    config::{Config, Conflict, Learned, RuleMode, Tunnel},
+    config::{Config, Conflict, Learned, Tunnel},
     enforce::Enforcement,
-    routing::{
-        Desired, Observed, Plan, Problem, Rule, Step,
-        desired::{Place, Target},
-        diff,
-    },
-    types::{IfIndex, IfName, Prefix, RulePriority},
+    routing::{Desired, Observed, Plan, diff},
+    types::{IfName, RulePriority},
 };
 use tokio::{sync::mpsc, time::Instant};
-use tracing::debug;
 
 use super::{
     Request, Verb,
     alerts::Alerts,
     reload::{Changes, Trial},
     report,
+    routes::InPlace,
     tunnels::{Running, Stopped},
 };
 use crate::{
@@ -37,9 +27,6 @@ use crate::{
     paths::Paths,
     table_file,
 };
-
-/// Rounds of plan and apply before something is called a problem: others may be at work too.
-const ROUNDS: usize = 3;
 
 pub(super) struct State {
     pub(super) paths: Paths,
@@ -53,7 +40,7 @@ pub(super) struct State {
     /// Whether there ever was a tunnel.
     pub(super) had_tunnels: bool,
     conflicts: Vec<Conflict>,
-    netlink: Netlink,
+    pub(super) netlink: Netlink,
     pub(super) kernel: Kernel,
     pub(super) services: Services,
     pub(super) stopped_to: mpsc::Sender<Stopped>,
@@ -65,23 +52,14 @@ pub(super) struct State {
     pub(super) enforcement: Enforcement,
     /// What could not be done, in words.
     pub(super) problems: Vec<String>,
-    /// What was in place after the last round: what of it is missing now, somebody took away.
-    in_place: InPlace,
+    pub(super) in_place: InPlace,
     pub(super) corrections: u64,
     pub(super) alerts: Alerts,
     pub(super) trial: Option<Trial>,
     /// Of a configuration that is just being taken over.
     pub(super) changes: Changes,
-    leaks: Merger,
-    started: Instant,
-}
-
-#[derive(Default)]
-struct InPlace {
-    rules: BTreeSet<Rule>,
-    routes: BTreeSet<Place>,
-    /// Interfaces that were set up, and their addresses.
-    set_up: BTreeSet<(IfIndex, Option<Ipv6Addr>)>,
+    pub(super) leaks: Merger,
+    pub(super) started: Instant,
 }
 
 impl State {
@@ -130,11 +108,11 @@ impl State {
         }
     }
 
-    fn scope(&self) -> Scope {
+    pub(super) fn scope(&self) -> Scope {
         Scope::of(&self.config)
     }
 
-    fn desired(&self) -> Desired {
+    pub(super) fn desired(&self) -> Desired {
         let mut desired = Desired::new(&self.config, |tunnel| self.is_wanted(tunnel));
         for tunnel in &self.config.tunnels {
             let said = self.tunnels.get(&tunnel.name).and_then(Running::said);
@@ -265,134 +243,8 @@ impl State {
         Ok(Vec::new())
     }
 
-    async fn route(&mut self) -> anyhow::Result<Vec<String>> {
-        let desired = self.desired();
-        let mut problems = Vec::new();
-        self.plan = diff(&desired, &self.observed);
-        for _ in 0..ROUNDS {
-            if self.plan.steps.is_empty() {
-                break;
-            }
-            let outcome = self.netlink.apply(&self.plan).await;
-            for step in &outcome.done {
-                debug!("{step}");
-                self.note_correction(step);
-            }
-            problems = outcome.failed.iter().map(ToString::to_string).collect();
-            // What counts is what the kernel says afterwards.
-            self.observed = self.netlink.observe(&self.scope()).await?;
-            self.plan = diff(&desired, &self.observed);
-        }
-        // An interface that is not there is seen as its tunnel's state.
-        let occupied = |problem: &&Problem| matches!(problem, Problem::Occupied { .. });
-        let occupied = self.plan.problems.iter().filter(occupied);
-        problems.extend(occupied.map(ToString::to_string));
-        self.in_place = InPlace {
-            rules: desired
-                .rules
-                .iter()
-                .filter(|rule| !self.plan.steps.contains(&Step::AddRule(**rule)))
-                .copied()
-                .collect(),
-            routes: desired
-                .routes
-                .keys()
-                .filter(|key| !self.is_route_missing(**key, &desired))
-                .copied()
-                .collect(),
-            set_up: self.set_up(&desired),
-        };
-        Ok(problems)
-    }
-
-    /// What interfaces of our own making have of what they should have.
-    fn set_up(&self, desired: &Desired) -> BTreeSet<(IfIndex, Option<Ipv6Addr>)> {
-        let mut set_up = BTreeSet::new();
-        for (name, wanted) in &desired.interfaces {
-            let Some(link) = self.observed.links.by_name(name) else {
-                continue;
-            };
-            if link.up {
-                set_up.insert((link.index, None));
-            }
-            let addresses = wanted.addresses.iter().map(|a| a.address);
-            let there = addresses.filter(|address| link.addresses.contains(address));
-            set_up.extend(there.map(|address| (link.index, Some(address))));
-        }
-        set_up
-    }
-
-    /// Whether a route is not there because its interface is not.
-    fn waits_for_interface(&self, place: Place, desired: &Desired) -> bool {
-        let Some(Target::Interface { name: wanted, .. }) = desired.routes.get(&place) else {
-            return false;
-        };
-        self.plan.problems.iter().any(|problem| match problem {
-            Problem::InterfaceMissing { name, .. } | Problem::InterfaceDown { name, .. } => {
-                name == wanted
-            }
-            Problem::Occupied { table, .. } => *table == place.table,
-        })
-    }
-
-    fn is_route_missing(&self, place: Place, desired: &Desired) -> bool {
-        let in_steps = self.plan.steps.iter().any(|step| match step {
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
-            Step::SetUp(..)
-            | Step::AddAddress(..)
-            | Step::AddRule(_)
-            | Step::KeepNeighbour(..)
-            | Step::DeleteRule(_)
-            | Step::DeleteRoute(_)
-            | Step::DeleteNeighbour(..) => false,
-        });
-        in_steps || self.waits_for_interface(place, desired)
-    }
-
-    /// A step that puts back what was in place before is a correction.
-    fn note_correction(&mut self, step: &Step) {
-        let by_table = |table, source: Prefix| {
-            let mut tunnels = self.config.tunnels.iter();
-            // One table for all: the source says whose it is.
-            let tunnel = tunnels.find(|tunnel| match source {
-                Prefix::ALL => tunnel.table == table && self.config.rule_mode == RuleMode::Rules,
-                source => tunnel.sources().any(|own| own == source),
-            });
-            tunnel.map(|tunnel| tunnel.name.clone())
-        };
-        let was_set_up = |index, address| self.in_place.set_up.contains(&(index, address));
-        let (lost, tunnel) = match step {
-            Step::SetUp(index, name, _) => (was_set_up(*index, None), Some(name.clone())),
-            Step::AddAddress(index, name, address) => (
-                was_set_up(*index, Some(address.address)),
-                Some(name.clone()),
-            ),
-            Step::AddRule(rule) => (
-                self.in_place.rules.contains(rule),
-                by_table(rule.table, rule.from),
-            ),
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => (
-                self.in_place.routes.contains(&route.place),
-                by_table(route.place.table, route.place.source),
-            ),
-            // A gateway comes and goes with its interface.
-            Step::KeepNeighbour(..)
-            | Step::DeleteRule(_)
-            | Step::DeleteRoute(_)
-            | Step::DeleteNeighbour(..) => return,
-        };
-        if !lost {
-            return;
-        }
-        self.corrections += 1;
-        self.alerts.raise(About::Correction {
-            tunnel: tunnel.map(|name| name.to_string()),
-            correction: step.to_string(),
-        });
-    }
-
     /// Problems are told when they come up, not again while they last.
-    fn tell_problems(&mut self, problems: Vec<String>) {
+    pub(super) fn tell_problems(&mut self, problems: Vec<String>) {
         for problem in &problems {
             if !self.problems.contains(problem) {
                 let problem = problem.clone();
@@ -423,64 +275,6 @@ impl State {
                 reason: state.reason().map(str::to_owned),
             });
             running.told = Some(state);
-        }
-    }
-
-    /// Takes the leaks counted until now as told: they were an earlier run's.
-    pub(super) fn begin_alerts(&mut self) -> anyhow::Result<()> {
-        self.leaks = Merger::new(self.leak_totals()?.into_iter().collect());
-        Ok(())
-    }
-
-    fn leak_totals(&self) -> anyhow::Result<Vec<(u32, u64)>> {
-        self.tunnels
-            .keys()
-            .filter_map(|name| self.kernel.slot(name))
-            .map(|slot| {
-                let counters = self.kernel.counters(slot)?;
-                let total = [
-                    Stat::LeakRedirected,
-                    Stat::LeakDropped,
-                    Stat::LeakObserved,
-                    Stat::LeakTooBig,
-                ]
-                .iter()
-                .map(|stat| counters[stat.index()])
-                .sum();
-                Ok((slot, total))
-            })
-            .collect()
-    }
-
-    /// The kernel reported a leak.
-    pub(super) fn leaked(&mut self, event: &[u8]) {
-        // The programs write whole events; anything else is none of theirs.
-        if event.len() == size_of::<LeakEvent>() {
-            let event: LeakEvent = pod_read_unaligned(event);
-            self.leaks
-                .event(event.flow, event.record, self.started.elapsed());
-        }
-    }
-
-    pub(super) fn has_leaks(&self) -> bool {
-        !self.leaks.is_idle()
-    }
-
-    /// Turns leaks since the last time into alerts.
-    pub(super) fn tell_leaks(&mut self) {
-        let totals = match self.leak_totals() {
-            Ok(totals) => totals,
-            Err(error) => {
-                self.tell_problems(vec![format!("{error:#}")]);
-                return;
-            }
-        };
-        let now: Duration = self.started.elapsed();
-        let kernel = &self.kernel;
-        let lines = self.leaks.tick(now, |flow| kernel.flow(flow), totals);
-        for line in lines {
-            let about = About::Leak(report::leak(self, &line));
-            self.alerts.raise(about);
         }
     }
 

@@ -1,0 +1,70 @@
+//! From leaks that the kernel counts and reports to alerts.
+
+use std::time::Duration;
+
+use bytemuck::pod_read_unaligned;
+use sixxs_common::{layout::LeakEvent, stat::Stat};
+use sixxs_core::alert::Merger;
+
+use super::{report, state::State};
+use crate::api::About;
+
+impl State {
+    /// Takes the leaks counted until now as told: they were an earlier run's.
+    pub(super) fn begin_alerts(&mut self) -> anyhow::Result<()> {
+        self.leaks = Merger::new(self.leak_totals()?.into_iter().collect());
+        Ok(())
+    }
+
+    fn leak_totals(&self) -> anyhow::Result<Vec<(u32, u64)>> {
+        self.tunnels
+            .keys()
+            .filter_map(|name| self.kernel.slot(name))
+            .map(|slot| {
+                let counters = self.kernel.counters(slot)?;
+                let total = [
+                    Stat::LeakRedirected,
+                    Stat::LeakDropped,
+                    Stat::LeakObserved,
+                    Stat::LeakTooBig,
+                ]
+                .iter()
+                .map(|stat| counters[stat.index()])
+                .sum();
+                Ok((slot, total))
+            })
+            .collect()
+    }
+
+    /// The kernel reported a leak.
+    pub(super) fn leaked(&mut self, event: &[u8]) {
+        // The programs write whole events; anything else is none of theirs.
+        if event.len() == size_of::<LeakEvent>() {
+            let event: LeakEvent = pod_read_unaligned(event);
+            self.leaks
+                .event(event.flow, event.record, self.started.elapsed());
+        }
+    }
+
+    pub(super) fn has_leaks(&self) -> bool {
+        !self.leaks.is_idle()
+    }
+
+    /// Turns leaks since the last time into alerts.
+    pub(super) fn tell_leaks(&mut self) {
+        let totals = match self.leak_totals() {
+            Ok(totals) => totals,
+            Err(error) => {
+                self.tell_problems(vec![format!("{error:#}")]);
+                return;
+            }
+        };
+        let now: Duration = self.started.elapsed();
+        let kernel = &self.kernel;
+        let lines = self.leaks.tick(now, |flow| kernel.flow(flow), totals);
+        for line in lines {
+            let about = About::Leak(report::leak(self, &line));
+            self.alerts.raise(about);
+        }
+    }
+}

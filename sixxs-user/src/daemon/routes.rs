@@ -1,0 +1,157 @@
+//! Rules, routes and interfaces of our own: carried out, read back, and what was put back is told.
+
+use std::{collections::BTreeSet, net::Ipv6Addr};
+
+use sixxs_core::{
+    config::RuleMode,
+    routing::{
+        Desired, Problem, Rule, Step,
+        desired::{Place, Target},
+        diff,
+    },
+    types::{IfIndex, Prefix},
+};
+use tracing::debug;
+
+use super::state::State;
+use crate::api::About;
+
+/// Rounds of plan and apply before something is called a problem: others may be at work too.
+const ROUNDS: usize = 3;
+
+/// What was in place after the last round: what of it is missing now, somebody took away.
+#[derive(Default)]
+pub(super) struct InPlace {
+    rules: BTreeSet<Rule>,
+    routes: BTreeSet<Place>,
+    /// Interfaces that were set up, and their addresses.
+    set_up: BTreeSet<(IfIndex, Option<Ipv6Addr>)>,
+}
+
+impl State {
+    pub(super) async fn route(&mut self) -> anyhow::Result<Vec<String>> {
+        let desired = self.desired();
+        let mut problems = Vec::new();
+        self.plan = diff(&desired, &self.observed);
+        for _ in 0..ROUNDS {
+            if self.plan.steps.is_empty() {
+                break;
+            }
+            let outcome = self.netlink.apply(&self.plan).await;
+            for step in &outcome.done {
+                debug!("{step}");
+                self.note_correction(step);
+            }
+            problems = outcome.failed.iter().map(ToString::to_string).collect();
+            // What counts is what the kernel says afterwards.
+            self.observed = self.netlink.observe(&self.scope()).await?;
+            self.plan = diff(&desired, &self.observed);
+        }
+        // An interface that is not there is seen as its tunnel's state.
+        let occupied = |problem: &&Problem| matches!(problem, Problem::Occupied { .. });
+        let occupied = self.plan.problems.iter().filter(occupied);
+        problems.extend(occupied.map(ToString::to_string));
+        self.in_place = InPlace {
+            rules: desired
+                .rules
+                .iter()
+                .filter(|rule| !self.plan.steps.contains(&Step::AddRule(**rule)))
+                .copied()
+                .collect(),
+            routes: desired
+                .routes
+                .keys()
+                .filter(|key| !self.is_route_missing(**key, &desired))
+                .copied()
+                .collect(),
+            set_up: self.set_up(&desired),
+        };
+        Ok(problems)
+    }
+
+    /// What interfaces of our own making have of what they should have.
+    fn set_up(&self, desired: &Desired) -> BTreeSet<(IfIndex, Option<Ipv6Addr>)> {
+        let mut set_up = BTreeSet::new();
+        for (name, wanted) in &desired.interfaces {
+            let Some(link) = self.observed.links.by_name(name) else {
+                continue;
+            };
+            if link.up {
+                set_up.insert((link.index, None));
+            }
+            let addresses = wanted.addresses.iter().map(|a| a.address);
+            let there = addresses.filter(|address| link.addresses.contains(address));
+            set_up.extend(there.map(|address| (link.index, Some(address))));
+        }
+        set_up
+    }
+
+    /// Whether a route is not there because its interface is not.
+    fn waits_for_interface(&self, place: Place, desired: &Desired) -> bool {
+        let Some(Target::Interface { name: wanted, .. }) = desired.routes.get(&place) else {
+            return false;
+        };
+        self.plan.problems.iter().any(|problem| match problem {
+            Problem::InterfaceMissing { name, .. } | Problem::InterfaceDown { name, .. } => {
+                name == wanted
+            }
+            Problem::Occupied { table, .. } => *table == place.table,
+        })
+    }
+
+    fn is_route_missing(&self, place: Place, desired: &Desired) -> bool {
+        let in_steps = self.plan.steps.iter().any(|step| match step {
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
+            Step::SetUp(..)
+            | Step::AddAddress(..)
+            | Step::AddRule(_)
+            | Step::KeepNeighbour(..)
+            | Step::DeleteRule(_)
+            | Step::DeleteRoute(_)
+            | Step::DeleteNeighbour(..) => false,
+        });
+        in_steps || self.waits_for_interface(place, desired)
+    }
+
+    /// A step that puts back what was in place before is a correction.
+    fn note_correction(&mut self, step: &Step) {
+        let by_table = |table, source: Prefix| {
+            let mut tunnels = self.config.tunnels.iter();
+            // One table for all: the source says whose it is.
+            let tunnel = tunnels.find(|tunnel| match source {
+                Prefix::ALL => tunnel.table == table && self.config.rule_mode == RuleMode::Rules,
+                source => tunnel.sources().any(|own| own == source),
+            });
+            tunnel.map(|tunnel| tunnel.name.clone())
+        };
+        let was_set_up = |index, address| self.in_place.set_up.contains(&(index, address));
+        let (lost, tunnel) = match step {
+            Step::SetUp(index, name, _) => (was_set_up(*index, None), Some(name.clone())),
+            Step::AddAddress(index, name, address) => (
+                was_set_up(*index, Some(address.address)),
+                Some(name.clone()),
+            ),
+            Step::AddRule(rule) => (
+                self.in_place.rules.contains(rule),
+                by_table(rule.table, rule.from),
+            ),
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => (
+                self.in_place.routes.contains(&route.place),
+                by_table(route.place.table, route.place.source),
+            ),
+            // A gateway comes and goes with its interface.
+            Step::KeepNeighbour(..)
+            | Step::DeleteRule(_)
+            | Step::DeleteRoute(_)
+            | Step::DeleteNeighbour(..) => return,
+        };
+        if !lost {
+            return;
+        }
+        self.corrections += 1;
+        self.alerts.raise(About::Correction {
+            tunnel: tunnel.map(|name| name.to_string()),
+            correction: step.to_string(),
+        });
+    }
+}
