@@ -50,6 +50,10 @@ const EFFECTS: &[&str] = &[
     "tun-rs",
 ];
 
+/// Ways to an effect that have none: what is asked there is which instructions the processor has
+/// (`getauxval`, and that on ARM and LoongArch only).
+const HARMLESS: &[(&str, &str)] = &[("cpufeatures", "libc")];
+
 /// Dependencies by package name: plain data, so that a made-up graph can be checked as well.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
@@ -109,7 +113,7 @@ impl Graph {
         self.all.get(package).into_iter().flatten()
     }
 
-    /// A shortest way from `package` to `goal` through what it is built from.
+    /// A shortest way from `package` to `goal` through what it is built from, harmless ones aside.
     fn path(&self, package: &str, goal: &str) -> Option<Vec<String>> {
         let mut seen = BTreeSet::from([package]);
         let mut paths = std::collections::VecDeque::from([vec![package]]);
@@ -119,7 +123,7 @@ impl Graph {
                 return Some(path.into_iter().map(str::to_owned).collect());
             }
             for next in self.product.get(last).into_iter().flatten() {
-                if seen.insert(next) {
+                if !HARMLESS.contains(&(last, next.as_str())) && seen.insert(next) {
                     let mut longer = path.clone();
                     longer.push(next);
                     paths.push_back(longer);
@@ -241,6 +245,15 @@ mod tests {
               sixxs-core -> thiserror -> helper -> nix"
             ]
         );
+    }
+
+    #[test]
+    fn a_harmless_way_is_none_and_others_to_the_same_place_are() {
+        let mut edges = DESIGN.to_vec();
+        edges.extend([("thiserror", "cpufeatures"), ("cpufeatures", "libc")]);
+        assert_eq!(violations(&graph(&edges, &[])), [""; 0]);
+        edges.push(("thiserror", "libc"));
+        assert_eq!(violations(&graph(&edges, &[])).len(), 1);
     }
 
     #[test]
