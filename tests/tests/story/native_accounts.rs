@@ -173,6 +173,7 @@ fn first_state(setting: &Setting, state: &str, words: &str) -> Result<Status> {
 
 /// Pings by the second tunnel for a while: all are answered, and the server is left alone meanwhile.
 fn the_other_goes_on_and_nobody_asks(setting: &Setting, count: u64) -> Result<()> {
+    setting.addresses_are_taken()?;
     let tic = setting.lab.tic()?;
     let [_, second] = setting.lab.tunnels();
     let before = tic.connects().len();

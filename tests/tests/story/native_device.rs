@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
+use sixxs_tests::wait;
 
 use crate::setting::Setting;
 
@@ -67,9 +68,16 @@ fn renamed_it_is_made_anew() -> Result<()> {
     for tunnel in setting.lab.tunnels() {
         let name = tunnel.plan.interface;
         let before = setting.program.status()?.tunnel(name).ifindex;
-        setting.host().ip(&format!(
-            "link set {name} down\nlink set {name} name stolen\nlink set stolen up\n"
-        ))?;
+        let steal =
+            format!("link set {name} down\nlink set {name} name stolen\nlink set stolen up\n");
+        // The daemon may have it up again before it is renamed, which the kernel then refuses.
+        let limit = Duration::from_secs(5);
+        wait::until(
+            "it is stolen",
+            limit,
+            || setting.host().ip(&steal),
+            |()| true,
+        )?;
         let since = Instant::now();
         setting
             .program

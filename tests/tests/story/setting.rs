@@ -69,6 +69,7 @@ impl Setting {
     /// Ping, UDP and TCP from outside to one tunnel's address: everything is answered, and at the
     /// broker every reply is seen. Returns how many pings.
     pub(crate) fn outside_is_answered(&self, tunnel: &Tunnel) -> Result<u64> {
+        self.addresses_are_taken()?;
         let count = 20;
         let (address, outside) = (tunnel.plan.address, self.lab.outside());
         let before = tunnel.seen_at_broker()?;
@@ -93,6 +94,15 @@ impl Setting {
         probe::tcp_transfer(outside, address, 1_000_000, 1_000_000, limit)
             .with_context(|| format!("tcp with {address}"))?;
         Ok(count)
+    }
+
+    /// Waits until the host listens to all its addresses. The kernel has an address before it takes
+    /// packets for it, also without looking for duplicates: that is a work queue's.
+    pub(crate) fn addresses_are_taken(&self) -> Result<()> {
+        let tentative = || self.host().sh("ip -6 -oneline address show tentative");
+        let limit = Duration::from_secs(5);
+        wait::until("addresses are taken", limit, tentative, String::is_empty)?;
+        Ok(())
     }
 
     /// Neither the ISP nor a broker had to drop anything.
