@@ -366,10 +366,15 @@ impl Daemon {
     }
 
     /// Stops it with SIGTERM and returns its exit status.
-    pub fn stop(mut self) -> Result<i32> {
+    pub fn stop(self) -> Result<i32> {
+        self.stop_within(LIMIT)
+    }
+
+    /// As [`Daemon::stop`], for one that has much to take down.
+    pub fn stop_within(mut self, limit: Duration) -> Result<i32> {
         self.signal(Signal::SIGTERM)?;
-        let limit = "sixxs run ends after SIGTERM";
-        wait::until(limit, LIMIT, || self.is_running(), |running| !running)?;
+        let what = "sixxs run ends after SIGTERM";
+        wait::until(what, limit, || self.is_running(), |running| !running)?;
         self.wait_end()
     }
 

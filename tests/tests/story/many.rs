@@ -42,6 +42,7 @@ fn two_hundred() -> Result<()> {
     let resident = daemon.resident_kib()?;
     println!("{resident} KiB resident");
     assert!(resident <= RESIDENT_KIB, "{resident} KiB resident");
-    assert_eq!(daemon.stop()?, 0);
+    // The kernel takes some 40 ms for each device.
+    assert_eq!(daemon.stop_within(LIMIT)?, 0);
     Ok(())
 }

@@ -26,6 +26,8 @@ pub(crate) struct Many {
     /// Share of one processor, without traffic.
     pub(crate) idle: f64,
     pub(crate) idle_for: Duration,
+    /// From SIGTERM to its end.
+    pub(crate) until_stopped: Duration,
 }
 
 /// Starts them, and leaves them alone for so long.
@@ -60,7 +62,12 @@ pub(crate) fn measure(idle_for: Duration) -> Result<Many> {
         resident_kib: daemon.resident_kib()?,
         idle: spent.as_secs_f64() / idle_for.as_secs_f64(),
         idle_for,
+        until_stopped: Duration::ZERO,
     };
-    daemon.stop()?;
-    Ok(many)
+    let stopping = Instant::now();
+    daemon.stop_within(LIMIT)?;
+    Ok(Many {
+        until_stopped: stopping.elapsed(),
+        ..many
+    })
 }

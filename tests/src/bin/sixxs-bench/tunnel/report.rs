@@ -96,8 +96,10 @@ pub(super) fn write_up(
          whoever sends a packet carries it through all routers up to the next socket, so part of *s/GB*\n\
          is the lab's own network. Without a tunnel that path is one of 64 KiB pieces that nobody cuts or\n\
          copies, as a network card with offloads would do it. *limit* is who had no processor time left;\n\
-         *the machine*: none was left, but neither of the two used up one alone. Other work on the\n\
-         machine moves these numbers by some tens of percent from run to run.\n\n\
+         *the machine*: none was left, but neither of the two used up one alone; *the path*: all had\n\
+         some left and waited for each other, or a queue ran over. Other work on the machine moves\n\
+         these numbers by some tens of percent from run to run; what stands in one table was measured\n\
+         in one run.\n\n\
          | path | MTU | traffic | Mbit/s | client s/GB | % | broker s/GB | % | idle | limit |\n\
          |---|---:|---|---:|---:|---:|---:|---:|---:|---|\n",
         machine::name()?,
@@ -130,6 +132,17 @@ pub(super) fn write_up(
         writeln!(
             text,
             "SHA-1 alone, over datagrams of {datagram_bytes} bytes, takes {seconds_per_gigabyte:.2} s/GB of payload."
+        )?;
+    }
+    let ayiya = rows.iter().filter(|row| row.kind == Some(Kind::Ayiya));
+    for (row, hashing) in ayiya.zip(hashing) {
+        let costs =
+            [&row.up.tcp, &row.down.tcp].map(|carried| carried.per_gigabyte(carried.times.client));
+        let shares = costs.map(|cost| 100.0 * hashing.seconds_per_gigabyte / cost);
+        writeln!(
+            text,
+            "That is {:.0}% of what the client takes for TCP up at MTU {}, and {:.0}% of down.",
+            shares[0], row.mtu, shares[1]
         )?;
     }
     judge(&mut text, rows)?;
@@ -184,11 +197,12 @@ fn many(many: &Many) -> String {
         resident_kib,
         idle,
         idle_for,
+        until_stopped,
     } = many;
     format!(
         "\n{tunnels} AYIYA tunnels in one daemon: all answer {:.1} s after its start, for which it used {:.1} s of a\n\
          processor. It has {:.1} MiB resident (at most {} MiB: {}), and takes {:.2}% of a processor over {} s\n\
-         without traffic (below {:.0}%: {}).\n",
+         without traffic (below {:.0}%: {}). It ends {:.1} s after SIGTERM.\n",
         until_all_answer.as_secs_f64(),
         starting.as_secs_f64(),
         *resident_kib as f64 / 1024.0,
@@ -198,5 +212,6 @@ fn many(many: &Many) -> String {
         idle_for.as_secs(),
         MOST_IDLE * 100.0,
         verdict(*idle < MOST_IDLE),
+        until_stopped.as_secs_f64(),
     )
 }
