@@ -54,7 +54,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn now() -> Result<Duration> {
+/// Processor time of this thread.
+pub(crate) fn now() -> Result<Duration> {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("read the clock")?;
     Ok(time.into())
 }

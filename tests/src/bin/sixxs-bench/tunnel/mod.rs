@@ -7,7 +7,7 @@ mod traffic;
 
 use std::hint::black_box;
 use std::net::Ipv6Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sha1::{Digest as _, Sha1};
@@ -19,6 +19,7 @@ use sixxs_tests::topology::{HOST, OUTSIDE};
 
 use self::many::Many;
 use self::traffic::{Carried, Lengths, Route};
+use crate::timing;
 
 /// Of a path without a tunnel.
 const NATIVE_MTU: u32 = 1500;
@@ -77,7 +78,8 @@ pub(crate) fn measure(quick: bool, only: Option<&str>) -> Result<String> {
             trial: Duration::from_millis(800),
         }
     };
-    let hashing = [1280, 1500 - AYIYA_BYTES].map(|mtu| hash(mtu as usize, lengths.measured));
+    let hash = |mtu: u32| hash(mtu as usize, lengths.measured);
+    let hashing = [hash(1280)?, hash(1500 - AYIYA_BYTES)?];
     let mut rows = Vec::new();
     let wanted = |(kind, _): &(Kind, u32)| only.is_none_or(|only| only == kind.name());
     for (kind, mtu) in TUNNELS.into_iter().filter(wanted) {
@@ -161,11 +163,13 @@ fn ping(host: &Namespace, from: Ipv6Addr, lengths: Lengths) -> Result<Duration> 
     Ok(Duration::from_secs_f64(median / 1e3))
 }
 
-fn hash(mtu: usize, time: Duration) -> Hashing {
+fn hash(mtu: usize, time: Duration) -> Result<Hashing> {
     let datagram = vec![0x5a; mtu + ayiya::HEADER_BYTES];
-    let start = Instant::now();
+    // Its own time: others may be at work.
+    let start = timing::now()?;
+    let spent = || Ok::<_, anyhow::Error>(timing::now()?.saturating_sub(start));
     let mut count = 0_u64;
-    while start.elapsed() < time {
+    while spent()? < time {
         for _ in 0..1000 {
             black_box(Sha1::digest(black_box(&datagram)));
         }
@@ -173,8 +177,8 @@ fn hash(mtu: usize, time: Duration) -> Hashing {
     }
     // Per byte of what is carried, as everything else here: TCP's payload.
     let payload = (mtu - 72) as f64 * count as f64;
-    Hashing {
+    Ok(Hashing {
         datagram_bytes: datagram.len(),
-        seconds_per_gigabyte: start.elapsed().as_secs_f64() / (payload / 1e9),
-    }
+        seconds_per_gigabyte: spent()?.as_secs_f64() / (payload / 1e9),
+    })
 }
