@@ -75,6 +75,39 @@ impl Joint {
         self.is_closed = is_pushed(packet, self.shape);
     }
 
+    /// Begins anew with a packet that the kernel has not summed: its own GRO put it together before a
+    /// raw socket saw it, or it never was on a wire (veth). In its checksum field is the sum of the
+    /// pseudo-header only. False: it is none. `mtu` is what one packet of the tunnel has at most.
+    pub(super) fn begin_unsummed(&mut self, packet: &[u8], mtu: usize) -> bool {
+        let Some(sum_at) = unsummed(packet) else {
+            return false;
+        };
+        self.begin(packet);
+        let shape = self.shape.take();
+        let small = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
+        let mut description = VirtioNetHdr {
+            flags: NEEDS_CHECKSUM,
+            csum_start: small(IPV6_BYTES),
+            csum_offset: small(sum_at - IPV6_BYTES),
+            ..VirtioNetHdr::default()
+        };
+        // Nobody says how large the pieces were; no larger than that.
+        if packet.len() > mtu
+            && let Some(Shape {
+                transport: TCP,
+                header_bytes,
+                ..
+            }) = shape
+        {
+            description.gso_type = VIRTIO_NET_HDR_GSO_TCPV6;
+            description.hdr_len = small(header_bytes);
+            description.gso_size = small(mtu.saturating_sub(header_bytes));
+        }
+        let encoded = description.encode(&mut self.buffer[..VIRTIO_NET_HDR_LEN]);
+        debug_assert!(encoded.is_ok(), "there is room for a header");
+        true
+    }
+
     /// Whether a packet must not be written before this one.
     pub(super) fn is_of_flow(&self, packet: &[u8]) -> bool {
         let own = self.buffer.get(VIRTIO_NET_HDR_LEN..).unwrap_or_default();
@@ -201,6 +234,23 @@ impl Shape {
             payload_bytes,
         })
     }
+}
+
+/// Where the checksum of a packet stands, if it is that of the pseudo-header only. A packet in some
+/// 65,000 is so by chance: then the kernel sums it once more, to the same.
+fn unsummed(packet: &[u8]) -> Option<usize> {
+    let header = packet.first_chunk::<IPV6_BYTES>()?;
+    let (offset, least) = match header[6] {
+        TCP => (16, 20),
+        UDP => (6, UDP_BYTES),
+        _ => return None,
+    };
+    let length = u16::from_be_bytes([header[4], header[5]]);
+    let sum_at = IPV6_BYTES + offset;
+    let sum = packet.get(sum_at..sum_at + 2)?;
+    let sum = u64::from(u16::from_be_bytes([sum[0], sum[1]]));
+    let is_whole = usize::from(length) >= least && packet.len() == IPV6_BYTES + usize::from(length);
+    (is_whole && sum == pseudo_header(packet, length)).then_some(sum_at)
 }
 
 fn is_pushed(packet: &[u8], shape: Option<Shape>) -> bool {

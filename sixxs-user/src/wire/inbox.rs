@@ -40,6 +40,19 @@ impl Inbox {
         self.used == self.joints.len()
     }
 
+    /// As [`Inbox::add`], for what a raw socket gave: the kernel may have left its sum open, and may
+    /// have put it together of packets of at most `mtu` bytes.
+    pub fn add_raw(&mut self, device: &impl Tun, packet: &[u8], mtu: usize) -> bool {
+        let Some(joint) = self.joints.get_mut(self.used) else {
+            return true;
+        };
+        if !joint.begin_unsummed(packet, mtu) {
+            return self.add(device, packet);
+        }
+        self.used += 1;
+        self.used == self.joints.len()
+    }
+
     /// Writes everything. An error says that the device is gone; packets that it does not take are
     /// lost, as they would be on any wire.
     pub fn write(&mut self, device: &impl Tun) -> io::Result<()> {
@@ -167,6 +180,47 @@ mod tests {
         assert_eq!(pass(&packets, true), (packets.clone(), 1));
         // A kernel that does not cut them.
         assert_eq!(pass(&packets, false), (packets, 3));
+    }
+
+    /// What the kernel put together, or did not sum, before a raw socket saw it.
+    #[test]
+    fn what_the_kernel_left_open_is_left_to_it() {
+        let open = |mut packet: Vec<u8>, at: usize| {
+            let length = u16::from_be_bytes([packet[4], packet[5]]);
+            let rest = u64::from(length) + u64::from(packet[6]);
+            let sum = checksum(&packet[8..40], rest);
+            packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+            packet
+        };
+        let write = |packet: &[u8]| {
+            let page = Page::default();
+            let mut inbox = Inbox::default();
+            inbox.add_raw(&page, packet, 1060);
+            inbox.write(&page).unwrap();
+            let mut written = page.written.take().remove(0);
+            let packet = written.split_off(VIRTIO_NET_HDR_LEN);
+            (VirtioNetHdr::decode(&written).unwrap(), packet)
+        };
+        // Three segments in one: cut again, they are what they were.
+        let whole = tcp(1, 7, ACK, 3000);
+        let (header, mut packet) = write(&open(whole.clone(), 56));
+        assert_eq!((header.gso_size, header.hdr_len), (1000, 60));
+        let mut buffers = vec![vec![0; 2000]; 10];
+        let mut sizes = vec![0; 10];
+        let count = gso_split(&mut packet, header, &mut buffers, &mut sizes, 0, true).unwrap();
+        assert_eq!((count, &sizes[..3]), (3, &[1060; 3][..]));
+        assert_eq!(buffers[2][60..1060], whole[2060..3060]);
+        // One that was only not summed.
+        for (packet, at) in [(tcp(1, 7, ACK, 500), 56), (udp(1, 100), 46)] {
+            let (header, _) = write(&open(packet, at));
+            assert_eq!((header.flags, header.gso_type), (1, 0));
+            assert_eq!(usize::from(header.csum_start + header.csum_offset), at);
+        }
+        // One that was, or is no packet of that kind.
+        for packet in [tcp(1, 7, ACK, 500), udp(1, 100), vec![0x60; 44]] {
+            let (header, written) = write(&packet);
+            assert_eq!((header.flags, written), (0, packet));
+        }
     }
 
     #[test]

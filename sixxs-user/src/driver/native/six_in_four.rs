@@ -10,6 +10,7 @@ use sixxs_core::{
     broker::ayiya::wire::Fault,
     config::{Remote, SixInFour, Tunnel},
     tunnel::Driver as State,
+    types::Mtu,
 };
 use tokio::time::sleep;
 use tracing::debug;
@@ -56,6 +57,12 @@ impl Turn {
     }
 }
 
+/// Our end of a tunnel.
+struct OurEnd {
+    addresses: Vec<Ipv6Addr>,
+    mtu: Mtu,
+}
+
 impl Work {
     /// Carries packets until the device is lost.
     pub(super) async fn six_in_four(
@@ -64,8 +71,11 @@ impl Work {
         tunnel: &Tunnel,
         outer: &SixInFour,
     ) -> End {
-        let own: Vec<Ipv6Addr> = tunnel.addresses.iter().map(|a| a.address).collect();
-        let Some(address) = own.first().copied() else {
+        let ours = OurEnd {
+            addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
+            mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),
+        };
+        let Some(address) = ours.addresses.first().copied() else {
             self.report
                 .say(State::Failed("its addresses are not known".to_owned()));
             return std::future::pending().await;
@@ -86,7 +96,7 @@ impl Work {
             self.report.endpoint(way.remote, TUN);
             let (socket, beating) = socket;
             match self
-                .carry_plain(device, &socket, way, outer, beating, &own)
+                .carry_plain(device, &socket, way, outer, beating, &ours)
                 .await
             {
                 Ok(Pause::WayLost) => {}
@@ -124,7 +134,7 @@ impl Work {
         way: Way,
         outer: &SixInFour,
         mut beating: Option<Beating<'_>>,
-        own: &[Ipv6Addr],
+        ours: &OurEnd,
     ) -> io::Result<Pause> {
         let mut seen = self.seen.clone();
         let lost = Self::lost(&mut seen, device.index());
@@ -153,7 +163,7 @@ impl Work {
                 }
                 ready = socket.readable() => {
                     ready?;
-                    down(&mut self.buffers.borrow_mut(), device, socket, own, &self.report)?
+                    down(&mut self.buffers.borrow_mut(), device, socket, ours, &self.report)?
                 }
                 () = sleep(pause) => Turn::default(),
                 changed = self.outside.changed() => {
@@ -213,13 +223,14 @@ fn down(
     buffers: &mut Buffers,
     device: &Device,
     socket: &Protocol41,
-    own: &[Ipv6Addr],
+    ours: &OurEnd,
     report: &Report,
 ) -> io::Result<Turn> {
     let Buffers {
         inbox, messages, ..
     } = buffers;
     let mut turn = Turn::default();
+    let mtu = usize::try_from(ours.mtu.0).unwrap_or(usize::MAX);
     for _ in 0..TURN {
         match socket.receive(messages) {
             Ok(true) => {}
@@ -232,10 +243,12 @@ fn down(
         for packet in Protocol41::packets(messages) {
             match source(packet) {
                 None => report.refused(Fault::Payload),
-                Some(source) if own.contains(&source) => report.refused(Fault::OwnSource),
+                Some(source) if ours.addresses.contains(&source) => {
+                    report.refused(Fault::OwnSource)
+                }
                 Some(_) => {
                     turn.heard();
-                    if inbox.add(device, packet) && inbox.write(device).is_err() {
+                    if inbox.add_raw(device, packet, mtu) && inbox.write(device).is_err() {
                         turn.is_over = true;
                         return Ok(turn);
                     }
