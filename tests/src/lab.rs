@@ -20,7 +20,7 @@ use crate::topology::{
     Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS, SYSCTLS,
     TIC_SERVER, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
 };
-use crate::{nft, shell, wait};
+use crate::{kernel, nft, shell, wait};
 
 pub use crate::tunnel::Tunnel;
 
@@ -150,7 +150,7 @@ impl Lab {
         let carries_in_kernel = kinds
             .iter()
             .any(|kind| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat)))
-            && std::path::Path::new("/sys/module/sit").exists();
+            && kernel::has_sit();
         if carries_in_kernel {
             sum_before_sending(&find("host")?, UPLINK)?;
         }

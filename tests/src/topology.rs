@@ -68,13 +68,15 @@ pub const TUNNELS: [TunnelPlan; 2] = [
 /// The link-local address of every broker at its end of a tunnel with a link layer.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// Whether the tunnels have a link layer.
+/// What the tunnels are made of, where the program under test does not make them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
     /// TUN devices: no link layer, as 6in4, AYIYA and WireGuard have none.
     Tun,
     /// veth: with MAC addresses and a gateway, as gretap has.
     Veth,
+    /// WireGuard, through the uplink; only where [`crate::kernel::has_wireguard`].
+    WireGuard,
 }
 
 /// The namespaces every lab has.

@@ -12,7 +12,7 @@ use crate::lab::Spec;
 use crate::native::{self, MORE_PREFIX, More};
 use crate::netns::Namespace;
 use crate::topology::{FIRST_INDEX, Flavour, TUNNELS, TunnelPlan};
-use crate::{nft, tun};
+use crate::{nft, tun, wireguard};
 
 /// One tunnel of a lab: the host's interface, the broker's, and what is between them.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ enum Link {
         pop_end: Arc<File>,
     },
     Veth,
+    WireGuard(Box<wireguard::Pair>),
     /// The program under test makes the host's interface.
     Native(Box<Pop>),
 }
@@ -72,6 +73,12 @@ impl Tunnel {
                 }
             }
             (Flavour::Veth, None) => Link::Veth,
+            (Flavour::WireGuard, None) => {
+                let pair = wireguard::Pair::new(plan)?;
+                pair.create_pop_end(&pop)?;
+                pop.ip(&plan.pop_end(spec.mtu))?;
+                Link::WireGuard(Box::new(pair))
+            }
         };
         let tunnel = Self {
             plan,
@@ -90,7 +97,9 @@ impl Tunnel {
     pub fn broker(&self) -> Result<&Pop> {
         match &self.link {
             Link::Native(pop) => Ok(pop),
-            Link::Tun { .. } | Link::Veth => bail!("{} is not native", self.plan.interface),
+            Link::Tun { .. } | Link::Veth | Link::WireGuard(_) => {
+                bail!("{} is not native", self.plan.interface)
+            }
         }
     }
 
@@ -114,9 +123,14 @@ impl Tunnel {
                 self.host.hasten_neighbours()?;
                 self.pop.ip(&self.plan.pop_end(self.mtu))?;
             }
+            Link::WireGuard(pair) => pair.create_host_end(&self.host)?,
             Link::Native(_) => bail!("the program makes {} itself", self.plan.interface),
         }
-        self.host.ip(&self.plan.host_end(self.mtu))
+        self.host.ip(&self.plan.host_end(self.mtu))?;
+        if let Link::WireGuard(pair) = &self.link {
+            pair.wait(&self.host)?;
+        }
+        Ok(())
     }
 
     /// Deletes the host's interface.

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
+use sixxs_tests::kernel;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 
@@ -37,6 +38,10 @@ fn every_reply_takes_its_tunnel(kinds: [Kind; 2]) -> Result<()> {
     for (tunnel, kind) in status.tunnels.iter().zip(kinds) {
         assert!(tunnel.is_whole(), "{tunnel:#?}");
         assert_eq!(tunnel.kind, kind.name());
+        // Of the kernel as it is now: for the program it has loaded what it has.
+        let in_kernel = kind != Kind::Ayiya && kernel::has_sit();
+        let carrier = if in_kernel { "sit" } else { "tun" };
+        assert_eq!(tunnel.carrier.as_deref(), Some(carrier), "{tunnel:#?}");
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())

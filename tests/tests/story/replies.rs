@@ -2,6 +2,7 @@
 //! 0, and the echo counters match the pings exactly.
 
 use anyhow::Result;
+use sixxs_tests::kernel;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 use sixxs_tests::status::Leaks;
@@ -10,7 +11,8 @@ use sixxs_tests::topology::Flavour;
 use crate::setting::Setting;
 
 variants!(every_reply_takes_its_tunnel:
-    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact),
+    wireguard(WireGuard, Auto));
 
 #[test]
 fn veth_subtrees() -> Result<()> {
@@ -75,10 +77,10 @@ fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     }
     for uplink in &status.uplinks {
         assert_eq!((uplink.program.as_str(), uplink.leaks), ("attached", 0));
-        let expected = if hook == Hook::Clsact {
-            "clsact"
-        } else {
+        let expected = if hook == Hook::Auto && kernel::has_tcx()? {
             "tcx"
+        } else {
+            "clsact"
         };
         assert_eq!(uplink.hook.as_deref(), Some(expected));
     }

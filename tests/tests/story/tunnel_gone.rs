@@ -9,7 +9,8 @@ use sixxs_tests::topology::Flavour;
 use crate::setting::Setting;
 
 variants!(it_is_taken_back:
-    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact),
+    wireguard(WireGuard, Auto));
 
 fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
     let setting = Setting::new(flavour, hook)?;

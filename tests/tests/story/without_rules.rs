@@ -13,7 +13,8 @@ use sixxs_tests::wait;
 use crate::setting::Setting;
 
 variants!(leaks_are_caught:
-    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact),
+    wireguard(WireGuard, Auto));
 
 fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
     let setting = Setting::new(flavour, hook)?;

@@ -1,0 +1,58 @@
+//! Owns what this machine's kernel can do, where a test has to expect something else for it. Asked
+//! of the kernel itself, never of where the test runs.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::shell;
+
+/// Whether programs can be attached by TCX links: from 6.6 on (kernel commit e420bed02507).
+pub fn has_tcx() -> Result<bool> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    let release = release.context("ask for the kernel's release")?;
+    let version = version(&release).with_context(|| format!("read the release {release:?}"))?;
+    Ok(version >= (6, 6))
+}
+
+/// Whether the kernel carries 6in4 itself. A module counts once it is loaded, which the kernel does
+/// by itself for who asks for such a tunnel.
+pub fn has_sit() -> bool {
+    // Also where it is built in: it has parameters.
+    Path::new("/sys/module/sit").exists()
+}
+
+/// Whether the kernel has WireGuard: makes such an interface, in a network namespace that ends with
+/// the question.
+pub fn has_wireguard() -> Result<bool> {
+    let ask = || {
+        unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+        shell::capture(Command::new("ip").args(["link", "add", "asked", "type", "wireguard"]))
+    };
+    let answer = std::thread::scope(|scope| scope.spawn(ask).join());
+    match answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+        Ok(_) => Ok(true),
+        Err(error) if format!("{error:#}").contains("Unknown device type") => Ok(false),
+        Err(error) => Err(error).context("ask for WireGuard"),
+    }
+}
+
+/// Major and minor version of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn releases_are_read() {
+        assert_eq!(version("6.1.0-56-cloud-amd64\n"), Some((6, 1)));
+        assert_eq!(version("6.18-rc1\n"), Some((6, 18)));
+        assert_eq!(version("linux"), None);
+    }
+}
