@@ -18,6 +18,7 @@ mod setup;
 mod source;
 mod tests;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -42,6 +43,9 @@ enum Task {
         /// Get what `lint` wants as well.
         #[arg(long)]
         lint: bool,
+        /// Get what `test vm` wants as well.
+        #[arg(long)]
+        vm: bool,
     },
     /// Build the eBPF object and then the release binary `sixxs`, which embeds it.
     Build,
@@ -61,8 +65,12 @@ enum Task {
         args: Vec<String>,
     },
     /// Run every test, the lab's included; as root, through sudo where needed.
+    ///
+    /// Where qemu is installed, some of them also on Debian's kernel in a virtual machine; `test vm`
+    /// installs it and runs all there that must hold on an old kernel.
     Test {
-        /// Only tests whose name contains one of these; test runner options too.
+        /// Only tests whose name contains one of these; test runner options too. `vm` [FILTER…]: in
+        /// the virtual machine.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
     },
@@ -98,8 +106,12 @@ fn main() -> ExitCode {
 fn dispatch(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
-        Task::Setup { lint } => {
-            let needs = if lint { Needs::EVERYTHING } else { Needs::TEST };
+        Task::Setup { lint, vm } => {
+            let needs = Needs {
+                lint,
+                vm,
+                ..Needs::TEST
+            };
             setup::ensure(&workspace, needs)?;
             println!("everything needed is there");
             Ok(())

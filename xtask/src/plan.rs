@@ -15,10 +15,18 @@ use crate::{
 pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// Programs of the lab and the Debian packages that have them.
-pub(crate) const LAB_PROGRAMS: &[(&str, &str)] = &[
+const LAB_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
+    ("wg", "wireguard-tools"),
+];
+
+/// What the tests on an old kernel need besides.
+const VM_PROGRAMS: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 
 /// What the task at hand cannot do without. The eBPF build is always among it.
@@ -26,6 +34,8 @@ pub(crate) const LAB_PROGRAMS: &[(&str, &str)] = &[
 pub(crate) struct Needs {
     /// The programs of the lab.
     pub(crate) lab: bool,
+    /// The programs of the virtual machine with an old kernel.
+    pub(crate) vm: bool,
     /// cargo-deny, and clippy for the eBPF crate.
     pub(crate) lint: bool,
 }
@@ -34,23 +44,31 @@ impl Needs {
     /// To build.
     pub(crate) const BUILD: Self = Self {
         lab: false,
+        vm: false,
         lint: false,
     };
     /// To build, and to run tests or the lab.
     pub(crate) const TEST: Self = Self {
         lab: true,
-        lint: false,
+        ..Self::BUILD
+    };
+    /// The same, and to run tests on an old kernel.
+    pub(crate) const VM: Self = Self {
+        vm: true,
+        ..Self::TEST
     };
     /// To build and lint.
     pub(crate) const LINT: Self = Self {
-        lab: false,
         lint: true,
+        ..Self::BUILD
     };
-    /// All of it.
-    pub(crate) const EVERYTHING: Self = Self {
-        lab: true,
-        lint: true,
-    };
+
+    /// Programs, and the Debian packages that have them.
+    pub(crate) fn programs(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let lab = self.lab.then_some(LAB_PROGRAMS);
+        let vm = self.vm.then_some(VM_PROGRAMS);
+        lab.into_iter().chain(vm).flatten().copied()
+    }
 }
 
 /// What there is on this machine.
@@ -65,7 +83,7 @@ pub(crate) struct Facts {
     pub(crate) clippy: bool,
     /// LLVM majors whose development files are installed.
     pub(crate) llvm_installed: BTreeSet<u32>,
-    /// Programs of [`LAB_PROGRAMS`] that are missing.
+    /// Those of [`Needs::programs`] that are missing.
     pub(crate) missing_programs: Vec<&'static str>,
     /// Whether cargo-deny is there and runs.
     pub(crate) cargo_deny: bool,
@@ -169,7 +187,8 @@ struct Wants {
     /// Development files of an LLVM, to build the linker against.
     llvm: bool,
     system_clippy: bool,
-    programs: bool,
+    /// Missing programs and their packages.
+    programs: Vec<(&'static str, &'static str)>,
     cargo_deny: bool,
 }
 
@@ -190,18 +209,30 @@ impl Wants {
                 && !facts.clippy
                 && facts.debian.is_some()
                 && facts.compiler.as_ref().is_some_and(system),
-            programs: needs.lab && !facts.missing_programs.is_empty(),
+            programs: needs
+                .programs()
+                .filter(|(program, _package)| facts.missing_programs.contains(program))
+                .collect(),
             cargo_deny: needs.lint && !facts.cargo_deny,
         }
     }
 
     /// Whether a package manager may have something of it.
     fn packages(&self) -> bool {
-        self.compiler || self.llvm || self.system_clippy || self.programs
+        self.compiler || self.llvm || self.system_clippy || !self.programs.is_empty()
+    }
+
+    fn program_names(&self) -> String {
+        let names: Vec<_> = self.programs.iter().map(|(program, _)| *program).collect();
+        names.join(", ")
+    }
+
+    fn program_packages(&self) -> Vec<&'static str> {
+        self.programs.iter().map(|(_, package)| *package).collect()
     }
 
     fn nothing(&self) -> bool {
-        !(self.compiler || self.linker || self.system_clippy || self.programs || self.cargo_deny)
+        !(self.packages() || self.linker || self.cargo_deny)
     }
 }
 
@@ -242,39 +273,28 @@ fn debian_packages(facts: &Facts, debian: &Debian, wants: &Wants) -> Vec<Step> {
             Action::AptInstall(owned(&["rust-web-clippy"])),
         ));
     }
-    if wants.programs {
+    if !wants.programs.is_empty() {
         steps.push(Step::new(
             format!(
                 "the lab and the tests call {} (some seconds)",
-                facts.missing_programs.join(", ")
+                wants.program_names()
             ),
-            Action::AptInstall(owned(&program_packages(facts))),
+            Action::AptInstall(owned(&wants.program_packages())),
         ));
     }
     steps
-}
-
-fn program_packages(facts: &Facts) -> Vec<&'static str> {
-    LAB_PROGRAMS
-        .iter()
-        .filter(|(program, _package)| facts.missing_programs.contains(program))
-        .map(|(_program, package)| *package)
-        .collect()
 }
 
 /// What needs no package manager; or lines to type, if a package manager of a kind not known here
 /// has to be asked first.
 fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
     let mut steps = Vec::new();
-    if wants.programs {
+    if !wants.programs.is_empty() {
         return Err(vec![
-            format!(
-                "# The lab needs the programs {}.",
-                facts.missing_programs.join(", ")
-            ),
+            format!("# The lab needs the programs {}.", wants.program_names()),
             format!(
                 "# On Debian they are in {}.",
-                program_packages(facts).join(", ")
+                wants.program_packages().join(", ")
             ),
         ]);
     }
@@ -378,6 +398,12 @@ fn llvm_directory(llvm: u32) -> String {
 mod tests {
     use super::*;
 
+    const EVERYTHING: Needs = Needs {
+        vm: true,
+        lint: true,
+        ..Needs::TEST
+    };
+
     fn bare_debian() -> Facts {
         Facts {
             privilege: Privilege::Root,
@@ -431,7 +457,7 @@ mod tests {
 
     #[test]
     fn bare_debian_gets_there_batch_by_batch() {
-        let needs = Needs::EVERYTHING;
+        let needs = EVERYTHING;
         let mut facts = bare_debian();
         assert_eq!(actions(plan(&facts, needs)), [Action::AptUpdate]);
 
@@ -482,6 +508,20 @@ mod tests {
     }
 
     #[test]
+    fn the_virtual_machine_s_programs_are_got_for_it_alone() {
+        let mut facts = bare_debian();
+        fresh_lists(&mut facts);
+        facts.compiler = system_compiler();
+        facts.linker = true;
+        facts.missing_programs = vec!["qemu-system-x86_64"];
+        assert_eq!(plan(&facts, Needs::TEST), Plan::Ready);
+        assert_eq!(
+            actions(plan(&facts, Needs::VM)),
+            [install(&["qemu-system-x86"])]
+        );
+    }
+
+    #[test]
     fn a_linker_built_before_wants_no_llvm_files() {
         let mut facts = bare_debian();
         facts.compiler = system_compiler();
@@ -489,7 +529,7 @@ mod tests {
         facts.missing_programs.clear();
         facts.cargo_deny = true;
         facts.clippy = true;
-        assert_eq!(plan(&facts, Needs::EVERYTHING), Plan::Ready);
+        assert_eq!(plan(&facts, EVERYTHING), Plan::Ready);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     clean,
-    plan::{self, Action, CARGO_DENY_VERSION, Debian, Facts, LAB_PROGRAMS, Needs, Plan, Step},
+    plan::{self, Action, CARGO_DENY_VERSION, Debian, Facts, Needs, Plan, Step},
     privilege::{self, Privilege},
     process,
     toolchain::{self, BPF_LINKER_VERSION, Compiler, Linker, NIGHTLY},
@@ -65,9 +65,9 @@ fn observe(needs: Needs, lists_fresh: bool) -> Result<Facts> {
         .as_ref()
         .is_some_and(|compiler| compiler.clippy().is_some());
     let cargo_deny = !needs.lint || process::ask(cargo_deny()?.arg("--version")).is_some();
-    let missing_programs: Vec<_> = LAB_PROGRAMS
-        .iter()
-        .map(|(program, _package)| *program)
+    let missing_programs: Vec<_> = needs
+        .programs()
+        .map(|(program, _package)| program)
         .filter(|program| !on_path(program))
         .collect();
     let mut facts = Facts {
@@ -128,7 +128,7 @@ fn names_debian(os_release: &str) -> bool {
 }
 
 /// The version that `apt-get install` would take.
-fn candidate(package: &str) -> Option<String> {
+pub(crate) fn candidate(package: &str) -> Option<String> {
     let policy = process::ask(
         Command::new("apt-cache")
             .args(["policy", package])
@@ -147,11 +147,17 @@ fn rustc_minor(version: &str) -> Option<u32> {
 }
 
 fn on_path(program: &str) -> bool {
+    find_program(program).is_some()
+}
+
+/// Where a program is.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         // Root's directories are not on everybody's path.
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .any(|directory| directory.join(program).is_file())
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }
 
 /// The cargo-deny of the tool cache.

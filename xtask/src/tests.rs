@@ -5,20 +5,32 @@
 
 use anyhow::Result;
 
-use crate::{plan::Needs, privilege, process, product, workspace::Workspace};
+use crate::{plan::Needs, privilege, process, product, vm, workspace::Workspace};
 
-/// All tests, or those whose name contains one of `filter` (which may hold test runner options).
+/// The packages whose tests run on the host. Wherever tests are built it is these together, so that
+/// they share what they are built from.
+pub(crate) const PACKAGES: &[&str] = &["--workspace", "--exclude", "sixxs-ebpf"];
+
+/// All tests, or those whose name contains one of `filter` (which may hold test runner options);
+/// all of them end on an old kernel, where that can be had.
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
+    match filter {
+        [] => {
+            on_this_kernel(workspace, filter)?;
+            vm::run_if_possible(workspace)
+        }
+        [first, rest @ ..] if first == "vm" => vm::run(workspace, rest),
+        _ => on_this_kernel(workspace, filter),
+    }
+}
+
+fn on_this_kernel(workspace: &Workspace, filter: &[String]) -> Result<()> {
     product::build(workspace, Needs::TEST)?;
     let mut command = workspace.cargo();
     command
-        .args([
-            "test",
-            "--workspace",
-            "--exclude",
-            "sixxs-ebpf",
-            "--no-fail-fast",
-        ])
+        .arg("test")
+        .args(PACKAGES)
+        .arg("--no-fail-fast")
         .env("SIXXS_BIN", workspace.release_binary("sixxs"));
     if !privilege::is_root() {
         // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.

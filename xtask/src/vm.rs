@@ -1,0 +1,198 @@
+//! Runs what must hold on an old kernel on one: Debian's, in a virtual machine without
+//! acceleration, on a file system of this machine's own programs.
+//!
+//! Owns which tests those are. `kernel` gets the kernel, `payload` the tests, `image` packs both,
+//! `boot` runs the machine and judges what it printed. None of it needs root, and nothing outside
+//! of the target directory is written, but for the programs that setup installs.
+
+mod boot;
+mod image;
+mod kernel;
+mod payload;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::{plan::Needs, product, setup, workspace::Workspace};
+
+/// A test binary and what of it is run.
+struct Suite {
+    binary: &'static str,
+    /// Beginnings of names; each has to match a test. Empty: all.
+    only: &'static [&'static str],
+    /// Parts of names, and why these tests are left out.
+    except: &'static [(&'static str, &'static str)],
+}
+
+/// What must hold, all of it.
+const WHOLE: &[Suite] = &[
+    Suite {
+        binary: "programs",
+        only: &[],
+        except: &[],
+    },
+    Suite {
+        binary: "lab",
+        only: &[],
+        except: &[],
+    },
+    Suite {
+        binary: "story",
+        only: &[
+            "replies::",
+            "without_rules::",
+            "without_daemon::",
+            "on_leak::",
+            "bound_socket::",
+            "tunnel_gone::",
+            "down::",
+            "status::",
+            "reload::",
+            "native::",
+            "aiccu_commands::",
+            "subtrees::from_rules_to_subtrees_and_back",
+        ],
+        // What else measures time or takes much of it is not named above: `footprint`, and
+        // `subtrees` with its ten thousand addresses.
+        except: &[(
+            "a_fight_over_rules",
+            "counts repairs within seconds; an emulated processor is some ten times slower",
+        )],
+    },
+];
+
+/// What `cargo xtask test` runs of it: each way to attach, each kind of tunnel, within two minutes.
+const SHORT: &[Suite] = &[Suite {
+    binary: "story",
+    only: &["replies::", "native::"],
+    except: &[],
+}];
+
+/// A machine that runs for longer hangs.
+const SHORT_LIMIT: Duration = Duration::from_secs(10 * 60);
+const WHOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// What must hold on an old kernel, or of those test binaries the tests whose names contain one of
+/// `filter`; gets what that lacks.
+pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
+    ensure!(
+        HAS_KERNEL,
+        "run the tests on an old kernel: it is one for x86_64, and so must be the tests"
+    );
+    product::build(workspace, Needs::VM)?;
+    in_machine(workspace, WHOLE, filter, WHOLE_LIMIT)
+}
+
+/// The short list, where the programs for it are installed; else says that it is not run.
+pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<()> {
+    let mut missing = Needs::VM
+        .programs()
+        .filter(|(program, _package)| setup::find_program(program).is_none());
+    if !HAS_KERNEL {
+        println!("not tested on an old kernel: this machine is not an x86_64");
+    } else if let Some((program, _package)) = missing.next() {
+        println!(
+            "not tested on an old kernel: there is no {program}; `cargo xtask test vm` installs \
+             what it needs and tests there"
+        );
+    } else {
+        in_machine(workspace, SHORT, &[], SHORT_LIMIT)?;
+    }
+    Ok(())
+}
+
+const HAS_KERNEL: bool = cfg!(target_arch = "x86_64");
+
+fn in_machine(
+    workspace: &Workspace,
+    suites: &[Suite],
+    filter: &[String],
+    limit: Duration,
+) -> Result<()> {
+    let directory = workspace.target.join("vm");
+    let kernel = kernel::get(&directory)?;
+    let binaries = payload::build(workspace, suites.iter().map(|suite| suite.binary))?;
+    let image = image::build(&directory, &kernel, &binaries, &script(suites, filter))?;
+    println!("booting {} ({} s at most)", kernel.release, limit.as_secs());
+    let started = Instant::now();
+    let transcript = boot::run(&kernel.image, &image, limit)?;
+    let ran = boot::judge(&transcript)?;
+    if filter.is_empty() {
+        let unmatched = unmatched(suites, &transcript);
+        ensure!(
+            unmatched.is_empty(),
+            "run the tests on an old kernel: no test's name begins with {}; correct the list in \
+             xtask/src/vm.rs",
+            unmatched.join(" or ")
+        );
+    }
+    println!(
+        "{ran} tests passed on {} in {} s",
+        kernel.release,
+        started.elapsed().as_secs()
+    );
+    Ok(())
+}
+
+/// What the machine runs: every suite, whatever became of those before.
+fn script(suites: &[Suite], filter: &[String]) -> String {
+    let mut script = format!(
+        "export SIXXS_BIN={}/sixxs RUST_BACKTRACE=0\nfailed=0\n",
+        image::PAYLOAD
+    );
+    for suite in suites {
+        let mut line = format!("{}/{} --test-threads=1", image::PAYLOAD, suite.binary);
+        if filter.is_empty() {
+            let skip = suite.except.iter().map(|(name, _why)| ["--skip", name]);
+            for word in suite.only.iter().copied().chain(skip.flatten()) {
+                line += &format!(" {word}");
+            }
+        } else {
+            for word in filter {
+                line += &format!(" '{}'", word.replace('\'', r"'\''"));
+            }
+        }
+        script += &format!("echo; echo '== {}'\n{line} || failed=1\n", suite.binary);
+    }
+    script + "exit $failed\n"
+}
+
+/// Beginnings of names that no test had.
+fn unmatched(suites: &[Suite], transcript: &str) -> Vec<&'static str> {
+    let begins = |name: &&str| !transcript.contains(&format!("\ntest {name}"));
+    let names = suites.iter().flat_map(|suite| suite.only.iter().copied());
+    names.filter(begins).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUITES: &[Suite] = &[Suite {
+        binary: "story",
+        only: &["a::", "b::c"],
+        except: &[("slow", "it is slow")],
+    }];
+
+    #[test]
+    fn the_list_becomes_a_script() {
+        let script = script(SUITES, &[]);
+        let line = "/test/story --test-threads=1 a:: b::c --skip slow || failed=1\n";
+        assert!(script.contains(line), "{script}");
+        assert!(script.ends_with("exit $failed\n"), "{script}");
+    }
+
+    #[test]
+    fn a_filter_takes_the_list_s_place() {
+        let script = script(SUITES, &["it's".to_owned()]);
+        let line = r"/test/story --test-threads=1 'it'\''s' || failed=1";
+        assert!(script.contains(line), "{script}");
+    }
+
+    #[test]
+    fn names_that_match_nothing_are_found() {
+        let transcript = "running 1 test\ntest a::x ... ok\n";
+        assert_eq!(unmatched(SUITES, transcript), ["b::c"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! Boots the virtual machine, shows what it prints as it comes, and says what became of it.
+
+use std::{
+    io::{Read as _, Write as _},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::process;
+
+/// What the first process in the machine prints, see `init`.
+const BOOTED: &str = "vm: booted ";
+const ENDED: &str = "vm: ended with ";
+
+/// Runs the machine until it switches itself off, or for as long as `limit`; returns what it
+/// printed.
+pub(crate) fn run(kernel: &Path, initramfs: &Path, limit: Duration) -> Result<String> {
+    // timeout(1), so that the machine ends in time also when this process is killed.
+    let mut command = Command::new("timeout");
+    command
+        .args(["--foreground", "--kill-after=5"])
+        .arg(limit.as_secs().to_string())
+        .arg("qemu-system-x86_64")
+        // Emulated: acceleration would need a device that machines in a cloud do not have.
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+        .args(["-smp", "2", "-m", "1024"])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        // panic=-1 ends the machine at once; what guards against the processor only costs here.
+        .args([
+            "-append",
+            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let verb = "run the virtual machine";
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("{verb}: start `{}`", process::line(&command)))?;
+    let mut console = child.stdout.take().context("its output is piped")?;
+    let mut transcript = Vec::new();
+    let mut buffer = [0; 4096];
+    while let length @ 1.. = console
+        .read(&mut buffer)
+        .with_context(|| format!("{verb}: read its console"))?
+    {
+        let new = transcript.len();
+        transcript.extend(buffer[..length].iter().filter(|byte| **byte != b'\r'));
+        let mut stdout = std::io::stdout().lock();
+        stdout
+            .write_all(&transcript[new..])
+            .and_then(|()| stdout.flush())
+            .with_context(|| format!("{verb}: show its console"))?;
+    }
+    let status = child.wait().with_context(|| format!("{verb}: wait"))?;
+    match status.code() {
+        Some(0) => Ok(String::from_utf8_lossy(&transcript).into_owned()),
+        // timeout(1): it has ended the command, softly or not.
+        Some(124 | 137) => bail!("{verb}: not done within {} s", limit.as_secs()),
+        _ => bail!("{verb}: `{}` ended with {status}", process::line(&command)),
+    }
+}
+
+/// How many tests passed; an error unless all did, and there were some.
+pub(crate) fn judge(transcript: &str) -> Result<u64> {
+    let verb = "run the tests on an old kernel";
+    // The first of a line only: the kernel may write into the middle of one, but not before.
+    let said = |what| transcript.lines().find_map(|line| line.strip_prefix(what));
+    ensure!(said(BOOTED).is_some(), "{verb}: it did not boot");
+    let Some(status) = said(ENDED) else {
+        bail!("{verb}: it did not get to the end");
+    };
+    ensure!(
+        status == "0",
+        "{verb}: ended with {status}; the summaries above name the tests that failed"
+    );
+    let passed = transcript
+        .lines()
+        .filter_map(|line| line.strip_prefix("test result: ok. "))
+        .filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok())
+        .sum();
+    ensure!(passed > 0, "{verb}: none ran");
+    Ok(passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: &str = "[    0.1] x\nvm: booted 6.1.0\n";
+    const TWO: &str = "test result: ok. 2 passed; 0 failed; 0 ignored\n";
+
+    fn verdict(transcript: &str) -> Result<u64, String> {
+        judge(transcript).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn tests_that_passed_are_counted() {
+        let transcript = format!("{BOOT}{TWO}{TWO}vm: ended with 0\n");
+        assert_eq!(verdict(&transcript), Ok(4));
+    }
+
+    #[test]
+    fn everything_else_is_a_failure() {
+        for (transcript, word) in [
+            (String::new(), "not boot"),
+            (format!("{BOOT}{TWO}"), "not get to the end"),
+            (format!("{BOOT}{TWO}vm: ended with 1\n"), "ended with 1"),
+            (format!("{BOOT}vm: ended with 0\n"), "none ran"),
+        ] {
+            let error = verdict(&transcript).unwrap_err();
+            assert!(error.contains(word), "{transcript}: {error}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The virtual machine's file system, which is all in memory: this machine's own programs with
+//! their libraries, busybox for the rest, modules of the kernel, and the payload.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{kernel::Kernel, payload::Binary};
+use crate::{process, setup};
+
+/// Where the payload is inside.
+pub(crate) const PAYLOAD: &str = "/test";
+
+/// Real ones in place of busybox's, which do less.
+const PROGRAMS: &[&str] = &["ethtool", "ip", "nft", "ping", "setpriv", "tc", "wg"];
+
+/// Those whose absence is noticed only by tests that are not on the list.
+const OPTIONAL_PROGRAMS: &[&str] = &["ethtool", "setpriv"];
+
+/// What the lab, the tests and the program need of the kernel.
+const MODULES: &[&str] = &[
+    // The lab's wires and tunnels.
+    "veth",
+    "tun",
+    "dummy",
+    "bridge",
+    "8021q",
+    "wireguard",
+    // 6in4.
+    "sit",
+    // Programs on clsact, and filters of others beside them.
+    "sch_ingress",
+    "cls_bpf",
+    "act_bpf",
+    "cls_matchall",
+    "cls_flower",
+    "act_gact",
+    "act_mirred",
+    // The rules of the ISP and of the brokers.
+    "nf_tables",
+    "nf_conntrack",
+    "nft_ct",
+    "nft_limit",
+    "nft_objref",
+    "nft_reject_inet",
+];
+
+/// Packs it below `directory`, anew every time, and returns its path; `script` is what the machine
+/// runs.
+pub(crate) fn build(
+    directory: &Path,
+    kernel: &Kernel,
+    binaries: &[Binary],
+    script: &str,
+) -> Result<PathBuf> {
+    let root = Root(directory.join("root"));
+    if root.0.exists() {
+        fs::remove_dir_all(&root.0).with_context(|| format!("remove {}", root.0.display()))?;
+    }
+    for place in ["bin", "proc", "sys", "dev", "run", "tmp", "root", "var/lib"] {
+        root.directory(Path::new(place))?;
+    }
+    // By name only, so that scripts find everything wherever they look.
+    root.directory(Path::new("usr"))?;
+    for (link, to) in [
+        ("sbin", "bin"),
+        ("usr/bin", "../bin"),
+        ("usr/sbin", "../bin"),
+    ] {
+        root.link(link, to)?;
+    }
+    root.write("etc/passwd", "root:x:0:0::/root:/bin/sh\n")?;
+    root.write("etc/group", "root:x:0:\n")?;
+    root.directory(Path::new("etc/iproute2/rt_tables.d"))?;
+    root.programs()?;
+    root.modules(kernel)?;
+    let payload = Path::new(PAYLOAD.trim_start_matches('/'));
+    for binary in binaries {
+        let to = root.parent_of(&payload.join(&binary.name))?;
+        // A test binary is mostly debug information: 100 MB that the machine would hold in memory.
+        process::run(
+            "make a small copy of a program",
+            Command::new("strip").arg("-o").args([&to, &binary.path]),
+            "strip is in Debian's binutils",
+        )?;
+        root.libraries(&binary.path)?;
+    }
+    root.write(payload.join("run"), script)?;
+    let init = root.write("init", include_str!("init"))?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} executable", init.display()))?;
+    root.pack(&directory.join("initramfs.cpio"))
+}
+
+/// The tree that is packed.
+struct Root(PathBuf);
+
+impl Root {
+    fn directory(&self, path: &Path) -> Result<()> {
+        let path = self.0.join(path);
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))
+    }
+
+    /// Where to put a file, after making its directory.
+    fn parent_of(&self, path: &Path) -> Result<PathBuf> {
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        Ok(self.0.join(path))
+    }
+
+    fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<PathBuf> {
+        let path = self.parent_of(path.as_ref())?;
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn link(&self, link: &str, to: &str) -> Result<()> {
+        let link = self.0.join(link);
+        symlink(to, &link).with_context(|| format!("make the link {}", link.display()))
+    }
+
+    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        let to = self.parent_of(to)?;
+        fs::copy(from, &to)
+            .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+        Ok(())
+    }
+
+    fn programs(&self) -> Result<()> {
+        let list = process::capture(
+            "ask busybox what it does",
+            Command::new("busybox").arg("--list"),
+            "install Debian's busybox-static",
+        )?;
+        self.program("busybox")?;
+        let real: Vec<_> = PROGRAMS
+            .iter()
+            .copied()
+            .filter(|name| !OPTIONAL_PROGRAMS.contains(name) || setup::find_program(name).is_some())
+            .collect();
+        for name in list.lines() {
+            if name != "busybox" && !real.contains(&name) {
+                self.link(&format!("bin/{name}"), "busybox")?;
+            }
+        }
+        real.into_iter().try_for_each(|name| self.program(name))
+    }
+
+    /// One program of this machine, with its libraries.
+    fn program(&self, name: &str) -> Result<()> {
+        let path = setup::find_program(name)
+            .with_context(|| format!("find {name}: run `cargo xtask setup --vm`"))?;
+        self.copy(&path, &Path::new("bin").join(name))?;
+        self.libraries(&path)
+    }
+
+    /// The libraries of a program, at the paths that they have here.
+    fn libraries(&self, program: &Path) -> Result<()> {
+        // ldd fails for a program without any.
+        let list = process::ask(Command::new("ldd").arg(program)).unwrap_or_default();
+        for library in list.split_whitespace().filter(|word| word.starts_with('/')) {
+            self.copy(
+                Path::new(library),
+                Path::new(library.trim_start_matches('/')),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn modules(&self, kernel: &Kernel) -> Result<()> {
+        let read = |name: &str| {
+            let path = kernel.modules.join(name);
+            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+        };
+        let (dependencies, built_in) = (read("modules.dep")?, read("modules.builtin")?);
+        let inside = Path::new("lib/modules").join(&kernel.release);
+        let mut to_load = String::new();
+        let mut files = BTreeSet::new();
+        for module in MODULES {
+            if built_in.lines().any(|file| module_name(file) == *module) {
+                continue;
+            }
+            files.extend(
+                module_files(&dependencies, module)
+                    .with_context(|| format!("{} has no module {module}", kernel.release))?,
+            );
+            to_load += &format!("{module}\n");
+        }
+        for file in files {
+            self.copy(&kernel.modules.join(file), &inside.join(file))?;
+        }
+        self.write(inside.join("modules.dep"), &dependencies)?;
+        self.write("etc/modules", &to_load)?;
+        Ok(())
+    }
+
+    fn pack(&self, to: &Path) -> Result<PathBuf> {
+        // Not compressed: the machine would take longer to unpack it than this one to write it.
+        process::run(
+            "pack the virtual machine's file system",
+            Command::new("sh")
+                .args([
+                    "-c",
+                    "find . | cpio --quiet -o -H newc -R 0:0 > \"$1\"",
+                    "sh",
+                ])
+                .arg(to)
+                .current_dir(&self.0),
+            "run `cargo xtask setup --vm`; is the disk full?",
+        )?;
+        Ok(to.to_path_buf())
+    }
+}
+
+/// The file of a module and those of the modules that it needs, out of modules.dep.
+fn module_files<'a>(dependencies: &'a str, module: &str) -> Option<impl Iterator<Item = &'a str>> {
+    let (file, needs) = dependencies
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(file, _needs)| module_name(file) == module)?;
+    Some(std::iter::once(file).chain(needs.split_whitespace()))
+}
+
+/// `kernel/net/ipv6/sit.ko` is sit, also when it is compressed.
+fn module_name(file: &str) -> &str {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    name.split(".ko").next().unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_comes_with_what_it_needs() {
+        let dependencies = "kernel/net/ipv6/sit.ko: kernel/net/a.ko kernel/net/b.ko\n\
+                            kernel/net/a.ko:\n\
+                            kernel/net/xsit.ko.xz:\n";
+        let files = |module| module_files(dependencies, module).map(Iterator::collect::<Vec<_>>);
+        assert_eq!(
+            files("sit"),
+            Some(vec![
+                "kernel/net/ipv6/sit.ko",
+                "kernel/net/a.ko",
+                "kernel/net/b.ko"
+            ])
+        );
+        assert_eq!(files("xsit"), Some(vec!["kernel/net/xsit.ko.xz"]));
+        assert_eq!(files("si"), None);
+    }
+}
