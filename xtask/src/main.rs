@@ -66,8 +66,8 @@ enum Task {
     },
     /// Run every test, the lab's included; as root, through sudo where needed.
     ///
-    /// Where qemu is installed, some of them also on Debian's kernel in a virtual machine; `test vm`
-    /// installs it and runs all there that must hold on an old kernel.
+    /// `test vm` installs qemu, and runs what must hold on an old kernel on Debian's in a virtual
+    /// machine; `test vm short` some of it.
     Test {
         /// Only tests whose name contains one of these; test runner options too. `vm` [FILTER…]: in
         /// the virtual machine.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{plan::Needs, product, setup, workspace::Workspace};
+use crate::{plan::Needs, product, workspace::Workspace};
 
 /// A test binary and what of it is run.
 struct Suite {
@@ -62,7 +62,7 @@ const WHOLE: &[Suite] = &[
     },
 ];
 
-/// What `cargo xtask test` runs of it: each way to attach, each kind of tunnel, within two minutes.
+/// What `cargo xtask test vm short` runs of it: each way to attach, each kind of tunnel, within two minutes.
 const SHORT: &[Suite] = &[Suite {
     binary: "story",
     only: &["replies::", "native::"],
@@ -73,7 +73,7 @@ const SHORT: &[Suite] = &[Suite {
 const SHORT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const WHOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// What must hold on an old kernel, or of those test binaries the tests whose names contain one of
+/// What must hold on an old kernel (`short`: some of it), or of those test binaries the tests whose names contain one of
 /// `filter`; gets what that lacks.
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     ensure!(
@@ -81,25 +81,10 @@ pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
         "run the tests on an old kernel: it is one for x86_64, and so must be the tests"
     );
     product::build(workspace, Needs::VM)?;
-    in_machine(workspace, WHOLE, filter, WHOLE_LIMIT)
-}
-
-/// The short list, where the programs for it are installed; else says that it is not run.
-pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<()> {
-    let mut missing = Needs::VM
-        .programs()
-        .filter(|(program, _package)| setup::find_program(program).is_none());
-    if !HAS_KERNEL {
-        println!("not tested on an old kernel: this machine is not an x86_64");
-    } else if let Some((program, _package)) = missing.next() {
-        println!(
-            "not tested on an old kernel: there is no {program}; `cargo xtask test vm` installs \
-             what it needs and tests there"
-        );
-    } else {
-        in_machine(workspace, SHORT, &[], SHORT_LIMIT)?;
+    match filter {
+        [only] if only == "short" => in_machine(workspace, SHORT, &[], SHORT_LIMIT),
+        _ => in_machine(workspace, WHOLE, filter, WHOLE_LIMIT),
     }
-    Ok(())
 }
 
 const HAS_KERNEL: bool = cfg!(target_arch = "x86_64");
