@@ -123,18 +123,6 @@ pub enum Problem {
     },
 }
 
-impl Problem {
-    /// The table that it is about.
-    #[must_use]
-    pub const fn table(&self) -> TableId {
-        match self {
-            Self::InterfaceMissing { table, .. }
-            | Self::InterfaceDown { table, .. }
-            | Self::Occupied { table, .. } => *table,
-        }
-    }
-}
-
 /// What has to be done. Only what bears our mark is ever replaced or removed.
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {

@@ -162,6 +162,18 @@ impl Conf {
         })
     }
 
+    /// Has the daemon stop its tunnel.
+    async fn stop(&self, paths: &Paths) -> anyhow::Result<()> {
+        // Only the file says which one it is.
+        let request = AccountFile {
+            file: self.path.clone(),
+            tls_ca: None,
+            tls_verify: true,
+            refresh: false,
+        };
+        client::post(&paths.socket(), "/v1/aiccu/stop", &request).await
+    }
+
     /// What the daemon says of its tunnel; `None`: it has none.
     async fn tunnel(&self, paths: &Paths) -> anyhow::Result<Option<Tunnel>> {
         let status: Status = client::get(&paths.socket(), "/v1/status").await?;
@@ -187,7 +199,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
     client::post(&paths.socket(), "/v1/aiccu/start", &request).await?;
     if let Err(error) = wait_until_up(paths, &conf).await {
         // Nothing is left behind of what did not come about.
-        if let Err(stop) = client::post(&paths.socket(), "/v1/aiccu/stop", &request).await {
+        if let Err(stop) = conf.stop(paths).await {
             show::complain(&format!("stop what did not start: {stop:#}"));
         }
         return Err(error);
@@ -278,13 +290,7 @@ async fn stop(paths: &Paths, file: &Path) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // Its holder was killed; or it stands in the configuration.
-    let request = AccountFile {
-        file: conf.path.clone(),
-        tls_ca: None,
-        tls_verify: true,
-        refresh: false,
-    };
-    match client::post(&paths.socket(), "/v1/aiccu/stop", &request).await {
+    match conf.stop(paths).await {
         Err(error) if error.is::<client::NoDaemon>() => {
             bail!("the tunnel of {} is not running", conf.path)
         }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Conf, remove};
-use crate::{api::AccountFile, client, paths::Paths};
+use crate::{client, paths::Paths};
 
 /// The tunnel is looked after so often.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
@@ -56,13 +56,7 @@ pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode>
 }
 
 async fn stop(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
-    let request = AccountFile {
-        file: conf.path.clone(),
-        tls_ca: None,
-        tls_verify: true,
-        refresh: false,
-    };
-    match client::post(&paths.socket(), "/v1/aiccu/stop", &request).await {
+    match conf.stop(paths).await {
         // The daemon is gone, and the tunnel with it.
         Err(error) if !error.is::<client::NoDaemon>() => Err(error),
         _ => Ok(ExitCode::SUCCESS),
