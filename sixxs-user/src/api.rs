@@ -289,6 +289,16 @@ const fn yes() -> bool {
     true
 }
 
+/// How far the daemon's clock is to be from the machine's.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Displacement {
+    /// The wall clock, in seconds.
+    pub wall_seconds: i64,
+    /// The time since boot, in seconds; less than before changes nothing.
+    #[serde(default)]
+    pub slept_seconds: u64,
+}
+
 /// The configuration file is to be taken over.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reload {

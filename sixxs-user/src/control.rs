@@ -8,6 +8,7 @@
 //! | `POST /v1/aiccu/{start,stop}` with [`api::AccountFile`] | changes |
 //! | `POST /v1/reload` with [`api::Reload`], `/v1/confirm` | changes |
 //! | `POST /v1/quit[?stop=true]` | ends the daemon |
+//! | `POST /v1/clock` with [`api::Displacement`] | moves the daemon's clock, where that is allowed: for tests |
 //!
 //! Only root and members of the group `sixxs` may connect, by the socket's owner and mode; whoever
 //! may connect may look, only root may change.
@@ -44,7 +45,8 @@ use tokio::{
 };
 
 use crate::{
-    api::{AccountFile, Alert, Names, Refusal, Reload},
+    api::{AccountFile, Alert, Displacement, Names, Refusal, Reload},
+    clock::Clock,
     daemon::{Quit, Request, Verb},
     removal,
 };
@@ -56,9 +58,13 @@ type Requests = mpsc::Sender<Request>;
 
 /// The ways into the daemon.
 #[derive(Clone)]
-struct Daemon {
-    requests: Requests,
-    quits: mpsc::Sender<Quit>,
+pub struct Daemon {
+    /// Requests.
+    pub requests: mpsc::Sender<Request>,
+    /// Orders to end.
+    pub quits: mpsc::Sender<Quit>,
+    /// The clock, if it may be moved.
+    pub clock: Option<Clock>,
 }
 
 impl FromRef<Daemon> for Requests {
@@ -68,12 +74,7 @@ impl FromRef<Daemon> for Requests {
 }
 
 /// Opens the socket and serves it.
-pub fn listen(
-    socket: &Path,
-    group: &str,
-    requests: mpsc::Sender<Request>,
-    quits: mpsc::Sender<Quit>,
-) -> anyhow::Result<JoinHandle<()>> {
+pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<JoinHandle<()>> {
     removal::file(socket)?;
     // Made under a name that nobody knows, and open to nobody else, until its rights are set.
     let draft = socket.with_extension("new");
@@ -102,8 +103,9 @@ pub fn listen(
         .route("/v1/reload", post(reload))
         .route("/v1/confirm", post(confirm))
         .route("/v1/quit", post(quit))
+        .route("/v1/clock", post(clock))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .with_state(Daemon { requests, quits })
+        .with_state(daemon)
         .into_make_service_with_connect_info::<Caller>();
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
@@ -270,6 +272,20 @@ async fn reload(
     ask(&requests, |answer| Request::Reload(within, answer))
         .await?
         .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn clock(
+    State(daemon): State<Daemon>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(by): Json<Displacement>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let Some(clock) = daemon.clock else {
+        let why = "this daemon's clock cannot be moved";
+        return Err(Refused(StatusCode::NOT_FOUND, why.to_owned()));
+    };
+    clock.displace(by.wall_seconds, by.slept_seconds);
     Ok(Json(serde_json::json!({})).into_response())
 }
 

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod broker;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod config_file;
 pub mod control;
 pub mod daemon;

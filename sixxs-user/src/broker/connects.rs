@@ -19,7 +19,6 @@ use anyhow::{Context as _, bail};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    time::ClockId,
 };
 use sixxs_core::broker::connects::{Ledger, Moment};
 pub use sixxs_core::broker::connects::{Limit, Standing, Wait, Why};
@@ -43,19 +42,14 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> anyhow::Result<Moment>;
 }
 
-/// The kernel's.
-#[derive(Clone, Copy, Debug)]
-pub struct Kernel;
-
-impl Clock for Kernel {
+impl Clock for crate::clock::Clock {
     fn now(&self) -> anyhow::Result<Moment> {
         const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
         let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
         let boot = boot.trim().parse().with_context(|| BOOT_ID.to_owned())?;
-        let since_boot = ClockId::CLOCK_BOOTTIME.now().context("read the clock")?;
         Ok(Moment {
             boot,
-            since_boot: Duration::from(since_boot),
+            since_boot: self.since_boot()?,
         })
     }
 }
@@ -94,10 +88,10 @@ impl Connects {
     /// That of `state_dir`, which need not exist yet. All processes should have the same limit.
     #[must_use]
     pub fn new(state_dir: &Path, limit: Limit) -> Self {
-        Self::with_clock(state_dir, limit, Arc::new(Kernel))
+        Self::with_clock(state_dir, limit, Arc::new(crate::clock::Clock::default()))
     }
 
-    /// With another clock than the kernel's.
+    /// With a clock of the caller's.
     #[must_use]
     pub fn with_clock(state_dir: &Path, limit: Limit, clock: Arc<dyn Clock>) -> Self {
         Self {

@@ -208,7 +208,7 @@ fn a_process_that_connects() {
                 && slot.left().unwrap().is_some()
             {
                 // The connect.
-                let now = Kernel.now().unwrap().since_boot;
+                let now = crate::clock::Clock::default().since_boot().unwrap();
                 log.write_all(format!("{}\n", now.as_nanos()).as_bytes())
                     .unwrap();
             }

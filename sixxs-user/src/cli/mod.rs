@@ -129,6 +129,9 @@ enum Command {
         /// For `sixxs aiccu start`: do without a configuration, and end with the last tunnel.
         #[arg(long, hide = true)]
         on_demand: bool,
+        /// For tests: `POST /v1/clock` moves the daemon's clock.
+        #[arg(long, hide = true, env = "SIXXS_MOVABLE_CLOCK")]
+        movable_clock: bool,
     },
     /// Start tunnels of the running daemon; none named: all.
     Start {
@@ -243,6 +246,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run {
             program_log,
             on_demand,
+            movable_clock,
         } => {
             let config = if on_demand {
                 config_file::read_or_default(&paths.config)?
@@ -256,6 +260,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let options = Options {
                 hook,
                 program_log,
+                movable_clock,
                 on_demand,
             };
             if daemon::run(&paths, config, &options).await? == daemon::End::Idle {

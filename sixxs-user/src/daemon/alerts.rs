@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use tokio::sync::broadcast;
 use tracing::{info, warn};
 
-use crate::api::{About, Alert};
+use crate::{
+    api::{About, Alert},
+    clock::Clock,
+};
 
 /// Alerts kept; the oldest go first.
 const KEPT: usize = 1000;
@@ -15,20 +18,25 @@ const LAG: usize = 256;
 
 /// All alerts of this run.
 pub(super) struct Alerts {
+    clock: Clock,
     kept: VecDeque<Alert>,
     listeners: broadcast::Sender<Alert>,
 }
 
 impl Alerts {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(clock: Clock) -> Self {
         Self {
+            clock,
             kept: VecDeque::new(),
             listeners: broadcast::channel(LAG).0,
         }
     }
 
     pub(super) fn raise(&mut self, about: About) {
-        let alert = Alert { time: now(), about };
+        let alert = Alert {
+            time: self.now(),
+            about,
+        };
         match &alert.about {
             About::Tunnel { .. } => info!("{}", crate::text::alert(&alert.about)),
             _ => warn!("{}", crate::text::alert(&alert.about)),
@@ -45,11 +53,11 @@ impl Alerts {
         let so_far = self.kept.iter().cloned().collect();
         (so_far, self.listeners.subscribe())
     }
-}
 
-/// The time in RFC 3339, to the millisecond.
-fn now() -> String {
-    let now = jiff::Timestamp::now();
-    let rounded = now.round(jiff::Unit::Millisecond).unwrap_or(now);
-    rounded.to_string()
+    /// The time in RFC 3339, to the millisecond.
+    fn now(&self) -> String {
+        let now = self.clock.wall();
+        let rounded = now.round(jiff::Unit::Millisecond).unwrap_or(now);
+        rounded.to_string()
+    }
 }

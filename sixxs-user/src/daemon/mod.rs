@@ -19,7 +19,7 @@ mod routes;
 mod state;
 mod tunnels;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use sixxs_core::{config::Config, pace::Pacer};
@@ -35,6 +35,7 @@ use crate::{
     api,
     bpf::{self, HookChoice, Kernel, Rings},
     broker::{cache::Cache, connects::Connects},
+    clock::Clock,
     control, driver,
     netlink::{Netlink, Watcher},
     paths::Paths,
@@ -71,6 +72,8 @@ pub struct Options {
     pub hook: HookChoice,
     /// Whether to log what the programs say.
     pub program_log: bool,
+    /// Whether the clock may be moved by request.
+    pub movable_clock: bool,
     /// Whether to end when the last tunnel is stopped that was started by its account.
     pub on_demand: bool,
 }
@@ -133,14 +136,21 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
     let bell = driver::Bell::default();
-    let connects = Connects::new(&paths.state_dir, config.connect_limit);
+    let clock = Clock::default();
+    let ledger_clock = Arc::new(clock.clone());
+    let connects = Connects::with_clock(&paths.state_dir, config.connect_limit, ledger_clock);
     let (stopped_to, mut stopped) = mpsc::channel(WAITING);
     let mut state = State::new(
         paths.clone(),
         config,
         netlink,
         kernel,
-        driver::Services::new(bell.clone(), connects.clone(), Cache::new(&paths.state_dir)),
+        driver::Services::new(
+            bell.clone(),
+            clock.clone(),
+            connects.clone(),
+            Cache::new(&paths.state_dir),
+        ),
         stopped_to,
     );
     state.reconcile().await?;
@@ -149,7 +159,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let pruning = tokio::spawn(prune(connects));
     let (requests_to, mut requests) = mpsc::channel(WAITING);
     let (quits_to, mut quits) = mpsc::channel(1);
-    let server = control::listen(&paths.socket(), &paths.group, requests_to, quits_to)?;
+    let server = control::listen(
+        &paths.socket(),
+        &paths.group,
+        control::Daemon {
+            requests: requests_to,
+            quits: quits_to,
+            clock: options.movable_clock.then_some(clock),
+        },
+    )?;
     let mut told_ready = false;
 
     let mut pacer = Pacer::default();

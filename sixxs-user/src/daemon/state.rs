@@ -71,6 +71,7 @@ impl State {
         services: Services,
         stopped_to: mpsc::Sender<Stopped>,
     ) -> Self {
+        let alerts = Alerts::new(services.clock.clone());
         let tunnels = config
             .tunnels
             .iter()
@@ -100,7 +101,7 @@ impl State {
             problems: Vec::new(),
             in_place: InPlace::default(),
             corrections: 0,
-            alerts: Alerts::new(),
+            alerts,
             trial: None,
             changes: Changes::default(),
             leaks: Merger::default(),

@@ -29,7 +29,10 @@ use sixxs_core::{
 use tokio::sync::{Notify, watch};
 
 use self::native::engine::Engine;
-use crate::broker::{cache::Cache, connects::Connects};
+use crate::{
+    broker::{cache::Cache, connects::Connects},
+    clock::Clock,
+};
 
 /// Rung when any driver has something new to say.
 pub type Bell = Arc<Notify>;
@@ -38,6 +41,8 @@ pub type Bell = Arc<Notify>;
 pub struct Services {
     /// Rung when any of them has something new to say.
     pub bell: Bell,
+    /// What time it is.
+    pub clock: Clock,
     /// Leave to connect to brokers.
     pub connects: Connects,
     /// What brokers said.
@@ -49,9 +54,10 @@ pub struct Services {
 impl Services {
     /// Nothing is started yet.
     #[must_use]
-    pub fn new(bell: Bell, connects: Connects, cache: Cache) -> Self {
+    pub fn new(bell: Bell, clock: Clock, connects: Connects, cache: Cache) -> Self {
         Self {
             bell,
+            clock,
             connects,
             cache,
             engine: OnceLock::new(),

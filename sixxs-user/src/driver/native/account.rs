@@ -13,7 +13,7 @@ use sixxs_core::{
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{Work, outside::now};
+use super::Work;
 use crate::{
     broker::tic::{self, Goal, Login, Outcome, Parameters, Request, Retry, Times, TlsChoice},
     driver::{backoff::Backoff, process::Process},
@@ -95,7 +95,7 @@ impl Work {
         match error.retry() {
             Retry::After(wait) if wait.why.is_lockout() => {
                 self.report.say(State::LockedOut(LockedOut {
-                    until_unix: now().unix_seconds + wait.remaining.as_secs(),
+                    until_unix: self.clock.unix_seconds() + wait.remaining.as_secs(),
                     reason: error.to_string(),
                 }));
                 wait.remaining.min(SLOT_AGAIN)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sixxs_core::{
-    broker::ayiya::{Action, Identity, Received, Session, wire::PORT},
+    broker::ayiya::{Action, Identity, Now, Received, Session, wire::PORT},
     config::{Ayiya, Tunnel},
     tunnel::Driver as State,
 };
@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
     engine::Buffers,
-    outside::{is_of_the_socket, now, source_for},
+    outside::{is_of_the_socket, source_for},
     way::Way,
 };
 use crate::{
@@ -39,7 +39,7 @@ impl Work {
             password: ayiya.heartbeat.password.clone(),
             interval: ayiya.heartbeat.interval,
         };
-        let mut session = Session::new(&identity, now().elapsed);
+        let mut session = Session::new(&identity, self.clock.now().elapsed);
         let mut last = None;
         loop {
             let way = self.find_way(&ayiya.remote, ayiya.local4, last, true).await;
@@ -55,7 +55,7 @@ impl Work {
                 }
             };
             self.report.endpoint(SocketAddr::new(way.remote, PORT), TUN);
-            session.begin_again(now().elapsed);
+            session.begin_again(self.clock.now().elapsed);
             match self.carry(device, &socket, way, ayiya, &mut session).await {
                 Ok(Pause::WayLost) => {}
                 Ok(Pause::DeviceLost) => return End::DeviceLost,
@@ -82,7 +82,7 @@ impl Work {
         let lost = Self::lost(&mut seen, device.index());
         tokio::pin!(lost);
         loop {
-            let time = now();
+            let time = self.clock.now();
             while let Some(action) = session.poll(time) {
                 match action {
                     Action::Send(datagram) => send(socket, to, &datagram, datagram.len())?,
@@ -95,11 +95,11 @@ impl Work {
                 () = &mut lost => return Ok(Pause::DeviceLost),
                 ready = device.readable() => {
                     ready?;
-                    up(&mut self.buffers.borrow_mut(), device, socket, to, session)?
+                    up(&mut self.buffers.borrow_mut(), device, socket, to, session, self.clock.unix_seconds())?
                 }
                 ready = socket.readable() => {
                     ready?;
-                    down(&mut self.buffers.borrow_mut(), device, socket, way, session, &self.report)?
+                    down(&mut self.buffers.borrow_mut(), device, socket, way, session, self.clock.now(), &self.report)?
                 }
                 () = sleep(pause.min(LONGEST_SLEEP)) => true,
                 changed = self.outside.changed() => {
@@ -152,10 +152,10 @@ fn up(
     socket: &Datagrams,
     to: SocketAddr,
     session: &Session,
+    unix_seconds: u64,
 ) -> io::Result<bool> {
     let outbox = &mut buffers.sealed;
     let sealer = session.sealer();
-    let unix_seconds = now().unix_seconds;
     let mut turn = 0;
     loop {
         let Ok(more) = outbox.fill((turn < TURN).then_some(device)) else {
@@ -180,12 +180,12 @@ fn down(
     socket: &Datagrams,
     way: Way,
     session: &mut Session,
+    time: Now,
     report: &Report,
 ) -> io::Result<bool> {
     let Buffers {
         arrivals, inbox, ..
     } = buffers;
-    let time = now();
     for _ in 0..TURN {
         if !socket.receive(arrivals)? {
             break;

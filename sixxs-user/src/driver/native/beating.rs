@@ -14,12 +14,8 @@ use sixxs_core::{
     config::Heartbeat,
 };
 
-use super::{
-    LONGEST_SLEEP,
-    outside::{is_of_the_socket, now},
-    way::Way,
-};
-use crate::wire::Datagrams;
+use super::{LONGEST_SLEEP, outside::is_of_the_socket, way::Way};
+use crate::{clock::Clock, wire::Datagrams};
 
 /// A broker that says it does not know us is told of us again, but not more often than this: anybody
 /// might say so in its name.
@@ -27,6 +23,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What tells the broker where we are.
 pub(super) struct Beating<'a> {
+    clock: Clock,
     heartbeat: &'a Heartbeat,
     address: Ipv6Addr,
     beats: Beats,
@@ -38,9 +35,15 @@ pub(super) struct Beating<'a> {
 
 impl<'a> Beating<'a> {
     /// For the tunnel whose address at our end is `address`. The first beat is due at once.
-    pub(super) fn open(heartbeat: &'a Heartbeat, address: Ipv6Addr, way: Way) -> io::Result<Self> {
-        let elapsed = now().elapsed;
+    pub(super) fn open(
+        heartbeat: &'a Heartbeat,
+        address: Ipv6Addr,
+        way: Way,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        let elapsed = clock.now().elapsed;
         Ok(Self {
+            clock,
             heartbeat,
             address,
             beats: Beats::new(BURST, heartbeat.interval, elapsed),
@@ -64,7 +67,7 @@ impl<'a> Beating<'a> {
 
     /// Sends a beat if one is due. Says how long until the next.
     pub(super) fn beat(&mut self) -> io::Result<Duration> {
-        let time = now();
+        let time = self.clock.now();
         if self.beats.take(time.elapsed) {
             let password = &self.heartbeat.password;
             let text = heartbeat::beat(self.address, time.unix_seconds, password);

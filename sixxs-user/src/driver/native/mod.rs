@@ -29,6 +29,7 @@ use self::engine::{Buffers, Shared};
 use super::{Report, Services, backoff::Backoff};
 use crate::{
     broker::{cache::Cache, connects::Connects},
+    clock::Clock,
     wire::Device,
 };
 
@@ -70,6 +71,7 @@ impl Native {
         let (order, ordered) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let tunnel = tunnel.clone();
+        let clock = services.clock.clone();
         let connects = services.connects.clone();
         let cache = services.cache.clone();
         let refused = report.clone();
@@ -78,6 +80,7 @@ impl Native {
                 name: tunnel.name.clone(),
                 report,
                 seen: seen_by,
+                clock,
                 connects,
                 cache,
                 stale_after: None,
@@ -145,6 +148,7 @@ struct Work {
     report: Report,
     /// Index of the interface of our name, as the daemon last saw it.
     seen: watch::Receiver<Option<IfIndex>>,
+    clock: Clock,
     connects: Connects,
     cache: Cache,
     /// Where what a broker said may not hold any more: given up after so long without an answer.

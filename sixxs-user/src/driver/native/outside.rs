@@ -3,27 +3,14 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use nix::time::{ClockId, clock_gettime};
-use sixxs_core::{broker::ayiya::Now, config::Remote};
+use sixxs_core::config::Remote;
 use tokio::{net::lookup_host, time::timeout};
 
 /// A name server that does not answer is not waited for any longer.
 const LOOKUP: Duration = Duration::from_secs(10);
-
-/// Both clocks. A machine that slept has beats to send: the first one goes on while it sleeps.
-pub(super) fn now() -> Now {
-    // CLOCK_BOOTTIME exists since Linux 2.6.39.
-    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-    Now {
-        elapsed: since_boot,
-        // Before 1970 no broker will listen anyway.
-        unix_seconds: unix.unwrap_or_default().as_secs(),
-    }
-}
 
 /// The broker's address.
 pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, String> {

@@ -76,7 +76,9 @@ impl Work {
             };
             let beating = match &outer.heartbeat {
                 None => Ok(None),
-                Some(heartbeat) => Beating::open(heartbeat, address, way).map(Some),
+                Some(heartbeat) => {
+                    Beating::open(heartbeat, address, way, self.clock.clone()).map(Some)
+                }
             };
             let waited = match beating {
                 Ok(beating) => {

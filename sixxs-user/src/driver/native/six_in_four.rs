@@ -19,7 +19,7 @@ use super::{
     AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
     beating::Beating,
     engine::Buffers,
-    outside::{is_of_the_socket, now, source_for},
+    outside::{is_of_the_socket, source_for},
     way::Way,
 };
 use crate::{
@@ -122,7 +122,8 @@ impl Work {
         };
         let socket = Protocol41::open(local, remote)?;
         let heartbeat = outer.heartbeat.as_ref();
-        let beating = heartbeat.map(|heartbeat| Beating::open(heartbeat, address, way));
+        let beating =
+            heartbeat.map(|heartbeat| Beating::open(heartbeat, address, way, self.clock.clone()));
         let beating = beating.transpose()?;
         Ok((socket, beating))
     }
@@ -184,7 +185,7 @@ impl Work {
 
     /// The broker has forgotten where we are: it is told at once, if a connect is allowed now.
     async fn tell_again(&self, beating: &mut Beating<'_>, way: Way) {
-        let elapsed = now().elapsed;
+        let elapsed = self.clock.now().elapsed;
         if beating.may_tell_again(elapsed)
             && matches!(
                 self.take_slot(&Remote::Address(way.remote), way.remote)

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Work,
-    outside::{now, resolve, source_for},
+    outside::{resolve, source_for},
 };
 use crate::broker::connects::{Slot, Wait};
 
@@ -85,7 +85,7 @@ impl Work {
         };
         self.report.say(if wait.why.is_lockout() {
             State::LockedOut(LockedOut {
-                until_unix: now().unix_seconds + wait.remaining.as_secs(),
+                until_unix: self.clock.unix_seconds() + wait.remaining.as_secs(),
                 reason: wait.to_string(),
             })
         } else {
