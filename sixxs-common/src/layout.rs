@@ -11,11 +11,17 @@ use crate::{
 };
 
 /// Version of everything in this module; part of the path that maps are pinned under.
+///
+/// What was counted survives a change of it, as long as two things stay: a slot's state begins with
+/// [`CAPACITY`](crate::stat::CAPACITY) counters, and new ones come after those in use.
 pub const VERSION: u32 = 3;
 
 /// Places for interfaces and tunnels: each tunnel and each uplink has one slot, for ever the same
 /// for the same name.
 pub const SLOTS: u32 = 512;
+
+/// The slot of interfaces that are no uplinks yet: never anybody else's.
+pub const NEWCOMERS_SLOT: u32 = SLOTS - 1;
 
 /// Size of the interface table. A power of two, well above the number of interfaces with
 /// programs, so that runs of collisions stay short.
@@ -351,6 +357,19 @@ pub struct LeakEvent {
 }
 
 const _: () = assert!(size_of::<LeakEvent>() == 96);
+
+/// Who had a program of somebody's taken off an interface. Not pinned: old ones are of no use.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Detached {
+    /// The process, as the whole machine numbers it.
+    pub process: u32,
+    /// Its name, zero-padded.
+    pub name: [u8; 16],
+}
+
+/// Size of the ring of [`Detached`] in bytes.
+pub const DETACHED_BYTES: u32 = 4096;
 
 /// Name of the interface that a slot belongs to, zero-padded. Only user space reads and writes it;
 /// it is pinned beside the counters so that both survive together.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use crate::{
     config::{Config, OnLeak, Tunnel},
-    link::{Link, LinkLayer, Links},
+    link::{Candidate, Link, LinkLayer, Links},
     types::{IfIndex, IfName, Mtu, Prefix},
 };
 
@@ -35,7 +35,16 @@ pub enum Role {
     Uplink,
     /// Egress and ingress.
     Tunnel,
+    /// Egress only; no uplink, but made so lately that it may be about to become one, and guarded as
+    /// if it were.
+    Newcomer,
+    /// Egress only, and not in use: the program is there for the day that it becomes an uplink.
+    Candidate,
 }
+
+/// Programs wait at so many interfaces that are no uplinks, at most: each one costs the kernel a
+/// few milliseconds to attach.
+const CANDIDATES: usize = 64;
 
 /// An interface that should have programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +119,9 @@ impl Enforcement {
                     .to_owned(),
             );
         }
+        if config.uplinks.is_none() {
+            all.add_candidates(config, links);
+        }
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
             let link = links.by_name(&tunnel.name);
             if let Some(link) = link {
@@ -149,6 +161,26 @@ impl Enforcement {
             own,
         };
         self.interfaces.insert(link.name.clone(), interface);
+    }
+
+    /// Interfaces that may become uplinks, the new ones first.
+    fn add_candidates(&mut self, config: &Config, links: &Links) {
+        let is_tunnel = |link: &Link| config.tunnels.iter().any(|tunnel| tunnel.name == link.name);
+        let of = |candidate| move |link: &&Link| link.candidate == candidate;
+        let fresh = links.iter().filter(of(Candidate::Fresh));
+        let settled = links.iter().filter(of(Candidate::Settled));
+        let candidates = fresh.chain(settled).filter(|link| {
+            // What the programs cannot read is a problem once it is an uplink.
+            let is_readable = !matches!(link.layer, LinkLayer::Unsupported(_));
+            is_readable && !link.default_route && !is_tunnel(link)
+        });
+        for link in candidates.take(CANDIDATES) {
+            let role = match link.candidate {
+                Candidate::Fresh => Role::Newcomer,
+                Candidate::Settled | Candidate::Never => Role::Candidate,
+            };
+            self.add_interface(link, role, None);
+        }
     }
 
     fn outlet(&mut self, tunnel: &Tunnel, link: Option<&Link>, on_leak: OnLeak) -> Outlet {
@@ -253,6 +285,7 @@ mod tests {
             layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, 9]),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             default_route: false,
+            candidate: Candidate::Never,
         }
     }
 
@@ -287,6 +320,47 @@ mod tests {
         let stopped = Enforcement::new(&config(ONE), &links, |_| false);
         assert_eq!(stopped.interfaces.len(), 1);
         assert_eq!(stopped.sources, vec![]);
+    }
+
+    #[test]
+    fn what_may_become_an_uplink_has_a_program_before() {
+        let candidate = |index, name, candidate| Link {
+            candidate,
+            ..link(index, name, &[])
+        };
+        let mut net0 = candidate(2, "net0", Candidate::Settled);
+        net0.default_route = true;
+        let mut infiniband = candidate(6, "ib0", Candidate::Fresh);
+        infiniband.layer = LinkLayer::Unsupported(32);
+        let links: Links = [
+            net0,
+            candidate(3, "sixxs0", Candidate::Fresh),
+            candidate(4, "lan0", Candidate::Settled),
+            candidate(5, "wwan0", Candidate::Fresh),
+            infiniband,
+            candidate(7, "lo", Candidate::Never),
+        ]
+        .into_iter()
+        .collect();
+        let roles = |config: &Config| {
+            let found = Enforcement::new(config, &links, |_| false);
+            assert!(found.problems.is_empty(), "{:?}", found.problems);
+            let interfaces = found.interfaces.into_iter();
+            let roles = interfaces.map(|(name, interface)| (name.to_string(), interface.role));
+            roles.collect::<Vec<_>>()
+        };
+        let expected = [
+            ("lan0", Role::Candidate),
+            ("net0", Role::Uplink),
+            ("wwan0", Role::Newcomer),
+        ];
+        assert_eq!(
+            roles(&config(ONE)),
+            expected.map(|(name, role)| (name.to_owned(), role))
+        );
+        // Where uplinks are named, nothing else is touched.
+        let named = config(&format!("uplinks = [\"net0\"]\n{ONE}"));
+        assert_eq!(roles(&named), [("net0".to_owned(), Role::Uplink)]);
     }
 
     #[test]

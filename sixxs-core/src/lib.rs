@@ -13,12 +13,14 @@
 //! * [`tunnel`] – the state of a tunnel, as people see it
 //! * [`alert`] – leaks merged into lines
 //! * [`pace`] – how soon and how often to look again
+//! * [`contest`] – when somebody keeps taking away what is put back
 //! * [`table_names`] – the file that gives routing tables their names
 
 pub mod aiccu;
 pub mod alert;
 pub mod broker;
 pub mod config;
+pub mod contest;
 pub mod enforce;
 pub mod link;
 pub mod pace;

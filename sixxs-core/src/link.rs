@@ -15,6 +15,18 @@ pub enum LinkLayer {
     Unsupported(u16),
 }
 
+/// Whether an interface that is no uplink may become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Candidate {
+    /// No: the loopback, or a part of a bridge, bond or the like.
+    #[default]
+    Never,
+    /// When it gets a default route.
+    Settled,
+    /// The same; it was made so lately that whoever made it may not have come to that yet.
+    Fresh,
+}
+
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -32,6 +44,8 @@ pub struct Link {
     pub addresses: Vec<Ipv6Addr>,
     /// Whether an IPv6 default route of the main table leads out of it.
     pub default_route: bool,
+    /// Whether it may come to that.
+    pub candidate: Candidate,
 }
 
 /// All interfaces of the network namespace, by name.

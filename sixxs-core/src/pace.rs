@@ -5,18 +5,27 @@ use std::time::Duration;
 /// Changes come in bursts: this long after the first one is waited for more.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// Rounds that may follow each other closely before they are spaced out.
-const BURST: u32 = 20;
+/// Time that rounds may take in a row before they are spaced out.
+const BURST: Duration = Duration::from_millis(100);
 
-/// Once the burst is used up: one round in this time. Also the longest that any change waits.
-const SPACED: Duration = Duration::from_millis(100);
+/// In the long run rounds take up this part of the time: one in so many.
+const SHARE: u32 = 10;
 
-/// One pending flag, a short delay, and a rate limit. No event can postpone a round that is due.
+/// Once the burst is used up, the shortest and the longest time that a change waits.
+const SPACED: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// One pending flag, a short delay, and a limit on the time that rounds take up. No event can
+/// postpone a round that is due.
 #[derive(Debug)]
 pub struct Pacer {
     due: Option<Duration>,
-    credit: u32,
-    refilled: Duration,
+    /// Time that rounds may still take.
+    credit: Duration,
+    /// What rounds took above it.
+    debt: Duration,
+    counted: Duration,
+    began: Duration,
 }
 
 impl Default for Pacer {
@@ -24,7 +33,9 @@ impl Default for Pacer {
         Self {
             due: None,
             credit: BURST,
-            refilled: Duration::ZERO,
+            debt: Duration::ZERO,
+            counted: Duration::ZERO,
+            began: Duration::ZERO,
         }
     }
 }
@@ -32,9 +43,13 @@ impl Default for Pacer {
 impl Pacer {
     /// Something changed.
     pub fn changed(&mut self, now: Duration) {
-        self.refill(now);
+        self.count(now);
         if self.due.is_none() {
-            let delay = if self.credit > 0 { GATHER } else { SPACED };
+            let delay = if self.credit.is_zero() {
+                (self.debt * SHARE).clamp(SPACED, LONGEST)
+            } else {
+                GATHER
+            };
             self.due = Some(now + delay);
         }
     }
@@ -47,19 +62,26 @@ impl Pacer {
 
     /// A round begins.
     pub fn begin(&mut self, now: Duration) {
-        self.refill(now);
+        self.count(now);
         self.due = None;
-        self.credit = self.credit.saturating_sub(1);
+        self.began = now;
     }
 
-    /// One round of credit per [`SPACED`], up to [`BURST`].
-    fn refill(&mut self, now: Duration) {
-        let passed = now.saturating_sub(self.refilled);
-        let earned = u32::try_from(passed.as_millis() / SPACED.as_millis()).unwrap_or(BURST);
-        if earned > 0 {
-            self.credit = (self.credit + earned.min(BURST)).min(BURST);
-            self.refilled = now;
-        }
+    /// It is over.
+    pub fn end(&mut self, now: Duration) {
+        self.count(now);
+        let took = now.saturating_sub(self.began);
+        self.debt += took.saturating_sub(self.credit);
+        self.credit = self.credit.saturating_sub(took);
+    }
+
+    /// Time that passes pays debts, and then earns credit.
+    fn count(&mut self, now: Duration) {
+        let earned = now.saturating_sub(self.counted) / SHARE;
+        let left = earned.saturating_sub(self.debt);
+        self.debt = self.debt.saturating_sub(earned);
+        self.credit = (self.credit + left).min(BURST);
+        self.counted = now;
     }
 }
 
@@ -76,18 +98,36 @@ mod tests {
         assert_eq!(pacer.due(), Some(Duration::from_millis(1001)));
     }
 
-    #[test]
-    fn an_endless_stream_of_changes_is_looked_at_ten_times_a_second() {
+    /// Ten seconds of changes without end, each round taking so long: how many there were, and the
+    /// part of the time they took.
+    fn flood(round: Duration) -> (u32, f64) {
         let mut pacer = Pacer::default();
-        let mut rounds = 0;
-        for millisecond in 0..10_000 {
-            let now = Duration::from_millis(millisecond);
+        let (mut now, mut rounds) = (Duration::ZERO, 0);
+        while now < Duration::from_secs(10) {
             pacer.changed(now);
             if pacer.due().is_some_and(|due| due <= now) {
                 pacer.begin(now);
+                now += round;
+                pacer.end(now);
                 rounds += 1;
+            } else {
+                now += Duration::from_micros(100);
             }
         }
-        assert!((100..=125).contains(&rounds), "{rounds}");
+        (rounds, (round * rounds).as_secs_f64() / now.as_secs_f64())
+    }
+
+    #[test]
+    fn an_endless_stream_of_changes_takes_up_a_part_of_the_time() {
+        for milliseconds in [1, 5, 100] {
+            let (rounds, part) = flood(Duration::from_millis(milliseconds));
+            assert!(
+                rounds >= 8 && part < 0.15,
+                "{milliseconds} ms: {rounds}, {part}"
+            );
+        }
+        // Where rounds are cheap, nobody waits long for one.
+        let (rounds, part) = flood(Duration::from_micros(300));
+        assert!(rounds > 400 && part < 0.15, "{rounds}, {part}");
     }
 }

@@ -101,7 +101,7 @@ pub fn state(wanted: bool, driver: &Driver, link: Option<&Link>) -> State {
 mod tests {
     use super::*;
     use crate::{
-        link::LinkLayer,
+        link::{Candidate, LinkLayer},
         types::{IfIndex, Mtu},
     };
 
@@ -115,6 +115,7 @@ mod tests {
             layer: LinkLayer::None,
             addresses: vec![],
             default_route: false,
+            candidate: Candidate::Never,
         };
         let failed = Driver::Failed("exit status 1".to_owned());
         let locked_out = Driver::LockedOut(LockedOut {

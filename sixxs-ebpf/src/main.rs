@@ -5,7 +5,10 @@
 //! * `sixxs_ingress` sits on every tunnel. It counts what comes in, and hands answers for sockets
 //!   that are bound to an uplink to that uplink.
 //!
-//! Both return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers mean the same to TCX and to a
+//! * `sixxs_detached` is told by the kernel when somebody takes a TCX link off its interface, which
+//!   nothing else tells (there is no event of it), and says who did.
+//!
+//! The first two return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers mean the same to TCX and to a
 //! clsact filter; never `OK`, which would end the chain before other people's programs.
 #![no_std]
 #![no_main]
@@ -17,13 +20,14 @@ mod steer;
 
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    macros::{classifier, fexit},
+    programs::{FExitContext, TcContext},
 };
 use sixxs_common::{
     address::Address,
     decide::{Exit, Verdict, decide},
-    layout::ROLE_TUNNEL,
+    layout::{Detached, ROLE_TUNNEL},
     packet::{self, Echo, Ipv6},
     stat::Stat,
 };
@@ -113,6 +117,20 @@ fn sixxs_ingress(context: TcContext) -> i32 {
         Err(packet::NoIpv6::OtherProtocol) => {}
     }
     NEXT
+}
+
+/// After a TCX link was taken off its interface by order of whoever is running: anybody's link, in
+/// any network namespace.
+#[fexit(function = "tcx_link_detach")]
+fn sixxs_detached(_context: FExitContext) -> i32 {
+    // The upper half is what user space calls the process.
+    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    maps::tell_detached(&Detached {
+        process,
+        name: bpf_get_current_comm().unwrap_or_default(),
+    });
+    0
 }
 
 /// Where echo messages of one direction are counted.

@@ -11,10 +11,11 @@ use sixxs_common::{
     decide::Tables,
     flow::Flow,
     layout::{
-        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT, Recent,
-        SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE, interface_place,
+        self, Control, Detached, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT,
+        Recent, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE,
+        interface_place,
     },
-    stat::Stat,
+    stat::{Counters, Stat},
 };
 
 /// Flag of maps that hold no memory for entries not in use; LPM tries must have it.
@@ -43,6 +44,13 @@ static EVENTS: RingBuf = RingBuf::pinned(layout::EVENTS_BYTES, 0);
 /// Not used by the programs: user space keeps there whose slot is whose.
 #[map]
 static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
+
+/// Not used by the programs either: what programs with maps of another layout had counted.
+#[map]
+static CARRIED: Array<Counters> = Array::pinned(layout::SLOTS, 0);
+/// What was taken off an interface by force.
+#[map]
+static DETACHED: RingBuf = RingBuf::with_byte_size(layout::DETACHED_BYTES, 0);
 
 /// Room for an event in the making: the stack has 512 bytes.
 #[map]
@@ -145,6 +153,12 @@ pub(crate) fn remember(flow: &Flow, record: &FlowRecord) -> bool {
 #[inline(always)]
 pub(crate) fn emit(event: &LeakEvent) -> bool {
     EVENTS.output::<LeakEvent>(event, 0).is_ok()
+}
+
+/// Tells user space who took a program off an interface. With a full ring it has enough to look at.
+#[inline(always)]
+pub(crate) fn tell_detached(detached: &Detached) {
+    let _full = DETACHED.output::<Detached>(detached, 0);
 }
 
 /// The tables that the decision asks, in the kernel, for a packet at an interface.

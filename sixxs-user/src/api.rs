@@ -191,8 +191,11 @@ pub enum About {
     Correction {
         /// The tunnel, where it is about one.
         tunnel: Option<String>,
-        /// What was done, as a command.
+        /// What was done, as a command where it can be one.
         correction: String,
+        /// Who had taken it away, where that is known: name and number of a process.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// A tunnel changed its state.
     Tunnel {

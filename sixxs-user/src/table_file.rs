@@ -8,8 +8,8 @@ use sixxs_core::{config::Config, table_names};
 use crate::paths::Paths;
 
 /// Sees that the file is there and right. A file of that name that is not ours is left alone, which
-/// is an error.
-pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<()> {
+/// is an error. Says whether there was none.
+pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     let file = paths.table_names();
     let there = read(&file)?;
     let mut made_directory = there.as_deref().is_some_and(table_names::made_directory);
@@ -19,8 +19,9 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<()> {
         made_directory = true;
     }
     let wanted = table_names::text(config, made_directory);
+    let was_missing = there.is_none();
     match there {
-        Some(text) if text == wanted => return Ok(()),
+        Some(text) if text == wanted => return Ok(false),
         Some(text) if !table_names::is_ours(&text) => bail!(
             "{} was not written by sixxs; move it away for tables to have names",
             file.display()
@@ -31,7 +32,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<()> {
     let draft = file.with_extension("new");
     fs::write(&draft, wanted).with_context(|| format!("write {}", draft.display()))?;
     fs::rename(&draft, &file).with_context(|| format!("write {}", file.display()))?;
-    Ok(())
+    Ok(was_missing)
 }
 
 /// Removes the file, and the directory if it was made for it and is empty.

@@ -12,10 +12,18 @@ const WIDTH: usize = 80;
 pub fn alert(about: &About) -> String {
     match about {
         About::Leak(leak) => leak_line(leak),
-        About::Correction { tunnel, correction } => match tunnel {
-            Some(tunnel) => format!("{tunnel}: was missing, put back: {correction}"),
-            None => format!("was missing, put back: {correction}"),
-        },
+        About::Correction {
+            tunnel,
+            correction,
+            by,
+        } => {
+            let tunnel = tunnel.as_ref().map_or(String::new(), |t| format!("{t}: "));
+            let by = match by {
+                Some(by) => format!("taken away by {by}"),
+                None => "was missing".to_owned(),
+            };
+            format!("{tunnel}{by}, put back: {correction}")
+        }
         About::Tunnel {
             tunnel,
             state,

@@ -908,7 +908,7 @@ fn the_kernel_decides_as_the_pure_decision_does() -> Result<()> {
         let model = Model::new(host, &programs)?;
         let exit = match role {
             Role::Uplink => Exit::Uplink(LOOPBACK.0),
-            Role::Tunnel => {
+            _ => {
                 let slot = programs.kernel.slot(&MADE_UP[0].parse()?);
                 Exit::Tunnel(slot.context("no slot")?)
             }

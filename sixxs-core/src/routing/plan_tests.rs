@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::{
     config::{self, Config},
-    link::{Link, LinkLayer},
+    link::{Candidate, Link, LinkLayer},
     routing::{DEFAULT_METRIC, UNREACHABLE_METRIC},
     types::{Prefix, RulePriority},
 };
@@ -37,6 +37,7 @@ fn link(index: u32, name: &str, up: bool) -> Link {
         layer: LinkLayer::None,
         addresses: vec![],
         default_route: false,
+        candidate: Candidate::Never,
     }
 }
 

@@ -71,11 +71,38 @@ const PRIORITIES: [u16; 2] = [1, 116];
 
 type Place = (IfIndex, Direction);
 
+/// A program that is attached.
+enum Attached {
+    /// The link, so that it stays when its pin is taken away.
+    Tcx(FdLink),
+    Clsact,
+}
+
+impl Attached {
+    const fn hook(&self) -> Hook {
+        match self {
+            Self::Tcx(_) => Hook::Tcx,
+            Self::Clsact => Hook::Clsact,
+        }
+    }
+}
+
+/// What [`Attachments::ensure`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// All as it should be.
+    InPlace,
+    /// Nothing, as nothing was to be expected.
+    Nothing,
+    /// Nothing, although it had been attached.
+    TakenAway,
+}
+
 /// What is attached.
 pub(super) struct Attachments {
     pins: Pins,
     choice: HookChoice,
-    attached: BTreeMap<Place, Hook>,
+    attached: BTreeMap<Place, Attached>,
     /// Whether what earlier runs left has been looked for.
     swept: bool,
 }
@@ -91,7 +118,7 @@ impl Attachments {
     }
 
     pub(super) fn hook(&self, index: IfIndex, direction: Direction) -> Option<Hook> {
-        self.attached.get(&(index, direction)).copied()
+        self.attached.get(&(index, direction)).map(Attached::hook)
     }
 
     /// Attaches the program, in the place of one of ours that is there already, or finds that it is
@@ -103,7 +130,7 @@ impl Attachments {
         index: IfIndex,
         direction: Direction,
         netlink: &Netlink,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Found> {
         // aya attaches by name; a name that has moved on to another interface is a change that
         // the next round will see.
         if name_to_index(name.as_str())? != index.0 {
@@ -111,14 +138,18 @@ impl Attachments {
         }
         let place = (index, direction);
         let still_there = match self.attached.get(&place) {
-            Some(Hook::Tcx) => is_in_tcx(program, name, direction)?,
-            Some(Hook::Clsact) => our_filter(netlink, index, direction).await?.is_some(),
+            Some(Attached::Tcx(_)) => is_in_tcx(program, name, direction)?,
+            Some(Attached::Clsact) => our_filter(netlink, index, direction).await?.is_some(),
             None => false,
         };
         if still_there {
-            return Ok(());
+            self.pin_again(place)?;
+            return Ok(Found::InPlace);
         }
-        self.attached.remove(&place);
+        let found = match self.attached.remove(&place) {
+            Some(_) => Found::TakenAway,
+            None => Found::Nothing,
+        };
         let attached = match self.choice {
             HookChoice::Only(Hook::Tcx) => self.tcx(program, name, place)?,
             HookChoice::Only(Hook::Clsact) => self.clsact(program, name, place, netlink).await?,
@@ -131,12 +162,33 @@ impl Attachments {
                 Err(error) => return Err(error),
             },
         };
+        let hook = attached.hook();
         self.attached.insert(place, attached);
         // After a change of hook, what the other one left would count everything twice.
-        match attached {
-            Hook::Tcx => remove_filter(netlink, place).await,
-            Hook::Clsact => removal::file(&self.pins.link(index, direction)),
+        match hook {
+            Hook::Tcx => remove_filter(netlink, place).await?,
+            Hook::Clsact => removal::file(&self.pins.link(index, direction))?,
         }
+        Ok(found)
+    }
+
+    /// Pins a link again whose pin somebody took away.
+    fn pin_again(&mut self, place: Place) -> anyhow::Result<()> {
+        let path = self.pins.link(place.0, place.1);
+        if path.exists() {
+            return Ok(());
+        }
+        match self.attached.remove(&place) {
+            Some(Attached::Tcx(link)) => {
+                let pinned = link.pin(&path).context("pin the link again")?;
+                self.attached.insert(place, Attached::Tcx(pinned.into()));
+            }
+            Some(Attached::Clsact) => {
+                self.attached.insert(place, Attached::Clsact);
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     fn tcx(
@@ -144,30 +196,25 @@ impl Attachments {
         program: &mut SchedClassifier,
         name: &IfName,
         (index, direction): Place,
-    ) -> anyhow::Result<Hook> {
+    ) -> anyhow::Result<Attached> {
         let path = self.pins.link(index, direction);
         if let Ok(pinned) = PinnedLink::from_pin(&path) {
             let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
             // Replaced in one step: there is no moment without a program.
             if let Ok(id) = program.attach_to_link(link) {
-                // The descriptor goes with the value, the pin keeps the link.
-                drop(program.take_link(id)?);
-                return Ok(Hook::Tcx);
+                return Ok(Attached::Tcx(program.take_link(id)?.try_into()?));
             }
             // The link of an interface that is gone, whose index came back.
             removal::file(&path)?;
         }
-        // Somebody may have removed it meanwhile.
-        self.pins.prepare_links()?;
         let id = program.attach_with_options(
             name.as_str(),
             attach_type(direction),
             TcAttachOptions::TcxOrder(LinkOrder::first()),
         )?;
         let link: FdLink = program.take_link(id)?.try_into()?;
-        // The descriptor goes with the value, the pin keeps the link.
-        drop(link.pin(&path).context("pin the link")?);
-        Ok(Hook::Tcx)
+        let pinned = link.pin(&path).context("pin the link")?;
+        Ok(Attached::Tcx(pinned.into()))
     }
 
     async fn clsact(
@@ -176,7 +223,7 @@ impl Attachments {
         name: &IfName,
         (index, direction): Place,
         netlink: &Netlink,
-    ) -> anyhow::Result<Hook> {
+    ) -> anyhow::Result<Attached> {
         if !netlink.has_clsact(index).await? {
             match tc::qdisc_add_clsact(name.as_str()) {
                 Ok(()) => self.pins.mark_clsact(index)?,
@@ -213,7 +260,7 @@ impl Attachments {
                 return Err(error).context("add a clsact filter");
             }
         }
-        Ok(Hook::Clsact)
+        Ok(Attached::Clsact)
     }
 
     /// Detaches what `keep` does not want; returns what went wrong.
@@ -247,7 +294,7 @@ impl Attachments {
             self.swept = true;
         }
         for place in places {
-            if self.attached.remove(&place) != Some(Hook::Tcx)
+            if !matches!(self.attached.remove(&place), Some(Attached::Tcx(_)))
                 && let Err(error) = remove_filter(netlink, place).await
             {
                 problems.push(format!("{error:#}"));

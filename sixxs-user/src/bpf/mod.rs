@@ -5,6 +5,7 @@
 //! way round when something goes. Maps and links are pinned, so that enforcement outlives the
 //! daemon and a new one takes over without a moment unattached.
 
+mod carry;
 mod hook;
 mod pins;
 mod raw;
@@ -15,14 +16,14 @@ pub mod test_run;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::AsRawFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, anyhow};
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::SchedClassifier,
+    programs::{FExit, SchedClassifier},
 };
 use sixxs_common::{flow::Flow, layout::FlowRecord, stat::Counters};
 use sixxs_core::{
@@ -38,7 +39,7 @@ use crate::netlink::{Netlink, tc::Direction};
 pub use hook::{Hook, HookChoice};
 pub use remove::remove;
 
-use hook::Attachments;
+use hook::{Attachments, Found};
 use pins::Pins;
 use tables::Tables;
 
@@ -49,11 +50,38 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 const EGRESS: &str = "sixxs_egress";
 const INGRESS: &str = "sixxs_ingress";
 
+const DETACHED: &str = "sixxs_detached";
+
+/// What [`DETACHED`] waits for (kernel 6.6).
+const DETACHING: &str = "tcx_link_detach";
+
 /// The programs in the kernel, with their maps.
 pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
     attachments: Attachments,
+    pins: Pins,
+    /// Every map that is pinned, so that it can be pinned again.
+    pinned: Vec<(PathBuf, MapData)>,
+    /// Pins of programs with other layouts, which have not been replaced yet.
+    others: Vec<Pins>,
+}
+
+/// What the kernel says about its own functions.
+pub struct KernelTypes(Btf);
+
+/// Reads it, which takes some time.
+pub fn kernel_types() -> anyhow::Result<KernelTypes> {
+    Ok(KernelTypes(Btf::from_sys_fs()?))
+}
+
+/// What [`Kernel::sync`] did that there was to tell.
+#[derive(Debug, Default)]
+pub struct Synced {
+    /// What went wrong, in words; all else is in place.
+    pub problems: Vec<String>,
+    /// Programs that were attached again after somebody had taken them away.
+    pub attached_again: Vec<(IfName, Direction)>,
 }
 
 /// What the programs have to say while debugging, through `log`.
@@ -63,6 +91,8 @@ pub type Debugging = aya_log::EbpfLogger<&'static dyn log::Log>;
 pub struct Rings {
     /// Leak events.
     pub events: RingBuf<MapData>,
+    /// [`Detached`](sixxs_common::layout::Detached), once [`Kernel::watch_detaching`] was called.
+    pub detached: RingBuf<MapData>,
     /// Debugging output; `None` when it is off, and then costs nothing.
     pub debugging: Option<Debugging>,
 }
@@ -95,6 +125,10 @@ impl Kernel {
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
         let pins = Pins::prepare(pin_dir)?;
+        let others = pins.others()?;
+        for other in &others {
+            pins.adopt(other)?;
+        }
         let level = if debugging {
             aya_log::Level::Debug as u8
         } else {
@@ -111,7 +145,9 @@ impl Kernel {
                 .load()
                 .with_context(|| format!("load the program {name}"))?;
         }
+        let pinned = pins.pinned_maps()?;
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
+        let detached = RingBuf::try_from(tables::take(&mut ebpf, "DETACHED")?)?;
         let debugging = if debugging {
             let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
             Some(logger)
@@ -122,23 +158,42 @@ impl Kernel {
         let kernel = Self {
             ebpf,
             tables,
-            attachments: Attachments::new(pins, hook),
+            attachments: Attachments::new(pins.clone(), hook),
+            pins,
+            pinned,
+            others,
         };
-        Ok((kernel, Rings { events, debugging }))
+        let rings = Rings {
+            events,
+            detached,
+            debugging,
+        };
+        Ok((kernel, rings))
+    }
+
+    /// From now on the ring [`Rings::detached`] tells of links that are taken off an interface. Needs
+    /// a kernel with TCX and with trampolines for its functions; elsewhere it is an error, and
+    /// programs that were taken away are found at the next look.
+    pub fn watch_detaching(&mut self, kernel: &KernelTypes) -> anyhow::Result<()> {
+        let program = self.ebpf.program_mut(DETACHED);
+        let program: &mut FExit = program.context("no such program")?.try_into()?;
+        program.load(DETACHING, &kernel.0)?;
+        program.attach()?;
+        Ok(())
     }
 
     /// Makes maps and attachments what they should be. `names` are all interfaces that may ever
-    /// need a slot: every tunnel of the configuration, wanted now or not. Returns what went wrong,
-    /// in words; all else is in place.
+    /// need a slot: every tunnel of the configuration, wanted now or not.
     pub async fn sync(
         &mut self,
         wanted: &Enforcement,
         names: &BTreeSet<IfName>,
         links: &Links,
         netlink: &Netlink,
-    ) -> anyhow::Result<Vec<String>> {
+    ) -> anyhow::Result<Synced> {
         self.tables.write(wanted, names)?;
-        let mut problems = Vec::new();
+        let mut problems = self.pin_again();
+        let mut attached_again = Vec::new();
         for (name, interface) in &wanted.interfaces {
             for direction in directions(interface.role) {
                 let program = match direction {
@@ -149,8 +204,13 @@ impl Kernel {
                     .attachments
                     .ensure(program, name, interface.index, *direction, netlink)
                     .await;
-                if let Err(error) = attached {
-                    problems.push(format!("attach to {name} {}: {error:#}", direction.name()));
+                match attached {
+                    Ok(Found::TakenAway) => attached_again.push((name.clone(), *direction)),
+                    Ok(Found::InPlace | Found::Nothing) => {}
+                    Err(error) => {
+                        let direction = direction.name();
+                        problems.push(format!("attach to {name} {direction}: {error:#}"));
+                    }
                 }
             }
         }
@@ -161,7 +221,44 @@ impl Kernel {
         };
         problems.extend(self.attachments.retain(keep, links, netlink).await);
         self.tables.forget(wanted)?;
-        Ok(problems)
+        // Until all are replaced, programs go on counting in their own maps.
+        if problems.is_empty()
+            && let Err(error) = self.carry()
+        {
+            problems.push(format!("take over what was counted: {error:#}"));
+        }
+        Ok(Synced {
+            problems,
+            attached_again,
+        })
+    }
+
+    /// Takes over what programs of other layouts had counted, which are all replaced now.
+    fn carry(&mut self) -> anyhow::Result<()> {
+        while let Some(other) = self.others.pop() {
+            let counted = carry::counted(&other);
+            // Not twice, whatever happens.
+            other.remove()?;
+            self.tables.carry(&counted?)?;
+        }
+        Ok(())
+    }
+
+    /// Pins maps again whose pins somebody took away; returns what went wrong.
+    fn pin_again(&self) -> Vec<String> {
+        let made = match self.pins.are_there() {
+            true => Ok(()),
+            false => self.pins.make(),
+        };
+        let mut problems: Vec<_> = made.err().map(|e| format!("{e:#}")).into_iter().collect();
+        for (path, map) in &self.pinned {
+            if !path.exists()
+                && let Err(error) = map.pin(path)
+            {
+                problems.push(format!("pin {} again: {error}", path.display()));
+            }
+        }
+        problems
     }
 
     /// How an interface's programs are attached; `None` while one of them is not.
@@ -222,7 +319,7 @@ impl Kernel {
 /// Which programs a role needs.
 const fn directions(role: Role) -> &'static [Direction] {
     match role {
-        Role::Uplink => &[Direction::Egress],
+        Role::Uplink | Role::Newcomer | Role::Candidate => &[Direction::Egress],
         Role::Tunnel => &[Direction::Egress, Direction::Ingress],
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use aya::maps::MapData;
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -25,13 +26,21 @@ const STANDARD: &str = "/sys/fs/bpf";
 /// The pin directory, on a bpffs.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
+    pin_dir: PathBuf,
     root: PathBuf,
 }
 
 impl Pins {
-    /// Makes the directories, and mounts bpffs where there is none.
+    /// As [`Pins::make`].
     pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
         let pins = Self::at(pin_dir);
+        pins.make()?;
+        Ok(pins)
+    }
+
+    /// Makes the directories, and mounts bpffs where there is none.
+    pub(super) fn make(&self) -> anyhow::Result<()> {
+        let pin_dir = &self.pin_dir;
         if !on_bpffs(pin_dir) {
             let point = if pin_dir.starts_with(STANDARD) {
                 Path::new(STANDARD)
@@ -51,18 +60,64 @@ impl Pins {
                 format!("mount bpffs on {point} (run as root or grant CAP_SYS_ADMIN)")
             })?;
         }
-        for directory in [pins.maps(), pins.links(), pins.clsact()] {
+        for directory in [self.maps(), self.links(), self.clsact()] {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("create {}", directory.display()))?;
         }
-        Ok(pins)
+        Ok(())
     }
 
     /// The pins below a directory, whether they are there or not.
     pub(super) fn at(pin_dir: &Path) -> Self {
+        Self::of(pin_dir, &format!("v{}", layout::VERSION))
+    }
+
+    fn of(pin_dir: &Path, version: &str) -> Self {
         Self {
-            root: pin_dir.join(format!("v{}", layout::VERSION)),
+            pin_dir: pin_dir.to_owned(),
+            root: pin_dir.join(version),
         }
+    }
+
+    /// Those of other versions of the layout, the newest last.
+    pub(super) fn others(&self) -> anyhow::Result<Vec<Self>> {
+        let mut versions = names(&self.pin_dir)?;
+        versions.retain(|name| is_version(name) && self.root.file_name() != Some(name.as_ref()));
+        versions.sort_by_key(|name| (name.len(), name.clone()));
+        Ok(versions
+            .iter()
+            .map(|version| Self::of(&self.pin_dir, version))
+            .collect())
+    }
+
+    /// Takes links and marks of another version over, so that its programs can be replaced where
+    /// they sit. What we have already stays ours.
+    pub(super) fn adopt(&self, other: &Self) -> anyhow::Result<()> {
+        for (theirs, ours) in [
+            (other.links(), self.links()),
+            (other.clsact(), self.clsact()),
+        ] {
+            for name in names(&theirs)? {
+                let (from, to) = (theirs.join(&name), ours.join(&name));
+                if !to.exists() {
+                    fs::rename(&from, &to)
+                        .with_context(|| format!("take {} over", from.display()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all of it.
+    pub(super) fn remove(&self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.root).with_context(|| format!("remove {}", self.root.display()))
+    }
+
+    /// Whether the directories are still there.
+    pub(super) fn are_there(&self) -> bool {
+        [self.maps(), self.links(), self.clsact()]
+            .iter()
+            .all(|directory| directory.is_dir())
     }
 
     pub(super) fn maps(&self) -> PathBuf {
@@ -77,14 +132,21 @@ impl Pins {
         self.root.join("clsact")
     }
 
-    /// Makes the directory for links.
-    pub(super) fn prepare_links(&self) -> anyhow::Result<()> {
-        let links = self.links();
-        fs::create_dir_all(&links).with_context(|| format!("create {}", links.display()))
-    }
-
     pub(super) fn link(&self, index: IfIndex, direction: Direction) -> PathBuf {
         self.links().join(format!("{index}-{}", direction.name()))
+    }
+
+    /// The maps pinned now, with their places.
+    pub(super) fn pinned_maps(&self) -> anyhow::Result<Vec<(PathBuf, MapData)>> {
+        let directory = self.maps();
+        let mut maps = Vec::new();
+        for name in names(&directory)? {
+            let path = directory.join(name);
+            let map = MapData::from_pin(&path);
+            let map = map.with_context(|| format!("open {}", path.display()))?;
+            maps.push((path, map));
+        }
+        Ok(maps)
     }
 
     /// The links pinned now.

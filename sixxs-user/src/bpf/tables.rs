@@ -34,6 +34,8 @@ pub(super) struct Tables {
     directs: LpmTrie<MapData, [u8; 20], u32>,
     tunnels: Array<MapData, Raw<layout::Tunnel>>,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
+    /// What programs with maps of another layout had counted.
+    carried: Array<MapData, Raw<Counters>>,
     names: Array<MapData, Raw<SlotName>>,
     slots: BTreeMap<IfName, u32>,
     /// The interface table, as it stands in its map.
@@ -79,6 +81,7 @@ impl Tables {
             directs: take(ebpf, "DIRECTS")?.try_into()?,
             tunnels: take(ebpf, "TUNNELS")?.try_into()?,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
+            carried: take(ebpf, "CARRIED")?.try_into()?,
             names: take(ebpf, "SLOTS")?.try_into()?,
             slots: BTreeMap::new(),
             written: None,
@@ -95,7 +98,10 @@ impl Tables {
         wanted: &Enforcement,
         names: &BTreeSet<IfName>,
     ) -> anyhow::Result<()> {
-        self.assign_slots(names.iter().chain(wanted.interfaces.keys()))?;
+        let has_slot = |role| matches!(role, Role::Uplink | Role::Tunnel);
+        let interfaces = wanted.interfaces.iter();
+        let named = interfaces.filter(|(_, interface)| has_slot(interface.role));
+        self.assign_slots(names.iter().chain(named.map(|(name, _)| name)))?;
         self.write_tunnels(wanted)?;
         self.write_interfaces(&wanted.interfaces)?;
         self.write_sources(wanted)
@@ -116,7 +122,7 @@ impl Tables {
         if names.iter().all(|name| self.slots.contains_key(*name)) {
             return Ok(());
         }
-        let held: Vec<_> = (0..layout::SLOTS)
+        let held: Vec<_> = (0..layout::NEWCOMERS_SLOT)
             .map(|slot| self.names.get(&slot, 0).map(|name| read_name(&name.0)))
             .collect::<Result<_, _>>()
             .context("read the slots' names")?;
@@ -131,6 +137,9 @@ impl Tables {
             let zero = aya::maps::PerCpuValues::try_from(zero)?;
             self.counters
                 .set(*slot, zero, 0)
+                .context("reset counters")?;
+            self.carried
+                .set(*slot, Raw([0; CAPACITY]), 0)
                 .context("reset counters")?;
             let name = assigned.of.iter().find(|(_, held)| *held == slot);
             let name = name.map(|(name, _)| write_name(name)).unwrap_or_default();
@@ -177,13 +186,17 @@ impl Tables {
     /// Adds and updates entries of interfaces; before programs are attached.
     fn write_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
         for (name, interface) in wanted {
+            let (role, slot) = match interface.role {
+                Role::Uplink => (layout::ROLE_UPLINK, self.slot(name)?),
+                Role::Newcomer => (layout::ROLE_UPLINK, layout::NEWCOMERS_SLOT),
+                Role::Tunnel => (layout::ROLE_TUNNEL, self.slot(name)?),
+                // Where the programs find nothing they let everything pass.
+                Role::Candidate => continue,
+            };
             let entry = layout::Interface {
                 ifindex: interface.index.0,
-                slot: self.slot(name)?,
-                role: match interface.role {
-                    Role::Uplink => layout::ROLE_UPLINK,
-                    Role::Tunnel => layout::ROLE_TUNNEL,
-                },
+                slot,
+                role,
                 link_bytes: link_bytes(interface.mac),
                 mac: interface.mac.unwrap_or_default(),
                 generation: self.current.generation,
@@ -216,7 +229,8 @@ impl Tables {
 
     /// Removes entries of interfaces that are not wanted any more; after their programs are gone.
     fn forget_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
-        let keep: BTreeSet<_> = wanted.values().map(|interface| interface.index.0).collect();
+        let in_use = wanted.values().filter(|i| i.role != Role::Candidate);
+        let keep: BTreeSet<_> = in_use.map(|interface| interface.index.0).collect();
         let doomed: Vec<_> = self
             .places
             .iter()
@@ -357,18 +371,38 @@ impl Tables {
     /// The counters of a slot over all processors.
     pub(super) fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
         let values = self.counters.get(&slot, 0).context("read counters")?;
-        let values: Vec<Counters> = values.iter().map(|value| value.0.counters).collect();
-        let mut sums = [0; CAPACITY];
-        for stat in Stat::ALL {
-            sums[stat.index()] = stat.over(&values);
+        let mut values: Vec<Counters> = values.iter().map(|value| value.0.counters).collect();
+        values.push(self.carried.get(&slot, 0).context("read counters")?.0);
+        Ok(sum(&values))
+    }
+
+    /// Adds what programs with maps of another layout had counted; after the last of them has been
+    /// replaced. Names that have no slot now get none for it.
+    pub(super) fn carry(&mut self, counted: &BTreeMap<IfName, Counters>) -> anyhow::Result<()> {
+        for (name, counters) in counted {
+            if let Some(slot) = self.slots.get(name) {
+                let before = self.carried.get(slot, 0).context("read counters")?.0;
+                self.carried
+                    .set(*slot, Raw(sum(&[before, *counters])), 0)
+                    .with_context(|| format!("carry the counters of {name} over"))?;
+            }
         }
-        Ok(sums)
+        Ok(())
     }
 
     /// The kernel's record of a flow; `None` where it has forgotten it.
     pub(super) fn flow(&self, flow: &Flow) -> Option<FlowRecord> {
         self.leaks.get(&Raw(*flow), 0).ok().map(|record| record.0)
     }
+}
+
+/// All together, each in its own way.
+pub(super) fn sum(values: &[Counters]) -> Counters {
+    let mut sums = [0; CAPACITY];
+    for stat in Stat::ALL {
+        sums[stat.index()] = stat.over(values);
+    }
+    sums
 }
 
 fn tolerate_missing(result: Result<(), MapError>) -> anyhow::Result<()> {
@@ -430,7 +464,7 @@ fn common(sources: &[Source]) -> Prefix {
     shared(CorePrefix::containing(first.prefix.address(), bits))
 }
 
-fn read_name(name: &SlotName) -> Option<IfName> {
+pub(super) fn read_name(name: &SlotName) -> Option<IfName> {
     let end = name.bytes.iter().position(|byte| *byte == 0)?;
     std::str::from_utf8(&name.bytes[..end]).ok()?.parse().ok()
 }

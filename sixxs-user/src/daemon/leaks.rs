@@ -46,8 +46,9 @@ impl State {
         }
     }
 
-    pub(super) fn has_leaks(&self) -> bool {
-        !self.leaks.is_idle()
+    /// Whether there may be anything to tell together.
+    pub(super) fn has_lines(&self) -> bool {
+        !self.leaks.is_idle() || self.contest.has_more()
     }
 
     /// Turns leaks since the last time into alerts.

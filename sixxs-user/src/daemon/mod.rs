@@ -12,6 +12,7 @@
 //! Only `sixxs down` takes them away.
 
 mod alerts;
+mod corrections;
 mod leaks;
 mod reload;
 mod report;
@@ -131,8 +132,13 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let names = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
     netlink.remove_sits(&names.collect()).await?;
     let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)?;
-    let Rings { events, debugging } = rings;
+    let Rings {
+        events,
+        detached,
+        debugging,
+    } = rings;
     let mut events = bpf::wait_on(events)?;
+    let mut detached = bpf::wait_on(detached)?;
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
     let bell = driver::Bell::default();
@@ -170,6 +176,9 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     )?;
     let mut told_ready = false;
 
+    // It takes some time, which nobody should wait for.
+    let mut tracing = tokio::task::spawn_blocking(bpf::kernel_types);
+    let mut is_tracing = false;
     let mut pacer = Pacer::default();
     let started = Instant::now();
     let mut resync = tokio::time::interval(RESYNC);
@@ -191,12 +200,27 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             _ = terminate.recv() => break (false, None),
             _ = interrupt.recv() => break (false, None),
             changed = watcher.changed() => {
-                changed.context("wait for netlink events")?;
+                if let Some(removal) = changed.context("wait for netlink events")? {
+                    state.removed(removal);
+                }
                 pacer.changed(started.elapsed());
             }
             () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
                 pacer.begin(started.elapsed());
                 state.reconcile_or_report().await;
+                pacer.end(started.elapsed());
+            }
+            guard = detached.readable_mut() => {
+                let mut guard = guard.context("wait for programs to be taken away")?;
+                while let Some(event) = guard.get_inner_mut().next() {
+                    state.detached(&event);
+                }
+                guard.clear_ready();
+                pacer.changed(started.elapsed());
+            }
+            kernel = &mut tracing, if !is_tracing => {
+                is_tracing = true;
+                state.watch_detaching(kernel);
             }
             _ = hangup.recv() => reload_by_signal(&mut state).await?,
             () = sleep_until(state.trial_ends().unwrap_or(started)), if state.trial_ends().is_some() => {
@@ -217,7 +241,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                     guard.clear_ready();
                 }
             }
-            _ = leak_lines.tick(), if state.has_leaks() => state.tell_leaks(),
+            _ = leak_lines.tick(), if state.has_lines() => {
+                state.tell_leaks();
+                state.tell_contest();
+            }
             () = read_debugging(debugging.as_mut()) => {}
             Some(request) = requests.recv() => state.serve(request).await,
             Some(Quit { stop, done }) = quits.recv() => break (stop, Some(done)),

@@ -14,7 +14,7 @@ use sixxs_core::{
 use tracing::debug;
 
 use super::state::State;
-use crate::api::About;
+use crate::netlink::Removed;
 
 /// Rounds of plan and apply before something is called a problem: others may be at work too.
 const ROUNDS: usize = 3;
@@ -148,10 +148,16 @@ impl State {
         if !lost {
             return;
         }
-        self.corrections += 1;
-        self.alerts.raise(About::Correction {
-            tunnel: tunnel.map(|name| name.to_string()),
-            correction: step.to_string(),
-        });
+        let removed = match step {
+            Step::SetUp(..) => Removed::Link,
+            Step::AddAddress(..) => Removed::Address,
+            Step::AddRule(_) | Step::DeleteRule(_) => Removed::Rule,
+            Step::AddRoute(_)
+            | Step::ReplaceRoute(_)
+            | Step::KeepNeighbour(..)
+            | Step::DeleteRoute(_)
+            | Step::DeleteNeighbour(..) => Removed::Route,
+        };
+        self.corrected(tunnel, step.to_string(), removed);
     }
 }

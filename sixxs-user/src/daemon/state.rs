@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sixxs_core::{
     alert::Merger,
     config::{Config, Conflict, Learned, Tunnel},
+    contest::Contest,
     enforce::Enforcement,
     routing::{Desired, Observed, Plan, diff},
     types::{IfName, RulePriority},
@@ -14,6 +15,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Request, Verb,
     alerts::Alerts,
+    corrections::Removals,
     reload::{Changes, Trial},
     report,
     routes::InPlace,
@@ -23,7 +25,7 @@ use crate::{
     api::{self, About},
     bpf::Kernel,
     driver::Services,
-    netlink::{Netlink, Scope},
+    netlink::{Netlink, Removed, Scope},
     paths::Paths,
     table_file,
 };
@@ -54,6 +56,11 @@ pub(super) struct State {
     pub(super) problems: Vec<String>,
     pub(super) in_place: InPlace,
     pub(super) corrections: u64,
+    pub(super) contest: Contest,
+    /// Whether the tables' names were written in this run.
+    has_named: bool,
+    /// Since the last look.
+    pub(super) removals: Removals,
     pub(super) alerts: Alerts,
     pub(super) trial: Option<Trial>,
     /// Of a configuration that is just being taken over.
@@ -101,6 +108,9 @@ impl State {
             problems: Vec::new(),
             in_place: InPlace::default(),
             corrections: 0,
+            contest: Contest::default(),
+            has_named: false,
+            removals: Removals::default(),
             alerts,
             trial: None,
             changes: Changes::default(),
@@ -149,6 +159,8 @@ impl State {
                 Err(error) => problems.push(format!("{error:#}")),
             }
         }
+        self.removals.clear();
+        problems.extend(self.contest.problem(self.started.elapsed()));
         self.tell_problems(problems);
         self.tell_states();
         Ok(())
@@ -205,8 +217,18 @@ impl State {
         let sync = self
             .kernel
             .sync(&self.enforcement, &names, links, &self.netlink);
-        problems.extend(sync.await?);
+        let synced = sync.await?;
+        problems.extend(synced.problems);
+        for (name, direction) in synced.attached_again {
+            let tunnel = self.is_tunnel(&name).then(|| name.clone());
+            let what = format!("attach the program to {name} {}", direction.name());
+            self.corrected(tunnel, what, Removed::Program);
+        }
         Ok(problems)
+    }
+
+    fn is_tunnel(&self, name: &IfName) -> bool {
+        self.tunnels.contains_key(name)
     }
 
     /// Where somebody's rule comes before ours and leads elsewhere. The kernel is asked: what a rule
@@ -239,8 +261,13 @@ impl State {
         Ok(problems)
     }
 
-    fn name_tables(&self) -> anyhow::Result<Vec<String>> {
-        table_file::ensure(&self.paths, &self.config)?;
+    fn name_tables(&mut self) -> anyhow::Result<Vec<String>> {
+        let were_missing = table_file::ensure(&self.paths, &self.config)?;
+        if std::mem::replace(&mut self.has_named, true) && were_missing {
+            let file = self.paths.table_names();
+            let what = format!("write the tables' names to {}", file.display());
+            self.corrected(None, what, Removed::Names);
+        }
         Ok(Vec::new())
     }
 

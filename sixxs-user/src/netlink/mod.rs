@@ -10,7 +10,11 @@ pub mod sit;
 pub mod tc;
 mod watch;
 
-use std::{collections::BTreeSet, io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
@@ -26,7 +30,7 @@ use sixxs_core::{
 };
 
 pub use apply::{Failure, Outcome};
-pub use watch::{OutsideWatcher, Watcher};
+pub use watch::{OutsideWatcher, Removal, Removed, Watcher};
 
 /// No request to the kernel takes so long.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +45,8 @@ pub struct Netlink {
     others_rules: Vec<RulePriority>,
     /// Interfaces that had a default route since they were made.
     uplinks: BTreeSet<IfIndex>,
+    /// Interfaces seen at the last look, and since when those that are new; `None` before any.
+    seen: Option<BTreeMap<IfIndex, Option<Instant>>>,
 }
 
 /// What to look at.
@@ -83,6 +89,7 @@ impl Netlink {
             rules: Vec::new(),
             others_rules: Vec::new(),
             uplinks: BTreeSet::new(),
+            seen: None,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -24,7 +25,7 @@ use rtnetlink::{
     },
 };
 use sixxs_core::{
-    link::{Link, LinkLayer, Links},
+    link::{Candidate, Link, LinkLayer, Links},
     routing::{
         MAIN_TABLE, Observed, Rule,
         observed::{ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
@@ -39,6 +40,9 @@ use super::{Netlink, RequestError, Scope};
 const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 const GLOBAL_BITS: u8 = 3;
 
+/// Whoever makes an interface has set it up after this time.
+const FRESH: Duration = Duration::from_secs(60);
+
 const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
 impl Netlink {
@@ -47,6 +51,7 @@ impl Netlink {
         let mut links = self.links().await?;
         if scope.default_routes {
             self.find_uplinks(&mut links).await?;
+            self.find_newcomers(&mut links);
         }
         let links: Links = links.into_iter().collect();
         (self.rules, self.others_rules) = self.rules().await?;
@@ -80,6 +85,23 @@ impl Netlink {
         let found = links.iter().filter(|link| link.default_route);
         self.uplinks = found.map(|link| link.index).collect();
         Ok(())
+    }
+
+    /// Says which candidates were made lately: all that was there at the first look was not.
+    fn find_newcomers(&mut self, links: &mut [Link]) {
+        let now = Instant::now();
+        let seen = std::mem::take(&mut self.seen);
+        for link in links {
+            let since = match &seen {
+                Some(seen) => *seen.get(&link.index).unwrap_or(&Some(now)),
+                None => None,
+            };
+            let since = since.filter(|since| now.duration_since(*since) < FRESH);
+            if since.is_some() && link.candidate == Candidate::Settled {
+                link.candidate = Candidate::Fresh;
+            }
+            self.seen.get_or_insert_default().insert(link.index, since);
+        }
     }
 
     /// Asks the kernel which route of the main table it would use out of an interface: one question
@@ -292,15 +314,18 @@ fn link(message: &LinkMessage) -> Option<Link> {
     let mut name = None;
     let mut mtu = 0;
     let mut mac = None;
+    let mut is_part = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = text.parse().ok(),
             LinkAttribute::Mtu(value) => mtu = *value,
+            LinkAttribute::Controller(_) => is_part = true,
             LinkAttribute::Address(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
             _ => {}
         }
     }
     let header = &message.header;
+    let is_loopback = header.flags.contains(LinkFlags::Loopback);
     Some(Link {
         index: IfIndex(header.index),
         name: name?,
@@ -309,6 +334,11 @@ fn link(message: &LinkMessage) -> Option<Link> {
         layer: layer(header.link_layer_type, mac),
         addresses: Vec::new(),
         default_route: false,
+        candidate: if is_loopback || is_part {
+            Candidate::Never
+        } else {
+            Candidate::Settled
+        },
     })
 }
 

@@ -1,4 +1,5 @@
-//! Says when something changed, not what: whoever asks looks anew.
+//! Says when something changed, not what: whoever asks looks anew. Of what was taken away it says who
+//! did.
 
 use std::io;
 
@@ -15,13 +16,43 @@ pub struct Watcher {
     buffer: Vec<u8>,
 }
 
-/// Rule events come only by this group: there is no legacy constant for it.
-const GROUPS: [MulticastGroup; 4] = [
+/// Rule events come only by this group: there is no legacy constant for it. `Tc` tells of qdiscs and
+/// filters, but not of TCX.
+const GROUPS: [MulticastGroup; 5] = [
+    MulticastGroup::Tc,
     MulticastGroup::Link,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv6Rule,
 ];
+
+/// Something was taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Of which kind.
+    pub what: Removed,
+    /// By which process, in the number that the kernel gave its socket: the process's own for its
+    /// first one. `None`: by the kernel, or it does not say (of addresses never, of interfaces
+    /// before 6.2).
+    pub process: Option<u32>,
+}
+
+/// What was taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Removed {
+    /// An interface.
+    Link,
+    /// An address.
+    Address,
+    /// A route.
+    Route,
+    /// A rule.
+    Rule,
+    /// A qdisc or a filter on it.
+    Program,
+    /// The names of tables, of which the kernel knows nothing.
+    Names,
+}
 
 /// Messages read at a time: their content does not matter, so each may be cut off.
 const BUFFER_BYTES: usize = 8192;
@@ -50,15 +81,15 @@ impl Watcher {
 
     /// Waits until something that matters may have changed. Cancelling it loses nothing: what was
     /// not read stays in the socket.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    pub async fn changed(&mut self) -> io::Result<Option<Removal>> {
         loop {
             self.buffer.clear();
             match self.socket.recv_from(&mut self.buffer).await {
-                Ok(_) if matters(&self.buffer) => return Ok(()),
+                Ok(_) if matters(&self.buffer) => return Ok(removal(&self.buffer)),
                 Ok(_) => {}
                 // The socket overran: something changed, and we look at everything anyway.
                 Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => {
-                    return Ok(());
+                    return Ok(None);
                 }
                 Err(error) => return Err(error),
             }
@@ -86,7 +117,7 @@ impl OutsideWatcher {
 
     /// As [`Watcher::changed`].
     pub async fn changed(&mut self) -> io::Result<()> {
-        self.0.changed().await
+        self.0.changed().await.map(|_| ())
     }
 }
 
@@ -110,9 +141,32 @@ fn matters(message: &[u8]) -> bool {
     *destination_bits == 0 || *protocol == PROTOCOL
 }
 
+/// What a message says was taken away, and by whom. A `nlmsghdr` has the socket's number at 12.
+fn removal(message: &[u8]) -> Option<Removal> {
+    let kind = message.get(4..6)?.first_chunk()?;
+    let what = match u16::from_ne_bytes(*kind) {
+        RTM_DELLINK => Removed::Link,
+        RTM_DELADDR => Removed::Address,
+        RTM_DELROUTE => Removed::Route,
+        RTM_DELRULE => Removed::Rule,
+        RTM_DELQDISC | RTM_DELTFILTER => Removed::Program,
+        _ => return None,
+    };
+    let process = u32::from_ne_bytes(*message.get(12..16)?.first_chunk()?);
+    Some(Removal {
+        what,
+        process: (process != 0).then_some(process),
+    })
+}
+
 const AF_INET6: u8 = 10;
+const RTM_DELLINK: u16 = 17;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_DELRULE: u16 = 33;
+const RTM_DELQDISC: u16 = 37;
+const RTM_DELTFILTER: u16 = 45;
 
 #[cfg(test)]
 mod tests {
@@ -138,5 +192,22 @@ mod tests {
         ] {
             assert_eq!(matters(&message), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn who_took_something_away_is_seen() {
+        let message = |kind: u16, process: u32| {
+            let mut message = vec![0; 28];
+            message[4..6].copy_from_slice(&kind.to_ne_bytes());
+            message[12..16].copy_from_slice(&process.to_ne_bytes());
+            message
+        };
+        let removal = |kind, process| removal(&message(kind, process));
+        let expected = |what, process| Some(Removal { what, process });
+        assert_eq!(removal(33, 4711), expected(Removed::Rule, Some(4711)));
+        assert_eq!(removal(RTM_DELROUTE, 0), expected(Removed::Route, None));
+        assert_eq!(removal(RTM_NEWROUTE, 4711), None);
+        assert_eq!(super::removal(&[0; 5]), None);
+        assert_eq!(super::removal(&message(33, 1)[..14]), None);
     }
 }

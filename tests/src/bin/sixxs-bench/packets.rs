@@ -74,7 +74,7 @@ pub(crate) fn measure(rounds: u32) -> Result<String> {
 fn host(role: Role, count: u32) -> Result<Host> {
     let name = match role {
         Role::Uplink => "net0",
-        Role::Tunnel => TUNNELS[0],
+        _ => TUNNELS[0],
     };
     let mut host = Host::new(name, role)?;
     for tunnel in TUNNELS {

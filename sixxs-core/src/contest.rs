@@ -1,0 +1,166 @@
+//! When somebody keeps taking away what is put back: each correction is told, but not for ever.
+//!
+//! What is put back is put back all the same; how often the daemon looks is [`crate::pace`]'s.
+
+use std::time::Duration;
+
+/// Corrections that may be told in one go.
+const BURST: u32 = 20;
+
+/// One more may be told after so long.
+const EARN: Duration = Duration::from_secs(1);
+
+/// What was not told one by one is told together, this often.
+const SUMMARY: Duration = Duration::from_secs(10);
+
+/// So long after the last correction that was not told the contest is over.
+const OVER: Duration = Duration::from_secs(30);
+
+/// How many corrections there were of late, and for whom.
+#[derive(Debug)]
+pub struct Contest {
+    credit: u32,
+    earned: Duration,
+    untold: u64,
+    /// When the last was not told.
+    last: Option<Duration>,
+    /// Who was seen to take things away, as long as it lasts.
+    by: Option<String>,
+    summed: Duration,
+}
+
+impl Default for Contest {
+    fn default() -> Self {
+        Self {
+            credit: BURST,
+            earned: Duration::ZERO,
+            untold: 0,
+            last: None,
+            by: None,
+            summed: Duration::ZERO,
+        }
+    }
+}
+
+/// Corrections that were not told one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How many.
+    pub corrections: u64,
+    /// Who was last seen to take something away.
+    pub by: Option<String>,
+}
+
+impl Contest {
+    /// Something was put back that somebody took away; `by`: who, where that is known. Says whether
+    /// to tell it by itself.
+    pub fn corrected(&mut self, now: Duration, by: Option<&str>) -> bool {
+        let earned = now.saturating_sub(self.earned).as_secs() / EARN.as_secs();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(BURST);
+            self.credit = self.credit.saturating_add(earned).min(BURST);
+            self.earned = now;
+        }
+        if let Some(credit) = self.credit.checked_sub(1) {
+            self.credit = credit;
+            return true;
+        }
+        if self.last.is_none() {
+            self.summed = now;
+        }
+        self.untold += 1;
+        self.last = Some(now);
+        if by.is_some() {
+            self.by = by.map(str::to_owned);
+        }
+        false
+    }
+
+    /// Whether there is something to be told together, now or later.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.untold > 0
+    }
+
+    /// What is to be told together now.
+    pub fn summary(&mut self, now: Duration) -> Option<Summary> {
+        if self.untold == 0 || now < self.summed + SUMMARY {
+            return None;
+        }
+        self.summed = now;
+        Some(Summary {
+            corrections: std::mem::take(&mut self.untold),
+            by: self.by.clone(),
+        })
+    }
+
+    /// That somebody keeps at it, in words; the same words while it lasts.
+    pub fn problem(&mut self, now: Duration) -> Option<String> {
+        let last = self.last?;
+        if now >= last + OVER {
+            self.last = None;
+            self.by = None;
+            return None;
+        }
+        let who = self.by.as_deref().unwrap_or("somebody");
+        Some(format!(
+            "{who} keeps taking away what is ours; each time it is put back, and meanwhile the \
+             programs redirect what leaks. Have it leave rules and routes of protocol 116 alone"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_few_corrections_are_told_one_by_one() {
+        let mut contest = Contest::default();
+        for second in 0..1000 {
+            assert!(contest.corrected(seconds(second), Some("ip (process 7)")));
+            assert_eq!(contest.summary(seconds(second)), None);
+            assert_eq!(contest.problem(seconds(second)), None);
+        }
+    }
+
+    #[test]
+    fn very_many_are_told_together_and_who_causes_them_is_named() {
+        let mut contest = Contest::default();
+        let mut told = 0;
+        let mut summed = 0;
+        let mut problems = std::collections::BTreeSet::new();
+        for millisecond in 0..100_000u64 {
+            let now = Duration::from_millis(millisecond);
+            if contest.corrected(now, Some("networkd (process 7)")) {
+                told += 1;
+            }
+            if let Some(summary) = contest.summary(now) {
+                assert_eq!(summary.by.as_deref(), Some("networkd (process 7)"));
+                summed += summary.corrections;
+            }
+            problems.extend(contest.problem(now));
+        }
+        assert!((100..=130).contains(&told), "{told}");
+        assert!(summed > 80_000, "{summed}");
+        assert_eq!(problems.len(), 1);
+        assert!(
+            problems
+                .first()
+                .unwrap()
+                .starts_with("networkd (process 7) keeps")
+        );
+        // The last of them are told, and then it is over.
+        let end = seconds(120);
+        assert_eq!(
+            told + summed + contest.summary(end).unwrap().corrections,
+            100_000
+        );
+        assert!(contest.problem(end).is_some());
+        assert_eq!(contest.problem(seconds(131)), None);
+    }
+}

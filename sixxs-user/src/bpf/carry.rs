@@ -1,0 +1,159 @@
+//! What programs with maps of another layout had counted, so that an upgrade loses nothing.
+//!
+//! Of another layout only this is known: a slot's state begins with its counters, one value of 64
+//! bits each in an order that is only ever added to, and slots have names of 16 bytes. The maps are
+//! read as bytes, whatever else they hold.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use anyhow::{Context as _, ensure};
+use aya::maps::MapData;
+use sixxs_common::{
+    layout::SlotName,
+    stat::{CAPACITY, Counters},
+};
+use sixxs_core::types::IfName;
+
+use super::{
+    pins::Pins,
+    tables::{read_name, sum},
+};
+
+/// `BPF_MAP_LOOKUP_ELEM`, from the kernel's `enum bpf_cmd`.
+const COMMAND: libc::c_long = 1;
+
+/// The part of `union bpf_attr` that the command uses (kernel 3.18; flags since 5.1).
+#[repr(C)]
+struct Attributes {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// A pinned array whose values are not known in shape.
+struct Bytes {
+    map: MapData,
+    entries: u32,
+    /// Of one value; of a map per processor, of each processor's.
+    value: usize,
+    /// Values of an entry.
+    values: usize,
+}
+
+impl Bytes {
+    fn open(pins: &Pins, name: &str, is_per_processor: bool) -> anyhow::Result<Self> {
+        let path = pins.maps().join(name);
+        let what = || format!("read {}", path.display());
+        let map = MapData::from_pin(&path).with_context(what)?;
+        let info = map.info().with_context(what)?;
+        let kind = info.map_type().with_context(what)?;
+        let expected = if is_per_processor {
+            aya::maps::MapType::PerCpuArray
+        } else {
+            aya::maps::MapType::Array
+        };
+        ensure!(kind == expected, "{} is a {kind:?}", path.display());
+        let value = usize::try_from(info.value_size()).with_context(what)?;
+        Ok(Self {
+            entries: info.max_entries(),
+            // The kernel rounds each processor's value up.
+            value: if is_per_processor {
+                value.next_multiple_of(8)
+            } else {
+                value
+            },
+            values: if is_per_processor {
+                aya::util::nr_cpus().map_err(|(_, error)| error)?
+            } else {
+                1
+            },
+            map,
+        })
+    }
+
+    /// All values of an entry.
+    fn read(&self, entry: u32) -> anyhow::Result<Vec<u8>> {
+        let mut values = vec![0; self.value * self.values];
+        let attributes = Attributes {
+            map_fd: u32::try_from(self.map.fd().as_fd().as_raw_fd())?,
+            padding: 0,
+            key: (&raw const entry) as u64,
+            value: values.as_mut_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: `attributes` has the layout of the kernel's union for this command and is as long
+        // as said. The keys of both kinds of array are 4 bytes, which `entry` has; the kernel writes
+        // the size of a value, rounded up to 8 bytes for each possible processor in a map per
+        // processor: just what `values` has room for. Both outlive the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                COMMAND,
+                &raw const attributes,
+                size_of::<Attributes>(),
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error()).context("read an entry of an earlier map");
+        }
+        Ok(values)
+    }
+}
+
+/// What was counted for each name.
+pub(super) fn counted(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>> {
+    let names = Bytes::open(pins, "SLOTS", false)?;
+    let counters = Bytes::open(pins, "COUNTERS", true)?;
+    // Layouts before this one had nothing to carry.
+    let carried = Bytes::open(pins, "CARRIED", false).ok();
+    let mut counted = BTreeMap::new();
+    for slot in 0..names.entries.min(counters.entries) {
+        let name = names.read(slot)?;
+        let Some(name) = name
+            .first_chunk()
+            .and_then(|bytes| read_name(&SlotName { bytes: *bytes }))
+        else {
+            continue;
+        };
+        let bytes = counters.read(slot)?;
+        let mut values: Vec<_> = bytes.chunks(counters.value).map(counters_in).collect();
+        if let Some(carried) = &carried {
+            values.push(counters_in(&carried.read(slot)?));
+        }
+        counted.insert(name, sum(&values));
+    }
+    Ok(counted)
+}
+
+/// As many as there are.
+fn counters_in(bytes: &[u8]) -> Counters {
+    let mut counters = [0; CAPACITY];
+    for (counter, bytes) in counters.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *counter = u64::from_ne_bytes(*bytes);
+    }
+    counters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_whatever_comes_behind_them() {
+        let mut bytes = Vec::new();
+        for value in 1..=3u64 {
+            bytes.extend_from_slice(&value.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&[0xff; 5]);
+        let counters = counters_in(&bytes);
+        assert_eq!(counters[..4], [1, 2, 3, 0]);
+        let many = vec![1; CAPACITY * 8 + 100];
+        assert_eq!(counters_in(&many), [0x0101_0101_0101_0101; CAPACITY]);
+    }
+}

@@ -1,0 +1,147 @@
+//! What was put back, who had taken it away, and when that is a contest.
+
+use std::fs;
+
+use bytemuck::pod_read_unaligned;
+use sixxs_common::layout::Detached;
+use sixxs_core::types::IfName;
+use tokio::task::JoinError;
+use tracing::debug;
+
+use super::state::State;
+use crate::{
+    api::About,
+    bpf::KernelTypes,
+    netlink::{Removal, Removed},
+};
+
+/// Removals remembered between two looks: of more than this nobody can say which was whose.
+const REMEMBERED: usize = 64;
+
+/// What was taken away since the last look, by whom.
+#[derive(Default)]
+pub(super) struct Removals(Vec<(Removed, String)>);
+
+impl Removals {
+    fn note(&mut self, what: Removed, by: String) {
+        if self.0.len() < REMEMBERED && !self.0.contains(&(what, by.clone())) {
+            self.0.push((what, by));
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Who took something of that kind away, if that was one alone. With an interface go its
+    /// addresses and routes.
+    fn by(&self, what: Removed) -> Option<&str> {
+        let of = |kind: Removed| self.0.iter().filter(move |(removed, _)| *removed == kind);
+        let mut found = of(what);
+        match (found.next(), found.next()) {
+            (Some((_, by)), None) => Some(by),
+            (None, None) if matches!(what, Removed::Address | Removed::Route) => {
+                let mut found = of(Removed::Link);
+                let (_, by) = found.next()?;
+                found.next().is_none().then_some(by)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    /// Somebody took something away. Who that was is asked at once: most of them are short-lived.
+    pub(super) fn removed(&mut self, removal: Removal) {
+        let process = removal
+            .process
+            .filter(|process| *process != std::process::id());
+        if let Some(process) = process
+            && let Some(name) = name_of(process)
+        {
+            self.removals.note(removal.what, who(&name, process));
+        }
+    }
+
+    /// Somebody had a link taken off an interface.
+    pub(super) fn detached(&mut self, event: &[u8]) {
+        if event.len() == size_of::<Detached>() {
+            let Detached { process, name } = pod_read_unaligned(event);
+            let end = name.iter().position(|byte| *byte == 0);
+            let name = String::from_utf8_lossy(&name[..end.unwrap_or(name.len())]);
+            self.removals.note(Removed::Program, who(&name, process));
+        }
+    }
+
+    /// Something was put back. `by`: what is to be found among what was taken away.
+    pub(super) fn corrected(&mut self, tunnel: Option<IfName>, what: String, removed: Removed) {
+        self.corrections += 1;
+        let by = self.removals.by(removed).map(str::to_owned);
+        if self
+            .contest
+            .corrected(self.started.elapsed(), by.as_deref())
+        {
+            self.alerts.raise(About::Correction {
+                tunnel: tunnel.map(|name| name.to_string()),
+                correction: what,
+                by,
+            });
+        }
+    }
+
+    /// Tells together what was not told one by one.
+    pub(super) fn tell_contest(&mut self) {
+        if let Some(summary) = self.contest.summary(self.started.elapsed()) {
+            self.alerts.raise(About::Correction {
+                tunnel: None,
+                correction: format!("{} more rules, routes and the like", summary.corrections),
+                by: summary.by,
+            });
+        }
+    }
+
+    /// The kernel's types were read: it can now be asked to tell of programs that are taken away.
+    pub(super) fn watch_detaching(
+        &mut self,
+        kernel: Result<anyhow::Result<KernelTypes>, JoinError>,
+    ) {
+        let watched = kernel
+            .map_err(anyhow::Error::from)
+            .and_then(|kernel| self.kernel.watch_detaching(&kernel?));
+        if let Err(error) = watched {
+            debug!("programs that are taken away are found at the next look only: {error:#}");
+        }
+    }
+}
+
+/// The name of a process; `None` where it is gone, or the number was none of a process.
+fn name_of(process: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
+/// For people. A name may hold anything.
+fn who(name: &str, process: u32) -> String {
+    format!("{} (process {process})", name.escape_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_alone_is_named() {
+        let mut removals = Removals::default();
+        assert_eq!(removals.by(Removed::Rule), None);
+        removals.note(Removed::Link, "ip (process 7)".to_owned());
+        assert_eq!(removals.by(Removed::Rule), None);
+        assert_eq!(removals.by(Removed::Route), Some("ip (process 7)"));
+        removals.note(Removed::Rule, "networkd (process 8)".to_owned());
+        removals.note(Removed::Rule, "networkd (process 8)".to_owned());
+        assert_eq!(removals.by(Removed::Rule), Some("networkd (process 8)"));
+        removals.note(Removed::Rule, "ip (process 9)".to_owned());
+        assert_eq!(removals.by(Removed::Rule), None);
+        removals.clear();
+        assert_eq!(removals.by(Removed::Route), None);
+    }
+}
