@@ -358,19 +358,6 @@ pub struct LeakEvent {
 
 const _: () = assert!(size_of::<LeakEvent>() == 96);
 
-/// Who had a program of somebody's taken off an interface. Not pinned: old ones are of no use.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Detached {
-    /// The process, as the whole machine numbers it.
-    pub process: u32,
-    /// Its name, zero-padded.
-    pub name: [u8; 16],
-}
-
-/// Size of the ring of [`Detached`] in bytes.
-pub const DETACHED_BYTES: u32 = 4096;
-
 /// Name of the interface that a slot belongs to, zero-padded. Only user space reads and writes it;
 /// it is pinned beside the counters so that both survive together.
 #[repr(C)]

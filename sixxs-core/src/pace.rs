@@ -85,9 +85,57 @@ impl Pacer {
     }
 }
 
+/// How often to look for what nobody tells of.
+const CALM: Duration = Duration::from_millis(250);
+const ALERT: Duration = Duration::from_millis(2);
+
+/// So long after something was found missing there may be more to come.
+const WARY: Duration = Duration::from_secs(10);
+
+/// Rounds to what the kernel tells nobody of: seldom, and close upon each other for a while after
+/// something was found missing.
+#[derive(Debug, Default)]
+pub struct Patrol {
+    went: Duration,
+    wary_until: Duration,
+}
+
+impl Patrol {
+    /// When the next one is due.
+    #[must_use]
+    pub fn due(&self) -> Duration {
+        let pause = if self.went < self.wary_until {
+            ALERT
+        } else {
+            CALM
+        };
+        self.went + pause
+    }
+
+    /// One is over; `found`: something was missing.
+    pub fn went(&mut self, now: Duration, found: bool) {
+        self.went = now;
+        if found {
+            self.wary_until = now + WARY;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patrols_are_frequent_only_while_there_is_reason() {
+        let mut patrol = Patrol::default();
+        let mut rounds = 0;
+        while patrol.due() < Duration::from_secs(100) {
+            let due = patrol.due();
+            rounds += 1;
+            patrol.went(due, rounds == 30);
+        }
+        assert!((5300..5500).contains(&rounds), "{rounds}");
+    }
 
     #[test]
     fn a_change_is_looked_at_within_a_millisecond() {

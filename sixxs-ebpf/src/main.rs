@@ -5,10 +5,7 @@
 //! * `sixxs_ingress` sits on every tunnel. It counts what comes in, and hands answers for sockets
 //!   that are bound to an uplink to that uplink.
 //!
-//! * `sixxs_detached` is told by the kernel when somebody takes a TCX link off its interface, which
-//!   nothing else tells (there is no event of it), and says who did.
-//!
-//! The first two return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers mean the same to TCX and to a
+//! Both return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers mean the same to TCX and to a
 //! clsact filter; never `OK`, which would end the chain before other people's programs.
 #![no_std]
 #![no_main]
@@ -20,14 +17,13 @@ mod steer;
 
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
-    macros::{classifier, fexit},
-    programs::{FExitContext, TcContext},
+    macros::classifier,
+    programs::TcContext,
 };
 use sixxs_common::{
     address::Address,
     decide::{Exit, Verdict, decide},
-    layout::{Detached, ROLE_TUNNEL},
+    layout::ROLE_TUNNEL,
     packet::{self, Echo, Ipv6},
     stat::Stat,
 };
@@ -117,20 +113,6 @@ fn sixxs_ingress(context: TcContext) -> i32 {
         Err(packet::NoIpv6::OtherProtocol) => {}
     }
     NEXT
-}
-
-/// After a TCX link was taken off its interface by order of whoever is running: anybody's link, in
-/// any network namespace.
-#[fexit(function = "tcx_link_detach")]
-fn sixxs_detached(_context: FExitContext) -> i32 {
-    // The upper half is what user space calls the process.
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
-    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
-    maps::tell_detached(&Detached {
-        process,
-        name: bpf_get_current_comm().unwrap_or_default(),
-    });
-    0
 }
 
 /// Where echo messages of one direction are counted.

@@ -11,9 +11,8 @@ use sixxs_common::{
     decide::Tables,
     flow::Flow,
     layout::{
-        self, Control, Detached, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT,
-        Recent, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE,
-        interface_place,
+        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT, Recent,
+        SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE, interface_place,
     },
     stat::{Counters, Stat},
 };
@@ -48,9 +47,6 @@ static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
 /// Not used by the programs either: what programs with maps of another layout had counted.
 #[map]
 static CARRIED: Array<Counters> = Array::pinned(layout::SLOTS, 0);
-/// What was taken off an interface by force.
-#[map]
-static DETACHED: RingBuf = RingBuf::with_byte_size(layout::DETACHED_BYTES, 0);
 
 /// Room for an event in the making: the stack has 512 bytes.
 #[map]
@@ -153,12 +149,6 @@ pub(crate) fn remember(flow: &Flow, record: &FlowRecord) -> bool {
 #[inline(always)]
 pub(crate) fn emit(event: &LeakEvent) -> bool {
     EVENTS.output::<LeakEvent>(event, 0).is_ok()
-}
-
-/// Tells user space who took a program off an interface. With a full ring it has enough to look at.
-#[inline(always)]
-pub(crate) fn tell_detached(detached: &Detached) {
-    let _full = DETACHED.output::<Detached>(detached, 0);
 }
 
 /// The tables that the decision asks, in the kernel, for a packet at an interface.

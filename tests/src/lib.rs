@@ -18,6 +18,7 @@
 //! only. Root is needed.
 
 pub mod bare;
+pub mod bpf;
 pub mod broker;
 pub mod dirs;
 pub mod frame;

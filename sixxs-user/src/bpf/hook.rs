@@ -263,6 +263,22 @@ impl Attachments {
         Ok(Attached::Clsact)
     }
 
+    /// Whether a TCX link does not hold a program any more at an interface that is still there: of
+    /// that the kernel tells nobody. `own` are the programs' numbers.
+    pub(super) fn has_lost(&self, own: impl Fn(Direction) -> u32) -> bool {
+        let by_link = self.attached.iter();
+        let by_link = by_link.filter(|(_, attached)| matches!(attached, Attached::Tcx(_)));
+        by_link.map(|(place, _)| place).any(|(index, direction)| {
+            // An interface that is gone is told of.
+            let Some(name) = crate::netlink::index_to_name(*index) else {
+                return false;
+            };
+            let programs = SchedClassifier::query_tcx(name.as_str(), attach_type(*direction));
+            let own = own(*direction);
+            programs.is_ok_and(|(_, programs)| programs.iter().all(|program| program.id() != own))
+        })
+    }
+
     /// Detaches what `keep` does not want; returns what went wrong.
     pub(super) async fn retain(
         &mut self,

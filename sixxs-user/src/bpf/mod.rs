@@ -21,9 +21,9 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::{FExit, SchedClassifier},
+    programs::SchedClassifier,
 };
 use sixxs_common::{flow::Flow, layout::FlowRecord, stat::Counters};
 use sixxs_core::{
@@ -50,29 +50,18 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 const EGRESS: &str = "sixxs_egress";
 const INGRESS: &str = "sixxs_ingress";
 
-const DETACHED: &str = "sixxs_detached";
-
-/// What [`DETACHED`] waits for (kernel 6.6).
-const DETACHING: &str = "tcx_link_detach";
-
 /// The programs in the kernel, with their maps.
 pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
     attachments: Attachments,
+    /// The numbers of the two programs, egress and ingress.
+    numbers: [u32; 2],
     pins: Pins,
     /// Every map that is pinned, so that it can be pinned again.
     pinned: Vec<(PathBuf, MapData)>,
     /// Pins of programs with other layouts, which have not been replaced yet.
     others: Vec<Pins>,
-}
-
-/// What the kernel says about its own functions.
-pub struct KernelTypes(Btf);
-
-/// Reads it, which takes some time.
-pub fn kernel_types() -> anyhow::Result<KernelTypes> {
-    Ok(KernelTypes(Btf::from_sys_fs()?))
 }
 
 /// What [`Kernel::sync`] did that there was to tell.
@@ -91,8 +80,6 @@ pub type Debugging = aya_log::EbpfLogger<&'static dyn log::Log>;
 pub struct Rings {
     /// Leak events.
     pub events: RingBuf<MapData>,
-    /// [`Detached`](sixxs_common::layout::Detached), once [`Kernel::watch_detaching`] was called.
-    pub detached: RingBuf<MapData>,
     /// Debugging output; `None` when it is off, and then costs nothing.
     pub debugging: Option<Debugging>,
 }
@@ -129,6 +116,25 @@ impl Kernel {
         for other in &others {
             pins.adopt(other)?;
         }
+        let mut tries = 3;
+        loop {
+            match Self::load_once(&pins, others.clone(), hook, debugging) {
+                // Somebody took the directories away just now.
+                Err(_) if tries > 1 && !pins.are_there() => {
+                    tries -= 1;
+                    pins.make()?;
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    fn load_once(
+        pins: &Pins,
+        others: Vec<Pins>,
+        hook: HookChoice,
+        debugging: bool,
+    ) -> anyhow::Result<(Self, Rings)> {
         let level = if debugging {
             aya_log::Level::Debug as u8
         } else {
@@ -140,14 +146,15 @@ impl Kernel {
             .override_global(aya_log::LEVEL, &level, true)
             .load(OBJECT)
             .context("load the eBPF object")?;
-        for name in [EGRESS, INGRESS] {
-            program(&mut ebpf, name)?
-                .load()
-                .with_context(|| format!("load the program {name}"))?;
+        let mut numbers = [0; 2];
+        for (name, number) in [EGRESS, INGRESS].into_iter().zip(&mut numbers) {
+            let program = program(&mut ebpf, name)?;
+            let loaded = program.load();
+            loaded.with_context(|| format!("load the program {name}"))?;
+            *number = program_id(program)?;
         }
         let pinned = pins.pinned_maps()?;
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
-        let detached = RingBuf::try_from(tables::take(&mut ebpf, "DETACHED")?)?;
         let debugging = if debugging {
             let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
             Some(logger)
@@ -159,27 +166,13 @@ impl Kernel {
             ebpf,
             tables,
             attachments: Attachments::new(pins.clone(), hook),
-            pins,
+            numbers,
+            pins: pins.clone(),
             pinned,
             others,
         };
-        let rings = Rings {
-            events,
-            detached,
-            debugging,
-        };
+        let rings = Rings { events, debugging };
         Ok((kernel, rings))
-    }
-
-    /// From now on the ring [`Rings::detached`] tells of links that are taken off an interface. Needs
-    /// a kernel with TCX and with trampolines for its functions; elsewhere it is an error, and
-    /// programs that were taken away are found at the next look.
-    pub fn watch_detaching(&mut self, kernel: &KernelTypes) -> anyhow::Result<()> {
-        let program = self.ebpf.program_mut(DETACHED);
-        let program: &mut FExit = program.context("no such program")?.try_into()?;
-        program.load(DETACHING, &kernel.0)?;
-        program.attach()?;
-        Ok(())
     }
 
     /// Makes maps and attachments what they should be. `names` are all interfaces that may ever
@@ -230,6 +223,17 @@ impl Kernel {
         Ok(Synced {
             problems,
             attached_again,
+        })
+    }
+
+    /// Whether a program was taken off an interface, of which the kernel does not tell where it is
+    /// attached by TCX.
+    #[must_use]
+    pub fn has_lost_a_program(&self) -> bool {
+        let [egress, ingress] = self.numbers;
+        self.attachments.has_lost(|direction| match direction {
+            Direction::Egress => egress,
+            Direction::Ingress => ingress,
         })
     }
 

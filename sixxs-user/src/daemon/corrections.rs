@@ -2,16 +2,11 @@
 
 use std::fs;
 
-use bytemuck::pod_read_unaligned;
-use sixxs_common::layout::Detached;
 use sixxs_core::types::IfName;
-use tokio::task::JoinError;
-use tracing::debug;
 
 use super::state::State;
 use crate::{
     api::About,
-    bpf::KernelTypes,
     netlink::{Removal, Removed},
 };
 
@@ -63,16 +58,6 @@ impl State {
         }
     }
 
-    /// Somebody had a link taken off an interface.
-    pub(super) fn detached(&mut self, event: &[u8]) {
-        if event.len() == size_of::<Detached>() {
-            let Detached { process, name } = pod_read_unaligned(event);
-            let end = name.iter().position(|byte| *byte == 0);
-            let name = String::from_utf8_lossy(&name[..end.unwrap_or(name.len())]);
-            self.removals.note(Removed::Program, who(&name, process));
-        }
-    }
-
     /// Something was put back. `by`: what is to be found among what was taken away.
     pub(super) fn corrected(&mut self, tunnel: Option<IfName>, what: String, removed: Removed) {
         self.corrections += 1;
@@ -97,19 +82,6 @@ impl State {
                 correction: format!("{} more rules, routes and the like", summary.corrections),
                 by: summary.by,
             });
-        }
-    }
-
-    /// The kernel's types were read: it can now be asked to tell of programs that are taken away.
-    pub(super) fn watch_detaching(
-        &mut self,
-        kernel: Result<anyhow::Result<KernelTypes>, JoinError>,
-    ) {
-        let watched = kernel
-            .map_err(anyhow::Error::from)
-            .and_then(|kernel| self.kernel.watch_detaching(&kernel?));
-        if let Err(error) = watched {
-            debug!("programs that are taken away are found at the next look only: {error:#}");
         }
     }
 }

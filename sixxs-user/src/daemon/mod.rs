@@ -23,7 +23,10 @@ mod tunnels;
 use std::{io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use sixxs_core::{config::Config, pace::Pacer};
+use sixxs_core::{
+    config::Config,
+    pace::{Pacer, Patrol},
+};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -132,13 +135,8 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let names = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
     netlink.remove_sits(&names.collect()).await?;
     let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)?;
-    let Rings {
-        events,
-        detached,
-        debugging,
-    } = rings;
+    let Rings { events, debugging } = rings;
     let mut events = bpf::wait_on(events)?;
-    let mut detached = bpf::wait_on(detached)?;
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
     let bell = driver::Bell::default();
@@ -176,10 +174,8 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     )?;
     let mut told_ready = false;
 
-    // It takes some time, which nobody should wait for.
-    let mut tracing = tokio::task::spawn_blocking(bpf::kernel_types);
-    let mut is_tracing = false;
     let mut pacer = Pacer::default();
+    let mut patrol = Patrol::default();
     let started = Instant::now();
     let mut resync = tokio::time::interval(RESYNC);
     resync.tick().await;
@@ -210,17 +206,12 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 state.reconcile_or_report().await;
                 pacer.end(started.elapsed());
             }
-            guard = detached.readable_mut() => {
-                let mut guard = guard.context("wait for programs to be taken away")?;
-                while let Some(event) = guard.get_inner_mut().next() {
-                    state.detached(&event);
+            () = sleep_until(started + patrol.due()) => {
+                let found = state.has_lost_a_program();
+                patrol.went(started.elapsed(), found);
+                if found {
+                    pacer.changed(started.elapsed());
                 }
-                guard.clear_ready();
-                pacer.changed(started.elapsed());
-            }
-            kernel = &mut tracing, if !is_tracing => {
-                is_tracing = true;
-                state.watch_detaching(kernel);
             }
             _ = hangup.recv() => reload_by_signal(&mut state).await?,
             () = sleep_until(state.trial_ends().unwrap_or(started)), if state.trial_ends().is_some() => {

@@ -227,6 +227,11 @@ impl State {
         Ok(problems)
     }
 
+    /// Whether a program was taken away of which nothing tells.
+    pub(super) fn has_lost_a_program(&self) -> bool {
+        self.kernel.has_lost_a_program()
+    }
+
     fn is_tunnel(&self, name: &IfName) -> bool {
         self.tunnels.contains_key(name)
     }

@@ -54,6 +54,7 @@ mod shapes;
 mod status;
 mod strange_hosts;
 mod subtrees;
+mod tampering;
 mod tunnel_gone;
 mod without_daemon;
 mod without_rules;
