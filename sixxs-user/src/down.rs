@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     bpf, client,
+    driver::Ways,
     netlink::{Netlink, Scope},
     paths::Paths,
     removal, run_dir, table_file,
@@ -35,7 +36,8 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     // What cannot be removed does not keep the rest from being removed.
     for removed in [
         bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
-        netlink.remove_sits(&BTreeSet::new()).await,
+        netlink.remove_marked(&BTreeSet::new()).await,
+        Ways::new(&paths.run_dir).remove_all(),
         table_file::remove(paths),
         removal::file(&paths.socket()),
         lock.map_or(Ok(()), |lock| run_dir::remove(paths, lock)),

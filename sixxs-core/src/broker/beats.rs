@@ -43,6 +43,12 @@ impl Beats {
         self.due = now;
     }
 
+    /// As if there had been no break: no start, and the next one when it would have been due.
+    pub const fn go_on(&mut self, due: Duration) {
+        self.left = 0;
+        self.due = due;
+    }
+
     /// When the next one is due.
     #[must_use]
     pub const fn due(&self) -> Duration {
@@ -90,6 +96,13 @@ mod tests {
         assert_eq!(beats_until(&mut beats, 200, 300), [200, 201, 202, 262]);
         // Asleep for an hour.
         assert_eq!(beats_until(&mut beats, 3900, 4000), [3900, 3960]);
+    }
+
+    #[test]
+    fn a_break_that_nobody_noticed() {
+        let mut beats = Beats::new(3, Duration::from_secs(60), Duration::ZERO);
+        beats.go_on(Duration::from_secs(42));
+        assert_eq!(beats_until(&mut beats, 0, 200), [42, 102, 162]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ use tracing::{debug, info, warn};
 use crate::{
     api,
     bpf::{self, HookChoice, Kernel, Rings},
-    broker::{cache::Cache, connects::Connects},
+    broker::connects::Connects,
     clock::Clock,
     control, driver,
     netlink::{Netlink, Watcher},
@@ -131,32 +131,34 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     // Subscribed before the first look, so that nothing falls between.
     let mut watcher = Watcher::subscribe()?;
     let netlink = Netlink::open()?;
-    // Those of tunnels that are not wanted any more.
-    let names = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
-    netlink.remove_sits(&names.collect()).await?;
+    // Interfaces of tunnels that are not wanted any more, or not ours to make.
+    let native = config.tunnels.iter().filter(|t| t.kind.is_native());
+    let names = native.map(|tunnel| tunnel.name.clone()).collect();
+    netlink.remove_marked(&names).await?;
+    let bell = driver::Bell::default();
+    let clock = Clock::default();
+    let ledger_clock = Arc::new(clock.clone());
+    let connects = Connects::with_clock(&paths.state_dir, config.connect_limit, ledger_clock);
+    let services = driver::Services::new(bell.clone(), clock.clone(), connects.clone(), paths);
+    // What another run of ours carried waits for nothing.
+    let tunnels = tunnels::start(&config, &services);
     let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)?;
     let Rings { events, debugging } = rings;
     let mut events = bpf::wait_on(events)?;
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
-    let bell = driver::Bell::default();
-    let clock = Clock::default();
-    let ledger_clock = Arc::new(clock.clone());
-    let connects = Connects::with_clock(&paths.state_dir, config.connect_limit, ledger_clock);
     let (stopped_to, mut stopped) = mpsc::channel(WAITING);
     let mut state = State::new(
         paths.clone(),
         config,
         netlink,
         kernel,
-        driver::Services::new(
-            bell.clone(),
-            clock.clone(),
-            connects.clone(),
-            Cache::new(&paths.state_dir),
-        ),
+        services,
+        tunnels,
         stopped_to,
     );
+    // Nothing is taken for unwanted only because its driver has not spoken yet.
+    state.know_from_before().await;
     state.reconcile().await?;
     state.begin_alerts()?;
 

@@ -76,19 +76,10 @@ impl State {
         netlink: Netlink,
         kernel: Kernel,
         services: Services,
+        tunnels: BTreeMap<IfName, Running>,
         stopped_to: mpsc::Sender<Stopped>,
     ) -> Self {
         let alerts = Alerts::new(services.clock.clone());
-        let tunnels = config
-            .tunnels
-            .iter()
-            .map(|tunnel| {
-                (
-                    tunnel.name.clone(),
-                    Running::start(tunnel, &services, false),
-                )
-            })
-            .collect();
         Self {
             paths,
             wanted: config.clone(),
@@ -179,6 +170,12 @@ impl State {
             self.learned = learned;
             self.overlay();
         }
+    }
+
+    /// Takes up what brokers said in an earlier run.
+    pub(super) async fn know_from_before(&mut self) {
+        self.learned = self.services.known(&self.wanted).await;
+        self.overlay();
     }
 
     /// Lays what brokers said over what the user wants.

@@ -1,11 +1,11 @@
 //! Starting and stopping tunnels.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use futures_util::future::join_all;
 use sixxs_core::{
     aiccu,
-    config::{Account, Kind, Tls, Tunnel},
+    config::{Account, Config, Kind, Tls, Tunnel},
     link::Link,
     tunnel::{self, Driver as DriverState},
     types::IfName,
@@ -57,6 +57,15 @@ impl Stopped {
             problems: Vec::new(),
         }
     }
+}
+
+/// Starts the drivers of all tunnels.
+pub(super) fn start(config: &Config, services: &Services) -> BTreeMap<IfName, Running> {
+    let start = |tunnel: &Tunnel| {
+        let running = Running::start(tunnel, services, false);
+        (tunnel.name.clone(), running)
+    };
+    config.tunnels.iter().map(start).collect()
 }
 
 /// Stops drivers in a task, which then reports back.

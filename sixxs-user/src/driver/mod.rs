@@ -15,23 +15,30 @@ mod last_words;
 mod native;
 mod process;
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use sixxs_core::{
     broker::ayiya::wire::Fault,
-    config::{Kind, Learned, Tunnel},
+    config::{Config, Kind, Learned, Tunnel},
     link::Link,
     tunnel::Driver as State,
+    types::IfName,
 };
 use tokio::sync::{Notify, watch};
+
+pub(crate) use self::native::kept::Ways;
 
 use self::native::engine::Engine;
 use crate::{
     broker::{cache::Cache, connects::Connects},
     clock::Clock,
+    paths::Paths,
 };
 
 /// Rung when any driver has something new to say.
@@ -47,6 +54,8 @@ pub struct Services {
     pub connects: Connects,
     /// What brokers said.
     pub cache: Cache,
+    /// How brokers were reached.
+    pub(crate) ways: Ways,
     /// Started with the first native tunnel.
     engine: OnceLock<Engine>,
 }
@@ -54,14 +63,28 @@ pub struct Services {
 impl Services {
     /// Nothing is started yet.
     #[must_use]
-    pub fn new(bell: Bell, clock: Clock, connects: Connects, cache: Cache) -> Self {
+    pub fn new(bell: Bell, clock: Clock, connects: Connects, paths: &Paths) -> Self {
         Self {
             bell,
             clock,
+            cache: Cache::new(&paths.state_dir),
+            ways: Ways::new(&paths.run_dir),
             connects,
-            cache,
             engine: OnceLock::new(),
         }
+    }
+
+    /// What is known from before of tunnels that brokers were asked about.
+    pub async fn known(&self, config: &Config) -> BTreeMap<IfName, Learned> {
+        let mut known = BTreeMap::new();
+        for Tunnel { name, kind, .. } in &config.tunnels {
+            if let Kind::Account(account) = kind
+                && let Some(learned) = native::account::known(&self.cache, name, account).await
+            {
+                known.insert(name.clone(), learned);
+            }
+        }
+        known
     }
 
     fn engine(&self) -> anyhow::Result<&Engine> {

@@ -5,6 +5,7 @@
 //! Tasks: one per [`Netlink`], which drives the request socket; it ends when the value is dropped.
 
 mod apply;
+pub mod marked;
 mod observe;
 pub mod sit;
 pub mod tc;

@@ -1,15 +1,11 @@
-//! The kernel's own tunnels of IPv6 in IPv4 (`sit`).
-//!
-//! Those of our making have an alias (`ip link`: "alias sixxs"), by which they are found again.
+//! The kernel's own tunnels of IPv6 in IPv4 (`sit`). Those of our making are marked
+//! ([`super::marked`]).
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Context as _;
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST},
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST},
     packet_route::{
         RouteNetlinkMessage,
         link::{InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
@@ -17,10 +13,7 @@ use rtnetlink::{
 };
 use sixxs_core::types::{IfIndex, IfName};
 
-use super::{Netlink, RequestError};
-
-/// What marks an interface as ours.
-const ALIAS: &str = "sixxs";
+use super::{Netlink, RequestError, marked::There};
 
 /// Time to live of what is sent (RFC 4213 §3.3).
 const TTL: u8 = 64;
@@ -54,10 +47,12 @@ impl Netlink {
     /// The `sit` interface of this name between these ends, down and without addresses: made, or
     /// taken over from an earlier run of ours.
     pub async fn sit(&self, name: &IfName, ends: Ends) -> Result<IfIndex, NoSit> {
-        match self.our_sit(name).await? {
-            Some((index, found)) if found == ends => return Ok(index),
-            Some((index, _)) => self.delete_link(index).await?,
-            None => {}
+        match self.there(name).await? {
+            There::OurSit(index) if self.ends(index).await? == Some(ends) => return Ok(index),
+            There::OurSit(index) => self.delete_link(index).await?,
+            // As it was found out by whoever made it. It goes with the next boot.
+            There::OurTun(_) => return Err(NoSit::Unsupported),
+            There::Nothing | There::Others => {}
         }
         let mut message = LinkMessage::default();
         let mut tunnel = vec![
@@ -93,98 +88,51 @@ impl Netlink {
         }
         let index = IfIndex(super::name_to_index(name.as_str())?);
         // The kernel takes no alias for an interface that is only being made.
-        let mut message = LinkMessage::default();
-        message.header.index = index.0;
-        message.attributes = vec![LinkAttribute::IfAlias(ALIAS.to_owned())];
-        let marked = self
-            .request(RouteNetlinkMessage::SetLink(message), CHANGE)
-            .await;
-        if let Err(error) = marked {
+        if let Err(error) = self.mark(index).await {
             self.delete_link(index).await?;
-            return Err(NoSit::Other(error.into()));
+            return Err(NoSit::Other(error));
         }
         Ok(index)
     }
 
-    /// Our interface of this name, and its ends.
-    async fn our_sit(&self, name: &IfName) -> anyhow::Result<Option<(IfIndex, Ends)>> {
-        let links = self.our_sits().await?;
-        let found = links.into_iter().find(|(known, ..)| known == name);
-        Ok(found.map(|(_, index, ends)| (index, ends)))
-    }
-
-    /// Every `sit` interface of our making.
-    async fn our_sits(&self) -> anyhow::Result<Vec<(IfName, IfIndex, Ends)>> {
-        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let answers = self
-            .request(request, NLM_F_REQUEST | NLM_F_DUMP)
-            .await
-            .context("list the interfaces")?;
-        Ok(answers
-            .iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewLink(message) => ours(message),
-                _ => None,
-            })
-            .collect())
-    }
-
-    /// Removes every `sit` interface that any run made, but for those of these names.
-    pub async fn remove_sits(&self, but: &BTreeSet<IfName>) -> anyhow::Result<()> {
-        for (name, index, _) in self.our_sits().await? {
-            if !but.contains(&name) {
-                self.delete_link(index).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes an interface, which must be ours; it may be gone.
-    pub async fn delete_link(&self, index: IfIndex) -> anyhow::Result<()> {
+    /// The two ends of a `sit` interface.
+    async fn ends(&self, index: IfIndex) -> anyhow::Result<Option<Ends>> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
-        match self
-            .request(RouteNetlinkMessage::DelLink(message), CHANGE)
+        let answers = self
+            .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
             .await
-        {
-            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
-                Ok(())
-            }
-            outcome => outcome.map(|_| ()).context("remove an interface"),
-        }
+            .context("look up an interface")?;
+        Ok(answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => ends(message),
+            _ => None,
+        }))
     }
 }
 
-fn ours(message: &LinkMessage) -> Option<(IfName, IfIndex, Ends)> {
-    let (mut name, mut is_marked, mut is_sit, mut local, mut remote) =
-        (None, false, false, None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(text) => name = text.parse().ok(),
-            LinkAttribute::IfAlias(alias) => is_marked = alias == ALIAS,
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    match info {
-                        LinkInfo::Kind(kind) => is_sit = *kind == InfoKind::SitTun,
-                        LinkInfo::Data(InfoData::IpTunnel(tunnel)) => {
-                            for part in tunnel {
-                                match part {
-                                    InfoIpTunnel::Local(IpAddr::V4(at)) => local = Some(*at),
-                                    InfoIpTunnel::Remote(IpAddr::V4(at)) => remote = Some(*at),
-                                    _ => {}
-                                }
-                            }
-                        }
-                        _ => {}
-                    }
-                }
+fn ends(message: &LinkMessage) -> Option<Ends> {
+    let (mut local, mut remote) = (None, None);
+    let infos = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        });
+    for info in infos? {
+        let LinkInfo::Data(InfoData::IpTunnel(tunnel)) = info else {
+            continue;
+        };
+        for part in tunnel {
+            match part {
+                InfoIpTunnel::Local(IpAddr::V4(at)) => local = Some(*at),
+                InfoIpTunnel::Remote(IpAddr::V4(at)) => remote = Some(*at),
+                _ => {}
             }
-            _ => {}
         }
     }
-    let ends = Ends {
+    Some(Ends {
         local: local.filter(|local| !local.is_unspecified()),
         remote: remote?,
-    };
-    (is_marked && is_sit).then_some((name?, IfIndex(message.header.index), ends))
+    })
 }

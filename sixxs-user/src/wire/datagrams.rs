@@ -66,8 +66,8 @@ impl Arrivals {
 
 impl Datagrams {
     /// Opens a socket that can reach `remote`, from `local` if given and else from whatever address
-    /// the route asks for.
-    pub fn open(local: Option<IpAddr>, remote: IpAddr) -> io::Result<Self> {
+    /// the route asks for; from any `port` if that is 0.
+    pub fn open(local: Option<IpAddr>, port: u16, remote: IpAddr) -> io::Result<Self> {
         let (domain, any) = match remote {
             IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             IpAddr::V6(_) => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
@@ -80,13 +80,20 @@ impl Datagrams {
         if domain == Domain::IPV6 {
             socket.set_only_v6(true)?;
         }
-        socket.bind(&SocketAddr::new(local.unwrap_or(any), 0).into())?;
+        socket.bind(&SocketAddr::new(local.unwrap_or(any), port).into())?;
         // As large as the kernel allows, which may be less.
         socket.set_send_buffer_size(BUFFER_BYTES)?;
         socket.set_recv_buffer_size(BUFFER_BYTES)?;
         let batches = Batches::new(&socket)?;
         let socket = UdpSocket::from_std(socket.into())?;
         Ok(Self { socket, batches })
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        // It was bound when it was made.
+        self.socket.local_addr().map_or(0, |address| address.port())
     }
 
     /// Waits until there is something to receive.

@@ -16,7 +16,7 @@ use super::Tun;
 /// the kernel's 500.
 const QUEUE: u32 = 1000;
 
-/// A TUN device of our own making. It goes when this is dropped.
+/// A TUN device of our own making. It goes when this is dropped, unless it was told to stay.
 pub struct Device {
     tun: AsyncFd<Raw>,
     index: IfIndex,
@@ -31,7 +31,8 @@ impl AsRawFd for Raw {
 }
 
 impl Device {
-    /// Makes the device, down and without addresses, in the network namespace of this thread.
+    /// Makes the device, down and without addresses, in the network namespace of this thread; or
+    /// takes over, as it is, one of this name that nobody holds.
     pub fn create(name: &IfName) -> anyhow::Result<Self> {
         let create = || -> io::Result<(SyncDevice, u32)> {
             let device = DeviceBuilder::new()
@@ -55,6 +56,12 @@ impl Device {
             tun,
             index: IfIndex(index),
         })
+    }
+
+    /// Lets it outlive us: the next one who makes a device of this name gets this one.
+    pub fn keep(&self) -> anyhow::Result<()> {
+        let kept = self.tun.get_ref().0.persist();
+        kept.context("keep the TUN device")
     }
 
     /// Its index.

@@ -44,6 +44,7 @@ mod native_bad_path;
 mod native_crashes;
 mod native_device;
 mod native_names;
+mod native_restart;
 mod native_secrets;
 mod native_ways;
 mod on_leak;

@@ -50,7 +50,8 @@ fn ten_deaths_are_three_connects() -> Result<()> {
     Ok(())
 }
 
-/// With it kept: the server is asked once for each tunnel, whatever happens after.
+/// With it kept: the server is asked once for each tunnel, and the tunnels' brokers hear of one start,
+/// whatever happens after.
 #[test]
 fn ten_deaths_with_a_memory() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
@@ -64,26 +65,14 @@ fn ten_deaths_with_a_memory() -> Result<()> {
         setting.start()?.kill()?;
     }
     let daemon = setting.start()?;
+    setting.is_up()?;
     assert_eq!(lab.tic()?.connects().len(), 2);
+    // For the PoPs it was one run: the beats of one start, from one port.
     for tunnel in lab.tunnels() {
         let counts = tunnel.broker()?.counts();
-        assert!(counts.beats <= MOST * 3, "{counts:?}");
-        assert!(counts.endpoint_changes < MOST, "{counts:?}");
+        assert!(counts.beats <= 3, "{counts:?}");
+        assert_eq!(counts.endpoint_changes, 0, "{counts:?}");
     }
-    // And it says what it waits for.
-    let status = setting.program.status_until("it waits", |status| {
-        status.tunnels.iter().all(|tunnel| {
-            tunnel.state == "up"
-                || tunnel
-                    .reason
-                    .as_deref()
-                    .is_some_and(|reason| reason.contains("the next connect is possible in"))
-        })
-    })?;
-    assert!(
-        status.tunnels.iter().any(|tunnel| tunnel.state != "up"),
-        "{status:#?}"
-    );
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

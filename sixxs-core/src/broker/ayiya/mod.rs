@@ -30,7 +30,7 @@ use crate::secret::Secret;
 const BURST: u8 = 3;
 
 /// Brokers ping every 60 s and take 120 s of silence for death; so do we, from their side.
-const SILENCE: Duration = Duration::from_secs(130);
+pub const SILENCE: Duration = Duration::from_secs(130);
 
 /// Between probes while nothing is heard, at first; doubled each time.
 const FIRST_PROBE_PAUSE: Duration = Duration::from_secs(1);
@@ -142,6 +142,28 @@ impl Session {
         self.doubt_due = now + FIRST_DOUBT;
         self.doubt_pause = FIRST_DOUBT;
         self.began = now;
+    }
+
+    /// The broker takes us for the same as before: it was last `heard` of then, and expects a beat
+    /// when it is `due`.
+    pub const fn go_on(&mut self, heard: Duration, due: Duration) {
+        self.beats.go_on(due);
+        self.began = heard;
+        self.heard = Some(heard);
+        self.silent_since = heard;
+        self.was_heard = true;
+    }
+
+    /// Our address in the tunnel.
+    #[must_use]
+    pub const fn address(&self) -> Ipv6Addr {
+        self.address
+    }
+
+    /// When the next beat is due.
+    #[must_use]
+    pub const fn beat_due(&self) -> Duration {
+        self.beats.due()
     }
 
     /// Makes datagrams for the broker.

@@ -9,13 +9,17 @@ use sixxs_core::{
     broker::tic::saved::Asked,
     config::{Account, Learned, Tunnel},
     tunnel::{Driver as State, LockedOut},
+    types::IfName,
 };
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Work;
 use crate::{
-    broker::tic::{self, Goal, Login, Outcome, Parameters, Request, Retry, Times, TlsChoice},
+    broker::{
+        cache::Cache,
+        tic::{self, Goal, Login, Outcome, Parameters, Request, Retry, Times, TlsChoice},
+    },
     driver::{backoff::Backoff, process::Process},
 };
 
@@ -30,6 +34,21 @@ const REFUSED: Duration = Duration::from_secs(3600);
 
 /// A wait for a slot is looked at again after so long.
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
+
+/// What is known of the tunnel of an account from before.
+pub(crate) async fn known(cache: &Cache, name: &IfName, account: &Account) -> Option<Learned> {
+    let parameters = cache.load(name, &asked(account)).await?;
+    Some(Learned::new(account, &parameters))
+}
+
+fn asked(account: &Account) -> Asked {
+    let aiccu = &account.aiccu;
+    Asked {
+        server: aiccu.server.clone(),
+        username: aiccu.username.clone(),
+        tunnel_id: aiccu.tunnel_id.clone(),
+    }
+}
 
 impl Work {
     /// Keeps the tunnel of an account up; never ends by itself.
@@ -63,11 +82,7 @@ impl Work {
     /// What is known of the tunnel, or what the broker says; returns when there is an answer.
     async fn parameters(&self, account: &Account, refresh: bool) -> Parameters {
         let aiccu = &account.aiccu;
-        let asked = Asked {
-            server: aiccu.server.clone(),
-            username: aiccu.username.clone(),
-            tunnel_id: aiccu.tunnel_id.clone(),
-        };
+        let asked = asked(account);
         if !refresh && let Some(parameters) = self.cache.load(&self.name, &asked).await {
             return parameters;
         }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use sixxs_core::{
-    broker::ayiya::{Action, Identity, Now, Received, Session, wire::PORT},
-    config::{Ayiya, Tunnel},
+    broker::ayiya::{Action, Identity, Now, Received, SILENCE, Session, wire::PORT},
+    config::{Ayiya, Remote, Tunnel},
     tunnel::Driver as State,
 };
 use tokio::time::sleep;
@@ -17,6 +17,7 @@ use tracing::debug;
 use super::{
     AGAIN, End, LONGEST_SLEEP, Pause, TUN, TURN, Work,
     engine::Buffers,
+    kept::Kept,
     outside::{is_of_the_socket, source_for},
     way::Way,
 };
@@ -24,6 +25,9 @@ use crate::{
     driver::Report,
     wire::{Datagrams, Device},
 };
+
+/// That the broker is heard of is noted this often.
+const NOTE: Duration = Duration::from_secs(30);
 
 impl Work {
     /// Carries packets until the device is lost.
@@ -41,12 +45,20 @@ impl Work {
         };
         let mut session = Session::new(&identity, self.clock.now().elapsed);
         let mut last = None;
+        let mut kept = self.kept(&ayiya.remote, ayiya.local4, address.address);
         loop {
-            let way = self.find_way(&ayiya.remote, ayiya.local4, last, true).await;
+            let before = kept.take();
+            let way = match &before {
+                Some(kept) => kept.way,
+                None => self.find_way(&ayiya.remote, ayiya.local4, last, true).await,
+            };
             last = Some(way);
             let local = ayiya.local4.map(IpAddr::V4);
-            let socket = match Datagrams::open(local, way.remote) {
+            let port = before.as_ref().map_or(0, |kept| kept.port);
+            let socket = match Datagrams::open(local, port, way.remote) {
                 Ok(socket) => socket,
+                // Somebody else has the port now.
+                Err(_) if before.is_some() => continue,
                 Err(error) => {
                     let reason = format!("open a UDP socket: {error}");
                     self.report.say(State::Failed(reason));
@@ -55,7 +67,10 @@ impl Work {
                 }
             };
             self.report.endpoint(SocketAddr::new(way.remote, PORT), TUN);
-            session.begin_again(self.clock.now().elapsed);
+            match &before {
+                Some(kept) => session.go_on(kept.known, kept.due),
+                None => session.begin_again(self.clock.now().elapsed),
+            }
             match self.carry(device, &socket, way, ayiya, &mut session).await {
                 Ok(Pause::WayLost) => {}
                 Ok(Pause::DeviceLost) => return End::DeviceLost,
@@ -81,6 +96,7 @@ impl Work {
         let mut seen = self.seen.clone();
         let lost = Self::lost(&mut seen, device.index());
         tokio::pin!(lost);
+        let mut noted = None;
         loop {
             let time = self.clock.now();
             while let Some(action) = session.poll(time) {
@@ -90,6 +106,14 @@ impl Work {
                 }
             }
             self.tell(session, time.elapsed, way);
+            self.note(
+                session,
+                time.elapsed,
+                way,
+                socket,
+                &ayiya.remote,
+                &mut noted,
+            );
             let pause = session.due(time.elapsed).saturating_sub(time.elapsed);
             let is_alive = tokio::select! {
                 () = &mut lost => return Ok(Pause::DeviceLost),
@@ -122,6 +146,34 @@ impl Work {
         match self.stale_after {
             Some(after) if elapsed >= session.silent_since() + after => Pause::Stale,
             _ => Pause::WayLost,
+        }
+    }
+
+    /// Keeps what another run of ours needs to go on as the same: after each beat, and now and then
+    /// while the broker is heard of.
+    fn note(
+        &self,
+        session: &Session,
+        elapsed: Duration,
+        way: Way,
+        socket: &Datagrams,
+        remote: &Remote,
+        noted: &mut Option<(Duration, Duration)>,
+    ) {
+        let (known, due) = (session.silent_since(), session.beat_due());
+        let is_old = noted.is_none_or(|(then, next)| next != due || known >= then + NOTE);
+        if is_old && session.answers(elapsed) {
+            *noted = Some((known, due));
+            let kept = Kept {
+                way,
+                port: socket.port(),
+                remote: remote.to_string(),
+                address: session.address(),
+                known,
+                until: known + SILENCE,
+                due,
+            };
+            self.ways.save(&self.name, &kept);
         }
     }
 

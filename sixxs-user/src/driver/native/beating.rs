@@ -12,9 +12,15 @@ use sixxs_core::{
         heartbeat::{self, BURST},
     },
     config::Heartbeat,
+    types::IfName,
 };
 
-use super::{LONGEST_SLEEP, outside::is_of_the_socket, way::Way};
+use super::{
+    LONGEST_SLEEP,
+    kept::{Kept, Ways},
+    outside::is_of_the_socket,
+    way::Way,
+};
 use crate::{clock::Clock, wire::Datagrams};
 
 /// A broker that says it does not know us is told of us again, but not more often than this: anybody
@@ -26,6 +32,7 @@ pub(super) struct Beating<'a> {
     clock: Clock,
     heartbeat: &'a Heartbeat,
     address: Ipv6Addr,
+    way: Way,
     beats: Beats,
     /// When it was told of us, at a start or again.
     told: Duration,
@@ -46,12 +53,35 @@ impl<'a> Beating<'a> {
             clock,
             heartbeat,
             address,
+            way,
             beats: Beats::new(BURST, heartbeat.interval, elapsed),
             told: elapsed,
             // From the very address that packets are to come to.
-            socket: Datagrams::open(Some(way.source), way.remote)?,
+            socket: Datagrams::open(Some(way.source), 0, way.remote)?,
             to: SocketAddr::new(way.remote, heartbeat::PORT),
         })
+    }
+
+    /// As if there had been no break.
+    pub(super) const fn go_on(&mut self, kept: &Kept) {
+        self.told = kept.known;
+        self.beats.go_on(kept.due);
+    }
+
+    /// What another run of ours needs to go on as the same.
+    fn keep(&self) -> Kept {
+        let due = self.beats.due();
+        let beat = due.saturating_sub(self.beats.interval());
+        Kept {
+            way: self.way,
+            port: 0,
+            remote: self.way.remote.to_string(),
+            address: self.address,
+            known: self.told,
+            // One beat may be missed.
+            until: beat + self.beats.interval() * 2,
+            due,
+        }
     }
 
     /// Whether the broker may be told of us again, out of turn.
@@ -66,9 +96,10 @@ impl<'a> Beating<'a> {
     }
 
     /// Sends a beat if one is due. Says how long until the next.
-    pub(super) fn beat(&mut self) -> io::Result<Duration> {
+    pub(super) fn beat(&mut self, ways: &Ways, name: &IfName) -> io::Result<Duration> {
         let time = self.clock.now();
         if self.beats.take(time.elapsed) {
+            ways.save(name, &self.keep());
             let password = &self.heartbeat.password;
             let text = heartbeat::beat(self.address, time.unix_seconds, password);
             match self.socket.send(self.to, text.as_bytes(), text.len()) {

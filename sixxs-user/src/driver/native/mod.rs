@@ -3,10 +3,11 @@
 //! The daemon's part here is small: it starts a tunnel on the [`engine`]'s thread, tells it what was
 //! seen of its interface, and ends it. The tunnel says how it is getting on by its [`Report`].
 
-mod account;
+pub(crate) mod account;
 mod ayiya;
 mod beating;
 pub(crate) mod engine;
+pub(crate) mod kept;
 mod outside;
 mod sit;
 mod six_in_four;
@@ -14,6 +15,7 @@ mod way;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
+use anyhow::bail;
 use sixxs_core::{
     config::{Kind, Tunnel},
     link::Link,
@@ -24,12 +26,17 @@ use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep},
 };
+use tracing::debug;
 
-use self::engine::{Buffers, Shared};
+use self::{
+    engine::{Buffers, Shared},
+    kept::Ways,
+};
 use super::{Report, Services, backoff::Backoff};
 use crate::{
     broker::{cache::Cache, connects::Connects},
     clock::Clock,
+    netlink::{Netlink, marked::There},
     wire::Device,
 };
 
@@ -74,6 +81,7 @@ impl Native {
         let clock = services.clock.clone();
         let connects = services.connects.clone();
         let cache = services.cache.clone();
+        let ways = services.ways.clone();
         let refused = report.clone();
         let work = move |shared: &Shared| {
             let mut work = Work {
@@ -83,8 +91,9 @@ impl Native {
                 clock,
                 connects,
                 cache,
+                ways,
                 stale_after: None,
-                sit: None,
+                interface: None,
                 buffers: Rc::clone(&shared.buffers),
                 outside: shared.outside.clone(),
             };
@@ -103,7 +112,10 @@ impl Native {
                     order = ordered => order.unwrap_or(Order::Leave),
                 };
                 let outcome = match order {
-                    Order::Stop => work.remove_sit().await,
+                    Order::Stop => {
+                        work.ways.remove(&work.name);
+                        work.remove_interface().await
+                    }
                     Order::Leave => Ok(()),
                 };
                 // Nobody may be left to hear it.
@@ -151,10 +163,11 @@ struct Work {
     clock: Clock,
     connects: Connects,
     cache: Cache,
+    ways: Ways,
     /// Where what a broker said may not hold any more: given up after so long without an answer.
     stale_after: Option<Duration>,
-    /// The kernel's tunnel, if it carries this one.
-    sit: Option<IfIndex>,
+    /// Our interface, while there is one.
+    interface: Option<IfIndex>,
     buffers: Rc<RefCell<Buffers>>,
     outside: watch::Receiver<u64>,
 }
@@ -185,7 +198,7 @@ impl Work {
         }
         loop {
             self.report.say(State::Working(None));
-            let device = match Device::create(&self.name) {
+            let device = match self.device().await {
                 Ok(device) => device,
                 Err(error) => {
                     self.report.say(State::Failed(format!("{error:#}")));
@@ -193,6 +206,7 @@ impl Work {
                     continue;
                 }
             };
+            self.interface = Some(device.index());
             self.report.made(true);
             let made = Instant::now();
             let end = match &tunnel.kind {
@@ -204,12 +218,54 @@ impl Work {
                 }
             };
             self.report.made(false);
-            drop(device);
             match end {
                 End::Stale => return,
-                // Whoever took it away may take the next one away as well.
-                End::DeviceLost => sleep(backoff.lost(made.elapsed())).await,
+                End::DeviceLost => {
+                    // It may be called something else by now.
+                    if let Err(error) = self.remove_interface().await {
+                        debug!("{}: {error:#}", self.name);
+                    }
+                    drop(device);
+                    // Whoever took it away may take the next one away as well.
+                    sleep(backoff.lost(made.elapsed())).await;
+                }
             }
+        }
+    }
+
+    /// Our device: the one that an earlier run left, or a new one. It outlives us, so that a restart
+    /// finds it with its addresses, routes and rules.
+    async fn device(&self) -> anyhow::Result<Device> {
+        let netlink = Netlink::open()?;
+        match netlink.there(&self.name).await? {
+            There::OurTun(_) => Device::create(&self.name),
+            There::Nothing => {
+                let device = Device::create(&self.name)?;
+                // Until it has its mark, it goes with us.
+                netlink.mark(device.index()).await?;
+                device.keep()?;
+                Ok(device)
+            }
+            There::OurSit(index) => {
+                netlink.delete_link(index).await?;
+                bail!("a tunnel of the kernel's was in the place of {}", self.name);
+            }
+            There::Others => bail!(
+                "make the TUN device {}: somebody else has an interface of that name",
+                self.name
+            ),
+        }
+    }
+
+    /// Removes our interface, if there is one.
+    async fn remove_interface(&mut self) -> anyhow::Result<()> {
+        let Some(index) = self.interface.take() else {
+            return Ok(());
+        };
+        let netlink = Netlink::open()?;
+        match netlink.there(&self.name).await? {
+            There::OurSit(found) if found == index => netlink.delete_link(index).await,
+            _ => netlink.remove_tun(index).await,
         }
     }
 

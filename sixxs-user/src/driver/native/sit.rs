@@ -52,7 +52,7 @@ impl Work {
                     continue;
                 }
             };
-            self.sit = Some(index);
+            self.interface = Some(index);
             self.report.made(true);
             let began = Instant::now();
             self.beat_for(index, outer, address).await;
@@ -68,16 +68,27 @@ impl Work {
         let mut seen = self.seen.clone();
         let lost = Self::lost(&mut seen, index);
         tokio::pin!(lost);
+        let mut kept = self.kept(&remote, outer.local4, address);
         loop {
             let counts = outer.heartbeat.is_some();
-            let way = tokio::select! {
-                () = &mut lost => return,
-                way = self.find_way(&remote, outer.local4, None, counts) => way,
+            let before = kept.take();
+            let way = match &before {
+                Some(kept) => kept.way,
+                None => tokio::select! {
+                    () = &mut lost => return,
+                    way = self.find_way(&remote, outer.local4, None, counts) => way,
+                },
             };
             let beating = match &outer.heartbeat {
                 None => Ok(None),
                 Some(heartbeat) => {
-                    Beating::open(heartbeat, address, way, self.clock.clone()).map(Some)
+                    let beating = Beating::open(heartbeat, address, way, self.clock.clone());
+                    beating.map(|mut beating| {
+                        if let Some(before) = &before {
+                            beating.go_on(before);
+                        }
+                        Some(beating)
+                    })
                 }
             };
             let waited = match beating {
@@ -106,7 +117,7 @@ impl Work {
     ) -> io::Result<Pause> {
         loop {
             let pause = match &mut beating {
-                Some(beating) => beating.beat()?,
+                Some(beating) => beating.beat(&self.ways, &self.name)?,
                 None => LONGEST_SLEEP,
             };
             self.report.say(State::Done);
@@ -120,14 +131,6 @@ impl Work {
                     }
                 }
             }
-        }
-    }
-
-    /// Removes the interface, if there is one.
-    pub(super) async fn remove_sit(&mut self) -> anyhow::Result<()> {
-        match self.sit.take() {
-            Some(index) => Netlink::open()?.delete_link(index).await,
-            None => Ok(()),
         }
     }
 }

@@ -81,12 +81,17 @@ impl Work {
             return std::future::pending().await;
         };
         let remote = Remote::Address(outer.remote4.into());
+        let mut kept = self.kept(&remote, outer.local4, address);
         loop {
             // Without a heartbeat nobody is told anything: that takes no slot.
             let counts = outer.heartbeat.is_some();
-            let way = self.find_way(&remote, outer.local4, None, counts).await;
-            let socket = match self.open(way, outer, address) {
-                Ok(socket) => socket,
+            let before = kept.take();
+            let way = match &before {
+                Some(kept) => kept.way,
+                None => self.find_way(&remote, outer.local4, None, counts).await,
+            };
+            let (socket, mut beating) = match self.open(way, outer, address) {
+                Ok(opened) => opened,
                 Err(error) => {
                     self.report.say(State::Failed(explain(&error)));
                     sleep(AGAIN).await;
@@ -94,7 +99,9 @@ impl Work {
                 }
             };
             self.report.endpoint(way.remote, TUN);
-            let (socket, beating) = socket;
+            if let (Some(beating), Some(before)) = (&mut beating, &before) {
+                beating.go_on(before);
+            }
             match self
                 .carry_plain(device, &socket, way, outer, beating, &ours)
                 .await
@@ -147,7 +154,7 @@ impl Work {
                     if is_refused {
                         self.tell_again(beating, way).await;
                     }
-                    beating.beat()?
+                    beating.beat(&self.ways, &self.name)?
                 }
                 None => LONGEST_SLEEP,
             };

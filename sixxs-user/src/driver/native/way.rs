@@ -2,10 +2,11 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use sixxs_core::{
     config::Remote,
     tunnel::{Driver as State, LockedOut},
@@ -14,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Work,
+    kept::Kept,
     outside::{resolve, source_for},
 };
 use crate::broker::connects::{Slot, Wait};
@@ -26,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
 
 /// A way that was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Way {
     /// The broker.
     pub(super) remote: IpAddr,
@@ -61,6 +63,20 @@ impl Work {
                 }
             }
         }
+    }
+
+    /// How the broker was reached until a moment ago, if it will still take us for the same.
+    pub(super) fn kept(
+        &self,
+        remote: &Remote,
+        local4: Option<Ipv4Addr>,
+        address: Ipv6Addr,
+    ) -> Option<Kept> {
+        let now = self.clock.now().elapsed;
+        let kept = self
+            .ways
+            .load(&self.name, &remote.to_string(), address, now);
+        kept.filter(|kept| self.is_still(kept.way, local4))
     }
 
     fn is_still(&self, way: Way, local4: Option<Ipv4Addr>) -> bool {

@@ -1,0 +1,140 @@
+//! Interfaces of our making. They have an alias (`ip link`: "alias sixxs"), by which they are found
+//! again.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use rtnetlink::{
+    packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    },
+};
+use sixxs_core::types::{IfIndex, IfName};
+
+use super::{Netlink, RequestError};
+
+/// What marks an interface as ours.
+const ALIAS: &str = "sixxs";
+
+const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
+
+/// What there is of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum There {
+    /// No interface.
+    Nothing,
+    /// A TUN device of ours.
+    OurTun(IfIndex),
+    /// A `sit` interface of ours.
+    OurSit(IfIndex),
+    /// Somebody else's.
+    Others,
+}
+
+impl Netlink {
+    /// What there is of a name.
+    pub async fn there(&self, name: &IfName) -> anyhow::Result<There> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+        match self
+            .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(answers) => Ok(answers.first().map_or(There::Nothing, |answer| {
+                marked(answer).map_or(There::Others, |(_, there)| there)
+            })),
+            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
+                Ok(There::Nothing)
+            }
+            Err(error) => Err(error).with_context(|| format!("look up interface {name}")),
+        }
+    }
+
+    /// Marks an interface as ours.
+    pub async fn mark(&self, index: IfIndex) -> anyhow::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index.0;
+        message.attributes = vec![LinkAttribute::IfAlias(ALIAS.to_owned())];
+        self.request(RouteNetlinkMessage::SetLink(message), CHANGE)
+            .await
+            .with_context(|| format!("give interface {index} an alias"))?;
+        Ok(())
+    }
+
+    /// Removes every interface that any run made, but for those of these names.
+    pub async fn remove_marked(&self, but: &BTreeSet<IfName>) -> anyhow::Result<()> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self
+            .request(request, NLM_F_REQUEST | NLM_F_DUMP)
+            .await
+            .context("list the interfaces")?;
+        for (name, there) in answers.iter().filter_map(marked) {
+            if let There::OurTun(index) | There::OurSit(index) = there
+                && !but.contains(&name)
+            {
+                self.delete_link(index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an interface if it is a TUN device of ours, whatever it is called.
+    pub async fn remove_tun(&self, index: IfIndex) -> anyhow::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index.0;
+        match self
+            .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .await
+        {
+            Ok(answers) => match answers.first().and_then(marked) {
+                Some((_, There::OurTun(index))) => self.delete_link(index).await,
+                _ => Ok(()),
+            },
+            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
+                Ok(())
+            }
+            Err(error) => Err(error).context("look up an interface"),
+        }
+    }
+
+    /// Removes an interface, which must be ours; it may be gone.
+    pub async fn delete_link(&self, index: IfIndex) -> anyhow::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index.0;
+        match self
+            .request(RouteNetlinkMessage::DelLink(message), CHANGE)
+            .await
+        {
+            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
+                Ok(())
+            }
+            outcome => outcome.map(|_| ()).context("remove an interface"),
+        }
+    }
+}
+
+/// The name of an interface, and what it is if it is ours.
+fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, There)> {
+    let RouteNetlinkMessage::NewLink(message) = answer else {
+        return None;
+    };
+    let index = IfIndex(message.header.index);
+    let (mut name, mut is_marked, mut there) = (None, false, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = text.parse().ok(),
+            LinkAttribute::IfAlias(alias) => is_marked = alias == ALIAS,
+            LinkAttribute::LinkInfo(infos) => {
+                there = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(InfoKind::Tun) => Some(There::OurTun(index)),
+                    LinkInfo::Kind(InfoKind::SitTun) => Some(There::OurSit(index)),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some((name?, there.filter(|_| is_marked)?))
+}

@@ -1,0 +1,135 @@
+//! The program is started anew under tunnels that it carries itself: they stay what they are, and for
+//! their brokers nothing has happened.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::probe::PingStream;
+use sixxs_tests::program::{Daemon, Hook};
+
+use crate::setting::Setting;
+
+/// What a restart may cost: packets of this time.
+const GAP: Duration = Duration::from_millis(50);
+
+/// Between pings.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+#[test]
+fn nobody_notices() -> Result<()> {
+    let kinds = [Kind::Ayiya, Kind::Heartbeat];
+    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
+    let lab = &setting.lab;
+    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    let mut daemon = setting.start()?;
+    setting.is_up()?;
+    let before = setting.program.status()?;
+    let connects = lab.tic()?.connects().len();
+    let rules = setting.own_rules()?;
+    // The burst of beats at the start is over.
+    std::thread::sleep(Duration::from_secs(3));
+    let streams = lab.tunnels().each_ref().map(|tunnel| {
+        let address = tunnel.plan.address;
+        PingStream::start(lab.outside(), address, INTERVAL)
+    });
+    let beats: Vec<_> = counts(&setting, |counts| counts.beats)?;
+    let ends: [fn(Daemon) -> Result<()>; 4] = [killed, stopped, killed, stopped];
+    for end in ends {
+        std::thread::sleep(Duration::from_millis(300));
+        end(daemon)?;
+        assert_eq!(setting.own_rules()?, rules);
+        daemon = setting.start()?;
+    }
+    setting.is_up()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let pings = streams.map(|stream| stream?.stop());
+    let after = setting.program.status()?;
+    for (index, pings) in pings.into_iter().enumerate() {
+        let name = lab.tunnels()[index].plan.interface;
+        let pings = pings?;
+        let lost = u32::try_from(pings.sent - pings.answered)?;
+        println!(
+            "{name}: {lost} of {} pings lost over {} restarts",
+            pings.sent,
+            ends.len()
+        );
+        assert!(
+            INTERVAL * lost <= GAP * u32::try_from(ends.len())?,
+            "{name}: {pings:?}"
+        );
+        // The device is the same one.
+        assert_eq!(after.tunnel(name).ifindex, before.tunnel(name).ifindex);
+        let echo = after.tunnel(name).echo;
+        assert!(echo.requests_in >= pings.answered, "{echo:?} {pings:?}");
+    }
+    assert_eq!(lab.tic()?.connects().len(), connects);
+    assert_eq!(counts(&setting, |counts| counts.endpoint_changes)?, [0, 0]);
+    assert_eq!(counts(&setting, |counts| counts.beats)?, beats);
+    setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+
+    // Stopped by order they are gone, and with them what was kept of the way.
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    setting.program.ok(&["down"])?;
+    let links = setting.host().sh("ip -brief link show")?;
+    assert!(!links.contains("sixxs"), "{links}");
+    assert!(!lab.paths().run().join("ways").exists());
+    assert_eq!(daemon.wait()?, 0);
+    Ok(())
+}
+
+fn killed(daemon: Daemon) -> Result<()> {
+    daemon.kill()
+}
+
+fn stopped(daemon: Daemon) -> Result<()> {
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Something that each broker counted.
+fn counts(
+    setting: &Setting,
+    what: impl Fn(&sixxs_tests::broker::counts::Counts) -> u64,
+) -> Result<Vec<u64>> {
+    let tunnels = setting.lab.tunnels().iter();
+    tunnels
+        .map(|tunnel| Ok(what(&tunnel.broker()?.counts())))
+        .collect()
+}
+
+/// A device that somebody else made, and one of ours for a tunnel that is wanted no more.
+#[test]
+fn only_our_own_are_taken_over() -> Result<()> {
+    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let config = setting.lab.config("");
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    assert_eq!(daemon.stop()?, 0);
+    // Both devices are there still, and one is somebody else's now.
+    setting.host().ip("link set sixxs0 alias mine\n")?;
+    let daemon = setting.start()?;
+    let status = setting
+        .program
+        .status_until("it says whose it is", |status| {
+            let reason = status.tunnel("sixxs0").reason.as_deref();
+            reason.is_some_and(|reason| reason.contains("somebody else has an interface"))
+        })?;
+    assert_eq!(status.tunnel("sixxs1").state, "up");
+    assert_eq!(daemon.stop()?, 0);
+    setting.host().ip("link delete sixxs0\n")?;
+
+    let at = config.rfind("[[tunnel]]").map_or(0, |at| at);
+    setting.lab.write_config(&config[..at])?;
+    let daemon = setting.start()?;
+    let links = setting.host().sh("ip -brief link show")?;
+    assert!(
+        links.contains("sixxs0") && !links.contains("sixxs1"),
+        "{links}"
+    );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
