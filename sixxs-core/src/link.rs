@@ -23,7 +23,8 @@ pub enum Candidate {
     Never,
     /// When it gets a default route.
     Settled,
-    /// The same; it was made so lately that whoever made it may not have come to that yet.
+    /// The same; it was made or came up so lately that whoever did that may not have come to the route
+    /// yet.
     Fresh,
 }
 

@@ -201,6 +201,11 @@ impl Lab {
         &self.outside
     }
 
+    /// The ISP's router.
+    pub fn isp(&self) -> &Namespace {
+        &self.isp
+    }
+
     /// The host on the LAN of its own, and the one on the uplink's wire.
     pub fn lans(&self) -> Result<&[Namespace; 2]> {
         self.lans

@@ -6,9 +6,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
-use nix::libc;
+use anyhow::{Context as _, Result};
 
+use crate::bpf::tcx_programs;
 use crate::dirs::mounts_below;
 use crate::lab::Lab;
 use crate::netns::Namespace;
@@ -64,65 +64,6 @@ pub fn interfaces(namespace: &Namespace) -> Result<Vec<String>> {
             .iter()
             .map(|i| i.name().to_string_lossy().into_owned())
             .collect())
-    })
-}
-
-/// The ids of the programs that are attached to an interface by TCX, in the order they run.
-/// Asked of the kernel directly: bpftool knows TCX only from version 7.3. None on kernels
-/// without TCX (before 6.6).
-pub fn tcx_programs(namespace: &Namespace, interface: &str, ingress: bool) -> Result<Vec<u32>> {
-    /// From linux/bpf.h.
-    const BPF_PROG_QUERY: libc::c_long = 16;
-    const BPF_TCX_INGRESS: u32 = 46;
-    const BPF_TCX_EGRESS: u32 = 47;
-    /// The part of `union bpf_attr` for BPF_PROG_QUERY, as of kernel 6.6.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Query {
-        target_ifindex: u32,
-        attach_type: u32,
-        query_flags: u32,
-        attach_flags: u32,
-        prog_ids: u64,
-        prog_cnt: u32,
-        padding: u32,
-        prog_attach_flags: u64,
-        link_ids: u64,
-        link_attach_flags: u64,
-        revision: u64,
-    }
-    namespace.run(|| {
-        let mut ids = [0_u32; 64];
-        let mut query = Query {
-            target_ifindex: nix::net::if_::if_nametoindex(interface)
-                .with_context(|| format!("find interface {interface}"))?,
-            attach_type: if ingress {
-                BPF_TCX_INGRESS
-            } else {
-                BPF_TCX_EGRESS
-            },
-            prog_ids: ids.as_mut_ptr() as u64,
-            prog_cnt: u32::try_from(ids.len())?,
-            ..Query::default()
-        };
-        // SAFETY: the structure is as large as said; `ids` outlives the call and holds `prog_cnt`.
-        let status = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_PROG_QUERY,
-                &raw mut query,
-                size_of::<Query>(),
-            )
-        };
-        if status != 0 {
-            let error = io::Error::last_os_error();
-            ensure!(
-                error.raw_os_error() == Some(libc::EINVAL),
-                "ask for the TCX programs of {interface}: {error}"
-            );
-            return Ok(Vec::new());
-        }
-        Ok(ids[..query.prog_cnt as usize].to_vec())
     })
 }
 

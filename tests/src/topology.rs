@@ -131,6 +131,29 @@ pub fn wires(ns: impl Fn(&str) -> String, lans: bool) -> String {
     batch
 }
 
+/// The wire of the uplink alone, made anew for a lab without LANs, with this index at the host.
+pub fn uplink_wire(ns: impl Fn(&str) -> String, index: u32) -> String {
+    let (host, isp) = (ns("host"), ns("isp"));
+    format!("link add {UPLINK} index {index} netns {host} type veth peer name host netns {isp}\n")
+}
+
+/// The addresses and routes of the host's end of the uplink, for `ip -batch` there: all that it may
+/// have lost.
+pub fn uplink_host_end() -> String {
+    format!(
+        "address replace {HOST}/64 dev {UPLINK} nodad\n\
+         address replace {HOST4}/24 dev {UPLINK}\n\
+         link set {UPLINK} up\n\
+         route replace default via 2001:db8:1::fe dev {UPLINK} src {HOST}\n\
+         route replace default via 192.0.2.1 dev {UPLINK}\n"
+    )
+}
+
+/// The same of the ISP's end.
+pub const UPLINK_ISP_END: &str = "address add 2001:db8:1::fe/64 dev host nodad\n\
+     address add 192.0.2.1/24 dev host\n\
+     link set host up\n";
+
 /// The addresses and routes of one node, for `ip -batch` inside its namespace. Between routers
 /// both IPv6 and IPv4 take link-local next hops: fe80::1 is the core, fe80::2 the other one.
 pub fn node(name: &str, lans: bool) -> String {
@@ -171,29 +194,24 @@ pub fn node(name: &str, lans: bool) -> String {
             }
             batch
         }
-        "isp" => "address add fe80::2/64 dev core nodad\n\
+        "isp" => {
+            "address add fe80::2/64 dev core nodad\n\
              link set core up\n\
              route add default via fe80::1 dev core\n\
-             route add 0.0.0.0/0 via inet6 fe80::1 dev core\n\
-             address add 2001:db8:1::fe/64 dev host nodad\n\
-             address add 192.0.2.1/24 dev host\n\
-             link set host up\n"
-            .to_owned(),
-        "host" => format!(
-            "address add {HOST}/64 dev {UPLINK} nodad\n\
-             address add {HOST4}/24 dev {UPLINK}\n\
-             link set {UPLINK} up\n\
-             route add default via 2001:db8:1::fe dev {UPLINK} src {HOST}\n\
-             route add default via 192.0.2.1 dev {UPLINK}\n\
-             {}",
-            if lans {
-                "address add 2001:db8:bb:2::1/64 dev net0 nodad\n\
+             route add 0.0.0.0/0 via inet6 fe80::1 dev core\n"
+                .to_owned()
+                + UPLINK_ISP_END
+        }
+        "host" => {
+            uplink_host_end()
+                + if lans {
+                    "address add 2001:db8:bb:2::1/64 dev net0 nodad\n\
                  address add 2001:db8:bb:1::1/64 dev lan1 nodad\n\
                  link set lan1 up\n"
-            } else {
-                ""
-            }
-        ),
+                } else {
+                    ""
+                }
+        }
         "wire" => "link add br0 type bridge mcast_snooping 0\n\
              link set host master br0 up\n\
              link set isp master br0 up\n\
@@ -243,7 +261,7 @@ impl TunnelPlan {
         } = self;
         format!(
             "link set {interface} mtu {mtu} txqueuelen 5000\n\
-             address add {address}/64 dev {interface} nodad\n\
+             address replace {address}/64 dev {interface} nodad\n\
              link set {interface} up\n"
         )
     }

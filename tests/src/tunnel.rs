@@ -133,6 +133,12 @@ impl Tunnel {
         Ok(())
     }
 
+    /// Gives the host's interface back whatever it lost: its address, and that it is up. Not for
+    /// native tunnels.
+    pub fn raise(&self) -> Result<()> {
+        self.host.ip(&self.plan.host_end(self.mtu))
+    }
+
     /// Deletes the host's interface.
     pub fn delete(&self) -> Result<()> {
         // By name also for TUN: to close its file is not enough while a process that another
@@ -149,6 +155,13 @@ impl Tunnel {
     pub fn silence(&self) -> Result<()> {
         self.pop
             .ip(&format!("address delete {}/64 dev host\n", self.plan.peer))
+    }
+
+    /// How the broker would reach the host, for who has to find out why something does not arrive.
+    pub fn broker_sees(&self) -> Result<String> {
+        let neighbours = self.pop.sh("ip -6 -statistics neighbour show")?;
+        let links = self.pop.sh("ip address show")?;
+        Ok(neighbours + &links + &self.pop.sh("ip -6 route show table all")?)
     }
 
     /// What the broker counted; the names are those of its rule set: `from_host`,

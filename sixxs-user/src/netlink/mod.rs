@@ -46,7 +46,8 @@ pub struct Netlink {
     others_rules: Vec<RulePriority>,
     /// Interfaces that had a default route since they were made.
     uplinks: BTreeSet<IfIndex>,
-    /// Interfaces seen at the last look, and since when those that are new; `None` before any.
+    /// Interfaces seen at the last look, and since when those that are new or were down; `None` before
+    /// any.
     seen: Option<BTreeMap<IfIndex, Option<Instant>>>,
 }
 

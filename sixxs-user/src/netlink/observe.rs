@@ -87,12 +87,14 @@ impl Netlink {
         Ok(())
     }
 
-    /// Says which candidates were made lately: all that was there at the first look was not.
+    /// Says which candidates were made lately, or came up: all that was up at the first look was not.
+    /// An uplink that is down has no default route, and is one again from its first packet on.
     fn find_newcomers(&mut self, links: &mut [Link]) {
         let now = Instant::now();
         let seen = std::mem::take(&mut self.seen);
         for link in links {
             let since = match &seen {
+                _ if !link.up => Some(now),
                 Some(seen) => *seen.get(&link.index).unwrap_or(&Some(now)),
                 None => None,
             };

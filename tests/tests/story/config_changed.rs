@@ -2,8 +2,8 @@
 //! and this one does not want goes, and what both want goes on.
 
 use anyhow::Result;
+use sixxs_tests::bpf::tcx_programs;
 use sixxs_tests::program::Hook;
-use sixxs_tests::snapshot::tcx_programs;
 use sixxs_tests::topology::Flavour;
 
 use crate::setting::Setting;

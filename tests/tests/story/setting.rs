@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::lab::{Lab, Spec, Tunnel};
 use sixxs_tests::netns::Namespace;
+use sixxs_tests::own;
 use sixxs_tests::probe;
 use sixxs_tests::program::{Daemon, Hook, Program};
 use sixxs_tests::service::Services;
@@ -15,8 +16,6 @@ use sixxs_tests::wait;
 
 /// The priority of the program's rules.
 pub(crate) const PRIORITY: u32 = 16383;
-/// The routing protocol number that marks what the program owns.
-pub(crate) const PROTOCOL: u32 = 116;
 
 /// A lab with a configuration, services on both sides, and the program ready to be run.
 pub(crate) struct Setting {
@@ -150,25 +149,19 @@ impl Setting {
 
     /// The rules with the program's mark.
     pub(crate) fn own_rules(&self) -> Result<String> {
-        marked(&self.host().sh("ip -6 -details rule show")?)
+        own::rules(self.host())
     }
 
     /// The routes with the program's mark, of all tables.
     pub(crate) fn own_routes(&self) -> Result<String> {
-        marked(&self.host().sh("ip -6 -details route show table all")?)
+        own::routes(self.host())
     }
 
     /// Deletes all rules with the program's mark, as a network manager deletes what it did not
     /// make. A running daemon may have put them back before this returns.
     pub(crate) fn delete_own_rules(&self) -> Result<()> {
         for line in self.own_rules()?.lines() {
-            let (priority, selector) = line.split_once(':').context("a rule has a priority")?;
-            let words: Vec<&str> = selector.split_whitespace().collect();
-            let lookup = words.iter().position(|word| *word == "lookup");
-            let end = lookup.context("a rule has a table")? + 2;
-            let selector = words.get(..end).context("a table follows")?.join(" ");
-            let rule = format!("ip -6 rule del priority {priority} {selector} protocol {PROTOCOL}");
-            self.host().sh(&rule)?;
+            self.host().sh(&own::delete_rule(line)?)?;
         }
         Ok(())
     }
@@ -184,16 +177,6 @@ pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
     let parts = [top, first, whole.split(BEGIN).nth(2)];
     let parts = parts.into_iter().collect::<Option<Vec<_>>>();
     Ok(parts.context("a lab has two tunnels")?.join(BEGIN))
-}
-
-fn marked(lines: &str) -> Result<String> {
-    let mark = format!("proto {PROTOCOL}");
-    let lines = lines.lines().filter(|line| {
-        let (_, after) = line.split_once(&mark).unwrap_or_default();
-        line.contains(&mark) && !after.starts_with(|c: char| c.is_ascii_digit())
-    });
-    // With the end of line each, for easy comparison.
-    Ok(lines.map(|line| format!("{}\n", line.trim_end())).collect())
 }
 
 /// For tests that use a whole processor or measure time: one at a time.

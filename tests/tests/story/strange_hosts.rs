@@ -2,9 +2,11 @@
 //! others in our tables, prefixes without a LAN.
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::{Hook, Program};
-use sixxs_tests::topology::{Flavour, OUTSIDE};
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::uplink;
 
 use crate::setting::Setting;
 
@@ -46,6 +48,44 @@ fn a_default_route_with_two_next_hops() -> Result<()> {
     setting
         .program
         .status_until("the change is seen", |status| status.uplinks.len() == 2)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// An uplink that is found, and was down, is one from its first packet on: whether the daemon saw it
+/// go down, or was started meanwhile.
+#[test]
+fn an_uplink_comes_up_again() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    find_uplinks(&setting)?;
+    let mut daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    for restarts in [false, true] {
+        setting.host().ip("link set net0 down\n")?;
+        if restarts {
+            assert_eq!(daemon.stop()?, 0);
+            daemon = setting.start()?;
+        }
+        // When this is put back, the daemon has looked.
+        let before = setting.program.status()?.corrections;
+        setting.delete_own_rules()?;
+        setting
+            .program
+            .status_until("it has looked", |status| status.corrections > before)?;
+        // Too slow for what comes.
+        daemon.signal(Signal::SIGSTOP)?;
+        uplink::raise(setting.host())?;
+        let cause = Cause::Device(UPLINK);
+        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        leak::send(&socket, OUTSIDE, 10, 100)?;
+        daemon.signal(Signal::SIGCONT)?;
+        setting
+            .program
+            .status_until("it is an uplink again", |status| {
+                status.uplinks.len() == 1 && status.healthy
+            })?;
+        setting.nothing_went_astray()?;
+    }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

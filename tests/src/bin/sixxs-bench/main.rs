@@ -1,6 +1,5 @@
 //! `sixxs-bench`: measures, prints a table, and keeps it in docs/benchmarks.md.
 
-mod empty;
 mod machine;
 mod packets;
 mod report;

@@ -9,12 +9,13 @@ use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::types::Prefix;
 use sixxs_tests::bare::{Direction, Host, LOOPBACK, Programs};
+use sixxs_tests::bpf;
 use sixxs_tests::packets::{
     ECHO_REPLY, ECHO_REQUEST, ICMPV6, IPV6_TYPE, UDP, ethernet, icmpv6, ipv6, udp,
 };
 
+use crate::machine;
 use crate::timing::Times;
-use crate::{empty, machine};
 
 const NEXT: i32 = -1;
 const REDIRECT: i32 = 7;
@@ -47,7 +48,7 @@ struct Kernel {
 
 /// Measures everything, in turn, and writes it up.
 pub(crate) fn measure(rounds: u32) -> Result<String> {
-    let empty = empty::load()?;
+    let empty = bpf::load_empty()?;
     let mut kernels = Vec::new();
     for role in [Role::Uplink, Role::Tunnel] {
         let programs = Programs::load()?;
