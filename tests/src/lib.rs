@@ -20,6 +20,7 @@
 pub mod bare;
 pub mod bpf;
 pub mod broker;
+pub mod chaos;
 pub mod dirs;
 pub mod frame;
 pub mod interrupt;

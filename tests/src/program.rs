@@ -188,7 +188,8 @@ impl Program {
         self.spawn_as(self.command(&["run"]))
     }
 
-    fn spawn_as(&self, mut command: Command) -> Result<Daemon> {
+    /// As [`Program::spawn`], by a command of the caller's.
+    pub fn spawn_as(&self, mut command: Command) -> Result<Daemon> {
         // A process group of its own: ctrl-C in a terminal is for the lab, which then stops it.
         command
             .stdin(Stdio::null())

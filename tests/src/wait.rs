@@ -8,15 +8,23 @@ use anyhow::{Result, bail};
 /// How often a condition is looked at.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// How much longer than usual everything may take here, by `SIXXS_TEST_PATIENCE`: on an emulated
+/// processor, say.
+pub fn patience() -> u32 {
+    let said = std::env::var("SIXXS_TEST_PATIENCE").ok();
+    said.and_then(|said| said.parse().ok()).unwrap_or(1)
+}
+
 /// Looks until `seen` gives a value that `good` accepts, and returns it.
 ///
-/// The error after `limit` names `what` was awaited and shows the last value or error.
+/// The error after `limit` ([`patience`] times that) names `what` was awaited and shows the last value or error.
 pub fn until<T: Debug>(
     what: &str,
     limit: Duration,
     mut seen: impl FnMut() -> Result<T>,
     good: impl Fn(&T) -> bool,
 ) -> Result<T> {
+    let limit = limit * patience();
     let deadline = Instant::now() + limit;
     loop {
         let last = seen();

@@ -4,6 +4,7 @@
 //! root; only they, never the compiler. cargo test's own summaries are the last thing printed.
 
 use anyhow::Result;
+use clap::Parser;
 
 use crate::{plan::Needs, privilege, process, product, vm, workspace::Workspace};
 
@@ -12,21 +13,59 @@ use crate::{plan::Needs, privilege, process, product, vm, workspace::Workspace};
 pub(crate) const PACKAGES: &[&str] = &["--workspace", "--exclude", "sixxs-ebpf"];
 
 /// All tests, or those whose name contains one of `filter` (which may hold test runner options); with
-/// `vm` those that must hold on an old kernel, there.
+/// `chaos` that alone, by its own options; with `vm` those that must hold on an old kernel, there.
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     match filter {
         [first, rest @ ..] if first == "vm" => vm::run(workspace, rest),
-        _ => on_this_kernel(workspace, filter),
+        [first, ..] if first == "chaos" => chaos(workspace, &Chaos::parse_from(filter)),
+        _ => on_this_kernel(workspace, &[], &[], filter),
     }
 }
 
-fn on_this_kernel(workspace: &Workspace, filter: &[String]) -> Result<()> {
+/// Random faults while traffic runs, as many as one likes.
+#[derive(Parser)]
+#[command(name = "cargo xtask test chaos", bin_name = "cargo xtask test chaos")]
+struct Chaos {
+    /// So many faults that one daemon lives through, after a quarter of that with daemons killed and
+    /// started as well; default: as many as fit into some seconds.
+    #[arg(long, value_name = "N")]
+    faults: Option<u64>,
+    /// Decides what happens; default: another one each time, which is printed.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// `tcx`, `clsact` or `native`: only this kind of host.
+    variant: Vec<String>,
+}
+
+fn chaos(workspace: &Workspace, wanted: &Chaos) -> Result<()> {
+    let mut variables = Vec::new();
+    for (name, value) in [
+        ("SIXXS_CHAOS_FAULTS", wanted.faults),
+        ("SIXXS_CHAOS_SEED", wanted.seed),
+    ] {
+        variables.extend(value.map(|value| (name, value.to_string())));
+    }
+    let mut filter = wanted.variant.clone();
+    // How far it is, and what was counted.
+    filter.push("--nocapture".to_owned());
+    on_this_kernel(workspace, &["--test", "chaos"], &variables, &filter)
+}
+
+/// The tests that match, of these targets (none named: all), with these variables.
+fn on_this_kernel(
+    workspace: &Workspace,
+    targets: &[&str],
+    variables: &[(&str, String)],
+    filter: &[String],
+) -> Result<()> {
     product::build(workspace, Needs::TEST)?;
     let mut command = workspace.cargo();
     command
         .arg("test")
         .args(PACKAGES)
+        .args(targets)
         .arg("--no-fail-fast")
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .env("SIXXS_BIN", workspace.release_binary("sixxs"));
     if !privilege::is_root() {
         // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.

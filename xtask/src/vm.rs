@@ -23,6 +23,8 @@ struct Suite {
     only: &'static [&'static str],
     /// Parts of names, and why these tests are left out.
     except: &'static [(&'static str, &'static str)],
+    /// Environment that it wants here.
+    variables: &'static [(&'static str, &'static str)],
 }
 
 /// What must hold, all of it.
@@ -31,11 +33,13 @@ const WHOLE: &[Suite] = &[
         binary: "programs",
         only: &[],
         except: &[],
+        variables: &[],
     },
     Suite {
         binary: "lab",
         only: &[],
         except: &[],
+        variables: &[],
     },
     Suite {
         binary: "story",
@@ -59,6 +63,14 @@ const WHOLE: &[Suite] = &[
             "a_fight_over_rules",
             "counts repairs within seconds; an emulated processor is some ten times slower",
         )],
+        variables: &[],
+    },
+    Suite {
+        binary: "chaos",
+        only: &["chaos_by_clsact"],
+        except: &[],
+        // The emulated processor is slower; what the programs themselves do is timed by nobody.
+        variables: &[("SIXXS_CHAOS_FAULTS", "20"), ("SIXXS_TEST_PATIENCE", "10")],
     },
 ];
 
@@ -67,6 +79,7 @@ const SHORT: &[Suite] = &[Suite {
     binary: "story",
     only: &["replies::", "native::"],
     except: &[],
+    variables: &[],
 }];
 
 /// A machine that runs for longer hangs.
@@ -127,7 +140,11 @@ fn script(suites: &[Suite], filter: &[String]) -> String {
         image::PAYLOAD
     );
     for suite in suites {
-        let mut line = format!("{}/{} --test-threads=1", image::PAYLOAD, suite.binary);
+        let set = suite.variables.iter();
+        let set: String = set
+            .map(|(name, value)| format!("{name}={value} "))
+            .collect();
+        let mut line = format!("{set}{}/{} --test-threads=1", image::PAYLOAD, suite.binary);
         if filter.is_empty() {
             let skip = suite.except.iter().map(|(name, _why)| ["--skip", name]);
             for word in suite.only.iter().copied().chain(skip.flatten()) {
@@ -158,12 +175,13 @@ mod tests {
         binary: "story",
         only: &["a::", "b::c"],
         except: &[("slow", "it is slow")],
+        variables: &[("A", "1")],
     }];
 
     #[test]
     fn the_list_becomes_a_script() {
         let script = script(SUITES, &[]);
-        let line = "/test/story --test-threads=1 a:: b::c --skip slow || failed=1\n";
+        let line = "\nA=1 /test/story --test-threads=1 a:: b::c --skip slow || failed=1\n";
         assert!(script.contains(line), "{script}");
         assert!(script.ends_with("exit $failed\n"), "{script}");
     }

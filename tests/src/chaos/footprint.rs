@@ -1,0 +1,120 @@
+//! Owns what the daemon holds: descriptors by kind, BPF objects among them, and memory.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::Pid;
+
+/// Memory that may come between two looks besides a tenth: allocators keep what they once had.
+const SLACK_KIB: u64 = 1024;
+
+/// At one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Descriptors by what they are of: `socket`, `anon_inode:bpf-map`…
+    pub descriptors: BTreeMap<String, usize>,
+    /// Memory that is its own and nobody else's.
+    pub private_kib: u64,
+    /// Its threads.
+    pub threads: usize,
+}
+
+impl Footprint {
+    /// That of a process now.
+    pub fn of(pid: Pid) -> Result<Self> {
+        Ok(Self {
+            descriptors: descriptors(pid)?,
+            private_kib: private_kib(pid)?,
+            threads: list(&format!("/proc/{pid}/task"))?.count(),
+        })
+    }
+
+    /// An error for what it holds more of than `earlier`, after the same kind of work.
+    pub fn no_more_than(&self, earlier: &Self) -> Result<()> {
+        ensure!(
+            self.descriptors == earlier.descriptors,
+            "other descriptors than before: {self}\nbefore: {earlier}"
+        );
+        let most = earlier.private_kib + earlier.private_kib / 10 + SLACK_KIB;
+        ensure!(
+            self.private_kib <= most,
+            "more than {most} KiB: {self}\nbefore: {earlier}"
+        );
+        Ok(())
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            descriptors,
+            private_kib,
+            threads,
+        } = self;
+        let count: usize = descriptors.values().sum();
+        write!(
+            f,
+            "{private_kib} KiB private, {threads} threads, {count} descriptors {descriptors:?}"
+        )
+    }
+}
+
+fn descriptors(pid: Pid) -> Result<BTreeMap<String, usize>> {
+    let mut kinds = BTreeMap::new();
+    for entry in list(&format!("/proc/{pid}/fd"))? {
+        // One that was closed meanwhile is none.
+        let Ok(target) = fs::read_link(entry.context("list descriptors")?.path()) else {
+            continue;
+        };
+        let target = target.to_string_lossy();
+        // `socket:[123]` and `pipe:[123]` are numbered; a link that was made is a `bpf_link`, and
+        // one that was pinned by somebody else and opened a `bpf-link`.
+        let kind = target.split(":[").next().unwrap_or_default();
+        let kind = kind.replace('_', "-");
+        *kinds.entry(kind).or_default() += 1;
+    }
+    Ok(kinds)
+}
+
+/// proc_pid_smaps(5).
+fn private_kib(pid: Pid) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let dirty = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Private_Dirty:"));
+    let number = dirty.and_then(|line| line.split_whitespace().next());
+    number
+        .context("no Private_Dirty")?
+        .parse()
+        .context("read Private_Dirty")
+}
+
+fn list(path: &str) -> Result<fs::ReadDir> {
+    fs::read_dir(path).with_context(|| format!("list {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_leaks_shows() {
+        let before = Footprint::of(Pid::this()).unwrap();
+        let held: Vec<_> = (0..3).map(|_| File::open("/proc/self/stat")).collect();
+        let after = Footprint::of(Pid::this()).unwrap();
+        drop(held);
+        // Other tests of this process come and go.
+        assert!(after.no_more_than(&before).is_err());
+        let grown = Footprint {
+            private_kib: before.private_kib * 2 + SLACK_KIB,
+            ..before.clone()
+        };
+        assert!(grown.no_more_than(&before).is_err());
+        assert!(before.no_more_than(&before).is_ok());
+    }
+}

@@ -1,0 +1,453 @@
+//! Owns the host that all this happens to: carries acts out, and looks until everything is whole
+//! again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::account::{Account, Counts, Filter};
+use super::act::{Act, Loss, Port};
+use super::chronicle::Chronicle;
+use super::clock;
+use super::footprint::Footprint;
+use super::kept::{Counters, Kept};
+use super::plan::Step;
+use super::programs::Programs;
+use super::traffic::{MARKS, Traffic};
+use super::whole::Whole;
+use crate::lab::Lab;
+use crate::program::{Daemon, Program};
+use crate::topology::TUNNELS;
+use crate::{own, shell, status, uplink, wait};
+
+/// How soon after the last act everything is in place again.
+const REPAIRED: Duration = Duration::from_secs(3);
+/// The same where a broker may have to be connected to first, and has been too often of late.
+const CONNECTED: Duration = Duration::from_secs(90);
+/// How soon what is in place is also told.
+const TOLD: Duration = Duration::from_secs(5);
+/// Nothing is lost in this time: nothing is any more. Several leaks of each sender.
+const QUIET: Duration = Duration::from_millis(60);
+/// Changes of one flood: of the messages that tell of them a socket of the usual size (212,992 bytes)
+/// holds a few hundred.
+const FLOOD: usize = 1500;
+
+/// What is somebody else's from the beginning to the end.
+const OTHERS: &str = "rule add from 2001:db8:77::/48 lookup 77 priority 16000 protocol static\n\
+     rule add from 2001:db8:78::/48 lookup main priority 16390\n\
+     route add 2001:db8:77::/48 dev lo table 77 proto static\n\
+     route add unreachable 2001:db8:78::/48 proto static metric 50\n";
+
+/// How long each part of a repair took at most, and when it was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Repair {
+    /// Until all programs were attached.
+    pub programs: Duration,
+    /// Until rules, routes and addresses were as at the beginning.
+    pub routing: Duration,
+    /// Until the program said so.
+    pub told: Duration,
+}
+
+/// The host under test.
+#[derive(Debug)]
+pub struct Host<'a> {
+    lab: &'a Lab,
+    program: &'a Program,
+    native: bool,
+    daemon: Option<Daemon>,
+    programs: Programs,
+    traffic: Traffic,
+    whole: Whole,
+    maps: BTreeSet<String>,
+    account: Account,
+    kept: Kept,
+    chronicle: Chronicle,
+    faults: BTreeMap<String, u64>,
+    /// Of all repairs so far.
+    pub slowest: Repair,
+}
+
+impl<'a> Host<'a> {
+    /// Starts daemon and traffic on a host that has things of others, too.
+    pub fn start(
+        lab: &'a Lab,
+        program: &'a Program,
+        (clsact, native): (bool, bool),
+        chronicle: &Chronicle,
+    ) -> Result<Self> {
+        let host = lab.host();
+        let mut others = OTHERS.to_owned();
+        for (mark, table) in MARKS.into_iter().zip(200..) {
+            others += &format!("rule add fwmark {mark} lookup {table} priority 100\n");
+        }
+        let mut ip = std::process::Command::new("ip");
+        ip.args(["-6", "-n", host.name(), "-batch", "-"]);
+        shell::capture_with_input(&mut ip, &others)?;
+        let daemon = program.start_as(program.command(&clock::MOVABLE))?;
+        let programs = Programs::new(host, clsact, lab.paths().pins())?;
+        let is_up = |status: &status::Status| status.healthy;
+        program.status_until("everything is up", is_up)?;
+        let mut host = Self {
+            whole: Whole::look(host)?,
+            maps: programs.pinned_maps()?,
+            lab,
+            program,
+            native,
+            daemon: Some(daemon),
+            programs,
+            traffic: Traffic::start(lab)?,
+            account: Account::new(clsact),
+            kept: Kept::default(),
+            chronicle: chronicle.clone(),
+            faults: BTreeMap::new(),
+            slowest: Repair::default(),
+        };
+        ensure!(!host.maps.is_empty(), "no map is pinned");
+        host.is_whole_again()?;
+        Ok(host)
+    }
+
+    /// Lets a batch happen; returns how many faults it had.
+    pub fn suffer(&mut self, batch: &[Step]) -> Result<u64> {
+        let mut faults = 0;
+        for step in batch {
+            sleep(step.pause);
+            self.chronicle.note(step.act.to_string());
+            self.account.happens(step.act);
+            self.kept.happens(step.act);
+            self.strike(step.act)
+                .with_context(|| step.act.to_string())?;
+            if self.daemon.is_none() {
+                self.account.daemon_is_dead();
+                self.kept.daemon_is_dead();
+            }
+            if step.act.is_fault() {
+                faults += 1;
+                *self.faults.entry(step.act.kind()).or_default() += 1;
+            }
+        }
+        Ok(faults)
+    }
+
+    fn strike(&mut self, act: Act) -> Result<()> {
+        let host = self.lab.host();
+        match act {
+            Act::FlushRules => {
+                self.attempt(&format!("ip -6 rule flush protocol {}", own::PROTOCOL))
+            }
+            Act::DeleteRule(number) => {
+                let rules = own::rules(host)?;
+                if let Some(line) = nth(&rules, number) {
+                    self.attempt(&own::delete_rule(line)?);
+                }
+            }
+            Act::DeleteRoute(number) => {
+                let routes = own::routes(host)?;
+                if let Some(line) = nth(&routes, number) {
+                    self.attempt(&own::delete_route(line)?);
+                }
+            }
+            Act::FlushTable(number) => {
+                self.attempt(&format!("ip -6 route flush table {}", 200 + number));
+            }
+            Act::Take(port, loss) => self.take(port, loss)?,
+            Act::GiveBack(port, loss) => self.give_back(port, loss)?,
+            Act::Detach(place) => self.programs.detach(place)?,
+            Act::DeleteLinkPin(place) => self.programs.delete_link_pin(place)?,
+            Act::DeleteQdisc(port) => self.programs.delete_qdisc(port)?,
+            Act::Foreign(place, first) => self.programs.attach_foreign(place, first)?,
+            Act::DeleteMapPin(number) => self.programs.delete_map_pin(number)?,
+            Act::DeletePins => self.programs.delete_pins()?,
+            Act::Kill => self.daemon.take().context("a daemon lives")?.kill()?,
+            Act::Stop => {
+                let code = self.daemon.take().context("a daemon lives")?.stop()?;
+                ensure!(code == 0, "sixxs run ended with {code}");
+            }
+            Act::Start => {
+                let run = self.program.command(&clock::MOVABLE);
+                self.daemon = Some(self.program.start_as(run)?);
+            }
+            Act::StartOnly => {
+                let run = self.program.command(&clock::MOVABLE);
+                self.daemon = Some(self.program.spawn_as(run)?);
+            }
+            Act::Reload(by_signal) => self.reload(by_signal)?,
+            Act::Freeze => self.signal(Signal::SIGSTOP)?,
+            Act::Flood => self.flood()?,
+            Act::Thaw => self.signal(Signal::SIGCONT)?,
+            Act::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
+            Act::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
+        }
+        Ok(())
+    }
+
+    /// What the daemon may be about to do itself, and then fails here: noted, and no error.
+    fn attempt(&self, command: &str) {
+        if let Err(e) = self.lab.host().sh(command) {
+            self.chronicle.note(format!("  in vain: {e:#}"));
+        }
+    }
+
+    fn take(&mut self, port: Port, loss: Loss) -> Result<()> {
+        let (host, interface) = (self.lab.host(), port.interface());
+        if matches!(loss, Loss::Interface) {
+            self.programs.forget(port);
+        }
+        let lines = match (port, loss) {
+            (_, Loss::Down) => format!("link set {interface} down\n"),
+            (Port::Uplink, Loss::Interface) => return uplink::delete(self.lab),
+            (Port::Tunnel(number), Loss::Interface) if !self.native => {
+                return self.lab.tunnels()[number].delete();
+            }
+            (_, Loss::Interface) => format!("link delete {interface}\n"),
+            (Port::Uplink, Loss::Name) => return uplink::rename(host),
+            (Port::Tunnel(number), Loss::Name) => {
+                format!("link set {interface} down\nlink set {interface} name away{number}\n")
+            }
+            (Port::Uplink, Loss::Address) => uplink::WITHOUT_ADDRESS.to_owned(),
+            (Port::Tunnel(number), Loss::Address) => {
+                let address = TUNNELS[number].address;
+                format!("address delete {address}/64 dev {interface}\n")
+            }
+        };
+        let taken = host.ip(&lines);
+        if self.native && taken.is_err() {
+            // The daemon was at work at it.
+            self.chronicle.note(format!("  in vain: {taken:?}"));
+            return Ok(());
+        }
+        taken
+    }
+
+    fn give_back(&mut self, port: Port, loss: Loss) -> Result<()> {
+        let host = self.lab.host();
+        match (port, loss) {
+            (Port::Uplink, Loss::Interface) => uplink::create(self.lab),
+            (Port::Uplink, Loss::Name) => uplink::rename_back(host),
+            (Port::Uplink, Loss::Down | Loss::Address) => uplink::raise(host),
+            (Port::Tunnel(number), Loss::Interface) => self.lab.tunnels()[number].create(),
+            (Port::Tunnel(number), Loss::Name) => {
+                let interface = port.interface();
+                host.ip(&format!("link set away{number} name {interface}\n"))?;
+                self.lab.tunnels()[number].raise()
+            }
+            (Port::Tunnel(number), Loss::Down | Loss::Address) => {
+                self.lab.tunnels()[number].raise()
+            }
+        }
+    }
+
+    fn reload(&mut self, by_signal: bool) -> Result<()> {
+        if by_signal {
+            return self.signal(Signal::SIGHUP);
+        }
+        // One that was just started may not listen yet.
+        let printed = self.program.run(&["reload"])?;
+        ensure!(
+            printed.code == 0 || printed.stderr.contains("no daemon answers"),
+            "{printed:#?}"
+        );
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let daemon = self.daemon.as_ref().context("a daemon lives")?;
+        daemon.signal(signal)
+    }
+
+    fn flood(&self) -> Result<()> {
+        let rule = "from 2001:db8:79::/48 lookup main priority 16391\n";
+        let both = format!("rule add {rule}rule del {rule}");
+        let mut ip = std::process::Command::new("ip");
+        ip.args(["-6", "-n", self.lab.host().name(), "-batch", "-"]);
+        shell::capture_with_input(&mut ip, &both.repeat(FLOOD / 2))?;
+        Ok(())
+    }
+
+    /// Waits until nothing is left of what happened, and checks what was lost meanwhile.
+    pub fn is_whole_again(&mut self) -> Result<()> {
+        self.is_whole_within(if self.native { CONNECTED } else { REPAIRED })
+    }
+
+    /// As [`Host::is_whole_again`], in another time.
+    pub fn is_whole_within(&mut self, limit: Duration) -> Result<()> {
+        let since = Instant::now();
+        let host = self.lab.host();
+        let wrong = || self.programs.wrong();
+        wait::until("all programs are back", limit, wrong, Vec::is_empty)?;
+        let programs = since.elapsed();
+        let differences = || Ok(self.whole.differences(&Whole::look(host)?));
+        wait::until("the routing is back", limit, differences, Vec::is_empty)?;
+        let routing = since.elapsed();
+        let unwell = || self.unwell();
+        wait::until(
+            "the program says so",
+            limit.max(TOLD),
+            unwell,
+            Vec::is_empty,
+        )?;
+        let told = since.elapsed();
+        self.chronicle.note(format!(
+            "whole again: programs {programs:?}, routing {routing:?}, told {told:?}"
+        ));
+        let slowest = &mut self.slowest;
+        slowest.programs = slowest.programs.max(programs);
+        slowest.routing = slowest.routing.max(routing);
+        slowest.told = slowest.told.max(told);
+        self.programs.foreign_is_untouched()?;
+        let counts = self.counts_at_rest()?;
+        self.account.settle(&counts)?;
+        if self.programs.unpinned(&self.maps)?.is_empty() {
+            self.pins_are_there();
+        }
+        self.kept.settle(self.counters()?)?;
+        self.traffic.is_answered()
+    }
+
+    /// Waits until all pins are back, which nobody sees go.
+    pub fn is_pinned_again(&mut self, limit: Duration) -> Result<()> {
+        let unpinned = || self.programs.unpinned(&self.maps);
+        wait::until("the pins are back", limit, unpinned, Vec::is_empty)?;
+        self.pins_are_there();
+        Ok(())
+    }
+
+    fn pins_are_there(&mut self) {
+        self.account.pins_are_there();
+        self.kept.pins_are_there();
+    }
+
+    /// What the program still finds wrong.
+    fn unwell(&self) -> Result<Vec<String>> {
+        let status = self.program.status()?;
+        let mut unwell = Vec::new();
+        let tunnels = status.tunnels.iter().filter(|tunnel| !tunnel.is_whole());
+        unwell.extend(tunnels.map(|tunnel| format!("{tunnel:?}")));
+        let uplinks = status.uplinks.iter().filter(|u| u.program != "attached");
+        unwell.extend(uplinks.map(|uplink| format!("{uplink:?}")));
+        if !status.healthy || status.tunnels.len() != 2 || status.uplinks.len() != 1 {
+            let screen = self.program.run(&["status"])?;
+            unwell.push(screen.stdout);
+        }
+        let plan = self.program.run(&["plan"])?;
+        if plan.code != 0 {
+            unwell.push(plan.stdout + &plan.stderr);
+        }
+        Ok(unwell)
+    }
+
+    fn counts_at_rest(&self) -> Result<Counts> {
+        if !self.account.has_excuses() {
+            return counts(self.lab);
+        }
+        let twice = || {
+            let before = counts(self.lab)?;
+            sleep(QUIET);
+            Ok((before, counts(self.lab)?))
+        };
+        let is_quiet = |(before, now): &(Counts, Counts)| before == now;
+        let (_, now) = wait::until("nothing is lost any more", TOLD, twice, is_quiet)?;
+        Ok(now)
+    }
+
+    fn counters(&self) -> Result<Counters> {
+        let (_, mut values) = self.program.json(&["counters"])?;
+        let value = values.pop().context("sixxs counters printed nothing")?;
+        serde_json::from_value(value["interfaces"].clone()).context("read the counters")
+    }
+
+    /// What the daemon holds, once it holds no connection of those who asked it.
+    pub fn footprint(&self) -> Result<Footprint> {
+        let daemon = self.daemon.as_ref().context("a daemon lives")?;
+        Footprint::of(daemon.pid()?)
+    }
+
+    /// Waits until the daemon holds no more than it did.
+    pub fn holds_no_more_than(&self, earlier: &Footprint) -> Result<Footprint> {
+        let excess = || {
+            let now = self.footprint()?;
+            now.no_more_than(earlier)?;
+            Ok(now)
+        };
+        wait::until("the daemon holds no more than before", TOLD, excess, |_| {
+            true
+        })
+    }
+
+    /// Faults so far, by kind.
+    pub fn faults(&self) -> &BTreeMap<String, u64> {
+        &self.faults
+    }
+
+    /// What was lost, and how often counters began anew.
+    pub fn losses(&self) -> (&BTreeMap<String, u64>, u64) {
+        (self.account.excused(), self.kept.resets())
+    }
+
+    /// Packets that were sent where they do not belong.
+    pub fn leaked(&self) -> u64 {
+        self.traffic.leaked()
+    }
+
+    /// The programs, for who would do more to them than what is planned.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// For who has to find out why.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        let status = self.program.run(&["status"]);
+        // Writing to a string cannot fail.
+        let _written = write!(text, "---- sixxs status ----\n{status:#?}\n");
+        for tunnel in self.lab.tunnels() {
+            let (pop, seen) = (tunnel.plan.pop, tunnel.seen_at_broker());
+            let sees = tunnel.broker_sees().unwrap_or_else(|e| format!("{e:#}"));
+            let _written = write!(text, "---- {pop} ----\n{sees}{seen:?}\n");
+        }
+        if let Some(daemon) = &self.daemon {
+            let log = daemon.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.len().saturating_sub(60);
+            let _written = write!(text, "---- sixxs run ----\n{}\n", lines[last..].join("\n"));
+        }
+        text
+    }
+
+    /// Ends the daemon, and takes everything away that the program ever made.
+    pub fn end(mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("a daemon lives")?;
+        let code = daemon.stop()?;
+        ensure!(code == 0, "sixxs run ended with {code}");
+        self.account.daemon_is_dead();
+        let last = counts(self.lab)?;
+        self.account.settle(&last).context("after its end")?;
+        self.program.ok(&["down"])?;
+        let left = own::rules(self.lab.host())? + &own::routes(self.lab.host())?;
+        ensure!(left.is_empty(), "left behind: {left}");
+        Ok(())
+    }
+}
+
+/// What each filter counted.
+pub fn counts(lab: &Lab) -> Result<Counts> {
+    let [first, second] = lab.tunnels();
+    let strays = |tunnel: &crate::lab::Tunnel| tunnel.seen_at_broker()?.get("strays");
+    Ok(Counts::from([
+        (Filter::Isp, lab.filtered()?),
+        (Filter::Broker(0), strays(first)?),
+        (Filter::Broker(1), strays(second)?),
+    ]))
+}
+
+/// A line by a number that counts around.
+fn nth(lines: &str, number: usize) -> Option<&str> {
+    let lines: Vec<&str> = lines.lines().collect();
+    let at = number.checked_rem(lines.len())?;
+    lines.get(at).copied()
+}

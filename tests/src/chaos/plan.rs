@@ -1,0 +1,369 @@
+//! Owns what happens when: batches of acts from a seed. Pure; the same seed gives the same batches,
+//! and after each the host has everything back that only its owner can give.
+
+use std::time::Duration;
+
+use super::act::{Act, Loss, Place, Port};
+use crate::broker::random::Random;
+
+/// What may happen in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope {
+    /// Whether programs are filters of a qdisc, and not TCX links.
+    pub clsact: bool,
+    /// Whether the program made the tunnels' interfaces itself, and connects to brokers for that.
+    pub native: bool,
+    /// Whether one and the same daemon lives from beginning to end.
+    pub one_daemon: bool,
+}
+
+/// An act, and how long nothing happens before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Before the act.
+    pub pause: Duration,
+    /// What happens then.
+    pub act: Act,
+}
+
+/// Most faults of one batch.
+const MOST: usize = 10;
+
+/// Chances, in percent, that between two faults one thing is mended.
+const MENDS: f64 = 40.0;
+
+/// Faults of native tunnels that make the program connect to a broker again: one in so many.
+const CONNECTS_IN: usize = 60;
+
+/// The daemon, as the plan knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Daemon {
+    Runs,
+    /// It may not be ready yet.
+    Starts,
+    Frozen,
+    Dead,
+}
+
+/// Batches without an end.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    random: Random,
+    scope: Scope,
+    daemon: Daemon,
+    taken: Vec<(Port, Loss)>,
+    slept: u64,
+}
+
+impl Plan {
+    /// That of a seed.
+    pub fn new(seed: u64, scope: Scope) -> Self {
+        Self {
+            random: Random::new(seed),
+            scope,
+            daemon: Daemon::Runs,
+            taken: Vec::new(),
+            slept: 0,
+        }
+    }
+
+    /// The next batch, with at most so many faults.
+    pub fn batch(&mut self, most: usize) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.daemon == Daemon::Starts {
+            self.daemon = Daemon::Runs;
+        }
+        for _ in 0..=self.random.below(MOST.min(most.max(1))) {
+            let act = self.fault();
+            steps.push(self.step(act));
+            if self.random.percent(MENDS)
+                && let Some(act) = self.mend()
+            {
+                steps.push(self.step(act));
+            }
+        }
+        while let Some(act) = self.mend() {
+            steps.push(self.step(act));
+        }
+        steps
+    }
+
+    fn step(&mut self, act: Act) -> Step {
+        self.happened(act);
+        // Often too soon for the daemon to have seen what came before, at times long after.
+        let milliseconds = match self.random.below(10) {
+            0..=4 => 0,
+            5..=7 => self.random.below(5),
+            8 => self.random.below(40),
+            _ => self.random.below(250),
+        };
+        let pause = Duration::from_millis(milliseconds as u64);
+        Step { pause, act }
+    }
+
+    fn happened(&mut self, act: Act) {
+        match act {
+            Act::Take(port, loss) if !self.mends_itself(port) => self.taken.push((port, loss)),
+            Act::GiveBack(port, _) => self.taken.retain(|(taken, _)| *taken != port),
+            Act::Kill | Act::Stop => self.daemon = Daemon::Dead,
+            Act::Freeze => self.daemon = Daemon::Frozen,
+            Act::StartOnly => self.daemon = Daemon::Starts,
+            Act::Start | Act::Thaw => self.daemon = Daemon::Runs,
+            _ => {}
+        }
+    }
+
+    /// Something that is broken gets mended; none when nothing is.
+    fn mend(&mut self) -> Option<Act> {
+        let mut mends: Vec<Act> = self
+            .taken
+            .iter()
+            .map(|(port, loss)| Act::GiveBack(*port, *loss))
+            .collect();
+        match self.daemon {
+            Daemon::Runs | Daemon::Starts => {}
+            Daemon::Frozen => mends.push(Act::Thaw),
+            Daemon::Dead => mends.push(if self.random.percent(50.0) {
+                Act::Start
+            } else {
+                Act::StartOnly
+            }),
+        }
+        (!mends.is_empty()).then(|| self.choose(&mends))
+    }
+
+    fn fault(&mut self) -> Act {
+        loop {
+            let act = self.candidate();
+            if self.is_possible(act) {
+                return act;
+            }
+        }
+    }
+
+    fn candidate(&mut self) -> Act {
+        let tunnel = self.random.below(2);
+        let place = self.choose(&Place::ALL);
+        let port = self.choose(&Port::ALL);
+        match self.random.below(25) {
+            0 | 1 => Act::FlushRules,
+            2 => Act::DeleteRule(self.random.below(100)),
+            3 | 4 => Act::DeleteRoute(self.random.below(100)),
+            5 | 6 => Act::FlushTable(tunnel),
+            7..=12 => {
+                let losses = [Loss::Down, Loss::Name, Loss::Address, Loss::Interface];
+                Act::Take(port, self.choose(&losses))
+            }
+            13 => Act::Detach(place),
+            14 if self.scope.clsact => Act::DeleteQdisc(port),
+            14 => Act::DeleteLinkPin(place),
+            15 => Act::Foreign(place, self.random.percent(50.0)),
+            16 => Act::DeleteMapPin(self.random.below(100)),
+            17 => Act::DeletePins,
+            18 => Act::Kill,
+            19 => Act::Stop,
+            20 => Act::Reload(self.random.percent(50.0)),
+            21 => Act::Freeze,
+            22 => Act::Flood,
+            23 => Act::Wall(self.wall_seconds()),
+            _ => {
+                let seconds = 1 + self.random.below(100) as u64;
+                self.slept += seconds;
+                Act::Sleep(self.slept)
+            }
+        }
+    }
+
+    /// Half a day at most; where brokers compare it with their own, what they put up with.
+    fn wall_seconds(&mut self) -> i64 {
+        let most = if self.scope.native { 60 } else { 43_200 };
+        let seconds = i64::try_from(self.random.below(2 * most)).unwrap_or_default();
+        seconds - i64::try_from(most).unwrap_or_default()
+    }
+
+    /// What happens can happen now, and is within the scope.
+    fn is_possible(&mut self, act: Act) -> bool {
+        let starts = self.daemon == Daemon::Starts;
+        let runs = starts || self.daemon == Daemon::Runs;
+        match act {
+            Act::Take(port, loss) => {
+                let whole = self.taken.iter().all(|(taken, _)| *taken != port);
+                // The brokers are reached by the uplink; without, there is nothing to repair.
+                let connects = self.scope.native
+                    && (port == Port::Uplink || matches!(loss, Loss::Name | Loss::Interface));
+                whole && (!connects || self.random.below(CONNECTS_IN) == 0)
+            }
+            Act::Detach(place) | Act::DeleteLinkPin(place) | Act::Foreign(place, _) => {
+                self.is_there(place.port)
+            }
+            Act::DeleteQdisc(port) => self.is_there(port),
+            Act::Kill => {
+                self.daemon != Daemon::Dead
+                    && !self.scope.one_daemon
+                    && (!self.scope.native || self.random.below(CONNECTS_IN) == 0)
+            }
+            // Before it listens to signals they end it in their own way.
+            Act::Stop => {
+                runs && !starts
+                    && !self.scope.one_daemon
+                    && (!self.scope.native || self.random.below(CONNECTS_IN) == 0)
+            }
+            Act::Reload(by_signal) => runs && !(starts && by_signal),
+            Act::Freeze | Act::Wall(_) => runs,
+            // The brokers did not sleep: they would count more connects than time allows.
+            Act::Sleep(_) => runs && !self.scope.native,
+            // A daemon that cannot pin what it just made gives up, and is for others to start again.
+            Act::DeleteMapPin(_) | Act::DeletePins => !starts,
+            // Only who stands still can miss anything.
+            Act::Flood => self.daemon == Daemon::Frozen,
+            _ => true,
+        }
+    }
+
+    fn is_there(&self, port: Port) -> bool {
+        let gone = |(taken, loss): &(Port, Loss)| {
+            *taken == port && matches!(loss, Loss::Interface | Loss::Name)
+        };
+        !self.taken.iter().any(gone)
+    }
+
+    /// Whether the program gives back what an interface lost: it made it.
+    fn mends_itself(&self, port: Port) -> bool {
+        self.scope.native && port != Port::Uplink
+    }
+
+    fn choose<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.random.below(from.len())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scopes() -> impl Strategy<Value = Scope> {
+        any::<[bool; 3]>().prop_map(|[clsact, native, one_daemon]| Scope {
+            clsact,
+            native,
+            one_daemon,
+        })
+    }
+
+    /// A daemon, and what is taken: a model of its own, so that the plan's does not check itself.
+    #[derive(Default)]
+    struct Host {
+        dead: bool,
+        frozen: bool,
+        taken: Vec<(Port, Loss)>,
+    }
+
+    impl Host {
+        fn live(&mut self, act: Act, native: bool) {
+            match act {
+                Act::Kill => {
+                    assert!(!self.dead);
+                    (self.dead, self.frozen) = (true, false);
+                }
+                Act::Stop => {
+                    assert!(!self.dead && !self.frozen);
+                    self.dead = true;
+                }
+                Act::Start | Act::StartOnly => assert!(std::mem::take(&mut self.dead)),
+                Act::Freeze => {
+                    assert!(!self.dead && !self.frozen);
+                    self.frozen = true;
+                }
+                Act::Thaw => assert!(std::mem::take(&mut self.frozen)),
+                Act::Flood => assert!(self.frozen),
+                Act::Reload(_) | Act::Wall(_) | Act::Sleep(_) => {
+                    assert!(!self.dead && !self.frozen);
+                }
+                Act::Take(port, loss) => {
+                    assert!(self.taken.iter().all(|(taken, _)| *taken != port));
+                    if !native || port == Port::Uplink {
+                        self.taken.push((port, loss));
+                    }
+                }
+                Act::GiveBack(port, loss) => {
+                    let before = self.taken.len();
+                    self.taken.retain(|taken| *taken != (port, loss));
+                    assert_eq!(self.taken.len() + 1, before);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_batch_can_happen_and_ends_whole(seed: u64, scope in scopes()) {
+            let mut plan = Plan::new(seed, scope);
+            let mut host = Host::default();
+            for most in [1, 6, 100].into_iter().cycle().take(60) {
+                let batch = plan.batch(most);
+                let faults = batch.iter().filter(|step| step.act.is_fault()).count();
+                prop_assert!((1..=most.min(MOST)).contains(&faults));
+                for step in batch {
+                    host.live(step.act, scope.native);
+                    let ends = matches!(step.act, Act::Kill | Act::Stop);
+                    prop_assert!(!(ends && scope.one_daemon));
+                }
+                prop_assert!(!host.dead && !host.frozen && host.taken.is_empty());
+            }
+        }
+
+        #[test]
+        fn a_seed_is_one_plan(seed: u64, scope in scopes()) {
+            let (mut one, mut other) = (Plan::new(seed, scope), Plan::new(seed, scope));
+            for _ in 0..20 {
+                prop_assert_eq!(one.batch(6), other.batch(6));
+            }
+        }
+    }
+
+    #[test]
+    fn everything_happens_sooner_or_later() {
+        use std::collections::BTreeSet;
+        let kinds = |clsact| {
+            let scope = Scope {
+                clsact,
+                native: false,
+                one_daemon: false,
+            };
+            let mut plan = Plan::new(1, scope);
+            let steps = std::iter::repeat_with(|| plan.batch(6))
+                .take(2000)
+                .flatten();
+            steps.map(|step| step.act.kind()).collect::<BTreeSet<_>>()
+        };
+        let (links, filters) = (kinds(false), kinds(true));
+        assert!(links.contains("DeleteLinkPin") && !links.contains("DeleteQdisc"));
+        assert!(filters.contains("DeleteQdisc") && !filters.contains("DeleteLinkPin"));
+        for kind in [
+            "FlushRules",
+            "DeleteRule",
+            "DeleteRoute",
+            "FlushTable",
+            "Detach",
+            "Foreign",
+            "DeleteMapPin",
+            "DeletePins",
+            "Kill",
+            "Stop",
+            "Start",
+            "StartOnly",
+            "Reload",
+            "Freeze",
+            "Flood",
+            "Thaw",
+            "Wall",
+            "Sleep",
+            "tunnel loses itself",
+            "uplink loses its name",
+        ] {
+            assert!(links.contains(kind), "{kind}: {links:?}");
+        }
+    }
+}

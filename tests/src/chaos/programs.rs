@@ -1,0 +1,352 @@
+//! Owns where programs are attached, as the kernel says: ours, and those that somebody else has
+//! beside them. Nothing here asks the program under test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::act::{Place, Port};
+use crate::bpf::{self, Order};
+use crate::netns::Namespace;
+
+/// The handle of our filters on clsact.
+const HANDLE: &str = "0x69787873";
+/// Somebody's programs at one place; one more, and the oldest goes.
+const MOST_FOREIGN: usize = 4;
+/// Priorities of somebody's filters: before ours where we are not there, and after.
+const BEFORE: u32 = 1;
+const AFTER: u32 = 200;
+
+/// The programs of a host.
+#[derive(Debug)]
+pub struct Programs {
+    host: Namespace,
+    clsact: bool,
+    pins: PathBuf,
+    foreign: BTreeMap<Place, Vec<Foreign>>,
+}
+
+/// What somebody attached.
+#[derive(Debug)]
+enum Foreign {
+    /// Attached as long as it is held.
+    Link(#[expect(dead_code, reason = "held, not used")] OwnedFd),
+    /// A filter, by its priority.
+    Filter(u32),
+}
+
+impl Programs {
+    /// Those of a host where ours are attached by clsact, or else by TCX, and pinned here.
+    pub fn new(host: &Namespace, clsact: bool, pins: PathBuf) -> Result<Self> {
+        Ok(Self {
+            host: host.clone(),
+            clsact,
+            pins,
+            foreign: BTreeMap::new(),
+        })
+    }
+
+    /// Places where ours is not just once.
+    pub fn wrong(&self) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        for place in Place::ALL {
+            let count = self.ours(place)?;
+            if count != 1 {
+                wrong.push(format!("{count} programs of ours at {place}"));
+            }
+        }
+        Ok(wrong)
+    }
+
+    fn ours(&self, place: Place) -> Result<usize> {
+        let (interface, name) = (place.port.interface(), place.program());
+        let links = bpf::tcx_named(&self.host, interface, place.ingress, name)?.len();
+        Ok(links + self.our_filters(place)?.len())
+    }
+
+    /// Detaches ours by force, if it is there.
+    pub fn detach(&self, place: Place) -> Result<()> {
+        let interface = place.port.interface();
+        for attached in bpf::tcx_named(&self.host, interface, place.ingress, place.program())? {
+            bpf::detach(attached.link)?;
+        }
+        for priority in self.our_filters(place)? {
+            let direction = place.direction();
+            self.host.sh(&format!(
+                "tc filter del dev {interface} {direction} pref {priority} handle {HANDLE} bpf"
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the pin of the link at a place, if there is one.
+    pub fn delete_link_pin(&self, place: Place) -> Result<()> {
+        let interface = place.port.interface();
+        let index = self.host.run(|| {
+            nix::net::if_::if_nametoindex(interface)
+                .with_context(|| format!("find interface {interface}"))
+        })?;
+        let name = format!("{index}-{}", place.direction());
+        remove(self.pinned()?.iter().filter(|pin| pin.ends_with(&name)))
+    }
+
+    /// Removes the pin of one of the maps; the number counts around.
+    pub fn delete_map_pin(&self, number: usize) -> Result<()> {
+        let maps = self.pinned_in("maps")?;
+        let chosen = maps.get(number.checked_rem(maps.len()).unwrap_or_default());
+        remove(chosen.into_iter())
+    }
+
+    /// Removes everything that is pinned, and the directories.
+    pub fn delete_pins(&self) -> Result<()> {
+        for entry in directories(&self.pins)? {
+            // Another one, of the daemon's making, may have come meanwhile.
+            fs::remove_dir_all(&entry).or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                _ => Err(e).with_context(|| format!("remove {}", entry.display())),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The pins of the maps, by name.
+    pub fn pinned_maps(&self) -> Result<BTreeSet<String>> {
+        let maps = self.pinned_in("maps")?.into_iter();
+        Ok(maps
+            .filter_map(|pin| Some(pin.file_name()?.to_string_lossy().into_owned()))
+            .collect())
+    }
+
+    /// Pins that are missing, where these are the maps'.
+    pub fn unpinned(&self, maps: &BTreeSet<String>) -> Result<Vec<String>> {
+        let pinned = self.pinned_maps()?;
+        let mut missing: Vec<_> = maps.difference(&pinned).cloned().collect();
+        let links = self.pinned_in("links")?.len();
+        if !self.clsact && links != Place::ALL.len() {
+            missing.push(format!("{links} links are pinned"));
+        }
+        Ok(missing)
+    }
+
+    fn pinned_in(&self, directory: &str) -> Result<Vec<PathBuf>> {
+        let mut pinned = self.pinned()?;
+        pinned.retain(|pin| {
+            pin.parent()
+                .is_some_and(|parent| parent.ends_with(directory))
+        });
+        Ok(pinned)
+    }
+
+    fn pinned(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for version in directories(&self.pins)? {
+            files(&version, &mut found)?;
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Deletes the clsact qdisc of an interface, if it has one, and so every filter on it.
+    pub fn delete_qdisc(&mut self, port: Port) -> Result<()> {
+        let interface = port.interface();
+        if self.qdiscs(interface)?.contains("clsact") {
+            self.host
+                .sh(&format!("tc qdisc del dev {interface} clsact"))?;
+        }
+        for (place, foreign) in &mut self.foreign {
+            if place.port == port {
+                foreign.retain(|foreign| matches!(foreign, Foreign::Link(_)));
+            }
+        }
+        Ok(())
+    }
+
+    /// An interface was deleted: what somebody had there is gone with it.
+    pub fn forget(&mut self, port: Port) {
+        self.foreign.retain(|place, _| place.port != port);
+    }
+
+    /// Somebody attaches a program of their own.
+    pub fn attach_foreign(&mut self, place: Place, first: bool) -> Result<()> {
+        let made = if self.clsact {
+            self.foreign_filter(place, first)?.map(Foreign::Filter)
+        } else {
+            let order = if first { Order::First } else { Order::Last };
+            let interface = place.port.interface();
+            // Another one each time: the kernel takes no program twice at one place.
+            let program = bpf::load_empty()?;
+            let link = bpf::attach(&self.host, &program, interface, place.ingress, order);
+            Some(Foreign::Link(link?))
+        };
+        let at = self.foreign.entry(place).or_default();
+        at.extend(made);
+        if at.len() > MOST_FOREIGN
+            && let Foreign::Filter(priority) = at.remove(0)
+        {
+            let (interface, direction) = (place.port.interface(), place.direction());
+            self.host.sh(&format!(
+                "tc filter del dev {interface} {direction} pref {priority}"
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// The priority of a filter that lets everything through, on the qdisc that is there or a new
+    /// one; `None` where that is taken.
+    fn foreign_filter(&self, place: Place, first: bool) -> Result<Option<u32>> {
+        let (interface, direction) = (place.port.interface(), place.direction());
+        if !self.qdiscs(interface)?.contains("clsact") {
+            // The daemon may be as quick.
+            let added = self
+                .host
+                .sh(&format!("tc qdisc add dev {interface} clsact"));
+            ensure!(
+                added.is_ok() || self.qdiscs(interface)?.contains("clsact"),
+                "add a qdisc: {added:?}"
+            );
+        }
+        let taken = self.filters(place)?;
+        let lowest = if first { BEFORE } else { AFTER };
+        let is_free = |priority: &u32| !taken.iter().any(|filter| filter.priority == *priority);
+        let Some(priority) = (lowest..lowest + 10).find(is_free) else {
+            return Ok(None);
+        };
+        if first && priority != BEFORE {
+            return Ok(None);
+        }
+        let add = format!(
+            "tc filter add dev {interface} {direction} pref {priority} matchall action continue"
+        );
+        Ok(self.host.sh(&add).is_ok().then_some(priority))
+    }
+
+    /// What somebody attached is still there, and nothing besides it and ours.
+    pub fn foreign_is_untouched(&self) -> Result<()> {
+        for place in Place::ALL {
+            let interface = place.port.interface();
+            let links = bpf::tcx(&self.host, interface, place.ingress)?.len();
+            let filters = self.filters(place)?.len();
+            let theirs = self.foreign.get(&place).map_or(0, Vec::len);
+            let ours = self.ours(place)?;
+            ensure!(
+                links + filters == theirs + ours,
+                "at {place} somebody has {theirs} programs; there are {links} links and {filters} \
+                 filters, {ours} of them ours"
+            );
+        }
+        Ok(())
+    }
+
+    fn our_filters(&self, place: Place) -> Result<Vec<u32>> {
+        let ours = |filter: &Filter| filter.handle.as_deref() == Some(HANDLE);
+        let filters = self.filters(place)?.into_iter().filter(ours);
+        Ok(filters.map(|filter| filter.priority).collect())
+    }
+
+    fn filters(&self, place: Place) -> Result<Vec<Filter>> {
+        if !self.clsact {
+            return Ok(Vec::new());
+        }
+        let (interface, direction) = (place.port.interface(), place.direction());
+        let show = format!("tc filter show dev {interface} {direction}");
+        // None on an interface that is not there.
+        let shown = self.host.sh(&show).unwrap_or_default();
+        Ok(parse_filters(&shown))
+    }
+
+    fn qdiscs(&self, interface: &str) -> Result<String> {
+        self.host.sh(&format!("tc qdisc show dev {interface}"))
+    }
+}
+
+/// One filter of `tc filter show`.
+#[derive(Debug, PartialEq, Eq)]
+struct Filter {
+    priority: u32,
+    handle: Option<String>,
+}
+
+/// Each priority has a line of its own, without a handle, before those of its filters.
+fn parse_filters(shown: &str) -> Vec<Filter> {
+    let lines = shown.lines().filter(|line| line.starts_with("filter "));
+    let filters = lines.filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let value = |name: &str| {
+            let at = words.iter().position(|word| *word == name)?;
+            words.get(at + 1).copied()
+        };
+        Some(Filter {
+            priority: value("pref")?.parse().ok()?,
+            handle: value("handle").map(str::to_owned),
+        })
+    });
+    filters.filter(|filter| filter.handle.is_some()).collect()
+}
+
+fn remove<'a>(pins: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    for pin in pins {
+        match fs::remove_file(pin) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("remove {}", pin.display()));
+            }
+            // The daemon may be as quick.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The directories in the pin directory; a bpffs has files of the kernel's own there.
+fn directories(pins: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = entries(pins)?;
+    found.retain(|path| path.is_dir());
+    Ok(found)
+}
+
+fn files(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for path in entries(directory)? {
+        if path.is_dir() {
+            files(&path, found)?;
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Nothing in a directory that is not there.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("list {}", directory.display()))?,
+    };
+    Ok(entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read() {
+        let shown = "filter protocol all pref 1 bpf chain 0 \n\
+             filter protocol all pref 1 bpf chain 0 handle 0x69787873 sixxs_egress direct-action id 5\n\
+             filter protocol all pref 200 matchall chain 0 \n\
+             filter protocol all pref 200 matchall chain 0 handle 0x1 \n  not_in_hw\n\
+             \taction order 1: gact action continue\n";
+        let filter = |priority, handle: &str| Filter {
+            priority,
+            handle: Some(handle.to_owned()),
+        };
+        assert_eq!(
+            parse_filters(shown),
+            [filter(1, HANDLE), filter(200, "0x1")]
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! Owns the traffic that never stops: from outside pings, UDP and TCP to each tunnel's address, and
+//! in the host senders that leak whatever the rules say.
+//!
+//! Tasks: one thread per stream; they end when the [`Traffic`] is dropped.
+
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::lab::Lab;
+use crate::leak::{self, Cause};
+use crate::netns::Namespace;
+use crate::probe::{self, PingStream};
+use crate::topology::{OUTSIDE, TUNNELS, UPLINK};
+use crate::wait;
+
+/// Between two pings, two datagrams, two transfers, and two leaks.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// Each way, in one transfer.
+const TRANSFER_BYTES: u64 = 20_000;
+/// A transfer that stands still is given up, and another one begun: TCP itself would wait longer
+/// and longer.
+const STANDSTILL: Duration = Duration::from_millis(500);
+/// Leaks of one socket: the next one finds an uplink that was made anew.
+const LEAKS: usize = 10;
+/// How soon everybody is answered again.
+const SOON: Duration = Duration::from_secs(5);
+
+/// The marks of senders that rules of somebody's send by the first tunnel, and by the second.
+pub const MARKS: [u32; 2] = [1, 2];
+
+/// What came of a stream so far.
+#[derive(Debug)]
+struct Stream {
+    name: String,
+    /// Answers, or packets sent.
+    count: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// All streams.
+#[derive(Debug)]
+pub struct Traffic {
+    pings: Vec<PingStream>,
+    asking: Vec<Stream>,
+    leaking: Vec<Stream>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Traffic {
+    /// Starts everything.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let mut traffic = Self {
+            pings: Vec::new(),
+            asking: Vec::new(),
+            leaking: Vec::new(),
+            stop: Arc::default(),
+        };
+        for (number, plan) in TUNNELS.iter().enumerate() {
+            let address = plan.address;
+            let ping = PingStream::start(lab.outside(), address, INTERVAL)?;
+            traffic.pings.push(ping);
+            for (name, ask) in [("udp", udp as Ask), ("tcp", tcp as Ask)] {
+                let outside = lab.outside().clone();
+                let work = move || ask(&outside, address);
+                let stream = traffic.stream(format!("{name} with {address}"), work)?;
+                traffic.asking.push(stream);
+            }
+            for cause in [Cause::Device(UPLINK), Cause::Mark(MARKS[1 - number])] {
+                let host = lab.host().clone();
+                let work = move || leak(&host, address, cause);
+                let stream = traffic.stream(format!("{cause:?} from {address}"), work)?;
+                traffic.leaking.push(stream);
+            }
+        }
+        Ok(traffic)
+    }
+
+    fn stream(
+        &self,
+        name: String,
+        mut work: impl FnMut() -> u64 + Send + 'static,
+    ) -> Result<Stream> {
+        let count = Arc::new(AtomicU64::new(0));
+        let (stop, counted) = (Arc::clone(&self.stop), Arc::clone(&count));
+        let run = move || {
+            while !stop.load(Ordering::Relaxed) {
+                counted.fetch_add(work(), Ordering::Relaxed);
+                sleep(INTERVAL);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("chaos-traffic".to_owned())
+            .spawn(run)
+            .context("start traffic")?;
+        Ok(Stream {
+            name,
+            count,
+            thread: Some(thread),
+        })
+    }
+
+    /// Waits until each stream from outside got more answers than it has now.
+    pub fn is_answered(&self) -> Result<()> {
+        let before = self.answers();
+        let unanswered = || {
+            let now = self.answers();
+            let same = before.iter().zip(now).filter(|(old, new)| old.1 == new.1);
+            Ok(same.map(|(old, _)| old.0.clone()).collect::<Vec<_>>())
+        };
+        wait::until("the outside is answered", SOON, unanswered, Vec::is_empty)?;
+        Ok(())
+    }
+
+    /// Packets that were sent where they do not belong.
+    pub fn leaked(&self) -> u64 {
+        let counts = self.leaking.iter().map(|s| s.count.load(Ordering::Relaxed));
+        counts.sum()
+    }
+
+    /// Answers to each stream from outside.
+    fn answers(&self) -> Vec<(String, u64)> {
+        let pings = self.pings.iter().zip(&TUNNELS);
+        let pings = pings.map(|(stream, plan)| {
+            let answered = stream.state().pings.answered;
+            (format!("ping {}", plan.address), answered)
+        });
+        let others = self.asking.iter();
+        let others = others.map(|s| (s.name.clone(), s.count.load(Ordering::Relaxed)));
+        pings.chain(others).collect()
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for stream in self.asking.iter_mut().chain(&mut self.leaking) {
+            if let Some(thread) = stream.thread.take()
+                && thread.join().is_err()
+            {
+                eprintln!("{} panicked", stream.name);
+            }
+        }
+    }
+}
+
+type Ask = fn(&Namespace, Ipv6Addr) -> u64;
+
+// While things are broken there is no answer: who waits for one sees that.
+
+fn udp(outside: &Namespace, address: Ipv6Addr) -> u64 {
+    probe::udp_echo(outside, address, 1, 100, false).unwrap_or_default()
+}
+
+fn tcp(outside: &Namespace, address: Ipv6Addr) -> u64 {
+    let limit = STANDSTILL * wait::patience();
+    let done = probe::tcp_transfer(outside, address, TRANSFER_BYTES, TRANSFER_BYTES, limit);
+    u64::from(done.is_ok())
+}
+
+/// Returns how many could be sent.
+fn leak(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> u64 {
+    let Ok(socket) = leak::udp_socket(host, source, cause) else {
+        return 0;
+    };
+    let mut sent = 0;
+    for _ in 0..LEAKS {
+        sent += u64::from(leak::send(&socket, OUTSIDE, 1, 100).is_ok());
+        sleep(INTERVAL);
+    }
+    sent
+}
