@@ -60,6 +60,8 @@ pub struct Host<'a> {
     program: &'a Program,
     native: bool,
     daemon: Option<Daemon>,
+    /// Whether it may not be ready yet, and so holds nothing that nobody else does.
+    starting: bool,
     programs: Programs,
     traffic: Traffic,
     whole: Whole,
@@ -99,6 +101,7 @@ impl<'a> Host<'a> {
             program,
             native,
             daemon: Some(daemon),
+            starting: false,
             programs,
             traffic: Traffic::start(lab)?,
             account: Account::new(clsact),
@@ -123,8 +126,10 @@ impl<'a> Host<'a> {
             self.strike(step.act)
                 .with_context(|| step.act.to_string())?;
             if self.daemon.is_none() {
-                self.account.daemon_is_dead();
                 self.kept.daemon_is_dead();
+            }
+            if self.daemon.is_none() || self.starting {
+                self.account.daemon_is_dead();
             }
             if step.act.is_fault() {
                 faults += 1;
@@ -171,10 +176,12 @@ impl<'a> Host<'a> {
             Act::Start => {
                 let run = self.program.command(&clock::MOVABLE);
                 self.daemon = Some(self.program.start_as(run)?);
+                self.starting = false;
             }
             Act::StartOnly => {
                 let run = self.program.command(&clock::MOVABLE);
                 self.daemon = Some(self.program.spawn_as(run)?);
+                self.starting = true;
             }
             Act::Reload(by_signal) => self.reload(by_signal)?,
             Act::Freeze => self.signal(Signal::SIGSTOP)?,
@@ -299,6 +306,7 @@ impl<'a> Host<'a> {
         slowest.programs = slowest.programs.max(programs);
         slowest.routing = slowest.routing.max(routing);
         slowest.told = slowest.told.max(told);
+        self.starting = false;
         self.programs.foreign_is_untouched()?;
         let counts = self.counts_at_rest()?;
         self.account.settle(&counts)?;
