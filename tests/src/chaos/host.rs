@@ -1,5 +1,4 @@
-//! Owns the host that all this happens to: carries acts out, and looks until everything is whole
-//! again.
+//! Owns the host that all this happens to, and looks until everything is whole again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -7,10 +6,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
 
 use super::account::{Account, Counts, Filter};
-use super::act::{Act, Loss, Port};
 use super::chronicle::Chronicle;
 use super::clock;
 use super::footprint::Footprint;
@@ -21,8 +18,7 @@ use super::traffic::{MARKS, Traffic};
 use super::whole::Whole;
 use crate::lab::Lab;
 use crate::program::{Daemon, Program};
-use crate::topology::TUNNELS;
-use crate::{own, shell, status, uplink, wait};
+use crate::{own, shell, status, wait};
 
 /// How soon after the last act everything is in place again.
 const REPAIRED: Duration = Duration::from_secs(3);
@@ -32,9 +28,6 @@ const CONNECTED: Duration = Duration::from_secs(90);
 const TOLD: Duration = Duration::from_secs(5);
 /// Nothing is lost in this time: nothing is any more. Several leaks of each sender.
 const QUIET: Duration = Duration::from_millis(60);
-/// Changes of one flood: of the messages that tell of them a socket of the usual size (212,992 bytes)
-/// holds a few hundred.
-const FLOOD: usize = 1500;
 
 /// What is somebody else's from the beginning to the end.
 const OTHERS: &str = "rule add from 2001:db8:77::/48 lookup 77 priority 16000 protocol static\n\
@@ -42,7 +35,7 @@ const OTHERS: &str = "rule add from 2001:db8:77::/48 lookup 77 priority 16000 pr
      route add 2001:db8:77::/48 dev lo table 77 proto static\n\
      route add unreachable 2001:db8:78::/48 proto static metric 50\n";
 
-/// How long each part of a repair took at most, and when it was.
+/// How long each part of a repair took at most.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Repair {
     /// Until all programs were attached.
@@ -56,19 +49,19 @@ pub struct Repair {
 /// The host under test.
 #[derive(Debug)]
 pub struct Host<'a> {
-    lab: &'a Lab,
-    program: &'a Program,
-    native: bool,
-    daemon: Option<Daemon>,
+    pub(super) lab: &'a Lab,
+    pub(super) program: &'a Program,
+    pub(super) native: bool,
+    pub(super) daemon: Option<Daemon>,
     /// Whether it may not be ready yet, and so holds nothing that nobody else does.
-    starting: bool,
-    programs: Programs,
+    pub(super) starting: bool,
+    pub(super) programs: Programs,
     traffic: Traffic,
     whole: Whole,
     maps: BTreeSet<String>,
     account: Account,
     kept: Kept,
-    chronicle: Chronicle,
+    pub(super) chronicle: Chronicle,
     faults: BTreeMap<String, u64>,
     /// Of all repairs so far.
     pub slowest: Repair,
@@ -137,143 +130,6 @@ impl<'a> Host<'a> {
             }
         }
         Ok(faults)
-    }
-
-    fn strike(&mut self, act: Act) -> Result<()> {
-        let host = self.lab.host();
-        match act {
-            Act::FlushRules => {
-                self.attempt(&format!("ip -6 rule flush protocol {}", own::PROTOCOL))
-            }
-            Act::DeleteRule(number) => {
-                let rules = own::rules(host)?;
-                if let Some(line) = nth(&rules, number) {
-                    self.attempt(&own::delete_rule(line)?);
-                }
-            }
-            Act::DeleteRoute(number) => {
-                let routes = own::routes(host)?;
-                if let Some(line) = nth(&routes, number) {
-                    self.attempt(&own::delete_route(line)?);
-                }
-            }
-            Act::FlushTable(number) => {
-                self.attempt(&format!("ip -6 route flush table {}", 200 + number));
-            }
-            Act::Take(port, loss) => self.take(port, loss)?,
-            Act::GiveBack(port, loss) => self.give_back(port, loss)?,
-            Act::Detach(place) => self.programs.detach(place)?,
-            Act::DeleteLinkPin(place) => self.programs.delete_link_pin(place)?,
-            Act::DeleteQdisc(port) => self.programs.delete_qdisc(port)?,
-            Act::Foreign(place, first) => self.programs.attach_foreign(place, first)?,
-            Act::DeleteMapPin(number) => self.programs.delete_map_pin(number)?,
-            Act::DeletePins => self.programs.delete_pins()?,
-            Act::Kill => self.daemon.take().context("a daemon lives")?.kill()?,
-            Act::Stop => {
-                let code = self.daemon.take().context("a daemon lives")?.stop()?;
-                ensure!(code == 0, "sixxs run ended with {code}");
-            }
-            Act::Start => {
-                let run = self.program.command(&clock::MOVABLE);
-                self.daemon = Some(self.program.start_as(run)?);
-                self.starting = false;
-            }
-            Act::StartOnly => {
-                let run = self.program.command(&clock::MOVABLE);
-                self.daemon = Some(self.program.spawn_as(run)?);
-                self.starting = true;
-            }
-            Act::Reload(by_signal) => self.reload(by_signal)?,
-            Act::Freeze => self.signal(Signal::SIGSTOP)?,
-            Act::Flood => self.flood()?,
-            Act::Thaw => self.signal(Signal::SIGCONT)?,
-            Act::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
-            Act::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
-        }
-        Ok(())
-    }
-
-    /// What the daemon may be about to do itself, and then fails here: noted, and no error.
-    fn attempt(&self, command: &str) {
-        if let Err(e) = self.lab.host().sh(command) {
-            self.chronicle.note(format!("  in vain: {e:#}"));
-        }
-    }
-
-    fn take(&mut self, port: Port, loss: Loss) -> Result<()> {
-        let (host, interface) = (self.lab.host(), port.interface());
-        if matches!(loss, Loss::Interface) {
-            self.programs.forget(port);
-        }
-        let lines = match (port, loss) {
-            (_, Loss::Down) => format!("link set {interface} down\n"),
-            (Port::Uplink, Loss::Interface) => return uplink::delete(self.lab),
-            (Port::Tunnel(number), Loss::Interface) if !self.native => {
-                return self.lab.tunnels()[number].delete();
-            }
-            (_, Loss::Interface) => format!("link delete {interface}\n"),
-            (Port::Uplink, Loss::Name) => return uplink::rename(host),
-            (Port::Tunnel(number), Loss::Name) => {
-                format!("link set {interface} down\nlink set {interface} name away{number}\n")
-            }
-            (Port::Uplink, Loss::Address) => uplink::WITHOUT_ADDRESS.to_owned(),
-            (Port::Tunnel(number), Loss::Address) => {
-                let address = TUNNELS[number].address;
-                format!("address delete {address}/64 dev {interface}\n")
-            }
-        };
-        let taken = host.ip(&lines);
-        if self.native && taken.is_err() {
-            // The daemon was at work at it.
-            self.chronicle.note(format!("  in vain: {taken:?}"));
-            return Ok(());
-        }
-        taken
-    }
-
-    fn give_back(&mut self, port: Port, loss: Loss) -> Result<()> {
-        let host = self.lab.host();
-        match (port, loss) {
-            (Port::Uplink, Loss::Interface) => uplink::create(self.lab),
-            (Port::Uplink, Loss::Name) => uplink::rename_back(host),
-            (Port::Uplink, Loss::Down | Loss::Address) => uplink::raise(host),
-            (Port::Tunnel(number), Loss::Interface) => self.lab.tunnels()[number].create(),
-            (Port::Tunnel(number), Loss::Name) => {
-                let interface = port.interface();
-                host.ip(&format!("link set away{number} name {interface}\n"))?;
-                self.lab.tunnels()[number].raise()
-            }
-            (Port::Tunnel(number), Loss::Down | Loss::Address) => {
-                self.lab.tunnels()[number].raise()
-            }
-        }
-    }
-
-    fn reload(&mut self, by_signal: bool) -> Result<()> {
-        if by_signal {
-            return self.signal(Signal::SIGHUP);
-        }
-        // One that was just started may not listen yet.
-        let printed = self.program.run(&["reload"])?;
-        ensure!(
-            printed.code == 0 || printed.stderr.contains("no daemon answers"),
-            "{printed:#?}"
-        );
-        Ok(())
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let daemon = self.daemon.as_ref().context("a daemon lives")?;
-        daemon.signal(signal)
-    }
-
-    fn flood(&self) -> Result<()> {
-        let rule = "from 2001:db8:79::/48 lookup main priority 16391\n";
-        let both = format!("rule add {rule}rule del {rule}");
-        let mut ip = std::process::Command::new("ip");
-        ip.args(["-6", "-n", self.lab.host().name(), "-batch", "-"]);
-        shell::capture_with_input(&mut ip, &both.repeat(FLOOD / 2))?;
-        Ok(())
     }
 
     /// Waits until nothing is left of what happened, and checks what was lost meanwhile.
@@ -451,11 +307,4 @@ pub fn counts(lab: &Lab) -> Result<Counts> {
         (Filter::Broker(0), strays(first)?),
         (Filter::Broker(1), strays(second)?),
     ]))
-}
-
-/// A line by a number that counts around.
-fn nth(lines: &str, number: usize) -> Option<&str> {
-    let lines: Vec<&str> = lines.lines().collect();
-    let at = number.checked_rem(lines.len())?;
-    lines.get(at).copied()
 }

@@ -1,6 +1,6 @@
 //! Chaos: random faults strike a host while traffic runs, and in the end nothing is left of them.
 //!
-//! What happens is decided by [`plan`], from a seed, and carried out by [`host`]. What must hold is
+//! What happens is decided by [`plan`], from a seed, and happens to a [`host`]. What must hold is
 //! held by parts of its own: [`account`] (what may be lost, and when), [`kept`] (counters never go
 //! back), [`whole`] and [`programs`] (the kernel has what it had, others' things included),
 //! [`footprint`] (the daemon holds no more than before). None of them takes the program's word for
@@ -17,6 +17,7 @@ pub mod host;
 pub mod kept;
 pub mod plan;
 pub mod programs;
+mod strike;
 pub mod traffic;
 pub mod watch;
 pub mod whole;
