@@ -2,6 +2,7 @@
 //! Plain text for `ip -batch` and nftables; nothing is run here.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The host on the other side of the internet, from which everything is tried.
 pub const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
@@ -104,6 +105,14 @@ pub const ROUTER_SYSCTLS: &[(&str, &str)] =
 
 /// Interface indices of first ends start here, well above those the kernel gives out.
 pub const FIRST_INDEX: u32 = 1000;
+
+/// An interface index that nothing in any lab had so far. With one that comes back at once it was seen
+/// now and then that a new interface lacked the route of its address: as if it had gone with the old
+/// one's.
+pub fn fresh_index() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(FIRST_INDEX + 1000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// The wires that every lab has, for `ip -batch` outside of all namespaces. An interface is named
 /// by the node it leads to, except at the host. The first ends are numbered from

@@ -11,7 +11,7 @@ use crate::broker::pop::Pop;
 use crate::lab::Spec;
 use crate::native::{self, MORE_PREFIX, More};
 use crate::netns::Namespace;
-use crate::topology::{FIRST_INDEX, Flavour, TUNNELS, TunnelPlan};
+use crate::topology::{Flavour, TUNNELS, TunnelPlan, fresh_index};
 use crate::{nft, tun, wireguard};
 
 /// One tunnel of a lab: the host's interface, the broker's, and what is between them.
@@ -113,9 +113,10 @@ impl Tunnel {
                 *wire = Some(tun::Wire::new(near, Arc::clone(pop_end))?);
             }
             Link::Veth => {
-                // From the broker's side, see `FIRST_INDEX`; the host's end gets a new index.
+                // From the broker's side, see `fresh_index`; the host's end gets a new index.
                 self.pop.ip(&format!(
-                    "link add host index {FIRST_INDEX} type veth peer name {} netns {}\n",
+                    "link add host index {} type veth peer name {} netns {}\n",
+                    fresh_index(),
                     self.plan.interface,
                     self.host.name()
                 ))?;

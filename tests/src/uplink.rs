@@ -1,14 +1,12 @@
 //! Owns the uplink going and coming back, as a modem is unplugged or a boot script runs again. For
 //! labs without LANs, where nobody else shares its wire.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use anyhow::Result;
 
 use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::shell;
-use crate::topology::{FIRST_INDEX, UPLINK, UPLINK_ISP_END, uplink_host_end, uplink_wire};
+use crate::topology::{UPLINK, UPLINK_ISP_END, fresh_index, uplink_host_end, uplink_wire};
 
 /// What it is called while it is renamed.
 pub const AWAY: &str = "unused0";
@@ -23,16 +21,13 @@ pub fn delete(lab: &Lab) -> Result<()> {
 
 /// Makes it anew, with another index; up only after that, with addresses and routes.
 pub fn create(lab: &Lab) -> Result<()> {
-    /// Above those of the lab's wires, see [`FIRST_INDEX`].
-    static NEXT: AtomicU32 = AtomicU32::new(FIRST_INDEX + 1000);
-    let index = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = |node: &str| match node {
         "isp" => lab.isp().name().to_owned(),
         _ => lab.host().name().to_owned(),
     };
     shell::capture_with_input(
         std::process::Command::new("ip").args(["-batch", "-"]),
-        &uplink_wire(name, index),
+        &uplink_wire(name, fresh_index()),
     )?;
     for namespace in [lab.host(), lab.isp()] {
         namespace.hasten_neighbours()?;

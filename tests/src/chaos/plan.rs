@@ -209,10 +209,11 @@ impl Plan {
                     && (!self.scope.native || self.random.below(CONNECTS_IN) == 0)
             }
             Act::Reload(by_signal) => runs && !(starts && by_signal),
-            Act::Freeze | Act::Wall(_) => runs,
+            Act::Freeze => runs && !starts,
+            Act::Wall(_) => runs,
             // The brokers did not sleep: they would count more connects than time allows.
             Act::Sleep(_) => runs && !self.scope.native,
-            // A daemon that cannot pin what it just made gives up, and is for others to start again.
+            // A daemon that starts holds nothing yet, and gives up if it cannot pin what it just made.
             Act::DeleteMapPin(_) | Act::DeletePins => !starts,
             // Only who stands still can miss anything.
             Act::Flood => self.daemon == Daemon::Frozen,
