@@ -32,6 +32,9 @@ const MOST: usize = 10;
 /// Chances, in percent, that between two faults one thing is mended.
 const MENDS: f64 = 40.0;
 
+/// Chances, in percent, that so much happens while the daemon stands still.
+const FLOODS: f64 = 20.0;
+
 /// Faults of native tunnels that make the program connect to a broker again: one in so many.
 const CONNECTS_IN: usize = 60;
 
@@ -142,6 +145,10 @@ impl Plan {
     }
 
     fn candidate(&mut self) -> Act {
+        // Much happens to one who does not look.
+        if self.daemon == Daemon::Frozen && self.random.percent(FLOODS) {
+            return Act::Flood;
+        }
         let tunnel = self.random.below(2);
         let place = self.choose(&Place::ALL);
         let port = self.choose(&Port::ALL);
@@ -163,8 +170,7 @@ impl Plan {
             18 => Act::Kill,
             19 => Act::Stop,
             20 => Act::Reload(self.random.percent(50.0)),
-            21 => Act::Freeze,
-            22 => Act::Flood,
+            21 | 22 => Act::Freeze,
             23 => Act::Wall(self.wall_seconds()),
             _ => {
                 let seconds = 1 + self.random.below(100) as u64;
@@ -197,17 +203,9 @@ impl Plan {
                 self.is_there(place.port)
             }
             Act::DeleteQdisc(port) => self.is_there(port),
-            Act::Kill => {
-                self.daemon != Daemon::Dead
-                    && !self.scope.one_daemon
-                    && (!self.scope.native || self.random.below(CONNECTS_IN) == 0)
-            }
+            Act::Kill => self.daemon != Daemon::Dead && !self.scope.one_daemon,
             // Before it listens to signals they end it in their own way.
-            Act::Stop => {
-                runs && !starts
-                    && !self.scope.one_daemon
-                    && (!self.scope.native || self.random.below(CONNECTS_IN) == 0)
-            }
+            Act::Stop => runs && !starts && !self.scope.one_daemon,
             Act::Reload(by_signal) => runs && !(starts && by_signal),
             Act::Freeze => runs && !starts,
             Act::Wall(_) => runs,
