@@ -26,7 +26,8 @@ const REPAIRED: Duration = Duration::from_secs(3);
 const CONNECTED: Duration = Duration::from_secs(90);
 /// How soon what is in place is also told.
 const TOLD: Duration = Duration::from_secs(5);
-/// Nothing is lost in this time: nothing is any more. Several leaks of each sender.
+/// Nothing is lost in this time: nothing is any more. Several leaks of each sender, and longer just as
+/// the time between those.
 const QUIET: Duration = Duration::from_millis(60);
 
 /// What is somebody else's from the beginning to the end.
@@ -211,7 +212,7 @@ impl<'a> Host<'a> {
         }
         let twice = || {
             let before = counts(self.lab)?;
-            sleep(QUIET);
+            sleep(QUIET * wait::patience());
             Ok((before, counts(self.lab)?))
         };
         let is_quiet = |(before, now): &(Counts, Counts)| before == now;

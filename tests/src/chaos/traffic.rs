@@ -18,7 +18,7 @@ use crate::probe::{self, PingStream};
 use crate::topology::{OUTSIDE, TUNNELS, UPLINK};
 use crate::wait;
 
-/// Between two pings, two datagrams, two transfers, and two leaks.
+/// Between two pings, two datagrams, two transfers, and two leaks; [`wait::patience`] times that.
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Each way, in one transfer.
 const TRANSFER_BYTES: u64 = 20_000;
@@ -32,6 +32,10 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// The marks of senders that rules of somebody's send by the first tunnel, and by the second.
 pub const MARKS: [u32; 2] = [1, 2];
+
+fn interval() -> Duration {
+    INTERVAL * wait::patience()
+}
 
 /// What came of a stream so far.
 #[derive(Debug)]
@@ -62,7 +66,7 @@ impl Traffic {
         };
         for (number, plan) in TUNNELS.iter().enumerate() {
             let address = plan.address;
-            let ping = PingStream::start(lab.outside(), address, INTERVAL)?;
+            let ping = PingStream::start(lab.outside(), address, interval())?;
             traffic.pings.push(ping);
             for (name, ask) in [("udp", udp as Ask), ("tcp", tcp as Ask)] {
                 let outside = lab.outside().clone();
@@ -90,7 +94,7 @@ impl Traffic {
         let run = move || {
             while !stop.load(Ordering::Relaxed) {
                 counted.fetch_add(work(), Ordering::Relaxed);
-                sleep(INTERVAL);
+                sleep(interval());
             }
         };
         let thread = std::thread::Builder::new()
@@ -170,7 +174,7 @@ fn leak(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> u64 {
     let mut sent = 0;
     for _ in 0..LEAKS {
         sent += u64::from(leak::send(&socket, OUTSIDE, 1, 100).is_ok());
-        sleep(INTERVAL);
+        sleep(interval());
     }
     sent
 }

@@ -14,6 +14,7 @@ use anyhow::{Result, anyhow, ensure};
 use super::chronicle::Chronicle;
 use super::host::counts;
 use crate::lab::Lab;
+use crate::wait;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -77,7 +78,7 @@ fn look_out(lab: &Lab, native: bool, chronicle: &Chronicle, stop: &AtomicBool) -
                 connects.saw(changes, Instant::now())?;
             }
         }
-        sleep(INTERVAL);
+        sleep(INTERVAL * wait::patience());
     }
     Ok(())
 }
