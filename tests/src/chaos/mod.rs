@@ -111,8 +111,10 @@ pub fn run(variant: &Variant, options: Options) -> Result<()> {
         println!("{}", run.summary());
         ran.with_context(|| {
             format!(
-                "after {struck} faults; again: cargo xtask test chaos {} --seed {seed} --faults N",
-                variant.name
+                "after {struck} faults; again: cargo xtask test chaos {} --seed {seed} --faults {}",
+                variant.name,
+                // Whichever part it was in: the first one has a quarter of that.
+                4 * struck
             )
         })
     })
