@@ -14,6 +14,7 @@ pub mod control;
 pub mod daemon;
 pub mod down;
 pub mod driver;
+mod kernel;
 pub mod netlink;
 pub mod paths;
 pub mod ping;

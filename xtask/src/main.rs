@@ -64,7 +64,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run every test, the lab's included; as root, through sudo where needed.
+    /// Run every test, the lab's included; as root, through sudo where needed. Where qemu is
+    /// installed, some of them in a virtual machine with an old kernel as well.
     ///
     /// `test vm` installs qemu, and runs what must hold on an old kernel on Debian's in a virtual
     /// machine; `test vm short` some of it.

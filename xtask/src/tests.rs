@@ -12,12 +12,20 @@ use crate::{plan::Needs, privilege, process, product, vm, workspace::Workspace};
 /// they share what they are built from.
 pub(crate) const PACKAGES: &[&str] = &["--workspace", "--exclude", "sixxs-ebpf"];
 
-/// All tests, or those whose name contains one of `filter` (which may hold test runner options); with
-/// `chaos` that alone, by its own options; with `vm` those that must hold on an old kernel, there.
+/// All tests, some of them on an old kernel too where that is possible; or those whose name contains
+/// one of `filter` (which may hold test runner options); with `chaos` that alone, by its own options;
+/// with `vm` those that must hold on an old kernel, there.
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     match filter {
         [first, rest @ ..] if first == "vm" => vm::run(workspace, rest),
         [first, ..] if first == "chaos" => chaos(workspace, &Chaos::parse_from(filter)),
+        [] => {
+            let there = vm::run_if_possible(workspace);
+            if let Err(error) = &there {
+                eprintln!("error: {error:#}");
+            }
+            on_this_kernel(workspace, &[], &[], &[]).and(there)
+        }
         _ => on_this_kernel(workspace, &[], &[], filter),
     }
 }

@@ -1,6 +1,6 @@
 //! Attaching: by TCX links where the kernel has them (6.6), else as clsact filters.
 
-use std::{collections::BTreeMap, io, str::FromStr};
+use std::{collections::BTreeMap, io, path::Path, str::FromStr};
 
 use anyhow::{Context as _, bail};
 use aya::programs::{
@@ -73,8 +73,9 @@ type Place = (IfIndex, Direction);
 
 /// A program that is attached.
 enum Attached {
-    /// The link, so that it stays when its pin is taken away.
-    Tcx(FdLink),
+    /// Handles of the link, so that it stays when its pin is taken away. They are several, since
+    /// aya drops the one that could not be pinned.
+    Tcx(Vec<FdLink>),
     Clsact,
 }
 
@@ -143,6 +144,7 @@ impl Attachments {
             None => false,
         };
         if still_there {
+            // Whatever becomes of the pin, the program is where it should be.
             self.pin_again(place)?;
             return Ok(Found::InPlace);
         }
@@ -178,16 +180,13 @@ impl Attachments {
         if path.exists() {
             return Ok(());
         }
-        match self.attached.remove(&place) {
-            Some(Attached::Tcx(link)) => {
-                let pinned = link.pin(&path).context("pin the link again")?;
-                self.attached.insert(place, Attached::Tcx(pinned.into()));
-            }
-            Some(Attached::Clsact) => {
-                self.attached.insert(place, Attached::Clsact);
-            }
-            None => {}
-        }
+        let Some(Attached::Tcx(handles)) = self.attached.get_mut(&place) else {
+            return Ok(());
+        };
+        let pinned = handles.pop().context("the link has no handle left")?;
+        let pinned = pinned.pin(&path).context("pin the link again")?;
+        handles.push(pinned.into());
+        refill(handles, &path);
         Ok(())
     }
 
@@ -202,11 +201,13 @@ impl Attachments {
             let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
             // Replaced in one step: there is no moment without a program.
             if let Ok(id) = program.attach_to_link(link) {
-                return Ok(Attached::Tcx(program.take_link(id)?.try_into()?));
+                return Ok(tcx_link(program.take_link(id)?.try_into()?, &path));
             }
             // The link of an interface that is gone, whose index came back.
             removal::file(&path)?;
         }
+        // Somebody may have taken the directory away just now.
+        self.pins.make()?;
         let id = program.attach_with_options(
             name.as_str(),
             attach_type(direction),
@@ -214,7 +215,7 @@ impl Attachments {
         )?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         let pinned = link.pin(&path).context("pin the link")?;
-        Ok(Attached::Tcx(pinned.into()))
+        Ok(tcx_link(pinned.into(), &path))
     }
 
     async fn clsact(
@@ -331,6 +332,25 @@ impl Attachments {
             Err(error) => problems.push(format!("{error:#}")),
         }
         problems
+    }
+}
+
+/// Handles of a link that are kept.
+const HANDLES: usize = 2;
+
+fn tcx_link(link: FdLink, pin: &Path) -> Attached {
+    let mut handles = vec![link];
+    refill(&mut handles, pin);
+    Attached::Tcx(handles)
+}
+
+/// Gets more handles of a link from its pin, if that is there.
+fn refill(handles: &mut Vec<FdLink>, pin: &Path) {
+    while handles.len() < HANDLES {
+        match PinnedLink::from_pin(pin) {
+            Ok(pinned) => handles.push(pinned.into()),
+            Err(_) => return,
+        }
     }
 }
 

@@ -202,7 +202,10 @@ impl Kernel {
                     Ok(Found::InPlace | Found::Nothing) => {}
                     Err(error) => {
                         let direction = direction.name();
-                        problems.push(format!("attach to {name} {direction}: {error:#}"));
+                        problems.push(format!(
+                            "attach to {name} {direction}: {error:#}; {}",
+                            crate::kernel::why_not_attached()
+                        ));
                     }
                 }
             }

@@ -40,7 +40,7 @@ use crate::{
     bpf::{self, HookChoice, Kernel, Rings},
     broker::connects::Connects,
     clock::Clock,
-    control, driver,
+    control, driver, kernel,
     netlink::{Netlink, Watcher},
     paths::Paths,
     removal, run_dir,
@@ -123,7 +123,11 @@ pub struct Quit {
 
 /// Runs until a signal or a request ends it.
 pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Result<End> {
+    for note in kernel::check()? {
+        warn!("{note}");
+    }
     let _lock = run_dir::lock(paths)?;
+    raise_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -142,7 +146,8 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let services = driver::Services::new(bell.clone(), clock.clone(), connects.clone(), paths);
     // What another run of ours carried waits for nothing.
     let tunnels = tunnels::start(&config, &services);
-    let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)?;
+    let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
+        .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel::why_no_bpf(&error)))?;
     let Rings { events, debugging } = rings;
     let mut events = bpf::wait_on(events)?;
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
@@ -261,6 +266,17 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     pruning.abort();
     removal::file(&paths.socket())?;
     Ok(end)
+}
+
+/// Each native tunnel holds some six descriptors: hundreds need more than processes are given without
+/// asking (1024), but not more than they are allowed.
+fn raise_limit() {
+    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+    let raised =
+        getrlimit(RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        debug!("raise the number of descriptors: {error}");
+    }
 }
 
 /// Keeps the record of connects short, so that a reboot costs no waiting. What cannot be written now

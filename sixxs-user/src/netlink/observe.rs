@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rtnetlink::{
     packet_core::{NLM_F_DUMP, NLM_F_REQUEST},
     packet_route::{
@@ -194,10 +194,17 @@ impl Netlink {
     async fn rules(&self) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<RulePriority>)> {
         let mut request = RuleMessage::default();
         request.header.family = AddressFamily::Inet6;
-        let answers = self
+        let answers = match self
             .request(RouteNetlinkMessage::GetRule(request), DUMP)
             .await
-            .context("list the rules")?;
+        {
+            Err(RequestError::Kernel(error))
+                if error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
+            {
+                bail!("this kernel has no rules for IPv6 (CONFIG_IPV6_MULTIPLE_TABLES)");
+            }
+            answers => answers.context("list the rules")?,
+        };
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for (position, answer) in answers.into_iter().enumerate() {
             let RouteNetlinkMessage::NewRule(message) = answer else {
