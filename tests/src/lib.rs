@@ -18,10 +18,12 @@
 //! only. Root is needed.
 
 pub mod bare;
+pub mod beside;
 pub mod bpf;
 pub mod broker;
 pub mod chaos;
 pub mod dirs;
+pub mod events;
 pub mod frame;
 pub mod interrupt;
 pub mod kernel;

@@ -10,6 +10,8 @@ mod ebpf;
 mod launch;
 mod lint;
 mod metadata;
+mod network_manager;
+mod package;
 mod plan;
 mod privilege;
 mod process;

@@ -14,8 +14,10 @@ use crate::{
 /// The licence and source checker of `lint`.
 pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// Programs of the lab and the Debian packages that have them.
+/// Programs of the lab, by name or by path, and the Debian packages that have them.
 const LAB_PROGRAMS: &[(&str, &str)] = &[
+    ("/lib/systemd/systemd-networkd", "systemd"),
+    ("dbus-daemon", "dbus-daemon"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),

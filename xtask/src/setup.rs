@@ -150,7 +150,7 @@ pub(crate) fn on_path(program: &str) -> bool {
     find_program(program).is_some()
 }
 
-/// Where a program is.
+/// Where a program is; one that is asked for by its whole path is there or nowhere.
 pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -173,6 +173,13 @@ fn carry_out(workspace: &Workspace, step: &Step) -> Result<()> {
     let (mut command, advice) = command(workspace, &step.action)?;
     eprintln!("setup: {}:\n    {}", step.why, process::line(&command));
     process::run("set up this machine", &mut command, advice)
+}
+
+/// Brings the package lists up to date.
+pub(crate) fn update_lists(workspace: &Workspace) -> Result<()> {
+    let why = "what can be had (some seconds)".to_owned();
+    let action = Action::AptUpdate;
+    carry_out(workspace, &Step { why, action })
 }
 
 fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static str)> {

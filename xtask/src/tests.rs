@@ -6,7 +6,7 @@
 use anyhow::Result;
 use clap::Parser;
 
-use crate::{plan::Needs, privilege, process, product, vm, workspace::Workspace};
+use crate::{network_manager, plan::Needs, privilege, process, product, vm, workspace::Workspace};
 
 /// The packages whose tests run on the host. Wherever tests are built it is these together, so that
 /// they share what they are built from.
@@ -67,6 +67,7 @@ fn on_this_kernel(
     filter: &[String],
 ) -> Result<()> {
     product::build(workspace, Needs::TEST)?;
+    let network_manager = network_manager::get(workspace)?;
     let mut command = workspace.cargo();
     command
         .arg("test")
@@ -74,7 +75,8 @@ fn on_this_kernel(
         .args(targets)
         .arg("--no-fail-fast")
         .envs(variables.iter().map(|(name, value)| (name, value)))
-        .env("SIXXS_BIN", workspace.release_binary("sixxs"));
+        .env("SIXXS_BIN", workspace.release_binary("sixxs"))
+        .env("SIXXS_NETWORK_MANAGER", network_manager);
     if !privilege::is_root() {
         // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.
         let path = std::env::var("PATH").unwrap_or_default();

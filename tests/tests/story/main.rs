@@ -24,6 +24,7 @@ macro_rules! variants {
     };
 }
 
+mod beside;
 mod setting;
 
 mod aiccu_commands;
@@ -47,6 +48,8 @@ mod native_names;
 mod native_restart;
 mod native_secrets;
 mod native_ways;
+mod network_manager;
+mod networkd;
 mod on_leak;
 mod plan;
 mod reload;

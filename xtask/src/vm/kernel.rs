@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{process, setup};
+use crate::{package, process, setup};
 
 /// Depends on the newest kernel for virtual machines that this Debian has: 6.1 in Debian 12.
 const PACKAGE: &str = "linux-image-cloud-amd64";
@@ -64,31 +64,10 @@ fn fetch(directory: &Path, package: &str, version: &str, tree: &Path) -> Result<
     println!("getting {package} {version} (27 MB, some seconds)");
     // Unpacked aside, so that a tree which is there is a whole one.
     let aside = directory.join("unpacking");
-    if aside.exists() {
-        fs::remove_dir_all(&aside).with_context(|| format!("remove {}", aside.display()))?;
-    }
-    fs::create_dir_all(&aside).with_context(|| format!("make {}", aside.display()))?;
-    process::run(
+    let unpacked = package::unpack(
         "get Debian's kernel",
-        Command::new("apt-get")
-            // Else root is told that its own directory is not for apt's user.
-            .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
-            .arg(format!("{package}={version}"))
-            .current_dir(&aside),
-        "check the network, and `apt-get update`",
-    )?;
-    let packages = fs::read_dir(&aside).and_then(|mut found| found.next().transpose());
-    let archive = packages
-        .with_context(|| format!("look into {}", aside.display()))?
-        .with_context(|| format!("apt-get downloaded nothing into {}", aside.display()))?
-        .path();
-    let unpacked = aside.join("tree");
-    process::run(
-        "unpack Debian's kernel",
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .args([&archive, &unpacked]),
-        "remove the target directory's vm and try again",
+        &[format!("{package}={version}")],
+        &aside,
     )?;
     process::run(
         "find out which modules need which",
