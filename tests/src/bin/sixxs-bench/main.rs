@@ -3,6 +3,7 @@
 mod machine;
 mod packets;
 mod report;
+mod scale;
 mod timing;
 mod tunnel;
 
@@ -41,6 +42,15 @@ enum Benchmark {
         #[arg(long, value_name = "KIND")]
         only: Option<String>,
     },
+    /// What very many tunnel addresses cost, per packet and to put in place, against plain rules.
+    Scale {
+        /// Where the tables are kept; only printed after a quick run.
+        #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
+        write: PathBuf,
+        /// A few packets: for a look, not to be kept.
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -57,6 +67,14 @@ fn main() -> Result<()> {
                 return Ok(());
             }
             report::keep(&write, "tunnel", &section)
+        }
+        Benchmark::Scale { write, quick } => {
+            let section = scale::measure(quick)?;
+            println!("{section}");
+            if quick {
+                return Ok(());
+            }
+            report::keep(&write, "scale", &section)
         }
     }
 }

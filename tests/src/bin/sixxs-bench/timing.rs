@@ -49,7 +49,8 @@ impl Times {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The one that half of them are below.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

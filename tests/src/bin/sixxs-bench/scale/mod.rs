@@ -1,0 +1,232 @@
+//! What very many tunnels cost: each packet, and the program that keeps their routes.
+
+mod site;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use sixxs_tests::events::Events;
+use sixxs_tests::program::Daemon;
+use sixxs_tests::wait;
+
+use self::site::Site;
+use crate::machine;
+use crate::timing::{self, median};
+
+/// How many tunnel addresses.
+const ADDRESSES: [u32; 5] = [1, 10, 100, 1_000, 10_000];
+/// Packets sent in one go, between two looks at the clock.
+const BATCH: u32 = 2_000;
+/// For the daemon to be done with ten thousand routes.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What is to be reached with the most addresses: cost of a packet, times that with one address.
+const MOST_COST: f64 = 1.4;
+const MOST_RESIDENT_KIB: u64 = 60 * 1024;
+
+/// Cost of a packet, in nanoseconds, a batch each.
+#[derive(Default)]
+struct Costs {
+    ours: Vec<f64>,
+    plain: Vec<f64>,
+}
+
+/// What it takes to put everything in place.
+struct Work {
+    addresses: u32,
+    /// Routes and rules.
+    things: usize,
+    /// From the start of the daemon until it is ready.
+    ready: Duration,
+    /// From the moment that it may do so until all is back that was deleted.
+    repaired: Duration,
+    /// `ip -6 -batch` with the same.
+    batch: Duration,
+    resident_kib: u64,
+}
+
+/// Measures everything and writes it up; quick: with few packets, for a look.
+pub(crate) fn measure(quick: bool) -> Result<String> {
+    let (rounds, repeats) = if quick { (5, 1) } else { (60, 5) };
+    let mut work = Vec::new();
+    for addresses in [1_000, 10_000] {
+        let mut all = Vec::new();
+        for _ in 0..repeats {
+            all.push(put_in_place(addresses)?);
+        }
+        work.push(all);
+    }
+    let costs = in_turn(rounds)?;
+    write_up(&costs, &work, rounds)
+}
+
+/// Sends from all hosts in turn, so that whatever slows the machine down for a while meets all.
+fn in_turn(rounds: u32) -> Result<Vec<Costs>> {
+    let mut ours = Vec::new();
+    let mut plain = Vec::new();
+    for addresses in ADDRESSES {
+        let site = Site::new(addresses)?;
+        let daemon = site.program()?.start()?;
+        ours.push((site, daemon));
+        let site = Site::new(addresses)?;
+        site.add_plain_rules()?;
+        plain.push(site);
+    }
+    for site in ours.iter().map(|(site, _)| site).chain(&plain) {
+        ensure!(site.leads_to_the_tunnel()?, "packets leave by the uplink");
+        // Fills the queue: from then on every packet is dropped by the device.
+        site.send(BATCH)?;
+    }
+    let mut costs: Vec<_> = ADDRESSES.iter().map(|_| Costs::default()).collect();
+    for _ in 0..rounds {
+        for (((ours, _), plain), costs) in ours.iter().zip(&plain).zip(&mut costs) {
+            costs.ours.push(cost(ours)?);
+            costs.plain.push(cost(plain)?);
+        }
+    }
+    for (_, daemon) in ours {
+        daemon.stop()?;
+    }
+    Ok(costs)
+}
+
+/// Of one packet, in nanoseconds of this thread's time.
+fn cost(site: &Site) -> Result<f64> {
+    let start = timing::now()?;
+    site.send(BATCH)?;
+    let spent = timing::now()?.saturating_sub(start);
+    Ok(spent.as_secs_f64() * 1e9 / f64::from(BATCH))
+}
+
+fn put_in_place(addresses: u32) -> Result<Work> {
+    let by_hand = Site::new(addresses)?;
+    let batch = by_hand.batch()?;
+    let by_hand_took = by_hand.ip_batch(&batch)?;
+    drop(by_hand);
+
+    let site = Site::new(addresses)?;
+    let program = site.program()?;
+    let daemon = program.start()?;
+    let ready = daemon.ready_after().context("it is ready")?;
+    ensure!(site.leads_to_the_tunnel()?, "packets leave by the uplink");
+    let things = batch.lines().count();
+    let repaired = repair(&site, &daemon, things)?;
+    wait::until(
+        "the daemon has told everything",
+        LIMIT,
+        || program.status(),
+        |status| status.healthy && status.corrections == things as u64,
+    )?;
+    let work = Work {
+        addresses,
+        things,
+        ready,
+        repaired,
+        batch: by_hand_took,
+        resident_kib: daemon.resident_kib()?,
+    };
+    daemon.stop()?;
+    Ok(work)
+}
+
+/// Deletes everything while the daemon stands still, lets it go on, and takes the time until the
+/// last of it is back.
+fn repair(site: &Site, daemon: &Daemon, things: usize) -> Result<Duration> {
+    daemon.signal(Signal::SIGSTOP)?;
+    site.host.sh("ip -6 route flush table 200")?;
+    site.host.sh("ip -6 rule del priority 16383")?;
+    let events = Events::listen(&site.host)?;
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGCONT)?;
+    let mut last = begun;
+    for _ in 0..things {
+        let event = events.next(LIMIT)?.context("everything comes back")?;
+        ensure!(event.came, "something went");
+        last = event.at;
+    }
+    Ok(last - begun)
+}
+
+fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> {
+    let (machine, processors, date) = (machine::name()?, machine::processors(), machine::date());
+    let mut text = format!(
+        "## `scale`: very many tunnel addresses\n\n\
+         {machine}, {processors} processors; {date}.\n\n\
+         *ours* is `rule_mode = \"subtrees\"` with the daemon running and its programs attached, *plain* a rule\n\
+         `from ADDRESS lookup TABLE` for each address, made by `ip -6 rule` in a host without the program.\n\
+         A packet is a UDP send of 64 bytes from one of 16 addresses, spread evenly over all, on a socket\n\
+         that is not connected, so that each is routed; it ends in a TUN device with a full queue. *ns* is the\n\
+         median of {rounds} batches of {BATCH} packets each, in processor time of the sender; all hosts there are\n\
+         take turns. *times one address* is the median of the ratios to the batch of the same round.\n\n\
+         | addresses | ours, ns | times one address | plain, ns | times one address |\n\
+         |---:|---:|---:|---:|---:|\n"
+    );
+    let first = costs.first().context("costs")?;
+    let mut most = 0.0;
+    for (addresses, costs) in ADDRESSES.iter().zip(costs) {
+        let ours = ratio(&costs.ours, &first.ours);
+        writeln!(
+            text,
+            "| {addresses} | {:.0} | {ours:.2} | {:.0} | {:.2} |",
+            median(costs.ours.clone()),
+            median(costs.plain.clone()),
+            ratio(&costs.plain, &first.plain),
+        )?;
+        most = ours;
+    }
+    writeln!(
+        text,
+        "\nTo reach: at most {MOST_COST} times with the most addresses: {}.\n",
+        verdict(most <= MOST_COST)
+    )?;
+    text += &format!(
+        "Everything put in place: *ready*, from the start of the daemon until it says so, programs and their\n\
+         maps included; *repaired*, after all rules and routes were deleted while the daemon was stopped\n\
+         (SIGSTOP), from SIGCONT until the last one is back; *ip*, `ip -6 -batch` with the lines of `sixxs plan`.\n\
+         Medians of {}.\n\n\
+         | addresses | rules and routes | ready | repaired | ip | resident |\n\
+         |---:|---:|---:|---:|---:|---:|\n",
+        work.first().map_or(0, Vec::len)
+    );
+    let mut resident = 0;
+    for all in work {
+        let one = all.first().context("work")?;
+        let seconds = |get: fn(&Work) -> Duration| {
+            median(all.iter().map(|work| get(work).as_secs_f64()).collect()) * 1e3
+        };
+        resident = all.iter().map(|work| work.resident_kib).max().unwrap_or(0);
+        writeln!(
+            text,
+            "| {} | {} | {:.0} ms | {:.0} ms | {:.0} ms | {:.1} MiB |",
+            one.addresses,
+            one.things,
+            seconds(|work| work.ready),
+            seconds(|work| work.repaired),
+            seconds(|work| work.batch),
+            resident as f64 / 1024.0
+        )?;
+    }
+    writeln!(
+        text,
+        "\nTo reach: at most {} MiB resident with the most addresses: {}.",
+        MOST_RESIDENT_KIB / 1024,
+        verdict(resident <= MOST_RESIDENT_KIB)
+    )?;
+    Ok(text)
+}
+
+fn ratio(costs: &[f64], ones: &[f64]) -> f64 {
+    median(
+        costs
+            .iter()
+            .zip(ones)
+            .map(|(cost, one)| cost / one)
+            .collect(),
+    )
+}
+
+fn verdict(reached: bool) -> &'static str {
+    if reached { "reached" } else { "**missed**" }
+}
