@@ -82,7 +82,8 @@ enum Task {
         filter: Vec<String>,
     },
     /// Measure: `core` is the cost per packet of the kernel programs, `tunnel` what native tunnels
-    /// carry and at what cost.
+    /// carry and at what cost, `repair` for how long what was taken away is gone, `scale` what very
+    /// many tunnels cost.
     Bench {
         /// Which benchmark, and its options.
         #[arg(

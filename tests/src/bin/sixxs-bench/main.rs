@@ -2,6 +2,7 @@
 
 mod machine;
 mod packets;
+mod repair;
 mod report;
 mod scale;
 mod timing;
@@ -42,6 +43,15 @@ enum Benchmark {
         #[arg(long, value_name = "KIND")]
         only: Option<String>,
     },
+    /// For how long a rule, a route, a program is gone that somebody takes away, and what leaks.
+    Repair {
+        /// Where the table is kept; only printed after fewer than a thousand times.
+        #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
+        write: PathBuf,
+        /// How often each is taken away.
+        #[arg(long, default_value_t = 1000)]
+        times: usize,
+    },
     /// What very many tunnel addresses cost, per packet and to put in place, against plain rules.
     Scale {
         /// Where the tables are kept; only printed after a quick run.
@@ -67,6 +77,14 @@ fn main() -> Result<()> {
                 return Ok(());
             }
             report::keep(&write, "tunnel", &section)
+        }
+        Benchmark::Repair { write, times } => {
+            let section = repair::measure(times)?;
+            println!("{section}");
+            if times < 1000 {
+                return Ok(());
+            }
+            report::keep(&write, "repair", &section)
         }
         Benchmark::Scale { write, quick } => {
             let section = scale::measure(quick)?;
