@@ -54,6 +54,12 @@ impl Pacer {
         }
     }
 
+    /// Something changed for which no debt is a reason to wait: until the next round it is not guarded.
+    pub fn urgent(&mut self, now: Duration) {
+        let soon = now + GATHER;
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+    }
+
     /// When the next round is due, if anything changed.
     #[must_use]
     pub const fn due(&self) -> Option<Duration> {
@@ -163,6 +169,17 @@ mod tests {
             }
         }
         (rounds, (round * rounds).as_secs_f64() / now.as_secs_f64())
+    }
+
+    #[test]
+    fn what_is_urgent_waits_for_no_debt() {
+        let mut pacer = Pacer::default();
+        pacer.begin(Duration::ZERO);
+        pacer.end(Duration::from_secs(1));
+        pacer.changed(Duration::from_secs(1));
+        assert!(pacer.due() > Some(Duration::from_millis(1500)));
+        pacer.urgent(Duration::from_millis(1200));
+        assert_eq!(pacer.due(), Some(Duration::from_millis(1201)));
     }
 
     #[test]

@@ -203,10 +203,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             _ = terminate.recv() => break (false, None),
             _ = interrupt.recv() => break (false, None),
             changed = watcher.changed() => {
-                if let Some(removal) = changed.context("wait for netlink events")? {
+                let change = changed.context("wait for netlink events")?;
+                if let Some(removal) = change.removal {
                     state.removed(removal);
                 }
-                pacer.changed(started.elapsed());
+                if change.is_new_link {
+                    pacer.urgent(started.elapsed());
+                } else {
+                    pacer.changed(started.elapsed());
+                }
             }
             () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
                 pacer.begin(started.elapsed());

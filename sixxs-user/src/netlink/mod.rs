@@ -31,7 +31,7 @@ use sixxs_core::{
 };
 
 pub use apply::{Failure, Outcome};
-pub use watch::{OutsideWatcher, Removal, Removed, Watcher};
+pub use watch::{Change, OutsideWatcher, Removal, Removed, Watcher};
 
 /// No request to the kernel takes so long.
 const TIMEOUT: Duration = Duration::from_secs(5);

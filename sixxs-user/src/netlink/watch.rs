@@ -26,6 +26,15 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Rule,
 ];
 
+/// What is known of a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Something was taken away.
+    pub removal: Option<Removal>,
+    /// An interface was made, or came from another namespace.
+    pub is_new_link: bool,
+}
+
 /// Something was taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Removal {
@@ -81,15 +90,20 @@ impl Watcher {
 
     /// Waits until something that matters may have changed. Cancelling it loses nothing: what was
     /// not read stays in the socket.
-    pub async fn changed(&mut self) -> io::Result<Option<Removal>> {
+    pub async fn changed(&mut self) -> io::Result<Change> {
         loop {
             self.buffer.clear();
             match self.socket.recv_from(&mut self.buffer).await {
-                Ok(_) if matters(&self.buffer) => return Ok(removal(&self.buffer)),
+                Ok(_) if matters(&self.buffer) => {
+                    return Ok(Change {
+                        removal: removal(&self.buffer),
+                        is_new_link: is_new_link(&self.buffer),
+                    });
+                }
                 Ok(_) => {}
                 // The socket overran: something changed, and we look at everything anyway.
                 Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => {
-                    return Ok(None);
+                    return Ok(Change::default());
                 }
                 Err(error) => return Err(error),
             }
@@ -141,6 +155,14 @@ fn matters(message: &[u8]) -> bool {
     *destination_bits == 0 || *protocol == PROTOCOL
 }
 
+/// Whether a message is of an interface that was not there before: then all of its flags are new. An
+/// `ifinfomsg` has its flags at 8, and at 12 which of them changed.
+fn is_new_link(message: &[u8]) -> bool {
+    const CHANGED: usize = 16 + 12;
+    message.get(4..6) == Some(&RTM_NEWLINK.to_ne_bytes())
+        && message.get(CHANGED..CHANGED + 4) == Some(&[0xff; 4])
+}
+
 /// What a message says was taken away, and by whom. A `nlmsghdr` has the socket's number at 12.
 fn removal(message: &[u8]) -> Option<Removal> {
     let kind = message.get(4..6)?.first_chunk()?;
@@ -160,6 +182,7 @@ fn removal(message: &[u8]) -> Option<Removal> {
 }
 
 const AF_INET6: u8 = 10;
+const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
@@ -208,6 +231,11 @@ mod tests {
         assert_eq!(removal(RTM_DELROUTE, 0), expected(Removed::Route, None));
         assert_eq!(removal(RTM_NEWROUTE, 4711), None);
         assert_eq!(super::removal(&[0; 5]), None);
+        let mut link = message(RTM_NEWLINK, 0);
+        link.resize(32, 0);
+        assert!(!is_new_link(&link));
+        link[28..].fill(0xff);
+        assert!(is_new_link(&link) && !is_new_link(&link[..30]));
         assert_eq!(super::removal(&message(33, 1)[..14]), None);
     }
 }
