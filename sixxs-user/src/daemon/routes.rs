@@ -1,15 +1,18 @@
 //! Rules, routes and interfaces of our own: carried out, read back, and what was put back is told.
 
-use std::{collections::BTreeSet, net::Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use sixxs_core::{
-    config::RuleMode,
+    config::{Config, RuleMode},
     routing::{
         Desired, Problem, Rule, Step,
         desired::{Place, Target},
         diff,
     },
-    types::{IfIndex, Prefix},
+    types::{IfIndex, IfName, Prefix, TableId},
 };
 use tracing::debug;
 
@@ -28,6 +31,36 @@ pub(super) struct InPlace {
     set_up: BTreeSet<(IfIndex, Option<Ipv6Addr>)>,
 }
 
+/// Whose tables and sources are. There may be ten thousands of either.
+struct Owners {
+    tables: BTreeMap<TableId, IfName>,
+    sources: BTreeMap<Prefix, IfName>,
+}
+
+impl Owners {
+    fn of(config: &Config) -> Self {
+        let tunnels = || config.tunnels.iter();
+        let tables = match config.rule_mode {
+            RuleMode::Rules => tunnels().map(|t| (t.table, t.name.clone())).collect(),
+            // One table for all: the source says whose it is.
+            RuleMode::Subtrees => BTreeMap::new(),
+        };
+        let sources = tunnels().flat_map(|t| t.sources().map(|source| (source, t.name.clone())));
+        Self {
+            tables,
+            sources: sources.collect(),
+        }
+    }
+
+    fn tunnel(&self, table: TableId, source: Prefix) -> Option<IfName> {
+        let found = match source {
+            Prefix::ALL => self.tables.get(&table),
+            source => self.sources.get(&source),
+        };
+        found.cloned()
+    }
+}
+
 impl State {
     pub(super) async fn route(&mut self) -> anyhow::Result<Vec<String>> {
         let desired = self.desired();
@@ -38,9 +71,10 @@ impl State {
                 break;
             }
             let outcome = self.netlink.apply(&self.plan).await;
+            let owners = Owners::of(&self.config);
             for step in &outcome.done {
                 debug!("{step}");
-                self.note_correction(step);
+                self.note_correction(step, &owners);
             }
             problems = outcome.failed.iter().map(ToString::to_string).collect();
             // What counts is what the kernel says afterwards.
@@ -114,16 +148,7 @@ impl State {
     }
 
     /// A step that puts back what was in place before is a correction.
-    fn note_correction(&mut self, step: &Step) {
-        let by_table = |table, source: Prefix| {
-            let mut tunnels = self.config.tunnels.iter();
-            // One table for all: the source says whose it is.
-            let tunnel = tunnels.find(|tunnel| match source {
-                Prefix::ALL => tunnel.table == table && self.config.rule_mode == RuleMode::Rules,
-                source => tunnel.sources().any(|own| own == source),
-            });
-            tunnel.map(|tunnel| tunnel.name.clone())
-        };
+    fn note_correction(&mut self, step: &Step, owners: &Owners) {
         let was_set_up = |index, address| self.in_place.set_up.contains(&(index, address));
         let (lost, tunnel) = match step {
             Step::SetUp(index, name, _) => (was_set_up(*index, None), Some(name.clone())),
@@ -133,11 +158,11 @@ impl State {
             ),
             Step::AddRule(rule) => (
                 self.in_place.rules.contains(rule),
-                by_table(rule.table, rule.from),
+                owners.tunnel(rule.table, rule.from),
             ),
             Step::AddRoute(route) | Step::ReplaceRoute(route) => (
                 self.in_place.routes.contains(&route.place),
-                by_table(route.place.table, route.place.source),
+                owners.tunnel(route.place.table, route.place.source),
             ),
             // A gateway comes and goes with its interface.
             Step::KeepNeighbour(..)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST},
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
@@ -28,7 +28,7 @@ use sixxs_core::{
     types::{IfIndex, InterfaceAddress, Mtu, PROTOCOL, Prefix},
 };
 
-use super::{Netlink, RequestError};
+use super::{Netlink, RequestError, batch::TOGETHER};
 
 /// What came of a plan.
 #[derive(Debug, Default)]
@@ -49,27 +49,36 @@ pub struct Failure {
     pub reason: String,
 }
 
-const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
+const CHANGE: u16 = NLM_F_REQUEST;
 
 impl Netlink {
     /// Carries out every step; one that fails does not keep the others from being tried.
-    pub async fn apply(&self, plan: &Plan) -> Outcome {
+    pub async fn apply(&mut self, plan: &Plan) -> Outcome {
         let mut outcome = Outcome::default();
-        for step in &plan.steps {
-            match self.step(step).await {
-                Ok(()) => outcome.done.push(step.clone()),
-                Err(error) if is_tolerated(step, &error) => {}
-                Err(error) => outcome.failed.push(Failure {
-                    step: step.clone(),
-                    reason: error.to_string(),
-                }),
+        for steps in plan.steps.chunks(TOGETHER) {
+            // A rule that is not there any more needs no message.
+            let (steps, changes): (Vec<_>, Vec<_>) = steps
+                .iter()
+                .filter_map(|step| Some((step, self.change(step)?)))
+                .unzip();
+            let results = self.batch.carry_out(changes).await;
+            for (step, result) in steps.into_iter().zip(results) {
+                match result {
+                    Ok(()) => outcome.done.push(step.clone()),
+                    Err(error) if is_tolerated(step, &error) => {}
+                    Err(error) => outcome.failed.push(Failure {
+                        step: step.clone(),
+                        reason: error.to_string(),
+                    }),
+                }
             }
         }
         outcome
     }
 
-    async fn step(&self, step: &Step) -> Result<(), RequestError> {
-        let (message, flags) = match step {
+    /// The message of a step, and its flags; `None`: there is nothing to be done.
+    fn change(&self, step: &Step) -> Option<(RouteNetlinkMessage, u16)> {
+        Some(match step {
             Step::SetUp(index, _, mtu) => {
                 let mut message = LinkMessage::default();
                 message.header.index = index.0;
@@ -96,10 +105,7 @@ impl Netlink {
                 RouteNetlinkMessage::NewRule(rule_message(rule)),
                 CHANGE | NLM_F_CREATE,
             ),
-            Step::DeleteRule(rule) => match self.dumped(rule) {
-                Some(message) => (RouteNetlinkMessage::DelRule(message), CHANGE),
-                None => return Ok(()),
-            },
+            Step::DeleteRule(rule) => (RouteNetlinkMessage::DelRule(self.dumped(rule)?), CHANGE),
             Step::DeleteRoute(route) => {
                 (RouteNetlinkMessage::DelRoute(delete_message(route)), CHANGE)
             }
@@ -121,8 +127,7 @@ impl Netlink {
                 )),
                 CHANGE,
             ),
-        };
-        self.request(message, flags).await.map(|_| ())
+        })
     }
 
     /// The very message by which the kernel told of a rule.

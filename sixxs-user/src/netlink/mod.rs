@@ -1,10 +1,11 @@
 //! The only place that speaks rtnetlink: observes, applies plans, and says when something changed.
 //!
-//! Requests and events use sockets of their own, and every request has a time-out.
+//! Requests, changes and events use sockets of their own, and every request has a time-out.
 //!
 //! Tasks: one per [`Netlink`], which drives the request socket; it ends when the value is dropped.
 
 mod apply;
+mod batch;
 pub mod marked;
 mod observe;
 pub mod sit;
@@ -30,16 +31,19 @@ use sixxs_core::{
     types::{IfIndex, IfName, RulePriority, TableId},
 };
 
+use batch::Batch;
+
 pub use apply::{Failure, Outcome};
 pub use watch::{Change, OutsideWatcher, Removal, Removed, Watcher};
 
 /// No request to the kernel takes so long.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection for requests.
+/// A connection for requests, and one for changes.
 pub struct Netlink {
     handle: Handle,
     connection: tokio::task::JoinHandle<()>,
+    batch: Batch,
     /// Our rules as the kernel last told of them: to be deleted by the very same message.
     rules: Vec<(ObservedRule, RuleMessage)>,
     /// Priorities of everybody else's rules.
@@ -88,6 +92,7 @@ impl Netlink {
         Ok(Self {
             handle,
             connection: tokio::spawn(connection),
+            batch: Batch::open()?,
             rules: Vec::new(),
             others_rules: Vec::new(),
             uplinks: BTreeSet::new(),

@@ -3,6 +3,7 @@
 //! milliseconds, and nothing leaks meanwhile.
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use sixxs_tests::beside::networkd::{self, Networkd};
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::{Flavour, UPLINK};
@@ -33,6 +34,13 @@ fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
         // Each tunnel's rule, and the route of its table that has no interface.
         ensure!(corrections >= 4, "{corrections} corrections");
     }
+    let (_, alerts) = setting.program.json(&["alerts"])?;
+    let named = |alert: &Value| {
+        let by = alert["by"].as_str();
+        by.is_some_and(|by| by.starts_with("systemd-network"))
+    };
+    let mut corrections = alerts.iter().filter(|alert| alert["kind"] == "correction");
+    ensure!(corrections.all(named), "{alerts:#?}");
     networkd.configure(
         "20-another.network",
         "[Match]\nName=another0\n[Network]\nAddress=2001:db8:77::1/64\nIPv6AcceptRA=no\n",

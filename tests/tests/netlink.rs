@@ -1,0 +1,73 @@
+//! Plans carried out by the kernel: what became of each step is known, however many there are.
+
+use anyhow::{Context as _, Result};
+use sixxs_core::routing::desired::Place;
+use sixxs_core::routing::plan::{Route, To};
+use sixxs_core::routing::{Plan, Step};
+use sixxs_core::types::{Metric, Prefix, TableId};
+use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::topology::Flavour;
+use sixxs_user::netlink::Netlink;
+
+/// Number so and so: an `unreachable` in a table of its own.
+fn step(number: u16) -> Step {
+    let destination = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x77, number, 0, 0, 0, 0);
+    Step::AddRoute(Route {
+        place: Place {
+            table: TableId(77),
+            metric: Metric(1),
+            destination: Prefix::containing(destination, 64),
+            source: Prefix::ALL,
+        },
+        to: To::Unreachable,
+    })
+}
+
+/// More than go into one call; some fail, among them the first and the last of a call.
+#[test]
+fn each_step_is_accounted_for() -> Result<()> {
+    let lab = Lab::new(Spec::new(Flavour::Tun))?;
+    let occupied = [0, 63, 64, 100, 199];
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start a runtime")?;
+        runtime.block_on(async {
+            let mut netlink = Netlink::open()?;
+            let mut apply = async |numbers: &mut dyn Iterator<Item = u16>| {
+                let steps = numbers.map(step).collect();
+                netlink
+                    .apply(&Plan {
+                        steps,
+                        ..Plan::default()
+                    })
+                    .await
+            };
+            let first = apply(&mut occupied.into_iter()).await;
+            let then = apply(&mut (0..200)).await;
+            Ok((first, then))
+        })
+    };
+    let (first, then) = lab.host().run(run)?;
+    assert_eq!((first.done.len(), first.failed.len()), (5, 0), "{first:?}");
+    let failed: Vec<_> = then
+        .failed
+        .iter()
+        .map(|failure| failure.step.clone())
+        .collect();
+    assert_eq!(failed, occupied.map(step));
+    assert!(
+        then.failed[0].reason.contains("File exists"),
+        "{:?}",
+        then.failed
+    );
+    let done: Vec<_> = (0..200)
+        .filter(|number| !occupied.contains(number))
+        .map(step)
+        .collect();
+    assert_eq!(then.done, done);
+    let there = lab.host().sh("ip -6 route show table 77")?;
+    assert_eq!(there.lines().count(), 200);
+    Ok(())
+}
