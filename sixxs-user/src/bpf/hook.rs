@@ -15,7 +15,10 @@ use sixxs_core::{
 
 use super::{Pins, program_id};
 use crate::{
-    netlink::{Netlink, name_to_index, tc::Direction},
+    netlink::{
+        Netlink, name_to_index,
+        tc::{Direction, Filter},
+    },
     removal,
 };
 
@@ -140,7 +143,12 @@ impl Attachments {
         let place = (index, direction);
         let still_there = match self.attached.get(&place) {
             Some(Attached::Tcx(_)) => is_in_tcx(program, name, direction)?,
-            Some(Attached::Clsact) => our_filter(netlink, index, direction).await?.is_some(),
+            Some(Attached::Clsact) => {
+                let own = program_id(program)?;
+                let filter = our_filter(netlink, index, direction).await?;
+                // Somebody may have put another program into our filter.
+                filter.is_some_and(|filter| filter.program == Some(own))
+            }
             None => false,
         };
         if still_there {
@@ -232,8 +240,8 @@ impl Attachments {
                 Err(error) => return Err(error).context("add the clsact qdisc"),
             }
         }
-        if let Some(priority) = our_filter(netlink, index, direction).await? {
-            let link = filter(name, direction, priority)?;
+        if let Some(ours) = our_filter(netlink, index, direction).await? {
+            let link = filter(name, direction, ours.priority)?;
             let id = program
                 .attach_to_link(link)
                 .context("replace our clsact filter")?;
@@ -373,17 +381,16 @@ fn is_in_tcx(
     Ok(programs.iter().any(|program| program.id() == own))
 }
 
-/// The priority of our filter, if it is there.
+/// Our filter, if it is there.
 pub(super) async fn our_filter(
     netlink: &Netlink,
     index: IfIndex,
     direction: Direction,
-) -> anyhow::Result<Option<u16>> {
+) -> anyhow::Result<Option<Filter>> {
     let filters = netlink.filters(index, direction).await?;
     Ok(filters
         .into_iter()
-        .find(|filter| filter.kind == "bpf" && filter.handle == HANDLE)
-        .map(|filter| filter.priority))
+        .find(|filter| filter.kind == "bpf" && filter.handle == HANDLE))
 }
 
 fn filter(
@@ -409,9 +416,9 @@ pub(super) async fn remove_filter(
     let Some(name) = crate::netlink::index_to_name(index) else {
         return Ok(());
     };
-    if let Some(priority) = our_filter(netlink, index, direction).await? {
+    if let Some(ours) = our_filter(netlink, index, direction).await? {
         use aya::programs::Link as _;
-        filter(&name, direction, priority)?
+        filter(&name, direction, ours.priority)?
             .detach()
             .with_context(|| format!("remove our filter from {name} {}", direction.name()))?;
     }

@@ -5,7 +5,7 @@ use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST},
     packet_route::{
         RouteNetlinkMessage,
-        tc::{TcAttribute, TcHandle, TcMessage},
+        tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
     },
 };
 use sixxs_core::types::IfIndex;
@@ -55,6 +55,8 @@ pub struct Filter {
     pub priority: u16,
     /// Its handle; 0 in the head entry that each priority has in a dump.
     pub handle: u32,
+    /// The number of its program, if it is one.
+    pub program: Option<u32>,
 }
 
 impl Netlink {
@@ -133,11 +135,23 @@ fn filter(message: &TcMessage) -> Filter {
             TcAttribute::Kind(kind) => Some(kind.clone()),
             _ => None,
         });
+    let options = message
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            TcAttribute::Options(options) => options.as_slice(),
+            _ => &[],
+        });
+    let mut programs = options.filter_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgId(number)) => Some(*number),
+        _ => None,
+    });
     let handle = message.header.handle;
     Filter {
         kind: kind.unwrap_or_default(),
         // tcm_info: priority in the upper half, protocol in the lower.
         priority: u16::try_from(message.header.info >> 16).unwrap_or_default(),
         handle: u32::from(handle.major) << 16 | u32::from(handle.minor),
+        program: programs.next(),
     }
 }

@@ -92,12 +92,18 @@ fn filters_come_back_at_once() -> Result<()> {
     let daemon = setting.start()?;
     let filters = || setting.host().sh("tc filter show dev net0 egress");
     assert!(filters()?.contains(EGRESS), "{}", filters()?);
-    for command in [
-        "tc filter del dev net0 egress",
-        "tc qdisc del dev net0 clsact",
+    let another =
+        "filter replace dev net0 egress prio 1 protocol all handle 0x69787873 bpf bytecode";
+    for (command, last) in [
+        ("filter del dev net0 egress", None),
+        ("qdisc del dev net0 clsact", None),
+        // Somebody else's program in the place of ours: ends the chain there.
+        (another, Some("1,6 0 0 0")),
     ] {
         let taken = Instant::now();
-        setting.host().sh(command)?;
+        let mut tc = setting.host().command("tc");
+        let status = tc.args(command.split(' ')).args(last).status()?;
+        ensure!(status.success(), "tc {command}");
         let limit = Duration::from_secs(5);
         wait::until("the filter is back", limit, filters, |filters| {
             filters.contains(EGRESS)
@@ -106,11 +112,13 @@ fn filters_come_back_at_once() -> Result<()> {
         assert!(took < Duration::from_secs(2), "{command}: {took:?}");
     }
     wait::until(
-        "both are told",
+        "all are told",
         Duration::from_secs(5),
         || corrections(&setting, "attach the program to net0 egress"),
-        |told| told.len() == 2,
+        |told| told.len() == 3,
     )?;
+    let filters = filters()?;
+    assert!(!filters.contains("bytecode"), "{filters}");
     let status = setting.program.status()?;
     assert!(status.healthy, "{status:#?}");
     assert_eq!(daemon.stop()?, 0);
