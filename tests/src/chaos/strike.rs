@@ -37,10 +37,9 @@ impl Host<'_> {
             }
             Act::Take(port, loss) => self.take(port, loss)?,
             Act::GiveBack(port, loss) => self.give_back(port, loss)?,
-            Act::Detach(place) => self.programs.detach(place)?,
-            Act::DeleteLinkPin(place) => self.programs.delete_link_pin(place)?,
-            Act::DeleteQdisc(port) => self.programs.delete_qdisc(port)?,
-            Act::Foreign(place, first) => self.programs.attach_foreign(place, first)?,
+            Act::Detach(_) | Act::DeleteLinkPin(_) | Act::DeleteQdisc(_) | Act::Foreign(..) => {
+                self.strike_programs(act)?;
+            }
             Act::DeleteMapPin(number) => self.programs.delete_map_pin(number)?,
             Act::DeletePins => self.programs.delete_pins()?,
             Act::Kill => self.daemon.take().context("a daemon lives")?.kill()?,
@@ -68,6 +67,23 @@ impl Host<'_> {
         Ok(())
     }
 
+    fn strike_programs(&mut self, act: Act) -> Result<()> {
+        let programs = &mut self.programs;
+        let struck = match act {
+            Act::Detach(place) => programs.detach(place),
+            Act::DeleteLinkPin(place) => programs.delete_link_pin(place),
+            Act::DeleteQdisc(port) => programs.delete_qdisc(port),
+            Act::Foreign(place, first) => programs.attach_foreign(place, first),
+            _ => Ok(()),
+        };
+        match struck {
+            // The daemon was still at work at making the interface.
+            Err(e) if self.native => self.chronicle.note(format!("  in vain: {e:#}")),
+            struck => struck?,
+        }
+        Ok(())
+    }
+
     /// What the daemon may be about to do itself, and then fails here: noted, and no error.
     fn attempt(&self, command: &str) {
         if let Err(e) = self.lab.host().sh(command) {
@@ -77,7 +93,8 @@ impl Host<'_> {
 
     fn take(&mut self, port: Port, loss: Loss) -> Result<()> {
         let (host, interface) = (self.lab.host(), port.interface());
-        if matches!(loss, Loss::Interface) {
+        // Of its own interfaces the program takes none back that had another name.
+        if loss == Loss::Interface || (loss == Loss::Name && self.native && port != Port::Uplink) {
             self.programs.forget(port);
         }
         let lines = match (port, loss) {
