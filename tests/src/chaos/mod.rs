@@ -37,8 +37,8 @@ use host::Host;
 use plan::{Plan, Scope};
 use watch::Watch;
 
-/// The program looks at everything every 30 seconds, events or not.
-const LOOKED_AT: Duration = Duration::from_secs(35);
+/// How soon after the program looked at everything all pins are back.
+const PINNED: Duration = Duration::from_secs(3);
 
 /// In a long run there is a word after so many faults.
 const PROGRESS: u64 = 500;
@@ -170,13 +170,13 @@ impl Run<'_, '_> {
             Length::Time(time) => (Length::Time(time / 2), Length::Time(time / 2)),
         };
         self.faults(Plan::new(seed, self.scope), first)?;
-        self.host.is_pinned_again(LOOKED_AT)?;
+        self.host.is_pinned_again(PINNED)?;
         self.scope.one_daemon = true;
         let mut plan = Plan::new(seed.wrapping_add(1), self.scope);
         plan = self.faults(plan, part(second, 10))?;
         let early = self.look_at_daemon()?;
         self.faults(plan, rest(second, 10))?;
-        self.host.is_pinned_again(LOOKED_AT)?;
+        self.host.is_pinned_again(PINNED)?;
         let late = self.host.holds_no_more_than(&early);
         self.look_at_daemon()?;
         late?;

@@ -212,10 +212,7 @@ impl Plan {
             // The brokers did not sleep: they would count more connects than time allows.
             Act::Sleep(_) => runs && !self.scope.native,
             // A daemon that starts holds nothing yet, and gives up if it cannot pin what it just made.
-            Act::DeleteMapPin(_) => !starts,
-            // One that is at work may be about to pin where there is no directory any more, and then lets
-            // go of what it holds: not wanted, and known.
-            Act::DeletePins => !runs,
+            Act::DeleteMapPin(_) | Act::DeletePins => !starts,
             // Only who stands still can miss anything.
             Act::Flood => self.daemon == Daemon::Frozen,
             _ => true,
