@@ -14,6 +14,7 @@
 //! * [`alert`] – leaks merged into lines
 //! * [`pace`] – how soon and how often to look again
 //! * [`contest`] – when somebody keeps taking away what is put back
+//! * [`doctor`] – what on a host is in the way
 //! * [`table_names`] – the file that gives routing tables their names
 
 pub mod aiccu;
@@ -21,6 +22,7 @@ pub mod alert;
 pub mod broker;
 pub mod config;
 pub mod contest;
+pub mod doctor;
 pub mod enforce;
 pub mod link;
 pub mod pace;

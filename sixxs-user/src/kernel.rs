@@ -4,12 +4,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, bail};
-
-/// The oldest kernel that everything is tried on.
-const OLDEST: (u32, u32) = (6, 1);
-
-/// From this one on programs are attached by TCX.
-const TCX: (u32, u32) = (6, 6);
+use sixxs_core::doctor;
 
 /// Sees that there is what nothing works without. Returns what there is to be said otherwise.
 pub(crate) fn check() -> anyhow::Result<Vec<String>> {
@@ -21,19 +16,7 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
         );
     }
     let release = fs::read_to_string(RELEASE).with_context(|| format!("read {RELEASE}"))?;
-    Ok(note(release.trim()).into_iter().collect())
-}
-
-/// What is to be said of a release.
-fn note(release: &str) -> Option<String> {
-    let version = version(release)?;
-    (version < OLDEST).then(|| {
-        let (major, minor) = OLDEST;
-        format!(
-            "Linux {release} is older than {major}.{minor}, the oldest that sixxs is tried on: if \
-             its programs are refused, that is why"
-        )
-    })
+    Ok(doctor::too_old(release.trim()).into_iter().collect())
 }
 
 /// What may be the cause, and what to do, where the kernel refused BPF.
@@ -54,43 +37,17 @@ pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
 
 /// What may be the cause where a program could not be attached.
 pub(crate) fn why_not_attached() -> String {
-    let has_tcx = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .ok()
-        .and_then(|release| version(&release))
-        .is_some_and(|version| version >= TCX);
-    if has_tcx {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if doctor::has_tcx(&release) {
         "see Kernels in the README".to_owned()
     } else {
         "before Linux 6.6 that needs CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF".to_owned()
     }
 }
 
-/// Major and minor version of a release.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_old_kernels_are_remarked_on() {
-        for good in [
-            "6.1.0-56-cloud-amd64",
-            "6.18.0",
-            "7.0-rc1",
-            "something else",
-        ] {
-            assert_eq!(note(good), None, "{good}");
-        }
-        let old = note("5.10.0-30-amd64").unwrap();
-        assert!(
-            old.contains("5.10.0-30-amd64") && old.contains("6.1"),
-            "{old}"
-        );
-    }
 
     #[test]
     fn refusals_are_explained() {

@@ -104,6 +104,12 @@ mod sealed {
 impl RingReader for RingBuf<MapData> {}
 impl RingReader for Debugging {}
 
+/// Whether the kernel takes programs for traffic control; `None`: it does not say, to us.
+#[must_use]
+pub fn is_supported() -> Option<bool> {
+    aya::sys::is_program_supported(aya::programs::ProgramType::SchedClassifier).ok()
+}
+
 impl Kernel {
     /// Loads the programs, with the pinned maps of earlier ones where there are any.
     pub fn load(

@@ -2,6 +2,7 @@
 
 mod aiccu;
 mod check;
+mod doctor;
 mod show;
 
 use std::{
@@ -171,6 +172,9 @@ enum Command {
     /// Ping from each tunnel address, and check rules, routes and programs.
     #[command(after_help = "Exit status: 0 all pass, 3 a check failed.")]
     Check { names: Vec<String> },
+    /// Look for what on this host is in the way, and say what to do about it; change nothing.
+    #[command(after_help = "Exit status: 0 nothing is, 3 something is.")]
+    Doctor,
     /// Show what is missing, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
@@ -276,6 +280,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
         Command::Check { names } => check::check(&socket, json, &names).await,
+        Command::Doctor => doctor::doctor(&paths, json).await,
         Command::Reload { confirm } => {
             let reload = Reload {
                 confirm_within_seconds: confirm,

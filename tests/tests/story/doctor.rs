@@ -1,0 +1,71 @@
+//! `sixxs doctor`: what is in the way is found, with or without a daemon.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::Flavour;
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// What is found about something, and the exit status.
+fn found(setting: &Setting, about: &str) -> Result<(i32, Value)> {
+    let (status, report) = setting.program.json(&["doctor"])?;
+    let findings = report[0]["findings"].as_array().context("findings")?;
+    let found = findings.iter().find(|finding| finding["about"] == about);
+    let found = found.with_context(|| format!("nothing about {about}: {report:#?}"))?;
+    assert_eq!(report[0]["healthy"], status == 0, "{report:#?}");
+    Ok((status, found.clone()))
+}
+
+#[test]
+fn a_host_with_and_without_traps() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let (status, daemon) = found(&setting, "daemon")?;
+    assert_eq!((status, &daemon["verdict"]), (0, &"note".into()));
+    let daemon = setting.start()?;
+    for about in ["kernel", "ipv6", "rules", "programs", "bpffs", "daemon"] {
+        let (status, finding) = found(&setting, about)?;
+        assert_eq!(
+            (status, &finding["verdict"]),
+            (0, &"good".into()),
+            "{finding:#}"
+        );
+    }
+    // A rule of somebody's that leads our packets elsewhere.
+    let address = setting.lab.tunnels()[0].plan.address;
+    let rule = format!("from {address} lookup main priority 100");
+    setting.host().sh(&format!("ip -6 rule add {rule}"))?;
+    let limit = Duration::from_secs(5);
+    let daemon_is = || found(&setting, "daemon");
+    wait::until("it is seen", limit, daemon_is, |(status, finding)| {
+        *status == 3 && finding["verdict"] == "bad"
+    })?;
+    setting.host().sh(&format!("ip -6 rule del {rule}"))?;
+    wait::until("it is over", limit, daemon_is, |(status, _)| *status == 0)?;
+    let printed = setting.program.run(&["doctor"])?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    assert!(
+        printed.stdout.contains("good  kernel          Linux "),
+        "{printed:?}"
+    );
+    assert_eq!(daemon.stop()?, 0);
+
+    // Nowhere to catch leaks at.
+    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    setting.lab.write_config(&config)?;
+    setting.host().sh("ip -6 route del default")?;
+    let (status, finding) = found(&setting, "uplink")?;
+    assert_eq!((status, &finding["verdict"]), (3, &"bad".into()));
+    assert!(
+        finding["fix"]
+            .as_str()
+            .is_some_and(|fix| fix.contains("uplinks = "))
+    );
+    setting.lab.write_config("nonsense = 1\n")?;
+    let (status, finding) = found(&setting, "configuration")?;
+    assert_eq!((status, &finding["verdict"]), (3, &"bad".into()));
+    Ok(())
+}
