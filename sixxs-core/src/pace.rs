@@ -5,27 +5,26 @@ use std::time::Duration;
 /// Changes come in bursts: this long after the first one is waited for more.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// Time that rounds may take in a row before they are spaced out.
+/// Processor time that rounds may take in a row before they are spaced out.
 const BURST: Duration = Duration::from_millis(100);
 
-/// In the long run rounds take up this part of the time: one in so many.
+/// In the long run rounds take up this part of a processor: one in so many.
 const SHARE: u32 = 10;
 
 /// Once the burst is used up, the shortest and the longest time that a change waits.
 const SPACED: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// One pending flag, a short delay, and a limit on the time that rounds take up. No event can
-/// postpone a round that is due.
+/// One pending flag, a short delay, and a limit on the processor time that rounds take up. No event
+/// can postpone a round that is due.
 #[derive(Debug)]
 pub struct Pacer {
     due: Option<Duration>,
-    /// Time that rounds may still take.
+    /// Processor time that rounds may still take.
     credit: Duration,
     /// What rounds took above it.
     debt: Duration,
     counted: Duration,
-    began: Duration,
 }
 
 impl Default for Pacer {
@@ -35,7 +34,6 @@ impl Default for Pacer {
             credit: BURST,
             debt: Duration::ZERO,
             counted: Duration::ZERO,
-            began: Duration::ZERO,
         }
     }
 }
@@ -70,13 +68,12 @@ impl Pacer {
     pub fn begin(&mut self, now: Duration) {
         self.count(now);
         self.due = None;
-        self.began = now;
     }
 
-    /// It is over.
-    pub fn end(&mut self, now: Duration) {
+    /// It is over, and took so much processor time: to wait for a processor is no reason to wait for
+    /// longer.
+    pub fn end(&mut self, now: Duration, took: Duration) {
         self.count(now);
-        let took = now.saturating_sub(self.began);
         self.debt += took.saturating_sub(self.credit);
         self.credit = self.credit.saturating_sub(took);
     }
@@ -162,7 +159,7 @@ mod tests {
             if pacer.due().is_some_and(|due| due <= now) {
                 pacer.begin(now);
                 now += round;
-                pacer.end(now);
+                pacer.end(now, round);
                 rounds += 1;
             } else {
                 now += Duration::from_micros(100);
@@ -175,11 +172,21 @@ mod tests {
     fn what_is_urgent_waits_for_no_debt() {
         let mut pacer = Pacer::default();
         pacer.begin(Duration::ZERO);
-        pacer.end(Duration::from_secs(1));
+        pacer.end(Duration::from_secs(1), Duration::from_secs(1));
         pacer.changed(Duration::from_secs(1));
         assert!(pacer.due() > Some(Duration::from_millis(1500)));
         pacer.urgent(Duration::from_millis(1200));
         assert_eq!(pacer.due(), Some(Duration::from_millis(1201)));
+    }
+
+    #[test]
+    fn a_busy_machine_makes_no_debt() {
+        let mut pacer = Pacer::default();
+        let second = Duration::from_secs(1);
+        pacer.begin(Duration::ZERO);
+        pacer.end(second, Duration::from_millis(1));
+        pacer.changed(second);
+        assert_eq!(pacer.due(), Some(second + GATHER));
     }
 
     #[test]

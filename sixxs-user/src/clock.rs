@@ -67,6 +67,12 @@ impl Clock {
     }
 }
 
+/// The processor time that this thread has used.
+pub fn processor_time() -> anyhow::Result<Duration> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("read the clock")?;
+    Ok(time.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,7 +39,7 @@ use crate::{
     api,
     bpf::{self, HookChoice, Kernel, Rings},
     broker::connects::Connects,
-    clock::Clock,
+    clock::{self, Clock},
     control, driver, kernel,
     netlink::{Netlink, Watcher},
     paths::Paths,
@@ -215,8 +215,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             }
             () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
                 pacer.begin(started.elapsed());
+                let before = clock::processor_time()?;
                 state.reconcile_or_report().await;
-                pacer.end(started.elapsed());
+                let took = clock::processor_time()?.saturating_sub(before);
+                pacer.end(started.elapsed(), took);
             }
             () = sleep_until(started + patrol.due()) => {
                 let found = state.has_lost_a_program();
