@@ -2,8 +2,11 @@
 //! somebody else's beside them, and taking one away. By bare system calls: bpftool knows TCX only
 //! from version 7.3, and whatever the program under test uses must not check itself.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
@@ -15,7 +18,10 @@ use crate::netns::Namespace;
 #[derive(Clone, Copy)]
 #[repr(i64)]
 enum Command {
+    MapCreate = 0,
+    MapUpdate = 2,
     ProgramLoad = 5,
+    Pin = 6,
     ProgramByNumber = 13,
     Information = 15,
     ProgramQuery = 16,
@@ -225,6 +231,94 @@ pub fn detach(link: u32) -> Result<bool> {
     // SAFETY: the command takes a descriptor alone.
     unsafe { call(Command::LinkDetach, &mut descriptor) }.context("detach a link")?;
     Ok(true)
+}
+
+/// Makes an array of `entries` values of so many bytes, or of as many for each processor; puts one
+/// value in, every byte of it, and pins it.
+pub fn pin_array(
+    path: &Path,
+    per_processor: bool,
+    entries: u32,
+    entry: u32,
+    value: &[u8],
+) -> Result<()> {
+    const ARRAY: u32 = 2;
+    const PER_PROCESSOR_ARRAY: u32 = 6;
+    #[repr(C)]
+    struct Create {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Update {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+    let mut create = Create {
+        kind: if per_processor {
+            PER_PROCESSOR_ARRAY
+        } else {
+            ARRAY
+        },
+        key_size: 4,
+        value_size: u32::try_from(value.len())?,
+        max_entries: entries,
+        flags: 0,
+    };
+    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    let map = unsafe { descriptor(Command::MapCreate, &mut create) }.context("make a map")?;
+    let copies = if per_processor {
+        possible_processors()?
+    } else {
+        1
+    };
+    // Each processor's is rounded up.
+    let mut padded = value.to_vec();
+    padded.resize(value.len().next_multiple_of(8), 0);
+    let values = padded.repeat(copies);
+    let mut update = Update {
+        map: u32::try_from(map.as_raw_fd())?,
+        padding: 0,
+        key: (&raw const entry) as u64,
+        value: values.as_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the structure is the kernel's for this command; the key has 4 bytes, and the values are
+    // as many and as long as the kernel reads. Both outlive the call.
+    unsafe { call(Command::MapUpdate, &mut update) }.context("fill a map")?;
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut pin = Pin {
+        path: name.as_ptr() as u64,
+        descriptor: u32::try_from(map.as_raw_fd())?,
+        flags: 0,
+    };
+    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
+    // the call.
+    unsafe { call(Command::Pin, &mut pin) }.with_context(|| format!("pin {}", path.display()))?;
+    Ok(())
+}
+
+/// As many as the kernel has values for in a map per processor: `0-3`, say.
+fn possible_processors() -> Result<usize> {
+    const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
+    let range = std::fs::read_to_string(POSSIBLE).with_context(|| format!("read {POSSIBLE}"))?;
+    let last = range.trim().rsplit(['-', ',']).next().unwrap_or_default();
+    Ok(last
+        .parse::<usize>()
+        .with_context(|| format!("read {range:?}"))?
+        + 1)
 }
 
 fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {

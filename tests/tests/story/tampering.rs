@@ -309,3 +309,43 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
     }
     Ok(())
 }
+
+/// What programs with another layout had counted goes on, whatever else their maps held: here values of
+/// another size, in other slots.
+#[test]
+fn counters_of_another_layout_are_carried_over() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let pins = setting.lab.paths().pins();
+    // The daemon mounts what it pins to.
+    assert_eq!(setting.start()?.stop()?, 0);
+    let [name, other] = TUNNELS.each_ref().map(|plan| plan.interface);
+    let before = setting.start()?;
+    let own = setting.program.status()?.tunnel(name).echo.requests_in;
+    assert_eq!(before.stop()?, 0);
+
+    let maps = pins.join("v1/maps");
+    fs::create_dir_all(&maps)?;
+    let mut slot_name = name.as_bytes().to_vec();
+    slot_name.resize(16, 0);
+    bpf::pin_array(&maps.join("SLOTS"), false, 16, 5, &slot_name)?;
+    // So many on each processor, and behind the counters something that is none.
+    let mut counters = vec![0; sixxs_common::stat::CAPACITY * 8];
+    let at = sixxs_common::stat::Stat::InRequests.index() * 8;
+    counters[at..at + 8].copy_from_slice(&1000_u64.to_ne_bytes());
+    counters.extend_from_slice(&[0xff; 20]);
+    bpf::pin_array(&maps.join("COUNTERS"), true, 16, 5, &counters)?;
+
+    let daemon = setting.start()?;
+    let status = setting.program.status()?;
+    let carried = status.tunnel(name).echo.requests_in - own;
+    assert!(carried > 0 && carried % 1000 == 0, "{carried}");
+    assert_eq!(status.tunnel(other).echo.requests_in, 0);
+    assert!(!pins.join("v1").exists());
+    assert_eq!(daemon.stop()?, 0);
+    // Once, and for all.
+    let daemon = setting.start()?;
+    let again = setting.program.status()?.tunnel(name).echo.requests_in;
+    assert_eq!(again - own, carried);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
