@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
@@ -160,6 +160,7 @@ impl Kernel {
             *number = program_id(program)?;
         }
         let pinned = pins.pinned_maps()?;
+        ensure!(!pinned.is_empty(), "the pins were taken away just now");
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
         let debugging = if debugging {
             let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
