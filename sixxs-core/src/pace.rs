@@ -90,7 +90,7 @@ impl Pacer {
 
 /// How often to look for what nobody tells of.
 const CALM: Duration = Duration::from_millis(250);
-const ALERT: Duration = Duration::from_millis(2);
+const ALERT: Duration = Duration::from_millis(1);
 
 /// So long after something was found missing there may be more to come.
 const WARY: Duration = Duration::from_secs(10);
@@ -137,7 +137,7 @@ mod tests {
             rounds += 1;
             patrol.went(due, rounds == 30);
         }
-        assert!((5300..5500).contains(&rounds), "{rounds}");
+        assert!((10_300..10_500).contains(&rounds), "{rounds}");
     }
 
     #[test]

@@ -224,6 +224,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 let found = state.has_lost_a_program();
                 patrol.went(started.elapsed(), found);
                 if found {
+                    state.attach_again().await;
                     pacer.changed(started.elapsed());
                 }
             }

@@ -11,6 +11,7 @@ use sixxs_core::{
     types::{IfName, RulePriority},
 };
 use tokio::{sync::mpsc, time::Instant};
+use tracing::debug;
 
 use super::{
     Request, Verb,
@@ -222,6 +223,15 @@ impl State {
             self.corrected(tunnel, what, Removed::Program);
         }
         Ok(problems)
+    }
+
+    /// Attaches what is missing, where it was at the last look: every millisecond without a program
+    /// counts, and a whole look takes one.
+    pub(super) async fn attach_again(&mut self) {
+        if let Err(error) = self.enforce().await {
+            // The look that follows has the same problem, and tells it.
+            debug!("attach again: {error:#}");
+        }
     }
 
     /// Whether a program was taken away of which nothing tells.
