@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
@@ -20,6 +19,7 @@ use sixxs_core::types::IfName;
 
 use super::{
     pins::Pins,
+    syscall::call,
     tables::{read_name, sum},
 };
 
@@ -80,28 +80,19 @@ impl Bytes {
     /// All values of an entry.
     fn read(&self, entry: u32) -> anyhow::Result<Vec<u8>> {
         let mut values = vec![0; self.value * self.values];
-        let attributes = Attributes {
+        let mut attributes = Attributes {
             map_fd: u32::try_from(self.map.fd().as_fd().as_raw_fd())?,
             padding: 0,
             key: (&raw const entry) as u64,
             value: values.as_mut_ptr() as u64,
             flags: 0,
         };
-        // SAFETY: `attributes` has the layout of the kernel's union for this command and is as long
-        // as said. The keys of both kinds of array are 4 bytes, which `entry` has; the kernel writes
-        // the size of a value, rounded up to 8 bytes for each possible processor in a map per
-        // processor: just what `values` has room for. Both outlive the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                COMMAND,
-                &raw const attributes,
-                size_of::<Attributes>(),
-            )
-        };
-        if result < 0 {
-            return Err(io::Error::last_os_error()).context("read an entry of an earlier map");
-        }
+        // SAFETY: `attributes` has the layout of the kernel's union for this command. The keys of both
+        // kinds of array are 4 bytes, which `entry` has; the kernel writes the size of a value, rounded
+        // up to 8 bytes for each possible processor in a map per processor: just what `values` has room
+        // for. Both outlive the call.
+        let read = unsafe { call(COMMAND, &mut attributes) };
+        read.context("read an entry of an earlier map")?;
         Ok(values)
     }
 }

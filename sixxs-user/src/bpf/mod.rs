@@ -10,6 +10,7 @@ mod hook;
 mod pins;
 mod raw;
 mod remove;
+mod syscall;
 mod tables;
 pub mod test_run;
 

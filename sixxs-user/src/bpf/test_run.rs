@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use super::syscall::call;
+
 /// `BPF_PROG_TEST_RUN`, from the kernel's `enum bpf_cmd`.
 const COMMAND: libc::c_long = 10;
 
@@ -56,19 +58,9 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Run
         repeat,
         ..Attributes::default()
     };
-    // SAFETY: `attributes` has the layout of the kernel's union for this command and is as long as
-    // said; `data_in` and `data_out` point to buffers of the lengths given, alive over the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            COMMAND,
-            &raw mut attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: `attributes` has the layout of the kernel's union for this command; `data_in` and
+    // `data_out` point to buffers of the lengths given, alive over the call.
+    unsafe { call(COMMAND, &mut attributes) }?;
     packet.truncate(attributes.data_size_out as usize);
     Ok(Run {
         verdict: attributes.retval.cast_signed(),

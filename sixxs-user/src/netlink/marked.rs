@@ -38,17 +38,22 @@ impl Netlink {
     pub async fn there(&self, name: &IfName) -> anyhow::Result<There> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+        Ok(match self.look_up(message).await? {
+            Some(link) => marked(&link).map_or(There::Others, |(_, there)| there),
+            None => There::Nothing,
+        })
+    }
+
+    async fn look_up(&self, message: LinkMessage) -> anyhow::Result<Option<RouteNetlinkMessage>> {
         match self
             .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
             .await
         {
-            Ok(answers) => Ok(answers.first().map_or(There::Nothing, |answer| {
-                marked(answer).map_or(There::Others, |(_, there)| there)
-            })),
+            Ok(answers) => Ok(answers.into_iter().next()),
             Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
-                Ok(There::Nothing)
+                Ok(None)
             }
-            Err(error) => Err(error).with_context(|| format!("look up interface {name}")),
+            Err(error) => Err(error).context("look up an interface"),
         }
     }
 
@@ -84,18 +89,9 @@ impl Netlink {
     pub async fn remove_tun(&self, index: IfIndex) -> anyhow::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
-        match self
-            .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
-            .await
-        {
-            Ok(answers) => match answers.first().and_then(marked) {
-                Some((_, There::OurTun(index))) => self.delete_link(index).await,
-                _ => Ok(()),
-            },
-            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
-                Ok(())
-            }
-            Err(error) => Err(error).context("look up an interface"),
+        match self.look_up(message).await?.as_ref().and_then(marked) {
+            Some((_, There::OurTun(index))) => self.delete_link(index).await,
+            _ => Ok(()),
         }
     }
 
