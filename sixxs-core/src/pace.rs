@@ -100,6 +100,7 @@ const WARY: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Patrol {
     went: Duration,
+    took: Duration,
     wary_until: Duration,
 }
 
@@ -112,12 +113,14 @@ impl Patrol {
         } else {
             CALM
         };
-        self.went + pause
+        // Where there is much to look at it takes long, and has the same part of a processor as rounds.
+        self.went + pause.max(self.took * SHARE)
     }
 
-    /// One is over; `found`: something was missing.
-    pub fn went(&mut self, now: Duration, found: bool) {
+    /// One is over that took so much processor time; `found`: something was missing.
+    pub fn went(&mut self, now: Duration, took: Duration, found: bool) {
         self.went = now;
+        self.took = took;
         if found {
             self.wary_until = now + WARY;
         }
@@ -135,9 +138,13 @@ mod tests {
         while patrol.due() < Duration::from_secs(100) {
             let due = patrol.due();
             rounds += 1;
-            patrol.went(due, rounds == 30);
+            patrol.went(due, Duration::from_micros(20), rounds == 30);
         }
         assert!((10_300..10_500).contains(&rounds), "{rounds}");
+        // A hundred interfaces are looked at less often.
+        let now = patrol.due();
+        patrol.went(now, Duration::from_millis(3), true);
+        assert_eq!(patrol.due(), now + Duration::from_millis(30));
     }
 
     #[test]

@@ -221,8 +221,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 pacer.end(started.elapsed(), took);
             }
             () = sleep_until(started + patrol.due()) => {
+                let before = clock::processor_time()?;
                 let found = state.has_lost_a_program();
-                patrol.went(started.elapsed(), found);
+                let took = clock::processor_time()?.saturating_sub(before);
+                patrol.went(started.elapsed(), took, found);
                 if found {
                     state.attach_again().await;
                     pacer.changed(started.elapsed());
