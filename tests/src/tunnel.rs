@@ -39,6 +39,11 @@ enum Link {
 }
 
 impl Tunnel {
+    /// Where its broker is.
+    pub fn pop(&self) -> &Namespace {
+        &self.pop
+    }
+
     pub(crate) fn new(
         plan: &'static TunnelPlan,
         spec: &Spec,

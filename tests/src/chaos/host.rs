@@ -16,7 +16,7 @@ use super::plan::Step;
 use super::programs::Programs;
 use super::traffic::{MARKS, Traffic};
 use super::whole::Whole;
-use crate::lab::Lab;
+use crate::lab::{Lab, Tunnel};
 use crate::program::{Daemon, Program};
 use crate::{own, shell, status, wait};
 
@@ -142,6 +142,24 @@ impl<'a> Host<'a> {
         self.is_whole_within(if self.native { CONNECTED } else { REPAIRED })
     }
 
+    /// What the host and both brokers know of the way to each other, for whoever has to find out why
+    /// nobody is answered although all is in place.
+    fn neighbourhood(&self) -> String {
+        let brokers = self.lab.tunnels().iter().map(Tunnel::pop);
+        let mut text = String::new();
+        for namespace in [self.lab.host()].into_iter().chain(brokers) {
+            for command in [
+                "ip -6 route show table all",
+                "ip -6 neighbour show",
+                "ip -brief link show",
+            ] {
+                let printed = namespace.sh(command).unwrap_or_else(|e| format!("{e:#}\n"));
+                text += &format!("{}: {command}\n{printed}", namespace.name());
+            }
+        }
+        text
+    }
+
     /// As [`Host::is_whole_again`], in another time.
     pub fn is_whole_within(&mut self, limit: Duration) -> Result<()> {
         let since = Instant::now();
@@ -175,7 +193,9 @@ impl<'a> Host<'a> {
             self.pins_are_there();
         }
         self.kept.settle(self.counters()?)?;
-        self.traffic.is_answered()
+        self.traffic
+            .is_answered()
+            .with_context(|| self.neighbourhood())
     }
 
     /// Waits until all pins are back. Nobody is told that they go: the program finds out when it looks
@@ -312,7 +332,7 @@ impl<'a> Host<'a> {
 /// What each filter counted.
 pub fn counts(lab: &Lab) -> Result<Counts> {
     let [first, second] = lab.tunnels();
-    let strays = |tunnel: &crate::lab::Tunnel| tunnel.seen_at_broker()?.get("strays");
+    let strays = |tunnel: &Tunnel| tunnel.seen_at_broker()?.get("strays");
     Ok(Counts::from([
         (Filter::Isp, lab.filtered()?),
         (Filter::Broker(0), strays(first)?),
