@@ -3,20 +3,29 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use sixxs_core::doctor;
 
 /// Sees that there is what nothing works without. Returns what there is to be said otherwise.
 pub(crate) fn check() -> anyhow::Result<Vec<String>> {
-    const RELEASE: &str = "/proc/sys/kernel/osrelease";
-    if !Path::new("/proc/net/if_inet6").exists() {
+    if !has_ipv6() {
         bail!(
             "this kernel has no IPv6: it was built without CONFIG_IPV6, or started with \
              ipv6.disable=1"
         );
     }
-    let release = fs::read_to_string(RELEASE).with_context(|| format!("read {RELEASE}"))?;
-    Ok(doctor::too_old(release.trim()).into_iter().collect())
+    Ok(doctor::too_old(&release()).into_iter().collect())
+}
+
+/// As `uname -r` has it; nothing where the kernel does not say.
+pub(crate) fn release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.unwrap_or_default().trim().to_owned()
+}
+
+/// Whether the kernel has IPv6, and it was not switched off at the start.
+pub(crate) fn has_ipv6() -> bool {
+    Path::new("/proc/net/if_inet6").exists()
 }
 
 /// What may be the cause, and what to do, where the kernel refused BPF.
@@ -37,8 +46,7 @@ pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
 
 /// What may be the cause where a program could not be attached.
 pub(crate) fn why_not_attached() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    if doctor::has_tcx(&release) {
+    if doctor::has_tcx(&release()) {
         "see Kernels in the README".to_owned()
     } else {
         "before Linux 6.6 that needs CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF".to_owned()

@@ -1,6 +1,11 @@
 //! `sixxs doctor`: what on this host is in the way.
 
-use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::ExitCode,
+};
 
 use serde::Serialize;
 use sixxs_core::{
@@ -11,7 +16,7 @@ use sixxs_core::{
 use super::show;
 use crate::{
     api::Status,
-    bpf, client, config_file,
+    bpf, client, config_file, kernel,
     netlink::{Netlink, Scope},
     paths::Paths,
 };
@@ -101,8 +106,8 @@ async fn gather(paths: &Paths) -> Facts {
     let status = client::get::<Status>(&paths.socket(), "/v1/status").await;
     let processes = processes();
     Facts {
-        release: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-        ipv6: Path::new("/proc/net/if_inet6").exists(),
+        release: kernel::release(),
+        ipv6: kernel::has_ipv6(),
         rules,
         programs: bpf::is_supported(),
         bpffs: read("/proc/filesystems")
@@ -127,7 +132,7 @@ fn read(file: &str) -> String {
 }
 
 /// Names of the processes in our network namespace, as far as the kernel keeps them: 15 characters.
-fn processes() -> std::collections::BTreeSet<String> {
+fn processes() -> BTreeSet<String> {
     let own = fs::read_link("/proc/self/ns/net").ok();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
