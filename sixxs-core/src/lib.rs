@@ -15,6 +15,7 @@
 //! * [`pace`] – how soon and how often to look again
 //! * [`contest`] – when somebody keeps taking away what is put back
 //! * [`doctor`] – what on a host is in the way
+//! * [`explain`] – the way that a packet takes, and why it is not the right one
 //! * [`table_names`] – the file that gives routing tables their names
 
 pub mod aiccu;
@@ -24,6 +25,7 @@ pub mod config;
 pub mod contest;
 pub mod doctor;
 pub mod enforce;
+pub mod explain;
 pub mod link;
 pub mod pace;
 pub mod routing;

@@ -8,6 +8,7 @@ mod apply;
 mod batch;
 pub mod marked;
 mod observe;
+mod rules;
 pub mod sit;
 pub mod tc;
 mod watch;
@@ -27,8 +28,9 @@ use rtnetlink::{
 };
 use sixxs_core::{
     config::{Config, RuleMode},
+    explain::rules::SeenRule,
     routing::{DIRECTS_TABLE, SUBTREES_TABLE, observed::ObservedRule},
-    types::{IfIndex, IfName, RulePriority, TableId},
+    types::{IfIndex, IfName, TableId},
 };
 
 use batch::Batch;
@@ -46,8 +48,8 @@ pub struct Netlink {
     batch: Batch,
     /// Our rules as the kernel last told of them: to be deleted by the very same message.
     rules: Vec<(ObservedRule, RuleMessage)>,
-    /// Priorities of everybody else's rules.
-    others_rules: Vec<RulePriority>,
+    /// Everybody else's rules, as of the last look.
+    others_rules: Vec<SeenRule>,
     /// Interfaces that had a default route since they were made.
     uplinks: BTreeSet<IfIndex>,
     /// Interfaces seen at the last look, and since when those that are new or were down; `None` before

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use rtnetlink::{
     packet_core::{NLM_F_DUMP, NLM_F_REQUEST},
     packet_route::{
@@ -21,16 +21,15 @@ use rtnetlink::{
             RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
             RouteProtocol, RouteType,
         },
-        rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
     },
 };
 use sixxs_core::{
     link::{Candidate, Link, LinkLayer, Links},
     routing::{
-        MAIN_TABLE, Observed, Rule,
-        observed::{ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
+        MAIN_TABLE, Observed,
+        observed::{ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
-    types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, RulePriority, TableId},
+    types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
 use super::{Netlink, RequestError, Scope};
@@ -43,7 +42,7 @@ const GLOBAL_BITS: u8 = 3;
 /// Whoever makes an interface has set it up after this time.
 const FRESH: Duration = Duration::from_secs(60);
 
-const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
+pub(super) const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
 impl Netlink {
     /// Looks at interfaces, addresses, rules and routes.
@@ -188,47 +187,6 @@ impl Netlink {
             }
         }
         Ok(addresses)
-    }
-
-    /// Our rules as the kernel told of them, and the priorities of everybody else's.
-    async fn rules(&self) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<RulePriority>)> {
-        let mut request = RuleMessage::default();
-        request.header.family = AddressFamily::Inet6;
-        let answers = match self
-            .request(RouteNetlinkMessage::GetRule(request), DUMP)
-            .await
-        {
-            Err(RequestError::Kernel(error))
-                if error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
-            {
-                bail!("this kernel has no rules for IPv6 (CONFIG_IPV6_MULTIPLE_TABLES)");
-            }
-            answers => answers.context("list the rules")?,
-        };
-        let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for (position, answer) in answers.into_iter().enumerate() {
-            let RouteNetlinkMessage::NewRule(message) = answer else {
-                continue;
-            };
-            if is_ours(&message) {
-                let known =
-                    rule(&message).map_or(ObservedRule::Foreign(position), ObservedRule::Plain);
-                ours.push((known, message));
-            } else {
-                others.push(priority(&message));
-            }
-        }
-        Ok((ours, others))
-    }
-
-    /// The rules of others that are asked before `ours`, by priority: all but the one for the local
-    /// table, which every host has. As of the last look.
-    #[must_use]
-    pub fn rules_before(&self, ours: RulePriority) -> Vec<RulePriority> {
-        let before = self.others_rules.iter().copied();
-        before
-            .filter(|theirs| theirs.0 > 0 && *theirs < ours)
-            .collect()
     }
 
     /// The interface by which the kernel would send what has this source to somewhere far away;
@@ -389,60 +347,6 @@ fn neighbour(message: &NeighbourMessage) -> Option<ObservedNeighbour> {
         address: address?,
         ours,
         lasting: managed || message.header.state == NeighbourState::Permanent,
-    })
-}
-
-fn is_ours(message: &RuleMessage) -> bool {
-    message.attributes.iter().any(|attribute| {
-        matches!(attribute, RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL)
-    })
-}
-
-fn priority(message: &RuleMessage) -> RulePriority {
-    let priority = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RuleAttribute::Priority(value) => Some(*value),
-            _ => None,
-        });
-    RulePriority(priority.unwrap_or(0))
-}
-
-/// A rule that asks for addresses only and looks a table up; `None` for any other.
-fn rule(message: &RuleMessage) -> Option<Rule> {
-    let header = &message.header;
-    if header.action != RuleAction::ToTable
-        || header.tos != 0
-        || header.flags.contains(RuleFlags::Invert)
-    {
-        return None;
-    }
-    let mut from = Ipv6Addr::UNSPECIFIED;
-    let mut to = None;
-    let mut table = u32::from(header.table);
-    let mut priority = 0;
-    let mut no_default = false;
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Source(IpAddr::V6(address)) => from = *address,
-            RuleAttribute::Destination(IpAddr::V6(address)) => to = Some(*address),
-            RuleAttribute::Table(value) => table = *value,
-            RuleAttribute::Priority(value) => priority = *value,
-            RuleAttribute::SuppressPrefixLen(0) => no_default = true,
-            // What the kernel says of every rule: nothing is suppressed.
-            RuleAttribute::Protocol(_)
-            | RuleAttribute::SuppressPrefixLen(u32::MAX)
-            | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
-            _ => return None,
-        }
-    }
-    Some(Rule {
-        priority: RulePriority(priority),
-        from: Prefix::containing(from, header.src_len),
-        to: to.map(|to| Prefix::containing(to, header.dst_len)),
-        table: TableId(table),
-        no_default,
     })
 }
 

@@ -1,0 +1,298 @@
+//! Why a packet with a tunnel's source leaves by the wrong interface, and what cures it.
+//!
+//! For packets that did, of which the kernel told, as well as for those that would.
+
+use super::rules::{Match, SeenRule};
+use crate::{
+    routing::Rule,
+    types::{IfName, PROTOCOL, TableId},
+};
+
+/// What is known of the packet, and of what there is for it.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    /// The tunnel that its source belongs to.
+    pub tunnel: IfName,
+    /// The interface that the sending socket is bound to.
+    pub bound_to: Option<String>,
+    /// The interface by which it came in, for a forwarded one.
+    pub forwarded_from: Option<String>,
+    /// Whether the tunnel is wanted: configured, and not stopped.
+    pub wanted: bool,
+    /// Whether a daemon runs; `None`: not known.
+    pub daemon: Option<bool>,
+    /// The rule of ours that leads it into the tunnel's table.
+    pub rule: Rule,
+    /// Whether that is there.
+    pub rule_in_place: bool,
+    /// Whether our route through the tunnel is there.
+    pub route_in_place: bool,
+    /// A rule of somebody else's that it meets before ours ([`before`](super::rules::before)).
+    pub before: Option<(SeenRule, Match)>,
+}
+
+/// Why it leaves by the wrong interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The socket is bound to an interface, and so no rule is asked that leads to another one.
+    Bound {
+        /// The interface.
+        interface: String,
+    },
+    /// The tunnel was stopped.
+    Stopped {
+        /// The tunnel.
+        tunnel: IfName,
+    },
+    /// A rule of somebody else's comes before ours.
+    Shadowed {
+        /// That rule.
+        rule: SeenRule,
+        /// Whether it is for this packet; else it may be.
+        certain: bool,
+    },
+    /// Our rule is missing.
+    RuleMissing {
+        /// The rule.
+        rule: Rule,
+        /// Whether a daemon runs, which would put it back; `None`: not known.
+        daemon: Option<bool>,
+        /// The interface by which the packet came in, for a forwarded one.
+        forwarded_from: Option<String>,
+    },
+    /// Our route through the tunnel is missing.
+    RouteMissing {
+        /// The tunnel.
+        tunnel: IfName,
+        /// Its table.
+        table: TableId,
+        /// Whether a daemon runs, which would put it back; `None`: not known.
+        daemon: Option<bool>,
+    },
+    /// Everything is there, and was not asked.
+    NotAsked,
+}
+
+/// Why a packet leaves by the wrong interface.
+#[must_use]
+pub fn cause(circumstances: &Circumstances) -> Cause {
+    let Circumstances {
+        tunnel,
+        bound_to,
+        forwarded_from,
+        wanted,
+        daemon,
+        rule,
+        rule_in_place,
+        route_in_place,
+        before,
+    } = circumstances;
+    let shadowed = |wanted: Match| {
+        let (rule, how) = before.as_ref()?;
+        (*how == wanted).then(|| Cause::Shadowed {
+            rule: rule.clone(),
+            certain: *how == Match::Yes,
+        })
+    };
+    if let Some(interface) = bound_to {
+        let interface = interface.clone();
+        return Cause::Bound { interface };
+    }
+    if !wanted {
+        let tunnel = tunnel.clone();
+        return Cause::Stopped { tunnel };
+    }
+    if let Some(shadowed) = shadowed(Match::Yes) {
+        return shadowed;
+    }
+    if !rule_in_place {
+        return Cause::RuleMissing {
+            rule: *rule,
+            daemon: *daemon,
+            forwarded_from: forwarded_from.clone(),
+        };
+    }
+    if !route_in_place {
+        return Cause::RouteMissing {
+            tunnel: tunnel.clone(),
+            table: rule.table,
+            daemon: *daemon,
+        };
+    }
+    shadowed(Match::Perhaps).unwrap_or(Cause::NotAsked)
+}
+
+impl Cause {
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Bound { .. } => "bound",
+            Self::Stopped { .. } => "stopped",
+            Self::Shadowed { .. } => "shadowed",
+            Self::RuleMissing { .. } => "rule_missing",
+            Self::RouteMissing { .. } => "route_missing",
+            Self::NotAsked => "not_asked",
+        }
+    }
+
+    /// What it is, in words.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Bound { interface } => {
+                format!("the socket is bound to {interface}, and so is never led to the tunnel")
+            }
+            Self::Stopped { tunnel } => format!("{tunnel} is stopped, and its rules are gone"),
+            Self::Shadowed { rule, certain } => {
+                let leads = if *certain { "leads" } else { "may lead" };
+                format!(
+                    "a rule of others comes before ours and {leads} it elsewhere: {}: {rule}",
+                    rule.priority
+                )
+            }
+            Self::RuleMissing {
+                rule,
+                forwarded_from,
+                daemon,
+            } => {
+                let forwarded = forwarded_from.as_ref().map_or(String::new(), |from| {
+                    format!(" for what comes in by {from}")
+                });
+                let Rule { from, table, .. } = rule;
+                format!(
+                    "the rule from {from} to table {table}{forwarded} is missing{}",
+                    nobody_puts_it_back(*daemon)
+                )
+            }
+            Self::RouteMissing {
+                tunnel,
+                table,
+                daemon,
+            } => format!(
+                "table {table} has no route through {tunnel}{}",
+                nobody_puts_it_back(*daemon)
+            ),
+            Self::NotAsked => {
+                "the rules are in place and were not asked: they were put back since, or \
+                               the sender chose the interface packet by packet"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// What to do about it, in one line.
+    #[must_use]
+    pub fn cure(&self) -> String {
+        match self {
+            Self::Bound { interface } => {
+                format!("bind the program to the address, not to {interface}")
+            }
+            Self::Stopped { tunnel } => format!("sixxs start {tunnel}"),
+            Self::Shadowed {
+                rule,
+                certain: true,
+            } => format!(
+                "{}; or set rule_priority below {}",
+                rule.command("del"),
+                rule.priority
+            ),
+            Self::Shadowed { rule, .. } => format!("set rule_priority below {}", rule.priority),
+            Self::RuleMissing {
+                daemon: Some(false),
+                ..
+            }
+            | Self::RouteMissing {
+                daemon: Some(false),
+                ..
+            } => "sixxs run".to_owned(),
+            Self::RuleMissing { rule, .. } => format!(
+                "ip -6 rule add from {} lookup {} priority {} protocol {PROTOCOL}",
+                rule.from, rule.table, rule.priority
+            ),
+            Self::RouteMissing { .. } => {
+                "sixxs plan shows the route; sixxs status what is in its way".to_owned()
+            }
+            Self::NotAsked => {
+                "sixxs alerts --follow: corrections there say who takes rules away".to_owned()
+            }
+        }
+    }
+}
+
+fn nobody_puts_it_back(daemon: Option<bool>) -> &'static str {
+    match daemon {
+        Some(false) => ", and no daemon runs that would put it back",
+        Some(true) | None => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        explain::rules::{Action, Selector},
+        types::RulePriority,
+    };
+
+    fn healthy() -> Circumstances {
+        Circumstances {
+            tunnel: "sixxs0".parse().unwrap(),
+            bound_to: None,
+            forwarded_from: None,
+            wanted: true,
+            daemon: Some(true),
+            rule: Rule {
+                priority: RulePriority(16383),
+                from: "2001:db8:a::2".parse().unwrap(),
+                to: None,
+                table: TableId(200),
+                no_default: false,
+            },
+            rule_in_place: true,
+            route_in_place: true,
+            before: None,
+        }
+    }
+
+    fn theirs(how: Match) -> Option<(SeenRule, Match)> {
+        let rule = SeenRule {
+            priority: RulePriority(100),
+            ours: false,
+            selector: Selector {
+                mark: Some((0x77, u32::MAX)),
+                ..Selector::ALL
+            },
+            action: Action::Lookup(TableId(254), None),
+        };
+        Some((rule, how))
+    }
+
+    #[test]
+    #[rustfmt::skip] // a table reads best as one
+    fn every_cause_has_a_sentence_and_a_cure() {
+        type Set = fn(&mut Circumstances);
+        let cases: [(&str, &str, &str, Set); 10] = [
+            ("not_asked", "were not asked", "alerts", |_| {}),
+            ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
+            ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
+            ("shadowed", "leads it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
+            ("shadowed", "may lead", "rule_priority below 100", |c| c.before = theirs(Match::Perhaps)),
+            ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
+            ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
+            ("rule_missing", "comes in by lan1", "rule add", |c| { c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
+            ("route_missing", "table 200 has no route through sixxs0", "sixxs plan", |c| c.route_in_place = false),
+            // What may be is told only when nothing else is the matter.
+            ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),
+        ];
+        for (name, sentence, cure, set) in cases {
+            let mut circumstances = healthy();
+            set(&mut circumstances);
+            let cause = cause(&circumstances);
+            assert_eq!(cause.name(), name, "{cause:?}");
+            assert!(cause.sentence().contains(sentence), "{}", cause.sentence());
+            assert!(cause.cure().contains(cure), "{}", cause.cure());
+            assert!(!cause.sentence().contains('\n') && !cause.cure().contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Rules: ours as plain data, everybody's as they can be read.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use anyhow::{Context as _, bail};
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
+};
+use sixxs_core::{
+    explain::rules::{Action, SeenRule, Selector},
+    routing::{Rule, observed::ObservedRule},
+    types::{PROTOCOL, Prefix, RulePriority, TableId},
+};
+
+use super::{Netlink, RequestError, observe::DUMP};
+
+impl Netlink {
+    /// Our rules as the kernel told of them, and everybody else's.
+    pub(super) async fn rules(
+        &self,
+    ) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<SeenRule>)> {
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for (position, message) in self.rule_messages().await?.into_iter().enumerate() {
+            if is_ours(&message) {
+                let known =
+                    rule(&message).map_or(ObservedRule::Foreign(position), ObservedRule::Plain);
+                ours.push((known, message));
+            } else {
+                others.push(seen(&message));
+            }
+        }
+        Ok((ours, others))
+    }
+
+    /// Everybody's rules, in the order in which they are asked.
+    pub async fn everybodys_rules(&self) -> anyhow::Result<Vec<SeenRule>> {
+        Ok(self.rule_messages().await?.iter().map(seen).collect())
+    }
+
+    /// Everybody else's rules, as of the last look.
+    #[must_use]
+    pub fn others_rules(&self) -> &[SeenRule] {
+        &self.others_rules
+    }
+
+    /// The rules of others that are asked before `ours`, by priority: all but the one for the local
+    /// table, which every host has. As of the last look.
+    #[must_use]
+    pub fn rules_before(&self, ours: RulePriority) -> Vec<RulePriority> {
+        let before = self.others_rules.iter().map(|rule| rule.priority);
+        before
+            .filter(|theirs| theirs.0 > 0 && *theirs < ours)
+            .collect()
+    }
+
+    async fn rule_messages(&self) -> anyhow::Result<Vec<RuleMessage>> {
+        let mut request = RuleMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = match self
+            .request(RouteNetlinkMessage::GetRule(request), DUMP)
+            .await
+        {
+            Err(RequestError::Kernel(error))
+                if error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
+            {
+                bail!("this kernel has no rules for IPv6 (CONFIG_IPV6_MULTIPLE_TABLES)");
+            }
+            answers => answers.context("list the rules")?,
+        };
+        let messages = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRule(message) => Some(message),
+            _ => None,
+        });
+        Ok(messages.collect())
+    }
+}
+
+fn is_ours(message: &RuleMessage) -> bool {
+    message.attributes.iter().any(|attribute| {
+        matches!(attribute, RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL)
+    })
+}
+
+/// A rule that asks for addresses only and looks a table up; `None` for any other.
+fn rule(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    if header.action != RuleAction::ToTable
+        || header.tos != 0
+        || header.flags.contains(RuleFlags::Invert)
+    {
+        return None;
+    }
+    let mut from = Ipv6Addr::UNSPECIFIED;
+    let mut to = None;
+    let mut table = u32::from(header.table);
+    let mut priority = 0;
+    let mut no_default = false;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(IpAddr::V6(address)) => from = *address,
+            RuleAttribute::Destination(IpAddr::V6(address)) => to = Some(*address),
+            RuleAttribute::Table(value) => table = *value,
+            RuleAttribute::Priority(value) => priority = *value,
+            RuleAttribute::SuppressPrefixLen(0) => no_default = true,
+            // What the kernel says of every rule: nothing is suppressed.
+            RuleAttribute::Protocol(_)
+            | RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            _ => return None,
+        }
+    }
+    Some(Rule {
+        priority: RulePriority(priority),
+        from: Prefix::containing(from, header.src_len),
+        to: to.map(|to| Prefix::containing(to, header.dst_len)),
+        table: TableId(table),
+        no_default,
+    })
+}
+
+/// Anybody's rule, as far as it can be told.
+fn seen(message: &RuleMessage) -> SeenRule {
+    let header = &message.header;
+    let mut selector = Selector {
+        not: header.flags.contains(RuleFlags::Invert),
+        more: header.tos != 0,
+        ..Selector::ALL
+    };
+    let mut table = u32::from(header.table);
+    let mut priority = 0;
+    let mut suppressed = None;
+    let mut goto = None;
+    let (mut mark, mut mask) = (None, u32::MAX);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(IpAddr::V6(address)) => {
+                selector.from = Prefix::containing(*address, header.src_len);
+            }
+            RuleAttribute::Destination(IpAddr::V6(address)) => {
+                selector.to = Prefix::containing(*address, header.dst_len);
+            }
+            RuleAttribute::Table(value) => table = *value,
+            RuleAttribute::Priority(value) => priority = *value,
+            RuleAttribute::Goto(value) => goto = Some(*value),
+            RuleAttribute::Iifname(name) => selector.iif = Some(name.clone()),
+            RuleAttribute::Oifname(name) => selector.oif = Some(name.clone()),
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::UidRange(range) => selector.uids = Some((range.start, range.end)),
+            RuleAttribute::SuppressPrefixLen(bits) => {
+                // What the kernel says of every rule: nothing is suppressed.
+                suppressed = Some(*bits).filter(|bits| *bits != u32::MAX);
+            }
+            RuleAttribute::Protocol(_) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            _ => selector.more = true,
+        }
+    }
+    selector.mark = mark.map(|mark| (mark, mask));
+    SeenRule {
+        priority: RulePriority(priority),
+        ours: is_ours(message),
+        selector,
+        action: match (header.action, goto) {
+            (RuleAction::ToTable, _) => Action::Lookup(TableId(table), suppressed),
+            (RuleAction::Goto, Some(priority)) => Action::Goto(RulePriority(priority)),
+            (RuleAction::Nop, _) => Action::Nop,
+            (RuleAction::Unreachable, _) => Action::Refuse("unreachable"),
+            (RuleAction::Prohibit, _) => Action::Refuse("prohibit"),
+            (RuleAction::Blackhole, _) => Action::Refuse("blackhole"),
+            _ => Action::Other,
+        },
+    }
+}
