@@ -76,6 +76,7 @@ pub struct Lab {
     host4: Mutex<Ipv4Addr>,
     spec: Spec,
     outside: Namespace,
+    core: Namespace,
     isp: Namespace,
     host: Namespace,
     lans: Option<[Namespace; 2]>,
@@ -172,6 +173,7 @@ impl Lab {
             host4: Mutex::new(HOST4),
             spec,
             outside: find("outside")?,
+            core: find("core")?,
             isp: find("isp")?,
             host: find("host")?,
             lans: if spec.lans {
@@ -199,6 +201,11 @@ impl Lab {
     /// The host on the other side of the internet.
     pub fn outside(&self) -> &Namespace {
         &self.outside
+    }
+
+    /// The router between all others.
+    pub fn core(&self) -> &Namespace {
+        &self.core
     }
 
     /// The ISP's router.

@@ -95,6 +95,11 @@ pub const SYSCTLS: &[(&str, &str)] = &[
     ("ipv6/conf/all/accept_ra", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/default/router_solicitations", "0"),
+    // While a tunnel is gone, what is for it goes to and fro between its broker and the core, which then
+    // tells the sender of a better way (RFC 4861 §8.2). Linux takes that for its TCP connections
+    // whoever says so, and so for all that goes there: to a neighbour that is none, for many seconds.
+    ("ipv6/conf/all/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
     // Error messages must come when a test provokes them, however many at once.
     ("ipv6/icmp/ratelimit", "0"),
 ];

@@ -801,7 +801,10 @@ impl Model {
                 Home::Several => layout::ANY_UPLINK,
             };
             let tunnel = slot(&source.tunnel)?;
-            let entry = (shared(source.prefix), layout::Source { tunnel, home });
+            let entry = (
+                shared(source.prefix),
+                layout::Source::new(tunnel, source.prefix.bits(), home),
+            );
             model.sources.push(entry);
         }
         for (name, prefix) in &host.0.directs {

@@ -147,10 +147,14 @@ impl<'a> Host<'a> {
     fn neighbourhood(&self) -> String {
         let brokers = self.lab.tunnels().iter().map(Tunnel::pop);
         let mut text = String::new();
-        for namespace in [self.lab.host()].into_iter().chain(brokers) {
+        for namespace in [self.lab.host(), self.lab.outside(), self.lab.core()]
+            .into_iter()
+            .chain(brokers)
+        {
             for command in [
                 "ip -6 route show table all",
-                "ip -6 neighbour show",
+                "ip -6 -statistics neighbour show",
+                "ip -6 address show",
                 "ip -brief link show",
             ] {
                 let printed = namespace.sh(command).unwrap_or_else(|e| format!("{e:#}\n"));
