@@ -59,17 +59,17 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         };
     };
     let at_home = match exit {
-        Exit::Tunnel(slot) if slot == source.tunnel => return Verdict::Own,
+        Exit::Tunnel(slot) if slot == source.slot() => return Verdict::Own,
         Exit::Tunnel(_) => false,
         Exit::Uplink(ifindex) => source.home == ifindex || source.home == ANY_UPLINK,
     };
     if at_home
         || ipv6.destination.is_link_scope()
-        || tables.is_direct(source.tunnel, ipv6.destination)
+        || tables.is_direct(source.slot(), ipv6.destination)
     {
         Verdict::Exempt
     } else {
-        Verdict::Leak(source.tunnel)
+        Verdict::Leak(source.slot())
     }
 }
 
@@ -105,7 +105,10 @@ mod tests {
                 ("2001:db8:bb::", 48, 1, 0),
             ];
             let entry = |(text, bits, tunnel, home)| {
-                (Prefix::new(address(text), bits), Source { tunnel, home })
+                (
+                    Prefix::new(address(text), bits),
+                    Source::new(tunnel, bits, home),
+                )
             };
             Self(sources.into_iter().map(entry).collect())
         }

@@ -14,7 +14,7 @@ use crate::{
 ///
 /// What was counted survives a change of it, as long as two things stay: a slot's state begins with
 /// [`CAPACITY`](crate::stat::CAPACITY) counters, and new ones come after those in use.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Places for interfaces and tunnels: each tunnel and each uplink has one slot, for ever the same
 /// for the same name.
@@ -88,18 +88,58 @@ pub const fn interface_place(ifindex: u32, probe: u32) -> u32 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Source {
     /// The tunnel's slot.
-    pub tunnel: u32,
+    pub tunnel: u16,
+    /// Length of the prefix; 128 for an address of the tunnel itself.
+    pub bits: u16,
     /// Index of an uplink that has this very address as well, and by which it may leave; 0 for
     /// none, [`ANY_UPLINK`] where several have it.
     pub home: u32,
 }
 
+impl Source {
+    /// Of nobody.
+    pub const NOBODYS: Self = Self {
+        tunnel: NOBODY,
+        bits: 0,
+        home: 0,
+    };
+
+    /// A prefix of this length of the tunnel in `slot`, which is below [`SLOTS`].
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "SLOTS fits, asserted below"
+    )]
+    pub const fn new(slot: u32, bits: u8, home: u32) -> Self {
+        Self {
+            tunnel: slot as u16,
+            bits: bits as u16,
+            home,
+        }
+    }
+
+    /// The tunnel's slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.tunnel as u32
+    }
+
+    /// Whether it is an address of the tunnel itself, which this host answers for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_address(self) -> bool {
+        self.bits == 128
+    }
+}
+
 /// [`Source::home`]: the address is on more than one uplink.
 pub const ANY_UPLINK: u32 = u32::MAX;
 
-/// [`Source::tunnel`] of a [`Recent`] address that belongs to no tunnel: no slot, and small enough to
-/// stand in the comparing instruction.
-pub const NOBODY: u32 = 0x7fff_ffff;
+/// [`Source::tunnel`] of a [`Recent`] address that belongs to no tunnel: no slot.
+pub const NOBODY: u16 = u16::MAX;
+
+const _: () = assert!(SLOTS < NOBODY as u32);
 
 /// What one processor keeps of a slot, and no other one writes.
 #[repr(C)]
@@ -193,7 +233,7 @@ impl SourceTable {
         reserved: 0,
         few: [FewSource {
             prefix: Prefix::NEVER,
-            source: Source { tunnel: 0, home: 0 },
+            source: Source::new(0, 0, 0),
         }; FEW_SOURCES],
     };
 }
@@ -270,6 +310,8 @@ pub struct TunnelState {
     pub events: u64,
     /// When a socket bound to an uplink last leaked from this tunnel; 0 for never.
     pub bound_ns: u64,
+    /// When the first echo request came whose reply was waited for; 0 for never.
+    pub watched_ns: u64,
 }
 
 /// Events a second that a tunnel may cause.
@@ -328,9 +370,13 @@ pub struct FlowRecord {
     pub uid: u32,
     /// `TREATMENT_…` of its last packet.
     pub treatment: u32,
+    /// The mark of its first packet (`SO_MARK`, or a firewall's); 0 for none.
+    pub mark: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<FlowRecord>() == 56);
+const _: () = assert!(size_of::<FlowRecord>() == 64);
 
 /// [`FlowRecord::uid`]: no socket, as for a forwarded packet.
 pub const NO_UID: u32 = u32::MAX;
@@ -356,7 +402,7 @@ pub struct LeakEvent {
     pub record: FlowRecord,
 }
 
-const _: () = assert!(size_of::<LeakEvent>() == 96);
+const _: () = assert!(size_of::<LeakEvent>() == 104);
 
 /// Name of the interface that a slot belongs to, zero-padded. Only user space reads and writes it;
 /// it is pinned beside the counters so that both survive together.

@@ -8,6 +8,7 @@
 //! * [`packet`] – where the headers of a frame are
 //! * [`decide`] – what a packet on its way out of an interface is: ours, nobody's, a leak
 //! * [`flow`] – which conversation a packet belongs to
+//! * [`echo`] – echo requests paired with their replies
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
 //! * [`stat`] – everything that is counted, by name
 //! * [`layout`] – keys and values of the maps
@@ -15,6 +16,7 @@
 
 pub mod address;
 pub mod decide;
+pub mod echo;
 pub mod flow;
 pub mod layout;
 pub mod packet;

@@ -60,6 +60,11 @@ stats! {
     LastReplyIn, "last_echo_reply_in_ns", "When the last echo reply came in.";
     LastRequestOut, "last_echo_request_out_ns", "When the last echo request left.";
     LastReplyOut, "last_echo_reply_out_ns", "When the last echo reply left.";
+    EchoWatched, "echo_watched", "Echo requests that came in by the tunnel for an address of its own (not of a routed prefix), and whose reply is waited for.";
+    EchoAnswered, "echo_answered", "Those whose reply left by the tunnel.";
+    EchoAstray, "echo_astray", "Those whose reply was about to leave by another interface, and was let pass or dropped there.";
+    EchoForgotten, "echo_forgotten", "Those that gave way to others before their reply came: there were too many at a time.";
+    LastAnswer, "last_echo_answered_ns", "When the last such reply left by the tunnel.";
 }
 
 /// Entries in [`Counters`]: more than there are stats, so that a new one does not change the shape
@@ -92,7 +97,11 @@ impl Stat {
     pub const fn is_time(self) -> bool {
         matches!(
             self,
-            Self::LastRequestIn | Self::LastReplyIn | Self::LastRequestOut | Self::LastReplyOut
+            Self::LastRequestIn
+                | Self::LastReplyIn
+                | Self::LastRequestOut
+                | Self::LastReplyOut
+                | Self::LastAnswer
         )
     }
 

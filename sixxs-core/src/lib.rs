@@ -13,6 +13,7 @@
 //! * [`tunnel`] – the state of a tunnel, as people see it
 //! * [`alert`] – leaks merged into lines
 //! * [`pace`] – how soon and how often to look again
+//! * [`proof`] – whether a tunnel answers, by what the kernel paired
 //! * [`contest`] – when somebody keeps taking away what is put back
 //! * [`doctor`] – what on a host is in the way
 //! * [`explain`] – the way that a packet takes, and why it is not the right one
@@ -28,6 +29,7 @@ pub mod enforce;
 pub mod explain;
 pub mod link;
 pub mod pace;
+pub mod proof;
 pub mod routing;
 pub mod secret;
 pub mod table_names;

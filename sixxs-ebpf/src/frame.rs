@@ -9,10 +9,10 @@ use aya_ebpf::{
         bpf_redir_neigh,
     },
     helpers::{
-        bpf_check_mtu, bpf_csum_diff, bpf_get_socket_uid, bpf_ktime_get_coarse_ns, bpf_redirect,
-        bpf_redirect_neigh, bpf_sk_fullsock, bpf_skb_adjust_room, bpf_skb_cgroup_id,
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_check_mtu, bpf_csum_diff, bpf_get_socket_uid, bpf_ktime_get_coarse_ns,
+        bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_sk_fullsock, bpf_skb_adjust_room,
+        bpf_skb_cgroup_id, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -43,6 +43,13 @@ fn accepted(result: i64) -> Result<(), Refused> {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The same exactly, for what takes microseconds.
+#[inline(always)]
+pub(crate) fn exactly_now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Who sent a packet, as far as its socket tells.
@@ -193,6 +200,12 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn ingress_ifindex(&self) -> u32 {
         self.field(|skb| skb.ingress_ifindex)
+    }
+
+    /// The packet's mark.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.field(|skb| skb.mark)
     }
 
     /// Payload of each segment, for a batch that is yet to be cut; else 0. Kernel 5.7.

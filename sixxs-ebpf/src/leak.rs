@@ -99,6 +99,8 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Trea
         bound_ifindex: sender.bound_ifindex,
         uid: sender.uid,
         treatment: TREATMENT_NO_TUNNEL,
+        mark: frame.mark(),
+        reserved: 0,
     };
     let (treatment, treated) = match fate(frame, ipv6, upper.as_ref(), tunnel) {
         Fate::Observe => (TREATMENT_OBSERVED, Treated::Observed),

@@ -13,6 +13,7 @@
 mod frame;
 mod leak;
 mod maps;
+mod proof;
 mod steer;
 
 use aya_ebpf::{
@@ -79,8 +80,14 @@ fn sixxs_egress(context: TcContext) -> i32 {
             frame.bytes_behind(interface.link_bytes).into(),
         );
         if let (ROLE_TUNNEL, Ok(ipv6)) = (interface.role, &ipv6) {
-            count_echo(&frame, ipv6, slot, &OUT);
+            let echo = count_echo(&frame, ipv6, slot, &OUT);
+            if let (Some(Echo::Reply), Verdict::Own) = (echo, verdict) {
+                proof::left(&frame, ipv6);
+            }
         }
+    }
+    if let (Verdict::Exempt | Verdict::Leak(_), NEXT | SHOT, Ok(ipv6)) = (verdict, action, &ipv6) {
+        proof::elsewhere(&frame, ipv6);
     }
     action
 }
@@ -103,7 +110,9 @@ fn sixxs_ingress(context: TcContext) -> i32 {
                 slot.add(Stat::InOwnSource, 1);
                 return SHOT;
             }
-            count_echo(&frame, &ipv6, slot, &IN);
+            if count_echo(&frame, &ipv6, slot, &IN) == Some(Echo::Request) {
+                proof::came(&frame, &ipv6);
+            }
             if steer::to_uplink(&frame, interface, &ipv6) {
                 slot.add(Stat::InSteered, 1);
                 return REDIRECT;
@@ -138,14 +147,15 @@ const OUT: EchoStats = EchoStats {
 };
 
 #[inline(always)]
-fn count_echo(frame: &Frame, ipv6: &Ipv6, slot: Slot, stats: &EchoStats) {
-    let (count, last) = match packet::echo(frame, ipv6) {
-        None => return,
-        Some(Echo::Request) => (stats.requests, stats.last_request),
-        Some(Echo::Reply) => (stats.replies, stats.last_reply),
+fn count_echo(frame: &Frame, ipv6: &Ipv6, slot: Slot, stats: &EchoStats) -> Option<Echo> {
+    let echo = packet::echo(frame, ipv6)?;
+    let (count, last) = match echo {
+        Echo::Request => (stats.requests, stats.last_request),
+        Echo::Reply => (stats.replies, stats.last_reply),
     };
     slot.add(count, 1);
     slot.set(last, frame::now_ns());
+    Some(echo)
 }
 
 #[cfg(target_arch = "bpf")]

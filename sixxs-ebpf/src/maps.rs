@@ -4,11 +4,12 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
 use sixxs_common::{
     address::Address,
     decide::Tables,
+    echo::{self, Pending, Times},
     flow::Flow,
     layout::{
         self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT, Recent,
@@ -40,6 +41,10 @@ static STATES: Array<TunnelState> = Array::pinned(layout::SLOTS, 0);
 static LEAKS: LruHashMap<Flow, FlowRecord> = LruHashMap::pinned(layout::FLOWS, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::pinned(layout::EVENTS_BYTES, 0);
+#[map]
+static ECHOES: Array<Pending> = Array::pinned(echo::PLACES, 0);
+#[map]
+static TIMES: PerCpuHashMap<u32, Times> = PerCpuHashMap::pinned(layout::SLOTS, NO_PREALLOC);
 /// Not used by the programs: user space keeps there whose slot is whose.
 #[map]
 static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
@@ -124,6 +129,32 @@ pub(crate) fn state(slot: u32) -> Option<&'static mut TunnelState> {
     STATES.get_ptr_mut(slot).map(|state| unsafe { &mut *state })
 }
 
+/// The place of an echo request.
+#[inline(always)]
+pub(crate) fn pending(tag: u64) -> Option<&'static mut Pending> {
+    // SAFETY: as in `state`; `Pending` says what a race may do.
+    ECHOES
+        .get_ptr_mut(echo::place(tag))
+        .map(|pending| unsafe { &mut *pending })
+}
+
+/// Adds the time of a reply to those of a tunnel.
+#[inline(always)]
+pub(crate) fn add_time(slot: u32, ns: u64) {
+    let Some(times) = TIMES.get_ptr_mut(slot) else {
+        return; // no tunnel any more: user space has taken its entry away
+    };
+    // The mask changes nothing; it shows the verifier that the place is inside.
+    let bucket = echo::bucket(ns) & 63;
+    // SAFETY: as in `Slot::add`: a value of this processor, checked for null; that of a bucket is below
+    // BUCKETS, and so among the 64 words of `Times`.
+    unsafe {
+        let replies = times.cast::<u64>().add(bucket);
+        *replies = (*replies).wrapping_add(1);
+        (*times).sum_ns = (*times).sum_ns.wrapping_add(ns);
+    }
+}
+
 /// This processor's room for an event.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut LeakEvent> {
@@ -189,10 +220,7 @@ fn remember_source(recent: &mut Recent, high: u64, low: u64, generation: u64) {
     *recent = Recent {
         address,
         generation,
-        source: in_tables(address).copied().unwrap_or(Source {
-            tunnel: NOBODY,
-            home: 0,
-        }),
+        source: in_tables(address).copied().unwrap_or(Source::NOBODYS),
     };
 }
 

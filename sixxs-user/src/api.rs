@@ -88,6 +88,9 @@ pub struct Tunnel {
     pub bytes: InOut,
     /// Echo messages through its interface.
     pub echo: Echo,
+    /// Whether it answers.
+    #[serde(default)]
+    pub proof: Proof,
     /// Leaks of its own addresses, wherever they leaked.
     pub leaks: Leaks,
     /// Packets with a source of no tunnel that left by its interface.
@@ -123,6 +126,29 @@ pub struct Echo {
     pub last_request_in_seconds_ago: Option<f64>,
     /// Since our last reply, in seconds; `null` for never.
     pub last_reply_out_seconds_ago: Option<f64>,
+}
+
+/// Echo requests from outside to a tunnel's own addresses, paired with their replies by identifier and
+/// sequence number. (To those of a routed prefix, others reply, or nobody.)
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Proof {
+    /// Requests whose reply was waited for.
+    pub requests: u64,
+    /// Those whose reply left by the tunnel.
+    pub answered: u64,
+    /// Those whose reply was about to leave elsewhere, and was let pass or dropped there.
+    pub astray: u64,
+    /// Those without any reply after a second.
+    pub unanswered: u64,
+    /// Of those that had time for a reply, how many were answered; 100 only if all were. `null`: none
+    /// had.
+    pub answered_percent: Option<f64>,
+    /// Since the last answer, in seconds; `null` for never.
+    pub last_answered_seconds_ago: Option<f64>,
+    /// From request to reply, in seconds: half of the answers took no longer. `null`: there are none.
+    pub median_seconds: Option<f64>,
+    /// Since the first of the requests, in seconds; `null`: there are none.
+    pub watched_seconds: Option<f64>,
 }
 
 /// Leaks by treatment.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use crate::api::{About, Broker, Counters, Leak, Leaks, Status, Tunnel, Uplink};
+use crate::api::{About, Broker, Counters, Leak, Leaks, Proof, Status, Tunnel, Uplink};
 
 /// Columns of the screen that this is made for.
 const WIDTH: usize = 80;
@@ -189,6 +189,9 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
             echo.requests_in, echo.replies_out, echo.requests_out, echo.replies_in
         ),
     );
+    if let Some(line) = answers(&tunnel.proof) {
+        push(text, &format!("  answers   {line}"));
+    }
     let Leaks {
         redirected,
         dropped,
@@ -212,6 +215,48 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
     }
     if !tunnel.refused.is_empty() {
         push(text, &format!("  refused   {}", refused(&tunnel.refused)));
+    }
+}
+
+/// What is proved of a tunnel that was asked.
+fn answers(proof: &Proof) -> Option<String> {
+    let mut line = match proof.answered_percent {
+        Some(100.0) => "100% of pings".to_owned(),
+        Some(percent) => {
+            let missing = [(proof.unanswered, "unanswered"), (proof.astray, "astray")]
+                .into_iter()
+                .filter(|(count, _)| *count > 0)
+                .map(|(count, what)| format!("{count} {what}"))
+                .collect::<Vec<_>>();
+            format!("{percent:.1}% of pings ({})", missing.join(", "))
+        }
+        None => return None,
+    };
+    if let Some(seconds) = proof.last_answered_seconds_ago {
+        line.push_str(&format!(", last {} ago", duration(seconds)));
+    }
+    if let Some(seconds) = proof.median_seconds {
+        line.push_str(&format!(", median {}", short_time(seconds)));
+    }
+    if let Some(seconds) = proof.watched_seconds {
+        line.push_str(&format!(", in {}", duration(seconds)));
+    }
+    Some(line)
+}
+
+/// A time of at most some seconds.
+fn short_time(seconds: f64) -> String {
+    let micros = seconds * 1e6;
+    if micros < 10.0 {
+        format!("{micros:.1} µs")
+    } else if micros < 1000.0 {
+        format!("{micros:.0} µs")
+    } else if micros < 10_000.0 {
+        format!("{:.1} ms", micros / 1e3)
+    } else if seconds < 1.0 {
+        format!("{:.0} ms", micros / 1e3)
+    } else {
+        format!("{seconds:.1} s")
     }
 }
 

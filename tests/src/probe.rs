@@ -256,11 +256,13 @@ fn stream(
                 return Ok(pings);
             }
         } else if now >= next {
-            // The sequence number as 64 bits of payload, the 16-bit field of it is left zero.
+            // The sequence number as 64 bits of payload, and their end where it belongs.
             let mut packet = [0; 64];
             packet[0] = ECHO_REQUEST;
             packet[4..6].copy_from_slice(&id);
-            packet[8..16].copy_from_slice(&pings.sent.to_be_bytes());
+            let number = pings.sent.to_be_bytes();
+            packet[6..8].copy_from_slice(&number[6..]);
+            packet[8..16].copy_from_slice(&number);
             // Not sent for want of a route or buffer: counted, and so missed at the end.
             let sent = socket.send(&packet);
             if !sent.is_ok_and(|length| length == packet.len()) {

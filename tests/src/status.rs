@@ -16,6 +16,7 @@ pub struct Status {
     pub corrections: u64,
     pub tunnels: Vec<Tunnel>,
     pub uplinks: Vec<Uplink>,
+    pub problems: Vec<String>,
 }
 
 impl Status {
@@ -53,6 +54,7 @@ pub struct Tunnel {
     pub packets: InOut,
     pub bytes: InOut,
     pub echo: Echo,
+    pub proof: Proof,
     pub leaks: Leaks,
 }
 
@@ -88,6 +90,23 @@ pub struct Echo {
     pub replies_in: u64,
     pub last_request_in_seconds_ago: Option<f64>,
     pub last_reply_out_seconds_ago: Option<f64>,
+}
+
+/// `proof` of a tunnel.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "named as the keys of the contract, which explains them"
+)]
+pub struct Proof {
+    pub requests: u64,
+    pub answered: u64,
+    pub astray: u64,
+    pub unanswered: u64,
+    pub answered_percent: Option<f64>,
+    pub last_answered_seconds_ago: Option<f64>,
+    pub median_seconds: Option<f64>,
+    pub watched_seconds: Option<f64>,
 }
 
 /// `leaks` of a tunnel.

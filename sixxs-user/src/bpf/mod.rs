@@ -26,7 +26,7 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::SchedClassifier,
 };
-use sixxs_common::{flow::Flow, layout::FlowRecord, stat::Counters};
+use sixxs_common::{echo::Times, flow::Flow, layout::FlowRecord, stat::Counters};
 use sixxs_core::{
     enforce::{Enforcement, Interface, Role},
     link::Links,
@@ -301,6 +301,21 @@ impl Kernel {
     /// The counters of a slot over all processors.
     pub fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
         self.tables.counters(slot)
+    }
+
+    /// How long the replies of a tunnel took, over all processors.
+    pub fn times(&self, slot: u32) -> anyhow::Result<Times> {
+        self.tables.times(slot)
+    }
+
+    /// Since when replies of a tunnel are waited for, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    pub fn watched_ns(&self, slot: u32) -> anyhow::Result<u64> {
+        self.tables.watched_ns(slot)
+    }
+
+    /// Echo requests that came at this time or later and have no reply yet, by slot.
+    pub fn waiting_since(&self, since_ns: u64) -> anyhow::Result<BTreeMap<u32, u64>> {
+        self.tables.waiting_since(since_ns)
     }
 
     /// The kernel's record of a leaking flow.

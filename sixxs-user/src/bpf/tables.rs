@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+        lpm_trie::Key,
+    },
 };
 use bytemuck::Zeroable as _;
 use sixxs_common::{
     address::{Address, Prefix},
+    echo::{self, Pending, Times},
     flow::Flow,
     layout::{self, Control, FEW_SOURCES, FewSource, FlowRecord, SlotName, SlotState, SourceTable},
     stat::{CAPACITY, Counters, Stat},
@@ -34,6 +38,11 @@ pub(super) struct Tables {
     directs: LpmTrie<MapData, [u8; 20], u32>,
     tunnels: Array<MapData, Raw<layout::Tunnel>>,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
+    states: Array<MapData, Raw<layout::TunnelState>>,
+    echoes: Array<MapData, Raw<Pending>>,
+    times: PerCpuHashMap<MapData, u32, Raw<Times>>,
+    /// Slots that have an entry in `times`.
+    timed: BTreeSet<u32>,
     /// What programs with maps of another layout had counted.
     carried: Array<MapData, Raw<Counters>>,
     names: Array<MapData, Raw<SlotName>>,
@@ -81,6 +90,10 @@ impl Tables {
             directs: take(ebpf, "DIRECTS")?.try_into()?,
             tunnels: take(ebpf, "TUNNELS")?.try_into()?,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
+            states: take(ebpf, "STATES")?.try_into()?,
+            echoes: take(ebpf, "ECHOES")?.try_into()?,
+            times: take(ebpf, "TIMES")?.try_into()?,
+            timed: BTreeSet::new(),
             carried: take(ebpf, "CARRIED")?.try_into()?,
             names: take(ebpf, "SLOTS")?.try_into()?,
             slots: BTreeMap::new(),
@@ -132,12 +145,14 @@ impl Tables {
         let assigned = slots::assign(&held, with_former.collect::<BTreeSet<_>>())
             .or_else(|_| slots::assign(&held, names.iter().copied()))?;
         for slot in &assigned.fresh {
-            let zero =
-                vec![Raw(SlotState::zeroed()); aya::util::nr_cpus().map_err(|(_, error)| error)?];
-            let zero = aya::maps::PerCpuValues::try_from(zero)?;
             self.counters
-                .set(*slot, zero, 0)
+                .set(*slot, everywhere(SlotState::zeroed())?, 0)
                 .context("reset counters")?;
+            self.states
+                .set(*slot, Raw(layout::TunnelState::default()), 0)
+                .context("reset counters")?;
+            tolerate_missing(self.times.remove(slot))?;
+            self.timed.remove(slot);
             self.carried
                 .set(*slot, Raw([0; CAPACITY]), 0)
                 .context("reset counters")?;
@@ -158,6 +173,7 @@ impl Tables {
     fn write_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, outlet) in &wanted.tunnels {
             let slot = self.slot(name)?;
+            self.time(slot)?;
             let entry = tunnel_entry(outlet);
             if self.tunnels.get(&slot, 0).context("read a tunnel")?.0 != entry {
                 self.tunnels
@@ -165,6 +181,23 @@ impl Tables {
                     .with_context(|| format!("write tunnel {name}"))?;
             }
         }
+        Ok(())
+    }
+
+    /// Sees that there is room for the times of a tunnel's replies.
+    fn time(&mut self, slot: u32) -> anyhow::Result<()> {
+        /// `BPF_NOEXIST`, from the kernel's uapi/linux/bpf.h: what is there stays.
+        const NEW: u64 = 1;
+        if self.timed.contains(&slot) {
+            return Ok(());
+        }
+        match self.times.insert(slot, everywhere(Times::NONE)?, NEW) {
+            Ok(()) => {}
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).context("make room for the times of replies"),
+        }
+        self.timed.insert(slot);
         Ok(())
     }
 
@@ -299,14 +332,13 @@ impl Tables {
     }
 
     fn source_entry(&self, source: &Source) -> anyhow::Result<layout::Source> {
-        Ok(layout::Source {
-            tunnel: self.slot(&source.tunnel)?,
-            home: match source.home {
-                Home::Nowhere => 0,
-                Home::Uplink(index) => index.0,
-                Home::Several => layout::ANY_UPLINK,
-            },
-        })
+        let home = match source.home {
+            Home::Nowhere => 0,
+            Home::Uplink(index) => index.0,
+            Home::Several => layout::ANY_UPLINK,
+        };
+        let slot = self.slot(&source.tunnel)?;
+        Ok(layout::Source::new(slot, source.prefix.bits(), home))
     }
 
     /// Writes the table that is not in use, and puts it into use.
@@ -390,10 +422,54 @@ impl Tables {
         Ok(())
     }
 
+    /// How long the replies of a tunnel took, over all processors.
+    pub(super) fn times(&self, slot: u32) -> anyhow::Result<Times> {
+        let mut times = Times::NONE;
+        let of_processors = match self.times.get(&slot, 0) {
+            Ok(of_processors) => of_processors,
+            Err(MapError::KeyNotFound) => return Ok(times),
+            Err(error) => return Err(error).context("read the times of replies"),
+        };
+        for Raw(of_one) in of_processors.iter() {
+            for (sum, replies) in times.replies.iter_mut().zip(of_one.replies) {
+                *sum = sum.wrapping_add(replies);
+            }
+            times.sum_ns = times.sum_ns.wrapping_add(of_one.sum_ns);
+        }
+        Ok(times)
+    }
+
+    /// Since when replies of a tunnel are waited for, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    pub(super) fn watched_ns(&self, slot: u32) -> anyhow::Result<u64> {
+        let state = self.states.get(&slot, 0).context("read a tunnel's state")?;
+        Ok(state.0.watched_ns)
+    }
+
+    /// Echo requests that came at this time or later and have no reply yet, by slot.
+    pub(super) fn waiting_since(&self, since_ns: u64) -> anyhow::Result<BTreeMap<u32, u64>> {
+        let mut waiting = BTreeMap::new();
+        for place in 0..echo::PLACES {
+            let Raw(pending) = self.echoes.get(&place, 0).context("read an echo request")?;
+            if pending.tag != 0 && pending.at_ns >= since_ns {
+                *waiting.entry(pending.slot).or_default() += 1;
+            }
+        }
+        Ok(waiting)
+    }
+
     /// The kernel's record of a flow; `None` where it has forgotten it.
     pub(super) fn flow(&self, flow: &Flow) -> Option<FlowRecord> {
         self.leaks.get(&Raw(*flow), 0).ok().map(|record| record.0)
     }
+}
+
+/// The same value for each processor.
+fn everywhere<T: Copy>(value: T) -> anyhow::Result<PerCpuValues<Raw<T>>>
+where
+    Raw<T>: aya::Pod,
+{
+    let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    Ok(PerCpuValues::try_from(vec![Raw(value); processors])?)
 }
 
 /// All together, each in its own way.

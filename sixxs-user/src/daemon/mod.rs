@@ -12,6 +12,7 @@
 //! Only `sixxs down` takes them away.
 
 mod alerts;
+mod answers;
 mod corrections;
 mod leaks;
 mod reload;
@@ -62,6 +63,9 @@ const UNWANTED: Duration = Duration::from_secs(20);
 
 /// Lines about leaks come this often while there are any.
 const LEAK_LINES: Duration = Duration::from_secs(1);
+
+/// Whether tunnels answer is looked at this often.
+const ANSWERS: Duration = Duration::from_secs(10);
 
 /// Events read from the ring at a time, before others get their turn.
 const EVENTS_AT_A_TIME: usize = 256;
@@ -186,6 +190,8 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let started = Instant::now();
     let mut resync = tokio::time::interval(RESYNC);
     resync.tick().await;
+    let mut answers = tokio::time::interval(ANSWERS);
+    answers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut leak_lines = tokio::time::interval(LEAK_LINES);
     leak_lines.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut end = End::Ordered;
@@ -252,6 +258,13 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             _ = leak_lines.tick(), if state.has_lines() => {
                 state.tell_leaks();
                 state.tell_contest();
+            }
+            _ = answers.tick() => {
+                match state.watch_answers() {
+                    Ok(true) => pacer.changed(started.elapsed()),
+                    Ok(false) => {}
+                    Err(error) => warn!("{error:#}"),
+                }
             }
             () = read_debugging(debugging.as_mut()) => {}
             Some(request) = requests.recv() => state.serve(request).await,

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, net::Ipv6Addr, sync::atomic::Ordering};
 
-use nix::time::{ClockId, clock_gettime};
 use sixxs_common::{
     layout::{
         NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_REDIRECTED,
@@ -19,7 +18,11 @@ use sixxs_core::{
     types::{IfIndex, IfName, Prefix},
 };
 
-use super::{state::State, tunnels::Running};
+use super::{
+    answers::{Waiting, monotonic_ns, proof, seconds},
+    state::State,
+    tunnels::Running,
+};
 use crate::{api, driver::Driver, netlink::index_to_name};
 
 const NONE: Counters = [0; CAPACITY];
@@ -34,11 +37,15 @@ pub(super) fn status(
         BTreeMap::new()
     });
     let now_ns = monotonic_ns()?;
-    let tunnels: Vec<_> = state
-        .config
-        .tunnels
-        .iter()
-        .map(|tunnel| tunnel_status(state, tunnel, now_ns))
+    let configured = state.config.tunnels.iter();
+    let counters: Vec<_> = configured
+        .clone()
+        .map(|tunnel| read(state, &tunnel.name))
+        .collect::<Result<_, _>>()?;
+    let waiting = Waiting::look(&state.kernel, &counters, now_ns)?;
+    let tunnels: Vec<_> = configured
+        .zip(&counters)
+        .map(|(tunnel, counters)| tunnel_status(state, tunnel, counters, &waiting, now_ns))
         .collect::<Result<_, _>>()?;
     let uplinks = uplinks(state)?;
     let healthy = tunnels.iter().all(|tunnel| {
@@ -84,15 +91,17 @@ fn read(state: &State, name: &IfName) -> anyhow::Result<Counters> {
     }
 }
 
-fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<api::Tunnel> {
-    let counters = read(state, &tunnel.name)?;
+fn tunnel_status(
+    state: &State,
+    tunnel: &Tunnel,
+    counters: &Counters,
+    waiting: &Waiting,
+    now_ns: u64,
+) -> anyhow::Result<api::Tunnel> {
     let get = |stat: Stat| counters[stat.index()];
     let ago = |stat: Stat| match get(stat) {
         0 => None,
-        then_ns => {
-            let tenths = now_ns.saturating_sub(then_ns) / 100_000_000;
-            Some(f64::from(u32::try_from(tenths).unwrap_or(u32::MAX)) / 10.0)
-        }
+        then_ns => Some(seconds(now_ns.saturating_sub(then_ns))),
     };
     let running = &state.tunnels[&tunnel.name];
     let link = state.observed.links.by_name(&tunnel.name);
@@ -129,7 +138,7 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
         program: if attached { ATTACHED } else { MISSING }.to_owned(),
         packets: api::InOut {
             incoming: get(Stat::InPackets),
-            out: packets_out(&counters),
+            out: packets_out(counters),
         },
         bytes: api::InOut {
             incoming: get(Stat::InBytes),
@@ -142,6 +151,10 @@ fn tunnel_status(state: &State, tunnel: &Tunnel, now_ns: u64) -> anyhow::Result<
             replies_in: get(Stat::InReplies),
             last_request_in_seconds_ago: ago(Stat::LastRequestIn),
             last_reply_out_seconds_ago: ago(Stat::LastReplyOut),
+        },
+        proof: match state.kernel.slot(&tunnel.name) {
+            Some(slot) => proof(&state.kernel, slot, counters, waiting, now_ns)?,
+            None => api::Proof::default(),
         },
         leaks: api::Leaks {
             redirected: get(Stat::LeakRedirected),
@@ -338,10 +351,4 @@ const fn treatment(number: u32) -> &'static str {
         TREATMENT_NO_TUNNEL => "no_tunnel",
         _ => "unknown",
     }
-}
-
-/// The clock that the programs use.
-fn monotonic_ns() -> anyhow::Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
 }

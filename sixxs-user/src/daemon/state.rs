@@ -7,6 +7,7 @@ use sixxs_core::{
     config::{Config, Conflict, Learned, Tunnel},
     contest::Contest,
     enforce::Enforcement,
+    proof::Vigil,
     routing::{Desired, Observed, Plan, diff},
     types::{IfName, RulePriority},
 };
@@ -67,6 +68,8 @@ pub(super) struct State {
     /// Of a configuration that is just being taken over.
     pub(super) changes: Changes,
     pub(super) leaks: Merger,
+    /// Over whether tunnels answer.
+    pub(super) vigils: BTreeMap<IfName, Vigil>,
     pub(super) started: Instant,
 }
 
@@ -107,6 +110,7 @@ impl State {
             trial: None,
             changes: Changes::default(),
             leaks: Merger::default(),
+            vigils: BTreeMap::new(),
             started: Instant::now(),
         }
     }
@@ -153,6 +157,7 @@ impl State {
         }
         self.removals.clear();
         problems.extend(self.contest.problem(self.started.elapsed()));
+        problems.extend(self.silences());
         self.tell_problems(problems);
         self.tell_states();
         Ok(())

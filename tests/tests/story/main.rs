@@ -53,6 +53,7 @@ mod network_manager;
 mod networkd;
 mod on_leak;
 mod plan;
+mod proof;
 mod reload;
 mod replies;
 mod shapes;

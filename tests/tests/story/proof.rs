@@ -1,0 +1,174 @@
+//! The proof of reply: what came from outside is paired with what left, and a tunnel that does not answer
+//! is named.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::probe::PingStream;
+use sixxs_tests::program::Hook;
+use sixxs_tests::status::Proof;
+use sixxs_tests::topology::Flavour;
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// A silence is judged every ten seconds.
+const NOTICED: Duration = Duration::from_secs(25);
+
+/// Pings come so often.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+variants!(answers_are_proved: tun(Tun, Auto), veth_clsact(Veth, Clsact));
+
+fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    let [first, second] = setting.lab.tunnels();
+    let proof = |name: &str| -> Result<Proof> { Ok(setting.program.status()?.tunnel(name).proof) };
+    let before = proof(first.plan.interface)?;
+    assert_eq!((before.requests, before.answered), (0, 0));
+    assert_eq!(
+        (before.answered_percent, before.median_seconds),
+        (None, None)
+    );
+
+    let pings = setting.outside_is_answered(first)?;
+    let after = proof(first.plan.interface)?;
+    assert_eq!(
+        (after.requests, after.answered),
+        (pings, pings),
+        "{after:?}"
+    );
+    assert_eq!((after.astray, after.unanswered), (0, 0), "{after:?}");
+    assert_eq!(after.answered_percent, Some(100.0));
+    assert!(
+        after
+            .median_seconds
+            .is_some_and(|median| (1e-6..0.1).contains(&median)),
+        "{after:?}"
+    );
+    assert!(
+        after
+            .last_answered_seconds_ago
+            .is_some_and(|ago| ago < 30.0),
+        "{after:?}"
+    );
+    assert!(
+        after.watched_seconds >= after.last_answered_seconds_ago,
+        "{after:?}"
+    );
+    assert_eq!(proof(second.plan.interface)?.requests, 0);
+    let screen = setting.program.ok(&["status"])?.stdout;
+    assert!(
+        screen.contains("  answers   100% of pings, last "),
+        "{screen}"
+    );
+
+    // Replies that leak and are put into the tunnel are answers as well, and no daemon is needed for it.
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    let pings = setting.outside_is_answered(first)?;
+    let _daemon = setting.start()?;
+    let again = proof(first.plan.interface)?;
+    assert_eq!(again.answered, after.answered + pings, "{again:?}");
+    assert_eq!(again.answered_percent, Some(100.0), "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn who_does_not_answer_is_named() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let [first, second] = setting.lab.tunnels();
+    setting
+        .host()
+        .sh("sysctl -qw net.ipv6.icmp.echo_ignore_all=1")?;
+    let outside = setting.lab.outside();
+    let asked = PingStream::start(outside, first.plan.address, INTERVAL)?;
+    let status = wait::until(
+        "its silence is told",
+        NOTICED,
+        || setting.program.status(),
+        |status| {
+            status
+                .problems
+                .iter()
+                .any(|problem| problem.starts_with("sixxs0 does not answer: of "))
+        },
+    )?;
+    let proof = status.tunnel(first.plan.interface).proof;
+    assert_eq!(
+        (proof.answered, proof.answered_percent),
+        (0, Some(0.0)),
+        "{proof:?}"
+    );
+    assert!(proof.unanswered > 10, "{proof:?}");
+    assert!(
+        !status
+            .problems
+            .iter()
+            .any(|problem| problem.contains(second.plan.interface))
+    );
+    let (_, alerts) = setting.program.json(&["alerts"])?;
+    let told = |alert: &&serde_json::Value| {
+        let problem = alert["problem"].as_str().unwrap_or_default();
+        problem.starts_with("sixxs0 does not answer")
+    };
+    assert_eq!(alerts.iter().filter(told).count(), 1, "{alerts:#?}");
+
+    setting
+        .host()
+        .sh("sysctl -qw net.ipv6.icmp.echo_ignore_all=0")?;
+    // What was not answered is forgotten after half a minute.
+    let limit = NOTICED + Duration::from_secs(30);
+    wait::until(
+        "its answers are seen",
+        limit,
+        || setting.program.status(),
+        |status| status.problems.is_empty(),
+    )?;
+    asked.stop()?;
+    Ok(())
+}
+
+#[test]
+fn answers_that_leave_elsewhere_are_named() -> Result<()> {
+    let setting = Setting::of(
+        Spec::new(Flavour::Tun),
+        Hook::Auto,
+        "on_leak = \"observe\"\n",
+    )?;
+    let daemon = setting.start()?;
+    let [first, _] = setting.lab.tunnels();
+    let asked = PingStream::start(setting.lab.outside(), first.plan.address, INTERVAL)?;
+    // Somebody's rule that comes first, and leads to the uplink.
+    setting
+        .host()
+        .sh("ip -6 rule add from 2001:db8:a::2 lookup main priority 100")?;
+    let status = wait::until(
+        "what went astray is told",
+        NOTICED,
+        || setting.program.status(),
+        |status| {
+            let told = "replies of sixxs0 leave elsewhere or are dropped: ";
+            status
+                .problems
+                .iter()
+                .any(|problem| problem.starts_with(told))
+        },
+    )?;
+    let proof = status.tunnel(first.plan.interface).proof;
+    assert!(proof.astray > 5, "{proof:?}");
+    assert!(
+        proof
+            .answered_percent
+            .is_some_and(|percent| percent < 100.0),
+        "{proof:?}"
+    );
+    let screen = setting.program.run(&["status"])?.stdout;
+    assert!(screen.contains(" astray)"), "{screen}");
+    asked.stop()?;
+    drop(daemon);
+    Ok(())
+}
