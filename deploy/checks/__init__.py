@@ -1,0 +1,1 @@
+"""The parts of deploy/check. Only the standard library is used."""

@@ -1,0 +1,47 @@
+"""The dashboard by Grafana's own types: keys that it does not know, values that it does not take.
+
+The server itself is in none of the registries that the checks use.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from .dashboard import Dashboard
+from .fault import run
+
+TYPES = Path(__file__).with_name("grafana.ts")
+
+COMPILER = {
+    "strict": True,
+    "noEmit": True,
+    "module": "esnext",
+    "moduleResolution": "bundler",
+    "target": "esnext",
+    "skipLibCheck": True,
+    "types": [],
+}
+
+
+def check(tree: Path, board: Dashboard) -> None:
+    """`tree` has the types and the compiler."""
+    # Below it, for that is where the compiler looks for packages.
+    with tempfile.TemporaryDirectory(dir=tree) as directory:
+        place = Path(directory)
+        shutil.copy(TYPES, place / "types.ts")
+        (place / "dashboard.ts").write_text(source(board.json))
+        (place / "tsconfig.json").write_text(json.dumps({"compilerOptions": COMPILER, "files": ["dashboard.ts"]}))
+        run([tree / "node_modules/.bin/tsc", "--pretty", "false", "--project", place], "mend the dashboard", at=place)
+
+
+def source(board: dict) -> str:
+    """A line for each panel, so that the compiler's line numbers tell which it is."""
+    frame = {key: value for key, value in board.items() if key != "panels"}
+    lines = ['import type { Frame, Panels } from "./types";']
+    lines.append(f"export const dashboard = {json.dumps(frame)} satisfies Frame;")
+    for panel in board["panels"]:
+        lines.append(
+            f"export const panel_{panel['id']} = {json.dumps(panel)} satisfies Panels[{json.dumps(panel['type'])}];"
+        )
+    return "\n".join(lines) + "\n"

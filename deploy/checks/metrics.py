@@ -1,0 +1,71 @@
+"""What a daemon serves: OpenMetrics text."""
+
+import re
+import urllib.request
+from pathlib import Path
+
+from .fault import Fault, report, run
+
+TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+# By type of a family, what the names of its samples end with.
+SUFFIXES = {
+    "counter": ["_total"],
+    "gauge": [""],
+    "histogram": ["_bucket", "_count", "_sum"],
+    "info": ["_info"],
+}
+
+
+def get(source: str) -> str:
+    """From a file or a URL."""
+    if re.match(r"https?://", source):
+        request = urllib.request.Request(source, headers={"Accept": TYPE})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.read().decode()
+        except OSError as error:
+            raise Fault(f"get {source}: {error}") from error
+    try:
+        return Path(source).read_text()
+    except OSError as error:
+        raise Fault(f"read {source}: {error.strerror}") from error
+
+
+def check(promtool: Path, page: str) -> None:
+    """Whether it is complete, and named as is the custom."""
+    if not page.endswith("# EOF\n"):
+        raise Fault("it does not end with `# EOF`, as OpenMetrics must")
+    run([promtool, "check", "metrics"], "mend the metric", given=plain(page))
+
+
+def check_used(page: str, used: set[str]) -> None:
+    """Whether all that is used is there."""
+    there = {name + suffix for name, kind in families(page).items() for suffix in SUFFIXES.get(kind, [])}
+    report([f"{name} is used, and not served" for name in sorted(used - there)])
+
+
+def names_in(text: str) -> set[str]:
+    """The metrics named in a text; what a rule records has colons in its name, and is none."""
+    return set(re.findall(r"(?<![\w:])sixxs_\w+(?![\w:])", text))
+
+
+def families(page: str) -> dict[str, str]:
+    """Their types by name."""
+    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
+
+
+def plain(page: str) -> str:
+    """As the older text format has it, which is all that promtool checks."""
+    lines = []
+    for line in page.splitlines():
+        described = re.fullmatch(r"# (TYPE|HELP) (\S+) (.*)", line)
+        if described:
+            what, name, rest = described.groups()
+            kind = families(page).get(name)
+            if kind in ("counter", "info"):
+                name += SUFFIXES[kind][0]
+            line = f"# {what} {name} {'gauge' if rest == 'info' and what == 'TYPE' else rest}"
+        if not line.startswith(("# UNIT", "# EOF")):
+            lines.append(line)
+    return "\n".join(lines) + "\n"

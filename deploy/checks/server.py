@@ -1,0 +1,27 @@
+"""Runs [`live`] where nothing but itself can be reached: in a network namespace of its own."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from .fault import run
+from .tools import Prometheus
+
+LIMIT_SECONDS = 90
+
+
+def check(prometheus: Prometheus, cache: Path, real: str | None) -> None:
+    """`real` is what a daemon served, if it is to be read as well."""
+    # Whatever ends this ends that, and with it the server.
+    bound = ["setpriv", "--pdeathsig", "KILL"]
+    # Who is not root becomes so in a user namespace, where the kernel lets them.
+    alone = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    with tempfile.TemporaryDirectory(prefix="running-", dir=cache) as directory:
+        place = Path(directory)
+        arguments = [prometheus.server, place]
+        if real is not None:
+            (place / "real").write_text(real)
+            arguments.append(place / "real")
+        command = [*bound, *alone, "--fork", "--kill-child", sys.executable, "-B", "-m", "checks.live", *arguments]
+        run(command, "in a namespace of its own", at=Path(__file__).parent.parent, seconds=LIMIT_SECONDS)
