@@ -16,6 +16,9 @@ SUFFIXES = {
     "info": ["_info"],
 }
 
+# Labels whose values are words of ours, not names of somebody's tunnels.
+WORDS = {"direction", "hook", "state", "treatment"}
+
 
 def get(source: str) -> str:
     """From a file or a URL."""
@@ -45,6 +48,23 @@ def check_used(page: str, used: set[str]) -> None:
     report([f"{name} is used, and not served" for name in sorted(used - there)])
 
 
+def check_like(page: str, sample: str) -> None:
+    """Whether it has the types, the labels and the words that rules and dashboard were tried with."""
+    tried, faults = families(sample), []
+    for name, kind in families(page).items():
+        if name in tried and kind != tried[name]:
+            faults.append(f"{name} is of type {kind}, not {tried[name]}")
+    expected = labels(sample)
+    for name, found in labels(page).items():
+        if name not in expected:
+            continue
+        if found.keys() != expected[name].keys():
+            faults.append(f"{name} has the labels {sorted(found)}, not {sorted(expected[name])}")
+        for label in WORDS & found.keys() & expected[name].keys():
+            faults += [f"{name} has {label}={word}" for word in sorted(found[label] - expected[name][label])]
+    report(faults)
+
+
 def names_in(text: str) -> set[str]:
     """The metrics named in a text; what a rule records has colons in its name, and is none."""
     return set(re.findall(r"(?<![\w:])sixxs_\w+(?![\w:])", text))
@@ -53,6 +73,16 @@ def names_in(text: str) -> set[str]:
 def families(page: str) -> dict[str, str]:
     """Their types by name."""
     return dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
+
+
+def labels(page: str) -> dict[str, dict[str, set[str]]]:
+    """By name of a sample, the values of each label."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for name, inner in re.findall(r"^(\w+)(?:\{(.*?)\})? ", page, re.MULTILINE):
+        values = found.setdefault(name, {})
+        for label, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', inner):
+            values.setdefault(label, set()).add(value)
+    return found
 
 
 def plain(page: str) -> str:
