@@ -15,6 +15,7 @@
 //! * [`pace`] – how soon and how often to look again
 //! * [`proof`] – whether a tunnel answers, by what the kernel paired
 //! * [`contest`] – when somebody keeps taking away what is put back
+//! * [`culprit`] – who a control group belongs to
 //! * [`doctor`] – what on a host is in the way
 //! * [`explain`] – the way that a packet takes, and why it is not the right one
 //! * [`table_names`] – the file that gives routing tables their names
@@ -24,6 +25,7 @@ pub mod alert;
 pub mod broker;
 pub mod config;
 pub mod contest;
+pub mod culprit;
 pub mod doctor;
 pub mod enforce;
 pub mod explain;

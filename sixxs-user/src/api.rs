@@ -212,7 +212,7 @@ pub struct Alert {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum About {
     /// Packets with a tunnel's source were about to leave by the wrong interface.
-    Leak(Leak),
+    Leak(Box<Leak>),
     /// Something of ours was missing, and was put back.
     Correction {
         /// The tunnel, where it is about one.
@@ -264,10 +264,31 @@ pub struct Leak {
     pub uid: Option<u32>,
     /// Control group of the sending socket, as its inode number.
     pub cgroup: Option<u64>,
+    /// Its path below the root of the control groups; `null` where it is gone.
+    #[serde(default)]
+    pub cgroup_path: Option<String>,
+    /// systemd's unit that it belongs to.
+    #[serde(default)]
+    pub unit: Option<String>,
+    /// The container that it belongs to: who runs it, and its name or number.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// The mark of the flow's first packet; `null` for none.
+    #[serde(default)]
+    pub mark: Option<u32>,
     /// Interface that the sending socket is bound to.
     pub bound_to: Option<String>,
     /// Interface that a forwarded packet came in by.
     pub forwarded_from: Option<String>,
+    /// Why it leaked: `bound`, `stopped`, `shadowed`, `put_back`, `not_asked`; as `sixxs explain` says.
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// The same in a sentence.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// What to do about it, in one line.
+    #[serde(default)]
+    pub cure: Option<String>,
 }
 
 /// What is missing, as commands.

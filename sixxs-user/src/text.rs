@@ -66,6 +66,15 @@ fn leak_line(leak: &Leak) -> String {
     if let Some(uid) = leak.uid {
         sender.push(format!("uid {uid}"));
     }
+    if let Some(unit) = &leak.unit {
+        sender.push(unit.clone());
+    }
+    if let Some(container) = &leak.container {
+        sender.push(container.clone());
+    }
+    if let Some(mark) = leak.mark {
+        sender.push(format!("mark {mark:#x}"));
+    }
     if let Some(interface) = &leak.bound_to {
         sender.push(format!("socket bound to {interface}"));
     }
@@ -75,6 +84,11 @@ fn leak_line(leak: &Leak) -> String {
     if !sender.is_empty() {
         // Writing into a String does not fail.
         let _infallible = write!(line, " ({})", sender.join(", "));
+    }
+    for (what, said) in [("why", &leak.why), ("cure", &leak.cure)] {
+        if let Some(said) = said {
+            let _infallible = write!(line, "; {what}: {said}");
+        }
     }
     line
 }
@@ -368,14 +382,22 @@ mod tests {
             packets: 12,
             treatment: Some("redirected".into()),
             uid: Some(1000),
-            cgroup: None,
+            cgroup: Some(77),
+            cgroup_path: Some("/system.slice/dns.service".into()),
+            unit: Some("dns.service".into()),
+            container: None,
+            mark: Some(0x10),
             bound_to: Some("net0".into()),
             forwarded_from: None,
+            cause: Some("bound".into()),
+            why: Some("it is bound".into()),
+            cure: Some("unbind it".into()),
         };
         assert_eq!(
-            alert(&About::Leak(leak)),
+            alert(&About::Leak(Box::new(leak))),
             "sixxs0: 12 packets [2001:db8:a::2]:5353 > [2001:db8:ffff::9]:53 udp leaked to net0: \
-             redirected (uid 1000, socket bound to net0)"
+             redirected (uid 1000, dns.service, mark 0x10, socket bound to net0); why: it is bound; \
+             cure: unbind it"
         );
     }
 }

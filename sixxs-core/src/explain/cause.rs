@@ -69,6 +69,11 @@ pub enum Cause {
         /// Whether a daemon runs, which would put it back; `None`: not known.
         daemon: Option<bool>,
     },
+    /// Something of ours was missing, and has been put back since.
+    PutBack {
+        /// Who had taken it away, where that is known.
+        by: Option<String>,
+    },
     /// Everything is there, and was not asked.
     NotAsked,
 }
@@ -132,6 +137,7 @@ impl Cause {
             Self::Shadowed { .. } => "shadowed",
             Self::RuleMissing { .. } => "rule_missing",
             Self::RouteMissing { .. } => "route_missing",
+            Self::PutBack { .. } => "put_back",
             Self::NotAsked => "not_asked",
         }
     }
@@ -173,6 +179,12 @@ impl Cause {
                 "table {table} has no route through {tunnel}{}",
                 nobody_puts_it_back(*daemon)
             ),
+            Self::PutBack { by } => {
+                let by = by
+                    .as_ref()
+                    .map_or(String::new(), |by| format!(", taken away by {by}"));
+                format!("its rule or route was missing a moment ago{by}, and has been put back")
+            }
             Self::NotAsked => {
                 "the rules are in place and were not asked: they were put back since, or \
                                the sender chose the interface packet by packet"
@@ -213,6 +225,10 @@ impl Cause {
             Self::RouteMissing { .. } => {
                 "sixxs plan shows the route; sixxs status what is in its way".to_owned()
             }
+            Self::PutBack { by: Some(by) } => {
+                format!("have {by} leave rules and routes of protocol {PROTOCOL} alone")
+            }
+            Self::PutBack { by: None } => "sixxs alerts says what was put back".to_owned(),
             Self::NotAsked => {
                 "sixxs alerts --follow: corrections there say who takes rules away".to_owned()
             }

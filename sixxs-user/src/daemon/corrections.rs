@@ -62,6 +62,10 @@ impl State {
     pub(super) fn corrected(&mut self, tunnel: Option<IfName>, what: String, removed: Removed) {
         self.corrections += 1;
         let by = self.removals.by(removed).map(str::to_owned);
+        if matches!(removed, Removed::Rule | Removed::Route) {
+            let now = self.started.elapsed();
+            self.put_back.note(tunnel.clone(), by.clone(), now);
+        }
         if self
             .contest
             .corrected(self.started.elapsed(), by.as_deref())

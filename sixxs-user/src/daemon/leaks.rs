@@ -6,7 +6,7 @@ use bytemuck::pod_read_unaligned;
 use sixxs_common::{layout::LeakEvent, stat::Stat};
 use sixxs_core::alert::Merger;
 
-use super::{report, state::State};
+use super::{culprit, report, state::State};
 use crate::api::About;
 
 impl State {
@@ -63,9 +63,16 @@ impl State {
         let now: Duration = self.started.elapsed();
         let kernel = &self.kernel;
         let lines = self.leaks.tick(now, |flow| kernel.flow(flow), totals);
+        self.control_groups.begin();
         for line in lines {
-            let about = About::Leak(report::leak(self, &line));
-            self.alerts.raise(about);
+            let mut leak = report::leak(self, &line);
+            culprit::sender(&mut self.control_groups, &mut leak);
+            if let Some(cause) = culprit::why(self, &line) {
+                leak.cause = Some(cause.name().to_owned());
+                leak.why = Some(cause.sentence());
+                leak.cure = Some(cause.cure());
+            }
+            self.alerts.raise(About::Leak(Box::new(leak)));
         }
     }
 }

@@ -14,6 +14,7 @@
 mod alerts;
 mod answers;
 mod corrections;
+mod culprit;
 mod leaks;
 mod reload;
 mod report;
@@ -66,6 +67,9 @@ const LEAK_LINES: Duration = Duration::from_secs(1);
 
 /// Whether tunnels answer is looked at this often.
 const ANSWERS: Duration = Duration::from_secs(10);
+
+/// The first comes so long after the first leak: by then it is known what was missing, and why.
+const FIRST_LEAK_LINE: Duration = Duration::from_millis(200);
 
 /// Events read from the ring at a time, before others get their turn.
 const EVENTS_AT_A_TIME: usize = 256;
@@ -245,6 +249,9 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             Some(stopped) = stopped.recv() => state.stopped(stopped).await,
             guard = events.readable_mut() => {
                 let mut guard = guard.context("wait for leak events")?;
+                if !state.has_lines() {
+                    leak_lines.reset_after(FIRST_LEAK_LINE);
+                }
                 let ring = guard.get_inner_mut();
                 let mut left = EVENTS_AT_A_TIME;
                 while left > 0 && let Some(event) = ring.next() {

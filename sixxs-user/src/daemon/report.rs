@@ -304,18 +304,11 @@ pub(super) fn leak(state: &State, line: &Leaks) -> api::Leak {
             || format!("slot {}", line.tunnel),
             |(name, _)| name.to_string(),
         );
-    let name = |index: u32| match index {
-        0 => None,
-        index => Some(
-            index_to_name(IfIndex(index))
-                .map_or_else(|| format!("#{index}"), |name| name.to_string()),
-        ),
-    };
     let flow = line.flow.as_ref().map(|(flow, _)| flow);
     let record = line.flow.as_ref().map(|(_, record)| record);
     api::Leak {
         tunnel,
-        interface: record.and_then(|record| name(record.ifindex)),
+        interface: record.and_then(|record| interface_name(record.ifindex)),
         source: flow.map(|flow| Ipv6Addr::from(flow.local.octets())),
         destination: flow.map(|flow| Ipv6Addr::from(flow.remote.octets())),
         protocol: flow.map(|flow| protocol(flow.protocol)),
@@ -328,9 +321,22 @@ pub(super) fn leak(state: &State, line: &Leaks) -> api::Leak {
         cgroup: record
             .map(|record| record.cgroup)
             .filter(|cgroup| *cgroup != 0),
-        bound_to: record.and_then(|record| name(record.bound_ifindex)),
-        forwarded_from: record.and_then(|record| name(record.from_ifindex)),
+        cgroup_path: None,
+        unit: None,
+        container: None,
+        mark: record.map(|record| record.mark).filter(|mark| *mark != 0),
+        bound_to: record.and_then(|record| interface_name(record.bound_ifindex)),
+        forwarded_from: record.and_then(|record| interface_name(record.from_ifindex)),
+        cause: None,
+        why: None,
+        cure: None,
     }
+}
+
+/// The name of an interface, or its number where it is gone; 0 is none.
+pub(super) fn interface_name(index: u32) -> Option<String> {
+    let named = || index_to_name(IfIndex(index)).map(|name| name.to_string());
+    (index != 0).then(|| named().unwrap_or_else(|| format!("#{index}")))
 }
 
 fn protocol(number: u32) -> String {

@@ -18,6 +18,7 @@ use super::{
     Request, Verb,
     alerts::Alerts,
     corrections::Removals,
+    culprit::{ControlGroups, PutBack},
     reload::{Changes, Trial},
     report,
     routes::InPlace,
@@ -68,6 +69,9 @@ pub(super) struct State {
     /// Of a configuration that is just being taken over.
     pub(super) changes: Changes,
     pub(super) leaks: Merger,
+    /// Rules and routes put back of late.
+    pub(super) put_back: PutBack,
+    pub(super) control_groups: ControlGroups,
     /// Over whether tunnels answer.
     pub(super) vigils: BTreeMap<IfName, Vigil>,
     pub(super) started: Instant,
@@ -110,6 +114,8 @@ impl State {
             trial: None,
             changes: Changes::default(),
             leaks: Merger::default(),
+            put_back: PutBack::default(),
+            control_groups: ControlGroups::default(),
             vigils: BTreeMap::new(),
             started: Instant::now(),
         }

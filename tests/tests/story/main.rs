@@ -34,6 +34,7 @@ mod check;
 mod command_tunnel;
 mod config_changed;
 mod control_socket;
+mod culprit;
 mod doctor;
 mod down;
 mod footprint;

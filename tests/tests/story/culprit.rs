@@ -1,0 +1,196 @@
+//! A leak names who sent it, why it leaked, and what cures that.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, LAN1, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+const TOLD: Duration = Duration::from_secs(10);
+
+/// The first leak alert that is like this.
+fn told(setting: &Setting, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
+    let find = || {
+        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let mut leaks = alerts.into_iter().filter(|alert| alert["kind"] == "leak");
+        leaks.find(&like).context("no such leak was told")
+    };
+    wait::until(what, TOLD, find, |_| true)
+}
+
+fn text<'a>(alert: &'a Value, key: &str) -> &'a str {
+    alert[key].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_bound_socket_is_told_to_bind_to_the_address() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    leak::send(&socket, OUTSIDE, 3, 100)?;
+    let alert = told(&setting, "the leak is told", |alert| {
+        alert["cause"] == "bound"
+    })?;
+    assert_eq!(alert["bound_to"], UPLINK, "{alert:#}");
+    assert_eq!(alert["uid"], 0, "{alert:#}");
+    assert_eq!(
+        alert["cure"], "bind the program to the address, not to net0",
+        "{alert:#}"
+    );
+    let lines = setting.program.ok(&["alerts"])?.stdout;
+    let line = "; why: the socket is bound to net0, and so is never led to the tunnel; cure: bind";
+    assert!(lines.contains(line), "{lines}");
+    Ok(())
+}
+
+#[test]
+fn a_rule_of_others_is_named() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let theirs = "from all fwmark 0x10 lookup main priority 100";
+    setting.host().sh(&format!("ip -6 rule add {theirs}"))?;
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Mark(0x10))?;
+    leak::send(&socket, OUTSIDE, 3, 100)?;
+    let alert = told(&setting, "the leak is told", |alert| alert["mark"] == 0x10)?;
+    assert_eq!(alert["cause"], "shadowed", "{alert:#}");
+    assert!(
+        text(&alert, "why").contains("100: from all fwmark 0x10 lookup main"),
+        "{alert:#}"
+    );
+    let cure = text(&alert, "cure");
+    let (command, _) = cure.split_once(';').context("a command first")?;
+    assert_eq!(command, format!("ip -6 rule del {theirs}"));
+
+    // The cure cures.
+    setting.host().sh(command)?;
+    let leaked = || -> Result<u64> {
+        Ok(setting
+            .program
+            .status()?
+            .tunnel(tunnel.plan.interface)
+            .leaks
+            .redirected)
+    };
+    let before = leaked()?;
+    leak::send(&socket, OUTSIDE, 3, 100)?;
+    assert_eq!(leaked()?, before);
+    Ok(())
+}
+
+#[test]
+fn who_took_the_rule_away_is_named() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Rules)?;
+    // Stopped for a moment, so that there is time to leak.
+    daemon.signal(Signal::SIGSTOP)?;
+    setting.delete_own_rules()?;
+    leak::send(&socket, OUTSIDE, 3, 100)?;
+    daemon.signal(Signal::SIGCONT)?;
+    let alert = told(&setting, "the leak is told", |alert| {
+        alert["cause"] == "put_back"
+    })?;
+    assert!(
+        text(&alert, "why").contains("was missing a moment ago"),
+        "{alert:#}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_forwarded_packet_says_where_it_came_in() -> Result<()> {
+    let spec = Spec {
+        lans: true,
+        ..Spec::new(Flavour::Tun)
+    };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let _daemon = setting.start()?;
+    setting
+        .host()
+        .sh("ip -6 rule add iif lan1 lookup main priority 100")?;
+    let [lan, _] = setting.lab.lans()?;
+    let socket = leak::udp_socket(lan, LAN1, Cause::Rules)?;
+    leak::send(&socket, OUTSIDE, 3, 100)?;
+    let from = |alert: &Value| alert["forwarded_from"] == "lan1";
+    let alert = told(&setting, "the leak is told", from)?;
+    assert_eq!(alert["cause"], "shadowed", "{alert:#}");
+    assert!(
+        alert["uid"].is_null() && alert["unit"].is_null(),
+        "{alert:#}"
+    );
+    Ok(())
+}
+
+/// A control group that goes with it.
+struct ControlGroup(PathBuf);
+
+impl ControlGroup {
+    /// One with the name of a unit, wherever control groups are.
+    fn new() -> Result<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let mounted = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        let point = mounted.and_then(|line| line.split(' ').nth(4));
+        let point = point.context("control groups (version 2) are mounted nowhere")?;
+        let name = format!("sixxs-test-{}.service", std::process::id());
+        let path = PathBuf::from(point).join(name);
+        std::fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir(&self.0) {
+            eprintln!("remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn a_service_is_named() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let address: Ipv6Addr = tunnel.plan.address;
+    setting.host().sh(&format!(
+        "ip -6 rule add from {address} lookup main priority 100"
+    ))?;
+    let group = ControlGroup::new()?;
+    let script = format!(
+        "echo $$ > {}/cgroup.procs; \
+         exec ip netns exec {} ping -6 -n -q -c 3 -i 0.2 -W 1 -I {address} {OUTSIDE}",
+        group.0.display(),
+        setting.host().name()
+    );
+    let mut sender = Command::new("sh");
+    let sent = sender
+        .args(["-c", &script])
+        .stdout(Stdio::null())
+        .status()?;
+    assert!(sent.success(), "put into the tunnel, it is answered");
+    let unit = group
+        .0
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("a name")?;
+    let alert = told(&setting, "the leak is told", |alert| alert["unit"] == unit)?;
+    assert_eq!(text(&alert, "cgroup_path"), format!("/{unit}"), "{alert:#}");
+    assert_eq!(
+        (&alert["protocol"], &alert["cause"]),
+        (&"icmpv6".into(), &"shadowed".into())
+    );
+    Ok(())
+}
