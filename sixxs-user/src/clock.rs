@@ -73,6 +73,16 @@ pub fn processor_time() -> anyhow::Result<Duration> {
     Ok(time.into())
 }
 
+/// Whether somebody keeps the machine's clock right; `None`: the kernel does not say.
+#[must_use]
+pub fn is_synchronised() -> Option<bool> {
+    // SAFETY: all zero is a value of this structure of numbers, and asks for nothing to be changed.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `state` is as the call wants it, and is written to before it returns.
+    let answer = unsafe { libc::adjtimex(&raw mut state) };
+    (answer >= 0).then_some(state.status & libc::STA_UNSYNC == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,7 @@ pub mod paths;
 pub mod ping;
 mod removal;
 mod run_dir;
+mod shadow;
 pub mod table_file;
 pub mod text;
 pub mod wire;

@@ -5,11 +5,14 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{Ipv6Addr, SocketAddrV6},
+    os::fd::AsRawFd as _,
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use sixxs_common::packet::{ECHO_REPLY, ECHO_REQUEST};
+use sixxs_core::types::Mtu;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Attempts before a target counts as silent.
@@ -21,38 +24,141 @@ const WAIT: Duration = Duration::from_secs(1);
 /// Pings `target` from `source`: the time of the first answer, or `None`. Blocks for as many
 /// seconds as there are attempts.
 pub fn ping(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Option<Duration>> {
-    // The kernel puts the checksum into raw ICMPv6 (RFC 3542 §3.1).
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))
-        .context("open a raw socket; run as root")?;
-    let address = |ip| SockAddr::from(SocketAddrV6::new(ip, 0, 0, 0));
-    socket
-        .bind(&address(source))
-        .with_context(|| format!("bind to {source}"))?;
-    socket
-        .connect(&address(target))
-        .with_context(|| format!("reach {target} from {source}"))?;
-    let identifier = std::process::id().to_be_bytes();
+    let pinger = Pinger::new(source, target)?;
     for sequence in 1..=ATTEMPTS {
-        let mut message = [ECHO_REQUEST, 0, 0, 0, identifier[2], identifier[3], 0, 0];
-        message[6..].copy_from_slice(&sequence.to_be_bytes());
-        let sent = Instant::now();
-        match socket.send(&message) {
-            Ok(_) => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("ping {target} from {source}"));
-            }
-        }
-        if wait(&socket, &message, sent)? {
-            return Ok(Some(sent.elapsed()));
+        let answered = pinger.ping(sequence, HEADERS_BYTES, WAIT);
+        let answered = answered.with_context(|| format!("ping {target} from {source}"))?;
+        if answered.is_some() {
+            return Ok(answered);
         }
     }
     Ok(None)
 }
 
+/// Length of an IPv6 header and that of an echo request.
+const HEADERS_BYTES: u32 = 48;
+
+/// The shortest time that a large packet is waited for: it may take longer than a small one did.
+const LARGE_WAIT: Duration = Duration::from_millis(300);
+
+/// The largest packet, up to `mtu` bytes, that `target` answers when nobody may cut it; `None` where
+/// it does not answer a small one. Without losses that takes as long as two pings.
+pub fn largest(source: Ipv6Addr, target: Ipv6Addr, mtu: u32) -> anyhow::Result<Option<u32>> {
+    let pinger = Pinger::new(source, target)?;
+    pinger.forbid_fragments()?;
+    let mut sequences = 1..;
+    // Twice: one may be lost.
+    let mut answers = |bytes, wait| {
+        for sequence in sequences.by_ref().take(2) {
+            // One that is refused at once does not fit.
+            if let Ok(Some(time)) = pinger.ping(sequence, bytes, wait) {
+                return Some(time);
+            }
+        }
+        None
+    };
+    let Some(time) = answers(HEADERS_BYTES, WAIT) else {
+        return Ok(None);
+    };
+    let wait = (time * 4).clamp(LARGE_WAIT, WAIT);
+    if answers(mtu, wait).is_some() {
+        return Ok(Some(mtu));
+    }
+    let (mut fits, mut too_big) = (HEADERS_BYTES, mtu);
+    if mtu > Mtu::MINIMUM.0 && answers(Mtu::MINIMUM.0, wait).is_some() {
+        fits = Mtu::MINIMUM.0;
+    }
+    while too_big - fits > PRECISION {
+        let middle = fits + (too_big - fits) / 2;
+        match answers(middle, wait) {
+            Some(_) => fits = middle,
+            None => too_big = middle,
+        }
+    }
+    Ok(Some(fits))
+}
+
+/// To how many bytes the largest packet is found: every guess that fails costs time.
+const PRECISION: u32 = 4;
+
+/// A socket that pings, bound to an address.
+struct Pinger {
+    socket: Socket,
+    identifier: [u8; 2],
+}
+
+impl Pinger {
+    fn new(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Self> {
+        // The kernel puts the checksum into raw ICMPv6 (RFC 3542 §3.1).
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))
+            .context("open a raw socket; run as root")?;
+        let address = |ip| SockAddr::from(SocketAddrV6::new(ip, 0, 0, 0));
+        socket
+            .bind(&address(source))
+            .with_context(|| format!("bind to {source}"))?;
+        socket
+            .connect(&address(target))
+            .with_context(|| format!("reach {target} from {source}"))?;
+        // Several may ping at a time: the port of a socket of its own tells them apart no better.
+        let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let [_, _, own_high, own_low] = std::process::id().to_be_bytes();
+        Ok(Self {
+            socket,
+            identifier: [high ^ own_high, low ^ own_low],
+        })
+    }
+
+    /// Has nobody cut what is sent, whatever was learned of the path (`IPV6_PMTUDISC_PROBE`).
+    fn forbid_fragments(&self) -> anyhow::Result<()> {
+        let options = [
+            (libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+            (libc::IPV6_DONTFRAG, 1),
+        ];
+        for (option, value) in options {
+            set_option(&self.socket, option, value).context("forbid fragments")?;
+        }
+        Ok(())
+    }
+
+    /// Sends a packet of so many bytes (48 or more) and waits for its answer.
+    fn ping(&self, sequence: u16, bytes: u32, wait: Duration) -> io::Result<Option<Duration>> {
+        let mut message = vec![0; usize::try_from(bytes - 40).map_err(io::Error::other)?];
+        message[0] = ECHO_REQUEST;
+        message[4..6].copy_from_slice(&self.identifier);
+        message[6..8].copy_from_slice(&sequence.to_be_bytes());
+        let sent = Instant::now();
+        self.socket.send(&message)?;
+        let answered = answered(&self.socket, &message, sent, wait)?;
+        Ok(answered.then(|| sent.elapsed()))
+    }
+}
+
+/// Tells pings of this process apart.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the socket is open; `value` is an int, as these options want, of just this length, and
+    // outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Waits for the answer to `message`; everybody's ICMPv6 comes by, too.
-fn wait(socket: &Socket, message: &[u8; 8], sent: Instant) -> anyhow::Result<bool> {
+fn answered(socket: &Socket, message: &[u8], sent: Instant, wait: Duration) -> io::Result<bool> {
     loop {
-        let Some(left) = WAIT
+        let Some(left) = wait
             .checked_sub(sent.elapsed())
             .filter(|left| !left.is_zero())
         else {
@@ -70,7 +176,7 @@ fn wait(socket: &Socket, message: &[u8; 8], sent: Instant) -> anyhow::Result<boo
                     // SAFETY: `recv` has written `length` bytes, and `length` is at least 8.
                     *to = unsafe { from.assume_init() };
                 }
-                if answer[0] == ECHO_REPLY && answer[4..] == message[4..] {
+                if answer[0] == ECHO_REPLY && answer[4..] == message[4..8] {
                     return Ok(true);
                 }
             }

@@ -362,7 +362,7 @@ fn refill(handles: &mut Vec<FdLink>, pin: &Path) {
     }
 }
 
-const fn attach_type(direction: Direction) -> TcAttachType {
+pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
     match direction {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,

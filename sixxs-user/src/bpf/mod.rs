@@ -10,6 +10,7 @@ mod hook;
 mod pins;
 mod raw;
 mod remove;
+mod seen;
 mod syscall;
 mod tables;
 pub mod test_run;
@@ -39,6 +40,7 @@ use crate::netlink::{Netlink, tc::Direction};
 
 pub use hook::{Hook, HookChoice};
 pub use remove::remove;
+pub use seen::{Seen, seen_at, seen_pins};
 
 use hook::{Attachments, Found};
 use pins::Pins;

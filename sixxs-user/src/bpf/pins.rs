@@ -90,6 +90,11 @@ impl Pins {
             .collect())
     }
 
+    /// The name of its version.
+    pub(super) fn version(&self) -> Option<String> {
+        Some(self.root.file_name()?.to_string_lossy().into_owned())
+    }
+
     /// Takes links and marks of another version over, so that its programs can be replaced where
     /// they sit. What we have already stays ours.
     pub(super) fn adopt(&self, other: &Self) -> anyhow::Result<()> {
@@ -205,7 +210,7 @@ fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Whether a path, or the nearest directory above it that exists, is on a bpffs.
-fn on_bpffs(path: &Path) -> bool {
+pub(super) fn on_bpffs(path: &Path) -> bool {
     path.ancestors()
         .find_map(|ancestor| statfs(ancestor).ok())
         .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)

@@ -4,8 +4,10 @@
 //!
 //! Tasks: one per [`Netlink`], which drives the request socket; it ends when the value is dropped.
 
+mod addresses;
 mod apply;
 mod batch;
+mod look_up;
 pub mod marked;
 mod observe;
 mod rules;
@@ -35,7 +37,10 @@ use sixxs_core::{
 
 use batch::Batch;
 
+pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
+pub use look_up::{Found, Question, Way};
+pub use observe::GLOBAL;
 pub use watch::{Change, OutsideWatcher, Removal, Removed, Watcher};
 
 /// No request to the kernel takes so long.

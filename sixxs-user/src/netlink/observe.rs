@@ -1,8 +1,7 @@
 //! From dumps to plain data.
 
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
+    net::Ipv6Addr,
     time::{Duration, Instant},
 };
 
@@ -11,7 +10,6 @@ use rtnetlink::{
     packet_core::{NLM_F_DUMP, NLM_F_REQUEST},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
@@ -36,7 +34,7 @@ use super::{Netlink, RequestError, Scope};
 
 /// An address that only a default route leads to: the first of global unicast, 2000::/3, which
 /// some take for a default route as well (RFC 4291 §2.4). Nobody has it.
-const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
+pub const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 const GLOBAL_BITS: u8 = 3;
 
 /// Whoever makes an interface has set it up after this time.
@@ -154,71 +152,6 @@ impl Netlink {
                 link
             })
             .collect())
-    }
-
-    async fn addresses(&self) -> anyhow::Result<BTreeMap<IfIndex, Vec<Ipv6Addr>>> {
-        let mut request = AddressMessage::default();
-        request.header.family = AddressFamily::Inet6;
-        let answers = self
-            .request(RouteNetlinkMessage::GetAddress(request), DUMP)
-            .await
-            .context("list the IPv6 addresses")?;
-        let mut addresses: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for answer in answers {
-            let RouteNetlinkMessage::NewAddress(message) = answer else {
-                continue;
-            };
-            // IFA_LOCAL is our end of a point-to-point address, IFA_ADDRESS then the other one.
-            let find = |local: bool| {
-                message
-                    .attributes
-                    .iter()
-                    .find_map(|attribute| match attribute {
-                        AddressAttribute::Local(IpAddr::V6(address)) if local => Some(*address),
-                        AddressAttribute::Address(IpAddr::V6(address)) if !local => Some(*address),
-                        _ => None,
-                    })
-            };
-            if let Some(address) = find(true).or_else(|| find(false)) {
-                addresses
-                    .entry(IfIndex(message.header.index))
-                    .or_default()
-                    .push(address);
-            }
-        }
-        Ok(addresses)
-    }
-
-    /// The interface by which the kernel would send what has this source to somewhere far away;
-    /// `None`: by none.
-    pub async fn way_out(&self, source: Ipv6Addr) -> anyhow::Result<Option<IfIndex>> {
-        let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet6;
-        request.header.kind = RouteType::Unspec;
-        request.header.destination_prefix_length = 128;
-        request.header.source_prefix_length = 128;
-        request.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet6(GLOBAL)),
-            RouteAttribute::Source(RouteAddress::Inet6(source)),
-        ];
-        let request = RouteNetlinkMessage::GetRoute(request);
-        match self.request(request, NLM_F_REQUEST).await {
-            Ok(answers) => Ok(answers.iter().find_map(|answer| match answer {
-                RouteNetlinkMessage::NewRoute(message) => {
-                    message
-                        .attributes
-                        .iter()
-                        .find_map(|attribute| match attribute {
-                            RouteAttribute::Oif(index) => Some(IfIndex(*index)),
-                            _ => None,
-                        })
-                }
-                _ => None,
-            })),
-            // There is no route.
-            Err(RequestError::Kernel(_)) => Ok(None),
-            Err(error) => Err(error).context("look a route up"),
-        }
     }
 
     async fn neighbours(&self) -> anyhow::Result<Vec<ObservedNeighbour>> {

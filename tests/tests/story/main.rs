@@ -36,6 +36,7 @@ mod config_changed;
 mod control_socket;
 mod culprit;
 mod doctor;
+mod doctor_traps;
 mod down;
 mod footprint;
 mod lans;

@@ -1,0 +1,76 @@
+//! What the daemon says, and who else runs.
+
+use super::{Finding, Verdict};
+
+/// What there is.
+#[derive(Clone, Debug, Default)]
+pub struct Daemon {
+    /// What the daemon says is wrong; `None`: there is no daemon.
+    pub problems: Option<Vec<String>>,
+    /// Where there is none: how many rules and routes are missing.
+    pub missing: usize,
+    /// Daemons of this program in this network namespace that work in other directories.
+    pub others: Vec<u32>,
+    /// Whether the group exists that may ask the daemon.
+    pub group: Option<(String, bool)>,
+    /// A directory that has to be written to, and why it cannot.
+    pub not_writable: Option<(String, String)>,
+}
+
+pub(super) fn findings(daemon: &Daemon) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some((directory, why)) = &daemon.not_writable {
+        findings.push(Finding::not(
+            "state",
+            Verdict::Bad,
+            format!("{directory} cannot be written to: {why}; no broker is connected to without"),
+            format!("mkdir -p {directory}; or --state-dir DIR"),
+        ));
+    }
+    if let Some((group, false)) = &daemon.group {
+        findings.push(Finding::not(
+            "group",
+            Verdict::Note,
+            format!("there is no group {group}: only root may ask the daemon"),
+            format!("groupadd --system {group}, then restart the daemon"),
+        ));
+    }
+    for process in &daemon.others {
+        findings.push(Finding::not(
+            "daemon",
+            Verdict::Bad,
+            format!(
+                "process {process} is a daemon of another run directory: both change the same rules"
+            ),
+            format!("kill {process}"),
+        ));
+    }
+    match &daemon.problems {
+        None if daemon.missing > 0 => findings.push(Finding::not(
+            "daemon",
+            Verdict::Note,
+            format!(
+                "no daemon runs, and {} of the rules and routes for the tunnels are missing",
+                daemon.missing
+            ),
+            "sixxs run",
+        )),
+        None => findings.push(Finding::not(
+            "daemon",
+            Verdict::Note,
+            "no daemon runs; what it put in place before still holds",
+            "sixxs run",
+        )),
+        Some(problems) if problems.is_empty() => {
+            findings.push(Finding::good("daemon", "the daemon has no problems"));
+        }
+        Some(problems) => findings.extend(problems.iter().map(|problem| Finding {
+            about: "daemon",
+            verdict: Verdict::Bad,
+            detail: problem.clone(),
+            // The daemon says it in one.
+            fix: None,
+        })),
+    }
+    findings
+}

@@ -1,0 +1,192 @@
+//! What the kernel has, and what was made of it.
+
+use super::{Finding, Verdict, has};
+
+/// The oldest kernel that everything is tried on.
+const OLDEST: (u32, u32) = (6, 1);
+
+/// From this one on programs are attached by TCX.
+const TCX: (u32, u32) = (6, 6);
+
+/// What the kernel has. `None`: it could not be found out.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The kernel's release, as `uname -r` has it.
+    pub release: String,
+    /// Whether it has IPv6.
+    pub ipv6: bool,
+    /// Whether it has rules for IPv6.
+    pub rules: Option<bool>,
+    /// Whether it has source-specific routes, where the configuration needs them.
+    pub subtrees: Option<Option<bool>>,
+    /// Whether it takes programs for traffic control.
+    pub programs: Option<bool>,
+    /// Whether it has a file system for BPF.
+    pub bpffs: bool,
+    /// Where programs and maps are pinned.
+    pub pins: Pins,
+    /// Whether there are TUN devices, where the configuration needs them.
+    pub tun: Option<bool>,
+    /// Whether the kernel carries 6in4 itself, where that is configured.
+    pub sit: Option<bool>,
+}
+
+/// Where programs and maps are pinned.
+#[derive(Clone, Debug, Default)]
+pub struct Pins {
+    /// The directory.
+    pub directory: String,
+    /// Whether that is on a file system for BPF.
+    pub mounted: bool,
+    /// Whether this process could mount one.
+    pub mountable: bool,
+    /// Directories of other versions of this program.
+    pub left: Vec<String>,
+}
+
+pub(super) fn findings(host: &Host) -> Vec<Finding> {
+    let mut findings = vec![
+        kernel(&host.release),
+        has(
+            "ipv6",
+            Some(host.ipv6),
+            "the kernel has IPv6",
+            "the kernel has no IPv6",
+            "start it without ipv6.disable=1; it needs CONFIG_IPV6",
+        ),
+        has(
+            "rules",
+            host.rules,
+            "the kernel has rules for IPv6",
+            "the kernel has no rules for IPv6",
+            "a kernel with CONFIG_IPV6_MULTIPLE_TABLES",
+        ),
+    ];
+    if let Some(subtrees) = host.subtrees {
+        findings.push(has(
+            "subtrees",
+            subtrees,
+            "the kernel has source-specific routes",
+            "the kernel has no source-specific routes",
+            "rule_mode = \"rules\", or a kernel with CONFIG_IPV6_SUBTREES",
+        ));
+    }
+    findings.extend([
+        has(
+            "programs",
+            host.programs,
+            "the kernel takes programs for traffic control",
+            "the kernel takes no programs for traffic control",
+            "a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF; in a \
+             container, the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        ),
+        has(
+            "bpffs",
+            Some(host.bpffs),
+            "programs and maps can be pinned",
+            "there is no file system for BPF",
+            "a kernel with CONFIG_BPF_SYSCALL",
+        ),
+    ]);
+    if host.bpffs {
+        findings.extend(pins(&host.pins));
+    }
+    if let Some(tun) = host.tun {
+        findings.push(has(
+            "tun",
+            Some(tun),
+            "there are TUN devices",
+            "there are no TUN devices, and native tunnels are configured",
+            "modprobe tun; in a container, pass /dev/net/tun on to it",
+        ));
+    }
+    if host.sit == Some(false) {
+        findings.push(Finding::not(
+            "sit",
+            Verdict::Note,
+            "the kernel has no sit: 6in4 goes through a TUN device, which costs processor time",
+            "modprobe sit; it needs CONFIG_IPV6_SIT",
+        ));
+    }
+    findings
+}
+
+fn pins(pins: &Pins) -> Vec<Finding> {
+    let directory = &pins.directory;
+    let mut findings = Vec::new();
+    if !pins.mounted && !pins.mountable {
+        findings.push(Finding::not(
+            "pins",
+            Verdict::Bad,
+            format!("{directory} is on no bpffs, and this process may not mount one"),
+            format!("mount -t bpf bpf {directory}; or run it with CAP_SYS_ADMIN"),
+        ));
+    } else if !pins.mounted {
+        findings.push(Finding::good(
+            "pins",
+            format!("{directory} is on no bpffs yet: sixxs run mounts one"),
+        ));
+    }
+    if !pins.left.is_empty() {
+        findings.push(Finding::not(
+            "pins",
+            Verdict::Note,
+            format!(
+                "another version left {} in {directory}: its programs hold until the next start",
+                pins.left.join(", ")
+            ),
+            "sixxs run takes them over, sixxs down removes them",
+        ));
+    }
+    findings
+}
+
+fn kernel(release: &str) -> Finding {
+    match version(release) {
+        Some(version) if version < OLDEST => Finding::not(
+            "kernel",
+            Verdict::Bad,
+            old(release),
+            format!("Linux {}.{} or newer", OLDEST.0, OLDEST.1),
+        ),
+        Some(version) if version < TCX => Finding::good(
+            "kernel",
+            format!("Linux {release}: programs are filters of a clsact qdisc"),
+        ),
+        Some(_) => Finding::good("kernel", format!("Linux {release}: programs are TCX links")),
+        None => Finding::not(
+            "kernel",
+            Verdict::Note,
+            format!("Linux {release:?}: what that is, nobody knows"),
+            "none known",
+        ),
+    }
+}
+
+/// What is to be said of a kernel that is too old, if it is.
+#[must_use]
+pub fn too_old(release: &str) -> Option<String> {
+    version(release)
+        .is_some_and(|version| version < OLDEST)
+        .then(|| old(release))
+}
+
+fn old(release: &str) -> String {
+    let (major, minor) = OLDEST;
+    format!(
+        "Linux {release} is older than {major}.{minor}, the oldest that sixxs is tried on: if its \
+         programs are refused, that is why"
+    )
+}
+
+/// Whether a kernel of this release attaches programs by TCX.
+#[must_use]
+pub fn has_tcx(release: &str) -> bool {
+    version(release).is_some_and(|version| version >= TCX)
+}
+
+/// Major and minor version of a release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}

@@ -1,0 +1,131 @@
+//! What on a host is in the way: findings, each with its fix, from facts that somebody else gathered.
+//!
+//! * [`host`] – what the kernel has
+//! * [`settings`] – sysctls
+//! * [`filters`] – packet filters that ask where a packet's source is reached
+//! * [`ways`] – rules, programs, addresses and uplinks
+//! * [`managers`] – network managers
+//! * [`paths`] – what fits through the tunnels
+//! * [`brokers`] – the clock and the connect limit
+//! * [`daemon`] – what the daemon says, and who else runs
+
+pub mod brokers;
+pub mod daemon;
+pub mod filters;
+pub mod host;
+pub mod managers;
+pub mod paths;
+pub mod settings;
+pub mod ways;
+
+pub use host::{has_tcx, too_old};
+
+/// What there is on a host.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The kernel.
+    pub host: host::Host,
+    /// What is wrong with the configuration.
+    pub configuration: Option<String>,
+    /// Sysctls.
+    pub settings: settings::Settings,
+    /// Packet filters.
+    pub filters: filters::Filters,
+    /// Rules, programs, addresses and uplinks.
+    pub ways: ways::Ways,
+    /// Network managers.
+    pub managers: managers::Managers,
+    /// What fits through the tunnels.
+    pub paths: Vec<paths::Path>,
+    /// The clock and the connect limit.
+    pub brokers: brokers::Brokers,
+    /// The daemon.
+    pub daemon: daemon::Daemon,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// It does not hinder; worth knowing.
+    Note,
+    /// Something is in the way.
+    Bad,
+}
+
+/// Something that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub about: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    fn good(about: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            about,
+            verdict: Verdict::Good,
+            detail: detail.into(),
+            fix: None,
+        }
+    }
+
+    fn not(
+        about: &'static str,
+        verdict: Verdict,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            about,
+            verdict,
+            detail: detail.into(),
+            fix: Some(fix.into()),
+        }
+    }
+}
+
+/// What is to be said of a host, in an order for people: what nothing works without comes first.
+#[must_use]
+pub fn examine(facts: &Facts) -> Vec<Finding> {
+    let mut findings = host::findings(&facts.host);
+    if let Some(wrong) = &facts.configuration {
+        findings.push(Finding::not(
+            "configuration",
+            Verdict::Bad,
+            wrong,
+            "correct the file; docs/reference.md has every key",
+        ));
+    }
+    findings.extend(settings::findings(&facts.settings));
+    findings.extend(filters::findings(&facts.filters));
+    findings.extend(ways::findings(&facts.ways));
+    findings.extend(managers::findings(&facts.managers));
+    findings.extend(paths::findings(&facts.paths));
+    findings.extend(brokers::findings(&facts.brokers));
+    findings.extend(daemon::findings(&facts.daemon));
+    findings
+}
+
+fn has(about: &'static str, there: Option<bool>, good: &str, bad: &str, fix: &str) -> Finding {
+    match there {
+        Some(true) => Finding::good(about, good),
+        Some(false) => Finding::not(about, Verdict::Bad, bad, fix),
+        None => Finding::not(
+            about,
+            Verdict::Note,
+            format!("not found out whether {good}"),
+            "run it as root",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! Sysctls that keep packets from where they should go.
+
+use super::{Finding, Verdict};
+
+/// Milliseconds between two errors to the same host: the kernel's own choice.
+const USUAL_RATE_MS: u32 = 1000;
+
+/// ICMPv6 types that must not wait: Packet Too Big and echo replies.
+const PACKET_TOO_BIG: u32 = 2;
+const ECHO_REPLY: u32 = 129;
+
+/// `rp_filter`: only what comes in by the interface that leads to its source.
+const STRICT: u32 = 1;
+
+/// `accept_ra`: also while forwarding.
+const RA_ALWAYS: u32 = 2;
+
+/// Settings of the kernel. `None`: it does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Interfaces that have no IPv6 by order (`disable_ipv6`); `all` and `default` are some.
+    pub disabled: Vec<String>,
+    /// Whether it forwards IPv6.
+    pub forwarding: Option<bool>,
+    /// Interfaces with networks behind us that belong to a tunnel: the interface, and the tunnel.
+    pub behind: Vec<(String, String)>,
+    /// Native uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// ICMPv6.
+    pub icmp: Icmp,
+    /// Ways of tunnels' outer packets.
+    pub outer: Vec<Outer>,
+}
+
+/// A native uplink, as to router advertisements.
+#[derive(Clone, Debug, Default)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// `accept_ra`.
+    pub accept_ra: Option<u32>,
+    /// `forwarding`.
+    pub forwarding: bool,
+    /// Whether a default route leads out of it that will stay: not one by router advertisement.
+    pub has_lasting_default: bool,
+}
+
+/// `net.ipv6.icmp`.
+#[derive(Clone, Debug, Default)]
+pub struct Icmp {
+    /// `echo_ignore_all`.
+    pub echo_ignore_all: bool,
+    /// Least time between two messages to the same host that are limited, in milliseconds; 0: none
+    /// are.
+    pub ratelimit_ms: Option<u32>,
+    /// Which types are limited, as the kernel writes them: `0-1,3-127`.
+    pub ratemask: Option<String>,
+}
+
+/// The way of a tunnel's outer packets.
+#[derive(Clone, Debug, Default)]
+pub struct Outer {
+    /// The tunnel.
+    pub tunnel: String,
+    /// The interface that has our outer address, by which the broker's packets come in.
+    pub comes_by: String,
+    /// `rp_filter` there: the larger of its own and that of `all`.
+    pub rp_filter: u32,
+    /// The interface that leads to the broker.
+    pub leaves_by: String,
+}
+
+pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for name in &settings.disabled {
+        findings.push(Finding::not(
+            "disable_ipv6",
+            Verdict::Bad,
+            format!("IPv6 is switched off for {name}"),
+            format!("sysctl -w net.ipv6.conf.{}.disable_ipv6=0", key(name)),
+        ));
+    }
+    if settings.forwarding == Some(false) {
+        for (interface, tunnel) in &settings.behind {
+            findings.push(Finding::not(
+                "forwarding",
+                Verdict::Bad,
+                format!(
+                    "{interface} has a network of {tunnel} behind it, and this host does not forward"
+                ),
+                "sysctl -w net.ipv6.conf.all.forwarding=1",
+            ));
+        }
+    }
+    findings.extend(settings.uplinks.iter().filter_map(uplink));
+    findings.extend(icmp(&settings.icmp));
+    findings.extend(settings.outer.iter().filter_map(outer));
+    findings
+}
+
+fn uplink(uplink: &Uplink) -> Option<Finding> {
+    let Uplink {
+        name,
+        accept_ra,
+        forwarding,
+        has_lasting_default,
+    } = uplink;
+    let is_deaf = *forwarding && accept_ra.is_some_and(|accept| accept < RA_ALWAYS);
+    (is_deaf && !has_lasting_default).then(|| {
+        Finding::not(
+            "accept_ra",
+            Verdict::Bad,
+            format!(
+                "{name} has no default route that lasts, and while this host forwards, none is taken \
+                 from routers there"
+            ),
+            format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", key(name)),
+        )
+    })
+}
+
+fn icmp(icmp: &Icmp) -> Vec<Finding> {
+    const USUAL_MASK: &str = "sysctl -w net.ipv6.icmp.ratemask=0-1,3-127";
+    let mut findings = Vec::new();
+    if icmp.echo_ignore_all {
+        findings.push(Finding::not(
+            "echo",
+            Verdict::Bad,
+            "this host answers no ping: a broker takes its tunnels for dead",
+            "sysctl -w net.ipv6.icmp.echo_ignore_all=0",
+        ));
+    }
+    let rate = icmp.ratelimit_ms.unwrap_or_default();
+    if rate == 0 {
+        return findings;
+    }
+    let mask = icmp.ratemask.as_deref().unwrap_or_default();
+    for (kind, what, harm) in [
+        (
+            ECHO_REPLY,
+            "answers to pings",
+            "a broker may take its tunnels for dead",
+        ),
+        (
+            PACKET_TOO_BIG,
+            "Packet Too Big",
+            "connections through this host may stall",
+        ),
+    ] {
+        if covers(mask, kind) {
+            findings.push(Finding::not(
+                "icmp rate",
+                Verdict::Bad,
+                format!("{what} are sent once in {rate} ms at most: {harm}"),
+                USUAL_MASK,
+            ));
+        }
+    }
+    if rate > USUAL_RATE_MS {
+        findings.push(Finding::not(
+            "icmp rate",
+            Verdict::Note,
+            format!(
+                "errors are sent once in {rate} ms at most: who asks for what is unreachable waits for a \
+                 time-out"
+            ),
+            format!("sysctl -w net.ipv6.icmp.ratelimit={USUAL_RATE_MS}"),
+        ));
+    }
+    findings
+}
+
+fn outer(outer: &Outer) -> Option<Finding> {
+    let Outer {
+        tunnel,
+        comes_by,
+        rp_filter,
+        leaves_by,
+    } = outer;
+    (*rp_filter == STRICT && comes_by != leaves_by).then(|| {
+        Finding::not(
+            "rp_filter",
+            Verdict::Bad,
+            format!(
+                "what the broker of {tunnel} sends comes in by {comes_by}, and is dropped there, since \
+                 the route to the broker leads out of {leaves_by}"
+            ),
+            // The larger of two counts: 2 (loose) for the interface is more than 1 for all.
+            format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", key(comes_by)),
+        )
+    })
+}
+
+/// An interface's name as sysctl(8) takes it in a key.
+fn key(name: &str) -> String {
+    name.replace('.', "/")
+}
+
+/// Whether a list of the kernel's, of numbers and ranges, has this number.
+fn covers(list: &str, number: u32) -> bool {
+    list.trim().split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.trim().parse::<u32>(), last.trim().parse::<u32>()) {
+            (Ok(first), Ok(last)) => (first..=last).contains(&number),
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_numbers() {
+        for (list, expected) in [
+            ("0-1,3-127", false),
+            ("0-255\n", true),
+            ("129", true),
+            ("128,130-200", false),
+            ("", false),
+            ("-,x-y,999999999999", false),
+        ] {
+            assert_eq!(covers(list, ECHO_REPLY), expected, "{list}");
+        }
+    }
+}

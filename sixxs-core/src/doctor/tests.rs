@@ -1,0 +1,133 @@
+use super::{
+    brokers::{Clock, Standing},
+    daemon::Daemon,
+    filters::{Does, FilterRule},
+    host::{Host, Pins},
+    managers::read_networkd,
+    paths::Path,
+    settings::{Outer, Uplink},
+    ways::{Address, Ailment, Before, Shadow},
+    *,
+};
+
+fn good() -> Facts {
+    Facts {
+        host: Host {
+            release: "6.18.0".to_owned(),
+            ipv6: true,
+            rules: Some(true),
+            subtrees: Some(Some(true)),
+            programs: Some(true),
+            bpffs: true,
+            pins: Pins {
+                mounted: true,
+                ..Pins::default()
+            },
+            tun: Some(true),
+            sit: Some(true),
+        },
+        ways: ways::Ways {
+            uplink: Some(true),
+            ..ways::Ways::default()
+        },
+        daemon: Daemon {
+            problems: Some(Vec::new()),
+            ..Daemon::default()
+        },
+        ..Facts::default()
+    }
+}
+
+/// What is found about something that is not good.
+fn found(facts: &Facts, about: &str) -> Finding {
+    let findings = examine(facts);
+    let is_it = |finding: &&Finding| finding.about == about && finding.verdict != Verdict::Good;
+    let found = findings.iter().find(is_it);
+    found
+        .unwrap_or_else(|| panic!("{about}: {findings:#?}"))
+        .clone()
+}
+
+#[test]
+fn a_good_host_is_called_good() {
+    for finding in examine(&good()) {
+        assert_eq!(finding.verdict, Verdict::Good, "{finding:?}");
+    }
+}
+
+#[test]
+#[rustfmt::skip] // a table reads best as one
+fn each_trap_is_found_and_has_a_fix() {
+    use Verdict::{Bad, Note};
+    type Trap = fn(&mut Facts);
+    let traps: [(&str, Verdict, Trap); 36] = [
+        ("configuration", Bad, |f| f.configuration = Some("sixxs.toml:3: unknown key".into())),
+        ("kernel", Bad, |f| f.host.release = "5.10.0-30".into()),
+        ("ipv6", Bad, |f| f.host.ipv6 = false),
+        ("rules", Bad, |f| f.host.rules = Some(false)),
+        ("subtrees", Bad, |f| f.host.subtrees = Some(Some(false))),
+        ("programs", Bad, |f| f.host.programs = Some(false)),
+        ("programs", Note, |f| f.host.programs = None),
+        ("bpffs", Bad, |f| f.host.bpffs = false),
+        ("pins", Bad, |f| f.host.pins.mounted = false),
+        ("pins", Note, |f| f.host.pins.left = vec!["v2".into()]),
+        ("tun", Bad, |f| f.host.tun = Some(false)),
+        ("sit", Note, |f| f.host.sit = Some(false)),
+        ("disable_ipv6", Bad, |f| f.settings.disabled = vec!["all".into()]),
+        ("forwarding", Bad, |f| { f.settings.forwarding = Some(false); f.settings.behind = vec![("lan1".into(), "sixxs1".into())]; }),
+        ("accept_ra", Bad, |f| f.settings.uplinks = vec![Uplink { name: "net0".into(), accept_ra: Some(1), forwarding: true, has_lasting_default: false }]),
+        ("echo", Bad, |f| f.settings.icmp.echo_ignore_all = true),
+        ("icmp rate", Bad, |f| { f.settings.icmp.ratelimit_ms = Some(1); f.settings.icmp.ratemask = Some("0-1,129".into()); }),
+        ("icmp rate", Bad, |f| { f.settings.icmp.ratelimit_ms = Some(1); f.settings.icmp.ratemask = Some("0-127".into()); }),
+        ("icmp rate", Note, |f| f.settings.icmp.ratelimit_ms = Some(60_000)),
+        ("rp_filter", Bad, |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net1".into(), rp_filter: 1, leaves_by: "net0".into() }]),
+        ("filters", Note, |f| f.filters.not_listed = Some("not permitted".into())),
+        ("filters", Bad, |f| {
+            f.filters.tunnels = vec![filters::Tunnel { name: "sixxs0".into(), is_led_back: false }];
+            f.filters.rules = vec![FilterRule { family: "inet".into(), table: "firewalld".into(), chain: "filter_PREROUTING".into(), handle: 9, interfaces: None, does: Does::DropUnlessStrict }];
+        }),
+        ("uplink", Bad, |f| f.ways.uplink = Some(false)),
+        ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),
+        ("shadowed", Bad, |f| f.ways.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rules: vec![] }]),
+        ("program order", Bad, |f| f.ways.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
+        ("address", Bad, |f| f.ways.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, ailment: Ailment::Nowhere }]),
+        ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd([]))),
+        ("NetworkManager", Note, |f| f.managers.network_manager = Some(vec!["sixxs0".into()])),
+        ("mtu", Bad, |f| f.paths = vec![Path { tunnel: "sixxs0".into(), mtu: 1480, fits: 1452 }]),
+        ("mtu", Bad, |f| f.paths = vec![Path { tunnel: "sixxs0".into(), mtu: 1280, fits: 1200 }]),
+        ("clock", Note, |f| f.brokers.clock = Some(Clock { synchronised: Some(false), ..Clock::default() })),
+        ("clock", Bad, |f| f.brokers.clock = Some(Clock { refused: vec![("sixxs0".into(), 3)], ..Clock::default() })),
+        ("connects", Bad, |f| f.brokers.standings = vec![Standing { name: "192.0.2.1".into(), locked_out_until: Some("2026-01-01T00:00:00Z".into()), has_slot: false }]),
+        ("group", Note, |f| f.daemon.group = Some(("sixxs".into(), false))),
+        ("daemon", Bad, |f| f.daemon.others = vec![77]),
+    ];
+    for (about, verdict, set) in traps {
+        let mut facts = good();
+        set(&mut facts);
+        let finding = found(&facts, about);
+        assert_eq!(finding.verdict, verdict, "{finding:?}");
+        assert!(finding.fix.is_some(), "{finding:?}");
+    }
+    let mut facts = good();
+    facts.daemon.problems = Some(vec!["uplink net9 does not exist".to_owned()]);
+    assert_eq!(found(&facts, "daemon").verdict, Bad);
+}
+
+#[test]
+#[rustfmt::skip] // a table reads best as one
+fn what_looks_like_a_trap_and_is_none() {
+    type Set = fn(&mut Facts);
+    let sets: [(&str, Set); 5] = [
+        ("rp_filter where the way back is the same", |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net0".into(), rp_filter: 1, leaves_by: "net0".into() }]),
+        ("loose rp_filter", |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net1".into(), rp_filter: 2, leaves_by: "net0".into() }]),
+        ("no forwarding, and nothing behind", |f| f.settings.forwarding = Some(false)),
+        ("a static default route", |f| f.settings.uplinks = vec![Uplink { name: "net0".into(), accept_ra: Some(1), forwarding: true, has_lasting_default: true }]),
+        ("the kernel's usual limits", |f| { f.settings.icmp.ratelimit_ms = Some(1000); f.settings.icmp.ratemask = Some("0-1,3-127\n".into()); }),
+    ];
+    for (name, set) in sets {
+        let mut facts = good();
+        set(&mut facts);
+        let findings = examine(&facts);
+        assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{name}: {findings:#?}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Rules, programs, addresses and uplinks: what leads packets, and what is to catch them.
+
+use std::net::Ipv6Addr;
+
+use super::{Finding, Verdict};
+use crate::explain::rules::SeenRule;
+
+/// What there is.
+#[derive(Clone, Debug, Default)]
+pub struct Ways {
+    /// Whether there is any uplink, by the configuration or by its default route.
+    pub uplink: Option<bool>,
+    /// Interfaces with a default route that are no tunnels and that the configuration does not name.
+    pub unguarded: Vec<String>,
+    /// The uplinks that the configuration names.
+    pub named: Vec<String>,
+    /// Tunnels whose packets are led elsewhere.
+    pub shadows: Vec<Shadow>,
+    /// Who sees an uplink's packets before our program.
+    pub before_ours: Vec<Before>,
+    /// Addresses of tunnels that packets cannot be taken for.
+    pub addresses: Vec<Address>,
+}
+
+/// A tunnel whose packets rules of others lead elsewhere.
+#[derive(Clone, Debug)]
+pub struct Shadow {
+    /// The tunnel.
+    pub tunnel: String,
+    /// The source of its packets.
+    pub source: Ipv6Addr,
+    /// Rules that come before ours, and are for that source.
+    pub rules: Vec<SeenRule>,
+}
+
+/// What sees an uplink's packets before our program does.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// The uplink.
+    pub interface: String,
+    /// What it is.
+    pub what: String,
+    /// What takes it out of the way.
+    pub fix: String,
+}
+
+/// What is the matter with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ailment {
+    /// No interface has it.
+    Nowhere,
+    /// Somebody else on the link has it, too (`dadfailed`).
+    Duplicate,
+    /// Not yet found out whether somebody has (`tentative`).
+    Tentative,
+}
+
+/// An address of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// The tunnel.
+    pub tunnel: String,
+    /// The address.
+    pub address: Ipv6Addr,
+    /// The length of its prefix.
+    pub bits: u8,
+    /// What is the matter with it.
+    pub ailment: Ailment,
+}
+
+pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if ways.uplink == Some(false) {
+        findings.push(Finding::not(
+            "uplink",
+            Verdict::Bad,
+            "no interface has an IPv6 default route: there is nowhere to catch leaks",
+            "name the uplinks in the configuration: uplinks = [\"net0\"]",
+        ));
+    }
+    for name in &ways.unguarded {
+        let all = ways.named.iter().chain([name]);
+        let all: Vec<_> = all.map(|name| format!("\"{name}\"")).collect();
+        findings.push(Finding::not(
+            "uplink",
+            Verdict::Bad,
+            format!(
+                "{name} has an IPv6 default route and is not among the uplinks: leaks there pass"
+            ),
+            format!(
+                "uplinks = [{}] in the configuration; or leave uplinks out",
+                all.join(", ")
+            ),
+        ));
+    }
+    findings.extend(ways.addresses.iter().map(address));
+    findings.extend(ways.shadows.iter().map(shadow));
+    findings.extend(ways.before_ours.iter().map(|before| {
+        let Before {
+            interface,
+            what,
+            fix,
+        } = before;
+        Finding::not(
+            "program order",
+            Verdict::Bad,
+            format!(
+                "{what} sees what leaves by {interface} before our program does: where it ends the \
+                 matter, leaks are not seen"
+            ),
+            fix,
+        )
+    }));
+    findings
+}
+
+fn shadow(shadow: &Shadow) -> Finding {
+    let Shadow {
+        tunnel,
+        source,
+        rules,
+    } = shadow;
+    let seen: Vec<_> = rules
+        .iter()
+        .map(|rule| format!("{}: {rule}", rule.priority))
+        .collect();
+    let fixes: Vec<_> = rules.iter().map(|rule| rule.command("del")).collect();
+    Finding::not(
+        "shadowed",
+        Verdict::Bad,
+        format!(
+            "packets of {tunnel} from {source} are led elsewhere by what comes before our rules: {}",
+            seen.join("; ")
+        ),
+        format!("{}; or set rule_priority below it", fixes.join("; ")),
+    )
+}
+
+fn address(address: &Address) -> Finding {
+    let Address {
+        tunnel,
+        address,
+        bits,
+        ailment,
+    } = address;
+    let add = format!("ip -6 address replace {address}/{bits} dev {tunnel} nodad");
+    let (verdict, detail, fix) = match ailment {
+        Ailment::Nowhere => (
+            Verdict::Bad,
+            format!("no interface has {address}, which is {tunnel}'s: nobody answers for it"),
+            add,
+        ),
+        Ailment::Duplicate => (
+            Verdict::Bad,
+            format!("{address} of {tunnel} is not in use: somebody else on the link has it, too"),
+            format!("ip -6 address del {address}/{bits} dev {tunnel}; {add}"),
+        ),
+        Ailment::Tentative => (
+            Verdict::Note,
+            format!("{address} of {tunnel} is not in use yet: it is being looked for on the link"),
+            add,
+        ),
+    };
+    Finding::not("address", verdict, detail, fix)
+}

@@ -1,0 +1,81 @@
+//! Who sees the packets of an interface, and what the pin directory is like: without a daemon.
+
+use std::path::Path;
+
+use aya::programs::SchedClassifier;
+use sixxs_core::types::{IfIndex, IfName};
+
+use super::{
+    EGRESS, Hook, INGRESS,
+    hook::{HANDLE, attach_type},
+    pins::{Pins, on_bpffs},
+};
+use crate::netlink::{
+    Netlink,
+    tc::{Direction, Filter},
+};
+
+/// Something that sees an interface's packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether it is a program of ours.
+    pub ours: bool,
+    /// How it is attached.
+    pub hook: Hook,
+    /// The name of a program, or the kind of a filter.
+    pub name: String,
+    /// The number of a program, or the priority of a filter.
+    pub number: u32,
+}
+
+/// Who sees what leaves by, or comes in by, an interface, in their order.
+pub async fn seen_at(
+    netlink: &Netlink,
+    name: &IfName,
+    index: IfIndex,
+    direction: Direction,
+) -> anyhow::Result<Vec<Seen>> {
+    let own = match direction {
+        Direction::Egress => EGRESS,
+        Direction::Ingress => INGRESS,
+    };
+    // An error: there is no TCX before 6.6, or it is not for us to know.
+    let tcx = SchedClassifier::query_tcx(name.as_str(), attach_type(direction));
+    let tcx = tcx.map(|(_, programs)| programs).unwrap_or_default();
+    let programs = tcx.iter().map(|program| {
+        let name = program.name_as_str().unwrap_or_default();
+        Seen {
+            ours: name == own,
+            hook: Hook::Tcx,
+            name: name.to_owned(),
+            number: program.id(),
+        }
+    });
+    let mut seen: Vec<_> = programs.collect();
+    let mut filters = netlink.filters(index, direction).await?;
+    // Each has a head entry besides, and some have entries of their own making.
+    filters.sort_by_key(|filter| (filter.priority, filter.handle != HANDLE));
+    filters.dedup_by_key(|filter| filter.priority);
+    seen.extend(filters.into_iter().map(|filter| {
+        let Filter {
+            kind,
+            priority,
+            handle,
+            ..
+        } = filter;
+        Seen {
+            ours: kind == "bpf" && handle == HANDLE,
+            hook: Hook::Clsact,
+            name: kind,
+            number: priority.into(),
+        }
+    }));
+    Ok(seen)
+}
+
+/// Whether a pin directory is on a bpffs, and which other versions of this program left pins there.
+pub fn seen_pins(pin_dir: &Path) -> (bool, Vec<String>) {
+    let others = Pins::at(pin_dir).others().unwrap_or_default();
+    let names = others.iter().filter_map(Pins::version).collect();
+    (on_bpffs(pin_dir), names)
+}

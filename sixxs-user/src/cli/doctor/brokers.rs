@@ -1,0 +1,89 @@
+//! What depends on brokers: the paths to them, the clock, the connect limit.
+
+use std::{net::Ipv6Addr, thread};
+
+use sixxs_core::{
+    config::{Config, Kind},
+    doctor::{
+        brokers::{Brokers, Clock, Standing},
+        paths::Path,
+    },
+};
+
+use super::View;
+use crate::{api, clock, ping};
+
+/// As the reason of a tunnel has it that a broker refused for its clock.
+const CLOCK_IS_OFF: &str = "this host's clock is";
+
+/// Tunnels tried at a time.
+const AT_ONCE: usize = 16;
+
+/// What fits through the tunnels that have somebody to ping. All at once: what is lost costs time.
+pub(super) async fn paths(view: &View) -> Vec<Path> {
+    let mut ways = Vec::new();
+    for tunnel in &view.config.tunnels {
+        let link = view.links.by_name(&tunnel.name).filter(|link| link.up);
+        let target = tunnel.check_target.or(tunnel.peer);
+        let source = tunnel.addresses.first().map(|address| address.address);
+        if let (Some(link), Some(target), Some(source)) = (link, target, source) {
+            let mtu = tunnel.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)).0;
+            ways.push((tunnel.name.to_string(), source, target, mtu));
+        }
+    }
+    let tried = tokio::task::spawn_blocking(move || {
+        let mut paths = Vec::new();
+        for ways in ways.chunks(AT_ONCE) {
+            thread::scope(|scope| {
+                let running: Vec<_> = ways.iter().map(|way| scope.spawn(|| path(way))).collect();
+                let done = running.into_iter().filter_map(|thread| thread.join().ok()?);
+                paths.extend(done);
+            });
+        }
+        paths
+    });
+    tried.await.unwrap_or_default()
+}
+
+/// Tries one. Who may not ping, or is not answered at all, finds nothing out.
+fn path((tunnel, source, target, mtu): &(String, Ipv6Addr, Ipv6Addr, u32)) -> Option<Path> {
+    let fits = ping::largest(*source, *target, *mtu).ok()??;
+    Some(Path {
+        tunnel: tunnel.clone(),
+        mtu: *mtu,
+        fits,
+    })
+}
+
+pub(super) fn brokers(view: &View) -> Brokers {
+    let tunnels = || view.status.iter().flat_map(|status| &status.tunnels);
+    let wrong = |tunnel: &api::Tunnel| {
+        let reason = tunnel.reason.clone()?;
+        (reason.contains(CLOCK_IS_OFF)).then(|| (tunnel.name.clone(), reason))
+    };
+    let refused = |tunnel: &api::Tunnel| Some((tunnel.name.clone(), *tunnel.refused.get("time")?));
+    let standings = view.status.iter().flat_map(|status| &status.brokers);
+    Brokers {
+        clock: depends_on_clock(&view.config).then(|| Clock {
+            synchronised: clock::is_synchronised(),
+            wrong: tunnels().filter_map(wrong).collect(),
+            refused: tunnels().filter_map(refused).collect(),
+        }),
+        standings: standings
+            .map(|broker| Standing {
+                name: broker.name.clone(),
+                locked_out_until: broker.locked_out_until.clone(),
+                has_slot: broker.slots_left > 0,
+            })
+            .collect(),
+    }
+}
+
+/// Whether there are tunnels whose packets are signed with the time.
+fn depends_on_clock(config: &Config) -> bool {
+    config.tunnels.iter().any(|tunnel| match &tunnel.kind {
+        Kind::Ayiya(_) | Kind::Account(_) => true,
+        Kind::SixInFour(kind) => kind.heartbeat.is_some(),
+        Kind::Interface | Kind::Command { .. } => false,
+    })
+}

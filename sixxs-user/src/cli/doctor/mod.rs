@@ -1,0 +1,261 @@
+//! `sixxs doctor`: what on this host is in the way.
+
+//!
+//! * `managers` – network managers and other processes
+//! * `settings` – sysctls
+//! * `filters` – packet filters, by nft
+//! * `ways` – rules, programs, addresses and uplinks
+//! * `brokers` – paths, the clock and the connect limit
+
+mod brokers;
+mod filters;
+mod managers;
+mod settings;
+mod ways;
+
+use std::{fs, path::Path, process::ExitCode};
+
+use serde::Serialize;
+use sixxs_core::{
+    config::{Config, RuleMode},
+    doctor::{
+        self, Facts, Finding, Verdict,
+        daemon::Daemon,
+        host::{Host, Pins},
+    },
+    link::Links,
+    routing::{
+        Desired, Plan, Step, UNREACHABLE_METRIC,
+        desired::Place,
+        diff,
+        plan::{Route, To},
+    },
+    types::{Prefix, TableId},
+};
+
+use super::show;
+use crate::{
+    api::Status,
+    bpf, client, config_file, kernel,
+    netlink::{Netlink, Scope},
+    paths::Paths,
+};
+
+/// A finding, as it is told.
+#[derive(Serialize)]
+struct Told<'a> {
+    about: &'a str,
+    verdict: &'static str,
+    detail: &'a str,
+    fix: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    healthy: bool,
+    findings: Vec<Told<'a>>,
+}
+
+pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> {
+    let findings = doctor::examine(&gather(paths).await);
+    let told = findings.iter().map(|finding| {
+        let Finding {
+            about,
+            verdict,
+            detail,
+            fix,
+        } = finding;
+        Told {
+            about,
+            verdict: match verdict {
+                Verdict::Good => "good",
+                Verdict::Note => "note",
+                Verdict::Bad => "bad",
+            },
+            detail,
+            fix: fix.as_deref(),
+        }
+    });
+    let report = Report {
+        healthy: findings
+            .iter()
+            .all(|finding| finding.verdict != Verdict::Bad),
+        findings: told.collect(),
+    };
+    if json {
+        show::print(&show::line(&report)?)?;
+    } else {
+        for Told {
+            about,
+            verdict,
+            detail,
+            fix,
+        } in &report.findings
+        {
+            let verdict = match *verdict {
+                "bad" => "BAD",
+                other => other,
+            };
+            show::print(&format!("{verdict:<5} {about:<15} {detail}\n"))?;
+            if let Some(fix) = fix {
+                show::print(&format!("{:<21} fix: {fix}\n", ""))?;
+            }
+        }
+    }
+    Ok(show::exit(report.healthy))
+}
+
+/// What the others look at: the configuration, and the host as rtnetlink and the daemon tell of it.
+struct View {
+    config: Config,
+    links: Links,
+    netlink: Netlink,
+    status: Option<Status>,
+}
+
+/// Looks at the host. What cannot be looked at is not known; the daemon need not run, nor be
+/// configured.
+async fn gather(paths: &Paths) -> Facts {
+    let (config, configuration) = match config_file::read(&paths.config) {
+        Ok(config) => (Some(config), None),
+        Err(wrong) => (None, Some(wrong.to_string())),
+    };
+    let status = client::get::<Status>(&paths.socket(), "/v1/status")
+        .await
+        .ok();
+    let mut facts = Facts {
+        host: host(paths, config.as_ref(), status.as_ref()),
+        configuration: configuration.filter(|_| paths.config.exists()),
+        managers: managers::managers(config.as_ref()),
+        daemon: Daemon {
+            problems: status.as_ref().map(|status| status.problems.clone()),
+            missing: 0,
+            others: managers::other_daemons(paths).await,
+            group: managers::group(&paths.group),
+            not_writable: config
+                .as_ref()
+                .filter(|config| has_native(config))
+                .and_then(|_| managers::not_writable(&paths.state_dir)),
+        },
+        ..Facts::default()
+    };
+    let config = config.unwrap_or_default();
+    // Which interfaces have a default route matters even where uplinks are named.
+    let scope = Scope {
+        default_routes: true,
+        ..Scope::of(&config)
+    };
+    let looked = async {
+        let mut netlink = Netlink::open()?;
+        let observed = netlink.observe(&scope).await?;
+        anyhow::Ok((netlink, observed))
+    };
+    let (netlink, observed) = match looked.await {
+        Ok(looked) => looked,
+        Err(error) => {
+            let lacks_rules = format!("{error:#}").contains("no rules for IPv6");
+            facts.host.rules = lacks_rules.then_some(false);
+            return facts;
+        }
+    };
+    facts.host.rules = Some(true);
+    if facts.daemon.problems.is_none() {
+        let plan = diff(&Desired::new(&config, |_| true), &observed);
+        facts.daemon.missing = plan.steps.len();
+    }
+    let view = View {
+        config,
+        links: observed.links,
+        netlink,
+        status,
+    };
+    let (filters, tried, settings, ways) = tokio::join!(
+        filters::filters(&view),
+        brokers::paths(&view),
+        settings::settings(&view),
+        ways::ways(&view),
+    );
+    facts.filters = filters;
+    facts.paths = tried;
+    facts.settings = settings;
+    facts.ways = ways;
+    facts.brokers = brokers::brokers(&view);
+    facts
+}
+
+fn has_native(config: &Config) -> bool {
+    config.tunnels.iter().any(|tunnel| tunnel.kind.is_native())
+}
+
+fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host {
+    let (mounted, left) = bpf::seen_pins(&paths.pin_dir);
+    let has_subtrees = |config: &Config| config.rule_mode == RuleMode::Subtrees;
+    let carriers = status.iter().flat_map(|status| &status.tunnels);
+    let mut six_in_four = carriers.filter(|tunnel| tunnel.kind.starts_with("6in4"));
+    Host {
+        release: kernel::release(),
+        ipv6: kernel::has_ipv6(),
+        rules: None,
+        subtrees: config
+            .filter(|config| has_subtrees(config))
+            .map(|_| try_subtrees()),
+        programs: bpf::is_supported(),
+        bpffs: read("/proc/filesystems")
+            .lines()
+            .any(|line| line.ends_with("\tbpf")),
+        pins: Pins {
+            directory: paths.pin_dir.display().to_string(),
+            mounted,
+            mountable: has_sys_admin(),
+            // A daemon has taken them over.
+            left: left.into_iter().filter(|_| status.is_none()).collect(),
+        },
+        tun: config
+            .filter(|config| has_native(config))
+            .map(|_| Path::new("/dev/net/tun").exists()),
+        sit: six_in_four
+            .any(|tunnel| tunnel.carrier.as_deref() == Some("tun"))
+            .then_some(false),
+    }
+}
+
+/// Whether this process may mount file systems (`CAP_SYS_ADMIN`, number 21).
+fn has_sys_admin() -> bool {
+    let status = read("/proc/self/status");
+    let mut lines = status.lines();
+    let bits = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .is_some_and(|bits| bits >> 21 & 1 == 1)
+}
+
+/// Whether the kernel takes source-specific routes: tried in a network namespace that nobody sees and
+/// that goes with its thread.
+fn try_subtrees() -> Option<bool> {
+    let tried = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .ok()?;
+        let place = Place {
+            table: TableId(200),
+            metric: UNREACHABLE_METRIC,
+            destination: Prefix::ALL,
+            source: "2001:db8::1".parse().ok()?,
+        };
+        let to = To::Unreachable;
+        let plan = Plan {
+            steps: vec![Step::AddRoute(Route { place, to })],
+            problems: Vec::new(),
+        };
+        runtime.block_on(async {
+            let outcome = Netlink::open().ok()?.apply(&plan).await;
+            Some(outcome.failed.is_empty())
+        })
+    });
+    tried.join().ok()?
+}
+
+fn read(file: impl AsRef<Path>) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}

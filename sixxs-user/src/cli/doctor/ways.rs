@@ -1,0 +1,108 @@
+//! Rules, programs, addresses and uplinks.
+
+use std::collections::BTreeMap;
+
+use sixxs_core::{
+    doctor::ways::{Address, Ailment, Before, Ways},
+    enforce,
+    link::Link,
+};
+
+use super::View;
+use crate::{
+    bpf::{self, Hook, Seen},
+    netlink::tc::Direction,
+    shadow,
+};
+
+pub(super) async fn ways(view: &View) -> Ways {
+    let View {
+        config,
+        links,
+        netlink,
+        ..
+    } = view;
+    if config.tunnels.is_empty() {
+        return Ways::default();
+    }
+    let uplinks = enforce::uplinks(config, links);
+    let is_tunnel = |link: &Link| config.tunnels.iter().any(|tunnel| tunnel.name == link.name);
+    let named = config.uplinks.as_deref().unwrap_or_default();
+    let is_unguarded = |link: &&Link| {
+        let is_named = config.uplinks.is_none() || named.contains(&link.name);
+        link.default_route && !is_named && !is_tunnel(link)
+    };
+    let unguarded = links.iter().filter(is_unguarded);
+    let mut before_ours = Vec::new();
+    for uplink in &uplinks {
+        let seen = bpf::seen_at(netlink, &uplink.name, uplink.index, Direction::Egress).await;
+        before_ours.extend(before(uplink, &seen.unwrap_or_default()));
+    }
+    let shadows = shadow::shadows(netlink, config, links, |_| true).await;
+    Ways {
+        uplink: Some(!uplinks.is_empty()),
+        unguarded: unguarded.map(|link| link.name.to_string()).collect(),
+        named: named.iter().map(ToString::to_string).collect(),
+        shadows: shadows.unwrap_or_default(),
+        before_ours,
+        addresses: addresses(view).await,
+    }
+}
+
+/// Those before ours; none where ours is not.
+fn before(uplink: &Link, seen: &[Seen]) -> Vec<Before> {
+    let interface = uplink.name.to_string();
+    let ours = seen.iter().position(|seen| seen.ours).unwrap_or_default();
+    let before = seen[..ours].iter().map(|other| {
+        let Seen { name, number, .. } = other;
+        let (what, fix) = match other.hook {
+            Hook::Tcx => (
+                format!("the program {name:?} (number {number})"),
+                "sixxs down, then sixxs run: it puts its program first".to_owned(),
+            ),
+            Hook::Clsact => (
+                format!("a filter of kind {name} (priority {number})"),
+                format!(
+                    "tc filter del dev {interface} egress pref {number}; then sixxs down and sixxs run, \
+                     and that filter again with a higher pref"
+                ),
+            ),
+        };
+        Before {
+            interface: interface.clone(),
+            what,
+            fix,
+        }
+    });
+    before.collect()
+}
+
+/// What is the matter with the addresses of tunnels whose interface is there and up.
+async fn addresses(view: &View) -> Vec<Address> {
+    let Ok(seen) = view.netlink.seen_addresses().await else {
+        return Vec::new();
+    };
+    let seen: BTreeMap<_, _> = seen.iter().map(|seen| (seen.address, seen)).collect();
+    let mut ailing = Vec::new();
+    for tunnel in &view.config.tunnels {
+        let link = view.links.by_name(&tunnel.name);
+        if tunnel.addresses_by_others || !link.is_some_and(|link| link.up) {
+            continue;
+        }
+        for address in &tunnel.addresses {
+            let ailment = match seen.get(&address.address) {
+                None => Ailment::Nowhere,
+                Some(seen) if seen.is_duplicate => Ailment::Duplicate,
+                Some(seen) if seen.is_tentative => Ailment::Tentative,
+                Some(_) => continue,
+            };
+            ailing.push(Address {
+                tunnel: tunnel.name.to_string(),
+                address: address.address,
+                bits: address.bits,
+                ailment,
+            });
+        }
+    }
+    ailing
+}

@@ -1,0 +1,78 @@
+//! IPv6 addresses of interfaces.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use anyhow::Context as _;
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
+};
+use sixxs_core::types::IfIndex;
+
+use super::{Netlink, observe::DUMP};
+
+/// An address of an interface, and how it is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct SeenAddress {
+    /// The interface.
+    pub index: IfIndex,
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Whether somebody else on the link has it, too.
+    pub is_duplicate: bool,
+    /// Whether that is still being found out.
+    pub is_tentative: bool,
+}
+
+impl Netlink {
+    /// All addresses.
+    pub async fn seen_addresses(&self) -> anyhow::Result<Vec<SeenAddress>> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = self
+            .request(RouteNetlinkMessage::GetAddress(request), DUMP)
+            .await
+            .context("list the IPv6 addresses")?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewAddress(message) => seen(&message),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The addresses of each interface.
+    pub(super) async fn addresses(&self) -> anyhow::Result<BTreeMap<IfIndex, Vec<Ipv6Addr>>> {
+        let mut addresses: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for seen in self.seen_addresses().await? {
+            addresses.entry(seen.index).or_default().push(seen.address);
+        }
+        Ok(addresses)
+    }
+}
+
+fn seen(message: &AddressMessage) -> Option<SeenAddress> {
+    let (mut local, mut other) = (None, None);
+    let mut flags = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // IFA_LOCAL is our end of a point-to-point address, IFA_ADDRESS then the other one.
+            AddressAttribute::Local(IpAddr::V6(address)) => local = Some(*address),
+            AddressAttribute::Address(IpAddr::V6(address)) => other = Some(*address),
+            AddressAttribute::Flags(all) => flags = Some(*all),
+            _ => {}
+        }
+    }
+    let header = message.header.flags;
+    let has = |all, short| flags.map_or(header.contains(short), |flags| flags.contains(all));
+    Some(SeenAddress {
+        index: IfIndex(message.header.index),
+        address: local.or(other)?,
+        is_duplicate: has(AddressFlags::Dadfailed, AddressHeaderFlags::Dadfailed),
+        is_tentative: has(AddressFlags::Tentative, AddressHeaderFlags::Tentative),
+    })
+}

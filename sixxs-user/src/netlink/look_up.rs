@@ -1,0 +1,209 @@
+//! Asks the kernel which way it would send a packet.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use anyhow::Context as _;
+use rtnetlink::{
+    packet_core::NLM_F_REQUEST,
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType},
+    },
+};
+use sixxs_core::types::{IfIndex, Metric, Prefix, TableId};
+
+use super::{Netlink, RequestError, observe::GLOBAL};
+
+/// A packet, as far as its way depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Question {
+    /// Its source; `None`: not yet chosen.
+    pub source: Option<Ipv6Addr>,
+    /// Its destination; `None`: somewhere far away.
+    pub destination: Option<Ipv6Addr>,
+    /// Owner of the sending socket; `None`: whoever asks.
+    pub uid: Option<u32>,
+    /// Its mark.
+    pub mark: Option<u32>,
+    /// The interface by which it came in; `None`: it is the host's own.
+    pub iif: Option<IfIndex>,
+    /// The interface that the socket is bound to.
+    pub oif: Option<IfIndex>,
+}
+
+/// The kernel's answer.
+#[derive(Debug)]
+pub enum Way {
+    /// By this route.
+    By(Found),
+    /// None; the error that the sender sees.
+    Refused(io::Error),
+}
+
+/// A route that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its table.
+    pub table: TableId,
+    /// Its destination.
+    pub destination: Prefix,
+    /// Its source, for a source-specific route; else the prefix of length 0.
+    pub from: Prefix,
+    /// Its metric.
+    pub metric: Metric,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Whether the destination is an address of this host.
+    pub is_local: bool,
+    /// The interface that it leads to.
+    pub index: Option<IfIndex>,
+    /// Next hop.
+    pub gateway: Option<Ipv6Addr>,
+    /// The MTU that is known for the destination, in bytes; `None`: the interface's.
+    pub mtu: Option<u32>,
+}
+
+impl Netlink {
+    /// The way of a packet.
+    pub async fn way(&self, question: Question) -> anyhow::Result<Way> {
+        let request = message(question, RouteFlags::FibMatch);
+        let matched = match self.one_route(request).await? {
+            Ok(matched) => matched,
+            Err(error) => return Ok(Way::Refused(error)),
+        };
+        // The matching route has several next hops, perhaps: which one the packet takes is asked apart.
+        let request = message(question, RouteFlags::empty());
+        let chosen = match self.one_route(request).await? {
+            Ok(chosen) => chosen,
+            Err(error) => return Ok(Way::Refused(error)),
+        };
+        Ok(Way::By(found(&matched, &chosen)))
+    }
+
+    /// The interface by which the kernel would send what has this source to somewhere far away;
+    /// `None`: by none.
+    pub async fn way_out(&self, source: Ipv6Addr) -> anyhow::Result<Option<IfIndex>> {
+        let question = Question {
+            source: Some(source),
+            ..Question::default()
+        };
+        let request = message(question, RouteFlags::empty());
+        // Where it is refused, there is no route.
+        Ok(self
+            .one_route(request)
+            .await?
+            .ok()
+            .and_then(|route| oif(&route)))
+    }
+
+    /// The interface that leads to an IPv4 address, from an address of ours.
+    pub async fn way_out4(
+        &self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+    ) -> anyhow::Result<Option<IfIndex>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        request.header.kind = RouteType::Unspec;
+        request.header.destination_prefix_length = 32;
+        request.header.source_prefix_length = 32;
+        request.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(destination)),
+            RouteAttribute::Source(RouteAddress::Inet(source)),
+        ];
+        let answer = self.one_route(request).await?;
+        Ok(answer.ok().and_then(|route| oif(&route)))
+    }
+
+    async fn one_route(&self, request: RouteMessage) -> anyhow::Result<io::Result<RouteMessage>> {
+        let request = RouteNetlinkMessage::GetRoute(request);
+        match self.request(request, NLM_F_REQUEST).await {
+            Ok(answers) => {
+                let mut routes = answers.into_iter().filter_map(|answer| match answer {
+                    RouteNetlinkMessage::NewRoute(route) => Some(route),
+                    _ => None,
+                });
+                let none = || io::Error::from_raw_os_error(libc::ENETUNREACH);
+                Ok(routes.next().ok_or_else(none))
+            }
+            Err(RequestError::Kernel(error)) => Ok(Err(error)),
+            Err(error) => Err(error).context("look a route up"),
+        }
+    }
+}
+
+fn message(question: Question, flags: RouteFlags) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet6;
+    request.header.kind = RouteType::Unspec;
+    request.header.flags = flags;
+    request.header.destination_prefix_length = 128;
+    let destination = question.destination.unwrap_or(GLOBAL);
+    let destination = RouteAttribute::Destination(RouteAddress::Inet6(destination));
+    request.attributes.push(destination);
+    if let Some(source) = question.source {
+        request.header.source_prefix_length = 128;
+        let source = RouteAttribute::Source(RouteAddress::Inet6(source));
+        request.attributes.push(source);
+    }
+    let more = [
+        question.uid.map(RouteAttribute::Uid),
+        question.mark.map(RouteAttribute::Mark),
+        question.iif.map(|index| RouteAttribute::Iif(index.0)),
+        question.oif.map(|index| RouteAttribute::Oif(index.0)),
+    ];
+    request.attributes.extend(more.into_iter().flatten());
+    request
+}
+
+fn oif(message: &RouteMessage) -> Option<IfIndex> {
+    let mut attributes = message.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(IfIndex(*index)),
+        _ => None,
+    })
+}
+
+fn found(matched: &RouteMessage, chosen: &RouteMessage) -> Found {
+    let header = &matched.header;
+    let mut found = Found {
+        table: TableId(u32::from(header.table)),
+        destination: Prefix::ALL,
+        from: Prefix::ALL,
+        metric: Metric(0),
+        protocol: u8::from(header.protocol),
+        is_local: header.kind == RouteType::Local,
+        index: oif(chosen),
+        gateway: None,
+        mtu: None,
+    };
+    for attribute in &matched.attributes {
+        match attribute {
+            RouteAttribute::Table(table) => found.table = TableId(*table),
+            RouteAttribute::Priority(metric) => found.metric = Metric(*metric),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                found.destination = Prefix::containing(*address, header.destination_prefix_length);
+            }
+            RouteAttribute::Source(RouteAddress::Inet6(address)) => {
+                found.from = Prefix::containing(*address, header.source_prefix_length);
+            }
+            _ => {}
+        }
+    }
+    for attribute in &chosen.attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => found.gateway = Some(*address),
+            RouteAttribute::Metrics(metrics) => {
+                found.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    found
+}

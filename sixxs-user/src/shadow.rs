@@ -1,0 +1,84 @@
+//! Where somebody's rule comes before ours and leads elsewhere. The kernel is asked: what a rule does
+//! depends on more than can be seen in it.
+
+use sixxs_core::{
+    config::{Config, Tunnel},
+    doctor::ways::Shadow,
+    explain::{
+        Packet,
+        rules::{self, Match, Met, SeenRule},
+    },
+    link::Links,
+    types::RulePriority,
+};
+
+use crate::netlink::{GLOBAL, Netlink, Question, Way};
+
+/// Tunnels, of those that `wanted` accepts, whose packets are led elsewhere by rules of others. As of
+/// the last look.
+pub(crate) async fn shadows(
+    netlink: &Netlink,
+    config: &Config,
+    links: &Links,
+    wanted: impl Fn(&Tunnel) -> bool,
+) -> anyhow::Result<Vec<Shadow>> {
+    // What is asked first of all that we have.
+    let first = RulePriority(config.rule_priority.0 - 1);
+    let is_before = |rule: &&SeenRule| rule.priority.0 > 0 && rule.priority < first;
+    let others = netlink.others_rules();
+    let before: Vec<_> = others.iter().filter(is_before).collect();
+    let mut shadows = Vec::new();
+    if before.is_empty() {
+        return Ok(shadows);
+    }
+    for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
+        let link = links.by_name(&tunnel.name);
+        let (Some(link), Some(source)) = (link, tunnel.addresses.first()) else {
+            continue;
+        };
+        let source = source.address;
+        if !link.up || !link.addresses.contains(&source) {
+            continue;
+        }
+        let question = Question {
+            source: Some(source),
+            ..Question::default()
+        };
+        let found = match netlink.way(question).await? {
+            Way::By(found) if found.index == Some(link.index) => continue,
+            Way::By(found) => Some((found.table, found.destination.bits())),
+            Way::Refused(_) => None,
+        };
+        let packet = Packet {
+            source,
+            destination: GLOBAL,
+            uid: Some(nix::unistd::geteuid().as_raw()),
+            mark: Some(0),
+            iif: None,
+            oif: None,
+        };
+        let rules = match found {
+            // Led away by the last that it met.
+            Some(_) => rules::met(others, &packet, found)
+                .into_iter()
+                .filter(|(rule, met)| *met == Met::Taken && is_before(rule))
+                .map(|(rule, _)| rule.clone())
+                .collect(),
+            None => {
+                let refusing = rules::before(others, &packet, first).into_iter();
+                refusing
+                    .filter(|(_, how)| *how == Match::Yes)
+                    .map(|(rule, _)| rule.clone())
+                    .collect::<Vec<_>>()
+            }
+        };
+        if !rules.is_empty() {
+            shadows.push(Shadow {
+                tunnel: tunnel.name.to_string(),
+                source,
+                rules,
+            });
+        }
+    }
+    Ok(shadows)
+}
