@@ -20,6 +20,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Pacer {
     due: Option<Duration>,
+    /// When the first change came that waits.
+    since: Option<Duration>,
     /// Processor time that rounds may still take.
     credit: Duration,
     /// What rounds took above it.
@@ -31,6 +33,7 @@ impl Default for Pacer {
     fn default() -> Self {
         Self {
             due: None,
+            since: None,
             credit: BURST,
             debt: Duration::ZERO,
             counted: Duration::ZERO,
@@ -42,6 +45,7 @@ impl Pacer {
     /// Something changed.
     pub fn changed(&mut self, now: Duration) {
         self.count(now);
+        self.since.get_or_insert(now);
         if self.due.is_none() {
             let delay = if self.credit.is_zero() {
                 (self.debt * SHARE).clamp(SPACED, LONGEST)
@@ -54,6 +58,7 @@ impl Pacer {
 
     /// Something changed for which no debt is a reason to wait: until the next round it is not guarded.
     pub fn urgent(&mut self, now: Duration) {
+        self.since.get_or_insert(now);
         let soon = now + GATHER;
         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
@@ -64,10 +69,11 @@ impl Pacer {
         self.due
     }
 
-    /// A round begins.
-    pub fn begin(&mut self, now: Duration) {
+    /// A round begins. Returns when the first change came that waited for it.
+    pub fn begin(&mut self, now: Duration) -> Option<Duration> {
         self.count(now);
         self.due = None;
+        self.since.take()
     }
 
     /// It is over, and took so much processor time: to wait for a processor is no reason to wait for

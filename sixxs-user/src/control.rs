@@ -3,6 +3,7 @@
 //! | request | does |
 //! |---|---|
 //! | `GET /v1/status`, `/v1/counters`, `/v1/plan` | tells |
+//! | `GET /v1/metrics` | tells, in OpenMetrics' text format |
 //! | `GET /v1/alerts[?follow=true]` | tells, one JSON object a line |
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`api::Names`] | changes |
 //! | `POST /v1/aiccu/{start,stop}` with [`api::AccountFile`] | changes |
@@ -96,6 +97,7 @@ pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<Join
     let app = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/counters", get(counters))
+        .route("/v1/metrics", get(metrics))
         .route("/v1/plan", get(plan))
         .route("/v1/alerts", get(alerts))
         .route("/v1/tunnels/{verb}", post(tunnels))
@@ -175,6 +177,11 @@ async fn status(State(requests): State<Requests>) -> Result<Response, Refused> {
 
 async fn counters(State(requests): State<Requests>) -> Result<Response, Refused> {
     Ok(Json(ask(&requests, Request::Counters).await??).into_response())
+}
+
+async fn metrics(State(requests): State<Requests>) -> Result<Response, Refused> {
+    let page = ask(&requests, Request::Metrics).await??;
+    Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], page).into_response())
 }
 
 async fn plan(State(requests): State<Requests>) -> Result<Response, Refused> {

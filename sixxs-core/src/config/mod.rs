@@ -11,7 +11,7 @@ mod reader;
 mod together;
 mod tunnel;
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use toml::de::DeTable;
 
@@ -42,6 +42,8 @@ pub struct Config {
     pub connect_limit: Limit,
     /// How packets are led to the tunnels.
     pub rule_mode: RuleMode,
+    /// Where metrics are served by TCP; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// The tunnels in the order of the file.
     pub tunnels: Vec<Tunnel>,
 }
@@ -55,6 +57,7 @@ impl Default for Config {
             rule_priority: RulePriority(RULE_PRIORITY),
             connect_limit: Limit::default(),
             rule_mode: RuleMode::default(),
+            metrics: None,
             tunnels: Vec::new(),
         }
     }
@@ -204,7 +207,13 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
     let rule_mode = table
         .parsed::<RuleMode>("rule_mode", "\"rules\" or \"subtrees\"", faults)
         .map_or(RuleMode::default(), |at| at.value);
-    table.parsed::<NotYet>("metrics", "no such key yet", faults);
+    let metrics = table
+        .parsed(
+            "metrics",
+            "an address with a port, such as \"127.0.0.1:9346\"",
+            faults,
+        )
+        .map(|at| at.value);
 
     let connect_limit = table.table("connect_limit", faults);
     let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
@@ -237,6 +246,7 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
         rule_priority: RulePriority(rule_priority),
         connect_limit,
         rule_mode,
+        metrics,
         tunnels,
     })
 }
@@ -274,19 +284,6 @@ pub struct NotThat(&'static str);
 impl fmt::Display for NotThat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
-    }
-}
-
-const LATER: &str = "not available in this version";
-
-/// A key that is known, and not available.
-struct NotYet;
-
-impl std::str::FromStr for NotYet {
-    type Err = NotThat;
-
-    fn from_str(_: &str) -> Result<Self, NotThat> {
-        Err(NotThat(LATER))
     }
 }
 

@@ -145,10 +145,10 @@ fn every_fault_is_named() {
         ),
         (
             "on_leak = \"drop\"",
-            "metrics = \"127.0.0.1:9346\"",
+            "metrics = \"localhost\"",
             3,
             "metrics",
-            "not available",
+            "expected an address with a port",
         ),
         (
             "uplinks = [\"net0\"]",

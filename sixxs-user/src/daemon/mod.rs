@@ -16,6 +16,7 @@ mod answers;
 mod corrections;
 mod culprit;
 mod leaks;
+mod page;
 mod reload;
 mod report;
 mod routes;
@@ -50,7 +51,7 @@ use crate::{
 
 pub use tunnels::Verb;
 
-use state::State;
+use state::{State, Ways};
 
 /// Everything is looked at anew this often, events or not.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -106,6 +107,8 @@ pub enum Request {
     Status(oneshot::Sender<anyhow::Result<api::Status>>),
     /// All counters.
     Counters(oneshot::Sender<anyhow::Result<api::Counters>>),
+    /// All metrics, as text.
+    Metrics(oneshot::Sender<anyhow::Result<String>>),
     /// Alerts so far, and those to come.
     Alerts(oneshot::Sender<(Vec<api::Alert>, broadcast::Receiver<api::Alert>)>),
     /// What is missing.
@@ -161,6 +164,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
 
     let (stopped_to, mut stopped) = mpsc::channel(WAITING);
+    let (requests_to, mut requests) = mpsc::channel(WAITING);
     let mut state = State::new(
         paths.clone(),
         config,
@@ -168,7 +172,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         kernel,
         services,
         tunnels,
-        stopped_to,
+        Ways {
+            stopped_to,
+            requests_to: requests_to.clone(),
+        },
     );
     // Nothing is taken for unwanted only because its driver has not spoken yet.
     state.know_from_before().await;
@@ -176,7 +183,6 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     state.begin_alerts()?;
 
     let pruning = tokio::spawn(prune(connects));
-    let (requests_to, mut requests) = mpsc::channel(WAITING);
     let (quits_to, mut quits) = mpsc::channel(1);
     let server = control::listen(
         &paths.socket(),
@@ -224,9 +230,14 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 }
             }
             () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
-                pacer.begin(started.elapsed());
+                let since = pacer.begin(started.elapsed());
                 let before = clock::processor_time()?;
+                let corrections = state.corrections;
                 state.reconcile_or_report().await;
+                if let Some(since) = since && state.corrections > corrections {
+                    let repair = started.elapsed().saturating_sub(since);
+                    state.repairs.observe(repair.as_secs_f64());
+                }
                 let took = clock::processor_time()?.saturating_sub(before);
                 pacer.end(started.elapsed(), took);
             }

@@ -138,7 +138,7 @@ impl State {
             return;
         }
         self.reconcile_or_report().await;
-        stop_in_task(drivers, stopped, self.stopped_to.clone());
+        stop_in_task(drivers, stopped, self.ways.stopped_to.clone());
     }
 }
 

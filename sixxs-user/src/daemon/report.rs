@@ -84,7 +84,7 @@ const IN_PLACE: &str = "in_place";
 const ATTACHED: &str = "attached";
 const MISSING: &str = "missing";
 
-fn read(state: &State, name: &IfName) -> anyhow::Result<Counters> {
+pub(super) fn read(state: &State, name: &IfName) -> anyhow::Result<Counters> {
     match state.kernel.slot(name) {
         Some(slot) => state.kernel.counters(slot),
         None => Ok(NONE),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prometheus_client::metrics::histogram::Histogram;
 use sixxs_core::{
     alert::Merger,
     config::{Config, Conflict, Learned, Tunnel},
@@ -19,6 +20,7 @@ use super::{
     alerts::Alerts,
     corrections::Removals,
     culprit::{ControlGroups, PutBack},
+    page,
     reload::{Changes, Trial},
     report,
     routes::InPlace,
@@ -28,10 +30,18 @@ use crate::{
     api::{self, About},
     bpf::Kernel,
     driver::Services,
+    exporter::Exporter,
+    metrics,
     netlink::{Netlink, Removed, Scope},
     paths::Paths,
     table_file,
 };
+
+/// Ways back into the daemon's loop, for tasks of its own.
+pub(super) struct Ways {
+    pub(super) stopped_to: mpsc::Sender<Stopped>,
+    pub(super) requests_to: mpsc::Sender<Request>,
+}
 
 pub(super) struct State {
     pub(super) paths: Paths,
@@ -48,7 +58,10 @@ pub(super) struct State {
     pub(super) netlink: Netlink,
     pub(super) kernel: Kernel,
     pub(super) services: Services,
-    pub(super) stopped_to: mpsc::Sender<Stopped>,
+    pub(super) ways: Ways,
+    exporter: Option<Exporter>,
+    /// How long repairs took.
+    pub(super) repairs: Histogram,
     pub(super) tunnels: BTreeMap<IfName, Running>,
     /// As of the last look.
     pub(super) observed: Observed,
@@ -85,7 +98,7 @@ impl State {
         kernel: Kernel,
         services: Services,
         tunnels: BTreeMap<IfName, Running>,
-        stopped_to: mpsc::Sender<Stopped>,
+        ways: Ways,
     ) -> Self {
         let alerts = Alerts::new(services.clock.clone());
         Self {
@@ -99,7 +112,9 @@ impl State {
             netlink,
             kernel,
             services,
-            stopped_to,
+            ways,
+            exporter: None,
+            repairs: metrics::repairs(),
             tunnels,
             observed: Observed::default(),
             plan: Plan::default(),
@@ -155,6 +170,7 @@ impl State {
             self.route().await,
             self.shadows().await,
             self.name_tables(),
+            self.export().await,
         ] {
             match part {
                 Ok(found) => problems.extend(found),
@@ -294,6 +310,19 @@ impl State {
         Ok(Vec::new())
     }
 
+    /// Serves metrics where the configuration says, and nowhere else.
+    async fn export(&mut self) -> anyhow::Result<Vec<String>> {
+        if self.exporter.as_ref().map(Exporter::address) == self.config.metrics {
+            return Ok(Vec::new());
+        }
+        // First, so that the same port can be served at another address.
+        self.exporter = None;
+        if let Some(address) = self.config.metrics {
+            self.exporter = Some(Exporter::serve(address, self.ways.requests_to.clone()).await?);
+        }
+        Ok(Vec::new())
+    }
+
     /// Problems are told when they come up, not again while they last.
     pub(super) fn tell_problems(&mut self, problems: Vec<String>) {
         for problem in &problems {
@@ -339,6 +368,10 @@ impl State {
             }
             Request::Counters(answer) => {
                 let _gone = answer.send(report::counters(self));
+            }
+            Request::Metrics(answer) => {
+                let standings = self.services.connects.standings().await;
+                let _gone = answer.send(page::metrics(self, standings));
             }
             Request::Alerts(answer) => {
                 let _gone = answer.send(self.alerts.subscribe());

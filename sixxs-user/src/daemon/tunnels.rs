@@ -209,7 +209,7 @@ impl State {
         }
         // Rules and sources go first, the interface after them.
         self.reconcile_or_report().await;
-        stop_in_task(drivers, stopped, self.stopped_to.clone());
+        stop_in_task(drivers, stopped, self.ways.stopped_to.clone());
     }
 
     pub(super) fn is_stopping(&self, name: &IfName) -> bool {
@@ -296,7 +296,7 @@ impl State {
         });
         let drivers = drivers.collect();
         // What is left of the channel's senders is held by the tasks that stop drivers.
-        drop(self.stopped_to);
+        drop(self.ways.stopped_to);
         let stopping = async {
             let mut problems = Vec::new();
             while let Some(stopped) = stopped.recv().await {

@@ -41,6 +41,7 @@ mod down;
 mod footprint;
 mod lans;
 mod many;
+mod metrics;
 mod native;
 mod native_accounts;
 mod native_attacks;

@@ -1,0 +1,153 @@
+//! Metrics for whoever asks by TCP: `GET /metrics`, and nothing else.
+//!
+//! Tasks: one that accepts, and one for each connection; they end when the [`Exporter`] is dropped.
+//! Connections are few and short, whatever the other side does.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use http_body_util::Full;
+use hyper::{
+    Method, Request as HttpRequest, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, oneshot},
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tracing::debug;
+
+use crate::{daemon::Request, metrics};
+
+/// Connections at a time; others wait to be accepted.
+const CONNECTIONS: usize = 16;
+
+/// The whole of a connection.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Until a request is complete.
+const ASKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// When no connection can be accepted, for want of descriptors say.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Serves metrics as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Exporter {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Exporter {
+    /// Begins to serve at this address.
+    pub(crate) async fn serve(
+        address: SocketAddr,
+        requests: mpsc::Sender<Request>,
+    ) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("serve metrics at {address}"))?;
+        Ok(Self {
+            address,
+            task: tokio::spawn(accept(listener, requests)),
+        })
+    }
+
+    /// Where it was told to serve.
+    #[must_use]
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, requests: mpsc::Sender<Request>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    // Ends what it holds when it is dropped.
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return; // never: nobody closes it
+        };
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let requests = requests.clone();
+                connections.spawn(async move {
+                    if timeout(LONGEST, converse(stream, requests)).await.is_err() {
+                        debug!("a connection for metrics took too long");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                debug!("accept a connection for metrics: {error}");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, requests: mpsc::Sender<Request>) {
+    let service = service_fn(move |request| {
+        let requests = requests.clone();
+        async move { Ok::<_, Infallible>(answer(&request, &requests).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ASKS_WITHIN)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        debug!("a connection for metrics: {error}");
+    }
+}
+
+async fn answer(
+    request: &HttpRequest<Incoming>,
+    requests: &mpsc::Sender<Request>,
+) -> Response<Full<Bytes>> {
+    if request.uri().path() != "/metrics" {
+        return plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        let allowed = hyper::header::HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, allowed);
+        return response;
+    }
+    match ask(requests).await {
+        Ok(page) => {
+            let mut response = Response::new(Full::new(Bytes::from(page)));
+            let kind = hyper::header::HeaderValue::from_static(metrics::CONTENT_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}\n")),
+    }
+}
+
+async fn ask(requests: &mpsc::Sender<Request>) -> anyhow::Result<String> {
+    let (answer_to, answer) = oneshot::channel();
+    requests
+        .send(Request::Metrics(answer_to))
+        .await
+        .context("the daemon is ending")?;
+    answer.await.context("the daemon is ending")?
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text.to_owned())));
+    *response.status_mut() = status;
+    response
+}

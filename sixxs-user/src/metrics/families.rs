@@ -1,0 +1,350 @@
+//! The families, by what they are about: name, help and samples of each.
+
+use std::fmt;
+
+use prometheus_client::{
+    encoding::{EncodeMetric as _, NoLabelSet},
+    metrics::MetricType,
+};
+use sixxs_common::echo::{BUCKETS, Times, bucket_end_ns};
+use sixxs_core::proof::Counted;
+
+use super::{Families, Page};
+use crate::api::{Echo, InOut, Status};
+
+const STATES: [&str; 6] = [
+    "down",
+    "waiting",
+    "connecting",
+    "up",
+    "locked_out",
+    "failed",
+];
+
+fn flag(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+impl Page {
+    pub(super) fn daemon(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.family(
+            "sixxs_build",
+            "What this is",
+            MetricType::Info,
+            |mut metric| metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))]),
+        )?;
+        let status = &self.status;
+        families.gauge(
+            "sixxs_healthy",
+            "Whether every tunnel is up, its routing in place and its programs attached",
+            flag(status.healthy),
+        )?;
+        let problems = u32::try_from(status.problems.len()).unwrap_or(u32::MAX);
+        families.gauge(
+            "sixxs_problems",
+            "Problems that sixxs status names",
+            problems.into(),
+        )?;
+        families.counter(
+            "sixxs_corrections",
+            "What somebody took away and was put back",
+            status.corrections,
+        )?;
+        families.counter(
+            "sixxs_lost_events",
+            "Leak events not reported because there were too many; the leaks are counted",
+            self.lost_events,
+        )?;
+        families.family(
+            "sixxs_repair_duration_seconds",
+            "From the first event to the end of the round that put back what was missing",
+            MetricType::Histogram,
+            |metric| self.repairs.encode(metric),
+        )?;
+        families.counters(
+            "sixxs_hook_dropped",
+            "Alerts that were not handed on, because the hook's queue was full",
+            self.hooks_dropped
+                .iter()
+                .map(|(hook, dropped)| ([("hook", *hook)], *dropped)),
+        )
+    }
+
+    pub(super) fn traffic(&self, families: &mut Families<'_>) -> fmt::Result {
+        let both = |interface, value: InOut| {
+            [("in", value.incoming), ("out", value.out)].map(|(direction, value)| {
+                ([("interface", interface), ("direction", direction)], value)
+            })
+        };
+        let out = |interface, value| ([("interface", interface), ("direction", "out")], value);
+        let uplinks = || self.status.uplinks.iter();
+        families.counters(
+            "sixxs_interface_packets",
+            "Packets through an interface, as the kernel hands them over: a batch counts once; of \
+             uplinks those that left",
+            self.interfaces()
+                .flat_map(|(name, packets, _)| both(name, packets))
+                .chain(uplinks().map(|uplink| out(&uplink.name, uplink.packets.out))),
+        )?;
+        families.counters(
+            "sixxs_interface_bytes",
+            "Bytes through an interface, without link layer; of uplinks those that left",
+            self.interfaces()
+                .flat_map(|(name, _, bytes)| both(name, bytes))
+                .chain(uplinks().map(|uplink| out(&uplink.name, uplink.bytes.out))),
+        )
+    }
+
+    pub(super) fn echo(&self, families: &mut Families<'_>) -> fmt::Result {
+        let echo = |choose: fn(&Echo) -> [u64; 2]| {
+            self.status.tunnels.iter().flat_map(move |tunnel| {
+                let [came, left] = choose(&tunnel.echo);
+                [("in", came), ("out", left)].map(|(direction, count)| {
+                    let interface = tunnel.name.as_str();
+                    ([("interface", interface), ("direction", direction)], count)
+                })
+            })
+        };
+        families.counters(
+            "sixxs_echo_requests",
+            "ICMPv6 echo requests through a tunnel's interface",
+            echo(|echo| [echo.requests_in, echo.requests_out]),
+        )?;
+        families.counters(
+            "sixxs_echo_replies",
+            "ICMPv6 echo replies through a tunnel's interface",
+            echo(|echo| [echo.replies_in, echo.replies_out]),
+        )?;
+        let last = |choose: fn(&Echo) -> Option<f64>| {
+            self.status.tunnels.iter().filter_map(move |tunnel| {
+                let ago = choose(&tunnel.echo)?;
+                Some(([("interface", tunnel.name.as_str())], self.unix(ago)))
+            })
+        };
+        families.gauges(
+            "sixxs_echo_last_request_timestamp_seconds",
+            "When the last echo request came in by a tunnel",
+            last(|echo| echo.last_request_in_seconds_ago),
+        )?;
+        families.gauges(
+            "sixxs_echo_last_reply_timestamp_seconds",
+            "When the last echo reply left by a tunnel",
+            last(|echo| echo.last_reply_out_seconds_ago),
+        )
+    }
+
+    pub(super) fn uplinks(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Status {
+            tunnels, uplinks, ..
+        } = &self.status;
+        families.counters(
+            "sixxs_strays",
+            "Packets that left by a tunnel with a source of no tunnel: the far end drops them",
+            tunnels
+                .iter()
+                .map(|tunnel| ([("interface", tunnel.name.as_str())], tunnel.strays)),
+        )?;
+        let attached = tunnels
+            .iter()
+            .map(|tunnel| (&tunnel.name, &tunnel.program))
+            .chain(uplinks.iter().map(|uplink| (&uplink.name, &uplink.program)));
+        families.gauges(
+            "sixxs_program_attached",
+            "Whether an interface's programs are attached",
+            attached.map(|(name, program)| {
+                ([("interface", name.as_str())], flag(program == "attached"))
+            }),
+        )?;
+        families.counters(
+            "sixxs_uplink_leaks",
+            "Packets with a tunnel's source that were caught at an uplink",
+            uplinks
+                .iter()
+                .map(|uplink| ([("interface", uplink.name.as_str())], uplink.leaks)),
+        )
+    }
+
+    pub(super) fn tunnels(&self, families: &mut Families<'_>) -> fmt::Result {
+        let tunnels = || self.status.tunnels.iter();
+        let leaks = tunnels().flat_map(|tunnel| {
+            let leaks = tunnel.leaks;
+            [
+                ("redirected", leaks.redirected),
+                ("dropped", leaks.dropped),
+                ("observed", leaks.observed),
+                ("too_big", leaks.too_big),
+            ]
+            .map(|(treatment, count)| {
+                let tunnel = tunnel.name.as_str();
+                ([("tunnel", tunnel), ("treatment", treatment)], count)
+            })
+        });
+        families.counters(
+            "sixxs_tunnel_leaks",
+            "Leaks of a tunnel's addresses, wherever they leaked, by what was done",
+            leaks,
+        )?;
+        let states = tunnels().flat_map(|tunnel| {
+            STATES.map(|state| {
+                let is = flag(tunnel.state == state);
+                ([("tunnel", tunnel.name.as_str()), ("state", state)], is)
+            })
+        });
+        families.gauges(
+            "sixxs_tunnel_state",
+            "A tunnel's state: 1 for the one that it is in",
+            states,
+        )?;
+        families.gauges(
+            "sixxs_tunnel_routing_in_place",
+            "Whether a tunnel's rules and routes are in place",
+            tunnels().map(|tunnel| {
+                let is = flag(tunnel.routing == "in_place");
+                ([("tunnel", tunnel.name.as_str())], is)
+            }),
+        )?;
+        families.counters(
+            "sixxs_tunnel_refused",
+            "What came from the broker of a native tunnel and was refused, by reason",
+            tunnels().flat_map(|tunnel| {
+                tunnel.refused.iter().map(|(reason, count)| {
+                    let labels = [("tunnel", tunnel.name.as_str()), ("reason", reason)];
+                    (labels, *count)
+                })
+            }),
+        )
+    }
+
+    pub(super) fn answers(&self, families: &mut Families<'_>) -> fmt::Result {
+        let tunnels = || self.status.tunnels.iter().zip(&self.tunnels);
+        let counts = |choose: fn(&Counted) -> u64| {
+            tunnels().map(move |(tunnel, page)| {
+                ([("tunnel", tunnel.name.as_str())], choose(&page.counted))
+            })
+        };
+        families.counters(
+            "sixxs_tunnel_requests",
+            "Echo requests from outside to a tunnel's own addresses, whose reply was waited for",
+            counts(|counted| counted.requests),
+        )?;
+        families.counters(
+            "sixxs_tunnel_requests_answered",
+            "Those whose reply left by the tunnel",
+            counts(|counted| counted.answered),
+        )?;
+        families.counters(
+            "sixxs_tunnel_requests_astray",
+            "Those whose reply was about to leave by another interface, and was let pass or \
+             dropped there",
+            counts(|counted| counted.astray),
+        )?;
+        families.counters(
+            "sixxs_tunnel_requests_forgotten",
+            "Those of which it is not known, because there were too many at a time",
+            counts(|counted| counted.forgotten),
+        )?;
+        families.family(
+            "sixxs_tunnel_reply_duration_seconds",
+            "From an echo request to its reply, inside this host",
+            MetricType::Histogram,
+            |mut metric| {
+                for (tunnel, page) in tunnels() {
+                    let labels = [("tunnel", tunnel.name.as_str())];
+                    let (buckets, count) = buckets(&page.times);
+                    metric
+                        .encode_family(&labels)?
+                        .encode_histogram::<NoLabelSet>(
+                            seconds(page.times.sum_ns),
+                            count,
+                            &buckets,
+                            None,
+                        )?;
+                }
+                Ok(())
+            },
+        )
+    }
+
+    pub(super) fn brokers(&self, families: &mut Families<'_>) -> fmt::Result {
+        let brokers = || self.status.brokers.iter();
+        families.gauges(
+            "sixxs_broker_connect_slots",
+            "Connects to a broker that are allowed at a time",
+            brokers().map(|broker| ([("broker", broker.name.as_str())], broker.slots.into())),
+        )?;
+        families.gauges(
+            "sixxs_broker_connect_slots_free",
+            "Those that can be made at once",
+            brokers().map(|broker| ([("broker", broker.name.as_str())], broker.slots_left.into())),
+        )?;
+        let until = brokers().filter_map(|broker| {
+            let until: jiff::Timestamp = broker.locked_out_until.as_ref()?.parse().ok()?;
+            let until = until.as_duration().as_secs_f64();
+            Some(([("broker", broker.name.as_str())], until))
+        });
+        families.gauges(
+            "sixxs_broker_locked_out_until_timestamp_seconds",
+            "Until when a broker refuses us",
+            until,
+        )
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "of nanoseconds, nobody counts the last"
+)]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// Replies by upper end of the time in seconds, a bucket for each doubling; and all together.
+fn buckets(times: &Times) -> (Vec<(f64, u64)>, u64) {
+    let mut buckets: Vec<(f64, u64)> = Vec::new();
+    let mut open = 0;
+    let mut count = 0;
+    for (bucket, replies) in times.replies[..BUCKETS].iter().enumerate() {
+        open += replies;
+        count += replies;
+        let end = bucket_end_ns(bucket);
+        let ends_a_doubling = end.is_none_or(u64::is_power_of_two);
+        let is_new = buckets.last().map(|(last, _)| *last) != end.map(seconds);
+        match (ends_a_doubling, is_new) {
+            (true, true) => {
+                buckets.push((end.map_or(f64::INFINITY, seconds), open));
+                open = 0;
+            }
+            // A bucket without extent, at the end of the one before.
+            (true, false) => {
+                if let Some((_, replies)) = buckets.last_mut() {
+                    *replies += open;
+                }
+                open = 0;
+            }
+            (false, _) => {}
+        }
+    }
+    (buckets, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sixxs_common::echo::bucket;
+
+    #[test]
+    fn buckets_end_with_doublings_and_lose_nothing() {
+        let mut times = Times::NONE;
+        for ns in [10, 1500, 1600, 40_000, 1 << 33, 1 << 34] {
+            times.replies[bucket(ns)] += 1;
+        }
+        let (buckets, count) = buckets(&times);
+        assert_eq!(count, 6);
+        assert_eq!(buckets.iter().map(|(_, replies)| replies).sum::<u64>(), 6);
+        assert_eq!(buckets[0], (1024e-9, 1));
+        assert_eq!(buckets[1], (2048e-9, 2));
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 2)));
+        assert!(buckets.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert_eq!(buckets.len(), 25);
+    }
+}

@@ -1,0 +1,231 @@
+//! Metrics: on the control socket always, by TCP where the configuration says; the same numbers as in
+//! `sixxs status`, read when they are asked for.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::lab::Spec;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::netns::Namespace;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+const AT: &str = "127.0.0.1:9346";
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn connect(host: &Namespace) -> Result<TcpStream> {
+    let address: SocketAddr = AT.parse()?;
+    let stream = host.run(|| Ok(TcpStream::connect_timeout(&address, LIMIT)?))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
+fn ask(mut stream: impl std::io::Read + std::io::Write, request: &str) -> Result<(String, String)> {
+    write!(
+        stream,
+        "{request} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    Ok((head.to_owned(), body.to_owned()))
+}
+
+fn page(host: &Namespace) -> Result<String> {
+    let (head, body) = ask(connect(host)?, "GET /metrics")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+    ensure!(
+        head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    ensure!(body.ends_with("# EOF\n"), "{body}");
+    Ok(body)
+}
+
+/// The value of a sample.
+fn value(page: &str, sample: &str) -> Result<f64> {
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    let text = line.with_context(|| format!("no {sample} in {page}"))?;
+    text.parse().with_context(|| format!("{sample} {text}"))
+}
+
+#[test]
+fn everything_is_told() -> Result<()> {
+    let extra = format!("metrics = \"{AT}\"\n");
+    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
+    let daemon = setting.start()?;
+    let host = setting.host();
+    let [first, _] = setting.lab.tunnels();
+    let pings = setting.outside_is_answered(first)?;
+    let socket = leak::udp_socket(host, first.plan.address, Cause::Device(UPLINK))?;
+    leak::send(&socket, OUTSIDE, 5, 100)?;
+    setting.delete_own_rules()?;
+    wait::until(
+        "the rules are back",
+        LIMIT,
+        || setting.program.status(),
+        |status| status.healthy && status.corrections > 0,
+    )?;
+
+    let text = page(host)?;
+    let status = setting.program.status()?;
+    let tunnel = status.tunnel(first.plan.interface);
+    let pings = f64::from(u32::try_from(pings)?);
+    let corrections = f64::from(u32::try_from(status.corrections)?);
+    for (sample, expected) in [
+        ("sixxs_healthy", 1.0),
+        ("sixxs_problems", 0.0),
+        ("sixxs_corrections_total", corrections),
+        ("sixxs_lost_events_total", 0.0),
+        (
+            "sixxs_echo_requests_total{interface=\"sixxs0\",direction=\"in\"}",
+            pings,
+        ),
+        (
+            "sixxs_echo_replies_total{interface=\"sixxs0\",direction=\"out\"}",
+            pings,
+        ),
+        ("sixxs_tunnel_requests_total{tunnel=\"sixxs0\"}", pings),
+        (
+            "sixxs_tunnel_requests_answered_total{tunnel=\"sixxs0\"}",
+            pings,
+        ),
+        ("sixxs_tunnel_requests_astray_total{tunnel=\"sixxs0\"}", 0.0),
+        (
+            "sixxs_tunnel_reply_duration_seconds_count{tunnel=\"sixxs0\"}",
+            pings,
+        ),
+        (
+            "sixxs_tunnel_reply_duration_seconds_bucket{le=\"+Inf\",tunnel=\"sixxs0\"}",
+            pings,
+        ),
+        ("sixxs_tunnel_requests_total{tunnel=\"sixxs1\"}", 0.0),
+        (
+            "sixxs_tunnel_leaks_total{tunnel=\"sixxs0\",treatment=\"redirected\"}",
+            5.0,
+        ),
+        (
+            "sixxs_tunnel_leaks_total{tunnel=\"sixxs1\",treatment=\"redirected\"}",
+            0.0,
+        ),
+        ("sixxs_uplink_leaks_total{interface=\"net0\"}", 5.0),
+        ("sixxs_tunnel_state{tunnel=\"sixxs0\",state=\"up\"}", 1.0),
+        (
+            "sixxs_tunnel_state{tunnel=\"sixxs0\",state=\"failed\"}",
+            0.0,
+        ),
+        ("sixxs_tunnel_routing_in_place{tunnel=\"sixxs1\"}", 1.0),
+        ("sixxs_program_attached{interface=\"net0\"}", 1.0),
+    ] {
+        assert_eq!(value(&text, sample)?, expected, "{sample}");
+    }
+    assert!(
+        value(&text, "sixxs_repair_duration_seconds_count")? >= 1.0,
+        "{text}"
+    );
+    let last = value(
+        &text,
+        "sixxs_echo_last_request_timestamp_seconds{interface=\"sixxs0\"}",
+    )?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    assert!((0.0..60.0).contains(&(now.as_secs_f64() - last)), "{last}");
+    assert!(tunnel.bytes.into > 0);
+    let into = "sixxs_interface_bytes_total{interface=\"sixxs0\",direction=\"in\"}";
+    assert!(value(&text, into)? > 1e6, "{text}");
+
+    // The same on the control socket, for those who may look.
+    let control = UnixStream::connect(setting.lab.paths().run().join("control.sock"))?;
+    let (head, body) = ask(control, "GET /v1/metrics")?;
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    let families = |text: &str| text.lines().filter(|l| l.starts_with('#')).count();
+    assert_eq!(families(&body), families(&text));
+
+    prometheus_takes(&text)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The real Prometheus reads the page, and rules and dashboard ask for nothing that is not in it.
+fn prometheus_takes(page: &str) -> Result<()> {
+    let checks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/check");
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("monitoring");
+    std::fs::create_dir_all(&cache)?;
+    let file = cache.join("metrics.txt");
+    std::fs::write(&file, page)?;
+    let mut check = Command::new("python3");
+    check.arg(checks).arg(&cache).arg("--metrics").arg(&file);
+    if Command::new("npm").arg("--version").output().is_err() {
+        check.arg("--without-grafana-types");
+    }
+    // It ends by itself, each part in its own time.
+    let checked = check.output().context("run python3")?;
+    let [printed, said] = [&checked.stdout, &checked.stderr].map(|o| String::from_utf8_lossy(o));
+    ensure!(checked.status.success(), "{printed}{said}");
+    println!("{printed}");
+    Ok(())
+}
+
+#[test]
+fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
+    let extra = format!("metrics = \"{AT}\"\n");
+    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
+    let daemon = setting.start()?;
+    let host = setting.host();
+    for (request, expected) in [
+        ("GET /", "404"),
+        ("GET /v1/status", "404"),
+        ("POST /metrics", "405"),
+        ("HEAD /metrics", "200"),
+    ] {
+        let (head, body) = ask(connect(host)?, request)?;
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{request}: {head}"
+        );
+        assert!(!body.contains("sixxs0"), "{request}: {body}");
+    }
+    // Many that say nothing, and one that says too much.
+    let idle: Vec<_> = (0..60).map(|_| connect(host)).collect::<Result<_>>()?;
+    let mut boaster = connect(host)?;
+    // It may be cut off in the middle.
+    let _cut = boaster.write_all(&vec![b'x'; 4 << 20]);
+    assert!(setting.program.status()?.healthy);
+    wait::until(
+        "metrics are served again",
+        Duration::from_secs(30),
+        || page(host),
+        |_| true,
+    )?;
+    drop(idle);
+
+    // Elsewhere, and nowhere, as the configuration says.
+    setting.lab.write_config(&setting.lab.config(""))?;
+    setting.program.ok(&["reload"])?;
+    assert!(connect(host).is_err());
+    setting
+        .lab
+        .write_config(&setting.lab.config("metrics = \"192.0.2.77:9346\"\n"))?;
+    setting.program.ok(&["reload"])?;
+    let status = setting.program.status()?;
+    let told = |problem: &String| problem.contains("serve metrics at 192.0.2.77:9346");
+    assert!(
+        status.healthy && status.problems.iter().any(told),
+        "{status:#?}"
+    );
+    setting.lab.write_config(&setting.lab.config(&extra))?;
+    setting.program.ok(&["reload"])?;
+    assert!(setting.program.status()?.problems.is_empty());
+    page(host)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
