@@ -60,7 +60,7 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 36] = [
+    let traps: [(&str, Verdict, Trap); 37] = [
         ("configuration", Bad, |f| f.configuration = Some("sixxs.toml:3: unknown key".into())),
         ("kernel", Bad, |f| f.host.release = "5.10.0-30".into()),
         ("ipv6", Bad, |f| f.host.ipv6 = false),
@@ -89,6 +89,7 @@ fn each_trap_is_found_and_has_a_fix() {
         ("uplink", Bad, |f| f.ways.uplink = Some(false)),
         ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),
         ("shadowed", Bad, |f| f.ways.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rules: vec![] }]),
+        ("program", Bad, |f| f.ways.without_program = vec!["net0".into()]),
         ("program order", Bad, |f| f.ways.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
         ("address", Bad, |f| f.ways.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, ailment: Ailment::Nowhere }]),
         ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd([]))),

@@ -16,6 +16,8 @@ pub struct Ways {
     pub named: Vec<String>,
     /// Tunnels whose packets are led elsewhere.
     pub shadows: Vec<Shadow>,
+    /// Uplinks without our program, where rules of ours are in place.
+    pub without_program: Vec<String>,
     /// Who sees an uplink's packets before our program.
     pub before_ours: Vec<Before>,
     /// Addresses of tunnels that packets cannot be taken for.
@@ -95,6 +97,14 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
     }
     findings.extend(ways.addresses.iter().map(address));
     findings.extend(ways.shadows.iter().map(shadow));
+    findings.extend(ways.without_program.iter().map(|name| {
+        Finding::not(
+            "program",
+            Verdict::Bad,
+            format!("{name} has no program of ours: what leaks there passes"),
+            "sixxs run; where it runs, sixxs status says why",
+        )
+    }));
     findings.extend(ways.before_ours.iter().map(|before| {
         let Before {
             interface,

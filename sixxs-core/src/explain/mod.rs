@@ -2,8 +2,10 @@
 //!
 //! * [`rules`] – everybody's rules, and which of them a packet meets
 //! * [`cause`] – why a packet leaves by the wrong interface, and what cures it
+//! * [`path`] – the whole way, step by step
 
 pub mod cause;
+pub mod path;
 pub mod rules;
 
 use std::net::Ipv6Addr;

@@ -6,6 +6,7 @@
 //! daemon and a new one takes over without a moment unattached.
 
 mod carry;
+mod decided;
 mod hook;
 mod pins;
 mod raw;
@@ -38,6 +39,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::netlink::{Netlink, tc::Direction};
 
+pub use decided::decided;
 pub use hook::{Hook, HookChoice};
 pub use remove::remove;
 pub use seen::{Seen, seen_at, seen_pins};

@@ -3,6 +3,7 @@
 mod aiccu;
 mod check;
 mod doctor;
+mod explain;
 mod show;
 
 use std::{
@@ -175,6 +176,8 @@ enum Command {
     /// Look for what on this host is in the way, and say what to do about it; change nothing.
     #[command(after_help = "Exit status: 0 nothing is, 3 something is.")]
     Doctor,
+    /// Show the way that a packet would take: rules, route, program, size; and why not the right one.
+    Explain(explain::Asked),
     /// Show what is missing, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
@@ -220,7 +223,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     let status = if error.is::<client::NoDaemon>() {
         NO_DAEMON
-    } else if error.is::<config_file::Error>() {
+    } else if error.is::<config_file::Error>() || error.is::<explain::BadArgument>() {
         BAD_CONFIG
     } else {
         FAILED
@@ -281,6 +284,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
         Command::Check { names } => check::check(&socket, json, &names).await,
         Command::Doctor => doctor::doctor(&paths, json).await,
+        Command::Explain(asked) => explain::explain(&paths, json, asked).await,
         Command::Reload { confirm } => {
             let reload = Reload {
                 confirm_within_seconds: confirm,

@@ -232,6 +232,16 @@ fn a_program_before_ours() -> Result<()> {
         assert_eq!(daemon.wait()?, 0);
         daemon = setting.start()?;
         assert!(traps(&setting, "program order")?.is_empty());
+        // Taken away, with nobody to put it back.
+        assert_eq!(daemon.stop()?, 0);
+        assert!(traps(&setting, "program")?.is_empty());
+        for ours in bpf::tcx(setting.host(), UPLINK, false)? {
+            bpf::detach(ours.link)?;
+        }
+        let found = trap(&setting, "program", "bad")?;
+        assert!(fix(&found)?.starts_with("sixxs run"));
+        daemon = setting.start()?;
+        assert!(traps(&setting, "program")?.is_empty());
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())

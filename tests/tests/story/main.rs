@@ -38,6 +38,7 @@ mod culprit;
 mod doctor;
 mod doctor_traps;
 mod down;
+mod explain;
 mod footprint;
 mod lans;
 mod many;

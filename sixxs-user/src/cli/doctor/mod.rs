@@ -111,6 +111,8 @@ struct View {
     links: Links,
     netlink: Netlink,
     status: Option<Status>,
+    /// Whether there are rules of ours.
+    has_rules: bool,
 }
 
 /// Looks at the host. What cannot be looked at is not known; the daemon need not run, nor be
@@ -165,6 +167,7 @@ async fn gather(paths: &Paths) -> Facts {
     }
     let view = View {
         config,
+        has_rules: !observed.rules.is_empty(),
         links: observed.links,
         netlink,
         status,

@@ -33,10 +33,17 @@ pub(super) async fn ways(view: &View) -> Ways {
         link.default_route && !is_named && !is_tunnel(link)
     };
     let unguarded = links.iter().filter(is_unguarded);
-    let mut before_ours = Vec::new();
-    for uplink in &uplinks {
+    let (mut before_ours, mut without_program) = (Vec::new(), Vec::new());
+    // Programs are shown to root alone.
+    for uplink in uplinks.iter().filter(|_| nix::unistd::geteuid().is_root()) {
         let seen = bpf::seen_at(netlink, &uplink.name, uplink.index, Direction::Egress).await;
-        before_ours.extend(before(uplink, &seen.unwrap_or_default()));
+        let Ok(seen) = seen else {
+            continue;
+        };
+        before_ours.extend(before(uplink, &seen));
+        if view.has_rules && seen.iter().all(|seen| !seen.ours) {
+            without_program.push(uplink.name.to_string());
+        }
     }
     let shadows = shadow::shadows(netlink, config, links, |_| true).await;
     Ways {
@@ -44,6 +51,7 @@ pub(super) async fn ways(view: &View) -> Ways {
         unguarded: unguarded.map(|link| link.name.to_string()).collect(),
         named: named.iter().map(ToString::to_string).collect(),
         shadows: shadows.unwrap_or_default(),
+        without_program,
         before_ours,
         addresses: addresses(view).await,
     }

@@ -1,0 +1,109 @@
+//! What the programs in the kernel would say of a packet: the decision that they run, over what their
+//! maps hold now. Nothing is run, and nothing counted.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use aya::maps::{Array, LpmTrie, Map, MapData, lpm_trie::Key};
+use sixxs_common::{
+    address::Address,
+    decide::{Exit, Tables, Verdict, decide},
+    layout::{
+        self, Control, Interface, ROLE_TUNNEL, SlotName, Source, SourceTable, Tunnel, USE_TRIE,
+    },
+};
+use sixxs_core::{
+    explain::{Packet, path},
+    types::IfIndex,
+};
+
+use super::{pins::Pins, raw::Raw, tables::read_name};
+
+/// What the programs say of a packet on its way out of an interface, by the maps that are pinned.
+pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Result<path::Decided> {
+    let pins = Pins::at(pin_dir);
+    let interfaces: Array<_, Raw<Interface>> = Map::Array(open(&pins, "INTERFACES")?).try_into()?;
+    let mut decided = path::Decided {
+        verdict: None,
+        tunnel: Tunnel::default(),
+        name: None,
+    };
+    let Some(interface) = interface(&interfaces, index)? else {
+        return Ok(decided);
+    };
+    let exit = if interface.role == ROLE_TUNNEL {
+        Exit::Tunnel(interface.slot)
+    } else {
+        Exit::Uplink(interface.ifindex)
+    };
+    let verdict = decide(Ok(&path::header(packet)), exit, &Pinned::open(&pins)?);
+    decided.verdict = Some(verdict);
+    if let Verdict::Leak(slot) = verdict {
+        let tunnels: Array<_, Raw<Tunnel>> = Map::Array(open(&pins, "TUNNELS")?).try_into()?;
+        decided.tunnel = tunnels.get(&slot, 0).context("read a tunnel")?.0;
+        let names: Array<_, Raw<SlotName>> = Map::Array(open(&pins, "SLOTS")?).try_into()?;
+        decided.name = read_name(&names.get(&slot, 0).context("read a slot's name")?.0);
+    }
+    Ok(decided)
+}
+
+fn open(pins: &Pins, name: &str) -> anyhow::Result<MapData> {
+    let path = pins.maps().join(name);
+    MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
+}
+
+fn interface(
+    all: &Array<MapData, Raw<Interface>>,
+    index: IfIndex,
+) -> anyhow::Result<Option<Interface>> {
+    for probe in 0..layout::PROBES {
+        let place = layout::interface_place(index.0, probe);
+        let found = all.get(&place, 0).context("read an interface")?.0;
+        if found.ifindex == index.0 {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The tables that the programs ask.
+struct Pinned {
+    table: SourceTable,
+    sources: LpmTrie<MapData, [u8; 16], Raw<Source>>,
+    directs: LpmTrie<MapData, [u8; 20], u32>,
+}
+
+impl Pinned {
+    fn open(pins: &Pins) -> anyhow::Result<Self> {
+        let control: Array<_, Raw<Control>> = Map::Array(open(pins, "CONTROL")?).try_into()?;
+        let few: Array<_, Raw<SourceTable>> = Map::Array(open(pins, "FEW")?).try_into()?;
+        let current = control.get(&0, 0).context("read the control entry")?.0;
+        Ok(Self {
+            table: few.get(&current.table, 0).context("read the sources")?.0,
+            sources: Map::LpmTrie(open(pins, "SOURCES")?).try_into()?,
+            directs: Map::LpmTrie(open(pins, "DIRECTS")?).try_into()?,
+        })
+    }
+}
+
+impl Tables for Pinned {
+    fn source(&self, address: Address) -> Option<Source> {
+        if !address.within(&self.table.common) {
+            return None;
+        }
+        if self.table.count == USE_TRIE {
+            let key = Key::new(128, address.octets());
+            return self.sources.get(&key, 0).ok().map(|source| source.0);
+        }
+        let count = usize::try_from(self.table.count).ok()?;
+        let mut few = self.table.few.iter().take(count);
+        let found = few.find(|entry| address.within(&entry.prefix))?;
+        Some(found.source)
+    }
+
+    fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
+        let key = layout::direct_key(tunnel, destination);
+        let key = Key::new(layout::DIRECT_SLOT_BITS + 128, key);
+        self.directs.get(&key, 0).is_ok()
+    }
+}

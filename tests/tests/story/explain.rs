@@ -1,0 +1,352 @@
+//! `sixxs explain`: the way that a packet would take is the way that it takes, and why.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, HOST, LAN1, OUTSIDE, TUNNELS, UPLINK};
+
+use crate::setting::Setting;
+
+/// What is said of a packet.
+fn explained(setting: &Setting, arguments: &[&str]) -> Result<Value> {
+    let mut all = vec!["explain"];
+    all.extend(arguments);
+    let (status, mut values) = setting.program.json(&all)?;
+    ensure!(status == 0, "{status}: {values:#?}");
+    values.pop().context("an explanation")
+}
+
+/// Outcome, interface and cause.
+fn ends(explained: &Value) -> [Option<&str>; 3] {
+    ["outcome", "interface", "cause"].map(|key| explained[key].as_str())
+}
+
+fn text<'a>(explained: &'a Value, key: &str) -> &'a str {
+    explained[key].as_str().unwrap_or_default()
+}
+
+/// The rule that took the packet.
+fn taken(explained: &Value) -> &str {
+    let steps = explained["steps"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let mut rules = steps.iter().filter(|step| step["about"] == "rule");
+    let taken = rules.find_map(|step| step["detail"].as_str()?.strip_suffix(": taken"));
+    taken.unwrap_or_default().trim_start()
+}
+
+variants!(with_a_daemon: tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact));
+
+fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
+    let setting = Setting::new(flavour, hook)?;
+    let daemon = setting.start()?;
+    let [first, _] = &TUNNELS;
+    let (source, to) = (&first.address.to_string(), &OUTSIDE.to_string());
+
+    let own = explained(&setting, &[source, to])?;
+    assert_eq!(
+        ends(&own),
+        [Some("leaves"), Some("sixxs0"), None],
+        "{own:#}"
+    );
+    assert!(
+        text(&own, "sentence").contains("replies reach the source"),
+        "{own:#}"
+    );
+    assert_eq!(taken(&own), format!("16383  from {source} lookup 200"));
+    let native = explained(&setting, &[&HOST.to_string(), to])?;
+    assert_eq!(
+        ends(&native),
+        [Some("leaves"), Some(UPLINK), None],
+        "{native:#}"
+    );
+    assert!(native["tunnel"].is_null());
+    let here = explained(&setting, &[source, &HOST.to_string()])?;
+    assert_eq!(ends(&here), [Some("stays"), None, None], "{here:#}");
+
+    // A socket bound to the uplink: the program catches what it sends, as it really does.
+    let before = setting.program.status()?.tunnel("sixxs0").leaks.redirected;
+    let bound = explained(&setting, &[source, to, "--oif", UPLINK])?;
+    assert_eq!(
+        ends(&bound),
+        [Some("caught"), Some(UPLINK), Some("bound")],
+        "{bound:#}"
+    );
+    assert!(text(&bound, "cure").contains("bind the program to the address"));
+    assert!(
+        !bound.to_string().contains("not of this configuration"),
+        "{bound:#}"
+    );
+    // Nothing was run, and nothing counted.
+    assert_eq!(
+        setting.program.status()?.tunnel("sixxs0").leaks.redirected,
+        before
+    );
+    let socket = leak::udp_socket(setting.host(), first.address, Cause::Device(UPLINK))?;
+    leak::send(&socket, OUTSIDE, 1, 100)?;
+    assert_eq!(
+        setting.program.status()?.tunnel("sixxs0").leaks.redirected,
+        before + 1
+    );
+
+    // A rule of others for what bears a mark, or is somebody's.
+    for (selector, option, value) in [
+        ("fwmark 0x77", "--mark", "0x77"),
+        ("uidrange 1234-1234", "--uid", "1234"),
+    ] {
+        setting.host().sh(&format!(
+            "ip -6 rule add {selector} lookup main priority 100"
+        ))?;
+        let other = explained(&setting, &[source, to])?;
+        assert_eq!(
+            ends(&other),
+            [Some("leaves"), Some("sixxs0"), None],
+            "{other:#}"
+        );
+        let led = explained(&setting, &[source, to, option, value])?;
+        assert_eq!(
+            ends(&led),
+            [Some("caught"), Some(UPLINK), Some("shadowed")],
+            "{led:#}"
+        );
+        assert_eq!(taken(&led), format!("100  from all {selector} lookup main"));
+        // The cure is one.
+        let cure = text(&led, "cure").split("; or").next().unwrap_or_default();
+        setting.host().sh(cure)?;
+        let cured = explained(&setting, &[source, to, option, value])?;
+        assert_eq!(
+            ends(&cured),
+            [Some("leaves"), Some("sixxs0"), None],
+            "{cured:#}"
+        );
+    }
+
+    // Too long for the tunnel, by the right way and by the wrong one.
+    let long = explained(&setting, &[source, to, "--size", "1400"])?;
+    assert_eq!(
+        ends(&long),
+        [Some("too_big"), Some("sixxs0"), None],
+        "{long:#}"
+    );
+    let long = explained(&setting, &[source, to, "--size", "1400", "--oif", UPLINK])?;
+    assert_eq!(
+        ends(&long),
+        [Some("too_big"), Some(UPLINK), Some("bound")],
+        "{long:#}"
+    );
+    let fits = explained(&setting, &[source, to, "--size", "1280"])?;
+    assert_eq!(
+        ends(&fits),
+        [Some("leaves"), Some("sixxs0"), None],
+        "{fits:#}"
+    );
+
+    // For people, in 80 columns.
+    let printed = setting
+        .program
+        .ok(&["explain", source, to, "--oif", UPLINK])?
+        .stdout;
+    assert!(
+        printed.lines().all(|line| line.chars().count() <= 80),
+        "{printed}"
+    );
+    assert!(printed.contains("\ncure     bind the program"), "{printed}");
+
+    // A file that was changed, and not yet taken over.
+    let config = setting
+        .lab
+        .config("")
+        .replace("2001:db8:a::2/64", "2001:db8:a::3/64");
+    setting.lab.write_config(&config)?;
+    let stale = explained(&setting, &[source, to, "--oif", UPLINK])?;
+    assert!(
+        stale.to_string().contains("not of this configuration"),
+        "{stale:#}"
+    );
+    setting.lab.write_config(&setting.lab.config(""))?;
+
+    // The tunnel is down: nothing of its goes anywhere else.
+    setting.host().ip("link set sixxs0 down\n")?;
+    setting
+        .program
+        .status_until("it is seen", |status| status.tunnel("sixxs0").state != "up")?;
+    let down = explained(&setting, &[source, to])?;
+    assert_eq!(ends(&down), [Some("refused"), None, None], "{down:#}");
+    assert!(
+        text(&down, "sentence").contains("sixxs0 is down"),
+        "{down:#}"
+    );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn without_a_daemon() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let [first, _] = &TUNNELS;
+    let (source, to) = (&first.address.to_string(), &OUTSIDE.to_string());
+    // Nothing was ever there.
+    let leaks = explained(&setting, &[source, to])?;
+    assert_eq!(
+        ends(&leaks),
+        [Some("leaks"), Some(UPLINK), Some("rule_missing")],
+        "{leaks:#}"
+    );
+    assert_eq!(text(&leaks, "cure"), "sixxs run");
+
+    // What it left goes on, without rules by the program alone.
+    assert_eq!(setting.start()?.stop()?, 0);
+    let own = explained(&setting, &[source, to])?;
+    assert_eq!(
+        ends(&own),
+        [Some("leaves"), Some("sixxs0"), None],
+        "{own:#}"
+    );
+    setting.delete_own_rules()?;
+    let caught = explained(&setting, &[source, to])?;
+    assert_eq!(
+        ends(&caught),
+        [Some("caught"), Some(UPLINK), Some("rule_missing")],
+        "{caught:#}"
+    );
+    assert_eq!(text(&caught, "cure"), "sixxs run");
+    // For somebody who may look at no program it is the kernel's answer alone.
+    let name = setting.host().name();
+    let line = [
+        "netns",
+        "exec",
+        name,
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--clear-groups",
+    ];
+    let mut command = std::process::Command::new("ip");
+    setting.program.dress(&mut command);
+    command.args(line).arg(setting.program.binary());
+    let output = command.args(["explain", source, to, "--json"]).output()?;
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    assert_eq!(
+        ends(&said),
+        [Some("leaks"), Some(UPLINK), Some("rule_missing")],
+        "{said:#}"
+    );
+    assert!(
+        text(&said, "sentence").contains("unless a program is there"),
+        "{said:#}"
+    );
+
+    let daemon = setting.start()?;
+    setting.program.ok(&["stop", "sixxs0"])?;
+    let stopped = explained(&setting, &[source, to])?;
+    assert_eq!(
+        ends(&stopped),
+        [Some("leaks"), Some(UPLINK), Some("stopped")],
+        "{stopped:#}"
+    );
+    assert_eq!(text(&stopped, "cure"), "sixxs start sixxs0");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Networks behind this host: forwarded packets, and what is reached without the tunnel.
+#[test]
+fn a_prefix() -> Result<()> {
+    for mode in ["", "rule_mode = \"subtrees\"\n"] {
+        let spec = Spec {
+            lans: true,
+            ..Spec::new(Flavour::Tun)
+        };
+        let setting = Setting::of(spec, Hook::Auto, mode)?;
+        let daemon = setting.start()?;
+        let (lan, lan2, to) = ("2001:db8:bb:1::2", "2001:db8:bb:2::2", &OUTSIDE.to_string());
+        assert_eq!(lan, LAN1.to_string());
+        let out = explained(&setting, &[lan, to, "--iif", "lan1"])?;
+        assert_eq!(
+            ends(&out),
+            [Some("leaves"), Some("sixxs1"), None],
+            "{out:#}"
+        );
+        let direct = explained(&setting, &[lan, lan2, "--iif", "lan1"])?;
+        assert_eq!(
+            ends(&direct),
+            [Some("leaves"), Some(UPLINK), None],
+            "{direct:#}"
+        );
+        assert!(
+            text(&direct, "sentence").contains("without the tunnel"),
+            "{direct:#}"
+        );
+        let nowhere = explained(&setting, &[lan, "2001:db8:bb:7::1", "--iif", "lan1"])?;
+        assert_eq!(ends(&nowhere), [Some("refused"), None, None], "{nowhere:#}");
+        assert_eq!(daemon.stop()?, 0);
+        setting.delete_own_rules()?;
+        let leak = explained(&setting, &[lan, to, "--iif", "lan1"])?;
+        assert_eq!(
+            ends(&leak),
+            [Some("caught"), Some(UPLINK), Some("rule_missing")],
+            "{leak:#}"
+        );
+        assert!(
+            text(&leak, "sentence").contains("comes in by lan1"),
+            "{leak:#}"
+        );
+        let long = explained(&setting, &[lan, to, "--iif", "lan1", "--size", "1400"])?;
+        assert_eq!(ends(&long)[0], Some("too_big"), "{long:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_makes_no_sense() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let (own, to) = ("2001:db8:a::2", "2001:db8:ffff::9");
+    for (arguments, expected) in [
+        (&["192.0.2.1", to][..], "IPv4"),
+        (&[own, "nonsense"], "expected an IPv6 address"),
+        (&[own, "ff02::1"], "not a group's"),
+        (&["ff02::1", to], "not a group's"),
+        (&[own, "fe80::1"], "needs its interface"),
+        (&[own, "fe80::1%nosuch"], "no interface"),
+        (&["fe80::1", to], "link-local"),
+        (&[own, to, "--oif", "nosuch"], "no interface"),
+        (
+            &[own, to, "--iif", "net0", "--uid", "1"],
+            "cannot be used with",
+        ),
+        (&[own, to, "--size", "0"], "0 is not in"),
+        (&[own, to, "--mark", "x"], "expected a number"),
+        (&[own], "required"),
+    ] {
+        let mut all = vec!["explain"];
+        all.extend(arguments);
+        let printed = setting.program.run(&all)?;
+        assert_eq!(printed.code, 2, "{arguments:?}: {printed:#?}");
+        assert!(
+            printed.stderr.contains(expected),
+            "{arguments:?}: {printed:#?}"
+        );
+        assert!(printed.stdout.is_empty(), "{printed:#?}");
+    }
+    let neighbour = explained(&setting, &[own, "fe80::fe%net0"])?;
+    assert_eq!(
+        ends(&neighbour),
+        [Some("leaves"), Some(UPLINK), None],
+        "{neighbour:#}"
+    );
+    // Without a configuration it is the kernel's answer.
+    std::fs::remove_file(setting.lab.paths().config())?;
+    let native = explained(&setting, &[own, to])?;
+    assert_eq!(
+        ends(&native),
+        [Some("leaves"), Some(UPLINK), None],
+        "{native:#}"
+    );
+    setting.lab.write_config("nonsense = 1\n")?;
+    assert_eq!(setting.program.run(&["explain", own, to])?.code, 2);
+    Ok(())
+}
