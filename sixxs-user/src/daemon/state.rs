@@ -7,10 +7,11 @@ use sixxs_core::{
     alert::Merger,
     config::{Config, Conflict, Learned, Tunnel},
     contest::Contest,
+    doctor::ways::Shadow,
     enforce::Enforcement,
     proof::Vigil,
     routing::{Desired, Observed, Plan, diff},
-    types::{IfName, RulePriority},
+    types::IfName,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
@@ -34,7 +35,7 @@ use crate::{
     metrics,
     netlink::{Netlink, Removed, Scope},
     paths::Paths,
-    table_file,
+    shadow, table_file,
 };
 
 /// Ways back into the daemon's loop, for tasks of its own.
@@ -270,34 +271,26 @@ impl State {
         self.tunnels.contains_key(name)
     }
 
-    /// Where somebody's rule comes before ours and leads elsewhere. The kernel is asked: what a rule
-    /// does depends on more than can be seen in it.
+    /// Where somebody's rule comes before ours and leads elsewhere.
     async fn shadows(&self) -> anyhow::Result<Vec<String>> {
-        // What is asked first of all that we have.
-        let first = RulePriority(self.config.rule_priority.0 - 1);
-        let before = self.netlink.rules_before(first);
-        if before.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut problems = Vec::new();
-        for tunnel in self.config.tunnels.iter().filter(|t| self.is_wanted(t)) {
-            let link = self.observed.links.by_name(&tunnel.name);
-            let (Some(link), Some(source)) = (link, tunnel.addresses.first()) else {
-                continue;
-            };
-            let source = source.address;
-            let is_local = link.addresses.contains(&source);
-            if link.up && is_local && self.netlink.way_out(source).await? != Some(link.index) {
-                let before: Vec<_> = before.iter().map(ToString::to_string).collect();
-                problems.push(format!(
-                    "{}: packets from {source} are led elsewhere by a rule that comes before ours \
-                     (priority {}); remove that rule, or set `rule_priority` below it",
-                    tunnel.name,
-                    before.join(" or ")
-                ));
-            }
-        }
-        Ok(problems)
+        let links = &self.observed.links;
+        let wanted = |tunnel: &Tunnel| self.is_wanted(tunnel);
+        let shadows = shadow::shadows(&self.netlink, &self.config, links, wanted).await?;
+        let problem = |shadow: Shadow| {
+            let before: Vec<_> = shadow
+                .rules
+                .iter()
+                .map(|r| r.priority.to_string())
+                .collect();
+            format!(
+                "{}: packets from {} are led elsewhere by a rule that comes before ours (priority {}); \
+                 remove that rule, or set `rule_priority` below it",
+                shadow.tunnel,
+                shadow.source,
+                before.join(" or ")
+            )
+        };
+        Ok(shadows.into_iter().map(problem).collect())
     }
 
     fn name_tables(&mut self) -> anyhow::Result<Vec<String>> {

@@ -83,22 +83,6 @@ impl Netlink {
         Ok(Way::By(found(&matched, &chosen)))
     }
 
-    /// The interface by which the kernel would send what has this source to somewhere far away;
-    /// `None`: by none.
-    pub async fn way_out(&self, source: Ipv6Addr) -> anyhow::Result<Option<IfIndex>> {
-        let question = Question {
-            source: Some(source),
-            ..Question::default()
-        };
-        let request = message(question, RouteFlags::empty());
-        // Where it is refused, there is no route.
-        Ok(self
-            .one_route(request)
-            .await?
-            .ok()
-            .and_then(|route| oif(&route)))
-    }
-
     /// The interface that leads to an IPv4 address, from an address of ours.
     pub async fn way_out4(
         &self,

@@ -44,16 +44,6 @@ impl Netlink {
         &self.others_rules
     }
 
-    /// The rules of others that are asked before `ours`, by priority: all but the one for the local
-    /// table, which every host has. As of the last look.
-    #[must_use]
-    pub fn rules_before(&self, ours: RulePriority) -> Vec<RulePriority> {
-        let before = self.others_rules.iter().map(|rule| rule.priority);
-        before
-            .filter(|theirs| theirs.0 > 0 && *theirs < ours)
-            .collect()
-    }
-
     async fn rule_messages(&self) -> anyhow::Result<Vec<RuleMessage>> {
         let mut request = RuleMessage::default();
         request.header.family = AddressFamily::Inet6;
