@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::api::Refusal;
+use crate::api::{Refusal, Status};
 
 /// There is no daemon to talk to.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,14 @@ use crate::api::Refusal;
 pub struct NoDaemon {
     socket: String,
 }
+
+/// There is a daemon, and it says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon did not answer within {} s; is it stopped?", SOON.as_secs())]
+pub struct Silent;
+
+/// How long one that is well takes at most.
+const SOON: Duration = Duration::from_secs(2);
 
 /// How long a daemon may take to tell something.
 const TELLS_WITHIN: Duration = Duration::from_secs(10);
@@ -31,6 +39,14 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Resu
     let exchange = async { whole(request(socket, Method::GET, path, Bytes::new()).await?).await };
     let body = within(TELLS_WITHIN, exchange).await?;
     serde_json::from_slice(&body).with_context(|| format!("understand the answer to {path}"))
+}
+
+/// The state, from a daemon that is given less time: for who has more to look at.
+pub async fn status_soon(socket: &Path) -> anyhow::Result<Status> {
+    match timeout(SOON, get(socket, "/v1/status")).await {
+        Ok(outcome) => outcome,
+        Err(_) => bail!(Silent),
+    }
 }
 
 /// Has something changed.

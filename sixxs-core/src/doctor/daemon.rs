@@ -7,6 +7,10 @@ use super::{Finding, Verdict};
 pub struct Daemon {
     /// What the daemon says is wrong; `None`: there is no daemon.
     pub problems: Option<Vec<String>>,
+    /// Why one that runs was not asked.
+    pub not_asked: Option<String>,
+    /// What one that runs and says nothing is like.
+    pub silent: Option<String>,
     /// Where there is none: how many rules and routes are missing.
     pub missing: usize,
     /// Daemons of this program in this network namespace that work in other directories.
@@ -46,6 +50,15 @@ pub(super) fn findings(daemon: &Daemon) -> Vec<Finding> {
         ));
     }
     match &daemon.problems {
+        _ if daemon.silent.is_some() || daemon.not_asked.is_some() => {
+            let fix = "systemctl restart sixxs";
+            let silent = daemon.silent.iter();
+            findings.extend(silent.map(|why| Finding::not("daemon", Verdict::Bad, why, fix)));
+            let not_asked = daemon.not_asked.iter();
+            findings.extend(
+                not_asked.map(|why| Finding::not("daemon", Verdict::Note, why, "run it as root")),
+            );
+        }
         None if daemon.missing > 0 => findings.push(Finding::not(
             "daemon",
             Verdict::Note,

@@ -60,7 +60,7 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 37] = [
+    let traps: [(&str, Verdict, Trap); 40] = [
         ("configuration", Bad, |f| f.configuration = Some("sixxs.toml:3: unknown key".into())),
         ("kernel", Bad, |f| f.host.release = "5.10.0-30".into()),
         ("ipv6", Bad, |f| f.host.ipv6 = false),
@@ -89,6 +89,7 @@ fn each_trap_is_found_and_has_a_fix() {
         ("uplink", Bad, |f| f.ways.uplink = Some(false)),
         ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),
         ("shadowed", Bad, |f| f.ways.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rules: vec![] }]),
+        ("enforcement", Bad, |f| f.ways.not_enforced = vec!["uplink net9 does not exist".into()]),
         ("program", Bad, |f| f.ways.without_program = vec!["net0".into()]),
         ("program order", Bad, |f| f.ways.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
         ("address", Bad, |f| f.ways.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, ailment: Ailment::Nowhere }]),
@@ -100,6 +101,8 @@ fn each_trap_is_found_and_has_a_fix() {
         ("clock", Bad, |f| f.brokers.clock = Some(Clock { refused: vec![("sixxs0".into(), 3)], ..Clock::default() })),
         ("connects", Bad, |f| f.brokers.standings = vec![Standing { name: "192.0.2.1".into(), locked_out_until: Some("2026-01-01T00:00:00Z".into()), has_slot: false }]),
         ("group", Note, |f| f.daemon.group = Some(("sixxs".into(), false))),
+        ("daemon", Bad, |f| f.daemon.silent = Some("no answer".into())),
+        ("daemon", Note, |f| f.daemon.not_asked = Some("may not connect".into())),
         ("daemon", Bad, |f| f.daemon.others = vec![77]),
     ];
     for (about, verdict, set) in traps {

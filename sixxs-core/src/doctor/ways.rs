@@ -10,6 +10,8 @@ use crate::explain::rules::SeenRule;
 pub struct Ways {
     /// Whether there is any uplink, by the configuration or by its default route.
     pub uplink: Option<bool>,
+    /// What the programs could not do, in words; where no daemon says it.
+    pub not_enforced: Vec<String>,
     /// Interfaces with a default route that are no tunnels and that the configuration does not name.
     pub unguarded: Vec<String>,
     /// The uplinks that the configuration names.
@@ -80,6 +82,10 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
             "name the uplinks in the configuration: uplinks = [\"net0\"]",
         ));
     }
+    findings.extend(ways.not_enforced.iter().map(|problem| {
+        let fix = "correct the configuration; docs/reference.md has every key";
+        Finding::not("enforcement", Verdict::Bad, problem, fix)
+    }));
     for name in &ways.unguarded {
         let all = ways.named.iter().chain([name]);
         let all: Vec<_> = all.map(|name| format!("\"{name}\"")).collect();

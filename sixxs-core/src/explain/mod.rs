@@ -2,11 +2,13 @@
 //!
 //! * [`rules`] – everybody's rules, and which of them a packet meets
 //! * [`cause`] – why a packet leaves by the wrong interface, and what cures it
+//! * [`verdict`] – what the programs say of it
 //! * [`path`] – the whole way, step by step
 
 pub mod cause;
 pub mod path;
 pub mod rules;
+pub mod verdict;
 
 use std::net::Ipv6Addr;
 

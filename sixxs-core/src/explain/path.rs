@@ -2,21 +2,14 @@
 
 use std::net::Ipv6Addr;
 
-use sixxs_common::{
-    address::Address,
-    decide::{self, Verdict, decide},
-    layout::{ANY_UPLINK, ON_LEAK_DROP, ON_LEAK_OBSERVE, Source, Tunnel},
-    packet::Ipv6,
-};
+use sixxs_common::decide::Verdict;
 
 use super::{
     Cause, Circumstances, Packet, cause,
     rules::{self, Met, SeenRule},
+    verdict::{Decided, Fate, fate},
 };
-use crate::{
-    enforce::{Enforcement, Home, Role},
-    types::{IfIndex, IfName, Metric, Mtu, Prefix, TableId},
-};
+use crate::types::{IfName, Metric, Mtu, Prefix, TableId};
 
 /// What is known of a packet and of the host.
 #[derive(Clone, Debug)]
@@ -80,17 +73,6 @@ pub enum Program {
     Unknown(String),
     /// It is there, and says this by its maps.
     There(Decided),
-}
-
-/// What a program says of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
-    /// What it is; `None`: the interface is not in use as uplink or tunnel, and everything passes.
-    pub verdict: Option<Verdict>,
-    /// Of a leak: the tunnel's entry.
-    pub tunnel: Tunnel,
-    /// Of a leak: the tunnel's name.
-    pub name: Option<IfName>,
 }
 
 /// What becomes of a packet.
@@ -369,215 +351,6 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
     }
 }
 
-/// What the program does about a leak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Redirect,
-    Drop,
-    Observe,
-    NoTunnel,
-    TooBig(u32),
-}
-
-/// As the kernel program has it (`leak.rs` there), for a packet that is no batch.
-fn fate(tunnel: &Tunnel, bytes: u32) -> Fate {
-    match tunnel.on_leak {
-        ON_LEAK_DROP => Fate::Drop,
-        ON_LEAK_OBSERVE => Fate::Observe,
-        _ if tunnel.ifindex == 0 => Fate::NoTunnel,
-        _ if bytes > Mtu::MINIMUM.0 && bytes > tunnel.mtu => {
-            Fate::TooBig(tunnel.mtu.max(Mtu::MINIMUM.0))
-        }
-        _ => Fate::Redirect,
-    }
-}
-
-/// What a packet that leaves by an interface would be to the programs, by what they should know. An
-/// interface that is neither uplink nor tunnel counts as an uplink.
-#[must_use]
-pub fn verdict(wanted: &Enforcement, packet: &Packet, name: &IfName, index: IfIndex) -> Verdict {
-    let tables = Wanted(wanted);
-    let role = wanted.interfaces.get(name).map(|interface| interface.role);
-    let exit = match (role, tables.slot(name)) {
-        (Some(Role::Tunnel), Some(slot)) => decide::Exit::Tunnel(slot),
-        _ => decide::Exit::Uplink(index.0),
-    };
-    decide(Ok(&header(packet)), exit, &tables)
-}
-
-/// The header of a packet, as far as a decision asks.
-#[must_use]
-pub fn header(packet: &Packet) -> Ipv6 {
-    Ipv6 {
-        offset: 0,
-        source: Address::from_octets(packet.source.octets()),
-        destination: Address::from_octets(packet.destination.octets()),
-        payload_bytes: 0,
-        next_header: 59,
-    }
-}
-
-/// What the programs should know, as tables; a tunnel's slot is its place in their order.
-struct Wanted<'a>(&'a Enforcement);
-
-impl Wanted<'_> {
-    fn slot(&self, tunnel: &IfName) -> Option<u32> {
-        let place = self.0.tunnels.keys().position(|name| name == tunnel)?;
-        u32::try_from(place).ok()
-    }
-}
-
-impl decide::Tables for Wanted<'_> {
-    fn source(&self, address: Address) -> Option<Source> {
-        let address = Ipv6Addr::from(address.octets());
-        let mut sources = self.0.sources.iter();
-        let source = sources.find(|source| source.prefix.contains(address))?;
-        let home = match source.home {
-            Home::Nowhere => 0,
-            Home::Uplink(index) => index.0,
-            Home::Several => ANY_UPLINK,
-        };
-        Some(Source::new(
-            self.slot(&source.tunnel)?,
-            source.prefix.bits(),
-            home,
-        ))
-    }
-
-    fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
-        let destination = Ipv6Addr::from(destination.octets());
-        let mut directs = self.0.directs.iter();
-        directs
-            .any(|(name, prefix)| self.slot(name) == Some(tunnel) && prefix.contains(destination))
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        explain::rules::{Action, Selector},
-        routing::Rule,
-        types::RulePriority,
-    };
-
-    const LEAK: Verdict = Verdict::Leak(0);
-
-    fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
-        let tunnel: IfName = "sixxs0".parse().unwrap();
-        let own: Prefix = "2001:db8:a::2".parse().unwrap();
-        let rule = Rule {
-            priority: RulePriority(16383),
-            from: own,
-            to: None,
-            table: TableId(200),
-            no_default: false,
-        };
-        Facts {
-            packet: Packet {
-                source: own.address(),
-                destination: "2001:db8:ffff::9".parse().unwrap(),
-                uid: Some(0),
-                mark: Some(0),
-                iif: None,
-                oif: None,
-            },
-            bytes: None,
-            owner: Some((tunnel.clone(), own)),
-            is_tunnel_up: true,
-            rules: vec![SeenRule {
-                priority: RulePriority(32766),
-                ours: false,
-                selector: Selector::ALL,
-                action: Action::Lookup(TableId(254), None),
-            }],
-            way: Way::Out(Route {
-                table: TableId(254),
-                destination: Prefix::ALL,
-                from: Prefix::ALL,
-                metric: Metric(1024),
-                gateway: Some("fe80::1".parse().unwrap()),
-                interface: interface.parse().unwrap(),
-                mtu: Mtu(1500),
-            }),
-            verdict: Some(verdict),
-            program,
-            circumstances: Some(Circumstances {
-                tunnel,
-                bound_to: None,
-                forwarded_from: None,
-                wanted: true,
-                daemon: Some(true),
-                rule,
-                rule_in_place: false,
-                route_in_place: true,
-                before: None,
-            }),
-        }
-    }
-
-    fn there(verdict: Verdict, on_leak: u8, ifindex: u32) -> Program {
-        Program::There(Decided {
-            verdict: Some(verdict),
-            tunnel: Tunnel {
-                ifindex,
-                mtu: 1400,
-                on_leak,
-                ..Tunnel::default()
-            },
-            name: "sixxs0".parse().ok(),
-        })
-    }
-
-    #[test]
-    #[rustfmt::skip] // a table reads best as one
-    fn every_end() {
-        use Outcome::{Caught, Dropped, Leaks, Leaves, Refused, Stays, TooBig};
-        type Set = fn(&mut Facts);
-        let none: Set = |_| {};
-        let big: Set = |f| f.bytes = Some(1501);
-        let cases = [
-            (Leaves, "leaves by sixxs0 through fe80::1; replies reach", facts("sixxs0", Verdict::Own, Program::None), none),
-            (Leaves, "reached without the tunnel", facts("net0", Verdict::Exempt, Program::None), none),
-            (Leaves, "its source is of no tunnel", facts("net0", Verdict::NotOurs, Program::None), none),
-            (Leaks, "the broker drops it", facts("sixxs0", Verdict::Stray, Program::None), none),
-            (TooBig, "EMSGSIZE", facts("sixxs0", Verdict::Own, Program::None), big),
-            (Leaks, "would leak by net0: the rule from 2001:db8:a::2", facts("net0", LEAK, Program::None), none),
-            (Leaks, "unless a program is there", facts("net0", LEAK, Program::Unknown("not permitted".into())), none),
-            (Caught, "put into sixxs0 by the program: the rule", facts("net0", LEAK, there(LEAK, 0, 7)), none),
-            (Dropped, "on_leak", facts("net0", LEAK, there(LEAK, ON_LEAK_DROP, 7)), none),
-            (Leaks, "counted", facts("net0", LEAK, there(LEAK, ON_LEAK_OBSERVE, 7)), none),
-            (Dropped, "sixxs0 is not there", facts("net0", LEAK, there(LEAK, 0, 0)), none),
-            (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, there(LEAK, 0, 7)), big),
-            (Leaks, "would leak by net0", facts("net0", LEAK, there(Verdict::NotOurs, 0, 7)), none),
-            (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.way = Way::Here(TableId(255))),
-            (Refused, "goes nowhere: No route", facts("net0", Verdict::Own, Program::None), |f| f.way = Way::Refused("No route to host".into())),
-            (Refused, "sixxs0 is down", facts("net0", Verdict::Own, Program::None), |f| { f.way = Way::Refused("No route to host".into()); f.is_tunnel_up = false; }),
-        ];
-        for (outcome, sentence, mut facts, set) in cases {
-            set(&mut facts);
-            let explained = explain(&facts);
-            assert_eq!(explained.outcome, outcome, "{explained:?}");
-            assert!(explained.sentence.contains(sentence), "{}", explained.sentence);
-            assert_eq!(explained.cause.is_some(), facts.verdict == Some(LEAK));
-        }
-    }
-
-    #[test]
-    fn maps_of_another_configuration_are_told() {
-        let program = |verdict, name: &str| {
-            let mut facts = facts("net0", LEAK, there(verdict, 0, 7));
-            if let Program::There(decided) = &mut facts.program {
-                decided.name = name.parse().ok();
-            }
-            explain(&facts)
-                .steps
-                .into_iter()
-                .any(|(_, text)| text.contains("not of this"))
-        };
-        // A tunnel's slot is not its place in the configuration.
-        assert!(!program(Verdict::Leak(7), "sixxs0"));
-        assert!(program(Verdict::Leak(0), "sixxs1"));
-        assert!(program(Verdict::NotOurs, "sixxs0"));
-    }
-}
+#[path = "path_tests.rs"]
+mod tests;

@@ -13,17 +13,20 @@ use sixxs_common::{
     },
 };
 use sixxs_core::{
-    explain::{Packet, path},
+    explain::{
+        Packet,
+        verdict::{Decided, header},
+    },
     types::IfIndex,
 };
 
 use super::{pins::Pins, raw::Raw, tables::read_name};
 
 /// What the programs say of a packet on its way out of an interface, by the maps that are pinned.
-pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Result<path::Decided> {
+pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Result<Decided> {
     let pins = Pins::at(pin_dir);
     let interfaces: Array<_, Raw<Interface>> = Map::Array(open(&pins, "INTERFACES")?).try_into()?;
-    let mut decided = path::Decided {
+    let mut decided = Decided {
         verdict: None,
         tunnel: Tunnel::default(),
         name: None,
@@ -36,7 +39,7 @@ pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Resul
     } else {
         Exit::Uplink(interface.ifindex)
     };
-    let verdict = decide(Ok(&path::header(packet)), exit, &Pinned::open(&pins)?);
+    let verdict = decide(Ok(&header(packet)), exit, &Pinned::open(&pins)?);
     decided.verdict = Some(verdict);
     if let Verdict::Leak(slot) = verdict {
         let tunnels: Array<_, Raw<Tunnel>> = Map::Array(open(&pins, "TUNNELS")?).try_into()?;

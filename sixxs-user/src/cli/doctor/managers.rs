@@ -85,7 +85,8 @@ fn networkd(root: &str) -> Networkd {
         .iter()
         .rev()
         .map(|directory| at(directory).join("networkd.conf"))
-        .find_map(|file| fs::read_to_string(file).ok());
+        .find(|file| file.is_file())
+        .map(read);
     let dropped = drop_ins(DIRECTORIES.map(|directory| at(directory).join("networkd.conf.d")));
     let files = main.iter().chain(&dropped);
     managers::read_networkd(files.map(String::as_str))
@@ -96,7 +97,7 @@ fn networkd(root: &str) -> Networkd {
 fn network_manager(root: &str) -> Vec<String> {
     let at = |directory: &str| Path::new(root).join(directory).join("NetworkManager");
     let mut files = drop_ins(["usr/lib", "run"].map(|directory| at(directory).join("conf.d")));
-    files.extend(fs::read_to_string(at("etc").join("NetworkManager.conf")));
+    files.push(read(at("etc").join("NetworkManager.conf")));
     files.extend(drop_ins([at("etc").join("conf.d")]));
     files
 }

@@ -13,7 +13,7 @@ mod managers;
 mod settings;
 mod ways;
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{fs, io::Read as _, path::Path, process::ExitCode};
 
 use serde::Serialize;
 use sixxs_core::{
@@ -122,15 +122,26 @@ async fn gather(paths: &Paths) -> Facts {
         Ok(config) => (Some(config), None),
         Err(wrong) => (None, Some(wrong.to_string())),
     };
-    let status = client::get::<Status>(&paths.socket(), "/v1/status")
-        .await
-        .ok();
+    let (mut not_asked, mut silent) = (None, None);
+    let status = match client::status_soon(&paths.socket()).await {
+        Ok(status) => Some(status),
+        Err(error) => {
+            if error.is::<client::Silent>() {
+                silent = Some(error.to_string());
+            } else if !error.is::<client::NoDaemon>() {
+                not_asked = Some(format!("{error:#}"));
+            }
+            None
+        }
+    };
     let mut facts = Facts {
         host: host(paths, config.as_ref(), status.as_ref()),
         configuration: configuration.filter(|_| paths.config.exists()),
         managers: managers::managers(config.as_ref()),
         daemon: Daemon {
             problems: status.as_ref().map(|status| status.problems.clone()),
+            not_asked,
+            silent,
             missing: 0,
             others: managers::other_daemons(paths).await,
             group: managers::group(&paths.group),
@@ -259,6 +270,22 @@ fn try_subtrees() -> Option<bool> {
     tried.join().ok()?
 }
 
+/// What a file says, up to what any of them is good for; nothing where there is none.
 fn read(file: impl AsRef<Path>) -> String {
-    fs::read_to_string(file).unwrap_or_default()
+    let text = || -> std::io::Result<String> {
+        let file = file.as_ref();
+        // Whoever opened a pipe would wait for somebody to write.
+        if !fs::metadata(file)?.is_file() {
+            return Ok(String::new());
+        }
+        let mut bytes = Vec::new();
+        fs::File::open(file)?
+            .take(MAX_BYTES)
+            .read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    text().unwrap_or_default()
 }
+
+/// No file that is looked at is longer.
+const MAX_BYTES: u64 = 1024 * 1024;

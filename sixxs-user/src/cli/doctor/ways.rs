@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sixxs_core::{
     doctor::ways::{Address, Ailment, Before, Ways},
-    enforce,
+    enforce::{self, Enforcement},
     link::Link,
 };
 
@@ -45,9 +45,17 @@ pub(super) async fn ways(view: &View) -> Ways {
             without_program.push(uplink.name.to_string());
         }
     }
+    // A daemon says it itself; and of uplinks that are looked for and not found more is said above.
+    let not_enforced = match &view.status {
+        None if config.uplinks.is_some() || !uplinks.is_empty() => {
+            Enforcement::new(config, links, |_| true).problems
+        }
+        _ => Vec::new(),
+    };
     let shadows = shadow::shadows(netlink, config, links, |_| true).await;
     Ways {
         uplink: Some(!uplinks.is_empty()),
+        not_enforced,
         unguarded: unguarded.map(|link| link.name.to_string()).collect(),
         named: named.iter().map(ToString::to_string).collect(),
         shadows: shadows.unwrap_or_default(),

@@ -1,25 +1,23 @@
-//! `sixxs explain`: the way that a packet would take, and why.
+//! The facts: the configuration, the rules, the kernel's answer, the program's.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::ExitCode;
+use std::net::Ipv6Addr;
 
 use anyhow::bail;
-use clap::Args;
-use serde::Serialize;
 use sixxs_core::{
     config::{Config, RuleMode, Tunnel},
     enforce::Enforcement,
     explain::{
         Circumstances, Packet,
-        path::{self, Explanation, Facts, Program, Route, Way},
+        path::{Facts, Program, Route, Way},
         rules::{self, Action, SeenRule},
+        verdict::verdict,
     },
     link::{Link, Links},
     routing::{Observed, Rule, SUBTREES_TABLE, observed::ObservedTarget},
-    types::{IfIndex, InterfaceAddress, Mtu, Prefix},
+    types::{InterfaceAddress, Mtu, Prefix},
 };
 
-use super::show;
+use super::asked::{Asked, BadArgument, address, interface};
 use crate::{
     api::Status,
     bpf, client, config_file,
@@ -27,134 +25,18 @@ use crate::{
     paths::Paths,
 };
 
-/// What is asked.
-#[derive(Args)]
-pub(super) struct Asked {
-    /// The packet's source, an IPv6 address.
-    #[arg(value_name = "SRC")]
-    source: String,
-    /// Its destination; link-local ones with their interface: fe80::1%net0.
-    #[arg(value_name = "DST")]
-    destination: String,
-    /// Owner of the sending process; default: yours.
-    #[arg(long, value_name = "NUMBER", conflicts_with = "iif")]
-    uid: Option<u32>,
-    /// The packet's mark: 7 or 0x7.
-    #[arg(long, value_name = "MARK", value_parser = mark)]
-    mark: Option<u32>,
-    /// The interface that the sending socket is bound to.
-    #[arg(long, value_name = "INTERFACE", conflicts_with = "iif")]
-    oif: Option<String>,
-    /// The interface by which it comes in, to be forwarded.
-    #[arg(long, value_name = "INTERFACE")]
-    iif: Option<String>,
-    /// Its length in bytes, headers included.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(40..=65575))]
-    size: Option<u32>,
+/// What is known of the host.
+struct View<'a> {
+    config: &'a Config,
+    observed: &'a Observed,
+    rules: &'a [SeenRule],
+    status: Option<&'a Status>,
+    /// Whether a daemon runs; `None`: not known.
+    daemon: Option<bool>,
 }
 
-/// What is asked makes no sense.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct BadArgument(String);
-
-fn mark(text: &str) -> Result<u32, String> {
-    let number = match text.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| "expected a number, such as 7 or 0x7".to_owned())
-}
-
-/// As it is told.
-#[derive(Serialize)]
-struct Told<'a> {
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
-    tunnel: Option<&'a str>,
-    interface: Option<&'a str>,
-    steps: Vec<Step<'a>>,
-    outcome: &'static str,
-    sentence: &'a str,
-    cause: Option<&'static str>,
-    cure: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Step<'a> {
-    about: &'a str,
-    detail: &'a str,
-}
-
-pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::Result<ExitCode> {
-    let facts = gather(paths, &asked).await?;
-    let Explanation {
-        steps,
-        outcome,
-        sentence,
-        cause,
-    } = path::explain(&facts);
-    let cure = cause.as_ref().map(|cause| cause.cure());
-    if json {
-        let told = Told {
-            source: facts.packet.source,
-            destination: facts.packet.destination,
-            tunnel: facts.owner.as_ref().map(|(name, _)| name.as_str()),
-            interface: match &facts.way {
-                Way::Out(route) => Some(route.interface.as_str()),
-                Way::Here(_) | Way::Refused(_) => None,
-            },
-            steps: steps
-                .iter()
-                .map(|(about, detail)| Step { about, detail })
-                .collect(),
-            outcome: outcome.name(),
-            sentence: &sentence,
-            cause: cause.as_ref().map(|cause| cause.name()),
-            cure,
-        };
-        show::print(&show::line(&told)?)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut before = "";
-    for (about, detail) in &steps {
-        let label = if *about == before { "" } else { about };
-        show::print(&wrapped(label, detail))?;
-        before = about;
-    }
-    show::print(&wrapped("so it", &sentence))?;
-    if let Some(cure) = cure {
-        show::print(&wrapped("cure", &cure))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A label, and a text behind it in lines of 80 columns.
-fn wrapped(label: &str, text: &str) -> String {
-    const WIDTH: usize = 80;
-    const INDENT: usize = 9;
-    let mut out = format!("{label:<INDENT$}");
-    let mut column = INDENT;
-    // What the text begins with keeps its place: numbers stand below each other.
-    let start = text.len() - text.trim_start().len();
-    out += &text[..start];
-    column += start;
-    for (number, word) in text[start..].split(' ').enumerate() {
-        let length = word.chars().count();
-        if number > 0 && column + 1 + length > WIDTH {
-            out += &format!("\n{:INDENT$}  ", "");
-            column = INDENT + 2;
-        } else if number > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out += word;
-        column += length;
-    }
-    out + "\n"
-}
-
-async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
+/// Looks at the host, and asks the kernel.
+pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
     let source = address(&asked.source)?.0;
     let (destination, scope) = address(&asked.destination)?;
     if source.is_unicast_link_local() {
@@ -174,7 +56,7 @@ async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
         Err(_) if !paths.config.exists() => Config::default(),
         Err(wrong) => return Err(wrong.into()),
     };
-    let (status, daemon) = match client::get::<Status>(&paths.socket(), "/v1/status").await {
+    let (status, daemon) = match client::status_soon(&paths.socket()).await {
         Ok(status) => (Some(status), Some(true)),
         Err(error) => (None, error.is::<client::NoDaemon>().then_some(false)),
     };
@@ -205,7 +87,13 @@ async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
     };
     let rules = netlink.everybodys_rules().await?;
     let (way, exit) = way(&netlink, links, question).await?;
-    let is_wanted = |tunnel: &Tunnel| is_wanted(status.as_ref(), tunnel);
+    let view = View {
+        config: &config,
+        observed: &observed,
+        rules: &rules,
+        status: status.as_ref(),
+        daemon,
+    };
     let enforcement = Enforcement::new(&config, links, |_| true);
     let owner = owner(&config, source);
     Ok(Facts {
@@ -213,14 +101,9 @@ async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
         is_tunnel_up: owner
             .and_then(|(tunnel, _)| links.by_name(&tunnel.name))
             .is_some_and(|link| link.up),
-        circumstances: owner.map(|(tunnel, by)| {
-            let wanted = is_wanted(tunnel);
-            circumstances(
-                &config, tunnel, by, wanted, daemon, &packet, &observed, &rules,
-            )
-        }),
+        circumstances: owner.map(|(tunnel, by)| circumstances(&view, tunnel, by, &packet)),
         owner: owner.map(|(tunnel, by)| (tunnel.name.clone(), by)),
-        verdict: exit.map(|link| path::verdict(&enforcement, &packet, &link.name, link.index)),
+        verdict: exit.map(|link| verdict(&enforcement, &packet, &link.name, link.index)),
         program: match exit {
             Some(link) => program(paths, &netlink, link, &packet).await,
             None => Program::None,
@@ -229,41 +112,6 @@ async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
         rules,
         packet,
     })
-}
-
-/// An address, and behind a `%` its interface.
-fn address(text: &str) -> Result<(Ipv6Addr, Option<String>), BadArgument> {
-    let (address, scope) = match text.split_once('%') {
-        Some((address, scope)) => (address, Some(scope.to_owned())),
-        None => (text, None),
-    };
-    let expected = |what: &str| BadArgument(format!("{text:?}: {what}"));
-    if address.parse::<Ipv4Addr>().is_ok() {
-        return Err(expected("that is IPv4; only IPv6 is led by tunnels' rules"));
-    }
-    let address: Ipv6Addr = address
-        .parse()
-        .map_err(|_| expected("expected an IPv6 address, such as 2001:db8::1"))?;
-    if address.is_multicast() {
-        return Err(expected("expected an address of one host, not a group's"));
-    }
-    if address.is_unspecified() {
-        return Err(expected("expected an address of a host"));
-    }
-    Ok((address, scope))
-}
-
-/// An interface by its name, if one is asked for.
-fn interface(
-    links: &Links,
-    name: Option<&String>,
-) -> Result<(Option<String>, Option<IfIndex>), BadArgument> {
-    let Some(name) = name else {
-        return Ok((None, None));
-    };
-    let link = name.parse().ok().and_then(|name| links.by_name(&name));
-    let link = link.ok_or_else(|| BadArgument(format!("there is no interface {name:?}")))?;
-    Ok((Some(name.clone()), Some(link.index)))
 }
 
 /// Takes from the daemon what brokers said of tunnels of which the configuration has no address.
@@ -352,20 +200,15 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all of it is what there is to be known"
-)]
-fn circumstances(
-    config: &Config,
-    tunnel: &Tunnel,
-    by: Prefix,
-    wanted: bool,
-    daemon: Option<bool>,
-    packet: &Packet,
-    observed: &Observed,
-    rules: &[SeenRule],
-) -> Circumstances {
+/// What is there to lead a packet of a tunnel, by an address or prefix of its.
+fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> Circumstances {
+    let View {
+        config,
+        observed,
+        rules,
+        status,
+        daemon,
+    } = view;
     let (from, table) = match config.rule_mode {
         RuleMode::Rules => (by, tunnel.table),
         RuleMode::Subtrees => (Prefix::ALL, SUBTREES_TABLE),
@@ -387,8 +230,8 @@ fn circumstances(
         tunnel: tunnel.name.clone(),
         bound_to: packet.oif.clone(),
         forwarded_from: packet.iif.clone(),
-        wanted,
-        daemon,
+        wanted: is_wanted(*status, tunnel),
+        daemon: *daemon,
         rule: Rule {
             priority,
             from,
@@ -399,35 +242,5 @@ fn circumstances(
         rule_in_place: rules.iter().any(is_ours),
         route_in_place,
         before: before.map(|(rule, how)| (rule.clone(), how)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_makes_no_sense_is_said() {
-        for (text, expected) in [
-            ("192.0.2.1", "IPv4"),
-            ("nonsense", "expected an IPv6 address"),
-            ("2001:db8::1/64", "expected an IPv6 address"),
-            ("ff02::1", "not a group's"),
-            ("::", "of a host"),
-        ] {
-            let error = address(text).unwrap_err().to_string();
-            assert!(error.contains(expected) && error.contains(text), "{error}");
-        }
-        assert_eq!(address("fe80::1%net0").unwrap().1.as_deref(), Some("net0"));
-    }
-
-    #[test]
-    fn long_lines_are_wrapped() {
-        let text = wrapped("rule", &format!("    0  {}", "word ".repeat(40).trim_end()));
-        assert!(text.lines().count() > 2);
-        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
-        assert!(text.starts_with("rule         0  word"), "{text}");
-        let unbroken = "x".repeat(100);
-        assert_eq!(wrapped("", &unbroken).lines().count(), 1);
     }
 }

@@ -1,0 +1,128 @@
+use sixxs_common::layout::{ON_LEAK_DROP, ON_LEAK_OBSERVE, Tunnel};
+
+use super::*;
+use crate::{
+    explain::rules::{Action, Selector},
+    routing::Rule,
+    types::RulePriority,
+};
+
+const LEAK: Verdict = Verdict::Leak(0);
+
+fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
+    let tunnel: IfName = "sixxs0".parse().unwrap();
+    let own: Prefix = "2001:db8:a::2".parse().unwrap();
+    let rule = Rule {
+        priority: RulePriority(16383),
+        from: own,
+        to: None,
+        table: TableId(200),
+        no_default: false,
+    };
+    Facts {
+        packet: Packet {
+            source: own.address(),
+            destination: "2001:db8:ffff::9".parse().unwrap(),
+            uid: Some(0),
+            mark: Some(0),
+            iif: None,
+            oif: None,
+        },
+        bytes: None,
+        owner: Some((tunnel.clone(), own)),
+        is_tunnel_up: true,
+        rules: vec![SeenRule {
+            priority: RulePriority(32766),
+            ours: false,
+            selector: Selector::ALL,
+            action: Action::Lookup(TableId(254), None),
+        }],
+        way: Way::Out(Route {
+            table: TableId(254),
+            destination: Prefix::ALL,
+            from: Prefix::ALL,
+            metric: Metric(1024),
+            gateway: Some("fe80::1".parse().unwrap()),
+            interface: interface.parse().unwrap(),
+            mtu: Mtu(1500),
+        }),
+        verdict: Some(verdict),
+        program,
+        circumstances: Some(Circumstances {
+            tunnel,
+            bound_to: None,
+            forwarded_from: None,
+            wanted: true,
+            daemon: Some(true),
+            rule,
+            rule_in_place: false,
+            route_in_place: true,
+            before: None,
+        }),
+    }
+}
+
+fn there(verdict: Verdict, on_leak: u8, ifindex: u32) -> Program {
+    Program::There(Decided {
+        verdict: Some(verdict),
+        tunnel: Tunnel {
+            ifindex,
+            mtu: 1400,
+            on_leak,
+            ..Tunnel::default()
+        },
+        name: "sixxs0".parse().ok(),
+    })
+}
+
+#[test]
+#[rustfmt::skip] // a table reads best as one
+fn every_end() {
+    use Outcome::{Caught, Dropped, Leaks, Leaves, Refused, Stays, TooBig};
+    type Set = fn(&mut Facts);
+    let none: Set = |_| {};
+    let big: Set = |f| f.bytes = Some(1501);
+    let cases = [
+        (Leaves, "leaves by sixxs0 through fe80::1; replies reach", facts("sixxs0", Verdict::Own, Program::None), none),
+        (Leaves, "reached without the tunnel", facts("net0", Verdict::Exempt, Program::None), none),
+        (Leaves, "its source is of no tunnel", facts("net0", Verdict::NotOurs, Program::None), none),
+        (Leaks, "the broker drops it", facts("sixxs0", Verdict::Stray, Program::None), none),
+        (TooBig, "EMSGSIZE", facts("sixxs0", Verdict::Own, Program::None), big),
+        (Leaks, "would leak by net0: the rule from 2001:db8:a::2", facts("net0", LEAK, Program::None), none),
+        (Leaks, "unless a program is there", facts("net0", LEAK, Program::Unknown("not permitted".into())), none),
+        (Caught, "put into sixxs0 by the program: the rule", facts("net0", LEAK, there(LEAK, 0, 7)), none),
+        (Dropped, "on_leak", facts("net0", LEAK, there(LEAK, ON_LEAK_DROP, 7)), none),
+        (Leaks, "counted", facts("net0", LEAK, there(LEAK, ON_LEAK_OBSERVE, 7)), none),
+        (Dropped, "sixxs0 is not there", facts("net0", LEAK, there(LEAK, 0, 0)), none),
+        (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, there(LEAK, 0, 7)), big),
+        (Leaks, "would leak by net0", facts("net0", LEAK, there(Verdict::NotOurs, 0, 7)), none),
+        (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.way = Way::Here(TableId(255))),
+        (Refused, "goes nowhere: No route", facts("net0", Verdict::Own, Program::None), |f| f.way = Way::Refused("No route to host".into())),
+        (Refused, "sixxs0 is down", facts("net0", Verdict::Own, Program::None), |f| { f.way = Way::Refused("No route to host".into()); f.is_tunnel_up = false; }),
+    ];
+    for (outcome, sentence, mut facts, set) in cases {
+        set(&mut facts);
+        let explained = explain(&facts);
+        assert_eq!(explained.outcome, outcome, "{explained:?}");
+        assert!(explained.sentence.contains(sentence), "{}", explained.sentence);
+        assert_eq!(explained.cause.is_some(), facts.verdict == Some(LEAK));
+    }
+}
+
+#[test]
+fn maps_of_another_configuration_are_told() {
+    let program = |verdict, name: &str| {
+        let mut facts = facts("net0", LEAK, there(verdict, 0, 7));
+        if let Program::There(decided) = &mut facts.program {
+            decided.name = name.parse().ok();
+        }
+        explain(&facts)
+            .steps
+            .into_iter()
+            .any(|(_, text)| text.contains("not of this"))
+    };
+    // A tunnel's slot is not its place in the configuration.
+    assert!(!program(Verdict::Leak(7), "sixxs0"));
+    assert!(program(Verdict::Leak(0), "sixxs1"));
+    assert!(program(Verdict::NotOurs, "sixxs0"));
+}

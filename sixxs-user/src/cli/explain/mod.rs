@@ -1,0 +1,121 @@
+//! `sixxs explain`: the way that a packet would take, and why.
+
+//!
+//! * `asked` – the question, as it is put on the command line
+//! * `gather` – the facts
+
+mod asked;
+mod gather;
+
+use std::{net::Ipv6Addr, process::ExitCode};
+
+use serde::Serialize;
+use sixxs_core::explain::path::{self, Explanation, Way};
+
+use super::show;
+use crate::paths::Paths;
+
+pub(super) use asked::{Asked, BadArgument};
+
+/// As it is told.
+#[derive(Serialize)]
+struct Told<'a> {
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    tunnel: Option<&'a str>,
+    interface: Option<&'a str>,
+    steps: Vec<Step<'a>>,
+    outcome: &'static str,
+    sentence: &'a str,
+    cause: Option<&'static str>,
+    cure: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Step<'a> {
+    about: &'a str,
+    detail: &'a str,
+}
+
+pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::Result<ExitCode> {
+    let facts = gather::gather(paths, &asked).await?;
+    let Explanation {
+        steps,
+        outcome,
+        sentence,
+        cause,
+    } = path::explain(&facts);
+    let cure = cause.as_ref().map(|cause| cause.cure());
+    if json {
+        let told = Told {
+            source: facts.packet.source,
+            destination: facts.packet.destination,
+            tunnel: facts.owner.as_ref().map(|(name, _)| name.as_str()),
+            interface: match &facts.way {
+                Way::Out(route) => Some(route.interface.as_str()),
+                Way::Here(_) | Way::Refused(_) => None,
+            },
+            steps: steps
+                .iter()
+                .map(|(about, detail)| Step { about, detail })
+                .collect(),
+            outcome: outcome.name(),
+            sentence: &sentence,
+            cause: cause.as_ref().map(|cause| cause.name()),
+            cure,
+        };
+        show::print(&show::line(&told)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut before = "";
+    for (about, detail) in &steps {
+        let label = if *about == before { "" } else { about };
+        show::print(&wrapped(label, detail))?;
+        before = about;
+    }
+    show::print(&wrapped("so it", &sentence))?;
+    if let Some(cure) = cure {
+        show::print(&wrapped("cure", &cure))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A label, and a text behind it in lines of 80 columns.
+fn wrapped(label: &str, text: &str) -> String {
+    const WIDTH: usize = 80;
+    const INDENT: usize = 9;
+    let mut out = format!("{label:<INDENT$}");
+    let mut column = INDENT;
+    // What the text begins with keeps its place: numbers stand below each other.
+    let start = text.len() - text.trim_start().len();
+    out += &text[..start];
+    column += start;
+    for (number, word) in text[start..].split(' ').enumerate() {
+        let length = word.chars().count();
+        if number > 0 && column + 1 + length > WIDTH {
+            out += &format!("\n{:INDENT$}  ", "");
+            column = INDENT + 2;
+        } else if number > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out += word;
+        column += length;
+    }
+    out + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped() {
+        let text = wrapped("rule", &format!("    0  {}", "word ".repeat(40).trim_end()));
+        assert!(text.lines().count() > 2);
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        assert!(text.starts_with("rule         0  word"), "{text}");
+        let unbroken = "x".repeat(100);
+        assert_eq!(wrapped("", &unbroken).lines().count(), 1);
+    }
+}

@@ -1,0 +1,195 @@
+//! Paths, the clock, and who else runs.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use sixxs_tests::broker::Kind;
+use sixxs_tests::chaos::clock;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::Flavour;
+use sixxs_tests::{nft, probe, wait};
+
+use super::{apply, fix, shell_output, trap, traps};
+use crate::setting::Setting;
+
+/// A path that carries less than the tunnel promises is measured.
+#[test]
+fn a_path_that_is_too_narrow() -> Result<()> {
+    let spec = Spec {
+        mtu: 1480,
+        ..Spec::new(Flavour::Tun)
+    };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    assert!(traps(&setting, "mtu")?.is_empty());
+    let [tunnel, _] = setting.lab.tunnels();
+    // Payloads of more than 1380 bytes: packets of more than 1420.
+    nft::load(
+        tunnel.pop(),
+        "table ip6 narrow {
+            chain pre {
+                type filter hook prerouting priority -400
+                iifname \"host\" ip6 length > 1380 drop
+            }
+        }",
+    )?;
+    let started = Instant::now();
+    let found = trap(&setting, "mtu", "bad")?;
+    assert!(
+        started.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        started.elapsed()
+    );
+    let line = fix(&found)?;
+    let mtu = line.split_whitespace().nth(2).context("mtu = N")?;
+    let measured: u32 = mtu.parse()?;
+    assert!((1416..=1420).contains(&measured), "{found:#}");
+    let config = setting
+        .lab
+        .config("")
+        .replacen("mtu = 1480", &format!("mtu = {mtu}"), 1);
+    setting.lab.write_config(&config)?;
+    setting.program.ok(&["reload"])?;
+    assert!(traps(&setting, "mtu")?.is_empty());
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A broker whose clock and ours are too far apart is not understood, nor we.
+#[test]
+fn a_clock_that_is_off() -> Result<()> {
+    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let daemon = setting
+        .program
+        .start_as(setting.program.command(&clock::MOVABLE))?;
+    setting.is_up()?;
+    let bad = || {
+        let traps = traps(&setting, "clock")?.into_iter();
+        Ok(traps.filter(|trap| trap["verdict"] == "bad").count())
+    };
+    assert_eq!(bad()?, 0);
+    clock::displace(setting.lab.paths(), -3600, 0)?;
+    let limit = Duration::from_secs(10);
+    let pinged = || {
+        for tunnel in setting.lab.tunnels() {
+            probe::ping(setting.lab.outside(), tunnel.plan.address, 1)?;
+        }
+        bad()
+    };
+    wait::until("it is seen", limit, pinged, |bad| *bad == 2)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Processes are known by their names, in our network namespace alone.
+#[test]
+fn who_else_runs() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    for about in ["networkd", "NetworkManager"] {
+        assert!(traps(&setting, about)?.is_empty(), "{about}");
+    }
+    let sleeps = setting.lab.paths().base().join("NetworkManager");
+    std::fs::copy("/bin/sleep", &sleeps)?;
+    let mut elsewhere = Command::new(&sleeps).arg("60").spawn()?;
+    let found = traps(&setting, "NetworkManager");
+    elsewhere.kill()?;
+    elsewhere.wait()?;
+    assert!(found?.is_empty());
+    let mut here = setting.host().command(&sleeps).arg("60").spawn()?;
+    let found = trap(&setting, "NetworkManager", "note");
+    here.kill()?;
+    here.wait()?;
+    let fix = fix(&found?)?;
+    assert!(
+        fix.contains("interface-name:sixxs0;interface-name:sixxs1"),
+        "{fix}"
+    );
+
+    // A second daemon, in directories of its own.
+    let daemon = setting.start()?;
+    let base = setting.lab.paths().base().to_owned();
+    let mut command = setting.program.command(&["run"]);
+    for (name, directory) in [("SIXXS_RUN_DIR", "run2"), ("SIXXS_STATE_DIR", "state2")] {
+        command.env(name, base.join(directory));
+    }
+    let other = setting.program.spawn_as(command)?;
+    let limit = Duration::from_secs(10);
+    let seen = || {
+        let all = traps(&setting, "daemon")?.into_iter();
+        Ok(all.filter(|t| t["fix"].is_string()).collect::<Vec<_>>())
+    };
+    let found = wait::until("it is seen", limit, seen, |found| !found.is_empty())?;
+    apply(&setting, found.first().context("one")?)?;
+    other.wait()?;
+    wait::until("it is gone", limit, seen, Vec::is_empty)?;
+    assert_eq!(daemon.stop()?, 0);
+
+    let mut nobody = setting.program.command(&["doctor", "--json"]);
+    nobody.env("SIXXS_GROUP", "nobody-has-this");
+    let report: Value = serde_json::from_str(&shell_output(&mut nobody)?)?;
+    let findings = report["findings"].as_array().context("findings")?;
+    assert!(
+        findings.iter().any(|finding| finding["about"] == "group"),
+        "{report:#}"
+    );
+    Ok(())
+}
+
+/// Nothing that another program says, or does not say, keeps it for long.
+#[test]
+fn others_that_hang_or_babble() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let scripts = setting.lab.paths().base().join("scripts");
+    std::fs::create_dir(&scripts)?;
+    let path = format!("{}:{}", scripts.display(), std::env::var("PATH")?);
+    for (script, expected) in [
+        ("sleep 60", "longer than 2 s"),
+        ("cat /dev/zero", "more than"),
+        ("echo nonsense", "understand"),
+        ("exit 3", "lists nothing"),
+    ] {
+        let nft = scripts.join("nft");
+        std::fs::write(&nft, format!("#!/bin/sh\n{script}\n"))?;
+        std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755))?;
+        let mut doctor = setting.program.command(&["doctor", "--json"]);
+        doctor.env("PATH", &path);
+        let started = Instant::now();
+        let report: Value = serde_json::from_str(&shell_output(&mut doctor)?)?;
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "{script}: {:?}",
+            started.elapsed()
+        );
+        let said = report.to_string();
+        assert!(
+            said.contains("not looked at") && said.contains(expected),
+            "{script}: {report:#}"
+        );
+    }
+    daemon.signal(Signal::SIGSTOP)?;
+    let started = Instant::now();
+    let found = trap(&setting, "daemon", "bad");
+    let explained = setting
+        .program
+        .run(&["explain", "2001:db8:a::2", "2001:db8:ffff::9"]);
+    daemon.signal(Signal::SIGCONT)?;
+    assert!(
+        started.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(
+        found?["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.contains("is it stopped?"))
+    );
+    assert!(explained?.stdout.contains("leaves by sixxs0"));
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Filters, rules and programs of others.
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::bpf::{self, Order};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, UPLINK};
+use sixxs_tests::{kernel, nft, probe};
+
+use super::{apply, fix, is_fixed, trap, traps};
+use crate::setting::Setting;
+
+/// A filter that drops what comes in by an interface that does not lead to its source, as firewalld has
+/// one: harmless while our rules lead back, deadly without.
+#[test]
+fn a_reverse_path_filter() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    nft::load(
+        setting.host(),
+        "table inet firewalld {
+            chain filter_PREROUTING {
+                type filter hook prerouting priority -140
+                icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+                meta nfproto ipv6 fib saddr . mark . iif oif missing drop
+            }
+        }",
+    )?;
+    let [tunnel, _] = setting.lab.tunnels();
+    trap(&setting, "filters", "note")?;
+    setting.outside_is_answered(tunnel)?;
+    assert_eq!(daemon.stop()?, 0);
+
+    setting.delete_own_rules()?;
+    let found = trap(&setting, "filters", "bad")?;
+    let ping = || probe::ping(setting.lab.outside(), tunnel.plan.address, 3);
+    assert_eq!(ping()?.answered, 0, "it does drop");
+    apply(&setting, &found)?;
+    assert!(traps(&setting, "filters")?.is_empty());
+    assert!(ping()?.all_answered(), "the programs catch the answers");
+
+    // A loose one asks for any way back, and there is one.
+    nft::load(
+        setting.host(),
+        "flush ruleset
+        table ip6 loose {
+            chain pre {
+                type filter hook prerouting priority -140
+                fib saddr oif missing drop
+            }
+        }",
+    )?;
+    assert!(traps(&setting, "filters")?.is_empty());
+    assert!(ping()?.all_answered());
+    Ok(())
+}
+
+#[test]
+fn what_leads_elsewhere() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let address = setting.lab.tunnels()[0].plan.address;
+    let host = setting.host();
+    let rules = [
+        format!("from {address} lookup main priority 100"),
+        format!("from {address} unreachable priority 100"),
+        "not from 2001:db8:b::/48 to 2000::/3 iif lo uidrange 0-0 lookup main priority 100"
+            .to_owned(),
+    ];
+    // Without a daemon, and with one.
+    let mut daemon = None;
+    for _ in 0..2 {
+        // For other packets.
+        host.sh("ip -6 rule add fwmark 7 lookup main priority 90")?;
+        assert!(traps(&setting, "shadowed")?.is_empty());
+        for rule in &rules {
+            host.sh(&format!("ip -6 rule add {rule}"))?;
+            is_fixed(&setting, "shadowed", "bad").with_context(|| rule.clone())?;
+        }
+        host.sh("ip -6 rule del fwmark 7 lookup main priority 90")?;
+        if daemon.is_none() {
+            daemon = Some(setting.start()?);
+        }
+    }
+
+    // An interface with a default route that nobody named.
+    host.ip("link add net1 type veth peer name far1\n\
+             link set far1 up\n\
+             link set net1 up\n\
+             address add 2001:db8:2::1/64 dev net1 nodad\n\
+             route add ::/0 via 2001:db8:2::fe dev net1 metric 2048\n")?;
+    let found = trap(&setting, "uplink", "bad")?;
+    let line = fix(&found)?;
+    let line = line.split(" in the").next().unwrap_or_default();
+    let config = setting.lab.config("").replace("uplinks = [\"net0\"]", line);
+    setting.lab.write_config(&config)?;
+    assert!(traps(&setting, "uplink")?.is_empty());
+    Ok(())
+}
+
+/// Somebody's program before ours may end the matter for us.
+#[test]
+fn a_program_before_ours() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let mut daemon = setting.start()?;
+    if kernel::has_tcx()? {
+        let empty = bpf::load_empty()?;
+        let behind = bpf::attach(setting.host(), &empty, UPLINK, false, Order::Last)?;
+        assert!(traps(&setting, "program order")?.is_empty());
+        drop(behind);
+        let _before = bpf::attach(setting.host(), &empty, UPLINK, false, Order::First)?;
+        trap(&setting, "program order", "bad")?;
+        // As the fix says.
+        setting.program.ok(&["down"])?;
+        assert_eq!(daemon.wait()?, 0);
+        daemon = setting.start()?;
+        assert!(traps(&setting, "program order")?.is_empty());
+        // Taken away, with nobody to put it back.
+        assert_eq!(daemon.stop()?, 0);
+        assert!(traps(&setting, "program")?.is_empty());
+        for ours in bpf::tcx(setting.host(), UPLINK, false)? {
+            bpf::detach(ours.link)?;
+        }
+        let found = trap(&setting, "program", "bad")?;
+        assert!(fix(&found)?.starts_with("sixxs run"));
+        daemon = setting.start()?;
+        assert!(traps(&setting, "program")?.is_empty());
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_filter_before_ours() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Clsact)?;
+    let host = setting.host();
+    let filter = |pref| {
+        format!(
+            "tc filter add dev {UPLINK} egress pref {pref} protocol ipv6 u32 match u32 0 0 flowid 1:1"
+        )
+    };
+    host.sh(&format!("tc qdisc add dev {UPLINK} clsact"))?;
+    host.sh(&filter(1))?;
+    let daemon = setting.start()?;
+    let found = trap(&setting, "program order", "bad")?;
+    let text = fix(&found)?;
+    let delete = text.split("; then").next().unwrap_or_default();
+    host.sh(delete)?;
+    assert!(traps(&setting, "program order")?.is_empty());
+    host.sh(&filter(200))?;
+    assert!(traps(&setting, "program order")?.is_empty());
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
