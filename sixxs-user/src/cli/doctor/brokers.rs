@@ -16,10 +16,10 @@ use crate::{api, clock, ping};
 /// As the reason of a tunnel has it that a broker refused for its clock.
 const CLOCK_IS_OFF: &str = "this host's clock is";
 
-/// Tunnels tried at a time.
-const AT_ONCE: usize = 16;
+/// Tunnels tried, all at once: more of them would say no more of the host.
+const TRIED: usize = 64;
 
-/// What fits through the tunnels that have somebody to ping. All at once: what is lost costs time.
+/// What fits through the tunnels that have somebody to ping; what is lost costs time.
 pub(super) async fn paths(view: &View) -> Vec<Path> {
     let mut ways = Vec::new();
     for tunnel in &view.config.tunnels {
@@ -32,15 +32,12 @@ pub(super) async fn paths(view: &View) -> Vec<Path> {
         }
     }
     let tried = tokio::task::spawn_blocking(move || {
-        let mut paths = Vec::new();
-        for ways in ways.chunks(AT_ONCE) {
-            thread::scope(|scope| {
-                let running: Vec<_> = ways.iter().map(|way| scope.spawn(|| path(way))).collect();
-                let done = running.into_iter().filter_map(|thread| thread.join().ok()?);
-                paths.extend(done);
-            });
-        }
-        paths
+        thread::scope(|scope| {
+            let ways = ways.iter().take(TRIED);
+            let running: Vec<_> = ways.map(|way| scope.spawn(|| path(way))).collect();
+            let done = running.into_iter().filter_map(|thread| thread.join().ok()?);
+            done.collect::<Vec<_>>()
+        })
     });
     tried.await.unwrap_or_default()
 }
