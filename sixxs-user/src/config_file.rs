@@ -25,7 +25,7 @@ pub enum Error {
         error: io::Error,
     },
     /// Others can read it, which they must not.
-    #[error("{file}: it has passwords in it and everybody can read it; run `chmod o= {file}`")]
+    #[error("{file}: it has secrets in it and everybody can read it; run `chmod o= {file}`")]
     Exposed {
         /// Its path.
         file: String,

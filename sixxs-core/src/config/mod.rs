@@ -5,6 +5,7 @@
 
 mod account;
 mod added;
+mod alerting;
 mod kind;
 mod learned;
 mod reader;
@@ -17,6 +18,7 @@ use toml::de::DeTable;
 
 pub use account::{Account, Files, Tls};
 pub use added::Refused;
+pub use alerting::{Alerting, Webhook};
 pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
 pub use learned::{Conflict, Learned};
 pub use reader::Fault;
@@ -44,6 +46,8 @@ pub struct Config {
     pub rule_mode: RuleMode,
     /// Where metrics are served by TCP; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Whom alerts are handed to.
+    pub alerting: Alerting,
     /// The tunnels in the order of the file.
     pub tunnels: Vec<Tunnel>,
 }
@@ -58,6 +62,7 @@ impl Default for Config {
             connect_limit: Limit::default(),
             rule_mode: RuleMode::default(),
             metrics: None,
+            alerting: Alerting::default(),
             tunnels: Vec::new(),
         }
     }
@@ -90,7 +95,8 @@ impl Config {
     /// Whether there is something in it that others must not read.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
-        self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
+        self.alerting.webhook.is_some()
+            || self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
     }
 }
 
@@ -146,6 +152,8 @@ const KEYS: &[&str] = &[
     "on_leak",
     "rule_priority",
     "rule_mode",
+    "metrics",
+    "alert",
     "connect_limit",
     "tunnel",
 ];
@@ -218,6 +226,9 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
     let connect_limit = table.table("connect_limit", faults);
     let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
 
+    let alerting = table.table("alert", faults);
+    let alerting = alerting.map_or_else(Alerting::default, |table| alerting::read(table, faults));
+
     let tables = table.tables("tunnel", faults);
     table.finish(KEYS, faults);
 
@@ -247,6 +258,7 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
         connect_limit,
         rule_mode,
         metrics,
+        alerting,
         tunnels,
     })
 }

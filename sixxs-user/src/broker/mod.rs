@@ -9,7 +9,7 @@ pub mod cache;
 pub mod connects;
 mod durable;
 pub mod tic;
-mod tls;
+pub(crate) mod tls;
 
 use anyhow::Context as _;
 

@@ -30,7 +30,7 @@ impl Default for TlsChoice {
 }
 
 /// What TLS is to be like. Reads files.
-pub(super) fn client_config(choice: &TlsChoice) -> anyhow::Result<ClientConfig> {
+pub(crate) fn client_config(choice: &TlsChoice) -> anyhow::Result<ClientConfig> {
     // By name: a program that links two providers has no default one, and rustls would panic.
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use crate::{
     api::{About, Alert},
     clock::Clock,
+    hooks::Hooks,
 };
 
 /// Alerts kept; the oldest go first.
@@ -21,6 +22,7 @@ pub(super) struct Alerts {
     clock: Clock,
     kept: VecDeque<Alert>,
     listeners: broadcast::Sender<Alert>,
+    pub(super) hooks: Hooks,
 }
 
 impl Alerts {
@@ -29,6 +31,7 @@ impl Alerts {
             clock,
             kept: VecDeque::new(),
             listeners: broadcast::channel(LAG).0,
+            hooks: Hooks::default(),
         }
     }
 
@@ -45,6 +48,7 @@ impl Alerts {
             self.kept.pop_front();
         }
         self.kept.push_back(alert.clone());
+        self.hooks.raise(&alert);
         // An error means that nobody listens.
         let _nobody = self.listeners.send(alert);
     }

@@ -31,7 +31,7 @@ pub(super) fn metrics(
         tunnels,
         lost_events,
         repairs: state.repairs.clone(),
-        hooks_dropped: Vec::new(),
+        hooks_dropped: state.alerts.hooks.dropped(),
         unix_seconds: jiff::Timestamp::now().as_duration().as_secs_f64(),
     };
     Ok(page.write()?)

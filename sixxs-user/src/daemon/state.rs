@@ -162,6 +162,7 @@ impl State {
     /// meanwhile, then rules and routes. What goes wrong in one part does not keep the others from
     /// being done; an error means that nothing could be seen.
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
+        self.alerts.hooks.set(&self.config.alerting);
         self.listen();
         self.observed = self.netlink.observe(&self.scope()).await?;
         self.tell_drivers();
@@ -181,6 +182,7 @@ impl State {
         self.removals.clear();
         problems.extend(self.contest.problem(self.started.elapsed()));
         problems.extend(self.silences());
+        problems.extend(self.alerts.hooks.problems());
         self.tell_problems(problems);
         self.tell_states();
         Ok(())

@@ -1,6 +1,6 @@
 //! Starting and stopping tunnels.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use futures_util::future::join_all;
 use sixxs_core::{
@@ -17,6 +17,9 @@ use crate::{
     api, config_file,
     driver::{Driver, Said, Services},
 };
+
+/// At the end, alerts that are still to be handed on are waited for so long.
+const HOOKS_FINISH: Duration = Duration::from_secs(3);
 
 /// What can be done to a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,6 +316,7 @@ impl State {
         };
         let (mut problems, more) = tokio::join!(stopping, ending);
         problems.extend(more);
+        self.alerts.hooks.finish(HOOKS_FINISH).await;
         problems
     }
 }

@@ -13,7 +13,7 @@ mod backoff;
 mod command;
 mod last_words;
 mod native;
-mod process;
+pub(crate) mod process;
 
 use std::{
     collections::BTreeMap,

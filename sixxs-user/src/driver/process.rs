@@ -13,6 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
+    io::AsyncWriteExt as _,
     process::{Child, Command},
     time::{self, Instant},
 };
@@ -30,11 +31,14 @@ const GRACE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A command that was started; ended by force when dropped.
-pub(super) struct Process {
+pub(crate) struct Process {
     /// For people.
     line: String,
     child: Child,
+    /// What it is yet to be told on its standard input.
+    input: Vec<u8>,
     last_words: LastWords,
+    limit: Duration,
     deadline: Instant,
     /// Its group, until it has ended.
     group: Option<Pid>,
@@ -47,7 +51,17 @@ impl Drop for Process {
 }
 
 impl Process {
+    /// Starts a command that is told nothing, and has [`LIMIT`] to end.
     pub(super) fn start(command: &[String]) -> anyhow::Result<Self> {
+        Self::start_with(command, Vec::new(), LIMIT)
+    }
+
+    /// Starts a command that is told something on its standard input.
+    pub(crate) fn start_with(
+        command: &[String],
+        input: Vec<u8>,
+        limit: Duration,
+    ) -> anyhow::Result<Self> {
         let [program, arguments @ ..] = command else {
             bail!("an empty command");
         };
@@ -55,7 +69,11 @@ impl Process {
         let (last_words, stderr) = LastWords::new()?;
         let child = Command::new(program)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(if input.is_empty() {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            })
             .stdout(Stdio::null())
             .stderr(stderr)
             .process_group(0)
@@ -65,17 +83,31 @@ impl Process {
         Ok(Self {
             line,
             child,
+            input,
             last_words,
-            deadline: Instant::now() + LIMIT,
+            limit,
+            deadline: Instant::now() + limit,
             group: group.map(Pid::from_raw),
         })
     }
 
-    /// Waits until it has ended, by force after [`LIMIT`]. May be dropped and called again.
-    pub(super) async fn wait(&mut self) -> anyhow::Result<()> {
-        let Ok(status) = time::timeout_at(self.deadline, self.child.wait()).await else {
+    /// Waits until it has ended, by force after its limit. May be dropped and called again, unless it
+    /// is told something.
+    pub(crate) async fn wait(&mut self) -> anyhow::Result<()> {
+        let ended = async {
+            if let Some(mut stdin) = self.child.stdin.take() {
+                // Who does not want to hear it need not: how it ends is what counts.
+                let _unread = stdin.write_all(&self.input).await;
+            }
+            self.child.wait().await
+        };
+        let Ok(status) = time::timeout_at(self.deadline, ended).await else {
             self.end().await;
-            bail!("`{}` did not end within {} s", self.line, LIMIT.as_secs());
+            bail!(
+                "`{}` did not end within {} s",
+                self.line,
+                self.limit.as_secs()
+            );
         };
         self.group = None;
         let status = status.with_context(|| format!("wait for `{}`", self.line))?;

@@ -40,6 +40,7 @@ mod doctor_traps;
 mod down;
 mod explain;
 mod footprint;
+mod hooks;
 mod lans;
 mod many;
 mod metrics;

@@ -1,0 +1,235 @@
+//! Alerts handed to others, as JSON: to a command on its standard input, to a web server by POST.
+//!
+//! Each hook has a queue and a task of its own, so that neither holds up the other, or the daemon. A
+//! try has a time limit, an alert a number of tries, and a queue a length.
+//!
+//! Tasks: one for each hook; they end when the [`Hooks`] are dropped.
+
+mod queue;
+mod webhook;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use sixxs_core::config::{Alerting, Webhook};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use crate::{api::Alert, driver::process::Process};
+use queue::{Next, Queue};
+
+/// A try takes no longer.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Pauses between tries; there is one more try than pauses.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// How often it is looked whether everything is handed on, at the end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Where alerts go.
+#[derive(Debug, Default)]
+pub(crate) struct Hooks {
+    alerting: Alerting,
+    hooks: Vec<Hook>,
+}
+
+#[derive(Debug)]
+struct Hook {
+    name: &'static str,
+    queue: Arc<Queue>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What an alert is handed to.
+enum Target {
+    Command(Vec<String>),
+    Webhook(Webhook),
+}
+
+impl Hooks {
+    /// Hands alerts to whom the configuration names, from now on. What waits for a hook that stays
+    /// goes on to wait.
+    pub(crate) fn set(&mut self, alerting: &Alerting) {
+        if self.alerting == *alerting {
+            return;
+        }
+        let command = (!alerting.command.is_empty())
+            .then(|| ("command", Target::Command(alerting.command.clone())));
+        let webhook = alerting.webhook.clone();
+        let webhook = webhook.map(|webhook| ("webhook", Target::Webhook(webhook)));
+        let before = std::mem::take(&mut self.hooks);
+        for (name, target) in [command, webhook].into_iter().flatten() {
+            let known = before.iter().find(|hook| hook.name == name);
+            let queue = known.map_or_else(Arc::default, |hook| Arc::clone(&hook.queue));
+            let task = tokio::spawn(hand_on(name, target, Arc::clone(&queue)));
+            self.hooks.push(Hook { name, queue, task });
+        }
+        self.alerting = alerting.clone();
+    }
+
+    /// Hands an alert on.
+    pub(crate) fn raise(&self, alert: &Alert) {
+        if self.hooks.is_empty() {
+            return;
+        }
+        match serde_json::to_string(alert) {
+            Ok(line) => {
+                for hook in &self.hooks {
+                    if hook.queue.push(line.clone()) {
+                        let name = hook.name;
+                        warn!(
+                            "alerts come faster than the hook {name} takes them: the oldest are dropped"
+                        );
+                    }
+                }
+            }
+            Err(error) => debug!("write an alert as JSON: {error}"),
+        }
+    }
+
+    /// Alerts that each queue dropped.
+    pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
+        let hooks = self.hooks.iter();
+        hooks
+            .map(|hook| (hook.name, hook.queue.dropped()))
+            .collect()
+    }
+
+    /// Hooks that do not work, in words.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
+        self.hooks.iter().filter_map(|hook| {
+            let failure = hook.queue.failure()?;
+            Some(format!(
+                "alerts do not reach the hook {}: {failure}",
+                hook.name
+            ))
+        })
+    }
+
+    /// Waits until all is handed on, but not for ever.
+    pub(crate) async fn finish(self, limit: Duration) {
+        let finished = async {
+            while !self.hooks.iter().all(|hook| hook.queue.is_idle()) {
+                sleep(LOOK).await;
+            }
+        };
+        if timeout(limit, finished).await.is_err() {
+            warn!("not all alerts were handed on");
+        }
+    }
+}
+
+async fn hand_on(name: &'static str, target: Target, queue: Arc<Queue>) {
+    loop {
+        let line = match queue.next().await {
+            Next::Alert(line) => line,
+            Next::Dropped(alerts) => {
+                let time = jiff::Timestamp::now().to_string();
+                json!({ "time": time, "kind": "dropped", "alerts": alerts }).to_string()
+            }
+        };
+        let mut pauses = PAUSES.into_iter();
+        let failure = loop {
+            let Err(error) = target.take(&line).await else {
+                break None;
+            };
+            debug!("the hook {name}: {error:#}");
+            match pauses.next() {
+                Some(pause) => sleep(pause).await,
+                None => break Some(format!("{error:#}")),
+            }
+        };
+        if let Some(failure) = &failure {
+            warn!("an alert did not reach the hook {name}: {failure}");
+        }
+        queue.ended(failure);
+    }
+}
+
+impl Target {
+    async fn take(&self, line: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Command(command) => {
+                let input = format!("{line}\n").into_bytes();
+                Process::start_with(command, input, LIMIT)?.wait().await
+            }
+            Self::Webhook(webhook) => match timeout(LIMIT, webhook::post(webhook, line)).await {
+                Ok(posted) => posted,
+                Err(_) => anyhow::bail!(
+                    "{} did not answer within {} s",
+                    webhook.host,
+                    LIMIT.as_secs()
+                ),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::About;
+
+    fn alert(problem: &str) -> Alert {
+        Alert {
+            time: "2026-01-01T00:00:00Z".to_owned(),
+            about: About::Problem {
+                problem: problem.to_owned(),
+            },
+        }
+    }
+
+    fn commands(command: &[&str]) -> Alerting {
+        Alerting {
+            command: command.iter().map(ToString::to_string).collect(),
+            webhook: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_is_told_each_alert_in_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("told");
+        let script = format!("cat >> {}", file.display());
+        let mut hooks = Hooks::default();
+        hooks.set(&commands(&["sh", "-c", &script]));
+        for problem in ["one", "two"] {
+            hooks.raise(&alert(problem));
+        }
+        hooks.finish(Duration::from_secs(10)).await;
+        let told = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = told.lines().collect();
+        let line = |problem| {
+            format!(r#"{{"time":"2026-01-01T00:00:00Z","kind":"problem","problem":"{problem}"}}"#)
+        };
+        assert_eq!(lines, [line("one"), line("two")]);
+    }
+
+    #[tokio::test]
+    async fn who_fails_is_tried_again_and_then_named() {
+        let mut hooks = Hooks::default();
+        hooks.set(&commands(&["sh", "-c", "echo no disk >&2; exit 3"]));
+        hooks.raise(&alert("one"));
+        let named = async {
+            while hooks.problems().next().is_none() {
+                sleep(LOOK).await;
+            }
+        };
+        timeout(Duration::from_secs(20), named).await.unwrap();
+        let problems: Vec<_> = hooks.problems().collect();
+        assert!(problems[0].contains("the hook command") && problems[0].contains("no disk"));
+        // A configuration without it has no such problem.
+        hooks.set(&Alerting::default());
+        assert_eq!(hooks.problems().count(), 0);
+    }
+}

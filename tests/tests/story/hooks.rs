@@ -1,0 +1,156 @@
+//! Alerts are handed to a command and to a web server, and neither holds anybody up.
+
+use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+const TOLD: Duration = Duration::from_secs(15);
+
+fn leaks(lines: &[Value]) -> usize {
+    lines.iter().filter(|alert| alert["kind"] == "leak").count()
+}
+
+/// The path of a web server's address is a secret: such a file is for nobody else's eyes.
+fn configure(setting: &Setting, extra: &str) -> Result<()> {
+    let file = setting.lab.write_config(&setting.lab.config(extra))?;
+    let printed = setting.program.run(&["plan"])?;
+    if extra.contains("webhook") {
+        assert!(
+            printed.code == 2 && printed.stderr.contains("it has secrets in it"),
+            "{printed:#?}"
+        );
+    }
+    Ok(std::fs::set_permissions(
+        file,
+        Permissions::from_mode(0o600),
+    )?)
+}
+
+fn leak(setting: &Setting) -> Result<()> {
+    let [tunnel, _] = setting.lab.tunnels();
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    Ok(leak::send(&socket, OUTSIDE, 3, 100)?)
+}
+
+/// Takes one request after the other; the first is refused.
+fn serve(listener: &TcpListener, posted: &mpsc::Sender<Value>) -> Result<()> {
+    for (number, stream) in listener.incoming().enumerate() {
+        let mut stream = BufReader::new(stream?);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line)?;
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body)?;
+        let status = if number == 0 { "503 Later" } else { "200 OK" };
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        stream.get_mut().write_all(answer.as_bytes())?;
+        if number > 0 && posted.send(serde_json::from_slice(&body)?).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn both_are_told() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let file = setting.lab.paths().base().join("told");
+    let at: SocketAddr = "127.0.0.1:8099".parse()?;
+    let extra = format!(
+        "alert.command = [\"sh\", \"-c\", \"cat >> {}\"]\nalert.webhook = \"http://{at}/tell\"\n",
+        file.display()
+    );
+    configure(&setting, &extra)?;
+    let listener = setting.host().run(|| Ok(TcpListener::bind(at)?))?;
+    let (to, posted) = mpsc::channel();
+    let server = std::thread::spawn(move || serve(&listener, &to));
+    let daemon = setting.start()?;
+    leak(&setting)?;
+
+    let told = || -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.lines()
+            .map(|line| Ok(serde_json::from_str(line)?))
+            .collect()
+    };
+    let lines = wait::until("the command is told", TOLD, told, |lines| leaks(lines) > 0)?;
+    let (_, alerts) = setting.program.json(&["alerts"])?;
+    assert_eq!(
+        lines[..alerts.len().min(lines.len())],
+        alerts[..alerts.len().min(lines.len())]
+    );
+
+    // The first was refused, and is tried again: nothing is missing.
+    let mut received: Vec<Value> = Vec::new();
+    while leaks(&received) == 0 {
+        received.push(
+            posted
+                .recv_timeout(TOLD)
+                .context("the web server is told")?,
+        );
+    }
+    assert_eq!(received[..], alerts[..received.len()]);
+    assert_eq!(daemon.stop()?, 0);
+    drop(posted);
+    // It ends with the next request, or with the test.
+    drop(server);
+    Ok(())
+}
+
+#[test]
+fn who_does_not_listen_holds_nobody_up() -> Result<()> {
+    let extra = "alert.command = [\"sleep\", \"1000\"]\nalert.webhook = \"http://192.0.2.250/x\"\n";
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    configure(&setting, extra)?;
+    let daemon = setting.start()?;
+    for _ in 0..20 {
+        leak(&setting)?;
+        setting.delete_own_rules()?;
+        let since = Instant::now();
+        wait::until(
+            "the rules are back",
+            TOLD,
+            || setting.program.status(),
+            |status| {
+                status.healthy
+                    && status
+                        .tunnels
+                        .iter()
+                        .all(sixxs_tests::status::Tunnel::is_whole)
+            },
+        )?;
+        assert!(
+            since.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            since.elapsed()
+        );
+    }
+    let since = Instant::now();
+    assert_eq!(daemon.stop()?, 0);
+    assert!(
+        since.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        since.elapsed()
+    );
+    Ok(())
+}
