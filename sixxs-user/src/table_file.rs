@@ -1,6 +1,6 @@
 //! Keeps the file with the names of our routing tables.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, bail};
 use sixxs_core::{config::Config, table_names};
@@ -31,6 +31,9 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     // Under another name first: `ip` reads only *.conf, and so never half a file.
     let draft = file.with_extension("new");
     fs::write(&draft, wanted).with_context(|| format!("write {}", draft.display()))?;
+    // For everybody's `ip`, whatever else this process writes.
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o644))
+        .with_context(|| format!("set the rights of {}", draft.display()))?;
     fs::rename(&draft, &file).with_context(|| format!("write {}", file.display()))?;
     Ok(was_missing)
 }

@@ -273,8 +273,8 @@ mod tests {
 
     #[test]
     fn cargos_own_format_is_understood() {
-        let text = r#"{"packages": [{"id": "path+a#0.1.0", "name": "sixxs-core"},
-                {"id": "reg#nix@1", "name": "nix"}, {"id": "reg#proptest@1", "name": "proptest"}],
+        let text = r#"{"packages": [{"id": "path+a#0.1.0", "name": "sixxs-core", "version": "1.0.0"},
+                {"id": "reg#nix@1", "name": "nix", "version": "1.0.0"}, {"id": "reg#proptest@1", "name": "proptest", "version": "1.0.0"}],
             "workspace_members": ["path+a#0.1.0"], "target_directory": "/t",
             "resolve": {"nodes": [{"id": "path+a#0.1.0", "deps": [
                 {"name": "nix", "pkg": "reg#nix@1", "dep_kinds": [{"kind": null, "target": null}]},

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    boundaries, directions, ebpf, metadata::Metadata, plan::Needs, process, setup, source,
+    boundaries, directions, ebpf, metadata::Metadata, plan::Needs, process, setup, source, units,
     workspace::Workspace,
 };
 
@@ -12,7 +12,7 @@ type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 /// Runs the checks; security advisories only when asked, because they come from the network.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(workspace, Needs::LINT)?;
-    let checks: [Check<'_>; 7] = [
+    let checks: [Check<'_>; 8] = [
         ("format", &|| format(workspace)),
         ("crate directions", &|| {
             let found = directions::violations(&Metadata::with_dependencies(workspace)?.into());
@@ -24,6 +24,7 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
         ("paths of this machine", &|| {
             report(&source::stray_paths(&source::tree(workspace)?))
         }),
+        ("systemd units", &|| units::check(workspace)),
         ("licences, bans, sources", &|| deny(workspace, advisories)),
         ("eBPF clippy", &|| ebpf::lint(workspace)),
         // Last, because it wants the object, which sixxs-user embeds.

@@ -6,6 +6,7 @@
 mod boundaries;
 mod clean;
 mod directions;
+mod dist;
 mod ebpf;
 mod launch;
 mod lint;
@@ -20,6 +21,7 @@ mod setup;
 mod source;
 mod tests;
 mod toolchain;
+mod units;
 mod vm;
 mod workspace;
 
@@ -48,6 +50,9 @@ enum Task {
         /// Get what `test vm` wants as well.
         #[arg(long)]
         vm: bool,
+        /// Get what `dist` wants as well.
+        #[arg(long)]
+        dist: bool,
     },
     /// Build the eBPF object and then the release binary `sixxs`, which embeds it.
     Build,
@@ -93,7 +98,9 @@ enum Task {
         )]
         args: Vec<String>,
     },
-    /// Check format, clippy, crate directions, boundaries, stray paths, licences and sources.
+    /// Make the Debian package: the release binary, its units, manual pages and completions.
+    Dist,
+    /// Check format, clippy, crate directions, boundaries, stray paths, units, licences and sources.
     Lint {
         /// Check for known security advisories too (fetches their database from the network).
         #[arg(long)]
@@ -114,10 +121,11 @@ fn main() -> ExitCode {
 fn dispatch(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
-        Task::Setup { lint, vm } => {
+        Task::Setup { lint, vm, dist } => {
             let needs = Needs {
                 lint,
                 vm,
+                dist,
                 ..Needs::TEST
             };
             setup::ensure(&workspace, needs)?;
@@ -129,6 +137,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Lab { args } => launch::lab(&workspace, &args),
         Task::Test { filter } => tests::run(&workspace, &filter),
         Task::Bench { args } => launch::bench(&workspace, &args),
+        Task::Dist => dist::run(&workspace),
         Task::Lint { advisories } => lint::run(&workspace, advisories),
     }
 }

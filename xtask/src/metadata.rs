@@ -25,6 +25,7 @@ pub(crate) struct Metadata {
 pub(crate) struct Package {
     pub(crate) id: String,
     pub(crate) name: String,
+    pub(crate) version: String,
 }
 
 /// The resolved graph.
@@ -62,6 +63,13 @@ impl Metadata {
     /// With the resolved graph; Cargo.lock must be up to date.
     pub(crate) fn with_dependencies(workspace: &Workspace) -> Result<Self> {
         Self::read(workspace, &["--locked"])
+    }
+
+    /// Of one of the workspace's packages.
+    pub(crate) fn version(&self, package: &str) -> Result<&str> {
+        let found = self.packages.iter().find(|found| found.name == package);
+        let found = found.with_context(|| format!("the workspace has no package {package}"))?;
+        Ok(&found.version)
     }
 
     fn read(workspace: &Workspace, options: &[&str]) -> Result<Self> {

@@ -14,6 +14,9 @@ use crate::{
 /// The licence and source checker of `lint`.
 pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
 
+/// What makes the package.
+pub(crate) const CARGO_DEB_VERSION: &str = "3.8.0";
+
 /// Programs of the lab, by name or by path, and the Debian packages that have them.
 const LAB_PROGRAMS: &[(&str, &str)] = &[
     ("/lib/systemd/systemd-networkd", "systemd"),
@@ -31,6 +34,12 @@ const VM_PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 
+/// What lint needs besides.
+const LINT_PROGRAMS: &[(&str, &str)] = &[("systemd-analyze", "systemd")];
+
+/// What making the package needs besides.
+const DIST_PROGRAMS: &[(&str, &str)] = &[("dpkg-shlibdeps", "dpkg-dev")];
+
 /// What the task at hand cannot do without. The eBPF build is always among it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Needs {
@@ -40,6 +49,8 @@ pub(crate) struct Needs {
     pub(crate) vm: bool,
     /// cargo-deny, and clippy for the eBPF crate.
     pub(crate) lint: bool,
+    /// cargo-deb, and what it calls.
+    pub(crate) dist: bool,
 }
 
 impl Needs {
@@ -48,6 +59,7 @@ impl Needs {
         lab: false,
         vm: false,
         lint: false,
+        dist: false,
     };
     /// To build, and to run tests or the lab.
     pub(crate) const TEST: Self = Self {
@@ -65,11 +77,20 @@ impl Needs {
         ..Self::BUILD
     };
 
+    /// To build and make the package.
+    pub(crate) const DIST: Self = Self {
+        dist: true,
+        ..Self::BUILD
+    };
+
     /// Programs, and the Debian packages that have them.
     pub(crate) fn programs(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let lab = self.lab.then_some(LAB_PROGRAMS);
         let vm = self.vm.then_some(VM_PROGRAMS);
-        lab.into_iter().chain(vm).flatten().copied()
+        let lint = self.lint.then_some(LINT_PROGRAMS);
+        let dist = self.dist.then_some(DIST_PROGRAMS);
+        let lists = [lab, vm, lint, dist].into_iter();
+        lists.flatten().flatten().copied()
     }
 }
 
@@ -89,6 +110,8 @@ pub(crate) struct Facts {
     pub(crate) missing_programs: Vec<&'static str>,
     /// Whether cargo-deny is there and runs.
     pub(crate) cargo_deny: bool,
+    /// Whether cargo-deb is there and runs.
+    pub(crate) cargo_deb: bool,
     /// Whether rustup is there.
     pub(crate) rustup: bool,
     /// Debian or one of its children.
@@ -146,6 +169,8 @@ pub(crate) enum Action {
     BpfLinker { compiler: u32, against: u32 },
     /// Build cargo-deny.
     CargoDeny,
+    /// Build cargo-deb.
+    CargoDeb,
 }
 
 impl Step {
@@ -192,6 +217,7 @@ struct Wants {
     /// Missing programs and their packages.
     programs: Vec<(&'static str, &'static str)>,
     cargo_deny: bool,
+    cargo_deb: bool,
 }
 
 impl Wants {
@@ -216,6 +242,7 @@ impl Wants {
                 .filter(|(program, _package)| facts.missing_programs.contains(program))
                 .collect(),
             cargo_deny: needs.lint && !facts.cargo_deny,
+            cargo_deb: needs.dist && !facts.cargo_deb,
         }
     }
 
@@ -234,7 +261,7 @@ impl Wants {
     }
 
     fn nothing(&self) -> bool {
-        !(self.packages() || self.linker || self.cargo_deny)
+        !(self.packages() || self.linker || self.cargo_deny || self.cargo_deb)
     }
 }
 
@@ -336,6 +363,15 @@ fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
             Action::CargoDeny,
         ));
     }
+    if wants.cargo_deb {
+        steps.push(Step::new(
+            format!(
+                "cargo-deb {CARGO_DEB_VERSION} makes the package; built from source, kept for all \
+                 checkouts (about two minutes on two cores)"
+            ),
+            Action::CargoDeb,
+        ));
+    }
     Ok(steps)
 }
 
@@ -403,6 +439,7 @@ mod tests {
     const EVERYTHING: Needs = Needs {
         vm: true,
         lint: true,
+        dist: true,
         ..Needs::TEST
     };
 
@@ -415,6 +452,7 @@ mod tests {
             llvm_installed: BTreeSet::new(),
             missing_programs: vec!["nft"],
             cargo_deny: false,
+            cargo_deb: false,
             rustup: true,
             debian: Some(Debian {
                 lists_fresh: false,
@@ -491,12 +529,14 @@ mod tests {
                     compiler: 22,
                     against: 22
                 },
-                Action::CargoDeny
+                Action::CargoDeny,
+                Action::CargoDeb
             ]
         );
 
         facts.linker = true;
         facts.cargo_deny = true;
+        facts.cargo_deb = true;
         assert_eq!(plan(&facts, needs), Plan::Ready);
     }
 
@@ -530,6 +570,7 @@ mod tests {
         facts.linker = true;
         facts.missing_programs.clear();
         facts.cargo_deny = true;
+        facts.cargo_deb = true;
         facts.clippy = true;
         assert_eq!(plan(&facts, EVERYTHING), Plan::Ready);
     }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     clean,
-    plan::{self, Action, CARGO_DENY_VERSION, Debian, Facts, Needs, Plan, Step},
+    plan::{self, Action, CARGO_DEB_VERSION, CARGO_DENY_VERSION, Debian, Facts, Needs, Plan, Step},
     privilege::{self, Privilege},
     process,
     toolchain::{self, BPF_LINKER_VERSION, Compiler, Linker, NIGHTLY},
@@ -64,7 +64,9 @@ fn observe(needs: Needs, lists_fresh: bool) -> Result<Facts> {
     let clippy = compiler
         .as_ref()
         .is_some_and(|compiler| compiler.clippy().is_some());
-    let cargo_deny = !needs.lint || process::ask(cargo_deny()?.arg("--version")).is_some();
+    let runs = |mut tool: Command| process::ask(tool.arg("--version")).is_some();
+    let cargo_deny = !needs.lint || runs(cargo_deny()?);
+    let cargo_deb = !needs.dist || runs(cargo_deb()?);
     let missing_programs: Vec<_> = needs
         .programs()
         .map(|(program, _package)| program)
@@ -78,6 +80,7 @@ fn observe(needs: Needs, lists_fresh: bool) -> Result<Facts> {
         llvm_installed: BTreeSet::new(),
         missing_programs,
         cargo_deny,
+        cargo_deb,
         rustup: on_path("rustup"),
         debian: is_debian().then(|| Debian {
             lists_fresh,
@@ -169,6 +172,15 @@ fn cargo_deny_root() -> Result<PathBuf> {
     Ok(workspace::tool_cache()?.join(format!("cargo-deny-{CARGO_DENY_VERSION}")))
 }
 
+/// The cargo-deb of the tool cache.
+pub(crate) fn cargo_deb() -> Result<Command> {
+    Ok(Command::new(cargo_deb_root()?.join("bin/cargo-deb")))
+}
+
+fn cargo_deb_root() -> Result<PathBuf> {
+    Ok(workspace::tool_cache()?.join(format!("cargo-deb-{CARGO_DEB_VERSION}")))
+}
+
 fn carry_out(workspace: &Workspace, step: &Step) -> Result<()> {
     let (mut command, advice) = command(workspace, &step.action)?;
     eprintln!("setup: {}:\n    {}", step.why, process::line(&command));
@@ -235,6 +247,15 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
                 "cargo-deny",
                 CARGO_DENY_VERSION,
                 &cargo_deny_root()?,
+            )?,
+            NETWORK,
+        ),
+        Action::CargoDeb => (
+            cargo_install(
+                workspace,
+                "cargo-deb",
+                CARGO_DEB_VERSION,
+                &cargo_deb_root()?,
             )?,
             NETWORK,
         ),

@@ -76,7 +76,7 @@ fn networkd(networkd: Networkd) -> Finding {
             "systemd-networkd runs, and deletes {what} that it did not make: each time they are put \
              back"
         ),
-        "in /etc/systemd/networkd.conf.d/sixxs.conf: [Network] ManageForeignRoutingPolicyRules=no \
+        "in /etc/systemd/networkd.conf.d/10-sixxs.conf: [Network] ManageForeignRoutingPolicyRules=no \
          and ManageForeignRoutes=no, then restart systemd-networkd",
     )
 }

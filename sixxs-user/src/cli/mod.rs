@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     api::{Names, Reload},
@@ -194,6 +194,12 @@ enum Command {
     Aiccu(aiccu::Verb),
     /// Remove every route, rule, table name, program and pin ever made, with or without a daemon.
     Down,
+}
+
+/// What can be asked, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line of this process.

@@ -21,9 +21,10 @@ mod reload;
 mod report;
 mod routes;
 mod state;
+mod systemd;
 mod tunnels;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use sixxs_core::{
@@ -52,6 +53,7 @@ use crate::{
 pub use tunnels::Verb;
 
 use state::{State, Ways};
+use systemd::Watchdog;
 
 /// Everything is looked at anew this often, events or not.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -194,6 +196,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         },
     )?;
     let mut told_ready = false;
+    let mut watchdog = Watchdog::new();
 
     let mut pacer = Pacer::default();
     let mut patrol = Patrol::default();
@@ -211,7 +214,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             break (true, None);
         }
         if !told_ready && state.is_ready() {
-            tell_ready()?;
+            systemd::ready()?;
             told_ready = true;
         }
         let due = pacer.due().map(|due| started + due);
@@ -255,6 +258,8 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             () = sleep_until(state.trial_ends().unwrap_or(started)), if state.trial_ends().is_some() => {
                 state.go_back(tell_in_log("go back to the configuration before")).await;
             }
+            // From the loop itself: a task of its own would say that all is well while this one hangs.
+            () = watchdog.due() => watchdog.tell(),
             _ = resync.tick() => pacer.changed(started.elapsed()),
             () = bell.notified() => pacer.changed(started.elapsed()),
             Some(stopped) = stopped.recv() => state.stopped(stopped).await,
@@ -290,9 +295,11 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         }
     };
     info!(stop_tunnels, "ending; what is enforced stays in place");
+    systemd::stopping()?;
     // Whoever asks for anything from now on is told that the daemon is ending.
     drop(requests);
     tokio::select! {
+        () = watchdog.keep_telling() => {}
         problems = state.end(stop_tunnels, stopped) => {
             problems.into_iter().for_each(|problem| warn!("{problem}"));
         }
@@ -354,11 +361,9 @@ async fn read_debugging(log: Option<&mut AsyncFd<bpf::Debugging>>) {
 
 /// `systemctl reload` and `kill -HUP`.
 async fn reload_by_signal(state: &mut State) -> anyhow::Result<()> {
-    use sd_notify::NotifyState::{Ready, Reloading};
-    let now = sd_notify::NotifyState::monotonic_usec_now().context("read the clock")?;
-    sd_notify::notify(&[Reloading, now]).context("tell systemd")?;
+    systemd::reloading()?;
     state.reload(None, tell_in_log("reload")).await;
-    sd_notify::notify(&[Ready]).context("tell systemd")
+    systemd::reloaded()
 }
 
 /// For what nobody waits for the outcome of.
@@ -373,11 +378,4 @@ fn tell_in_log(what: &'static str) -> oneshot::Sender<Result<(), String>> {
         }
     });
     answer
-}
-
-/// Tells systemd, and whoever reads stderr.
-fn tell_ready() -> anyhow::Result<()> {
-    use io::Write as _;
-    sd_notify::notify(&[sd_notify::NotifyState::Ready]).context("tell systemd")?;
-    writeln!(io::stderr(), "ready").context("write to stderr")
 }

@@ -67,6 +67,7 @@ mod strange_hosts;
 mod subtrees;
 mod tampering;
 mod tunnel_gone;
+mod watchdog;
 mod without_daemon;
 mod without_rules;
 mod wrong_config;

@@ -1,0 +1,68 @@
+//! What is installed beside the program: its configuration, commented out, is one that it takes.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use sixxs_core::config::{self, Config};
+
+const SHIPPED: &str = include_str!("../../deploy/sixxs.toml");
+const REFERENCE: &str = include_str!("../../docs/reference.md");
+
+/// The settings in it: lines whose `#` no space follows.
+fn settings() -> String {
+    let lines = SHIPPED.lines().filter_map(|line| line.strip_prefix('#'));
+    let settings = lines.filter(|line| !line.starts_with(' '));
+    settings.map(|line| format!("{line}\n")).collect()
+}
+
+fn read(text: &str) -> Result<Config> {
+    let account = "username A-SIXXS\npassword secret\ntunnel_id T1\nserver tic.example.net\n\
+                   protocol tic\nipv6_interface sixxs0\n";
+    let files = |_: &str| Ok(account.as_bytes().to_vec().into());
+    config::parse_with("sixxs.toml", text, &files).context("read the configuration")
+}
+
+#[test]
+fn as_it_is_it_asks_for_nothing() -> Result<()> {
+    assert_eq!(read(SHIPPED)?, Config::default());
+    Ok(())
+}
+
+#[test]
+fn with_everything_uncommented_it_is_right() -> Result<()> {
+    let config = read(&settings())?;
+    assert_eq!(config.tunnels.len(), 6);
+    Ok(())
+}
+
+/// Who adds a key to the program, and to docs/reference.md, adds it there too.
+#[test]
+fn it_has_every_key_of_the_reference() -> Result<()> {
+    let (_, reference) = REFERENCE
+        .split_once("\n## Configuration\n")
+        .context("the part about the configuration")?;
+    let (reference, _) = reference.split_once("\n## ").context("its end")?;
+    // A table of keys that are somebody else's.
+    let (before, behind) = reference
+        .split_once("\n| key of aiccu.conf |")
+        .context("the keys of aiccu.conf")?;
+    let behind = behind.split_once("\n\n").map_or("", |(_, behind)| behind);
+    let settings = settings();
+    let there: BTreeSet<_> = settings
+        .lines()
+        .map(|line| line.split_once(" = ").map_or(line, |(key, _)| key).trim())
+        .collect();
+    let mut missing = BTreeSet::new();
+    for row in before.lines().chain(behind.lines()) {
+        let Some(first) = row
+            .strip_prefix("| `")
+            .and_then(|row| row.split('|').next())
+        else {
+            continue;
+        };
+        let keys = first.split('`').step_by(2).map(str::trim);
+        missing.extend(keys.filter(|key| !key.is_empty() && *key != "," && !there.contains(key)));
+    }
+    assert!(missing.is_empty(), "deploy/sixxs.toml lacks {missing:?}");
+    Ok(())
+}

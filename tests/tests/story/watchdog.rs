@@ -1,0 +1,80 @@
+//! What the daemon tells systemd: that it is ready, that it is at work, and that it ends. A daemon that
+//! hangs says nothing.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::Flavour;
+
+use crate::setting::Setting;
+
+/// What it has to be told by, twice as often as that.
+const LIMIT: Duration = Duration::from_millis(600);
+
+/// The next word within this time; `None`: there was none.
+fn hear(socket: &UnixDatagram, within: Duration) -> Result<Option<String>> {
+    socket.set_read_timeout(Some(within))?;
+    let mut buffer = [0; 256];
+    match socket.recv(&mut buffer) {
+        Ok(length) => Ok(Some(
+            String::from_utf8_lossy(&buffer[..length]).into_owned(),
+        )),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error).context("listen to the daemon"),
+    }
+}
+
+/// Listens until this was said; other words but `besides` are an error.
+fn until(socket: &UnixDatagram, word: &str, besides: &str) -> Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(10) {
+        match hear(socket, LIMIT)? {
+            Some(heard) if heard.trim() == word => return Ok(()),
+            Some(heard) if heard.trim() == besides => {}
+            other => bail!("{other:?} in place of {word}"),
+        }
+    }
+    bail!("{word} was not said")
+}
+
+#[test]
+fn systemd_is_told_what_it_wants_to_know() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let path = setting.lab.paths().base().join("notify.sock");
+    let socket = UnixDatagram::bind(&path)?;
+    let mut command = setting.program.command(&["run"]);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", LIMIT.as_micros().to_string());
+    let daemon = setting.program.start_as(command)?;
+    until(&socket, "READY=1", "WATCHDOG=1")?;
+    for _ in 0..5 {
+        until(&socket, "WATCHDOG=1", "")?;
+    }
+
+    // To read this takes for ever, as a file system may that has gone away.
+    let names = setting.lab.paths().rt_tables().join("sixxs.conf");
+    std::fs::remove_file(&names)?;
+    mkfifo(&names, Mode::from_bits_truncate(0o600))?;
+    setting
+        .host()
+        .sh("ip -6 rule add from 2001:db8:c::1 lookup main priority 30000")?;
+    let began = Instant::now();
+    while hear(&socket, 2 * LIMIT)?.is_some() {
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "a daemon that hangs says that all is well"
+        );
+    }
+    std::fs::write(&names, "")?;
+    until(&socket, "WATCHDOG=1", "")?;
+    std::fs::remove_file(&names)?;
+
+    assert_eq!(daemon.stop()?, 0);
+    until(&socket, "STOPPING=1", "WATCHDOG=1")
+}

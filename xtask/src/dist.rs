@@ -1,0 +1,114 @@
+//! Makes the Debian package, by cargo-deb. What is in it is listed in sixxs-user's Cargo.toml; what of
+//! that has to be written first is written here, from the program itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{metadata::Metadata, plan::Needs, process, product, setup, workspace::Workspace};
+
+/// The package whose metadata say what is in it.
+const PACKAGE: &str = "sixxs-user";
+
+/// Whom its users write to.
+const MAINTAINER: &str = "The sixxs project <sixxs@users.noreply.github.com>";
+
+/// Makes it, and says where it is.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let package = make(workspace)?;
+    println!("{}", package.display());
+    Ok(())
+}
+
+/// Makes it.
+pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
+    product::build(workspace, Needs::DIST)?;
+    // Below the directory that cargo-deb knows by another name, wherever it is.
+    let directory = workspace.release_binary("dist");
+    if directory.exists() {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("remove {}", directory.display()))?;
+    }
+    process::run(
+        "write manual pages and completions",
+        workspace
+            .cargo()
+            .args(["run", "--quiet", "--package", PACKAGE])
+            .args(["--example", "pages", "--"])
+            .arg(&directory),
+        "see sixxs-user/examples/pages",
+    )?;
+    compress(&directory)?;
+    let metadata = Metadata::without_dependencies(workspace)?;
+    let version = metadata.version(PACKAGE)?;
+    write(&directory.join("changelog"), &changelog(version)?)?;
+    write(&directory.join("licences"), &licences(workspace)?)?;
+    let package = directory.join(format!("sixxs_{version}.deb"));
+    process::run(
+        "make the package",
+        setup::cargo_deb()?
+            .current_dir(&workspace.root)
+            .args(["--no-build", "--quiet", "--package", PACKAGE])
+            .args(["--maintainer", MAINTAINER])
+            .arg("--output")
+            .arg(&package),
+        "what is in it is listed in sixxs-user/Cargo.toml",
+    )?;
+    Ok(package)
+}
+
+/// Manual pages, which Debian wants so.
+fn compress(directory: &Path) -> Result<()> {
+    let look = || format!("look into {}", directory.display());
+    for entry in fs::read_dir(directory).with_context(look)? {
+        let path = entry.with_context(look)?.path();
+        if path
+            .extension()
+            .is_some_and(|section| section == "5" || section == "8")
+        {
+            process::run(
+                "compress a manual page",
+                Command::new("gzip").args(["-9", "--no-name"]).arg(&path),
+                "is the disk full?",
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// As Debian wants it; what users notice is told elsewhere.
+fn changelog(version: &str) -> Result<String> {
+    let date = process::capture(
+        "read the clock",
+        Command::new("date").arg("-R").env("LC_ALL", "C"),
+        "date(1) is in every system",
+    )?;
+    Ok(format!(
+        "sixxs ({version}-1) unstable; urgency=medium\n\n  \
+           * See /usr/share/doc/sixxs/CHANGELOG.md.\n\n \
+         -- {MAINTAINER}  {date}"
+    ))
+}
+
+/// Those of the program, and that of the kernel's part, which it carries.
+fn licences(workspace: &Workspace) -> Result<String> {
+    let mut text = "MIT or Apache-2.0, at your choice. The eBPF object inside is also under \
+                    GPL-2.0-only.\n"
+        .to_owned();
+    let read = |name: &str| {
+        let path = workspace.root.join(name);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    text += &read("LICENSE-MIT")?;
+    text += "\nApache-2.0 is in /usr/share/common-licenses/Apache-2.0, GPL-2.0 in \
+             /usr/share/common-licenses/GPL-2.\n";
+    Ok(text)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
