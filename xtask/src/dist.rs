@@ -9,7 +9,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{metadata::Metadata, plan::Needs, process, product, setup, workspace::Workspace};
+use crate::{
+    metadata::Metadata, plan::Needs, process, product, progress, setup, workspace::Workspace,
+};
 
 /// The package whose metadata say what is in it.
 const PACKAGE: &str = "sixxs-user";
@@ -33,7 +35,8 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
         fs::remove_dir_all(&directory)
             .with_context(|| format!("remove {}", directory.display()))?;
     }
-    process::run(
+    progress::run(
+        "writing manual pages and completions",
         "write manual pages and completions",
         workspace
             .cargo()
@@ -48,7 +51,8 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     write(&directory.join("changelog"), &changelog(version)?)?;
     write(&directory.join("licences"), &licences(workspace)?)?;
     let package = directory.join(format!("sixxs_{version}.deb"));
-    process::run(
+    progress::run(
+        "packing",
         "make the package",
         setup::cargo_deb()?
             .current_dir(&workspace.root)

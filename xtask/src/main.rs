@@ -17,6 +17,7 @@ mod plan;
 mod privilege;
 mod process;
 mod product;
+mod progress;
 mod setup;
 mod source;
 mod tests;
@@ -77,12 +78,15 @@ enum Task {
     /// `test vm` installs qemu, and runs what must hold on an old kernel on Debian's in a virtual
     /// machine; `test vm short` some of it.
     ///
+    /// `test boot` makes the package, installs and removes it in a Debian of its own, and boots that in
+    /// the virtual machine, three times.
+    ///
     /// `test chaos` strikes hosts with random faults while traffic runs. Among all tests that takes a
     /// minute; `test chaos --faults 10000` strikes as long as one likes, `--seed S` as it did before, and
     /// `tcx`, `clsact` or `native` behind it one kind of host only.
     Test {
         /// Only tests whose name contains one of these; test runner options too. `vm` [FILTER…]: in
-        /// the virtual machine. `chaos` [--faults N] [--seed S] [KIND…]: chaos.
+        /// the virtual machine. `boot`: the package. `chaos` [--faults N] [--seed S] [KIND…]: chaos.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
     },

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::process;
+use crate::{process, progress};
 
 /// Unpacks packages, as apt-get names them, into one tree below `directory`, which is made anew, and
 /// returns it.
@@ -17,7 +17,8 @@ pub(crate) fn unpack(verb: &str, packages: &[String], directory: &Path) -> Resul
         fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
     }
     fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-    process::run(
+    progress::run(
+        &format!("downloading {}", packages.join(", ")),
         verb,
         Command::new("apt-get")
             // Else root is told that its own directory is not for apt's user.

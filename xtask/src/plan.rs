@@ -31,6 +31,8 @@ const LAB_PROGRAMS: &[(&str, &str)] = &[
 const VM_PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
+    ("mke2fs", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap"),
     ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 
@@ -70,6 +72,11 @@ impl Needs {
     pub(crate) const VM: Self = Self {
         vm: true,
         ..Self::TEST
+    };
+    /// The same, and to make the package.
+    pub(crate) const BOOT: Self = Self {
+        dist: true,
+        ..Self::VM
     };
     /// To build and lint.
     pub(crate) const LINT: Self = Self {

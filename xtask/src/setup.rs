@@ -17,7 +17,7 @@ use crate::{
     clean,
     plan::{self, Action, CARGO_DEB_VERSION, CARGO_DENY_VERSION, Debian, Facts, Needs, Plan, Step},
     privilege::{self, Privilege},
-    process,
+    process, progress,
     toolchain::{self, BPF_LINKER_VERSION, Compiler, Linker, NIGHTLY},
     workspace::{self, Workspace},
 };
@@ -184,7 +184,7 @@ fn cargo_deb_root() -> Result<PathBuf> {
 fn carry_out(workspace: &Workspace, step: &Step) -> Result<()> {
     let (mut command, advice) = command(workspace, &step.action)?;
     eprintln!("setup: {}:\n    {}", step.why, process::line(&command));
-    process::run("set up this machine", &mut command, advice)
+    progress::run("setting up", "set up this machine", &mut command, advice)
 }
 
 /// Brings the package lists up to date.

@@ -18,6 +18,7 @@ pub(crate) const PACKAGES: &[&str] = &["--workspace", "--exclude", "sixxs-ebpf"]
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     match filter {
         [first, rest @ ..] if first == "vm" => vm::run(workspace, rest),
+        [only] if only == "boot" => vm::run_reboots(workspace),
         [first, ..] if first == "chaos" => chaos(workspace, &Chaos::parse_from(filter)),
         [] => {
             let there = vm::run_if_possible(workspace);

@@ -1,6 +1,7 @@
 //! Boots the virtual machine, shows what it prints as it comes, and says what became of it.
 
 use std::{
+    ffi::OsString,
     io::{Read as _, Write as _},
     path::Path,
     process::{Command, Stdio},
@@ -9,15 +10,24 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::process;
+use crate::{process, progress::Progress};
 
 /// What the first process in the machine prints, see `init`.
 const BOOTED: &str = "vm: booted ";
 const ENDED: &str = "vm: ended with ";
 
+/// What is booted.
+#[derive(Debug)]
+pub(crate) struct Machine<'a> {
+    pub(crate) kernel: &'a Path,
+    pub(crate) initramfs: &'a Path,
+    /// Kept over its reboots. Without one a reboot is its end.
+    pub(crate) disk: Option<&'a Path>,
+}
+
 /// Runs the machine until it switches itself off, or for as long as `limit`; returns what it
 /// printed.
-pub(crate) fn run(kernel: &Path, initramfs: &Path, limit: Duration) -> Result<String> {
+pub(crate) fn run(machine: &Machine<'_>, limit: Duration) -> Result<String> {
     // timeout(1), so that the machine ends in time also when this process is killed.
     let mut command = Command::new("timeout");
     command
@@ -27,12 +37,12 @@ pub(crate) fn run(kernel: &Path, initramfs: &Path, limit: Duration) -> Result<St
         // Emulated: acceleration would need a device that machines in a cloud do not have.
         .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
         .args(["-smp", "2", "-m", "1024"])
-        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-nodefaults", "-no-user-config"])
         .args(["-display", "none", "-serial", "stdio"])
         .arg("-kernel")
-        .arg(kernel)
+        .arg(machine.kernel)
         .arg("-initrd")
-        .arg(initramfs)
+        .arg(machine.initramfs)
         // panic=-1 ends the machine at once; what guards against the processor only costs here.
         .args([
             "-append",
@@ -40,11 +50,23 @@ pub(crate) fn run(kernel: &Path, initramfs: &Path, limit: Duration) -> Result<St
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    if let Some(disk) = machine.disk {
+        let mut drive = OsString::from("if=virtio,format=raw,cache=unsafe,file=");
+        // A comma would begin another option.
+        drive.push(disk.to_string_lossy().replace(',', ",,"));
+        command.arg("-drive").arg(drive);
+    } else {
+        command.arg("-no-reboot");
+    }
     let verb = "run the virtual machine";
     let mut child = command
         .spawn()
         .with_context(|| format!("{verb}: start `{}`", process::line(&command)))?;
     let mut console = child.stdout.take().context("its output is piped")?;
+    let progress = Progress::begin(format!(
+        "in the virtual machine ({} s at most)",
+        limit.as_secs()
+    ));
     let mut transcript = Vec::new();
     let mut buffer = [0; 4096];
     while let length @ 1.. = console
@@ -53,10 +75,14 @@ pub(crate) fn run(kernel: &Path, initramfs: &Path, limit: Duration) -> Result<St
     {
         let new = transcript.len();
         transcript.extend(buffer[..length].iter().filter(|byte| **byte != b'\r'));
-        let mut stdout = std::io::stdout().lock();
-        stdout
-            .write_all(&transcript[new..])
-            .and_then(|()| stdout.flush())
+        let show = || {
+            let mut stdout = std::io::stdout().lock();
+            stdout
+                .write_all(&transcript[new..])
+                .and_then(|()| stdout.flush())
+        };
+        progress
+            .aside(show)
             .with_context(|| format!("{verb}: show its console"))?;
     }
     let status = child.wait().with_context(|| format!("{verb}: wait"))?;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{kernel::Kernel, payload::Binary};
-use crate::{process, setup};
+use crate::{process, progress, setup};
 
 /// Where the payload is inside.
 pub(crate) const PAYLOAD: &str = "/test";
@@ -59,10 +59,7 @@ pub(crate) fn build(
     binaries: &[Binary],
     script: &str,
 ) -> Result<PathBuf> {
-    let root = Root(directory.join("root"));
-    if root.0.exists() {
-        fs::remove_dir_all(&root.0).with_context(|| format!("remove {}", root.0.display()))?;
-    }
+    let root = Root::new(directory.join("root"))?;
     for place in ["bin", "proc", "sys", "dev", "run", "tmp", "root", "var/lib"] {
         root.directory(Path::new(place))?;
     }
@@ -82,27 +79,27 @@ pub(crate) fn build(
     root.modules(kernel)?;
     let payload = Path::new(PAYLOAD.trim_start_matches('/'));
     for binary in binaries {
-        let to = root.parent_of(&payload.join(&binary.name))?;
-        // A test binary is mostly debug information: 100 MB that the machine would hold in memory.
-        process::run(
-            "make a small copy of a program",
-            Command::new("strip").arg("-o").args([&to, &binary.path]),
-            "strip is in Debian's binutils",
-        )?;
+        root.stripped(&binary.path, &payload.join(&binary.name))?;
         root.libraries(&binary.path)?;
     }
     root.write(payload.join("run"), script)?;
-    let init = root.write("init", include_str!("init"))?;
-    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("make {} executable", init.display()))?;
+    root.executable("init", include_str!("init"))?;
     root.pack(&directory.join("initramfs.cpio"))
 }
 
 /// The tree that is packed.
-struct Root(PathBuf);
+pub(super) struct Root(PathBuf);
 
 impl Root {
-    fn directory(&self, path: &Path) -> Result<()> {
+    /// An empty one.
+    pub(super) fn new(path: PathBuf) -> Result<Self> {
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+        Ok(Self(path))
+    }
+
+    pub(super) fn directory(&self, path: &Path) -> Result<()> {
         let path = self.0.join(path);
         fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))
     }
@@ -115,10 +112,16 @@ impl Root {
         Ok(self.0.join(path))
     }
 
-    fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<PathBuf> {
+    pub(super) fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<PathBuf> {
         let path = self.parent_of(path.as_ref())?;
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
+    }
+
+    pub(super) fn executable(&self, path: impl AsRef<Path>, text: &str) -> Result<()> {
+        let path = self.write(path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("make {} executable", path.display()))
     }
 
     fn link(&self, link: &str, to: &str) -> Result<()> {
@@ -126,11 +129,21 @@ impl Root {
         symlink(to, &link).with_context(|| format!("make the link {}", link.display()))
     }
 
-    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+    pub(super) fn copy(&self, from: &Path, to: &Path) -> Result<()> {
         let to = self.parent_of(to)?;
         fs::copy(from, &to)
             .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
         Ok(())
+    }
+
+    /// A test binary is mostly debug information: 100 MB that the machine would hold in memory.
+    pub(super) fn stripped(&self, from: &Path, to: &Path) -> Result<()> {
+        let to = self.parent_of(to)?;
+        process::run(
+            "make a small copy of a program",
+            Command::new("strip").arg("-o").arg(&to).arg(from),
+            "strip is in Debian's binutils",
+        )
     }
 
     fn programs(&self) -> Result<()> {
@@ -154,7 +167,7 @@ impl Root {
     }
 
     /// One program of this machine, with its libraries.
-    fn program(&self, name: &str) -> Result<()> {
+    pub(super) fn program(&self, name: &str) -> Result<()> {
         let path = setup::find_program(name)
             .with_context(|| format!("find {name}: run `cargo xtask setup --vm`"))?;
         self.copy(&path, &Path::new("bin").join(name))?;
@@ -201,9 +214,10 @@ impl Root {
         Ok(())
     }
 
-    fn pack(&self, to: &Path) -> Result<PathBuf> {
+    pub(super) fn pack(&self, to: &Path) -> Result<PathBuf> {
         // Not compressed: the machine would take longer to unpack it than this one to write it.
-        process::run(
+        progress::run(
+            "packing the virtual machine's file system",
             "pack the virtual machine's file system",
             Command::new("sh")
                 .args([
@@ -220,7 +234,10 @@ impl Root {
 }
 
 /// The file of a module and those of the modules that it needs, out of modules.dep.
-fn module_files<'a>(dependencies: &'a str, module: &str) -> Option<impl Iterator<Item = &'a str>> {
+pub(super) fn module_files<'a>(
+    dependencies: &'a str,
+    module: &str,
+) -> Option<impl Iterator<Item = &'a str>> {
     let (file, needs) = dependencies
         .lines()
         .filter_map(|line| line.split_once(':'))

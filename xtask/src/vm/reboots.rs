@@ -1,0 +1,101 @@
+//! Installs the package in a Debian of its own, and boots that three times: what must hold after each
+//! boot is in `guest/check`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::{HAS_KERNEL, boot, kernel, payload, system};
+use crate::{dist, plan::Needs, product, workspace::Workspace};
+
+/// Two reboots.
+const BOOTS: u32 = 3;
+
+/// A machine that runs for longer hangs.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Makes the package and tries it, getting what that lacks.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    ensure!(
+        HAS_KERNEL,
+        "boot with the package: the kernel is one for x86_64, and so must be the package"
+    );
+    product::build(workspace, Needs::BOOT)?;
+    let package = dist::make(workspace)?;
+    let lab = payload::lab(workspace)?;
+    let directory = workspace.target.join("vm");
+    let kernel = kernel::get(&directory)?;
+    let disk = system::disk(
+        &directory,
+        &system::Contents {
+            kernel: &kernel,
+            package: &package,
+            lab: &lab,
+            boots: BOOTS,
+        },
+    )?;
+    let initramfs = system::initramfs(&directory, &kernel)?;
+    println!("booting {} {BOOTS} times", kernel.release);
+    let started = Instant::now();
+    let machine = boot::Machine {
+        kernel: &kernel.image,
+        initramfs: &initramfs,
+        disk: Some(&disk),
+    };
+    let transcript = boot::run(&machine, LIMIT)?;
+    let held = judge(&transcript)?;
+    println!(
+        "{held} checks passed in {BOOTS} boots of {} in {} s",
+        kernel.release,
+        started.elapsed().as_secs()
+    );
+    Ok(())
+}
+
+/// How many checks passed; an error unless all did, after every boot.
+fn judge(transcript: &str) -> Result<usize> {
+    let verb = "boot with the package";
+    let count = |what: &str| {
+        let lines = transcript.lines();
+        lines.filter(|line| line.starts_with(what)).count()
+    };
+    let not_so = count("vm: not so: ");
+    ensure!(not_so == 0, "{verb}: {not_so} checks failed, see above");
+    let (booted, ended) = (count("vm: booted "), count("vm: ended with 0"));
+    ensure!(
+        booted == BOOTS as usize && ended == booted,
+        "{verb}: it booted {booted} times and got to the end {ended} times, not {BOOTS} times"
+    );
+    let held = count("vm: ok: ");
+    ensure!(held > booted, "{verb}: nothing was checked");
+    Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: &str = "vm: booted 6.1\nvm: ok: a\nvm: ok: b\nvm: ended with 0\n";
+
+    #[test]
+    fn checks_of_all_boots_are_counted() {
+        assert!(judge(&BOOT.repeat(3)).is_ok_and(|held| held == 6));
+    }
+
+    #[test]
+    fn everything_else_is_a_failure() {
+        for (transcript, word) in [
+            (String::new(), "booted 0 times"),
+            (BOOT.repeat(2), "booted 2 times"),
+            (BOOT.repeat(3) + "vm: not so: c\n", "1 checks failed"),
+            (
+                BOOT.repeat(2) + "vm: booted 6.1\nvm: ok: a\n",
+                "to the end 2 times",
+            ),
+            ("vm: booted 6.1\nvm: ended with 0\n".repeat(3), "nothing"),
+        ] {
+            let error = judge(&transcript).unwrap_err().to_string();
+            assert!(error.contains(word), "{transcript}: {error}");
+        }
+    }
+}
