@@ -14,7 +14,7 @@ use sixxs_core::{
     alert::Leaks,
     config::RuleMode,
     explain::{Cause, Circumstances, Packet, cause, rules},
-    routing::{Rule, SUBTREES_TABLE},
+    routing::{Rule, SUBTREES_TABLE, Step, desired::Place},
     types::{IfName, Prefix},
 };
 
@@ -151,6 +151,22 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
         }
         RuleMode::Subtrees => (Prefix::ALL, SUBTREES_TABLE),
     };
+    // What could not be put in place, by the last look.
+    let left = |is_it: &dyn Fn(&Step) -> bool| state.plan.steps.iter().any(is_it);
+    let lacks_rule = left(
+        &|step| matches!(step, Step::AddRule(rule) if rule.from == from && rule.table == table),
+    );
+    let lacks_route = left(&|step| match step {
+        Step::AddRoute(route) | Step::ReplaceRoute(route) => {
+            let Place {
+                table: of,
+                destination,
+                ..
+            } = route.place;
+            of == table && destination == Prefix::ALL
+        }
+        _ => false,
+    });
     let before = rules::before(state.netlink.others_rules(), &packet, priority);
     let found = cause(&Circumstances {
         tunnel: name.clone(),
@@ -165,11 +181,11 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
             table,
             no_default: false,
         },
-        rule_in_place: true,
-        route_in_place: true,
+        rule_in_place: !lacks_rule,
+        route_in_place: !lacks_route,
         before: before.map(|(rule, how)| (rule.clone(), how)),
     });
-    // What is missing now is about to be put back, and was told already; so one answer for both.
+    // What was missing when it leaked may be there again.
     match found {
         Cause::NotAsked => state
             .put_back

@@ -173,7 +173,7 @@ fn a_rule_before_ours_is_named() -> Result<()> {
     )?;
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
-        found[0].contains("priority 90 or 100") && found[0].contains("sixxs0"),
+        found[0].contains("(priority 100)") && found[0].contains("sixxs0"),
         "{found:?}"
     );
     // What it leads astray is caught all the same.
