@@ -79,7 +79,7 @@ enum Task {
     /// machine; `test vm short` some of it.
     ///
     /// `test boot` makes the package, installs and removes it in a Debian of its own, and boots that in
-    /// the virtual machine, three times.
+    /// the virtual machine, three times; `test boot short` twice, and no more than that.
     ///
     /// `test chaos` strikes hosts with random faults while traffic runs. Among all tests that takes a
     /// minute; `test chaos --faults 10000` strikes as long as one likes, `--seed S` as it did before, and

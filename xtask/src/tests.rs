@@ -6,7 +6,13 @@
 use anyhow::Result;
 use clap::Parser;
 
-use crate::{network_manager, plan::Needs, privilege, process, product, vm, workspace::Workspace};
+use crate::{
+    network_manager,
+    plan::Needs,
+    privilege, process, product,
+    vm::{self, Extent},
+    workspace::Workspace,
+};
 
 /// The packages whose tests run on the host. Wherever tests are built it is these together, so that
 /// they share what they are built from.
@@ -18,14 +24,21 @@ pub(crate) const PACKAGES: &[&str] = &["--workspace", "--exclude", "sixxs-ebpf"]
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     match filter {
         [first, rest @ ..] if first == "vm" => vm::run(workspace, rest),
-        [only] if only == "boot" => vm::run_reboots(workspace),
+        [only] if only == "boot" => vm::run_reboots(workspace, Extent::Whole),
+        [first, only] if first == "boot" && only == "short" => {
+            vm::run_reboots(workspace, Extent::Short)
+        }
         [first, ..] if first == "chaos" => chaos(workspace, &Chaos::parse_from(filter)),
         [] => {
-            let there = vm::run_if_possible(workspace);
-            if let Err(error) = &there {
+            let there = [
+                vm::run_if_possible(workspace),
+                vm::run_reboots_if_possible(workspace),
+            ];
+            for error in there.iter().filter_map(|outcome| outcome.as_ref().err()) {
                 eprintln!("error: {error:#}");
             }
-            on_this_kernel(workspace, &[], &[], &[]).and(there)
+            let here = on_this_kernel(workspace, &[], &[], &[]);
+            there.into_iter().fold(here, Result::and)
         }
         _ => on_this_kernel(workspace, &[], &[], filter),
     }

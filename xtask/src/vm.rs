@@ -15,7 +15,7 @@ mod payload;
 mod reboots;
 mod system;
 
-pub(crate) use reboots::run as run_reboots;
+pub(crate) use reboots::{Extent, run as run_reboots, run_if_possible as run_reboots_if_possible};
 
 use std::time::{Duration, Instant};
 

@@ -67,6 +67,8 @@ pub(super) struct Contents<'a> {
     pub(super) lab: &'a Path,
     /// So often it boots.
     pub(super) boots: u32,
+    /// Whether it does nothing else.
+    pub(super) is_short: bool,
 }
 
 /// Makes the disk below `directory`, anew each time; the Debian on it is got once.
@@ -88,6 +90,9 @@ pub(super) fn disk(directory: &Path, contents: &Contents<'_>) -> Result<PathBuf>
         ours.write(Path::new("etc/systemd/system").join(name), text)?;
     }
     ours.write(test.join("last"), &contents.boots.to_string())?;
+    if contents.is_short {
+        ours.write(test.join("short"), "")?;
+    }
     ours.write("etc/hostname", "machine\n")?;
     ours.copy(contents.package, &test.join("sixxs.deb"))?;
     ours.stripped(contents.lab, &test.join("sixxs-lab"))?;

@@ -2,6 +2,7 @@
 
 mod machine;
 mod packets;
+mod progress;
 mod repair;
 mod report;
 mod scale;

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
+use indicatif::ProgressIterator as _;
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::types::Prefix;
@@ -15,6 +16,7 @@ use sixxs_tests::packets::{
 };
 
 use crate::machine;
+use crate::progress;
 use crate::timing::Times;
 
 const NEXT: i32 = -1;
@@ -175,7 +177,7 @@ fn in_turn(
     rounds: u32,
 ) -> Result<Vec<Measured>> {
     let mut all: Vec<_> = subjects.iter().map(|_| Measured::default()).collect();
-    for _ in 0..rounds {
+    for _ in (0..rounds).progress_with(progress::bar("packets", rounds.into())) {
         for (subject, measured) in subjects.iter().zip(&mut all) {
             let kernel = kernels.iter().find(|kernel| kernel.role == subject.role);
             let program = kernel

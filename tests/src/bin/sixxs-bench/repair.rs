@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use indicatif::ProgressIterator as _;
 use sixxs_tests::bpf;
 use sixxs_tests::events::Events;
 use sixxs_tests::lab::{Lab, Spec};
@@ -15,6 +16,7 @@ use sixxs_tests::program::{Hook, Program};
 use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 
 use crate::machine;
+use crate::progress;
 
 /// Between a repair and the next deletion, in turn: as somebody who fights, and as somebody who
 /// comes by.
@@ -139,7 +141,8 @@ fn all(host: &Namespace, what: What, times: usize) -> Result<Vec<Duration>> {
     let [tunnel, _] = &TUNNELS;
     let events = Events::listen(host)?;
     let mut gone = Vec::new();
-    for pause in PAUSES.into_iter().cycle().take(times) {
+    let bar = progress::bar("repairs", times as u64);
+    for pause in PAUSES.into_iter().cycle().take(times).progress_with(bar) {
         let took = match what {
             What::Rule => {
                 let address = tunnel.address;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use indicatif::ProgressIterator as _;
 use nix::sys::signal::Signal;
 use sixxs_tests::events::Events;
 use sixxs_tests::program::Daemon;
@@ -13,6 +14,7 @@ use sixxs_tests::wait;
 
 use self::site::Site;
 use crate::machine;
+use crate::progress;
 use crate::timing::{self, median};
 
 /// How many tunnel addresses.
@@ -80,7 +82,7 @@ fn in_turn(rounds: u32) -> Result<Vec<Costs>> {
         site.send(BATCH)?;
     }
     let mut costs: Vec<_> = ADDRESSES.iter().map(|_| Costs::default()).collect();
-    for _ in 0..rounds {
+    for _ in (0..rounds).progress_with(progress::bar("very many addresses", rounds.into())) {
         for (((ours, _), plain), costs) in ours.iter().zip(&plain).zip(&mut costs) {
             costs.ours.push(cost(ours)?);
             costs.plain.push(cost(plain)?);
