@@ -98,6 +98,11 @@ impl Networkd {
         Ok(())
     }
 
+    /// Whether it was started, and not stopped since.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Stops it as systemd does.
     pub fn stop(&mut self) -> Result<()> {
         match self.process.take() {

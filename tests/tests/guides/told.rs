@@ -1,0 +1,124 @@
+//! Each guide, on the host that it is for.
+
+use anyhow::{Result, ensure};
+use sixxs_tests::beside::networkd::Networkd;
+use sixxs_tests::broker::Kind;
+use sixxs_tests::kernel;
+use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::topology::UPLINK;
+
+use crate::markdown::Guide;
+use crate::reader::Reader;
+
+/// The text of a guide, wherever this is run.
+macro_rules! guide {
+    ($name:literal) => {
+        Guide::read(
+            concat!("docs/guides/", $name),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../docs/guides/",
+                $name
+            )),
+        )
+    };
+}
+
+/// Blocks that are only read, in all guides together. One more is for a good reason only.
+const NOT_RUN: usize = 3;
+
+/// The tunnel of this MTU at both ends, as Hurricane Electric has it.
+fn hurricane_electric_lab() -> Result<Lab> {
+    Lab::new(Spec {
+        mtu: 1480,
+        ..Spec::native([Kind::SixInFour, Kind::SixInFour])
+    })
+}
+
+/// The chapter about a tunnel that somebody else makes.
+const BY_OTHERS: &str = "If something else makes the tunnel";
+
+#[test]
+fn hurricane_electric() -> Result<()> {
+    let lab = hurricane_electric_lab()?;
+    Reader::new(&lab)?.follow(&guide!("hurricane-electric.md")?, |chapter| {
+        chapter != BY_OTHERS
+    })
+}
+
+#[test]
+fn hurricane_electric_by_others() -> Result<()> {
+    if !kernel::has_sit() {
+        println!("not told: this kernel has no sit");
+        return Ok(());
+    }
+    let lab = hurricane_electric_lab()?;
+    let guide = guide!("hurricane-electric.md")?;
+    has_chapters(&guide, &[BY_OTHERS])?;
+    Reader::new(&lab)?.follow(&guide, |chapter| chapter == BY_OTHERS)
+}
+
+/// The chapters about the files that there are, and about the commands of old for them.
+const FILES: &str = "What you have";
+const OLD_COMMANDS: &str = "With the old commands";
+
+fn account_lab() -> Result<Lab> {
+    Lab::new(Spec::native([Kind::Ayiya, Kind::Heartbeat]))
+}
+
+#[test]
+fn aiccu() -> Result<()> {
+    let lab = account_lab()?;
+    Reader::new(&lab)?.follow(&guide!("aiccu.md")?, |chapter| chapter != OLD_COMMANDS)
+}
+
+#[test]
+fn aiccu_by_its_commands() -> Result<()> {
+    let lab = account_lab()?;
+    let guide = guide!("aiccu.md")?;
+    has_chapters(&guide, &[FILES, OLD_COMMANDS])?;
+    Reader::new(&lab)?.follow(&guide, |chapter| [FILES, OLD_COMMANDS].contains(&chapter))
+}
+
+#[test]
+fn networkd() -> Result<()> {
+    let lab = hurricane_electric_lab()?;
+    let networkd = Networkd::new(&lab, &[])?;
+    Reader::beside(&lab, networkd, &[UPLINK])?.follow(&guide!("networkd.md")?, |_| true)
+}
+
+/// The host has LANs, and does nothing for them yet.
+#[test]
+fn routed_prefixes() -> Result<()> {
+    let lab = Lab::new(Spec {
+        mtu: 1480,
+        lans: true,
+        ..Spec::native([Kind::SixInFour, Kind::SixInFour])
+    })?;
+    lab.host().sysctl(&[("ipv6/conf/all/forwarding", "0")])?;
+    lab.host()
+        .ip("address delete 2001:db8:bb:1::1/64 dev lan1\n\
+         address delete 2001:db8:bb:2::1/64 dev net0\n")?;
+    Reader::new(&lab)?.follow(&guide!("routed-prefixes.md")?, |_| true)
+}
+
+fn has_chapters(guide: &Guide, chapters: &[&str]) -> Result<()> {
+    for chapter in chapters {
+        let is_there = guide.steps.iter().any(|step| step.chapter == *chapter);
+        ensure!(is_there, "{}: no chapter {chapter:?}", guide.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_not_run_does_not_get_more() -> Result<()> {
+    let guides = [
+        guide!("aiccu.md")?,
+        guide!("hurricane-electric.md")?,
+        guide!("networkd.md")?,
+        guide!("routed-prefixes.md")?,
+    ];
+    let why: Vec<_> = guides.iter().flat_map(|guide| &guide.not_run).collect();
+    ensure!(why.len() == NOT_RUN, "{why:#?}");
+    Ok(())
+}
