@@ -259,7 +259,7 @@ fn answers(proof: &Proof) -> Option<String> {
 }
 
 /// A time of at most some seconds.
-fn short_time(seconds: f64) -> String {
+pub(crate) fn short_time(seconds: f64) -> String {
     let micros = seconds * 1e6;
     if micros < 10.0 {
         format!("{micros:.1} µs")

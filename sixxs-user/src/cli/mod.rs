@@ -5,12 +5,14 @@ mod check;
 mod doctor;
 mod explain;
 mod show;
+mod top;
 
 use std::{
     env,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -158,6 +160,16 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Show tunnels, uplinks and alerts live, on the whole terminal; ? there tells the keys.
+    #[command(after_help = "Exit status: 0 quit, 2 no terminal, 4 no daemon.")]
+    Top {
+        /// Look so often, 0.2 to 60.
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = top::interval)]
+        interval: Duration,
+        /// Draw with nothing but ASCII, as where the locale is not UTF-8.
+        #[arg(long)]
+        ascii: bool,
+    },
     /// Show every counter, per interface.
     Counters {
         /// Those at zero, too.
@@ -286,6 +298,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Stop { names } => act(&paths, "stop", names, false).await,
         Command::Restart { names, refresh } => act(&paths, "restart", names, refresh).await,
         Command::Status { watch } => show::status(&socket, json, watch).await,
+        Command::Top { interval, ascii } => top::top(&socket, interval, ascii).await,
         Command::Counters { all } => show::counters(&socket, json, all).await,
         Command::Alerts { follow } => show::alerts(&socket, json, follow).await,
         Command::Check { names } => check::check(&socket, json, &names).await,

@@ -1,0 +1,310 @@
+//! What is known: the last status with how fast its counters grow, and the alerts. Pure; time comes in
+//! as an argument, and knows nothing of the screen.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::meter::Meter;
+use crate::{
+    api::{About, Alert, Status, Tunnel, Uplink},
+    text,
+};
+
+/// Alerts that can be scrolled back to: as many as the daemon keeps, so that those it tells again are known.
+const ALERTS: usize = 1000;
+
+/// All that the screen is drawn from.
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    longest: Duration,
+    at: Duration,
+    status: Option<Status>,
+    lost: Option<Lost>,
+    tunnels: BTreeMap<String, TunnelMeters>,
+    uplinks: BTreeMap<String, UplinkMeters>,
+    alerts: VecDeque<Told>,
+}
+
+/// The daemon does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// The time of day of the first look in vain.
+    pub(super) since: String,
+    /// What is in the way.
+    pub(super) why: String,
+}
+
+/// How fast a tunnel's counters grow.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TunnelMeters {
+    pub(super) bytes_in: Meter,
+    pub(super) bytes_out: Meter,
+    pub(super) pings: Meter,
+    pub(super) leaks: Meter,
+}
+
+/// How fast an uplink's counters grow.
+#[derive(Clone, Debug, Default)]
+pub(super) struct UplinkMeters {
+    pub(super) bytes_out: Meter,
+    pub(super) leaks: Meter,
+}
+
+/// An alert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// As it came, by which it is known when it comes again.
+    line: String,
+    /// The time of day.
+    pub(super) time: String,
+    /// In words.
+    pub(super) text: String,
+    /// How urgently somebody should look: 0 not at all, 1 it was seen to, 2 now.
+    pub(super) badness: u8,
+}
+
+/// By what tunnels are ordered. Those with more of it, or in a worse state, come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// As in the configuration.
+    #[default]
+    File,
+    Name,
+    State,
+    In,
+    Out,
+    Pings,
+    Answered,
+    Leaks,
+}
+
+impl Sort {
+    const ALL: [Self; 8] = [
+        Self::File,
+        Self::Name,
+        Self::State,
+        Self::In,
+        Self::Out,
+        Self::Pings,
+        Self::Answered,
+        Self::Leaks,
+    ];
+
+    /// That of the next column.
+    pub(super) fn next(self) -> Self {
+        let this = Self::ALL.iter().position(|one| *one == self);
+        let next = this.map_or(0, |this| this + 1);
+        Self::ALL.get(next).copied().unwrap_or_default()
+    }
+
+    /// In a word.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Name => "name",
+            Self::State => "state",
+            Self::In => "in",
+            Self::Out => "out",
+            Self::Pings => "pings",
+            Self::Answered => "answers",
+            Self::Leaks => "leaks",
+        }
+    }
+}
+
+impl Model {
+    /// Of looks this far apart.
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            // One look may be late, or its answer.
+            longest: (interval * 3).max(Duration::from_secs(3)),
+            at: Duration::ZERO,
+            status: None,
+            lost: None,
+            tunnels: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            alerts: VecDeque::new(),
+        }
+    }
+
+    /// What the daemon says, so long after some beginning.
+    pub(super) fn take(&mut self, status: Status, at: Duration) {
+        let longest = self.longest;
+        let (tunnels, uplinks) = (&status.tunnels, &status.uplinks);
+        self.tunnels
+            .retain(|name, _| tunnels.iter().any(|tunnel| tunnel.name == *name));
+        self.uplinks
+            .retain(|name, _| uplinks.iter().any(|uplink| uplink.name == *name));
+        for tunnel in tunnels {
+            let meters = self.tunnels.entry(tunnel.name.clone()).or_default();
+            meters.bytes_in.take(at, tunnel.bytes.incoming, longest);
+            meters.bytes_out.take(at, tunnel.bytes.out, longest);
+            meters.pings.take(at, tunnel.echo.requests_in, longest);
+            meters.leaks.take(at, leaks(tunnel), longest);
+        }
+        for uplink in uplinks {
+            let meters = self.uplinks.entry(uplink.name.clone()).or_default();
+            meters.bytes_out.take(at, uplink.bytes.out, longest);
+            meters.leaks.take(at, uplink.leaks, longest);
+        }
+        self.at = at;
+        self.status = Some(status);
+        self.lost = None;
+    }
+
+    /// It does not answer, at this time of day.
+    pub(super) fn lose(&mut self, since: String, why: String) {
+        for meters in self.tunnels.values_mut() {
+            meters.bytes_in.lose();
+            meters.bytes_out.lose();
+            meters.pings.lose();
+            meters.leaks.lose();
+        }
+        for meters in self.uplinks.values_mut() {
+            meters.bytes_out.lose();
+            meters.leaks.lose();
+        }
+        let since = self.lost.take().map_or(since, |lost| lost.since);
+        self.lost = Some(Lost { since, why });
+    }
+
+    /// An alert, as a line of JSON. One that was told before, to a connection of before, is the same.
+    pub(super) fn tell(&mut self, line: &str) {
+        if self.alerts.iter().any(|told| told.line == line) {
+            return;
+        }
+        let told = match serde_json::from_str::<Alert>(line) {
+            Ok(alert) => Told {
+                line: line.to_owned(),
+                time: time_of_day(&alert.time),
+                text: text::alert(&alert.about),
+                badness: how_bad(&alert.about),
+            },
+            // A newer daemon's: as it is.
+            Err(_) => Told {
+                line: line.to_owned(),
+                time: String::new(),
+                text: line.to_owned(),
+                badness: 0,
+            },
+        };
+        self.alerts.push_back(told);
+        if self.alerts.len() > ALERTS {
+            self.alerts.pop_front();
+        }
+    }
+
+    /// The last status.
+    pub(super) fn status(&self) -> Option<&Status> {
+        self.status.as_ref()
+    }
+
+    /// When that was.
+    pub(super) fn at(&self) -> Duration {
+        self.at
+    }
+
+    /// Whether the daemon answers no more.
+    pub(super) fn lost(&self) -> Option<&Lost> {
+        self.lost.as_ref()
+    }
+
+    /// Newest last.
+    pub(super) fn alerts(&self) -> &VecDeque<Told> {
+        &self.alerts
+    }
+
+    /// The tunnels in this order.
+    pub(super) fn tunnels(&self, sort: Sort, reverse: bool) -> Vec<(&Tunnel, &TunnelMeters)> {
+        let tunnels = self.status.iter().flat_map(|status| &status.tunnels);
+        let mut rows: Vec<_> = tunnels
+            .filter_map(|tunnel| Some((tunnel, self.tunnels.get(&tunnel.name)?)))
+            .collect();
+        // Stable: what is equal stays in the order of the file.
+        rows.sort_by(|(one, of_one), (other, of_other)| match sort {
+            Sort::File => Ordering::Equal,
+            Sort::Name => one.name.cmp(&other.name),
+            Sort::State => badness(one).cmp(&badness(other)).reverse(),
+            Sort::In => more(of_one.bytes_in.rate(), of_other.bytes_in.rate()),
+            Sort::Out => more(of_one.bytes_out.rate(), of_other.bytes_out.rate()),
+            Sort::Pings => more(of_one.pings.rate(), of_other.pings.rate()),
+            Sort::Answered => more(unanswered(one), unanswered(other)),
+            Sort::Leaks => leaks(other).cmp(&leaks(one)),
+        });
+        if reverse {
+            rows.reverse();
+        }
+        rows
+    }
+
+    /// The uplinks.
+    pub(super) fn uplinks(&self) -> Vec<(&Uplink, &UplinkMeters)> {
+        let uplinks = self.status.iter().flat_map(|status| &status.uplinks);
+        uplinks
+            .filter_map(|uplink| Some((uplink, self.uplinks.get(&uplink.name)?)))
+            .collect()
+    }
+}
+
+/// A tunnel's leaks, whatever became of them.
+pub(super) fn leaks(tunnel: &Tunnel) -> u64 {
+    let leaks = &tunnel.leaks;
+    [
+        leaks.redirected,
+        leaks.dropped,
+        leaks.observed,
+        leaks.too_big,
+    ]
+    .into_iter()
+    .fold(0, u64::saturating_add)
+}
+
+/// How a tunnel is, in one word: its state, or what is missing of one that is up.
+pub(super) fn condition(tunnel: &Tunnel) -> &str {
+    match tunnel.state.as_str() {
+        "up" if tunnel.program != "attached" => "no program",
+        "up" if tunnel.routing != "in_place" => "no routes",
+        state => state,
+    }
+}
+
+/// How urgently somebody should look: 0 not at all, 1 it may come right, 2 now.
+pub(super) fn badness(tunnel: &Tunnel) -> u8 {
+    match condition(tunnel) {
+        "up" => 0,
+        "down" | "waiting" | "connecting" => 1,
+        _ => 2,
+    }
+}
+
+fn unanswered(tunnel: &Tunnel) -> Option<f64> {
+    tunnel.proof.answered_percent.map(|percent| 100.0 - percent)
+}
+
+/// More before less, and what is not known last.
+fn more(one: Option<f64>, other: Option<f64>) -> Ordering {
+    let or_least = |value: Option<f64>| value.unwrap_or(f64::NEG_INFINITY);
+    or_least(other).total_cmp(&or_least(one))
+}
+
+fn how_bad(about: &About) -> u8 {
+    match about {
+        About::Leak(leak) if leak.treatment.as_deref() == Some("redirected") => 1,
+        About::Leak(_) | About::Problem { .. } => 2,
+        About::Tunnel { state, .. } if matches!(state.as_str(), "failed" | "locked_out") => 2,
+        About::Tunnel { .. } | About::Correction { .. } => 0,
+    }
+}
+
+/// `12:03:11` out of `2024-01-01T12:03:11.5Z`.
+pub(super) fn time_of_day(time: &str) -> String {
+    let (_, time) = time.split_once('T').unwrap_or(("", time));
+    time.chars().take("12:03:11".len()).collect()
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

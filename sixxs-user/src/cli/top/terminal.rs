@@ -1,0 +1,269 @@
+//! The terminal: taken when the screen opens, and given back as it was, whatever happens.
+//!
+//! It is opened anew (`/dev/tty`), so that it can be without blocking while the shell's own is not
+//! touched. While it is taken, its modes are kept where also a panic finds them.
+
+use std::{
+    env,
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal as _, Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::OpenOptionsExt as _,
+    },
+    panic,
+    sync::{Mutex, Once, PoisonError},
+};
+
+use anyhow::Context as _;
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, poll},
+    sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
+};
+use ratatui_core::layout::Size;
+use tokio::io::unix::AsyncFd;
+
+/// The alternate screen, empty, without a cursor.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[0m\x1b[H\x1b[2J";
+/// Plain text, the cursor, the screen of before.
+const LEAVE: &str = "\x1b[0m\x1b[?25h\x1b[?1049l";
+
+/// How long a terminal that takes nothing is waited for at the end.
+const PATIENCE_MS: u16 = 300;
+
+/// The modes of before and the terminal that is to have them again; none while it is not ours.
+static TAKEN: Mutex<Option<(File, Termios)>> = Mutex::new(None);
+
+nix::ioctl_read_bad!(
+    /// How many rows and columns a terminal has.
+    window_size,
+    libc::TIOCGWINSZ,
+    libc::winsize
+);
+
+/// There is nothing to draw on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    /// Input or output is a file or a pipe.
+    #[error(
+        "top needs a terminal; `sixxs status --watch` prints to anything, and `sixxs status --json` \
+         is for programs"
+    )]
+    NoTerminal,
+    /// TERM=dumb.
+    #[error("a terminal with TERM=dumb has no places to draw at; use `sixxs status`")]
+    Dumb,
+}
+
+/// The terminal, ours until dropped.
+#[derive(Debug)]
+pub(super) struct Terminal {
+    file: AsyncFd<File>,
+}
+
+/// Whether this process has one that can be drawn on.
+pub(super) fn check() -> Result<(), Unfit> {
+    if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+        return Err(Unfit::NoTerminal);
+    }
+    match env::var("TERM").as_deref() {
+        Ok("dumb") => Err(Unfit::Dumb),
+        _ => Ok(()),
+    }
+}
+
+impl Terminal {
+    /// Takes it.
+    pub(super) fn open() -> anyhow::Result<Self> {
+        give_back_when_panicking();
+        let file = open().context("open the terminal")?;
+        // SAFETY: a File stays open, as the same file, until it is dropped, and nothing here has it drop
+        // or replace that earlier.
+        let file = unsafe { AsyncFd::register(file) }.context("listen to the terminal")?;
+        let terminal = Self { file };
+        terminal.take()?;
+        Ok(terminal)
+    }
+
+    /// Takes it again, after [`Terminal::give_back`].
+    pub(super) fn take(&self) -> anyhow::Result<()> {
+        let file = self.file.get_ref();
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let modes = match taken.take() {
+            // Stopped and continued without a word: others may have changed the modes since.
+            Some((_, modes)) => modes,
+            None => tcgetattr(file).context("read the terminal's modes")?,
+        };
+        let kept = file.try_clone().context("keep the terminal")?;
+        let mut raw = modes.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(file, SetArg::TCSANOW, &raw).context("set the terminal's modes")?;
+        *taken = Some((kept, modes));
+        drop(taken);
+        write_soon(file, ENTER);
+        Ok(())
+    }
+
+    /// Gives it back for a while.
+    pub(super) fn give_back(&self) {
+        give_back();
+    }
+
+    /// Its rows and columns.
+    pub(super) fn size(&self) -> Size {
+        // SAFETY: winsize is plain data, for which all zeroes is a value.
+        let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+        // SAFETY: the terminal is open, and `size` outlives the call.
+        let known = unsafe { window_size(self.file.get_ref().as_raw_fd(), &raw mut size) };
+        match known {
+            Ok(_) if size.ws_row > 0 && size.ws_col > 0 => Size::new(size.ws_col, size.ws_row),
+            // What nobody says is what everybody has.
+            _ => Size::new(80, 24),
+        }
+    }
+
+    /// What was typed. An end of file is an error too: the terminal is gone.
+    pub(super) async fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.file.readable().await?;
+            match ready.try_io(|file| file.get_ref().read(bytes)) {
+                Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(outcome) => return outcome,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Writes as much as it takes now.
+    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.file.writable().await?;
+            match ready.try_io(|file| file.get_ref().write(bytes)) {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(outcome) => return outcome,
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// The terminal that controls this process; where there is none, the one that is written to.
+fn open() -> io::Result<File> {
+    let open = |path| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+    };
+    open("/dev/tty").or_else(|_| open("/proc/self/fd/1"))
+}
+
+/// Does nothing where it is not ours.
+fn give_back() {
+    let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some((file, modes)) = taken {
+        write_soon(&file, LEAVE);
+        // One that is gone has no modes.
+        let _gone = tcsetattr(&file, SetArg::TCSANOW, &modes);
+    }
+}
+
+/// Writes all of it unless the terminal takes nothing for a while: then it is stopped or gone, and
+/// there is nobody who could miss it.
+fn write_soon(mut file: &File, text: &str) {
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut ready = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+                if !matches!(poll(&mut ready, PATIENCE_MS), Ok(1..)) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// What a panic says is then read on the screen of before. The release build aborts after it.
+fn give_back_when_panicking() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |information| {
+            give_back();
+            hook(information);
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::CommandExt as _,
+        process::{Command, Stdio},
+    };
+
+    use nix::{pty::openpty, unistd::setsid};
+
+    use super::*;
+
+    /// In whose environment this is, panics with the terminal taken.
+    const PANICS: &str = "SIXXS_TEST_PANICS_ON_ITS_TERMINAL";
+
+    #[test]
+    fn a_panic_gives_it_back() {
+        if env::var_os(PANICS).is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let _inside = runtime.enter();
+            let _terminal = Terminal::open().unwrap();
+            panic!("as somebody's mistake would");
+        }
+        let pair = openpty(None, None).unwrap();
+        let before = tcgetattr(&pair.slave).unwrap();
+        let end = || Stdio::from(pair.slave.try_clone().unwrap());
+        let mut command = Command::new(env::current_exe().unwrap());
+        command
+            .args(["a_panic_gives_it_back", "--nocapture"])
+            .env(PANICS, "1")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end());
+        let control = || {
+            setsid()?;
+            // SAFETY: descriptor 0 is the terminal, and the call takes a number.
+            match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: between fork and exec `control` only makes system calls.
+        unsafe { command.pre_exec(control) };
+        let status = command.status().unwrap();
+        assert!(!status.success());
+        assert_eq!(tcgetattr(&pair.slave).unwrap(), before);
+        drop((command, pair.slave));
+        let mut written = Vec::new();
+        // Ends with EIO, since nobody has the other end any more.
+        let _end = File::from(pair.master).read_to_end(&mut written);
+        let written = String::from_utf8_lossy(&written);
+        let (taken, rest) = written.split_once("\x1b[?1049h").unwrap();
+        let (_, said) = rest.split_once(LEAVE).unwrap();
+        assert!(!taken.contains("mistake"), "{written:?}");
+        assert!(said.contains("as somebody's mistake would"), "{written:?}");
+    }
+}

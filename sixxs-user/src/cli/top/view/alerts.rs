@@ -1,0 +1,129 @@
+//! The pane below: what is wrong now, and what was told, newest last.
+
+use ratatui_core::text::{Line, Span};
+
+use super::{
+    super::{app::App, model::Model},
+    theme::{Meaning, Theme},
+    words,
+};
+
+/// Lines of an alert, and of a problem, while most of the screen is for tunnels.
+const AT_MOST: usize = 2;
+
+/// The times' column and a blank.
+const INDENT: usize = "12:03:11 ".len();
+
+/// Exactly the lines that have room.
+pub(super) fn lines(app: &App, width: usize, height: usize, theme: Theme) -> Vec<Line<'static>> {
+    let Some(room) = height.checked_sub(1) else {
+        return Vec::new();
+    };
+    let model = app.shown();
+    let mut troubles = troubles(model, width, app.reading, theme);
+    // Some room is left for the alerts.
+    troubles.truncate((room / 2).max(1));
+    let room = room.saturating_sub(troubles.len());
+    let (told, below) = told(app, model, width, room, theme);
+
+    let title = match (below, app.reading) {
+        (0, false) => "alerts (UTC)".to_owned(),
+        (0, true) => "alerts (UTC), newest at the end".to_owned(),
+        (below, _) => format!("alerts (UTC), {below} more lines below"),
+    };
+    let mut lines = vec![rule(&title, width, theme)];
+    lines.extend(troubles);
+    lines.extend(told);
+    lines
+}
+
+fn rule(title: &str, width: usize, theme: Theme) -> Line<'static> {
+    let rule = theme.rule();
+    let begin = format!("{} {title} ", rule.repeat(2));
+    let rest = width.saturating_sub(words::width(&begin));
+    let text = format!("{begin}{}", rule.repeat(rest));
+    Span::styled(text, theme.style(Meaning::Quiet)).into()
+}
+
+/// What is wrong, as long as it is.
+fn troubles(model: &Model, width: usize, whole: bool, theme: Theme) -> Vec<Line<'static>> {
+    let Some(status) = model.status() else {
+        return Vec::new();
+    };
+    let refusals = status.brokers.iter().filter_map(|broker| {
+        let until = broker.locked_out_until.as_ref()?;
+        Some(format!("broker {} refuses us until {until}", broker.name))
+    });
+    let problems = status.problems.iter().map(|one| format!("problem: {one}"));
+    problems
+        .chain(refusals)
+        .flat_map(|text| paragraph("", &text, Meaning::Bad, width, whole, theme))
+        .collect()
+}
+
+/// The last alerts that have room, and how many lines there are below them.
+fn told(
+    app: &App,
+    model: &Model,
+    width: usize,
+    room: usize,
+    theme: Theme,
+) -> (Vec<Line<'static>>, usize) {
+    // From the newest on, as far as the screen and what was scrolled reach.
+    let wanted = room.saturating_add(app.scrolled);
+    let mut upwards = Vec::new();
+    for told in model.alerts().iter().rev() {
+        if upwards.len() >= wanted {
+            break;
+        }
+        let meaning = Meaning::of_badness(told.badness, Meaning::Plain);
+        let lines = paragraph(&told.time, &told.text, meaning, width, app.reading, theme);
+        // Who scrolls sees parts of one; else it is better left out.
+        if !app.reading && !upwards.is_empty() && upwards.len() + lines.len() > room {
+            break;
+        }
+        upwards.extend(lines.into_iter().rev());
+    }
+    if upwards.is_empty() {
+        let none = Span::styled(" none", theme.style(Meaning::Quiet));
+        return (vec![none.into()], 0);
+    }
+    let below = app.scrolled.min(upwards.len().saturating_sub(room));
+    let mut shown: Vec<_> = upwards.into_iter().skip(below).take(room).collect();
+    shown.reverse();
+    (shown, below)
+}
+
+/// A time, and a text beside it.
+fn paragraph(
+    time: &str,
+    text: &str,
+    meaning: Meaning,
+    width: usize,
+    whole: bool,
+    theme: Theme,
+) -> Vec<Line<'static>> {
+    let indent = if time.is_empty() { 1 } else { INDENT + 1 };
+    let columns = width.saturating_sub(indent).max(1);
+    let mut lines = words::wrap(&words::harmless(text, theme.ascii), columns);
+    if !whole && lines.len() > AT_MOST {
+        lines.truncate(AT_MOST);
+        if let Some(last) = lines.last_mut() {
+            // Longer than any line, so that it is cut where it can be seen to be.
+            let long = format!("{last}{}", " ".repeat(columns));
+            *last = words::cut(&long, (words::width(last) + 1).min(columns), theme.ascii);
+        }
+    }
+    let time = words::harmless(time, theme.ascii);
+    let line = |(number, text): (usize, String)| {
+        let margin = match number {
+            0 => format!(" {time:<width$}", width = indent - 1),
+            _ => " ".repeat(indent),
+        };
+        Line::from(vec![
+            Span::styled(margin, theme.style(Meaning::Quiet)),
+            Span::styled(text, theme.style(meaning)),
+        ])
+    };
+    lines.into_iter().enumerate().map(line).collect()
+}

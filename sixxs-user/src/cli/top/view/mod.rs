@@ -1,0 +1,322 @@
+//! The screen, from the state alone: what stands where, for any size. Draws into a buffer, and lets no
+//! control character of anybody's through.
+
+mod alerts;
+mod help;
+mod table;
+mod theme;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use ratatui_core::{
+    buffer::Buffer,
+    layout::{Position, Rect},
+    text::{Line, Span},
+};
+
+use self::{table::Columns, theme::Meaning};
+use super::{
+    app::{App, Over},
+    model::{Model, Sort, badness},
+};
+
+pub(super) use self::theme::Theme;
+
+/// How many lines each part has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Parts {
+    head: u16,
+    /// Headings and tunnels.
+    tunnels: u16,
+    /// More about the selected one.
+    detail: u16,
+    /// Headings and uplinks.
+    uplinks: u16,
+    alerts: u16,
+    foot: u16,
+}
+
+impl Parts {
+    /// For so many lines, tunnels and uplinks. What is not in need leaves its lines to the alerts.
+    fn new(height: u16, tunnels: usize, uplinks: usize, reading: bool) -> Self {
+        let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+        let head = height.min(1);
+        let foot = u16::from(height >= 4);
+        let room = height - head - foot;
+        let detail = u16::from(room >= 12 && tunnels > 0);
+        let uplinks = match uplinks {
+            0 => 0,
+            _ if room < 10 => 0,
+            some => lines(some).min(room / 6) + 1,
+        };
+        let left = room - detail - uplinks;
+        let least = match (reading, left) {
+            // The headings, and three tunnels.
+            (true, _) => left
+                .saturating_sub(4)
+                .max(left / 2)
+                .min(left.saturating_sub(2)),
+            (false, ..=5) => 0,
+            (false, ..=11) => 3,
+            (false, _) => left / 4,
+        };
+        let tunnels = lines(tunnels.max(1)).saturating_add(1).min(left - least);
+        let alerts = left - tunnels;
+        Self {
+            head,
+            tunnels,
+            detail,
+            uplinks,
+            alerts,
+            foot,
+        }
+    }
+}
+
+/// Draws everything.
+pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
+    let model = app.shown();
+    let columns = Columns::new(area.width.into(), model);
+    let tunnels = model.tunnels(app.sort, app.reverse);
+    let uplinks = model.uplinks();
+    let parts = Parts::new(area.height, tunnels.len(), uplinks.len(), app.reading);
+
+    let canvas = Canvas { area, buffer };
+    let mut rest = canvas.part(parts.head, |canvas| {
+        canvas.line(0, &head(app, canvas.width(), theme));
+    });
+    rest = rest.part(parts.tunnels, |canvas| {
+        canvas.line(0, &columns.tunnel_headings(app.sort, theme));
+        let rows = canvas.height().saturating_sub(1);
+        let first = first_shown(app.selected(), rows, tunnels.len());
+        let shown = tunnels.iter().enumerate().skip(first).take(rows);
+        for (line, (place, tunnel)) in (1..).zip(shown) {
+            let selected = place == app.selected();
+            canvas.line(line, &columns.tunnel(*tunnel, model, selected, theme));
+        }
+        if tunnels.is_empty() {
+            let none = Span::styled("  no tunnels", theme.style(Meaning::Quiet));
+            canvas.line(1, &none.into());
+        }
+    });
+    rest = rest.part(parts.detail, |canvas| {
+        if let Some((tunnel, _)) = tunnels.get(app.selected()) {
+            let text = detail(tunnel, app.selected(), tunnels.len());
+            let text = words::harmless(&text, theme.ascii);
+            let text = words::cut(&text, canvas.width(), theme.ascii);
+            let meaning = match badness(tunnel) {
+                2 => Meaning::Bad,
+                _ => Meaning::Quiet,
+            };
+            canvas.line(0, &Span::styled(text, theme.style(meaning)).into());
+        }
+    });
+    rest = rest.part(parts.uplinks, |canvas| {
+        canvas.line(0, &columns.uplink_headings(theme));
+        for (line, uplink) in (1..).zip(&uplinks) {
+            canvas.line(line, &columns.uplink(*uplink, model, theme));
+        }
+    });
+    rest = rest.part(parts.alerts, |canvas| {
+        let (width, height) = (canvas.width(), canvas.height());
+        for (line, text) in (0..).zip(alerts::lines(app, width, height, theme)) {
+            canvas.line(line, &text);
+        }
+    });
+    rest.part(parts.foot, |canvas| {
+        canvas.line(0, &foot(app, canvas.width(), theme));
+    });
+    if app.over == Over::Help {
+        help::draw(theme, area, buffer);
+    }
+}
+
+/// A part of the screen to write lines to.
+struct Canvas<'a> {
+    area: Rect,
+    buffer: &'a mut Buffer,
+}
+
+impl<'a> Canvas<'a> {
+    /// Hands out the uppermost lines, and returns what is below.
+    fn part(self, height: u16, draw: impl FnOnce(&mut Canvas<'_>)) -> Canvas<'a> {
+        let height = height.min(self.area.height);
+        let mut upper = Canvas {
+            area: Rect {
+                height,
+                ..self.area
+            },
+            buffer: &mut *self.buffer,
+        };
+        if height > 0 {
+            draw(&mut upper);
+        }
+        let area = Rect {
+            y: self.area.y + height,
+            height: self.area.height - height,
+            ..self.area
+        };
+        Canvas {
+            area,
+            buffer: self.buffer,
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.area.width.into()
+    }
+
+    fn height(&self) -> usize {
+        self.area.height.into()
+    }
+
+    /// What is beyond the part's edges is left out.
+    fn line(&mut self, number: u16, line: &Line<'_>) {
+        if number < self.area.height {
+            let Position { x, y } = self.area.as_position();
+            self.buffer.set_line(x, y + number, line, self.area.width);
+        }
+    }
+}
+
+/// Keeps the selected one on the screen, in the middle if there are many.
+fn first_shown(selected: usize, rows: usize, all: usize) -> usize {
+    selected
+        .saturating_sub(rows / 2)
+        .min(all.saturating_sub(rows))
+}
+
+/// Whether all is well, in a line.
+fn head(app: &App, width: usize, theme: Theme) -> Line<'static> {
+    let model = app.shown();
+    let (said, meaning) = verdict(model);
+    let mut spans = vec![
+        Span::styled(" sixxs  ", theme.style(Meaning::Title)),
+        Span::styled(words::harmless(&said, theme.ascii), theme.style(meaning)),
+    ];
+    if let Some(status) = model.status()
+        && model.lost().is_none()
+    {
+        let corrections = match status.corrections {
+            1 => "1 correction".to_owned(),
+            corrections => format!("{corrections} corrections"),
+        };
+        spans.push(Span::raw(format!(", {corrections}")));
+    }
+    let right = if app.is_paused() {
+        Span::styled("PAUSED ", theme.style(Meaning::Title))
+    } else {
+        Span::raw("")
+    };
+    let left: usize = spans.iter().map(Span::width).sum();
+    if let Some(between) = width.checked_sub(left + right.width()) {
+        spans.push(Span::raw(" ".repeat(between)));
+        spans.push(right);
+    } else if app.is_paused() {
+        spans.insert(0, right);
+    }
+    Line::from(spans)
+}
+
+fn verdict(model: &Model) -> (String, Meaning) {
+    if let Some(lost) = model.lost() {
+        let said = format!("DAEMON UNREACHABLE since {} UTC: {}", lost.since, lost.why);
+        return (said, Meaning::Bad);
+    }
+    let Some(status) = model.status() else {
+        return ("waiting for the daemon".to_owned(), Meaning::Quiet);
+    };
+    let all = status.tunnels.len();
+    let ill = status.tunnels.iter().filter(|t| badness(t) > 0).count();
+    match (status.healthy, ill) {
+        (true, _) => match all {
+            0 => ("no tunnels".to_owned(), Meaning::Quiet),
+            1 => ("1 tunnel, healthy".to_owned(), Meaning::Good),
+            all => (format!("{all} tunnels, all healthy"), Meaning::Good),
+        },
+        (false, 0) => ("NOT HEALTHY".to_owned(), Meaning::Bad),
+        (false, ill) => (format!("NOT HEALTHY: {ill} of {all} tunnels"), Meaning::Bad),
+    }
+}
+
+/// More about a tunnel, its trouble first.
+fn detail(tunnel: &crate::api::Tunnel, place: usize, all: usize) -> String {
+    let mut parts = Vec::new();
+    parts.extend(tunnel.reason.clone());
+    parts.extend(tunnel.until.as_ref().map(|until| format!("until {until}")));
+    parts.push(tunnel.kind.clone());
+    parts.extend(tunnel.endpoint.as_ref().map(|to| format!("to {to}")));
+    parts.extend(tunnel.addresses.iter().map(ToString::to_string));
+    parts.extend(tunnel.prefixes.iter().cloned());
+    parts.push(format!("table {}", tunnel.table));
+    parts.extend(tunnel.mtu.map(|mtu| format!("mtu {mtu}")));
+    if tunnel.strays > 0 {
+        parts.push(format!("{} strays", tunnel.strays));
+    }
+    let number = place + 1;
+    format!("  {number} of {all}: {}", parts.join(", "))
+}
+
+/// A question, what became of what was asked for, or the keys.
+fn foot(app: &App, width: usize, theme: Theme) -> Line<'static> {
+    let say = |text: &str, meaning| {
+        let text = words::harmless(&format!(" {text}"), theme.ascii);
+        let text = words::cut(&text, width, theme.ascii);
+        Line::from(Span::styled(text, theme.style(meaning)))
+    };
+    if let Over::Stop(name) = &app.over {
+        return say(&format!("stop {name}? y/n"), Meaning::Title);
+    }
+    if let Some(notice) = &app.notice {
+        let meaning = if notice.bad {
+            Meaning::Bad
+        } else {
+            Meaning::Title
+        };
+        return say(&notice.text, meaning);
+    }
+    let sort = match (app.sort, app.reverse) {
+        (Sort::File, false) => "sort".to_owned(),
+        (sort, false) => format!("sort:{}", sort.name()),
+        (sort, true) => format!("sort:-{}", sort.name()),
+    };
+    let alerts = if app.reading { "back" } else { "alerts" };
+    let pause = if app.is_paused() { "go on" } else { "pause" };
+    // What can be done without goes first, from the last on.
+    let mut keys = vec![
+        ("q", "quit"),
+        ("?", "help"),
+        ("s", sort.as_str()),
+        ("u", "start"),
+        ("d", "stop"),
+        ("r", "restart"),
+        ("a", alerts),
+        ("p", pause),
+        (
+            theme.arrows(),
+            if app.reading { "scroll" } else { "select" },
+        ),
+    ];
+    let total = |keys: &[(&str, &str)]| -> usize {
+        let widths = keys
+            .iter()
+            .map(|(key, does)| words::width(key) + words::width(does));
+        widths.map(|width| width + "  ".len() + " ".len()).sum()
+    };
+    while total(&keys) > width && keys.len() > 1 {
+        keys.pop();
+    }
+    let mut spans = Vec::new();
+    for (key, does) in keys {
+        let gap = if spans.is_empty() { " " } else { "  " };
+        spans.push(Span::raw(gap));
+        spans.push(Span::styled(key.to_owned(), theme.style(Meaning::Title)));
+        spans.push(Span::styled(
+            format!(" {does}"),
+            theme.style(Meaning::Quiet),
+        ));
+    }
+    Line::from(spans)
+}

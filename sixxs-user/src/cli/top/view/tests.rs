@@ -1,0 +1,285 @@
+//! Screens of several sizes as they are to be, in files beside the code (`screens/`), and what must
+//! hold for any.
+//!
+//! After a change that is meant, `SIXXS_BLESS=1 cargo test -p sixxs-user top` writes the files anew.
+
+use std::{env, fs, path::PathBuf, time::Duration};
+
+use ratatui_core::{backend::TestBackend, terminal::Terminal};
+use serde_json::json;
+
+use super::{
+    super::{
+        app::{App, Verb},
+        keys::Key,
+        model::Model,
+    },
+    *,
+};
+use crate::api::Status;
+
+const COLOURED: Theme = Theme {
+    colour: true,
+    ascii: false,
+};
+const PLAIN: Theme = Theme {
+    colour: false,
+    ascii: true,
+};
+
+const SIZES: [(u16, u16); 5] = [(80, 24), (120, 40), (200, 60), (40, 10), (20, 5)];
+
+/// A tunnel that has carried so much at a second.
+fn tunnel(name: &str, number: u64, second: u64) -> serde_json::Value {
+    let growth = (number + 1) * 1000 * second * second;
+    json!({"name": name, "kind": "interface", "state": "up", "ifindex": 7,
+        "addresses": [format!("2001:db8:{number:x}::2")], "prefixes": [], "table": 200 + number,
+        "mtu": 1280, "routing": "in_place", "program": "attached",
+        "packets": {"in": 0, "out": 0}, "bytes": {"in": growth, "out": growth / 7},
+        "echo": {"requests_in": second * number, "replies_out": 0, "requests_out": 0,
+            "replies_in": 0, "last_request_in_seconds_ago": null,
+            "last_reply_out_seconds_ago": null},
+        "proof": {"requests": 100, "answered": 100, "astray": 0, "unanswered": 0,
+            "answered_percent": 100.0 - number as f64 / 3.0, "last_answered_seconds_ago": 12.0,
+            "median_seconds": 0.00042, "watched_seconds": 60.0},
+        "leaks": {"redirected": number * second, "dropped": 0, "observed": 0, "too_big": 0},
+        "strays": 0})
+}
+
+fn status(names: &[String], second: u64) -> serde_json::Value {
+    let tunnels = names.iter().zip(0..);
+    let tunnels: Vec<_> = tunnels
+        .map(|(name, number)| tunnel(name, number, second))
+        .collect();
+    let uplinks = if names.is_empty() {
+        json!([])
+    } else {
+        json!([{"name": "net0", "ifindex": 2, "program": "attached", "hook": "tcx",
+            "packets": {"out": 0}, "bytes": {"out": second * 123_456}, "leaks": 3 * second}])
+    };
+    json!({"healthy": true, "corrections": 3, "tunnels": tunnels, "uplinks": uplinks,
+        "brokers": [], "problems": []})
+}
+
+/// After twelve seconds of these tunnels; `change` makes the last status what it likes.
+fn app(names: &[String], change: impl Fn(&mut serde_json::Value)) -> App {
+    let mut model = Model::new(Duration::from_secs(1));
+    for second in 0..=12 {
+        let mut value = status(names, second);
+        if second == 12 {
+            change(&mut value);
+        }
+        let status: Status = serde_json::from_value(value).unwrap();
+        model.take(status, Duration::from_secs(second));
+    }
+    App::new(model)
+}
+
+fn named(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn many() -> Vec<String> {
+    (0..200).map(|number| format!("tunnel{number}")).collect()
+}
+
+fn leak(number: u16, why: &str) -> String {
+    json!({"time": format!("2024-01-01T12:03:{:02}Z", number % 60), "kind": "leak",
+        "tunnel": "sixxs0", "interface": "net0", "source": "2001:db8:a::2",
+        "destination": "2001:db8:ffff::9", "protocol": "udp", "ports": [5353, 53], "packets": 12,
+        "treatment": "redirected", "uid": 1000, "cgroup": null, "mark": null, "bound_to": null,
+        "forwarded_from": null, "why": why, "cure": "bind the program to the address"})
+    .to_string()
+}
+
+/// The screen, a line each.
+fn screen(app: &App, (width, height): (u16, u16), theme: Theme) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    let drawn = terminal.draw(|frame| {
+        let area = frame.area();
+        draw(app, theme, area, frame.buffer_mut());
+    });
+    drawn.unwrap();
+    let screen = terminal.backend().to_string();
+    let lines = screen.lines().map(|line| {
+        let line = line.strip_prefix('"').and_then(|line| line.split_once('"'));
+        line.map_or("?", |(line, _)| line).trim_end()
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+fn as_in_the_file(name: &str, screen: &str) {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/cli/top/view/screens");
+    let path = directory.join(format!("{name}.txt"));
+    if env::var_os("SIXXS_BLESS").is_some() {
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(&path, screen).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        screen == expected,
+        "{name} is to be:\n{expected}\nand is:\n{screen}"
+    );
+}
+
+/// All is well but for some leaks; there is a failed tunnel, problems, and a long name.
+fn usual() -> App {
+    let mut app = app(&named(&["sixxs0", "sixxs1", "wg-office"]), |status| {
+        status["healthy"] = false.into();
+        status["problems"] = json!(["uplink net0: no program could be attached: EPERM"]);
+        let failed = &mut status["tunnels"][2];
+        failed["state"] = "failed".into();
+        failed["reason"] = "wg-quick: no such device".into();
+        failed["proof"] = json!({"requests": 0, "answered": 0, "astray": 0, "unanswered": 0});
+    });
+    for number in 0..9 {
+        app.model.tell(&leak(number, "it is bound to net0"));
+    }
+    app
+}
+
+#[test]
+fn sizes() {
+    let mut app = usual();
+    app.key(Key::Down);
+    app.key(Key::Down);
+    for (width, height) in SIZES {
+        let shown = screen(&app, (width, height), COLOURED);
+        as_in_the_file(&format!("{width}x{height}"), &shown);
+    }
+    as_in_the_file("ascii", &screen(&app, (80, 24), PLAIN));
+    app.key(Key::Character('?'));
+    as_in_the_file("help", &screen(&app, (80, 24), COLOURED));
+    as_in_the_file("help-40x10", &screen(&app, (40, 10), COLOURED));
+    app.key(Key::Escape);
+    app.key(Key::Character('a'));
+    as_in_the_file("reading", &screen(&app, (80, 24), COLOURED));
+}
+
+#[test]
+fn long_names_leave_the_numbers_whole() {
+    let app = app(
+        &named(&["fifteen-letters", "x", "日本語日本語日本語"]),
+        |_| {},
+    );
+    as_in_the_file("long-names", &screen(&app, (80, 24), COLOURED));
+}
+
+#[test]
+fn nothing_at_all() {
+    let app = app(&[], |_| {});
+    as_in_the_file("none", &screen(&app, (80, 24), COLOURED));
+    let unknown = App::new(Model::new(Duration::from_secs(1)));
+    assert!(screen(&unknown, (80, 24), COLOURED).contains("waiting for the daemon"));
+}
+
+#[test]
+fn many_tunnels_scroll() {
+    let mut app = app(&many(), |_| {});
+    let shown = |app: &App| screen(app, (80, 24), COLOURED);
+    assert!(shown(&app).contains("▸tunnel0 "), "{}", shown(&app));
+    app.key(Key::End);
+    as_in_the_file("many", &shown(&app));
+    for (key, expected) in [
+        (Key::PageUp, "▸tunnel189"),
+        (Key::Up, "▸tunnel188"),
+        (Key::Character('j'), "▸tunnel189"),
+        (Key::Home, "▸tunnel0 "),
+        (Key::Up, "▸tunnel0 "),
+    ] {
+        app.key(key);
+        assert!(shown(&app).contains(expected), "{key:?}: {}", shown(&app));
+    }
+}
+
+#[test]
+fn the_daemon_is_gone() {
+    let mut app = app(&named(&["sixxs0"]), |_| {});
+    app.model
+        .lose("12:03:11".into(), "it is not running".into());
+    app.model
+        .lose("12:03:12".into(), "it is not running".into());
+    as_in_the_file("lost", &screen(&app, (80, 24), COLOURED));
+}
+
+/// Whatever others write, the terminal is told nothing but characters, at any size.
+#[test]
+fn nobody_steers_the_terminal() {
+    let evil = "\x1b]0;owned\x07\x1b[2J\r\n\u{9b}31m\u{202e}日本\u{200d}語 ".repeat(20);
+    let mut app = app(&named(&["\x1b[31m", "sixxs1"]), |status| {
+        status["problems"] = json!([evil]);
+        status["tunnels"][0]["state"] = evil.clone().into();
+        status["tunnels"][0]["reason"] = evil.clone().into();
+        status["uplinks"][0]["program"] = evil.clone().into();
+    });
+    app.model.tell(&leak(1, &evil));
+    app.model.tell(&evil);
+    let mut other = app.clone();
+    other.model.lose(evil.clone(), evil.clone());
+    other.done(Verb::Stop, &evil, Err(evil.clone()));
+    for app in [&mut app, &mut other] {
+        for key in ['a', '?', '?', 'd'] {
+            for size in SIZES.into_iter().chain([(1, 1), (3, 2), (9, 40), (300, 3)]) {
+                for theme in [COLOURED, PLAIN] {
+                    let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
+                    let drawn = terminal.draw(|frame| {
+                        let area = frame.area();
+                        draw(app, theme, area, frame.buffer_mut());
+                    });
+                    drawn.unwrap();
+                    for cell in terminal.backend().buffer().content() {
+                        let symbol = cell.symbol();
+                        let steers = |c: char| c.is_control() || "\u{202e}\u{200d}".contains(c);
+                        assert!(!symbol.chars().any(steers), "{symbol:?} at {size:?}");
+                        assert!(!theme.ascii || symbol.is_ascii(), "{symbol:?} at {size:?}");
+                    }
+                }
+            }
+            app.key(Key::Character(key));
+        }
+    }
+}
+
+#[test]
+fn without_colour_there_is_none() {
+    let app = usual();
+    let colours = |theme| {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        let drawn = terminal.draw(|frame| {
+            let area = frame.area();
+            draw(&app, theme, area, frame.buffer_mut());
+        });
+        drawn.unwrap();
+        let cells = terminal.backend().buffer().content();
+        let coloured = cells
+            .iter()
+            .filter(|cell| cell.fg != ratatui_core::style::Color::Reset);
+        coloured.count()
+    };
+    assert_eq!(colours(PLAIN), 0);
+    assert!(colours(COLOURED) > 0);
+}
+
+#[test]
+fn parts_never_exceed_the_screen() {
+    for height in 0..200 {
+        for tunnels in [0, 1, 2, 10, 200, 100_000] {
+            for uplinks in [0, 1, 5, 100_000] {
+                for reading in [false, true] {
+                    let parts = Parts::new(height, tunnels, uplinks, reading);
+                    let Parts {
+                        head,
+                        tunnels,
+                        detail,
+                        uplinks,
+                        alerts,
+                        foot,
+                    } = parts;
+                    let all = head + tunnels + detail + uplinks + alerts + foot;
+                    assert_eq!(all, height, "{parts:?}");
+                    assert!(height < 4 || tunnels >= 2, "{height}: {parts:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! How things look: colours by meaning, never alone, and the characters to draw with.
+
+use std::env;
+
+use ratatui_core::style::{Color, Modifier, Style};
+
+/// What the terminal can show, and its owner wants to see.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Theme {
+    pub(in super::super) colour: bool,
+    /// Nothing but ASCII.
+    pub(in super::super) ascii: bool,
+}
+
+/// What something means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Plain,
+    /// Beside the point: headings, zeroes.
+    Quiet,
+    Good,
+    /// It may come right by itself.
+    Doubtful,
+    Bad,
+    /// To be looked at, whatever it says.
+    Title,
+    Graph,
+}
+
+impl Meaning {
+    /// Of 0, which means `good`, to 2.
+    pub(super) fn of_badness(badness: u8, good: Self) -> Self {
+        match badness {
+            0 => good,
+            1 => Self::Doubtful,
+            _ => Self::Bad,
+        }
+    }
+}
+
+impl Theme {
+    /// By the environment: NO_COLOR (not empty, as no-color.org says), and the locale.
+    pub(in super::super) fn of_environment(ascii: bool) -> Self {
+        let value = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            colour: value("NO_COLOR").is_none(),
+            ascii: ascii || !is_utf8(value),
+        }
+    }
+
+    pub(super) fn style(self, meaning: Meaning) -> Style {
+        let plain = Style::new();
+        let (colour, modifier) = match meaning {
+            Meaning::Plain => (None, Modifier::empty()),
+            Meaning::Quiet => (None, Modifier::DIM),
+            Meaning::Good => (Some(Color::Green), Modifier::empty()),
+            Meaning::Doubtful => (Some(Color::Yellow), Modifier::empty()),
+            Meaning::Bad => (Some(Color::Red), Modifier::BOLD),
+            Meaning::Title => (None, Modifier::BOLD),
+            Meaning::Graph => (Some(Color::Cyan), Modifier::empty()),
+        };
+        match colour.filter(|_| self.colour) {
+            Some(colour) => plain.fg(colour).add_modifier(modifier),
+            None => plain.add_modifier(modifier),
+        }
+    }
+
+    /// Where the selected line begins.
+    pub(super) fn pointer(self) -> &'static str {
+        if self.ascii { ">" } else { "▸" }
+    }
+
+    pub(super) fn rule(self) -> &'static str {
+        if self.ascii { "-" } else { "─" }
+    }
+
+    pub(super) fn arrows(self) -> &'static str {
+        if self.ascii { "j/k" } else { "↑↓" }
+    }
+
+    /// Values over time, the largest as high as a line, unless it is less than `least`: unknown is
+    /// blank, nothing a line at the foot.
+    pub(super) fn sparkline(self, values: &[Option<u64>], least: u64) -> String {
+        const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+        const SIGNS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
+        let signs = if self.ascii { SIGNS } else { BARS };
+        let largest = values.iter().flatten().max().copied().unwrap_or(0);
+        let largest = largest.max(least).max(1);
+        let highest = u128::from(u64::try_from(signs.len() - 1).unwrap_or(0));
+        let height = |value: u64| (u128::from(value) * highest).div_ceil(u128::from(largest));
+        values
+            .iter()
+            .map(|value| {
+                let place = value.and_then(|value| usize::try_from(height(value)).ok());
+                place
+                    .and_then(|place| signs.get(place))
+                    .copied()
+                    .unwrap_or(' ')
+            })
+            .collect()
+    }
+}
+
+/// As in POSIX: the first of these that says something counts.
+fn is_utf8(value: impl Fn(&'static str) -> Option<String>) -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value);
+    let locale = locale.unwrap_or_default().to_lowercase();
+    locale.ends_with("utf-8") || locale.ends_with("utf8") || locale.contains("utf-8@")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_locale_says_what_can_be_shown() {
+        for (settings, expected) in [
+            (&[("LANG", "C.UTF-8")][..], true),
+            (&[("LANG", "de_DE.utf8")], true),
+            (&[("LANG", "de_DE.UTF-8@euro")], true),
+            (&[("LANG", "C")], false),
+            (&[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")], false),
+            (&[("LANG", "C"), ("LC_CTYPE", "C.UTF-8")], true),
+            (&[], false),
+        ] {
+            let value = |name| {
+                let found = settings.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(is_utf8(value), expected, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn sparklines_are_as_high_as_their_highest() {
+        let line = |ascii, values: &[Option<u64>]| {
+            let colour = false;
+            Theme { colour, ascii }.sparkline(values, 10)
+        };
+        let values = [None, Some(0), Some(1), Some(35), Some(70)];
+        assert_eq!(line(false, &values), " ▁▂▅█");
+        assert_eq!(line(true, &values), " _.=#");
+        assert_eq!(line(false, &[Some(0), Some(0)]), "▁▁");
+        assert_eq!(line(false, &[Some(u64::MAX), Some(1)]), "█▂");
+        assert_eq!(line(false, &[Some(1), Some(5)]), "▂▅", "little stays low");
+        assert_eq!(line(false, &[]), "");
+    }
+}
