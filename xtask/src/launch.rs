@@ -41,14 +41,19 @@ pub(crate) fn bench(workspace: &Workspace, args: &[String]) -> Result<()> {
     lab_tool(workspace, "sixxs-bench", &[], args)
 }
 
+/// The pictures of the documentation, drawn anew from a run in the lab.
+pub(crate) fn pictures(workspace: &Workspace) -> Result<()> {
+    lab_tool(workspace, "sixxs-pictures", &[], &[])
+}
+
 fn lab_tool(workspace: &Workspace, tool: &str, first: &[&str], args: &[String]) -> Result<()> {
     product::build_with_tool(workspace, tool)?;
     let sixxs = workspace.release_binary("sixxs");
     let variables: [(&str, &OsStr); 1] = [("SIXXS_BIN", sixxs.as_os_str())];
     let mut command = privilege::as_root(workspace.release_binary(tool), &variables);
     command.args(first).args(args);
-    if tool == "sixxs-bench" {
-        // It writes docs/benchmarks.md of the checkout.
+    if matches!(tool, "sixxs-bench" | "sixxs-pictures") {
+        // They write into docs of the checkout.
         command.current_dir(&workspace.root);
     }
     become_it(&format!("run {tool}"), command)

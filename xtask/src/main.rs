@@ -104,6 +104,8 @@ enum Task {
     },
     /// Make the Debian package: the release binary, its units, manual pages and completions.
     Dist,
+    /// Draw the pictures in docs/pictures anew, from a run of `sixxs top` and `status` in the lab.
+    Pictures,
     /// Check format, clippy, crate directions, boundaries, stray paths, units, licences and sources.
     Lint {
         /// Check for known security advisories too (fetches their database from the network).
@@ -142,6 +144,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Test { filter } => tests::run(&workspace, &filter),
         Task::Bench { args } => launch::bench(&workspace, &args),
         Task::Dist => dist::run(&workspace),
+        Task::Pictures => launch::pictures(&workspace),
         Task::Lint { advisories } => lint::run(&workspace, advisories),
     }
 }

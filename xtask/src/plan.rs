@@ -24,6 +24,7 @@ const LAB_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
+    ("tmux", "tmux"),
     ("wg", "wireguard-tools"),
 ];
 

@@ -66,6 +66,8 @@ mod status;
 mod strange_hosts;
 mod subtrees;
 mod tampering;
+mod top;
+mod top_ends;
 mod tunnel_gone;
 mod watchdog;
 mod without_daemon;

@@ -1,0 +1,233 @@
+//! `sixxs top` on terminals of several sizes: what it shows, and what its keys do.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::probe::PingStream;
+use sixxs_tests::program::Hook;
+use sixxs_tests::tmux::{PROMPT, Tmux};
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+
+use crate::setting::Setting;
+
+/// `sixxs top` in a terminal of this size, when it shows something.
+fn begin(setting: &Setting, size: (u16, u16), environment: &[&str]) -> Result<Tmux> {
+    let tmux = Tmux::start(setting.host(), &setting.program, size, environment)?;
+    let binary = setting.program.binary().display().to_string();
+    tmux.line(&format!("{binary} top --interval 0.5; echo status=$?"))?;
+    tmux.until("the screen is drawn", |screen| {
+        screen.contains("sixxs  2 tunnels, all healthy") && screen.contains("sixxs1")
+    })?;
+    Ok(tmux)
+}
+
+fn end(tmux: &Tmux) -> Result<()> {
+    tmux.key("q")?;
+    let screen = tmux.until("it ends well", |screen| screen.contains("status=0"))?;
+    assert!(screen.contains(PROMPT), "the shell's screen: {screen}");
+    assert!(!screen.contains("all healthy"), "nothing of ours: {screen}");
+    assert_eq!(tmux.asked("alternate_on")?, "0");
+    assert_eq!(tmux.asked("cursor_flag")?, "1");
+    Ok(())
+}
+
+/// The line about an interface, in words.
+fn row(screen: &str, name: &str) -> Vec<String> {
+    let row = screen.lines().find_map(|line| {
+        let words = line.trim_start_matches(['▸', '>']).split_whitespace();
+        let rest = || words.map(str::to_owned).collect::<Vec<_>>();
+        line.trim_start_matches(['▸', '>', ' '])
+            .starts_with(&format!("{name} "))
+            .then(rest)
+    });
+    row.unwrap_or_default()
+}
+
+fn names(screen: &str) -> Vec<&str> {
+    let words = screen.split_whitespace();
+    let words = words.map(|word| word.trim_start_matches('▸'));
+    let tunnel = |word: &&str| ["sixxs0", "sixxs1"].contains(word);
+    words.filter(tunnel).take(2).collect()
+}
+
+/// The tour: at each of these sizes what there is room for.
+#[test]
+fn at_several_sizes() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let [first, _] = setting.lab.tunnels();
+    let pings = PingStream::start(
+        setting.lab.outside(),
+        first.plan.address,
+        Duration::from_millis(20),
+    )?;
+    for size in [(80, 24), (132, 43), (40, 12)] {
+        let tmux = begin(&setting, size, &[])?;
+        let rates = |screen: &str| {
+            let row = row(screen, "sixxs0");
+            // `0 B` would be two words.
+            let positive = |at: usize| row.get(at).is_some_and(|rate| rate.ends_with("kB"));
+            positive(2) && positive(3)
+        };
+        let screen = tmux.until("bytes come and go", rates)?;
+        assert_eq!(row(&screen, "sixxs0")[1], "up", "{screen}");
+        for line in screen.lines() {
+            assert!(line.chars().count() <= size.0.into(), "{line}");
+        }
+        if size.0 >= 80 {
+            let row = row(&screen, "sixxs0");
+            assert!(row.contains(&"100%".to_owned()), "{screen}");
+            assert!(row.contains(&"now".to_owned()), "{screen}");
+            assert!(screen.contains("2001:db8:a::2"), "the detail: {screen}");
+            assert!(screen.contains("net0"), "{screen}");
+        }
+        tmux.key("?")?;
+        tmux.until("help", |screen| screen.contains("sort by the next"))?;
+        tmux.key("Escape")?;
+        tmux.until("no help", |screen| !screen.contains("sort by the next"))?;
+        end(&tmux)?;
+    }
+    pings.stop()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn keys_and_sizes_that_change() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let tmux = begin(&setting, (80, 24), &[])?;
+
+    // Order: by name, and the other way round.
+    tmux.key("s")?;
+    let screen = tmux.until("sorted", |screen| screen.contains("sort:name"))?;
+    assert_eq!(names(&screen), ["sixxs0", "sixxs1"], "{screen}");
+    tmux.key("S")?;
+    let screen = tmux.until("reversed", |screen| screen.contains("sort:-name"))?;
+    assert_eq!(names(&screen), ["sixxs1", "sixxs0"], "{screen}");
+
+    // The selected one stays selected. It is stopped, but only after a yes.
+    tmux.key("Home")?;
+    tmux.until("sixxs1 is selected", |screen| screen.contains("▸sixxs1"))?;
+    tmux.key("d")?;
+    tmux.until("the question", |screen| screen.contains("stop sixxs1? y/n"))?;
+    tmux.key("n")?;
+    tmux.until("not stopped", |screen| {
+        screen.contains("sixxs1 is not stopped") && row(screen, "sixxs1")[1] == "up"
+    })?;
+    tmux.key("d")?;
+    tmux.until("the question", |screen| screen.contains("stop sixxs1? y/n"))?;
+    tmux.key("y")?;
+    tmux.until("it is down", |screen| row(screen, "sixxs1")[1] == "down")?;
+    assert_eq!(setting.program.status()?.tunnel("sixxs1").state, "down");
+    tmux.key("u")?;
+    tmux.until("it is up", |screen| row(screen, "sixxs1")[1] == "up")?;
+    tmux.key("r")?;
+    tmux.until("restarted", |screen| screen.contains("sixxs1 restarted"))?;
+
+    // Another size while it runs.
+    for size in [(132, 43), (40, 12), (20, 5), (80, 24)] {
+        tmux.resize(size)?;
+        let fits =
+            |screen: &str| screen.lines().count() <= size.1.into() && screen.contains("▸sixxs1");
+        tmux.until("drawn anew", fits)?;
+    }
+    // What was said goes with the next key.
+    tmux.key("Escape")?;
+    tmux.until("whole again", |screen| screen.contains("q quit"))?;
+
+    // Time stands still.
+    tmux.key("p")?;
+    tmux.until("paused", |screen| screen.contains("PAUSED"))?;
+    tmux.key("p")?;
+    tmux.until("no more", |screen| !screen.contains("PAUSED"))?;
+    end(&tmux)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn leaks_and_their_alerts() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let tmux = begin(&setting, (80, 24), &[])?;
+    let [first, _] = setting.lab.tunnels();
+    let cause = Cause::Device(UPLINK);
+    let socket = leak::udp_socket(setting.host(), first.plan.address, cause)?;
+    leak::send(&socket, OUTSIDE, 7, 100)?;
+    let screen = tmux.until("the leak is told", |screen| {
+        screen.contains("7 packets") && screen.contains("leaked to net0")
+    })?;
+    assert!(!screen.contains("cure:"), "two lines of each: {screen}");
+    tmux.until("it is counted", |screen| {
+        row(screen, "sixxs0").iter().any(|word| word == "7")
+            && row(screen, "net0").iter().any(|word| word == "7")
+    })?;
+    tmux.key("a")?;
+    tmux.until("the whole alert", |screen| {
+        let words: Vec<_> = screen.split_whitespace().collect();
+        words.join(" ").contains("not to net0")
+    })?;
+    tmux.key("a")?;
+    tmux.until("back", |screen| !screen.contains("not to net0"))?;
+    end(&tmux)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Without colours and beyond ASCII nothing, where that is asked for.
+#[test]
+fn plain_terminals() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let tmux = begin(&setting, (80, 24), &["NO_COLOR=1", "LC_ALL=C"])?;
+    let screen = tmux.screen()?;
+    assert!(screen.is_ascii(), "{screen}");
+    assert!(screen.contains(">sixxs0"), "{screen}");
+    let colours = |text: &str| {
+        let mut sequences = text.split("\x1b[").skip(1);
+        sequences.any(|rest| {
+            let (numbers, _) = rest.split_once('m').unwrap_or_default();
+            // 39 is the terminal's own.
+            let mut numbers = numbers.split(';').filter_map(|number| number.parse().ok());
+            numbers.any(|number: u32| (31..=37).contains(&number))
+        })
+    };
+    let screen = tmux.coloured_screen()?;
+    assert!(!colours(&screen), "{screen:?}");
+    end(&tmux)?;
+    let tmux = begin(&setting, (80, 24), &[])?;
+    let screen = tmux.coloured_screen()?;
+    assert!(colours(&screen), "or the test sees nothing: {screen:?}");
+    end(&tmux)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A daemon that goes is told of, and found again.
+#[test]
+fn daemon_gone_and_back() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let tmux = begin(&setting, (80, 24), &[])?;
+    assert_eq!(daemon.stop()?, 0);
+    tmux.until("it is missed", |screen| {
+        screen.contains("DAEMON UNREACHABLE since") && screen.contains("it is not running")
+    })?;
+    // What cannot be done is said, and ends nothing.
+    tmux.key("u")?;
+    tmux.until("refused", |screen| {
+        screen.contains("start sixxs0: no daemon answers")
+    })?;
+    let daemon = setting.start()?;
+    tmux.until("it is back", |screen| screen.contains("all healthy"))?;
+    end(&tmux)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
