@@ -72,6 +72,7 @@ const WHOLE: &[Suite] = &[
         )],
         variables: &[],
     },
+    GUIDES,
     CHAOS,
 ];
 
@@ -86,6 +87,19 @@ const SHORT: &[Suite] = &[
     },
     CHAOS,
 ];
+
+/// What people type, where the kernel has `sit` and WireGuard; there is no systemd-networkd.
+const GUIDES: Suite = Suite {
+    binary: "guides",
+    only: &[
+        "told::hurricane_electric",
+        "told::wireguard",
+        "told::aiccu",
+        "told::routed_prefixes",
+    ],
+    except: &[],
+    variables: &[],
+};
 
 /// Few faults, and more time for each: the emulated processor is slower. What the programs themselves
 /// do is timed by nobody.

@@ -78,7 +78,7 @@ impl Place {
         command
             .env_clear()
             .env("PATH", format!("/run/bin:{path}"))
-            .env("LC_ALL", "C.UTF-8");
+            .env("LC_ALL", "C");
         command
     }
 

@@ -33,7 +33,7 @@ const LOOKS: [&str; 8] = [
 ];
 /// Where systemd-networkd's files of interfaces are, and its settings by the guides, below /etc.
 const NETWORKD_FILES: &str = "systemd/network";
-const NETWORKD_SETTINGS: &str = "systemd/networkd.conf.d/10-sixxs.conf";
+pub(crate) const NETWORKD_SETTINGS: &str = "systemd/networkd.conf.d/10-sixxs.conf";
 
 pub(crate) struct Reader<'a> {
     lab: &'a Lab,

@@ -1,14 +1,15 @@
 //! Each guide, on the host that it is for.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::beside::networkd::Networkd;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::kernel;
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::topology::UPLINK;
+use sixxs_tests::shell;
+use sixxs_tests::topology::{Flavour, UPLINK};
 
-use crate::markdown::Guide;
-use crate::reader::Reader;
+use crate::markdown::{Act, Guide};
+use crate::reader::{NETWORKD_SETTINGS, Reader};
 
 /// The text of a guide, wherever this is run.
 macro_rules! guide {
@@ -87,6 +88,27 @@ fn networkd() -> Result<()> {
     Reader::beside(&lab, networkd, &[UPLINK])?.follow(&guide!("networkd.md")?, |_| true)
 }
 
+/// What the guide says and what the package brings are the same settings.
+#[test]
+fn networkd_settings_are_the_package_s() -> Result<()> {
+    let settings = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    };
+    let guide = guide!("networkd.md")?;
+    let text = guide.steps.iter().find_map(|step| match &step.act {
+        Act::File { path, text } if path.ends_with(NETWORKD_SETTINGS) => Some(text),
+        _ => None,
+    });
+    let text = text.context("the guide has no such file")?;
+    let packaged = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../deploy/networkd.conf"
+    ));
+    assert_eq!(settings(text), settings(packaged));
+    Ok(())
+}
+
 /// The host has LANs, and does nothing for them yet.
 #[test]
 fn routed_prefixes() -> Result<()> {
@@ -100,6 +122,35 @@ fn routed_prefixes() -> Result<()> {
         .ip("address delete 2001:db8:bb:1::1/64 dev lan1\n\
          address delete 2001:db8:bb:2::1/64 dev net0\n")?;
     Reader::new(&lab)?.follow(&guide!("routed-prefixes.md")?, |_| true)
+}
+
+/// The private key of the other end in the guide.
+const PEER_KEY: &str = "GJ/F4b2/GR7x8i2ei+g/muOZgAGN2Oa5hPD4n+J/V0I=";
+/// The public key that goes with the private one in the guide.
+const OWN_KEY: &str = "F+AiHkqYBtJ64XLj7FWoKupndrPEO/+MY650FFSJjU4=";
+
+#[test]
+fn wireguard() -> Result<()> {
+    if !kernel::has_wireguard()? {
+        println!("not told: this kernel has no WireGuard");
+        return Ok(());
+    }
+    let lab = Lab::new(Spec {
+        mtu: 1420,
+        ..Spec::new(Flavour::WireGuard)
+    })?;
+    // The lab's tunnels go; the second one's other end is the guide's from now on.
+    for tunnel in lab.tunnels() {
+        tunnel.delete()?;
+    }
+    let [_, tunnel] = lab.tunnels();
+    let old = tunnel.pop().sh("wg show host peers")?;
+    let mut wg = tunnel.pop().command("wg");
+    wg.args(["set", "host", "private-key", "/dev/stdin"])
+        .args(["peer", old.trim(), "remove"])
+        .args(["peer", OWN_KEY, "allowed-ips", "::/0"]);
+    shell::capture_with_input(&mut wg, PEER_KEY)?;
+    Reader::new(&lab)?.follow(&guide!("wireguard.md")?, |_| true)
 }
 
 fn has_chapters(guide: &Guide, chapters: &[&str]) -> Result<()> {
@@ -117,6 +168,7 @@ fn what_is_not_run_does_not_get_more() -> Result<()> {
         guide!("hurricane-electric.md")?,
         guide!("networkd.md")?,
         guide!("routed-prefixes.md")?,
+        guide!("wireguard.md")?,
     ];
     let why: Vec<_> = guides.iter().flat_map(|guide| &guide.not_run).collect();
     ensure!(why.len() == NOT_RUN, "{why:#?}");

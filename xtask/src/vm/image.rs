@@ -18,7 +18,9 @@ use crate::{process, progress, setup};
 pub(crate) const PAYLOAD: &str = "/test";
 
 /// Real ones in place of busybox's, which do less.
-const PROGRAMS: &[&str] = &["ethtool", "ip", "nft", "ping", "setpriv", "tc", "wg"];
+const PROGRAMS: &[&str] = &[
+    "bash", "ethtool", "ip", "nft", "ping", "setpriv", "tc", "wg", "wg-quick",
+];
 
 /// Those whose absence is noticed only by tests that are not on the list.
 const OPTIONAL_PROGRAMS: &[&str] = &["ethtool", "setpriv"];
