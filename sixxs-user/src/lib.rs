@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod down;
 pub mod driver;
 mod exporter;
+mod fd_store;
 mod hooks;
 mod kernel;
 mod metrics;

@@ -24,6 +24,7 @@ pub mod broker;
 pub mod chaos;
 pub mod dirs;
 pub mod events;
+pub mod fd_store;
 pub mod frame;
 pub mod interrupt;
 pub mod kernel;

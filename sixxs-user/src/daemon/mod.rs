@@ -44,7 +44,9 @@ use crate::{
     bpf::{self, HookChoice, Kernel, Rings},
     broker::connects::Connects,
     clock::{self, Clock},
-    control, driver, kernel,
+    control, driver,
+    fd_store::FdStore,
+    kernel,
     netlink::{Netlink, Watcher},
     paths::Paths,
     removal, run_dir,
@@ -156,7 +158,13 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let clock = Clock::default();
     let ledger_clock = Arc::new(clock.clone());
     let connects = Connects::with_clock(&paths.state_dir, config.connect_limit, ledger_clock);
-    let services = driver::Services::new(bell.clone(), clock.clone(), connects.clone(), paths);
+    let services = driver::Services::new(
+        bell.clone(),
+        clock.clone(),
+        connects.clone(),
+        paths,
+        FdStore::open(&names),
+    );
     // What another run of ours carried waits for nothing.
     let tunnels = tunnels::start(&config, &services);
     let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)

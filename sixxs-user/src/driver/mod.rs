@@ -38,6 +38,7 @@ use self::native::engine::Engine;
 use crate::{
     broker::{cache::Cache, connects::Connects},
     clock::Clock,
+    fd_store::FdStore,
     paths::Paths,
 };
 
@@ -56,6 +57,8 @@ pub struct Services {
     pub cache: Cache,
     /// How brokers were reached.
     pub(crate) ways: Ways,
+    /// What systemd holds.
+    pub(crate) fd_store: FdStore,
     /// Started with the first native tunnel.
     engine: OnceLock<Engine>,
 }
@@ -63,12 +66,19 @@ pub struct Services {
 impl Services {
     /// Nothing is started yet.
     #[must_use]
-    pub fn new(bell: Bell, clock: Clock, connects: Connects, paths: &Paths) -> Self {
+    pub(crate) fn new(
+        bell: Bell,
+        clock: Clock,
+        connects: Connects,
+        paths: &Paths,
+        fd_store: FdStore,
+    ) -> Self {
         Self {
             bell,
             clock,
             cache: Cache::new(&paths.state_dir),
             ways: Ways::new(&paths.run_dir),
+            fd_store,
             connects,
             engine: OnceLock::new(),
         }

@@ -20,6 +20,7 @@ use tokio::{
 use tracing::warn;
 
 use super::last_words::{LastWords, shown};
+use crate::fd_store;
 
 /// No command takes longer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -67,7 +68,11 @@ impl Process {
         };
         let line = shown(&command.join(" "));
         let (last_words, stderr) = LastWords::new()?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        for name in fd_store::ENVIRONMENT {
+            command.env_remove(name);
+        }
+        let child = command
             .args(arguments)
             .stdin(if input.is_empty() {
                 Stdio::null()

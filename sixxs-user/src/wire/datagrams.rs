@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -68,10 +68,7 @@ impl Datagrams {
     /// Opens a socket that can reach `remote`, from `local` if given and else from whatever address
     /// the route asks for; from any `port` if that is 0.
     pub fn open(local: Option<IpAddr>, port: u16, remote: IpAddr) -> io::Result<Self> {
-        let (domain, any) = match remote {
-            IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            IpAddr::V6(_) => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-        };
+        let (domain, address) = near_end(local, port, remote);
         let socket = Socket::new(
             domain,
             Type::DGRAM.cloexec().nonblocking(),
@@ -80,7 +77,30 @@ impl Datagrams {
         if domain == Domain::IPV6 {
             socket.set_only_v6(true)?;
         }
-        socket.bind(&SocketAddr::new(local.unwrap_or(any), port).into())?;
+        socket.bind(&address.into())?;
+        Self::prepare(socket)
+    }
+
+    /// Goes on with a socket that [`Datagrams::open`] opened in an earlier run, for the same.
+    pub fn adopt(
+        held: OwnedFd,
+        local: Option<IpAddr>,
+        port: u16,
+        remote: IpAddr,
+    ) -> io::Result<Self> {
+        let socket = Socket::from(held);
+        let (_, address) = near_end(local, port, remote);
+        let is_such = socket.r#type()? == Type::DGRAM
+            && socket.protocol()? == Some(Protocol::UDP)
+            && socket.local_addr()?.as_socket() == Some(address);
+        if !is_such {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        socket.set_nonblocking(true)?;
+        Self::prepare(socket)
+    }
+
+    fn prepare(socket: Socket) -> io::Result<Self> {
         // As large as the kernel allows, which may be less.
         socket.set_send_buffer_size(BUFFER_BYTES)?;
         socket.set_recv_buffer_size(BUFFER_BYTES)?;
@@ -121,6 +141,21 @@ impl Datagrams {
             other => other,
         }
     }
+}
+
+impl AsFd for Datagrams {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What our end of a socket to `remote` is bound to.
+fn near_end(local: Option<IpAddr>, port: u16, remote: IpAddr) -> (Domain, SocketAddr) {
+    let (domain, any) = match remote {
+        IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        IpAddr::V6(_) => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    };
+    (domain, SocketAddr::new(local.unwrap_or(any), port))
 }
 
 impl Batches {

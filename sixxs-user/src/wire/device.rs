@@ -1,14 +1,20 @@
 //! TUN devices.
 
 use std::{
-    io,
-    os::fd::{AsRawFd, RawFd},
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use anyhow::Context as _;
+use libc::{TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    net::if_::if_nametoindex,
+};
 use sixxs_core::types::{IfIndex, IfName};
 use tokio::io::{Interest, unix::AsyncFd};
-use tun_rs::{DeviceBuilder, SyncDevice};
+use tun_rs::DeviceBuilder;
 
 use super::Tun;
 
@@ -18,50 +24,57 @@ const QUEUE: u32 = 1000;
 
 /// A TUN device of our own making. It goes when this is dropped, unless it was told to stay.
 pub struct Device {
-    tun: AsyncFd<Raw>,
+    tun: AsyncFd<File>,
     index: IfIndex,
+    cuts_udp: bool,
 }
 
-struct Raw(SyncDevice);
-
-impl AsRawFd for Raw {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
+nix::ioctl_write_int!(
+    /// `TUNSETPERSIST` of linux/if_tun.h.
+    tun_set_persist,
+    b'T',
+    203
+);
+nix::ioctl_write_int!(
+    /// `TUNSETOFFLOAD` of linux/if_tun.h.
+    tun_set_offload,
+    b'T',
+    208
+);
 
 impl Device {
     /// Makes the device, down and without addresses, in the network namespace of this thread; or
-    /// takes over, as it is, one of this name that nobody holds.
-    pub fn create(name: &IfName) -> anyhow::Result<Self> {
-        let create = || -> io::Result<(SyncDevice, u32)> {
-            let device = DeviceBuilder::new()
-                .name(name.as_str())
-                .inherit_enable_state()
-                .offload(true)
-                .build_sync()?;
-            device.set_nonblocking(true)?;
-            device.set_tx_queue_len(QUEUE)?;
-            let index = device.if_index()?;
-            Ok((device, index))
+    /// takes over, as it is, one of this name that nobody holds, or `held` if that is its descriptor.
+    pub fn create(name: &IfName, held: Option<OwnedFd>) -> anyhow::Result<Self> {
+        let made = match (create(name), held) {
+            (Err(error), Some(held)) if is_busy(&error) && is_device(&held, name) => {
+                adopt(held, name)
+            }
+            (made, _) => made,
         };
-        let (tun, index) = create().map_err(|error| explain(&error, name))?;
-        // SAFETY: the device owns its descriptor, closes it only when it is dropped, and always names
-        // the same one; nothing takes the device out of the `AsyncFd` again.
-        let tun = unsafe { AsyncFd::register_with_interest(Raw(tun), Interest::READABLE) };
+        let Made {
+            file,
+            index,
+            cuts_udp,
+        } = made.map_err(|error| explain(&error, name))?;
+        // SAFETY: the file owns its descriptor, closes it only when it is dropped, and always names
+        // the same one; nothing takes the file out of the `AsyncFd` again.
+        let tun = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) };
         let tun = tun
             .map_err(io::Error::from)
             .with_context(|| format!("watch the TUN device {name}"))?;
         Ok(Self {
             tun,
-            index: IfIndex(index),
+            index,
+            cuts_udp,
         })
     }
 
     /// Lets it outlive us: the next one who makes a device of this name gets this one.
     pub fn keep(&self) -> anyhow::Result<()> {
-        let kept = self.tun.get_ref().0.persist();
-        kept.context("keep the TUN device")
+        // SAFETY: the descriptor is open, and the kernel takes a number, which it compares with 0.
+        let kept = unsafe { tun_set_persist(self.tun.as_raw_fd(), 1) };
+        kept.map(drop).context("keep the TUN device")
     }
 
     /// Its index.
@@ -80,11 +93,17 @@ impl Device {
     }
 }
 
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tun.get_ref().as_fd()
+    }
+}
+
 impl Tun for Device {
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let read = self
             .tun
-            .try_io(Interest::READABLE, |tun| tun.0.recv(buffer));
+            .try_io(Interest::READABLE, |mut tun| tun.read(buffer));
         match read {
             Ok(length) => Ok(Some(length)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -93,12 +112,68 @@ impl Tun for Device {
     }
 
     fn write(&self, packet: &[u8]) -> io::Result<usize> {
-        self.tun.get_ref().0.send(packet)
+        self.tun.get_ref().write(packet)
     }
 
     fn cuts_udp(&self) -> bool {
-        self.tun.get_ref().0.udp_gso()
+        self.cuts_udp
     }
+}
+
+struct Made {
+    file: File,
+    index: IfIndex,
+    cuts_udp: bool,
+}
+
+fn create(name: &IfName) -> io::Result<Made> {
+    let device = DeviceBuilder::new()
+        .name(name.as_str())
+        .inherit_enable_state()
+        .offload(true)
+        .build_sync()?;
+    device.set_nonblocking(true)?;
+    device.set_tx_queue_len(QUEUE)?;
+    Ok(Made {
+        index: IfIndex(device.if_index()?),
+        cuts_udp: device.udp_gso(),
+        file: File::from(device.as_fd().try_clone_to_owned()?),
+    })
+}
+
+/// Goes on with a descriptor of a device that [`create`] made in an earlier run.
+fn adopt(held: OwnedFd, name: &IfName) -> io::Result<Made> {
+    fcntl(&held, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+    let offload = |flags: u32| {
+        // SAFETY: the descriptor is open, and the kernel takes a number, whose bits it knows or refuses.
+        unsafe { tun_set_offload(held.as_raw_fd(), flags.into()) }
+    };
+    let cuts_udp = offload(tcp | TUN_F_USO4 | TUN_F_USO6).is_ok();
+    if !cuts_udp {
+        offload(tcp)?;
+    }
+    Ok(Made {
+        index: IfIndex(if_nametoindex(name.as_str())?),
+        cuts_udp,
+        file: File::from(held),
+    })
+}
+
+/// Whether a descriptor is that of a TUN device of this name: the kernel says so in its fdinfo
+/// (`tun_chr_show_fdinfo`, Linux 3.19).
+fn is_device(descriptor: &OwnedFd, name: &IfName) -> bool {
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
+    let Ok(text) = fs::read_to_string(path) else {
+        return false;
+    };
+    let mut lines = text.lines();
+    lines.any(|line| line.strip_prefix("iff:\t") == Some(name.as_str()))
+}
+
+/// Somebody holds the device.
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
 }
 
 /// What is wrong, in the words of somebody who wants a tunnel.

@@ -3,10 +3,10 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Messages, send_each};
@@ -43,6 +43,17 @@ fn inner(packet: &[u8]) -> Option<&[u8]> {
     (header[0] >> 4 == 6).then(|| inner.get(..40 + length))?
 }
 
+/// An IPv4 address, whatever port the kernel tells with it.
+fn address(address: &SockAddr) -> Option<Ipv4Addr> {
+    address.as_socket_ipv4().map(|address| *address.ip())
+}
+
+impl AsFd for Protocol41 {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().0.as_fd()
+    }
+}
+
 impl Protocol41 {
     /// Opens a socket to `remote`, from `local`.
     pub fn open(local: Ipv4Addr, remote: Ipv4Addr) -> io::Result<Self> {
@@ -56,7 +67,26 @@ impl Protocol41 {
         socket.set_send_buffer_size(BUFFER_BYTES)?;
         socket.set_recv_buffer_size(BUFFER_BYTES)?;
         socket.bind(&SocketAddr::new(local.into(), 0).into())?;
-        socket.connect(&SocketAddr::new(remote.into(), 0).into())?;
+        // Without a port, which means nothing here, the kernel would not tell who the peer is.
+        socket.connect(&SocketAddr::new(remote.into(), 1).into())?;
+        Self::watch(socket)
+    }
+
+    /// Goes on with a socket that [`Protocol41::open`] opened in an earlier run, between the same.
+    pub fn adopt(held: OwnedFd, local: Ipv4Addr, remote: Ipv4Addr) -> io::Result<Self> {
+        let socket = Socket::from(held);
+        let is_such = socket.r#type()? == Type::RAW
+            && socket.protocol()? == Some(Protocol::from(PROTOCOL))
+            && address(&socket.local_addr()?) == Some(local)
+            && address(&socket.peer_addr()?) == Some(remote);
+        if !is_such {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        socket.set_nonblocking(true)?;
+        Self::watch(socket)
+    }
+
+    fn watch(socket: Socket) -> io::Result<Self> {
         // SAFETY: the socket owns its descriptor, closes it only when it is dropped, and always names
         // the same one; nothing takes it out of the `AsyncFd` again.
         let socket = unsafe { AsyncFd::register_with_interest(Raw(socket), Interest::READABLE) };

@@ -39,6 +39,7 @@ mod doctor;
 mod doctor_traps;
 mod down;
 mod explain;
+mod fd_store;
 mod footprint;
 mod hooks;
 mod lans;

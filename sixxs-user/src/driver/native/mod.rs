@@ -36,6 +36,7 @@ use super::{Report, Services, backoff::Backoff};
 use crate::{
     broker::{cache::Cache, connects::Connects},
     clock::Clock,
+    fd_store::{FdStore, What},
     netlink::{Netlink, marked::There},
     wire::Device,
 };
@@ -82,6 +83,7 @@ impl Native {
         let connects = services.connects.clone();
         let cache = services.cache.clone();
         let ways = services.ways.clone();
+        let fd_store = services.fd_store.clone();
         let refused = report.clone();
         let work = move |shared: &Shared| {
             let mut work = Work {
@@ -92,8 +94,10 @@ impl Native {
                 connects,
                 cache,
                 ways,
+                fd_store,
                 stale_after: None,
                 interface: None,
+                device: None,
                 buffers: Rc::clone(&shared.buffers),
                 outside: shared.outside.clone(),
             };
@@ -114,6 +118,7 @@ impl Native {
                 let outcome = match order {
                     Order::Stop => {
                         work.ways.remove(&work.name);
+                        work.fd_store.forget(&work.name);
                         work.remove_interface().await
                     }
                     Order::Leave => Ok(()),
@@ -164,10 +169,13 @@ struct Work {
     connects: Connects,
     cache: Cache,
     ways: Ways,
+    fd_store: FdStore,
     /// Where what a broker said may not hold any more: given up after so long without an answer.
     stale_after: Option<Duration>,
     /// Our interface, while there is one.
     interface: Option<IfIndex>,
+    /// Our device, while it carries nothing.
+    device: Option<Device>,
     buffers: Rc<RefCell<Buffers>>,
     outside: watch::Receiver<u64>,
 }
@@ -219,12 +227,16 @@ impl Work {
             };
             self.report.made(false);
             match end {
-                End::Stale => return,
+                End::Stale => {
+                    self.device = Some(device);
+                    return;
+                }
                 End::DeviceLost => {
                     // It may be called something else by now.
                     if let Err(error) = self.remove_interface().await {
                         debug!("{}: {error:#}", self.name);
                     }
+                    self.fd_store.forget(&self.name);
                     drop(device);
                     // Whoever took it away may take the next one away as well.
                     sleep(backoff.lost(made.elapsed())).await;
@@ -235,26 +247,34 @@ impl Work {
 
     /// Our device: the one that an earlier run left, or a new one. It outlives us, so that a restart
     /// finds it with its addresses, routes and rules.
-    async fn device(&self) -> anyhow::Result<Device> {
+    async fn device(&mut self) -> anyhow::Result<Device> {
         let netlink = Netlink::open()?;
-        match netlink.there(&self.name).await? {
-            There::OurTun(_) => Device::create(&self.name),
-            There::Nothing => {
-                let device = Device::create(&self.name)?;
+        let there = netlink.there(&self.name).await?;
+        let before = self.device.take();
+        let device = match (there, before) {
+            (There::OurTun(index), Some(device)) if index == device.index() => return Ok(device),
+            (There::OurTun(_), _) => {
+                let held = self.fd_store.take(&self.name, What::Device);
+                Device::create(&self.name, held)?
+            }
+            (There::Nothing, _) => {
+                let device = Device::create(&self.name, None)?;
                 // Until it has its mark, it goes with us.
                 netlink.mark(device.index()).await?;
                 device.keep()?;
-                Ok(device)
+                device
             }
-            There::OurSit(index) => {
+            (There::OurSit(index), _) => {
                 netlink.delete_link(index).await?;
                 bail!("a tunnel of the kernel's was in the place of {}", self.name);
             }
-            There::Others => bail!(
+            (There::Others, _) => bail!(
                 "make the TUN device {}: somebody else has an interface of that name",
                 self.name
             ),
-        }
+        };
+        self.fd_store.hold(&self.name, What::Device, &device);
+        Ok(device)
     }
 
     /// Removes our interface, if there is one.

@@ -1,0 +1,194 @@
+//! Systemd's file descriptor store: devices and sockets of native tunnels, held by systemd between two
+//! runs of the service, with the packets that wait in their queues. (`FDSTORE=1` of sd_notify(3),
+//! `FileDescriptorStoreMax=` of systemd.service(5), systemd 219.)
+//!
+//! Where there is no systemd, or it holds nothing, all goes on without: tunnels are taken over by the
+//! names of their devices and the numbers of their ports, and packets are lost meanwhile.
+//!
+//! Tasks: a thread tells systemd, which may be busy; it lives as long as the store, and is not there
+//! without systemd.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    env,
+    os::fd::{AsFd, FromRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, Once, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use sixxs_core::types::IfName;
+use tracing::{debug, warn};
+
+/// What systemd says to a service by its environment, and to nobody whom that starts.
+pub(crate) const ENVIRONMENT: [&str; 7] = [
+    "FDSTORE",
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+
+/// Orders that may wait; more are not carried out, which costs packets at the next restart.
+const WAITING: usize = 1024;
+
+/// What of a tunnel is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Its TUN device.
+    Device,
+    /// The socket to its broker.
+    Socket,
+}
+
+/// The store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FdStore {
+    /// What systemd held when we were started, until somebody takes it.
+    held: Arc<Mutex<HashMap<String, OwnedFd>>>,
+    /// `None`: no systemd.
+    orders: Option<SyncSender<Order>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Hold(String, OwnedFd),
+    Forget(String),
+}
+
+impl FdStore {
+    /// What systemd held for these tunnels. What it held for others is given up.
+    pub(crate) fn open(names: &BTreeSet<IfName>) -> Self {
+        let mut held = given().unwrap_or_else(|error| {
+            warn!("{error:#}");
+            HashMap::new()
+        });
+        let orders = orders().unwrap_or_else(|error| {
+            warn!("nothing is held for the next run: {error:#}");
+            None
+        });
+        let is_wanted = |key: &str| {
+            let mut wanted = names.iter().flat_map(|name| both(name));
+            wanted.any(|wanted| wanted == key)
+        };
+        let unwanted: Vec<_> = held.extract_if(|key, _| !is_wanted(key)).collect();
+        let store = Self {
+            held: Arc::new(Mutex::new(held)),
+            orders,
+        };
+        for (key, _closed) in unwanted {
+            store.order(Order::Forget(key));
+        }
+        store
+    }
+
+    /// What was held of a tunnel by the time we were started: once.
+    pub(crate) fn take(&self, name: &IfName, what: What) -> Option<OwnedFd> {
+        self.held().remove(&key(name, what))
+    }
+
+    /// Has it held, in the place of what was.
+    pub(crate) fn hold(&self, name: &IfName, what: What, descriptor: &impl AsFd) {
+        if self.orders.is_none() {
+            return;
+        }
+        self.forget_one(name, what);
+        match descriptor.as_fd().try_clone_to_owned() {
+            Ok(copy) => self.order(Order::Hold(key(name, what), copy)),
+            Err(error) => debug!("{name}: is not held for the next run: {error}"),
+        }
+    }
+
+    /// Has nothing held of a tunnel any more.
+    pub(crate) fn forget(&self, name: &IfName) {
+        self.forget_one(name, What::Device);
+        self.forget_one(name, What::Socket);
+    }
+
+    fn forget_one(&self, name: &IfName, what: What) {
+        drop(self.take(name, what));
+        self.order(Order::Forget(key(name, what)));
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders
+            && orders.try_send(order).is_err()
+        {
+            debug!("systemd takes no more orders");
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, OwnedFd>> {
+        // Whatever a panic interrupted, each entry is whole.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What systemd calls it. A name of an interface may have all but `:` of what it allows here; one that
+/// is not ASCII it takes for no name at all.
+fn key(name: &IfName, what: What) -> String {
+    match what {
+        What::Device => format!("device.{name}"),
+        What::Socket => format!("socket.{name}"),
+    }
+}
+
+fn both(name: &IfName) -> [String; 2] {
+    [What::Device, What::Socket].map(|what| key(name, what))
+}
+
+/// What systemd held; nothing when it is asked for again.
+fn given() -> anyhow::Result<HashMap<String, OwnedFd>> {
+    static TAKEN: Once = Once::new();
+    let mut given = HashMap::new();
+    let mut outcome = Ok(());
+    TAKEN.call_once(|| match sd_notify::listen_fds_with_names() {
+        // SAFETY: systemd opened them for this process, which LISTEN_PID names, before it began; so
+        // nobody else in it has them, and by `TAKEN` they are taken once.
+        Ok(all) => given.extend(all.map(|(fd, key)| (key, unsafe { OwnedFd::from_raw_fd(fd) }))),
+        Err(error) => outcome = Err(error),
+    });
+    outcome.context("take over what systemd holds")?;
+    Ok(given)
+}
+
+/// Where orders are to be sent, if systemd listens.
+fn orders() -> anyhow::Result<Option<SyncSender<Order>>> {
+    if env::var_os("NOTIFY_SOCKET").is_none() {
+        return Ok(None);
+    }
+    let (orders, waiting) = sync_channel(WAITING);
+    thread::Builder::new()
+        .name("fd-store".to_owned())
+        .spawn(move || tell(&waiting))
+        .context("start a thread")?;
+    Ok(Some(orders))
+}
+
+fn tell(orders: &Receiver<Order>) {
+    for order in orders {
+        let told = match &order {
+            Order::Hold(key, descriptor) => sd_notify::notify_with_fds(
+                &[
+                    NotifyState::FdStore,
+                    NotifyState::FdName(key),
+                    // An error that waits in a socket is for us to read, and none of systemd's.
+                    NotifyState::Custom("FDPOLL=0"),
+                ],
+                &[descriptor.as_fd()],
+            ),
+            Order::Forget(key) => {
+                sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(key)])
+            }
+        };
+        if let Err(error) = told {
+            debug!("{order:?}: {error}");
+        }
+    }
+}
