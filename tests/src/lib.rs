@@ -30,6 +30,7 @@ pub mod interrupt;
 pub mod kernel;
 pub mod lab;
 pub mod leak;
+pub mod mounts;
 pub mod nat;
 pub mod native;
 pub mod netns;

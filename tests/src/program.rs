@@ -3,6 +3,7 @@
 //!
 //! Tasks: a [`Daemon`] has one thread that collects its standard error; it ends with the daemon.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
@@ -19,9 +20,10 @@ use serde_json::Value;
 
 use crate::dirs::Paths;
 use crate::lab::Lab;
+use crate::mounts::Mounts;
 use crate::netns::Namespace;
 use crate::status::Status;
-use crate::wait;
+use crate::{shell, wait};
 
 /// How long `sixxs run` may take until it is ready, and any other command altogether. Generous:
 /// the one test that measures has its own limit.
@@ -54,6 +56,7 @@ pub struct Program {
     binary: PathBuf,
     host: Namespace,
     environment: Vec<(&'static str, PathBuf)>,
+    mounts: Option<Mounts>,
 }
 
 /// What a command printed, and its exit status.
@@ -98,12 +101,23 @@ impl Program {
                 ("SIXXS_RT_TABLES_DIR", paths.rt_tables()),
                 ("SIXXS_HOOK", PathBuf::from(hook.name())),
             ],
+            mounts: None,
         })
     }
 
     /// The binary's path.
     pub fn binary(&self) -> &PathBuf {
         &self.binary
+    }
+
+    /// Has it run among these mounts from now on.
+    pub fn move_to(&mut self, mounts: Mounts) {
+        self.mounts = Some(mounts);
+    }
+
+    /// Has it run with more environment from now on.
+    pub fn add_environment(&mut self, more: impl IntoIterator<Item = (&'static str, PathBuf)>) {
+        self.environment.extend(more);
     }
 
     /// The environment that stands for the command line's global options.
@@ -113,9 +127,23 @@ impl Program {
 
     /// A command in the host, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command(&self.binary);
-        self.dress(&mut command);
+        let mut command = self.beside(&self.binary);
         command.args(arguments);
+        command
+    }
+
+    /// Does what a person would type beside it, in a shell, and returns what that printed.
+    pub fn shell(&self, lines: &str) -> Result<String> {
+        shell::capture(self.beside("sh").args(["-ec", lines]))
+    }
+
+    /// Another program's command where this one runs, with its environment.
+    fn beside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.host.command(program);
+        if let Some(mounts) = &self.mounts {
+            mounts.enter(&mut command);
+        }
+        self.dress(&mut command);
         command
     }
 

@@ -1,29 +1,24 @@
 //! Owns a place in the lab's host where a network manager of the distribution's runs beside the
-//! program, as it is and with its default settings: a mount namespace in which /run, a directory of
-//! its configuration and a D-Bus are its own. The machine's stay untouched.
+//! program, as it is and with its default settings: a mount namespace in which /run, /etc and a D-Bus
+//! are its own. The machine's stay untouched.
 //!
-//! What would be in /run is in the lab's directory, where a test reads and writes it.
+//! What would be there is in the lab's directory, where a test reads and writes it. That one is where it
+//! was inside, too: the program under test finds its files.
 
 pub mod network_manager;
 pub mod networkd;
 
-use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::Lab;
+use crate::mounts::Mounts;
 use crate::netns::Namespace;
 use crate::{shell, wait};
 
@@ -33,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// The indices of the lab's interfaces, and some to spare.
 const INDICES: std::ops::Range<u32> = 1..1100;
+
+/// Of the machine's /etc.
+const KEPT: [&str; 3] = ["passwd", "group", "machine-id"];
 
 /// A bus on which everybody may do everything.
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
@@ -53,20 +51,26 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus C
 #[derive(Debug)]
 pub struct Place {
     host: Namespace,
-    mounts: Arc<File>,
+    mounts: Mounts,
     directory: PathBuf,
-    // Last: the mounts are its.
     _bus: Process,
 }
 
 impl Place {
-    /// Makes it; with a directory of the lab's in the place of this one, where there is a
-    /// configuration that cannot be elsewhere.
-    fn new(lab: &Lab, configuration: Option<&str>) -> Result<Self> {
-        let directory = lab.paths().base().join("beside");
-        for path in ["run/dbus", "run/udev/data", "configuration"] {
-            let path = directory.join(path);
-            fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+    fn new(lab: &Lab) -> Result<Self> {
+        let base = lab.paths().base();
+        let directory = base.join("beside");
+        let inside = directory.join(base.strip_prefix("/").context("a lab is in /run")?);
+        for path in ["run/dbus", "run/udev/data", "etc"] {
+            make(&directory.join(path))?;
+        }
+        make(&inside)?;
+        for name in KEPT {
+            fs::copy(
+                Path::new("/etc").join(name),
+                directory.join("etc").join(name),
+            )
+            .with_context(|| format!("copy /etc/{name}"))?;
         }
         // There is no udev in the lab to say that interfaces are ready for use.
         for index in INDICES {
@@ -74,26 +78,23 @@ impl Place {
             fs::write(&path, "I:1\n").with_context(|| format!("write {}", path.display()))?;
         }
         fs::write(directory.join("run/bus.conf"), BUS).context("write the bus's configuration")?;
+        // The last hides where the lab's directory is.
+        let binds = [
+            (base.to_owned(), inside),
+            (directory.join("etc"), PathBuf::from("/etc")),
+            (directory.join("run"), PathBuf::from("/run")),
+        ];
+        let mounts = Mounts::new(lab.host(), &binds)?;
         let mut bus = lab.host().command("dbus-daemon");
         bus.args(["--nofork", "--nopidfile", "--config-file=/run/bus.conf"]);
-        let configuration = configuration.map(|to| (directory.join("configuration"), to));
-        let run = (directory.join("run"), "/run");
-        let mut on = Vec::new();
-        // The last hides where the lab's directory is.
-        for (from, to) in configuration.into_iter().chain([run]) {
-            on.push((path_to_c(&from)?, path_to_c(Path::new(to))?));
-        }
-        // SAFETY: between fork and exec `furnish` only makes system calls: no allocation, no lock.
-        unsafe { bus.pre_exec(move || furnish(&on)) };
+        mounts.enter(&mut bus);
         let bus = Process::start(bus, &directory.join("bus.log"))?;
         let socket = directory.join("run/dbus/system_bus_socket");
         let there = || Ok(socket.exists());
         wait::until("the bus is there", LIMIT, there, |there| *there)?;
-        let mounts = format!("/proc/{}/ns/mnt", bus.child.id());
-        let mounts = File::open(&mounts).with_context(|| format!("open {mounts}"))?;
         Ok(Self {
             host: lab.host().clone(),
-            mounts: Arc::new(mounts),
+            mounts,
             directory,
             _bus: bus,
         })
@@ -102,10 +103,7 @@ impl Place {
     /// A command that will run there.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.host.command(program);
-        let mounts = Arc::clone(&self.mounts);
-        let enter = move || setns(&*mounts, CloneFlags::CLONE_NEWNS).map_err(io::Error::from);
-        // SAFETY: between fork and exec `enter` only makes a system call.
-        unsafe { command.pre_exec(enter) };
+        self.mounts.enter(&mut command);
         command
     }
 
@@ -114,9 +112,9 @@ impl Place {
         shell::capture(self.command(program).args(arguments))
     }
 
-    /// A file of the configuration.
-    fn configuration(&self, name: &str) -> PathBuf {
-        self.directory.join("configuration").join(name)
+    /// A path that is below /etc there.
+    fn etc(&self, path: &str) -> PathBuf {
+        self.directory.join("etc").join(path)
     }
 
     /// A path that is below /run there.
@@ -125,24 +123,8 @@ impl Place {
     }
 }
 
-fn path_to_c(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).context("a path without zeroes")
-}
-
-/// Gives the process mounts of its own. /sys is that of its network namespace, and writable:
-/// read-only, it would say that this is a container without udev.
-fn furnish(binds: &[(CString, CString)]) -> io::Result<()> {
-    const NONE: Option<&CStr> = None;
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(NONE, c"/", NONE, private, NONE)?;
-    let sysfs = Some(c"sysfs");
-    mount(sysfs, c"/sys", sysfs, MsFlags::empty(), NONE)?;
-    for (from, to) in binds {
-        let (from, to) = (from.as_c_str(), to.as_c_str());
-        mount(Some(from), to, NONE, MsFlags::MS_BIND, NONE)?;
-    }
-    Ok(())
+fn make(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))
 }
 
 /// A process that stays; killed when dropped.

@@ -9,8 +9,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{LIMIT, Place, Process};
+use super::{LIMIT, Place, Process, make};
 use crate::lab::Lab;
+use crate::mounts::Mounts;
 use crate::native::write_secret;
 use crate::topology::{HOST, HOST4, TunnelPlan, UPLINK};
 use crate::{shell, wait};
@@ -54,12 +55,13 @@ impl NetworkManager {
     /// With these keyfiles; not yet started.
     pub fn new(lab: &Lab, keyfiles: &[String]) -> Result<Self> {
         let root = root()?;
-        let place = Place::new(lab, None)?;
+        let place = Place::new(lab)?;
         for path in ["NetworkManager", "nm/connections", "nm/empty"] {
-            let path = place.run(path);
-            fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+            make(&place.run(path))?;
         }
-        fs::write(place.run("nm/nm.conf"), SETTINGS).context("write its settings")?;
+        make(&place.etc("NetworkManager/conf.d"))?;
+        let settings = place.etc("NetworkManager/NetworkManager.conf");
+        fs::write(settings, SETTINGS).context("write its settings")?;
         for (number, text) in keyfiles.iter().enumerate() {
             let path = format!("nm/connections/{number}.nmconnection");
             write_secret(place.run(&path), text)?;
@@ -76,8 +78,8 @@ impl NetworkManager {
         let mut command = self.command("sbin/NetworkManager");
         command.args([
             "--no-daemon",
-            "--config=/run/nm/nm.conf",
-            "--config-dir=/run/nm/empty",
+            "--config=/etc/NetworkManager/NetworkManager.conf",
+            "--config-dir=/etc/NetworkManager/conf.d",
             "--system-config-dir=/run/nm/empty",
             "--intern-config=/run/nm/intern.conf",
             "--state-file=/run/nm/state",
@@ -94,6 +96,21 @@ impl NetworkManager {
             Some(process) => process.stop(),
             None => bail!("NetworkManager does not run"),
         }
+    }
+
+    /// Where it runs: who reads its configuration has to be there.
+    pub fn mounts(&self) -> Mounts {
+        self.place.mounts.clone()
+    }
+
+    /// What makes `nmcli` a command like others there.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let programs = self.root.join("usr/bin");
+        [
+            ("PATH", format!("{}:{path}", programs.display()).into()),
+            ("LD_LIBRARY_PATH", self.libraries()),
+        ]
     }
 
     /// `nmcli WORD…`.
@@ -127,11 +144,15 @@ impl NetworkManager {
 
     fn command(&self, program: &str) -> Command {
         let mut command = self.place.command(self.root.join("usr").join(program));
-        let libraries = self
-            .root
-            .join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-        command.env("LD_LIBRARY_PATH", libraries).env("LC_ALL", "C");
         command
+            .env("LD_LIBRARY_PATH", self.libraries())
+            .env("LC_ALL", "C");
+        command
+    }
+
+    fn libraries(&self) -> PathBuf {
+        self.root
+            .join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
     }
 }
 

@@ -6,8 +6,9 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::{User, chown};
 
-use super::{LIMIT, Place, Process};
+use super::{LIMIT, Place, Process, make};
 use crate::lab::Lab;
+use crate::mounts::Mounts;
 use crate::netns::Namespace;
 use crate::topology::{HOST, HOST4, TunnelPlan, UPLINK};
 use crate::wait;
@@ -45,7 +46,8 @@ pub struct Networkd {
 impl Networkd {
     /// With these .network files, by name; not yet started.
     pub fn new(lab: &Lab, files: &[(&str, String)]) -> Result<Self> {
-        let place = Place::new(lab, Some("/etc/systemd/network"))?;
+        let place = Place::new(lab)?;
+        make(&place.etc("systemd/network"))?;
         let networkd = Self {
             process: None,
             host: lab.host().clone(),
@@ -57,10 +59,15 @@ impl Networkd {
         Ok(networkd)
     }
 
+    /// Where it runs: who reads its configuration has to be there.
+    pub fn mounts(&self) -> Mounts {
+        self.place.mounts.clone()
+    }
+
     /// Adds or changes a .network file, which it reads when told to.
     pub fn configure(&self, name: &str, text: &str) -> Result<()> {
         // Readable for the user that it becomes.
-        let path = self.place.configuration(name);
+        let path = self.place.etc("systemd/network").join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
 

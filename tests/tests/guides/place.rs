@@ -2,20 +2,14 @@
 //! /run, /var/lib and /sys of its own, and the program in PATH. The machine's stay untouched, and what
 //! is pinned or written there goes with it.
 
-use std::ffi::{CStr, CString};
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::ffi::OsStrExt as _;
+use std::fs;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
 use sixxs_tests::lab::Lab;
+use sixxs_tests::mounts::Mounts;
 use sixxs_tests::netns::Namespace;
 
 /// Of the machine's /etc; programs want to know users, and to find names in files only.
@@ -25,7 +19,7 @@ const AUTHORITIES: &str = "ssl/certs/ca-certificates.crt";
 
 #[derive(Debug)]
 pub(crate) struct Place {
-    mounts: Arc<File>,
+    mounts: Mounts,
     directory: PathBuf,
 }
 
@@ -59,9 +53,9 @@ impl Place {
         }
         // The last hides where the lab's directory is.
         let binds = [(lib, "/var/lib"), (etc, "/etc"), (run, "/run")];
-        let mounts = lab.host().run(|| furnish(&binds))?;
+        let binds = binds.map(|(from, to)| (from, PathBuf::from(to)));
         Ok(Self {
-            mounts: Arc::new(mounts),
+            mounts: Mounts::new(lab.host(), &binds)?,
             directory,
         })
     }
@@ -69,10 +63,7 @@ impl Place {
     /// A command that will run there, in this namespace of the lab's.
     pub(crate) fn command(&self, node: &Namespace, program: &str) -> Command {
         let mut command = node.command(program);
-        let mounts = Arc::clone(&self.mounts);
-        let enter = move || setns(&*mounts, CloneFlags::CLONE_NEWNS).map_err(io::Error::from);
-        // SAFETY: between fork and exec `enter` only makes a system call.
-        unsafe { command.pre_exec(enter) };
+        self.mounts.enter(&mut command);
         let path = std::env::var("PATH").unwrap_or_default();
         // Of the caller nothing else: people have none of it.
         command
@@ -86,29 +77,4 @@ impl Place {
     pub(crate) fn etc(&self, path: &str) -> PathBuf {
         self.directory.join("etc").join(path)
     }
-}
-
-/// Gives the calling thread mounts of its own, and returns them. They last as long as that is open, or
-/// a process is inside.
-fn furnish(binds: &[(PathBuf, &str)]) -> Result<File> {
-    const NONE: Option<&CStr> = None;
-    unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(NONE, c"/", NONE, private, NONE).context("have mounts apart")?;
-    // /sys is that of the network namespace.
-    for (kind, to) in [(c"sysfs", c"/sys"), (c"bpf", c"/sys/fs/bpf")] {
-        mount(Some(kind), to, Some(kind), MsFlags::empty(), NONE)
-            .with_context(|| format!("mount {to:?}"))?;
-    }
-    for (from, to) in binds {
-        let (from, to) = (path_to_c(from)?, path_to_c(Path::new(to))?);
-        mount(Some(&*from), &*to, NONE, MsFlags::MS_BIND, NONE)
-            .with_context(|| format!("bind {from:?} to {to:?}"))?;
-    }
-    let path = "/proc/thread-self/ns/mnt";
-    File::open(path).with_context(|| format!("open {path}"))
-}
-
-fn path_to_c(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).context("a path without zeroes")
 }
