@@ -17,20 +17,35 @@ pub struct Daemon {
     pub others: Vec<u32>,
     /// Whether the group exists that may ask the daemon.
     pub group: Option<(String, bool)>,
-    /// A directory that has to be written to, and why it cannot.
-    pub not_writable: Option<(String, String)>,
+    /// A directory that has to be written to, and cannot be.
+    pub not_writable: Option<NotWritable>,
+}
+
+/// A directory that cannot be written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotWritable {
+    /// Which one; it need not be there.
+    pub directory: String,
+    /// Why.
+    pub why: WhyNot,
+}
+
+/// Why a directory cannot be written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// What is mounted here is read-only.
+    ReadOnly(String),
+    /// This is there, and no directory.
+    InTheWay(String),
+    /// Whoever asks may not; who runs the daemon may.
+    NotAsked,
+    /// What the kernel says.
+    Other(String),
 }
 
 pub(super) fn findings(daemon: &Daemon) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some((directory, why)) = &daemon.not_writable {
-        findings.push(Finding::not(
-            "state",
-            Verdict::Bad,
-            format!("{directory} cannot be written to: {why}; no broker is connected to without"),
-            format!("mkdir -p {directory}; or --state-dir DIR"),
-        ));
-    }
+    findings.extend(daemon.not_writable.as_ref().map(not_writable));
     if let Some((group, false)) = &daemon.group {
         findings.push(Finding::not(
             "group",
@@ -86,4 +101,33 @@ pub(super) fn findings(daemon: &Daemon) -> Vec<Finding> {
         })),
     }
     findings
+}
+
+fn not_writable(found: &NotWritable) -> Finding {
+    let NotWritable { directory, why } = found;
+    let bad = |why: String, fix: String| {
+        let detail =
+            format!("{directory} cannot be written to: {why}; no broker is connected to without");
+        Finding::not("state", Verdict::Bad, detail, fix)
+    };
+    match why {
+        WhyNot::ReadOnly(mounted) => bad(
+            format!("what is mounted on {mounted} is read-only"),
+            format!("mount -o remount,rw {mounted}; or --state-dir DIR"),
+        ),
+        WhyNot::InTheWay(file) => bad(
+            format!("{file} is no directory"),
+            format!("mv {file} {file}.old; or --state-dir DIR"),
+        ),
+        WhyNot::Other(words) => bad(
+            words.clone(),
+            "sixxs --state-dir DIR, which root may write to".to_owned(),
+        ),
+        WhyNot::NotAsked => Finding::not(
+            "state",
+            Verdict::Note,
+            format!("not found out whether {directory} can be written to"),
+            "run it as root",
+        ),
+    }
 }

@@ -1,6 +1,6 @@
 use super::{
     brokers::{Clock, Standing},
-    daemon::Daemon,
+    daemon::{Daemon, NotWritable, WhyNot},
     filters::{Does, FilterRule},
     host::{Host, Pins},
     managers::read_networkd,
@@ -60,7 +60,7 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 40] = [
+    let traps: [(&str, Verdict, Trap); 45] = [
         ("configuration", Bad, |f| f.configuration = Some("sixxs.toml:3: unknown key".into())),
         ("kernel", Bad, |f| f.host.release = "5.10.0-30".into()),
         ("ipv6", Bad, |f| f.host.ipv6 = false),
@@ -100,6 +100,11 @@ fn each_trap_is_found_and_has_a_fix() {
         ("clock", Note, |f| f.brokers.clock = Some(Clock { synchronised: Some(false), ..Clock::default() })),
         ("clock", Bad, |f| f.brokers.clock = Some(Clock { refused: vec![("sixxs0".into(), 3)], ..Clock::default() })),
         ("connects", Bad, |f| f.brokers.standings = vec![Standing { name: "192.0.2.1".into(), locked_out_until: Some("2026-01-01T00:00:00Z".into()), has_slot: false }]),
+        ("clock", Bad, |f| f.brokers.clock = Some(Clock { wrong: vec![("sixxs0".into(), "an hour behind".into())], ..Clock::default() })),
+        ("state", Bad, |f| f.daemon.not_writable = Some(NotWritable { directory: "/a/b".into(), why: WhyNot::ReadOnly("/a".into()) })),
+        ("state", Bad, |f| f.daemon.not_writable = Some(NotWritable { directory: "/a/b".into(), why: WhyNot::InTheWay("/a/b".into()) })),
+        ("state", Bad, |f| f.daemon.not_writable = Some(NotWritable { directory: "/a/b".into(), why: WhyNot::Other("no".into()) })),
+        ("state", Note, |f| f.daemon.not_writable = Some(NotWritable { directory: "/a/b".into(), why: WhyNot::NotAsked })),
         ("group", Note, |f| f.daemon.group = Some(("sixxs".into(), false))),
         ("daemon", Bad, |f| f.daemon.silent = Some("no answer".into())),
         ("daemon", Note, |f| f.daemon.not_asked = Some("may not connect".into())),

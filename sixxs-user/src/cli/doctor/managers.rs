@@ -6,10 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{AccessFlags, Group, access};
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, Group, access, geteuid},
+};
 use sixxs_core::{
     config::Config,
-    doctor::managers::{self, Managers, Networkd},
+    doctor::{
+        daemon::{NotWritable, WhyNot},
+        managers::{self, Managers, Networkd},
+    },
 };
 
 use super::read;
@@ -55,10 +61,29 @@ pub(super) fn group(name: &str) -> Option<(String, bool)> {
 }
 
 /// Why a directory cannot be written to, if it cannot: it, or the one that it would be made in.
-pub(super) fn not_writable(directory: &Path) -> Option<(String, String)> {
+pub(super) fn not_writable(directory: &Path) -> Option<NotWritable> {
     let there = directory.ancestors().find(|path| path.exists())?;
-    let error = access(there, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
-    Some((directory.display().to_string(), error.desc().to_owned()))
+    let denied = access(there, AccessFlags::W_OK | AccessFlags::X_OK);
+    let why = match denied.err() {
+        Some(Errno::EROFS) => WhyNot::ReadOnly(mount_point(there)),
+        _ if !there.is_dir() => WhyNot::InTheWay(there.display().to_string()),
+        Some(Errno::EACCES) if !geteuid().is_root() => WhyNot::NotAsked,
+        Some(error) => WhyNot::Other(error.desc().to_owned()),
+        None => return None,
+    };
+    Some(NotWritable {
+        directory: directory.display().to_string(),
+        why,
+    })
+}
+
+/// What a path is mounted by: the longest of the mount points above it (proc_pid_mountinfo(5)).
+fn mount_point(path: &Path) -> String {
+    let mounts = read("/proc/self/mountinfo");
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let above = points.filter(|point| path.starts_with(point));
+    let nearest = above.max_by_key(|point| point.len());
+    nearest.unwrap_or("/").to_owned()
 }
 
 /// Processes in our network namespace: their numbers, and their names as far as the kernel keeps them,

@@ -1,6 +1,8 @@
 //! `sixxs doctor` and the traps that hosts have: each is set, seen, taken away by the fix that is printed,
 //! and not seen any more.
 
+mod host;
+mod managers;
 mod others;
 mod settings;
 mod ways;
@@ -9,7 +11,6 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sixxs_tests::shell;
 
 use crate::setting::Setting;
 
@@ -41,10 +42,9 @@ fn fix(trap: &Value) -> Result<String> {
     Ok(first.unwrap_or(fix).to_owned())
 }
 
-/// Does what a fix says, in a shell of the host.
+/// Does what a fix says, in a shell where the program runs.
 fn apply(setting: &Setting, trap: &Value) -> Result<()> {
-    let mut sh = setting.host().command("sh");
-    shell::capture(sh.args(["-ec", &fix(trap)?]))?;
+    setting.program.shell(&fix(trap)?)?;
     Ok(())
 }
 

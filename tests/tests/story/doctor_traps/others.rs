@@ -15,7 +15,7 @@ use sixxs_tests::topology::Flavour;
 use sixxs_tests::{nft, probe, wait};
 
 use super::{apply, fix, shell_output, trap, traps};
-use crate::setting::Setting;
+use crate::setting::{Setting, mixed_config};
 
 /// A path that carries less than the tunnel promises is measured.
 #[test]
@@ -82,6 +82,42 @@ fn a_clock_that_is_off() -> Result<()> {
         bad()
     };
     wait::until("it is seen", limit, pinged, |bad| *bad == 2)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A broker that is asked about a tunnel compares clocks first.
+#[test]
+fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
+    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let lab = &setting.lab;
+    lab.write_config(&mixed_config(lab, "")?)?;
+    // The machine's own clock may be one that nobody keeps right: a note.
+    let bad = || {
+        let traps = traps(&setting, "clock")?.into_iter();
+        Ok(traps
+            .filter(|trap| trap["verdict"] == "bad")
+            .collect::<Vec<_>>())
+    };
+    lab.tic()?.set_time_ahead(3600);
+    let daemon = setting.start()?;
+    let limit = Duration::from_secs(10);
+    let found = wait::until("it is seen", limit, bad, |bad| !bad.is_empty())?;
+    let [trap] = found.as_slice() else {
+        anyhow::bail!("one tunnel asks its broker: {found:#?}");
+    };
+    let detail = trap["detail"].as_str().context("detail")?;
+    let name = lab.tunnels()[0].plan.interface;
+    assert!(
+        detail.starts_with(name) && detail.contains("s behind the server's"),
+        "{detail}"
+    );
+    assert!(fix(trap)?.starts_with("timedatectl set-ntp true"));
+    // What that does: both clocks are the same.
+    lab.tic()?.set_time_ahead(0);
+    setting.program.ok(&["restart", name])?;
+    setting.is_up()?;
+    assert!(bad()?.is_empty());
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

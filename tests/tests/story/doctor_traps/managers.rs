@@ -1,0 +1,68 @@
+//! Network managers, the real ones, and what they were told.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::beside::network_manager::{self, NetworkManager};
+use sixxs_tests::beside::networkd::{self, Networkd};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, UPLINK};
+use sixxs_tests::wait;
+
+use super::{fix, is_fixed, trap, traps};
+use crate::setting::Setting;
+
+/// It believes what the fix has it read, and so do we.
+#[test]
+fn network_manager_that_was_told_nothing() -> Result<()> {
+    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let keyfiles = [network_manager::uplink()];
+    let mut manager = NetworkManager::new(&setting.lab, &keyfiles)?;
+    manager.start(&[UPLINK])?;
+    setting.program.move_to(manager.mounts());
+    setting.program.add_environment(manager.environment());
+    let left = || {
+        let fields = ["--terse", "--fields", "DEVICE,STATE", "device"];
+        let listed = manager.nmcli(&fields)?;
+        let lines = listed.lines().filter(|line| line.starts_with("sixxs"));
+        Ok(lines.filter(|line| !line.ends_with(":unmanaged")).count())
+    };
+    assert_eq!(left()?, 2);
+    is_fixed(&setting, "NetworkManager", "note")?;
+    let limit = Duration::from_secs(5);
+    wait::until("it leaves the tunnels alone", limit, left, |left| {
+        *left == 0
+    })?;
+    manager.stop()
+}
+
+/// By default it deletes what others made; what the fix writes down is what it goes by.
+#[test]
+fn networkd_that_was_told_nothing() -> Result<()> {
+    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let files = [("10-net0.network", networkd::uplink())];
+    let mut networkd = Networkd::new(&setting.lab, &files)?;
+    networkd.start(&[UPLINK])?;
+    setting.program.move_to(networkd.mounts());
+    let found = trap(&setting, "networkd", "bad")?;
+    // `in FILE: SECTION SETTING and SETTING, then …`.
+    let told = fix(&found)?;
+    let (file, rest) = told
+        .strip_prefix("in ")
+        .and_then(|told| told.split_once(": "))
+        .context("a file")?;
+    let settings = rest.split(", then").next().unwrap_or_default();
+    let lines = settings.replace("] ", "]\n").replace(" and ", "\n");
+    setting.program.shell(&format!(
+        "mkdir -p $(dirname {file}); printf '{lines}\n' > {file}"
+    ))?;
+    assert!(traps(&setting, "networkd")?.is_empty());
+    // Its word on it: what is there stays when it starts with the file.
+    let daemon = setting.start()?;
+    let rules = setting.own_rules()?;
+    assert_eq!(daemon.stop()?, 0);
+    networkd.stop()?;
+    networkd.start(&[UPLINK])?;
+    assert_eq!(setting.own_rules()?, rules);
+    networkd.stop()
+}
