@@ -24,6 +24,13 @@ pub fn has_sit() -> bool {
     Path::new("/sys/module/sit").exists()
 }
 
+/// Whether the kernel has what the old ip6tables asks for (`CONFIG_IP6_NF_IPTABLES_LEGACY`). A module
+/// counts once it is loaded.
+pub fn has_ip6tables() -> bool {
+    let modules = ["/proc/net/ip6_tables_names", "/sys/module/ip6_tables"];
+    modules.iter().any(|path| Path::new(path).exists())
+}
+
 /// Whether the kernel has WireGuard: makes such an interface, in a network namespace that ends with
 /// the question.
 pub fn has_wireguard() -> Result<bool> {

@@ -11,7 +11,6 @@ mod ebpf;
 mod launch;
 mod lint;
 mod metadata;
-mod network_manager;
 mod package;
 mod plan;
 mod privilege;
@@ -23,6 +22,7 @@ mod source;
 mod tests;
 mod toolchain;
 mod units;
+mod unpacked;
 mod vm;
 mod workspace;
 

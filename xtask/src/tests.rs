@@ -7,9 +7,8 @@ use anyhow::Result;
 use clap::Parser;
 
 use crate::{
-    network_manager,
     plan::Needs,
-    privilege, process, product,
+    privilege, process, product, unpacked,
     vm::{self, Extent},
     workspace::Workspace,
 };
@@ -81,16 +80,17 @@ fn on_this_kernel(
     filter: &[String],
 ) -> Result<()> {
     product::build(workspace, Needs::TEST)?;
-    let network_manager = network_manager::get(workspace)?;
     let mut command = workspace.cargo();
+    for program in unpacked::ALL {
+        command.env(program.variable, program.get(workspace)?);
+    }
     command
         .arg("test")
         .args(PACKAGES)
         .args(targets)
         .arg("--no-fail-fast")
         .envs(variables.iter().map(|(name, value)| (name, value)))
-        .env("SIXXS_BIN", workspace.release_binary("sixxs"))
-        .env("SIXXS_NETWORK_MANAGER", network_manager);
+        .env("SIXXS_BIN", workspace.release_binary("sixxs"));
     if !privilege::is_root() {
         // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.
         let path = std::env::var("PATH").unwrap_or_default();

@@ -12,10 +12,19 @@ use super::{Finding, Verdict, managers::is_like};
 pub struct Filters {
     /// Rules that matter, chain by chain in their order.
     pub rules: Vec<FilterRule>,
-    /// Why they could not be listed, if they could not.
-    pub not_listed: Option<String>,
+    /// What could not be listed.
+    pub not_listed: Vec<NotListed>,
     /// The tunnels.
     pub tunnels: Vec<Tunnel>,
+}
+
+/// What could not be listed.
+#[derive(Clone, Debug)]
+pub struct NotListed {
+    /// The command that lists it.
+    pub asked: &'static str,
+    /// Why; `None`: there is something to list, and no such command.
+    pub why: Option<String>,
 }
 
 /// A tunnel.
@@ -30,18 +39,29 @@ pub struct Tunnel {
 /// A rule of a packet filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterRule {
+    /// What it is listed and changed by.
+    pub tool: Tool,
     /// `inet`, `ip6`.
     pub family: String,
     /// Its table.
     pub table: String,
     /// Its chain.
     pub chain: String,
-    /// Its number.
-    pub handle: u64,
+    /// Its handle; of ip6tables its place in the chain, from 1.
+    pub number: u64,
     /// The incoming interfaces that it asks for, if any.
     pub interfaces: Option<Interfaces>,
     /// What it does.
     pub does: Does,
+}
+
+/// What a rule is listed and changed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// nft.
+    Nft,
+    /// One of ip6tables's commands.
+    Ip6tables(&'static str),
 }
 
 /// Incoming interfaces.
@@ -73,22 +93,13 @@ impl FilterRule {
 
 pub(super) fn findings(filters: &Filters) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(why) = &filters.not_listed {
-        findings.push(Finding::not(
-            "filters",
-            Verdict::Note,
-            format!("packet filters were not looked at: {why}"),
-            "run it as root; it asks nft -j list ruleset",
-        ));
-    }
+    findings.extend(filters.not_listed.iter().map(not_listed));
     for (at, rule) in filters.rules.iter().enumerate() {
         if rule.does != Does::DropUnlessStrict {
             continue;
         }
         let earlier = &filters.rules[..at];
-        let same_chain = |other: &&FilterRule| {
-            (&other.family, &other.table, &other.chain) == (&rule.family, &rule.table, &rule.chain)
-        };
+        let same_chain = |other: &&FilterRule| other.home() == rule.home();
         let hits = |tunnel: &&Tunnel| {
             let mut passes = earlier.iter().filter(same_chain);
             let is_excepted = passes.any(|o| o.does == Does::Pass && o.is_for(&tunnel.name));
@@ -100,53 +111,106 @@ pub(super) fn findings(filters: &Filters) -> Vec<Finding> {
     findings
 }
 
+fn not_listed(not_listed: &NotListed) -> Finding {
+    let NotListed { asked, why } = not_listed;
+    let (detail, fix) = match why {
+        Some(why) => (
+            format!("packet filters were not looked at: {why}"),
+            format!("run it as root; it asks {asked}"),
+        ),
+        None => (
+            format!("packet filters of ip6tables were not looked at: there is no {asked}"),
+            "apt-get install iptables".to_owned(),
+        ),
+    };
+    Finding::not("filters", Verdict::Note, detail, fix)
+}
+
 fn finding(rule: &FilterRule, hit: &[&Tunnel]) -> Option<Finding> {
-    let FilterRule {
-        family,
-        table,
-        chain,
-        handle,
-        ..
-    } = rule;
-    let cut_off: Vec<_> = hit.iter().filter(|tunnel| !tunnel.is_led_back).collect();
-    let join = |names: Vec<&str>| names.join(" and ");
-    let place = format!("{family} {table} {chain}");
-    let quoted: Vec<_> = hit.iter().map(|t| format!("\"{}\"", t.name)).collect();
-    let fix = format!(
-        "nft insert rule {place} position {handle} iifname '{{ {} }}' accept{}",
-        quoted.join(", "),
-        if table == "firewalld" {
-            "; for good: IPv6_rpfilter=no in /etc/firewalld/firewalld.conf"
-        } else {
-            ""
-        }
-    );
-    if let [_, ..] = cut_off.as_slice() {
-        let names = cut_off.iter().map(|tunnel| tunnel.name.as_str()).collect();
-        return Some(Finding::not(
-            "filters",
-            Verdict::Bad,
-            format!(
-                "a packet filter ({place}, handle {handle}) drops what comes in by {}, since no rule \
-                 leads the answers there",
-                join(names)
-            ),
-            fix,
-        ));
-    }
-    (!hit.is_empty()).then(|| {
-        let names = hit.iter().map(|tunnel| tunnel.name.as_str()).collect();
-        Finding::not(
-            "filters",
+    let names = |tunnels: &mut dyn Iterator<Item = &&Tunnel>| {
+        let names: Vec<_> = tunnels.map(|tunnel| tunnel.name.as_str()).collect();
+        names.join(" and ")
+    };
+    let cut_off = names(&mut hit.iter().filter(|tunnel| !tunnel.is_led_back));
+    let place = rule.place();
+    let (verdict, detail) = match cut_off.as_str() {
+        _ if hit.is_empty() => return None,
+        "" => (
             Verdict::Note,
             format!(
-                "a packet filter ({place}, handle {handle}) would drop what comes in by {} as soon as \
-                 our rules are missing",
-                join(names)
+                "a packet filter ({place}) would drop what comes in by {} as soon as our rules are \
+                 missing",
+                names(&mut hit.iter())
             ),
-            fix,
-        )
-    })
+        ),
+        names => (
+            Verdict::Bad,
+            format!(
+                "a packet filter ({place}) drops what comes in by {names}, since no rule leads the \
+                 answers there"
+            ),
+        ),
+    };
+    Some(Finding::not(
+        "filters",
+        verdict,
+        detail,
+        rule.exception(hit),
+    ))
+}
+
+impl FilterRule {
+    /// What rules of the same chain have in common.
+    fn home(&self) -> (Tool, &str, &str, &str) {
+        (self.tool, &self.family, &self.table, &self.chain)
+    }
+
+    /// Where it is, for people.
+    fn place(&self) -> String {
+        let Self {
+            family,
+            table,
+            chain,
+            number,
+            ..
+        } = self;
+        match self.tool {
+            Tool::Nft => format!("{family} {table} {chain}, handle {number}"),
+            Tool::Ip6tables(command) => format!("{command} -t {table}, {chain}, rule {number}"),
+        }
+    }
+
+    /// What excepts tunnels from it.
+    fn exception(&self, tunnels: &[&Tunnel]) -> String {
+        let Self {
+            family,
+            table,
+            chain,
+            number,
+            ..
+        } = self;
+        match self.tool {
+            Tool::Nft => {
+                let quoted: Vec<_> = tunnels.iter().map(|t| format!("\"{}\"", t.name)).collect();
+                let names = quoted.join(", ");
+                let for_good = match table.as_str() {
+                    "firewalld" => "; for good: IPv6_rpfilter=no in /etc/firewalld/firewalld.conf",
+                    _ => "",
+                };
+                format!(
+                    "nft insert rule {family} {table} {chain} position {number} iifname \
+                     '{{ {names} }}' accept{for_good}"
+                )
+            }
+            Tool::Ip6tables(command) => {
+                let line = |tunnel: &&Tunnel| {
+                    let name = &tunnel.name;
+                    format!("{command} -t {table} -I {chain} {number} -i {name} -j RETURN")
+                };
+                tunnels.iter().map(line).collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -155,10 +219,11 @@ mod tests {
 
     fn rule(does: Does, interfaces: Option<(bool, &str)>) -> FilterRule {
         FilterRule {
+            tool: Tool::Nft,
             family: "inet".to_owned(),
             table: "t".to_owned(),
             chain: "c".to_owned(),
-            handle: 4,
+            number: 4,
             interfaces: interfaces.map(|(not, name)| Interfaces {
                 not,
                 names: vec![name.to_owned()],
@@ -178,7 +243,7 @@ mod tests {
         let found = |rules: Vec<FilterRule>| {
             let filters = Filters {
                 rules,
-                not_listed: None,
+                not_listed: Vec::new(),
                 tunnels: vec![tunnel("sixxs0", false), tunnel("sixxs1", true)],
             };
             let findings = findings(&filters);
@@ -205,5 +270,8 @@ mod tests {
         let mut elsewhere = pass("sixxs*");
         elsewhere.chain = "d".to_owned();
         assert_eq!(found(vec![elsewhere, strict(None)]), Some(Verdict::Bad));
+        let mut of_another = pass("sixxs*");
+        of_another.tool = Tool::Ip6tables("ip6tables-legacy");
+        assert_eq!(found(vec![of_another, strict(None)]), Some(Verdict::Bad));
     }
 }

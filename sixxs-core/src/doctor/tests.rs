@@ -1,7 +1,7 @@
 use super::{
     brokers::{Clock, Standing},
     daemon::{Daemon, NotWritable, WhyNot},
-    filters::{Does, FilterRule},
+    filters::{Does, FilterRule, NotListed, Tool},
     host::{Host, Pins},
     managers::read_networkd,
     paths::Path,
@@ -60,7 +60,7 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 45] = [
+    let traps: [(&str, Verdict, Trap); 46] = [
         ("configuration", Bad, |f| f.configuration = Some("sixxs.toml:3: unknown key".into())),
         ("kernel", Bad, |f| f.host.release = "5.10.0-30".into()),
         ("ipv6", Bad, |f| f.host.ipv6 = false),
@@ -81,10 +81,11 @@ fn each_trap_is_found_and_has_a_fix() {
         ("icmp rate", Bad, |f| { f.settings.icmp.ratelimit_ms = Some(1); f.settings.icmp.ratemask = Some("0-127".into()); }),
         ("icmp rate", Note, |f| f.settings.icmp.ratelimit_ms = Some(60_000)),
         ("rp_filter", Bad, |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net1".into(), rp_filter: 1, leaves_by: "net0".into() }]),
-        ("filters", Note, |f| f.filters.not_listed = Some("not permitted".into())),
+        ("filters", Note, |f| f.filters.not_listed = vec![NotListed { asked: "nft", why: Some("not permitted".into()) }]),
+        ("filters", Note, |f| f.filters.not_listed = vec![NotListed { asked: "ip6tables-legacy-save", why: None }]),
         ("filters", Bad, |f| {
             f.filters.tunnels = vec![filters::Tunnel { name: "sixxs0".into(), is_led_back: false }];
-            f.filters.rules = vec![FilterRule { family: "inet".into(), table: "firewalld".into(), chain: "filter_PREROUTING".into(), handle: 9, interfaces: None, does: Does::DropUnlessStrict }];
+            f.filters.rules = vec![FilterRule { tool: Tool::Nft, family: "inet".into(), table: "firewalld".into(), chain: "filter_PREROUTING".into(), number: 9, interfaces: None, does: Does::DropUnlessStrict }];
         }),
         ("uplink", Bad, |f| f.ways.uplink = Some(false)),
         ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),

@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::mounts::Mounts;
 use crate::native::write_secret;
 use crate::topology::{HOST, HOST4, TunnelPlan, UPLINK};
-use crate::{shell, wait};
+use crate::{shell, unpacked, wait};
 
 /// Nothing but what has to be in other places, or left alone, in a lab.
 const SETTINGS: &str = "[main]\nplugins=keyfile\ndns=none\nrc-manager=unmanaged\n\n\
@@ -54,7 +54,11 @@ pub struct NetworkManager {
 impl NetworkManager {
     /// With these keyfiles; not yet started.
     pub fn new(lab: &Lab, keyfiles: &[String]) -> Result<Self> {
-        let root = root()?;
+        let root = unpacked::root(
+            "SIXXS_NETWORK_MANAGER",
+            "network-manager",
+            "usr/sbin/NetworkManager",
+        )?;
         let place = Place::new(lab)?;
         for path in ["NetworkManager", "nm/connections", "nm/empty"] {
             make(&place.run(path))?;
@@ -105,12 +109,7 @@ impl NetworkManager {
 
     /// What makes `nmcli` a command like others there.
     pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
-        let path = std::env::var("PATH").unwrap_or_default();
-        let programs = self.root.join("usr/bin");
-        [
-            ("PATH", format!("{}:{path}", programs.display()).into()),
-            ("LD_LIBRARY_PATH", self.libraries()),
-        ]
+        unpacked::environment(&self.root, "bin")
     }
 
     /// `nmcli WORD…`.
@@ -144,34 +143,8 @@ impl NetworkManager {
 
     fn command(&self, program: &str) -> Command {
         let mut command = self.place.command(self.root.join("usr").join(program));
-        command
-            .env("LD_LIBRARY_PATH", self.libraries())
-            .env("LC_ALL", "C");
+        let libraries = unpacked::libraries(&self.root);
+        command.env("LD_LIBRARY_PATH", libraries).env("LC_ALL", "C");
         command
     }
-
-    fn libraries(&self) -> PathBuf {
-        self.root
-            .join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
-    }
-}
-
-/// Where its packages are unpacked; / where it is installed.
-fn root() -> Result<PathBuf> {
-    const PROGRAM: &str = "usr/sbin/NetworkManager";
-    let unpacked = match std::env::var_os("SIXXS_NETWORK_MANAGER") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../target/network-manager"
-        )),
-    };
-    let mut places = [unpacked.clone(), PathBuf::from("/")].into_iter();
-    let found = places.find(|root| root.join(PROGRAM).is_file());
-    found.with_context(|| {
-        format!(
-            "no NetworkManager in {}: `cargo xtask test` gets it",
-            unpacked.display()
-        )
-    })
 }

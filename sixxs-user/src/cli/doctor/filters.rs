@@ -4,28 +4,47 @@ use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
-use sixxs_core::doctor::filters::{Does, FilterRule, Filters, Interfaces, Tunnel};
+use sixxs_core::doctor::filters::{Does, FilterRule, Filters, Interfaces, NotListed, Tool, Tunnel};
 use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
-use super::View;
+use super::{View, ip6tables};
 use crate::netlink::{Question, Way};
 
-/// How long nft may take.
+/// How long it may take.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// How much it may say: a rule set that bans 10,000 addresses takes less.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn filters(view: &View) -> Filters {
-    let (rules, not_listed) = match list().await {
-        Ok(listed) => (read(&listed), None),
-        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+    let (by_nft, legacy, tunnels) = tokio::join!(by_nft(), ip6tables::legacy(), tunnels(view));
+    let mut filters = Filters {
+        tunnels,
+        ..Filters::default()
     };
-    Filters {
-        rules,
-        not_listed,
-        tunnels: tunnels(view).await,
+    for listed in [by_nft, legacy] {
+        match listed {
+            Ok(rules) => filters.rules.extend(rules),
+            Err(not_listed) => filters.not_listed.push(not_listed),
+        }
     }
+    filters
+}
+
+/// What is in nftables. What ip6tables put there it knows best itself, where it is there.
+async fn by_nft() -> Result<Vec<FilterRule>, NotListed> {
+    let listed = list().await.map_err(|error| NotListed {
+        asked: "nft -j list ruleset",
+        why: Some(format!("{error:#}")),
+    })?;
+    let mut rules = read(&listed);
+    if has_xtables(&listed)
+        && let Some(better) = ip6tables::in_nft().await
+    {
+        rules.retain(|rule| rule.family != "ip6" || !better.has_table(&rule.table));
+        rules.extend(better.rules);
+    }
+    Ok(rules)
 }
 
 /// The tunnels that are there, and whether answers to what comes in by them are led back.
@@ -51,8 +70,16 @@ async fn tunnels(view: &View) -> Vec<Tunnel> {
 
 /// What nft lists. Without nft there is nothing of its making.
 async fn list() -> anyhow::Result<Value> {
-    let child = Command::new("nft")
-        .args(["-j", "list", "ruleset"])
+    match output("nft", &["-j", "list", "ruleset"]).await? {
+        Some(listed) => serde_json::from_slice(&listed).context("understand what nft lists"),
+        None => Ok(Value::Null),
+    }
+}
+
+/// What a program that lists something prints; `None`: it is not there.
+pub(super) async fn output(program: &str, arguments: &[&str]) -> anyhow::Result<Option<Vec<u8>>> {
+    let child = Command::new(program)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -60,24 +87,24 @@ async fn list() -> anyhow::Result<Value> {
         .spawn();
     let mut child = match child {
         Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
-        Err(error) => return Err(error).context("run nft"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("run {program}")),
     };
-    let output = child.stdout.take().context("nft has no output")?;
+    let output = child.stdout.take().context("it has no output")?;
     let finished = async {
         let mut listed = Vec::new();
         output.take(MAX_BYTES + 1).read_to_end(&mut listed).await?;
         ensure!(
             listed.len() as u64 <= MAX_BYTES,
-            "nft lists more than {MAX_BYTES} bytes"
+            "{program} lists more than {MAX_BYTES} bytes"
         );
         let status = child.wait().await?;
-        ensure!(status.success(), "nft lists nothing: {status}");
-        serde_json::from_slice(&listed).context("understand what nft lists")
+        ensure!(status.success(), "{program} lists nothing: {status}");
+        Ok(Some(listed))
     };
     match timeout(WITHIN, finished).await {
         Ok(listed) => listed,
-        Err(_) => bail!("nft takes longer than {} s", WITHIN.as_secs()),
+        Err(_) => bail!("{program} takes longer than {} s", WITHIN.as_secs()),
     }
 }
 
@@ -86,6 +113,17 @@ fn read(listed: &Value) -> Vec<FilterRule> {
     let objects = listed["nftables"].as_array();
     let rules = objects.into_iter().flatten().map(|object| &object["rule"]);
     rules.filter_map(rule).collect()
+}
+
+/// Whether there are rules that ip6tables put there.
+fn has_xtables(listed: &Value) -> bool {
+    let objects = listed["nftables"].as_array();
+    let rules = objects.into_iter().flatten().map(|object| &object["rule"]);
+    let mut parts = rules
+        .filter(|rule| rule["family"] == "ip6")
+        .filter_map(|rule| rule["expr"].as_array())
+        .flatten();
+    parts.any(|part| part.get("xt").is_some())
 }
 
 fn rule(rule: &Value) -> Option<FilterRule> {
@@ -117,10 +155,11 @@ fn rule(rule: &Value) -> Option<FilterRule> {
         _ => return None,
     };
     Some(FilterRule {
+        tool: Tool::Nft,
         family,
         table: text("table")?,
         chain: text("chain")?,
-        handle: rule["handle"].as_u64()?,
+        number: rule["handle"].as_u64()?,
         interfaces,
         does,
     })

@@ -3,12 +3,13 @@
 //!
 //! * `managers` – network managers and other processes
 //! * `settings` – sysctls
-//! * `filters` – packet filters, by nft
+//! * `filters`, `ip6tables` – packet filters, by nft and ip6tables
 //! * `ways` – rules, programs, addresses and uplinks
 //! * `brokers` – paths, the clock and the connect limit
 
 mod brokers;
 mod filters;
+mod ip6tables;
 mod managers;
 mod settings;
 mod ways;

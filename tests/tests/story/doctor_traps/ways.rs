@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use sixxs_tests::bpf::{self, Order};
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::{Flavour, UPLINK};
-use sixxs_tests::{kernel, nft, probe};
+use sixxs_tests::{ip6tables, kernel, nft, probe};
 
 use super::{apply, fix, is_fixed, trap, traps};
 use crate::setting::Setting;
@@ -51,6 +51,65 @@ fn a_reverse_path_filter() -> Result<()> {
     )?;
     assert!(traps(&setting, "filters")?.is_empty());
     assert!(ping()?.all_answered());
+    Ok(())
+}
+
+/// The same by ip6tables, whose rules nft does not see, or sees the names of.
+fn a_filter_by_ip6tables(command: &str) -> Result<()> {
+    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let environment = ip6tables::environment(&setting.lab)?;
+    setting.program.add_environment(environment);
+    let sh = |line: &str| setting.program.shell(line);
+    // That asks for any way back, and there is one; and what is said of others is not of ours.
+    sh(&format!(
+        "{command} -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP
+         {command} -t mangle -A PREROUTING -i net+ -m rpfilter --invert -j DROP"
+    ))?;
+    assert!(traps(&setting, "filters")?.is_empty());
+
+    let daemon = setting.start()?;
+    sh(&format!(
+        "{command} -t raw -A PREROUTING -m comment --comment 'to be strict' -m rpfilter --invert -j DROP"
+    ))?;
+    let [tunnel, _] = setting.lab.tunnels();
+    trap(&setting, "filters", "note")?;
+    setting.outside_is_answered(tunnel)?;
+    assert_eq!(daemon.stop()?, 0);
+    setting.delete_own_rules()?;
+    let ping = || probe::ping(setting.lab.outside(), tunnel.plan.address, 3);
+    assert_eq!(ping()?.answered, 0, "it does drop");
+    is_fixed(&setting, "filters", "bad")?;
+    assert!(ping()?.all_answered(), "the programs catch the answers");
+    // Changed by its own command, it can still be listed by that.
+    sh(&format!("{command}-save"))?;
+    Ok(())
+}
+
+#[test]
+fn a_filter_by_ip6tables_in_nftables() -> Result<()> {
+    a_filter_by_ip6tables("ip6tables-nft")
+}
+
+#[test]
+fn a_filter_by_the_old_ip6tables() -> Result<()> {
+    if !kernel::has_ip6tables() {
+        println!("not told: this kernel has no ip_tables for IPv6 of its own");
+        return Ok(());
+    }
+    a_filter_by_ip6tables("ip6tables-legacy")?;
+
+    // With nobody to list them, that is said.
+    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let environment = ip6tables::environment(&setting.lab)?;
+    setting.program.add_environment(environment);
+    setting
+        .program
+        .shell("ip6tables-legacy -t raw -A PREROUTING -m rpfilter --invert -j DROP")?;
+    trap(&setting, "filters", "bad")?;
+    let none = setting.lab.paths().base().to_owned();
+    setting.program.add_environment([("PATH", none)]);
+    let found = trap(&setting, "filters", "note")?;
+    assert_eq!(fix(&found)?, "apt-get install iptables");
     Ok(())
 }
 

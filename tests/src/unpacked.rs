@@ -1,0 +1,37 @@
+//! Owns where programs are that are better not installed: below directories in which `cargo xtask test`
+//! unpacks their packages, or below / all the same.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// The directory of a package, of which this program has to be there; `variable` may name it.
+pub(crate) fn root(variable: &str, package: &str, program: &str) -> Result<PathBuf> {
+    let unpacked = match std::env::var_os(variable) {
+        Some(path) => PathBuf::from(path),
+        None => Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")).join(package),
+    };
+    let mut places = [unpacked.clone(), PathBuf::from("/")].into_iter();
+    let found = places.find(|root| root.join(program).exists());
+    found.with_context(|| {
+        format!(
+            "no {program} in {}: `cargo xtask test` gets it",
+            unpacked.display()
+        )
+    })
+}
+
+/// What makes its programs of `usr/DIRECTORY` commands like others.
+pub(crate) fn environment(root: &Path, directory: &str) -> [(&'static str, PathBuf); 2] {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let programs = root.join("usr").join(directory);
+    [
+        ("PATH", format!("{}:{path}", programs.display()).into()),
+        ("LD_LIBRARY_PATH", libraries(root)),
+    ]
+}
+
+/// Its libraries.
+pub(crate) fn libraries(root: &Path) -> PathBuf {
+    root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
+}
