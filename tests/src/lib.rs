@@ -36,6 +36,7 @@ pub mod nat;
 pub mod native;
 pub mod netns;
 pub mod nft;
+pub mod no_subtrees;
 pub mod offload;
 pub mod own;
 pub mod packets;

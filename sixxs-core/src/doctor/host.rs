@@ -36,6 +36,8 @@ pub struct Host {
 pub struct Pins {
     /// The directory.
     pub directory: String,
+    /// Where a file system for BPF belongs, that it may be on one.
+    pub mount_point: String,
     /// Whether that is on a file system for BPF.
     pub mounted: bool,
     /// Whether this process could mount one.
@@ -119,7 +121,10 @@ fn pins(pins: &Pins) -> Vec<Finding> {
             "pins",
             Verdict::Bad,
             format!("{directory} is on no bpffs, and this process may not mount one"),
-            format!("mount -t bpf bpf {directory}; or run it with CAP_SYS_ADMIN"),
+            format!(
+                "mkdir -p {0}; mount -t bpf bpf {0}; or run it with CAP_SYS_ADMIN",
+                pins.mount_point
+            ),
         ));
     } else if !pins.mounted {
         findings.push(Finding::good(

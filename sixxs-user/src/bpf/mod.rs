@@ -42,7 +42,7 @@ use crate::netlink::{Netlink, tc::Direction};
 pub use decided::decided;
 pub use hook::{Hook, HookChoice};
 pub use remove::remove;
-pub use seen::{Seen, seen_at, seen_pins};
+pub use seen::{Seen, SeenPins, seen_at, seen_pins};
 
 use hook::{Attachments, Found};
 use pins::Pins;

@@ -42,11 +42,7 @@ impl Pins {
     pub(super) fn make(&self) -> anyhow::Result<()> {
         let pin_dir = &self.pin_dir;
         if !on_bpffs(pin_dir) {
-            let point = if pin_dir.starts_with(STANDARD) {
-                Path::new(STANDARD)
-            } else {
-                pin_dir
-            };
+            let point = mount_point(pin_dir);
             fs::create_dir_all(point).with_context(|| format!("create {}", point.display()))?;
             mount(
                 Some("bpf"),
@@ -207,6 +203,15 @@ fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Where the bpffs of a pin directory is mounted, if it is not yet.
+pub(super) fn mount_point(pin_dir: &Path) -> &Path {
+    if pin_dir.starts_with(STANDARD) {
+        Path::new(STANDARD)
+    } else {
+        pin_dir
+    }
 }
 
 /// Whether a path, or the nearest directory above it that exists, is on a bpffs.

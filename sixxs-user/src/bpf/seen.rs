@@ -1,6 +1,6 @@
 //! Who sees the packets of an interface, and what the pin directory is like: without a daemon.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::SchedClassifier;
 use sixxs_core::types::{IfIndex, IfName};
@@ -8,7 +8,7 @@ use sixxs_core::types::{IfIndex, IfName};
 use super::{
     EGRESS, Hook, INGRESS,
     hook::{HANDLE, attach_type},
-    pins::{Pins, on_bpffs},
+    pins::{Pins, mount_point, on_bpffs},
 };
 use crate::netlink::{
     Netlink,
@@ -73,9 +73,23 @@ pub async fn seen_at(
     Ok(seen)
 }
 
-/// Whether a pin directory is on a bpffs, and which other versions of this program left pins there.
-pub fn seen_pins(pin_dir: &Path) -> (bool, Vec<String>) {
+/// What a pin directory is like.
+pub struct SeenPins {
+    /// Whether it is on a bpffs.
+    pub mounted: bool,
+    /// Where one is mounted if not.
+    pub mount_point: PathBuf,
+    /// Which other versions of this program left pins there.
+    pub left: Vec<String>,
+}
+
+/// Looks at a pin directory.
+#[must_use]
+pub fn seen_pins(pin_dir: &Path) -> SeenPins {
     let others = Pins::at(pin_dir).others().unwrap_or_default();
-    let names = others.iter().filter_map(Pins::version).collect();
-    (on_bpffs(pin_dir), names)
+    SeenPins {
+        mounted: on_bpffs(pin_dir),
+        mount_point: mount_point(pin_dir).to_owned(),
+        left: others.iter().filter_map(Pins::version).collect(),
+    }
 }

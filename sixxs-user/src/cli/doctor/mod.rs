@@ -37,7 +37,8 @@ use sixxs_core::{
 use super::show;
 use crate::{
     api::Status,
-    bpf, client, config_file, kernel,
+    bpf::{self, SeenPins},
+    client, config_file, kernel,
     netlink::{Netlink, Scope},
     paths::Paths,
 };
@@ -203,7 +204,11 @@ fn has_native(config: &Config) -> bool {
 }
 
 fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host {
-    let (mounted, left) = bpf::seen_pins(&paths.pin_dir);
+    let SeenPins {
+        mounted,
+        mount_point,
+        left,
+    } = bpf::seen_pins(&paths.pin_dir);
     let has_subtrees = |config: &Config| config.rule_mode == RuleMode::Subtrees;
     let carriers = status.iter().flat_map(|status| &status.tunnels);
     let mut six_in_four = carriers.filter(|tunnel| tunnel.kind.starts_with("6in4"));
@@ -220,6 +225,7 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
             .any(|line| line.ends_with("\tbpf")),
         pins: Pins {
             directory: paths.pin_dir.display().to_string(),
+            mount_point: mount_point.display().to_string(),
             mounted,
             mountable: has_sys_admin(),
             // A daemon has taken them over.

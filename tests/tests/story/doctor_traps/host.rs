@@ -2,17 +2,22 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::mounts::Mounts;
+use sixxs_tests::no_subtrees;
 use sixxs_tests::program::{Hook, finish};
 use sixxs_tests::topology::Flavour;
 
-use super::{fix, is_fixed, trap, traps};
+use super::{apply, fix, is_fixed, trap, traps};
 use crate::setting::Setting;
+
+const SUBTREES: &str = "rule_mode = \"subtrees\"\n";
 
 /// What another version pinned is taken over by this one's daemon, or removed.
 #[test]
@@ -34,6 +39,57 @@ fn pins_of_another_version() -> Result<()> {
         }
         assert!(traps(&setting, "pins")?.is_empty());
     }
+    Ok(())
+}
+
+/// What `rule_mode = "subtrees"` is made of may not be there.
+#[test]
+fn a_kernel_without_subtrees() -> Result<()> {
+    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, SUBTREES)?;
+    let found = || {
+        let mut doctor = setting.program.command(&["doctor", "--json"]);
+        let refused = no_subtrees::see(&mut doctor)?;
+        let found = found_by(&mut doctor, "subtrees")?;
+        anyhow::Ok((found, refused.load(Ordering::Relaxed)))
+    };
+    // The kernel that there is has them.
+    assert!(traps(&setting, "subtrees")?.is_empty());
+    let (trap, refused) = found()?;
+    let trap = trap.context("nothing is found")?;
+    assert_eq!((&trap["verdict"], refused), (&"bad".into(), 1), "{trap:#}");
+
+    // A daemon says it, and has no problem any more with the fix.
+    let mut run = setting.program.command(&["run"]);
+    let refused = no_subtrees::see(&mut run)?;
+    let daemon = setting.program.spawn_as(run)?;
+    let status = setting
+        .program
+        .status_until("it is said", |status| !status.problems.is_empty())?;
+    let refusals = status.problems.iter();
+    assert!(
+        refusals
+            .clone()
+            .all(|problem| problem.contains("Invalid argument")),
+        "{status:#?}"
+    );
+    assert!(refused.load(Ordering::Relaxed) > 0);
+    // What it cannot lead the programs catch.
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
+    let fixed = fix(&trap)?;
+    let line = fixed.split(", or").next().unwrap_or_default();
+    let config = setting.lab.config(&format!("{line}\n"));
+    setting.lab.write_config(&config)?;
+    setting.program.ok(&["reload"])?;
+    setting.is_up()?;
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
+    setting.nothing_went_astray()?;
+    assert!(setting.program.status()?.problems.is_empty());
+    assert_eq!(found()?, (None, 0));
+    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
@@ -86,16 +142,58 @@ fn a_state_directory_that_is_not_for_who_asks() -> Result<()> {
     fs::create_dir(setting.lab.paths().state())?;
     // There are no secrets in it.
     fs::set_permissions(setting.lab.paths().config(), Permissions::from_mode(0o644))?;
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let found = found_as(&setting, &nobody, "state")?.context("it is not said")?;
+    assert_eq!(found["verdict"], "note", "{found:#}");
+    Ok(())
+}
+
+/// Who may not mount has nothing to pin to; that somebody else mounts it is enough.
+#[test]
+fn a_place_for_pins_that_may_not_be_mounted() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let less = ["--bounding-set=-sys_admin"];
+    assert!(traps(&setting, "pins")?.is_empty());
+    let found = found_as(&setting, &less, "pins")?.context("it is not said")?;
+    assert_eq!(found["verdict"], "bad", "{found:#}");
+    apply(&setting, &found)?;
+    assert_eq!(found_as(&setting, &less, "pins")?, None);
+    Ok(())
+}
+
+/// Native tunnels come out of TUN devices.
+#[test]
+fn no_tun_devices() -> Result<()> {
+    let spec = Spec::native([Kind::Ayiya, Kind::Ayiya]);
+    let mut setting = Setting::of(spec, Hook::Auto, "")?;
+    setting.program.move_to(Mounts::new(setting.host(), &[])?);
+    assert!(traps(&setting, "tun")?.is_empty());
+    setting.program.shell("mount -t tmpfs none /dev/net")?;
+    let found = trap(&setting, "tun", "bad")?;
+    assert!(fix(&found)?.contains("pass /dev/net/tun on to it"));
+    // As who runs a container does, or udev once there is the module.
+    setting.program.shell("mknod /dev/net/tun c 10 200")?;
+    assert!(traps(&setting, "tun")?.is_empty());
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// What setpriv(1) with these options finds that is not as it should be.
+fn found_as(setting: &Setting, options: &[&str], about: &str) -> Result<Option<Value>> {
     let mut doctor = setting.host().command("setpriv");
     setting.program.dress(&mut doctor);
     doctor
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(options)
         .arg(setting.program.binary())
         .args(["doctor", "--json"]);
-    let report: Value = serde_json::from_str(&finish(&mut doctor)?.stdout)?;
+    found_by(&mut doctor, about)
+}
+
+fn found_by(doctor: &mut Command, about: &str) -> Result<Option<Value>> {
+    let report: Value = serde_json::from_str(&finish(doctor)?.stdout)?;
     let findings = report["findings"].as_array().context("findings")?;
-    let state = findings.iter().find(|finding| finding["about"] == "state");
-    let state = state.with_context(|| format!("{report:#}"))?;
-    assert_eq!(state["verdict"], "note", "{state:#}");
-    Ok(())
+    let is_it = |finding: &&Value| finding["about"] == about && finding["verdict"] != "good";
+    Ok(findings.iter().find(is_it).cloned())
 }

@@ -151,6 +151,27 @@ fn a_duplicate_address() -> Result<()> {
     is_fixed(&setting, "address", "bad")
 }
 
+/// One that new connections are not to be made from answers all the same.
+#[test]
+fn a_deprecated_address_is_no_trap() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let (address, interface) = (tunnel.plan.address, tunnel.plan.interface);
+    setting.host().sh(&format!(
+        "ip -6 address change {address}/64 dev {interface} preferred_lft 0"
+    ))?;
+    let deprecated = setting
+        .host()
+        .sh("ip -6 -oneline address show deprecated")?;
+    assert!(deprecated.contains(&address.to_string()), "{deprecated}");
+    assert!(traps(&setting, "address")?.is_empty());
+    setting.outside_is_answered(tunnel)?;
+    setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
 /// What the programs could not do is said without a daemon as well.
 #[test]
 fn an_uplink_that_is_not_there() -> Result<()> {
