@@ -26,8 +26,8 @@ pub struct Pending {
     pub at_ns: u64,
     /// Slot of the tunnel that it came by.
     pub slot: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1: `at_ns` is exact, and the time of the reply is wanted; 0: `at_ns` is that of the last tick.
+    pub is_timed: u32,
 }
 
 const _: () = assert!(size_of::<Pending>() == 24);
@@ -44,29 +44,38 @@ pub enum Watched {
 }
 
 impl Pending {
-    /// Remembers a request here.
+    /// Remembers a request here, which came at the last tick.
     #[inline(always)]
-    pub fn watch(&mut self, tag: u64, slot: u32, now_ns: u64) -> Watched {
-        let waits = self.tag != 0 && now_ns.wrapping_sub(self.at_ns) < PATIENCE_NS;
+    pub fn watch(&mut self, tag: u64, slot: u32, tick_ns: u64) -> Watched {
+        // What came since the last tick came after it.
+        let waits = self.tag != 0 && self.at_ns.wrapping_add(PATIENCE_NS) > tick_ns;
         let watched = match waits {
             true if self.tag == tag => return Watched::Again,
             true => Watched::Instead(self.slot),
             false => Watched::New,
         };
         self.tag = tag;
-        self.at_ns = now_ns;
+        self.at_ns = tick_ns;
         self.slot = slot;
+        self.is_timed = 0;
         watched
     }
 
-    /// Takes a request out whose reply has come: how long that took, and the slot of its tunnel.
+    /// The request came at this time exactly, and how long its reply takes is of interest.
     #[inline(always)]
-    pub fn answer(&mut self, tag: u64, now_ns: u64) -> Option<(u64, u32)> {
-        if self.tag != tag {
-            return None;
+    pub fn time(&mut self, now_ns: u64) {
+        self.at_ns = now_ns;
+        self.is_timed = 1;
+    }
+
+    /// Takes a request out whose reply has come; false: it is another's place.
+    #[inline(always)]
+    pub fn answer(&mut self, tag: u64) -> bool {
+        let is_answer = self.tag == tag;
+        if is_answer {
+            self.tag = 0;
         }
-        self.tag = 0;
-        Some((now_ns.wrapping_sub(self.at_ns), self.slot))
+        is_answer
     }
 }
 
@@ -77,14 +86,20 @@ impl Pending {
 pub const fn tag(local: Address, remote: Address, message: u32) -> u64 {
     // 2^64 divided by the golden ratio, as in `Address::place_among`.
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    const fn mix(state: u64, word: u64) -> u64 {
-        let mixed = (state ^ word).wrapping_mul(GOLDEN);
-        mixed ^ (mixed >> 29)
-    }
+    // Powers of it; a processor multiplies by several at a time.
+    const SQUARE: u64 = GOLDEN.wrapping_mul(GOLDEN);
+    const CUBE: u64 = SQUARE.wrapping_mul(GOLDEN);
+    const FOURTH: u64 = CUBE.wrapping_mul(GOLDEN);
+    const FIFTH: u64 = FOURTH.wrapping_mul(GOLDEN);
     let [a, b] = local.words();
     let [c, d] = remote.words();
-    let state = mix(mix(mix(mix(GOLDEN, a), b), c), d);
-    mix(state, message as u64).wrapping_mul(GOLDEN) | 1
+    let sum = a
+        .wrapping_mul(FIFTH)
+        .wrapping_add(b.wrapping_mul(FOURTH))
+        .wrapping_add(c.wrapping_mul(CUBE))
+        .wrapping_add(d.wrapping_mul(SQUARE))
+        .wrapping_add((message as u64).wrapping_mul(GOLDEN));
+    (sum ^ (sum >> 29)).wrapping_mul(GOLDEN) | 1
 }
 
 /// The place of a tag.
@@ -95,7 +110,8 @@ pub const fn place(tag: u64) -> u32 {
     highest >> (u32::BITS - PLACES.ilog2())
 }
 
-/// How long replies took, of one tunnel and on one processor: numbers of replies by [`bucket`], and the sum of all times.
+/// How long replies took, of one tunnel and on one processor, to requests that were timed
+/// ([`Pending::is_timed`]): numbers of replies by [`bucket`], and the sum of all times.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Times {
@@ -163,12 +179,17 @@ mod tests {
     fn a_reply_takes_its_request_out_once() {
         let tag = tag(address(1), address(2), 7);
         let mut place = Pending::default();
-        assert_eq!(place.answer(tag, 5), None);
+        assert!(!place.answer(tag));
         assert_eq!(place.watch(tag, 3, 100), Watched::New);
-        assert_eq!(place.watch(tag, 3, 110), Watched::Again);
-        assert_eq!(place.answer(tag ^ 2, 140), None);
-        assert_eq!(place.answer(tag, 140), Some((40, 3)));
-        assert_eq!(place.answer(tag, 150), None);
+        place.time(105);
+        // The last tick was before that.
+        assert_eq!(place.watch(tag, 3, 100), Watched::Again);
+        assert!(!place.answer(tag ^ 2));
+        assert_eq!((place.at_ns, place.slot, place.is_timed), (105, 3, 1));
+        assert!(place.answer(tag));
+        assert!(!place.answer(tag));
+        assert_eq!(place.watch(tag, 3, 200), Watched::New);
+        assert_eq!((place.at_ns, place.is_timed), (200, 0));
     }
 
     #[test]

@@ -278,37 +278,53 @@ pub enum Echo {
     Reply,
 }
 
-/// The echo message in a packet, if it is one.
-#[inline(always)]
-pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Echo> {
-    match ipv6.next_header {
-        // Most of all packets, seen at a glance.
-        TCP | UDP => None,
-        ICMPV6 => echo_kind(packet.load(ipv6.offset + IPV6_HEADER_BYTES)?),
-        header if is_extension(header) => echo_behind_extensions(packet, header, ipv6.offset),
-        _ => None,
-    }
+/// An echo message, as far as the packet has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EchoMessage {
+    /// Which of the two.
+    pub kind: Echo,
+    /// Its identifier and sequence number as they stand there (RFC 4443 §4.1), in one; `None` where the
+    /// packet ends before.
+    pub number: Option<u32>,
 }
 
-/// Not inlined: rare, and costly to the verifier. It is given numbers, not the header, which then
-/// need not be kept in memory on the common path.
+/// The echo message in a packet, if it is one.
+#[inline(always)]
+pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<EchoMessage> {
+    let offset = match ipv6.next_header {
+        // Most of all packets, seen at a glance.
+        TCP | UDP => return None,
+        ICMPV6 => ipv6.offset + IPV6_HEADER_BYTES,
+        header if is_extension(header) => icmpv6_behind_extensions(packet, header, ipv6.offset)?,
+        _ => return None,
+    };
+    let Some([kind, _, _, _, number @ ..]) = packet.load::<8>(offset) else {
+        let [kind, ..] = packet.load::<4>(offset)?;
+        let kind = echo_kind(kind)?;
+        return Some(EchoMessage { kind, number: None });
+    };
+    Some(EchoMessage {
+        kind: echo_kind(kind)?,
+        number: Some(u32::from_ne_bytes(number)),
+    })
+}
+
+/// Where an ICMPv6 message begins. Not inlined: rare, and costly to the verifier. It is given numbers, not
+/// the header, which then need not be kept in memory on the common path.
 #[cold]
 #[inline(never)]
-fn echo_behind_extensions<P: Packet + ?Sized>(
+fn icmpv6_behind_extensions<P: Packet + ?Sized>(
     packet: &P,
     next_header: u8,
     offset: u32,
-) -> Option<Echo> {
+) -> Option<u32> {
     let transport = walk(packet, next_header, offset)?;
-    if transport.protocol != ICMPV6 || !transport.present {
-        return None;
-    }
-    echo_kind(packet.peek(transport.offset)?)
+    (transport.protocol == ICMPV6 && transport.present).then_some(transport.offset)
 }
 
 #[inline(always)]
-const fn echo_kind(message: [u8; 4]) -> Option<Echo> {
-    match message[0] {
+const fn echo_kind(kind: u8) -> Option<Echo> {
+    match kind {
         ECHO_REQUEST => Some(Echo::Request),
         ECHO_REPLY => Some(Echo::Reply),
         _ => None,
@@ -384,7 +400,8 @@ pub(crate) mod tests {
             assert_eq!(ipv6.offset, offset, "{name}");
             assert_eq!(ipv6.source.octets(), SOURCE, "{name}");
             assert_eq!(ipv6.destination.octets(), DESTINATION, "{name}");
-            assert_eq!(echo(bytes.as_slice(), &ipv6), Some(Echo::Request), "{name}");
+            let kind = echo(bytes.as_slice(), &ipv6).map(|message| message.kind);
+            assert_eq!(kind, Some(Echo::Request), "{name}");
         }
     }
 

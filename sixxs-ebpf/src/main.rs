@@ -25,7 +25,7 @@ use sixxs_common::{
     address::Address,
     decide::{Exit, Verdict, decide},
     layout::ROLE_TUNNEL,
-    packet::{self, Echo, Ipv6},
+    packet::{self, Echo, EchoMessage, Ipv6},
     stat::Stat,
 };
 
@@ -60,18 +60,29 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let (stat, action) = match (verdict, &ipv6) {
         (Verdict::OtherProtocol, _) => (Stat::VerdictOther, NEXT),
         (Verdict::NotOurs, _) => (Stat::VerdictNotOurs, NEXT),
-        (Verdict::Exempt, _) => (Stat::VerdictExempt, NEXT),
+        (Verdict::Exempt, Ok(ipv6)) => {
+            proof::elsewhere(&frame, ipv6);
+            (Stat::VerdictExempt, NEXT)
+        }
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
         (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
             Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
             Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
             Treated::TooBig => (Stat::VerdictTooBig, SHOT),
-            Treated::Dropped => (Stat::VerdictDropped, SHOT),
-            Treated::Observed => (Stat::VerdictObserved, NEXT),
+            Treated::Dropped => {
+                proof::elsewhere(&frame, ipv6);
+                (Stat::VerdictDropped, SHOT)
+            }
+            Treated::Observed => {
+                proof::elsewhere(&frame, ipv6);
+                (Stat::VerdictObserved, NEXT)
+            }
         },
-        // A leak without a header is none: the decision never says so.
-        (Verdict::Unparsed, _) | (Verdict::Leak(_), Err(_)) => (Stat::VerdictUnparsed, NEXT),
+        // Without a header it is neither exempt nor a leak: the decision never says so.
+        (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_), Err(_)) => {
+            (Stat::VerdictUnparsed, NEXT)
+        }
     };
     slot.add(stat, 1);
     if action == NEXT {
@@ -81,13 +92,18 @@ fn sixxs_egress(context: TcContext) -> i32 {
         );
         if let (ROLE_TUNNEL, Ok(ipv6)) = (interface.role, &ipv6) {
             let echo = count_echo(&frame, ipv6, slot, &OUT);
-            if let (Some(Echo::Reply), Verdict::Own) = (echo, verdict) {
-                proof::left(&frame, ipv6);
+            if let (
+                Some(CountedEcho {
+                    kind: Echo::Reply,
+                    number: Some(number),
+                    ..
+                }),
+                Verdict::Own,
+            ) = (echo, verdict)
+            {
+                proof::left(ipv6, number);
             }
         }
-    }
-    if let (Verdict::Exempt | Verdict::Leak(_), NEXT | SHOT, Ok(ipv6)) = (verdict, action, &ipv6) {
-        proof::elsewhere(&frame, ipv6);
     }
     action
 }
@@ -110,8 +126,14 @@ fn sixxs_ingress(context: TcContext) -> i32 {
                 slot.add(Stat::InOwnSource, 1);
                 return SHOT;
             }
-            if count_echo(&frame, &ipv6, slot, &IN) == Some(Echo::Request) {
-                proof::came(&frame, &ipv6);
+            if let Some(request) = count_echo(&frame, &ipv6, slot, &IN)
+                && request.kind == Echo::Request
+            {
+                let tables = maps::InKernel {
+                    slot,
+                    generation: interface.generation,
+                };
+                proof::came(interface, &tables, &ipv6, &request);
             }
             if steer::to_uplink(&frame, interface, &ipv6) {
                 slot.add(Stat::InSteered, 1);
@@ -146,16 +168,32 @@ const OUT: EchoStats = EchoStats {
     last_reply: Stat::LastReplyOut,
 };
 
+/// An echo message that was counted.
+struct CountedEcho {
+    kind: Echo,
+    /// As [`packet::EchoMessage::number`].
+    number: Option<u32>,
+    /// The clock's last tick.
+    tick_ns: u64,
+    /// Whether it is the first of its kind since then, by this interface and on this processor.
+    is_first: bool,
+}
+
 #[inline(always)]
-fn count_echo(frame: &Frame, ipv6: &Ipv6, slot: Slot, stats: &EchoStats) -> Option<Echo> {
-    let echo = packet::echo(frame, ipv6)?;
-    let (count, last) = match echo {
+fn count_echo(frame: &Frame, ipv6: &Ipv6, slot: Slot, stats: &EchoStats) -> Option<CountedEcho> {
+    let EchoMessage { kind, number } = packet::echo(frame, ipv6)?;
+    let (count, last) = match kind {
         Echo::Request => (stats.requests, stats.last_request),
         Echo::Reply => (stats.replies, stats.last_reply),
     };
     slot.add(count, 1);
-    slot.set(last, frame::now_ns());
-    Some(echo)
+    let tick_ns = frame::now_ns();
+    Some(CountedEcho {
+        kind,
+        number,
+        tick_ns,
+        is_first: slot.renew(last, tick_ns),
+    })
 }
 
 #[cfg(target_arch = "bpf")]

@@ -76,6 +76,16 @@ impl Slot {
         }
     }
 
+    /// Stores a point in time; whether it is another than before.
+    #[inline(always)]
+    pub(crate) fn renew(self, stat: Stat, value: u64) -> bool {
+        // SAFETY: as in `add`.
+        unsafe {
+            let before = core::mem::replace(&mut (*self.state).counters[stat.index()], value);
+            before != value
+        }
+    }
+
     /// Stores a point in time.
     #[inline(always)]
     pub(crate) fn set(self, stat: Stat, value: u64) {

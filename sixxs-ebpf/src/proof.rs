@@ -1,88 +1,79 @@
 //! The proof that a tunnel answers: echo requests that came in by it are paired with replies that leave.
 
-use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
-    address::Address,
     decide::Tables as _,
     echo::{self, Watched},
-    packet::{self, Echo, Ipv6, Packet as _},
+    layout::Interface,
+    packet::{self, Echo, EchoMessage, Ipv6},
     stat::Stat,
 };
 
 use crate::{
+    CountedEcho,
     frame::{self, Frame},
     maps,
 };
 
-/// A request came in by a tunnel.
+/// A request came in by a tunnel: the reply to it is waited for. What is behind this host, in a routed
+/// prefix, may not be there at all: of it nothing is expected.
+///
+/// How long the reply takes is of interest where the request is the first since the last tick of the
+/// clock: the exact clock costs more than all else here.
 #[inline(always)]
-pub(crate) fn came(frame: &Frame, ipv6: &Ipv6) {
-    sixxs_echo(frame.context().as_ptr().cast(), ipv6.offset, CAME);
+pub(crate) fn came(
+    interface: &Interface,
+    tables: &maps::InKernel,
+    ipv6: &Ipv6,
+    request: &CountedEcho,
+) {
+    let Some(number) = request.number else {
+        return;
+    };
+    match tables.source(ipv6.destination) {
+        Some(source) if source.is_address() && source.slot() == interface.slot => {}
+        _ => return,
+    }
+    let tag = echo::tag(ipv6.destination, ipv6.source, number);
+    sixxs_asked(
+        tag,
+        interface.slot,
+        request.tick_ns,
+        request.is_first.into(),
+    );
 }
 
 /// A reply leaves by the tunnel that its source belongs to.
 #[inline(always)]
-pub(crate) fn left(frame: &Frame, ipv6: &Ipv6) {
-    sixxs_echo(frame.context().as_ptr().cast(), ipv6.offset, LEFT);
+pub(crate) fn left(ipv6: &Ipv6, number: u32) {
+    sixxs_replied(echo::tag(ipv6.source, ipv6.destination, number), 1);
 }
 
 /// A packet leaves, or was dropped, elsewhere than in the tunnel that its source belongs to.
 #[inline(always)]
 pub(crate) fn elsewhere(frame: &Frame, ipv6: &Ipv6) {
-    if packet::echo(frame, ipv6) == Some(Echo::Reply) {
-        sixxs_echo(frame.context().as_ptr().cast(), ipv6.offset, ELSEWHERE);
+    if let Some(EchoMessage {
+        kind: Echo::Reply,
+        number: Some(number),
+    }) = packet::echo(frame, ipv6)
+    {
+        sixxs_replied(echo::tag(ipv6.source, ipv6.destination, number), 0);
     }
 }
 
-const CAME: u32 = 0;
-const LEFT: u32 = 1;
-const ELSEWHERE: u32 = 2;
+// Global functions to the kernel, which verifies each by itself, and so once. What they return says
+// nothing: the kernel wants a number.
 
-/// What [`came`], [`left`] and [`elsewhere`] do with an echo message whose IPv6 header is at `offset`.
-///
-/// A global function to the kernel, for the reasons of `sixxs_leak`. What it returns says nothing:
-/// the kernel wants a number.
+/// Waits for the reply to a request that came by the tunnel in this slot at the last tick; 1: its time is
+/// of interest.
 #[cold]
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sixxs_echo(skb: *mut __sk_buff, offset: u32, what: u32) -> u32 {
-    let frame = &Frame::new(TcContext::new(skb));
-    // None of this is ever missing: it was there a moment ago.
-    if let Some(ipv6) = packet::ipv6_again(frame, offset)
-        && let Some(upper) = packet::transport(frame, &ipv6)
-        && let Some(message) = frame.peek(upper.offset + 4)
-    {
-        let message = u32::from_ne_bytes(message);
-        match what {
-            CAME => watch(frame, ipv6.destination, ipv6.source, message),
-            _ => answer(ipv6.source, ipv6.destination, message, what == LEFT),
-        }
-    }
-    0
-}
-
-/// Waits for the reply to a request for an address of the tunnel that it came by. What is behind this
-/// host, in a routed prefix, may not be there at all: of it nothing is expected.
-#[inline(always)]
-fn watch(frame: &Frame, local: Address, remote: Address, message: u32) {
-    let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
-        return; // never, as above
+extern "C" fn sixxs_asked(tag: u64, tunnel: u32, tick: u64, is_timed: u32) -> u32 {
+    let (Some(slot), Some(pending)) = (maps::slot(tunnel), maps::pending(tag)) else {
+        return 0; // never: both are below the numbers of them
     };
-    let tables = maps::InKernel {
-        slot,
-        generation: interface.generation,
-    };
-    match tables.source(local) {
-        Some(source) if source.is_address() && source.slot() == interface.slot => {}
-        _ => return,
-    }
-    let now = frame::exactly_now_ns();
-    let tag = echo::tag(local, remote, message);
-    let Some(pending) = maps::pending(tag) else {
-        return; // never: a place is below their number
-    };
-    match pending.watch(tag, interface.slot, now) {
-        Watched::Again => return,
+    match pending.watch(tag, tunnel, tick) {
+        Watched::Again => return 0,
         Watched::New => {}
         Watched::Instead(other) => {
             if let Some(other) = maps::slot(other) {
@@ -90,31 +81,42 @@ fn watch(frame: &Frame, local: Address, remote: Address, message: u32) {
             }
         }
     }
+    if is_timed != 0 {
+        pending.time(frame::exactly_now_ns());
+    }
     slot.add(Stat::EchoWatched, 1);
-    if let Some(state) = maps::state(interface.slot)
+    if let Some(state) = maps::state(tunnel)
         && state.watched_ns == 0
     {
-        state.watched_ns = now;
+        state.watched_ns = tick;
     }
+    0
 }
 
-/// A reply: the request is answered, or is not and never will be.
-#[inline(always)]
-fn answer(local: Address, remote: Address, message: u32, by_tunnel: bool) {
-    let now = frame::exactly_now_ns();
-    let tag = echo::tag(local, remote, message);
-    let Some((took, tunnel)) = maps::pending(tag).and_then(|pending| pending.answer(tag, now))
-    else {
-        return;
+/// A reply, 1: by the tunnel: the request is answered, or is not and never will be.
+#[cold]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sixxs_replied(tag: u64, by_tunnel: u32) -> u32 {
+    let Some(pending) = maps::pending(tag) else {
+        return 0; // never, as above
     };
-    let Some(slot) = maps::slot(tunnel) else {
-        return; // never: it was one when it was written
-    };
-    if by_tunnel {
-        slot.add(Stat::EchoAnswered, 1);
-        slot.set(Stat::LastAnswer, now);
-        maps::add_time(tunnel, took);
-    } else {
-        slot.add(Stat::EchoAstray, 1);
+    if !pending.answer(tag) {
+        return 0;
     }
+    let tunnel = pending.slot;
+    let Some(slot) = maps::slot(tunnel) else {
+        return 0; // never: it was one when it was written
+    };
+    if by_tunnel == 0 {
+        slot.add(Stat::EchoAstray, 1);
+        return 0;
+    }
+    slot.add(Stat::EchoAnswered, 1);
+    slot.set(Stat::LastAnswer, frame::now_ns());
+    if pending.is_timed != 0 {
+        let took = frame::exactly_now_ns().wrapping_sub(pending.at_ns);
+        maps::add_time(tunnel, took);
+    }
+    0
 }

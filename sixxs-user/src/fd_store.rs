@@ -74,7 +74,7 @@ impl FdStore {
             None
         });
         let is_wanted = |key: &str| {
-            let mut wanted = names.iter().flat_map(|name| both(name));
+            let mut wanted = names.iter().flat_map(both);
             wanted.any(|wanted| wanted == key)
         };
         let unwanted: Vec<_> = held.extract_if(|key, _| !is_wanted(key)).collect();

@@ -1,6 +1,7 @@
 //! Echo requests and replies through the kernel programs: which are paired, and what is proved by it.
 
 use std::net::Ipv6Addr;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -19,6 +20,9 @@ const OUTSIDE: &str = "2001:db8:ffff::9";
 const OWN: &str = "2001:db8:a::2";
 const IN_PREFIX: &str = "2001:db8:aa::2";
 const OTHER: &str = "2001:db8:b::2";
+
+/// The longest between two ticks of any kernel's clock, and some more.
+const TICK: Duration = Duration::from_millis(15);
 
 fn address(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
@@ -87,6 +91,7 @@ fn a_reply_is_paired_with_its_request_once() -> Result<()> {
     assert_eq!(counted(&programs)?, Counted::default());
 
     comes(&programs, OWN, 1)?;
+    sleep(TICK);
     comes(&programs, OWN, 2)?;
     // The same once more is no other one.
     comes(&programs, OWN, 1)?;
@@ -122,6 +127,21 @@ fn a_reply_is_paired_with_its_request_once() -> Result<()> {
     let half = median(&times).context("two replies")?;
     assert!(half < Duration::from_secs(5), "{half:?}");
     assert!(times.sum_ns > 0);
+    Ok(())
+}
+
+#[test]
+fn of_many_at_a_time_one_is_timed() -> Result<()> {
+    let programs = loaded(&at_tunnel()?)?;
+    let first = slot(&programs)?;
+    let all: u32 = 1000;
+    for number in 0..all {
+        comes(&programs, OWN, number)?;
+        leaves(&programs, OWN, number)?;
+    }
+    assert_eq!(counted(&programs)?.answered, u64::from(all));
+    let timed: u64 = programs.kernel.times(first)?.replies.iter().sum();
+    assert!((1..u64::from(all) / 2).contains(&timed), "{timed}");
     Ok(())
 }
 

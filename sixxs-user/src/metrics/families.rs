@@ -245,7 +245,8 @@ impl Page {
         )?;
         families.family(
             "sixxs_tunnel_reply_duration_seconds",
-            "From an echo request to its reply, inside this host",
+            "From an echo request to its reply, inside this host; of many between two ticks of the \
+             kernel's clock, the first on each processor",
             MetricType::Histogram,
             |mut metric| {
                 for (tunnel, page) in tunnels() {
