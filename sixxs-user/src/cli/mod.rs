@@ -4,6 +4,7 @@ mod aiccu;
 mod check;
 mod doctor;
 mod explain;
+mod learned;
 mod show;
 mod top;
 

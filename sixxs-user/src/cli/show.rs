@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use sixxs_core::routing::{Desired, diff};
 
-use super::UNHEALTHY;
+use super::{UNHEALTHY, learned};
 use crate::{
     api::{Alert, Counters, Plan, Status},
     client, config_file,
@@ -76,6 +76,7 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
         Ok(plan) => plan,
         Err(_) => {
             let config = config_file::read(&paths.config)?;
+            let config = learned::overlaid(&config, paths, None).await;
             let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }

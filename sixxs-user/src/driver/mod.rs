@@ -86,15 +86,7 @@ impl Services {
 
     /// What is known from before of tunnels that brokers were asked about.
     pub async fn known(&self, config: &Config) -> BTreeMap<IfName, Learned> {
-        let mut known = BTreeMap::new();
-        for Tunnel { name, kind, .. } in &config.tunnels {
-            if let Kind::Account(account) = kind
-                && let Some(learned) = native::account::known(&self.cache, name, account).await
-            {
-                known.insert(name.clone(), learned);
-            }
-        }
-        known
+        known(&self.cache, config).await
     }
 
     fn engine(&self) -> anyhow::Result<&Engine> {
@@ -104,6 +96,19 @@ impl Services {
         let engine = Engine::start()?;
         Ok(self.engine.get_or_init(|| engine))
     }
+}
+
+/// What brokers said of tunnels when they were last asked.
+pub async fn known(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> {
+    let mut known = BTreeMap::new();
+    for Tunnel { name, kind, .. } in &config.tunnels {
+        if let Kind::Account(account) = kind
+            && let Some(learned) = native::account::known(cache, name, account).await
+        {
+            known.insert(name.clone(), learned);
+        }
+    }
+    known
 }
 
 /// What a driver last said.

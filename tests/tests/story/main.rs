@@ -42,6 +42,7 @@ mod explain;
 mod fd_store;
 mod footprint;
 mod hooks;
+mod kept_words;
 mod lans;
 mod many;
 mod metrics;

@@ -61,7 +61,7 @@ pub(super) fn brokers(view: &View) -> Brokers {
     let refused = |tunnel: &api::Tunnel| Some((tunnel.name.clone(), *tunnel.refused.get("time")?));
     let standings = view.status.iter().flat_map(|status| &status.brokers);
     Brokers {
-        clock: depends_on_clock(&view.config).then(|| Clock {
+        clock: view.depends_on_clock.then(|| Clock {
             synchronised: clock::is_synchronised(),
             wrong: tunnels().filter_map(wrong).collect(),
             refused: tunnels().filter_map(refused).collect(),
@@ -76,8 +76,8 @@ pub(super) fn brokers(view: &View) -> Brokers {
     }
 }
 
-/// Whether there are tunnels whose packets are signed with the time.
-fn depends_on_clock(config: &Config) -> bool {
+/// Whether there are tunnels whose packets are signed with the time, or whose broker compares clocks.
+pub(super) fn depends_on_clock(config: &Config) -> bool {
     config.tunnels.iter().any(|tunnel| match &tunnel.kind {
         Kind::Ayiya(_) | Kind::Account(_) => true,
         Kind::SixInFour(kind) => kind.heartbeat.is_some(),

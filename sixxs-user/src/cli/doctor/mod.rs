@@ -34,7 +34,7 @@ use sixxs_core::{
     types::{Prefix, TableId},
 };
 
-use super::show;
+use super::{learned, show};
 use crate::{
     api::Status,
     bpf::{self, SeenPins},
@@ -107,7 +107,7 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
     Ok(show::exit(report.healthy))
 }
 
-/// What the others look at: the configuration, and the host as rtnetlink and the daemon tell of it.
+/// What the others look at: the configuration with what brokers said, and the host as rtnetlink and the daemon tell of it.
 struct View {
     config: Config,
     links: Links,
@@ -115,6 +115,8 @@ struct View {
     status: Option<Status>,
     /// Whether there are rules of ours.
     has_rules: bool,
+    /// Whether there are tunnels that do not work with a clock that is wrong.
+    depends_on_clock: bool,
 }
 
 /// Looks at the host. What cannot be looked at is not known; the daemon need not run, nor be
@@ -155,6 +157,8 @@ async fn gather(paths: &Paths) -> Facts {
         ..Facts::default()
     };
     let config = config.unwrap_or_default();
+    let depends_on_clock = brokers::depends_on_clock(&config);
+    let config = learned::overlaid(&config, paths, status.as_ref()).await;
     // Which interfaces have a default route matters even where uplinks are named.
     let scope = Scope {
         default_routes: true,
@@ -184,6 +188,7 @@ async fn gather(paths: &Paths) -> Facts {
         links: observed.links,
         netlink,
         status,
+        depends_on_clock,
     };
     let (filters, tried, settings, ways) = tokio::join!(
         filters::filters(&view),

@@ -14,13 +14,15 @@ use sixxs_core::{
     },
     link::{Link, Links},
     routing::{Observed, Rule, SUBTREES_TABLE, observed::ObservedTarget},
-    types::{InterfaceAddress, Mtu, Prefix},
+    types::{Mtu, Prefix},
 };
 
 use super::asked::{Asked, BadArgument, address, interface};
 use crate::{
     api::Status,
-    bpf, client, config_file,
+    bpf,
+    cli::learned,
+    client, config_file,
     netlink::{self, Netlink, Question, Scope, tc::Direction},
     paths::Paths,
 };
@@ -50,7 +52,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
             "{destination}: a link-local address needs its interface: {destination}%net0"
         )));
     }
-    let mut config = match config_file::read(&paths.config) {
+    let config = match config_file::read(&paths.config) {
         Ok(config) => config,
         // Of a host without, the kernel's answer is still one.
         Err(_) if !paths.config.exists() => Config::default(),
@@ -60,9 +62,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         Ok(status) => (Some(status), Some(true)),
         Err(error) => (None, error.is::<client::NoDaemon>().then_some(false)),
     };
-    if let Some(status) = &status {
-        learn(&mut config, status);
-    }
+    let config = learned::overlaid(&config, paths, status.as_ref()).await;
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::of(&config)).await?;
     let links = &observed.links;
@@ -112,22 +112,6 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         rules,
         packet,
     })
-}
-
-/// Takes from the daemon what brokers said of tunnels of which the configuration has no address.
-fn learn(config: &mut Config, status: &Status) {
-    for tunnel in &mut config.tunnels {
-        let name = tunnel.name.as_str();
-        let said = status.tunnels.iter().find(|said| said.name == name);
-        if let Some(said) = said.filter(|_| tunnel.addresses.is_empty()) {
-            let addresses = said.addresses.iter();
-            let whole = |address: &Ipv6Addr| InterfaceAddress {
-                address: *address,
-                bits: 128,
-            };
-            tunnel.addresses = addresses.map(whole).collect();
-        }
-    }
 }
 
 fn is_wanted(status: Option<&Status>, tunnel: &Tunnel) -> bool {

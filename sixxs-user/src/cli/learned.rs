@@ -1,0 +1,35 @@
+//! What brokers said of tunnels of which the configuration says only whose they are: kept in the state
+//! directory, for root to read; and told by the daemon, where one runs.
+
+use std::net::Ipv6Addr;
+
+use sixxs_core::{config::Config, types::InterfaceAddress};
+
+use crate::{api::Status, broker::cache::Cache, driver, paths::Paths};
+
+/// The configuration with that laid over it.
+pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {
+    let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
+    // Who contradicts whom is the daemon's to say.
+    let (mut whole, _conflicts) = config.with(&kept);
+    if let Some(status) = status {
+        hear(&mut whole, status);
+    }
+    whole
+}
+
+/// Takes from the daemon the addresses of those that have none so far.
+fn hear(config: &mut Config, status: &Status) {
+    for tunnel in &mut config.tunnels {
+        let name = tunnel.name.as_str();
+        let said = status.tunnels.iter().find(|said| said.name == name);
+        if let Some(said) = said.filter(|_| tunnel.addresses.is_empty()) {
+            let addresses = said.addresses.iter();
+            let whole = |address: &Ipv6Addr| InterfaceAddress {
+                address: *address,
+                bits: 128,
+            };
+            tunnel.addresses = addresses.map(whole).collect();
+        }
+    }
+}
