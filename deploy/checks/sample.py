@@ -106,7 +106,9 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
     yield "sixxs_tunnel_refused", "counter", "What was not let in.", refused
     # Of a host with trouble one tunnel answers nothing, the other three of four.
     answered = (5, 0.75 * grows) if ill else (grows, grows)
-    yield "sixxs_tunnel_requests", "counter", "Pings from outside.", tunnels(grows, grows)
+    # As many more come in floods.
+    yield "sixxs_tunnel_requests", "counter", "Pings from outside.", tunnels(2 * grows, 2 * grows)
+    yield "sixxs_tunnel_requests_forgotten", "counter", "Those of which it is not known.", tunnels(grows, grows)
     yield "sixxs_tunnel_requests_answered", "counter", "Those that were answered.", tunnels(*answered)
     astray = (trouble, 0) if ill else (7, 7)
     yield "sixxs_tunnel_requests_astray", "counter", "Those whose reply went elsewhere.", tunnels(*astray)
