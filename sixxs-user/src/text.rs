@@ -152,14 +152,14 @@ fn brokers(text: &mut String, brokers: &[Broker]) {
 
 fn tunnel(text: &mut String, tunnel: &Tunnel) {
     let mut line = format!("{:<15} {:<10} {}", tunnel.name, tunnel.state, tunnel.kind);
-    if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
-        line.push_str(&format!(" to {endpoint} ({carrier})"));
-    }
     line.push_str(&format!(", table {}", tunnel.table));
     if let Some(mtu) = tunnel.mtu {
         line.push_str(&format!(", mtu {mtu}"));
     }
     push(text, &line);
+    if let (Some(endpoint), Some(carrier)) = (&tunnel.endpoint, &tunnel.carrier) {
+        push(text, &format!("  broker    {endpoint} by {carrier}"));
+    }
     if let Some(reason) = &tunnel.reason {
         push(text, &format!("  {reason}"));
     }
@@ -367,6 +367,34 @@ mod tests {
             (u64::MAX, "18.4 EB"),
         ] {
             assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn a_tunnel_at_its_widest_has_room() {
+        let tunnel = |kind: &str, endpoint: &str| {
+            serde_json::json!({"name": "fifteen-letters", "kind": kind, "state": "connecting",
+                "addresses": ["2001:db8:1111:2222:3333:4444:5555:6666"], "prefixes": [],
+                "endpoint": endpoint, "carrier": "tun", "ifindex": 4_294_967_295_u32,
+                "table": 4_294_967_295_u32, "mtu": 65_535,
+                "routing": "in_place", "program": "attached",
+                "packets": {"in": 0, "out": 0}, "bytes": {"in": 0, "out": 0},
+                "echo": {"requests_in": 0, "replies_out": 0, "requests_out": 0, "replies_in": 0,
+                    "last_request_in_seconds_ago": null, "last_reply_out_seconds_ago": null},
+                "proof": {"requests": 0, "answered": 0, "astray": 0, "unanswered": 0},
+                "leaks": {"redirected": 0, "dropped": 0, "observed": 0, "too_big": 0}, "strays": 0})
+        };
+        let tunnels = serde_json::json!([
+            tunnel("6in4-heartbeat", "255.255.255.255"),
+            tunnel("ayiya", "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"),
+        ]);
+        let report = serde_json::json!({"healthy": false, "corrections": 0, "tunnels": tunnels,
+            "uplinks": [], "brokers": [], "problems": []});
+        let report: Status = serde_json::from_value(report).unwrap();
+        let text = status(&report);
+        assert!(text.contains("\n  broker    [2001:db8:"), "{text}");
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
         }
     }
 
