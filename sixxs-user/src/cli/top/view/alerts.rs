@@ -8,7 +8,7 @@ use super::{
     words,
 };
 
-/// Lines of an alert, and of a problem, while most of the screen is for tunnels.
+/// Lines of a problem, and of an alert that is not the newest, while most of the screen is for tunnels.
 const AT_MOST: usize = 2;
 
 /// The times' column and a blank.
@@ -21,8 +21,14 @@ pub(super) fn lines(app: &App, width: usize, height: usize, theme: Theme) -> Vec
     };
     let model = app.shown();
     let mut troubles = troubles(model, width, app.reading, theme);
-    // Some room is left for the alerts.
-    troubles.truncate((room / 2).max(1));
+    // Some room is left for the alerts: for the whole of the newest, where it can be.
+    let newest = if app.reading {
+        0
+    } else {
+        newest(model, width, theme)
+    };
+    let most = (room / 2).min(room.saturating_sub(newest));
+    troubles.truncate(most.max(1));
     let room = room.saturating_sub(troubles.len());
     let (told, below) = told(app, model, width, room, theme);
 
@@ -35,6 +41,31 @@ pub(super) fn lines(app: &App, width: usize, height: usize, theme: Theme) -> Vec
     lines.extend(troubles);
     lines.extend(told);
     lines
+}
+
+/// How many lines it takes to show what is wrong and the whole of the newest alert; none without any.
+pub(super) fn wanted(app: &App, width: usize, theme: Theme) -> usize {
+    let model = app.shown();
+    match newest(model, width, theme) {
+        0 => 0,
+        newest => 1 + troubles(model, width, false, theme).len() + newest,
+    }
+}
+
+/// The lines of the newest alert.
+fn newest(model: &Model, width: usize, theme: Theme) -> usize {
+    let newest = model.alerts().iter().next_back();
+    newest.map_or(0, |told| {
+        paragraph(
+            &told.time,
+            &told.text,
+            Meaning::Plain,
+            width,
+            usize::MAX,
+            theme,
+        )
+        .len()
+    })
 }
 
 fn rule(title: &str, width: usize, theme: Theme) -> Line<'static> {
@@ -50,6 +81,7 @@ fn troubles(model: &Model, width: usize, whole: bool, theme: Theme) -> Vec<Line<
     let Some(status) = model.status() else {
         return Vec::new();
     };
+    let most = if whole { usize::MAX } else { AT_MOST };
     let refusals = status.brokers.iter().filter_map(|broker| {
         let until = broker.locked_out_until.as_ref()?;
         Some(format!("broker {} refuses us until {until}", broker.name))
@@ -57,7 +89,7 @@ fn troubles(model: &Model, width: usize, whole: bool, theme: Theme) -> Vec<Line<
     let problems = status.problems.iter().map(|one| format!("problem: {one}"));
     problems
         .chain(refusals)
-        .flat_map(|text| paragraph("", &text, Meaning::Bad, width, whole, theme))
+        .flat_map(|text| paragraph("", &text, Meaning::Bad, width, most, theme))
         .collect()
 }
 
@@ -77,7 +109,13 @@ fn told(
             break;
         }
         let meaning = Meaning::of_badness(told.badness, Meaning::Plain);
-        let lines = paragraph(&told.time, &told.text, meaning, width, app.reading, theme);
+        // What to do about it stands at the end.
+        let most = match upwards.is_empty() {
+            _ if app.reading => usize::MAX,
+            true => room,
+            false => AT_MOST,
+        };
+        let lines = paragraph(&told.time, &told.text, meaning, width, most, theme);
         // Who scrolls sees parts of one; else it is better left out.
         if !app.reading && !upwards.is_empty() && upwards.len() + lines.len() > room {
             break;
@@ -94,20 +132,20 @@ fn told(
     (shown, below)
 }
 
-/// A time, and a text beside it.
+/// A time, and a text beside it in so many lines at most.
 fn paragraph(
     time: &str,
     text: &str,
     meaning: Meaning,
     width: usize,
-    whole: bool,
+    most: usize,
     theme: Theme,
 ) -> Vec<Line<'static>> {
     let indent = if time.is_empty() { 1 } else { INDENT + 1 };
     let columns = width.saturating_sub(indent).max(1);
     let mut lines = words::wrap(&words::harmless(text, theme.ascii), columns);
-    if !whole && lines.len() > AT_MOST {
-        lines.truncate(AT_MOST);
+    if lines.len() > most {
+        lines.truncate(most);
         if let Some(last) = lines.last_mut() {
             // Longer than any line, so that it is cut where it can be seen to be.
             let long = format!("{last}{}", " ".repeat(columns));

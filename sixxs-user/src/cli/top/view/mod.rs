@@ -39,8 +39,9 @@ struct Parts {
 }
 
 impl Parts {
-    /// For so many lines, tunnels and uplinks. What is not in need leaves its lines to the alerts.
-    fn new(height: u16, tunnels: usize, uplinks: usize, reading: bool) -> Self {
+    /// For so many lines, tunnels and uplinks, and so many lines `wanted` for alerts. What is not in need
+    /// leaves its lines to the alerts.
+    fn new(height: u16, tunnels: usize, uplinks: usize, wanted: usize, reading: bool) -> Self {
         let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let head = height.min(1);
         let foot = u16::from(height >= 4);
@@ -60,7 +61,7 @@ impl Parts {
                 .min(left.saturating_sub(2)),
             (false, ..=5) => 0,
             (false, ..=11) => 3,
-            (false, _) => left / 4,
+            (false, _) => lines(wanted).min(left / 2).max(left / 4),
         };
         let tunnels = lines(tunnels.max(1)).saturating_add(1).min(left - least);
         let alerts = left - tunnels;
@@ -81,7 +82,14 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
     let columns = Columns::new(area.width.into(), model);
     let tunnels = model.tunnels(app.sort, app.reverse);
     let uplinks = model.uplinks();
-    let parts = Parts::new(area.height, tunnels.len(), uplinks.len(), app.reading);
+    let wanted = alerts::wanted(app, area.width.into(), theme);
+    let parts = Parts::new(
+        area.height,
+        tunnels.len(),
+        uplinks.len(),
+        wanted,
+        app.reading,
+    );
 
     let canvas = Canvas { area, buffer };
     let mut rest = canvas.part(parts.head, |canvas| {

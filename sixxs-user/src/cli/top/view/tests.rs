@@ -192,6 +192,40 @@ fn many_tunnels_scroll() {
     }
 }
 
+/// What to do about the newest alert can be read, however much else there is.
+#[test]
+fn the_newest_alert_is_whole() {
+    let mut app = app(&many(), |status| {
+        let problem = |number| format!("uplink net{number}: no program could be attached: EPERM");
+        status["problems"] = (0..5).map(problem).collect();
+    });
+    app.model.tell(&leak(1, "it is bound to net0"));
+    let mut longest: serde_json::Value = serde_json::from_str(&leak(2, "")).unwrap();
+    let address = "2001:db8:1111:2222:3333:4444:5555:6666";
+    for (key, value) in [
+        ("source", json!(address)),
+        ("destination", json!(address)),
+        ("packets", json!(123_456_789)),
+        ("unit", json!("a-service-with-a-long-name.service")),
+        ("mark", json!(u32::MAX)),
+        ("bound_to", json!("fifteen-letters")),
+        (
+            "why",
+            json!("the sending socket is bound to fifteen-letters: it never asks the rules"),
+        ),
+        (
+            "cure",
+            json!("bind the program to the address, not to the interface. THE END"),
+        ),
+    ] {
+        longest[key] = value;
+    }
+    app.model.tell(&longest.to_string());
+    let shown = screen(&app, (80, 24), COLOURED);
+    assert!(shown.contains("THE END"), "{shown}");
+    as_in_the_file("newest", &shown);
+}
+
 #[test]
 fn the_daemon_is_gone() {
     let mut app = app(&named(&["sixxs0"]), |_| {});
@@ -265,8 +299,8 @@ fn parts_never_exceed_the_screen() {
     for height in 0..200 {
         for tunnels in [0, 1, 2, 10, 200, 100_000] {
             for uplinks in [0, 1, 5, 100_000] {
-                for reading in [false, true] {
-                    let parts = Parts::new(height, tunnels, uplinks, reading);
+                for (wanted, reading) in [(0, false), (7, false), (100_000, false), (0, true)] {
+                    let parts = Parts::new(height, tunnels, uplinks, wanted, reading);
                     let Parts {
                         head,
                         tunnels,
