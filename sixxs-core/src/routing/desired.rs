@@ -73,8 +73,8 @@ impl Desired {
         let mut desired = Self::default();
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
             match config.rule_mode {
-                RuleMode::Rules => desired.add(tunnel, config.rule_priority),
-                RuleMode::Subtrees => desired.add_subtrees(tunnel, config.rule_priority),
+                RuleMode::Rules => desired.add(config, tunnel),
+                RuleMode::Subtrees => desired.add_subtrees(config, tunnel),
             }
         }
         desired
@@ -106,23 +106,23 @@ impl Desired {
     /// PRIORITY + 1  from all lookup main suppress_prefixlength 0               the LANs
     /// PRIORITY + 2  from all lookup DIRECTS    unreachable DIRECT from A       else nowhere
     /// ```
-    fn add_subtrees(&mut self, tunnel: &Tunnel, priority: RulePriority) {
+    fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel) {
         let place = |table, metric, destination, source| Place {
             table,
             metric,
             destination,
             source,
         };
+        self.rules.insert(leading_rule(config, tunnel, Prefix::ALL));
         let mut rule = |offset, table, no_default| {
             self.rules.insert(Rule {
-                priority: RulePriority(priority.0 + offset),
+                priority: RulePriority(config.rule_priority.0 + offset),
                 from: Prefix::ALL,
                 to: None,
                 table,
                 no_default,
             })
         };
-        rule(0, SUBTREES_TABLE, false);
         if !tunnel.direct.is_empty() {
             rule(1, MAIN_TABLE, true);
             rule(2, DIRECTS_TABLE, false);
@@ -146,7 +146,7 @@ impl Desired {
         }
     }
 
-    fn add(&mut self, tunnel: &Tunnel, priority: RulePriority) {
+    fn add(&mut self, config: &Config, tunnel: &Tunnel) {
         let through = through(tunnel);
         let place = |metric, destination| Place {
             table: tunnel.table,
@@ -164,18 +164,12 @@ impl Desired {
         }
         self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {
-            self.rules.insert(Rule {
-                priority,
-                from,
-                to: None,
-                table: tunnel.table,
-                no_default: false,
-            });
+            self.rules.insert(leading_rule(config, tunnel, from));
             // Right before: what is reached without the tunnel, such as the LANs behind this host.
             // Not by the main table's default route: that leads to the uplink.
             for to in &tunnel.direct {
                 self.rules.insert(Rule {
-                    priority: RulePriority(priority.0 - 1),
+                    priority: RulePriority(config.rule_priority.0 - 1),
                     from,
                     to: Some(*to),
                     table: MAIN_TABLE,
@@ -183,6 +177,22 @@ impl Desired {
                 });
             }
         }
+    }
+}
+
+/// The rule that leads packets with a source of a tunnel's into the table with its route.
+#[must_use]
+pub fn leading_rule(config: &Config, tunnel: &Tunnel, source: Prefix) -> Rule {
+    let (from, table) = match config.rule_mode {
+        RuleMode::Rules => (source, tunnel.table),
+        RuleMode::Subtrees => (Prefix::ALL, SUBTREES_TABLE),
+    };
+    Rule {
+        priority: config.rule_priority,
+        from,
+        to: None,
+        table,
+        no_default: false,
     }
 }
 

@@ -12,9 +12,11 @@ use std::{
 use sixxs_common::layout::NO_UID;
 use sixxs_core::{
     alert::Leaks,
-    config::RuleMode,
     explain::{Cause, Circumstances, Packet, cause, rules},
-    routing::{Rule, SUBTREES_TABLE, Step, desired::Place},
+    routing::{
+        Step,
+        desired::{Place, leading_rule},
+    },
     types::{IfName, Prefix},
 };
 
@@ -143,19 +145,12 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
         iif: interface_name(record.from_ifindex),
         oif: interface_name(record.bound_ifindex),
     };
-    let priority = state.config.rule_priority;
-    let (from, table) = match state.config.rule_mode {
-        RuleMode::Rules => {
-            let own = tunnel.sources().filter(|own| own.contains(source));
-            (own.max_by_key(|own| own.bits())?, tunnel.table)
-        }
-        RuleMode::Subtrees => (Prefix::ALL, SUBTREES_TABLE),
-    };
+    let own = tunnel.sources().filter(|own| own.contains(source));
+    let by = own.max_by_key(|own| own.bits())?;
+    let rule = leading_rule(&state.config, tunnel, by);
     // What could not be put in place, by the last look.
     let left = |is_it: &dyn Fn(&Step) -> bool| state.plan.steps.iter().any(is_it);
-    let lacks_rule = left(
-        &|step| matches!(step, Step::AddRule(rule) if rule.from == from && rule.table == table),
-    );
+    let lacks_rule = left(&|step| *step == Step::AddRule(rule));
     let lacks_route = left(&|step| match step {
         Step::AddRoute(route) | Step::ReplaceRoute(route) => {
             let Place {
@@ -163,24 +158,18 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
                 destination,
                 ..
             } = route.place;
-            of == table && destination == Prefix::ALL
+            of == rule.table && destination == Prefix::ALL
         }
         _ => false,
     });
-    let before = rules::before(state.netlink.others_rules(), &packet, priority);
+    let before = rules::before(state.netlink.others_rules(), &packet, rule.priority);
     let found = cause(&Circumstances {
         tunnel: name.clone(),
         bound_to: packet.oif.clone(),
         forwarded_from: packet.iif.clone(),
         wanted: state.is_wanted(tunnel),
         daemon: Some(true),
-        rule: Rule {
-            priority,
-            from,
-            to: None,
-            table,
-            no_default: false,
-        },
+        rule,
         rule_in_place: !lacks_rule,
         route_in_place: !lacks_route,
         before: before.map(|(rule, how)| (rule.clone(), how)),

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use anyhow::bail;
 use sixxs_core::{
-    config::{Config, RuleMode, Tunnel},
+    config::{Config, Tunnel},
     enforce::Enforcement,
     explain::{
         Circumstances, Packet,
@@ -13,7 +13,7 @@ use sixxs_core::{
         verdict::verdict,
     },
     link::{Link, Links},
-    routing::{Observed, Rule, SUBTREES_TABLE, observed::ObservedTarget},
+    routing::{Observed, desired::leading_rule, observed::ObservedTarget},
     types::{Mtu, Prefix},
 };
 
@@ -193,36 +193,27 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
         status,
         daemon,
     } = view;
-    let (from, table) = match config.rule_mode {
-        RuleMode::Rules => (by, tunnel.table),
-        RuleMode::Subtrees => (Prefix::ALL, SUBTREES_TABLE),
-    };
-    let priority = config.rule_priority;
+    let leading = leading_rule(config, tunnel, by);
     let is_ours = |rule: &SeenRule| {
-        let leads = rule.action == Action::Lookup(table, None);
-        rule.ours && rule.priority == priority && rule.selector.from == from && leads
+        let leads = rule.action == Action::Lookup(leading.table, None);
+        let is_it = rule.priority == leading.priority && rule.selector.from == leading.from;
+        rule.ours && is_it && leads
     };
     let index = observed.links.by_name(&tunnel.name).map(|link| link.index);
     let leads_there = |target: &ObservedTarget| matches!(target, ObservedTarget::Interface { index: to, .. } if Some(*to) == index);
     let routes = || observed.routes.iter();
     let route_in_place = routes().any(|route| {
         let is_its = route.source.bits() == 0 || route.source == by;
-        route.is_ours() && route.table == table && is_its && leads_there(&route.target)
+        route.is_ours() && route.table == leading.table && is_its && leads_there(&route.target)
     });
-    let before = rules::before(rules, packet, priority);
+    let before = rules::before(rules, packet, leading.priority);
     Circumstances {
         tunnel: tunnel.name.clone(),
         bound_to: packet.oif.clone(),
         forwarded_from: packet.iif.clone(),
         wanted: is_wanted(*status, tunnel),
         daemon: *daemon,
-        rule: Rule {
-            priority,
-            from,
-            to: None,
-            table,
-            no_default: false,
-        },
+        rule: leading,
         rule_in_place: rules.iter().any(is_ours),
         route_in_place,
         before: before.map(|(rule, how)| (rule.clone(), how)),
