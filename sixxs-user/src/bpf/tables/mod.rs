@@ -1,4 +1,11 @@
 //! Writes what the programs should know into their maps, and reads what they counted.
+//!
+//! * here – slots, tunnels and interfaces
+//! * `sources` – whose packets are whose
+//! * `read` – what was counted
+
+mod read;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,23 +14,24 @@ use aya::{
     Ebpf,
     maps::{
         Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
-        lpm_trie::Key,
     },
 };
 use bytemuck::Zeroable as _;
 use sixxs_common::{
-    address::{Address, Prefix},
-    echo::{self, Pending, Times},
+    address::Address,
+    echo::{Pending, Times},
     flow::Flow,
-    layout::{self, Control, FEW_SOURCES, FewSource, FlowRecord, SlotName, SlotState, SourceTable},
-    stat::{CAPACITY, Counters, Stat},
+    layout::{self, Control, FlowRecord, SlotName, SlotState, SourceTable},
+    stat::{CAPACITY, Counters},
 };
 use sixxs_core::{
     config::OnLeak,
-    enforce::{Enforcement, Home, Interface, Outlet, Role, Source, slots},
-    types::{IfName, Prefix as CorePrefix},
+    enforce::{Enforcement, Interface, Outlet, Role, slots},
+    types::IfName,
 };
 
+pub(super) use self::read::sum;
+use self::sources::Written;
 use super::raw::Raw;
 
 /// The maps, with copies of what was written, so that only changes are.
@@ -50,13 +58,6 @@ pub(super) struct Tables {
     /// The interface table, as it stands in its map.
     places: BTreeMap<u32, layout::Interface>,
     written: Option<Written>,
-}
-
-/// Sources and direct destinations as they stand in the maps.
-#[derive(Clone, PartialEq, Eq)]
-struct Written {
-    sources: BTreeMap<(u8, [u8; 16]), layout::Source>,
-    directs: BTreeSet<(u32, [u8; 20])>,
 }
 
 /// Takes a map out of the object.
@@ -279,135 +280,6 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes whose packets are whose.
-    fn write_sources(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
-        let mut next = Written {
-            sources: BTreeMap::new(),
-            directs: BTreeSet::new(),
-        };
-        for source in &wanted.sources {
-            let key = (source.prefix.bits(), source.prefix.address().octets());
-            next.sources.insert(key, self.source_entry(source)?);
-        }
-        for (name, destination) in &wanted.directs {
-            let address = Address::from_octets(destination.address().octets());
-            let key = layout::direct_key(self.slot(name)?, address);
-            let bits = layout::DIRECT_SLOT_BITS + u32::from(destination.bits());
-            next.directs.insert((bits, key));
-        }
-        if self.written.as_ref() == Some(&next) {
-            return Ok(());
-        }
-        let before = match self.written.take() {
-            Some(before) => before,
-            None => self.read_back()?,
-        };
-        // Direct destinations first: a source that is new to the programs must not leak to its own
-        // LAN. Adding before removing, each step leaves the programs right about all that stays.
-        for (bits, key) in next.directs.difference(&before.directs) {
-            self.directs
-                .insert(&Key::new(*bits, *key), 1, 0)
-                .context("add a direct destination")?;
-        }
-        for ((bits, octets), entry) in &next.sources {
-            if before.sources.get(&(*bits, *octets)) != Some(entry) {
-                let key = Key::new(u32::from(*bits), *octets);
-                self.sources
-                    .insert(&key, Raw(*entry), 0)
-                    .context("add a source")?;
-            }
-        }
-        self.switch_table(&wanted.sources)?;
-        for (bits, octets) in before.sources.keys() {
-            if !next.sources.contains_key(&(*bits, *octets)) {
-                tolerate_missing(self.sources.remove(&Key::new(u32::from(*bits), *octets)))?;
-            }
-        }
-        for (bits, key) in before.directs.difference(&next.directs) {
-            tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
-        }
-        self.forget_remembered()?;
-        self.written = Some(next);
-        Ok(())
-    }
-
-    fn source_entry(&self, source: &Source) -> anyhow::Result<layout::Source> {
-        let home = match source.home {
-            Home::Nowhere => 0,
-            Home::Uplink(index) => index.0,
-            Home::Several => layout::ANY_UPLINK,
-        };
-        let slot = self.slot(&source.tunnel)?;
-        Ok(layout::Source::new(slot, source.prefix.bits(), home))
-    }
-
-    /// Writes the table that is not in use, and puts it into use.
-    fn switch_table(&mut self, sources: &[Source]) -> anyhow::Result<()> {
-        let mut table = SourceTable::EMPTY;
-        table.common = common(sources);
-        if sources.len() <= FEW_SOURCES {
-            for (place, source) in table.few.iter_mut().zip(sources) {
-                *place = FewSource {
-                    prefix: shared(source.prefix),
-                    source: self.source_entry(source)?,
-                };
-                table.count += 1;
-            }
-        } else {
-            table.count = layout::USE_TRIE;
-        }
-        let unused = 1 - self.current.table.min(1);
-        self.few
-            .set(unused, Raw(table), 0)
-            .context("write the sources")?;
-        self.current.table = unused;
-        self.control
-            .set(0, Raw(self.current), 0)
-            .context("switch the sources")
-    }
-
-    /// Has the programs look up again whose an address is.
-    fn forget_remembered(&mut self) -> anyhow::Result<()> {
-        self.current.generation += 1;
-        // First noted, then used: no later run uses it again for other sources.
-        self.control
-            .set(0, Raw(self.current), 0)
-            .context("write the sources' generation")?;
-        for (place, entry) in &mut self.places {
-            entry.generation = self.current.generation;
-            self.interfaces
-                .set(*place, Raw(*entry), 0)
-                .context("write an interface's generation")?;
-        }
-        Ok(())
-    }
-
-    /// What an earlier run left in the maps.
-    fn read_back(&self) -> anyhow::Result<Written> {
-        let mut before = Written {
-            sources: BTreeMap::new(),
-            directs: BTreeSet::new(),
-        };
-        for entry in self.sources.iter() {
-            let (key, entry) = entry.context("read the sources")?;
-            let bits = u8::try_from(key.prefix_len()).unwrap_or(128);
-            before.sources.insert((bits, key.data()), entry.0);
-        }
-        for key in self.directs.keys() {
-            let key = key.context("read the direct destinations")?;
-            before.directs.insert((key.prefix_len(), key.data()));
-        }
-        Ok(before)
-    }
-
-    /// The counters of a slot over all processors.
-    pub(super) fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
-        let values = self.counters.get(&slot, 0).context("read counters")?;
-        let mut values: Vec<Counters> = values.iter().map(|value| value.0.counters).collect();
-        values.push(self.carried.get(&slot, 0).context("read counters")?.0);
-        Ok(sum(&values))
-    }
-
     /// Adds what programs with maps of another layout had counted; after the last of them has been
     /// replaced. Names that have no slot now get none for it.
     pub(super) fn carry(&mut self, counted: &BTreeMap<IfName, Counters>) -> anyhow::Result<()> {
@@ -421,46 +293,6 @@ impl Tables {
         }
         Ok(())
     }
-
-    /// How long the replies of a tunnel took, over all processors.
-    pub(super) fn times(&self, slot: u32) -> anyhow::Result<Times> {
-        let mut times = Times::NONE;
-        let of_processors = match self.times.get(&slot, 0) {
-            Ok(of_processors) => of_processors,
-            Err(MapError::KeyNotFound) => return Ok(times),
-            Err(error) => return Err(error).context("read the times of replies"),
-        };
-        for Raw(of_one) in of_processors.iter() {
-            for (sum, replies) in times.replies.iter_mut().zip(of_one.replies) {
-                *sum = sum.wrapping_add(replies);
-            }
-            times.sum_ns = times.sum_ns.wrapping_add(of_one.sum_ns);
-        }
-        Ok(times)
-    }
-
-    /// Since when replies of a tunnel are waited for, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
-    pub(super) fn watched_ns(&self, slot: u32) -> anyhow::Result<u64> {
-        let state = self.states.get(&slot, 0).context("read a tunnel's state")?;
-        Ok(state.0.watched_ns)
-    }
-
-    /// Echo requests that came at this time or later and have no reply yet, by slot.
-    pub(super) fn waiting_since(&self, since_ns: u64) -> anyhow::Result<BTreeMap<u32, u64>> {
-        let mut waiting = BTreeMap::new();
-        for place in 0..echo::PLACES {
-            let Raw(pending) = self.echoes.get(&place, 0).context("read an echo request")?;
-            if pending.tag != 0 && pending.at_ns >= since_ns {
-                *waiting.entry(pending.slot).or_default() += 1;
-            }
-        }
-        Ok(waiting)
-    }
-
-    /// The kernel's record of a flow; `None` where it has forgotten it.
-    pub(super) fn flow(&self, flow: &Flow) -> Option<FlowRecord> {
-        self.leaks.get(&Raw(*flow), 0).ok().map(|record| record.0)
-    }
 }
 
 /// The same value for each processor.
@@ -470,15 +302,6 @@ where
 {
     let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
     Ok(PerCpuValues::try_from(vec![Raw(value); processors])?)
-}
-
-/// All together, each in its own way.
-pub(super) fn sum(values: &[Counters]) -> Counters {
-    let mut sums = [0; CAPACITY];
-    for stat in Stat::ALL {
-        sums[stat.index()] = stat.over(values);
-    }
-    sums
 }
 
 fn tolerate_missing(result: Result<(), MapError>) -> anyhow::Result<()> {
@@ -517,27 +340,6 @@ fn tunnel_entry(outlet: &Outlet) -> layout::Tunnel {
 
 const fn link_bytes(mac: Option<[u8; 6]>) -> u8 {
     if mac.is_some() { 14 } else { 0 }
-}
-
-fn shared(prefix: CorePrefix) -> Prefix {
-    Prefix::new(
-        Address::from_octets(prefix.address().octets()),
-        prefix.bits(),
-    )
-}
-
-/// The longest prefix that all sources lie in.
-fn common(sources: &[Source]) -> Prefix {
-    let Some(first) = sources.first() else {
-        return Prefix::NEVER;
-    };
-    let mut bits = 128;
-    for source in sources {
-        let differing = first.prefix.address().to_bits() ^ source.prefix.address().to_bits();
-        let same = u8::try_from(differing.leading_zeros()).unwrap_or(128);
-        bits = bits.min(same).min(source.prefix.bits());
-    }
-    shared(CorePrefix::containing(first.prefix.address(), bits))
 }
 
 pub(super) fn read_name(name: &SlotName) -> Option<IfName> {

@@ -1,0 +1,167 @@
+//! Writes whose packets are whose, so that the programs are right at each step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use aya::maps::lpm_trie::Key;
+use sixxs_common::{
+    address::{Address, Prefix},
+    layout::{self, FEW_SOURCES, FewSource, SourceTable},
+};
+use sixxs_core::{
+    enforce::{Enforcement, Home, Source},
+    types::Prefix as CorePrefix,
+};
+
+use super::{Raw, Tables, tolerate_missing};
+
+/// Sources and direct destinations as they stand in the maps.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    sources: BTreeMap<(u8, [u8; 16]), layout::Source>,
+    directs: BTreeSet<(u32, [u8; 20])>,
+}
+
+impl Tables {
+    /// Writes whose packets are whose.
+    pub(super) fn write_sources(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+        let mut next = Written {
+            sources: BTreeMap::new(),
+            directs: BTreeSet::new(),
+        };
+        for source in &wanted.sources {
+            let key = (source.prefix.bits(), source.prefix.address().octets());
+            next.sources.insert(key, self.source_entry(source)?);
+        }
+        for (name, destination) in &wanted.directs {
+            let address = Address::from_octets(destination.address().octets());
+            let key = layout::direct_key(self.slot(name)?, address);
+            let bits = layout::DIRECT_SLOT_BITS + u32::from(destination.bits());
+            next.directs.insert((bits, key));
+        }
+        if self.written.as_ref() == Some(&next) {
+            return Ok(());
+        }
+        let before = match self.written.take() {
+            Some(before) => before,
+            None => self.read_back()?,
+        };
+        // Direct destinations first: a source that is new to the programs must not leak to its own
+        // LAN. Adding before removing, each step leaves the programs right about all that stays.
+        for (bits, key) in next.directs.difference(&before.directs) {
+            self.directs
+                .insert(&Key::new(*bits, *key), 1, 0)
+                .context("add a direct destination")?;
+        }
+        for ((bits, octets), entry) in &next.sources {
+            if before.sources.get(&(*bits, *octets)) != Some(entry) {
+                let key = Key::new(u32::from(*bits), *octets);
+                self.sources
+                    .insert(&key, Raw(*entry), 0)
+                    .context("add a source")?;
+            }
+        }
+        self.switch_table(&wanted.sources)?;
+        for (bits, octets) in before.sources.keys() {
+            if !next.sources.contains_key(&(*bits, *octets)) {
+                tolerate_missing(self.sources.remove(&Key::new(u32::from(*bits), *octets)))?;
+            }
+        }
+        for (bits, key) in before.directs.difference(&next.directs) {
+            tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
+        }
+        self.forget_remembered()?;
+        self.written = Some(next);
+        Ok(())
+    }
+
+    fn source_entry(&self, source: &Source) -> anyhow::Result<layout::Source> {
+        let home = match source.home {
+            Home::Nowhere => 0,
+            Home::Uplink(index) => index.0,
+            Home::Several => layout::ANY_UPLINK,
+        };
+        let slot = self.slot(&source.tunnel)?;
+        Ok(layout::Source::new(slot, source.prefix.bits(), home))
+    }
+
+    /// Writes the table that is not in use, and puts it into use.
+    fn switch_table(&mut self, sources: &[Source]) -> anyhow::Result<()> {
+        let mut table = SourceTable::EMPTY;
+        table.common = common(sources);
+        if sources.len() <= FEW_SOURCES {
+            for (place, source) in table.few.iter_mut().zip(sources) {
+                *place = FewSource {
+                    prefix: shared(source.prefix),
+                    source: self.source_entry(source)?,
+                };
+                table.count += 1;
+            }
+        } else {
+            table.count = layout::USE_TRIE;
+        }
+        let unused = 1 - self.current.table.min(1);
+        self.few
+            .set(unused, Raw(table), 0)
+            .context("write the sources")?;
+        self.current.table = unused;
+        self.control
+            .set(0, Raw(self.current), 0)
+            .context("switch the sources")
+    }
+
+    /// Has the programs look up again whose an address is.
+    fn forget_remembered(&mut self) -> anyhow::Result<()> {
+        self.current.generation += 1;
+        // First noted, then used: no later run uses it again for other sources.
+        self.control
+            .set(0, Raw(self.current), 0)
+            .context("write the sources' generation")?;
+        for (place, entry) in &mut self.places {
+            entry.generation = self.current.generation;
+            self.interfaces
+                .set(*place, Raw(*entry), 0)
+                .context("write an interface's generation")?;
+        }
+        Ok(())
+    }
+
+    /// What an earlier run left in the maps.
+    fn read_back(&self) -> anyhow::Result<Written> {
+        let mut before = Written {
+            sources: BTreeMap::new(),
+            directs: BTreeSet::new(),
+        };
+        for entry in self.sources.iter() {
+            let (key, entry) = entry.context("read the sources")?;
+            let bits = u8::try_from(key.prefix_len()).unwrap_or(128);
+            before.sources.insert((bits, key.data()), entry.0);
+        }
+        for key in self.directs.keys() {
+            let key = key.context("read the direct destinations")?;
+            before.directs.insert((key.prefix_len(), key.data()));
+        }
+        Ok(before)
+    }
+}
+
+fn shared(prefix: CorePrefix) -> Prefix {
+    Prefix::new(
+        Address::from_octets(prefix.address().octets()),
+        prefix.bits(),
+    )
+}
+
+/// The longest prefix that all sources lie in.
+fn common(sources: &[Source]) -> Prefix {
+    let Some(first) = sources.first() else {
+        return Prefix::NEVER;
+    };
+    let mut bits = 128;
+    for source in sources {
+        let differing = first.prefix.address().to_bits() ^ source.prefix.address().to_bits();
+        let same = u8::try_from(differing.leading_zeros()).unwrap_or(128);
+        bits = bits.min(same).min(source.prefix.bits());
+    }
+    shared(CorePrefix::containing(first.prefix.address(), bits))
+}
