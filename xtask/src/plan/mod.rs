@@ -1,0 +1,309 @@
+//! What setup has to do next: a pure function of what is there and what is needed.
+//!
+//! Owns the packages' names, the reasons for them and the commands; looks at nothing and runs
+//! nothing (`setup` does both, and asks again after every batch, because the LLVM that bpf-linker
+//! wants is known only once the compiler is there).
+
+mod by_hand;
+mod needs;
+
+use std::collections::BTreeSet;
+
+use crate::{
+    privilege::Privilege,
+    toolchain::{self, BPF_LINKER_VERSION, Compiler, OLDEST_RUSTC_MINOR, Origin},
+};
+
+pub(crate) use self::needs::Needs;
+
+use self::by_hand::{debian_by_hand, linker_by_hand, nightly_by_hand};
+
+/// The licence and source checker of `lint`.
+pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// What makes the package.
+pub(crate) const CARGO_DEB_VERSION: &str = "3.8.0";
+
+/// What there is on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) privilege: Privilege,
+    /// A compiler with library source, if any.
+    pub(crate) compiler: Option<Compiler>,
+    /// Whether bpf-linker for that compiler is there and runs.
+    pub(crate) linker: bool,
+    /// Whether that compiler has clippy.
+    pub(crate) clippy: bool,
+    /// LLVM majors whose development files are installed.
+    pub(crate) llvm_installed: BTreeSet<u32>,
+    /// Those of [`Needs::programs`] that are missing.
+    pub(crate) missing_programs: Vec<&'static str>,
+    /// Whether cargo-deny is there and runs.
+    pub(crate) cargo_deny: bool,
+    /// Whether cargo-deb is there and runs.
+    pub(crate) cargo_deb: bool,
+    /// Whether rustup is there.
+    pub(crate) rustup: bool,
+    /// Debian or one of its children.
+    pub(crate) debian: Option<Debian>,
+}
+
+/// What its package lists have; looked up only when something is missing.
+#[derive(Debug, Clone)]
+pub(crate) struct Debian {
+    /// Whether the package lists were brought up to date by this run.
+    pub(crate) lists_fresh: bool,
+    /// Minor version (1.N) of the rustc-web that could be installed.
+    pub(crate) rustc_web_minor: Option<u32>,
+    /// LLVM majors whose `llvm-NN-dev` could be installed.
+    pub(crate) llvm_available: BTreeSet<u32>,
+}
+
+impl Debian {
+    /// Whether its compiler would do.
+    fn has_compiler(&self) -> bool {
+        self.rustc_web_minor
+            .is_some_and(|minor| minor >= OLDEST_RUSTC_MINOR)
+    }
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Nothing.
+    Ready,
+    /// These, in order; then look again.
+    Steps(Vec<Step>),
+    /// This cannot be done from here: what a person should type, a line each.
+    Manual(Vec<String>),
+}
+
+/// One thing to do, and what to tell about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// What for, and about how long.
+    pub(crate) why: String,
+    pub(crate) action: Action,
+}
+
+/// How it is done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Bring the package lists up to date.
+    AptUpdate,
+    /// Install these packages.
+    AptInstall(Vec<String>),
+    /// Install the pinned nightly with source and clippy.
+    RustupNightly,
+    /// Build bpf-linker against the LLVM of major `against`, for a compiler with LLVM `compiler`.
+    BpfLinker { compiler: u32, against: u32 },
+    /// Build cargo-deny.
+    CargoDeny,
+    /// Build cargo-deb.
+    CargoDeb,
+}
+
+impl Step {
+    fn new(why: impl Into<String>, action: Action) -> Self {
+        Self {
+            why: why.into(),
+            action,
+        }
+    }
+}
+
+/// Decides what to do next.
+pub(crate) fn plan(facts: &Facts, needs: Needs) -> Plan {
+    let wants = Wants::of(facts, needs);
+    if wants.nothing() {
+        return Plan::Ready;
+    }
+    if let Some(debian) = &facts.debian {
+        let packages = debian_packages(facts, debian, &wants);
+        if facts.privilege == Privilege::None {
+            if !packages.is_empty() {
+                return Plan::Manual(debian_by_hand(&packages, debian, &wants));
+            }
+        } else if wants.packages() && !debian.lists_fresh {
+            let why = "what can be installed (some seconds)";
+            return Plan::Steps(vec![Step::new(why, Action::AptUpdate)]);
+        } else if !packages.is_empty() {
+            return Plan::Steps(packages);
+        }
+    }
+    match other_steps(facts, &wants) {
+        Ok(steps) => Plan::Steps(steps),
+        Err(lines) => Plan::Manual(lines),
+    }
+}
+
+/// What is missing of what is needed.
+struct Wants {
+    compiler: bool,
+    linker: bool,
+    /// Development files of an LLVM, to build the linker against.
+    llvm: bool,
+    system_clippy: bool,
+    /// Missing programs and their packages.
+    programs: Vec<(&'static str, &'static str)>,
+    cargo_deny: bool,
+    cargo_deb: bool,
+}
+
+impl Wants {
+    fn of(facts: &Facts, needs: Needs) -> Self {
+        let system = |compiler: &Compiler| compiler.origin == Origin::System;
+        let linker = !facts.linker;
+        Self {
+            compiler: facts.compiler.is_none(),
+            linker,
+            llvm: linker
+                && facts
+                    .compiler
+                    .as_ref()
+                    .is_some_and(|c| llvm_for(facts, c).is_none()),
+            // Of a rustup nightly, clippy is welcome but not fetched: it may be somebody's own.
+            system_clippy: needs.lint
+                && !facts.clippy
+                && facts.debian.is_some()
+                && facts.compiler.as_ref().is_some_and(system),
+            programs: needs
+                .programs()
+                .filter(|(program, _package)| facts.missing_programs.contains(program))
+                .collect(),
+            cargo_deny: needs.lint && !facts.cargo_deny,
+            cargo_deb: needs.dist && !facts.cargo_deb,
+        }
+    }
+
+    /// Whether a package manager may have something of it.
+    fn packages(&self) -> bool {
+        self.compiler || self.llvm || self.system_clippy || !self.programs.is_empty()
+    }
+
+    fn program_names(&self) -> String {
+        let names: Vec<_> = self.programs.iter().map(|(program, _)| *program).collect();
+        names.join(", ")
+    }
+
+    fn program_packages(&self) -> Vec<&'static str> {
+        self.programs.iter().map(|(_, package)| *package).collect()
+    }
+
+    fn nothing(&self) -> bool {
+        !(self.packages() || self.linker || self.cargo_deny || self.cargo_deb)
+    }
+}
+
+/// The best installed LLVM for this compiler's linker.
+fn llvm_for(facts: &Facts, compiler: &Compiler) -> Option<u32> {
+    toolchain::linker_llvms(compiler.llvm).find(|llvm| facts.llvm_installed.contains(llvm))
+}
+
+fn debian_packages(facts: &Facts, debian: &Debian, wants: &Wants) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    if wants.compiler && debian.has_compiler() {
+        steps.push(Step::new(
+            "the eBPF build compiles Rust's core library for the kernel: a rustc with its source \
+             (about 600 MB on disk, a minute)",
+            Action::AptInstall(owned(&["rustc-web", "cargo-web", "rust-web-src"])),
+        ));
+    }
+    if wants.llvm
+        && let Some(compiler) = &facts.compiler
+        && let Some(llvm) =
+            toolchain::linker_llvms(compiler.llvm).find(|llvm| debian.llvm_available.contains(llvm))
+    {
+        let mut packages = vec![format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
+        packages.extend(owned(&["zlib1g-dev", "g++"]));
+        steps.push(Step::new(
+            format!(
+                "bpf-linker is built against LLVM {llvm}, that of the eBPF compiler being {} \
+                 (about 700 MB on disk, a minute)",
+                compiler.llvm
+            ),
+            Action::AptInstall(packages),
+        ));
+    }
+    if wants.system_clippy {
+        steps.push(Step::new(
+            "lint checks the eBPF crate with its own compiler's clippy (some seconds)",
+            Action::AptInstall(owned(&["rust-web-clippy"])),
+        ));
+    }
+    if !wants.programs.is_empty() {
+        steps.push(Step::new(
+            format!(
+                "the lab and the tests call {} (some seconds)",
+                wants.program_names()
+            ),
+            Action::AptInstall(owned(&wants.program_packages())),
+        ));
+    }
+    steps
+}
+
+/// What needs no package manager; or lines to type, if a package manager of a kind not known here
+/// has to be asked first.
+fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
+    let mut steps = Vec::new();
+    if !wants.programs.is_empty() {
+        return Err(vec![
+            format!("# The lab needs the programs {}.", wants.program_names()),
+            format!(
+                "# On Debian they are in {}.",
+                wants.program_packages().join(", ")
+            ),
+        ]);
+    }
+    let Some(compiler) = &facts.compiler else {
+        return if facts.rustup {
+            let why = "the eBPF build compiles Rust's core library for the kernel: a nightly rustc \
+                       with its source (about 300 MB, a minute)";
+            Ok(vec![Step::new(why, Action::RustupNightly)])
+        } else {
+            Err(vec![
+                "# The eBPF build needs a rustc with its library source. Get rustup, then:".into(),
+                nightly_by_hand(),
+            ])
+        };
+    };
+    if wants.linker {
+        let Some(against) = llvm_for(facts, compiler) else {
+            return Err(linker_by_hand(compiler.llvm));
+        };
+        steps.push(Step::new(
+            format!(
+                "bpf-linker {BPF_LINKER_VERSION} makes the object that the kernel loads; built \
+                 from source, kept for all checkouts (one to two minutes)"
+            ),
+            Action::BpfLinker {
+                compiler: compiler.llvm,
+                against,
+            },
+        ));
+    }
+    if wants.cargo_deny {
+        steps.push(Step::new(
+            format!(
+                "cargo-deny {CARGO_DENY_VERSION} checks licences and sources for lint; built from \
+                 source, kept for all checkouts (about five minutes on two cores)"
+            ),
+            Action::CargoDeny,
+        ));
+    }
+    if wants.cargo_deb {
+        steps.push(Step::new(
+            format!(
+                "cargo-deb {CARGO_DEB_VERSION} makes the package; built from source, kept for all \
+                 checkouts (about two minutes on two cores)"
+            ),
+            Action::CargoDeb,
+        ));
+    }
+    Ok(steps)
+}
+
+#[cfg(test)]
+mod tests;
