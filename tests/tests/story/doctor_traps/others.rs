@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
+use sixxs_tests::broker::tic::{Fault, Stage};
 use sixxs_tests::chaos::clock;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
@@ -118,6 +119,45 @@ fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
     setting.program.ok(&["restart", name])?;
     setting.is_up()?;
     assert!(bad()?.is_empty());
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A broker that refuses us for connecting too often is left alone until it does not any more.
+#[test]
+fn a_broker_that_refuses_us() -> Result<()> {
+    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let lab = &setting.lab;
+    lab.write_config(&mixed_config(lab, "")?)?;
+    let refusal = Fault::Say("500 You connect too often".to_owned());
+    lab.tic()?.misbehave(Stage::Greeting, refusal);
+    let daemon = setting
+        .program
+        .start_as(setting.program.command(&clock::MOVABLE))?;
+    let bad = || {
+        let traps = traps(&setting, "connects")?.into_iter();
+        Ok(traps
+            .filter(|trap| trap["verdict"] == "bad")
+            .collect::<Vec<_>>())
+    };
+    let limit = Duration::from_secs(10);
+    let found = wait::until("it is seen", limit, bad, |bad| !bad.is_empty())?;
+    let [trap] = found.as_slice() else {
+        anyhow::bail!("one broker refuses: {found:#?}");
+    };
+    let detail = trap["detail"].as_str().context("detail")?;
+    assert!(detail.contains(" refuses us until 20"), "{detail}");
+    // What is to be done is to wait; in a machine that sleeps that is soon over.
+    assert!(fix(trap)?.starts_with("wait;"));
+    lab.tic()?.behave();
+    let connects = lab.tic()?.connects().len();
+    clock::displace(lab.paths(), 0, 3600)?;
+    wait::until("it is over", limit, bad, Vec::is_empty)?;
+    assert_eq!(lab.tic()?.connects().len(), connects, "it was left alone");
+    setting
+        .program
+        .ok(&["restart", lab.tunnels()[0].plan.interface])?;
+    setting.is_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
