@@ -45,7 +45,25 @@ impl Removals {
     }
 }
 
+/// Events taken in at a time.
+const HEARD_AT_A_TIME: usize = 4096;
+
 impl State {
+    /// Takes in what was told of before it could be seen, so that of all that is found missing it is
+    /// known who took it away. What came later is among it, and has to be looked at.
+    pub(super) fn hear(&mut self) {
+        for _ in 0..HEARD_AT_A_TIME {
+            let Some(change) = self.watcher.changed_already() else {
+                return;
+            };
+            if let Some(removal) = change.removal {
+                self.removed(removal);
+            }
+            let heard = self.heard.get_or_insert_default();
+            *heard |= change.is_new_link;
+        }
+    }
+
     /// Somebody took something away. Who that was is asked at once: most of them are short-lived.
     pub(super) fn removed(&mut self, removal: Removal) {
         let process = removal

@@ -148,7 +148,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut hangup = signal(SignalKind::hangup())?;
 
     // Subscribed before the first look, so that nothing falls between.
-    let mut watcher = Watcher::subscribe()?;
+    let watcher = Arc::new(Watcher::subscribe()?);
     let netlink = Netlink::open()?;
     // Interfaces of tunnels that are not wanted any more, or not ours to make.
     let native = config.tunnels.iter().filter(|t| t.kind.is_native());
@@ -179,6 +179,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         paths.clone(),
         config,
         netlink,
+        Arc::clone(&watcher),
         kernel,
         services,
         tunnels,
@@ -224,6 +225,11 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         if !told_ready && state.is_ready() {
             systemd::ready()?;
             told_ready = true;
+        }
+        match state.heard.take() {
+            Some(true) => pacer.urgent(started.elapsed()),
+            Some(false) => pacer.changed(started.elapsed()),
+            None => {}
         }
         let due = pacer.due().map(|due| started + due);
         tokio::select! {

@@ -1,6 +1,9 @@
 //! The daemon's state, and what it does about the host's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prometheus_client::metrics::histogram::Histogram;
 use sixxs_core::{
@@ -33,7 +36,7 @@ use crate::{
     driver::Services,
     exporter::Exporter,
     metrics,
-    netlink::{Netlink, Removed, Scope},
+    netlink::{Netlink, Removed, Scope, Watcher},
     paths::Paths,
     shadow, table_file,
 };
@@ -76,6 +79,9 @@ pub(super) struct State {
     pub(super) contest: Contest,
     /// Whether the tables' names were written in this run.
     has_named: bool,
+    pub(super) watcher: Arc<Watcher>,
+    /// What was heard while looking: something; that an interface is new.
+    pub(super) heard: Option<bool>,
     /// Since the last look.
     pub(super) removals: Removals,
     pub(super) alerts: Alerts,
@@ -96,6 +102,7 @@ impl State {
         paths: Paths,
         config: Config,
         netlink: Netlink,
+        watcher: Arc<Watcher>,
         kernel: Kernel,
         services: Services,
         tunnels: BTreeMap<IfName, Running>,
@@ -125,6 +132,8 @@ impl State {
             corrections: 0,
             contest: Contest::default(),
             has_named: false,
+            watcher,
+            heard: None,
             removals: Removals::default(),
             alerts,
             trial: None,
@@ -165,6 +174,7 @@ impl State {
         self.alerts.hooks.set(&self.config.alerting);
         self.listen();
         self.observed = self.netlink.observe(&self.scope()).await?;
+        self.hear();
         self.tell_drivers();
         let mut problems: Vec<_> = self.conflicts.iter().map(ToString::to_string).collect();
         for part in [

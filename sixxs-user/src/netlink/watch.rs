@@ -13,7 +13,6 @@ use sixxs_core::types::PROTOCOL;
 /// A subscription to changes of interfaces, IPv6 addresses, routes and rules.
 pub struct Watcher {
     socket: TokioSocket,
-    buffer: Vec<u8>,
 }
 
 /// Rule events come only by this group: there is no legacy constant for it. `Tc` tells of qdiscs and
@@ -63,8 +62,8 @@ pub enum Removed {
     Names,
 }
 
-/// Messages read at a time: their content does not matter, so each may be cut off.
-const BUFFER_BYTES: usize = 8192;
+/// What is read of each message: its headers. The rest is cut off.
+const HEAD_BYTES: usize = 64;
 
 impl Watcher {
     /// Subscribes. Look around only afterwards, so that nothing falls between.
@@ -84,30 +83,55 @@ impl Watcher {
         };
         Ok(Self {
             socket: open().context("subscribe to netlink events")?,
-            buffer: Vec::with_capacity(BUFFER_BYTES),
         })
     }
 
     /// Waits until something that matters may have changed. Cancelling it loses nothing: what was
     /// not read stays in the socket.
-    pub async fn changed(&mut self) -> io::Result<Change> {
+    pub async fn changed(&self) -> io::Result<Change> {
         loop {
-            self.buffer.clear();
-            match self.socket.recv_from(&mut self.buffer).await {
-                Ok(_) if matters(&self.buffer) => {
-                    return Ok(Change {
-                        removal: removal(&self.buffer),
-                        is_new_link: is_new_link(&self.buffer),
-                    });
-                }
-                Ok(_) => {}
-                // The socket overran: something changed, and we look at everything anyway.
-                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => {
-                    return Ok(Change::default());
-                }
-                Err(error) => return Err(error),
+            let mut head = [0; HEAD_BYTES];
+            let mut room = head.as_mut_slice();
+            let read = self.socket.recv_from(&mut room).await;
+            let free = room.len();
+            if let Some(change) = change(read, &head[..HEAD_BYTES - free])? {
+                return Ok(change);
             }
         }
+    }
+
+    /// The same of what is there already, without waiting. The kernel tells of a change as it makes it: who
+    /// has seen it finds here what is told of it.
+    pub fn changed_already(&self) -> Option<Change> {
+        loop {
+            let mut head = [0; HEAD_BYTES];
+            let mut room = head.as_mut_slice();
+            let read = self
+                .socket
+                .socket_ref()
+                .recv_from(&mut room, libc::MSG_DONTWAIT)
+                .map(|(_, from)| from);
+            let free = room.len();
+            match change(read, &head[..HEAD_BYTES - free]) {
+                Ok(None) => {}
+                Ok(change) => return change,
+                // Nothing is there; or what is wrong will be told to who waits.
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// What a message says, as far as it was read; `None`: nothing that matters.
+fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Change>> {
+    match read {
+        Ok(_) => Ok(matters(message).then(|| Change {
+            removal: removal(message),
+            is_new_link: is_new_link(message),
+        })),
+        // The socket overran: something changed, and we look at everything anyway.
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Change::default())),
+        Err(error) => Err(error),
     }
 }
 
@@ -130,7 +154,7 @@ impl OutsideWatcher {
     }
 
     /// As [`Watcher::changed`].
-    pub async fn changed(&mut self) -> io::Result<()> {
+    pub async fn changed(&self) -> io::Result<()> {
         self.0.changed().await.map(|_| ())
     }
 }

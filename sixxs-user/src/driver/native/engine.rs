@@ -110,7 +110,7 @@ async fn run(mut jobs: mpsc::Receiver<Job>) {
 }
 
 async fn watch_outside(changes: &watch::Sender<u64>) -> anyhow::Result<()> {
-    let mut watcher = OutsideWatcher::subscribe()?;
+    let watcher = OutsideWatcher::subscribe()?;
     loop {
         watcher.changed().await?;
         changes.send_modify(|count| *count += 1);
