@@ -17,8 +17,16 @@ use nix::{
 };
 use sixxs_common::layout;
 use sixxs_core::types::IfIndex;
+use tracing::warn;
 
 use crate::netlink::tc::Direction;
+
+/// Whether this process has mounts of its own, as far as can be seen.
+fn is_in_a_mount_namespace() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let (ours, first) = (namespace("self"), namespace("1"));
+    ours.is_some() && first.is_some() && ours != first
+}
 
 /// Where every distribution expects bpffs.
 const STANDARD: &str = "/sys/fs/bpf";
@@ -55,6 +63,14 @@ impl Pins {
                 let point = point.display();
                 format!("mount bpffs on {point} (run as root or grant CAP_SYS_ADMIN)")
             })?;
+            if is_in_a_mount_namespace() {
+                warn!(
+                    "{} is mounted for this mount namespace alone: programs end with the daemon, and other \
+                     commands do not find them; mount it before, or enter a network namespace by `nsenter \
+                     --net=FILE` in the place of `ip netns exec`",
+                    point.display()
+                );
+            }
         }
         for directory in [self.maps(), self.links(), self.clsact()] {
             fs::create_dir_all(&directory)

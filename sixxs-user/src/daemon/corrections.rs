@@ -15,23 +15,33 @@ const REMEMBERED: usize = 64;
 
 /// What was taken away since the last look, by whom.
 #[derive(Default)]
-pub(super) struct Removals(Vec<(Removed, String)>);
+pub(super) struct Removals {
+    all: Vec<(Removed, String)>,
+    /// Those of `all` that were told of after the look had begun: it may not have seen them, and the
+    /// next one will.
+    late: Vec<(Removed, String)>,
+}
 
 impl Removals {
-    fn note(&mut self, what: Removed, by: String) {
-        if self.0.len() < REMEMBERED && !self.0.contains(&(what, by.clone())) {
-            self.0.push((what, by));
+    fn note(&mut self, what: Removed, by: String, is_late: bool) {
+        let removal = (what, by);
+        if is_late && !self.late.contains(&removal) && self.late.len() < REMEMBERED {
+            self.late.push(removal.clone());
+        }
+        if !self.all.contains(&removal) && self.all.len() < REMEMBERED {
+            self.all.push(removal);
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    /// The look is over.
+    pub(super) fn looked(&mut self) {
+        self.all = std::mem::take(&mut self.late);
     }
 
     /// Who took something of that kind away, if that was one alone. With an interface go its
     /// addresses and routes.
     fn by(&self, what: Removed) -> Option<&str> {
-        let of = |kind: Removed| self.0.iter().filter(move |(removed, _)| *removed == kind);
+        let of = |kind: Removed| self.all.iter().filter(move |(removed, _)| *removed == kind);
         let mut found = of(what);
         match (found.next(), found.next()) {
             (Some((_, by)), None) => Some(by),
@@ -57,7 +67,7 @@ impl State {
                 return;
             };
             if let Some(removal) = change.removal {
-                self.removed(removal);
+                self.removed(removal, true);
             }
             let heard = self.heard.get_or_insert_default();
             *heard |= change.is_new_link;
@@ -65,14 +75,16 @@ impl State {
     }
 
     /// Somebody took something away. Who that was is asked at once: most of them are short-lived.
-    pub(super) fn removed(&mut self, removal: Removal) {
+    /// `is_late`: a look has begun already.
+    pub(super) fn removed(&mut self, removal: Removal, is_late: bool) {
         let process = removal
             .process
             .filter(|process| *process != std::process::id());
         if let Some(process) = process
             && let Some(name) = name_of(process)
         {
-            self.removals.note(removal.what, who(&name, process));
+            self.removals
+                .note(removal.what, who(&name, process), is_late);
         }
     }
 
@@ -127,15 +139,28 @@ mod tests {
     fn whoever_was_alone_is_named() {
         let mut removals = Removals::default();
         assert_eq!(removals.by(Removed::Rule), None);
-        removals.note(Removed::Link, "ip (process 7)".to_owned());
+        removals.note(Removed::Link, "ip (process 7)".to_owned(), false);
         assert_eq!(removals.by(Removed::Rule), None);
         assert_eq!(removals.by(Removed::Route), Some("ip (process 7)"));
-        removals.note(Removed::Rule, "networkd (process 8)".to_owned());
-        removals.note(Removed::Rule, "networkd (process 8)".to_owned());
+        removals.note(Removed::Rule, "networkd (process 8)".to_owned(), false);
+        removals.note(Removed::Rule, "networkd (process 8)".to_owned(), false);
         assert_eq!(removals.by(Removed::Rule), Some("networkd (process 8)"));
-        removals.note(Removed::Rule, "ip (process 9)".to_owned());
+        removals.note(Removed::Rule, "ip (process 9)".to_owned(), false);
         assert_eq!(removals.by(Removed::Rule), None);
-        removals.clear();
+        removals.looked();
         assert_eq!(removals.by(Removed::Route), None);
+    }
+
+    #[test]
+    fn what_is_told_during_a_look_is_known_to_the_next_one() {
+        let mut removals = Removals::default();
+        removals.note(Removed::Route, "ip (process 7)".to_owned(), false);
+        removals.note(Removed::Rule, "ip (process 7)".to_owned(), true);
+        assert_eq!(removals.by(Removed::Rule), Some("ip (process 7)"));
+        removals.looked();
+        assert_eq!(removals.by(Removed::Route), None);
+        assert_eq!(removals.by(Removed::Rule), Some("ip (process 7)"));
+        removals.looked();
+        assert_eq!(removals.by(Removed::Rule), None);
     }
 }

@@ -142,6 +142,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         warn!("{note}");
     }
     let _lock = run_dir::lock(paths)?;
+    let _claim = run_dir::claim()?;
     raise_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -238,7 +239,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             changed = watcher.changed() => {
                 let change = changed.context("wait for netlink events")?;
                 if let Some(removal) = change.removal {
-                    state.removed(removal);
+                    state.removed(removal, false);
                 }
                 if change.is_new_link {
                     pacer.urgent(started.elapsed());

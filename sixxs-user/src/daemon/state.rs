@@ -189,7 +189,7 @@ impl State {
                 Err(error) => problems.push(format!("{error:#}")),
             }
         }
-        self.removals.clear();
+        self.removals.looked();
         problems.extend(self.contest.problem(self.started.elapsed()));
         problems.extend(self.silences());
         problems.extend(self.alerts.hooks.problems());

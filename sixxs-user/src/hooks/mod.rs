@@ -97,7 +97,7 @@ impl Hooks {
         }
     }
 
-    /// Alerts that each queue dropped.
+    /// Alerts that did not reach each hook.
     pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
         let hooks = self.hooks.iter();
         hooks
@@ -131,7 +131,8 @@ impl Hooks {
 
 async fn hand_on(name: &'static str, target: Target, queue: Arc<Queue>) {
     loop {
-        let line = match queue.next().await {
+        let next = queue.next().await;
+        let line = match next.clone() {
             Next::Alert(line) => line,
             Next::Dropped(alerts) => {
                 let time = jiff::Timestamp::now().to_string();
@@ -152,7 +153,7 @@ async fn hand_on(name: &'static str, target: Target, queue: Arc<Queue>) {
         if let Some(failure) = &failure {
             warn!("an alert did not reach the hook {name}: {failure}");
         }
-        queue.ended(failure);
+        queue.ended(&next, failure);
     }
 }
 

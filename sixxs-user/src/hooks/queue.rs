@@ -23,7 +23,7 @@ struct Inside {
     waiting: VecDeque<String>,
     /// Whether one is being handed on.
     busy: bool,
-    /// Dropped since that was last said.
+    /// Dropped or given up since that was last said.
     untold: u64,
     dropped: u64,
     /// Why the last could not be handed on.
@@ -31,9 +31,9 @@ struct Inside {
 }
 
 /// What is to be handed on.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// So many were dropped.
+    /// So many did not arrive.
     Dropped(u64),
     /// An alert.
     Alert(String),
@@ -65,7 +65,8 @@ impl Queue {
             {
                 let mut inside = self.inside();
                 inside.busy = true;
-                if inside.untold > 0 {
+                // Whoever takes nothing is not told so: what comes next shows whether that is over.
+                if inside.untold > 0 && inside.failure.is_none() {
                     return Next::Dropped(std::mem::take(&mut inside.untold));
                 }
                 if let Some(line) = inside.waiting.pop_front() {
@@ -78,8 +79,18 @@ impl Queue {
     }
 
     /// How handing on ended.
-    pub(super) fn ended(&self, failure: Option<String>) {
-        self.inside().failure = failure;
+    pub(super) fn ended(&self, what: &Next, failure: Option<String>) {
+        let mut inside = self.inside();
+        if failure.is_some() {
+            match what {
+                Next::Dropped(alerts) => inside.untold += alerts,
+                Next::Alert(_) => {
+                    inside.untold += 1;
+                    inside.dropped += 1;
+                }
+            }
+        }
+        inside.failure = failure;
     }
 
     /// Whether everything was handed on, or given up.
@@ -88,7 +99,7 @@ impl Queue {
         inside.waiting.is_empty() && !inside.busy
     }
 
-    /// Alerts dropped so far.
+    /// Alerts dropped or given up so far.
     pub(super) fn dropped(&self) -> u64 {
         self.inside().dropped
     }
@@ -120,5 +131,32 @@ mod tests {
         let none = tokio::time::timeout(std::time::Duration::from_millis(10), queue.next());
         assert!(none.await.is_err() && queue.is_idle());
         assert_eq!(queue.dropped(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_is_said_when_something_arrives_again() {
+        let queue = Queue::default();
+        for line in ["one", "two", "three"] {
+            queue.push(line.to_owned());
+        }
+        let failed = || Some("it is away".to_owned());
+        let one = queue.next().await;
+        queue.ended(&one, failed());
+        // It is tried by the next alert, which counts as well.
+        let two = queue.next().await;
+        assert_eq!(two, Next::Alert("two".to_owned()));
+        queue.ended(&two, failed());
+        assert_eq!((queue.dropped(), queue.failure()), (2, failed()));
+        let three = queue.next().await;
+        queue.ended(&three, None);
+        let told = queue.next().await;
+        assert_eq!(told, Next::Dropped(2));
+        // That it could not be said is no third one.
+        queue.ended(&told, failed());
+        queue.push("four".to_owned());
+        let four = queue.next().await;
+        queue.ended(&four, None);
+        assert_eq!(queue.next().await, Next::Dropped(2));
+        assert_eq!(queue.dropped(), 2);
     }
 }

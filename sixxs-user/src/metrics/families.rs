@@ -63,7 +63,7 @@ impl Page {
         )?;
         families.counters(
             "sixxs_hook_dropped",
-            "Alerts that were not handed on, because the hook's queue was full",
+            "Alerts that did not reach the hook: given up, or its queue was full",
             self.hooks_dropped
                 .iter()
                 .map(|(hook, dropped)| ([("hook", *hook)], *dropped)),

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sixxs_tests::program::{Hook, finish};
 use sixxs_tests::topology::Flavour;
 
@@ -87,6 +87,38 @@ fn one_daemon_at_a_time() -> Result<()> {
     setting.start()?.kill()?;
     let daemon = setting.start()?;
     assert!(setting.program.status()?.healthy);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Two in one network namespace would undo each other's work, whatever directories they have.
+#[test]
+fn a_second_daemon_is_refused() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let rules = setting.own_rules()?;
+    let elsewhere = setting.lab.paths().base().join("elsewhere");
+    let second = |name: &str| {
+        let directory = elsewhere.join(name);
+        let directory = directory.to_str().context("a path")?;
+        setting
+            .program
+            .run(&["--run-dir", directory, "--state-dir", directory, "run"])
+    };
+    let refused = second("first")?;
+    assert_eq!(refused.code, 1, "{refused:#?}");
+    let holder = format!(
+        "another sixxs (process {}) runs in this network",
+        daemon.pid()?
+    );
+    assert!(refused.stderr.contains(&holder), "{refused:#?}");
+    assert_eq!(setting.own_rules()?, rules);
+    assert_eq!(setting.program.status()?.corrections, 0);
+
+    // Killed, it keeps nobody away.
+    daemon.kill()?;
+    let daemon = setting.start()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
