@@ -3,7 +3,16 @@
 //! Tasks: one that accepts, and one for each connection; they end when the [`Exporter`] is dropped.
 //! Connections are few and short, whatever the other side does.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use http_body_util::Full;
@@ -17,15 +26,15 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
-    task::{JoinHandle, JoinSet},
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tracing::debug;
 
 use crate::{daemon::Request, metrics};
 
-/// Connections at a time; others wait to be accepted.
+/// Connections at a time; for one more an old one is given up.
 const CONNECTIONS: usize = 16;
 
 /// The whole of a connection.
@@ -73,34 +82,53 @@ impl Drop for Exporter {
 }
 
 async fn accept(listener: TcpListener, requests: mpsc::Sender<Request>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     // Ends what it holds when it is dropped.
     let mut connections = JoinSet::new();
+    let mut open = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return; // never: nobody closes it
-        };
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let requests = requests.clone();
-                connections.spawn(async move {
-                    if timeout(LONGEST, converse(stream, requests)).await.is_err() {
-                        debug!("a connection for metrics took too long");
-                    }
-                    drop(place);
-                });
-            }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 debug!("accept a connection for metrics: {error}");
                 sleep(PAUSE).await;
+                continue;
             }
+        };
+        while connections.try_join_next().is_some() {}
+        open.retain(|connection: &Open| !connection.task.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(given_up) = one_to_give_up(&mut open)
+        {
+            given_up.task.abort();
         }
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let conversation = converse(stream, requests.clone(), Arc::clone(&has_asked));
+        let task = connections.spawn(async move {
+            if timeout(LONGEST, conversation).await.is_err() {
+                debug!("a connection for metrics took too long");
+            }
+        });
+        open.push_back(Open { task, has_asked });
     }
 }
 
-async fn converse(stream: TcpStream, requests: mpsc::Sender<Request>) {
+/// A connection.
+struct Open {
+    task: AbortHandle,
+    /// Whether a request has come by it.
+    has_asked: Arc<AtomicBool>,
+}
+
+/// Which of too many is given up: the oldest of those that have asked nothing, or else of all.
+fn one_to_give_up(open: &mut VecDeque<Open>) -> Option<Open> {
+    let is_silent = |connection: &Open| !connection.has_asked.load(Ordering::Relaxed);
+    let at = open.iter().position(is_silent).unwrap_or(0);
+    open.remove(at)
+}
+
+async fn converse(stream: TcpStream, requests: mpsc::Sender<Request>, has_asked: Arc<AtomicBool>) {
     let service = service_fn(move |request| {
+        has_asked.store(true, Ordering::Relaxed);
         let requests = requests.clone();
         async move { Ok::<_, Infallible>(answer(&request, &requests).await) }
     });
