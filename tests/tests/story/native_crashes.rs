@@ -7,6 +7,7 @@ use anyhow::Result;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
+use sixxs_tests::status::Status;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;
@@ -73,6 +74,29 @@ fn ten_deaths_with_a_memory() -> Result<()> {
         assert!(counts.beats <= 3, "{counts:?}");
         assert_eq!(counts.endpoint_changes, 0, "{counts:?}");
     }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The time that is told does not change while one waits for it.
+#[test]
+fn until_when_there_is_no_connect_is_told() -> Result<()> {
+    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    for _ in 0..3 {
+        setting.program.ok(&["restart", "sixxs0"])?;
+    }
+    let reason = |status: &Status| status.tunnel("sixxs0").reason.clone();
+    let waits = |status: &Status| {
+        reason(status).is_some_and(|reason| {
+            reason.starts_with("no connect until ")
+                && reason.ends_with(" UTC: the broker was connected to 3 times just now")
+        })
+    };
+    let first = setting.program.status_until("it waits", waits)?;
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(reason(&setting.program.status()?), reason(&first));
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

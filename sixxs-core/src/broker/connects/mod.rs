@@ -156,22 +156,35 @@ pub enum Why {
     Blocked,
 }
 
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slots(1) => f.write_str("the broker was just connected to"),
+            Self::Slots(connects) => {
+                write!(f, "the broker was connected to {connects} times just now")
+            }
+            Self::Unreadable => f.write_str("the record of connects was damaged"),
+            Self::LockedOut => f.write_str("the broker refused us for connecting too often"),
+            Self::Blocked => {
+                f.write_str("the broker refused us for connecting too often a second time in a day")
+            }
+        }
+    }
+}
+
+impl Wait {
+    /// The same in seconds, rounded up: when they have passed, it has passed.
+    #[must_use]
+    pub const fn seconds(&self) -> u64 {
+        self.remaining.as_secs() + (self.remaining.subsec_nanos() > 0) as u64
+    }
+}
+
+/// For who reads it at once: it says how long from now.
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.why {
-            Why::Slots(1) => f.write_str("the broker was just connected to")?,
-            Why::Slots(connects) => {
-                write!(f, "the broker was connected to {connects} times just now")?;
-            }
-            Why::Unreadable => f.write_str("the record of connects was damaged")?,
-            Why::LockedOut => f.write_str("the broker refused us for connecting too often")?,
-            Why::Blocked => f.write_str(
-                "the broker refused us for connecting too often a second time in a day",
-            )?,
-        }
-        // Rounded up: when it has passed, it has passed.
-        let seconds = self.remaining.as_nanos().div_ceil(1_000_000_000);
-        write!(f, "; the next connect is possible in {seconds} s")
+        let (why, seconds) = (self.why, self.seconds());
+        write!(f, "{why}; the next connect is possible in {seconds} s")
     }
 }
 

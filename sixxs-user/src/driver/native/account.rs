@@ -116,7 +116,13 @@ impl Work {
                 wait.remaining.min(SLOT_AGAIN)
             }
             Retry::After(wait) => {
-                self.report.say(State::Working(Some(error.to_string())));
+                let words = match error {
+                    tic::Error::Wait { server, wait } => {
+                        format!("{server}: {}", self.in_words(wait))
+                    }
+                    error => error.to_string(),
+                };
+                self.report.say(State::Working(Some(words)));
                 wait.remaining.min(SLOT_AGAIN)
             }
             Retry::Later => {

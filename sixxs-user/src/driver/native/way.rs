@@ -105,9 +105,24 @@ impl Work {
                 reason: wait.to_string(),
             })
         } else {
-            State::Working(Some(wait.to_string()))
+            State::Working(Some(self.in_words(&wait)))
         });
         Some(wait.remaining.min(SLOT_AGAIN))
+    }
+
+    /// Until when there is no connect, and why: for a status that is read later.
+    pub(super) fn in_words(&self, wait: &Wait) -> String {
+        let seconds = self.clock.unix_seconds().saturating_add(wait.seconds());
+        let until = i64::try_from(seconds).ok();
+        match until.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
+            Some(until) => format!(
+                "no connect until {}: {}",
+                until.strftime("%T UTC"),
+                wait.why
+            ),
+            // The clock is far off.
+            None => wait.to_string(),
+        }
     }
 
     /// Takes a slot, if there is one.
