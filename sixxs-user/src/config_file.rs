@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
-    #[error("{file}: {error}; expected a configuration there, or --config FILE")]
+    #[error("{file}: {error}; {}", what_to_do(.error))]
     Unreadable {
         /// Its path.
         file: String,
@@ -35,8 +35,15 @@ pub enum Error {
     Invalid(#[from] Invalid),
 }
 
+fn what_to_do(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run it as root",
+        _ => "expected a configuration there, or --config FILE",
+    }
+}
+
 /// No configuration is larger; more is a mistake, or an attack.
-const MAX_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Of a file's mode.
 const OTHERS_MAY_READ: u32 = 0o004;
@@ -54,15 +61,15 @@ fn read_any(path: &Path) -> Result<Config, Error> {
         file: file.clone(),
         error,
     };
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    let size = metadata.len();
-    if size > MAX_BYTES {
+    let (opened, metadata) = open(path).map_err(unreadable)?;
+    let bytes = read_at_most(MAX_BYTES, &opened, &metadata).map_err(unreadable)?;
+    if bytes.len() > MAX_BYTES {
         return Err(unreadable(io::Error::other(format!(
-            "{size} bytes are too many"
+            "it has more than {MAX_BYTES} bytes"
         ))));
     }
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
-    let config = config::parse_with(&file, &text, &read_secret)?;
+    let text = config::text(&file, &bytes)?;
+    let config = config::parse_with(&file, text, &read_secret)?;
     if config.has_secrets() && is_exposed(&metadata) {
         return Err(Error::Exposed { file });
     }
@@ -80,27 +87,134 @@ pub fn read_or_default(path: &Path) -> Result<Config, Error> {
     }
 }
 
-/// Reads a file with passwords in it, or says why not.
+/// Reads a file with passwords in it, or says why not. One that is too long is cut, which its parser
+/// complains about.
 pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let read = || -> io::Result<Zeroizing<Vec<u8>>> {
-        let mut file = File::open(path)?;
-        let metadata = file.metadata()?;
+        let (file, metadata) = open(Path::new(path))?;
         if is_exposed(&metadata) {
             return Err(io::Error::other(format!(
                 "it has a password in it and everybody can read it; run `chmod o= {path}`"
             )));
         }
-        // Never made larger, which would leave copies behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(aiccu::MAX_BYTES + 1));
-        let most = aiccu::MAX_BYTES as u64 + 1;
-        io::Read::by_ref(&mut file)
-            .take(most)
-            .read_to_end(&mut bytes)?;
-        Ok(bytes)
+        read_at_most(aiccu::MAX_BYTES, &file, &metadata)
     };
-    read().map_err(|error| format!("{path}: {error}"))
+    read().map_err(|error| format!("{path}: {error}{}", hint(&error)))
+}
+
+/// Opens a regular file. Anything else is refused: a pipe would be waited on for ever, a device need
+/// not end, and to open one can do something.
+fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    expect_regular(&fs::metadata(path)?)?;
+    // It may be another by now.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    expect_regular(&metadata)?;
+    Ok((file, metadata))
+}
+
+fn expect_regular(metadata: &Metadata) -> io::Result<()> {
+    let found = metadata.file_type();
+    let what = if found.is_file() {
+        return Ok(());
+    } else if found.is_dir() {
+        "a directory"
+    } else if found.is_fifo() {
+        "a pipe"
+    } else if found.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(io::Error::other(format!(
+        "it is {what}; name a regular file instead"
+    )))
+}
+
+/// The first bytes of a file, and one more where there are too many.
+fn read_at_most(most: usize, file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8>>> {
+    let expected = usize::try_from(metadata.len()).unwrap_or(most).min(most);
+    // Never made larger, which would leave copies behind, unless the file grows just now.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What to do about an error, where it says nothing about that itself.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run it as root",
+        _ => "",
+    }
 }
 
 fn is_exposed(metadata: &Metadata) -> bool {
     metadata.mode() & OTHERS_MAY_READ != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, sync::mpsc, thread, time::Duration};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    /// What is said of a path as a configuration, and as an account. Nothing waits for ever.
+    fn said(path: &Path) -> [String; 2] {
+        let (to, from) = mpsc::channel();
+        let path = path.to_owned();
+        thread::spawn(move || {
+            let config = read(&path).unwrap_err().to_string();
+            let account = read_secret(path.to_str().unwrap()).unwrap_err();
+            to.send([config, account]).unwrap();
+        });
+        from.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        mkfifo(&pipe, Mode::from_bits_truncate(0o600)).unwrap();
+        let socket = directory.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        for (path, what) in [
+            (pipe.as_path(), "a pipe"),
+            (&socket, "a socket"),
+            (directory.path(), "a directory"),
+            (Path::new("/tmp"), "a directory"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            for said in said(path) {
+                let expected = format!("{}: it is {what}; name a regular file", path.display());
+                assert!(said.starts_with(&expected), "{said}");
+                assert!(!said.contains("chmod"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_read_to_its_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 40).unwrap();
+        let config = read(file.path()).unwrap_err().to_string();
+        assert!(config.contains("more than 16777216 bytes"), "{config}");
+        assert_eq!(
+            read_secret(file.path().to_str().unwrap()).unwrap().len(),
+            aiccu::MAX_BYTES + 1
+        );
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_named_by_its_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), b"on_leak = \"drop\"\n\n# caf\xe9\n").unwrap();
+        let said = read(file.path()).unwrap_err().to_string();
+        let expected = format!("{}: line 3: not UTF-8", file.path().display());
+        assert!(said.starts_with(&expected), "{said}");
+    }
 }

@@ -167,6 +167,26 @@ pub fn parse(file: &str, text: &str) -> Result<Config, Invalid> {
     parse_with(file, text, &none)?.with_tunnels(file)
 }
 
+/// The text of a configuration.
+pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
+    str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let message = format!(
+            "not UTF-8: the byte 0x{:02x} is no character; save the file as UTF-8",
+            bytes[before.len()]
+        );
+        Invalid {
+            file: file.to_owned(),
+            faults: vec![Fault {
+                line,
+                key: String::new(),
+                message,
+            }],
+        }
+    })
+}
+
 /// Reads a configuration, and by `files` those that it refers to; it may have no tunnels. `file` is
 /// only for messages.
 pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, Invalid> {
