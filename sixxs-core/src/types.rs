@@ -1,6 +1,10 @@
 //! Numbers and names that must not be mixed up.
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
@@ -184,6 +188,9 @@ pub enum BadPrefix {
     /// Not of the form.
     #[error("no IPv6 address with a length from 0 to 128 bits")]
     Syntax,
+    /// An IPv4 address or prefix.
+    #[error("that is IPv4")]
+    Ipv4,
     /// Bits behind the length are set.
     #[error("bits are set behind the length; the prefix is {0}")]
     HostBits(Prefix),
@@ -197,7 +204,11 @@ impl FromStr for InterfaceAddress {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
         };
-        let address = address.parse().map_err(|_| BadPrefix::Syntax)?;
+        let no_address = |_| match address.parse::<Ipv4Addr>() {
+            Ok(_) => BadPrefix::Ipv4,
+            Err(_) => BadPrefix::Syntax,
+        };
+        let address = address.parse().map_err(no_address)?;
         let bits = match bits {
             None => 128,
             Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
@@ -266,11 +277,14 @@ mod tests {
             "2001:db8::/129",
             "2001:db8::/",
             "2001:db8::/+4",
-            "192.0.2.1",
+            "192.0.2.256",
             "x",
             "::/1/2",
         ] {
             assert_eq!(prefix(bad).unwrap_err(), BadPrefix::Syntax, "{bad}");
+        }
+        for ipv4 in ["192.0.2.1", "192.0.2.0/24", "192.0.2.1/x"] {
+            assert_eq!(prefix(ipv4).unwrap_err(), BadPrefix::Ipv4, "{ipv4}");
         }
     }
 

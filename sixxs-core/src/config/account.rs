@@ -1,5 +1,7 @@
 //! Accounts at brokers, by which a tunnel's parameters are to be had.
 
+use std::path::Path;
+
 use zeroize::Zeroizing;
 
 use super::reader::{Faults, Place};
@@ -10,6 +12,21 @@ use crate::{
 
 /// Gives the bytes of another file, or says why not.
 pub type Files<'a> = &'a dyn Fn(&str) -> Result<Zeroizing<Vec<u8>>, String>;
+
+/// The files that a configuration refers to.
+#[derive(Clone, Copy)]
+pub(super) struct Others<'a> {
+    /// Where the configuration stands, and relative paths begin.
+    pub(super) directory: &'a Path,
+    pub(super) read: Files<'a>,
+}
+
+impl Others<'_> {
+    /// A path as it is to be used, from one in the configuration.
+    pub(super) fn path(self, file: &str) -> String {
+        self.directory.join(file).display().to_string()
+    }
+}
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +70,10 @@ pub(super) fn read(
     file: &str,
     place: &Place,
     tls: Tls,
-    files: Files<'_>,
+    others: Others<'_>,
     faults: &mut Faults,
 ) -> Option<Account> {
-    let bytes = match files(file) {
+    let bytes = match (others.read)(file) {
         Ok(bytes) => bytes,
         Err(reason) => {
             faults.add(place, reason);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    account::{self, Account, Files, Tls},
+    account::{self, Account, Others, Tls},
     reader::{At, Faults, Place, Table},
 };
 use crate::{broker::beats::DEFAULT_INTERVAL, secret::Secret};
@@ -211,8 +211,9 @@ struct Keys {
 }
 
 /// Reads `kind` and the keys that go with it.
-pub(super) fn read(table: &mut Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<Kind> {
+pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option<Kind> {
     let kind_place = table.place("kind");
+    let aiccu_place = table.place("aiccu");
     let places = ["up", "remote4", "password"].map(|key| table.place(key));
     let name = table.parsed::<Name>("kind", NAMES, faults);
     let keys = Keys {
@@ -229,7 +230,7 @@ pub(super) fn read(table: &mut Table<'_>, files: Files<'_>, faults: &mut Faults)
     };
     if let Some(At { value, place }) = &keys.aiccu {
         let tls = Tls {
-            ca: keys.tls_ca.map(|at| at.value),
+            ca: keys.tls_ca.map(|at| others.path(&at.value)),
             verify: keys.tls_verify.is_none_or(|at| at.value),
         };
         if let Some(name) = name {
@@ -238,10 +239,12 @@ pub(super) fn read(table: &mut Table<'_>, files: Files<'_>, faults: &mut Faults)
                 "expected no kind beside aiccu: the broker says it",
             );
         }
-        return account::read(value, place, tls, files, faults).map(|a| Kind::Account(Box::new(a)));
+        let file = others.path(value);
+        return account::read(&file, place, tls, others, faults)
+            .map(|a| Kind::Account(Box::new(a)));
     }
     let Some(name) = name else {
-        if !faults.has(&kind_place.key) {
+        if !faults.has(&kind_place.key) && !faults.has(&aiccu_place.key) {
             faults.add(&kind_place, format!("missing; expected {NAMES}, or aiccu"));
         }
         return None;

@@ -12,10 +12,11 @@ mod reader;
 mod together;
 mod tunnel;
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use toml::de::DeTable;
 
+use account::Others;
 pub use account::{Account, Files, Tls};
 pub use added::Refused;
 pub use alerting::{Alerting, Webhook};
@@ -187,14 +188,18 @@ pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
     })
 }
 
-/// Reads a configuration, and by `files` those that it refers to; it may have no tunnels. `file` is
-/// only for messages.
+/// Reads a configuration, and by `files` those that it refers to; it may have no tunnels. Relative
+/// paths begin at the directory of `file`, which else is only for messages.
 pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, Invalid> {
     let mut faults = Faults::new(text);
     let config = match DeTable::parse(text) {
         Ok(table) => {
             let table = Table::new(table.into_inner(), String::new(), 1, &faults);
-            read(table, files, &mut faults)
+            let others = Others {
+                directory: Path::new(file).parent().unwrap_or(Path::new("")),
+                read: files,
+            };
+            read(table, others, &mut faults)
         }
         Err(error) => {
             let place = Place {
@@ -215,7 +220,7 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
     }
 }
 
-fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<Config> {
+fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option<Config> {
     let uplinks = table.one_or_many::<IfName>("uplinks", "a list of interface names", faults);
     if uplinks.as_ref().is_some_and(Vec::is_empty) {
         let place = table.place("uplinks");
@@ -255,7 +260,7 @@ fn read(mut table: Table<'_>, files: Files<'_>, faults: &mut Faults) -> Option<C
     let mut places = Vec::new();
     let mut tunnels = Vec::new();
     for (position, table) in (0..).zip(tables) {
-        if let Some((tunnel, place)) = tunnel::read(table, position, files, rule_mode, faults) {
+        if let Some((tunnel, place)) = tunnel::read(table, position, others, rule_mode, faults) {
             tunnels.push(tunnel);
             places.push(place);
         }

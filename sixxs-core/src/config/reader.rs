@@ -1,6 +1,12 @@
 //! Reads values out of a TOML table and says precisely what is wrong with those that are wrong.
 
-use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    ops::Range,
+    str::FromStr,
+};
 
 use toml::{
     Spanned,
@@ -136,6 +142,15 @@ impl<'i> Table<'i> {
         let At { value, place } = self.take(key)?;
         let value = parse_value(&value, &place, expected, faults)?;
         Some(At { value, place })
+    }
+
+    /// An IPv6 address.
+    pub(super) fn ipv6(&mut self, key: &str, faults: &mut Faults) -> Option<At<Ipv6Addr>> {
+        let At { value, place } = self.parsed::<Address>(key, "an IPv6 address", faults)?;
+        Some(At {
+            value: value.0,
+            place,
+        })
     }
 
     /// A string that is not to be shown, whatever is wrong with it.
@@ -305,6 +320,20 @@ impl<'i> Table<'i> {
                 format!("unknown key; expected one of {}", known.join(", ")),
             );
         }
+    }
+}
+
+struct Address(Ipv6Addr);
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let no_address = |_| match text.parse::<Ipv4Addr>() {
+            Ok(_) => "that is IPv4",
+            Err(_) => "no IPv6 address",
+        };
+        text.parse().map(Self).map_err(no_address)
     }
 }
 

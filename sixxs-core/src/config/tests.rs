@@ -422,6 +422,137 @@ fn every_fault_is_named() {
     }
 }
 
+/// A value that is there and wrong is not said to be missing as well.
+#[test]
+fn what_is_there_is_not_called_missing() {
+    let is_there = "address = \"2001:db8:a::2/64\"";
+    let has_peer = "peer = \"2001:db8:a::1\"";
+    for (right, wrong, line, key, message) in [
+        (
+            is_there,
+            "address = \"192.0.2.1\"",
+            9,
+            "address",
+            "found \"192.0.2.1\": that is IPv4",
+        ),
+        (
+            is_there,
+            "address = \"192.0.2.1/24\"",
+            9,
+            "address",
+            "that is IPv4",
+        ),
+        (
+            is_there,
+            "address = \"2001:db8::2/129\"",
+            9,
+            "address",
+            "from 0 to 128 bits",
+        ),
+        (
+            is_there,
+            "prefixes = \"192.0.2.0/24\"",
+            9,
+            "prefixes",
+            "that is IPv4",
+        ),
+        (
+            is_there,
+            "address = []",
+            6,
+            "address",
+            "found an empty list",
+        ),
+        (has_peer, "peer = \"192.0.2.1\"", 10, "peer", "that is IPv4"),
+        (
+            has_peer,
+            "gateway = \"192.0.2.1\"",
+            10,
+            "gateway",
+            "that is IPv4",
+        ),
+        (
+            has_peer,
+            "check_target = \"x\"",
+            10,
+            "check_target",
+            "no IPv6 address",
+        ),
+        (
+            has_peer,
+            "peer = \"2001:db8:a::2\"",
+            10,
+            "peer",
+            "which is its own (address); write the broker's",
+        ),
+    ] {
+        let text = GOOD.replacen(right, wrong, 1);
+        let invalid = parse("f", &text).expect_err(wrong);
+        let [fault] = &invalid.faults[..] else {
+            panic!("{wrong}: {invalid}")
+        };
+        assert_eq!(
+            (fault.line, &fault.key),
+            (line, &format!("tunnel[1].{key}"))
+        );
+        assert!(fault.message.contains(message), "{invalid}");
+    }
+}
+
+/// An account that is not to be had is one fault.
+#[test]
+fn an_account_that_is_wrong_is_told_once() {
+    let none = |file: &str| Err(format!("{file}: no such file"));
+    let empty = |_: &str| Ok(Vec::new().into());
+    for (text, files, message) in [
+        (
+            "aiccu = \"/a.conf\"",
+            &none as Files<'_>,
+            "/a.conf: no such file",
+        ),
+        ("aiccu = \"/a.conf\"", &empty, "/a.conf: "),
+        ("aiccu = 5", &none, "found 5"),
+    ] {
+        let text = format!("[[tunnel]]\nname = \"sixxs0\"\n{text}\n");
+        let invalid = parse_with("f", &text, files).unwrap_err();
+        assert!(invalid.faults[0].message.contains(message), "{invalid}");
+        for fault in &invalid.faults {
+            assert_eq!(
+                (fault.line, &*fault.key),
+                (3, "tunnel[1].aiccu"),
+                "{invalid}"
+            );
+        }
+    }
+}
+
+/// Paths are the same wherever the program is called.
+#[test]
+fn relative_paths_begin_at_the_configuration() {
+    let text = "[[tunnel]]\nname = \"a\"\naiccu = \"a.conf\"\ntls_ca = \"ca.pem\"\n\
+                [[tunnel]]\nname = \"b\"\naiccu = \"/b/b.conf\"\ntls_ca = \"/b/ca.pem\"\n";
+    let read = std::cell::RefCell::new(Vec::new());
+    let files = |file: &str| {
+        read.borrow_mut().push(file.to_owned());
+        Ok(b"username a\npassword b\nserver tic.example\n"
+            .to_vec()
+            .into())
+    };
+    let config = parse_with("/etc/sixxs/sixxs.toml", text, &files).unwrap();
+    assert_eq!(*read.borrow(), ["/etc/sixxs/a.conf", "/b/b.conf"]);
+    let accounts = config.tunnels.iter().map(|tunnel| match &tunnel.kind {
+        Kind::Account(account) => (account.file.as_str(), account.tls.ca.as_deref()),
+        other => panic!("{other:?}"),
+    });
+    let expected = [
+        ("/etc/sixxs/a.conf", Some("/etc/sixxs/ca.pem")),
+        ("/b/b.conf", Some("/b/ca.pem")),
+    ];
+    assert!(accounts.eq(expected));
+    let here = parse_with("sixxs.toml", text, &files).unwrap();
+    assert!(matches!(&here.tunnels[0].kind, Kind::Account(a) if a.file == "a.conf"));
+}
+
 /// What the README tells people to write is right.
 #[test]
 fn the_documented_configurations_are_good() {

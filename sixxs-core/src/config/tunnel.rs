@@ -4,7 +4,7 @@ use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
     Kind, RuleMode,
-    account::Files,
+    account::Others,
     kind,
     reader::{At, Faults, Place, Table},
     together::Places,
@@ -82,20 +82,21 @@ const KEYS: &[&str] = &[
 pub(super) fn read(
     mut table: Table<'_>,
     position: u32,
-    files: Files<'_>,
+    others: Others<'_>,
     rule_mode: RuleMode,
     faults: &mut Faults,
 ) -> Option<(Tunnel, Places)> {
     let name = table.parsed::<IfName>("name", "an interface name", faults);
-    let kind = kind::read(&mut table, files, faults);
+    let kind = kind::read(&mut table, others, faults);
     let address_place = table.place("address");
-    let addresses = table
-        .one_or_many::<InterfaceAddress>(
-            "address",
-            "an IPv6 address, such as 2001:db8::2/64",
-            faults,
-        )
-        .unwrap_or_default();
+    let other_places = ["prefixes", "aiccu"].map(|key| table.place(key));
+    let addresses = table.one_or_many::<InterfaceAddress>(
+        "address",
+        "an IPv6 address, such as 2001:db8::2/64",
+        faults,
+    );
+    let has_list = addresses.is_some();
+    let addresses = addresses.unwrap_or_default();
     for At { value, place } in &addresses {
         if !is_unicast(value.address) {
             faults.add(
@@ -105,8 +106,17 @@ pub(super) fn read(
         }
     }
     let peer_place = table.place("peer");
-    let peer = table.parsed::<Ipv6Addr>("peer", "an IPv6 address", faults);
-    let check_target = table.parsed::<Ipv6Addr>("check_target", "an IPv6 address", faults);
+    let peer = table.ipv6("peer", faults);
+    if let Some(At { value, place }) = &peer
+        && addresses.iter().any(|own| own.value.address == *value)
+    {
+        let message = format!(
+            "expected the address of the tunnel's far end, found {value}, which is its own (address); \
+             write the broker's, or leave peer out"
+        );
+        faults.add(place, message);
+    }
+    let check_target = table.ipv6("check_target", faults);
     let prefixes = table
         .one_or_many::<Prefix>(
             "prefixes",
@@ -145,7 +155,7 @@ pub(super) fn read(
         faults.add(&id.place, message);
     }
     let mtu = table.integer("mtu", Mtu::MINIMUM.0..=65535, faults);
-    let gateway = table.parsed::<Ipv6Addr>("gateway", "an IPv6 address", faults);
+    let gateway = table.ipv6("gateway", faults);
     let name_place = table.place("name");
     table.finish(&[KEYS, kind::KEYS].concat(), faults);
 
@@ -161,11 +171,21 @@ pub(super) fn read(
             faults.add(place, "expected none beside aiccu: the broker says it");
         }
     }
-    if addresses.is_empty() && prefixes.is_empty() && !is_account {
-        faults.add(
-            &address_place,
-            "missing; expected the tunnel's IPv6 address, or prefixes routed by it",
-        );
+    // What was wrong with one that is there was said.
+    let is_told = |place: &Place| faults.has(&place.key);
+    if addresses.is_empty()
+        && prefixes.is_empty()
+        && !is_account
+        && !is_told(&address_place)
+        && !other_places.iter().any(is_told)
+    {
+        let expected = "expected the tunnel's IPv6 address, or prefixes routed by it";
+        let message = if has_list {
+            format!("{expected}, found an empty list")
+        } else {
+            format!("missing; {expected}")
+        };
+        faults.add(&address_place, message);
     }
     if let Some(kind) = &kind
         && kind.is_native()
