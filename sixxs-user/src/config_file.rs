@@ -35,6 +35,14 @@ pub enum Error {
     Invalid(#[from] Invalid),
 }
 
+impl Error {
+    /// Whether there is no such file.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 fn what_to_do(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "run it as root",
@@ -80,9 +88,7 @@ fn read_any(path: &Path) -> Result<Config, Error> {
 /// otherwise.
 pub fn read_or_default(path: &Path) -> Result<Config, Error> {
     match read_any(path) {
-        Err(Error::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(Config::default())
-        }
+        Err(error) if error.is_missing() => Ok(Config::default()),
         outcome => outcome,
     }
 }

@@ -1,6 +1,6 @@
 //! What the daemon says, and who else runs.
 
-use super::{Finding, Verdict};
+use super::{Configuration, Finding, Verdict};
 
 /// What there is.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +43,12 @@ pub enum WhyNot {
     Other(String),
 }
 
-pub(super) fn findings(daemon: &Daemon) -> Vec<Finding> {
+pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Finding> {
+    let run = match wrong {
+        None | Some(Configuration::NotPermitted(_)) => "sixxs run",
+        Some(Configuration::Missing(_)) => "sixxs run, once there is a configuration",
+        Some(Configuration::Wrong(_)) => "sixxs run, once the configuration is right",
+    };
     let mut findings = Vec::new();
     findings.extend(daemon.not_writable.as_ref().map(not_writable));
     if let Some((group, false)) = &daemon.group {
@@ -81,13 +86,13 @@ pub(super) fn findings(daemon: &Daemon) -> Vec<Finding> {
                 "no daemon runs, and {} of the rules and routes for the tunnels are missing",
                 daemon.missing
             ),
-            "sixxs run",
+            run,
         )),
         None => findings.push(Finding::not(
             "daemon",
             Verdict::Note,
             "no daemon runs; what it put in place before still holds",
-            "sixxs run",
+            run,
         )),
         Some(problems) if problems.is_empty() => {
             findings.push(Finding::good("daemon", "the daemon has no problems"));

@@ -40,8 +40,9 @@ pub struct Pins {
     pub mount_point: String,
     /// Whether that is on a file system for BPF.
     pub mounted: bool,
-    /// Whether this process could mount one.
-    pub mountable: bool,
+    /// Whether this process could mount one; `None`: it is an ordinary user's, which is neither told
+    /// whether there is one nor runs the daemon.
+    pub mountable: Option<bool>,
     /// Directories of other versions of this program.
     pub left: Vec<String>,
 }
@@ -116,7 +117,14 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
 fn pins(pins: &Pins) -> Vec<Finding> {
     let directory = &pins.directory;
     let mut findings = Vec::new();
-    if !pins.mounted && !pins.mountable {
+    if !pins.mounted && pins.mountable.is_none() {
+        findings.push(Finding::not(
+            "pins",
+            Verdict::Note,
+            format!("not found out whether {directory} is on a bpffs"),
+            "run it as root",
+        ));
+    } else if !pins.mounted && pins.mountable == Some(false) {
         findings.push(Finding::not(
             "pins",
             Verdict::Bad,

@@ -26,7 +26,7 @@ pub struct Facts {
     /// The kernel.
     pub host: host::Host,
     /// What is wrong with the configuration.
-    pub configuration: Option<String>,
+    pub configuration: Option<Configuration>,
     /// Sysctls.
     pub settings: settings::Settings,
     /// Packet filters.
@@ -41,6 +41,17 @@ pub struct Facts {
     pub brokers: brokers::Brokers,
     /// The daemon.
     pub daemon: daemon::Daemon,
+}
+
+/// Why a configuration is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Configuration {
+    /// There is no such file.
+    Missing(String),
+    /// Whoever asks may not read it.
+    NotPermitted(String),
+    /// It is wrong, as this says.
+    Wrong(String),
 }
 
 /// How bad it is.
@@ -96,22 +107,43 @@ impl Finding {
 #[must_use]
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = host::findings(&facts.host);
-    if let Some(wrong) = &facts.configuration {
-        findings.push(Finding::not(
-            "configuration",
-            Verdict::Bad,
-            wrong,
-            "correct the file; docs/reference.md has every key",
-        ));
-    }
+    let configuration = facts.configuration.as_ref();
+    findings.extend(configuration.map(|why| self::configuration(why, &facts.daemon)));
     findings.extend(settings::findings(&facts.settings));
     findings.extend(filters::findings(&facts.filters));
     findings.extend(ways::findings(&facts.ways));
     findings.extend(managers::findings(&facts.managers));
     findings.extend(paths::findings(&facts.paths));
     findings.extend(brokers::findings(&facts.brokers));
-    findings.extend(daemon::findings(&facts.daemon));
+    findings.extend(daemon::findings(&facts.daemon, configuration));
     findings
+}
+
+fn configuration(why: &Configuration, daemon: &daemon::Daemon) -> Finding {
+    // One that was started for an account alone does without.
+    let has_daemon = daemon.problems.is_some();
+    let (verdict, detail, fix) = match why {
+        Configuration::Missing(file) => (
+            if has_daemon {
+                Verdict::Note
+            } else {
+                Verdict::Bad
+            },
+            format!("there is no {file}"),
+            "--config FILE, or write it: docs/reference.md has every key; only sixxs aiccu does without",
+        ),
+        Configuration::NotPermitted(file) => (
+            Verdict::Note,
+            format!("{file} cannot be read: permission denied"),
+            "run it as root",
+        ),
+        Configuration::Wrong(how) => (
+            Verdict::Bad,
+            how.clone(),
+            "correct the file; docs/reference.md has every key",
+        ),
+    };
+    Finding::not("configuration", verdict, detail, fix)
 }
 
 fn has(about: &'static str, there: Option<bool>, good: &str, bad: &str, fix: &str) -> Finding {

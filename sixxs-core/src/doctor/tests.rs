@@ -60,8 +60,11 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 46] = [
-        ("configuration", Bad, |f| f.configuration = Some("sixxs.toml:3: unknown key".into())),
+    let traps: [(&str, Verdict, Trap); 50] = [
+        ("configuration", Bad, |f| f.configuration = Some(Configuration::Wrong("sixxs.toml:3: unknown key".into()))),
+        ("configuration", Bad, |f| { f.configuration = Some(Configuration::Missing("/typo.toml".into())); f.daemon.problems = None; }),
+        ("configuration", Note, |f| f.configuration = Some(Configuration::Missing("/typo.toml".into()))),
+        ("configuration", Note, |f| f.configuration = Some(Configuration::NotPermitted("/s.toml".into()))),
         ("kernel", Bad, |f| f.host.release = "5.10.0-30".into()),
         ("ipv6", Bad, |f| f.host.ipv6 = false),
         ("rules", Bad, |f| f.host.rules = Some(false)),
@@ -69,7 +72,8 @@ fn each_trap_is_found_and_has_a_fix() {
         ("programs", Bad, |f| f.host.programs = Some(false)),
         ("programs", Note, |f| f.host.programs = None),
         ("bpffs", Bad, |f| f.host.bpffs = false),
-        ("pins", Bad, |f| f.host.pins.mounted = false),
+        ("pins", Bad, |f| { f.host.pins.mounted = false; f.host.pins.mountable = Some(false); }),
+        ("pins", Note, |f| f.host.pins.mounted = false),
         ("pins", Note, |f| f.host.pins.left = vec!["v2".into()]),
         ("tun", Bad, |f| f.host.tun = Some(false)),
         ("sit", Note, |f| f.host.sit = Some(false)),
@@ -139,5 +143,37 @@ fn what_looks_like_a_trap_and_is_none() {
         set(&mut facts);
         let findings = examine(&facts);
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{name}: {findings:#?}");
+    }
+}
+
+/// Who may not look is told to look as root, and not what would be wrong with what was not seen.
+#[test]
+fn an_ordinary_user_is_sent_to_root() {
+    let mut facts = good();
+    facts.configuration = Some(Configuration::NotPermitted("/s.toml".into()));
+    facts.host.pins.mounted = false;
+    facts.daemon.problems = None;
+    for about in ["configuration", "pins"] {
+        let found = found(&facts, about);
+        assert_eq!(found.fix.as_deref(), Some("run it as root"), "{found:?}");
+    }
+    assert_eq!(found(&facts, "daemon").fix.as_deref(), Some("sixxs run"));
+}
+
+/// What cannot be run is not offered.
+#[test]
+fn without_a_configuration_there_is_nothing_to_run() {
+    let mut facts = good();
+    facts.configuration = Some(Configuration::Missing("/typo.toml".into()));
+    facts.daemon.problems = None;
+    assert_eq!(
+        found(&facts, "configuration").detail,
+        "there is no /typo.toml"
+    );
+    for missing in [0, 2] {
+        facts.daemon.missing = missing;
+        let fix = found(&facts, "daemon").fix;
+        let expected = "sixxs run, once there is a configuration";
+        assert_eq!(fix.as_deref(), Some(expected));
     }
 }

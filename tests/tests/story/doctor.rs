@@ -1,10 +1,10 @@
 //! `sixxs doctor`: what is in the way is found, with or without a daemon.
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use sixxs_tests::program::Hook;
+use sixxs_tests::program::{Hook, finish};
 use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
@@ -67,5 +67,47 @@ fn a_host_with_and_without_traps() -> Result<()> {
     setting.lab.write_config("nonsense = 1\n")?;
     let (status, finding) = found(&setting, "configuration")?;
     assert_eq!((status, &finding["verdict"]), (3, &"bad".into()));
+
+    // A path with a typing error.
+    fs::remove_file(setting.lab.paths().config())?;
+    let (status, finding) = found(&setting, "configuration")?;
+    assert_eq!((status, &finding["verdict"]), (3, &"bad".into()));
+    let missing = format!("there is no {}", setting.lab.paths().config().display());
+    assert_eq!(finding["detail"], missing);
+    let (_, daemon) = found(&setting, "daemon")?;
+    assert_ne!(daemon["fix"], "sixxs run");
+    Ok(())
+}
+
+/// An ordinary user, who sees neither the configuration nor what is mounted where, is told to look as
+/// root.
+#[test]
+fn for_an_ordinary_user() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let config = setting.lab.paths().config();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600))?;
+    let copy = setting.lab.paths().base().join("sixxs");
+    fs::copy(setting.program.binary(), &copy)?;
+    let nobody = |arguments: &[&str]| {
+        let mut command = setting.host().command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(&copy).args(arguments);
+        setting.program.dress(&mut command);
+        finish(&mut command)
+    };
+    let printed = nobody(&["doctor", "--json"])?;
+    let report: Value = serde_json::from_str(&printed.stdout).context(printed.stderr)?;
+    let findings = report["findings"].as_array().context("findings")?;
+    for about in ["configuration", "pins"] {
+        let found = findings.iter().find(|finding| finding["about"] == about);
+        let found = found.with_context(|| format!("nothing about {about}: {report:#}"))?;
+        assert_eq!(found["verdict"], "note", "{found:#}");
+        assert_eq!(found["fix"], "run it as root", "{found:#}");
+    }
+    for command in [&["plan"][..], &["explain", "2001:db8:a::2", "2001:db8::1"]] {
+        let printed = nobody(command)?;
+        assert_eq!(printed.code, 2, "{printed:#?}");
+        assert!(printed.stderr.contains("run it as root"), "{printed:#?}");
+    }
     Ok(())
 }

@@ -96,6 +96,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     for (selector, option, value) in [
         ("fwmark 0x77", "--mark", "0x77"),
         ("uidrange 1234-1234", "--uid", "1234"),
+        ("uidrange 65534-65534", "--uid", "nobody"),
     ] {
         setting.host().sh(&format!(
             "ip -6 rule add {selector} lookup main priority 100"
@@ -313,6 +314,8 @@ fn what_makes_no_sense() -> Result<()> {
         (&[own, "fe80::1"], "needs its interface"),
         (&[own, "fe80::1%nosuch"], "no interface"),
         (&["fe80::1", to], "link-local"),
+        (&["2001:db8:a::2%net0", to], "a zone does not belong here"),
+        (&[own, to, "--uid", "no-such-user"], "no such user"),
         (&[own, to, "--oif", "nosuch"], "no interface"),
         (
             &[own, to, "--iif", "net0", "--uid", "1"],
@@ -346,6 +349,9 @@ fn what_makes_no_sense() -> Result<()> {
         [Some("leaves"), Some(UPLINK), None],
         "{native:#}"
     );
+    let printed = setting.program.run(&["explain", own, to])?;
+    let missing = format!("there is no {}", setting.lab.paths().config().display());
+    assert!(printed.stderr.contains(&missing), "{printed:#?}");
     setting.lab.write_config("nonsense = 1\n")?;
     assert_eq!(setting.program.run(&["explain", own, to])?.code, 2);
     Ok(())

@@ -14,13 +14,18 @@ mod managers;
 mod settings;
 mod ways;
 
-use std::{fs, io::Read as _, path::Path, process::ExitCode};
+use std::{
+    fs,
+    io::{ErrorKind, Read as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use serde::Serialize;
 use sixxs_core::{
     config::{Config, RuleMode},
     doctor::{
-        self, Facts, Finding, Verdict,
+        self, Configuration, Facts, Finding, Verdict,
         daemon::Daemon,
         host::{Host, Pins},
     },
@@ -124,7 +129,7 @@ struct View {
 async fn gather(paths: &Paths) -> Facts {
     let (config, configuration) = match config_file::read(&paths.config) {
         Ok(config) => (Some(config), None),
-        Err(wrong) => (None, Some(wrong.to_string())),
+        Err(wrong) => (None, Some(why_not(wrong))),
     };
     let (mut not_asked, mut silent) = (None, None);
     let status = match client::status_soon(&paths.socket()).await {
@@ -140,7 +145,7 @@ async fn gather(paths: &Paths) -> Facts {
     };
     let mut facts = Facts {
         host: host(paths, config.as_ref(), status.as_ref()),
-        configuration: configuration.filter(|_| paths.config.exists()),
+        configuration,
         managers: managers::managers(config.as_ref()),
         daemon: Daemon {
             problems: status.as_ref().map(|status| status.problems.clone()),
@@ -204,6 +209,18 @@ async fn gather(paths: &Paths) -> Facts {
     facts
 }
 
+/// Why there is no configuration.
+fn why_not(error: config_file::Error) -> Configuration {
+    let config_file::Error::Unreadable { file, error: why } = &error else {
+        return Configuration::Wrong(error.to_string());
+    };
+    match why.kind() {
+        ErrorKind::NotFound => Configuration::Missing(file.clone()),
+        ErrorKind::PermissionDenied => Configuration::NotPermitted(file.clone()),
+        _ => Configuration::Wrong(error.to_string()),
+    }
+}
+
 fn has_native(config: &Config) -> bool {
     config.tunnels.iter().any(|tunnel| tunnel.kind.is_native())
 }
@@ -246,12 +263,15 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
 }
 
 /// Whether this process may mount file systems (`CAP_SYS_ADMIN`, number 21).
-fn has_sys_admin() -> bool {
+/// `None`: root could.
+fn has_sys_admin() -> Option<bool> {
     let status = read("/proc/self/status");
     let mut lines = status.lines();
     let bits = lines.find_map(|line| line.strip_prefix("CapEff:"));
-    bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .is_some_and(|bits| bits >> 21 & 1 == 1)
+    let has = bits
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .is_some_and(|bits| bits >> 21 & 1 == 1);
+    (has || nix::unistd::geteuid().is_root()).then_some(has)
 }
 
 /// Whether the kernel takes source-specific routes: tried in a network namespace that nobody sees and

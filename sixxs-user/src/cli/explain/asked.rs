@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::Args;
+use nix::unistd::User;
 use sixxs_core::{link::Links, types::IfIndex};
 
 /// What is asked.
@@ -14,8 +15,8 @@ pub(in crate::cli) struct Asked {
     /// Its destination; link-local ones with their interface: fe80::1%net0.
     #[arg(value_name = "DST")]
     pub(super) destination: String,
-    /// Owner of the sending process; default: yours.
-    #[arg(long, value_name = "NUMBER", conflicts_with = "iif")]
+    /// Owner of the sending process, by name or number; default: you.
+    #[arg(long, value_name = "USER", conflicts_with = "iif", value_parser = uid)]
     pub(super) uid: Option<u32>,
     /// The packet's mark: 7 or 0x7.
     #[arg(long, value_name = "MARK", value_parser = mark)]
@@ -35,6 +36,17 @@ pub(in crate::cli) struct Asked {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(in crate::cli) struct BadArgument(pub(super) String);
+
+fn uid(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    match User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("there is no such user; expected a name or a number".to_owned()),
+        Err(error) => Err(format!("look the user up: {error}")),
+    }
+}
 
 fn mark(text: &str) -> Result<u32, String> {
     let number = match text.strip_prefix("0x") {
@@ -82,6 +94,16 @@ pub(super) fn interface(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_have_names_and_numbers() {
+        assert_eq!(uid("root"), Ok(0));
+        assert_eq!(uid("1234"), Ok(1234));
+        for nobody in ["no-such-user-here", "", "-1"] {
+            let error = uid(nobody).unwrap_err();
+            assert!(error.contains("no such user"), "{nobody}: {error}");
+        }
+    }
 
     #[test]
     fn what_makes_no_sense_is_said() {

@@ -21,7 +21,7 @@ use super::asked::{Asked, BadArgument, address, interface};
 use crate::{
     api::Status,
     bpf,
-    cli::learned,
+    cli::{learned, show},
     client, config_file,
     netlink::{self, Netlink, Question, Scope, tc::Direction},
     paths::Paths,
@@ -39,11 +39,17 @@ struct View<'a> {
 
 /// Looks at the host, and asks the kernel.
 pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
-    let source = address(&asked.source)?.0;
+    let (source, zone) = address(&asked.source)?;
     let (destination, scope) = address(&asked.destination)?;
     if source.is_unicast_link_local() {
         bail!(BadArgument(format!(
             "{source}: a link-local address belongs to no tunnel, and is told apart by its interface alone"
+        )));
+    }
+    if let Some(zone) = zone {
+        bail!(BadArgument(format!(
+            "{}: a zone does not belong here; to bind the socket to an interface: --oif {zone}",
+            asked.source
         )));
     }
     let oif = asked.oif.clone().or(scope);
@@ -55,7 +61,13 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
     let config = match config_file::read(&paths.config) {
         Ok(config) => config,
         // Of a host without, the kernel's answer is still one.
-        Err(_) if !paths.config.exists() => Config::default(),
+        Err(wrong) if wrong.is_missing() => {
+            show::complain(&format!(
+                "there is no {}: no source is known to be a tunnel's",
+                paths.config.display()
+            ));
+            Config::default()
+        }
         Err(wrong) => return Err(wrong.into()),
     };
     let (status, daemon) = match client::status_soon(&paths.socket()).await {
