@@ -11,23 +11,26 @@ use super::theme::{Meaning, Theme};
 const KEYS: [(&str, &str); 10] = [
     ("q, Ctrl-C", "quit"),
     ("↑ ↓, k j", "select a tunnel, or scroll"),
+    ("PgUp, PgDn", "a page; Home, End: the ends"),
     ("s, S", "sort by the next, reverse"),
-    ("u, Enter", "start the tunnel"),
+    ("u, r", "start (Enter too), restart"),
     ("d", "stop it; asks first"),
-    ("r", "restart it"),
     ("a, Esc", "read whole alerts; back"),
     ("p", "pause, go on"),
-    ("Ctrl-L", "draw everything anew"),
+    ("Ctrl-L, -Z", "draw anew; suspend"),
     ("?, h", "this help; any key: back"),
 ];
 
-const COLUMNS: [(&str, &str); 6] = [
+const COLUMNS: [(&str, &str); 9] = [
+    ("state", "the tunnel's, or what is missing"),
     ("in/s, out/s", "bytes through the interface"),
     ("lately", "both: 5 s a sign, up to its highest"),
     ("ping/s", "echo requests from outside"),
     ("answd", "how many of them were answered"),
+    ("median", "half of the answers took no longer"),
     ("last", "when the last one was"),
     ("leaks", "packets on a wrong way out"),
+    ("leak/s", "of them in a second"),
 ];
 
 /// Draws it in the middle, as far as there is room.

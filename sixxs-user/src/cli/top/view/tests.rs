@@ -156,6 +156,30 @@ fn sizes() {
     as_in_the_file("reading", &screen(&app, (80, 24), COLOURED));
 }
 
+/// Every column has its line in the help, and the help fits wherever it is whole.
+#[test]
+fn the_help_has_every_column() {
+    let mut app = usual();
+    let heads = screen(&app, (120, 40), COLOURED);
+    let heads = heads.lines().find(|line| line.contains(" state "));
+    let heads = heads.unwrap().to_owned();
+    app.key(Key::Character('?'));
+    for size in [(80, 24), (120, 40)] {
+        let help = screen(&app, size, COLOURED);
+        for head in heads.split_whitespace().skip(1) {
+            let is_named = |line: &str| {
+                let line = line.split_once('│').map_or("", |(_, line)| line);
+                let names = line.get(..12).unwrap_or_default();
+                names.split([' ', ',']).any(|name| name == head)
+            };
+            assert!(help.lines().any(is_named), "{head}: {help}");
+        }
+        for key in ["PgUp", "PgDn", "Home", "End", "-Z", "Enter", "this help"] {
+            assert!(help.contains(key), "{key}: {help}");
+        }
+    }
+}
+
 #[test]
 fn long_names_leave_the_numbers_whole() {
     let app = app(
