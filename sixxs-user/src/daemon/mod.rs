@@ -309,7 +309,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             Some(Quit { stop, done }) = quits.recv() => break (stop, Some(done)),
         }
     };
-    info!(stop_tunnels, "ending; what is enforced stays in place");
+    info!(
+        "{}",
+        match (end, stop_tunnels) {
+            (End::Idle, _) => "no tunnel is left: ending, and taking away what is enforced",
+            (End::Ordered, true) =>
+                "stopping all tunnels and ending; `sixxs down` takes away what is enforced",
+            (End::Ordered, false) => "ending; what is enforced stays in place",
+        }
+    );
     systemd::stopping()?;
     // Whoever asks for anything from now on is told that the daemon is ending.
     drop(requests);

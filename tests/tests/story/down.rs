@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::snapshot::{Snapshot, assert_same, take};
@@ -23,6 +24,32 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     setting.program.ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
     assert_same(&before, &take(&setting.lab)?);
+    Ok(())
+}
+
+/// What the log says last is what happens.
+#[test]
+fn last_words() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let limit = Duration::from_secs(10);
+    for is_down in [false, true] {
+        let daemon = setting.start()?;
+        if is_down {
+            setting.program.ok(&["down"])?;
+        } else {
+            daemon.signal(Signal::SIGTERM)?;
+        }
+        let log = wait::until(
+            "it says so",
+            limit,
+            || Ok(daemon.log()),
+            |log| log.contains("ending"),
+        )?;
+        assert_eq!(log.contains("stays in place"), !is_down, "{log}");
+        assert_eq!(log.contains("`sixxs down` takes away"), is_down, "{log}");
+        assert_eq!(daemon.wait()?, 0);
+        assert_eq!(setting.own_rules()?.is_empty(), is_down);
+    }
     Ok(())
 }
 
