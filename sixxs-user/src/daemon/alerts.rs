@@ -58,10 +58,28 @@ impl Alerts {
         (so_far, self.listeners.subscribe())
     }
 
-    /// The time in RFC 3339, to the millisecond.
     fn now(&self) -> String {
-        let now = self.clock.wall();
-        let rounded = now.round(jiff::Unit::Millisecond).unwrap_or(now);
-        rounded.to_string()
+        stamp(self.clock.wall())
+    }
+}
+
+/// A time in RFC 3339, to the millisecond, always as long.
+fn stamp(time: jiff::Timestamp) -> String {
+    format!("{time:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_all_as_long() {
+        for (time, expected) in [
+            ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000Z"),
+            ("2026-01-02T03:04:51.7Z", "2026-01-02T03:04:51.700Z"),
+            ("2026-01-02T03:04:05.0129Z", "2026-01-02T03:04:05.012Z"),
+        ] {
+            assert_eq!(stamp(time.parse().unwrap()), expected);
+        }
     }
 }
