@@ -310,6 +310,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 confirm_within_seconds: confirm,
             };
             client::post(&socket, "/v1/reload", &reload).await?;
+            if let Some(seconds) = confirm.filter(|_| !json) {
+                show::print(&format!(
+                    "the new configuration is in force; in {seconds} s the one before is back, unless \
+                     `sixxs confirm` comes first\n"
+                ))?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Confirm => {

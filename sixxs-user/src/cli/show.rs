@@ -1,7 +1,8 @@
 //! Commands that show something.
 
 use std::{
-    io::{self, Write as _},
+    env,
+    io::{self, IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -21,6 +22,8 @@ use crate::{
 };
 
 pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Result<ExitCode> {
+    let draws = io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|kind| kind != "dumb");
+    let mut is_first = true;
     loop {
         let status: Status = client::get(socket, "/v1/status").await?;
         let shown = if json {
@@ -32,7 +35,16 @@ pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Re
             print(&shown)?;
             return Ok(exit(status.healthy));
         }
-        print(&if json { shown } else { redraw(&shown) })?;
+        print(&if json {
+            shown
+        } else if draws {
+            redraw(&shown)
+        } else if is_first {
+            shown
+        } else {
+            format!("\n{shown}")
+        })?;
+        is_first = false;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

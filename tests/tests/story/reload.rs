@@ -115,7 +115,11 @@ fn what_nobody_confirms_is_given_up_again() -> Result<()> {
     let late = setting.program.run(&["confirm"])?;
     assert_eq!(late.code, 1, "{late:#?}");
 
-    setting.program.ok(&["reload", "--confirm", "60"])?;
+    let printed = setting.program.ok(&["reload", "--confirm", "60"])?;
+    ensure!(
+        printed.stdout.contains("in force; in 60 s") && printed.stdout.contains("`sixxs confirm`"),
+        "{printed:#?}"
+    );
     setting.program.ok(&["confirm"])?;
     ensure!(moved(&setting.own_rules()?), "the table is the new one");
     Ok(())

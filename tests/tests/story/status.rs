@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::{Hook, finish};
+use sixxs_tests::pty::Pty;
 use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
@@ -60,7 +61,10 @@ fn what_goes_on() -> Result<()> {
     let [tunnel, _] = setting.lab.tunnels();
     let screens = Listener::start(&setting, &["status", "--watch"])?;
     let alerts = Listener::start(&setting, &["alerts", "--follow"])?;
-    screens.until("two screens", |text| text.matches("\x1b[H").count() >= 2)?;
+    // A pipe has no cursor to move: one picture after the other.
+    screens.until("two screens", |text| {
+        text.starts_with("sixxs0 ") && text.contains(" corrections\n\nsixxs0 ")
+    })?;
     alerts.until("alerts of before", |text| text.contains("sixxs0: up"))?;
 
     let cause = Cause::Device(UPLINK);
@@ -72,6 +76,29 @@ fn what_goes_on() -> Result<()> {
     screens.until("a leak on the screen", |text| {
         text.contains(" 3 redirected")
     })?;
+    assert!(!screens.text().contains('\x1b'), "{}", screens.text());
+    assert_eq!(daemon.stop()?, 0);
+    assert_eq!(
+        alerts.end()?,
+        (1, "sixxs: the daemon has ended\n".to_owned())
+    );
+    Ok(())
+}
+
+/// On a terminal they are drawn over each other, if it can.
+#[test]
+fn on_terminals() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    for (kind, draws) in [("xterm", true), ("dumb", false)] {
+        let arguments = ["status", "--watch"];
+        let pty = Pty::start(&mut setting.program.command(&arguments), kind)?;
+        pty.until("two screens", |written| {
+            written.matches("all tunnels healthy").count() >= 2
+        })?;
+        assert_eq!(pty.written().contains("\x1b[H"), draws, "{kind}");
+        assert_eq!(pty.written().contains('\x1b'), draws, "{kind}");
+    }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -85,7 +112,8 @@ struct Listener {
 impl Listener {
     fn start(setting: &Setting, arguments: &[&str]) -> Result<Self> {
         let mut command = setting.program.command(arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
         let mut stdout = child.stdout.take().context("stdout is piped")?;
         let printed = Arc::new(Mutex::new(String::new()));
         let to = Arc::clone(&printed);
@@ -99,8 +127,23 @@ impl Listener {
         Ok(Self { child, printed })
     }
 
+    fn text(&self) -> String {
+        self.printed.lock().expect("no panic before").clone()
+    }
+
+    /// Its exit status and what it complained of, once it has ended by itself.
+    fn end(mut self) -> Result<(i32, String)> {
+        let child = &mut self.child;
+        let ended = || Ok(child.try_wait()?.and_then(|status| status.code()));
+        let code = wait::until("its end", Duration::from_secs(10), ended, Option::is_some)?;
+        let mut complaint = String::new();
+        let mut stderr = self.child.stderr.take().context("stderr is piped")?;
+        stderr.read_to_string(&mut complaint)?;
+        Ok((code.context("a code")?, complaint))
+    }
+
     fn until(&self, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
-        let printed = || Ok(self.printed.lock().expect("no panic before").clone());
+        let printed = || Ok(self.text());
         let good = |text: &String| good(text);
         wait::until(what, Duration::from_secs(10), printed, good).map(drop)
     }
