@@ -63,7 +63,7 @@ impl State {
     /// known who took it away. What came later is among it, and has to be looked at.
     pub(super) fn hear(&mut self) {
         for _ in 0..HEARD_AT_A_TIME {
-            let Some(change) = self.watcher.changed_already() else {
+            let Some(change) = self.ways.watcher.changed_already() else {
                 return;
             };
             if let Some(removal) = change.removal {

@@ -180,13 +180,13 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         paths.clone(),
         config,
         netlink,
-        Arc::clone(&watcher),
         kernel,
         services,
         tunnels,
         Ways {
             stopped_to,
             requests_to: requests_to.clone(),
+            watcher: Arc::clone(&watcher),
         },
     );
     // Nothing is taken for unwanted only because its driver has not spoken yet.

@@ -41,10 +41,11 @@ use crate::{
     shadow, table_file,
 };
 
-/// Ways back into the daemon's loop, for tasks of its own.
+/// Ways back into the daemon's loop, for tasks of its own; and what the loop listens to.
 pub(super) struct Ways {
     pub(super) stopped_to: mpsc::Sender<Stopped>,
     pub(super) requests_to: mpsc::Sender<Request>,
+    pub(super) watcher: Arc<Watcher>,
 }
 
 pub(super) struct State {
@@ -79,7 +80,6 @@ pub(super) struct State {
     pub(super) contest: Contest,
     /// Whether the tables' names were written in this run.
     has_named: bool,
-    pub(super) watcher: Arc<Watcher>,
     /// What was heard while looking: something; that an interface is new.
     pub(super) heard: Option<bool>,
     /// Since the last look.
@@ -102,7 +102,6 @@ impl State {
         paths: Paths,
         config: Config,
         netlink: Netlink,
-        watcher: Arc<Watcher>,
         kernel: Kernel,
         services: Services,
         tunnels: BTreeMap<IfName, Running>,
@@ -132,7 +131,6 @@ impl State {
             corrections: 0,
             contest: Contest::default(),
             has_named: false,
-            watcher,
             heard: None,
             removals: Removals::default(),
             alerts,

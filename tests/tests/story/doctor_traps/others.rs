@@ -186,14 +186,14 @@ fn who_else_runs() -> Result<()> {
         "{fix}"
     );
 
-    // A second daemon, in directories of its own.
+    // A daemon in directories of its own, of a version that knows nothing of ours; a stand-in, since ours
+    // would be refused.
     let daemon = setting.start()?;
-    let base = setting.lab.paths().base().to_owned();
-    let mut command = setting.program.command(&["run"]);
-    for (name, directory) in [("SIXXS_RUN_DIR", "run2"), ("SIXXS_STATE_DIR", "state2")] {
-        command.env(name, base.join(directory));
-    }
-    let other = setting.program.spawn_as(command)?;
+    let older = setting.lab.paths().base().join("sixxs");
+    std::fs::copy("/bin/sh", &older)?;
+    let mut other = setting.host().command(&older);
+    other.args(["-c", "while :; do sleep 0.2; done", "run"]);
+    let mut other = other.spawn()?;
     let limit = Duration::from_secs(10);
     let seen = || {
         let all = traps(&setting, "daemon")?.into_iter();
