@@ -85,13 +85,6 @@ impl Slot {
             before != value
         }
     }
-
-    /// Stores a point in time.
-    #[inline(always)]
-    pub(crate) fn set(self, stat: Stat, value: u64) {
-        // SAFETY: as in `add`.
-        unsafe { (*self.state).counters[stat.index()] = value }
-    }
 }
 
 /// The counters of a slot; `None` only for a number out of range.

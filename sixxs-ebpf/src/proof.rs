@@ -113,7 +113,7 @@ extern "C" fn sixxs_replied(tag: u64, by_tunnel: u32) -> u32 {
         return 0;
     }
     slot.add(Stat::EchoAnswered, 1);
-    slot.set(Stat::LastAnswer, frame::now_ns());
+    slot.renew(Stat::LastAnswer, frame::now_ns());
     if pending.is_timed != 0 {
         let took = frame::exactly_now_ns().wrapping_sub(pending.at_ns);
         maps::add_time(tunnel, took);

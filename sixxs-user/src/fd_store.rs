@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    env,
+    env, io,
     os::fd::{AsFd, FromRawFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, Once, PoisonError,
@@ -91,6 +91,23 @@ impl FdStore {
     /// What was held of a tunnel by the time we were started: once.
     pub(crate) fn take(&self, name: &IfName, what: What) -> Option<OwnedFd> {
         self.held().remove(&key(name, what))
+    }
+
+    /// The socket of a tunnel, which is held from now on: the one that was, if it can be gone on with, or a
+    /// new one.
+    pub(crate) fn socket<T: AsFd>(
+        &self,
+        name: &IfName,
+        adopt: impl FnOnce(OwnedFd) -> io::Result<T>,
+        open: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let held = self.take(name, What::Socket);
+        let socket = match held.and_then(|held| adopt(held).ok()) {
+            Some(socket) => socket,
+            None => open()?,
+        };
+        self.hold(name, What::Socket, &socket);
+        Ok(socket)
     }
 
     /// Has it held, in the place of what was.

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod bpf;
 pub mod broker;
+mod claim;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -43,6 +43,7 @@ use crate::{
     api,
     bpf::{self, HookChoice, Kernel, Rings},
     broker::connects::Connects,
+    claim,
     clock::{self, Clock},
     control, driver,
     fd_store::FdStore,
@@ -142,7 +143,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         warn!("{note}");
     }
     let _lock = run_dir::lock(paths)?;
-    let _claim = run_dir::claim()?;
+    let _claim = claim::namespace()?;
     raise_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     driver::Report,
-    fd_store::What,
     wire::{Datagrams, Device},
 };
 
@@ -56,7 +55,12 @@ impl Work {
             last = Some(way);
             let local = ayiya.local4.map(IpAddr::V4);
             let port = before.as_ref().map_or(0, |kept| kept.port);
-            let socket = match self.datagrams(local, port, way.remote) {
+            let opened = self.fd_store.socket(
+                &self.name,
+                |held| Datagrams::adopt(held, local, port, way.remote),
+                || Datagrams::open(local, port, way.remote),
+            );
+            let socket = match opened {
                 Ok(socket) => socket,
                 // Somebody else has the port now.
                 Err(_) if before.is_some() => continue,
@@ -83,17 +87,6 @@ impl Work {
                 }
             }
         }
-    }
-
-    /// A socket to the broker: the one that was held, if it is such a one, or a new one.
-    fn datagrams(&self, local: Option<IpAddr>, port: u16, remote: IpAddr) -> io::Result<Datagrams> {
-        let held = self.fd_store.take(&self.name, What::Socket);
-        let socket = match held.and_then(|held| Datagrams::adopt(held, local, port, remote).ok()) {
-            Some(socket) => socket,
-            None => Datagrams::open(local, port, remote)?,
-        };
-        self.fd_store.hold(&self.name, What::Socket, &socket);
-        Ok(socket)
     }
 
     async fn carry(

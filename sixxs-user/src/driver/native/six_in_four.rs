@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     driver::Report,
-    fd_store::What,
     wire::{Device, Protocol41},
 };
 
@@ -128,12 +127,11 @@ impl Work {
         let (IpAddr::V4(local), IpAddr::V4(remote)) = (way.source, way.remote) else {
             return Err(io::Error::other("the broker has no IPv4 address"));
         };
-        let held = self.fd_store.take(&self.name, What::Socket);
-        let socket = match held.and_then(|held| Protocol41::adopt(held, local, remote).ok()) {
-            Some(socket) => socket,
-            None => Protocol41::open(local, remote)?,
-        };
-        self.fd_store.hold(&self.name, What::Socket, &socket);
+        let socket = self.fd_store.socket(
+            &self.name,
+            |held| Protocol41::adopt(held, local, remote),
+            || Protocol41::open(local, remote),
+        )?;
         let heartbeat = outer.heartbeat.as_ref();
         let beating =
             heartbeat.map(|heartbeat| Beating::open(heartbeat, address, way, self.clock.clone()));

@@ -1,0 +1,49 @@
+//! The network namespace: whose it is, among daemons.
+
+use std::io;
+
+use anyhow::{Context as _, bail};
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::geteuid,
+};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tracing::{debug, warn};
+
+/// By this name daemons of a network namespace find each other.
+const ABSTRACT_NAME: &str = "\0sixxs-daemon";
+
+/// Sees that there is one daemon per network namespace, as long as what is returned is kept: two would undo
+/// each other's work. The name is an abstract Unix socket's, which belongs to the namespace and not to any
+/// directory. Anybody may take it, so it keeps us away only where it is root's or our own.
+pub(crate) fn namespace() -> anyhow::Result<Option<Socket>> {
+    let name = SockAddr::unix(ABSTRACT_NAME).context("name a socket")?;
+    let open = || Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None);
+    let socket = open().context("open a socket")?;
+    match socket.bind(&name) {
+        Ok(()) => {
+            socket.listen(1).context("listen to a socket")?;
+            return Ok(Some(socket));
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(error) => return Err(error).context("bind a socket"),
+    }
+    let asker = open().context("open a socket")?;
+    let holder = asker
+        .connect(&name)
+        .and_then(|()| Ok(getsockopt(&asker, PeerCredentials)?));
+    match holder {
+        Ok(holder) if holder.uid() == 0 || holder.uid() == geteuid().as_raw() => bail!(
+            "another sixxs (process {}) runs in this network namespace, and two would undo each other's \
+             work; stop it, or run this one in a namespace of its own",
+            holder.pid()
+        ),
+        Ok(holder) => warn!(
+            "process {} of user {} has taken the name by which daemons find each other; going on",
+            holder.pid(),
+            holder.uid()
+        ),
+        Err(error) => debug!("who has taken our name: {error}"),
+    }
+    Ok(None)
+}
