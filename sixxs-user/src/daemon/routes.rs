@@ -12,7 +12,7 @@ use sixxs_core::{
         desired::{Place, Target},
         diff,
     },
-    types::{IfIndex, IfName, Prefix, TableId},
+    types::{IfIndex, IfName, Mtu, Prefix, TableId},
 };
 use tracing::debug;
 
@@ -22,13 +22,15 @@ use crate::netlink::Removed;
 /// Rounds of plan and apply before something is called a problem: others may be at work too.
 const ROUNDS: usize = 3;
 
-/// What was in place after the last round: what of it is missing now, somebody took away.
+/// What was in place after the last round: what of it is missing now, somebody took away. What is
+/// wanted otherwise now was not.
 #[derive(Default)]
 pub(super) struct InPlace {
     rules: BTreeSet<Rule>,
-    routes: BTreeSet<Place>,
-    /// Interfaces that were set up, and their addresses.
-    set_up: BTreeSet<(IfIndex, Option<Ipv6Addr>)>,
+    routes: BTreeMap<Place, Target>,
+    /// Interfaces that were up with the MTU that they should have.
+    set_up: BTreeSet<(IfIndex, Mtu)>,
+    addresses: BTreeSet<(IfIndex, Ipv6Addr)>,
 }
 
 /// Whose tables and sources are. There may be ten thousands of either.
@@ -74,7 +76,7 @@ impl State {
             let owners = Owners::of(&self.config);
             for step in &outcome.done {
                 debug!("{step}");
-                self.note_correction(step, &owners);
+                self.note_correction(step, &desired, &owners);
             }
             problems = outcome.failed.iter().map(ToString::to_string).collect();
             // What counts is what the kernel says afterwards.
@@ -85,39 +87,33 @@ impl State {
         let occupied = |problem: &&Problem| matches!(problem, Problem::Occupied { .. });
         let occupied = self.plan.problems.iter().filter(occupied);
         problems.extend(occupied.map(ToString::to_string));
-        self.in_place = InPlace {
-            rules: desired
-                .rules
-                .iter()
-                .filter(|rule| !self.plan.steps.contains(&Step::AddRule(**rule)))
-                .copied()
-                .collect(),
-            routes: desired
-                .routes
-                .keys()
-                .filter(|key| !self.is_route_missing(**key, &desired))
-                .copied()
-                .collect(),
-            set_up: self.set_up(&desired),
-        };
+        self.in_place = self.in_place(&desired);
         Ok(problems)
     }
 
-    /// What interfaces of our own making have of what they should have.
-    fn set_up(&self, desired: &Desired) -> BTreeSet<(IfIndex, Option<Ipv6Addr>)> {
-        let mut set_up = BTreeSet::new();
+    /// What there is of what should be.
+    fn in_place(&self, desired: &Desired) -> InPlace {
+        let mut in_place = InPlace::default();
+        let rules = desired.rules.iter();
+        let there = rules.filter(|rule| !self.plan.steps.contains(&Step::AddRule(**rule)));
+        in_place.rules.extend(there);
+        let routes = desired.routes.iter();
+        let there = routes.filter(|(place, _)| !self.is_route_missing(**place, desired));
+        let there = there.map(|(place, target)| (*place, target.clone()));
+        in_place.routes.extend(there);
         for (name, wanted) in &desired.interfaces {
             let Some(link) = self.observed.links.by_name(name) else {
                 continue;
             };
-            if link.up {
-                set_up.insert((link.index, None));
+            if link.up && link.mtu == wanted.mtu {
+                in_place.set_up.insert((link.index, link.mtu));
             }
             let addresses = wanted.addresses.iter().map(|a| a.address);
             let there = addresses.filter(|address| link.addresses.contains(address));
-            set_up.extend(there.map(|address| (link.index, Some(address))));
+            let there = there.map(|address| (link.index, address));
+            in_place.addresses.extend(there);
         }
-        set_up
+        in_place
     }
 
     /// Whether a route is not there because its interface is not.
@@ -148,22 +144,27 @@ impl State {
     }
 
     /// A step that puts back what was in place before is a correction.
-    fn note_correction(&mut self, step: &Step, owners: &Owners) {
-        let was_set_up = |index, address| self.in_place.set_up.contains(&(index, address));
+    fn note_correction(&mut self, step: &Step, desired: &Desired, owners: &Owners) {
+        let was = &self.in_place;
         let (lost, tunnel) = match step {
-            Step::SetUp(index, name, _) => (was_set_up(*index, None), Some(name.clone())),
+            Step::SetUp(index, name, mtu) => {
+                (was.set_up.contains(&(*index, *mtu)), Some(name.clone()))
+            }
             Step::AddAddress(index, name, address) => (
-                was_set_up(*index, Some(address.address)),
+                was.addresses.contains(&(*index, address.address)),
                 Some(name.clone()),
             ),
             Step::AddRule(rule) => (
-                self.in_place.rules.contains(rule),
+                was.rules.contains(rule),
                 owners.tunnel(rule.table, rule.from),
             ),
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => (
-                self.in_place.routes.contains(&route.place),
-                owners.tunnel(route.place.table, route.place.source),
-            ),
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => {
+                let (place, target) = (&route.place, desired.routes.get(&route.place));
+                (
+                    target.is_some() && was.routes.get(place) == target,
+                    owners.tunnel(place.table, place.source),
+                )
+            }
             // A gateway comes and goes with its interface.
             Step::KeepNeighbour(..)
             | Step::DeleteRule(_)

@@ -55,6 +55,9 @@ pub(super) struct State {
     /// That, with what brokers said about their tunnels.
     pub(super) config: Config,
     pub(super) learned: BTreeMap<IfName, Learned>,
+    /// Tunnels whose interfaces their drivers had made, as they said along with what they learned: a
+    /// driver may speak at any time, and what it made is set up by what it learned before.
+    made: BTreeSet<IfName>,
     /// Tunnels that were added by their accounts, and go when they are stopped.
     pub(super) added: BTreeSet<IfName>,
     /// Whether there ever was a tunnel.
@@ -113,6 +116,7 @@ impl State {
             wanted: config.clone(),
             config,
             learned: BTreeMap::new(),
+            made: BTreeSet::new(),
             added: BTreeSet::new(),
             had_tunnels: false,
             conflicts: Vec::new(),
@@ -150,11 +154,9 @@ impl State {
 
     pub(super) fn desired(&self) -> Desired {
         let mut desired = Desired::new(&self.config, |tunnel| self.is_wanted(tunnel));
-        for tunnel in &self.config.tunnels {
-            let said = self.tunnels.get(&tunnel.name).and_then(Running::said);
-            if said.is_some_and(|said| said.has_made) {
-                desired.set_up(tunnel);
-            }
+        let tunnels = self.config.tunnels.iter();
+        for tunnel in tunnels.filter(|tunnel| self.made.contains(&tunnel.name)) {
+            desired.set_up(tunnel);
         }
         desired
     }
@@ -196,12 +198,19 @@ impl State {
         Ok(())
     }
 
-    /// Takes up what drivers learned from brokers. What was learned of a tunnel that is stopped still
-    /// holds.
+    /// Takes up what drivers made, and learned from brokers. What was learned of a tunnel that is
+    /// stopped still holds.
     fn listen(&mut self) {
         let mut learned = self.learned.clone();
+        self.made.clear();
         for (name, running) in &self.tunnels {
-            if let Some(said) = running.said().and_then(|said| said.learned) {
+            let Some(said) = running.said() else {
+                continue;
+            };
+            if said.has_made {
+                self.made.insert(name.clone());
+            }
+            if let Some(said) = said.learned {
                 learned.insert(name.clone(), said);
             }
         }

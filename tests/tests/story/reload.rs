@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
@@ -56,6 +56,17 @@ fn only_what_changed_is_touched() -> Result<()> {
     );
     assert!(!rules.contains("lookup 201"), "{rules}");
     setting.outside_is_answered(second)?;
+
+    // What is wanted otherwise was not taken away by anybody.
+    let (to_its_mtu, of_second) = changed.rsplit_once("mtu = ").context("no mtu")?;
+    let (_, after_it) = of_second.split_once('\n').context("no line")?;
+    setting
+        .lab
+        .write_config(&format!("{to_its_mtu}{after_it}"))?;
+    setting.program.ok(&["reload"])?;
+    let routes = setting.lab.host().sh("ip -6 route show table 300")?;
+    assert!(!routes.contains("mtu"), "{routes}");
+    assert_eq!(setting.program.status()?.corrections, 0);
 
     // Without the second tunnel.
     let (only_first, _) = good.rsplit_once("[[tunnel]]").unwrap_or_default();
