@@ -27,6 +27,12 @@ struct Displaced {
     slept: AtomicU64,
 }
 
+/// A point in time for people, such as `12:03:11 UTC`; `None`: it is beyond all calendars.
+pub(crate) fn time_of_day(unix_seconds: u64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(i64::try_from(unix_seconds).ok()?).ok()?;
+    Some(time.strftime("%T UTC").to_string())
+}
+
 impl Clock {
     /// Moves the wall clock away from the machine's by so many seconds, and has the machine have
     /// slept so many seconds more than it did. Time since boot never goes back.

@@ -69,13 +69,7 @@ fn read_any(path: &Path) -> Result<Config, Error> {
         file: file.clone(),
         error,
     };
-    let (opened, metadata) = open(path).map_err(unreadable)?;
-    let bytes = read_at_most(MAX_BYTES, &opened, &metadata).map_err(unreadable)?;
-    if bytes.len() > MAX_BYTES {
-        return Err(unreadable(io::Error::other(format!(
-            "it has more than {MAX_BYTES} bytes"
-        ))));
-    }
+    let (bytes, metadata) = read_whole(path).map_err(unreadable)?;
     let text = config::text(&file, &bytes)?;
     let config = config::parse_with(&file, text, &read_secret)?;
     if config.has_secrets() && is_exposed(&metadata) {
@@ -106,6 +100,18 @@ pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
         read_at_most(aiccu::MAX_BYTES, &file, &metadata)
     };
     read().map_err(|error| format!("{path}: {error}{}", hint(&error)))
+}
+
+/// Reads a regular file that is not too large.
+pub(crate) fn read_whole(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Metadata)> {
+    let (file, metadata) = open(path)?;
+    let bytes = read_at_most(MAX_BYTES, &file, &metadata)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(io::Error::other(format!(
+            "it has more than {MAX_BYTES} bytes"
+        )));
+    }
+    Ok((bytes, metadata))
 }
 
 /// Opens a regular file. Anything else is refused: a pipe would be waited on for ever, a device need

@@ -33,6 +33,23 @@ pub enum Kind {
     Account(Box<Account>),
 }
 
+impl Kind {
+    /// The broker that it connects to when it starts, as the configuration names it; `None`: a start
+    /// is no connect, or it is not known yet of which kind the tunnel is.
+    #[must_use]
+    pub fn connects_to(&self) -> Option<String> {
+        match self {
+            Self::Ayiya(ayiya) => Some(ayiya.remote.to_string()),
+            Self::SixInFour(SixInFour {
+                remote4,
+                heartbeat: Some(_),
+                ..
+            }) => Some(remote4.to_string()),
+            Self::SixInFour(_) | Self::Interface | Self::Command { .. } | Self::Account(_) => None,
+        }
+    }
+}
+
 /// IPv6 in IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SixInFour {

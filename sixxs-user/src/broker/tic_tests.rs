@@ -241,6 +241,14 @@ async fn with_tls() {
     let error = fetch(request, &connects).await.unwrap_err();
     assert!(matches!(error, Error::Local(_)), "{error}");
     assert!(error.to_string().contains("none.pem"), "{error}");
+    // A pipe would be waited on for ever.
+    let pipe = state.path().join("pipe.pem");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let mut request = server.request();
+    request.tls.ca = Some(pipe);
+    let fetched = timeout(Duration::from_secs(10), fetch(request, &connects));
+    let error = fetched.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("pipe.pem: it is a pipe"), "{error}");
     assert_eq!(server.accepted(), before);
 }
 

@@ -10,6 +10,8 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
 
+use crate::config_file;
+
 /// How the server's certificate is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsChoice {
@@ -52,7 +54,8 @@ fn authorities(choice: &TlsChoice) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(file) = &choice.ca {
         let read = || format!("read the authorities in {}", file.display());
-        for certificate in CertificateDer::pem_file_iter(file).with_context(read)? {
+        let (bytes, _) = config_file::read_whole(file).with_context(read)?;
+        for certificate in CertificateDer::pem_slice_iter(&bytes) {
             roots
                 .add(certificate.with_context(read)?)
                 .with_context(read)?;

@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::state::State;
 use crate::{
-    api, config_file,
+    api,
+    clock::time_of_day,
+    config_file,
     driver::{Driver, Said, Services},
 };
 
@@ -196,6 +198,12 @@ impl State {
             let _gone = answer.send(Err(refusal));
             return;
         }
+        if verb == Verb::Restart
+            && let Err(error) = self.can_come_back(&chosen, refresh).await
+        {
+            let _gone = answer.send(Err(format!("{error:#}")));
+            return;
+        }
         let names: Vec<_> = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
         let drivers = match verb {
             Verb::Start => Vec::new(),
@@ -213,6 +221,43 @@ impl State {
         // Rules and sources go first, the interface after them.
         self.reconcile_or_report().await;
         stop_in_task(drivers, stopped, self.ways.stopped_to.clone());
+    }
+
+    /// Whether a restart would not leave tunnels that work without a connect to come back by.
+    async fn can_come_back(&self, chosen: &[Tunnel], refresh: bool) -> anyhow::Result<()> {
+        let mut needed: BTreeMap<String, u32> = BTreeMap::new();
+        for Tunnel { name, kind, .. } in chosen {
+            let link = self.observed.links.by_name(name);
+            let state = self.tunnels.get(name).map(|running| running.state(link));
+            if state != Some(tunnel::State::Up) {
+                continue;
+            }
+            let known = self.config.tunnels.iter().find(|known| known.name == *name);
+            let tunnel_broker = known.and_then(|known| known.kind.connects_to());
+            let account_broker = match kind {
+                Kind::Account(account) if refresh => Some(account.aiccu.server.host.clone()),
+                _ => None,
+            };
+            for broker in [tunnel_broker, account_broker].into_iter().flatten() {
+                let standing = self.services.connects.standing(&broker).await?;
+                let needed = needed.entry(broker.clone()).or_default();
+                *needed += 1;
+                let wait = match &standing.locked_out {
+                    Some(lockout) => Some(lockout.remaining),
+                    None if standing.slots_left < *needed => standing.next_free,
+                    None => None,
+                };
+                if let Some(wait) = wait {
+                    let seconds = self.services.clock.unix_seconds() + wait.as_secs() + 1;
+                    let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
+                    anyhow::bail!(
+                        "{name} is up, and no connect to {broker} is left for it until {until}: a restart \
+                         would leave it down; wait, or stop it and start it all the same"
+                    );
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn is_stopping(&self, name: &IfName) -> bool {

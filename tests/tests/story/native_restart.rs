@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::probe::PingStream;
@@ -130,6 +130,57 @@ fn only_our_own_are_taken_over() -> Result<()> {
         links.contains("sixxs0") && !links.contains("sixxs1"),
         "{links}"
     );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A tunnel that works is not taken down for a restart that has to wait for its broker.
+#[test]
+fn without_a_connect_it_is_not_restarted() -> Result<()> {
+    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    setting.is_up().with_context(|| daemon.log())?;
+    let [first, second] = setting.lab.tunnels();
+    let [name, other] = [first, second].map(|tunnel| tunnel.plan.interface);
+    for _ in 0..2 {
+        setting.program.ok(&["restart", name])?;
+        setting.is_up().with_context(|| daemon.log())?;
+    }
+    let pings = PingStream::start(
+        setting.lab.outside(),
+        first.plan.address,
+        Duration::from_millis(10),
+    )?;
+    // Neither alone nor with another one, which needs none.
+    for names in [&[name][..], &[other, name], &[]] {
+        let refused = setting.program.run(&[&["restart"], names].concat())?;
+        ensure!(refused.code == 1, "{refused:#?}");
+        let expected = format!(
+            "{name} is up, and no connect to {} is left",
+            first.plan.remote4
+        );
+        ensure!(refused.stderr.contains(&expected), "{refused:#?}");
+        ensure!(
+            refused
+                .stderr
+                .contains(" UTC: a restart would leave it down"),
+            "{refused:#?}"
+        );
+    }
+    let pings = pings.stop()?;
+    ensure!(pings.all_answered(), "{pings:?}");
+    setting.program.ok(&["restart", other])?;
+    setting.is_up().with_context(|| daemon.log())?;
+
+    // Whoever wants it all the same gets it.
+    setting.program.ok(&["stop", name])?;
+    setting.program.ok(&["start", name])?;
+    setting
+        .program
+        .status_until("it waits for a connect", |status| {
+            let reason = status.tunnel(name).reason.as_deref();
+            reason.is_some_and(|reason| reason.starts_with("no connect until"))
+        })?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -18,7 +18,10 @@ use super::{
     kept::Kept,
     outside::{resolve, source_for},
 };
-use crate::broker::connects::{Slot, Wait};
+use crate::{
+    broker::connects::{Slot, Wait},
+    clock::time_of_day,
+};
 
 /// Where there is no way, it is looked for again after so long, unless an address changes before.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -113,13 +116,8 @@ impl Work {
     /// Until when there is no connect, and why: for a status that is read later.
     pub(super) fn in_words(&self, wait: &Wait) -> String {
         let seconds = self.clock.unix_seconds().saturating_add(wait.seconds());
-        let until = i64::try_from(seconds).ok();
-        match until.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
-            Some(until) => format!(
-                "no connect until {}: {}",
-                until.strftime("%T UTC"),
-                wait.why
-            ),
+        match time_of_day(seconds) {
+            Some(until) => format!("no connect until {until}: {}", wait.why),
             // The clock is far off.
             None => wait.to_string(),
         }
