@@ -85,7 +85,8 @@ fn until_when_there_is_no_connect_is_told() -> Result<()> {
     let daemon = setting.start()?;
     setting.is_up()?;
     for _ in 0..3 {
-        setting.program.ok(&["restart", "sixxs0"])?;
+        setting.program.ok(&["stop", "sixxs0"])?;
+        setting.program.ok(&["start", "sixxs0"])?;
     }
     let reason = |status: &Status| status.tunnel("sixxs0").reason.clone();
     let waits = |status: &Status| {

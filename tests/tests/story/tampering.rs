@@ -1,8 +1,10 @@
 //! Somebody takes away what is ours but for rules and routes: programs, pins, names. It comes back,
 //! and who did it is named where the kernel says so.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -149,6 +151,13 @@ fn who_deletes_a_rule_is_named() -> Result<()> {
     Ok(())
 }
 
+/// All that is pinned below a directory.
+fn pinned(version: &Path) -> BTreeSet<PathBuf> {
+    let entries = |directory: &str| fs::read_dir(version.join(directory)).into_iter().flatten();
+    let entries = entries("maps").chain(entries("links"));
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
 /// Pins taken away under a living daemon come back, and what they hold is what it was: enforcement
 /// goes on when the daemon dies afterwards.
 #[test]
@@ -159,13 +168,21 @@ fn pins_come_back() -> Result<()> {
     let before = setting.program.status()?;
     let pins = setting.lab.paths().pins();
     let version = pins.join(format!("v{}", sixxs_common::layout::VERSION));
+    let all = pinned(&version);
+    ensure!(all.len() > 10, "{all:?}");
     fs::remove_dir_all(&version).context("take the pins away")?;
     // Nothing tells of it: any look finds it.
     setting
         .host()
         .sh("ip link add some0 type veth peer name some1")?;
-    let back = || Ok(version.join("maps/COUNTERS").exists() && version.join("links").exists());
-    wait::until("the pins are back", Duration::from_secs(5), back, |b| *b)?;
+    // All of them: what is not pinned when the daemon dies goes with it.
+    let pinned = || Ok(pinned(&version));
+    wait::until(
+        "the pins are back",
+        Duration::from_secs(5),
+        pinned,
+        |pins| *pins == all,
+    )?;
     let [address, _] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
     let interval = Duration::from_millis(5);
     let stream = PingStream::start(setting.lab.outside(), address, interval)?;
