@@ -226,38 +226,44 @@ impl State {
     /// Whether a restart would not leave tunnels that work without a connect to come back by.
     async fn can_come_back(&self, chosen: &[Tunnel], refresh: bool) -> anyhow::Result<()> {
         let mut needed: BTreeMap<String, u32> = BTreeMap::new();
-        for Tunnel { name, kind, .. } in chosen {
-            let link = self.observed.links.by_name(name);
-            let state = self.tunnels.get(name).map(|running| running.state(link));
-            if state != Some(tunnel::State::Up) {
-                continue;
-            }
-            let known = self.config.tunnels.iter().find(|known| known.name == *name);
-            let tunnel_broker = known.and_then(|known| known.kind.connects_to());
-            let account_broker = match kind {
-                Kind::Account(account) if refresh => Some(account.aiccu.server.host.clone()),
-                _ => None,
-            };
-            for broker in [tunnel_broker, account_broker].into_iter().flatten() {
-                let standing = self.services.connects.standing(&broker).await?;
-                let needed = needed.entry(broker.clone()).or_default();
-                *needed += 1;
-                let wait = match &standing.locked_out {
-                    Some(lockout) => Some(lockout.remaining),
-                    None if standing.slots_left < *needed => standing.next_free,
-                    None => None,
-                };
-                if let Some(wait) = wait {
-                    let seconds = self.services.clock.unix_seconds() + wait.as_secs() + 1;
-                    let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
-                    anyhow::bail!(
-                        "{name} is up, and no connect to {broker} is left for it until {until}: a restart \
-                         would leave it down; wait, or stop it and start it all the same"
-                    );
-                }
+        for (name, broker) in self.connects_of_restart(chosen, refresh) {
+            let standing = self.services.connects.standing(&broker).await?;
+            let count = needed.entry(broker.clone()).or_default();
+            *count += 1;
+            if let Some(wait) = standing.wait_for(*count) {
+                let seconds = self.services.clock.unix_seconds() + wait.as_secs() + 1;
+                let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
+                anyhow::bail!(
+                    "{name} is up, and no connect to {broker} is left for it until {until}: a restart \
+                     would leave it down; wait, or stop it and start it all the same"
+                );
             }
         }
         Ok(())
+    }
+
+    /// The connects that a restart of the tunnels among these that work costs: by whom, and with whom.
+    fn connects_of_restart<'a>(
+        &'a self,
+        chosen: &'a [Tunnel],
+        refresh: bool,
+    ) -> impl Iterator<Item = (&'a IfName, String)> {
+        let is_up = |tunnel: &&Tunnel| {
+            let link = self.observed.links.by_name(&tunnel.name);
+            let running = self.tunnels.get(&tunnel.name);
+            running.is_some_and(|running| running.state(link) == tunnel::State::Up)
+        };
+        chosen.iter().filter(is_up).flat_map(move |tunnel| {
+            let mut known = self.config.tunnels.iter();
+            let known = known.find(|known| known.name == tunnel.name);
+            let set_up = known.and_then(|known| known.kind.connects_to());
+            let login = match &tunnel.kind {
+                Kind::Account(account) if refresh => Some(account.aiccu.server.host.clone()),
+                _ => None,
+            };
+            let brokers = set_up.into_iter().chain(login);
+            brokers.map(|broker| (&tunnel.name, broker))
+        })
     }
 
     pub(super) fn is_stopping(&self, name: &IfName) -> bool {

@@ -209,6 +209,19 @@ pub struct Standing {
     pub locked_out: Option<Wait>,
 }
 
+impl Standing {
+    /// How long so many connects have to wait, at least; `None`: they can be made at once, or there
+    /// never are as many.
+    #[must_use]
+    pub fn wait_for(&self, connects: u32) -> Option<Duration> {
+        match self.locked_out {
+            Some(lockout) => Some(lockout.remaining),
+            None if self.slots_left < connects => self.next_free,
+            None => None,
+        }
+    }
+}
+
 /// Connects and refusals, by broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {

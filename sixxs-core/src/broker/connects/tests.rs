@@ -41,6 +41,10 @@ fn three_connects_in_a_minute() {
     let standing = ledger.standing(BROKER, &limit, &now);
     assert_eq!((standing.slots_left, standing.slots), (0, 3));
     assert_eq!(standing.next_free, Some(Duration::from_secs(35)));
+    assert_eq!(standing.wait_for(1), Some(Duration::from_secs(35)));
+    assert_eq!(standing.wait_for(0), None);
+    let unused = ledger.standing("192.0.2.1", &limit, &now);
+    assert_eq!((unused.wait_for(3), unused.wait_for(4)), (None, None));
     // Another broker is another matter, and so is the same one a moment later.
     assert_eq!(ledger.take(&["192.0.2.1"], &limit, &now), Ok(()));
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("a", 75.0)), Ok(()));
@@ -101,7 +105,9 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     let wait = ledger.take(&[BROKER], &limit, &now).unwrap_err();
     assert_eq!(wait.why, Why::LockedOut);
     assert_eq!(wait.remaining, Duration::from_secs(245));
-    assert_eq!(ledger.standing(BROKER, &limit, &now).locked_out, Some(wait));
+    let standing = ledger.standing(BROKER, &limit, &now);
+    assert_eq!(standing.locked_out, Some(wait));
+    assert_eq!(standing.wait_for(1), Some(wait.remaining));
 
     // What was noted before the reboot counts; the rest does not.
     assert_eq!(ledger.prune_due(&limit, &now), Some(Duration::ZERO));
