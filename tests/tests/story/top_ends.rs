@@ -17,11 +17,10 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
 fn begin(setting: &Setting) -> Result<Pty> {
     let pty = Pty::start(&mut setting.program.command(&["top"]), "xterm")?;
-    assert!(pty.is_as_before()?);
     pty.until("it draws", |written| {
         written.contains(ENTER) && written.contains("all healthy")
     })?;
-    assert!(pty.is_raw()?);
+    assert!(pty.is_raw()? && !pty.is_as_before()?);
     Ok(pty)
 }
 
