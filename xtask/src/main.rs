@@ -21,6 +21,7 @@ mod setup;
 mod source;
 mod tests;
 mod toolchain;
+mod tools;
 mod units;
 mod unpacked;
 mod vm;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
 
 fn dispatch(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
+    tools::enter(&workspace)?;
     match task {
         Task::Setup { lint, vm, dist } => {
             let needs = Needs {

@@ -19,6 +19,7 @@ use crate::{
     privilege::{self, Privilege},
     process, progress,
     toolchain::{self, BPF_LINKER_VERSION, Compiler, Linker, NIGHTLY},
+    tools,
     workspace::{self, Workspace},
 };
 
@@ -29,14 +30,22 @@ const MOST_BATCHES: usize = 8;
 /// Makes sure that what `needs` names is there.
 pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
     let mut lists_fresh = false;
+    let mut refused = BTreeSet::new();
     for _batch in 0..MOST_BATCHES {
-        match plan::plan(&observe(needs, lists_fresh)?, needs) {
+        match plan::plan(&observe(needs, lists_fresh, &refused)?, needs) {
             Plan::Ready => return Ok(()),
             Plan::Manual(lines) => bail!("{}", by_hand(&lines)),
             Plan::Steps(steps) => {
                 for step in &steps {
-                    carry_out(workspace, step)?;
-                    lists_fresh |= step.action == Action::AptUpdate;
+                    match (&step.action, carry_out(workspace, step)) {
+                        (_, Ok(())) => lists_fresh |= step.action == Action::AptUpdate,
+                        // The plan may know another way to the same thing.
+                        (Action::AptInstall(packages), Err(error)) => {
+                            eprintln!("error: {error:#}\n{}", refusal(packages));
+                            refused.extend(packages.iter().cloned());
+                        }
+                        (_, Err(error)) => return Err(error),
+                    }
                 }
             }
         }
@@ -55,7 +64,7 @@ fn by_hand(lines: &[String]) -> String {
     )
 }
 
-fn observe(needs: Needs, lists_fresh: bool) -> Result<Facts> {
+fn observe(needs: Needs, lists_fresh: bool, refused: &BTreeSet<String>) -> Result<Facts> {
     let compiler = Compiler::find();
     let linker = match &compiler {
         Some(compiler) => Linker::find(compiler.llvm)?.usable,
@@ -69,8 +78,8 @@ fn observe(needs: Needs, lists_fresh: bool) -> Result<Facts> {
     let cargo_deb = !needs.dist || runs(cargo_deb()?);
     let missing_programs: Vec<_> = needs
         .programs()
-        .map(|(program, _package)| program)
-        .filter(|program| !on_path(program))
+        .map(|program| program.name)
+        .filter(|program| !(on_path(program) && new_enough(program)))
         .collect();
     let mut facts = Facts {
         privilege: Privilege::Root,
@@ -81,6 +90,7 @@ fn observe(needs: Needs, lists_fresh: bool) -> Result<Facts> {
         missing_programs,
         cargo_deny,
         cargo_deb,
+        refused: refused.clone(),
         rustup: on_path("rustup"),
         debian: is_debian().then(|| Debian {
             lists_fresh,
@@ -153,6 +163,52 @@ pub(crate) fn on_path(program: &str) -> bool {
     find_program(program).is_some()
 }
 
+/// The oldest qemu that the tests were tried with.
+const OLDEST_QEMU: u32 = 7;
+
+/// Whether a program that is there will do. Only of qemu is a version asked.
+fn new_enough(program: &str) -> bool {
+    if program != "qemu-system-x86_64" {
+        return true;
+    }
+    let version = process::ask(Command::new(program).arg("--version"));
+    version.is_some_and(|text| qemu_major(&text).is_some_and(|major| major >= OLDEST_QEMU))
+}
+
+/// The N of `QEMU emulator version N.…`.
+fn qemu_major(text: &str) -> Option<u32> {
+    let (_, version) = text.split_once("version ")?;
+    version.split('.').next()?.parse().ok()
+}
+
+/// Says which installed packages stand in the way of these, and what to do.
+fn refusal(packages: &[String]) -> String {
+    let plan = process::ask(
+        Command::new("apt-get")
+            .args(["--simulate", "--no-install-recommends", "install"])
+            .args(packages)
+            .env("LC_ALL", "C"),
+    );
+    let in_the_way = plan.as_deref().map(removed).unwrap_or_default();
+    let wanted = packages.join(" ");
+    if in_the_way.is_empty() {
+        return format!("help: see why with `apt-get --simulate install {wanted}`");
+    }
+    format!(
+        "help: {names} excludes {wanted}. Setup removes nothing. If you can do without {names}, run \
+         `apt-get remove {names}` and try again; else go on without {wanted}",
+        names = in_the_way.join(" ")
+    )
+}
+
+/// The packages that `apt-get --simulate install` would remove.
+fn removed(plan: &str) -> Vec<&str> {
+    let lines = plan.lines().filter_map(|line| line.strip_prefix("Remv "));
+    lines
+        .filter_map(|line| line.split_whitespace().next())
+        .collect()
+}
+
 /// Where a program is; one that is asked for by its whole path is there or nowhere.
 pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -182,6 +238,10 @@ fn cargo_deb_root() -> Result<PathBuf> {
 }
 
 fn carry_out(workspace: &Workspace, step: &Step) -> Result<()> {
+    if let Action::Unpack(program) = &step.action {
+        eprintln!("setup: {}", step.why);
+        return tools::unpack(workspace, program);
+    }
     let (mut command, advice) = command(workspace, &step.action)?;
     eprintln!("setup: {}:\n    {}", step.why, process::line(&command));
     progress::run("setting up", "set up this machine", &mut command, advice)
@@ -219,6 +279,7 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
                 "apt-get's own message above says what is in the way",
             )
         }
+        Action::Unpack(program) => bail!("{} has no command of its own", program.package),
         Action::RustupNightly => {
             let mut command = Command::new("rustup");
             clean::environment(&mut command)
@@ -301,6 +362,26 @@ mod tests {
         assert!(names_debian("ID=ubuntu\nID_LIKE=debian\n"));
         assert!(names_debian("ID=pop\nID_LIKE=\"ubuntu debian\"\n"));
         assert!(!names_debian("ID=fedora\nID_LIKE=\"rhel centos\"\n"));
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_named() {
+        let plan = "Remv qemu-utils [1:10.0.2+ds-2]\nInst seabios (1.16.2-1 Debian [all])\n";
+        assert_eq!(removed(plan), ["qemu-utils"]);
+        assert_eq!(removed("Inst a (1)\n"), [""; 0]);
+    }
+
+    #[test]
+    fn versions_of_qemu() {
+        assert_eq!(
+            qemu_major("QEMU emulator version 7.2.17 (Debian 1:7.2)"),
+            Some(7)
+        );
+        assert_eq!(
+            qemu_major("QEMU emulator version 10.0.2 (Debian)"),
+            Some(10)
+        );
+        assert_eq!(qemu_major("something else"), None);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 //! The lab makes network namespaces and loads programs into the kernel, so test binaries run as
 //! root; only they, never the compiler. cargo test's own summaries are the last thing printed.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 
 use crate::{
     plan::Needs,
     privilege, process, product, unpacked,
-    vm::{self, Extent},
+    vm::{self, Extent, Ran},
     workspace::Workspace,
 };
 
@@ -28,19 +28,43 @@ pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
             vm::run_reboots(workspace, Extent::Short)
         }
         [first, ..] if first == "chaos" => chaos(workspace, &Chaos::parse_from(filter)),
-        [] => {
-            let there = [
-                vm::run_if_possible(workspace),
-                vm::run_reboots_if_possible(workspace),
-            ];
-            for error in there.iter().filter_map(|outcome| outcome.as_ref().err()) {
-                eprintln!("error: {error:#}");
-            }
-            let here = on_this_kernel(workspace, &[], &[], &[]);
-            there.into_iter().fold(here, Result::and)
-        }
+        [] => everything(workspace),
         _ => on_this_kernel(workspace, &[], &[], filter),
     }
+}
+
+/// Set by whoever wants a suite that was not run to be a failure.
+const REQUIRE_ALL: &str = "SIXXS_REQUIRE_ALL_SUITES";
+
+/// All tests. Says at the end which suites were not run, and why.
+fn everything(workspace: &Workspace) -> Result<()> {
+    let suites = [
+        vm::run_if_possible(workspace),
+        vm::run_reboots_if_possible(workspace),
+    ];
+    for error in suites.iter().filter_map(|suite| suite.as_ref().err()) {
+        eprintln!("error: {error:#}");
+    }
+    let mut outcome = on_this_kernel(workspace, &[], &[], &[]);
+    let mut not_run = false;
+    for suite in suites {
+        match suite {
+            Ok(Ran::Yes) => {}
+            Ok(Ran::No(suite_and_reason)) => {
+                eprintln!("not run: {suite_and_reason}");
+                not_run = true;
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                outcome = outcome.and(Err(error));
+            }
+        }
+    }
+    ensure!(
+        !not_run || std::env::var_os(REQUIRE_ALL).is_none(),
+        "suites were not run, see above; {REQUIRE_ALL} asks for all of them"
+    );
+    outcome
 }
 
 /// Random faults while traffic runs, as many as one likes.

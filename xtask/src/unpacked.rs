@@ -62,40 +62,41 @@ impl Unpacked {
         Ok(tree)
     }
 
-    /// It and all that it needs and this machine has not, unpacked.
     fn fetch(&self, aside: &Path) -> Result<PathBuf> {
-        let verb = format!("get {}", self.package);
-        let plan = process::capture(
-            &verb,
-            Command::new("apt-get")
-                .args(["--simulate", "--no-install-recommends"])
-                .args(["install", self.package])
-                .env("LC_ALL", "C"),
-            "some tests take it from Debian's archive",
-        )?;
-        let packages = wanted(&plan, self.package);
-        ensure!(
-            !packages.is_empty(),
-            "{verb}: apt-get would install nothing:\n{plan}"
-        );
-        println!(
-            "getting {} ({}, some seconds)",
-            packages.join(", "),
-            self.size
-        );
-        package::unpack(&verb, &packages, aside)
+        fetch(self.package, &[], self.size, aside)
     }
+}
+
+/// A package with the packages that it needs and this machine does not have, unpacked below `aside`. Of
+/// these only libraries are taken, and those `with` it.
+pub(crate) fn fetch(package: &str, with: &[&str], size: &str, aside: &Path) -> Result<PathBuf> {
+    let verb = format!("get {package}");
+    let plan = process::capture(
+        &verb,
+        Command::new("apt-get")
+            .args(["--simulate", "--no-install-recommends"])
+            .args(["install", package])
+            .env("LC_ALL", "C"),
+        "some tests take it from Debian's archive; check the network, and `apt-get update`",
+    )?;
+    let packages = wanted(&plan, package, with);
+    ensure!(
+        !packages.is_empty(),
+        "{verb}: apt-get would install nothing:\n{plan}"
+    );
+    println!("getting {} ({size}, some seconds)", packages.join(", "));
+    package::unpack(&verb, &packages, aside)
 }
 
 /// Of what `apt-get --simulate install` would do, the program and libraries that are not there in
 /// any version; services that it would ask are left out.
-fn wanted(plan: &str, package: &str) -> Vec<String> {
+fn wanted(plan: &str, package: &str, with: &[&str]) -> Vec<String> {
     plan.lines()
         .filter_map(|line| line.strip_prefix("Inst ")?.split_once(' '))
         // An upgrade has the old version first: `Inst NAME [OLD] (NEW …`.
         .filter(|(_, rest)| rest.starts_with('('))
         .map(|(name, _)| name)
-        .filter(|name| *name == package || name.starts_with("lib"))
+        .filter(|name| *name == package || name.starts_with("lib") || with.contains(name))
         .map(str::to_owned)
         .collect()
 }
@@ -112,7 +113,7 @@ mod tests {
                     Inst libndp0 (1.8-1+deb12u1 Debian:12.13/oldstable [amd64])\n\
                     Inst network-manager (1.42.4-1+deb12u1 Debian:12.13/oldstable [amd64])\n\
                     Conf libndp0 (1.8-1+deb12u1 Debian:12.13/oldstable [amd64])\n";
-        let wanted = wanted(plan, "network-manager");
+        let wanted = wanted(plan, "network-manager", &[]);
         assert_eq!(wanted, ["libndp0", "network-manager"]);
     }
 }

@@ -114,16 +114,34 @@ const CHAOS: Suite = Suite {
 const SHORT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const WHOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// As [`run`] does of the short list, where this machine has qemu; elsewhere says that it was not run.
-pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<()> {
-    if !(HAS_KERNEL && setup::on_path("qemu-system-x86_64")) {
-        println!(
-            "not run: the tests on an old kernel, for want of qemu; `cargo xtask test vm` gets it"
-        );
-        return Ok(());
+/// What became of suites that not every machine can run.
+#[derive(Debug)]
+pub(crate) enum Ran {
+    Yes,
+    /// Which suites, and why not.
+    No(String),
+}
+
+/// As [`run`] does of the short list, where this machine has qemu.
+pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<Ran> {
+    let programs = ["qemu-system-x86_64", "busybox", "cpio"];
+    if let Some(missing) = missing_here(&programs) {
+        return Ok(Ran::No(format!(
+            "the tests on an old kernel (VM): {missing}; `cargo xtask setup --vm` gets what they need"
+        )));
     }
     product::build(workspace, Needs::VM)?;
-    in_machine(workspace, SHORT, &[], SHORT_LIMIT)
+    in_machine(workspace, SHORT, &[], SHORT_LIMIT)?;
+    Ok(Ran::Yes)
+}
+
+/// Why this machine cannot run a virtual machine that takes these programs, if so.
+fn missing_here(programs: &[&str]) -> Option<String> {
+    if !HAS_KERNEL {
+        return Some("the kernel is one for x86_64".to_owned());
+    }
+    let missing = programs.iter().find(|program| !setup::on_path(program))?;
+    Some(format!("{missing} is missing"))
 }
 
 /// What must hold on an old kernel (`short`: some of it), or of those test binaries the tests whose

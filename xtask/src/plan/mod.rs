@@ -14,7 +14,7 @@ use crate::{
     toolchain::{self, BPF_LINKER_VERSION, Compiler, OLDEST_RUSTC_MINOR, Origin},
 };
 
-pub(crate) use self::needs::Needs;
+pub(crate) use self::needs::{Needs, Program, Source};
 
 use self::by_hand::{debian_by_hand, linker_by_hand, nightly_by_hand};
 
@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) cargo_deny: bool,
     /// Whether cargo-deb is there and runs.
     pub(crate) cargo_deb: bool,
+    /// Packages that apt-get refused to install in this run.
+    pub(crate) refused: BTreeSet<String>,
     /// Whether rustup is there.
     pub(crate) rustup: bool,
     /// Debian or one of its children.
@@ -93,6 +95,8 @@ pub(crate) enum Action {
     AptUpdate,
     /// Install these packages.
     AptInstall(Vec<String>),
+    /// Unpack this program's package into the target directory.
+    Unpack(Program),
     /// Install the pinned nightly with source and clippy.
     RustupNightly,
     /// Build bpf-linker against the LLVM of major `against`, for a compiler with LLVM `compiler`.
@@ -110,6 +114,14 @@ impl Step {
             action,
         }
     }
+
+    /// Whether it would install one of these packages.
+    fn needs_any(&self, packages: &BTreeSet<String>) -> bool {
+        match &self.action {
+            Action::AptInstall(wanted) => wanted.iter().any(|package| packages.contains(package)),
+            _ => false,
+        }
+    }
 }
 
 /// Decides what to do next.
@@ -119,7 +131,9 @@ pub(crate) fn plan(facts: &Facts, needs: Needs) -> Plan {
         return Plan::Ready;
     }
     if let Some(debian) = &facts.debian {
-        let packages = debian_packages(facts, debian, &wants);
+        let mut packages = debian_packages(facts, debian, &wants);
+        packages.retain(|step| !step.needs_any(&facts.refused));
+        let unpacked = unpack_steps(&wants);
         if facts.privilege == Privilege::None {
             if !packages.is_empty() {
                 return Plan::Manual(debian_by_hand(&packages, debian, &wants));
@@ -127,7 +141,9 @@ pub(crate) fn plan(facts: &Facts, needs: Needs) -> Plan {
         } else if wants.packages() && !debian.lists_fresh {
             let why = "what can be installed (some seconds)";
             return Plan::Steps(vec![Step::new(why, Action::AptUpdate)]);
-        } else if !packages.is_empty() {
+        }
+        packages.extend(unpacked);
+        if !packages.is_empty() {
             return Plan::Steps(packages);
         }
     }
@@ -144,8 +160,8 @@ struct Wants {
     /// Development files of an LLVM, to build the linker against.
     llvm: bool,
     system_clippy: bool,
-    /// Missing programs and their packages.
-    programs: Vec<(&'static str, &'static str)>,
+    /// Missing programs.
+    programs: Vec<Program>,
     cargo_deny: bool,
     cargo_deb: bool,
 }
@@ -169,7 +185,7 @@ impl Wants {
                 && facts.compiler.as_ref().is_some_and(system),
             programs: needs
                 .programs()
-                .filter(|(program, _package)| facts.missing_programs.contains(program))
+                .filter(|program| facts.missing_programs.contains(&program.name))
                 .collect(),
             cargo_deny: needs.lint && !facts.cargo_deny,
             cargo_deb: needs.dist && !facts.cargo_deb,
@@ -182,17 +198,37 @@ impl Wants {
     }
 
     fn program_names(&self) -> String {
-        let names: Vec<_> = self.programs.iter().map(|(program, _)| *program).collect();
-        names.join(", ")
+        names(self.programs.iter().map(|program| program.name))
     }
 
-    fn program_packages(&self) -> Vec<&'static str> {
-        self.programs.iter().map(|(_, package)| *package).collect()
+    fn program_packages(&self) -> String {
+        names(self.programs.iter().map(|program| program.package))
+    }
+
+    /// Missing programs that have to be installed.
+    fn to_install(&self) -> impl Iterator<Item = &Program> {
+        let installed = |program: &&Program| program.source == Source::Installed;
+        self.programs.iter().filter(installed)
     }
 
     fn nothing(&self) -> bool {
         !(self.packages() || self.linker || self.cargo_deny || self.cargo_deb)
     }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Needs no root, and changes nothing outside the target directory.
+fn unpack_steps(wants: &Wants) -> Vec<Step> {
+    let to_unpack = |program: &&Program| program.source != Source::Installed;
+    let step = |program: &Program| {
+        let Program { name, package, .. } = program;
+        let why = format!("tests call {name}, out of {package}, which is not installed for it");
+        Step::new(why, Action::Unpack(*program))
+    };
+    wants.programs.iter().filter(to_unpack).map(step).collect()
 }
 
 /// The best installed LLVM for this compiler's linker.
@@ -232,13 +268,13 @@ fn debian_packages(facts: &Facts, debian: &Debian, wants: &Wants) -> Vec<Step> {
             Action::AptInstall(owned(&["rust-web-clippy"])),
         ));
     }
-    if !wants.programs.is_empty() {
+    let missing: Vec<_> = wants.to_install().collect();
+    if !missing.is_empty() {
+        let called = names(missing.iter().map(|program| program.name));
+        let packages: Vec<_> = missing.iter().map(|program| program.package).collect();
         steps.push(Step::new(
-            format!(
-                "the lab and the tests call {} (some seconds)",
-                wants.program_names()
-            ),
-            Action::AptInstall(owned(&wants.program_packages())),
+            format!("the lab and the tests call {called} (some seconds)"),
+            Action::AptInstall(owned(&packages)),
         ));
     }
     steps
@@ -248,13 +284,11 @@ fn debian_packages(facts: &Facts, debian: &Debian, wants: &Wants) -> Vec<Step> {
 /// has to be asked first.
 fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
     let mut steps = Vec::new();
-    if !wants.programs.is_empty() {
+    // On Debian the others were unpacked before.
+    if wants.to_install().next().is_some() || facts.debian.is_none() && !wants.programs.is_empty() {
         return Err(vec![
             format!("# The lab needs the programs {}.", wants.program_names()),
-            format!(
-                "# On Debian they are in {}.",
-                wants.program_packages().join(", ")
-            ),
+            format!("# On Debian they are in {}.", wants.program_packages()),
         ]);
     }
     let Some(compiler) = &facts.compiler else {

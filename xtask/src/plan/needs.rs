@@ -1,30 +1,73 @@
 //! What tasks cannot do without.
 
-/// Programs of the lab, by name or by path, and the Debian packages that have them.
-const LAB_PROGRAMS: &[(&str, &str)] = &[
-    ("/lib/systemd/systemd-networkd", "systemd"),
-    ("dbus-daemon", "dbus-daemon"),
-    ("ip", "iproute2"),
-    ("nft", "nftables"),
-    ("ping", "iputils-ping"),
-    ("tmux", "tmux"),
-    ("wg", "wireguard-tools"),
+/// A program, and the Debian package that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// Its name, or its whole path.
+    pub(crate) name: &'static str,
+    pub(crate) package: &'static str,
+    /// How setup gets it.
+    pub(crate) source: Source,
+}
+
+/// How a missing program is got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Unpacked into the target directory. The host's packages do not change, and cannot be in the way.
+    /// Libraries come along by themselves; these packages have to be named.
+    Unpacked { with: &'static [&'static str] },
+    /// Installed: the program works only from its own place.
+    Installed,
+}
+
+const fn unpacked(name: &'static str, package: &'static str) -> Program {
+    Program {
+        name,
+        package,
+        source: Source::Unpacked { with: &[] },
+    }
+}
+
+const fn installed(name: &'static str, package: &'static str) -> Program {
+    Program {
+        name,
+        package,
+        source: Source::Installed,
+    }
+}
+
+/// Programs of the lab.
+const LAB_PROGRAMS: &[Program] = &[
+    installed("/lib/systemd/systemd-networkd", "systemd"),
+    unpacked("dbus-daemon", "dbus-daemon"),
+    unpacked("ip", "iproute2"),
+    unpacked("nft", "nftables"),
+    unpacked("ping", "iputils-ping"),
+    unpacked("tmux", "tmux"),
+    unpacked("wg", "wireguard-tools"),
 ];
 
 /// What the tests on an old kernel need besides.
-const VM_PROGRAMS: &[(&str, &str)] = &[
-    ("busybox", "busybox-static"),
-    ("cpio", "cpio"),
-    ("mke2fs", "e2fsprogs"),
-    ("mmdebstrap", "mmdebstrap"),
-    ("qemu-system-x86_64", "qemu-system-x86"),
+const VM_PROGRAMS: &[Program] = &[
+    unpacked("busybox", "busybox-static"),
+    unpacked("cpio", "cpio"),
+    unpacked("mke2fs", "e2fsprogs"),
+    unpacked("mmdebstrap", "mmdebstrap"),
+    Program {
+        name: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        source: Source::Unpacked {
+            // Modules, firmware and the BIOS.
+            with: &["qemu-system-common", "qemu-system-data", "seabios"],
+        },
+    },
 ];
 
 /// What lint needs besides.
-const LINT_PROGRAMS: &[(&str, &str)] = &[("systemd-analyze", "systemd")];
+const LINT_PROGRAMS: &[Program] = &[installed("systemd-analyze", "systemd")];
 
 /// What making the package needs besides.
-const DIST_PROGRAMS: &[(&str, &str)] = &[("dpkg-shlibdeps", "dpkg-dev")];
+const DIST_PROGRAMS: &[Program] = &[installed("dpkg-shlibdeps", "dpkg-dev")];
 
 /// What the task at hand cannot do without. The eBPF build is always among it.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +117,8 @@ impl Needs {
         ..Self::BUILD
     };
 
-    /// Programs, and the Debian packages that have them.
-    pub(crate) fn programs(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+    /// Programs that the task calls.
+    pub(crate) fn programs(self) -> impl Iterator<Item = Program> {
         let lab = self.lab.then_some(LAB_PROGRAMS);
         let vm = self.vm.then_some(VM_PROGRAMS);
         let lint = self.lint.then_some(LINT_PROGRAMS);

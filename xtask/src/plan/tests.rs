@@ -19,6 +19,7 @@ fn bare_debian() -> Facts {
         missing_programs: vec!["nft"],
         cargo_deny: false,
         cargo_deb: false,
+        refused: BTreeSet::new(),
         rustup: true,
         debian: Some(Debian {
             lists_fresh: false,
@@ -57,6 +58,11 @@ fn lines(plan: Plan) -> String {
     }
 }
 
+fn unpack(name: &str, needs: Needs) -> Action {
+    let mut programs = needs.programs();
+    Action::Unpack(programs.find(|program| program.name == name).unwrap())
+}
+
 fn install(packages: &[&str]) -> Action {
     Action::AptInstall(packages.iter().map(|&name| name.to_owned()).collect())
 }
@@ -72,7 +78,7 @@ fn bare_debian_gets_there_batch_by_batch() {
         actions(plan(&facts, needs)),
         [
             install(&["rustc-web", "cargo-web", "rust-web-src"]),
-            install(&["nftables"])
+            unpack("nft", needs)
         ]
     );
 
@@ -125,7 +131,7 @@ fn the_virtual_machine_s_programs_are_got_for_it_alone() {
     assert_eq!(plan(&facts, Needs::TEST), Plan::Ready);
     assert_eq!(
         actions(plan(&facts, Needs::VM)),
-        [install(&["qemu-system-x86"])]
+        [unpack("qemu-system-x86_64", Needs::VM)]
     );
 }
 
@@ -159,7 +165,7 @@ fn without_root_debian_gets_lines_to_type() {
     facts.privilege = Privilege::None;
     let text = lines(plan(&facts, Needs::TEST));
     assert!(
-        text.contains("rustc-web cargo-web rust-web-src nftables"),
+        text.contains("rustc-web cargo-web rust-web-src\n"),
         "{text}"
     );
     assert!(text.contains("llvm-$LLVM-dev"), "{text}");
@@ -168,6 +174,26 @@ fn without_root_debian_gets_lines_to_type() {
     let text = lines(plan(&facts, Needs::TEST));
     assert!(!text.contains("rustc-web"), "{text}");
     assert!(text.contains("llvm-22-dev libpolly-22-dev"), "{text}");
+}
+
+#[test]
+fn programs_of_tests_are_unpacked_without_root() {
+    let mut facts = bare_debian();
+    facts.privilege = Privilege::None;
+    facts.compiler = system_compiler();
+    facts.linker = true;
+    let needs = Needs::TEST;
+    assert_eq!(actions(plan(&facts, needs)), [unpack("nft", needs)]);
+}
+
+#[test]
+fn what_apt_refuses_is_got_in_another_way() {
+    let mut facts = bare_debian();
+    fresh_lists(&mut facts);
+    facts.missing_programs.clear();
+    facts.refused = BTreeSet::from(["rustc-web".to_owned()]);
+    let needs = Needs::BUILD;
+    assert_eq!(actions(plan(&facts, needs)), [Action::RustupNightly]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{kernel::Kernel, payload::Binary};
-use crate::{process, progress, setup};
+use crate::{process, progress, setup, tools};
 
 /// Where the payload is inside.
 pub(crate) const PAYLOAD: &str = "/test";
@@ -82,7 +82,7 @@ pub(crate) fn build(
     let payload = Path::new(PAYLOAD.trim_start_matches('/'));
     for binary in binaries {
         root.stripped(&binary.path, &payload.join(&binary.name))?;
-        root.libraries(&binary.path)?;
+        root.libraries(Command::new("ldd").arg(&binary.path), Path::new("/"))?;
     }
     root.write(payload.join("run"), script)?;
     root.executable("init", include_str!("init"))?;
@@ -172,19 +172,26 @@ impl Root {
     pub(super) fn program(&self, name: &str) -> Result<()> {
         let path = setup::find_program(name)
             .with_context(|| format!("find {name}: run `cargo xtask setup --vm`"))?;
-        self.copy(&path, &Path::new("bin").join(name))?;
-        self.libraries(&path)
+        let inside = Path::new("bin").join(name);
+        let Some(unwrapped) = tools::unwrapped(&path) else {
+            self.copy(&path, &inside)?;
+            return self.libraries(Command::new("ldd").arg(&path), Path::new("/"));
+        };
+        self.copy(&unwrapped.program, &inside)?;
+        let mut ldd = Command::new("ldd");
+        ldd.arg(&unwrapped.program)
+            .env("LD_LIBRARY_PATH", unwrapped.library_path());
+        self.libraries(&mut ldd, &unwrapped.tree)
     }
 
-    /// The libraries of a program, at the paths that they have here.
-    fn libraries(&self, program: &Path) -> Result<()> {
+    /// The libraries that `ldd` lists, at the paths that they have here, or that they have below `tree`.
+    fn libraries(&self, ldd: &mut Command, tree: &Path) -> Result<()> {
         // ldd fails for a program without any.
-        let list = process::ask(Command::new("ldd").arg(program)).unwrap_or_default();
-        for library in list.split_whitespace().filter(|word| word.starts_with('/')) {
-            self.copy(
-                Path::new(library),
-                Path::new(library.trim_start_matches('/')),
-            )?;
+        let list = process::ask(ldd).unwrap_or_default();
+        let libraries = list.split_whitespace().filter(|word| word.starts_with('/'));
+        for library in libraries.map(Path::new) {
+            let inside = library.strip_prefix(tree).unwrap_or(library);
+            self.copy(library, inside.strip_prefix("/").unwrap_or(inside))?;
         }
         Ok(())
     }

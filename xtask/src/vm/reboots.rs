@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{HAS_KERNEL, boot, kernel, payload, system};
-use crate::{dist, plan::Needs, privilege::Privilege, product, setup, workspace::Workspace};
+use super::{HAS_KERNEL, Ran, boot, kernel, missing_here, payload, system};
+use crate::{dist, plan::Needs, privilege::Privilege, product, workspace::Workspace};
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +29,19 @@ impl Extent {
 /// A machine that runs for longer hangs.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The short form, where this machine has what it takes; elsewhere says that it was not run.
-pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<()> {
-    let has_programs = setup::on_path("qemu-system-x86_64") && setup::on_path("mmdebstrap");
-    if !(HAS_KERNEL && has_programs && Privilege::find() != Privilege::None) {
-        println!(
-            "not run: the package and two boots with it, for want of qemu, mmdebstrap or root; \
-             `cargo xtask test boot` gets them"
-        );
-        return Ok(());
+/// The short form, where this machine has what it takes.
+pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<Ran> {
+    let programs = ["qemu-system-x86_64", "busybox", "cpio", "mmdebstrap"];
+    let missing = missing_here(&programs)
+        .or_else(|| (Privilege::find() == Privilege::None).then(|| "root is needed".to_owned()));
+    if let Some(missing) = missing {
+        return Ok(Ran::No(format!(
+            "the package and two boots with it (boot): {missing}; `cargo xtask setup --vm` gets what \
+             they need"
+        )));
     }
-    run(workspace, Extent::Short)
+    run(workspace, Extent::Short)?;
+    Ok(Ran::Yes)
 }
 
 /// Makes the package and tries it, getting what that lacks.

@@ -15,7 +15,7 @@ use super::{
     image::{self, Root},
     kernel::Kernel,
 };
-use crate::{privilege, progress};
+use crate::{privilege, progress, setup};
 
 /// What it has besides what every Debian has.
 const PACKAGES: &str = "adduser,iproute2,iputils-ping,kmod,nftables,systemd-sysv";
@@ -221,7 +221,10 @@ fn within(root: &Path, command: &[&str]) -> Result<()> {
 
 /// The same command as root's.
 fn as_root(verb: &str, command: &mut Command) -> Result<()> {
-    let mut command_of_root = privilege::as_root(command.get_program(), &[]);
+    // sudo has a path of its own.
+    let program = command.get_program().to_string_lossy();
+    let path = setup::find_program(&program).unwrap_or_else(|| PathBuf::from(&*program));
+    let mut command_of_root = privilege::as_root(path, &[]);
     command_of_root.args(command.get_args());
     let what = format!("{verb}, for the virtual machine");
     progress::run(&what, verb, &mut command_of_root, "is the disk full?")
