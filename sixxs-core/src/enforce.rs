@@ -283,6 +283,8 @@ mod tests {
             up: true,
             mtu: Mtu(1500),
             layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, 9]),
+            carrier: true,
+            unusable: std::collections::BTreeMap::new(),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             default_route: false,
             candidate: Candidate::Never,

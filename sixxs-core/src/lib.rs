@@ -29,6 +29,7 @@ pub mod culprit;
 pub mod doctor;
 pub mod enforce;
 pub mod explain;
+pub mod health;
 pub mod link;
 pub mod pace;
 pub mod proof;

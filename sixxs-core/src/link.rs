@@ -28,6 +28,15 @@ pub enum Candidate {
     Fresh,
 }
 
+/// Why an address that an interface has cannot be used (RFC 4862 §5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// Duplicate address detection has not ended.
+    Tentative,
+    /// Another host on the link has the address.
+    Duplicate,
+}
+
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -41,8 +50,12 @@ pub struct Link {
     pub mtu: Mtu,
     /// Its link layer.
     pub layer: LinkLayer,
+    /// Whether it has a carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
     /// Its IPv6 addresses.
     pub addresses: Vec<Ipv6Addr>,
+    /// Those of its addresses that cannot be used, and why.
+    pub unusable: BTreeMap<Ipv6Addr, Unusable>,
     /// Whether an IPv6 default route of the main table leads out of it.
     pub default_route: bool,
     /// Whether it may come to that.

@@ -60,6 +60,11 @@ impl Counted {
         (self.due(waiting) > 0).then(|| u16::try_from(share).unwrap_or(1000))
     }
 
+    /// Requests whose reply left, by the tunnel or elsewhere.
+    const fn replies(&self) -> u64 {
+        self.answered.saturating_add(self.astray)
+    }
+
     const fn since(&self, earlier: &Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(earlier.requests),
@@ -155,6 +160,8 @@ pub struct Vigil {
     looks: VecDeque<(Duration, Counted)>,
     /// How it was last judged.
     manner: Manner,
+    /// What was counted when a reply was last counted, or at the first look.
+    last_reply: Option<Counted>,
 }
 
 impl Vigil {
@@ -164,6 +171,13 @@ impl Vigil {
         let last = self.looks.back();
         if last.is_some_and(|(_, last)| last.requests > counted.requests) {
             self.looks.clear();
+            self.last_reply = None;
+        }
+        if self
+            .last_reply
+            .is_none_or(|last| last.replies() < counted.replies())
+        {
+            self.last_reply = Some(counted);
         }
         // The newest that is old enough is compared with; what is older is not wanted any more.
         let is_old = |(then, _): &(Duration, Counted)| now.saturating_sub(*then) >= JUDGED;
@@ -181,6 +195,17 @@ impl Vigil {
         }
         self.manner = manner;
         Some(manner)
+    }
+
+    /// How many requests in a row got no reply, if the last of them got none; `waiting` are [`YOUNG`].
+    #[must_use]
+    pub fn unanswered_in_a_row(&self, counted: &Counted, waiting: u64) -> u64 {
+        match &self.last_reply {
+            Some(last) if last.replies() == counted.replies() => {
+                counted.since(last).unanswered(waiting)
+            }
+            _ => 0,
+        }
     }
 
     /// How it answers, in the numbers of when that began.
@@ -240,6 +265,26 @@ mod tests {
         // Never 100% as long as one is missing.
         let nearly = counted(1_000_000, 999_999, 0);
         assert_eq!(nearly.answered_per_mille(0), Some(999));
+    }
+
+    #[test]
+    fn requests_in_a_row_without_a_reply() {
+        let mut vigil = Vigil::default();
+        let at = Duration::from_secs;
+        // What was counted before the first look says nothing about the present.
+        assert_eq!(vigil.unanswered_in_a_row(&counted(9, 0, 0), 0), 0);
+        vigil.look(at(0), counted(9, 0, 0), 0);
+        assert_eq!(vigil.unanswered_in_a_row(&counted(12, 0, 0), 0), 3);
+        // The last one may still get its reply.
+        assert_eq!(vigil.unanswered_in_a_row(&counted(12, 0, 0), 1), 2);
+        vigil.look(at(10), counted(13, 1, 0), 0);
+        assert_eq!(vigil.unanswered_in_a_row(&counted(15, 1, 0), 0), 2);
+        assert_eq!(vigil.unanswered_in_a_row(&counted(16, 2, 0), 0), 0);
+        // A reply that left elsewhere is a reply.
+        assert_eq!(vigil.unanswered_in_a_row(&counted(16, 1, 1), 0), 0);
+        // Counters began anew.
+        vigil.look(at(20), counted(2, 0, 0), 0);
+        assert_eq!(vigil.unanswered_in_a_row(&counted(6, 0, 0), 0), 4);
     }
 
     #[test]

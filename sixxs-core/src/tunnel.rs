@@ -113,7 +113,9 @@ mod tests {
             up,
             mtu: Mtu(1280),
             layer: LinkLayer::None,
+            carrier: true,
             addresses: vec![],
+            unusable: std::collections::BTreeMap::new(),
             default_route: false,
             candidate: Candidate::Never,
         };

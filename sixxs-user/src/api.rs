@@ -10,7 +10,7 @@ use sixxs_core::routing;
 /// `sixxs status --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Whether every tunnel is up, its routing in place and its programs attached.
+    /// Whether every tunnel is healthy, and every uplink has its program.
     pub healthy: bool,
     /// Repairs since the daemon started.
     pub corrections: u64,
@@ -64,6 +64,12 @@ pub struct Tunnel {
     /// Why, where there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// `healthy`, `degraded` (replies leave by the tunnel because the programs redirect them) or `failing`.
+    #[serde(default)]
+    pub health: String,
+    /// Why it is not healthy, the worst reason first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_reasons: Vec<String>,
     /// Index of its interface.
     pub ifindex: Option<u32>,
     /// Its addresses.

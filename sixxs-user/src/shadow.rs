@@ -44,10 +44,10 @@ pub(crate) async fn shadows(
             source: Some(source),
             ..Question::default()
         };
-        let found = match netlink.way(question).await? {
+        let (found, leaves_by) = match netlink.way(question).await? {
             Way::By(found) if found.index == Some(link.index) => continue,
-            Way::By(found) => Some((found.table, found.destination.bits())),
-            Way::Refused(_) => None,
+            Way::By(found) => (Some((found.table, found.destination.bits())), found.index),
+            Way::Refused(_) => (None, None),
         };
         let packet = Packet {
             source,
@@ -77,6 +77,7 @@ pub(crate) async fn shadows(
                 tunnel: tunnel.name.to_string(),
                 source,
                 rules,
+                leaves_by: found.and(leaves_by),
             });
         }
     }

@@ -104,6 +104,11 @@ pub fn status(status: &Status) -> String {
         uplink(&mut text, one);
     }
     brokers(&mut text, &status.brokers);
+    for tunnel in &status.tunnels {
+        for reason in &tunnel.health_reasons {
+            text.push_str(&format!("{}: {}: {reason}\n", tunnel.health, tunnel.name));
+        }
+    }
     for problem in &status.problems {
         text.push_str(&format!("problem: {problem}\n"));
     }

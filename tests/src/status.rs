@@ -38,6 +38,9 @@ pub struct Tunnel {
     pub kind: String,
     pub state: String,
     pub reason: Option<String>,
+    pub health: String,
+    #[serde(default)]
+    pub health_reasons: Vec<String>,
     #[serde(default)]
     pub until: Option<String>,
     #[serde(default)]

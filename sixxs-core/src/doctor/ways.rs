@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::{Finding, Verdict};
-use crate::explain::rules::SeenRule;
+use crate::{explain::rules::SeenRule, types::IfIndex};
 
 /// What there is.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,8 @@ pub struct Shadow {
     pub source: Ipv6Addr,
     /// Rules that come before ours, and are for that source.
     pub rules: Vec<SeenRule>,
+    /// The interface that they lead to; `None`: they refuse the packets (`blackhole`, `unreachable`, …).
+    pub leaves_by: Option<IfIndex>,
 }
 
 /// What sees an uplink's packets before our program does.
@@ -135,6 +137,7 @@ fn shadow(shadow: &Shadow) -> Finding {
         tunnel,
         source,
         rules,
+        leaves_by: _,
     } = shadow;
     let seen: Vec<_> = rules
         .iter()

@@ -35,7 +35,9 @@ fn link(index: u32, name: &str, up: bool) -> Link {
         up,
         mtu: Mtu(1500),
         layer: LinkLayer::None,
+        carrier: true,
         addresses: vec![],
+        unusable: std::collections::BTreeMap::new(),
         default_route: false,
         candidate: Candidate::Never,
     }

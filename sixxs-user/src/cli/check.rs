@@ -125,6 +125,15 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
         ),
     ];
     checks.push(answered(tunnel));
+    // What the other checks do not name.
+    if matches!(tunnel.health.as_str(), "degraded" | "failing") {
+        let reasons = tunnel.health_reasons.join("; ");
+        checks.push(check(
+            "health",
+            false,
+            format!("{}: {reasons}", tunnel.health),
+        ));
+    }
     match tunnel.check_target.or(tunnel.peer) {
         Some(target) => {
             for source in &tunnel.addresses {

@@ -36,7 +36,7 @@ impl Waiting {
         }))
     }
 
-    fn of(&self, slot: u32) -> u64 {
+    pub(super) fn of(&self, slot: u32) -> u64 {
         self.0.get(&slot).copied().unwrap_or(0)
     }
 }

@@ -15,6 +15,7 @@ mod alerts;
 mod answers;
 mod corrections;
 mod culprit;
+mod health;
 mod leaks;
 mod page;
 mod reload;

@@ -14,6 +14,7 @@ use sixxs_core::{
     alert::Leaks,
     broker::{ayiya::wire::Fault, connects::Standing},
     config::Tunnel,
+    health::Level,
     routing::{Problem, Step, desired::Place},
     types::{IfIndex, IfName, Prefix},
 };
@@ -48,9 +49,9 @@ pub(super) fn status(
         .map(|(tunnel, counters)| tunnel_status(state, tunnel, counters, &waiting, now_ns))
         .collect::<Result<_, _>>()?;
     let uplinks = uplinks(state)?;
-    let healthy = tunnels.iter().all(|tunnel| {
-        tunnel.state == "up" && tunnel.routing == IN_PLACE && tunnel.program == ATTACHED
-    }) && uplinks.iter().all(|uplink| uplink.program == ATTACHED);
+    let is_healthy = |tunnel: &api::Tunnel| tunnel.health == Level::Healthy.name();
+    let healthy =
+        tunnels.iter().all(is_healthy) && uplinks.iter().all(|uplink| uplink.program == ATTACHED);
     Ok(api::Status {
         healthy,
         corrections: state.corrections,
@@ -109,11 +110,15 @@ fn tunnel_status(
     let said = running.said();
     let interface = state.enforcement.interfaces.get(&tunnel.name);
     let attached = interface.is_some_and(|interface| state.kernel.hook(interface).is_some());
+    let routed = running.is_wanted() && is_routed(state, tunnel);
+    let health = state.health(tunnel, &seen, (routed, attached), (counters, waiting));
     Ok(api::Tunnel {
         name: tunnel.name.to_string(),
         kind: tunnel.kind.name().to_owned(),
         state: seen.name().to_owned(),
         reason: seen.reason().map(str::to_owned),
+        health: health.level.name().to_owned(),
+        health_reasons: health.reasons,
         account: state.account_of(&tunnel.name),
         until: seen.until_unix().map(rfc3339),
         endpoint: said.as_ref().and_then(|said| said.endpoint.clone()),
@@ -129,12 +134,7 @@ fn tunnel_status(
             (Some(mtu), None) => Some(mtu.0),
             (None, link) => link.map(|link| link.mtu.0),
         },
-        routing: if running.is_wanted() && is_routed(state, tunnel) {
-            IN_PLACE
-        } else {
-            MISSING
-        }
-        .to_owned(),
+        routing: if routed { IN_PLACE } else { MISSING }.to_owned(),
         program: if attached { ATTACHED } else { MISSING }.to_owned(),
         packets: api::InOut {
             incoming: get(Stat::InPackets),

@@ -97,6 +97,8 @@ pub(super) struct State {
     pub(super) control_groups: ControlGroups,
     /// Over whether tunnels answer.
     pub(super) vigils: BTreeMap<IfName, Vigil>,
+    /// Rules of others before ours, as of the last scan.
+    pub(super) shadows: Vec<Shadow>,
     pub(super) started: Instant,
 }
 
@@ -144,6 +146,7 @@ impl State {
             put_back: PutBack::default(),
             control_groups: ControlGroups::default(),
             vigils: BTreeMap::new(),
+            shadows: Vec::new(),
             started: Instant::now(),
         }
     }
@@ -180,7 +183,7 @@ impl State {
         for part in [
             self.enforce().await,
             self.route().await,
-            self.shadows().await,
+            self.find_shadows().await,
             self.name_tables(),
             self.export().await,
         ] {
@@ -291,11 +294,11 @@ impl State {
     }
 
     /// Where somebody's rule comes before ours and leads elsewhere.
-    async fn shadows(&self) -> anyhow::Result<Vec<String>> {
+    async fn find_shadows(&mut self) -> anyhow::Result<Vec<String>> {
         let links = &self.observed.links;
         let wanted = |tunnel: &Tunnel| self.is_wanted(tunnel);
-        let shadows = shadow::shadows(&self.netlink, &self.config, links, wanted).await?;
-        let problem = |shadow: Shadow| {
+        self.shadows = shadow::shadows(&self.netlink, &self.config, links, wanted).await?;
+        let problem = |shadow: &Shadow| {
             let before: Vec<_> = shadow
                 .rules
                 .iter()
@@ -309,7 +312,7 @@ impl State {
                 before.join(" or ")
             )
         };
-        Ok(shadows.into_iter().map(problem).collect())
+        Ok(self.shadows.iter().map(problem).collect())
     }
 
     fn name_tables(&mut self) -> anyhow::Result<Vec<String>> {

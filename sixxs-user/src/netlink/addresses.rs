@@ -10,7 +10,7 @@ use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
 };
-use sixxs_core::types::IfIndex;
+use sixxs_core::{link::Unusable, types::IfIndex};
 
 use super::{Netlink, observe::DUMP};
 
@@ -25,6 +25,19 @@ pub struct SeenAddress {
     pub is_duplicate: bool,
     /// Whether that is still being found out.
     pub is_tentative: bool,
+}
+
+impl SeenAddress {
+    /// Why it cannot be used, if so.
+    #[must_use]
+    pub const fn unusable(&self) -> Option<Unusable> {
+        match (self.is_duplicate, self.is_tentative) {
+            // A duplicate stays tentative.
+            (true, _) => Some(Unusable::Duplicate),
+            (false, true) => Some(Unusable::Tentative),
+            (false, false) => None,
+        }
+    }
 }
 
 impl Netlink {
@@ -46,10 +59,10 @@ impl Netlink {
     }
 
     /// The addresses of each interface.
-    pub(super) async fn addresses(&self) -> anyhow::Result<BTreeMap<IfIndex, Vec<Ipv6Addr>>> {
+    pub(super) async fn addresses(&self) -> anyhow::Result<BTreeMap<IfIndex, Vec<SeenAddress>>> {
         let mut addresses: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for seen in self.seen_addresses().await? {
-            addresses.entry(seen.index).or_default().push(seen.address);
+            addresses.entry(seen.index).or_default().push(seen);
         }
         Ok(addresses)
     }

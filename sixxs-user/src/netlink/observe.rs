@@ -1,6 +1,7 @@
 //! From dumps to plain data.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv6Addr,
     time::{Duration, Instant},
 };
@@ -148,7 +149,11 @@ impl Netlink {
                 _ => None,
             })
             .map(|mut link| {
-                link.addresses = addresses.remove(&link.index).unwrap_or_default();
+                for seen in addresses.remove(&link.index).unwrap_or_default() {
+                    link.addresses.push(seen.address);
+                    link.unusable
+                        .extend(seen.unusable().map(|why| (seen.address, why)));
+                }
                 link
             })
             .collect())
@@ -232,7 +237,9 @@ fn link(message: &LinkMessage) -> Option<Link> {
         up: header.flags.contains(LinkFlags::Up),
         mtu: Mtu(mtu),
         layer: layer(header.link_layer_type, mac),
+        carrier: header.flags.contains(LinkFlags::LowerUp),
         addresses: Vec::new(),
+        unusable: BTreeMap::new(),
         default_route: false,
         candidate: if is_loopback || is_part {
             Candidate::Never

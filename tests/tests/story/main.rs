@@ -41,6 +41,7 @@ mod down;
 mod explain;
 mod fd_store;
 mod footprint;
+mod health;
 mod hooks;
 mod kept_words;
 mod lans;

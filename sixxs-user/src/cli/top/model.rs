@@ -262,11 +262,13 @@ pub(super) fn leaks(tunnel: &Tunnel) -> u64 {
     .fold(0, u64::saturating_add)
 }
 
-/// How a tunnel is, in one word: its state, or what is missing of one that is up.
+/// How a tunnel is, in one word: its state, or what is wrong with one that is up.
 pub(super) fn condition(tunnel: &Tunnel) -> &str {
     match tunnel.state.as_str() {
         "up" if tunnel.program != "attached" => "no program",
         "up" if tunnel.routing != "in_place" => "no routes",
+        "up" if tunnel.health == "failing" => "failing",
+        "up" if tunnel.health == "degraded" => "degraded",
         state => state,
     }
 }
@@ -275,7 +277,7 @@ pub(super) fn condition(tunnel: &Tunnel) -> &str {
 pub(super) fn badness(tunnel: &Tunnel) -> u8 {
     match condition(tunnel) {
         "up" => 0,
-        "down" | "waiting" | "connecting" => 1,
+        "down" | "waiting" | "connecting" | "degraded" => 1,
         _ => 2,
     }
 }

@@ -253,6 +253,7 @@ fn verdict(model: &Model) -> (String, Meaning) {
 fn detail(tunnel: &crate::api::Tunnel, place: usize, all: usize) -> String {
     let mut parts = Vec::new();
     parts.extend(tunnel.reason.clone());
+    parts.extend(tunnel.health_reasons.iter().cloned());
     parts.extend(tunnel.until.as_ref().map(|until| format!("until {until}")));
     parts.push(tunnel.kind.clone());
     parts.extend(tunnel.endpoint.as_ref().map(|to| format!("to {to}")));

@@ -1,0 +1,181 @@
+//! The health of a tunnel: one judgement for `status`, `check`, `top`, metrics and exit statuses.
+//!
+//! Pure. The daemon gathers the facts; nothing else decides whether a tunnel is healthy.
+
+use std::net::Ipv6Addr;
+
+use crate::{
+    link::{Link, Unusable},
+    tunnel::State,
+    types::IfName,
+};
+
+/// How well a tunnel does its job, from good to bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Replies leave by the tunnel.
+    #[default]
+    Healthy,
+    /// Replies leave by the tunnel because the kernel programs redirect them.
+    Degraded,
+    /// Replies do not leave by the tunnel, or cannot.
+    Failing,
+}
+
+impl Level {
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// The judgement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The worst that was found.
+    pub level: Level,
+    /// A sentence for each thing that is not as it should be, the worst first.
+    pub reasons: Vec<String>,
+}
+
+/// What is known about a tunnel at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Its state.
+    pub state: &'a State,
+    /// Its interface, if there is one.
+    pub link: Option<&'a Link>,
+    /// The addresses that it should have.
+    pub addresses: &'a [Ipv6Addr],
+    /// Addresses of the tunnel that another interface has.
+    pub elsewhere: &'a [(Ipv6Addr, IfName)],
+    /// Whether its rules and routes are in place.
+    pub is_routed: bool,
+    /// Whether its program is attached.
+    pub has_program: bool,
+    /// Rules of others that come before ours.
+    pub shadow: Option<&'a ShadowEffect>,
+    /// Echo requests that had time for a reply and got none, since the last reply; 0 for none.
+    pub unanswered_in_a_row: u64,
+    /// A longer watch over replies found something, in words.
+    pub silence: Option<&'a str>,
+}
+
+/// What rules of others do to the packets of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowEffect {
+    /// The priorities of these rules.
+    pub priorities: Vec<u32>,
+    /// What becomes of the packets.
+    pub fate: ShadowFate,
+}
+
+/// What becomes of packets that a rule of others takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShadowFate {
+    /// They leave by an interface whose program redirects them into the tunnel.
+    Redirected,
+    /// They leave by another interface.
+    Lost,
+    /// The kernel refuses them (`blackhole`, `unreachable`, `prohibit`).
+    Refused,
+}
+
+/// Unanswered requests in a row that are no accident.
+const UNANSWERED: u64 = 3;
+
+impl Health {
+    /// Judges a tunnel.
+    #[must_use]
+    pub fn judge(facts: &Facts<'_>) -> Self {
+        let mut found = Vec::new();
+        if *facts.state == State::Up {
+            found.extend(link(facts).into_iter().map(failing));
+            found.extend(facts.shadow.map(shadow));
+            found.extend(silence(facts).map(failing));
+        } else {
+            let name = facts.state.name().replace('_', " ");
+            found.push(failing(match facts.state.reason() {
+                Some(reason) => format!("it is {name}: {reason}"),
+                None => format!("it is {name}"),
+            }));
+        }
+        if !facts.is_routed {
+            found.push(failing("its rules or routes are missing".to_owned()));
+        }
+        if !facts.has_program {
+            found.push(failing("its program is not attached".to_owned()));
+        }
+        // Stable: what comes first stays first.
+        found.sort_by(|(one, _), (other, _)| other.cmp(one));
+        Self {
+            level: found.first().map_or(Level::Healthy, |(level, _)| *level),
+            reasons: found.into_iter().map(|(_, reason)| reason).collect(),
+        }
+    }
+}
+
+const fn failing(reason: String) -> (Level, String) {
+    (Level::Failing, reason)
+}
+
+/// What is wrong with the interface and its addresses.
+fn link(facts: &Facts<'_>) -> Vec<String> {
+    let Some(link) = facts.link else {
+        return Vec::new();
+    };
+    let mut faults = Vec::new();
+    if !link.carrier {
+        faults.push("its interface has no carrier; look at the far end of the link".to_owned());
+    }
+    for address in facts.addresses {
+        let elsewhere = facts.elsewhere.iter().find(|(other, _)| other == address);
+        let has = link.addresses.contains(address);
+        faults.extend(match (has, link.unusable.get(address), elsewhere) {
+            (true, Some(Unusable::Duplicate), _) => Some(format!(
+                "{address} is a duplicate: another host on the link has it"
+            )),
+            (true, Some(Unusable::Tentative), _) => Some(format!(
+                "{address} is tentative: duplicate address detection has not ended"
+            )),
+            (_, _, Some((_, name))) => Some(format!(
+                "{address} is an address of {name}; it belongs on the tunnel's interface alone"
+            )),
+            (false, _, None) => Some(format!("{address} is not on its interface")),
+            (true, None, None) => None,
+        });
+    }
+    faults
+}
+
+fn shadow(effect: &ShadowEffect) -> (Level, String) {
+    let numbers: Vec<_> = effect.priorities.iter().map(u32::to_string).collect();
+    let rule = format!("a rule before ours (priority {})", numbers.join(" or "));
+    match effect.fate {
+        ShadowFate::Redirected => (
+            Level::Degraded,
+            format!("{rule} leads its packets elsewhere; the program redirects them"),
+        ),
+        ShadowFate::Lost => failing(format!("{rule} leads its packets elsewhere")),
+        ShadowFate::Refused => failing(format!("{rule} refuses its packets")),
+    }
+}
+
+fn silence(facts: &Facts<'_>) -> Option<String> {
+    let row = facts.unanswered_in_a_row;
+    if row >= UNANSWERED {
+        return Some(format!(
+            "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
+        ));
+    }
+    facts.silence.map(str::to_owned)
+}
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod tests;

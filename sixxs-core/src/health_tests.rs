@@ -1,0 +1,179 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    link::{Candidate, LinkLayer},
+    types::{IfIndex, Mtu},
+};
+
+const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2);
+
+fn good_link() -> Link {
+    Link {
+        index: IfIndex(7),
+        name: "sixxs0".parse().unwrap(),
+        up: true,
+        mtu: Mtu(1280),
+        layer: LinkLayer::None,
+        carrier: true,
+        addresses: vec![ADDRESS],
+        unusable: BTreeMap::new(),
+        default_route: false,
+        candidate: Candidate::Settled,
+    }
+}
+
+fn good(link: &Link) -> Facts<'_> {
+    Facts {
+        state: &State::Up,
+        link: Some(link),
+        addresses: &[ADDRESS],
+        elsewhere: &[],
+        is_routed: true,
+        has_program: true,
+        shadow: None,
+        unanswered_in_a_row: 0,
+        silence: None,
+    }
+}
+
+/// The level and all sentences, as one line.
+fn judged(facts: &Facts<'_>) -> String {
+    let health = Health::judge(facts);
+    let name = health.level.name();
+    [&[name.to_owned()][..], &health.reasons]
+        .concat()
+        .join("; ")
+}
+
+#[test]
+fn interfaces_and_addresses() {
+    let changed = |change: fn(&mut Link)| {
+        let mut link = good_link();
+        change(&mut link);
+        judged(&good(&link))
+    };
+    for (change, expected) in [
+        ((|_| {}) as fn(&mut Link), "healthy"),
+        (
+            |link| link.carrier = false,
+            "failing; its interface has no carrier; look at the far end of the link",
+        ),
+        (
+            |link| link.addresses.clear(),
+            "failing; 2001:db8:a::2 is not on its interface",
+        ),
+        (
+            |link| {
+                link.unusable.insert(ADDRESS, Unusable::Tentative);
+            },
+            "failing; 2001:db8:a::2 is tentative: duplicate address detection has not ended",
+        ),
+        (
+            |link| {
+                link.unusable.insert(ADDRESS, Unusable::Duplicate);
+            },
+            "failing; 2001:db8:a::2 is a duplicate: another host on the link has it",
+        ),
+    ] {
+        assert_eq!(changed(change), expected);
+    }
+}
+
+#[test]
+fn an_address_at_another_interface() {
+    let elsewhere = [(ADDRESS, "net0".parse().unwrap())];
+    let mut link = good_link();
+    for has in [true, false] {
+        if !has {
+            link.addresses.clear();
+        }
+        let mut facts = good(&link);
+        facts.elsewhere = &elsewhere;
+        assert_eq!(
+            judged(&facts),
+            "failing; 2001:db8:a::2 is an address of net0; it belongs on the tunnel's interface alone"
+        );
+    }
+}
+
+#[test]
+fn rules_routes_and_programs() {
+    let link = good_link();
+    let mut facts = good(&link);
+    facts.is_routed = false;
+    assert_eq!(judged(&facts), "failing; its rules or routes are missing");
+    facts.has_program = false;
+    let both = "failing; its rules or routes are missing; its program is not attached";
+    assert_eq!(judged(&facts), both);
+}
+
+#[test]
+fn rules_of_others() {
+    let link = good_link();
+    for (fate, expected) in [
+        (
+            ShadowFate::Redirected,
+            "degraded; a rule before ours (priority 100) leads its packets elsewhere; the program \
+             redirects them",
+        ),
+        (
+            ShadowFate::Lost,
+            "failing; a rule before ours (priority 100) leads its packets elsewhere",
+        ),
+        (
+            ShadowFate::Refused,
+            "failing; a rule before ours (priority 100) refuses its packets",
+        ),
+    ] {
+        let effect = ShadowEffect {
+            priorities: vec![100],
+            fate,
+        };
+        let mut facts = good(&link);
+        facts.shadow = Some(&effect);
+        assert_eq!(judged(&facts), expected);
+    }
+}
+
+#[test]
+fn the_worst_reason_comes_first() {
+    let link = good_link();
+    let effect = ShadowEffect {
+        priorities: vec![100],
+        fate: ShadowFate::Redirected,
+    };
+    let mut facts = good(&link);
+    facts.shadow = Some(&effect);
+    facts.silence = Some("sixxs0 does not answer");
+    let health = Health::judge(&facts);
+    assert_eq!(health.level, Level::Failing);
+    assert_eq!(health.reasons[0], "sixxs0 does not answer");
+    assert_eq!(health.reasons.len(), 2);
+}
+
+#[test]
+fn three_requests_in_a_row_without_a_reply() {
+    let link = good_link();
+    for (row, level) in [
+        (0, Level::Healthy),
+        (2, Level::Healthy),
+        (3, Level::Failing),
+        (u64::MAX, Level::Failing),
+    ] {
+        let mut facts = good(&link);
+        facts.unanswered_in_a_row = row;
+        assert_eq!(Health::judge(&facts).level, level, "{row}");
+    }
+}
+
+#[test]
+fn a_tunnel_that_is_not_up() {
+    let state = State::Waiting("the interface does not exist".to_owned());
+    let link = good_link();
+    let mut facts = good(&link);
+    facts.state = &state;
+    facts.link = None;
+    let expected = "failing; it is waiting: the interface does not exist";
+    assert_eq!(judged(&facts), expected);
+}

@@ -1,0 +1,123 @@
+//! One judgement of health: `status` in text and JSON, its exit status, and `check` agree.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::probe::PingStream;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::Flavour;
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// The daemon scans again at once, but not more often than is good.
+const NOTICED: Duration = Duration::from_secs(15);
+
+/// Waits until the first tunnel is at this level with this reason, and shows that everything agrees.
+fn is_judged(setting: &Setting, level: &str, reason: &str) -> Result<()> {
+    let name = setting.lab.tunnels()[0].plan.interface;
+    let status = wait::until(
+        &format!("{name} is {level}: {reason}"),
+        NOTICED,
+        || setting.program.status(),
+        |status| {
+            let tunnel = status.tunnel(name);
+            tunnel.health == level && tunnel.health_reasons.iter().any(|r| r.contains(reason))
+        },
+    )?;
+    assert!(!status.healthy, "{status:#?}");
+    let printed = setting.program.run(&["status"])?;
+    assert_eq!(printed.code, 3, "{printed:#?}");
+    let line = format!("{level}: {name}: ");
+    assert!(printed.stdout.contains(&line), "{printed:#?}");
+    assert!(printed.stdout.contains("NOT HEALTHY"), "{printed:#?}");
+    let printed = setting.program.run(&["check", name])?;
+    assert_eq!(printed.code, 3, "{printed:#?}");
+    assert!(printed.stdout.contains(reason), "{printed:#?}");
+    Ok(())
+}
+
+fn is_healthy(setting: &Setting) -> Result<()> {
+    let limit = NOTICED + Duration::from_secs(30);
+    let healthy = |status: &sixxs_tests::status::Status| status.healthy;
+    wait::until(
+        "all is healthy",
+        limit,
+        || setting.program.status(),
+        healthy,
+    )?;
+    Ok(())
+}
+
+#[test]
+fn an_address_that_is_gone_or_elsewhere() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    is_healthy(&setting)?;
+    let host = setting.host();
+    host.sh("ip -6 addr del 2001:db8:a::2/64 dev sixxs0")?;
+    is_judged(&setting, "failing", "2001:db8:a::2 is not on its interface")?;
+    host.sh("ip -6 addr add 2001:db8:a::2/128 dev net0 nodad")?;
+    is_judged(&setting, "failing", "2001:db8:a::2 is an address of net0")?;
+    host.sh("ip -6 addr del 2001:db8:a::2/128 dev net0")?;
+    host.sh("ip -6 addr add 2001:db8:a::2/64 dev sixxs0 nodad")?;
+    is_healthy(&setting)
+}
+
+#[test]
+fn a_link_without_carrier() -> Result<()> {
+    let setting = Setting::new(Flavour::Veth, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    is_healthy(&setting)?;
+    let [first, _] = setting.lab.tunnels();
+    first.pop().sh("ip link set host down")?;
+    is_judged(&setting, "failing", "its interface has no carrier")
+}
+
+#[test]
+fn three_pings_that_a_firewall_drops() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let [first, second] = setting.lab.tunnels();
+    setting.outside_is_answered(first)?;
+    let host = setting.host();
+    host.sh("nft add table ip6 f")?;
+    host.sh("nft add chain ip6 f o { type filter hook output priority 0; }")?;
+    let drop = "ip6 saddr 2001:db8:a::2 icmpv6 type echo-reply drop";
+    host.sh(&format!("nft add rule ip6 f o {drop}"))?;
+    let pings = PingStream::start(
+        setting.lab.outside(),
+        first.plan.address,
+        Duration::from_millis(100),
+    )?;
+    is_judged(&setting, "failing", "echo requests got no reply")?;
+    let status = setting.program.status()?;
+    assert_eq!(status.tunnel(second.plan.interface).health, "healthy");
+    host.sh("nft delete table ip6 f")?;
+    is_healthy(&setting)?;
+    pings.stop()?;
+    Ok(())
+}
+
+#[test]
+fn rules_of_others_before_ours() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let host = setting.host();
+    for (action, level, reason) in [
+        (
+            "lookup main",
+            "degraded",
+            "leads its packets elsewhere; the program redirects them",
+        ),
+        ("blackhole", "failing", "refuses its packets"),
+        ("prohibit", "failing", "refuses its packets"),
+    ] {
+        let rule = format!("from 2001:db8:a::2 priority 100 {action}");
+        host.sh(&format!("ip -6 rule add {rule}"))?;
+        is_judged(&setting, level, reason)?;
+        host.sh(&format!("ip -6 rule del {rule}"))?;
+        is_healthy(&setting)?;
+    }
+    Ok(())
+}
