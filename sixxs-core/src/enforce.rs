@@ -284,7 +284,7 @@ mod tests {
             mtu: Mtu(1500),
             layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, 9]),
             carrier: true,
-            unusable: std::collections::BTreeMap::new(),
+            unusable: BTreeMap::new(),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             default_route: false,
             candidate: Candidate::Never,

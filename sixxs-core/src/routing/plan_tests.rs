@@ -37,7 +37,7 @@ fn link(index: u32, name: &str, up: bool) -> Link {
         layer: LinkLayer::None,
         carrier: true,
         addresses: vec![],
-        unusable: std::collections::BTreeMap::new(),
+        unusable: BTreeMap::new(),
         default_route: false,
         candidate: Candidate::Never,
     }
