@@ -114,7 +114,7 @@ mod tests {
             mtu: Mtu(1280),
             layer: LinkLayer::None,
             addresses: vec![],
-            default_route: false,
+            is_exit: false,
             candidate: Candidate::Never,
         };
         let failed = Driver::Failed("exit status 1".to_owned());

@@ -36,7 +36,7 @@ fn link(index: u32, name: &str, up: bool) -> Link {
         mtu: Mtu(1500),
         layer: LinkLayer::None,
         addresses: vec![],
-        default_route: false,
+        is_exit: false,
         candidate: Candidate::Never,
     }
 }
