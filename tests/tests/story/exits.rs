@@ -17,10 +17,14 @@ use crate::setting::Setting;
 const EXIT: &str = "ts1";
 
 /// An interface of somebody else's tunnel, without link layer.
-const TUN: &str = "ip tuntap add ts1 mode tun && ip link set ts1 up";
+const TUN: &str = "tuntap add ts1 mode tun\nlink set ts1 up\n";
 
 /// One with a link layer.
-const ETHERNET: &str = "ip link add ts1 type dummy && ip link set ts1 up";
+const ETHERNET: &str = "link add ts1 type veth peer name far1\n\
+     link set far1 up\n\
+     link set ts1 up\n\
+     address add 2001:db8:5::1/64 dev ts1 nodad\n\
+     neighbour add 2001:db8:5::2 lladdr 02:00:00:00:00:fe dev ts1 nud permanent\n";
 
 /// What leads everything there: Tailscale's rule and table have such numbers.
 const RULE: &str = "from all lookup 53 priority 5269";
@@ -30,7 +34,7 @@ fn with_exit(made_by: &str, hook: Hook) -> Result<Setting> {
     let setting = Setting::new(Flavour::Tun, hook)?;
     let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
     setting.lab.write_config(&config)?;
-    setting.host().sh(made_by)?;
+    setting.host().ip(made_by)?;
     Ok(setting)
 }
 
@@ -99,7 +103,7 @@ variants!(an_exit_in_another_table: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 
 /// The routes come long after the interface, one kind after the other, and go.
 fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
-    for made_by in [TUN, ETHERNET] {
+    for (made_by, via) in [(TUN, ""), (ETHERNET, " via 2001:db8:5::2 onlink")] {
         let setting = with_exit(made_by, hook)?;
         let daemon = setting.start()?;
         setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
@@ -112,7 +116,7 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
         ] {
             let routes = |verb: &str| -> Result<()> {
                 for destination in destinations {
-                    let command = format!("ip -6 route {verb} {destination} dev ts1 table 53");
+                    let command = format!("ip -6 route {verb} {destination} dev ts1{via} table 53");
                     setting.host().sh(&command)?;
                 }
                 Ok(())
@@ -132,7 +136,7 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
         // What is no eighth of the world is no exit.
         setting
             .host()
-            .sh("ip -6 route add 3000::/4 dev ts1 table 53")?;
+            .sh(&format!("ip -6 route add 3000::/4 dev ts1{via} table 53"))?;
         setting.outside_is_answered(&setting.lab.tunnels()[0])?;
         assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
         assert_eq!(daemon.stop()?, 0);
@@ -144,7 +148,9 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
 #[test]
 fn a_rule_comes_and_goes() -> Result<()> {
     let setting = with_exit(TUN, Hook::Auto)?;
-    setting.host().sh("ip -6 route add default dev ts1 table 53")?;
+    setting
+        .host()
+        .sh("ip -6 route add default dev ts1 table 53")?;
     let daemon = setting.start()?;
     assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
     setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
@@ -157,9 +163,12 @@ fn a_rule_comes_and_goes() -> Result<()> {
     all_is_caught(&setting)?;
     setting.host().sh(&format!("ip -6 rule del {RULE}"))?;
     is_not_guarded(&setting)?;
+    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
     // A rule for which default routes do not count, as wg-quick's for the main table.
     let suppressing = format!("{RULE} suppress_prefixlength 0");
-    setting.host().sh(&format!("ip -6 rule add {suppressing}"))?;
+    setting
+        .host()
+        .sh(&format!("ip -6 rule add {suppressing}"))?;
     setting.outside_is_answered(&setting.lab.tunnels()[0])?;
     assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
     assert_eq!(daemon.stop()?, 0);
@@ -173,7 +182,13 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
     for routes in [0, 5000] {
         let setting = with_exit(TUN, Hook::Auto)?;
         let many: String = (0..routes)
-            .map(|n| format!("route add 2001:db8:f{:x}:{:x}::/64 dev lo\n", n >> 12, n & 0xfff))
+            .map(|n| {
+                format!(
+                    "route add 2001:db8:f{:x}:{:x}::/64 dev lo\n",
+                    n >> 12,
+                    n & 0xfff
+                )
+            })
             .collect();
         setting.host().ip(&many)?;
         let daemon = setting.start()?;
@@ -204,7 +219,7 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
             more_are_answered()?;
             is_not_guarded(&setting)?;
         }
-        let pings = stream.stop()?.pings;
+        let pings = stream.stop()?;
         println!("{routes} routes: {pings:?}");
         // Three times some 30 ms, on a machine that is busy with other things.
         ensure!(pings.sent - pings.answered < 45, "{pings:?}");
@@ -223,12 +238,10 @@ fn a_table_of_a_vrf() -> Result<()> {
         return Ok(());
     };
     let daemon = setting.start()?;
-    setting.host().ip(
-        "link set vrf1 up\n\
+    setting.host().ip("link set vrf1 up\n\
          link set ts1 master vrf1\n\
          address add 2001:db8:5::1/64 dev ts1 nodad\n\
-         route add default via 2001:db8:5::2 dev ts1 table 53\n",
-    )?;
+         route add default via 2001:db8:5::2 dev ts1 table 53\n")?;
     is_guarded(&setting)?;
     setting.host().sh("ip -6 route del default table 53")?;
     is_not_guarded(&setting)?;

@@ -154,7 +154,7 @@ fn what_leads_elsewhere() -> Result<()> {
     assert!(traps(&setting, "uplink")?.is_empty());
 
     // An exit in another table.
-    host.ip("link add ts1 type dummy\n\
+    host.ip("link add ts1 type veth peer name ts2\n\
              link set ts1 up\n\
              route add 2000::/4 dev ts1 table 53\n\
              route add 3000::/4 dev ts1 table 53\n")?;
