@@ -41,29 +41,26 @@ pub struct WideRoute {
     pub index: IfIndex,
 }
 
-/// Tables that rules lead to, and the shortest destination in bits that counts there
-/// (`suppress_prefixlength`).
+/// Tables that rules lead to.
+///
+/// `suppress_prefixlength` is no reason to leave a table out: the kernel compares it with the length of what
+/// it found, which is 128 for a destination whose path MTU it learned (`fib6_rule_suppress`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led(BTreeMap<TableId, u32>);
+pub struct Led(BTreeSet<TableId>);
 
 impl Led {
     /// By `rules` of others. `own`: the tables that rules of ours lead to; `vrfs`: the tables of VRFs.
     #[must_use]
     pub fn by(rules: &[SeenRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
-        let mut led: BTreeMap<_, _> = own.iter().map(|table| (*table, 0)).collect();
-        let mut lead = |table: TableId, least: u32| {
-            let known = led.entry(table).or_insert(least);
-            *known = least.min(*known);
-        };
+        let mut led = own.clone();
         for rule in rules {
-            let Action::Lookup(table, suppressed) = rule.action else {
-                continue;
-            };
-            let least = suppressed.map_or(0, |bits| bits.saturating_add(1));
-            match table {
-                LOCAL_TABLE => {}
-                OF_VRF => vrfs.iter().for_each(|table| lead(*table, least)),
-                table => lead(table, least),
+            match rule.action {
+                Action::Lookup(LOCAL_TABLE, _) => {}
+                Action::Lookup(OF_VRF, _) => led.extend(vrfs),
+                Action::Lookup(table, _) => {
+                    led.insert(table);
+                }
+                Action::Goto(_) | Action::Nop | Action::Refuse(_) | Action::Other => {}
             }
         }
         Self(led)
@@ -73,7 +70,7 @@ impl Led {
     #[must_use]
     pub fn exits(&self, routes: &[WideRoute]) -> BTreeSet<IfIndex> {
         let mut by_interface: BTreeMap<IfIndex, Vec<Prefix>> = BTreeMap::new();
-        for route in routes.iter().filter(|route| self.counts(route)) {
+        for route in routes.iter().filter(|route| self.0.contains(&route.table)) {
             let pieces = by_interface.entry(route.index).or_default();
             pieces.push(route.destination);
         }
@@ -82,15 +79,10 @@ impl Led {
         exits.map(|(index, _)| index).collect()
     }
 
-    /// Whether the main table's default route counts.
+    /// Whether the main table is among them.
     #[must_use]
-    pub fn has_main_default(&self) -> bool {
-        self.0.get(&MAIN_TABLE) == Some(&0)
-    }
-
-    fn counts(&self, route: &WideRoute) -> bool {
-        let least = self.0.get(&route.table);
-        least.is_some_and(|least| u32::from(route.destination.bits()) >= *least)
+    pub fn has_main(&self) -> bool {
+        self.0.contains(&MAIN_TABLE)
     }
 }
 
@@ -215,11 +207,9 @@ mod tests {
             exits(&Led::by(rules, &tables(own), &tables(vrfs)), all)
         };
         assert_eq!(exits_by(&[rule(254, None)], &[], &[]), [2]);
-        // What is suppressed does not lead anywhere, unless by another rule.
-        let suppressing = [rule(254, Some(0)), rule(60, Some(0)), rule(53, Some(3))];
-        assert_eq!(exits_by(&suppressing, &[], &[]), [8]);
-        let twice = [rule(254, Some(0)), rule(254, None), rule(254, Some(8))];
-        assert_eq!(exits_by(&twice, &[], &[]), [2]);
+        // What is suppressed may be found all the same.
+        let suppressing = [rule(254, Some(0)), rule(60, Some(3))];
+        assert_eq!(exits_by(&suppressing, &[], &[]), [2, 8]);
         // Somebody's default route in a table of ours.
         assert_eq!(exits_by(&[], &[200], &[]), [9]);
         // By one rule to the tables of all VRFs; without it to none.

@@ -90,7 +90,7 @@ impl Netlink {
         let before = std::mem::take(&mut self.exits);
         for link in links.iter_mut().filter(|link| link.up) {
             let is_hidden_exit = has_hidden
-                && led.has_main_default()
+                && led.has_main()
                 && !exits.contains(&link.index)
                 && self.has_default_route(link.index).await?;
             let gone = if is_hidden_exit || exits.contains(&link.index) {
