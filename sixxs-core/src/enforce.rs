@@ -115,7 +115,7 @@ impl Enforcement {
         }
         if config.uplinks.is_none() && uplinks.is_empty() {
             all.problems.push(
-                "no interface has an IPv6 default route: there is no uplink to catch leaks at"
+                "no route in any table leads to the world: there is no uplink to catch leaks at"
                     .to_owned(),
             );
         }
@@ -172,7 +172,7 @@ impl Enforcement {
         let candidates = fresh.chain(settled).filter(|link| {
             // What the programs cannot read is a problem once it is an uplink.
             let is_readable = !matches!(link.layer, LinkLayer::Unsupported(_));
-            is_readable && !link.default_route && !is_tunnel(link)
+            is_readable && !link.is_exit && !is_tunnel(link)
         });
         for link in candidates.take(CANDIDATES) {
             let role = match link.candidate {
@@ -223,8 +223,8 @@ fn own(tunnel: &Tunnel) -> Option<Ipv6Addr> {
     address.filter(|_| is_certain)
 }
 
-/// The native uplinks that are there: those named, or else every interface with an IPv6 default
-/// route that is no tunnel of ours, wanted now or not.
+/// The native uplinks that are there: those named, or else every exit that is no tunnel of ours,
+/// wanted now or not.
 #[must_use]
 pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
     match &config.uplinks {
@@ -234,7 +234,7 @@ pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
             .collect(),
         None => links
             .iter()
-            .filter(|link| link.default_route)
+            .filter(|link| link.is_exit)
             .filter(|link| config.tunnels.iter().all(|tunnel| tunnel.name != link.name))
             .collect(),
     }
@@ -286,7 +286,7 @@ mod tests {
             carrier: true,
             unusable: BTreeMap::new(),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-            default_route: false,
+            is_exit: false,
             candidate: Candidate::Never,
         }
     }
@@ -306,11 +306,11 @@ mod tests {
     "#;
 
     #[test]
-    fn uplinks_are_found_by_their_default_route() {
+    fn exits_are_uplinks() {
         let mut net0 = link(2, "net0", &[]);
-        net0.default_route = true;
+        net0.is_exit = true;
         let mut tunnel = link(3, "sixxs0", &[]);
-        tunnel.default_route = true;
+        tunnel.is_exit = true;
         let links: Links = [net0, tunnel, link(4, "lan0", &[])].into_iter().collect();
         let found = Enforcement::new(&config(ONE), &links, |_| true).interfaces;
         let roles: Vec<_> = found
@@ -331,7 +331,7 @@ mod tests {
             ..link(index, name, &[])
         };
         let mut net0 = candidate(2, "net0", Candidate::Settled);
-        net0.default_route = true;
+        net0.is_exit = true;
         let mut infiniband = candidate(6, "ib0", Candidate::Fresh);
         infiniband.layer = LinkLayer::Unsupported(32);
         let links: Links = [

@@ -18,7 +18,7 @@ fn good_link() -> Link {
         carrier: true,
         addresses: vec![ADDRESS],
         unusable: BTreeMap::new(),
-        default_route: false,
+        is_exit: false,
         candidate: Candidate::Settled,
     }
 }

@@ -21,7 +21,7 @@ pub enum Candidate {
     /// No: the loopback, or a part of a bridge, bond or the like.
     #[default]
     Never,
-    /// When it gets a default route.
+    /// When it becomes an exit.
     Settled,
     /// The same; it was made or came up so lately that whoever did that may not have come to the route
     /// yet.
@@ -56,8 +56,8 @@ pub struct Link {
     pub addresses: Vec<Ipv6Addr>,
     /// Those of its addresses that cannot be used, and why.
     pub unusable: BTreeMap<Ipv6Addr, Unusable>,
-    /// Whether an IPv6 default route of the main table leads out of it.
-    pub default_route: bool,
+    /// Whether a rule can lead packets to the world out of it ([`crate::routing::exits`]).
+    pub is_exit: bool,
     /// Whether it may come to that.
     pub candidate: Candidate,
 }

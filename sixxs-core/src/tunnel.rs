@@ -116,7 +116,7 @@ mod tests {
             carrier: true,
             addresses: vec![],
             unusable: std::collections::BTreeMap::new(),
-            default_route: false,
+            is_exit: false,
             candidate: Candidate::Never,
         };
         let failed = Driver::Failed("exit status 1".to_owned());

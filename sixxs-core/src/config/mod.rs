@@ -35,7 +35,7 @@ use crate::{
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Native uplinks; `None`: every interface with an IPv6 default route that is no tunnel.
+    /// Native uplinks; `None`: every exit that is no tunnel.
     pub uplinks: Option<Vec<IfName>>,
     /// What the programs do with a leak.
     pub on_leak: OnLeak,

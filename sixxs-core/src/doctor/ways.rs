@@ -8,11 +8,11 @@ use crate::{explain::rules::SeenRule, types::IfIndex};
 /// What there is.
 #[derive(Clone, Debug, Default)]
 pub struct Ways {
-    /// Whether there is any uplink, by the configuration or by its default route.
+    /// Whether there is any uplink: one that the configuration names, or an exit.
     pub uplink: Option<bool>,
     /// What the programs could not do, in words; where no daemon says it.
     pub not_enforced: Vec<String>,
-    /// Interfaces with a default route that are no tunnels and that the configuration does not name.
+    /// Exits that are no tunnels and that the configuration does not name.
     pub unguarded: Vec<String>,
     /// The uplinks that the configuration names.
     pub named: Vec<String>,
@@ -80,7 +80,7 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
         findings.push(Finding::not(
             "uplink",
             Verdict::Bad,
-            "no interface has an IPv6 default route: there is nowhere to catch leaks",
+            "no route in any table leads to the world: there is nowhere to catch leaks",
             "name the uplinks in the configuration: uplinks = [\"net0\"]",
         ));
     }
@@ -95,7 +95,8 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
             "uplink",
             Verdict::Bad,
             format!(
-                "{name} has an IPv6 default route and is not among the uplinks: leaks there pass"
+                "{name} is an exit (a route leads to the world there) and is not among the uplinks: leaks \
+                 there are not watched, and pass"
             ),
             format!(
                 "uplinks = [{}] in the configuration; or leave uplinks out",

@@ -5,6 +5,7 @@
 //! observation has an index, and only [`plan::diff`] sees both.
 
 pub mod desired;
+pub mod exits;
 pub mod observed;
 pub mod plan;
 

@@ -38,7 +38,7 @@ fn link(index: u32, name: &str, up: bool) -> Link {
         carrier: true,
         addresses: vec![],
         unusable: BTreeMap::new(),
-        default_route: false,
+        is_exit: false,
         candidate: Candidate::Never,
     }
 }

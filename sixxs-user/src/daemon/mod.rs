@@ -49,7 +49,7 @@ use crate::{
     control, driver,
     fd_store::FdStore,
     kernel,
-    netlink::{Netlink, Watcher},
+    netlink::{Exits, Netlink, Watcher},
     paths::Paths,
     removal, run_dir,
 };
@@ -235,6 +235,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             None => {}
         }
         let due = pacer.due().map(|due| started + due);
+        let exit_ends = state.netlink.exit_ends().map(Instant::from_std);
         tokio::select! {
             _ = terminate.recv() => break (false, None),
             _ = interrupt.recv() => break (false, None),
@@ -243,7 +244,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 if let Some(removal) = change.removal {
                     state.removed(removal, false);
                 }
-                if change.is_new_link {
+                if change.exits != Exits::Same {
+                    state.netlink.exits_changed();
+                }
+                if change.is_new_link || change.exits == Exits::More {
                     pacer.urgent(started.elapsed());
                 } else {
                     pacer.changed(started.elapsed());
@@ -260,6 +264,9 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 }
                 let took = clock::processor_time()?.saturating_sub(before);
                 pacer.end(started.elapsed(), took);
+            }
+            () = sleep_until(exit_ends.unwrap_or(started)), if due.is_none() && exit_ends.is_some() => {
+                pacer.changed(started.elapsed());
             }
             () = sleep_until(started + patrol.due()) => {
                 let before = clock::processor_time()?;

@@ -83,7 +83,7 @@ pub(super) struct State {
     pub(super) contest: Contest,
     /// Whether the tables' names were written in this run.
     has_named: bool,
-    /// What was heard while looking: something; that an interface is new.
+    /// What was heard while looking: something; that an interface is new, or may be a new exit.
     pub(super) heard: Option<bool>,
     /// Since the last look.
     pub(super) removals: Removals,

@@ -14,6 +14,7 @@ mod rules;
 pub mod sit;
 pub mod tc;
 mod watch;
+mod wide;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,12 +37,13 @@ use sixxs_core::{
 };
 
 use batch::Batch;
+use wide::WideRoutes;
 
 pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
 pub use look_up::{Found, Question, Way};
 pub use observe::GLOBAL;
-pub use watch::{Change, OutsideWatcher, Removal, Removed, Watcher};
+pub use watch::{Change, Exits, OutsideWatcher, Removal, Removed, Watcher};
 
 /// No request to the kernel takes so long.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,8 +57,9 @@ pub struct Netlink {
     rules: Vec<(ObservedRule, RuleMessage)>,
     /// Everybody else's rules, as of the last look.
     others_rules: Vec<SeenRule>,
-    /// Interfaces that had a default route since they were made.
-    uplinks: BTreeSet<IfIndex>,
+    wide_routes: WideRoutes,
+    /// Exits; `Some`: since when it is none any more, and guarded a little longer.
+    exits: BTreeMap<IfIndex, Option<Instant>>,
     /// Interfaces seen at the last look, and since when those that are new or were down; `None` before
     /// any.
     seen: Option<BTreeMap<IfIndex, Option<Instant>>>,
@@ -67,8 +70,8 @@ pub struct Netlink {
 pub struct Scope {
     /// Tables in which everybody's routes matter, not only ours.
     pub tables: BTreeSet<TableId>,
-    /// Whether it matters which interfaces have a default route in the main table.
-    pub default_routes: bool,
+    /// Whether it matters which interfaces are exits.
+    pub exits: bool,
 }
 
 impl Scope {
@@ -80,7 +83,7 @@ impl Scope {
                 RuleMode::Rules => config.tunnels.iter().map(|tunnel| tunnel.table).collect(),
                 RuleMode::Subtrees => [SUBTREES_TABLE, DIRECTS_TABLE].into(),
             },
-            default_routes: config.uplinks.is_none(),
+            exits: config.uplinks.is_none(),
         }
     }
 }
@@ -102,7 +105,8 @@ impl Netlink {
             batch: Batch::open()?,
             rules: Vec::new(),
             others_rules: Vec::new(),
-            uplinks: BTreeSet::new(),
+            wide_routes: WideRoutes::open()?,
+            exits: BTreeMap::new(),
             seen: None,
         })
     }

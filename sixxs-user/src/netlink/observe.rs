@@ -1,7 +1,7 @@
 //! From dumps to plain data.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::Ipv6Addr,
     time::{Duration, Instant},
 };
@@ -11,7 +11,10 @@ use rtnetlink::{
     packet_core::{NLM_F_DUMP, NLM_F_REQUEST},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage},
+        link::{
+            InfoData, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
+            LinkMessage,
+        },
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
             NeighbourState,
@@ -26,6 +29,7 @@ use sixxs_core::{
     link::{Candidate, Link, LinkLayer, Links},
     routing::{
         MAIN_TABLE, Observed,
+        exits::Led,
         observed::{ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
     types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, TableId},
@@ -41,18 +45,23 @@ const GLOBAL_BITS: u8 = 3;
 /// Whoever makes an interface has set it up after this time.
 const FRESH: Duration = Duration::from_secs(60);
 
+/// An exit whose route went is still guarded for this time: a network manager that sets an interface up
+/// anew takes the route away and puts it back.
+const LINGER: Duration = Duration::from_secs(5);
+
 pub(super) const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
 impl Netlink {
     /// Looks at interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
-        let mut links = self.links().await?;
-        if scope.default_routes {
-            self.find_uplinks(&mut links).await?;
+        let (mut links, vrfs) = self.links().await?;
+        (self.rules, self.others_rules) = self.rules().await?;
+        if scope.exits {
+            let led = Led::by(&self.others_rules, &scope.tables, &vrfs);
+            self.find_exits(&mut links, &led).await?;
             self.find_newcomers(&mut links);
         }
         let links: Links = links.into_iter().collect();
-        (self.rules, self.others_rules) = self.rules().await?;
         let mut routes = self
             .routes(None, Some(PROTOCOL))
             .await
@@ -73,16 +82,42 @@ impl Netlink {
         })
     }
 
-    /// Says of each interface whether a default route of the main table leads out of it, or did
-    /// since it was made: an uplink whose route is away for a moment is still one.
-    async fn find_uplinks(&mut self, links: &mut [Link]) -> anyhow::Result<()> {
+    /// Says of each interface whether it is an exit, or was until a moment ago.
+    async fn find_exits(&mut self, links: &mut [Link], led: &Led) -> anyhow::Result<()> {
+        let answer = self.wide_routes.look().await?;
+        let (exits, has_hidden) = (led.exits(&answer.routes), answer.has_hidden);
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.exits);
         for link in links.iter_mut().filter(|link| link.up) {
-            link.default_route =
-                self.uplinks.contains(&link.index) || self.has_default_route(link.index).await?;
+            let is_hidden_exit = has_hidden
+                && led.has_main()
+                && !exits.contains(&link.index)
+                && self.has_default_route(link.index).await?;
+            let gone = if is_hidden_exit || exits.contains(&link.index) {
+                None
+            } else if let Some(gone) = before.get(&link.index) {
+                Some(gone.unwrap_or(now))
+            } else {
+                continue;
+            };
+            link.is_exit = gone.is_none_or(|gone| now.duration_since(gone) < LINGER);
+            if link.is_exit {
+                self.exits.insert(link.index, gone);
+            }
         }
-        let found = links.iter().filter(|link| link.default_route);
-        self.uplinks = found.map(|link| link.index).collect();
         Ok(())
+    }
+
+    /// When to look again because an interface that was an exit is none any more.
+    #[must_use]
+    pub fn exit_ends(&self) -> Option<Instant> {
+        let gone = self.exits.values().flatten().min();
+        gone.map(|gone| *gone + LINGER)
+    }
+
+    /// A route that may make an interface an exit came or went.
+    pub fn exits_changed(&mut self) {
+        self.wide_routes.changed();
     }
 
     /// Says which candidates were made lately, or came up: all that was up at the first look was not.
@@ -132,7 +167,8 @@ impl Netlink {
         }
     }
 
-    async fn links(&self) -> anyhow::Result<Vec<Link>> {
+    /// Interfaces, and the tables of those that are VRFs.
+    async fn links(&self) -> anyhow::Result<(Vec<Link>, BTreeSet<TableId>)> {
         let mut addresses = self.addresses().await?;
         let mut request = LinkMessage::default();
         request
@@ -142,21 +178,23 @@ impl Netlink {
             .request(RouteNetlinkMessage::GetLink(request), DUMP)
             .await
             .context("list the interfaces")?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewLink(message) => link(&message),
-                _ => None,
-            })
-            .map(|mut link| {
+        let messages = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(message),
+            _ => None,
+        });
+        let (mut links, mut vrfs) = (Vec::new(), BTreeSet::new());
+        for message in messages {
+            vrfs.extend(vrf_table(&message));
+            links.extend(link(&message).map(|mut link| {
                 for seen in addresses.remove(&link.index).unwrap_or_default() {
                     link.addresses.push(seen.address);
                     link.unusable
                         .extend(seen.unusable().map(|why| (seen.address, why)));
                 }
                 link
-            })
-            .collect())
+            }));
+        }
+        Ok((links, vrfs))
     }
 
     async fn neighbours(&self) -> anyhow::Result<Vec<ObservedNeighbour>> {
@@ -240,12 +278,30 @@ fn link(message: &LinkMessage) -> Option<Link> {
         carrier: header.flags.contains(LinkFlags::LowerUp),
         addresses: Vec::new(),
         unusable: BTreeMap::new(),
-        default_route: false,
+        is_exit: false,
         candidate: if is_loopback || is_part {
             Candidate::Never
         } else {
             Candidate::Settled
         },
+    })
+}
+
+/// The table of a VRF.
+fn vrf_table(message: &LinkMessage) -> Option<TableId> {
+    let infos = message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        });
+    infos.flatten().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vrf(facts)) => facts.iter().find_map(|fact| match fact {
+            InfoVrf::TableId(table) => Some(TableId(*table)),
+            _ => None,
+        }),
+        _ => None,
     })
 }
 
@@ -290,9 +346,20 @@ fn neighbour(message: &NeighbourMessage) -> Option<ObservedNeighbour> {
     })
 }
 
+pub(super) fn destination(message: &RouteMessage) -> Prefix {
+    let address = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
+            _ => None,
+        });
+    let address = address.unwrap_or(Ipv6Addr::UNSPECIFIED);
+    Prefix::containing(address, message.header.destination_prefix_length)
+}
+
 fn route(message: &RouteMessage) -> Option<ObservedRoute> {
     let header: &RouteHeader = &message.header;
-    let mut destination = Ipv6Addr::UNSPECIFIED;
     let mut source = Ipv6Addr::UNSPECIFIED;
     let mut table = u32::from(header.table);
     let mut metric = 0;
@@ -303,7 +370,6 @@ fn route(message: &RouteMessage) -> Option<ObservedRoute> {
     let mut several = false;
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = *address,
             RouteAttribute::Source(RouteAddress::Inet6(address)) => source = *address,
             RouteAttribute::Gateway(RouteAddress::Inet6(address)) => gateway = Some(*address),
             RouteAttribute::Table(value) => table = *value,
@@ -337,7 +403,7 @@ fn route(message: &RouteMessage) -> Option<ObservedRoute> {
     let cloned = header.flags.contains(RouteFlags::Cloned);
     (!cloned).then_some(ObservedRoute {
         table: TableId(table),
-        destination: Prefix::containing(destination, header.destination_prefix_length),
+        destination: destination(message),
         source: Prefix::containing(source, header.source_prefix_length),
         metric: Metric(metric),
         protocol: u8::from(header.protocol),

@@ -8,7 +8,7 @@ use rtnetlink::{
     MulticastGroup,
     sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket, protocols},
 };
-use sixxs_core::types::PROTOCOL;
+use sixxs_core::{routing::exits::PIECE_BITS, types::PROTOCOL};
 
 /// A subscription to changes of interfaces, IPv6 addresses, routes and rules.
 pub struct Watcher {
@@ -32,6 +32,20 @@ pub struct Change {
     pub removal: Option<Removal>,
     /// An interface was made, or came from another namespace.
     pub is_new_link: bool,
+    /// Which interfaces are exits may have changed.
+    pub exits: Exits,
+}
+
+/// What a change does to which interfaces are exits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exits {
+    /// Nothing.
+    #[default]
+    Same,
+    /// There may be one less; or it is not known what changed.
+    Changed,
+    /// There may be one more.
+    More,
 }
 
 /// Something was taken away.
@@ -128,9 +142,13 @@ fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Cha
         Ok(_) => Ok(matters(message).then(|| Change {
             removal: removal(message),
             is_new_link: is_new_link(message),
+            exits: exits(message),
         })),
         // The socket overran: something changed, and we look at everything anyway.
-        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Change::default())),
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Change {
+            exits: Exits::Changed,
+            ..Change::default()
+        })),
         Err(error) => Err(error),
     }
 }
@@ -160,23 +178,48 @@ impl OutsideWatcher {
 }
 
 /// Whether a message is about anything of ours. Routes come and go by the thousand on a router:
-/// only default routes and our own matter.
+/// only our own matter, and those with short destinations, which may make an interface an exit.
 ///
 /// A `nlmsghdr` (type at offset 4), then a `rtmsg` (destination length at 1, protocol at 5): both
 /// unchanged since Linux 2.2. Notifications come one to a datagram.
 fn matters(message: &[u8]) -> bool {
-    const RTMSG: usize = 16;
-    let (Some(kind), Some([_, destination_bits, _, _, _, protocol])) =
-        (message.get(4..6), message.get(RTMSG..RTMSG + 6))
-    else {
-        return true;
-    };
-    let kind = u16::from_ne_bytes([kind[0], kind[1]]);
-    let is_ipv6 = message.get(RTMSG) == Some(&AF_INET6);
-    if !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) || !is_ipv6 {
-        return true;
+    match route_event(message) {
+        Some(event) => event.protocol == PROTOCOL || event.destination_bits <= PIECE_BITS,
+        None => true,
     }
-    *destination_bits == 0 || *protocol == PROTOCOL
+}
+
+/// What an event of an IPv6 route does to exits. Rules and interfaces are read at each look.
+fn exits(message: &[u8]) -> Exits {
+    match route_event(message) {
+        Some(event) if event.protocol == PROTOCOL || event.destination_bits > PIECE_BITS => {
+            Exits::Same
+        }
+        Some(event) if event.is_new => Exits::More,
+        Some(_) => Exits::Changed,
+        None => Exits::Same,
+    }
+}
+
+struct RouteEvent {
+    is_new: bool,
+    destination_bits: u8,
+    protocol: u8,
+}
+
+/// An event of an IPv6 route; `None`: another, or nobody knows.
+fn route_event(message: &[u8]) -> Option<RouteEvent> {
+    const RTMSG: usize = 16;
+    let kind = u16::from_ne_bytes(*message.get(4..6)?.first_chunk()?);
+    let [family, destination_bits, _, _, _, protocol] = message.get(RTMSG..RTMSG + 6)? else {
+        return None;
+    };
+    let is_route = matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) && *family == AF_INET6;
+    is_route.then_some(RouteEvent {
+        is_new: kind == RTM_NEWROUTE,
+        destination_bits: *destination_bits,
+        protocol: *protocol,
+    })
 }
 
 /// Whether a message is of an interface that was not there before: then all of its flags are new. An
@@ -231,6 +274,9 @@ mod tests {
         };
         for (name, message, expected) in [
             ("a default route", message(RTM_NEWROUTE, 0, 9), true),
+            ("half the world", message(RTM_DELROUTE, 1, 9), true),
+            ("a piece of it", message(RTM_NEWROUTE, 16, 9), true),
+            ("a longer one", message(RTM_NEWROUTE, 17, 9), false),
             ("a route of ours", message(RTM_DELROUTE, 48, PROTOCOL), true),
             ("somebody's route", message(RTM_NEWROUTE, 48, 186), false),
             ("a rule", message(32, 48, 186), true),
@@ -238,6 +284,15 @@ mod tests {
             ("something short", vec![0; 4], true),
         ] {
             assert_eq!(matters(&message), expected, "{name}");
+        }
+        for (name, message, expected) in [
+            ("a default route", message(RTM_NEWROUTE, 0, 9), Exits::More),
+            ("one less", message(RTM_DELROUTE, 4, 9), Exits::Changed),
+            ("ours", message(RTM_NEWROUTE, 0, PROTOCOL), Exits::Same),
+            ("a rule", message(32, 0, 9), Exits::Same),
+            ("something short", vec![0; 17], Exits::Same),
+        ] {
+            assert_eq!(exits(&message), expected, "{name}");
         }
     }
 

@@ -38,6 +38,7 @@ mod culprit;
 mod doctor;
 mod doctor_traps;
 mod down;
+mod exits;
 mod explain;
 mod fd_store;
 mod footprint;

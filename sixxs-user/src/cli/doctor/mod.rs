@@ -166,7 +166,7 @@ async fn gather(paths: &Paths) -> Facts {
     let config = learned::overlaid(&config, paths, status.as_ref()).await;
     // Which interfaces have a default route matters even where uplinks are named.
     let scope = Scope {
-        default_routes: true,
+        exits: true,
         ..Scope::of(&config)
     };
     let looked = async {

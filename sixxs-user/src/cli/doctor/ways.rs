@@ -30,7 +30,7 @@ pub(super) async fn ways(view: &View) -> Ways {
     let named = config.uplinks.as_deref().unwrap_or_default();
     let is_unguarded = |link: &&Link| {
         let is_named = config.uplinks.is_none() || named.contains(&link.name);
-        link.default_route && !is_named && !is_tunnel(link)
+        link.is_exit && !is_named && !is_tunnel(link)
     };
     let unguarded = links.iter().filter(is_unguarded);
     let (mut before_ours, mut without_program) = (Vec::new(), Vec::new());

@@ -152,6 +152,19 @@ fn what_leads_elsewhere() -> Result<()> {
     let config = setting.lab.config("").replace("uplinks = [\"net0\"]", line);
     setting.lab.write_config(&config)?;
     assert!(traps(&setting, "uplink")?.is_empty());
+
+    // An exit in another table.
+    host.ip("link add ts1 type veth peer name ts2\n\
+             link set ts1 up\n\
+             route add 2000::/4 dev ts1 table 53\n\
+             route add 3000::/4 dev ts1 table 53\n")?;
+    assert!(traps(&setting, "uplink")?.is_empty());
+    host.sh("ip -6 rule add from all lookup 53 priority 5269")?;
+    let found = trap(&setting, "uplink", "bad")?;
+    let line = fix(&found)?;
+    assert!(line.contains("\"net1\", \"ts1\""), "{line}");
+    host.sh("ip -6 rule del from all lookup 53 priority 5269")?;
+    assert!(traps(&setting, "uplink")?.is_empty());
     Ok(())
 }
 

@@ -1,0 +1,264 @@
+//! Routes with short destinations, in all tables: those that may make an interface an exit.
+//!
+//! A router's table has hundreds of thousands of routes, and the kernel cannot leave the long ones out of
+//! a dump. So answers are read message by message, and only the headers of most. Where there are many
+//! routes, the last answer is kept until an event says that it has changed.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rtnetlink::{
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        route::{RouteAttribute, RouteMessage, RouteType},
+    },
+    sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols},
+};
+use sixxs_core::{
+    routing::exits::{PIECE_BITS, WideRoute},
+    types::{IfIndex, PROTOCOL, TableId},
+};
+use tokio::time::timeout;
+
+use super::{
+    RequestError, TIMEOUT,
+    observe::{DUMP, destination},
+};
+
+/// The kernel fills at most this much at a time (`netlink_recvmsg`).
+const ANSWER_BYTES: usize = 32 * 1024;
+
+/// With more routes than this, an answer is kept: about a millisecond of a processor.
+const FEW: usize = 1000;
+
+/// A kept answer is asked for anew after this time, whatever events say. Shorter than the daemon's pause
+/// between rounds without events.
+const KEPT: Duration = Duration::from_secs(25);
+
+/// A dump during which the table changed is repeated this often.
+const ATTEMPTS: usize = 3;
+
+/// A socket for dumps, and the last answer.
+pub(super) struct WideRoutes {
+    socket: TokioSocket,
+    number: u32,
+    buffer: Vec<u8>,
+    last: Option<Last>,
+}
+
+struct Last {
+    at: Instant,
+    /// Whether it holds until an event says otherwise.
+    is_current: bool,
+    answer: Answer,
+}
+
+/// What there is.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// By table, destination and interface.
+    pub(super) routes: Vec<WideRoute>,
+    /// Whether there are routes by next hop objects of which the kernel does not say the interface
+    /// (`net.ipv4.nexthop_compat_mode` is 0).
+    pub(super) has_hidden: bool,
+}
+
+/// A dump.
+#[derive(Default)]
+struct Dump {
+    answer: Answer,
+    /// Messages in all.
+    count: usize,
+    /// The table changed meanwhile, and routes may be missing (`NLM_F_DUMP_INTR`).
+    is_torn: bool,
+}
+
+impl WideRoutes {
+    pub(super) fn open() -> anyhow::Result<Self> {
+        let open = || -> io::Result<TokioSocket> {
+            let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
+            let inner = socket.socket_mut();
+            inner.bind(&SocketAddr::new(0, 0))?;
+            inner.connect(&SocketAddr::new(0, 0))?;
+            match inner.set_netlink_get_strict_chk(true) {
+                // Before 4.20 the kernel does not filter; we do.
+                Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),
+                _ => Ok(socket),
+            }
+        };
+        Ok(Self {
+            socket: open().context("open a netlink socket")?,
+            number: 0,
+            buffer: Vec::with_capacity(ANSWER_BYTES),
+            last: None,
+        })
+    }
+
+    /// A route with a short destination came or went.
+    pub(super) fn changed(&mut self) {
+        if let Some(last) = &mut self.last {
+            last.is_current = false;
+        }
+    }
+
+    /// The routes that there are.
+    pub(super) async fn look(&mut self) -> anyhow::Result<&Answer> {
+        let last = match self.last.take() {
+            Some(last) if last.is_current && last.at.elapsed() < KEPT => last,
+            before => {
+                let at = Instant::now();
+                let dump = self.dump_whole(before).await;
+                let dump = dump.context("list the routes with short destinations")?;
+                Last {
+                    at,
+                    is_current: dump.count > FEW,
+                    answer: dump.answer,
+                }
+            }
+        };
+        Ok(&self.last.insert(last).answer)
+    }
+
+    /// A dump from which nothing is missing: where that cannot be had, with what was there before.
+    async fn dump_whole(&mut self, before: Option<Last>) -> Result<Dump, RequestError> {
+        let mut dump = self.dump().await?;
+        for _ in 1..ATTEMPTS {
+            if !dump.is_torn {
+                break;
+            }
+            dump = self.dump().await?;
+        }
+        let answer = &mut dump.answer;
+        if dump.is_torn
+            && let Some(before) = before
+        {
+            answer.routes.extend(before.answer.routes);
+        }
+        answer.routes.sort_unstable();
+        answer.routes.dedup();
+        Ok(dump)
+    }
+
+    async fn dump(&mut self) -> Result<Dump, RequestError> {
+        let broken = |error: &dyn std::fmt::Display| RequestError::Broken(error.to_string());
+        self.number = self.number.wrapping_add(1);
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet6;
+        request.header.kind = RouteType::Unicast;
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(request));
+        request.header.flags = DUMP;
+        request.header.sequence_number = self.number;
+        request.finalize();
+        let mut datagram = vec![0; request.buffer_len()];
+        request.serialize(&mut datagram);
+        let sent = timeout(TIMEOUT, self.socket.send(&datagram)).await;
+        sent.map_err(|_| RequestError::TimedOut)?
+            .map_err(|error| broken(&error))?;
+        let mut dump = Dump::default();
+        loop {
+            self.buffer.clear();
+            let received = timeout(TIMEOUT, self.socket.recv(&mut self.buffer)).await;
+            received
+                .map_err(|_| RequestError::TimedOut)?
+                .map_err(|error| broken(&error))?;
+            if dump.take(&self.buffer, self.number)? {
+                return Ok(dump);
+            }
+        }
+    }
+}
+
+const NLMSGHDR: usize = 16;
+const RTM_NEWROUTE: u16 = 24;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const RTN_UNICAST: u8 = 1;
+
+impl Dump {
+    /// Takes a datagram of answers to the request of this number. Returns whether it was the last.
+    ///
+    /// A `nlmsghdr` has the length at offset 0, the type at 4, flags at 6, the number at 8.
+    fn take(&mut self, mut datagram: &[u8], number: u32) -> Result<bool, RequestError> {
+        while let Some((head, _)) = datagram.split_at_checked(NLMSGHDR) {
+            let at = |from: usize| u16::from_ne_bytes([head[from], head[from + 1]]);
+            let word = |from: usize| {
+                u32::from_ne_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]])
+            };
+            let (length, seen) = (word(0) as usize, word(8));
+            let Some(message) = datagram.get(..length).filter(|_| length >= NLMSGHDR) else {
+                return Err(RequestError::Broken("a message is cut off".to_owned()));
+            };
+            let next = length.next_multiple_of(4).min(datagram.len());
+            datagram = &datagram[next..];
+            // Others are of a dump that was given up.
+            if seen != number {
+                continue;
+            }
+            self.is_torn |= at(6) & NLM_F_DUMP_INTR != 0;
+            match at(4) {
+                NLMSG_DONE => return Ok(true),
+                NLMSG_ERROR => {
+                    let code = message.get(NLMSGHDR..NLMSGHDR + 4);
+                    let code = code.and_then(|code| code.first_chunk().copied());
+                    let code = i32::from_ne_bytes(code.unwrap_or_default());
+                    return Err(RequestError::Kernel(io::Error::from_raw_os_error(
+                        code.saturating_neg(),
+                    )));
+                }
+                RTM_NEWROUTE => {
+                    self.count += 1;
+                    if is_wide(message) {
+                        self.add(message)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    fn add(&mut self, message: &[u8]) -> Result<(), RequestError> {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
+            .map_err(|error| RequestError::Broken(error.to_string()))?;
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) = message.payload
+        else {
+            return Ok(());
+        };
+        let mut table = u32::from(message.header.table);
+        let (mut indices, mut is_by_object) = (Vec::new(), false);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Table(value) => table = *value,
+                RouteAttribute::Oif(index) => indices.push(*index),
+                RouteAttribute::MultiPath(hops) => {
+                    indices.extend(hops.iter().map(|hop| hop.interface_index));
+                }
+                RouteAttribute::NhId(_) => is_by_object = true,
+                _ => {}
+            }
+        }
+        self.answer.has_hidden |= is_by_object && indices.is_empty();
+        let destination = destination(&message);
+        let routes = indices.into_iter().map(|index| WideRoute {
+            table: TableId(table),
+            destination,
+            index: IfIndex(index),
+        });
+        self.answer.routes.extend(routes);
+        Ok(())
+    }
+}
+
+/// Whether a message is of a route of somebody else's that may make an interface an exit, by its header: a
+/// `nlmsghdr`, then a `rtmsg` (destination length at 1, protocol at 5, type at 7).
+fn is_wide(message: &[u8]) -> bool {
+    let Some([_, bits, _, _, _, protocol, _, kind]) = message.get(NLMSGHDR..NLMSGHDR + 8) else {
+        return false;
+    };
+    *bits <= PIECE_BITS && *protocol != PROTOCOL && *kind == RTN_UNICAST
+}

@@ -1,0 +1,251 @@
+//! Exits in other tables than main, as VPNs and policy routing make them: guarded like an uplink as long as
+//! a route leads to the world there, and not longer.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use sixxs_tests::probe::{PingStream, ping};
+use sixxs_tests::program::Hook;
+use sixxs_tests::status::Status;
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// The exit.
+const EXIT: &str = "ts1";
+
+/// An interface of somebody else's tunnel, without link layer.
+const TUN: &str = "tuntap add ts1 mode tun\nlink set ts1 up\n";
+
+/// One with a link layer.
+const ETHERNET: &str = "link add ts1 type veth peer name far1\n\
+     link set far1 up\n\
+     link set ts1 up\n\
+     address add 2001:db8:5::1/64 dev ts1 nodad\n\
+     neighbour add 2001:db8:5::2 lladdr 02:00:00:00:00:fe dev ts1 nud permanent\n";
+
+/// What leads everything there: Tailscale's rule and table have such numbers.
+const RULE: &str = "from all lookup 53 priority 5269";
+
+/// A lab whose host has the interface before the daemon starts, without a word on uplinks.
+fn with_exit(made_by: &str, hook: Hook) -> Result<Setting> {
+    let setting = Setting::new(Flavour::Tun, hook)?;
+    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    setting.lab.write_config(&config)?;
+    setting.host().ip(made_by)?;
+    Ok(setting)
+}
+
+fn uplinks(status: &Status) -> Vec<&str> {
+    let uplinks = status.uplinks.iter();
+    uplinks.map(|uplink| uplink.name.as_str()).collect()
+}
+
+fn is_guarded(setting: &Setting) -> Result<()> {
+    let both = |status: &Status| {
+        let attached = status.uplinks.iter().all(|one| one.program == "attached");
+        attached && uplinks(status) == [UPLINK, EXIT]
+    };
+    setting
+        .program
+        .status_until("the exit is guarded", both)
+        .map(|_| ())
+}
+
+fn is_not_guarded(setting: &Setting) -> Result<()> {
+    let one = |status: &Status| uplinks(status) == [UPLINK];
+    setting
+        .program
+        .status_until("the exit is not guarded any more", one)
+        .map(|_| ())
+}
+
+/// Whether the route of the kernel's choice leads to the exit.
+fn leads_there(setting: &Setting) -> Result<bool> {
+    let source = setting.lab.tunnels()[0].plan.address;
+    let way = format!("ip -6 route get {OUTSIDE} from {source}");
+    Ok(setting.host().sh(&way)?.contains(EXIT))
+}
+
+/// Packets that left by the exit, or were dropped behind the program.
+fn left(setting: &Setting) -> Result<u64> {
+    let links = setting.host().sh("ip -statistics -json link show ts1")?;
+    let links: Value = serde_json::from_str(&links)?;
+    let sent = |what: &str| links[0]["stats64"]["tx"][what].as_u64();
+    let (packets, dropped) = (sent("packets"), sent("dropped"));
+    Ok(packets.context("packets")? + dropped.context("dropped")?)
+}
+
+/// Pings, UDP and TCP to both tunnels are answered, though all replies are led to the exit.
+fn all_is_caught(setting: &Setting) -> Result<()> {
+    let before = left(setting)?;
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
+    let after = left(setting)?;
+    // What else leaves there (router solicitations, say) is not ours.
+    ensure!(after < before + 10, "{before} {after} packets left");
+    setting.nothing_went_astray()
+}
+
+/// What is explained of a reply.
+fn explained(setting: &Setting) -> Result<String> {
+    let source = setting.lab.tunnels()[0].plan.address.to_string();
+    let printed = setting
+        .program
+        .run(&["explain", &source, &OUTSIDE.to_string()])?;
+    Ok(printed.stdout)
+}
+
+variants!(an_exit_in_another_table: tun(Tun, Auto), tun_clsact(Tun, Clsact));
+
+/// The routes come long after the interface, one kind after the other, and go.
+fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
+    for (made_by, via) in [(TUN, ""), (ETHERNET, " via 2001:db8:5::2 onlink")] {
+        let setting = with_exit(made_by, hook)?;
+        let daemon = setting.start()?;
+        setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
+        assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
+        for destinations in [
+            &["default"][..],
+            &["2000::/4", "3000::/4"],
+            &["::/1"],
+            &["2000::/5", "2800::/5", "3000::/5", "3800::/6", "3c00::/6"],
+        ] {
+            let routes = |verb: &str| -> Result<()> {
+                for destination in destinations {
+                    let command = format!("ip -6 route {verb} {destination} dev ts1{via} table 53");
+                    setting.host().sh(&command)?;
+                }
+                Ok(())
+            };
+            routes("add")?;
+            is_guarded(&setting)?;
+            assert!(leads_there(&setting)?);
+            all_is_caught(&setting)?;
+            let explained = explained(&setting)?;
+            assert!(
+                explained.contains("sixxs_egress at ts1: a leak"),
+                "{explained}"
+            );
+            routes("del")?;
+            is_not_guarded(&setting)?;
+        }
+        // What is no eighth of the world is no exit.
+        setting
+            .host()
+            .sh(&format!("ip -6 route add 3000::/4 dev ts1{via} table 53"))?;
+        setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+        assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
+        assert_eq!(daemon.stop()?, 0);
+    }
+    Ok(())
+}
+
+/// The rule makes it an exit, too; and a daemon that comes later finds all in place.
+#[test]
+fn a_rule_comes_and_goes() -> Result<()> {
+    let setting = with_exit(TUN, Hook::Auto)?;
+    setting
+        .host()
+        .sh("ip -6 route add default dev ts1 table 53")?;
+    let daemon = setting.start()?;
+    assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
+    setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
+    is_guarded(&setting)?;
+    all_is_caught(&setting)?;
+    daemon.kill()?;
+    all_is_caught(&setting)?;
+    let daemon = setting.start()?;
+    is_guarded(&setting)?;
+    all_is_caught(&setting)?;
+    setting.host().sh(&format!("ip -6 rule del {RULE}"))?;
+    is_not_guarded(&setting)?;
+    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    // A rule for which default routes do not count, as wg-quick's for the main table. They do where the
+    // kernel learned a path MTU, as it did from the leaks above.
+    let suppressing = format!("{RULE} suppress_prefixlength 0");
+    setting
+        .host()
+        .sh(&format!("ip -6 rule add {suppressing}"))?;
+    is_guarded(&setting)?;
+    all_is_caught(&setting)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Only what is sent in the first milliseconds of an exit is lost, and nothing when it goes. Also on a
+/// router with many routes, where not every look asks for all of them.
+#[test]
+fn few_replies_are_lost_when_it_comes() -> Result<()> {
+    for routes in [0, 5000] {
+        let setting = with_exit(TUN, Hook::Auto)?;
+        let many: String = (0..routes)
+            .map(|n| {
+                format!(
+                    "route add 2001:db8:f{:x}:{:x}::/64 dev lo\n",
+                    n >> 12,
+                    n & 0xfff
+                )
+            })
+            .collect();
+        setting.host().ip(&many)?;
+        let daemon = setting.start()?;
+        setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
+        let address = setting.lab.tunnels()[0].plan.address;
+        setting.addresses_are_taken()?;
+        assert!(ping(setting.lab.outside(), address, 10)?.all_answered());
+        let interval = Duration::from_millis(2);
+        let stream = PingStream::start(setting.lab.outside(), address, interval)?;
+        let more_are_answered = || {
+            let enough = stream.state().pings.answered + 50;
+            let state = || Ok(stream.state());
+            let limit = Duration::from_secs(5);
+            wait::until("more are answered", limit, state, |state| {
+                state.pings.answered >= enough
+            })
+        };
+        for _ in 0..3 {
+            more_are_answered()?;
+            setting
+                .host()
+                .sh("ip -6 route add default dev ts1 table 53")?;
+            is_guarded(&setting)?;
+            more_are_answered()?;
+            setting
+                .host()
+                .sh("ip -6 route del default dev ts1 table 53")?;
+            more_are_answered()?;
+            is_not_guarded(&setting)?;
+        }
+        let pings = stream.stop()?;
+        println!("{routes} routes: {pings:?}");
+        // Three times some 30 ms, on a machine that is busy with other things.
+        ensure!(pings.sent - pings.answered < 45, "{pings:?}");
+        setting.nothing_went_astray()?;
+        assert_eq!(daemon.stop()?, 0);
+    }
+    Ok(())
+}
+
+/// An exit in the table of a VRF, to which the kernel's one rule for all of them leads.
+#[test]
+fn a_table_of_a_vrf() -> Result<()> {
+    let setting = with_exit(ETHERNET, Hook::Auto)?;
+    let Ok(_) = setting.host().sh("ip link add vrf1 type vrf table 53") else {
+        println!("not told: this kernel has no VRF");
+        return Ok(());
+    };
+    let daemon = setting.start()?;
+    setting.host().ip("link set vrf1 up\n\
+         link set ts1 master vrf1\n\
+         address add 2001:db8:5::1/64 dev ts1 nodad\n\
+         route add default via 2001:db8:5::2 dev ts1 table 53\n")?;
+    is_guarded(&setting)?;
+    setting.host().sh("ip -6 route del default table 53")?;
+    is_not_guarded(&setting)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
