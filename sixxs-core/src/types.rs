@@ -56,13 +56,14 @@ impl Mtu {
     }
 }
 
-/// Name of a network interface: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it.
+/// Name of a network interface: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it, and
+/// without '%': of "sixxs%d" the kernel makes "sixxs0" (`dev_alloc_name`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfName(String);
 
 /// The text is no interface name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an interface name has 1 to 15 characters, none of them blank, '/' or ':'")]
+#[error("an interface name has 1 to 15 characters, none of them blank, '/', ':' or '%'")]
 pub struct BadIfName;
 
 impl FromStr for IfName {
@@ -72,7 +73,7 @@ impl FromStr for IfName {
         let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
         let clean = !text
             .chars()
-            .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'));
+            .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%'));
         if fits && clean {
             Ok(Self(text.to_owned()))
         } else {
@@ -254,6 +255,8 @@ mod tests {
             "a b",
             "a/b",
             "a:b",
+            "sixxs%d",
+            "a%b",
             "a\n",
         ] {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");

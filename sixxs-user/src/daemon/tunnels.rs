@@ -231,7 +231,8 @@ impl State {
             let count = needed.entry(broker.clone()).or_default();
             *count += 1;
             if let Some(wait) = standing.wait_for(*count) {
-                let seconds = self.services.clock.unix_seconds() + wait.as_secs() + 1;
+                let wait = wait.as_secs().saturating_add(1);
+                let seconds = self.services.clock.unix_seconds().saturating_add(wait);
                 let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
                 anyhow::bail!(
                     "{name} is up, and no connect to {broker} is left for it until {until}: a restart \
