@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     str::FromStr,
 };
 
@@ -222,6 +223,12 @@ impl FromStr for InterfaceAddress {
         }
         Ok(Self { address, bits })
     }
+}
+
+impl InterfaceAddress {
+    /// Lengths that an address of a tunnel of our making can have. The kernel leads all that is within
+    /// a shorter prefix, which others have addresses in, into the tunnel.
+    pub const TUNNEL_BITS: RangeInclusive<u8> = 64..=128;
 }
 
 impl FromStr for Prefix {

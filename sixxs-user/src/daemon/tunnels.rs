@@ -93,6 +93,8 @@ pub(super) struct Running {
     pub(super) told: Option<tunnel::State>,
     /// Whether its last driver is still at work on stopping.
     stopping: bool,
+    /// Why what its broker said is not taken over.
+    pub(super) refused: Option<String>,
 }
 
 impl Running {
@@ -108,7 +110,8 @@ impl Running {
 
     /// Its state, given its interface.
     pub(super) fn state(&self, link: Option<&Link>) -> tunnel::State {
-        let driver = self.said().map_or(DriverState::Idle, |said| said.state);
+        let said = self.said().map_or(DriverState::Idle, |said| said.state);
+        let driver = self.refused.clone().map_or(said, DriverState::Failed);
         tunnel::state(self.is_wanted(), &driver, link)
     }
 }
@@ -402,6 +405,7 @@ impl Running {
             driver: Some(Driver::start(tunnel, services, refresh)),
             told: None,
             stopping: false,
+            refused: None,
         }
     }
 }
