@@ -152,8 +152,8 @@ fn faults() {
         (
             "LEAST ipv6_interface a/b",
             "aiccu.conf: line 3: ipv6_interface: expected an interface \
-          name, found \"a/b\": an interface name has 1 to 15 characters, none of them blank, '/' \
-          or ':'",
+          name, found \"a/b\": an interface name has 1 to 15 characters, none of them blank, '/', ':' \
+          or '%'",
         ),
         (
             "LEAST tunnel_id T1 T2",

@@ -84,7 +84,7 @@ impl Contest {
 
     /// What is to be told together now.
     pub fn summary(&mut self, now: Duration) -> Option<Summary> {
-        if self.untold == 0 || now < self.summed + SUMMARY {
+        if self.untold == 0 || now < self.summed.saturating_add(SUMMARY) {
             return None;
         }
         self.summed = now;
@@ -97,7 +97,7 @@ impl Contest {
     /// That somebody keeps at it, in words; the same words while it lasts.
     pub fn problem(&mut self, now: Duration) -> Option<String> {
         let last = self.last?;
-        if now >= last + OVER {
+        if now >= last.saturating_add(OVER) {
             self.last = None;
             self.by = None;
             return None;

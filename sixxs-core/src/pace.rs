@@ -48,18 +48,18 @@ impl Pacer {
         self.since.get_or_insert(now);
         if self.due.is_none() {
             let delay = if self.credit.is_zero() {
-                (self.debt * SHARE).clamp(SPACED, LONGEST)
+                self.debt.saturating_mul(SHARE).clamp(SPACED, LONGEST)
             } else {
                 GATHER
             };
-            self.due = Some(now + delay);
+            self.due = Some(now.saturating_add(delay));
         }
     }
 
     /// Something changed for which no debt is a reason to wait: until the next round it is not guarded.
     pub fn urgent(&mut self, now: Duration) {
         self.since.get_or_insert(now);
-        let soon = now + GATHER;
+        let soon = now.saturating_add(GATHER);
         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
@@ -80,7 +80,7 @@ impl Pacer {
     /// longer.
     pub fn end(&mut self, now: Duration, took: Duration) {
         self.count(now);
-        self.debt += took.saturating_sub(self.credit);
+        self.debt = self.debt.saturating_add(took.saturating_sub(self.credit));
         self.credit = self.credit.saturating_sub(took);
     }
 
@@ -89,7 +89,7 @@ impl Pacer {
         let earned = now.saturating_sub(self.counted) / SHARE;
         let left = earned.saturating_sub(self.debt);
         self.debt = self.debt.saturating_sub(earned);
-        self.credit = (self.credit + left).min(BURST);
+        self.credit = self.credit.saturating_add(left).min(BURST);
         self.counted = now;
     }
 }
@@ -120,7 +120,8 @@ impl Patrol {
             CALM
         };
         // Where there is much to look at it takes long, and has the same part of a processor as rounds.
-        self.went + pause.max(self.took * SHARE)
+        self.went
+            .saturating_add(pause.max(self.took.saturating_mul(SHARE)))
     }
 
     /// One is over that took so much processor time; `found`: something was missing.
@@ -128,7 +129,7 @@ impl Patrol {
         self.went = now;
         self.took = took;
         if found {
-            self.wary_until = now + WARY;
+            self.wary_until = now.saturating_add(WARY);
         }
     }
 }

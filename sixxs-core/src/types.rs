@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     str::FromStr,
 };
 
@@ -56,13 +57,14 @@ impl Mtu {
     }
 }
 
-/// Name of a network interface: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it.
+/// Name of a network interface: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it, and
+/// without '%': of "sixxs%d" the kernel makes "sixxs0" (`dev_alloc_name`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfName(String);
 
 /// The text is no interface name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an interface name has 1 to 15 characters, none of them blank, '/' or ':'")]
+#[error("an interface name has 1 to 15 characters, none of them blank, '/', ':' or '%'")]
 pub struct BadIfName;
 
 impl FromStr for IfName {
@@ -72,7 +74,7 @@ impl FromStr for IfName {
         let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
         let clean = !text
             .chars()
-            .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'));
+            .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%'));
         if fits && clean {
             Ok(Self(text.to_owned()))
         } else {
@@ -223,6 +225,12 @@ impl FromStr for InterfaceAddress {
     }
 }
 
+impl InterfaceAddress {
+    /// Lengths that an address of a tunnel of our making can have. The kernel leads all that is within
+    /// a shorter prefix, which others have addresses in, into the tunnel.
+    pub const TUNNEL_BITS: RangeInclusive<u8> = 64..=128;
+}
+
 impl FromStr for Prefix {
     type Err = BadPrefix;
 
@@ -254,6 +262,8 @@ mod tests {
             "a b",
             "a/b",
             "a:b",
+            "sixxs%d",
+            "a%b",
             "a\n",
         ] {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");

@@ -22,11 +22,19 @@ pub struct NoDaemon {
 
 /// There is a daemon, and it says nothing.
 #[derive(Debug, thiserror::Error)]
-#[error("the daemon did not answer within {} s; is it stopped?", SOON.as_secs())]
-pub struct Silent;
+#[error("the daemon did not answer within {} s; is it stopped?", .0.as_secs())]
+pub struct Silent(Duration);
+
+/// It lets us not connect.
+#[derive(Debug, thiserror::Error)]
+#[error("may not connect to {0}; run as root, or as a member of its group (sixxs)")]
+struct Refused(String);
 
 /// How long one that is well takes at most.
 const SOON: Duration = Duration::from_secs(2);
+
+/// How long one that works on something takes at most to say that it is there.
+const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a daemon may take to tell something.
 const TELLS_WITHIN: Duration = Duration::from_secs(10);
@@ -45,16 +53,29 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Resu
 pub async fn status_soon(socket: &Path) -> anyhow::Result<Status> {
     match timeout(SOON, get(socket, "/v1/status")).await {
         Ok(outcome) => outcome,
-        Err(_) => bail!(Silent),
+        Err(_) => bail!(Silent(SOON)),
     }
 }
 
 /// Has something changed.
 pub async fn post<T: Serialize + Sync>(socket: &Path, path: &str, body: &T) -> anyhow::Result<()> {
     let body = Bytes::from(serde_json::to_vec(body)?);
+    alive(socket).await?;
     let exchange = async { whole(request(socket, Method::POST, path, body).await?).await };
     within(CHANGES_WITHIN, exchange).await?;
     Ok(())
+}
+
+/// Whether the daemon answers at all: one that hangs is not waited for as long as one that works.
+pub async fn alive(socket: &Path) -> anyhow::Result<()> {
+    let exchange =
+        async { whole(request(socket, Method::GET, "/v1/alive", Bytes::new()).await?).await };
+    match timeout(ALIVE_WITHIN, exchange).await {
+        // One that is older does not know the question; that is an answer, too.
+        Ok(Err(error)) if error.is::<NoDaemon>() || error.is::<Refused>() => Err(error),
+        Ok(_) => Ok(()),
+        Err(_) => bail!(Silent(ALIVE_WITHIN)),
+    }
 }
 
 async fn within<T>(
@@ -63,10 +84,7 @@ async fn within<T>(
 ) -> anyhow::Result<T> {
     match timeout(limit, exchange).await {
         Ok(outcome) => outcome,
-        Err(_) => bail!(
-            "the daemon did not answer within {} s; is it stopped?",
-            limit.as_secs()
-        ),
+        Err(_) => bail!(Silent(limit)),
     }
 }
 
@@ -76,7 +94,8 @@ pub async fn lines(
     path: &str,
     mut each: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut response = request(socket, Method::GET, path, Bytes::new()).await?;
+    let begun = request(socket, Method::GET, path, Bytes::new());
+    let mut response = within(TELLS_WITHIN, begun).await?;
     let mut rest = Vec::new();
     while let Some(frame) = response.frame().await {
         // An answer that goes on ends in the middle when the daemon does: there is no other error on a
@@ -116,9 +135,7 @@ async fn request(
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 bail!(NoDaemon { socket: shown })
             }
-            io::ErrorKind::PermissionDenied => bail!(
-                "may not connect to {shown}; run as root, or as a member of its group (sixxs)"
-            ),
+            io::ErrorKind::PermissionDenied => bail!(Refused(shown)),
             _ => return Err(error).with_context(|| format!("connect to {shown}")),
         },
     };

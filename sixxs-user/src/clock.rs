@@ -15,6 +15,7 @@ use std::{
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use sixxs_core::broker::ayiya::Now;
+use tokio::time::Instant;
 
 /// Both clocks. Clones are the same, and are moved together.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,14 @@ pub struct Clock(Arc<Displaced>);
 struct Displaced {
     wall: AtomicI64,
     slept: AtomicU64,
+}
+
+/// A point in time so much later; one that the clock cannot express counts as a year later. The only
+/// way in which anything is added to a point in time: `+` panics where this does not.
+pub(crate) fn after(since: Instant, time: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let later = since.checked_add(time.min(YEAR));
+    later.unwrap_or(since)
 }
 
 /// A point in time for people, such as `12:03:11 UTC`; `None`: it is beyond all calendars.
@@ -92,6 +101,14 @@ pub fn is_synchronised() -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_time_is_too_long_to_be_added() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(after(now, second).duration_since(now), second);
+        assert!(after(now, Duration::MAX) > now);
+    }
 
     #[test]
     fn what_moves_is_ours_alone() {

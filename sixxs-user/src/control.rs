@@ -2,6 +2,7 @@
 //!
 //! | request | does |
 //! |---|---|
+//! | `GET /v1/alive` | answers at once |
 //! | `GET /v1/status`, `/v1/counters`, `/v1/plan` | tells |
 //! | `GET /v1/metrics` | tells, in OpenMetrics' text format |
 //! | `GET /v1/alerts[?follow=true]` | tells, one JSON object a line |
@@ -18,6 +19,7 @@
 
 use std::{
     fs,
+    ops::RangeInclusive,
     os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
     time::Duration,
@@ -54,6 +56,9 @@ use crate::{
 
 /// No request has more to say.
 const BODY_BYTES: usize = 64 * 1024;
+
+/// How long a configuration may wait for its confirmation; a day at most.
+pub(crate) const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
 
 type Requests = mpsc::Sender<Request>;
 
@@ -95,6 +100,7 @@ pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<Join
     fs::rename(&draft, socket).with_context(|| format!("create {}", socket.display()))?;
 
     let app = Router::new()
+        .route("/v1/alive", get(alive))
         .route("/v1/status", get(status))
         .route("/v1/counters", get(counters))
         .route("/v1/metrics", get(metrics))
@@ -169,6 +175,11 @@ async fn ask<T>(
         .await
         .map_err(|_| anyhow!("the daemon is ending"))?;
     answer.await.map_err(|_| anyhow!("the daemon is ending"))
+}
+
+/// That the daemon is there: for who is about to wait for it.
+async fn alive() -> Response {
+    Json(serde_json::json!({})).into_response()
 }
 
 async fn status(State(requests): State<Requests>) -> Result<Response, Refused> {
@@ -275,7 +286,15 @@ async fn reload(
     Json(reload): Json<Reload>,
 ) -> Result<Response, Refused> {
     caller.may_change()?;
-    let within = reload.confirm_within_seconds.map(Duration::from_secs);
+    let within = reload.confirm_within_seconds;
+    if within.is_some_and(|seconds| !CONFIRM_SECONDS.contains(&seconds)) {
+        let (least, most) = (CONFIRM_SECONDS.start(), CONFIRM_SECONDS.end());
+        return Err(Refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("confirm_within_seconds: expected a number from {least} to {most}"),
+        ));
+    }
+    let within = within.map(Duration::from_secs);
     ask(&requests, |answer| Request::Reload(within, answer))
         .await?
         .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;

@@ -25,7 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(70);
 
 /// Ends the daemon if there is one, then removes rules, routes, programs, pins and files.
 pub async fn down(paths: &Paths) -> anyhow::Result<()> {
-    let lock = end_daemon(paths).await?;
+    // One that hangs keeps nobody from taking away what it made.
+    let (lock, hanging) = match end_daemon(paths).await {
+        Ok(lock) => (lock, None),
+        Err(error) if error.is::<client::Silent>() => (None, Some(error)),
+        Err(error) => return Err(error),
+    };
 
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::default()).await?;
@@ -44,6 +49,12 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     ] {
         problems.extend(removed.err().map(|error| format!("{error:#}")));
     }
+    problems.extend(hanging.map(|error| {
+        format!(
+            "{error} What it made is taken away all the same; if it goes on it puts that back: end it \
+             by force, and call this again"
+        )
+    }));
     if problems.is_empty() {
         Ok(())
     } else {
@@ -75,6 +86,7 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
             match timeout(PATIENCE, quit).await {
                 // It is only about to listen: ask again.
                 Ok(Err(error)) if error.is::<client::NoDaemon>() => {}
+                Ok(Err(error)) if error.is::<client::Silent>() => return Err(error),
                 _ => asked = true,
             }
         }

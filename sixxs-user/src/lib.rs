@@ -23,6 +23,7 @@ mod metrics;
 pub mod netlink;
 pub mod paths;
 pub mod ping;
+mod plain;
 mod removal;
 mod run_dir;
 mod shadow;

@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    boundaries, directions, ebpf, metadata::Metadata, plan::Needs, process, setup, source, units,
-    workspace::Workspace,
+    boundaries, directions, ebpf, metadata::Metadata, plan::Needs, process, setup, source, times,
+    units, workspace::Workspace,
 };
 
 type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
@@ -12,7 +12,7 @@ type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 /// Runs the checks; security advisories only when asked, because they come from the network.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(workspace, Needs::LINT)?;
-    let checks: [Check<'_>; 8] = [
+    let checks: [Check<'_>; 9] = [
         ("format", &|| format(workspace)),
         ("crate directions", &|| {
             let found = directions::violations(&Metadata::with_dependencies(workspace)?.into());
@@ -20,6 +20,9 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
         }),
         ("boundaries inside sixxs-user", &|| {
             report(&boundaries::violations(&source::tree(workspace)?))
+        }),
+        ("sums of times", &|| {
+            report(&times::violations(&source::tree(workspace)?))
         }),
         ("paths of this machine", &|| {
             report(&source::stray_paths(&source::tree(workspace)?))

@@ -20,6 +20,7 @@ mod progress;
 mod setup;
 mod source;
 mod tests;
+mod times;
 mod toolchain;
 mod tools;
 mod units;

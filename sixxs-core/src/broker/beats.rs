@@ -73,7 +73,7 @@ impl Beats {
             START_PAUSE.min(self.interval)
         };
         // From now on: after the machine slept there is one beat, not all that were missed.
-        self.due = now + pause;
+        self.due = now.saturating_add(pause);
         true
     }
 }

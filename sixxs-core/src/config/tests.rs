@@ -241,3 +241,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_tunnel_of_ours_covers_no_more_than_its_link() {
+    let file = |bits: u8| {
+        format!(
+            "[[tunnel]]\nname = \"sixxs0\"\nkind = \"6in4\"\nremote4 = \"192.0.2.1\"\n\
+             address = \"2001:db8:a::2/{bits}\""
+        )
+    };
+    for bits in [3, 16, 63] {
+        let refused = parse("f", &file(bits)).unwrap_err().to_string();
+        assert!(refused.contains("a length of 64 to 128"), "{refused}");
+    }
+    for bits in [64, 127, 128] {
+        parse("f", &file(bits)).unwrap();
+    }
+}

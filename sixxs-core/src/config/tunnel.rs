@@ -258,6 +258,16 @@ fn check_native(found: &Native<'_>, faults: &mut Faults) {
             "missing; expected the address of our end of the tunnel",
         );
     }
+    for At { value, place } in *addresses {
+        if !InterfaceAddress::TUNNEL_BITS.contains(&value.bits) {
+            let message = format!(
+                "expected a length of 64 to 128, found {}/{}: destinations within it would be led into \
+                 the tunnel, those of others too; what the broker routes to you goes under prefixes",
+                value.address, value.bits
+            );
+            faults.add(place, message);
+        }
+    }
     if let Kind::Ayiya(_) = kind {
         // It signs with one identity, and knows the broker by its own.
         if peer.is_none() && !faults.has(&missing_peer.key) {

@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 
 pub use super::tls::TlsChoice;
 use super::{blocking, connects::Connects, tls::client_config};
+use crate::clock::after;
 
 /// What is asked, and of whom.
 #[derive(Clone, Debug)]
@@ -241,7 +242,7 @@ impl Fetch<'_> {
         let mut buffer = Zeroizing::new([0; 4096]);
         loop {
             // A server that sends a byte now and then does not win time by it.
-            let until = Instant::now() + self.request.times.step;
+            let until = after(Instant::now(), self.request.times.step);
             for action in actions.drain(..) {
                 match action {
                     Action::Send(bytes) => {

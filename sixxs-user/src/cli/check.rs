@@ -45,18 +45,19 @@ pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow
         pass: checks.iter().all(|check| check.pass),
         checks,
     };
-    if json {
-        show::print(&show::line(&report)?)?;
+    let shown = if json {
+        show::line(&report)?
     } else {
-        for check in &report.checks {
+        let line = |check: &Check| {
             let verdict = if check.pass { "pass" } else { "FAIL" };
-            show::print(&format!(
+            format!(
                 "{verdict}  {:<15} {:<8} {}\n",
                 check.tunnel, check.check, check.detail
-            ))?;
-        }
-    }
-    Ok(show::exit(report.pass))
+            )
+        };
+        report.checks.iter().map(line).collect()
+    };
+    show::verdict(&shown, report.pass)
 }
 
 fn choose(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {

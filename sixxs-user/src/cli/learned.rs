@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use sixxs_core::{config::Config, types::InterfaceAddress};
+use sixxs_core::{config::Config, link::Links, types::InterfaceAddress};
 
 use crate::{api::Status, broker::cache::Cache, driver, paths::Paths};
 
@@ -11,7 +11,7 @@ use crate::{api::Status, broker::cache::Cache, driver, paths::Paths};
 pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {
     let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
     // Who contradicts whom is the daemon's to say.
-    let (mut whole, _conflicts) = config.with(&kept);
+    let (mut whole, _conflicts) = config.with(&kept, &Links::default());
     if let Some(status) = status {
         hear(&mut whole, status);
     }

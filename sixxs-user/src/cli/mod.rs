@@ -22,10 +22,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::{
     api::{Names, Reload},
     bpf::HookChoice,
-    client, config_file,
+    client, config_file, control,
     daemon::{self, Options},
     down,
     paths::Paths,
+    plain::Plain,
 };
 
 /// The command's own failure.
@@ -197,7 +198,7 @@ enum Command {
     /// Take over the configuration file as it is now; touch only what changed.
     Reload {
         /// Go back after so many seconds, unless `sixxs confirm` comes first.
-        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(control::CONFIRM_SECONDS))]
         confirm: Option<u64>,
     },
     /// Keep the configuration of a `reload --confirm`.
@@ -248,7 +249,11 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         FAILED
     };
     // With stderr closed there is nobody to tell; the exit status says it.
-    let _unheard = writeln!(io::stderr(), "sixxs: {error:#}");
+    let _unheard = writeln!(
+        io::stderr(),
+        "sixxs: {}",
+        Plain::lines(&format!("{error:#}"))
+    );
     ExitCode::from(status)
 }
 

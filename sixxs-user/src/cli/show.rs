@@ -18,6 +18,7 @@ use crate::{
     client, config_file,
     netlink::{Netlink, Scope},
     paths::Paths,
+    plain::Plain,
     text,
 };
 
@@ -32,26 +33,24 @@ pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Re
             text::status(&status)
         };
         if !watch {
-            print(&shown)?;
-            return Ok(exit(status.healthy));
+            return verdict(&shown, status.healthy);
         }
-        print(&if json {
-            shown
+        if json || is_first && !draws {
+            print(&shown)?;
         } else if draws {
-            redraw(&shown)
-        } else if is_first {
-            shown
+            redraw(&Plain::lines(&shown))?;
         } else {
-            format!("\n{shown}")
-        })?;
+            print(&format!("\n{shown}"))?;
+        }
         is_first = false;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
 /// Draws over the last screen: home, each line cleared to its end, then what is below.
-fn redraw(screen: &str) -> String {
-    format!("\x1b[H{}\x1b[J", screen.replace('\n', "\x1b[K\n"))
+fn redraw(screen: &Plain) -> anyhow::Result<()> {
+    let lines = screen.as_str().replace('\n', "\x1b[K\n");
+    write(&format!("\x1b[H{lines}\x1b[J"))
 }
 
 pub(super) async fn counters(socket: &Path, json: bool, all: bool) -> anyhow::Result<ExitCode> {
@@ -72,10 +71,11 @@ pub(super) async fn alerts(socket: &Path, json: bool, follow: bool) -> anyhow::R
     };
     client::lines(socket, path, |line| {
         if json {
-            return print(&format!("{line}\n"));
+            return print(&format!("{}\n", Plain::json(line)));
         }
         let alert: Alert = serde_json::from_str(line)?;
-        print(&format!("{} {}\n", alert.time, text::alert(&alert.about)))
+        let shown = format!("{} {}", alert.time, text::alert(&alert.about));
+        print(&format!("{}\n", Plain::line(&shown)))
     })
     .await?;
     Ok(ExitCode::SUCCESS)
@@ -93,17 +93,14 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
     };
-    if json {
-        print(&line(&plan)?)?;
+    let shown = if json {
+        line(&plan)?
     } else {
-        for problem in &plan.problems {
-            print(&format!("# {problem}\n"))?;
-        }
-        for command in &plan.commands {
-            print(&format!("{command}\n"))?;
-        }
-    }
-    Ok(exit(plan.commands.is_empty() && plan.problems.is_empty()))
+        let problems = plan.problems.iter().map(|problem| format!("# {problem}\n"));
+        let commands = plan.commands.iter().map(|command| format!("{command}\n"));
+        problems.chain(commands).collect()
+    };
+    verdict(&shown, plan.commands.is_empty() && plan.problems.is_empty())
 }
 
 pub(super) fn exit(good: bool) -> ExitCode {
@@ -115,7 +112,7 @@ pub(super) fn exit(good: bool) -> ExitCode {
 }
 
 pub(super) fn line<T: Serialize>(value: &T) -> anyhow::Result<String> {
-    Ok(serde_json::to_string(value)? + "\n")
+    Ok(format!("{}\n", Plain::json(&serde_json::to_string(value)?)))
 }
 
 /// Whoever read our output has seen enough, and closed the pipe: `sixxs alerts | head`.
@@ -123,7 +120,20 @@ pub(super) fn line<T: Serialize>(value: &T) -> anyhow::Result<String> {
 #[error("nobody reads the output any more")]
 pub(super) struct ReaderGone;
 
+/// Prints what a command has to say: the only way to its output.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    write(Plain::lines(text).as_str())
+}
+
+/// Prints all that a command has to say, and gives its exit status: the same if nobody reads it.
+pub(super) fn verdict(text: &str, good: bool) -> anyhow::Result<ExitCode> {
+    match print(text) {
+        Err(error) if !error.is::<ReaderGone>() => Err(error),
+        _ => Ok(exit(good)),
+    }
+}
+
+fn write(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
@@ -135,5 +145,5 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 /// Tells people something beside the output.
 pub(super) fn complain(text: &str) {
     // With stderr closed there is nobody to tell.
-    let _unheard = writeln!(io::stderr(), "sixxs: {text}");
+    let _unheard = writeln!(io::stderr(), "sixxs: {}", Plain::lines(text));
 }

@@ -9,6 +9,7 @@ use crate::{
     api::{About, Alert},
     clock::Clock,
     hooks::Hooks,
+    plain::Plain,
 };
 
 /// Alerts kept; the oldest go first.
@@ -40,9 +41,10 @@ impl Alerts {
             time: self.now(),
             about,
         };
+        let shown = Plain::line(&crate::text::alert(&alert.about));
         match &alert.about {
-            About::Tunnel { .. } => info!("{}", crate::text::alert(&alert.about)),
-            _ => warn!("{}", crate::text::alert(&alert.about)),
+            About::Tunnel { .. } => info!("{shown}"),
+            _ => warn!("{shown}"),
         }
         if self.kept.len() == KEPT {
             self.kept.pop_front();

@@ -149,6 +149,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // They would end the daemon. A handler that does nothing, and not SIG_IGN: that commands would inherit.
+    for kind in [
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+        SignalKind::alarm(),
+    ] {
+        // The handler stays when the stream is dropped.
+        drop(signal(kind)?);
+    }
 
     // Subscribed before the first look, so that nothing falls between.
     let watcher = Arc::new(Watcher::subscribe()?);
@@ -234,7 +243,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             Some(false) => pacer.changed(started.elapsed()),
             None => {}
         }
-        let due = pacer.due().map(|due| started + due);
+        let due = pacer.due().map(|due| clock::after(started, due));
         let exit_ends = state.netlink.exit_ends().map(Instant::from_std);
         tokio::select! {
             _ = terminate.recv() => break (false, None),
@@ -268,7 +277,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             () = sleep_until(exit_ends.unwrap_or(started)), if due.is_none() && exit_ends.is_some() => {
                 pacer.changed(started.elapsed());
             }
-            () = sleep_until(started + patrol.due()) => {
+            () = sleep_until(clock::after(started, patrol.due())) => {
                 let before = clock::processor_time()?;
                 let found = state.has_lost_a_program();
                 let took = clock::processor_time()?.saturating_sub(before);

@@ -13,7 +13,7 @@ use super::{
     state::State,
     tunnels::{Answer, Stopped, stop_in_task},
 };
-use crate::{api::About, config_file};
+use crate::{api::About, clock::after, config_file};
 
 /// What to go back to unless somebody says that the new configuration is good.
 pub(super) struct Trial {
@@ -43,7 +43,7 @@ impl State {
         self.trial = confirm_within.map(|time| Trial {
             // A trial upon a trial goes back to what was good.
             config: self.trial.take().map_or(before, |trial| trial.config),
-            ends: Instant::now() + time,
+            ends: after(Instant::now(), time),
         });
         self.follow(answer).await;
     }
@@ -78,7 +78,7 @@ impl State {
             Err(refusal) => {
                 // A tunnel is just being stopped: a moment later it can be done.
                 info!("go back to the configuration before: {refusal}");
-                let ends = Instant::now() + Duration::from_secs(1);
+                let ends = after(Instant::now(), Duration::from_secs(1));
                 self.trial = Some(Trial { ends, ..trial });
             }
         }

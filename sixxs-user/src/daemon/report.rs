@@ -73,7 +73,8 @@ fn broker((name, standing): (String, Standing)) -> api::Broker {
         },
         slots: standing.slots,
         next_slot_in_seconds: standing.next_free.map(|free| free.as_secs_f64().ceil()),
-        locked_out_until: lockout.map(|wait| rfc3339(unix_seconds() + wait.remaining.as_secs())),
+        locked_out_until: lockout
+            .map(|wait| rfc3339(unix_seconds().saturating_add(wait.remaining.as_secs()))),
     }
 }
 

@@ -176,10 +176,16 @@ impl State {
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
         self.alerts.hooks.set(&self.config.alerting);
         self.listen();
+        let is_first = self.observed.links.iter().next().is_none();
         self.observed = self.netlink.observe(&self.scope()).await?;
+        if is_first {
+            // What brokers said before anything was seen of the host.
+            self.overlay();
+        }
         self.hear();
         self.tell_drivers();
-        let mut problems: Vec<_> = self.conflicts.iter().map(ToString::to_string).collect();
+        let conflicts = self.conflicts.iter();
+        let mut problems: Vec<_> = conflicts.map(|c| format!("{}: {c}", c.tunnel)).collect();
         for part in [
             self.enforce().await,
             self.route().await,
@@ -214,6 +220,15 @@ impl State {
                 self.made.insert(name.clone());
             }
             if let Some(said) = said.learned {
+                if let Some(before) = learned.get(name)
+                    && (before.address, before.peer) != (said.address, said.peer)
+                {
+                    let problem = format!(
+                        "{name}: the broker gives it {} with {} as its far end, where it had {} with {}",
+                        said.address.address, said.peer, before.address.address, before.peer
+                    );
+                    self.alerts.raise(About::Problem { problem });
+                }
                 learned.insert(name.clone(), said);
             }
         }
@@ -231,7 +246,11 @@ impl State {
 
     /// Lays what brokers said over what the user wants.
     pub(super) fn overlay(&mut self) {
-        (self.config, self.conflicts) = self.wanted.with(&self.learned);
+        (self.config, self.conflicts) = self.wanted.with(&self.learned, &self.observed.links);
+        for (name, running) in &mut self.tunnels {
+            let conflict = self.conflicts.iter().find(|c| c.tunnel == *name);
+            running.refused = conflict.map(ToString::to_string);
+        }
     }
 
     /// Whether everything is in place that can be: what others hold in our place is a problem, told

@@ -93,6 +93,8 @@ pub(super) struct Running {
     pub(super) told: Option<tunnel::State>,
     /// Whether its last driver is still at work on stopping.
     stopping: bool,
+    /// Why what its broker said is not taken over.
+    pub(super) refused: Option<String>,
 }
 
 impl Running {
@@ -108,7 +110,8 @@ impl Running {
 
     /// Its state, given its interface.
     pub(super) fn state(&self, link: Option<&Link>) -> tunnel::State {
-        let driver = self.said().map_or(DriverState::Idle, |said| said.state);
+        let said = self.said().map_or(DriverState::Idle, |said| said.state);
+        let driver = self.refused.clone().map_or(said, DriverState::Failed);
         tunnel::state(self.is_wanted(), &driver, link)
     }
 }
@@ -231,7 +234,8 @@ impl State {
             let count = needed.entry(broker.clone()).or_default();
             *count += 1;
             if let Some(wait) = standing.wait_for(*count) {
-                let seconds = self.services.clock.unix_seconds() + wait.as_secs() + 1;
+                let wait = wait.as_secs().saturating_add(1);
+                let seconds = self.services.clock.unix_seconds().saturating_add(wait);
                 let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
                 anyhow::bail!(
                     "{name} is up, and no connect to {broker} is left for it until {until}: a restart \
@@ -401,6 +405,7 @@ impl Running {
             driver: Some(Driver::start(tunnel, services, refresh)),
             told: None,
             stopping: false,
+            refused: None,
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 use tracing::warn;
 
 use super::last_words::{LastWords, shown};
-use crate::fd_store;
+use crate::{clock::after, fd_store};
 
 /// No command takes longer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ impl Process {
             input,
             last_words,
             limit,
-            deadline: Instant::now() + limit,
+            deadline: after(Instant::now(), limit),
             group: group.map(Pid::from_raw),
         })
     }

@@ -24,6 +24,7 @@ macro_rules! variants {
     };
 }
 
+mod adversary;
 mod beside;
 mod setting;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
-use sixxs_tests::broker::tic::{Certificate, Fault, Outcome, Rule, Stage, Tic};
+use sixxs_tests::broker::tic::{Certificate, Fault, Outcome, Rule, Stage, Tic, TunnelRecord};
 use sixxs_tests::lab::Spec;
 use sixxs_tests::native::{PASSWORD, TUNNEL_IDS};
 use sixxs_tests::probe;
@@ -88,6 +88,14 @@ fn password(tic: &Tic, password: &str) -> Result<()> {
     Ok(())
 }
 
+fn first_tunnel(tic: &Tic, change: fn(&mut TunnelRecord)) -> Result<()> {
+    tic.change(|book| {
+        let [first, _] = TUNNEL_IDS;
+        change(book.tunnel_mut(first).expect("the lab has this tunnel"));
+    });
+    Ok(())
+}
+
 fn is_enabled(tic: &Tic, state: &str) -> Result<()> {
     tic.change(|book| {
         let [first, _] = TUNNEL_IDS;
@@ -112,6 +120,15 @@ const WRONGS: &[Wrong] = &[
             Ok(())
         },
         "s behind the server's",
+    ),
+    // All of 2000::/3 would be led into the tunnel.
+    wrong(
+        |tic| first_tunnel(tic, |tunnel| tunnel.prefix_length = 3),
+        "\"3\" instead of a length of 64 to 128 bits",
+    ),
+    wrong(
+        |tic| first_tunnel(tic, |tunnel| tunnel.prefix_length = 16),
+        "\"16\" instead of a length of 64 to 128 bits",
     ),
     wrong(
         |tic| at(tic, Stage::Greeting, Fault::Garbage),
@@ -147,6 +164,7 @@ const WRONGS: &[Wrong] = &[
 
 fn right(tic: &Tic) -> Result<()> {
     tic.behave();
+    first_tunnel(tic, |tunnel| tunnel.prefix_length = 64)?;
     tic.set_time_ahead(0);
     password(tic, PASSWORD)?;
     is_enabled(tic, "enabled")?;

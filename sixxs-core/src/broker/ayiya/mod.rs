@@ -122,7 +122,7 @@ impl Session {
             probe: Probe::new(*address, *peer),
             probe_due: now,
             probe_pause: FIRST_PROBE_PAUSE,
-            doubt_due: now + FIRST_DOUBT,
+            doubt_due: now.saturating_add(FIRST_DOUBT),
             doubt_pause: FIRST_DOUBT,
             began: now,
             heard: None,
@@ -139,7 +139,7 @@ impl Session {
         self.beats.begin_again(now);
         self.probe_due = now;
         self.probe_pause = FIRST_PROBE_PAUSE;
-        self.doubt_due = now + FIRST_DOUBT;
+        self.doubt_due = now.saturating_add(FIRST_DOUBT);
         self.doubt_pause = FIRST_DOUBT;
         self.began = now;
     }
@@ -206,7 +206,8 @@ impl Session {
     /// Whether the broker was heard of lately.
     #[must_use]
     pub fn answers(&self, now: Duration) -> bool {
-        self.heard.is_some_and(|heard| now < heard + SILENCE)
+        self.heard
+            .is_some_and(|heard| now < heard.saturating_add(SILENCE))
     }
 
     /// Whether it was ever heard of.
@@ -232,7 +233,9 @@ impl Session {
     pub fn due(&self, now: Duration) -> Duration {
         let due = self.beats.due();
         let quiet = match self.heard {
-            Some(heard) if heard >= self.began && now < heard + SILENCE => heard + SILENCE,
+            Some(heard) if heard >= self.began && now < heard.saturating_add(SILENCE) => {
+                heard.saturating_add(SILENCE)
+            }
             _ => self.probe_due.min(self.doubt_due),
         };
         due.min(quiet)
@@ -250,23 +253,23 @@ impl Session {
         if let Some(heard) = self.heard
             && heard >= self.began
         {
-            if elapsed < heard + SILENCE {
+            if elapsed < heard.saturating_add(SILENCE) {
                 return None;
             }
             // Silence begins: as at a start, but for the beats, which go on.
             self.heard = None;
             self.probe_due = elapsed;
             self.probe_pause = FIRST_PROBE_PAUSE;
-            self.doubt_due = elapsed + FIRST_DOUBT;
+            self.doubt_due = elapsed.saturating_add(FIRST_DOUBT);
             self.doubt_pause = FIRST_DOUBT;
         }
         if elapsed >= self.doubt_due {
             self.doubt_pause = (self.doubt_pause * 2).min(LONGEST_DOUBT);
-            self.doubt_due = elapsed + self.doubt_pause;
+            self.doubt_due = elapsed.saturating_add(self.doubt_pause);
             return Some(Action::Doubt);
         }
         if elapsed >= self.probe_due {
-            self.probe_due = elapsed + self.probe_pause;
+            self.probe_due = elapsed.saturating_add(self.probe_pause);
             self.probe_pause = (self.probe_pause * 2).min(LONGEST_PROBE_PAUSE);
             return Some(Action::Send(self.probe_datagram(unix_seconds)));
         }

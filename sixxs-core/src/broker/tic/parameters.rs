@@ -209,10 +209,11 @@ impl<'a> Shown<'a> {
                 admin: shown(admin),
             });
         }
+        const LENGTH: &str = "a length of 64 to 128 bits";
         let kind: Kind = self.parsed("Type", "6in4-static, 6in4-heartbeat or ayiya")?;
-        let bits: u8 = self.parsed("IPv6 PrefixLength", "a length of 1 to 128 bits")?;
-        if !(1..=128).contains(&bits) {
-            return Err(unexpected("a length of 1 to 128 bits", &bits.to_string()));
+        let bits: u8 = self.parsed("IPv6 PrefixLength", LENGTH)?;
+        if !InterfaceAddress::TUNNEL_BITS.contains(&bits) {
+            return Err(unexpected(LENGTH, &bits.to_string()));
         }
         let address = self.unicast("IPv6 Endpoint")?;
         let peer = self.unicast("IPv6 POP")?;

@@ -9,7 +9,10 @@ use super::{
     Server,
     parameters::{HEARTBEAT_SECONDS, MAX_MTU, Parameters},
 };
-use crate::{secret::Secret, types::Mtu};
+use crate::{
+    secret::Secret,
+    types::{InterfaceAddress, Mtu},
+};
 
 /// What parameters were asked for: those for anything else are of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +125,10 @@ pub fn read(text: &str) -> Result<(Asked, Parameters), Unusable> {
     };
     if parameters.kind.is_signed() && parameters.password.is_none() {
         return Err(Unusable::Value("password"));
+    }
+    // An earlier version may have kept it.
+    if !InterfaceAddress::TUNNEL_BITS.contains(&parameters.address.bits) {
+        return Err(Unusable::Value("address"));
     }
     Ok((asked, parameters))
 }

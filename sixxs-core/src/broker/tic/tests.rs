@@ -508,7 +508,7 @@ fn parameters() {
         (
             "Length: 64",
             "Length: 129",
-            "the server sent \"129\" instead of a length of 1 to 128 bits",
+            "the server sent \"129\" instead of a length of 64 to 128 bits",
         ),
         (
             "Endpoint: 2001:db8:2ff:1::2",

@@ -89,9 +89,10 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
             .all(|finding| finding.verdict != Verdict::Bad),
         findings: told.collect(),
     };
-    if json {
-        show::print(&show::line(&report)?)?;
+    let shown = if json {
+        show::line(&report)?
     } else {
+        let mut shown = String::new();
         for Told {
             about,
             verdict,
@@ -103,13 +104,14 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
                 "bad" => "BAD",
                 other => other,
             };
-            show::print(&format!("{verdict:<5} {about:<15} {detail}\n"))?;
+            shown += &format!("{verdict:<5} {about:<15} {detail}\n");
             if let Some(fix) = fix {
-                show::print(&format!("{:<21} fix: {fix}\n", ""))?;
+                shown += &format!("{:<21} fix: {fix}\n", "");
             }
         }
-    }
-    Ok(show::exit(report.healthy))
+        shown
+    };
+    show::verdict(&shown, report.healthy)
 }
 
 /// What the others look at: the configuration with what brokers said, and the host as rtnetlink and the daemon tell of it.

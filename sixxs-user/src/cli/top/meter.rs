@@ -43,7 +43,7 @@ impl Meter {
         match self.history.back_mut() {
             Some(bucket) if bucket.number == number => {
                 bucket.growth = bucket.growth.saturating_add(growth);
-                bucket.over += over;
+                bucket.over = bucket.over.saturating_add(over);
             }
             _ => self.history.push_back(Bucket {
                 number,

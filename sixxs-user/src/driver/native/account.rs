@@ -110,7 +110,10 @@ impl Work {
         match error.retry() {
             Retry::After(wait) if wait.why.is_lockout() => {
                 self.report.say(State::LockedOut(LockedOut {
-                    until_unix: self.clock.unix_seconds() + wait.remaining.as_secs(),
+                    until_unix: self
+                        .clock
+                        .unix_seconds()
+                        .saturating_add(wait.remaining.as_secs()),
                     reason: error.to_string(),
                 }));
                 wait.remaining.min(SLOT_AGAIN)

@@ -149,7 +149,7 @@ impl Work {
     /// Nothing is heard: the broker may be elsewhere, or not know this tunnel any more.
     fn doubt(&self, session: &Session, elapsed: Duration) -> Pause {
         match self.stale_after {
-            Some(after) if elapsed >= session.silent_since() + after => Pause::Stale,
+            Some(after) if elapsed >= session.silent_since().saturating_add(after) => Pause::Stale,
             _ => Pause::WayLost,
         }
     }
@@ -166,7 +166,8 @@ impl Work {
         noted: &mut Option<(Duration, Duration)>,
     ) {
         let (known, due) = (session.silent_since(), session.beat_due());
-        let is_old = noted.is_none_or(|(then, next)| next != due || known >= then + NOTE);
+        let is_old =
+            noted.is_none_or(|(then, next)| next != due || known >= then.saturating_add(NOTE));
         if is_old && session.answers(elapsed) {
             *noted = Some((known, due));
             let kept = Kept {

@@ -79,14 +79,14 @@ impl<'a> Beating<'a> {
             address: self.address,
             known: self.told,
             // One beat may be missed.
-            until: beat + self.beats.interval() * 2,
+            until: beat.saturating_add(self.beats.interval().saturating_mul(2)),
             due,
         }
     }
 
     /// Whether the broker may be told of us again, out of turn.
     pub(super) fn may_tell_again(&self, elapsed: Duration) -> bool {
-        elapsed >= self.told + TELL_AGAIN
+        elapsed >= self.told.saturating_add(TELL_AGAIN)
     }
 
     /// As at a start.

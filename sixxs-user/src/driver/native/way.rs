@@ -104,7 +104,10 @@ impl Work {
         };
         self.report.say(if wait.why.is_lockout() {
             State::LockedOut(LockedOut {
-                until_unix: self.clock.unix_seconds() + wait.remaining.as_secs(),
+                until_unix: self
+                    .clock
+                    .unix_seconds()
+                    .saturating_add(wait.remaining.as_secs()),
                 reason: wait.to_string(),
             })
         } else {

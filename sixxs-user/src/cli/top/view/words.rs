@@ -2,7 +2,7 @@
 
 use ratatui_core::text::Span;
 
-use crate::text;
+use crate::{plain::steers, text};
 
 /// What stands where nothing is known.
 const UNKNOWN: &str = "-";
@@ -105,16 +105,7 @@ pub(super) fn harmless(text: &str, ascii: bool) -> String {
     let mut harmless = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            _ if character.is_control() => harmless.push('?'),
-            '\u{ad}'
-            | '\u{61c}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}' => harmless.push('?'),
+            _ if steers(character) => harmless.push('?'),
             'µ' if ascii => harmless.push('u'),
             '…' if ascii => harmless.push_str("..."),
             _ if ascii && !character.is_ascii() => harmless.push('?'),
