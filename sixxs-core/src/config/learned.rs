@@ -132,7 +132,7 @@ impl Config {
         let is_tunnel = |link: &&Link| self.tunnels.iter().any(|tunnel| tunnel.name == link.name);
         let is_uplink = |link: &Link| match &self.uplinks {
             Some(uplinks) => uplinks.contains(&link.name),
-            None => link.default_route,
+            None => link.is_exit,
         };
         links
             .iter()
@@ -165,7 +165,7 @@ mod tests {
         types::IfIndex,
     };
 
-    fn link(index: u32, name: &str, address: &str, default_route: bool) -> Link {
+    fn link(index: u32, name: &str, address: &str, is_exit: bool) -> Link {
         Link {
             index: IfIndex(index),
             name: name.parse().unwrap(),
@@ -173,7 +173,9 @@ mod tests {
             mtu: Mtu(1500),
             layer: LinkLayer::None,
             addresses: vec![address.parse().unwrap()],
-            default_route,
+            carrier: true,
+            unusable: BTreeMap::new(),
+            is_exit,
             candidate: Candidate::Never,
         }
     }

@@ -148,7 +148,9 @@ mod tests {
     #[rustfmt::skip] // a table reads best as one
     fn what_covers_an_eighth_of_the_world_is_an_exit() {
         let led = Led::by(&[rule(254, None), rule(53, None)], &tables(&[]), &tables(&[]));
-        let cases: [(&str, &[(u32, &str, u32)], &[u32]); 22] = [
+        /// A table, a destination and an interface.
+        type Via<'a> = (u32, &'a str, u32);
+        let cases: [(&str, &[Via<'_>], &[u32]); 22] = [
             ("nothing", &[], &[]),
             ("a default route", &[(254, "::/0", 2)], &[2]),
             ("one in another table", &[(53, "::/0", 7)], &[7]),

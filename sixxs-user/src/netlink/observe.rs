@@ -112,7 +112,7 @@ impl Netlink {
     #[must_use]
     pub fn exit_ends(&self) -> Option<Instant> {
         let gone = self.exits.values().flatten().min();
-        gone.map(|gone| *gone + LINGER)
+        gone.map(|gone| gone.checked_add(LINGER).unwrap_or(*gone))
     }
 
     /// A route that may make an interface an exit came or went.
