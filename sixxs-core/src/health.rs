@@ -2,7 +2,10 @@
 //!
 //! Pure. The daemon gathers the facts; nothing else decides whether a tunnel is healthy.
 
-use std::net::Ipv6Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use crate::{
     link::{Link, Unusable},
@@ -86,6 +89,9 @@ pub enum ShadowFate {
     Refused,
 }
 
+/// Addresses that are named one by one.
+const NAMED: usize = 4;
+
 /// Unanswered requests in a row that are no accident.
 const UNANSWERED: u64 = 3;
 
@@ -133,22 +139,34 @@ fn link(facts: &Facts<'_>) -> Vec<String> {
     if !link.carrier {
         faults.push("its interface has no carrier; look at the far end of the link".to_owned());
     }
+    // A tunnel may have thousands of addresses.
+    let own: BTreeSet<_> = link.addresses.iter().collect();
+    let elsewhere: BTreeMap<_, _> = facts.elsewhere.iter().map(|(a, name)| (a, name)).collect();
+    let mut of_addresses = Vec::new();
     for address in facts.addresses {
-        let elsewhere = facts.elsewhere.iter().find(|(other, _)| other == address);
-        let has = link.addresses.contains(address);
-        faults.extend(match (has, link.unusable.get(address), elsewhere) {
+        let elsewhere = elsewhere.get(address);
+        let has = own.contains(address);
+        of_addresses.extend(match (has, link.unusable.get(address), elsewhere) {
             (true, Some(Unusable::Duplicate), _) => Some(format!(
                 "{address} is a duplicate: another host on the link has it"
             )),
             (true, Some(Unusable::Tentative), _) => Some(format!(
                 "{address} is tentative: duplicate address detection has not ended"
             )),
-            (_, _, Some((_, name))) => Some(format!(
+            (_, _, Some(name)) => Some(format!(
                 "{address} is an address of {name}; it belongs on the tunnel's interface alone"
             )),
             (false, _, None) => Some(format!("{address} is not on its interface")),
             (true, None, None) => None,
         });
+    }
+    let more = of_addresses.len().saturating_sub(NAMED);
+    of_addresses.truncate(NAMED);
+    faults.append(&mut of_addresses);
+    if more > 0 {
+        faults.push(format!(
+            "{more} more of its addresses are not as they should be"
+        ));
     }
     faults
 }

@@ -98,6 +98,18 @@ fn an_address_at_another_interface() {
 }
 
 #[test]
+fn of_very_many_addresses_some_are_named() {
+    let link = good_link();
+    let many: Vec<_> = (0..10_000_u128).map(Ipv6Addr::from).collect();
+    let mut facts = good(&link);
+    facts.addresses = &many;
+    let health = Health::judge(&facts);
+    assert_eq!(health.reasons.len(), NAMED + 1);
+    let last = "9996 more of its addresses are not as they should be";
+    assert_eq!(health.reasons[NAMED], last);
+}
+
+#[test]
 fn rules_routes_and_programs() {
     let link = good_link();
     let mut facts = good(&link);

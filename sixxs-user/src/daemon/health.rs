@@ -1,6 +1,6 @@
 //! Gathers the facts for the judgement of a tunnel's health (`sixxs_core::health`).
 
-use std::net::Ipv6Addr;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 use sixxs_common::stat::Counters;
 use sixxs_core::{
@@ -47,11 +47,12 @@ impl State {
 
     /// Addresses of a tunnel that other interfaces have.
     fn elsewhere(&self, tunnel: &IfName, addresses: &[Ipv6Addr]) -> Vec<(Ipv6Addr, IfName)> {
+        let wanted: BTreeSet<_> = addresses.iter().collect();
         let others = self.observed.links.iter();
         others
             .filter(|link| link.name != *tunnel)
             .flat_map(|link| {
-                let has = addresses.iter().filter(|a| link.addresses.contains(a));
+                let has = link.addresses.iter().filter(|a| wanted.contains(a));
                 has.map(|address| (*address, link.name.clone()))
             })
             .collect()

@@ -153,10 +153,10 @@ enum RequestError {
 
 /// An error of the kernel, with what to do where we know.
 fn explain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            format!("{error}; run as root or grant CAP_NET_ADMIN")
-        }
+    match error.raw_os_error() {
+        Some(libc::EPERM) => format!("{error}; run as root or grant CAP_NET_ADMIN"),
+        // From the routes: the interface has no IPv6 (net/ipv6/route.c, fib6_nh_init).
+        Some(libc::EACCES) => format!("{error}; is IPv6 disabled on the interface?"),
         _ => error.to_string(),
     }
 }

@@ -40,6 +40,7 @@ const fn installed(name: &'static str, package: &'static str) -> Program {
 const LAB_PROGRAMS: &[Program] = &[
     installed("/lib/systemd/systemd-networkd", "systemd"),
     unpacked("dbus-daemon", "dbus-daemon"),
+    unpacked("ethtool", "ethtool"),
     unpacked("ip", "iproute2"),
     unpacked("nft", "nftables"),
     unpacked("ping", "iputils-ping"),

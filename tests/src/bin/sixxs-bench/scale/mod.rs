@@ -119,7 +119,13 @@ fn put_in_place(addresses: u32) -> Result<Work> {
         "the daemon has told everything",
         LIMIT,
         || program.status(),
-        |status| status.healthy && status.corrections == things as u64,
+        |status| {
+            status
+                .tunnels
+                .iter()
+                .all(sixxs_tests::status::Tunnel::is_whole)
+                && status.corrections == things as u64
+        },
     )?;
     let work = Work {
         addresses,
