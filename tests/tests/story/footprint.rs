@@ -8,9 +8,8 @@ use sixxs_tests::topology::Flavour;
 
 use crate::setting::{Setting, alone};
 
-/// For existing interfaces, in the release build. Each TCX link waits for the kernel's RCU: machines with
-/// the same kernel took from less than 150 ms to 185 ms.
-const READY_WITHIN: Duration = Duration::from_millis(250);
+/// For existing interfaces, in the release build.
+const READY_WITHIN: Duration = Duration::from_millis(150);
 /// With two tunnels, after some work.
 const RESIDENT_KIB: u64 = 15 * 1024;
 
