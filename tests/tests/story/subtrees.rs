@@ -99,10 +99,10 @@ fn ten_thousand_addresses() -> Result<()> {
         || setting.program.status(),
         // Not all of these addresses are on the interface, so that the whole is not healthy.
         |status| {
-            status
-                .tunnels
-                .iter()
-                .all(sixxs_tests::status::Tunnel::is_whole)
+            let mut uplinks = status.uplinks.iter();
+            let mut tunnels = status.tunnels.iter();
+            tunnels.all(sixxs_tests::status::Tunnel::is_whole)
+                && uplinks.all(|uplink| uplink.program == "attached")
         },
     )?;
     println!("repaired after {:?}", flushed.elapsed());
