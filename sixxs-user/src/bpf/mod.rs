@@ -20,13 +20,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::SchedClassifier,
+    programs::{Program, SchedClassifier},
 };
 use sixxs_common::{echo::Times, flow::Flow, layout::FlowRecord, stat::Counters};
 use sixxs_core::{
@@ -157,13 +158,11 @@ impl Kernel {
             .override_global(aya_log::LEVEL, &level, true)
             .load(OBJECT)
             .context("load the eBPF object")?;
-        let mut numbers = [0; 2];
-        for (name, number) in [EGRESS, INGRESS].into_iter().zip(&mut numbers) {
-            let program = program(&mut ebpf, name)?;
-            let loaded = program.load();
-            loaded.with_context(|| format!("load the program {name}"))?;
-            *number = program_id(program)?;
-        }
+        load_programs(&mut ebpf)?;
+        let numbers = [
+            program_id(program(&mut ebpf, EGRESS)?)?,
+            program_id(program(&mut ebpf, INGRESS)?)?,
+        ];
         let pinned = pins.pinned_maps()?;
         ensure!(!pinned.is_empty(), "the pins were taken away just now");
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
@@ -356,6 +355,27 @@ const fn directions(role: Role) -> &'static [Direction] {
         Role::Uplink | Role::Newcomer | Role::Candidate => &[Direction::Egress],
         Role::Tunnel => &[Direction::Egress, Direction::Ingress],
     }
+}
+
+/// Loads all programs side by side: the kernel's verifier takes most of the time of a start.
+fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    thread::scope(|scope| {
+        let loads: Vec<_> = ebpf
+            .programs_mut()
+            .map(|(name, program)| (name, scope.spawn(|| load(program))))
+            .collect();
+        for (name, load) in loads {
+            load.join()
+                .map_err(|_panic| anyhow!("loading the program {name} panicked"))?
+                .with_context(|| format!("load the program {name}"))?;
+        }
+        Ok(())
+    })
+}
+
+fn load(program: &mut Program) -> anyhow::Result<()> {
+    let program: &mut SchedClassifier = program.try_into()?;
+    Ok(program.load()?)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
