@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use sixxs_tests::kernel;
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::Flavour;
 
 use crate::setting::{Setting, alone};
 
-/// For existing interfaces, in the release build.
-const READY_WITHIN: Duration = Duration::from_millis(150);
+/// For existing interfaces, in the release build: the program's own time, without what the kernel
+/// waits while programs are attached.
+const READY_WITHIN: Duration = Duration::from_millis(120);
+/// Programs that are attached at a start: one at the uplink, two at each tunnel.
+const ATTACHED: u32 = 5;
 /// With two tunnels, after some work.
 const RESIDENT_KIB: u64 = 15 * 1024;
 
@@ -18,10 +22,17 @@ variants!(start_and_memory: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     let setting = Setting::new(flavour, hook)?;
     let _alone = alone();
+    // Filters of a clsact qdisc wait for nothing.
+    let grace_period = if hook != Hook::Clsact && kernel::has_tcx()? {
+        kernel::grace_period()?
+    } else {
+        Duration::ZERO
+    };
+    let within = READY_WITHIN + grace_period * ATTACHED;
     let mut best = Duration::MAX;
     // Other tests keep the processors busy: the best of several is its own time.
     for _ in 0..20 {
-        if best <= READY_WITHIN {
+        if best <= within {
             break;
         }
         let daemon = setting.start()?;
@@ -29,8 +40,8 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
         assert_eq!(daemon.stop()?, 0);
         setting.program.ok(&["down"])?;
     }
-    println!("ready after {best:?}");
-    assert!(best <= READY_WITHIN, "ready after {best:?}");
+    println!("ready after {best:?}; a grace period takes {grace_period:?}");
+    assert!(best <= within, "ready after {best:?}, not {within:?}");
 
     let daemon = setting.start()?;
     for tunnel in setting.lab.tunnels() {
