@@ -10,7 +10,7 @@ use std::{
 use crate::{
     link::{Link, Unusable},
     tunnel::State,
-    types::IfName,
+    types::{IfName, Mtu},
 };
 
 /// How well a tunnel does its job, from good to bad.
@@ -138,6 +138,13 @@ fn link(facts: &Facts<'_>) -> Vec<String> {
     let mut faults = Vec::new();
     if !link.carrier {
         faults.push("its interface has no carrier; look at the far end of the link".to_owned());
+    }
+    if link.mtu < Mtu::MINIMUM {
+        faults.push(format!(
+            "its interface has an MTU of {} bytes; IPv6 needs {}",
+            link.mtu,
+            Mtu::MINIMUM
+        ));
     }
     // A tunnel may have thousands of addresses.
     let own: BTreeSet<_> = link.addresses.iter().collect();

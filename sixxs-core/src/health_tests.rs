@@ -60,6 +60,10 @@ fn interfaces_and_addresses() {
             "failing; its interface has no carrier; look at the far end of the link",
         ),
         (
+            |link| link.mtu = Mtu(1000),
+            "failing; its interface has an MTU of 1000 bytes; IPv6 needs 1280",
+        ),
+        (
             |link| link.addresses.clear(),
             "failing; 2001:db8:a::2 is not on its interface",
         ),

@@ -30,6 +30,7 @@ pub mod doctor;
 pub mod enforce;
 pub mod explain;
 pub mod health;
+pub mod lasting;
 pub mod link;
 pub mod pace;
 pub mod proof;

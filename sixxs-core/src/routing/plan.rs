@@ -108,6 +108,21 @@ pub enum Problem {
         /// The table that waits for it.
         table: TableId,
     },
+    /// The interface's MTU is below the minimum of IPv6 (RFC 8200 section 5), and the kernel has no
+    /// IPv6 on it (`addrconf_notify`).
+    #[error(
+        "interface {name} has an MTU of {mtu} bytes, and the kernel has no IPv6 on an interface with less than \
+         {min}; set it with `ip link set {name} mtu {min}`",
+        min = Mtu::MINIMUM
+    )]
+    MtuTooSmall {
+        /// Its name.
+        name: IfName,
+        /// The table that waits for it.
+        table: TableId,
+        /// Its MTU.
+        mtu: Mtu,
+    },
     /// Somebody else's default route has the place of ours, or comes before it.
     #[error(
         "table {table} has a default route with metric {metric} that somebody else made (protocol {protocol}) \
@@ -283,6 +298,10 @@ fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Proble
             };
             if !link.up {
                 return Err(Problem::InterfaceDown { name, table });
+            }
+            if link.mtu < Mtu::MINIMUM {
+                let mtu = link.mtu;
+                return Err(Problem::MtuTooSmall { name, table, mtu });
             }
             To::Via(Via {
                 index: link.index,

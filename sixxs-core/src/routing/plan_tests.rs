@@ -104,6 +104,24 @@ fn the_plan_with_subtrees() {
 }
 
 #[test]
+fn the_kernel_takes_no_route_for_a_small_mtu() {
+    let mut small = link(3, "sixxs0", true);
+    small.mtu = Mtu(1000);
+    let observed = Observed {
+        links: [small].into_iter().collect(),
+        ..Observed::default()
+    };
+    let plan = diff(&Desired::new(&config(), |_| true), &observed);
+    assert_eq!(
+        plan.problems[0].to_string(),
+        "interface sixxs0 has an MTU of 1000 bytes, and the kernel has no IPv6 on an interface with less \
+         than 1280; set it with `ip link set sixxs0 mtu 1280`"
+    );
+    let after = apply(&plan, observed);
+    assert_eq!(after.routes.len(), 3);
+}
+
+#[test]
 fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
     let config = config();
     let observed = Observed {

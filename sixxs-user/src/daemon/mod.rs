@@ -245,6 +245,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         }
         let due = pacer.due().map(|due| clock::after(started, due));
         let exit_ends = state.netlink.exit_ends().map(Instant::from_std);
+        let look_again = exit_ends.into_iter().chain(state.fails_until()).min();
         tokio::select! {
             _ = terminate.recv() => break (false, None),
             _ = interrupt.recv() => break (false, None),
@@ -274,7 +275,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 let took = clock::processor_time()?.saturating_sub(before);
                 pacer.end(started.elapsed(), took);
             }
-            () = sleep_until(exit_ends.unwrap_or(started)), if due.is_none() && exit_ends.is_some() => {
+            () = sleep_until(look_again.unwrap_or(started)), if due.is_none() && look_again.is_some() => {
                 pacer.changed(started.elapsed());
             }
             () = sleep_until(clock::after(started, patrol.due())) => {

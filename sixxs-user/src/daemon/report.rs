@@ -195,9 +195,9 @@ fn rfc3339(unix_seconds: u64) -> String {
 
 fn is_about_tunnel(problem: &Problem, tunnel: &Tunnel) -> bool {
     match problem {
-        Problem::InterfaceMissing { name, .. } | Problem::InterfaceDown { name, .. } => {
-            *name == tunnel.name
-        }
+        Problem::InterfaceMissing { name, .. }
+        | Problem::InterfaceDown { name, .. }
+        | Problem::MtuTooSmall { name, .. } => *name == tunnel.name,
         Problem::Occupied { table, .. } => *table == tunnel.table,
     }
 }

@@ -11,13 +11,14 @@ use sixxs_core::{
         Desired, Problem, Rule, Step,
         desired::{Place, Target},
         diff,
+        plan::Route,
     },
     types::{IfIndex, IfName, Mtu, Prefix, TableId},
 };
 use tracing::debug;
 
 use super::state::State;
-use crate::netlink::Removed;
+use crate::netlink::{Failure, Removed};
 
 /// Rounds of plan and apply before something is called a problem: others may be at work too.
 const ROUNDS: usize = 3;
@@ -31,6 +32,27 @@ pub(super) struct InPlace {
     /// Interfaces that were up with the MTU that they should have.
     set_up: BTreeSet<(IfIndex, Mtu)>,
     addresses: BTreeSet<(IfIndex, Ipv6Addr)>,
+}
+
+impl InPlace {
+    /// What could not be put back this time is put back when it can be.
+    fn keep(&mut self, before: &Self, failed: &[Failure]) {
+        for Failure { step, .. } in failed {
+            match step {
+                Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
+                    let target = before.routes.get(place).cloned();
+                    self.routes.extend(target.map(|target| (*place, target)));
+                }
+                Step::AddRule(rule) => self.rules.extend(before.rules.get(rule).copied()),
+                Step::SetUp(..)
+                | Step::AddAddress(..)
+                | Step::KeepNeighbour(..)
+                | Step::DeleteRule(_)
+                | Step::DeleteRoute(_)
+                | Step::DeleteNeighbour(..) => {}
+            }
+        }
+    }
 }
 
 /// Whose tables and sources are. There may be ten thousands of either.
@@ -66,7 +88,7 @@ impl Owners {
 impl State {
     pub(super) async fn route(&mut self) -> anyhow::Result<Vec<String>> {
         let desired = self.desired();
-        let mut problems = Vec::new();
+        let mut failed = Vec::new();
         self.plan = diff(&desired, &self.observed);
         for _ in 0..ROUNDS {
             if self.plan.steps.is_empty() {
@@ -78,16 +100,22 @@ impl State {
                 debug!("{step}");
                 self.note_correction(step, &desired, &owners);
             }
-            problems = outcome.failed.iter().map(ToString::to_string).collect();
+            failed = outcome.failed;
             // What counts is what the kernel says afterwards.
             self.observed = self.netlink.observe(&self.scope()).await?;
             self.plan = diff(&desired, &self.observed);
         }
-        // An interface that is not there is seen as its tunnel's state.
-        let occupied = |problem: &&Problem| matches!(problem, Problem::Occupied { .. });
-        let occupied = self.plan.problems.iter().filter(occupied);
-        problems.extend(occupied.map(ToString::to_string));
-        self.in_place = self.in_place(&desired);
+        let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
+        let mut problems = self.lasting.look(self.started.elapsed(), &failures);
+        let found = self.plan.problems.iter().filter(|problem| match problem {
+            Problem::Occupied { .. } | Problem::MtuTooSmall { .. } => true,
+            // An interface that is not there is seen as its tunnel's state.
+            Problem::InterfaceMissing { .. } | Problem::InterfaceDown { .. } => false,
+        });
+        problems.extend(found.map(ToString::to_string));
+        let in_place = self.in_place(&desired);
+        let before = std::mem::replace(&mut self.in_place, in_place);
+        self.in_place.keep(&before, &failed);
         Ok(problems)
     }
 
@@ -122,9 +150,9 @@ impl State {
             return false;
         };
         self.plan.problems.iter().any(|problem| match problem {
-            Problem::InterfaceMissing { name, .. } | Problem::InterfaceDown { name, .. } => {
-                name == wanted
-            }
+            Problem::InterfaceMissing { name, .. }
+            | Problem::InterfaceDown { name, .. }
+            | Problem::MtuTooSmall { name, .. } => name == wanted,
             Problem::Occupied { table, .. } => *table == place.table,
         })
     }

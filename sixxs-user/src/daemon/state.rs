@@ -12,6 +12,7 @@ use sixxs_core::{
     contest::Contest,
     doctor::ways::Shadow,
     enforce::Enforcement,
+    lasting::Lasting,
     proof::Vigil,
     routing::{Desired, Observed, Plan, diff},
     types::IfName,
@@ -33,6 +34,7 @@ use super::{
 use crate::{
     api::{self, About},
     bpf::Kernel,
+    clock,
     driver::Services,
     exporter::Exporter,
     metrics,
@@ -78,6 +80,8 @@ pub(super) struct State {
     pub(super) enforcement: Enforcement,
     /// What could not be done, in words.
     pub(super) problems: Vec<String>,
+    /// Steps that failed, until it is seen whether they succeed the next time.
+    pub(super) lasting: Lasting,
     pub(super) in_place: InPlace,
     pub(super) corrections: u64,
     pub(super) contest: Contest,
@@ -133,6 +137,7 @@ impl State {
             plan: Plan::default(),
             enforcement: Enforcement::default(),
             problems: Vec::new(),
+            lasting: Lasting::default(),
             in_place: InPlace::default(),
             corrections: 0,
             contest: Contest::default(),
@@ -306,6 +311,12 @@ impl State {
     /// Whether a program was taken away of which nothing tells.
     pub(super) fn has_lost_a_program(&self) -> bool {
         self.kernel.has_lost_a_program()
+    }
+
+    /// When it is known whether a step that failed is a problem; `None`: none did.
+    pub(super) fn fails_until(&self) -> Option<Instant> {
+        let due = self.lasting.due()?;
+        Some(clock::after(self.started, due))
     }
 
     fn is_tunnel(&self, name: &IfName) -> bool {

@@ -14,7 +14,10 @@ use rtnetlink::{
 };
 use tokio::time::timeout;
 
-use super::{RequestError, TIMEOUT};
+use super::{
+    RequestError, TIMEOUT,
+    refusal::{Refusal, ask_for_words},
+};
 
 /// Messages in a datagram. Every answer may be an error, and all of them have to find room in the
 /// socket: about 1 KiB each, of 208 KiB by default.
@@ -37,8 +40,7 @@ impl Batch {
             let inner = socket.socket_mut();
             inner.bind(&SocketAddr::new(0, 0))?;
             inner.connect(&SocketAddr::new(0, 0))?;
-            // Errors need not repeat what they are about.
-            inner.set_cap_ack(true)?;
+            ask_for_words(inner)?;
             Ok(socket)
         };
         Ok(Self {
@@ -109,7 +111,7 @@ impl Batch {
     }
 
     /// The number of a message, and its error.
-    async fn answer(&mut self) -> Result<(u32, Option<io::Error>), RequestError> {
+    async fn answer(&mut self) -> Result<(u32, Option<Refusal>), RequestError> {
         let broken = |error: &dyn std::fmt::Display| RequestError::Broken(error.to_string());
         loop {
             self.buffer.clear();
@@ -121,7 +123,7 @@ impl Batch {
                 .map_err(|error| broken(&error))?;
             let number = message.header.sequence_number;
             if let NetlinkPayload::Error(error) = message.payload {
-                return Ok((number, error.code.map(|_| error.to_io())));
+                return Ok((number, error.code.map(|_| Refusal::new(&error))));
             }
         }
     }

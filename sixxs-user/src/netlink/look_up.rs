@@ -113,7 +113,7 @@ impl Netlink {
                 let none = || io::Error::from_raw_os_error(libc::ENETUNREACH);
                 Ok(routes.next().ok_or_else(none))
             }
-            Err(RequestError::Kernel(error)) => Ok(Err(error)),
+            Err(RequestError::Kernel(refusal)) => Ok(Err(refusal.into())),
             Err(error) => Err(error).context("look a route up"),
         }
     }

@@ -10,6 +10,7 @@ mod batch;
 mod look_up;
 pub mod marked;
 mod observe;
+mod refusal;
 mod rules;
 pub mod sit;
 pub mod tc;
@@ -18,7 +19,6 @@ mod wide;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,7 @@ use rtnetlink::{
     Handle, new_connection_with_strict_check,
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
     packet_route::{RouteNetlinkMessage, rule::RuleMessage},
+    sys::AsyncSocket as _,
 };
 use sixxs_core::{
     config::{Config, RuleMode},
@@ -37,6 +38,7 @@ use sixxs_core::{
 };
 
 use batch::Batch;
+use refusal::Refusal;
 use wide::WideRoutes;
 
 pub use addresses::SeenAddress;
@@ -97,8 +99,10 @@ impl Drop for Netlink {
 impl Netlink {
     /// Opens a connection in the network namespace of this thread.
     pub fn open() -> anyhow::Result<Self> {
-        let (connection, handle, _unsolicited) =
+        let (mut connection, handle, _unsolicited) =
             new_connection_with_strict_check().context("open a netlink socket")?;
+        refusal::ask_for_words(connection.socket_mut().socket_mut())
+            .context("set a netlink socket up")?;
         Ok(Self {
             handle,
             connection: tokio::spawn(connection),
@@ -132,7 +136,9 @@ impl Netlink {
             match response.payload {
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                 NetlinkPayload::Error(ErrorMessage { code: None, .. }) => return Ok(answers),
-                NetlinkPayload::Error(error) => return Err(RequestError::Kernel(error.to_io())),
+                NetlinkPayload::Error(error) => {
+                    return Err(RequestError::Kernel(Refusal::new(&error)));
+                }
                 NetlinkPayload::Overrun(_) => return Err(RequestError::Broken("overrun".into())),
                 _ => {}
             }
@@ -143,22 +149,12 @@ impl Netlink {
 /// A request did not succeed.
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
-    #[error("{}", explain(.0))]
-    Kernel(#[source] io::Error),
+    #[error(transparent)]
+    Kernel(Refusal),
     #[error("the kernel did not answer within {} s", TIMEOUT.as_secs())]
     TimedOut,
     #[error("netlink: {0}")]
     Broken(String),
-}
-
-/// An error of the kernel, with what to do where we know.
-fn explain(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => format!("{error}; run as root or grant CAP_NET_ADMIN"),
-        // From the routes: the interface has no IPv6 (net/ipv6/route.c, fib6_nh_init).
-        Some(libc::EACCES) => format!("{error}; is IPv6 disabled on the interface?"),
-        _ => error.to_string(),
-    }
 }
 
 /// The number of an interface from its name, for programs that attach by name.

@@ -206,9 +206,9 @@ impl Dump {
                     let code = message.get(NLMSGHDR..NLMSGHDR + 4);
                     let code = code.and_then(|code| code.first_chunk().copied());
                     let code = i32::from_ne_bytes(code.unwrap_or_default());
-                    return Err(RequestError::Kernel(io::Error::from_raw_os_error(
-                        code.saturating_neg(),
-                    )));
+                    return Err(RequestError::Kernel(
+                        io::Error::from_raw_os_error(code.saturating_neg()).into(),
+                    ));
                 }
                 RTM_NEWROUTE => {
                     self.count += 1;

@@ -64,6 +64,7 @@ mod networkd;
 mod on_leak;
 mod plan;
 mod proof;
+mod refusals;
 mod reload;
 mod replies;
 mod shapes;

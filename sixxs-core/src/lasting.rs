@@ -1,0 +1,84 @@
+//! Failures that pass by themselves: others are at work too, and what they do takes a moment.
+//!
+//! Pure. A failure counts once it is still there after the time that a repair may take.
+
+use std::{collections::BTreeMap, time::Duration};
+
+/// A failure that is gone after this time was none.
+pub const REPAIR: Duration = Duration::from_secs(1);
+
+/// Failures, and since when they are there.
+#[derive(Debug, Default)]
+pub struct Lasting {
+    since: BTreeMap<String, Duration>,
+    looked: Duration,
+}
+
+impl Lasting {
+    /// Takes what failed at a look; returns what of it counts, in the same order.
+    pub fn look(&mut self, now: Duration, failures: &[String]) -> Vec<String> {
+        let before = std::mem::take(&mut self.since);
+        for failure in failures {
+            let since = before.get(failure).copied().unwrap_or(now);
+            self.since.insert(failure.clone(), since);
+        }
+        self.looked = now;
+        failures
+            .iter()
+            .filter(|failure| now >= Self::ends(self.since[*failure]))
+            .cloned()
+            .collect()
+    }
+
+    /// When to look again, to see whether a failure lasts; `None`: nothing waits for that.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        let ends = self.since.values().map(|since| Self::ends(*since));
+        ends.filter(|end| *end > self.looked).min()
+    }
+
+    const fn ends(since: Duration) -> Duration {
+        since.saturating_add(REPAIR)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Lasting, REPAIR};
+    use std::time::Duration;
+
+    const START: Duration = Duration::from_secs(100);
+    const MOMENT: Duration = Duration::from_millis(10);
+
+    fn failures(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_passes_is_no_problem() {
+        let mut lasting = Lasting::default();
+        let both = failures(&["one", "other"]);
+        assert!(lasting.look(START, &both).is_empty());
+        assert_eq!(lasting.due(), Some(START + REPAIR));
+        assert!(lasting.look(START + MOMENT, &both).is_empty());
+        let other = failures(&["other"]);
+        assert_eq!(lasting.look(START + REPAIR, &other), other);
+        assert_eq!(
+            lasting.due(),
+            None,
+            "it counts: the next round is soon enough"
+        );
+        assert!(lasting.look(START + REPAIR, &[]).is_empty());
+        assert_eq!(lasting.due(), None);
+    }
+
+    #[test]
+    fn what_comes_again_begins_anew() {
+        let mut lasting = Lasting::default();
+        let one = failures(&["one"]);
+        assert!(lasting.look(START, &one).is_empty());
+        assert!(lasting.look(START + MOMENT, &[]).is_empty());
+        assert!(lasting.look(START + REPAIR, &one).is_empty());
+        assert_eq!(lasting.due(), Some(START + REPAIR + REPAIR));
+    }
+}

@@ -1,0 +1,122 @@
+//! What the kernel answers to a request that it refuses: an error number, and its own words where it
+//! gives them (extended acknowledgements, Linux 4.12: `NETLINK_EXT_ACK`).
+
+use std::{fmt, io};
+
+use rtnetlink::{packet_core::ErrorMessage, sys::Socket};
+
+/// The header of the request, which an answer repeats (`struct nlmsghdr`).
+const HEADER_BYTES: usize = 16;
+
+/// `NLMSGERR_ATTR_MSG` of the kernel's uapi/linux/netlink.h.
+const WORDS: u16 = 1;
+
+/// Asks for the kernel's own words, and that answers repeat no more than the header of a request.
+pub(super) fn ask_for_words(socket: &Socket) -> io::Result<()> {
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)
+}
+
+/// A refusal.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    error: io::Error,
+    words: Option<String>,
+}
+
+impl Refusal {
+    /// Out of an answer. It has to repeat the header of the request alone (`NETLINK_CAP_ACK`).
+    pub(super) fn new(answer: &ErrorMessage) -> Self {
+        Self {
+            error: answer.to_io(),
+            words: answer.header.get(HEADER_BYTES..).and_then(words),
+        }
+    }
+
+    /// The number of the error.
+    pub(super) fn raw_os_error(&self) -> Option<i32> {
+        self.error.raw_os_error()
+    }
+
+    /// What kind of error it is.
+    pub(super) fn kind(&self) -> io::ErrorKind {
+        self.error.kind()
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self { error, words: None }
+    }
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.error
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.error)?;
+        if let Some(words) = &self.words {
+            return write!(f, "; the kernel says: {}", words);
+        }
+        if self.raw_os_error() == Some(libc::EPERM) {
+            write!(f, "; run as root or grant CAP_NET_ADMIN")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The text among the attributes of an answer. Each begins with its length, header included, and its
+/// kind; the next one begins at a multiple of four bytes.
+fn words(mut attributes: &[u8]) -> Option<String> {
+    loop {
+        let (length, rest) = attributes.split_first_chunk()?;
+        let (kind, _) = rest.split_first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes(*length));
+        if u16::from_ne_bytes(*kind) == WORDS {
+            let text = attributes.get(4..length)?;
+            let text = text.strip_suffix(&[0]).unwrap_or(text);
+            return Some(String::from_utf8_lossy(text).into_owned())
+                .filter(|text| !text.is_empty());
+        }
+        // A length of nothing would be looked at for ever.
+        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + payload.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn words_are_found_among_attributes() {
+        let offset = attribute(2, &24_u32.to_ne_bytes());
+        let text = attribute(1, b"IPv6 is disabled on nexthop device\0");
+        let said = Some("IPv6 is disabled on nexthop device".to_owned());
+        assert_eq!(words(&text), said);
+        assert_eq!(words(&[offset.clone(), text].concat()), said);
+        assert_eq!(words(&offset), None);
+        assert_eq!(words(&[]), None);
+    }
+
+    #[test]
+    fn garbage_ends() {
+        assert_eq!(words(&[0; 64]), None);
+        assert_eq!(words(&[255; 7]), None);
+        assert_eq!(words(&attribute(1, &[])), None);
+        assert_eq!(words(&[255, 255, 1, 0, b'x']), None);
+    }
+}
