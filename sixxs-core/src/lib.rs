@@ -23,6 +23,7 @@
 pub mod aiccu;
 pub mod alert;
 pub mod broker;
+pub mod change;
 pub mod config;
 pub mod contest;
 pub mod culprit;

@@ -304,11 +304,15 @@ pub struct Plan {
     pub commands: Vec<String>,
     /// What stands in the way, in words.
     pub problems: Vec<String>,
+    /// The configuration file that it is about; `null`: the one that was asked for.
+    #[serde(default)]
+    pub config: Option<String>,
 }
 
 impl From<&routing::Plan> for Plan {
     fn from(plan: &routing::Plan) -> Self {
         Self {
+            config: None,
             commands: plan.steps.iter().map(ToString::to_string).collect(),
             problems: plan.problems.iter().map(ToString::to_string).collect(),
         }
@@ -361,6 +365,104 @@ pub struct Reload {
     /// Go back after this time unless it is confirmed; `null`: for good.
     #[serde(default)]
     pub confirm_within_seconds: Option<u64>,
+}
+
+/// What a reload would change is to be told.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CheckReload {
+    /// Another file than the daemon's, as whoever asks sees it; `null`: the daemon's.
+    #[serde(default)]
+    pub instead: Option<ConfigText>,
+}
+
+/// A configuration file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConfigText {
+    /// Its absolute path: messages name it, and relative paths in it begin at its directory.
+    pub file: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// What a reload would change.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Preview {
+    /// What is wrong with the file; then nothing else is said.
+    pub faults: Vec<String>,
+    /// Tunnels.
+    pub tunnels: TunnelChanges,
+    /// Keys outside of tunnels that have another value.
+    pub settings: Vec<String>,
+    /// Interfaces whose leaks are caught.
+    pub uplinks: UplinkChanges,
+    /// Connects that it costs, by broker.
+    pub connects: Vec<ConnectsNeeded>,
+    /// Lines for a shell.
+    pub commands: Vec<String>,
+    /// What stands in the way, in words.
+    pub problems: Vec<String>,
+}
+
+impl Preview {
+    /// Whether nothing would change, and nothing is wrong.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        let TunnelChanges {
+            added,
+            removed,
+            restarted,
+            altered,
+        } = &self.tunnels;
+        let UplinkChanges { guarded, released } = &self.uplinks;
+        let lists = [
+            &self.faults,
+            added,
+            removed,
+            restarted,
+            altered,
+            &self.settings,
+            guarded,
+            released,
+            &self.commands,
+            &self.problems,
+        ];
+        self.connects.is_empty() && lists.iter().all(|list| list.is_empty())
+    }
+}
+
+/// Names of tunnels, by what becomes of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TunnelChanges {
+    /// They are new.
+    pub added: Vec<String>,
+    /// They go.
+    pub removed: Vec<String>,
+    /// They stop, and start as what they are now.
+    pub restarted: Vec<String>,
+    /// They go on, with other rules, routes or checks.
+    pub altered: Vec<String>,
+}
+
+/// Names of interfaces.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UplinkChanges {
+    /// The program is attached.
+    pub guarded: Vec<String>,
+    /// It is taken away.
+    pub released: Vec<String>,
+}
+
+/// Connects with a broker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConnectsNeeded {
+    /// The broker.
+    pub broker: String,
+    /// How many.
+    pub connects: u32,
+    /// How many can be made at once.
+    pub left: u32,
+    /// The time of day when the next one can be made, if these are too few; `null`: now.
+    pub next: Option<String>,
 }
 
 /// An answer to what was refused.

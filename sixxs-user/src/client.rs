@@ -6,7 +6,10 @@ use anyhow::{Context as _, anyhow, bail};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use tokio::{net::UnixStream, time::timeout};
 
 use crate::api::{Refusal, Status};
@@ -59,11 +62,21 @@ pub async fn status_soon(socket: &Path) -> anyhow::Result<Status> {
 
 /// Has something changed.
 pub async fn post<T: Serialize + Sync>(socket: &Path, path: &str, body: &T) -> anyhow::Result<()> {
+    ask::<_, IgnoredAny>(socket, path, body).await?;
+    Ok(())
+}
+
+/// Asks something that has a body, and parses the answer.
+pub async fn ask<T: Serialize + Sync, A: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &T,
+) -> anyhow::Result<A> {
     let body = Bytes::from(serde_json::to_vec(body)?);
     alive(socket).await?;
     let exchange = async { whole(request(socket, Method::POST, path, body).await?).await };
-    within(CHANGES_WITHIN, exchange).await?;
-    Ok(())
+    let answer = within(CHANGES_WITHIN, exchange).await?;
+    serde_json::from_slice(&answer).with_context(|| format!("understand the answer to {path}"))
 }
 
 /// Whether the daemon answers at all: one that hangs is not waited for as long as one that works.

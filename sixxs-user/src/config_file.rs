@@ -51,19 +51,31 @@ fn what_to_do(error: &io::Error) -> &'static str {
 }
 
 /// No configuration is larger; more is a mistake, or an attack.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Of a file's mode.
 const OTHERS_MAY_READ: u32 = 0o004;
 
 /// Reads it, and the files that it refers to.
 pub fn read(path: &Path) -> Result<Config, Error> {
-    let config = read_any(path)?;
+    let (config, _) = read_any(path)?;
     Ok(config.with_tunnels(&path.display().to_string())?)
 }
 
+/// As [`read`], with the file's text.
+pub fn read_text(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
+    let (config, text) = read_any(path)?;
+    Ok((config.with_tunnels(&path.display().to_string())?, text))
+}
+
+/// A configuration whose text is here already, with the files that it refers to.
+pub fn parse(file: &str, text: &str) -> Result<Config, Error> {
+    let config = config::parse_with(file, text, &read_secret)?;
+    Ok(config.with_tunnels(file)?)
+}
+
 /// As [`read`]; it may have no tunnels.
-fn read_any(path: &Path) -> Result<Config, Error> {
+fn read_any(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
     let file = path.display().to_string();
     let unreadable = |error| Error::Unreadable {
         file: file.clone(),
@@ -75,7 +87,7 @@ fn read_any(path: &Path) -> Result<Config, Error> {
     if config.has_secrets() && is_exposed(&metadata) {
         return Err(Error::Exposed { file });
     }
-    Ok(config)
+    Ok((config, Zeroizing::new(text.to_owned())))
 }
 
 /// Reads it if it is there, with or without tunnels; else everything is as it is unless told
@@ -83,7 +95,7 @@ fn read_any(path: &Path) -> Result<Config, Error> {
 pub fn read_or_default(path: &Path) -> Result<Config, Error> {
     match read_any(path) {
         Err(error) if error.is_missing() => Ok(Config::default()),
-        outcome => outcome,
+        outcome => outcome.map(|(config, _)| config),
     }
 }
 

@@ -28,7 +28,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, to_bytes},
     extract::{
         ConnectInfo, DefaultBodyLimit, FromRef, Path as UrlPath, Query, State,
         connect_info::Connected,
@@ -50,12 +50,17 @@ use tokio::{
 use crate::{
     api::{AccountFile, Alert, Displacement, Names, Refusal, Reload},
     clock::Clock,
+    config_file,
     daemon::{Quit, Request, Verb},
     removal,
 };
 
 /// No request has more to say.
 const BODY_BYTES: usize = 64 * 1024;
+
+/// That of a question that has a whole configuration in it, in which each character may have become
+/// six (`\u001b`).
+const CHECK_BYTES: usize = 6 * config_file::MAX_BYTES + BODY_BYTES;
 
 /// How long a configuration may wait for its confirmation; a day at most.
 pub(crate) const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
@@ -109,6 +114,7 @@ pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<Join
         .route("/v1/tunnels/{verb}", post(tunnels))
         .route("/v1/aiccu/{verb}", post(aiccu))
         .route("/v1/reload", post(reload))
+        .route("/v1/reload/check", post(check_reload))
         .route("/v1/confirm", post(confirm))
         .route("/v1/quit", post(quit))
         .route("/v1/clock", post(clock))
@@ -278,6 +284,26 @@ async fn aiccu(
         .await?
         .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
     Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn check_reload(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body,
+) -> Result<Response, Refused> {
+    // Before anything of it is read: it may be long, and name files that root alone may read.
+    caller.may_change()?;
+    let wrong = |error: &dyn std::fmt::Display| {
+        Refused(
+            StatusCode::BAD_REQUEST,
+            format!("read the question: {error}"),
+        )
+    };
+    let body = to_bytes(body, CHECK_BYTES).await;
+    let asked = serde_json::from_slice(&body.map_err(|error| wrong(&error))?);
+    let asked = asked.map_err(|error| wrong(&error))?;
+    let preview = ask(&requests, |answer| Request::Preview(asked, answer)).await??;
+    Ok(Json(preview).into_response())
 }
 
 async fn reload(

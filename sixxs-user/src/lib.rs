@@ -24,6 +24,7 @@ pub mod netlink;
 pub mod paths;
 pub mod ping;
 mod plain;
+pub mod preview;
 mod removal;
 mod run_dir;
 mod shadow;

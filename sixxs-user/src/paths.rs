@@ -1,6 +1,9 @@
 //! Where things are, and what they are called.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{self, Path, PathBuf},
+    process::Command,
+};
 
 /// The places that a run uses. Instances whose places differ do not meet.
 #[derive(Clone, Debug)]
@@ -17,6 +20,16 @@ pub struct Paths {
     pub rt_tables_dir: PathBuf,
     /// The group whose members may look, but not change.
     pub group: String,
+}
+
+/// A path as it is from everywhere.
+#[must_use]
+pub fn absolute(path: &Path) -> String {
+    let absolute = path::absolute(path);
+    absolute
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }
 
 impl Paths {

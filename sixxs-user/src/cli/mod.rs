@@ -5,6 +5,7 @@ mod check;
 mod doctor;
 mod explain;
 mod learned;
+mod reload;
 mod show;
 mod top;
 
@@ -17,7 +18,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource,
+};
 
 use crate::{
     api::{Names, Reload},
@@ -196,7 +199,13 @@ enum Command {
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
     /// Take over the configuration file as it is now; touch only what changed.
+    #[command(
+        after_help = "Exit status of --check: 0 nothing to do, 2 a wrong file, 3 something to do."
+    )]
     Reload {
+        /// Show what it would change, by the file of --config if that is given; change nothing.
+        #[arg(long, conflicts_with = "confirm")]
+        check: bool,
         /// Go back after so many seconds, unless `sixxs confirm` comes first.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(control::CONFIRM_SECONDS))]
         confirm: Option<u64>,
@@ -223,7 +232,9 @@ pub fn main() -> ExitCode {
     if aiccu::is_alias() {
         arguments.insert(1, "aiccu".into());
     }
-    let cli = Cli::parse_from(arguments);
+    let matches = Cli::command().get_matches_from(arguments);
+    let is_config_given = matches.value_source("config") != Some(ValueSource::DefaultValue);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -231,7 +242,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let outcome = runtime.block_on(run(cli));
+    let outcome = runtime.block_on(run(cli, is_config_given));
     // Reading names of groups and the like may still go on in a thread: nobody needs it any more.
     runtime.shutdown_background();
     outcome.unwrap_or_else(|error| fail(&error))
@@ -257,7 +268,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(status)
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
     let Cli {
         places,
         json,
@@ -310,7 +321,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check { names } => check::check(&socket, json, &names).await,
         Command::Doctor => doctor::doctor(&paths, json).await,
         Command::Explain(asked) => explain::explain(&paths, json, asked).await,
-        Command::Reload { confirm } => {
+        Command::Reload { check: true, .. } => reload::check(&paths, json, is_config_given).await,
+        Command::Reload { confirm, .. } => {
             let reload = Reload {
                 confirm_within_seconds: confirm,
             };

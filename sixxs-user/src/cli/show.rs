@@ -17,7 +17,7 @@ use crate::{
     api::{Alert, Counters, Plan, Status},
     client, config_file,
     netlink::{Netlink, Scope},
-    paths::Paths,
+    paths::{Paths, absolute},
     plain::Plain,
     text,
 };
@@ -93,6 +93,13 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
     };
+    let asked = absolute(&paths.config);
+    if let Some(file) = plan.config.as_ref().filter(|file| **file != asked) {
+        note(&format!(
+            "this is about {file}, which the daemon runs by; for {asked} there is \
+             `sixxs reload --check --config {asked}`"
+        ));
+    }
     let shown = if json {
         line(&plan)?
     } else {
@@ -101,6 +108,12 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
         problems.chain(commands).collect()
     };
     verdict(&shown, plan.commands.is_empty() && plan.problems.is_empty())
+}
+
+/// Says something beside the output.
+pub(super) fn note(text: &str) {
+    // With stderr closed there is nobody to tell.
+    let _unheard = writeln!(io::stderr(), "sixxs: note: {}", Plain::line(text));
 }
 
 pub(super) fn exit(good: bool) -> ExitCode {

@@ -121,6 +121,11 @@ pub enum Request {
     Plan(oneshot::Sender<anyhow::Result<api::Plan>>),
     /// Starts, stops or restarts tunnels.
     Tunnels(Verb, api::Names, oneshot::Sender<Result<(), String>>),
+    /// What taking a configuration file over would change.
+    Preview(
+        api::CheckReload,
+        oneshot::Sender<anyhow::Result<api::Preview>>,
+    ),
     /// Takes the configuration file over; goes back after this time unless it is confirmed.
     Reload(Option<Duration>, oneshot::Sender<Result<(), String>>),
     /// The configuration is good.

@@ -1,8 +1,9 @@
 //! A changed configuration, taken over by the running daemon: only what changed is touched.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sixxs_core::{
+    change::Change,
     config::{Config, Tunnel},
     types::IfName,
 };
@@ -13,7 +14,13 @@ use super::{
     state::State,
     tunnels::{Answer, Stopped, stop_in_task},
 };
-use crate::{api::About, clock::after, config_file};
+use crate::{
+    api::{self, About, ConfigText},
+    broker::connects::Connects,
+    clock::after,
+    config_file,
+    preview::{Before, preview},
+};
 
 /// What to go back to unless somebody says that the new configuration is good.
 pub(super) struct Trial {
@@ -46,6 +53,49 @@ impl State {
             ends: after(Instant::now(), time),
         });
         self.follow(answer).await;
+    }
+
+    /// What [`State::reload`] would change; with a text in place of the daemon's file if there is one.
+    pub(super) async fn preview(
+        &mut self,
+        asked: api::CheckReload,
+    ) -> anyhow::Result<api::Preview> {
+        let faulty = |fault: String| api::Preview {
+            faults: vec![fault],
+            ..api::Preview::default()
+        };
+        let read = match asked.instead {
+            Some(ConfigText { file, text }) => config_file::parse(&file, &text),
+            None => config_file::read(&self.paths.config),
+        };
+        let mut new = match read {
+            Ok(new) => new,
+            Err(error) => return Ok(faulty(error.to_string())),
+        };
+        if let Err(refusal) = self.keep_added(&mut new) {
+            return Ok(faulty(refusal));
+        }
+        let stops = Change::between(&self.wanted, &new).stops();
+        let mut learned = self.services.known(&new).await;
+        let others = self
+            .learned
+            .iter()
+            .filter(|(name, _)| !stops.contains(name));
+        learned.extend(others.map(|(name, said)| (name.clone(), said.clone())));
+        let running = self.tunnels.iter();
+        let stopped = running.filter(|(_, running)| !running.is_wanted());
+        let before = Before {
+            config: &self.wanted,
+            in_force: &self.config,
+            stopped: stopped.map(|(name, _)| name.clone()).collect(),
+        };
+        let clock = &self.services.clock;
+        let connects = Connects::with_clock(
+            &self.paths.state_dir,
+            new.connect_limit,
+            Arc::new(clock.clone()),
+        );
+        preview(before, &new, &learned, &mut self.netlink, &connects, clock).await
     }
 
     /// When the trial ends, if there is one.
@@ -95,15 +145,7 @@ impl State {
 
     /// Makes `config` what is wanted, and marks what has to be stopped and started for it.
     fn take_over(&mut self, mut config: Config) -> Result<(), String> {
-        let added = self.wanted.tunnels.iter();
-        let added = added
-            .filter(|tunnel| self.added.contains(&tunnel.name))
-            .cloned();
-        for tunnel in added.collect::<Vec<_>>() {
-            config.keep(tunnel).map_err(|refused| {
-                format!("{refused}: it was started by its account; stop it first")
-            })?;
-        }
+        self.keep_added(&mut config)?;
         let changes = Changes::between(&self.wanted, &config);
         let touched = || {
             changes
@@ -120,6 +162,17 @@ impl State {
         self.wanted = config;
         self.overlay();
         self.changes = changes;
+        Ok(())
+    }
+
+    /// Keeps the tunnels that were added by their accounts.
+    fn keep_added(&self, config: &mut Config) -> Result<(), String> {
+        let tunnels = self.wanted.tunnels.iter();
+        for tunnel in tunnels.filter(|tunnel| self.added.contains(&tunnel.name)) {
+            config.keep(tunnel.clone()).map_err(|refused| {
+                format!("{refused}: it was started by its account; stop it first")
+            })?;
+        }
         Ok(())
     }
 
@@ -153,21 +206,14 @@ pub(super) struct Changes {
 
 impl Changes {
     fn between(old: &Config, new: &Config) -> Self {
-        let find = |config: &Config, name: &IfName| {
-            let mut tunnels = config.tunnels.iter();
-            tunnels.find(|tunnel| tunnel.name == *name).cloned()
-        };
-        let is_same = |a: &Tunnel, b: &Tunnel| !a.differs_to_driver(b);
-        let stop = old
-            .tunnels
-            .iter()
-            .filter(|tunnel| find(new, &tunnel.name).is_none_or(|now| !is_same(tunnel, &now)));
+        let change = Change::between(old, new);
+        let starts = change.starts();
         let start = new
             .tunnels
             .iter()
-            .filter(|tunnel| find(old, &tunnel.name).is_none_or(|was| !is_same(tunnel, &was)));
+            .filter(|tunnel| starts.contains(&tunnel.name));
         Self {
-            stop: stop.map(|tunnel| tunnel.name.clone()).collect(),
+            stop: change.stops(),
             start: start.cloned().collect(),
         }
     }

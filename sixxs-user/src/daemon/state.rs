@@ -39,7 +39,7 @@ use crate::{
     exporter::Exporter,
     metrics,
     netlink::{Netlink, Removed, Scope, Watcher},
-    paths::Paths,
+    paths::{Paths, absolute},
     shadow, table_file,
 };
 
@@ -418,6 +418,9 @@ impl State {
                 let standings = self.services.connects.standings().await;
                 let _gone = answer.send(page::metrics(self, standings));
             }
+            Request::Preview(asked, answer) => {
+                let _gone = answer.send(self.preview(asked).await);
+            }
             Request::Alerts(answer) => {
                 let _gone = answer.send(self.alerts.subscribe());
             }
@@ -453,6 +456,9 @@ impl State {
 
     async fn plan_now(&mut self) -> anyhow::Result<api::Plan> {
         let observed = self.netlink.observe(&self.scope()).await?;
-        Ok(api::Plan::from(&diff(&self.desired(), &observed)))
+        Ok(api::Plan {
+            config: Some(absolute(&self.paths.config)),
+            ..api::Plan::from(&diff(&self.desired(), &observed))
+        })
     }
 }

@@ -66,6 +66,7 @@ mod plan;
 mod proof;
 mod refusals;
 mod reload;
+mod reload_check;
 mod replies;
 mod shapes;
 mod status;

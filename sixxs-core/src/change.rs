@@ -1,0 +1,146 @@
+//! What a new configuration changes.
+//!
+//! Pure. The daemon acts by it when it takes a file over, and `sixxs reload --check` shows it.
+
+use crate::{
+    config::{Config, Tunnel},
+    types::IfName,
+};
+
+/// The difference of two configurations; tunnels in the order of their file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Tunnels that only the new one has.
+    pub added: Vec<IfName>,
+    /// Tunnels that only the old one has.
+    pub removed: Vec<IfName>,
+    /// Tunnels that are other ones to whoever makes the interface.
+    pub restarted: Vec<IfName>,
+    /// Tunnels that go on, with other rules, routes or checks.
+    pub altered: Vec<IfName>,
+    /// Keys outside of tunnels that have another value.
+    pub settings: Vec<&'static str>,
+}
+
+impl Change {
+    /// From one to another.
+    #[must_use]
+    pub fn between(old: &Config, new: &Config) -> Self {
+        let find = |config: &'_ Config, name: &IfName| -> Option<Tunnel> {
+            let mut tunnels = config.tunnels.iter();
+            tunnels.find(|tunnel| tunnel.name == *name).cloned()
+        };
+        let mut change = Self {
+            settings: settings(old, new),
+            ..Self::default()
+        };
+        for tunnel in &new.tunnels {
+            let list = match find(old, &tunnel.name) {
+                None => &mut change.added,
+                Some(was) if was.differs_to_driver(tunnel) => &mut change.restarted,
+                Some(was) if was != *tunnel => &mut change.altered,
+                Some(_) => continue,
+            };
+            list.push(tunnel.name.clone());
+        }
+        let gone = |tunnel: &&Tunnel| find(new, &tunnel.name).is_none();
+        let removed = old.tunnels.iter().filter(gone);
+        change.removed = removed.map(|tunnel| tunnel.name.clone()).collect();
+        change
+    }
+
+    /// Tunnels to stop: those that go, and those that come anew.
+    #[must_use]
+    pub fn stops(&self) -> Vec<IfName> {
+        [&self.removed[..], &self.restarted].concat()
+    }
+
+    /// Tunnels to start: those that are new, or come anew.
+    #[must_use]
+    pub fn starts(&self) -> Vec<IfName> {
+        [&self.added[..], &self.restarted].concat()
+    }
+
+    /// Whether the two are the same.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The keys that have other values.
+fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
+    let Config {
+        uplinks,
+        on_leak,
+        rule_priority,
+        connect_limit,
+        rule_mode,
+        metrics,
+        alerting,
+        tunnels: _,
+    } = new;
+    let differs = [
+        ("uplinks", *uplinks != old.uplinks),
+        ("on_leak", *on_leak != old.on_leak),
+        ("rule_priority", *rule_priority != old.rule_priority),
+        ("rule_mode", *rule_mode != old.rule_mode),
+        ("metrics", *metrics != old.metrics),
+        ("alert", *alerting != old.alerting),
+        ("connect_limit", *connect_limit != old.connect_limit),
+    ];
+    let differs = differs.into_iter().filter(|(_, differs)| *differs);
+    differs.map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Change;
+    use crate::config::{Config, parse};
+
+    const TWO: &str = r#"
+        [[tunnel]]
+        name = "sixxs0"
+        kind = "interface"
+        address = "2001:db8:a::2/64"
+        [[tunnel]]
+        name = "sixxs1"
+        kind = "6in4"
+        address = "2001:db8:b::2/64"
+        peer = "2001:db8:b::1"
+        remote4 = "192.0.2.1"
+    "#;
+
+    fn read(text: &str) -> Config {
+        parse("test", text).unwrap()
+    }
+
+    fn names<T: ToString>(list: &[T]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn nothing() {
+        assert!(Change::between(&read(TWO), &read(TWO)).is_nothing());
+    }
+
+    #[test]
+    fn each_kind_of_change() {
+        let new = read(
+            &TWO.replace("sixxs0", "sixxs2")
+                .replace("192.0.2.1", "192.0.2.9")
+                .replacen('\n', "\nrule_priority = 9000\n", 1),
+        );
+        let change = Change::between(&read(TWO), &new);
+        assert_eq!(names(&change.added), ["sixxs2"]);
+        assert_eq!(names(&change.removed), ["sixxs0"]);
+        assert_eq!(names(&change.restarted), ["sixxs1"]);
+        assert_eq!(change.settings, ["rule_priority"]);
+        assert_eq!(names(&change.stops()), ["sixxs0", "sixxs1"]);
+        assert_eq!(names(&change.starts()), ["sixxs2", "sixxs1"]);
+        let more = TWO.replacen("/64\"", "/64\"\nprefixes = [\"2001:db8:100::/48\"]", 1);
+        let change = Change::between(&read(TWO), &read(&more));
+        assert_eq!(names(&change.altered), ["sixxs0"]);
+        assert!(change.stops().is_empty());
+    }
+}

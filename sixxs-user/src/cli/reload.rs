@@ -1,0 +1,99 @@
+//! `sixxs reload --check`: what a reload would change.
+
+use std::{collections::BTreeSet, process::ExitCode};
+
+use sixxs_core::config::Config;
+
+use super::{
+    BAD_CONFIG,
+    show::{line, note, verdict},
+};
+use crate::{
+    api::{CheckReload, ConfigText, Preview},
+    broker::{cache::Cache, connects::Connects},
+    client,
+    clock::Clock,
+    config_file, driver,
+    netlink::Netlink,
+    paths::{Paths, absolute},
+    preview::{Before, preview},
+};
+
+/// Asks the daemon; if there is none, all is new. `is_given`: the file is named on the command line or
+/// in the environment, and may be another than the daemon's.
+pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::Result<ExitCode> {
+    let mut asked = CheckReload::default();
+    if is_given {
+        let (_, text) = config_file::read_text(&paths.config)?;
+        asked.instead = Some(ConfigText {
+            file: absolute(&paths.config),
+            text: text.to_string(),
+        });
+    }
+    let outcome = client::ask(&paths.socket(), "/v1/reload/check", &asked).await;
+    let found: Preview = match outcome {
+        Err(error) if error.is::<client::NoDaemon>() => {
+            note("there is no daemon: this is what its start would do");
+            without_daemon(paths).await?
+        }
+        outcome => outcome?,
+    };
+    let shown = if json { line(&found)? } else { text(&found) };
+    let is_nothing = found.is_nothing();
+    let status = verdict(&shown, is_nothing)?;
+    Ok(if found.faults.is_empty() {
+        status
+    } else {
+        ExitCode::from(BAD_CONFIG)
+    })
+}
+
+async fn without_daemon(paths: &Paths) -> anyhow::Result<Preview> {
+    let new = config_file::read(&paths.config)?;
+    let learned = driver::known(&Cache::new(&paths.state_dir), &new).await;
+    let connects = Connects::new(&paths.state_dir, new.connect_limit);
+    let nothing = Config::default();
+    let before = Before {
+        config: &nothing,
+        in_force: &nothing,
+        stopped: BTreeSet::new(),
+    };
+    let mut netlink = Netlink::open()?;
+    let clock = Clock::default();
+    preview(before, &new, &learned, &mut netlink, &connects, &clock).await
+}
+
+/// Lines for a shell: all that is no command is a comment.
+fn text(found: &Preview) -> String {
+    let mut lines = Vec::new();
+    let mut list = |names: &[String], what: &str, becomes: &str| {
+        lines.extend(names.iter().map(|name| format!("# {what}{name}{becomes}")));
+    };
+    list(&found.faults, "", "");
+    list(&found.tunnels.added, "tunnel ", " is added");
+    list(&found.tunnels.removed, "tunnel ", " is removed");
+    list(&found.tunnels.restarted, "tunnel ", " is restarted");
+    list(&found.tunnels.altered, "tunnel ", " goes on, altered");
+    list(&found.settings, "setting `", "` has another value");
+    list(&found.uplinks.guarded, "uplink ", " gets the program");
+    list(&found.uplinks.released, "uplink ", " loses the program");
+    for needed in &found.connects {
+        let next = needed.next.as_ref();
+        let next = next.map_or_else(String::new, |next| format!("; the next one at {next}"));
+        lines.push(format!(
+            "# connects to {}: {} needed, {} left{next}",
+            needed.broker, needed.connects, needed.left
+        ));
+    }
+    lines.extend(
+        found
+            .problems
+            .iter()
+            .map(|problem| format!("# problem: {problem}")),
+    );
+    lines.extend(found.commands.iter().cloned());
+    if lines.is_empty() {
+        lines.push("# nothing changes".to_owned());
+    }
+    lines.join("\n") + "\n"
+}

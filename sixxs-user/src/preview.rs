@@ -1,0 +1,165 @@
+//! What a reload would change. Looks, and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sixxs_core::{
+    change::Change,
+    config::{Config, Kind, Learned, Tunnel},
+    enforce::{Enforcement, Role},
+    link::{Candidate, Link, LinkLayer, Links},
+    routing::{Desired, diff},
+    types::{IfIndex, IfName, Mtu},
+};
+
+use crate::{
+    api,
+    broker::connects::Connects,
+    clock::{Clock, time_of_day},
+    netlink::{Netlink, Scope},
+};
+
+/// What there is before a reload.
+pub struct Before<'a> {
+    /// What the file said.
+    pub config: &'a Config,
+    /// With what brokers said.
+    pub in_force: &'a Config,
+    /// Tunnels that were stopped by order, and stay so.
+    pub stopped: BTreeSet<IfName>,
+}
+
+/// What a reload of `new` would change. `learned`: what is known from brokers.
+pub async fn preview(
+    before: Before<'_>,
+    new: &Config,
+    learned: &BTreeMap<IfName, Learned>,
+    netlink: &mut Netlink,
+    connects: &Connects,
+    clock: &Clock,
+) -> anyhow::Result<api::Preview> {
+    let change = Change::between(before.config, new);
+    let starts = change.starts();
+    let is_wanted = |tunnel: &Tunnel| !before.stopped.contains(&tunnel.name);
+    let mut observed = netlink.observe(&Scope::of(new)).await?;
+    let (whole, conflicts) = new.with(learned, &observed.links);
+
+    let mut desired = Desired::new(&whole, is_wanted);
+    let ours = whole.tunnels.iter().filter(|tunnel| {
+        tunnel.kind.is_native() && is_wanted(tunnel) && starts.contains(&tunnel.name)
+    });
+    for tunnel in ours {
+        desired.set_up(tunnel);
+    }
+    let guarded = |config: &Config, links: &Links| -> BTreeSet<IfName> {
+        let enforcement = Enforcement::new(config, links, is_wanted);
+        let interfaces = enforcement.interfaces.into_iter();
+        let uplinks = interfaces.filter(|(_, interface)| interface.role == Role::Uplink);
+        uplinks.map(|(name, _)| name).collect()
+    };
+    let guarded_before = guarded(before.in_force, &observed.links);
+    let guarded_after = guarded(&whole, &observed.links);
+
+    // Interfaces that are there already are not made.
+    let made = whole
+        .tunnels
+        .iter()
+        .filter(|tunnel| !matches!(tunnel.kind, Kind::Interface) && starts.contains(&tunnel.name));
+    observed.links = with_made(&observed.links, made);
+    let plan = diff(&desired, &observed);
+
+    let mut problems: Vec<_> = conflicts
+        .iter()
+        .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
+        .collect();
+    problems.extend(plan.problems.iter().map(ToString::to_string));
+    let names = |list: &[IfName]| list.iter().map(ToString::to_string).collect();
+    let only = |these: &BTreeSet<IfName>, those: &BTreeSet<IfName>| {
+        these.difference(those).map(ToString::to_string).collect()
+    };
+    Ok(api::Preview {
+        faults: Vec::new(),
+        tunnels: api::TunnelChanges {
+            added: names(&change.added),
+            removed: names(&change.removed),
+            restarted: names(&change.restarted),
+            altered: names(&change.altered),
+        },
+        settings: change.settings.iter().map(ToString::to_string).collect(),
+        uplinks: api::UplinkChanges {
+            guarded: only(&guarded_after, &guarded_before),
+            released: only(&guarded_before, &guarded_after),
+        },
+        connects: connects_of(new, &whole, &starts, learned, connects, clock).await?,
+        commands: plan.steps.iter().map(ToString::to_string).collect(),
+        problems,
+    })
+}
+
+/// Links as they are once the interfaces of these tunnels are made.
+fn with_made<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links {
+    let is_missing = |tunnel: &&Tunnel| links.by_name(&tunnel.name).is_none();
+    // No interface has such an index: the kernel counts upwards, and stops at the largest `int`.
+    let to_come = made.filter(is_missing).zip(0..).map(|(tunnel, at)| Link {
+        index: IfIndex(u32::MAX - at),
+        name: tunnel.name.clone(),
+        up: true,
+        // One of ours has to be set up, which is then among the commands: no MTU that it could want.
+        mtu: if tunnel.kind.is_native() {
+            Mtu(u32::MAX)
+        } else {
+            tunnel.mtu.unwrap_or(Mtu::MINIMUM)
+        },
+        layer: LinkLayer::None,
+        carrier: true,
+        addresses: Vec::new(),
+        unusable: BTreeMap::new(),
+        is_exit: false,
+        candidate: Candidate::Settled,
+    });
+    links.iter().cloned().chain(to_come).collect()
+}
+
+/// The connects that the starts of these tunnels cost, by broker.
+async fn connects_of(
+    new: &Config,
+    whole: &Config,
+    starts: &[IfName],
+    learned: &BTreeMap<IfName, Learned>,
+    connects: &Connects,
+    clock: &Clock,
+) -> anyhow::Result<Vec<api::ConnectsNeeded>> {
+    let mut needed: BTreeMap<String, u32> = BTreeMap::new();
+    for name in starts {
+        let login = new.tunnels.iter().find_map(|tunnel| match &tunnel.kind {
+            // What the broker said of it is not known: it is asked.
+            Kind::Account(account) if tunnel.name == *name && !learned.contains_key(name) => {
+                Some(account.aiccu.server.host.clone())
+            }
+            _ => None,
+        });
+        let mut tunnels = whole.tunnels.iter();
+        let set_up = tunnels.find(|tunnel| tunnel.name == *name);
+        let set_up = set_up.and_then(|tunnel| tunnel.kind.connects_to());
+        for broker in login.into_iter().chain(set_up) {
+            *needed.entry(broker).or_default() += 1;
+        }
+    }
+    let mut all = Vec::new();
+    for (broker, count) in needed {
+        let standing = connects.standing(&broker).await?;
+        let wait = standing
+            .wait_for(count)
+            .map(|wait| wait.as_secs().saturating_add(1));
+        all.push(api::ConnectsNeeded {
+            broker,
+            connects: count,
+            left: if standing.locked_out.is_some() {
+                0
+            } else {
+                standing.slots_left
+            },
+            next: wait.and_then(|wait| time_of_day(clock.unix_seconds().saturating_add(wait))),
+        });
+    }
+    Ok(all)
+}

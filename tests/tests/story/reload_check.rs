@@ -1,0 +1,191 @@
+//! `sixxs reload --check` says what a reload would change, and changes nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::program::{Hook, Printed};
+use sixxs_tests::topology::Flavour;
+
+use crate::setting::Setting;
+
+/// A broker that nobody can reach.
+const HEARTBEAT: &str = r#"
+[[tunnel]]
+name = "sixxs7"
+kind = "6in4-heartbeat"
+address = "2001:db8:7::2/64"
+peer = "2001:db8:7::1"
+remote4 = "192.0.2.77"
+password = "secret"
+"#;
+
+fn config(setting: &Setting) -> Result<String> {
+    Ok(fs::read_to_string(setting.lab.paths().config())?)
+}
+
+/// A file beside the configuration, which only root can read.
+fn other(setting: &Setting, text: &str) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = setting.lab.paths().config().with_file_name("other.toml");
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(path)
+}
+
+fn check(setting: &Setting, file: &Path) -> Result<Printed> {
+    let file = file.to_str().context("a path")?;
+    setting
+        .program
+        .run(&["reload", "--check", "--config", file])
+}
+
+fn as_json(setting: &Setting, file: &Path) -> Result<Value> {
+    let file = file.to_str().context("a path")?;
+    let arguments = ["reload", "--check", "--config", file];
+    let (_, values) = setting.program.json(&arguments)?;
+    values.into_iter().next().context("an answer")
+}
+
+/// All that the program has in the kernel, and what it says of itself.
+fn everything(setting: &Setting) -> Result<[String; 3]> {
+    let host = setting.host();
+    Ok([
+        host.sh("ip -6 rule show")?,
+        host.sh("ip -6 route show table all")?,
+        host.sh("ip -o link show")?,
+    ])
+}
+
+#[test]
+fn without_a_daemon_all_is_new() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let before = everything(&setting)?;
+    let printed = setting.program.run(&["reload", "--check"])?;
+    assert_eq!(printed.code, 3, "{printed:#?}");
+    assert!(
+        printed.stderr.contains("there is no daemon"),
+        "{printed:#?}"
+    );
+    for line in [
+        "# tunnel sixxs0 is added",
+        "# tunnel sixxs1 is added",
+        "# uplink net0 gets the program",
+        "ip -6 rule add from 2001:db8:a::2 lookup 200",
+        "ip -6 route add default dev sixxs0 table 200",
+    ] {
+        assert!(printed.stdout.contains(line), "{line}: {printed:#?}");
+    }
+    let wrong = other(&setting, "[[tunnel]]\nname = 3\n")?;
+    let printed = check(&setting, &wrong)?;
+    assert_eq!(printed.code, 2, "{printed:#?}");
+    assert!(
+        printed.stderr.contains("other.toml: line 2"),
+        "{printed:#?}"
+    );
+    assert_eq!(everything(&setting)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_daemon_compares_with_what_it_has() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let before = everything(&setting)?;
+    let printed = setting.program.run(&["reload", "--check"])?;
+    assert_eq!(printed.stdout, "# nothing changes\n");
+    assert_eq!(printed.code, 0, "{printed:#?}");
+
+    let good = config(&setting)?;
+    let wrong = other(&setting, &format!("{good}\ntable = 200\n"))?;
+    let printed = check(&setting, &wrong)?;
+    assert_eq!(printed.code, 2, "{printed:#?}");
+    assert!(printed.stderr.contains("other.toml: line"), "{printed:#?}");
+
+    // The first tunnel goes, the second has one more prefix, and a third one comes.
+    let [_, second] = setting.lab.tunnels();
+    let new = format!(
+        "rule_priority = 9000\n[[tunnel]]\nname = \"sixxs1\"\nkind = \"interface\"\n{}prefixes = [\"2001:db8:bb::/48\"]\n{HEARTBEAT}",
+        setting.lab.tunnel_config(second.plan)
+    );
+    let file = other(&setting, &new)?;
+    let printed = check(&setting, &file)?;
+    assert_eq!(printed.code, 3, "{printed:#?}");
+    for line in [
+        "# tunnel sixxs7 is added",
+        "# tunnel sixxs0 is removed",
+        "# tunnel sixxs1 goes on, altered",
+        "# setting `rule_priority` has another value",
+        "ip link set sixxs7 mtu 1280 up",
+        "# connects to 192.0.2.77: 1 needed, 3 left",
+        "ip -6 rule add from 2001:db8:bb::/48 lookup",
+        "ip -6 rule add from 2001:db8:7::2 lookup",
+        "ip -6 route replace default dev sixxs7 table 201",
+        "ip -6 rule del",
+        "2001:db8:a::2",
+    ] {
+        assert!(printed.stdout.contains(line), "{line}: {printed:#?}");
+    }
+    assert!(!printed.stdout.contains("secret"), "{printed:#?}");
+    let found = as_json(&setting, &file)?;
+    assert_eq!(found["tunnels"]["added"][0], "sixxs7", "{found:#}");
+    assert_eq!(found["connects"][0]["broker"], "192.0.2.77", "{found:#}");
+
+    assert_eq!(everything(&setting)?, before, "nothing was changed");
+    assert_eq!(setting.program.status()?.tunnels.len(), 2);
+
+    // What it said comes true.
+    fs::copy(&file, setting.lab.paths().config())?;
+    setting.program.ok(&["reload"])?;
+    let rules = setting.own_rules()?;
+    assert!(rules.contains("from 2001:db8:bb::/48"), "{rules}");
+    assert!(!rules.contains("2001:db8:a::2"), "{rules}");
+    let printed = setting.program.run(&["reload", "--check"])?;
+    assert_eq!(printed.stdout, "# nothing changes\n");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn what_brokers_said_is_known() -> Result<()> {
+    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    setting
+        .lab
+        .write_config(&setting.lab.config_by_aiccu("", true)?)?;
+    let address = setting.lab.tunnels()[0].plan.address;
+    let rule = format!("rule add from {address} lookup");
+    // Each has to ask its broker first: what addresses they will have is not known.
+    let printed = setting.program.run(&["reload", "--check"])?;
+    assert_eq!(printed.code, 3, "{printed:#?}");
+    assert!(printed.stdout.contains(": 2 needed"), "{printed:#?}");
+    assert!(!printed.stdout.contains(&rule), "{printed:#?}");
+    assert_eq!(setting.lab.tic()?.connects().len(), 0);
+
+    let daemon = setting.start()?;
+    setting.is_up().with_context(|| daemon.log())?;
+    let printed = setting.program.run(&["reload", "--check"])?;
+    assert_eq!(printed.stdout, "# nothing changes\n");
+    assert_eq!(daemon.stop()?, 0);
+    setting.program.ok(&["down"])?;
+    let printed = setting.program.run(&["reload", "--check"])?;
+    assert!(printed.stdout.contains(&rule), "{printed:#?}");
+    Ok(())
+}
+
+#[test]
+fn plan_says_whose_configuration_it_is_about() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let plain = setting.program.ok(&["plan"])?;
+    assert_eq!(plain.stderr, "");
+    let wrong = other(&setting, "nonsense")?;
+    let file = wrong.to_str().context("a path")?;
+    let printed = setting.program.ok(&["plan", "--config", file])?;
+    let expected = format!("`sixxs reload --check --config {file}`");
+    assert!(printed.stderr.contains(&expected), "{printed:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
