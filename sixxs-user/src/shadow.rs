@@ -9,7 +9,6 @@ use sixxs_core::{
         rules::{self, Match, Met, SeenRule},
     },
     link::Links,
-    types::RulePriority,
 };
 
 use crate::netlink::{GLOBAL, Netlink, Question, Way};
@@ -22,9 +21,9 @@ pub(crate) async fn shadows(
     links: &Links,
     wanted: impl Fn(&Tunnel) -> bool,
 ) -> anyhow::Result<Vec<Shadow>> {
-    // What is asked first of all that we have.
-    let first = RulePriority(config.rule_priority.0 - 1);
-    let is_before = |rule: &&SeenRule| rule.priority.0 > 0 && rule.priority < first;
+    // Rules for `direct` come one before, where the order of rules depends on who came first.
+    let ours = config.rule_priority;
+    let is_before = |rule: &&SeenRule| rule.priority.0 > 0 && rule.priority < ours;
     let others = netlink.others_rules();
     let before: Vec<_> = others.iter().filter(is_before).collect();
     let mut shadows = Vec::new();
@@ -65,7 +64,7 @@ pub(crate) async fn shadows(
                 .map(|(rule, _)| rule.clone())
                 .collect(),
             None => {
-                let refusing = rules::before(others, &packet, first).into_iter();
+                let refusing = rules::before(others, &packet, ours).into_iter();
                 refusing
                     .filter(|(_, how)| *how == Match::Yes)
                     .map(|(rule, _)| rule.clone())

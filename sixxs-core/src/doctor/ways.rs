@@ -145,6 +145,7 @@ fn shadow(shadow: &Shadow) -> Finding {
         .map(|rule| format!("{}: {rule}", rule.priority))
         .collect();
     let fixes: Vec<_> = rules.iter().map(|rule| rule.command("del")).collect();
+    let moves: Vec<_> = rules.iter().map(SeenRule::behind_ours).collect();
     Finding::not(
         "shadowed",
         Verdict::Bad,
@@ -152,7 +153,11 @@ fn shadow(shadow: &Shadow) -> Finding {
             "packets of {tunnel} from {source} are led elsewhere by what comes before our rules: {}",
             seen.join("; ")
         ),
-        format!("{}; or set rule_priority below it", fixes.join("; ")),
+        format!(
+            "{}; or move it behind ours: {}",
+            fixes.join("; "),
+            moves.join("; ")
+        ),
     )
 }
 

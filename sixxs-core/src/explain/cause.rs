@@ -205,11 +205,13 @@ impl Cause {
                 rule,
                 certain: true,
             } => format!(
-                "{}; or set rule_priority below {}",
+                "{}; or move it behind ours: {}",
                 rule.command("del"),
-                rule.priority
+                rule.behind_ours()
             ),
-            Self::Shadowed { rule, .. } => format!("set rule_priority below {}", rule.priority),
+            Self::Shadowed { rule, .. } => {
+                format!("move it behind ours: {}", rule.behind_ours())
+            }
             Self::RuleMissing {
                 daemon: Some(false),
                 ..
@@ -293,7 +295,7 @@ mod tests {
             ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
             ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
             ("shadowed", "leads it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
-            ("shadowed", "may lead", "rule_priority below 100", |c| c.before = theirs(Match::Perhaps)),
+            ("shadowed", "may lead", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
             ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
             ("rule_missing", "comes in by lan1", "rule add", |c| { c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),

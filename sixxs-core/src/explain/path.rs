@@ -41,7 +41,7 @@ pub enum Way {
     Out(Route),
     /// The destination is an address of this host.
     Here(TableId),
-    /// There is none; the error that the sender sees.
+    /// There is none; the error that the sender sees, with what it means.
     Refused(String),
 }
 
@@ -119,7 +119,7 @@ pub struct Explanation {
     pub outcome: Outcome,
     /// The same in words.
     pub sentence: String,
-    /// Why it leaves by the wrong interface, if it does.
+    /// Why it leaves by the wrong interface or goes nowhere, if it does.
     pub cause: Option<Cause>,
 }
 
@@ -140,6 +140,9 @@ pub fn explain(facts: &Facts) -> Explanation {
     for (rule, met) in met.into_iter().take(SHOWN) {
         let what = match met {
             Met::Taken => "taken",
+            // Of a table's routes only the one that the kernel chose is known, and it names none that
+            // refuses.
+            Met::Passed if found.is_none() => "nothing there for it, or a route that refuses it",
             Met::Passed => "nothing there for it",
         };
         steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
@@ -171,12 +174,13 @@ pub fn explain(facts: &Facts) -> Explanation {
             out(facts, route)
         }
     };
-    let goes_wrong = matches!(facts.verdict, Some(Verdict::Leak(_)));
-    let cause = facts
-        .circumstances
-        .as_ref()
-        .filter(|_| goes_wrong)
-        .map(cause);
+    let is_refused = matches!(facts.way, Way::Refused(_)) && facts.is_tunnel_up;
+    let is_leak = matches!(facts.verdict, Some(Verdict::Leak(_)));
+    let circumstances = facts.circumstances.as_ref();
+    let cause = circumstances.map(cause).filter(|cause| {
+        // What is refused was asked: by ours, or by a rule that came before.
+        is_leak || (is_refused && matches!(cause, Cause::Shadowed { certain: true, .. }))
+    });
     let sentence = match &cause {
         Some(cause) => format!("{sentence}: {}", cause.sentence()),
         None => sentence,

@@ -2,7 +2,7 @@ use sixxs_common::layout::{ON_LEAK_DROP, ON_LEAK_OBSERVE, Tunnel};
 
 use super::*;
 use crate::{
-    explain::rules::{Action, Selector},
+    explain::rules::{Action, Match, Selector},
     routing::Rule,
     types::RulePriority,
 };
@@ -107,6 +107,34 @@ fn every_end() {
         assert!(explained.sentence.contains(sentence), "{}", explained.sentence);
         assert_eq!(explained.cause.is_some(), facts.verdict == Some(LEAK));
     }
+}
+
+#[test]
+fn a_rule_that_refuses_is_named() {
+    let mut facts = facts("net0", Verdict::Own, Program::None);
+    facts.way = Way::Refused("a `blackhole` rule or route drops it: Invalid argument".into());
+    let theirs = SeenRule {
+        priority: RulePriority(100),
+        ours: false,
+        selector: Selector::ALL,
+        action: Action::Refuse("blackhole"),
+    };
+    facts.rules.insert(0, theirs.clone());
+    if let Some(circumstances) = &mut facts.circumstances {
+        circumstances.before = Some((theirs, Match::Yes));
+    }
+    let explained = explain(&facts);
+    let rules = explained.steps.iter().filter(|(about, _)| *about == "rule");
+    let last = rules.last().map(|(_, text)| text.as_str());
+    assert_eq!(last, Some("  100  from all blackhole: taken"));
+    let cause = explained
+        .cause
+        .map(|cause| cause.cure())
+        .unwrap_or_default();
+    assert!(
+        cause.starts_with("ip -6 rule del from all blackhole priority 100"),
+        "{cause}"
+    );
 }
 
 #[test]

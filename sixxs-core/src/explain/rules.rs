@@ -147,6 +147,24 @@ impl SeenRule {
         format!("ip -6 rule {verb} {self} priority {}", self.priority)
     }
 
+    /// The commands that put it behind ours, and before the main table's. To lower our priority is no cure:
+    /// who names none (as wg-quick does) gets the lowest there is, minus one (`fib_default_rule_pref`).
+    #[must_use]
+    pub fn behind_ours(&self) -> String {
+        let priority = RulePriority(MAIN_PRIORITY.0 - 1);
+        let behind = Self {
+            priority,
+            ..self.clone()
+        };
+        format!("{} && {}", behind.command("add"), self.command("del"))
+    }
+
+    /// Whether a packet to far away, which takes a default route, goes on after it though it looks in a
+    /// table.
+    const fn lets_default_pass(&self) -> bool {
+        matches!(self.action, Action::Lookup(_, Some(_)))
+    }
+
     fn leads_to(&self, table: TableId, bits: u8) -> bool {
         match self.action {
             Action::Lookup(own, None) => own == table,
@@ -215,7 +233,7 @@ pub enum Met {
 
 /// The rules that a packet met, in their order, up to the one that took it: the first that leads to
 /// the table in which the kernel found a route with a destination of so many bits. `None`: it found
-/// none, and all were met.
+/// none; then one that refuses took it, or all were met.
 #[must_use]
 pub fn met<'a>(
     rules: &'a [SeenRule],
@@ -228,7 +246,10 @@ pub fn met<'a>(
         if rule.priority < from || rule.matches(packet) == Match::No {
             continue;
         }
-        if found.is_some_and(|(table, bits)| rule.leads_to(table, bits)) {
+        let refuses = found.is_none()
+            && matches!(rule.action, Action::Refuse(_))
+            && rule.matches(packet) == Match::Yes;
+        if refuses || found.is_some_and(|(table, bits)| rule.leads_to(table, bits)) {
             met.push((rule, Met::Taken));
             return met;
         }
@@ -254,7 +275,10 @@ pub fn before<'a>(
     };
     let met = || {
         let met = rules.iter().filter(is_before);
-        met.map(|rule| (rule, rule.matches(packet)))
+        met.map(|rule| match rule.matches(packet) {
+            Match::Yes if rule.lets_default_pass() => (rule, Match::Perhaps),
+            how => (rule, how),
+        })
     };
     met()
         .find(|(_, how)| *how == Match::Yes)

@@ -336,7 +336,7 @@ impl State {
                 .collect();
             format!(
                 "{}: packets from {} are led elsewhere by a rule that comes before ours (priority {}); \
-                 remove that rule, or set `rule_priority` below it",
+                 `sixxs doctor` says how to remove that rule or move it behind ours",
                 shadow.tunnel,
                 shadow.source,
                 before.join(" or ")

@@ -43,6 +43,7 @@ mod exits;
 mod explain;
 mod fd_store;
 mod footprint;
+mod full_tunnel;
 mod health;
 mod hooks;
 mod kept_words;

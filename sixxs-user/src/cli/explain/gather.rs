@@ -1,6 +1,6 @@
 //! The facts: the configuration, the rules, the kernel's answer, the program's.
 
-use std::net::Ipv6Addr;
+use std::{io, net::Ipv6Addr};
 
 use anyhow::bail;
 use sixxs_core::{
@@ -159,7 +159,7 @@ async fn way<'a>(
         answer = netlink.way(strictly).await?;
     }
     let found = match answer {
-        netlink::Way::Refused(error) => return Ok((Way::Refused(error.to_string()), None)),
+        netlink::Way::Refused(error) => return Ok((Way::Refused(meaning(&error)), None)),
         netlink::Way::By(found) if found.is_local => return Ok((Way::Here(found.table), None)),
         netlink::Way::By(found) => found,
     };
@@ -178,6 +178,18 @@ async fn way<'a>(
         mtu: mtu.min(link.mtu),
     };
     Ok((Way::Out(route), Some(link)))
+}
+
+/// An error of a look-up, with what it means (`fib6_rule_action` and `ip6_rt_type_to_error` of the kernel).
+fn meaning(error: &io::Error) -> String {
+    let meaning = match error.raw_os_error() {
+        Some(libc::EINVAL) => "a `blackhole` rule or route drops it",
+        Some(libc::EACCES) => "a `prohibit` rule or route refuses it",
+        Some(libc::EHOSTUNREACH) => "an `unreachable` route refuses it",
+        Some(libc::ENETUNREACH) => "there is no route, or an `unreachable` rule refuses it",
+        _ => return error.to_string(),
+    };
+    format!("{meaning}: {error}")
 }
 
 /// What our program at an interface says.

@@ -1,0 +1,77 @@
+//! Beside a full tunnel as wg-quick makes it: its rules have no priority, and so come before ours. The
+//! rule that takes the packets is the one that is named, and the cure cures.
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, OUTSIDE};
+
+use crate::setting::Setting;
+
+/// wg-quick's rules, in the order in which it adds them.
+const RULES: [&str; 2] = [
+    "not from all fwmark 0xca6c lookup 51820",
+    "from all lookup main suppress_prefixlength 0",
+];
+
+#[test]
+fn its_rules_are_moved_behind_ours() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let host = setting.host();
+    let default = host.sh("ip -6 route show default")?;
+    let default = default.lines().next().context("a default route")?;
+    let way = default.split(" metric").next().context("its way")?;
+    host.sh(&format!("ip -6 route add {way} table 51820"))?;
+    for rule in RULES {
+        host.sh(&format!("ip -6 rule add {rule}"))?;
+    }
+    let rules = host.sh("ip -6 rule show")?;
+    assert!(
+        rules.contains("16382:\tnot from all fwmark 0xca6c"),
+        "{rules}"
+    );
+    assert!(rules.contains("16381:\tfrom all lookup main"), "{rules}");
+
+    let [tunnel, _] = setting.lab.tunnels();
+    let (name, address) = (tunnel.plan.interface, tunnel.plan.address);
+    setting.program.status_until("it is named", |status| {
+        let tunnel = status.tunnel(name);
+        let reasons = tunnel.health_reasons.join("; ");
+        tunnel.health == "degraded" && reasons.contains("(priority 16382)")
+    })?;
+    // The programs redirect what is led elsewhere.
+    setting.outside_is_answered(tunnel)?;
+    let outside = OUTSIDE.to_string();
+    let explain = ["explain", &address.to_string(), &outside];
+    let told = setting.program.run(&explain)?.stdout;
+    assert!(
+        told.contains("comes before ours and leads it elsewhere: 16382"),
+        "{told}"
+    );
+
+    let (code, doctors) = setting.program.json(&["doctor"])?;
+    assert_eq!(code, 3);
+    let doctors = format!("{doctors:?}");
+    let (_, moves) = doctors
+        .split_once("move it behind ours: ")
+        .context("a cure")?;
+    let moves = moves.split(['"', ';']).next().context("a command")?;
+    assert!(
+        moves.contains("0xca6c lookup 51820 priority 32765"),
+        "{moves}"
+    );
+    setting.program.shell(moves)?;
+
+    setting
+        .program
+        .status_until("all is well", |status| status.healthy)?;
+    setting.outside_is_answered(tunnel)?;
+    let told = setting.program.run(&explain)?.stdout;
+    assert!(told.contains(&format!("leaves by {name}")), "{told}");
+    // What has no source of a tunnel still goes the way of the full tunnel.
+    let route = host.sh(&format!("ip -6 route get {outside}"))?;
+    assert!(route.contains("table 51820"), "{route}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
