@@ -5,9 +5,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv6Addr,
+    time::Duration,
 };
 
 use crate::{
+    lasting::REPAIR,
     link::{Link, Unusable},
     tunnel::State,
     types::{IfName, Mtu},
@@ -63,6 +65,8 @@ pub struct Facts<'a> {
     pub has_program: bool,
     /// Rules of others that come before ours.
     pub shadow: Option<&'a ShadowEffect>,
+    /// What becomes of packets that go to other interfaces, if that goes on ([`Leaking::fate`]).
+    pub leaks: Option<LeakFate>,
     /// Echo requests that had time for a reply and got none, since the last reply; 0 for none.
     pub unanswered_in_a_row: u64,
     /// A longer watch over replies found something, in words.
@@ -89,6 +93,57 @@ pub enum ShadowFate {
     Refused,
 }
 
+/// What becomes of packets that a rule or a socket leads to another interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeakFate {
+    /// The program there redirects them into the tunnel.
+    Redirected,
+    /// The program there drops them, by order.
+    Dropped,
+    /// They leave there, by order.
+    Passed,
+}
+
+/// Leaks of a tunnel, in the order in which they are seen. Times are since a moment of the caller's.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaking {
+    since: Duration,
+    last: Duration,
+    fate: LeakFate,
+}
+
+impl Leaking {
+    /// After so long without a leak they have ended. The programs tell of each flow once a second.
+    const QUIET: Duration = Duration::from_secs(5);
+
+    /// The first leak.
+    #[must_use]
+    pub const fn begin(now: Duration, fate: LeakFate) -> Self {
+        Self {
+            since: now,
+            last: now,
+            fate,
+        }
+    }
+
+    /// One more.
+    pub fn go_on(&mut self, now: Duration, fate: LeakFate) {
+        if now.saturating_sub(self.last) > Self::QUIET {
+            self.since = now;
+        }
+        self.last = now;
+        self.fate = fate;
+    }
+
+    /// What becomes of them, while they go on for longer than a repair takes.
+    #[must_use]
+    pub fn fate(&self, now: Duration) -> Option<LeakFate> {
+        let goes_on = now.saturating_sub(self.last) <= Self::QUIET;
+        let lasts = self.last.saturating_sub(self.since) >= REPAIR;
+        (goes_on && lasts).then_some(self.fate)
+    }
+}
+
 /// Addresses that are named one by one.
 const NAMED: usize = 4;
 
@@ -103,6 +158,7 @@ impl Health {
         if *facts.state == State::Up {
             found.extend(link(facts).into_iter().map(failing));
             found.extend(facts.shadow.map(shadow));
+            found.extend(facts.leaks.map(leaks));
             found.extend(silence(facts).map(failing));
         } else {
             let name = facts.state.name().replace('_', " ");
@@ -188,6 +244,22 @@ fn shadow(effect: &ShadowEffect) -> (Level, String) {
         ),
         ShadowFate::Lost => failing(format!("{rule} leads its packets elsewhere")),
         ShadowFate::Refused => failing(format!("{rule} refuses its packets")),
+    }
+}
+
+fn leaks(fate: LeakFate) -> (Level, String) {
+    let whose = "`sixxs alerts` says whose they are";
+    match fate {
+        LeakFate::Redirected => (
+            Level::Degraded,
+            format!("packets of it go to other interfaces; the program redirects them; {whose}"),
+        ),
+        LeakFate::Dropped => failing(format!(
+            "packets of it go to other interfaces; the program drops them (`on_leak`); {whose}"
+        )),
+        LeakFate::Passed => failing(format!(
+            "packets of it leave by other interfaces (`on_leak`); {whose}"
+        )),
     }
 }
 

@@ -32,6 +32,7 @@ fn good(link: &Link) -> Facts<'_> {
         is_routed: true,
         has_program: true,
         shadow: None,
+        leaks: None,
         unanswered_in_a_row: 0,
         silence: None,
     }
@@ -192,4 +193,43 @@ fn a_tunnel_that_is_not_up() {
     facts.link = None;
     let expected = "failing; it is waiting: the interface does not exist";
     assert_eq!(judged(&facts), expected);
+}
+
+#[test]
+fn leaks_that_go_on() {
+    let link = good_link();
+    for (fate, expected) in [
+        (
+            LeakFate::Redirected,
+            "degraded; packets of it go to other interfaces; the program redirects them",
+        ),
+        (
+            LeakFate::Dropped,
+            "failing; packets of it go to other interfaces; the program drops them",
+        ),
+        (
+            LeakFate::Passed,
+            "failing; packets of it leave by other interfaces",
+        ),
+    ] {
+        let mut facts = good(&link);
+        facts.leaks = Some(fate);
+        let judged = judged(&facts);
+        assert!(judged.starts_with(expected), "{judged}");
+    }
+}
+
+#[test]
+fn leaks_of_a_moment_are_none() {
+    let at = Duration::from_millis;
+    let fate = LeakFate::Redirected;
+    let mut leaking = Leaking::begin(at(0), fate);
+    leaking.go_on(at(900), fate);
+    assert_eq!(leaking.fate(at(1000)), None, "a repair may take so long");
+    leaking.go_on(at(1000), fate);
+    assert_eq!(leaking.fate(at(1000)), Some(fate));
+    assert_eq!(leaking.fate(at(6000)), Some(fate));
+    assert_eq!(leaking.fate(at(6001)), None, "they have ended");
+    leaking.go_on(at(7000), fate);
+    assert_eq!(leaking.fate(at(7000)), None, "they begin anew");
 }

@@ -32,6 +32,7 @@ impl State {
         let silence = vigil.and_then(|vigil| vigil.manner().told(tunnel.name.as_str()));
         let mut shadows = self.shadows.iter();
         let shadow = shadows.find(|shadow| shadow.tunnel == tunnel.name.as_str());
+        let leaking = slot.and_then(|slot| self.leaking.get(&slot));
         Health::judge(&Facts {
             state,
             link: self.observed.links.by_name(&tunnel.name),
@@ -40,6 +41,7 @@ impl State {
             is_routed,
             has_program,
             shadow: shadow.map(|shadow| self.effect(shadow)).as_ref(),
+            leaks: leaking.and_then(|leaking| leaking.fate(self.started.elapsed())),
             unanswered_in_a_row: in_a_row.unwrap_or(0),
             silence: silence.as_deref(),
         })

@@ -3,8 +3,14 @@
 use std::time::Duration;
 
 use bytemuck::pod_read_unaligned;
-use sixxs_common::{layout::LeakEvent, stat::Stat};
-use sixxs_core::alert::Merger;
+use sixxs_common::{
+    layout::{FlowRecord, LeakEvent, TREATMENT_OBSERVED, TREATMENT_REDIRECTED, TREATMENT_TOO_BIG},
+    stat::Stat,
+};
+use sixxs_core::{
+    alert::Merger,
+    health::{LeakFate, Leaking},
+};
 
 use super::{culprit, report, state::State};
 use crate::api::About;
@@ -41,9 +47,23 @@ impl State {
         // The programs write whole events; anything else is none of theirs.
         if event.len() == size_of::<LeakEvent>() {
             let event: LeakEvent = pod_read_unaligned(event);
-            self.leaks
-                .event(event.flow, event.record, self.started.elapsed());
+            let now = self.started.elapsed();
+            self.leaks.event(event.flow, event.record, now);
+            self.leaks_on(&event.record, now);
         }
+    }
+
+    fn leaks_on(&mut self, record: &FlowRecord, now: Duration) {
+        let fate = match record.treatment {
+            // One that is too big is answered, which is as good.
+            TREATMENT_REDIRECTED | TREATMENT_TOO_BIG => LeakFate::Redirected,
+            TREATMENT_OBSERVED => LeakFate::Passed,
+            _ => LeakFate::Dropped,
+        };
+        self.leaking
+            .entry(record.tunnel)
+            .and_modify(|leaking| leaking.go_on(now, fate))
+            .or_insert_with(|| Leaking::begin(now, fate));
     }
 
     /// Whether there may be anything to tell together.

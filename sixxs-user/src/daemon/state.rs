@@ -12,6 +12,7 @@ use sixxs_core::{
     contest::Contest,
     doctor::ways::Shadow,
     enforce::Enforcement,
+    health::Leaking,
     lasting::Lasting,
     proof::Vigil,
     routing::{Desired, Observed, Plan, diff},
@@ -96,6 +97,8 @@ pub(super) struct State {
     /// Of a configuration that is just being taken over.
     pub(super) changes: Changes,
     pub(super) leaks: Merger,
+    /// By slot of the tunnel.
+    pub(super) leaking: BTreeMap<u32, Leaking>,
     /// Rules and routes put back of late.
     pub(super) put_back: PutBack,
     pub(super) control_groups: ControlGroups,
@@ -148,6 +151,7 @@ impl State {
             trial: None,
             changes: Changes::default(),
             leaks: Merger::default(),
+            leaking: BTreeMap::new(),
             put_back: PutBack::default(),
             control_groups: ControlGroups::default(),
             vigils: BTreeMap::new(),

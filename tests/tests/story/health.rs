@@ -1,11 +1,12 @@
 //! One judgement of health: `status` in text and JSON, its exit status, and `check` agree.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::topology::{Flavour, OUTSIDE};
 use sixxs_tests::wait;
 
 use crate::setting::Setting;
@@ -120,4 +121,32 @@ fn rules_of_others_before_ours() -> Result<()> {
         is_healthy(&setting)?;
     }
     Ok(())
+}
+
+/// The program makes it work, which is no reason to leave it so.
+#[test]
+fn leaks_that_go_on() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    is_healthy(&setting)?;
+    let [first, _] = setting.lab.tunnels();
+    let address = first.plan.address;
+    let socket = leak::udp_socket(setting.host(), address, Cause::Device("net0"))?;
+    let judged = |level: &str| -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            leak::send(&socket, OUTSIDE, 1, 100)?;
+            std::thread::sleep(Duration::from_millis(100));
+            let status = setting.program.status()?;
+            if status.tunnel(first.plan.interface).health == level {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < NOTICED, "{status:#?}");
+        }
+    };
+    leak::send(&socket, OUTSIDE, 1, 100)?;
+    is_healthy(&setting)?;
+    judged("degraded")?;
+    is_judged(&setting, "degraded", "the program redirects them")?;
+    is_healthy(&setting)
 }
