@@ -4,6 +4,7 @@
 //! are put inside by `setns` alone: `ip netns exec` would also give them a mount namespace, where
 //! a bpffs that they mount dies with them.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -24,6 +25,21 @@ const NAMED: &str = "/run/netns";
 pub struct Namespace {
     name: String,
     file: Arc<File>,
+}
+
+/// What the kernel counted, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    /// What has changed by `later`, in words.
+    pub fn changes(&self, later: &Self) -> String {
+        let changes = later.0.iter().filter_map(|(name, count)| {
+            let more = count - self.0.get(name).copied().unwrap_or_default();
+            (more > 0).then(|| format!("{name} {more}"))
+        });
+        changes.collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Namespace {
@@ -96,6 +112,19 @@ impl Namespace {
         let program = words.next().context("empty command line")?;
         shell::capture(self.command(program).args(words))
             .with_context(|| format!("in network namespace {}", self.name))
+    }
+
+    /// What the kernel counted of IPv6 here (`/proc/net/snmp6`, RFC 4293).
+    pub fn counts(&self) -> Result<Counts> {
+        let text = self.run(|| {
+            let text = std::fs::read_to_string("/proc/thread-self/net/snmp6");
+            text.context("read what the kernel counted")
+        })?;
+        let lines = text.lines().filter_map(|line| {
+            let (name, count) = line.split_once(char::is_whitespace)?;
+            Some((name.to_owned(), count.trim().parse().ok()?))
+        });
+        Ok(Counts(lines.collect()))
     }
 
     /// Sets sysctls inside: names below /proc/sys/net with slashes, and values.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use sixxs_tests::lab::{Lab, Spec, Tunnel};
 use sixxs_tests::netns::Namespace;
 use sixxs_tests::own;
@@ -72,12 +72,17 @@ impl Setting {
         let count = 20;
         let (address, outside) = (tunnel.plan.address, self.lab.outside());
         let before = tunnel.seen_at_broker()?;
+        let host_before = self.host().counts()?;
         let pings = probe::ping(outside, address, count)?;
-        ensure!(
-            pings.sent == count && pings.all_answered(),
-            "ping {address}: {pings:?}"
-        );
         let after = tunnel.seen_at_broker()?;
+        if pings.sent != count || !pings.all_answered() {
+            let host = self.host().counts()?;
+            bail!(
+                "ping {address}: {pings:?}; at {}: {before:?}, then {after:?}; at the host: {}",
+                tunnel.plan.pop,
+                host_before.changes(&host)
+            );
+        }
         for name in ["requests_to_host", "replies_from_host"] {
             let seen = after.get(name)? - before.get(name)?;
             ensure!(seen == count, "{name} of {}: {seen}", tunnel.plan.pop);
