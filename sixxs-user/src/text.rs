@@ -124,6 +124,36 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// Text for a terminal: lines that are longer than this many columns go on below, indented.
+pub fn wrapped(text: &str, columns: usize) -> String {
+    const INDENT: &str = "            ";
+    let mut all = String::new();
+    for line in text.lines() {
+        let mut rest = line;
+        let mut indent = "";
+        while let Some(end) = break_at(rest, columns.saturating_sub(indent.len())) {
+            let (first, later) = rest.split_at(end);
+            push(&mut all, &format!("{indent}{}", first.trim_end()));
+            rest = later.trim_start();
+            indent = INDENT;
+        }
+        push(&mut all, &format!("{indent}{rest}"));
+    }
+    all
+}
+
+/// Where a line of so many columns ends: at its last space, or where a word that is longer is cut.
+/// `None`: it is not longer.
+fn break_at(line: &str, columns: usize) -> Option<usize> {
+    let (beyond, _) = line.char_indices().nth(columns)?;
+    // The indentation is no place to break.
+    let words = line.len() - line.trim_start().len();
+    let end = beyond + usize::from(line[beyond..].starts_with(' '));
+    let space = line.get(words..end).and_then(|words| words.rfind(' '));
+    let space = space.map(|at| at + words);
+    Some(space.filter(|at| *at > words).unwrap_or(beyond)).filter(|at| *at > 0)
+}
+
 /// Connects that can still be made, and who refuses them.
 fn brokers(text: &mut String, brokers: &[Broker]) {
     let mut line = String::new();
@@ -353,6 +383,33 @@ pub fn counters(counters: &Counters, all: bool) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod wrapping {
+    use super::wrapped;
+
+    #[test]
+    fn no_line_is_longer() {
+        let text = "short\n  from      2001:db8:a::2, 2001:db8:b::2, 2001:db8:c::2\n\nfailing: sixxs0: its interface has no carrier; look at it\n";
+        assert_eq!(
+            wrapped(text, 40),
+            "short\n  from      2001:db8:a::2,\n            2001:db8:b::2, 2001:db8:c::2\n\nfailing: sixxs0: its interface has no\n            carrier; look at it\n"
+        );
+    }
+
+    #[test]
+    fn a_long_word_is_cut() {
+        let word = "x".repeat(100);
+        let text = wrapped(&format!("  {word} é{word}\n"), 30);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 30),
+            "{text}"
+        );
+        let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).count();
+        assert_eq!(letters(&text), 201);
+        assert_eq!(wrapped("é", 0), "é\n", "it ends all the same");
+    }
 }
 
 #[cfg(test)]

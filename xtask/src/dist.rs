@@ -2,7 +2,7 @@
 //! that has to be written first is written here, from the program itself.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -15,9 +15,6 @@ use crate::{
 
 /// The package whose metadata say what is in it.
 const PACKAGE: &str = "sixxs-user";
-
-/// Whom its users write to.
-const MAINTAINER: &str = "The sixxs project <sixxs@users.noreply.github.com>";
 
 /// Makes it, and says where it is.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
@@ -48,7 +45,11 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     compress(&directory)?;
     let metadata = Metadata::without_dependencies(workspace)?;
     let version = metadata.version(PACKAGE)?;
-    write(&directory.join("changelog"), &changelog(version)?)?;
+    let maintainer = maintainer(workspace);
+    write(
+        &directory.join("changelog"),
+        &changelog(version, &maintainer)?,
+    )?;
     write(&directory.join("licences"), &licences(workspace)?)?;
     let package = directory.join(format!("sixxs_{version}.deb"));
     progress::run(
@@ -57,12 +58,37 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
         setup::cargo_deb()?
             .current_dir(&workspace.root)
             .args(["--no-build", "--quiet", "--package", PACKAGE])
-            .args(["--maintainer", MAINTAINER])
+            .args(["--maintainer", &maintainer])
             .arg("--output")
             .arg(&package),
         "what is in it is listed in sixxs-user/Cargo.toml",
     )?;
     Ok(package)
+}
+
+/// Whom users of the package write to: who makes it, as other Debian tools find it out (DEBFULLNAME and
+/// DEBEMAIL, debchange(1)), or as git knows them, or by their login.
+fn maintainer(workspace: &Workspace) -> String {
+    let from = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
+    let git = |key: &str| {
+        let mut git = Command::new("git");
+        git.current_dir(&workspace.root).args(["config", key]);
+        let output = git.output().ok().filter(|output| output.status.success())?;
+        let value = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (!value.is_empty()).then_some(value)
+    };
+    let login = || from("USER").unwrap_or_else(|| "root".to_owned());
+    let host = || {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname");
+        name.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+    };
+    let name = from("DEBFULLNAME").or_else(|| git("user.name"));
+    let email = from("DEBEMAIL").or_else(|| git("user.email"));
+    format!(
+        "{} <{}>",
+        name.unwrap_or_else(login),
+        email.unwrap_or_else(|| format!("{}@{}", login(), host()))
+    )
 }
 
 /// Manual pages, which Debian wants so.
@@ -85,7 +111,7 @@ fn compress(directory: &Path) -> Result<()> {
 }
 
 /// As Debian wants it; what users notice is told elsewhere.
-fn changelog(version: &str) -> Result<String> {
+fn changelog(version: &str, maintainer: &str) -> Result<String> {
     let date = process::capture(
         "read the clock",
         Command::new("date").arg("-R").env("LC_ALL", "C"),
@@ -94,7 +120,7 @@ fn changelog(version: &str) -> Result<String> {
     Ok(format!(
         "sixxs ({version}-1) unstable; urgency=medium\n\n  \
            * See /usr/share/doc/sixxs/CHANGELOG.md.\n\n \
-         -- {MAINTAINER}  {date}"
+         -- {maintainer}  {date}"
     ))
 }
 

@@ -22,6 +22,9 @@ use crate::{
     text,
 };
 
+/// A terminal has as many at least.
+const COLUMNS: usize = 80;
+
 pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Result<ExitCode> {
     let draws = io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|kind| kind != "dumb");
     let mut is_first = true;
@@ -29,6 +32,8 @@ pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Re
         let status: Status = client::get(socket, "/v1/status").await?;
         let shown = if json {
             line(&status)?
+        } else if io::stdout().is_terminal() {
+            text::wrapped(&text::status(&status), COLUMNS)
         } else {
             text::status(&status)
         };
