@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
@@ -37,16 +37,42 @@ pub fn has_ip6tables() -> bool {
 /// Whether the kernel has WireGuard: makes such an interface, in a network namespace that ends with
 /// the question.
 pub fn has_wireguard() -> Result<bool> {
+    has_interfaces(&["wireguard"])
+}
+
+/// Whether the kernel makes interfaces of a type.
+fn has_interfaces(kind: &[&str]) -> Result<bool> {
     let ask = || {
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
-        shell::capture(Command::new("ip").args(["link", "add", "asked", "type", "wireguard"]))
+        let mut ip = Command::new("ip");
+        shell::capture(ip.args(["link", "add", "asked", "type"]).args(kind))
     };
     let answer = std::thread::scope(|scope| scope.spawn(ask).join());
     match answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Ok(_) => Ok(true),
         Err(error) if format!("{error:#}").contains("Unknown device type") => Ok(false),
-        Err(error) => Err(error).context("ask for WireGuard"),
+        Err(error) => Err(error).with_context(|| format!("ask for {kind:?}")),
     }
+}
+
+/// Whether the kernel has VRFs (`CONFIG_NET_VRF`): makes one, in a network namespace that ends with the
+/// question.
+pub fn has_vrf() -> Result<bool> {
+    has_interfaces(&["vrf", "table", "53"])
+}
+
+/// Whether something is told that needs a feature of the kernel. Where the environment says that the
+/// kernel has it (`SIXXS_KERNEL_HAS`, names with commas between), its absence is an error.
+pub fn is_told(feature: &str, has: bool) -> Result<bool> {
+    let must = std::env::var("SIXXS_KERNEL_HAS").unwrap_or_default();
+    ensure!(
+        has || must.split(',').all(|name| name != feature),
+        "this kernel has no {feature}, and should"
+    );
+    if !has {
+        println!("not told: this kernel has no {feature}");
+    }
+    Ok(has)
 }
 
 /// How long the kernel needs at least for a grace period of RCU, now, on this machine. Attaching a

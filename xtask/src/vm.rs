@@ -34,6 +34,9 @@ struct Suite {
     variables: &'static [(&'static str, &'static str)],
 }
 
+/// What tests are told there for certain.
+const FEATURES: (&str, &str) = ("SIXXS_KERNEL_HAS", "vrf,wireguard");
+
 /// What must hold, all of it.
 const WHOLE: &[Suite] = &[
     Suite {
@@ -58,6 +61,7 @@ const WHOLE: &[Suite] = &[
             "bound_socket::",
             "tunnel_gone::",
             "down::",
+            "exits::a_table_of_a_vrf",
             "status::",
             "reload::",
             "native::",
@@ -70,7 +74,7 @@ const WHOLE: &[Suite] = &[
             "a_fight_over_rules",
             "counts repairs within seconds; an emulated processor is some ten times slower",
         )],
-        variables: &[],
+        variables: &[FEATURES],
     },
     GUIDES,
     CHAOS,
@@ -81,9 +85,9 @@ const WHOLE: &[Suite] = &[
 const SHORT: &[Suite] = &[
     Suite {
         binary: "story",
-        only: &["replies::", "native::"],
+        only: &["replies::", "native::", "exits::a_table_of_a_vrf"],
         except: &[],
-        variables: &[],
+        variables: &[FEATURES],
     },
     CHAOS,
 ];

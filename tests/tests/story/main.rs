@@ -11,9 +11,11 @@ macro_rules! variants {
             #[test]
             fn $name() -> anyhow::Result<()> {
                 use sixxs_tests::topology::Flavour;
-                if Flavour::$flavour == Flavour::WireGuard && !sixxs_tests::kernel::has_wireguard()? {
-                    println!("not told: this kernel has no WireGuard");
-                    return Ok(());
+                if Flavour::$flavour == Flavour::WireGuard {
+                    let has = sixxs_tests::kernel::has_wireguard()?;
+                    if !sixxs_tests::kernel::is_told("wireguard", has)? {
+                        return Ok(());
+                    }
                 }
                 $scene(
                     Flavour::$flavour,

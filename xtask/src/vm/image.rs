@@ -34,6 +34,8 @@ const MODULES: &[&str] = &[
     "bridge",
     "8021q",
     "wireguard",
+    // Exits in tables of their own.
+    "vrf",
     // 6in4.
     "sit",
     // Programs on clsact, and filters of others beside them.
