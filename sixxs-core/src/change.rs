@@ -73,6 +73,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         uplinks,
         on_leak,
+        direct_connected,
         rule_priority,
         connect_limit,
         rule_mode,
@@ -83,6 +84,10 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
         ("uplinks", *uplinks != old.uplinks),
         ("on_leak", *on_leak != old.on_leak),
+        (
+            "direct_connected",
+            *direct_connected != old.direct_connected,
+        ),
         ("rule_priority", *rule_priority != old.rule_priority),
         ("rule_mode", *rule_mode != old.rule_mode),
         ("metrics", *metrics != old.metrics),

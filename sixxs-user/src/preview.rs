@@ -7,7 +7,7 @@ use sixxs_core::{
     config::{Config, Kind, Learned, Tunnel},
     enforce::{Enforcement, Role},
     link::{Candidate, Link, LinkLayer, Links},
-    routing::{Desired, diff},
+    routing::{Desired, connected::local_networks, diff},
     types::{IfIndex, IfName, Mtu},
 };
 
@@ -42,6 +42,8 @@ pub async fn preview(
     let is_wanted = |tunnel: &Tunnel| !before.stopped.contains(&tunnel.name);
     let mut observed = netlink.observe(&Scope::of(new)).await?;
     let (whole, conflicts) = new.with(learned, &observed.links);
+    let networks = local_networks(&whole, &observed.links, &observed.connected);
+    let whole = whole.with_direct(&networks.clone().unwrap_or_default());
 
     let mut desired = Desired::new(&whole, is_wanted);
     let ours = whole.tunnels.iter().filter(|tunnel| {
@@ -71,6 +73,7 @@ pub async fn preview(
         .iter()
         .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
         .collect();
+    problems.extend(networks.err());
     problems.extend(plan.problems.iter().map(ToString::to_string));
     let names = |list: &[IfName]| list.iter().map(ToString::to_string).collect();
     let only = |these: &BTreeSet<IfName>, those: &BTreeSet<IfName>| {

@@ -39,6 +39,8 @@ pub struct Config {
     pub uplinks: Option<Vec<IfName>>,
     /// What the programs do with a leak.
     pub on_leak: OnLeak,
+    /// Whether local networks are direct ([`crate::routing::connected`]).
+    pub direct_connected: bool,
     /// Priority of the rules by source; those for direct destinations come right before.
     pub rule_priority: RulePriority,
     /// How often brokers are connected to.
@@ -59,6 +61,7 @@ impl Default for Config {
         Self {
             uplinks: None,
             on_leak: OnLeak::default(),
+            direct_connected: true,
             rule_priority: RulePriority(RULE_PRIORITY),
             connect_limit: Limit::default(),
             rule_mode: RuleMode::default(),
@@ -151,6 +154,7 @@ const RULE_PRIORITY: u32 = 16383;
 const KEYS: &[&str] = &[
     "uplinks",
     "on_leak",
+    "direct_connected",
     "rule_priority",
     "rule_mode",
     "metrics",
@@ -232,6 +236,9 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
     let on_leak = table
         .parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"", faults)
         .map_or(OnLeak::default(), |at| at.value);
+    let direct_connected = table
+        .boolean("direct_connected", faults)
+        .is_none_or(|at| at.value);
     // Below: 0 is the local table's, and the rules for direct destinations need the place before.
     // Above: 32766 is the main table's, and a rule behind it is never asked.
     let rule_priority = table
@@ -279,6 +286,7 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
     Some(Config {
         uplinks: uplinks.map(values),
         on_leak,
+        direct_connected,
         rule_priority: RulePriority(rule_priority),
         connect_limit,
         rule_mode,

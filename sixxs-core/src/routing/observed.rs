@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Rule, desired::Place};
+use super::{Rule, connected::ConnectedRoute, desired::Place};
 use crate::{
     link::Links,
     types::{IfIndex, Metric, PROTOCOL, Prefix, TableId},
@@ -20,6 +20,8 @@ pub struct Observed {
     pub routes: Vec<ObservedRoute>,
     /// Neighbours that carry our protocol number, and everybody's that stay resolved by themselves.
     pub neighbours: Vec<ObservedNeighbour>,
+    /// What interfaces are connected to.
+    pub connected: Vec<ConnectedRoute>,
 }
 
 /// A neighbour that needs no resolving.

@@ -468,6 +468,7 @@ proptest! {
             rules,
             routes: without_doubles(routes),
             neighbours: one_of_each(neighbours),
+            connected: Vec::new(),
         };
         let desired = Desired::new(&config, |tunnel| {
             if tunnel.name.as_str() == "sixxs0" { wanted.0 } else { wanted.1 }

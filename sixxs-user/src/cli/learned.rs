@@ -3,7 +3,12 @@
 
 use std::net::Ipv6Addr;
 
-use sixxs_core::{config::Config, link::Links, types::InterfaceAddress};
+use sixxs_core::{
+    config::Config,
+    link::Links,
+    routing::{Observed, connected::local_networks},
+    types::InterfaceAddress,
+};
 
 use crate::{api::Status, broker::cache::Cache, driver, paths::Paths};
 
@@ -16,6 +21,12 @@ pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Sta
         hear(&mut whole, status);
     }
     whole
+}
+
+/// The configuration with the local networks that are seen. Too many are the daemon's to tell.
+pub(super) fn beside(config: Config, observed: &Observed) -> Config {
+    let networks = local_networks(&config, &observed.links, &observed.connected);
+    config.with_direct(&networks.unwrap_or_default())
 }
 
 /// Takes from the daemon the addresses of those that have none so far.

@@ -95,6 +95,7 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
             let config = config_file::read(&paths.config)?;
             let config = learned::overlaid(&config, paths, None).await;
             let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
+            let config = learned::beside(config, &observed);
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
     };

@@ -15,8 +15,8 @@ use sixxs_core::{
     health::Leaking,
     lasting::Lasting,
     proof::Vigil,
-    routing::{Desired, Observed, Plan, diff},
-    types::IfName,
+    routing::{Desired, Observed, Plan, connected::local_networks, diff},
+    types::{IfName, Prefix},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
@@ -66,6 +66,8 @@ pub(super) struct State {
     /// Whether there ever was a tunnel.
     pub(super) had_tunnels: bool,
     conflicts: Vec<Conflict>,
+    /// As of the last look.
+    local_networks: BTreeSet<Prefix>,
     pub(super) netlink: Netlink,
     pub(super) kernel: Kernel,
     pub(super) services: Services,
@@ -129,6 +131,7 @@ impl State {
             added: BTreeSet::new(),
             had_tunnels: false,
             conflicts: Vec::new(),
+            local_networks: BTreeSet::new(),
             netlink,
             kernel,
             services,
@@ -187,14 +190,21 @@ impl State {
         self.listen();
         let is_first = self.observed.links.iter().next().is_none();
         self.observed = self.netlink.observe(&self.scope()).await?;
-        if is_first {
-            // What brokers said before anything was seen of the host.
+        let networks = local_networks(&self.wanted, &self.observed.links, &self.observed.connected);
+        let (networks, too_many) = match networks {
+            Ok(networks) => (networks, None),
+            Err(too_many) => (BTreeSet::new(), Some(too_many)),
+        };
+        if is_first || networks != self.local_networks {
+            self.local_networks = networks;
+            // At first also what brokers said before anything was seen of the host.
             self.overlay();
         }
         self.hear();
         self.tell_drivers();
         let conflicts = self.conflicts.iter();
         let mut problems: Vec<_> = conflicts.map(|c| format!("{}: {c}", c.tunnel)).collect();
+        problems.extend(too_many);
         for part in [
             self.enforce().await,
             self.route().await,
@@ -255,7 +265,9 @@ impl State {
 
     /// Lays what brokers said over what the user wants.
     pub(super) fn overlay(&mut self) {
-        (self.config, self.conflicts) = self.wanted.with(&self.learned, &self.observed.links);
+        let (config, conflicts) = self.wanted.with(&self.learned, &self.observed.links);
+        self.config = config.with_direct(&self.local_networks);
+        self.conflicts = conflicts;
         for (name, running) in &mut self.tunnels {
             let conflict = self.conflicts.iter().find(|c| c.tunnel == *name);
             running.refused = conflict.map(ToString::to_string);

@@ -74,6 +74,8 @@ pub struct Scope {
     pub tables: BTreeSet<TableId>,
     /// Whether it matters which interfaces are exits.
     pub exits: bool,
+    /// Whether it matters what interfaces are connected to.
+    pub connected: bool,
 }
 
 impl Scope {
@@ -86,6 +88,7 @@ impl Scope {
                 RuleMode::Subtrees => [SUBTREES_TABLE, DIRECTS_TABLE].into(),
             },
             exits: config.uplinks.is_none(),
+            connected: config.direct_connected,
         }
     }
 }

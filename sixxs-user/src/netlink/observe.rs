@@ -61,6 +61,11 @@ impl Netlink {
             self.find_exits(&mut links, &led).await?;
             self.find_newcomers(&mut links);
         }
+        let connected = if scope.connected {
+            self.wide_routes.look().await?.connected.clone()
+        } else {
+            Vec::new()
+        };
         let links: Links = links.into_iter().collect();
         let mut routes = self
             .routes(None, Some(PROTOCOL))
@@ -79,6 +84,7 @@ impl Netlink {
             neighbours,
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
+            connected,
         })
     }
 

@@ -10,6 +10,8 @@ use rtnetlink::{
 };
 use sixxs_core::{routing::exits::PIECE_BITS, types::PROTOCOL};
 
+use super::wide::is_of_the_host;
+
 /// A subscription to changes of interfaces, IPv6 addresses, routes and rules.
 pub struct Watcher {
     socket: TokioSocket,
@@ -178,13 +180,18 @@ impl OutsideWatcher {
 }
 
 /// Whether a message is about anything of ours. Routes come and go by the thousand on a router:
-/// only our own matter, and those with short destinations, which may make an interface an exit.
+/// only our own matter, those with short destinations, which may make an interface an exit, and those of
+/// the host's own networks.
 ///
-/// A `nlmsghdr` (type at offset 4), then a `rtmsg` (destination length at 1, protocol at 5): both
+/// A `nlmsghdr` (type at offset 4), then a `rtmsg` (destination length at 1, table at 4, protocol at 5): all
 /// unchanged since Linux 2.2. Notifications come one to a datagram.
 fn matters(message: &[u8]) -> bool {
     match route_event(message) {
-        Some(event) => event.protocol == PROTOCOL || event.destination_bits <= PIECE_BITS,
+        Some(event) => {
+            event.protocol == PROTOCOL
+                || event.destination_bits <= PIECE_BITS
+                || is_of_the_host(event.table, event.protocol)
+        }
         None => true,
     }
 }
@@ -192,9 +199,15 @@ fn matters(message: &[u8]) -> bool {
 /// What an event of an IPv6 route does to exits. Rules and interfaces are read at each look.
 fn exits(message: &[u8]) -> Exits {
     match route_event(message) {
-        Some(event) if event.protocol == PROTOCOL || event.destination_bits > PIECE_BITS => {
-            Exits::Same
+        Some(event) if event.protocol == PROTOCOL => Exits::Same,
+        // A network that this host is connected to.
+        Some(event)
+            if event.destination_bits > PIECE_BITS
+                && is_of_the_host(event.table, event.protocol) =>
+        {
+            Exits::Changed
         }
+        Some(event) if event.destination_bits > PIECE_BITS => Exits::Same,
         Some(event) if event.is_new => Exits::More,
         Some(_) => Exits::Changed,
         None => Exits::Same,
@@ -204,6 +217,7 @@ fn exits(message: &[u8]) -> Exits {
 struct RouteEvent {
     is_new: bool,
     destination_bits: u8,
+    table: u8,
     protocol: u8,
 }
 
@@ -211,13 +225,14 @@ struct RouteEvent {
 fn route_event(message: &[u8]) -> Option<RouteEvent> {
     const RTMSG: usize = 16;
     let kind = u16::from_ne_bytes(*message.get(4..6)?.first_chunk()?);
-    let [family, destination_bits, _, _, _, protocol] = message.get(RTMSG..RTMSG + 6)? else {
+    let [family, destination_bits, _, _, table, protocol] = message.get(RTMSG..RTMSG + 6)? else {
         return None;
     };
     let is_route = matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) && *family == AF_INET6;
     is_route.then_some(RouteEvent {
         is_new: kind == RTM_NEWROUTE,
         destination_bits: *destination_bits,
+        table: *table,
         protocol: *protocol,
     })
 }

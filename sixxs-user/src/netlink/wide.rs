@@ -19,7 +19,10 @@ use rtnetlink::{
     sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols},
 };
 use sixxs_core::{
-    routing::exits::{PIECE_BITS, WideRoute},
+    routing::{
+        connected::ConnectedRoute,
+        exits::{PIECE_BITS, WideRoute},
+    },
     types::{IfIndex, PROTOCOL, TableId},
 };
 use tokio::time::timeout;
@@ -62,6 +65,8 @@ struct Last {
 pub(super) struct Answer {
     /// By table, destination and interface.
     pub(super) routes: Vec<WideRoute>,
+    /// By destination and interface.
+    pub(super) connected: Vec<ConnectedRoute>,
     /// Whether there are routes by next hop objects of which the kernel does not say the interface
     /// (`net.ipv4.nexthop_compat_mode` is 0).
     pub(super) has_hidden: bool,
@@ -137,9 +142,12 @@ impl WideRoutes {
             && let Some(before) = before
         {
             answer.routes.extend(before.answer.routes);
+            answer.connected.extend(before.answer.connected);
         }
         answer.routes.sort_unstable();
         answer.routes.dedup();
+        answer.connected.sort_unstable();
+        answer.connected.dedup();
         Ok(dump)
     }
 
@@ -214,6 +222,8 @@ impl Dump {
                     self.count += 1;
                     if is_wide(message) {
                         self.add(message)?;
+                    } else if may_be_connected(message) {
+                        self.add_connected(message)?;
                     }
                 }
                 _ => {}
@@ -222,11 +232,30 @@ impl Dump {
         Ok(false)
     }
 
+    /// A route of the main table without a next hop.
+    fn add_connected(&mut self, message: &[u8]) -> Result<(), RequestError> {
+        let Some(message) = parsed(message)? else {
+            return Ok(());
+        };
+        let mut index = None;
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(oif) => index = Some(IfIndex(*oif)),
+                RouteAttribute::Gateway(_)
+                | RouteAttribute::Via(_)
+                | RouteAttribute::MultiPath(_)
+                | RouteAttribute::NhId(_) => return Ok(()),
+                _ => {}
+            }
+        }
+        let destination = destination(&message);
+        let connected = index.map(|index| ConnectedRoute { destination, index });
+        self.answer.connected.extend(connected);
+        Ok(())
+    }
+
     fn add(&mut self, message: &[u8]) -> Result<(), RequestError> {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
-            .map_err(|error| RequestError::Broken(error.to_string()))?;
-        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) = message.payload
-        else {
+        let Some(message) = parsed(message)? else {
             return Ok(());
         };
         let mut table = u32::from(message.header.table);
@@ -252,6 +281,33 @@ impl Dump {
         self.answer.routes.extend(routes);
         Ok(())
     }
+}
+
+fn parsed(message: &[u8]) -> Result<Option<RouteMessage>, RequestError> {
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
+        .map_err(|error| RequestError::Broken(error.to_string()))?;
+    Ok(match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => Some(message),
+        _ => None,
+    })
+}
+
+/// Whether a message is of a route that may be to a local network, by its header (the table is at 4). It
+/// is the kernel's own, an administrator's or a router advertisement's: what routing daemons say is about
+/// others' networks, and may be a million.
+fn may_be_connected(message: &[u8]) -> bool {
+    let Some([_, bits, _, _, table, protocol, _, kind]) = message.get(NLMSGHDR..NLMSGHDR + 8)
+    else {
+        return false;
+    };
+    *bits > PIECE_BITS && *kind == RTN_UNICAST && is_of_the_host(*table, *protocol)
+}
+
+/// Whether a route is one of the main table that no routing daemon made (`RTPROT_KERNEL`, `RTPROT_BOOT`,
+/// `RTPROT_STATIC`, `RTPROT_RA` of the kernel's uapi/linux/rtnetlink.h).
+pub(super) const fn is_of_the_host(table: u8, protocol: u8) -> bool {
+    const MAIN: u8 = 254;
+    table == MAIN && matches!(protocol, 2 | 3 | 4 | 9)
 }
 
 /// Whether a message is of a route of somebody else's that may make an interface an exit, by its header: a

@@ -50,6 +50,7 @@ mod health;
 mod hooks;
 mod kept_words;
 mod lans;
+mod local_networks;
 mod many;
 mod metrics;
 mod native;

@@ -77,6 +77,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
     let config = learned::overlaid(&config, paths, status.as_ref()).await;
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::of(&config)).await?;
+    let config = learned::beside(config, &observed);
     let links = &observed.links;
     let (oif, oif_index) = interface(links, oif.as_ref())?;
     let (iif, iif_index) = interface(links, asked.iif.as_ref())?;

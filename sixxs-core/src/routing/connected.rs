@@ -1,0 +1,166 @@
+//! Local networks: what this host is connected to by an interface that is neither an exit nor a tunnel.
+//!
+//! Containers on a bridge, hosts of a LAN, peers of a VPN: replies to them take the interface, whatever
+//! address they come from. By a tunnel they would leave for the world, where nobody knows the way back.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    config::{Config, Tunnel},
+    link::Links,
+    types::{IfIndex, IfName, Prefix},
+};
+
+/// Pairs of a source and a local network, at most: a packet passes the rules for them one by one.
+const MOST_PAIRS: usize = 4096;
+
+/// A route of the main table to what is on the link: unicast, without a next hop. Not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectedRoute {
+    /// Its destination, longer than [`PIECE_BITS`](super::exits::PIECE_BITS).
+    pub destination: Prefix,
+    /// Its interface.
+    pub index: IfIndex,
+}
+
+/// The local networks among `routes`; `Err`: they are too many, in words.
+pub fn local_networks(
+    config: &Config,
+    links: &Links,
+    routes: &[ConnectedRoute],
+) -> Result<BTreeSet<Prefix>, String> {
+    if !config.direct_connected {
+        return Ok(BTreeSet::new());
+    }
+    let is_tunnel = |name: &IfName| config.tunnels.iter().any(|tunnel| tunnel.name == *name);
+    let is_uplink = |name: &IfName| config.uplinks.iter().flatten().any(|uplink| uplink == name);
+    let local = |route: &&ConnectedRoute| {
+        let destination = route.destination.address();
+        let is_global = !destination.is_unicast_link_local() && !destination.is_multicast();
+        let link = links.by_index(route.index);
+        is_global
+            && link.is_some_and(|link| {
+                link.up && !link.is_exit && !is_tunnel(&link.name) && !is_uplink(&link.name)
+            })
+    };
+    let networks: BTreeSet<_> = routes.iter().filter(local).map(|r| r.destination).collect();
+    let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
+    if sources.saturating_mul(networks.len()) > MOST_PAIRS {
+        return Err(format!(
+            "{} local networks are too many for {sources} addresses and prefixes of tunnels: replies to them \
+             leave by the tunnels; name those that matter in `direct`, and set `direct_connected = false`",
+            networks.len()
+        ));
+    }
+    Ok(networks)
+}
+
+impl Config {
+    /// With these destinations direct for all tunnels.
+    #[must_use]
+    pub fn with_direct(mut self, networks: &BTreeSet<Prefix>) -> Self {
+        for tunnel in &mut self.tunnels {
+            let Tunnel { direct, .. } = tunnel;
+            let missing = networks.iter().filter(|network| !direct.contains(network));
+            let missing: Vec<_> = missing.copied().collect();
+            direct.extend(missing);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        config::parse,
+        link::{Candidate, Link, LinkLayer},
+        types::Mtu,
+    };
+
+    const ONE: &str =
+        "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8:a::2/64\"\n";
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index: IfIndex(index),
+            name: name.parse().unwrap(),
+            up: true,
+            mtu: Mtu(1500),
+            layer: LinkLayer::Ethernet([2; 6]),
+            carrier: true,
+            addresses: Vec::new(),
+            unusable: BTreeMap::new(),
+            is_exit: false,
+            candidate: Candidate::Settled,
+        }
+    }
+
+    fn route(destination: &str, index: u32) -> ConnectedRoute {
+        ConnectedRoute {
+            destination: destination.parse().unwrap(),
+            index: IfIndex(index),
+        }
+    }
+
+    fn found(config: &str, links: Vec<Link>, routes: &[ConnectedRoute]) -> Vec<String> {
+        let config = parse("test", config).unwrap();
+        let links = links.into_iter().collect();
+        let networks = local_networks(&config, &links, routes).unwrap();
+        networks.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_is_local() {
+        let routes = [
+            route("2001:db8:5::/64", 2),
+            route("fd00:d0c::/64", 3),
+            route("fe80::/64", 3),
+            route("2001:db8:a::/64", 4),
+            route("fd00:99::/64", 5),
+            route("fd00:77::/64", 6),
+        ];
+        let mut uplink = link(2, "net0");
+        uplink.is_exit = true;
+        let mut down = link(5, "br1");
+        down.up = false;
+        let links = || {
+            vec![
+                uplink.clone(),
+                link(3, "br0"),
+                link(4, "sixxs0"),
+                down.clone(),
+            ]
+        };
+        assert_eq!(found(ONE, links(), &routes), ["fd00:d0c::/64"]);
+        let named = format!("uplinks = [\"br0\"]\n{ONE}");
+        assert_eq!(found(&named, links(), &routes), Vec::<String>::new());
+        let off = format!("direct_connected = false\n{ONE}");
+        assert_eq!(found(&off, links(), &routes), Vec::<String>::new());
+    }
+
+    #[test]
+    fn too_many_are_told() {
+        let routes: Vec<_> = (0..4097)
+            .map(|number| route(&format!("fd00:{number:x}::/64"), 3))
+            .collect();
+        let config = parse("test", ONE).unwrap();
+        let links = [link(3, "br0")].into_iter().collect();
+        let told = local_networks(&config, &links, &routes).unwrap_err();
+        assert!(
+            told.starts_with("4097 local networks are too many for 1"),
+            "{told}"
+        );
+        assert!(local_networks(&config, &links, &routes[1..]).is_ok());
+    }
+
+    #[test]
+    fn they_are_direct_for_all() {
+        let config = parse("test", ONE).unwrap();
+        let networks: BTreeSet<Prefix> = ["fd00:1::/64".parse().unwrap()].into();
+        let with = config.with_direct(&networks).with_direct(&networks);
+        assert_eq!(with.tunnels[0].direct, ["fd00:1::/64".parse().unwrap()]);
+    }
+}
