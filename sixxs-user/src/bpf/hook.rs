@@ -13,7 +13,7 @@ use sixxs_core::{
     types::{IfIndex, IfName},
 };
 
-use super::{Pins, program_id};
+use super::{Pins, program_id, tcx};
 use crate::{
     netlink::{
         Netlink, name_to_index,
@@ -142,7 +142,7 @@ impl Attachments {
         }
         let place = (index, direction);
         let still_there = match self.attached.get(&place) {
-            Some(Attached::Tcx(_)) => is_in_tcx(program, name, direction)?,
+            Some(Attached::Tcx(_)) => is_in_tcx(program, index, direction)?,
             Some(Attached::Clsact) => {
                 let own = program_id(program)?;
                 let filter = our_filter(netlink, index, direction).await?;
@@ -205,15 +205,17 @@ impl Attachments {
         (index, direction): Place,
     ) -> anyhow::Result<Attached> {
         let path = self.pins.link(index, direction);
-        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+        if is_attached_here(&path, index, direction)
+            && let Ok(pinned) = PinnedLink::from_pin(&path)
+        {
             let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
             // Replaced in one step: there is no moment without a program.
             if let Ok(id) = program.attach_to_link(link) {
                 return Ok(tcx_link(program.take_link(id)?.try_into()?, &path));
             }
-            // The link of an interface that is gone, whose index came back.
-            removal::file(&path)?;
         }
+        // The link of an interface that is gone, whose index came back, or something else.
+        removal::file(&path)?;
         // Somebody may have taken the directory away just now.
         self.pins.make()?;
         let id = program.attach_with_options(
@@ -278,13 +280,10 @@ impl Attachments {
         let by_link = self.attached.iter();
         let by_link = by_link.filter(|(_, attached)| matches!(attached, Attached::Tcx(_)));
         by_link.map(|(place, _)| place).any(|(index, direction)| {
-            // An interface that is gone is told of.
-            let Some(name) = crate::netlink::index_to_name(*index) else {
-                return false;
-            };
-            let programs = SchedClassifier::query_tcx(name.as_str(), attach_type(*direction));
+            // An error: the interface is gone, which is told of.
+            let attached = tcx::attached(*index, *direction);
             let own = own(*direction);
-            programs.is_ok_and(|(_, programs)| programs.iter().all(|program| program.id() != own))
+            attached.is_ok_and(|attached| attached.iter().all(|found| found.program != own))
         })
     }
 
@@ -372,13 +371,23 @@ pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
 /// Whether our program is among those that TCX runs there.
 fn is_in_tcx(
     program: &SchedClassifier,
-    name: &IfName,
+    index: IfIndex,
     direction: Direction,
 ) -> anyhow::Result<bool> {
     let own = program_id(program)?;
-    let (_, programs) = SchedClassifier::query_tcx(name.as_str(), attach_type(direction))
-        .with_context(|| format!("list the TCX programs of {name}"))?;
-    Ok(programs.iter().any(|program| program.id() == own))
+    let attached = tcx::attached(index, direction)
+        .with_context(|| format!("list the TCX programs of interface {index}"))?;
+    Ok(attached.iter().any(|attached| attached.program == own))
+}
+
+/// Whether the link that is pinned at a path is attached just there. Of a link the kernel says the index of
+/// its interface, but not the network namespace; of an interface of this namespace it says which links it has.
+fn is_attached_here(path: &Path, index: IfIndex, direction: Direction) -> bool {
+    let Ok(Some(link)) = tcx::pinned(path) else {
+        return false;
+    };
+    let attached = tcx::attached(index, direction);
+    attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.number))
 }
 
 /// Our filter, if it is there.

@@ -14,7 +14,9 @@ mod remove;
 mod seen;
 mod syscall;
 mod tables;
+mod tcx;
 pub mod test_run;
+mod unscoped;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,6 +50,7 @@ pub use seen::{Seen, SeenPins, seen_at, seen_pins};
 use hook::{Attachments, Found};
 use pins::Pins;
 use tables::Tables;
+use unscoped::Former;
 
 /// The eBPF object, as `cargo xtask build` made it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
@@ -67,7 +70,7 @@ pub struct Kernel {
     /// Every map that is pinned, so that it can be pinned again.
     pinned: Vec<(PathBuf, MapData)>,
     /// Pins of programs with other layouts, which have not been replaced yet.
-    others: Vec<Pins>,
+    others: Vec<Former>,
 }
 
 /// What [`Kernel::sync`] did that there was to tell.
@@ -124,9 +127,13 @@ impl Kernel {
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
         let pins = Pins::prepare(pin_dir)?;
-        let others = pins.others()?;
-        for other in &others {
-            pins.adopt(other)?;
+        let mut others = Vec::new();
+        for other in pins.others()? {
+            pins.adopt(&other)?;
+            others.push(Former {
+                pins: other,
+                is_shared: false,
+            });
         }
         let mut tries = 3;
         loop {
@@ -143,7 +150,7 @@ impl Kernel {
 
     fn load_once(
         pins: &Pins,
-        others: Vec<Pins>,
+        others: Vec<Former>,
         hook: HookChoice,
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
@@ -184,6 +191,23 @@ impl Kernel {
         };
         let rings = Rings { events, debugging };
         Ok((kernel, rings))
+    }
+
+    /// Takes over what versions before directories of network namespaces pinned in this one; before the
+    /// first [`Kernel::sync`].
+    pub async fn take_over(&mut self, netlink: &Netlink) -> anyhow::Result<()> {
+        self.others
+            .splice(0..0, unscoped::take_over(&self.pins, netlink).await?);
+        Ok(())
+    }
+
+    /// The directories of other network namespaces beside this one's pins.
+    pub fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut unscoped = self.pins.unscoped()?;
+        let is_taken = |pins: &Pins| self.others.iter().any(|former| former.pins == *pins);
+        unscoped.retain(|pins| !is_taken(pins));
+        let unscoped = unscoped.iter().map(Pins::root);
+        Ok(unscoped.chain(self.pins.strangers()?).collect())
     }
 
     /// Makes maps and attachments what they should be. `names` are all interfaces that may ever
@@ -254,9 +278,11 @@ impl Kernel {
     /// Takes over what programs of other layouts had counted, which are all replaced now.
     fn carry(&mut self) -> anyhow::Result<()> {
         while let Some(other) = self.others.pop() {
-            let counted = carry::counted(&other);
-            // Not twice, whatever happens.
-            other.remove()?;
+            let counted = carry::counted(&other.pins);
+            // Not twice, whatever happens. Those of others have no link of ours any more.
+            if !other.is_shared {
+                other.pins.remove()?;
+            }
             self.tables.carry(&counted?)?;
         }
         Ok(())

@@ -1,8 +1,11 @@
 //! Where maps and links are pinned, and the bpffs under it.
 //!
-//! Layout, below the pin directory: `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, and
-//! `v1/clsact/IFINDEX`, an empty directory for each clsact qdisc that is ours: a mark that lives and
-//! dies with the rest.
+//! Each network namespace has a directory of its own below the pin directory, by its cookie, since
+//! interface indexes are a namespace's own. What another namespace pinned is never touched. In it are
+//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, and `v1/clsact/IFINDEX`, an empty directory for each
+//! clsact qdisc that is ours: a mark that lives and dies with the rest.
+//!
+//! Earlier versions pinned without the namespace: see [`super::unscoped`].
 
 use std::{
     fs, io,
@@ -19,7 +22,8 @@ use sixxs_common::layout;
 use sixxs_core::types::IfIndex;
 use tracing::warn;
 
-use crate::netlink::tc::Direction;
+use super::tcx;
+use crate::{namespace, netlink::tc::Direction};
 
 /// Whether this process has mounts of its own, as far as can be seen.
 fn is_in_a_mount_namespace() -> bool {
@@ -31,17 +35,22 @@ fn is_in_a_mount_namespace() -> bool {
 /// Where every distribution expects bpffs.
 const STANDARD: &str = "/sys/fs/bpf";
 
+/// Directories of network namespaces are called so; behind it is the cookie.
+const NAMESPACE: &str = "net-";
+
 /// The pin directory, on a bpffs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pins {
     pin_dir: PathBuf,
+    /// Of all versions of the layout: a network namespace's, or the pin directory itself.
+    versions: PathBuf,
     root: PathBuf,
 }
 
 impl Pins {
     /// As [`Pins::make`].
     pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
-        let pins = Self::at(pin_dir);
+        let pins = Self::at(pin_dir)?;
         pins.make()?;
         Ok(pins)
     }
@@ -79,27 +88,54 @@ impl Pins {
         Ok(())
     }
 
-    /// The pins below a directory, whether they are there or not.
-    pub(super) fn at(pin_dir: &Path) -> Self {
-        Self::of(pin_dir, &format!("v{}", layout::VERSION))
+    /// The pins of this network namespace below a directory, whether they are there or not.
+    pub(super) fn at(pin_dir: &Path) -> anyhow::Result<Self> {
+        let versions = pin_dir.join(format!("{NAMESPACE}{}", namespace::cookie()?));
+        let version = format!("v{}", layout::VERSION);
+        Ok(Self::of(pin_dir, &versions, &version))
     }
 
-    fn of(pin_dir: &Path, version: &str) -> Self {
+    fn of(pin_dir: &Path, versions: &Path, version: &str) -> Self {
         Self {
             pin_dir: pin_dir.to_owned(),
-            root: pin_dir.join(version),
+            versions: versions.to_owned(),
+            root: versions.join(version),
         }
     }
 
     /// Those of other versions of the layout, the newest last.
     pub(super) fn others(&self) -> anyhow::Result<Vec<Self>> {
-        let mut versions = names(&self.pin_dir)?;
-        versions.retain(|name| is_version(name) && self.root.file_name() != Some(name.as_ref()));
+        let mut others = self.versions_in(&self.versions)?;
+        others.retain(|other| other.root != self.root);
+        Ok(others)
+    }
+
+    /// Those of earlier versions, which did not tell network namespaces apart, the newest last.
+    pub(super) fn unscoped(&self) -> anyhow::Result<Vec<Self>> {
+        self.versions_in(&self.pin_dir)
+    }
+
+    fn versions_in(&self, directory: &Path) -> anyhow::Result<Vec<Self>> {
+        let mut versions = names(directory)?;
+        versions.retain(|name| is_version(name));
         versions.sort_by_key(|name| (name.len(), name.clone()));
         Ok(versions
             .iter()
-            .map(|version| Self::of(&self.pin_dir, version))
+            .map(|version| Self::of(&self.pin_dir, directory, version))
             .collect())
+    }
+
+    /// The directories of other network namespaces.
+    pub(super) fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut strangers = names(&self.pin_dir)?;
+        strangers.retain(|name| name.starts_with(NAMESPACE));
+        let paths = strangers.iter().map(|name| self.pin_dir.join(name));
+        Ok(paths.filter(|path| *path != self.versions).collect())
+    }
+
+    /// The directory of this version.
+    pub(super) fn root(&self) -> PathBuf {
+        self.root.clone()
     }
 
     /// The name of its version.
@@ -110,19 +146,34 @@ impl Pins {
     /// Takes links and marks of another version over, so that its programs can be replaced where
     /// they sit. What we have already stays ours.
     pub(super) fn adopt(&self, other: &Self) -> anyhow::Result<()> {
-        for (theirs, ours) in [
-            (other.links(), self.links()),
-            (other.clsact(), self.clsact()),
-        ] {
-            for name in names(&theirs)? {
-                let (from, to) = (theirs.join(&name), ours.join(&name));
-                if !to.exists() {
-                    fs::rename(&from, &to)
-                        .with_context(|| format!("take {} over", from.display()))?;
-                }
-            }
+        for name in names(&other.links())? {
+            self.adopt_link(other, &name)?;
+        }
+        for index in other.marked_clsact()? {
+            self.adopt_mark(other, index)?;
         }
         Ok(())
+    }
+
+    /// Takes one link over, by the name of its pin.
+    pub(super) fn adopt_link(&self, other: &Self, name: &str) -> anyhow::Result<()> {
+        take_over(&other.links().join(name), &self.links().join(name))
+    }
+
+    /// Takes the mark of a clsact qdisc over.
+    pub(super) fn adopt_mark(&self, other: &Self, index: IfIndex) -> anyhow::Result<()> {
+        let name = index.to_string();
+        take_over(&other.clsact().join(&name), &self.clsact().join(&name))
+    }
+
+    /// The links pinned now that can be read, with the names of their pins.
+    pub(super) fn read_links(&self) -> anyhow::Result<Vec<(String, tcx::Link)>> {
+        let mut links = Vec::new();
+        for name in names(&self.links())? {
+            let link = tcx::pinned(&self.links().join(&name))?;
+            links.extend(link.map(|link| (name, link)));
+        }
+        Ok(links)
     }
 
     /// Removes all of it.
@@ -205,6 +256,14 @@ impl Pins {
     }
 }
 
+/// Gives a pin or a mark another place, unless that is taken.
+fn take_over(from: &Path, to: &Path) -> anyhow::Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    fs::rename(from, to).with_context(|| format!("take {} over", from.display()))
+}
+
 /// Names in a directory; none where it does not exist.
 fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
@@ -237,14 +296,22 @@ pub(super) fn on_bpffs(path: &Path) -> bool {
         .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Removes what was pinned by this version or another, the pin directory, and the bpffs if it was
-/// mounted just there.
-pub(super) fn remove_all(pin_dir: &Path) -> anyhow::Result<()> {
-    // The root of a bpffs has files of the kernel's own.
-    for version in names(pin_dir)?.iter().filter(|name| is_version(name)) {
-        let path = pin_dir.join(version);
-        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+/// Removes what this network namespace pinned, whatever the version, and where nobody else pinned
+/// anything the pin directory, and the bpffs if it was mounted just there.
+pub(super) fn remove_all(pins: &Pins) -> anyhow::Result<()> {
+    let Pins {
+        pin_dir, versions, ..
+    } = pins;
+    match fs::remove_dir_all(versions) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", versions.display()));
+        }
+        _ => {}
     }
+    if !pins.strangers()?.is_empty() || !pins.unscoped()?.is_empty() {
+        return Ok(());
+    }
+    // The root of a bpffs has files of the kernel's own.
     if is_mount_point(pin_dir) && pin_dir != Path::new(STANDARD) {
         nix::mount::umount(pin_dir)
             .with_context(|| format!("unmount bpffs from {}", pin_dir.display()))?;

@@ -86,7 +86,9 @@ pub struct SeenPins {
 /// Looks at a pin directory.
 #[must_use]
 pub fn seen_pins(pin_dir: &Path) -> SeenPins {
-    let others = Pins::at(pin_dir).others().unwrap_or_default();
+    let pins = Pins::at(pin_dir);
+    let others = |pins: &Pins| Some([pins.others().ok()?, pins.unscoped().ok()?].concat());
+    let others = pins.ok().as_ref().and_then(others).unwrap_or_default();
     SeenPins {
         mounted: on_bpffs(pin_dir),
         mount_point: mount_point(pin_dir).to_owned(),

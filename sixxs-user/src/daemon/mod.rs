@@ -179,8 +179,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     );
     // What another run of ours carried waits for nothing.
     let tunnels = tunnels::start(&config, &services);
-    let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
+    let (mut kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
         .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel::why_no_bpf(&error)))?;
+    kernel.take_over(&netlink).await?;
+    for stranger in kernel.strangers()? {
+        info!(
+            "{} belongs to another network namespace and is left alone",
+            stranger.display()
+        );
+    }
     let Rings { events, debugging } = rings;
     let mut events = bpf::wait_on(events)?;
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;

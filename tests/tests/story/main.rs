@@ -62,6 +62,7 @@ mod native_ways;
 mod network_manager;
 mod networkd;
 mod on_leak;
+mod pins;
 mod plan;
 mod proof;
 mod reload;

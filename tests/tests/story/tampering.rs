@@ -166,8 +166,7 @@ fn pins_come_back() -> Result<()> {
     let daemon = setting.start()?;
     setting.outside_is_answered(&setting.lab.tunnels()[0])?;
     let before = setting.program.status()?;
-    let pins = setting.lab.paths().pins();
-    let version = pins.join(format!("v{}", sixxs_common::layout::VERSION));
+    let version = setting.version()?;
     let all = pinned(&version);
     ensure!(all.len() > 10, "{all:?}");
     fs::remove_dir_all(&version).context("take the pins away")?;
@@ -297,8 +296,7 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
         let address = TUNNELS[1].address;
         let interval = Duration::from_millis(2);
         let stream = PingStream::start(setting.lab.outside(), address, interval)?;
-        let pins = setting.lab.paths().pins();
-        let version = pins.join(format!("v{}", sixxs_common::layout::VERSION));
+        let (pins, version) = (setting.pins()?, setting.version()?);
         let mut before = Vec::new();
         for other in ["v2", "v1000"] {
             fs::rename(&version, pins.join(other))?;
@@ -332,7 +330,7 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
 #[test]
 fn counters_of_another_layout_are_carried_over() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let pins = setting.lab.paths().pins();
+    let pins = setting.pins()?;
     // The daemon mounts what it pins to.
     assert_eq!(setting.start()?.stop()?, 0);
     let [name, other] = TUNNELS.each_ref().map(|plan| plan.interface);

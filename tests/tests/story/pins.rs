@@ -1,0 +1,153 @@
+//! Pins belong to a network namespace: daemons of several namespaces share a pin directory.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sixxs_tests::bpf;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
+
+use crate::setting::Setting;
+
+const EGRESS: &str = "sixxs_egress";
+
+/// Two hosts whose pins are in the directory of the first.
+fn two(hook: Hook) -> Result<[Setting; 2]> {
+    let first = Setting::new(Flavour::Tun, hook)?;
+    let mut second = Setting::new(Flavour::Tun, hook)?;
+    let shared = first.lab.paths().pins();
+    second.program.add_environment([("SIXXS_PIN_DIR", shared)]);
+    Ok([first, second])
+}
+
+/// Sends packets that leak, and sees that all of them are put into the tunnel.
+fn leaks_are_caught(setting: &Setting) -> Result<()> {
+    let [tunnel, _] = setting.lab.tunnels();
+    let leaked = || Ok::<_, anyhow::Error>(setting.program.status()?);
+    let before = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    leak::send(&socket, OUTSIDE, 200, 100)?;
+    let after = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
+    ensure!(after == before + 200, "{} of 200", after - before);
+    setting.nothing_went_astray()
+}
+
+/// What is pinned below a directory, in its order.
+fn listed(directory: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    if directory.exists() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.extend(listed(&entry.path())?);
+            }
+            names.push(entry.path().display().to_string());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+variants!(two_daemons_share_a_directory: tun(Tun, Auto), tun_clsact(Tun, Clsact));
+
+/// Two daemons in two network namespaces with one pin directory: each keeps what is its own, while they run,
+/// when one is killed, and when one is taken away.
+fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
+    let [first, second] = two(hook)?;
+    let shared = first.lab.paths().pins();
+    let here = first.start()?;
+    let programs = |setting: &Setting| {
+        Ok::<_, anyhow::Error>(bpf::tcx_named(setting.host(), UPLINK, false, EGRESS)?.len())
+    };
+    let before = (listed(&first.pins()?)?, programs(&first)?);
+    let there = second.start()?;
+    let log = there.log();
+    let told = format!(
+        "{} belongs to another network namespace",
+        first.pins()?.display()
+    );
+    ensure!(log.contains(&told), "{log}");
+    for setting in [&first, &second] {
+        leaks_are_caught(setting)?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    for setting in [&first, &second] {
+        let status = setting.program.status()?;
+        ensure!(status.healthy && status.corrections == 0, "{status:#?}");
+    }
+    // One that dies leaves the other alone, and its own programs at work.
+    there.kill()?;
+    leaks_are_caught(&first)?;
+    second.delete_own_rules()?;
+    second.outside_is_answered(&second.lab.tunnels()[0])?;
+    second.nothing_went_astray()?;
+    // It comes back to its own, and is taken away without a trace.
+    let there = second.start()?;
+    leaks_are_caught(&second)?;
+    ensure!(second.pins_in(&shared)?.exists());
+    second.program.ok(&["down"])?;
+    ensure!(there.wait()? == 0);
+    ensure!(!second.pins_in(&shared)?.exists());
+    ensure!((listed(&first.pins()?)?, programs(&first)?) == before);
+    leaks_are_caught(&first)?;
+    ensure!(first.program.status()?.corrections == 0);
+    ensure!(here.stop()? == 0);
+    // The last one takes the directory along.
+    first.program.ok(&["down"])?;
+    ensure!(!shared.exists());
+    Ok(())
+}
+
+variants!(pins_without_a_namespace: tun_old(Tun, Auto), tun_clsact_old(Tun, Clsact));
+
+/// Earlier versions pinned without the namespace. Whose pins they are is told by where their programs are
+/// attached: another namespace's are left alone, whoever comes first.
+fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
+    let [first, second] = two(hook)?;
+    let shared = first.lab.paths().pins();
+    ensure!(first.start()?.stop()? == 0);
+    first.outside_is_answered(&first.lab.tunnels()[0])?;
+    // As an earlier version left them.
+    let old = shared.join("v3");
+    fs::rename(first.version()?, &old)?;
+    let left = listed(&old)?;
+    let programs = bpf::tcx(first.host(), UPLINK, false)?;
+    let daemon = second.start()?;
+    ensure!(
+        daemon
+            .log()
+            .contains(&format!("{} belongs to another", old.display()))
+    );
+    ensure!(
+        second
+            .program
+            .status()?
+            .tunnel(TUNNELS[0].interface)
+            .echo
+            .requests_in
+            == 0
+    );
+    ensure!(daemon.stop()? == 0);
+    second.program.ok(&["down"])?;
+    ensure!(listed(&old)? == left);
+    ensure!(bpf::tcx(first.host(), UPLINK, false)? == programs);
+    // Those whose they are take them over, with what they counted.
+    let daemon = first.start()?;
+    ensure!(!old.exists(), "{:?} {}", listed(&old)?, daemon.log());
+    let status = first.program.status()?;
+    ensure!(
+        status.tunnel(TUNNELS[0].interface).echo.requests_in == 20,
+        "{status:#?}"
+    );
+    leaks_are_caught(&first)?;
+    ensure!(daemon.stop()? == 0);
+    // And take them away.
+    fs::rename(first.version()?, &old)?;
+    first.program.ok(&["down"])?;
+    ensure!(!shared.exists());
+    ensure!(bpf::tcx_named(first.host(), UPLINK, false, EGRESS)?.is_empty());
+    Ok(())
+}
