@@ -198,6 +198,33 @@ impl Attachments {
         Ok(())
     }
 
+    /// Pins links again in whose places something else is pinned; returns what that was.
+    pub(super) fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut restored = Vec::new();
+        for (place, attached) in &self.attached {
+            let Attached::Tcx(handles) = attached else {
+                continue;
+            };
+            let path = self.pins.link(place.0, place.1);
+            let own = handles.first().context("the link has no handle left")?;
+            let own = own.info().context("ask for a link's number")?.id();
+            let found = tcx::pinned(&path).ok().flatten();
+            if path.exists() && found.is_none_or(|found| found.number != own) {
+                removal::file(&path)?;
+                restored.push((*place, path));
+            }
+        }
+        let mut told = Vec::new();
+        for (place, path) in restored {
+            self.pin_again(place)?;
+            told.push(format!(
+                "pin {} again, where something else was",
+                path.display()
+            ));
+        }
+        Ok(told)
+    }
+
     fn tcx(
         &self,
         program: &mut SchedClassifier,

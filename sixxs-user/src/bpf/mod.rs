@@ -40,7 +40,10 @@ use sixxs_core::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::netlink::{Netlink, tc::Direction};
+use crate::{
+    netlink::{Netlink, tc::Direction},
+    removal,
+};
 
 pub use decided::decided;
 pub use hook::{Hook, HookChoice};
@@ -286,6 +289,32 @@ impl Kernel {
             self.tables.carry(&counted?)?;
         }
         Ok(())
+    }
+
+    /// Reads back what maps hold, and what is pinned in their places and in those of links: whoever is root may
+    /// write there, and nothing tells of it. Puts right what is not as it was left; returns what that was.
+    pub fn restore(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut restored = Vec::new();
+        for (path, map) in &self.pinned {
+            let wanted = map.info().context("ask for a map's number")?.id();
+            // A pin that is gone is any round's affair.
+            if path.exists() && pins::map_number(path) != Some(wanted) {
+                removal::file(path)?;
+                map.pin(path)
+                    .with_context(|| format!("pin {} again", path.display()))?;
+                restored.push(format!(
+                    "pin {} again, where something else was",
+                    path.display()
+                ));
+            }
+        }
+        restored.extend(self.attachments.restore_pins()?);
+        let maps = self.tables.restore()?;
+        let written = maps
+            .iter()
+            .map(|map| format!("write the map {map} again, which somebody else had written to"));
+        restored.extend(written);
+        Ok(restored)
     }
 
     /// Pins maps again whose pins somebody took away; returns what went wrong.

@@ -256,6 +256,15 @@ impl Pins {
     }
 }
 
+/// The number of the map that is pinned at a path; `None`: there is none.
+pub(super) fn map_number(path: &Path) -> Option<u32> {
+    let object = tcx::open(path).ok()?;
+    if tcx::kind(&object) != Some(tcx::Kind::Map) {
+        return None;
+    }
+    Some(MapData::from_pin(path).ok()?.info().ok()?.id())
+}
+
 /// Gives a pin or a mark another place, unless that is taken.
 fn take_over(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() {

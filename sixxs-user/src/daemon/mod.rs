@@ -59,7 +59,7 @@ pub use tunnels::Verb;
 use state::{State, Ways};
 use systemd::Watchdog;
 
-/// Everything is looked at anew this often, events or not.
+/// Everything is looked at anew this often, events or not, and what is pinned is read back.
 const RESYNC: Duration = Duration::from_secs(30);
 
 /// The record of connects is looked at this often.
@@ -300,7 +300,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             }
             // From the loop itself: a task of its own would say that all is well while this one hangs.
             () = watchdog.due() => watchdog.tell(),
-            _ = resync.tick() => pacer.changed(started.elapsed()),
+            _ = resync.tick() => {
+                state.restore();
+                pacer.changed(started.elapsed());
+            }
             () = bell.notified() => pacer.changed(started.elapsed()),
             Some(stopped) = stopped.recv() => state.stopped(stopped).await,
             guard = events.readable_mut() => {

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sixxs_tests::bpf;
+use sixxs_tests::bpf::{self, Order};
+use sixxs_tests::kernel;
+use sixxs_tests::lab::Spec;
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::wait;
 
 use crate::setting::Setting;
 
@@ -149,5 +152,79 @@ fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     first.program.ok(&["down"])?;
     ensure!(!shared.exists());
     ensure!(bpf::tcx_named(first.host(), UPLINK, false, EGRESS)?.is_empty());
+    Ok(())
+}
+
+/// Somebody empties the maps by their pins, and pins other things in the places of ours. Nothing tells of it:
+/// the round of every 30 s puts it right, and says so.
+#[test]
+fn what_is_pinned_is_read_back() -> Result<()> {
+    // With prefixes, whose destinations are direct.
+    let spec = Spec {
+        lans: true,
+        ..Spec::new(Flavour::Tun)
+    };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    leaks_are_caught(&setting)?;
+    let version = setting.version()?;
+    const MAPS: [&str; 8] = [
+        "SLOTS",
+        "TIMES",
+        "TUNNELS",
+        "INTERFACES",
+        "DIRECTS",
+        "SOURCES",
+        "FEW",
+        "CONTROL",
+    ];
+    for map in MAPS {
+        bpf::wipe(&version.join("maps").join(map))?;
+    }
+    // A map of somebody else's, and somebody else's link.
+    let strange = version.join("maps/LEAKS");
+    fs::remove_file(&strange)?;
+    bpf::pin_array(&strange, false, 1, 0, &[0; 8])?;
+    let program = bpf::load_empty()?;
+    let link = bpf::attach(setting.host(), &program, UPLINK, false, Order::Last)?;
+    let index = setting
+        .host()
+        .run(|| Ok(nix::net::if_::if_nametoindex(UPLINK)?))?;
+    let pin = version.join(format!("links/{index}-egress"));
+    if kernel::has_tcx()? {
+        fs::remove_file(&pin)?;
+        bpf::pin(&pin, &link)?;
+    }
+    let told = || {
+        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let corrections = alerts
+            .iter()
+            .filter_map(|alert| alert["correction"].as_str());
+        Ok(corrections.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut wanted: Vec<_> = MAPS.map(|map| format!("the map {map} again")).into();
+    wanted.push(format!("pin {} again", strange.display()));
+    if kernel::has_tcx()? {
+        wanted.push(format!("pin {} again", pin.display()));
+    }
+    let all = |told: &Vec<String>| {
+        let is_told = |wanted: &String| told.iter().any(|told| told.contains(wanted));
+        wanted.iter().all(is_told)
+    };
+    wait::until("all is told", Duration::from_secs(35), told, all)?;
+    let status = setting.program.status()?;
+    ensure!(
+        status.corrections == u64::try_from(wanted.len())?,
+        "{status:#?}"
+    );
+    leaks_are_caught(&setting)?;
+    // What is pinned now is ours: it is enforced without a daemon.
+    drop((link, program));
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    let daemon = setting.start()?;
+    leaks_are_caught(&setting)?;
+    ensure!(daemon.stop()? == 0);
     Ok(())
 }
