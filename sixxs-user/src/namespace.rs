@@ -1,6 +1,10 @@
-//! Network namespaces: which one this is.
+//! Network namespaces: which one this is, and how to enter another one.
 
-use std::{io, os::fd::AsRawFd as _};
+use std::{
+    fs, io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
@@ -27,6 +31,25 @@ pub(crate) fn cookie() -> anyhow::Result<u64> {
         return Err(io::Error::last_os_error()).context("ask for the network namespace's number");
     }
     Ok(cookie)
+}
+
+/// The file by which the network namespace of a process is entered: the one with a name, if it has one.
+pub(crate) fn file_of(process: u32) -> PathBuf {
+    /// Where `ip netns` keeps names.
+    const NAMED: &str = "/run/netns";
+    let file = PathBuf::from(format!("/proc/{process}/ns/net"));
+    let identity = |path: &Path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let Some(wanted) = identity(&file) else {
+        return file;
+    };
+    let named = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let mut named = named.map(|entry| entry.path());
+    named
+        .find(|path| identity(path) == Some(wanted))
+        .unwrap_or(file)
 }
 
 #[cfg(test)]
