@@ -39,18 +39,19 @@ pub(crate) fn holder(lock: &Path) -> Option<Holder> {
     })
 }
 
-/// Sees that there is one daemon per run directory.
-pub(crate) fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
+/// Sees that there is one daemon per run directory. `None`: the file system is full, or read-only; a daemon
+/// keeps tunnels right without a lock, and another one is still kept away from the network namespace.
+pub(crate) fn lock(paths: &Paths) -> anyhow::Result<Option<Flock<File>>> {
     let makes_directory = !paths.run_dir.exists();
-    fs::create_dir_all(&paths.run_dir)
-        .with_context(|| format!("create {}", paths.run_dir.display()))?;
     let path = paths.lock();
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))?;
+    let file = match open(paths) {
+        Ok(file) => file,
+        Err(error) if has_no_room(&error) => {
+            warn!("{error:#}; going on without a lock");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {
             // The lock holds without it, on a file system that is full as well.
@@ -59,7 +60,7 @@ pub(crate) fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
                     "{error:#}; `sixxs down` will not know in which network namespace this daemon runs"
                 );
             }
-            Ok(lock)
+            Ok(Some(lock))
         }
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
             "another sixxs runs with {}; stop it, or run this one in a network namespace of its own, \
@@ -68,6 +69,29 @@ pub(crate) fn lock(paths: &Paths) -> anyhow::Result<Flock<File>> {
         ),
         Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
+}
+
+fn open(paths: &Paths) -> anyhow::Result<File> {
+    fs::create_dir_all(&paths.run_dir)
+        .with_context(|| format!("create {}", paths.run_dir.display()))?;
+    let path = paths.lock();
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))
+}
+
+fn has_no_room(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::ReadOnlyFilesystem
+        )
+    })
 }
 
 /// Writes to the lock file who holds it.

@@ -12,6 +12,7 @@ use sixxs_core::{
     link::Links,
     types::{IfIndex, IfName},
 };
+use tracing::warn;
 
 use super::{Pins, program_id, tcx};
 use crate::{
@@ -177,7 +178,7 @@ impl Attachments {
         // After a change of hook, what the other one left would count everything twice.
         match hook {
             Hook::Tcx => remove_filter(netlink, place).await?,
-            Hook::Clsact => removal::file(&self.pins.link(index, direction))?,
+            Hook::Clsact => self.pins.remove_link(index, direction)?,
         }
         Ok(found)
     }
@@ -185,12 +186,17 @@ impl Attachments {
     /// Pins a link again whose pin somebody took away.
     fn pin_again(&mut self, place: Place) -> anyhow::Result<()> {
         let path = self.pins.link(place.0, place.1);
-        if path.exists() {
-            return Ok(());
-        }
         let Some(Attached::Tcx(handles)) = self.attached.get_mut(&place) else {
             return Ok(());
         };
+        // With one handle it could not be pinned: what has its place is another's.
+        let is_pinned = path.exists() && handles.len() > 1;
+        if !self.pins.are_kept() || is_pinned {
+            return Ok(());
+        }
+        // A link that cannot be pinned is dropped.
+        self.pins.ready()?;
+        removal::file(&path)?;
         let pinned = handles.pop().context("the link has no handle left")?;
         let pinned = pinned.pin(&path).context("pin the link again")?;
         handles.push(pinned.into());
@@ -201,7 +207,8 @@ impl Attachments {
     /// Pins links again in whose places something else is pinned; returns what that was.
     pub(super) fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
         let mut restored = Vec::new();
-        for (place, attached) in &self.attached {
+        let pinned = self.attached.iter().filter(|_| self.pins.are_kept());
+        for (place, attached) in pinned {
             let Attached::Tcx(handles) = attached else {
                 continue;
             };
@@ -241,16 +248,28 @@ impl Attachments {
                 return Ok(tcx_link(program.take_link(id)?.try_into()?, &path));
             }
         }
-        // The link of an interface that is gone, whose index came back, or something else.
-        removal::file(&path)?;
-        // Somebody may have taken the directory away just now.
-        self.pins.make()?;
+        // Somebody may have taken the directory away just now, or made it read-only: then the program is
+        // attached, and the link is pinned when that can be done again.
+        let can_pin = self.pins.are_kept() && self.pins.ready().is_ok();
+        if can_pin {
+            // The link of an interface that is gone, whose index came back, or something else.
+            self.pins.remove_link(index, direction)?;
+        }
         let id = program.attach_with_options(
             name.as_str(),
             attach_type(direction),
             TcAttachOptions::TcxOrder(LinkOrder::first()),
         )?;
         let link: FdLink = program.take_link(id)?.try_into()?;
+        if !can_pin {
+            if let Err(error) = detach_former(program, name, index, direction) {
+                warn!(
+                    "a program of an earlier run stays at {name} {}, behind this one: {error:#}",
+                    direction.name()
+                );
+            }
+            return Ok(Attached::Tcx(vec![link]));
+        }
         let pinned = link.pin(&path).context("pin the link")?;
         Ok(tcx_link(pinned.into(), &path))
     }
@@ -331,7 +350,7 @@ impl Attachments {
             }
         };
         for (index, direction) in pinned.into_iter().filter(doomed) {
-            if let Err(error) = removal::file(&self.pins.link(index, direction)) {
+            if let Err(error) = self.pins.remove_link(index, direction) {
                 problems.push(format!("{error:#}"));
             }
         }
@@ -405,6 +424,34 @@ fn is_in_tcx(
     let attached = tcx::attached(index, direction)
         .with_context(|| format!("list the TCX programs of interface {index}"))?;
     Ok(attached.iter().any(|attached| attached.program == own))
+}
+
+/// Detaches what an earlier run attached, whose pins cannot be opened. There is one daemon in a network
+/// namespace: nobody else needs it.
+fn detach_former(
+    program: &SchedClassifier,
+    name: &IfName,
+    index: IfIndex,
+    direction: Direction,
+) -> anyhow::Result<()> {
+    let own = program.info().context("ask for the program's name")?;
+    let attached = tcx::attached(index, direction)
+        .with_context(|| format!("list the TCX programs of {name}"))?;
+    if attached.len() == 1 {
+        return Ok(());
+    }
+    let (_, programs) = SchedClassifier::query_tcx(name.as_str(), attach_type(direction))
+        .with_context(|| format!("list the TCX programs of {name}"))?;
+    let formers = programs
+        .iter()
+        .filter(|found| found.id() != own.id() && found.name() == own.name());
+    for former in formers {
+        let links = attached.iter().filter(|it| it.program == former.id());
+        for link in links {
+            tcx::detach(link.link).context("detach its link")?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the link that is pinned at a path is attached just there. Of a link the kernel says the index of

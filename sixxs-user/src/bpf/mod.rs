@@ -8,10 +8,12 @@
 mod carry;
 mod decided;
 mod hook;
+mod object;
 mod pins;
 mod raw;
 mod remove;
 mod seen;
+mod shape;
 mod syscall;
 mod tables;
 mod tcx;
@@ -39,6 +41,7 @@ use sixxs_core::{
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
+use tracing::warn;
 
 use crate::{
     netlink::{Netlink, tc::Direction},
@@ -74,6 +77,8 @@ pub struct Kernel {
     pinned: Vec<(PathBuf, MapData)>,
     /// Pins of programs with other layouts, which have not been replaced yet.
     others: Vec<Former>,
+    /// Why nothing is pinned, in words.
+    unpinned: Option<String>,
 }
 
 /// What [`Kernel::sync`] did that there was to tell.
@@ -129,7 +134,29 @@ impl Kernel {
         hook: HookChoice,
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
-        let pins = Pins::prepare(pin_dir)?;
+        let load = |pins: &Pins| Self::load_with(pins, hook, debugging);
+        let refused = match Pins::prepare(pin_dir).and_then(|pins| load(&pins)) {
+            Ok(loaded) => return Ok(loaded),
+            Err(error) => error,
+        };
+        // What keeps programs from being pinned does not keep them from being attached.
+        let Ok((mut kernel, rings)) = load(&Pins::none(pin_dir)?) else {
+            return Err(refused);
+        };
+        kernel.unpinned = Some(format!(
+            "nothing can be pinned: {refused:#}; programs end with the daemon, and count from zero (`sixxs doctor` \
+             says what to do; then start it again)"
+        ));
+        Ok((kernel, rings))
+    }
+
+    fn load_with(pins: &Pins, hook: HookChoice, debugging: bool) -> anyhow::Result<(Self, Rings)> {
+        if !pins.are_kept() {
+            return Self::load_once(pins, Vec::new(), hook, debugging);
+        }
+        for strange in pins.set_strange_maps_aside(&object::pinned_maps(OBJECT)?)? {
+            warn!("{strange}");
+        }
         let mut others = Vec::new();
         for other in pins.others()? {
             pins.adopt(&other)?;
@@ -140,7 +167,7 @@ impl Kernel {
         }
         let mut tries = 3;
         loop {
-            match Self::load_once(&pins, others.clone(), hook, debugging) {
+            match Self::load_once(pins, others.clone(), hook, debugging) {
                 // Somebody took the directories away just now.
                 Err(_) if tries > 1 && !pins.are_there() => {
                     tries -= 1;
@@ -162,19 +189,33 @@ impl Kernel {
         } else {
             0
         };
+        let unpinned;
+        let object = if pins.are_kept() {
+            OBJECT
+        } else {
+            unpinned = object::without_pins(OBJECT)?;
+            bytemuck::cast_slice(&unpinned)
+        };
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .default_map_pin_directory(pins.maps())
             .override_global(aya_log::LEVEL, &level, true)
-            .load(OBJECT)
+            .load(object)
             .context("load the eBPF object")?;
         load_programs(&mut ebpf)?;
         let numbers = [
             program_id(program(&mut ebpf, EGRESS)?)?,
             program_id(program(&mut ebpf, INGRESS)?)?,
         ];
-        let pinned = pins.pinned_maps()?;
-        ensure!(!pinned.is_empty(), "the pins were taken away just now");
+        let pinned = if pins.are_kept() {
+            pins.pinned_maps()?
+        } else {
+            Vec::new()
+        };
+        ensure!(
+            !pinned.is_empty() || !pins.are_kept(),
+            "the pins were taken away just now"
+        );
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
         let debugging = if debugging {
             let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
@@ -191,6 +232,7 @@ impl Kernel {
             pins: pins.clone(),
             pinned,
             others,
+            unpinned: None,
         };
         let rings = Rings { events, debugging };
         Ok((kernel, rings))
@@ -199,6 +241,9 @@ impl Kernel {
     /// Takes over what versions before directories of network namespaces pinned in this one; before the
     /// first [`Kernel::sync`].
     pub async fn take_over(&mut self, netlink: &Netlink) -> anyhow::Result<()> {
+        if !self.pins.are_kept() {
+            return Ok(());
+        }
         self.others
             .splice(0..0, unscoped::take_over(&self.pins, netlink).await?);
         Ok(())
@@ -206,6 +251,9 @@ impl Kernel {
 
     /// The directories of other network namespaces beside this one's pins.
     pub fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
+        if !self.pins.are_kept() {
+            return Ok(Vec::new());
+        }
         let mut unscoped = self.pins.unscoped()?;
         let is_taken = |pins: &Pins| self.others.iter().any(|former| former.pins == *pins);
         unscoped.retain(|pins| !is_taken(pins));
@@ -261,6 +309,7 @@ impl Kernel {
         {
             problems.push(format!("take over what was counted: {error:#}"));
         }
+        problems.extend(self.unpinned.clone());
         Ok(Synced {
             problems,
             attached_again,
@@ -298,7 +347,7 @@ impl Kernel {
         for (path, map) in &self.pinned {
             let wanted = map.info().context("ask for a map's number")?.id();
             // A pin that is gone is any round's affair.
-            if path.exists() && pins::map_number(path) != Some(wanted) {
+            if path.exists() && shape::pinned(path).map(|found| found.number) != Some(wanted) {
                 removal::file(path)?;
                 map.pin(path)
                     .with_context(|| format!("pin {} again", path.display()))?;

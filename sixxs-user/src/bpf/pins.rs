@@ -3,11 +3,13 @@
 //! Each network namespace has a directory of its own below the pin directory, by its cookie, since
 //! interface indexes are a namespace's own. What another namespace pinned is never touched. In it are
 //! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, and `v1/clsact/IFINDEX`, an empty directory for each
-//! clsact qdisc that is ours: a mark that lives and dies with the rest.
+//! clsact qdisc that is ours: a mark that lives and dies with the rest. What others pinned in the places of
+//! maps is moved to `v1/strange/NAME`.
 //!
 //! Earlier versions pinned without the namespace: see [`super::unscoped`].
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -17,13 +19,17 @@ use aya::maps::MapData;
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::{AccessFlags, access},
 };
 use sixxs_common::layout;
 use sixxs_core::types::IfIndex;
 use tracing::warn;
 
-use super::tcx;
-use crate::{namespace, netlink::tc::Direction};
+use super::{
+    shape::{self, Shape},
+    tcx,
+};
+use crate::{namespace, netlink::tc::Direction, removal};
 
 /// Whether this process has mounts of its own, as far as can be seen.
 fn is_in_a_mount_namespace() -> bool {
@@ -45,18 +51,47 @@ pub(super) struct Pins {
     /// Of all versions of the layout: a network namespace's, or the pin directory itself.
     versions: PathBuf,
     root: PathBuf,
+    /// Whether anything is pinned: without it, nothing is written here.
+    are_kept: bool,
 }
 
 impl Pins {
     /// As [`Pins::make`].
     pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
         let pins = Self::at(pin_dir)?;
-        pins.make()?;
+        pins.ready()?;
         Ok(pins)
+    }
+
+    /// None: where nothing can be pinned.
+    pub(super) fn none(pin_dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            are_kept: false,
+            ..Self::at(pin_dir)?
+        })
+    }
+
+    /// Whether anything is pinned.
+    pub(super) const fn are_kept(&self) -> bool {
+        self.are_kept
+    }
+
+    /// Sees that the directories are there and can be written to: a file system that is read-only says nothing
+    /// to making those that are there already.
+    pub(super) fn ready(&self) -> anyhow::Result<()> {
+        self.make()?;
+        for directory in [self.maps(), self.links(), self.clsact()] {
+            access(&directory, AccessFlags::W_OK)
+                .with_context(|| format!("write to {}", directory.display()))?;
+        }
+        Ok(())
     }
 
     /// Makes the directories, and mounts bpffs where there is none.
     pub(super) fn make(&self) -> anyhow::Result<()> {
+        if !self.are_kept {
+            return Ok(());
+        }
         let pin_dir = &self.pin_dir;
         if !on_bpffs(pin_dir) {
             let point = mount_point(pin_dir);
@@ -100,6 +135,7 @@ impl Pins {
             pin_dir: pin_dir.to_owned(),
             versions: versions.to_owned(),
             root: versions.join(version),
+            are_kept: true,
         }
     }
 
@@ -183,9 +219,10 @@ impl Pins {
 
     /// Whether the directories are still there.
     pub(super) fn are_there(&self) -> bool {
-        [self.maps(), self.links(), self.clsact()]
-            .iter()
-            .all(|directory| directory.is_dir())
+        !self.are_kept
+            || [self.maps(), self.links(), self.clsact()]
+                .iter()
+                .all(|directory| directory.is_dir())
     }
 
     pub(super) fn maps(&self) -> PathBuf {
@@ -198,6 +235,41 @@ impl Pins {
 
     fn clsact(&self) -> PathBuf {
         self.root.join("clsact")
+    }
+
+    /// Removes the pin of a link, if there is one.
+    pub(super) fn remove_link(&self, index: IfIndex, direction: Direction) -> anyhow::Result<()> {
+        if !self.are_kept {
+            return Ok(());
+        }
+        removal::file(&self.link(index, direction))
+    }
+
+    /// Moves what is pinned in the places of our maps and is none of them out of the way; returns in words what
+    /// that was.
+    pub(super) fn set_strange_maps_aside(
+        &self,
+        maps: &BTreeMap<String, Shape>,
+    ) -> anyhow::Result<Vec<String>> {
+        let aside = self.root.join("strange");
+        let mut moved = Vec::new();
+        for (name, wanted) in maps {
+            let from = self.maps().join(name);
+            let found = shape::pinned(&from).map(|found| found.shape);
+            if !from.exists() || found == Some(*wanted) {
+                continue;
+            }
+            fs::create_dir_all(&aside).with_context(|| format!("create {}", aside.display()))?;
+            let to = aside.join(name);
+            fs::rename(&from, &to).with_context(|| format!("move {} away", from.display()))?;
+            let found = found.map_or("no map".to_owned(), |found| format!("a map of {found}"));
+            moved.push(format!(
+                "{} is not of sixxs ({found}; ours is of {wanted}): it is in {} now",
+                from.display(),
+                to.display()
+            ));
+        }
+        Ok(moved)
     }
 
     pub(super) fn link(&self, index: IfIndex, direction: Direction) -> PathBuf {
@@ -219,6 +291,9 @@ impl Pins {
 
     /// The links pinned now.
     pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<(IfIndex, Direction)>> {
+        if !self.are_kept {
+            return Ok(Vec::new());
+        }
         Ok(names(&self.links())?
             .iter()
             .filter_map(|name| {
@@ -233,6 +308,9 @@ impl Pins {
 
     /// Notes that the clsact qdisc of an interface is ours.
     pub(super) fn mark_clsact(&self, index: IfIndex) -> anyhow::Result<()> {
+        if !self.are_kept {
+            return Ok(());
+        }
         let mark = self.clsact().join(index.to_string());
         match fs::create_dir(&mark) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -249,20 +327,14 @@ impl Pins {
 
     /// The interfaces whose clsact qdisc is ours.
     pub(super) fn marked_clsact(&self) -> anyhow::Result<Vec<IfIndex>> {
+        if !self.are_kept {
+            return Ok(Vec::new());
+        }
         Ok(names(&self.clsact())?
             .iter()
             .filter_map(|name| name.parse().ok().map(IfIndex))
             .collect())
     }
-}
-
-/// The number of the map that is pinned at a path; `None`: there is none.
-pub(super) fn map_number(path: &Path) -> Option<u32> {
-    let object = tcx::open(path).ok()?;
-    if tcx::kind(&object) != Some(tcx::Kind::Map) {
-        return None;
-    }
-    Some(MapData::from_pin(path).ok()?.info().ok()?.id())
 }
 
 /// Gives a pin or a mark another place, unless that is taken.
@@ -338,7 +410,7 @@ fn is_version(name: &str) -> bool {
     !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn is_mount_point(path: &Path) -> bool {
+pub(super) fn is_mount_point(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
     match (device(path), path.parent().and_then(device)) {

@@ -22,6 +22,8 @@ use crate::netlink::tc::Direction;
 const OBJECT_GET: libc::c_long = 7;
 const INFORMATION: libc::c_long = 15;
 const PROGRAM_QUERY: libc::c_long = 16;
+const LINK_BY_NUMBER: libc::c_long = 30;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
@@ -131,6 +133,28 @@ pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
         program: information.program,
         interface: information.interface,
     }))
+}
+
+/// Detaches the program of a link, whoever holds the link. Needs `CAP_SYS_ADMIN`.
+pub(super) fn detach(link: u32) -> io::Result<()> {
+    #[repr(C)]
+    struct Get {
+        number: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut get = Get {
+        number: link,
+        next: 0,
+        flags: 0,
+    };
+    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    let descriptor = unsafe { make(LINK_BY_NUMBER, &mut get) }?;
+    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
+    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let mut descriptor = link.as_raw_fd();
+    // SAFETY: the command takes a descriptor alone.
+    unsafe { call(LINK_DETACH, &mut descriptor) }
 }
 
 /// Opens what is pinned at a path.

@@ -36,6 +36,7 @@ use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
 use tracing::{debug, info, warn};
@@ -214,15 +215,12 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
 
     let pruning = tokio::spawn(prune(connects));
     let (quits_to, mut quits) = mpsc::channel(1);
-    let server = control::listen(
-        &paths.socket(),
-        &paths.group,
-        control::Daemon {
-            requests: requests_to,
-            quits: quits_to,
-            clock: options.movable_clock.then_some(clock),
-        },
-    )?;
+    let ends = control::Daemon {
+        requests: requests_to,
+        quits: quits_to,
+        clock: options.movable_clock.then_some(clock),
+    };
+    let mut server = listen(&mut state, &ends);
     let mut told_ready = false;
     let mut watchdog = Watchdog::new();
 
@@ -302,6 +300,9 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             () = watchdog.due() => watchdog.tell(),
             _ = resync.tick() => {
                 state.restore();
+                if server.is_none() {
+                    server = listen(&mut state, &ends);
+                }
                 pacer.changed(started.elapsed());
             }
             () = bell.notified() => pacer.changed(started.elapsed()),
@@ -361,10 +362,31 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         // Whoever asked may have gone.
         let _gone = done.send(());
     }
-    server.abort();
+    if let Some(server) = server {
+        server.abort();
+        removal::file(&paths.socket())?;
+    }
     pruning.abort();
-    removal::file(&paths.socket())?;
     Ok(end)
+}
+
+/// Opens the control socket. Where that cannot be, tunnels are kept right all the same, and it is tried again
+/// with each resync.
+fn listen(state: &mut State, ends: &control::Daemon) -> Option<JoinHandle<()>> {
+    match control::listen(&state.paths.socket(), &state.paths.group, ends.clone()) {
+        Ok(server) => {
+            state.not_listening = None;
+            Some(server)
+        }
+        Err(error) => {
+            let problem = format!("no command reaches this daemon: {error:#}");
+            if state.not_listening.is_none() {
+                warn!("{problem}");
+            }
+            state.not_listening = Some(problem);
+            None
+        }
+    }
 }
 
 /// Each native tunnel holds some six descriptors: hundreds need more than processes are given without

@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) enforcement: Enforcement,
     /// What pinned maps or links could not be put right, in words, as of the last time they were read back.
     unrestored: Vec<String>,
+    /// Why there is no control socket, in words.
+    pub(super) not_listening: Option<String>,
     /// What could not be done, in words.
     pub(super) problems: Vec<String>,
     pub(super) in_place: InPlace,
@@ -135,6 +137,7 @@ impl State {
             plan: Plan::default(),
             enforcement: Enforcement::default(),
             unrestored: Vec::new(),
+            not_listening: None,
             problems: Vec::new(),
             in_place: InPlace::default(),
             corrections: 0,
@@ -204,7 +207,7 @@ impl State {
         self.removals.looked();
         problems.extend(self.contest.problem(self.started.elapsed()));
         problems.extend(self.silences());
-        problems.extend(self.unrestored.iter().cloned());
+        problems.extend(self.unrestored.iter().chain(&self.not_listening).cloned());
         problems.extend(self.alerts.hooks.problems());
         self.tell_problems(problems);
         self.tell_states();

@@ -31,6 +31,7 @@ mod setting;
 mod aiccu_commands;
 mod alerts;
 mod bound_socket;
+mod cannot_be_had;
 mod check;
 mod command_tunnel;
 mod config_changed;
