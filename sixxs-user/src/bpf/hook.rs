@@ -12,7 +12,7 @@ use sixxs_core::{
     link::Links,
     types::{IfIndex, IfName},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Pins, program_id, tcx};
 use crate::{
@@ -183,6 +183,16 @@ impl Attachments {
         Ok(found)
     }
 
+    /// Pins all links again whose pins somebody took away.
+    pub(super) fn pin_all_again(&mut self) {
+        let places: Vec<_> = self.attached.keys().copied().collect();
+        for place in places {
+            if let Err(error) = self.pin_again(place) {
+                debug!("{error:#}");
+            }
+        }
+    }
+
     /// Pins a link again whose pin somebody took away.
     fn pin_again(&mut self, place: Place) -> anyhow::Result<()> {
         let path = self.pins.link(place.0, place.1);
@@ -282,10 +292,16 @@ impl Attachments {
         netlink: &Netlink,
     ) -> anyhow::Result<Attached> {
         if !netlink.has_clsact(index).await? {
+            // Marked before it is there: a daemon that dies in between leaves no qdisc that nobody removes.
+            self.pins.mark_clsact(index)?;
             match tc::qdisc_add_clsact(name.as_str()) {
-                Ok(()) => self.pins.mark_clsact(index)?,
-                Err(error) if is_there_already(&error) => {}
-                Err(error) => return Err(error).context("add the clsact qdisc"),
+                Ok(()) => {}
+                Err(error) => {
+                    self.pins.unmark_clsact(index);
+                    if !is_there_already(&error) {
+                        return Err(error).context("add the clsact qdisc");
+                    }
+                }
             }
         }
         if let Some(ours) = our_filter(netlink, index, direction).await? {

@@ -271,6 +271,9 @@ impl Kernel {
         netlink: &Netlink,
     ) -> anyhow::Result<Synced> {
         self.tables.write(wanted, names)?;
+        // Links first: they keep programs and maps at work, whenever the daemon dies. What could not be pinned is
+        // told by the interface, below.
+        self.attachments.pin_all_again();
         let mut problems = self.pin_again();
         let mut attached_again = Vec::new();
         for (name, interface) in &wanted.interfaces {

@@ -155,6 +155,39 @@ fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
+/// Pins that were taken away come back links first: a daemon that is killed as soon as a map is pinned again leaves
+/// every program attached.
+#[test]
+fn links_are_pinned_before_maps() -> Result<()> {
+    if !kernel::has_tcx()? {
+        return Ok(());
+    }
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let version = setting.version()?;
+    for _ in 0..5 {
+        let daemon = setting.start()?;
+        let links = fs::read_dir(version.join("links"))?.count();
+        ensure!(links == 5, "{links} links");
+        fs::remove_dir_all(&version)?;
+        setting
+            .host()
+            .sh("ip link add some0 type veth peer name some1")?;
+        let begun = std::time::Instant::now();
+        while fs::read_dir(version.join("maps")).map_or(0, Iterator::count) == 0 {
+            ensure!(begun.elapsed() < Duration::from_secs(5), "no map is pinned");
+        }
+        daemon.kill()?;
+        for interface in [UPLINK, TUNNELS[0].interface, TUNNELS[1].interface] {
+            let programs = bpf::tcx_named(setting.host(), interface, false, EGRESS)?;
+            ensure!(programs.len() == 1, "{interface}: {programs:?}");
+        }
+        setting.delete_own_rules()?;
+        setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+        setting.host().sh("ip link del some0")?;
+    }
+    setting.nothing_went_astray()
+}
+
 /// Somebody empties the maps by their pins, and pins other things in the places of ours. Nothing tells of it:
 /// the round of every 30 s puts it right, and says so.
 #[test]
