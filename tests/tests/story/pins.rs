@@ -30,7 +30,7 @@ fn two(hook: Hook) -> Result<[Setting; 2]> {
 /// Sends packets that leak, and sees that all of them are put into the tunnel.
 fn leaks_are_caught(setting: &Setting) -> Result<()> {
     let [tunnel, _] = setting.lab.tunnels();
-    let leaked = || Ok::<_, anyhow::Error>(setting.program.status()?);
+    let leaked = || setting.program.status();
     let before = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
     let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 200, 100)?;
