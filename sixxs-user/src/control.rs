@@ -90,19 +90,7 @@ pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<Join
     // Made under a name that nobody knows, and open to nobody else, until its rights are set.
     let draft = socket.with_extension("new");
     removal::file(&draft)?;
-    let shown = draft.display();
-    let listener = UnixListener::bind(&draft).with_context(|| format!("create {shown}"))?;
-    let known = Group::from_name(group).with_context(|| format!("look up the group {group}"))?;
-    let mode = if let Some(known) = known {
-        chown(&draft, None, Some(known.gid.as_raw()))
-            .with_context(|| format!("give {shown} to the group {group}"))?;
-        0o660
-    } else {
-        0o600
-    };
-    fs::set_permissions(&draft, fs::Permissions::from_mode(mode))
-        .with_context(|| format!("set the rights of {shown}"))?;
-    fs::rename(&draft, socket).with_context(|| format!("create {}", socket.display()))?;
+    let listener = removal::unfinished(&draft, open(&draft, socket, group))?;
 
     let app = Router::new()
         .route("/v1/alive", get(alive))
@@ -126,6 +114,23 @@ pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<Join
             tracing::error!("the control socket ended: {error}");
         }
     }))
+}
+
+fn open(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<UnixListener> {
+    let shown = draft.display();
+    let listener = UnixListener::bind(draft).with_context(|| format!("create {shown}"))?;
+    let known = Group::from_name(group).with_context(|| format!("look up the group {group}"))?;
+    let mode = if let Some(known) = known {
+        chown(draft, None, Some(known.gid.as_raw()))
+            .with_context(|| format!("give {shown} to the group {group}"))?;
+        0o660
+    } else {
+        0o600
+    };
+    fs::set_permissions(draft, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set the rights of {shown}"))?;
+    fs::rename(draft, socket).with_context(|| format!("create {}", socket.display()))?;
+    Ok(listener)
 }
 
 /// Who connected.

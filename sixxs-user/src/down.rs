@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     bpf, client,
     driver::Ways,
+    namespace,
     netlink::{Netlink, Scope},
     paths::Paths,
     removal, run_dir, table_file,
@@ -78,6 +80,7 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
             Ok(lock) => return Ok(Some(lock)),
             Err((file, _)) => file,
         };
+        refuse_another_namespace(&path)?;
         if !asked {
             // The answer may be lost when the daemon ends: what counts is that it gives the lock
             // back.
@@ -95,4 +98,20 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
         }
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// What a daemon made can only be taken away in its own network namespace.
+fn refuse_another_namespace(lock: &Path) -> anyhow::Result<()> {
+    let Some(holder) = run_dir::holder(lock) else {
+        return Ok(());
+    };
+    if holder.namespace != namespace::cookie()? {
+        bail!(
+            "the daemon (process {}) runs in another network namespace, and its rules, routes and programs are \
+             there; nothing was changed. Take them away there: nsenter --net={} sixxs down",
+            holder.process,
+            namespace::file_of(holder.process).display()
+        );
+    }
+    Ok(())
 }

@@ -40,6 +40,10 @@ pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
              down (/sys/kernel/security/lockdown) or a container may refuse it all the same"
         }
         Some(libc::ENOSYS) => "this kernel was built without CONFIG_BPF_SYSCALL",
+        // Of files, and of room: the error says what it is.
+        Some(libc::EROFS | libc::ENOSPC | libc::ENOTDIR | libc::EEXIST | libc::EDQUOT) => {
+            "that is no lack of the kernel's"
+        }
         _ => "Linux 6.1 or newer with BPF is needed: see Kernels in the README",
     }
 }

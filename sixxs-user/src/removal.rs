@@ -3,6 +3,7 @@
 use std::{fs, io, path::Path};
 
 use anyhow::Context as _;
+use tracing::debug;
 
 /// Removes a file, or a pin.
 pub(crate) fn file(path: &Path) -> anyhow::Result<()> {
@@ -12,4 +13,14 @@ pub(crate) fn file(path: &Path) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes a draft that was not finished, on a file system that is full, say.
+pub(crate) fn unfinished<T, E>(draft: &Path, written: Result<T, E>) -> Result<T, E> {
+    if written.is_err()
+        && let Err(error) = file(draft)
+    {
+        debug!("{error:#}");
+    }
+    written
 }

@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 use anyhow::{Context as _, bail};
 use sixxs_core::{config::Config, table_names};
 
-use crate::paths::Paths;
+use crate::{paths::Paths, removal};
 
 /// Sees that the file is there and right. A file of that name that is not ours is left alone, which
 /// is an error. Says whether there was none.
@@ -30,12 +30,16 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     }
     // Under another name first: `ip` reads only *.conf, and so never half a file.
     let draft = file.with_extension("new");
-    fs::write(&draft, wanted).with_context(|| format!("write {}", draft.display()))?;
-    // For everybody's `ip`, whatever else this process writes.
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o644))
-        .with_context(|| format!("set the rights of {}", draft.display()))?;
-    fs::rename(&draft, &file).with_context(|| format!("write {}", file.display()))?;
+    removal::unfinished(&draft, write(&draft, &wanted, &file))?;
     Ok(was_missing)
+}
+
+fn write(draft: &Path, text: &str, file: &Path) -> anyhow::Result<()> {
+    fs::write(draft, text).with_context(|| format!("write {}", draft.display()))?;
+    // For everybody's `ip`, whatever else this process writes.
+    fs::set_permissions(draft, fs::Permissions::from_mode(0o644))
+        .with_context(|| format!("set the rights of {}", draft.display()))?;
+    fs::rename(draft, file).with_context(|| format!("write {}", file.display()))
 }
 
 /// Removes the file, and the directory if it was made for it and is empty.

@@ -20,8 +20,11 @@ use crate::netns::Namespace;
 enum Command {
     MapCreate = 0,
     MapUpdate = 2,
+    MapDelete = 3,
+    MapNextKey = 4,
     ProgramLoad = 5,
     Pin = 6,
+    GetPinned = 7,
     ProgramByNumber = 13,
     Information = 15,
     ProgramQuery = 16,
@@ -260,12 +263,6 @@ pub fn pin_array(
         value: u64,
         flags: u64,
     }
-    #[repr(C)]
-    struct Pin {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
     let mut create = Create {
         kind: if per_processor {
             PER_PROCESSOR_ARRAY
@@ -298,16 +295,122 @@ pub fn pin_array(
     // SAFETY: the structure is the kernel's for this command; the key has 4 bytes, and the values are
     // as many and as long as the kernel reads. Both outlive the call.
     unsafe { call(Command::MapUpdate, &mut update) }.context("fill a map")?;
+    pin(path, &map)
+}
+
+/// Pins a map or a link.
+pub fn pin(path: &Path, object: &OwnedFd) -> Result<()> {
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mut pin = Pin {
         path: name.as_ptr() as u64,
-        descriptor: u32::try_from(map.as_raw_fd())?,
+        descriptor: u32::try_from(object.as_raw_fd())?,
         flags: 0,
     };
     // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
     // the call.
     unsafe { call(Command::Pin, &mut pin) }.with_context(|| format!("pin {}", path.display()))?;
     Ok(())
+}
+
+/// Empties a pinned map, as somebody would with bpftool: an array gets zeroes, of any other the entries are
+/// deleted.
+pub fn wipe(path: &Path) -> Result<()> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Information {
+        kind: u32,
+        number: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+    }
+    #[repr(C)]
+    struct Ask {
+        descriptor: u32,
+        length: u32,
+        information: u64,
+    }
+    #[repr(C)]
+    struct Element {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    const ARRAY: u32 = 2;
+    let map = pinned(path)?;
+    let mut information = Information::default();
+    let mut ask = Ask {
+        descriptor: u32::try_from(map.as_raw_fd())?,
+        length: u32::try_from(size_of::<Information>())?,
+        information: (&raw mut information) as u64,
+    };
+    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the
+    // kernel may write, all of which are plain numbers.
+    unsafe { call(Command::Information, &mut ask) }.context("ask for a map's shape")?;
+    let value = vec![0_u8; information.value_size as usize];
+    let mut key = vec![0_u8; information.key_size as usize];
+    let element = |key: &[u8], value: u64| -> Result<Element> {
+        Ok(Element {
+            map: u32::try_from(map.as_raw_fd())?,
+            padding: 0,
+            key: key.as_ptr() as u64,
+            value,
+            flags: 0,
+        })
+    };
+    if information.kind == ARRAY {
+        for entry in 0..information.max_entries {
+            let entry = entry.to_ne_bytes();
+            let mut element = element(&entry, value.as_ptr() as u64)?;
+            // SAFETY: the structure is the kernel's for this command; key and value are as long as the map
+            // says, and outlive the call.
+            unsafe { call(Command::MapUpdate, &mut element) }.context("write to a map")?;
+        }
+        return Ok(());
+    }
+    loop {
+        let first = key.as_mut_ptr() as u64;
+        let mut next = element(&[], first)?;
+        next.key = 0;
+        // SAFETY: the structure is the kernel's for this command; without a key it writes the first one to
+        // where there is room for it.
+        match unsafe { call(Command::MapNextKey, &mut next) } {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e).context("read a map's first key"),
+        }
+        let mut element = element(&key, 0)?;
+        // SAFETY: the structure is the kernel's for this command; the key is as long as the map says, and
+        // outlives the call.
+        unsafe { call(Command::MapDelete, &mut element) }.context("delete from a map")?;
+    }
+}
+
+fn pinned(path: &Path) -> Result<OwnedFd> {
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = Get {
+        path: name.as_ptr() as u64,
+        descriptor: 0,
+        flags: 0,
+    };
+    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
+    // the call.
+    let map = unsafe { descriptor(Command::GetPinned, &mut get) };
+    map.with_context(|| format!("open {}", path.display()))
 }
 
 /// As many as the kernel has values for in a map per processor: `0-3`, say.

@@ -45,6 +45,19 @@ pub struct Pins {
     pub mountable: Option<bool>,
     /// Directories of other versions of this program.
     pub left: Vec<String>,
+    /// Why nothing can be pinned.
+    pub refused: Option<Refused>,
+    /// What others pinned in the places of our maps.
+    pub strange: Vec<String>,
+}
+
+/// Why nothing can be pinned.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// In words.
+    pub why: String,
+    /// The mount point of the file system, where it is read-only.
+    pub read_only: Option<String>,
 }
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
@@ -134,10 +147,38 @@ fn pins(pins: &Pins) -> Vec<Finding> {
                 pins.mount_point
             ),
         ));
-    } else if !pins.mounted {
+    } else if !pins.mounted && pins.refused.is_none() {
         findings.push(Finding::good(
             "pins",
             format!("{directory} is on no bpffs yet: sixxs run mounts one"),
+        ));
+    }
+    if let Some(refused) = &pins.refused {
+        let cure = match &refused.read_only {
+            Some(mount) => format!("mount -o remount,rw {mount}"),
+            None => {
+                "have it a directory that root may write to; or choose another --pin-dir".into()
+            }
+        };
+        findings.push(Finding::not(
+            "pins",
+            Verdict::Bad,
+            format!(
+                "nothing can be pinned in {directory}: {}; programs end with the daemon",
+                refused.why
+            ),
+            format!("{cure}; for good, start the daemon again"),
+        ));
+    }
+    if !pins.strange.is_empty() {
+        findings.push(Finding::not(
+            "pins",
+            Verdict::Note,
+            format!(
+                "others pinned something in the places of our maps: {}",
+                pins.strange.join(", ")
+            ),
+            "sixxs run moves it out of the way",
         ));
     }
     if !pins.left.is_empty() {

@@ -2,7 +2,7 @@ use super::{
     brokers::{Clock, Standing},
     daemon::{Daemon, NotWritable, WhyNot},
     filters::{Does, FilterRule, NotListed, Tool},
-    host::{Host, Pins},
+    host::{Host, Pins, Refused},
     managers::read_networkd,
     paths::Path,
     settings::{Outer, Uplink},
@@ -60,7 +60,7 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 50] = [
+    let traps: [(&str, Verdict, Trap); 53] = [
         ("configuration", Bad, |f| f.configuration = Some(Configuration::Wrong("sixxs.toml:3: unknown key".into()))),
         ("configuration", Bad, |f| { f.configuration = Some(Configuration::Missing("/typo.toml".into())); f.daemon.problems = None; }),
         ("configuration", Note, |f| f.configuration = Some(Configuration::Missing("/typo.toml".into()))),
@@ -75,6 +75,9 @@ fn each_trap_is_found_and_has_a_fix() {
         ("pins", Bad, |f| { f.host.pins.mounted = false; f.host.pins.mountable = Some(false); }),
         ("pins", Note, |f| f.host.pins.mounted = false),
         ("pins", Note, |f| f.host.pins.left = vec!["v2".into()]),
+        ("pins", Bad, |f| f.host.pins.refused = Some(Refused { why: "/a: Read-only file system".into(), read_only: Some("/a".into()) })),
+        ("pins", Bad, |f| f.host.pins.refused = Some(Refused { why: "/a is no directory".into(), read_only: None })),
+        ("pins", Note, |f| f.host.pins.strange = vec!["/a/maps/FEW".into()]),
         ("tun", Bad, |f| f.host.tun = Some(false)),
         ("sit", Note, |f| f.host.sit = Some(false)),
         ("disable_ipv6", Bad, |f| f.settings.disabled = vec!["all".into()]),

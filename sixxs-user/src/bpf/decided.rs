@@ -24,7 +24,7 @@ use super::{pins::Pins, raw::Raw, tables::read_name};
 
 /// What the programs say of a packet on its way out of an interface, by the maps that are pinned.
 pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Result<Decided> {
-    let pins = Pins::at(pin_dir);
+    let pins = Pins::at(pin_dir)?;
     let interfaces: Array<_, Raw<Interface>> = Map::Array(open(&pins, "INTERFACES")?).try_into()?;
     let mut decided = Decided {
         verdict: None,

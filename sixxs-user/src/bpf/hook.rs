@@ -12,8 +12,9 @@ use sixxs_core::{
     link::Links,
     types::{IfIndex, IfName},
 };
+use tracing::{debug, warn};
 
-use super::{Pins, program_id};
+use super::{Pins, program_id, tcx};
 use crate::{
     netlink::{
         Netlink, name_to_index,
@@ -142,7 +143,7 @@ impl Attachments {
         }
         let place = (index, direction);
         let still_there = match self.attached.get(&place) {
-            Some(Attached::Tcx(_)) => is_in_tcx(program, name, direction)?,
+            Some(Attached::Tcx(_)) => is_in_tcx(program, index, direction)?,
             Some(Attached::Clsact) => {
                 let own = program_id(program)?;
                 let filter = our_filter(netlink, index, direction).await?;
@@ -177,25 +178,68 @@ impl Attachments {
         // After a change of hook, what the other one left would count everything twice.
         match hook {
             Hook::Tcx => remove_filter(netlink, place).await?,
-            Hook::Clsact => removal::file(&self.pins.link(index, direction))?,
+            Hook::Clsact => self.pins.remove_link(index, direction)?,
         }
         Ok(found)
+    }
+
+    /// Pins all links again whose pins somebody took away.
+    pub(super) fn pin_all_again(&mut self) {
+        let places: Vec<_> = self.attached.keys().copied().collect();
+        for place in places {
+            if let Err(error) = self.pin_again(place) {
+                debug!("{error:#}");
+            }
+        }
     }
 
     /// Pins a link again whose pin somebody took away.
     fn pin_again(&mut self, place: Place) -> anyhow::Result<()> {
         let path = self.pins.link(place.0, place.1);
-        if path.exists() {
-            return Ok(());
-        }
         let Some(Attached::Tcx(handles)) = self.attached.get_mut(&place) else {
             return Ok(());
         };
+        // With one handle it could not be pinned: what has its place is another's.
+        let is_pinned = path.exists() && handles.len() > 1;
+        if !self.pins.are_kept() || is_pinned {
+            return Ok(());
+        }
+        // A link that cannot be pinned is dropped.
+        self.pins.ready()?;
+        removal::file(&path)?;
         let pinned = handles.pop().context("the link has no handle left")?;
         let pinned = pinned.pin(&path).context("pin the link again")?;
         handles.push(pinned.into());
         refill(handles, &path);
         Ok(())
+    }
+
+    /// Pins links again in whose places something else is pinned; returns what that was.
+    pub(super) fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut restored = Vec::new();
+        let pinned = self.attached.iter().filter(|_| self.pins.are_kept());
+        for (place, attached) in pinned {
+            let Attached::Tcx(handles) = attached else {
+                continue;
+            };
+            let path = self.pins.link(place.0, place.1);
+            let own = handles.first().context("the link has no handle left")?;
+            let own = own.info().context("ask for a link's number")?.id();
+            let found = tcx::pinned(&path).ok().flatten();
+            if path.exists() && found.is_none_or(|found| found.number != own) {
+                removal::file(&path)?;
+                restored.push((*place, path));
+            }
+        }
+        let mut told = Vec::new();
+        for (place, path) in restored {
+            self.pin_again(place)?;
+            told.push(format!(
+                "pin {} again, where something else was",
+                path.display()
+            ));
+        }
+        Ok(told)
     }
 
     fn tcx(
@@ -205,23 +249,37 @@ impl Attachments {
         (index, direction): Place,
     ) -> anyhow::Result<Attached> {
         let path = self.pins.link(index, direction);
-        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+        if is_attached_here(&path, index, direction)
+            && let Ok(pinned) = PinnedLink::from_pin(&path)
+        {
             let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
             // Replaced in one step: there is no moment without a program.
             if let Ok(id) = program.attach_to_link(link) {
                 return Ok(tcx_link(program.take_link(id)?.try_into()?, &path));
             }
-            // The link of an interface that is gone, whose index came back.
-            removal::file(&path)?;
         }
-        // Somebody may have taken the directory away just now.
-        self.pins.make()?;
+        // Somebody may have taken the directory away just now, or made it read-only: then the program is
+        // attached, and the link is pinned when that can be done again.
+        let can_pin = self.pins.are_kept() && self.pins.ready().is_ok();
+        if can_pin {
+            // The link of an interface that is gone, whose index came back, or something else.
+            self.pins.remove_link(index, direction)?;
+        }
         let id = program.attach_with_options(
             name.as_str(),
             attach_type(direction),
             TcAttachOptions::TcxOrder(LinkOrder::first()),
         )?;
         let link: FdLink = program.take_link(id)?.try_into()?;
+        if !can_pin {
+            if let Err(error) = detach_former(program, name, index, direction) {
+                warn!(
+                    "a program of an earlier run stays at {name} {}, behind this one: {error:#}",
+                    direction.name()
+                );
+            }
+            return Ok(Attached::Tcx(vec![link]));
+        }
         let pinned = link.pin(&path).context("pin the link")?;
         Ok(tcx_link(pinned.into(), &path))
     }
@@ -234,10 +292,16 @@ impl Attachments {
         netlink: &Netlink,
     ) -> anyhow::Result<Attached> {
         if !netlink.has_clsact(index).await? {
+            // Marked before it is there: a daemon that dies in between leaves no qdisc that nobody removes.
+            self.pins.mark_clsact(index)?;
             match tc::qdisc_add_clsact(name.as_str()) {
-                Ok(()) => self.pins.mark_clsact(index)?,
-                Err(error) if is_there_already(&error) => {}
-                Err(error) => return Err(error).context("add the clsact qdisc"),
+                Ok(()) => {}
+                Err(error) => {
+                    self.pins.unmark_clsact(index);
+                    if !is_there_already(&error) {
+                        return Err(error).context("add the clsact qdisc");
+                    }
+                }
             }
         }
         if let Some(ours) = our_filter(netlink, index, direction).await? {
@@ -278,13 +342,10 @@ impl Attachments {
         let by_link = self.attached.iter();
         let by_link = by_link.filter(|(_, attached)| matches!(attached, Attached::Tcx(_)));
         by_link.map(|(place, _)| place).any(|(index, direction)| {
-            // An interface that is gone is told of.
-            let Some(name) = crate::netlink::index_to_name(*index) else {
-                return false;
-            };
-            let programs = SchedClassifier::query_tcx(name.as_str(), attach_type(*direction));
+            // An error: the interface is gone, which is told of.
+            let attached = tcx::attached(*index, *direction);
             let own = own(*direction);
-            programs.is_ok_and(|(_, programs)| programs.iter().all(|program| program.id() != own))
+            attached.is_ok_and(|attached| attached.iter().all(|found| found.program != own))
         })
     }
 
@@ -305,7 +366,7 @@ impl Attachments {
             }
         };
         for (index, direction) in pinned.into_iter().filter(doomed) {
-            if let Err(error) = removal::file(&self.pins.link(index, direction)) {
+            if let Err(error) = self.pins.remove_link(index, direction) {
                 problems.push(format!("{error:#}"));
             }
         }
@@ -372,13 +433,51 @@ pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
 /// Whether our program is among those that TCX runs there.
 fn is_in_tcx(
     program: &SchedClassifier,
-    name: &IfName,
+    index: IfIndex,
     direction: Direction,
 ) -> anyhow::Result<bool> {
     let own = program_id(program)?;
+    let attached = tcx::attached(index, direction)
+        .with_context(|| format!("list the TCX programs of interface {index}"))?;
+    Ok(attached.iter().any(|attached| attached.program == own))
+}
+
+/// Detaches what an earlier run attached, whose pins cannot be opened. There is one daemon in a network
+/// namespace: nobody else needs it.
+fn detach_former(
+    program: &SchedClassifier,
+    name: &IfName,
+    index: IfIndex,
+    direction: Direction,
+) -> anyhow::Result<()> {
+    let own = program.info().context("ask for the program's name")?;
+    let attached = tcx::attached(index, direction)
+        .with_context(|| format!("list the TCX programs of {name}"))?;
+    if attached.len() == 1 {
+        return Ok(());
+    }
     let (_, programs) = SchedClassifier::query_tcx(name.as_str(), attach_type(direction))
         .with_context(|| format!("list the TCX programs of {name}"))?;
-    Ok(programs.iter().any(|program| program.id() == own))
+    let formers = programs
+        .iter()
+        .filter(|found| found.id() != own.id() && found.name() == own.name());
+    for former in formers {
+        let links = attached.iter().filter(|it| it.program == former.id());
+        for link in links {
+            tcx::detach(link.link).context("detach its link")?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the link that is pinned at a path is attached just there. Of a link the kernel says the index of
+/// its interface, but not the network namespace; of an interface of this namespace it says which links it has.
+fn is_attached_here(path: &Path, index: IfIndex, direction: Direction) -> bool {
+    let Ok(Some(link)) = tcx::pinned(path) else {
+        return false;
+    };
+    let attached = tcx::attached(index, direction);
+    attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.number))
 }
 
 /// Our filter, if it is there.

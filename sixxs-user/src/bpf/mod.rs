@@ -8,13 +8,17 @@
 mod carry;
 mod decided;
 mod hook;
+mod object;
 mod pins;
 mod raw;
 mod remove;
 mod seen;
+mod shape;
 mod syscall;
 mod tables;
+mod tcx;
 pub mod test_run;
+mod unscoped;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,8 +41,12 @@ use sixxs_core::{
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
+use tracing::warn;
 
-use crate::netlink::{Netlink, tc::Direction};
+use crate::{
+    netlink::{Netlink, tc::Direction},
+    removal,
+};
 
 pub use decided::decided;
 pub use hook::{Hook, HookChoice};
@@ -48,6 +56,7 @@ pub use seen::{Seen, SeenPins, seen_at, seen_pins};
 use hook::{Attachments, Found};
 use pins::Pins;
 use tables::Tables;
+use unscoped::Former;
 
 /// The eBPF object, as `cargo xtask build` made it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
@@ -67,7 +76,9 @@ pub struct Kernel {
     /// Every map that is pinned, so that it can be pinned again.
     pinned: Vec<(PathBuf, MapData)>,
     /// Pins of programs with other layouts, which have not been replaced yet.
-    others: Vec<Pins>,
+    others: Vec<Former>,
+    /// Why nothing is pinned, in words.
+    unpinned: Option<String>,
 }
 
 /// What [`Kernel::sync`] did that there was to tell.
@@ -123,14 +134,40 @@ impl Kernel {
         hook: HookChoice,
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
-        let pins = Pins::prepare(pin_dir)?;
-        let others = pins.others()?;
-        for other in &others {
-            pins.adopt(other)?;
+        let load = |pins: &Pins| Self::load_with(pins, hook, debugging);
+        let refused = match Pins::prepare(pin_dir).and_then(|pins| load(&pins)) {
+            Ok(loaded) => return Ok(loaded),
+            Err(error) => error,
+        };
+        // What keeps programs from being pinned does not keep them from being attached.
+        let Ok((mut kernel, rings)) = load(&Pins::none(pin_dir)?) else {
+            return Err(refused);
+        };
+        kernel.unpinned = Some(format!(
+            "nothing can be pinned: {refused:#}; programs end with the daemon, and count from zero (`sixxs doctor` \
+             says what to do; then start it again)"
+        ));
+        Ok((kernel, rings))
+    }
+
+    fn load_with(pins: &Pins, hook: HookChoice, debugging: bool) -> anyhow::Result<(Self, Rings)> {
+        if !pins.are_kept() {
+            return Self::load_once(pins, Vec::new(), hook, debugging);
+        }
+        for strange in pins.set_strange_maps_aside(&object::pinned_maps(OBJECT)?)? {
+            warn!("{strange}");
+        }
+        let mut others = Vec::new();
+        for other in pins.others()? {
+            pins.adopt(&other)?;
+            others.push(Former {
+                pins: other,
+                is_shared: false,
+            });
         }
         let mut tries = 3;
         loop {
-            match Self::load_once(&pins, others.clone(), hook, debugging) {
+            match Self::load_once(pins, others.clone(), hook, debugging) {
                 // Somebody took the directories away just now.
                 Err(_) if tries > 1 && !pins.are_there() => {
                     tries -= 1;
@@ -143,7 +180,7 @@ impl Kernel {
 
     fn load_once(
         pins: &Pins,
-        others: Vec<Pins>,
+        others: Vec<Former>,
         hook: HookChoice,
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
@@ -152,19 +189,33 @@ impl Kernel {
         } else {
             0
         };
+        let unpinned;
+        let object = if pins.are_kept() {
+            OBJECT
+        } else {
+            unpinned = object::without_pins(OBJECT)?;
+            bytemuck::cast_slice(&unpinned)
+        };
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .default_map_pin_directory(pins.maps())
             .override_global(aya_log::LEVEL, &level, true)
-            .load(OBJECT)
+            .load(object)
             .context("load the eBPF object")?;
         load_programs(&mut ebpf)?;
         let numbers = [
             program_id(program(&mut ebpf, EGRESS)?)?,
             program_id(program(&mut ebpf, INGRESS)?)?,
         ];
-        let pinned = pins.pinned_maps()?;
-        ensure!(!pinned.is_empty(), "the pins were taken away just now");
+        let pinned = if pins.are_kept() {
+            pins.pinned_maps()?
+        } else {
+            Vec::new()
+        };
+        ensure!(
+            !pinned.is_empty() || !pins.are_kept(),
+            "the pins were taken away just now"
+        );
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
         let debugging = if debugging {
             let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
@@ -181,9 +232,33 @@ impl Kernel {
             pins: pins.clone(),
             pinned,
             others,
+            unpinned: None,
         };
         let rings = Rings { events, debugging };
         Ok((kernel, rings))
+    }
+
+    /// Takes over what versions before directories of network namespaces pinned in this one; before the
+    /// first [`Kernel::sync`].
+    pub async fn take_over(&mut self, netlink: &Netlink) -> anyhow::Result<()> {
+        if !self.pins.are_kept() {
+            return Ok(());
+        }
+        self.others
+            .splice(0..0, unscoped::take_over(&self.pins, netlink).await?);
+        Ok(())
+    }
+
+    /// The directories of other network namespaces beside this one's pins.
+    pub fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
+        if !self.pins.are_kept() {
+            return Ok(Vec::new());
+        }
+        let mut unscoped = self.pins.unscoped()?;
+        let is_taken = |pins: &Pins| self.others.iter().any(|former| former.pins == *pins);
+        unscoped.retain(|pins| !is_taken(pins));
+        let unscoped = unscoped.iter().map(Pins::root);
+        Ok(unscoped.chain(self.pins.strangers()?).collect())
     }
 
     /// Makes maps and attachments what they should be. `names` are all interfaces that may ever
@@ -196,6 +271,9 @@ impl Kernel {
         netlink: &Netlink,
     ) -> anyhow::Result<Synced> {
         self.tables.write(wanted, names)?;
+        // Links first: they keep programs and maps at work, whenever the daemon dies. What could not be pinned is
+        // told by the interface, below.
+        self.attachments.pin_all_again();
         let mut problems = self.pin_again();
         let mut attached_again = Vec::new();
         for (name, interface) in &wanted.interfaces {
@@ -234,6 +312,7 @@ impl Kernel {
         {
             problems.push(format!("take over what was counted: {error:#}"));
         }
+        problems.extend(self.unpinned.clone());
         Ok(Synced {
             problems,
             attached_again,
@@ -254,12 +333,40 @@ impl Kernel {
     /// Takes over what programs of other layouts had counted, which are all replaced now.
     fn carry(&mut self) -> anyhow::Result<()> {
         while let Some(other) = self.others.pop() {
-            let counted = carry::counted(&other);
-            // Not twice, whatever happens.
-            other.remove()?;
+            let counted = carry::counted(&other.pins);
+            // Not twice, whatever happens. Those of others have no link of ours any more.
+            if !other.is_shared {
+                other.pins.remove()?;
+            }
             self.tables.carry(&counted?)?;
         }
         Ok(())
+    }
+
+    /// Reads back what maps hold, and what is pinned in their places and in those of links: whoever is root may
+    /// write there, and nothing tells of it. Puts right what is not as it was left; returns what that was.
+    pub fn restore(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut restored = Vec::new();
+        for (path, map) in &self.pinned {
+            let wanted = map.info().context("ask for a map's number")?.id();
+            // A pin that is gone is any round's affair.
+            if path.exists() && shape::pinned(path).map(|found| found.number) != Some(wanted) {
+                removal::file(path)?;
+                map.pin(path)
+                    .with_context(|| format!("pin {} again", path.display()))?;
+                restored.push(format!(
+                    "pin {} again, where something else was",
+                    path.display()
+                ));
+            }
+        }
+        restored.extend(self.attachments.restore_pins()?);
+        let maps = self.tables.restore()?;
+        let written = maps
+            .iter()
+            .map(|map| format!("write the map {map} again, which somebody else had written to"));
+        restored.extend(written);
+        Ok(restored)
     }
 
     /// Pins maps again whose pins somebody took away; returns what went wrong.

@@ -1,10 +1,15 @@
 //! Where maps and links are pinned, and the bpffs under it.
 //!
-//! Layout, below the pin directory: `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, and
-//! `v1/clsact/IFINDEX`, an empty directory for each clsact qdisc that is ours: a mark that lives and
-//! dies with the rest.
+//! Each network namespace has a directory of its own below the pin directory, by its cookie, since
+//! interface indexes are a namespace's own. What another namespace pinned is never touched. In it are
+//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, and `v1/clsact/IFINDEX`, an empty directory for each
+//! clsact qdisc that is ours: a mark that lives and dies with the rest. What others pinned in the places of
+//! maps is moved to `v1/strange/NAME`.
+//!
+//! Earlier versions pinned without the namespace: see [`super::unscoped`].
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -14,12 +19,17 @@ use aya::maps::MapData;
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::{AccessFlags, access},
 };
 use sixxs_common::layout;
 use sixxs_core::types::IfIndex;
 use tracing::warn;
 
-use crate::netlink::tc::Direction;
+use super::{
+    shape::{self, Shape},
+    tcx,
+};
+use crate::{namespace, netlink::tc::Direction, removal};
 
 /// Whether this process has mounts of its own, as far as can be seen.
 fn is_in_a_mount_namespace() -> bool {
@@ -31,23 +41,57 @@ fn is_in_a_mount_namespace() -> bool {
 /// Where every distribution expects bpffs.
 const STANDARD: &str = "/sys/fs/bpf";
 
+/// Directories of network namespaces are called so; behind it is the cookie.
+const NAMESPACE: &str = "net-";
+
 /// The pin directory, on a bpffs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pins {
     pin_dir: PathBuf,
+    /// Of all versions of the layout: a network namespace's, or the pin directory itself.
+    versions: PathBuf,
     root: PathBuf,
+    /// Whether anything is pinned: without it, nothing is written here.
+    are_kept: bool,
 }
 
 impl Pins {
     /// As [`Pins::make`].
     pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
-        let pins = Self::at(pin_dir);
-        pins.make()?;
+        let pins = Self::at(pin_dir)?;
+        pins.ready()?;
         Ok(pins)
+    }
+
+    /// None: where nothing can be pinned.
+    pub(super) fn none(pin_dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            are_kept: false,
+            ..Self::at(pin_dir)?
+        })
+    }
+
+    /// Whether anything is pinned.
+    pub(super) const fn are_kept(&self) -> bool {
+        self.are_kept
+    }
+
+    /// Sees that the directories are there and can be written to: a file system that is read-only says nothing
+    /// to making those that are there already.
+    pub(super) fn ready(&self) -> anyhow::Result<()> {
+        self.make()?;
+        for directory in [self.maps(), self.links(), self.clsact()] {
+            access(&directory, AccessFlags::W_OK)
+                .with_context(|| format!("write to {}", directory.display()))?;
+        }
+        Ok(())
     }
 
     /// Makes the directories, and mounts bpffs where there is none.
     pub(super) fn make(&self) -> anyhow::Result<()> {
+        if !self.are_kept {
+            return Ok(());
+        }
         let pin_dir = &self.pin_dir;
         if !on_bpffs(pin_dir) {
             let point = mount_point(pin_dir);
@@ -79,27 +123,55 @@ impl Pins {
         Ok(())
     }
 
-    /// The pins below a directory, whether they are there or not.
-    pub(super) fn at(pin_dir: &Path) -> Self {
-        Self::of(pin_dir, &format!("v{}", layout::VERSION))
+    /// The pins of this network namespace below a directory, whether they are there or not.
+    pub(super) fn at(pin_dir: &Path) -> anyhow::Result<Self> {
+        let versions = pin_dir.join(format!("{NAMESPACE}{}", namespace::cookie()?));
+        let version = format!("v{}", layout::VERSION);
+        Ok(Self::of(pin_dir, &versions, &version))
     }
 
-    fn of(pin_dir: &Path, version: &str) -> Self {
+    fn of(pin_dir: &Path, versions: &Path, version: &str) -> Self {
         Self {
             pin_dir: pin_dir.to_owned(),
-            root: pin_dir.join(version),
+            versions: versions.to_owned(),
+            root: versions.join(version),
+            are_kept: true,
         }
     }
 
     /// Those of other versions of the layout, the newest last.
     pub(super) fn others(&self) -> anyhow::Result<Vec<Self>> {
-        let mut versions = names(&self.pin_dir)?;
-        versions.retain(|name| is_version(name) && self.root.file_name() != Some(name.as_ref()));
+        let mut others = self.versions_in(&self.versions)?;
+        others.retain(|other| other.root != self.root);
+        Ok(others)
+    }
+
+    /// Those of earlier versions, which did not tell network namespaces apart, the newest last.
+    pub(super) fn unscoped(&self) -> anyhow::Result<Vec<Self>> {
+        self.versions_in(&self.pin_dir)
+    }
+
+    fn versions_in(&self, directory: &Path) -> anyhow::Result<Vec<Self>> {
+        let mut versions = names(directory)?;
+        versions.retain(|name| is_version(name));
         versions.sort_by_key(|name| (name.len(), name.clone()));
         Ok(versions
             .iter()
-            .map(|version| Self::of(&self.pin_dir, version))
+            .map(|version| Self::of(&self.pin_dir, directory, version))
             .collect())
+    }
+
+    /// The directories of other network namespaces.
+    pub(super) fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut strangers = names(&self.pin_dir)?;
+        strangers.retain(|name| name.starts_with(NAMESPACE));
+        let paths = strangers.iter().map(|name| self.pin_dir.join(name));
+        Ok(paths.filter(|path| *path != self.versions).collect())
+    }
+
+    /// The directory of this version.
+    pub(super) fn root(&self) -> PathBuf {
+        self.root.clone()
     }
 
     /// The name of its version.
@@ -110,19 +182,34 @@ impl Pins {
     /// Takes links and marks of another version over, so that its programs can be replaced where
     /// they sit. What we have already stays ours.
     pub(super) fn adopt(&self, other: &Self) -> anyhow::Result<()> {
-        for (theirs, ours) in [
-            (other.links(), self.links()),
-            (other.clsact(), self.clsact()),
-        ] {
-            for name in names(&theirs)? {
-                let (from, to) = (theirs.join(&name), ours.join(&name));
-                if !to.exists() {
-                    fs::rename(&from, &to)
-                        .with_context(|| format!("take {} over", from.display()))?;
-                }
-            }
+        for name in names(&other.links())? {
+            self.adopt_link(other, &name)?;
+        }
+        for index in other.marked_clsact()? {
+            self.adopt_mark(other, index)?;
         }
         Ok(())
+    }
+
+    /// Takes one link over, by the name of its pin.
+    pub(super) fn adopt_link(&self, other: &Self, name: &str) -> anyhow::Result<()> {
+        take_over(&other.links().join(name), &self.links().join(name))
+    }
+
+    /// Takes the mark of a clsact qdisc over.
+    pub(super) fn adopt_mark(&self, other: &Self, index: IfIndex) -> anyhow::Result<()> {
+        let name = index.to_string();
+        take_over(&other.clsact().join(&name), &self.clsact().join(&name))
+    }
+
+    /// The links pinned now that can be read, with the names of their pins.
+    pub(super) fn read_links(&self) -> anyhow::Result<Vec<(String, tcx::Link)>> {
+        let mut links = Vec::new();
+        for name in names(&self.links())? {
+            let link = tcx::pinned(&self.links().join(&name))?;
+            links.extend(link.map(|link| (name, link)));
+        }
+        Ok(links)
     }
 
     /// Removes all of it.
@@ -132,9 +219,10 @@ impl Pins {
 
     /// Whether the directories are still there.
     pub(super) fn are_there(&self) -> bool {
-        [self.maps(), self.links(), self.clsact()]
-            .iter()
-            .all(|directory| directory.is_dir())
+        !self.are_kept
+            || [self.maps(), self.links(), self.clsact()]
+                .iter()
+                .all(|directory| directory.is_dir())
     }
 
     pub(super) fn maps(&self) -> PathBuf {
@@ -147,6 +235,41 @@ impl Pins {
 
     fn clsact(&self) -> PathBuf {
         self.root.join("clsact")
+    }
+
+    /// Removes the pin of a link, if there is one.
+    pub(super) fn remove_link(&self, index: IfIndex, direction: Direction) -> anyhow::Result<()> {
+        if !self.are_kept {
+            return Ok(());
+        }
+        removal::file(&self.link(index, direction))
+    }
+
+    /// Moves what is pinned in the places of our maps and is none of them out of the way; returns in words what
+    /// that was.
+    pub(super) fn set_strange_maps_aside(
+        &self,
+        maps: &BTreeMap<String, Shape>,
+    ) -> anyhow::Result<Vec<String>> {
+        let aside = self.root.join("strange");
+        let mut moved = Vec::new();
+        for (name, wanted) in maps {
+            let from = self.maps().join(name);
+            let found = shape::pinned(&from).map(|found| found.shape);
+            if !from.exists() || found == Some(*wanted) {
+                continue;
+            }
+            fs::create_dir_all(&aside).with_context(|| format!("create {}", aside.display()))?;
+            let to = aside.join(name);
+            fs::rename(&from, &to).with_context(|| format!("move {} away", from.display()))?;
+            let found = found.map_or("no map".to_owned(), |found| format!("a map of {found}"));
+            moved.push(format!(
+                "{} is not of sixxs ({found}; ours is of {wanted}): it is in {} now",
+                from.display(),
+                to.display()
+            ));
+        }
+        Ok(moved)
     }
 
     pub(super) fn link(&self, index: IfIndex, direction: Direction) -> PathBuf {
@@ -168,6 +291,9 @@ impl Pins {
 
     /// The links pinned now.
     pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<(IfIndex, Direction)>> {
+        if !self.are_kept {
+            return Ok(Vec::new());
+        }
         Ok(names(&self.links())?
             .iter()
             .filter_map(|name| {
@@ -182,6 +308,9 @@ impl Pins {
 
     /// Notes that the clsact qdisc of an interface is ours.
     pub(super) fn mark_clsact(&self, index: IfIndex) -> anyhow::Result<()> {
+        if !self.are_kept {
+            return Ok(());
+        }
         let mark = self.clsact().join(index.to_string());
         match fs::create_dir(&mark) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -198,11 +327,22 @@ impl Pins {
 
     /// The interfaces whose clsact qdisc is ours.
     pub(super) fn marked_clsact(&self) -> anyhow::Result<Vec<IfIndex>> {
+        if !self.are_kept {
+            return Ok(Vec::new());
+        }
         Ok(names(&self.clsact())?
             .iter()
             .filter_map(|name| name.parse().ok().map(IfIndex))
             .collect())
     }
+}
+
+/// Gives a pin or a mark another place, unless that is taken.
+fn take_over(from: &Path, to: &Path) -> anyhow::Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    fs::rename(from, to).with_context(|| format!("take {} over", from.display()))
 }
 
 /// Names in a directory; none where it does not exist.
@@ -237,14 +377,22 @@ pub(super) fn on_bpffs(path: &Path) -> bool {
         .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Removes what was pinned by this version or another, the pin directory, and the bpffs if it was
-/// mounted just there.
-pub(super) fn remove_all(pin_dir: &Path) -> anyhow::Result<()> {
-    // The root of a bpffs has files of the kernel's own.
-    for version in names(pin_dir)?.iter().filter(|name| is_version(name)) {
-        let path = pin_dir.join(version);
-        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+/// Removes what this network namespace pinned, whatever the version, and where nobody else pinned
+/// anything the pin directory, and the bpffs if it was mounted just there.
+pub(super) fn remove_all(pins: &Pins) -> anyhow::Result<()> {
+    let Pins {
+        pin_dir, versions, ..
+    } = pins;
+    match fs::remove_dir_all(versions) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", versions.display()));
+        }
+        _ => {}
     }
+    if !pins.strangers()?.is_empty() || !pins.unscoped()?.is_empty() {
+        return Ok(());
+    }
+    // The root of a bpffs has files of the kernel's own.
     if is_mount_point(pin_dir) && pin_dir != Path::new(STANDARD) {
         nix::mount::umount(pin_dir)
             .with_context(|| format!("unmount bpffs from {}", pin_dir.display()))?;
@@ -262,7 +410,7 @@ fn is_version(name: &str) -> bool {
     !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn is_mount_point(path: &Path) -> bool {
+pub(super) fn is_mount_point(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
     match (device(path), path.parent().and_then(device)) {

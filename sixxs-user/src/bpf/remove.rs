@@ -5,15 +5,24 @@ use std::path::Path;
 use super::{
     Pins,
     hook::{remove_clsact, remove_filter},
-    pins,
+    pins, unscoped,
 };
 use crate::netlink::{Netlink, tc::Direction};
 use sixxs_core::link::Links;
 
-/// Detaches our programs from all interfaces, removes our clsact qdiscs that nobody else uses, and
-/// all pins.
+/// Detaches our programs from all interfaces of this network namespace, removes our clsact qdiscs that
+/// nobody else uses, and all pins of this namespace.
 pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow::Result<()> {
-    let pins = Pins::at(pin_dir);
+    let pins = Pins::at(pin_dir)?;
+    // Whose pins without a namespace are the filters say: before they go.
+    let former = unscoped::take_over(&pins, netlink).await?;
+    for former in former.iter().filter(|former| !former.is_shared) {
+        former.pins.remove()?;
+    }
+    for other in pins.others()? {
+        pins.make()?;
+        pins.adopt(&other)?;
+    }
     for link in links.iter() {
         for direction in Direction::BOTH {
             remove_filter(netlink, (link.index, direction)).await?;
@@ -22,5 +31,5 @@ pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow:
     for index in pins.marked_clsact()? {
         remove_clsact(&pins, netlink, index).await?;
     }
-    pins::remove_all(pin_dir)
+    pins::remove_all(&pins)
 }

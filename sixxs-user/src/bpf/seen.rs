@@ -3,12 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use aya::programs::SchedClassifier;
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, access},
+};
 use sixxs_core::types::{IfIndex, IfName};
 
 use super::{
-    EGRESS, Hook, INGRESS,
+    EGRESS, Hook, INGRESS, OBJECT,
     hook::{HANDLE, attach_type},
-    pins::{Pins, mount_point, on_bpffs},
+    object,
+    pins::{Pins, is_mount_point, mount_point, on_bpffs},
+    shape,
 };
 use crate::netlink::{
     Netlink,
@@ -81,15 +87,62 @@ pub struct SeenPins {
     pub mount_point: PathBuf,
     /// Which other versions of this program left pins there.
     pub left: Vec<String>,
+    /// Why nothing can be pinned, and whether since the file system at a mount point is read-only.
+    pub refused: Option<(String, Option<PathBuf>)>,
+    /// What others pinned in the places of our maps.
+    pub strange: Vec<PathBuf>,
 }
 
-/// Looks at a pin directory.
+/// Looks at the pin directory, for this network namespace.
 #[must_use]
 pub fn seen_pins(pin_dir: &Path) -> SeenPins {
-    let others = Pins::at(pin_dir).others().unwrap_or_default();
+    let pins = Pins::at(pin_dir).ok();
+    let left = |pins: &Pins| Some([pins.others().ok()?, pins.unscoped().ok()?].concat());
+    let left = pins.as_ref().and_then(left).unwrap_or_default();
+    let mounted = on_bpffs(pin_dir);
+    let refused = match (&pins, mounted) {
+        (Some(pins), true) => refused(&pins.maps()),
+        _ => refused(pin_dir),
+    };
+    let strange = match (&pins, &refused) {
+        (Some(pins), None) => strange(pins),
+        _ => Vec::new(),
+    };
     SeenPins {
-        mounted: on_bpffs(pin_dir),
+        mounted,
         mount_point: mount_point(pin_dir).to_owned(),
-        left: others.iter().filter_map(Pins::version).collect(),
+        left: left.iter().filter_map(Pins::version).collect(),
+        refused,
+        strange,
     }
+}
+
+/// Why a directory could not be made, or be written to.
+fn refused(directory: &Path) -> Option<(String, Option<PathBuf>)> {
+    let mut above = directory.ancestors();
+    let there = above.find(|path| path.symlink_metadata().is_ok())?;
+    let shown = there.display();
+    if !there.is_dir() {
+        return Some((format!("{shown} is no directory"), None));
+    }
+    let error = access(there, AccessFlags::W_OK).err()?;
+    let mut mounts = there.ancestors().filter(|path| is_mount_point(path));
+    let mount = mounts.next().filter(|_| error == Errno::EROFS);
+    Some((
+        format!("{shown}: {}", error.desc()),
+        mount.map(Path::to_owned),
+    ))
+}
+
+fn strange(pins: &Pins) -> Vec<PathBuf> {
+    let maps = object::pinned_maps(OBJECT).unwrap_or_default();
+    let paths = maps
+        .iter()
+        .map(|(name, shape)| (pins.maps().join(name), shape));
+    paths
+        .filter(|(path, wanted)| {
+            path.exists() && shape::pinned(path).is_none_or(|found| found.shape != **wanted)
+        })
+        .map(|(path, _)| path)
+        .collect()
 }

@@ -43,9 +43,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .mode(0o600)
         .open(draft)
         .with_context(|| format!("create {}", draft.display()))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("write {}", draft.display()))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    removal::unfinished(draft, written).with_context(|| format!("write {}", draft.display()))?;
     fs::rename(draft, path).with_context(|| format!("write {}", path.display()))?;
     sync_directory(directory)
 }

@@ -36,6 +36,7 @@ use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
 use tracing::{debug, info, warn};
@@ -59,7 +60,7 @@ pub use tunnels::Verb;
 use state::{State, Ways};
 use systemd::Watchdog;
 
-/// Everything is looked at anew this often, events or not.
+/// Everything is looked at anew this often, events or not, and what is pinned is read back.
 const RESYNC: Duration = Duration::from_secs(30);
 
 /// The record of connects is looked at this often.
@@ -184,8 +185,15 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     );
     // What another run of ours carried waits for nothing.
     let tunnels = tunnels::start(&config, &services);
-    let (kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
+    let (mut kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
         .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel::why_no_bpf(&error)))?;
+    kernel.take_over(&netlink).await?;
+    for stranger in kernel.strangers()? {
+        info!(
+            "{} belongs to another network namespace and is left alone",
+            stranger.display()
+        );
+    }
     let Rings { events, debugging } = rings;
     let mut events = bpf::wait_on(events)?;
     let mut debugging = debugging.map(bpf::wait_on).transpose()?;
@@ -212,15 +220,12 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
 
     let pruning = tokio::spawn(prune(connects));
     let (quits_to, mut quits) = mpsc::channel(1);
-    let server = control::listen(
-        &paths.socket(),
-        &paths.group,
-        control::Daemon {
-            requests: requests_to,
-            quits: quits_to,
-            clock: options.movable_clock.then_some(clock),
-        },
-    )?;
+    let ends = control::Daemon {
+        requests: requests_to,
+        quits: quits_to,
+        clock: options.movable_clock.then_some(clock),
+    };
+    let mut server = listen(&mut state, &ends);
     let mut told_ready = false;
     let mut watchdog = Watchdog::new();
 
@@ -299,7 +304,13 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             }
             // From the loop itself: a task of its own would say that all is well while this one hangs.
             () = watchdog.due() => watchdog.tell(),
-            _ = resync.tick() => pacer.changed(started.elapsed()),
+            _ = resync.tick() => {
+                state.restore();
+                if server.is_none() {
+                    server = listen(&mut state, &ends);
+                }
+                pacer.changed(started.elapsed());
+            }
             () = bell.notified() => pacer.changed(started.elapsed()),
             Some(stopped) = stopped.recv() => state.stopped(stopped).await,
             guard = events.readable_mut() => {
@@ -357,10 +368,31 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         // Whoever asked may have gone.
         let _gone = done.send(());
     }
-    server.abort();
+    if let Some(server) = server {
+        server.abort();
+        removal::file(&paths.socket())?;
+    }
     pruning.abort();
-    removal::file(&paths.socket())?;
     Ok(end)
+}
+
+/// Opens the control socket. Where that cannot be, tunnels are kept right all the same, and it is tried again
+/// with each resync.
+fn listen(state: &mut State, ends: &control::Daemon) -> Option<JoinHandle<()>> {
+    match control::listen(&state.paths.socket(), &state.paths.group, ends.clone()) {
+        Ok(server) => {
+            state.not_listening = None;
+            Some(server)
+        }
+        Err(error) => {
+            let problem = format!("no command reaches this daemon: {error:#}");
+            if state.not_listening.is_none() {
+                warn!("{problem}");
+            }
+            state.not_listening = Some(problem);
+            None
+        }
+    }
 }
 
 /// Each native tunnel holds some six descriptors: hundreds need more than processes are given without

@@ -81,6 +81,10 @@ pub(super) struct State {
     /// What that look left to do.
     pub(super) plan: Plan,
     pub(super) enforcement: Enforcement,
+    /// What pinned maps or links could not be put right, in words, as of the last time they were read back.
+    unrestored: Vec<String>,
+    /// Why there is no control socket, in words.
+    pub(super) not_listening: Option<String>,
     /// What could not be done, in words.
     pub(super) problems: Vec<String>,
     /// Steps that failed, until it is seen whether they succeed the next time.
@@ -142,6 +146,8 @@ impl State {
             observed: Observed::default(),
             plan: Plan::default(),
             enforcement: Enforcement::default(),
+            unrestored: Vec::new(),
+            not_listening: None,
             problems: Vec::new(),
             lasting: Lasting::default(),
             in_place: InPlace::default(),
@@ -220,6 +226,7 @@ impl State {
         self.removals.looked();
         problems.extend(self.contest.problem(self.started.elapsed()));
         problems.extend(self.silences());
+        problems.extend(self.unrestored.iter().chain(&self.not_listening).cloned());
         problems.extend(self.alerts.hooks.problems());
         self.tell_problems(problems);
         self.tell_states();
@@ -321,6 +328,21 @@ impl State {
         if let Err(error) = self.enforce().await {
             // The look that follows has the same problem, and tells it.
             debug!("attach again: {error:#}");
+        }
+    }
+
+    /// Reads back what is pinned, and puts right what somebody else wrote there.
+    pub(super) fn restore(&mut self) {
+        self.unrestored.clear();
+        match self.kernel.restore() {
+            Ok(restored) => {
+                for what in restored {
+                    self.corrected(None, what, Removed::Pinned);
+                }
+            }
+            Err(error) => self
+                .unrestored
+                .push(format!("read back what is pinned: {error:#}")),
         }
     }
 

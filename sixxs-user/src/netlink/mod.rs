@@ -169,6 +169,12 @@ pub(crate) fn name_to_index(name: &str) -> anyhow::Result<u32> {
     }
 }
 
+/// The numbers of all interfaces.
+pub(crate) fn indexes() -> anyhow::Result<Vec<IfIndex>> {
+    let interfaces = nix::net::if_::if_nameindex().context("list interfaces")?;
+    Ok(interfaces.iter().map(|i| IfIndex(i.index())).collect())
+}
+
 /// The name of an interface from its number; `None` when there is no such interface.
 pub(crate) fn index_to_name(index: IfIndex) -> Option<IfName> {
     let name = nix::net::if_::if_indextoname(index.0).ok()?;

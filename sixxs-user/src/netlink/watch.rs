@@ -76,6 +76,8 @@ pub enum Removed {
     Program,
     /// The names of tables, of which the kernel knows nothing.
     Names,
+    /// What pinned maps and links hold: nothing tells of that.
+    Pinned,
 }
 
 /// What is read of each message: its headers. The rest is cut off.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use sixxs_tests::leak::{self, Cause};
-use sixxs_tests::program::{Daemon, Hook};
+use sixxs_tests::program::{Daemon, Hook, finish};
 use sixxs_tests::snapshot::{Snapshot, assert_same, take};
 use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
@@ -21,6 +21,34 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     let before = take(&setting.lab)?;
     let daemon = live(&setting)?;
     assert_ne!(before, take(&setting.lab)?);
+    setting.program.ok(&["down"])?;
+    assert_eq!(daemon.wait()?, 0);
+    assert_same(&before, &take(&setting.lab)?);
+    Ok(())
+}
+
+/// From another network namespace it is refused, since what the daemon made cannot be reached from there.
+#[test]
+fn from_another_namespace() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let before = take(&setting.lab)?;
+    let daemon = live(&setting)?;
+    let at_work = take(&setting.lab)?;
+    let mut down = setting.lab.outside().command(setting.program.binary());
+    down.arg("down");
+    setting.program.dress(&mut down);
+    let printed = finish(&mut down)?;
+    assert_eq!(printed.code, 1, "{printed:#?}");
+    let cure = format!(
+        "nsenter --net=/run/netns/{} sixxs down",
+        setting.host().name()
+    );
+    assert!(
+        printed.stderr.contains("nothing was changed") && printed.stderr.contains(&cure),
+        "{printed:#?}"
+    );
+    assert_same(&at_work, &take(&setting.lab)?);
+    assert!(setting.program.status()?.healthy);
     setting.program.ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
     assert_same(&before, &take(&setting.lab)?);

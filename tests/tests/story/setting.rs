@@ -1,5 +1,6 @@
 //! What the scenes have in common: a lab with services and the program, and what is looked at.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,22 @@ impl Setting {
     /// The host.
     pub(crate) fn host(&self) -> &Namespace {
         self.lab.host()
+    }
+
+    /// Where the host's pins are.
+    pub(crate) fn pins(&self) -> Result<PathBuf> {
+        self.pins_in(&self.lab.paths().pins())
+    }
+
+    /// Where they are below another pin directory.
+    pub(crate) fn pins_in(&self, pin_dir: &Path) -> Result<PathBuf> {
+        Ok(pin_dir.join(format!("net-{}", self.host().cookie()?)))
+    }
+
+    /// Where the host's pins of the present layout are.
+    pub(crate) fn version(&self) -> Result<PathBuf> {
+        let version = format!("v{}", sixxs_common::layout::VERSION);
+        Ok(self.pins()?.join(version))
     }
 
     /// Starts the daemon and waits until it is ready.

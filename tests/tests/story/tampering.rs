@@ -88,6 +88,42 @@ fn programs_come_back_at_once() -> Result<()> {
     Ok(())
 }
 
+/// The service has no `CAP_SYS_ADMIN`: what is attached is asked without it.
+#[test]
+fn programs_come_back_to_the_service() -> Result<()> {
+    if !sixxs_tests::kernel::has_tcx()? {
+        return Ok(());
+    }
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let pins = setting.lab.paths().pins();
+    fs::create_dir(&pins)?;
+    setting
+        .host()
+        .sh(&format!("mount -t bpf bpf {}", pins.display()))?;
+    let mut run = setting.host().command("setpriv");
+    run.arg("--bounding-set=-all,+bpf,+net_admin,+net_raw,+perfmon")
+        .arg(setting.program.binary())
+        .arg("run");
+    setting.program.dress(&mut run);
+    let daemon = setting.program.start_as(run)?;
+    let [link] = links(&setting, UPLINK)?[..] else {
+        panic!("not one program at {UPLINK}");
+    };
+    ensure!(bpf::detach(link.link)?, "the link is gone");
+    let taken = Instant::now();
+    let back = || links(&setting, UPLINK);
+    let limit = Duration::from_secs(5);
+    wait::until("the program is back", limit, back, |links| links.len() == 1)?;
+    assert!(taken.elapsed() < Duration::from_secs(2));
+    let status = setting.program.status()?;
+    assert!(status.problems.is_empty(), "{status:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    // The next one takes them over.
+    assert_eq!(setting.start()?.stop()?, 0);
+    assert_eq!(links(&setting, UPLINK)?.len(), 1);
+    Ok(())
+}
+
 #[test]
 fn filters_come_back_at_once() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Clsact)?;
@@ -166,8 +202,7 @@ fn pins_come_back() -> Result<()> {
     let daemon = setting.start()?;
     setting.outside_is_answered(&setting.lab.tunnels()[0])?;
     let before = setting.program.status()?;
-    let pins = setting.lab.paths().pins();
-    let version = pins.join(format!("v{}", sixxs_common::layout::VERSION));
+    let version = setting.version()?;
     let all = pinned(&version);
     ensure!(all.len() > 10, "{all:?}");
     fs::remove_dir_all(&version).context("take the pins away")?;
@@ -297,8 +332,7 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
         let address = TUNNELS[1].address;
         let interval = Duration::from_millis(2);
         let stream = PingStream::start(setting.lab.outside(), address, interval)?;
-        let pins = setting.lab.paths().pins();
-        let version = pins.join(format!("v{}", sixxs_common::layout::VERSION));
+        let (pins, version) = (setting.pins()?, setting.version()?);
         let mut before = Vec::new();
         for other in ["v2", "v1000"] {
             fs::rename(&version, pins.join(other))?;
@@ -332,7 +366,7 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
 #[test]
 fn counters_of_another_layout_are_carried_over() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let pins = setting.lab.paths().pins();
+    let pins = setting.pins()?;
     // The daemon mounts what it pins to.
     assert_eq!(setting.start()?.stop()?, 0);
     let [name, other] = TUNNELS.each_ref().map(|plan| plan.interface);

@@ -3,8 +3,10 @@
 //! * here – slots, tunnels and interfaces
 //! * `sources` – whose packets are whose
 //! * `read` – what was counted
+//! * `restore` – what somebody else wrote, put right
 
 mod read;
+mod restore;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +36,10 @@ pub(super) use self::read::sum;
 use self::sources::Written;
 use super::raw::Raw;
 
+/// The generation of the sources is counted up from one, and never gets here: one that is above was written by
+/// somebody else.
+const HIGHEST_GENERATION: u64 = u64::MAX / 2;
+
 /// The maps, with copies of what was written, so that only changes are.
 pub(super) struct Tables {
     interfaces: Array<MapData, Raw<layout::Interface>>,
@@ -42,9 +48,13 @@ pub(super) struct Tables {
     /// The one entry of `control`, as it should be.
     current: Control,
     few: Array<MapData, Raw<SourceTable>>,
+    /// The entry of `few` that is in use.
+    in_use: SourceTable,
     sources: LpmTrie<MapData, [u8; 16], Raw<layout::Source>>,
     directs: LpmTrie<MapData, [u8; 20], u32>,
     tunnels: Array<MapData, Raw<layout::Tunnel>>,
+    /// The entries of `tunnels` that are not empty, by slot.
+    outlets: BTreeMap<u32, layout::Tunnel>,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
     states: Array<MapData, Raw<layout::TunnelState>>,
     echoes: Array<MapData, Raw<Pending>>,
@@ -71,13 +81,21 @@ impl Tables {
         let control: Array<_, Raw<Control>> = take(ebpf, "CONTROL")?.try_into()?;
         let mut current = control.get(&0, 0).context("read the control entry")?.0;
         // 0 is for interface entries that are empty and addresses that were never seen.
-        current.generation = current.generation.max(1);
+        current.generation = current.generation.clamp(1, HIGHEST_GENERATION);
         let interfaces: Array<_, Raw<layout::Interface>> = take(ebpf, "INTERFACES")?.try_into()?;
         let mut places = BTreeMap::new();
         for place in 0..layout::INTERFACES {
             let there = interfaces.get(&place, 0).context("read an interface")?.0;
             if there != layout::Interface::default() {
                 places.insert(place, there);
+            }
+        }
+        let tunnels: Array<_, Raw<layout::Tunnel>> = take(ebpf, "TUNNELS")?.try_into()?;
+        let mut outlets = BTreeMap::new();
+        for slot in 0..layout::SLOTS {
+            let there = tunnels.get(&slot, 0).context("read a tunnel")?.0;
+            if there != layout::Tunnel::default() {
+                outlets.insert(slot, there);
             }
         }
         Ok(Self {
@@ -87,9 +105,11 @@ impl Tables {
             control,
             current,
             few: take(ebpf, "FEW")?.try_into()?,
+            in_use: SourceTable::EMPTY,
             sources: take(ebpf, "SOURCES")?.try_into()?,
             directs: take(ebpf, "DIRECTS")?.try_into()?,
-            tunnels: take(ebpf, "TUNNELS")?.try_into()?,
+            tunnels,
+            outlets,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
             states: take(ebpf, "STATES")?.try_into()?,
             echoes: take(ebpf, "ECHOES")?.try_into()?,
@@ -176,10 +196,11 @@ impl Tables {
             let slot = self.slot(name)?;
             self.time(slot)?;
             let entry = tunnel_entry(outlet);
-            if self.tunnels.get(&slot, 0).context("read a tunnel")?.0 != entry {
+            if self.outlets.get(&slot) != Some(&entry) {
                 self.tunnels
                     .set(slot, Raw(entry), 0)
                     .with_context(|| format!("write tunnel {name}"))?;
+                self.outlets.insert(slot, entry);
             }
         }
         Ok(())
@@ -205,13 +226,11 @@ impl Tables {
     /// Clears the entries of tunnels that are not wanted any more; after their sources are gone.
     fn forget_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, slot) in &self.slots {
-            let empty = layout::Tunnel::default();
-            if !wanted.tunnels.contains_key(name)
-                && self.tunnels.get(slot, 0).context("read a tunnel")?.0 != empty
-            {
+            if !wanted.tunnels.contains_key(name) && self.outlets.contains_key(slot) {
                 self.tunnels
-                    .set(*slot, Raw(empty), 0)
+                    .set(*slot, Raw(layout::Tunnel::default()), 0)
                     .with_context(|| format!("clear tunnel {name}"))?;
+                self.outlets.remove(slot);
             }
         }
         Ok(())

@@ -18,8 +18,8 @@ use super::{Raw, Tables, tolerate_missing};
 /// Sources and direct destinations as they stand in the maps.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Written {
-    sources: BTreeMap<(u8, [u8; 16]), layout::Source>,
-    directs: BTreeSet<(u32, [u8; 20])>,
+    pub(super) sources: BTreeMap<(u8, [u8; 16]), layout::Source>,
+    pub(super) directs: BTreeSet<(u32, [u8; 20])>,
 }
 
 impl Tables {
@@ -104,6 +104,7 @@ impl Tables {
         self.few
             .set(unused, Raw(table), 0)
             .context("write the sources")?;
+        self.in_use = table;
         self.current.table = unused;
         self.control
             .set(0, Raw(self.current), 0)
@@ -111,7 +112,7 @@ impl Tables {
     }
 
     /// Has the programs look up again whose an address is.
-    fn forget_remembered(&mut self) -> anyhow::Result<()> {
+    pub(super) fn forget_remembered(&mut self) -> anyhow::Result<()> {
         self.current.generation += 1;
         // First noted, then used: no later run uses it again for other sources.
         self.control
@@ -126,8 +127,8 @@ impl Tables {
         Ok(())
     }
 
-    /// What an earlier run left in the maps.
-    fn read_back(&self) -> anyhow::Result<Written> {
+    /// What stands in the maps, whoever wrote it.
+    pub(super) fn read_back(&self) -> anyhow::Result<Written> {
         let mut before = Written {
             sources: BTreeMap::new(),
             directs: BTreeSet::new(),

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Conf, remove};
-use crate::{client, paths::Paths};
+use crate::{client, paths::Paths, removal};
 
 /// The tunnel is looked after so often.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
@@ -127,9 +127,9 @@ fn is_same(its: &Path, ours: &Path) -> bool {
 fn write(pidfile: &str) -> anyhow::Result<()> {
     // Whole or not at all.
     let draft = format!("{pidfile}.new");
-    fs::write(&draft, format!("{}\n", std::process::id()))
-        .and_then(|()| fs::rename(&draft, pidfile))
-        .with_context(|| format!("write {pidfile}"))
+    let written = fs::write(&draft, format!("{}\n", std::process::id()))
+        .and_then(|()| fs::rename(&draft, pidfile));
+    removal::unfinished(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
 }
 
 /// Has the holder end, and waits for it; false: there is none.

@@ -27,7 +27,7 @@ use sixxs_core::{
     doctor::{
         self, Configuration, Facts, Finding, Verdict,
         daemon::Daemon,
-        host::{Host, Pins},
+        host::{Host, Pins, Refused},
     },
     link::Links,
     routing::{
@@ -233,6 +233,8 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
         mounted,
         mount_point,
         left,
+        refused,
+        strange,
     } = bpf::seen_pins(&paths.pin_dir);
     let has_subtrees = |config: &Config| config.rule_mode == RuleMode::Subtrees;
     let carriers = status.iter().flat_map(|status| &status.tunnels);
@@ -255,6 +257,18 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
             mountable: has_sys_admin(),
             // A daemon has taken them over.
             left: left.into_iter().filter(|_| status.is_none()).collect(),
+            // What an ordinary user may not do says nothing about root.
+            refused: refused
+                .filter(|_| has_sys_admin().is_some())
+                .map(|(why, read_only)| Refused {
+                    why,
+                    read_only: read_only.map(|mount| mount.display().to_string()),
+                }),
+            strange: strange
+                .iter()
+                .filter(|_| has_sys_admin().is_some())
+                .map(|path| path.display().to_string())
+                .collect(),
         },
         tun: config
             .filter(|config| has_native(config))

@@ -74,8 +74,10 @@ impl Ways {
             let text = serde_json::to_string(kept)?;
             // Names of interfaces have no slash, and `.new` is longer than any may be.
             let draft = self.directory.join(format!("{name}.interface.new"));
-            fs::write(&draft, text).with_context(|| format!("write {}", draft.display()))?;
-            fs::rename(&draft, self.directory.join(name.as_str())).context("rename it")
+            let written = fs::write(&draft, text)
+                .and_then(|()| fs::rename(&draft, self.directory.join(name.as_str())));
+            removal::unfinished(&draft, written)
+                .with_context(|| format!("write {}", draft.display()))
         };
         if let Err(error) = save() {
             debug!("{name}: keep the way to the broker: {error:#}");

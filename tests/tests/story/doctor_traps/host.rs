@@ -23,8 +23,7 @@ const SUBTREES: &str = "rule_mode = \"subtrees\"\n";
 #[test]
 fn pins_of_another_version() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let pins = setting.lab.paths().pins();
-    let version = pins.join(format!("v{}", sixxs_common::layout::VERSION));
+    let (pins, version) = (setting.pins()?, setting.version()?);
     for command in ["run", "down"] {
         assert_eq!(setting.start()?.stop()?, 0);
         assert!(traps(&setting, "pins")?.is_empty());

@@ -1,0 +1,78 @@
+//! What a map is like: its kind and sizes. A map with another shape is none of ours.
+
+use std::{fmt, os::fd::AsRawFd as _, path::Path};
+
+use super::{syscall::call, tcx};
+
+/// `BPF_OBJ_GET_INFO_BY_FD`, from the kernel's `enum bpf_cmd`.
+const INFORMATION: libc::c_long = 15;
+
+/// The shape of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// As `enum bpf_map_type` numbers it.
+    pub(super) kind: u32,
+    pub(super) key_bytes: u32,
+    pub(super) value_bytes: u32,
+    pub(super) entries: u32,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "type {}, key {}, value {}, entries {}",
+            self.kind, self.key_bytes, self.value_bytes, self.entries
+        )
+    }
+}
+
+/// A map that is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pinned {
+    /// Its number.
+    pub(super) number: u32,
+    pub(super) shape: Shape,
+}
+
+/// The map that is pinned at a path; `None`: there is something else, or nothing.
+pub(super) fn pinned(path: &Path) -> Option<Pinned> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Information {
+        kind: u32,
+        number: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Ask {
+        descriptor: u32,
+        length: u32,
+        information: u64,
+    }
+    let object = tcx::open(path).ok()?;
+    if tcx::kind(&object) != Some(tcx::Kind::Map) {
+        return None;
+    }
+    let mut information = Information::default();
+    let mut ask = Ask {
+        descriptor: u32::try_from(object.as_raw_fd()).ok()?,
+        length: u32::try_from(size_of::<Information>()).ok()?,
+        information: (&raw mut information) as u64,
+    };
+    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the kernel
+    // may write, all of which are plain numbers.
+    unsafe { call(INFORMATION, &mut ask) }.ok()?;
+    Some(Pinned {
+        number: information.number,
+        shape: Shape {
+            kind: information.kind,
+            key_bytes: information.key_size,
+            value_bytes: information.value_size,
+            entries: information.max_entries,
+        },
+    })
+}

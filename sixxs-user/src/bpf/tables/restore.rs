@@ -1,0 +1,148 @@
+//! Reads back what the maps hold. They are pinned, so that whoever is root may write to them; nothing tells
+//! of that.
+
+use anyhow::Context as _;
+use aya::maps::{MapError, lpm_trie::Key};
+use sixxs_common::{echo::Times, layout};
+
+use super::{
+    HIGHEST_GENERATION, Raw, Tables, everywhere, sources::Written, tolerate_missing, write_name,
+};
+
+impl Tables {
+    /// Compares the maps with what was written last, and writes that again where they differ. Returns the
+    /// names of the maps that did. What is counted has no right value, and is left alone.
+    pub(in crate::bpf) fn restore(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        let mut restored = Vec::new();
+        let Some(written) = self.written.clone() else {
+            return Ok(restored);
+        };
+        restored.extend(self.restore_slots()?.then_some("SLOTS"));
+        restored.extend(self.restore_times()?.then_some("TIMES"));
+        restored.extend(self.restore_tunnels()?.then_some("TUNNELS"));
+        restored.extend(self.restore_interfaces()?.then_some("INTERFACES"));
+        let before = restored.len();
+        let found = self.read_back()?;
+        restored.extend(self.restore_directs(&written, &found)?.then_some("DIRECTS"));
+        restored.extend(self.restore_sources(&written, &found)?.then_some("SOURCES"));
+        restored.extend(self.restore_table()?.then_some("FEW"));
+        restored.extend(self.restore_control()?.then_some("CONTROL"));
+        if restored.len() > before {
+            // Meanwhile the programs may have remembered what was not so.
+            self.forget_remembered()?;
+        }
+        Ok(restored)
+    }
+
+    fn restore_slots(&mut self) -> anyhow::Result<bool> {
+        let mut restored = false;
+        for (name, slot) in &self.slots {
+            let right = write_name(name);
+            let found = self.names.get(slot, 0).context("read a slot's name")?.0;
+            if found != right {
+                self.names
+                    .set(*slot, Raw(right), 0)
+                    .context("name a slot")?;
+                restored = true;
+            }
+        }
+        Ok(restored)
+    }
+
+    fn restore_times(&mut self) -> anyhow::Result<bool> {
+        let mut restored = false;
+        for slot in self.timed.clone() {
+            match self.times.get(&slot, 0) {
+                Ok(_) => {}
+                Err(MapError::KeyNotFound) => {
+                    self.times
+                        .insert(slot, everywhere(Times::NONE)?, 0)
+                        .context("make room for the times of replies")?;
+                    restored = true;
+                }
+                Err(error) => return Err(error).context("read the times of replies"),
+            }
+        }
+        Ok(restored)
+    }
+
+    fn restore_tunnels(&mut self) -> anyhow::Result<bool> {
+        let mut restored = false;
+        for slot in 0..layout::SLOTS {
+            let right = self.outlets.get(&slot).copied().unwrap_or_default();
+            if self.tunnels.get(&slot, 0).context("read a tunnel")?.0 != right {
+                self.tunnels
+                    .set(slot, Raw(right), 0)
+                    .context("write a tunnel")?;
+                restored = true;
+            }
+        }
+        Ok(restored)
+    }
+
+    fn restore_interfaces(&mut self) -> anyhow::Result<bool> {
+        let mut restored = false;
+        for place in 0..layout::INTERFACES {
+            let right = self.places.get(&place).copied().unwrap_or_default();
+            let found = self.interfaces.get(&place, 0);
+            if found.context("read an interface")?.0 != right {
+                self.interfaces
+                    .set(place, Raw(right), 0)
+                    .context("write an interface")?;
+                restored = true;
+            }
+        }
+        Ok(restored)
+    }
+
+    fn restore_directs(&mut self, right: &Written, found: &Written) -> anyhow::Result<bool> {
+        for (bits, key) in right.directs.difference(&found.directs) {
+            self.directs
+                .insert(&Key::new(*bits, *key), 1, 0)
+                .context("add a direct destination")?;
+        }
+        for (bits, key) in found.directs.difference(&right.directs) {
+            tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
+        }
+        Ok(right.directs != found.directs)
+    }
+
+    fn restore_sources(&mut self, right: &Written, found: &Written) -> anyhow::Result<bool> {
+        for ((bits, octets), entry) in &right.sources {
+            if found.sources.get(&(*bits, *octets)) != Some(entry) {
+                let key = Key::new(u32::from(*bits), *octets);
+                self.sources
+                    .insert(&key, Raw(*entry), 0)
+                    .context("add a source")?;
+            }
+        }
+        for (bits, octets) in found.sources.keys() {
+            if !right.sources.contains_key(&(*bits, *octets)) {
+                tolerate_missing(self.sources.remove(&Key::new(u32::from(*bits), *octets)))?;
+            }
+        }
+        Ok(right.sources != found.sources)
+    }
+
+    fn restore_table(&mut self) -> anyhow::Result<bool> {
+        let place = self.current.table;
+        if self.few.get(&place, 0).context("read the sources")?.0 == self.in_use {
+            return Ok(false);
+        }
+        self.few
+            .set(place, Raw(self.in_use), 0)
+            .context("write the sources")?;
+        Ok(true)
+    }
+
+    /// The entry itself is written with the next generation.
+    fn restore_control(&mut self) -> anyhow::Result<bool> {
+        let found = self.control.get(&0, 0).context("read the control entry")?.0;
+        if found == self.current {
+            return Ok(false);
+        }
+        let found = found.generation.min(HIGHEST_GENERATION);
+        self.current.generation = self.current.generation.max(found);
+        Ok(true)
+    }
+}

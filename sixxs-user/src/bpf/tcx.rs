@@ -1,0 +1,197 @@
+//! What the kernel says of TCX: who is attached to an interface, and where a pinned link is attached.
+//! By bare system calls, since aya asks for each program besides, which needs `CAP_SYS_ADMIN`, and does
+//! not ask for links.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use anyhow::Context as _;
+use sixxs_core::types::IfIndex;
+
+use super::syscall::{call, make};
+use crate::netlink::tc::Direction;
+
+/// Of the kernel's `enum bpf_cmd`.
+const OBJECT_GET: libc::c_long = 7;
+const INFORMATION: libc::c_long = 15;
+const PROGRAM_QUERY: libc::c_long = 16;
+const LINK_BY_NUMBER: libc::c_long = 30;
+const LINK_DETACH: libc::c_long = 34;
+
+/// `BPF_LINK_TYPE_TCX`.
+const LINK_TYPE_TCX: u32 = 11;
+
+/// The kernel runs at most this many programs at a TCX hook (`BPF_MPROG_MAX`).
+const MOST: usize = 64;
+
+/// A program that is attached by TCX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attached {
+    /// The program's number.
+    pub(super) program: u32,
+    /// The link's number; 0 for a program without a link.
+    pub(super) link: u32,
+}
+
+/// Who is attached to an interface of this network namespace, in order. An interface that is gone, and a
+/// kernel without TCX (before 6.6), are errors.
+pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<Attached>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        target_ifindex: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        padding: u32,
+        program_flags: u64,
+        links: u64,
+        link_flags: u64,
+        revision: u64,
+    }
+    let mut programs = [0_u32; MOST];
+    let mut links = [0_u32; MOST];
+    let mut query = Query {
+        target_ifindex: index.0,
+        // `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
+        attach_type: match direction {
+            Direction::Ingress => 46,
+            Direction::Egress => 47,
+        },
+        programs: programs.as_mut_ptr() as u64,
+        count: 64,
+        links: links.as_mut_ptr() as u64,
+        ..Query::default()
+    };
+    // SAFETY: the structure is the kernel's of 6.6 for this command; both arrays outlive the call and have
+    // room for `count` numbers.
+    unsafe { call(PROGRAM_QUERY, &mut query) }?;
+    let count = usize::try_from(query.count).unwrap_or(MOST);
+    let both = programs.iter().zip(&links).take(count);
+    Ok(both
+        .map(|(program, link)| Attached {
+            program: *program,
+            link: *link,
+        })
+        .collect())
+}
+
+/// A TCX link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Its number.
+    pub(super) number: u32,
+    /// The number of its program.
+    pub(super) program: u32,
+    /// The interface it is attached to, of whatever network namespace; 0 for none any more.
+    pub(super) interface: u32,
+}
+
+/// The TCX link that is pinned at a path; `None`: there is something else.
+pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Information {
+        kind: u32,
+        number: u32,
+        program: u32,
+        padding: u32,
+        interface: u32,
+        attach_type: u32,
+    }
+    #[repr(C)]
+    struct Ask {
+        descriptor: u32,
+        length: u32,
+        information: u64,
+    }
+    let what = || format!("read {}", path.display());
+    let object = open(path).with_context(what)?;
+    if kind(&object) != Some(Kind::Link) {
+        return Ok(None);
+    }
+    let mut information = Information::default();
+    let mut ask = Ask {
+        descriptor: u32::try_from(object.as_raw_fd())?,
+        length: u32::try_from(size_of::<Information>())?,
+        information: (&raw mut information) as u64,
+    };
+    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the kernel
+    // may write, all of which are plain numbers.
+    unsafe { call(INFORMATION, &mut ask) }.with_context(what)?;
+    Ok((information.kind == LINK_TYPE_TCX).then_some(Link {
+        number: information.number,
+        program: information.program,
+        interface: information.interface,
+    }))
+}
+
+/// Detaches the program of a link, whoever holds the link. Needs `CAP_SYS_ADMIN`.
+pub(super) fn detach(link: u32) -> io::Result<()> {
+    #[repr(C)]
+    struct Get {
+        number: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut get = Get {
+        number: link,
+        next: 0,
+        flags: 0,
+    };
+    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    let descriptor = unsafe { make(LINK_BY_NUMBER, &mut get) }?;
+    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
+    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let mut descriptor = link.as_raw_fd();
+    // SAFETY: the command takes a descriptor alone.
+    unsafe { call(LINK_DETACH, &mut descriptor) }
+}
+
+/// Opens what is pinned at a path.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = Get {
+        path: name.as_ptr() as u64,
+        descriptor: 0,
+        flags: 0,
+    };
+    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives the
+    // call.
+    let descriptor = unsafe { make(OBJECT_GET, &mut get) }?;
+    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// What a descriptor stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Map,
+    Link,
+}
+
+/// What a descriptor stands for, as the kernel calls its file; `None` for anything else.
+pub(super) fn kind(object: &OwnedFd) -> Option<Kind> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd())).ok()?;
+    match target.to_str()?.strip_prefix("anon_inode:")? {
+        "bpf-map" => Some(Kind::Map),
+        // The descriptor that made it, and one that was opened later.
+        "bpf_link" | "bpf-link" => Some(Kind::Link),
+        _ => None,
+    }
+}

@@ -1,0 +1,147 @@
+//! Pins of versions before network namespaces had directories of their own: they were shared by all
+//! namespaces. Whose they are the kernel says, by where their programs are attached.
+
+use std::{collections::BTreeSet, io};
+
+use aya::{
+    maps::MapData,
+    programs::{ProgramError, loaded_programs},
+};
+use sixxs_core::types::IfIndex;
+
+use super::{hook::our_filter, pins::Pins, tcx};
+use crate::netlink::{Netlink, indexes, tc::Direction};
+
+/// Pins that were taken over.
+#[derive(Clone, Debug)]
+pub(super) struct Former {
+    pub(super) pins: Pins,
+    /// Whether another network namespace goes on using them.
+    pub(super) is_shared: bool,
+}
+
+/// What is attached in this network namespace.
+struct Here {
+    /// The numbers of TCX links.
+    links: BTreeSet<u32>,
+    /// Our filters on clsact, with the numbers of their programs.
+    filters: Vec<(IfIndex, Option<u32>)>,
+}
+
+/// Takes links and marks of this network namespace over from pins without one. Of these pins what is
+/// counted can be carried over. Pins of which nothing is attached anywhere belong to whoever comes first;
+/// those of another namespace are left alone.
+pub(super) async fn take_over(pins: &Pins, netlink: &Netlink) -> anyhow::Result<Vec<Former>> {
+    let unscoped = pins.unscoped()?;
+    if unscoped.is_empty() {
+        return Ok(Vec::new());
+    }
+    pins.make()?;
+    let here = here(netlink).await?;
+    let mut taken = Vec::new();
+    for other in unscoped {
+        if let Some(is_shared) = take(pins, &other, &here)? {
+            taken.push(Former {
+                pins: other,
+                is_shared,
+            });
+        }
+    }
+    Ok(taken)
+}
+
+/// `None`: they are another namespace's alone. Else, whether another one uses them too.
+fn take(pins: &Pins, other: &Pins, here: &Here) -> anyhow::Result<Option<bool>> {
+    let links = other.read_links()?;
+    let is_here = |link: &tcx::Link| here.links.contains(&link.number);
+    let has_links_here = links.iter().any(|(_, link)| is_here(link));
+    let elsewhere: BTreeSet<_> = links
+        .iter()
+        .filter(|(_, link)| link.interface != 0 && !is_here(link))
+        .map(|(name, _)| name)
+        .collect();
+    let maps = map_numbers(other)?;
+    let users = users(&maps);
+    // Who may not ask for programs goes by the links, and by whether filters of ours are here at all.
+    let filters: Vec<_> = here
+        .filters
+        .iter()
+        .filter(|(_, program)| match (&users, program) {
+            (Some(users), Some(program)) => users.contains(program),
+            _ => links.is_empty(),
+        })
+        .map(|(index, _)| *index)
+        .collect();
+    let known: BTreeSet<_> = (links.iter().map(|(_, link)| link.program))
+        .chain(here.filters.iter().filter_map(|(_, program)| *program))
+        .collect();
+    let is_used_elsewhere = users.is_some_and(|users| !users.is_subset(&known));
+    let is_shared = !elsewhere.is_empty() || is_used_elsewhere;
+    if is_shared && !has_links_here && filters.is_empty() {
+        return Ok(None);
+    }
+    for (name, _) in &links {
+        if !elsewhere.contains(name) {
+            pins.adopt_link(other, name)?;
+        }
+    }
+    for index in other.marked_clsact()? {
+        if !is_shared || filters.contains(&index) {
+            pins.adopt_mark(other, index)?;
+        }
+    }
+    Ok(Some(is_shared))
+}
+
+async fn here(netlink: &Netlink) -> anyhow::Result<Here> {
+    let mut here = Here {
+        links: BTreeSet::new(),
+        filters: Vec::new(),
+    };
+    for index in indexes()? {
+        for direction in Direction::BOTH {
+            // An error: there is no TCX before 6.6, or the interface is gone.
+            let attached = tcx::attached(index, direction).unwrap_or_default();
+            here.links
+                .extend(attached.iter().map(|attached| attached.link));
+            if let Some(filter) = our_filter(netlink, index, direction).await? {
+                here.filters.push((index, filter.program));
+            }
+        }
+    }
+    Ok(here)
+}
+
+/// The numbers of the maps that are pinned.
+fn map_numbers(pins: &Pins) -> anyhow::Result<BTreeSet<u32>> {
+    let maps = pins.pinned_maps()?;
+    let number = |(_, map): &(_, MapData)| Some(map.info().ok()?.id());
+    Ok(maps.iter().filter_map(number).collect())
+}
+
+/// The numbers of programs that use one of these maps; `None`: only `CAP_SYS_ADMIN` may ask.
+fn users(maps: &BTreeSet<u32>) -> Option<BTreeSet<u32>> {
+    let mut users = BTreeSet::new();
+    for program in loaded_programs() {
+        match program {
+            Ok(program) => {
+                let used = program.map_ids().ok().flatten().unwrap_or_default();
+                if used.iter().any(|map| maps.contains(map)) {
+                    users.insert(program.id());
+                }
+            }
+            Err(error) if is_refused(&error) => return None,
+            // It was unloaded just now.
+            Err(_) => {}
+        }
+    }
+    Some(users)
+}
+
+fn is_refused(error: &ProgramError) -> bool {
+    matches!(
+        error,
+        ProgramError::SyscallError(error)
+            if error.io_error.kind() == io::ErrorKind::PermissionDenied
+    )
+}

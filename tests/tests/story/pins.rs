@@ -1,0 +1,269 @@
+//! Pins belong to a network namespace: daemons of several namespaces share a pin directory.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sixxs_tests::bpf::{self, Order};
+use sixxs_tests::kernel;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+const EGRESS: &str = "sixxs_egress";
+
+/// Two hosts whose pins are in the directory of the first.
+fn two(hook: Hook) -> Result<[Setting; 2]> {
+    let first = Setting::new(Flavour::Tun, hook)?;
+    let mut second = Setting::new(Flavour::Tun, hook)?;
+    let shared = first.lab.paths().pins();
+    second.program.add_environment([("SIXXS_PIN_DIR", shared)]);
+    Ok([first, second])
+}
+
+/// Sends packets that leak, and sees that all of them are put into the tunnel.
+fn leaks_are_caught(setting: &Setting) -> Result<()> {
+    let [tunnel, _] = setting.lab.tunnels();
+    let leaked = || setting.program.status();
+    let before = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
+    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    leak::send(&socket, OUTSIDE, 200, 100)?;
+    let after = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
+    ensure!(after == before + 200, "{} of 200", after - before);
+    setting.nothing_went_astray()
+}
+
+/// What is pinned below a directory, in its order.
+fn listed(directory: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    if directory.exists() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.extend(listed(&entry.path())?);
+            }
+            names.push(entry.path().display().to_string());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+variants!(two_daemons_share_a_directory: tun(Tun, Auto), tun_clsact(Tun, Clsact));
+
+/// Two daemons in two network namespaces with one pin directory: each keeps what is its own, while they run,
+/// when one is killed, and when one is taken away.
+fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
+    let [first, second] = two(hook)?;
+    let shared = first.lab.paths().pins();
+    let here = first.start()?;
+    let programs = |setting: &Setting| {
+        Ok::<_, anyhow::Error>(bpf::tcx_named(setting.host(), UPLINK, false, EGRESS)?.len())
+    };
+    let before = (listed(&first.pins()?)?, programs(&first)?);
+    let there = second.start()?;
+    let log = there.log();
+    let told = format!(
+        "{} belongs to another network namespace",
+        first.pins()?.display()
+    );
+    ensure!(log.contains(&told), "{log}");
+    for setting in [&first, &second] {
+        leaks_are_caught(setting)?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    for setting in [&first, &second] {
+        let status = setting.program.status()?;
+        ensure!(status.healthy && status.corrections == 0, "{status:#?}");
+    }
+    // One that dies leaves the other alone, and its own programs at work.
+    there.kill()?;
+    leaks_are_caught(&first)?;
+    second.delete_own_rules()?;
+    second.outside_is_answered(&second.lab.tunnels()[0])?;
+    second.nothing_went_astray()?;
+    // It comes back to its own, and is taken away without a trace.
+    let there = second.start()?;
+    leaks_are_caught(&second)?;
+    ensure!(second.pins_in(&shared)?.exists());
+    second.program.ok(&["down"])?;
+    ensure!(there.wait()? == 0);
+    ensure!(!second.pins_in(&shared)?.exists());
+    ensure!((listed(&first.pins()?)?, programs(&first)?) == before);
+    leaks_are_caught(&first)?;
+    ensure!(first.program.status()?.corrections == 0);
+    ensure!(here.stop()? == 0);
+    // The last one takes the directory along.
+    first.program.ok(&["down"])?;
+    ensure!(!shared.exists());
+    Ok(())
+}
+
+variants!(pins_without_a_namespace: tun_old(Tun, Auto), tun_clsact_old(Tun, Clsact));
+
+/// Earlier versions pinned without the namespace. Whose pins they are is told by where their programs are
+/// attached: another namespace's are left alone, whoever comes first.
+fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
+    let [first, second] = two(hook)?;
+    let shared = first.lab.paths().pins();
+    ensure!(first.start()?.stop()? == 0);
+    first.outside_is_answered(&first.lab.tunnels()[0])?;
+    // As an earlier version left them.
+    let old = shared.join("v3");
+    fs::rename(first.version()?, &old)?;
+    let left = listed(&old)?;
+    let programs = bpf::tcx(first.host(), UPLINK, false)?;
+    let daemon = second.start()?;
+    ensure!(
+        daemon
+            .log()
+            .contains(&format!("{} belongs to another", old.display()))
+    );
+    ensure!(
+        second
+            .program
+            .status()?
+            .tunnel(TUNNELS[0].interface)
+            .echo
+            .requests_in
+            == 0
+    );
+    ensure!(daemon.stop()? == 0);
+    second.program.ok(&["down"])?;
+    ensure!(listed(&old)? == left);
+    ensure!(bpf::tcx(first.host(), UPLINK, false)? == programs);
+    // Those whose they are take them over, with what they counted.
+    let daemon = first.start()?;
+    ensure!(!old.exists(), "{:?} {}", listed(&old)?, daemon.log());
+    let status = first.program.status()?;
+    ensure!(
+        status.tunnel(TUNNELS[0].interface).echo.requests_in == 20,
+        "{status:#?}"
+    );
+    leaks_are_caught(&first)?;
+    ensure!(daemon.stop()? == 0);
+    // And take them away.
+    fs::rename(first.version()?, &old)?;
+    first.program.ok(&["down"])?;
+    ensure!(!shared.exists());
+    ensure!(bpf::tcx_named(first.host(), UPLINK, false, EGRESS)?.is_empty());
+    Ok(())
+}
+
+/// Pins that were taken away come back links first: a daemon that is killed in between leaves every program
+/// attached. The order is that of the inodes' numbers, which the kernel gives out by processor: where the daemon was
+/// moved to another one meanwhile they say nothing, which is rare.
+#[test]
+fn links_are_pinned_before_maps() -> Result<()> {
+    if !kernel::has_tcx()? {
+        return Ok(());
+    }
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let version = setting.version()?;
+    let inodes = |directory: &str| -> Result<Vec<u64>> {
+        let entries = fs::read_dir(version.join(directory)).into_iter().flatten();
+        let inodes = entries.map(|entry| Ok(entry?.metadata()?.ino()));
+        inodes.collect()
+    };
+    let daemon = setting.start()?;
+    let pinned = (inodes("links")?.len(), inodes("maps")?.len());
+    ensure!(pinned.0 == 5, "{pinned:?}");
+    let rounds = 5;
+    let mut in_order = 0;
+    for round in 0..rounds {
+        fs::remove_dir_all(&version)?;
+        let add = format!("ip link add some{round} type veth peer name other{round}");
+        setting.host().sh(&add)?;
+        let now = || Ok((inodes("links")?.len(), inodes("maps")?.len()));
+        let limit = Duration::from_secs(5);
+        wait::until("pins are back", limit, now, |now| *now == pinned)?;
+        let last_link = inodes("links")?.into_iter().max();
+        let first_map = inodes("maps")?.into_iter().min();
+        in_order += usize::from(last_link < first_map);
+    }
+    ensure!(in_order > rounds / 2, "in {in_order} of {rounds} rounds");
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    setting.nothing_went_astray()
+}
+
+/// Somebody empties the maps by their pins, and pins other things in the places of ours. Nothing tells of it:
+/// the round of every 30 s puts it right, and says so.
+#[test]
+fn what_is_pinned_is_read_back() -> Result<()> {
+    // With prefixes, whose destinations are direct.
+    let spec = Spec {
+        lans: true,
+        ..Spec::new(Flavour::Tun)
+    };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    leaks_are_caught(&setting)?;
+    let version = setting.version()?;
+    const MAPS: [&str; 8] = [
+        "SLOTS",
+        "TIMES",
+        "TUNNELS",
+        "INTERFACES",
+        "DIRECTS",
+        "SOURCES",
+        "FEW",
+        "CONTROL",
+    ];
+    for map in MAPS {
+        bpf::wipe(&version.join("maps").join(map))?;
+    }
+    // A map of somebody else's, and somebody else's link.
+    let strange = version.join("maps/LEAKS");
+    fs::remove_file(&strange)?;
+    bpf::pin_array(&strange, false, 1, 0, &[0; 8])?;
+    let program = bpf::load_empty()?;
+    let link = bpf::attach(setting.host(), &program, UPLINK, false, Order::Last)?;
+    let index = setting
+        .host()
+        .run(|| Ok(nix::net::if_::if_nametoindex(UPLINK)?))?;
+    let pin = version.join(format!("links/{index}-egress"));
+    if kernel::has_tcx()? {
+        fs::remove_file(&pin)?;
+        bpf::pin(&pin, &link)?;
+    }
+    let told = || {
+        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let corrections = alerts
+            .iter()
+            .filter_map(|alert| alert["correction"].as_str());
+        Ok(corrections.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut wanted: Vec<_> = MAPS.map(|map| format!("the map {map} again")).into();
+    wanted.push(format!("pin {} again", strange.display()));
+    if kernel::has_tcx()? {
+        wanted.push(format!("pin {} again", pin.display()));
+    }
+    let all = |told: &Vec<String>| {
+        let is_told = |wanted: &String| told.iter().any(|told| told.contains(wanted));
+        wanted.iter().all(is_told)
+    };
+    wait::until("all is told", Duration::from_secs(35), told, all)?;
+    let status = setting.program.status()?;
+    ensure!(
+        status.corrections == u64::try_from(wanted.len())?,
+        "{status:#?}"
+    );
+    leaks_are_caught(&setting)?;
+    // What is pinned now is ours: it is enforced without a daemon.
+    drop((link, program));
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    let daemon = setting.start()?;
+    leaks_are_caught(&setting)?;
+    ensure!(daemon.stop()? == 0);
+    Ok(())
+}
