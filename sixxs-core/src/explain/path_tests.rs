@@ -124,8 +124,9 @@ fn a_rule_that_refuses_is_named() {
         circumstances.before = Some((theirs, Match::Yes));
     }
     let explained = explain(&facts);
-    let rules = explained.steps.iter().filter(|(about, _)| *about == "rule");
-    let last = rules.last().map(|(_, text)| text.as_str());
+    let mut steps = explained.steps.iter().rev();
+    let last = steps.find(|(about, _)| *about == "rule");
+    let last = last.map(|(_, text)| text.as_str());
     assert_eq!(last, Some("  100  from all blackhole: taken"));
     let cause = explained
         .cause
