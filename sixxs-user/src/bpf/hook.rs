@@ -143,7 +143,7 @@ impl Attachments {
         }
         let place = (index, direction);
         let still_there = match self.attached.get(&place) {
-            Some(Attached::Tcx(_)) => is_in_tcx(program, index, direction)?,
+            Some(Attached::Tcx(_)) => tcx::has(program, index, direction)?,
             Some(Attached::Clsact) => {
                 let own = program_id(program)?;
                 let filter = our_filter(netlink, index, direction).await?;
@@ -249,7 +249,7 @@ impl Attachments {
         (index, direction): Place,
     ) -> anyhow::Result<Attached> {
         let path = self.pins.link(index, direction);
-        if is_attached_here(&path, index, direction)
+        if tcx::is_attached_here(&path, index, direction)
             && let Ok(pinned) = PinnedLink::from_pin(&path)
         {
             let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
@@ -272,7 +272,7 @@ impl Attachments {
         )?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         if !can_pin {
-            if let Err(error) = detach_former(program, name, index, direction) {
+            if let Err(error) = tcx::detach_former(program, name, index, direction) {
                 warn!(
                     "a program of an earlier run stays at {name} {}, behind this one: {error:#}",
                     direction.name()
@@ -428,56 +428,6 @@ pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,
     }
-}
-
-/// Whether our program is among those that TCX runs there.
-fn is_in_tcx(
-    program: &SchedClassifier,
-    index: IfIndex,
-    direction: Direction,
-) -> anyhow::Result<bool> {
-    let own = program_id(program)?;
-    let attached = tcx::attached(index, direction)
-        .with_context(|| format!("list the TCX programs of interface {index}"))?;
-    Ok(attached.iter().any(|attached| attached.program == own))
-}
-
-/// Detaches what an earlier run attached, whose pins cannot be opened. There is one daemon in a network
-/// namespace: nobody else needs it.
-fn detach_former(
-    program: &SchedClassifier,
-    name: &IfName,
-    index: IfIndex,
-    direction: Direction,
-) -> anyhow::Result<()> {
-    let own = program.info().context("ask for the program's name")?;
-    let attached = tcx::attached(index, direction)
-        .with_context(|| format!("list the TCX programs of {name}"))?;
-    if attached.len() == 1 {
-        return Ok(());
-    }
-    let (_, programs) = SchedClassifier::query_tcx(name.as_str(), attach_type(direction))
-        .with_context(|| format!("list the TCX programs of {name}"))?;
-    let formers = programs
-        .iter()
-        .filter(|found| found.id() != own.id() && found.name() == own.name());
-    for former in formers {
-        let links = attached.iter().filter(|it| it.program == former.id());
-        for link in links {
-            tcx::detach(link.link).context("detach its link")?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the link that is pinned at a path is attached just there. Of a link the kernel says the index of
-/// its interface, but not the network namespace; of an interface of this namespace it says which links it has.
-fn is_attached_here(path: &Path, index: IfIndex, direction: Direction) -> bool {
-    let Ok(Some(link)) = tcx::pinned(path) else {
-        return false;
-    };
-    let attached = tcx::attached(index, direction);
-    attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.number))
 }
 
 /// Our filter, if it is there.

@@ -13,9 +13,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use sixxs_core::types::IfIndex;
+use aya::programs::SchedClassifier;
+use sixxs_core::types::{IfIndex, IfName};
 
-use super::syscall::{call, make};
+use super::{
+    hook::attach_type,
+    program_id,
+    syscall::{call, make},
+};
 use crate::netlink::tc::Direction;
 
 /// Of the kernel's `enum bpf_cmd`.
@@ -136,7 +141,7 @@ pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
 }
 
 /// Detaches the program of a link, whoever holds the link. Needs `CAP_SYS_ADMIN`.
-pub(super) fn detach(link: u32) -> io::Result<()> {
+fn detach(link: u32) -> io::Result<()> {
     #[repr(C)]
     struct Get {
         number: u32,
@@ -155,6 +160,56 @@ pub(super) fn detach(link: u32) -> io::Result<()> {
     let mut descriptor = link.as_raw_fd();
     // SAFETY: the command takes a descriptor alone.
     unsafe { call(LINK_DETACH, &mut descriptor) }
+}
+
+/// Whether our program is among those that TCX runs there.
+pub(super) fn has(
+    program: &SchedClassifier,
+    index: IfIndex,
+    direction: Direction,
+) -> anyhow::Result<bool> {
+    let own = program_id(program)?;
+    let attached = attached(index, direction)
+        .with_context(|| format!("list the TCX programs of interface {index}"))?;
+    Ok(attached.iter().any(|attached| attached.program == own))
+}
+
+/// Detaches what an earlier run attached, whose pins cannot be opened. There is one daemon in a network
+/// namespace: nobody else needs it.
+pub(super) fn detach_former(
+    program: &SchedClassifier,
+    name: &IfName,
+    index: IfIndex,
+    direction: Direction,
+) -> anyhow::Result<()> {
+    let own = program.info().context("ask for the program's name")?;
+    let attached =
+        attached(index, direction).with_context(|| format!("list the TCX programs of {name}"))?;
+    if attached.len() == 1 {
+        return Ok(());
+    }
+    let (_, programs) = SchedClassifier::query_tcx(name.as_str(), attach_type(direction))
+        .with_context(|| format!("list the TCX programs of {name}"))?;
+    let formers = programs
+        .iter()
+        .filter(|found| found.id() != own.id() && found.name() == own.name());
+    for former in formers {
+        let links = attached.iter().filter(|it| it.program == former.id());
+        for link in links {
+            detach(link.link).context("detach its link")?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the link that is pinned at a path is attached just there. Of a link the kernel says the index of
+/// its interface, but not the network namespace; of an interface of this namespace it says which links it has.
+pub(super) fn is_attached_here(path: &Path, index: IfIndex, direction: Direction) -> bool {
+    let Ok(Some(link)) = pinned(path) else {
+        return false;
+    };
+    let attached = attached(index, direction);
+    attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.number))
 }
 
 /// Opens what is pinned at a path.
