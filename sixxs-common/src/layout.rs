@@ -89,7 +89,7 @@ pub const fn interface_place(ifindex: u32, probe: u32) -> u32 {
 pub struct Source {
     /// The tunnel's slot.
     pub tunnel: u16,
-    /// Length of the prefix; 128 for an address of the tunnel itself.
+    /// Length of the prefix; 128 for an address of the tunnel itself, 0 for its far end.
     pub bits: u16,
     /// Index of an uplink that has this very address as well, and by which it may leave; 0 for
     /// none, [`ANY_UPLINK`] where several have it.
@@ -118,6 +118,19 @@ impl Source {
         }
     }
 
+    /// The far end of the tunnel in `slot`, or a next hop there, where a prefix of the tunnel has it.
+    #[must_use]
+    pub const fn far_end(slot: u32) -> Self {
+        Self::new(slot, 0, 0)
+    }
+
+    /// Whether packets to it come here by the tunnel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_here(self) -> bool {
+        self.bits >= SHORTEST_ROUTED
+    }
+
     /// The tunnel's slot.
     #[inline(always)]
     #[must_use]
@@ -132,6 +145,10 @@ impl Source {
         self.bits == 128
     }
 }
+
+/// Length in bits of the shortest prefix that a broker routes to somebody. A shorter one says "all
+/// sources", and not what is behind this host.
+pub const SHORTEST_ROUTED: u16 = 16;
 
 /// [`Source::home`]: the address is on more than one uplink.
 pub const ANY_UPLINK: u32 = u32::MAX;

@@ -66,6 +66,10 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
+        (Verdict::Loop, Ok(ipv6)) => {
+            proof::elsewhere(&frame, ipv6);
+            (Stat::VerdictLoop, SHOT)
+        }
         (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
             Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
             Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
@@ -79,8 +83,8 @@ fn sixxs_egress(context: TcContext) -> i32 {
                 (Stat::VerdictObserved, NEXT)
             }
         },
-        // Without a header it is neither exempt nor a leak: the decision never says so.
-        (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_), Err(_)) => {
+        // Without a header it is neither exempt, nor a leak, nor a loop: the decision never says so.
+        (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_) | Verdict::Loop, Err(_)) => {
             (Stat::VerdictUnparsed, NEXT)
         }
     };

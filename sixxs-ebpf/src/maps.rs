@@ -209,6 +209,13 @@ impl Tables for InKernel {
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
         in_directs(tunnel, destination)
     }
+
+    /// Not remembered: destinations are many, and would have the sources forgotten.
+    #[inline(always)]
+    fn comes_here(&self, destination: Address) -> bool {
+        let [high, low] = destination.words();
+        is_here(high, low) != 0
+    }
 }
 
 // Not inlined: they would take room on the stack of the common path.
@@ -225,6 +232,13 @@ fn remember_source(recent: &mut Recent, high: u64, low: u64, generation: u64) {
         generation,
         source: in_tables(address).copied().unwrap_or(Source::NOBODYS),
     };
+}
+
+/// Whether a tunnel brings packets to an address here: 1 or 0.
+#[inline(never)]
+fn is_here(high: u64, low: u64) -> u32 {
+    let source = in_tables(Address::from_words([high, low]));
+    source.is_some_and(|source| source.is_here()).into()
 }
 
 #[inline(always)]
