@@ -47,6 +47,7 @@ mod health;
 mod hooks;
 mod kept_words;
 mod lans;
+mod loops;
 mod many;
 mod metrics;
 mod native;
