@@ -2,12 +2,13 @@
 //! behind it, never leaves by a tunnel: it would come back by one.
 
 use anyhow::{Context as _, Result};
+use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::netns::Namespace;
 use sixxs_tests::nft;
 use sixxs_tests::probe;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, LAN1, LAN2, TUNNELS};
+use sixxs_tests::topology::{Flavour, LAN1, LAN2, TUNNELS, TunnelPlan};
 
 use crate::setting::Setting;
 
@@ -108,6 +109,51 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     // With everything in place again the outside is answered as ever.
     let daemon = setting.start()?;
     assert_eq!(setting.outside_is_answered(&setting.lab.tunnels()[0])?, 20);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn who_forges_is_no_louder() -> Result<()> {
+    forged(Spec::new(Flavour::Tun))
+}
+
+#[test]
+fn who_forges_is_no_louder_native() -> Result<()> {
+    forged(Spec::native([Kind::Ayiya, Kind::SixInFour]))
+}
+
+#[test]
+fn who_forges_is_no_louder_native_the_other_way_round() -> Result<()> {
+    forged(Spec::native([Kind::SixInFour, Kind::Ayiya]))
+}
+
+/// One tunnel has a prefix, and the other one's address is forged.
+fn forged(spec: Spec) -> Result<()> {
+    let spec = Spec { lans: true, ..spec };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let left_before = setting.reached_brokers()?;
+    for to in [LAN1.to_string(), HOLES[1].to_owned()] {
+        for tunnel in [0, 1] {
+            let before = came(&setting)?;
+            forge(&setting, tunnel, &to)?;
+            assert_eq!(came(&setting)?[1] - before[1], COUNT, "for {to}");
+        }
+    }
+    // Nor does a hole lead round by its own broker.
+    assert!(refused(
+        &setting.lab.lans()?[0],
+        &LAN1.to_string(),
+        HOLES[1]
+    )?);
+    assert_eq!(setting.reached_brokers()?, left_before);
+    setting.nothing_went_astray()?;
+    for TunnelPlan { address, peer, .. } in &TUNNELS {
+        let source = address.to_string();
+        assert_eq!(answered(setting.host(), &source, &peer.to_string())?, COUNT);
+    }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
