@@ -164,14 +164,18 @@ const _: () = assert!(SLOTS < NOBODY as u32);
 pub struct SlotState {
     /// What was counted.
     pub counters: Counters,
-    /// What was found out about addresses seen last, each in the place that
-    /// [`Address::place_among`] gives it. Nearly all packets of a host have one of few source
-    /// addresses: so most lookups end here, at the same low price for two prefixes and for 100,000.
+    /// What was found out about addresses seen last: of sources in the first half, of destinations in the
+    /// second, each in the place there that [`Address::place_among`] gives it. Nearly all packets of a
+    /// host have one of few sources and destinations: so most lookups end here, at the same low price for
+    /// two prefixes and for 100,000.
     pub recent: [Recent; RECENT],
 }
 
-/// Addresses remembered per interface and processor: a power of two.
-pub const RECENT: usize = 16;
+/// Addresses remembered per interface and processor.
+pub const RECENT: usize = 2 * RECENT_OF_A_KIND;
+
+/// Of these, sources, and as many destinations: a power of two.
+pub const RECENT_OF_A_KIND: usize = 8;
 
 /// Whose an address was when it was looked up.
 #[repr(C)]
@@ -181,7 +185,7 @@ pub struct Recent {
     pub address: Address,
     /// [`Interface::generation`] of that time: in any other this says nothing.
     pub generation: u64,
-    /// Whose it was; its tunnel is [`NOBODY`] for nobody's.
+    /// Whose it was; [`Source::NOBODYS`] for nobody's.
     pub source: Source,
 }
 

@@ -12,8 +12,9 @@ use sixxs_common::{
     echo::{self, Pending, Times},
     flow::Flow,
     layout::{
-        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT, Recent,
-        SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE, interface_place,
+        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT_OF_A_KIND,
+        Recent, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE,
+        interface_place,
     },
     stat::{Counters, Stat},
 };
@@ -193,16 +194,26 @@ pub(crate) struct InKernel {
     pub(crate) generation: u64,
 }
 
-impl Tables for InKernel {
+impl InKernel {
+    /// Whose an address is, from among those remembered at the places from this one on.
     #[inline(always)]
-    fn source(&self, address: Address) -> Option<Source> {
-        // SAFETY: as in `Slot::add`; `place_among` is below its argument.
-        let recent = unsafe { &mut (*self.slot.state).recent[address.place_among(RECENT)] };
+    fn remembered(&self, address: Address, first: usize) -> Source {
+        let place = first + address.place_among(RECENT_OF_A_KIND);
+        // SAFETY: as in `Slot::add`; `place_among` is below its argument, and both kinds fit.
+        let recent = unsafe { &mut (*self.slot.state).recent[place] };
         if !recent.is_about(address, self.generation) {
             let [high, low] = address.words();
             remember_source(recent, high, low, self.generation);
         }
-        (recent.source.tunnel != NOBODY).then_some(recent.source)
+        recent.source
+    }
+}
+
+impl Tables for InKernel {
+    #[inline(always)]
+    fn source(&self, address: Address) -> Option<Source> {
+        let source = self.remembered(address, 0);
+        (source.tunnel != NOBODY).then_some(source)
     }
 
     #[inline(always)]
@@ -210,11 +221,9 @@ impl Tables for InKernel {
         in_directs(tunnel, destination)
     }
 
-    /// Not remembered: destinations are many, and would have the sources forgotten.
     #[inline(always)]
     fn comes_here(&self, destination: Address) -> bool {
-        let [high, low] = destination.words();
-        is_here(high, low) != 0
+        self.remembered(destination, RECENT_OF_A_KIND).is_here()
     }
 }
 
@@ -232,15 +241,6 @@ fn remember_source(recent: &mut Recent, high: u64, low: u64, generation: u64) {
         generation,
         source: in_tables(address).copied().unwrap_or(Source::NOBODYS),
     };
-}
-
-/// Whether a tunnel brings packets to an address here: 1 or 0. Cold only to stand among the functions
-/// above: at the beginning of `.text` it was 1 for every address in `sixxs_ingress`.
-#[cold]
-#[inline(never)]
-fn is_here(high: u64, low: u64) -> u32 {
-    let source = in_tables(Address::from_words([high, low]));
-    source.is_some_and(|source| source.is_here()).into()
 }
 
 #[inline(always)]
