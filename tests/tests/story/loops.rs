@@ -75,6 +75,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     }
     setting.nothing_went_astray()?;
     assert_eq!(loops(&setting)?, [0, 0], "routes came first");
+    assert_eq!(explained(&setting)?, "refused");
 
     // A route of somebody's leads them into a tunnel: the program drops them.
     for (tunnel, plan) in TUNNELS.iter().enumerate() {
@@ -86,6 +87,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         let route = format!("2001:db8:bb:9::/64 {gateway}dev {}", plan.interface);
         setting.host().sh(&format!("ip -6 route add {route}"))?;
         forge(&setting, 0, HOLES[1])?;
+        assert_eq!(explained(&setting)?, "dropped", "{route}");
         setting.host().sh(&format!("ip -6 route del {route}"))?;
         assert_eq!(came(&setting)?[1] - before[1], COUNT, "{route}");
         let mut expected = [0; 2];
@@ -94,6 +96,8 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     }
     let status = setting.program.status()?;
     assert!(status.tunnels.iter().all(|tunnel| tunnel.loops == COUNT));
+    let screen = setting.program.ok(&["status"])?;
+    assert!(screen.stdout.contains("10 packets dropped"), "{screen:?}");
     assert_eq!(setting.reached_brokers()?, [0, 0]);
     setting.nothing_went_astray()?;
 
@@ -242,4 +246,13 @@ fn loops(setting: &Setting) -> Result<[u64; 2]> {
             .unwrap_or_default()
     };
     Ok(TUNNELS.each_ref().map(|tunnel| of(tunnel.interface)))
+}
+
+/// What `sixxs explain` says of a packet for a hole.
+fn explained(setting: &Setting) -> Result<String> {
+    let source = TUNNELS[0].address.to_string();
+    let (_, mut values) = setting.program.json(&["explain", &source, HOLES[1]])?;
+    let value = values.pop().context("sixxs explain printed nothing")?;
+    let outcome = value["outcome"].as_str();
+    Ok(outcome.context("no outcome")?.to_owned())
 }
