@@ -59,13 +59,16 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         Err(NoIpv6::OtherProtocol) => return Verdict::OtherProtocol,
         Err(NoIpv6::Malformed) => return Verdict::Unparsed,
     };
-    if matches!(exit, Exit::Tunnel(_))
-        && tables.comes_here(ipv6.destination)
-        && !is_local_talk(ipv6)
-    {
-        return Verdict::Loop;
+    // First what is asked at every exit: the kernel verifies it once, before the ways part.
+    let source = tables.source(ipv6.source);
+    if matches!(exit, Exit::Tunnel(_)) && tables.comes_here(ipv6.destination) {
+        return if is_local_talk(ipv6) {
+            Verdict::Exempt
+        } else {
+            Verdict::Loop
+        };
     }
-    let Some(source) = tables.source(ipv6.source) else {
+    let Some(source) = source else {
         return match exit {
             Exit::Uplink(_) => Verdict::NotOurs,
             Exit::Tunnel(_) if is_local_talk(ipv6) => Verdict::Exempt,
@@ -77,12 +80,11 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         Exit::Tunnel(_) => false,
         Exit::Uplink(ifindex) => source.home == ifindex || source.home == ANY_UPLINK,
     };
-    if at_home
-        || ipv6.destination.is_link_scope()
-        || tables.is_direct(source.slot(), ipv6.destination)
-        // A LAN behind this host, on this wire. No tunnel leads there but back.
-        || tables.comes_here(ipv6.destination)
-    {
+    // Behind this host, on this wire: no tunnel leads there but back. Both are asked, so that the
+    // programs have one branch for the kernel to verify.
+    let is_near =
+        || tables.is_direct(source.slot(), ipv6.destination) | tables.comes_here(ipv6.destination);
+    if at_home || ipv6.destination.is_link_scope() || is_near() {
         Verdict::Exempt
     } else {
         Verdict::Leak(source.slot())

@@ -54,6 +54,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
     let tables = maps::InKernel {
         slot,
+        number: interface.slot,
         generation: interface.generation,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
@@ -66,10 +67,8 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
-        (Verdict::Loop, Ok(ipv6)) => {
-            proof::elsewhere(&frame, ipv6);
-            (Stat::VerdictLoop, SHOT)
-        }
+        // No reply that is waited for: `proof::came` waits for none that goes there.
+        (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
         (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
             Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
             Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
@@ -83,8 +82,8 @@ fn sixxs_egress(context: TcContext) -> i32 {
                 (Stat::VerdictObserved, NEXT)
             }
         },
-        // Without a header it is neither exempt, nor a leak, nor a loop: the decision never says so.
-        (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_) | Verdict::Loop, Err(_)) => {
+        // Without a header it is neither exempt nor a leak: the decision never says so.
+        (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_), Err(_)) => {
             (Stat::VerdictUnparsed, NEXT)
         }
     };
@@ -135,6 +134,7 @@ fn sixxs_ingress(context: TcContext) -> i32 {
             {
                 let tables = maps::InKernel {
                     slot,
+                    number: interface.slot,
                     generation: interface.generation,
                 };
                 proof::came(interface, &tables, &ipv6, &request);
