@@ -13,6 +13,12 @@ pub trait Tables {
 
     /// Whether `destination` is reached without the tunnel in slot `tunnel`.
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool;
+
+    /// Whether packets to `destination` come here by a tunnel: it is one's address, or in its prefix.
+    #[inline(always)]
+    fn comes_here(&self, destination: Address) -> bool {
+        self.source(destination).is_some_and(Source::is_here)
+    }
 }
 
 /// The interface that the packet is about to leave by.
@@ -39,6 +45,8 @@ pub enum Verdict {
     Own,
     /// On a tunnel: the source belongs to no tunnel. The broker will drop it; we never alter it.
     Stray,
+    /// On a tunnel: a tunnel would bring it back here, until its hop limit is used up.
+    Loop,
     /// The source belongs to the tunnel in this slot, and this is not the way there.
     Leak(u32),
 }
@@ -51,7 +59,16 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         Err(NoIpv6::OtherProtocol) => return Verdict::OtherProtocol,
         Err(NoIpv6::Malformed) => return Verdict::Unparsed,
     };
-    let Some(source) = tables.source(ipv6.source) else {
+    // First what is asked at every exit: the kernel verifies it once, before the ways part.
+    let source = tables.source(ipv6.source);
+    if matches!(exit, Exit::Tunnel(_)) && tables.comes_here(ipv6.destination) {
+        return if is_local_talk(ipv6) {
+            Verdict::Exempt
+        } else {
+            Verdict::Loop
+        };
+    }
+    let Some(source) = source else {
         return match exit {
             Exit::Uplink(_) => Verdict::NotOurs,
             Exit::Tunnel(_) if is_local_talk(ipv6) => Verdict::Exempt,
@@ -63,10 +80,11 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         Exit::Tunnel(_) => false,
         Exit::Uplink(ifindex) => source.home == ifindex || source.home == ANY_UPLINK,
     };
-    if at_home
-        || ipv6.destination.is_link_scope()
-        || tables.is_direct(source.slot(), ipv6.destination)
-    {
+    // Behind this host, on this wire: no tunnel leads there but back. Both are asked, so that the
+    // programs have one branch for the kernel to verify.
+    let is_near =
+        || tables.is_direct(source.slot(), ipv6.destination) | tables.comes_here(ipv6.destination);
+    if at_home || ipv6.destination.is_link_scope() || is_near() {
         Verdict::Exempt
     } else {
         Verdict::Leak(source.slot())
@@ -88,7 +106,7 @@ mod tests {
     use core::net::Ipv6Addr;
 
     /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1, the second with
-    /// a routed /48 of which one address is also net0's.
+    /// a routed /48 of which one address is also net0's, and one the tunnel's far end.
     struct Host(Vec<(Prefix, Source)>);
 
     fn address(text: &str) -> Address {
@@ -101,12 +119,13 @@ mod tests {
                 ("2001:db8:a::2", 128, 0, 0),
                 ("2001:db8:b::2", 128, 1, 0),
                 ("2001:db8:bb:2::1", 128, 1, 2),
+                ("2001:db8:bb:f::1", 0, 1, 0),
                 ("2001:db8:bb:3::1", 128, 1, ANY_UPLINK),
                 ("2001:db8:bb::", 48, 1, 0),
             ];
             let entry = |(text, bits, tunnel, home)| {
                 (
-                    Prefix::new(address(text), bits),
+                    Prefix::new(address(text), if bits == 0 { 128 } else { bits }),
                     Source::new(tunnel, bits, home),
                 )
             };
@@ -131,7 +150,7 @@ mod tests {
     #[rustfmt::skip] // a table reads best as one
     fn every_case() {
         use Exit::{Tunnel, Uplink};
-        use Verdict::{Exempt, Leak, NotOurs, Own, Stray};
+        use Verdict::{Exempt, Leak, Loop, NotOurs, Own, Stray};
         let host = Host::new();
         let outside = "2001:db8:ffff::9";
         for (name, source, destination, exit, expected) in [
@@ -142,13 +161,22 @@ mod tests {
             ("link-local destination", "2001:db8:a::2", "fe80::9", Uplink(2), Exempt),
             ("from a routed prefix", "2001:db8:bb:1::5", outside, Uplink(2), Leak(1)),
             ("to a LAN on the wire", "2001:db8:bb:1::5", "2001:db8:bb:2::5", Uplink(2), Exempt),
-            ("other tunnel to that LAN", "2001:db8:a::2", "2001:db8:bb:2::5", Uplink(2), Leak(0)),
+            ("other tunnel to that LAN", "2001:db8:a::2", "2001:db8:bb:2::5", Uplink(2), Exempt),
+            ("native to that LAN", "2001:db8:1::1", "2001:db8:bb:2::5", Uplink(2), NotOurs),
+            ("a tunnel's address to another", "2001:db8:a::2", "2001:db8:b::2", Uplink(2), Exempt),
             ("the uplink's own address", "2001:db8:bb:2::1", outside, Uplink(2), Exempt),
             ("another uplink's address", "2001:db8:bb:2::1", outside, Uplink(3), Leak(1)),
             ("an address of several", "2001:db8:bb:3::1", outside, Uplink(3), Exempt),
             ("right tunnel", "2001:db8:a::2", outside, Tunnel(0), Own),
             ("right tunnel, prefix", "2001:db8:bb:1::5", outside, Tunnel(1), Own),
             ("wrong tunnel", "2001:db8:a::2", outside, Tunnel(1), Leak(0)),
+            ("round by two brokers", "2001:db8:a::2", "2001:db8:bb:1::5", Tunnel(0), Loop),
+            ("round by its own broker", "2001:db8:bb:1::5", "2001:db8:bb:9::9", Tunnel(1), Loop),
+            ("from the wrong tunnel", "2001:db8:a::2", "2001:db8:bb:1::5", Tunnel(1), Loop),
+            ("of no tunnel", "2001:db8:1::1", "2001:db8:bb:1::5", Tunnel(0), Loop),
+            ("to another tunnel's address", "2001:db8:a::2", "2001:db8:b::2", Tunnel(0), Loop),
+            ("to the far end", "2001:db8:b::2", "2001:db8:bb:f::1", Tunnel(1), Own),
+            ("a neighbour's question", "fe80::1", "2001:db8:bb:1::5", Tunnel(1), Exempt),
             ("stray", "2001:db8:1::1", outside, Tunnel(0), Stray),
             ("router solicitation", "::", "ff02::2", Tunnel(0), Exempt),
             ("link-local source", "fe80::1", outside, Tunnel(0), Exempt),

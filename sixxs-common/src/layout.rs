@@ -89,7 +89,7 @@ pub const fn interface_place(ifindex: u32, probe: u32) -> u32 {
 pub struct Source {
     /// The tunnel's slot.
     pub tunnel: u16,
-    /// Length of the prefix; 128 for an address of the tunnel itself.
+    /// Length of the prefix; 128 for an address of the tunnel itself, 0 for its far end.
     pub bits: u16,
     /// Index of an uplink that has this very address as well, and by which it may leave; 0 for
     /// none, [`ANY_UPLINK`] where several have it.
@@ -118,6 +118,19 @@ impl Source {
         }
     }
 
+    /// The far end of the tunnel in `slot`, or a next hop there, where a prefix of the tunnel has it.
+    #[must_use]
+    pub const fn far_end(slot: u32) -> Self {
+        Self::new(slot, 0, 0)
+    }
+
+    /// Whether packets to it come here by the tunnel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_here(self) -> bool {
+        self.bits >= SHORTEST_ROUTED
+    }
+
     /// The tunnel's slot.
     #[inline(always)]
     #[must_use]
@@ -133,6 +146,10 @@ impl Source {
     }
 }
 
+/// Length in bits of the shortest prefix that a broker routes to somebody. A shorter one says "all
+/// sources", and not what is behind this host.
+pub const SHORTEST_ROUTED: u16 = 16;
+
 /// [`Source::home`]: the address is on more than one uplink.
 pub const ANY_UPLINK: u32 = u32::MAX;
 
@@ -147,14 +164,18 @@ const _: () = assert!(SLOTS < NOBODY as u32);
 pub struct SlotState {
     /// What was counted.
     pub counters: Counters,
-    /// What was found out about addresses seen last, each in the place that
-    /// [`Address::place_among`] gives it. Nearly all packets of a host have one of few source
-    /// addresses: so most lookups end here, at the same low price for two prefixes and for 100,000.
+    /// What was found out about addresses seen last: of sources in the first half, of destinations in the
+    /// second, each in the place there that [`Address::place_among`] gives it. Nearly all packets of a
+    /// host have one of few sources and destinations: so most lookups end here, at the same low price for
+    /// two prefixes and for 100,000.
     pub recent: [Recent; RECENT],
 }
 
-/// Addresses remembered per interface and processor: a power of two.
-pub const RECENT: usize = 16;
+/// Addresses remembered per interface and processor.
+pub const RECENT: usize = 2 * RECENT_OF_A_KIND;
+
+/// Of these, sources, and as many destinations: a power of two.
+pub const RECENT_OF_A_KIND: usize = 8;
 
 /// Whose an address was when it was looked up.
 #[repr(C)]
@@ -164,7 +185,7 @@ pub struct Recent {
     pub address: Address,
     /// [`Interface::generation`] of that time: in any other this says nothing.
     pub generation: u64,
-    /// Whose it was; its tunnel is [`NOBODY`] for nobody's.
+    /// Whose it was; [`Source::NOBODYS`] for nobody's.
     pub source: Source,
 }
 

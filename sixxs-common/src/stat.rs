@@ -65,6 +65,7 @@ stats! {
     EchoAstray, "echo_astray", "Those whose reply was about to leave by another interface, and was let pass or dropped there.";
     EchoForgotten, "echo_forgotten", "Those that gave way to others before their reply came: there were too many at a time.";
     LastAnswer, "last_echo_answered_ns", "When the last such reply left by the tunnel.";
+    VerdictLoop, "out_loops", "Packets that were about to leave by the tunnel, and that a tunnel would have brought back; dropped.";
 }
 
 /// Entries in [`Counters`]: more than there are stats, so that a new one does not change the shape
@@ -79,7 +80,7 @@ pub type Counters = [u64; CAPACITY];
 impl Stat {
     /// The verdicts of the egress program: every packet bumps exactly one of them at the interface
     /// where it was seen, so their sum is the number of packets seen.
-    pub const VERDICTS: [Self; 10] = [
+    pub const VERDICTS: [Self; 11] = [
         Self::VerdictOther,
         Self::VerdictUnparsed,
         Self::VerdictNotOurs,
@@ -90,6 +91,7 @@ impl Stat {
         Self::VerdictDropped,
         Self::VerdictObserved,
         Self::VerdictTooBig,
+        Self::VerdictLoop,
     ];
 
     /// Whether this is a point in time, of which the latest counts, and not a sum.

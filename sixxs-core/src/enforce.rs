@@ -5,7 +5,10 @@
 
 pub mod slots;
 
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use crate::{
     config::{Config, OnLeak, Tunnel},
@@ -77,7 +80,7 @@ pub struct Outlet {
     pub router: Ipv6Addr,
 }
 
-/// Whose packets those with a source in this prefix are.
+/// Whose packets those with a source in this prefix are. Packets to it come here by the same tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The prefix.
@@ -86,6 +89,8 @@ pub struct Source {
     pub tunnel: IfName,
     /// Which uplinks have this very address themselves.
     pub home: Home,
+    /// Whether it is the tunnel's far end: packets to it leave by the tunnel.
+    pub is_far_end: bool,
 }
 
 /// Uplinks by which a source may leave although it is a tunnel's.
@@ -240,7 +245,8 @@ pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
     }
 }
 
-/// A tunnel's addresses and prefixes, and each uplink's address that lies within one of them.
+/// A tunnel's addresses and prefixes, and what lies within one of them: each uplink's address, and the
+/// tunnel's far end.
 fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
     let mut homes: BTreeMap<Prefix, Home> = tunnel
         .sources()
@@ -261,14 +267,25 @@ fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
             }
         }
     }
-    homes
+    let far_ends = [tunnel.peer, tunnel.gateway].into_iter().flatten();
+    let far_ends: BTreeSet<_> = far_ends
+        .filter(|far_end| tunnel.prefixes.iter().any(|p| p.contains(*far_end)))
+        .map(Prefix::host)
+        .filter(|far_end| !homes.contains_key(far_end))
+        .collect();
+    let source = |prefix, home, is_far_end| Source {
+        prefix,
+        tunnel: tunnel.name.clone(),
+        home,
+        is_far_end,
+    };
+    let here = homes
         .into_iter()
-        .map(|(prefix, home)| Source {
-            prefix,
-            tunnel: tunnel.name.clone(),
-            home,
-        })
-        .collect()
+        .map(|(prefix, home)| source(prefix, home, false));
+    let there = far_ends
+        .into_iter()
+        .map(|prefix| source(prefix, Home::Nowhere, true));
+    here.chain(there).collect()
 }
 
 #[cfg(test)]
@@ -318,6 +335,12 @@ mod tests {
             .map(|(name, i)| (name.as_str(), i.role))
             .collect();
         assert_eq!(roles, [("net0", Role::Uplink), ("sixxs0", Role::Tunnel)]);
+        // The far end may be in the prefix; it is not here.
+        let with = ONE.replace("2001:db8:a::1", "2001:db8:aa::1");
+        let all = Enforcement::new(&config(&with), &links, |_| true);
+        let far_ends = all.sources.iter().filter(|source| source.is_far_end);
+        let far_ends: Vec<_> = far_ends.map(|source| source.prefix.to_string()).collect();
+        assert_eq!(far_ends, ["2001:db8:aa::1"]);
         // A tunnel that is stopped does not turn into an uplink.
         let stopped = Enforcement::new(&config(ONE), &links, |_| false);
         assert_eq!(stopped.interfaces.len(), 1);

@@ -54,6 +54,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
     let tables = maps::InKernel {
         slot,
+        number: interface.slot,
         generation: interface.generation,
     };
     let verdict = decide(ipv6.as_ref().map_err(|fault| *fault), exit, &tables);
@@ -66,6 +67,8 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
+        // No reply that is waited for: `proof::came` waits for none that goes there.
+        (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
         (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
             Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
             Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
@@ -131,6 +134,7 @@ fn sixxs_ingress(context: TcContext) -> i32 {
             {
                 let tables = maps::InKernel {
                     slot,
+                    number: interface.slot,
                     generation: interface.generation,
                 };
                 proof::came(interface, &tables, &ipv6, &request);

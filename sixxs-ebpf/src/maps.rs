@@ -12,8 +12,9 @@ use sixxs_common::{
     echo::{self, Pending, Times},
     flow::Flow,
     layout::{
-        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT, Recent,
-        SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE, interface_place,
+        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT_OF_A_KIND,
+        Recent, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE,
+        interface_place,
     },
     stat::{Counters, Stat},
 };
@@ -84,6 +85,21 @@ impl Slot {
             let before = core::mem::replace(&mut (*self.state).counters[stat.index()], value);
             before != value
         }
+    }
+}
+
+impl Slot {
+    /// Whose an address is, from among those remembered at the places from this one on.
+    #[inline(always)]
+    fn remembered(self, address: Address, first: usize, generation: u64) -> Source {
+        let place = first + address.place_among(RECENT_OF_A_KIND);
+        // SAFETY: as in `add`; `place_among` is below its argument, and both kinds fit.
+        let recent = unsafe { &mut (*self.state).recent[place] };
+        if !recent.is_about(address, generation) {
+            let [high, low] = address.words();
+            remember_source(recent, high, low, generation);
+        }
+        recent.source
     }
 }
 
@@ -189,6 +205,8 @@ pub(crate) fn emit(event: &LeakEvent) -> bool {
 pub(crate) struct InKernel {
     /// The interface's slot.
     pub(crate) slot: Slot,
+    /// Its number.
+    pub(crate) number: u32,
     /// The interface's [`Interface::generation`].
     pub(crate) generation: u64,
 }
@@ -196,19 +214,35 @@ pub(crate) struct InKernel {
 impl Tables for InKernel {
     #[inline(always)]
     fn source(&self, address: Address) -> Option<Source> {
-        // SAFETY: as in `Slot::add`; `place_among` is below its argument.
-        let recent = unsafe { &mut (*self.slot.state).recent[address.place_among(RECENT)] };
-        if !recent.is_about(address, self.generation) {
-            let [high, low] = address.words();
-            remember_source(recent, high, low, self.generation);
-        }
-        (recent.source.tunnel != NOBODY).then_some(recent.source)
+        let source = self.slot.remembered(address, 0, self.generation);
+        (source.tunnel != NOBODY).then_some(source)
     }
 
     #[inline(always)]
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {
         in_directs(tunnel, destination)
     }
+
+    #[inline(always)]
+    fn comes_here(&self, destination: Address) -> bool {
+        let [high, low] = destination.words();
+        sixxs_comes_here(high, low, self.number, self.generation) != 0
+    }
+}
+
+/// Whether packets to an address come here, 1 or 0, by what is remembered in the slot of this number. A
+/// global function to the kernel, which verifies it by itself, and so once. Cold, to stand among the others:
+/// at the beginning of `.text` it was 1 for every address in `sixxs_ingress`.
+#[cold]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sixxs_comes_here(high: u64, low: u64, number: u32, generation: u64) -> u32 {
+    let Some(slot) = slot(number) else {
+        return 0; // never: it is that of an interface
+    };
+    let address = Address::from_words([high, low]);
+    let source = slot.remembered(address, RECENT_OF_A_KIND, generation);
+    source.is_here().into()
 }
 
 // Not inlined: they would take room on the stack of the common path.

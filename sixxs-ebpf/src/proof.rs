@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// A request came in by a tunnel: the reply to it is waited for. What is behind this host, in a routed
-/// prefix, may not be there at all: of it nothing is expected.
+/// prefix, may not be there at all: of it nothing is expected. Nor of the reply to somebody there, which
+/// leaves by no tunnel; that such a request came from outside is forged.
 ///
 /// How long the reply takes is of interest where the request is the first since the last tick of the
 /// clock: the exact clock costs more than all else here.
@@ -32,6 +33,9 @@ pub(crate) fn came(
     match tables.source(ipv6.destination) {
         Some(source) if source.is_address() && source.slot() == interface.slot => {}
         _ => return,
+    }
+    if tables.comes_here(ipv6.source) {
+        return;
     }
     let tag = echo::tag(ipv6.destination, ipv6.source, number);
     sixxs_asked(

@@ -101,6 +101,9 @@ pub struct Tunnel {
     pub leaks: Leaks,
     /// Packets with a source of no tunnel that left by its interface.
     pub strays: u64,
+    /// Packets that did not leave by its interface, since a tunnel would have brought them back.
+    #[serde(default)]
+    pub loops: u64,
     /// What came from the broker of a native tunnel and was refused, by reason; those at 0 are left
     /// out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -262,6 +262,15 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
             ),
         );
     }
+    if tunnel.loops > 0 {
+        push(
+            text,
+            &format!(
+                "  loops     {} packets dropped that a tunnel would have brought back",
+                tunnel.loops
+            ),
+        );
+    }
     if !tunnel.refused.is_empty() {
         push(text, &format!("  refused   {}", refused(&tunnel.refused)));
     }

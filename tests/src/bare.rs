@@ -159,6 +159,7 @@ impl Host {
             prefix,
             tunnel,
             home,
+            is_far_end: false,
         });
         self.0.sources.extend(sources);
         // The longest first, as an `Enforcement` has them.

@@ -38,6 +38,20 @@ pub fn udp_socket(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> Resul
     Ok(socket)
 }
 
+/// A UDP socket that sends from an address which its host does not have.
+pub fn forging_socket(outside: &Namespace, source: Ipv6Addr) -> Result<Socket> {
+    /// From linux/in6.h, since 4.15.
+    const IPV6_FREEBIND: libc::c_int = 78;
+    let socket = outside.run(|| {
+        Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).context("open a socket")
+    })?;
+    set_option(&socket, libc::IPPROTO_IPV6, IPV6_FREEBIND, 1)?;
+    socket
+        .bind(&SockAddr::from(SocketAddrV6::new(source, 0, 0, 0)))
+        .with_context(|| format!("forge {source}"))?;
+    Ok(socket)
+}
+
 /// Has the next call on the socket fail with what an ICMPv6 error said about an earlier one.
 pub fn report_errors(socket: &Socket) -> Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)

@@ -59,6 +59,8 @@ pub struct Tunnel {
     pub echo: Echo,
     pub proof: Proof,
     pub leaks: Leaks,
+    #[serde(default)]
+    pub loops: u64,
 }
 
 impl Tunnel {

@@ -297,15 +297,21 @@ impl TunnelPlan {
     }
 
     /// The broker's counters, and its own filter: what is not from this tunnel, or from one more
-    /// prefix, goes nowhere.
+    /// prefix, goes nowhere. `rounds` is what a broker brings to the host again.
     pub fn pop_rules(&self, more: Option<&str>) -> String {
         let Self { address, own, .. } = self;
         let own = more.map_or(own.to_string(), |more| format!("{own}, {more}"));
+        let here = TUNNELS.iter().flat_map(|plan| {
+            let address = plan.address.to_string();
+            plan.prefix.map(str::to_owned).into_iter().chain([address])
+        });
+        let here = here.collect::<Vec<_>>().join(", ");
         format!(
             "table ip6 broker {{
                 counter from_host {{ }}
                 counter replies_from_host {{ }}
                 counter strays {{ }}
+                counter rounds {{ }}
                 counter to_host {{ }}
                 counter requests_to_host {{ }}
                 chain from_host {{
@@ -314,6 +320,7 @@ impl TunnelPlan {
                     ip6 daddr ff00::/8 return
                     ip6 saddr fe80::/10 return
                     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} return
+                    ip6 daddr {{ {here} }} counter name rounds
                     ip6 saddr != {{ {own} }} counter name strays drop
                     counter name from_host
                     ip6 saddr {address} icmpv6 type echo-reply counter name replies_from_host

@@ -171,7 +171,7 @@ impl Tunnel {
     }
 
     /// What the broker counted; the names are those of its rule set: `from_host`,
-    /// `replies_from_host`, `strays`, `to_host`, `requests_to_host`.
+    /// `replies_from_host`, `strays`, `rounds`, `to_host`, `requests_to_host`.
     pub fn seen_at_broker(&self) -> Result<nft::Counters> {
         nft::read(&self.pop)
     }

@@ -183,6 +183,11 @@ fn nothing_is_expected_of_those_behind_us_or_of_other_tunnels() -> Result<()> {
     for to in [IN_PREFIX, OTHER, "2001:db8:1::1"] {
         comes(&programs, to, 1)?;
     }
+    // Who forges the source has no reply leave by the tunnel.
+    for from in [IN_PREFIX, OTHER] {
+        let request = frame(from, OWN, ICMPV6, &echo(ECHO_REQUEST, 2));
+        programs.run(Direction::Ingress, &request, 1)?;
+    }
     assert_eq!(counted(&programs)?, Counted::default());
     assert!(programs.kernel.waiting_since(0)?.is_empty());
     Ok(())

@@ -242,6 +242,7 @@ fn program(facts: &Facts, interface: &IfName) -> String {
         Some(Verdict::Exempt) => "may leave here, passes",
         Some(Verdict::Own) => "the tunnel's own, passes",
         Some(Verdict::Stray) => "a stray, passes",
+        Some(Verdict::Loop) => "would come back, dropped",
         Some(Verdict::OtherProtocol | Verdict::Unparsed) => "passes",
         Some(Verdict::Leak(_)) => "a leak",
     };
@@ -302,6 +303,7 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
                 "leaves by {name}{via}, as it may: its destination is reached without the tunnel"
             )
         }
+        Some(Verdict::Loop) => return goes_round(facts, name),
         Some(Verdict::Stray) => {
             let text = format!(
                 "leaves by {name}{via}, and the broker drops it: its source is of no tunnel"
@@ -311,6 +313,20 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
         _ => format!("leaves by {name}{via}; its source is of no tunnel"),
     };
     too_big.unwrap_or((Outcome::Leaves, leaves))
+}
+
+fn goes_round(facts: &Facts, name: &IfName) -> (Outcome, String) {
+    let round = format!("would leave by {name}, and a tunnel would bring it back");
+    match &facts.program {
+        Program::There(decided) if decided.verdict == Some(Verdict::Loop) => {
+            (Outcome::Dropped, format!("{round}: the program drops it"))
+        }
+        Program::Unknown(_) => (
+            Outcome::Leaks,
+            format!("{round}, unless a program is there"),
+        ),
+        Program::None | Program::There(_) => (Outcome::Leaks, round),
+    }
 }
 
 fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {

@@ -87,6 +87,8 @@ fn every_end() {
         (Leaves, "reached without the tunnel", facts("net0", Verdict::Exempt, Program::None), none),
         (Leaves, "its source is of no tunnel", facts("net0", Verdict::NotOurs, Program::None), none),
         (Leaks, "the broker drops it", facts("sixxs0", Verdict::Stray, Program::None), none),
+        (Dropped, "the program drops it", facts("sixxs0", Verdict::Loop, there(Verdict::Loop, 0, 0)), none),
+        (Leaks, "would bring it back", facts("sixxs0", Verdict::Loop, Program::None), none),
         (TooBig, "EMSGSIZE", facts("sixxs0", Verdict::Own, Program::None), big),
         (Leaks, "would leak by net0: the rule from 2001:db8:a::2", facts("net0", LEAK, Program::None), none),
         (Leaks, "unless a program is there", facts("net0", LEAK, Program::Unknown("not permitted".into())), none),

@@ -100,11 +100,11 @@ impl decide::Tables for Wanted<'_> {
             Home::Uplink(index) => index.0,
             Home::Several => ANY_UPLINK,
         };
-        Some(Source::new(
-            self.slot(&source.tunnel)?,
-            source.prefix.bits(),
-            home,
-        ))
+        let slot = self.slot(&source.tunnel)?;
+        Some(match source.is_far_end {
+            true => Source::far_end(slot),
+            false => Source::new(slot, source.prefix.bits(), home),
+        })
     }
 
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool {

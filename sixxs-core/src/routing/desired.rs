@@ -5,6 +5,8 @@ use std::{
     net::Ipv6Addr,
 };
 
+use sixxs_common::layout::SHORTEST_ROUTED;
+
 use super::{
     DEFAULT_METRIC, DIRECTS_TABLE, MAIN_TABLE, Neighbour, Rule, SUBTREES_TABLE, UNREACHABLE_METRIC,
 };
@@ -71,10 +73,12 @@ impl Desired {
     #[must_use]
     pub fn new(config: &Config, wanted: impl Fn(&Tunnel) -> bool) -> Self {
         let mut desired = Self::default();
+        let behind = behind(config);
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
+            let inside = inside(tunnel, &behind);
             match config.rule_mode {
-                RuleMode::Rules => desired.add(config, tunnel),
-                RuleMode::Subtrees => desired.add_subtrees(config, tunnel),
+                RuleMode::Rules => desired.add(config, tunnel, &inside),
+                RuleMode::Subtrees => desired.add_subtrees(config, tunnel, &inside),
             }
         }
         desired
@@ -102,11 +106,11 @@ impl Desired {
     /// ```text
     /// PRIORITY      from all lookup TABLE      default from A dev NAME
     ///                                          unreachable default from A      (last)
-    ///                                          throw DIRECT from A             back to the rules:
+    ///                                          throw INSIDE from A             back to the rules:
     /// PRIORITY + 1  from all lookup main suppress_prefixlength 0               the LANs
-    /// PRIORITY + 2  from all lookup DIRECTS    unreachable DIRECT from A       else nowhere
+    /// PRIORITY + 2  from all lookup DIRECTS    unreachable INSIDE from A       else nowhere
     /// ```
-    fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel) {
+    fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
         let place = |table, metric, destination, source| Place {
             table,
             metric,
@@ -123,7 +127,7 @@ impl Desired {
                 no_default,
             })
         };
-        if !tunnel.direct.is_empty() {
+        if !inside.is_empty() {
             rule(1, MAIN_TABLE, true);
             rule(2, DIRECTS_TABLE, false);
         }
@@ -133,7 +137,7 @@ impl Desired {
             self.routes.insert(default(DEFAULT_METRIC), through(tunnel));
             self.routes
                 .insert(default(UNREACHABLE_METRIC), Target::Unreachable);
-            for to in &tunnel.direct {
+            for to in inside {
                 self.routes.insert(
                     place(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
                     Target::Throw,
@@ -146,7 +150,7 @@ impl Desired {
         }
     }
 
-    fn add(&mut self, config: &Config, tunnel: &Tunnel) {
+    fn add(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
         let through = through(tunnel);
         let place = |metric, destination| Place {
             table: tunnel.table,
@@ -158,7 +162,7 @@ impl Desired {
             .insert(place(DEFAULT_METRIC, Prefix::ALL), through);
         // Also for what is reached without the tunnel and has no route there: through the tunnel it
         // would only come back.
-        for destination in tunnel.direct.iter().copied().chain([Prefix::ALL]) {
+        for destination in inside.iter().copied().chain([Prefix::ALL]) {
             self.routes
                 .insert(place(UNREACHABLE_METRIC, destination), Target::Unreachable);
         }
@@ -167,7 +171,7 @@ impl Desired {
             self.rules.insert(leading_rule(config, tunnel, from));
             // Right before: what is reached without the tunnel, such as the LANs behind this host.
             // Not by the main table's default route: that leads to the uplink.
-            for to in &tunnel.direct {
+            for to in inside {
                 self.rules.insert(Rule {
                     priority: RulePriority(config.rule_priority.0 - 1),
                     from,
@@ -178,6 +182,43 @@ impl Desired {
             }
         }
     }
+}
+
+/// Pairs of a source and a prefix behind this host, at most, for which there are rules and routes. A
+/// packet passes all rules one by one; routes of subtrees take only room.
+const fn most_pairs(mode: RuleMode) -> usize {
+    match mode {
+        RuleMode::Rules => 4096,
+        RuleMode::Subtrees => 65_536,
+    }
+}
+
+/// What lies behind this host by any tunnel's prefixes, that of a stopped one as well: its broker may
+/// still bring it here. Nothing where there are too many pairs: there only the programs see to it.
+fn behind(config: &Config) -> BTreeSet<Prefix> {
+    let tunnels = || config.tunnels.iter();
+    let behind: BTreeSet<_> = tunnels().flat_map(own_prefixes).collect();
+    let sources: usize = tunnels().map(|tunnel| tunnel.sources().count()).sum();
+    if sources.saturating_mul(behind.len()) > most_pairs(config.rule_mode) {
+        return BTreeSet::new();
+    }
+    behind
+}
+
+/// What a tunnel's sources reach without any tunnel. By a tunnel, what is behind this host would only come
+/// back.
+fn inside(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
+    let direct = tunnel.direct.iter().copied();
+    direct
+        .chain(own_prefixes(tunnel))
+        .chain(behind.iter().copied())
+        .collect()
+}
+
+/// The prefixes of a tunnel that a broker may have routed to it.
+fn own_prefixes(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
+    let prefixes = tunnel.prefixes.iter().copied();
+    prefixes.filter(|prefix| u16::from(prefix.bits()) >= SHORTEST_ROUTED)
 }
 
 /// The rule that leads packets with a source of a tunnel's into the table with its route.

@@ -63,9 +63,11 @@ fn the_plan_reads_as_commands() {
         [
             "ip -6 route add default dev sixxs0 table 200 proto 116 metric 1024 mtu 1280 advmss 1220",
             "ip -6 route add unreachable default table 200 proto 116 metric 4278198272",
+            "ip -6 route add unreachable 2001:db8:bb::/48 table 200 proto 116 metric 4278198272",
             "ip -6 route add default via fe80::1 dev sixxs1 table 201 proto 116 metric 1024",
             "ip -6 route add unreachable default table 201 proto 116 metric 4278198272",
             "ip -6 route add unreachable 2001:db8:bb::/48 table 201 proto 116 metric 4278198272",
+            "ip -6 rule add from 2001:db8:a::2 to 2001:db8:bb::/48 lookup main suppress_prefixlength 0 priority 16382 protocol 116",
             "ip -6 rule add from 2001:db8:b::2 to 2001:db8:bb::/48 lookup main suppress_prefixlength 0 priority 16382 protocol 116",
             "ip -6 rule add from 2001:db8:bb::/48 to 2001:db8:bb::/48 lookup main suppress_prefixlength 0 priority 16382 protocol 116",
             "ip -6 rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116",
@@ -89,11 +91,13 @@ fn the_plan_with_subtrees() {
             "ip -6 route add default from 2001:db8:a::2 dev sixxs0 table 200 proto 116 metric 1024 mtu 1280 advmss 1220",
             "ip -6 route add default from 2001:db8:b::2 via fe80::1 dev sixxs1 table 200 proto 116 metric 1024",
             "ip -6 route add default from 2001:db8:bb::/48 via fe80::1 dev sixxs1 table 200 proto 116 metric 1024",
+            "ip -6 route add throw 2001:db8:bb::/48 from 2001:db8:a::2 table 200 proto 116 metric 1024",
             "ip -6 route add throw 2001:db8:bb::/48 from 2001:db8:b::2 table 200 proto 116 metric 1024",
             "ip -6 route add throw 2001:db8:bb::/48 from 2001:db8:bb::/48 table 200 proto 116 metric 1024",
             "ip -6 route add unreachable default from 2001:db8:a::2 table 200 proto 116 metric 4278198272",
             "ip -6 route add unreachable default from 2001:db8:b::2 table 200 proto 116 metric 4278198272",
             "ip -6 route add unreachable default from 2001:db8:bb::/48 table 200 proto 116 metric 4278198272",
+            "ip -6 route add unreachable 2001:db8:bb::/48 from 2001:db8:a::2 table 201 proto 116 metric 4278198272",
             "ip -6 route add unreachable 2001:db8:bb::/48 from 2001:db8:b::2 table 201 proto 116 metric 4278198272",
             "ip -6 route add unreachable 2001:db8:bb::/48 from 2001:db8:bb::/48 table 201 proto 116 metric 4278198272",
             "ip -6 rule add from all lookup 200 priority 16383 protocol 116",
@@ -101,6 +105,74 @@ fn the_plan_with_subtrees() {
             "ip -6 rule add from all lookup 201 priority 16385 protocol 116",
         ]
     );
+}
+
+/// Destinations that a tunnel's sources reach by the main table or not at all, for all tunnels.
+fn inside(desired: &Desired) -> Vec<String> {
+    let rules = desired.rules.iter();
+    let pairs = rules.filter_map(|rule| Some(format!("{} to {}", rule.from, rule.to?)));
+    pairs.collect()
+}
+
+/// What lies behind this host by any tunnel is sent out by none, whatever `direct` says, and although
+/// that tunnel is stopped.
+#[test]
+fn what_is_behind_the_host_takes_no_tunnel() {
+    let mut config = config();
+    config.tunnels[0].prefixes = vec!["2001:db8:aa::/48".parse().unwrap()];
+    config.tunnels[1].direct = vec!["2001:db8:5::/64".parse().unwrap()];
+    let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
+    assert_eq!(
+        inside(&Desired::new(&config, first)),
+        [
+            "2001:db8:a::2 to 2001:db8:aa::/48",
+            "2001:db8:a::2 to 2001:db8:bb::/48",
+            "2001:db8:aa::/48 to 2001:db8:aa::/48",
+            "2001:db8:aa::/48 to 2001:db8:bb::/48",
+        ]
+    );
+    let second = Desired::new(&config, |tunnel| !first(tunnel));
+    assert_eq!(
+        inside(&second)[..3],
+        [
+            "2001:db8:b::2 to 2001:db8:5::/64",
+            "2001:db8:b::2 to 2001:db8:aa::/48",
+            "2001:db8:b::2 to 2001:db8:bb::/48",
+        ]
+    );
+    for to in ["2001:db8:5::/64", "2001:db8:aa::/48", "2001:db8:bb::/48"] {
+        let refused = |(place, target): (&Place, &Target)| {
+            place.destination == to.parse().unwrap() && *target == Target::Unreachable
+        };
+        assert!(second.routes.iter().any(refused), "{to}");
+    }
+    // "All sources" is nothing that is behind this host.
+    config.tunnels[0].prefixes = vec!["2000::/3".parse().unwrap()];
+    config.tunnels[1].prefixes.clear();
+    config.tunnels[1].direct.clear();
+    assert_eq!(
+        inside(&Desired::new(&config, |_| true)),
+        Vec::<String>::new()
+    );
+}
+
+/// Rules and routes for pairs stay few enough.
+#[test]
+fn too_many_pairs_are_left_to_the_programs() {
+    let tunnels = |count: u16| {
+        let tunnel = |number| {
+            format!(
+                "[[tunnel]]\nname = \"t{number}\"\nkind = \"interface\"\n\
+                 address = \"2001:db8:a::{number:x}\"\nprefixes = [\"2001:db8:{number:x}00::/40\"]\n"
+            )
+        };
+        let text: String = (0x10..0x10 + count).map(tunnel).collect();
+        config::parse("test", &text).unwrap()
+    };
+    let rules = |count| Desired::new(&tunnels(count), |_| true).rules.len();
+    assert_eq!(rules(45), 2 * 45 + 2 * 45 * 45);
+    // Of each tunnel there are those for its own prefix.
+    assert_eq!(rules(46), 2 * 46 + 2 * 46);
 }
 
 #[test]
@@ -140,14 +212,14 @@ fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
         ]
     );
     let after = apply(&plan, observed);
-    assert_eq!(after.routes.len(), 3);
+    assert_eq!(after.routes.len(), 4);
     assert!(
         after
             .routes
             .iter()
             .all(|r| r.target == ObservedTarget::Unreachable)
     );
-    assert_eq!(after.rules.len(), 5);
+    assert_eq!(after.rules.len(), 6);
 }
 
 #[test]

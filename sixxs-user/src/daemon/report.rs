@@ -164,6 +164,7 @@ fn tunnel_status(
             too_big: get(Stat::LeakTooBig),
         },
         strays: get(Stat::VerdictStray),
+        loops: get(Stat::VerdictLoop),
         refused: refused(running, get(Stat::InOwnSource)),
     })
 }
@@ -273,6 +274,7 @@ fn packets_out(counters: &Counters) -> u64 {
         Stat::VerdictRedirected,
         Stat::VerdictDropped,
         Stat::VerdictTooBig,
+        Stat::VerdictLoop,
     ];
     Stat::VERDICTS
         .iter()

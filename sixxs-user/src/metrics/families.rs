@@ -144,6 +144,13 @@ impl Page {
                 .iter()
                 .map(|tunnel| ([("interface", tunnel.name.as_str())], tunnel.strays)),
         )?;
+        families.counters(
+            "sixxs_loops",
+            "Packets that were about to leave by a tunnel, and that a tunnel would have brought back; dropped",
+            tunnels
+                .iter()
+                .map(|tunnel| ([("interface", tunnel.name.as_str())], tunnel.loops)),
+        )?;
         let attached = tunnels
             .iter()
             .map(|tunnel| (&tunnel.name, &tunnel.program))

@@ -14,17 +14,25 @@ pub enum Filter {
     Isp,
     /// That of one tunnel's broker, which drops what is not of this tunnel.
     Broker(usize),
+    /// What one tunnel's broker sees on its way round: a tunnel brings it to the host again.
+    Round(usize),
 }
 
 impl Filter {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Isp, Self::Broker(0), Self::Broker(1)];
+    pub const ALL: [Self; 5] = [
+        Self::Isp,
+        Self::Broker(0),
+        Self::Broker(1),
+        Self::Round(0),
+        Self::Round(1),
+    ];
 
     /// Where the program belongs that keeps this filter at zero.
     pub const fn place(self) -> Place {
         match self {
             Self::Isp => Place::egress(Port::Uplink),
-            Self::Broker(number) => Place::egress(Port::Tunnel(number)),
+            Self::Broker(number) | Self::Round(number) => Place::egress(Port::Tunnel(number)),
         }
     }
 }
@@ -100,7 +108,7 @@ impl Account {
             let place = filter.place();
             ensure!(
                 kept.contains(&place),
-                "{filter:?} dropped {} packets although nobody took the program at {place} away",
+                "{filter:?} counted {} packets although nobody took the program at {place} away",
                 now - before
             );
             *self.excused.entry(away[&place].clone()).or_default() += now - before;
@@ -156,7 +164,7 @@ mod tests {
         assert!(account.settle(&counts(0, 0)).is_ok());
         let error = account.settle(&counts(3, 0)).unwrap_err().to_string();
         assert!(
-            error.contains("dropped 3 packets") && error.contains("net0 egress"),
+            error.contains("counted 3 packets") && error.contains("net0 egress"),
             "{error}"
         );
         assert!(account.settle(&counts(0, 1)).is_err());

@@ -135,6 +135,9 @@ pub enum Act {
     Freeze,
     /// So much happens that its event socket overruns: more changes than that holds.
     Flood,
+    /// Somebody outside sends as if from the address of one tunnel, to what the other one brings to the
+    /// host: its address, and its prefix.
+    Forge(usize),
     /// It goes on.
     Thaw,
     /// Its clock jumps to so many seconds from the machine's.

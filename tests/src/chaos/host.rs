@@ -34,11 +34,15 @@ const QUIET: Duration = Duration::from_millis(60);
 /// what carries 6in4 has 64 buffers for packets of any length, whose memory is taken when it is touched.
 const FILLED_KIB: u64 = 8 * 1024 + 64 * 67;
 
-/// What is somebody else's from the beginning to the end.
+/// What is somebody else's from the beginning to the end. What the host forwards for a tunnel's address
+/// that is gone, or into a hole of the prefix, does not leave by the uplink.
 const OTHERS: &str = "rule add from 2001:db8:77::/48 lookup 77 priority 16000 protocol static\n\
      rule add from 2001:db8:78::/48 lookup main priority 16390\n\
      route add 2001:db8:77::/48 dev lo table 77 proto static\n\
-     route add unreachable 2001:db8:78::/48 proto static metric 50\n";
+     route add unreachable 2001:db8:78::/48 proto static metric 50\n\
+     route add unreachable 2001:db8:a::/64 proto static metric 50000\n\
+     route add unreachable 2001:db8:b::/64 proto static metric 50000\n\
+     route add unreachable 2001:db8:bb::/48 proto static metric 50000\n";
 
 /// How long each part of a repair took at most.
 #[derive(Clone, Copy, Debug, Default)]
@@ -336,10 +340,11 @@ impl<'a> Host<'a> {
 /// What each filter counted.
 pub fn counts(lab: &Lab) -> Result<Counts> {
     let [first, second] = lab.tunnels();
-    let strays = |tunnel: &Tunnel| tunnel.seen_at_broker()?.get("strays");
-    Ok(Counts::from([
-        (Filter::Isp, lab.filtered()?),
-        (Filter::Broker(0), strays(first)?),
-        (Filter::Broker(1), strays(second)?),
-    ]))
+    let mut counts = Counts::from([(Filter::Isp, lab.filtered()?)]);
+    for (number, tunnel) in [first, second].into_iter().enumerate() {
+        let seen = tunnel.seen_at_broker()?;
+        counts.insert(Filter::Broker(number), seen.get("strays")?);
+        counts.insert(Filter::Round(number), seen.get("rounds")?);
+    }
+    Ok(counts)
 }

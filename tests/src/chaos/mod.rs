@@ -31,6 +31,7 @@ use anyhow::{Context as _, Result};
 use crate::lab::{Lab, Spec};
 use crate::program::{Hook, Program};
 use crate::service::Services;
+use crate::topology::{ROUTER_SYSCTLS, TUNNELS, TunnelPlan};
 use chronicle::Chronicle;
 use footprint::Footprint;
 use host::Host;
@@ -131,7 +132,19 @@ pub fn on_host(
     if !variant.uplink_is_named {
         config = config.replace("uplinks = [\"net0\"]\n", "");
     }
+    for TunnelPlan {
+        address, prefix, ..
+    } in &TUNNELS
+    {
+        let line = format!("address = \"{address}/64\"\n");
+        let prefix = prefix.map_or(String::new(), |prefix| {
+            format!("prefixes = [\"{prefix}\"]\n")
+        });
+        config = config.replacen(&line, &format!("{line}{prefix}"), 1);
+    }
     lab.write_config(&config)?;
+    // What comes for the prefix goes on.
+    lab.host().sysctl(ROUTER_SYSCTLS)?;
     let program = Program::new(&lab, variant.hook)?;
     let addresses = lab.tunnels().each_ref().map(|tunnel| tunnel.plan.address);
     let _outside_services = Services::start(lab.outside(), &[])?;

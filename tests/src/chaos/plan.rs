@@ -152,7 +152,7 @@ impl Plan {
         let tunnel = self.random.below(2);
         let place = self.choose(&Place::ALL);
         let port = self.choose(&Port::ALL);
-        match self.random.below(25) {
+        match self.random.below(27) {
             0 | 1 => Act::FlushRules,
             2 => Act::DeleteRule(self.random.below(100)),
             3 | 4 => Act::DeleteRoute(self.random.below(100)),
@@ -172,6 +172,7 @@ impl Plan {
             20 => Act::Reload(self.random.percent(50.0)),
             21 | 22 => Act::Freeze,
             23 => Act::Wall(self.wall_seconds()),
+            24 | 25 => Act::Forge(tunnel),
             _ => {
                 let seconds = 1 + self.random.below(100) as u64;
                 self.slept += seconds;
@@ -356,6 +357,7 @@ mod tests {
             "Reload",
             "Freeze",
             "Flood",
+            "Forge",
             "Thaw",
             "Wall",
             "Sleep",

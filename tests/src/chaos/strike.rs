@@ -1,5 +1,7 @@
 //! Owns how each act is carried out.
 
+use std::net::Ipv6Addr;
+
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
@@ -7,11 +9,17 @@ use super::act::{Act, Loss, Port};
 use super::clock;
 use super::host::Host;
 use crate::topology::TUNNELS;
-use crate::{own, shell, uplink};
+use crate::{leak, own, shell, uplink};
 
 /// Changes of one flood: of the messages that tell of them a socket of the usual size (212,992 bytes)
 /// holds a few hundred.
 const FLOOD: usize = 1500;
+
+/// Packets to each destination that somebody forges.
+const FORGED: u64 = 5;
+
+/// In the prefix that a broker routes to the host, where nobody is.
+const IN_PREFIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 9, 0, 0, 0, 9);
 
 impl Host<'_> {
     pub(super) fn strike(&mut self, act: Act) -> Result<()> {
@@ -60,6 +68,7 @@ impl Host<'_> {
             Act::Reload(by_signal) => self.reload(by_signal)?,
             Act::Freeze => self.signal(Signal::SIGSTOP)?,
             Act::Flood => self.flood()?,
+            Act::Forge(number) => self.forge(number)?,
             Act::Thaw => self.signal(Signal::SIGCONT)?,
             Act::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
             Act::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
@@ -157,6 +166,18 @@ impl Host<'_> {
     fn signal(&self, signal: Signal) -> Result<()> {
         let daemon = self.daemon.as_ref().context("a daemon lives")?;
         daemon.signal(signal)
+    }
+
+    fn forge(&self, number: usize) -> Result<()> {
+        let (forged, other) = (TUNNELS[number].address, TUNNELS[1 - number].address);
+        let socket = leak::forging_socket(self.lab.outside(), forged)?;
+        for to in [other, IN_PREFIX] {
+            // The address may be refused by a router on the way, of which the socket is told.
+            if let Err(e) = leak::send(&socket, to, FORGED, 100) {
+                self.chronicle.note(format!("  in vain: {e}"));
+            }
+        }
+        Ok(())
     }
 
     fn flood(&self) -> Result<()> {

@@ -142,6 +142,7 @@ fn verdict(programs: &Programs, packet: &[u8]) -> Result<Verdict> {
                     Stat::VerdictExempt => Some(Verdict::Exempt),
                     Stat::VerdictOwn => Some(Verdict::Own),
                     Stat::VerdictStray => Some(Verdict::Stray),
+                    Stat::VerdictLoop => Some(Verdict::Loop),
                     Stat::LeakObserved => {
                         let slot = programs.kernel.slot(&name.parse()?);
                         Some(Verdict::Leak(slot.context("no slot")?))

@@ -52,8 +52,9 @@ pub(crate) fn host(name: &str, role: Role) -> Result<Host> {
     gated.mac = Some(GATED_MAC);
     gated.gateway = Some(address(GATEWAY));
     gated.mtu = Mtu(1400);
-    let direct = "2001:db8:bb::/48".parse()?;
-    host.0.directs.push(("gated".parse()?, direct));
+    for direct in ["2001:db8:bb::/48", "2001:db8:5::/48"] {
+        host.0.directs.push(("gated".parse()?, direct.parse()?));
+    }
     Ok(host)
 }
 

@@ -43,11 +43,30 @@ fn a_tunnel_counts_what_leaves() -> Result<()> {
         |name, from, to| Golden::passes(name, "plain", Stat::VerdictStray, from_to(from, to));
     let local =
         |name, from, to| Golden::passes(name, "plain", Stat::VerdictExempt, from_to(from, to));
+    let loops = |name, from, to| Golden {
+        verdict: SHOT,
+        moves: vec![("plain", Stat::VerdictLoop, 1)],
+        ..Golden::passes(name, "plain", Stat::VerdictLoop, from_to(from, to))
+    };
     let ping = icmpv6(ECHO_REQUEST, 56);
     check_all(
         "plain",
         Role::Tunnel,
         &[
+            loops(
+                "to another tunnel's prefix",
+                "2001:db8:a::2",
+                "2001:db8:bb:9::9",
+            ),
+            loops("to its own prefix", "2001:db8:a::2", "2001:db8:bb:3::9"),
+            loops(
+                "to another tunnel's address",
+                "2001:db8:a::2",
+                "2001:db8:b::2",
+            ),
+            loops("by the wrong tunnel", "2001:db8:b::2", "2001:db8:bb:9::9"),
+            loops("a stray", NATIVE, "2001:db8:bb:9::9"),
+            local("a neighbour's question", "fe80::1", "2001:db8:bb:9::9"),
             own("UDP", UDP, udp(4000, 64)),
             own("an error", ICMPV6, icmpv6(DESTINATION_UNREACHABLE, 56)),
             request(own("echo request", ICMPV6, ping.clone())),

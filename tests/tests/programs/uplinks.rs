@@ -79,6 +79,7 @@ fn what_may_leave_by_an_uplink_passes() -> Result<()> {
             golden("to ff01::/16", "2001:db8:a::2", "ff01::1"),
             golden("to ff02::/16", "2001:db8:a::2", "ff02::1:ff00:9"),
             golden("direct", "2001:db8:b::2", "2001:db8:bb:1::5"),
+            golden("LAN of another tunnel", "2001:db8:a::2", "2001:db8:bb:1::5"),
             golden("LAN to LAN", "2001:db8:bb:1::5", "2001:db8:bb:4::5"),
             golden("at home", "2001:db8:bb:2::1", OUTSIDE),
         ],
@@ -96,7 +97,7 @@ fn leaks_of_an_uplink_are_treated_as_told() -> Result<()> {
             to_plain("behind fe80::/10", "fec0::9"),
             to_plain("a group of site scope", "ff05::2"),
             to_plain("a group of global scope", "ff0e::1"),
-            to_plain("direct for another tunnel only", "2001:db8:bb:1::5"),
+            to_plain("direct for another tunnel only", "2001:db8:5::5"),
             Golden::redirected("second tunnel", "gated", from_to("2001:db8:b::2", OUTSIDE)),
             Golden::redirected("prefix", "gated", from_to("2001:db8:bb:1::5", OUTSIDE)),
             Golden::redirected(

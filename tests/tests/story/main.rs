@@ -52,6 +52,7 @@ mod hooks;
 mod kept_words;
 mod lans;
 mod local_networks;
+mod loops;
 mod many;
 mod metrics;
 mod native;

@@ -76,12 +76,15 @@ impl Tables {
     }
 
     fn source_entry(&self, source: &Source) -> anyhow::Result<layout::Source> {
+        let slot = self.slot(&source.tunnel)?;
+        if source.is_far_end {
+            return Ok(layout::Source::far_end(slot));
+        }
         let home = match source.home {
             Home::Nowhere => 0,
             Home::Uplink(index) => index.0,
             Home::Several => layout::ANY_UPLINK,
         };
-        let slot = self.slot(&source.tunnel)?;
         Ok(layout::Source::new(slot, source.prefix.bits(), home))
     }
 

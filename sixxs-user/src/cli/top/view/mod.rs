@@ -264,6 +264,9 @@ fn detail(tunnel: &crate::api::Tunnel, place: usize, all: usize) -> String {
     if tunnel.strays > 0 {
         parts.push(format!("{} strays", tunnel.strays));
     }
+    if tunnel.loops > 0 {
+        parts.push(format!("{} loops", tunnel.loops));
+    }
     let number = place + 1;
     format!("  {number} of {all}: {}", parts.join(", "))
 }

@@ -1,0 +1,258 @@
+//! Two tunnels with a routed prefix each, on a host that forwards. What belongs to this host, or lies
+//! behind it, never leaves by a tunnel: it would come back by one.
+
+use anyhow::{Context as _, Result};
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::netns::Namespace;
+use sixxs_tests::nft;
+use sixxs_tests::probe;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, LAN1, LAN2, TUNNELS, TunnelPlan};
+
+use crate::setting::Setting;
+
+/// What the first broker routes to the host. The second one's prefix has both LANs.
+const PREFIX: &str = "2001:db8:aa::/48";
+/// The LAN host in the first prefix.
+const LAN0: &str = "2001:db8:aa:1::2";
+/// In the prefixes, and nowhere on this host.
+const HOLES: [&str; 2] = ["2001:db8:aa:9::9", "2001:db8:bb:9::9"];
+/// Packets of each sender.
+const COUNT: u64 = 10;
+
+variants!(a_packet_leaves_once_at_most:
+    tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact));
+
+fn a_packet_leaves_once_at_most(flavour: Flavour, hook: Hook) -> Result<()> {
+    two_prefixes(flavour, hook, "")
+}
+
+#[test]
+fn a_packet_leaves_once_at_most_with_subtrees() -> Result<()> {
+    two_prefixes(Flavour::Tun, Hook::Auto, "rule_mode = \"subtrees\"\n")
+}
+
+fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
+    let setting = setting(flavour, hook, extra)?;
+    let daemon = setting.start()?;
+    let [lan1, lan2] = setting.lab.lans()?;
+
+    // A LAN of the first tunnel and one of the second: by this host, not round by the brokers.
+    for (from, source, to) in [
+        (lan1, LAN0, LAN2.to_string()),
+        (lan2, &LAN2.to_string(), LAN0.to_owned()),
+    ] {
+        assert_eq!(answered(from, source, &to)?, COUNT, "{source} to {to}");
+    }
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    // What is nowhere, own prefix or another tunnel's: an error, and nothing leaves.
+    for hole in HOLES {
+        for source in [LAN0, &LAN1.to_string()] {
+            let told = refused(lan1, source, hole)?;
+            assert!(told, "{source} to {hole}: no error");
+        }
+        for tunnel in &TUNNELS {
+            refused(setting.host(), &tunnel.address.to_string(), hole)?;
+        }
+    }
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    setting.nothing_went_astray()?;
+
+    // Somebody outside says that he is the other tunnel's address: what is behind this host gets it, and
+    // nothing leaves.
+    for (tunnel, to) in [
+        (0, LAN1.to_string()),
+        (0, HOLES[1].to_owned()),
+        (1, HOLES[0].to_owned()),
+    ] {
+        let before = came(&setting)?;
+        forge(&setting, tunnel, &to)?;
+        let now = came(&setting)?;
+        let [first, second] = [now[0] - before[0], now[1] - before[1]];
+        assert_eq!(first + second, COUNT, "for {to}");
+        assert_eq!(setting.reached_brokers()?, [0, 0], "for {to}");
+    }
+    setting.nothing_went_astray()?;
+    assert_eq!(loops(&setting)?, [0, 0], "routes came first");
+    assert_eq!(explained(&setting)?, "refused");
+
+    // A route of somebody's leads them into a tunnel: the program drops them.
+    for (tunnel, plan) in TUNNELS.iter().enumerate() {
+        let before = came(&setting)?;
+        let gateway = match flavour {
+            Flavour::Veth => "via fe80::1 ",
+            _ => "",
+        };
+        let route = format!("2001:db8:bb:9::/64 {gateway}dev {}", plan.interface);
+        setting.host().sh(&format!("ip -6 route add {route}"))?;
+        forge(&setting, 0, HOLES[1])?;
+        assert_eq!(explained(&setting)?, "dropped", "{route}");
+        setting.host().sh(&format!("ip -6 route del {route}"))?;
+        assert_eq!(came(&setting)?[1] - before[1], COUNT, "{route}");
+        let mut expected = [0; 2];
+        expected[..=tunnel].fill(COUNT);
+        assert_eq!(loops(&setting)?, expected, "{route}");
+    }
+    let status = setting.program.status()?;
+    assert!(status.tunnels.iter().all(|tunnel| tunnel.loops == COUNT));
+    let screen = setting.program.ok(&["status"])?;
+    assert!(screen.stdout.contains("10 packets dropped"), "{screen:?}");
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    setting.nothing_went_astray()?;
+
+    // Without rules the packets for a hole leave by the uplink, once.
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    let before = came(&setting)?;
+    forge(&setting, 0, HOLES[1])?;
+    assert_eq!(came(&setting)?[1] - before[1], COUNT);
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    assert_eq!(setting.lab.filtered()?, COUNT);
+
+    // With everything in place again the outside is answered as ever.
+    let daemon = setting.start()?;
+    assert_eq!(setting.outside_is_answered(&setting.lab.tunnels()[0])?, 20);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn who_forges_is_no_louder() -> Result<()> {
+    forged(Spec::new(Flavour::Tun))
+}
+
+#[test]
+fn who_forges_is_no_louder_native() -> Result<()> {
+    forged(Spec::native([Kind::Ayiya, Kind::SixInFour]))
+}
+
+#[test]
+fn who_forges_is_no_louder_native_the_other_way_round() -> Result<()> {
+    forged(Spec::native([Kind::SixInFour, Kind::Ayiya]))
+}
+
+/// One tunnel has a prefix, and the other one's address is forged.
+fn forged(spec: Spec) -> Result<()> {
+    let spec = Spec { lans: true, ..spec };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let left_before = setting.reached_brokers()?;
+    for to in [LAN1.to_string(), HOLES[1].to_owned()] {
+        for tunnel in [0, 1] {
+            let before = came(&setting)?;
+            forge(&setting, tunnel, &to)?;
+            assert_eq!(came(&setting)?[1] - before[1], COUNT, "for {to}");
+        }
+    }
+    // Nor does a hole lead round by its own broker.
+    assert!(refused(
+        &setting.lab.lans()?[0],
+        &LAN1.to_string(),
+        HOLES[1]
+    )?);
+    assert_eq!(setting.reached_brokers()?, left_before);
+    setting.nothing_went_astray()?;
+    for TunnelPlan { address, peer, .. } in &TUNNELS {
+        let source = address.to_string();
+        assert_eq!(answered(setting.host(), &source, &peer.to_string())?, COUNT);
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A lab whose first tunnel has a routed prefix as well.
+fn setting(flavour: Flavour, hook: Hook, extra: &str) -> Result<Setting> {
+    let spec = Spec {
+        lans: true,
+        ..Spec::new(flavour)
+    };
+    let setting = Setting::of(spec, hook, extra)?;
+    let lab = &setting.lab;
+    let [first, _] = lab.tunnels();
+    let address = format!("address = \"{}/64\"\n", first.plan.address);
+    let config = lab.config(extra);
+    let with = config.replacen(
+        &address,
+        &format!("{address}prefixes = [\"{PREFIX}\"]\n"),
+        1,
+    );
+    lab.write_config(&with)?;
+    let pop = first.pop();
+    pop.ip(&format!(
+        "route add {PREFIX} via {} dev host\n",
+        first.plan.address
+    ))?;
+    nft::load(
+        pop,
+        &format!(
+            "insert rule ip6 broker from_host iifname \"host\" ip6 saddr {PREFIX} \
+             counter name from_host accept\n\
+             insert rule ip6 broker to_host oifname \"host\" ip6 daddr {PREFIX} \
+             counter name to_host accept\n"
+        ),
+    )?;
+    lab.core()
+        .ip(&format!("route add {PREFIX} via fe80::2 dev pop0\n"))?;
+    lab.host()
+        .ip("address add 2001:db8:aa:1::1/64 dev lan1 nodad\n")?;
+    let [lan1, _] = lab.lans()?;
+    lan1.ip(&format!("address add {LAN0}/64 dev host nodad\n"))?;
+    Ok(setting)
+}
+
+fn answered(from: &Namespace, source: &str, to: &str) -> Result<u64> {
+    let pings = probe::ping_with(from, to.parse()?, COUNT, &["-I", source])?;
+    assert_eq!(pings.sent, COUNT);
+    Ok(pings.answered)
+}
+
+/// Whether a ping that nobody answers is told so.
+fn refused(from: &Namespace, source: &str, to: &str) -> Result<bool> {
+    let mut ping = from.command("ping");
+    ping.args(["-6", "-n", "-c", "1", "-W", "1", "-I", source, to]);
+    let output = ping.output().context("run ping")?;
+    assert!(!output.status.success(), "{source} to {to} is answered");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    Ok(told.contains("nreachable") || told.contains("No route"))
+}
+
+/// Has somebody outside send as if he were a tunnel's address.
+fn forge(setting: &Setting, tunnel: usize, to: &str) -> Result<()> {
+    let (outside, source) = (setting.lab.outside(), TUNNELS[tunnel].address);
+    outside.ip(&format!("address add {source}/128 dev lo nodad\n"))?;
+    // What answers there may be go to who has the address.
+    let pings = probe::ping_with(outside, to.parse()?, COUNT, &["-I", &source.to_string()])?;
+    assert_eq!(pings.sent, COUNT);
+    outside.ip(&format!("address delete {source}/128 dev lo\n"))
+}
+
+/// Packets that came by each tunnel.
+fn came(setting: &Setting) -> Result<[u64; 2]> {
+    let [first, second] = setting.lab.tunnels();
+    let to_host = |tunnel: &sixxs_tests::lab::Tunnel| tunnel.seen_at_broker()?.get("to_host");
+    Ok([to_host(first)?, to_host(second)?])
+}
+
+/// Packets that the program dropped at each tunnel since they would have come back.
+fn loops(setting: &Setting) -> Result<[u64; 2]> {
+    let (_, mut values) = setting.program.json(&["counters"])?;
+    let value = values.pop().context("sixxs counters printed nothing")?;
+    let of = |name: &str| {
+        value["interfaces"][name]["out_loops"]
+            .as_u64()
+            .unwrap_or_default()
+    };
+    Ok(TUNNELS.each_ref().map(|tunnel| of(tunnel.interface)))
+}
+
+/// What `sixxs explain` says of a packet for a hole.
+fn explained(setting: &Setting) -> Result<String> {
+    let source = TUNNELS[0].address.to_string();
+    let (_, mut values) = setting.program.json(&["explain", &source, HOLES[1]])?;
+    let value = values.pop().context("sixxs explain printed nothing")?;
+    let outcome = value["outcome"].as_str();
+    Ok(outcome.context("no outcome")?.to_owned())
+}
