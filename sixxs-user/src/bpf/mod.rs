@@ -196,7 +196,8 @@ impl Kernel {
             unpinned = object::without_pins(OBJECT)?;
             bytemuck::cast_slice(&unpinned)
         };
-        let mut ebpf = EbpfLoader::new()
+        let are_new = pins.have_no_maps()?;
+        let mut ebpf = loader()
             .btf(None)
             .default_map_pin_directory(pins.maps())
             .override_global(aya_log::LEVEL, &level, true)
@@ -223,7 +224,7 @@ impl Kernel {
         } else {
             None
         };
-        let tables = Tables::new(&mut ebpf)?;
+        let tables = Tables::new(&mut ebpf, are_new)?;
         let kernel = Self {
             ebpf,
             tables,
@@ -467,16 +468,29 @@ const fn directions(role: Role) -> &'static [Direction] {
 /// Loads all programs side by side: the kernel's verifier takes most of the time of a start.
 fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     thread::scope(|scope| {
-        let loads: Vec<_> = ebpf
-            .programs_mut()
+        let mut programs = ebpf.programs_mut();
+        let one_here = programs.next();
+        let others: Vec<_> = programs
             .map(|(name, program)| (name, scope.spawn(|| load(program))))
             .collect();
-        for (name, load) in loads {
+        if let Some((name, program)) = one_here {
+            load(program).with_context(|| format!("load the program {name}"))?;
+        }
+        for (name, load) in others {
             load.join()
                 .map_err(|_panic| anyhow!("loading the program {name} panicked"))?
                 .with_context(|| format!("load the program {name}"))?;
         }
         Ok(())
+    })
+}
+
+/// A loader. While it reads the kernel's types, which it does although they are not used (up to aya 0.14),
+/// the kernel's features are asked for, which a load needs.
+fn loader() -> EbpfLoader<'static> {
+    thread::scope(|scope| {
+        scope.spawn(aya::features);
+        EbpfLoader::new()
     })
 }
 

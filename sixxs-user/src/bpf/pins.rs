@@ -289,6 +289,11 @@ impl Pins {
         Ok(maps)
     }
 
+    /// Whether no map is pinned.
+    pub(super) fn have_no_maps(&self) -> anyhow::Result<bool> {
+        Ok(!self.are_kept || names(&self.maps())?.is_empty())
+    }
+
     /// The links pinned now.
     pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<(IfIndex, Direction)>> {
         if !self.are_kept {

@@ -77,14 +77,16 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
 }
 
 impl Tables {
-    pub(super) fn new(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+    /// Takes the maps of the object. `are_new`: nothing can be in them.
+    pub(super) fn new(ebpf: &mut Ebpf, are_new: bool) -> anyhow::Result<Self> {
+        let filled = |count: u32| if are_new { 0..0 } else { 0..count };
         let control: Array<_, Raw<Control>> = take(ebpf, "CONTROL")?.try_into()?;
         let mut current = control.get(&0, 0).context("read the control entry")?.0;
         // 0 is for interface entries that are empty and addresses that were never seen.
         current.generation = current.generation.clamp(1, HIGHEST_GENERATION);
         let interfaces: Array<_, Raw<layout::Interface>> = take(ebpf, "INTERFACES")?.try_into()?;
         let mut places = BTreeMap::new();
-        for place in 0..layout::INTERFACES {
+        for place in filled(layout::INTERFACES) {
             let there = interfaces.get(&place, 0).context("read an interface")?.0;
             if there != layout::Interface::default() {
                 places.insert(place, there);
@@ -92,7 +94,7 @@ impl Tables {
         }
         let tunnels: Array<_, Raw<layout::Tunnel>> = take(ebpf, "TUNNELS")?.try_into()?;
         let mut outlets = BTreeMap::new();
-        for slot in 0..layout::SLOTS {
+        for slot in filled(layout::SLOTS) {
             let there = tunnels.get(&slot, 0).context("read a tunnel")?.0;
             if there != layout::Tunnel::default() {
                 outlets.insert(slot, there);
