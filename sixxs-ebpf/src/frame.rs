@@ -121,6 +121,19 @@ fn bring_in(frame: &Frame, bytes: u32) -> bool {
     frame.pull(bytes).is_ok()
 }
 
+/// Ones in every place that a number up to [`REACH`] has.
+#[unsafe(no_mangle)]
+static SIXXS_WITHIN_REACH: u32 = REACH.next_power_of_two() * 2 - 1;
+
+/// An offset that is not beyond [`REACH`], as it is. The compiler may go on with a copy that it put on the
+/// stack before it compared, of which the verifier of Linux 6.1 knows no bound. The mask is in a map that
+/// cannot be written, so the verifier knows it; the compiler does not, and leaves it there.
+#[inline(always)]
+fn within_reach(offset: u32) -> u32 {
+    // SAFETY: the static is ours, and nobody writes it.
+    offset & unsafe { (&raw const SIXXS_WITHIN_REACH).read_volatile() }
+}
+
 /// Reads `N` words from the linear part, where they were just found to lie.
 #[inline(always)]
 fn words<const N: usize>(start: usize) -> [u64; N] {
@@ -146,6 +159,7 @@ impl Frame {
         if offset > REACH {
             return None;
         }
+        let offset = within_reach(offset);
         let start = self.linear_start() + offset as usize;
         if start + N <= self.linear_end() {
             return Some(start);
