@@ -3,11 +3,8 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::errno::Errno;
-use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::shell;
@@ -73,23 +70,6 @@ pub fn is_told(feature: &str, has: bool) -> Result<bool> {
         println!("not told: this kernel has no {feature}");
     }
     Ok(has)
-}
-
-/// How long the kernel needs at least for a grace period of RCU, now, on this machine. Attaching a
-/// program by TCX waits for one (`tcx_entry_sync` in the kernel's net/core/tcx.h), and it takes some
-/// milliseconds more or less, as the kernel's timer frequency and its load are.
-pub fn grace_period() -> Result<Duration> {
-    /// `MEMBARRIER_CMD_GLOBAL` of the kernel's uapi/linux/membarrier.h: waits for one grace period.
-    const GLOBAL: libc::c_int = 1;
-    let mut shortest = Duration::MAX;
-    for _ in 0..10 {
-        let begun = Instant::now();
-        // SAFETY: membarrier(2) takes three numbers and touches no memory of ours.
-        let waited = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
-        Errno::result(waited).context("wait for a grace period")?;
-        shortest = shortest.min(begun.elapsed());
-    }
-    Ok(shortest)
 }
 
 /// Major and minor version of a kernel's release.

@@ -20,6 +20,18 @@ pub struct Status {
 }
 
 impl Status {
+    /// Whether everything works: all is healthy, but for packets that others send astray and that the
+    /// programs redirect.
+    pub fn works(&self) -> bool {
+        let is_caught = |reason: &String| reason.contains("the program redirects them");
+        let works = |tunnel: &Tunnel| {
+            tunnel.health == "healthy"
+                || tunnel.health == "degraded" && tunnel.health_reasons.iter().all(is_caught)
+        };
+        let attached = |uplink: &Uplink| uplink.program == "attached";
+        self.tunnels.iter().all(works) && self.uplinks.iter().all(attached)
+    }
+
     /// The tunnel of this name; panics when there is none.
     pub fn tunnel(&self, name: &str) -> &Tunnel {
         let found = self.tunnels.iter().find(|tunnel| tunnel.name == name);

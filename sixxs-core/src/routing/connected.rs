@@ -5,14 +5,16 @@
 
 use std::collections::BTreeSet;
 
+use super::desired::own_prefixes;
 use crate::{
     config::{Config, Tunnel},
     link::Links,
     types::{IfIndex, IfName, Prefix},
 };
 
-/// Pairs of a source and a local network, at most: a packet passes the rules for them one by one.
-const MOST_PAIRS: usize = 4096;
+/// Pairs of a source and a local network, at most: a packet passes the rules for them one by one. Nobody
+/// needs to know of more local networks.
+pub const MOST_PAIRS: usize = 4096;
 
 /// A route of the main table to what is on the link: unicast, without a next hop. Not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,13 +45,24 @@ pub fn local_networks(
                 link.up && !link.is_exit && !is_tunnel(&link.name) && !is_uplink(&link.name)
             })
     };
-    let networks: BTreeSet<_> = routes.iter().filter(local).map(|r| r.destination).collect();
+    // What lies in a prefix of a tunnel is direct already.
+    let prefixes = config.tunnels.iter().flat_map(own_prefixes);
+    let prefixes: Vec<_> = prefixes.collect();
+    let is_new = |network: &Prefix| {
+        let within =
+            |prefix: &Prefix| prefix.bits() <= network.bits() && prefix.contains(network.address());
+        !prefixes.iter().any(within)
+    };
+    let networks = routes.iter().filter(local).map(|route| route.destination);
+    let networks: BTreeSet<_> = networks.filter(is_new).collect();
     let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
-    if sources.saturating_mul(networks.len()) > MOST_PAIRS {
+    let most = MOST_PAIRS / sources.max(1);
+    // Of more routes than that nobody looks at the rest.
+    if networks.len() > most || routes.len() > MOST_PAIRS {
         return Err(format!(
-            "{} local networks are too many for {sources} addresses and prefixes of tunnels: replies to them \
-             leave by the tunnels; name those that matter in `direct`, and set `direct_connected = false`",
-            networks.len()
+            "there are more than {most} local networks, too many for {sources} addresses and prefixes of tunnels: \
+             replies to them leave by the tunnels; name those that matter in `direct`, and set \
+             `direct_connected = false`"
         ));
     }
     Ok(networks)
@@ -135,6 +148,8 @@ mod tests {
             ]
         };
         assert_eq!(found(ONE, links(), &routes), ["fd00:d0c::/64"]);
+        let routed = format!("{ONE}prefixes = [\"fd00:d0c::/48\"]\n");
+        assert_eq!(found(&routed, links(), &routes), Vec::<String>::new());
         let named = format!("uplinks = [\"br0\"]\n{ONE}");
         assert_eq!(found(&named, links(), &routes), Vec::<String>::new());
         let off = format!("direct_connected = false\n{ONE}");
@@ -150,7 +165,7 @@ mod tests {
         let links = [link(3, "br0")].into_iter().collect();
         let told = local_networks(&config, &links, &routes).unwrap_err();
         assert!(
-            told.starts_with("4097 local networks are too many for 1"),
+            told.starts_with("there are more than 4096 local networks"),
             "{told}"
         );
         assert!(local_networks(&config, &links, &routes[1..]).is_ok());

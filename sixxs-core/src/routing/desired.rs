@@ -216,7 +216,7 @@ fn inside(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
 }
 
 /// The prefixes of a tunnel that a broker may have routed to it.
-fn own_prefixes(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
+pub(super) fn own_prefixes(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
     let prefixes = tunnel.prefixes.iter().copied();
     prefixes.filter(|prefix| u16::from(prefix.bits()) >= SHORTEST_ROUTED)
 }

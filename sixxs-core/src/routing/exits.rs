@@ -28,7 +28,7 @@ const OF_VRF: TableId = TableId(0);
 const LOCAL_TABLE: TableId = TableId(255);
 
 /// The loopback's index in every network namespace (`LOOPBACK_IFINDEX`).
-const LOOPBACK: IfIndex = IfIndex(1);
+pub const LOOPBACK: IfIndex = IfIndex(1);
 
 /// A unicast route with a short destination, by one of its next hops. Not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -190,7 +190,7 @@ fn the_kernel_takes_no_route_for_a_small_mtu() {
          than 1280; set it with `ip link set sixxs0 mtu 1280`"
     );
     let after = apply(&plan, observed);
-    assert_eq!(after.routes.len(), 3);
+    assert_eq!(after.routes.len(), 4);
 }
 
 #[test]

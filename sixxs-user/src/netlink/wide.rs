@@ -20,8 +20,8 @@ use rtnetlink::{
 };
 use sixxs_core::{
     routing::{
-        connected::ConnectedRoute,
-        exits::{PIECE_BITS, WideRoute},
+        connected::{ConnectedRoute, MOST_PAIRS},
+        exits::{LOOPBACK, PIECE_BITS, WideRoute},
     },
     types::{IfIndex, PROTOCOL, TableId},
 };
@@ -222,7 +222,8 @@ impl Dump {
                     self.count += 1;
                     if is_wide(message) {
                         self.add(message)?;
-                    } else if may_be_connected(message) {
+                    } else if may_be_connected(message) && self.answer.connected.len() <= MOST_PAIRS
+                    {
                         self.add_connected(message)?;
                     }
                 }
@@ -249,6 +250,7 @@ impl Dump {
             }
         }
         let destination = destination(&message);
+        let index = index.filter(|index| *index != LOOPBACK);
         let connected = index.map(|index| ConnectedRoute { destination, index });
         self.answer.connected.extend(connected);
         Ok(())

@@ -232,7 +232,7 @@ impl<'a> Host<'a> {
         unwell.extend(tunnels.map(|tunnel| format!("{tunnel:?}")));
         let uplinks = status.uplinks.iter().filter(|u| u.program != "attached");
         unwell.extend(uplinks.map(|uplink| format!("{uplink:?}")));
-        if !status.healthy || status.tunnels.len() != 2 || status.uplinks.len() != 1 {
+        if !status.works() || status.tunnels.len() != 2 || status.uplinks.len() != 1 {
             let screen = self.program.run(&["status"])?;
             unwell.push(screen.stdout);
         }

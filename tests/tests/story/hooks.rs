@@ -132,7 +132,7 @@ fn who_does_not_listen_holds_nobody_up() -> Result<()> {
             TOLD,
             || setting.program.status(),
             |status| {
-                status.healthy
+                status.works()
                     && status
                         .tunnels
                         .iter()

@@ -5,6 +5,7 @@
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use sixxs_tests::beside::networkd::{self, Networkd};
+use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::{Flavour, UPLINK};
 
@@ -20,7 +21,9 @@ variants!(before_us: tun(Tun, Auto), veth(Veth, Auto));
 /// It manages the uplink, since before us: started anew, reloaded, and told to set up another
 /// interface. Not a ping is lost.
 fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
+    // Another interface would be a local network: what is compared here is ours alone.
+    let extra = "direct_connected = false\n";
+    let setting = Setting::of(Spec::new(flavour), hook, extra)?;
     let files = [("10-uplink.network", networkd::uplink())];
     let mut networkd = Networkd::new(&setting.lab, &files)?;
     println!("{}", networkd.version()?);

@@ -73,10 +73,9 @@ fn only_what_changed_is_touched() -> Result<()> {
     let (only_first, _) = good.rsplit_once("[[tunnel]]").unwrap_or_default();
     setting.lab.write_config(only_first)?;
     setting.program.ok(&["reload"])?;
-    assert_eq!(
-        of_first(&before).len(),
-        setting.own_rules()?.lines().count()
-    );
+    let to_tables = |rules: &str| rules.matches(" lookup 20").count();
+    let of_first = of_first(&before).join("\n");
+    assert_eq!(to_tables(&of_first), to_tables(&setting.own_rules()?));
     let status = setting.program.status()?;
     assert_eq!(status.tunnels.len(), 1);
     let refused = setting.program.run(&["stop", second.plan.interface])?;

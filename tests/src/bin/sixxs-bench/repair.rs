@@ -13,6 +13,7 @@ use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::netns::Namespace;
 use sixxs_tests::program::{Hook, Program};
+use sixxs_tests::status;
 use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 
 use crate::machine;
@@ -90,7 +91,7 @@ pub(crate) fn measure(times: usize) -> Result<String> {
     lab.write_config(&lab.config(""))?;
     let program = Program::new(&lab, Hook::Auto)?;
     let daemon = program.start()?;
-    program.status_until("everything is well", |status| status.healthy)?;
+    program.status_until("everything is well", status::Status::works)?;
     let mut rows = Vec::new();
     let (began, before) = (Instant::now(), daemon.processor_time()?);
     for subject in &SUBJECTS {

@@ -177,6 +177,11 @@ fn a_program_before_ours() -> Result<()> {
         let empty = bpf::load_empty()?;
         let behind = bpf::attach(setting.host(), &empty, UPLINK, false, Order::Last)?;
         assert!(traps(&setting, "program order")?.is_empty());
+        // Another test's process may be about to start, with a copy of the descriptor: dropping it would not do.
+        let [_, theirs] = bpf::tcx(setting.host(), UPLINK, false)?[..] else {
+            panic!("not two programs");
+        };
+        bpf::detach(theirs.link)?;
         drop(behind);
         let _before = bpf::attach(setting.host(), &empty, UPLINK, false, Order::First)?;
         trap(&setting, "program order", "bad")?;
