@@ -302,24 +302,20 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
                 "if LLVM is not found, its development files are incomplete",
             )
         }
-        Action::CargoDeny => (
-            cargo_install(
-                workspace,
-                "cargo-deny",
-                CARGO_DENY_VERSION,
-                &cargo_deny_root()?,
-            )?,
-            NETWORK,
-        ),
-        Action::CargoDeb => (
-            cargo_install(
-                workspace,
-                "cargo-deb",
-                CARGO_DEB_VERSION,
-                &cargo_deb_root()?,
-            )?,
-            NETWORK,
-        ),
+        Action::CargoDeny => {
+            let root = cargo_deny_root()?;
+            let mut command = cargo_install(workspace, "cargo-deny", CARGO_DENY_VERSION, &root)?;
+            // It runs for a second or two, and takes minutes to be made faster.
+            command.arg("--debug");
+            (command, NETWORK)
+        }
+        Action::CargoDeb => {
+            let root = cargo_deb_root()?;
+            let mut command = cargo_install(workspace, "cargo-deb", CARGO_DEB_VERSION, &root)?;
+            // It runs for a second or two, and takes minutes to be made faster.
+            command.arg("--debug");
+            (command, NETWORK)
+        }
     })
 }
 
