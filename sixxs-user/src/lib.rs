@@ -20,7 +20,7 @@ mod fd_store;
 mod hooks;
 mod kernel;
 mod metrics;
-mod namespace;
+pub mod namespace;
 pub mod netlink;
 pub mod paths;
 pub mod ping;

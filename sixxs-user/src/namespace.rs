@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 /// The kernel's number of the network namespace of this process. No other namespace gets it until the
 /// next boot.
-pub(crate) fn cookie() -> anyhow::Result<u64> {
+pub fn cookie() -> anyhow::Result<u64> {
     let socket =
         Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None).context("open a socket")?;
     let mut cookie = 0_u64;

@@ -6,14 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use nix::libc;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -70,23 +68,7 @@ impl Namespace {
 
     /// The kernel's number of it, by which the program under test calls its pins.
     pub fn cookie(&self) -> Result<u64> {
-        self.run(|| {
-            let socket = std::os::unix::net::UnixDatagram::unbound().context("open a socket")?;
-            let mut cookie = 0_u64;
-            let mut length = libc::socklen_t::try_from(size_of::<u64>())?;
-            // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
-            let asked = unsafe {
-                libc::getsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    libc::SO_NETNS_COOKIE,
-                    (&raw mut cookie).cast(),
-                    &raw mut length,
-                )
-            };
-            nix::errno::Errno::result(asked).context("ask for a namespace's number")?;
-            Ok(cookie)
-        })
+        self.run(sixxs_user::namespace::cookie)
     }
 
     /// Runs `work` in a thread inside the namespace; sockets that it opens stay inside.

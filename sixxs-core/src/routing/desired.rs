@@ -9,6 +9,7 @@ use sixxs_common::layout::SHORTEST_ROUTED;
 
 use super::{
     DEFAULT_METRIC, DIRECTS_TABLE, MAIN_TABLE, Neighbour, Rule, SUBTREES_TABLE, UNREACHABLE_METRIC,
+    connected::MOST_PAIRS,
 };
 use crate::{
     config::{Config, Kind, RuleMode, Tunnel},
@@ -188,7 +189,7 @@ impl Desired {
 /// packet passes all rules one by one; routes of subtrees take only room.
 const fn most_pairs(mode: RuleMode) -> usize {
     match mode {
-        RuleMode::Rules => 4096,
+        RuleMode::Rules => MOST_PAIRS,
         RuleMode::Subtrees => 65_536,
     }
 }

@@ -7,7 +7,7 @@ use sixxs_core::types::IfName;
 use super::state::State;
 use crate::{
     api::About,
-    netlink::{Exits, Removal, Removed},
+    netlink::{OthersChange, Removal, Removed},
 };
 
 /// Removals remembered between two looks: of more than this nobody can say which was whose.
@@ -70,9 +70,9 @@ impl State {
                 self.removed(removal, true);
             }
             let heard = self.heard.get_or_insert_default();
-            *heard |= change.is_new_link || change.exits == Exits::More;
-            if change.exits != Exits::Same {
-                self.netlink.exits_changed();
+            *heard |= change.is_new_link || change.others == OthersChange::More;
+            if change.others != OthersChange::Same {
+                self.netlink.others_routes_changed();
             }
         }
     }

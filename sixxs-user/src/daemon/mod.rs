@@ -50,7 +50,7 @@ use crate::{
     control, driver,
     fd_store::FdStore,
     kernel,
-    netlink::{Exits, Netlink, Watcher},
+    netlink::{Netlink, OthersChange, Watcher},
     paths::Paths,
     removal, run_dir,
 };
@@ -264,10 +264,10 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 if let Some(removal) = change.removal {
                     state.removed(removal, false);
                 }
-                if change.exits != Exits::Same {
-                    state.netlink.exits_changed();
+                if change.others != OthersChange::Same {
+                    state.netlink.others_routes_changed();
                 }
-                if change.is_new_link || change.exits == Exits::More {
+                if change.is_new_link || change.others == OthersChange::More {
                     pacer.urgent(started.elapsed());
                 } else {
                     pacer.changed(started.elapsed());

@@ -10,13 +10,14 @@ use anyhow::Context as _;
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NetlinkMessage, NetlinkPayload},
     packet_route::RouteNetlinkMessage,
-    sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols},
+    sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket},
 };
 use tokio::time::timeout;
 
 use super::{
     RequestError, TIMEOUT,
     refusal::{Refusal, ask_for_words},
+    to_kernel,
 };
 
 /// Messages in a datagram. Every answer may be an error, and all of them have to find room in the
@@ -36,11 +37,8 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn open() -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
-            let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
-            let inner = socket.socket_mut();
-            inner.bind(&SocketAddr::new(0, 0))?;
-            inner.connect(&SocketAddr::new(0, 0))?;
-            ask_for_words(inner)?;
+            let mut socket = to_kernel()?;
+            ask_for_words(socket.socket_mut())?;
             Ok(socket)
         };
         Ok(Self {

@@ -10,15 +10,16 @@ mod batch;
 mod look_up;
 pub mod marked;
 mod observe;
+mod others_routes;
 mod refusal;
 mod rules;
 pub mod sit;
 pub mod tc;
 mod watch;
-mod wide;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     time::{Duration, Instant},
 };
 
@@ -28,7 +29,7 @@ use rtnetlink::{
     Handle, new_connection_with_strict_check,
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
     packet_route::{RouteNetlinkMessage, rule::RuleMessage},
-    sys::AsyncSocket as _,
+    sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols},
 };
 use sixxs_core::{
     config::{Config, RuleMode},
@@ -38,14 +39,14 @@ use sixxs_core::{
 };
 
 use batch::Batch;
+use others_routes::OthersRoutes;
 use refusal::Refusal;
-use wide::WideRoutes;
 
 pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
 pub use look_up::{Found, Question, Way};
 pub use observe::GLOBAL;
-pub use watch::{Change, Exits, OutsideWatcher, Removal, Removed, Watcher};
+pub use watch::{Change, OthersChange, OutsideWatcher, Removal, Removed, Watcher};
 
 /// No request to the kernel takes so long.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ pub struct Netlink {
     rules: Vec<(ObservedRule, RuleMessage)>,
     /// Everybody else's rules, as of the last look.
     others_rules: Vec<SeenRule>,
-    wide_routes: WideRoutes,
+    others_routes: OthersRoutes,
     /// Exits; `Some`: since when it is none any more, and guarded a little longer.
     exits: BTreeMap<IfIndex, Option<Instant>>,
     /// Interfaces seen at the last look, and since when those that are new or were down; `None` before
@@ -112,7 +113,7 @@ impl Netlink {
             batch: Batch::open()?,
             rules: Vec::new(),
             others_rules: Vec::new(),
-            wide_routes: WideRoutes::open()?,
+            others_routes: OthersRoutes::open()?,
             exits: BTreeMap::new(),
             seen: None,
         })
@@ -147,6 +148,15 @@ impl Netlink {
             }
         }
     }
+}
+
+/// A socket for requests to the kernel, by which nobody else is heard.
+fn to_kernel() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
+    let inner = socket.socket_mut();
+    inner.bind(&SocketAddr::new(0, 0))?;
+    inner.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
 }
 
 /// A request did not succeed.

@@ -62,7 +62,7 @@ impl Netlink {
             self.find_newcomers(&mut links);
         }
         let connected = if scope.connected {
-            self.wide_routes.look().await?.connected.clone()
+            self.others_routes.look().await?.connected.clone()
         } else {
             Vec::new()
         };
@@ -90,7 +90,7 @@ impl Netlink {
 
     /// Says of each interface whether it is an exit, or was until a moment ago.
     async fn find_exits(&mut self, links: &mut [Link], led: &Led) -> anyhow::Result<()> {
-        let answer = self.wide_routes.look().await?;
+        let answer = self.others_routes.look().await?;
         let (exits, has_hidden) = (led.exits(&answer.routes), answer.has_hidden);
         let now = Instant::now();
         let before = std::mem::take(&mut self.exits);
@@ -121,9 +121,9 @@ impl Netlink {
         gone.map(|gone| gone.checked_add(LINGER).unwrap_or(*gone))
     }
 
-    /// A route that may make an interface an exit came or went.
-    pub fn exits_changed(&mut self) {
-        self.wide_routes.changed();
+    /// A route of others that matters came or went.
+    pub fn others_routes_changed(&mut self) {
+        self.others_routes.changed();
     }
 
     /// Says which candidates were made lately, or came up: all that was up at the first look was not.

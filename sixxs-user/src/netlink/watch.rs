@@ -10,7 +10,7 @@ use rtnetlink::{
 };
 use sixxs_core::{routing::exits::PIECE_BITS, types::PROTOCOL};
 
-use super::wide::is_of_the_host;
+use super::others_routes::is_of_the_host;
 
 /// A subscription to changes of interfaces, IPv6 addresses, routes and rules.
 pub struct Watcher {
@@ -34,19 +34,19 @@ pub struct Change {
     pub removal: Option<Removal>,
     /// An interface was made, or came from another namespace.
     pub is_new_link: bool,
-    /// Which interfaces are exits may have changed.
-    pub exits: Exits,
+    /// Which routes of others came or went.
+    pub others: OthersChange,
 }
 
-/// What a change does to which interfaces are exits.
+/// What a change does to the routes of others that matter: to exits, and to local networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Exits {
+pub enum OthersChange {
     /// Nothing.
     #[default]
     Same,
-    /// There may be one less; or it is not known what changed.
+    /// There may be an exit less, or other local networks; or it is not known what changed.
     Changed,
-    /// There may be one more.
+    /// There may be an exit more.
     More,
 }
 
@@ -146,11 +146,11 @@ fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Cha
         Ok(_) => Ok(matters(message).then(|| Change {
             removal: removal(message),
             is_new_link: is_new_link(message),
-            exits: exits(message),
+            others: others(message),
         })),
         // The socket overran: something changed, and we look at everything anyway.
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Change {
-            exits: Exits::Changed,
+            others: OthersChange::Changed,
             ..Change::default()
         })),
         Err(error) => Err(error),
@@ -198,21 +198,21 @@ fn matters(message: &[u8]) -> bool {
     }
 }
 
-/// What an event of an IPv6 route does to exits. Rules and interfaces are read at each look.
-fn exits(message: &[u8]) -> Exits {
+/// What an event of an IPv6 route does to exits and local networks. Rules and interfaces are read at each look.
+fn others(message: &[u8]) -> OthersChange {
     match route_event(message) {
-        Some(event) if event.protocol == PROTOCOL => Exits::Same,
+        Some(event) if event.protocol == PROTOCOL => OthersChange::Same,
         // A network that this host is connected to.
         Some(event)
             if event.destination_bits > PIECE_BITS
                 && is_of_the_host(event.table, event.protocol) =>
         {
-            Exits::Changed
+            OthersChange::Changed
         }
-        Some(event) if event.destination_bits > PIECE_BITS => Exits::Same,
-        Some(event) if event.is_new => Exits::More,
-        Some(_) => Exits::Changed,
-        None => Exits::Same,
+        Some(event) if event.destination_bits > PIECE_BITS => OthersChange::Same,
+        Some(event) if event.is_new => OthersChange::More,
+        Some(_) => OthersChange::Changed,
+        None => OthersChange::Same,
     }
 }
 
@@ -303,13 +303,25 @@ mod tests {
             assert_eq!(matters(&message), expected, "{name}");
         }
         for (name, message, expected) in [
-            ("a default route", message(RTM_NEWROUTE, 0, 9), Exits::More),
-            ("one less", message(RTM_DELROUTE, 4, 9), Exits::Changed),
-            ("ours", message(RTM_NEWROUTE, 0, PROTOCOL), Exits::Same),
-            ("a rule", message(32, 0, 9), Exits::Same),
-            ("something short", vec![0; 17], Exits::Same),
+            (
+                "a default route",
+                message(RTM_NEWROUTE, 0, 9),
+                OthersChange::More,
+            ),
+            (
+                "one less",
+                message(RTM_DELROUTE, 4, 9),
+                OthersChange::Changed,
+            ),
+            (
+                "ours",
+                message(RTM_NEWROUTE, 0, PROTOCOL),
+                OthersChange::Same,
+            ),
+            ("a rule", message(32, 0, 9), OthersChange::Same),
+            ("something short", vec![0; 17], OthersChange::Same),
         ] {
-            assert_eq!(exits(&message), expected, "{name}");
+            assert_eq!(others(&message), expected, "{name}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! Routes with short destinations, in all tables: those that may make an interface an exit.
+//! Routes of others that matter: those with short destinations in all tables, which may make an interface an
+//! exit, and those of the main table to networks that this host is connected to.
 //!
 //! A router's table has hundreds of thousands of routes, and the kernel cannot leave the long ones out of
 //! a dump. So answers are read message by message, and only the headers of most. Where there are many
@@ -16,7 +17,7 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         route::{RouteAttribute, RouteMessage, RouteType},
     },
-    sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols},
+    sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket},
 };
 use sixxs_core::{
     routing::{
@@ -30,6 +31,7 @@ use tokio::time::timeout;
 use super::{
     RequestError, TIMEOUT,
     observe::{DUMP, destination},
+    to_kernel,
 };
 
 /// The kernel fills at most this much at a time (`netlink_recvmsg`).
@@ -46,7 +48,7 @@ const KEPT: Duration = Duration::from_secs(25);
 const ATTEMPTS: usize = 3;
 
 /// A socket for dumps, and the last answer.
-pub(super) struct WideRoutes {
+pub(super) struct OthersRoutes {
     socket: TokioSocket,
     number: u32,
     buffer: Vec<u8>,
@@ -82,14 +84,11 @@ struct Dump {
     is_torn: bool,
 }
 
-impl WideRoutes {
+impl OthersRoutes {
     pub(super) fn open() -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
-            let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
-            let inner = socket.socket_mut();
-            inner.bind(&SocketAddr::new(0, 0))?;
-            inner.connect(&SocketAddr::new(0, 0))?;
-            match inner.set_netlink_get_strict_chk(true) {
+            let mut socket = to_kernel()?;
+            match socket.socket_mut().set_netlink_get_strict_chk(true) {
                 // Before 4.20 the kernel does not filter; we do.
                 Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),
                 _ => Ok(socket),
@@ -103,7 +102,7 @@ impl WideRoutes {
         })
     }
 
-    /// A route with a short destination came or went.
+    /// A route that matters came or went.
     pub(super) fn changed(&mut self) {
         if let Some(last) = &mut self.last {
             last.is_current = false;
@@ -117,7 +116,7 @@ impl WideRoutes {
             before => {
                 let at = Instant::now();
                 let dump = self.dump_whole(before).await;
-                let dump = dump.context("list the routes with short destinations")?;
+                let dump = dump.context("list the routes of others")?;
                 Last {
                     at,
                     is_current: dump.count > FEW,
