@@ -1,8 +1,9 @@
-//! The health of a tunnel: one judgement for `status`, `check`, `top`, metrics and exit statuses.
+//! The health of a tunnel: one judgement for `status`, `check`, `top`, metrics, alerts and exit statuses.
 //!
 //! Pure. The daemon gathers the facts; nothing else decides whether a tunnel is healthy.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::Ipv6Addr,
     time::Duration,
@@ -11,9 +12,16 @@ use std::{
 use crate::{
     lasting::REPAIR,
     link::{Link, Unusable},
+    proof::Manner,
     tunnel::State,
     types::{IfName, Mtu},
 };
+
+mod reason;
+mod watch;
+
+pub use reason::Reason;
+pub use watch::Watch;
 
 /// How well a tunnel does its job, from good to bad.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +52,8 @@ impl Level {
 pub struct Health {
     /// The worst that was found.
     pub level: Level,
-    /// A sentence for each thing that is not as it should be, the worst first.
-    pub reasons: Vec<String>,
+    /// Each thing that is not as it should be, the worst first.
+    pub reasons: Vec<Reason>,
 }
 
 /// What is known about a tunnel at one moment.
@@ -69,8 +77,8 @@ pub struct Facts<'a> {
     pub leaks: Option<LeakFate>,
     /// Echo requests that had time for a reply and got none, since the last reply; 0 for none.
     pub unanswered_in_a_row: u64,
-    /// A longer watch over replies found something, in words.
-    pub silence: Option<&'a str>,
+    /// What a longer watch over replies found.
+    pub manner: Manner,
 }
 
 /// What rules of others do to the packets of a tunnel.
@@ -154,53 +162,41 @@ impl Health {
     /// Judges a tunnel.
     #[must_use]
     pub fn judge(facts: &Facts<'_>) -> Self {
-        let mut found = Vec::new();
+        let mut reasons = Vec::new();
         if *facts.state == State::Up {
-            found.extend(link(facts).into_iter().map(failing));
-            found.extend(facts.shadow.map(shadow));
-            found.extend(facts.leaks.map(leaks));
-            found.extend(silence(facts).map(failing));
+            reasons.extend(link(facts));
+            reasons.extend(facts.shadow.cloned().map(Reason::Shadowed));
+            reasons.extend(facts.leaks.map(Reason::Leaking));
+            reasons.extend(silence(facts));
         } else {
-            let name = facts.state.name().replace('_', " ");
-            found.push(failing(match facts.state.reason() {
-                Some(reason) => format!("it is {name}: {reason}"),
-                None => format!("it is {name}"),
-            }));
+            reasons.push(Reason::NotUp(facts.state.clone()));
         }
         if !facts.is_routed {
-            found.push(failing("its rules or routes are missing".to_owned()));
+            reasons.push(Reason::NotRouted);
         }
         if !facts.has_program {
-            found.push(failing("its program is not attached".to_owned()));
+            reasons.push(Reason::NoProgram);
         }
         // Stable: what comes first stays first.
-        found.sort_by(|(one, _), (other, _)| other.cmp(one));
+        reasons.sort_by_key(|reason| Reverse(reason.level()));
         Self {
-            level: found.first().map_or(Level::Healthy, |(level, _)| *level),
-            reasons: found.into_iter().map(|(_, reason)| reason).collect(),
+            level: reasons.first().map_or(Level::Healthy, Reason::level),
+            reasons,
         }
     }
-}
-
-const fn failing(reason: String) -> (Level, String) {
-    (Level::Failing, reason)
 }
 
 /// What is wrong with the interface and its addresses.
-fn link(facts: &Facts<'_>) -> Vec<String> {
+fn link(facts: &Facts<'_>) -> Vec<Reason> {
     let Some(link) = facts.link else {
         return Vec::new();
     };
-    let mut faults = Vec::new();
+    let mut reasons = Vec::new();
     if !link.carrier {
-        faults.push("its interface has no carrier; look at the far end of the link".to_owned());
+        reasons.push(Reason::NoCarrier);
     }
     if link.mtu < Mtu::MINIMUM {
-        faults.push(format!(
-            "its interface has an MTU of {} bytes; IPv6 needs {}",
-            link.mtu,
-            Mtu::MINIMUM
-        ));
+        reasons.push(Reason::MtuTooSmall(link.mtu));
     }
     // A tunnel may have thousands of addresses.
     let own: BTreeSet<_> = link.addresses.iter().collect();
@@ -210,67 +206,28 @@ fn link(facts: &Facts<'_>) -> Vec<String> {
         let elsewhere = elsewhere.get(address);
         let has = own.contains(address);
         of_addresses.extend(match (has, link.unusable.get(address), elsewhere) {
-            (true, Some(Unusable::Duplicate), _) => Some(format!(
-                "{address} is a duplicate: another host on the link has it"
-            )),
-            (true, Some(Unusable::Tentative), _) => Some(format!(
-                "{address} is tentative: duplicate address detection has not ended"
-            )),
-            (_, _, Some(name)) => Some(format!(
-                "{address} is an address of {name}; it belongs on the tunnel's interface alone"
-            )),
-            (false, _, None) => Some(format!("{address} is not on its interface")),
+            (true, Some(Unusable::Duplicate), _) => Some(Reason::Duplicate(*address)),
+            (true, Some(Unusable::Tentative), _) => Some(Reason::Tentative(*address)),
+            (_, _, Some(name)) => Some(Reason::Elsewhere(*address, (*name).clone())),
+            (false, _, None) => Some(Reason::NoAddress(*address)),
             (true, None, None) => None,
         });
     }
     let more = of_addresses.len().saturating_sub(NAMED);
     of_addresses.truncate(NAMED);
-    faults.append(&mut of_addresses);
+    reasons.append(&mut of_addresses);
     if more > 0 {
-        faults.push(format!(
-            "{more} more of its addresses are not as they should be"
-        ));
+        reasons.push(Reason::MoreAddresses(more));
     }
-    faults
+    reasons
 }
 
-fn shadow(effect: &ShadowEffect) -> (Level, String) {
-    let numbers: Vec<_> = effect.priorities.iter().map(u32::to_string).collect();
-    let rule = format!("a rule before ours (priority {})", numbers.join(" or "));
-    match effect.fate {
-        ShadowFate::Redirected => (
-            Level::Degraded,
-            format!("{rule} leads its packets elsewhere; the program redirects them"),
-        ),
-        ShadowFate::Lost => failing(format!("{rule} leads its packets elsewhere")),
-        ShadowFate::Refused => failing(format!("{rule} refuses its packets")),
-    }
-}
-
-fn leaks(fate: LeakFate) -> (Level, String) {
-    let whose = "`sixxs alerts` says whose they are";
-    match fate {
-        LeakFate::Redirected => (
-            Level::Degraded,
-            format!("packets of it go to other interfaces; the program redirects them; {whose}"),
-        ),
-        LeakFate::Dropped => failing(format!(
-            "packets of it go to other interfaces; the program drops them (`on_leak`); {whose}"
-        )),
-        LeakFate::Passed => failing(format!(
-            "packets of it leave by other interfaces (`on_leak`); {whose}"
-        )),
-    }
-}
-
-fn silence(facts: &Facts<'_>) -> Option<String> {
+fn silence(facts: &Facts<'_>) -> Option<Reason> {
     let row = facts.unanswered_in_a_row;
     if row >= UNANSWERED {
-        return Some(format!(
-            "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
-        ));
+        return Some(Reason::Unanswered(row));
     }
-    facts.silence.map(str::to_owned)
+    (facts.manner != Manner::Fine).then_some(Reason::Silent(facts.manner))
 }
 
 #[cfg(test)]

@@ -34,17 +34,16 @@ fn good(link: &Link) -> Facts<'_> {
         shadow: None,
         leaks: None,
         unanswered_in_a_row: 0,
-        silence: None,
+        manner: Manner::Fine,
     }
 }
 
 /// The level and all sentences, as one line.
 fn judged(facts: &Facts<'_>) -> String {
     let health = Health::judge(facts);
-    let name = health.level.name();
-    [&[name.to_owned()][..], &health.reasons]
-        .concat()
-        .join("; ")
+    let mut parts = vec![health.level.name().to_owned()];
+    parts.extend(health.reasons.iter().map(ToString::to_string));
+    parts.join("; ")
 }
 
 #[test]
@@ -111,7 +110,7 @@ fn of_very_many_addresses_some_are_named() {
     let health = Health::judge(&facts);
     assert_eq!(health.reasons.len(), NAMED + 1);
     let last = "9996 more of its addresses are not as they should be";
-    assert_eq!(health.reasons[NAMED], last);
+    assert_eq!(health.reasons[NAMED].to_string(), last);
 }
 
 #[test]
@@ -132,15 +131,17 @@ fn rules_of_others() {
         (
             ShadowFate::Redirected,
             "degraded; a rule before ours (priority 100) leads its packets elsewhere; the program \
-             redirects them",
+             redirects them; `sixxs doctor` says how to remove that rule or move it behind ours",
         ),
         (
             ShadowFate::Lost,
-            "failing; a rule before ours (priority 100) leads its packets elsewhere",
+            "failing; a rule before ours (priority 100) leads its packets elsewhere; `sixxs doctor` says \
+             how to remove that rule or move it behind ours",
         ),
         (
             ShadowFate::Refused,
-            "failing; a rule before ours (priority 100) refuses its packets",
+            "failing; a rule before ours (priority 100) refuses its packets; `sixxs doctor` says how to \
+             remove that rule or move it behind ours",
         ),
     ] {
         let effect = ShadowEffect {
@@ -162,10 +163,15 @@ fn the_worst_reason_comes_first() {
     };
     let mut facts = good(&link);
     facts.shadow = Some(&effect);
-    facts.silence = Some("sixxs0 does not answer");
+    facts.manner = Manner::Silent {
+        requests: 9,
+        answered: 0,
+    };
     let health = Health::judge(&facts);
     assert_eq!(health.level, Level::Failing);
-    assert_eq!(health.reasons[0], "sixxs0 does not answer");
+    let first = "it does not answer: of 9 echo requests in 30 s, 0 got a reply; see `sixxs doctor` for \
+                 what may keep this host from replying";
+    assert_eq!(health.reasons[0].to_string(), first);
     assert_eq!(health.reasons.len(), 2);
 }
 

@@ -1,6 +1,6 @@
 //! What the kernel's pairs of echo requests and replies prove: whether a tunnel answers.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
 use sixxs_common::{
     echo::{BUCKETS, Times, bucket_end_ns},
@@ -119,31 +119,23 @@ pub enum Manner {
     },
 }
 
-impl Manner {
-    /// In words, with the tunnel's name; `None` where all is well.
-    #[must_use]
-    pub fn told(&self, tunnel: &str) -> Option<String> {
+/// What people read of a tunnel named before.
+impl fmt::Display for Manner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = JUDGED.as_secs();
         match self {
-            Self::Fine => None,
-            Self::Silent { requests, answered } => Some(format!(
-                "{tunnel} does not answer: of {requests} echo requests in {seconds} s, {answered} \
-                 got a reply; see `sixxs doctor` for what may keep this host from replying"
-            )),
-            Self::Astray { requests, astray } => Some(format!(
-                "replies of {tunnel} leave elsewhere or are dropped: {astray} of {requests} in \
-                 {seconds} s; see `sixxs alerts` for where"
-            )),
+            Self::Fine => write!(f, "it answers"),
+            Self::Silent { requests, answered } => write!(
+                f,
+                "it does not answer: of {requests} echo requests in {seconds} s, {answered} got a \
+                 reply; see `sixxs doctor` for what may keep this host from replying"
+            ),
+            Self::Astray { requests, astray } => write!(
+                f,
+                "its replies leave elsewhere or are dropped: {astray} of {requests} in {seconds} s; \
+                 see `sixxs alerts` for where"
+            ),
         }
-    }
-
-    const fn is_alike(&self, other: &Self) -> bool {
-        matches!(
-            (self, other),
-            (Self::Fine, Self::Fine)
-                | (Self::Silent { .. }, Self::Silent { .. })
-                | (Self::Astray { .. }, Self::Astray { .. })
-        )
     }
 }
 
@@ -165,8 +157,8 @@ pub struct Vigil {
 }
 
 impl Vigil {
-    /// Looks again; `waiting` are [`YOUNG`]. Says how the tunnel answers if that has become another way.
-    pub fn look(&mut self, now: Duration, counted: Counted, waiting: u64) -> Option<Manner> {
+    /// Looks again; `waiting` are [`YOUNG`].
+    pub fn look(&mut self, now: Duration, counted: Counted, waiting: u64) {
         // Counters began anew.
         let last = self.looks.back();
         if last.is_some_and(|(_, last)| last.requests > counted.requests) {
@@ -189,12 +181,9 @@ impl Vigil {
             None => Counted::default(),
         };
         self.looks.push_back((now, counted));
-        let manner = judge(&lately, waiting)?;
-        if manner.is_alike(&self.manner) {
-            return None;
+        if let Some(manner) = judge(&lately, waiting) {
+            self.manner = manner;
         }
-        self.manner = manner;
-        Some(manner)
     }
 
     /// How many requests in a row got no reply, if the last of them got none; `waiting` are [`YOUNG`].
@@ -208,7 +197,7 @@ impl Vigil {
         }
     }
 
-    /// How it answers, in the numbers of when that began.
+    /// How it answered when that could last be said.
     #[must_use]
     pub const fn manner(&self) -> Manner {
         self.manner
@@ -303,53 +292,73 @@ mod tests {
         assert_eq!(median(&beyond), Some(Duration::from_nanos(1 << 33)));
     }
 
-    #[test]
-    fn silence_is_told_once_and_so_is_its_end() {
+    /// How the tunnel answers after each look, at a second, with what is counted then.
+    fn manners(looks: &[(u64, Counted)]) -> Vec<Manner> {
         let mut vigil = Vigil::default();
-        let mut look = |seconds, counted| vigil.look(Duration::from_secs(seconds), counted, 0);
-        assert_eq!(look(0, counted(500, 10, 0)), None);
-        assert_eq!(look(10, counted(502, 10, 0)), None);
-        let silent = Manner::Silent {
-            requests: 20,
-            answered: 0,
-        };
-        assert_eq!(look(20, counted(520, 10, 0)), Some(silent));
-        assert_eq!(look(30, counted(540, 10, 0)), None);
-        // Nobody asks: no better, no worse.
-        assert_eq!(look(70, counted(540, 10, 0)), None);
-        assert_eq!(look(80, counted(540, 10, 0)), None);
-        assert_eq!(look(110, counted(541, 11, 0)), Some(Manner::Fine));
-        assert_eq!(look(120, counted(541, 11, 0)), None);
+        let looks = looks.iter();
+        looks
+            .map(|(seconds, counted)| {
+                vigil.look(Duration::from_secs(*seconds), *counted, 0);
+                vigil.manner()
+            })
+            .collect()
     }
 
     #[test]
-    fn replies_that_leave_elsewhere_are_told() {
-        let mut vigil = Vigil::default();
-        let mut look = |seconds, counted| vigil.look(Duration::from_secs(seconds), counted, 0);
-        assert_eq!(look(0, counted(0, 0, 0)), None);
-        let astray = Manner::Astray {
-            requests: 10,
+    fn silence_lasts_until_there_is_an_answer() {
+        let silent = |requests| Manner::Silent {
+            requests,
+            answered: 0,
+        };
+        let looks = [
+            (0, counted(500, 10, 0)),
+            (10, counted(502, 10, 0)),
+            (20, counted(520, 10, 0)),
+            (30, counted(540, 10, 0)),
+            // Nobody asks: no better, no worse.
+            (70, counted(540, 10, 0)),
+            (80, counted(540, 10, 0)),
+            (110, counted(541, 11, 0)),
+            (120, counted(541, 11, 0)),
+        ];
+        assert_eq!(
+            manners(&looks),
+            [
+                Manner::Fine,
+                Manner::Fine,
+                silent(20),
+                silent(40),
+                silent(40),
+                silent(40),
+                Manner::Fine,
+                Manner::Fine,
+            ]
+        );
+    }
+
+    #[test]
+    fn replies_that_leave_elsewhere() {
+        let astray = |requests| Manner::Astray {
+            requests,
             astray: 1,
         };
-        assert_eq!(look(10, counted(10, 9, 1)), Some(astray));
-        assert_eq!(look(20, counted(20, 19, 1)), None);
-        assert_eq!(look(60, counted(60, 59, 1)), Some(Manner::Fine));
-        // A counter that begins anew is no news.
-        assert_eq!(look(70, counted(1, 0, 0)), None);
-    }
-
-    #[test]
-    fn each_manner_has_words_but_the_good_one() {
-        assert_eq!(Manner::Fine.told("sixxs0"), None);
-        let silent = Manner::Silent {
-            requests: 9,
-            answered: 0,
-        };
-        assert!(
-            silent
-                .told("sixxs0")
-                .unwrap()
-                .contains("of 9 echo requests")
+        let looks = [
+            (0, counted(0, 0, 0)),
+            (10, counted(10, 9, 1)),
+            (20, counted(20, 19, 1)),
+            (60, counted(60, 59, 1)),
+            // A counter that begins anew is no news.
+            (70, counted(1, 0, 0)),
+        ];
+        assert_eq!(
+            manners(&looks),
+            [
+                Manner::Fine,
+                astray(10),
+                astray(20),
+                Manner::Fine,
+                Manner::Fine,
+            ]
         );
     }
 }

@@ -242,6 +242,16 @@ pub enum About {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// A tunnel's health has changed, and not only for the moment.
+    Health {
+        /// Which.
+        tunnel: String,
+        /// `healthy`, `degraded` or `failing`.
+        health: String,
+        /// Why it is not healthy, the worst first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reasons: Vec<String>,
+    },
     /// Something could not be done.
     Problem {
         /// What, and what to do.

@@ -30,6 +30,16 @@ pub fn alert(about: &About) -> String {
             reason: Some(reason),
         } => format!("{tunnel}: {state}: {reason}"),
         About::Tunnel { tunnel, state, .. } => format!("{tunnel}: {state}"),
+        About::Health {
+            tunnel,
+            health,
+            reasons,
+        } if reasons.is_empty() => format!("{tunnel}: {health} again"),
+        About::Health {
+            tunnel,
+            health,
+            reasons,
+        } => format!("{tunnel}: {health}: {}", reasons.join("; ")),
         About::Problem { problem } => format!("problem: {problem}"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use sixxs_core::health::Level;
 use tokio::sync::broadcast;
 use tracing::{info, warn};
 
@@ -44,6 +45,7 @@ impl Alerts {
         let shown = Plain::line(&crate::text::alert(&alert.about));
         match &alert.about {
             About::Tunnel { .. } => info!("{shown}"),
+            About::Health { health, .. } if health == Level::Healthy.name() => info!("{shown}"),
             _ => warn!("{shown}"),
         }
         if self.kept.len() == KEPT {

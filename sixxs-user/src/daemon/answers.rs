@@ -67,8 +67,8 @@ pub(super) fn proof(
 }
 
 impl State {
-    /// Looks whether tunnels answer; says whether that has changed for any.
-    pub(super) fn watch_answers(&mut self) -> anyhow::Result<bool> {
+    /// Looks whether tunnels answer.
+    pub(super) fn watch_answers(&mut self) -> anyhow::Result<()> {
         let now_ns = monotonic_ns()?;
         let mut looked: Vec<(IfName, u32, Counters)> = Vec::new();
         for name in self.tunnels.keys() {
@@ -81,19 +81,11 @@ impl State {
         let now = self.started.elapsed();
         let tunnels = &self.tunnels;
         self.vigils.retain(|name, _| tunnels.contains_key(name));
-        let mut has_changed = false;
         for (name, slot, counters) in looked {
             let vigil = self.vigils.entry(name).or_default();
-            let manner = vigil.look(now, Counted::of(&counters), waiting.of(slot));
-            has_changed |= manner.is_some();
+            vigil.look(now, Counted::of(&counters), waiting.of(slot));
         }
-        Ok(has_changed)
-    }
-
-    /// Tunnels that do not answer, in words.
-    pub(super) fn silences(&self) -> impl Iterator<Item = String> {
-        let vigils = self.vigils.iter();
-        vigils.filter_map(|(name, vigil)| vigil.manner().told(name.as_str()))
+        Ok(())
     }
 }
 

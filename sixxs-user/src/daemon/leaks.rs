@@ -80,7 +80,8 @@ impl State {
                 return;
             }
         };
-        let now: Duration = self.started.elapsed();
+        let now = self.started.elapsed();
+        self.health_alerts.look_later(now);
         let kernel = &self.kernel;
         let lines = self.leaks.tick(now, |flow| kernel.flow(flow), totals);
         self.control_groups.begin();

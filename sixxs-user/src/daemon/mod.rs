@@ -254,6 +254,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             None => {}
         }
         let due = pacer.due().map(|due| clock::after(started, due));
+        let health_due = state.health_due();
         let exit_ends = state.netlink.exit_ends().map(Instant::from_std);
         let look_again = exit_ends.into_iter().chain(state.fails_until()).min();
         tokio::select! {
@@ -333,10 +334,14 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 state.tell_contest();
             }
             _ = answers.tick() => {
-                match state.watch_answers() {
-                    Ok(true) => pacer.changed(started.elapsed()),
-                    Ok(false) => {}
-                    Err(error) => warn!("{error:#}"),
+                let watched = state.watch_answers();
+                if let Err(error) = watched.and_then(|()| state.report_health()) {
+                    warn!("{error:#}");
+                }
+            }
+            () = sleep_until(health_due.unwrap_or(started)), if health_due.is_some() => {
+                if let Err(error) = state.report_health() {
+                    warn!("{error:#}");
                 }
             }
             () = read_debugging(debugging.as_mut()) => {}

@@ -15,8 +15,7 @@ use sixxs_core::{
     broker::{ayiya::wire::Fault, connects::Standing},
     config::Tunnel,
     health::Level,
-    routing::{Problem, Step, desired::Place},
-    types::{IfIndex, IfName, Prefix},
+    types::{IfIndex, IfName},
 };
 
 use super::{
@@ -109,9 +108,8 @@ fn tunnel_status(
     let link = state.observed.links.by_name(&tunnel.name);
     let seen = running.state(link);
     let said = running.said();
-    let interface = state.enforcement.interfaces.get(&tunnel.name);
-    let attached = interface.is_some_and(|interface| state.kernel.hook(interface).is_some());
-    let routed = running.is_wanted() && is_routed(state, tunnel);
+    let attached = state.has_program(&tunnel.name);
+    let routed = state.is_routed(tunnel);
     let health = state.health(tunnel, &seen, (routed, attached), (counters, waiting));
     Ok(api::Tunnel {
         name: tunnel.name.to_string(),
@@ -119,7 +117,7 @@ fn tunnel_status(
         state: seen.name().to_owned(),
         reason: seen.reason().map(str::to_owned),
         health: health.level.name().to_owned(),
-        health_reasons: health.reasons,
+        health_reasons: health.reasons.iter().map(ToString::to_string).collect(),
         account: state.account_of(&tunnel.name),
         until: seen.until_unix().map(rfc3339),
         endpoint: said.as_ref().and_then(|said| said.endpoint.clone()),
@@ -192,39 +190,6 @@ fn rfc3339(unix_seconds: u64) -> String {
     jiff::Timestamp::from_second(seconds)
         .unwrap_or(jiff::Timestamp::MAX)
         .to_string()
-}
-
-fn is_about_tunnel(problem: &Problem, tunnel: &Tunnel) -> bool {
-    match problem {
-        Problem::InterfaceMissing { name, .. }
-        | Problem::InterfaceDown { name, .. }
-        | Problem::MtuTooSmall { name, .. } => *name == tunnel.name,
-        Problem::Occupied { table, .. } => *table == tunnel.table,
-    }
-}
-
-/// Whether the last look left nothing to do for a tunnel.
-fn is_routed(state: &State, tunnel: &Tunnel) -> bool {
-    let sources: Vec<_> = tunnel.sources().collect();
-    let is_its = |place: Place| match place.source {
-        Prefix::ALL => place.table == tunnel.table,
-        // One table for all: the source says whose it is.
-        source => sources.contains(&source),
-    };
-    let is_about = |step: &Step| match step {
-        Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.place),
-        Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
-        Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
-        Step::SetUp(_, name, _) | Step::AddAddress(_, name, _) => *name == tunnel.name,
-        // Too much is not too little.
-        Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => false,
-    };
-    !state.plan.steps.iter().any(is_about)
-        && state
-            .plan
-            .problems
-            .iter()
-            .all(|problem| !is_about_tunnel(problem, tunnel))
 }
 
 fn uplinks(state: &State) -> anyhow::Result<Vec<api::Uplink>> {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Hook;
@@ -35,6 +36,28 @@ fn is_judged(setting: &Setting, level: &str, reason: &str) -> Result<()> {
     let printed = setting.program.run(&["check", name])?;
     assert_eq!(printed.code, 3, "{printed:#?}");
     assert!(printed.stdout.contains(reason), "{printed:#?}");
+    is_alerted(setting, level, reason)
+}
+
+/// Waits until the last alert about the health of the first tunnel has this level and a reason with this.
+fn is_alerted(setting: &Setting, level: &str, reason: &str) -> Result<()> {
+    let name = setting.lab.tunnels()[0].plan.interface;
+    let mine = |alert: &Value| alert["kind"] == "health" && alert["tunnel"] == name;
+    let last = || -> Result<Option<Value>> {
+        let (_, alerts) = setting.program.json(&["alerts"])?;
+        Ok(alerts.into_iter().rfind(mine))
+    };
+    wait::until(
+        &format!("an alert says {level}: {reason}"),
+        NOTICED,
+        last,
+        |alert| {
+            let Some(alert) = alert else {
+                return false;
+            };
+            alert["health"] == level && (reason.is_empty() || alert.to_string().contains(reason))
+        },
+    )?;
     Ok(())
 }
 
@@ -62,7 +85,29 @@ fn an_address_that_is_gone_or_elsewhere() -> Result<()> {
     is_judged(&setting, "failing", "2001:db8:a::2 is an address of net0")?;
     host.sh("ip -6 addr del 2001:db8:a::2/128 dev net0")?;
     host.sh("ip -6 addr add 2001:db8:a::2/64 dev sixxs0 nodad")?;
-    is_healthy(&setting)
+    is_healthy(&setting)?;
+    is_alerted(&setting, "healthy", "")
+}
+
+/// What a repair mends causes alerts of kind `correction`, and none about health.
+#[test]
+fn a_repair_is_no_change_of_health() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    is_healthy(&setting)?;
+    let rules = setting.own_rules()?;
+    for _ in 0..5 {
+        setting.delete_own_rules()?;
+        let now = || setting.own_rules();
+        wait::until("the rules are back", NOTICED, now, |now| *now == rules)?;
+    }
+    // Longer than it takes until a change is reported.
+    std::thread::sleep(Duration::from_secs(3));
+    let (_, alerts) = setting.program.json(&["alerts"])?;
+    let kinds: Vec<_> = alerts.iter().map(|alert| &alert["kind"]).collect();
+    assert!(kinds.iter().any(|kind| *kind == "correction"), "{kinds:?}");
+    assert!(!kinds.iter().any(|kind| *kind == "health"), "{alerts:#?}");
+    Ok(())
 }
 
 #[test]

@@ -91,10 +91,9 @@ fn who_does_not_answer_is_named() -> Result<()> {
         NOTICED,
         || setting.program.status(),
         |status| {
-            status
-                .problems
-                .iter()
-                .any(|problem| problem.starts_with("sixxs0 does not answer: of "))
+            let tunnel = status.tunnel(first.plan.interface);
+            let told = |reason: &String| reason.ends_with("for what may drop them");
+            tunnel.health_reasons.iter().any(told) && tunnel.proof.unanswered > 10
         },
     )?;
     let proof = status.tunnel(first.plan.interface).proof;
@@ -104,30 +103,25 @@ fn who_does_not_answer_is_named() -> Result<()> {
         "{proof:?}"
     );
     assert!(proof.unanswered > 10, "{proof:?}");
-    assert!(
-        !status
-            .problems
-            .iter()
-            .any(|problem| problem.contains(second.plan.interface))
-    );
-    let (_, alerts) = setting.program.json(&["alerts"])?;
-    let told = |alert: &&serde_json::Value| {
-        let problem = alert["problem"].as_str().unwrap_or_default();
-        problem.starts_with("sixxs0 does not answer")
+    assert_eq!(status.tunnel(second.plan.interface).health, "healthy");
+    let reports = || -> Result<Vec<String>> {
+        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let about_health = alerts.iter().filter(|alert| alert["kind"] == "health");
+        let told = about_health.map(|alert| format!("{} {}", alert["tunnel"], alert["health"]));
+        Ok(told.collect())
     };
-    assert_eq!(alerts.iter().filter(told).count(), 1, "{alerts:#?}");
+    wait::until("an alert tells", NOTICED, reports, |told| {
+        told == &[r#""sixxs0" "failing""#]
+    })?;
 
     setting
         .host()
         .sh("sysctl -qw net.ipv6.icmp.echo_ignore_all=0")?;
     // What was not answered is forgotten after half a minute.
     let limit = NOTICED + Duration::from_secs(30);
-    wait::until(
-        "its answers are seen",
-        limit,
-        || setting.program.status(),
-        |status| status.problems.is_empty(),
-    )?;
+    wait::until("its answers are seen", limit, reports, |told| {
+        told == &[r#""sixxs0" "failing""#, r#""sixxs0" "healthy""#]
+    })?;
     asked.stop()?;
     Ok(())
 }
@@ -151,11 +145,9 @@ fn answers_that_leave_elsewhere_are_named() -> Result<()> {
         NOTICED,
         || setting.program.status(),
         |status| {
-            let told = "replies of sixxs0 leave elsewhere or are dropped: ";
-            status
-                .problems
-                .iter()
-                .any(|problem| problem.starts_with(told))
+            let told = "its replies leave elsewhere or are dropped: ";
+            let reasons = &status.tunnel(first.plan.interface).health_reasons;
+            reasons.iter().any(|reason| reason.starts_with(told))
         },
     )?;
     let proof = status.tunnel(first.plan.interface).proof;

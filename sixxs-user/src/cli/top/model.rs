@@ -297,7 +297,9 @@ fn how_bad(about: &About) -> u8 {
         About::Leak(leak) if leak.treatment.as_deref() == Some("redirected") => 1,
         About::Leak(_) | About::Problem { .. } => 2,
         About::Tunnel { state, .. } if matches!(state.as_str(), "failed" | "locked_out") => 2,
-        About::Tunnel { .. } | About::Correction { .. } => 0,
+        About::Health { health, .. } if health == "failing" => 2,
+        About::Health { health, .. } if health == "degraded" => 1,
+        About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => 0,
     }
 }
 

@@ -1,0 +1,140 @@
+//! Reasons why a tunnel is not healthy, and their words.
+
+use std::{fmt, net::Ipv6Addr};
+
+use super::{LeakFate, Level, ShadowEffect, ShadowFate};
+use crate::{
+    proof::Manner,
+    tunnel::State,
+    types::{IfName, Mtu},
+};
+
+/// One thing that is not as it should be. Displayed, it is a sentence about a tunnel named before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is not up.
+    NotUp(State),
+    /// Its interface has no carrier.
+    NoCarrier,
+    /// Its interface's MTU is too small for IPv6.
+    MtuTooSmall(Mtu),
+    /// Another host on the link has the address.
+    Duplicate(Ipv6Addr),
+    /// Duplicate address detection of the address has not ended.
+    Tentative(Ipv6Addr),
+    /// Another interface has the address.
+    Elsewhere(Ipv6Addr, IfName),
+    /// No interface has the address.
+    NoAddress(Ipv6Addr),
+    /// More addresses than are named have a fault.
+    MoreAddresses(usize),
+    /// A rule of others comes before ours.
+    Shadowed(ShadowEffect),
+    /// Its packets keep going to other interfaces.
+    Leaking(LeakFate),
+    /// This many echo requests in a row got no reply.
+    Unanswered(u64),
+    /// Replies are missing over a longer time.
+    Silent(Manner),
+    /// Its rules or routes are missing.
+    NotRouted,
+    /// Its program is missing.
+    NoProgram,
+}
+
+impl Reason {
+    /// How bad it is.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        match self {
+            Self::Shadowed(ShadowEffect {
+                fate: ShadowFate::Redirected,
+                ..
+            })
+            | Self::Leaking(LeakFate::Redirected) => Level::Degraded,
+            _ => Level::Failing,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUp(state) => {
+                write!(f, "it is {}", state.name().replace('_', " "))?;
+                match state.reason() {
+                    Some(reason) => write!(f, ": {reason}"),
+                    None => Ok(()),
+                }
+            }
+            Self::NoCarrier => {
+                write!(
+                    f,
+                    "its interface has no carrier; look at the far end of the link"
+                )
+            }
+            Self::MtuTooSmall(mtu) => write!(
+                f,
+                "its interface has an MTU of {mtu} bytes; IPv6 needs {}",
+                Mtu::MINIMUM
+            ),
+            Self::Duplicate(address) => write!(
+                f,
+                "{address} is a duplicate: another host on the link has it"
+            ),
+            Self::Tentative(address) => write!(
+                f,
+                "{address} is tentative: duplicate address detection has not ended"
+            ),
+            Self::Elsewhere(address, name) => write!(
+                f,
+                "{address} is an address of {name}; it belongs on the tunnel's interface alone"
+            ),
+            Self::NoAddress(address) => write!(f, "{address} is not on its interface"),
+            Self::MoreAddresses(more) => {
+                write!(f, "{more} more of its addresses are not as they should be")
+            }
+            Self::Shadowed(effect) => shadowed(effect, f),
+            Self::Leaking(fate) => leaking(*fate, f),
+            Self::Unanswered(row) => write!(
+                f,
+                "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
+            ),
+            Self::Silent(manner) => manner.fmt(f),
+            Self::NotRouted => write!(f, "its rules or routes are missing"),
+            Self::NoProgram => write!(f, "its program is not attached"),
+        }
+    }
+}
+
+fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let numbers: Vec<_> = effect.priorities.iter().map(u32::to_string).collect();
+    let rule = format!("a rule before ours (priority {})", numbers.join(" or "));
+    match effect.fate {
+        ShadowFate::Redirected => write!(
+            f,
+            "{rule} leads its packets elsewhere; the program redirects them"
+        )?,
+        ShadowFate::Lost => write!(f, "{rule} leads its packets elsewhere")?,
+        ShadowFate::Refused => write!(f, "{rule} refuses its packets")?,
+    }
+    write!(
+        f,
+        "; `sixxs doctor` says how to remove that rule or move it behind ours"
+    )
+}
+
+fn leaking(fate: LeakFate, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match fate {
+        LeakFate::Redirected => write!(
+            f,
+            "packets of it go to other interfaces; the program redirects them"
+        )?,
+        LeakFate::Dropped => write!(
+            f,
+            "packets of it go to other interfaces; the program drops them (`on_leak`)"
+        )?,
+        LeakFate::Passed => write!(f, "packets of it leave by other interfaces (`on_leak`)")?,
+    }
+    write!(f, "; `sixxs alerts` says whose they are")
+}

@@ -1,0 +1,206 @@
+//! When a change of a tunnel's health is worth an alert. Pure; the time comes in as an argument.
+//!
+//! ```text
+//!             worse for 1 s                     better for 5 s
+//! reported ---------------> reported anew   reported ---------------> reported anew
+//! ```
+//!
+//! A change that passes before its time is never reported, so that a repair causes no alert and a
+//! tunnel that flaps causes one alert in six seconds at most.
+
+use std::{collections::HashSet, mem::Discriminant, time::Duration};
+
+use super::{Health, Level, Reason};
+use crate::lasting::REPAIR;
+
+/// A better health is reported when it has lasted this long.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// Watches over the health of one tunnel.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    reported: Picture,
+    /// A change that is not reported yet, and since when it lasts.
+    pending: Option<(Change, Duration)>,
+}
+
+/// What a report says, without what varies in it: numbers, addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Picture {
+    level: Level,
+    kinds: HashSet<Discriminant<Reason>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Worse,
+    Better,
+}
+
+impl Change {
+    const fn settles_in(self) -> Duration {
+        match self {
+            Self::Worse => REPAIR,
+            Self::Better => STABLE,
+        }
+    }
+}
+
+impl Watch {
+    /// Looks at the present health. Returns whether it is to be reported now.
+    ///
+    /// The state of a tunnel that is not up is reported by itself: its health waits until it is up.
+    pub fn look(&mut self, now: Duration, health: &Health) -> bool {
+        let is_up = |reason: &Reason| !matches!(reason, Reason::NotUp(_));
+        let change = match health.reasons.iter().all(is_up) {
+            true => self.change(health),
+            false => None,
+        };
+        let Some(change) = change else {
+            self.pending = None;
+            return false;
+        };
+        let since = match self.pending {
+            Some((pending, since)) if pending == change => since,
+            _ => now,
+        };
+        if now.saturating_sub(since) < change.settles_in() {
+            self.pending = Some((change, since));
+            return false;
+        }
+        self.pending = None;
+        self.reported = Picture::of(health);
+        true
+    }
+
+    /// When to look again, since a change may be due for a report; `None`: none is.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.pending
+            .map(|(change, since)| since.saturating_add(change.settles_in()))
+    }
+
+    fn change(&self, health: &Health) -> Option<Change> {
+        let present = Picture::of(health);
+        if present.level > self.reported.level || !present.kinds.is_subset(&self.reported.kinds) {
+            Some(Change::Worse)
+        } else if present.level < self.reported.level {
+            Some(Change::Better)
+        } else {
+            None
+        }
+    }
+}
+
+impl Picture {
+    fn of(health: &Health) -> Self {
+        Self {
+            level: health.level,
+            kinds: health.reasons.iter().map(std::mem::discriminant).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::State;
+
+    fn health(reasons: &[Reason]) -> Health {
+        Health {
+            level: reasons
+                .iter()
+                .map(Reason::level)
+                .max()
+                .unwrap_or(Level::Healthy),
+            reasons: reasons.to_vec(),
+        }
+    }
+
+    /// Looks at each second and tenth; returns when something was reported.
+    fn reported(watch: &mut Watch, looks: &[(u64, &[Reason])]) -> Vec<u64> {
+        let mut all = Vec::new();
+        for (tenths, reasons) in looks {
+            let now = Duration::from_millis(tenths * 100);
+            if watch.look(now, &health(reasons)) {
+                all.push(*tenths);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn what_lasts_is_reported_once() {
+        let mut watch = Watch::default();
+        let silent = |row| [Reason::Unanswered(row)];
+        let times = reported(
+            &mut watch,
+            &[
+                (0, &[]),
+                (10, &silent(3)),
+                (19, &silent(4)),
+                (20, &silent(5)),
+                (90, &silent(50)),
+                (100, &[]),
+                (149, &[]),
+                (150, &[]),
+                (300, &[]),
+            ],
+        );
+        assert_eq!(times, [20, 150]);
+        assert_eq!(watch.due(), None);
+    }
+
+    #[test]
+    fn what_passes_is_not_reported() {
+        let mut watch = Watch::default();
+        for tenths in (0..1000).step_by(10) {
+            let bad = (tenths, &[Reason::NotRouted][..]);
+            let good = (tenths + 9, &[][..]);
+            assert_eq!(reported(&mut watch, &[bad, good]), []);
+        }
+    }
+
+    #[test]
+    fn one_more_kind_of_reason_is_reported_and_one_less_is_not() {
+        let mut watch = Watch::default();
+        let one: &[_] = &[Reason::NoCarrier];
+        let both: &[_] = &[Reason::NoCarrier, Reason::NoProgram];
+        let times = reported(
+            &mut watch,
+            &[
+                (0, one),
+                (10, one),
+                (20, both),
+                (30, both),
+                (40, one),
+                (200, one),
+                (210, both),
+                (300, both),
+            ],
+        );
+        assert_eq!(times, [10, 30]);
+    }
+
+    #[test]
+    fn a_change_tells_when_it_is_due() {
+        let mut watch = Watch::default();
+        let at = Duration::from_secs;
+        assert!(!watch.look(at(3), &health(&[Reason::NoCarrier])));
+        assert_eq!(watch.due(), Some(at(4)));
+        assert!(watch.look(at(4), &health(&[Reason::NoCarrier])));
+        assert!(!watch.look(at(7), &health(&[])));
+        assert_eq!(watch.due(), Some(at(12)));
+    }
+
+    #[test]
+    fn a_tunnel_that_is_not_up_waits() {
+        let mut watch = Watch::default();
+        let down: &[_] = &[Reason::NotUp(State::Down), Reason::NotRouted];
+        let times = reported(
+            &mut watch,
+            &[(0, down), (100, down), (110, &[]), (300, &[])],
+        );
+        assert_eq!(times, []);
+    }
+}
