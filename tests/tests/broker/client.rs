@@ -231,8 +231,9 @@ pub(crate) fn carries(lab: &Lab, client: &Client) -> Result<()> {
     let pings = sixxs_tests::probe::ping(lab.outside(), address, 10)?;
     ensure!(pings.all_answered(), "{pings:?}");
     sixxs_tests::probe::tcp_transfer(lab.outside(), address, 300_000, 300_000, LIMIT)?;
-    let pings =
-        sixxs_tests::probe::ping_with(lab.host(), OUTSIDE, 5, &["-I", &address.to_string()])?;
+    let pings = sixxs_tests::probe::Ping::new(OUTSIDE, 5)
+        .source(address)
+        .run(lab.host())?;
     ensure!(pings.all_answered(), "{pings:?}");
     Ok(())
 }

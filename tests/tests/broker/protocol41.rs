@@ -9,7 +9,10 @@ use sixxs_tests::frame;
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::service::Services;
 use sixxs_tests::topology::{HOST4, OUTSIDE};
-use sixxs_tests::{probe, wait};
+use sixxs_tests::{
+    probe::{self, Ping},
+    wait,
+};
 
 use super::client::{Client, LIMIT, carries};
 
@@ -37,7 +40,7 @@ fn registered_address() -> Result<()> {
     wait::until("a right one comes through", LIMIT, seen, |seen| *seen == 1)?;
 
     lab.move_host4(MOVED)?;
-    probe::ping_with(lab.host(), OUTSIDE, 3, &["-I", &address.to_string()])?;
+    Ping::new(OUTSIDE, 3).source(address).run(lab.host())?;
     assert_eq!(pop.counts().bad_source, 3);
     pop.change(address, |setup| setup.registered = Some(MOVED))?;
     carries(&lab, &client)
@@ -53,7 +56,7 @@ fn follows_heartbeats() -> Result<()> {
     let seen = || Ok(pop.counts());
     // Before the first beat nothing goes either way.
     let address = client.plan.address;
-    probe::ping_with(lab.host(), OUTSIDE, 3, &["-I", &address.to_string()])?;
+    Ping::new(OUTSIDE, 3).source(address).run(lab.host())?;
     assert_eq!(probe::ping(lab.outside(), address, 3)?.answered, 0);
     let counts = pop.counts();
     assert_eq!((counts.bad_source, counts.unsent, counts.sent), (3, 3, 0));

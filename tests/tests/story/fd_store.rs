@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::fd_store::FdStore;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::probe::{self, PingStream, Pings};
+use sixxs_tests::probe::{Ping, PingStream, Pings};
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::topology::OUTSIDE;
 
@@ -66,8 +66,7 @@ impl Scene {
         std::thread::scope(|scope| {
             let from_outside = addresses.map(|to| PingStream::start(outside, to, INTERVAL));
             let from_host = addresses.map(|source| {
-                let source = source.to_string();
-                scope.spawn(move || probe::ping_with(host, OUTSIDE, 150, &["-I", &source]))
+                scope.spawn(move || Ping::new(OUTSIDE, 150).source(source).run(host))
             });
             std::thread::sleep(GAP);
             daemon.kill()?;

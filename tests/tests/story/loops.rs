@@ -6,7 +6,7 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::netns::Namespace;
 use sixxs_tests::nft;
-use sixxs_tests::probe;
+use sixxs_tests::probe::Ping;
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::{Flavour, LAN1, LAN2, TUNNELS, TunnelPlan};
 
@@ -203,7 +203,9 @@ fn setting(flavour: Flavour, hook: Hook, extra: &str) -> Result<Setting> {
 }
 
 fn answered(from: &Namespace, source: &str, to: &str) -> Result<u64> {
-    let pings = probe::ping_with(from, to.parse()?, COUNT, &["-I", source])?;
+    let pings = Ping::new(to.parse()?, COUNT)
+        .source(source.parse()?)
+        .run(from)?;
     assert_eq!(pings.sent, COUNT);
     Ok(pings.answered)
 }
@@ -224,7 +226,7 @@ fn forge(setting: &Setting, tunnel: usize, to: &str) -> Result<()> {
     let (outside, source) = (setting.lab.outside(), TUNNELS[tunnel].address);
     outside.ip(&format!("address add {source}/128 dev lo nodad\n"))?;
     // What answers there may be go to who has the address.
-    let pings = probe::ping_with(outside, to.parse()?, COUNT, &["-I", &source.to_string()])?;
+    let pings = Ping::new(to.parse()?, COUNT).source(source).run(outside)?;
     assert_eq!(pings.sent, COUNT);
     outside.ip(&format!("address delete {source}/128 dev lo\n"))
 }

@@ -9,7 +9,7 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::pop::Pop;
 use sixxs_tests::lab::{Spec, Tunnel};
 use sixxs_tests::nat::Nat;
-use sixxs_tests::probe;
+use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::topology::{HOST, HOST4, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
@@ -52,15 +52,19 @@ fn is_known_at(pop: &Pop, address: Ipv4Addr, since: Instant) -> Result<Duration>
 fn is_answered(setting: &Setting, tunnel: &Tunnel, since: Instant) -> Result<Duration> {
     let address = tunnel.plan.address;
     let what = format!("{address} answers");
-    let ping = || probe::ping_with(setting.lab.outside(), address, 1, &["-W", "0.1"]);
+    let ping = || {
+        Ping::new(address, 1)
+            .limit(Duration::from_millis(100))
+            .run(setting.lab.outside())
+    };
     wait::until(&what, SOON, ping, |pings| pings.answered == 1)?;
     Ok(since.elapsed())
 }
 
 /// A packet of the host's own by a tunnel.
 fn host_is_answered(setting: &Setting, tunnel: &Tunnel) -> Result<()> {
-    let source = tunnel.plan.address.to_string();
-    let pings = probe::ping_with(setting.host(), OUTSIDE, 1, &["-I", &source])?;
+    let source = tunnel.plan.address;
+    let pings = Ping::new(OUTSIDE, 1).source(source).run(setting.host())?;
     ensure!(pings.all_answered(), "{source}: {pings:?}");
     Ok(())
 }
@@ -210,9 +214,9 @@ fn brokers_that_restart() -> Result<()> {
         let (pop, name) = (tunnel.broker()?, tunnel.plan.interface);
         setting.outside_is_answered(tunnel)?;
         pop.stop();
-        let source = tunnel.plan.address.to_string();
+        let source = tunnel.plan.address;
         // Whatever comes back, port or protocol unreachable, is no reason to give up.
-        let lost = probe::ping_with(setting.host(), OUTSIDE, 20, &["-I", &source])?;
+        let lost = Ping::new(OUTSIDE, 20).source(source).run(setting.host())?;
         assert_eq!(lost.answered, 0);
         // The kernel's own tunnel device keeps it to itself.
         if kind == Kind::Heartbeat && status.tunnel(name).carrier.as_deref() == Some("tun") {
@@ -245,8 +249,13 @@ fn six_in_four_has_to_be_known() -> Result<()> {
     let (setting, daemon) = start(spec, 60)?;
     let [tunnel, _] = setting.lab.tunnels();
     let (pop, nat) = (tunnel.broker()?, setting.lab.nat()?);
-    let source = tunnel.plan.address.to_string();
-    let ping = || probe::ping_with(setting.host(), OUTSIDE, 1, &["-I", &source, "-W", "0.2"]);
+    let source = tunnel.plan.address;
+    let ping = || {
+        Ping::new(OUTSIDE, 1)
+            .source(source)
+            .limit(Duration::from_millis(200))
+            .run(setting.host())
+    };
     assert_eq!(ping()?.answered, 0);
     assert!(pop.counts().bad_source > 0, "{:?}", pop.counts());
     pop.change(tunnel.plan.address, |setup| {

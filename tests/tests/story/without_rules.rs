@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::probe::{PingStream, ping_with};
+use sixxs_tests::probe::{Ping, PingStream};
 use sixxs_tests::program::Hook;
 use sixxs_tests::status::Leaks;
 use sixxs_tests::topology::Flavour;
@@ -150,12 +150,9 @@ fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
     for tunnel in setting.lab.tunnels() {
         setting.forget_path_mtu()?;
         let long = || {
-            ping_with(
-                setting.lab.outside(),
-                tunnel.plan.address,
-                3,
-                &["-s", "1400"],
-            )
+            Ping::new(tunnel.plan.address, 3)
+                .bytes(1400)
+                .run(setting.lab.outside())
         };
         let limit = Duration::from_secs(20);
         wait::until("long pings are answered", limit, long, |pings| {
