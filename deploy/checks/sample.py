@@ -20,6 +20,7 @@ BAD = Host(well=False)
 
 TUNNELS = ("sixxs0", "sixxs1")
 STATES = ("down", "waiting", "connecting", "up", "locked_out", "failed")
+LEVELS = ("healthy", "degraded", "failing")
 TREATMENTS = ("redirected", "dropped", "observed", "too_big")
 BOUNDS = ("0.001", "0.01", "0.1", "1.0", "+Inf")
 
@@ -79,6 +80,13 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
             is_in = "failed" if ill and tunnel == "sixxs0" else "up"
             yield from (({"tunnel": tunnel, "state": state}, state == is_in) for state in STATES)
 
+    def health() -> Samples:
+        for tunnel in TUNNELS:
+            # Failing are those that are up: the other has an alert for its state.
+            troubled = "degraded" if tunnel == "sixxs0" else "failing"
+            has = troubled if ill else "healthy"
+            yield from (({"tunnel": tunnel, "health": level}, level == has) for level in LEVELS)
+
     def leaks() -> Samples:
         for tunnel in TUNNELS:
             yield from (({"tunnel": tunnel, "treatment": treatment}, trouble) for treatment in TREATMENTS)
@@ -102,6 +110,7 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
     yield "sixxs_uplink_leaks", "counter", "Leaks that came here.", each("interface", ("net0",), trouble)
     yield "sixxs_tunnel_leaks", "counter", "Leaks of the tunnel's sources.", leaks()
     yield "sixxs_tunnel_state", "gauge", "Its state.", states()
+    yield "sixxs_tunnel_health", "gauge", "Its health.", health()
     yield "sixxs_tunnel_routing_in_place", "gauge", "Whether rules and routes are there.", tunnels(1, host.well)
     refused = iter([({"tunnel": "sixxs1", "reason": "signature"}, trouble)])
     yield "sixxs_tunnel_refused", "counter", "What was not let in.", refused

@@ -3,6 +3,8 @@
 //! The lab makes network namespaces and loads programs into the kernel, so test binaries run as
 //! root; only they, never the compiler. cargo test's own summaries are the last thing printed.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Result, ensure};
 use clap::Parser;
 
@@ -67,6 +69,16 @@ fn everything(workspace: &Workspace) -> Result<()> {
     outcome
 }
 
+/// The test runner's own variable: how many tests run at the same time.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Tests in the lab mostly wait: one of them uses a fifth of a processor. Those that use a whole one
+/// or measure time take turns.
+fn threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    2 * processors
+}
+
 /// Random faults while traffic runs, as many as one likes.
 #[derive(Parser)]
 #[command(name = "cargo xtask test chaos", bin_name = "cargo xtask test chaos")]
@@ -115,6 +127,9 @@ fn on_this_kernel(
         .arg("--no-fail-fast")
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .env("SIXXS_BIN", workspace.release_binary("sixxs"));
+    if std::env::var_os(THREADS).is_none() {
+        command.env(THREADS, threads().to_string());
+    }
     if !privilege::is_root() {
         // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.
         let path = std::env::var("PATH").unwrap_or_default();

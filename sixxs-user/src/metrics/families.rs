@@ -7,7 +7,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 use sixxs_common::echo::{BUCKETS, Times, bucket_end_ns};
-use sixxs_core::proof::Counted;
+use sixxs_core::{health::Level, proof::Counted};
 
 use super::{Families, Page};
 use crate::api::{Echo, InOut, Status};
@@ -201,6 +201,18 @@ impl Page {
             "sixxs_tunnel_state",
             "A tunnel's state: 1 for the one that it is in",
             states,
+        )?;
+        let healths = tunnels().flat_map(|tunnel| {
+            Level::ALL.map(|level| {
+                let is = flag(tunnel.health == level.name());
+                let tunnel = tunnel.name.as_str();
+                ([("tunnel", tunnel), ("health", level.name())], is)
+            })
+        });
+        families.gauges(
+            "sixxs_tunnel_health",
+            "A tunnel's health as the daemon judges it: 1 for the one that it has",
+            healths,
         )?;
         families.gauges(
             "sixxs_tunnel_routing_in_place",

@@ -159,23 +159,22 @@ fn a_rule_before_ours_is_named() -> Result<()> {
     setting.host().sh(&format!(
         "ip -6 rule add from {address} lookup main priority 100"
     ))?;
-    let problems = || -> Result<Vec<String>> {
-        let (_, mut values) = setting.program.json(&["status"])?;
-        let status = values.pop().context("a status")?;
-        let problems = status["problems"].as_array().context("problems")?;
-        Ok(problems.iter().map(ToString::to_string).collect())
+    let reasons = || {
+        Ok(setting
+            .program
+            .status()?
+            .tunnel("sixxs0")
+            .health_reasons
+            .clone())
     };
     let found = wait::until(
         "the rule is named",
         Duration::from_secs(5),
-        problems,
-        |problems| !problems.is_empty(),
+        reasons,
+        |reasons| !reasons.is_empty(),
     )?;
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(
-        found[0].contains("(priority 100)") && found[0].contains("sixxs0"),
-        "{found:?}"
-    );
+    assert!(found[0].contains("(priority 100)"), "{found:?}");
     // What it leads astray is caught all the same.
     setting.outside_is_answered(first)?;
     setting.nothing_went_astray()?;
@@ -185,9 +184,9 @@ fn a_rule_before_ours_is_named() -> Result<()> {
     );
     setting.host().sh("ip -6 rule del priority 100")?;
     wait::until(
-        "the problem is over",
-        Duration::from_secs(5),
-        problems,
+        "it is over",
+        Duration::from_secs(15),
+        reasons,
         Vec::is_empty,
     )?;
     assert_eq!(daemon.stop()?, 0);

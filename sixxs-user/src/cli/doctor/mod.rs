@@ -150,7 +150,7 @@ async fn gather(paths: &Paths) -> Facts {
         configuration,
         managers: managers::managers(config.as_ref()),
         daemon: Daemon {
-            problems: status.as_ref().map(|status| status.problems.clone()),
+            problems: status.as_ref().map(problems),
             not_asked,
             silent,
             missing: 0,
@@ -338,3 +338,12 @@ fn read(file: impl AsRef<Path>) -> String {
 
 /// No file that is looked at is longer.
 const MAX_BYTES: u64 = 1024 * 1024;
+/// What the daemon has to complain about: its problems, and the health of tunnels that are up.
+fn problems(status: &Status) -> Vec<String> {
+    let tunnels = status.tunnels.iter().filter(|tunnel| tunnel.state == "up");
+    let reasons = tunnels.flat_map(|tunnel| {
+        let reasons = tunnel.health_reasons.iter();
+        reasons.map(|reason| format!("{} is {}: {reason}", tunnel.name, tunnel.health))
+    });
+    status.problems.iter().cloned().chain(reasons).collect()
+}
