@@ -14,7 +14,7 @@ use crate::{
     link::{Link, Unusable},
     proof::Manner,
     tunnel::State,
-    types::{IfName, Mtu},
+    types::{IfName, Mtu, RulePriority},
 };
 
 mod reason;
@@ -70,11 +70,13 @@ pub struct Facts<'a> {
     pub addresses: &'a [Ipv6Addr],
     /// Addresses of the tunnel that another interface has.
     pub elsewhere: &'a [(Ipv6Addr, IfName)],
+    /// An uplink of which every address is an address of the tunnel or lies in its prefixes.
+    pub covers: Option<&'a IfName>,
     /// Whether its rules and routes are in place.
     pub is_routed: bool,
     /// Whether its program is attached.
     pub has_program: bool,
-    /// Rules of others that come before ours.
+    /// A rule of others that comes before ours.
     pub shadow: Option<&'a ShadowEffect>,
     /// What becomes of packets that go to other interfaces, if that goes on ([`Leaking::fate`]).
     pub leaks: Option<LeakFate>,
@@ -84,11 +86,11 @@ pub struct Facts<'a> {
     pub manner: Manner,
 }
 
-/// What rules of others do to the packets of a tunnel.
+/// What a rule of others does to the packets of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShadowEffect {
-    /// The priorities of these rules.
-    pub priorities: Vec<u32>,
+    /// The priority of the rule.
+    pub priority: RulePriority,
     /// What becomes of the packets.
     pub fate: ShadowFate,
 }
@@ -168,6 +170,7 @@ impl Health {
         let mut reasons = Vec::new();
         if *facts.state == State::Up {
             reasons.extend(link(facts));
+            reasons.extend(facts.covers.cloned().map(Reason::CoversUplink));
             reasons.extend(facts.shadow.cloned().map(Reason::Shadowed));
             reasons.extend(facts.leaks.map(Reason::Leaking));
             reasons.extend(silence(facts));

@@ -29,6 +29,7 @@ fn good(link: &Link) -> Facts<'_> {
         link: Some(link),
         addresses: &[ADDRESS],
         elsewhere: &[],
+        covers: None,
         is_routed: true,
         has_program: true,
         shadow: None,
@@ -102,6 +103,19 @@ fn an_address_at_another_interface() {
 }
 
 #[test]
+fn prefixes_that_cover_an_uplink() {
+    let link = good_link();
+    let uplink = "net0".parse().unwrap();
+    let mut facts = good(&link);
+    facts.covers = Some(&uplink);
+    assert_eq!(
+        judged(&facts),
+        "failing; its addresses and prefixes cover every address of net0: all native traffic goes into the \
+         tunnel; correct `addresses` and `prefixes` in the configuration"
+    );
+}
+
+#[test]
 fn of_very_many_addresses_some_are_named() {
     let link = good_link();
     let many: Vec<_> = (0..10_000_u128).map(Ipv6Addr::from).collect();
@@ -145,7 +159,7 @@ fn rules_of_others() {
         ),
     ] {
         let effect = ShadowEffect {
-            priorities: vec![100],
+            priority: RulePriority(100),
             fate,
         };
         let mut facts = good(&link);
@@ -158,7 +172,7 @@ fn rules_of_others() {
 fn the_worst_reason_comes_first() {
     let link = good_link();
     let effect = ShadowEffect {
-        priorities: vec![100],
+        priority: RulePriority(100),
         fate: ShadowFate::Redirected,
     };
     let mut facts = good(&link);

@@ -62,6 +62,14 @@ pub struct Link {
     pub candidate: Candidate,
 }
 
+impl Link {
+    /// Those of its addresses that are global unicast, `2000::/3` (RFC 4291 §2.4).
+    pub fn global_addresses(&self) -> impl Iterator<Item = &Ipv6Addr> {
+        let is_global = |address: &&Ipv6Addr| address.octets()[0] >> 5 == 0b001;
+        self.addresses.iter().filter(is_global)
+    }
+}
+
 /// All interfaces of the network namespace, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Links(BTreeMap<IfName, Link>);

@@ -6,7 +6,7 @@ use sixxs_core::{
     doctor::ways::Shadow,
     explain::{
         Packet,
-        rules::{self, Match, Met, SeenRule},
+        rules::{self, SeenRule},
     },
     link::Links,
 };
@@ -25,9 +25,8 @@ pub(crate) async fn shadows(
     let ours = config.rule_priority;
     let is_before = |rule: &&SeenRule| rule.priority.0 > 0 && rule.priority < ours;
     let others = netlink.others_rules();
-    let before: Vec<_> = others.iter().filter(is_before).collect();
     let mut shadows = Vec::new();
-    if before.is_empty() {
+    if !others.iter().any(|rule| is_before(&rule)) {
         return Ok(shadows);
     }
     for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
@@ -56,26 +55,11 @@ pub(crate) async fn shadows(
             iif: None,
             oif: None,
         };
-        let rules = match found {
-            // Led away by the last that it met.
-            Some(_) => rules::met(others, &packet, found)
-                .into_iter()
-                .filter(|(rule, met)| *met == Met::Taken && is_before(rule))
-                .map(|(rule, _)| rule.clone())
-                .collect(),
-            None => {
-                let refusing = rules::before(others, &packet, ours).into_iter();
-                refusing
-                    .filter(|(_, how)| *how == Match::Yes)
-                    .map(|(rule, _)| rule.clone())
-                    .collect::<Vec<_>>()
-            }
-        };
-        if !rules.is_empty() {
+        if let Some(rule) = rules::shadowing(others, &packet, found, ours) {
             shadows.push(Shadow {
                 tunnel: tunnel.name.to_string(),
                 source,
-                rules,
+                rule: rule.clone(),
                 leaves_by: found.and(leaves_by),
             });
         }

@@ -19,6 +19,10 @@ const SOURCES: usize = layout::SOURCES as usize - 1024;
 /// Direct destinations at most, over all tunnels.
 const DIRECTS: usize = layout::DIRECTS as usize;
 
+/// The loopback interface, in every network namespace (`LOOPBACK_IFINDEX` is fixed, and so is the name
+/// that the kernel gives it).
+const LOOPBACK: &str = "lo";
+
 /// Where the parts of a tunnel stand that others may contradict.
 pub(super) struct Places {
     pub(super) name: Place,
@@ -35,6 +39,7 @@ pub(super) fn check(
 ) {
     let mut uplink_names = BTreeSet::new();
     for uplink in uplinks {
+        check_loopback(&uplink.value, &uplink.place, faults);
         if !uplink_names.insert(&uplink.value) {
             let name = uplink.value.as_str();
             faults.add(
@@ -47,6 +52,7 @@ pub(super) fn check(
     let mut tables = BTreeMap::new();
     for (tunnel, place) in tunnels.iter().zip(places) {
         let name = tunnel.name.as_str();
+        check_loopback(&tunnel.name, &place.name, faults);
         if uplink_names.contains(&tunnel.name) {
             faults.add(
                 &place.name,
@@ -90,6 +96,16 @@ pub(super) fn check(
                 format!("expected at most {most} {what}, found {found}"),
             );
         }
+    }
+}
+
+/// Nothing leaves this host by the loopback interface.
+fn check_loopback(name: &IfName, place: &Place, faults: &mut Faults) {
+    if name.as_str() == LOOPBACK {
+        faults.add(
+            place,
+            "expected an interface that leads out of this host, found \"lo\", the loopback interface",
+        );
     }
 }
 

@@ -9,6 +9,19 @@ use super::{
     ways::{Address, Ailment, Before, Shadow},
     *,
 };
+use crate::{
+    explain::rules::{Action, SeenRule, Selector},
+    types::{RulePriority, TableId},
+};
+
+fn a_rule() -> SeenRule {
+    SeenRule {
+        priority: RulePriority(100),
+        ours: false,
+        selector: Selector::ALL,
+        action: Action::Lookup(TableId(254), None),
+    }
+}
 
 fn good() -> Facts {
     Facts {
@@ -96,7 +109,7 @@ fn each_trap_is_found_and_has_a_fix() {
         }),
         ("uplink", Bad, |f| f.ways.uplink = Some(false)),
         ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),
-        ("shadowed", Bad, |f| f.ways.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rules: vec![], leaves_by: None }]),
+        ("shadowed", Bad, |f| f.ways.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rule: a_rule(), leaves_by: None }]),
         ("enforcement", Bad, |f| f.ways.not_enforced = vec!["uplink net9 does not exist".into()]),
         ("program", Bad, |f| f.ways.without_program = vec!["net0".into()]),
         ("program order", Bad, |f| f.ways.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),

@@ -26,16 +26,16 @@ pub struct Ways {
     pub addresses: Vec<Address>,
 }
 
-/// A tunnel whose packets rules of others lead elsewhere.
+/// A tunnel whose packets a rule of others leads elsewhere.
 #[derive(Clone, Debug)]
 pub struct Shadow {
     /// The tunnel.
     pub tunnel: String,
     /// The source of its packets.
     pub source: Ipv6Addr,
-    /// Rules that come before ours, and are for that source.
-    pub rules: Vec<SeenRule>,
-    /// The interface that they lead to; `None`: they refuse the packets (`blackhole`, `unreachable`, …).
+    /// The rule, which comes before ours.
+    pub rule: SeenRule,
+    /// The interface that it leads to; `None`: it refuses the packets (`blackhole`, `unreachable`, …).
     pub leaves_by: Option<IfIndex>,
 }
 
@@ -137,27 +137,17 @@ fn shadow(shadow: &Shadow) -> Finding {
     let Shadow {
         tunnel,
         source,
-        rules,
+        rule,
         leaves_by: _,
     } = shadow;
-    let seen: Vec<_> = rules
-        .iter()
-        .map(|rule| format!("{}: {rule}", rule.priority))
-        .collect();
-    let fixes: Vec<_> = rules.iter().map(|rule| rule.command("del")).collect();
-    let moves: Vec<_> = rules.iter().map(SeenRule::behind_ours).collect();
     Finding::not(
         "shadowed",
         Verdict::Bad,
         format!(
-            "packets of {tunnel} from {source} are led elsewhere by what comes before our rules: {}",
-            seen.join("; ")
+            "packets of {tunnel} from {source} are led elsewhere by a rule before ours: {}: {rule}",
+            rule.priority
         ),
-        format!(
-            "{}; or move it behind ours: {}",
-            fixes.join("; "),
-            moves.join("; ")
-        ),
+        rule.cures(),
     )
 }
 

@@ -204,14 +204,11 @@ impl Cause {
             Self::Shadowed {
                 rule,
                 certain: true,
-            } => format!(
-                "{}; or move it behind ours: {}",
-                rule.command("del"),
-                rule.behind_ours()
-            ),
-            Self::Shadowed { rule, .. } => {
-                format!("move it behind ours: {}", rule.behind_ours())
-            }
+            } => rule.cures(),
+            Self::Shadowed { rule, .. } => match rule.behind_ours() {
+                Some(moves) => format!("move it behind ours: {moves}"),
+                None => rule.command("del"),
+            },
             Self::RuleMissing {
                 daemon: Some(false),
                 ..

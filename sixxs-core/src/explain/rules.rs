@@ -147,16 +147,34 @@ impl SeenRule {
         format!("ip -6 rule {verb} {self} priority {}", self.priority)
     }
 
-    /// The commands that put it behind ours, and before the main table's. To lower our priority is no cure:
+    /// The commands that put it behind ours, and before the main table's; `None` where it cannot be there:
+    /// rules jump only forwards. To lower our priority is no cure:
     /// who names none (as wg-quick does) gets the lowest there is, minus one (`fib_default_rule_pref`).
     #[must_use]
-    pub fn behind_ours(&self) -> String {
+    pub fn behind_ours(&self) -> Option<String> {
         let priority = RulePriority(MAIN_PRIORITY.0 - 1);
+        if matches!(self.action, Action::Goto(target) if target <= priority) {
+            return None;
+        }
         let behind = Self {
             priority,
             ..self.clone()
         };
-        format!("{} && {}", behind.command("add"), self.command("del"))
+        Some(format!(
+            "{} && {}",
+            behind.command("add"),
+            self.command("del")
+        ))
+    }
+
+    /// What takes it out of the way, as commands: its removal, and its move behind ours.
+    #[must_use]
+    pub fn cures(&self) -> String {
+        let delete = self.command("del");
+        match self.behind_ours() {
+            Some(moves) => format!("{delete}; or move it behind ours: {moves}"),
+            None => delete,
+        }
     }
 
     /// Whether a packet to far away, which takes a default route, goes on after it though it looks in a
@@ -253,12 +271,46 @@ pub fn met<'a>(
             met.push((rule, Met::Taken));
             return met;
         }
-        if let Action::Goto(priority) = rule.action {
-            from = priority;
+        if let Action::Goto(target) = rule.action
+            && is_resolved(rules, target)
+        {
+            from = target;
         }
         met.push((rule, Met::Passed));
     }
     met
+}
+
+/// Whether a jump has somewhere to go: without a rule at its target the kernel passes over it.
+fn is_resolved(rules: &[SeenRule], target: RulePriority) -> bool {
+    rules.iter().any(|rule| rule.priority == target)
+}
+
+/// The rules of others before those at `ours` that keep a packet from ours: the one that took it, or the one
+/// that jumps over ours. `found` as in [`met`].
+#[must_use]
+pub fn shadowing<'a>(
+    rules: &'a [SeenRule],
+    packet: &Packet,
+    found: Option<(TableId, u8)>,
+    ours: RulePriority,
+) -> Option<&'a SeenRule> {
+    let is_before = |rule: &SeenRule| !rule.ours && rule.priority.0 > 0 && rule.priority < ours;
+    if found.is_none() {
+        let (rule, how) = before(rules, packet, ours)?;
+        return (how == Match::Yes).then_some(rule);
+    }
+    let met = met(rules, packet, found);
+    let (last, became) = met.last()?;
+    if *became == Met::Taken && is_before(last) {
+        return Some(last);
+    }
+    let jumps_over = |rule: &&SeenRule| {
+        let jumps = matches!(rule.action, Action::Goto(target)
+            if target > ours && is_resolved(rules, target));
+        jumps && is_before(rule) && rule.matches(packet) == Match::Yes
+    };
+    met.iter().map(|(rule, _)| *rule).find(jumps_over)
 }
 
 /// The rule of somebody else's that a packet meets before those at `ours`, other than the local
@@ -371,6 +423,58 @@ mod tests {
         jump[1].action = Action::Goto(RulePriority(32766));
         let met = super::met(&jump, &packet(), Some((table(254), 0)));
         assert_eq!(met.len(), 3);
+    }
+
+    #[test]
+    fn rules_that_keep_a_packet_from_ours() {
+        let main = Some((TableId(254), 0));
+        let last = rule(32766, 254, |_| {});
+        let jump = |priority, target| {
+            let mut jump = rule(priority, 0, |_| {});
+            jump.action = Action::Goto(RulePriority(target));
+            jump
+        };
+        let refusal = {
+            let mut refusal = rule(100, 0, |_| {});
+            refusal.action = Action::Refuse("blackhole");
+            refusal
+        };
+        let marked = |mut rule: SeenRule| {
+            rule.selector.mark = Some((1, 1));
+            rule
+        };
+        let first = rule(100, 254, |_| {});
+        for (name, before, found, expected) in [
+            ("none", None, main, None),
+            ("one that takes it", Some(first), main, Some(100)),
+            ("a jump over ours", Some(jump(100, 32766)), main, Some(100)),
+            ("a jump to nothing", Some(jump(100, 20_000)), main, None),
+            ("a jump to ours", Some(jump(100, 16383)), main, None),
+            (
+                "another packet's jump",
+                Some(marked(jump(100, 32766))),
+                main,
+                None,
+            ),
+            ("one that refuses it", Some(refusal), None, Some(100)),
+        ] {
+            let rules: Vec<_> = before.into_iter().chain([last.clone()]).collect();
+            let found = shadowing(&rules, &packet(), found, RulePriority(16383));
+            assert_eq!(found.map(|rule| rule.priority.0), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_jump_is_moved_only_where_it_can_jump_forwards() {
+        let mut jump = rule(100, 0, |_| {});
+        jump.action = Action::Goto(RulePriority(20_000));
+        assert_eq!(jump.behind_ours(), None);
+        assert_eq!(
+            jump.cures(),
+            "ip -6 rule del from all goto 20000 priority 100"
+        );
+        jump.action = Action::Goto(RulePriority(32766));
+        assert!(jump.behind_ours().is_some());
     }
 
     #[test]

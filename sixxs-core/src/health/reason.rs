@@ -28,6 +28,8 @@ pub enum Reason {
     NoAddress(Ipv6Addr),
     /// More addresses than are named have a fault.
     MoreAddresses(usize),
+    /// Every address of this uplink is an address of the tunnel or lies in its prefixes.
+    CoversUplink(IfName),
     /// A rule of others comes before ours.
     Shadowed(ShadowEffect),
     /// Its packets keep going to other interfaces.
@@ -94,6 +96,11 @@ impl fmt::Display for Reason {
             Self::MoreAddresses(more) => {
                 write!(f, "{more} more of its addresses are not as they should be")
             }
+            Self::CoversUplink(name) => write!(
+                f,
+                "its addresses and prefixes cover every address of {name}: all native traffic goes into \
+                 the tunnel; correct `addresses` and `prefixes` in the configuration"
+            ),
             Self::Shadowed(effect) => shadowed(effect, f),
             Self::Leaking(fate) => leaking(*fate, f),
             Self::Unanswered(row) => write!(
@@ -108,8 +115,7 @@ impl fmt::Display for Reason {
 }
 
 fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let numbers: Vec<_> = effect.priorities.iter().map(u32::to_string).collect();
-    let rule = format!("a rule before ours (priority {})", numbers.join(" or "));
+    let rule = format!("a rule before ours (priority {})", effect.priority);
     match effect.fate {
         ShadowFate::Redirected => write!(
             f,

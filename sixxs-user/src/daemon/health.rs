@@ -10,6 +10,7 @@ use sixxs_common::stat::Counters;
 use sixxs_core::{
     config::{OnLeak, Tunnel},
     doctor::ways::Shadow,
+    enforce,
     health::{Facts, Health, ShadowEffect, ShadowFate, Watch},
     lasting::REPAIR,
     proof::{Counted, Manner, Vigil},
@@ -120,6 +121,7 @@ impl State {
             state,
             link: self.observed.links.by_name(&tunnel.name),
             elsewhere: &self.elsewhere(&tunnel.name, &addresses),
+            covers: self.covered_uplink(tunnel).as_ref(),
             addresses: &addresses,
             is_routed,
             has_program,
@@ -155,6 +157,18 @@ impl State {
                 .all(|problem| !is_about_tunnel(problem, tunnel))
     }
 
+    /// An uplink that has global addresses, all of them a tunnel's.
+    fn covered_uplink(&self, tunnel: &Tunnel) -> Option<IfName> {
+        let is_covered =
+            |address: &Ipv6Addr| tunnel.sources().any(|source| source.contains(*address));
+        let uplinks = enforce::uplinks(&self.config, &self.observed.links);
+        let mut covered = uplinks.into_iter().filter(|uplink| {
+            let mut addresses = uplink.global_addresses().peekable();
+            addresses.peek().is_some() && addresses.all(is_covered)
+        });
+        covered.next().map(|uplink| uplink.name.clone())
+    }
+
     /// Addresses of a tunnel that other interfaces have.
     fn elsewhere(&self, tunnel: &IfName, addresses: &[Ipv6Addr]) -> Vec<(Ipv6Addr, IfName)> {
         let wanted: BTreeSet<_> = addresses.iter().collect();
@@ -180,7 +194,7 @@ impl State {
             (Some(_), _) => ShadowFate::Lost,
         };
         ShadowEffect {
-            priorities: shadow.rules.iter().map(|rule| rule.priority.0).collect(),
+            priority: shadow.rule.priority,
             fate,
         }
     }

@@ -110,6 +110,24 @@ fn a_repair_is_no_change_of_health() -> Result<()> {
     Ok(())
 }
 
+/// A prefix of a tunnel that the uplink's own address lies in: a mistake in the file, or a broker's.
+#[test]
+fn a_prefix_over_the_uplinks_own_address() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    is_healthy(&setting)?;
+    let good = setting.lab.config("");
+    let native = "prefixes = [\"2001:db8:1::/48\"]\n[[tunnel]]\nname = \"sixxs1\"";
+    let wrong = good.replace("[[tunnel]]\nname = \"sixxs1\"", native);
+    assert_ne!(good, wrong);
+    setting.lab.write_config(&wrong)?;
+    setting.program.ok(&["reload"])?;
+    is_judged(&setting, "failing", "cover every address of net0")?;
+    setting.lab.write_config(&good)?;
+    setting.program.ok(&["reload"])?;
+    is_healthy(&setting)
+}
+
 #[test]
 fn a_link_without_carrier() -> Result<()> {
     let setting = Setting::new(Flavour::Veth, Hook::Auto)?;
@@ -158,10 +176,21 @@ fn rules_of_others_before_ours() -> Result<()> {
         ),
         ("blackhole", "failing", "refuses its packets"),
         ("prohibit", "failing", "refuses its packets"),
+        // Over our rules, to the main table.
+        (
+            "goto 32766",
+            "degraded",
+            "leads its packets elsewhere; the program redirects them",
+        ),
     ] {
         let rule = format!("from 2001:db8:a::2 priority 100 {action}");
         host.sh(&format!("ip -6 rule add {rule}"))?;
         is_judged(&setting, level, reason)?;
+        let findings = setting.program.run(&["doctor"])?.stdout;
+        assert!(
+            findings.contains("by a rule before ours: 100: from 2001:db8:a::2 "),
+            "{findings}"
+        );
         host.sh(&format!("ip -6 rule del {rule}"))?;
         is_healthy(&setting)?;
     }

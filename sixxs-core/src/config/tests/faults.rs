@@ -99,6 +99,20 @@ fn every_fault_is_named() {
             "also in uplinks",
         ),
         (
+            "uplinks = [\"net0\"]",
+            "uplinks = [\"lo\"]",
+            2,
+            "uplinks",
+            "the loopback interface",
+        ),
+        (
+            "name = \"sixxs0\"",
+            "name = \"lo\"",
+            7,
+            "tunnel[1].name",
+            "the loopback interface",
+        ),
+        (
             "name = \"sixxs0\"",
             "name = \"sixxs1\"",
             13,
