@@ -118,7 +118,7 @@ impl Enforcement {
                 all.problems.push(format!("uplink {name} does not exist"));
             }
         }
-        if config.uplinks.is_none() && uplinks.is_empty() {
+        if config.uplinks.is_none() && !has_exit(links) {
             all.problems.push(
                 "no route in any table leads to the world: there is no uplink to catch leaks at"
                     .to_owned(),
@@ -226,6 +226,13 @@ fn own(tunnel: &Tunnel) -> Option<Ipv6Addr> {
     let is_certain = tunnel.kind.is_native() && tunnel.peer.is_some();
     let address = tunnel.addresses.first().map(|a| a.address);
     address.filter(|_| is_certain)
+}
+
+/// Whether packets can leave for the world at all. Tunnels count: each may be a native uplink itself, and
+/// then all of them are guarded.
+#[must_use]
+pub fn has_exit(links: &Links) -> bool {
+    links.iter().any(|link| link.is_exit)
 }
 
 /// The native uplinks that are there: those named, or else every exit that is no tunnel of ours,

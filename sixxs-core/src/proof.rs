@@ -142,6 +142,10 @@ impl fmt::Display for Manner {
 /// What is judged at a time.
 pub const JUDGED: Duration = Duration::from_secs(30);
 
+/// Replies that go astray count from one in so many requests on: fewer are those of a moment, as when an
+/// exit comes.
+const ASTRAY_IN: u64 = 10;
+
 /// Fewer requests say nothing.
 const ENOUGH: u64 = 3;
 
@@ -207,7 +211,7 @@ impl Vigil {
 /// `None`: nothing can be said.
 fn judge(lately: &Counted, waiting: u64) -> Option<Manner> {
     let requests = lately.due(waiting);
-    if lately.astray > 0 {
+    if lately.astray > 0 && lately.astray.saturating_mul(ASTRAY_IN) >= requests {
         return Some(Manner::Astray {
             requests,
             astray: lately.astray,
@@ -345,17 +349,23 @@ mod tests {
         let looks = [
             (0, counted(0, 0, 0)),
             (10, counted(10, 9, 1)),
-            (20, counted(20, 19, 1)),
-            (60, counted(60, 59, 1)),
+            (20, counted(20, 18, 2)),
+            (60, counted(60, 58, 2)),
             // A counter that begins anew is no news.
             (70, counted(1, 0, 0)),
+            // Few of many.
+            (80, counted(1001, 997, 3)),
         ];
         assert_eq!(
             manners(&looks),
             [
                 Manner::Fine,
                 astray(10),
-                astray(20),
+                Manner::Astray {
+                    requests: 20,
+                    astray: 2,
+                },
+                Manner::Fine,
                 Manner::Fine,
                 Manner::Fine,
             ]

@@ -32,7 +32,7 @@ fn usual() -> Variant {
         name: "tcx",
         spec: Spec::new(Flavour::Tun),
         hook: Hook::Auto,
-        uplink_is_named: true,
+        uplink_is_named: false,
     }
 }
 

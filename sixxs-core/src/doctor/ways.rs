@@ -81,7 +81,7 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
             "uplink",
             Verdict::Bad,
             "no route in any table leads to the world: there is nowhere to catch leaks",
-            "name the uplinks in the configuration: uplinks = [\"net0\"]",
+            "add a default route; or name the uplinks in the configuration, by the key `uplinks`",
         ));
     }
     findings.extend(ways.not_enforced.iter().map(|problem| {

@@ -138,6 +138,8 @@ pub enum Act {
     /// Somebody outside sends as if from the address of one tunnel, to what the other one brings to the
     /// host: its address, and its prefix.
     Forge(usize),
+    /// A route in another table makes an interface an exit, is guarded, and goes again.
+    Exit,
     /// It goes on.
     Thaw,
     /// Its clock jumps to so many seconds from the machine's.

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::account::{Account, Counts, Filter};
 use super::chronicle::Chronicle;
 use super::clock;
+use super::exit;
 use super::footprint::Footprint;
 use super::kept::{Counters, Kept};
 use super::plan::Step;
@@ -21,14 +22,14 @@ use crate::program::{Daemon, Program};
 use crate::{own, shell, status, wait};
 
 /// How soon after the last act everything is in place again.
-const REPAIRED: Duration = Duration::from_secs(3);
+pub(super) const REPAIRED: Duration = Duration::from_secs(3);
 /// The same where a broker may have to be connected to first, and has been too often of late.
 const CONNECTED: Duration = Duration::from_secs(90);
 /// How soon what is in place is also told.
 const TOLD: Duration = Duration::from_secs(5);
 /// Nothing is lost in this time: nothing is any more. Several leaks of each sender, and longer just as
 /// the time between those.
-const QUIET: Duration = Duration::from_millis(60);
+pub(super) const QUIET: Duration = Duration::from_millis(60);
 
 /// What native tunnels fill little by little: AYIYA remembers what it took lately, in at most 8 MiB, and
 /// what carries 6in4 has 64 buffers for packets of any length, whose memory is taken when it is touched.
@@ -85,7 +86,8 @@ impl<'a> Host<'a> {
         chronicle: &Chronicle,
     ) -> Result<Self> {
         let host = lab.host();
-        let mut others = OTHERS.to_owned();
+        exit::create(lab)?;
+        let mut others = OTHERS.to_owned() + exit::RULE;
         for (mark, table) in MARKS.into_iter().zip(200..) {
             others += &format!("rule add fwmark {mark} lookup {table} priority 100\n");
         }
@@ -232,7 +234,9 @@ impl<'a> Host<'a> {
         unwell.extend(tunnels.map(|tunnel| format!("{tunnel:?}")));
         let uplinks = status.uplinks.iter().filter(|u| u.program != "attached");
         unwell.extend(uplinks.map(|uplink| format!("{uplink:?}")));
-        if !status.works() || status.tunnels.len() != 2 || status.uplinks.len() != 1 {
+        // An exit is guarded for some seconds longer than it is one.
+        let lasting = status.uplinks.iter().filter(|u| u.name != exit::EXIT);
+        if !status.works() || status.tunnels.len() != 2 || lasting.count() != 1 {
             let screen = self.program.run(&["status"])?;
             unwell.push(screen.stdout);
         }
@@ -260,7 +264,11 @@ impl<'a> Host<'a> {
     fn counters(&self) -> Result<Counters> {
         let (_, mut values) = self.program.json(&["counters"])?;
         let value = values.pop().context("sixxs counters printed nothing")?;
-        serde_json::from_value(value["interfaces"].clone()).context("read the counters")
+        let mut counters: Counters =
+            serde_json::from_value(value["interfaces"].clone()).context("read the counters")?;
+        // They last as long as it is an exit.
+        counters.remove(exit::EXIT);
+        Ok(counters)
     }
 
     /// What the daemon holds, once it holds no connection of those who asked it.

@@ -12,6 +12,7 @@ pub mod account;
 pub mod act;
 pub mod chronicle;
 pub mod clock;
+mod exit;
 pub mod footprint;
 pub mod host;
 pub mod kept;
@@ -155,6 +156,7 @@ pub fn on_host(
     let plan = Scope {
         clsact,
         native,
+        finds_exits: !variant.uplink_is_named,
         one_daemon: false,
     };
     std::thread::scope(|scope| {

@@ -13,6 +13,8 @@ pub struct Scope {
     pub clsact: bool,
     /// Whether the program made the tunnels' interfaces itself, and connects to brokers for that.
     pub native: bool,
+    /// Whether exits are found and guarded: the configuration does not name the uplinks.
+    pub finds_exits: bool,
     /// Whether one and the same daemon lives from beginning to end.
     pub one_daemon: bool,
 }
@@ -152,7 +154,7 @@ impl Plan {
         let tunnel = self.random.below(2);
         let place = self.choose(&Place::ALL);
         let port = self.choose(&Port::ALL);
-        match self.random.below(27) {
+        match self.random.below(28) {
             0 | 1 => Act::FlushRules,
             2 => Act::DeleteRule(self.random.below(100)),
             3 | 4 => Act::DeleteRoute(self.random.below(100)),
@@ -173,6 +175,7 @@ impl Plan {
             21 | 22 => Act::Freeze,
             23 => Act::Wall(self.wall_seconds()),
             24 | 25 => Act::Forge(tunnel),
+            26 => Act::Exit,
             _ => {
                 let seconds = 1 + self.random.below(100) as u64;
                 self.slept += seconds;
@@ -210,6 +213,8 @@ impl Plan {
             Act::Reload(by_signal) => runs && !(starts && by_signal),
             Act::Freeze => runs && !starts,
             Act::Wall(_) => runs,
+            // Without a daemon at work there is nobody to guard it.
+            Act::Exit => self.scope.finds_exits && self.daemon == Daemon::Runs,
             // The brokers did not sleep: they would count more connects than time allows.
             Act::Sleep(_) => runs && !self.scope.native,
             // A daemon that starts holds nothing yet, and gives up if it cannot pin what it just made.
@@ -244,9 +249,10 @@ mod tests {
     use super::*;
 
     fn scopes() -> impl Strategy<Value = Scope> {
-        any::<[bool; 3]>().prop_map(|[clsact, native, one_daemon]| Scope {
+        any::<[bool; 4]>().prop_map(|[clsact, native, finds_exits, one_daemon]| Scope {
             clsact,
             native,
+            finds_exits,
             one_daemon,
         })
     }
@@ -277,7 +283,7 @@ mod tests {
                 }
                 Act::Thaw => assert!(std::mem::take(&mut self.frozen)),
                 Act::Flood => assert!(self.frozen),
-                Act::Reload(_) | Act::Wall(_) | Act::Sleep(_) => {
+                Act::Reload(_) | Act::Wall(_) | Act::Sleep(_) | Act::Exit => {
                     assert!(!self.dead && !self.frozen);
                 }
                 Act::Take(port, loss) => {
@@ -330,6 +336,7 @@ mod tests {
             let scope = Scope {
                 clsact,
                 native: false,
+                finds_exits: true,
                 one_daemon: false,
             };
             let mut plan = Plan::new(1, scope);
@@ -358,6 +365,7 @@ mod tests {
             "Freeze",
             "Flood",
             "Forge",
+            "Exit",
             "Thaw",
             "Wall",
             "Sleep",

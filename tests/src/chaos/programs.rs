@@ -84,13 +84,17 @@ impl Programs {
 
     /// Removes the pin of the link at a place, if there is one.
     pub fn delete_link_pin(&self, place: Place) -> Result<()> {
+        let name = self.link_pin(place)?;
+        remove(self.pinned()?.iter().filter(|pin| pin.ends_with(&name)))
+    }
+
+    fn link_pin(&self, place: Place) -> Result<String> {
         let interface = place.port.interface();
         let index = self.host.run(|| {
             nix::net::if_::if_nametoindex(interface)
                 .with_context(|| format!("find interface {interface}"))
         })?;
-        let name = format!("{index}-{}", place.direction());
-        remove(self.pinned()?.iter().filter(|pin| pin.ends_with(&name)))
+        Ok(format!("{index}-{}", place.direction()))
     }
 
     /// Removes the pin of one of the maps; the number counts around.
@@ -124,9 +128,15 @@ impl Programs {
     pub fn unpinned(&self, maps: &BTreeSet<String>) -> Result<Vec<String>> {
         let pinned = self.pinned_maps()?;
         let mut missing: Vec<_> = maps.difference(&pinned).cloned().collect();
-        let links = self.pinned_in("links")?.len();
-        if !self.clsact && links != Place::ALL.len() {
-            missing.push(format!("{links} links are pinned"));
+        if self.clsact {
+            return Ok(missing);
+        }
+        let links = self.pinned_in("links")?;
+        for place in Place::ALL {
+            let name = self.link_pin(place)?;
+            if !links.iter().any(|pin| pin.ends_with(&name)) {
+                missing.push(format!("the link at {place}"));
+            }
         }
         Ok(missing)
     }

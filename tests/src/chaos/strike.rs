@@ -69,6 +69,7 @@ impl Host<'_> {
             Act::Freeze => self.signal(Signal::SIGSTOP)?,
             Act::Flood => self.flood()?,
             Act::Forge(number) => self.forge(number)?,
+            Act::Exit => self.exit_comes_and_goes()?,
             Act::Thaw => self.signal(Signal::SIGCONT)?,
             Act::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
             Act::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,

@@ -62,7 +62,7 @@ fn a_host_with_and_without_traps() -> Result<()> {
     assert!(
         finding["fix"]
             .as_str()
-            .is_some_and(|fix| fix.contains("uplinks = "))
+            .is_some_and(|fix| fix.contains("default route"))
     );
     setting.lab.write_config("nonsense = 1\n")?;
     let (status, finding) = found(&setting, "configuration")?;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sixxs_tests::kernel;
 use sixxs_tests::probe::{PingStream, ping};
 use sixxs_tests::program::Hook;
 use sixxs_tests::status::Status;
 use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
+use sixxs_tests::{kernel, leak};
 
 use crate::setting::Setting;
 
@@ -247,6 +247,43 @@ fn a_table_of_a_vrf() -> Result<()> {
     is_guarded(&setting)?;
     setting.host().sh("ip -6 route del default table 53")?;
     is_not_guarded(&setting)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Of several native uplinks each may be a tunnel of kind `interface`: then there is no uplink beside
+/// them, and nothing is wrong with that.
+#[test]
+fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
+    let setting = with_exit("", Hook::Auto)?;
+    let [first, _] = setting.lab.tunnels();
+    let [own, gateway] = ["2001:db8:1::1", "2001:db8:1::fe"];
+    setting.lab.write_config(&format!(
+        "[[tunnel]]\nname = \"{UPLINK}\"\nkind = \"interface\"\naddress = \"{own}\"\ngateway = \"{gateway}\"\n\
+         [[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\n{}",
+        setting.lab.tunnel_config(first.plan)
+    ))?;
+    let daemon = setting.start()?;
+    setting.program.status_until("all is healthy", |status| {
+        status.healthy && status.problems.is_empty() && status.tunnels.len() == 2
+    })?;
+    let outside = setting.lab.outside();
+    for address in [own.parse()?, first.plan.address] {
+        assert!(ping(outside, address, 5)?.all_answered(), "{address}");
+    }
+    let (code, report) = setting.program.json(&["doctor"])?;
+    assert_eq!(code, 0, "{report:#?}");
+    // What leaks by the one is put into the other.
+    let socket = leak::udp_socket(
+        setting.host(),
+        first.plan.address,
+        leak::Cause::Device(UPLINK),
+    )?;
+    leak::send(&socket, OUTSIDE, 5, 100)?;
+    setting.program.status_until("leaks are caught", |status| {
+        status.tunnel("sixxs0").leaks.redirected == 5
+    })?;
+    setting.nothing_went_astray()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

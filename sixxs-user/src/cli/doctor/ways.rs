@@ -54,7 +54,7 @@ pub(super) async fn ways(view: &View) -> Ways {
     };
     let shadows = shadow::shadows(netlink, config, links, |_| true).await;
     Ways {
-        uplink: Some(!uplinks.is_empty()),
+        uplink: Some(!uplinks.is_empty() || enforce::has_exit(links)),
         not_enforced,
         unguarded: unguarded.map(|link| link.name.to_string()).collect(),
         named: named.iter().map(ToString::to_string).collect(),
