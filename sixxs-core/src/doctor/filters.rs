@@ -3,19 +3,26 @@
 //!
 //! Asked for the way back to a packet that came in by a tunnel, the kernel goes by our rules, as it does
 //! for the answer. So such a filter lets through what it should while rules are in place, and drops
-//! everything once they are not, when the programs would still have caught the answers.
+//! everything once they are not, when the programs would still have caught the answers. At an uplink it
+//! drops what comes in for a tunnel's address while rules are in place: the answers to sockets that are
+//! bound to the uplink, which the programs lead there.
 
-use super::{Finding, Verdict, managers::is_like};
+use super::{
+    Finding, Verdict,
+    ruleset::{self, Chain, Dropped},
+};
 
 /// What there is.
 #[derive(Clone, Debug, Default)]
 pub struct Filters {
-    /// Rules that matter, chain by chain in their order.
-    pub rules: Vec<FilterRule>,
+    /// The chains, all that may decide about what comes in.
+    pub chains: Vec<Chain>,
     /// What could not be listed.
     pub not_listed: Vec<NotListed>,
     /// The tunnels.
     pub tunnels: Vec<Tunnel>,
+    /// The uplinks' names.
+    pub uplinks: Vec<String>,
 }
 
 /// What could not be listed.
@@ -36,79 +43,54 @@ pub struct Tunnel {
     pub is_led_back: bool,
 }
 
-/// A rule of a packet filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterRule {
-    /// What it is listed and changed by.
-    pub tool: Tool,
-    /// `inet`, `ip6`.
-    pub family: String,
-    /// Its table.
-    pub table: String,
-    /// Its chain.
-    pub chain: String,
-    /// Its handle; of ip6tables its place in the chain, from 1.
-    pub number: u64,
-    /// The incoming interfaces that it asks for, if any.
-    pub interfaces: Option<Interfaces>,
-    /// What it does.
-    pub does: Does,
-}
-
-/// What a rule is listed and changed by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
-    /// nft.
-    Nft,
-    /// One of ip6tables's commands.
-    Ip6tables(&'static str),
-}
-
-/// Incoming interfaces.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interfaces {
-    /// Whether all but these.
-    pub not: bool,
-    /// Their names; `*` is anything.
-    pub names: Vec<String>,
-}
-
-/// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Does {
-    /// Lets what came in by its interfaces pass, whatever else it is like.
-    Pass,
-    /// Drops what came in by an interface that does not lead to its source.
-    DropUnlessStrict,
-}
-
-impl FilterRule {
-    fn is_for(&self, interface: &str) -> bool {
-        self.interfaces.as_ref().is_none_or(|interfaces| {
-            let named = interfaces.names.iter().any(|name| is_like(name, interface));
-            named != interfaces.not
-        })
-    }
+/// A filter, and whom it hits.
+struct Hit<'a> {
+    dropped: Dropped<'a>,
+    tunnels: Vec<&'a Tunnel>,
+    uplinks: Vec<&'a str>,
 }
 
 pub(super) fn findings(filters: &Filters) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    findings.extend(filters.not_listed.iter().map(not_listed));
-    for (at, rule) in filters.rules.iter().enumerate() {
-        if rule.does != Does::DropUnlessStrict {
-            continue;
+    let mut findings: Vec<_> = filters.not_listed.iter().map(not_listed).collect();
+    for hit in &mut hits(filters) {
+        // Without rules nothing is led to another interface.
+        if filters.tunnels.iter().all(|tunnel| !tunnel.is_led_back) {
+            hit.uplinks.clear();
         }
-        let earlier = &filters.rules[..at];
-        let same_chain = |other: &&FilterRule| other.home() == rule.home();
-        let hits = |tunnel: &&Tunnel| {
-            let mut passes = earlier.iter().filter(same_chain);
-            let is_excepted = passes.any(|o| o.does == Does::Pass && o.is_for(&tunnel.name));
-            rule.is_for(&tunnel.name) && !is_excepted
-        };
-        let hit: Vec<_> = filters.tunnels.iter().filter(hits).collect();
-        findings.extend(finding(rule, &hit));
+        findings.extend(of_tunnels(hit).or_else(|| of_uplinks(hit)));
     }
     findings
+}
+
+/// Each filter that drops something of ours, once.
+fn hits(filters: &Filters) -> Vec<Hit<'_>> {
+    let mut hits: Vec<Hit<'_>> = Vec::new();
+    for tunnel in &filters.tunnels {
+        for dropped in ruleset::reverse_filters(&filters.chains, &tunnel.name) {
+            hit_at(&mut hits, dropped).tunnels.push(tunnel);
+        }
+    }
+    for uplink in &filters.uplinks {
+        for dropped in ruleset::reverse_filters(&filters.chains, uplink) {
+            hit_at(&mut hits, dropped).uplinks.push(uplink);
+        }
+    }
+    hits
+}
+
+fn hit_at<'a, 'b>(hits: &'b mut Vec<Hit<'a>>, dropped: Dropped<'a>) -> &'b mut Hit<'a> {
+    let at = match hits.iter().position(|hit| hit.dropped == dropped) {
+        Some(at) => at,
+        None => {
+            hits.push(Hit {
+                dropped,
+                tunnels: Vec::new(),
+                uplinks: Vec::new(),
+            });
+            hits.len() - 1
+        }
+    };
+    &mut hits[at]
 }
 
 fn not_listed(not_listed: &NotListed) -> Finding {
@@ -126,152 +108,141 @@ fn not_listed(not_listed: &NotListed) -> Finding {
     Finding::not("filters", Verdict::Note, detail, fix)
 }
 
-fn finding(rule: &FilterRule, hit: &[&Tunnel]) -> Option<Finding> {
-    let names = |tunnels: &mut dyn Iterator<Item = &&Tunnel>| {
-        let names: Vec<_> = tunnels.map(|tunnel| tunnel.name.as_str()).collect();
+fn of_tunnels(hit: &Hit<'_>) -> Option<Finding> {
+    let names = |tunnels: &[&Tunnel]| {
+        let names: Vec<_> = tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
         names.join(" and ")
     };
-    let cut_off = names(&mut hit.iter().filter(|tunnel| !tunnel.is_led_back));
-    let place = rule.place();
-    let (verdict, detail) = match cut_off.as_str() {
-        _ if hit.is_empty() => return None,
-        "" => (
+    let tunnels = hit.tunnels.iter().copied();
+    let cut_off: Vec<_> = tunnels.filter(|tunnel| !tunnel.is_led_back).collect();
+    let (verdict, says) = match (hit.tunnels.as_slice(), cut_off.as_slice()) {
+        ([], _) => return None,
+        (all, []) => (
             Verdict::Note,
             format!(
-                "a packet filter ({place}) would drop what comes in by {} as soon as our rules are \
-                 missing",
-                names(&mut hit.iter())
+                "would drop what comes in by {} as soon as our rules are missing",
+                names(all)
             ),
         ),
-        names => (
+        (_, cut_off) => (
             Verdict::Bad,
             format!(
-                "a packet filter ({place}) drops what comes in by {names}, since no rule leads the \
-                 answers there"
+                "drops what comes in by {}, since no rule leads the answers there",
+                names(cut_off)
             ),
         ),
     };
+    let already = match hit.uplinks.as_slice() {
+        [] => String::new(),
+        uplinks => format!("; and {}", drops_answers(uplinks)),
+    };
+    let hit_by_name: Vec<_> = hit.tunnels.iter().map(|t| t.name.as_str()).collect();
     Some(Finding::not(
         "filters",
         verdict,
-        detail,
-        rule.exception(hit),
+        format!("a packet filter ({}) {says}{already}", hit.dropped.place()),
+        hit.dropped.exception(&hit_by_name),
     ))
 }
 
-impl FilterRule {
-    /// What rules of the same chain have in common.
-    fn home(&self) -> (Tool, &str, &str, &str) {
-        (self.tool, &self.family, &self.table, &self.chain)
-    }
+/// An exception for an uplink would let in what forges its source: the sockets are what can be changed.
+fn of_uplinks(hit: &Hit<'_>) -> Option<Finding> {
+    let uplinks = hit.uplinks.as_slice();
+    (!uplinks.is_empty()).then(|| {
+        Finding::not(
+            "filters",
+            Verdict::Note,
+            format!(
+                "a packet filter ({}) {}",
+                hit.dropped.place(),
+                drops_answers(uplinks)
+            ),
+            format!(
+                "bind programs to the address, not to {}",
+                uplinks.join(" and ")
+            ),
+        )
+    })
+}
 
-    /// Where it is, for people.
-    fn place(&self) -> String {
-        let Self {
-            family,
-            table,
-            chain,
-            number,
-            ..
-        } = self;
-        match self.tool {
-            Tool::Nft => format!("{family} {table} {chain}, handle {number}"),
-            Tool::Ip6tables(command) => format!("{command} -t {table}, {chain}, rule {number}"),
-        }
-    }
-
-    /// What excepts tunnels from it.
-    fn exception(&self, tunnels: &[&Tunnel]) -> String {
-        let Self {
-            family,
-            table,
-            chain,
-            number,
-            ..
-        } = self;
-        match self.tool {
-            Tool::Nft => {
-                let quoted: Vec<_> = tunnels.iter().map(|t| format!("\"{}\"", t.name)).collect();
-                let names = quoted.join(", ");
-                let for_good = match table.as_str() {
-                    "firewalld" => "; for good: IPv6_rpfilter=no in /etc/firewalld/firewalld.conf",
-                    _ => "",
-                };
-                format!(
-                    "nft insert rule {family} {table} {chain} position {number} iifname \
-                     '{{ {names} }}' accept{for_good}"
-                )
-            }
-            Tool::Ip6tables(command) => {
-                let line = |tunnel: &&Tunnel| {
-                    let name = &tunnel.name;
-                    format!("{command} -t {table} -I {chain} {number} -i {name} -j RETURN")
-                };
-                tunnels.iter().map(line).collect::<Vec<_>>().join("; ")
-            }
-        }
-    }
+fn drops_answers(uplinks: &[&str]) -> String {
+    format!(
+        "drops answers to sockets that are bound to {} and have a tunnel's address, since they come in there",
+        uplinks.join(" and ")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::ruleset::{
+        Action, Condition, Home, Interfaces, Policy, Reverse, Rule, Tool,
+    };
 
-    fn rule(does: Does, interfaces: Option<(bool, &str)>) -> FilterRule {
-        FilterRule {
-            tool: Tool::Nft,
-            family: "inet".to_owned(),
-            table: "t".to_owned(),
-            chain: "c".to_owned(),
-            number: 4,
-            interfaces: interfaces.map(|(not, name)| Interfaces {
-                not,
-                names: vec![name.to_owned()],
+    /// What is found where one rule drops what comes in by interfaces like this without a way back.
+    fn found(names: &str) -> Vec<(Verdict, String)> {
+        let conditions = vec![
+            Condition::Incoming(Interfaces {
+                not: false,
+                names: vec![names.to_owned()],
             }),
-            does,
-        }
+            Condition::Reverse(Reverse::Strict, false),
+        ];
+        let filters = Filters {
+            chains: vec![Chain {
+                home: Home {
+                    tool: Tool::Nft,
+                    family: "inet".to_owned(),
+                    table: "t".to_owned(),
+                },
+                name: "c".to_owned(),
+                base: Some(Policy::Accept),
+                rules: vec![Rule {
+                    number: 4,
+                    conditions,
+                    action: Action::Drop,
+                }],
+            }],
+            not_listed: Vec::new(),
+            tunnels: [("sixxs0", false), ("sixxs1", true)]
+                .map(|(name, is_led_back)| Tunnel {
+                    name: name.to_owned(),
+                    is_led_back,
+                })
+                .to_vec(),
+            uplinks: vec!["net0".to_owned()],
+        };
+        let findings = findings(&filters).into_iter();
+        findings
+            .map(|finding| (finding.verdict, finding.detail))
+            .collect()
     }
 
     #[test]
     fn who_is_hit() {
-        let strict = |interfaces| rule(Does::DropUnlessStrict, interfaces);
-        let pass = |name| rule(Does::Pass, Some((false, name)));
-        let tunnel = |name: &str, is_led_back| Tunnel {
-            name: name.to_owned(),
-            is_led_back,
-        };
-        let found = |rules: Vec<FilterRule>| {
-            let filters = Filters {
-                rules,
-                not_listed: Vec::new(),
-                tunnels: vec![tunnel("sixxs0", false), tunnel("sixxs1", true)],
-            };
-            let findings = findings(&filters);
-            assert!(findings.len() < 2);
-            findings.into_iter().next().map(|finding| finding.verdict)
-        };
-        assert_eq!(found(vec![]), None);
-        assert_eq!(found(vec![strict(None)]), Some(Verdict::Bad));
-        assert_eq!(
-            found(vec![strict(Some((false, "sixxs1")))]),
-            Some(Verdict::Note)
-        );
-        assert_eq!(found(vec![strict(Some((true, "sixxs*")))]), None);
-        assert_eq!(
-            found(vec![pass("sixxs0"), strict(None)]),
-            Some(Verdict::Note)
-        );
-        assert_eq!(found(vec![pass("sixxs*"), strict(None)]), None);
-        // Too late.
-        assert_eq!(
-            found(vec![strict(None), pass("sixxs*")]),
-            Some(Verdict::Bad)
-        );
-        let mut elsewhere = pass("sixxs*");
-        elsewhere.chain = "d".to_owned();
-        assert_eq!(found(vec![elsewhere, strict(None)]), Some(Verdict::Bad));
-        let mut of_another = pass("sixxs*");
-        of_another.tool = Tool::Ip6tables("ip6tables-legacy");
-        assert_eq!(found(vec![of_another, strict(None)]), Some(Verdict::Bad));
+        let place = "a packet filter (inet t c, handle 4)";
+        for (names, verdict, detail) in [
+            (
+                "sixxs*",
+                Verdict::Bad,
+                "drops what comes in by sixxs0, since no rule leads the answers there",
+            ),
+            (
+                "sixxs1",
+                Verdict::Note,
+                "would drop what comes in by sixxs1 as soon as our rules are missing",
+            ),
+            (
+                "net0",
+                Verdict::Note,
+                "drops answers to sockets that are bound to net0 and have a tunnel's address, since \
+                 they come in there",
+            ),
+        ] {
+            let expected = (verdict, format!("{place} {detail}"));
+            assert_eq!(found(names), [expected], "{names}");
+        }
+        assert_eq!(found("*").len(), 1);
+        assert_eq!(found("ppp0"), []);
     }
 }

@@ -15,6 +15,7 @@ pub mod filters;
 pub mod host;
 pub mod managers;
 pub mod paths;
+pub mod ruleset;
 pub mod settings;
 pub mod ways;
 

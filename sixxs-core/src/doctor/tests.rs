@@ -1,10 +1,11 @@
 use super::{
     brokers::{Clock, Standing},
     daemon::{Daemon, NotWritable, WhyNot},
-    filters::{Does, FilterRule, NotListed, Tool},
+    filters::NotListed,
     host::{Host, Pins, Refused},
     managers::read_networkd,
     paths::Path,
+    ruleset::{Action as FilterAction, Chain, Condition, Home, Policy, Reverse, Rule, Tool},
     settings::{Outer, Uplink},
     ways::{Address, Ailment, Before, Shadow},
     *,
@@ -105,7 +106,9 @@ fn each_trap_is_found_and_has_a_fix() {
         ("filters", Note, |f| f.filters.not_listed = vec![NotListed { asked: "ip6tables-legacy-save", why: None }]),
         ("filters", Bad, |f| {
             f.filters.tunnels = vec![filters::Tunnel { name: "sixxs0".into(), is_led_back: false }];
-            f.filters.rules = vec![FilterRule { tool: Tool::Nft, family: "inet".into(), table: "firewalld".into(), chain: "filter_PREROUTING".into(), number: 9, interfaces: None, does: Does::DropUnlessStrict }];
+            let home = Home { tool: Tool::Nft, family: "inet".into(), table: "firewalld".into() };
+            let drop = Rule { number: 9, conditions: vec![Condition::Reverse(Reverse::Strict, false)], action: FilterAction::Drop };
+            f.filters.chains = vec![Chain { home, name: "filter_PREROUTING".into(), base: Some(Policy::Accept), rules: vec![drop] }];
         }),
         ("uplink", Bad, |f| f.ways.uplink = Some(false)),
         ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),

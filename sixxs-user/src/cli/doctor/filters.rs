@@ -4,7 +4,13 @@ use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
-use sixxs_core::doctor::filters::{Does, FilterRule, Filters, Interfaces, NotListed, Tool, Tunnel};
+use sixxs_core::{
+    doctor::{
+        filters::{Filters, NotListed, Tunnel},
+        ruleset::{Action, Chain, Condition, Home, Interfaces, Policy, Reverse, Rule, Tool},
+    },
+    enforce,
+};
 use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
 use super::{View, ip6tables};
@@ -18,13 +24,15 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn filters(view: &View) -> Filters {
     let (by_nft, legacy, tunnels) = tokio::join!(by_nft(), ip6tables::legacy(), tunnels(view));
+    let uplinks = enforce::uplinks(&view.config, &view.links).into_iter();
     let mut filters = Filters {
         tunnels,
+        uplinks: uplinks.map(|uplink| uplink.name.to_string()).collect(),
         ..Filters::default()
     };
     for listed in [by_nft, legacy] {
         match listed {
-            Ok(rules) => filters.rules.extend(rules),
+            Ok(chains) => filters.chains.extend(chains),
             Err(not_listed) => filters.not_listed.push(not_listed),
         }
     }
@@ -32,19 +40,20 @@ pub(super) async fn filters(view: &View) -> Filters {
 }
 
 /// What is in nftables. What ip6tables put there it knows best itself, where it is there.
-async fn by_nft() -> Result<Vec<FilterRule>, NotListed> {
+async fn by_nft() -> Result<Vec<Chain>, NotListed> {
     let listed = list().await.map_err(|error| NotListed {
         asked: "nft -j list ruleset",
         why: Some(format!("{error:#}")),
     })?;
-    let mut rules = read(&listed);
+    let mut chains = read(&listed);
     if has_xtables(&listed)
         && let Some(better) = ip6tables::in_nft().await
     {
-        rules.retain(|rule| rule.family != "ip6" || !better.has_table(&rule.table));
-        rules.extend(better.rules);
+        let is_better = |home: &Home| better.iter().any(|chain| chain.home.table == home.table);
+        chains.retain(|chain| chain.home.family != "ip6" || !is_better(&chain.home));
+        chains.extend(better);
     }
-    Ok(rules)
+    Ok(chains)
 }
 
 /// The tunnels that are there, and whether answers to what comes in by them are led back.
@@ -108,11 +117,50 @@ pub(super) async fn output(program: &str, arguments: &[&str]) -> anyhow::Result<
     }
 }
 
-/// The rules that matter, of what nft lists (libnftables-json(5)).
-fn read(listed: &Value) -> Vec<FilterRule> {
+/// The chains for IPv6, of what nft lists (libnftables-json(5)).
+fn read(listed: &Value) -> Vec<Chain> {
     let objects = listed["nftables"].as_array();
-    let rules = objects.into_iter().flatten().map(|object| &object["rule"]);
-    rules.filter_map(rule).collect()
+    let mut chains: Vec<Chain> = Vec::new();
+    for object in objects.into_iter().flatten() {
+        if let Some(chain) = chain(&object["chain"]) {
+            chains.push(chain);
+        }
+        let Some((home, name)) = home(&object["rule"], "chain") else {
+            continue;
+        };
+        let mut known = chains.iter_mut();
+        if let Some(chain) = known.find(|chain| chain.home == home && chain.name == name) {
+            chain.rules.extend(rule(&object["rule"]));
+        }
+    }
+    chains
+}
+
+/// Where a chain or a rule is, and the chain's name, which stands at this key.
+fn home(object: &Value, key: &str) -> Option<(Home, String)> {
+    let text = |key: &str| object[key].as_str().map(str::to_owned);
+    let home = Home {
+        tool: Tool::Nft,
+        family: text("family").filter(|family| family == "inet" || family == "ip6")?,
+        table: text("table")?,
+    };
+    Some((home, text(key)?))
+}
+
+/// Only hooks that packets for this host meet, and where a route back can be asked for.
+fn chain(object: &Value) -> Option<Chain> {
+    let (home, name) = home(object, "name")?;
+    let is_met = object["hook"] == "prerouting" || object["hook"] == "input";
+    let policy = match object["policy"] == "drop" {
+        true => Policy::Drop,
+        false => Policy::Accept,
+    };
+    Some(Chain {
+        home,
+        name,
+        base: is_met.then_some(policy),
+        rules: Vec::new(),
+    })
 }
 
 /// Whether there are rules that ip6tables put there.
@@ -126,59 +174,93 @@ fn has_xtables(listed: &Value) -> bool {
     parts.any(|part| part.get("xt").is_some())
 }
 
-fn rule(rule: &Value) -> Option<FilterRule> {
-    let text = |key: &str| rule[key].as_str().map(str::to_owned);
-    let family = text("family").filter(|family| family == "inet" || family == "ip6")?;
-    let mut interfaces = None;
-    let mut is_strict = false;
-    let mut verdict = None;
-    for part in rule["expr"].as_array()? {
+fn rule(object: &Value) -> Option<Rule> {
+    let mut rule = Rule {
+        number: object["handle"].as_u64()?,
+        conditions: Vec::new(),
+        action: Action::Continue,
+    };
+    for part in object["expr"].as_array()? {
         let (kind, what) = part.as_object()?.iter().next()?;
         match kind.as_str() {
-            "match" if is_reverse(what) => is_strict = true,
             "match" if is_about_ipv6(what) => {}
-            // Whatever else it asks for makes it one for few packets, or none of ours.
-            "match" => interfaces = Some(incoming(what)?),
-            "xt" => {
-                is_strict = what["name"] == "rpfilter";
-                if !is_strict {
-                    return None;
-                }
+            "match" => rule.conditions.push(condition(what)),
+            // What it asks for, it does not say.
+            "xt" if what["name"] == "rpfilter" => {
+                rule.conditions
+                    .push(Condition::Reverse(Reverse::Strict, false));
             }
-            "counter" | "log" | "comment" | "limit" => {}
-            verdict_of => verdict = Some(verdict_of.to_owned()),
+            "xt" => rule.conditions.push(Condition::Other),
+            "vmap" => rule.action = verdict_map(what),
+            _ => rule.action = action(kind, what).unwrap_or(rule.action),
         }
     }
-    let does = match verdict.as_deref() {
-        Some("accept" | "return") if !is_strict => Does::Pass,
-        Some("drop" | "reject") if is_strict => Does::DropUnlessStrict,
-        _ => return None,
-    };
-    Some(FilterRule {
-        tool: Tool::Nft,
-        family,
-        table: text("table")?,
-        chain: text("chain")?,
-        number: rule["handle"].as_u64()?,
-        interfaces,
-        does,
-    })
+    Some(rule)
 }
 
-/// `fib saddr . iif oif missing`: no route to the source leads out of the interface that it came in by.
-fn is_reverse(what: &Value) -> bool {
-    let fib = &what["left"]["fib"];
-    let flags = fib["flags"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let has = |flag: &str| flags.iter().any(|other| other == flag);
-    let missing = match &what["right"] {
-        Value::Bool(there) => !there,
-        Value::String(text) => text == "0",
-        other => other == 0,
+/// `None`: a statement that decides nothing.
+fn action(kind: &str, what: &Value) -> Option<Action> {
+    let target = || what["target"].as_str().map(str::to_owned);
+    match kind {
+        "accept" => Some(Action::Accept),
+        "drop" | "reject" => Some(Action::Drop),
+        "return" => Some(Action::Return),
+        "jump" => Some(Action::Jump(target()?)),
+        "goto" => Some(Action::Goto(target()?)),
+        _ => None,
+    }
+}
+
+fn condition(what: &Value) -> Condition {
+    if let Some(interfaces) = incoming(what) {
+        return Condition::Incoming(interfaces);
+    }
+    let asked = || {
+        let reverse = reverse(&what["left"]["fib"])?;
+        let is_route = is_route(&what["right"])?;
+        match what["op"].as_str()? {
+            "==" => Some(Condition::Reverse(reverse, is_route)),
+            "!=" => Some(Condition::Reverse(reverse, !is_route)),
+            _ => None,
+        }
     };
-    fib["result"] == "oif" && has("saddr") && has("iif") && what["op"] == "==" && missing
+    asked().unwrap_or(Condition::Other)
+}
+
+/// `fib saddr … oif`: by which interface the source is reached, only by the incoming one with `iif`.
+fn reverse(fib: &Value) -> Option<Reverse> {
+    let flags = fib["flags"].as_array()?;
+    let has = |flag: &str| flags.iter().any(|other| other == flag);
+    let reverse = match has("iif") {
+        true => Reverse::Strict,
+        false => Reverse::Loose,
+    };
+    (fib["result"] == "oif" && has("saddr")).then_some(reverse)
+}
+
+/// `exists`, or `missing`, for which older versions have the interface 0.
+fn is_route(right: &Value) -> Option<bool> {
+    match right {
+        Value::Bool(there) => Some(*there),
+        Value::String(text) => (text == "0").then_some(false),
+        other => (other == 0).then_some(false),
+    }
+}
+
+/// A verdict map over the way back; any other decides about few packets.
+fn verdict_map(what: &Value) -> Action {
+    let Some(reverse) = reverse(&what["key"]["fib"]) else {
+        return Action::Continue;
+    };
+    let of = |route: bool| {
+        let elements = what["data"]["set"].as_array().into_iter().flatten();
+        let mut chosen = elements.filter(|element| is_route(&element[0]) == Some(route));
+        let verdict = chosen.next().and_then(|element| element[1].as_object());
+        let (kind, what) = verdict?.iter().next()?;
+        action(kind, what)
+    };
+    let [with, without] = [true, false].map(|route| of(route).unwrap_or(Action::Continue));
+    Action::ByReverse(reverse, with.into(), without.into())
 }
 
 fn is_about_ipv6(what: &Value) -> bool {
@@ -212,6 +294,8 @@ fn incoming(what: &Value) -> Option<Interfaces> {
 
 #[cfg(test)]
 mod tests {
+    use sixxs_core::doctor::ruleset::reverse_filters;
+
     use super::*;
 
     /// As nft 1.0.6 lists them.
@@ -231,35 +315,33 @@ mod tests {
         let (drop, accept) = (r#"{"drop": null}"#, r#"{"accept": null}"#);
         let does = |parts: &[&str]| {
             let listed = format!(
-                r#"{{"nftables": [{{"metainfo": {{}}}}, {{"rule": {{"family": "inet", "table": "t",
+                r#"{{"nftables": [{{"metainfo": {{}}}}, {{"chain": {{"family": "inet", "table": "t", "name": "c",
+                "hook": "prerouting", "policy": "accept"}}}}, {{"rule": {{"family": "inet", "table": "t",
                 "chain": "c", "handle": 4, "expr": [{}]}}}}]}}"#,
                 parts.join(", ")
             );
-            let rules = read(&serde_json::from_str(&listed).unwrap());
-            rules.first().map(|rule| {
-                let interfaces = rule.interfaces.as_ref();
-                let names = interfaces
-                    .map(|i| format!("{}{}", if i.not { "!" } else { "" }, i.names.join(" ")));
-                (rule.does, names.unwrap_or_default())
-            })
+            let chains = read(&serde_json::from_str(&listed).unwrap());
+            let hits = |interface| reverse_filters(&chains, interface).next().is_some();
+            ["net0", "sixxs0"].map(hits)
         };
-        let strict = |names: &str| Some((Does::DropUnlessStrict, names.to_owned()));
-        assert_eq!(does(&[six, fib, counter, drop]), strict(""));
-        assert_eq!(does(&[xt, counter, drop]), strict(""));
-        assert_eq!(does(&[others, fib, drop]), strict("!net0"));
-        assert_eq!(
-            does(&[ours, accept]),
-            Some((Does::Pass, "sixxs0 sixxs1".to_owned()))
-        );
-        for harmless in [
-            &[four, fib, drop][..],
-            &[loose, drop],
-            &[fib, counter],
-            &[fib],
-            &[drop],
-            &[],
+        let exists = fib.replace("false", "true");
+        let vmap = r#"{"vmap": {"key": {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, "data": {"set": [["0", {"drop": null}]]}}}"#;
+        for (parts, hit) in [
+            (&[six, fib, counter, drop][..], [true, true]),
+            (&[xt, counter, drop], [true, true]),
+            (&[others, fib, drop], [false, true]),
+            (&[ours, fib, drop], [false, true]),
+            (&[vmap], [true, true]),
+            (&[&exists, drop], [false, false]),
+            (&[four, fib, drop], [false, false]),
+            (&[loose, drop], [false, false]),
+            (&[fib, counter], [false, false]),
+            (&[fib, accept], [false, false]),
+            (&[fib], [false, false]),
+            (&[drop], [false, false]),
+            (&[], [false, false]),
         ] {
-            assert_eq!(does(harmless), None, "{harmless:?}");
+            assert_eq!(does(parts), hit, "{parts:?}");
         }
         for nonsense in [
             "null",

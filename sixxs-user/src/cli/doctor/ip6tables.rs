@@ -2,7 +2,10 @@
 //! its rules into nftables, where nft sees no more of them than their names, and the old one (`legacy`),
 //! whose rules nft does not see.
 
-use sixxs_core::doctor::filters::{Does, FilterRule, Interfaces, NotListed, Tool};
+use sixxs_core::doctor::{
+    filters::NotListed,
+    ruleset::{Action, Chain, Condition, Home, Interfaces, Policy, Reverse, Rule, Tool},
+};
 
 use super::{filters::output, read};
 
@@ -12,28 +15,14 @@ const TABLES: [&str; 2] = ["raw", "mangle"];
 /// What marks what the one that uses nftables prints.
 const IN_NFT: &str = "(nf_tables)";
 
-/// What was printed.
-#[derive(Debug, Default)]
-pub(super) struct Saved {
-    tables: Vec<String>,
-    /// The rules that matter.
-    pub(super) rules: Vec<FilterRule>,
-}
-
-impl Saved {
-    pub(super) fn has_table(&self, name: &str) -> bool {
-        self.tables.iter().any(|table| table == name)
-    }
-}
-
 /// The rules that are in nftables; `None`: nobody says.
-pub(super) async fn in_nft() -> Option<Saved> {
+pub(super) async fn in_nft() -> Option<Vec<Chain>> {
     let saved = saved(true).await.ok()??;
     Some(saved)
 }
 
 /// The rules of the old one.
-pub(super) async fn legacy() -> Result<Vec<FilterRule>, NotListed> {
+pub(super) async fn legacy() -> Result<Vec<Chain>, NotListed> {
     // There once something asked for them in this network namespace.
     let tables = read("/proc/net/ip6_tables_names");
     if !tables.lines().any(|table| TABLES.contains(&table)) {
@@ -44,14 +33,14 @@ pub(super) async fn legacy() -> Result<Vec<FilterRule>, NotListed> {
         why,
     };
     match saved(false).await {
-        Ok(Some(saved)) => Ok(saved.rules),
+        Ok(Some(saved)) => Ok(saved),
         Ok(None) => Err(not_listed(None)),
         Err(error) => Err(not_listed(Some(format!("{error:#}")))),
     }
 }
 
 /// What one of the two prints; the name without a suffix may be either's.
-async fn saved(in_nft: bool) -> anyhow::Result<Option<Saved>> {
+async fn saved(in_nft: bool) -> anyhow::Result<Option<Vec<Chain>>> {
     let own = if in_nft {
         "ip6tables-nft"
     } else {
@@ -70,94 +59,127 @@ async fn saved(in_nft: bool) -> anyhow::Result<Option<Saved>> {
 }
 
 /// Reads the format of iptables-restore(8).
-fn parse(command: &'static str, printed: &str) -> Saved {
-    let mut saved = Saved::default();
-    // The chains of the rules of this table so far.
-    let mut chains = Vec::new();
+fn parse(command: &'static str, printed: &str) -> Vec<Chain> {
+    let mut chains: Vec<Chain> = Vec::new();
+    let mut home = None;
     for line in printed.lines() {
         if let Some(table) = line.strip_prefix('*') {
-            saved.tables.push(table.to_owned());
-            chains.clear();
+            home = Some(Home {
+                tool: Tool::Ip6tables(command),
+                family: "ip6".to_owned(),
+                table: table.to_owned(),
+            });
         }
-        let (Some(table), Some(words)) = (saved.tables.last(), words(line)) else {
+        let Some(home) = &home else {
             continue;
         };
-        let [add, chain, rest @ ..] = words.as_slice() else {
-            continue;
-        };
-        if add != "-A" {
+        if let Some(declared) = line.strip_prefix(':') {
+            chains.extend(chain(home, declared));
             continue;
         }
-        chains.push(chain.clone());
-        let Some((interfaces, does)) = meaning(rest) else {
+        let Some(words) = words(line) else {
             continue;
         };
-        saved.rules.push(FilterRule {
-            tool: Tool::Ip6tables(command),
-            family: "ip6".to_owned(),
-            table: table.clone(),
-            chain: chain.clone(),
-            number: chains.iter().filter(|other| *other == chain).count() as u64,
-            interfaces,
-            does,
-        });
+        let [add, name, rest @ ..] = words.as_slice() else {
+            continue;
+        };
+        let is_it = |chain: &&mut Chain| chain.home == *home && chain.name == *name;
+        if add == "-A"
+            && let Some(chain) = chains.iter_mut().find(is_it)
+        {
+            let (conditions, action) = meaning(rest);
+            chain.rules.push(Rule {
+                number: chain.rules.len() as u64 + 1,
+                conditions,
+                action,
+            });
+        }
     }
-    saved
+    chains
 }
 
-/// What a rule is for and does; `None`: it is for few packets, or none of ours, or does nothing here.
-fn meaning(mut words: &[String]) -> Option<(Option<Interfaces>, Does)> {
-    let (mut interfaces, mut checks, mut verdict) = (None, None, None);
+/// `PREROUTING ACCEPT [0:0]`, or `other - [0:0]`.
+fn chain(home: &Home, declared: &str) -> Option<Chain> {
+    let mut words = declared.split(' ');
+    let (name, policy) = (words.next()?, words.next()?);
+    let policy = match policy {
+        "DROP" => Policy::Drop,
+        _ => Policy::Accept,
+    };
+    Some(Chain {
+        home: home.clone(),
+        name: name.to_owned(),
+        base: matches!(name, "PREROUTING" | "INPUT").then_some(policy),
+        rules: Vec::new(),
+    })
+}
+
+/// What a rule asks for, and what it does.
+fn meaning(mut words: &[String]) -> (Vec<Condition>, Action) {
+    let mut conditions = Vec::new();
     while let Some((word, rest)) = words.split_first() {
         words = rest;
         match (word.as_str(), words) {
             ("!", [flag, name, rest @ ..]) if flag == "-i" => {
-                interfaces = Some(incoming(true, name));
+                conditions.push(incoming(true, name));
                 words = rest;
             }
             ("-i", [name, rest @ ..]) => {
-                interfaces = Some(incoming(false, name));
+                conditions.push(incoming(false, name));
                 words = rest;
             }
             ("-m", [name, rest @ ..]) if name == "rpfilter" => {
                 let options = rest.iter().take_while(|word| word.starts_with("--"));
                 let options: Vec<_> = options.map(String::as_str).collect();
                 words = &rest[options.len()..];
-                checks = Some(options);
+                conditions.push(reverse(&options));
             }
             ("-m", [name, flag, _, rest @ ..]) if name == "comment" && flag == "--comment" => {
                 words = rest;
             }
             // What follows says how.
-            ("-j", [target, ..]) => {
-                verdict = Some(target.as_str());
-                break;
+            ("-j", [target, ..]) => return (conditions, action(target, Action::Jump)),
+            ("-g", [target, ..]) => return (conditions, action(target, Action::Goto)),
+            // What else it asks for may have words of any kind, up to what it does.
+            _ => {
+                conditions.push(Condition::Other);
+                let is_target = |word: &String| word == "-j" || word == "-g";
+                words = &words[words.iter().position(is_target).unwrap_or(words.len())..];
             }
-            _ => return None,
         }
     }
-    let does = match (verdict?, checks) {
-        ("ACCEPT" | "RETURN", None) => Does::Pass,
-        ("DROP" | "REJECT", Some(options))
-            if options.contains(&"--invert") && !options.contains(&"--loose") =>
-        {
-            Does::DropUnlessStrict
-        }
-        _ => return None,
+    (conditions, Action::Continue)
+}
+
+fn reverse(options: &[&str]) -> Condition {
+    let has = |option| options.contains(&option);
+    let reverse = match has("--loose") {
+        true => Reverse::Loose,
+        false => Reverse::Strict,
     };
-    Some((interfaces, does))
+    Condition::Reverse(reverse, !has("--invert"))
+}
+
+/// Targets that decide nothing (`LOG`, `MARK`) are no chains, and so a jump that leads nowhere.
+fn action(target: &str, to_chain: fn(String) -> Action) -> Action {
+    match target {
+        "ACCEPT" => Action::Accept,
+        "DROP" | "REJECT" => Action::Drop,
+        "RETURN" => Action::Return,
+        chain => to_chain(chain.to_owned()),
+    }
 }
 
 /// `+` at the end stands for anything.
-fn incoming(not: bool, name: &str) -> Interfaces {
+fn incoming(not: bool, name: &str) -> Condition {
     let name = match name.strip_suffix('+') {
         Some(start) => format!("{start}*"),
         None => name.to_owned(),
     };
-    Interfaces {
+    Condition::Incoming(Interfaces {
         not,
         names: vec![name],
-    }
+    })
 }
 
 /// The words of a line; what has blanks in it is in quotes. `None`: a quote is open.
@@ -183,6 +205,8 @@ fn words(line: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use sixxs_core::doctor::ruleset::reverse_filters;
+
     use super::*;
 
     /// As version 1.8.9 prints them.
@@ -199,6 +223,7 @@ COMMIT
 -A PREROUTING ! -i net0 -j other
 -A other -i sixxs+ -j RETURN
 -A other -m rpfilter --invert -j LOG --log-prefix "dropped: "
+-A other -m rpfilter --invert -j DROP
 -A PREROUTING ! -i net0 -m rpfilter --invert -j DROP
 -A PREROUTING -m rpfilter -j ACCEPT
 COMMIT
@@ -207,31 +232,22 @@ COMMIT
 
     #[test]
     fn rules_are_understood() {
-        let saved = parse("ip6tables-legacy", PRINTED);
-        assert!(saved.has_table("raw") && saved.has_table("mangle"));
-        assert!(!saved.has_table("filter"));
-        let shown: Vec<_> = saved
-            .rules
+        let chains = parse("ip6tables-legacy", PRINTED);
+        let names: Vec<_> = chains
             .iter()
-            .map(|rule| {
-                let interfaces = rule.interfaces.as_ref();
-                let interfaces = interfaces
-                    .map(|i| format!("{}{}", if i.not { "!" } else { "" }, i.names.join(" ")));
-                let interfaces = interfaces.unwrap_or_default();
-                (
-                    format!("{} {} {}", rule.table, rule.chain, rule.number),
-                    interfaces,
-                    rule.does,
-                )
-            })
+            .map(|chain| format!("{} {}", chain.home.table, chain.name))
             .collect();
-        let expected = [
-            ("mangle PREROUTING 2", "", Does::DropUnlessStrict),
-            ("raw other 1", "sixxs*", Does::Pass),
-            ("raw PREROUTING 3", "!net0", Does::DropUnlessStrict),
-        ];
-        let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c));
-        assert_eq!(shown, expected);
+        assert_eq!(names, ["mangle PREROUTING", "raw PREROUTING", "raw other"]);
+        let places = |interface| -> Vec<_> {
+            let found = reverse_filters(&chains, interface);
+            found.map(|dropped| dropped.place()).collect()
+        };
+        let mangle = "ip6tables-legacy -t mangle, PREROUTING, rule 2";
+        let raw = "ip6tables-legacy -t raw, PREROUTING, rule 3";
+        let other = "ip6tables-legacy -t raw, other, rule 3";
+        assert_eq!(places("net0"), [mangle]);
+        assert_eq!(places("sixxs0"), [mangle, raw]);
+        assert_eq!(places("eth1"), [mangle, other]);
     }
 
     #[test]
@@ -239,14 +255,21 @@ COMMIT
         for nonsense in [
             "",
             "-A PREROUTING -j DROP",
-            "*raw\n-A",
-            "*raw\n-A PREROUTING",
-            "*raw\n-A PREROUTING -i",
-            "*raw\n-A PREROUTING -m rpfilter --invert -j",
-            "*raw\n-A PREROUTING -m comment --comment \"open -m rpfilter --invert -j DROP",
-            "*raw\n-A PREROUTING ! -m rpfilter --invert -j DROP",
+            "*raw\n:",
+            "*raw\n:PREROUTING",
+            "*raw\n:PREROUTING -\n-A",
+            "*raw\n:PREROUTING -\n-A PREROUTING",
+            "*raw\n:PREROUTING -\n-A PREROUTING -i",
+            "*raw\n:PREROUTING -\n-A PREROUTING -m rpfilter --invert -j",
+            "*raw\n:PREROUTING -\n-A PREROUTING -m comment --comment \"open -m rpfilter --invert -j DROP",
+            "*raw\n:PREROUTING -\n-A PREROUTING ! -m rpfilter --invert -j DROP",
+            "*raw\n-A PREROUTING -m rpfilter --invert -j DROP",
         ] {
-            assert!(parse("ip6tables", nonsense).rules.is_empty(), "{nonsense}");
+            let chains = parse("ip6tables", nonsense);
+            assert!(
+                reverse_filters(&chains, "sixxs0").next().is_none(),
+                "{nonsense}"
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use sixxs_tests::bpf::{self, Order};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, UPLINK};
+use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::{ip6tables, kernel, nft, probe};
 
 use super::{apply, fix, is_fixed, trap, traps};
@@ -54,6 +54,60 @@ fn a_reverse_path_filter() -> Result<()> {
     Ok(())
 }
 
+/// Reverse-path filters are found by what they do, however they are written.
+#[test]
+fn reverse_path_filters_of_any_shape() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let host = setting.host();
+    let ping = || probe::ping(setting.lab.outside(), tunnel.plan.address, 3);
+    for (shape, rules) in [
+        (
+            "a jump",
+            "chain dropped { counter drop; }
+             chain pre {
+                 type filter hook prerouting priority raw
+                 meta nfproto ipv6 fib saddr . iif oif missing jump dropped
+             }",
+        ),
+        (
+            "a verdict map",
+            "chain pre {
+                 type filter hook prerouting priority raw
+                 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
+                 meta nfproto ipv6 fib saddr . iif oif vmap { 0 : drop }
+             }",
+        ),
+        (
+            "a policy",
+            "chain pre {
+                 type filter hook prerouting priority mangle + 10; policy drop
+                 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
+                 fib saddr . mark . iif oif exists accept
+             }",
+        ),
+    ] {
+        let daemon = setting.start()?;
+        nft::load(host, &format!("flush ruleset\ntable inet rpf {{\n{rules}\n}}\n"))?;
+        let found = trap(&setting, "filters", "note")?;
+        let detail = found["detail"].as_str().context("a detail")?;
+        assert!(detail.contains("bound to net0"), "{shape}: {detail}");
+        assert!(ping()?.all_answered(), "{shape}");
+        // What the programs steer to the uplink, where the socket waits for it, is dropped.
+        let source = tunnel.plan.address.to_string();
+        let bound = format!("ping -6 -c 1 -W 1 -I net0 -I {source} {OUTSIDE}");
+        assert!(host.sh(&bound).is_err(), "{shape}");
+        assert_eq!(daemon.stop()?, 0);
+        setting.delete_own_rules()?;
+        assert_eq!(ping()?.answered, 0, "{shape}");
+        is_fixed(&setting, "filters", "bad")?;
+        assert!(ping()?.all_answered(), "{shape}");
+        nft::load(host, "flush ruleset")?;
+        host.sh(&bound).context(shape)?;
+    }
+    Ok(())
+}
+
 /// The same by ip6tables, whose rules nft does not see, or sees the names of.
 fn a_filter_by_ip6tables(command: &str) -> Result<()> {
     let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
@@ -63,7 +117,7 @@ fn a_filter_by_ip6tables(command: &str) -> Result<()> {
     // That asks for any way back, and there is one; and what is said of others is not of ours.
     sh(&format!(
         "{command} -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP
-         {command} -t mangle -A PREROUTING -i net+ -m rpfilter --invert -j DROP"
+         {command} -t mangle -A PREROUTING -i eth+ -m rpfilter --invert -j DROP"
     ))?;
     assert!(traps(&setting, "filters")?.is_empty());
 

@@ -1,0 +1,449 @@
+//! Rules of packet filters, and what they do with a packet that comes in. They are walked, as the kernel
+//! does (`nft_do_chain`, `ip6t_do_table`), so that it does not matter how a filter is written.
+
+use super::managers::is_like;
+
+/// Jumps within each other, at most, as in the kernel (`NFT_JUMP_STACK_SIZE`).
+const DEPTH: usize = 16;
+
+/// What lists and changes a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tool {
+    /// nft.
+    Nft,
+    /// One of ip6tables's commands.
+    Ip6tables(&'static str),
+}
+
+/// Where a chain is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Home {
+    /// What lists and changes it.
+    pub tool: Tool,
+    /// `inet`, `ip6`.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+}
+
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Where it is.
+    pub home: Home,
+    /// Its name.
+    pub name: String,
+    /// Whether packets that come in meet it, and what becomes of those that no rule decides about; `None`:
+    /// they come only by a jump, or not at all.
+    pub base: Option<Policy>,
+    /// Its rules, in their order.
+    pub rules: Vec<Rule>,
+}
+
+/// What becomes of packets that no rule decides about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// They pass.
+    Accept,
+    /// They are dropped.
+    Drop,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its handle; of ip6tables its place in the chain, from 1.
+    pub number: u64,
+    /// What it asks for: all of it.
+    pub conditions: Vec<Condition>,
+    /// What it does.
+    pub action: Action,
+}
+
+/// What a rule asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The incoming interface.
+    Incoming(Interfaces),
+    /// Whether a route leads back to the source.
+    Reverse(Reverse, bool),
+    /// Something that few packets have.
+    Other,
+}
+
+/// Incoming interfaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interfaces {
+    /// Whether all but these.
+    pub not: bool,
+    /// Their names; `*` is anything.
+    pub names: Vec<String>,
+}
+
+/// Which route back counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reverse {
+    /// One by the interface by which the packet came in.
+    Strict,
+    /// Any.
+    Loose,
+}
+
+/// What a rule does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing that decides: it counts, logs, marks.
+    Continue,
+    /// The packet leaves this base chain, and passes.
+    Accept,
+    /// It is dropped.
+    Drop,
+    /// It goes back to where it jumped from.
+    Return,
+    /// It goes through another chain, and comes back.
+    Jump(String),
+    /// It goes through another chain, and does not come back here.
+    Goto(String),
+    /// A verdict map: this with a route back, that without.
+    ByReverse(Reverse, Box<Action>, Box<Action>),
+}
+
+/// A packet that comes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// By this interface.
+    pub interface: &'a str,
+    /// Whether a route leads back to its source by that interface.
+    pub is_led_back: bool,
+}
+
+/// Where a packet is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped<'a> {
+    /// The chain.
+    pub chain: &'a Chain,
+    /// The rule; `None`: by the chain's policy.
+    pub rule: Option<&'a Rule>,
+}
+
+enum Fate<'a> {
+    Passes,
+    Undecided,
+    Dropped(Dropped<'a>),
+}
+
+impl Interfaces {
+    fn has(&self, interface: &str) -> bool {
+        self.names.iter().any(|name| is_like(name, interface)) != self.not
+    }
+}
+
+impl Arrival<'_> {
+    const fn has_route(&self, reverse: Reverse) -> bool {
+        match reverse {
+            Reverse::Strict => self.is_led_back,
+            // Tunnels are for hosts that have a default route.
+            Reverse::Loose => true,
+        }
+    }
+
+    fn is(&self, condition: &Condition) -> bool {
+        match condition {
+            Condition::Incoming(interfaces) => interfaces.has(self.interface),
+            Condition::Reverse(reverse, wanted) => self.has_route(*reverse) == *wanted,
+            Condition::Other => false,
+        }
+    }
+}
+
+/// Where packets that come in by an interface are dropped because no route leads back by it: they pass if
+/// there is one.
+pub fn reverse_filters<'a>(
+    chains: &'a [Chain],
+    interface: &'a str,
+) -> impl Iterator<Item = Dropped<'a>> {
+    let bases = chains.iter().filter(|chain| chain.base.is_some());
+    bases.filter_map(move |base| {
+        let fate = |is_led_back| {
+            let arrival = Arrival {
+                interface,
+                is_led_back,
+            };
+            walk(chains, base, arrival, DEPTH)
+        };
+        match (fate(false), fate(true)) {
+            (Fate::Dropped(_), Fate::Dropped(_)) => None,
+            (Fate::Dropped(dropped), _) => Some(dropped),
+            _ => None,
+        }
+    })
+}
+
+fn walk<'a>(chains: &'a [Chain], chain: &'a Chain, arrival: Arrival<'_>, depth: usize) -> Fate<'a> {
+    for rule in &chain.rules {
+        if !rule
+            .conditions
+            .iter()
+            .all(|condition| arrival.is(condition))
+        {
+            continue;
+        }
+        let mut action = &rule.action;
+        while let Action::ByReverse(reverse, with, without) = action {
+            action = if arrival.has_route(*reverse) {
+                with
+            } else {
+                without
+            };
+        }
+        let elsewhere = |name: &String| {
+            let is_it = |other: &&Chain| other.home == chain.home && other.name == *name;
+            let next = chains.iter().find(is_it).filter(|_| depth > 0);
+            next.map_or(Fate::Undecided, |next| {
+                walk(chains, next, arrival, depth - 1)
+            })
+        };
+        match action {
+            Action::Continue | Action::ByReverse(..) => {}
+            Action::Accept => return Fate::Passes,
+            Action::Drop => {
+                return Fate::Dropped(Dropped {
+                    chain,
+                    rule: Some(rule),
+                });
+            }
+            Action::Return => break,
+            Action::Jump(name) => match elsewhere(name) {
+                Fate::Undecided => {}
+                decided => return decided,
+            },
+            Action::Goto(name) => match elsewhere(name) {
+                Fate::Undecided => break,
+                decided => return decided,
+            },
+        }
+    }
+    match chain.base {
+        Some(Policy::Drop) => Fate::Dropped(Dropped { chain, rule: None }),
+        Some(Policy::Accept) => Fate::Passes,
+        None => Fate::Undecided,
+    }
+}
+
+impl Dropped<'_> {
+    /// Where that is, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let Chain { home, name, .. } = self.chain;
+        let Home {
+            tool,
+            family,
+            table,
+        } = home;
+        match (tool, self.rule) {
+            (Tool::Nft, Some(rule)) => format!("{family} {table} {name}, handle {}", rule.number),
+            (Tool::Nft, None) => format!("{family} {table} {name}, policy drop"),
+            (Tool::Ip6tables(command), Some(rule)) => {
+                format!("{command} -t {table}, {name}, rule {}", rule.number)
+            }
+            (Tool::Ip6tables(command), None) => {
+                format!("{command} -t {table}, {name}, policy DROP")
+            }
+        }
+    }
+
+    /// The commands that except what comes in by these interfaces.
+    #[must_use]
+    pub fn exception(&self, interfaces: &[&str]) -> String {
+        let Chain {
+            home, name, base, ..
+        } = self.chain;
+        let Home {
+            tool,
+            family,
+            table,
+        } = home;
+        match tool {
+            Tool::Nft => {
+                let quoted: Vec<_> = interfaces.iter().map(|i| format!("\"{i}\"")).collect();
+                let place = match self.rule {
+                    Some(rule) => {
+                        format!(
+                            "insert rule {family} {table} {name} position {}",
+                            rule.number
+                        )
+                    }
+                    None => format!("add rule {family} {table} {name}"),
+                };
+                let verdict = match base {
+                    Some(_) => "accept",
+                    None => "return",
+                };
+                let for_good = match table.as_str() {
+                    "firewalld" => "; for good: IPv6_rpfilter=no in /etc/firewalld/firewalld.conf",
+                    _ => "",
+                };
+                format!(
+                    "nft {place} iifname '{{ {} }}' {verdict}{for_good}",
+                    quoted.join(", ")
+                )
+            }
+            Tool::Ip6tables(command) => {
+                let line = |interface: &&str| match self.rule {
+                    Some(rule) => format!(
+                        "{command} -t {table} -I {name} {} -i {interface} -j RETURN",
+                        rule.number
+                    ),
+                    None => format!("{command} -t {table} -A {name} -i {interface} -j ACCEPT"),
+                };
+                interfaces.iter().map(line).collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MISSING: Condition = Condition::Reverse(Reverse::Strict, false);
+    const EXISTS: Condition = Condition::Reverse(Reverse::Strict, true);
+
+    fn rule(number: u64, conditions: &[Condition], action: Action) -> Rule {
+        Rule {
+            number,
+            conditions: conditions.to_vec(),
+            action,
+        }
+    }
+
+    fn chain(name: &str, base: Option<Policy>, rules: &[Rule]) -> Chain {
+        Chain {
+            home: Home {
+                tool: Tool::Nft,
+                family: "inet".to_owned(),
+                table: "t".to_owned(),
+            },
+            name: name.to_owned(),
+            base,
+            rules: rules.to_vec(),
+        }
+    }
+
+    fn incoming(not: bool, name: &str) -> Condition {
+        Condition::Incoming(Interfaces {
+            not,
+            names: vec![name.to_owned()],
+        })
+    }
+
+    /// Where what comes in by sixxs0 is dropped.
+    fn found(chains: &[Chain]) -> Option<String> {
+        let mut found = reverse_filters(chains, "sixxs0");
+        let first = found.next().map(|dropped| dropped.place());
+        assert!(found.next().is_none());
+        first
+    }
+
+    #[test]
+    fn by_a_rule() {
+        let base = |rules: &[Rule]| found(&[chain("c", Some(Policy::Accept), rules)]);
+        let drop = rule(4, &[MISSING], Action::Drop);
+        let hit = Some("inet t c, handle 4".to_owned());
+        assert_eq!(base(&[]), None);
+        assert_eq!(base(std::slice::from_ref(&drop)), hit);
+        for (name, first, expected) in [
+            ("all pass", rule(1, &[], Action::Accept), None),
+            (
+                "it passes",
+                rule(1, &[incoming(false, "sixxs*")], Action::Accept),
+                None,
+            ),
+            (
+                "it returns",
+                rule(1, &[incoming(false, "sixxs0")], Action::Return),
+                None,
+            ),
+            (
+                "others pass",
+                rule(1, &[incoming(true, "sixxs0")], Action::Accept),
+                hit.clone(),
+            ),
+            (
+                "few pass",
+                rule(1, &[Condition::Other], Action::Accept),
+                hit.clone(),
+            ),
+            ("all are dropped", rule(1, &[], Action::Drop), None),
+            (
+                "all are counted",
+                rule(1, &[], Action::Continue),
+                hit.clone(),
+            ),
+        ] {
+            assert_eq!(base(&[first, drop.clone()]), expected, "{name}");
+        }
+        let loose = Condition::Reverse(Reverse::Loose, false);
+        assert_eq!(base(&[rule(4, &[loose], Action::Drop)]), None);
+    }
+
+    #[test]
+    fn by_a_jump_a_map_or_the_policy() {
+        let to = |action| chain("c", Some(Policy::Accept), &[rule(4, &[MISSING], action)]);
+        let other = chain("d", None, &[rule(9, &[], Action::Drop)]);
+        let hit = Some("inet t d, handle 9".to_owned());
+        assert_eq!(found(&[to(Action::Jump("d".into())), other.clone()]), hit);
+        assert_eq!(found(&[to(Action::Goto("d".into())), other.clone()]), hit);
+        assert_eq!(found(&[to(Action::Jump("e".into())), other]), None);
+
+        let map = |with: Action, without: Action| {
+            let action = Action::ByReverse(Reverse::Strict, with.into(), without.into());
+            found(&[chain("c", Some(Policy::Accept), &[rule(4, &[], action)])])
+        };
+        let at_map = Some("inet t c, handle 4".to_owned());
+        assert_eq!(map(Action::Continue, Action::Drop), at_map);
+        assert_eq!(map(Action::Drop, Action::Drop), None);
+        assert_eq!(map(Action::Continue, Action::Continue), None);
+
+        let only_with = |accept| {
+            let rules = [rule(4, &[accept], Action::Accept)];
+            found(&[chain("c", Some(Policy::Drop), &rules)])
+        };
+        assert_eq!(only_with(EXISTS), Some("inet t c, policy drop".to_owned()));
+        let loose = Condition::Reverse(Reverse::Loose, true);
+        assert_eq!(only_with(loose), None);
+        assert_eq!(only_with(Condition::Other), None);
+    }
+
+    #[test]
+    fn a_ring_of_jumps_ends() {
+        let ring = chain(
+            "c",
+            Some(Policy::Accept),
+            &[rule(1, &[], Action::Jump("c".into()))],
+        );
+        assert_eq!(found(&[ring]), None);
+    }
+
+    #[test]
+    fn exceptions() {
+        let base = chain("c", Some(Policy::Drop), &[]);
+        let by_policy = Dropped {
+            chain: &base,
+            rule: None,
+        };
+        assert_eq!(
+            by_policy.exception(&["sixxs0", "sixxs1"]),
+            r#"nft add rule inet t c iifname '{ "sixxs0", "sixxs1" }' accept"#
+        );
+        let other = chain("d", None, &[rule(9, &[], Action::Drop)]);
+        let by_rule = Dropped {
+            chain: &other,
+            rule: other.rules.first(),
+        };
+        assert_eq!(
+            by_rule.exception(&["sixxs0"]),
+            r#"nft insert rule inet t d position 9 iifname '{ "sixxs0" }' return"#
+        );
+    }
+}
