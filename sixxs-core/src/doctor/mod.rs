@@ -17,6 +17,7 @@ pub mod managers;
 pub mod paths;
 pub mod ruleset;
 pub mod settings;
+pub mod sockets;
 pub mod ways;
 
 pub use host::{has_tcx, too_old};
@@ -32,6 +33,8 @@ pub struct Facts {
     pub settings: settings::Settings,
     /// Packet filters.
     pub filters: filters::Filters,
+    /// UDP services on the wildcard address.
+    pub sockets: sockets::Sockets,
     /// Rules, programs, addresses and uplinks.
     pub ways: ways::Ways,
     /// Network managers.
@@ -112,6 +115,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(configuration.map(|why| self::configuration(why, &facts.daemon)));
     findings.extend(settings::findings(&facts.settings));
     findings.extend(filters::findings(&facts.filters));
+    findings.extend(sockets::findings(&facts.sockets));
     findings.extend(ways::findings(&facts.ways));
     findings.extend(managers::findings(&facts.managers));
     findings.extend(paths::findings(&facts.paths));

@@ -88,7 +88,7 @@ fn mount_point(path: &Path) -> String {
 
 /// Processes in our network namespace: their numbers, and their names as far as the kernel keeps them,
 /// which is 15 characters.
-fn processes() -> Vec<(u32, String)> {
+pub(super) fn processes() -> Vec<(u32, String)> {
     let own = fs::read_link("/proc/self/ns/net").ok();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries

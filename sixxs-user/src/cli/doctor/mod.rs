@@ -12,6 +12,7 @@ mod filters;
 mod ip6tables;
 mod managers;
 mod settings;
+mod sockets;
 mod ways;
 
 use std::{
@@ -209,6 +210,7 @@ async fn gather(paths: &Paths) -> Facts {
     facts.settings = settings;
     facts.ways = ways;
     facts.brokers = brokers::brokers(&view);
+    facts.sockets = sockets::sockets(&view);
     facts
 }
 
@@ -338,6 +340,7 @@ fn read(file: impl AsRef<Path>) -> String {
 
 /// No file that is looked at is longer.
 const MAX_BYTES: u64 = 1024 * 1024;
+
 /// What the daemon has to complain about: its problems, and the health of tunnels that are up.
 fn problems(status: &Status) -> Vec<String> {
     let tunnels = status.tunnels.iter().filter(|tunnel| tunnel.state == "up");

@@ -1,5 +1,6 @@
 //! Paths, the clock, and who else runs.
 
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -266,6 +267,42 @@ fn others_that_hang_or_babble() -> Result<()> {
             .is_some_and(|detail| detail.contains("is it stopped?"))
     );
     assert!(explained?.stdout.contains("leaves by sixxs0"));
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A UDP service on the wildcard address answers from the uplink's address.
+#[test]
+fn a_udp_service_on_the_wildcard_address() -> Result<()> {
+    const PORT: u16 = 5300;
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    assert!(traps(&setting, "udp services")?.is_empty());
+    let [tunnel, _] = setting.lab.tunnels();
+    let server = setting.host().run(|| Ok(UdpSocket::bind(("::", PORT))?))?;
+    let client = setting
+        .lab
+        .outside()
+        .run(|| Ok(UdpSocket::bind(("::", 0))?))?;
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    }
+    client.send_to(b"?", (tunnel.plan.address, PORT))?;
+    let mut buffer = [0; 8];
+    let (_, asker) = server.recv_from(&mut buffer)?;
+    server.send_to(b"!", asker)?;
+    let (_, answerer) = client.recv_from(&mut buffer)?;
+    assert_ne!(answerer.ip(), tunnel.plan.address, "as it was asked");
+
+    let found = trap(&setting, "udp services", "note")?;
+    let (detail, fix) = (found["detail"].to_string(), fix(&found)?);
+    assert!(detail.contains("port 5300 ("), "{detail}");
+    assert!(fix.contains("tcpdump -ni net0"), "{fix}");
+    drop(server);
+    // A process that another test is about to start has it open for a moment longer.
+    let limit = Duration::from_secs(5);
+    let left = || traps(&setting, "udp services");
+    wait::until("it is gone", limit, left, Vec::is_empty)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

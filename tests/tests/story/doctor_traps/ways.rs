@@ -88,7 +88,10 @@ fn reverse_path_filters_of_any_shape() -> Result<()> {
         ),
     ] {
         let daemon = setting.start()?;
-        nft::load(host, &format!("flush ruleset\ntable inet rpf {{\n{rules}\n}}\n"))?;
+        nft::load(
+            host,
+            &format!("flush ruleset\ntable inet rpf {{\n{rules}\n}}\n"),
+        )?;
         let found = trap(&setting, "filters", "note")?;
         let detail = found["detail"].as_str().context("a detail")?;
         assert!(detail.contains("bound to net0"), "{shape}: {detail}");
