@@ -214,6 +214,16 @@ pub struct Alert {
     /// What it is about.
     #[serde(flatten)]
     pub about: About,
+    /// How many more like it there were, which are told by this one: they differ in numbers, addresses or
+    /// names of interfaces.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+}
+
+// What serde calls is given a reference.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What an alert is about.
@@ -251,7 +261,7 @@ pub enum About {
 
 /// A line about leaks: of one flow, or (all but `tunnel` and `packets` `null`) of all flows of a
 /// tunnel that are too many to name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Leak {
     /// The tunnel that the source belongs to.
     pub tunnel: String,

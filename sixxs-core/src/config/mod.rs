@@ -28,6 +28,7 @@ pub use tunnel::Tunnel;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},
+    host::HostName,
     routing::SUBTREES_TABLE,
     types::{IfName, RulePriority},
 };
@@ -49,6 +50,8 @@ pub struct Config {
     pub rule_mode: RuleMode,
     /// Where metrics are served by TCP; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Names by which they may be asked for, beside addresses and this host's own name.
+    pub metrics_hosts: Vec<HostName>,
     /// Whom alerts are handed to.
     pub alerting: Alerting,
     /// The tunnels in the order of the file.
@@ -66,6 +69,7 @@ impl Default for Config {
             connect_limit: Limit::default(),
             rule_mode: RuleMode::default(),
             metrics: None,
+            metrics_hosts: Vec::new(),
             alerting: Alerting::default(),
             tunnels: Vec::new(),
         }
@@ -158,6 +162,7 @@ const KEYS: &[&str] = &[
     "rule_priority",
     "rule_mode",
     "metrics",
+    "metrics_hosts",
     "alert",
     "connect_limit",
     "tunnel",
@@ -254,6 +259,7 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
             faults,
         )
         .map(|at| at.value);
+    let metrics_hosts = table.one_or_many("metrics_hosts", "a list of names of hosts", faults);
 
     let connect_limit = table.table("connect_limit", faults);
     let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
@@ -291,6 +297,7 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
         connect_limit,
         rule_mode,
         metrics,
+        metrics_hosts: metrics_hosts.map(values).unwrap_or_default(),
         alerting,
         tunnels,
     })

@@ -192,7 +192,7 @@ impl State {
     /// meanwhile, then rules and routes. What goes wrong in one part does not keep the others from
     /// being done; an error means that nothing could be seen.
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
-        self.alerts.hooks.set(&self.config.alerting);
+        self.alerts.set(&self.config);
         self.listen();
         let is_first = self.observed.links.iter().next().is_none();
         self.observed = self.netlink.observe(&self.scope()).await?;
@@ -395,13 +395,18 @@ impl State {
 
     /// Serves metrics where the configuration says, and nowhere else.
     async fn export(&mut self) -> anyhow::Result<Vec<String>> {
+        let names = &self.config.metrics_hosts;
         if self.exporter.as_ref().map(Exporter::address) == self.config.metrics {
+            self.exporter
+                .iter()
+                .for_each(|exporter| exporter.rename(names));
             return Ok(Vec::new());
         }
         // First, so that the same port can be served at another address.
         self.exporter = None;
         if let Some(address) = self.config.metrics {
-            self.exporter = Some(Exporter::serve(address, self.ways.requests_to.clone()).await?);
+            let requests = self.ways.requests_to.clone();
+            self.exporter = Some(Exporter::serve(address, names, requests).await?);
         }
         Ok(Vec::new())
     }

@@ -45,6 +45,7 @@ mod down;
 mod exits;
 mod explain;
 mod fd_store;
+mod floods;
 mod footprint;
 mod full_tunnel;
 mod health;
