@@ -49,6 +49,9 @@ pub struct Tunnel {
     pub kind: String,
     /// `down`, `waiting`, `connecting`, `up`, `locked_out`, `failed`.
     pub state: String,
+    /// Whether it is `failed` and tried again within minutes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retrying: bool,
     /// The aiccu.conf that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -224,6 +227,11 @@ pub struct Alert {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(truth: &bool) -> bool {
+    !*truth
 }
 
 /// What an alert is about.

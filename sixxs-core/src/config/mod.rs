@@ -21,7 +21,7 @@ pub use account::{Account, Files, Tls};
 pub use added::Refused;
 pub use alerting::{Alerting, Webhook};
 pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
-pub use learned::{Conflict, Learned};
+pub use learned::{Conflict, Learned, Taken};
 pub use reader::Fault;
 use reader::{At, Faults, Place, Table};
 pub use tunnel::Tunnel;
@@ -77,6 +77,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether brokers are asked for anything.
+    #[must_use]
+    pub fn has_accounts(&self) -> bool {
+        let mut tunnels = self.tunnels.iter();
+        tunnels.any(|tunnel| matches!(tunnel.kind, Kind::Account(_)))
+    }
+
     /// If it has tunnels. Without any there is nothing to do, which nobody wants.
     pub fn with_tunnels(self, file: &str) -> Result<Self, Invalid> {
         if !self.tunnels.is_empty() {

@@ -8,7 +8,7 @@ use std::{
 use prometheus_client::metrics::histogram::Histogram;
 use sixxs_core::{
     alert::Merger,
-    config::{Config, Conflict, Learned, Tunnel},
+    config::{Config, Conflict, Learned, Taken, Tunnel},
     contest::Contest,
     doctor::ways::Shadow,
     enforce::Enforcement,
@@ -66,6 +66,8 @@ pub(super) struct State {
     /// Whether there ever was a tunnel.
     pub(super) had_tunnels: bool,
     conflicts: Vec<Conflict>,
+    /// What the host has, which no broker can give away, as of the last look.
+    taken: Taken,
     /// As of the last look.
     local_networks: BTreeSet<Prefix>,
     pub(super) netlink: Netlink,
@@ -135,6 +137,7 @@ impl State {
             added: BTreeSet::new(),
             had_tunnels: false,
             conflicts: Vec::new(),
+            taken: Taken::new(),
             local_networks: BTreeSet::new(),
             netlink,
             kernel,
@@ -170,7 +173,7 @@ impl State {
     }
 
     pub(super) fn scope(&self) -> Scope {
-        Scope::of(&self.config)
+        Scope::of(&self.wanted)
     }
 
     pub(super) fn desired(&self) -> Desired {
@@ -201,8 +204,12 @@ impl State {
             Ok(networks) => (networks, None),
             Err(too_many) => (BTreeSet::new(), Some(too_many)),
         };
-        if is_first || networks != self.local_networks {
-            self.local_networks = networks;
+        let taken = match self.wanted.has_accounts() {
+            true => self.wanted.taken(&self.observed),
+            false => Taken::new(),
+        };
+        if is_first || (&networks, &taken) != (&self.local_networks, &self.taken) {
+            (self.local_networks, self.taken) = (networks, taken);
             // At first also what brokers said before anything was seen of the host.
             self.overlay();
         }
@@ -272,7 +279,8 @@ impl State {
 
     /// Lays what brokers said over what the user wants.
     pub(super) fn overlay(&mut self) {
-        let (config, conflicts) = self.wanted.with(&self.learned, &self.observed.links);
+        let wanted = &self.wanted;
+        let (config, conflicts) = wanted.with(&self.learned, &self.taken, &self.config);
         self.config = config.with_direct(&self.local_networks);
         self.conflicts = conflicts;
         for (name, running) in &mut self.tunnels {

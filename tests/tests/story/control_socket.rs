@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use sixxs_tests::program::{Daemon, Hook, finish};
 use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
@@ -282,5 +283,49 @@ fn storm(setting: &Setting, connections: usize) -> Result<()> {
         let _ended = stream.write_all(requests.as_bytes());
         open.push(stream);
     }
+    Ok(())
+}
+
+/// A daemon that hangs is waited for only so long, and that is said, whatever is asked.
+#[test]
+fn a_daemon_that_hangs_is_given_up() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    daemon.signal(Signal::SIGSTOP)?;
+    let ask = |command: &'static [&'static str]| -> Result<()> {
+        let began = Instant::now();
+        let printed = setting.program.run(command)?;
+        let took = began.elapsed();
+        ensure!(took < Duration::from_secs(9), "{command:?}: {took:?}");
+        let says = "the daemon did not answer within 5 s; is it stopped?";
+        let is_told = printed.code == 1 && printed.stderr.contains(says);
+        ensure!(
+            is_told && printed.stdout.is_empty(),
+            "{command:?}: {printed:#?}"
+        );
+        Ok(())
+    };
+    let commands: [&[&str]; 8] = [
+        &["alerts"],
+        &["alerts", "--json"],
+        &["alerts", "--follow"],
+        &["reload"],
+        &["confirm"],
+        &["stop"],
+        &["restart", "sixxs0"],
+        &["down"],
+    ];
+    let ask = &ask;
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let asked = commands.map(|command| scope.spawn(move || ask(command)));
+        asked.map(std::thread::ScopedJoinHandle::join).into()
+    });
+    daemon.signal(Signal::SIGCONT)?;
+    for outcome in outcomes {
+        outcome.ok().context("no panic")??;
+    }
+    setting.is_up().with_context(|| daemon.log())?;
+    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -60,6 +60,7 @@ mod native;
 mod native_accounts;
 mod native_attacks;
 mod native_bad_path;
+mod native_bounds;
 mod native_crashes;
 mod native_device;
 mod native_names;

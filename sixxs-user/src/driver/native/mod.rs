@@ -209,7 +209,7 @@ impl Work {
             let device = match self.device().await {
                 Ok(device) => device,
                 Err(error) => {
-                    self.report.say(State::Failed(format!("{error:#}")));
+                    self.report.say(State::Retrying(format!("{error:#}")));
                     sleep(backoff.failed()).await;
                     continue;
                 }
