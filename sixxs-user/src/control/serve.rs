@@ -25,7 +25,10 @@ use tokio::{
 use tracing::debug;
 
 use super::{Caller, Refused};
-use crate::connections::{Asked, Connections};
+use crate::{
+    clock,
+    connections::{Asked, Connections},
+};
 
 /// Connections of root at a time. For one more, the oldest that has asked nothing is given up; where all have,
 /// the new one is refused.
@@ -131,7 +134,7 @@ async fn refuse(stream: UnixStream, most: usize) {
 
 /// What a request has in it is read as long as it comes in time.
 pub(super) async fn in_time(request: Request, next: Next) -> Response {
-    let ends = Instant::now() + ASKS_WITHIN;
+    let ends = clock::after(Instant::now(), ASKS_WITHIN);
     let (head, body) = request.into_parts();
     let body = stream::unfold(Some(body.into_data_stream()), move |body| async move {
         let mut body = body?;
