@@ -78,6 +78,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         connect_limit,
         rule_mode,
         metrics,
+        metrics_hosts,
         alerting,
         tunnels: _,
     } = new;
@@ -91,6 +92,7 @@ fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
         ("rule_priority", *rule_priority != old.rule_priority),
         ("rule_mode", *rule_mode != old.rule_mode),
         ("metrics", *metrics != old.metrics),
+        ("metrics_hosts", *metrics_hosts != old.metrics_hosts),
         ("alert", *alerting != old.alerting),
         ("connect_limit", *connect_limit != old.connect_limit),
     ];

@@ -2,7 +2,7 @@
 //!
 //! What is put back is put back all the same; how often the daemon looks is [`crate::pace`]'s.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Corrections that may be told in one go.
 const BURST: u32 = 20;
@@ -16,6 +16,33 @@ const SUMMARY: Duration = Duration::from_secs(10);
 /// So long after the last correction that was not told the contest is over.
 const OVER: Duration = Duration::from_secs(30);
 
+/// Processes that differ in their number alone are named together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    /// The name of the process, as it may be printed.
+    pub name: String,
+    /// The number of the first.
+    pub process: u32,
+    /// Whether there were others of that name.
+    pub others: bool,
+}
+
+impl By {
+    /// Takes in another process, if it has the same name.
+    pub fn joins(&mut self, other: &Self) -> bool {
+        let is_same = self.name == other.name;
+        self.others |= is_same && (self.process != other.process || other.others);
+        is_same
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let others = if self.others { " and others" } else { "" };
+        write!(f, "{} (process {}{others})", self.name, self.process)
+    }
+}
+
 /// How many corrections there were of late, and for whom.
 #[derive(Debug)]
 pub struct Contest {
@@ -25,7 +52,7 @@ pub struct Contest {
     /// When the last was not told.
     last: Option<Duration>,
     /// Who was seen to take things away, as long as it lasts.
-    by: Option<String>,
+    by: Option<By>,
     summed: Duration,
 }
 
@@ -48,13 +75,13 @@ pub struct Summary {
     /// How many.
     pub corrections: u64,
     /// Who was last seen to take something away.
-    pub by: Option<String>,
+    pub by: Option<By>,
 }
 
 impl Contest {
     /// Something was put back that somebody took away; `by`: who, where that is known. Says whether
     /// to tell it by itself.
-    pub fn corrected(&mut self, now: Duration, by: Option<&str>) -> bool {
+    pub fn corrected(&mut self, now: Duration, by: Option<&By>) -> bool {
         let earned = now.saturating_sub(self.earned).as_secs() / EARN.as_secs();
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(BURST);
@@ -70,8 +97,11 @@ impl Contest {
         }
         self.untold += 1;
         self.last = Some(now);
-        if by.is_some() {
-            self.by = by.map(str::to_owned);
+        if let Some(by) = by {
+            let known = self.by.as_mut();
+            if !known.is_some_and(|known| known.joins(by)) {
+                self.by = Some(by.clone());
+            }
         }
         false
     }
@@ -102,7 +132,10 @@ impl Contest {
             self.by = None;
             return None;
         }
-        let who = self.by.as_deref().unwrap_or("somebody");
+        let who = self
+            .by
+            .as_ref()
+            .map_or("somebody".to_owned(), By::to_string);
         Some(format!(
             "{who} keeps taking away what is ours; each time it is put back, and meanwhile the \
              programs redirect what leaks. Have it leave rules and routes of protocol 116 alone"
@@ -114,6 +147,14 @@ impl Contest {
 mod tests {
     use super::*;
 
+    fn by(name: &str, process: u32) -> By {
+        By {
+            name: name.to_owned(),
+            process,
+            others: false,
+        }
+    }
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -122,7 +163,7 @@ mod tests {
     fn a_few_corrections_are_told_one_by_one() {
         let mut contest = Contest::default();
         for second in 0..1000 {
-            assert!(contest.corrected(seconds(second), Some("ip (process 7)")));
+            assert!(contest.corrected(seconds(second), Some(&by("ip", 7))));
             assert_eq!(contest.summary(seconds(second)), None);
             assert_eq!(contest.problem(seconds(second)), None);
         }
@@ -136,11 +177,11 @@ mod tests {
         let mut problems = std::collections::BTreeSet::new();
         for millisecond in 0..100_000u64 {
             let now = Duration::from_millis(millisecond);
-            if contest.corrected(now, Some("networkd (process 7)")) {
+            if contest.corrected(now, Some(&by("networkd", 7))) {
                 told += 1;
             }
             if let Some(summary) = contest.summary(now) {
-                assert_eq!(summary.by.as_deref(), Some("networkd (process 7)"));
+                assert_eq!(summary.by, Some(by("networkd", 7)));
                 summed += summary.corrections;
             }
             problems.extend(contest.problem(now));
@@ -162,5 +203,22 @@ mod tests {
         );
         assert!(contest.problem(end).is_some());
         assert_eq!(contest.problem(seconds(131)), None);
+    }
+
+    #[test]
+    fn processes_of_one_name_are_one_culprit() {
+        let mut contest = Contest::default();
+        let mut problems = Vec::new();
+        for process in 0..1000 {
+            let now = Duration::from_millis(u64::from(process) * 5);
+            contest.corrected(now, Some(&by("ip", process)));
+            problems.extend(contest.problem(now));
+        }
+        problems.dedup();
+        assert_eq!(problems.len(), 2, "{problems:#?}");
+        for (problem, who) in problems.iter().zip(["20", "20 and others"]) {
+            let begins = format!("ip (process {who}) keeps");
+            assert!(problem.starts_with(&begins), "{problems:#?}");
+        }
     }
 }

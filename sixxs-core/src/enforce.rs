@@ -27,9 +27,16 @@ pub struct Enforcement {
     pub sources: Vec<Source>,
     /// Destinations reached without a tunnel.
     pub directs: Vec<(IfName, Prefix)>,
+    /// Interfaces to which programs are attached by filters, also where the kernel has something newer: their
+    /// tunnels are of our own making, and very many.
+    pub by_filters: BTreeSet<IfName>,
     /// What cannot be enforced, in words.
     pub problems: Vec<String>,
 }
+
+/// More tunnels of our own making than this are very many: for each TCX link the kernel waits for a grace
+/// period of RCU, of some 10 ms, twice for each tunnel, and for a filter it does not.
+const MANY: usize = 16;
 
 /// Which programs an interface gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +116,11 @@ impl Enforcement {
     #[must_use]
     pub fn new(config: &Config, links: &Links, wanted: impl Fn(&Tunnel) -> bool) -> Self {
         let mut all = Self::default();
+        let native = config.tunnels.iter().filter(|t| t.kind.is_native());
+        let native: BTreeSet<_> = native.map(|tunnel| tunnel.name.clone()).collect();
+        if native.len() > MANY {
+            all.by_filters = native;
+        }
         let uplinks = uplinks(config, links);
         for uplink in &uplinks {
             all.add_interface(uplink, Role::Uplink, None);
@@ -328,6 +340,30 @@ mod tests {
         mtu = 1400
         peer = "2001:db8:a::1"
     "#;
+
+    #[test]
+    fn very_many_tunnels_of_our_own_have_filters() {
+        let text = |count: usize| -> String {
+            let tunnel = |n| {
+                format!(
+                    "[[tunnel]]\nname = \"own{n}\"\nkind = \"6in4\"\nremote4 = \"192.0.2.{n}\"\n\
+                     address = \"2001:db8:{n}::2/64\"\npeer = \"2001:db8:{n}::1\"\n"
+                )
+            };
+            ONE.to_owned() + &(1..=count).map(tunnel).collect::<String>()
+        };
+        for (count, expected) in [(0, 0), (MANY, 0), (MANY + 1, MANY + 1)] {
+            let found = Enforcement::new(&config(&text(count)), &Links::default(), |_| true);
+            assert_eq!(found.by_filters.len(), expected, "{count}");
+            // Those of others are as many as they are.
+            assert!(
+                found
+                    .by_filters
+                    .iter()
+                    .all(|name| name.as_str() != "sixxs0")
+            );
+        }
+    }
 
     #[test]
     fn exits_are_uplinks() {

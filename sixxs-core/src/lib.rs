@@ -15,9 +15,11 @@
 //! * [`pace`] – how soon and how often to look again
 //! * [`proof`] – whether a tunnel answers, by what the kernel paired
 //! * [`contest`] – when somebody keeps taking away what is put back
+//! * [`flood`] – alerts of one cause, when they come without end
 //! * [`culprit`] – who a control group belongs to
 //! * [`doctor`] – what on a host is in the way
 //! * [`explain`] – the way that a packet takes, and why it is not the right one
+//! * [`host`] – whose name a web client asks for
 //! * [`table_names`] – the file that gives routing tables their names
 
 pub mod aiccu;
@@ -30,7 +32,9 @@ pub mod culprit;
 pub mod doctor;
 pub mod enforce;
 pub mod explain;
+pub mod flood;
 pub mod health;
+pub mod host;
 pub mod lasting;
 pub mod link;
 pub mod pace;

@@ -13,7 +13,9 @@ pub enum Driver {
     LockedOut(LockedOut),
     /// Has done its part; the interface is there or about to appear.
     Done,
-    /// Could not; in words.
+    /// Could not, and tries again within minutes; in words.
+    Retrying(String),
+    /// Could not, and waits for somebody to change something; in words.
     Failed(String),
 }
 
@@ -39,11 +41,19 @@ pub enum State {
     LockedOut(LockedOut),
     /// The interface is up.
     Up,
+    /// The driver could not bring it up, and tries again within minutes; in words.
+    Retrying(String),
     /// The driver could not bring it up; in words.
     Failed(String),
 }
 
 impl State {
+    /// Whether it is brought up without anybody's help, once what hinders it is over.
+    #[must_use]
+    pub const fn is_retrying(&self) -> bool {
+        matches!(self, Self::Retrying(_))
+    }
+
     /// Its name in JSON.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -53,7 +63,7 @@ impl State {
             Self::Connecting(_) => "connecting",
             Self::LockedOut(_) => "locked_out",
             Self::Up => "up",
-            Self::Failed(_) => "failed",
+            Self::Retrying(_) | Self::Failed(_) => "failed",
         }
     }
 
@@ -62,6 +72,7 @@ impl State {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Waiting(reason)
+            | Self::Retrying(reason)
             | Self::Failed(reason)
             | Self::LockedOut(LockedOut { reason, .. }) => Some(reason),
             Self::Connecting(reason) => reason.as_deref(),
@@ -85,6 +96,7 @@ pub fn state(wanted: bool, driver: &Driver, link: Option<&Link>) -> State {
     match (wanted, driver, link) {
         (false, ..) => State::Down,
         (true, Driver::Failed(reason), _) => State::Failed(reason.clone()),
+        (true, Driver::Retrying(reason), _) => State::Retrying(reason.clone()),
         (true, Driver::Working(at), _) => State::Connecting(at.clone()),
         (true, Driver::LockedOut(locked_out), _) => State::LockedOut(locked_out.clone()),
         (true, Driver::Idle | Driver::Done, None) => {
@@ -120,6 +132,7 @@ mod tests {
             candidate: Candidate::Never,
         };
         let failed = Driver::Failed("exit status 1".to_owned());
+        let retrying = Driver::Retrying("no route to host".to_owned());
         let locked_out = Driver::LockedOut(LockedOut {
             until_unix: 1_800_000_000,
             reason: "too often".to_owned(),
@@ -135,9 +148,11 @@ mod tests {
             (true, &locked_out, Some(link(true)), "locked_out"),
             (true, &Driver::Done, None, "waiting"),
             (true, &failed, Some(link(true)), "failed"),
+            (true, &retrying, Some(link(true)), "failed"),
         ] {
             let state = state(wanted, driver, link.as_ref());
             assert_eq!(state.name(), expected, "{wanted} {driver:?}");
+            assert_eq!(state.is_retrying(), *driver == retrying, "{driver:?}");
         }
     }
 }

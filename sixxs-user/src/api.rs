@@ -49,6 +49,9 @@ pub struct Tunnel {
     pub kind: String,
     /// `down`, `waiting`, `connecting`, `up`, `locked_out`, `failed`.
     pub state: String,
+    /// Whether it is `failed` and tried again within minutes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retrying: bool,
     /// The aiccu.conf that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -214,6 +217,21 @@ pub struct Alert {
     /// What it is about.
     #[serde(flatten)]
     pub about: About,
+    /// How many more like it there were, which are told by this one: they differ in numbers, addresses or
+    /// names of interfaces.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+}
+
+// What serde calls is given a reference.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(truth: &bool) -> bool {
+    !*truth
 }
 
 /// What an alert is about.
@@ -261,7 +279,7 @@ pub enum About {
 
 /// A line about leaks: of one flow, or (all but `tunnel` and `packets` `null`) of all flows of a
 /// tunnel that are too many to name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Leak {
     /// The tunnel that the source belongs to.
     pub tunnel: String,

@@ -107,6 +107,7 @@ pub async fn lines(
     path: &str,
     mut each: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    alive(socket).await?;
     let begun = request(socket, Method::GET, path, Bytes::new());
     let mut response = within(TELLS_WITHIN, begun).await?;
     let mut rest = Vec::new();

@@ -46,7 +46,11 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
         netlink.remove_marked(&BTreeSet::new()).await,
         Ways::new(&paths.run_dir).remove_all(),
         table_file::remove(paths),
-        removal::file(&paths.socket()),
+        // One that goes on could not be reached any more.
+        match hanging {
+            Some(_) => Ok(()),
+            None => removal::file(&paths.socket()),
+        },
         lock.map_or(Ok(()), |lock| run_dir::remove(paths, lock)),
     ] {
         problems.extend(removed.err().map(|error| format!("{error:#}")));

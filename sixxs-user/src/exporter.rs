@@ -1,38 +1,34 @@
-//! Metrics for whoever asks by TCP: `GET /metrics`, and nothing else.
+//! Metrics for whoever asks by TCP, by an address or a name of this host: `GET /metrics`, and nothing else.
 //!
 //! Tasks: one that accepts, and one for each connection; they end when the [`Exporter`] is dropped.
 //! Connections are few and short, whatever the other side does.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use http_body_util::Full;
 use hyper::{
     Method, Request as HttpRequest, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_TYPE, HOST},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sixxs_core::host::{HostName, is_served};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinHandle, JoinSet},
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tracing::debug;
 
-use crate::{daemon::Request, metrics};
+use crate::{
+    connections::{Asked, Connections},
+    daemon::Request,
+    metrics,
+};
 
 /// Connections at a time; for one more an old one is given up.
 const CONNECTIONS: usize = 16;
@@ -46,25 +42,32 @@ const ASKS_WITHIN: Duration = Duration::from_secs(5);
 /// When no connection can be accepted, for want of descriptors say.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Those of the configuration, and this host's own.
+type Names = Arc<[HostName]>;
+
 /// Serves metrics as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Exporter {
     address: SocketAddr,
+    names: watch::Sender<Names>,
     task: JoinHandle<()>,
 }
 
 impl Exporter {
-    /// Begins to serve at this address.
+    /// Begins to serve at this address, under these names and that of this host.
     pub(crate) async fn serve(
         address: SocketAddr,
+        names: &[HostName],
         requests: mpsc::Sender<Request>,
     ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("serve metrics at {address}"))?;
+        let (names, served) = watch::channel(with_own(names));
         Ok(Self {
             address,
-            task: tokio::spawn(accept(listener, requests)),
+            names,
+            task: tokio::spawn(accept(listener, served, requests)),
         })
     }
 
@@ -72,6 +75,16 @@ impl Exporter {
     #[must_use]
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Serves under these names from now on, and that of this host.
+    pub(crate) fn rename(&self, names: &[HostName]) {
+        let names = with_own(names);
+        self.names.send_if_modified(|served| {
+            let differs = *served != names;
+            *served = names;
+            differs
+        });
     }
 }
 
@@ -81,12 +94,27 @@ impl Drop for Exporter {
     }
 }
 
-async fn accept(listener: TcpListener, requests: mpsc::Sender<Request>) {
-    // Ends what it holds when it is dropped.
-    let mut connections = JoinSet::new();
-    let mut open = VecDeque::new();
+/// Together with the name of this host, if it has one that others could know it by.
+fn with_own(names: &[HostName]) -> Names {
+    let own = || {
+        let name = nix::sys::utsname::uname().ok()?;
+        name.nodename().to_str()?.parse().ok()
+    };
+    names.iter().cloned().chain(own()).collect()
+}
+
+async fn accept(
+    listener: TcpListener,
+    names: watch::Receiver<Names>,
+    requests: mpsc::Sender<Request>,
+) {
+    let mut connections = Connections::new();
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = connections.ended() => continue,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 debug!("accept a connection for metrics: {error}");
@@ -94,43 +122,29 @@ async fn accept(listener: TcpListener, requests: mpsc::Sender<Request>) {
                 continue;
             }
         };
-        while connections.try_join_next().is_some() {}
-        open.retain(|connection: &Open| !connection.task.is_finished());
-        if open.len() >= CONNECTIONS
-            && let Some(given_up) = one_to_give_up(&mut open)
-        {
-            given_up.task.abort();
+        if !connections.has_room(&(), CONNECTIONS) {
+            connections.give_up_oldest(&());
         }
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let conversation = converse(stream, requests.clone(), Arc::clone(&has_asked));
-        let task = connections.spawn(async move {
+        let asked = Asked::default();
+        let conversation = converse(
+            stream,
+            Arc::clone(&names.borrow()),
+            requests.clone(),
+            asked.clone(),
+        );
+        connections.serve((), asked, async move {
             if timeout(LONGEST, conversation).await.is_err() {
                 debug!("a connection for metrics took too long");
             }
         });
-        open.push_back(Open { task, has_asked });
     }
 }
 
-/// A connection.
-struct Open {
-    task: AbortHandle,
-    /// Whether a request has come by it.
-    has_asked: Arc<AtomicBool>,
-}
-
-/// Which of too many is given up: the oldest of those that have asked nothing, or else of all.
-fn one_to_give_up(open: &mut VecDeque<Open>) -> Option<Open> {
-    let is_silent = |connection: &Open| !connection.has_asked.load(Ordering::Relaxed);
-    let at = open.iter().position(is_silent).unwrap_or(0);
-    open.remove(at)
-}
-
-async fn converse(stream: TcpStream, requests: mpsc::Sender<Request>, has_asked: Arc<AtomicBool>) {
+async fn converse(stream: TcpStream, names: Names, requests: mpsc::Sender<Request>, asked: Asked) {
     let service = service_fn(move |request| {
-        has_asked.store(true, Ordering::Relaxed);
-        let requests = requests.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &requests).await) }
+        asked.set();
+        let (names, requests) = (Arc::clone(&names), requests.clone());
+        async move { Ok::<_, Infallible>(answer(&request, &names, &requests).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -141,10 +155,31 @@ async fn converse(stream: TcpStream, requests: mpsc::Sender<Request>, has_asked:
     }
 }
 
+/// Whether it asks for this host. A client that says no name is no browser.
+fn asks_for_us(request: &HttpRequest<Incoming>, names: &[HostName]) -> bool {
+    let in_uri = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    let headers = request.headers().get_all(HOST).iter();
+    // What is no text is no name.
+    let in_headers = headers.map(|host| host.to_str().unwrap_or_default());
+    in_uri
+        .into_iter()
+        .chain(in_headers)
+        .all(|host| is_served(host, names))
+}
+
 async fn answer(
     request: &HttpRequest<Incoming>,
+    names: &[HostName],
     requests: &mpsc::Sender<Request>,
 ) -> Response<Full<Bytes>> {
+    if !asks_for_us(request, names) {
+        let why =
+            "this is no name of this host; ask for its address, or add the name to metrics_hosts\n";
+        return plain(StatusCode::FORBIDDEN, why);
+    }
     if request.uri().path() != "/metrics" {
         return plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n");
     }

@@ -2,14 +2,22 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use crate::api::{About, Broker, Counters, Leak, Leaks, Proof, Status, Tunnel, Uplink};
+use crate::api::{About, Alert, Broker, Counters, Leak, Leaks, Proof, Status, Tunnel, Uplink};
 
 /// Columns of the screen that this is made for.
 const WIDTH: usize = 80;
 
 /// An alert in one line.
 #[must_use]
-pub fn alert(about: &About) -> String {
+pub fn alert(alert: &Alert) -> String {
+    let about = about(&alert.about);
+    match alert.more {
+        0 => about,
+        more => format!("{about} (and {more} more like it)"),
+    }
+}
+
+fn about(about: &About) -> String {
     match about {
         About::Leak(leak) => leak_line(leak),
         About::Correction {
@@ -503,7 +511,7 @@ mod tests {
             cure: Some("unbind it".into()),
         };
         assert_eq!(
-            alert(&About::Leak(Box::new(leak))),
+            about(&About::Leak(Box::new(leak))),
             "sixxs0: 12 packets [2001:db8:a::2]:5353 > [2001:db8:ffff::9]:53 udp leaked to net0: \
              redirected (uid 1000, dns.service, mark 0x10, socket bound to net0); why: it is bound; \
              cure: unbind it"

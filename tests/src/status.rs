@@ -49,6 +49,8 @@ pub struct Tunnel {
     pub name: String,
     pub kind: String,
     pub state: String,
+    #[serde(default)]
+    pub retrying: bool,
     pub reason: Option<String>,
     pub health: String,
     #[serde(default)]

@@ -1,11 +1,16 @@
 //! What a broker said about a tunnel, laid over what the file says.
 
-use std::{collections::BTreeMap, net::Ipv6Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+    time::Duration,
+};
 
 use super::{Account, Ayiya, Config, Heartbeat, Kind, Remote, SixInFour, Tunnel};
 use crate::{
     broker::tic,
-    link::{Link, Links},
+    link::Link,
+    routing::{Observed, exits::PIECE_BITS},
     secret::Secret,
     types::{IfName, InterfaceAddress, Mtu, Prefix},
 };
@@ -81,13 +86,16 @@ impl Tunnel {
     }
 }
 
-/// What a broker said contradicts the file.
+/// What of the host's own no broker can give away, and the interface that has it.
+pub type Taken = BTreeSet<(Prefix, IfName)>;
+
+/// What a broker said contradicts the file, or the host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the broker gives it {address}, which is within {source_of_other} of {other}")]
 pub struct Conflict {
     /// The tunnel that the broker spoke of.
     pub tunnel: IfName,
-    /// Its address.
+    /// Its address, or that of its far end.
     pub address: Ipv6Addr,
     /// The address or prefix of the other one.
     pub source_of_other: Prefix,
@@ -97,26 +105,38 @@ pub struct Conflict {
 
 impl Config {
     /// With what brokers said, by tunnel; what contradicts other tunnels or takes what the host has
-    /// elsewhere is left out and named.
+    /// elsewhere is left out and named. `before` is the outcome of the last time: of two tunnels with one
+    /// address the one that had it keeps it, whatever the broker of the other says.
     #[must_use]
     pub fn with(
         &self,
         learned: &BTreeMap<IfName, Learned>,
-        links: &Links,
+        taken: &Taken,
+        before: &Self,
     ) -> (Self, Vec<Conflict>) {
+        let had = |tunnel: &Tunnel| {
+            let learned = learned.get(&tunnel.name);
+            let before = before.tunnels.iter().find(|b| b.name == tunnel.name);
+            let both = before.zip(learned);
+            both.is_some_and(|(before, learned)| before.addresses == [learned.address])
+        };
         let mut whole = self.clone();
         let mut conflicts = Vec::new();
-        for at in 0..whole.tunnels.len() {
+        let mut order: Vec<_> = (0..whole.tunnels.len()).collect();
+        order.sort_by_key(|at| !had(&self.tunnels[*at]));
+        for at in order {
             let tunnel = &whole.tunnels[at];
             let Some(learned) = learned.get(&tunnel.name) else {
                 continue;
             };
-            let address = learned.address.address;
+            let (address, peer) = (learned.address.address, learned.peer);
+            let host = |address| Some((address, owner_among(taken, address)?));
             let other_tunnel = whole.owner_of(address, &tunnel.name);
-            match other_tunnel.or_else(|| whole.host_of(address, links)) {
-                Some((source_of_other, other)) => conflicts.push(Conflict {
+            let other = other_tunnel.map(|other| (address, other));
+            match other.or_else(|| host(address)).or_else(|| host(peer)) {
+                Some((address, (source_of_other, other))) => conflicts.push(Conflict {
                     tunnel: tunnel.name.clone(),
-                    address: learned.address.address,
+                    address,
                     source_of_other,
                     other,
                 }),
@@ -126,26 +146,27 @@ impl Config {
         (whole, conflicts)
     }
 
-    /// What of the host's own the address is within: an address, or the prefix of an uplink, which is
-    /// taken to have 64 bits (RFC 4291 §2.5.4).
-    fn host_of(&self, address: Ipv6Addr, links: &Links) -> Option<(Prefix, IfName)> {
+    /// What the host has: every address of its interfaces, and what an uplink has on its link.
+    #[must_use]
+    pub fn taken(&self, observed: &Observed) -> Taken {
         let is_tunnel = |link: &&Link| self.tunnels.iter().any(|tunnel| tunnel.name == link.name);
         let is_uplink = |link: &Link| match &self.uplinks {
             Some(uplinks) => uplinks.contains(&link.name),
             None => link.is_exit,
         };
-        links
-            .iter()
-            .filter(|link| !is_tunnel(link))
-            .find_map(|link| {
-                let bits = if is_uplink(link) { 64 } else { 128 };
-                let mut taken = link
-                    .addresses
-                    .iter()
-                    .map(|own| Prefix::containing(*own, bits));
-                let taken = taken.find(|taken| taken.contains(address))?;
-                Some((taken, link.name.clone()))
-            })
+        let mut taken = Taken::new();
+        for link in observed.links.iter().filter(|link| !is_tunnel(link)) {
+            let own = link.addresses.iter().map(|own| Prefix::host(*own));
+            let on_link = observed.on_link.iter().chain(&observed.connected);
+            let on_link = on_link
+                .filter(|route| is_uplink(link) && route.index == link.index)
+                .map(|route| route.destination)
+                // A piece of the world is on nobody's link.
+                .filter(|prefix| prefix.bits() > PIECE_BITS);
+            let all = own.chain(on_link).filter(|prefix| !is_link_local(*prefix));
+            taken.extend(all.map(|prefix| (prefix, link.name.clone())));
+        }
+        taken
     }
 
     /// The source in which `address` lies, and its tunnel, if it is another one than `but`.
@@ -156,12 +177,23 @@ impl Config {
     }
 }
 
+fn is_link_local(prefix: Prefix) -> bool {
+    prefix.address().is_unicast_link_local()
+}
+
+/// The longest of the host's own prefixes that the address is within.
+fn owner_among(taken: &Taken, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
+    let within = taken.iter().filter(|(prefix, _)| prefix.contains(address));
+    within.max_by_key(|(prefix, _)| prefix.bits()).cloned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         config::parse,
         link::{Candidate, LinkLayer},
+        routing::connected::ConnectedRoute,
         types::IfIndex,
     };
 
@@ -185,33 +217,95 @@ mod tests {
         let text =
             "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8:1::2\"";
         let config = parse("f", text).unwrap();
-        let links: Links = [
-            link(1, "lan0", "2001:db8:cc::1", false),
-            link(2, "net0", "2001:db8:ff::5", true),
-            link(3, "sixxs0", "2001:db8:a::2", false),
-        ]
-        .into_iter()
-        .collect();
+        let route = |destination: &str, index| ConnectedRoute {
+            destination: destination.parse().unwrap(),
+            index: IfIndex(index),
+        };
+        let observed = Observed {
+            links: [
+                link(1, "lan0", "2001:db8:cc::1", false),
+                link(2, "net0", "2001:db8:ff:0:1::5", true),
+                link(3, "sixxs0", "2001:db8:a::2", false),
+            ]
+            .into_iter()
+            .collect(),
+            on_link: vec![
+                route("2001:db8:cc::/64", 1),
+                route("2001:db8:ff:0:1::/80", 2),
+                route("2001::/16", 2),
+                route("2001:db8:a::/64", 3),
+            ],
+            connected: vec![route("2001:db8:fe::/56", 2)],
+            ..Observed::default()
+        };
+        let taken = config.taken(&observed);
         let name = config.tunnels[0].name.clone();
-        for (address, other) in [
-            ("2001:db8:ff::5", Some("net0")),
-            ("2001:db8:ff::77", Some("net0")),
-            ("2001:db8:cc::1", Some("lan0")),
-            ("2001:db8:cc::2", None),
-            ("2001:db8:a::2", None),
+        let far = "2001:db8:a::1";
+        for (address, peer, other) in [
+            ("2001:db8:ff:0:1::5", far, Some("net0")),
+            // As long as the prefix of the uplink's link is: 80 bits, or 56 by its route.
+            ("2001:db8:ff:0:1::77", far, Some("net0")),
+            ("2001:db8:ff:0:2::77", far, None),
+            ("2001:db8:fe:ff::1", far, Some("net0")),
+            ("2001:db8:fd::1", far, None),
+            ("2001:db8:cc::1", far, Some("lan0")),
+            ("2001:db8:cc::2", far, None),
+            ("2001:db8:a::2", far, None),
+            ("2001:db8:a::2", "2001:db8:ff:0:1::1", Some("net0")),
         ] {
             let learned = Learned {
                 kind: Kind::Interface,
                 address: format!("{address}/64").parse().unwrap(),
-                peer: "2001:db8:a::1".parse().unwrap(),
+                peer: peer.parse().unwrap(),
                 mtu: Mtu::MINIMUM,
             };
             let (whole, conflicts) =
-                config.with(&BTreeMap::from([(name.clone(), learned)]), &links);
+                config.with(&BTreeMap::from([(name.clone(), learned)]), &taken, &config);
             let found = conflicts.first().map(|conflict| conflict.other.as_str());
             assert_eq!(found, other, "{address}");
             let has_it = whole.tunnels[0].addresses[0].address.to_string() == address;
             assert_eq!(has_it, other.is_none(), "{address}");
         }
+    }
+
+    #[test]
+    fn who_has_an_address_keeps_it() {
+        let tunnel = |name: &str, address: &str| {
+            let file = "kind = \"interface\"";
+            format!("[[tunnel]]\nname = \"{name}\"\n{file}\naddress = \"{address}\"\n")
+        };
+        let text = tunnel("sixxs0", "2001:db8:a::2") + &tunnel("sixxs1", "2001:db8:b::2");
+        let mut config = parse("f", &text).unwrap();
+        config.tunnels.iter_mut().for_each(|t| t.addresses.clear());
+        let learned = |address: &str| Learned {
+            kind: Kind::Interface,
+            address: address.parse().unwrap(),
+            peer: "2001:db8:c::1".parse().unwrap(),
+            mtu: Mtu::MINIMUM,
+        };
+        let names = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
+        let names: Vec<_> = names.collect();
+        let all = |addresses: [&str; 2]| -> BTreeMap<_, _> {
+            let learned = addresses.map(learned);
+            names.iter().cloned().zip(learned).collect()
+        };
+        let taken = Taken::new();
+        let (before, conflicts) = config.with(
+            &all(["2001:db8:a::2/64", "2001:db8:b::2/64"]),
+            &taken,
+            &config,
+        );
+        assert_eq!(conflicts, []);
+        let both = all(["2001:db8:b::2/64", "2001:db8:b::2/64"]);
+        let refused = |before: &Config| {
+            let (after, conflicts) = config.with(&both, &taken, before);
+            let refused: Vec<_> = conflicts.iter().map(|c| c.tunnel.to_string()).collect();
+            (refused, after)
+        };
+        let (first, after) = refused(&before);
+        assert_eq!(first, ["sixxs0"]);
+        assert_eq!(refused(&after).0, ["sixxs0"], "it stays so");
+        // Nobody had it before: the first of the file.
+        assert_eq!(refused(&config).0, ["sixxs1"]);
     }
 }

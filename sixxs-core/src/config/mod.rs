@@ -21,13 +21,14 @@ pub use account::{Account, Files, Tls};
 pub use added::Refused;
 pub use alerting::{Alerting, Webhook};
 pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
-pub use learned::{Conflict, Learned};
+pub use learned::{Conflict, Learned, Taken};
 pub use reader::Fault;
 use reader::{At, Faults, Place, Table};
 pub use tunnel::Tunnel;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},
+    host::HostName,
     routing::SUBTREES_TABLE,
     types::{IfName, RulePriority},
 };
@@ -49,6 +50,8 @@ pub struct Config {
     pub rule_mode: RuleMode,
     /// Where metrics are served by TCP; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Names by which they may be asked for, beside addresses and this host's own name.
+    pub metrics_hosts: Vec<HostName>,
     /// Whom alerts are handed to.
     pub alerting: Alerting,
     /// The tunnels in the order of the file.
@@ -66,6 +69,7 @@ impl Default for Config {
             connect_limit: Limit::default(),
             rule_mode: RuleMode::default(),
             metrics: None,
+            metrics_hosts: Vec::new(),
             alerting: Alerting::default(),
             tunnels: Vec::new(),
         }
@@ -73,6 +77,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether brokers are asked for anything.
+    #[must_use]
+    pub fn has_accounts(&self) -> bool {
+        let mut tunnels = self.tunnels.iter();
+        tunnels.any(|tunnel| matches!(tunnel.kind, Kind::Account(_)))
+    }
+
     /// If it has tunnels. Without any there is nothing to do, which nobody wants.
     pub fn with_tunnels(self, file: &str) -> Result<Self, Invalid> {
         if !self.tunnels.is_empty() {
@@ -158,6 +169,7 @@ const KEYS: &[&str] = &[
     "rule_priority",
     "rule_mode",
     "metrics",
+    "metrics_hosts",
     "alert",
     "connect_limit",
     "tunnel",
@@ -254,6 +266,7 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
             faults,
         )
         .map(|at| at.value);
+    let metrics_hosts = table.one_or_many("metrics_hosts", "a list of names of hosts", faults);
 
     let connect_limit = table.table("connect_limit", faults);
     let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
@@ -291,6 +304,7 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
         connect_limit,
         rule_mode,
         metrics,
+        metrics_hosts: metrics_hosts.map(values).unwrap_or_default(),
         alerting,
         tunnels,
     })

@@ -35,7 +35,17 @@ pub struct SetUp {
     /// Its MTU.
     pub mtu: Mtu,
     /// Its addresses; it may have others.
-    pub addresses: Vec<InterfaceAddress>,
+    pub addresses: Vec<OwnAddress>,
+}
+
+/// An address of an interface of our own making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnAddress {
+    /// The address.
+    pub address: InterfaceAddress,
+    /// The only other address that is on the link, where that is known. Without it the kernel leads the whole
+    /// prefix there.
+    pub peer: Option<Ipv6Addr>,
 }
 
 /// What tells a route from others: the kernel has at most one of ours for each.
@@ -90,9 +100,18 @@ impl Desired {
         if tunnel.addresses_by_others {
             return;
         }
-        let mut addresses = tunnel.addresses.clone();
+        let first = tunnel.addresses.first();
+        let own = |address: &InterfaceAddress| OwnAddress {
+            address: *address,
+            // There is nobody else in the tunnel: other addresses of the prefix may be anywhere.
+            peer: tunnel.peer.filter(|_| Some(address) == first),
+        };
+        let mut addresses: Vec<_> = tunnel.addresses.iter().map(own).collect();
         if let Kind::Ayiya(_) = &tunnel.kind {
-            addresses.extend(tunnel.addresses.first().map(|a| link_local(a.address)));
+            addresses.extend(first.map(|first| OwnAddress {
+                address: link_local(first.address),
+                peer: None,
+            }));
         }
         let set_up = SetUp {
             mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),

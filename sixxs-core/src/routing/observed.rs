@@ -22,6 +22,8 @@ pub struct Observed {
     pub neighbours: Vec<ObservedNeighbour>,
     /// What interfaces are connected to.
     pub connected: Vec<ConnectedRoute>,
+    /// What their addresses say is on their link.
+    pub on_link: Vec<ConnectedRoute>,
 }
 
 /// A neighbour that needs no resolving.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv6Addr};
 
 use super::{
     MAIN_TABLE, Neighbour, Rule,
-    desired::{Desired, Place, SetUp, Target},
+    desired::{Desired, OwnAddress, Place, SetUp, Target},
     observed::{Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub enum Step {
     /// Gives an interface its MTU and takes it up.
     SetUp(IfIndex, IfName, Mtu),
     /// Gives an interface an address.
-    AddAddress(IfIndex, IfName, InterfaceAddress),
+    AddAddress(IfIndex, IfName, OwnAddress),
     /// Adds a route.
     AddRoute(Route),
     /// Puts a route in the place of one of ours that leads elsewhere.
@@ -188,7 +188,7 @@ fn set_up(link: &Link, wanted: &SetUp) -> impl Iterator<Item = Step> {
     let is_set_up = link.up && link.mtu == wanted.mtu;
     let set_up = (!is_set_up).then(|| Step::SetUp(index, name.clone(), wanted.mtu));
     let addresses = wanted.addresses.iter();
-    let missing = addresses.filter(|wanted| !link.addresses.contains(&wanted.address));
+    let missing = addresses.filter(|wanted| !link.addresses.contains(&wanted.address.address));
     set_up
         .into_iter()
         .chain(missing.map(move |address| Step::AddAddress(index, name.clone(), *address)))
@@ -346,8 +346,15 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SetUp(_, name, mtu) => write!(f, "ip link set {name} mtu {mtu} up"),
-            Self::AddAddress(_, name, InterfaceAddress { address, bits }) => {
-                write!(f, "ip -6 address add {address}/{bits} dev {name} nodad")
+            Self::AddAddress(_, name, OwnAddress { address, peer }) => {
+                let InterfaceAddress { address, bits } = address;
+                match peer {
+                    Some(peer) => write!(
+                        f,
+                        "ip -6 address add {address} peer {peer}/{bits} dev {name} nodad noprefixroute"
+                    ),
+                    None => write!(f, "ip -6 address add {address}/{bits} dev {name} nodad"),
+                }
             }
             Self::AddRoute(route) => write!(f, "ip -6 route add {route}"),
             Self::ReplaceRoute(route) => write!(f, "ip -6 route replace {route}"),

@@ -288,7 +288,7 @@ fn an_interface_of_our_own_is_set_up() {
         lines[..3],
         [
             "ip link set sixxs0 mtu 1428 up",
-            "ip -6 address add 2001:db8:a::2/64 dev sixxs0 nodad",
+            "ip -6 address add 2001:db8:a::2 peer 2001:db8:a::1/64 dev sixxs0 nodad noprefixroute",
             "ip -6 address add fe80::cb8:a:0:2/64 dev sixxs0 nodad",
         ]
     );
@@ -308,7 +308,7 @@ fn an_interface_of_our_own_is_set_up() {
         .collect();
     assert_eq!(
         lines,
-        ["ip -6 address add 2001:db8:a::2/64 dev sixxs0 nodad"]
+        ["ip -6 address add 2001:db8:a::2 peer 2001:db8:a::1/64 dev sixxs0 nodad noprefixroute"]
     );
 }
 
@@ -320,7 +320,8 @@ fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 link.up = true;
                 link.mtu = *mtu;
             }),
-            Step::AddAddress(index, _, address) => change_link(&mut state, *index, |link| {
+            Step::AddAddress(index, _, own) => change_link(&mut state, *index, |link| {
+                let address = own.address;
                 assert!(!link.addresses.contains(&address.address), "EEXIST: {step}");
                 link.addresses.push(address.address);
             }),
@@ -541,6 +542,7 @@ proptest! {
             routes: without_doubles(routes),
             neighbours: one_of_each(neighbours),
             connected: Vec::new(),
+            on_link: Vec::new(),
         };
         let desired = Desired::new(&config, |tunnel| {
             if tunnel.name.as_str() == "sixxs0" { wanted.0 } else { wanted.1 }

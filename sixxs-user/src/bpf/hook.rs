@@ -127,13 +127,13 @@ impl Attachments {
     }
 
     /// Attaches the program, in the place of one of ours that is there already, or finds that it is
-    /// attached.
+    /// attached. `by_filter`: rather by a filter, where nothing is there and the user has no other wish.
     pub(super) async fn ensure(
         &mut self,
         program: &mut SchedClassifier,
         name: &IfName,
-        index: IfIndex,
-        direction: Direction,
+        (index, direction): Place,
+        by_filter: bool,
         netlink: &Netlink,
     ) -> anyhow::Result<Found> {
         // aya attaches by name; a name that has moved on to another interface is a change that
@@ -164,6 +164,17 @@ impl Attachments {
         let attached = match self.choice {
             HookChoice::Only(Hook::Tcx) => self.tcx(program, name, place)?,
             HookChoice::Only(Hook::Clsact) => self.clsact(program, name, place, netlink).await?,
+            // A link that is there is left in its place: to take it away costs as much as to make one.
+            HookChoice::Auto
+                if by_filter
+                    && !tcx::is_attached_here(
+                        &self.pins.link(index, direction),
+                        index,
+                        direction,
+                    ) =>
+            {
+                self.clsact(program, name, place, netlink).await?
+            }
             HookChoice::Auto => match self.tcx(program, name, place) {
                 Ok(attached) => attached,
                 // No TCX before 6.6: EINVAL.
@@ -291,7 +302,9 @@ impl Attachments {
         (index, direction): Place,
         netlink: &Netlink,
     ) -> anyhow::Result<Attached> {
-        if !netlink.has_clsact(index).await? {
+        let ours = our_filter(netlink, index, direction).await?;
+        // The kernel lists the qdiscs of all interfaces, whichever one is asked about: not where a filter says it.
+        if ours.is_none() && !netlink.has_clsact(index).await? {
             // Marked before it is there: a daemon that dies in between leaves no qdisc that nobody removes.
             self.pins.mark_clsact(index)?;
             match tc::qdisc_add_clsact(name.as_str()) {
@@ -304,7 +317,7 @@ impl Attachments {
                 }
             }
         }
-        if let Some(ours) = our_filter(netlink, index, direction).await? {
+        if let Some(ours) = ours {
             let link = filter(name, direction, ours.priority)?;
             let id = program
                 .attach_to_link(link)

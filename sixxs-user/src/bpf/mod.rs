@@ -285,7 +285,13 @@ impl Kernel {
                 };
                 let attached = self
                     .attachments
-                    .ensure(program, name, interface.index, *direction, netlink)
+                    .ensure(
+                        program,
+                        name,
+                        (interface.index, *direction),
+                        wanted.by_filters.contains(name),
+                        netlink,
+                    )
                     .await;
                 match attached {
                     Ok(Found::TakenAway) => attached_again.push((name.clone(), *direction)),

@@ -4,8 +4,7 @@
 use std::net::Ipv6Addr;
 
 use sixxs_core::{
-    config::Config,
-    link::Links,
+    config::{Config, Taken},
     routing::{Observed, connected::local_networks},
     types::InterfaceAddress,
 };
@@ -16,7 +15,7 @@ use crate::{api::Status, broker::cache::Cache, driver, paths::Paths};
 pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {
     let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
     // Who contradicts whom is the daemon's to say.
-    let (mut whole, _conflicts) = config.with(&kept, &Links::default());
+    let (mut whole, _conflicts) = config.with(&kept, &Taken::new(), config);
     if let Some(status) = status {
         hear(&mut whole, status);
     }

@@ -79,7 +79,7 @@ pub(super) async fn alerts(socket: &Path, json: bool, follow: bool) -> anyhow::R
             return print(&format!("{}\n", Plain::json(line)));
         }
         let alert: Alert = serde_json::from_str(line)?;
-        let shown = format!("{} {}", alert.time, text::alert(&alert.about));
+        let shown = format!("{} {}", alert.time, text::alert(&alert));
         print(&format!("{}\n", Plain::line(&shown)))
     })
     .await?;

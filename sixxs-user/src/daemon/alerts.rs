@@ -1,13 +1,18 @@
-//! Alerts: in the log, kept for those who ask later, and sent to those who listen.
+//! Alerts: in the log, kept for those who ask later, sent to those who listen, and handed to hooks. What comes
+//! without end is told together, to all of them alike.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use sixxs_core::health::Level;
-use tokio::sync::broadcast;
+use sixxs_core::{
+    config::Config,
+    flood::{Cause, Flood, cause},
+    health::Level,
+};
+use tokio::{sync::broadcast, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    api::{About, Alert},
+    api::{About, Alert, Leak},
     clock::Clock,
     hooks::Hooks,
     plain::Plain,
@@ -19,9 +24,22 @@ const KEPT: usize = 1000;
 /// Alerts that a slow listener may lag behind before it loses some.
 const LAG: usize = 256;
 
+/// States of a tunnel that are told at once: a few restarts by hand are no flood.
+const STATES_AT_ONCE: u32 = 6;
+
+/// What is put back is told so often at once: who restarts a network manager does so twice.
+const CORRECTIONS_AT_ONCE: u32 = 3;
+
+/// Lines about leaks of one cause that are told at once. There is one a second for each flow.
+const LEAKS_AT_ONCE: u32 = 5;
+
 /// All alerts of this run.
 pub(super) struct Alerts {
     clock: Clock,
+    started: Instant,
+    flood: Flood<Alert>,
+    /// Names of tunnels, which tell causes apart.
+    tunnels: BTreeSet<String>,
     kept: VecDeque<Alert>,
     listeners: broadcast::Sender<Alert>,
     pub(super) hooks: Hooks,
@@ -31,18 +49,101 @@ impl Alerts {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             clock,
+            started: Instant::now(),
+            flood: Flood::default(),
+            tunnels: BTreeSet::new(),
             kept: VecDeque::new(),
             listeners: broadcast::channel(LAG).0,
             hooks: Hooks::default(),
         }
     }
 
+    /// Takes over whom alerts are handed to, and which names tell them apart.
+    pub(super) fn set(&mut self, config: &Config) {
+        self.hooks.set(&config.alerting);
+        let names = || config.tunnels.iter().map(|tunnel| tunnel.name.as_str());
+        if !self.tunnels.iter().map(String::as_str).eq(names()) {
+            self.tunnels = names().map(str::to_owned).collect();
+        }
+    }
+
+    /// Tells it at once, or together with others like it.
     pub(super) fn raise(&mut self, about: About) {
         let alert = Alert {
             time: self.now(),
             about,
+            more: 0,
         };
-        let shown = Plain::line(&crate::text::alert(&alert.about));
+        let cause = self.cause(&alert.about);
+        let now = self.started.elapsed();
+        if let Some(alert) = self.flood.take(now, cause, alert, merged) {
+            self.tell(alert);
+        }
+    }
+
+    /// Whether alerts are held back.
+    pub(super) fn has_more(&self) -> bool {
+        self.flood.has_more()
+    }
+
+    /// Tells together what was held back for long enough.
+    pub(super) fn tell_together(&mut self) {
+        let summaries = self.flood.summaries(self.started.elapsed());
+        self.tell_summaries(summaries);
+    }
+
+    /// Tells all that is held back.
+    pub(super) fn tell_rest(&mut self) {
+        let summaries = self.flood.rest();
+        self.tell_summaries(summaries);
+    }
+
+    fn tell_summaries(&mut self, summaries: Vec<(Alert, u64)>) {
+        for (mut alert, more) in summaries {
+            // Its packets stand for all lines.
+            if !matches!(alert.about, About::Leak(_)) {
+                alert.more = more;
+            }
+            self.tell(alert);
+        }
+    }
+
+    fn cause(&self, about: &About) -> Cause {
+        let names = self.tunnels.iter().map(String::as_str).collect();
+        let (kind, text, at_once) = match about {
+            About::Leak(leak) => (
+                format!("leak of {}", leak.tunnel),
+                cause(&leak_cause(leak), &names),
+                LEAKS_AT_ONCE,
+            ),
+            About::Correction {
+                tunnel,
+                correction,
+                by,
+            } => {
+                // What is put back for a tunnel is told apart, address by address.
+                let what = match tunnel {
+                    Some(tunnel) => format!("{tunnel}: {correction}"),
+                    None => cause(correction, &names),
+                };
+                let by = by.as_deref().unwrap_or_default();
+                let text = format!("{what} by {}", cause(by, &names));
+                ("correction".to_owned(), text, CORRECTIONS_AT_ONCE)
+            }
+            About::Tunnel { tunnel, .. } => ("tunnel".to_owned(), tunnel.clone(), STATES_AT_ONCE),
+            About::Health { tunnel, .. } => ("health".to_owned(), tunnel.clone(), STATES_AT_ONCE),
+            About::Problem { problem } => ("problem".to_owned(), cause(problem, &names), 1),
+        };
+        Cause {
+            kind,
+            text,
+            at_once,
+            is_bounded: matches!(about, About::Tunnel { .. } | About::Health { .. }),
+        }
+    }
+
+    fn tell(&mut self, alert: Alert) {
+        let shown = Plain::line(&crate::text::alert(&alert));
         match &alert.about {
             About::Tunnel { .. } => info!("{shown}"),
             About::Health { health, .. } if health == Level::Healthy.name() => info!("{shown}"),
@@ -64,6 +165,48 @@ impl Alerts {
 
     fn now(&self) -> String {
         stamp(self.clock.wall())
+    }
+}
+
+/// What leaks of a tunnel have in common that are told together.
+fn leak_cause(leak: &Leak) -> String {
+    let sender = [&leak.container, &leak.unit, &leak.cgroup_path];
+    let parts = [&leak.interface, &leak.treatment, &leak.cause];
+    let parts = parts.into_iter().chain(sender).flatten();
+    let uid = leak.uid.map(|uid| format!("uid {uid}"));
+    let parts = parts.cloned().chain(uid).collect::<Vec<_>>();
+    parts.join(" ")
+}
+
+/// The later of two alerts of a cause, with the packets of both. Of different flows it is a line about all
+/// that are not named.
+fn merged(before: Alert, after: Alert) -> Alert {
+    let (About::Leak(before), About::Leak(leak)) = (before.about, &after.about) else {
+        return after;
+    };
+    let flow = |leak: &Leak| {
+        (
+            leak.source,
+            leak.destination,
+            leak.ports,
+            leak.protocol.clone(),
+        )
+    };
+    let packets = before.packets.saturating_add(leak.packets);
+    let merged = match flow(&before) == flow(leak) {
+        true => Leak {
+            packets,
+            ..(**leak).clone()
+        },
+        false => Leak {
+            tunnel: leak.tunnel.clone(),
+            packets,
+            ..Leak::default()
+        },
+    };
+    Alert {
+        about: About::Leak(Box::new(merged)),
+        ..after
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use sixxs_core::types::IfName;
+use sixxs_core::{contest::By, types::IfName};
 
 use super::state::State;
 use crate::{
@@ -16,21 +16,18 @@ const REMEMBERED: usize = 64;
 /// What was taken away since the last look, by whom.
 #[derive(Default)]
 pub(super) struct Removals {
-    all: Vec<(Removed, String)>,
+    all: Vec<(Removed, By)>,
     /// Those of `all` that were told of after the look had begun: it may not have seen them, and the
     /// next one will.
-    late: Vec<(Removed, String)>,
+    late: Vec<(Removed, By)>,
 }
 
 impl Removals {
-    fn note(&mut self, what: Removed, by: String, is_late: bool) {
-        let removal = (what, by);
-        if is_late && !self.late.contains(&removal) && self.late.len() < REMEMBERED {
-            self.late.push(removal.clone());
+    fn note(&mut self, what: Removed, by: By, is_late: bool) {
+        if is_late {
+            add(&mut self.late, what, by.clone());
         }
-        if !self.all.contains(&removal) && self.all.len() < REMEMBERED {
-            self.all.push(removal);
-        }
+        add(&mut self.all, what, by);
     }
 
     /// The look is over.
@@ -40,7 +37,7 @@ impl Removals {
 
     /// Who took something of that kind away, if that was one alone. With an interface go its
     /// addresses and routes.
-    fn by(&self, what: Removed) -> Option<&str> {
+    fn by(&self, what: Removed) -> Option<&By> {
         let of = |kind: Removed| self.all.iter().filter(move |(removed, _)| *removed == kind);
         let mut found = of(what);
         match (found.next(), found.next()) {
@@ -52,6 +49,15 @@ impl Removals {
             }
             _ => None,
         }
+    }
+}
+
+/// Adds a removal; processes of one name are one.
+fn add(removals: &mut Vec<(Removed, By)>, what: Removed, by: By) {
+    let mut of_kind = removals.iter_mut().filter(|(removed, _)| *removed == what);
+    let is_known = of_kind.any(|(_, known)| known.joins(&by));
+    if !is_known && removals.len() < REMEMBERED {
+        removals.push((what, by));
     }
 }
 
@@ -94,19 +100,17 @@ impl State {
     /// Something was put back. `by`: what is to be found among what was taken away.
     pub(super) fn corrected(&mut self, tunnel: Option<IfName>, what: String, removed: Removed) {
         self.corrections += 1;
-        let by = self.removals.by(removed).map(str::to_owned);
+        let by = self.removals.by(removed).cloned();
+        let named = by.as_ref().map(By::to_string);
         if matches!(removed, Removed::Rule | Removed::Route) {
             let now = self.started.elapsed();
-            self.put_back.note(tunnel.clone(), by.clone(), now);
+            self.put_back.note(tunnel.clone(), named.clone(), now);
         }
-        if self
-            .contest
-            .corrected(self.started.elapsed(), by.as_deref())
-        {
+        if self.contest.corrected(self.started.elapsed(), by.as_ref()) {
             self.alerts.raise(About::Correction {
                 tunnel: tunnel.map(|name| name.to_string()),
                 correction: what,
-                by,
+                by: named,
             });
         }
     }
@@ -117,9 +121,10 @@ impl State {
             self.alerts.raise(About::Correction {
                 tunnel: None,
                 correction: format!("{} more rules, routes and the like", summary.corrections),
-                by: summary.by,
+                by: summary.by.as_ref().map(By::to_string),
             });
         }
+        self.alerts.tell_together();
     }
 }
 
@@ -130,40 +135,67 @@ fn name_of(process: u32) -> Option<String> {
 }
 
 /// For people. A name may hold anything.
-fn who(name: &str, process: u32) -> String {
-    format!("{} (process {process})", name.escape_default())
+fn who(name: &str, process: u32) -> By {
+    By {
+        name: name.escape_default().to_string(),
+        process,
+        others: false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Who would be named.
+    fn named(removals: &Removals, what: Removed) -> Option<String> {
+        removals.by(what).map(By::to_string)
+    }
+
     #[test]
     fn whoever_was_alone_is_named() {
         let mut removals = Removals::default();
-        assert_eq!(removals.by(Removed::Rule), None);
-        removals.note(Removed::Link, "ip (process 7)".to_owned(), false);
-        assert_eq!(removals.by(Removed::Rule), None);
-        assert_eq!(removals.by(Removed::Route), Some("ip (process 7)"));
-        removals.note(Removed::Rule, "networkd (process 8)".to_owned(), false);
-        removals.note(Removed::Rule, "networkd (process 8)".to_owned(), false);
-        assert_eq!(removals.by(Removed::Rule), Some("networkd (process 8)"));
-        removals.note(Removed::Rule, "ip (process 9)".to_owned(), false);
-        assert_eq!(removals.by(Removed::Rule), None);
+        assert_eq!(named(&removals, Removed::Rule), None);
+        removals.note(Removed::Link, who("ip", 7), false);
+        assert_eq!(named(&removals, Removed::Rule), None);
+        assert_eq!(
+            named(&removals, Removed::Route),
+            Some("ip (process 7)".to_owned())
+        );
+        removals.note(Removed::Rule, who("networkd", 8), false);
+        removals.note(Removed::Rule, who("networkd", 8), false);
+        assert_eq!(
+            named(&removals, Removed::Rule),
+            Some("networkd (process 8)".to_owned())
+        );
+        removals.note(Removed::Rule, who("ip", 9), false);
+        assert_eq!(named(&removals, Removed::Rule), None);
+        // Of one name there may be many.
+        for process in 20..1000 {
+            removals.note(Removed::Address, who("ip", process), true);
+        }
+        let ip = Some("ip (process 20 and others)".to_owned());
+        assert_eq!(named(&removals, Removed::Address), ip);
         removals.looked();
-        assert_eq!(removals.by(Removed::Route), None);
+        assert_eq!(named(&removals, Removed::Route), None);
     }
 
     #[test]
     fn what_is_told_during_a_look_is_known_to_the_next_one() {
         let mut removals = Removals::default();
-        removals.note(Removed::Route, "ip (process 7)".to_owned(), false);
-        removals.note(Removed::Rule, "ip (process 7)".to_owned(), true);
-        assert_eq!(removals.by(Removed::Rule), Some("ip (process 7)"));
+        removals.note(Removed::Route, who("ip", 7), false);
+        removals.note(Removed::Rule, who("ip", 7), true);
+        assert_eq!(
+            named(&removals, Removed::Rule),
+            Some("ip (process 7)".to_owned())
+        );
         removals.looked();
-        assert_eq!(removals.by(Removed::Route), None);
-        assert_eq!(removals.by(Removed::Rule), Some("ip (process 7)"));
+        assert_eq!(named(&removals, Removed::Route), None);
+        assert_eq!(
+            named(&removals, Removed::Rule),
+            Some("ip (process 7)".to_owned())
+        );
         removals.looked();
-        assert_eq!(removals.by(Removed::Rule), None);
+        assert_eq!(named(&removals, Removed::Rule), None);
     }
 }

@@ -115,6 +115,7 @@ fn tunnel_status(
         name: tunnel.name.to_string(),
         kind: tunnel.kind.name().to_owned(),
         state: seen.name().to_owned(),
+        retrying: seen.is_retrying(),
         reason: seen.reason().map(str::to_owned),
         health: health.level.name().to_owned(),
         health_reasons: health.reasons.iter().map(ToString::to_string).collect(),

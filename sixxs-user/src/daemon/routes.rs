@@ -136,7 +136,7 @@ impl State {
             if link.up && link.mtu == wanted.mtu {
                 in_place.set_up.insert((link.index, link.mtu));
             }
-            let addresses = wanted.addresses.iter().map(|a| a.address);
+            let addresses = wanted.addresses.iter().map(|own| own.address.address);
             let there = addresses.filter(|address| link.addresses.contains(address));
             let there = there.map(|address| (link.index, address));
             in_place.addresses.extend(there);
@@ -179,7 +179,7 @@ impl State {
                 (was.set_up.contains(&(*index, *mtu)), Some(name.clone()))
             }
             Step::AddAddress(index, name, address) => (
-                was.addresses.contains(&(*index, address.address)),
+                was.addresses.contains(&(*index, address.address.address)),
                 Some(name.clone()),
             ),
             Step::AddRule(rule) => (

@@ -8,7 +8,7 @@ use std::{
 use prometheus_client::metrics::histogram::Histogram;
 use sixxs_core::{
     alert::Merger,
-    config::{Config, Conflict, Learned, Tunnel},
+    config::{Config, Conflict, Learned, Taken, Tunnel},
     contest::Contest,
     doctor::ways::Shadow,
     enforce::Enforcement,
@@ -67,6 +67,8 @@ pub(super) struct State {
     /// Whether there ever was a tunnel.
     pub(super) had_tunnels: bool,
     conflicts: Vec<Conflict>,
+    /// What the host has, which no broker can give away, as of the last look.
+    taken: Taken,
     /// As of the last look.
     local_networks: BTreeSet<Prefix>,
     pub(super) netlink: Netlink,
@@ -137,6 +139,7 @@ impl State {
             added: BTreeSet::new(),
             had_tunnels: false,
             conflicts: Vec::new(),
+            taken: Taken::new(),
             local_networks: BTreeSet::new(),
             netlink,
             kernel,
@@ -173,7 +176,7 @@ impl State {
     }
 
     pub(super) fn scope(&self) -> Scope {
-        Scope::of(&self.config)
+        Scope::of(&self.wanted)
     }
 
     pub(super) fn desired(&self) -> Desired {
@@ -195,7 +198,7 @@ impl State {
     /// meanwhile, then rules and routes. What goes wrong in one part does not keep the others from
     /// being done; an error means that nothing could be seen.
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
-        self.alerts.hooks.set(&self.config.alerting);
+        self.alerts.set(&self.config);
         self.listen();
         let is_first = self.observed.links.iter().next().is_none();
         self.observed = self.netlink.observe(&self.scope()).await?;
@@ -204,8 +207,12 @@ impl State {
             Ok(networks) => (networks, None),
             Err(too_many) => (BTreeSet::new(), Some(too_many)),
         };
-        if is_first || networks != self.local_networks {
-            self.local_networks = networks;
+        let taken = match self.wanted.has_accounts() {
+            true => self.wanted.taken(&self.observed),
+            false => Taken::new(),
+        };
+        if is_first || (&networks, &taken) != (&self.local_networks, &self.taken) {
+            (self.local_networks, self.taken) = (networks, taken);
             // At first also what brokers said before anything was seen of the host.
             self.overlay();
         }
@@ -275,7 +282,8 @@ impl State {
 
     /// Lays what brokers said over what the user wants.
     pub(super) fn overlay(&mut self) {
-        let (config, conflicts) = self.wanted.with(&self.learned, &self.observed.links);
+        let wanted = &self.wanted;
+        let (config, conflicts) = wanted.with(&self.learned, &self.taken, &self.config);
         self.config = config.with_direct(&self.local_networks);
         self.conflicts = conflicts;
         for (name, running) in &mut self.tunnels {
@@ -384,13 +392,18 @@ impl State {
 
     /// Serves metrics where the configuration says, and nowhere else.
     async fn export(&mut self) -> anyhow::Result<Vec<String>> {
+        let names = &self.config.metrics_hosts;
         if self.exporter.as_ref().map(Exporter::address) == self.config.metrics {
+            self.exporter
+                .iter()
+                .for_each(|exporter| exporter.rename(names));
             return Ok(Vec::new());
         }
         // First, so that the same port can be served at another address.
         self.exporter = None;
         if let Some(address) = self.config.metrics {
-            self.exporter = Some(Exporter::serve(address, self.ways.requests_to.clone()).await?);
+            let requests = self.ways.requests_to.clone();
+            self.exporter = Some(Exporter::serve(address, names, requests).await?);
         }
         Ok(Vec::new())
     }

@@ -348,6 +348,7 @@ impl State {
         stop_tunnels: bool,
         mut stopped: mpsc::Receiver<Stopped>,
     ) -> Vec<String> {
+        let mut alerts = self.alerts;
         let drivers = self.tunnels.into_iter().filter_map(|(name, running)| {
             let driver = running.driver?;
             Some((name, driver))
@@ -371,7 +372,8 @@ impl State {
         };
         let (mut problems, more) = tokio::join!(stopping, ending);
         problems.extend(more);
-        self.alerts.hooks.finish(HOOKS_FINISH).await;
+        alerts.tell_rest();
+        alerts.hooks.finish(HOOKS_FINISH).await;
         problems
     }
 }

@@ -154,7 +154,7 @@ impl Worker {
             let Err(error) = self.at_work.run(&self.up).await else {
                 return;
             };
-            self.report.say(State::Failed(format!("{error:#}")));
+            self.report.say(State::Retrying(format!("{error:#}")));
             time::sleep(backoff.failed()).await;
             remains = true;
         }

@@ -187,6 +187,7 @@ mod tests {
             about: About::Problem {
                 problem: problem.to_owned(),
             },
+            more: 0,
         }
     }
 

@@ -10,7 +10,11 @@ use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
 };
-use sixxs_core::{link::Unusable, types::IfIndex};
+use sixxs_core::{
+    link::Unusable,
+    routing::connected::ConnectedRoute,
+    types::{IfIndex, Prefix},
+};
 
 use super::{Netlink, observe::DUMP};
 
@@ -21,6 +25,8 @@ pub struct SeenAddress {
     pub index: IfIndex,
     /// The address.
     pub address: Ipv6Addr,
+    /// The prefix that it says is on the link.
+    pub prefix: Prefix,
     /// Whether somebody else on the link has it, too.
     pub is_duplicate: bool,
     /// Whether that is still being found out.
@@ -28,6 +34,14 @@ pub struct SeenAddress {
 }
 
 impl SeenAddress {
+    /// What it says is on the link of its interface.
+    pub(super) const fn on_link(&self) -> ConnectedRoute {
+        ConnectedRoute {
+            destination: self.prefix,
+            index: self.index,
+        }
+    }
+
     /// Why it cannot be used, if so.
     #[must_use]
     pub const fn unusable(&self) -> Option<Unusable> {
@@ -82,9 +96,11 @@ fn seen(message: &AddressMessage) -> Option<SeenAddress> {
     }
     let header = message.header.flags;
     let has = |all, short| flags.map_or(header.contains(short), |flags| flags.contains(all));
+    let address = local.or(other)?;
     Some(SeenAddress {
         index: IfIndex(message.header.index),
-        address: local.or(other)?,
+        address,
+        prefix: Prefix::containing(other.unwrap_or(address), message.header.prefix_len),
         is_duplicate: has(AddressFlags::Dadfailed, AddressHeaderFlags::Dadfailed),
         is_tentative: has(AddressFlags::Tentative, AddressHeaderFlags::Tentative),
     })

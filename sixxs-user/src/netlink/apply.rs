@@ -22,10 +22,11 @@ use rtnetlink::{
 use sixxs_core::{
     routing::{
         Rule, Step,
+        desired::OwnAddress,
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
         plan::{Plan, Route, To},
     },
-    types::{IfIndex, InterfaceAddress, Mtu, PROTOCOL, Prefix},
+    types::{IfIndex, Mtu, PROTOCOL, Prefix},
 };
 
 use super::{Netlink, RequestError, batch::TOGETHER};
@@ -161,8 +162,10 @@ const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
 const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
 const ENODEV: i32 = nix::errno::Errno::ENODEV as i32;
 
-/// Nobody else can have the address: there is nothing to wait for (`nodad`).
-fn address_message(index: IfIndex, address: InterfaceAddress) -> AddressMessage {
+/// Nobody else can have the address: there is nothing to wait for (`nodad`). To a far end the kernel makes a
+/// route by itself, also without one for the whole prefix (`noprefixroute`).
+fn address_message(index: IfIndex, own: OwnAddress) -> AddressMessage {
+    let address = own.address;
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet6;
     message.header.prefix_len = address.bits;
@@ -172,11 +175,15 @@ fn address_message(index: IfIndex, address: InterfaceAddress) -> AddressMessage 
     } else {
         AddressScope::Universe
     };
-    let ip = IpAddr::V6(address.address);
+    let far = own.peer.unwrap_or(address.address);
+    let flags = match own.peer {
+        Some(_) => AddressFlags::Nodad | AddressFlags::Noprefixroute,
+        None => AddressFlags::Nodad,
+    };
     message.attributes = vec![
-        AddressAttribute::Local(ip),
-        AddressAttribute::Address(ip),
-        AddressAttribute::Flags(AddressFlags::Nodad),
+        AddressAttribute::Local(IpAddr::V6(address.address)),
+        AddressAttribute::Address(IpAddr::V6(far)),
+        AddressAttribute::Flags(flags),
     ];
     message
 }

@@ -1,7 +1,7 @@
 //! Interfaces of our making. They have an alias (`ip link`: "alias sixxs"), by which they are found
 //! again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeFrom};
 
 use anyhow::Context as _;
 use rtnetlink::{
@@ -17,6 +17,9 @@ use super::{Netlink, RequestError};
 
 /// What marks an interface as ours.
 const ALIAS: &str = "sixxs";
+
+/// Groups that are nobody's habit: from "ixxs" on.
+const GROUPS: RangeFrom<u32> = 0x6978_7873..;
 
 const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
@@ -75,24 +78,74 @@ impl Netlink {
             .request(request, NLM_F_REQUEST | NLM_F_DUMP)
             .await
             .context("list the interfaces")?;
-        for (name, there) in answers.iter().filter_map(marked) {
-            if let There::OurTun(index) | There::OurSit(index) = there
-                && !but.contains(&name)
-            {
-                self.delete_link(index).await?;
-            }
+        let ours = answers.iter().filter_map(marked);
+        let doomed = ours.filter_map(|(name, there)| match there {
+            There::OurTun(index) | There::OurSit(index) if !but.contains(&name) => Some(index),
+            _ => None,
+        });
+        let doomed: Vec<_> = doomed.collect();
+        match doomed.is_empty() {
+            true => Ok(()),
+            false => self.delete_links(&doomed).await,
         }
-        Ok(())
     }
 
-    /// Removes an interface if it is a TUN device of ours, whatever it is called.
-    pub async fn remove_tun(&self, index: IfIndex) -> anyhow::Result<()> {
+    /// Whether an interface is a TUN device of ours, whatever it is called.
+    pub async fn is_our_tun(&self, index: IfIndex) -> anyhow::Result<bool> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
-        match self.look_up(message).await?.as_ref().and_then(marked) {
-            Some((_, There::OurTun(index))) => self.delete_link(index).await,
-            _ => Ok(()),
+        let found = self.look_up(message).await?;
+        Ok(matches!(
+            found.as_ref().and_then(marked),
+            Some((_, There::OurTun(_)))
+        ))
+    }
+
+    /// Removes interfaces, which must be ours; any may be gone. For all of them together the kernel waits as
+    /// long as for one, if they are of one group (`IFLA_GROUP`).
+    pub async fn delete_links(&self, indices: &[IfIndex]) -> anyhow::Result<()> {
+        if let [index] = indices {
+            return self.delete_link(*index).await;
         }
+        let group = LinkAttribute::Group(self.free_group().await?);
+        let gone_is_fine = |outcome| match outcome {
+            Err(RequestError::Kernel(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
+                Ok(())
+            }
+            outcome => outcome.map(|_: Vec<RouteNetlinkMessage>| ()),
+        };
+        for index in indices {
+            let mut message = LinkMessage::default();
+            message.header.index = index.0;
+            message.attributes = vec![group.clone()];
+            let message = RouteNetlinkMessage::SetLink(message);
+            gone_is_fine(self.request(message, CHANGE).await)
+                .with_context(|| format!("put interface {index} into a group"))?;
+        }
+        let mut message = LinkMessage::default();
+        message.attributes = vec![group];
+        let message = RouteNetlinkMessage::DelLink(message);
+        gone_is_fine(self.request(message, CHANGE).await).context("remove interfaces")
+    }
+
+    /// A group that no interface is in.
+    async fn free_group(&self) -> anyhow::Result<u32> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self
+            .request(request, NLM_F_REQUEST | NLM_F_DUMP)
+            .await
+            .context("list the interfaces")?;
+        let groups = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(message.attributes.iter()),
+            _ => None,
+        });
+        let groups = groups.flatten().filter_map(|attribute| match attribute {
+            LinkAttribute::Group(group) => Some(*group),
+            _ => None,
+        });
+        let taken: BTreeSet<_> = groups.collect();
+        let mut free = GROUPS.filter(|group| !taken.contains(group));
+        free.next().context("every group of interfaces is taken")
     }
 
     /// Removes an interface, which must be ours; it may be gone.

@@ -89,7 +89,8 @@ impl Scope {
                 RuleMode::Subtrees => [SUBTREES_TABLE, DIRECTS_TABLE].into(),
             },
             exits: config.uplinks.is_none(),
-            connected: config.direct_connected,
+            // No broker can give away what is on the link of an uplink.
+            connected: config.direct_connected || config.has_accounts(),
         }
     }
 }

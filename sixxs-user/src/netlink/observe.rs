@@ -29,13 +29,14 @@ use sixxs_core::{
     link::{Candidate, Link, LinkLayer, Links},
     routing::{
         MAIN_TABLE, Observed,
+        connected::ConnectedRoute,
         exits::Led,
         observed::{ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
     types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
-use super::{Netlink, RequestError, Scope};
+use super::{Netlink, RequestError, Scope, addresses::SeenAddress};
 
 /// An address that only a default route leads to: the first of global unicast, 2000::/3, which
 /// some take for a default route as well (RFC 4291 §2.4). Nobody has it.
@@ -54,7 +55,7 @@ pub(super) const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 impl Netlink {
     /// Looks at interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
-        let (mut links, vrfs) = self.links().await?;
+        let (mut links, vrfs, on_link) = self.links().await?;
         (self.rules, self.others_rules) = self.rules().await?;
         if scope.exits {
             let led = Led::by(&self.others_rules, &scope.tables, &vrfs);
@@ -85,6 +86,7 @@ impl Netlink {
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
             connected,
+            on_link,
         })
     }
 
@@ -173,8 +175,8 @@ impl Netlink {
         }
     }
 
-    /// Interfaces, and the tables of those that are VRFs.
-    async fn links(&self) -> anyhow::Result<(Vec<Link>, BTreeSet<TableId>)> {
+    /// Interfaces, the tables of those that are VRFs, and what addresses say is on links.
+    async fn links(&self) -> anyhow::Result<(Vec<Link>, BTreeSet<TableId>, Vec<ConnectedRoute>)> {
         let mut addresses = self.addresses().await?;
         let mut request = LinkMessage::default();
         request
@@ -188,6 +190,8 @@ impl Netlink {
             RouteNetlinkMessage::NewLink(message) => Some(message),
             _ => None,
         });
+        let on_link = addresses.values().flatten().map(SeenAddress::on_link);
+        let on_link = on_link.collect();
         let (mut links, mut vrfs) = (Vec::new(), BTreeSet::new());
         for message in messages {
             vrfs.extend(vrf_table(&message));
@@ -200,7 +204,7 @@ impl Netlink {
                 link
             }));
         }
-        Ok((links, vrfs))
+        Ok((links, vrfs, on_link))
     }
 
     async fn neighbours(&self) -> anyhow::Result<Vec<ObservedNeighbour>> {

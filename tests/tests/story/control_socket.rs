@@ -1,13 +1,21 @@
 //! Who may talk to the daemon: root and the group `sixxs`, nobody else.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::process::Command;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use sixxs_tests::program::{Hook, finish};
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use sixxs_tests::program::{Daemon, Hook, finish};
 use sixxs_tests::topology::Flavour;
+use sixxs_tests::wait;
 
 use crate::setting::Setting;
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn others_are_refused() -> Result<()> {
@@ -119,6 +127,205 @@ fn a_second_daemon_is_refused() -> Result<()> {
     // Killed, it keeps nobody away.
     daemon.kill()?;
     let daemon = setting.start()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A member of the group, which may look: its connections, in a process of its own.
+struct Member(Child);
+
+impl Member {
+    /// Holds so many connections, each of which has said this.
+    fn holds(setting: &Setting, connections: usize, says: &str) -> Result<Self> {
+        let socket = socket(setting);
+        let script = "use Socket; $SIG{PIPE} = 'IGNORE'; my ($path, $count, $says) = @ARGV; my @held;\
+                      for (1 .. $count) {\
+                          socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die \"socket: $!\";\
+                          connect($s, sockaddr_un($path)) or die \"connect: $!\";\
+                          syswrite($s, $says); push @held, $s;\
+                      }\
+                      $| = 1; print \"held\\n\"; sleep 600";
+        let mut member = Command::new("setpriv");
+        member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
+        member.args(["perl", "-e", script]).arg(socket);
+        member.arg(connections.to_string()).arg(says);
+        let mut member = member.stdout(Stdio::piped()).spawn().context("perl")?;
+        let mut line = String::new();
+        let held = member.stdout.take().context("it is piped")?;
+        BufReader::new(held).read_line(&mut line)?;
+        assert_eq!(line, "held\n");
+        Ok(Self(member))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ended = self.0.kill();
+        let _waited = self.0.wait();
+    }
+}
+
+fn socket(setting: &Setting) -> PathBuf {
+    setting.lab.paths().run().join("control.sock")
+}
+
+fn descriptors(daemon: &Daemon) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()?))?.count())
+}
+
+/// Connections that say nothing, or go on for ever, are of a number, and keep neither root out nor other
+/// members of the group that say something.
+#[test]
+fn idle_connections_shut_nobody_out() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let mut run = setting.host().command("prlimit");
+    run.arg("--nofile=1024").arg(setting.program.binary());
+    run.args(["--group", "daemon", "run"]);
+    setting.program.dress(&mut run);
+    let daemon = setting.program.start_as(run)?;
+    setting.is_up()?;
+    let before = descriptors(&daemon)?;
+
+    let idle = Member::holds(&setting, 1000, "")?;
+    assert!(setting.program.status()?.healthy);
+    let now = descriptors(&daemon)?;
+    assert!(now <= before + 64, "{before} descriptors, then {now}");
+    let as_member = || {
+        let mut member = Command::new("setpriv");
+        member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
+        let copy = setting.lab.paths().base().join("sixxs");
+        std::fs::copy(setting.program.binary(), &copy)?;
+        member.arg(&copy).args(["status", "--json"]);
+        setting.program.dress(&mut member);
+        finish(&mut member)
+    };
+    let printed = as_member()?;
+    assert_eq!(printed.code, 0, "{printed:#?}");
+    drop(idle);
+
+    // Those that follow alerts stay: then others of the group are told so, and root is not.
+    let follow = "GET /v1/alerts?follow=true HTTP/1.1\r\nHost: x\r\n\r\n";
+    let following = Member::holds(&setting, 100, follow)?;
+    let printed = wait::until("members are refused", LIMIT, as_member, |p| p.code != 0)?;
+    assert!(printed.stderr.contains("try again later"), "{printed:#?}");
+    assert!(setting.program.status()?.healthy);
+    let now = descriptors(&daemon)?;
+    assert!(now <= before + 64, "{before} descriptors, then {now}");
+    drop(following);
+    wait::until("members are heard", LIMIT, as_member, |p| p.code == 0)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A request has to be complete in time, its body as well.
+#[test]
+fn requests_have_their_time() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    for says in [
+        "",
+        "GET /v1/status HTTP/1.1\r\nHost: x\r\n",
+        "POST /v1/tunnels/stop HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\n\r\n{",
+    ] {
+        let mut stream = UnixStream::connect(socket(&setting))?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(says.as_bytes())?;
+        let began = Instant::now();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("it is ended")?;
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(3), "{says:?}: after {took:?}");
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{says:?}: {answer}");
+    }
+    let status = setting.program.status()?;
+    assert!(status.healthy, "nothing is stopped: {status:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// What a storm of connections took is given back.
+#[test]
+fn a_storm_leaves_no_memory_behind() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    // Once through everything, so that what is made once is there.
+    storm(&setting, 50)?;
+    let before = daemon.resident_kib()?;
+    for _ in 0..20 {
+        storm(&setting, 100)?;
+    }
+    let most = before + 6 * 1024;
+    wait::until(
+        "memory is given back",
+        LIMIT,
+        || daemon.resident_kib(),
+        |now| *now <= most,
+    )
+    .with_context(|| format!("{before} KiB before"))?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// So many connections at a time, each with a request and a begun one behind it, and then all are closed.
+fn storm(setting: &Setting, connections: usize) -> Result<()> {
+    let rest = "x".repeat(60_000);
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let mut stream = UnixStream::connect(socket(setting))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        let requests = format!(
+            "GET /v1/metrics HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/status HTTP/1.1\r\nX-Rest: {rest}"
+        );
+        // Of too many at a time the oldest are ended.
+        let _ended = stream.write_all(requests.as_bytes());
+        open.push(stream);
+    }
+    Ok(())
+}
+
+/// A daemon that hangs is waited for only so long, and that is said, whatever is asked.
+#[test]
+fn a_daemon_that_hangs_is_given_up() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    daemon.signal(Signal::SIGSTOP)?;
+    let ask = |command: &'static [&'static str]| -> Result<()> {
+        let began = Instant::now();
+        let printed = setting.program.run(command)?;
+        let took = began.elapsed();
+        ensure!(took < Duration::from_secs(9), "{command:?}: {took:?}");
+        let says = "the daemon did not answer within 5 s; is it stopped?";
+        let is_told = printed.code == 1 && printed.stderr.contains(says);
+        ensure!(
+            is_told && printed.stdout.is_empty(),
+            "{command:?}: {printed:#?}"
+        );
+        Ok(())
+    };
+    let commands: [&[&str]; 8] = [
+        &["alerts"],
+        &["alerts", "--json"],
+        &["alerts", "--follow"],
+        &["reload"],
+        &["confirm"],
+        &["stop"],
+        &["restart", "sixxs0"],
+        &["down"],
+    ];
+    let ask = &ask;
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let asked = commands.map(|command| scope.spawn(move || ask(command)));
+        asked.map(std::thread::ScopedJoinHandle::join).into()
+    });
+    daemon.signal(Signal::SIGCONT)?;
+    for outcome in outcomes {
+        outcome.ok().context("no panic")??;
+    }
+    setting.is_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

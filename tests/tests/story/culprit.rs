@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::Hook;
+use sixxs_tests::tmux::Tmux;
 use sixxs_tests::topology::{Flavour, LAN1, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
@@ -138,16 +139,30 @@ fn a_forwarded_packet_says_where_it_came_in() -> Result<()> {
 struct ControlGroup(PathBuf);
 
 impl ControlGroup {
-    /// One with the name of a unit, wherever control groups are.
-    fn new() -> Result<Self> {
+    /// One of this name, wherever control groups are.
+    fn named(name: &str) -> Result<Self> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
         let mounted = mounts.lines().find(|line| line.contains(" - cgroup2 "));
         let point = mounted.and_then(|line| line.split(' ').nth(4));
         let point = point.context("control groups (version 2) are mounted nowhere")?;
-        let name = format!("sixxs-test-{}.service", std::process::id());
         let path = PathBuf::from(point).join(name);
         std::fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    /// Has a ping leak out of it, which is caught.
+    fn leaks(&self, setting: &Setting, address: Ipv6Addr) -> Result<()> {
+        let script = "echo $$ > \"$1/cgroup.procs\"; \
+                      exec ip netns exec $2 ping -6 -n -q -c 3 -i 0.2 -W 1 -I $3 $4";
+        let mut sender = Command::new("sh");
+        sender.args(["-c", script, "sh"]).arg(&self.0);
+        sender.args([setting.host().name(), &address.to_string()]);
+        let sent = sender
+            .arg(OUTSIDE.to_string())
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(sent.success(), "put into the tunnel, it is answered");
+        Ok(())
     }
 }
 
@@ -168,29 +183,63 @@ fn a_service_is_named() -> Result<()> {
     setting.host().sh(&format!(
         "ip -6 rule add from {address} lookup main priority 100"
     ))?;
-    let group = ControlGroup::new()?;
-    let script = format!(
-        "echo $$ > {}/cgroup.procs; \
-         exec ip netns exec {} ping -6 -n -q -c 3 -i 0.2 -W 1 -I {address} {OUTSIDE}",
-        group.0.display(),
-        setting.host().name()
-    );
-    let mut sender = Command::new("sh");
-    let sent = sender
-        .args(["-c", &script])
-        .stdout(Stdio::null())
-        .status()?;
-    assert!(sent.success(), "put into the tunnel, it is answered");
-    let unit = group
-        .0
-        .file_name()
-        .and_then(|name| name.to_str())
-        .context("a name")?;
-    let alert = told(&setting, "the leak is told", |alert| alert["unit"] == unit)?;
+    let unit = format!("sixxs-test-{}.service", std::process::id());
+    let group = ControlGroup::named(&unit)?;
+    group.leaks(&setting, address)?;
+    let alert = told(&setting, "the leak is told", |alert| alert["unit"] == *unit)?;
     assert_eq!(text(&alert, "cgroup_path"), format!("/{unit}"), "{alert:#}");
     assert_eq!(
         (&alert["protocol"], &alert["cause"]),
         (&"icmpv6".into(), &"shadowed".into())
     );
+    Ok(())
+}
+
+/// Whoever may make control groups chooses their names: those steer no terminal, and turn no text round.
+#[test]
+fn a_name_that_steers_terminals_is_text() -> Result<()> {
+    const STEERS: [char; 5] = ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{2066}'];
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let address = tunnel.plan.address;
+    setting.host().sh(&format!(
+        "ip -6 rule add from {address} lookup main priority 100"
+    ))?;
+    let tmux = Tmux::start(setting.host(), &setting.program, (100, 30), &[])?;
+    let binary = setting.program.binary().display();
+    tmux.line(&format!("{binary} top --interval 0.5"))?;
+    let steers: String = STEERS.iter().collect();
+    let unit = format!("x{steers}]0;owned\u{7}-{}.service", std::process::id());
+    let group = ControlGroup::named(&unit)?;
+    group.leaks(&setting, address)?;
+
+    // JSON says what it is, by its escapes.
+    told(&setting, "the leak is told", |alert| alert["unit"] == *unit)?;
+    let mut texts = vec![daemon.log()];
+    for command in [
+        &["alerts"][..],
+        &["alerts", "--json"],
+        &["status"],
+        &["status", "--json"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["check"],
+        &["counters", "--all"],
+    ] {
+        let printed = setting.program.run(command)?;
+        texts.extend([printed.stdout, printed.stderr]);
+    }
+    for text in &texts {
+        assert!(!text.contains(STEERS), "{text:?}");
+    }
+    for text in &texts[..2] {
+        assert!(text.contains("\\u{1b}\\u{7}\\u{9b}\\u{202e}"), "{text:?}");
+    }
+    let screen = tmux.until("top shows it", |screen| screen.contains("]0;owned?"))?;
+    assert!(!screen.contains(STEERS), "{screen:?}");
+    assert!(!tmux.asked("pane_title")?.contains("owned"));
+    tmux.key("q")?;
+    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

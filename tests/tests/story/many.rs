@@ -1,6 +1,6 @@
 //! Two hundred native tunnels in one daemon: they all come up, and are no burden.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
@@ -16,6 +16,8 @@ use crate::setting::Setting;
 const MORE: u8 = 198;
 /// On a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(60);
+/// One by one it would take at least twice as long.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
 const RESIDENT_KIB: u64 = 60 * 1024;
 
 #[test]
@@ -34,15 +36,37 @@ fn two_hundred() -> Result<()> {
         |status| status.tunnels.iter().all(Tunnel::is_whole),
     );
     assert_eq!(up.with_context(|| daemon.log())?.tunnels.len(), 200);
+    setting.addresses_are_taken()?;
     for tunnel in setting.lab.more().step_by(20) {
-        let pings = probe::ping(setting.lab.outside(), tunnel.address(), 3)?;
-        assert!(pings.all_answered(), "{}: {pings:?}", tunnel.interface());
+        let ping = || probe::ping(setting.lab.outside(), tunnel.address(), 3);
+        let what = format!("{} answers", tunnel.interface());
+        // The broker may not have had its first packet yet.
+        wait::until(&what, LIMIT, ping, probe::Pings::all_answered)?;
     }
     setting.outside_is_answered(&setting.lab.tunnels()[0])?;
     let resident = daemon.resident_kib()?;
     println!("{resident} KiB resident");
     assert!(resident <= RESIDENT_KIB, "{resident} KiB resident");
-    // The kernel takes some 40 ms for each device.
     assert_eq!(daemon.stop_within(LIMIT)?, 0);
+
+    // They are found again, and go together: for one alone the kernel takes 20 ms and more.
+    let daemon = setting.start()?;
+    wait::until(
+        "every tunnel is whole again",
+        LIMIT,
+        || setting.program.status(),
+        |status| status.tunnels.iter().all(Tunnel::is_whole),
+    )?;
+    let stops = Instant::now();
+    let printed = setting.program.ok(&["down"])?;
+    let took = stops.elapsed();
+    println!("down in {took:?}");
+    assert!(took < ENDS_WITHIN, "{took:?}: {printed:#?}");
+    assert_eq!(daemon.wait()?, 0);
+    let left = setting.host().sh("ip -o link show")?;
+    assert!(
+        !left.contains(" more") && !left.contains(" sixxs0:"),
+        "{left}"
+    );
     Ok(())
 }

@@ -28,10 +28,18 @@ fn connect(host: &Namespace) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn ask(mut stream: impl std::io::Read + std::io::Write, request: &str) -> Result<(String, String)> {
+fn ask(stream: impl std::io::Read + std::io::Write, request: &str) -> Result<(String, String)> {
+    ask_for(stream, request, AT)
+}
+
+fn ask_for(
+    mut stream: impl std::io::Read + std::io::Write,
+    request: &str,
+    host: &str,
+) -> Result<(String, String)> {
     write!(
         stream,
-        "{request} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
+        "{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -235,6 +243,44 @@ fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
     setting.program.ok(&["reload"])?;
     assert!(setting.program.status()?.problems.is_empty());
     page(host)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A page of somebody's cannot have a browser here read the metrics by a name that leads here.
+#[test]
+fn foreign_names_are_refused() -> Result<()> {
+    let config = |names: &str| format!("metrics = \"{AT}\"\n{names}");
+    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, &config(""))?;
+    let daemon = setting.start()?;
+    let host = setting.host();
+    let status = |name: &str| -> Result<String> {
+        let (head, body) = ask_for(connect(host)?, "GET /metrics", name)?;
+        let is_told = body.contains("sixxs_healthy");
+        ensure!(
+            is_told == head.starts_with("HTTP/1.1 200"),
+            "{head}\n{body}"
+        );
+        Ok(head.chars().skip(9).take(3).collect())
+    };
+    let own = nix::sys::utsname::uname()?;
+    let own = own.nodename().to_str().context("a host name is text")?;
+    for (name, expected) in [
+        (AT, "200"),
+        ("[::1]:9346", "200"),
+        ("localhost:9346", "200"),
+        (own, "200"),
+        ("rebound.example:9346", "403"),
+        ("localhost.rebound.example", "403"),
+        ("web1.example.net:9346", "403"),
+    ] {
+        assert_eq!(status(name)?, expected, "{name}");
+    }
+    let names = config("metrics_hosts = [\"web1.example.net\"]\n");
+    setting.lab.write_config(&setting.lab.config(&names))?;
+    setting.program.ok(&["reload"])?;
+    assert_eq!(status("web1.example.net:9346")?, "200");
+    assert_eq!(status("rebound.example")?, "403");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -335,3 +335,51 @@ fn again(setting: &Setting, daemon: Daemon) -> Result<Daemon> {
     daemon.kill()?;
     setting.start()
 }
+
+/// What `sixxs-wait-online.service` does, for two seconds at most: whether it waits for so long.
+fn is_waited_for(setting: &Setting) -> Result<bool> {
+    const UNIT: &str = include_str!("../../../deploy/sixxs-wait-online.service");
+    let (_, script) = UNIT
+        .split_once("ExecStart=/bin/sh -c '")
+        .context("it starts")?;
+    let (script, _) = script.split_once('\'').context("it ends")?;
+    let script = script.replace("\\\n", " ").replace("$$", "$");
+    ensure!(script.contains("tries=120;"), "{script}");
+    let script = script.replace("tries=120;", "tries=4;");
+    let directory = setting.program.binary().parent().context("a directory")?;
+    let path = format!("export PATH={}:$PATH", directory.display());
+    let left = setting
+        .program
+        .shell(&format!("{path}; {script}; echo $tries"))?;
+    Ok(left.trim() == "0")
+}
+
+/// At a first boot brokers are asked before there is a network: that passes, and a wrong password does not.
+#[test]
+fn what_is_tried_again_is_waited_for_at_boot() -> Result<()> {
+    let setting = mixed("", |config| config)?;
+    let tic = setting.lab.tic()?;
+    let name = setting.lab.tunnels()[0].plan.interface;
+    tic.stop();
+    let daemon = setting.start()?;
+    let status = first_state(&setting, "failed", "Connection refused")?;
+    assert!(
+        status.tunnel(name).retrying && !status.healthy,
+        "{status:#?}"
+    );
+    assert!(is_waited_for(&setting)?);
+    tic.start()?;
+    password(tic, "another one")?;
+    setting.program.ok(&["restart", name])?;
+    let status = first_state(&setting, "failed", "Login failed")?;
+    assert!(!status.tunnel(name).retrying, "{status:#?}");
+    setting
+        .program
+        .status_until("the other is up", |s| s.tunnels[1].is_whole())?;
+    assert!(!is_waited_for(&setting)?);
+    password(tic, PASSWORD)?;
+    setting.program.ok(&["restart", name])?;
+    setting.is_up().with_context(|| daemon.log())?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -180,7 +180,7 @@ impl Model {
             Ok(alert) => Told {
                 line: line.to_owned(),
                 time: time_of_day(&alert.time),
-                text: text::alert(&alert.about),
+                text: text::alert(&alert),
                 badness: how_bad(&alert.about),
             },
             // A newer daemon's: as it is.

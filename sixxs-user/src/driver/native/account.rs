@@ -129,7 +129,7 @@ impl Work {
                 wait.remaining.min(SLOT_AGAIN)
             }
             Retry::Later => {
-                self.report.say(State::Failed(error.to_string()));
+                self.report.say(State::Retrying(error.to_string()));
                 backoff.failed()
             }
             Retry::WhenChanged => {

@@ -66,7 +66,7 @@ impl Work {
                 Err(_) if before.is_some() => continue,
                 Err(error) => {
                     let reason = format!("open a UDP socket: {error}");
-                    self.report.say(State::Failed(reason));
+                    self.report.say(State::Retrying(reason));
                     sleep(AGAIN).await;
                     continue;
                 }

@@ -3,7 +3,7 @@
 //! It has a runtime of its own, so that a busy tunnel never keeps the daemon from repairing rules,
 //! and one set of buffers, so that hundreds of idle tunnels cost next to nothing.
 //!
-//! Tasks: on that thread, one per tunnel, and one that waits for changes of addresses and routes.
+//! Tasks: on that thread, one per tunnel, one that waits for changes of addresses and routes, and `remover.rs`'s.
 //! They end with the driver that started them, or with the process.
 
 use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, thread};
@@ -16,6 +16,7 @@ use tokio::{
 };
 use tracing::warn;
 
+use super::remover::Remover;
 use crate::{
     netlink::OutsideWatcher,
     wire::{Arrivals, Inbox, Messages, Outbox},
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) buffers: Rc<RefCell<Buffers>>,
     /// Counts changes of addresses and routes outside.
     pub(super) outside: watch::Receiver<u64>,
+    /// Takes interfaces away.
+    pub(super) remover: Remover,
 }
 
 /// Room for the batches of one tunnel at a time.
@@ -103,6 +106,7 @@ async fn run(mut jobs: mpsc::Receiver<Job>) {
             messages: Messages::default(),
         })),
         outside,
+        remover: Remover::begin(),
     };
     while let Some(job) = jobs.recv().await {
         tokio::task::spawn_local(job(&shared));

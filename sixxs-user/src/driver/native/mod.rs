@@ -9,6 +9,7 @@ mod beating;
 pub(crate) mod engine;
 pub(crate) mod kept;
 mod outside;
+mod remover;
 mod sit;
 mod six_in_four;
 mod way;
@@ -31,6 +32,7 @@ use tracing::debug;
 use self::{
     engine::{Buffers, Shared},
     kept::Ways,
+    remover::Remover,
 };
 use super::{Report, Services, backoff::Backoff};
 use crate::{
@@ -100,6 +102,7 @@ impl Native {
                 device: None,
                 buffers: Rc::clone(&shared.buffers),
                 outside: shared.outside.clone(),
+                remover: shared.remover.clone(),
             };
             async move {
                 let keep = async {
@@ -178,6 +181,7 @@ struct Work {
     device: Option<Device>,
     buffers: Rc<RefCell<Buffers>>,
     outside: watch::Receiver<u64>,
+    remover: Remover,
 }
 
 /// Why packets are not carried any more.
@@ -209,7 +213,7 @@ impl Work {
             let device = match self.device().await {
                 Ok(device) => device,
                 Err(error) => {
-                    self.report.say(State::Failed(format!("{error:#}")));
+                    self.report.say(State::Retrying(format!("{error:#}")));
                     sleep(backoff.failed()).await;
                     continue;
                 }
@@ -284,8 +288,9 @@ impl Work {
         };
         let netlink = Netlink::open()?;
         match netlink.there(&self.name).await? {
-            There::OurSit(found) if found == index => netlink.delete_link(index).await,
-            _ => netlink.remove_tun(index).await,
+            There::OurSit(found) if found == index => self.remover.remove(index).await,
+            _ if netlink.is_our_tun(index).await? => self.remover.remove(index).await,
+            _ => Ok(()),
         }
     }
 

@@ -47,7 +47,7 @@ impl Work {
                 Ok(index) => index,
                 Err(NoSit::Unsupported) => return,
                 Err(error) => {
-                    self.report.say(State::Failed(format!("{error:#}")));
+                    self.report.say(State::Retrying(format!("{error:#}")));
                     sleep(backoff.failed()).await;
                     continue;
                 }

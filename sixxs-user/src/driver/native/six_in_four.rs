@@ -93,7 +93,7 @@ impl Work {
             let (socket, mut beating) = match self.open(way, outer, address) {
                 Ok(opened) => opened,
                 Err(error) => {
-                    self.report.say(State::Failed(explain(&error)));
+                    self.report.say(State::Retrying(explain(&error)));
                     sleep(AGAIN).await;
                     continue;
                 }

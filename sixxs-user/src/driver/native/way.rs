@@ -98,7 +98,7 @@ impl Work {
             Ok(Ok(_slot)) => return None,
             Ok(Err(wait)) => wait,
             Err(error) => {
-                self.report.say(State::Failed(format!("{error:#}")));
+                self.report.say(State::Retrying(format!("{error:#}")));
                 return Some(SLOT_AGAIN);
             }
         };

@@ -15,7 +15,9 @@
 //! Only root and members of the group `sixxs` may connect, by the socket's owner and mode; whoever
 //! may connect may look, only root may change.
 //!
-//! Tasks: one that accepts, and one for each connection; they end with the daemon.
+//! Tasks: one that accepts, and those of `serve.rs`; they end with the daemon.
+
+mod serve;
 
 use std::{
     fs,
@@ -29,20 +31,17 @@ use anyhow::{Context as _, anyhow};
 use axum::{
     Json, Router,
     body::{Body, to_bytes},
-    extract::{
-        ConnectInfo, DefaultBodyLimit, FromRef, Path as UrlPath, Query, State,
-        connect_info::Connected,
-    },
+    extract::{ConnectInfo, DefaultBodyLimit, FromRef, Path as UrlPath, Query, State},
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware::from_fn,
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::IncomingStream,
 };
 use futures_util::{StreamExt as _, stream};
 use nix::unistd::Group;
 use serde::Deserialize;
 use tokio::{
-    net::UnixListener,
+    net::{UnixListener, UnixStream},
     sync::{broadcast::error::RecvError, mpsc, oneshot},
     task::JoinHandle,
 };
@@ -51,6 +50,7 @@ use crate::{
     api::{AccountFile, Alert, Displacement, Names, Refusal, Reload},
     clock::Clock,
     config_file,
+    connections::Asked,
     daemon::{Quit, Request, Verb},
     removal,
 };
@@ -107,13 +107,9 @@ pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<Join
         .route("/v1/quit", post(quit))
         .route("/v1/clock", post(clock))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .with_state(daemon)
-        .into_make_service_with_connect_info::<Caller>();
-    Ok(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
-            tracing::error!("the control socket ended: {error}");
-        }
-    }))
+        .layer(from_fn(serve::in_time))
+        .with_state(daemon);
+    Ok(tokio::spawn(serve::serve(listener, app)))
 }
 
 fn open(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<UnixListener> {
@@ -137,15 +133,8 @@ fn open(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<UnixListener
 #[derive(Clone, Debug)]
 struct Caller {
     uid: Option<u32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred();
-        Self {
-            uid: credentials.ok().map(|credentials| credentials.uid()),
-        }
-    }
+    /// Whether it follows alerts, which takes as long as it likes.
+    follows: Asked,
 }
 
 /// An answer that is no success.
@@ -157,6 +146,12 @@ impl IntoResponse for Refused {
     }
 }
 
+impl Refused {
+    fn busy(why: String) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, why)
+    }
+}
+
 impl From<anyhow::Error> for Refused {
     fn from(error: anyhow::Error) -> Self {
         Self(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
@@ -164,6 +159,14 @@ impl From<anyhow::Error> for Refused {
 }
 
 impl Caller {
+    fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred();
+        Self {
+            uid: credentials.ok().map(|credentials| credentials.uid()),
+            follows: Asked::default(),
+        }
+    }
+
     fn may_change(&self) -> Result<(), Refused> {
         match self.uid {
             Some(0) => Ok(()),
@@ -218,11 +221,13 @@ struct AlertsQuery {
 
 async fn alerts(
     State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<AlertsQuery>,
 ) -> Result<Response, Refused> {
     let (so_far, listener) = ask(&requests, Request::Alerts).await?;
     let so_far = stream::iter(so_far);
     let body = if query.follow {
+        caller.follows.set();
         let to_come = stream::unfold(listener, |mut listener| async move {
             loop {
                 match listener.recv().await {

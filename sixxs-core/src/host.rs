@@ -1,0 +1,115 @@
+//! Whose name a web client asks for.
+//!
+//! A browser on this host, or in its network, can be led to an address that is served here by a name that
+//! somebody else owns (DNS rebinding): to the browser the answer then belongs to that somebody's page. Such a
+//! request has the foreign name in its `Host` (RFC 9110 §7.2). Addresses are nobody's name.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// A name of a host, in lower case, without the dot at its end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostName(String);
+
+/// It is no name of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the name of a host, without a port")]
+pub struct NoHostName;
+
+impl FromStr for HostName {
+    type Err = NoHostName;
+
+    fn from_str(text: &str) -> Result<Self, NoHostName> {
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        // RFC 1035 §2.3.4.
+        let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(is_part);
+        match name.len() <= 253 && name.split('.').all(is_label) {
+            true => Ok(Self(name.to_ascii_lowercase())),
+            false => Err(NoHostName),
+        }
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether what a client asked for is served here: `authority` is a host with or without a port, as it
+/// stands in `Host` or in a URI.
+#[must_use]
+pub fn is_served<'a>(authority: &str, names: impl IntoIterator<Item = &'a HostName>) -> bool {
+    let host = without_port(authority);
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if bare.unwrap_or(host).parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let Ok(asked) = host.parse::<HostName>() else {
+        return false;
+    };
+    asked.0 == "localhost" || names.into_iter().any(|name| *name == asked)
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            // One colon is a port's; several, without brackets, are an address's.
+            if host.ends_with(']') || !host.contains(':') {
+                host
+            } else {
+                authority
+            }
+        }
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_names_are_not_served() {
+        let names = ["web1.example.net", "Web2."].map(|name| name.parse::<HostName>().unwrap());
+        for (authority, expected) in [
+            ("127.0.0.1:9346", true),
+            ("127.0.0.1", true),
+            ("[::1]:9346", true),
+            ("[2001:db8::1]", true),
+            ("2001:db8::1", true),
+            ("localhost:9346", true),
+            ("LocalHost.", true),
+            ("web1.example.net:9346", true),
+            ("WEB1.example.net.", true),
+            ("web2", true),
+            ("web3", false),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("web1.example.net.evil.example:9346", false),
+            ("127.0.0.1.evil.example:80", false),
+            ("user@127.0.0.1:80", false),
+            ("[::1]evil:80", false),
+            ("", false),
+            (":9346", false),
+        ] {
+            assert_eq!(is_served(authority, &names), expected, "{authority:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_names() {
+        for name in [
+            "",
+            ".",
+            "a..b",
+            "web1:9346",
+            "http://web1",
+            "ünï",
+            "*",
+            &"a".repeat(64),
+        ] {
+            assert_eq!(name.parse::<HostName>(), Err(NoHostName), "{name:?}");
+        }
+    }
+}

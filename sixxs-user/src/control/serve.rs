@@ -1,0 +1,152 @@
+//! Connections to the control socket. Root and the others who may look have numbers of their own, so that
+//! whatever those do, root is heard; and what is asked for has to be said in time.
+//!
+//! Tasks: one for each connection; they end with the task that accepts.
+
+use std::{convert::Infallible, pin::pin, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use futures_util::{StreamExt as _, stream};
+use hyper::{body::Incoming, server::conn::http1, service::Service as _, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tracing::debug;
+
+use super::{Caller, Refused};
+use crate::{
+    clock,
+    connections::{Asked, Connections},
+};
+
+/// Connections of root at a time. For one more, the oldest that has asked nothing is given up; where all have,
+/// the new one is refused.
+const OF_ROOT: usize = 32;
+
+/// The same for all others together.
+const OF_OTHERS: usize = 32;
+
+/// Connections that are just being told that they are refused.
+const REFUSED: usize = 8;
+
+/// Until a request is complete; until the next one begins, too.
+const ASKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The whole of a connection, unless it follows alerts. No client waits longer for any answer.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// When no connection can be accepted, for want of descriptors say.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Root,
+    Others,
+    Refused,
+}
+
+/// Serves until it is dropped.
+pub(super) async fn serve(listener: UnixListener, app: Router) {
+    let mut connections = Connections::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = connections.ended() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                debug!("accept a connection to the control socket: {error}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let caller = Caller::of(&stream);
+        let (class, most) = match caller.uid {
+            Some(0) => (Class::Root, OF_ROOT),
+            _ => (Class::Others, OF_OTHERS),
+        };
+        let asked = Asked::default();
+        if connections.has_room(&class, most) {
+            let conversation = converse(stream, app.clone(), caller, asked.clone());
+            connections.serve(class, asked, conversation);
+        } else {
+            if !connections.has_room(&Class::Refused, REFUSED) {
+                connections.give_up_oldest(&Class::Refused);
+            }
+            connections.serve(Class::Refused, asked, refuse(stream, most));
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, app: Router, caller: Caller, asked: Asked) {
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        asked.set();
+        request.extensions_mut().insert(ConnectInfo(caller.clone()));
+        app.call(request)
+    });
+    let mut served = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(ASKS_WITHIN)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let served = match timeout(LONGEST, &mut served).await {
+        Ok(served) => served,
+        Err(_) if caller.follows.is_set() => served.await,
+        Err(_) => {
+            debug!("a connection to the control socket took too long");
+            return;
+        }
+    };
+    if let Err(error) = served {
+        debug!("a connection to the control socket: {error}");
+    }
+}
+
+async fn refuse(stream: UnixStream, most: usize) {
+    let service = service_fn(move |_| async move {
+        let why = format!("{most} connections are at work here already; try again later");
+        Ok::<_, Infallible>(Refused::busy(why).into_response())
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ASKS_WITHIN)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    if !matches!(timeout(ASKS_WITHIN, served).await, Ok(Ok(()))) {
+        debug!("a connection to the control socket is refused");
+    }
+}
+
+/// What a request has in it is read as long as it comes in time.
+pub(super) async fn in_time(request: Request, next: Next) -> Response {
+    let ends = clock::after(Instant::now(), ASKS_WITHIN);
+    let (head, body) = request.into_parts();
+    let body = stream::unfold(Some(body.into_data_stream()), move |body| async move {
+        let mut body = body?;
+        match timeout_at(ends, body.next()).await {
+            Ok(Some(chunk)) => Some((chunk.map_err(anyhow::Error::from), Some(body))),
+            Ok(None) => None,
+            Err(_) => {
+                let limit = ASKS_WITHIN.as_secs();
+                Some((Err(anyhow::anyhow!("not complete within {limit} s")), None))
+            }
+        }
+    });
+    next.run(Request::from_parts(head, Body::from_stream(body)))
+        .await
+}

@@ -1,0 +1,64 @@
+//! Interfaces that go at the same time go together: the kernel takes as long for all as for one.
+//!
+//! Tasks: one, which ends with the thread of the tunnels.
+
+use std::time::Duration;
+
+use sixxs_core::types::IfIndex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
+
+use crate::netlink::Netlink;
+
+/// Interfaces that may wait.
+const WAITING: usize = 1024;
+
+/// In this time others come that are to go by the same order.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// An interface, and where the outcome goes.
+type Doomed = (IfIndex, oneshot::Sender<Result<(), String>>);
+
+/// Removes interfaces.
+#[derive(Clone)]
+pub(super) struct Remover {
+    doomed: mpsc::Sender<Doomed>,
+}
+
+impl Remover {
+    /// Begins, on the thread of the tunnels.
+    pub(super) fn begin() -> Self {
+        let (doomed, waiting) = mpsc::channel(WAITING);
+        tokio::task::spawn_local(remove_together(waiting));
+        Self { doomed }
+    }
+
+    /// Removes an interface, which must be ours; it may be gone.
+    pub(super) async fn remove(&self, index: IfIndex) -> anyhow::Result<()> {
+        let (answer, outcome) = oneshot::channel();
+        // Both fail only when the thread ends, of which everything here is a part.
+        if self.doomed.send((index, answer)).await.is_err() {
+            return Ok(());
+        }
+        outcome.await.unwrap_or(Ok(())).map_err(anyhow::Error::msg)
+    }
+}
+
+async fn remove_together(mut waiting: mpsc::Receiver<Doomed>) {
+    while let Some(first) = waiting.recv().await {
+        sleep(GATHER).await;
+        let mut doomed = vec![first];
+        while let Ok(more) = waiting.try_recv() {
+            doomed.push(more);
+        }
+        let indices: Vec<_> = doomed.iter().map(|(index, _)| *index).collect();
+        let removed = async { Netlink::open()?.delete_links(&indices).await };
+        let outcome = removed.await.map_err(|error| format!("{error:#}"));
+        for (_, answer) in doomed {
+            // Whoever asked may have been given up.
+            let _unheard = answer.send(outcome.clone());
+        }
+    }
+}

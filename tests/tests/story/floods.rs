@@ -1,0 +1,130 @@
+//! Whatever goes on without end is told in few alerts, few lines of the log and few runs of a hook, though
+//! process numbers, names and addresses in it differ each time.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use sixxs_tests::program::{Daemon, Hook};
+use sixxs_tests::topology::Flavour;
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// How long each flood goes on.
+const SECONDS: u32 = 5;
+
+/// A flood could be told thousands of times: each cause a few times, and in a summary or two.
+const FEW: usize = 24;
+
+/// What a flood left behind.
+struct Told {
+    alerts: Vec<Value>,
+    log: Vec<String>,
+    hook_runs: usize,
+}
+
+/// Has these lines done over and over, and returns what was told of them.
+fn flood(setting: &Setting, daemon: &Daemon, lines: &str) -> Result<Told> {
+    let before = daemon.log().lines().count();
+    let mut shell = setting.host().command("timeout");
+    shell
+        .args([&SECONDS.to_string(), "sh", "-c"])
+        .arg(format!("n=0; while :; do n=$((n+1)); {lines}; done"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let status = shell.status().context("flood")?;
+    ensure!(status.code() == Some(124), "the flood ends early: {status}");
+    let (_, alerts) = setting.program.json(&["alerts"])?;
+    Ok(Told {
+        alerts,
+        log: daemon
+            .log()
+            .lines()
+            .skip(before)
+            .map(str::to_owned)
+            .collect(),
+        hook_runs: told_to_hook(setting)?,
+    })
+}
+
+fn told_to_hook(setting: &Setting) -> Result<usize> {
+    let told = setting.lab.paths().base().join("told");
+    Ok(std::fs::read_to_string(told)?.lines().count())
+}
+
+fn extra(setting: &Setting) -> String {
+    let hook = setting.lab.paths().base().join("told");
+    format!(
+        "alert.command = [\"sh\", \"-c\", \"cat >> {}\"]\n",
+        hook.display()
+    )
+}
+
+impl Told {
+    /// Everything is told, and nothing of it often.
+    fn is_brief(&self, expected: &[&str]) {
+        let log = self.log.join("\n");
+        for text in expected {
+            assert!(log.contains(text), "{text}:\n{log}");
+        }
+        assert!(self.log.len() <= FEW, "{} lines:\n{log}", self.log.len());
+        assert!(self.alerts.len() <= FEW, "{:#?}", self.alerts);
+        assert!(self.hook_runs <= FEW, "{} runs of the hook", self.hook_runs);
+    }
+}
+
+#[test]
+fn rules_taken_away_without_end() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let config = setting.lab.config(&extra(&setting));
+    setting.lab.write_config(&config)?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let told = flood(&setting, &daemon, "ip -6 rule del priority 16383")?;
+    let corrections = setting.program.status()?.corrections;
+    assert!(corrections > 50, "no flood: {corrections} corrections");
+    told.is_brief(&[
+        "taken away by ip (process",
+        "and others) keeps taking away what is ours",
+    ]);
+
+    // What was held back is told together, here and to the hook.
+    let together = || Ok(setting.program.json(&["alerts"])?.1);
+    let limit = Duration::from_secs(20);
+    let alerts = wait::until("the rest is told", limit, together, |alerts| {
+        alerts.iter().any(|alert| alert["more"].as_u64() > Some(0))
+    })?;
+    let text = setting.program.ok(&["alerts"])?.stdout;
+    assert!(text.contains("more like it)"), "{text}");
+    assert_eq!(daemon.stop()?, 0);
+    assert!(
+        alerts.len() <= FEW && told_to_hook(&setting)? <= FEW,
+        "{alerts:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn interfaces_that_come_and_go_without_end() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    // Whatever has a default route is an uplink.
+    let config = setting.lab.config(&extra(&setting));
+    let config: Vec<_> = config
+        .lines()
+        .filter(|line| !line.starts_with("uplinks"))
+        .collect();
+    setting.lab.write_config(&config.join("\n"))?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let come_and_go = "ip link add veth${n}a up type veth peer name veth${n}b; \
+                       ip link set veth${n}b up; \
+                       ip -6 route add default dev veth${n}a metric 5000; \
+                       sleep 0.02; ip link del veth${n}a";
+    let told = flood(&setting, &daemon, come_and_go)?;
+    told.is_brief(&[]);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
