@@ -393,11 +393,21 @@ pub struct FlowRecord {
     pub treatment: u32,
     /// The mark of its first packet (`SO_MARK`, or a firewall's); 0 for none.
     pub mark: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Until when its packets are taken for a tunnel's own outer packets, which go into no tunnel that they
+    /// carry: in seconds of CLOCK_MONOTONIC; 0 for never.
+    pub recursive_until: u32,
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 64);
+
+impl FlowRecord {
+    /// Whether it is taken for a tunnel's own outer packets at this time.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_recursive(&self, now_ns: u64) -> bool {
+        self.recursive_until != 0 && now_ns < self.recursive_until as u64 * 1_000_000_000
+    }
+}
 
 /// [`FlowRecord::uid`]: no socket, as for a forwarded packet.
 pub const NO_UID: u32 = u32::MAX;
@@ -412,6 +422,8 @@ pub const TREATMENT_OBSERVED: u32 = 2;
 pub const TREATMENT_TOO_BIG: u32 = 3;
 /// [`FlowRecord::treatment`]: dropped, since the tunnel's interface is not there.
 pub const TREATMENT_NO_TUNNEL: u32 = 4;
+/// [`FlowRecord::treatment`]: dropped, since the tunnel would carry its own outer packets.
+pub const TREATMENT_RECURSION: u32 = 5;
 
 /// A leak event in the ring.
 #[repr(C)]

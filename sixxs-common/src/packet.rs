@@ -70,7 +70,7 @@ pub const TCP: u8 = 6;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 /// ICMPv6's protocol number: 58, not ICMP's 1.
 pub const ICMPV6: u8 = 58;

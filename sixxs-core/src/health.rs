@@ -102,6 +102,8 @@ pub enum LeakFate {
     Dropped,
     /// They leave there, by order.
     Passed,
+    /// They are outer packets of the tunnel itself, which it cannot carry; they are dropped.
+    Recursion,
 }
 
 /// Leaks of a tunnel, in the order in which they are seen. Times are since a moment of the caller's.
@@ -256,6 +258,9 @@ fn leaks(fate: LeakFate) -> (Level, String) {
         ),
         LeakFate::Dropped => failing(format!(
             "packets of it go to other interfaces; the program drops them (`on_leak`); {whose}"
+        )),
+        LeakFate::Recursion => failing(format!(
+            "its outer packets have its own address and would go into it; the program drops them; {whose}"
         )),
         LeakFate::Passed => failing(format!(
             "packets of it leave by other interfaces (`on_leak`); {whose}"

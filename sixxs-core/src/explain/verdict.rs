@@ -9,7 +9,7 @@ use sixxs_common::{
     packet::Ipv6,
 };
 
-use super::Packet;
+use super::{Endpoint, Packet};
 use crate::{
     enforce::{Enforcement, Home, Role},
     types::{IfIndex, IfName, Mtu},
@@ -24,6 +24,9 @@ pub struct Decided {
     pub tunnel: Tunnel,
     /// Of a leak: the tunnel's name.
     pub name: Option<IfName>,
+    /// Where the packets go that the programs take for outer packets of a tunnel, and that are between the same
+    /// addresses.
+    pub recursion: Option<Endpoint>,
 }
 
 /// What the program does about a leak.

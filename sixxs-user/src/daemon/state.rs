@@ -26,6 +26,7 @@ use super::{
     alerts::Alerts,
     corrections::Removals,
     culprit::{ControlGroups, PutBack},
+    leaks::Recursion,
     page,
     reload::{Changes, Trial},
     report,
@@ -105,6 +106,8 @@ pub(super) struct State {
     pub(super) leaks: Merger,
     /// By slot of the tunnel.
     pub(super) leaking: BTreeMap<u32, Leaking>,
+    /// Outer packets that would have gone into their own tunnel, by its slot.
+    pub(super) recursions: BTreeMap<u32, Recursion>,
     /// Rules and routes put back of late.
     pub(super) put_back: PutBack,
     pub(super) control_groups: ControlGroups,
@@ -161,6 +164,7 @@ impl State {
             changes: Changes::default(),
             leaks: Merger::default(),
             leaking: BTreeMap::new(),
+            recursions: BTreeMap::new(),
             put_back: PutBack::default(),
             control_groups: ControlGroups::default(),
             vigils: BTreeMap::new(),

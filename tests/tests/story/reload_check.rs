@@ -144,9 +144,9 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
     assert!(rules.contains("from 2001:db8:bb::/48"), "{rules}");
     assert!(!rules.contains("2001:db8:a::2"), "{rules}");
     // The reload does not wait for the new tunnel's interface.
-    setting
-        .program
-        .status_until("sixxs7 is up", |status| status.tunnel("sixxs7").state == "up")?;
+    setting.program.status_until("sixxs7 is up", |status| {
+        status.tunnel("sixxs7").state == "up"
+    })?;
     let printed = setting.program.run(&["reload", "--check"])?;
     assert_eq!(printed.stdout, "# nothing changes\n");
     assert_eq!(daemon.stop()?, 0);
