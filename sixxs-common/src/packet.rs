@@ -79,6 +79,9 @@ const MOBILITY: u8 = 135;
 
 /// ICMPv6 Echo Request (RFC 4443 §4.1).
 pub const ECHO_REQUEST: u8 = 128;
+/// Messages of neighbour discovery, from Router Solicitation to Redirect (RFC 4861 §4): they never leave
+/// their wire.
+pub const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 /// ICMPv6 Echo Reply (RFC 4443 §4.2).
 pub const ECHO_REPLY: u8 = 129;
 

@@ -9,7 +9,7 @@ use sixxs_common::{
         TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
         TREATMENT_REDIRECTED, TREATMENT_TOO_BIG, Tunnel,
     },
-    packet::{self, ICMPV6, Ipv6, Packet as _, Transport},
+    packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
     too_big,
 };
@@ -32,6 +32,8 @@ pub(crate) enum Treated {
     Dropped,
     /// Let it pass.
     Observed,
+    /// It is of the wire that it is on: let it pass.
+    Near,
     /// The tunnel would carry its own outer packets: drop it.
     Recursion,
 }
@@ -45,6 +47,7 @@ pub(crate) fn treat(frame: &Frame, offset: u32, slot: u32) -> Treated {
         TOO_BIG => Treated::TooBig,
         OBSERVED => Treated::Observed,
         RECURSION => Treated::Recursion,
+        NEAR => Treated::Near,
         _ => Treated::Dropped,
     }
 }
@@ -55,6 +58,7 @@ const ANSWERED: u32 = 2;
 const TOO_BIG: u32 = 3;
 const OBSERVED: u32 = 4;
 const RECURSION: u32 = 5;
+const NEAR: u32 = 6;
 
 /// Treats a leak as the tunnel's entry says, counts it for the tunnel and reports it.
 ///
@@ -76,6 +80,7 @@ extern "C" fn sixxs_leak(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
         Treated::Dropped => DROPPED,
         Treated::Observed => OBSERVED,
         Treated::Recursion => RECURSION,
+        Treated::Near => NEAR,
     }
 }
 
@@ -92,6 +97,13 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Trea
     };
     // What the packet is goes on record before the packet is changed.
     let upper = packet::transport(frame, ipv6);
+    // Asks and answers of an address that the uplink has as well.
+    if upper
+        .as_ref()
+        .is_some_and(|upper| is_discovery(frame, upper))
+    {
+        return Treated::Near;
+    }
     write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
     let bound_here = event.record.bound_ifindex == interface.ifindex;
     let (treatment, treated) = match fate(frame, ipv6, upper.as_ref(), tunnel) {
@@ -268,6 +280,12 @@ fn answer(
         (tunnel.ifindex, tunnel.link_bytes, tunnel.mac)
     };
     deliver(frame, interface.link_bytes, ifindex, link_bytes, mac)
+}
+
+#[inline(always)]
+fn is_discovery(frame: &Frame, upper: &Transport) -> bool {
+    let message = |[kind, _]: [u8; 2]| NEIGHBOUR_DISCOVERY.contains(&kind);
+    upper.protocol == ICMPV6 && frame.peek(upper.offset).is_some_and(message)
 }
 
 #[inline(always)]

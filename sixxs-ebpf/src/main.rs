@@ -81,6 +81,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
                 proof::elsewhere(&frame, ipv6);
                 (Stat::VerdictDropped, SHOT)
             }
+            Treated::Near => (Stat::VerdictExempt, NEXT),
             Treated::Recursion => (Stat::VerdictRecursion, SHOT),
             Treated::Observed => {
                 proof::elsewhere(&frame, ipv6);

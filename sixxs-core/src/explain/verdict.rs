@@ -5,13 +5,13 @@ use std::net::Ipv6Addr;
 use sixxs_common::{
     address::Address,
     decide::{self, Verdict, decide},
-    layout::{ANY_UPLINK, ON_LEAK_DROP, ON_LEAK_OBSERVE, Source, Tunnel},
+    layout::{ON_LEAK_DROP, ON_LEAK_OBSERVE, Source, Tunnel},
     packet::Ipv6,
 };
 
 use super::{Endpoint, Packet};
 use crate::{
-    enforce::{Enforcement, Home, Role},
+    enforce::{Enforcement, Role},
     types::{IfIndex, IfName, Mtu},
 };
 
@@ -98,15 +98,10 @@ impl decide::Tables for Wanted<'_> {
         let address = Ipv6Addr::from(address.octets());
         let mut sources = self.0.sources.iter();
         let source = sources.find(|source| source.prefix.contains(address))?;
-        let home = match source.home {
-            Home::Nowhere => 0,
-            Home::Uplink(index) => index.0,
-            Home::Several => ANY_UPLINK,
-        };
         let slot = self.slot(&source.tunnel)?;
         Some(match source.is_far_end {
             true => Source::far_end(slot),
-            false => Source::new(slot, source.prefix.bits(), home),
+            false => Source::new(slot, source.prefix.bits(), source.home_number()),
         })
     }
 
