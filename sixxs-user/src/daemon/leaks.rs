@@ -20,7 +20,7 @@ use super::{culprit, report, state::State};
 use crate::api::About;
 
 /// Outer packets that would go into their own tunnel are told of again after so long.
-const TOLD_AGAIN: Duration = Duration::from_hours(1);
+const TOLD_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Outer packets of a tunnel that would have gone into it.
 pub(super) struct Recursion {

@@ -65,7 +65,7 @@ pub(super) fn status(
 }
 
 /// A tunnel's own outer packets are told of for so long after the last one.
-const RECENT: Duration = Duration::from_mins(5);
+const RECENT: Duration = Duration::from_secs(300);
 
 /// Tunnels whose own outer packets would go into them, with what to do about it.
 fn recursions(state: &State) -> impl Iterator<Item = String> {
