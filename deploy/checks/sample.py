@@ -105,6 +105,7 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
         last = f"sixxs_echo_last_{what}_timestamp_seconds"
         yield last, "gauge", f"When the last echo {what} was seen.", each("interface", TUNNELS, now - 1)
     yield "sixxs_strays", "counter", "Packets with a source of no tunnel.", each("interface", TUNNELS, trouble)
+    yield "sixxs_recursions", "counter", "Outer packets that would have gone into their own tunnel.", each("tunnel", TUNNELS, trouble)
     yield "sixxs_loops", "counter", "Packets that would have come back.", each("interface", TUNNELS, trouble)
     yield "sixxs_program_attached", "gauge", "Whether the program is there.", each("interface", interfaces, host.well)
     yield "sixxs_uplink_leaks", "counter", "Leaks that came here.", each("interface", ("net0",), trouble)

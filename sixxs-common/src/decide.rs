@@ -2,7 +2,7 @@
 
 use crate::{
     address::Address,
-    layout::{ANY_UPLINK, Source},
+    layout::Source,
     packet::{Ipv6, NoIpv6},
 };
 
@@ -78,7 +78,7 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
     let at_home = match exit {
         Exit::Tunnel(slot) if slot == source.slot() => return Verdict::Own,
         Exit::Tunnel(_) => false,
-        Exit::Uplink(ifindex) => source.home == ifindex || source.home == ANY_UPLINK,
+        Exit::Uplink(ifindex) => source.is_at_home(ifindex, ipv6.destination.is_multicast()),
     };
     // Behind this host, on this wire: no tunnel leads there but back. Both are asked, so that the
     // programs have one branch for the kernel to verify.
@@ -103,6 +103,7 @@ fn is_local_talk(ipv6: &Ipv6) -> bool {
 mod tests {
     use super::*;
     use crate::address::Prefix;
+    use crate::layout::{ANY_UPLINK, GROUPS_ONLY, SEVERAL_GROUPS_ONLY};
     use core::net::Ipv6Addr;
 
     /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1, the second with
@@ -121,6 +122,8 @@ mod tests {
                 ("2001:db8:bb:2::1", 128, 1, 2),
                 ("2001:db8:bb:f::1", 0, 1, 0),
                 ("2001:db8:bb:3::1", 128, 1, ANY_UPLINK),
+                ("2001:db8:bb:4::1", 128, 1, 2 | GROUPS_ONLY),
+                ("2001:db8:bb:5::1", 128, 1, SEVERAL_GROUPS_ONLY),
                 ("2001:db8:bb::", 48, 1, 0),
             ];
             let entry = |(text, bits, tunnel, home)| {
@@ -167,6 +170,12 @@ mod tests {
             ("the uplink's own address", "2001:db8:bb:2::1", outside, Uplink(2), Exempt),
             ("another uplink's address", "2001:db8:bb:2::1", outside, Uplink(3), Leak(1)),
             ("an address of several", "2001:db8:bb:3::1", outside, Uplink(3), Exempt),
+            ("routed, on the uplink", "2001:db8:bb:4::1", outside, Uplink(2), Leak(1)),
+            ("routed, to a group", "2001:db8:bb:4::1", "ff05::1", Uplink(2), Exempt),
+            ("routed, a group elsewhere", "2001:db8:bb:4::1", "ff05::1", Uplink(3), Leak(1)),
+            ("routed, on the wire", "2001:db8:bb:4::1", "2001:db8:bb:4::2", Uplink(2), Exempt),
+            ("routed, on several", "2001:db8:bb:5::1", outside, Uplink(3), Leak(1)),
+            ("routed, on several, to a group", "2001:db8:bb:5::1", "ff05::1", Uplink(3), Exempt),
             ("right tunnel", "2001:db8:a::2", outside, Tunnel(0), Own),
             ("right tunnel, prefix", "2001:db8:bb:1::5", outside, Tunnel(1), Own),
             ("wrong tunnel", "2001:db8:a::2", outside, Tunnel(1), Leak(0)),

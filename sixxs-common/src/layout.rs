@@ -92,7 +92,7 @@ pub struct Source {
     /// Length of the prefix; 128 for an address of the tunnel itself, 0 for its far end.
     pub bits: u16,
     /// Index of an uplink that has this very address as well, and by which it may leave; 0 for
-    /// none, [`ANY_UPLINK`] where several have it.
+    /// none, [`ANY_UPLINK`] where several have it. With [`GROUPS_ONLY`] only to multicast groups.
     pub home: u32,
 }
 
@@ -124,6 +124,17 @@ impl Source {
         Self::new(slot, 0, 0)
     }
 
+    /// Whether it may leave by the uplink of this index, which has it as well.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_at_home(self, ifindex: u32, to_group: bool) -> bool {
+        let home = self.home;
+        if home == ifindex || home == ANY_UPLINK {
+            return true;
+        }
+        to_group && (home == ifindex | GROUPS_ONLY || home == SEVERAL_GROUPS_ONLY)
+    }
+
     /// Whether packets to it come here by the tunnel.
     #[inline(always)]
     #[must_use]
@@ -152,6 +163,13 @@ pub const SHORTEST_ROUTED: u16 = 16;
 
 /// [`Source::home`]: the address is on more than one uplink.
 pub const ANY_UPLINK: u32 = u32::MAX;
+
+/// Bit of [`Source::home`]: the address is out of a prefix that a broker routes here, and the provider takes
+/// nothing from it.
+pub const GROUPS_ONLY: u32 = 1 << 31;
+
+/// [`Source::home`]: such an address is on more than one uplink.
+pub const SEVERAL_GROUPS_ONLY: u32 = ANY_UPLINK - 1;
 
 /// [`Source::tunnel`] of a [`Recent`] address that belongs to no tunnel: no slot.
 pub const NOBODY: u16 = u16::MAX;
@@ -393,11 +411,21 @@ pub struct FlowRecord {
     pub treatment: u32,
     /// The mark of its first packet (`SO_MARK`, or a firewall's); 0 for none.
     pub mark: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Until when its packets are taken for a tunnel's own outer packets, which go into no tunnel that they
+    /// carry: in seconds of CLOCK_MONOTONIC; 0 for never.
+    pub recursive_until: u32,
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 64);
+
+impl FlowRecord {
+    /// Whether it is taken for a tunnel's own outer packets at this time.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_recursive(&self, now_ns: u64) -> bool {
+        self.recursive_until != 0 && now_ns < self.recursive_until as u64 * 1_000_000_000
+    }
+}
 
 /// [`FlowRecord::uid`]: no socket, as for a forwarded packet.
 pub const NO_UID: u32 = u32::MAX;
@@ -412,6 +440,8 @@ pub const TREATMENT_OBSERVED: u32 = 2;
 pub const TREATMENT_TOO_BIG: u32 = 3;
 /// [`FlowRecord::treatment`]: dropped, since the tunnel's interface is not there.
 pub const TREATMENT_NO_TUNNEL: u32 = 4;
+/// [`FlowRecord::treatment`]: dropped, since the tunnel would carry its own outer packets.
+pub const TREATMENT_RECURSION: u32 = 5;
 
 /// A leak event in the ring.
 #[repr(C)]

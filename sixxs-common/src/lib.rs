@@ -8,6 +8,7 @@
 //! * [`packet`] – where the headers of a frame are
 //! * [`decide`] – what a packet on its way out of an interface is: ours, nobody's, a leak
 //! * [`flow`] – which conversation a packet belongs to
+//! * [`recursion`] – outer packets of a tunnel that would go into that very tunnel
 //! * [`echo`] – echo requests paired with their replies
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
 //! * [`stat`] – everything that is counted, by name
@@ -20,5 +21,6 @@ pub mod echo;
 pub mod flow;
 pub mod layout;
 pub mod packet;
+pub mod recursion;
 pub mod stat;
 pub mod too_big;

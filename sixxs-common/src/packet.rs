@@ -70,7 +70,7 @@ pub const TCP: u8 = 6;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 /// ICMPv6's protocol number: 58, not ICMP's 1.
 pub const ICMPV6: u8 = 58;
@@ -79,6 +79,9 @@ const MOBILITY: u8 = 135;
 
 /// ICMPv6 Echo Request (RFC 4443 §4.1).
 pub const ECHO_REQUEST: u8 = 128;
+/// Messages of neighbour discovery, from Router Solicitation to Redirect (RFC 4861 §4): they never leave
+/// their wire.
+pub const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 /// ICMPv6 Echo Reply (RFC 4443 §4.2).
 pub const ECHO_REPLY: u8 = 129;
 

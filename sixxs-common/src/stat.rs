@@ -66,6 +66,8 @@ stats! {
     EchoForgotten, "echo_forgotten", "Those that gave way to others before their reply came: there were too many at a time.";
     LastAnswer, "last_echo_answered_ns", "When the last such reply left by the tunnel.";
     VerdictLoop, "out_loops", "Packets that were about to leave by the tunnel, and that a tunnel would have brought back; dropped.";
+    VerdictRecursion, "out_recursions", "A tunnel's own outer packets that were about to go into the tunnel that they carry, caught at this interface; dropped.";
+    Recursions, "recursions", "Outer packets with this tunnel's address, wherever, that were about to go into it although they carry it; dropped.";
 }
 
 /// Entries in [`Counters`]: more than there are stats, so that a new one does not change the shape
@@ -80,7 +82,7 @@ pub type Counters = [u64; CAPACITY];
 impl Stat {
     /// The verdicts of the egress program: every packet bumps exactly one of them at the interface
     /// where it was seen, so their sum is the number of packets seen.
-    pub const VERDICTS: [Self; 11] = [
+    pub const VERDICTS: [Self; 12] = [
         Self::VerdictOther,
         Self::VerdictUnparsed,
         Self::VerdictNotOurs,
@@ -92,6 +94,7 @@ impl Stat {
         Self::VerdictObserved,
         Self::VerdictTooBig,
         Self::VerdictLoop,
+        Self::VerdictRecursion,
     ];
 
     /// Whether this is a point in time, of which the latest counts, and not a sum.

@@ -10,6 +10,8 @@ use std::{
     net::Ipv6Addr,
 };
 
+use sixxs_common::layout::{ANY_UPLINK, GROUPS_ONLY, SEVERAL_GROUPS_ONLY, SHORTEST_ROUTED};
+
 use crate::{
     config::{Config, OnLeak, Tunnel},
     link::{Candidate, Link, LinkLayer, Links},
@@ -96,8 +98,25 @@ pub struct Source {
     pub tunnel: IfName,
     /// Which uplinks have this very address themselves.
     pub home: Home,
+    /// Whether it is out of a prefix that is routed by the tunnel: from such an address the provider of an
+    /// uplink takes nothing, whether the uplink has it or not.
+    pub is_routed: bool,
     /// Whether it is the tunnel's far end: packets to it leave by the tunnel.
     pub is_far_end: bool,
+}
+
+impl Source {
+    /// [`layout::Source::home`](sixxs_common::layout::Source::home).
+    #[must_use]
+    pub const fn home_number(&self) -> u32 {
+        match (self.home, self.is_routed) {
+            (Home::Nowhere, _) => 0,
+            (Home::Uplink(index), false) => index.0,
+            (Home::Uplink(index), true) => index.0 | GROUPS_ONLY,
+            (Home::Several, false) => ANY_UPLINK,
+            (Home::Several, true) => SEVERAL_GROUPS_ONLY,
+        }
+    }
 }
 
 /// Uplinks by which a source may leave although it is a tunnel's.
@@ -292,10 +311,23 @@ fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
         .map(Prefix::host)
         .filter(|far_end| !homes.contains_key(far_end))
         .collect();
+    // A shorter prefix says "all sources", those of the uplinks among them.
+    let is_routed = |source: Prefix| {
+        let is_own = tunnel
+            .addresses
+            .iter()
+            .any(|own| Prefix::host(own.address) == source);
+        let mut routed = tunnel.prefixes.iter();
+        !is_own
+            && routed.any(|prefix| {
+                u16::from(prefix.bits()) >= SHORTEST_ROUTED && prefix.contains(source.address())
+            })
+    };
     let source = |prefix, home, is_far_end| Source {
         prefix,
         tunnel: tunnel.name.clone(),
         home,
+        is_routed: is_routed(prefix),
         is_far_end,
     };
     let here = homes
@@ -459,6 +491,11 @@ mod tests {
                 ("2001:db8:aa::/48".to_owned(), Home::Nowhere),
             ]
         );
+        // What a broker routes here is no provider's, on whatever wire it is.
+        let routed: Vec<_> = all.sources.iter().map(|source| source.is_routed).collect();
+        assert_eq!(routed, [false, true, true, true]);
+        let numbers: Vec<_> = all.sources.iter().map(Source::home_number).collect();
+        assert_eq!(numbers, [0, 2 | GROUPS_ONLY, SEVERAL_GROUPS_ONLY, 0]);
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub enum LeakFate {
     Dropped,
     /// They leave there, by order.
     Passed,
+    /// They are outer packets of the tunnel itself, which it cannot carry; they are dropped.
+    Recursion,
 }
 
 /// Leaks of a tunnel, in the order in which they are seen. Times are since a moment of the caller's.

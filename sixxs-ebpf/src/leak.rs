@@ -6,10 +6,10 @@ use sixxs_common::{
     flow,
     layout::{
         FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent, ON_LEAK_DROP, ON_LEAK_OBSERVE,
-        TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_REDIRECTED,
-        TREATMENT_TOO_BIG, Tunnel,
+        TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
+        TREATMENT_REDIRECTED, TREATMENT_TOO_BIG, Tunnel,
     },
-    packet::{self, ICMPV6, Ipv6, Packet as _, Transport},
+    packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
     too_big,
 };
@@ -17,6 +17,7 @@ use sixxs_common::{
 use crate::{
     frame::{self, Fit, Frame, Refused},
     maps::{self, Slot},
+    recursion,
 };
 
 /// What became of it.
@@ -31,6 +32,10 @@ pub(crate) enum Treated {
     Dropped,
     /// Let it pass.
     Observed,
+    /// It is of the wire that it is on: let it pass.
+    Near,
+    /// The tunnel would carry its own outer packets: drop it.
+    Recursion,
 }
 
 /// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`.
@@ -41,6 +46,8 @@ pub(crate) fn treat(frame: &Frame, offset: u32, slot: u32) -> Treated {
         ANSWERED => Treated::Answered,
         TOO_BIG => Treated::TooBig,
         OBSERVED => Treated::Observed,
+        RECURSION => Treated::Recursion,
+        NEAR => Treated::Near,
         _ => Treated::Dropped,
     }
 }
@@ -50,6 +57,8 @@ const REDIRECTED: u32 = 1;
 const ANSWERED: u32 = 2;
 const TOO_BIG: u32 = 3;
 const OBSERVED: u32 = 4;
+const RECURSION: u32 = 5;
+const NEAR: u32 = 6;
 
 /// Treats a leak as the tunnel's entry says, counts it for the tunnel and reports it.
 ///
@@ -70,6 +79,8 @@ extern "C" fn sixxs_leak(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
         Treated::TooBig => TOO_BIG,
         Treated::Dropped => DROPPED,
         Treated::Observed => OBSERVED,
+        Treated::Recursion => RECURSION,
+        Treated::Near => NEAR,
     }
 }
 
@@ -86,28 +97,20 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Trea
     };
     // What the packet is goes on record before the packet is changed.
     let upper = packet::transport(frame, ipv6);
-    let sender = frame.sender();
-    event.flow = flow::outgoing(frame, ipv6, upper.as_ref());
-    event.record = FlowRecord {
-        packets: 1,
-        bytes: frame.bytes_behind(interface.link_bytes).into(),
-        reported_ns: frame::now_ns(),
-        cgroup: sender.cgroup,
-        tunnel: slot,
-        ifindex: interface.ifindex,
-        from_ifindex: frame.ingress_ifindex(),
-        bound_ifindex: sender.bound_ifindex,
-        uid: sender.uid,
-        treatment: TREATMENT_NO_TUNNEL,
-        mark: frame.mark(),
-        reserved: 0,
-    };
+    // Asks and answers of an address that the uplink has as well.
+    if upper
+        .as_ref()
+        .is_some_and(|upper| is_discovery(frame, upper))
+    {
+        return Treated::Near;
+    }
+    write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
+    let bound_here = event.record.bound_ifindex == interface.ifindex;
     let (treatment, treated) = match fate(frame, ipv6, upper.as_ref(), tunnel) {
         Fate::Observe => (TREATMENT_OBSERVED, Treated::Observed),
         Fate::Drop => (TREATMENT_DROPPED, Treated::Dropped),
         Fate::NoTunnel => (TREATMENT_NO_TUNNEL, Treated::Dropped),
         Fate::TooBig(mtu) => {
-            let bound_here = sender.bound_ifindex == interface.ifindex;
             match answer(
                 frame,
                 interface,
@@ -120,6 +123,9 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Trea
                 Ok(()) => (TREATMENT_TOO_BIG, Treated::Answered),
                 Err(Refused) => (TREATMENT_TOO_BIG, Treated::TooBig),
             }
+        }
+        Fate::Redirect if recursion::is_known(frame, ipv6, slot) => {
+            (TREATMENT_RECURSION, Treated::Recursion)
         }
         Fate::Redirect => match redirect(frame, interface, ipv6, tunnel) {
             Ok(()) => (TREATMENT_REDIRECTED, Treated::Redirected),
@@ -135,6 +141,7 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Trea
             TREATMENT_REDIRECTED => Stat::LeakRedirected,
             TREATMENT_OBSERVED => Stat::LeakObserved,
             TREATMENT_TOO_BIG => Stat::LeakTooBig,
+            TREATMENT_RECURSION => Stat::Recursions,
             _ => Stat::LeakDropped,
         },
         1,
@@ -145,6 +152,34 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Trea
     event.record.treatment = treatment;
     report(event, counters);
     treated
+}
+
+/// Puts on record what a packet is, and who sent it.
+#[inline(always)]
+pub(crate) fn write_down(
+    event: &mut LeakEvent,
+    frame: &Frame,
+    interface: &Interface,
+    ipv6: &Ipv6,
+    upper: Option<&Transport>,
+    slot: u32,
+) {
+    let sender = frame.sender();
+    event.flow = flow::outgoing(frame, ipv6, upper);
+    event.record = FlowRecord {
+        packets: 1,
+        bytes: frame.bytes_behind(interface.link_bytes).into(),
+        reported_ns: frame::now_ns(),
+        cgroup: sender.cgroup,
+        tunnel: slot,
+        ifindex: interface.ifindex,
+        from_ifindex: frame.ingress_ifindex(),
+        bound_ifindex: sender.bound_ifindex,
+        uid: sender.uid,
+        treatment: TREATMENT_NO_TUNNEL,
+        mark: frame.mark(),
+        recursive_until: 0,
+    };
 }
 
 enum Fate {
@@ -248,6 +283,12 @@ fn answer(
 }
 
 #[inline(always)]
+fn is_discovery(frame: &Frame, upper: &Transport) -> bool {
+    let message = |[kind, _]: [u8; 2]| NEIGHBOUR_DISCOVERY.contains(&kind);
+    upper.protocol == ICMPV6 && frame.peek(upper.offset).is_some_and(message)
+}
+
+#[inline(always)]
 fn is_error(frame: &Frame, upper: &Transport) -> bool {
     // RFC 4443 §2.1: error messages have types below 128.
     upper.protocol == ICMPV6 && frame.peek(upper.offset).is_none_or(|[kind, _]| kind < 128)
@@ -279,7 +320,7 @@ pub(crate) fn deliver(
 /// Counts the packet to its flow, and tells user space: of a new flow at once, of a known one at
 /// most once in [`FLOW_REPORT_NS`], of all of a tunnel's together within its budget.
 #[inline(always)]
-fn report(event: &mut LeakEvent, counters: Slot) {
+pub(crate) fn report(event: &mut LeakEvent, counters: Slot) {
     let now = event.record.reported_ns;
     let state = maps::state(event.record.tunnel);
     if let Some(record) = maps::flow(&event.flow) {
@@ -291,6 +332,11 @@ fn report(event: &mut LeakEvent, counters: Slot) {
         record.treatment = event.record.treatment;
         record.ifindex = event.record.ifindex;
         record.bound_ifindex = event.record.bound_ifindex;
+        if event.record.treatment != TREATMENT_RECURSION {
+            record.recursive_until = 0;
+        } else if event.record.recursive_until != 0 {
+            record.recursive_until = event.record.recursive_until;
+        }
         if now.wrapping_sub(record.reported_ns) < FLOW_REPORT_NS {
             return;
         }

@@ -14,6 +14,7 @@ mod frame;
 mod leak;
 mod maps;
 mod proof;
+mod recursion;
 mod steer;
 
 use aya_ebpf::{
@@ -65,6 +66,9 @@ fn sixxs_egress(context: TcContext) -> i32 {
             proof::elsewhere(&frame, ipv6);
             (Stat::VerdictExempt, NEXT)
         }
+        (Verdict::Own, Ok(ipv6)) if recursion::is_one(&frame, ipv6, interface.slot) => {
+            (Stat::VerdictRecursion, SHOT)
+        }
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
         // No reply that is waited for: `proof::came` waits for none that goes there.
@@ -77,6 +81,8 @@ fn sixxs_egress(context: TcContext) -> i32 {
                 proof::elsewhere(&frame, ipv6);
                 (Stat::VerdictDropped, SHOT)
             }
+            Treated::Near => (Stat::VerdictExempt, NEXT),
+            Treated::Recursion => (Stat::VerdictRecursion, SHOT),
             Treated::Observed => {
                 proof::elsewhere(&frame, ipv6);
                 (Stat::VerdictObserved, NEXT)

@@ -2,7 +2,10 @@
 //!
 //! All but the scratch room are pinned: programs of a new daemon go on with what those of the last one counted.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
+    helpers::bpf_map_lookup_percpu_elem,
     macros::map,
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
@@ -16,6 +19,7 @@ use sixxs_common::{
         Recent, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE,
         interface_place,
     },
+    recursion::{self, Growth},
     stat::{Counters, Stat},
 };
 
@@ -53,6 +57,10 @@ static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
 /// Not used by the programs either: what programs with maps of another layout had counted.
 #[map]
 static CARRIED: Array<Counters> = Array::pinned(layout::SLOTS, 0);
+
+/// How flows into tunnels grow: of no use to programs that come later.
+#[map]
+static GROWTHS: Array<Growth> = Array::with_max_entries(recursion::GROWTHS, 0);
 
 /// Room for an event in the making: the stack has 512 bytes.
 #[map]
@@ -107,6 +115,30 @@ impl Slot {
 #[inline(always)]
 pub(crate) fn slot(slot: u32) -> Option<Slot> {
     COUNTERS.get_ptr_mut(slot).map(|state| Slot { state })
+}
+
+/// Processors looked at: on a host with more, what the others count is missed, and a flow may be acquitted
+/// that goes on.
+const PROCESSORS: u32 = 128;
+
+/// What was counted in a slot by all processors. For what is asked seldom. Kernel 5.19.
+#[inline(always)]
+pub(crate) fn over_processors(slot: u32, stat: Stat) -> u64 {
+    let map = (&raw const COUNTERS).cast_mut().cast::<c_void>();
+    let mut sum = 0_u64;
+    let mut processor = 0;
+    while processor < PROCESSORS {
+        // SAFETY: the map is one per processor with keys of four bytes; the helper checks both numbers.
+        let state = unsafe { bpf_map_lookup_percpu_elem(map, (&raw const slot).cast(), processor) };
+        if state.is_null() {
+            break;
+        }
+        // SAFETY: a map value, checked for null, which begins with the counters.
+        let counted = unsafe { *state.cast::<u64>().add(stat.index()) };
+        sum = sum.wrapping_add(counted);
+        processor += 1;
+    }
+    sum
 }
 
 /// The entry of an interface with its counters.
@@ -186,6 +218,15 @@ pub(crate) fn scratch() -> Option<&'static mut LeakEvent> {
 #[inline(always)]
 pub(crate) fn flow(flow: &Flow) -> Option<*mut FlowRecord> {
     LEAKS.get_ptr_mut(flow)
+}
+
+/// How a flow into the tunnel in `slot` grows.
+#[inline(always)]
+pub(crate) fn growth(slot: u32, key: u64) -> Option<&'static mut Growth> {
+    // SAFETY: as in `state`; `Growth` says what a race may do.
+    GROWTHS
+        .get_ptr_mut(recursion::place(slot, key))
+        .map(|growth| unsafe { &mut *growth })
 }
 
 /// Remembers a flow that leaks for the first time. When that fails (which an LRU map does only

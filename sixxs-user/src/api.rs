@@ -107,6 +107,9 @@ pub struct Tunnel {
     /// Packets that did not leave by its interface, since a tunnel would have brought them back.
     #[serde(default)]
     pub loops: u64,
+    /// Its own outer packets that would have gone into it, wherever; dropped.
+    #[serde(default)]
+    pub recursions: u64,
     /// What came from the broker of a native tunnel and was refused, by reason; those at 0 are left
     /// out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -75,6 +75,7 @@ fn leak_line(leak: &Leak) -> String {
         leak.interface.as_deref().unwrap_or("?"),
         match leak.treatment.as_deref() {
             Some("too_big") => "too big for the tunnel, sender told",
+            Some("recursion") => "dropped, the tunnel would carry itself",
             Some("no_tunnel") => "dropped, the tunnel is not there",
             Some(treatment) => treatment,
             None => "?",
@@ -286,6 +287,15 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
             &format!(
                 "  loops     {} packets dropped that a tunnel would have brought back",
                 tunnel.loops
+            ),
+        );
+    }
+    if tunnel.recursions > 0 {
+        push(
+            text,
+            &format!(
+                "  recursion {} of its own outer packets dropped that would have gone into it",
+                tunnel.recursions
             ),
         );
     }

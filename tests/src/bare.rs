@@ -159,6 +159,7 @@ impl Host {
             prefix,
             tunnel,
             home,
+            is_routed: false,
             is_far_end: false,
         });
         self.0.sources.extend(sources);

@@ -21,6 +21,7 @@ pub mod bare;
 pub mod beside;
 pub mod bpf;
 pub mod broker;
+pub mod carrier;
 pub mod chaos;
 pub mod dirs;
 pub mod events;

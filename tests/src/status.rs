@@ -75,6 +75,8 @@ pub struct Tunnel {
     pub leaks: Leaks,
     #[serde(default)]
     pub loops: u64,
+    #[serde(default)]
+    pub recursions: u64,
 }
 
 impl Tunnel {

@@ -2,6 +2,8 @@
 //!
 //! For packets that did, of which the kernel told, as well as for those that would.
 
+use std::{fmt, net::Ipv6Addr};
+
 use super::rules::{Match, SeenRule};
 use crate::{
     routing::Rule,
@@ -74,8 +76,33 @@ pub enum Cause {
         /// Who had taken it away, where that is known.
         by: Option<String>,
     },
+    /// They are outer packets of the very tunnel that their source leads into.
+    Recursion {
+        /// The tunnel.
+        tunnel: IfName,
+        /// The far end of the outer packets: an address, with a port where there is one.
+        endpoint: Endpoint,
+    },
     /// Everything is there, and was not asked.
     NotAsked,
+}
+
+/// Where outer packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// The port; 0 for protocols without.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { address, port: 0 } => write!(f, "{address}"),
+            Self { address, port } => write!(f, "[{address}]:{port}"),
+        }
+    }
 }
 
 /// Why a packet leaves by the wrong interface.
@@ -138,6 +165,7 @@ impl Cause {
             Self::RuleMissing { .. } => "rule_missing",
             Self::RouteMissing { .. } => "route_missing",
             Self::PutBack { .. } => "put_back",
+            Self::Recursion { .. } => "recursion",
             Self::NotAsked => "not_asked",
         }
     }
@@ -185,6 +213,10 @@ impl Cause {
                     .map_or(String::new(), |by| format!(", taken away by {by}"));
                 format!("its rule or route was missing a moment ago{by}, and has been put back")
             }
+            Self::Recursion { tunnel, endpoint } => format!(
+                "they are the outer packets of a tunnel, to {endpoint}, and have an address of {tunnel}: put into \
+                 {tunnel} they would come back, each time longer"
+            ),
             Self::NotAsked => {
                 "the rules are in place and were not asked: they were put back since, or \
                                the sender chose the interface packet by packet"
@@ -228,6 +260,13 @@ impl Cause {
                 format!("have {by} leave rules and routes of protocol {PROTOCOL} alone")
             }
             Self::PutBack { by: None } => "sixxs alerts says what was put back".to_owned(),
+            Self::Recursion { endpoint, .. } => {
+                let to = endpoint.address;
+                format!(
+                    "the outer packets need another source address: give the uplink a global one, or the route to \
+                     the endpoint one that is no tunnel's: ip -6 route add {to} via GATEWAY dev UPLINK src ADDRESS"
+                )
+            }
             Self::NotAsked => {
                 "sixxs alerts --follow: corrections there say who takes rules away".to_owned()
             }

@@ -12,7 +12,7 @@ pub mod verdict;
 
 use std::net::Ipv6Addr;
 
-pub use cause::{Cause, Circumstances, cause};
+pub use cause::{Cause, Circumstances, Endpoint, cause};
 
 /// What the kernel's routing asks of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]

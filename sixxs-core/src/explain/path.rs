@@ -174,6 +174,11 @@ pub fn explain(facts: &Facts) -> Explanation {
             out(facts, route)
         }
     };
+    let recursion = recursion(facts);
+    let (outcome, sentence) = match &recursion {
+        Some(_) => (Outcome::Dropped, "dropped by the program".to_owned()),
+        None => (outcome, sentence),
+    };
     let is_refused = matches!(facts.way, Way::Refused(_)) && facts.is_tunnel_up;
     let is_leak = matches!(facts.verdict, Some(Verdict::Leak(_)));
     let circumstances = facts.circumstances.as_ref();
@@ -181,6 +186,7 @@ pub fn explain(facts: &Facts) -> Explanation {
         // What is refused was asked: by ours, or by a rule that came before.
         is_leak || (is_refused && matches!(cause, Cause::Shadowed { certain: true, .. }))
     });
+    let cause = recursion.or(cause);
     let sentence = match &cause {
         Some(cause) => format!("{sentence}: {}", cause.sentence()),
         None => sentence,
@@ -191,6 +197,18 @@ pub fn explain(facts: &Facts) -> Explanation {
         sentence,
         cause,
     }
+}
+
+/// Why the program drops it that takes packets like it for outer packets of the tunnel.
+fn recursion(facts: &Facts) -> Option<Cause> {
+    let Program::There(decided) = &facts.program else {
+        return None;
+    };
+    let (tunnel, _) = facts.owner.as_ref()?;
+    Some(Cause::Recursion {
+        tunnel: tunnel.clone(),
+        endpoint: decided.recursion?,
+    })
 }
 
 fn source(facts: &Facts) -> String {

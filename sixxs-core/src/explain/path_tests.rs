@@ -2,7 +2,10 @@ use sixxs_common::layout::{ON_LEAK_DROP, ON_LEAK_OBSERVE, Tunnel};
 
 use super::*;
 use crate::{
-    explain::rules::{Action, Match, Selector},
+    explain::{
+        Endpoint,
+        rules::{Action, Match, Selector},
+    },
     routing::Rule,
     types::RulePriority,
 };
@@ -72,6 +75,7 @@ fn there(verdict: Verdict, on_leak: u8, ifindex: u32) -> Program {
             ..Tunnel::default()
         },
         name: "sixxs0".parse().ok(),
+        recursion: None,
     })
 }
 
@@ -108,6 +112,31 @@ fn every_end() {
         assert_eq!(explained.outcome, outcome, "{explained:?}");
         assert!(explained.sentence.contains(sentence), "{}", explained.sentence);
         assert_eq!(explained.cause.is_some(), facts.verdict == Some(LEAK));
+    }
+}
+
+#[test]
+fn outer_packets_of_a_tunnel_are_named() {
+    for (interface, verdict) in [("net0", LEAK), ("sixxs0", Verdict::Own)] {
+        let mut facts = facts(interface, verdict, there(verdict, 0, 7));
+        if let Program::There(decided) = &mut facts.program {
+            let address = facts.packet.destination;
+            decided.recursion = Some(Endpoint {
+                address,
+                port: 51820,
+            });
+        }
+        let explained = explain(&facts);
+        assert_eq!(explained.outcome, Outcome::Dropped);
+        let sentence = explained.sentence;
+        assert!(sentence.contains("[2001:db8:ffff::9]:51820"), "{sentence}");
+        let cause = explained.cause.unwrap();
+        assert_eq!(cause.name(), "recursion");
+        assert!(
+            cause.cure().contains("2001:db8:ffff::9 via GATEWAY"),
+            "{}",
+            cause.cure()
+        );
     }
 }
 

@@ -5,13 +5,13 @@ use std::net::Ipv6Addr;
 use sixxs_common::{
     address::Address,
     decide::{self, Verdict, decide},
-    layout::{ANY_UPLINK, ON_LEAK_DROP, ON_LEAK_OBSERVE, Source, Tunnel},
+    layout::{ON_LEAK_DROP, ON_LEAK_OBSERVE, Source, Tunnel},
     packet::Ipv6,
 };
 
-use super::Packet;
+use super::{Endpoint, Packet};
 use crate::{
-    enforce::{Enforcement, Home, Role},
+    enforce::{Enforcement, Role},
     types::{IfIndex, IfName, Mtu},
 };
 
@@ -24,6 +24,9 @@ pub struct Decided {
     pub tunnel: Tunnel,
     /// Of a leak: the tunnel's name.
     pub name: Option<IfName>,
+    /// Where the packets go that the programs take for outer packets of a tunnel, and that are between the same
+    /// addresses.
+    pub recursion: Option<Endpoint>,
 }
 
 /// What the program does about a leak.
@@ -95,15 +98,10 @@ impl decide::Tables for Wanted<'_> {
         let address = Ipv6Addr::from(address.octets());
         let mut sources = self.0.sources.iter();
         let source = sources.find(|source| source.prefix.contains(address))?;
-        let home = match source.home {
-            Home::Nowhere => 0,
-            Home::Uplink(index) => index.0,
-            Home::Several => ANY_UPLINK,
-        };
         let slot = self.slot(&source.tunnel)?;
         Some(match source.is_far_end {
             true => Source::far_end(slot),
-            false => Source::new(slot, source.prefix.bits(), home),
+            false => Source::new(slot, source.prefix.bits(), source.home_number()),
         })
     }
 

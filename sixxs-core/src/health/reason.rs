@@ -140,6 +140,10 @@ fn leaking(fate: LeakFate, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f,
             "packets of it go to other interfaces; the program drops them (`on_leak`)"
         )?,
+        LeakFate::Recursion => write!(
+            f,
+            "its outer packets have its own address and would go into it; the program drops them"
+        )?,
         LeakFate::Passed => write!(f, "packets of it leave by other interfaces (`on_leak`)")?,
     }
     write!(f, "; `sixxs alerts` says whose they are")

@@ -1,20 +1,23 @@
 //! What the programs in the kernel would say of a packet: the decision that they run, over what their
 //! maps hold now. Nothing is run, and nothing counted.
 
-use std::path::Path;
+use std::{net::Ipv6Addr, path::Path};
 
 use anyhow::Context as _;
-use aya::maps::{Array, LpmTrie, Map, MapData, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
+use nix::time::{ClockId, clock_gettime};
 use sixxs_common::{
     address::Address,
     decide::{Exit, Tables, Verdict, decide},
+    flow::Flow,
     layout::{
-        self, Control, Interface, ROLE_TUNNEL, SlotName, Source, SourceTable, Tunnel, USE_TRIE,
+        self, Control, FlowRecord, Interface, ROLE_TUNNEL, SlotName, Source, SourceTable, Tunnel,
+        USE_TRIE,
     },
 };
 use sixxs_core::{
     explain::{
-        Packet,
+        Endpoint, Packet,
         verdict::{Decided, header},
     },
     types::IfIndex,
@@ -30,6 +33,7 @@ pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Resul
         verdict: None,
         tunnel: Tunnel::default(),
         name: None,
+        recursion: None,
     };
     let Some(interface) = interface(&interfaces, index)? else {
         return Ok(decided);
@@ -41,6 +45,9 @@ pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Resul
     };
     let verdict = decide(Ok(&header(packet)), exit, &Pinned::open(&pins)?);
     decided.verdict = Some(verdict);
+    if matches!(verdict, Verdict::Leak(_) | Verdict::Own) {
+        decided.recursion = recursion(&pins, packet)?;
+    }
     if let Verdict::Leak(slot) = verdict {
         let tunnels: Array<_, Raw<Tunnel>> = Map::Array(open(&pins, "TUNNELS")?).try_into()?;
         decided.tunnel = tunnels.get(&slot, 0).context("read a tunnel")?.0;
@@ -48,6 +55,24 @@ pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Resul
         decided.name = read_name(&names.get(&slot, 0).context("read a slot's name")?.0);
     }
     Ok(decided)
+}
+
+/// Where those go that were found to be outer packets of a tunnel, between the packet's addresses.
+fn recursion(pins: &Pins, packet: &Packet) -> anyhow::Result<Option<Endpoint>> {
+    let flows: HashMap<_, Raw<Flow>, Raw<FlowRecord>> =
+        Map::LruHashMap(open(pins, "LEAKS")?).try_into()?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
+    let now_ns = u64::try_from(now.tv_sec())? * 1_000_000_000;
+    for entry in flows.iter() {
+        let (Raw(flow), Raw(record)) = entry.context("read the leaking flows")?;
+        let [local, remote] = [flow.local, flow.remote].map(|one| Ipv6Addr::from(one.octets()));
+        let is_it = (local, remote) == (packet.source, packet.destination);
+        if is_it && record.is_recursive(now_ns) {
+            let (address, port) = (remote, flow.remote_port);
+            return Ok(Some(Endpoint { address, port }));
+        }
+    }
+    Ok(None)
 }
 
 fn open(pins: &Pins, name: &str) -> anyhow::Result<MapData> {

@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use sixxs_common::layout::NO_UID;
+use sixxs_common::{
+    flow::Flow,
+    layout::{NO_UID, TREATMENT_RECURSION},
+};
 use sixxs_core::{
     alert::Leaks,
-    explain::{Cause, Circumstances, Packet, cause, rules},
+    explain::{Cause, Circumstances, Endpoint, Packet, cause, rules},
     routing::{
         Step,
         desired::{Place, leading_rule},
@@ -128,6 +131,17 @@ pub(super) fn sender(groups: &mut ControlGroups, leak: &mut api::Leak) {
     leak.cgroup_path = Some(path);
 }
 
+/// That these are outer packets of the tunnel.
+pub(super) fn recursion(tunnel: &IfName, flow: &Flow) -> Cause {
+    Cause::Recursion {
+        tunnel: tunnel.clone(),
+        endpoint: Endpoint {
+            address: Ipv6Addr::from(flow.remote.octets()),
+            port: flow.remote_port,
+        },
+    }
+}
+
 /// Why a flow leaks; `None` where that is about several, or about a tunnel that is not configured any
 /// more.
 pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
@@ -136,6 +150,9 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
     let (name, _) = slots.iter().find(|(_, slot)| **slot == line.tunnel)?;
     let mut tunnels = state.config.tunnels.iter();
     let tunnel = tunnels.find(|tunnel| tunnel.name == *name)?;
+    if record.treatment == TREATMENT_RECURSION {
+        return Some(recursion(name, flow));
+    }
     let source = Ipv6Addr::from(flow.local.octets());
     let packet = Packet {
         source,

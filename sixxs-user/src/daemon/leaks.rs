@@ -4,16 +4,33 @@ use std::time::Duration;
 
 use bytemuck::pod_read_unaligned;
 use sixxs_common::{
-    layout::{FlowRecord, LeakEvent, TREATMENT_OBSERVED, TREATMENT_REDIRECTED, TREATMENT_TOO_BIG},
+    flow::Flow,
+    layout::{
+        FlowRecord, LeakEvent, TREATMENT_OBSERVED, TREATMENT_RECURSION, TREATMENT_REDIRECTED,
+        TREATMENT_TOO_BIG,
+    },
     stat::Stat,
 };
 use sixxs_core::{
-    alert::Merger,
+    alert::{Leaks, Merger},
     health::{LeakFate, Leaking},
 };
 
 use super::{culprit, report, state::State};
 use crate::api::About;
+
+/// Outer packets that would go into their own tunnel are told of again after so long.
+const TOLD_AGAIN: Duration = Duration::from_secs(3600);
+
+/// Outer packets of a tunnel that would have gone into it.
+pub(super) struct Recursion {
+    /// The last of them.
+    pub(super) flow: Flow,
+    /// When that was.
+    pub(super) at: Duration,
+    /// When an alert told of them.
+    told: Duration,
+}
 
 impl State {
     /// Takes the leaks counted until now as told: they were an earlier run's.
@@ -33,6 +50,7 @@ impl State {
                     Stat::LeakDropped,
                     Stat::LeakObserved,
                     Stat::LeakTooBig,
+                    Stat::Recursions,
                 ]
                 .iter()
                 .map(|stat| counters[stat.index()])
@@ -58,12 +76,36 @@ impl State {
             // One that is too big is answered, which is as good.
             TREATMENT_REDIRECTED | TREATMENT_TOO_BIG => LeakFate::Redirected,
             TREATMENT_OBSERVED => LeakFate::Passed,
+            TREATMENT_RECURSION => LeakFate::Recursion,
             _ => LeakFate::Dropped,
         };
         self.leaking
             .entry(record.tunnel)
             .and_modify(|leaking| leaking.go_on(now, fate))
             .or_insert_with(|| Leaking::begin(now, fate));
+    }
+
+    /// Whether this is about outer packets of a tunnel that were told of: they go on until somebody cures it,
+    /// and status says how many there are.
+    fn is_told_already(&mut self, line: &Leaks, now: Duration) -> bool {
+        let Some((flow, record)) = &line.flow else {
+            return false;
+        };
+        if record.treatment != TREATMENT_RECURSION {
+            return false;
+        }
+        let before = self.recursions.get(&line.tunnel);
+        let before = before.filter(|before| {
+            before.flow.remote == flow.remote && now.saturating_sub(before.told) < TOLD_AGAIN
+        });
+        let (is_told, told) = before.map_or((false, now), |before| (true, before.told));
+        let recursion = Recursion {
+            flow: *flow,
+            at: now,
+            told,
+        };
+        self.recursions.insert(line.tunnel, recursion);
+        is_told
     }
 
     /// Whether there may be anything to tell together.
@@ -86,6 +128,9 @@ impl State {
         let lines = self.leaks.tick(now, |flow| kernel.flow(flow), totals);
         self.control_groups.begin();
         for line in lines {
+            if self.is_told_already(&line, now) {
+                continue;
+            }
             let mut leak = report::leak(self, &line);
             culprit::sender(&mut self.control_groups, &mut leak);
             if let Some(cause) = culprit::why(self, &line) {

@@ -1,11 +1,11 @@
 //! The state in the shapes that people and scripts see.
 
-use std::{collections::BTreeMap, net::Ipv6Addr, sync::atomic::Ordering};
+use std::{collections::BTreeMap, net::Ipv6Addr, sync::atomic::Ordering, time::Duration};
 
 use sixxs_common::{
     layout::{
-        NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_REDIRECTED,
-        TREATMENT_TOO_BIG,
+        NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
+        TREATMENT_REDIRECTED, TREATMENT_TOO_BIG,
     },
     packet::{ICMPV6, TCP, UDP},
     stat::{CAPACITY, Counters, Stat},
@@ -20,6 +20,7 @@ use sixxs_core::{
 
 use super::{
     answers::{Waiting, monotonic_ns, proof, seconds},
+    culprit,
     state::State,
     tunnels::Running,
 };
@@ -36,6 +37,7 @@ pub(super) fn status(
         problems.push(format!("{error:#}"));
         BTreeMap::new()
     });
+    problems.extend(recursions(state));
     let now_ns = monotonic_ns()?;
     let configured = state.config.tunnels.iter();
     let counters: Vec<_> = configured
@@ -58,6 +60,26 @@ pub(super) fn status(
         uplinks,
         brokers: standings.into_iter().map(broker).collect(),
         problems,
+    })
+}
+
+/// A tunnel's own outer packets are told of for so long after the last one.
+const RECENT: Duration = Duration::from_secs(300);
+
+/// Tunnels whose own outer packets would go into them, with what to do about it.
+fn recursions(state: &State) -> impl Iterator<Item = String> {
+    let now = state.started.elapsed();
+    let slots = state.kernel.slots().iter();
+    slots.filter_map(move |(name, slot)| {
+        let recursion = state.recursions.get(slot)?;
+        let cause = culprit::recursion(name, &recursion.flow);
+        (now.saturating_sub(recursion.at) <= RECENT).then(|| {
+            format!(
+                "{name}: packets are dropped: {}; {}",
+                cause.sentence(),
+                cause.cure()
+            )
+        })
     })
 }
 
@@ -164,6 +186,7 @@ fn tunnel_status(
         },
         strays: get(Stat::VerdictStray),
         loops: get(Stat::VerdictLoop),
+        recursions: get(Stat::Recursions),
         refused: refused(running, get(Stat::InOwnSource)),
     })
 }
@@ -241,6 +264,7 @@ fn packets_out(counters: &Counters) -> u64 {
         Stat::VerdictDropped,
         Stat::VerdictTooBig,
         Stat::VerdictLoop,
+        Stat::VerdictRecursion,
     ];
     Stat::VERDICTS
         .iter()
@@ -324,6 +348,7 @@ const fn treatment(number: u32) -> &'static str {
         TREATMENT_OBSERVED => "observed",
         TREATMENT_TOO_BIG => "too_big",
         TREATMENT_NO_TUNNEL => "no_tunnel",
+        TREATMENT_RECURSION => "recursion",
         _ => "unknown",
     }
 }

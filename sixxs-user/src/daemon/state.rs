@@ -27,6 +27,7 @@ use super::{
     corrections::Removals,
     culprit::{ControlGroups, PutBack},
     health::HealthAlerts,
+    leaks::Recursion,
     page,
     reload::{Changes, Trial},
     report,
@@ -108,6 +109,8 @@ pub(super) struct State {
     pub(super) leaks: Merger,
     /// By slot of the tunnel.
     pub(super) leaking: BTreeMap<u32, Leaking>,
+    /// Outer packets that would have gone into their own tunnel, by its slot.
+    pub(super) recursions: BTreeMap<u32, Recursion>,
     /// Rules and routes put back of late.
     pub(super) put_back: PutBack,
     pub(super) control_groups: ControlGroups,
@@ -166,6 +169,7 @@ impl State {
             changes: Changes::default(),
             leaks: Merger::default(),
             leaking: BTreeMap::new(),
+            recursions: BTreeMap::new(),
             put_back: PutBack::default(),
             control_groups: ControlGroups::default(),
             vigils: BTreeMap::new(),

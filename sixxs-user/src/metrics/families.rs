@@ -151,6 +151,13 @@ impl Page {
                 .iter()
                 .map(|tunnel| ([("interface", tunnel.name.as_str())], tunnel.loops)),
         )?;
+        families.counters(
+            "sixxs_recursions",
+            "Outer packets of a tunnel with its own address, that were about to go into it; dropped",
+            tunnels
+                .iter()
+                .map(|tunnel| ([("tunnel", tunnel.name.as_str())], tunnel.recursions)),
+        )?;
         let attached = tunnels
             .iter()
             .map(|tunnel| (&tunnel.name, &tunnel.program))

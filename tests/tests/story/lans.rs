@@ -2,15 +2,17 @@
 //! the LANs reach each other directly, both reach the outside through the tunnel, and neither is
 //! a leak.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sixxs_tests::lab::Spec;
+use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::probe;
 use sixxs_tests::program::Hook;
 use sixxs_tests::service::Services;
 use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::{Flavour, LAN1, LAN2, OUTSIDE};
+use sixxs_tests::topology::{Flavour, LAN1, LAN2, OUTSIDE, UPLINK};
 
 use crate::setting::Setting;
 
@@ -108,6 +110,61 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
             ..Leaks::default()
         }
     );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The address that the guide gives the uplink for the LAN on its wire is out of a routed prefix: from it, too,
+/// packets go out by the tunnel only, whoever leads them to the uplink.
+#[test]
+fn a_routed_address_on_the_uplink() -> Result<()> {
+    let spec = Spec {
+        lans: true,
+        ..Spec::new(Flavour::Tun)
+    };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    let host = setting.host();
+    let own: Ipv6Addr = "2001:db8:bb:2::1".parse()?;
+    host.sh("ip -6 rule add fwmark 6 lookup main priority 100")?;
+    let explained = || -> Result<String> {
+        let asked = [
+            "explain",
+            &own.to_string(),
+            &OUTSIDE.to_string(),
+            "--mark",
+            "6",
+        ];
+        let (_, mut told) = setting.program.json(&asked)?;
+        let told = told.pop().context("sixxs explain printed nothing")?;
+        Ok(told["outcome"].as_str().unwrap_or_default().to_owned())
+    };
+    for cause in [Cause::Device(UPLINK), Cause::Mark(6)] {
+        let socket = leak::udp_socket(host, own, cause)?;
+        leak::send(&socket, OUTSIDE, 5, 100)?;
+    }
+    assert_eq!(setting.reached_brokers()?, [0, 10]);
+    assert_eq!(explained()?, "caught");
+    setting.nothing_went_astray()?;
+    // On the wire it is a neighbour like any other, found and finding, and speaks to groups there.
+    let [_, lan2] = setting.lab.lans()?;
+    for _ in 0..2 {
+        host.sh("ip -6 neighbour flush dev net0")?;
+        lan2.sh("ip -6 neighbour flush all")?;
+        for (from, to) in [(host, LAN2), (lan2, own)] {
+            let pings = probe::ping(from, to, 5)?;
+            assert!(pings.all_answered(), "{} to {to}: {pings:?}", from.name());
+        }
+    }
+    let caught = setting.program.status()?.tunnel("sixxs1").leaks.redirected;
+    assert_eq!(caught, 10);
+    // Nothing of ours but the programs.
+    daemon.kill()?;
+    setting.delete_own_rules()?;
+    let pings = probe::Ping::new(OUTSIDE, 5).source(own).run(host)?;
+    assert_eq!(pings.answered, 5);
+    setting.nothing_went_astray()?;
+    let daemon = setting.start()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

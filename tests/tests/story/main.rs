@@ -73,6 +73,7 @@ mod on_leak;
 mod pins;
 mod plan;
 mod proof;
+mod recursion;
 mod refusals;
 mod reload;
 mod reload_check;

@@ -9,7 +9,7 @@ use sixxs_common::{
     layout::{self, FEW_SOURCES, FewSource, SourceTable},
 };
 use sixxs_core::{
-    enforce::{Enforcement, Home, Source},
+    enforce::{Enforcement, Source},
     types::Prefix as CorePrefix,
 };
 
@@ -80,11 +80,7 @@ impl Tables {
         if source.is_far_end {
             return Ok(layout::Source::far_end(slot));
         }
-        let home = match source.home {
-            Home::Nowhere => 0,
-            Home::Uplink(index) => index.0,
-            Home::Several => layout::ANY_UPLINK,
-        };
+        let home = source.home_number();
         Ok(layout::Source::new(slot, source.prefix.bits(), home))
     }
 

@@ -267,6 +267,9 @@ fn detail(tunnel: &crate::api::Tunnel, place: usize, all: usize) -> String {
     if tunnel.loops > 0 {
         parts.push(format!("{} loops", tunnel.loops));
     }
+    if tunnel.recursions > 0 {
+        parts.push(format!("{} recursions", tunnel.recursions));
+    }
     let number = place + 1;
     format!("  {number} of {all}: {}", parts.join(", "))
 }

@@ -1,0 +1,108 @@
+//! Outer packets of a tunnel on their way into that very tunnel, by a redirect or by a route.
+
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
+use sixxs_common::{
+    layout::TREATMENT_RECURSION,
+    packet::{self, IPV6_HEADER_BYTES, Ipv6, Packet as _, UDP},
+    recursion::{Found, Growth, is_nested, key, may_carry},
+    stat::Stat,
+};
+
+use crate::{
+    frame::{self, Frame},
+    leak, maps,
+};
+
+/// Whether the packet, which is about to leave by the tunnel in `slot`, is one of that tunnel's own outer
+/// packets. Counted for the tunnel and reported then. Batches are not looked at: as such they leave by no
+/// tunnel that carries them on.
+#[inline(always)]
+pub(crate) fn is_one(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
+    may_carry(ipv6.next_header)
+        && frame.gso_bytes() == 0
+        && sixxs_recursion(frame.context().as_ptr().cast(), ipv6.offset, slot) != 0
+}
+
+/// Whether the packet is about to be put into the tunnel in `slot` and is known for one of its outer packets.
+#[inline(always)]
+pub(crate) fn is_known(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
+    if !may_carry(ipv6.next_header) {
+        return false;
+    }
+    let key = key_of(frame, ipv6);
+    let Some(growth) = maps::growth(slot, key) else {
+        return false; // never: places are in the table
+    };
+    known(growth, key, ipv6, slot) == Some(Found::Recursion)
+}
+
+#[inline(always)]
+fn known(growth: &mut Growth, key: u64, ipv6: &Ipv6, slot: u32) -> Option<Found> {
+    let others = || maps::over_processors(slot, Stat::VerdictOwn);
+    growth.known(key, bytes(ipv6), frame::now_ns(), others)
+}
+
+#[inline(always)]
+fn bytes(ipv6: &Ipv6) -> u32 {
+    IPV6_HEADER_BYTES + u32::from(ipv6.payload_bytes)
+}
+
+#[inline(always)]
+fn key_of(frame: &Frame, ipv6: &Ipv6) -> u64 {
+    let ports = match ipv6.next_header {
+        UDP => frame
+            .peek(ipv6.offset + IPV6_HEADER_BYTES)
+            .map_or(0, u32::from_ne_bytes),
+        _ => 0,
+    };
+    key(ipv6.source, ipv6.destination, ipv6.next_header, ports)
+}
+
+/// [`is_one`], 1 or 0. A global function to the kernel, which verifies it by itself, and so once.
+#[cold]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
+    let frame = &Frame::new(TcContext::new(skb));
+    let Some(ref ipv6) = packet::ipv6_again(frame, offset) else {
+        return 0; // never: it was there a moment ago
+    };
+    let key = key_of(frame, ipv6);
+    let Some(growth) = maps::growth(slot, key) else {
+        return 0; // never: places are in the table
+    };
+    match known(growth, key, ipv6, slot) {
+        Some(Found::Passes) => return 0,
+        Some(Found::Recursion) => {}
+        None => {
+            let is_proved = is_nested(frame, ipv6);
+            if !is_proved && !growth.grows(key, bytes(ipv6), frame::now_ns()) {
+                return 0;
+            }
+            let others = maps::over_processors(slot, Stat::VerdictOwn);
+            growth.convict(key, is_proved, frame::now_ns(), others);
+        }
+    }
+    found(frame, ipv6, slot, growth.until_ns)
+}
+
+/// Counts and reports what was found.
+#[inline(always)]
+fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
+    let (Some((interface, _)), Some(counters)) =
+        (maps::interface(frame.ifindex()), maps::slot(slot))
+    else {
+        return 0; // never: it is that of an interface
+    };
+    let Some(event) = maps::scratch() else {
+        return 0; // never: the map has one entry
+    };
+    let upper = packet::transport(frame, ipv6);
+    leak::write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
+    event.record.treatment = TREATMENT_RECURSION;
+    // Fits for 136 years after boot.
+    event.record.recursive_until = (until_ns / 1_000_000_000) as u32;
+    counters.add(Stat::Recursions, 1);
+    leak::report(event, counters);
+    1
+}

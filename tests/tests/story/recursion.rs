@@ -1,0 +1,267 @@
+//! An uplink with nothing but a link-local address, and a tunnel over IPv6 whose program leaves the source
+//! address to the kernel: that chooses the tunnel's own. The outer packets never go into the tunnel that they
+//! carry, and packets of others do as ever.
+
+use std::net::SocketAddrV6;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sixxs_common::packet::ECHO_REQUEST;
+use sixxs_tests::carrier::{Carrier, PORT, Style};
+use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::netns::Namespace;
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, HOST, OUTSIDE, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK};
+use sixxs_tests::wait;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::setting::Setting;
+
+/// Pings, all of them unanswered.
+const PINGS: u64 = 10_000;
+
+variants!(plain: tun_plain(Tun, Auto), clsact_plain(Tun, Clsact));
+
+fn plain(flavour: Flavour, hook: Hook) -> Result<()> {
+    alone(&Setting::new(flavour, hook)?, Style::Plain, false, 2)
+}
+
+#[test]
+fn what_cannot_be_read() -> Result<()> {
+    // A ping, five rounds more, and the one by which it is known.
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    alone(&setting, Style::Scrambled, false, 7)
+}
+
+#[test]
+fn by_a_connected_socket() -> Result<()> {
+    alone(
+        &Setting::new(Flavour::Tun, Hook::Auto)?,
+        Style::Plain,
+        true,
+        2,
+    )
+}
+
+/// One tunnel, which would carry itself. Its first ping makes `first` packets at most.
+fn alone(setting: &Setting, style: Style, connects: bool, first: u64) -> Result<()> {
+    let [plan, other] = &TUNNELS;
+    let host = setting.host();
+    link_local_only(setting)?;
+    host.ip(&format!(
+        "address del {}/64 dev {}\n",
+        other.address, other.interface
+    ))?;
+    let carrier = carry(setting, plan, style, connects)?;
+    let daemon = setting.start()?;
+
+    ping(host, plan, 1)?;
+    let carried = settled(&carrier, 1)?;
+    assert!(carried <= first, "{carried} packets for one ping");
+    ping(host, plan, PINGS)?;
+    let carried = settled(&carrier, PINGS + 1)?;
+    // Two and no more; and hardly any more than one.
+    assert!(
+        carried <= PINGS + PINGS / 10,
+        "{carried} packets for {PINGS} pings"
+    );
+
+    let status = setting.program.status()?;
+    let tunnel = status.tunnel(plan.interface);
+    assert!(tunnel.recursions >= PINGS, "{tunnel:#?}");
+    assert!(tunnel.leaks.redirected < 10, "{:?}", tunnel.leaks);
+    assert_eq!(setting.lab.filtered()?, 0);
+    named(setting, plan)?;
+
+    // Other packets of the same address go through the tunnel, whatever they are.
+    others(setting, plan, &carrier)?;
+
+    // With a source of its own the tunnel works, at once.
+    host.ip(&format!("address add {HOST}/64 dev {UPLINK} nodad\n"))?;
+    drop(carrier);
+    wait::until(
+        "the device is gone",
+        Duration::from_secs(5),
+        || host.sh("ip -oneline link show"),
+        |links| !links.contains(plan.interface),
+    )?;
+    let carrier = carry(setting, plan, style, connects)?;
+    let before = setting.program.status()?.tunnel(plan.interface).recursions;
+    let passed = passed(setting)?;
+    ping(host, plan, 10)?;
+    settled(&carrier, 10)?;
+    let status = setting.program.status()?;
+    assert_eq!(status.tunnel(plan.interface).recursions, before);
+    assert!(self::passed(setting)? >= passed + 10);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Two tunnels, each of which is carried by the other.
+#[test]
+fn a_ring_of_two() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    link_local_only(&setting)?;
+    let [first, second] = &TUNNELS;
+    let host = setting.host();
+    let carriers = [
+        carry(&setting, first, Style::Plain, false)?,
+        carry(&setting, second, Style::Plain, false)?,
+    ];
+    for (plan, other) in [(first, second), (second, first)] {
+        host.ip(&format!(
+            "route add {}/128 via fe80::fe dev {UPLINK} src {}\n",
+            plan.remote6, other.address
+        ))?;
+    }
+    let daemon = setting.start()?;
+    ping(host, first, PINGS)?;
+    settled(&carriers[0], PINGS)?;
+    let carried: u64 = carriers.iter().map(Carrier::carried).sum();
+    assert!(
+        carried <= 2 * PINGS + 10,
+        "{carried} packets for {PINGS} pings"
+    );
+    let status = setting.program.status()?;
+    let recursions: u64 = status.tunnels.iter().map(|tunnel| tunnel.recursions).sum();
+    assert!(recursions >= PINGS, "{status:#?}");
+    assert_eq!(setting.lab.filtered()?, 0);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// An uplink that the host reaches the world by, with no address of its own that anybody could answer.
+fn link_local_only(setting: &Setting) -> Result<()> {
+    setting
+        .lab
+        .isp()
+        .ip("address add fe80::fe/64 dev host nodad\n")?;
+    setting.host().ip(&format!(
+        "route del default via 2001:db8:1::fe dev {UPLINK}\n\
+         address del {HOST}/64 dev {UPLINK}\n\
+         route add default via fe80::fe dev {UPLINK}\n"
+    ))
+}
+
+fn carry(setting: &Setting, plan: &TunnelPlan, style: Style, connects: bool) -> Result<Carrier> {
+    let tunnel = setting
+        .lab
+        .tunnels()
+        .iter()
+        .find(|tunnel| tunnel.plan.interface == plan.interface);
+    let links = setting.host().sh("ip -oneline link show")?;
+    if links.contains(plan.interface) {
+        tunnel.context("no such tunnel")?.delete()?;
+    }
+    Carrier::start(setting.host(), plan, style, connects)
+}
+
+/// Sends echo requests, a few at a time: no queue overflows.
+fn ping(host: &Namespace, plan: &TunnelPlan, count: u64) -> Result<()> {
+    let socket = host.run(|| {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+        socket.bind(&SockAddr::from(SocketAddrV6::new(plan.address, 0, 0, 0)))?;
+        Ok(socket)
+    })?;
+    let to = SockAddr::from(SocketAddrV6::new(OUTSIDE, 0, 0, 0));
+    for number in 0..count {
+        let mut request = [0; 64];
+        request[0] = ECHO_REQUEST;
+        request[6..8].copy_from_slice(&u16::try_from(number)?.to_be_bytes());
+        socket.send_to(&request, &to)?;
+        if number % 100 == 99 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
+}
+
+/// How many packets a carrier carried when no more come, which are at least so many.
+fn settled(carrier: &Carrier, least: u64) -> Result<u64> {
+    let now_and_then = || {
+        let now = carrier.carried();
+        std::thread::sleep(Duration::from_millis(100));
+        Ok((now, carrier.carried()))
+    };
+    let settled = |(now, then): &(u64, u64)| now == then && *then >= least;
+    let (_, carried) = wait::until(
+        "no more packets come",
+        Duration::from_secs(20),
+        now_and_then,
+        settled,
+    )?;
+    Ok(carried)
+}
+
+/// Alert, status, explain and doctor name the tunnel, the endpoint and the cure.
+fn named(setting: &Setting, plan: &TunnelPlan) -> Result<()> {
+    let endpoint = format!("[{}]:{PORT}", plan.remote6);
+    let alerts = wait::until(
+        "it is told",
+        Duration::from_secs(10),
+        || setting.program.json(&["alerts"]),
+        |(_, alerts)| alerts.iter().any(|alert| alert["cause"] == "recursion"),
+    )?
+    .1;
+    let told: Vec<&Value> = alerts
+        .iter()
+        .filter(|alert| alert["cause"] == "recursion")
+        .collect();
+    assert_eq!(told.len(), 1, "told once");
+    for (what, key) in [
+        (plan.interface, "tunnel"),
+        (&endpoint, "why"),
+        ("source address", "cure"),
+    ] {
+        let text = told[0][key].as_str().context("no text")?;
+        assert!(text.contains(what), "{}", told[0]);
+    }
+    assert_eq!(told[0]["treatment"], "recursion");
+    for command in [&["status"][..], &["doctor"]] {
+        let printed = setting.program.run(command)?;
+        assert_eq!(printed.code, 3);
+        for what in [plan.interface, &endpoint, "another source address"] {
+            let text = printed
+                .stdout
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
+            assert!(text.contains(what), "{command:?}: {what}: {text}");
+        }
+    }
+    let (source, to) = (plan.address.to_string(), plan.remote6.to_string());
+    let (_, explained) = setting.program.json(&["explain", &source, &to])?;
+    let explained = explained.first().context("sixxs explain printed nothing")?;
+    assert_eq!(explained["outcome"], "dropped", "{explained:#}");
+    assert_eq!(explained["cause"], "recursion", "{explained:#}");
+    let sentence = explained["sentence"].as_str().unwrap_or_default();
+    assert!(sentence.contains(&endpoint), "{explained:#}");
+    Ok(())
+}
+
+/// A user's packets with the tunnel's address, leaked or not, to the endpoint's address as well: of all
+/// lengths, and a tunnel of the user's.
+fn others(setting: &Setting, plan: &TunnelPlan, carrier: &Carrier) -> Result<()> {
+    let before = carrier.carried();
+    let mut sent = 0;
+    for cause in [Cause::Rules, Cause::Device(UPLINK)] {
+        for to in [OUTSIDE, plan.remote6] {
+            let socket = leak::udp_socket(setting.host(), plan.address, cause)?;
+            for size in (1..30).map(|n| n * 40).chain([7, 1232, 100, 7, 100]) {
+                let size = size.min(usize::try_from(TUNNEL_MTU)? - 48);
+                leak::send(&socket, to, 1, size)?;
+                sent += 1;
+            }
+        }
+    }
+    // Of a flow whose packets grow like outer packets, and go on to, one is missed.
+    let flows = 4;
+    settled(carrier, before + sent - flows)?;
+    Ok(())
+}
+
+/// Packets with the host's address that passed the ISP.
+fn passed(setting: &Setting) -> Result<u64> {
+    sixxs_tests::nft::read(setting.lab.isp())?.get("passed")
+}
