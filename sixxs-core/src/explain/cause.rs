@@ -29,6 +29,10 @@ pub struct Circumstances {
     pub rule_in_place: bool,
     /// Whether our route through the tunnel is there.
     pub route_in_place: bool,
+    /// Whether its source is an address of this host.
+    pub is_own_address: bool,
+    /// The interface by which it leaves, if that has no global address of its own.
+    pub without_address: Option<String>,
     /// A rule of somebody else's that it meets before ours ([`before`](super::rules::before)).
     pub before: Option<(SeenRule, Match)>,
 }
@@ -83,6 +87,20 @@ pub enum Cause {
         /// The far end of the outer packets: an address, with a port where there is one.
         endpoint: Endpoint,
     },
+    /// Its source was translated after its route was chosen (NAT): rules saw the source before.
+    Translated {
+        /// The interface by which it came in.
+        from: String,
+        /// The tunnel.
+        tunnel: IfName,
+        /// The tunnel's table.
+        table: TableId,
+    },
+    /// The kernel chose the source after the route, for a socket without an address: the interface has none.
+    SourceChosen {
+        /// The interface.
+        interface: String,
+    },
     /// Everything is there, and was not asked.
     NotAsked,
 }
@@ -117,6 +135,8 @@ pub fn cause(circumstances: &Circumstances) -> Cause {
         rule,
         rule_in_place,
         route_in_place,
+        is_own_address,
+        without_address,
         before,
     } = circumstances;
     let shadowed = |wanted: Match| {
@@ -129,6 +149,14 @@ pub fn cause(circumstances: &Circumstances) -> Cause {
     if let Some(interface) = bound_to {
         let interface = interface.clone();
         return Cause::Bound { interface };
+    }
+    // What comes in from another host has not this host's address, unless it was translated here.
+    if let (Some(from), true) = (forwarded_from, is_own_address) {
+        return Cause::Translated {
+            from: from.clone(),
+            tunnel: tunnel.clone(),
+            table: rule.table,
+        };
     }
     if !wanted {
         let tunnel = tunnel.clone();
@@ -151,7 +179,15 @@ pub fn cause(circumstances: &Circumstances) -> Cause {
             daemon: *daemon,
         };
     }
-    shadowed(Match::Perhaps).unwrap_or(Cause::NotAsked)
+    if let Some(shadowed) = shadowed(Match::Perhaps) {
+        return shadowed;
+    }
+    match (forwarded_from, without_address) {
+        (None, Some(interface)) => Cause::SourceChosen {
+            interface: interface.clone(),
+        },
+        _ => Cause::NotAsked,
+    }
 }
 
 impl Cause {
@@ -166,6 +202,8 @@ impl Cause {
             Self::RouteMissing { .. } => "route_missing",
             Self::PutBack { .. } => "put_back",
             Self::Recursion { .. } => "recursion",
+            Self::Translated { .. } => "translated",
+            Self::SourceChosen { .. } => "source_chosen",
             Self::NotAsked => "not_asked",
         }
     }
@@ -207,6 +245,14 @@ impl Cause {
                 "table {table} has no route through {tunnel}{}",
                 nobody_puts_it_back(*daemon)
             ),
+            Self::Translated { from, .. } => format!(
+                "it came in by {from} with another source, by which its route was chosen; NAT put the \
+                 tunnel's address there afterwards"
+            ),
+            Self::SourceChosen { interface } => format!(
+                "the socket has no address, and {interface} has no global one: the kernel chose the route first, \
+                 and the tunnel's address afterwards"
+            ),
             Self::PutBack { by } => {
                 let by = by
                     .as_ref()
@@ -241,6 +287,20 @@ impl Cause {
                 Some(moves) => format!("move it behind ours: {moves}"),
                 None => rule.command("del"),
             },
+            Self::Translated {
+                from,
+                tunnel,
+                table,
+            } => format!(
+                "lead replies by the mark of their connection: nft add table inet sixxs-nat; \
+                 nft add chain inet sixxs-nat in '{{ type filter hook prerouting priority mangle; }}'; \
+                 nft add rule inet sixxs-nat in iifname {tunnel} ct mark set {table}; \
+                 nft add rule inet sixxs-nat in iifname {from} meta mark set ct mark; \
+                 ip -6 rule add fwmark {table} lookup {table}"
+            ),
+            Self::SourceChosen { interface } => {
+                format!("give {interface} a global address, or bind the program to an address")
+            }
             Self::RuleMissing {
                 daemon: Some(false),
                 ..
@@ -305,6 +365,8 @@ mod tests {
             },
             rule_in_place: true,
             route_in_place: true,
+            is_own_address: true,
+            without_address: None,
             before: None,
         }
     }
@@ -326,15 +388,17 @@ mod tests {
     #[rustfmt::skip] // a table reads best as one
     fn every_cause_has_a_sentence_and_a_cure() {
         type Set = fn(&mut Circumstances);
-        let cases: [(&str, &str, &str, Set); 10] = [
+        let cases: [(&str, &str, &str, Set); 12] = [
             ("not_asked", "were not asked", "alerts", |_| {}),
+            ("translated", "came in by br0 with another source", "nft add rule inet sixxs-nat in iifname sixxs0 ct mark set 200", |c| c.forwarded_from = Some("br0".into())),
+            ("source_chosen", "net0 has no global one", "give net0 a global address", |c| c.without_address = Some("net0".into())),
             ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
             ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
             ("shadowed", "leads it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
             ("shadowed", "may lead", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
             ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
-            ("rule_missing", "comes in by lan1", "rule add", |c| { c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
+            ("rule_missing", "comes in by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
             ("route_missing", "table 200 has no route through sixxs0", "sixxs plan", |c| c.route_in_place = false),
             // What may be is told only when nothing else is the matter.
             ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),

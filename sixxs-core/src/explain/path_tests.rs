@@ -60,6 +60,8 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
             rule,
             rule_in_place: false,
             route_in_place: true,
+            is_own_address: true,
+            without_address: None,
             before: None,
         }),
     }

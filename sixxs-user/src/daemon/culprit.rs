@@ -20,7 +20,7 @@ use sixxs_core::{
         Step,
         desired::{Place, leading_rule},
     },
-    types::{IfName, Prefix},
+    types::{IfIndex, IfName, Prefix},
 };
 
 use super::{report::interface_name, state::State};
@@ -180,6 +180,8 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
         _ => false,
     });
     let before = rules::before(state.netlink.others_rules(), &packet, rule.priority);
+    let links = &state.observed.links;
+    let leaves_by = links.by_index(IfIndex(record.ifindex));
     let found = cause(&Circumstances {
         tunnel: name.clone(),
         bound_to: packet.oif.clone(),
@@ -189,6 +191,10 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
         rule,
         rule_in_place: !lacks_rule,
         route_in_place: !lacks_route,
+        is_own_address: links.iter().any(|link| link.addresses.contains(&source)),
+        without_address: leaves_by
+            .filter(|link| link.global_addresses().next().is_none())
+            .map(|link| link.name.to_string()),
         before: before.map(|(rule, how)| (rule.clone(), how)),
     });
     // What was missing when it leaked may be there again.

@@ -1,6 +1,6 @@
 //! A leak names who sent it, why it leaked, and what cures that.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::Hook;
 use sixxs_tests::tmux::Tmux;
 use sixxs_tests::topology::{Flavour, LAN1, OUTSIDE, UPLINK};
-use sixxs_tests::wait;
+use sixxs_tests::{nft, wait};
 
 use crate::setting::Setting;
 
@@ -242,4 +242,88 @@ fn a_name_that_steers_terminals_is_text() -> Result<()> {
     tmux.key("q")?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
+}
+
+/// A published port: the container's reply gets the tunnel's address when its route is chosen already. The cure
+/// leads it right.
+#[test]
+fn what_nat_makes_of_a_reply() -> Result<()> {
+    const CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd0c, 0, 0, 0, 0, 0, 2);
+    const PORT: u16 = 5301;
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let (host, isp) = (setting.host(), setting.lab.isp());
+    host.ip(&format!(
+        "link add ctr0 type veth peer name far0\n\
+         link set far0 netns {}\n\
+         link set ctr0 up\n\
+         address add fd00:d0c::1/64 dev ctr0 nodad\n",
+        isp.name()
+    ))?;
+    isp.ip(&format!(
+        "link set far0 up\n\
+         address add {CONTAINER}/64 dev far0 nodad\n\
+         route add {OUTSIDE}/128 via fd00:d0c::1 dev far0\n"
+    ))?;
+    host.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")?;
+    nft::load(
+        host,
+        &format!(
+            "table ip6 published {{
+                chain pre {{
+                    type nat hook prerouting priority dstnat
+                    udp dport {PORT} dnat to [{CONTAINER}]:{PORT}
+                }}
+            }}"
+        ),
+    )?;
+    let server = isp.run(|| Ok(UdpSocket::bind((CONTAINER, PORT))?))?;
+    let client = setting
+        .lab
+        .outside()
+        .run(|| Ok(UdpSocket::bind(("::", 0))?))?;
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    }
+    client.connect((tunnel.plan.address, PORT))?;
+    let asks = || -> Result<()> {
+        let mut buffer = [0; 8];
+        client.send(b"?")?;
+        let (_, asker) = server.recv_from(&mut buffer).context("it is asked")?;
+        server.send_to(b"!", asker)?;
+        client.recv(&mut buffer).context("it answers")?;
+        Ok(())
+    };
+    asks()?;
+    let alert = told(&setting, "the leak is told", |alert| {
+        alert["cause"] == "translated"
+    })?;
+    assert_eq!(alert["forwarded_from"], "ctr0", "{alert:#}");
+    let leaks = || Ok(setting.program.status()?.tunnel("sixxs0").leaks.redirected);
+    let before = wait::until("it is counted", TOLD, leaks, |leaks| *leaks == 1)?;
+    let (_, commands) = text(&alert, "cure").split_once(": ").context("a cure")?;
+    setting.program.shell(commands)?;
+    asks()?;
+    assert_eq!(leaks()?, before);
+    setting.nothing_went_astray()
+}
+
+/// A socket without an address gets that of a tunnel where the uplink has none.
+#[test]
+fn an_address_that_the_kernel_chose() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = setting.start()?;
+    let host = setting.host();
+    host.sh("ip -6 address flush dev net0 scope global")?;
+    host.sh("ip -6 route replace default via fe80::fe dev net0")?;
+    host.sh("ip -6 neighbour replace fe80::fe lladdr 02:00:00:00:00:fe dev net0")?;
+    let socket = host.run(|| Ok(UdpSocket::bind(("::", 0))?))?;
+    socket.send_to(b"?", (OUTSIDE, 9))?;
+    let alert = told(&setting, "the leak is told", |alert| {
+        alert["cause"] == "source_chosen"
+    })?;
+    let cure = "give net0 a global address, or bind the program to an address";
+    assert_eq!(alert["cure"], cure, "{alert:#}");
+    setting.nothing_went_astray()
 }

@@ -232,6 +232,7 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
         route.is_ours() && route.table == leading.table && is_its && leads_there(&route.target)
     });
     let before = rules::before(rules, packet, leading.priority);
+    let links = &observed.links;
     Circumstances {
         tunnel: tunnel.name.clone(),
         bound_to: packet.oif.clone(),
@@ -241,6 +242,11 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
         rule: leading,
         rule_in_place: rules.iter().any(is_ours),
         route_in_place,
+        is_own_address: links
+            .iter()
+            .any(|link| link.addresses.contains(&packet.source)),
+        // Which source the kernel chooses is not asked here: it is given.
+        without_address: None,
         before: before.map(|(rule, how)| (rule.clone(), how)),
     }
 }
