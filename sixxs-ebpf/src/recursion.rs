@@ -87,6 +87,10 @@ extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u3
 }
 
 /// Counts and reports what was found.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "seconds since the start fit for 136 years"
+)]
 #[inline(always)]
 fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
     let (Some((interface, _)), Some(counters)) =
@@ -100,7 +104,6 @@ fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
     let upper = packet::transport(frame, ipv6);
     leak::write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
     event.record.treatment = TREATMENT_RECURSION;
-    // Fits for 136 years after boot.
     event.record.recursive_until = (until_ns / 1_000_000_000) as u32;
     counters.add(Stat::Recursions, 1);
     leak::report(event, counters);

@@ -38,6 +38,12 @@ nix::ioctl_write_int_bad!(
     0x4004_54d0
 );
 
+nix::ioctl_write_int_bad!(
+    /// `TUNSETLINK`: the type of the link layer.
+    tun_set_link,
+    0x4004_54cd
+);
+
 /// Of linux/if_tun.h: sums, and flows of TCP over IPv4 and IPv6.
 const TCP_OFFLOADS: libc::c_int = 0x01 | 0x02 | 0x04;
 /// And of UDP, since Linux 6.2.
@@ -86,6 +92,13 @@ impl wire::Tun for Offloading {
     fn cuts_udp(&self) -> bool {
         self.cuts_udp
     }
+}
+
+/// Gives a device that is down a link layer of this type (`ARPHRD_…`, or a number that is none).
+pub fn set_link_type(device: &File, number: libc::c_int) -> Result<()> {
+    // SAFETY: the descriptor is open, and the argument is a number.
+    unsafe { tun_set_link(device.as_raw_fd(), number) }.context("TUNSETLINK")?;
+    Ok(())
 }
 
 /// Makes a TUN device of this name inside `namespace`. It lives until the file is closed.

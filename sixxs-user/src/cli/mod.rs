@@ -365,9 +365,10 @@ fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
         EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
     };
     let default = if program_log {
-        "info,sixxs_ebpf=debug"
+        "info,netlink_packet_route=error,sixxs_ebpf=debug"
     } else {
-        "info"
+        // What the kernel has and that crate does not know, it calls a bug, at each look.
+        "info,netlink_packet_route=error"
     };
     let filter = match env::var("SIXXS_LOG") {
         Ok(filter) => EnvFilter::try_new(&filter)

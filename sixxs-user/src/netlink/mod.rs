@@ -7,6 +7,7 @@
 mod addresses;
 mod apply;
 mod batch;
+mod link_type;
 mod look_up;
 pub mod marked;
 mod observe;

@@ -33,10 +33,10 @@ use sixxs_core::{
         exits::Led,
         observed::{ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
-    types::{IfIndex, Metric, Mtu, PROTOCOL, Prefix, TableId},
+    types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
-use super::{Netlink, RequestError, Scope, addresses::SeenAddress};
+use super::{Netlink, RequestError, Scope, addresses::SeenAddress, link_type};
 
 /// An address that only a default route leads to: the first of global unicast, 2000::/3, which
 /// some take for a default route as well (RFC 4291 §2.4). Nobody has it.
@@ -279,12 +279,13 @@ fn link(message: &LinkMessage) -> Option<Link> {
     }
     let header = &message.header;
     let is_loopback = header.flags.contains(LinkFlags::Loopback);
+    let name = name?;
     Some(Link {
         index: IfIndex(header.index),
-        name: name?,
         up: header.flags.contains(LinkFlags::Up),
         mtu: Mtu(mtu),
-        layer: layer(header.link_layer_type, mac),
+        layer: layer(header.link_layer_type, mac, &name),
+        name,
         carrier: header.flags.contains(LinkFlags::LowerUp),
         addresses: Vec::new(),
         unusable: BTreeMap::new(),
@@ -317,7 +318,7 @@ fn vrf_table(message: &LinkMessage) -> Option<TableId> {
 
 /// Interfaces whose packets start with the IP header where our programs see them, by their
 /// `ARPHRD_` type; others have an Ethernet header, or one that we cannot read.
-fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>) -> LinkLayer {
+fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer {
     match kind {
         LinkLayerType::Ether | LinkLayerType::Loopback => {
             LinkLayer::Ethernet(mac.unwrap_or_default())
@@ -330,6 +331,11 @@ fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>) -> LinkLayer {
         | LinkLayerType::Tunnel6
         | LinkLayerType::Ipgre
         | LinkLayerType::Ip6gre => LinkLayer::None,
+        // Also what the parser does not know.
+        LinkLayerType::Void => {
+            let number = link_type::of(name.as_str());
+            LinkLayer::Unsupported(number.unwrap_or(u16::from(LinkLayerType::Void)))
+        }
         other => LinkLayer::Unsupported(u16::from(other)),
     }
 }

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::program::{Hook, Program};
 use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
-use sixxs_tests::uplink;
+use sixxs_tests::{tun, uplink};
 
 use crate::setting::Setting;
 
@@ -174,6 +174,24 @@ fn a_prefix_without_a_lan() -> Result<()> {
     assert!(refused.is_err(), "no route to a LAN that is not there");
     leak::send(&socket, OUTSIDE, 1, 100)?;
     setting.nothing_went_astray()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A link layer that nobody has a name for is told by its number, and by no library's words.
+#[test]
+fn a_link_layer_without_a_name() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let device = tun::create(setting.host(), "odd0")?;
+    tun::set_link_type(&device, 4242)?;
+    let config = setting.lab.config("");
+    let config = config.replace("[\"net0\"]", "[\"net0\", \"odd0\"]");
+    setting.lab.write_config(&config)?;
+    let daemon = setting.start()?;
+    let screen = setting.program.run(&["status"])?;
+    assert!(screen.stdout.contains("ARPHRD 4242"), "{}", screen.stdout);
+    let log = daemon.log() + &screen.stderr;
+    assert!(!log.contains("BUG"), "{log}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
