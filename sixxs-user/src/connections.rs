@@ -15,7 +15,7 @@ use crate::memory;
 /// So many connections leave memory behind that is worth giving back.
 const STORM: usize = 64;
 
-/// Whether a request has come by a connection.
+/// Whether a request has come by a connection, and is not answered yet where that is told.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked(Arc<AtomicBool>);
 
@@ -23,6 +23,11 @@ impl Asked {
     /// One has.
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// It is answered.
+    pub(crate) fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 
     /// Whether one has.
@@ -72,7 +77,7 @@ impl<C: PartialEq> Connections<C> {
     }
 
     /// Whether there is room for one more of a class that may have `most`. Where there is none, the oldest is
-    /// given up of those that have asked nothing.
+    /// given up of those that wait for no answer.
     pub(crate) fn has_room(&mut self, class: &C, most: usize) -> bool {
         self.open
             .retain(|connection| !connection.task.is_finished());

@@ -30,7 +30,7 @@ use crate::{
     connections::{Asked, Connections},
 };
 
-/// Connections of root at a time. For one more, the oldest that has asked nothing is given up; where all have,
+/// Connections of root at a time. For one more, the oldest that waits for no answer is given up; where all do,
 /// the new one is refused.
 const OF_ROOT: usize = 32;
 
@@ -96,7 +96,15 @@ async fn converse(stream: UnixStream, app: Router, caller: Caller, asked: Asked)
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         asked.set();
         request.extensions_mut().insert(ConnectInfo(caller.clone()));
-        app.call(request)
+        let answered = app.call(request);
+        let (asked, follows) = (asked.clone(), caller.follows.clone());
+        async move {
+            let answer = answered.await;
+            if !follows.is_set() {
+                asked.clear();
+            }
+            answer
+        }
     });
     let mut served = pin!(
         http1::Builder::new()
