@@ -30,6 +30,8 @@ pub struct Facts {
     pub verdict: Option<Verdict>,
     /// The program where it leaves.
     pub program: Program,
+    /// Whether the configuration names uplinks, and the interface where it leaves is none of them.
+    pub is_unnamed_exit: bool,
     /// Why it leaves by the wrong interface, if it does.
     pub circumstances: Option<Circumstances>,
 }
@@ -352,8 +354,12 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
         .owner
         .as_ref()
         .map_or("its tunnel", |(tunnel, _)| tunnel.as_str());
+    let unnamed = match facts.is_unnamed_exit {
+        true => format!(" ({name} is an exit that `uplinks` does not name: nothing is caught there)"),
+        false => String::new(),
+    };
     let decided = match &facts.program {
-        Program::None => return (Outcome::Leaks, format!("would leak by {name}")),
+        Program::None => return (Outcome::Leaks, format!("would leak by {name}{unnamed}")),
         Program::Unknown(_) => {
             return (
                 Outcome::Leaks,
@@ -363,7 +369,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
         Program::There(decided) => decided,
     };
     if !matches!(decided.verdict, Some(Verdict::Leak(_))) {
-        return (Outcome::Leaks, format!("would leak by {name}"));
+        return (Outcome::Leaks, format!("would leak by {name}{unnamed}"));
     }
     match fate(&decided.tunnel, facts.bytes.unwrap_or_default()) {
         Fate::Redirect => {

@@ -49,6 +49,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
             interface: interface.parse().unwrap(),
             mtu: Mtu(1500),
         }),
+        is_unnamed_exit: false,
         verdict: Some(verdict),
         program,
         circumstances: Some(Circumstances {
@@ -140,6 +141,15 @@ fn outer_packets_of_a_tunnel_are_named() {
             cause.cure()
         );
     }
+}
+
+#[test]
+fn an_exit_that_is_not_named_is_pointed_at() {
+    let mut facts = facts("ts1", LEAK, Program::None);
+    facts.is_unnamed_exit = true;
+    let sentence = explain(&facts).sentence;
+    let expected = "would leak by ts1 (ts1 is an exit that `uplinks` does not name";
+    assert!(sentence.starts_with(expected), "{sentence}");
 }
 
 #[test]

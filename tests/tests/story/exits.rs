@@ -287,3 +287,25 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
+
+/// Where the configuration names other uplinks nothing is caught at an exit, and `explain` and `doctor` say so.
+#[test]
+fn an_exit_that_is_not_named() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    setting.host().ip(TUN)?;
+    let daemon = setting.start()?;
+    setting
+        .host()
+        .sh("ip -6 route add default dev ts1 table 53")?;
+    setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
+    let explained = explained(&setting)?;
+    assert!(
+        explained.contains("would leak by ts1 (ts1 is an exit that `uplinks` does not name"),
+        "{explained}"
+    );
+    let findings = setting.program.run(&["doctor"])?.stdout;
+    assert!(findings.contains("ts1 is an exit"), "{findings}");
+    assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -14,7 +14,7 @@ use sixxs_core::{
     },
     link::{Link, Links},
     routing::{Observed, desired::leading_rule, observed::ObservedTarget},
-    types::{Mtu, Prefix},
+    types::{IfName, Mtu, Prefix},
 };
 
 use super::asked::{Asked, BadArgument, address, interface};
@@ -116,6 +116,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
             .is_some_and(|link| link.up),
         circumstances: owner.map(|(tunnel, by)| circumstances(&view, tunnel, by, &packet)),
         owner: owner.map(|(tunnel, by)| (tunnel.name.clone(), by)),
+        is_unnamed_exit: exit.is_some_and(|link| is_unnamed(&config, &link.name)),
         verdict: exit.map(|link| verdict(&enforcement, &packet, &link.name, link.index)),
         program: match exit {
             Some(link) => program(paths, &netlink, link, &packet).await,
@@ -125,6 +126,13 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         rules,
         packet,
     })
+}
+
+/// Whether leaks by an interface are not watched, since the configuration names other uplinks.
+fn is_unnamed(config: &Config, name: &IfName) -> bool {
+    let is_named = |names: &Vec<IfName>| names.contains(name);
+    config.uplinks.as_ref().is_some_and(|names| !is_named(names))
+        && config.tunnels.iter().all(|tunnel| tunnel.name != *name)
 }
 
 fn is_wanted(status: Option<&Status>, tunnel: &Tunnel) -> bool {
