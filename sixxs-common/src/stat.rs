@@ -32,14 +32,14 @@ macro_rules! stats {
 stats! {
     InPackets, "in_packets", "Packets that came in by the interface, as the kernel hands them over: a batch of GRO counts once.";
     InBytes, "in_bytes", "Bytes that came in by the interface, without link layer.";
-    InRequests, "in_echo_requests", "ICMPv6 echo requests that came in.";
-    InReplies, "in_echo_replies", "ICMPv6 echo replies that came in.";
+    InRequests, "in_echo_requests", "ICMPv6 echo requests that came in for its own addresses and prefixes.";
+    InReplies, "in_echo_replies", "ICMPv6 echo replies that came in for its own addresses and prefixes.";
     InUnparsed, "in_unparsed", "Packets that came in, say they are IPv6 and cannot be parsed; they pass.";
     InOwnSource, "in_own_source", "Packets that came in by a native tunnel and say they are from its own address; dropped.";
     InSteered, "in_steered", "Packets that came in for a socket bound to an uplink, and were handed on as if they had come in by it.";
     OutBytes, "out_bytes", "Bytes that left by the interface, without link layer.";
-    OutRequests, "out_echo_requests", "ICMPv6 echo requests that left.";
-    OutReplies, "out_echo_replies", "ICMPv6 echo replies that left.";
+    OutRequests, "out_echo_requests", "ICMPv6 echo requests that left from the tunnel's own addresses and prefixes.";
+    OutReplies, "out_echo_replies", "ICMPv6 echo replies that left from the tunnel's own addresses and prefixes.";
     VerdictOther, "out_not_ipv6", "Packets that left and are not IPv6.";
     VerdictUnparsed, "out_unparsed", "Packets that left, say they are IPv6 and cannot be parsed.";
     VerdictNotOurs, "out_not_ours", "Packets that left by an uplink with a source of no tunnel.";

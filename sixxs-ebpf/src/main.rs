@@ -24,8 +24,8 @@ use aya_ebpf::{
 };
 use sixxs_common::{
     address::Address,
-    decide::{Exit, Verdict, decide},
-    layout::ROLE_TUNNEL,
+    decide::{Exit, Tables as _, Verdict, decide},
+    layout::{Interface, ROLE_TUNNEL},
     packet::{self, Echo, EchoMessage, Ipv6},
     stat::Stat,
 };
@@ -99,17 +99,12 @@ fn sixxs_egress(context: TcContext) -> i32 {
             Stat::OutBytes,
             frame.bytes_behind(interface.link_bytes).into(),
         );
-        if let (ROLE_TUNNEL, Ok(ipv6)) = (interface.role, &ipv6) {
-            let echo = count_echo(&frame, ipv6, slot, &OUT);
-            if let (
-                Some(CountedEcho {
-                    kind: Echo::Reply,
-                    number: Some(number),
-                    ..
-                }),
-                Verdict::Own,
-            ) = (echo, verdict)
-            {
+        // A stray is no message of the tunnel's: the far end drops it.
+        if let (Verdict::Own, Ok(ipv6)) = (verdict, &ipv6)
+            && let Some(message) = packet::echo(&frame, ipv6)
+        {
+            count_echo(message.kind, slot, &OUT);
+            if let (Echo::Reply, Some(number)) = (message.kind, message.number) {
                 proof::left(ipv6, number);
             }
         }
@@ -135,15 +130,8 @@ fn sixxs_ingress(context: TcContext) -> i32 {
                 slot.add(Stat::InOwnSource, 1);
                 return SHOT;
             }
-            if let Some(request) = count_echo(&frame, &ipv6, slot, &IN)
-                && request.kind == Echo::Request
-            {
-                let tables = maps::InKernel {
-                    slot,
-                    number: interface.slot,
-                    generation: interface.generation,
-                };
-                proof::came(interface, &tables, &ipv6, &request);
+            if let Some(message) = packet::echo(&frame, &ipv6) {
+                echo_came(interface, slot, &ipv6, message);
             }
             if steer::to_uplink(&frame, interface, &ipv6) {
                 slot.add(Stat::InSteered, 1);
@@ -178,32 +166,46 @@ const OUT: EchoStats = EchoStats {
     last_reply: Stat::LastReplyOut,
 };
 
-/// An echo message that was counted.
-struct CountedEcho {
-    kind: Echo,
-    /// As [`packet::EchoMessage::number`].
-    number: Option<u32>,
+/// When an echo message was counted.
+struct Counted {
     /// The clock's last tick.
     tick_ns: u64,
     /// Whether it is the first of its kind since then, by this interface and on this processor.
     is_first: bool,
 }
 
+/// An echo message came in. Only those to the tunnel's own addresses and prefixes are the tunnel's.
 #[inline(always)]
-fn count_echo(frame: &Frame, ipv6: &Ipv6, slot: Slot, stats: &EchoStats) -> Option<CountedEcho> {
-    let EchoMessage { kind, number } = packet::echo(frame, ipv6)?;
+fn echo_came(interface: &Interface, slot: Slot, ipv6: &Ipv6, message: EchoMessage) {
+    let tables = maps::InKernel {
+        slot,
+        number: interface.slot,
+        generation: interface.generation,
+    };
+    let Some(to) = tables.source(ipv6.destination) else {
+        return;
+    };
+    if to.slot() != interface.slot {
+        return;
+    }
+    let counted = count_echo(message.kind, slot, &IN);
+    if let (Echo::Request, Some(number), true) = (message.kind, message.number, to.is_address()) {
+        proof::came(interface, &tables, ipv6, number, &counted);
+    }
+}
+
+#[inline(always)]
+fn count_echo(kind: Echo, slot: Slot, stats: &EchoStats) -> Counted {
     let (count, last) = match kind {
         Echo::Request => (stats.requests, stats.last_request),
         Echo::Reply => (stats.replies, stats.last_reply),
     };
     slot.add(count, 1);
     let tick_ns = frame::now_ns();
-    Some(CountedEcho {
-        kind,
-        number,
+    Counted {
         tick_ns,
         is_first: slot.renew(last, tick_ns),
-    })
+    }
 }
 
 #[cfg(target_arch = "bpf")]

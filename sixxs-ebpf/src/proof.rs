@@ -9,13 +9,13 @@ use sixxs_common::{
 };
 
 use crate::{
-    CountedEcho,
+    Counted,
     frame::{self, Frame},
     maps,
 };
 
-/// A request came in by a tunnel: the reply to it is waited for. What is behind this host, in a routed
-/// prefix, may not be there at all: of it nothing is expected. Nor of the reply to somebody there, which
+/// A request to a tunnel's own address came in by it: the reply is waited for. (What is behind this host, in
+/// a routed prefix, may not be there at all: of it nothing is expected.) Not the reply to somebody there, which
 /// leaves by no tunnel; that such a request came from outside is forged.
 ///
 /// How long the reply takes is of interest where the request is the first since the last tick of the
@@ -25,15 +25,9 @@ pub(crate) fn came(
     interface: &Interface,
     tables: &maps::InKernel,
     ipv6: &Ipv6,
-    request: &CountedEcho,
+    number: u32,
+    request: &Counted,
 ) {
-    let Some(number) = request.number else {
-        return;
-    };
-    match tables.source(ipv6.destination) {
-        Some(source) if source.is_address() && source.slot() == interface.slot => {}
-        _ => return,
-    }
     if tables.comes_here(ipv6.source) {
         return;
     }

@@ -355,7 +355,9 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
         .as_ref()
         .map_or("its tunnel", |(tunnel, _)| tunnel.as_str());
     let unnamed = match facts.is_unnamed_exit {
-        true => format!(" ({name} is an exit that `uplinks` does not name: nothing is caught there)"),
+        true => {
+            format!(" ({name} is an exit that `uplinks` does not name: nothing is caught there)")
+        }
         false => String::new(),
     };
     let decided = match &facts.program {

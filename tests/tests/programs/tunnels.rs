@@ -111,11 +111,17 @@ fn a_tunnel_counts_what_leaves() -> Result<()> {
 
 #[test]
 fn a_tunnel_counts_what_comes_in() -> Result<()> {
-    // Not for an address of the tunnel: no reply is waited for, which tests/pairs.rs is about.
-    let golden = |name, next_header, payload: Vec<u8>| {
-        let packet = ipv6(address(OUTSIDE), address(NATIVE), next_header, &payload);
+    // For the tunnel's prefix, and not its address: no reply is waited for, which tests/pairs.rs is about.
+    let to = |destination: &str, name, next_header, payload: Vec<u8>| {
+        let packet = ipv6(
+            address(OUTSIDE),
+            address(destination),
+            next_header,
+            &payload,
+        );
         Golden::arrives(name, "plain", wire(&packet))
     };
+    let golden = |name, next_header, payload| to("2001:db8:bb:3::9", name, next_header, payload);
     let request = |golden: Golden| {
         golden
             .and("plain", Stat::InRequests)
@@ -132,6 +138,18 @@ fn a_tunnel_counts_what_comes_in() -> Result<()> {
         Role::Tunnel,
         &[
             golden("UDP", UDP, udp(4000, 64)),
+            to(
+                NATIVE,
+                "echo request to nobody's address",
+                ICMPV6,
+                ping.clone(),
+            ),
+            to(
+                "2001:db8:b::2",
+                "echo request to another tunnel's",
+                ICMPV6,
+                ping.clone(),
+            ),
             request(golden("echo request", ICMPV6, ping.clone())),
             reply(golden("echo reply", ICMPV6, icmpv6(ECHO_REPLY, 56))),
             request(golden("hop-by-hop", HOP_BY_HOP, options(ICMPV6, &ping))),

@@ -273,6 +273,18 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     }
     let (code, report) = setting.program.json(&["doctor"])?;
     assert_eq!(code, 0, "{report:#?}");
+    // Pings to another address of the same interface are none of the tunnel's, nor are their answers.
+    setting
+        .host()
+        .sh("ip -6 address add 2001:db8:1::77/64 dev net0 nodad")?;
+    let counted = || -> Result<[u64; 2]> {
+        let status = setting.program.status()?;
+        let echo = &status.tunnel(UPLINK).echo;
+        Ok([echo.requests_in, echo.replies_out])
+    };
+    assert_eq!(counted()?, [5, 5]);
+    assert!(ping(outside, "2001:db8:1::77".parse()?, 5)?.all_answered());
+    assert_eq!(counted()?, [5, 5]);
     // What leaks by the one is put into the other.
     let socket = leak::udp_socket(
         setting.host(),

@@ -131,7 +131,10 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
 /// Whether leaks by an interface are not watched, since the configuration names other uplinks.
 fn is_unnamed(config: &Config, name: &IfName) -> bool {
     let is_named = |names: &Vec<IfName>| names.contains(name);
-    config.uplinks.as_ref().is_some_and(|names| !is_named(names))
+    config
+        .uplinks
+        .as_ref()
+        .is_some_and(|names| !is_named(names))
         && config.tunnels.iter().all(|tunnel| tunnel.name != *name)
 }
 
