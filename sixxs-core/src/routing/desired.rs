@@ -8,8 +8,8 @@ use std::{
 use sixxs_common::layout::SHORTEST_ROUTED;
 
 use super::{
-    DEFAULT_METRIC, DIRECTS_TABLE, MAIN_TABLE, Neighbour, Rule, SUBTREES_TABLE, UNREACHABLE_METRIC,
-    connected::MOST_PAIRS,
+    DEFAULT_METRIC, DIRECTS_TABLE, LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule, SUBTREES_TABLE,
+    UNREACHABLE_METRIC, connected::MOST_PAIRS, observed::LocalTable,
 };
 use crate::{
     config::{Config, Kind, RuleMode, Tunnel},
@@ -21,6 +21,9 @@ use crate::{
 pub struct Desired {
     /// Rules.
     pub rules: BTreeSet<Rule>,
+    /// Rules that only belong there while nobody else's rule asks the local table before ours: without one,
+    /// packets to an address of this host take the tunnel.
+    pub local: BTreeSet<Rule>,
     /// Routes.
     pub routes: BTreeMap<Place, Target>,
     /// Gateways to be kept resolved.
@@ -95,6 +98,15 @@ impl Desired {
         desired
     }
 
+    /// The rules that belong beside those of others.
+    #[must_use]
+    pub fn rules_beside(&self, local_table: LocalTable) -> BTreeSet<Rule> {
+        let first = self.rules.first().map(|rule| rule.priority);
+        let is_late = first.is_some_and(|first| !local_table.is_before(first));
+        let local = self.local.iter().filter(|_| is_late);
+        self.rules.iter().chain(local).copied().collect()
+    }
+
     /// Adds what the interface of a tunnel should be like, which we made ourselves.
     pub fn set_up(&mut self, tunnel: &Tunnel) {
         if tunnel.addresses_by_others {
@@ -138,6 +150,7 @@ impl Desired {
             source,
         };
         self.rules.insert(leading_rule(config, tunnel, Prefix::ALL));
+        self.local.insert(local_rule(config, Prefix::ALL));
         let mut rule = |offset, table, no_default| {
             self.rules.insert(Rule {
                 priority: RulePriority(config.rule_priority.0 + offset),
@@ -189,6 +202,7 @@ impl Desired {
         self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {
             self.rules.insert(leading_rule(config, tunnel, from));
+            self.local.insert(local_rule(config, from));
             // Right before: what is reached without the tunnel, such as the LANs behind this host.
             // Not by the main table's default route: that leads to the uplink.
             for to in inside {
@@ -253,6 +267,18 @@ pub fn leading_rule(config: &Config, tunnel: &Tunnel, source: Prefix) -> Rule {
         from,
         to: None,
         table,
+        no_default: false,
+    }
+}
+
+/// The rule that has packets of a source look for an address of this host, before all other rules of ours. It is for
+/// that source alone where rules are: whoever moved the local table back had a reason for other packets.
+fn local_rule(config: &Config, source: Prefix) -> Rule {
+    Rule {
+        priority: RulePriority(config.rule_priority.0.saturating_sub(2).max(1)),
+        from: source,
+        to: None,
+        table: LOCAL_TABLE,
         no_default: false,
     }
 }

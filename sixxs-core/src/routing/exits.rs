@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::MAIN_TABLE;
+use super::{LOCAL_TABLE, MAIN_TABLE};
 use crate::{
     explain::rules::{Action, SeenRule},
     types::{IfIndex, Prefix, TableId},
@@ -24,8 +24,6 @@ const EIGHTH: u32 = 1 << (PIECE_BITS - WORLD_BITS);
 
 /// The table number of a rule that leads to the table of a VRF (`l3mdev`).
 const OF_VRF: TableId = TableId(0);
-
-const LOCAL_TABLE: TableId = TableId(255);
 
 /// The loopback's index in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: IfIndex = IfIndex(1);

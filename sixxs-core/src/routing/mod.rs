@@ -28,6 +28,9 @@ pub const UNREACHABLE_METRIC: Metric = Metric(4_278_198_272);
 /// The main table.
 pub const MAIN_TABLE: TableId = TableId(254);
 
+/// The table of the host's own addresses, which the kernel's rule at priority 0 leads to.
+pub const LOCAL_TABLE: TableId = TableId(255);
+
 /// The one table of `rule_mode = "subtrees"`.
 pub const SUBTREES_TABLE: TableId = TableId(200);
 

@@ -4,8 +4,9 @@ use std::net::Ipv6Addr;
 
 use super::{Rule, connected::ConnectedRoute, desired::Place};
 use crate::{
+    explain::rules::SeenRule,
     link::Links,
-    types::{IfIndex, Metric, PROTOCOL, Prefix, TableId},
+    types::{IfIndex, Metric, PROTOCOL, Prefix, RulePriority, TableId},
 };
 
 /// What the kernel said.
@@ -15,6 +16,9 @@ pub struct Observed {
     pub links: Links,
     /// All rules that carry our protocol number.
     pub rules: Vec<ObservedRule>,
+    /// Where the local table is asked for every packet, by a rule of somebody else's: usually first of all, by the
+    /// kernel's.
+    pub local_table: LocalTable,
     /// All routes that carry our protocol number, in any table, and everybody's routes in the
     /// tables that we use.
     pub routes: Vec<ObservedRoute>,
@@ -24,6 +28,38 @@ pub struct Observed {
     pub connected: Vec<ConnectedRoute>,
     /// What their addresses say is on their link.
     pub on_link: Vec<ConnectedRoute>,
+}
+
+/// Where in the order of rules the local table is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalTable {
+    /// By the first rule that does so, which has this priority.
+    At(RulePriority),
+    /// Nowhere.
+    Never,
+}
+
+impl Default for LocalTable {
+    fn default() -> Self {
+        Self::At(RulePriority(0))
+    }
+}
+
+impl LocalTable {
+    /// By these rules.
+    #[must_use]
+    pub fn by(rules: &[SeenRule]) -> Self {
+        let mut asking = rules.iter().filter(|rule| rule.asks_local_table());
+        asking
+            .next()
+            .map_or(Self::Never, |rule| Self::At(rule.priority))
+    }
+
+    /// Whether it is asked before rules at a priority.
+    #[must_use]
+    pub fn is_before(self, priority: RulePriority) -> bool {
+        matches!(self, Self::At(at) if at < priority)
+    }
 }
 
 /// A neighbour that needs no resolving.

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt, net::Ipv6Addr};
 
 use super::{
-    MAIN_TABLE, Neighbour, Rule,
+    LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule,
     desired::{Desired, OwnAddress, Place, SetUp, Target},
     observed::{Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
 };
@@ -161,7 +161,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     for neighbour in &desired.neighbours {
         keep_neighbour(neighbour, observed, &mut old_neighbours, &mut plan);
     }
-    let mut missing = desired.rules.clone();
+    let mut missing = desired.rules_beside(observed.local_table);
     let mut doomed = Vec::new();
     for rule in &observed.rules {
         match rule {
@@ -465,10 +465,10 @@ impl fmt::Display for Rule {
         if let Some(to) = self.to {
             write!(f, " to {to}")?;
         }
-        if self.table == MAIN_TABLE {
-            f.write_str(" lookup main")?;
-        } else {
-            write!(f, " lookup {}", self.table)?;
+        match self.table {
+            MAIN_TABLE => f.write_str(" lookup main")?,
+            LOCAL_TABLE => f.write_str(" lookup local")?,
+            table => write!(f, " lookup {table}")?,
         }
         if self.no_default {
             f.write_str(" suppress_prefixlength 0")?;

@@ -2,9 +2,10 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    config::{self, Config},
+    config::{self, Config, RuleMode},
+    explain::rules::{Action, SeenRule, Selector},
     link::{Candidate, Link, LinkLayer},
-    routing::{DEFAULT_METRIC, UNREACHABLE_METRIC},
+    routing::{DEFAULT_METRIC, UNREACHABLE_METRIC, observed::LocalTable},
     types::{Prefix, RulePriority},
 };
 
@@ -81,7 +82,7 @@ fn the_plan_reads_as_commands() {
 #[test]
 fn the_plan_with_subtrees() {
     let mut config = config();
-    config.rule_mode = config::RuleMode::Subtrees;
+    config.rule_mode = RuleMode::Subtrees;
     let plan = diff(&Desired::new(&config, |_| true), &both_up());
     assert_eq!(plan.problems, vec![]);
     let lines: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
@@ -105,6 +106,68 @@ fn the_plan_with_subtrees() {
             "ip -6 rule add from all lookup 201 priority 16385 protocol 116",
         ]
     );
+}
+
+/// The local table is asked by a rule of ours only where no other rule does so before ours.
+#[test]
+fn the_local_table_comes_before_ours() {
+    let mut config = config();
+    let others = |priority, bits| SeenRule {
+        priority: RulePriority(priority),
+        ours: false,
+        selector: Selector {
+            from: Prefix::containing("2001:db8::".parse().unwrap(), bits),
+            ..Selector::ALL
+        },
+        action: Action::Lookup(LOCAL_TABLE, None),
+    };
+    let sources = ["2001:db8:a::2", "2001:db8:b::2", "2001:db8:bb::/48"];
+    for (mode, rules, expected) in [
+        (RuleMode::Rules, vec![others(0, 0)], &[][..]),
+        (RuleMode::Rules, vec![others(0, 32), others(16381, 0)], &[]),
+        (
+            RuleMode::Rules,
+            vec![others(0, 32), others(16382, 0)],
+            &sources,
+        ),
+        (RuleMode::Rules, vec![others(32765, 0)], &sources),
+        (RuleMode::Rules, vec![], &sources),
+        (RuleMode::Subtrees, vec![others(16382, 0)], &[]),
+        (RuleMode::Subtrees, vec![others(16383, 0)], &["all"]),
+    ] {
+        config.rule_mode = mode;
+        let observed = Observed {
+            local_table: LocalTable::by(&rules),
+            ..both_up()
+        };
+        let desired = Desired::new(&config, |_| true);
+        let plan = diff(&desired, &observed);
+        let lines: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+        let lines: Vec<_> = lines
+            .iter()
+            .filter(|l| l.contains("lookup local"))
+            .collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|from| {
+                format!("ip -6 rule add from {from} lookup local priority 16381 protocol 116")
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            expected.iter().collect::<Vec<_>>(),
+            "{mode:?} {rules:?}"
+        );
+        // They go when they are not needed any more.
+        let then = apply(&plan, observed);
+        let then = Observed {
+            local_table: LocalTable::default(),
+            ..then
+        };
+        let steps = diff(&desired, &then).steps;
+        assert_eq!(steps.len(), expected.len());
+        assert!(steps.iter().all(|step| matches!(step, Step::DeleteRule(_))));
+    }
 }
 
 /// Destinations that a tunnel's sources reach by the main table or not at all, for all tunnels.
@@ -521,10 +584,11 @@ proptest! {
         first in proptest::option::of(any::<bool>()),
         second in proptest::option::of(any::<bool>()),
         wanted in any::<(bool, bool)>(),
+        local_is_late in any::<bool>(),
     ) {
         let mut config = config();
         if subtrees {
-            config.rule_mode = config::RuleMode::Subtrees;
+            config.rule_mode = RuleMode::Subtrees;
         }
         let links = [(3, "sixxs0", first), (4, "sixxs1", second)];
         let start = Observed {
@@ -538,6 +602,7 @@ proptest! {
                     link
                 })
                 .collect(),
+            local_table: if local_is_late { LocalTable::Never } else { LocalTable::default() },
             rules,
             routes: without_doubles(routes),
             neighbours: one_of_each(neighbours),
@@ -561,10 +626,11 @@ proptest! {
             state.neighbours.iter().filter(|n| !n.ours).cloned().collect()
         };
         prop_assert_eq!(others(&start), others(&end));
-        for rule in &desired.rules {
+        let rules = desired.rules_beside(start.local_table);
+        for rule in &rules {
             prop_assert!(end.rules.contains(&ObservedRule::Plain(*rule)));
         }
-        prop_assert_eq!(end.rules.len(), desired.rules.len());
+        prop_assert_eq!(end.rules.len(), rules.len());
     }
 
     /// Nothing is removed while something is still to be added.

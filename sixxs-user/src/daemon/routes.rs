@@ -122,8 +122,8 @@ impl State {
     /// What there is of what should be.
     fn in_place(&self, desired: &Desired) -> InPlace {
         let mut in_place = InPlace::default();
-        let rules = desired.rules.iter();
-        let there = rules.filter(|rule| !self.plan.steps.contains(&Step::AddRule(**rule)));
+        let rules = desired.rules_beside(self.observed.local_table).into_iter();
+        let there = rules.filter(|rule| !self.plan.steps.contains(&Step::AddRule(*rule)));
         in_place.rules.extend(there);
         let routes = desired.routes.iter();
         let there = routes.filter(|(place, _)| !self.is_route_missing(**place, desired));

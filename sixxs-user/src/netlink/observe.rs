@@ -31,7 +31,7 @@ use sixxs_core::{
         MAIN_TABLE, Observed,
         connected::ConnectedRoute,
         exits::Led,
-        observed::{ObservedNeighbour, ObservedRoute, ObservedTarget},
+        observed::{LocalTable, ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
     types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
@@ -83,6 +83,7 @@ impl Netlink {
         Ok(Observed {
             links,
             neighbours,
+            local_table: LocalTable::by(&self.others_rules),
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
             connected,

@@ -53,6 +53,7 @@ mod hooks;
 mod kept_words;
 mod lans;
 mod local_networks;
+mod local_rule;
 mod loops;
 mod many;
 mod metrics;

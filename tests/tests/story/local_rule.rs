@@ -1,0 +1,111 @@
+//! Somebody puts the rule for the host's own addresses behind ours, as VPNs do to catch packets before it:
+//! packets to an address of this host still reach it.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use anyhow::Result;
+use sixxs_tests::lab::Spec;
+use sixxs_tests::own;
+use sixxs_tests::probe::{self, Ping};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::{Flavour, LAN1, OUTSIDE};
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// The host's own address in the first LAN.
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 1, 0, 0, 0, 1);
+
+#[test]
+fn rules() -> Result<()> {
+    moved("")
+}
+
+#[test]
+fn subtrees() -> Result<()> {
+    moved("rule_mode = \"subtrees\"\n")
+}
+
+fn moved(extra: &str) -> Result<()> {
+    let spec = Spec {
+        lans: true,
+        ..Spec::new(Flavour::Tun)
+    };
+    let setting = Setting::of(spec, Hook::Auto, extra)?;
+    let host = setting.host();
+    let daemon = setting.start()?;
+    let own = setting.own_rules()?;
+    assert!(!own.contains("lookup local"), "{own}");
+
+    for line in [
+        "ip -6 rule add from all lookup local priority 32765",
+        "ip -6 rule del from all lookup local priority 0",
+    ] {
+        host.sh(line)?;
+    }
+    has_local_rules(&setting, true)?;
+    // Between addresses of the host, and from a LAN whose addresses are a tunnel's.
+    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
+    let [lan, _] = setting.lab.lans()?;
+    for (from, source, to) in [
+        (host, first, second),
+        (host, second, first),
+        (host, second, ROUTER),
+        (lan, LAN1, ROUTER),
+        (lan, LAN1, first),
+    ] {
+        let pings = Ping::new(to, 3).source(source).run(from)?;
+        assert_eq!((pings.sent, pings.answered), (3, 3), "{source} to {to}");
+    }
+    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    for tunnel in setting.lab.tunnels() {
+        setting.outside_is_answered(tunnel)?;
+    }
+    assert!(probe::ping(lan, OUTSIDE, 3)?.all_answered());
+    let plan = setting.program.run(&["plan"])?;
+    assert_eq!((plan.code, plan.stdout.as_str()), (0, ""));
+
+    // One that somebody takes away is put back.
+    let before = setting.own_rules()?;
+    setting.delete_own_rules()?;
+    let rules = || setting.own_rules();
+    let limit = Duration::from_secs(5);
+    wait::until("rules are back", limit, rules, |rules| {
+        rules.lines().count() == before.lines().count()
+    })?;
+
+    // Where the local table comes first again, ours goes.
+    host.sh("ip -6 rule add from all lookup local priority 0")?;
+    has_local_rules(&setting, false)?;
+    assert_eq!(setting.own_rules()?, own);
+    host.sh("ip -6 rule del from all lookup local priority 0")?;
+    has_local_rules(&setting, true)?;
+    assert_eq!(daemon.stop()?, 0);
+    // They are needed.
+    for line in setting.own_rules()?.lines() {
+        if line.contains("lookup local") {
+            host.sh(&own::delete_rule(line)?)?;
+        }
+    }
+    let lost = Ping::new(second, 2)
+        .source(first)
+        .limit(Duration::from_millis(300));
+    assert_eq!(lost.run(host)?.answered, 0);
+    setting.program.ok(&["down"])?;
+    assert_eq!(setting.own_rules()?, "");
+    assert!(
+        host.sh("ip -6 rule show priority 32765")?
+            .contains("lookup local")
+    );
+    Ok(())
+}
+
+fn has_local_rules(setting: &Setting, wanted: bool) -> Result<()> {
+    let what = format!("rules of ours for the local table: {wanted}");
+    let rules = || setting.own_rules();
+    wait::until(&what, Duration::from_secs(5), rules, |rules| {
+        rules.contains("lookup local") == wanted
+    })?;
+    Ok(())
+}
