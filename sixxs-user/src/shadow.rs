@@ -1,14 +1,22 @@
 //! Where somebody's rule comes before ours and leads elsewhere. The kernel is asked: what a rule does
 //! depends on more than can be seen in it.
 
+use std::net::Ipv6Addr;
+
 use sixxs_core::{
-    config::{Config, Tunnel},
-    doctor::ways::Shadow,
+    config::{Config, OnLeak, Tunnel},
+    doctor::{
+        marked::{self, Fate, Marked, MarkedTunnel},
+        ways::Shadow,
+    },
+    enforce,
     explain::{
         Packet,
         rules::{self, SeenRule},
     },
-    link::Links,
+    link::{Link, Links},
+    routing::desired::leading_rule,
+    types::{IfIndex, Prefix, RulePriority},
 };
 
 use crate::netlink::{GLOBAL, Netlink, Question, Way};
@@ -24,45 +32,109 @@ pub(crate) async fn shadows(
     // Rules for `direct` come one before, where the order of rules depends on who came first.
     let ours = config.rule_priority;
     let is_before = |rule: &&SeenRule| rule.priority.0 > 0 && rule.priority < ours;
-    let others = netlink.others_rules();
     let mut shadows = Vec::new();
-    if !others.iter().any(|rule| is_before(&rule)) {
+    if !netlink.others_rules().iter().any(|rule| is_before(&rule)) {
         return Ok(shadows);
     }
-    for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
-        let link = links.by_name(&tunnel.name);
-        let (Some(link), Some(source)) = (link, tunnel.addresses.first()) else {
-            continue;
-        };
-        let source = source.address;
-        if !link.up || !link.addresses.contains(&source) {
-            continue;
-        }
-        let question = Question {
-            source: Some(source),
-            ..Question::default()
-        };
-        let (found, leaves_by) = match netlink.way(question).await? {
-            Way::By(found) if found.index == Some(link.index) => continue,
-            Way::By(found) => (Some((found.table, found.destination.bits())), found.index),
-            Way::Refused(_) => (None, None),
-        };
-        let packet = Packet {
-            source,
-            destination: GLOBAL,
-            uid: Some(nix::unistd::geteuid().as_raw()),
-            mark: Some(0),
-            iif: None,
-            oif: None,
-        };
-        if let Some(rule) = rules::shadowing(others, &packet, found, ours) {
+    for (tunnel, link, source) in ready(config, links).filter(|(tunnel, ..)| wanted(tunnel)) {
+        if let Some((rule, leaves_by)) = taken(netlink, ours, link, source, None).await? {
             shadows.push(Shadow {
                 tunnel: tunnel.name.to_string(),
                 source,
                 rule: rule.clone(),
-                leaves_by: found.and(leaves_by),
+                leaves_by,
             });
         }
     }
     Ok(shadows)
+}
+
+/// Rules of others that take packets of tunnels away once they have a mark.
+pub(crate) async fn marked(
+    netlink: &Netlink,
+    config: &Config,
+    links: &Links,
+) -> anyhow::Result<Vec<Marked>> {
+    let ours = config.rule_priority;
+    let marks = marked::marks(netlink.others_rules(), ours);
+    let mut all = Vec::new();
+    for (tunnel, link, source) in ready(config, links).filter(|_| !marks.is_empty()) {
+        // One that takes all packets away is told as that.
+        if taken(netlink, ours, link, source, None).await?.is_some() {
+            continue;
+        }
+        for mark in &marks {
+            let taken = taken(netlink, ours, link, source, Some(*mark)).await?;
+            let Some((rule, leaves_by)) = taken.filter(|(rule, _)| rule.selector.mark.is_some())
+            else {
+                continue;
+            };
+            let tunnel = MarkedTunnel {
+                name: tunnel.name.to_string(),
+                source,
+                table: leading_rule(config, tunnel, Prefix::host(source)).table,
+            };
+            marked::add(&mut all, rule, fate(config, links, leaves_by), tunnel);
+        }
+    }
+    Ok(all)
+}
+
+fn fate(config: &Config, links: &Links, leaves_by: Option<IfIndex>) -> Fate {
+    let Some(index) = leaves_by else {
+        return Fate::Refused;
+    };
+    let link = links.by_index(index);
+    let name = link.map(|link| link.name.to_string());
+    let is_tunnel = |link: &Link| config.tunnels.iter().any(|t| t.name == link.name);
+    let mut uplinks = enforce::uplinks(config, links).into_iter();
+    let has_program = link.is_some_and(is_tunnel) || uplinks.any(|uplink| uplink.index == index);
+    if has_program && config.on_leak == OnLeak::Redirect {
+        Fate::Redirected
+    } else {
+        Fate::Lost(name.unwrap_or_else(|| format!("interface {index}")))
+    }
+}
+
+/// Tunnels that are up, and the first of their addresses.
+fn ready<'a>(
+    config: &'a Config,
+    links: &'a Links,
+) -> impl Iterator<Item = (&'a Tunnel, &'a Link, Ipv6Addr)> {
+    config.tunnels.iter().filter_map(|tunnel| {
+        let link = links.by_name(&tunnel.name)?;
+        let source = tunnel.addresses.first()?.address;
+        (link.up && link.addresses.contains(&source)).then_some((tunnel, link, source))
+    })
+}
+
+/// The rule that takes a packet of a tunnel away, and the interface that it then leaves by; `None`: the packet
+/// takes the tunnel.
+async fn taken<'a>(
+    netlink: &'a Netlink,
+    ours: RulePriority,
+    link: &Link,
+    source: Ipv6Addr,
+    mark: Option<u32>,
+) -> anyhow::Result<Option<(&'a SeenRule, Option<IfIndex>)>> {
+    let question = Question {
+        source: Some(source),
+        mark,
+        ..Question::default()
+    };
+    let (found, leaves_by) = match netlink.way(question).await? {
+        Way::By(found) if found.index == Some(link.index) => return Ok(None),
+        Way::By(found) => (Some((found.table, found.destination.bits())), found.index),
+        Way::Refused(_) => (None, None),
+    };
+    let packet = Packet {
+        source,
+        destination: GLOBAL,
+        uid: Some(nix::unistd::geteuid().as_raw()),
+        mark: Some(mark.unwrap_or(0)),
+        iif: None,
+        oif: None,
+    };
+    let rule = rules::shadowing(netlink.others_rules(), &packet, found, ours);
+    Ok(rule.map(|rule| (rule, found.and(leaves_by))))
 }

@@ -4,6 +4,7 @@
 //! * [`settings`] – sysctls
 //! * [`filters`] – packet filters that ask where a packet's source is reached
 //! * [`ways`] – rules, programs, addresses and uplinks
+//! * [`marked`] – rules that take away what has a mark
 //! * [`managers`] – network managers
 //! * [`paths`] – what fits through the tunnels
 //! * [`brokers`] – the clock and the connect limit
@@ -14,6 +15,7 @@ pub mod daemon;
 pub mod filters;
 pub mod host;
 pub mod managers;
+pub mod marked;
 pub mod paths;
 pub mod ruleset;
 pub mod settings;

@@ -4,6 +4,7 @@ use super::{
     filters::NotListed,
     host::{Host, Pins, Refused},
     managers::read_networkd,
+    marked::{Fate, Marked, MarkedTunnel},
     paths::Path,
     ruleset::{Action as FilterAction, Chain, Condition, Home, Policy, Reverse, Rule, Tool},
     settings::{Outer, Uplink},
@@ -21,6 +22,24 @@ fn a_rule() -> SeenRule {
         ours: false,
         selector: Selector::ALL,
         action: Action::Lookup(TableId(254), None),
+    }
+}
+
+fn a_marked_rule() -> Marked {
+    Marked {
+        rule: SeenRule {
+            selector: Selector {
+                mark: Some((7, 7)),
+                ..Selector::ALL
+            },
+            ..a_rule()
+        },
+        fate: Fate::Refused,
+        tunnels: vec![MarkedTunnel {
+            name: "sixxs0".to_owned(),
+            source: "2001:db8:a::2".parse().unwrap(),
+            table: TableId(200),
+        }],
     }
 }
 
@@ -74,7 +93,7 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 53] = [
+    let traps: [(&str, Verdict, Trap); 54] = [
         ("configuration", Bad, |f| f.configuration = Some(Configuration::Wrong("sixxs.toml:3: unknown key".into()))),
         ("configuration", Bad, |f| { f.configuration = Some(Configuration::Missing("/typo.toml".into())); f.daemon.problems = None; }),
         ("configuration", Note, |f| f.configuration = Some(Configuration::Missing("/typo.toml".into()))),
@@ -113,6 +132,7 @@ fn each_trap_is_found_and_has_a_fix() {
         ("uplink", Bad, |f| f.ways.uplink = Some(false)),
         ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),
         ("shadowed", Bad, |f| f.ways.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rule: a_rule(), leaves_by: None }]),
+        ("marked", Note, |f| f.ways.marked = vec![a_marked_rule()]),
         ("enforcement", Bad, |f| f.ways.not_enforced = vec!["uplink net9 does not exist".into()]),
         ("program", Bad, |f| f.ways.without_program = vec!["net0".into()]),
         ("program order", Bad, |f| f.ways.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),

@@ -2,7 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Finding, Verdict};
+use super::{
+    Finding, Verdict,
+    marked::{self, Marked},
+};
 use crate::{explain::rules::SeenRule, types::IfIndex};
 
 /// What there is.
@@ -18,6 +21,8 @@ pub struct Ways {
     pub named: Vec<String>,
     /// Tunnels whose packets are led elsewhere.
     pub shadows: Vec<Shadow>,
+    /// Rules that lead packets of tunnels elsewhere once somebody marks them.
+    pub marked: Vec<Marked>,
     /// Uplinks without our program, where rules of ours are in place.
     pub without_program: Vec<String>,
     /// Who sees an uplink's packets before our program.
@@ -106,6 +111,7 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
     }
     findings.extend(ways.addresses.iter().map(address));
     findings.extend(ways.shadows.iter().map(shadow));
+    findings.extend(marked::findings(&ways.marked));
     findings.extend(ways.without_program.iter().map(|name| {
         Finding::not(
             "program",

@@ -53,12 +53,14 @@ pub(super) async fn ways(view: &View) -> Ways {
         _ => Vec::new(),
     };
     let shadows = shadow::shadows(netlink, config, links, |_| true).await;
+    let marked = shadow::marked(netlink, config, links).await;
     Ways {
         uplink: Some(!uplinks.is_empty() || enforce::has_exit(links)),
         not_enforced,
         unguarded: unguarded.map(|link| link.name.to_string()).collect(),
         named: named.iter().map(ToString::to_string).collect(),
         shadows: shadows.unwrap_or_default(),
+        marked: marked.unwrap_or_default(),
         without_program,
         before_ours,
         addresses: addresses(view).await,

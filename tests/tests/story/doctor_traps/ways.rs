@@ -1,7 +1,11 @@
 //! Filters, rules and programs of others.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use sixxs_tests::bpf::{self, Order};
+use sixxs_tests::lab::Tunnel;
+use sixxs_tests::probe::Ping;
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::{ip6tables, kernel, nft, probe};
@@ -222,6 +226,78 @@ fn what_leads_elsewhere() -> Result<()> {
     assert!(line.contains("\"net1\", \"ts1\""), "{line}");
     host.sh("ip -6 rule del from all lookup 53 priority 5269")?;
     assert!(traps(&setting, "uplink")?.is_empty());
+    Ok(())
+}
+
+/// Rules that ask for a mark: what sets it takes packets away from their tunnel.
+#[test]
+fn what_has_a_mark_is_refused() -> Result<()> {
+    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let host = setting.host();
+    let daemon = setting.start()?;
+    // Those of VPNs and of load balancers: the first leads to an uplink with a program of ours, the second into
+    // the tunnel, the third where no default route counts.
+    let table = 200;
+    for rule in [
+        "fwmark 0x80000/0xff0000 lookup main priority 5210".to_owned(),
+        format!("fwmark 0x100/0x3f00 lookup {table} priority 2001"),
+        "fwmark 0x200/0x3f00 lookup main suppress_prefixlength 0 priority 2002".to_owned(),
+        "not fwmark 0xca6c lookup 51820 priority 16390".to_owned(),
+    ] {
+        host.sh(&format!("ip -6 rule add {rule}"))?;
+    }
+    assert!(traps(&setting, "marked")?.is_empty());
+
+    nft::load(
+        host,
+        "table ip6 marker {
+            chain out {
+                type route hook output priority mangle
+                icmpv6 type { echo-request, echo-reply } meta mark set 7
+            }
+        }",
+    )?;
+    let [first, second] = setting.lab.tunnels();
+    let ping = |tunnel: &Tunnel| {
+        let ping = Ping::new(tunnel.plan.address, 2).limit(Duration::from_millis(500));
+        Ok::<_, anyhow::Error>(ping.run(setting.lab.outside())?.answered)
+    };
+    assert_eq!([ping(first)?, ping(second)?], [2, 2]);
+    for action in ["unreachable", "blackhole"] {
+        host.sh(&format!("ip -6 rule add fwmark 7 {action} priority 100"))?;
+        assert_eq!([ping(first)?, ping(second)?], [0, 0]);
+        let found = trap(&setting, "marked", "note")?;
+        let detail = found["detail"].as_str().context("a detail")?;
+        let expected = format!(
+            "sixxs0, sixxs1 that somebody marks are refused by a rule before ours: \
+                                100: from all fwmark 0x7 {action}"
+        );
+        assert!(detail.contains(&expected), "{detail}");
+        apply(&setting, &found)?;
+        assert!(traps(&setting, "marked")?.is_empty());
+        assert_eq!([ping(first)?, ping(second)?], [2, 2]);
+        host.sh("ip -6 rule del priority 99")?;
+        host.sh("ip -6 rule del priority 99")?;
+        // Or behind ours.
+        let fix = found["fix"].as_str().context("a fix")?;
+        let (_, moves) = fix.split_once("behind ours: ").context("a move")?;
+        setting.program.shell(moves)?;
+        assert!(traps(&setting, "marked")?.is_empty());
+        assert_eq!([ping(first)?, ping(second)?], [2, 2]);
+        host.sh("ip -6 rule del priority 32765")?;
+    }
+
+    // Out of an interface that nobody guards.
+    host.ip("link add net1 type veth peer name far1\n\
+             link set far1 up\n\
+             link set net1 up\n\
+             route add ::/0 dev net1 table 77\n")?;
+    host.sh("ip -6 rule add fwmark 7 lookup 77 priority 100")?;
+    let found = trap(&setting, "marked", "note")?;
+    let detail = found["detail"].as_str().context("a detail")?;
+    assert!(detail.contains("led to net1"), "{detail}");
+    is_fixed(&setting, "marked", "note")?;
+    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 

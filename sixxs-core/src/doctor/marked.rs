@@ -1,0 +1,224 @@
+//! Rules of others that come before ours and ask for a mark. What sets the mark (a filter, a socket) takes packets
+//! away from their tunnel; without the mark nothing is seen of it.
+
+use std::net::Ipv6Addr;
+
+use super::{Finding, Verdict};
+use crate::{
+    explain::rules::{Action, SeenRule},
+    types::{RulePriority, TableId},
+};
+
+/// Marks that are tried at most.
+const MOST: usize = 64;
+
+/// A rule of others before ours, and the packets with its mark that it takes away.
+#[derive(Clone, Debug)]
+pub struct Marked {
+    /// The rule.
+    pub rule: SeenRule,
+    /// Where it takes them.
+    pub fate: Fate,
+    /// The tunnels whose packets it takes.
+    pub tunnels: Vec<MarkedTunnel>,
+}
+
+/// A tunnel whose packets go elsewhere once they have a mark.
+#[derive(Clone, Debug)]
+pub struct MarkedTunnel {
+    /// Its name.
+    pub name: String,
+    /// The source of its packets.
+    pub source: Ipv6Addr,
+    /// The table that leads them into it.
+    pub table: TableId,
+}
+
+/// What becomes of marked packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The kernel refuses them.
+    Refused,
+    /// They leave by this interface, where no program redirects them.
+    Lost(String),
+    /// They leave by an interface whose program redirects them into the tunnel.
+    Redirected,
+}
+
+/// The marks that rules of others before `ours` ask for, each once. None that packets without a mark have: where
+/// those go is seen without trying.
+#[must_use]
+pub fn marks(rules: &[SeenRule], ours: RulePriority) -> Vec<u32> {
+    let mut marks = Vec::new();
+    for rule in rules {
+        let leads = matches!(
+            rule.action,
+            Action::Lookup(_, None) | Action::Refuse(_) | Action::Goto(_) | Action::Other
+        );
+        let is_before = !rule.ours && rule.priority.0 > 0 && rule.priority < ours;
+        if let Some((value, mask)) = rule.selector.mark
+            && value & mask != 0
+            && !rule.selector.not
+            && leads
+            && is_before
+            && !marks.contains(&value)
+            && marks.len() < MOST
+        {
+            marks.push(value);
+        }
+    }
+    marks
+}
+
+/// Puts tunnels with the same rule and fate together.
+pub fn add(all: &mut Vec<Marked>, rule: &SeenRule, fate: Fate, tunnel: MarkedTunnel) {
+    let same = all
+        .iter_mut()
+        .find(|marked| marked.rule == *rule && marked.fate == fate);
+    match same {
+        Some(marked) if marked.tunnels.iter().any(|t| t.source == tunnel.source) => {}
+        Some(marked) => marked.tunnels.push(tunnel),
+        None => all.push(Marked {
+            rule: rule.clone(),
+            fate,
+            tunnels: vec![tunnel],
+        }),
+    }
+}
+
+/// Nothing is said of packets that the programs bring back: VPNs mark those of their own sockets, to have them leave
+/// by the uplink, and those have the uplink's address.
+pub(super) fn findings(all: &[Marked]) -> impl Iterator<Item = Finding> {
+    let told = all.iter().filter(|marked| marked.fate != Fate::Redirected);
+    told.map(finding)
+}
+
+fn finding(marked: &Marked) -> Finding {
+    let Marked {
+        rule,
+        fate,
+        tunnels,
+    } = marked;
+    let names: Vec<_> = tunnels.iter().map(|tunnel| &*tunnel.name).collect();
+    let fate = match fate {
+        Fate::Refused => "refused".to_owned(),
+        Fate::Lost(interface) => format!("led to {interface}"),
+        Fate::Redirected => "led elsewhere and redirected".to_owned(),
+    };
+    let detail = format!(
+        "packets of {} that somebody marks are {fate} by a rule before ours: {}: {rule}",
+        names.join(", "),
+        rule.priority
+    );
+    Finding::not("marked", Verdict::Note, detail, cures(rule, tunnels))
+}
+
+/// Rules before it for these packets, where there is room: it stays as it is for all others.
+fn cures(rule: &SeenRule, tunnels: &[MarkedTunnel]) -> String {
+    let (Some(before), Some((value, mask))) = (
+        rule.priority.0.checked_sub(1).filter(|p| *p > 0),
+        rule.selector.mark,
+    ) else {
+        return rule.cures();
+    };
+    let mark = match mask {
+        u32::MAX => format!("{value:#x}"),
+        mask => format!("{value:#x}/{mask:#x}"),
+    };
+    let lines: Vec<_> = tunnels
+        .iter()
+        .map(|MarkedTunnel { source, table, .. }| {
+            format!("ip -6 rule add from {source} fwmark {mark} lookup {table} priority {before}")
+        })
+        .collect();
+    let first = lines.join(" && ");
+    match rule.behind_ours() {
+        Some(moves) => format!("{first}; or move it behind ours: {moves}"),
+        None => first,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::rules::Selector;
+
+    fn rule(priority: u32, mark: Option<(u32, u32)>, action: Action) -> SeenRule {
+        SeenRule {
+            priority: RulePriority(priority),
+            ours: false,
+            selector: Selector {
+                mark,
+                ..Selector::ALL
+            },
+            action,
+        }
+    }
+
+    const MAIN: Action = Action::Lookup(TableId(254), None);
+    const REFUSE: Action = Action::Refuse("unreachable");
+
+    #[test]
+    fn only_marks_that_matter_are_tried() {
+        let ours = RulePriority(16383);
+        let mut not = rule(90, Some((9, u32::MAX)), MAIN);
+        not.selector.not = true;
+        let rules = [
+            rule(0, None, Action::Lookup(TableId(255), None)),
+            rule(10, Some((1, u32::MAX)), MAIN),
+            rule(20, Some((1, 0xff)), REFUSE),
+            rule(30, Some((2, 0xff)), Action::Lookup(TableId(254), Some(0))),
+            rule(40, Some((0, 0xff)), REFUSE),
+            rule(50, None, REFUSE),
+            not,
+            rule(100, Some((0x3d00, 0x3f00)), Action::Refuse("blackhole")),
+            rule(16383, Some((3, u32::MAX)), REFUSE),
+            rule(32764, Some((4, u32::MAX)), REFUSE),
+        ];
+        assert_eq!(marks(&rules, ours), [1, 0x3d00]);
+        assert_eq!(marks(&rules[7..8], RulePriority(100)), [0; 0]);
+    }
+
+    #[test]
+    fn who_is_refused_is_told_together_and_what_is_redirected_is_not() {
+        let refusal = rule(100, Some((7, u32::MAX)), REFUSE);
+        let tunnel = |name: &str, source: &str, table| MarkedTunnel {
+            name: name.to_owned(),
+            source: source.parse().unwrap(),
+            table: TableId(table),
+        };
+        let mut all = Vec::new();
+        let (a, b) = (
+            tunnel("sixxs0", "2001:db8:a::2", 200),
+            tunnel("sixxs1", "2001:db8:b::2", 201),
+        );
+        for (rule, fate, tunnel) in [
+            (&refusal, Fate::Refused, &a),
+            (&refusal, Fate::Refused, &a),
+            (&refusal, Fate::Refused, &b),
+            (&rule(50, Some((8, 0xff)), MAIN), Fate::Redirected, &a),
+            (
+                &rule(1, Some((9, 0xff)), MAIN),
+                Fate::Lost("net1".to_owned()),
+                &a,
+            ),
+        ] {
+            add(&mut all, rule, fate, tunnel.clone());
+        }
+        let found: Vec<_> = findings(&all)
+            .map(|finding| (finding.detail, finding.fix.unwrap()))
+            .collect();
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            found[0].0,
+            "packets of sixxs0, sixxs1 that somebody marks are refused by a rule before ours: 100: from all fwmark 0x7 unreachable"
+        );
+        assert!(found[0].1.starts_with(
+            "ip -6 rule add from 2001:db8:a::2 fwmark 0x7 lookup 200 priority 99 && \
+             ip -6 rule add from 2001:db8:b::2 fwmark 0x7 lookup 201 priority 99; or move it behind ours: "
+        ));
+        assert!(found[1].0.contains("led to net1"));
+        // There is no room before it.
+        assert!(found[1].1.starts_with("ip -6 rule del"));
+    }
+}
