@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
+use nix::sys::socket::{getsockopt, sockopt::IpMtu};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -99,6 +100,19 @@ impl Protocol41 {
             .ready(Interest::READABLE | Interest::ERROR)
             .await
             .map(|mut guard| guard.retain_ready())
+    }
+
+    /// The most bytes of an IPv4 packet that the path to the broker is known to take, as of the last packet that was too
+    /// long for it (`IP_MTU`).
+    pub fn path_mtu(&self) -> io::Result<u32> {
+        let mtu = getsockopt(&self.socket.get_ref().0, IpMtu)?;
+        Ok(u32::try_from(mtu).unwrap_or(0))
+    }
+
+    /// Forgets the route, and asks for it anew: it may be another one now, with another MTU.
+    pub fn refresh(&self) -> io::Result<()> {
+        let socket = &self.socket.get_ref().0;
+        socket.connect(&socket.peer_addr()?)
     }
 
     /// Sends a batch of packets of `stride` bytes each, but for the last, which may be shorter.

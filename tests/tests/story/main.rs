@@ -65,6 +65,7 @@ mod native_bounds;
 mod native_crashes;
 mod native_device;
 mod native_names;
+mod native_narrow;
 mod native_restart;
 mod native_secrets;
 mod native_ways;

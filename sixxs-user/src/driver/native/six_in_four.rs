@@ -4,10 +4,14 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
 };
 
 use sixxs_core::{
-    broker::ayiya::wire::Fault,
+    broker::{
+        ayiya::wire::Fault,
+        path_mtu::{self, Budget},
+    },
     config::{Remote, SixInFour, Tunnel},
     tunnel::Driver as State,
     types::Mtu,
@@ -24,7 +28,7 @@ use super::{
 };
 use crate::{
     driver::Report,
-    wire::{Device, Protocol41},
+    wire::{Device, Inbox, Protocol41},
 };
 
 /// What became of the packets of one turn.
@@ -61,6 +65,49 @@ impl Turn {
 struct OurEnd {
     addresses: Vec<Ipv6Addr>,
     mtu: Mtu,
+    /// Who sends Packet Too Big: the far end, where it is known.
+    router: Ipv6Addr,
+}
+
+/// Answers to packets that the path to the broker does not take.
+struct Narrow {
+    router: Ipv6Addr,
+    budget: Budget,
+    since: Instant,
+}
+
+impl Narrow {
+    fn new(router: Ipv6Addr) -> Self {
+        Self {
+            router,
+            budget: Budget::new(Duration::ZERO),
+            since: Instant::now(),
+        }
+    }
+
+    /// Answers packets longer than `most` bytes, of each two ends in a row only the first.
+    fn answer<'a>(
+        &mut self,
+        packets: impl Iterator<Item = &'a [u8]>,
+        most: u32,
+        inbox: &mut Inbox,
+        device: &Device,
+    ) -> io::Result<()> {
+        let mut before = None;
+        for packet in packets {
+            let ends = packet.get(8..40);
+            if before == ends || !self.budget.take(self.since.elapsed()) {
+                continue;
+            }
+            before = ends;
+            if let Some(answer) = path_mtu::answer(packet, self.router, most)
+                && inbox.add(device, &answer)
+            {
+                inbox.write(device)?;
+            }
+        }
+        inbox.write(device)
+    }
 }
 
 impl Work {
@@ -71,14 +118,16 @@ impl Work {
         tunnel: &Tunnel,
         outer: &SixInFour,
     ) -> End {
-        let ours = OurEnd {
-            addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
-            mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),
-        };
-        let Some(address) = ours.addresses.first().copied() else {
+        let addresses: Vec<_> = tunnel.addresses.iter().map(|a| a.address).collect();
+        let Some(address) = addresses.first().copied() else {
             self.report
                 .say(State::Failed("its addresses are not known".to_owned()));
             return std::future::pending().await;
+        };
+        let ours = OurEnd {
+            addresses,
+            mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),
+            router: tunnel.peer.unwrap_or(address),
         };
         let remote = Remote::Address(outer.remote4.into());
         let mut kept = self.kept(&remote, outer.local4, address);
@@ -152,6 +201,7 @@ impl Work {
         let lost = Self::lost(&mut seen, device.index());
         tokio::pin!(lost);
         let mut is_refused = false;
+        let mut narrow = Narrow::new(ours.router);
         loop {
             let pause = match &mut beating {
                 Some(beating) => {
@@ -171,7 +221,7 @@ impl Work {
                 () = &mut lost => return Ok(Pause::DeviceLost),
                 ready = device.readable() => {
                     ready?;
-                    up(&mut self.buffers.borrow_mut(), device, socket)?
+                    up(&mut self.buffers.borrow_mut(), device, socket, &mut narrow)?
                 }
                 ready = socket.readable() => {
                     ready?;
@@ -183,6 +233,10 @@ impl Work {
                         && source_for(way.remote, outer.local4).ok() != Some(way.source)
                     {
                         return Ok(Pause::WayLost);
+                    }
+                    // Without a route now there will be another change.
+                    if let Err(error) = socket.refresh() {
+                        debug!("{}: ask for the route anew: {error}", self.name);
                     }
                     Turn::default()
                 }
@@ -210,15 +264,35 @@ impl Work {
 }
 
 /// Packets of this host to the broker.
-fn up(buffers: &mut Buffers, device: &Device, socket: &Protocol41) -> io::Result<Turn> {
+fn up(
+    buffers: &mut Buffers,
+    device: &Device,
+    socket: &Protocol41,
+    narrow: &mut Narrow,
+) -> io::Result<Turn> {
+    let Buffers { plain, inbox, .. } = buffers;
     let mut turn = Turn::default();
     let mut batches = 0;
     loop {
-        let Ok(more) = buffers.plain.fill((batches < TURN).then_some(device)) else {
+        let Ok(more) = plain.fill((batches < TURN).then_some(device)) else {
             turn.is_over = true;
             return Ok(turn);
         };
-        let (batch, stride) = buffers.plain.batch();
+        let (batch, stride) = plain.batch();
+        let most = if path_mtu::fits_always(stride) {
+            u32::MAX
+        } else {
+            // Without a route nothing is sent, either.
+            socket.path_mtu().map_or(u32::MAX, path_mtu::fits)
+        };
+        let (too_big, batch) = path_mtu::split(batch, stride, most);
+        if !too_big.is_empty() {
+            let packets = too_big.chunks(stride.max(1));
+            if narrow.answer(packets, most, inbox, device).is_err() {
+                turn.is_over = true;
+                return Ok(turn);
+            }
+        }
         if let Err(error) = socket.send(batch, stride) {
             turn.met(error)?;
         }

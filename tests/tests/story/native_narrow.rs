@@ -1,0 +1,115 @@
+//! A path between the host and its broker that takes less than the ends do: who sends more through the tunnel is
+//! told so, and no packet has to be cut on its way as long as that is possible (RFC 4213 §3.2.2).
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::{Spec, Tunnel};
+use sixxs_tests::probe::{self, Ping};
+use sixxs_tests::program::Hook;
+use sixxs_tests::topology::OUTSIDE;
+use sixxs_tests::wait;
+
+use crate::setting::Setting;
+
+/// A line of names and a line of numbers, for each protocol.
+fn counted(table: &str, name: &str) -> Result<u64> {
+    let mut lines = table.lines().zip(table.lines().skip(1));
+    let found = lines.find_map(|(names, numbers)| {
+        let at = names.split(' ').position(|word| word == name)?;
+        numbers.split(' ').nth(at)?.parse().ok()
+    });
+    found.with_context(|| format!("{name} in {table}"))
+}
+
+/// Outer packets that the host cut into fragments.
+fn cut(setting: &Setting) -> Result<u64> {
+    counted(&setting.host().sh("cat /proc/net/snmp")?, "FragCreates")
+}
+
+fn told_too_big(setting: &Setting) -> Result<u64> {
+    let counts = setting.host().sh("cat /proc/net/snmp6")?;
+    let line = counts
+        .lines()
+        .find(|line| line.starts_with("Icmp6InPktTooBigs"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(number.context("Icmp6InPktTooBigs")?.parse()?)
+}
+
+/// Pings of 1420 bytes until one is answered, after which the host knows what fits.
+fn learns(setting: &Setting, tunnel: &Tunnel, mtu: u32) -> Result<()> {
+    let source = tunnel.plan.address;
+    let ping = || {
+        let ping = Ping::new(OUTSIDE, 1).source(source).bytes(1420 - 48);
+        let answered = ping
+            .limit(Duration::from_millis(200))
+            .run(setting.host())?
+            .answered;
+        let route = setting
+            .host()
+            .sh(&format!("ip -6 route get {OUTSIDE} from {source}"))?;
+        Ok((answered, route))
+    };
+    let words = format!("mtu {mtu} ");
+    let what = format!("a ping of 1420 bytes is answered, and {mtu} is learned");
+    wait::until(&what, Duration::from_secs(5), ping, |(answered, route)| {
+        *answered == 1 && format!("{route} ").contains(&words)
+    })?;
+    Ok(())
+}
+
+fn transfers(setting: &Setting, tunnel: &Tunnel) -> Result<()> {
+    let limit = Duration::from_secs(20);
+    let (outside, address) = (setting.lab.outside(), tunnel.plan.address);
+    probe::tcp_transfer(outside, address, 3_000_000, 3_000_000, limit)?;
+    Ok(())
+}
+
+#[test]
+fn who_sends_too_much_is_told() -> Result<()> {
+    let spec = Spec {
+        mtu: 1480,
+        ..Spec::native([Kind::SixInFour, Kind::Heartbeat])
+    };
+    let setting = Setting::of(spec, Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    let tunnels = setting.lab.tunnels();
+    // Towards the brokers only, which do not say what they cannot send.
+    let narrows = |mtu: u32| {
+        let route = format!("route replace 0.0.0.0/0 via inet6 fe80::1 dev core mtu {mtu}\n");
+        setting.lab.isp().ip(&route)
+    };
+    for tunnel in tunnels {
+        transfers(&setting, tunnel)?;
+    }
+    assert_eq!((cut(&setting)?, told_too_big(&setting)?), (0, 0));
+
+    narrows(1400)?;
+    for tunnel in tunnels {
+        setting.forget_path_mtu()?;
+        let before = told_too_big(&setting)?;
+        learns(&setting, tunnel, 1380)?;
+        assert!(told_too_big(&setting)? > before);
+        setting.forget_path_mtu()?;
+        transfers(&setting, tunnel).with_context(|| daemon.log())?;
+        setting.outside_is_answered(tunnel)?;
+    }
+    assert_eq!(cut(&setting)?, 0, "outer packets were cut");
+
+    // Less than IPv6 needs: what it needs goes in fragments.
+    narrows(1200)?;
+    for tunnel in tunnels {
+        setting.forget_path_mtu()?;
+        learns(&setting, tunnel, 1280)?;
+        transfers(&setting, tunnel).with_context(|| daemon.log())?;
+    }
+    let fragments = cut(&setting)?;
+    ensure!(
+        fragments > 0,
+        "packets of 1280 bytes over 1200 without fragments"
+    );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
