@@ -276,23 +276,23 @@ impl Attachments {
             // The link of an interface that is gone, whose index came back, or something else.
             self.pins.remove_link(index, direction)?;
         }
-        let id = program.attach_with_options(
-            name.as_str(),
-            attach_type(direction),
-            TcAttachOptions::TcxOrder(LinkOrder::first()),
-        )?;
-        let link: FdLink = program.take_link(id)?.try_into()?;
-        if !can_pin {
-            if let Err(error) = tcx::detach_former(program, name, index, direction) {
-                warn!(
-                    "a program of an earlier run stays at {name} {}, behind this one: {error:#}",
-                    direction.name()
-                );
+        let link = attach_first(program, name, direction)?;
+        // To attach takes milliseconds, in which the directory may go.
+        if can_pin && self.pins.ready().is_ok() {
+            match link.pin(&path) {
+                Ok(pinned) => return Ok(tcx_link(pinned.into(), &path)),
+                // The link is gone with that.
+                Err(error) => debug!("pin the link at {name}: {error}"),
             }
-            return Ok(Attached::Tcx(vec![link]));
+            return Ok(Attached::Tcx(vec![attach_first(program, name, direction)?]));
         }
-        let pinned = link.pin(&path).context("pin the link")?;
-        Ok(tcx_link(pinned.into(), &path))
+        if let Err(error) = tcx::detach_former(program, name, index, direction) {
+            warn!(
+                "a program of an earlier run stays at {name} {}, behind this one: {error:#}",
+                direction.name()
+            );
+        }
+        Ok(Attached::Tcx(vec![link]))
     }
 
     async fn clsact(
@@ -434,6 +434,20 @@ fn refill(handles: &mut Vec<FdLink>, pin: &Path) {
             Err(_) => return,
         }
     }
+}
+
+/// Attaches a program by TCX, before all others.
+fn attach_first(
+    program: &mut SchedClassifier,
+    name: &IfName,
+    direction: Direction,
+) -> anyhow::Result<FdLink> {
+    let id = program.attach_with_options(
+        name.as_str(),
+        attach_type(direction),
+        TcAttachOptions::TcxOrder(LinkOrder::first()),
+    )?;
+    Ok(program.take_link(id)?.try_into()?)
 }
 
 pub(super) const fn attach_type(direction: Direction) -> TcAttachType {

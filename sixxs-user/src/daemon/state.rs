@@ -13,7 +13,7 @@ use sixxs_core::{
     doctor::ways::Shadow,
     enforce::Enforcement,
     health::Leaking,
-    lasting::Lasting,
+    lasting::{Lasting, REPAIR},
     proof::Vigil,
     routing::{Desired, Observed, Plan, connected::local_networks, diff},
     types::{IfName, Prefix},
@@ -89,6 +89,8 @@ pub(super) struct State {
     unrestored: Vec<String>,
     /// Why there is no control socket, in words.
     pub(super) not_listening: Option<String>,
+    /// When to attach again what could not be attached.
+    attach_again_at: Option<Instant>,
     /// What could not be done, in words.
     pub(super) problems: Vec<String>,
     /// Steps that failed, until it is seen whether they succeed the next time.
@@ -156,6 +158,7 @@ impl State {
             enforcement: Enforcement::default(),
             unrestored: Vec::new(),
             not_listening: None,
+            attach_again_at: None,
             problems: Vec::new(),
             lasting: Lasting::default(),
             in_place: InPlace::default(),
@@ -328,6 +331,13 @@ impl State {
             .kernel
             .sync(&self.enforcement, &names, links, &self.netlink);
         let synced = sync.await?;
+        // What fails for the first time may be over soon: somebody was at work at the same thing.
+        let is_new = |problem: &String| !self.problems.contains(problem);
+        self.attach_again_at = synced
+            .problems
+            .iter()
+            .any(is_new)
+            .then(|| clock::after(Instant::now(), REPAIR));
         problems.extend(synced.problems);
         for (name, direction) in synced.attached_again {
             let tunnel = self.is_tunnel(&name).then(|| name.clone());
@@ -366,10 +376,11 @@ impl State {
         self.kernel.has_lost_a_program()
     }
 
-    /// When it is known whether a step that failed is a problem; `None`: none did.
+    /// When to try again what failed; `None`: nothing did, or it is known to be a problem.
     pub(super) fn fails_until(&self) -> Option<Instant> {
-        let due = self.lasting.due()?;
-        Some(clock::after(self.started, due))
+        let due = self.lasting.due();
+        let due = due.map(|due| clock::after(self.started, due));
+        due.into_iter().chain(self.attach_again_at).min()
     }
 
     fn is_tunnel(&self, name: &IfName) -> bool {
