@@ -24,7 +24,7 @@ const IPV6: u8 = 41;
 const GRE: u8 = 47;
 
 /// Packets within packets that are looked at: as many tunnels in a ring are told apart.
-const DEPTH: u32 = 3;
+const DEPTH: u32 = 2;
 
 /// Flows watched at a time for each tunnel: a power of two.
 const PLACES: u32 = 8;
