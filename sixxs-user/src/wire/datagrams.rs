@@ -3,10 +3,13 @@
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname},
+};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
@@ -162,6 +165,22 @@ impl Batches {
     /// Prepares a socket for it, which from now on never waits.
     pub fn new(socket: &impl AsFd) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(socket))?;
+        // It has just forbidden fragments, and has the kernel not mind what it knows of the path: QUIC looks for what
+        // fits by itself. Our packets have the length that the tunnel's MTU gives them, and must arrive.
+        let family = getsockname::<SockaddrStorage>(socket.as_fd().as_raw_fd())?.family();
+        let (level, option, value) = match family {
+            Some(AddressFamily::Inet6) => (
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_WANT,
+            ),
+            _ => (
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_WANT,
+            ),
+        };
+        set_option(socket, level, option, value)?;
         Ok(Self { state })
     }
 
@@ -191,6 +210,14 @@ impl Batches {
             match self.try_send(socket, &transmit) {
                 // The device cannot: from now on one at a time.
                 Err(_) if segments > 1 && self.state.max_gso_segments() == 1 => continue,
+                // The path takes none of this length whole; the kernel cuts only what it is given singly.
+                Err(error)
+                    if piece.len() > stride && error.raw_os_error() == Some(libc::EMSGSIZE) =>
+                {
+                    for datagram in piece.chunks(stride.max(1)) {
+                        self.send(socket, to, datagram, datagram.len())?;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => other?,
             }
@@ -231,6 +258,24 @@ impl Batches {
             Err(error) if is_passing(&error) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+}
+
+fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the kernel reads an `int` of the given length, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            libc::socklen_t::try_from(size_of::<i32>()).unwrap_or_default(),
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -45,23 +45,12 @@ fn moved(extra: &str) -> Result<()> {
         host.sh(line)?;
     }
     has_local_rules(&setting, true)?;
-    // Between addresses of the host, and from a LAN whose addresses are a tunnel's.
-    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
-    let [lan, _] = setting.lab.lans()?;
-    for (from, source, to) in [
-        (host, first, second),
-        (host, second, first),
-        (host, second, ROUTER),
-        (lan, LAN1, ROUTER),
-        (lan, LAN1, first),
-    ] {
-        let pings = Ping::new(to, 3).source(source).run(from)?;
-        assert_eq!((pings.sent, pings.answered), (3, 3), "{source} to {to}");
-    }
+    packets_arrive(&setting)?;
     assert_eq!(setting.reached_brokers()?, [0, 0]);
     for tunnel in setting.lab.tunnels() {
         setting.outside_is_answered(tunnel)?;
     }
+    let [lan, _] = setting.lab.lans()?;
     assert!(probe::ping(lan, OUTSIDE, 3)?.all_answered());
     let plan = setting.program.run(&["plan"])?;
     assert_eq!((plan.code, plan.stdout.as_str()), (0, ""));
@@ -82,7 +71,38 @@ fn moved(extra: &str) -> Result<()> {
     host.sh("ip -6 rule del from all lookup local priority 0")?;
     has_local_rules(&setting, true)?;
     assert_eq!(daemon.stop()?, 0);
-    // They are needed.
+    they_are_needed(&setting)?;
+    setting.program.ok(&["down"])?;
+    assert_eq!(setting.own_rules()?, "");
+    assert!(
+        host.sh("ip -6 rule show priority 32765")?
+            .contains("lookup local")
+    );
+    Ok(())
+}
+
+/// Between addresses of the host, and from a LAN whose addresses are a tunnel's.
+fn packets_arrive(setting: &Setting) -> Result<()> {
+    let host = setting.host();
+    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
+    let [lan, _] = setting.lab.lans()?;
+    for (from, source, to) in [
+        (host, first, second),
+        (host, second, first),
+        (host, second, ROUTER),
+        (lan, LAN1, ROUTER),
+        (lan, LAN1, first),
+    ] {
+        let pings = Ping::new(to, 3).source(source).run(from)?;
+        assert_eq!((pings.sent, pings.answered), (3, 3), "{source} to {to}");
+    }
+    Ok(())
+}
+
+/// Without them packets to an address of this host are lost.
+fn they_are_needed(setting: &Setting) -> Result<()> {
+    let host = setting.host();
+    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
     for line in setting.own_rules()?.lines() {
         if line.contains("lookup local") {
             host.sh(&own::delete_rule(line)?)?;
@@ -92,12 +112,6 @@ fn moved(extra: &str) -> Result<()> {
         .source(first)
         .limit(Duration::from_millis(300));
     assert_eq!(lost.run(host)?.answered, 0);
-    setting.program.ok(&["down"])?;
-    assert_eq!(setting.own_rules()?, "");
-    assert!(
-        host.sh("ip -6 rule show priority 32765")?
-            .contains("lookup local")
-    );
     Ok(())
 }
 

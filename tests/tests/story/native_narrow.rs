@@ -59,6 +59,12 @@ fn learns(setting: &Setting, tunnel: &Tunnel, mtu: u32) -> Result<()> {
     Ok(())
 }
 
+/// Towards the brokers only, which do not say what they cannot send.
+fn narrows(setting: &Setting, mtu: u32) -> Result<()> {
+    let route = format!("route replace 0.0.0.0/0 via inet6 fe80::1 dev core mtu {mtu}\n");
+    setting.lab.isp().ip(&route)
+}
+
 fn transfers(setting: &Setting, tunnel: &Tunnel) -> Result<()> {
     let limit = Duration::from_secs(20);
     let (outside, address) = (setting.lab.outside(), tunnel.plan.address);
@@ -76,17 +82,12 @@ fn who_sends_too_much_is_told() -> Result<()> {
     let daemon = setting.start()?;
     setting.is_up()?;
     let tunnels = setting.lab.tunnels();
-    // Towards the brokers only, which do not say what they cannot send.
-    let narrows = |mtu: u32| {
-        let route = format!("route replace 0.0.0.0/0 via inet6 fe80::1 dev core mtu {mtu}\n");
-        setting.lab.isp().ip(&route)
-    };
     for tunnel in tunnels {
         transfers(&setting, tunnel)?;
     }
     assert_eq!((cut(&setting)?, told_too_big(&setting)?), (0, 0));
 
-    narrows(1400)?;
+    narrows(&setting, 1400)?;
     for tunnel in tunnels {
         setting.forget_path_mtu()?;
         let before = told_too_big(&setting)?;
@@ -99,7 +100,7 @@ fn who_sends_too_much_is_told() -> Result<()> {
     assert_eq!(cut(&setting)?, 0, "outer packets were cut");
 
     // Less than IPv6 needs: what it needs goes in fragments.
-    narrows(1200)?;
+    narrows(&setting, 1200)?;
     for tunnel in tunnels {
         setting.forget_path_mtu()?;
         learns(&setting, tunnel, 1280)?;
@@ -110,6 +111,30 @@ fn who_sends_too_much_is_told() -> Result<()> {
         fragments > 0,
         "packets of 1280 bytes over 1200 without fragments"
     );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The datagrams of an AYIYA tunnel are longer than its packets by 72 bytes: what IPv6 needs may not fit.
+#[test]
+fn ayiya_goes_in_fragments() -> Result<()> {
+    let kinds = [Kind::Ayiya, Kind::Heartbeat];
+    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = setting.start()?;
+    setting.is_up()?;
+    narrows(&setting, 1200)?;
+    let [tunnel, _] = setting.lab.tunnels();
+    let ping = || {
+        let ping = Ping::new(OUTSIDE, 1).source(tunnel.plan.address);
+        let ping = ping.bytes(1280 - 48).limit(Duration::from_millis(200));
+        Ok(ping.run(setting.host())?.answered)
+    };
+    let limit = Duration::from_secs(5);
+    wait::until("1280 bytes are answered", limit, ping, |answered| {
+        *answered == 1
+    })?;
+    transfers(&setting, tunnel).with_context(|| daemon.log())?;
+    assert!(cut(&setting)? > 0);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -257,34 +257,8 @@ fn what_has_a_mark_is_refused() -> Result<()> {
             }
         }",
     )?;
-    let [first, second] = setting.lab.tunnels();
-    let ping = |tunnel: &Tunnel| {
-        let ping = Ping::new(tunnel.plan.address, 2).limit(Duration::from_millis(500));
-        Ok::<_, anyhow::Error>(ping.run(setting.lab.outside())?.answered)
-    };
-    assert_eq!([ping(first)?, ping(second)?], [2, 2]);
     for action in ["unreachable", "blackhole"] {
-        host.sh(&format!("ip -6 rule add fwmark 7 {action} priority 100"))?;
-        assert_eq!([ping(first)?, ping(second)?], [0, 0]);
-        let found = trap(&setting, "marked", "note")?;
-        let detail = found["detail"].as_str().context("a detail")?;
-        let expected = format!(
-            "sixxs0, sixxs1 that somebody marks are refused by a rule before ours: \
-                                100: from all fwmark 0x7 {action}"
-        );
-        assert!(detail.contains(&expected), "{detail}");
-        apply(&setting, &found)?;
-        assert!(traps(&setting, "marked")?.is_empty());
-        assert_eq!([ping(first)?, ping(second)?], [2, 2]);
-        host.sh("ip -6 rule del priority 99")?;
-        host.sh("ip -6 rule del priority 99")?;
-        // Or behind ours.
-        let fix = found["fix"].as_str().context("a fix")?;
-        let (_, moves) = fix.split_once("behind ours: ").context("a move")?;
-        setting.program.shell(moves)?;
-        assert!(traps(&setting, "marked")?.is_empty());
-        assert_eq!([ping(first)?, ping(second)?], [2, 2]);
-        host.sh("ip -6 rule del priority 32765")?;
+        is_refused(&setting, action)?;
     }
 
     // Out of an interface that nobody guards.
@@ -298,6 +272,40 @@ fn what_has_a_mark_is_refused() -> Result<()> {
     assert!(detail.contains("led to net1"), "{detail}");
     is_fixed(&setting, "marked", "note")?;
     assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A rule that does this with marked packets is told, and each of its cures does.
+fn is_refused(setting: &Setting, action: &str) -> Result<()> {
+    let host = setting.host();
+    let [first, second] = setting.lab.tunnels();
+    let ping = |tunnel: &Tunnel| {
+        let ping = Ping::new(tunnel.plan.address, 2).limit(Duration::from_millis(500));
+        Ok::<_, anyhow::Error>(ping.run(setting.lab.outside())?.answered)
+    };
+    let answered = || Ok::<_, anyhow::Error>([ping(first)?, ping(second)?]);
+    assert_eq!(answered()?, [2, 2]);
+    host.sh(&format!("ip -6 rule add fwmark 7 {action} priority 100"))?;
+    assert_eq!(answered()?, [0, 0]);
+    let found = trap(setting, "marked", "note")?;
+    let detail = found["detail"].as_str().context("a detail")?;
+    let expected = format!(
+        "sixxs0, sixxs1 that somebody marks are refused by a rule before ours: \
+                            100: from all fwmark 0x7 {action}"
+    );
+    assert!(detail.contains(&expected), "{detail}");
+    apply(setting, &found)?;
+    assert!(traps(setting, "marked")?.is_empty());
+    assert_eq!(answered()?, [2, 2]);
+    host.sh("ip -6 rule del priority 99")?;
+    host.sh("ip -6 rule del priority 99")?;
+    // Or behind ours.
+    let fix = found["fix"].as_str().context("a fix")?;
+    let (_, moves) = fix.split_once("behind ours: ").context("a move")?;
+    setting.program.shell(moves)?;
+    assert!(traps(setting, "marked")?.is_empty());
+    assert_eq!(answered()?, [2, 2]);
+    host.sh("ip -6 rule del priority 32765")?;
     Ok(())
 }
 
