@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use sixxs_core::config::{self, Config};
 
 const SHIPPED: &str = include_str!("../../deploy/sixxs.toml");
@@ -35,13 +35,51 @@ fn with_everything_uncommented_it_is_right() -> Result<()> {
     Ok(())
 }
 
-/// Who adds a key to the program, and to docs/reference.md, adds it there too.
-#[test]
-fn it_has_every_key_of_the_reference() -> Result<()> {
+/// What the reference says of the configuration.
+fn reference() -> Result<&'static str> {
     let (_, reference) = REFERENCE
         .split_once("\n## Configuration\n")
         .context("the part about the configuration")?;
     let (reference, _) = reference.split_once("\n## ").context("its end")?;
+    Ok(reference)
+}
+
+/// The program names its keys when it is given one that it does not know.
+fn keys_of_the_program() -> Result<BTreeSet<String>> {
+    let unknown = "nonsense = 1\n[connect_limit]\nnonsense = 1\n[alert]\nnonsense = 1\n\
+                   [[tunnel]]\nnonsense = 1\n";
+    let Err(refused) = config::parse("sixxs.toml", unknown) else {
+        bail!("a key that nobody knows was taken");
+    };
+    let lists: Vec<_> = refused
+        .faults
+        .iter()
+        .filter_map(|fault| fault.message.strip_prefix("unknown key; expected one of "))
+        .collect();
+    ensure!(lists.len() == 4, "{refused}");
+    let keys = lists.iter().flat_map(|list| list.split(", "));
+    Ok(keys.map(str::to_owned).collect())
+}
+
+/// Who adds a key to the program adds it to docs/reference.md.
+#[test]
+fn the_reference_has_every_key_of_the_program() -> Result<()> {
+    let reference = reference()?;
+    let is_there = |key: &String| {
+        ["`KEY`", "`[KEY]`", "`[[KEY]]`", "\nKEY = "]
+            .iter()
+            .any(|form| reference.contains(&form.replace("KEY", key)))
+    };
+    let mut missing = keys_of_the_program()?;
+    missing.retain(|key| !is_there(key));
+    assert!(missing.is_empty(), "docs/reference.md lacks {missing:?}");
+    Ok(())
+}
+
+/// Who adds a key to docs/reference.md adds it there too.
+#[test]
+fn it_has_every_key_of_the_reference() -> Result<()> {
+    let reference = reference()?;
     // A table of keys that are somebody else's.
     let (before, behind) = reference
         .split_once("\n| key of aiccu.conf |")
