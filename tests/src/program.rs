@@ -359,13 +359,23 @@ impl Daemon {
             .join("\n")
     }
 
-    /// The memory that it has resident.
+    /// The memory that it has now, its file's pages in the page cache included.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The memory that is its own.
+    pub fn anonymous_kib(&self) -> Result<u64> {
+        self.memory_kib("RssAnon:")
+    }
+
+    fn memory_kib(&self, key: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
         let number = line.and_then(|line| line.split_whitespace().next());
-        number.context("no VmRSS")?.parse().context("read VmRSS")
+        let number = number.with_context(|| format!("no {key} in {path}"))?;
+        number.parse().with_context(|| format!("read {key}"))
     }
 
     /// Processor time that it has used so far.
