@@ -1,12 +1,11 @@
 //! Who sent what leaked, and why it leaked.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     fs,
     net::Ipv6Addr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use sixxs_common::{
@@ -26,9 +25,6 @@ use sixxs_core::{
 use super::{report::interface_name, state::State};
 use crate::api;
 
-/// A leak is told up to a second after it happened; what was put back a little earlier may be why.
-const LATELY: Duration = Duration::from_secs(3);
-
 /// Directories looked through for a control group, at most.
 const DIRECTORIES: usize = 20_000;
 
@@ -37,25 +33,6 @@ const SEARCHES: usize = 2;
 
 /// Control groups remembered.
 const REMEMBERED: usize = 1024;
-
-/// Rules and routes put back of late: when, and who had taken them away; by tunnel, or for all.
-#[derive(Default)]
-pub(super) struct PutBack(BTreeMap<Option<IfName>, (Duration, Option<String>)>);
-
-impl PutBack {
-    pub(super) fn note(&mut self, tunnel: Option<IfName>, by: Option<String>, now: Duration) {
-        self.0
-            .retain(|_, (at, _)| now.saturating_sub(*at) <= LATELY);
-        self.0.insert(tunnel, (now, by));
-    }
-
-    fn of(&self, tunnel: &IfName, now: Duration) -> Option<Cause> {
-        let found = [Some(tunnel.clone()), None];
-        let found = found.iter().find_map(|whose| self.0.get(whose));
-        let (at, by) = found?;
-        (now.saturating_sub(*at) <= LATELY).then(|| Cause::PutBack { by: by.clone() })
-    }
-}
 
 /// Where control groups are, by their number.
 #[derive(Default)]
@@ -199,10 +176,10 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
     });
     // What was missing when it leaked may be there again.
     match found {
-        Cause::NotAsked => state
-            .put_back
-            .of(name, state.started.elapsed())
-            .or(Some(Cause::NotAsked)),
+        Cause::NotAsked => {
+            let recent = state.tamper_log.recent(name, state.started.elapsed());
+            Some(recent.map_or(Cause::NotAsked, |by| Cause::PutBack { by }))
+        }
         found => Some(found),
     }
 }
@@ -236,19 +213,5 @@ mod tests {
             Some("/")
         );
         assert_eq!(search(root.path(), u64::MAX), None);
-    }
-
-    #[test]
-    fn what_was_put_back_lately_is_why() {
-        let mut put_back = PutBack::default();
-        let name: IfName = "sixxs0".parse().unwrap();
-        let at = Duration::from_secs;
-        assert_eq!(put_back.of(&name, at(0)), None);
-        put_back.note(None, None, at(1));
-        assert_eq!(put_back.of(&name, at(2)), Some(Cause::PutBack { by: None }));
-        let by = Some("ip (process 7)".to_owned());
-        put_back.note(Some(name.clone()), by.clone(), at(3));
-        assert_eq!(put_back.of(&name, at(4)), Some(Cause::PutBack { by }));
-        assert_eq!(put_back.of(&name, at(9)), None);
     }
 }

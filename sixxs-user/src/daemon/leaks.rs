@@ -110,7 +110,7 @@ impl State {
 
     /// Whether there may be anything to tell together.
     pub(super) fn has_lines(&self) -> bool {
-        !self.leaks.is_idle() || self.contest.has_more() || self.alerts.has_more()
+        !self.leaks.is_idle() || self.tamper_log.has_more() || self.alerts.has_more()
     }
 
     /// Turns leaks since the last time into alerts.

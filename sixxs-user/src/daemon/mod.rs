@@ -13,7 +13,6 @@
 
 mod alerts;
 mod answers;
-mod corrections;
 mod culprit;
 mod health;
 mod leaks;
@@ -23,6 +22,7 @@ mod report;
 mod routes;
 mod state;
 mod systemd;
+mod tamper_log;
 mod tunnels;
 
 use std::{sync::Arc, time::Duration};
@@ -255,6 +255,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         }
         let due = pacer.due().map(|due| clock::after(started, due));
         let health_due = state.health_due();
+        let unnamed_due = state.unnamed_due();
         let exit_ends = state.netlink.exit_ends().map(Instant::from_std);
         let look_again = exit_ends.into_iter().chain(state.fails_until()).min();
         tokio::select! {
@@ -262,7 +263,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             _ = interrupt.recv() => break (false, None),
             changed = watcher.changed() => {
                 let change = changed.context("wait for netlink events")?;
-                if let Some(removal) = change.removal {
+                if let Some(removal) = &change.removal {
                     state.removed(removal, false);
                 }
                 if change.others != OthersChange::Same {
@@ -277,9 +278,9 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             () = sleep_until(due.unwrap_or(started)), if due.is_some() => {
                 let since = pacer.begin(started.elapsed());
                 let before = clock::processor_time()?;
-                let corrections = state.corrections;
+                let corrections = state.tamper_log.corrections();
                 state.reconcile_or_report().await;
-                if let Some(since) = since && state.corrections > corrections {
+                if let Some(since) = since && state.tamper_log.corrections() > corrections {
                     let repair = started.elapsed().saturating_sub(since);
                     state.repairs.observe(repair.as_secs_f64());
                 }
@@ -331,7 +332,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
             }
             _ = leak_lines.tick(), if state.has_lines() => {
                 state.tell_leaks();
-                state.tell_contest();
+                state.summarize();
             }
             _ = answers.tick() => {
                 let watched = state.watch_answers();
@@ -343,6 +344,9 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
                 if let Err(error) = state.report_health() {
                     warn!("{error:#}");
                 }
+            }
+            () = sleep_until(unnamed_due.unwrap_or(started)), if unnamed_due.is_some() => {
+                state.report_unnamed();
             }
             () = read_debugging(debugging.as_mut()) => {}
             Some(request) = requests.recv() => state.serve(request).await,

@@ -55,7 +55,7 @@ pub(super) fn status(
         tunnels.iter().all(is_healthy) && uplinks.iter().all(|uplink| uplink.program == ATTACHED);
     Ok(api::Status {
         healthy,
-        corrections: state.corrections,
+        corrections: state.tamper_log.corrections(),
         tunnels,
         uplinks,
         brokers: standings.into_iter().map(broker).collect(),

@@ -9,7 +9,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use sixxs_core::{
     alert::Merger,
     config::{Config, Conflict, Learned, Taken, Tunnel},
-    contest::Contest,
     doctor::ways::Shadow,
     enforce::Enforcement,
     health::Leaking,
@@ -24,14 +23,14 @@ use tracing::debug;
 use super::{
     Request, Verb,
     alerts::Alerts,
-    corrections::Removals,
-    culprit::{ControlGroups, PutBack},
+    culprit::ControlGroups,
     health::HealthAlerts,
     leaks::Recursion,
     page,
     reload::{Changes, Trial},
     report,
     routes::InPlace,
+    tamper_log::{Correction, TamperLog},
     tunnels::{Running, Stopped},
 };
 use crate::{
@@ -41,10 +40,13 @@ use crate::{
     driver::Services,
     exporter::Exporter,
     metrics,
-    netlink::{Netlink, Removed, Scope, Watcher},
+    netlink::{Netlink, OthersChange, Removal, Removed, Scope, Watcher},
     paths::{Paths, absolute},
     shadow, table_file,
 };
+
+/// Limit of events taken at a time.
+const EVENTS_AT_A_TIME: usize = 4096;
 
 /// Ways back into the daemon's loop, for tasks of its own; and what the loop listens to.
 pub(super) struct Ways {
@@ -96,14 +98,11 @@ pub(super) struct State {
     /// Steps that failed, until it is seen whether they succeed the next time.
     pub(super) lasting: Lasting,
     pub(super) in_place: InPlace,
-    pub(super) corrections: u64,
-    pub(super) contest: Contest,
+    pub(super) tamper_log: TamperLog,
     /// Whether the tables' names were written in this run.
     has_named: bool,
     /// What was heard while looking: something; that an interface is new, or may be a new exit.
     pub(super) heard: Option<bool>,
-    /// Since the last look.
-    pub(super) removals: Removals,
     pub(super) alerts: Alerts,
     pub(super) trial: Option<Trial>,
     /// Of a configuration that is just being taken over.
@@ -113,8 +112,6 @@ pub(super) struct State {
     pub(super) leaking: BTreeMap<u32, Leaking>,
     /// Outer packets that would have gone into their own tunnel, by its slot.
     pub(super) recursions: BTreeMap<u32, Recursion>,
-    /// Rules and routes put back of late.
-    pub(super) put_back: PutBack,
     pub(super) control_groups: ControlGroups,
     /// Over whether tunnels answer.
     pub(super) vigils: BTreeMap<IfName, Vigil>,
@@ -162,18 +159,15 @@ impl State {
             problems: Vec::new(),
             lasting: Lasting::default(),
             in_place: InPlace::default(),
-            corrections: 0,
-            contest: Contest::default(),
+            tamper_log: TamperLog::default(),
             has_named: false,
             heard: None,
-            removals: Removals::default(),
             alerts,
             trial: None,
             changes: Changes::default(),
             leaks: Merger::default(),
             leaking: BTreeMap::new(),
             recursions: BTreeMap::new(),
-            put_back: PutBack::default(),
             control_groups: ControlGroups::default(),
             vigils: BTreeMap::new(),
             shadows: Vec::new(),
@@ -223,7 +217,7 @@ impl State {
             // At first also what brokers said before anything was seen of the host.
             self.overlay();
         }
-        self.hear();
+        self.drain_events();
         self.tell_drivers();
         let conflicts = self.conflicts.iter();
         let mut problems: Vec<_> = conflicts.map(|c| format!("{}: {c}", c.tunnel)).collect();
@@ -240,14 +234,69 @@ impl State {
                 Err(error) => problems.push(format!("{error:#}")),
             }
         }
-        self.removals.looked();
-        problems.extend(self.contest.problem(self.started.elapsed()));
+        self.tamper_log.scanned();
+        problems.extend(self.tamper_log.problem(self.started.elapsed()));
         problems.extend(self.unrestored.iter().chain(&self.not_listening).cloned());
         problems.extend(self.alerts.hooks.problems());
         self.tell_problems(problems);
         self.tell_states();
         self.health_alerts.look_later(self.started.elapsed());
         Ok(())
+    }
+
+    /// Takes the netlink events that came before the scan, so that whatever it finds missing has a culprit.
+    /// Events that came during the scan are among them, and call for another one.
+    fn drain_events(&mut self) {
+        for _ in 0..EVENTS_AT_A_TIME {
+            let Some(change) = self.ways.watcher.changed_already() else {
+                return;
+            };
+            if let Some(removal) = &change.removal {
+                self.removed(removal, true);
+            }
+            let heard = self.heard.get_or_insert_default();
+            *heard |= change.is_new_link || change.others == OthersChange::More;
+            if change.others != OthersChange::Same {
+                self.netlink.others_routes_changed();
+            }
+        }
+    }
+
+    /// Somebody removed something. `is_late`: a scan had begun already.
+    pub(super) fn removed(&mut self, removal: &Removal, is_late: bool) {
+        let now = self.started.elapsed();
+        let named = self.tamper_log.removed(removal, is_late, now);
+        named.into_iter().for_each(|about| self.alerts.raise(about));
+    }
+
+    /// Something was put back.
+    pub(super) fn corrected(&mut self, tunnel: Option<IfName>, step: String, removed: Removed) {
+        let correction = Correction {
+            tunnel,
+            step,
+            removed,
+        };
+        let about = self.tamper_log.corrected(correction, self.started.elapsed());
+        about.into_iter().for_each(|about| self.alerts.raise(about));
+    }
+
+    /// When [`State::report_unnamed`] has something to report.
+    pub(super) fn unnamed_due(&self) -> Option<Instant> {
+        let due = self.tamper_log.due()?;
+        Some(clock::after(self.started, due))
+    }
+
+    /// Reports corrections whose event does not come.
+    pub(super) fn report_unnamed(&mut self) {
+        let unnamed = self.tamper_log.report_due(self.started.elapsed());
+        unnamed.into_iter().for_each(|about| self.alerts.raise(about));
+    }
+
+    /// Reports together what was not reported one by one.
+    pub(super) fn summarize(&mut self) {
+        let summary = self.tamper_log.summary(self.started.elapsed());
+        summary.into_iter().for_each(|about| self.alerts.raise(about));
+        self.alerts.tell_together();
     }
 
     /// Takes up what drivers made, and learned from brokers. What was learned of a tunnel that is

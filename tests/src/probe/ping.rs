@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -66,6 +67,12 @@ impl Ping {
             source: Some(source),
             ..self
         }
+    }
+
+    /// Sends one request per interval.
+    #[must_use]
+    pub const fn interval(self, interval: Duration) -> Self {
+        Self { interval, ..self }
     }
 
     /// With a payload of this many bytes.
@@ -168,10 +175,35 @@ const ECHO_REPLY: u8 = 129;
 const HEADER_BYTES: usize = 8;
 
 fn open(from: &Namespace) -> Result<Socket> {
-    from.run(|| {
+    let socket = from.run(|| {
         Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))
             .context("open an ICMPv6 socket")
-    })
+    })?;
+    only_replies(&socket)?;
+    Ok(socket)
+}
+
+/// `ICMPV6_FILTER` of `linux/icmpv6.h`; its value has a bit for each type that the socket does not receive
+/// (RFC 3542 §3.2).
+const FILTER: nix::libc::c_int = 1;
+
+/// Receives echo replies and nothing else. A raw socket gets a copy of every ICMPv6 packet of its namespace,
+/// and a burst of those would overflow its queue.
+fn only_replies(socket: &Socket) -> Result<()> {
+    let mut blocked = [u32::MAX; 8];
+    blocked[usize::from(ECHO_REPLY) / 32] &= !(1 << (ECHO_REPLY % 32));
+    // SAFETY: the kernel reads `size_of_val(&blocked)` bytes of `blocked`, which outlives the call.
+    let outcome = unsafe {
+        nix::libc::setsockopt(
+            socket.as_raw_fd(),
+            nix::libc::IPPROTO_ICMPV6,
+            FILTER,
+            blocked.as_ptr().cast(),
+            size_of_val(&blocked) as nix::libc::socklen_t,
+        )
+    };
+    nix::errno::Errno::result(outcome).context("receive echo replies only")?;
+    Ok(())
 }
 
 /// Sends the requests until there are enough of them or `stop` is set, and waits for replies.

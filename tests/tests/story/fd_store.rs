@@ -15,11 +15,11 @@ use sixxs_tests::topology::OUTSIDE;
 
 use crate::setting::Setting;
 
-/// Between pings: what comes in the gap fits into any queue.
-const INTERVAL: Duration = Duration::from_millis(10);
+/// Between pings: what comes in the gap fits into any queue, also where the daemon takes seconds to start.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long there is no daemon, besides the time that it takes to start.
-const GAP: Duration = Duration::from_millis(300);
+const GAP: Duration = Duration::from_millis(400);
 
 /// All that is held of two tunnels.
 const ALL: [&str; 4] = [
@@ -66,7 +66,7 @@ impl Scene {
         std::thread::scope(|scope| {
             let from_outside = addresses.map(|to| PingStream::start(outside, to, INTERVAL));
             let from_host = addresses.map(|source| {
-                scope.spawn(move || Ping::new(OUTSIDE, 150).source(source).run(host))
+                scope.spawn(move || Ping::new(OUTSIDE, 80).interval(INTERVAL).source(source).run(host))
             });
             std::thread::sleep(GAP);
             daemon.kill()?;
@@ -95,7 +95,7 @@ fn what_comes_between_two_runs_waits() -> Result<()> {
     let (daemon, pings) = scene.restart(daemon)?;
     println!("with what is held: {pings:?}");
     for pings in pings {
-        assert!(pings.sent > 60 && pings.all_answered(), "{pings:?}");
+        assert!(pings.sent > 50 && pings.all_answered(), "{pings:?}");
     }
     let after = scene.setting.program.status()?;
     for name in ["sixxs0", "sixxs1"] {

@@ -15,8 +15,10 @@ use crate::setting::Setting;
 /// How long each flood goes on.
 const SECONDS: u32 = 5;
 
-/// A flood could be told thousands of times: each cause a few times, and in a summary or two.
-const FEW: usize = 24;
+/// Limit of alerts, log lines and hook runs for a flood of thousands. Two tunnels come up (2). Each tunnel's
+/// rule is put back with and without a known culprit: 4 causes, each reported three times and in up to three
+/// summaries (24). The problem is reported with no name, one name, and "and others" (3), and summed up (3).
+const FEW: usize = 32;
 
 /// What a flood left behind.
 struct Told {
