@@ -49,6 +49,22 @@ const EMPTY: [[u8; 8]; 2] = [
 
 /// Loads a program that does nothing.
 pub fn load_empty() -> Result<OwnedFd> {
+    load(&EMPTY)
+}
+
+/// Loads a program that does nothing in this many instructions, one after the other. The time that it
+/// takes is a measure of how fast the kernel verifies programs at present.
+pub fn load_straight(instructions: usize) -> Result<OwnedFd> {
+    // r0 += 1
+    let add = [0x07, 0, 0, 0, 1, 0, 0, 0];
+    let [begin, end] = EMPTY;
+    let mut program = vec![begin];
+    program.resize(instructions.saturating_sub(1).max(1), add);
+    program.push(end);
+    load(&program)
+}
+
+fn load(program: &[[u8; 8]]) -> Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -58,14 +74,14 @@ pub fn load_empty() -> Result<OwnedFd> {
     }
     let mut load = Load {
         kind: SCHED_CLS,
-        instructions: u32::try_from(EMPTY.len())?,
-        program: EMPTY.as_ptr() as u64,
+        instructions: u32::try_from(program.len())?,
+        program: program.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,
     };
-    // SAFETY: the structure begins as the kernel's union for this command; what it points to is
-    // static.
+    // SAFETY: the structure begins as the kernel's union for this command; what it points to
+    // outlives the call.
     let loaded = unsafe { descriptor(Command::ProgramLoad, &mut load) };
-    loaded.context("load an empty program; this needs root")
+    loaded.context("load a program; this needs root")
 }
 
 /// One program that is attached to an interface by TCX.

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,6 +108,14 @@ impl Program {
     /// The binary's path.
     pub fn binary(&self) -> &PathBuf {
         &self.binary
+    }
+
+    /// Copies the binary. A process of its own writes the copy: a descriptor of this one would be inherited
+    /// by whatever another test starts at that moment, and the copy could not be run ("text file busy").
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        let mut copy = Command::new("cp");
+        shell::capture(copy.arg("--").arg(&self.binary).arg(path))?;
+        Ok(())
     }
 
     /// Has it run among these mounts from now on.

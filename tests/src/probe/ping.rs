@@ -192,14 +192,15 @@ const FILTER: nix::libc::c_int = 1;
 fn only_replies(socket: &Socket) -> Result<()> {
     let mut blocked = [u32::MAX; 8];
     blocked[usize::from(ECHO_REPLY) / 32] &= !(1 << (ECHO_REPLY % 32));
-    // SAFETY: the kernel reads `size_of_val(&blocked)` bytes of `blocked`, which outlives the call.
+    let bytes = nix::libc::socklen_t::try_from(size_of_val(&blocked))?;
+    // SAFETY: the kernel reads `bytes` bytes, which is the size of `blocked`, which outlives the call.
     let outcome = unsafe {
         nix::libc::setsockopt(
             socket.as_raw_fd(),
             nix::libc::IPPROTO_ICMPV6,
             FILTER,
             blocked.as_ptr().cast(),
-            size_of_val(&blocked) as nix::libc::socklen_t,
+            bytes,
         )
     };
     nix::errno::Errno::result(outcome).context("receive echo replies only")?;

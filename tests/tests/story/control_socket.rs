@@ -32,7 +32,7 @@ fn others_are_refused() -> Result<()> {
 
     // A copy that everybody may run, wherever the program was built.
     let copy = setting.lab.paths().base().join("sixxs");
-    std::fs::copy(setting.program.binary(), &copy)?;
+    setting.program.copy_to(&copy)?;
     for command in ["status", "stop", "down"] {
         let mut nobody = Command::new("setpriv");
         nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -59,7 +59,7 @@ fn the_group_may_look() -> Result<()> {
     let run = setting.program.command(&["--group", "daemon", "run"]);
     let daemon = setting.program.start_as(run)?;
     let copy = setting.lab.paths().base().join("sixxs");
-    std::fs::copy(setting.program.binary(), &copy)?;
+    setting.program.copy_to(&copy)?;
     let as_member = |command: &[&str]| {
         let mut member = Command::new("setpriv");
         member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
@@ -195,7 +195,7 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
         let mut member = Command::new("setpriv");
         member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
         let copy = setting.lab.paths().base().join("sixxs");
-        std::fs::copy(setting.program.binary(), &copy)?;
+        setting.program.copy_to(&copy)?;
         member.arg(&copy).args(["status", "--json"]);
         setting.program.dress(&mut member);
         finish(&mut member)

@@ -87,7 +87,7 @@ fn for_an_ordinary_user() -> Result<()> {
     let config = setting.lab.paths().config();
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600))?;
     let copy = setting.lab.paths().base().join("sixxs");
-    fs::copy(setting.program.binary(), &copy)?;
+    setting.program.copy_to(&copy)?;
     let nobody = |arguments: &[&str]| {
         let mut command = setting.host().command("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);

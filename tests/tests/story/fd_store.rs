@@ -66,7 +66,12 @@ impl Scene {
         std::thread::scope(|scope| {
             let from_outside = addresses.map(|to| PingStream::start(outside, to, INTERVAL));
             let from_host = addresses.map(|source| {
-                scope.spawn(move || Ping::new(OUTSIDE, 80).interval(INTERVAL).source(source).run(host))
+                scope.spawn(move || {
+                    Ping::new(OUTSIDE, 80)
+                        .interval(INTERVAL)
+                        .source(source)
+                        .run(host)
+                })
             });
             std::thread::sleep(GAP);
             daemon.kill()?;

@@ -11,9 +11,13 @@ use sixxs_tests::topology::{Flavour, TUNNELS, UPLINK};
 
 use crate::setting::{Setting, alone};
 
-/// For existing interfaces, in the release build: the program's own time, without what the kernel
-/// waits while programs are attached.
-const READY_WITHIN: Duration = Duration::from_millis(150);
+/// Limit for a start with existing interfaces, in the release build, without the time that the kernel
+/// waits while programs are attached: the time of [`REFERENCE`], this many times.
+const READY_WITHIN: u32 = 10;
+
+/// A program whose verification is the measure of how fast the machine is at present, in instructions.
+const REFERENCE: usize = 200_000;
+
 /// Where programs are attached at a start; whether to what comes in.
 const PLACES: [(&str, bool); 5] = [
     (UPLINK, false),
@@ -44,6 +48,24 @@ fn attaching(host: &Namespace) -> Result<Duration> {
     Ok(shortest)
 }
 
+/// The shortest time that the kernel takes to load the reference program, before all other tests.
+fn reference() -> Result<Duration> {
+    let measure = || -> Result<Duration> {
+        // SAFETY: the call has no memory in it. Of this thread alone: it ends with the measurement.
+        let outcome = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
+        nix::errno::Errno::result(outcome).context("go before other processes")?;
+        let mut shortest = Duration::MAX;
+        for _ in 0..5 {
+            let begun = Instant::now();
+            bpf::load_straight(REFERENCE)?;
+            shortest = shortest.min(begun.elapsed());
+        }
+        Ok(shortest)
+    };
+    std::thread::scope(|scope| scope.spawn(measure).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     let setting = Setting::new(flavour, hook)?;
     let _alone = alone();
@@ -53,7 +75,8 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     } else {
         Duration::ZERO
     };
-    let within = READY_WITHIN + attaching;
+    let mut reference = reference()?;
+    let mut within = READY_WITHIN * reference + attaching;
     let mut best = Duration::MAX;
     // Other tests keep the processors busy: the best of several, before all others, is its own time.
     for _ in 0..20 {
@@ -63,10 +86,16 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
         let run = setting.program.command_before_others(&["run"]);
         let daemon = setting.program.start_as(run)?;
         best = best.min(daemon.ready_after().context("it was ready")?);
+        // The machine may become slower meanwhile.
+        reference = reference.max(self::reference()?);
+        within = READY_WITHIN * reference + attaching;
         assert_eq!(daemon.stop()?, 0);
         setting.program.ok(&["down"])?;
     }
-    println!("ready after {best:?}, of which the kernel attaches for {attaching:?}");
+    let own = best.saturating_sub(attaching).as_secs_f64() / reference.as_secs_f64();
+    println!(
+        "ready after {best:?}: attached for {attaching:?}, the rest {own:.1} times {reference:?}"
+    );
     assert!(best <= within, "ready after {best:?}, not {within:?}");
 
     let daemon = setting.start()?;

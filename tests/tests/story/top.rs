@@ -169,7 +169,7 @@ fn keys_of_who_is_not_root() -> Result<()> {
     setting.is_up()?;
     // A copy that everybody may run, wherever the program was built.
     let copy = setting.lab.paths().base().join("sixxs");
-    std::fs::copy(setting.program.binary(), &copy)?;
+    setting.program.copy_to(&copy)?;
     let member = "setpriv --reuid=65534 --regid=daemon --clear-groups";
     let command = format!("{member} {}", copy.display());
     let tmux = begin_as(&command, &setting, (80, 24), &[])?;
