@@ -10,7 +10,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -60,6 +60,8 @@ pub struct Connects {
     state_dir: Arc<Path>,
     limit: Arc<RwLock<Limit>>,
     clock: Arc<dyn Clock>,
+    /// Our own writers queue here, and only one of them waits for other processes.
+    writer: Arc<Mutex<()>>,
 }
 
 /// Leave to connect, once.
@@ -98,6 +100,7 @@ impl Connects {
             state_dir: state_dir.into(),
             limit: Arc::new(RwLock::new(limit)),
             clock,
+            writer: Arc::default(),
         }
     }
 
@@ -229,6 +232,7 @@ impl Connects {
 
     fn change<T>(&self, act: impl FnOnce(&mut Ledger, &Limit, &Moment) -> T) -> anyhow::Result<T> {
         durable::directory(&self.state_dir)?;
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock()?;
         let bytes = self.bytes()?;
         // Not before the lock: what another process wrote meanwhile would lie in the future.
