@@ -145,7 +145,7 @@ pub struct Echo {
 
 /// Echo requests from outside to a tunnel's own addresses, paired with their replies by identifier and
 /// sequence number. (To those of a routed prefix, others reply, or nobody.)
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proof {
     /// Requests whose reply was waited for.
     pub requests: u64,

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sixxs_core::host::{HostName, is_served};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -26,7 +26,7 @@ use tracing::debug;
 
 use crate::{
     connections::{Asked, Connections},
-    daemon::Request,
+    control::{Request, Requests},
     metrics,
 };
 
@@ -58,7 +58,7 @@ impl Exporter {
     pub(crate) async fn serve(
         address: SocketAddr,
         names: &[HostName],
-        requests: mpsc::Sender<Request>,
+        requests: Requests,
     ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
@@ -103,11 +103,7 @@ fn with_own(names: &[HostName]) -> Names {
     names.iter().cloned().chain(own()).collect()
 }
 
-async fn accept(
-    listener: TcpListener,
-    names: watch::Receiver<Names>,
-    requests: mpsc::Sender<Request>,
-) {
+async fn accept(listener: TcpListener, names: watch::Receiver<Names>, requests: Requests) {
     let mut connections = Connections::new();
     loop {
         let accepted = tokio::select! {
@@ -140,7 +136,7 @@ async fn accept(
     }
 }
 
-async fn converse(stream: TcpStream, names: Names, requests: mpsc::Sender<Request>, asked: Asked) {
+async fn converse(stream: TcpStream, names: Names, requests: Requests, asked: Asked) {
     let service = service_fn(move |request| {
         asked.set();
         let (names, requests) = (Arc::clone(&names), requests.clone());
@@ -173,7 +169,7 @@ fn asks_for_us(request: &HttpRequest<Incoming>, names: &[HostName]) -> bool {
 async fn answer(
     request: &HttpRequest<Incoming>,
     names: &[HostName],
-    requests: &mpsc::Sender<Request>,
+    requests: &Requests,
 ) -> Response<Full<Bytes>> {
     if !asks_for_us(request, names) {
         let why =
@@ -200,7 +196,7 @@ async fn answer(
     }
 }
 
-async fn ask(requests: &mpsc::Sender<Request>) -> anyhow::Result<String> {
+async fn ask(requests: &Requests) -> anyhow::Result<String> {
     let (answer_to, answer) = oneshot::channel();
     requests
         .send(Request::Metrics(answer_to))

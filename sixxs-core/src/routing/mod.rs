@@ -7,10 +7,12 @@
 pub mod connected;
 pub mod desired;
 pub mod exits;
+pub mod in_place;
 pub mod observed;
 pub mod plan;
 
 pub use desired::Desired;
+pub use in_place::{InPlace, Owners};
 pub use observed::Observed;
 pub use plan::{Plan, Problem, Step, diff};
 

@@ -81,22 +81,27 @@ pub struct Kernel {
     unpinned: Option<String>,
 }
 
-/// What [`Kernel::sync`] did that there was to tell.
+/// The result of [`Kernel::sync`].
 #[derive(Debug, Default)]
 pub struct Synced {
-    /// What went wrong, in words; all else is in place.
+    /// Failures, in words, that another try may end; all else is in place.
+    pub failures: Vec<String>,
+    /// What is wrong for the whole run, in words.
     pub problems: Vec<String>,
-    /// Programs that were attached again after somebody had taken them away.
+    /// Programs that were attached again after somebody had detached them.
     pub attached_again: Vec<(IfName, Direction)>,
 }
 
 /// What the programs have to say while debugging, through `log`.
 pub type Debugging = aya_log::EbpfLogger<&'static dyn log::Log>;
 
+/// Leak events of the programs.
+pub type LeakRing = RingBuf<MapData>;
+
 /// Ends of the rings, for the caller to wait on.
 pub struct Rings {
     /// Leak events.
-    pub events: RingBuf<MapData>,
+    pub events: LeakRing,
     /// Debugging output; `None` when it is off, and then costs nothing.
     pub debugging: Option<Debugging>,
 }
@@ -275,7 +280,7 @@ impl Kernel {
         // Links first: they keep programs and maps at work, whenever the daemon dies. What could not be pinned is
         // told by the interface, below.
         self.attachments.pin_all_again();
-        let mut problems = self.pin_again();
+        let mut failures = self.pin_again();
         let mut attached_again = Vec::new();
         for (name, interface) in &wanted.interfaces {
             for direction in directions(interface.role) {
@@ -298,7 +303,7 @@ impl Kernel {
                     Ok(Found::InPlace | Found::Nothing) => {}
                     Err(error) => {
                         let direction = direction.name();
-                        problems.push(format!(
+                        failures.push(format!(
                             "attach to {name} {direction}: {error:#}; {}",
                             crate::kernel::why_not_attached()
                         ));
@@ -311,17 +316,17 @@ impl Kernel {
                 interface.index == index && directions(interface.role).contains(&direction)
             })
         };
-        problems.extend(self.attachments.retain(keep, links, netlink).await);
+        failures.extend(self.attachments.retain(keep, links, netlink).await);
         self.tables.forget(wanted)?;
         // Until all are replaced, programs go on counting in their own maps.
-        if problems.is_empty()
+        if failures.is_empty()
             && let Err(error) = self.carry()
         {
-            problems.push(format!("take over what was counted: {error:#}"));
+            failures.push(format!("take over what was counted: {error:#}"));
         }
-        problems.extend(self.unpinned.clone());
         Ok(Synced {
-            problems,
+            failures,
+            problems: self.unpinned.iter().cloned().collect(),
             attached_again,
         })
     }

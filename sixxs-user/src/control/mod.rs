@@ -17,7 +17,10 @@
 //!
 //! Tasks: one that accepts, and those of `serve.rs`; they end with the daemon.
 
+mod request;
 mod serve;
+
+pub use request::{Answer, Outcome, Quit, Request, Requests, Verb};
 
 use std::{
     fs,
@@ -51,7 +54,6 @@ use crate::{
     clock::Clock,
     config_file,
     connections::Asked,
-    daemon::{Quit, Request, Verb},
     removal,
 };
 
@@ -65,27 +67,25 @@ const CHECK_BYTES: usize = 6 * config_file::MAX_BYTES + BODY_BYTES;
 /// How long a configuration may wait for its confirmation; a day at most.
 pub(crate) const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
 
-type Requests = mpsc::Sender<Request>;
-
-/// The ways into the daemon.
+/// Handles to the daemon.
 #[derive(Clone)]
-pub struct Daemon {
+pub struct DaemonHandle {
     /// Requests.
-    pub requests: mpsc::Sender<Request>,
-    /// Orders to end.
+    pub requests: Requests,
+    /// Requests to end.
     pub quits: mpsc::Sender<Quit>,
-    /// The clock, if it may be moved.
+    /// The clock, if requests may move it.
     pub clock: Option<Clock>,
 }
 
-impl FromRef<Daemon> for Requests {
-    fn from_ref(daemon: &Daemon) -> Self {
+impl FromRef<DaemonHandle> for Requests {
+    fn from_ref(daemon: &DaemonHandle) -> Self {
         daemon.requests.clone()
     }
 }
 
 /// Opens the socket and serves it.
-pub fn listen(socket: &Path, group: &str, daemon: Daemon) -> anyhow::Result<JoinHandle<()>> {
+pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Result<JoinHandle<()>> {
     removal::file(socket)?;
     // Made under a name that nobody knows, and open to nobody else, until its rights are set.
     let draft = socket.with_extension("new");
@@ -280,9 +280,9 @@ async fn aiccu(
     Json(file): Json<AccountFile>,
 ) -> Result<Response, Refused> {
     caller.may_change()?;
-    let starts = match verb.as_str() {
-        "start" => true,
-        "stop" => false,
+    let verb = match verb.as_str() {
+        "start" => Verb::Start,
+        "stop" => Verb::Stop,
         _ => {
             return Err(Refused(
                 StatusCode::NOT_FOUND,
@@ -290,7 +290,7 @@ async fn aiccu(
             ));
         }
     };
-    ask(&requests, |answer| Request::Account(starts, file, answer))
+    ask(&requests, |answer| Request::Account(verb, file, answer))
         .await?
         .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
     Ok(Json(serde_json::json!({})).into_response())
@@ -338,7 +338,7 @@ async fn reload(
 }
 
 async fn clock(
-    State(daemon): State<Daemon>,
+    State(daemon): State<DaemonHandle>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Json(by): Json<Displacement>,
 ) -> Result<Response, Refused> {
@@ -369,7 +369,7 @@ struct QuitQuery {
 }
 
 async fn quit(
-    State(daemon): State<Daemon>,
+    State(daemon): State<DaemonHandle>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<QuitQuery>,
 ) -> Result<Response, Refused> {

@@ -1,7 +1,10 @@
 //! Alerts: in the log, kept for those who ask later, sent to those who listen, and handed to hooks. What comes
 //! without end is told together, to all of them alike.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use sixxs_core::{
     config::Config,
@@ -42,7 +45,9 @@ pub(super) struct Alerts {
     tunnels: BTreeSet<String>,
     kept: VecDeque<Alert>,
     listeners: broadcast::Sender<Alert>,
-    pub(super) hooks: Hooks,
+    /// What is wrong at present, in words.
+    problems: Vec<String>,
+    hooks: Hooks,
 }
 
 impl Alerts {
@@ -54,8 +59,41 @@ impl Alerts {
             tunnels: BTreeSet::new(),
             kept: VecDeque::new(),
             listeners: broadcast::channel(LAG).0,
+            problems: Vec::new(),
             hooks: Hooks::default(),
         }
+    }
+
+    /// What is wrong at present, in words.
+    pub(super) fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// Takes what is wrong now. A problem is reported when it comes up, and not again while it lasts.
+    pub(super) fn set_problems(&mut self, problems: Vec<String>) {
+        for problem in &problems {
+            if !self.problems.contains(problem) {
+                let problem = problem.clone();
+                self.raise(About::Problem { problem });
+            }
+        }
+        self.problems = problems;
+    }
+
+    /// What is wrong with hooks, in words.
+    pub(super) fn hook_problems(&self) -> impl Iterator<Item = String> {
+        self.hooks.problems()
+    }
+
+    /// Alerts that the queue of each hook has dropped.
+    pub(super) fn dropped(&self) -> Vec<(&'static str, u64)> {
+        self.hooks.dropped()
+    }
+
+    /// Hands over all that is held back, and waits for hooks for no longer than `limit`.
+    pub(super) async fn finish(mut self, limit: Duration) {
+        self.tell_rest();
+        self.hooks.finish(limit).await;
     }
 
     /// Takes over whom alerts are handed to, and which names tell them apart.
@@ -93,7 +131,7 @@ impl Alerts {
     }
 
     /// Tells all that is held back.
-    pub(super) fn tell_rest(&mut self) {
+    fn tell_rest(&mut self) {
         let summaries = self.flood.rest();
         self.tell_summaries(summaries);
     }

@@ -1,217 +1,265 @@
-//! Rules, routes and interfaces of our own: carried out, read back, and what was put back is told.
+//! Rules, routes and interfaces of our own: rounds of plan and apply until nothing is left to do.
+//!
+//! Must not know the programs, the tunnels' drivers or the loop. The kernel is behind [`RoutingHost`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
-};
+use std::time::Duration;
 
 use sixxs_core::{
-    config::{Config, RuleMode},
-    routing::{
-        Desired, Problem, Rule, Step,
-        desired::{Place, Target},
-        diff,
-        plan::Route,
-    },
-    types::{IfIndex, IfName, Mtu, Prefix, TableId},
+    lasting::Lasting,
+    routing::{Desired, InPlace, Observed, Owners, Plan, Problem, Step, diff},
 };
 use tracing::debug;
 
-use super::state::State;
-use crate::netlink::{Failure, Removed};
+use super::tamper_log::Correction;
+use crate::netlink::{Netlink, Outcome, Removed, Scope};
 
-/// Rounds of plan and apply before something is called a problem: others may be at work too.
+/// Limit of rounds before what is left is a problem. Others may be at work too.
 const ROUNDS: usize = 3;
 
-/// What was in place after the last round: what of it is missing now, somebody took away. What is
-/// wanted otherwise now was not.
-#[derive(Default)]
-pub(super) struct InPlace {
-    rules: BTreeSet<Rule>,
-    routes: BTreeMap<Place, Target>,
-    /// Interfaces that were up with the MTU that they should have.
-    set_up: BTreeSet<(IfIndex, Mtu)>,
-    addresses: BTreeSet<(IfIndex, Ipv6Addr)>,
+/// The kernel's rules, routes and interfaces.
+pub(super) trait RoutingHost {
+    /// Reads them.
+    async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed>;
+    /// Carries out a plan.
+    async fn apply(&mut self, plan: &Plan) -> Outcome;
 }
 
-impl InPlace {
-    /// What could not be put back this time is put back when it can be.
-    fn keep(&mut self, before: &Self, failed: &[Failure]) {
-        for Failure { step, .. } in failed {
-            match step {
-                Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
-                    let target = before.routes.get(place).cloned();
-                    self.routes.extend(target.map(|target| (*place, target)));
-                }
-                Step::AddRule(rule) => self.rules.extend(before.rules.get(rule).copied()),
-                Step::SetUp(..)
-                | Step::AddAddress(..)
-                | Step::KeepNeighbour(..)
-                | Step::DeleteRule(_)
-                | Step::DeleteRoute(_)
-                | Step::DeleteNeighbour(..) => {}
-            }
-        }
+impl RoutingHost for Netlink {
+    async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
+        Self::observe(self, scope).await
+    }
+
+    async fn apply(&mut self, plan: &Plan) -> Outcome {
+        Self::apply(self, plan).await
     }
 }
 
-/// Whose tables and sources are. There may be ten thousands of either.
-struct Owners {
-    tables: BTreeMap<TableId, IfName>,
-    sources: BTreeMap<Prefix, IfName>,
+/// Rules and routes as of the last scan.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    observed: Observed,
+    /// What the last scan left to do.
+    plan: Plan,
+    in_place: InPlace,
+    /// Steps that failed, until the next round shows whether they succeed.
+    lasting: Lasting,
 }
 
-impl Owners {
-    fn of(config: &Config) -> Self {
-        let tunnels = || config.tunnels.iter();
-        let tables = match config.rule_mode {
-            RuleMode::Rules => tunnels().map(|t| (t.table, t.name.clone())).collect(),
-            // One table for all: the source says whose it is.
-            RuleMode::Subtrees => BTreeMap::new(),
-        };
-        let sources = tunnels().flat_map(|t| t.sources().map(|source| (source, t.name.clone())));
-        Self {
-            tables,
-            sources: sources.collect(),
-        }
+impl Routes {
+    /// What the last scan found.
+    pub(super) const fn observed(&self) -> &Observed {
+        &self.observed
     }
 
-    fn tunnel(&self, table: TableId, source: Prefix) -> Option<IfName> {
-        let found = match source {
-            Prefix::ALL => self.tables.get(&table),
-            source => self.sources.get(&source),
-        };
-        found.cloned()
+    /// What the last scan left to do.
+    pub(super) const fn plan(&self) -> &Plan {
+        &self.plan
     }
-}
 
-impl State {
-    pub(super) async fn route(&mut self) -> anyhow::Result<Vec<String>> {
-        let desired = self.desired();
+    /// Reads the kernel.
+    pub(super) async fn scan(
+        &mut self,
+        host: &mut impl RoutingHost,
+        scope: &Scope,
+    ) -> anyhow::Result<()> {
+        self.observed = host.observe(scope).await?;
+        Ok(())
+    }
+
+    /// Makes the host what it should be, starting from the last scan. Adds what it put back to
+    /// `corrections`, and returns problems.
+    pub(super) async fn reconcile(
+        &mut self,
+        host: &mut impl RoutingHost,
+        (desired, owners, scope): (&Desired, &Owners, &Scope),
+        corrections: &mut Vec<Correction>,
+        now: Duration,
+    ) -> anyhow::Result<Vec<String>> {
         let mut failed = Vec::new();
-        self.plan = diff(&desired, &self.observed);
+        self.plan = diff(desired, &self.observed);
         for _ in 0..ROUNDS {
             if self.plan.steps.is_empty() {
                 break;
             }
-            let outcome = self.netlink.apply(&self.plan).await;
-            let owners = Owners::of(&self.config);
+            let outcome = host.apply(&self.plan).await;
             for step in &outcome.done {
                 debug!("{step}");
-                self.note_correction(step, &desired, &owners);
+                let is_restored = self.in_place.is_restored_by(step, desired);
+                corrections.extend(is_restored.then(|| correction(step, owners)).flatten());
             }
             failed = outcome.failed;
-            // What counts is what the kernel says afterwards.
-            self.observed = self.netlink.observe(&self.scope()).await?;
-            self.plan = diff(&desired, &self.observed);
+            // A step counts as done once the kernel shows its effect.
+            self.scan(host, scope).await?;
+            self.plan = diff(desired, &self.observed);
         }
         let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
-        let mut problems = self.lasting.look(self.started.elapsed(), &failures);
+        let mut problems = self.lasting.look(now, &failures);
         let found = self.plan.problems.iter().filter(|problem| match problem {
             Problem::Occupied { .. } | Problem::MtuTooSmall { .. } => true,
-            // An interface that is not there is seen as its tunnel's state.
+            // The state of the tunnel shows a missing interface.
             Problem::InterfaceMissing { .. } | Problem::InterfaceDown { .. } => false,
         });
         problems.extend(found.map(ToString::to_string));
-        let in_place = self.in_place(&desired);
+        let in_place = InPlace::of(desired, &self.observed, &self.plan);
         let before = std::mem::replace(&mut self.in_place, in_place);
-        self.in_place.keep(&before, &failed);
+        let failed = failed.iter().map(|failure| &failure.step);
+        self.in_place.keep(&before, failed);
         Ok(problems)
     }
 
-    /// What there is of what should be.
-    fn in_place(&self, desired: &Desired) -> InPlace {
-        let mut in_place = InPlace::default();
-        let rules = desired.rules_beside(self.observed.local_table).into_iter();
-        let there = rules.filter(|rule| !self.plan.steps.contains(&Step::AddRule(*rule)));
-        in_place.rules.extend(there);
-        let routes = desired.routes.iter();
-        let there = routes.filter(|(place, _)| !self.is_route_missing(**place, desired));
-        let there = there.map(|(place, target)| (*place, target.clone()));
-        in_place.routes.extend(there);
-        for (name, wanted) in &desired.interfaces {
-            let Some(link) = self.observed.links.by_name(name) else {
-                continue;
-            };
-            if link.up && link.mtu == wanted.mtu {
-                in_place.set_up.insert((link.index, link.mtu));
-            }
-            let addresses = wanted.addresses.iter().map(|own| own.address.address);
-            let there = addresses.filter(|address| link.addresses.contains(address));
-            let there = there.map(|address| (link.index, address));
-            in_place.addresses.extend(there);
+    /// When to scan again, to see whether a failed step succeeds.
+    pub(super) fn retry_due(&self) -> Option<Duration> {
+        self.lasting.due()
+    }
+}
+
+/// The correction that a step is, if the step adds something.
+fn correction(step: &Step, owners: &Owners) -> Option<Correction> {
+    let removed = match step {
+        Step::SetUp(..) => Removed::Link,
+        Step::AddAddress(..) => Removed::Address,
+        Step::AddRule(_) => Removed::Rule,
+        Step::AddRoute(_) | Step::ReplaceRoute(_) => Removed::Route,
+        Step::KeepNeighbour(..)
+        | Step::DeleteRule(_)
+        | Step::DeleteRoute(_)
+        | Step::DeleteNeighbour(..) => return None,
+    };
+    Some(Correction {
+        tunnel: step.tunnel(owners).cloned(),
+        step: step.to_string(),
+        removed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use sixxs_core::config::Config;
+
+    use super::*;
+    use crate::{
+        daemon::fixture::{config, host},
+        netlink::Failure,
+    };
+
+    /// A kernel without rules and routes in it. It refuses steps that contain a text, and never shows the
+    /// effect of the others: each round is scripted by what `scans` return.
+    struct FakeHost {
+        scans: VecDeque<Observed>,
+        refuses: &'static str,
+        applied: Vec<String>,
+    }
+
+    impl RoutingHost for FakeHost {
+        async fn observe(&mut self, _: &Scope) -> anyhow::Result<Observed> {
+            let next = self.scans.pop_front();
+            next.ok_or_else(|| anyhow::anyhow!("the kernel does not answer"))
         }
-        in_place
-    }
 
-    /// Whether a route is not there because its interface is not.
-    fn waits_for_interface(&self, place: Place, desired: &Desired) -> bool {
-        let Some(Target::Interface { name: wanted, .. }) = desired.routes.get(&place) else {
-            return false;
-        };
-        self.plan.problems.iter().any(|problem| match problem {
-            Problem::InterfaceMissing { name, .. }
-            | Problem::InterfaceDown { name, .. }
-            | Problem::MtuTooSmall { name, .. } => name == wanted,
-            Problem::Occupied { table, .. } => *table == place.table,
-        })
-    }
-
-    fn is_route_missing(&self, place: Place, desired: &Desired) -> bool {
-        let in_steps = self.plan.steps.iter().any(|step| match step {
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
-            Step::SetUp(..)
-            | Step::AddAddress(..)
-            | Step::AddRule(_)
-            | Step::KeepNeighbour(..)
-            | Step::DeleteRule(_)
-            | Step::DeleteRoute(_)
-            | Step::DeleteNeighbour(..) => false,
-        });
-        in_steps || self.waits_for_interface(place, desired)
-    }
-
-    /// A step that puts back what was in place before is a correction.
-    fn note_correction(&mut self, step: &Step, desired: &Desired, owners: &Owners) {
-        let was = &self.in_place;
-        let (lost, tunnel) = match step {
-            Step::SetUp(index, name, mtu) => {
-                (was.set_up.contains(&(*index, *mtu)), Some(name.clone()))
+        async fn apply(&mut self, plan: &Plan) -> Outcome {
+            let mut outcome = Outcome::default();
+            for step in &plan.steps {
+                let text = step.to_string();
+                if !self.refuses.is_empty() && text.contains(self.refuses) {
+                    let (step, reason) = (step.clone(), "Operation not permitted".to_owned());
+                    outcome.failed.push(Failure { step, reason });
+                } else {
+                    self.applied.push(text);
+                    outcome.done.push(step.clone());
+                }
             }
-            Step::AddAddress(index, name, address) => (
-                was.addresses.contains(&(*index, address.address.address)),
-                Some(name.clone()),
-            ),
-            Step::AddRule(rule) => (
-                was.rules.contains(rule),
-                owners.tunnel(rule.table, rule.from),
-            ),
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => {
-                let (place, target) = (&route.place, desired.routes.get(&route.place));
-                (
-                    target.is_some() && was.routes.get(place) == target,
-                    owners.tunnel(place.table, place.source),
-                )
-            }
-            // A gateway comes and goes with its interface.
-            Step::KeepNeighbour(..)
-            | Step::DeleteRule(_)
-            | Step::DeleteRoute(_)
-            | Step::DeleteNeighbour(..) => return,
-        };
-        if !lost {
-            return;
+            outcome
         }
-        let removed = match step {
-            Step::SetUp(..) => Removed::Link,
-            Step::AddAddress(..) => Removed::Address,
-            Step::AddRule(_) | Step::DeleteRule(_) => Removed::Rule,
-            Step::AddRoute(_)
-            | Step::ReplaceRoute(_)
-            | Step::KeepNeighbour(..)
-            | Step::DeleteRoute(_)
-            | Step::DeleteNeighbour(..) => Removed::Route,
-        };
-        self.corrected(tunnel, step.to_string(), removed);
+    }
+
+    fn one_link() -> Observed {
+        host(&["sixxs0"])
+    }
+
+    struct Scene {
+        routes: Routes,
+        host: FakeHost,
+        config: Config,
+        now: Duration,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self {
+                routes: Routes::default(),
+                host: FakeHost {
+                    scans: VecDeque::new(),
+                    refuses: "",
+                    applied: Vec::new(),
+                },
+                config: config(&["sixxs0"]),
+                now: Duration::ZERO,
+            }
+        }
+
+        /// One round, which finds `scans` one after the other.
+        fn round(
+            &mut self,
+            scans: impl IntoIterator<Item = Observed>,
+        ) -> anyhow::Result<(Vec<String>, Vec<Correction>)> {
+            self.now += Duration::from_secs(2);
+            self.host.scans = scans.into_iter().collect();
+            self.host.applied.clear();
+            let desired = Desired::new(&self.config, |_| true);
+            let owners = Owners::of(&self.config);
+            let scope = Scope::of(&self.config);
+            let mut corrections = Vec::new();
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+            let problems = runtime.block_on(async {
+                self.routes.scan(&mut self.host, &scope).await?;
+                let intent = (&desired, &owners, &scope);
+                let (host, now) = (&mut self.host, self.now);
+                self.routes
+                    .reconcile(host, intent, &mut corrections, now)
+                    .await
+            })?;
+            Ok((problems, corrections))
+        }
+    }
+
+    #[test]
+    fn a_host_that_never_settles_gets_three_rounds() {
+        let mut scene = Scene::new();
+        let scans = std::iter::repeat_with(one_link).take(4);
+        let (problems, corrections) = scene.round(scans).unwrap();
+        assert_eq!(problems, Vec::<String>::new());
+        assert!(corrections.is_empty(), "nothing was in place before");
+        let steps = diff(&Desired::new(&config(&["sixxs0"]), |_| true), &one_link()).steps;
+        assert_eq!(scene.host.applied.len(), ROUNDS * steps.len());
+        assert_eq!(scene.routes.plan().steps, steps);
+        assert!(scene.host.scans.is_empty());
+    }
+
+    #[test]
+    fn a_refused_step_is_a_problem_once_it_lasts() {
+        let mut scene = Scene::new();
+        scene.host.refuses = "rule add from";
+        let scans = || std::iter::repeat_with(one_link).take(4);
+        let (problems, _) = scene.round(scans()).unwrap();
+        assert_eq!(problems, Vec::<String>::new());
+        assert!(scene.routes.retry_due().is_some());
+        let (problems, _) = scene.round(scans()).unwrap();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            problems[0].contains("Operation not permitted"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_answer_is_an_error() {
+        let mut scene = Scene::new();
+        let error = scene.round([]).unwrap_err();
+        assert_eq!(error.to_string(), "the kernel does not answer");
+        // It answers once, and not after the first steps.
+        assert!(scene.round([one_link()]).is_err());
+        assert!(!scene.host.applied.is_empty());
     }
 }

@@ -204,8 +204,7 @@ impl Removals {
     /// Whether an event explains why something of this kind is missing.
     fn is_heard(&self, what: Removed) -> bool {
         let goes_with_link = matches!(what, Removed::Address | Removed::Route);
-        let explains =
-            |kind: Removed| kind == what || (goes_with_link && kind == Removed::Link);
+        let explains = |kind: Removed| kind == what || (goes_with_link && kind == Removed::Link);
         self.all.iter().any(|(kind, _)| explains(*kind))
     }
 
@@ -356,7 +355,9 @@ mod tests {
         let reported = log.note(Removed::Rule, None, false, at(250));
         assert_eq!((reported.len(), culprit(&reported[0])), (1, Some(None)));
         // The kernel sends no event for these.
-        let about = log.corrected(correction(Removed::Program), at(300)).unwrap();
+        let about = log
+            .corrected(correction(Removed::Program), at(300))
+            .unwrap();
         assert_eq!(culprit(&about), Some(None));
     }
 

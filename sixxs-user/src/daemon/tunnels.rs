@@ -1,59 +1,52 @@
-//! Starting and stopping tunnels.
+//! The tunnels and their drivers: which are started, and in which state each is.
+//!
+//! Must not know what the tunnels are for (the intent), nor rules, routes and programs.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use futures_util::future::join_all;
 use sixxs_core::{
-    aiccu,
-    config::{Account, Config, Kind, Tls, Tunnel},
-    link::Link,
+    broker::ayiya::wire::Fault,
+    config::{Config, Conflict, Kind, Tunnel},
+    link::{Link, Links},
     tunnel::{self, Driver as DriverState},
     types::IfName,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::state::State;
+use super::intent::DriverReport;
 use crate::{
-    api,
+    api::About,
     clock::time_of_day,
-    config_file,
+    control::{Answer, Outcome},
     driver::{Driver, Said, Services},
 };
 
-/// At the end, alerts that are still to be handed on are waited for so long.
-const HOOKS_FINISH: Duration = Duration::from_secs(3);
-
-/// What can be done to a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Starts it, if it is not.
-    Start,
-    /// Stops it, if it is not.
-    Stop,
-    /// Stops and starts it.
-    Restart,
-}
-
-/// Where the outcome of starting or stopping tunnels goes.
-pub(super) type Answer = oneshot::Sender<Result<(), String>>;
-
-/// Drivers have stopped.
+/// Drivers that a task has stopped, and what to do next.
+#[derive(Debug)]
 pub(super) struct Stopped {
-    /// Of these tunnels.
-    names: Vec<IfName>,
-    /// Tunnels to be started now.
-    start: Vec<Tunnel>,
-    /// Whether their brokers are asked anew.
-    refresh: bool,
-    /// Whoever wanted it.
-    answer: Answer,
+    /// Their tunnels.
+    pub(super) names: Vec<IfName>,
+    /// Tunnels to start now.
+    pub(super) start: Vec<Tunnel>,
+    /// Whether brokers are asked again, whatever is stored of their answers.
+    pub(super) refresh: bool,
+    /// Where the outcome goes.
+    pub(super) answer: Answer<Outcome>,
     /// What went wrong.
-    problems: Vec<String>,
+    pub(super) problems: Vec<String>,
 }
 
 impl Stopped {
-    /// Nothing went wrong yet.
-    pub(super) const fn new(names: Vec<IfName>, start: Vec<Tunnel>, answer: Answer) -> Self {
+    /// Nothing has gone wrong yet.
+    pub(super) const fn new(
+        names: Vec<IfName>,
+        start: Vec<Tunnel>,
+        answer: Answer<Outcome>,
+    ) -> Self {
         Self {
             names,
             start,
@@ -64,13 +57,249 @@ impl Stopped {
     }
 }
 
-/// Starts the drivers of all tunnels.
-pub(super) fn start(config: &Config, services: &Services) -> BTreeMap<IfName, Running> {
-    let start = |tunnel: &Tunnel| {
-        let running = Running::start(tunnel, services, false);
-        (tunnel.name.clone(), running)
+/// What is known of a tunnel without the kernel's counters.
+#[derive(Clone, Debug)]
+pub(super) struct TunnelView {
+    /// Its state.
+    pub(super) state: tunnel::State,
+    /// The broker that its driver sends to.
+    pub(super) endpoint: Option<String>,
+    /// What carries it.
+    pub(super) carrier: Option<String>,
+    /// Packets of its broker that the driver has refused, by reason.
+    pub(super) refused: BTreeMap<String, u64>,
+}
+
+/// All tunnels of the configuration.
+#[derive(Default)]
+pub(super) struct Tunnels(BTreeMap<IfName, Running>);
+
+/// A tunnel, and its driver if it is started.
+#[derive(Default)]
+struct Running {
+    driver: Option<Driver>,
+    /// The state that the last alert reported.
+    reported: Option<tunnel::State>,
+    /// Whether a task is stopping its last driver.
+    is_stopping: bool,
+    /// Why what its broker assigned is not used.
+    conflict: Option<String>,
+}
+
+impl Running {
+    fn start(tunnel: &Tunnel, services: &Services, refresh: bool) -> Self {
+        Self {
+            driver: Some(Driver::start(tunnel, services, refresh)),
+            ..Self::default()
+        }
+    }
+
+    fn said(&self) -> Option<Said> {
+        self.driver.as_ref().map(Driver::said)
+    }
+
+    fn state(&self, link: Option<&Link>) -> tunnel::State {
+        let said = self.said().map_or(DriverState::Idle, |said| said.state);
+        let driver = self.conflict.clone().map_or(said, DriverState::Failed);
+        tunnel::state(self.driver.is_some(), &driver, link)
+    }
+
+    fn refused(&self) -> BTreeMap<String, u64> {
+        let counts = self.driver.as_ref().map(Driver::refusals);
+        let counts = counts.into_iter().flatten();
+        let counts = counts.map(|count| count.load(Ordering::Relaxed));
+        let faults = Fault::ALL.iter().map(|fault| fault.name().to_owned());
+        faults.zip(counts).collect()
+    }
+}
+
+impl Tunnels {
+    /// Starts the drivers of all tunnels.
+    pub(super) fn start_all(config: &Config, services: &Services) -> Self {
+        let start = |tunnel: &Tunnel| {
+            let running = Running::start(tunnel, services, false);
+            (tunnel.name.clone(), running)
+        };
+        Self(config.tunnels.iter().map(start).collect())
+    }
+
+    /// Starts a tunnel, unless it is started. `refresh`: its broker is asked again.
+    pub(super) fn start(&mut self, tunnel: &Tunnel, services: &Services, refresh: bool) {
+        let running = self.0.entry(tunnel.name.clone()).or_default();
+        if running.driver.is_none() {
+            let reported = running.reported.take();
+            *running = Running {
+                reported,
+                ..Running::start(tunnel, services, refresh)
+            };
+        }
+    }
+
+    /// The names of all tunnels, started or not.
+    pub(super) fn names(&self) -> BTreeSet<IfName> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// The names of the tunnels that are started.
+    pub(super) fn started(&self) -> BTreeSet<IfName> {
+        let running = self.0.iter();
+        let started = running.filter(|(_, running)| running.driver.is_some());
+        started.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The names of the tunnels that a request has stopped.
+    pub(super) fn stopped(&self) -> BTreeSet<IfName> {
+        let running = self.0.iter();
+        let stopped = running.filter(|(_, running)| running.driver.is_none());
+        stopped.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a task is stopping the tunnel's driver.
+    pub(super) fn is_stopping(&self, name: &IfName) -> bool {
+        self.0.get(name).is_some_and(|running| running.is_stopping)
+    }
+
+    /// Whether a reload may start the tunnel: not if a request has stopped it.
+    pub(super) fn is_new_or_started(&self, name: &IfName) -> bool {
+        let running = self.0.get(name);
+        running.is_none_or(|running| running.driver.is_some())
+    }
+
+    /// What drivers have reported.
+    pub(super) fn reports(&self) -> impl Iterator<Item = (IfName, DriverReport)> {
+        self.0.iter().filter_map(|(name, running)| {
+            let said = running.said()?;
+            let report = DriverReport {
+                has_made: said.has_made,
+                learned: said.learned,
+            };
+            Some((name.clone(), report))
+        })
+    }
+
+    /// Tunnels with a conflict count as failed.
+    pub(super) fn set_conflicts(&mut self, conflicts: &[Conflict]) {
+        for (name, running) in &mut self.0 {
+            let conflict = conflicts.iter().find(|conflict| conflict.tunnel == *name);
+            running.conflict = conflict.map(ToString::to_string);
+        }
+    }
+
+    /// Passes each driver its interface.
+    pub(super) fn observe(&self, links: &Links) {
+        for (name, running) in &self.0 {
+            if let Some(driver) = &running.driver {
+                driver.saw(links.by_name(name));
+            }
+        }
+    }
+
+    /// Reports the tunnels whose state has changed since the last report.
+    pub(super) fn changes(&mut self, links: &Links) -> Vec<About> {
+        let mut changes = Vec::new();
+        for (name, running) in &mut self.0 {
+            let state = running.state(links.by_name(name));
+            if running.reported.as_ref() == Some(&state) {
+                continue;
+            }
+            changes.push(About::Tunnel {
+                tunnel: name.to_string(),
+                state: state.name().to_owned(),
+                reason: state.reason().map(str::to_owned),
+            });
+            running.reported = Some(state);
+        }
+        changes
+    }
+
+    /// What is known of a tunnel. One that is not there yet is down.
+    pub(super) fn view(&self, name: &IfName, link: Option<&Link>) -> TunnelView {
+        let unknown = Running::default();
+        let running = self.0.get(name).unwrap_or(&unknown);
+        let said = running.said();
+        TunnelView {
+            state: running.state(link),
+            endpoint: said.as_ref().and_then(|said| said.endpoint.clone()),
+            carrier: said.and_then(|said| said.carrier.map(str::to_owned)),
+            refused: running.refused(),
+        }
+    }
+
+    /// Takes the drivers of these tunnels, to be stopped.
+    pub(super) fn take_drivers(&mut self, names: &[IfName]) -> Vec<(IfName, Driver)> {
+        let mut drivers = Vec::new();
+        for name in names {
+            if let Some(running) = self.0.get_mut(name)
+                && let Some(driver) = running.driver.take()
+            {
+                running.is_stopping = true;
+                drivers.push((name.clone(), driver));
+            }
+        }
+        drivers
+    }
+
+    /// A tunnel's driver has stopped. `is_gone`: the tunnel is not configured any more.
+    pub(super) fn has_stopped(&mut self, name: &IfName, is_gone: bool) {
+        if is_gone {
+            self.0.remove(name);
+        } else if let Some(running) = self.0.get_mut(name) {
+            running.is_stopping = false;
+        }
+    }
+
+    /// Refuses a restart that would leave a working tunnel without a connect to come back by.
+    pub(super) async fn check_restart(
+        &self,
+        chosen: &[Tunnel],
+        refresh: bool,
+        (effective, links): (&Config, &Links),
+        services: &Services,
+    ) -> anyhow::Result<()> {
+        let mut needed: BTreeMap<String, u32> = BTreeMap::new();
+        let is_up = |tunnel: &&Tunnel| {
+            let running = self.0.get(&tunnel.name);
+            let link = links.by_name(&tunnel.name);
+            running.is_some_and(|running| running.state(link) == tunnel::State::Up)
+        };
+        for tunnel in chosen.iter().filter(is_up) {
+            for broker in connects_of_start(tunnel, effective, refresh) {
+                let standing = services.connects.standing(&broker).await?;
+                let count = needed.entry(broker.clone()).or_default();
+                *count += 1;
+                if let Some(wait) = standing.wait_for(*count) {
+                    let wait = wait.as_secs().saturating_add(1);
+                    let seconds = services.clock.unix_seconds().saturating_add(wait);
+                    let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
+                    anyhow::bail!(
+                        "{} is up, and no connect to {broker} is left for it until {until}: a restart \
+                         would leave it down; wait, or stop it and start it all the same",
+                        tunnel.name
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The drivers of all tunnels, at the end.
+    pub(super) fn into_drivers(self) -> Vec<(IfName, Driver)> {
+        let drivers = self.0.into_iter();
+        let drivers = drivers.filter_map(|(name, running)| Some((name, running.driver?)));
+        drivers.collect()
+    }
+}
+
+/// The brokers to which the start of a tunnel connects, once each.
+fn connects_of_start(tunnel: &Tunnel, effective: &Config, refresh: bool) -> Vec<String> {
+    let mut known = effective.tunnels.iter();
+    let known = known.find(|known| known.name == tunnel.name);
+    let session = known.and_then(|known| known.kind.connects_to());
+    let login = match &tunnel.kind {
+        Kind::Account(account) if refresh => Some(account.aiccu.server.host.clone()),
+        _ => None,
     };
-    config.tunnels.iter().map(start).collect()
+    session.into_iter().chain(login).collect()
 }
 
 /// Stops drivers in a task, which then reports back.
@@ -81,311 +310,19 @@ pub(super) fn stop_in_task(
 ) {
     tokio::spawn(async move {
         stopped.problems = stop_all(drivers).await;
-        // A closed channel: the daemon is ending, and so is whoever asked it.
+        // A closed channel: the daemon is ending, and so is the client.
         let _ending = to.send(stopped).await;
     });
 }
 
-/// A tunnel and its driver.
-pub(super) struct Running {
-    pub(super) driver: Option<Driver>,
-    /// Last told of in an alert.
-    pub(super) told: Option<tunnel::State>,
-    /// Whether its last driver is still at work on stopping.
-    stopping: bool,
-    /// Why what its broker said is not taken over.
-    pub(super) refused: Option<String>,
-}
-
-impl Running {
-    /// Whether it is to be up.
-    pub(super) const fn is_wanted(&self) -> bool {
-        self.driver.is_some()
-    }
-
-    /// What its driver last said.
-    pub(super) fn said(&self) -> Option<Said> {
-        self.driver.as_ref().map(Driver::said)
-    }
-
-    /// Its state, given its interface.
-    pub(super) fn state(&self, link: Option<&Link>) -> tunnel::State {
-        let said = self.said().map_or(DriverState::Idle, |said| said.state);
-        let driver = self.refused.clone().map_or(said, DriverState::Failed);
-        tunnel::state(self.is_wanted(), &driver, link)
-    }
-}
-
-impl State {
-    /// The tunnels of these names; none named: all.
-    pub(super) fn choose(&self, names: &[String]) -> Result<Vec<Tunnel>, String> {
-        if names.is_empty() {
-            return Ok(self.wanted.tunnels.clone());
-        }
-        let find = |name: &String| {
-            let known = self.wanted.tunnels.iter().find(|t| t.name.as_str() == name);
-            known.cloned().ok_or_else(|| {
-                let names: Vec<_> = self.tunnels.keys().map(IfName::as_str).collect();
-                format!("no tunnel {name:?}; there are {}", names.join(", "))
-            })
-        };
-        names.iter().map(find).collect()
-    }
-
-    /// The tunnel of the account in this file.
-    pub(super) fn account(&self, file: &str) -> Result<Tunnel, String> {
-        let file = whole(file);
-        let is_its = |tunnel: &&Tunnel| self.account_of(&tunnel.name).as_ref() == Some(&file);
-        let found = self.wanted.tunnels.iter().find(is_its);
-        found
-            .cloned()
-            .ok_or_else(|| format!("the tunnel of {file} is not running"))
-    }
-
-    /// The file with the account of the tunnel of this name, by its whole path.
-    pub(super) fn account_of(&self, name: &IfName) -> Option<String> {
-        let mut tunnels = self.wanted.tunnels.iter();
-        match &tunnels.find(|tunnel| tunnel.name == *name)?.kind {
-            Kind::Account(account) => Some(whole(&account.file)),
-            _ => None,
-        }
-    }
-
-    /// The tunnel of the account in this file, which is added if there is none.
-    pub(super) fn add_account(&mut self, file: &api::AccountFile) -> Result<Tunnel, String> {
-        if let Ok(known) = self.account(&file.file) {
-            return Ok(known);
-        }
-        let bytes = config_file::read_secret(&file.file)?;
-        let aiccu = aiccu::parse(&file.file, &bytes).map_err(|invalid| invalid.to_string())?;
-        let account = Account {
-            file: file.file.clone(),
-            aiccu,
-            tls: Tls {
-                ca: file.tls_ca.clone(),
-                verify: file.tls_verify,
-            },
-        };
-        let tunnel = self.wanted.add(account).map_err(|e| e.to_string())?;
-        self.added.insert(tunnel.name.clone());
-        self.overlay();
-        Ok(tunnel)
-    }
-
-    /// Forgets a tunnel that was added and is stopped now.
-    fn forget(&mut self, name: &IfName) {
-        if self.added.remove(name) {
-            self.tunnels.remove(name);
-            self.learned.remove(name);
-            self.wanted.tunnels.retain(|tunnel| tunnel.name != *name);
-            self.overlay();
-        }
-    }
-
-    /// Whether there is nothing to do: no tunnel any more, or none at all for too long.
-    pub(super) fn is_idle(&self, is_late: bool) -> bool {
-        self.wanted.tunnels.is_empty() && (self.had_tunnels || is_late)
-    }
-
-    /// Does something to tunnels. Drivers may take their time to stop, which is not the daemon's:
-    /// they do it in a task, which reports back through [`State::stopped`].
-    pub(super) async fn act(
-        &mut self,
-        verb: Verb,
-        chosen: Vec<Tunnel>,
-        refresh: bool,
-        answer: Answer,
-    ) {
-        if let Some(tunnel) = chosen.iter().find(|tunnel| self.is_stopping(&tunnel.name)) {
-            let refusal = format!("{} is being stopped; try again in a moment", tunnel.name);
-            let _gone = answer.send(Err(refusal));
-            return;
-        }
-        if verb == Verb::Restart
-            && let Err(error) = self.can_come_back(&chosen, refresh).await
-        {
-            let _gone = answer.send(Err(format!("{error:#}")));
-            return;
-        }
-        let names: Vec<_> = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
-        let drivers = match verb {
-            Verb::Start => Vec::new(),
-            Verb::Stop | Verb::Restart => self.take_drivers(&names),
-        };
-        let start = if verb == Verb::Stop { vec![] } else { chosen };
-        let stopped = Stopped {
-            refresh,
-            ..Stopped::new(names, start, answer)
-        };
-        if drivers.is_empty() {
-            self.stopped(stopped).await;
-            return;
-        }
-        // Rules and sources go first, the interface after them.
-        self.reconcile_or_report().await;
-        stop_in_task(drivers, stopped, self.ways.stopped_to.clone());
-    }
-
-    /// Whether a restart would not leave tunnels that work without a connect to come back by.
-    async fn can_come_back(&self, chosen: &[Tunnel], refresh: bool) -> anyhow::Result<()> {
-        let mut needed: BTreeMap<String, u32> = BTreeMap::new();
-        for (name, broker) in self.connects_of_restart(chosen, refresh) {
-            let standing = self.services.connects.standing(&broker).await?;
-            let count = needed.entry(broker.clone()).or_default();
-            *count += 1;
-            if let Some(wait) = standing.wait_for(*count) {
-                let wait = wait.as_secs().saturating_add(1);
-                let seconds = self.services.clock.unix_seconds().saturating_add(wait);
-                let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
-                anyhow::bail!(
-                    "{name} is up, and no connect to {broker} is left for it until {until}: a restart \
-                     would leave it down; wait, or stop it and start it all the same"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// The connects that a restart of the tunnels among these that work costs: by whom, and with whom.
-    fn connects_of_restart<'a>(
-        &'a self,
-        chosen: &'a [Tunnel],
-        refresh: bool,
-    ) -> impl Iterator<Item = (&'a IfName, String)> {
-        let is_up = |tunnel: &&Tunnel| {
-            let link = self.observed.links.by_name(&tunnel.name);
-            let running = self.tunnels.get(&tunnel.name);
-            running.is_some_and(|running| running.state(link) == tunnel::State::Up)
-        };
-        chosen.iter().filter(is_up).flat_map(move |tunnel| {
-            let mut known = self.config.tunnels.iter();
-            let known = known.find(|known| known.name == tunnel.name);
-            let set_up = known.and_then(|known| known.kind.connects_to());
-            let login = match &tunnel.kind {
-                Kind::Account(account) if refresh => Some(account.aiccu.server.host.clone()),
-                _ => None,
-            };
-            let brokers = set_up.into_iter().chain(login);
-            brokers.map(|broker| (&tunnel.name, broker))
-        })
-    }
-
-    pub(super) fn is_stopping(&self, name: &IfName) -> bool {
-        self.tunnels
-            .get(name)
-            .is_some_and(|running| running.stopping)
-    }
-
-    /// Whether a tunnel is not known yet, or is to be up, or is just being stopped to be started.
-    pub(super) fn is_new_or_wanted(&self, name: &IfName) -> bool {
-        let running = self.tunnels.get(name);
-        running.is_none_or(Running::is_wanted)
-    }
-
-    /// The drivers of these tunnels, to be stopped.
-    pub(super) fn take_drivers(&mut self, names: &[IfName]) -> Vec<(IfName, Driver)> {
-        let mut drivers = Vec::new();
-        for name in names {
-            if let Some(running) = self.tunnels.get_mut(name)
-                && let Some(driver) = running.driver.take()
-            {
-                running.stopping = true;
-                drivers.push((name.clone(), driver));
-            }
-        }
-        drivers
-    }
-
-    /// Drivers have stopped: starts those that are to be started again, and answers.
-    pub(super) async fn stopped(&mut self, stopped: Stopped) {
-        let Stopped {
-            names,
-            start,
-            refresh,
-            answer,
-            mut problems,
-        } = stopped;
-        for name in &names {
-            if let Some(running) = self.tunnels.get_mut(name) {
-                running.stopping = false;
-            }
-            if start.is_empty() {
-                self.forget(name);
-            }
-            if self
-                .wanted
-                .tunnels
-                .iter()
-                .all(|tunnel| tunnel.name != *name)
-            {
-                self.tunnels.remove(name);
-            }
-        }
-        self.had_tunnels |= !start.is_empty();
-        for tunnel in &start {
-            if self.is_wanted(tunnel) {
-                continue;
-            }
-            let mut running = Running::start(tunnel, &self.services, refresh);
-            running.told = self.tunnels.remove(&tunnel.name).and_then(|r| r.told);
-            self.tunnels.insert(tunnel.name.clone(), running);
-        }
-        if let Err(error) = self.reconcile().await {
-            problems.push(format!("{error:#}"));
-        }
-        let outcome = if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(problems.join("; "))
-        };
-        let _gone = answer.send(outcome);
-    }
-
-    /// The end: drivers stop, if so ordered, or leave their tunnels as they are; those that are
-    /// stopping already do so. Returns what went wrong.
-    pub(super) async fn end(
-        self,
-        stop_tunnels: bool,
-        mut stopped: mpsc::Receiver<Stopped>,
-    ) -> Vec<String> {
-        let mut alerts = self.alerts;
-        let drivers = self.tunnels.into_iter().filter_map(|(name, running)| {
-            let driver = running.driver?;
-            Some((name, driver))
-        });
-        let drivers = drivers.collect();
-        // What is left of the channel's senders is held by the tasks that stop drivers.
-        drop(self.ways.stopped_to);
-        let stopping = async {
-            let mut problems = Vec::new();
-            while let Some(stopped) = stopped.recv().await {
-                problems.extend(stopped.problems);
-            }
-            problems
-        };
-        let ending = async {
-            if stop_tunnels {
-                stop_all(drivers).await
-            } else {
-                end_all(drivers, "leave", Driver::leave).await
-            }
-        };
-        let (mut problems, more) = tokio::join!(stopping, ending);
-        problems.extend(more);
-        alerts.tell_rest();
-        alerts.hooks.finish(HOOKS_FINISH).await;
-        problems
-    }
-}
-
-/// The one path of a file that has several; as it is, where the file is gone.
-fn whole(file: &str) -> String {
-    fs::canonicalize(file).map_or_else(|_| file.to_owned(), |path| path.display().to_string())
-}
-
 /// Stops drivers, all at once; returns what went wrong.
-async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
+pub(super) async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
     end_all(drivers, "stop", Driver::stop).await
+}
+
+/// Lets drivers end without stopping their tunnels; returns what went wrong.
+pub(super) async fn leave_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
+    end_all(drivers, "leave", Driver::leave).await
 }
 
 async fn end_all<F>(drivers: Vec<(IfName, Driver)>, verb: &str, end: fn(Driver) -> F) -> Vec<String>
@@ -399,15 +336,4 @@ where
             .map(|error| format!("{verb} {name}: {error:#}"))
     });
     join_all(ends).await.into_iter().flatten().collect()
-}
-
-impl Running {
-    pub(super) fn start(tunnel: &Tunnel, services: &Services, refresh: bool) -> Self {
-        Self {
-            driver: Some(Driver::start(tunnel, services, refresh)),
-            told: None,
-            stopping: false,
-            refused: None,
-        }
-    }
 }

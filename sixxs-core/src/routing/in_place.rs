@@ -1,0 +1,310 @@
+//! Questions about a step of a plan: whose tunnel it serves, and whether it restores something.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
+
+use super::{
+    Observed, Plan, Problem, Rule, Step,
+    desired::{Desired, Place, Target},
+    plan::Route,
+};
+use crate::{
+    config::{Config, RuleMode, Tunnel},
+    types::{IfIndex, IfName, Mtu, Prefix, TableId},
+};
+
+/// The desired state that was in place after a round. What of it is missing later was removed by
+/// somebody else. A changed intent is not in it.
+#[derive(Clone, Debug, Default)]
+pub struct InPlace {
+    rules: BTreeSet<Rule>,
+    routes: BTreeMap<Place, Target>,
+    /// Interfaces that were up with their intended MTU.
+    set_up: BTreeSet<(IfIndex, Mtu)>,
+    addresses: BTreeSet<(IfIndex, Ipv6Addr)>,
+}
+
+impl InPlace {
+    /// The part of `desired` for which `plan` has nothing left to do.
+    #[must_use]
+    pub fn of(desired: &Desired, observed: &Observed, plan: &Plan) -> Self {
+        let mut in_place = Self::default();
+        let rules = desired.rules_beside(observed.local_table).into_iter();
+        let present = rules.filter(|rule| !plan.steps.contains(&Step::AddRule(*rule)));
+        in_place.rules.extend(present);
+        let routes = desired.routes.iter();
+        let present = routes.filter(|(place, target)| !is_missing(**place, target, plan));
+        let present = present.map(|(place, target)| (*place, target.clone()));
+        in_place.routes.extend(present);
+        for (name, wanted) in &desired.interfaces {
+            let Some(link) = observed.links.by_name(name) else {
+                continue;
+            };
+            if link.up && link.mtu == wanted.mtu {
+                in_place.set_up.insert((link.index, link.mtu));
+            }
+            let addresses = wanted.addresses.iter().map(|own| own.address.address);
+            let present = addresses.filter(|address| link.addresses.contains(address));
+            let present = present.map(|address| (link.index, address));
+            in_place.addresses.extend(present);
+        }
+        in_place
+    }
+
+    /// Keeps from the round before what a failed step could not restore yet.
+    pub fn keep<'a>(&mut self, before: &Self, failed: impl Iterator<Item = &'a Step>) {
+        for step in failed {
+            match step {
+                Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
+                    let target = before.routes.get(place).cloned();
+                    self.routes.extend(target.map(|target| (*place, target)));
+                }
+                Step::AddRule(rule) => self.rules.extend(before.rules.get(rule).copied()),
+                Step::SetUp(..)
+                | Step::AddAddress(..)
+                | Step::KeepNeighbour(..)
+                | Step::DeleteRule(_)
+                | Step::DeleteRoute(_)
+                | Step::DeleteNeighbour(..) => {}
+            }
+        }
+    }
+
+    /// Whether a step restores something that was in place.
+    #[must_use]
+    pub fn is_restored_by(&self, step: &Step, desired: &Desired) -> bool {
+        match step {
+            Step::SetUp(index, _, mtu) => self.set_up.contains(&(*index, *mtu)),
+            Step::AddAddress(index, _, own) => {
+                self.addresses.contains(&(*index, own.address.address))
+            }
+            Step::AddRule(rule) => self.rules.contains(rule),
+            Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
+                let target = desired.routes.get(place);
+                target.is_some() && self.routes.get(place) == target
+            }
+            // A gateway comes and goes with its interface.
+            Step::KeepNeighbour(..)
+            | Step::DeleteRule(_)
+            | Step::DeleteRoute(_)
+            | Step::DeleteNeighbour(..) => false,
+        }
+    }
+}
+
+/// Whether a route is not there: the plan adds it, or it waits for its interface.
+fn is_missing(place: Place, target: &Target, plan: &Plan) -> bool {
+    let is_added = plan.steps.iter().any(|step| match step {
+        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
+        Step::SetUp(..)
+        | Step::AddAddress(..)
+        | Step::AddRule(_)
+        | Step::KeepNeighbour(..)
+        | Step::DeleteRule(_)
+        | Step::DeleteRoute(_)
+        | Step::DeleteNeighbour(..) => false,
+    });
+    let waits = || match target {
+        Target::Interface { name: wanted, .. } => {
+            plan.problems.iter().any(|problem| match problem {
+                Problem::InterfaceMissing { name, .. }
+                | Problem::InterfaceDown { name, .. }
+                | Problem::MtuTooSmall { name, .. } => name == wanted,
+                Problem::Occupied { table, .. } => *table == place.table,
+            })
+        }
+        _ => false,
+    };
+    is_added || waits()
+}
+
+/// The tunnel of each table and each source. There may be ten thousand of either.
+#[derive(Clone, Debug)]
+pub struct Owners {
+    tables: BTreeMap<TableId, IfName>,
+    sources: BTreeMap<Prefix, IfName>,
+}
+
+impl Owners {
+    /// Those of a configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let tunnels = || config.tunnels.iter();
+        let tables = match config.rule_mode {
+            RuleMode::Rules => tunnels().map(|t| (t.table, t.name.clone())).collect(),
+            // All tunnels share one table: the source decides.
+            RuleMode::Subtrees => BTreeMap::new(),
+        };
+        let sources = tunnels().flat_map(|t| t.sources().map(|source| (source, t.name.clone())));
+        Self {
+            tables,
+            sources: sources.collect(),
+        }
+    }
+
+    fn tunnel(&self, table: TableId, source: Prefix) -> Option<&IfName> {
+        match source {
+            Prefix::ALL => self.tables.get(&table),
+            source => self.sources.get(&source),
+        }
+    }
+}
+
+impl Step {
+    /// The tunnel that this step serves; `None`: it serves all, or removes something.
+    #[must_use]
+    pub fn tunnel<'a>(&'a self, owners: &'a Owners) -> Option<&'a IfName> {
+        match self {
+            Self::SetUp(_, name, _) | Self::AddAddress(_, name, _) => Some(name),
+            Self::AddRule(rule) => owners.tunnel(rule.table, rule.from),
+            Self::AddRoute(route) | Self::ReplaceRoute(route) => {
+                owners.tunnel(route.place.table, route.place.source)
+            }
+            Self::KeepNeighbour(_, neighbour) => Some(&neighbour.interface),
+            Self::DeleteRule(_) | Self::DeleteRoute(_) | Self::DeleteNeighbour(..) => None,
+        }
+    }
+}
+
+impl Plan {
+    /// Whether a tunnel lacks nothing: no step adds anything for it, and no problem holds it up. What is
+    /// to be removed does not count.
+    #[must_use]
+    pub fn is_complete_for(&self, tunnel: &Tunnel) -> bool {
+        let sources: Vec<_> = tunnel.sources().collect();
+        let is_its = |place: Place| match place.source {
+            Prefix::ALL => place.table == tunnel.table,
+            source => sources.contains(&source),
+        };
+        let is_about = |step: &Step| match step {
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.place),
+            // A rule for every source is needed by all tunnels.
+            Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
+            Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
+            Step::SetUp(_, name, _) | Step::AddAddress(_, name, _) => *name == tunnel.name,
+            Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => false,
+        };
+        let holds_up = |problem: &Problem| match problem {
+            Problem::InterfaceMissing { name, .. }
+            | Problem::InterfaceDown { name, .. }
+            | Problem::MtuTooSmall { name, .. } => *name == tunnel.name,
+            Problem::Occupied { table, .. } => *table == tunnel.table,
+        };
+        !self.steps.iter().any(is_about) && !self.problems.iter().any(holds_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        link::{Candidate, Link, LinkLayer},
+        routing::diff,
+    };
+
+    fn config() -> Config {
+        let text = "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8:a::2/64\"\n\
+                    [[tunnel]]\nname = \"sixxs1\"\nkind = \"interface\"\naddress = \"2001:db8:b::2/64\"\n";
+        config::parse("test", text).unwrap()
+    }
+
+    fn observed(names: &[&str]) -> Observed {
+        let link = |(index, name): (u32, &&str)| Link {
+            index: IfIndex(index),
+            name: name.parse().unwrap(),
+            up: true,
+            mtu: Mtu(1500),
+            layer: LinkLayer::None,
+            carrier: true,
+            addresses: vec![],
+            unusable: BTreeMap::new(),
+            is_exit: false,
+            candidate: Candidate::Never,
+        };
+        Observed {
+            links: (3..).zip(names).map(link).collect(),
+            ..Observed::default()
+        }
+    }
+
+    /// A host on which the plan was carried out but for the steps that `lacks` names.
+    fn in_place(desired: &Desired, steps: &[Step], lacks: impl Fn(&Step) -> bool) -> InPlace {
+        let plan = Plan {
+            steps: steps.iter().filter(|step| lacks(step)).cloned().collect(),
+            problems: vec![],
+        };
+        InPlace::of(desired, &observed(&["sixxs0", "sixxs1"]), &plan)
+    }
+
+    #[test]
+    fn a_step_restores_only_what_was_in_place() {
+        let config = config();
+        let desired = Desired::new(&config, |_| true);
+        let plan = diff(&desired, &observed(&["sixxs0", "sixxs1"]));
+        assert!(plan.steps.len() >= 6, "{plan:?}");
+        let nothing = in_place(&desired, &plan.steps, |_| true);
+        let all = in_place(&desired, &plan.steps, |_| false);
+        for step in &plan.steps {
+            assert!(!nothing.is_restored_by(step, &desired), "{step}");
+            assert!(all.is_restored_by(step, &desired), "{step}");
+            // A route that is not intended any more is not restored.
+            let dropped = Desired::default();
+            let is_rule = matches!(step, Step::AddRule(_));
+            assert_eq!(all.is_restored_by(step, &dropped), is_rule, "{step}");
+        }
+    }
+
+    #[test]
+    fn a_failed_step_stays_something_to_restore() {
+        let config = config();
+        let desired = Desired::new(&config, |_| true);
+        let plan = diff(&desired, &observed(&["sixxs0", "sixxs1"]));
+        let before = in_place(&desired, &plan.steps, |_| false);
+        for step in &plan.steps {
+            let mut after = in_place(&desired, &plan.steps, |lacking| lacking == step);
+            assert!(!after.is_restored_by(step, &desired), "{step}");
+            after.keep(&before, [step].into_iter());
+            assert!(after.is_restored_by(step, &desired), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_step_serves_one_tunnel() {
+        for mode in ["rules", "subtrees"] {
+            let mut config = config();
+            if mode == "subtrees" {
+                config.rule_mode = RuleMode::Subtrees;
+            }
+            let owners = Owners::of(&config);
+            let desired = Desired::new(&config, |tunnel| tunnel.name.as_str() == "sixxs1");
+            let plan = diff(&desired, &observed(&["sixxs0", "sixxs1"]));
+            let served: BTreeSet<_> = plan.steps.iter().map(|step| step.tunnel(&owners)).collect();
+            let named: BTreeSet<_> = served.into_iter().flatten().map(IfName::as_str).collect();
+            assert_eq!(named, BTreeSet::from(["sixxs1"]), "{mode}");
+            let [other, wanted] = &config.tunnels[..] else {
+                panic!("two tunnels");
+            };
+            assert!(!plan.is_complete_for(wanted), "{mode}");
+            if mode == "rules" {
+                assert!(plan.is_complete_for(other), "{mode}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tunnel_without_its_interface_lacks_something() {
+        let config = config();
+        let desired = Desired::new(&config, |_| true);
+        let mut plan = diff(&desired, &observed(&["sixxs1"]));
+        plan.steps.clear();
+        let complete = config.tunnels.iter().map(|t| plan.is_complete_for(t));
+        assert_eq!(complete.collect::<Vec<_>>(), [false, true]);
+        let in_place = InPlace::of(&desired, &observed(&["sixxs1"]), &plan);
+        let routes = in_place.routes.values();
+        let by_interface = routes.filter(|target| matches!(target, Target::Interface { .. }));
+        assert_eq!(by_interface.count(), 1);
+    }
+}

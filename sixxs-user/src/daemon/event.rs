@@ -1,0 +1,324 @@
+//! What the loop waits for: signals, netlink, drivers, leaks, requests and deadlines.
+//!
+//! Must not know what an event leads to.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use bytemuck::pod_read_unaligned;
+use sixxs_common::layout::LeakEvent;
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::warn;
+
+use super::{systemd::Watchdog, tunnels::Stopped};
+use crate::{
+    bpf::{self, Debugging, LeakRing, Rings},
+    control::{Quit, Request},
+    driver::Bell,
+    netlink::{Change, Watcher},
+};
+
+/// Everything is scanned and read back at this interval, with or without events.
+const RESYNC: Duration = Duration::from_secs(30);
+
+/// Lines about leaks come at this interval while there are any.
+const LEAK_LINES: Duration = Duration::from_secs(1);
+
+/// The first line comes this long after the first leak. By then the cause is known.
+const FIRST_LEAK_LINE: Duration = Duration::from_millis(200);
+
+/// Tunnels are observed for echo replies at this interval.
+const ECHO: Duration = Duration::from_secs(10);
+
+/// Limit of leaks taken from the ring at a time, before other events get their turn.
+const LEAKS_AT_A_TIME: usize = 256;
+
+/// Something has happened, or a deadline has passed.
+pub(super) enum Event {
+    /// SIGTERM or SIGINT.
+    Terminate,
+    /// SIGHUP.
+    Hangup,
+    /// The host's interfaces, addresses, routes or rules have changed.
+    Change(Change),
+    /// A driver reports something new.
+    DriverReport,
+    /// Drivers have stopped.
+    Stopped(Stopped),
+    /// The kernel programs report leaks.
+    Leaks(Vec<LeakEvent>),
+    /// A client requests something.
+    Request(Request),
+    /// A client ends the daemon.
+    Quit(Quit),
+    /// [`Deadlines::scan`].
+    ScanDue,
+    /// [`Deadlines::retry`].
+    RetryDue,
+    /// [`Deadlines::poll`].
+    PollDue,
+    /// [`Deadlines::trial`].
+    TrialEnds,
+    /// [`Deadlines::health`].
+    HealthDue,
+    /// [`Deadlines::unnamed`].
+    UnnamedDue,
+    /// Leaks are to be reported.
+    LeakLinesDue,
+    /// Tunnels are to be observed.
+    EchoDue,
+    /// Everything is to be scanned and read back.
+    Resync,
+}
+
+/// When the parts want something to be done; `None`: not at all.
+pub(super) struct Deadlines {
+    /// A scan that was asked for.
+    pub(super) scan: Option<Instant>,
+    /// A scan that shows whether failures are over.
+    pub(super) retry: Option<Instant>,
+    /// Asking the kernel for programs that were detached.
+    pub(super) poll: Instant,
+    /// The end of a configuration on trial.
+    pub(super) trial: Option<Instant>,
+    /// A judgement of health.
+    pub(super) health: Option<Instant>,
+    /// Corrections whose event has not come.
+    pub(super) unnamed: Option<Instant>,
+    /// Whether leaks or summaries wait to be reported.
+    pub(super) has_lines: bool,
+}
+
+/// Signals that concern the daemon.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Handles them from now on.
+    pub(super) fn handle() -> anyhow::Result<Self> {
+        // Without a handler they would end the daemon. SIG_IGN would be inherited by commands.
+        for kind in [
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::alarm(),
+        ] {
+            // The handler stays when the stream is dropped.
+            drop(signal(kind)?);
+        }
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn terminate(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Receiving ends of the daemon's channels.
+pub(super) struct Receivers {
+    /// Drivers that have stopped.
+    pub(super) stopped: mpsc::Receiver<Stopped>,
+    /// Requests.
+    pub(super) requests: mpsc::Receiver<Request>,
+    /// Requests to end.
+    pub(super) quits: mpsc::Receiver<Quit>,
+}
+
+/// All sources of events.
+pub(super) struct Sources {
+    signals: Signals,
+    watcher: Arc<Watcher>,
+    bell: Bell,
+    leaks: AsyncFd<LeakRing>,
+    debugging: Option<AsyncFd<Debugging>>,
+    receivers: Receivers,
+    watchdog: Watchdog,
+    resync: Interval,
+    leak_lines: Interval,
+    echo: Interval,
+}
+
+impl Sources {
+    /// Nothing has happened yet.
+    pub(super) async fn new(
+        signals: Signals,
+        watcher: Arc<Watcher>,
+        bell: Bell,
+        rings: Rings,
+        receivers: Receivers,
+    ) -> anyhow::Result<Self> {
+        let mut resync = interval(RESYNC);
+        resync.tick().await;
+        let delayed = |period| {
+            let mut interval = interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        Ok(Self {
+            signals,
+            watcher,
+            bell,
+            leaks: bpf::wait_on(rings.events)?,
+            debugging: rings.debugging.map(bpf::wait_on).transpose()?,
+            receivers,
+            watchdog: Watchdog::new(),
+            resync,
+            leak_lines: delayed(LEAK_LINES),
+            echo: delayed(ECHO),
+        })
+    }
+
+    /// Waits for the next event.
+    pub(super) async fn next(&mut self, deadlines: &Deadlines) -> anyhow::Result<Event> {
+        let Self {
+            signals,
+            watcher,
+            bell,
+            leaks,
+            debugging,
+            receivers,
+            watchdog,
+            resync,
+            leak_lines,
+            echo,
+        } = self;
+        loop {
+            return Ok(tokio::select! {
+                _ = signals.terminate.recv() => Event::Terminate,
+                _ = signals.interrupt.recv() => Event::Terminate,
+                _ = signals.hangup.recv() => Event::Hangup,
+                change = watcher.changed() => {
+                    Event::Change(change.context("wait for netlink events")?)
+                }
+                () = bell.notified() => Event::DriverReport,
+                Some(stopped) = receivers.stopped.recv() => Event::Stopped(stopped),
+                Some(request) = receivers.requests.recv() => Event::Request(request),
+                Some(quit) = receivers.quits.recv() => Event::Quit(quit),
+                ready = leaks.readable_mut() => {
+                    let mut ready = ready.context("wait for leak events")?;
+                    if !deadlines.has_lines {
+                        leak_lines.reset_after(FIRST_LEAK_LINE);
+                    }
+                    let (events, is_empty) = take_leaks(ready.get_inner_mut());
+                    if is_empty {
+                        ready.clear_ready();
+                    }
+                    Event::Leaks(events)
+                }
+                () = at(deadlines.scan) => Event::ScanDue,
+                () = at(deadlines.retry) => Event::RetryDue,
+                () = sleep_until(deadlines.poll) => Event::PollDue,
+                () = at(deadlines.trial) => Event::TrialEnds,
+                () = at(deadlines.health) => Event::HealthDue,
+                () = at(deadlines.unnamed) => Event::UnnamedDue,
+                _ = leak_lines.tick(), if deadlines.has_lines => Event::LeakLinesDue,
+                _ = echo.tick() => Event::EchoDue,
+                _ = resync.tick() => Event::Resync,
+                // A task of its own would report that all is well while the loop hangs.
+                () = watchdog.due() => {
+                    watchdog.tell();
+                    continue;
+                }
+                () = log_debugging(debugging.as_mut()) => continue,
+            });
+        }
+    }
+
+    /// Waits until `work` is done, or until a second signal cuts it short. Requests fail from now on: the
+    /// daemon ends.
+    pub(super) async fn finish<T>(
+        self,
+        work: impl AsyncFnOnce(mpsc::Receiver<Stopped>) -> T,
+    ) -> Option<T> {
+        let Self {
+            mut signals,
+            mut watchdog,
+            receivers,
+            ..
+        } = self;
+        let Receivers {
+            stopped, requests, ..
+        } = receivers;
+        drop(requests);
+        tokio::select! {
+            () = watchdog.keep_telling() => None,
+            done = work(stopped) => Some(done),
+            () = signals.terminate() => {
+                warn!("told to end once more: commands at work are killed");
+                None
+            }
+        }
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => pending().await,
+    }
+}
+
+/// Takes leaks from the ring. Returns whether the ring is empty now.
+fn take_leaks(ring: &mut LeakRing) -> (Vec<LeakEvent>, bool) {
+    let mut events = Vec::new();
+    for _ in 0..LEAKS_AT_A_TIME {
+        match ring.next() {
+            Some(event) => events.extend(leak_event(&event)),
+            None => return (events, true),
+        }
+    }
+    (events, false)
+}
+
+/// The programs write whole events. Anything else does not come from them.
+fn leak_event(bytes: &[u8]) -> Option<LeakEvent> {
+    (bytes.len() == size_of::<LeakEvent>()).then(|| pod_read_unaligned(bytes))
+}
+
+/// Writes the debugging output of the programs to the log.
+async fn log_debugging(log: Option<&mut AsyncFd<Debugging>>) {
+    let Some(log) = log else {
+        return pending().await;
+    };
+    match log.readable_mut().await {
+        Ok(mut ready) => {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+        Err(error) => {
+            warn!("wait for the programs' log: {error}");
+            pending().await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::{Zeroable as _, bytes_of};
+
+    use super::*;
+
+    #[test]
+    fn only_whole_leak_events_are_taken() {
+        let event = LeakEvent::zeroed();
+        let bytes = bytes_of(&event);
+        assert!(leak_event(bytes).is_some());
+        assert!(leak_event(&bytes[1..]).is_none());
+        assert!(leak_event(&[]).is_none());
+        assert!(leak_event(&[bytes, &[0]].concat()).is_none());
+    }
+}

@@ -1,0 +1,86 @@
+//! Fixtures for the tests of the parts: configurations, hosts and snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sixxs_core::{
+    config::{self, Config},
+    link::{Candidate, Link, LinkLayer},
+    proof::Manner,
+    routing::{Observed, Plan},
+    tunnel,
+    types::{IfIndex, Mtu},
+};
+
+use super::{
+    readings::Readings,
+    snapshot::{Snapshot, TunnelState},
+    tunnels::TunnelView,
+};
+
+/// A configuration with these tunnels, the first of which has the address 2001:db8:a0::1.
+pub(super) fn config(names: &[&str]) -> Config {
+    let mut text = "uplinks = [\"net0\"]\n".to_owned();
+    for (number, name) in (0xa0..).zip(names) {
+        text += &format!(
+            "[[tunnel]]\nname = \"{name}\"\nkind = \"interface\"\naddress = \"2001:db8:{number:x}::1/64\"\n"
+        );
+    }
+    config::parse("test", &text).unwrap()
+}
+
+/// An interface that is up.
+pub(super) fn link(index: u32, name: &str) -> Link {
+    Link {
+        index: IfIndex(index),
+        name: name.parse().unwrap(),
+        up: true,
+        mtu: Mtu(1500),
+        layer: LinkLayer::None,
+        carrier: true,
+        addresses: vec![],
+        unusable: BTreeMap::new(),
+        is_exit: false,
+        candidate: Candidate::Never,
+    }
+}
+
+/// A host with these interfaces, which have indexes from 3.
+pub(super) fn host(names: &[&str]) -> Observed {
+    let links = (3..).zip(names).map(|(index, name)| link(index, name));
+    Observed {
+        links: links.collect(),
+        ..Observed::default()
+    }
+}
+
+/// A snapshot in which every tunnel is up, and nothing is attached or counted.
+pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Plan) -> Snapshot<'a> {
+    let names: BTreeSet<_> = config.tunnels.iter().map(|t| t.name.clone()).collect();
+    let up = TunnelState {
+        view: TunnelView {
+            state: tunnel::State::Up,
+            endpoint: None,
+            carrier: None,
+            refused: BTreeMap::new(),
+        },
+        account: None,
+        manner: Manner::Fine,
+        unanswered_in_a_row: 0,
+        leaks: None,
+    };
+    let tunnels = names.iter().map(|name| (name.clone(), up.clone()));
+    Snapshot {
+        config,
+        links: &host.links,
+        plan,
+        shadows: &[],
+        hooks: BTreeMap::new(),
+        tunnels: tunnels.collect(),
+        started: names,
+        readings: Readings::default(),
+        echo_times: BTreeMap::new(),
+        corrections: 0,
+        problems: Vec::new(),
+        now: std::time::Duration::ZERO,
+    }
+}

@@ -1,0 +1,204 @@
+//! Describes a leak for people: names for numbers, and why the packet left by the wrong interface.
+//!
+//! Pure but for the names of interfaces, which the kernel is asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
+
+use sixxs_common::{
+    flow::Flow,
+    layout::{
+        NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
+        TREATMENT_REDIRECTED, TREATMENT_TOO_BIG,
+    },
+    packet::{ICMPV6, TCP, UDP},
+};
+use sixxs_core::{
+    alert::Leaks,
+    config::{Config, Tunnel},
+    explain::{
+        Cause, Circumstances, Endpoint, Packet, cause,
+        rules::{self, SeenRule},
+    },
+    link::Links,
+    routing::{
+        Plan, Rule, Step,
+        desired::{Place, leading_rule},
+    },
+    types::{IfIndex, IfName, Prefix},
+};
+
+use crate::{api, netlink::index_to_name};
+
+/// What is known about the host while a leak is described.
+pub(super) struct Evidence<'a> {
+    /// The configuration in force.
+    pub(super) config: &'a Config,
+    /// The tunnels that are started.
+    pub(super) started: &'a BTreeSet<IfName>,
+    /// Slots by interface.
+    pub(super) slots: &'a BTreeMap<IfName, u32>,
+    /// What the last scan left to do.
+    pub(super) plan: &'a Plan,
+    /// Policy rules of others.
+    pub(super) others_rules: &'a [SeenRule],
+    /// Interfaces.
+    pub(super) links: &'a Links,
+}
+
+impl Evidence<'_> {
+    fn tunnel_in(&self, slot: u32) -> Option<&IfName> {
+        let mut slots = self.slots.iter();
+        slots
+            .find(|(_, known)| **known == slot)
+            .map(|(name, _)| name)
+    }
+
+    /// A line about leaks, without a cause.
+    pub(super) fn leak(&self, line: &Leaks) -> api::Leak {
+        let tunnel = self
+            .tunnel_in(line.tunnel)
+            .map_or_else(|| format!("slot {}", line.tunnel), ToString::to_string);
+        let flow = line.flow.as_ref().map(|(flow, _)| flow);
+        let record = line.flow.as_ref().map(|(_, record)| record);
+        api::Leak {
+            tunnel,
+            interface: record.and_then(|record| interface_name(record.ifindex)),
+            source: flow.map(|flow| Ipv6Addr::from(flow.local.octets())),
+            destination: flow.map(|flow| Ipv6Addr::from(flow.remote.octets())),
+            protocol: flow.map(|flow| protocol(flow.protocol)),
+            ports: flow
+                .filter(|flow| flow.local_port != 0 || flow.remote_port != 0)
+                .map(|flow| [flow.local_port, flow.remote_port]),
+            packets: line.packets,
+            treatment: record.map(|record| treatment(record.treatment).to_owned()),
+            uid: record.map(|record| record.uid).filter(|uid| *uid != NO_UID),
+            cgroup: record
+                .map(|record| record.cgroup)
+                .filter(|cgroup| *cgroup != 0),
+            cgroup_path: None,
+            unit: None,
+            container: None,
+            mark: record.map(|record| record.mark).filter(|mark| *mark != 0),
+            bound_to: record.and_then(|record| interface_name(record.bound_ifindex)),
+            forwarded_from: record.and_then(|record| interface_name(record.from_ifindex)),
+            cause: None,
+            why: None,
+            cure: None,
+        }
+    }
+
+    /// Why a flow leaks; `None`: the line is about several flows, or its tunnel is not configured any more.
+    /// `recent` says whether the tunnel's rule or route was put back shortly before, and who had removed it.
+    pub(super) fn cause(
+        &self,
+        line: &Leaks,
+        recent: impl Fn(&IfName) -> Option<Option<String>>,
+    ) -> Option<Cause> {
+        let (flow, record) = line.flow.as_ref()?;
+        let name = self.tunnel_in(line.tunnel)?;
+        let mut tunnels = self.config.tunnels.iter();
+        let tunnel = tunnels.find(|tunnel| tunnel.name == *name)?;
+        if record.treatment == TREATMENT_RECURSION {
+            return Some(recursion(name, flow));
+        }
+        let packet = Packet {
+            source: Ipv6Addr::from(flow.local.octets()),
+            destination: Ipv6Addr::from(flow.remote.octets()),
+            uid: (record.uid != NO_UID).then_some(record.uid),
+            mark: Some(record.mark),
+            iif: interface_name(record.from_ifindex),
+            oif: interface_name(record.bound_ifindex),
+        };
+        let circumstances = self.circumstances(tunnel, &packet, IfIndex(record.ifindex))?;
+        match cause(&circumstances) {
+            // What was missing when the packet leaked may have been restored since.
+            Cause::NotAsked => {
+                Some(recent(name).map_or(Cause::NotAsked, |by| Cause::PutBack { by }))
+            }
+            found => Some(found),
+        }
+    }
+
+    fn circumstances(
+        &self,
+        tunnel: &Tunnel,
+        packet: &Packet,
+        leaves_by: IfIndex,
+    ) -> Option<Circumstances> {
+        let source = packet.source;
+        let own = tunnel.sources().filter(|own| own.contains(source));
+        let longest = own.max_by_key(|own| own.bits())?;
+        let rule = leading_rule(self.config, tunnel, longest);
+        let before = rules::before(self.others_rules, packet, rule.priority);
+        let mut links = self.links.iter();
+        let leaves_by = self.links.by_index(leaves_by);
+        Some(Circumstances {
+            tunnel: tunnel.name.clone(),
+            bound_to: packet.oif.clone(),
+            forwarded_from: packet.iif.clone(),
+            wanted: self.started.contains(&tunnel.name),
+            daemon: Some(true),
+            rule,
+            rule_in_place: !self.plan.steps.contains(&Step::AddRule(rule)),
+            route_in_place: !self.lacks_default_route(&rule),
+            is_own_address: links.any(|link| link.addresses.contains(&source)),
+            without_address: leaves_by
+                .filter(|link| link.global_addresses().next().is_none())
+                .map(|link| link.name.to_string()),
+            before: before.map(|(rule, how)| (rule.clone(), how)),
+        })
+    }
+
+    fn lacks_default_route(&self, rule: &Rule) -> bool {
+        self.plan.steps.iter().any(|step| match step {
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => {
+                let Place {
+                    table, destination, ..
+                } = route.place;
+                table == rule.table && destination == Prefix::ALL
+            }
+            _ => false,
+        })
+    }
+}
+
+/// The cause of recursive packets: outer packets of a tunnel that are routed into it.
+pub(super) fn recursion(tunnel: &IfName, flow: &Flow) -> Cause {
+    Cause::Recursion {
+        tunnel: tunnel.clone(),
+        endpoint: Endpoint {
+            address: Ipv6Addr::from(flow.remote.octets()),
+            port: flow.remote_port,
+        },
+    }
+}
+
+/// The name of an interface; its number, if it is gone. 0 means no interface.
+fn interface_name(index: u32) -> Option<String> {
+    let named = || index_to_name(IfIndex(index)).map(|name| name.to_string());
+    (index != 0).then(|| named().unwrap_or_else(|| format!("#{index}")))
+}
+
+fn protocol(number: u32) -> String {
+    match u8::try_from(number) {
+        Ok(TCP) => "tcp".to_owned(),
+        Ok(UDP) => "udp".to_owned(),
+        Ok(ICMPV6) => "icmpv6".to_owned(),
+        _ => number.to_string(),
+    }
+}
+
+const fn treatment(number: u32) -> &'static str {
+    match number {
+        TREATMENT_REDIRECTED => "redirected",
+        TREATMENT_DROPPED => "dropped",
+        TREATMENT_OBSERVED => "observed",
+        TREATMENT_TOO_BIG => "too_big",
+        TREATMENT_NO_TUNNEL => "no_tunnel",
+        TREATMENT_RECURSION => "recursion",
+        _ => "unknown",
+    }
+}

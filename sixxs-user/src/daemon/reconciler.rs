@@ -1,0 +1,279 @@
+//! The host as it should be: programs in the kernel, rules and routes, the names of routing tables.
+//!
+//! Owns the connections to netlink and to the programs, and the last scan. Must not know drivers, alerts
+//! or the loop: it returns what it put back and what is wrong.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use sixxs_core::{
+    config::{Config, Tunnel},
+    doctor::ways::Shadow,
+    enforce::Enforcement,
+    explain::rules::SeenRule,
+    lasting::Lasting,
+    link::Links,
+    routing::{Desired, Observed, Owners, Plan},
+    types::IfName,
+};
+use tokio::time::Instant;
+
+use super::{routes::Routes, tamper_log::Correction};
+use crate::{
+    bpf::{Hook, Kernel, Synced},
+    netlink::{Netlink, Removed, Scope},
+    paths::Paths,
+    shadow, table_file,
+};
+
+/// The state that a round brings about.
+pub(super) struct Goal<'a> {
+    /// The configuration in force.
+    pub(super) config: &'a Config,
+    /// Rules, routes and interfaces.
+    pub(super) desired: &'a Desired,
+    /// What a scan has to read.
+    pub(super) scope: &'a Scope,
+    /// All tunnels, started or not.
+    pub(super) names: &'a BTreeSet<IfName>,
+    /// The tunnels that are started.
+    pub(super) started: &'a BTreeSet<IfName>,
+}
+
+impl Goal<'_> {
+    fn is_started(&self, tunnel: &Tunnel) -> bool {
+        self.started.contains(&tunnel.name)
+    }
+}
+
+/// The result of a round.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// What was put back.
+    pub(super) corrections: Vec<Correction>,
+    /// What is wrong, in words.
+    pub(super) problems: Vec<String>,
+}
+
+impl Round {
+    fn add(&mut self, problems: anyhow::Result<Vec<String>>) {
+        match problems {
+            Ok(problems) => self.problems.extend(problems),
+            Err(error) => self.problems.push(format!("{error:#}")),
+        }
+    }
+
+    fn correct(&mut self, tunnel: Option<IfName>, step: String, removed: Removed) {
+        self.corrections.push(Correction {
+            tunnel,
+            step,
+            removed,
+        });
+    }
+}
+
+/// The host, and what the last scan found.
+pub(super) struct Reconciler {
+    netlink: Netlink,
+    kernel: Kernel,
+    routes: Routes,
+    enforcement: Enforcement,
+    /// Policy rules of others before ours, as of the last scan.
+    shadows: Vec<Shadow>,
+    /// Pins or maps that could not be restored, as of the last time they were read back.
+    unrestored: Vec<String>,
+    /// Failures to attach programs or to fill their maps, until the next round shows whether they last:
+    /// somebody else may change the same thing.
+    lasting: Lasting,
+    /// Whether this run has written the names of the routing tables.
+    has_named: bool,
+}
+
+impl Reconciler {
+    /// Nothing is scanned yet.
+    pub(super) fn new(netlink: Netlink, kernel: Kernel) -> Self {
+        Self {
+            netlink,
+            kernel,
+            routes: Routes::default(),
+            enforcement: Enforcement::default(),
+            shadows: Vec::new(),
+            unrestored: Vec::new(),
+            lasting: Lasting::default(),
+            has_named: false,
+        }
+    }
+
+    /// The programs and their maps.
+    pub(super) const fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// The connection to netlink.
+    pub(super) const fn netlink(&mut self) -> &mut Netlink {
+        &mut self.netlink
+    }
+
+    /// Policy rules of others, as of the last scan.
+    pub(super) fn others_rules(&self) -> &[SeenRule] {
+        self.netlink.others_rules()
+    }
+
+    /// What the last scan found.
+    pub(super) const fn observed(&self) -> &Observed {
+        self.routes.observed()
+    }
+
+    /// Interfaces, as of the last scan.
+    pub(super) const fn links(&self) -> &Links {
+        &self.routes.observed().links
+    }
+
+    /// What the last scan left to do.
+    pub(super) const fn plan(&self) -> &Plan {
+        self.routes.plan()
+    }
+
+    /// Policy rules of others before ours, as of the last scan.
+    pub(super) fn shadows(&self) -> &[Shadow] {
+        &self.shadows
+    }
+
+    /// How the programs of each interface are attached. An interface that lacks one is not in it.
+    pub(super) fn hooks(&self) -> BTreeMap<IfName, Hook> {
+        let interfaces = self.enforcement.interfaces.iter();
+        let attached = interfaces
+            .filter_map(|(name, interface)| Some((name.clone(), self.kernel.hook(interface)?)));
+        attached.collect()
+    }
+
+    /// Whether everything that can be in place is. A conflict with others is reported as a problem: waiting
+    /// would not solve it.
+    pub(super) fn is_ready(&self) -> bool {
+        let mut interfaces = self.enforcement.interfaces.values();
+        self.plan().steps.is_empty()
+            && interfaces.all(|interface| self.kernel.hook(interface).is_some())
+    }
+
+    /// Reads the kernel.
+    pub(super) async fn scan(&mut self, scope: &Scope) -> anyhow::Result<()> {
+        self.routes.scan(&mut self.netlink, scope).await
+    }
+
+    /// Opens a new connection to netlink: the old one may be broken.
+    pub(super) fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.netlink = Netlink::open()?;
+        Ok(())
+    }
+
+    /// Brings the goal about, starting from the last scan. Programs come first: they redirect what leaks
+    /// meanwhile. An error in one part does not stop the others.
+    pub(super) async fn run(&mut self, goal: &Goal<'_>, paths: &Paths, now: Duration) -> Round {
+        let mut round = Round::default();
+        self.enforce(goal, &mut round, now).await;
+        let owners = Owners::of(goal.config);
+        let intent = (goal.desired, &owners, goal.scope);
+        let corrections = &mut round.corrections;
+        let routes = &mut self.routes;
+        let problems = routes.reconcile(&mut self.netlink, intent, corrections, now);
+        let problems = problems.await;
+        round.add(problems);
+        let problems = self.find_shadows(goal).await;
+        round.add(problems);
+        let problems = self.name_tables(goal.config, paths, &mut round);
+        round.add(problems);
+        round
+    }
+
+    /// Attaches programs and fills their maps, for the interfaces of the last scan.
+    async fn enforce(&mut self, goal: &Goal<'_>, round: &mut Round, now: Duration) {
+        let links = &self.routes.observed().links;
+        let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
+        self.enforcement = Enforcement::new(goal.config, links, is_started);
+        round.problems.extend(self.enforcement.problems.clone());
+        let kernel = &mut self.kernel;
+        let sync = kernel.sync(&self.enforcement, goal.names, links, &self.netlink);
+        let synced = sync.await.unwrap_or_else(|error| Synced {
+            failures: vec![format!("{error:#}")],
+            ..Synced::default()
+        });
+        round
+            .problems
+            .extend(self.lasting.look(now, &synced.failures));
+        round.problems.extend(synced.problems);
+        for (name, direction) in synced.attached_again {
+            let step = format!("attach the program to {name} {}", direction.name());
+            let tunnel = goal.names.get(&name).cloned();
+            round.correct(tunnel, step, Removed::Program);
+        }
+    }
+
+    /// Attaches missing programs at the interfaces of the last scan. A scan takes a millisecond, and each
+    /// without a program counts. The next round reports problems. Returns what was put back.
+    pub(super) async fn attach_again(&mut self, goal: &Goal<'_>, now: Duration) -> Vec<Correction> {
+        let mut round = Round::default();
+        self.enforce(goal, &mut round, now).await;
+        round.corrections
+    }
+
+    /// Reads pins and maps back, and restores what others have written there.
+    pub(super) fn restore(&mut self) -> Vec<Correction> {
+        self.unrestored.clear();
+        let mut round = Round::default();
+        match self.kernel.restore() {
+            Ok(restored) => {
+                for step in restored {
+                    round.correct(None, step, Removed::Pinned);
+                }
+            }
+            Err(error) => self
+                .unrestored
+                .push(format!("read back what is pinned: {error:#}")),
+        }
+        round.corrections
+    }
+
+    /// Pins or maps that could not be restored.
+    pub(super) fn unrestored(&self) -> &[String] {
+        &self.unrestored
+    }
+
+    /// Whether a program was detached. The kernel sends no event when a TCX link is detached.
+    pub(super) fn has_lost_a_program(&self) -> bool {
+        self.kernel.has_lost_a_program()
+    }
+
+    /// When to scan again: something that failed may succeed, or the grace period of an exit ends.
+    /// `started`: the start of the daemon.
+    pub(super) fn retry_due(&self, started: Instant) -> Option<Instant> {
+        let failed = self.routes.retry_due().into_iter();
+        let failed = failed.chain(self.lasting.due());
+        let failed = failed.map(|due| crate::clock::after(started, due));
+        let exit_ends = self.netlink.exit_ends().map(Instant::from_std);
+        failed.chain(exit_ends).min()
+    }
+
+    async fn find_shadows(&mut self, goal: &Goal<'_>) -> anyhow::Result<Vec<String>> {
+        let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
+        let links = &self.routes.observed().links;
+        self.shadows = shadow::shadows(&self.netlink, goal.config, links, is_started).await?;
+        Ok(Vec::new())
+    }
+
+    fn name_tables(
+        &mut self,
+        config: &Config,
+        paths: &Paths,
+        round: &mut Round,
+    ) -> anyhow::Result<Vec<String>> {
+        let were_missing = table_file::ensure(paths, config)?;
+        if std::mem::replace(&mut self.has_named, true) && were_missing {
+            let file = paths.table_names();
+            let step = format!("write the tables' names to {}", file.display());
+            round.correct(None, step, Removed::Names);
+        }
+        Ok(Vec::new())
+    }
+}

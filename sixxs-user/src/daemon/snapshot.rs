@@ -1,0 +1,75 @@
+//! The whole state at one moment, as plain data.
+//!
+//! The status, the metrics and the health of tunnels are functions of it. It sits above the parts: no part
+//! imports it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use sixxs_core::{
+    config::Config, doctor::ways::Shadow, health::LeakFate, link::Links, proof::Manner,
+    routing::Plan, types::IfName,
+};
+
+use super::{
+    readings::{EchoTimes, Readings},
+    tunnels::TunnelView,
+};
+use crate::bpf::Hook;
+
+/// The state of the daemon and of the host.
+pub(super) struct Snapshot<'a> {
+    /// The configuration in force.
+    pub(super) config: &'a Config,
+    /// Interfaces, as of the last scan.
+    pub(super) links: &'a Links,
+    /// What the last scan left to do.
+    pub(super) plan: &'a Plan,
+    /// Policy rules of others before ours, as of the last scan.
+    pub(super) shadows: &'a [Shadow],
+    /// How the programs of interfaces are attached.
+    pub(super) hooks: BTreeMap<IfName, Hook>,
+    /// The tunnels that are started.
+    pub(super) started: BTreeSet<IfName>,
+    /// The tunnels of the configuration.
+    pub(super) tunnels: BTreeMap<IfName, TunnelState>,
+    /// Counters of tunnels and uplinks.
+    pub(super) readings: Readings,
+    /// Echo times by tunnel. Empty where nobody asks for them.
+    pub(super) echo_times: BTreeMap<IfName, EchoTimes>,
+    /// Corrections of this run.
+    pub(super) corrections: u64,
+    /// What is wrong, in words.
+    pub(super) problems: Vec<String>,
+    /// The time since the start of the daemon.
+    pub(super) now: Duration,
+}
+
+/// A tunnel.
+#[derive(Clone, Debug)]
+pub(super) struct TunnelState {
+    /// What its driver reports.
+    pub(super) view: TunnelView,
+    /// The file of its account, if it has one.
+    pub(super) account: Option<String>,
+    /// How it has answered lately.
+    pub(super) manner: Manner,
+    /// Echo requests since its last reply.
+    pub(super) unanswered_in_a_row: u64,
+    /// What becomes of its packets that leak at present.
+    pub(super) leaks: Option<LeakFate>,
+}
+
+impl Snapshot<'_> {
+    /// Whether a tunnel is started and lacks no rule and no route.
+    pub(super) fn is_routed(&self, tunnel: &sixxs_core::config::Tunnel) -> bool {
+        self.started.contains(&tunnel.name) && self.plan.is_complete_for(tunnel)
+    }
+
+    /// Whether the programs of an interface are attached, where it should have any.
+    pub(super) fn has_program(&self, name: &IfName) -> bool {
+        self.hooks.contains_key(name)
+    }
+}

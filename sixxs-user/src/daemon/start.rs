@@ -1,0 +1,149 @@
+//! Starts the daemon: opens netlink, loads the programs, starts the drivers and composes the parts.
+
+use std::{sync::Arc, time::Duration};
+
+use sixxs_core::config::Config;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tracing::{debug, info};
+
+use super::{
+    Options,
+    alerts::Alerts,
+    daemon::{Daemon, Parts},
+    endpoints::Endpoints,
+    event::{Receivers, Signals, Sources},
+    intent::Intent,
+    reconciler::Reconciler,
+    tunnels::Tunnels,
+};
+use crate::{
+    bpf::{Kernel, Rings},
+    broker::connects::Connects,
+    clock::Clock,
+    control::DaemonHandle,
+    driver::{Bell, Services},
+    fd_store::FdStore,
+    kernel,
+    netlink::{Netlink, Watcher},
+    paths::Paths,
+};
+
+/// Limit of requests that wait.
+const WAITING: usize = 32;
+
+/// The record of connects is pruned at least this often.
+const PRUNE: Duration = Duration::from_secs(60);
+
+/// Starts everything, and reconciles once.
+pub(super) async fn start(
+    paths: &Paths,
+    config: Config,
+    options: &Options,
+) -> anyhow::Result<(Daemon, Sources)> {
+    raise_descriptor_limit();
+    let signals = Signals::handle()?;
+    // Subscribed before the first scan, so that no change is lost in between.
+    let watcher = Arc::new(Watcher::subscribe()?);
+    let netlink = Netlink::open()?;
+    // Interfaces that an earlier run made, of tunnels that are not configured any more.
+    let native = config.tunnels.iter().filter(|t| t.kind.is_native());
+    let names = native.map(|tunnel| tunnel.name.clone()).collect();
+    netlink.remove_marked(&names).await?;
+
+    let (bell, clock) = (Bell::default(), Clock::default());
+    let ledger_clock = Arc::new(clock.clone());
+    let connects = Connects::with_clock(&paths.state_dir, config.connect_limit, ledger_clock);
+    let services = Services::new(
+        bell.clone(),
+        clock.clone(),
+        connects.clone(),
+        paths,
+        FdStore::open(&names),
+    );
+    // Started early: packets for tunnels of an earlier run wait in queues.
+    let tunnels = Tunnels::start_all(&config, &services);
+    let (kernel, rings) = load(paths, options, &netlink).await?;
+
+    let (stopped_to, stopped) = mpsc::channel(WAITING);
+    let (requests_to, requests) = mpsc::channel(WAITING);
+    let (quits_to, quits) = mpsc::channel(1);
+    let handle = DaemonHandle {
+        requests: requests_to,
+        quits: quits_to,
+        clock: options.movable_clock.then(|| clock.clone()),
+    };
+    let receivers = Receivers {
+        stopped,
+        requests,
+        quits,
+    };
+    let sources = Sources::new(signals, Arc::clone(&watcher), bell, rings, receivers).await?;
+
+    let mut daemon = Daemon {
+        paths: paths.clone(),
+        is_on_demand: options.on_demand,
+        started: Instant::now(),
+        intent: Intent::new(config),
+        tunnels,
+        reconciler: Reconciler::new(netlink, kernel),
+        endpoints: Endpoints::new(paths.clone(), handle),
+        alerts: Alerts::new(clock),
+        services,
+        watcher,
+        stopped_to,
+        pruning: tokio::spawn(prune(connects)),
+        parts: Parts::default(),
+    };
+    // A driver reports later. Until then its tunnel has what its broker assigned in an earlier run.
+    let learned = daemon.services.known(daemon.intent.wanted()).await;
+    daemon.intent.resume(learned);
+    daemon.reconcile().await?;
+    daemon.begin_leak_reports()?;
+    daemon.endpoints.listen();
+    Ok((daemon, sources))
+}
+
+async fn load(
+    paths: &Paths,
+    options: &Options,
+    netlink: &Netlink,
+) -> anyhow::Result<(Kernel, Rings)> {
+    let (mut kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
+        .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel::why_no_bpf(&error)))?;
+    kernel.take_over(netlink).await?;
+    for stranger in kernel.strangers()? {
+        info!(
+            "{} belongs to another network namespace and is left alone",
+            stranger.display()
+        );
+    }
+    Ok((kernel, rings))
+}
+
+/// Raises the soft limit of descriptors (1024) to the hard one: each native tunnel has some six of them.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+    let raised =
+        getrlimit(RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        debug!("raise the number of descriptors: {error}");
+    }
+}
+
+/// Prunes the record of connects, so that a reboot costs no waiting. A connect that cannot be recorded is
+/// not made.
+async fn prune(connects: Connects) {
+    loop {
+        let due = match connects.prune().await {
+            Ok(due) => due.unwrap_or(PRUNE),
+            Err(error) => {
+                debug!("{error:#}");
+                PRUNE
+            }
+        };
+        sleep(due.clamp(Duration::from_secs(1), PRUNE)).await;
+    }
+}

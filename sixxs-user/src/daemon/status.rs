@@ -1,0 +1,303 @@
+//! The status, from a snapshot. Pure.
+
+use std::collections::BTreeMap;
+
+use sixxs_common::stat::{Counters, Stat};
+use sixxs_core::{
+    broker::{ayiya::wire::Fault, connects::Standing},
+    config::{Config, Tunnel},
+    health::Level,
+    link::Links,
+    types::IfName,
+};
+
+use super::{echo_health::proof, health, readings::Readings, snapshot::Snapshot};
+use crate::api;
+
+const IN_PLACE: &str = "in_place";
+const ATTACHED: &str = "attached";
+const MISSING: &str = "missing";
+
+/// The status of the daemon. `standings`: how each broker limits connects. `unix_seconds`: the time.
+pub(super) fn status(
+    snapshot: &Snapshot<'_>,
+    standings: BTreeMap<String, Standing>,
+    unix_seconds: u64,
+) -> api::Status {
+    let tunnels = snapshot.config.tunnels.iter();
+    let tunnels: Vec<_> = tunnels
+        .map(|tunnel| tunnel_status(snapshot, tunnel))
+        .collect();
+    let uplinks = uplink_names(snapshot.config, snapshot.links);
+    let uplinks: Vec<_> = uplinks.iter().map(|name| uplink(snapshot, name)).collect();
+    let is_healthy = |tunnel: &api::Tunnel| tunnel.health == Level::Healthy.name();
+    let has_program = |uplink: &api::Uplink| uplink.program == ATTACHED;
+    let brokers = standings.into_iter();
+    api::Status {
+        healthy: tunnels.iter().all(is_healthy) && uplinks.iter().all(has_program),
+        corrections: snapshot.corrections,
+        tunnels,
+        uplinks,
+        brokers: brokers
+            .map(|(name, standing)| broker(name, standing, unix_seconds))
+            .collect(),
+        problems: snapshot.problems.clone(),
+    }
+}
+
+fn broker(name: String, standing: Standing, unix_seconds: u64) -> api::Broker {
+    let lockout = standing.locked_out;
+    let slots_left = match lockout {
+        Some(_) => 0,
+        None => standing.slots_left,
+    };
+    api::Broker {
+        name,
+        slots_left,
+        slots: standing.slots,
+        next_slot_in_seconds: standing.next_free.map(|free| free.as_secs_f64().ceil()),
+        locked_out_until: lockout
+            .map(|wait| rfc3339(unix_seconds.saturating_add(wait.remaining.as_secs()))),
+    }
+}
+
+fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
+    let name = &tunnel.name;
+    let readings = &snapshot.readings;
+    let get = |stat| readings.get(name, stat);
+    let known = &snapshot.tunnels[name];
+    let state = &known.view.state;
+    let link = snapshot.links.by_name(name);
+    let health = health::judge(snapshot, tunnel);
+    let shown = |is_there: bool, there: &str| {
+        let shown = if is_there { there } else { MISSING };
+        shown.to_owned()
+    };
+    api::Tunnel {
+        name: name.to_string(),
+        kind: tunnel.kind.name().to_owned(),
+        state: state.name().to_owned(),
+        retrying: state.is_retrying(),
+        reason: state.reason().map(str::to_owned),
+        health: health.level.name().to_owned(),
+        health_reasons: health.reasons.iter().map(ToString::to_string).collect(),
+        account: known.account.clone(),
+        until: state.until_unix().map(rfc3339),
+        endpoint: known.view.endpoint.clone(),
+        carrier: known.view.carrier.clone(),
+        ifindex: link.map(|link| link.index.0),
+        addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
+        prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),
+        peer: tunnel.peer,
+        check_target: tunnel.check_target,
+        table: tunnel.table.0,
+        mtu: match (tunnel.mtu, link) {
+            (Some(mtu), Some(link)) => Some(mtu.min(link.mtu).0),
+            (Some(mtu), None) => Some(mtu.0),
+            (None, link) => link.map(|link| link.mtu.0),
+        },
+        routing: shown(snapshot.is_routed(tunnel), IN_PLACE),
+        program: shown(snapshot.has_program(name), ATTACHED),
+        packets: api::InOut {
+            incoming: get(Stat::InPackets),
+            out: packets_out(readings.counters(name)),
+        },
+        bytes: api::InOut {
+            incoming: get(Stat::InBytes),
+            out: get(Stat::OutBytes),
+        },
+        echo: api::Echo {
+            requests_in: get(Stat::InRequests),
+            replies_out: get(Stat::OutReplies),
+            requests_out: get(Stat::OutRequests),
+            replies_in: get(Stat::InReplies),
+            last_request_in_seconds_ago: readings.age(name, Stat::LastRequestIn),
+            last_reply_out_seconds_ago: readings.age(name, Stat::LastReplyOut),
+        },
+        proof: proof(name, readings, snapshot.echo_times.get(name)),
+        leaks: api::Leaks {
+            redirected: get(Stat::LeakRedirected),
+            dropped: get(Stat::LeakDropped),
+            observed: get(Stat::LeakObserved),
+            too_big: get(Stat::LeakTooBig),
+        },
+        strays: get(Stat::VerdictStray),
+        loops: get(Stat::VerdictLoop),
+        recursions: get(Stat::Recursions),
+        refused: refused(&known.view.refused, get(Stat::InOwnSource)),
+    }
+}
+
+/// Packets refused by the driver and by the kernel programs. Counts of zero are left out.
+fn refused(by_driver: &BTreeMap<String, u64>, own_source: u64) -> BTreeMap<String, u64> {
+    let mut refused = by_driver.clone();
+    *refused
+        .entry(Fault::OwnSource.name().to_owned())
+        .or_default() += own_source;
+    refused.retain(|_, count| *count > 0);
+    refused
+}
+
+/// A Unix time in RFC 3339. The calendar ends in the year 9999.
+fn rfc3339(unix_seconds: u64) -> String {
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_string()
+}
+
+/// The uplinks: those of the configuration, or those found by the last scan.
+pub(super) fn uplink_names(config: &Config, links: &Links) -> Vec<IfName> {
+    match &config.uplinks {
+        Some(names) => names.clone(),
+        None => sixxs_core::enforce::uplinks(config, links)
+            .into_iter()
+            .map(|link| link.name.clone())
+            .collect(),
+    }
+}
+
+fn uplink(snapshot: &Snapshot<'_>, name: &IfName) -> api::Uplink {
+    let counters = snapshot.readings.counters(name);
+    let hook = snapshot.hooks.get(name);
+    let link = snapshot.links.by_name(name);
+    let program = if hook.is_some() { ATTACHED } else { MISSING };
+    api::Uplink {
+        name: name.to_string(),
+        ifindex: link.map(|link| link.index.0),
+        program: program.to_owned(),
+        hook: hook.map(|hook| hook.name().to_owned()),
+        packets: api::Out {
+            out: packets_out(counters),
+        },
+        bytes: api::Out {
+            out: counters[Stat::OutBytes.index()],
+        },
+        leaks: CAUGHT.iter().map(|stat| counters[stat.index()]).sum(),
+    }
+}
+
+/// Verdicts on leaks.
+const CAUGHT: [Stat; 4] = [
+    Stat::VerdictRedirected,
+    Stat::VerdictDropped,
+    Stat::VerdictObserved,
+    Stat::VerdictTooBig,
+];
+
+/// Packets that left: all that were counted, without those that were redirected or dropped.
+fn packets_out(counters: &Counters) -> u64 {
+    let stopped = [
+        Stat::VerdictRedirected,
+        Stat::VerdictDropped,
+        Stat::VerdictTooBig,
+        Stat::VerdictLoop,
+        Stat::VerdictRecursion,
+    ];
+    let left = Stat::VERDICTS.iter();
+    let left = left.filter(|stat| !stopped.contains(stat));
+    left.map(|stat| counters[stat.index()]).sum()
+}
+
+/// All counters of these interfaces, by name.
+pub(super) fn counters(readings: &Readings) -> api::Counters {
+    let mut all = api::Counters::default();
+    for (name, _) in readings.slots() {
+        let values = readings.counters(name);
+        let named = Stat::ALL.iter();
+        let named = named.map(|stat| (stat.name().to_owned(), values[stat.index()]));
+        all.interfaces.insert(name.to_string(), named.collect());
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sixxs_core::{
+        broker::connects::{Wait, Why},
+        routing::{Desired, Plan, diff},
+    };
+
+    use super::*;
+    use crate::{
+        bpf::Hook,
+        daemon::fixture::{config, host, snapshot},
+    };
+
+    #[test]
+    fn what_is_missing_shows() {
+        let config = config(&["sixxs0", "sixxs1"]);
+        let host = host(&["sixxs0", "sixxs1", "net0"]);
+        let plan = Plan::default();
+        let mut now = snapshot(&config, &host, &plan);
+        now.hooks = ["sixxs0", "net0"]
+            .map(|name| (name.parse().unwrap(), Hook::Tcx))
+            .into();
+        let shown = status(&now, BTreeMap::new(), 0);
+        let programs = shown.tunnels.iter().map(|tunnel| tunnel.program.as_str());
+        assert_eq!(programs.collect::<Vec<_>>(), [ATTACHED, MISSING]);
+        assert_eq!(shown.uplinks[0].hook.as_deref(), Some("tcx"));
+        assert_eq!(shown.tunnels[0].routing, IN_PLACE);
+        assert!(!shown.healthy);
+        let plan = diff(&Desired::new(&config, |_| true), &host);
+        let now = snapshot(&config, &host, &plan);
+        let shown = status(&now, BTreeMap::new(), 0);
+        assert_eq!(shown.tunnels[0].routing, MISSING);
+    }
+
+    #[test]
+    fn redirected_packets_did_not_leave() {
+        let config = config(&["sixxs0"]);
+        let host = host(&["sixxs0", "net0"]);
+        let plan = Plan::default();
+        let mut now = snapshot(&config, &host, &plan);
+        let counted = [
+            (Stat::VerdictNotOurs, 5),
+            (Stat::VerdictObserved, 2),
+            (Stat::VerdictRedirected, 7),
+            (Stat::VerdictDropped, 1),
+            (Stat::OutBytes, 1000),
+        ];
+        now.readings = Readings::fake(1, &[("net0", &counted)]);
+        let shown = status(&now, BTreeMap::new(), 0);
+        let uplink = &shown.uplinks[0];
+        assert_eq!((uplink.packets.out, uplink.bytes.out), (7, 1000));
+        assert_eq!(uplink.leaks, 10);
+        let all = counters(&now.readings);
+        assert_eq!(all.interfaces["net0"]["out_bytes"], 1000);
+    }
+
+    #[test]
+    fn refusals_of_driver_and_kernel_add_up() {
+        let own_source = Fault::OwnSource.name();
+        let by_driver = BTreeMap::from([(own_source.to_owned(), 2), ("other".to_owned(), 0)]);
+        let expected = BTreeMap::from([(own_source.to_owned(), 5)]);
+        assert_eq!(refused(&by_driver, 3), expected);
+        assert_eq!(refused(&BTreeMap::new(), 0), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_broker_that_locks_us_out_has_no_slot_left() {
+        let mut standing = Standing {
+            slots: 4,
+            slots_left: 3,
+            next_free: Some(Duration::from_millis(1500)),
+            locked_out: None,
+        };
+        let shown = broker("broker".to_owned(), standing, 1000);
+        assert_eq!((shown.slots_left, shown.slots), (3, 4));
+        assert_eq!(shown.next_slot_in_seconds, Some(2.0));
+        standing.locked_out = Some(Wait {
+            remaining: Duration::from_secs(60),
+            why: Why::Slots(4),
+        });
+        let shown = broker("broker".to_owned(), standing, 1_000_000_000);
+        assert_eq!(shown.slots_left, 0);
+        assert_eq!(
+            shown.locked_out_until.as_deref(),
+            Some("2001-09-09T01:47:40Z")
+        );
+    }
+}
