@@ -127,26 +127,26 @@ fn subjects(count: u32) -> Vec<Subject> {
     let leaking = prefix(count - 1).address();
     vec![
         none(
-            "none of ours, source far away",
+            "source of no tunnel, far away",
             Ipv6Addr::from_bits(0x2a02_0908 << 96 | 1),
         ),
         // As when provider and broker have neighbouring networks.
         none(
-            "none of ours, source in the same /32",
+            "source of no tunnel, in the same /32",
             Ipv6Addr::from_bits(BASE | u128::from(count.wrapping_mul(0x9e37_79b1)) << 64 | 1),
         ),
         // All bits but the last of a /64 are those of a tunnel's address.
         none(
-            "none of ours, source in the next /64",
+            "source of no tunnel, in the next /64",
             Ipv6Addr::from_bits(own.to_bits() ^ 1 << 64),
         ),
         counted(
-            "echo request counted on its way in",
+            "echo request counted at ingress",
             Direction::Ingress,
             echo(outside, own, ECHO_REQUEST),
         ),
         counted(
-            "echo reply counted on its way out",
+            "echo reply counted at egress",
             Direction::Egress,
             echo(own, outside, ECHO_REPLY),
         ),
@@ -221,20 +221,21 @@ fn write_up(floor: f64, load_ms: f64, rounds: u32, rows: &str) -> Result<String>
     Ok(format!(
         "## `core`: cost of the kernel programs per packet\n\n\
          {machine}.\n\n\
-         Each packet is run through the programs by `BPF_PROG_TEST_RUN`, 20,000 times in a batch,\n\
-         {rounds} batches, in turn with all others; before each batch one of an empty program, for\n\
-         which a run takes {floor:.1} ns. *ns* is the median of a run, *above empty* the median of the\n\
-         differences from the empty program. The prefixes of the tunnels are scattered over one /32,\n\
-         half of them single addresses, half /64. One packet is run over and over: the caches are\n\
-         warm, and the programs remember whose its source is. That is the case of nearly all\n\
-         packets; one whose source they do not remember is looked up in the tables, which takes\n\
-         some 10 ns more with 8 prefixes and 100 ns more with 100,000 (measured before the programs remembered anything).\n\
-         The echo request waits for its reply already, and the reply belongs to none that waits: what it takes\n\
-         to put a request down and to take it out again is not in this, nor is the exact clock, which is read\n\
-         for one request, and its reply, of all that come between two of its ticks.\n\n\
+         The benchmark runs each packet through the programs with `BPF_PROG_TEST_RUN`: 20,000 runs per batch, {rounds}\n\
+         batches, in turn with all others. Before each batch it runs a batch of an empty program, which takes {floor:.1}\n\
+         ns per run. *ns* is the median of a run. *above empty* is the median of the differences from the empty\n\
+         program. The tunnels' prefixes are spread over one /32; half of them are single addresses, half are /64.\n\n\
+         The benchmark repeats one packet: the caches are warm, and the programs have cached the owner of its\n\
+         source. Nearly all packets are like that. For an uncached source, the programs look it up in the tables,\n\
+         which takes some 10 ns more with 8 prefixes and 100 ns more with 100,000 (measured before the programs\n\
+         had this cache).\n\n\
+         The echo request is already in the table of waiting requests, and the reply matches none of them. So the\n\
+         results do not include the cost of adding and removing a request. They also do not include the exact\n\
+         clock: the programs read it for one request, and its reply, of all that come between two ticks of the\n\
+         coarse clock.\n\n\
          | packet | prefixes | ns | above empty | target |\n\
          |---|---:|---:|---:|---|\n\
          {rows}\n\
-         The kernel takes both programs in {load_ms:.0} ms, verification and maps included.\n",
+         Loading both programs takes {load_ms:.0} ms, including verification and maps.\n",
     ))
 }

@@ -230,15 +230,16 @@ fn row(subject: &Subject, repairs: &Repairs) -> Result<String> {
 fn write_up(rows: &[Repairs], times: usize, share: f64) -> Result<String> {
     let (machine, processors, date) = (machine::name()?, machine::processors(), machine::date());
     let mut text = format!(
-        "## `repair`: for how long what was taken away is gone\n\n\
+        "## `repair`: time until a removed object is restored\n\n\
          {machine}, {processors} processors; {date}. {times} times each.\n\n\
-         A rule or route is deleted by `ip`, and the time taken from the kernel's word that it went to its word\n\
-         that it came; the uplink's program is detached, and the time taken until it is attached again. Next\n\
-         comes the next one, {} and {} ms later in turn. All the time a sender sends a packet from the\n\
-         tunnel's address every {} µs, by the rules: what leaks because of the deletion is *redirected*, or\n\
-         *refused* with an error where the table has no route out; *filtered* are those that the provider saw\n\
-         and dropped. In the last line the sender never asks the rules, and leaks all the time.\n\n\
-         | taken away | p50, ms | p99, ms | most, ms | packets | redirected | refused | filtered | reached |\n\
+         For a rule or route, the benchmark deletes it with `ip`, and measures the time from the kernel's deletion\n\
+         event to its creation event. For the uplink's program, it detaches the program, and measures the time\n\
+         until it is attached again. Pauses of {} and {} ms between deletions alternate. All the time, a sender\n\
+         sends a packet from the tunnel's address every {} µs, by the rules. Packets that leak because of the\n\
+         deletion are *redirected*, or *refused* with an error where the table has no route out. *filtered* are\n\
+         packets that the provider received and dropped. In the last line the sender bypasses the rules, and leaks\n\
+         all the time.\n\n\
+         | removed | p50, ms | p99, ms | max, ms | packets | redirected | refused | filtered | reached |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|---|\n",
         PAUSES[0].as_millis(),
         PAUSES[1].as_millis(),
@@ -249,7 +250,7 @@ fn write_up(rows: &[Repairs], times: usize, share: f64) -> Result<String> {
     }
     writeln!(
         text,
-        "\nTo reach: p99 at most {} ms, and nothing filtered. The daemon used {:.1}% of a processor meanwhile.",
+        "\nTarget: p99 at most {} ms, and nothing filtered. The daemon used {:.1}% of a processor during the benchmark.",
         MOST.as_millis(),
         share * 100.0
     )?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-const TITLE: &str = "# Benchmarks\n\nWritten by `cargo xtask bench NAME`, a section each.\n";
+const TITLE: &str = "# Benchmarks\n\n`cargo xtask bench NAME` writes one section each.\n";
 
 /// Puts a section in the place of the one of this name, or at the end.
 pub(crate) fn keep(path: &Path, name: &str, section: &str) -> Result<()> {

@@ -162,12 +162,12 @@ fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> 
     let mut text = format!(
         "## `scale`: very many tunnel addresses\n\n\
          {machine}, {processors} processors; {date}.\n\n\
-         *ours* is `rule_mode = \"subtrees\"` with the daemon running and its programs attached, *plain* a rule\n\
-         `from ADDRESS lookup TABLE` for each address, made by `ip -6 rule` in a host without the program.\n\
-         A packet is a UDP send of 64 bytes from one of 16 addresses, spread evenly over all, on a socket\n\
-         that is not connected, so that each is routed; it ends in a TUN device with a full queue. *ns* is the\n\
-         median of {rounds} batches of {BATCH} packets each, in processor time of the sender; all hosts there are\n\
-         take turns. *times one address* is the median of the ratios to the batch of the same round.\n\n\
+         *ours* is `rule_mode = \"subtrees\"` with the daemon running and its programs attached. *plain* is a rule\n\
+         `from ADDRESS lookup TABLE` for each address, made by `ip -6 rule` on a host without the program. A\n\
+         packet is a UDP send of 64 bytes from one of 16 addresses, spread evenly over all. The socket is not\n\
+         connected, so the kernel routes each packet. Packets end in a TUN device with a full queue. *ns* is the\n\
+         median of {rounds} batches of {BATCH} packets each, in processor time of the sender; all hosts in the table take\n\
+         turns. *times one address* is the median of the ratios to the batch of the same round.\n\n\
          | addresses | ours, ns | times one address | plain, ns | times one address |\n\
          |---:|---:|---:|---:|---:|\n"
     );
@@ -186,13 +186,14 @@ fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> 
     }
     writeln!(
         text,
-        "\nTo reach: at most {MOST_COST} times with the most addresses: {}.\n",
+        "\nTarget: at most {MOST_COST} times with the most addresses: {}.\n",
         verdict(most <= MOST_COST)
     )?;
     text += &format!(
-        "Everything put in place: *ready*, from the start of the daemon until it says so, programs and their\n\
-         maps included; *repaired*, after all rules and routes were deleted while the daemon was stopped\n\
-         (SIGSTOP), from SIGCONT until the last one is back; *ip*, `ip -6 -batch` with the lines of `sixxs plan`.\n\
+        "The second table has the time until everything is in place. *ready* is the time from the daemon's start\n\
+         until it reports that it is ready, including programs and their maps. *repaired*: all rules and routes\n\
+         were deleted while the daemon was stopped (SIGSTOP), and this is the time from SIGCONT until the last one\n\
+         is restored. *ip* is `ip -6 -batch` with the lines of `sixxs plan`.\n\
          Medians of {}.\n\n\
          | addresses | rules and routes | ready | repaired | ip | resident |\n\
          |---:|---:|---:|---:|---:|---:|\n",
@@ -218,7 +219,7 @@ fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> 
     }
     writeln!(
         text,
-        "\nTo reach: at most {} MiB resident with the most addresses: {}.",
+        "\nTarget: at most {} MiB resident with the most addresses: {}.",
         MOST_RESIDENT_KIB / 1024,
         verdict(resident <= MOST_RESIDENT_KIB)
     )?;

@@ -88,18 +88,19 @@ pub(super) fn write_up(
     let mut text = format!(
         "## `tunnel`: what native tunnels carry\n\n\
          {}, {} processors; {}. TCP and UDP for {:.1} s each.\n\n\
-         The lab's host and its outside, the broker and the program share this machine. One TCP\n\
-         connection; UDP datagrams as large as the tunnel takes, at the highest rate of which no more\n\
-         than 1% are lost. *up* is from the host to the outside. *client* is the daemon (all its\n\
-         threads, in user mode and in the kernel), *broker* the lab's; *s/GB* are seconds of a\n\
-         processor for 10⁹ bytes of payload, *%* the share of one processor. The lab's wires are veth:\n\
-         whoever sends a packet carries it through all routers up to the next socket, so part of *s/GB*\n\
-         is the lab's own network. Without a tunnel that path is one of 64 KiB pieces that nobody cuts or\n\
-         copies, as a network card with offloads would do it. *limit* is who had no processor time left;\n\
-         *the machine*: none was left, but neither of the two used up one alone; *the path*: all had\n\
-         some left and waited for each other, or a queue ran over. Other work on the machine moves\n\
-         these numbers by some tens of percent from run to run; what stands in one table was measured\n\
-         in one run.\n\n\
+         The lab's host and its outside, the broker and the program share this machine. There is one TCP\n\
+         connection. UDP datagrams are as large as the tunnel takes, and are sent at the highest rate that loses\n\
+         no more than 1% of them.\n\n\
+         * *up* is from the host to the outside.\n\
+         * *client* is the daemon (all its threads, in user mode and in the kernel), *broker* the lab's.\n\
+         * *s/GB* is seconds of processor time per 10⁹ bytes of payload, *%* the share of one processor.\n\
+         * *limit* is the process that had no processor time left.\n\
+         * *the machine* as the limit: no time was left, but neither process used up a processor alone.\n\
+         * *the path* as the limit: all had some time left and waited for each other, or a queue overflowed.\n\n\
+         The lab's links are veth: the sender of a packet carries it through all routers up to the next socket, so\n\
+         *s/GB* includes a part of the lab's own network. Without a tunnel, this path carries pieces of 64 KiB\n\
+         that nobody splits or copies, like a network card with offloads. Other work on the machine changes these\n\
+         numbers by some tens of percent from run to run; each table comes from one run.\n\n\
          | path | MTU | traffic | Mbit/s | client s/GB | % | broker s/GB | % | idle | limit |\n\
          |---|---:|---|---:|---:|---:|---:|---:|---:|---|\n",
         machine::name()?,
@@ -110,7 +111,7 @@ pub(super) fn write_up(
     for path in rows {
         text += &row(path);
     }
-    text += "\n| path | MTU | ping, median | more than without |\n|---|---:|---:|---:|\n";
+    text += "\n| path | MTU | ping, median | added delay |\n|---|---:|---:|---:|\n";
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     let without = rows.first().context("a path without a tunnel")?.ping;
     for path in rows {
@@ -141,7 +142,7 @@ pub(super) fn write_up(
         let shares = costs.map(|cost| 100.0 * hashing.seconds_per_gigabyte / cost);
         writeln!(
             text,
-            "That is {:.0}% of what the client takes for TCP up at MTU {}, and {:.0}% of down.",
+            "This is {:.0}% of the client's cost for TCP up at MTU {}, and {:.0}% for TCP down.",
             shares[0], row.mtu, shares[1]
         )?;
     }
@@ -156,9 +157,9 @@ fn judge(text: &mut String, rows: &[Row]) -> Result<()> {
     let (rate, cost) = (OLD_RATE * FASTER, old_cost * CHEAPER);
     writeln!(
         text,
-        "\nThe old client moved about {:.0} Mbit/s of TCP by AYIYA at {:.0}% of a processor: {old_cost:.1} s/GB. To\n\
-         reach: {:.0} Mbit/s unless the broker is what limits, at no more than {cost:.2} s/GB.\n\n\
-         | AYIYA, TCP | Mbit/s | of the old | s/GB | of the old | reached |\n|---|---:|---:|---:|---:|---|",
+        "\nThe old client carried about {:.0} Mbit/s of TCP over AYIYA with {:.0}% of a processor: {old_cost:.1} s/GB.\n\
+         Target: {:.0} Mbit/s unless the broker is the limit, at no more than {cost:.2} s/GB.\n\n\
+         | AYIYA, TCP | Mbit/s | relative to old | s/GB | relative to old | reached |\n|---|---:|---:|---:|---:|---|",
         OLD_RATE / 1e6,
         OLD_SHARE * 100.0,
         rate / 1e6,
@@ -200,9 +201,9 @@ fn many(many: &Many) -> String {
         until_stopped,
     } = many;
     format!(
-        "\n{tunnels} AYIYA tunnels in one daemon: all answer {:.1} s after its start, for which it used {:.1} s of a\n\
-         processor. It has {:.1} MiB resident (at most {} MiB: {}), and takes {:.2}% of a processor over {} s\n\
-         without traffic (below {:.0}%: {}). It ends {:.1} s after SIGTERM.\n",
+        "\n{tunnels} AYIYA tunnels in one daemon: all answer {:.1} s after its start, which uses {:.1} s of processor time.\n\
+         The daemon has {:.1} MiB resident (target: at most {} MiB, {}). It uses {:.2}% of a processor over {} s\n\
+         without traffic (target: below {:.0}%, {}). It ends {:.1} s after SIGTERM.\n",
         until_all_answer.as_secs_f64(),
         starting.as_secs_f64(),
         *resident_kib as f64 / 1024.0,
