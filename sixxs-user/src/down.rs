@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     bpf, client,
-    driver::Ways,
+    driver::SessionStore,
     namespace,
     netlink::{Netlink, Scope},
     paths::Paths,
@@ -44,7 +44,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     for removed in [
         bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
         netlink.remove_marked(&BTreeSet::new()).await,
-        Ways::new(&paths.run_dir).remove_all(),
+        SessionStore::new(&paths.run_dir).remove_all(),
         table_file::remove(paths),
         // One that goes on could not be reached any more.
         match hanging {

@@ -6,6 +6,7 @@ pub mod ayiya;
 pub mod beats;
 pub mod connects;
 pub mod heartbeat;
+pub mod link;
 pub mod path_mtu;
 pub mod tic;
 

@@ -37,7 +37,7 @@ use super::{
     snapshot::{Snapshot, TunnelState},
     status, systemd,
     tamper_log::{Correction, TamperLog},
-    tunnels::{Stopped, Tunnels, leave_all, stop_all, stop_in_task},
+    tunnels::{Stopped, Tunnels, detach_all, stop_all, stop_in_task},
 };
 use crate::{
     api::{self, About, ConfigText},
@@ -45,7 +45,7 @@ use crate::{
     clock::{after, processor_time},
     config_file,
     control::{Answer, Outcome, Quit, Request, Verb},
-    driver::Services,
+    driver::DriverContext,
     netlink::{Change, OthersChange, Scope, Watcher},
     paths::{Paths, absolute},
     preview::{Before, preview},
@@ -95,7 +95,7 @@ pub(super) struct Daemon {
     /// Whether it ends with the last tunnel that was added at run time.
     pub(super) is_on_demand: bool,
     pub(super) started: Instant,
-    pub(super) services: Services,
+    pub(super) services: DriverContext,
     pub(super) intent: Intent,
     pub(super) tunnels: Tunnels,
     pub(super) reconciler: Reconciler,
@@ -843,7 +843,7 @@ impl Daemon {
             let ending = async {
                 match ending.stop_tunnels {
                     true => stop_all(drivers).await,
-                    false => leave_all(drivers).await,
+                    false => detach_all(drivers).await,
                 }
             };
             let (mut problems, more) = tokio::join!(stopping, ending);

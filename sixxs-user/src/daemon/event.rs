@@ -19,7 +19,7 @@ use super::{systemd::Watchdog, tunnels::Stopped};
 use crate::{
     bpf::{self, Debugging, LeakRing, Rings},
     control::{Quit, Request},
-    driver::Bell,
+    driver::ChangeNotifier,
     netlink::{Change, Watcher},
 };
 
@@ -142,7 +142,7 @@ pub(super) struct Receivers {
 pub(super) struct Sources {
     signals: Signals,
     watcher: Arc<Watcher>,
-    bell: Bell,
+    notifier: ChangeNotifier,
     leaks: AsyncFd<LeakRing>,
     debugging: Option<AsyncFd<Debugging>>,
     receivers: Receivers,
@@ -157,7 +157,7 @@ impl Sources {
     pub(super) async fn new(
         signals: Signals,
         watcher: Arc<Watcher>,
-        bell: Bell,
+        notifier: ChangeNotifier,
         rings: Rings,
         receivers: Receivers,
     ) -> anyhow::Result<Self> {
@@ -171,7 +171,7 @@ impl Sources {
         Ok(Self {
             signals,
             watcher,
-            bell,
+            notifier,
             leaks: bpf::wait_on(rings.events)?,
             debugging: rings.debugging.map(bpf::wait_on).transpose()?,
             receivers,
@@ -187,7 +187,7 @@ impl Sources {
         let Self {
             signals,
             watcher,
-            bell,
+            notifier,
             leaks,
             debugging,
             receivers,
@@ -204,7 +204,7 @@ impl Sources {
                 change = watcher.changed() => {
                     Event::Change(change.context("wait for netlink events")?)
                 }
-                () = bell.notified() => Event::DriverReport,
+                () = notifier.notified() => Event::DriverReport,
                 Some(stopped) = receivers.stopped.recv() => Event::Stopped(stopped),
                 Some(request) = receivers.requests.recv() => Event::Request(request),
                 Some(quit) = receivers.quits.recv() => Event::Quit(quit),

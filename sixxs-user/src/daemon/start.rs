@@ -24,7 +24,7 @@ use crate::{
     broker::connects::Connects,
     clock::Clock,
     control::DaemonHandle,
-    driver::{Bell, Services},
+    driver::{ChangeNotifier, DriverContext},
     fd_store::FdStore,
     kernel,
     netlink::{Netlink, Watcher},
@@ -53,11 +53,11 @@ pub(super) async fn start(
     let names = native.map(|tunnel| tunnel.name.clone()).collect();
     netlink.remove_marked(&names).await?;
 
-    let (bell, clock) = (Bell::default(), Clock::default());
+    let (notifier, clock) = (ChangeNotifier::default(), Clock::default());
     let ledger_clock = Arc::new(clock.clone());
     let connects = Connects::with_clock(&paths.state_dir, config.connect_limit, ledger_clock);
-    let services = Services::new(
-        bell.clone(),
+    let services = DriverContext::new(
+        notifier.clone(),
         clock.clone(),
         connects.clone(),
         paths,
@@ -80,7 +80,7 @@ pub(super) async fn start(
         requests,
         quits,
     };
-    let sources = Sources::new(signals, Arc::clone(&watcher), bell, rings, receivers).await?;
+    let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let mut daemon = Daemon {
         paths: paths.clone(),

@@ -22,7 +22,7 @@ use crate::{
     api::About,
     clock::time_of_day,
     control::{Answer, Outcome},
-    driver::{Driver, Said, Services},
+    driver::{Driver, DriverContext, DriverStatus},
 };
 
 /// Drivers that a task has stopped, and what to do next.
@@ -87,20 +87,21 @@ struct Running {
 }
 
 impl Running {
-    fn start(tunnel: &Tunnel, services: &Services, refresh: bool) -> Self {
+    fn start(tunnel: &Tunnel, services: &DriverContext, refresh: bool) -> Self {
         Self {
             driver: Some(Driver::start(tunnel, services, refresh)),
             ..Self::default()
         }
     }
 
-    fn said(&self) -> Option<Said> {
-        self.driver.as_ref().map(Driver::said)
+    fn status(&self) -> Option<DriverStatus> {
+        self.driver.as_ref().map(Driver::status)
     }
 
     fn state(&self, link: Option<&Link>) -> tunnel::State {
-        let said = self.said().map_or(DriverState::Idle, |said| said.state);
-        let driver = self.conflict.clone().map_or(said, DriverState::Failed);
+        let status = self.status();
+        let state = status.map_or(DriverState::Idle, |status| status.state);
+        let driver = self.conflict.clone().map_or(state, DriverState::Failed);
         tunnel::state(self.driver.is_some(), &driver, link)
     }
 
@@ -115,7 +116,7 @@ impl Running {
 
 impl Tunnels {
     /// Starts the drivers of all tunnels.
-    pub(super) fn start_all(config: &Config, services: &Services) -> Self {
+    pub(super) fn start_all(config: &Config, services: &DriverContext) -> Self {
         let start = |tunnel: &Tunnel| {
             let running = Running::start(tunnel, services, false);
             (tunnel.name.clone(), running)
@@ -124,7 +125,7 @@ impl Tunnels {
     }
 
     /// Starts a tunnel, unless it is started. `refresh`: its broker is asked again.
-    pub(super) fn start(&mut self, tunnel: &Tunnel, services: &Services, refresh: bool) {
+    pub(super) fn start(&mut self, tunnel: &Tunnel, services: &DriverContext, refresh: bool) {
         let running = self.0.entry(tunnel.name.clone()).or_default();
         if running.driver.is_none() {
             let reported = running.reported.take();
@@ -168,10 +169,10 @@ impl Tunnels {
     /// What drivers have reported.
     pub(super) fn reports(&self) -> impl Iterator<Item = (IfName, DriverReport)> {
         self.0.iter().filter_map(|(name, running)| {
-            let said = running.said()?;
+            let status = running.status()?;
             let report = DriverReport {
-                has_made: said.has_made,
-                learned: said.learned,
+                has_made: status.has_made,
+                learned: status.learned,
             };
             Some((name.clone(), report))
         })
@@ -189,7 +190,7 @@ impl Tunnels {
     pub(super) fn observe(&self, links: &Links) {
         for (name, running) in &self.0 {
             if let Some(driver) = &running.driver {
-                driver.saw(links.by_name(name));
+                driver.observe_link(links.by_name(name));
             }
         }
     }
@@ -216,11 +217,11 @@ impl Tunnels {
     pub(super) fn view(&self, name: &IfName, link: Option<&Link>) -> TunnelView {
         let unknown = Running::default();
         let running = self.0.get(name).unwrap_or(&unknown);
-        let said = running.said();
+        let status = running.status();
         TunnelView {
             state: running.state(link),
-            endpoint: said.as_ref().and_then(|said| said.endpoint.clone()),
-            carrier: said.and_then(|said| said.carrier.map(str::to_owned)),
+            endpoint: status.as_ref().and_then(|status| status.endpoint.clone()),
+            carrier: status.and_then(|status| status.carrier.map(str::to_owned)),
             refused: running.refused(),
         }
     }
@@ -254,7 +255,7 @@ impl Tunnels {
         chosen: &[Tunnel],
         refresh: bool,
         (effective, links): (&Config, &Links),
-        services: &Services,
+        services: &DriverContext,
     ) -> anyhow::Result<()> {
         let mut needed: BTreeMap<String, u32> = BTreeMap::new();
         let is_up = |tunnel: &&Tunnel| {
@@ -321,8 +322,8 @@ pub(super) async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
 }
 
 /// Lets drivers end without stopping their tunnels; returns what went wrong.
-pub(super) async fn leave_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
-    end_all(drivers, "leave", Driver::leave).await
+pub(super) async fn detach_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
+    end_all(drivers, "leave", Driver::detach).await
 }
 
 async fn end_all<F>(drivers: Vec<(IfName, Driver)>, verb: &str, end: fn(Driver) -> F) -> Vec<String>

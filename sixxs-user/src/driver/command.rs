@@ -1,7 +1,7 @@
 //! Tunnels that the user's commands bring up and down.
 //!
-//! `up` is run when the interface is not there, and `down` before it where there may be remains: of
-//! an earlier run, of an `up` that failed, or of an interface that went. One command at a time.
+//! `up` runs when the interface does not exist. `down` runs before it if something may be left: of an
+//! earlier run, of an `up` that failed, or of an interface that was removed. One command runs at a time.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Report, backoff::Backoff, process::Process};
+use super::{StatusSender, backoff::Backoff, process::Process};
 
 /// After `up` has ended, the interface may take this long to appear.
 const APPEARS: Duration = Duration::from_secs(30);
 
-/// The interface at the daemon's last look.
+/// The interface, as of the daemon's last scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Interface {
-    /// Nobody has looked yet.
+    /// Not scanned yet.
     Unknown,
     Absent,
     Down,
@@ -34,10 +34,10 @@ enum Order {
     /// Take the interface down.
     Stop,
     /// Leave it as it is.
-    Leave,
+    Detach,
 }
 
-/// A tunnel made by commands. Dropped, it ends what it is at by force.
+/// A tunnel made by commands. Dropped, it kills the running command.
 pub(super) struct Command {
     interface: watch::Sender<Interface>,
     order: oneshot::Sender<Order>,
@@ -45,15 +45,15 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Begins its work, which waits for the first look at the interface.
-    pub(super) fn start(up: Vec<String>, down: Vec<String>, report: Report) -> Self {
+    /// Starts its task, which waits for the first scan.
+    pub(super) fn start(up: Vec<String>, down: Vec<String>, status: StatusSender) -> Self {
         let (interface, seen) = watch::channel(Interface::Unknown);
         let (order, ordered) = oneshot::channel();
         let worker = Worker {
             up,
             down,
             interface: seen,
-            report,
+            status,
             at_work: AtWork(None),
         };
         Self {
@@ -63,7 +63,8 @@ impl Command {
         }
     }
 
-    pub(super) fn saw(&self, link: Option<&Link>) {
+    /// Passes it its interface.
+    pub(super) fn observe_link(&self, link: Option<&Link>) {
         self.interface.send_replace(match link {
             None => Interface::Absent,
             Some(link) if link.up => Interface::Up,
@@ -71,34 +72,34 @@ impl Command {
         });
     }
 
-    /// Ends `up` if it is at work, then runs `down`.
+    /// Ends `up` if it is running, then runs `down`.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.end(Order::Stop).await
     }
 
-    /// Lets the command that is at work end; no other is run.
-    pub(super) async fn leave(self) -> anyhow::Result<()> {
-        self.end(Order::Leave).await
+    /// Lets the running command end; no other is started.
+    pub(super) async fn detach(self) -> anyhow::Result<()> {
+        self.end(Order::Detach).await
     }
 
     async fn end(self, order: Order) -> anyhow::Result<()> {
-        // The task waits for an order for as long as it lives; if it does not, its end says why.
+        // The task waits for an order as long as it lives. If it has ended, its result tells why.
         let _ordered = self.order.send(order);
         self.task.await.context("run the tunnel's commands")?
     }
 }
 
-/// The task's own.
+/// The state of the task.
 struct Worker {
     up: Vec<String>,
     down: Vec<String>,
     interface: watch::Receiver<Interface>,
-    report: Report,
+    status: StatusSender,
     at_work: AtWork,
 }
 
 impl Worker {
-    /// Keeps the interface there until ordered otherwise.
+    /// Keeps the interface up until an order comes.
     async fn run(mut self, ordered: oneshot::Receiver<Order>) -> anyhow::Result<()> {
         let order = tokio::select! {
             order = ordered => order,
@@ -109,7 +110,7 @@ impl Worker {
                 self.at_work.end().await;
                 self.at_work.run(&self.down).await
             }
-            Ok(Order::Leave) => self.at_work.wait().await,
+            Ok(Order::Detach) => self.at_work.wait().await,
             Err(_dropped) => Ok(()),
         }
     }
@@ -122,12 +123,12 @@ impl Worker {
         {
             Interface::Up => {}
             Interface::Absent | Interface::Unknown => self.make(false, &mut backoff).await,
-            // Half-made, by an `up` that did not come to its end.
+            // An `up` that did not finish has left it.
             Interface::Down => self.make(true, &mut backoff).await,
         }
         let is_there = |interface| interface != Interface::Absent;
         loop {
-            self.report.say(State::Done);
+            self.status.set(State::Done);
             let made = Instant::now();
             if time::timeout(APPEARS, self.until(is_there)).await.is_ok() {
                 self.until(|interface| !is_there(interface)).await;
@@ -135,26 +136,26 @@ impl Worker {
             let mut next = backoff;
             let pause = next.lost(made.elapsed());
             if time::timeout(pause, self.until(is_there)).await.is_ok() {
-                // It came back by itself.
+                // Another program has made it again.
                 continue;
             }
             backoff = next;
-            self.report.say(State::Working(None));
+            self.status.set(State::Working(None));
             self.make(true, &mut backoff).await;
         }
     }
 
-    /// Runs `up` until it succeeds, and `down` before that where there may be `remains`.
+    /// Runs `up` until it succeeds, and `down` before that if something may be left (`remains`).
     async fn make(&mut self, mut remains: bool, backoff: &mut Backoff) {
         loop {
             if remains && let Err(error) = self.at_work.run(&self.down).await {
-                // There may well have been nothing to take down.
+                // Often there is nothing to take down.
                 debug!("before the next try: {error:#}");
             }
             let Err(error) = self.at_work.run(&self.up).await else {
                 return;
             };
-            self.report.say(State::Retrying(format!("{error:#}")));
+            self.status.set(State::Retrying(format!("{error:#}")));
             time::sleep(backoff.failed()).await;
             remains = true;
         }
@@ -164,18 +165,18 @@ impl Worker {
     async fn until(&mut self, wanted: impl Fn(Interface) -> bool) -> Interface {
         let seen = self.interface.wait_for(|seen| wanted(*seen)).await;
         let Ok(seen) = seen.map(|seen| *seen) else {
-            // The driver was given up: its order ends this.
+            // The handle is dropped: its order ends this.
             return std::future::pending().await;
         };
         seen
     }
 }
 
-/// The command at work, if one is: outlives whoever waits for it.
+/// The running command, if there is one. It outlives the future that waits for it.
 struct AtWork(Option<Process>);
 
 impl AtWork {
-    /// Runs a command to its end; none when it is empty.
+    /// Runs a command to its end; an empty one is skipped.
     async fn run(&mut self, command: &[String]) -> anyhow::Result<()> {
         if command.is_empty() {
             return Ok(());

@@ -1,19 +1,18 @@
-//! Who brings a tunnel's interface up, and keeps it there.
+//! Drivers: what makes the interface of a tunnel, and keeps it there.
 //!
-//! A driver is given its part of the configuration, and after each of the daemon's looks at the
-//! host what was seen of the interface. It says `Working`, `Done` (the interface is there or about
-//! to appear) or `Failed`; whether the interface is there is for netlink to say. It ends by
-//! [`Driver::stop`] or [`Driver::leave`], which wait for it; dropped, it ends by force. New kinds of
-//! tunnel come in here, and nowhere else in the daemon.
+//! A driver gets its part of the configuration, and after each scan the tunnel's interface. It reports
+//! `Working`, `Done` (the interface exists or is about to appear) or `Failed`; whether the interface exists
+//! is netlink's to say. [`Driver::stop`] and [`Driver::detach`] end it and wait; a dropped driver is killed.
+//! A new kind of tunnel is added here, and nowhere else in the daemon.
 //!
 //! Tasks: at most one per driver, which ends with it, and one per command that it runs
-//! ([`last_words`]).
+//! ([`stderr_tail`]).
 
 mod backoff;
 mod command;
-mod last_words;
 mod native;
 pub(crate) mod process;
+mod stderr_tail;
 
 use std::{
     collections::BTreeMap,
@@ -25,16 +24,16 @@ use std::{
 
 use sixxs_core::{
     broker::ayiya::wire::Fault,
-    config::{Config, Kind, Learned, Tunnel},
+    config::{self, Config, Learned, Tunnel},
     link::Link,
     tunnel::Driver as State,
     types::IfName,
 };
 use tokio::sync::{Notify, watch};
 
-pub(crate) use self::native::kept::Ways;
+pub(crate) use self::native::session_store::SessionStore;
 
-use self::native::engine::Engine;
+use self::native::io_thread::IoThread;
 use crate::{
     broker::{cache::Cache, connects::Connects},
     clock::Clock,
@@ -42,67 +41,86 @@ use crate::{
     paths::Paths,
 };
 
-/// Rung when any driver has something new to say.
-pub type Bell = Arc<Notify>;
+/// Wakes the daemon when any driver reports something new.
+pub type ChangeNotifier = Arc<Notify>;
 
 /// What drivers share.
-pub struct Services {
-    /// Rung when any of them has something new to say.
-    pub bell: Bell,
-    /// What time it is.
+pub struct DriverContext {
+    /// Notified of each new report.
+    pub notifier: ChangeNotifier,
+    /// The clock.
     pub clock: Clock,
-    /// Leave to connect to brokers.
+    /// The connect limit of brokers.
     pub connects: Connects,
-    /// What brokers said.
+    /// What brokers assigned.
     pub cache: Cache,
-    /// How brokers were reached.
-    pub(crate) ways: Ways,
-    /// What systemd holds.
+    /// Sessions with brokers.
+    pub(crate) sessions: SessionStore,
+    /// Descriptors that systemd holds.
     pub(crate) fd_store: FdStore,
     /// Started with the first native tunnel.
-    engine: OnceLock<Engine>,
+    io_thread: OnceLock<IoThread>,
 }
 
-impl Services {
+/// Clones of what a native tunnel takes along to its thread.
+struct SharedContext {
+    clock: Clock,
+    connects: Connects,
+    cache: Cache,
+    sessions: SessionStore,
+    fd_store: FdStore,
+}
+
+impl DriverContext {
     /// Nothing is started yet.
     #[must_use]
     pub(crate) fn new(
-        bell: Bell,
+        notifier: ChangeNotifier,
         clock: Clock,
         connects: Connects,
         paths: &Paths,
         fd_store: FdStore,
     ) -> Self {
         Self {
-            bell,
+            notifier,
             clock,
             cache: Cache::new(&paths.state_dir),
-            ways: Ways::new(&paths.run_dir),
+            sessions: SessionStore::new(&paths.run_dir),
             fd_store,
             connects,
-            engine: OnceLock::new(),
+            io_thread: OnceLock::new(),
         }
     }
 
-    /// What is known from before of tunnels that brokers were asked about.
+    /// What brokers assigned to these tunnels in earlier runs.
     pub async fn known(&self, config: &Config) -> BTreeMap<IfName, Learned> {
         known(&self.cache, config).await
     }
 
-    fn engine(&self) -> anyhow::Result<&Engine> {
-        if let Some(engine) = self.engine.get() {
-            return Ok(engine);
+    fn clone_shared(&self) -> SharedContext {
+        SharedContext {
+            clock: self.clock.clone(),
+            connects: self.connects.clone(),
+            cache: self.cache.clone(),
+            sessions: self.sessions.clone(),
+            fd_store: self.fd_store.clone(),
         }
-        let engine = Engine::start()?;
-        Ok(self.engine.get_or_init(|| engine))
+    }
+
+    fn io_thread(&self) -> anyhow::Result<&IoThread> {
+        if let Some(thread) = self.io_thread.get() {
+            return Ok(thread);
+        }
+        let thread = IoThread::start()?;
+        Ok(self.io_thread.get_or_init(|| thread))
     }
 }
 
-/// What brokers said of tunnels when they were last asked.
+/// What brokers assigned to these tunnels when they were last asked.
 pub async fn known(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> {
     let mut known = BTreeMap::new();
     for Tunnel { name, kind, .. } in &config.tunnels {
-        if let Kind::Account(account) = kind
+        if let config::Kind::Account(account) = kind
             && let Some(learned) = native::account::known(cache, name, account).await
         {
             known.insert(name.clone(), learned);
@@ -111,171 +129,170 @@ pub async fn known(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> 
     known
 }
 
-/// What a driver last said.
+/// The last report of a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// How it is getting on.
+pub struct DriverStatus {
+    /// Its state.
     pub state: State,
-    /// Whether the interface is there and of its making.
+    /// Whether the interface exists and the driver has made it.
     pub has_made: bool,
-    /// The broker that it sends to: an address, with a port where there is one.
+    /// The broker's endpoint: an address, with a port where there is one.
     pub endpoint: Option<String>,
-    /// What carries it: `tun` or `sit`.
+    /// What carries the packets: `tun` or `sit`.
     pub carrier: Option<&'static str>,
-    /// What the broker said about the tunnel.
+    /// What the broker assigned.
     pub learned: Option<Learned>,
 }
 
-/// What came from a broker and was refused, by [`Fault::ALL`]. Written by the tunnel's thread.
+/// Counts of refused packets of a broker, by [`Fault::ALL`]. The tunnel's thread writes them.
 pub type Refusals = [AtomicU64; Fault::ALL.len()];
 
-/// The driver of a tunnel that was started.
+/// The driver of a started tunnel.
 pub struct Driver {
-    kind: Driven,
+    kind: Kind,
     refusals: Arc<Refusals>,
-    /// Its own, so that nothing an earlier driver said is taken for this one's word.
-    said: watch::Receiver<Said>,
+    /// A channel per driver, so that a late report of an earlier one is not taken for this one's.
+    status: watch::Receiver<DriverStatus>,
 }
 
-enum Driven {
-    /// Somebody else makes the interface: there is nothing to do.
+enum Kind {
+    /// Another program makes the interface: there is nothing to do.
     Interface,
-    /// Commands of the user's.
+    /// Commands of the user make it.
     Command(command::Command),
-    /// We do.
+    /// This program makes it.
     Native(native::Native),
 }
 
 impl Driver {
-    /// Starts it. It does nothing until it is told what is there. `refresh`: what a broker said
-    /// before does not count.
+    /// Starts it. It waits for the first [`Driver::observe_link`]. `refresh`: stored answers of a broker do
+    /// not count.
     #[must_use]
-    pub fn start(tunnel: &Tunnel, services: &Services, refresh: bool) -> Self {
+    pub fn start(tunnel: &Tunnel, context: &DriverContext, refresh: bool) -> Self {
         let initial = match tunnel.kind {
-            Kind::Interface => State::Idle,
+            config::Kind::Interface => State::Idle,
             _ => State::Working(None),
         };
-        let (report, said) = Report::new(initial, &services.bell);
-        let refusals = Arc::clone(&report.refusals);
+        let (sender, status) = StatusSender::new(initial, &context.notifier);
+        let refusals = Arc::clone(&sender.refusals);
         let kind = match &tunnel.kind {
-            Kind::Interface => Driven::Interface,
-            Kind::Command { up, down } => {
-                Driven::Command(command::Command::start(up.clone(), down.clone(), report))
+            config::Kind::Interface => Kind::Interface,
+            config::Kind::Command { up, down } => {
+                Kind::Command(command::Command::start(up.clone(), down.clone(), sender))
             }
-            Kind::SixInFour(_) | Kind::Ayiya(_) | Kind::Account(_) => {
-                Driven::Native(native::Native::start(tunnel, report, services, refresh))
+            config::Kind::SixInFour(_) | config::Kind::Ayiya(_) | config::Kind::Account(_) => {
+                Kind::Native(native::Native::start(tunnel, sender, context, refresh))
             }
         };
         Self {
             kind,
             refusals,
-            said,
+            status,
         }
     }
 
-    /// What came from its broker and was refused.
+    /// Counts of refused packets of its broker.
     #[must_use]
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
     }
 
-    /// What it last said.
+    /// Its last report.
     #[must_use]
-    pub fn said(&self) -> Said {
-        self.said.borrow().clone()
+    pub fn status(&self) -> DriverStatus {
+        self.status.borrow().clone()
     }
 
-    /// Tells it what was just seen of its interface; `None`: there is none.
-    pub fn saw(&self, link: Option<&Link>) {
+    /// Passes it the tunnel's interface, as the last scan found it; `None`: there is none.
+    pub fn observe_link(&self, link: Option<&Link>) {
         match &self.kind {
-            Driven::Interface => {}
-            Driven::Command(command) => command.saw(link),
-            Driven::Native(native) => native.saw(link),
+            Kind::Interface => {}
+            Kind::Command(command) => command.observe_link(link),
+            Kind::Native(native) => native.observe_link(link),
         }
     }
 
     /// Takes the interface down, as far as that is the driver's part.
     pub async fn stop(self) -> anyhow::Result<()> {
         match self.kind {
-            Driven::Interface => Ok(()),
-            Driven::Command(command) => command.stop().await,
-            Driven::Native(native) => native.stop().await,
+            Kind::Interface => Ok(()),
+            Kind::Command(command) => command.stop().await,
+            Kind::Native(native) => native.stop().await,
         }
     }
 
-    /// Leaves the interface to itself, and nothing about it half-done.
-    pub async fn leave(self) -> anyhow::Result<()> {
+    /// Ends the driver without its tunnel, and leaves nothing half-done.
+    pub async fn detach(self) -> anyhow::Result<()> {
         match self.kind {
-            Driven::Interface => Ok(()),
-            Driven::Command(command) => command.leave().await,
-            Driven::Native(native) => native.leave().await,
+            Kind::Interface => Ok(()),
+            Kind::Command(command) => command.detach().await,
+            Kind::Native(native) => native.detach().await,
         }
     }
 }
 
-/// How a driver says how it is getting on.
+/// Where a driver reports.
 #[derive(Clone)]
-struct Report {
+struct StatusSender {
     refusals: Arc<Refusals>,
-    said: watch::Sender<Said>,
-    bell: Bell,
+    status: watch::Sender<DriverStatus>,
+    notifier: ChangeNotifier,
 }
 
-impl Report {
-    fn new(initial: State, bell: &Bell) -> (Self, watch::Receiver<Said>) {
-        let (said, heard) = watch::channel(Said {
+impl StatusSender {
+    fn new(initial: State, notifier: &ChangeNotifier) -> (Self, watch::Receiver<DriverStatus>) {
+        let (status, receiver) = watch::channel(DriverStatus {
             state: initial,
             has_made: false,
             endpoint: None,
             carrier: None,
             learned: None,
         });
-        let bell = Arc::clone(bell);
-        let refusals = Arc::default();
-        (
-            Self {
-                refusals,
-                said,
-                bell,
-            },
-            heard,
-        )
+        let sender = Self {
+            refusals: Arc::default(),
+            status,
+            notifier: Arc::clone(notifier),
+        };
+        (sender, receiver)
     }
 
-    fn say(&self, state: State) {
-        self.change(|said| said.state = state);
+    fn subscribe(&self) -> watch::Receiver<DriverStatus> {
+        self.status.subscribe()
     }
 
-    /// The interface is there, and of our making, or is not.
-    fn made(&self, has_made: bool) {
-        self.change(|said| said.has_made = has_made);
+    fn set(&self, state: State) {
+        self.change(|status| status.state = state);
     }
 
-    fn endpoint(&self, endpoint: impl ToString, carrier: &'static str) {
-        self.change(|said| {
-            said.endpoint = Some(endpoint.to_string());
-            said.carrier = Some(carrier);
+    fn set_made(&self, has_made: bool) {
+        self.change(|status| status.has_made = has_made);
+    }
+
+    fn set_endpoint(&self, endpoint: String, carrier: &'static str) {
+        self.change(|status| {
+            status.endpoint = Some(endpoint);
+            status.carrier = Some(carrier);
         });
     }
 
-    fn learned(&self, learned: Learned) {
-        self.change(|said| said.learned = Some(learned));
+    fn set_learned(&self, learned: Learned) {
+        self.change(|status| status.learned = Some(learned));
     }
 
-    /// Something was refused. No news: a flood of it must not keep the daemon busy.
-    fn refused(&self, fault: Fault) {
+    /// Counts a refused packet, without notice: a flood must not keep the daemon busy.
+    fn count_refusal(&self, fault: Fault) {
         self.refusals[fault as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The bell rings only for news.
-    fn change(&self, change: impl FnOnce(&mut Said)) {
-        let is_new = self.said.send_if_modified(|said| {
-            let before = said.clone();
-            change(said);
-            *said != before
+    /// Wakes the daemon if something has changed.
+    fn change(&self, change: impl FnOnce(&mut DriverStatus)) {
+        let is_new = self.status.send_if_modified(|status| {
+            let before = status.clone();
+            change(status);
+            *status != before
         });
         if is_new {
-            self.bell.notify_one();
+            self.notifier.notify_one();
         }
     }
 }

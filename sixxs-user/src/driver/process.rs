@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::last_words::{LastWords, shown};
+use super::stderr_tail::{StderrTail, shown};
 use crate::{clock::after, fd_store};
 
 /// No command takes longer.
@@ -38,7 +38,7 @@ pub(crate) struct Process {
     child: Child,
     /// What it is yet to be told on its standard input.
     input: Vec<u8>,
-    last_words: LastWords,
+    stderr_tail: StderrTail,
     limit: Duration,
     deadline: Instant,
     /// Its group, until it has ended.
@@ -67,7 +67,7 @@ impl Process {
             bail!("an empty command");
         };
         let line = shown(&command.join(" "));
-        let (last_words, stderr) = LastWords::new()?;
+        let (stderr_tail, stderr) = StderrTail::new()?;
         let mut command = Command::new(program);
         for name in fd_store::ENVIRONMENT {
             command.env_remove(name);
@@ -89,7 +89,7 @@ impl Process {
             line,
             child,
             input,
-            last_words,
+            stderr_tail,
             limit,
             deadline: after(Instant::now(), limit),
             group: group.map(Pid::from_raw),
@@ -119,7 +119,7 @@ impl Process {
         if status.success() {
             return Ok(());
         }
-        match self.last_words.line().await {
+        match self.stderr_tail.line().await {
             Some(last) => bail!("`{}` ended with {status}: {last}", self.line),
             None => bail!("`{}` ended with {status}", self.line),
         }

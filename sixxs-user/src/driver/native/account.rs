@@ -1,20 +1,20 @@
-//! Tunnels of an account at a broker: what TIC says about them, and what is done with it.
+//! Tunnels of an account: their parameters come from a TIC server.
 //!
-//! What the broker said once is kept, and asked for again only when there is nothing, when somebody
-//! wants it, or when a tunnel made of it has not been answered for long.
+//! The parameters are stored. The server is asked again only if there are none, if a client wants it, or
+//! if the broker has not answered for long.
 
 use std::time::Duration;
 
 use sixxs_core::{
     broker::tic::saved::Asked,
     config::{Account, Learned, Tunnel},
-    tunnel::{Driver as State, LockedOut},
+    tunnel::{Driver as DriverState, LockedOut},
     types::IfName,
 };
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::Work;
+use super::{Context, NativeTunnel};
 use crate::{
     broker::{
         cache::Cache,
@@ -23,19 +23,19 @@ use crate::{
     driver::{backoff::Backoff, process::Process},
 };
 
-/// A tunnel that is not answered for so long may have been changed at the broker.
+/// Limit of a broker's silence: its parameters may have changed.
 const STALE: Duration = Duration::from_secs(15 * 60);
 
-/// It is asked about at ever longer intervals.
+/// The limit doubles each time, up to this.
 const LONGEST_STALE: Duration = Duration::from_secs(24 * 3600);
 
-/// After an answer that will be the same until somebody changes something at the broker.
+/// Pause after an answer that stays the same until somebody changes something at the broker.
 const REFUSED: Duration = Duration::from_secs(3600);
 
-/// A wait for a slot is looked at again after so long.
+/// A slot is asked for again after this time.
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
 
-/// What is known of the tunnel of an account from before.
+/// The stored parameters of an account's tunnel.
 pub(crate) async fn known(cache: &Cache, name: &IfName, account: &Account) -> Option<Learned> {
     let parameters = cache.load(name, &asked(account)).await?;
     Some(Learned::new(account, &parameters))
@@ -50,8 +50,8 @@ fn asked(account: &Account) -> Asked {
     }
 }
 
-impl Work {
-    /// Keeps the tunnel of an account up; never ends by itself.
+impl NativeTunnel {
+    /// Keeps the tunnel of an account up; never ends.
     pub(super) async fn keep_account(
         &mut self,
         tunnel: &Tunnel,
@@ -61,25 +61,27 @@ impl Work {
         let mut stale = STALE;
         let mut is_set_up = false;
         loop {
-            let parameters = self.parameters(account, refresh).await;
+            let parameters = self.context.parameters(account, refresh).await;
             let learned = Learned::new(account, &parameters);
-            self.report.learned(learned.clone());
+            self.context.status.set_learned(learned.clone());
             if !is_set_up && let Some(script) = &account.aiccu.setupscript {
                 is_set_up = true;
-                self.set_up_by(script.clone());
+                self.context.run_setup_script(script.clone());
             }
             self.stale_after = Some(stale);
             self.keep(&tunnel.with(&learned)).await;
             info!(
                 "{}: nothing was heard of the broker; asking TIC anew",
-                self.name
+                self.context.name
             );
             stale = (stale * 2).min(LONGEST_STALE);
             refresh = true;
         }
     }
+}
 
-    /// What is known of the tunnel, or what the broker says; returns when there is an answer.
+impl Context {
+    /// The stored parameters, or those that the TIC server returns; waits until it does.
     async fn parameters(&self, account: &Account, refresh: bool) -> Parameters {
         let aiccu = &account.aiccu;
         let asked = asked(account);
@@ -89,7 +91,7 @@ impl Work {
         let mut backoff = Backoff::default();
         loop {
             let words = format!("asking {} about the tunnel", aiccu.server);
-            self.report.say(State::Working(Some(words)));
+            self.status.set(DriverState::Working(Some(words)));
             let pause = match tic::fetch(request(account), &self.connects).await {
                 Ok(Outcome::Parameters(parameters)) => {
                     if let Err(error) = self.cache.save(&self.name, &asked, &parameters).await {
@@ -105,11 +107,11 @@ impl Work {
         }
     }
 
-    /// Says what is wrong, and how long to wait.
+    /// Reports an error, and returns the pause after it.
     fn pause_after(&self, error: &tic::Error, backoff: &mut Backoff) -> Duration {
         match error.retry() {
             Retry::After(wait) if wait.why.is_lockout() => {
-                self.report.say(State::LockedOut(LockedOut {
+                self.status.set(DriverState::LockedOut(LockedOut {
                     until_unix: self
                         .clock
                         .unix_seconds()
@@ -121,31 +123,31 @@ impl Work {
             Retry::After(wait) => {
                 let words = match error {
                     tic::Error::Wait { server, wait } => {
-                        format!("{server}: {}", self.in_words(wait))
+                        format!("{server}: {}", self.until(wait))
                     }
                     error => error.to_string(),
                 };
-                self.report.say(State::Working(Some(words)));
+                self.status.set(DriverState::Working(Some(words)));
                 wait.remaining.min(SLOT_AGAIN)
             }
             Retry::Later => {
-                self.report.say(State::Retrying(error.to_string()));
+                self.status.set(DriverState::Retrying(error.to_string()));
                 backoff.failed()
             }
             Retry::WhenChanged => {
-                self.report.say(State::Failed(error.to_string()));
+                self.status.set(DriverState::Failed(error.to_string()));
                 REFUSED
             }
         }
     }
 
-    /// Runs the user's script, once, beside everything else. What becomes of it is only logged.
-    fn set_up_by(&self, script: String) {
+    /// Runs the user's script once, in a task, as soon as the interface exists. Its outcome is only logged.
+    fn run_setup_script(&self, script: String) {
         let name = self.name.clone();
-        let mut said = self.report.said.subscribe();
+        let mut status = self.status.subscribe();
         tokio::task::spawn_local(async move {
-            if said.wait_for(|said| said.has_made).await.is_err() {
-                // The tunnel was given up before.
+            if status.wait_for(|status| status.has_made).await.is_err() {
+                // The tunnel has ended before.
                 return;
             }
             let outcome = match Process::start(&[script]) {

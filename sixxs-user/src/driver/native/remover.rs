@@ -1,4 +1,4 @@
-//! Interfaces that go at the same time go together: the kernel takes as long for all as for one.
+//! Removes interfaces in groups: the kernel takes as long for a group as for one interface.
 //!
 //! Tasks: one, which ends with the thread of the tunnels.
 
@@ -12,10 +12,10 @@ use tokio::{
 
 use crate::netlink::Netlink;
 
-/// Interfaces that may wait.
+/// Limit of interfaces that wait.
 const WAITING: usize = 1024;
 
-/// In this time others come that are to go by the same order.
+/// Pause in which others join a group.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// An interface, and where the outcome goes.
@@ -28,7 +28,7 @@ pub(super) struct Remover {
 }
 
 impl Remover {
-    /// Begins, on the thread of the tunnels.
+    /// Starts its task, on the thread of the tunnels.
     pub(super) fn begin() -> Self {
         let (doomed, waiting) = mpsc::channel(WAITING);
         tokio::task::spawn_local(remove_together(waiting));
@@ -38,7 +38,7 @@ impl Remover {
     /// Removes an interface, which must be ours; it may be gone.
     pub(super) async fn remove(&self, index: IfIndex) -> anyhow::Result<()> {
         let (answer, outcome) = oneshot::channel();
-        // Both fail only when the thread ends, of which everything here is a part.
+        // Both fail only when the thread ends, and the process with it.
         if self.doomed.send((index, answer)).await.is_err() {
             return Ok(());
         }
@@ -57,8 +57,8 @@ async fn remove_together(mut waiting: mpsc::Receiver<Doomed>) {
         let removed = async { Netlink::open()?.delete_links(&indices).await };
         let outcome = removed.await.map_err(|error| format!("{error:#}"));
         for (_, answer) in doomed {
-            // Whoever asked may have been given up.
-            let _unheard = answer.send(outcome.clone());
+            // The tunnel may have ended.
+            let _unread = answer.send(outcome.clone());
         }
     }
 }

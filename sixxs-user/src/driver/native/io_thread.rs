@@ -1,10 +1,10 @@
 //! The thread that carries packets, for all native tunnels together.
 //!
-//! It has a runtime of its own, so that a busy tunnel never keeps the daemon from repairing rules,
-//! and one set of buffers, so that hundreds of idle tunnels cost next to nothing.
+//! It has a runtime of its own, so that a busy tunnel does not delay repairs, and one set of buffers, so
+//! that idle tunnels take no memory.
 //!
-//! Tasks: on that thread, one per tunnel, one that waits for changes of addresses and routes, and `remover.rs`'s.
-//! They end with the driver that started them, or with the process.
+//! Tasks: on that thread, one per tunnel, one that waits for changes of addresses and routes, and that of
+//! `remover.rs`. They end with the driver that started them, or with the process.
 
 use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, thread};
 
@@ -22,10 +22,10 @@ use crate::{
     wire::{Arrivals, Inbox, Messages, Outbox},
 };
 
-/// Tunnels that may be waiting to be taken over by the thread.
+/// Limit of tunnels that wait for the thread.
 const WAITING: usize = 1024;
 
-/// Many addresses change at once: wait for the last of them so long.
+/// Pause after a change, since many addresses change at once.
 const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
@@ -34,11 +34,11 @@ type Job = Box<dyn FnOnce(&Shared) -> Work + Send>;
 /// What the tunnels of the thread share.
 #[derive(Clone)]
 pub(super) struct Shared {
-    /// Empty whenever a tunnel has had its turn.
+    /// Empty between the turns of two tunnels.
     pub(super) buffers: Rc<RefCell<Buffers>>,
-    /// Counts changes of addresses and routes outside.
+    /// Counts changes of addresses and routes.
     pub(super) outside: watch::Receiver<u64>,
-    /// Takes interfaces away.
+    /// Removes interfaces.
     pub(super) remover: Remover,
 }
 
@@ -54,13 +54,25 @@ pub(super) struct Buffers {
     pub(super) messages: Messages,
 }
 
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            sealed: Outbox::new(HEADER_BYTES),
+            plain: Outbox::new(0),
+            arrivals: Arrivals::default(),
+            inbox: Inbox::default(),
+            messages: Messages::default(),
+        }
+    }
+}
+
 /// The thread.
 #[derive(Clone)]
-pub(crate) struct Engine {
+pub(crate) struct IoThread {
     jobs: mpsc::Sender<Job>,
 }
 
-impl Engine {
+impl IoThread {
     /// Starts it, in the network namespace of the calling thread.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let (jobs, waiting) = mpsc::channel(WAITING);
@@ -75,7 +87,7 @@ impl Engine {
         Ok(Self { jobs })
     }
 
-    /// Has the thread do some work.
+    /// Runs some work on the thread.
     pub(super) fn run<F, W>(&self, work: F) -> anyhow::Result<()>
     where
         F: FnOnce(&Shared) -> W + Send + 'static,
@@ -94,17 +106,11 @@ async fn run(mut jobs: mpsc::Receiver<Job>) {
         if let Err(error) = watch_outside(&changes).await {
             warn!("wait for changes of addresses: {error:#}");
         }
-        // Whoever waits for changes goes on waiting.
+        // Tunnels go on without changes.
         std::future::pending::<()>().await;
     });
     let shared = Shared {
-        buffers: Rc::new(RefCell::new(Buffers {
-            sealed: Outbox::new(HEADER_BYTES),
-            plain: Outbox::new(0),
-            arrivals: Arrivals::default(),
-            inbox: Inbox::default(),
-            messages: Messages::default(),
-        })),
+        buffers: Rc::new(RefCell::new(Buffers::default())),
         outside,
         remover: Remover::begin(),
     };
@@ -119,6 +125,6 @@ async fn watch_outside(changes: &watch::Sender<u64>) -> anyhow::Result<()> {
         watcher.changed().await?;
         changes.send_modify(|count| *count += 1);
         tokio::time::sleep(SETTLE).await;
-        // Whatever came meanwhile is told after it has settled, and so nothing is missed.
+        // A change during the pause is counted after it.
     }
 }

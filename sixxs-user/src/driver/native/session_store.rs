@@ -1,5 +1,6 @@
-//! What a run leaves to the next one, so that a restart is none for the broker: the way to it, and
-//! the port that it knows us by. In `RUN_DIR/ways/NAME`, which does not outlive a reboot.
+//! Sessions with brokers, saved for the next run of the daemon, so that a restart is no connect.
+//!
+//! A file per tunnel in `RUN_DIR/ways/NAME`, which does not outlive a reboot.
 
 use std::{
     fs, io,
@@ -13,66 +14,68 @@ use serde::{Deserialize, Serialize};
 use sixxs_core::types::IfName;
 use tracing::debug;
 
-use super::way::Way;
+use super::broker_path::BrokerPath;
 use crate::removal;
 
-/// Many times what a file takes.
+/// Limit of a file. A session takes some 250 bytes.
 const MAX_BYTES: usize = 4096;
 
-/// The directory, in the run directory.
+/// The directory of saved sessions.
 #[derive(Clone, Debug)]
-pub(crate) struct Ways {
+pub(crate) struct SessionStore {
     directory: PathBuf,
 }
 
-/// How a broker was last reached.
+/// A session with a broker. Times are since boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept {
-    /// The way.
-    pub(super) way: Way,
+pub(super) struct SavedSession {
+    /// The path to the broker.
+    #[serde(rename = "way")]
+    pub(super) path: BrokerPath,
     /// Our port; 0 where it does not matter.
     pub(super) port: u16,
-    /// What the configuration says of the broker.
+    /// The broker, as the configuration names it.
     pub(super) remote: String,
-    /// Our address in the tunnel, by which the broker knows whose it is.
+    /// The address of the tunnel, by which the broker knows it.
     pub(super) address: Ipv6Addr,
-    /// When the broker was last known to know us; this and what follows in the time since boot.
+    /// When the broker last knew this tunnel.
     pub(super) known: Duration,
-    /// Until when it will take us for the same.
+    /// Until when the session can be resumed.
     pub(super) until: Duration,
-    /// When the next beat is due.
+    /// When the next heartbeat is due.
     pub(super) due: Duration,
 }
 
-impl Ways {
+impl SessionStore {
+    /// The store in the run directory.
     pub(crate) fn new(run_dir: &Path) -> Self {
         Self {
             directory: run_dir.join("ways"),
         }
     }
 
-    /// What was kept of a tunnel, if it is still good. What cannot be read is as good as none.
+    /// The session of a tunnel, if it can still be resumed. An unreadable file counts as none.
     pub(super) fn load(
         &self,
         name: &IfName,
         remote: &str,
         address: Ipv6Addr,
         now: Duration,
-    ) -> Option<Kept> {
+    ) -> Option<SavedSession> {
         let text = fs::read_to_string(self.directory.join(name.as_str())).ok()?;
         let text = Some(text).filter(|text| text.len() <= MAX_BYTES)?;
-        let kept: Kept = serde_json::from_str(&text).ok()?;
-        let is_good = kept.remote == remote && kept.address == address && now < kept.until;
-        is_good.then_some(kept)
+        let saved: SavedSession = serde_json::from_str(&text).ok()?;
+        let is_valid = saved.remote == remote && saved.address == address && now < saved.until;
+        is_valid.then_some(saved)
     }
 
-    /// Keeps it, in the place of what was there. Without it a restart takes longer, and no more.
-    pub(super) fn save(&self, name: &IfName, kept: &Kept) {
+    /// Saves a session in place of the last one. Without it a restart takes longer, and no more.
+    pub(super) fn save(&self, name: &IfName, session: &SavedSession) {
         let save = || -> anyhow::Result<()> {
             fs::create_dir_all(&self.directory)
                 .with_context(|| format!("create {}", self.directory.display()))?;
-            let text = serde_json::to_string(kept)?;
-            // Names of interfaces have no slash, and `.new` is longer than any may be.
+            let text = serde_json::to_string(session)?;
+            // No interface has this name: it is too long.
             let draft = self.directory.join(format!("{name}.interface.new"));
             let written = fs::write(&draft, text)
                 .and_then(|()| fs::rename(&draft, self.directory.join(name.as_str())));
@@ -80,18 +83,18 @@ impl Ways {
                 .with_context(|| format!("write {}", draft.display()))
         };
         if let Err(error) = save() {
-            debug!("{name}: keep the way to the broker: {error:#}");
+            debug!("{name}: save the session with the broker: {error:#}");
         }
     }
 
-    /// Forgets a tunnel's.
+    /// Removes the session of a tunnel.
     pub(super) fn remove(&self, name: &IfName) {
         if let Err(error) = removal::file(&self.directory.join(name.as_str())) {
-            debug!("{name}: forget the way to the broker: {error:#}");
+            debug!("{name}: remove the session with the broker: {error:#}");
         }
     }
 
-    /// Forgets all.
+    /// Removes all sessions.
     pub(crate) fn remove_all(&self) -> anyhow::Result<()> {
         match fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -107,13 +110,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_fits_is_used_again() {
+    fn only_a_matching_session_is_resumed() {
         let directory = tempfile::tempdir().unwrap();
-        let ways = Ways::new(directory.path());
+        let store = SessionStore::new(directory.path());
         let name = "sixxs0".parse().unwrap();
         let address = "2001:db8:a::2".parse().unwrap();
-        let kept = Kept {
-            way: Way {
+        let saved = SavedSession {
+            path: BrokerPath {
                 remote: "198.51.100.1".parse().unwrap(),
                 source: "192.0.2.10".parse().unwrap(),
             },
@@ -125,11 +128,11 @@ mod tests {
             due: Duration::from_secs(110),
         };
         let load = |remote: &str, address, seconds| {
-            ways.load(&name, remote, address, Duration::from_secs(seconds))
+            store.load(&name, remote, address, Duration::from_secs(seconds))
         };
         assert_eq!(load("pop.example.net", address, 100), None);
-        ways.save(&name, &kept);
-        assert_eq!(load("pop.example.net", address, 100), Some(kept.clone()));
+        store.save(&name, &saved);
+        assert_eq!(load("pop.example.net", address, 100), Some(saved.clone()));
         assert_eq!(load("pop.example.net", address, 101), None);
         assert_eq!(load("198.51.100.1", address, 100), None);
         assert_eq!(
@@ -138,11 +141,11 @@ mod tests {
         );
         fs::write(directory.path().join("ways/sixxs0"), "garbage").unwrap();
         assert_eq!(load("pop.example.net", address, 100), None);
-        ways.save(&name, &kept);
-        ways.remove(&name);
+        store.save(&name, &saved);
+        store.remove(&name);
         assert_eq!(load("pop.example.net", address, 100), None);
-        ways.remove_all().unwrap();
-        ways.remove_all().unwrap();
+        store.remove_all().unwrap();
+        store.remove_all().unwrap();
         assert!(!directory.path().join("ways").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Where the broker is, and by which of our addresses it is reached.
+//! The address of a broker, and the source address that packets to it get.
 
 use std::{
     io,
@@ -9,10 +9,10 @@ use std::{
 use sixxs_core::config::Remote;
 use tokio::{net::lookup_host, time::timeout};
 
-/// A name server that does not answer is not waited for any longer.
+/// Limit for a name server to answer.
 const LOOKUP: Duration = Duration::from_secs(10);
 
-/// The broker's address.
+/// Resolves the broker's address. The error is in words.
 pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, String> {
     let name = match remote {
         Remote::Address(address) => return Ok(*address),
@@ -31,8 +31,8 @@ pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, String> {
     }
 }
 
-/// The address that packets to `remote` would leave with now: asked of the kernel by a socket that
-/// sends nothing.
+/// The source address that the kernel chooses for packets to `remote` now. A connected socket shows it
+/// without sending anything.
 pub(super) fn source_for(remote: IpAddr, local4: Option<Ipv4Addr>) -> io::Result<IpAddr> {
     let any = match (remote, local4) {
         (IpAddr::V4(_), Some(local4)) => IpAddr::V4(local4),
@@ -45,9 +45,9 @@ pub(super) fn source_for(remote: IpAddr, local4: Option<Ipv4Addr>) -> io::Result
     Ok(socket.local_addr()?.ip())
 }
 
-/// Errors that a new socket would not have. All others are about packets on their way. That our
-/// address has gone from under a socket (EINVAL) is not one of these: changes of addresses are told
-/// by another way, and sooner than a new try would be due.
+/// Whether an error is the socket's own, so that a new socket would not have it. All others are about
+/// packets on their way. A removed source address (EINVAL) is not one of these: the netlink event comes
+/// sooner than another try would.
 pub(super) fn is_of_the_socket(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

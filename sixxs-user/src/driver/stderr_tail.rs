@@ -1,9 +1,9 @@
-//! What a command last said on its standard error.
+//! The end of a command's standard error.
 //!
-//! The pipe is read as long as anybody writes to it, and only its end is kept: neither the command
-//! nor a process that it leaves behind is ever held up, or ended by SIGPIPE.
+//! The pipe is read until its last writer closes it, and only its end is stored. Neither the command nor a
+//! process that it leaves behind is ever blocked, or killed by SIGPIPE.
 //!
-//! Tasks: one per pipe, detached; it ends when nobody can write to the pipe any more.
+//! Tasks: one per pipe, detached; it ends with the last writer.
 
 use std::{
     fs::File,
@@ -27,12 +27,12 @@ const LINE_CHARS: usize = 200;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The end of a command's output.
-pub(super) struct LastWords {
+pub(super) struct StderrTail {
     tail: Arc<Mutex<Vec<u8>>>,
     drain: JoinHandle<()>,
 }
 
-impl LastWords {
+impl StderrTail {
     /// Makes the pipe; a command is to be given its end for writing.
     pub(super) fn new() -> anyhow::Result<(Self, Stdio)> {
         let (reader, writer) = io::pipe().context("make a pipe")?;

@@ -1,0 +1,59 @@
+//! The path to a broker: its address and ours.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use serde::{Deserialize, Serialize};
+use sixxs_core::config::Remote;
+
+use super::resolve::{resolve, source_for};
+
+/// A path to a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BrokerPath {
+    /// The broker's address.
+    pub(super) remote: IpAddr,
+    /// Our source address.
+    pub(super) source: IpAddr,
+}
+
+impl BrokerPath {
+    /// Finds the path to a broker. A broker whose name cannot be resolved is taken to be where it was
+    /// `last`. The error is in words.
+    pub(super) async fn find(
+        remote: &Remote,
+        local4: Option<Ipv4Addr>,
+        last: Option<Self>,
+    ) -> Result<Self, String> {
+        let address = match (resolve(remote).await, last) {
+            (Ok(address), _) => address,
+            (Err(_), Some(last)) => last.remote,
+            (Err(reason), None) => return Err(reason),
+        };
+        let source =
+            source_for(address, local4).map_err(|error| no_path(&error, address, local4))?;
+        Ok(Self {
+            remote: address,
+            source,
+        })
+    }
+
+    /// Whether packets to the broker still get this source address.
+    pub(super) fn is_valid(&self, local4: Option<Ipv4Addr>) -> bool {
+        source_for(self.remote, local4).is_ok_and(|source| source == self.source)
+    }
+}
+
+fn no_path(error: &io::Error, remote: IpAddr, local4: Option<Ipv4Addr>) -> String {
+    match (error.kind(), local4) {
+        (io::ErrorKind::AddrNotAvailable, Some(local4)) => {
+            format!("this host does not have the address {local4}")
+        }
+        (io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable, _) => {
+            format!("there is no route to the broker, {remote}")
+        }
+        _ => format!("reach the broker, {remote}: {error}"),
+    }
+}

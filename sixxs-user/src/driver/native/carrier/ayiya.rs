@@ -1,0 +1,284 @@
+//! An AYIYA tunnel: the protocol's state machine between a TUN device and a UDP socket.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use sixxs_core::{
+    broker::{
+        ayiya::{Action, Identity, Now, Received, SILENCE, Session, wire::PORT},
+        link::Interruption,
+    },
+    config::{Ayiya, Remote, Tunnel},
+    tunnel::Driver as DriverState,
+};
+
+use super::{Carried, Carrier, TUN, TURN};
+use crate::{
+    driver::{
+        StatusSender,
+        native::{
+            Context, broker_path::BrokerPath, io_thread::Buffers, resolve::is_of_the_socket,
+            session_store::SavedSession,
+        },
+    },
+    wire::{Datagrams, Device},
+};
+
+/// The session is saved at this interval while the broker answers.
+const SAVE: Duration = Duration::from_secs(30);
+
+/// Carries AYIYA. The session outlives its sockets.
+pub(in crate::driver::native) struct AyiyaCarrier<'a> {
+    device: &'a Device,
+    config: &'a Ayiya,
+    session: Session,
+    stale_after: Option<Duration>,
+}
+
+/// A UDP socket.
+pub(in crate::driver::native) struct Open {
+    socket: Datagrams,
+    path: BrokerPath,
+    to: SocketAddr,
+    /// The times in the last saved session: of the broker's last answer, and of the next heartbeat.
+    saved: Option<(Duration, Duration)>,
+}
+
+impl<'a> AyiyaCarrier<'a> {
+    /// Nothing is sent yet. `None`: the tunnel lacks an address.
+    pub(in crate::driver::native) fn new(
+        device: &'a Device,
+        tunnel: &Tunnel,
+        config: &'a Ayiya,
+        stale_after: Option<Duration>,
+        elapsed: Duration,
+    ) -> Option<Self> {
+        let identity = Identity {
+            address: tunnel.addresses.first()?.address,
+            peer: tunnel.peer?,
+            password: config.heartbeat.password.clone(),
+            interval: config.heartbeat.interval,
+        };
+        Some(Self {
+            device,
+            config,
+            session: Session::new(&identity, elapsed),
+            stale_after,
+        })
+    }
+
+    /// The broker is silent: it may have another address, or not know this tunnel any more.
+    fn doubt(&self, elapsed: Duration) -> Interruption {
+        let silent_since = self.session.silent_since();
+        match self.stale_after {
+            Some(after) if elapsed >= silent_since.saturating_add(after) => Interruption::Stale,
+            _ => Interruption::PathLost,
+        }
+    }
+
+    /// Saves the session for the next run: after each heartbeat, and at an interval while the broker
+    /// answers.
+    fn save(&self, context: &Context, open: &mut Open, elapsed: Duration) {
+        let session = &self.session;
+        let (known, due) = (session.silent_since(), session.beat_due());
+        let is_due = open
+            .saved
+            .is_none_or(|(then, next)| next != due || known >= then.saturating_add(SAVE));
+        if is_due && session.answers(elapsed) {
+            open.saved = Some((known, due));
+            let saved = SavedSession {
+                path: open.path,
+                port: open.socket.port(),
+                remote: self.config.remote.to_string(),
+                address: session.address(),
+                known,
+                until: known + SILENCE,
+                due,
+            };
+            context.sessions.save(&context.name, &saved);
+        }
+    }
+
+    fn state(&self, broker: IpAddr, elapsed: Duration) -> DriverState {
+        let session = &self.session;
+        if session.answers(elapsed) {
+            return DriverState::Done;
+        }
+        DriverState::Working(Some(if session.was_heard() {
+            let silence = elapsed.saturating_sub(session.silent_since());
+            // In minutes, so that the state does not change every second.
+            let minutes = silence.as_secs() / 60;
+            format!("{broker} has not answered for {minutes} min")
+        } else {
+            format!("{broker} has not answered yet")
+        }))
+    }
+}
+
+impl Carrier for AyiyaCarrier<'_> {
+    const NAME: &'static str = TUN;
+
+    type Open = Open;
+
+    fn broker(&self) -> Remote {
+        self.config.remote.clone()
+    }
+
+    fn local4(&self) -> Option<Ipv4Addr> {
+        self.config.local4
+    }
+
+    fn address(&self) -> Ipv6Addr {
+        self.session.address()
+    }
+
+    fn counts_as_connect(&self) -> bool {
+        true
+    }
+
+    fn endpoint(&self, path: BrokerPath) -> String {
+        SocketAddr::new(path.remote, PORT).to_string()
+    }
+
+    fn explain_open(error: &io::Error) -> String {
+        format!("open a UDP socket: {error}")
+    }
+
+    fn open(
+        &mut self,
+        context: &Context,
+        path: BrokerPath,
+        resumed: Option<&SavedSession>,
+    ) -> io::Result<Open> {
+        let local = self.config.local4.map(IpAddr::V4);
+        let port = resumed.map_or(0, |saved| saved.port);
+        let socket = context.fd_store.socket(
+            &context.name,
+            |held| Datagrams::adopt(held, local, port, path.remote),
+            || Datagrams::open(local, port, path.remote),
+        )?;
+        match resumed {
+            Some(saved) => self.session.go_on(saved.known, saved.due),
+            None => self.session.begin_again(context.clock.now().elapsed),
+        }
+        Ok(Open {
+            socket,
+            path,
+            to: SocketAddr::new(path.remote, PORT),
+            saved: None,
+        })
+    }
+
+    async fn poll(
+        &mut self,
+        context: &Context,
+        open: &mut Open,
+        path: BrokerPath,
+    ) -> io::Result<Result<Duration, Interruption>> {
+        let time = context.clock.now();
+        while let Some(action) = self.session.poll(time) {
+            match action {
+                Action::Send(datagram) => send(&open.socket, open.to, &datagram, datagram.len())?,
+                Action::Doubt => return Ok(Err(self.doubt(time.elapsed))),
+            }
+        }
+        context.status.set(self.state(path.remote, time.elapsed));
+        self.save(context, open, time.elapsed);
+        let due = self.session.due(time.elapsed);
+        Ok(Ok(due.saturating_sub(time.elapsed)))
+    }
+
+    async fn carry(&mut self, context: &Context, open: &mut Open) -> io::Result<Carried> {
+        tokio::select! {
+            ready = self.device.readable() => {
+                ready?;
+                let time = context.clock.unix_seconds();
+                let buffers = &mut context.buffers.borrow_mut();
+                up(buffers, self.device, open, &self.session, time)
+            }
+            ready = open.socket.readable() => {
+                ready?;
+                let time = context.clock.now();
+                let buffers = &mut context.buffers.borrow_mut();
+                down(buffers, self.device, open, &mut self.session, time, &context.status)
+            }
+        }
+    }
+}
+
+/// Moves packets of this host to the broker.
+fn up(
+    buffers: &mut Buffers,
+    device: &Device,
+    open: &Open,
+    session: &Session,
+    unix_seconds: u64,
+) -> io::Result<Carried> {
+    let outbox = &mut buffers.sealed;
+    let sealer = session.sealer();
+    let mut turn = 0;
+    loop {
+        let Ok(more) = outbox.fill((turn < TURN).then_some(device)) else {
+            return Ok(Carried::InterfaceLost);
+        };
+        for datagram in outbox.datagrams() {
+            sealer.forward(datagram, unix_seconds);
+        }
+        let (batch, stride) = outbox.batch();
+        send(&open.socket, open.to, batch, stride)?;
+        if !more {
+            return Ok(Carried::Some);
+        }
+        turn += 1;
+    }
+}
+
+/// Moves packets of the broker to this host.
+fn down(
+    buffers: &mut Buffers,
+    device: &Device,
+    open: &Open,
+    session: &mut Session,
+    time: Now,
+    status: &StatusSender,
+) -> io::Result<Carried> {
+    let Buffers {
+        arrivals, inbox, ..
+    } = buffers;
+    for _ in 0..TURN {
+        if !open.socket.receive(arrivals)? {
+            break;
+        }
+        for (from, datagram) in arrivals.iter() {
+            // Cheaper than to verify datagrams of other senders.
+            if from.ip() != open.path.remote {
+                continue;
+            }
+            match session.receive(datagram, time) {
+                Ok(Received::Packet(packet)) => {
+                    if inbox.add(device, packet) && inbox.write(device).is_err() {
+                        return Ok(Carried::InterfaceLost);
+                    }
+                }
+                Ok(Received::Alive) => {}
+                Err(fault) => status.count_refusal(fault),
+            }
+        }
+        // While the packets are in the processor's cache.
+        if inbox.write(device).is_err() {
+            return Ok(Carried::InterfaceLost);
+        }
+    }
+    Ok(Carried::Some)
+}
+
+/// Sends a batch. Errors about packets on their way are ignored: the next packet may get through.
+fn send(socket: &Datagrams, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
+    match socket.send(to, batch, stride) {
+        Err(error) if is_of_the_socket(&error) => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,356 @@
+//! 6in4 between a TUN device and a raw socket, for kernels without `sit`; with heartbeats, if the broker
+//! wants them.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use sixxs_core::{
+    broker::{
+        ayiya::wire::Fault,
+        link::Interruption,
+        path_mtu::{self, Budget},
+    },
+    config::{Remote, SixInFour, Tunnel},
+    tunnel::Driver as DriverState,
+    types::Mtu,
+};
+use tracing::debug;
+
+use super::{Carried, Carrier, TUN, TURN};
+use crate::{
+    driver::{
+        StatusSender,
+        native::{
+            Context, broker_path::BrokerPath, heartbeat_sender::HeartbeatSender,
+            io_thread::Buffers, resolve::is_of_the_socket, session_store::SavedSession,
+        },
+    },
+    wire::{Device, Inbox, Protocol41},
+};
+
+/// The state of a broker that refuses our packets, in words.
+const REFUSED: &str = "the broker refuses our packets; does it know our IPv4 address?";
+
+/// The result of moving the packets of one turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    /// The device is gone.
+    is_over: bool,
+    /// The broker sent something.
+    was_answered: bool,
+    /// The broker has no tunnel for our address (ICMP protocol unreachable).
+    was_refused: bool,
+}
+
+impl Turn {
+    /// Takes an error of the socket. Most are about packets on their way, which are lost, and no more.
+    fn take(&mut self, error: io::Error) -> io::Result<()> {
+        if is_of_the_socket(&error) {
+            return Err(error);
+        }
+        if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
+            self.was_refused = true;
+        }
+        Ok(())
+    }
+
+    /// The broker sent a packet: an earlier refusal is over.
+    fn answered(&mut self) {
+        self.was_answered = true;
+        self.was_refused = false;
+    }
+}
+
+/// Answers packets that are too long for the path to the broker.
+struct TooBig {
+    /// The source of the answers: the far end, where it is known.
+    router: Ipv6Addr,
+    budget: Budget,
+    since: Instant,
+}
+
+impl TooBig {
+    fn new(router: Ipv6Addr) -> Self {
+        Self {
+            router,
+            budget: Budget::new(Duration::ZERO),
+            since: Instant::now(),
+        }
+    }
+
+    /// Answers packets longer than `most` bytes; of consecutive packets between the same two hosts only the
+    /// first.
+    fn answer<'a>(
+        &mut self,
+        packets: impl Iterator<Item = &'a [u8]>,
+        most: u32,
+        inbox: &mut Inbox,
+        device: &Device,
+    ) -> io::Result<()> {
+        let mut before = None;
+        for packet in packets {
+            let ends = packet.get(8..40);
+            if before == ends || !self.budget.take(self.since.elapsed()) {
+                continue;
+            }
+            before = ends;
+            if let Some(answer) = path_mtu::answer(packet, self.router, most)
+                && inbox.add(device, &answer)
+            {
+                inbox.write(device)?;
+            }
+        }
+        inbox.write(device)
+    }
+}
+
+/// Carries 6in4.
+pub(in crate::driver::native) struct SixInFourCarrier<'a> {
+    device: &'a Device,
+    outer: &'a SixInFour,
+    address: Ipv6Addr,
+    addresses: Vec<Ipv6Addr>,
+    mtu: Mtu,
+    router: Ipv6Addr,
+}
+
+/// A raw socket, and the heartbeats.
+pub(in crate::driver::native) struct Open {
+    socket: Protocol41,
+    heartbeats: Option<HeartbeatSender>,
+    is_refused: bool,
+    too_big: TooBig,
+}
+
+impl<'a> SixInFourCarrier<'a> {
+    /// `None`: the tunnel lacks an address.
+    pub(in crate::driver::native) fn new(
+        device: &'a Device,
+        tunnel: &Tunnel,
+        outer: &'a SixInFour,
+    ) -> Option<Self> {
+        let addresses: Vec<_> = tunnel.addresses.iter().map(|a| a.address).collect();
+        let address = *addresses.first()?;
+        Some(Self {
+            device,
+            outer,
+            address,
+            addresses,
+            mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),
+            router: tunnel.peer.unwrap_or(address),
+        })
+    }
+
+    /// The broker has forgotten our address: announces it at once, if a connect is allowed now.
+    async fn announce(&self, context: &Context, sender: &mut HeartbeatSender, path: BrokerPath) {
+        let elapsed = context.clock.now().elapsed;
+        if sender.may_announce(elapsed)
+            && matches!(
+                context.take_slot(&self.broker(), path.remote).await,
+                Ok(Ok(_))
+            )
+        {
+            sender.announce(elapsed);
+        }
+    }
+}
+
+impl Carrier for SixInFourCarrier<'_> {
+    const NAME: &'static str = TUN;
+
+    type Open = Open;
+
+    fn broker(&self) -> Remote {
+        Remote::Address(IpAddr::V4(self.outer.remote4))
+    }
+
+    fn local4(&self) -> Option<Ipv4Addr> {
+        self.outer.local4
+    }
+
+    fn address(&self) -> Ipv6Addr {
+        self.address
+    }
+
+    fn counts_as_connect(&self) -> bool {
+        // Without heartbeats the broker is sent nothing.
+        self.outer.heartbeat.is_some()
+    }
+
+    fn endpoint(&self, path: BrokerPath) -> String {
+        path.remote.to_string()
+    }
+
+    fn explain_open(error: &io::Error) -> String {
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => {
+                format!("open a raw socket: {error}; run as root or grant CAP_NET_RAW")
+            }
+            _ => error.to_string(),
+        }
+    }
+
+    fn open(
+        &mut self,
+        context: &Context,
+        path: BrokerPath,
+        resumed: Option<&SavedSession>,
+    ) -> io::Result<Open> {
+        let (IpAddr::V4(local), IpAddr::V4(remote)) = (path.source, path.remote) else {
+            return Err(io::Error::other("the broker has no IPv4 address"));
+        };
+        let socket = context.fd_store.socket(
+            &context.name,
+            |held| Protocol41::adopt(held, local, remote),
+            || Protocol41::open(local, remote),
+        )?;
+        let heartbeat = self.outer.heartbeat.as_ref();
+        let heartbeats = heartbeat.map(|heartbeat| {
+            let clock = context.clock.clone();
+            HeartbeatSender::open(heartbeat, self.address, path, clock, resumed)
+        });
+        Ok(Open {
+            socket,
+            heartbeats: heartbeats.transpose()?,
+            is_refused: false,
+            too_big: TooBig::new(self.router),
+        })
+    }
+
+    async fn poll(
+        &mut self,
+        context: &Context,
+        open: &mut Open,
+        path: BrokerPath,
+    ) -> io::Result<Result<Duration, Interruption>> {
+        let pause = match &mut open.heartbeats {
+            Some(sender) => {
+                if open.is_refused {
+                    self.announce(context, sender, path).await;
+                }
+                sender.send_due(&context.sessions, &context.name)?
+            }
+            None => Duration::MAX,
+        };
+        context.status.set(match open.is_refused {
+            true => DriverState::Working(Some(REFUSED.to_owned())),
+            false => DriverState::Done,
+        });
+        Ok(Ok(pause))
+    }
+
+    async fn carry(&mut self, context: &Context, open: &mut Open) -> io::Result<Carried> {
+        let turn = tokio::select! {
+            ready = self.device.readable() => {
+                ready?;
+                up(&mut context.buffers.borrow_mut(), self.device, open)?
+            }
+            ready = open.socket.readable() => {
+                ready?;
+                self.down(&mut context.buffers.borrow_mut(), open, &context.status)?
+            }
+        };
+        if turn.is_over {
+            return Ok(Carried::InterfaceLost);
+        }
+        open.is_refused = turn.was_refused || (open.is_refused && !turn.was_answered);
+        Ok(Carried::Some)
+    }
+
+    fn route_changed(&mut self, context: &Context, open: &mut Open) {
+        // Without a route now, there will be another change.
+        if let Err(error) = open.socket.refresh() {
+            debug!("{}: look the route up again: {error}", context.name);
+        }
+    }
+}
+
+/// Moves packets of this host to the broker.
+fn up(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Turn> {
+    let Open {
+        socket, too_big, ..
+    } = open;
+    let Buffers { plain, inbox, .. } = buffers;
+    let mut turn = Turn::default();
+    let mut batches = 0;
+    loop {
+        let Ok(more) = plain.fill((batches < TURN).then_some(device)) else {
+            turn.is_over = true;
+            return Ok(turn);
+        };
+        let (batch, stride) = plain.batch();
+        let most = if path_mtu::fits_always(stride) {
+            u32::MAX
+        } else {
+            // Without a route nothing is sent, either.
+            socket.path_mtu().map_or(u32::MAX, path_mtu::fits)
+        };
+        let (longer, batch) = path_mtu::split(batch, stride, most);
+        if !longer.is_empty() {
+            let packets = longer.chunks(stride.max(1));
+            if too_big.answer(packets, most, inbox, device).is_err() {
+                turn.is_over = true;
+                return Ok(turn);
+            }
+        }
+        if let Err(error) = socket.send(batch, stride) {
+            turn.take(error)?;
+        }
+        if !more {
+            return Ok(turn);
+        }
+        batches += 1;
+    }
+}
+
+impl SixInFourCarrier<'_> {
+    /// Moves packets of the broker to this host. The kernel passes only those from the broker's address.
+    fn down(&self, buffers: &mut Buffers, open: &Open, status: &StatusSender) -> io::Result<Turn> {
+        let Buffers {
+            inbox, messages, ..
+        } = buffers;
+        let device = self.device;
+        let mut turn = Turn::default();
+        let mtu = usize::try_from(self.mtu.0).unwrap_or(usize::MAX);
+        for _ in 0..TURN {
+            match open.socket.receive(messages) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    turn.take(error)?;
+                    continue;
+                }
+            }
+            for packet in Protocol41::packets(messages) {
+                match source(packet) {
+                    None => status.count_refusal(Fault::Payload),
+                    Some(source) if self.addresses.contains(&source) => {
+                        status.count_refusal(Fault::OwnSource);
+                    }
+                    Some(_) => {
+                        turn.answered();
+                        if inbox.add_raw(device, packet, mtu) && inbox.write(device).is_err() {
+                            turn.is_over = true;
+                            return Ok(turn);
+                        }
+                    }
+                }
+            }
+            // While the packets are in the processor's cache.
+            if inbox.write(device).is_err() {
+                turn.is_over = true;
+                return Ok(turn);
+            }
+        }
+        Ok(turn)
+    }
+}
+
+/// The source of an IPv6 packet.
+fn source(packet: &[u8]) -> Option<Ipv6Addr> {
+    let octets = packet.get(8..24)?.first_chunk::<16>()?;
+    Some(Ipv6Addr::from(*octets))
+}

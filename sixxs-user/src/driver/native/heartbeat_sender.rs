@@ -1,0 +1,116 @@
+//! Sends the heartbeats by which a broker learns our IPv4 address.
+
+use std::{
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use sixxs_core::{
+    broker::{
+        beats::Beats,
+        heartbeat::{self, BURST},
+    },
+    config::Heartbeat,
+    types::IfName,
+};
+
+use super::{
+    broker_path::BrokerPath,
+    resolve::is_of_the_socket,
+    session_store::{SavedSession, SessionStore},
+};
+use crate::{clock::Clock, wire::Datagrams};
+
+/// The shortest time between two announcements to a broker that says it does not know us. Anybody could
+/// forge that answer.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(60);
+
+/// Sends heartbeats to one broker.
+pub(super) struct HeartbeatSender {
+    clock: Clock,
+    heartbeat: Heartbeat,
+    address: Ipv6Addr,
+    path: BrokerPath,
+    beats: Beats,
+    /// When the last announcement began.
+    announced: Duration,
+    socket: Datagrams,
+    to: SocketAddr,
+}
+
+impl HeartbeatSender {
+    /// For the tunnel whose address at our end is `address`. The first heartbeat is due at once, unless a
+    /// session is resumed.
+    pub(super) fn open(
+        heartbeat: &Heartbeat,
+        address: Ipv6Addr,
+        path: BrokerPath,
+        clock: Clock,
+        resumed: Option<&SavedSession>,
+    ) -> io::Result<Self> {
+        let elapsed = clock.now().elapsed;
+        let mut sender = Self {
+            clock,
+            heartbeat: heartbeat.clone(),
+            address,
+            path,
+            beats: Beats::new(BURST, heartbeat.interval, elapsed),
+            announced: elapsed,
+            // The broker takes the heartbeat's source for our end of the tunnel.
+            socket: Datagrams::open(Some(path.source), 0, path.remote)?,
+            to: SocketAddr::new(path.remote, heartbeat::PORT),
+        };
+        if let Some(saved) = resumed {
+            sender.announced = saved.known;
+            sender.beats.go_on(saved.due);
+        }
+        Ok(sender)
+    }
+
+    fn session(&self) -> SavedSession {
+        let due = self.beats.due();
+        let beat = due.saturating_sub(self.beats.interval());
+        SavedSession {
+            path: self.path,
+            port: 0,
+            remote: self.path.remote.to_string(),
+            address: self.address,
+            known: self.announced,
+            // One heartbeat may be missed.
+            until: beat.saturating_add(self.beats.interval().saturating_mul(2)),
+            due,
+        }
+    }
+
+    /// Whether the broker may be sent another announcement before the next heartbeat is due.
+    pub(super) fn may_announce(&self, elapsed: Duration) -> bool {
+        elapsed >= self.announced.saturating_add(ANNOUNCE_AGAIN)
+    }
+
+    /// Announces this tunnel again, as at a start.
+    pub(super) fn announce(&mut self, elapsed: Duration) {
+        self.announced = elapsed;
+        self.beats.begin_again(elapsed);
+    }
+
+    /// Sends a heartbeat if one is due, and saves the session. Returns the time until the next.
+    pub(super) fn send_due(
+        &mut self,
+        sessions: &SessionStore,
+        name: &IfName,
+    ) -> io::Result<Duration> {
+        let time = self.clock.now();
+        if self.beats.take(time.elapsed) {
+            sessions.save(name, &self.session());
+            let password = &self.heartbeat.password;
+            let text = heartbeat::beat(self.address, time.unix_seconds, password);
+            match self.socket.send(self.to, text.as_bytes(), text.len()) {
+                Err(error) if is_of_the_socket(&error) => return Err(error),
+                // A heartbeat that cannot be sent now is lost, as on the path.
+                _ => {}
+            }
+        }
+        Ok(self.beats.due().saturating_sub(time.elapsed))
+    }
+}

@@ -1,0 +1,180 @@
+//! The interface of a native tunnel: made, found again, and removed.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use sixxs_core::{
+    config::{Kind, SixInFour, Tunnel},
+    tunnel::Driver as DriverState,
+};
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::{
+    Context, NativeTunnel,
+    carrier::{AyiyaCarrier, SitCarrier, SixInFourCarrier},
+    run::End,
+};
+use crate::{
+    driver::backoff::Backoff,
+    fd_store::What,
+    netlink::{
+        Netlink,
+        marked::There,
+        sit::{Ends, NoSit},
+    },
+    wire::Device,
+};
+
+impl NativeTunnel {
+    /// Keeps a tunnel up; ends only when what its broker assigned may be outdated.
+    pub(super) async fn keep(&mut self, tunnel: &Tunnel) {
+        self.context.status.set(DriverState::Working(None));
+        if let Kind::SixInFour(outer) = &tunnel.kind {
+            self.keep_sit(tunnel, outer).await;
+        }
+        let mut backoff = Backoff::default();
+        loop {
+            self.context.status.set(DriverState::Working(None));
+            let device = match self.device().await {
+                Ok(device) => device,
+                Err(error) => {
+                    self.retry_after(&format!("{error:#}"), backoff.failed())
+                        .await;
+                    continue;
+                }
+            };
+            self.interface = Some(device.index());
+            self.context.status.set_made(true);
+            let made = Instant::now();
+            let end = self.carry(&device, tunnel).await;
+            self.context.status.set_made(false);
+            match end {
+                End::Stale => {
+                    self.device = Some(device);
+                    return;
+                }
+                End::InterfaceLost => {
+                    // It may have another name by now.
+                    if let Err(error) = self.remove_interface().await {
+                        debug!("{}: {error:#}", self.context.name);
+                    }
+                    self.context.fd_store.forget(&self.context.name);
+                    drop(device);
+                    // Another program that removed it may remove the next one too.
+                    sleep(backoff.lost(made.elapsed())).await;
+                }
+            }
+        }
+    }
+
+    async fn carry(&mut self, device: &Device, tunnel: &Tunnel) -> End {
+        let index = device.index();
+        match &tunnel.kind {
+            Kind::Ayiya(ayiya) => {
+                let time = self.context.clock.now().elapsed;
+                match AyiyaCarrier::new(device, tunnel, ayiya, self.stale_after, time) {
+                    Some(mut carrier) => self.run(index, &mut carrier).await,
+                    None => self.lacks_addresses().await,
+                }
+            }
+            Kind::SixInFour(outer) => match SixInFourCarrier::new(device, tunnel, outer) {
+                Some(mut carrier) => self.run(index, &mut carrier).await,
+                None => self.lacks_addresses().await,
+            },
+            // Others make the interface, or its kind is not known yet.
+            Kind::Interface | Kind::Command { .. } | Kind::Account(_) => {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Keeps a tunnel up by the kernel's `sit`; ends only if the kernel has none.
+    async fn keep_sit(&mut self, tunnel: &Tunnel, outer: &SixInFour) {
+        let Some(mut carrier) = SitCarrier::new(tunnel, outer) else {
+            return self.lacks_addresses().await;
+        };
+        let ends = Ends {
+            local: outer.local4,
+            remote: outer.remote4,
+        };
+        let mut backoff = Backoff::default();
+        loop {
+            let made = match Netlink::open() {
+                Ok(netlink) => netlink.sit(&self.context.name, ends).await,
+                Err(error) => Err(NoSit::Other(error)),
+            };
+            let index = match made {
+                Ok(index) => index,
+                Err(NoSit::Unsupported) => return,
+                Err(error) => {
+                    self.retry_after(&format!("{error:#}"), backoff.failed())
+                        .await;
+                    continue;
+                }
+            };
+            self.interface = Some(index);
+            self.context.status.set_made(true);
+            let made = Instant::now();
+            self.run(index, &mut carrier).await;
+            self.context.status.set_made(false);
+            // Another program that removed it may remove the next one too.
+            sleep(backoff.lost(made.elapsed())).await;
+        }
+    }
+
+    async fn retry_after(&self, reason: &str, pause: Duration) {
+        let state = DriverState::Retrying(reason.to_owned());
+        self.context.status.set(state);
+        sleep(pause).await;
+    }
+
+    /// The configuration promises addresses for every kind that comes here.
+    async fn lacks_addresses<T>(&self) -> T {
+        let reason = "its addresses are not known".to_owned();
+        self.context.status.set(DriverState::Failed(reason));
+        std::future::pending().await
+    }
+
+    /// Our device: the one of an earlier run, or a new one. It outlives the process, so that a restart
+    /// finds it with its addresses, routes and rules.
+    async fn device(&mut self) -> anyhow::Result<Device> {
+        let Context { name, fd_store, .. } = &self.context;
+        let netlink = Netlink::open()?;
+        let there = netlink.there(name).await?;
+        let before = self.device.take();
+        let device = match (there, before) {
+            (There::OurTun(index), Some(device)) if index == device.index() => return Ok(device),
+            (There::OurTun(_), _) => Device::create(name, fd_store.take(name, What::Device))?,
+            (There::Nothing, _) => {
+                let device = Device::create(name, None)?;
+                // Until it has its mark, the kernel removes it with this process.
+                netlink.mark(device.index()).await?;
+                device.keep()?;
+                device
+            }
+            (There::OurSit(index), _) => {
+                netlink.delete_link(index).await?;
+                bail!("a tunnel of the kernel's was in the place of {name}");
+            }
+            (There::Others, _) => {
+                bail!("make the TUN device {name}: somebody else has an interface of that name")
+            }
+        };
+        fd_store.hold(name, What::Device, &device);
+        Ok(device)
+    }
+
+    /// Removes our interface, if there is one.
+    pub(super) async fn remove_interface(&mut self) -> anyhow::Result<()> {
+        let Some(index) = self.interface.take() else {
+            return Ok(());
+        };
+        let netlink = Netlink::open()?;
+        match netlink.there(&self.context.name).await? {
+            There::OurSit(found) if found == index => self.remover.remove(index).await,
+            _ if netlink.is_our_tun(index).await? => self.remover.remove(index).await,
+            _ => Ok(()),
+        }
+    }
+}

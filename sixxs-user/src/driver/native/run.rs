@@ -1,0 +1,431 @@
+//! Keeps the link between a tunnel and its broker: carries out what `sixxs_core::broker::link` decides.
+
+use std::{net::IpAddr, time::Duration};
+
+use sixxs_core::{
+    broker::link::{Interruption, Link, Next, Slot},
+    config::Remote,
+    tunnel::{Driver as DriverState, LockedOut},
+    types::IfIndex,
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tracing::debug;
+
+use super::{
+    Context, NativeTunnel,
+    broker_path::BrokerPath,
+    carrier::{Carried, Carrier},
+    session_store::SavedSession,
+};
+use crate::{
+    broker::connects::{self, Wait},
+    clock::time_of_day,
+};
+
+/// The clock is read at least this often: timers stand still while the machine sleeps.
+const LONGEST_SLEEP: Duration = Duration::from_secs(15);
+
+/// A slot is asked for again after this time: the clock or the record of connects may have changed.
+const SLOT_AGAIN: Duration = Duration::from_secs(60);
+
+/// Why a link has ended.
+pub(super) enum End {
+    /// The interface is gone, or has another name.
+    InterfaceLost,
+    /// The broker has been silent for too long.
+    Stale,
+}
+
+/// Why a carrier has stopped.
+enum Stopped {
+    Interrupted(Interruption),
+    InterfaceLost,
+}
+
+impl NativeTunnel {
+    /// Keeps the link of a carrier, whose interface has this index.
+    pub(super) async fn run<C: Carrier>(&mut self, index: IfIndex, carrier: &mut C) -> End {
+        let mut observed = self.observed.clone();
+        tokio::select! {
+            () = interface_lost(&mut observed, index) => End::InterfaceLost,
+            end = self.keep_link(carrier) => end,
+        }
+    }
+
+    async fn keep_link<C: Carrier>(&mut self, carrier: &mut C) -> End {
+        let broker = carrier.broker();
+        let mut saved = self.context.resumable(carrier);
+        let path = saved.as_ref().map(|saved| saved.path);
+        let mut link = Link::new(carrier.counts_as_connect(), path);
+        loop {
+            if let Some(state) = link.take_state() {
+                self.context.status.set(state);
+            }
+            match link.next() {
+                Next::Locate => {
+                    // Changes from here on end the wait below.
+                    self.outside.mark_unchanged();
+                    let local4 = carrier.local4();
+                    link.located(BrokerPath::find(&broker, local4, link.last()).await);
+                }
+                Next::TakeSlot(path) => {
+                    let slot = self.context.slot(&broker, path, carrier).await;
+                    link.slot(path, slot);
+                }
+                Next::Carry { path, .. } => {
+                    match self.carry_until_stopped(carrier, path, saved.take()).await {
+                        Stopped::Interrupted(interruption) => link.carried(interruption),
+                        Stopped::InterfaceLost => return End::InterfaceLost,
+                    }
+                }
+                Next::WaitForChange(limit) => {
+                    // Either way the broker is looked for again.
+                    let _changed = timeout(limit, self.outside.changed()).await;
+                    link.waited();
+                }
+                Next::Wait(pause) => {
+                    sleep(pause).await;
+                    link.waited();
+                }
+                Next::Stale => return End::Stale,
+            }
+        }
+    }
+
+    /// Opens a carrier's sockets, and carries packets until something stops it.
+    async fn carry_until_stopped<C: Carrier>(
+        &mut self,
+        carrier: &mut C,
+        path: BrokerPath,
+        saved: Option<SavedSession>,
+    ) -> Stopped {
+        let mut open = match carrier.open(&self.context, path, saved.as_ref()) {
+            Ok(open) => open,
+            Err(error) => {
+                let reason = C::explain_open(&error);
+                return Stopped::Interrupted(Interruption::NotOpened(reason));
+            }
+        };
+        self.context
+            .status
+            .set_endpoint(carrier.endpoint(path), C::NAME);
+        match self.carry_on(carrier, &mut open, path).await {
+            Ok(stopped) => stopped,
+            Err(error) => {
+                // A new socket does not have this error.
+                debug!("{}: {error}", self.context.name);
+                Stopped::Interrupted(Interruption::Failed(error.to_string()))
+            }
+        }
+    }
+
+    async fn carry_on<C: Carrier>(
+        &mut self,
+        carrier: &mut C,
+        open: &mut C::Open,
+        path: BrokerPath,
+    ) -> std::io::Result<Stopped> {
+        loop {
+            let pause = match carrier.poll(&self.context, open, path).await? {
+                Ok(pause) => pause,
+                Err(interruption) => return Ok(Stopped::Interrupted(interruption)),
+            };
+            tokio::select! {
+                carried = carrier.carry(&self.context, open) => {
+                    if carried? == Carried::InterfaceLost {
+                        return Ok(Stopped::InterfaceLost);
+                    }
+                }
+                () = sleep(pause.min(LONGEST_SLEEP)) => {}
+                changed = self.outside.changed() => {
+                    if changed.is_ok() && !path.is_valid(carrier.local4()) {
+                        return Ok(Stopped::Interrupted(Interruption::PathLost));
+                    }
+                    carrier.route_changed(&self.context, open);
+                }
+            }
+        }
+    }
+}
+
+/// Waits until our interface is gone or renamed, after a scan has found it once.
+async fn interface_lost(observed: &mut watch::Receiver<Option<IfIndex>>, index: IfIndex) {
+    let is_ours = |observed: &Option<IfIndex>| *observed == Some(index);
+    let lost = async {
+        observed.wait_for(is_ours).await?;
+        observed.wait_for(|observed| !is_ours(observed)).await
+    };
+    if lost.await.is_err() {
+        // The handle is dropped: the missing order ends the tunnel.
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Context {
+    /// The session of an earlier run, if the broker still takes us for the same.
+    fn resumable<C: Carrier>(&self, carrier: &C) -> Option<SavedSession> {
+        let now = self.clock.now().elapsed;
+        let broker = carrier.broker().to_string();
+        let saved = self
+            .sessions
+            .load(&self.name, &broker, carrier.address(), now);
+        saved.filter(|saved| saved.path.is_valid(carrier.local4()))
+    }
+
+    /// Takes a slot of the connect limit, which is used at once.
+    async fn slot<C: Carrier>(&self, broker: &Remote, path: BrokerPath, carrier: &C) -> Slot {
+        let wait = match self.take_slot(broker, path.remote).await {
+            Ok(Ok(_slot)) => {
+                let is_path_valid = path.is_valid(carrier.local4());
+                return Slot::Taken { is_path_valid };
+            }
+            Ok(Err(wait)) => wait,
+            Err(error) => {
+                return Slot::Refused {
+                    state: DriverState::Retrying(format!("{error:#}")),
+                    pause: SLOT_AGAIN,
+                };
+            }
+        };
+        let state = if wait.why.is_lockout() {
+            let until = wait.remaining.as_secs();
+            DriverState::LockedOut(LockedOut {
+                until_unix: self.clock.unix_seconds().saturating_add(until),
+                reason: wait.to_string(),
+            })
+        } else {
+            DriverState::Working(Some(self.until(&wait)))
+        };
+        Slot::Refused {
+            state,
+            pause: wait.remaining.min(SLOT_AGAIN),
+        }
+    }
+
+    /// Until when there is no connect, and why.
+    pub(super) fn until(&self, wait: &Wait) -> String {
+        let seconds = self.clock.unix_seconds().saturating_add(wait.seconds());
+        match time_of_day(seconds) {
+            Some(until) => format!("no connect until {until}: {}", wait.why),
+            // The clock is far off.
+            None => wait.to_string(),
+        }
+    }
+
+    /// Takes a slot, if there is one. Another tunnel may know the broker by its name or by its address.
+    pub(super) async fn take_slot(
+        &self,
+        broker: &Remote,
+        address: IpAddr,
+    ) -> anyhow::Result<Result<connects::Slot, Wait>> {
+        let names = [broker.to_string(), address.to_string()];
+        let names = names.each_ref().map(String::as_str);
+        self.connects.take_each(&names).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::RefCell,
+        collections::{BTreeSet, VecDeque},
+        io,
+        net::{Ipv4Addr, Ipv6Addr},
+        path::Path,
+        rc::Rc,
+    };
+
+    use sixxs_core::broker::connects::Limit;
+
+    use super::*;
+    use crate::{
+        broker::{cache::Cache, connects::Connects},
+        clock::Clock,
+        driver::{
+            ChangeNotifier, StatusSender,
+            native::{io_thread::Buffers, remover::Remover, session_store::SessionStore},
+        },
+        fd_store::FdStore,
+    };
+
+    /// A carrier that opens nothing. Each time it is polled it does the next thing of its script.
+    struct FakeCarrier {
+        counts: bool,
+        script: VecDeque<io::Result<Interruption>>,
+        /// For each time it was opened: whether a session was resumed.
+        opened: Vec<bool>,
+    }
+
+    impl Carrier for FakeCarrier {
+        const NAME: &'static str = "fake";
+
+        type Open = ();
+
+        fn broker(&self) -> Remote {
+            Remote::Address(Ipv4Addr::LOCALHOST.into())
+        }
+
+        fn local4(&self) -> Option<Ipv4Addr> {
+            None
+        }
+
+        fn address(&self) -> Ipv6Addr {
+            "2001:db8:a::2".parse().unwrap()
+        }
+
+        fn counts_as_connect(&self) -> bool {
+            self.counts
+        }
+
+        fn endpoint(&self, path: BrokerPath) -> String {
+            path.remote.to_string()
+        }
+
+        fn explain_open(error: &io::Error) -> String {
+            format!("open: {error}")
+        }
+
+        fn open(
+            &mut self,
+            _context: &Context,
+            _path: BrokerPath,
+            resumed: Option<&SavedSession>,
+        ) -> io::Result<()> {
+            self.opened.push(resumed.is_some());
+            Ok(())
+        }
+
+        async fn poll(
+            &mut self,
+            _context: &Context,
+            (): &mut (),
+            _path: BrokerPath,
+        ) -> io::Result<Result<Duration, Interruption>> {
+            match self.script.pop_front() {
+                Some(Ok(interruption)) => Ok(Err(interruption)),
+                Some(Err(error)) => Err(error),
+                None => Ok(Ok(Duration::MAX)),
+            }
+        }
+
+        async fn carry(&mut self, _context: &Context, (): &mut ()) -> io::Result<Carried> {
+            Ok(Carried::InterfaceLost)
+        }
+    }
+
+    fn tunnel(directory: &Path, slots: u32) -> NativeTunnel {
+        let (status, _) = StatusSender::new(DriverState::Idle, &ChangeNotifier::default());
+        let limit = Limit {
+            connects: slots,
+            ..Limit::default()
+        };
+        NativeTunnel {
+            context: Context {
+                name: "sixxs0".parse().unwrap(),
+                status,
+                clock: Clock::default(),
+                connects: Connects::new(directory, limit),
+                cache: Cache::new(directory),
+                sessions: SessionStore::new(directory),
+                fd_store: FdStore::open(&BTreeSet::new()),
+                buffers: Rc::new(RefCell::new(Buffers::default())),
+            },
+            remover: Remover::begin(),
+            observed: watch::channel(None).1,
+            outside: watch::channel(0).1,
+            stale_after: None,
+            interface: None,
+            device: None,
+        }
+    }
+
+    /// Runs a carrier in a tunnel with this many slots. Returns it, and the last state of the tunnel if
+    /// it does not end within a second.
+    fn run(
+        prepare: impl FnOnce(&mut NativeTunnel),
+        slots: u32,
+        mut carrier: FakeCarrier,
+    ) -> (FakeCarrier, Option<DriverState>) {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let state = tokio::task::LocalSet::new().block_on(&runtime, async {
+            let mut tunnel = tunnel(directory.path(), slots);
+            prepare(&mut tunnel);
+            let ended = timeout(Duration::from_secs(1), tunnel.run(IfIndex(1), &mut carrier));
+            let is_over = ended.await.is_ok();
+            let state = tunnel.context.status.subscribe().borrow().state.clone();
+            (!is_over).then_some(state)
+        });
+        (carrier, state)
+    }
+
+    fn carrier(counts: bool, script: Vec<io::Result<Interruption>>) -> FakeCarrier {
+        FakeCarrier {
+            counts,
+            script: script.into(),
+            opened: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_lost_path_takes_another_slot() {
+        let lost = || vec![Ok(Interruption::PathLost)];
+        let (carried, waits) = run(|_| {}, 2, carrier(true, lost()));
+        assert_eq!((carried.opened, waits), (vec![false, false], None));
+        // The second slot is not there.
+        let (carried, waits) = run(|_| {}, 1, carrier(true, lost()));
+        assert_eq!(carried.opened, [false]);
+        let Some(DriverState::Working(Some(reason))) = waits else {
+            panic!("{waits:?}");
+        };
+        assert!(reason.starts_with("no connect until"), "{reason}");
+        // Without heartbeats nothing counts as a connect.
+        let (carried, waits) = run(|_| {}, 1, carrier(false, lost()));
+        assert_eq!((carried.opened, waits), (vec![false, false], None));
+    }
+
+    #[test]
+    fn a_saved_session_is_resumed_once_and_needs_no_slot() {
+        let save = |tunnel: &mut NativeTunnel| {
+            let now = tunnel.context.clock.now().elapsed;
+            let session = SavedSession {
+                path: BrokerPath {
+                    remote: Ipv4Addr::LOCALHOST.into(),
+                    source: Ipv4Addr::LOCALHOST.into(),
+                },
+                port: 0,
+                remote: Ipv4Addr::LOCALHOST.to_string(),
+                address: "2001:db8:a::2".parse().unwrap(),
+                known: now,
+                until: now + Duration::from_secs(60),
+                due: now,
+            };
+            tunnel.context.sessions.save(&tunnel.context.name, &session);
+        };
+        let lost = vec![Ok(Interruption::PathLost)];
+        let (carried, waits) = run(save, 1, carrier(true, lost));
+        assert_eq!((carried.opened, waits), (vec![true, false], None));
+    }
+
+    #[test]
+    fn a_broken_socket_shows_until_it_is_opened_again() {
+        let broken = vec![Err(io::Error::other("broken"))];
+        let (carried, waits) = run(|_| {}, 2, carrier(true, broken));
+        assert_eq!(carried.opened, [false]);
+        let state = DriverState::Working(Some("broken".to_owned()));
+        assert_eq!(waits, Some(state));
+    }
+
+    #[test]
+    fn a_stale_link_ends() {
+        let stale = vec![Ok(Interruption::Stale)];
+        let (carried, waits) = run(|_| {}, 1, carrier(true, stale));
+        assert_eq!((carried.opened, waits), (vec![false], None));
+    }
+}
