@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, path::Path, str::FromStr};
 
 use anyhow::{Context as _, bail};
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    LinkOrder, ProgramError, SchedClassifier,
     links::{FdLink, PinnedLink},
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
@@ -14,7 +14,10 @@ use sixxs_core::{
 };
 use tracing::{debug, warn};
 
-use super::{Pins, program_id, tcx};
+use super::{
+    Pins, program_id,
+    tcx::{self, attach_type},
+};
 use crate::{
     netlink::{
         Netlink, name_to_index,
@@ -448,13 +451,6 @@ fn attach_first(
         TcAttachOptions::TcxOrder(LinkOrder::first()),
     )?;
     Ok(program.take_link(id)?.try_into()?)
-}
-
-pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
-    match direction {
-        Direction::Ingress => TcAttachType::Ingress,
-        Direction::Egress => TcAttachType::Egress,
-    }
 }
 
 /// Our filter, if it is there.

@@ -11,10 +11,11 @@ use sixxs_core::types::{IfIndex, IfName};
 
 use super::{
     EGRESS, Hook, INGRESS, OBJECT,
-    hook::{HANDLE, attach_type},
+    hook::HANDLE,
     object,
     pins::{Pins, is_mount_point, mount_point, on_bpffs},
     shape,
+    tcx::attach_type,
 };
 use crate::netlink::{
     Netlink,

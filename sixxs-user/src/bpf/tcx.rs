@@ -13,11 +13,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, TcAttachType};
 use sixxs_core::types::{IfIndex, IfName};
 
 use super::{
-    hook::attach_type,
     program_id,
     syscall::{call, make},
 };
@@ -248,5 +247,13 @@ pub(super) fn kind(object: &OwnedFd) -> Option<Kind> {
         // The descriptor that made it, and one that was opened later.
         "bpf_link" | "bpf-link" => Some(Kind::Link),
         _ => None,
+    }
+}
+
+/// The attach type of a direction.
+pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
     }
 }

@@ -1,10 +1,11 @@
 //! The daemon: one task owns the state, all others send it events.
 //!
-//! [`daemon`] composes the parts and carries out events. Each part owns its data, gets what it needs as
-//! arguments and does not know the others: [`intent`] what is wanted, [`tunnels`] the drivers,
-//! [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`] and
-//! [`health`] how the tunnels do, [`alerts`] who is told, [`reload`] the way back. [`snapshot`] is the
-//! state as plain data, of which [`status`] and [`metrics_snapshot`] are functions.
+//! Three files compose, each on top of the next: [`daemon`] handles events and reports, [`operations`]
+//! starts, stops and reloads, [`enforcer`] scans and repairs. Below them each part owns its data, gets what
+//! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
+//! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
+//! and [`health`] how tunnels do, [`alerts`], [`reload`]. [`snapshot`] is the state as plain data;
+//! [`status`] and [`metrics_snapshot`] are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
 //! * the control server ([`crate::control`]), which turns connections into requests; it ends with the
@@ -26,6 +27,7 @@ mod control_groups;
 mod daemon;
 mod echo_health;
 mod endpoints;
+mod enforcer;
 mod event;
 #[cfg(test)]
 mod fixture;
@@ -34,6 +36,7 @@ mod intent;
 mod leak_details;
 mod leak_reports;
 mod metrics_snapshot;
+mod operations;
 mod readings;
 mod reconciler;
 mod reload;
@@ -48,7 +51,7 @@ mod tunnels;
 use sixxs_core::config::Config;
 use tracing::warn;
 
-use crate::{bpf::HookChoice, claim, kernel, metrics, paths::Paths, run_dir};
+use crate::{bpf::HookChoice, claim, kernel, paths::Paths, run_dir};
 
 /// How a daemon is to run.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +83,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let _lock = run_dir::lock(paths)?;
     let _claim = claim::namespace()?;
     let (mut daemon, mut sources) = start::start(paths, config, options).await?;
-    let repairs = metrics::repairs();
-    let ending = daemon.work(&mut sources, &repairs).await?;
+    let ending = daemon.work(&mut sources).await?;
     let end = match ending.is_idle {
         true => End::Idle,
         false => End::Ordered,

@@ -3,20 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use sixxs_core::config::Config;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
-};
+use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, info};
 
 use super::{
     Options,
     alerts::Alerts,
-    daemon::{Daemon, Parts},
+    daemon::Daemon,
     endpoints::Endpoints,
+    enforcer::Enforcer,
     event::{Receivers, Signals, Sources},
     intent::Intent,
+    operations::Operations,
     reconciler::Reconciler,
+    reload::Trial,
     tunnels::Tunnels,
 };
 use crate::{
@@ -56,7 +56,7 @@ pub(super) async fn start(
     let (notifier, clock) = (ChangeNotifier::default(), Clock::default());
     let ledger_clock = Arc::new(clock.clone());
     let connects = Connects::with_clock(&paths.state_dir, config.connect_limit, ledger_clock);
-    let services = DriverContext::new(
+    let context = DriverContext::new(
         notifier.clone(),
         clock.clone(),
         connects.clone(),
@@ -64,7 +64,7 @@ pub(super) async fn start(
         FdStore::open(&names),
     );
     // Started early: packets for tunnels of an earlier run wait in queues.
-    let tunnels = Tunnels::start_all(&config, &services);
+    let tunnels = Tunnels::start_all(&config, &context);
     let (kernel, rings) = load(paths, options, &netlink).await?;
 
     let (stopped_to, stopped) = mpsc::channel(WAITING);
@@ -82,27 +82,26 @@ pub(super) async fn start(
     };
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
-    let mut daemon = Daemon {
-        paths: paths.clone(),
-        is_on_demand: options.on_demand,
-        started: Instant::now(),
-        intent: Intent::new(config),
+    let parts = (
+        Intent::new(config),
         tunnels,
-        reconciler: Reconciler::new(netlink, kernel),
-        endpoints: Endpoints::new(paths.clone(), handle),
-        alerts: Alerts::new(clock),
-        services,
-        watcher,
-        stopped_to,
-        pruning: tokio::spawn(prune(connects)),
-        parts: Parts::default(),
-    };
+        Reconciler::new(netlink, kernel),
+    );
+    let outlets = (Endpoints::new(paths.clone(), handle), Alerts::new(clock));
+    let mut enforcer = Enforcer::new(parts, outlets, watcher, paths.clone());
     // A driver reports later. Until then its tunnel has what its broker assigned in an earlier run.
-    let learned = daemon.services.known(daemon.intent.wanted()).await;
-    daemon.intent.resume(learned);
-    daemon.reconcile().await?;
-    daemon.begin_leak_reports()?;
-    daemon.endpoints.listen();
+    let learned = context.known(enforcer.intent.wanted()).await;
+    enforcer.intent.resume(learned);
+    enforcer.reconcile().await?;
+    enforcer.endpoints.listen();
+    let operations = Operations {
+        enforcer,
+        context,
+        stopped_to,
+        trial: Trial::default(),
+    };
+    let pruning = tokio::spawn(prune(connects));
+    let daemon = Daemon::new(operations, options.on_demand, pruning)?;
     Ok((daemon, sources))
 }
 

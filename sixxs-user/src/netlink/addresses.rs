@@ -16,7 +16,7 @@ use sixxs_core::{
     types::{IfIndex, Prefix},
 };
 
-use super::{Netlink, observe::DUMP};
+use super::{DUMP, Netlink};
 
 /// An address of an interface, and how it is doing.
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,7 @@ use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use rtnetlink::{
     Handle, new_connection_with_strict_check,
-    packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
+    packet_core::{ErrorMessage, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{RouteNetlinkMessage, rule::RuleMessage},
     sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols},
 };
@@ -68,6 +68,9 @@ pub struct Netlink {
     /// any.
     seen: Option<BTreeMap<IfIndex, Option<Instant>>>,
 }
+
+/// Flags of a request that lists all objects of a kind.
+const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
 /// What to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use rtnetlink::{
-    packet_core::{NLM_F_DUMP, NLM_F_REQUEST},
+    packet_core::NLM_F_REQUEST,
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         link::{
@@ -36,7 +36,7 @@ use sixxs_core::{
     types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
-use super::{Netlink, RequestError, Scope, addresses::SeenAddress, link_type};
+use super::{DUMP, Netlink, RequestError, Scope, addresses::SeenAddress, link_type};
 
 /// An address that only a default route leads to: the first of global unicast, 2000::/3, which
 /// some take for a default route as well (RFC 4291 §2.4). Nobody has it.
@@ -49,9 +49,6 @@ const FRESH: Duration = Duration::from_secs(60);
 /// An exit whose route went is still guarded for this time: a network manager that sets an interface up
 /// anew takes the route away and puts it back.
 const LINGER: Duration = Duration::from_secs(5);
-
-pub(super) const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
-
 impl Netlink {
     /// Looks at interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {

@@ -28,11 +28,7 @@ use sixxs_core::{
 };
 use tokio::time::timeout;
 
-use super::{
-    RequestError, TIMEOUT,
-    observe::{DUMP, destination},
-    to_kernel,
-};
+use super::{DUMP, RequestError, TIMEOUT, observe::destination, to_kernel};
 
 /// The kernel fills at most this much at a time (`netlink_recvmsg`).
 const ANSWER_BYTES: usize = 32 * 1024;

@@ -13,7 +13,7 @@ use sixxs_core::{
     types::{PROTOCOL, Prefix, RulePriority, TableId},
 };
 
-use super::{Netlink, RequestError, observe::DUMP};
+use super::{DUMP, Netlink, RequestError};
 
 impl Netlink {
     /// Our rules as the kernel told of them, and everybody else's.

@@ -1,8 +1,6 @@
 //! Packet filters, as nft lists them.
 
-use std::{process::Stdio, time::Duration};
-
-use anyhow::{Context as _, bail, ensure};
+use anyhow::Context as _;
 use serde_json::Value;
 use sixxs_core::{
     doctor::{
@@ -11,16 +9,9 @@ use sixxs_core::{
     },
     enforce,
 };
-use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
-use super::{View, ip6tables};
+use super::{View, ip6tables, listing::output};
 use crate::netlink::{Question, Way};
-
-/// How long it may take.
-const WITHIN: Duration = Duration::from_secs(2);
-
-/// How much it may say: a rule set that bans 10,000 addresses takes less.
-const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn filters(view: &View) -> Filters {
     let (by_nft, legacy, tunnels) = tokio::join!(by_nft(), ip6tables::legacy(), tunnels(view));
@@ -82,38 +73,6 @@ async fn list() -> anyhow::Result<Value> {
     match output("nft", &["-j", "list", "ruleset"]).await? {
         Some(listed) => serde_json::from_slice(&listed).context("understand what nft lists"),
         None => Ok(Value::Null),
-    }
-}
-
-/// What a program that lists something prints; `None`: it is not there.
-pub(super) async fn output(program: &str, arguments: &[&str]) -> anyhow::Result<Option<Vec<u8>>> {
-    let child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("run {program}")),
-    };
-    let output = child.stdout.take().context("it has no output")?;
-    let finished = async {
-        let mut listed = Vec::new();
-        output.take(MAX_BYTES + 1).read_to_end(&mut listed).await?;
-        ensure!(
-            listed.len() as u64 <= MAX_BYTES,
-            "{program} lists more than {MAX_BYTES} bytes"
-        );
-        let status = child.wait().await?;
-        ensure!(status.success(), "{program} lists nothing: {status}");
-        Ok(Some(listed))
-    };
-    match timeout(WITHIN, finished).await {
-        Ok(listed) => listed,
-        Err(_) => bail!("{program} takes longer than {} s", WITHIN.as_secs()),
     }
 }
 

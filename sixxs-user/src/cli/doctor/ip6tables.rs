@@ -7,7 +7,7 @@ use sixxs_core::doctor::{
     ruleset::{Action, Chain, Condition, Home, Interfaces, Policy, Reverse, Rule, Tool},
 };
 
-use super::{filters::output, read};
+use super::{listing::output, read};
 
 /// Tables in which `-m rpfilter` is allowed.
 const TABLES: [&str; 2] = ["raw", "mangle"];

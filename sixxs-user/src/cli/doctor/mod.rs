@@ -10,6 +10,7 @@
 mod brokers;
 mod filters;
 mod ip6tables;
+mod listing;
 mod managers;
 mod settings;
 mod sockets;

@@ -1,0 +1,319 @@
+//! Operations: starts and stops tunnels, reloads the configuration, previews.
+//!
+//! Works on the rounds below it. Must not know leaks, health or the loop.
+
+use std::{sync::Arc, time::Duration};
+
+use sixxs_core::{
+    aiccu,
+    config::{Account, Config, Tls, Tunnel},
+    routing::diff,
+    types::IfName,
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::{
+    enforcer::Enforcer,
+    reload::{Changes, Trial},
+    systemd,
+    tunnels::{Stopped, stop_in_task},
+};
+use crate::{
+    api::{self, About, ConfigText},
+    broker::connects::Connects,
+    config_file,
+    control::{Answer, Outcome, Verb},
+    driver::DriverContext,
+    netlink::Scope,
+    paths::absolute,
+    preview::{Before, preview},
+};
+
+/// Carries out what clients and signals ask for.
+pub(super) struct Operations {
+    pub(super) enforcer: Enforcer,
+    pub(super) context: DriverContext,
+    /// Where tasks report that drivers have stopped.
+    pub(super) stopped_to: mpsc::Sender<Stopped>,
+    pub(super) trial: Trial,
+}
+
+impl Operations {
+    /// What is left to do, by a scan that changes nothing.
+    pub(super) async fn plan(&mut self) -> anyhow::Result<api::Plan> {
+        let scope = Scope::of(self.enforcer.intent.wanted());
+        let observed = self.enforcer.reconciler.netlink().observe(&scope).await?;
+        let desired = self
+            .enforcer
+            .intent
+            .desired(&self.enforcer.tunnels.started());
+        Ok(api::Plan {
+            config: Some(absolute(&self.enforcer.paths.config)),
+            ..api::Plan::from(&diff(&desired, &observed))
+        })
+    }
+
+    /// The tunnel of the account in this file, which is added if it is new.
+    pub(super) fn add_account(&mut self, file: &api::AccountFile) -> Result<Tunnel, String> {
+        if let Ok(known) = self.enforcer.intent.tunnel_of(&file.file) {
+            return Ok(known);
+        }
+        let bytes = config_file::read_secret(&file.file)?;
+        let aiccu = aiccu::parse(&file.file, &bytes).map_err(|invalid| invalid.to_string())?;
+        self.enforcer.intent.add(Account {
+            file: file.file.clone(),
+            aiccu,
+            tls: Tls {
+                ca: file.tls_ca.clone(),
+                verify: file.tls_verify,
+            },
+        })
+    }
+
+    /// Starts, stops or restarts tunnels. Drivers may take their time to stop: a task waits for them, and
+    /// [`Operations::drivers_stopped`] goes on.
+    pub(super) async fn act(
+        &mut self,
+        verb: Verb,
+        chosen: Result<Vec<Tunnel>, String>,
+        refresh: bool,
+        answer: Answer<Outcome>,
+    ) {
+        let chosen = match chosen {
+            Ok(chosen) => self.check_act(verb, chosen, refresh).await,
+            Err(error) => Err(error),
+        };
+        let chosen = match chosen {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                let _gone = answer.send(Err(error));
+                return;
+            }
+        };
+        let names: Vec<_> = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
+        let stops: &[IfName] = match verb {
+            Verb::Start => &[],
+            Verb::Stop | Verb::Restart => &names,
+        };
+        let stops = stops.to_vec();
+        let start = if verb == Verb::Stop { vec![] } else { chosen };
+        let stopped = Stopped {
+            refresh,
+            ..Stopped::new(names, start, answer)
+        };
+        self.stop_then(&stops, stopped).await;
+    }
+
+    async fn check_act(
+        &self,
+        verb: Verb,
+        chosen: Vec<Tunnel>,
+        refresh: bool,
+    ) -> Result<Vec<Tunnel>, String> {
+        let names = chosen.iter().map(|tunnel| &tunnel.name);
+        self.refuse_stopping(names)?;
+        if verb == Verb::Restart {
+            let state = (
+                self.enforcer.intent.effective(),
+                self.enforcer.reconciler.links(),
+            );
+            let check = self
+                .enforcer
+                .tunnels
+                .check_restart(&chosen, refresh, state, &self.context);
+            check.await.map_err(|error| format!("{error:#}"))?;
+        }
+        Ok(chosen)
+    }
+
+    /// A tunnel whose driver is being stopped cannot be changed.
+    fn refuse_stopping<'a>(
+        &self,
+        mut names: impl Iterator<Item = &'a IfName>,
+    ) -> Result<(), String> {
+        match names.find(|name| self.enforcer.tunnels.is_stopping(name)) {
+            Some(name) => Err(format!("{name} is being stopped; try again in a moment")),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops the drivers of these tunnels, and then does the rest.
+    async fn stop_then(&mut self, names: &[IfName], stopped: Stopped) {
+        let drivers = self.enforcer.tunnels.take_drivers(names);
+        if drivers.is_empty() {
+            self.drivers_stopped(stopped).await;
+            return;
+        }
+        // Rules and sources go first, the interface after them.
+        self.enforcer.reconcile_or_report().await;
+        stop_in_task(drivers, stopped, self.stopped_to.clone());
+    }
+
+    /// Drivers have stopped: starts the tunnels that are to be started, and answers.
+    pub(super) async fn drivers_stopped(&mut self, stopped: Stopped) {
+        let Stopped {
+            names,
+            start,
+            refresh,
+            answer,
+            mut problems,
+        } = stopped;
+        for name in &names {
+            if start.is_empty() {
+                self.enforcer.intent.drop_runtime(name);
+            }
+            let mut wanted = self.enforcer.intent.wanted().tunnels.iter();
+            let is_gone = wanted.all(|tunnel| tunnel.name != *name);
+            self.enforcer.tunnels.has_stopped(name, is_gone);
+        }
+        if !start.is_empty() {
+            self.enforcer.intent.note_start();
+        }
+        for tunnel in &start {
+            self.enforcer.tunnels.start(tunnel, &self.context, refresh);
+        }
+        if let Err(error) = self.enforcer.reconcile().await {
+            problems.push(format!("{error:#}"));
+        }
+        let outcome = match problems.is_empty() {
+            true => Ok(()),
+            false => Err(problems.join("; ")),
+        };
+        let _gone = answer.send(outcome);
+    }
+
+    /// Reloads the configuration file. A wrong file changes nothing.
+    pub(super) async fn reload(
+        &mut self,
+        confirm_within: Option<Duration>,
+        answer: Answer<Outcome>,
+    ) {
+        let config = match config_file::read(&self.enforcer.paths.config) {
+            Ok(config) => config,
+            Err(error) => {
+                let _gone = answer.send(Err(error.to_string()));
+                return;
+            }
+        };
+        for note in config.notes() {
+            info!("{note}");
+        }
+        let before = self.enforcer.intent.file();
+        match self.take_over(config) {
+            Ok(changes) => {
+                let now = self.enforcer.now();
+                self.trial.begin(before, confirm_within, now);
+                self.follow(changes, answer).await;
+            }
+            Err(refusal) => {
+                let _gone = answer.send(Err(refusal));
+            }
+        }
+    }
+
+    /// `systemctl reload` and `kill -HUP`.
+    pub(super) async fn reload_by_signal(&mut self) -> anyhow::Result<()> {
+        systemd::reloading()?;
+        self.reload(None, log_outcome("reload")).await;
+        systemd::reloaded()
+    }
+
+    /// Nobody has confirmed the configuration: reverts to the one before.
+    pub(super) async fn revert(&mut self) {
+        let Some(config) = self.trial.end() else {
+            return;
+        };
+        match self.take_over(config.clone()) {
+            Ok(changes) => {
+                let problem = format!(
+                    "nobody confirmed the new configuration: back to the one before; {} is still the new one",
+                    self.enforcer.paths.config.display()
+                );
+                self.enforcer.raise([About::Problem { problem }]);
+                let answer = log_outcome("go back to the configuration before");
+                self.follow(changes, answer).await;
+            }
+            Err(refusal) => {
+                // A tunnel is being stopped: a moment later it can be done.
+                info!("go back to the configuration before: {refusal}");
+                let now = self.enforcer.now();
+                self.trial.retry(config, now);
+            }
+        }
+    }
+
+    /// Makes a configuration the wanted one. Returns what has to be stopped and started for it.
+    fn take_over(&mut self, mut config: Config) -> Result<Changes, String> {
+        self.enforcer.intent.keep_runtime(&mut config)?;
+        let changes = Changes::between(self.enforcer.intent.wanted(), &config);
+        self.refuse_stopping(changes.touched())?;
+        self.context.connects.set_limit(config.connect_limit);
+        self.enforcer.intent.replace(config, &changes.stop);
+        Ok(changes)
+    }
+
+    /// Stops and starts what changed, and reconciles.
+    async fn follow(&mut self, changes: Changes, answer: Answer<Outcome>) {
+        let Changes { stop, mut start } = changes;
+        // A tunnel that a request has stopped stays stopped.
+        start.retain(|tunnel| self.enforcer.tunnels.is_new_or_started(&tunnel.name));
+        let stopped = Stopped::new(stop.clone(), start, answer);
+        self.stop_then(&stop, stopped).await;
+    }
+
+    /// What a reload would change.
+    pub(super) async fn preview(
+        &mut self,
+        asked: api::CheckReload,
+    ) -> anyhow::Result<api::Preview> {
+        let faulty = |fault: String| api::Preview {
+            faults: vec![fault],
+            ..api::Preview::default()
+        };
+        let read = match asked.instead {
+            Some(ConfigText { file, text }) => config_file::parse(&file, &text),
+            None => config_file::read(&self.enforcer.paths.config),
+        };
+        let mut new = match read {
+            Ok(new) => new,
+            Err(error) => return Ok(faulty(error.to_string())),
+        };
+        if let Err(refusal) = self.enforcer.intent.keep_runtime(&mut new) {
+            return Ok(faulty(refusal));
+        }
+        let stops = Changes::between(self.enforcer.intent.wanted(), &new).stop;
+        let mut learned = self.context.known(&new).await;
+        let present = self.enforcer.intent.learned().iter();
+        let kept = present.filter(|(name, _)| !stops.contains(name));
+        learned.extend(kept.map(|(name, assigned)| (name.clone(), assigned.clone())));
+        let before = Before {
+            config: self.enforcer.intent.wanted(),
+            in_force: self.enforcer.intent.effective(),
+            stopped: self.enforcer.tunnels.stopped(),
+        };
+        let clock = &self.context.clock;
+        let ledger_clock = Arc::new(clock.clone());
+        let connects = Connects::with_clock(
+            &self.enforcer.paths.state_dir,
+            new.connect_limit,
+            ledger_clock,
+        );
+        let netlink = self.enforcer.reconciler.netlink();
+        preview(before, &new, &learned, netlink, &connects, clock).await
+    }
+}
+
+/// Where an outcome goes for which no client waits.
+fn log_outcome(what: &'static str) -> Answer<Outcome> {
+    let (answer, outcome) = oneshot::channel::<Outcome>();
+    tokio::spawn(async move {
+        match outcome.await {
+            Ok(Ok(())) => info!("{what}: done"),
+            Ok(Err(error)) => warn!("{what}: {error}"),
+            // The daemon is ending.
+            Err(_) => {}
+        }
+    });
+    answer
+}
