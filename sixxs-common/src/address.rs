@@ -1,11 +1,11 @@
-//! IPv6 addresses and prefixes in the form that the programs compare: two machine words.
+//! IPv6 addresses and prefixes as two machine words, the form in which the programs compare them.
 
 use bytemuck::{Pod, Zeroable};
 
-/// An IPv6 address: its sixteen bytes in network order, seen as two words of the machine's order.
+/// An IPv6 address: its sixteen bytes in network order, stored as two words of native byte order.
 ///
-/// Only equality and masking are defined on it, and both are indifferent to byte order, so that no
-/// byte is ever swapped on the packet path.
+/// Only equality and masking are defined. Neither depends on the byte order, so the packet path
+/// never swaps bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct Address {
@@ -13,7 +13,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// From the sixteen bytes as they stand in a packet.
+    /// From the sixteen bytes in network order.
     #[inline(always)]
     #[must_use]
     pub const fn from_octets(octets: [u8; 16]) -> Self {
@@ -26,7 +26,7 @@ impl Address {
         }
     }
 
-    /// From the sixteen bytes as they stand in a packet, read as two words.
+    /// From the sixteen bytes in network order, read as two words.
     #[inline(always)]
     #[must_use]
     pub const fn from_words(words: [u64; 2]) -> Self {
@@ -40,7 +40,7 @@ impl Address {
         self.words
     }
 
-    /// The sixteen bytes as they stand in a packet.
+    /// The sixteen bytes in network order.
     #[inline(always)]
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {
@@ -52,7 +52,7 @@ impl Address {
     /// `::`
     pub const UNSPECIFIED: Self = Self { words: [0; 2] };
 
-    /// The address with all `bits` leading bits set and the others clear.
+    /// The address whose first `bits` bits are set and whose other bits are clear.
     #[must_use]
     pub const fn mask(bits: u8) -> Self {
         let mask = if bits == 0 {
@@ -65,7 +65,7 @@ impl Address {
         Self::from_octets(mask.to_be_bytes())
     }
 
-    /// The bits that are set in both.
+    /// The bits that are set in both addresses.
     #[inline(always)]
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
@@ -77,34 +77,35 @@ impl Address {
         }
     }
 
-    /// Zero if the two are the same: to be combined with others, for one branch instead of many.
+    /// Zero if both addresses are equal. Callers combine several results, to have one branch
+    /// instead of many.
     #[inline(always)]
     #[must_use]
     pub const fn difference(self, other: Self) -> u64 {
         (self.words[0] ^ other.words[0]) | (self.words[1] ^ other.words[1])
     }
 
-    /// A place among `count` (a power of two above 1) that spreads addresses evenly.
+    /// A hash of the address: an index below `count` (a power of two above 1), evenly distributed.
     #[inline(always)]
     #[must_use]
     pub const fn place_among(self, count: usize) -> usize {
-        // 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4): of the product, the
-        // highest bits depend on all of the address.
+        // 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4): the highest bits of the
+        // product depend on the whole address.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let mixed = (self.words[0] ^ self.words[1]).wrapping_mul(GOLDEN);
         let highest = (mixed >> 32) as u32;
         (highest >> (32 - count.ilog2())) as usize & (count - 1)
     }
 
-    /// Whether this address lies in `prefix`.
+    /// Whether this address is in `prefix`.
     #[inline(always)]
     #[must_use]
     pub const fn within(self, prefix: &Prefix) -> bool {
         self.and(prefix.mask).difference(prefix.value) == 0
     }
 
-    /// Whether this is a destination of link or interface scope, which never leaves the wire:
-    /// fe80::/10, ff01::/16, ff02::/16 (RFC 4291 §2.5.6 and §2.7).
+    /// Whether this is a destination of link-local or interface-local scope, which routers never
+    /// forward: fe80::/10, ff01::/16, ff02::/16 (RFC 4291 §2.5.6 and §2.7).
     #[inline(always)]
     #[must_use]
     pub const fn is_link_scope(self) -> bool {
@@ -112,7 +113,7 @@ impl Address {
         (first == 0xfe && second & 0xc0 == 0x80) || (first == 0xff && matches!(second, 1 | 2))
     }
 
-    /// Whether this is a multicast group, ff00::/8 (RFC 4291 §2.7).
+    /// Whether this is a multicast address, ff00::/8 (RFC 4291 §2.7).
     #[inline(always)]
     #[must_use]
     pub const fn is_multicast(self) -> bool {
@@ -120,7 +121,7 @@ impl Address {
     }
 }
 
-/// A prefix, ready to be compared with.
+/// A prefix, as mask and value, ready for comparison.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Prefix {
@@ -129,7 +130,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The prefix of `bits` bits that `address` lies in; bits above 128 count as 128.
+    /// The prefix of `bits` bits around `address`; a length above 128 means 128.
     #[must_use]
     pub const fn new(address: Address, bits: u8) -> Self {
         let mask = Address::mask(bits);
@@ -139,7 +140,7 @@ impl Prefix {
         }
     }
 
-    /// A prefix that no address lies in: its value has bits that its mask clears.
+    /// A prefix that contains no address: its value has bits that its mask clears.
     pub const NEVER: Self = Self {
         mask: Address { words: [0; 2] },
         value: Address {
@@ -175,7 +176,7 @@ mod tests {
         }
     }
 
-    /// Hosts of a network, and networks of a site, do not crowd in few places.
+    /// The hosts of a network, and the networks of a site, spread over all indexes.
     #[test]
     fn neighbours_are_spread() {
         for step in [1, 1 << 64, 1 << 80] {

@@ -1,4 +1,4 @@
-//! What a packet on its way out of an interface is.
+//! Classifies a packet that is about to leave by an interface.
 
 use crate::{
     address::Address,
@@ -6,22 +6,24 @@ use crate::{
     packet::{Ipv6, NoIpv6},
 };
 
-/// What the decision asks the tables.
+/// The lookups that the decision needs.
 pub trait Tables {
-    /// The entry of the longest prefix that `address` lies in, over all tunnels.
+    /// The entry of the longest prefix that contains `address`, over all tunnels.
     fn source(&self, address: Address) -> Option<Source>;
 
-    /// Whether `destination` is reached without the tunnel in slot `tunnel`.
+    /// Whether `destination` is a direct destination of the tunnel in slot `tunnel`: reached without
+    /// the tunnel.
     fn is_direct(&self, tunnel: u32, destination: Address) -> bool;
 
-    /// Whether packets to `destination` come here by a tunnel: it is one's address, or in its prefix.
+    /// Whether packets to `destination` arrive here through a tunnel: it is a tunnel's address, or in
+    /// its prefix.
     #[inline(always)]
     fn comes_here(&self, destination: Address) -> bool {
         self.source(destination).is_some_and(Source::is_here)
     }
 }
 
-/// The interface that the packet is about to leave by.
+/// The interface by which the packet is about to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// The native uplink with this interface index.
@@ -30,28 +32,30 @@ pub enum Exit {
     Tunnel(u32),
 }
 
-/// What the packet is. Each has its own counter and its own treatment.
+/// The class of the packet. Each class has its own counter and its own action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not IPv6.
     OtherProtocol,
-    /// Says it is IPv6 and cannot be parsed. Passes: what we do not understand is not ours.
+    /// Marked as IPv6, but cannot be parsed. It passes: we do not touch packets that we do not
+    /// understand.
     Unparsed,
-    /// On an uplink: the source belongs to no tunnel.
+    /// At an uplink: the source belongs to no tunnel.
     NotOurs,
-    /// The source belongs to a tunnel, and this packet may leave here all the same.
+    /// The source belongs to a tunnel, but this packet may leave by this interface.
     Exempt,
-    /// On a tunnel: the source is its own.
+    /// At a tunnel: the source belongs to this tunnel.
     Own,
-    /// On a tunnel: the source belongs to no tunnel. The broker will drop it; we never alter it.
+    /// At a tunnel: the source belongs to no tunnel. The broker drops such packets; we never change
+    /// them.
     Stray,
-    /// On a tunnel: a tunnel would bring it back here, until its hop limit is used up.
+    /// At a tunnel: a tunnel would bring the packet back here, until its hop limit is used up.
     Loop,
-    /// The source belongs to the tunnel in this slot, and this is not the way there.
+    /// The source belongs to the tunnel in this slot, and this interface does not lead there.
     Leak(u32),
 }
 
-/// The decision.
+/// Classifies a packet.
 #[inline(always)]
 pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) -> Verdict {
     let ipv6 = match ipv6 {
@@ -59,7 +63,8 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         Err(NoIpv6::OtherProtocol) => return Verdict::OtherProtocol,
         Err(NoIpv6::Malformed) => return Verdict::Unparsed,
     };
-    // First what is asked at every exit: the kernel verifies it once, before the ways part.
+    // This lookup is needed at every exit. Done before the branches, it is verified only once by the
+    // kernel.
     let source = tables.source(ipv6.source);
     if matches!(exit, Exit::Tunnel(_)) && tables.comes_here(ipv6.destination) {
         return if is_local_talk(ipv6) {
@@ -80,8 +85,8 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         Exit::Tunnel(_) => false,
         Exit::Uplink(ifindex) => source.is_at_home(ifindex, ipv6.destination.is_multicast()),
     };
-    // Behind this host, on this wire: no tunnel leads there but back. Both are asked, so that the
-    // programs have one branch for the kernel to verify.
+    // The destination is behind this host or on the local link: a tunnel would only bring the packet
+    // back. Both lookups run (`|`, not `||`), so that the verifier has only one branch.
     let is_near =
         || tables.is_direct(source.slot(), ipv6.destination) | tables.comes_here(ipv6.destination);
     if at_home || ipv6.destination.is_link_scope() || is_near() {
@@ -91,7 +96,7 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
     }
 }
 
-/// Neighbour discovery and the like: nothing that a broker would have to forward.
+/// Neighbour discovery and similar packets, which a broker never forwards.
 #[inline(always)]
 fn is_local_talk(ipv6: &Ipv6) -> bool {
     ipv6.source.is_link_scope()
@@ -106,8 +111,8 @@ mod tests {
     use crate::layout::{ANY_UPLINK, GROUPS_ONLY, SEVERAL_GROUPS_ONLY};
     use core::net::Ipv6Addr;
 
-    /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1, the second with
-    /// a routed /48 of which one address is also net0's, and one the tunnel's far end.
+    /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1. The second tunnel
+    /// has a routed /48. One address of that prefix is also on net0, and one is the tunnel's far end.
     struct Host(Vec<(Prefix, Source)>);
 
     fn address(text: &str) -> Address {
@@ -150,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    #[rustfmt::skip] // a table reads best as one
+    #[rustfmt::skip] // one table is easier to read
     fn every_case() {
         use Exit::{Tunnel, Uplink};
         use Verdict::{Exempt, Leak, Loop, NotOurs, Own, Stray};

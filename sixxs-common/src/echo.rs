@@ -1,53 +1,55 @@
-//! Echo requests from outside and the replies to them, paired: the proof that a tunnel answers.
+//! Echo pairing: echo requests from outside are matched with their replies, as proof that a tunnel
+//! answers.
 //!
-//! A request is remembered in one of [`PLACES`] places, which its [`tag`] chooses; the reply with the
-//! same tag takes it out again. No lock and no search: a flood of requests costs memory that is there
-//! anyway, and at worst drives out what had not been answered, which is counted.
+//! A request is stored in one of [`PLACES`] entries; its [`tag`] selects the entry. The reply with the
+//! same tag removes it. This needs no lock and no search. A flood of requests uses no additional
+//! memory; at worst it evicts unanswered requests, which a counter shows.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::address::Address;
 
-/// Requests remembered at a time; a power of two.
+/// Number of requests stored at a time; a power of two.
 pub const PLACES: u32 = 4096;
 
-/// A request that is not answered within this time may be driven out, or come again, as if it were
-/// none any more.
+/// After this time, an unanswered request may be evicted without being counted, and the same request
+/// counts as new.
 pub const PATIENCE_NS: u64 = 10_000_000_000;
 
-/// A request that waits for its reply. Processors may race for it: then one of two requests with the
-/// same place is driven out without being counted so.
+/// A request that waits for its reply. Processors may race for an entry: then one of two requests for
+/// the same entry is evicted without being counted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Pending {
-    /// Which request; 0 for none.
+    /// [`tag`] of the request; 0 for none.
     pub tag: u64,
-    /// When it came, in nanoseconds of CLOCK_MONOTONIC.
+    /// Time of arrival, in nanoseconds of CLOCK_MONOTONIC.
     pub at_ns: u64,
-    /// Slot of the tunnel that it came by.
+    /// Slot of the tunnel by which the request arrived.
     pub slot: u32,
-    /// 1: `at_ns` is exact, and the time of the reply is wanted; 0: `at_ns` is that of the last tick.
+    /// 1: `at_ns` is exact, and the reply time is measured; 0: `at_ns` is the time of the last clock
+    /// tick.
     pub is_timed: u32,
 }
 
 const _: () = assert!(size_of::<Pending>() == 24);
 
-/// What became of a request when it was remembered.
+/// Result of storing a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watched {
-    /// It is waited for.
+    /// The request now waits for its reply.
     New,
-    /// It is waited for, and one of the tunnel in this slot no more, which had its place.
+    /// The request now waits for its reply. It evicted a waiting request of the tunnel in this slot.
     Instead(u32),
-    /// It was waited for already: the same request came twice.
+    /// The request was already waiting: it arrived twice.
     Again,
 }
 
 impl Pending {
-    /// Remembers a request here, which came at the last tick.
+    /// Stores a request that arrived since the last clock tick, which was at `tick_ns`.
     #[inline(always)]
     pub fn watch(&mut self, tag: u64, slot: u32, tick_ns: u64) -> Watched {
-        // What came since the last tick came after it.
+        // The coarse clock may be behind `at_ns`, but the new request arrived after the stored one.
         let waits = self.tag != 0 && self.at_ns.wrapping_add(PATIENCE_NS) > tick_ns;
         let watched = match waits {
             true if self.tag == tag => return Watched::Again,
@@ -61,14 +63,14 @@ impl Pending {
         watched
     }
 
-    /// The request came at this time exactly, and how long its reply takes is of interest.
+    /// Sets the exact time of arrival, so that the reply time is measured.
     #[inline(always)]
     pub fn time(&mut self, now_ns: u64) {
         self.at_ns = now_ns;
         self.is_timed = 1;
     }
 
-    /// Takes a request out whose reply has come; false: it is another's place.
+    /// Removes the request that a reply with this tag answers; false if the entry has another request.
     #[inline(always)]
     pub fn answer(&mut self, tag: u64) -> bool {
         let is_answer = self.tag == tag;
@@ -79,14 +81,15 @@ impl Pending {
     }
 }
 
-/// What a request and its reply have in common, as one number that is not 0: our address, the other
-/// one, and the message's identifier and sequence number (RFC 4443 §4.1), as they stand in it.
+/// Identifies a request and its reply by one number, never 0: a hash of our address, the remote
+/// address, and the message's identifier and sequence number (RFC 4443 §4.1) as they are in the
+/// packet.
 #[inline(always)]
 #[must_use]
 pub const fn tag(local: Address, remote: Address, message: u32) -> u64 {
     // 2^64 divided by the golden ratio, as in `Address::place_among`.
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    // Powers of it; a processor multiplies by several at a time.
+    // Its powers. With one factor per word, the processor can compute the products in parallel.
     const SQUARE: u64 = GOLDEN.wrapping_mul(GOLDEN);
     const CUBE: u64 = SQUARE.wrapping_mul(GOLDEN);
     const FOURTH: u64 = CUBE.wrapping_mul(GOLDEN);
@@ -102,7 +105,7 @@ pub const fn tag(local: Address, remote: Address, message: u32) -> u64 {
     (sum ^ (sum >> 29)).wrapping_mul(GOLDEN) | 1
 }
 
-/// The place of a tag.
+/// The entry for a tag.
 #[inline(always)]
 #[must_use]
 pub const fn place(tag: u64) -> u32 {
@@ -110,30 +113,30 @@ pub const fn place(tag: u64) -> u32 {
     highest >> (u32::BITS - PLACES.ilog2())
 }
 
-/// How long replies took, of one tunnel and on one processor, to requests that were timed
-/// ([`Pending::is_timed`]): numbers of replies by [`bucket`], and the sum of all times.
+/// Reply times of one tunnel on one processor, for requests with exact times ([`Pending::is_timed`]):
+/// the number of replies in each [`bucket`], and the sum of all times.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Times {
-    /// Replies, by bucket; those from [`BUCKETS`] on are 0.
+    /// Replies by bucket; entries from [`BUCKETS`] on are 0.
     pub replies: [u64; 63],
-    /// All times together, in nanoseconds.
+    /// The sum of all times, in nanoseconds.
     pub sum_ns: u64,
 }
 
-/// Buckets in use: two for each doubling of the time from about 1 µs to 8.6 s, one for what is shorter
-/// and one for what is longer.
+/// Buckets in use: two per doubling of the time from about 1 µs to 8.6 s, one for shorter times and
+/// one for longer times.
 pub const BUCKETS: usize = 48;
 
 impl Times {
-    /// Nothing.
+    /// No replies.
     pub const NONE: Self = Self {
         replies: [0; 63],
         sum_ns: 0,
     };
 }
 
-/// The bucket of a time.
+/// The bucket for a time.
 #[inline(always)]
 #[must_use]
 pub const fn bucket(ns: u64) -> usize {
@@ -151,7 +154,8 @@ pub const fn bucket(ns: u64) -> usize {
     }
 }
 
-/// The time that all of a bucket's are below, in nanoseconds; `None` for the last, which has no end.
+/// The upper bound of a bucket, exclusive, in nanoseconds; `None` for the last one, which has no
+/// bound.
 #[must_use]
 pub const fn bucket_end_ns(bucket: usize) -> Option<u64> {
     if bucket + 1 >= BUCKETS {
@@ -161,7 +165,7 @@ pub const fn bucket_end_ns(bucket: usize) -> Option<u64> {
         return Some(1 << 10);
     }
     let (octave, half) = ((bucket - 1) / 2, (bucket - 1) % 2);
-    // Of the first octave, one unit long, there is no upper half.
+    // The first octave is one unit long and has no upper half.
     let halves = if octave == 0 { 4 } else { 3 + half as u64 };
     Some((halves << octave << 10) / 2)
 }
@@ -182,7 +186,7 @@ mod tests {
         assert!(!place.answer(tag));
         assert_eq!(place.watch(tag, 3, 100), Watched::New);
         place.time(105);
-        // The last tick was before that.
+        // The last clock tick was before the exact time.
         assert_eq!(place.watch(tag, 3, 100), Watched::Again);
         assert!(!place.answer(tag ^ 2));
         assert_eq!((place.at_ns, place.slot, place.is_timed), (105, 3, 1));
@@ -216,7 +220,7 @@ mod tests {
             }
         }
         assert_eq!(tags.len(), 4000);
-        // 4096 places, 4000 balls: chance leaves some 2,550 of them with one or more.
+        // With 4096 entries and 4000 random tags, about 2,550 entries get one tag or more.
         assert!(places.len() > 2400, "{}", places.len());
         assert_ne!(
             tag(address(1), address(2), 7),

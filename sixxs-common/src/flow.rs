@@ -1,4 +1,4 @@
-//! Which conversation a packet belongs to, seen from this host.
+//! The flow that a packet belongs to, from the perspective of this host.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -7,33 +7,33 @@ use crate::{
     packet::{self, ECHO_REPLY, ECHO_REQUEST, ICMPV6, Ipv6, Packet, TCP, Transport, UDP},
 };
 
-/// SCTP's protocol number; its ports stand where TCP's do.
+/// SCTP's protocol number; its ports have the same offsets as TCP's.
 const SCTP: u8 = 132;
 /// UDP-Lite's protocol number.
 const UDPLITE: u8 = 136;
 /// DCCP's protocol number.
 const DCCP: u8 = 33;
 
-/// One conversation: addresses, protocol and ports. For echo messages the identifier stands for
-/// both ports; where there are no ports, both are 0.
+/// One flow: addresses, protocol and ports. Echo messages have their identifier as both ports.
+/// Without ports, both are 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct Flow {
-    /// The address on our side: one of a tunnel's.
+    /// The local address, which belongs to a tunnel.
     pub local: Address,
-    /// The address on the other side.
+    /// The remote address.
     pub remote: Address,
-    /// Port on our side, as a number.
+    /// The local port, in native byte order.
     pub local_port: u16,
-    /// Port on the other side, as a number.
+    /// The remote port, in native byte order.
     pub remote_port: u16,
-    /// IPv6 protocol number of the upper layer; 0 where the packet does not show it.
+    /// IPv6 protocol number of the upper layer; 0 if the packet does not show it.
     pub protocol: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 40);
 
-/// The conversation of a packet that leaves; `upper` is what [`packet::transport`] found in it.
+/// The flow of a packet that leaves; `upper` is the result of [`packet::transport`].
 #[inline(always)]
 pub fn outgoing<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6, upper: Option<&Transport>) -> Flow {
     let ends = ends(packet, upper);
@@ -46,8 +46,8 @@ pub fn outgoing<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6, upper: Option<&Tran
     }
 }
 
-/// The conversation of a packet that arrives; for an ICMPv6 error (RFC 4443 §2.1: types below 128)
-/// that of the packet it complains about.
+/// The flow of a packet that arrives; for an ICMPv6 error (RFC 4443 §2.1: types below 128) the flow
+/// of the quoted packet.
 #[inline(always)]
 pub fn incoming<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Flow {
     let mut header = *ipv6;
@@ -68,7 +68,7 @@ pub fn incoming<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Flow {
 }
 
 impl Flow {
-    /// The same conversation seen from the other end.
+    /// The same flow from the perspective of the remote host.
     #[inline(always)]
     #[must_use]
     pub const fn reversed(self) -> Self {
@@ -107,7 +107,7 @@ fn ends<P: Packet + ?Sized>(packet: &P, upper: Option<&Transport>) -> Ends {
                     (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
                 }),
             ICMPV6 => match packet.peek(transport.offset) {
-                // The identifier stands for both ends, since it is the same in both directions.
+                // The identifier serves as both ports, since it is the same in both directions.
                 Some([ECHO_REQUEST | ECHO_REPLY, _, _, _, high, low]) => {
                     let identifier = u16::from_be_bytes([high, low]);
                     (identifier, identifier)
@@ -169,7 +169,7 @@ mod tests {
         let out = packet(TCP, &[0, 80, 1, 0, 0, 0, 0, 0]);
         let mut message = vec![2, 0, 0, 0, 0, 0, 5, 0];
         message.extend(&out);
-        // It comes from a router on the way, not from the other end.
+        // The error comes from a router on the path, not from the remote host.
         let mut error = swap(packet(ICMPV6, &message));
         error[8] = 0x3f;
         assert_eq!(incoming(error.as_slice(), &header(&error)), outgoing(&out));

@@ -1,17 +1,17 @@
-//! What the kernel programs and user space agree on, and the packet decision as pure code.
+//! Code that the kernel programs and user space share, and the packet decision as pure code.
 //!
-//! Nothing here does IO, allocates or needs `std`: the very same functions are compiled into the
-//! eBPF object and tested on the host. Wire formats are read as bytes; shared records derive
-//! [`bytemuck::Pod`] and have their sizes asserted at compile time.
+//! Nothing here does IO, allocates or needs `std`: the same functions are compiled into the eBPF
+//! object and tested on the host. Wire formats are read as bytes. Shared records derive
+//! [`bytemuck::Pod`], and their sizes are asserted at compile time.
 //!
-//! * [`address`] – IPv6 addresses as the programs compare them
-//! * [`packet`] – where the headers of a frame are
-//! * [`decide`] – what a packet on its way out of an interface is: ours, nobody's, a leak
-//! * [`flow`] – which conversation a packet belongs to
-//! * [`recursion`] – outer packets of a tunnel that would go into that very tunnel
-//! * [`echo`] – echo requests paired with their replies
+//! * [`address`] – IPv6 addresses in the form that the programs compare
+//! * [`packet`] – finds the headers of a frame
+//! * [`decide`] – classifies a packet that is about to leave: a tunnel's own, no tunnel's, a leak
+//! * [`flow`] – the flow that a packet belongs to
+//! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
+//! * [`echo`] – pairs echo requests with their replies
 //! * [`too_big`] – the ICMPv6 Packet Too Big that answers an oversized leak
-//! * [`stat`] – everything that is counted, by name
+//! * [`stat`] – all counters, by name
 //! * [`layout`] – keys and values of the maps
 #![cfg_attr(not(test), no_std)]
 

@@ -1,19 +1,20 @@
-//! Where the headers of a frame are. Every length comes from the wire and is treated so.
+//! Finds the headers of a frame. Every length comes from the wire and is treated as untrusted.
 
 use crate::address::Address;
 
 /// Bytes of a frame, by offset from its start.
 pub trait Packet {
-    /// `N` bytes (2 or more) at `offset`, or `None` where the frame ends before or the offset is
-    /// above [`REACH`].
+    /// `N` bytes (2 or more) at `offset`, or `None` if the frame ends before or the offset is above
+    /// [`REACH`].
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
-    /// As many words, in the order of the machine, at `offset`, and the two bytes before them (zero
-    /// at the start of the frame), aligned or not. The compiler for the kernel makes one load of a
-    /// word, where it makes eight of as many bytes.
+    /// `N` words in native byte order at `offset`, aligned or not, and the two bytes before them (zero at
+    /// the start of the frame). For a word, the BPF compiler emits one load; for eight separate bytes it
+    /// emits eight.
     fn words<const N: usize>(&self, offset: u32) -> Option<([u8; 2], [u64; N])>;
 
-    /// The same as `load` by a way that is slower and easier on the verifier: for what few packets need.
+    /// Like `load`, by a method that is slower but easier for the verifier. For data that few packets
+    /// need.
     #[inline(always)]
     fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.load(offset)
@@ -45,14 +46,14 @@ impl Packet for [u8] {
     }
 }
 
-/// No header is looked for beyond this offset. It bounds the walk over extension headers: RFC 8504
-/// §5.3 lets a node limit their number and length.
+/// The largest offset at which a header is read. It limits the walk over extension headers: RFC 8504 §5.3
+/// allows a node to limit their number and length.
 pub const REACH: u32 = 1024;
 
-/// Extension headers walked at most.
+/// The maximum number of extension headers to walk.
 const CHAIN: u32 = 8;
 
-/// VLAN tags walked at most (802.1ad: two).
+/// The maximum number of VLAN tags to walk (802.1ad: two).
 const TAGS: u32 = 2;
 
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -79,13 +80,13 @@ const MOBILITY: u8 = 135;
 
 /// ICMPv6 Echo Request (RFC 4443 §4.1).
 pub const ECHO_REQUEST: u8 = 128;
-/// Messages of neighbour discovery, from Router Solicitation to Redirect (RFC 4861 §4): they never leave
-/// their wire.
+/// Messages of neighbour discovery, from Router Solicitation to Redirect (RFC 4861 §4): routers never
+/// forward them.
 pub const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 /// ICMPv6 Echo Reply (RFC 4443 §4.2).
 pub const ECHO_REPLY: u8 = 129;
 
-/// The fixed header of an IPv6 packet and where it stands.
+/// The fixed header of an IPv6 packet, and its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv6 {
     /// Offset of the header from the start of the frame.
@@ -94,32 +95,32 @@ pub struct Ipv6 {
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Length of what follows the header, as it says itself; 0 for a jumbogram.
+    /// Payload length from the header, in bytes; 0 for a jumbogram.
     pub payload_bytes: u16,
-    /// The first next-header number.
+    /// The next-header number of the fixed header.
     pub next_header: u8,
 }
 
-/// Why there is no [`Ipv6`].
+/// The reason why a frame has no [`Ipv6`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoIpv6 {
-    /// The frame carries something else.
+    /// The frame carries another protocol.
     OtherProtocol,
-    /// The frame says it carries IPv6 and does not, or ends before the header does.
+    /// The frame claims to carry IPv6 but does not, or ends before the header does.
     Malformed,
 }
 
 /// Words of the fixed header.
 const WORDS: usize = IPV6_HEADER_BYTES as usize / 8;
 
-/// Finds the IPv6 header of a frame: behind an Ethernet header (tags may follow), or, with
-/// `link_bytes` 0, at the start.
+/// Finds the IPv6 header of a frame: after an Ethernet header, which VLAN tags may follow, or, if
+/// `link_bytes` is 0, at the start.
 #[inline(always)]
 pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIpv6> {
     if link_bytes == 0 {
         return match packet.words(0) {
             Some((_, words)) => header(0, words).ok_or(NoIpv6::OtherProtocol),
-            // Nothing announced IPv6: a short IPv4 packet is no fault.
+            // The link layer has not declared IPv6 here: a short IPv4 packet is not malformed.
             None => match packet.load(0) {
                 Some([first, _]) if first >> 4 != 6 => Err(NoIpv6::OtherProtocol),
                 _ => Err(NoIpv6::Malformed),
@@ -127,11 +128,11 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIp
         };
     }
     match packet.words(ETHERNET_HEADER_BYTES) {
-        // The type stands in the last two bytes before the packet.
+        // The EtherType is in the last two bytes before the packet.
         Some((ethertype, words)) if u16::from_be_bytes(ethertype) == ETHERTYPE_IPV6 => {
             header(ETHERNET_HEADER_BYTES, words)
         }
-        // Tags, another protocol, or too short for IPv6.
+        // VLAN tags, another protocol, or too short for IPv6.
         _ => {
             let offset = behind_tags(packet)?;
             packet
@@ -142,14 +143,14 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P, link_bytes: u8) -> Result<Ipv6, NoIp
     .ok_or(NoIpv6::Malformed)
 }
 
-/// The IPv6 header at `offset`, where [`ipv6`] found it before.
+/// The IPv6 header at `offset`, where [`ipv6`] has already found it.
 #[inline(always)]
 pub fn ipv6_again<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
     let (_, words) = packet.words(offset)?;
     header(offset, words)
 }
 
-/// The IPv6 header at `offset`, read by [`Packet::peek`]: of a packet within a packet.
+/// The IPv6 header at `offset`, read by [`Packet::peek`]: for an inner packet.
 #[inline(always)]
 pub fn ipv6_at<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
     let [first, _] = packet.peek(offset)?;
@@ -166,7 +167,7 @@ pub fn ipv6_at<P: Packet + ?Sized>(packet: &P, offset: u32) -> Option<Ipv6> {
     })
 }
 
-/// The header that these words are; `None` for another version.
+/// Parses these words as a header; `None` for another IP version.
 #[inline(always)]
 const fn header(offset: u32, [start, s0, s1, d0, d1]: [u64; WORDS]) -> Option<Ipv6> {
     let [first, _, _, _, high, low, next_header, _] = start.to_ne_bytes();
@@ -182,7 +183,7 @@ const fn header(offset: u32, [start, s0, s1, d0, d1]: [u64; WORDS]) -> Option<Ip
     })
 }
 
-/// Where the IPv6 header of an Ethernet frame begins that may have tags.
+/// The offset of the IPv6 header in an Ethernet frame that may have VLAN tags.
 #[inline(always)]
 fn behind_tags<P: Packet + ?Sized>(packet: &P) -> Result<u32, NoIpv6> {
     let mut offset = ETHERNET_HEADER_BYTES;
@@ -215,12 +216,12 @@ pub struct Transport {
     pub protocol: u8,
     /// Its offset from the start of the frame.
     pub offset: u32,
-    /// Whether the bytes there are the header: false in all fragments but the first.
+    /// Whether the bytes at `offset` are the header: false in all fragments except the first.
     pub present: bool,
 }
 
-/// Walks the extension headers (RFC 8200 §4). `None`: the chain ends early, is too long, or goes
-/// beyond [`REACH`].
+/// Walks the extension headers (RFC 8200 §4). `None`: the chain is truncated, too long, or exceeds
+/// [`REACH`].
 #[inline(always)]
 pub fn transport<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Transport> {
     walk(packet, ipv6.next_header, ipv6.offset)
@@ -247,7 +248,7 @@ fn walk<P: Packet + ?Sized>(packet: &P, next_header: u8, offset: u32) -> Option<
             _ => (length + 1) * 8,
         };
         if protocol == FRAGMENT && u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
-            // What follows is the middle of something: no header to walk on to.
+            // The payload continues an earlier fragment: there is no header to walk on to.
             return Some(Transport {
                 protocol: next,
                 offset: offset + bytes,
@@ -272,7 +273,7 @@ const fn is_extension(protocol: u8) -> bool {
     )
 }
 
-/// Whether a packet is an echo request or reply.
+/// Whether an echo message is a request or a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
     /// ICMPv6 type 128.
@@ -281,21 +282,21 @@ pub enum Echo {
     Reply,
 }
 
-/// An echo message, as far as the packet has it.
+/// An echo message, as far as the packet contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EchoMessage {
-    /// Which of the two.
+    /// Request or reply.
     pub kind: Echo,
-    /// Its identifier and sequence number as they stand there (RFC 4443 §4.1), in one; `None` where the
-    /// packet ends before.
+    /// Its identifier and sequence number (RFC 4443 §4.1), as they are in the packet, in one word; `None`
+    /// if the packet ends before them.
     pub number: Option<u32>,
 }
 
-/// The echo message in a packet, if it is one.
+/// The echo message in a packet, if there is one.
 #[inline(always)]
 pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<EchoMessage> {
     let offset = match ipv6.next_header {
-        // Most of all packets, seen at a glance.
+        // Most packets are TCP or UDP; they need no further check.
         TCP | UDP => return None,
         ICMPV6 => ipv6.offset + IPV6_HEADER_BYTES,
         header if is_extension(header) => icmpv6_behind_extensions(packet, header, ipv6.offset)?,
@@ -312,8 +313,9 @@ pub fn echo<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<EchoMessage> 
     })
 }
 
-/// Where an ICMPv6 message begins. Not inlined: rare, and costly to the verifier. It is given numbers, not
-/// the header, which then need not be kept in memory on the common path.
+/// The offset of an ICMPv6 message after extension headers. Not inlined: rare, and expensive to verify.
+/// The parameters are numbers instead of the header, so that the common path need not keep the header in
+/// memory.
 #[cold]
 #[inline(never)]
 fn icmpv6_behind_extensions<P: Packet + ?Sized>(
@@ -334,8 +336,8 @@ const fn echo_kind(kind: u8) -> Option<Echo> {
     }
 }
 
-/// Length of the largest IPv6 packet that a batch for segmentation offload (`gso_bytes` of payload
-/// a segment) is cut into; `None` where the protocol is none that is cut.
+/// Length of the largest IPv6 packet that segmentation offload makes from a batch, with `gso_bytes` of
+/// payload per segment; `None` if this protocol is not segmented.
 #[inline(always)]
 pub fn segment_bytes<P: Packet + ?Sized>(
     packet: &P,
@@ -451,7 +453,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A chain of extension headers before ICMPv6: kinds as in RFC 8200 §4.1.
+    /// A chain of extension headers before ICMPv6: types as in RFC 8200 §4.1.
     #[test]
     fn extension_headers_are_walked() {
         let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
@@ -500,7 +502,7 @@ pub(crate) mod tests {
     #[test]
     fn segments_count_all_headers() {
         let mut tcp = [0; 32];
-        tcp[12] = 8 << 4; // 32 bytes: with a timestamp option
+        tcp[12] = 8 << 4; // 32 bytes: with the timestamp option
         let bytes = packet(TCP, &tcp);
         let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
         let upper = transport(bytes.as_slice(), &ipv6).unwrap();
@@ -511,7 +513,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// Whatever the bytes: no panic, and what is found lies inside the frame.
+        /// Arbitrary bytes cause no panic, and any header found is inside the frame.
         #[test]
         fn any_bytes_are_safe(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),

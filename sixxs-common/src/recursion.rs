@@ -1,14 +1,15 @@
-//! Recursive routing: a tunnel's own outer packets have the tunnel's address, and so would go into the very
-//! tunnel that they carry, each round longer by the headers of one more.
+//! Recursive routing: a tunnel's own outer packets have the tunnel's address as source, and so would enter
+//! the same tunnel. In each round they grow by the headers of one encapsulation.
 //!
-//! What tells them from all others is seen where they enter the tunnel, whoever led them there:
+//! Two criteria at the tunnel's entrance distinguish them from all other packets, however they were routed
+//! there:
 //!
-//! * *nested*: behind the headers of its encapsulation the packet holds, perhaps through further tunnels,
-//!   a packet between the very same addresses. That is proof, and is found in the second round;
-//! * *growth*: where the inside cannot be read, the longest packet of the flow grows by exactly the same
-//!   number of bytes [`ROUNDS`] times, at once after each other.
+//! * *nested*: after the headers of its encapsulation, the packet contains, possibly through further tunnels,
+//!   a packet between the same two addresses. This is proof, and appears in the second round.
+//! * *growth*: if the inner packet cannot be read, the longest packet of the flow grows [`ROUNDS`] times in a
+//!   row by exactly the same number of bytes.
 //!
-//! What was found holds for the flow for a while, so that none of its packets goes round meanwhile.
+//! The result applies to the whole flow for a while, so that no packet of it recurses in that time.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -23,39 +24,39 @@ const IPV6: u8 = 41;
 /// Generic Routing Encapsulation (RFC 2784).
 const GRE: u8 = 47;
 
-/// Packets within packets that are looked at: as many tunnels in a ring are told apart.
+/// Maximum number of nested packets to inspect: a ring of this many tunnels is detected.
 const DEPTH: u32 = 2;
 
-/// Flows watched at a time for each tunnel: a power of two.
+/// Number of flows tracked at a time for each tunnel: a power of two.
 const PLACES: u32 = 8;
 
 /// Entries of the table of [`Growth`].
 pub const GROWTHS: u32 = SLOTS * PLACES;
 
-/// Equal steps in a row that prove growth.
+/// Number of equal steps in a row that prove growth.
 pub const ROUNDS: u32 = 5;
 
-/// What a round adds, in bytes: at least a header of IPv6, at most those of a ring of tunnels.
+/// Bytes that one round adds: at least an IPv6 header, at most the headers of a ring of tunnels.
 const STEPS: core::ops::RangeInclusive<u32> = IPV6_HEADER_BYTES..=400;
 
-/// Growth counts within this time.
+/// All steps of growth must be within this time.
 const WINDOW_NS: u64 = 1_000_000_000;
 
-/// For how long a flow is taken for outer packets.
+/// Time for which a flow is treated as outer packets.
 const HOLDS_NS: u64 = 60_000_000_000;
 
-/// For how long a flow is watched no more of which it turned out that it is none.
+/// Time for which a flow is not examined again after it was acquitted.
 const ACQUITTED_NS: u64 = 60_000_000_000;
 
-/// Whether packets of this protocol may be outer packets. What asks for answers makes no storm: a TCP
-/// connection that goes round is never opened.
+/// Whether packets of this protocol may be outer packets. Protocols that wait for answers cause no storm: a
+/// TCP connection that recurses is never established.
 #[inline(always)]
 #[must_use]
 pub const fn may_carry(next_header: u8) -> bool {
     !matches!(next_header, TCP | ICMPV6)
 }
 
-/// Whether a packet holds a packet between the same addresses.
+/// Whether a packet contains a packet between the same addresses.
 #[inline(always)]
 pub fn is_nested<P: Packet + ?Sized>(packet: &P, outer: &Ipv6) -> bool {
     let mut header = *outer;
@@ -75,12 +76,12 @@ pub fn is_nested<P: Packet + ?Sized>(packet: &P, outer: &Ipv6) -> bool {
     false
 }
 
-/// The IPv6 packet that another one carries, up to its end.
+/// The IPv6 packet that another one carries. It must extend to the end of the outer packet.
 #[inline(always)]
 fn inside<P: Packet + ?Sized>(packet: &P, outer: &Ipv6) -> Option<Ipv6> {
     let mut start = outer.offset + IPV6_HEADER_BYTES;
     let end = start + u32::from(outer.payload_bytes);
-    // An outer packet that is too long for the way leaves in fragments, of which the first one tells.
+    // An outer packet above the path MTU leaves in fragments. Only the first fragment has the headers.
     let is_fragment = outer.next_header == FRAGMENT;
     let mut next_header = outer.next_header;
     if is_fragment {
@@ -91,7 +92,7 @@ fn inside<P: Packet + ?Sized>(packet: &P, outer: &Ipv6) -> Option<Ipv6> {
         next_header = next;
         start += 8;
     }
-    // What may stand between: nothing; GTP, GUE, VXLAN-GPE, Teredo; AYIYA with a signature.
+    // Bytes between outer and inner header: none; GTP, GUE, VXLAN-GPE, Teredo; AYIYA with a signature.
     let (first, others): (u32, [u32; 2]) = match next_header {
         UDP => (8, [16, 8 + 44]),
         GRE => (4, [8, 12]),
@@ -109,7 +110,7 @@ fn inside<P: Packet + ?Sized>(packet: &P, outer: &Ipv6) -> Option<Ipv6> {
         .or_else(|| at(start + third))
 }
 
-/// Which flow a packet belongs to, in a word: where there are no ports, all between two addresses.
+/// Identifies a flow by one word; without ports, all packets between two addresses are one flow.
 #[inline(always)]
 #[must_use]
 pub const fn key(source: Address, destination: Address, next_header: u8, ports: u32) -> u64 {
@@ -122,7 +123,7 @@ pub const fn key(source: Address, destination: Address, next_header: u8, ports: 
     (mixed ^ mixed >> 29 ^ ends).wrapping_mul(GOLDEN)
 }
 
-/// Where in the table a flow into the tunnel in `slot` is watched.
+/// The entry in the table for a flow into the tunnel in `slot`.
 #[inline(always)]
 #[must_use]
 pub const fn place(slot: u32, key: u64) -> u32 {
@@ -131,48 +132,49 @@ pub const fn place(slot: u32, key: u64) -> u32 {
 
 const _: () = assert!(PLACES == 8); // three bits of the key
 
-/// What is known of a flow into a tunnel. Processors may race for it: then a round more is needed, or less.
+/// State of a flow into a tunnel. Processors may race for it; then detection needs a round more or less.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Growth {
-    /// [`key`] of the flow; another one takes the place over.
+    /// [`key`] of the flow. Another flow may replace it.
     pub key: u64,
-    /// When it was first seen, in nanoseconds of CLOCK_MONOTONIC.
+    /// Time of its first packet, in nanoseconds of CLOCK_MONOTONIC.
     pub since_ns: u64,
-    /// Until when it is taken for outer packets, or was acquitted of it.
+    /// Time until which it is treated as outer packets, or as acquitted.
     pub until_ns: u64,
-    /// Packets of others that had entered the tunnel when it was found.
+    /// Number of packets of other flows that had entered the tunnel at detection.
     pub others: u64,
     /// Its longest packet, in bytes.
     pub longest: u32,
-    /// By how much that was longer than the one before.
+    /// Difference between the longest packet and the longest one before it, in bytes.
     pub step: u32,
-    /// How often in a row it was that.
+    /// Number of times in a row that the difference was the same.
     pub rounds: u32,
-    /// Packets of it that passed before it was found.
+    /// Packets of the flow that passed before detection.
     pub passed: u32,
-    /// Packets of it that were dropped since; 0: it was not found.
+    /// Packets of the flow that were dropped since detection; 0: not detected.
     pub dropped: u32,
-    /// 1: it was found nested, and so needs no further proof.
+    /// 1: detected by nesting, which needs no further proof.
     pub is_proved: u32,
 }
 
-/// What is to be done with a packet of a flow.
+/// The action for a packet of a known flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing is known against it.
+    /// The packet passes.
     Passes,
     /// It is an outer packet: drop it.
     Recursion,
 }
 
 impl Growth {
-    /// What is known of a packet already; `others` counts packets of others that entered the tunnel, and is
-    /// asked seldom. `None`: nothing.
+    /// The result for a flow that was already examined; `None`: unknown flow. `others` counts the packets of
+    /// other flows that entered the tunnel; it is called seldom.
     ///
-    /// Growth alone may be chance. But outer packets do not come by themselves: since the flow is kept out of
-    /// the tunnel, each of them is caused by a packet of others, or by one that was under way before. When
-    /// there are more than these, or the flow grows on, it is none that the tunnel makes.
+    /// Growth alone may be a coincidence. But outer packets do not occur on their own. While the flow is kept
+    /// out of the tunnel, each outer packet is caused by a packet of another flow, or by one already in
+    /// transit. If there are more packets than these, or if the flow continues to grow, the tunnel is not
+    /// their origin.
     #[inline(always)]
     pub fn known(
         &mut self,
@@ -203,7 +205,7 @@ impl Growth {
         Some(Found::Recursion)
     }
 
-    /// The flow is one of outer packets.
+    /// Marks the flow as outer packets.
     #[inline(always)]
     pub fn convict(&mut self, key: u64, is_proved: bool, now_ns: u64, others: u64) {
         self.key = key;
@@ -213,8 +215,8 @@ impl Growth {
         self.is_proved = is_proved as u32;
     }
 
-    /// Takes a packet of so many bytes into account; whether the flow has grown as outer packets do. A flow
-    /// that something is known of keeps its place.
+    /// Records a packet of `bytes` bytes. Returns whether the flow has grown like outer packets do. A flow
+    /// with a valid result keeps its entry.
     #[inline(always)]
     pub fn grows(&mut self, key: u64, bytes: u32, now_ns: u64) -> bool {
         if self.key != key || now_ns.wrapping_sub(self.since_ns) > WINDOW_NS {
@@ -270,7 +272,7 @@ mod tests {
         bytes
     }
 
-    /// A packet in an encapsulation with so many bytes before it.
+    /// A packet inside an encapsulation with `head` bytes before it.
     fn around(to: &str, from: &str, next_header: u8, head: usize, inner: &[u8]) -> Vec<u8> {
         packet(from, to, next_header, &[&vec![1; head][..], inner].concat())
     }
@@ -302,12 +304,12 @@ mod tests {
             );
             let twice = around(ENDPOINT, OURS, next_header, head, &once);
             assert!(nested(&twice), "{name}");
-            // By another tunnel, which is carried by this one.
+            // Through another tunnel, which this one carries.
             let by = around("2001:db8:c0::2", "2001:db8:b::2", UDP, 8, &once);
             assert!(!nested(&by), "{name}: two tunnels");
             let round = around(ENDPOINT, OURS, next_header, head, &by);
             assert!(nested(&round), "{name}: a ring of two");
-            // Cut into fragments.
+            // Fragmented.
             let long = around(
                 ENDPOINT,
                 OURS,
@@ -329,7 +331,7 @@ mod tests {
             };
             assert!(nested(&fragment(0, &long[40..1240])), "{name}");
             assert!(!nested(&fragment(1200, &long[40..1240])), "{name}");
-            // Bytes that look like one and end elsewhere.
+            // Bytes that look like an inner packet but do not extend to the end.
             let mut shorter = once.clone();
             shorter.pop();
             let length = u16::try_from(shorter.len() - 40).unwrap().to_be_bytes();
@@ -337,7 +339,7 @@ mod tests {
             let other = around(ENDPOINT, OURS, UDP, 9, &shorter);
             assert!(!nested(&other), "{name}: no header there");
         }
-        // A user's own tunnel through ours, for the same far end or another.
+        // A user's own tunnel through this one, to the same endpoint or another.
         let users = around(ENDPOINT, OURS, UDP, 8, &ping);
         assert!(!nested(&around("2001:db8:c0::9", OURS, UDP, 8, &users)));
     }
@@ -410,7 +412,7 @@ mod tests {
         assert_eq!(growth.known(7, 152, second, none), None);
         growth.convict(7, false, second, 100);
         assert_eq!(growth.known(8, 152, second, none), None, "another flow");
-        // As many as were under way; then one for each packet of others.
+        // The packets in transit, then one for each packet of other flows.
         let mut held = growth;
         for number in 0..1000 {
             let others = || 100 + number;
@@ -423,26 +425,26 @@ mod tests {
             (0..100).take_while(|_| alone.known(7, 152, second, none) == Some(Found::Recursion));
         assert!(dropped.count() < 8);
         assert_eq!(alone.known(7, 152, second, none), Some(Found::Passes));
-        // It grows on.
+        // The flow continues to grow.
         assert_eq!(
             growth.clone().known(7, 440, second, none),
             Some(Found::Passes)
         );
-        // What was found nested is no chance.
+        // A flow detected by nesting is never acquitted.
         growth.convict(7, true, second, 100);
         assert!((0..100).all(|_| growth.known(7, 440, second, none) == Some(Found::Recursion)));
-        // Nobody else takes the place meanwhile.
+        // No other flow takes the entry in that time.
         assert!(!growth.grows(9, 100, 2 * second) && growth.key == 7);
     }
 
     proptest! {
-        /// Whatever the bytes: no panic.
+        /// Arbitrary bytes cause no panic.
         #[test]
         fn any_bytes_are_safe(payload in proptest::collection::vec(any::<u8>(), 0..300), header: u8) {
             let _found = nested(&packet(OURS, ENDPOINT, header, &payload));
         }
 
-        /// Packets of random lengths are no growth.
+        /// Packets of random lengths are not taken for growth.
         #[test]
         fn random_lengths_are_no_growth(sizes in proptest::collection::vec(48u32..1280, 0..2000)) {
             prop_assert!(!grows(sizes));

@@ -1,9 +1,9 @@
-//! Everything that is counted. One list: the programs index by it, user space names by it.
+//! All counters, in one list: the programs use it as index, and user space for the names.
 
-/// Defines [`Stat`] with name and help text beside each entry, so that neither can drift.
+/// Defines [`Stat`], with name and help text beside each entry, so that they cannot diverge.
 macro_rules! stats {
     ($($(#[$doc:meta])* $variant:ident, $name:literal, $help:literal;)*) => {
-        /// What is counted per slot (an interface, or a tunnel), and where in [`Counters`] it stands.
+        /// The counters of a slot (an interface or a tunnel); the value is the index in [`Counters`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u32)]
         pub enum Stat {
@@ -11,16 +11,16 @@ macro_rules! stats {
         }
 
         impl Stat {
-            /// All of them, in the order of the array.
+            /// All counters, in the order of the array.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The name that people and scripts see.
+            /// The name for users and scripts.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// What it counts, in a sentence.
+            /// The help text, one sentence.
             #[must_use]
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$variant => $help,)* }
@@ -70,8 +70,8 @@ stats! {
     Recursions, "recursions", "Outer packets with this tunnel's address, wherever, that were about to go into it although they carry it; dropped.";
 }
 
-/// Entries in [`Counters`]: more than there are stats, so that a new one does not change the shape
-/// of pinned maps.
+/// Number of entries in [`Counters`]: more than there are counters, so that a new one does not change
+/// the shape of pinned maps.
 pub const CAPACITY: usize = 48;
 
 const _: () = assert!(Stat::ALL.len() <= CAPACITY);
@@ -80,8 +80,8 @@ const _: () = assert!(Stat::ALL.len() <= CAPACITY);
 pub type Counters = [u64; CAPACITY];
 
 impl Stat {
-    /// The verdicts of the egress program: every packet bumps exactly one of them at the interface
-    /// where it was seen, so their sum is the number of packets seen.
+    /// The verdicts of the egress program. Every packet increments exactly one of them, at the
+    /// interface that it reached, so their sum is the number of packets.
     pub const VERDICTS: [Self; 12] = [
         Self::VerdictOther,
         Self::VerdictUnparsed,
@@ -97,7 +97,7 @@ impl Stat {
         Self::VerdictRecursion,
     ];
 
-    /// Whether this is a point in time, of which the latest counts, and not a sum.
+    /// Whether this is a point in time (the latest value counts) instead of a sum.
     #[must_use]
     pub const fn is_time(self) -> bool {
         matches!(
@@ -110,7 +110,7 @@ impl Stat {
         )
     }
 
-    /// Place in [`Counters`].
+    /// Index in [`Counters`].
     #[inline(always)]
     #[must_use]
     pub const fn index(self) -> usize {

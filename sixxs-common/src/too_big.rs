@@ -5,31 +5,32 @@ use crate::{
     packet::{ICMPV6, IPV6_HEADER_BYTES},
 };
 
-/// The smallest MTU of an IPv6 link (RFC 8200 §5), and the most that an ICMPv6 error may be long
-/// (RFC 4443 §2.4 c). No packet up to this length is ever too big.
+/// The minimum MTU of an IPv6 link (RFC 8200 §5), and the maximum length of an ICMPv6 error (RFC
+/// 4443 §2.4 c). A packet up to this length is never too big.
 pub const MINIMUM_MTU: u32 = 1280;
 
 /// Length of the ICMPv6 header with the MTU field.
 const ICMP_HEADER_BYTES: u32 = 8;
 
-/// What stands in front of the quoted packet: IPv6 and ICMPv6 headers.
+/// Length of the IPv6 and ICMPv6 headers before the quoted packet.
 pub const HEADER_BYTES: u32 = IPV6_HEADER_BYTES + ICMP_HEADER_BYTES;
 
-/// How much of the offending packet is quoted: always the same, since whatever is too big for a
-/// tunnel is longer than [`MINIMUM_MTU`].
+/// Number of quoted bytes of the offending packet. It is constant, because every packet that is too
+/// big for a tunnel is longer than [`MINIMUM_MTU`].
 pub const QUOTED_BYTES: u32 = MINIMUM_MTU - HEADER_BYTES;
 
 /// ICMPv6 type Packet Too Big.
 const PACKET_TOO_BIG: u8 = 2;
 
-/// Hop limit of what we send: nodes use 64 (RFC 1700 by way of RFC 4861 §6.3.2's CurHopLimit).
+/// Hop limit of the packets that we send: nodes use 64 (RFC 1700, to which CurHopLimit in RFC 4861
+/// §6.3.2 refers).
 const HOP_LIMIT: u8 = 64;
 
-/// The headers to put before [`QUOTED_BYTES`] of the offending packet.
+/// Builds the headers before [`QUOTED_BYTES`] of the offending packet.
 ///
-/// * `router` – who says so: the far end of the tunnel
-/// * `sender` – the source of the offending packet
-/// * `mtu` – what would have fitted, in bytes
+/// * `router` – source of the error: the far end of the tunnel
+/// * `sender` – source of the offending packet
+/// * `mtu` – the size that would have fitted, in bytes
 /// * `quoted_sum` – the one's complement sum (RFC 1071) of the quoted bytes, not inverted
 #[inline(always)]
 #[must_use]
@@ -52,8 +53,8 @@ pub fn headers(
     bytes[40] = PACKET_TOO_BIG;
     bytes[44..48].copy_from_slice(&mtu.to_be_bytes());
 
-    // Pseudo-header (RFC 8200 §8.1) and ICMPv6 header, in the byte order of the machine as the
-    // kernel's own sums are: the one's complement sum does not mind (RFC 1071 §2 B).
+    // Pseudo-header (RFC 8200 §8.1) and ICMPv6 header, in native byte order like the kernel's own
+    // sums: the one's complement sum does not depend on the byte order (RFC 1071 §2 B).
     let mut sum = quoted_sum;
     let mut at = 8;
     while at < 48 {
@@ -75,7 +76,7 @@ const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
-    // Twice folded, nothing is left above sixteen bits.
+    // After two folds, no bits above the lowest sixteen are set.
     (sum & 0xffff) as u16
 }
 
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Straight from RFC 1071: 16-bit words, big-endian, end-around carry.
+    /// A direct implementation of RFC 1071: 16-bit words, big-endian, end-around carry.
     fn internet_sum(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {

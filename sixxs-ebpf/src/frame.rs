@@ -1,4 +1,4 @@
-//! The frame under the program: the only place that touches its memory, and the helpers.
+//! The frame that the program handles, and the kernel helpers: the only file that touches packet memory.
 
 use core::ffi::c_void;
 
@@ -21,10 +21,10 @@ use sixxs_common::{
     packet::{ETHERNET_HEADER_BYTES, Packet, REACH},
 };
 
-/// A helper said no.
+/// A helper returned an error.
 pub(crate) struct Refused;
 
-/// The length of an array, for helpers that want it in 32 bits.
+/// The length of an array, for helpers with a 32-bit length.
 const fn length<const N: usize>() -> u32 {
     const { assert!(N <= 4096) }
     #[expect(clippy::cast_possible_truncation, reason = "compared above")]
@@ -37,38 +37,37 @@ fn accepted(result: i64) -> Result<(), Refused> {
     if result == 0 { Ok(()) } else { Err(Refused) }
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC, exact to a tick (1 to 10 ms): enough for "seconds ago" and a
-/// tenth of the price of the exact clock. Kernel 5.11.
+/// Nanoseconds of CLOCK_MONOTONIC, exact to a clock tick (1 to 10 ms). That is enough for ages in seconds,
+/// and costs a tenth of the exact clock. Kernel 5.11.
 #[inline(always)]
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// The same exactly, for what takes microseconds.
+/// The exact time of the same clock, to measure microseconds.
 #[inline(always)]
 pub(crate) fn exactly_now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Who sent a packet, as far as its socket tells.
+/// The sender of a packet, as far as its socket shows it.
 pub(crate) struct Sender {
     pub(crate) uid: u32,
     pub(crate) cgroup: u64,
     pub(crate) bound_ifindex: u32,
 }
 
-/// Whether something fits into an interface.
+/// Whether a packet fits the MTU of an interface.
 pub(crate) enum Fit {
     Fits,
-    /// It does not; the interface takes packets of this many bytes.
+    /// It does not fit; this is the interface's MTU in bytes.
     TooBig(u32),
     /// There is no such interface.
     NoInterface,
 }
 
-/// The frame.
 pub(crate) struct Frame {
     context: TcContext,
 }
@@ -83,7 +82,7 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<([u8; 2], [u64; N])> {
-        const { assert!(N == 5) } // the length that is asked for below
+        const { assert!(N == 5) } // the length that is read below
         if offset == 0 {
             return Some(([0; 2], words(self.linear::<40>(0)?)));
         }
@@ -93,7 +92,7 @@ impl Packet for Frame {
         Some((before, words(start + 2)))
     }
 
-    /// Reads by a helper, from wherever in the frame it is.
+    /// Reads by a helper, from any part of the frame.
     #[inline(always)]
     fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         if offset > 2 * REACH {
@@ -113,34 +112,36 @@ impl Packet for Frame {
     }
 }
 
-/// Brings the first `bytes` of the frame into the linear part. Not inlined: most frames that we look
-/// at have their headers there.
+/// Pulls the first `bytes` of the frame into the linear part. Not inlined: most frames that we inspect
+/// have their headers there.
 #[cold]
 #[inline(never)]
 fn bring_in(frame: &Frame, bytes: u32) -> bool {
     frame.pull(bytes).is_ok()
 }
 
-/// Ones in every place that a number up to [`REACH`] has.
+/// A mask that covers every number up to [`REACH`].
 #[unsafe(no_mangle)]
 static SIXXS_WITHIN_REACH: u32 = REACH.next_power_of_two() * 2 - 1;
 
-/// An offset that is not beyond [`REACH`], as it is. The compiler may go on with a copy that it put on the
-/// stack before it compared, of which the verifier of Linux 6.1 knows no bound. The mask is in a map that
-/// cannot be written, so the verifier knows it; the compiler does not, and leaves it there.
+/// Returns an offset up to [`REACH`] unchanged. The compiler may continue with a copy that it spilled to
+/// the stack before the comparison; the verifier of Linux 6.1 knows no bound for that copy. The mask is in
+/// a read-only map, so the verifier knows its value. The compiler does not, and cannot remove the
+/// operation.
 #[inline(always)]
 fn within_reach(offset: u32) -> u32 {
-    // SAFETY: the static is ours, and nobody writes it.
+    // SAFETY: the static belongs to this object, and nothing writes it.
     offset & unsafe { (&raw const SIXXS_WITHIN_REACH).read_volatile() }
 }
 
-/// Reads `N` words from the linear part, where they were just found to lie.
+/// Reads `N` words from the linear part, where the caller has just found them to lie.
 #[inline(always)]
 fn words<const N: usize>(start: usize) -> [u64; N] {
     let mut words = [0; N];
     let mut at = 0;
     while at < N {
-        // SAFETY: by the callers, N words lie in the linear part; they may be read unaligned.
+        // SAFETY: the callers have checked that N words from `start` lie in the linear part; they may be
+        // read unaligned.
         words[at] = unsafe { ((start + at * 8) as *const u64).read_unaligned() };
         at += 1;
     }
@@ -148,14 +149,14 @@ fn words<const N: usize>(start: usize) -> [u64; N] {
 }
 
 impl Frame {
-    /// Where `N` bytes at `offset` are in the linear part of the frame; what lies behind it is
-    /// brought in first.
+    /// The address of `N` bytes at `offset` in the linear part of the frame; pulls them in first if they
+    /// are not in it.
     #[inline(always)]
     fn linear<const N: usize>(&self, offset: u32) -> Option<usize> {
-        // The compiler turns `start + 1 <= end` into `start < end`, from which the verifier learns
-        // nothing.
+        // The compiler turns `start + 1 <= end` into `start < end`, from which the verifier learns no
+        // bound.
         const { assert!(N >= 2) }
-        // The verifier asks for a bound.
+        // The verifier needs a bound.
         if offset > REACH {
             return None;
         }
@@ -176,7 +177,7 @@ impl Frame {
         Self { context }
     }
 
-    /// For aya-log's macros.
+    /// The context, for aya-log's macros.
     #[inline(always)]
     pub(crate) fn context(&self) -> &TcContext {
         &self.context
@@ -200,52 +201,53 @@ impl Frame {
     /// A field of the frame's metadata.
     #[inline(always)]
     fn field(&self, of: impl Fn(&__sk_buff) -> u32) -> u32 {
-        // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
+        // SAFETY: the context is a valid `__sk_buff` while the program runs.
         of(unsafe { &*self.skb() })
     }
 
-    /// Interface that the frame is at.
+    /// Index of the interface that the frame is at.
     #[inline(always)]
     pub(crate) fn ifindex(&self) -> u32 {
         self.field(|skb| skb.ifindex)
     }
 
-    /// Interface that the frame came in by, for a forwarded one; else 0.
+    /// Index of the interface by which a forwarded frame arrived; 0 for other frames.
     #[inline(always)]
     pub(crate) fn ingress_ifindex(&self) -> u32 {
         self.field(|skb| skb.ingress_ifindex)
     }
 
-    /// The packet's mark.
+    /// The packet's firewall mark.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {
         self.field(|skb| skb.mark)
     }
 
-    /// Payload of each segment, for a batch that is yet to be cut; else 0. Kernel 5.7.
+    /// Payload bytes per segment (`gso_size`), for a batch that is not segmented yet; 0 for other frames.
+    /// Kernel 5.7.
     #[inline(always)]
     pub(crate) fn gso_bytes(&self) -> u32 {
         self.field(|skb| skb.gso_size)
     }
 
-    /// Whether a VLAN tag travels beside the frame instead of in it.
+    /// Whether a VLAN tag is in the frame's metadata instead of in the frame.
     #[inline(always)]
     pub(crate) fn has_offloaded_tag(&self) -> bool {
         self.field(|skb| skb.vlan_present) != 0
     }
 
-    /// Length without the first `bytes`: of the packet, where they are its link layer.
+    /// Length of the frame without its first `bytes`: the packet's length, if these are the link layer.
     #[inline(always)]
     pub(crate) fn bytes_behind(&self, bytes: impl Into<u32>) -> u32 {
         self.context.len().saturating_sub(bytes.into())
     }
 
-    /// Who sent this.
+    /// Finds the sender of the packet.
     #[inline(always)]
     pub(crate) fn sender(&self) -> Sender {
-        // SAFETY: `sk` is a pointer field of the context, and may be null; the helper takes only a
-        // pointer that is not, and returns null for a socket that is no full one (a connection
-        // request, a connection in TIME_WAIT).
+        // SAFETY: `sk` is a pointer field of the context and may be null, which is checked first. The
+        // helper takes only a pointer that is not null. It returns null for a socket that is not a full
+        // one (a connection request, a connection in TIME_WAIT), which is checked before the dereference.
         let bound_ifindex = unsafe {
             let socket = (*self.skb()).__bindgen_anon_2.sk;
             if socket.is_null() {
@@ -262,7 +264,7 @@ impl Frame {
                 (*full).bound_dev_if
             }
         };
-        // SAFETY: both take the context and look for the socket themselves.
+        // SAFETY: both helpers take only the context, and find the socket themselves.
         let (uid, cgroup) = unsafe {
             (
                 bpf_get_socket_uid(self.skb()),
@@ -276,12 +278,12 @@ impl Frame {
         }
     }
 
-    /// Asks the kernel whether the frame fits into an interface: an IPv6 packet of `bytes`, or, for
-    /// a batch, each of its segments. Kernel 5.12.
+    /// Asks the kernel whether the frame fits an interface's MTU: an IPv6 packet of `bytes`, or each
+    /// segment of a batch. Kernel 5.12.
     #[inline(always)]
     pub(crate) fn fit(&self, ifindex: u32, bytes: u32) -> Fit {
         let batch = self.gso_bytes() != 0;
-        // A length and the flag for segments exclude each other.
+        // The helper accepts either a length or the flag for segments.
         let mut mtu = if batch { 0 } else { bytes };
         let flags = if batch {
             u64::from(bpf_check_mtu_flags::BPF_MTU_CHK_SEGS)
@@ -296,7 +298,7 @@ impl Frame {
         }
     }
 
-    /// Takes up to two VLAN tags off.
+    /// Removes up to two VLAN tags.
     #[inline(always)]
     pub(crate) fn remove_tags(&self, tags: u32) -> Result<(), Refused> {
         let mut at = 0;
@@ -310,7 +312,7 @@ impl Frame {
         Ok(())
     }
 
-    /// Puts an Ethernet header, all zero, before a frame that has no link layer.
+    /// Adds an Ethernet header, all zero, before a frame that has no link layer.
     #[inline(always)]
     pub(crate) fn add_ethernet(&self) -> Result<(), Refused> {
         // SAFETY: takes the context and numbers.
@@ -324,22 +326,22 @@ impl Frame {
         accepted(unsafe { bpf_skb_adjust_room(self.skb(), bytes as i32, BPF_ADJ_ROOM_MAC, 0) })
     }
 
-    /// Cuts the frame to `bytes`; a batch for segmentation offload becomes a plain frame.
+    /// Truncates the frame to `bytes`; a batch for segmentation offload becomes a plain frame.
     #[inline(always)]
     pub(crate) fn cut(&self, bytes: u32) -> Result<(), Refused> {
         // SAFETY: takes the context and numbers.
         accepted(unsafe { bpf_skb_change_tail(self.skb(), bytes, 0) })
     }
 
-    /// Brings the first `bytes` into the linear part.
+    /// Pulls the first `bytes` into the linear part.
     #[inline(always)]
     pub(crate) fn pull(&self, bytes: u32) -> Result<(), Refused> {
         // SAFETY: takes the context and a number.
         accepted(unsafe { bpf_skb_pull_data(self.skb(), bytes) })
     }
 
-    /// The one's complement sum of `N` bytes at `offset` added to `seed`; `N` is a multiple of 4
-    /// and at most 512, the helper's limit.
+    /// The one's complement sum of `N` bytes at `offset`, added to `seed`; `N` is a multiple of 4 and at
+    /// most 512, the helper's limit.
     #[inline(always)]
     pub(crate) fn sum<const N: usize>(&self, offset: u32, seed: u32) -> Result<u32, Refused> {
         const { assert!(N.is_multiple_of(4) && N <= 512) }
@@ -350,7 +352,7 @@ impl Frame {
         if start + N > self.linear_end() {
             return Err(Refused);
         }
-        // SAFETY: N bytes from `start` lie in the frame, as just compared; the helper only reads.
+        // SAFETY: N bytes from `start` lie in the frame, by the comparison above; the helper only reads.
         let sum = unsafe {
             bpf_csum_diff(
                 core::ptr::null_mut(),
@@ -360,7 +362,7 @@ impl Frame {
                 seed,
             )
         };
-        // An error is negative, a sum fits 32 bits.
+        // An error is negative; a sum fits in 32 bits.
         u32::try_from(sum).map_err(|_| Refused)
     }
 
@@ -371,7 +373,7 @@ impl Frame {
         offset: u32,
         bytes: &[u8; N],
     ) -> Result<(), Refused> {
-        // SAFETY: the helper reads N bytes from `bytes` and checks the place in the frame.
+        // SAFETY: the helper reads N bytes from `bytes`, and checks offset and length against the frame.
         accepted(unsafe {
             bpf_skb_store_bytes(
                 self.skb(),
@@ -384,7 +386,7 @@ impl Frame {
     }
 }
 
-/// Sends the frame out of an interface without link layer; the kernel takes off what it has.
+/// Sends the frame out of an interface without link layer; the kernel removes the frame's own.
 #[inline(always)]
 pub(crate) fn redirect_out(ifindex: u32) -> Result<(), Refused> {
     redirected(
@@ -393,7 +395,7 @@ pub(crate) fn redirect_out(ifindex: u32) -> Result<(), Refused> {
     )
 }
 
-/// Delivers the frame as if it had come in by an interface.
+/// Delivers the frame as if it had arrived by an interface.
 #[inline(always)]
 pub(crate) fn redirect_in(ifindex: u32) -> Result<(), Refused> {
     redirected(
@@ -402,12 +404,12 @@ pub(crate) fn redirect_in(ifindex: u32) -> Result<(), Refused> {
     )
 }
 
-/// Sends the frame out of an interface with a link layer to a neighbour. Kernel 5.10.
+/// Sends the frame to a neighbour, out of an interface with a link layer. Kernel 5.10.
 #[inline(always)]
 pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: &NextHop) -> Result<(), Refused> {
     redirected(
-        // SAFETY: `NextHop` has the layout of `bpf_redir_neigh` (sizes compared below), which the
-        // helper only reads.
+        // SAFETY: `NextHop` has the layout of `bpf_redir_neigh` (sizes are compared below), and the helper
+        // only reads it.
         unsafe {
             bpf_redirect_neigh(
                 ifindex,
@@ -419,7 +421,7 @@ pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: &NextHop) -> Result<
     )
 }
 
-/// Size of the helper's parameter.
+/// Size of the helper's parameter, in bytes.
 const NEXT_HOP_BYTES: i32 = 20;
 
 const _: () = assert!(size_of::<NextHop>() == size_of::<bpf_redir_neigh>());

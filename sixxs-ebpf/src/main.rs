@@ -1,12 +1,13 @@
-//! The kernel side: the entry points, and what follows from each verdict.
+//! The kernel programs: the entry points, and the action for each verdict.
 //!
-//! * `sixxs_egress` sits on every uplink and every tunnel. It classifies each packet that leaves
-//!   (`sixxs_common::decide`), counts it, and treats leaks.
-//! * `sixxs_ingress` sits on every tunnel. It counts what comes in, and hands answers for sockets
-//!   that are bound to an uplink to that uplink.
+//! * `sixxs_egress` is attached to every uplink and every tunnel. It classifies each packet that
+//!   leaves (`sixxs_common::decide`), counts it, and handles leaks.
+//! * `sixxs_ingress` is attached to every tunnel. It counts the packets that arrive, and hands
+//!   answers for sockets that are bound to an uplink to that uplink.
 //!
-//! Both return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers mean the same to TCX and to a
-//! clsact filter; never `OK`, which would end the chain before other people's programs.
+//! Both return only `NEXT`, `SHOT` and `REDIRECT`, whose numbers have the same meaning for TCX and
+//! for a clsact filter. They never return `OK`, which would end the chain before the programs of
+//! other software.
 #![no_std]
 #![no_main]
 
@@ -32,18 +33,18 @@ use sixxs_common::{
 
 use crate::{frame::Frame, leak::Treated, maps::Slot};
 
-/// Go on to the next program; `TCX_NEXT` under TCX.
+/// Continue with the next program; `TCX_NEXT` under TCX.
 const NEXT: i32 = TC_ACT_UNSPEC;
 /// Drop; `TCX_DROP` under TCX.
 const SHOT: i32 = TC_ACT_SHOT;
-/// What the redirect helpers return on success.
+/// The value that the redirect helpers return on success.
 const REDIRECT: i32 = TC_ACT_REDIRECT;
 
-/// On its way out.
+/// Egress of uplinks and tunnels.
 #[classifier]
 fn sixxs_egress(context: TcContext) -> i32 {
     let frame = Frame::new(context);
-    // No entry: user space is about to attach us, or to take us away.
+    // Without an entry, user space is about to attach or to remove this program.
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
@@ -71,7 +72,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
-        // No reply that is waited for: `proof::came` waits for none that goes there.
+        // There is no pending request for such a reply: `proof::came` ignores requests from there.
         (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
         (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
             Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
@@ -88,7 +89,8 @@ fn sixxs_egress(context: TcContext) -> i32 {
                 (Stat::VerdictObserved, NEXT)
             }
         },
-        // Without a header it is neither exempt nor a leak: the decision never says so.
+        // Without a header a packet is neither exempt nor a leak: the decision never returns these
+        // verdicts then.
         (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_), Err(_)) => {
             (Stat::VerdictUnparsed, NEXT)
         }
@@ -99,7 +101,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
             Stat::OutBytes,
             frame.bytes_behind(interface.link_bytes).into(),
         );
-        // A stray is no message of the tunnel's: the far end drops it.
+        // A stray is not counted as the tunnel's message: the far end drops it.
         if let (Verdict::Own, Ok(ipv6)) = (verdict, &ipv6)
             && let Some(message) = packet::echo(&frame, ipv6)
         {
@@ -112,7 +114,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     action
 }
 
-/// On its way in, by a tunnel.
+/// Ingress of tunnels.
 #[classifier]
 fn sixxs_ingress(context: TcContext) -> i32 {
     let frame = Frame::new(context);
@@ -144,7 +146,7 @@ fn sixxs_ingress(context: TcContext) -> i32 {
     NEXT
 }
 
-/// Where echo messages of one direction are counted.
+/// The counters for echo messages of one direction.
 struct EchoStats {
     requests: Stat,
     replies: Stat,
@@ -166,15 +168,17 @@ const OUT: EchoStats = EchoStats {
     last_reply: Stat::LastReplyOut,
 };
 
-/// When an echo message was counted.
+/// The time at which an echo message was counted.
 struct Counted {
-    /// The clock's last tick.
+    /// The clock's last tick, in nanoseconds.
     tick_ns: u64,
-    /// Whether it is the first of its kind since then, by this interface and on this processor.
+    /// Whether it is the first one of its kind since that tick, at this interface and on this
+    /// processor.
     is_first: bool,
 }
 
-/// An echo message came in. Only those to the tunnel's own addresses and prefixes are the tunnel's.
+/// Handles an echo message that arrived. It is counted only if it is addressed to the tunnel's own
+/// addresses or prefixes.
 #[inline(always)]
 fn echo_came(interface: &Interface, slot: Slot, ipv6: &Ipv6, message: EchoMessage) {
     let tables = maps::InKernel {
@@ -215,8 +219,8 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     unsafe { core::hint::unreachable_unchecked() }
 }
 
-/// The kernel lets only programs under the GPL call some helpers.
-// SAFETY: nothing else in this object is called `LICENSE` or lives in the section `license`.
+/// The kernel allows some helpers only for programs under the GPL.
+// SAFETY: nothing else in this object is called `LICENSE` or is in the section `license`.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,6 +1,7 @@
 //! The maps, private beside their accessors.
 //!
-//! All but the scratch room are pinned: programs of a new daemon go on with what those of the last one counted.
+//! All except the scratch map and the growth table are pinned, so the programs of a new daemon continue with
+//! the existing counters.
 
 use core::ffi::c_void;
 
@@ -23,7 +24,7 @@ use sixxs_common::{
     stat::{Counters, Stat},
 };
 
-/// Flag of maps that hold no memory for entries not in use; LPM tries must have it.
+/// Flag for maps that allocate memory only for entries in use; LPM tries require it.
 const NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 
 #[map]
@@ -50,23 +51,23 @@ static EVENTS: RingBuf = RingBuf::pinned(layout::EVENTS_BYTES, 0);
 static ECHOES: Array<Pending> = Array::pinned(echo::PLACES, 0);
 #[map]
 static TIMES: PerCpuHashMap<u32, Times> = PerCpuHashMap::pinned(layout::SLOTS, NO_PREALLOC);
-/// Not used by the programs: user space keeps there whose slot is whose.
+/// Not used by the programs: user space stores there which name each slot belongs to.
 #[map]
 static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
 
-/// Not used by the programs either: what programs with maps of another layout had counted.
+/// Not used by the programs either: the counters of programs whose maps had another layout.
 #[map]
 static CARRIED: Array<Counters> = Array::pinned(layout::SLOTS, 0);
 
-/// How flows into tunnels grow: of no use to programs that come later.
+/// Growth of flows into tunnels. Not pinned: useless for later programs.
 #[map]
 static GROWTHS: Array<Growth> = Array::with_max_entries(recursion::GROWTHS, 0);
 
-/// Room for an event in the making: the stack has 512 bytes.
+/// Buffer for the event under construction, because the stack has only 512 bytes.
 #[map]
 static SCRATCH: PerCpuArray<LeakEvent> = PerCpuArray::with_max_entries(1, 0);
 
-/// This processor's counters of a slot, and what it remembers.
+/// This processor's counters of a slot, and its cache of addresses.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot {
     state: *mut SlotState,
@@ -76,16 +77,16 @@ impl Slot {
     /// Adds to a counter.
     #[inline(always)]
     pub(crate) fn add(self, stat: Stat, amount: u64) {
-        // SAFETY: `state` is a map value that the kernel checked for null and keeps until the
-        // program returns; no other program runs on this processor meanwhile, and no other
-        // processor writes this copy. `stat.index()` is below CAPACITY (asserted at compile time).
+        // SAFETY: `state` is a map value that was checked for null, and that the kernel keeps until the
+        // program returns. No other program runs on this processor in that time, and no other processor
+        // writes this copy. `stat.index()` is below CAPACITY (asserted at compile time).
         unsafe {
             let counter = (&raw mut (*self.state).counters[stat.index()]).cast::<u64>();
             *counter = (*counter).wrapping_add(amount);
         }
     }
 
-    /// Stores a point in time; whether it is another than before.
+    /// Stores a point in time; returns whether it differs from the stored one.
     #[inline(always)]
     pub(crate) fn renew(self, stat: Stat, value: u64) -> bool {
         // SAFETY: as in `add`.
@@ -97,11 +98,11 @@ impl Slot {
 }
 
 impl Slot {
-    /// Whose an address is, from among those remembered at the places from this one on.
+    /// The owner of an address, from the cache whose entries start at index `first`; a miss looks it up.
     #[inline(always)]
     fn remembered(self, address: Address, first: usize, generation: u64) -> Source {
         let place = first + address.place_among(RECENT_OF_A_KIND);
-        // SAFETY: as in `add`; `place_among` is below its argument, and both kinds fit.
+        // SAFETY: as in `add`; `place_among` is below its argument, and both halves of the cache fit.
         let recent = unsafe { &mut (*self.state).recent[place] };
         if !recent.is_about(address, generation) {
             let [high, low] = address.words();
@@ -117,23 +118,24 @@ pub(crate) fn slot(slot: u32) -> Option<Slot> {
     COUNTERS.get_ptr_mut(slot).map(|state| Slot { state })
 }
 
-/// Processors looked at: on a host with more, what the others count is missed, and a flow may be acquitted
-/// that goes on.
+/// The maximum number of processors to read. On a host with more, the counts of the others are missing, and a
+/// flow may be acquitted although it is recursive.
 const PROCESSORS: u32 = 128;
 
-/// What was counted in a slot by all processors. For what is asked seldom. Kernel 5.19.
+/// The sum of a slot's counter over all processors. Expensive: only for rare cases. Kernel 5.19.
 #[inline(always)]
 pub(crate) fn over_processors(slot: u32, stat: Stat) -> u64 {
     let map = (&raw const COUNTERS).cast_mut().cast::<c_void>();
     let mut sum = 0_u64;
     let mut processor = 0;
     while processor < PROCESSORS {
-        // SAFETY: the map is one per processor with keys of four bytes; the helper checks both numbers.
+        // SAFETY: the map is a per-CPU array with keys of four bytes; the helper checks both numbers.
         let state = unsafe { bpf_map_lookup_percpu_elem(map, (&raw const slot).cast(), processor) };
         if state.is_null() {
             break;
         }
-        // SAFETY: a map value, checked for null, which begins with the counters.
+        // SAFETY: a map value, checked for null; it begins with the counters, and `stat.index()` is below
+        // CAPACITY.
         let counted = unsafe { *state.cast::<u64>().add(stat.index()) };
         sum = sum.wrapping_add(counted);
         processor += 1;
@@ -141,7 +143,7 @@ pub(crate) fn over_processors(slot: u32, stat: Stat) -> u64 {
     sum
 }
 
-/// The entry of an interface with its counters.
+/// The entry of an interface, with its counters.
 #[inline(always)]
 pub(crate) fn interface(ifindex: u32) -> Option<(&'static Interface, Slot)> {
     let mut interface = INTERFACES.get(interface_place(ifindex, 0))?;
@@ -151,7 +153,7 @@ pub(crate) fn interface(ifindex: u32) -> Option<(&'static Interface, Slot)> {
     slot(interface.slot).map(|slot| (interface, slot))
 }
 
-/// The entry of an interface that is not in its own place. Not inlined: hardly ever.
+/// The entry of an interface that is not at its preferred index. Not inlined: very rare.
 #[cold]
 #[inline(never)]
 fn displaced(ifindex: u32) -> Option<&'static Interface> {
@@ -172,33 +174,33 @@ pub(crate) fn tunnel(slot: u32) -> Option<&'static Tunnel> {
     TUNNELS.get(slot)
 }
 
-/// The programs' own state of the tunnel in a slot.
+/// The state that the programs keep for the tunnel in a slot.
 #[inline(always)]
 pub(crate) fn state(slot: u32) -> Option<&'static mut TunnelState> {
-    // SAFETY: the pointer is a map value, checked for null. Other processors may write it at the
-    // same time; each field is one aligned word, and `TunnelState` says what a race may do.
+    // SAFETY: the pointer is a map value, checked for null. Other processors may write it at the same time;
+    // each field is one aligned word, and `TunnelState` documents the effects of a race.
     STATES.get_ptr_mut(slot).map(|state| unsafe { &mut *state })
 }
 
-/// The place of an echo request.
+/// The entry for an echo request.
 #[inline(always)]
 pub(crate) fn pending(tag: u64) -> Option<&'static mut Pending> {
-    // SAFETY: as in `state`; `Pending` says what a race may do.
+    // SAFETY: as in `state`; `Pending` documents the effects of a race.
     ECHOES
         .get_ptr_mut(echo::place(tag))
         .map(|pending| unsafe { &mut *pending })
 }
 
-/// Adds the time of a reply to those of a tunnel.
+/// Adds a reply time to the times of a tunnel.
 #[inline(always)]
 pub(crate) fn add_time(slot: u32, ns: u64) {
     let Some(times) = TIMES.get_ptr_mut(slot) else {
-        return; // no tunnel any more: user space has taken its entry away
+        return; // the tunnel is gone: user space has removed its entry
     };
-    // The mask changes nothing; it shows the verifier that the place is inside.
+    // The mask does not change the value; it proves the bound to the verifier.
     let bucket = echo::bucket(ns) & 63;
-    // SAFETY: as in `Slot::add`: a value of this processor, checked for null; that of a bucket is below
-    // BUCKETS, and so among the 64 words of `Times`.
+    // SAFETY: as in `Slot::add`: a value of this processor, checked for null. A bucket is below BUCKETS, and
+    // so an index into the 64 words of `Times`.
     unsafe {
         let replies = times.cast::<u64>().add(bucket);
         *replies = (*replies).wrapping_add(1);
@@ -206,11 +208,11 @@ pub(crate) fn add_time(slot: u32, ns: u64) {
     }
 }
 
-/// This processor's room for an event.
+/// This processor's buffer for an event.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut LeakEvent> {
-    // SAFETY: the pointer is a map value, checked for null; no other program of ours runs on this
-    // processor until this one returns, and it is taken once.
+    // SAFETY: the pointer is a map value, checked for null. No other program of this object runs on this
+    // processor until this one returns, and this one takes the reference only once.
     SCRATCH.get_ptr_mut(0).map(|event| unsafe { &mut *event })
 }
 
@@ -220,33 +222,33 @@ pub(crate) fn flow(flow: &Flow) -> Option<*mut FlowRecord> {
     LEAKS.get_ptr_mut(flow)
 }
 
-/// How a flow into the tunnel in `slot` grows.
+/// The growth of a flow into the tunnel in `slot`.
 #[inline(always)]
 pub(crate) fn growth(slot: u32, key: u64) -> Option<&'static mut Growth> {
-    // SAFETY: as in `state`; `Growth` says what a race may do.
+    // SAFETY: as in `state`; `Growth` documents the effects of a race.
     GROWTHS
         .get_ptr_mut(recursion::place(slot, key))
         .map(|growth| unsafe { &mut *growth })
 }
 
-/// Remembers a flow that leaks for the first time. When that fails (which an LRU map does only
-/// under extreme contention) the flow stays unknown until its next packet.
+/// Stores the record of a flow that leaks for the first time. An LRU map fails only under extreme contention;
+/// then the flow stays unknown until its next packet.
 #[inline(always)]
 pub(crate) fn remember(flow: &Flow, record: &FlowRecord) -> bool {
     LEAKS.insert(flow, record, 0).is_ok()
 }
 
-/// Sends an event to user space; false when the ring is full.
+/// Sends an event to user space; false if the ring buffer is full.
 #[inline(always)]
 pub(crate) fn emit(event: &LeakEvent) -> bool {
     EVENTS.output::<LeakEvent>(event, 0).is_ok()
 }
 
-/// The tables that the decision asks, in the kernel, for a packet at an interface.
+/// The lookups of the decision, in the kernel, for a packet at an interface.
 pub(crate) struct InKernel {
     /// The interface's slot.
     pub(crate) slot: Slot,
-    /// Its number.
+    /// The number of that slot.
     pub(crate) number: u32,
     /// The interface's [`Interface::generation`].
     pub(crate) generation: u64,
@@ -271,26 +273,27 @@ impl Tables for InKernel {
     }
 }
 
-/// Whether packets to an address come here, 1 or 0, by what is remembered in the slot of this number. A
-/// global function to the kernel, which verifies it by itself, and so once. Cold, to stand among the others:
-/// at the beginning of `.text` it was 1 for every address in `sixxs_ingress`.
+/// Whether packets to an address arrive here: 1 or 0, by the cache in the slot with this number. It is a
+/// global function for the kernel, which verifies it separately, and only once. It is cold, so that it is
+/// placed among the other cold functions: at the beginning of `.text`, it returned 1 for every address in
+/// `sixxs_ingress`.
 #[cold]
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sixxs_comes_here(high: u64, low: u64, number: u32, generation: u64) -> u32 {
     let Some(slot) = slot(number) else {
-        return 0; // never: it is that of an interface
+        return 0; // unreachable: the number belongs to an interface
     };
     let address = Address::from_words([high, low]);
     let source = slot.remembered(address, RECENT_OF_A_KIND, generation);
     source.is_here().into()
 }
 
-// Not inlined: they would take room on the stack of the common path.
+// Not inlined: they would take space on the stack of the common path.
 
-/// Looks an address up. Should user space change the tables just now, it gives them a new generation
-/// afterwards: what is remembered here is of the earlier one. The address comes in two words because
-/// both fit registers; as one value it would be passed in memory.
+/// Looks an address up. If user space changes the tables at the same time, it sets a new generation
+/// afterwards, so the entry cached here belongs to the old one and expires. The address is passed as two
+/// words, which fit in registers; a single value would be passed in memory.
 #[cold]
 #[inline(never)]
 fn remember_source(recent: &mut Recent, high: u64, low: u64, generation: u64) {

@@ -1,4 +1,5 @@
-//! The proof that a tunnel answers: echo requests that came in by it are paired with replies that leave.
+//! Echo pairing: matches echo requests that arrive by a tunnel with the replies that leave, as proof that the
+//! tunnel answers.
 
 use sixxs_common::{
     decide::Tables as _,
@@ -14,12 +15,13 @@ use crate::{
     maps,
 };
 
-/// A request to a tunnel's own address came in by it: the reply is waited for. (What is behind this host, in
-/// a routed prefix, may not be there at all: of it nothing is expected.) Not the reply to somebody there, which
-/// leaves by no tunnel; that such a request came from outside is forged.
+/// A request to a tunnel's own address arrived by that tunnel: registers it as pending. (A host behind this
+/// one, in a routed prefix, may not exist; no reply is expected from there.) Requests from a tunnel's
+/// addresses or prefixes are ignored. Their replies leave by no tunnel, and such a source is forged if the
+/// request comes from outside.
 ///
-/// How long the reply takes is of interest where the request is the first since the last tick of the
-/// clock: the exact clock costs more than all else here.
+/// The reply time is measured only if the request is the first one since the last clock tick: the exact clock
+/// costs more than everything else here.
 #[inline(always)]
 pub(crate) fn came(
     interface: &Interface,
@@ -46,7 +48,7 @@ pub(crate) fn left(ipv6: &Ipv6, number: u32) {
     sixxs_replied(echo::tag(ipv6.source, ipv6.destination, number), 1);
 }
 
-/// A packet leaves, or was dropped, elsewhere than in the tunnel that its source belongs to.
+/// A packet leaves, or was dropped, at another interface than the tunnel that its source belongs to.
 #[inline(always)]
 pub(crate) fn elsewhere(frame: &Frame, ipv6: &Ipv6) {
     if let Some(EchoMessage {
@@ -58,17 +60,17 @@ pub(crate) fn elsewhere(frame: &Frame, ipv6: &Ipv6) {
     }
 }
 
-// Global functions to the kernel, which verifies each by itself, and so once. What they return says
-// nothing: the kernel wants a number.
+// The kernel verifies global functions separately, and each only once. It requires that they return a number;
+// the callers ignore it.
 
-/// Waits for the reply to a request that came by the tunnel in this slot at the last tick; 1: its time is
-/// of interest.
+/// Registers a request that arrived by the tunnel in this slot at the last tick; `is_timed` 1: its reply time
+/// is measured.
 #[cold]
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sixxs_asked(tag: u64, tunnel: u32, tick: u64, is_timed: u32) -> u32 {
     let (Some(slot), Some(pending)) = (maps::slot(tunnel), maps::pending(tag)) else {
-        return 0; // never: both are below the numbers of them
+        return 0; // unreachable: both numbers are within the maps
     };
     match pending.watch(tag, tunnel, tick) {
         Watched::Again => return 0,
@@ -91,20 +93,21 @@ extern "C" fn sixxs_asked(tag: u64, tunnel: u32, tick: u64, is_timed: u32) -> u3
     0
 }
 
-/// A reply, 1: by the tunnel: the request is answered, or is not and never will be.
+/// Handles a reply; `by_tunnel` 1: the request is answered; 0: the reply took another path, and the request
+/// stays unanswered.
 #[cold]
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sixxs_replied(tag: u64, by_tunnel: u32) -> u32 {
     let Some(pending) = maps::pending(tag) else {
-        return 0; // never, as above
+        return 0; // unreachable, as above
     };
     if !pending.answer(tag) {
         return 0;
     }
     let tunnel = pending.slot;
     let Some(slot) = maps::slot(tunnel) else {
-        return 0; // never: it was one when it was written
+        return 0; // unreachable: the slot was valid when it was stored
     };
     if by_tunnel == 0 {
         slot.add(Stat::EchoAstray, 1);

@@ -1,4 +1,4 @@
-//! Outer packets of a tunnel on their way into that very tunnel, by a redirect or by a route.
+//! Drops outer packets of a tunnel that are about to enter that same tunnel, by a redirect or by a route.
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Whether the packet, which is about to leave by the tunnel in `slot`, is one of that tunnel's own outer
-/// packets. Counted for the tunnel and reported then. Batches are not looked at: as such they leave by no
-/// tunnel that carries them on.
+/// packets. If so, it is counted for the tunnel and reported. Batches are ignored: a tunnel that encapsulates
+/// packets never emits its outer packets as a batch.
 #[inline(always)]
 pub(crate) fn is_one(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     may_carry(ipv6.next_header)
@@ -23,7 +23,7 @@ pub(crate) fn is_one(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
         && sixxs_recursion(frame.context().as_ptr().cast(), ipv6.offset, slot) != 0
 }
 
-/// Whether the packet is about to be put into the tunnel in `slot` and is known for one of its outer packets.
+/// Whether the packet is about to enter the tunnel in `slot` and its flow is already known as outer packets.
 #[inline(always)]
 pub(crate) fn is_known(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     if !may_carry(ipv6.next_header) {
@@ -31,7 +31,7 @@ pub(crate) fn is_known(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     }
     let key = key_of(frame, ipv6);
     let Some(growth) = maps::growth(slot, key) else {
-        return false; // never: places are in the table
+        return false; // unreachable: the index is within the table
     };
     known(growth, key, ipv6, slot) == Some(Found::Recursion)
 }
@@ -58,18 +58,18 @@ fn key_of(frame: &Frame, ipv6: &Ipv6) -> u64 {
     key(ipv6.source, ipv6.destination, ipv6.next_header, ports)
 }
 
-/// [`is_one`], 1 or 0. A global function to the kernel, which verifies it by itself, and so once.
+/// [`is_one`], as 1 or 0. A global function: the kernel verifies it separately, and only once.
 #[cold]
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
     let frame = &Frame::new(TcContext::new(skb));
     let Some(ref ipv6) = packet::ipv6_again(frame, offset) else {
-        return 0; // never: it was there a moment ago
+        return 0; // unreachable: the caller has already found the header
     };
     let key = key_of(frame, ipv6);
     let Some(growth) = maps::growth(slot, key) else {
-        return 0; // never: places are in the table
+        return 0; // unreachable: the index is within the table
     };
     match known(growth, key, ipv6, slot) {
         Some(Found::Passes) => return 0,
@@ -86,7 +86,7 @@ extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u3
     found(frame, ipv6, slot, growth.until_ns)
 }
 
-/// Counts and reports what was found.
+/// Counts and reports a recursive packet.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "seconds since the start fit for 136 years"
@@ -96,10 +96,10 @@ fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
     let (Some((interface, _)), Some(counters)) =
         (maps::interface(frame.ifindex()), maps::slot(slot))
     else {
-        return 0; // never: it is that of an interface
+        return 0; // unreachable: both belong to an interface
     };
     let Some(event) = maps::scratch() else {
-        return 0; // never: the map has one entry
+        return 0; // unreachable: the map has one entry
     };
     let upper = packet::transport(frame, ipv6);
     leak::write_down(event, frame, interface, ipv6, upper.as_ref(), slot);

@@ -1,9 +1,9 @@
-//! Answers for sockets that are bound to an uplink.
+//! Steers answers to sockets that are bound to an uplink.
 //!
-//! A socket bound to net0 (`SO_BINDTODEVICE`) with a tunnel's source sends by net0, from where its
-//! packets are redirected into the tunnel; the answers come in by the tunnel, and the kernel gives
-//! a bound socket only what came in by its own interface. So answers to flows that leaked from a
-//! bound socket are handed to that interface.
+//! A socket that is bound to net0 (`SO_BINDTODEVICE`) and has a tunnel's source sends through net0,
+//! from where its packets are redirected into the tunnel. The answers arrive by the tunnel, but the
+//! kernel delivers to a bound socket only packets that arrive by its own interface. So answers to
+//! leaked flows of bound sockets are redirected to that interface.
 
 use sixxs_common::{
     flow,
@@ -16,8 +16,8 @@ use crate::{
     leak, maps,
 };
 
-/// Hands the frame to the uplink that its socket is bound to; false for all other frames. Where no
-/// bound socket has leaked from this tunnel lately, that is all it costs.
+/// Redirects the frame to the uplink that its socket is bound to; false for all other frames. If no
+/// bound socket has leaked from this tunnel lately, this check is the only cost.
 #[inline(always)]
 pub(crate) fn to_uplink(frame: &Frame, interface: &Interface, ipv6: &Ipv6) -> bool {
     let Some(state) = maps::state(interface.slot) else {
@@ -33,13 +33,13 @@ pub(crate) fn to_uplink(frame: &Frame, interface: &Interface, ipv6: &Ipv6) -> bo
     let Some(record) = maps::flow(&flow::incoming(frame, ipv6)) else {
         return false;
     };
-    // SAFETY: a map value, checked for null, kept until the program returns. Other processors may
-    // write it meanwhile; each field is one aligned word.
+    // SAFETY: a map value, checked for null, which stays valid until the program returns. Other
+    // processors may write it at the same time; each field is one aligned word.
     let (ifindex, bound_ifindex, reported_ns) = unsafe {
         let record = &*record;
         (record.ifindex, record.bound_ifindex, record.reported_ns)
     };
-    // An old record may be of a socket that is gone, whose port another one has now.
+    // An old record may belong to a closed socket, whose port another socket uses now.
     let is_recent = now.wrapping_sub(reported_ns) < STEER_NS;
     if ifindex != bound_ifindex || !is_recent || ipv6.offset != u32::from(interface.link_bytes) {
         return false;
