@@ -1,18 +1,18 @@
-//! Leaks merged into lines: one a second for each flow, however many packets it leaks, and one
-//! more for all that are too many to name.
+//! Groups leaks into lines: one line per second for each flow, and one for all flows that are too
+//! many to name.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sixxs_common::{flow::Flow, layout::FlowRecord};
 
-/// Flows named a second and tunnel; the others share a line.
+/// Flows named per second and tunnel; all others share one line.
 pub const FLOWS_PER_LINE_UP: usize = 10;
 
-/// A flow that has been quiet for so long is forgotten.
+/// A flow without leaks for this time is forgotten.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Flows watched at most; more are still counted in the shared line.
+/// The maximum number of tracked flows; the shared line still counts more.
 const WATCHED: usize = 1024;
 
 /// A line about leaks of one tunnel.
@@ -20,28 +20,28 @@ const WATCHED: usize = 1024;
 pub struct Leaks {
     /// Slot of the tunnel.
     pub tunnel: u32,
-    /// The flow and what is known of it; `None`: all flows not named.
+    /// The flow and its record; `None`: all flows that are not named.
     pub flow: Option<(Flow, FlowRecord)>,
-    /// Packets since the last such line.
+    /// Packets since the last line of this kind.
     pub packets: u64,
 }
 
-/// Merges leaks into lines. Time is the caller's.
+/// Groups leaks into lines. The caller supplies the time.
 #[derive(Debug, Default)]
 pub struct Merger {
     flows: BTreeMap<FlowKey, Watched>,
-    /// Packets told of in lines until now, by tunnel; those counted before the start included.
+    /// Packets in lines until now, by tunnel, including those counted before the start.
     told: BTreeMap<u32, u64>,
 }
 
-/// A flow in an order, so that lines come out the same each time.
+/// A flow with an order, so that the order of lines is deterministic.
 type FlowKey = ([u8; 16], [u8; 16], u32, u16, u16);
 
 #[derive(Debug)]
 struct Watched {
     flow: Flow,
     record: FlowRecord,
-    /// Packets of it that were in lines.
+    /// Packets of the flow that were in lines.
     told: u64,
     active: Duration,
 }
@@ -57,7 +57,7 @@ fn key(flow: &Flow) -> FlowKey {
 }
 
 impl Merger {
-    /// A merger that takes leaks counted so far (per slot) as told.
+    /// A merger that takes the leaks counted until now (per slot) as reported.
     #[must_use]
     pub fn new(totals: BTreeMap<u32, u64>) -> Self {
         Self {
@@ -66,12 +66,12 @@ impl Merger {
         }
     }
 
-    /// The kernel reported a flow.
+    /// Handles the kernel's event for a flow.
     pub fn event(&mut self, flow: Flow, record: FlowRecord, now: Duration) {
         let full = self.flows.len() >= WATCHED;
         match self.flows.get_mut(&key(&flow)) {
             Some(watched) => {
-                // The kernel forgot the flow meanwhile, and counts it from the start.
+                // The kernel has evicted the record of the flow since, and counts from zero again.
                 if record.packets < watched.told {
                     watched.told = 0;
                 }
@@ -80,8 +80,8 @@ impl Merger {
             }
             None if full => {}
             None => {
-                // A flow known to the kernel for longer than to us was told of before: its event
-                // speaks for one packet.
+                // A flow that the kernel tracks longer than this merger was in earlier lines: its
+                // event counts as one packet.
                 let told = record.packets.saturating_sub(1);
                 let watched = Watched {
                     flow,
@@ -94,15 +94,16 @@ impl Merger {
         }
     }
 
-    /// Whether there is anything to tell or to forget: whether [`Merger::tick`] is worth calling.
+    /// Whether there is nothing to report or to forget, so that [`Merger::tick`] can be skipped.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.flows.is_empty()
     }
 
-    /// Once a second. `read` gives the kernel's present record of a flow, `totals` the leaks counted
-    /// per tunnel slot; they have to be read before this is called, so that what leaks meanwhile is
-    /// in the flows' records and not taken for packets of flows unknown.
+    /// Returns the lines; called once a second. `read` returns the kernel's current record of a
+    /// flow. `totals` has the leaks counted per tunnel slot. The caller must read them before this
+    /// call: then packets that leak in between are in the flows' records, and do not count as
+    /// packets of unknown flows.
     pub fn tick(
         &mut self,
         now: Duration,
@@ -135,7 +136,7 @@ impl Merger {
         let mut all = Vec::new();
         for (tunnel, total) in totals {
             let mut named = lines.remove(&tunnel).unwrap_or_default();
-            // The busiest first; the sort is stable, so equals stay in the flows' order.
+            // The busiest flows come first. The sort is stable, so equal flows keep their order.
             named.sort_by_key(|line| std::cmp::Reverse(line.packets));
             named.truncate(FLOWS_PER_LINE_UP);
             let told = self.told.entry(tunnel).or_default();
@@ -240,7 +241,7 @@ mod tests {
         );
     }
 
-    /// A flow that leaks on while its tunnel's total is read is no other flow.
+    /// A flow that leaks while the total of its tunnel is read does not count as another flow.
     #[test]
     fn what_leaks_meanwhile_is_told_once() {
         let mut merger = Merger::default();

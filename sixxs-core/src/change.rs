@@ -1,29 +1,29 @@
-//! What a new configuration changes.
+//! The difference between two configurations.
 //!
-//! Pure. The daemon acts by it when it takes a file over, and `sixxs reload --check` shows it.
+//! Pure. The daemon uses it for a reload, and `sixxs reload --check` prints it.
 
 use crate::{
     config::{Config, Tunnel},
     types::IfName,
 };
 
-/// The difference of two configurations; tunnels in the order of their file.
+/// The difference between two configurations; tunnels are in the order of their file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Tunnels that only the new one has.
     pub added: Vec<IfName>,
     /// Tunnels that only the old one has.
     pub removed: Vec<IfName>,
-    /// Tunnels that are other ones to whoever makes the interface.
+    /// Tunnels whose driver has to restart them.
     pub restarted: Vec<IfName>,
-    /// Tunnels that go on, with other rules, routes or checks.
+    /// Tunnels that keep running, with changed rules, routes or checks.
     pub altered: Vec<IfName>,
-    /// Keys outside of tunnels that have another value.
+    /// Keys outside of tunnels with a changed value.
     pub settings: Vec<&'static str>,
 }
 
 impl Change {
-    /// From one to another.
+    /// From `old` to `new`.
     #[must_use]
     pub fn between(old: &Config, new: &Config) -> Self {
         let find = |config: &'_ Config, name: &IfName| -> Option<Tunnel> {
@@ -49,26 +49,26 @@ impl Change {
         change
     }
 
-    /// Tunnels to stop: those that go, and those that come anew.
+    /// Tunnels to stop: the removed and the restarted ones.
     #[must_use]
     pub fn stops(&self) -> Vec<IfName> {
         [&self.removed[..], &self.restarted].concat()
     }
 
-    /// Tunnels to start: those that are new, or come anew.
+    /// Tunnels to start: the added and the restarted ones.
     #[must_use]
     pub fn starts(&self) -> Vec<IfName> {
         [&self.added[..], &self.restarted].concat()
     }
 
-    /// Whether the two are the same.
+    /// Whether the configurations are equal.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The keys that have other values.
+/// The keys with changed values.
 fn settings(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         uplinks,

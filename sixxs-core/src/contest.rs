@@ -1,34 +1,34 @@
-//! When somebody keeps taking away what is put back: each correction is told, but not for ever.
+//! Limits the reports of corrections when other software keeps removing objects.
 //!
-//! What is put back is put back all the same; how often the daemon looks is [`crate::pace`]'s.
+//! The daemon restores the objects in any case; [`crate::pace`] decides how often it looks.
 
 use std::{fmt, time::Duration};
 
-/// Corrections that may be told in one go.
+/// Number of corrections that may be reported one by one in a burst.
 const BURST: u32 = 20;
 
-/// One more may be told after so long.
+/// After this time, one more may be reported.
 const EARN: Duration = Duration::from_secs(1);
 
-/// What was not told one by one is told together, this often.
+/// The interval of summaries of all other corrections.
 const SUMMARY: Duration = Duration::from_secs(10);
 
-/// So long after the last correction that was not told the contest is over.
+/// The contest ends this long after the last unreported correction.
 const OVER: Duration = Duration::from_secs(30);
 
-/// Processes that differ in their number alone are named together.
+/// One or more processes with the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct By {
-    /// The name of the process, as it may be printed.
+    /// The name of the process, sanitised for display.
     pub name: String,
-    /// The number of the first.
+    /// The process ID of the first one.
     pub process: u32,
-    /// Whether there were others of that name.
+    /// Whether there were other processes of that name.
     pub others: bool,
 }
 
 impl By {
-    /// Takes in another process, if it has the same name.
+    /// Adds another process, if it has the same name.
     pub fn joins(&mut self, other: &Self) -> bool {
         let is_same = self.name == other.name;
         self.others |= is_same && (self.process != other.process || other.others);
@@ -43,15 +43,15 @@ impl fmt::Display for By {
     }
 }
 
-/// How many corrections there were of late, and for whom.
+/// The recent corrections, and the processes that caused them.
 #[derive(Debug)]
 pub struct Contest {
     credit: u32,
     earned: Duration,
     untold: u64,
-    /// When the last was not told.
+    /// Time of the last unreported correction.
     last: Option<Duration>,
-    /// Who was seen to take things away, as long as it lasts.
+    /// The processes that removed objects during the contest.
     by: Option<By>,
     summed: Duration,
 }
@@ -69,18 +69,18 @@ impl Default for Contest {
     }
 }
 
-/// Corrections that were not told one by one.
+/// The corrections that were not reported one by one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// How many.
+    /// Their number.
     pub corrections: u64,
-    /// Who was last seen to take something away.
+    /// The last known process that removed an object.
     pub by: Option<By>,
 }
 
 impl Contest {
-    /// Something was put back that somebody took away; `by`: who, where that is known. Says whether
-    /// to tell it by itself.
+    /// Records that an object was restored; `by`: the process that removed it, if known. Returns
+    /// whether to report this correction by itself.
     pub fn corrected(&mut self, now: Duration, by: Option<&By>) -> bool {
         let earned = now.saturating_sub(self.earned).as_secs() / EARN.as_secs();
         if earned > 0 {
@@ -106,13 +106,13 @@ impl Contest {
         false
     }
 
-    /// Whether there is something to be told together, now or later.
+    /// Whether a summary is due, now or later.
     #[must_use]
     pub const fn has_more(&self) -> bool {
         self.untold > 0
     }
 
-    /// What is to be told together now.
+    /// The summary, if one is due now.
     pub fn summary(&mut self, now: Duration) -> Option<Summary> {
         if self.untold == 0 || now < self.summed.saturating_add(SUMMARY) {
             return None;
@@ -124,7 +124,7 @@ impl Contest {
         })
     }
 
-    /// That somebody keeps at it, in words; the same words while it lasts.
+    /// Describes the contest; the text stays the same while it lasts.
     pub fn problem(&mut self, now: Duration) -> Option<String> {
         let last = self.last?;
         if now >= last.saturating_add(OVER) {
@@ -195,7 +195,7 @@ mod tests {
                 .unwrap()
                 .starts_with("networkd (process 7) keeps")
         );
-        // The last of them are told, and then it is over.
+        // The last corrections are in a summary; then the contest is over.
         let end = seconds(120);
         assert_eq!(
             told + summed + contest.summary(end).unwrap().corrections,

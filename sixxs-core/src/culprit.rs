@@ -1,19 +1,19 @@
-//! Who a control group belongs to: a unit of systemd's, a container, or nobody with a name.
+//! Finds the owner of a control group: a systemd unit, a container, or none.
 
-/// The owner of a control group, as far as its path tells.
+/// The owner of a control group, as far as its path shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// The unit of systemd's: a service or scope; of a user's own manager, `UNIT of user UID`.
+    /// The systemd unit: a service or scope; for a unit of a user manager, `UNIT of user UID`.
     pub unit: Option<String>,
-    /// The container: who runs it, and its name or the first twelve digits of its number.
+    /// The container: its runtime, and its name or the first twelve digits of its ID.
     pub container: Option<String>,
 }
 
-/// Digits of a container's number that people use.
+/// Number of digits of a container's ID to show, as usual.
 const DIGITS: usize = 12;
 
 impl Owner {
-    /// Reads a path below the root of the control groups.
+    /// From a path below the root of the control groups.
     #[must_use]
     pub fn of(path: &str) -> Self {
         let parts: Vec<String> = path
@@ -38,7 +38,7 @@ impl Owner {
     }
 }
 
-/// The innermost container. The forms are those of Docker, Podman, containerd and CRI-O under systemd
+/// The innermost container. It accepts the forms of Docker, Podman, containerd and CRI-O with systemd
 /// (`docker-NUMBER.scope`) and without (`docker/NUMBER`), LXC (`lxc.payload.NAME`, `lxc/NAME`) and
 /// systemd-nspawn (`machine-NAME.scope`, `systemd-nspawn@NAME.service`).
 fn container(parts: &[String]) -> Option<String> {
@@ -84,12 +84,12 @@ fn container(parts: &[String]) -> Option<String> {
     None
 }
 
-/// Whether it is the number of a container: 64 hexadecimal digits.
+/// Whether it is the ID of a container: 64 hexadecimal digits.
 fn is_number(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Undoes systemd's escapes (`\x2d` for a dash). What is none stays.
+/// Decodes systemd's escapes (`\x2d` for a dash). Other text stays as it is.
 fn unescape(part: &str) -> String {
     let mut text = String::new();
     let mut rest = part;
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[rustfmt::skip] // a table reads best as one
+    #[rustfmt::skip] // one table is easier to read
     fn every_form_of_path() {
         let number = "0123456789abcdef".repeat(4);
         let cases = [

@@ -1,27 +1,27 @@
-//! When the broker is to hear from us: some beats at the start, then one per interval.
+//! The schedule of keepalives: some at the start, then one per interval.
 
 use std::time::Duration;
 
-/// Between the first beats: far enough apart that one loss does not take them all.
+/// Interval between the first keepalives: long enough that one loss does not affect all of them.
 const START_PAUSE: Duration = Duration::from_secs(1);
 
-/// What brokers ask for, and what is used where they ask for nothing.
+/// The interval that brokers request, and the default if they request none.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A schedule of beats. Times are since any fixed moment.
+/// A schedule of keepalives. Times are since any fixed moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Beats {
-    /// How many there are at a start.
+    /// Number of keepalives at a start.
     burst: u8,
-    /// How many of them are still to come.
+    /// Number of these that are still to send.
     left: u8,
     interval: Duration,
     due: Duration,
 }
 
 impl Beats {
-    /// Begins with `burst` beats from `now` on. An interval of 0 stands for the default one: a
-    /// broker that asks for none does not want a flood.
+    /// Starts with `burst` keepalives from `now` on. An interval of 0 means the default: a broker
+    /// without an interval does not want a flood.
     #[must_use]
     pub fn new(burst: u8, interval: Duration, now: Duration) -> Self {
         let interval = if interval.is_zero() {
@@ -37,31 +37,31 @@ impl Beats {
         }
     }
 
-    /// As at the start: the broker is to learn of us at once.
+    /// Starts again: the broker is to be informed at once.
     pub fn begin_again(&mut self, now: Duration) {
         self.left = self.burst;
         self.due = now;
     }
 
-    /// As if there had been no break: no start, and the next one when it would have been due.
+    /// Resumes after a restart: without a start burst, and with the next keepalive at its old time.
     pub const fn go_on(&mut self, due: Duration) {
         self.left = 0;
         self.due = due;
     }
 
-    /// When the next one is due.
+    /// Time of the next keepalive.
     #[must_use]
     pub const fn due(&self) -> Duration {
         self.due
     }
 
-    /// The time between beats.
+    /// The time between keepalives.
     #[must_use]
     pub const fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// Whether one is due; it is then taken as sent.
+    /// Whether a keepalive is due; if so, it counts as sent.
     pub fn take(&mut self, now: Duration) -> bool {
         if now < self.due {
             return false;
@@ -72,7 +72,7 @@ impl Beats {
         } else {
             START_PAUSE.min(self.interval)
         };
-        // From now on: after the machine slept there is one beat, not all that were missed.
+        // Counted from now: after a suspend there is one keepalive, not all missed ones.
         self.due = now.saturating_add(pause);
         true
     }
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(beats_until(&mut beats, 0, 200), [0, 1, 2, 62, 122, 182]);
         beats.begin_again(Duration::from_secs(200));
         assert_eq!(beats_until(&mut beats, 200, 300), [200, 201, 202, 262]);
-        // Asleep for an hour.
+        // Suspended for an hour.
         assert_eq!(beats_until(&mut beats, 3900, 4000), [3900, 3960]);
     }
 

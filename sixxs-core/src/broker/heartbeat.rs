@@ -1,7 +1,7 @@
 //! The heartbeat of 6in4 tunnels with a changing IPv4 address (draft-massar-v6ops-heartbeat-01).
 //!
-//! One UDP datagram, never answered. Only after it does the broker send protocol 41 to the address
-//! that it came from.
+//! It is one UDP datagram without an answer. The broker sends protocol 41 to the source address of
+//! the datagram, and only after receiving it.
 
 use std::net::Ipv6Addr;
 
@@ -13,11 +13,11 @@ use crate::secret::Secret;
 /// The broker's UDP port.
 pub const PORT: u16 = 3740;
 
-/// Beats at a start.
+/// Number of heartbeats at a start.
 pub const BURST: u8 = 2;
 
-/// The datagram for a tunnel whose address at our end is `address`. `sender` in it stands for the
-/// address that the packet comes from, which behind a NAT nobody here knows.
+/// The datagram for a tunnel with the local inner address `address`. Its word `sender` means the
+/// datagram's source address, which a client behind NAT does not know.
 #[must_use]
 pub fn beat(address: Ipv6Addr, unix_seconds: u64, password: &Secret) -> String {
     signed(&format!("{address} sender"), unix_seconds, password)
@@ -25,7 +25,7 @@ pub fn beat(address: Ipv6Addr, unix_seconds: u64, password: &Secret) -> String {
 
 fn signed(who: &str, unix_seconds: u64, password: &Secret) -> String {
     let text = format!("HEARTBEAT TUNNEL {who} {unix_seconds} ");
-    // The digest is over the text and the password behind it.
+    // The digest covers the text followed by the password.
     let digest = Md5::new()
         .chain_update(&text)
         .chain_update(password.expose())

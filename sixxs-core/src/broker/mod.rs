@@ -1,6 +1,7 @@
-//! What a tunnel broker speaks, without IO: bytes and time in; bytes, timers and outcomes out.
+//! The protocols of tunnel brokers, without IO. Input: bytes and time. Output: bytes, timers and
+//! results.
 //!
-//! Nothing here opens a socket, reads a file or asks a clock.
+//! Nothing here opens a socket, reads a file or reads a clock.
 
 pub mod ayiya;
 pub mod beats;

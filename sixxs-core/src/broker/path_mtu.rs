@@ -1,5 +1,5 @@
-//! What fits through a 6in4 tunnel whose path may be narrower than its ends (RFC 4213 §3.2.2), and what the sender of
-//! a packet that does not fit is told: ICMPv6 Packet Too Big (RFC 4443 §3.2).
+//! The packet size that fits a 6in4 tunnel whose path MTU may be below the MTU of its ends (RFC 4213 §3.2.2),
+//! and the ICMPv6 Packet Too Big (RFC 4443 §3.2) for larger packets.
 
 use std::{net::Ipv6Addr, time::Duration};
 
@@ -12,26 +12,26 @@ use sixxs_common::{
 /// The IPv4 header around each packet.
 const OUTER_BYTES: u32 = 20;
 
-/// Answers that may come at once.
+/// The maximum number of answers at once.
 const BURST: u32 = 50;
 
-/// A new one may come after this time (RFC 4443 §2.4 f): one is enough for a flow.
+/// The interval in which one more answer is allowed (RFC 4443 §2.4 f): one is enough for a flow.
 const PER_ANSWER: Duration = Duration::from_millis(1);
 
-/// The longest packet that is sent through a tunnel over a path of `path_mtu` bytes. Up to the least that every IPv6
-/// link has to carry, the outer packet is cut into fragments instead.
+/// The longest packet that a tunnel with a path of `path_mtu` bytes carries unfragmented. Packets up to the
+/// IPv6 minimum MTU are always sent; if necessary the outer packet is fragmented.
 #[must_use]
 pub fn fits(path_mtu: u32) -> u32 {
     path_mtu.saturating_sub(OUTER_BYTES).max(MINIMUM_MTU)
 }
 
-/// Whether packets up to this length fit whatever the path.
+/// Whether packets up to this length fit any path.
 #[must_use]
 pub const fn fits_always(bytes: usize) -> bool {
     bytes <= MINIMUM_MTU as usize
 }
 
-/// A batch of packets of `stride` bytes each, but for the last, which may be shorter: those that are longer than
+/// Splits a batch of packets of `stride` bytes each (the last one may be shorter) into packets longer than
 /// `most` bytes, and the rest.
 #[must_use]
 pub fn split(batch: &[u8], stride: usize, most: u32) -> (&[u8], &[u8]) {
@@ -44,13 +44,13 @@ pub fn split(batch: &[u8], stride: usize, most: u32) -> (&[u8], &[u8]) {
     batch.split_at(batch.len() - if is_fitting { last } else { 0 })
 }
 
-/// The Packet Too Big that answers a packet; `None`: none may be sent, or the packet makes no sense.
+/// The Packet Too Big that answers a packet; `None`: RFC 4443 forbids an answer, or the packet is malformed.
 #[must_use]
 pub fn answer(packet: &[u8], router: Ipv6Addr, mtu: u32) -> Option<Vec<u8>> {
     let quoted = packet.get(..QUOTED_BYTES as usize)?;
     let ipv6 = packet::ipv6_at(packet, 0)?;
     let source = Ipv6Addr::from(ipv6.source.octets());
-    // RFC 4443 §2.4 e.6, and e.1: no error about an error.
+    // RFC 4443 §2.4 e.6, and e.1: no error in reply to an error.
     if source.is_unspecified() || source.is_multicast() {
         return None;
     }
@@ -70,7 +70,7 @@ pub fn answer(packet: &[u8], router: Ipv6Addr, mtu: u32) -> Option<Vec<u8>> {
     Some([&headers[..], quoted].concat())
 }
 
-/// How many answers may be sent, and when.
+/// A rate limit for answers.
 #[derive(Debug)]
 pub struct Budget {
     left: u32,
@@ -78,7 +78,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A whole one.
+    /// A full budget.
     #[must_use]
     pub const fn new(now: Duration) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Budget {
         }
     }
 
-    /// Whether there may be one more answer.
+    /// Whether one more answer is allowed.
     pub fn take(&mut self, now: Duration) -> bool {
         let passed = now.saturating_sub(self.since);
         let earned = passed.as_micros() / PER_ANSWER.as_micros();
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(told[24..40], a_packet(17, 0)[8..24]);
         assert_eq!((told[40], &told[44..48]), (2, &1380u32.to_be_bytes()[..]));
         assert_eq!(told[48..], a_packet(17, 0)[..1232]);
-        // An echo is answered, an error is not; nor is who cannot be told, or what is cut off.
+        // An echo request gets an answer. An error, an unspecified source and a truncated packet get none.
         assert!(answer(&a_packet(58, 128), router, 1380).is_some());
         assert!(answer(&a_packet(58, 1), router, 1380).is_none());
         let mut nobody = a_packet(17, 0);

@@ -1,35 +1,35 @@
-//! What brokers mind: the clock, and how often they are connected to.
+//! Checks that concern brokers: the clock, and the connect limit.
 
 use super::{Finding, Verdict};
 
-/// What there is.
+/// Facts about brokers.
 #[derive(Clone, Debug, Default)]
 pub struct Brokers {
-    /// The clock, where tunnels depend on it.
+    /// The clock, if tunnels depend on it.
     pub clock: Option<Clock>,
-    /// How we stand with each of them.
+    /// The remaining limit for each broker.
     pub standings: Vec<Standing>,
 }
 
 /// The clock.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// Whether somebody keeps it right; `None`: the kernel does not say.
+    /// Whether the clock is synchronised; `None`: the kernel does not report it.
     pub synchronised: Option<bool>,
-    /// Tunnels of which a broker said that our clock is wrong, with its words.
+    /// Tunnels whose broker reported a wrong local clock, with the broker's text.
     pub wrong: Vec<(String, String)>,
-    /// Tunnels where datagrams were refused for their time, and how many.
+    /// Tunnels where datagrams were refused because of their time, and the number of these.
     pub refused: Vec<(String, u64)>,
 }
 
-/// How we stand with a broker.
+/// The remaining limit for a broker.
 #[derive(Clone, Debug)]
 pub struct Standing {
     /// Its name or address.
     pub name: String,
-    /// Until when it refuses us, in RFC 3339.
+    /// End of the lockout, in RFC 3339.
     pub locked_out_until: Option<String>,
-    /// Whether there is a connect left.
+    /// Whether a slot is free.
     pub has_slot: bool,
 }
 

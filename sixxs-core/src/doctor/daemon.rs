@@ -1,45 +1,45 @@
-//! What the daemon says, and who else runs.
+//! Checks of the daemon's problems, and of other daemons.
 
 use super::{Configuration, Finding, Verdict};
 
-/// What there is.
+/// Facts about the daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Daemon {
-    /// What the daemon says is wrong; `None`: there is no daemon.
+    /// Problems that the daemon reports; `None`: there is no daemon.
     pub problems: Option<Vec<String>>,
-    /// Why one that runs was not asked.
+    /// The reason why a running daemon was not queried.
     pub not_asked: Option<String>,
-    /// What one that runs and says nothing is like.
+    /// The state of a running daemon that does not answer.
     pub silent: Option<String>,
-    /// Where there is none: how many rules and routes are missing.
+    /// Without a daemon: the number of missing rules and routes.
     pub missing: usize,
-    /// Daemons of this program in this network namespace that work in other directories.
+    /// Daemons of this program in this network namespace that use other directories.
     pub others: Vec<u32>,
-    /// Whether the group exists that may ask the daemon.
+    /// The group that may query the daemon, and whether it exists.
     pub group: Option<(String, bool)>,
-    /// A directory that has to be written to, and cannot be.
+    /// A required directory that is not writable.
     pub not_writable: Option<NotWritable>,
 }
 
-/// A directory that cannot be written to.
+/// A directory that is not writable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotWritable {
-    /// Which one; it need not be there.
+    /// The directory; it may be missing.
     pub directory: String,
-    /// Why.
+    /// The reason.
     pub why: WhyNot,
 }
 
-/// Why a directory cannot be written to.
+/// The reason why a directory is not writable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WhyNot {
-    /// What is mounted here is read-only.
+    /// The file system at this mount point is read-only.
     ReadOnly(String),
-    /// This is there, and no directory.
+    /// This path exists, but is not a directory.
     InTheWay(String),
-    /// Whoever asks may not; who runs the daemon may.
+    /// The calling user has no permission; the daemon's user has.
     NotAsked,
-    /// What the kernel says.
+    /// The kernel's error.
     Other(String),
 }
 
@@ -101,7 +101,7 @@ pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Fi
             about: "daemon",
             verdict: Verdict::Bad,
             detail: problem.clone(),
-            // The daemon says it in one.
+            // The daemon's text contains the fix.
             fix: None,
         })),
     }

@@ -1,23 +1,23 @@
-//! Packet filters that ask where a packet's source is reached: `fib saddr . iif oif missing drop`, as
-//! firewalld has it (`IPv6_rpfilter`), and `-m rpfilter` of ip6tables.
+//! Packet filters that check the reverse path of a packet's source: `fib saddr . iif oif missing drop`,
+//! as firewalld has it (`IPv6_rpfilter`), and `-m rpfilter` of ip6tables.
 //!
-//! Asked for the way back to a packet that came in by a tunnel, the kernel goes by our rules, as it does
-//! for the answer. So such a filter lets through what it should while rules are in place, and drops
-//! everything once they are not, when the programs would still have caught the answers. At an uplink it
-//! drops what comes in for a tunnel's address while rules are in place: the answers to sockets that are
-//! bound to the uplink, which the programs lead there.
+//! For a packet that arrives by a tunnel, the kernel looks up the reverse path with our rules, as it
+//! does for the answer. So such a filter accepts the packets while the rules are in place. Without the
+//! rules it drops all of them, although the programs would still redirect the answers. At an uplink, it
+//! drops packets to a tunnel's address while the rules are in place. These are answers to sockets that
+//! are bound to the uplink, which the programs steer there.
 
 use super::{
     Finding, Verdict,
     ruleset::{self, Chain, Dropped},
 };
 
-/// What there is.
+/// Facts about packet filters.
 #[derive(Clone, Debug, Default)]
 pub struct Filters {
-    /// The chains, all that may decide about what comes in.
+    /// All chains that may decide about incoming packets.
     pub chains: Vec<Chain>,
-    /// What could not be listed.
+    /// Rule sets that could not be listed.
     pub not_listed: Vec<NotListed>,
     /// The tunnels.
     pub tunnels: Vec<Tunnel>,
@@ -25,12 +25,12 @@ pub struct Filters {
     pub uplinks: Vec<String>,
 }
 
-/// What could not be listed.
+/// A rule set that could not be listed.
 #[derive(Clone, Debug)]
 pub struct NotListed {
     /// The command that lists it.
     pub asked: &'static str,
-    /// Why; `None`: there is something to list, and no such command.
+    /// The reason; `None`: there is something to list, but the command is missing.
     pub why: Option<String>,
 }
 
@@ -39,11 +39,11 @@ pub struct NotListed {
 pub struct Tunnel {
     /// Its interface.
     pub name: String,
-    /// Whether what answers a packet that came in by it is led there.
+    /// Whether answers to packets that arrive by it are routed back to it.
     pub is_led_back: bool,
 }
 
-/// A filter, and whom it hits.
+/// A filter, and the interfaces that it affects.
 struct Hit<'a> {
     dropped: Dropped<'a>,
     tunnels: Vec<&'a Tunnel>,
@@ -53,7 +53,7 @@ struct Hit<'a> {
 pub(super) fn findings(filters: &Filters) -> Vec<Finding> {
     let mut findings: Vec<_> = filters.not_listed.iter().map(not_listed).collect();
     for hit in &mut hits(filters) {
-        // Without rules nothing is led to another interface.
+        // Without rules, no packet is routed to another interface.
         if filters.tunnels.iter().all(|tunnel| !tunnel.is_led_back) {
             hit.uplinks.clear();
         }
@@ -62,7 +62,7 @@ pub(super) fn findings(filters: &Filters) -> Vec<Finding> {
     findings
 }
 
-/// Each filter that drops something of ours, once.
+/// Each filter that drops packets of tunnels or uplinks, once.
 fn hits(filters: &Filters) -> Vec<Hit<'_>> {
     let mut hits: Vec<Hit<'_>> = Vec::new();
     for tunnel in &filters.tunnels {
@@ -145,7 +145,7 @@ fn of_tunnels(hit: &Hit<'_>) -> Option<Finding> {
     ))
 }
 
-/// An exception for an uplink would let in what forges its source: the sockets are what can be changed.
+/// No exception for the uplink: it would accept forged sources. So the fix changes the sockets instead.
 fn of_uplinks(hit: &Hit<'_>) -> Option<Finding> {
     let uplinks = hit.uplinks.as_slice();
     (!uplinks.is_empty()).then(|| {
@@ -179,7 +179,7 @@ mod tests {
         Action, Condition, Home, Interfaces, Policy, Reverse, Rule, Tool,
     };
 
-    /// What is found where one rule drops what comes in by interfaces like this without a way back.
+    /// The findings for a rule that drops packets from interfaces like `names` without a reverse path.
     fn found(names: &str) -> Vec<(Verdict, String)> {
         let conditions = vec![
             Condition::Incoming(Interfaces {

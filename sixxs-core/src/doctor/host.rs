@@ -1,62 +1,62 @@
-//! What the kernel has, and what was made of it.
+//! Checks of the kernel's features, and of the set-up that needs them.
 
 use super::{Finding, Verdict, has};
 
-/// The oldest kernel that everything is tried on.
+/// The oldest kernel that everything is tested on.
 const OLDEST: (u32, u32) = (6, 1);
 
-/// From this one on programs are attached by TCX.
+/// From this version on, programs are attached by TCX.
 const TCX: (u32, u32) = (6, 6);
 
-/// What the kernel has. `None`: it could not be found out.
+/// The kernel's features. `None`: could not be determined.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// The kernel's release, as `uname -r` has it.
+    /// The kernel's release, as in `uname -r`.
     pub release: String,
     /// Whether it has IPv6.
     pub ipv6: bool,
-    /// Whether it has rules for IPv6.
+    /// Whether it has IPv6 policy rules.
     pub rules: Option<bool>,
-    /// Whether it has source-specific routes, where the configuration needs them.
+    /// Whether it has source-specific routes; `None` if the configuration does not need them.
     pub subtrees: Option<Option<bool>>,
-    /// Whether it takes programs for traffic control.
+    /// Whether it accepts traffic control programs.
     pub programs: Option<bool>,
-    /// Whether it has a file system for BPF.
+    /// Whether it has the BPF file system.
     pub bpffs: bool,
-    /// Where programs and maps are pinned.
+    /// The directory for pinned programs and maps.
     pub pins: Pins,
-    /// Whether there are TUN devices, where the configuration needs them.
+    /// Whether there are TUN devices, if the configuration needs them.
     pub tun: Option<bool>,
-    /// Whether the kernel carries 6in4 itself, where that is configured.
+    /// Whether the kernel can carry 6in4 itself, if the configuration needs it.
     pub sit: Option<bool>,
 }
 
-/// Where programs and maps are pinned.
+/// The directory for pinned programs and maps.
 #[derive(Clone, Debug, Default)]
 pub struct Pins {
     /// The directory.
     pub directory: String,
-    /// Where a file system for BPF belongs, that it may be on one.
+    /// The mount point for the BPF file system that contains the directory.
     pub mount_point: String,
-    /// Whether that is on a file system for BPF.
+    /// Whether the directory is on a BPF file system.
     pub mounted: bool,
-    /// Whether this process could mount one; `None`: it is an ordinary user's, which is neither told
-    /// whether there is one nor runs the daemon.
+    /// Whether this process could mount one; `None`: it runs as an ordinary user, who cannot see
+    /// whether there is one, and does not run the daemon.
     pub mountable: Option<bool>,
     /// Directories of other versions of this program.
     pub left: Vec<String>,
-    /// Why nothing can be pinned.
+    /// The reason why nothing can be pinned.
     pub refused: Option<Refused>,
-    /// What others pinned in the places of our maps.
+    /// Foreign pins at the paths of our maps.
     pub strange: Vec<String>,
 }
 
-/// Why nothing can be pinned.
+/// The reason why nothing can be pinned.
 #[derive(Clone, Debug)]
 pub struct Refused {
     /// In words.
     pub why: String,
-    /// The mount point of the file system, where it is read-only.
+    /// The mount point of the file system, if it is read-only.
     pub read_only: Option<String>,
 }
 
@@ -217,7 +217,7 @@ fn kernel(release: &str) -> Finding {
     }
 }
 
-/// What is to be said of a kernel that is too old, if it is.
+/// The warning for a kernel that is too old.
 #[must_use]
 pub fn too_old(release: &str) -> Option<String> {
     version(release)

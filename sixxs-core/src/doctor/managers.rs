@@ -1,17 +1,17 @@
-//! Network managers, and what they were told of what others made.
+//! Checks whether network managers are configured to leave foreign objects alone.
 
 use super::{Finding, Verdict};
 
-/// Those that run.
+/// The running network managers.
 #[derive(Clone, Debug, Default)]
 pub struct Managers {
     /// systemd-networkd.
     pub networkd: Option<Networkd>,
-    /// NetworkManager: our tunnels that it was not told to leave alone.
+    /// NetworkManager: the tunnels that its configuration does not exclude.
     pub network_manager: Option<Vec<String>>,
 }
 
-/// What systemd-networkd was told about what others made.
+/// systemd-networkd's configuration for foreign objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Networkd {
     /// `ManageForeignRoutingPolicyRules`: whether it deletes rules.
@@ -81,8 +81,8 @@ fn networkd(networkd: Networkd) -> Finding {
     )
 }
 
-/// What the files of systemd-networkd say about what others made, the one that counts most last
-/// (networkd.conf(5)). Anything it does not know it takes for its default, which is to delete.
+/// Reads systemd-networkd's configuration for foreign objects, with the file of highest priority
+/// last (networkd.conf(5)). An unknown value means its default, which is to delete.
 #[must_use]
 pub fn read_networkd<'a>(files: impl IntoIterator<Item = &'a str>) -> Networkd {
     let mut networkd = Networkd {
@@ -106,15 +106,16 @@ pub fn read_networkd<'a>(files: impl IntoIterator<Item = &'a str>) -> Networkd {
     networkd
 }
 
-/// Which of these interfaces the files of NetworkManager leave to it, the file that counts most last
-/// (NetworkManager.conf(5)). Only what names interfaces is understood; all else leaves them to it.
+/// The interfaces that NetworkManager manages, by its files, with the file of highest priority last
+/// (NetworkManager.conf(5)). Only entries that name interfaces are parsed; with other entries an
+/// interface counts as managed.
 #[must_use]
 pub fn left_to_network_manager<'a>(
     files: impl IntoIterator<Item = &'a str>,
     interfaces: &[String],
 ) -> Vec<String> {
     let mut unmanaged: Vec<String> = Vec::new();
-    // Of each `[device…]`, whose it is and what it says.
+    // For each `[device…]`, its interfaces and whether they are managed.
     let mut devices: Vec<(Vec<String>, Option<bool>)> = Vec::new();
     for file in files {
         let mut section = String::new();
@@ -161,7 +162,7 @@ fn listed(value: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a list of devices names an interface; what it excepts counts more.
+/// Whether a list of devices names an interface; exceptions take precedence.
 fn is_listed(list: &[String], name: &str) -> bool {
     let names = |part: &str| match part.strip_prefix("interface-name:") {
         Some(pattern) => is_like(pattern.trim_start_matches('='), name),
@@ -174,7 +175,7 @@ fn is_listed(list: &[String], name: &str) -> bool {
     !excepted && list.iter().any(|part| names(part))
 }
 
-/// Whether a pattern, in which `*` is anything, is for a name.
+/// Whether a name matches a pattern, in which `*` matches any text.
 pub(super) fn is_like(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else {
         return pattern == name;
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(left(&[except]), "sixxs1");
         let device = "[device-tunnels]\nmatch-device=interface-name:sixxs0\nmanaged=0\n";
         assert_eq!(left(&[device]), "sixxs1");
-        // Of other sections, or broken, it says nothing.
+        // Other sections and broken lines have no effect.
         assert_eq!(
             left(&["[main]\nunmanaged-devices=*\n[\n=\n[]\nmanaged"]),
             "sixxs0 sixxs1"

@@ -1,5 +1,5 @@
-//! Rules of others that come before ours and ask for a mark. What sets the mark (a filter, a socket) takes packets
-//! away from their tunnel; without the mark nothing is seen of it.
+//! Foreign rules that come before ours and match a firewall mark. Software that sets the mark (a filter, a
+//! socket) diverts packets from their tunnel; packets without the mark do not show this.
 
 use std::net::Ipv6Addr;
 
@@ -9,21 +9,21 @@ use crate::{
     types::{RulePriority, TableId},
 };
 
-/// Marks that are tried at most.
+/// The maximum number of marks to try.
 const MOST: usize = 64;
 
-/// A rule of others before ours, and the packets with its mark that it takes away.
+/// A foreign rule before ours, and its effect on packets with its mark.
 #[derive(Clone, Debug)]
 pub struct Marked {
     /// The rule.
     pub rule: SeenRule,
-    /// Where it takes them.
+    /// The result for these packets.
     pub fate: Fate,
     /// The tunnels whose packets it takes.
     pub tunnels: Vec<MarkedTunnel>,
 }
 
-/// A tunnel whose packets go elsewhere once they have a mark.
+/// A tunnel whose marked packets go elsewhere.
 #[derive(Clone, Debug)]
 pub struct MarkedTunnel {
     /// Its name.
@@ -34,7 +34,7 @@ pub struct MarkedTunnel {
     pub table: TableId,
 }
 
-/// What becomes of marked packets.
+/// The result for marked packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The kernel refuses them.
@@ -45,8 +45,8 @@ pub enum Fate {
     Redirected,
 }
 
-/// The marks that rules of others before `ours` ask for, each once. None that packets without a mark have: where
-/// those go is seen without trying.
+/// The marks that foreign rules before `ours` match, each once. Marks that match unmarked packets are left
+/// out: other checks show where these packets go.
 #[must_use]
 pub fn marks(rules: &[SeenRule], ours: RulePriority) -> Vec<u32> {
     let mut marks = Vec::new();
@@ -70,7 +70,7 @@ pub fn marks(rules: &[SeenRule], ours: RulePriority) -> Vec<u32> {
     marks
 }
 
-/// Puts tunnels with the same rule and fate together.
+/// Adds a tunnel to the entry with the same rule and result.
 pub fn add(all: &mut Vec<Marked>, rule: &SeenRule, fate: Fate, tunnel: MarkedTunnel) {
     let same = all
         .iter_mut()
@@ -86,8 +86,8 @@ pub fn add(all: &mut Vec<Marked>, rule: &SeenRule, fate: Fate, tunnel: MarkedTun
     }
 }
 
-/// Nothing is said of packets that the programs bring back: VPNs mark those of their own sockets, to have them leave
-/// by the uplink, and those have the uplink's address.
+/// Redirected packets are not reported: VPNs mark packets of their own sockets so that they leave by the
+/// uplink, and these have the uplink's address.
 pub(super) fn findings(all: &[Marked]) -> impl Iterator<Item = Finding> {
     let told = all.iter().filter(|marked| marked.fate != Fate::Redirected);
     told.map(finding)
@@ -113,7 +113,8 @@ fn finding(marked: &Marked) -> Finding {
     Finding::not("marked", Verdict::Note, detail, cures(rule, tunnels))
 }
 
-/// Rules before it for these packets, where there is room: it stays as it is for all others.
+/// Suggests rules before it for these packets, if a priority is free, so that the rule stays unchanged for
+/// all others.
 fn cures(rule: &SeenRule, tunnels: &[MarkedTunnel]) -> String {
     let (Some(before), Some((value, mask))) = (
         rule.priority.0.checked_sub(1).filter(|p| *p > 0),
@@ -218,7 +219,7 @@ mod tests {
              ip -6 rule add from 2001:db8:b::2 fwmark 0x7 lookup 201 priority 99; or move it behind ours: "
         ));
         assert!(found[1].0.contains("led to net1"));
-        // There is no room before it.
+        // No priority is free before it.
         assert!(found[1].1.starts_with("ip -6 rule del"));
     }
 }

@@ -1,14 +1,14 @@
-//! What on a host is in the way: findings, each with its fix, from facts that somebody else gathered.
+//! Diagnosis of a host: findings, each with its fix, from facts that the caller gathered.
 //!
-//! * [`host`] – what the kernel has
+//! * [`host`] – the kernel's features
 //! * [`settings`] – sysctls
-//! * [`filters`] – packet filters that ask where a packet's source is reached
+//! * [`filters`] – packet filters with reverse path checks
 //! * [`ways`] – rules, programs, addresses and uplinks
-//! * [`marked`] – rules that take away what has a mark
+//! * [`marked`] – foreign rules that match a mark
 //! * [`managers`] – network managers
-//! * [`paths`] – what fits through the tunnels
+//! * [`paths`] – the packet sizes that tunnels carry
 //! * [`brokers`] – the clock and the connect limit
-//! * [`daemon`] – what the daemon says, and who else runs
+//! * [`daemon`] – the daemon's problems, and other daemons
 
 pub mod brokers;
 pub mod daemon;
@@ -24,12 +24,12 @@ pub mod ways;
 
 pub use host::{has_tcx, too_old};
 
-/// What there is on a host.
+/// The facts about a host.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The kernel.
     pub host: host::Host,
-    /// What is wrong with the configuration.
+    /// The configuration's error, if it has one.
     pub configuration: Option<Configuration>,
     /// Sysctls.
     pub settings: settings::Settings,
@@ -41,7 +41,7 @@ pub struct Facts {
     pub ways: ways::Ways,
     /// Network managers.
     pub managers: managers::Managers,
-    /// What fits through the tunnels.
+    /// The packet sizes that tunnels carry.
     pub paths: Vec<paths::Path>,
     /// The clock and the connect limit.
     pub brokers: brokers::Brokers,
@@ -49,38 +49,38 @@ pub struct Facts {
     pub daemon: daemon::Daemon,
 }
 
-/// Why a configuration is not to be had.
+/// The reason why there is no configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Configuration {
     /// There is no such file.
     Missing(String),
-    /// Whoever asks may not read it.
+    /// The calling user may not read it.
     NotPermitted(String),
-    /// It is wrong, as this says.
+    /// It has errors, with this description.
     Wrong(String),
 }
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be.
+    /// Correct.
     Good,
-    /// It does not hinder; worth knowing.
+    /// Harmless, but worth knowing.
     Note,
-    /// Something is in the way.
+    /// A fault.
     Bad,
 }
 
-/// Something that was looked at.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What.
+    /// The subject.
     pub about: &'static str,
-    /// How it is.
+    /// The severity.
     pub verdict: Verdict,
-    /// What was found.
+    /// The result in words.
     pub detail: String,
-    /// What to do about it.
+    /// The fix.
     pub fix: Option<String>,
 }
 
@@ -109,7 +109,7 @@ impl Finding {
     }
 }
 
-/// What is to be said of a host, in an order for people: what nothing works without comes first.
+/// All findings, in an order for users: the prerequisites of everything else come first.
 #[must_use]
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = host::findings(&facts.host);
@@ -127,7 +127,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 fn configuration(why: &Configuration, daemon: &daemon::Daemon) -> Finding {
-    // One that was started for an account alone does without.
+    // A daemon that was started only for an account needs no configuration file.
     let has_daemon = daemon.problems.is_some();
     let (verdict, detail, fix) = match why {
         Configuration::Missing(file) => (

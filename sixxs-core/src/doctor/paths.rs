@@ -1,15 +1,15 @@
-//! What fits through the tunnels, against what they promise.
+//! Compares the packet sizes that tunnels carry with their MTU.
 
 use super::{Finding, Verdict};
 
-/// The way through a tunnel, tried with packets that nobody may cut.
+/// The path through a tunnel, tested with packets that must not be fragmented.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
     /// The tunnel.
     pub tunnel: String,
     /// Its MTU, in bytes.
     pub mtu: u32,
-    /// The largest packet that was answered, in bytes; a small one was.
+    /// The largest packet that was answered, in bytes. A small one was answered.
     pub fits: u32,
 }
 

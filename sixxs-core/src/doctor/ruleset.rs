@@ -1,24 +1,24 @@
-//! Rules of packet filters, and what they do with a packet that comes in. They are walked, as the kernel
-//! does (`nft_do_chain`, `ip6t_do_table`), so that it does not matter how a filter is written.
+//! Rule sets of packet filters, and their effect on an incoming packet. The rules are evaluated like in
+//! the kernel (`nft_do_chain`, `ip6t_do_table`), so that it does not matter how a filter is written.
 
 use super::managers::is_like;
 
-/// Jumps within each other, at most, as in the kernel (`NFT_JUMP_STACK_SIZE`).
+/// The maximum depth of jumps, as in the kernel (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
 
-/// What lists and changes a chain.
+/// The tool that lists and changes a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tool {
     /// nft.
     Nft,
-    /// One of ip6tables's commands.
+    /// One of the ip6tables commands.
     Ip6tables(&'static str),
 }
 
-/// Where a chain is.
+/// The location of a chain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Home {
-    /// What lists and changes it.
+    /// The tool that lists and changes it.
     pub tool: Tool,
     /// `inet`, `ip6`.
     pub family: String,
@@ -29,21 +29,21 @@ pub struct Home {
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Where it is.
+    /// Its location.
     pub home: Home,
     /// Its name.
     pub name: String,
-    /// Whether packets that come in meet it, and what becomes of those that no rule decides about; `None`:
-    /// they come only by a jump, or not at all.
+    /// For a base chain of incoming packets, its policy; `None`: packets reach it only by a jump, or not
+    /// at all.
     pub base: Option<Policy>,
-    /// Its rules, in their order.
+    /// Its rules, in order.
     pub rules: Vec<Rule>,
 }
 
-/// What becomes of packets that no rule decides about.
+/// The action for packets that no rule decides about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// They pass.
+    /// They are accepted.
     Accept,
     /// They are dropped.
     Drop,
@@ -52,77 +52,77 @@ pub enum Policy {
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its handle; of ip6tables its place in the chain, from 1.
+    /// Its handle; for ip6tables its position in the chain, from 1.
     pub number: u64,
-    /// What it asks for: all of it.
+    /// Its conditions, all of which must match.
     pub conditions: Vec<Condition>,
-    /// What it does.
+    /// Its action.
     pub action: Action,
 }
 
-/// What a rule asks for.
+/// A condition of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// The incoming interface.
     Incoming(Interfaces),
     /// Whether a route leads back to the source.
     Reverse(Reverse, bool),
-    /// Something that few packets have.
+    /// A condition that few packets match.
     Other,
 }
 
 /// Incoming interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interfaces {
-    /// Whether all but these.
+    /// Whether the condition matches all interfaces except these.
     pub not: bool,
-    /// Their names; `*` is anything.
+    /// Their names; `*` matches any text.
     pub names: Vec<String>,
 }
 
-/// Which route back counts.
+/// The routes that count for a reverse path check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reverse {
-    /// One by the interface by which the packet came in.
+    /// A route by the interface at which the packet arrived.
     Strict,
-    /// Any.
+    /// Any route.
     Loose,
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing that decides: it counts, logs, marks.
+    /// It counts, logs or marks, but does not decide.
     Continue,
-    /// The packet leaves this base chain, and passes.
+    /// The packet leaves this base chain and is accepted.
     Accept,
     /// It is dropped.
     Drop,
-    /// It goes back to where it jumped from.
+    /// Evaluation returns to the calling chain.
     Return,
-    /// It goes through another chain, and comes back.
+    /// Evaluation continues in another chain, and returns.
     Jump(String),
-    /// It goes through another chain, and does not come back here.
+    /// Evaluation continues in another chain, and does not return here.
     Goto(String),
-    /// A verdict map: this with a route back, that without.
+    /// A verdict map: the first action with a reverse route, the second one without.
     ByReverse(Reverse, Box<Action>, Box<Action>),
 }
 
-/// A packet that comes in.
+/// An incoming packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
-    /// By this interface.
+    /// The interface.
     pub interface: &'a str,
     /// Whether a route leads back to its source by that interface.
     pub is_led_back: bool,
 }
 
-/// Where a packet is dropped.
+/// The place where a packet is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dropped<'a> {
     /// The chain.
     pub chain: &'a Chain,
-    /// The rule; `None`: by the chain's policy.
+    /// The rule; `None`: the chain's policy drops it.
     pub rule: Option<&'a Rule>,
 }
 
@@ -142,7 +142,7 @@ impl Arrival<'_> {
     const fn has_route(&self, reverse: Reverse) -> bool {
         match reverse {
             Reverse::Strict => self.is_led_back,
-            // Tunnels are for hosts that have a default route.
+            // Hosts with tunnels have a default route.
             Reverse::Loose => true,
         }
     }
@@ -156,8 +156,8 @@ impl Arrival<'_> {
     }
 }
 
-/// Where packets that come in by an interface are dropped because no route leads back by it: they pass if
-/// there is one.
+/// The places where packets that arrive by an interface are dropped because no route leads back by it:
+/// with such a route they pass.
 pub fn reverse_filters<'a>(
     chains: &'a [Chain],
     interface: &'a str,
@@ -231,7 +231,7 @@ fn walk<'a>(chains: &'a [Chain], chain: &'a Chain, arrival: Arrival<'_>, depth: 
 }
 
 impl Dropped<'_> {
-    /// Where that is, for people.
+    /// The place, for display.
     #[must_use]
     pub fn place(&self) -> String {
         let Chain { home, name, .. } = self.chain;
@@ -252,7 +252,7 @@ impl Dropped<'_> {
         }
     }
 
-    /// The commands that except what comes in by these interfaces.
+    /// The commands that add an exception for packets from these interfaces.
     #[must_use]
     pub fn exception(&self, interfaces: &[&str]) -> String {
         let Chain {
@@ -337,7 +337,7 @@ mod tests {
         })
     }
 
-    /// Where what comes in by sixxs0 is dropped.
+    /// The place where packets from sixxs0 are dropped.
     fn found(chains: &[Chain]) -> Option<String> {
         let mut found = reverse_filters(chains, "sixxs0");
         let first = found.next().map(|dropped| dropped.place());

@@ -1,38 +1,39 @@
-//! Sysctls that keep packets from where they should go.
+//! Sysctls that misdirect or drop packets.
 
 use super::{Finding, Verdict};
 
-/// Milliseconds between two errors to the same host: the kernel's own choice.
+/// Milliseconds between two errors to the same host: the kernel's default.
 const USUAL_RATE_MS: u32 = 1000;
 
-/// ICMPv6 types that must not wait: Packet Too Big and echo replies.
+/// ICMPv6 types that must not be delayed: Packet Too Big and echo replies.
 const PACKET_TOO_BIG: u32 = 2;
 const ECHO_REPLY: u32 = 129;
 
-/// `rp_filter`: only what comes in by the interface that leads to its source.
+/// `rp_filter`: accept only packets that arrive by the interface that leads to their source.
 const STRICT: u32 = 1;
 
-/// `accept_ra`: also while forwarding.
+/// `accept_ra`: accept router advertisements also while forwarding.
 const RA_ALWAYS: u32 = 2;
 
-/// Settings of the kernel. `None`: it does not say.
+/// Kernel settings. `None`: the kernel does not report the value.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Interfaces that have no IPv6 by order (`disable_ipv6`); `all` and `default` are some.
+    /// Interfaces on which IPv6 is disabled (`disable_ipv6`); may include `all` and `default`.
     pub disabled: Vec<String>,
-    /// Whether it forwards IPv6.
+    /// Whether the host forwards IPv6.
     pub forwarding: Option<bool>,
-    /// Interfaces with networks behind us that belong to a tunnel: the interface, and the tunnel.
+    /// Interfaces with networks behind this host that belong to a tunnel: the interface, and the
+    /// tunnel.
     pub behind: Vec<(String, String)>,
     /// Native uplinks.
     pub uplinks: Vec<Uplink>,
     /// ICMPv6.
     pub icmp: Icmp,
-    /// Ways of tunnels' outer packets.
+    /// Paths of the tunnels' outer packets.
     pub outer: Vec<Outer>,
 }
 
-/// A native uplink, as to router advertisements.
+/// The settings of a native uplink for router advertisements.
 #[derive(Clone, Debug, Default)]
 pub struct Uplink {
     /// Its name.
@@ -41,7 +42,7 @@ pub struct Uplink {
     pub accept_ra: Option<u32>,
     /// `forwarding`.
     pub forwarding: bool,
-    /// Whether a default route leads out of it that will stay: not one by router advertisement.
+    /// Whether it has a permanent default route: not one from a router advertisement.
     pub has_lasting_default: bool,
 }
 
@@ -50,21 +51,21 @@ pub struct Uplink {
 pub struct Icmp {
     /// `echo_ignore_all`.
     pub echo_ignore_all: bool,
-    /// Least time between two messages to the same host that are limited, in milliseconds; 0: none
-    /// are.
+    /// Minimum time between two rate-limited messages to the same host, in milliseconds; 0: no
+    /// limit.
     pub ratelimit_ms: Option<u32>,
-    /// Which types are limited, as the kernel writes them: `0-1,3-127`.
+    /// The rate-limited types, as the kernel writes them: `0-1,3-127`.
     pub ratemask: Option<String>,
 }
 
-/// The way of a tunnel's outer packets.
+/// The path of a tunnel's outer packets.
 #[derive(Clone, Debug, Default)]
 pub struct Outer {
     /// The tunnel.
     pub tunnel: String,
-    /// The interface that has our outer address, by which the broker's packets come in.
+    /// The interface with the local outer address, by which the broker's packets arrive.
     pub comes_by: String,
-    /// `rp_filter` there: the larger of its own and that of `all`.
+    /// `rp_filter` there: the larger of its own value and that of `all`.
     pub rp_filter: u32,
     /// The interface that leads to the broker.
     pub leaves_by: String,
@@ -185,18 +186,18 @@ fn outer(outer: &Outer) -> Option<Finding> {
                 "what the broker of {tunnel} sends comes in by {comes_by}, and is dropped there, since \
                  the route to the broker leads out of {leaves_by}"
             ),
-            // The larger of two counts: 2 (loose) for the interface is more than 1 for all.
+            // The larger of both values counts: 2 (loose) for the interface is more than 1 for all.
             format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", key(comes_by)),
         )
     })
 }
 
-/// An interface's name as sysctl(8) takes it in a key.
+/// An interface's name in the form that sysctl(8) accepts in a key.
 fn key(name: &str) -> String {
     name.replace('.', "/")
 }
 
-/// Whether a list of the kernel's, of numbers and ranges, has this number.
+/// Whether a list in the kernel's format, of numbers and ranges, contains this number.
 fn covers(list: &str, number: u32) -> bool {
     list.trim().split(',').any(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

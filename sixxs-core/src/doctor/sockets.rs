@@ -1,17 +1,18 @@
-//! UDP services on the wildcard address. Whether one answers from the address that was asked cannot be seen
-//! from outside it: it has to ask for each packet's destination (`IPV6_RECVPKTINFO`, RFC 3542 §6.2) and send
-//! from there. One that does not answers from the address that the kernel chooses: an uplink's.
+//! UDP services on the wildcard address. From outside, it is not visible whether such a service answers from
+//! the address that received the request. To do so, it must request each packet's destination address
+//! (`IPV6_RECVPKTINFO`, RFC 3542 §6.2) and send from it. Otherwise it answers from the address that the
+//! kernel chooses: an uplink's.
 
 use super::{Finding, Verdict};
 
-/// What there is.
+/// Facts about UDP services.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     /// UDP services on `[::]`.
     pub services: Vec<Service>,
-    /// An address of a tunnel.
+    /// A tunnel's address, as an example.
     pub address: Option<String>,
-    /// An uplink.
+    /// An uplink, as an example.
     pub uplink: Option<String>,
 }
 
@@ -20,7 +21,7 @@ pub struct Sockets {
 pub struct Service {
     /// Its port.
     pub port: u16,
-    /// The program's name, where it is known.
+    /// The program's name, if it is known.
     pub program: Option<String>,
 }
 
@@ -29,18 +30,18 @@ pub struct Service {
 pub struct Wildcard {
     /// Its port.
     pub port: u16,
-    /// Its inode, by which its owner has it open.
+    /// Its inode, which identifies the process that has it open.
     pub inode: u64,
 }
 
-/// Ports at which nobody outside asks: clients of DHCPv6 (RFC 8415 §7.2), and multicast DNS (RFC 6762 §3).
+/// Ports that no outside host queries: DHCPv6 clients (RFC 8415 §7.2), and multicast DNS (RFC 6762 §3).
 const LOCAL: [u16; 2] = [546, 5353];
 
-/// Services that are named.
+/// The maximum number of services to name.
 const NAMED: usize = 8;
 
-/// Reads `/proc/net/udp6`. Ports that the kernel gives to who asks for none (`ephemeral`, first and last) are
-/// those of clients; sockets of the kernel itself, such as WireGuard's, have no inode and answer as they should.
+/// Reads `/proc/net/udp6`. Ephemeral ports (`ephemeral`, first and last) are ignored: they belong to clients.
+/// Sockets of the kernel itself, such as WireGuard's, have no inode and answer from the right address.
 #[must_use]
 pub fn wildcards(listed: &str, ephemeral: (u16, u16)) -> Vec<Wildcard> {
     let is_local = |port: u16| LOCAL.contains(&port) || (ephemeral.0..=ephemeral.1).contains(&port);
@@ -54,8 +55,8 @@ pub fn wildcards(listed: &str, ephemeral: (u16, u16)) -> Vec<Wildcard> {
     all
 }
 
-/// Its number, local address and port, those of the other end, state, and from the second on the inode at the
-/// tenth place (`udp6_seq_show` of the kernel).
+/// Fields: number, local address and port, remote address and port, state; the inode is the tenth field
+/// (`udp6_seq_show` in the kernel).
 fn wildcard(line: &str) -> Option<Wildcard> {
     let mut words = line.split_whitespace();
     let local = words.nth(1)?;
@@ -114,7 +115,7 @@ fn described(service: &Service) -> String {
 mod tests {
     use super::*;
 
-    /// As Linux 6.18 prints it.
+    /// In the format of Linux 6.18.
     const LISTED: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
   100: 00000000000000000000000000000000:0035 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 31234 2 0000000000000000 0
   101: 00000000000000000000000000000000:0035 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 31235 2 0000000000000000 0

@@ -1,15 +1,16 @@
-//! Our end of an AYIYA tunnel: datagrams and time in; packets, beats and doubts out.
+//! The client end of an AYIYA tunnel. Input: datagrams and time. Output: packets, keepalives and
+//! doubts.
 //!
-//! The broker answers no beat. What tells that a tunnel works in both directions is a [`probe`]: an
-//! echo request to the broker's address in the tunnel, sent with the first beats and whenever
-//! nothing was heard for long.
+//! The broker does not answer keepalives. A [`probe`] shows whether the tunnel works in
+//! both directions: an echo request to the broker's inner address, sent with the first keepalives and
+//! after each longer silence.
 //!
 //! ```text
 //!            begin                 first good datagram
-//!   Trying ─────────── beats, ──────────────────────────▶ Answering
+//!   Trying ─────────── keepalives, ─────────────────────▶ Answering
 //!     ▲                probes                                 │
 //!     └───────────────────────────────────────────────────────┘
-//!        nothing heard for SILENCE: probes; the endpoint is looked for anew, ever more seldom
+//!        nothing received for SILENCE: probes; Doubt, at doubling intervals
 //! ```
 
 pub mod probe;
@@ -26,62 +27,63 @@ use self::{
 use super::beats::Beats;
 use crate::secret::Secret;
 
-/// Beats at a start.
+/// Number of keepalives at a start.
 const BURST: u8 = 3;
 
-/// Brokers ping every 60 s and take 120 s of silence for death; so do we, from their side.
+/// Brokers ping every 60 s and treat 120 s of silence as failure. This end applies the same rule to
+/// the broker.
 pub const SILENCE: Duration = Duration::from_secs(130);
 
-/// Between probes while nothing is heard, at first; doubled each time.
+/// First interval between probes during silence; it doubles each time.
 const FIRST_PROBE_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_secs(30);
 
-/// Until the endpoint is looked for anew, at first; doubled each time.
+/// First interval until [`Action::Doubt`]; it doubles each time.
 const FIRST_DOUBT: Duration = Duration::from_secs(30);
 const LONGEST_DOUBT: Duration = Duration::from_secs(600);
 
 /// Both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// Since any fixed moment; goes on while the machine sleeps.
+    /// Time since any fixed moment. It includes suspend.
     pub elapsed: Duration,
-    /// Unix time, in seconds; may jump.
+    /// Unix time in seconds; may jump.
     pub unix_seconds: u64,
 }
 
-/// What makes a tunnel.
+/// Parameters of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Our address in the tunnel.
+    /// The local inner address.
     pub address: Ipv6Addr,
-    /// The broker's.
+    /// The broker's inner address.
     pub peer: Ipv6Addr,
-    /// Shared with the broker.
+    /// The secret shared with the broker.
     pub password: Secret,
-    /// Between beats.
+    /// The interval between keepalives.
     pub interval: Duration,
 }
 
-/// What is to be done.
+/// An action for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send this datagram to the broker.
     Send(Vec<u8>),
-    /// The broker does not answer: it may be somewhere else, or what is between us may have
-    /// forgotten our port.
+    /// The broker does not answer: its address may have changed, or a NAT between the ends may have
+    /// dropped its mapping for the local port.
     Doubt,
 }
 
-/// What came in.
+/// A valid datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received<'a> {
     /// A packet for this host.
     Packet(&'a [u8]),
-    /// A sign of life.
+    /// A keepalive, or the answer to a probe.
     Alive,
 }
 
-/// Our end.
+/// The local end of the tunnel.
 pub struct Session {
     address: Ipv6Addr,
     sealer: Sealer,
@@ -93,18 +95,18 @@ pub struct Session {
     probe_pause: Duration,
     doubt_due: Duration,
     doubt_pause: Duration,
-    /// The last time that the broker was told of us anew.
+    /// Time of the last start: of the session, or after an address change.
     began: Duration,
-    /// When it was last heard of, unless that is too long ago.
+    /// Time of the last valid datagram; `None` after too long a silence.
     heard: Option<Duration>,
-    /// The same, or else when it was first tried.
+    /// Time of the last valid datagram, or of the first attempt.
     silent_since: Duration,
     was_heard: bool,
     faults: [u64; Fault::ALL.len()],
 }
 
 impl Session {
-    /// Begins with a beat at once.
+    /// Starts with an immediate keepalive.
     #[must_use]
     pub fn new(identity: &Identity, now: Duration) -> Self {
         let Identity {
@@ -134,7 +136,7 @@ impl Session {
         session
     }
 
-    /// The broker is to hear of us at once: our address or its has changed.
+    /// Sends keepalives at once, because the local or the broker's address has changed.
     pub fn begin_again(&mut self, now: Duration) {
         self.beats.begin_again(now);
         self.probe_due = now;
@@ -144,8 +146,8 @@ impl Session {
         self.began = now;
     }
 
-    /// The broker takes us for the same as before: it was last `heard` of then, and expects a beat
-    /// when it is `due`.
+    /// Resumes a session that the broker still knows. `heard`: time of its last datagram; `due`:
+    /// time when it expects the next keepalive.
     pub const fn go_on(&mut self, heard: Duration, due: Duration) {
         self.beats.go_on(due);
         self.began = heard;
@@ -154,25 +156,25 @@ impl Session {
         self.was_heard = true;
     }
 
-    /// Our address in the tunnel.
+    /// The local inner address.
     #[must_use]
     pub const fn address(&self) -> Ipv6Addr {
         self.address
     }
 
-    /// When the next beat is due.
+    /// Time of the next keepalive.
     #[must_use]
     pub const fn beat_due(&self) -> Duration {
         self.beats.due()
     }
 
-    /// Makes datagrams for the broker.
+    /// The sealer for datagrams to the broker.
     #[must_use]
     pub const fn sealer(&self) -> &Sealer {
         &self.sealer
     }
 
-    /// A datagram came in.
+    /// Handles a received datagram. A refused one is counted.
     pub fn receive<'a>(&mut self, datagram: &'a [u8], now: Now) -> Result<Received<'a>, Fault> {
         let received = self.check(datagram, now);
         match received {
@@ -203,32 +205,32 @@ impl Session {
         Ok(Received::Packet(packet))
     }
 
-    /// Whether the broker was heard of lately.
+    /// Whether a valid datagram arrived within [`SILENCE`].
     #[must_use]
     pub fn answers(&self, now: Duration) -> bool {
         self.heard
             .is_some_and(|heard| now < heard.saturating_add(SILENCE))
     }
 
-    /// Whether it was ever heard of.
+    /// Whether a valid datagram ever arrived.
     #[must_use]
     pub const fn was_heard(&self) -> bool {
         self.was_heard
     }
 
-    /// When it was last heard of, or else first tried.
+    /// Time of the last valid datagram, or of the first attempt.
     #[must_use]
     pub const fn silent_since(&self) -> Duration {
         self.silent_since
     }
 
-    /// Datagrams refused, by [`Fault::ALL`].
+    /// Numbers of refused datagrams, in the order of [`Fault::ALL`].
     #[must_use]
     pub const fn faults(&self) -> &[u64; Fault::ALL.len()] {
         &self.faults
     }
 
-    /// When [`Session::poll`] has something to do next.
+    /// Time of the next call to [`Session::poll`].
     #[must_use]
     pub fn due(&self, now: Duration) -> Duration {
         let due = self.beats.due();
@@ -241,7 +243,7 @@ impl Session {
         due.min(quiet)
     }
 
-    /// What is to be done now; to be asked until there is nothing.
+    /// Returns the next action; to be called until it returns `None`.
     pub fn poll(&mut self, now: Now) -> Option<Action> {
         let Now {
             elapsed,
@@ -256,7 +258,7 @@ impl Session {
             if elapsed < heard.saturating_add(SILENCE) {
                 return None;
             }
-            // Silence begins: as at a start, but for the beats, which go on.
+            // Silence begins. Everything starts again, except the keepalives, which continue.
             self.heard = None;
             self.probe_due = elapsed;
             self.probe_pause = FIRST_PROBE_PAUSE;
@@ -284,7 +286,7 @@ impl Session {
     }
 }
 
-/// The source of an IPv6 packet.
+/// The source address of an IPv6 packet.
 fn source(packet: &[u8]) -> Option<Ipv6Addr> {
     let octets = packet.get(8..24)?.first_chunk::<16>()?;
     Some(Ipv6Addr::from(*octets))

@@ -1,18 +1,18 @@
-//! An echo request (RFC 4443 §4.1) to the broker's address in the tunnel, and its answer.
+//! An echo request (RFC 4443 §4.1) to the broker's inner address, and its reply.
 
 use std::net::Ipv6Addr;
 
-/// Length of the request and of its answer: an IPv6 and an ICMPv6 echo header.
+/// Length of the request and of its reply: an IPv6 header and an ICMPv6 echo header.
 const BYTES: usize = 48;
 
 const ICMPV6: u8 = 58;
 const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
 
-/// Identifies ours among the echo replies: those of ping programs are the host's, and pass.
+/// Identifies the replies to probes. Replies for ping programs belong to the host, and pass.
 const IDENTIFIER: [u8; 2] = *b"6x";
 
-/// Requests, numbered.
+/// Makes numbered requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     address: Ipv6Addr,
@@ -21,7 +21,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// From `address` to `peer`.
+    /// Requests from `address` to `peer`.
     #[must_use]
     pub const fn new(address: Ipv6Addr, peer: Ipv6Addr) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl Probe {
         message(self.address, self.peer, ECHO_REQUEST, self.sent)
     }
 
-    /// Whether a packet is the answer to one of the last requests.
+    /// Whether a packet is the reply to one of the last requests.
     #[must_use]
     pub fn is_answer(&self, packet: &[u8]) -> bool {
         if packet.len() != BYTES {
@@ -46,7 +46,8 @@ impl Probe {
         let last = self.sent.min(8);
         (0..last).any(|back| {
             let expected = message(self.peer, self.address, ECHO_REPLY, self.sent - back);
-            // All but traffic class, flow label and hop limit, which are the sender's to choose.
+            // Compares everything except traffic class, flow label and hop limit, which the sender
+            // chooses.
             packet[4..7] == expected[4..7] && packet[8..] == expected[8..]
         })
     }
@@ -68,12 +69,12 @@ fn message(from: Ipv6Addr, to: Ipv6Addr, kind: u8, number: u16) -> [u8; BYTES] {
     packet
 }
 
-/// Over the pseudo-header (RFC 8200 §8.1) and the message.
+/// The checksum over the pseudo-header (RFC 8200 §8.1) and the message.
 fn checksum(packet: &[u8; BYTES]) -> u16 {
     let words = packet[8..]
         .chunks_exact(2)
         .map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
-    // Length (8) and next header of the pseudo-header.
+    // Length (8) and next header, from the pseudo-header.
     let sum = words.map(u32::from).sum::<u32>() + 8 + u32::from(ICMPV6);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -82,7 +83,7 @@ fn checksum(packet: &[u8; BYTES]) -> u16 {
     !sum
 }
 
-/// What the broker answers.
+/// The broker's reply.
 #[cfg(test)]
 pub(super) fn answer(address: Ipv6Addr, peer: Ipv6Addr, number: u16) -> [u8; BYTES] {
     message(peer, address, ECHO_REPLY, number)
@@ -92,7 +93,7 @@ pub(super) fn answer(address: Ipv6Addr, peer: Ipv6Addr, number: u16) -> [u8; BYT
 mod tests {
     use super::*;
 
-    /// The sum over everything, checksum included, is all ones.
+    /// The sum over everything, including the checksum, is all ones.
     #[test]
     fn checksums_are_right() {
         let mut probe = Probe::new(

@@ -1,30 +1,31 @@
-//! Refuses exact repeats of datagrams.
+//! Replay protection: refuses exact copies of datagrams.
 //!
-//! A datagram says when it was made, to the second, and nothing else that would tell it from its
-//! repeat: what was taken has to be remembered, by a part of its signature, for as long as its time
-//! would be good. Memory is bounded: where it does not last for all of that time, the oldest are
-//! forgotten, and whatever was made no later than they were is refused unseen. Only when it does not
-//! last for a second (at some 500,000 datagrams a second) a repeat within that second gets through.
+//! A datagram has a timestamp, exact to a second, but no sequence number. So a part of its signature
+//! is stored for the time in which the timestamp stays valid. Memory is bounded. If it does not
+//! suffice for that time, the oldest entries are removed, and all datagrams up to their time are
+//! refused. A copy passes only if memory does not suffice for one second (at about 500,000 datagrams
+//! per second), and only within that second.
 
 use super::wire::CLOCK_SECONDS;
 
-/// A datagram's time may be so far behind and ahead of ours.
+/// A datagram's time may differ from local time by this much, before and after.
 const LIFETIME_SECONDS: u64 = 2 * CLOCK_SECONDS;
 
-/// Slots of a generation at first; a power of two.
+/// Initial number of slots of a generation; a power of two.
 const FIRST_SLOTS: usize = 64;
 
-/// Slots of a generation at most; a power of two. With 8 bytes each, twice 4 MiB.
+/// The maximum number of slots of a generation; a power of two. Two generations of 8-byte slots use
+/// 4 MiB each.
 const MOST_SLOTS: usize = 1 << 19;
 
-/// What was taken lately.
+/// The accepted datagrams of the last minutes.
 #[derive(Debug)]
 pub struct Replay {
     young: Generation,
     old: Generation,
-    /// What was made up to this time is refused.
+    /// Datagrams with a time up to this one are refused.
     forgotten_until: u64,
-    /// What no repeat can tell us: the latest time of any datagram.
+    /// The latest time of any datagram. A copy cannot advance it.
     latest: u64,
     most_slots: usize,
 }
@@ -46,14 +47,14 @@ impl Replay {
         }
     }
 
-    /// Whether a datagram with this signature, made at this time, is here for the first time.
-    /// Only for those whose signature was found good.
+    /// Whether a datagram with this signature and time is new. The caller must have verified the
+    /// signature.
     pub fn is_new(&mut self, signature: &[u8; 20], unix_seconds: u64) -> bool {
         if unix_seconds <= self.forgotten_until {
             return false;
         }
         let [a, b, c, d, e, f, g, h, ..] = *signature;
-        // Without the key nobody can choose it. 0 marks empty slots.
+        // Nobody can choose these bytes without the key. 0 marks empty slots.
         let print = u64::from_ne_bytes([a, b, c, d, e, f, g, h]).max(1);
         if self.old.has(print) {
             return false;
@@ -69,7 +70,7 @@ impl Replay {
             self.young.begun = self.latest;
         } else if is_over || !self.young.has_room(self.most_slots) {
             let forgotten = std::mem::take(&mut self.old);
-            // What was made this very second may be as new as can be.
+            // Datagrams of the latest second must not be refused: they may be new.
             let until = forgotten.latest.min(self.latest - 1);
             self.forgotten_until = self.forgotten_until.max(until);
             self.old = std::mem::take(&mut self.young);
@@ -78,14 +79,14 @@ impl Replay {
     }
 }
 
-/// A set of prints: open addressing, at most half full.
+/// A set of signature parts: open addressing, at most half full.
 #[derive(Debug, Default)]
 struct Generation {
     slots: Vec<u64>,
     used: usize,
-    /// The latest time when the first one came.
+    /// [`Replay::latest`] at the time of the first entry.
     begun: u64,
-    /// The latest time of those in it.
+    /// The latest time of its entries.
     latest: u64,
 }
 
@@ -98,7 +99,7 @@ impl Generation {
         (self.used + 1) * 2 <= most_slots
     }
 
-    /// False: it was there.
+    /// Adds an entry; false: it exists already.
     fn insert(&mut self, print: u64, unix_seconds: u64) -> bool {
         if (self.used + 1) * 2 > self.slots.len() {
             self.grow();
@@ -122,7 +123,7 @@ impl Generation {
         }
     }
 
-    /// Where it is, or would be put.
+    /// The slot of an entry, or the free slot for it.
     fn place(&self, print: u64) -> usize {
         let mask = self.slots.len().wrapping_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
 
     fn signature(number: u64) -> [u8; 20] {
-        // Spread as a hash would.
+        // Distributed like the output of a hash function.
         let mut signature = [7; 20];
         let print = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         signature[..8].copy_from_slice(&print.to_ne_bytes());
@@ -163,7 +164,7 @@ mod tests {
                 assert!(!replay.is_new(&signature(before), before), "{before}");
             }
         }
-        // And what was only late is taken, while its time is good.
+        // A delayed datagram is accepted while its time is valid.
         assert!(replay.is_new(&signature(1), 3000 - CLOCK_SECONDS));
         assert!(!replay.is_new(&signature(1), 3000 - CLOCK_SECONDS));
     }
@@ -194,7 +195,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a set that remembers everything.
+        /// Compared with a set that stores everything.
         #[test]
         fn never_the_same_twice(steps in prop::collection::vec((0u64..40, 0u64..8), 1..400)) {
             let mut replay = Replay::default();

@@ -41,7 +41,7 @@ fn packet(from: &str, last: u8) -> Vec<u8> {
     packet
 }
 
-/// Everything that is done in these seconds: `b`eats, `p`robes and `d`oubts.
+/// All actions in these seconds: `b`eats, `p`robes and `d`oubts.
 fn run(session: &mut Session, from: u64, to: u64) -> Vec<(u64, char)> {
     let mut done = Vec::new();
     for second in from..to {
@@ -126,7 +126,7 @@ fn a_change_of_address_is_told_at_once() {
         .unwrap();
     assert_eq!(of(&run(&mut session, 5, 30), 'b'), []);
     session.begin_again(Duration::from_secs(30));
-    // What was heard before says nothing about the new address, and is no reason for alarm.
+    // Datagrams to the old address prove nothing about the new one, and are no reason for an alarm.
     assert!(session.answers(Duration::from_secs(31)));
     let done = run(&mut session, 30, 40);
     assert_eq!(of(&done, 'b'), [30, 31, 32]);

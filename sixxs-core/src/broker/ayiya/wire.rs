@@ -1,5 +1,5 @@
-//! The datagrams of AYIYA (draft-massar-v6ops-ayiya-02), as its brokers speak it: a string identity
-//! of 16 bytes, SHA-1 with a shared secret.
+//! AYIYA datagrams (draft-massar-v6ops-ayiya-02) in the form that its brokers use: a string
+//! identity of 16 bytes, SHA-1 with a shared secret.
 //!
 //! ```text
 //!  0                   1                   2                   3
@@ -29,33 +29,33 @@ pub const PORT: u16 = 5072;
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 44;
 
-/// The largest datagram that brokers take.
+/// The largest datagram that brokers accept, in bytes.
 pub const LARGEST_BYTES: usize = 2092;
 
-/// How far the two clocks may be apart, in seconds.
+/// The maximum difference between the two clocks, in seconds.
 pub const CLOCK_SECONDS: u64 = 120;
 
-/// The first three bytes, but for the operation.
+/// The first three bytes, without the operation.
 const MAGIC: [u8; 3] = [0x41, 0x52, 0x10];
 
 const TIME: std::ops::Range<usize> = 4..8;
 const IDENTITY: std::ops::Range<usize> = 8..24;
 const SIGNATURE: std::ops::Range<usize> = 24..HEADER_BYTES;
 
-/// What a datagram is for.
+/// The purpose of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// A sign of life.
+    /// A keepalive.
     Noop,
     /// The payload is a packet.
     Forward,
-    /// Asks for an answer.
+    /// Requests an answer.
     EchoRequest,
-    /// Both.
+    /// Requests an answer, and the payload is a packet.
     EchoRequestForward,
     /// The answer.
     EchoResponse,
-    /// Message of the day, questions and their answers: nothing that we use.
+    /// Message of the day, queries and their answers: not used here.
     Other(u8),
 }
 
@@ -74,28 +74,28 @@ impl Operation {
 
 /// `next header` of a datagram that carries an IPv6 packet.
 const NEXT_IPV6: u8 = 41;
-/// … and of one that carries none.
+/// `next header` of a datagram without a packet.
 const NEXT_NONE: u8 = 59;
 
-/// SHA-1 of the password: what signs. Wiped when dropped.
+/// SHA-1 of the password, the key for signatures. Wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 struct Key([u8; 20]);
 
 impl Key {
-    /// Of the password as text: one that looks like hexadecimal digits is not decoded.
+    /// From the password as text: a password that looks like hexadecimal digits is not decoded.
     fn of(password: &Secret) -> Self {
         Self(Sha1::digest(password.expose()).into())
     }
 }
 
-/// Makes datagrams.
+/// Makes signed datagrams.
 pub struct Sealer {
     identity: [u8; 16],
     key: Key,
 }
 
 impl Sealer {
-    /// Signs as the one whose address in the tunnel is `identity`.
+    /// Signs as the end whose inner address is `identity`.
     #[must_use]
     pub fn new(identity: Ipv6Addr, password: &Secret) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Sealer {
         }
     }
 
-    /// A sign of life.
+    /// A keepalive.
     #[must_use]
     pub fn beat(&self, unix_seconds: u64) -> [u8; HEADER_BYTES] {
         let mut datagram = [0; HEADER_BYTES];
@@ -112,8 +112,8 @@ impl Sealer {
         datagram
     }
 
-    /// Fills the header in before the IPv6 packet that lies behind it. A `datagram` too short for
-    /// a header is left as it is.
+    /// Writes the header before the IPv6 packet that follows it. A `datagram` too short for a
+    /// header stays unchanged.
     pub fn forward(&self, datagram: &mut [u8], unix_seconds: u64) {
         self.seal(datagram, Operation::Forward, unix_seconds);
     }
@@ -132,35 +132,35 @@ impl Sealer {
         header[TIME].copy_from_slice(&unix_seconds.to_be_bytes()[4..]);
         header[IDENTITY].copy_from_slice(&self.identity);
         header[SIGNATURE].copy_from_slice(&self.key.0);
-        // The key stands in its place while the whole is hashed, and is then overwritten.
+        // During hashing, the key is in place of the signature. Then the signature overwrites it.
         let signature = Sha1::digest(&*datagram);
         datagram[SIGNATURE].copy_from_slice(&signature);
     }
 }
 
-/// Why a datagram was not taken. All faults are silent on the wire.
+/// The reason why a datagram was refused. The sender gets no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// Shorter than a header.
     Short,
-    /// Not the header that was agreed on.
+    /// The header is not the one that brokers use.
     Header,
-    /// From somebody else.
+    /// The identity is not that of the other end.
     Identity,
-    /// The clocks are too far apart, or it is old.
+    /// The clocks differ too much, or the datagram is old.
     Time,
-    /// Not signed with our password.
+    /// Not signed with this tunnel's password.
     Signature,
-    /// The payload is not what the header says.
+    /// The payload does not match the header.
     Payload,
-    /// Exactly this one was here before.
+    /// An exact copy of an earlier datagram.
     Repeat,
-    /// A packet that says it comes from ourselves.
+    /// A packet whose source is the local inner address.
     OwnSource,
 }
 
 impl Fault {
-    /// All, in the order of their numbers.
+    /// All faults, in the order of their numbers.
     pub const ALL: [Self; 8] = [
         Self::Short,
         Self::Header,
@@ -188,16 +188,16 @@ impl Fault {
     }
 }
 
-/// A datagram that was found good.
+/// A valid datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened<'a> {
-    /// What it is for.
+    /// Its purpose.
     pub operation: Operation,
     /// Its time, in seconds.
     pub unix_seconds: u64,
-    /// Its signature, which no other datagram has.
+    /// Its signature, unique to this datagram.
     pub signature: [u8; 20],
-    /// The IPv6 packet, where it carries one.
+    /// The IPv6 packet, if it carries one.
     pub packet: Option<&'a [u8]>,
 }
 
@@ -208,7 +208,7 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Takes what is signed by the one whose address in the tunnel is `identity`.
+    /// Accepts datagrams signed by the end whose inner address is `identity`.
     #[must_use]
     pub fn new(identity: Ipv6Addr, password: &Secret) -> Self {
         Self {
@@ -250,7 +250,7 @@ impl Opener {
         let packet = match header[3] {
             NEXT_IPV6 if forwards && is_whole_packet(payload) => Some(payload),
             NEXT_NONE if !forwards || payload.is_empty() => None,
-            // What else may be carried is nothing that we use; a broker may send it all the same.
+            // Other payloads are not used here, but a broker may send them.
             _ if !forwards => None,
             _ => return Err(Fault::Payload),
         };
@@ -280,7 +280,8 @@ fn nearest(time: u32, now: u64) -> u64 {
     }
 }
 
-/// An IPv6 header whose length is the payload's. A jumbogram (RFC 2675) fits in no datagram.
+/// Whether the payload is an IPv6 header with the length of the rest. A jumbogram (RFC 2675) fits
+/// in no datagram.
 fn is_whole_packet(payload: &[u8]) -> bool {
     let Some((header, rest)) = payload.split_first_chunk::<40>() else {
         return false;
@@ -366,7 +367,7 @@ mod tests {
         assert_eq!(other.open(&forward, TIME_SENT), Err(Fault::Identity));
         let other = Opener::new(us(), &Secret::from("f3d47c2d"));
         assert_eq!(other.open(&forward, TIME_SENT), Err(Fault::Signature));
-        // Signed, and yet not a packet: cut off behind the version.
+        // Signed, but not a packet: truncated after the version.
         let sealer = Sealer::new(us(), &password());
         for payload in [&[][..], &[0x60], &[0x45; 40], &forward[44..90]] {
             let mut datagram = [&[0; HEADER_BYTES][..], payload].concat();
@@ -384,7 +385,7 @@ mod tests {
         assert_eq!(opener.open(&beat, wrap - 5).unwrap().unix_seconds, wrap + 5);
         let beat = sealer.beat(wrap - 5);
         assert_eq!(opener.open(&beat, wrap + 5).unwrap().unix_seconds, wrap - 5);
-        // A machine without a clock begins in 1970.
+        // A machine without a real-time clock starts in 1970.
         let beat = sealer.beat(wrap - 1);
         assert_eq!(opener.open(&beat, 3), Err(Fault::Time));
     }

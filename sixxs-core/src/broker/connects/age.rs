@@ -1,12 +1,12 @@
-//! Time that neither a wall clock nor a reboot can make pass.
+//! Ages that do not depend on the wall clock, and that a reboot cannot increase.
 
 use std::{str::FromStr, time::Duration};
 
-/// What the kernel calls this boot: `/proc/sys/kernel/random/boot_id`.
+/// The kernel's identifier of this boot: `/proc/sys/kernel/random/boot_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootId(pub(super) String);
 
-/// The text is no name of a boot.
+/// The text is not a boot id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a boot id: 1 to 64 letters, digits and hyphens")]
 pub struct BadBootId;
@@ -24,21 +24,21 @@ impl FromStr for BootId {
     }
 }
 
-/// A point in time, as far as one can be sure of it.
+/// A point in time, measured by the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The present boot.
     pub boot: BootId,
-    /// Since it began, suspended time included (`CLOCK_BOOTTIME`).
+    /// Time since that boot, including suspend (`CLOCK_BOOTTIME`).
     pub since_boot: Duration,
 }
 
-/// How long ago something was, at least.
+/// A lower bound of an event's age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Age {
-    /// When it was written down.
+    /// The age when it was written down.
     pub(super) then: Duration,
-    /// How long after the boot it was written down.
+    /// Time since boot when it was written down.
     pub(super) noted: Duration,
 }
 
@@ -54,7 +54,7 @@ impl Age {
         self.then.saturating_add(now.saturating_sub(self.noted))
     }
 
-    /// What is left at `now` of something that lasts for `length`; `None` when it is over.
+    /// The rest at `now` of a period of `length`; `None`: the period has ended.
     pub(super) fn left(self, length: Duration, now: Duration) -> Option<Duration> {
         length.checked_sub(self.at(now)).filter(|d| !d.is_zero())
     }
@@ -66,7 +66,7 @@ impl Age {
         };
     }
 
-    /// After a reboot, however long that took.
+    /// Continues after a reboot of unknown duration.
     pub(super) const fn reboot(&mut self) {
         self.noted = Duration::ZERO;
     }

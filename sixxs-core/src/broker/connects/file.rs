@@ -7,13 +7,13 @@ use super::{
     age::{Age, BootId, Moment},
 };
 
-/// The file of connects is damaged, or of a later version.
+/// The file of connects is damaged, or from a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: expected {expected}")]
 pub struct Damaged {
     /// The line, from 1.
     pub line: usize,
-    /// What was expected there.
+    /// The expected content.
     pub expected: &'static str,
 }
 
@@ -22,8 +22,8 @@ pub(super) const HEAD: &str =
 pub(super) const VERSION: &str = "sixxs-connects 1";
 
 impl Ledger {
-    /// Reads the file. Where it is damaged, every slot of every broker counts as taken now; the
-    /// ledger must then be written back, for that to end.
+    /// Reads the file. If it is damaged, every slot of every broker counts as taken now. The caller
+    /// must then write the ledger back, so that this state expires.
     #[must_use]
     pub fn read(file: &[u8], now: &Moment) -> (Self, Option<Damaged>) {
         match Self::parse(file, now) {
@@ -40,7 +40,8 @@ impl Ledger {
         let damaged = |line, expected| Damaged { line, expected };
         let text = str::from_utf8(file).map_err(|_| damaged(1, "text"))?;
         let lines: Vec<&str> = text.lines().collect();
-        // Rename is atomic, but not every disk is honest: a file that is cut off shows.
+        // Rename is atomic, but not every disk keeps its promise: this line reveals a truncated
+        // file.
         let end = format!("end {}", lines.len());
         if lines.last() != Some(&end.as_str()) || !text.ends_with('\n') {
             return Err(damaged(
@@ -121,7 +122,7 @@ impl Ledger {
     }
 }
 
-/// 584 years of them fit.
+/// The range is 584 years.
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

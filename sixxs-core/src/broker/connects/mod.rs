@@ -1,17 +1,16 @@
-//! The connect limit: how many connects to a broker were made lately, as data that is kept in a
-//! file.
+//! The connect limit: the recent connects to each broker, as data that is saved in a file.
 //!
-//! A SixXS broker refuses a client that connects more than 4 times in 60 seconds for 5 minutes,
-//! and blocks one that does so more than once in 24 hours for a week. So a slot is taken here, and
-//! the ledger is on the disk, before any connect is made.
+//! A SixXS broker refuses a client for 5 minutes if it connects more than 4 times in 60 seconds. It
+//! blocks a client that does so more than once in 24 hours for a week. So before any connect, a
+//! slot is taken here, and the ledger is written to disk.
 //!
-//! Nothing is measured by the wall clock, which anybody may set: what is kept of every connect and
-//! refusal is an age, which grows by the time since boot within one boot, and which a reboot
-//! leaves as it was last written down. An age is thus never more than the truth, and nothing is
-//! released too early; [`Ledger::prune`] from time to time keeps it close to it.
+//! No time is measured by the wall clock, which anybody may set. For every connect and refusal, the
+//! ledger stores an age. Within a boot it grows with the time since boot; a reboot leaves it at the
+//! value last written. So an age is never above the true one, and no slot is released too early.
+//! Regular calls of [`Ledger::prune`] keep it close to the true age.
 //!
-//! Reading and writing the file, its lock and the clocks are the caller's: a [`Moment`] must be
-//! taken after the lock.
+//! The caller reads and writes the file, locks it and reads the clocks. It must take a [`Moment`]
+//! after the lock.
 
 mod age;
 mod file;
@@ -27,21 +26,21 @@ use age::Age;
 pub use age::{BadBootId, BootId, Moment};
 pub use file::Damaged;
 
-/// How often a broker may be connected to, and what it does about more.
+/// The number of connects that a broker accepts, and its reaction to more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Connects in any `window`, 1 to [`MAX_CONNECTS`].
     pub connects: u32,
-    /// The time that they are counted over.
+    /// The period in which they are counted.
     pub window: Duration,
-    /// How long a broker refuses a client that exceeded it.
+    /// Time for which a broker refuses a client that exceeded the limit.
     pub lockout: Duration,
-    /// How long it refuses one that did so again within [`MEMORY`].
+    /// Time for which it refuses a client that exceeded it again within [`MEMORY`].
     pub block: Duration,
 }
 
 impl Default for Limit {
-    /// One less than SixXS allowed, since others may connect from the same address.
+    /// One less than SixXS allowed, since other programs may connect from the same address.
     fn default() -> Self {
         Self {
             connects: 3,
@@ -52,27 +51,27 @@ impl Default for Limit {
     }
 }
 
-/// The most of [`Limit::grace`]: enough for two repeated SYNs (after 1 and 3 s).
+/// The maximum of [`Limit::grace`]: enough for two repeated SYNs (after 1 and 3 s).
 const MAX_GRACE: Duration = Duration::from_secs(5);
 
-/// A second refusal within this time of the first makes a block of a lockout.
+/// A second refusal within this time of the first one turns the lockout into a block.
 pub const MEMORY: Duration = Duration::from_secs(24 * 3600);
 
-/// While locked out, the age of the lockout is written down this often, so that reboots do not
-/// start it from the beginning.
+/// During a lockout, its age is written down at this interval, so that a reboot does not restart
+/// the lockout.
 const NOTE_LOCKOUT: Duration = Duration::from_secs(60);
 
-/// And that of a refusal which is only remembered, this often.
+/// The age of a refusal after its lockout is written down at this interval.
 const NOTE_MEMORY: Duration = Duration::from_secs(3600);
 
-/// No limit counts more connects.
+/// The maximum number of connects in a limit.
 pub const MAX_CONNECTS: u32 = 1000;
 
 /// A refusal by the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Refusal {
     age: Age,
-    /// It was the second in a day.
+    /// It was the second one within [`MEMORY`].
     again: bool,
 }
 
@@ -83,7 +82,8 @@ impl Refusal {
         } else {
             limit.lockout
         };
-        // The broker's clock started no later than ours, but ours may run a little fast.
+        // The broker's clock started no later than the local one, but the local one may run
+        // slightly fast.
         self.age.left(length.saturating_add(limit.grace()), now)
     }
 
@@ -94,7 +94,7 @@ impl Refusal {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Account {
-    /// When slots were taken.
+    /// The ages of taken slots.
     taken: Vec<Age>,
     refused: Option<Refusal>,
 }
@@ -121,38 +121,39 @@ impl Limit {
         self.connects.clamp(1, MAX_CONNECTS)
     }
 
-    /// How long a slot is good for: a connect that is not complete by then must be given up. It
-    /// may have been made that much after the slot was taken, and is counted for as much longer.
+    /// The validity of a slot. The caller must abandon a connect that is not complete by then. The
+    /// connect may happen this long after the slot was taken, so the slot stays taken for this
+    /// additional time.
     #[must_use]
     pub fn grace(&self) -> Duration {
         MAX_GRACE.min(self.window / 4)
     }
 
-    /// How long a slot stays taken.
+    /// The time for which a slot stays taken.
     fn span(&self) -> Duration {
         self.window.saturating_add(self.grace())
     }
 }
 
-/// No connect now.
+/// No connect is possible now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// For how long, from the moment that was given.
+    /// The waiting time, from the given moment.
     pub remaining: Duration,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 
-/// Why there is no connect now.
+/// The reason why no connect is possible now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Every slot is taken.
+    /// Every slot is taken; the number of slots.
     Slots(u32),
     /// The ledger could not be read: every slot may be taken.
     Unreadable,
-    /// The broker refused us for connecting too often.
+    /// The broker refused the client for connecting too often.
     LockedOut,
-    /// It did so a second time within a day.
+    /// The broker did so a second time within a day.
     Blocked,
 }
 
@@ -173,14 +174,14 @@ impl fmt::Display for Why {
 }
 
 impl Wait {
-    /// The same in seconds, rounded up: when they have passed, it has passed.
+    /// The waiting time in seconds, rounded up.
     #[must_use]
     pub const fn seconds(&self) -> u64 {
         self.remaining.as_secs() + (self.remaining.subsec_nanos() > 0) as u64
     }
 }
 
-/// For who reads it at once: it says how long from now.
+/// The time is relative to now: for texts that are shown at once.
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (why, seconds) = (self.why, self.seconds());
@@ -189,29 +190,29 @@ impl fmt::Display for Wait {
 }
 
 impl Why {
-    /// Whether the broker said so, and not we ourselves.
+    /// Whether the broker refused the client; false: the limit is local.
     #[must_use]
     pub const fn is_lockout(self) -> bool {
         matches!(self, Self::LockedOut | Self::Blocked)
     }
 }
 
-/// How we stand with a broker.
+/// The remaining limit for a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Connects that could be made at once, were there no lockout.
+    /// Number of free slots, regardless of a lockout.
     pub slots_left: u32,
-    /// Of how many.
+    /// Number of all slots.
     pub slots: u32,
-    /// Until one more slot is free; `None` when all are.
+    /// Time until one more slot is free; `None`: all are free.
     pub next_free: Option<Duration>,
-    /// The lockout that has to be waited out.
+    /// The lockout, if there is one.
     pub locked_out: Option<Wait>,
 }
 
 impl Standing {
-    /// How long so many connects have to wait, at least; `None`: they can be made at once, or there
-    /// never are as many.
+    /// The minimum waiting time for this number of connects; `None`: they are possible now, or
+    /// their number exceeds the limit.
     #[must_use]
     pub fn wait_for(&self, connects: u32) -> Option<Duration> {
         match self.locked_out {
@@ -227,12 +228,12 @@ impl Standing {
 pub struct Ledger {
     boot: BootId,
     accounts: BTreeMap<String, Account>,
-    /// Set when what was there could not be read: then every broker's slots count as taken.
+    /// Set if the file could not be read: then all slots of every broker count as taken.
     unreadable: Option<Age>,
 }
 
 impl Ledger {
-    /// One in which nothing stands: there was no file.
+    /// An empty ledger, for a host without the file.
     #[must_use]
     pub const fn new(boot: BootId) -> Self {
         Self {
@@ -242,8 +243,8 @@ impl Ledger {
         }
     }
 
-    /// Takes a slot with every one of `brokers`, or with none. These are names for one connect:
-    /// what the user calls the broker, and the address that it has.
+    /// Takes a slot for each of `brokers`, or for none. All of them name one connect: the name from
+    /// the configuration, and the broker's address.
     pub fn take(&mut self, brokers: &[&str], limit: &Limit, now: &Moment) -> Result<(), Wait> {
         self.forget(limit, now.since_boot);
         let brokers: BTreeSet<String> = brokers.iter().map(|b| key(b)).collect();
@@ -260,14 +261,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// The broker refused us for connecting too often.
+    /// Records that the broker refused the client for connecting too often.
     pub fn refused(&mut self, brokers: &[&str], limit: &Limit, now: &Moment) {
         self.forget(limit, now.since_boot);
         for broker in brokers {
             let account = self.accounts.entry(key(broker)).or_default();
             let again = account.refused.is_some_and(|earlier| {
-                // While locked out, only connects that were under way already are refused: that is
-                // one incident, not two.
+                // During a lockout, only connects already in progress are refused: that is one
+                // incident, not two.
                 let same = earlier.left(limit, now.since_boot).is_some();
                 if same { earlier.again } else { true }
             });
@@ -278,7 +279,7 @@ impl Ledger {
         }
     }
 
-    /// How we stand with a broker.
+    /// The remaining limit for a broker.
     #[must_use]
     pub fn standing(&self, broker: &str, limit: &Limit, now: &Moment) -> Standing {
         let now = now.since_boot;
@@ -294,19 +295,19 @@ impl Ledger {
         }
     }
 
-    /// The brokers of which something is known.
+    /// The brokers with entries.
     pub fn brokers(&self) -> impl Iterator<Item = &str> {
         self.accounts.keys().map(String::as_str)
     }
 
-    /// Whether the file was damaged not long ago, so that there is no connect to any broker.
+    /// Whether the file was damaged recently, so that no connect to any broker is possible.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.unreadable.is_some()
     }
 
-    /// Forgets what is over, and notes how old the rest is, so that a reboot costs little or no
-    /// waiting. The ledger should then be written.
+    /// Removes expired entries and updates the ages of the others, so that a reboot costs little or
+    /// no waiting. The caller should write the ledger afterwards.
     pub fn prune(&mut self, limit: &Limit, now: &Moment) {
         self.forget(limit, now.since_boot);
         let ages = self.accounts.values_mut().flat_map(Account::ages);
@@ -315,11 +316,11 @@ impl Ledger {
         }
     }
 
-    /// How long until [`Self::prune`] is due; `None`: there is nothing to prune.
+    /// Time until [`Self::prune`] is due; `None`: there is nothing to prune.
     #[must_use]
     pub fn prune_due(&self, limit: &Limit, now: &Moment) -> Option<Duration> {
         let now = now.since_boot;
-        // One write for all connects, when the last of them is over.
+        // One write for all connects, when the last one has expired.
         let connects = self.accounts.values().flat_map(|account| &account.taken);
         let connects = connects.chain(&self.unreadable);
         let connects = connects.map(|age| age.left(limit.span(), now).unwrap_or_default());
@@ -362,7 +363,7 @@ impl Ledger {
             .max_by_key(|wait| wait.remaining)
     }
 
-    /// For how long each slot is still taken, the shortest time first.
+    /// The remaining times of the taken slots, shortest first.
     fn lefts(&self, broker: &str, limit: &Limit, now: Duration) -> Vec<Duration> {
         let taken = self.accounts.get(broker).map(|account| &account.taken);
         let taken = taken.into_iter().flatten();
@@ -388,7 +389,7 @@ impl Ledger {
     }
 }
 
-/// What a broker is called in the ledger: one word, the same for all ways to write a name or an
+/// The name of a broker in the ledger: one word, the same for all spellings of a name or an
 /// address.
 fn key(broker: &str) -> String {
     let bare = broker.trim().trim_end_matches('.');

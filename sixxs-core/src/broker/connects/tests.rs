@@ -45,7 +45,7 @@ fn three_connects_in_a_minute() {
     assert_eq!(standing.wait_for(0), None);
     let unused = ledger.standing("192.0.2.1", &limit, &now);
     assert_eq!((unused.wait_for(3), unused.wait_for(4)), (None, None));
-    // Another broker is another matter, and so is the same one a moment later.
+    // Another broker has its own slots, and the same broker has a free one a moment later.
     assert_eq!(ledger.take(&["192.0.2.1"], &limit, &now), Ok(()));
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("a", 75.0)), Ok(()));
 }
@@ -74,7 +74,7 @@ fn names_for_the_same_broker() {
         Ok(())
     );
     assert!(ledger.take(&["192.0.2.1"], &limit, &now).is_err());
-    // With one of two names taken, neither is.
+    // If one of two names has no free slot, neither slot is taken.
     assert!(ledger.take(&["192.0.2.2", BROKER], &limit, &now).is_err());
     assert_eq!(ledger.take(&["192.0.2.2"], &limit, &now), Ok(()));
 }
@@ -99,7 +99,7 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     let limit = Limit::default();
     let mut ledger = Ledger::new("a".parse().unwrap());
     ledger.refused(&[BROKER], &limit, &moment("a", 100.0));
-    // Two connects were under way at once: still one incident.
+    // Two connects were in progress at the same time: still one incident.
     ledger.refused(&[BROKER], &limit, &moment("a", 101.0));
     let now = moment("a", 161.0);
     let wait = ledger.take(&[BROKER], &limit, &now).unwrap_err();
@@ -109,7 +109,7 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     assert_eq!(standing.locked_out, Some(wait));
     assert_eq!(standing.wait_for(1), Some(wait.remaining));
 
-    // What was noted before the reboot counts; the rest does not.
+    // The age written before the reboot counts; the time after it does not.
     assert_eq!(ledger.prune_due(&limit, &now), Some(Duration::ZERO));
     ledger.prune(&limit, &now);
     assert_eq!(
@@ -131,7 +131,7 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     assert!(wait.remaining > Duration::from_secs(6 * 24 * 3600));
     let over = 7.0 * 24.0 * 3600.0 + 251.0;
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", over)), Ok(()));
-    // That was over a day ago: the next one is a first one.
+    // That was over a day ago: the next refusal counts as the first.
     ledger.refused(&[BROKER], &limit, &moment("b", over + 1.0));
     let standing = ledger.standing(BROKER, &limit, &moment("b", over + 1.0));
     assert_eq!(standing.locked_out.unwrap().why, Why::LockedOut);
@@ -163,7 +163,7 @@ fn damaged_counts_as_every_slot_taken_now() {
     let mut files: Vec<Vec<u8>> = (0..text.len())
         .map(|n| text.as_bytes()[..n].to_vec())
         .collect();
-    // Any line gone, and a version of tomorrow.
+    // Any line missing, and a future version.
     files.extend((0..lines.len()).map(|gone| {
         let kept = lines.iter().enumerate().filter(|(n, _)| *n != gone);
         kept.flat_map(|(_, line)| [line, "\n"])
@@ -180,7 +180,7 @@ fn damaged_counts_as_every_slot_taken_now() {
             assert_eq!(wait.why, Why::Unreadable);
             assert_eq!(wait.remaining, Duration::from_secs(65));
         }
-        // Written back, it heals.
+        // Writing it back repairs it.
         let later = moment("a", 1065.0);
         assert_eq!(
             again(&ledger, &later).take(&[BROKER], &limit, &later),
@@ -189,30 +189,30 @@ fn damaged_counts_as_every_slot_taken_now() {
     }
 }
 
-/// What happens in the world, in any order.
+/// Events in any order.
 #[derive(Clone, Debug)]
 enum Event {
     /// Time passes, in milliseconds.
     Pass(u64),
-    /// And while the machine stands still, its clocks with it.
+    /// Time passes while the machine and its clocks stand still, in milliseconds.
     Freeze(u64),
-    /// A process takes a slot; `true`: it is killed as soon as that is on the disk.
+    /// A process takes a slot; `true`: it is killed as soon as the ledger is on disk.
     Take(usize, bool),
-    /// A process that has one connects, if its slot is still good.
+    /// A process with a valid slot connects.
     Connect(usize),
-    /// A process that was refused notes it.
+    /// A refused process records the refusal.
     Note(usize),
     Kill(usize),
-    /// Somebody else connects from our address.
+    /// Another program connects from the same address.
     Foreign,
     Prune,
-    /// The machine is off for so long.
+    /// The machine is off for this time, in milliseconds.
     Reboot(u64),
-    /// The file is cut off here, in percent.
+    /// The file is truncated to this percentage.
     Damage(usize),
 }
 
-/// Times at which something is about to end, or has just ended, come up most.
+/// Mostly times at which a period is about to end, or has just ended.
 fn time() -> impl Strategy<Value = u64> {
     const NEAR: &[u64] = &[4_950, 55_100, 60_000, 65_000];
     const FAR: &[u64] = &[300_000, 305_000, 86_400_000, 604_800_000];
@@ -226,7 +226,7 @@ fn time() -> impl Strategy<Value = u64> {
 
 fn event() -> impl Strategy<Value = Vec<Event>> {
     let process = 0..4usize;
-    // As a process goes about it, with a pause before the connect.
+    // A normal process, with a pause before the connect.
     let whole = (process.clone(), 0..6_000u64).prop_map(|(p, pause)| {
         vec![
             Event::Take(p, false),
@@ -235,7 +235,7 @@ fn event() -> impl Strategy<Value = Vec<Event>> {
             Event::Note(p),
         ]
     });
-    // All of them at once, each with a slot, and held up together.
+    // All processes at once, each with a slot, and delayed together.
     let together = prop::bool::ANY.prop_map(|late| {
         let mut events: Vec<_> = (0..4).map(|p| Event::Take(p, false)).collect();
         events.push(Event::Pass(if late { 4_990 } else { 10 }));
@@ -274,12 +274,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 #[derive(Clone, Copy)]
 enum Process {
     Idle,
-    /// Has a slot since then (since boot), and knew of so many refusals.
+    /// Took a slot at this time since boot, when this many refusals were recorded.
     Slot(Duration, usize),
     Refused,
 }
 
-/// A broker that keeps the rule by its own, true time.
+/// A broker that applies its rule by true time.
 #[derive(Default)]
 struct Broker {
     connects: VecDeque<Duration>,
@@ -288,7 +288,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// Whether a connect is refused.
+    /// Whether the broker refuses a connect.
     fn connect(&mut self, now: Duration) -> bool {
         while self
             .connects
@@ -319,10 +319,9 @@ struct World {
     file: Option<Vec<u8>>,
     processes: [Process; 4],
     broker: Broker,
-    /// Our connects, by true time.
+    /// The client's connects, by true time.
     ours: Vec<Duration>,
-    /// Refusals that are on the disk, by true time, one for each incident; and how often one was
-    /// noted.
+    /// The recorded refusals, by true time, one per incident; and the number of records.
     refusals: Vec<Duration>,
     notes: usize,
 }
@@ -335,7 +334,7 @@ impl World {
         }
     }
 
-    /// What every process does under the lock.
+    /// The actions of every process under the lock.
     fn locked<T>(&mut self, act: impl FnOnce(&mut Ledger, &Limit, &Moment) -> T) -> T {
         let now = self.now();
         let mut ledger = match &self.file {
@@ -402,7 +401,7 @@ impl World {
             Event::Damage(percent) => {
                 if let Some(file) = &mut self.file {
                     file.truncate(file.len() * percent / 100);
-                    // What was known of refusals is lost; the rate is not.
+                    // The recorded refusals are lost; the rate still holds.
                     self.refusals.clear();
                 }
             }
@@ -417,7 +416,7 @@ impl World {
             .iter()
             .filter(|t| **t > minute_ago || self.truth < Duration::from_secs(60));
         assert!(lately.count() <= 3, "too often: {:?}", self.ours);
-        // One that was under way when the refusal was noted cannot be called back.
+        // A connect that was in progress when the refusal was recorded cannot be cancelled.
         if notes == self.notes
             && let [earlier @ .., last] = &self.refusals[..]
         {
@@ -435,7 +434,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Wall clocks may jump as they like: there is none in it.
+    /// Wall clocks may jump: the ledger does not use them.
     #[test]
     fn no_course_of_events_connects_too_often(events in events()) {
         let mut world = World {
@@ -452,7 +451,7 @@ proptest! {
         for event in &events {
             world.happens(event);
         }
-        // And it never locks itself out for good.
+        // It never locks itself out permanently.
         world.happens(&Event::Prune);
         world.pass(8 * 24 * 3600 * 1000);
         prop_assert_eq!(world.locked(|l, limit, now| l.take(&[BROKER], limit, now)), Ok(()));

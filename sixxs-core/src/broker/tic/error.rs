@@ -1,13 +1,13 @@
-//! Why a TIC dialogue failed: where it was, what the server said, and whether to try again.
+//! Errors of a TIC dialogue: the stage, the server's reply, and whether a retry makes sense.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// How far a dialogue was.
+/// The stage of a dialogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Before anything was sent.
+    /// Before the first command.
     Login,
     /// The server's first line.
     Greeting,
@@ -50,41 +50,41 @@ impl fmt::Display for Stage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{stage}: {problem}")]
 pub struct Error {
-    /// Where it was.
+    /// The stage at which it failed.
     pub stage: Stage,
-    /// What happened.
+    /// The problem.
     pub problem: Problem,
 }
 
-/// What went wrong. The server's words are fit to be shown.
+/// The problem. Words of the server are sanitised for display.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// We connected too often.
+    /// The client connected too often.
     #[error("the server refuses us for connecting too often: {0:?}")]
     TooOften(String),
-    /// It lets nobody in, for a reason of its own.
+    /// The server accepts no client at the moment.
     #[error("the server takes no one in now: {0:?}")]
     Unavailable(String),
-    /// It said no.
+    /// The server refused the request.
     #[error("the server refuses: {0:?}")]
     Refused(String),
-    /// The tunnel must not be used.
+    /// The tunnel is disabled.
     #[error(
         "tunnel {id} is not enabled: the server says UserState {user:?}, AdminState {admin:?}; \
          enable it at the broker"
     )]
     NotEnabled {
-        /// Which one.
+        /// The tunnel's id.
         id: String,
-        /// What its owner set.
+        /// The state that the user set.
         user: String,
-        /// What the broker set.
+        /// The state that the broker set.
         admin: String,
     },
-    /// The account has none.
+    /// The account has no tunnel.
     #[error("the account has no tunnels; request one at the broker")]
     NoTunnels,
-    /// The account has several, and none was chosen.
+    /// The account has several tunnels, and none was selected.
     #[error("the account has several tunnels; choose one by tunnel_id: {}", .0.join(", "))]
     SeveralTunnels(Vec<String>),
     /// The clocks differ by more than brokers tolerate.
@@ -94,48 +94,48 @@ pub enum Problem {
          max = super::MAX_CLOCK_DIFFERENCE_SECONDS
     )]
     Clock {
-        /// How far ours is ahead of the server's, in seconds.
+        /// Local time minus the server's time, in seconds.
         ahead: i64,
     },
-    /// No TLS, where it is required.
+    /// TLS is required, but the server does not offer it.
     #[error("TLS is required, and the server does not offer it: {0:?}")]
     NoTls(String),
-    /// Bytes that nobody asked for; before TLS, an attempt to put words into its mouth.
+    /// Unexpected bytes. Before TLS, they may be an attempt to inject replies.
     #[error("the server, or somebody in between, spoke out of turn")]
     OutOfTurn,
-    /// More than anybody has to say.
+    /// More data than any valid reply has.
     #[error("the server sent {0} of more than {1} {2}")]
     TooMuch(&'static str, usize, &'static str),
-    /// Not what the protocol says.
+    /// The reply does not follow the protocol.
     #[error("the server sent {0}")]
     Garbage(String),
-    /// It hung up.
+    /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// Nothing that could be sent.
+    /// The request cannot be sent.
     #[error("{0}")]
     Login(&'static str),
 }
 
-/// What to do about a failure.
+/// The right reaction to a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Wait the lockout out.
+    /// Wait until the lockout has ended.
     TooOften,
-    /// Somebody has to change something: it is no use to try again soon.
+    /// A user has to change something: an early retry is useless.
     Refused,
     /// The clock has to be set.
     Clock,
-    /// TLS does not come about.
+    /// TLS cannot be established.
     Tls,
-    /// The server is not there for anybody now: try again later.
+    /// The server accepts no client at the moment: retry later.
     Unavailable,
-    /// The server does not keep to the protocol, or went away: try again later.
+    /// The server violated the protocol, or closed the connection: retry later.
     Garbage,
 }
 
 impl Error {
-    /// What to do about it.
+    /// The right reaction to this error.
     #[must_use]
     pub const fn class(&self) -> Class {
         match &self.problem {
@@ -155,10 +155,10 @@ impl Error {
     }
 }
 
-/// Characters that are shown of what a server says.
+/// The maximum number of characters to show of a server's text.
 const SHOWN_CHARS: usize = 200;
 
-/// Fit to be shown in one line: without control characters, and not too long.
+/// Sanitises a text for display in one line: without control characters, and limited in length.
 pub(super) fn shown(words: &str) -> String {
     let clean = clean(words);
     let mut shown: String = clean.trim().chars().take(SHOWN_CHARS).collect();
@@ -168,13 +168,13 @@ pub(super) fn shown(words: &str) -> String {
     shown
 }
 
-/// Without control characters.
+/// Replaces control characters by blanks.
 pub(super) fn clean(words: &str) -> Zeroizing<String> {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     Zeroizing::new(words.chars().map(clean).collect())
 }
 
-/// Whether the words of a refusal are about connecting too often.
+/// Whether the text of a refusal is about connecting too often.
 pub(super) fn is_too_often(words: &str) -> bool {
     const TELLING: &[&str] = &[
         "block",

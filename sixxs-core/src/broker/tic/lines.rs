@@ -1,20 +1,20 @@
-//! Lines out of bytes, with bounds: whoever answers decides neither how much is kept nor for how
-//! long.
+//! Splits bytes into lines, within limits: the server controls neither the amount of stored data
+//! nor how long it is stored.
 
 use zeroize::Zeroizing;
 
 use super::error::Problem;
 
-/// The longest line; AICCU took 1,024 bytes.
+/// The longest line, in bytes; AICCU accepted 1,024.
 pub(super) const MAX_LINE_BYTES: usize = 4096;
 
-/// The longest reply: a list of some hundreds of tunnels.
+/// The longest reply, in bytes: a list of some hundreds of tunnels.
 pub(super) const MAX_REPLY_BYTES: usize = 64 * 1024;
 pub(super) const MAX_REPLY_LINES: usize = 512;
 
-/// The reply that is being received. A line may hold a password: all are wiped.
+/// The reply that is being received. Lines may contain a password, so all are wiped.
 pub(super) struct Lines {
-    /// The line that is not complete; its memory never moves.
+    /// The incomplete line; its buffer is never reallocated.
     begun: Zeroizing<Vec<u8>>,
     reply_bytes: usize,
     reply_lines: usize,
@@ -29,14 +29,14 @@ impl Lines {
         }
     }
 
-    /// A new reply begins.
+    /// Starts a new reply.
     pub(super) fn reset(&mut self) {
         self.reply_bytes = 0;
         self.reply_lines = 0;
     }
 
-    /// Takes bytes off the front of `bytes` up to the end of a line, or all of them. A line comes
-    /// without its end (LF or CRLF).
+    /// Consumes `bytes` up to the end of a line, or all of them. A line is returned without its end
+    /// (LF or CRLF).
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Zeroizing<String>>, Problem> {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let taken = end.map_or(bytes.len(), |at| at + 1);
@@ -60,14 +60,14 @@ impl Lines {
         let line = self.begun.strip_suffix(b"\n").unwrap_or(&self.begun);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let line = str::from_utf8(line).map(|line| Zeroizing::new(line.to_owned()));
-        // Wiped, and empty.
+        // Wipe the line before the buffer is cleared.
         let line = line.map_err(|_| Problem::Garbage("a line that is not UTF-8".to_owned()));
         self.begun.iter_mut().for_each(|byte| *byte = 0);
         self.begun.clear();
         line.map(Some)
     }
 
-    /// How much is kept of a line that is not complete.
+    /// Length and capacity of the buffer for the incomplete line.
     #[cfg(test)]
     pub(super) fn kept(&self) -> (usize, usize) {
         (self.begun.len(), self.begun.capacity())

@@ -1,25 +1,25 @@
-//! Who asks a TIC server, and what for.
+//! The parameters of a TIC dialogue: credentials and goal.
 
 use super::error::{Error, Problem, Stage};
 use crate::secret::Secret;
 
-/// Who logs in.
+/// Credentials for a login.
 #[derive(Clone, Debug)]
 pub struct Login {
     /// The user's name at the broker.
     pub username: String,
-    /// The password that goes with it.
+    /// Its password.
     pub password: Secret,
-    /// Whether to give up rather than go on in clear.
+    /// Whether to stop if the server does not offer TLS.
     pub require_tls: bool,
-    /// Who we say we are.
+    /// The client's description of itself.
     pub agent: Agent,
 }
 
-/// What the program says of itself and its host.
+/// The description of the program and its host that the client sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
-    /// The program.
+    /// The program's name.
     pub name: String,
     /// Its version.
     pub version: String,
@@ -29,12 +29,12 @@ pub struct Agent {
     pub release: String,
 }
 
-/// What is wanted of the server.
+/// The data to request from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// The parameters of a tunnel: this one, or the only one.
+    /// The parameters of the given tunnel, or of the only one.
     Parameters {
-        /// Which one.
+        /// The tunnel's id.
         tunnel_id: Option<String>,
     },
     /// The account's tunnels.
@@ -43,7 +43,7 @@ pub enum Goal {
     Pops,
 }
 
-/// Whether all of it can be sent: what goes into a line must not end it.
+/// Checks that all values can be sent: no value may end its line.
 pub(super) fn check(login: &Login, goal: &Goal) -> Result<(), Error> {
     let refuse = |words| {
         Err(Error {

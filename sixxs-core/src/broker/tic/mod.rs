@@ -1,16 +1,16 @@
-//! The client of TIC, Tunnel Information and Control: what a SixXS broker tells of a tunnel.
+//! The client of TIC, Tunnel Information and Control: the SixXS protocol for parameters of tunnels.
 //!
 //! ```text
 //! ─ greeting ─► Client ─► Clock ─► StartTls ─┬─ 2xx ─► (TLS) ─┬─► Username ─► Challenge
 //!                                            └─ in clear ─────┘                   │
 //!        Done ◄─ Show ◄─ List (unless the tunnel is known) ◄─ Authenticate ◄──────┘
 //! ```
-//! One command at a time: it is sent when the reply to the one before is complete. What comes
-//! between a reply and the next command is an error; after the reply to `starttls` that would
-//! otherwise be words in clear that are taken for words in TLS (CVE-2011-0411 and its kin).
+//! Each command is sent when the reply to the previous one is complete. Bytes between a reply and the
+//! next command are an error. After the reply to `starttls`, they would otherwise be clear text that
+//! is taken for TLS data (CVE-2011-0411 and similar).
 //!
-//! Bytes and the wall clock come in, [`Action`]s out. Connecting, TLS, time limits and the connect
-//! limit are the caller's. What is kept is bounded by the constants in `lines.rs`.
+//! Input: bytes and the wall clock. Output: [`Action`]s. The caller connects, does TLS, and applies
+//! time limits and the connect limit. The constants in `lines.rs` limit the stored data.
 
 mod error;
 mod lines;
@@ -37,13 +37,13 @@ use self::{
 };
 use crate::secret::Secret;
 
-/// How far clocks may be apart: brokers ignore what is signed with another time.
+/// The maximum clock difference, in seconds: brokers ignore data that is signed with another time.
 pub const MAX_CLOCK_DIFFERENCE_SECONDS: u64 = 120;
 
 /// The version of the protocol.
 const VERSION: &str = "draft-00";
 
-/// What the server gave.
+/// The result of a dialogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// For [`Goal::Parameters`].
@@ -54,17 +54,17 @@ pub enum Outcome {
     Pops(Vec<PopLine>),
 }
 
-/// What the caller has to do, in order.
+/// Actions for the caller, in order.
 pub enum Action {
-    /// Send this.
+    /// Send these bytes.
     Send(Zeroizing<Vec<u8>>),
-    /// Begin TLS on the connection, then call [`Client::tls_is_up`].
+    /// Start TLS on the connection, then call [`Client::tls_is_up`].
     StartTls,
-    /// The dialogue is over, and the connection to be closed.
+    /// The dialogue is over: close the connection.
     Done(Outcome),
 }
 
-/// What is sent may be an answer to a challenge.
+/// Hides the bytes, which may be the answer to a challenge.
 impl fmt::Debug for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -81,25 +81,25 @@ pub struct Client {
     goal: Goal,
     state: State,
     lines: Lines,
-    /// The answer to the challenge, so that it is not shown should the server repeat it.
+    /// The answer to the challenge, to hide it if the server repeats it.
     answer: Zeroizing<String>,
 }
 
-/// Whose turn it is, and what is waited for.
+/// The input that the dialogue waits for.
 enum State {
     /// The reply at this stage, of one line.
     Reply(Stage),
-    /// TLS to come up.
+    /// Start of TLS.
     Tls,
     /// A list: its first line, or more lines.
     List {
         stage: Stage,
-        /// The tunnel that is shown; empty in other lists.
+        /// The id of the requested tunnel; empty for other lists.
         id: String,
         begun: bool,
         items: Vec<Zeroizing<String>>,
     },
-    /// Nothing more.
+    /// No further input.
     Over(Stage),
 }
 
@@ -116,7 +116,7 @@ impl Client {
         })
     }
 
-    /// How far the dialogue is.
+    /// The current stage of the dialogue.
     #[must_use]
     pub const fn stage(&self) -> Stage {
         match &self.state {
@@ -125,8 +125,8 @@ impl Client {
         }
     }
 
-    /// The server sent bytes, at `unix_now` by this host's clock in seconds. After an error, or
-    /// [`Action::Done`], nothing more comes of it.
+    /// Handles bytes from the server; `unix_now` is local Unix time in seconds. After an error or
+    /// [`Action::Done`] it ignores further bytes.
     pub fn received(&mut self, bytes: &[u8], unix_now: u64) -> Result<Vec<Action>, Error> {
         let stage = self.stage();
         self.take(bytes, unix_now).map_err(|problem| {
@@ -135,7 +135,7 @@ impl Client {
         })
     }
 
-    /// TLS is up.
+    /// Continues after the start of TLS.
     #[must_use]
     pub fn tls_is_up(&mut self) -> Vec<Action> {
         match self.state {
@@ -144,7 +144,7 @@ impl Client {
         }
     }
 
-    /// The server closed the connection.
+    /// Handles the end of the connection by the server.
     #[must_use]
     pub fn closed(&mut self) -> Option<Error> {
         let stage = self.stage();
@@ -202,7 +202,7 @@ impl Client {
         }
     }
 
-    /// A reply of one line is complete.
+    /// Handles a complete reply of one line.
     fn reply(&mut self, stage: Stage, line: &str, now: u64) -> Result<Vec<Action>, Problem> {
         let (code, words) = parse(line)?;
         let good = (200..=299).contains(&code);
@@ -217,8 +217,9 @@ impl Client {
             return Ok(vec![self.send_username()]);
         }
         if !good {
-            // Nobody was named yet: it is not about us, unless it says so. Two of these in a day taken
-            // for lockouts would have us keep away for a week.
+            // Before a user name was sent, the refusal does not concern this client, unless it
+            // mentions the limit. Two such refusals in a day, taken for lockouts, would block this
+            // client for a week.
             return Err(match (stage, self.refusal(words)) {
                 (Stage::Greeting, Problem::Refused(words)) => Problem::Unavailable(words),
                 (_, problem) => problem,
@@ -262,13 +263,13 @@ impl Client {
                 }
                 Goal::Pops => self.list(Stage::List, String::new(), "pop list"),
             },
-            // These are lists, and there is no reply before anything was sent.
+            // These are lists. Before the first command there is no reply.
             Stage::List | Stage::Show | Stage::Login => return Ok(Vec::new()),
         };
         Ok(vec![action])
     }
 
-    /// A list is complete.
+    /// Handles a complete list.
     fn listed(&mut self) -> Result<Vec<Action>, Problem> {
         let stage = self.stage();
         let State::List { id, items, .. } = mem::replace(&mut self.state, State::Over(stage))
@@ -338,10 +339,10 @@ impl Client {
         Problem::Garbage(format!("{:?} {instead}", self.fit(line)))
     }
 
-    /// The server's words, fit to be shown: some repeat the command that they did not like.
+    /// Sanitises the server's text for display: some servers repeat the command that they refuse.
     fn fit(&self, words: &str) -> String {
-        // Before anything is sought in them, or a control character would hide it, and before they
-        // are cut off, or the half of it would be shown.
+        // Control characters are removed before the search, since they could hide a secret. The text
+        // is truncated after the search, since a part of a secret could remain.
         let mut words = clean(words);
         for secret in [self.answer.as_str(), self.login.password.expose()] {
             let secret = clean(secret);
@@ -353,7 +354,7 @@ impl Client {
     }
 }
 
-/// The code of a reply and the words after it.
+/// Splits a reply into code and text.
 fn parse(line: &str) -> Result<(u16, &str), Problem> {
     let code = line
         .get(..3)
@@ -362,7 +363,7 @@ fn parse(line: &str) -> Result<(u16, &str), Problem> {
     match (code, line.get(3..)) {
         (Some(code @ 100..=599), Some("")) => Ok((code, "")),
         (Some(code @ 100..=599), Some(rest)) if rest.starts_with(' ') => Ok((code, &rest[1..])),
-        // Nothing of it is shown: it may be anything, an answer of another protocol as well.
+        // The line is not shown: it may contain anything, even data of another protocol.
         _ => Err(Problem::Garbage("a reply without a code".to_owned())),
     }
 }
@@ -399,7 +400,7 @@ fn compare_clocks(words: &str, now: u64) -> Result<(), Problem> {
     Err(Problem::Clock { ahead })
 }
 
-/// The answer to a challenge: the MD5 of the challenge followed by that of the password, both in
+/// The answer to a challenge: MD5 over the challenge and the MD5 of the password, both digests in
 /// lowercase hexadecimal digits.
 fn answer(challenge: &str, password: &Secret) -> Zeroizing<String> {
     let password = hex_md5(&[password.expose()]);

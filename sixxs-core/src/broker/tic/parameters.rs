@@ -1,4 +1,4 @@
-//! What `tunnel show` and the lists say.
+//! Parses the output of `tunnel show` and of the lists.
 
 use std::{
     fmt,
@@ -15,39 +15,39 @@ use crate::{
     types::{InterfaceAddress, Mtu},
 };
 
-/// Parameters of a tunnel, as the broker gave them.
+/// Parameters of a tunnel from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
-    /// Its name at the broker.
+    /// Its id at the broker.
     pub id: String,
-    /// How packets are carried.
+    /// Its encapsulation.
     pub kind: Kind,
-    /// Our end.
+    /// The local inner address.
     pub address: InterfaceAddress,
-    /// The broker's end.
+    /// The broker's inner address.
     pub peer: Ipv6Addr,
     /// The broker's IPv4 address.
     pub remote4: Ipv4Addr,
-    /// Our IPv4 address, where the broker has one on record.
+    /// The local IPv4 address, if the broker has one on record.
     pub local4: Option<Ipv4Addr>,
-    /// Signs what we send; there for every kind but [`Kind::SixInFour`].
+    /// The key for signatures; present for every kind except [`Kind::SixInFour`].
     pub password: Option<Secret>,
-    /// Between two beats.
+    /// The interval between heartbeats.
     pub heartbeat_interval: Duration,
-    /// The largest IPv6 packet.
+    /// The largest IPv6 packet, in bytes.
     pub mtu: Mtu,
     /// The broker's name for its server.
     pub pop: String,
 }
 
-/// How a tunnel carries packets.
+/// The encapsulation of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// In IPv4 packets between two addresses that do not change.
+    /// IPv4 packets (protocol 41) between two fixed addresses.
     SixInFour,
-    /// In IPv4 packets; heartbeats say where we are.
+    /// IPv4 packets (protocol 41); heartbeats report the client's address.
     Heartbeat,
-    /// In signed UDP datagrams.
+    /// Signed UDP datagrams.
     Ayiya,
 }
 
@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// Whether what we send is signed with a password.
+    /// Whether the client signs its datagrams with a password.
     #[must_use]
     pub const fn is_signed(self) -> bool {
         match self {
@@ -78,7 +78,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// No such kind of tunnel.
+/// Not a kind of tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected 6in4-static, 6in4-heartbeat or ayiya")]
 pub struct BadKind;
@@ -94,23 +94,23 @@ impl FromStr for Kind {
     }
 }
 
-/// Between two beats, unless the broker says otherwise.
+/// The default interval between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// Neither a flood, nor so seldom that a beat is as good as none.
+/// Valid heartbeat intervals: neither a flood, nor too rare to be useful.
 pub(super) const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u32> = 1..=3600;
 
-/// What 6in4 leaves of an Ethernet packet (RFC 4213 §3.2.1).
+/// The Ethernet MTU minus the overhead of 6in4 (RFC 4213 §3.2.1).
 pub(super) const MAX_MTU: Mtu = Mtu(1480);
 
-/// A line of `tunnel list`. Its words are fit to be shown.
+/// A line of `tunnel list`. Its fields are sanitised for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelLine {
-    /// What `tunnel show` wants.
+    /// The id for `tunnel show`.
     pub id: String,
-    /// Our end, as the server wrote it.
+    /// The local inner address, as the server wrote it.
     pub address: String,
-    /// Our IPv4 address, or `ayiya` or `heartbeat`.
+    /// The local IPv4 address, or `ayiya` or `heartbeat`.
     pub local4: String,
     /// The broker's name for its server.
     pub pop: String,
@@ -129,12 +129,12 @@ impl TunnelLine {
     }
 }
 
-/// A line of `pop list`. Its words are fit to be shown.
+/// A line of `pop list`. Its fields are sanitised for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PopLine {
     /// The broker's name for its server.
     pub id: String,
-    /// What else the line says.
+    /// The rest of the line.
     pub words: String,
 }
 
@@ -160,12 +160,12 @@ fn unexpected(what: &str, line: &str) -> Problem {
 pub(super) struct Shown<'a>(pub(super) &'a [Zeroizing<String>]);
 
 impl<'a> Shown<'a> {
-    /// The value of a key; none where it is empty.
+    /// The value of a key; `None` if it is missing or empty.
     fn get(&self, key: &str) -> Option<&'a str> {
         let lines = self.0.iter().filter_map(|line| line.split_once(':'));
         let mut values = lines.filter(|(k, _)| k.trim().eq_ignore_ascii_case(key));
         let (_, value) = values.next()?;
-        // One blank separates; a password may have more.
+        // One blank is the separator; further blanks may belong to a password.
         let value = value.strip_prefix(' ').unwrap_or(value);
         Some(value).filter(|value| !value.is_empty())
     }
@@ -182,7 +182,7 @@ impl<'a> Shown<'a> {
             .map_err(|_| unexpected(expected, &format!("{key}: {value}")))
     }
 
-    /// A number; 0 or nothing is nothing.
+    /// A number; `None` if it is 0 or missing.
     fn number(&self, key: &str) -> Result<Option<u64>, Problem> {
         if self.get(key).is_none_or(|value| value.trim().is_empty()) {
             return Ok(None);
@@ -191,7 +191,7 @@ impl<'a> Shown<'a> {
         Ok(Some(number).filter(|number| *number != 0))
     }
 
-    /// All of it, for the tunnel that was asked for.
+    /// Reads all parameters, and checks that they belong to tunnel `id`.
     pub(super) fn read(&self, id: &str) -> Result<Parameters, Problem> {
         if let Some(other) = self.get("TunnelId").map(str::trim)
             && !other.eq_ignore_ascii_case(id)
@@ -250,7 +250,7 @@ impl<'a> Shown<'a> {
         if kind == Kind::SixInFour {
             return self.parsed(KEY, "an IPv4 address").map(Some);
         }
-        // An address, or a word for "wherever it is".
+        // An address, or a word for a dynamic address.
         Ok(self.get(KEY).and_then(|value| value.trim().parse().ok()))
     }
 
@@ -273,7 +273,7 @@ impl<'a> Shown<'a> {
         let Some(number) = self.number(KEY)? else {
             return Ok(Mtu::MINIMUM);
         };
-        // Less cannot carry IPv6; of more, the rest would not get through.
+        // A smaller MTU cannot carry IPv6. A larger one would not fit the path.
         match u32::try_from(number).unwrap_or(u32::MAX) {
             small if small < Mtu::MINIMUM.0 => {
                 Err(unexpected("1280 to 1480", &format!("{KEY}: {number}")))

@@ -1,4 +1,4 @@
-//! Parameters of a tunnel as they are kept in a file, so that a restart needs no TIC.
+//! Saves the parameters of a tunnel in a file, so that a restart needs no TIC.
 
 use std::{fmt::Write as _, ops::RangeInclusive, str::FromStr, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::{
     types::{InterfaceAddress, Mtu},
 };
 
-/// What parameters were asked for: those for anything else are of no use.
+/// The request for the parameters. Parameters for another request are not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Which server.
+    /// The server.
     pub server: Server,
-    /// By whom.
+    /// The user.
     pub username: String,
-    /// For which tunnel; `None`: the account's only one.
+    /// The tunnel; `None`: the account's only one.
     pub tunnel_id: Option<String>,
 }
 
@@ -31,14 +31,14 @@ pub enum Unusable {
     /// It is damaged.
     #[error("not valid TOML")]
     Syntax,
-    /// A value is missing or wrong, or a later version wrote it.
+    /// A value is missing or wrong, or a later version wrote the file.
     #[error("{0}: missing or wrong")]
     Value(&'static str),
 }
 
 const VERSION: u32 = 1;
 
-/// The text of the file. It holds the tunnel's password.
+/// The text of the file. It contains the tunnel's password.
 #[must_use]
 pub fn text(asked: &Asked, parameters: &Parameters) -> Zeroizing<String> {
     let Parameters {
@@ -53,7 +53,7 @@ pub fn text(asked: &Asked, parameters: &Parameters) -> Zeroizing<String> {
         mtu,
         pop,
     } = parameters;
-    // More than it takes: what is wiped must not have moved.
+    // More capacity than the text needs: a reallocation would leave an unwiped copy.
     let mut text = Zeroizing::new(String::with_capacity(16 * 1024));
     text.push_str("# What the broker told of this tunnel. Written by sixxs; holds a password.\n");
     let mut number = |key: &str, value: u64| {
@@ -101,7 +101,7 @@ fn quote(text: &mut String, key: &str, value: &str) {
 
 /// Reads the file.
 pub fn read(text: &str) -> Result<(Asked, Parameters), Unusable> {
-    // The library's message would quote the line.
+    // The library's message would quote the line, which may contain the password.
     let table = DeTable::parse(text).map_err(|_| Unusable::Syntax)?;
     let saved = Saved(table.into_inner());
     saved.number("version", VERSION..=VERSION)?;
@@ -126,7 +126,7 @@ pub fn read(text: &str) -> Result<(Asked, Parameters), Unusable> {
     if parameters.kind.is_signed() && parameters.password.is_none() {
         return Err(Unusable::Value("password"));
     }
-    // An earlier version may have kept it.
+    // An earlier version may have saved such an address.
     if !InterfaceAddress::TUNNEL_BITS.contains(&parameters.address.bits) {
         return Err(Unusable::Value("address"));
     }
@@ -143,7 +143,7 @@ impl Saved<'_> {
         }
     }
 
-    /// `None` where there is no such key.
+    /// `None` if the key is missing.
     fn parsed<T: FromStr>(&self, key: &'static str) -> Result<Option<T>, Unusable> {
         if self.0.get(key).is_none() {
             return Ok(None);
@@ -233,7 +233,7 @@ mod tests {
         }
         for end in 0..good.len() {
             if let Ok(read) = read(&good[..end]) {
-                // The newline at the end is not missed.
+                // A file without the final newline is still complete.
                 assert_eq!(
                     (end, read),
                     (good.len() - 1, (asked.clone(), parameters.clone()))

@@ -1,8 +1,8 @@
-//! Where a TIC server is.
+//! The address of a TIC server.
 
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
-/// Where TIC servers listen (TCP).
+/// The TCP port of TIC servers.
 pub const PORT: u16 = 3874;
 
 /// A TIC server: `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`.
@@ -14,7 +14,7 @@ pub struct Server {
     pub port: u16,
 }
 
-/// The text names no server.
+/// The text is not a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a host name or address; a port may follow, as in tic.example:3874")]
 pub struct BadServer;

@@ -48,7 +48,7 @@ Heartbeat_Interval: 30
 202 Done
 ";
 
-/// What each side says: `>` we, `<` the server (more lines of it with `|`), `=` TLS comes up.
+/// Lines of both sides: `>` client, `<` server (`|` for more lines), `=` TLS starts.
 const WHOLE: &str = "\
 < 200 SixXS TIC Service ready
 > client TIC/draft-00 sixxs/0.1.0 Linux/6.18
@@ -72,7 +72,7 @@ SHOW
 > QUIT Thank you
 ";
 
-/// Goes through a dialogue, its server's words in pieces of `size` bytes.
+/// Plays a dialogue, with the server's text in pieces of `size` bytes.
 fn play(
     client: &mut Client,
     dialogue: &str,
@@ -170,7 +170,7 @@ fn a_tunnel_that_is_named_is_shown_without_a_list() {
     let outcome = play(&mut client, &dialogue, 64, "\n").unwrap();
     assert_eq!(outcome, Some(Outcome::Parameters(ayiya())));
 
-    // And another one than that which was asked for is refused.
+    // Another tunnel than the requested one is refused.
     let dialogue = dialogue.replace("show T42", "show T43");
     let mut client = Client::new(login(false), tunnel("T43")).unwrap();
     let error = play(&mut client, &dialogue, 64, "\n").unwrap_err();
@@ -201,7 +201,7 @@ fn lists() {
     ];
     assert_eq!(outcome, Some(Outcome::Tunnels(expected)));
 
-    // The same list, when one tunnel is wanted.
+    // The same list, when one tunnel is requested.
     let mut client = Client::new(login(false), any_tunnel()).unwrap();
     let error = play(&mut client, &tunnels, 9, "\n").unwrap_err();
     assert_eq!(
@@ -229,7 +229,7 @@ fn lists() {
 #[test]
 fn refusals() {
     let cases = [
-        // (what the server says otherwise, instead of what, class, message)
+        // (changed reply, original reply, class, message)
         (
             "200 SixXS TIC Service ready",
             "400 Down for maintenance",
@@ -339,7 +339,7 @@ fn a_password_said_again_is_not_shown() {
         let words = Problem::Unavailable("no …".to_owned());
         assert_eq!(error.unwrap_err().problem, words);
     }
-    // Nor half of it, where the words are cut off.
+    // No part of the password appears where the text is truncated.
     let long = format!("500 {}two words\n", "x".repeat(195));
     let mut client = Client::new(login, Goal::Tunnels).unwrap();
     let error = client.received(long.as_bytes(), NOW).unwrap_err();
@@ -391,7 +391,7 @@ fn nothing_in_clear_is_taken_for_tls() {
     ));
     let error = client.received(b"2", NOW).unwrap_err();
     assert_eq!(error.problem, Problem::OutOfTurn);
-    // It is over: TLS that comes up now changes nothing.
+    // The dialogue is over: a later start of TLS has no effect.
     assert!(client.tls_is_up().is_empty());
 }
 
@@ -531,7 +531,7 @@ fn parameters() {
     }
 }
 
-/// Replies that get far, and such that are anything.
+/// Replies that get far, and arbitrary replies.
 fn reply() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => Just(b"200 1600000000\n".to_vec()),
