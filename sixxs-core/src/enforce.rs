@@ -1,7 +1,7 @@
-//! What the kernel programs should know: interfaces, tunnels, sources.
+//! The desired state of the kernel programs' maps: interfaces, tunnels, sources.
 //!
-//! Names stand here where the maps have slot numbers: which slot is whose is kept with the pinned
-//! counters, and [`slots::assign`] decides it.
+//! Here interfaces and tunnels have names; in the maps they have slot numbers. The pinned maps store which
+//! slot belongs to which name, and [`slots::assign`] assigns them.
 
 pub mod slots;
 
@@ -18,44 +18,44 @@ use crate::{
     types::{IfIndex, IfName, Mtu, Prefix},
 };
 
-/// What the programs should know.
+/// The desired state of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Enforcement {
     /// Interfaces that should have programs, by name.
     pub interfaces: BTreeMap<IfName, Interface>,
-    /// Where leaks go, by the tunnel's name.
+    /// Destinations of leaks, by the tunnel's name.
     pub tunnels: BTreeMap<IfName, Outlet>,
     /// Sources, the longest prefixes first.
     pub sources: Vec<Source>,
-    /// Destinations reached without a tunnel.
+    /// Destinations that are reached without the tunnel.
     pub directs: Vec<(IfName, Prefix)>,
-    /// Interfaces to which programs are attached by filters, also where the kernel has something newer: their
-    /// tunnels are of our own making, and very many.
+    /// Interfaces to which programs are attached by clsact filters even if the kernel supports TCX: native
+    /// tunnels, if there are very many.
     pub by_filters: BTreeSet<IfName>,
-    /// What cannot be enforced, in words.
+    /// Problems, in words.
     pub problems: Vec<String>,
 }
 
-/// More tunnels of our own making than this are very many: for each TCX link the kernel waits for a grace
-/// period of RCU, of some 10 ms, twice for each tunnel, and for a filter it does not.
+/// More native tunnels than this are very many. For each TCX link the kernel waits for an RCU grace period of
+/// about 10 ms, twice per tunnel; for a filter it does not.
 const MANY: usize = 16;
 
-/// Which programs an interface gets.
+/// The role of an interface, which determines its programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Egress only.
     Uplink,
     /// Egress and ingress.
     Tunnel,
-    /// Egress only; no uplink, but made so lately that it may be about to become one, and guarded as
-    /// if it were.
+    /// Egress only. It is no uplink, but appeared so recently that it may become one, so it is guarded like
+    /// an uplink.
     Newcomer,
-    /// Egress only, and not in use: the program is there for the day that it becomes an uplink.
+    /// Egress only, and inactive: the program is attached in case the interface becomes an uplink.
     Candidate,
 }
 
-/// Programs wait at so many interfaces that are no uplinks, at most: each one costs the kernel a
-/// few milliseconds to attach.
+/// The maximum number of interfaces with programs that are no uplinks: each one takes the kernel a few
+/// milliseconds to attach.
 const CANDIDATES: usize = 64;
 
 /// An interface that should have programs.
@@ -63,43 +63,43 @@ const CANDIDATES: usize = 64;
 pub struct Interface {
     /// Its index.
     pub index: IfIndex,
-    /// What it is.
+    /// Its role.
     pub role: Role,
     /// Its own link-layer address; `None`: it has no link layer.
     pub mac: Option<[u8; 6]>,
-    /// Our address in it, from which nothing may come in; `None`: there is none, or what others make
-    /// of the interface is theirs to say.
+    /// The local inner address. Packets that arrive with this source are refused. `None`: there is none, or
+    /// another program manages the interface.
     pub own: Option<Ipv6Addr>,
 }
 
-/// Where leaks of a tunnel go.
+/// The destination for leaks of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlet {
     /// The tunnel's interface, if it is there and up.
     pub index: Option<IfIndex>,
-    /// What fits into it.
+    /// The largest packet that fits.
     pub mtu: Mtu,
-    /// What becomes of leaks.
+    /// The action for leaks.
     pub on_leak: OnLeak,
     /// The interface's own link-layer address; `None`: it has no link layer.
     pub mac: Option<[u8; 6]>,
-    /// Next hop, on an interface with a link layer.
+    /// Next hop, for an interface with a link layer.
     pub gateway: Option<Ipv6Addr>,
-    /// Who sends Packet Too Big.
+    /// The source address of Packet Too Big.
     pub router: Ipv6Addr,
 }
 
-/// Whose packets those with a source in this prefix are. Packets to it come here by the same tunnel.
+/// A source prefix and the tunnel that it belongs to. Packets to this prefix arrive by the same tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The prefix.
     pub prefix: Prefix,
     /// The tunnel.
     pub tunnel: IfName,
-    /// Which uplinks have this very address themselves.
+    /// The uplinks that have this same address.
     pub home: Home,
-    /// Whether it is out of a prefix that is routed by the tunnel: from such an address the provider of an
-    /// uplink takes nothing, whether the uplink has it or not.
+    /// Whether it is in a prefix that is routed through the tunnel. The provider of an uplink accepts no
+    /// packets from such an address, even if the uplink has it.
     pub is_routed: bool,
     /// Whether it is the tunnel's far end: packets to it leave by the tunnel.
     pub is_far_end: bool,
@@ -119,7 +119,7 @@ impl Source {
     }
 }
 
-/// Uplinks by which a source may leave although it is a tunnel's.
+/// Uplinks by which packets from a tunnel's source may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Home {
     /// None.
@@ -199,14 +199,14 @@ impl Enforcement {
         self.interfaces.insert(link.name.clone(), interface);
     }
 
-    /// Interfaces that may become uplinks, the new ones first.
+    /// Adds interfaces that may become uplinks, new ones first.
     fn add_candidates(&mut self, config: &Config, links: &Links) {
         let is_tunnel = |link: &Link| config.tunnels.iter().any(|tunnel| tunnel.name == link.name);
         let of = |candidate| move |link: &&Link| link.candidate == candidate;
         let fresh = links.iter().filter(of(Candidate::Fresh));
         let settled = links.iter().filter(of(Candidate::Settled));
         let candidates = fresh.chain(settled).filter(|link| {
-            // What the programs cannot read is a problem once it is an uplink.
+            // An unsupported link layer is reported only if the interface is an uplink.
             let is_readable = !matches!(link.layer, LinkLayer::Unsupported(_));
             is_readable && !link.is_exit && !is_tunnel(link)
         });
@@ -251,23 +251,23 @@ impl Enforcement {
     }
 }
 
-/// The address from which nothing may come in by a tunnel. Without a peer we send Packet Too Big from
-/// it ourselves.
+/// The source address that arriving packets of a tunnel must not have. `None` without a peer: then this host
+/// itself sends Packet Too Big from that address.
 fn own(tunnel: &Tunnel) -> Option<Ipv6Addr> {
     let is_certain = tunnel.kind.is_native() && tunnel.peer.is_some();
     let address = tunnel.addresses.first().map(|a| a.address);
     address.filter(|_| is_certain)
 }
 
-/// Whether packets can leave for the world at all. Tunnels count: each may be a native uplink itself, and
-/// then all of them are guarded.
+/// Whether there is any exit. Tunnels count: each tunnel may be the native uplink of another one, and then
+/// all are guarded.
 #[must_use]
 pub fn has_exit(links: &Links) -> bool {
     links.iter().any(|link| link.is_exit)
 }
 
-/// The native uplinks that are there: those named, or else every exit that is no tunnel of ours,
-/// wanted now or not.
+/// The existing native uplinks: those named in the configuration, or otherwise every exit that is not a
+/// configured tunnel, started or not.
 #[must_use]
 pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
     match &config.uplinks {
@@ -283,8 +283,8 @@ pub fn uplinks<'a>(config: &Config, links: &'a Links) -> Vec<&'a Link> {
     }
 }
 
-/// A tunnel's addresses and prefixes, and what lies within one of them: each uplink's address, and the
-/// tunnel's far end.
+/// A tunnel's addresses and prefixes, and the addresses within them that need their own entry: those of
+/// uplinks, and the tunnel's far end.
 fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
     let mut homes: BTreeMap<Prefix, Home> = tunnel
         .sources()
@@ -311,7 +311,7 @@ fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
         .map(Prefix::host)
         .filter(|far_end| !homes.contains_key(far_end))
         .collect();
-    // A shorter prefix says "all sources", those of the uplinks among them.
+    // A shorter prefix means "all sources", including those of the uplinks.
     let is_routed = |source: Prefix| {
         let is_own = tunnel
             .addresses
@@ -387,7 +387,7 @@ mod tests {
         for (count, expected) in [(0, 0), (MANY, 0), (MANY + 1, MANY + 1)] {
             let found = Enforcement::new(&config(&text(count)), &Links::default(), |_| true);
             assert_eq!(found.by_filters.len(), expected, "{count}");
-            // Those of others are as many as they are.
+            // Only native tunnels count, not other interfaces.
             assert!(
                 found
                     .by_filters
@@ -410,13 +410,13 @@ mod tests {
             .map(|(name, i)| (name.as_str(), i.role))
             .collect();
         assert_eq!(roles, [("net0", Role::Uplink), ("sixxs0", Role::Tunnel)]);
-        // The far end may be in the prefix; it is not here.
+        // The far end may be in the tunnel's prefix; it is not on this host.
         let with = ONE.replace("2001:db8:a::1", "2001:db8:aa::1");
         let all = Enforcement::new(&config(&with), &links, |_| true);
         let far_ends = all.sources.iter().filter(|source| source.is_far_end);
         let far_ends: Vec<_> = far_ends.map(|source| source.prefix.to_string()).collect();
         assert_eq!(far_ends, ["2001:db8:aa::1"]);
-        // A tunnel that is stopped does not turn into an uplink.
+        // A stopped tunnel is not taken for an uplink.
         let stopped = Enforcement::new(&config(ONE), &links, |_| false);
         assert_eq!(stopped.interfaces.len(), 1);
         assert_eq!(stopped.sources, vec![]);
@@ -458,7 +458,7 @@ mod tests {
             roles(&config(ONE)),
             expected.map(|(name, role)| (name.to_owned(), role))
         );
-        // Where uplinks are named, nothing else is touched.
+        // If the configuration names uplinks, no other interface is touched.
         let named = config(&format!("uplinks = [\"net0\"]\n{ONE}"));
         assert_eq!(roles(&named), [("net0".to_owned(), Role::Uplink)]);
     }
@@ -491,7 +491,8 @@ mod tests {
                 ("2001:db8:aa::/48".to_owned(), Home::Nowhere),
             ]
         );
-        // What a broker routes here is no provider's, on whatever wire it is.
+        // A prefix that a broker routes to this host belongs to no provider, whichever link has its
+        // addresses.
         let routed: Vec<_> = all.sources.iter().map(|source| source.is_routed).collect();
         assert_eq!(routed, [false, true, true, true]);
         let numbers: Vec<_> = all.sources.iter().map(Source::home_number).collect();

@@ -1,29 +1,29 @@
-//! Alerts of one cause, when they come without end: the first is told at once, the others together.
+//! Limits floods of alerts with one cause: the first alert is reported at once, the others in summaries.
 //!
-//! What varies from one to the next (process numbers, addresses, names of interfaces that come and go) is no
-//! part of a cause: [`cause`] leaves it out. Whatever still varies shares one cause, once there are many.
+//! [`cause`] removes the parts that vary between such alerts (process IDs, addresses, names of temporary
+//! interfaces). If causes still vary too much, they share one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-/// What is held back of a cause is told together, this often.
+/// The interval of summaries for a cause.
 pub const SUMMARY: Duration = Duration::from_secs(10);
 
-/// Causes of a kind that are told apart, of those that a host's own configuration does not bound.
+/// The maximum number of separate causes of a kind, except causes that the configuration bounds.
 pub const APART: usize = 16;
 
-/// How an alert is told apart from others, and merged with those like it.
+/// The key that separates an alert from others, and merges it with similar ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cause {
-    /// Its kind. Causes of a kind that are too many share one.
+    /// Its kind. If a kind has too many causes, the rest of them share one.
     pub kind: String,
-    /// What is left of it without what varies.
+    /// Its text without the varying parts.
     pub text: String,
-    /// So many are told at once before others are held back.
+    /// The number of alerts that are reported at once, before others are held back.
     pub at_once: u32,
-    /// Whether the configuration bounds how many there are: those are always told apart.
+    /// Whether the configuration bounds the number of such causes: these always stay separate.
     pub is_bounded: bool,
 }
 
@@ -35,12 +35,12 @@ pub struct Flood<T> {
 
 #[derive(Debug)]
 struct Held<T> {
-    /// So many may still be told at once.
+    /// The number of alerts that may still be reported at once.
     credit: u32,
     is_bounded: bool,
-    /// When something of it was told.
+    /// Time of the last report.
     told: Duration,
-    /// The last held back, and how many there are.
+    /// The last alert held back, and the number of these.
     last: Option<(T, u64)>,
 }
 
@@ -53,8 +53,8 @@ impl<T> Default for Flood<T> {
 }
 
 impl<T> Flood<T> {
-    /// Takes an alert: gives it back if it is to be told at once, or else holds it until its summary.
-    /// `merge` puts what an earlier one said of numbers into a later one.
+    /// Takes an alert. Returns it if it is to be reported at once; otherwise holds it back until the
+    /// summary. `merge` adds the numbers of an earlier alert to a later one.
     pub fn take(
         &mut self,
         now: Duration,
@@ -97,14 +97,14 @@ impl<T> Flood<T> {
         None
     }
 
-    /// Whether anything is held back.
+    /// Whether any alert is held back.
     #[must_use]
     pub fn has_more(&self) -> bool {
         self.causes.values().any(|held| held.last.is_some())
     }
 
-    /// What is to be told now: the last of each cause that was held back for long enough, with how many
-    /// it stands for beside itself.
+    /// The summaries that are due: the last alert of each cause, with the number of other alerts that it
+    /// represents.
     pub fn summaries(&mut self, now: Duration) -> Vec<(T, u64)> {
         let mut told = Vec::new();
         for held in self.causes.values_mut() {
@@ -118,22 +118,22 @@ impl<T> Flood<T> {
         told
     }
 
-    /// All that is held back, as it is at the end.
+    /// All alerts held back, for the end of the program.
     pub fn rest(&mut self) -> Vec<(T, u64)> {
         let causes = std::mem::take(&mut self.causes).into_values();
         let last = causes.filter_map(|held| held.last);
         last.map(|(alert, count)| (alert, count - 1)).collect()
     }
 
-    /// A cause that was quiet for as long as a summary takes begins anew.
+    /// Removes causes that were quiet for the interval of a summary: they start again.
     fn forget(&mut self, now: Duration) {
         self.causes
             .retain(|_, held| held.last.is_some() || now < held.told.saturating_add(SUMMARY));
     }
 }
 
-/// What is left of a text without what varies: words with a digit in them, which numbers, addresses and
-/// names of interfaces have, except names that the configuration has.
+/// A text without its varying parts: without words that contain a digit (numbers, addresses, interface
+/// names), except names from the configuration.
 #[must_use]
 pub fn cause(text: &str, configured: &BTreeSet<&str>) -> String {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '@' | '%');
@@ -217,13 +217,13 @@ mod tests {
         }
         assert!(flood.has_more());
         assert_eq!(flood.summaries(seconds(9)), []);
-        // All numbers are in it, and how many it stands for.
+        // The summary has the merged numbers, and the number of alerts that it represents.
         assert_eq!(flood.summaries(seconds(10)), [(5049, 98)]);
-        // It goes on, and is told together again.
+        // The flood continues, and there is another summary.
         assert_eq!(take(&mut flood, seconds(11), 1), None);
         assert_eq!(flood.summaries(seconds(19)), []);
         assert_eq!(flood.summaries(seconds(20)), [(1, 0)]);
-        // It was over for a while: the next one is news.
+        // After a quiet time, the next alert is reported at once.
         assert_eq!(take(&mut flood, seconds(30), 7), Some(7));
         assert_eq!(take(&mut flood, seconds(31), 8), None);
         assert_eq!(flood.rest(), [(8, 0)]);
@@ -266,7 +266,7 @@ mod tests {
             };
             assert!(flood.take(seconds(0), cause, (), |(), ()| ()).is_some());
         }
-        // And takes no other's place.
+        // They use up no place of another cause.
         assert!(flood.take(seconds(0), of("one"), (), |(), ()| ()).is_some());
         assert!(
             flood

@@ -1,4 +1,5 @@
-//! The health of a tunnel: one judgement for `status`, `check`, `top`, metrics, alerts and exit statuses.
+//! The health of a tunnel: one evaluation for `status`, `check`, `top`, metrics, alerts and exit
+//! statuses.
 //!
 //! Pure. The daemon gathers the facts; nothing else decides whether a tunnel is healthy.
 
@@ -50,16 +51,16 @@ impl Level {
     }
 }
 
-/// The judgement.
+/// The result of the evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The worst that was found.
+    /// The worst level of all reasons.
     pub level: Level,
-    /// Each thing that is not as it should be, the worst first.
+    /// All faults, the worst first.
     pub reasons: Vec<Reason>,
 }
 
-/// What is known about a tunnel at one moment.
+/// The known facts about a tunnel at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// Its state.
@@ -68,34 +69,34 @@ pub struct Facts<'a> {
     pub link: Option<&'a Link>,
     /// The addresses that it should have.
     pub addresses: &'a [Ipv6Addr],
-    /// Addresses of the tunnel that another interface has.
+    /// Addresses of the tunnel that are on another interface.
     pub elsewhere: &'a [(Ipv6Addr, IfName)],
-    /// An uplink of which every address is an address of the tunnel or lies in its prefixes.
+    /// An uplink whose addresses all belong to the tunnel or to its prefixes.
     pub covers: Option<&'a IfName>,
     /// Whether its rules and routes are in place.
     pub is_routed: bool,
     /// Whether its program is attached.
     pub has_program: bool,
-    /// A rule of others that comes before ours.
+    /// A foreign rule that comes before ours.
     pub shadow: Option<&'a ShadowEffect>,
-    /// What becomes of packets that go to other interfaces, if that goes on ([`Leaking::fate`]).
+    /// The result for packets that go to other interfaces, if this continues ([`Leaking::fate`]).
     pub leaks: Option<LeakFate>,
-    /// Echo requests that had time for a reply and got none, since the last reply; 0 for none.
+    /// Number of requests without a reply since the last reply, except recent ones; 0 for none.
     pub unanswered_in_a_row: u64,
-    /// What a longer watch over replies found.
+    /// The result of echo pairing over a longer time.
     pub manner: Manner,
 }
 
-/// What a rule of others does to the packets of a tunnel.
+/// The effect of a foreign rule on the packets of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShadowEffect {
     /// The priority of the rule.
     pub priority: RulePriority,
-    /// What becomes of the packets.
+    /// The result for the packets.
     pub fate: ShadowFate,
 }
 
-/// What becomes of packets that a rule of others takes.
+/// The result for packets that a foreign rule takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShadowFate {
     /// They leave by an interface whose program redirects them into the tunnel.
@@ -106,20 +107,20 @@ pub enum ShadowFate {
     Refused,
 }
 
-/// What becomes of packets that a rule or a socket leads to another interface.
+/// The result for packets that a rule or a socket leads to another interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeakFate {
     /// The program there redirects them into the tunnel.
     Redirected,
-    /// The program there drops them, by order.
+    /// The program there drops them, as configured.
     Dropped,
-    /// They leave there, by order.
+    /// They leave there, as configured.
     Passed,
     /// They are outer packets of the tunnel itself, which it cannot carry; they are dropped.
     Recursion,
 }
 
-/// Leaks of a tunnel, in the order in which they are seen. Times are since a moment of the caller's.
+/// Leaks of a tunnel, in order of time. Times are since a moment that the caller chooses.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaking {
     since: Duration,
@@ -128,7 +129,7 @@ pub struct Leaking {
 }
 
 impl Leaking {
-    /// After so long without a leak they have ended. The programs tell of each flow once a second.
+    /// After this time without a leak, the leaks have ended. The programs report each flow once a second.
     const QUIET: Duration = Duration::from_secs(5);
 
     /// The first leak.
@@ -141,7 +142,7 @@ impl Leaking {
         }
     }
 
-    /// One more.
+    /// One more leak.
     pub fn go_on(&mut self, now: Duration, fate: LeakFate) {
         if now.saturating_sub(self.last) > Self::QUIET {
             self.since = now;
@@ -150,7 +151,7 @@ impl Leaking {
         self.fate = fate;
     }
 
-    /// What becomes of them, while they go on for longer than a repair takes.
+    /// The result for the packets, if the leaks continue for longer than a repair takes.
     #[must_use]
     pub fn fate(&self, now: Duration) -> Option<LeakFate> {
         let goes_on = now.saturating_sub(self.last) <= Self::QUIET;
@@ -159,14 +160,14 @@ impl Leaking {
     }
 }
 
-/// Addresses that are named one by one.
+/// The maximum number of addresses to name.
 const NAMED: usize = 4;
 
-/// Unanswered requests in a row that are no accident.
+/// Number of unanswered requests in a row that is no coincidence.
 const UNANSWERED: u64 = 3;
 
 impl Health {
-    /// Judges a tunnel.
+    /// Evaluates the facts about a tunnel.
     #[must_use]
     pub fn judge(facts: &Facts<'_>) -> Self {
         let mut reasons = Vec::new();
@@ -185,7 +186,7 @@ impl Health {
         if !facts.has_program {
             reasons.push(Reason::NoProgram);
         }
-        // Stable: what comes first stays first.
+        // The sort is stable: reasons of the same level keep their order.
         reasons.sort_by_key(|reason| Reverse(reason.level()));
         Self {
             level: reasons.first().map_or(Level::Healthy, Reason::level),
@@ -194,7 +195,7 @@ impl Health {
     }
 }
 
-/// What is wrong with the interface and its addresses.
+/// Faults of the interface and its addresses.
 fn link(facts: &Facts<'_>) -> Vec<Reason> {
     let Some(link) = facts.link else {
         return Vec::new();
@@ -206,7 +207,7 @@ fn link(facts: &Facts<'_>) -> Vec<Reason> {
     if link.mtu < Mtu::MINIMUM {
         reasons.push(Reason::MtuTooSmall(link.mtu));
     }
-    // A tunnel may have thousands of addresses.
+    // Sets, because a tunnel may have thousands of addresses.
     let own: BTreeSet<_> = link.addresses.iter().collect();
     let elsewhere: BTreeMap<_, _> = facts.elsewhere.iter().map(|(a, name)| (a, name)).collect();
     let mut of_addresses = Vec::new();

@@ -39,7 +39,7 @@ fn good(link: &Link) -> Facts<'_> {
     }
 }
 
-/// The level and all sentences, as one line.
+/// The level and all sentences, in one line.
 fn judged(facts: &Facts<'_>) -> String {
     let health = Health::judge(facts);
     let mut parts = vec![health.level.name().to_owned()];

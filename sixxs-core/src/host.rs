@@ -1,16 +1,17 @@
-//! Whose name a web client asks for.
+//! Checks the host name of web requests.
 //!
-//! A browser on this host, or in its network, can be led to an address that is served here by a name that
-//! somebody else owns (DNS rebinding): to the browser the answer then belongs to that somebody's page. Such a
-//! request has the foreign name in its `Host` (RFC 9110 §7.2). Addresses are nobody's name.
+//! A foreign web page can direct a browser on this host, or in its network, to an address that is served
+//! here, by a name of its own (DNS rebinding). The browser then treats the answer as part of the foreign
+//! site. Such a request has the foreign name in its `Host` field (RFC 9110 §7.2). An address instead of a
+//! name is safe.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// A name of a host, in lower case, without the dot at its end.
+/// A host name, in lower case, without the final dot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostName(String);
 
-/// It is no name of a host.
+/// The text is not a host name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a host, without a port")]
 pub struct NoHostName;
@@ -36,8 +37,8 @@ impl fmt::Display for HostName {
     }
 }
 
-/// Whether what a client asked for is served here: `authority` is a host with or without a port, as it
-/// stands in `Host` or in a URI.
+/// Whether the requested host is served here: `authority` is a host with or without a port, as in the `Host`
+/// field or in a URI.
 #[must_use]
 pub fn is_served<'a>(authority: &str, names: impl IntoIterator<Item = &'a HostName>) -> bool {
     let host = without_port(authority);
@@ -54,7 +55,7 @@ pub fn is_served<'a>(authority: &str, names: impl IntoIterator<Item = &'a HostNa
 fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            // One colon is a port's; several, without brackets, are an address's.
+            // One colon precedes a port; several colons without brackets belong to an address.
             if host.ends_with(']') || !host.contains(':') {
                 host
             } else {

@@ -1,13 +1,13 @@
-//! Failures that pass by themselves: others are at work too, and what they do takes a moment.
+//! Transient failures: other software works on the same objects, and its changes take a moment.
 //!
-//! Pure. A failure counts once it is still there after the time that a repair may take.
+//! Pure. A failure counts only if it still exists after the time that a repair may take.
 
 use std::{collections::BTreeMap, time::Duration};
 
-/// A failure that is gone after this time was none.
+/// A failure that disappears within this time does not count.
 pub const REPAIR: Duration = Duration::from_secs(1);
 
-/// Failures, and since when they are there.
+/// The current failures, and the start of each.
 #[derive(Debug, Default)]
 pub struct Lasting {
     since: BTreeMap<String, Duration>,
@@ -15,7 +15,7 @@ pub struct Lasting {
 }
 
 impl Lasting {
-    /// Takes what failed at a look; returns what of it counts, in the same order.
+    /// Takes the failures of a round; returns those that count, in the same order.
     pub fn look(&mut self, now: Duration, failures: &[String]) -> Vec<String> {
         let before = std::mem::take(&mut self.since);
         for failure in failures {
@@ -30,7 +30,7 @@ impl Lasting {
             .collect()
     }
 
-    /// When to look again, to see whether a failure lasts; `None`: nothing waits for that.
+    /// Time of the next look, when a failure may start to count; `None`: none is pending.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {
         let ends = self.since.values().map(|since| Self::ends(*since));

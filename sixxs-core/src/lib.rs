@@ -1,26 +1,26 @@
 //! The decisions of the reply-path enforcer, as pure functions over data.
 //!
-//! Nothing here does IO, reads a clock or keeps a task: bytes, observations and time come in,
-//! plans and texts go out. The shell around it is `sixxs-user`.
+//! Nothing here does IO, reads a clock or runs a task. Input: bytes, observations and time. Output:
+//! plans and texts. The crate `sixxs-user` is the shell around it.
 //!
 //! * [`config`] – the configuration file, parsed once into [`config::Config`]
 //! * [`aiccu`] – the configuration file of the AICCU client
 //! * [`broker`] – the protocols of tunnel brokers, without IO
 //! * [`secret`] – passwords
-//! * [`link`] – network interfaces as they were observed
-//! * [`routing`] – which rules and routes should be there, what is there, and the plan between them
-//! * [`enforce`] – what the kernel programs should know
-//! * [`tunnel`] – the state of a tunnel, as people see it
-//! * [`alert`] – leaks merged into lines
-//! * [`pace`] – how soon and how often to look again
-//! * [`proof`] – whether a tunnel answers, by what the kernel paired
-//! * [`contest`] – when somebody keeps taking away what is put back
-//! * [`flood`] – alerts of one cause, when they come without end
-//! * [`culprit`] – who a control group belongs to
-//! * [`doctor`] – what on a host is in the way
-//! * [`explain`] – the way that a packet takes, and why it is not the right one
-//! * [`host`] – whose name a web client asks for
-//! * [`table_names`] – the file that gives routing tables their names
+//! * [`link`] – observed network interfaces
+//! * [`routing`] – desired and observed rules and routes, and the plan between them
+//! * [`enforce`] – the desired state of the kernel programs' maps
+//! * [`tunnel`] – the state of a tunnel, as shown to users
+//! * [`alert`] – groups leaks into lines
+//! * [`pace`] – the rate limit of reconcile rounds
+//! * [`proof`] – evaluates echo pairing: whether a tunnel answers
+//! * [`contest`] – limits the reports of repeated corrections
+//! * [`flood`] – limits floods of alerts with one cause
+//! * [`culprit`] – finds the owner of a control group
+//! * [`doctor`] – diagnosis of a host
+//! * [`explain`] – the path of a packet, and faults on it
+//! * [`host`] – checks the host name of web requests
+//! * [`table_names`] – the file with the names of routing tables
 
 pub mod aiccu;
 pub mod alert;

@@ -1,34 +1,33 @@
-//! Network interfaces as they were observed.
+//! Observed network interfaces.
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use crate::types::{IfIndex, IfName, Mtu};
 
-/// What stands before the IP header on an interface.
+/// The link-layer header of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkLayer {
-    /// Nothing: TUN, sit, PPP, WireGuard, …
+    /// None: TUN, sit, PPP, WireGuard, …
     None,
     /// An Ethernet header; the interface has this address.
     Ethernet([u8; 6]),
-    /// Something else (`ARPHRD_…` number): the programs cannot read such packets.
+    /// Another header (`ARPHRD_…` number): the programs cannot read such packets.
     Unsupported(u16),
 }
 
 /// Whether an interface that is no uplink may become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Candidate {
-    /// No: the loopback, or a part of a bridge, bond or the like.
+    /// It cannot: the loopback, or a port of a bridge, a bond or similar.
     #[default]
     Never,
-    /// When it becomes an exit.
+    /// It can, once it becomes an exit.
     Settled,
-    /// The same; it was made or came up so lately that whoever did that may not have come to the route
-    /// yet.
+    /// It can, and it was made or brought up so recently that its route may not have been added yet.
     Fresh,
 }
 
-/// Why an address that an interface has cannot be used (RFC 4862 §5.4).
+/// The reason why an address of an interface is unusable (RFC 4862 §5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
     /// Duplicate address detection has not ended.
@@ -54,16 +53,16 @@ pub struct Link {
     pub carrier: bool,
     /// Its IPv6 addresses.
     pub addresses: Vec<Ipv6Addr>,
-    /// Those of its addresses that cannot be used, and why.
+    /// The unusable addresses, with the reason.
     pub unusable: BTreeMap<Ipv6Addr, Unusable>,
-    /// Whether a rule can lead packets to the world out of it ([`crate::routing::exits`]).
+    /// Whether a rule can lead packets to the internet through it ([`crate::routing::exits`]).
     pub is_exit: bool,
-    /// Whether it may come to that.
+    /// Whether it may become an exit.
     pub candidate: Candidate,
 }
 
 impl Link {
-    /// Those of its addresses that are global unicast, `2000::/3` (RFC 4291 §2.4).
+    /// The global unicast addresses, `2000::/3` (RFC 4291 §2.4).
     pub fn global_addresses(&self) -> impl Iterator<Item = &Ipv6Addr> {
         let is_global = |address: &&Ipv6Addr| address.octets()[0] >> 5 == 0b001;
         self.addresses.iter().filter(is_global)
@@ -87,7 +86,7 @@ impl Links {
         self.iter().find(|link| link.index == index)
     }
 
-    /// All, by name.
+    /// All interfaces, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Link> {
         self.0.values()
     }

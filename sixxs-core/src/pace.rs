@@ -1,30 +1,30 @@
-//! When to look again after something changed: soon, but not more often than is good for anybody.
+//! Decides when to run a reconcile round after a change: soon, but within a rate limit.
 
 use std::time::Duration;
 
-/// Changes come in bursts: this long after the first one is waited for more.
+/// Changes come in bursts: after the first one, the round waits this long for more.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// Processor time that rounds may take in a row before they are spaced out.
+/// Processor time that rounds may use in a burst, before they are spaced out.
 const BURST: Duration = Duration::from_millis(100);
 
-/// In the long run rounds take up this part of a processor: one in so many.
+/// In the long run, rounds use one in this many parts of a processor.
 const SHARE: u32 = 10;
 
-/// Once the burst is used up, the shortest and the longest time that a change waits.
+/// After the burst, the shortest and the longest delay of a change.
 const SPACED: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// One pending flag, a short delay, and a limit on the processor time that rounds take up. No event
-/// can postpone a round that is due.
+/// One pending flag, a short delay, and a limit on the processor time of rounds. No event can postpone
+/// a round that is due.
 #[derive(Debug)]
 pub struct Pacer {
     due: Option<Duration>,
-    /// When the first change came that waits.
+    /// Time of the first pending change.
     since: Option<Duration>,
-    /// Processor time that rounds may still take.
+    /// Processor time that rounds may still use.
     credit: Duration,
-    /// What rounds took above it.
+    /// Processor time that rounds used beyond the credit.
     debt: Duration,
     counted: Duration,
 }
@@ -42,7 +42,7 @@ impl Default for Pacer {
 }
 
 impl Pacer {
-    /// Something changed.
+    /// Records a change.
     pub fn changed(&mut self, now: Duration) {
         self.count(now);
         self.since.get_or_insert(now);
@@ -56,35 +56,35 @@ impl Pacer {
         }
     }
 
-    /// Something changed for which no debt is a reason to wait: until the next round it is not guarded.
+    /// Records an urgent change, which ignores the debt: until the next round an interface is not
+    /// guarded.
     pub fn urgent(&mut self, now: Duration) {
         self.since.get_or_insert(now);
         let soon = now.saturating_add(GATHER);
         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
-    /// When the next round is due, if anything changed.
+    /// Time of the next round, if there was a change.
     #[must_use]
     pub const fn due(&self) -> Option<Duration> {
         self.due
     }
 
-    /// A round begins. Returns when the first change came that waited for it.
+    /// Starts a round. Returns the time of the first change that waited for it.
     pub fn begin(&mut self, now: Duration) -> Option<Duration> {
         self.count(now);
         self.due = None;
         self.since.take()
     }
 
-    /// It is over, and took so much processor time: to wait for a processor is no reason to wait for
-    /// longer.
+    /// Ends a round; `took` is its processor time. Time spent waiting for a processor does not count.
     pub fn end(&mut self, now: Duration, took: Duration) {
         self.count(now);
         self.debt = self.debt.saturating_add(took.saturating_sub(self.credit));
         self.credit = self.credit.saturating_sub(took);
     }
 
-    /// Time that passes pays debts, and then earns credit.
+    /// Elapsed time first repays the debt, and then increases the credit.
     fn count(&mut self, now: Duration) {
         let earned = now.saturating_sub(self.counted) / SHARE;
         let left = earned.saturating_sub(self.debt);
@@ -94,15 +94,15 @@ impl Pacer {
     }
 }
 
-/// How often to look for what nobody tells of.
+/// Intervals of polling for changes without a kernel event.
 const CALM: Duration = Duration::from_millis(250);
 const ALERT: Duration = Duration::from_millis(1);
 
-/// So long after something was found missing there may be more to come.
+/// After a missing object was found, more may follow within this time.
 const WARY: Duration = Duration::from_secs(10);
 
-/// Rounds to what the kernel tells nobody of: seldom, and close upon each other for a while after
-/// something was found missing.
+/// Polls for changes without a kernel event: rarely, but often for a while after a missing object was
+/// found.
 #[derive(Debug, Default)]
 pub struct Patrol {
     went: Duration,
@@ -111,7 +111,7 @@ pub struct Patrol {
 }
 
 impl Patrol {
-    /// When the next one is due.
+    /// Time of the next poll.
     #[must_use]
     pub fn due(&self) -> Duration {
         let pause = if self.went < self.wary_until {
@@ -119,12 +119,13 @@ impl Patrol {
         } else {
             CALM
         };
-        // Where there is much to look at it takes long, and has the same part of a processor as rounds.
+        // On hosts with many interfaces a poll takes long. It gets the same share of a processor as
+        // rounds.
         self.went
             .saturating_add(pause.max(self.took.saturating_mul(SHARE)))
     }
 
-    /// One is over that took so much processor time; `found`: something was missing.
+    /// Ends a poll; `took` is its processor time; `found`: an object was missing.
     pub fn went(&mut self, now: Duration, took: Duration, found: bool) {
         self.went = now;
         self.took = took;
@@ -148,7 +149,7 @@ mod tests {
             patrol.went(due, Duration::from_micros(20), rounds == 30);
         }
         assert!((10_300..10_500).contains(&rounds), "{rounds}");
-        // A hundred interfaces are looked at less often.
+        // A hundred interfaces are polled less often.
         let now = patrol.due();
         patrol.went(now, Duration::from_millis(3), true);
         assert_eq!(patrol.due(), now + Duration::from_millis(30));
@@ -163,8 +164,8 @@ mod tests {
         assert_eq!(pacer.due(), Some(Duration::from_millis(1001)));
     }
 
-    /// Ten seconds of changes without end, each round taking so long: how many there were, and the
-    /// part of the time they took.
+    /// Ten seconds of continuous changes, with rounds of this duration: the number of rounds, and their
+    /// share of the time.
     fn flood(round: Duration) -> (u32, f64) {
         let mut pacer = Pacer::default();
         let (mut now, mut rounds) = (Duration::ZERO, 0);
@@ -212,7 +213,7 @@ mod tests {
                 "{milliseconds} ms: {rounds}, {part}"
             );
         }
-        // Where rounds are cheap, nobody waits long for one.
+        // If rounds are cheap, no change waits long.
         let (rounds, part) = flood(Duration::from_micros(300));
         assert!(rounds > 400 && part < 0.15, "{rounds}, {part}");
     }

@@ -1,4 +1,4 @@
-//! What the kernel's pairs of echo requests and replies prove: whether a tunnel answers.
+//! Evaluates the kernel's pairs of echo requests and replies: whether a tunnel answers.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -7,24 +7,24 @@ use sixxs_common::{
     stat::{Counters, Stat},
 };
 
-/// A request that came so lately is not yet without a reply, but waits for one.
+/// A request younger than this counts as waiting, not as unanswered.
 pub const YOUNG: Duration = Duration::from_secs(1);
 
-/// Echo requests for a tunnel's own addresses, as counted since its counters began.
+/// Counters of echo requests to a tunnel's own addresses, since the counters started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Requests whose reply was waited for.
+    /// Requests that were tracked.
     pub requests: u64,
-    /// Those whose reply left by the tunnel.
+    /// Requests whose reply left by the tunnel.
     pub answered: u64,
-    /// Those whose reply was about to leave elsewhere.
+    /// Requests whose reply was about to leave elsewhere.
     pub astray: u64,
-    /// Those of which it is not known.
+    /// Requests with an unknown result.
     pub forgotten: u64,
 }
 
 impl Counted {
-    /// As counted by the kernel.
+    /// From the kernel's counters.
     #[must_use]
     pub const fn of(counters: &Counters) -> Self {
         Self {
@@ -35,25 +35,25 @@ impl Counted {
         }
     }
 
-    /// Requests that had time for a reply, if `waiting` are [`YOUNG`], and of which it is known
-    /// whether they got it.
+    /// Requests with a known result that had time for a reply; `waiting` is the number of [`YOUNG`]
+    /// ones.
     const fn due(&self, waiting: u64) -> u64 {
         let due = self.requests.saturating_sub(self.forgotten);
         let due = due.saturating_sub(waiting);
-        // Counters are read while they count.
+        // The counters change while they are read.
         let known = self.answered.saturating_add(self.astray);
         if due < known { known } else { due }
     }
 
-    /// Requests without a reply, by the tunnel or elsewhere.
+    /// Requests without any reply, by the tunnel or elsewhere.
     #[must_use]
     pub const fn unanswered(&self, waiting: u64) -> u64 {
         self.due(waiting)
             .saturating_sub(self.answered.saturating_add(self.astray))
     }
 
-    /// How many of a thousand got their reply by the tunnel, rounded down: 1000 means all. `None`: there
-    /// were none.
+    /// Requests per thousand whose reply left by the tunnel, rounded down: 1000 means all. `None`: there
+    /// were no requests.
     #[must_use]
     pub fn answered_per_mille(&self, waiting: u64) -> Option<u16> {
         let share = u128::from(self.answered) * 1000 / u128::from(self.due(waiting)).max(1);
@@ -75,7 +75,7 @@ impl Counted {
     }
 }
 
-/// The time that half of all replies took at most, to within a quarter of it; `None`: there were none.
+/// The median reply time, exact to a quarter of it; `None`: there were no replies.
 #[must_use]
 pub fn median(times: &Times) -> Option<Duration> {
     let replies = &times.replies[..BUCKETS];
@@ -85,7 +85,7 @@ pub fn median(times: &Times) -> Option<Duration> {
     for (bucket, &here) in replies.iter().enumerate() {
         if below + here >= wanted && here > 0 {
             let begin = bucket.checked_sub(1).and_then(bucket_end_ns).unwrap_or(0);
-            // Of what is beyond all buckets, no more is known than that.
+            // The last bucket has no upper bound.
             let end = bucket_end_ns(bucket).unwrap_or(begin);
             let into = u128::from(end - begin) * u128::from(wanted - below) / u128::from(here);
             return Some(Duration::from_nanos(
@@ -97,29 +97,29 @@ pub fn median(times: &Times) -> Option<Duration> {
     None
 }
 
-/// How a tunnel answers of late.
+/// The recent result of echo pairing for a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Manner {
-    /// As it should, or nobody asked.
+    /// It answers, or there were no requests.
     #[default]
     Fine,
-    /// Requests come, and hardly any reply leaves.
+    /// There are requests, but hardly any reply leaves.
     Silent {
         /// Requests.
         requests: u64,
-        /// Of which were answered.
+        /// Number of answered ones.
         answered: u64,
     },
     /// Replies leave elsewhere, or are dropped there.
     Astray {
         /// Requests.
         requests: u64,
-        /// Whose reply went astray.
+        /// Number of requests whose reply left elsewhere.
         astray: u64,
     },
 }
 
-/// What people read of a tunnel named before.
+/// A clause for users about a tunnel that was named before.
 impl fmt::Display for Manner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = JUDGED.as_secs();
@@ -139,31 +139,31 @@ impl fmt::Display for Manner {
     }
 }
 
-/// What is judged at a time.
+/// The period that is evaluated at a time.
 pub const JUDGED: Duration = Duration::from_secs(30);
 
-/// Replies that go astray count from one in so many requests on: fewer are those of a moment, as when an
-/// exit comes.
+/// Replies that leave elsewhere count if they are at least one in this many requests. Fewer are
+/// transient, for example when an exit appears.
 const ASTRAY_IN: u64 = 10;
 
-/// Fewer requests say nothing.
+/// Fewer requests are too few to judge.
 const ENOUGH: u64 = 3;
 
-/// Watches over one tunnel's answers.
+/// Watches the replies of one tunnel.
 #[derive(Clone, Debug, Default)]
 pub struct Vigil {
-    /// What was counted at earlier looks, the oldest first; that is as old as what is judged.
+    /// Earlier counters, oldest first; the first entry is the start of the evaluated period.
     looks: VecDeque<(Duration, Counted)>,
-    /// How it was last judged.
+    /// The last result.
     manner: Manner,
-    /// What was counted when a reply was last counted, or at the first look.
+    /// The counters at the last reply, or at the first look.
     last_reply: Option<Counted>,
 }
 
 impl Vigil {
-    /// Looks again; `waiting` are [`YOUNG`].
+    /// Evaluates new counters; `waiting` is the number of [`YOUNG`] requests.
     pub fn look(&mut self, now: Duration, counted: Counted, waiting: u64) {
-        // Counters began anew.
+        // The counters were reset.
         let last = self.looks.back();
         if last.is_some_and(|(_, last)| last.requests > counted.requests) {
             self.looks.clear();
@@ -175,7 +175,7 @@ impl Vigil {
         {
             self.last_reply = Some(counted);
         }
-        // The newest that is old enough is compared with; what is older is not wanted any more.
+        // The comparison uses the newest entry that is old enough; older ones are removed.
         let is_old = |(then, _): &(Duration, Counted)| now.saturating_sub(*then) >= JUDGED;
         while self.looks.len() > 1 && is_old(&self.looks[1]) {
             self.looks.pop_front();
@@ -190,7 +190,7 @@ impl Vigil {
         }
     }
 
-    /// How many requests in a row got no reply, if the last of them got none; `waiting` are [`YOUNG`].
+    /// Number of unanswered requests since the last reply; `waiting` is the number of [`YOUNG`] ones.
     #[must_use]
     pub fn unanswered_in_a_row(&self, counted: &Counted, waiting: u64) -> u64 {
         match &self.last_reply {
@@ -201,14 +201,14 @@ impl Vigil {
         }
     }
 
-    /// How it answered when that could last be said.
+    /// The last result that was certain.
     #[must_use]
     pub const fn manner(&self) -> Manner {
         self.manner
     }
 }
 
-/// `None`: nothing can be said.
+/// `None`: too few requests to judge.
 fn judge(lately: &Counted, waiting: u64) -> Option<Manner> {
     let requests = lately.due(waiting);
     if lately.astray > 0 && lately.astray.saturating_mul(ASTRAY_IN) >= requests {
@@ -219,7 +219,7 @@ fn judge(lately: &Counted, waiting: u64) -> Option<Manner> {
     }
     let answered = lately.answered;
     if requests < ENOUGH {
-        // One answer is one; no answer to nobody is nothing.
+        // Too few requests to judge, unless all were answered.
         return (answered > 0 && answered == requests).then_some(Manner::Fine);
     }
     Some(if answered * 10 < requests {
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(all.answered_per_mille(0), Some(777));
         assert_eq!(Counted::default().answered_per_mille(0), None);
         assert_eq!(counted(1, 0, 0).answered_per_mille(1), None);
-        // Never 100% as long as one is missing.
+        // Never 100% while one reply is missing.
         let nearly = counted(1_000_000, 999_999, 0);
         assert_eq!(nearly.answered_per_mille(0), Some(999));
     }
@@ -264,18 +264,18 @@ mod tests {
     fn requests_in_a_row_without_a_reply() {
         let mut vigil = Vigil::default();
         let at = Duration::from_secs;
-        // What was counted before the first look says nothing about the present.
+        // Counters from before the first look do not describe the present.
         assert_eq!(vigil.unanswered_in_a_row(&counted(9, 0, 0), 0), 0);
         vigil.look(at(0), counted(9, 0, 0), 0);
         assert_eq!(vigil.unanswered_in_a_row(&counted(12, 0, 0), 0), 3);
-        // The last one may still get its reply.
+        // The last request may still get its reply.
         assert_eq!(vigil.unanswered_in_a_row(&counted(12, 0, 0), 1), 2);
         vigil.look(at(10), counted(13, 1, 0), 0);
         assert_eq!(vigil.unanswered_in_a_row(&counted(15, 1, 0), 0), 2);
         assert_eq!(vigil.unanswered_in_a_row(&counted(16, 2, 0), 0), 0);
         // A reply that left elsewhere is a reply.
         assert_eq!(vigil.unanswered_in_a_row(&counted(16, 1, 1), 0), 0);
-        // Counters began anew.
+        // The counters were reset.
         vigil.look(at(20), counted(2, 0, 0), 0);
         assert_eq!(vigil.unanswered_in_a_row(&counted(6, 0, 0), 0), 4);
     }
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(median(&beyond), Some(Duration::from_nanos(1 << 33)));
     }
 
-    /// How the tunnel answers after each look, at a second, with what is counted then.
+    /// The results after each look, at a time in seconds, with these counters.
     fn manners(looks: &[(u64, Counted)]) -> Vec<Manner> {
         let mut vigil = Vigil::default();
         let looks = looks.iter();
@@ -319,7 +319,7 @@ mod tests {
             (10, counted(502, 10, 0)),
             (20, counted(520, 10, 0)),
             (30, counted(540, 10, 0)),
-            // Nobody asks: no better, no worse.
+            // Without requests the result does not change.
             (70, counted(540, 10, 0)),
             (80, counted(540, 10, 0)),
             (110, counted(541, 11, 0)),
@@ -351,7 +351,7 @@ mod tests {
             (10, counted(10, 9, 1)),
             (20, counted(20, 18, 2)),
             (60, counted(60, 58, 2)),
-            // A counter that begins anew is no news.
+            // A reset of the counters changes nothing.
             (70, counted(1, 0, 0)),
             // Few of many.
             (80, counted(1001, 997, 3)),

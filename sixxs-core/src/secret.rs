@@ -1,4 +1,4 @@
-//! Passwords: held so that they do not end up in logs, nor in memory given back.
+//! Passwords, stored so that they appear neither in logs nor in freed memory.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 pub struct Secret(String);
 
 impl Secret {
-    /// The password itself: for hashing it, or writing it where only root can read.
+    /// The password itself, to hash it or to write it to a file that only root can read.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -35,7 +35,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Takes as long for any two passwords of the same length.
+/// The comparison takes the same time for any two passwords of the same length.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()

@@ -1,4 +1,4 @@
-//! The file in `rt_tables.d` that gives routing tables their names.
+//! The file in `rt_tables.d` with the names of our routing tables.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,8 @@ pub const FILE: &str = "sixxs.conf";
 
 const HEAD: &str = "# Written by sixxs, removed by `sixxs down`. Do not edit.\n";
 
-/// Said in the file when its directory is ours as well, and goes with it.
+/// Written to the file if this program also made its directory, which is then removed with the
+/// file.
 const DIRECTORY_TOO: &str = "# The directory was made by sixxs too.\n";
 
 /// The text of the file: a line `NUMBER NAME` per tunnel.
@@ -41,13 +42,13 @@ pub fn text(config: &Config, made_directory: bool) -> String {
     text
 }
 
-/// Whether a file is one that we wrote.
+/// Whether this program wrote the file.
 #[must_use]
 pub fn is_ours(text: &str) -> bool {
     text.starts_with(HEAD)
 }
 
-/// Whether the directory goes with the file.
+/// Whether this program also made the directory, which is then removed with the file.
 #[must_use]
 pub fn made_directory(text: &str) -> bool {
     is_ours(text) && text[HEAD.len()..].starts_with(DIRECTORY_TOO)

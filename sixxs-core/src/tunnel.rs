@@ -1,54 +1,54 @@
-//! The state of a tunnel, as people see it.
+//! The state of a tunnel, as shown to users.
 
 use crate::link::Link;
 
-/// What the driver of a tunnel last reported.
+/// The last status that the driver of a tunnel reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
-    /// Nothing to do: stopped, or somebody else makes the interface.
+    /// Nothing to do: the tunnel is stopped, or other software makes the interface.
     Idle,
-    /// At work on bringing the tunnel up; at what, where there is something to say.
+    /// Brings the tunnel up; with the current activity, if known.
     Working(Option<String>),
-    /// Kept by the broker from connecting.
+    /// The broker refuses connects.
     LockedOut(LockedOut),
-    /// Has done its part; the interface is there or about to appear.
+    /// Finished; the interface exists or is about to appear.
     Done,
-    /// Could not, and tries again within minutes; in words.
+    /// Failed, and retries within minutes; with the reason.
     Retrying(String),
-    /// Could not, and waits for somebody to change something; in words.
+    /// Failed, and waits for a change by a user; with the reason.
     Failed(String),
 }
 
 /// A broker refuses connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockedOut {
-    /// Until then, in seconds of Unix time.
+    /// The end of the lockout, in seconds of Unix time.
     pub until_unix: u64,
-    /// In words.
+    /// The reason, in words.
     pub reason: String,
 }
 
 /// The state of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Stopped by order.
+    /// Stopped by a user.
     Down,
-    /// The interface is not there, or not up; in words.
+    /// The interface is missing or down; with the reason.
     Waiting(String),
-    /// The driver is at work; at what, where there is something to say.
+    /// The driver brings the tunnel up; with its current activity, if known.
     Connecting(Option<String>),
     /// The broker refuses connects.
     LockedOut(LockedOut),
     /// The interface is up.
     Up,
-    /// The driver could not bring it up, and tries again within minutes; in words.
+    /// The driver failed, and retries within minutes; with the reason.
     Retrying(String),
-    /// The driver could not bring it up; in words.
+    /// The driver failed; with the reason.
     Failed(String),
 }
 
 impl State {
-    /// Whether it is brought up without anybody's help, once what hinders it is over.
+    /// Whether the driver retries without a change by a user.
     #[must_use]
     pub const fn is_retrying(&self) -> bool {
         matches!(self, Self::Retrying(_))
@@ -67,7 +67,7 @@ impl State {
         }
     }
 
-    /// Why, where there is something to say.
+    /// The reason, if there is one.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
@@ -80,7 +80,7 @@ impl State {
         }
     }
 
-    /// Until when, in seconds of Unix time, where that is known.
+    /// The end of the state, in seconds of Unix time, if known.
     #[must_use]
     pub const fn until_unix(&self) -> Option<u64> {
         match self {
@@ -90,7 +90,7 @@ impl State {
     }
 }
 
-/// The state of a tunnel that is `wanted` or not, given its driver and its interface.
+/// The state of a tunnel that is `wanted` (not stopped) or not, from its driver and its interface.
 #[must_use]
 pub fn state(wanted: bool, driver: &Driver, link: Option<&Link>) -> State {
     match (wanted, driver, link) {

@@ -1,4 +1,4 @@
-//! Numbers and names that must not be mixed up.
+//! Distinct types for numbers and names that must not be confused.
 
 use std::{
     fmt,
@@ -42,27 +42,27 @@ number! {
     Metric
 }
 
-/// The routing protocol number that marks what is ours in the kernel (`rtm_protocol`,
-/// `FRA_PROTOCOL`); 116 is assigned to nobody in /etc/iproute2/rt_protos.
+/// The routing protocol number that marks our objects in the kernel (`rtm_protocol`, `FRA_PROTOCOL`);
+/// 116 is unassigned in /etc/iproute2/rt_protos.
 pub const PROTOCOL: u8 = 116;
 
 impl Mtu {
-    /// The smallest that IPv6 allows (RFC 8200 §5).
+    /// The minimum that IPv6 allows (RFC 8200 §5).
     pub const MINIMUM: Self = Self(1280);
 
-    /// The TCP maximum segment size to advertise: without IPv6 and TCP headers (RFC 6691 §2).
+    /// The TCP maximum segment size to advertise: the MTU without IPv6 and TCP headers (RFC 6691 §2).
     #[must_use]
     pub const fn advertised_mss(self) -> u32 {
         self.0.saturating_sub(60)
     }
 }
 
-/// Name of a network interface: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it, and
-/// without '%': of "sixxs%d" the kernel makes "sixxs0" (`dev_alloc_name`).
+/// Name of a network interface: 1 to 15 bytes, valid for the kernel's `dev_valid_name`, and without
+/// '%': the kernel turns "sixxs%d" into "sixxs0" (`dev_alloc_name`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfName(String);
 
-/// The text is no interface name.
+/// The text is not an interface name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an interface name has 1 to 15 characters, none of them blank, '/', ':' or '%'")]
 pub struct BadIfName;
@@ -105,7 +105,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The prefix of `bits` (0 to 128) bits that `address` lies in; more bits count as 128.
+    /// The prefix of `bits` (0 to 128) bits that contains `address`; a length above 128 means 128.
     #[must_use]
     pub fn containing(address: Ipv6Addr, bits: u8) -> Self {
         let bits = bits.min(128);
@@ -115,7 +115,7 @@ impl Prefix {
         }
     }
 
-    /// The prefix of one address.
+    /// The prefix of a single address.
     #[must_use]
     pub fn host(address: Ipv6Addr) -> Self {
         Self { address, bits: 128 }
@@ -139,13 +139,13 @@ impl Prefix {
         self.bits
     }
 
-    /// Whether `address` lies in it.
+    /// Whether it contains `address`.
     #[must_use]
     pub fn contains(self, address: Ipv6Addr) -> bool {
         address.to_bits() & mask(self.bits) == self.address.to_bits()
     }
 
-    /// Whether an address lies in both.
+    /// Whether any address is in both.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         if self.bits <= other.bits {
@@ -164,7 +164,7 @@ const fn mask(bits: u8) -> u128 {
     }
 }
 
-/// As `ip` writes it: no length behind a single address.
+/// In the format of `ip`: without a length for a single address.
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.bits == 128 {
@@ -175,25 +175,25 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// An address with the length of its on-link prefix, as people write them: `2001:db8:b::2/64`.
+/// An address with the length of its on-link prefix, in the usual notation: `2001:db8:b::2/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceAddress {
     /// The address.
     pub address: Ipv6Addr,
-    /// Length of the on-link prefix; 128 where none was given.
+    /// Length of the on-link prefix; 128 if none was given.
     pub bits: u8,
 }
 
-/// The text is no IPv6 address or prefix.
+/// The text is not an IPv6 address or prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPrefix {
-    /// Not of the form.
+    /// Wrong syntax.
     #[error("no IPv6 address with a length from 0 to 128 bits")]
     Syntax,
     /// An IPv4 address or prefix.
     #[error("that is IPv4")]
     Ipv4,
-    /// Bits behind the length are set.
+    /// Bits after the prefix length are set.
     #[error("bits are set behind the length; the prefix is {0}")]
     HostBits(Prefix),
 }
@@ -226,8 +226,8 @@ impl FromStr for InterfaceAddress {
 }
 
 impl InterfaceAddress {
-    /// Lengths that an address of a tunnel of our making can have. The kernel leads all that is within
-    /// a shorter prefix, which others have addresses in, into the tunnel.
+    /// Valid prefix lengths for an address of a native tunnel. With a shorter prefix, the kernel would
+    /// route addresses of other networks into the tunnel.
     pub const TUNNEL_BITS: RangeInclusive<u8> = 64..=128;
 }
 

@@ -71,7 +71,7 @@ fn good() -> Facts {
     }
 }
 
-/// What is found about something that is not good.
+/// The finding about a subject with a fault or a note.
 fn found(facts: &Facts, about: &str) -> Finding {
     let findings = examine(facts);
     let is_it = |finding: &&Finding| finding.about == about && finding.verdict != Verdict::Good;
@@ -89,7 +89,7 @@ fn a_good_host_is_called_good() {
 }
 
 #[test]
-#[rustfmt::skip] // a table reads best as one
+#[rustfmt::skip] // one table is easier to read
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
@@ -167,7 +167,7 @@ fn each_trap_is_found_and_has_a_fix() {
 }
 
 #[test]
-#[rustfmt::skip] // a table reads best as one
+#[rustfmt::skip] // one table is easier to read
 fn what_looks_like_a_trap_and_is_none() {
     type Set = fn(&mut Facts);
     let sets: [(&str, Set); 5] = [
@@ -185,7 +185,8 @@ fn what_looks_like_a_trap_and_is_none() {
     }
 }
 
-/// Who may not look is told to look as root, and not what would be wrong with what was not seen.
+/// An ordinary user is advised to run the check as root, and gets no findings about facts that are
+/// not visible.
 #[test]
 fn an_ordinary_user_is_sent_to_root() {
     let mut facts = good();
@@ -199,7 +200,7 @@ fn an_ordinary_user_is_sent_to_root() {
     assert_eq!(found(&facts, "daemon").fix.as_deref(), Some("sixxs run"));
 }
 
-/// What cannot be run is not offered.
+/// A command that cannot work is not suggested.
 #[test]
 fn without_a_configuration_there_is_nothing_to_run() {
     let mut facts = good();

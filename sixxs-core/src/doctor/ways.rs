@@ -1,4 +1,5 @@
-//! Rules, programs, addresses and uplinks: what leads packets, and what is to catch them.
+//! Checks of rules, programs, addresses and uplinks: of the objects that route packets, and of those
+//! that catch leaks.
 
 use std::net::Ipv6Addr;
 
@@ -8,65 +9,66 @@ use super::{
 };
 use crate::{explain::rules::SeenRule, types::IfIndex};
 
-/// What there is.
+/// Facts about rules, programs, addresses and uplinks.
 #[derive(Clone, Debug, Default)]
 pub struct Ways {
-    /// Whether there is any uplink: one that the configuration names, or an exit.
+    /// Whether there is an uplink: one named in the configuration, or an exit.
     pub uplink: Option<bool>,
-    /// What the programs could not do, in words; where no daemon says it.
+    /// Problems of the programs, in words, if no daemon reports them.
     pub not_enforced: Vec<String>,
-    /// Exits that are no tunnels and that the configuration does not name.
+    /// Exits that are neither tunnels nor named in the configuration.
     pub unguarded: Vec<String>,
-    /// The uplinks that the configuration names.
+    /// The uplinks named in the configuration.
     pub named: Vec<String>,
-    /// Tunnels whose packets are led elsewhere.
+    /// Tunnels whose packets a foreign rule takes.
     pub shadows: Vec<Shadow>,
-    /// Rules that lead packets of tunnels elsewhere once somebody marks them.
+    /// Foreign rules that take packets of tunnels if these have a mark.
     pub marked: Vec<Marked>,
-    /// Uplinks without our program, where rules of ours are in place.
+    /// Uplinks without the program, although our rules are in place.
     pub without_program: Vec<String>,
-    /// Who sees an uplink's packets before our program.
+    /// Objects that handle an uplink's packets before the program.
     pub before_ours: Vec<Before>,
-    /// Addresses of tunnels that packets cannot be taken for.
+    /// Unusable addresses of tunnels.
     pub addresses: Vec<Address>,
 }
 
-/// A tunnel whose packets a rule of others leads elsewhere.
+/// A tunnel whose packets a foreign rule takes.
 #[derive(Clone, Debug)]
 pub struct Shadow {
     /// The tunnel.
     pub tunnel: String,
     /// The source of its packets.
     pub source: Ipv6Addr,
-    /// The rule, which comes before ours.
+    /// The rule; it comes before ours.
     pub rule: SeenRule,
-    /// The interface that it leads to; `None`: it refuses the packets (`blackhole`, `unreachable`, …).
+    /// The interface to which it leads; `None`: it refuses the packets (`blackhole`, `unreachable`,
+    /// …).
     pub leaves_by: Option<IfIndex>,
 }
 
-/// What sees an uplink's packets before our program does.
+/// An object that handles an uplink's packets before the program.
 #[derive(Clone, Debug)]
 pub struct Before {
     /// The uplink.
     pub interface: String,
-    /// What it is.
+    /// Its description.
     pub what: String,
-    /// What takes it out of the way.
+    /// The command that removes it.
     pub fix: String,
 }
 
-/// What is the matter with an address.
+/// The fault of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ailment {
     /// No interface has it.
     Nowhere,
-    /// Somebody else on the link has it, too (`dadfailed`).
+    /// Another host on the link has it too (`dadfailed`).
     Duplicate,
-    /// Not yet found out whether somebody has (`tentative`).
+    /// Duplicate address detection has not ended (`tentative`).
     Tentative,
 }
 
-/// An address of a tunnel.
+/// An unusable address of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Address {
     /// The tunnel.
@@ -75,7 +77,7 @@ pub struct Address {
     pub address: Ipv6Addr,
     /// The length of its prefix.
     pub bits: u8,
-    /// What is the matter with it.
+    /// Its fault.
     pub ailment: Ailment,
 }
 

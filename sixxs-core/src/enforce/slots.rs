@@ -1,8 +1,8 @@
-//! Which slot of the counters is whose.
+//! Assigns slots of the counters to interface names.
 //!
-//! A name keeps its slot for as long as the maps live, so that counters go on after a restart, a
-//! change of the file's order, or a new interface index. Only when all slots are taken does a name
-//! that nobody uses any more give way.
+//! A name keeps its slot for the lifetime of the pinned maps. So counters continue after a restart,
+//! a changed order in the file, or a new interface index. Only if all slots are taken, the slot of
+//! an unused name is reused.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,9 @@ use crate::types::IfName;
 /// An assignment of slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
-    /// The slot of each name asked for.
+    /// The slot of each requested name.
     pub of: BTreeMap<IfName, u32>,
-    /// Slots given to a new name: their counters have to start from zero, and the name has to be
-    /// written down.
+    /// Slots with a new name: the caller has to reset their counters and store the name.
     pub fresh: Vec<u32>,
 }
 
@@ -22,13 +21,13 @@ pub struct Slots {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{wanted} interfaces need a slot, and there are {slots}")]
 pub struct TooMany {
-    /// Names asked for.
+    /// Number of requested names.
     pub wanted: usize,
-    /// Slots that exist.
+    /// Number of slots.
     pub slots: usize,
 }
 
-/// Gives each of `wanted` a slot, keeping what `held` says.
+/// Assigns a slot to each of `wanted`; names in `held` keep theirs.
 pub fn assign<'a>(
     held: &[Option<IfName>],
     wanted: impl IntoIterator<Item = &'a IfName>,

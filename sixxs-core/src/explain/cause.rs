@@ -1,6 +1,6 @@
-//! Why a packet with a tunnel's source leaves by the wrong interface, and what cures it.
+//! Finds the reason why a packet with a tunnel's source leaves by the wrong interface, and the cure.
 //!
-//! For packets that did, of which the kernel told, as well as for those that would.
+//! It serves for real packets from kernel events, and for hypothetical ones.
 
 use std::{fmt, net::Ipv6Addr};
 
@@ -10,37 +10,37 @@ use crate::{
     types::{IfName, PROTOCOL, TableId},
 };
 
-/// What is known of the packet, and of what there is for it.
+/// The known facts about the packet, and about the host.
 #[derive(Clone, Debug)]
 pub struct Circumstances {
-    /// The tunnel that its source belongs to.
+    /// The tunnel to which the packet's source belongs.
     pub tunnel: IfName,
     /// The interface that the sending socket is bound to.
     pub bound_to: Option<String>,
-    /// The interface by which it came in, for a forwarded one.
+    /// The interface by which a forwarded packet arrived.
     pub forwarded_from: Option<String>,
-    /// Whether the tunnel is wanted: configured, and not stopped.
+    /// Whether the tunnel is configured and not stopped.
     pub wanted: bool,
-    /// Whether a daemon runs; `None`: not known.
+    /// Whether a daemon runs; `None`: unknown.
     pub daemon: Option<bool>,
-    /// The rule of ours that leads it into the tunnel's table.
+    /// Our rule that leads the packet to the tunnel's table.
     pub rule: Rule,
-    /// Whether that is there.
+    /// Whether that rule exists.
     pub rule_in_place: bool,
-    /// Whether our route through the tunnel is there.
+    /// Whether our route through the tunnel exists.
     pub route_in_place: bool,
     /// Whether its source is an address of this host.
     pub is_own_address: bool,
-    /// The interface by which it leaves, if that has no global address of its own.
+    /// The interface by which it leaves, if this has no global address.
     pub without_address: Option<String>,
-    /// A rule of somebody else's that it meets before ours ([`before`](super::rules::before)).
+    /// A foreign rule before ours that the packet matches ([`before`](super::rules::before)).
     pub before: Option<(SeenRule, Match)>,
 }
 
-/// Why it leaves by the wrong interface.
+/// The reason why a packet leaves by the wrong interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The socket is bound to an interface, and so no rule is asked that leads to another one.
+    /// The socket is bound to an interface, so rules that lead to another one have no effect.
     Bound {
         /// The interface.
         interface: String,
@@ -50,20 +50,20 @@ pub enum Cause {
         /// The tunnel.
         tunnel: IfName,
     },
-    /// A rule of somebody else's comes before ours.
+    /// A foreign rule comes before ours.
     Shadowed {
         /// That rule.
         rule: SeenRule,
-        /// Whether it is for this packet; else it may be.
+        /// Whether it certainly matches the packet; false: it may match.
         certain: bool,
     },
     /// Our rule is missing.
     RuleMissing {
         /// The rule.
         rule: Rule,
-        /// Whether a daemon runs, which would put it back; `None`: not known.
+        /// Whether a daemon runs, which would restore it; `None`: unknown.
         daemon: Option<bool>,
-        /// The interface by which the packet came in, for a forwarded one.
+        /// The interface by which a forwarded packet arrived.
         forwarded_from: Option<String>,
     },
     /// Our route through the tunnel is missing.
@@ -72,45 +72,46 @@ pub enum Cause {
         tunnel: IfName,
         /// Its table.
         table: TableId,
-        /// Whether a daemon runs, which would put it back; `None`: not known.
+        /// Whether a daemon runs, which would restore it; `None`: unknown.
         daemon: Option<bool>,
     },
-    /// Something of ours was missing, and has been put back since.
+    /// One of our objects was missing, and has been restored since.
     PutBack {
-        /// Who had taken it away, where that is known.
+        /// The process that removed it, if known.
         by: Option<String>,
     },
-    /// They are outer packets of the very tunnel that their source leads into.
+    /// They are outer packets of the tunnel that their source leads into.
     Recursion {
         /// The tunnel.
         tunnel: IfName,
-        /// The far end of the outer packets: an address, with a port where there is one.
+        /// The destination of the outer packets: an address, with a port if there is one.
         endpoint: Endpoint,
     },
-    /// Its source was translated after its route was chosen (NAT): rules saw the source before.
+    /// The source was translated after the routing decision (NAT): the rules applied to the original source.
     Translated {
-        /// The interface by which it came in.
+        /// The interface by which it arrived.
         from: String,
         /// The tunnel.
         tunnel: IfName,
         /// The tunnel's table.
         table: TableId,
     },
-    /// The kernel chose the source after the route, for a socket without an address: the interface has none.
+    /// The kernel chose the source after the route, for a socket without an address, because the interface
+    /// has none.
     SourceChosen {
         /// The interface.
         interface: String,
     },
-    /// Everything is there, and was not asked.
+    /// The rules and routes are in place, but were not consulted.
     NotAsked,
 }
 
-/// Where outer packets go.
+/// The destination of outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The address.
     pub address: Ipv6Addr,
-    /// The port; 0 for protocols without.
+    /// The port; 0 for protocols without ports.
     pub port: u16,
 }
 
@@ -123,7 +124,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Why a packet leaves by the wrong interface.
+/// Finds the reason why a packet leaves by the wrong interface.
 #[must_use]
 pub fn cause(circumstances: &Circumstances) -> Cause {
     let Circumstances {
@@ -150,7 +151,7 @@ pub fn cause(circumstances: &Circumstances) -> Cause {
         let interface = interface.clone();
         return Cause::Bound { interface };
     }
-    // What comes in from another host has not this host's address, unless it was translated here.
+    // A forwarded packet has an address of this host as source only if it was translated here.
     if let (Some(from), true) = (forwarded_from, is_own_address) {
         return Cause::Translated {
             from: from.clone(),
@@ -208,7 +209,7 @@ impl Cause {
         }
     }
 
-    /// What it is, in words.
+    /// The reason, as a sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
@@ -271,7 +272,7 @@ impl Cause {
         }
     }
 
-    /// What to do about it, in one line.
+    /// The cure, in one line.
     #[must_use]
     pub fn cure(&self) -> String {
         match self {
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    #[rustfmt::skip] // a table reads best as one
+    #[rustfmt::skip] // one table is easier to read
     fn every_cause_has_a_sentence_and_a_cure() {
         type Set = fn(&mut Circumstances);
         let cases: [(&str, &str, &str, Set); 12] = [
@@ -400,7 +401,7 @@ mod tests {
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
             ("rule_missing", "comes in by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
             ("route_missing", "table 200 has no route through sixxs0", "sixxs plan", |c| c.route_in_place = false),
-            // What may be is told only when nothing else is the matter.
+            // A possible cause is reported only if there is no certain one.
             ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),
         ];
         for (name, sentence, cure, set) in cases {

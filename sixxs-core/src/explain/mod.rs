@@ -1,9 +1,9 @@
-//! The way that a packet would take out of this host, and why it is not the right one.
+//! Explains the path of a packet out of this host, and faults on it.
 //!
-//! * [`rules`] – everybody's rules, and which of them a packet meets
-//! * [`cause`] – why a packet leaves by the wrong interface, and what cures it
-//! * [`verdict`] – what the programs say of it
-//! * [`path`] – the whole way, step by step
+//! * [`rules`] – all policy rules, and those that a packet matches
+//! * [`cause`] – the reason why a packet leaves by the wrong interface, and the cure
+//! * [`verdict`] – the decision of the kernel programs
+//! * [`path`] – the whole path, step by step
 
 pub mod cause;
 pub mod path;
@@ -14,18 +14,18 @@ use std::net::Ipv6Addr;
 
 pub use cause::{Cause, Circumstances, Endpoint, cause};
 
-/// What the kernel's routing asks of a packet.
+/// The properties of a packet that the kernel's routing uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Source.
     pub source: Ipv6Addr,
     /// Destination.
     pub destination: Ipv6Addr,
-    /// Owner of the sending socket; `None`: there is no socket.
+    /// User ID of the sending socket; `None`: there is no socket.
     pub uid: Option<u32>,
-    /// Its mark; `None`: not known.
+    /// Its mark; `None`: unknown.
     pub mark: Option<u32>,
-    /// The interface by which it came in; `None`: it is the host's own.
+    /// The interface by which it arrived; `None`: the host itself sends it.
     pub iif: Option<String>,
     /// The interface that the socket is bound to.
     pub oif: Option<String>,

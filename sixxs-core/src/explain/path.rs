@@ -1,4 +1,4 @@
-//! A packet's way out of this host, step by step, from facts that somebody else gathered.
+//! A packet's path out of this host, step by step, from facts that the caller gathered.
 
 use std::net::Ipv6Addr;
 
@@ -11,39 +11,39 @@ use super::{
 };
 use crate::types::{IfName, Metric, Mtu, Prefix, TableId};
 
-/// What is known of a packet and of the host.
+/// The known facts about a packet and the host.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The packet.
     pub packet: Packet,
-    /// Its length, if that is asked for.
+    /// Its length in bytes, if the user gave one.
     pub bytes: Option<u32>,
-    /// The tunnel that its source belongs to, and by which address or prefix.
+    /// The tunnel that its source belongs to, and the matching address or prefix.
     pub owner: Option<(IfName, Prefix)>,
-    /// Whether that tunnel's interface is there and up.
+    /// Whether that tunnel's interface exists and is up.
     pub is_tunnel_up: bool,
-    /// Everybody's rules.
+    /// All policy rules.
     pub rules: Vec<SeenRule>,
-    /// What the kernel says.
+    /// The kernel's routing decision.
     pub way: Way,
-    /// What a packet would be to the programs, by the configuration; for one that leaves.
+    /// The programs' verdict according to the configuration, for a packet that leaves.
     pub verdict: Option<Verdict>,
-    /// The program where it leaves.
+    /// The program at the interface by which it leaves.
     pub program: Program,
-    /// Whether the configuration names uplinks, and the interface where it leaves is none of them.
+    /// Whether the configuration names uplinks, but not the interface by which the packet leaves.
     pub is_unnamed_exit: bool,
-    /// Why it leaves by the wrong interface, if it does.
+    /// The facts for the cause, if it leaves by the wrong interface.
     pub circumstances: Option<Circumstances>,
 }
 
-/// What the kernel says.
+/// The kernel's routing decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
     /// It leaves by a route.
     Out(Route),
     /// The destination is an address of this host.
     Here(TableId),
-    /// There is none; the error that the sender sees, with what it means.
+    /// There is no route; the error for the sender, with an explanation.
     Refused(String),
 }
 
@@ -62,29 +62,29 @@ pub struct Route {
     pub gateway: Option<Ipv6Addr>,
     /// The interface that it leads to.
     pub interface: IfName,
-    /// The largest packet that it takes.
+    /// The largest packet that it accepts.
     pub mtu: Mtu,
 }
 
-/// The program where a packet leaves.
+/// The program at the interface by which a packet leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// There is none of ours.
+    /// The program is not attached there.
     None,
-    /// Not to be found out, and why.
+    /// Unknown, with the reason.
     Unknown(String),
-    /// It is there, and says this by its maps.
+    /// It is attached; this is its decision, according to its maps.
     There(Decided),
 }
 
-/// What becomes of a packet.
+/// The result for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It leaves by the right interface.
     Leaves,
     /// It leaves by the wrong one.
     Leaks,
-    /// It would, and a program puts it into the tunnel.
+    /// It would leave by the wrong interface, but a program redirects it into the tunnel.
     Caught,
     /// It is dropped.
     Dropped,
@@ -92,7 +92,7 @@ pub enum Outcome {
     TooBig,
     /// It stays on this host.
     Stays,
-    /// There is no way for it.
+    /// There is no route for it.
     Refused,
 }
 
@@ -112,23 +112,23 @@ impl Outcome {
     }
 }
 
-/// All of it.
+/// The whole explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// What was looked at, and what came of it.
+    /// The examined objects and their results.
     pub steps: Vec<(&'static str, String)>,
-    /// What becomes of the packet.
+    /// The result for the packet.
     pub outcome: Outcome,
-    /// The same in words.
+    /// The result as a sentence.
     pub sentence: String,
-    /// Why it leaves by the wrong interface or goes nowhere, if it does.
+    /// The reason why it leaves by the wrong interface or is refused, if so.
     pub cause: Option<Cause>,
 }
 
-/// Rules shown, at most.
+/// The maximum number of rules to show.
 const SHOWN: usize = 20;
 
-/// The way of a packet.
+/// Explains the path of a packet.
 #[must_use]
 pub fn explain(facts: &Facts) -> Explanation {
     let mut steps = vec![("source", source(facts))];
@@ -142,7 +142,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     for (rule, met) in met.into_iter().take(SHOWN) {
         let what = match met {
             Met::Taken => "taken",
-            // Of a table's routes only the one that the kernel chose is known, and it names none that
+            // The kernel reports only the route that it chose from a table, and it reports no route that
             // refuses.
             Met::Passed if found.is_none() => "nothing there for it, or a route that refuses it",
             Met::Passed => "nothing there for it",
@@ -185,7 +185,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     let is_leak = matches!(facts.verdict, Some(Verdict::Leak(_)));
     let circumstances = facts.circumstances.as_ref();
     let cause = circumstances.map(cause).filter(|cause| {
-        // What is refused was asked: by ours, or by a rule that came before.
+        // A refused packet did reach our rule, or a rule before it.
         is_leak || (is_refused && matches!(cause, Cause::Shadowed { certain: true, .. }))
     });
     let cause = recursion.or(cause);
@@ -201,7 +201,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     }
 }
 
-/// Why the program drops it that takes packets like it for outer packets of the tunnel.
+/// The cause, if the program treats packets like this one as outer packets of the tunnel.
 fn recursion(facts: &Facts) -> Option<Cause> {
     let Program::There(decided) = &facts.program else {
         return None;
@@ -274,8 +274,8 @@ fn program(facts: &Facts, interface: &IfName) -> String {
     format!("sixxs_egress at {interface}: {says}{stale}")
 }
 
-/// Whether a program says what it should by the configuration. Slots are no names: those of the maps and
-/// of a configuration differ.
+/// Whether a program's decision matches the configuration. The comparison uses names, since slots in the
+/// maps and in a configuration differ.
 fn agrees(facts: &Facts, decided: &Decided) -> bool {
     match (decided.verdict, facts.verdict) {
         (Some(Verdict::Leak(_)), Some(Verdict::Leak(_))) => {

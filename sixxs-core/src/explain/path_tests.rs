@@ -83,7 +83,7 @@ fn there(verdict: Verdict, on_leak: u8, ifindex: u32) -> Program {
 }
 
 #[test]
-#[rustfmt::skip] // a table reads best as one
+#[rustfmt::skip] // one table is easier to read
 fn every_end() {
     use Outcome::{Caught, Dropped, Leaks, Leaves, Refused, Stays, TooBig};
     type Set = fn(&mut Facts);
@@ -193,7 +193,7 @@ fn maps_of_another_configuration_are_told() {
             .into_iter()
             .any(|(_, text)| text.contains("not of this"))
     };
-    // A tunnel's slot is not its place in the configuration.
+    // A tunnel's slot is not its position in the configuration.
     assert!(!program(Verdict::Leak(7), "sixxs0"));
     assert!(program(Verdict::Leak(0), "sixxs1"));
     assert!(program(Verdict::NotOurs, "sixxs0"));

@@ -1,4 +1,4 @@
-//! Everybody's rules, and which of them a packet meets.
+//! All policy rules of the host, and those that a packet matches.
 
 use std::fmt;
 
@@ -8,45 +8,45 @@ use crate::{
     types::{Prefix, RulePriority, TableId},
 };
 
-/// The priority of the rule that leads to the main table, on every host.
+/// The priority of the rule for the main table, on every host.
 const MAIN_PRIORITY: RulePriority = RulePriority(32766);
 
-/// A rule of anybody's.
+/// A policy rule, ours or foreign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenRule {
     /// Its priority.
     pub priority: RulePriority,
-    /// Whether it bears our mark.
+    /// Whether it carries our protocol number.
     pub ours: bool,
-    /// What it asks for.
+    /// Its conditions.
     pub selector: Selector,
-    /// What it does.
+    /// Its action.
     pub action: Action,
 }
 
-/// What a rule asks for.
+/// The conditions of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
-    /// Whether it is for all that is not like this.
+    /// Whether it matches all packets that do not meet the conditions.
     pub not: bool,
     /// Source.
     pub from: Prefix,
     /// Destination.
     pub to: Prefix,
-    /// The interface by which a packet came in; `lo` for the host's own.
+    /// The interface by which a packet arrived; `lo` for the host's own packets.
     pub iif: Option<String>,
     /// The interface that the socket is bound to.
     pub oif: Option<String>,
-    /// The mark, and which bits of it count.
+    /// The mark and its mask.
     pub mark: Option<(u32, u32)>,
-    /// The first and the last owner of the sending socket.
+    /// The first and the last user ID of the sending socket.
     pub uids: Option<(u32, u32)>,
-    /// Whether it asks for what is not known of a packet here: ports, protocol, traffic class, …
+    /// Whether it has conditions on unknown properties of a packet: ports, protocol, traffic class, …
     pub more: bool,
 }
 
 impl Selector {
-    /// What all packets are like.
+    /// The conditions that all packets meet.
     pub const ALL: Self = Self {
         not: false,
         from: Prefix::ALL,
@@ -59,28 +59,27 @@ impl Selector {
     };
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Looks in a table. What it finds there counts only if its destination is longer than the given
-    /// number of bits.
+    /// Looks up a table. A route counts only if its destination is longer than the given number of bits.
     Lookup(TableId, Option<u32>),
-    /// Goes on at another priority.
+    /// Continues at another priority.
     Goto(RulePriority),
-    /// Goes on.
+    /// Continues with the next rule.
     Nop,
     /// Ends with an error, or silently.
     Refuse(&'static str),
-    /// Something that is not known here.
+    /// An unknown action.
     Other,
 }
 
-/// Whether a packet is what a rule asks for.
+/// Whether a packet meets the conditions of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
     /// It is not.
     No,
-    /// That depends on what is not known of the packet.
+    /// It depends on unknown properties of the packet.
     Perhaps,
     /// It is.
     Yes,
@@ -91,7 +90,7 @@ impl Match {
         if known { Self::Yes } else { Self::No }
     }
 
-    /// Both.
+    /// The conjunction of two results.
     const fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::No, _) | (_, Self::No) => Self::No,
@@ -110,7 +109,7 @@ impl Match {
 }
 
 impl SeenRule {
-    /// Whether a packet is what it asks for (`fib_rule_match` and `fib6_rule_match` of the kernel).
+    /// Whether a packet meets the conditions (`fib_rule_match` and `fib6_rule_match` in the kernel).
     #[must_use]
     pub fn matches(&self, packet: &Packet) -> Match {
         let asked = &self.selector;
@@ -144,21 +143,22 @@ impl SeenRule {
         if asked.not { all.not() } else { all }
     }
 
-    /// Whether it has every packet look for an address of this host, as the kernel's first rule does.
+    /// Whether it looks up the local table for every packet, as the kernel's first rule does.
     #[must_use]
     pub fn asks_local_table(&self) -> bool {
         self.selector == Selector::ALL && self.action == Action::Lookup(LOCAL_TABLE, None)
     }
 
-    /// As `ip -6 rule add` or `del` take it.
+    /// As an `ip -6 rule add` or `del` command.
     #[must_use]
     pub fn command(&self, verb: &str) -> String {
         format!("ip -6 rule {verb} {self} priority {}", self.priority)
     }
 
-    /// The commands that put it behind ours, and before the main table's; `None` where it cannot be there:
-    /// rules jump only forwards. To lower our priority is no cure:
-    /// who names none (as wg-quick does) gets the lowest there is, minus one (`fib_default_rule_pref`).
+    /// The commands that move it behind our rules and before the rule for the main table. `None` if it
+    /// cannot be there, since rules jump only forwards. A lower priority for our rules would not help: a
+    /// rule without a priority (as wg-quick makes it) gets the lowest existing one, minus one
+    /// (`fib_default_rule_pref`).
     #[must_use]
     pub fn behind_ours(&self) -> Option<String> {
         let priority = RulePriority(MAIN_PRIORITY.0 - 1);
@@ -176,7 +176,7 @@ impl SeenRule {
         ))
     }
 
-    /// What takes it out of the way, as commands: its removal, and its move behind ours.
+    /// The commands that resolve the conflict: its removal, or its move behind our rules.
     #[must_use]
     pub fn cures(&self) -> String {
         let delete = self.command("del");
@@ -186,7 +186,7 @@ impl SeenRule {
         }
     }
 
-    /// Whether a packet to far away, which takes a default route, goes on after it though it looks in a
+    /// Whether a packet that takes a default route continues after this rule, although the rule looks up a
     /// table.
     const fn lets_default_pass(&self) -> bool {
         matches!(self.action, Action::Lookup(_, Some(_)))
@@ -249,18 +249,18 @@ impl fmt::Display for SeenRule {
     }
 }
 
-/// What became of a packet at a rule that it met.
+/// The result at a rule that a packet matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Met {
-    /// There was nothing for it; it went on.
+    /// The rule had no route for the packet, which continued.
     Passed,
-    /// It was led from here.
+    /// The rule routed the packet.
     Taken,
 }
 
-/// The rules that a packet met, in their order, up to the one that took it: the first that leads to
-/// the table in which the kernel found a route with a destination of so many bits. `None`: it found
-/// none; then one that refuses took it, or all were met.
+/// The rules that a packet matches, in order, up to the one that takes it: the first one for the table in
+/// which the kernel found a route. `found` has that table and the length of the route's destination. `None`:
+/// the kernel found no route; then a refusing rule took the packet, or it passed all rules.
 #[must_use]
 pub fn met<'a>(
     rules: &'a [SeenRule],
@@ -290,13 +290,13 @@ pub fn met<'a>(
     met
 }
 
-/// Whether a jump has somewhere to go: without a rule at its target the kernel passes over it.
+/// Whether a jump has a target: the kernel ignores a jump without a rule at its target.
 fn is_resolved(rules: &[SeenRule], target: RulePriority) -> bool {
     rules.iter().any(|rule| rule.priority == target)
 }
 
-/// The rules of others before those at `ours` that keep a packet from ours: the one that took it, or the one
-/// that jumps over ours. `found` as in [`met`].
+/// The foreign rule before `ours` that keeps a packet from our rules: the one that takes it, or the one that
+/// jumps over ours. `found` as in [`met`].
 #[must_use]
 pub fn shadowing<'a>(
     rules: &'a [SeenRule],
@@ -322,8 +322,8 @@ pub fn shadowing<'a>(
     met.iter().map(|(rule, _)| *rule).find(jumps_over)
 }
 
-/// The rule of somebody else's that a packet meets before those at `ours`, other than the local
-/// table's; one that it certainly meets rather than one that it may.
+/// The foreign rule before `ours` that a packet matches, except rules for the local table. A certain match
+/// is preferred to a possible one.
 #[must_use]
 pub fn before<'a>(
     rules: &'a [SeenRule],

@@ -23,7 +23,7 @@ fn rule(priority: u32, table: u32, set: impl Fn(&mut Selector)) -> SeenRule {
 }
 
 #[test]
-#[rustfmt::skip] // a table reads best as one
+#[rustfmt::skip] // one table is easier to read
 fn what_rules_ask_for() {
     type Set = fn(&mut Selector);
     let cases: [(&str, Match, Set); 13] = [
@@ -72,11 +72,11 @@ fn rules_are_met_up_to_the_one_that_leads_away() {
         met(Some((table(200), 0))),
         [(0, false), (16382, false), (16383, true)]
     );
-    // A LAN behind this host by the main table, and the default route there.
+    // The main table leads to a LAN behind this host, and has the default route.
     assert_eq!(met(Some((table(254), 64))), [(0, false), (16382, true)]);
     assert_eq!(met(Some((table(254), 0))).last(), Some(&(32766, true)));
     assert_eq!(met(None).len(), 4);
-    // A jump leaves out what is between.
+    // A jump skips the rules in between.
     let mut jump = rules.to_vec();
     jump[1] = rule(100, 0, |_| {});
     jump[1].action = Action::Goto(RulePriority(32766));

@@ -1,4 +1,4 @@
-//! What the programs say of a packet: by what their maps hold, or by what they should know.
+//! The programs' decision about a packet: from the contents of their maps, or from the configuration.
 
 use std::net::Ipv6Addr;
 
@@ -15,36 +15,36 @@ use crate::{
     types::{IfIndex, IfName, Mtu},
 };
 
-/// What a program says of a packet.
+/// A program's decision about a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
-    /// What it is; `None`: the interface is not in use as uplink or tunnel, and everything passes.
+    /// The verdict; `None`: the interface is inactive, and everything passes.
     pub verdict: Option<Verdict>,
-    /// Of a leak: the tunnel's entry.
+    /// For a leak: the tunnel's entry.
     pub tunnel: Tunnel,
-    /// Of a leak: the tunnel's name.
+    /// For a leak: the tunnel's name.
     pub name: Option<IfName>,
-    /// Where the packets go that the programs take for outer packets of a tunnel, and that are between the same
-    /// addresses.
+    /// The endpoint of the flow between the packet's addresses that the programs treat as outer packets of a
+    /// tunnel.
     pub recursion: Option<Endpoint>,
 }
 
-/// What the program does about a leak.
+/// The program's action for a leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes into the tunnel.
+    /// It is redirected into the tunnel.
     Redirect,
     /// It is dropped.
     Drop,
     /// It passes, and is counted.
     Observe,
-    /// It is dropped, as the tunnel is not there.
+    /// It is dropped, because the tunnel is down.
     NoTunnel,
-    /// It is too big: the sender is told this MTU, in bytes.
+    /// It is too big: the sender gets Packet Too Big with this MTU, in bytes.
     TooBig(u32),
 }
 
-/// As the kernel program has it (`leak.rs` there), for a packet that is no batch.
+/// The same decision as in the kernel program (`leak.rs` there), for a packet that is not a batch.
 #[must_use]
 pub fn fate(tunnel: &Tunnel, bytes: u32) -> Fate {
     match tunnel.on_leak {
@@ -58,7 +58,7 @@ pub fn fate(tunnel: &Tunnel, bytes: u32) -> Fate {
     }
 }
 
-/// What a packet that leaves by an interface would be to the programs, by what they should know. An
+/// The programs' verdict for a packet that leaves by an interface, according to the configuration. An
 /// interface that is neither uplink nor tunnel counts as an uplink.
 #[must_use]
 pub fn verdict(wanted: &Enforcement, packet: &Packet, name: &IfName, index: IfIndex) -> Verdict {
@@ -71,7 +71,7 @@ pub fn verdict(wanted: &Enforcement, packet: &Packet, name: &IfName, index: IfIn
     decide(Ok(&header(packet)), exit, &tables)
 }
 
-/// The header of a packet, as far as a decision asks.
+/// The header of a packet, with the fields that the decision uses.
 #[must_use]
 pub fn header(packet: &Packet) -> Ipv6 {
     Ipv6 {
@@ -83,7 +83,7 @@ pub fn header(packet: &Packet) -> Ipv6 {
     }
 }
 
-/// What the programs should know, as tables; a tunnel's slot is its place in their order.
+/// The desired state as tables; a tunnel's slot is its position in the order of names.
 struct Wanted<'a>(&'a Enforcement);
 
 impl Wanted<'_> {

@@ -1,4 +1,4 @@
-//! Reasons why a tunnel is not healthy, and their words.
+//! Reasons why a tunnel is not healthy, and their texts.
 
 use std::{fmt, net::Ipv6Addr};
 
@@ -9,7 +9,7 @@ use crate::{
     types::{IfName, Mtu},
 };
 
-/// One thing that is not as it should be. Displayed, it is a sentence about a tunnel named before.
+/// One fault of a tunnel. `Display` gives a clause about a tunnel that was named before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// It is not up.
@@ -26,17 +26,17 @@ pub enum Reason {
     Elsewhere(Ipv6Addr, IfName),
     /// No interface has the address.
     NoAddress(Ipv6Addr),
-    /// More addresses than are named have a fault.
+    /// Number of further addresses with a fault.
     MoreAddresses(usize),
-    /// Every address of this uplink is an address of the tunnel or lies in its prefixes.
+    /// All addresses of this uplink belong to the tunnel or to its prefixes.
     CoversUplink(IfName),
-    /// A rule of others comes before ours.
+    /// A foreign rule comes before ours.
     Shadowed(ShadowEffect),
-    /// Its packets keep going to other interfaces.
+    /// Its packets continue to go to other interfaces.
     Leaking(LeakFate),
     /// This many echo requests in a row got no reply.
     Unanswered(u64),
-    /// Replies are missing over a longer time.
+    /// Replies have been missing for a longer time.
     Silent(Manner),
     /// Its rules or routes are missing.
     NotRouted,
@@ -45,7 +45,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// How bad it is.
+    /// Its level.
     #[must_use]
     pub const fn level(&self) -> Level {
         match self {

@@ -1,30 +1,30 @@
-//! When a change of a tunnel's health is worth an alert. Pure; the time comes in as an argument.
+//! Decides which changes of a tunnel's health cause an alert. Pure; time is an argument.
 //!
 //! ```text
 //!             worse for 1 s                     better for 5 s
-//! reported ---------------> reported anew   reported ---------------> reported anew
+//! reported ---------------> reported again reported ---------------> reported again
 //! ```
 //!
-//! A change that passes before its time is never reported, so that a repair causes no alert and a
-//! tunnel that flaps causes one alert in six seconds at most.
+//! A change that ends before its time is never reported. So a repair causes no alert, and a
+//! flapping tunnel causes at most one alert per six seconds.
 
 use std::{collections::HashSet, mem::Discriminant, time::Duration};
 
 use super::{Health, Level, Reason};
 use crate::lasting::REPAIR;
 
-/// A better health is reported when it has lasted this long.
+/// Better health is reported when it has lasted this long.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// Watches over the health of one tunnel.
+/// Watches the health of one tunnel.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     reported: Picture,
-    /// A change that is not reported yet, and since when it lasts.
+    /// A change that is not reported yet, and the time of its start.
     pending: Option<(Change, Duration)>,
 }
 
-/// What a report says, without what varies in it: numbers, addresses.
+/// The content of a report without its varying parts: numbers, addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Picture {
     level: Level,
@@ -47,9 +47,10 @@ impl Change {
 }
 
 impl Watch {
-    /// Looks at the present health. Returns whether it is to be reported now.
+    /// Evaluates the current health. Returns whether to report it now.
     ///
-    /// The state of a tunnel that is not up is reported by itself: its health waits until it is up.
+    /// Another report covers the state of a tunnel that is not up; its health is evaluated again
+    /// when it is up.
     pub fn look(&mut self, now: Duration, health: &Health) -> bool {
         let is_up = |reason: &Reason| !matches!(reason, Reason::NotUp(_));
         let change = match health.reasons.iter().all(is_up) {
@@ -73,7 +74,7 @@ impl Watch {
         true
     }
 
-    /// When to look again, since a change may be due for a report; `None`: none is.
+    /// Time of the next evaluation, when a pending change may be due; `None`: no change is pending.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {
         self.pending
@@ -117,7 +118,7 @@ mod tests {
         }
     }
 
-    /// Looks at each second and tenth; returns when something was reported.
+    /// Evaluates each health at its time, in tenths of a second; returns the times of reports.
     fn reported(watch: &mut Watch, looks: &[(u64, &[Reason])]) -> Vec<u64> {
         let mut all = Vec::new();
         for (tenths, reasons) in looks {

@@ -1,7 +1,8 @@
-//! Local networks: what this host is connected to by an interface that is neither an exit nor a tunnel.
+//! Local networks: the prefixes on the link of an interface that is neither an exit nor a tunnel.
 //!
-//! Containers on a bridge, hosts of a LAN, peers of a VPN: replies to them take the interface, whatever
-//! address they come from. By a tunnel they would leave for the world, where nobody knows the way back.
+//! Examples are containers on a bridge, hosts of a LAN, and peers of a VPN. Replies to them leave by
+//! that interface, whatever their source is. Through a tunnel they would reach the internet, where no
+//! router knows a route back.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +13,11 @@ use crate::{
     types::{IfIndex, IfName, Prefix},
 };
 
-/// Pairs of a source and a local network, at most: a packet passes the rules for them one by one. Nobody
-/// needs to know of more local networks.
+/// The maximum number of pairs of a source and a local network: a packet is compared with their rules
+/// one by one.
 pub const MOST_PAIRS: usize = 4096;
 
-/// A route of the main table to what is on the link: unicast, without a next hop. Not ours.
+/// A foreign route of the main table to destinations on the link: unicast, without a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectedRoute {
     /// Its destination, longer than [`PIECE_BITS`](super::exits::PIECE_BITS).
@@ -25,7 +26,7 @@ pub struct ConnectedRoute {
     pub index: IfIndex,
 }
 
-/// The local networks among `routes`; `Err`: they are too many, in words.
+/// The local networks among `routes`; `Err`: there are too many, in words.
 pub fn local_networks(
     config: &Config,
     links: &Links,
@@ -45,7 +46,7 @@ pub fn local_networks(
                 link.up && !link.is_exit && !is_tunnel(&link.name) && !is_uplink(&link.name)
             })
     };
-    // What lies in a prefix of a tunnel is direct already.
+    // A network in a prefix of a tunnel is already direct.
     let prefixes = config.tunnels.iter().flat_map(own_prefixes);
     let prefixes: Vec<_> = prefixes.collect();
     let is_new = |network: &Prefix| {
@@ -57,7 +58,7 @@ pub fn local_networks(
     let networks: BTreeSet<_> = networks.filter(is_new).collect();
     let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
     let most = MOST_PAIRS / sources.max(1);
-    // Of more routes than that nobody looks at the rest.
+    // With more routes than that, the rest was not read.
     if networks.len() > most || routes.len() > MOST_PAIRS {
         return Err(format!(
             "there are more than {most} local networks, too many for {sources} addresses and prefixes of tunnels: \
@@ -69,7 +70,7 @@ pub fn local_networks(
 }
 
 impl Config {
-    /// With these destinations direct for all tunnels.
+    /// The configuration with these destinations direct for all tunnels.
     #[must_use]
     pub fn with_direct(mut self, networks: &BTreeSet<Prefix>) -> Self {
         for tunnel in &mut self.tunnels {

@@ -1,4 +1,4 @@
-//! The rules and routes that should be there.
+//! The desired rules and routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,42 +16,42 @@ use crate::{
     types::{IfName, InterfaceAddress, Metric, Mtu, Prefix, RulePriority, TableId},
 };
 
-/// What should be there.
+/// The desired state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Rules.
     pub rules: BTreeSet<Rule>,
-    /// Rules that only belong there while nobody else's rule asks the local table before ours: without one,
+    /// Rules that are needed only if no foreign rule looks up the local table before our rules: otherwise
     /// packets to an address of this host take the tunnel.
     pub local: BTreeSet<Rule>,
     /// Routes.
     pub routes: BTreeMap<Place, Target>,
-    /// Gateways to be kept resolved.
+    /// Gateways whose neighbour entry the kernel keeps resolved.
     pub neighbours: BTreeSet<Neighbour>,
-    /// Interfaces of our own making.
+    /// Interfaces of native tunnels.
     pub interfaces: BTreeMap<IfName, SetUp>,
 }
 
-/// What an interface of our own making should be like, besides up.
+/// The desired state of a native tunnel's interface, which is also to be up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetUp {
     /// Its MTU.
     pub mtu: Mtu,
-    /// Its addresses; it may have others.
+    /// The required addresses; it may have others.
     pub addresses: Vec<OwnAddress>,
 }
 
-/// An address of an interface of our own making.
+/// An address of a native tunnel's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnAddress {
     /// The address.
     pub address: InterfaceAddress,
-    /// The only other address that is on the link, where that is known. Without it the kernel leads the whole
-    /// prefix there.
+    /// The only other address on the link, if it is known. Without it, the kernel routes the whole prefix to
+    /// the interface.
     pub peer: Option<Ipv6Addr>,
 }
 
-/// What tells a route from others: the kernel has at most one of ours for each.
+/// The key of a route: the kernel has at most one of our routes for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Its table.
@@ -60,11 +60,11 @@ pub struct Place {
     pub metric: Metric,
     /// Its destination.
     pub destination: Prefix,
-    /// The sources that it is for; all, unless it is source-specific.
+    /// The source prefix; all sources, unless the route is source-specific.
     pub source: Prefix,
 }
 
-/// Where a route leads.
+/// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Through a tunnel.
@@ -76,9 +76,9 @@ pub enum Target {
         /// The configured MTU.
         mtu: Option<Mtu>,
     },
-    /// Nowhere: the sender gets an error.
+    /// None: the sender gets an error.
     Unreachable,
-    /// Back to the rules, to go on behind the one that led here.
+    /// Back to the rules, which continue after the one that led here.
     Throw,
 }
 
@@ -98,7 +98,7 @@ impl Desired {
         desired
     }
 
-    /// The rules that belong beside those of others.
+    /// All rules that are needed beside the foreign ones.
     #[must_use]
     pub fn rules_beside(&self, local_table: LocalTable) -> BTreeSet<Rule> {
         let first = self.rules.first().map(|rule| rule.priority);
@@ -107,7 +107,7 @@ impl Desired {
         self.rules.iter().chain(local).copied().collect()
     }
 
-    /// Adds what the interface of a tunnel should be like, which we made ourselves.
+    /// Adds the desired state of a native tunnel's interface.
     pub fn set_up(&mut self, tunnel: &Tunnel) {
         if tunnel.addresses_by_others {
             return;
@@ -115,7 +115,7 @@ impl Desired {
         let first = tunnel.addresses.first();
         let own = |address: &InterfaceAddress| OwnAddress {
             address: *address,
-            // There is nobody else in the tunnel: other addresses of the prefix may be anywhere.
+            // There are no other hosts in the tunnel: other addresses of the prefix may be anywhere.
             peer: tunnel.peer.filter(|_| Some(address) == first),
         };
         let mut addresses: Vec<_> = tunnel.addresses.iter().map(own).collect();
@@ -132,8 +132,8 @@ impl Desired {
         self.interfaces.insert(tunnel.name.clone(), set_up);
     }
 
-    /// As [`Desired::add`] has it, with one rule for all: what the rules ask there, the routes ask
-    /// here. A packet whose source is nobody's finds nothing and goes on to the main table.
+    /// Like [`Desired::add`], but with one rule for all tunnels: instead of the rules, the routes select the
+    /// source. A packet whose source belongs to no tunnel matches no route, and continues to the main table.
     ///
     /// ```text
     /// PRIORITY      from all lookup TABLE      default from A dev NAME
@@ -193,8 +193,8 @@ impl Desired {
         };
         self.routes
             .insert(place(DEFAULT_METRIC, Prefix::ALL), through);
-        // Also for what is reached without the tunnel and has no route there: through the tunnel it
-        // would only come back.
+        // Also for destinations that are reached without the tunnel but have no route: through the tunnel the
+        // packets would come back.
         for destination in inside.iter().copied().chain([Prefix::ALL]) {
             self.routes
                 .insert(place(UNREACHABLE_METRIC, destination), Target::Unreachable);
@@ -203,8 +203,8 @@ impl Desired {
         for from in tunnel.sources() {
             self.rules.insert(leading_rule(config, tunnel, from));
             self.local.insert(local_rule(config, from));
-            // Right before: what is reached without the tunnel, such as the LANs behind this host.
-            // Not by the main table's default route: that leads to the uplink.
+            // One priority earlier: destinations that are reached without the tunnel, such as the LANs behind
+            // this host. They do not use the main table's default route, which leads to the uplink.
             for to in inside {
                 self.rules.insert(Rule {
                     priority: RulePriority(config.rule_priority.0 - 1),
@@ -218,8 +218,8 @@ impl Desired {
     }
 }
 
-/// Pairs of a source and a prefix behind this host, at most, for which there are rules and routes. A
-/// packet passes all rules one by one; routes of subtrees take only room.
+/// The maximum number of pairs of a source and a prefix behind this host that get rules and routes. A packet
+/// is compared with all rules one by one; routes with subtrees cost only memory.
 const fn most_pairs(mode: RuleMode) -> usize {
     match mode {
         RuleMode::Rules => MOST_PAIRS,
@@ -227,8 +227,8 @@ const fn most_pairs(mode: RuleMode) -> usize {
     }
 }
 
-/// What lies behind this host by any tunnel's prefixes, that of a stopped one as well: its broker may
-/// still bring it here. Nothing where there are too many pairs: there only the programs see to it.
+/// The prefixes behind this host by the prefixes of any tunnel, including stopped ones: a broker may still
+/// send packets for them here. Empty if there are too many pairs; then only the programs handle them.
 fn behind(config: &Config) -> BTreeSet<Prefix> {
     let tunnels = || config.tunnels.iter();
     let behind: BTreeSet<_> = tunnels().flat_map(own_prefixes).collect();
@@ -239,8 +239,8 @@ fn behind(config: &Config) -> BTreeSet<Prefix> {
     behind
 }
 
-/// What a tunnel's sources reach without any tunnel. By a tunnel, what is behind this host would only come
-/// back.
+/// Destinations that a tunnel's sources reach without any tunnel. Packets to prefixes behind this host would
+/// come back through a tunnel.
 fn inside(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
     let direct = tunnel.direct.iter().copied();
     direct
@@ -255,7 +255,7 @@ pub(super) fn own_prefixes(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
     prefixes.filter(|prefix| u16::from(prefix.bits()) >= SHORTEST_ROUTED)
 }
 
-/// The rule that leads packets with a source of a tunnel's into the table with its route.
+/// The rule that leads packets from a tunnel's source to the table with its route.
 #[must_use]
 pub fn leading_rule(config: &Config, tunnel: &Tunnel, source: Prefix) -> Rule {
     let (from, table) = match config.rule_mode {
@@ -271,8 +271,9 @@ pub fn leading_rule(config: &Config, tunnel: &Tunnel, source: Prefix) -> Rule {
     }
 }
 
-/// The rule that has packets of a source look for an address of this host, before all other rules of ours. It is for
-/// that source alone where rules are: whoever moved the local table back had a reason for other packets.
+/// The rule that looks up addresses of this host before all our other rules. In the mode `rules` it applies
+/// only to that source: the host's administrator had a reason to move the local table's rule for other
+/// packets.
 fn local_rule(config: &Config, source: Prefix) -> Rule {
     Rule {
         priority: RulePriority(config.rule_priority.0.saturating_sub(2).max(1)),
@@ -298,8 +299,8 @@ fn neighbour(tunnel: &Tunnel) -> Option<Neighbour> {
     })
 }
 
-/// The link-local address that goes with an AYIYA tunnel's address, as AICCU makes it: its bytes 2
-/// to 7, the first of them masked, and its last two.
+/// The link-local address for an AYIYA tunnel's address, in AICCU's form: its bytes 2 to 7, the first of them
+/// masked, and its last two bytes.
 fn link_local(address: Ipv6Addr) -> InterfaceAddress {
     let octets = address.octets();
     let mut made = [0; 16];

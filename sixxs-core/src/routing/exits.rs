@@ -1,7 +1,7 @@
-//! Which interfaces are exits: those out of which a rule can lead packets to the world.
+//! Finds the exits: interfaces through which a rule can lead packets to the internet.
 //!
-//! The decision looks at routes by destination only. Conditions of rules (sources, marks, owners, …) do
-//! not matter: any of them may be met by a packet that must not leave there.
+//! The decision uses only routes by destination. Conditions of rules (sources, marks, user IDs, …) do not
+//! matter: a packet that must not leave there may meet any of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,24 +11,24 @@ use crate::{
     types::{IfIndex, Prefix, TableId},
 };
 
-/// A prefix of this many bits or fewer is the world: all of it, a half, a quarter or an eighth. Global
-/// unicast, `2000::/3`, is an eighth (RFC 4291 §2.4).
+/// A prefix of at most this many bits counts as the internet: all addresses, a half, a quarter or an eighth.
+/// Global unicast, `2000::/3`, is an eighth (RFC 4291 §2.4).
 const WORLD_BITS: u8 = 3;
 
-/// The longest prefix that counts as a piece of the world. It bounds what is kept of a full routing
-/// table, which has a few dozen routes as short as this.
+/// The longest prefix that counts as a part of the internet. It limits the amount of data from a full
+/// routing table, which has only a few dozen routes of this length or shorter.
 pub const PIECE_BITS: u8 = 16;
 
-/// Addresses that share their first [`PIECE_BITS`] bits, in an eighth of the world.
+/// The number of values of the first [`PIECE_BITS`] bits in an eighth of all addresses.
 const EIGHTH: u32 = 1 << (PIECE_BITS - WORLD_BITS);
 
-/// The table number of a rule that leads to the table of a VRF (`l3mdev`).
+/// The table number in a rule for the tables of VRFs (`l3mdev`).
 const OF_VRF: TableId = TableId(0);
 
 /// The loopback's index in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: IfIndex = IfIndex(1);
 
-/// A unicast route with a short destination, by one of its next hops. Not ours.
+/// A foreign unicast route with a short destination, by one of its next hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WideRoute {
     /// Its table.
@@ -39,15 +39,15 @@ pub struct WideRoute {
     pub index: IfIndex,
 }
 
-/// Tables that rules lead to.
+/// Tables that rules look up.
 ///
-/// `suppress_prefixlength` is no reason to leave a table out: the kernel compares it with the length of what
-/// it found, which is 128 for a destination whose path MTU it learned (`fib6_rule_suppress`).
+/// `suppress_prefixlength` does not exclude a table. The kernel compares it with the length of the route
+/// that it found, which is 128 for a destination with a learned path MTU (`fib6_rule_suppress`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Led(BTreeSet<TableId>);
 
 impl Led {
-    /// By `rules` of others. `own`: the tables that rules of ours lead to; `vrfs`: the tables of VRFs.
+    /// From foreign `rules`. `own`: the tables of our rules; `vrfs`: the tables of VRFs.
     #[must_use]
     pub fn by(rules: &[SeenRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
         let mut led = own.clone();
@@ -64,7 +64,7 @@ impl Led {
         Self(led)
     }
 
-    /// The interfaces that are exits by `routes`.
+    /// The interfaces that are exits according to `routes`.
     #[must_use]
     pub fn exits(&self, routes: &[WideRoute]) -> BTreeSet<IfIndex> {
         let mut by_interface: BTreeMap<IfIndex, Vec<Prefix>> = BTreeMap::new();
@@ -77,18 +77,18 @@ impl Led {
         exits.map(|(index, _)| index).collect()
     }
 
-    /// Whether the main table is among them.
+    /// Whether the main table is one of them.
     #[must_use]
     pub fn has_main(&self) -> bool {
         self.0.contains(&MAIN_TABLE)
     }
 }
 
-/// Whether destinations cover an eighth of the world or more, one of them or several together.
+/// Whether the prefixes, alone or together, cover at least an eighth of all addresses.
 fn is_world(pieces: &[Prefix]) -> bool {
     let mut ranges: Vec<_> = pieces.iter().filter_map(|piece| range(*piece)).collect();
     ranges.sort_unstable();
-    // The range that began first of those that touch each other.
+    // Start and end of the current run of adjacent ranges.
     let (mut start, mut end) = (0, 0);
     for (from, to) in ranges {
         if from > end {
@@ -103,7 +103,8 @@ fn is_world(pieces: &[Prefix]) -> bool {
     false
 }
 
-/// The first [`PIECE_BITS`] bits of addresses in a prefix: the first, and the one behind the last.
+/// The range of the first [`PIECE_BITS`] bits of addresses in a prefix: the first value, and the one after
+/// the last.
 fn range(piece: Prefix) -> Option<(u32, u32)> {
     let free = PIECE_BITS.checked_sub(piece.bits())?;
     let start = u32::from(piece.address().segments()[0]);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    #[rustfmt::skip] // a table reads best as one
+    #[rustfmt::skip] // one table is easier to read
     fn what_covers_an_eighth_of_the_world_is_an_exit() {
         let led = Led::by(&[rule(254, None), rule(53, None)], &tables(&[]), &tables(&[]));
         /// A table, a destination and an interface.
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(led.exits(&pieces).len(), 1);
         pieces.remove(77);
         assert_eq!(led.exits(&pieces).len(), 0);
-        // No longer ones: they are never asked for.
+        // Longer prefixes do not count: the routes are read without them.
         pieces[0].destination = "2000::/17".parse().unwrap();
         assert_eq!(led.exits(&pieces).len(), 0);
     }
@@ -207,15 +208,15 @@ mod tests {
             exits(&Led::by(rules, &tables(own), &tables(vrfs)), all)
         };
         assert_eq!(exits_by(&[rule(254, None)], &[], &[]), [2]);
-        // What is suppressed may be found all the same.
+        // A suppressed route may still be found.
         let suppressing = [rule(254, Some(0)), rule(60, Some(3))];
         assert_eq!(exits_by(&suppressing, &[], &[]), [2, 8]);
-        // Somebody's default route in a table of ours.
+        // A foreign default route in one of our tables.
         assert_eq!(exits_by(&[], &[200], &[]), [9]);
-        // By one rule to the tables of all VRFs; without it to none.
+        // One rule leads to the tables of all VRFs; without it, no rule does.
         assert_eq!(exits_by(&[rule(0, None)], &[], &[53, 60]), [7, 8]);
         assert_eq!(exits_by(&[rule(254, None)], &[], &[53]), [2]);
-        // The local table leads to ourselves.
+        // The local table leads to this host.
         assert_eq!(exits_by(&[rule(255, None)], &[], &[]), [0; 0]);
         let mut refusing = rule(53, None);
         refusing.action = Action::Refuse("unreachable");

@@ -1,8 +1,8 @@
-//! Rules and routes: what should be there, what is there, and the plan that leads from one to the
+//! Rules and routes: the desired state, the observed state, and the plan that leads from one to the
 //! other.
 //!
 //! [`desired`] and [`observed`] are different types on purpose: an intent names an interface, an
-//! observation has an index, and only [`plan::diff`] sees both.
+//! observation has an index, and only [`plan::diff`] uses both.
 
 pub mod connected;
 pub mod desired;
@@ -20,29 +20,29 @@ use std::net::Ipv6Addr;
 
 use crate::types::{IfName, Metric, Prefix, RulePriority, TableId};
 
-/// Metric of the default route: what the kernel gives routes that ask for none.
+/// Metric of the default route: the kernel's default for routes without a metric.
 pub const DEFAULT_METRIC: Metric = Metric(1024);
 
-/// Metric of the `unreachable` route behind it, higher than anyone would choose: packets get an
-/// error instead of the main table while the interface is gone.
+/// Metric of the `unreachable` route behind it, higher than any usual one. While the interface is
+/// missing, packets get an error instead of the main table's route.
 pub const UNREACHABLE_METRIC: Metric = Metric(4_278_198_272);
 
 /// The main table.
 pub const MAIN_TABLE: TableId = TableId(254);
 
-/// The table of the host's own addresses, which the kernel's rule at priority 0 leads to.
+/// The table of the host's own addresses, to which the kernel's rule at priority 0 leads.
 pub const LOCAL_TABLE: TableId = TableId(255);
 
-/// The one table of `rule_mode = "subtrees"`.
+/// The only tunnel table of `rule_mode = "subtrees"`.
 pub const SUBTREES_TABLE: TableId = TableId(200);
 
-/// Where, in that mode, direct destinations end that have no route.
+/// In that mode, the table for direct destinations without a route.
 pub const DIRECTS_TABLE: TableId = TableId(201);
 
-/// Keeps a gateway's link-layer address known. The programs hand leaks to the neighbour without the
-/// kernel's help: one that has to be resolved first is lost.
+/// Keeps a gateway's link-layer address resolved. The programs redirect leaks to the neighbour
+/// directly, and a packet to an unresolved neighbour is lost.
 ///
-/// The kernel does the work (`NTF_EXT_MANAGED`, 5.16), whether the daemon lives or not.
+/// The kernel keeps it resolved (`NTF_EXT_MANAGED`, 5.16), with or without the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Neighbour {
     /// The interface.
@@ -51,17 +51,17 @@ pub struct Neighbour {
     pub address: Ipv6Addr,
 }
 
-/// A rule that asks for nothing but addresses.
+/// A policy rule with conditions only on addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Its priority.
     pub priority: RulePriority,
     /// Source; the prefix of length 0 for any.
     pub from: Prefix,
-    /// Destination, if the rule asks for one.
+    /// Destination, if the rule has one.
     pub to: Option<Prefix>,
-    /// The table to look in.
+    /// The table to look up.
     pub table: TableId,
-    /// Whether default routes found there do not count (`suppress_prefixlength 0`).
+    /// Whether default routes in the table are ignored (`suppress_prefixlength 0`).
     pub no_default: bool,
 }

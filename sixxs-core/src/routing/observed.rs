@@ -1,4 +1,4 @@
-//! The rules and routes that are there.
+//! The observed rules and routes.
 
 use std::net::Ipv6Addr;
 
@@ -9,33 +9,32 @@ use crate::{
     types::{IfIndex, Metric, PROTOCOL, Prefix, RulePriority, TableId},
 };
 
-/// What the kernel said.
+/// The kernel's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Interfaces.
     pub links: Links,
     /// All rules that carry our protocol number.
     pub rules: Vec<ObservedRule>,
-    /// Where the local table is asked for every packet, by a rule of somebody else's: usually first of all, by the
-    /// kernel's.
+    /// The position of the foreign rule that looks up the local table for every packet: usually the kernel's,
+    /// before all others.
     pub local_table: LocalTable,
-    /// All routes that carry our protocol number, in any table, and everybody's routes in the
-    /// tables that we use.
+    /// All routes with our protocol number, in any table, and all foreign routes in the tables that we use.
     pub routes: Vec<ObservedRoute>,
-    /// Neighbours that carry our protocol number, and everybody's that stay resolved by themselves.
+    /// Neighbours with our protocol number, and foreign ones that stay resolved without us.
     pub neighbours: Vec<ObservedNeighbour>,
-    /// What interfaces are connected to.
+    /// Routes to networks on the link of interfaces.
     pub connected: Vec<ConnectedRoute>,
-    /// What their addresses say is on their link.
+    /// Networks on the link according to the addresses of interfaces.
     pub on_link: Vec<ConnectedRoute>,
 }
 
-/// Where in the order of rules the local table is asked.
+/// The position of the local table in the order of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalTable {
-    /// By the first rule that does so, which has this priority.
+    /// The priority of the first rule for it.
     At(RulePriority),
-    /// Nowhere.
+    /// No rule looks it up.
     Never,
 }
 
@@ -46,7 +45,7 @@ impl Default for LocalTable {
 }
 
 impl LocalTable {
-    /// By these rules.
+    /// From these rules.
     #[must_use]
     pub fn by(rules: &[SeenRule]) -> Self {
         let mut asking = rules.iter().filter(|rule| rule.asks_local_table());
@@ -55,38 +54,39 @@ impl LocalTable {
             .map_or(Self::Never, |rule| Self::At(rule.priority))
     }
 
-    /// Whether it is asked before rules at a priority.
+    /// Whether it is looked up before rules at a priority.
     #[must_use]
     pub fn is_before(self, priority: RulePriority) -> bool {
         matches!(self, Self::At(at) if at < priority)
     }
 }
 
-/// A neighbour that needs no resolving.
+/// A resolved neighbour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedNeighbour {
     /// Its interface.
     pub index: IfIndex,
     /// Its address.
     pub address: Ipv6Addr,
-    /// Whether it bears our mark.
+    /// Whether it carries our protocol number.
     pub ours: bool,
-    /// Whether the kernel keeps it resolved, or somebody said for good what its address is.
+    /// Whether the kernel keeps it resolved, or its entry is permanent.
     pub lasting: bool,
 }
 
-/// A rule of ours.
+/// A rule with our protocol number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedRule {
-    /// One that asks for addresses only.
+    /// A rule with conditions only on addresses.
     Plain(Rule),
-    /// One that asks for more (a mark, an interface, …) or does something else than look a table
-    /// up. We make no such rules, but it bears our mark: somebody changed one, or an earlier
-    /// version made it. The number tells them apart: the position in the kernel's list.
+    /// A rule with other conditions (a mark, an interface, …) or with another action than a table lookup.
+    /// This program makes no such rules, but this one carries our protocol number: other software changed it,
+    /// or an earlier version made it. The number, its position in the kernel's list, distinguishes such
+    /// rules.
     Foreign(usize),
 }
 
-/// A route.
+/// An observed route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedRoute {
     /// Its table.
@@ -97,13 +97,13 @@ pub struct ObservedRoute {
     pub source: Prefix,
     /// Its metric.
     pub metric: Metric,
-    /// Who made it (`rtm_protocol`).
+    /// The protocol number of its creator (`rtm_protocol`).
     pub protocol: u8,
-    /// Where it leads.
+    /// Its target.
     pub target: ObservedTarget,
 }
 
-/// Where a route leads.
+/// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedTarget {
     /// Out of one interface.
@@ -126,13 +126,13 @@ pub enum ObservedTarget {
 }
 
 impl ObservedRoute {
-    /// Whether it bears our mark.
+    /// Whether it carries our protocol number.
     #[must_use]
     pub const fn is_ours(&self) -> bool {
         self.protocol == PROTOCOL
     }
 
-    /// What tells it from other routes.
+    /// The key that distinguishes it from other routes.
     #[must_use]
     pub const fn place(&self) -> Place {
         Place {

@@ -1,8 +1,8 @@
-//! From what is there to what should be there.
+//! The plan that leads from the observed to the desired state.
 //!
-//! Steps come in an order in which no packet falls between two states: interfaces first, routes before the rules
-//! that lead to them, everything new before anything old is removed, and rules removed before
-//! their routes.
+//! In the order of steps, no packet is lost between two states. Interfaces come first, then routes before the
+//! rules that lead to them. Everything new is added before anything old is removed, and rules are removed
+//! before their routes.
 
 use std::{collections::BTreeMap, fmt, net::Ipv6Addr};
 
@@ -16,17 +16,17 @@ use crate::{
     types::{IfIndex, IfName, InterfaceAddress, Metric, Mtu, PROTOCOL, Prefix, TableId},
 };
 
-/// The way there.
+/// An ordered set of changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What to do, in this order.
+    /// The changes, in this order.
     pub steps: Vec<Step>,
-    /// What stands in the way and is not ours to change, by table.
+    /// Obstacles that this program must not change, by table.
     pub problems: Vec<Problem>,
 }
 
 impl Plan {
-    /// Whether everything is as it should be.
+    /// Whether the observed state is the desired one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.problems.is_empty()
@@ -36,39 +36,39 @@ impl Plan {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Gives an interface its MTU and takes it up.
+    /// Sets an interface's MTU and brings it up.
     SetUp(IfIndex, IfName, Mtu),
-    /// Gives an interface an address.
+    /// Adds an address to an interface.
     AddAddress(IfIndex, IfName, OwnAddress),
     /// Adds a route.
     AddRoute(Route),
-    /// Puts a route in the place of one of ours that leads elsewhere.
+    /// Replaces one of our routes that has another target.
     ReplaceRoute(Route),
-    /// Has the kernel keep a gateway resolved, on the interface with this index.
+    /// Makes the kernel keep a gateway resolved, on the interface with this index.
     KeepNeighbour(IfIndex, Neighbour),
     /// Adds a rule.
     AddRule(Rule),
-    /// Removes a rule of ours.
+    /// Removes one of our rules.
     DeleteRule(ObservedRule),
-    /// Removes a route of ours.
+    /// Removes one of our routes.
     DeleteRoute(ObservedRoute),
-    /// Removes a neighbour of ours, from the interface of this name.
+    /// Removes one of our neighbours, from the interface of this name.
     DeleteNeighbour(ObservedNeighbour, IfName),
 }
 
-/// A route to be made, its interface resolved.
+/// A route to add, with its interface resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// What tells it from others.
+    /// Its key.
     pub place: Place,
-    /// Where it leads.
+    /// Its target.
     pub to: To,
 }
 
-/// Where a route leads.
+/// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
-    /// Out of an interface.
+    /// Through an interface.
     Via(Via),
     /// `unreachable`.
     Unreachable,
@@ -76,12 +76,12 @@ pub enum To {
     Throw,
 }
 
-/// Out of an interface.
+/// The interface of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Via {
     /// Its index.
     pub index: IfIndex,
-    /// Its name, for people.
+    /// Its name, for display.
     pub name: IfName,
     /// Next hop.
     pub gateway: Option<Ipv6Addr>,
@@ -89,7 +89,7 @@ pub struct Via {
     pub mtu: Option<Mtu>,
 }
 
-/// Why a table cannot be completed.
+/// The reason why a table cannot be completed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// There is no such interface.
@@ -100,7 +100,7 @@ pub enum Problem {
         /// The table that waits for it.
         table: TableId,
     },
-    /// The interface is down, and the kernel takes no routes for it.
+    /// The interface is down, and the kernel accepts no routes for it.
     #[error("interface {name} is down")]
     InterfaceDown {
         /// Its name.
@@ -108,8 +108,8 @@ pub enum Problem {
         /// The table that waits for it.
         table: TableId,
     },
-    /// The interface's MTU is below the minimum of IPv6 (RFC 8200 section 5), and the kernel has no
-    /// IPv6 on it (`addrconf_notify`).
+    /// The interface's MTU is below the minimum of IPv6 (RFC 8200 section 5), so the kernel has disabled IPv6
+    /// on it (`addrconf_notify`).
     #[error(
         "interface {name} has an MTU of {mtu} bytes, and the kernel has no IPv6 on an interface with less than \
          {min}; set it with `ip link set {name} mtu {min}`",
@@ -123,7 +123,7 @@ pub enum Problem {
         /// Its MTU.
         mtu: Mtu,
     },
-    /// Somebody else's default route has the place of ours, or comes before it.
+    /// A foreign default route has the same key as ours, or comes before it.
     #[error(
         "table {table} has a default route with metric {metric} that somebody else made (protocol {protocol}) \
          and that comes before ours; choose another `table` or remove that route"
@@ -133,17 +133,18 @@ pub enum Problem {
         table: TableId,
         /// The metric.
         metric: Metric,
-        /// Who made it.
+        /// The protocol number of its creator.
         protocol: u8,
     },
 }
 
-/// What has to be done. Only what bears our mark is ever replaced or removed.
+/// The changes from the observed to the desired state. Only objects with our protocol number are replaced or
+/// removed.
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     for (name, wanted) in &desired.interfaces {
-        // One that is not there is seen as its tunnel's state.
+        // A missing interface is reported as its tunnel's state.
         if let Some(link) = observed.links.by_name(name) {
             plan.steps.extend(set_up(link, wanted));
         }
@@ -175,14 +176,14 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
         .extend(routes.surplus().cloned().map(Step::DeleteRoute));
     plan.steps
         .extend(old_neighbours.into_iter().filter_map(|neighbour| {
-            // An interface that is gone has taken its neighbours along.
+            // The neighbours of a removed interface are gone too.
             let link = observed.links.by_index(neighbour.index)?;
             Some(Step::DeleteNeighbour(neighbour.clone(), link.name.clone()))
         }));
     plan
 }
 
-/// What an interface of our own making lacks.
+/// The missing properties of a native tunnel's interface.
 fn set_up(link: &Link, wanted: &SetUp) -> impl Iterator<Item = Step> {
     let (index, name) = (link.index, &link.name);
     let is_set_up = link.up && link.mtu == wanted.mtu;
@@ -194,9 +195,9 @@ fn set_up(link: &Link, wanted: &SetUp) -> impl Iterator<Item = Step> {
         .chain(missing.map(move |address| Step::AddAddress(index, name.clone(), *address)))
 }
 
-/// Sees to one gateway; takes from `old` what serves for it. Without an interface that is up there
-/// is nothing to resolve, and the missing route says so already; an interface without link layer
-/// has no neighbours.
+/// Handles one gateway, and removes a matching neighbour from `old`. Without an interface that is up there is
+/// nothing to resolve, and the missing route already reports that. An interface without link layer has no
+/// neighbours.
 fn keep_neighbour(
     wanted: &Neighbour,
     observed: &Observed,
@@ -217,11 +218,11 @@ fn keep_neighbour(
     }
 }
 
-/// The routes that are there, by what tells them apart. There may be ten thousands.
+/// The observed routes, by key. There may be tens of thousands.
 struct Routes<'a> {
-    /// Ours that nothing wanted serves for, in the order of the kernel.
+    /// Our routes that match no desired one yet, in the kernel's order.
     ours: BTreeMap<Place, Vec<(usize, &'a ObservedRoute)>>,
-    /// Everybody else's.
+    /// Foreign routes.
     theirs: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
 }
 
@@ -243,7 +244,7 @@ impl<'a> Routes<'a> {
         routes
     }
 
-    /// Sees to one route.
+    /// Handles one desired route.
     fn place(&mut self, route: Route, plan: &mut Plan) {
         let Place {
             table,
@@ -254,7 +255,7 @@ impl<'a> Routes<'a> {
         let others = self.theirs.get(&(table, destination, source));
         let others = others.map(Vec::as_slice).unwrap_or_default();
         let is_here = |other: &&&ObservedRoute| other.metric == metric;
-        // Before an `unreachable` there may be what likes.
+        // An `unreachable` route tolerates foreign routes before it.
         let comes_first = |other: &&&ObservedRoute| {
             is_here(other) || (other.metric <= metric && matches!(route.to, To::Via(_)))
         };
@@ -269,7 +270,7 @@ impl<'a> Routes<'a> {
         if let Some(at) = same.iter().position(|(_, ours)| route.is(&ours.target)) {
             same.remove(at);
         } else if others.iter().any(|other| is_here(&other)) {
-            // It is theirs: ours would be one more next hop of it.
+            // The route is foreign: ours would become an additional next hop of it.
         } else if same.is_empty() {
             plan.steps.push(Step::AddRoute(route));
         } else {
@@ -278,7 +279,7 @@ impl<'a> Routes<'a> {
         }
     }
 
-    /// Ours that are too many.
+    /// Our surplus routes.
     fn surplus(&self) -> impl Iterator<Item = &'a ObservedRoute> {
         let mut left: Vec<_> = self.ours.values().flatten().copied().collect();
         left.sort_by_key(|(order, _)| *order);
@@ -307,7 +308,7 @@ fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Proble
                 index: link.index,
                 name,
                 gateway: *gateway,
-                // The kernel would believe a route that promises more than the interface takes.
+                // The kernel does not check a route's MTU against that of the interface.
                 mtu: mtu.map(|mtu| mtu.min(link.mtu)),
             })
         }
@@ -316,7 +317,7 @@ fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Proble
 }
 
 impl Route {
-    /// Whether an observed target is this route's.
+    /// Whether an observed target is the target of this route.
     fn is(&self, target: &ObservedTarget) -> bool {
         match (&self.to, target) {
             (To::Unreachable, ObservedTarget::Unreachable) | (To::Throw, ObservedTarget::Throw) => {
@@ -341,7 +342,7 @@ impl Route {
     }
 }
 
-/// The `ip -6` command that does the step.
+/// The `ip -6` command for the step.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -442,7 +443,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// A destination as `ip route` has it.
+/// A destination in the form of `ip route`.
 struct Destination(Prefix);
 
 impl fmt::Display for Destination {

@@ -78,7 +78,7 @@ fn the_plan_reads_as_commands() {
     );
 }
 
-/// One rule leads to all of them, and two more where there are direct destinations.
+/// One rule leads to all of them, with two more if there are direct destinations.
 #[test]
 fn the_plan_with_subtrees() {
     let mut config = config();
@@ -108,7 +108,7 @@ fn the_plan_with_subtrees() {
     );
 }
 
-/// The local table is asked by a rule of ours only where no other rule does so before ours.
+/// One of our rules looks up the local table only if no foreign rule does so before our rules.
 #[test]
 fn the_local_table_comes_before_ours() {
     let mut config = config();
@@ -158,7 +158,7 @@ fn the_local_table_comes_before_ours() {
             expected.iter().collect::<Vec<_>>(),
             "{mode:?} {rules:?}"
         );
-        // They go when they are not needed any more.
+        // They are removed when they are no longer needed.
         let then = apply(&plan, observed);
         let then = Observed {
             local_table: LocalTable::default(),
@@ -170,15 +170,15 @@ fn the_local_table_comes_before_ours() {
     }
 }
 
-/// Destinations that a tunnel's sources reach by the main table or not at all, for all tunnels.
+/// Destinations that the tunnels' sources reach by the main table or not at all, for all tunnels.
 fn inside(desired: &Desired) -> Vec<String> {
     let rules = desired.rules.iter();
     let pairs = rules.filter_map(|rule| Some(format!("{} to {}", rule.from, rule.to?)));
     pairs.collect()
 }
 
-/// What lies behind this host by any tunnel is sent out by none, whatever `direct` says, and although
-/// that tunnel is stopped.
+/// Packets to prefixes behind this host, by any tunnel, leave by no tunnel, regardless of `direct`,
+/// and even if that tunnel is stopped.
 #[test]
 fn what_is_behind_the_host_takes_no_tunnel() {
     let mut config = config();
@@ -209,7 +209,7 @@ fn what_is_behind_the_host_takes_no_tunnel() {
         };
         assert!(second.routes.iter().any(refused), "{to}");
     }
-    // "All sources" is nothing that is behind this host.
+    // A prefix that means "all sources" does not count as being behind this host.
     config.tunnels[0].prefixes = vec!["2000::/3".parse().unwrap()];
     config.tunnels[1].prefixes.clear();
     config.tunnels[1].direct.clear();
@@ -219,7 +219,7 @@ fn what_is_behind_the_host_takes_no_tunnel() {
     );
 }
 
-/// Rules and routes for pairs stay few enough.
+/// The number of rules and routes for pairs is limited.
 #[test]
 fn too_many_pairs_are_left_to_the_programs() {
     let tunnels = |count: u16| {
@@ -234,7 +234,7 @@ fn too_many_pairs_are_left_to_the_programs() {
     };
     let rules = |count| Desired::new(&tunnels(count), |_| true).rules.len();
     assert_eq!(rules(45), 2 * 45 + 2 * 45 * 45);
-    // Of each tunnel there are those for its own prefix.
+    // Each tunnel still has rules for its own prefix.
     assert_eq!(rules(46), 2 * 46 + 2 * 46);
 }
 
@@ -304,7 +304,7 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
     let after = apply(&plan, observed);
     assert!(after.routes.contains(&theirs));
 
-    // One that only comes before ours is named as well, and ours stands behind it.
+    // A route that only comes before ours is reported too, and ours is added behind it.
     let mut observed = both_up();
     observed.routes.push(ObservedRoute {
         metric: Metric(100),
@@ -317,7 +317,7 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
     }));
 }
 
-/// An interface of our own is set up like everything else; what is there already stays as it is.
+/// A native tunnel's interface is set up by the plan; what exists already does not change.
 #[test]
 fn an_interface_of_our_own_is_set_up() {
     let config = config::parse(
@@ -355,11 +355,11 @@ fn an_interface_of_our_own_is_set_up() {
             "ip -6 address add fe80::cb8:a:0:2/64 dev sixxs0 nodad",
         ]
     );
-    // A route needs an interface that is up: the next look adds it.
+    // A route needs an interface that is up: the next round adds it.
     let up = apply(&plan, observed);
     let done = apply(&diff(&desired, &up), up);
     assert!(diff(&desired, &done).is_empty());
-    // One address that went is put back, and nothing else.
+    // One removed address is restored, and nothing else changes.
     let mut damaged = done;
     change_link(&mut damaged, IfIndex(3), |link| {
         link.addresses.remove(0);
@@ -375,7 +375,7 @@ fn an_interface_of_our_own_is_set_up() {
     );
 }
 
-/// What the kernel would do: the model that the property tests run against.
+/// A model of the kernel, for the property tests.
 fn apply(plan: &Plan, mut state: Observed) -> Observed {
     for step in &plan.steps {
         match step {
@@ -546,7 +546,7 @@ fn any_neighbour() -> impl Strategy<Value = ObservedNeighbour> {
     })
 }
 
-/// A kernel has at most one neighbour of an address.
+/// A kernel has at most one neighbour entry per address.
 fn one_of_each(neighbours: Vec<ObservedNeighbour>) -> Vec<ObservedNeighbour> {
     let mut kept: Vec<ObservedNeighbour> = Vec::new();
     for neighbour in neighbours {
@@ -560,7 +560,7 @@ fn one_of_each(neighbours: Vec<ObservedNeighbour>) -> Vec<ObservedNeighbour> {
     kept
 }
 
-/// A kernel has at most one of what it treats as the same route.
+/// A kernel has at most one route per key.
 fn without_doubles(routes: Vec<ObservedRoute>) -> Vec<ObservedRoute> {
     let mut kept: Vec<ObservedRoute> = Vec::new();
     for route in routes {
@@ -573,7 +573,8 @@ fn without_doubles(routes: Vec<ObservedRoute>) -> Vec<ObservedRoute> {
 }
 
 proptest! {
-    /// From any start, orphans and strangers included, one plan suffices, and strangers stay.
+    /// From any start, including orphaned and foreign objects, one plan is enough, and foreign
+    /// objects stay.
     #[test]
     fn one_plan_is_enough(
         rules in vec(any_rule(), 0..12),
@@ -633,7 +634,7 @@ proptest! {
         prop_assert_eq!(end.rules.len(), rules.len());
     }
 
-    /// Nothing is removed while something is still to be added.
+    /// Nothing is removed before everything is added.
     #[test]
     fn adds_come_before_deletes(
         rules in vec(any_rule(), 0..12),
