@@ -130,7 +130,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The prefix of `bits` bits around `address`; a length above 128 means 128.
+    /// The prefix of `bits` bits that contains `address`; a length above 128 means 128.
     #[must_use]
     pub const fn new(address: Address, bits: u8) -> Self {
         let mask = Address::mask(bits);

@@ -63,8 +63,7 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
         Err(NoIpv6::OtherProtocol) => return Verdict::OtherProtocol,
         Err(NoIpv6::Malformed) => return Verdict::Unparsed,
     };
-    // This lookup is needed at every exit. Done before the branches, it is verified only once by the
-    // kernel.
+    // Every exit needs this lookup. It is before the branches, so that the kernel verifies it only once.
     let source = tables.source(ipv6.source);
     if matches!(exit, Exit::Tunnel(_)) && tables.comes_here(ipv6.destination) {
         return if is_local_talk(ipv6) {

@@ -49,7 +49,7 @@ impl Pending {
     /// Stores a request that arrived since the last clock tick, which was at `tick_ns`.
     #[inline(always)]
     pub fn watch(&mut self, tag: u64, slot: u32, tick_ns: u64) -> Watched {
-        // The coarse clock may be behind `at_ns`, but the new request arrived after the stored one.
+        // An exact `at_ns` may be later than the last tick: a difference of the two could underflow.
         let waits = self.tag != 0 && self.at_ns.wrapping_add(PATIENCE_NS) > tick_ns;
         let watched = match waits {
             true if self.tag == tag => return Watched::Again,

@@ -23,7 +23,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// From `old` to `new`.
+    /// The difference from `old` to `new`.
     #[must_use]
     pub fn between(old: &Config, new: &Config) -> Self {
         let find = |config: &'_ Config, name: &IfName| -> Option<Tunnel> {

@@ -13,7 +13,7 @@ const EARN: Duration = Duration::from_secs(1);
 /// The interval of summaries of all other corrections.
 const SUMMARY: Duration = Duration::from_secs(10);
 
-/// The contest ends this long after the last unreported correction.
+/// The contest ends this long after the last correction that was not reported by itself.
 const OVER: Duration = Duration::from_secs(30);
 
 /// One or more processes with the same name.
@@ -43,15 +43,15 @@ impl fmt::Display for By {
     }
 }
 
-/// The recent corrections, and the processes that caused them.
+/// The recent corrections, and the process that removed the objects.
 #[derive(Debug)]
 pub struct Contest {
     credit: u32,
     earned: Duration,
     untold: u64,
-    /// Time of the last unreported correction.
+    /// Time of the last correction that was not reported by itself.
     last: Option<Duration>,
-    /// The processes that removed objects during the contest.
+    /// The last known process that removed an object, until the contest ends.
     by: Option<By>,
     summed: Duration,
 }

@@ -67,7 +67,7 @@ pub struct Interface {
     pub role: Role,
     /// Its own link-layer address; `None`: it has no link layer.
     pub mac: Option<[u8; 6]>,
-    /// The local inner address. Packets that arrive with this source are refused. `None`: there is none, or
+    /// The local inner address. Packets that arrive with this source are dropped. `None`: there is none, or
     /// another program manages the interface.
     pub own: Option<Ipv6Addr>,
 }
@@ -259,8 +259,8 @@ fn own(tunnel: &Tunnel) -> Option<Ipv6Addr> {
     address.filter(|_| is_certain)
 }
 
-/// Whether there is any exit. Tunnels count: each tunnel may be the native uplink of another one, and then
-/// all are guarded.
+/// Whether there is any exit. Tunnels count: a tunnel may itself be a native uplink, and then all tunnels
+/// are guarded.
 #[must_use]
 pub fn has_exit(links: &Links) -> bool {
     links.iter().any(|link| link.is_exit)

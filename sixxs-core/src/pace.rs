@@ -8,7 +8,7 @@ const GATHER: Duration = Duration::from_millis(1);
 /// Processor time that rounds may use in a burst, before they are spaced out.
 const BURST: Duration = Duration::from_millis(100);
 
-/// In the long run, rounds use one in this many parts of a processor.
+/// In the long run, rounds use at most this fraction of a processor: 1 / `SHARE`.
 const SHARE: u32 = 10;
 
 /// After the burst, the shortest and the longest delay of a change.

@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Whether the packet, which is about to leave by the tunnel in `slot`, is one of that tunnel's own outer
-/// packets. If so, it is counted for the tunnel and reported. Batches are ignored: a tunnel that encapsulates
-/// packets never emits its outer packets as a batch.
+/// packets. If so, it is counted for the tunnel and reported. Batches are ignored: no tunnel carries
+/// them on as batches.
 #[inline(always)]
 pub(crate) fn is_one(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     may_carry(ipv6.next_header)

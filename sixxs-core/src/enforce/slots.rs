@@ -1,8 +1,8 @@
 //! Assigns slots of the counters to interface names.
 //!
 //! A name keeps its slot for the lifetime of the pinned maps. So counters continue after a restart,
-//! a changed order in the file, or a new interface index. Only if all slots are taken, the slot of
-//! an unused name is reused.
+//! a changed order in the file, or a new interface index. The slot of an unused name is
+//! reused only if all slots are taken.
 
 use std::collections::BTreeMap;
 

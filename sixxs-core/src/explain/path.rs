@@ -185,7 +185,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     let is_leak = matches!(facts.verdict, Some(Verdict::Leak(_)));
     let circumstances = facts.circumstances.as_ref();
     let cause = circumstances.map(cause).filter(|cause| {
-        // A refused packet did reach our rule, or a rule before it.
+        // A refused packet was routed by our rule or by one before it: only such a rule can be the cause.
         is_leak || (is_refused && matches!(cause, Cause::Shadowed { certain: true, .. }))
     });
     let cause = recursion.or(cause);

@@ -77,11 +77,11 @@ pub enum Action {
 /// Whether a packet meets the conditions of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// It is not.
+    /// It does not.
     No,
     /// It depends on unknown properties of the packet.
     Perhaps,
-    /// It is.
+    /// It does.
     Yes,
 }
 
@@ -156,8 +156,8 @@ impl SeenRule {
     }
 
     /// The commands that move it behind our rules and before the rule for the main table. `None` if it
-    /// cannot be there, since rules jump only forwards. A lower priority for our rules would not help: a
-    /// rule without a priority (as wg-quick makes it) gets the lowest existing one, minus one
+    /// cannot be there, since rules jump only forwards. A lower number for our rules would not help: a rule
+    /// added without a priority (as by wg-quick) gets the lowest existing number, minus one
     /// (`fib_default_rule_pref`).
     #[must_use]
     pub fn behind_ours(&self) -> Option<String> {

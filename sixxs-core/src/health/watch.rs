@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             worse for 1 s                     better for 5 s
-//! reported ---------------> reported again reported ---------------> reported again
+//! reported ---------------> reported again  reported ---------------> reported again
 //! ```
 //!
 //! A change that ends before its time is never reported. So a repair causes no alert, and a

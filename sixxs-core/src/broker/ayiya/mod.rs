@@ -97,7 +97,7 @@ pub struct Session {
     doubt_pause: Duration,
     /// Time of the last start: of the session, or after an address change.
     began: Duration,
-    /// Time of the last valid datagram; `None` after too long a silence.
+    /// Time of the last valid datagram; `None` before the first one, and during silence.
     heard: Option<Duration>,
     /// Time of the last valid datagram, or of the first attempt.
     silent_since: Duration,
@@ -230,7 +230,7 @@ impl Session {
         &self.faults
     }
 
-    /// Time of the next call to [`Session::poll`].
+    /// Time of the next necessary call to [`Session::poll`].
     #[must_use]
     pub fn due(&self, now: Duration) -> Duration {
         let due = self.beats.due();

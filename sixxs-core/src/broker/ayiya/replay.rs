@@ -8,7 +8,7 @@
 
 use super::wire::CLOCK_SECONDS;
 
-/// A datagram's time may differ from local time by this much, before and after.
+/// The range of valid datagram times, from before to after local time.
 const LIFETIME_SECONDS: u64 = 2 * CLOCK_SECONDS;
 
 /// Initial number of slots of a generation; a power of two.

@@ -34,7 +34,7 @@ pub struct Agent {
 pub enum Goal {
     /// The parameters of the given tunnel, or of the only one.
     Parameters {
-        /// The tunnel's id.
+        /// The tunnel's id; `None`: the only tunnel.
         tunnel_id: Option<String>,
     },
     /// The account's tunnels.

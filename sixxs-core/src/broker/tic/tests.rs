@@ -229,7 +229,7 @@ fn lists() {
 #[test]
 fn refusals() {
     let cases = [
-        // (changed reply, original reply, class, message)
+        // (original reply, changed reply, class, message)
         (
             "200 SixXS TIC Service ready",
             "400 Down for maintenance",
