@@ -1,8 +1,7 @@
-//! What programs with maps of another layout had counted, so that an upgrade loses nothing.
+//! Reads the counters of programs with maps of another layout, so that an upgrade loses none.
 //!
-//! Of another layout only this is known: a slot's state begins with its counters, one value of 64
-//! bits each in an order that is only ever added to, and slots have names of 16 bytes. The maps are
-//! read as bytes, whatever else they hold.
+//! Only this is known of another layout: a slot's state begins with its counters, 64 bits each, in an order
+//! that is only appended to; and slots have names of 16 bytes. So the maps are read as bytes.
 
 use std::{
     collections::BTreeMap,
@@ -36,13 +35,13 @@ struct Attributes {
     flags: u64,
 }
 
-/// A pinned array whose values are not known in shape.
+/// A pinned array with values of unknown layout.
 struct Bytes {
     map: MapData,
     entries: u32,
-    /// Of one value; of a map per processor, of each processor's.
+    /// Size of a value in bytes; in a per-CPU map, of one CPU's value.
     value: usize,
-    /// Values of an entry.
+    /// Number of values per entry.
     values: usize,
 }
 
@@ -62,7 +61,7 @@ impl Bytes {
         let value = usize::try_from(info.value_size()).with_context(what)?;
         Ok(Self {
             entries: info.max_entries(),
-            // The kernel rounds each processor's value up.
+            // The kernel rounds each CPU's value up.
             value: if is_per_processor {
                 value.next_multiple_of(8)
             } else {
@@ -87,21 +86,20 @@ impl Bytes {
             value: values.as_mut_ptr() as u64,
             flags: 0,
         };
-        // SAFETY: `attributes` has the layout of the kernel's union for this command. The keys of both
-        // kinds of array are 4 bytes, which `entry` has; the kernel writes the size of a value, rounded
-        // up to 8 bytes for each possible processor in a map per processor: just what `values` has room
-        // for. Both outlive the call.
+        // SAFETY: `attributes` has the layout of the kernel's union for this command. The keys of both kinds of
+        // array are 4 bytes, which `entry` has. The kernel writes the size of a value; in a per-CPU map it is
+        // rounded up to 8 bytes, for each possible CPU. `values` has exactly this size. Both outlive the call.
         let read = unsafe { call(COMMAND, &mut attributes) };
         read.context("read an entry of an earlier map")?;
         Ok(values)
     }
 }
 
-/// What was counted for each name.
+/// The counters by name.
 pub(super) fn counted(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>> {
     let names = Bytes::open(pins, "SLOTS", false)?;
     let counters = Bytes::open(pins, "COUNTERS", true)?;
-    // Layouts before this one had nothing to carry.
+    // Layouts before this one have no map of carried counters.
     let carried = Bytes::open(pins, "CARRIED", false).ok();
     let mut counted = BTreeMap::new();
     for slot in 0..names.entries.min(counters.entries) {
@@ -122,7 +120,7 @@ pub(super) fn counted(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>>
     Ok(counted)
 }
 
-/// As many as there are.
+/// Reads the counters that are there; the others are 0.
 fn counters_in(bytes: &[u8]) -> Counters {
     let mut counters = [0; CAPACITY];
     for (counter, bytes) in counters.iter_mut().zip(bytes.as_chunks::<8>().0) {

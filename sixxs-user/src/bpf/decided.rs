@@ -1,5 +1,5 @@
-//! What the programs in the kernel would say of a packet: the decision that they run, over what their
-//! maps hold now. Nothing is run, and nothing counted.
+//! The programs' verdict for a packet: runs their decision on the present contents of their maps. No program
+//! runs, and nothing is counted.
 
 use std::{net::Ipv6Addr, path::Path};
 
@@ -25,7 +25,7 @@ use sixxs_core::{
 
 use super::{pins::Pins, raw::Raw, tables::read_name};
 
-/// What the programs say of a packet on its way out of an interface, by the maps that are pinned.
+/// The programs' verdict for a packet that leaves by an interface, from the pinned maps.
 pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Result<Decided> {
     let pins = Pins::at(pin_dir)?;
     let interfaces: Array<_, Raw<Interface>> = Map::Array(open(&pins, "INTERFACES")?).try_into()?;
@@ -57,7 +57,7 @@ pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Resul
     Ok(decided)
 }
 
-/// Where those go that were found to be outer packets of a tunnel, between the packet's addresses.
+/// The endpoint of a flow between the packet's addresses that was detected as a tunnel's outer packets.
 fn recursion(pins: &Pins, packet: &Packet) -> anyhow::Result<Option<Endpoint>> {
     let flows: HashMap<_, Raw<Flow>, Raw<FlowRecord>> =
         Map::LruHashMap(open(pins, "LEAKS")?).try_into()?;
@@ -94,7 +94,7 @@ fn interface(
     Ok(None)
 }
 
-/// The tables that the programs ask.
+/// The tables that the programs look up.
 struct Pinned {
     table: SourceTable,
     sources: LpmTrie<MapData, [u8; 16], Raw<Source>>,

@@ -1,4 +1,4 @@
-//! Attaching: by TCX links where the kernel has them (6.6), else as clsact filters.
+//! Attaches by TCX links if the kernel has them (6.6), else as clsact filters.
 
 use std::{collections::BTreeMap, io, path::Path, str::FromStr};
 
@@ -49,10 +49,10 @@ impl Hook {
 /// Which hook to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HookChoice {
-    /// TCX, and clsact where the kernel says no.
+    /// TCX; clsact if the kernel refuses TCX.
     #[default]
     Auto,
-    /// This one.
+    /// Only this one.
     Only(Hook),
 }
 
@@ -69,18 +69,18 @@ impl FromStr for HookChoice {
     }
 }
 
-/// Handle of our filters, by which they are found again: "ixxs".
+/// Handle that identifies our filters: "ixxs".
 pub(super) const HANDLE: u32 = 0x6978_7873;
 
-/// Priorities to try: the first, so that nobody ends the chain before us; where somebody's filter
-/// of another kind holds that, one of our own.
+/// Filter priorities to try: the first one, so that no other filter ends the chain before ours; and another
+/// one, in case a filter of another kind uses the first.
 const PRIORITIES: [u16; 2] = [1, 116];
 
 type Place = (IfIndex, Direction);
 
 /// A program that is attached.
 enum Attached {
-    /// Handles of the link, so that it stays when its pin is taken away. They are several, since
+    /// Descriptors of the link, so that it stays attached if its pin is removed. There are several, since
     /// aya drops the one that could not be pinned.
     Tcx(Vec<FdLink>),
     Clsact,
@@ -95,23 +95,23 @@ impl Attached {
     }
 }
 
-/// What [`Attachments::ensure`] found.
+/// The state that [`Attachments::ensure`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// All as it should be.
+    /// Our program is attached.
     InPlace,
-    /// Nothing, as nothing was to be expected.
+    /// Our program is missing, and was not expected.
     Nothing,
-    /// Nothing, although it had been attached.
+    /// Our program is missing, although it had been attached.
     TakenAway,
 }
 
-/// What is attached.
+/// The programs that are attached.
 pub(super) struct Attachments {
     pins: Pins,
     choice: HookChoice,
     attached: BTreeMap<Place, Attached>,
-    /// Whether what earlier runs left has been looked for.
+    /// Whether filters of earlier runs were already searched for and removed.
     swept: bool,
 }
 
@@ -129,8 +129,8 @@ impl Attachments {
         self.attached.get(&(index, direction)).map(Attached::hook)
     }
 
-    /// Attaches the program, in the place of one of ours that is there already, or finds that it is
-    /// attached. `by_filter`: rather by a filter, where nothing is there and the user has no other wish.
+    /// Attaches the program, in place of our earlier one if that is there, or finds that it is attached.
+    /// `by_filter`: prefer a filter, if no link is attached here and the user chose no hook.
     pub(super) async fn ensure(
         &mut self,
         program: &mut SchedClassifier,
@@ -139,8 +139,7 @@ impl Attachments {
         by_filter: bool,
         netlink: &Netlink,
     ) -> anyhow::Result<Found> {
-        // aya attaches by name; a name that has moved on to another interface is a change that
-        // the next round will see.
+        // aya attaches by name. If the name belongs to another interface by now, the next round handles it.
         if name_to_index(name.as_str())? != index.0 {
             bail!("the interface was made anew meanwhile");
         }
@@ -150,13 +149,13 @@ impl Attachments {
             Some(Attached::Clsact) => {
                 let own = program_id(program)?;
                 let filter = our_filter(netlink, index, direction).await?;
-                // Somebody may have put another program into our filter.
+                // Other software may have put another program into our filter.
                 filter.is_some_and(|filter| filter.program == Some(own))
             }
             None => false,
         };
         if still_there {
-            // Whatever becomes of the pin, the program is where it should be.
+            // Even if pinning fails, the program is attached.
             self.pin_again(place)?;
             return Ok(Found::InPlace);
         }
@@ -167,7 +166,7 @@ impl Attachments {
         let attached = match self.choice {
             HookChoice::Only(Hook::Tcx) => self.tcx(program, name, place)?,
             HookChoice::Only(Hook::Clsact) => self.clsact(program, name, place, netlink).await?,
-            // A link that is there is left in its place: to take it away costs as much as to make one.
+            // An existing link stays: to detach a link costs as much as to make one.
             HookChoice::Auto
                 if by_filter
                     && !tcx::is_attached_here(
@@ -180,7 +179,7 @@ impl Attachments {
             }
             HookChoice::Auto => match self.tcx(program, name, place) {
                 Ok(attached) => attached,
-                // No TCX before 6.6: EINVAL.
+                // Kernels before 6.6 have no TCX: EINVAL.
                 Err(error) if is_invalid(&error) => {
                     self.clsact(program, name, place, netlink).await?
                 }
@@ -189,7 +188,7 @@ impl Attachments {
         };
         let hook = attached.hook();
         self.attached.insert(place, attached);
-        // After a change of hook, what the other one left would count everything twice.
+        // After a change of hook: the program at the other hook would count every packet twice.
         match hook {
             Hook::Tcx => remove_filter(netlink, place).await?,
             Hook::Clsact => self.pins.remove_link(index, direction)?,
@@ -197,7 +196,7 @@ impl Attachments {
         Ok(found)
     }
 
-    /// Pins all links again whose pins somebody took away.
+    /// Pins all links again whose pins were removed.
     pub(super) fn pin_all_again(&mut self) {
         let places: Vec<_> = self.attached.keys().copied().collect();
         for place in places {
@@ -207,18 +206,18 @@ impl Attachments {
         }
     }
 
-    /// Pins a link again whose pin somebody took away.
+    /// Pins a link again if its pin was removed.
     fn pin_again(&mut self, place: Place) -> anyhow::Result<()> {
         let path = self.pins.link(place.0, place.1);
         let Some(Attached::Tcx(handles)) = self.attached.get_mut(&place) else {
             return Ok(());
         };
-        // With one handle it could not be pinned: what has its place is another's.
+        // With only one descriptor the link was never pinned, so the object at its path is foreign.
         let is_pinned = path.exists() && handles.len() > 1;
         if !self.pins.are_kept() || is_pinned {
             return Ok(());
         }
-        // A link that cannot be pinned is dropped.
+        // aya drops a link that it fails to pin, so check first that it can.
         self.pins.ready()?;
         removal::file(&path)?;
         let pinned = handles.pop().context("the link has no handle left")?;
@@ -228,7 +227,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Pins links again in whose places something else is pinned; returns what that was.
+    /// Pins links again if another object is pinned in their place; returns the corrections, as messages.
     pub(super) fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
         let mut restored = Vec::new();
         let pinned = self.attached.iter().filter(|_| self.pins.are_kept());
@@ -267,24 +266,23 @@ impl Attachments {
             && let Ok(pinned) = PinnedLink::from_pin(&path)
         {
             let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
-            // Replaced in one step: there is no moment without a program.
+            // The link's program is replaced in one step, without a gap.
             if let Ok(id) = program.attach_to_link(link) {
                 return Ok(tcx_link(program.take_link(id)?.try_into()?, &path));
             }
         }
-        // Somebody may have taken the directory away just now, or made it read-only: then the program is
-        // attached, and the link is pinned when that can be done again.
+        // The directory may be removed or read-only now. Then attach the program, and pin the link later.
         let can_pin = self.pins.are_kept() && self.pins.ready().is_ok();
         if can_pin {
-            // The link of an interface that is gone, whose index came back, or something else.
+            // A link of a deleted interface whose index is in use again, or another object.
             self.pins.remove_link(index, direction)?;
         }
         let link = attach_first(program, name, direction)?;
-        // To attach takes milliseconds, in which the directory may go.
+        // To attach takes milliseconds; the directory may be removed meanwhile.
         if can_pin && self.pins.ready().is_ok() {
             match link.pin(&path) {
                 Ok(pinned) => return Ok(tcx_link(pinned.into(), &path)),
-                // The link is gone with that.
+                // aya dropped the link, so the program is attached again below.
                 Err(error) => debug!("pin the link at {name}: {error}"),
             }
             return Ok(Attached::Tcx(vec![attach_first(program, name, direction)?]));
@@ -306,9 +304,10 @@ impl Attachments {
         netlink: &Netlink,
     ) -> anyhow::Result<Attached> {
         let ours = our_filter(netlink, index, direction).await?;
-        // The kernel lists the qdiscs of all interfaces, whichever one is asked about: not where a filter says it.
+        // The kernel lists the qdiscs of all interfaces, even if the request names one. Our filter implies the
+        // qdisc, so skip the request then.
         if ours.is_none() && !netlink.has_clsact(index).await? {
-            // Marked before it is there: a daemon that dies in between leaves no qdisc that nobody removes.
+            // Mark it before it exists: if the daemon dies in between, an unmarked qdisc would stay forever.
             self.pins.mark_clsact(index)?;
             match tc::qdisc_add_clsact(name.as_str()) {
                 Ok(()) => {}
@@ -325,7 +324,7 @@ impl Attachments {
             let id = program
                 .attach_to_link(link)
                 .context("replace our clsact filter")?;
-            // Dropped, it would be detached: it stays, whatever becomes of us.
+            // Dropping the link would detach it; the filter has to outlive the daemon.
             std::mem::forget(program.take_link(id)?);
         } else {
             let mut tried = None;
@@ -352,20 +351,20 @@ impl Attachments {
         Ok(Attached::Clsact)
     }
 
-    /// Whether a TCX link does not hold a program any more at an interface that is still there: of
-    /// that the kernel tells nobody. `own` are the programs' numbers.
+    /// Whether a TCX hook of an existing interface has lost our program. The kernel sends no event for that.
+    /// `own` returns the program's ID.
     pub(super) fn has_lost(&self, own: impl Fn(Direction) -> u32) -> bool {
         let by_link = self.attached.iter();
         let by_link = by_link.filter(|(_, attached)| matches!(attached, Attached::Tcx(_)));
         by_link.map(|(place, _)| place).any(|(index, direction)| {
-            // An error: the interface is gone, which is told of.
+            // An error means that the interface is gone; the kernel sends an event for that.
             let attached = tcx::attached(*index, *direction);
             let own = own(*direction);
             attached.is_ok_and(|attached| attached.iter().all(|found| found.program != own))
         })
     }
 
-    /// Detaches what `keep` does not want; returns what went wrong.
+    /// Detaches everything that `keep` does not cover; returns errors as messages.
     pub(super) async fn retain(
         &mut self,
         keep: impl Fn(IfIndex, Direction) -> bool,
@@ -388,7 +387,7 @@ impl Attachments {
         }
         let mut places: Vec<_> = self.attached.keys().copied().filter(doomed).collect();
         if !self.swept {
-            // Filters of an earlier run are known only to the kernel.
+            // Only the kernel knows the filters of earlier runs.
             let all = links
                 .iter()
                 .flat_map(|l| Direction::BOTH.map(|d| (l.index, d)));
@@ -420,7 +419,7 @@ impl Attachments {
     }
 }
 
-/// Handles of a link that are kept.
+/// Number of descriptors to hold for each link.
 const HANDLES: usize = 2;
 
 fn tcx_link(link: FdLink, pin: &Path) -> Attached {
@@ -429,7 +428,7 @@ fn tcx_link(link: FdLink, pin: &Path) -> Attached {
     Attached::Tcx(handles)
 }
 
-/// Gets more handles of a link from its pin, if that is there.
+/// Opens more descriptors of a link from its pin, if the pin exists.
 fn refill(handles: &mut Vec<FdLink>, pin: &Path) {
     while handles.len() < HANDLES {
         match PinnedLink::from_pin(pin) {
@@ -439,7 +438,7 @@ fn refill(handles: &mut Vec<FdLink>, pin: &Path) {
     }
 }
 
-/// Attaches a program by TCX, before all others.
+/// Attaches a program by TCX, ahead of all others.
 fn attach_first(
     program: &mut SchedClassifier,
     name: &IfName,
@@ -453,7 +452,7 @@ fn attach_first(
     Ok(program.take_link(id)?.try_into()?)
 }
 
-/// Our filter, if it is there.
+/// Our filter, if it exists.
 pub(super) async fn our_filter(
     netlink: &Netlink,
     index: IfIndex,
@@ -480,7 +479,7 @@ fn filter(
     .with_context(|| format!("look up interface {name}"))
 }
 
-/// Removes our filter from an interface, if both are there.
+/// Removes our filter from an interface, if both exist.
 pub(super) async fn remove_filter(
     netlink: &Netlink,
     (index, direction): Place,
@@ -497,7 +496,7 @@ pub(super) async fn remove_filter(
     Ok(())
 }
 
-/// Removes the clsact qdisc of an interface if it is ours and nobody else sits on it.
+/// Removes the clsact qdisc of an interface if it is ours and has no filters left.
 pub(super) async fn remove_clsact(
     pins: &Pins,
     netlink: &Netlink,

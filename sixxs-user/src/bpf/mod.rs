@@ -1,9 +1,9 @@
-//! The only place that touches aya: loads the programs, fills their maps, attaches them, and reads
-//! what they counted.
+//! The only place that uses aya: loads the programs, fills their maps, attaches them, and reads their
+//! counters.
 //!
-//! Order matters, and is kept by [`Kernel::sync`]: load, fill the maps, then attach; and the other
-//! way round when something goes. Maps and links are pinned, so that enforcement outlives the
-//! daemon and a new one takes over without a moment unattached.
+//! [`Kernel::sync`] keeps the order: load, fill the maps, then attach; detach before it clears map entries.
+//! Maps and links are pinned, so that enforcement outlives the daemon, and a new daemon takes over without
+//! a gap.
 
 mod carry;
 mod decided;
@@ -58,7 +58,7 @@ use pins::Pins;
 use tables::Tables;
 use unscoped::Former;
 
-/// The eBPF object, as `cargo xtask build` made it.
+/// The eBPF object that `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 
 /// Names of the programs in the object.
@@ -70,43 +70,43 @@ pub struct Kernel {
     ebpf: Ebpf,
     tables: Tables,
     attachments: Attachments,
-    /// The numbers of the two programs, egress and ingress.
+    /// Kernel IDs of the two programs, egress and ingress.
     numbers: [u32; 2],
     pins: Pins,
-    /// Every map that is pinned, so that it can be pinned again.
+    /// Every pinned map, to pin it again if its pin disappears.
     pinned: Vec<(PathBuf, MapData)>,
-    /// Pins of programs with other layouts, which have not been replaced yet.
+    /// Pins of programs with other layouts that are not replaced yet.
     others: Vec<Former>,
-    /// Why nothing is pinned, in words.
+    /// Why nothing is pinned, as a message.
     unpinned: Option<String>,
 }
 
 /// The result of [`Kernel::sync`].
 #[derive(Debug, Default)]
 pub struct Synced {
-    /// Failures, in words, that another try may end; all else is in place.
+    /// Failures that a later attempt may resolve, as messages; everything else is in place.
     pub failures: Vec<String>,
-    /// What is wrong for the whole run, in words.
+    /// Problems that last for the whole run, as messages.
     pub problems: Vec<String>,
-    /// Programs that were attached again after somebody had detached them.
+    /// Programs that were attached again after other software detached them.
     pub attached_again: Vec<(IfName, Direction)>,
 }
 
-/// What the programs have to say while debugging, through `log`.
+/// Debug log of the programs, through `log`.
 pub type Debugging = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// Leak events of the programs.
 pub type LeakRing = RingBuf<MapData>;
 
-/// Ends of the rings, for the caller to wait on.
+/// Readers of the ring buffers; the caller waits on them.
 pub struct Rings {
     /// Leak events.
     pub events: LeakRing,
-    /// Debugging output; `None` when it is off, and then costs nothing.
+    /// Debugging output; `None` if it is off, and then it costs nothing.
     pub debugging: Option<Debugging>,
 }
 
-/// Lets a task wait until there is something in a ring.
+/// Lets a task wait until a ring buffer has data.
 pub fn wait_on<T: RingReader>(ring: T) -> std::io::Result<AsyncFd<T>> {
     // SAFETY: the types that are `RingReader` own their descriptor, give the same one each time, and
     // close it only when they are dropped, which the `AsyncFd` does after deregistering it.
@@ -114,7 +114,7 @@ pub fn wait_on<T: RingReader>(ring: T) -> std::io::Result<AsyncFd<T>> {
     Ok(registered?)
 }
 
-/// One of the ends in [`Rings`].
+/// One of the readers in [`Rings`].
 pub trait RingReader: AsRawFd + sealed::Sealed {}
 
 mod sealed {
@@ -126,14 +126,14 @@ mod sealed {
 impl RingReader for RingBuf<MapData> {}
 impl RingReader for Debugging {}
 
-/// Whether the kernel takes programs for traffic control; `None`: it does not say, to us.
+/// Whether the kernel supports programs for traffic control; `None` if this process cannot determine it.
 #[must_use]
 pub fn is_supported() -> Option<bool> {
     aya::sys::is_program_supported(aya::programs::ProgramType::SchedClassifier).ok()
 }
 
 impl Kernel {
-    /// Loads the programs, with the pinned maps of earlier ones where there are any.
+    /// Loads the programs. They use the pinned maps of an earlier run, if there are any.
     pub fn load(
         pin_dir: &Path,
         hook: HookChoice,
@@ -144,7 +144,7 @@ impl Kernel {
             Ok(loaded) => return Ok(loaded),
             Err(error) => error,
         };
-        // What keeps programs from being pinned does not keep them from being attached.
+        // Programs that cannot be pinned can still be attached.
         let Ok((mut kernel, rings)) = load(&Pins::none(pin_dir)?) else {
             return Err(refused);
         };
@@ -173,7 +173,7 @@ impl Kernel {
         let mut tries = 3;
         loop {
             match Self::load_once(pins, others.clone(), hook, debugging) {
-                // Somebody took the directories away just now.
+                // The directories were removed meanwhile.
                 Err(_) if tries > 1 && !pins.are_there() => {
                     tries -= 1;
                     pins.make()?;
@@ -244,8 +244,8 @@ impl Kernel {
         Ok((kernel, rings))
     }
 
-    /// Takes over what versions before directories of network namespaces pinned in this one; before the
-    /// first [`Kernel::sync`].
+    /// Takes over the pins of this namespace that earlier versions made outside a namespace's directory. Call
+    /// it before the first [`Kernel::sync`].
     pub async fn take_over(&mut self, netlink: &Netlink) -> anyhow::Result<()> {
         if !self.pins.are_kept() {
             return Ok(());
@@ -255,7 +255,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// The directories of other network namespaces beside this one's pins.
+    /// The pins of other network namespaces in the same pin directory.
     pub fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
         if !self.pins.are_kept() {
             return Ok(Vec::new());
@@ -267,8 +267,8 @@ impl Kernel {
         Ok(unscoped.chain(self.pins.strangers()?).collect())
     }
 
-    /// Makes maps and attachments what they should be. `names` are all interfaces that may ever
-    /// need a slot: every tunnel of the configuration, wanted now or not.
+    /// Reconciles maps and attachments with `wanted`. `names` are all interfaces that may ever need a slot:
+    /// every tunnel in the configuration, whether it is wanted now or not.
     pub async fn sync(
         &mut self,
         wanted: &Enforcement,
@@ -277,8 +277,8 @@ impl Kernel {
         netlink: &Netlink,
     ) -> anyhow::Result<Synced> {
         self.tables.write(wanted, names)?;
-        // Links first: they keep programs and maps at work, whenever the daemon dies. What could not be pinned is
-        // told by the interface, below.
+        // Pin links first: they keep programs and maps alive if the daemon dies. `ensure` below reports
+        // failed pins, with the interface.
         self.attachments.pin_all_again();
         let mut failures = self.pin_again();
         let mut attached_again = Vec::new();
@@ -318,7 +318,7 @@ impl Kernel {
         };
         failures.extend(self.attachments.retain(keep, links, netlink).await);
         self.tables.forget(wanted)?;
-        // Until all are replaced, programs go on counting in their own maps.
+        // Until all programs are replaced, the old ones still count in their own maps.
         if failures.is_empty()
             && let Err(error) = self.carry()
         {
@@ -331,8 +331,7 @@ impl Kernel {
         })
     }
 
-    /// Whether a program was taken off an interface, of which the kernel does not tell where it is
-    /// attached by TCX.
+    /// Whether a program was detached from an interface. The kernel sends no event when a TCX link is detached.
     #[must_use]
     pub fn has_lost_a_program(&self) -> bool {
         let [egress, ingress] = self.numbers;
@@ -342,11 +341,12 @@ impl Kernel {
         })
     }
 
-    /// Takes over what programs of other layouts had counted, which are all replaced now.
+    /// Takes over the counters of programs with other layouts, which are all replaced now.
     fn carry(&mut self) -> anyhow::Result<()> {
         while let Some(other) = self.others.pop() {
             let counted = carry::counted(&other.pins);
-            // Not twice, whatever happens. Those of others have no link of ours any more.
+            // Remove the pins first, so that no error leads to counting twice. Shared pins have no link of this
+            // namespace any more.
             if !other.is_shared {
                 other.pins.remove()?;
             }
@@ -355,13 +355,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// Reads back what maps hold, and what is pinned in their places and in those of links: whoever is root may
-    /// write there, and nothing tells of it. Puts right what is not as it was left; returns what that was.
+    /// Reads maps back, and the pins of maps and links: root can write there, and the kernel sends no event.
+    /// Restores what differs; returns the corrections, as messages.
     pub fn restore(&mut self) -> anyhow::Result<Vec<String>> {
         let mut restored = Vec::new();
         for (path, map) in &self.pinned {
             let wanted = map.info().context("ask for a map's number")?.id();
-            // A pin that is gone is any round's affair.
+            // The next round restores a missing pin.
             if path.exists() && shape::pinned(path).map(|found| found.number) != Some(wanted) {
                 removal::file(path)?;
                 map.pin(path)
@@ -381,7 +381,7 @@ impl Kernel {
         Ok(restored)
     }
 
-    /// Pins maps again whose pins somebody took away; returns what went wrong.
+    /// Pins maps again whose pins were removed; returns errors as messages.
     fn pin_again(&self) -> Vec<String> {
         let made = match self.pins.are_there() {
             true => Ok(()),
@@ -398,7 +398,7 @@ impl Kernel {
         problems
     }
 
-    /// How an interface's programs are attached; `None` while one of them is not.
+    /// The hook of an interface's programs; `None` if one of them is not attached.
     #[must_use]
     pub fn hook(&self, interface: &Interface) -> Option<Hook> {
         let mut hook = None;
@@ -420,22 +420,22 @@ impl Kernel {
         self.tables.slots()
     }
 
-    /// The counters of a slot over all processors.
+    /// The counters of a slot, summed over all CPUs.
     pub fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
         self.tables.counters(slot)
     }
 
-    /// How long the replies of a tunnel took, over all processors.
+    /// Reply times of a tunnel, summed over all CPUs.
     pub fn times(&self, slot: u32) -> anyhow::Result<Times> {
         self.tables.times(slot)
     }
 
-    /// Since when replies of a tunnel are waited for, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    /// Since when the programs expect replies of a tunnel, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
     pub fn watched_ns(&self, slot: u32) -> anyhow::Result<u64> {
         self.tables.watched_ns(slot)
     }
 
-    /// Echo requests that came at this time or later and have no reply yet, by slot.
+    /// The number of echo requests since this time that have no reply yet, by slot.
     pub fn waiting_since(&self, since_ns: u64) -> anyhow::Result<BTreeMap<u32, u64>> {
         self.tables.waiting_since(since_ns)
     }
@@ -460,7 +460,7 @@ impl Kernel {
         Ok([egress, ingress])
     }
 
-    /// Writes the maps alone, without attaching: for test runs and benchmarks.
+    /// Writes only the maps, without attaching, for test runs and benchmarks.
     pub fn fill(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let names = wanted.tunnels.keys().cloned().collect();
         self.tables.write(wanted, &names)?;
@@ -468,7 +468,7 @@ impl Kernel {
     }
 }
 
-/// Which programs a role needs.
+/// The programs that a role needs.
 const fn directions(role: Role) -> &'static [Direction] {
     match role {
         Role::Uplink | Role::Newcomer | Role::Candidate => &[Direction::Egress],
@@ -476,7 +476,7 @@ const fn directions(role: Role) -> &'static [Direction] {
     }
 }
 
-/// Loads all programs side by side: the kernel's verifier takes most of the time of a start.
+/// Loads all programs in parallel: the kernel's verifier takes most of the start-up time.
 fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     thread::scope(|scope| {
         let mut programs = ebpf.programs_mut();
@@ -496,8 +496,8 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     })
 }
 
-/// A loader. While it reads the kernel's types, which it does although they are not used (up to aya 0.14),
-/// the kernel's features are asked for, which a load needs.
+/// A loader. aya up to 0.14 reads the kernel's BTF even if it is not used. Meanwhile a thread probes the
+/// kernel's features, which a load needs.
 fn loader() -> EbpfLoader<'static> {
     thread::scope(|scope| {
         scope.spawn(aya::features);

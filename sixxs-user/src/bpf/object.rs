@@ -1,4 +1,4 @@
-//! What the eBPF object says of its maps, before it is loaded.
+//! Reads the map definitions in the eBPF object, before it is loaded.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -7,17 +7,17 @@ use object::{File, Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::shape::Shape;
 
-/// The section with the definitions of maps: `struct bpf_map_def` of aya-ebpf, one after the other, all of
-/// whose members are of 32 bits.
+/// The section with the map definitions: consecutive `struct bpf_map_def` of aya-ebpf, with only 32-bit
+/// members.
 const SECTION: &str = "maps";
 
-/// Bytes of a definition.
+/// Size of a definition in bytes.
 const DEFINITION: usize = 28;
 
-/// Where in a definition stands whether the map is pinned.
+/// The bytes of a definition that contain the kind of pinning.
 const PINNING: Range<usize> = 24..28;
 
-/// The maps that are pinned, by name.
+/// The maps that get pinned, by name.
 pub(super) fn pinned_maps(object: &[u8]) -> anyhow::Result<BTreeMap<String, Shape>> {
     let file = File::parse(object).context("read the eBPF object")?;
     let section = file
@@ -51,7 +51,7 @@ pub(super) fn pinned_maps(object: &[u8]) -> anyhow::Result<BTreeMap<String, Shap
     Ok(maps)
 }
 
-/// The object with maps that are not pinned. Words, for it is read in place and has to be aligned.
+/// The object with all pinning disabled. Returned as `u64` words, since its reader needs alignment.
 pub(super) fn without_pins(object: &[u8]) -> anyhow::Result<Vec<u64>> {
     let file = File::parse(object).context("read the eBPF object")?;
     let section = file.section_by_name(SECTION);

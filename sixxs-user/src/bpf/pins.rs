@@ -1,12 +1,12 @@
-//! Where maps and links are pinned, and the bpffs under it.
+//! Where maps and links are pinned, and the bpffs for that.
 //!
-//! Each network namespace has a directory of its own below the pin directory, by its cookie, since
-//! interface indexes are a namespace's own. What another namespace pinned is never touched. In it are
-//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION`, and `v1/clsact/IFINDEX`, an empty directory for each
-//! clsact qdisc that is ours: a mark that lives and dies with the rest. What others pinned in the places of
-//! maps is moved to `v1/strange/NAME`.
+//! Interface indexes are local to a network namespace. So each namespace has its own directory below the pin
+//! directory, named by its cookie; pins of other namespaces are never changed. The directory contains
+//! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION` and `v1/clsact/IFINDEX`. The last is an empty directory that
+//! marks a clsact qdisc as ours; it is removed together with the pins. Foreign objects in the places of our
+//! maps are moved to `v1/strange/NAME`.
 //!
-//! Earlier versions pinned without the namespace: see [`super::unscoped`].
+//! Earlier versions pinned without a namespace's directory: see [`super::unscoped`].
 
 use std::{
     collections::BTreeMap,
@@ -31,39 +31,39 @@ use super::{
 };
 use crate::{namespace, netlink::tc::Direction, removal};
 
-/// Whether this process has mounts of its own, as far as can be seen.
+/// Whether this process has its own mount namespace; false if that cannot be determined.
 fn is_in_a_mount_namespace() -> bool {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     let (ours, first) = (namespace("self"), namespace("1"));
     ours.is_some() && first.is_some() && ours != first
 }
 
-/// Where every distribution expects bpffs.
+/// Where distributions mount bpffs.
 const STANDARD: &str = "/sys/fs/bpf";
 
-/// Directories of network namespaces are called so; behind it is the cookie.
+/// Prefix of a network namespace's directory; the cookie follows.
 const NAMESPACE: &str = "net-";
 
 /// The pin directory, on a bpffs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pins {
     pin_dir: PathBuf,
-    /// Of all versions of the layout: a network namespace's, or the pin directory itself.
+    /// Parent of all layout versions: a network namespace's directory, or the pin directory itself.
     versions: PathBuf,
     root: PathBuf,
-    /// Whether anything is pinned: without it, nothing is written here.
+    /// Whether anything is pinned. If not, nothing is written here.
     are_kept: bool,
 }
 
 impl Pins {
-    /// As [`Pins::make`].
+    /// Returns the pins of this namespace; makes the directories and checks that they are writable.
     pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
         let pins = Self::at(pin_dir)?;
         pins.ready()?;
         Ok(pins)
     }
 
-    /// None: where nothing can be pinned.
+    /// Pins nothing, for a host where pinning fails.
     pub(super) fn none(pin_dir: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             are_kept: false,
@@ -76,8 +76,8 @@ impl Pins {
         self.are_kept
     }
 
-    /// Sees that the directories are there and can be written to: a file system that is read-only says nothing
-    /// to making those that are there already.
+    /// Makes sure that the directories exist and are writable. To create an existing directory succeeds even
+    /// on a read-only file system.
     pub(super) fn ready(&self) -> anyhow::Result<()> {
         self.make()?;
         for directory in [self.maps(), self.links(), self.clsact()] {
@@ -87,7 +87,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Makes the directories, and mounts bpffs where there is none.
+    /// Makes the directories. Mounts a bpffs if there is none.
     pub(super) fn make(&self) -> anyhow::Result<()> {
         if !self.are_kept {
             return Ok(());
@@ -123,7 +123,7 @@ impl Pins {
         Ok(())
     }
 
-    /// The pins of this network namespace below a directory, whether they are there or not.
+    /// The pins of this network namespace below a directory, whether they exist or not.
     pub(super) fn at(pin_dir: &Path) -> anyhow::Result<Self> {
         let versions = pin_dir.join(format!("{NAMESPACE}{}", namespace::cookie()?));
         let version = format!("v{}", layout::VERSION);
@@ -139,14 +139,14 @@ impl Pins {
         }
     }
 
-    /// Those of other versions of the layout, the newest last.
+    /// The pins of other layout versions, the newest last.
     pub(super) fn others(&self) -> anyhow::Result<Vec<Self>> {
         let mut others = self.versions_in(&self.versions)?;
         others.retain(|other| other.root != self.root);
         Ok(others)
     }
 
-    /// Those of earlier versions, which did not tell network namespaces apart, the newest last.
+    /// The pins of earlier versions, which had no directory for each network namespace, the newest last.
     pub(super) fn unscoped(&self) -> anyhow::Result<Vec<Self>> {
         self.versions_in(&self.pin_dir)
     }
@@ -174,13 +174,13 @@ impl Pins {
         self.root.clone()
     }
 
-    /// The name of its version.
+    /// The name of its layout version.
     pub(super) fn version(&self) -> Option<String> {
         Some(self.root.file_name()?.to_string_lossy().into_owned())
     }
 
-    /// Takes links and marks of another version over, so that its programs can be replaced where
-    /// they sit. What we have already stays ours.
+    /// Takes over links and marks of another version, so that its programs can be replaced in place. Existing
+    /// links and marks of this version stay.
     pub(super) fn adopt(&self, other: &Self) -> anyhow::Result<()> {
         for name in names(&other.links())? {
             self.adopt_link(other, &name)?;
@@ -191,18 +191,18 @@ impl Pins {
         Ok(())
     }
 
-    /// Takes one link over, by the name of its pin.
+    /// Takes over one link, by the name of its pin.
     pub(super) fn adopt_link(&self, other: &Self, name: &str) -> anyhow::Result<()> {
         take_over(&other.links().join(name), &self.links().join(name))
     }
 
-    /// Takes the mark of a clsact qdisc over.
+    /// Takes over the mark of a clsact qdisc.
     pub(super) fn adopt_mark(&self, other: &Self, index: IfIndex) -> anyhow::Result<()> {
         let name = index.to_string();
         take_over(&other.clsact().join(&name), &self.clsact().join(&name))
     }
 
-    /// The links pinned now that can be read, with the names of their pins.
+    /// The pinned TCX links, with the names of their pins.
     pub(super) fn read_links(&self) -> anyhow::Result<Vec<(String, tcx::Link)>> {
         let mut links = Vec::new();
         for name in names(&self.links())? {
@@ -212,12 +212,12 @@ impl Pins {
         Ok(links)
     }
 
-    /// Removes all of it.
+    /// Removes all pins of this version.
     pub(super) fn remove(&self) -> anyhow::Result<()> {
         fs::remove_dir_all(&self.root).with_context(|| format!("remove {}", self.root.display()))
     }
 
-    /// Whether the directories are still there.
+    /// Whether the directories still exist.
     pub(super) fn are_there(&self) -> bool {
         !self.are_kept
             || [self.maps(), self.links(), self.clsact()]
@@ -237,7 +237,7 @@ impl Pins {
         self.root.join("clsact")
     }
 
-    /// Removes the pin of a link, if there is one.
+    /// Removes the pin of a link, if it exists.
     pub(super) fn remove_link(&self, index: IfIndex, direction: Direction) -> anyhow::Result<()> {
         if !self.are_kept {
             return Ok(());
@@ -245,8 +245,7 @@ impl Pins {
         removal::file(&self.link(index, direction))
     }
 
-    /// Moves what is pinned in the places of our maps and is none of them out of the way; returns in words what
-    /// that was.
+    /// Moves foreign objects out of the places of our maps; returns one message for each.
     pub(super) fn set_strange_maps_aside(
         &self,
         maps: &BTreeMap<String, Shape>,
@@ -276,7 +275,7 @@ impl Pins {
         self.links().join(format!("{index}-{}", direction.name()))
     }
 
-    /// The maps pinned now, with their places.
+    /// The pinned maps, with their paths.
     pub(super) fn pinned_maps(&self) -> anyhow::Result<Vec<(PathBuf, MapData)>> {
         let directory = self.maps();
         let mut maps = Vec::new();
@@ -294,7 +293,7 @@ impl Pins {
         Ok(!self.are_kept || names(&self.maps())?.is_empty())
     }
 
-    /// The links pinned now.
+    /// The interfaces and directions of the pinned links.
     pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<(IfIndex, Direction)>> {
         if !self.are_kept {
             return Ok(Vec::new());
@@ -311,7 +310,7 @@ impl Pins {
             .collect())
     }
 
-    /// Notes that the clsact qdisc of an interface is ours.
+    /// Marks the clsact qdisc of an interface as ours.
     pub(super) fn mark_clsact(&self, index: IfIndex) -> anyhow::Result<()> {
         if !self.are_kept {
             return Ok(());
@@ -325,7 +324,7 @@ impl Pins {
         }
     }
 
-    /// Takes the note back; false if there was none.
+    /// Removes the mark; false if there was none.
     pub(super) fn unmark_clsact(&self, index: IfIndex) -> bool {
         fs::remove_dir(self.clsact().join(index.to_string())).is_ok()
     }
@@ -342,7 +341,7 @@ impl Pins {
     }
 }
 
-/// Gives a pin or a mark another place, unless that is taken.
+/// Moves a pin or a mark, unless the target exists.
 fn take_over(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() {
         return Ok(());
@@ -350,7 +349,7 @@ fn take_over(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::rename(from, to).with_context(|| format!("take {} over", from.display()))
 }
 
-/// Names in a directory; none where it does not exist.
+/// Names in a directory; none if it does not exist.
 fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -366,7 +365,7 @@ fn names(directory: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Where the bpffs of a pin directory is mounted, if it is not yet.
+/// Where to mount a bpffs for a pin directory.
 pub(super) fn mount_point(pin_dir: &Path) -> &Path {
     if pin_dir.starts_with(STANDARD) {
         Path::new(STANDARD)
@@ -375,15 +374,15 @@ pub(super) fn mount_point(pin_dir: &Path) -> &Path {
     }
 }
 
-/// Whether a path, or the nearest directory above it that exists, is on a bpffs.
+/// Whether a path, or its nearest existing ancestor, is on a bpffs.
 pub(super) fn on_bpffs(path: &Path) -> bool {
     path.ancestors()
         .find_map(|ancestor| statfs(ancestor).ok())
         .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Removes what this network namespace pinned, whatever the version, and where nobody else pinned
-/// anything the pin directory, and the bpffs if it was mounted just there.
+/// Removes the pins of this network namespace, of all versions. If no other namespace has pins here, also
+/// removes the pin directory, and unmounts its bpffs if that is not the standard one.
 pub(super) fn remove_all(pins: &Pins) -> anyhow::Result<()> {
     let Pins {
         pin_dir, versions, ..
@@ -397,7 +396,7 @@ pub(super) fn remove_all(pins: &Pins) -> anyhow::Result<()> {
     if !pins.strangers()?.is_empty() || !pins.unscoped()?.is_empty() {
         return Ok(());
     }
-    // The root of a bpffs has files of the kernel's own.
+    // The root of a bpffs has files of the kernel.
     if is_mount_point(pin_dir) && pin_dir != Path::new(STANDARD) {
         nix::mount::umount(pin_dir)
             .with_context(|| format!("unmount bpffs from {}", pin_dir.display()))?;

@@ -1,4 +1,4 @@
-//! Takes everything out of the kernel that any run ever put there, with or without a daemon.
+//! Removes everything that any run put into the kernel, with or without a daemon.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use super::{
 use crate::netlink::{Netlink, tc::Direction};
 use sixxs_core::link::Links;
 
-/// Detaches our programs from all interfaces of this network namespace, removes our clsact qdiscs that
-/// nobody else uses, and all pins of this namespace.
+/// Detaches our programs from all interfaces of this network namespace, removes our clsact qdiscs that are
+/// otherwise unused, and removes all pins of this namespace.
 pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow::Result<()> {
     let pins = Pins::at(pin_dir)?;
-    // Whose pins without a namespace are the filters say: before they go.
+    // The filters show who owns pins without a namespace, so check before removing them.
     let former = unscoped::take_over(&pins, netlink).await?;
     for former in former.iter().filter(|former| !former.is_shared) {
         former.pins.remove()?;

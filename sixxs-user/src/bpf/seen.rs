@@ -1,4 +1,4 @@
-//! Who sees the packets of an interface, and what the pin directory is like: without a daemon.
+//! Inspects the programs on an interface and the pin directory, without a daemon.
 
 use std::path::{Path, PathBuf};
 
@@ -22,10 +22,10 @@ use crate::netlink::{
     tc::{Direction, Filter},
 };
 
-/// Something that sees an interface's packets.
+/// A program or filter that receives an interface's packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Whether it is a program of ours.
+    /// Whether it is our program.
     pub ours: bool,
     /// How it is attached.
     pub hook: Hook,
@@ -35,7 +35,7 @@ pub struct Seen {
     pub number: u32,
 }
 
-/// Who sees what leaves by, or comes in by, an interface, in their order.
+/// The programs and filters for packets that leave by, or come in by, an interface, in their order.
 pub async fn seen_at(
     netlink: &Netlink,
     name: &IfName,
@@ -46,7 +46,7 @@ pub async fn seen_at(
         Direction::Egress => EGRESS,
         Direction::Ingress => INGRESS,
     };
-    // An error: there is no TCX before 6.6, or it is not for us to know.
+    // An error: the kernel has no TCX (before 6.6), or this process may not query it.
     let tcx = SchedClassifier::query_tcx(name.as_str(), attach_type(direction));
     let tcx = tcx.map(|(_, programs)| programs).unwrap_or_default();
     let programs = tcx.iter().map(|program| {
@@ -60,7 +60,7 @@ pub async fn seen_at(
     });
     let mut seen: Vec<_> = programs.collect();
     let mut filters = netlink.filters(index, direction).await?;
-    // Each has a head entry besides, and some have entries of their own making.
+    // The kernel also lists a head entry for each filter, and some classifiers add their own entries.
     filters.sort_by_key(|filter| (filter.priority, filter.handle != HANDLE));
     filters.dedup_by_key(|filter| filter.priority);
     seen.extend(filters.into_iter().map(|filter| {
@@ -80,21 +80,21 @@ pub async fn seen_at(
     Ok(seen)
 }
 
-/// What a pin directory is like.
+/// The state of a pin directory.
 pub struct SeenPins {
     /// Whether it is on a bpffs.
     pub mounted: bool,
-    /// Where one is mounted if not.
+    /// Where to mount one if not.
     pub mount_point: PathBuf,
-    /// Which other versions of this program left pins there.
+    /// Pins of other versions of this program, by version.
     pub left: Vec<String>,
-    /// Why nothing can be pinned, and whether since the file system at a mount point is read-only.
+    /// Why nothing can be pinned; with the mount point, if its file system is read-only.
     pub refused: Option<(String, Option<PathBuf>)>,
-    /// What others pinned in the places of our maps.
+    /// Foreign objects in the places of our maps.
     pub strange: Vec<PathBuf>,
 }
 
-/// Looks at the pin directory, for this network namespace.
+/// Inspects the pin directory, for this network namespace.
 #[must_use]
 pub fn seen_pins(pin_dir: &Path) -> SeenPins {
     let pins = Pins::at(pin_dir).ok();
@@ -118,7 +118,7 @@ pub fn seen_pins(pin_dir: &Path) -> SeenPins {
     }
 }
 
-/// Why a directory could not be made, or be written to.
+/// Why a directory cannot be created or written to.
 fn refused(directory: &Path) -> Option<(String, Option<PathBuf>)> {
     let mut above = directory.ancestors();
     let there = above.find(|path| path.symlink_metadata().is_ok())?;

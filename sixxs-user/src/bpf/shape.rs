@@ -1,4 +1,4 @@
-//! What a map is like: its kind and sizes. A map with another shape is none of ours.
+//! The type and sizes of a map. A map with other values is foreign.
 
 use std::{fmt, os::fd::AsRawFd as _, path::Path};
 
@@ -7,10 +7,10 @@ use super::{syscall::call, tcx};
 /// `BPF_OBJ_GET_INFO_BY_FD`, from the kernel's `enum bpf_cmd`.
 const INFORMATION: libc::c_long = 15;
 
-/// The shape of a map.
+/// The type and sizes of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// As `enum bpf_map_type` numbers it.
+    /// A value of `enum bpf_map_type`.
     pub(super) kind: u32,
     pub(super) key_bytes: u32,
     pub(super) value_bytes: u32,
@@ -27,15 +27,15 @@ impl fmt::Display for Shape {
     }
 }
 
-/// A map that is pinned.
+/// A pinned map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pinned {
-    /// Its number.
+    /// Its ID.
     pub(super) number: u32,
     pub(super) shape: Shape,
 }
 
-/// The map that is pinned at a path; `None`: there is something else, or nothing.
+/// The map that is pinned at a path; `None` if there is another object, or nothing.
 pub(super) fn pinned(path: &Path) -> Option<Pinned> {
     #[repr(C)]
     #[derive(Default)]
@@ -63,8 +63,8 @@ pub(super) fn pinned(path: &Path) -> Option<Pinned> {
         length: u32::try_from(size_of::<Information>()).ok()?,
         information: (&raw mut information) as u64,
     };
-    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the kernel
-    // may write, all of which are plain numbers.
+    // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
+    // kernel may write, and all of them are plain numbers.
     unsafe { call(INFORMATION, &mut ask) }.ok()?;
     Some(Pinned {
         number: information.number,

@@ -1,17 +1,17 @@
-//! The system call `bpf(2)`, for what aya has no way to ask.
+//! The system call `bpf(2)`, for commands that aya does not offer.
 
 use std::{io, os::fd::RawFd};
 
 /// # Safety
 ///
-/// `attributes` has the layout of the kernel's `union bpf_attr` for this command, and what it points to
-/// is valid and long enough until the call returns.
+/// `attributes` must have the layout of the kernel's `union bpf_attr` for this command. Everything that it
+/// points to must be valid and long enough until the call returns.
 pub(super) unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
     // SAFETY: as the caller promises.
     unsafe { make(command, attributes) }.map(|_| ())
 }
 
-/// As [`call`], for a command that returns a descriptor.
+/// Like [`call`], for a command that returns a descriptor.
 ///
 /// # Safety
 ///

@@ -1,6 +1,5 @@
-//! What the kernel says of TCX: who is attached to an interface, and where a pinned link is attached.
-//! By bare system calls, since aya asks for each program besides, which needs `CAP_SYS_ADMIN`, and does
-//! not ask for links.
+//! Queries TCX: the programs that are attached to an interface, and the interface of a pinned link. It uses
+//! plain system calls: aya's query also opens each program, which needs `CAP_SYS_ADMIN`, and returns no links.
 
 use std::{
     ffi::CString,
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::netlink::tc::Direction;
 
-/// Of the kernel's `enum bpf_cmd`.
+/// Values of the kernel's `enum bpf_cmd`.
 const OBJECT_GET: libc::c_long = 7;
 const INFORMATION: libc::c_long = 15;
 const PROGRAM_QUERY: libc::c_long = 16;
@@ -32,20 +31,20 @@ const LINK_DETACH: libc::c_long = 34;
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
 
-/// The kernel runs at most this many programs at a TCX hook (`BPF_MPROG_MAX`).
+/// Maximum number of programs at a TCX hook (`BPF_MPROG_MAX`).
 const MOST: usize = 64;
 
 /// A program that is attached by TCX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Attached {
-    /// The program's number.
+    /// The program's ID.
     pub(super) program: u32,
-    /// The link's number; 0 for a program without a link.
+    /// The link's ID; 0 for a program without a link.
     pub(super) link: u32,
 }
 
-/// Who is attached to an interface of this network namespace, in order. An interface that is gone, and a
-/// kernel without TCX (before 6.6), are errors.
+/// The programs that are attached to an interface of this network namespace, in order. Returns an error if the
+/// interface is gone, or if the kernel has no TCX (before 6.6).
 pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<Attached>> {
     #[repr(C)]
     #[derive(Default)]
@@ -76,8 +75,8 @@ pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<A
         links: links.as_mut_ptr() as u64,
         ..Query::default()
     };
-    // SAFETY: the structure is the kernel's of 6.6 for this command; both arrays outlive the call and have
-    // room for `count` numbers.
+    // SAFETY: the structure has the layout of `union bpf_attr` in kernel 6.6 for this command; both arrays
+    // outlive the call and have room for `count` numbers.
     unsafe { call(PROGRAM_QUERY, &mut query) }?;
     let count = usize::try_from(query.count).unwrap_or(MOST);
     let both = programs.iter().zip(&links).take(count);
@@ -92,15 +91,15 @@ pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<A
 /// A TCX link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
-    /// Its number.
+    /// Its ID.
     pub(super) number: u32,
-    /// The number of its program.
+    /// The ID of its program.
     pub(super) program: u32,
-    /// The interface it is attached to, of whatever network namespace; 0 for none any more.
+    /// The index of its interface, in any network namespace; 0 if it is detached.
     pub(super) interface: u32,
 }
 
-/// The TCX link that is pinned at a path; `None`: there is something else.
+/// The TCX link that is pinned at a path; `None` if the object is something else.
 pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
     #[repr(C)]
     #[derive(Default)]
@@ -129,8 +128,8 @@ pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
         length: u32::try_from(size_of::<Information>())?,
         information: (&raw mut information) as u64,
     };
-    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the kernel
-    // may write, all of which are plain numbers.
+    // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
+    // kernel may write, and all of them are plain numbers.
     unsafe { call(INFORMATION, &mut ask) }.with_context(what)?;
     Ok((information.kind == LINK_TYPE_TCX).then_some(Link {
         number: information.number,
@@ -139,7 +138,7 @@ pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
     }))
 }
 
-/// Detaches the program of a link, whoever holds the link. Needs `CAP_SYS_ADMIN`.
+/// Detaches the program of a link, even if other processes hold the link. Needs `CAP_SYS_ADMIN`.
 fn detach(link: u32) -> io::Result<()> {
     #[repr(C)]
     struct Get {
@@ -152,16 +151,16 @@ fn detach(link: u32) -> io::Result<()> {
         next: 0,
         flags: 0,
     };
-    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
     let descriptor = unsafe { make(LINK_BY_NUMBER, &mut get) }?;
-    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel just made this descriptor, and nothing else owns it.
     let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let mut descriptor = link.as_raw_fd();
-    // SAFETY: the command takes a descriptor alone.
+    // SAFETY: a descriptor is the only argument of the command.
     unsafe { call(LINK_DETACH, &mut descriptor) }
 }
 
-/// Whether our program is among those that TCX runs there.
+/// Whether our program is attached by TCX there.
 pub(super) fn has(
     program: &SchedClassifier,
     index: IfIndex,
@@ -173,8 +172,8 @@ pub(super) fn has(
     Ok(attached.iter().any(|attached| attached.program == own))
 }
 
-/// Detaches what an earlier run attached, whose pins cannot be opened. There is one daemon in a network
-/// namespace: nobody else needs it.
+/// Detaches programs of an earlier run whose pins cannot be opened. A network namespace has one daemon, so
+/// they are not in use.
 pub(super) fn detach_former(
     program: &SchedClassifier,
     name: &IfName,
@@ -201,8 +200,8 @@ pub(super) fn detach_former(
     Ok(())
 }
 
-/// Whether the link that is pinned at a path is attached just there. Of a link the kernel says the index of
-/// its interface, but not the network namespace; of an interface of this namespace it says which links it has.
+/// Whether the link that is pinned at a path is attached to this interface. For a link, the kernel returns the
+/// index of its interface, but not the network namespace; so look for it among the links of the interface.
 pub(super) fn is_attached_here(path: &Path, index: IfIndex, direction: Direction) -> bool {
     let Ok(Some(link)) = pinned(path) else {
         return false;
@@ -211,7 +210,7 @@ pub(super) fn is_attached_here(path: &Path, index: IfIndex, direction: Direction
     attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.number))
 }
 
-/// Opens what is pinned at a path.
+/// Opens the object that is pinned at a path.
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Get {
@@ -225,26 +224,26 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
         descriptor: 0,
         flags: 0,
     };
-    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives the
-    // call.
+    // SAFETY: the structure has the kernel's layout for this command; the path ends with a zero and outlives
+    // the call.
     let descriptor = unsafe { make(OBJECT_GET, &mut get) }?;
-    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel just made this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// What a descriptor stands for.
+/// The type of the object behind a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Map,
     Link,
 }
 
-/// What a descriptor stands for, as the kernel calls its file; `None` for anything else.
+/// The type of the object behind a descriptor, from the kernel's name of its file; `None` for other types.
 pub(super) fn kind(object: &OwnedFd) -> Option<Kind> {
     let target = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd())).ok()?;
     match target.to_str()?.strip_prefix("anon_inode:")? {
         "bpf-map" => Some(Kind::Map),
-        // The descriptor that made it, and one that was opened later.
+        // The name at the descriptor that created it, and at one that was opened later.
         "bpf_link" | "bpf-link" => Some(Kind::Link),
         _ => None,
     }

@@ -1,5 +1,5 @@
-//! Runs a program once or many times over a packet of the caller's, without any interface
-//! (`BPF_PROG_TEST_RUN`): for golden packets and benchmarks.
+//! Runs a program once or many times on a given packet, without an interface (`BPF_PROG_TEST_RUN`), for golden
+//! packets and benchmarks.
 
 use std::{
     io,
@@ -34,18 +34,18 @@ struct Attributes {
     reserved: u32,
 }
 
-/// What a run said.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// What the program returned.
+    /// The program's return value.
     pub verdict: i32,
     /// The packet as the program left it.
     pub packet: Vec<u8>,
-    /// Time of one run, on average over all repetitions.
+    /// Average duration of one run.
     pub duration: Duration,
 }
 
-/// Runs `program` `repeat` times over an Ethernet frame that is at the loopback interface.
+/// Runs `program` `repeat` times on an Ethernet frame at the loopback interface.
 pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Run> {
     let too_long = |_| io::Error::new(io::ErrorKind::InvalidInput, "the frame is too long");
     let mut packet = vec![0; frame.len() + 256];
@@ -58,8 +58,8 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Run
         repeat,
         ..Attributes::default()
     };
-    // SAFETY: `attributes` has the layout of the kernel's union for this command; `data_in` and
-    // `data_out` point to buffers of the lengths given, alive over the call.
+    // SAFETY: `attributes` has the layout of the kernel's union for this command; `data_in` and `data_out`
+    // point to buffers of the given lengths, which outlive the call.
     unsafe { call(COMMAND, &mut attributes) }?;
     packet.truncate(attributes.data_size_out as usize);
     Ok(Run {

@@ -1,5 +1,5 @@
-//! Pins of versions before network namespaces had directories of their own: they were shared by all
-//! namespaces. Whose they are the kernel says, by where their programs are attached.
+//! Pins of earlier versions, which shared one directory among all network namespaces. The interfaces where
+//! their programs are attached show which namespace owns them.
 
 use std::{collections::BTreeSet, io};
 
@@ -16,21 +16,21 @@ use crate::netlink::{Netlink, indexes, tc::Direction};
 #[derive(Clone, Debug)]
 pub(super) struct Former {
     pub(super) pins: Pins,
-    /// Whether another network namespace goes on using them.
+    /// Whether another network namespace still uses them.
     pub(super) is_shared: bool,
 }
 
-/// What is attached in this network namespace.
+/// Our links and filters in this network namespace.
 struct Here {
-    /// The numbers of TCX links.
+    /// The IDs of TCX links.
     links: BTreeSet<u32>,
-    /// Our filters on clsact, with the numbers of their programs.
+    /// Our clsact filters, with the IDs of their programs.
     filters: Vec<(IfIndex, Option<u32>)>,
 }
 
-/// Takes links and marks of this network namespace over from pins without one. Of these pins what is
-/// counted can be carried over. Pins of which nothing is attached anywhere belong to whoever comes first;
-/// those of another namespace are left alone.
+/// Takes over links and marks of this network namespace from unscoped pins. Returns the pins whose counters
+/// can be carried over. Pins without any attachment go to the first namespace that takes them; pins of
+/// another namespace stay untouched.
 pub(super) async fn take_over(pins: &Pins, netlink: &Netlink) -> anyhow::Result<Vec<Former>> {
     let unscoped = pins.unscoped()?;
     if unscoped.is_empty() {
@@ -50,7 +50,7 @@ pub(super) async fn take_over(pins: &Pins, netlink: &Netlink) -> anyhow::Result<
     Ok(taken)
 }
 
-/// `None`: they are another namespace's alone. Else, whether another one uses them too.
+/// `None`: they belong to another namespace only. Else whether another namespace uses them too.
 fn take(pins: &Pins, other: &Pins, here: &Here) -> anyhow::Result<Option<bool>> {
     let links = other.read_links()?;
     let is_here = |link: &tcx::Link| here.links.contains(&link.number);
@@ -62,7 +62,7 @@ fn take(pins: &Pins, other: &Pins, here: &Here) -> anyhow::Result<Option<bool>> 
         .collect();
     let maps = map_numbers(other)?;
     let users = users(&maps);
-    // Who may not ask for programs goes by the links, and by whether filters of ours are here at all.
+    // Without permission to list programs, decide by the links, or by whether our filters exist here at all.
     let filters: Vec<_> = here
         .filters
         .iter()
@@ -100,7 +100,7 @@ async fn here(netlink: &Netlink) -> anyhow::Result<Here> {
     };
     for index in indexes()? {
         for direction in Direction::BOTH {
-            // An error: there is no TCX before 6.6, or the interface is gone.
+            // An error: the kernel has no TCX (before 6.6), or the interface is gone.
             let attached = tcx::attached(index, direction).unwrap_or_default();
             here.links
                 .extend(attached.iter().map(|attached| attached.link));
@@ -112,14 +112,14 @@ async fn here(netlink: &Netlink) -> anyhow::Result<Here> {
     Ok(here)
 }
 
-/// The numbers of the maps that are pinned.
+/// The IDs of the pinned maps.
 fn map_numbers(pins: &Pins) -> anyhow::Result<BTreeSet<u32>> {
     let maps = pins.pinned_maps()?;
     let number = |(_, map): &(_, MapData)| Some(map.info().ok()?.id());
     Ok(maps.iter().filter_map(number).collect())
 }
 
-/// The numbers of programs that use one of these maps; `None`: only `CAP_SYS_ADMIN` may ask.
+/// The IDs of programs that use one of these maps; `None` without `CAP_SYS_ADMIN`.
 fn users(maps: &BTreeSet<u32>) -> Option<BTreeSet<u32>> {
     let mut users = BTreeSet::new();
     for program in loaded_programs() {
@@ -131,7 +131,7 @@ fn users(maps: &BTreeSet<u32>) -> Option<BTreeSet<u32>> {
                 }
             }
             Err(error) if is_refused(&error) => return None,
-            // It was unloaded just now.
+            // The program was unloaded meanwhile.
             Err(_) => {}
         }
     }

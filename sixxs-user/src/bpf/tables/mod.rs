@@ -1,9 +1,9 @@
-//! Writes what the programs should know into their maps, and reads what they counted.
+//! Fills the programs' maps, and reads their counters.
 //!
 //! * here – slots, tunnels and interfaces
-//! * `sources` – whose packets are whose
-//! * `read` – what was counted
-//! * `restore` – what somebody else wrote, put right
+//! * `sources` – which source addresses belong to which tunnel
+//! * `read` – counters and measurements
+//! * `restore` – restores maps that other software changed
 
 mod read;
 mod restore;
@@ -36,16 +36,16 @@ pub(super) use self::read::sum;
 use self::sources::Written;
 use super::raw::Raw;
 
-/// The generation of the sources is counted up from one, and never gets here: one that is above was written by
-/// somebody else.
+/// Upper limit for the generation of the sources. It starts at one and never gets here, so a higher value was
+/// written by other software.
 const HIGHEST_GENERATION: u64 = u64::MAX / 2;
 
-/// The maps, with copies of what was written, so that only changes are.
+/// The maps, with copies of the values last written, so that only changes are written.
 pub(super) struct Tables {
     interfaces: Array<MapData, Raw<layout::Interface>>,
     counters: PerCpuArray<MapData, Raw<SlotState>>,
     control: Array<MapData, Raw<Control>>,
-    /// The one entry of `control`, as it should be.
+    /// The intended value of the only entry in `control`.
     current: Control,
     few: Array<MapData, Raw<SourceTable>>,
     /// The entry of `few` that is in use.
@@ -61,11 +61,11 @@ pub(super) struct Tables {
     times: PerCpuHashMap<MapData, u32, Raw<Times>>,
     /// Slots that have an entry in `times`.
     timed: BTreeSet<u32>,
-    /// What programs with maps of another layout had counted.
+    /// Counts of programs with maps of another layout.
     carried: Array<MapData, Raw<Counters>>,
     names: Array<MapData, Raw<SlotName>>,
     slots: BTreeMap<IfName, u32>,
-    /// The interface table, as it stands in its map.
+    /// A copy of the interface table in its map.
     places: BTreeMap<u32, layout::Interface>,
     written: Option<Written>,
 }
@@ -77,12 +77,12 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
 }
 
 impl Tables {
-    /// Takes the maps of the object. `are_new`: nothing can be in them.
+    /// Takes the maps of the object. `are_new`: the maps are empty.
     pub(super) fn new(ebpf: &mut Ebpf, are_new: bool) -> anyhow::Result<Self> {
         let filled = |count: u32| if are_new { 0..0 } else { 0..count };
         let control: Array<_, Raw<Control>> = take(ebpf, "CONTROL")?.try_into()?;
         let mut current = control.get(&0, 0).context("read the control entry")?.0;
-        // 0 is for interface entries that are empty and addresses that were never seen.
+        // 0 means an empty interface entry, or an address that was never looked up.
         current.generation = current.generation.clamp(1, HIGHEST_GENERATION);
         let interfaces: Array<_, Raw<layout::Interface>> = take(ebpf, "INTERFACES")?.try_into()?;
         let mut places = BTreeMap::new();
@@ -128,7 +128,7 @@ impl Tables {
         &self.slots
     }
 
-    /// Writes all that is wanted; before programs are attached. `names` need a slot, wanted or not.
+    /// Writes all wanted entries; call it before programs are attached. `names` need a slot, wanted or not.
     pub(super) fn write(
         &mut self,
         wanted: &Enforcement,
@@ -143,13 +143,13 @@ impl Tables {
         self.write_sources(wanted)
     }
 
-    /// Clears what is not wanted any more; after its programs are gone.
+    /// Clears entries that are no longer wanted; call it after their programs are detached.
     pub(super) fn forget(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         self.forget_interfaces(&wanted.interfaces)?;
         self.forget_tunnels(wanted)
     }
 
-    /// Sees that each name has a slot, and that new ones count from zero.
+    /// Makes sure that each name has a slot, and that new slots count from zero.
     fn assign_slots<'a>(
         &mut self,
         names: impl IntoIterator<Item = &'a IfName>,
@@ -162,8 +162,7 @@ impl Tables {
             .map(|slot| self.names.get(&slot, 0).map(|name| read_name(&name.0)))
             .collect::<Result<_, _>>()
             .context("read the slots' names")?;
-        // Names that had a slot in this run keep it, even if nobody asks for them just now; while
-        // there is room.
+        // Names keep the slot that they had in this run, even if they are not needed now, if there is room.
         let with_former = names.iter().copied().chain(self.slots.keys());
         let assigned = slots::assign(&held, with_former.collect::<BTreeSet<_>>())
             .or_else(|_| slots::assign(&held, names.iter().copied()))?;
@@ -192,7 +191,7 @@ impl Tables {
         slot.with_context(|| format!("{name} has no slot"))
     }
 
-    /// Writes where leaks go.
+    /// Writes the redirect targets for leaks.
     fn write_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, outlet) in &wanted.tunnels {
             let slot = self.slot(name)?;
@@ -208,9 +207,9 @@ impl Tables {
         Ok(())
     }
 
-    /// Sees that there is room for the times of a tunnel's replies.
+    /// Makes sure that the map has an entry for the reply times of a tunnel.
     fn time(&mut self, slot: u32) -> anyhow::Result<()> {
-        /// `BPF_NOEXIST`, from the kernel's uapi/linux/bpf.h: what is there stays.
+        /// `BPF_NOEXIST`, from the kernel's uapi/linux/bpf.h: an existing entry stays.
         const NEW: u64 = 1;
         if self.timed.contains(&slot) {
             return Ok(());
@@ -225,7 +224,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Clears the entries of tunnels that are not wanted any more; after their sources are gone.
+    /// Clears the entries of tunnels that are no longer wanted; call it after their sources are removed.
     fn forget_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, slot) in &self.slots {
             if !wanted.tunnels.contains_key(name) && self.outlets.contains_key(slot) {
@@ -238,14 +237,14 @@ impl Tables {
         Ok(())
     }
 
-    /// Adds and updates entries of interfaces; before programs are attached.
+    /// Adds and updates entries of interfaces; call it before programs are attached.
     fn write_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
         for (name, interface) in wanted {
             let (role, slot) = match interface.role {
                 Role::Uplink => (layout::ROLE_UPLINK, self.slot(name)?),
                 Role::Newcomer => (layout::ROLE_UPLINK, layout::NEWCOMERS_SLOT),
                 Role::Tunnel => (layout::ROLE_TUNNEL, self.slot(name)?),
-                // Where the programs find nothing they let everything pass.
+                // Without an entry the programs let every packet pass.
                 Role::Candidate => continue,
             };
             let entry = layout::Interface {
@@ -271,7 +270,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Where the entry of an interface stands, or may be put.
+    /// The place of an interface's entry, or a free place for it.
     fn place(&self, ifindex: u32) -> anyhow::Result<u32> {
         let places = || (0..layout::PROBES).map(|probe| layout::interface_place(ifindex, probe));
         let is_its = |place: &u32| self.places.get(place).is_some_and(|i| i.ifindex == ifindex);
@@ -282,7 +281,7 @@ impl Tables {
             .with_context(|| format!("no place for interface {ifindex} in the interface table"))
     }
 
-    /// Removes entries of interfaces that are not wanted any more; after their programs are gone.
+    /// Removes entries of interfaces that are no longer wanted; call it after their programs are detached.
     fn forget_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
         let in_use = wanted.values().filter(|i| i.role != Role::Candidate);
         let keep: BTreeSet<_> = in_use.map(|interface| interface.index.0).collect();
@@ -301,8 +300,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Adds what programs with maps of another layout had counted; after the last of them has been
-    /// replaced. Names that have no slot now get none for it.
+    /// Adds the counts of programs with maps of another layout; call it after the last of them is replaced.
+    /// Counts of names that have no slot now are lost.
     pub(super) fn carry(&mut self, counted: &BTreeMap<IfName, Counters>) -> anyhow::Result<()> {
         for (name, counters) in counted {
             if let Some(slot) = self.slots.get(name) {
@@ -316,7 +315,7 @@ impl Tables {
     }
 }
 
-/// The same value for each processor.
+/// The same value for each CPU.
 fn everywhere<T: Copy>(value: T) -> anyhow::Result<PerCpuValues<Raw<T>>>
 where
     Raw<T>: aya::Pod,

@@ -1,4 +1,4 @@
-//! Reads what the programs counted and noted.
+//! Reads the counters, times and flows that the programs recorded.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use sixxs_common::{
 use super::{Raw, Tables};
 
 impl Tables {
-    /// The counters of a slot over all processors.
+    /// The counters of a slot, summed over all CPUs.
     pub(in crate::bpf) fn counters(&self, slot: u32) -> anyhow::Result<Counters> {
         let values = self.counters.get(&slot, 0).context("read counters")?;
         let mut values: Vec<Counters> = values.iter().map(|value| value.0.counters).collect();
@@ -22,7 +22,7 @@ impl Tables {
         Ok(sum(&values))
     }
 
-    /// How long the replies of a tunnel took, over all processors.
+    /// Reply times of a tunnel, summed over all CPUs.
     pub(in crate::bpf) fn times(&self, slot: u32) -> anyhow::Result<Times> {
         let mut times = Times::NONE;
         let of_processors = match self.times.get(&slot, 0) {
@@ -39,13 +39,13 @@ impl Tables {
         Ok(times)
     }
 
-    /// Since when replies of a tunnel are waited for, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    /// Since when the programs expect replies of a tunnel, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
     pub(in crate::bpf) fn watched_ns(&self, slot: u32) -> anyhow::Result<u64> {
         let state = self.states.get(&slot, 0).context("read a tunnel's state")?;
         Ok(state.0.watched_ns)
     }
 
-    /// Echo requests that came at this time or later and have no reply yet, by slot.
+    /// The number of echo requests since this time that have no reply yet, by slot.
     pub(in crate::bpf) fn waiting_since(
         &self,
         since_ns: u64,
@@ -60,13 +60,13 @@ impl Tables {
         Ok(waiting)
     }
 
-    /// The kernel's record of a flow; `None` where it has forgotten it.
+    /// The kernel's record of a flow; `None` if the map has evicted it.
     pub(in crate::bpf) fn flow(&self, flow: &Flow) -> Option<FlowRecord> {
         self.leaks.get(&Raw(*flow), 0).ok().map(|record| record.0)
     }
 }
 
-/// All together, each in its own way.
+/// Combines the counters; `Stat` defines how, for each of them.
 pub(in crate::bpf) fn sum(values: &[Counters]) -> Counters {
     let mut sums = [0; CAPACITY];
     for stat in Stat::ALL {

@@ -1,5 +1,4 @@
-//! Reads back what the maps hold. They are pinned, so that whoever is root may write to them; nothing tells
-//! of that.
+//! Reads the maps back. They are pinned, so root can write to them, and the kernel sends no event for that.
 
 use anyhow::Context as _;
 use aya::maps::{MapError, lpm_trie::Key};
@@ -10,8 +9,8 @@ use super::{
 };
 
 impl Tables {
-    /// Compares the maps with what was written last, and writes that again where they differ. Returns the
-    /// names of the maps that did. What is counted has no right value, and is left alone.
+    /// Compares the maps with the values last written, and rewrites those that differ. Returns the names of
+    /// these maps. Counters have no intended value and stay.
     pub(in crate::bpf) fn restore(&mut self) -> anyhow::Result<Vec<&'static str>> {
         let mut restored = Vec::new();
         let Some(written) = self.written.clone() else {
@@ -28,7 +27,7 @@ impl Tables {
         restored.extend(self.restore_table()?.then_some("FEW"));
         restored.extend(self.restore_control()?.then_some("CONTROL"));
         if restored.len() > before {
-            // Meanwhile the programs may have remembered what was not so.
+            // The programs may have cached results from the wrong entries.
             self.forget_remembered()?;
         }
         Ok(restored)

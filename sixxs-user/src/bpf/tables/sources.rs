@@ -1,4 +1,4 @@
-//! Writes whose packets are whose, so that the programs are right at each step.
+//! Writes which source addresses belong to which tunnel, so that the programs decide correctly after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use sixxs_core::{
 
 use super::{Raw, Tables, tolerate_missing};
 
-/// Sources and direct destinations as they stand in the maps.
+/// Sources and direct destinations in the maps.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) sources: BTreeMap<(u8, [u8; 16]), layout::Source>,
@@ -23,7 +23,7 @@ pub(super) struct Written {
 }
 
 impl Tables {
-    /// Writes whose packets are whose.
+    /// Writes the sources and direct destinations.
     pub(super) fn write_sources(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let mut next = Written {
             sources: BTreeMap::new(),
@@ -46,8 +46,8 @@ impl Tables {
             Some(before) => before,
             None => self.read_back()?,
         };
-        // Direct destinations first: a source that is new to the programs must not leak to its own
-        // LAN. Adding before removing, each step leaves the programs right about all that stays.
+        // Direct destinations first: a new source must not leak to its own LAN. Add before remove, so that
+        // each step leaves the entries that stay correct.
         for (bits, key) in next.directs.difference(&before.directs) {
             self.directs
                 .insert(&Key::new(*bits, *key), 1, 0)
@@ -84,7 +84,7 @@ impl Tables {
         Ok(layout::Source::new(slot, source.prefix.bits(), home))
     }
 
-    /// Writes the table that is not in use, and puts it into use.
+    /// Writes the inactive table, and activates it.
     fn switch_table(&mut self, sources: &[Source]) -> anyhow::Result<()> {
         let mut table = SourceTable::EMPTY;
         table.common = common(sources);
@@ -110,10 +110,10 @@ impl Tables {
             .context("switch the sources")
     }
 
-    /// Has the programs look up again whose an address is.
+    /// Makes the programs look up the owners of addresses again.
     pub(super) fn forget_remembered(&mut self) -> anyhow::Result<()> {
         self.current.generation += 1;
-        // First noted, then used: no later run uses it again for other sources.
+        // Write it to `control` before use, so that no later run uses this generation for other sources.
         self.control
             .set(0, Raw(self.current), 0)
             .context("write the sources' generation")?;
@@ -126,7 +126,7 @@ impl Tables {
         Ok(())
     }
 
-    /// What stands in the maps, whoever wrote it.
+    /// The present contents of the maps, including changes by other software.
     pub(super) fn read_back(&self) -> anyhow::Result<Written> {
         let mut before = Written {
             sources: BTreeMap::new(),
@@ -152,7 +152,7 @@ fn shared(prefix: CorePrefix) -> Prefix {
     )
 }
 
-/// The longest prefix that all sources lie in.
+/// The longest prefix that contains all sources.
 fn common(sources: &[Source]) -> Prefix {
     let Some(first) = sources.first() else {
         return Prefix::NEVER;
