@@ -18,23 +18,23 @@ use sixxs_core::{
 
 use super::{DUMP, Netlink};
 
-/// An address of an interface, and how it is doing.
+/// An address of an interface, with its state.
 #[derive(Clone, Copy, Debug)]
 pub struct SeenAddress {
     /// The interface.
     pub index: IfIndex,
     /// The address.
     pub address: Ipv6Addr,
-    /// The prefix that it says is on the link.
+    /// Its on-link prefix.
     pub prefix: Prefix,
-    /// Whether somebody else on the link has it, too.
+    /// Whether duplicate address detection found another owner on the link.
     pub is_duplicate: bool,
-    /// Whether that is still being found out.
+    /// Whether duplicate address detection is still running.
     pub is_tentative: bool,
 }
 
 impl SeenAddress {
-    /// What it says is on the link of its interface.
+    /// The on-link prefix as a connected route.
     pub(super) const fn on_link(&self) -> ConnectedRoute {
         ConnectedRoute {
             destination: self.prefix,
@@ -42,7 +42,7 @@ impl SeenAddress {
         }
     }
 
-    /// Why it cannot be used, if so.
+    /// Why it cannot be used, if it cannot.
     #[must_use]
     pub const fn unusable(&self) -> Option<Unusable> {
         match (self.is_duplicate, self.is_tentative) {
@@ -87,7 +87,7 @@ fn seen(message: &AddressMessage) -> Option<SeenAddress> {
     let mut flags = None;
     for attribute in &message.attributes {
         match attribute {
-            // IFA_LOCAL is our end of a point-to-point address, IFA_ADDRESS then the other one.
+            // In a point-to-point address IFA_LOCAL is our end and IFA_ADDRESS the peer.
             AddressAttribute::Local(IpAddr::V6(address)) => local = Some(*address),
             AddressAttribute::Address(IpAddr::V6(address)) => other = Some(*address),
             AddressAttribute::Flags(all) => flags = Some(*all),

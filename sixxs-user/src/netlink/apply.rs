@@ -1,4 +1,4 @@
-//! Carries plans out, step by step, and says what really happened.
+//! Applies plans, step by step, and returns the result of each step.
 
 use std::{
     io,
@@ -31,33 +31,33 @@ use sixxs_core::{
 
 use super::{Netlink, RequestError, batch::TOGETHER};
 
-/// What came of a plan.
+/// The result of a plan.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Steps that took effect.
+    /// Steps that succeeded.
     pub done: Vec<Step>,
-    /// Steps that did not.
+    /// Steps that failed.
     pub failed: Vec<Failure>,
 }
 
-/// A step that did not take effect.
+/// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {reason}")]
 pub struct Failure {
-    /// Which.
+    /// The step.
     pub step: Step,
-    /// Why, and what to do where we know.
+    /// The error, and what to do if that is known.
     pub reason: String,
 }
 
 const CHANGE: u16 = NLM_F_REQUEST;
 
 impl Netlink {
-    /// Carries out every step; one that fails does not keep the others from being tried.
+    /// Applies every step; if one fails, the others still run.
     pub async fn apply(&mut self, plan: &Plan) -> Outcome {
         let mut outcome = Outcome::default();
         for steps in plan.steps.chunks(TOGETHER) {
-            // A rule that is not there any more needs no message.
+            // A rule that is already gone needs no message.
             let (steps, changes): (Vec<_>, Vec<_>) = steps
                 .iter()
                 .filter_map(|step| Some((step, self.change(step)?)))
@@ -77,7 +77,7 @@ impl Netlink {
         outcome
     }
 
-    /// The message of a step, and its flags; `None`: there is nothing to be done.
+    /// The message of a step, with its flags; `None` if there is nothing to do.
     fn change(&self, step: &Step) -> Option<(RouteNetlinkMessage, u16)> {
         Some(match step {
             Step::SetUp(index, _, mtu) => {
@@ -100,8 +100,8 @@ impl Netlink {
                 RouteNetlinkMessage::NewRoute(route_message(route)),
                 CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
             ),
-            // Not exclusive: somebody else's rule that says the same does not spare us ours, since
-            // it goes when they like.
+            // Not exclusive: a foreign rule with the same content does not replace ours, since it may be removed
+            // at any time.
             Step::AddRule(rule) => (
                 RouteNetlinkMessage::NewRule(rule_message(rule)),
                 CHANGE | NLM_F_CREATE,
@@ -131,20 +131,20 @@ impl Netlink {
         })
     }
 
-    /// The very message by which the kernel told of a rule.
+    /// The message from the last dump for a rule.
     fn dumped(&self, rule: &ObservedRule) -> Option<RuleMessage> {
         let (_, message) = self.rules.iter().find(|(known, _)| known == rule)?;
         Some(message.clone())
     }
 }
 
-/// The errors that mean that a step is not needed any more, by operation.
+/// Errors that mean that a step is not needed any more, by operation.
 fn is_tolerated(step: &Step, error: &RequestError) -> bool {
     let RequestError::Kernel(error) = error else {
         return false;
     };
     match step {
-        // Gone already, or its interface is.
+        // The object or its interface is already gone.
         Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => {
             matches!(error.raw_os_error(), Some(ENOENT | ESRCH | ENODEV))
                 || error.kind() == io::ErrorKind::NotFound
@@ -162,8 +162,8 @@ const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
 const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
 const ENODEV: i32 = nix::errno::Errno::ENODEV as i32;
 
-/// Nobody else can have the address: there is nothing to wait for (`nodad`). To a far end the kernel makes a
-/// route by itself, also without one for the whole prefix (`noprefixroute`).
+/// Sets `nodad`: no other host can have the address, so duplicate address detection would only delay it. The
+/// kernel always adds a route to a peer; `noprefixroute` suppresses the route for the whole prefix.
 fn address_message(index: IfIndex, own: OwnAddress) -> AddressMessage {
     let address = own.address;
     let mut message = AddressMessage::default();
@@ -225,7 +225,7 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-/// A destination that is not everything.
+/// The destination attribute, unless it is the default route.
 fn to(destination: Prefix) -> Option<RouteAttribute> {
     (destination != Prefix::ALL)
         .then(|| RouteAttribute::Destination(RouteAddress::Inet6(destination.address())))
@@ -234,7 +234,7 @@ fn to(destination: Prefix) -> Option<RouteAttribute> {
 fn delete_message(route: &ObservedRoute) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet6;
-    // The kernel compares the protocol: somebody else's route of the same place stays.
+    // The kernel compares the protocol, so a foreign route to the same destination stays.
     message.header.protocol = RouteProtocol::from(route.protocol);
     message.header.destination_prefix_length = route.destination.bits();
     message.header.source_prefix_length = route.source.bits();

@@ -1,8 +1,8 @@
-//! Many changes by few calls.
+//! Sends many changes in few system calls.
 //!
-//! The kernel carries out all messages of a datagram in their order, within the call that sends it,
-//! and answers each that failed and each that asks for an answer (`netlink_rcv_skb`). So only the
-//! last of a datagram asks: when that is answered, whatever was not answered before has succeeded.
+//! The kernel processes all messages of a datagram in order, within the system call that sends it. It answers
+//! each message that fails and each with `NLM_F_ACK` (`netlink_rcv_skb`). So only the last message has that
+//! flag: after its answer, all messages without an answer have succeeded.
 
 use std::{collections::BTreeMap, io};
 
@@ -20,11 +20,11 @@ use super::{
     to_kernel,
 };
 
-/// Messages in a datagram. Every answer may be an error, and all of them have to find room in the
-/// socket: about 1 KiB each, of 208 KiB by default.
+/// Messages per datagram. Every answer may be an error, and all answers must fit into the socket buffer:
+/// about 1 KiB each, of 208 KiB by default.
 pub(super) const TOGETHER: usize = 64;
 
-/// An answer: the header, a code, and the header of what it is about.
+/// Size of an answer: header, error code, and header of the request.
 const ANSWER_BYTES: usize = 4096;
 
 /// A socket for changes.
@@ -48,7 +48,7 @@ impl Batch {
         })
     }
 
-    /// Carries at most [`TOGETHER`] changes out, in their order; says of each what came of it.
+    /// Applies at most [`TOGETHER`] changes in order; returns the result of each.
     pub(super) async fn carry_out(
         &mut self,
         changes: Vec<(RouteNetlinkMessage, u16)>,
@@ -61,7 +61,7 @@ impl Batch {
             Ok(mut errors) => (0..count)
                 .map(|at| errors.remove(&at).map_or(Ok(()), Err))
                 .collect(),
-            // What became of them nobody knows: the kernel is read back anyway.
+            // The results are unknown; the daemon reads the kernel back anyway.
             Err(error) => {
                 let lost = || Err(RequestError::Broken(error.to_string()));
                 (0..count).map(|_| lost()).collect()
@@ -69,7 +69,7 @@ impl Batch {
         }
     }
 
-    /// The errors, by place.
+    /// The errors, by position.
     async fn together(
         &mut self,
         changes: Vec<(RouteNetlinkMessage, u16)>,
@@ -83,7 +83,7 @@ impl Batch {
             message.header.flags = if at == last { flags | NLM_F_ACK } else { flags };
             message.finalize();
             let start = datagram.len();
-            // Each begins at a multiple of four bytes.
+            // Messages are aligned to four bytes.
             datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
             message.serialize(&mut datagram[start..]);
             self.next = self.next.wrapping_add(1);
@@ -95,7 +95,7 @@ impl Batch {
         loop {
             let (number, answer) = self.answer().await?;
             let at = number.wrapping_sub(first) as usize;
-            // Others are of a datagram that was given up.
+            // Other sequence numbers belong to an abandoned datagram.
             if at > last {
                 continue;
             }
@@ -108,7 +108,7 @@ impl Batch {
         }
     }
 
-    /// The number of a message, and its error.
+    /// The next answer: the sequence number of its request, and the error.
     async fn answer(&mut self) -> Result<(u32, Option<Refusal>), RequestError> {
         let broken = |error: &dyn std::fmt::Display| RequestError::Broken(error.to_string());
         loop {

@@ -1,4 +1,4 @@
-//! The type of an interface's link layer that rtnetlink's parser has no name for: that loses the number.
+//! The link-layer type of an interface, for types that rtnetlink's parser does not know and drops.
 
 use std::os::fd::AsRawFd as _;
 
@@ -14,11 +14,11 @@ nix::ioctl_read_bad!(
     libc::ifreq
 );
 
-/// The `ARPHRD_` number of an interface; `None`: it is gone.
+/// The `ARPHRD_` number of an interface; `None` if it is gone.
 pub(super) fn of(name: &str) -> Option<u16> {
     let (family, kind) = (AddressFamily::Unix, SockType::Datagram);
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).ok()?;
-    // SAFETY: ifreq is plain data, for which all zeroes is a value.
+    // SAFETY: ifreq is plain data, and all zeroes are a valid value for it.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let (_end, room) = request.ifr_name.split_last_mut()?;
     for (to, from) in room.iter_mut().zip(name.bytes()) {
@@ -26,6 +26,6 @@ pub(super) fn of(name: &str) -> Option<u16> {
     }
     // SAFETY: the descriptor is open, the name ends with a zero, and the request outlives the call.
     unsafe { link_layer(socket.as_raw_fd(), &raw mut request) }.ok()?;
-    // SAFETY: the call has filled in the address, whose family is the type.
+    // SAFETY: the call has filled in the hardware address; its `sa_family` contains the type.
     Some(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }

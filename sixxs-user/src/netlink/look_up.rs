@@ -1,4 +1,4 @@
-//! Asks the kernel which way it would send a packet.
+//! Queries the kernel for the route of a packet.
 
 use std::{
     io,
@@ -17,29 +17,29 @@ use sixxs_core::types::{IfIndex, Metric, Prefix, TableId};
 
 use super::{Netlink, RequestError, observe::GLOBAL};
 
-/// A packet, as far as its way depends on it.
+/// The attributes of a packet that affect its route.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Question {
-    /// Its source; `None`: not yet chosen.
+    /// Its source; `None`: not selected yet.
     pub source: Option<Ipv6Addr>,
-    /// Its destination; `None`: somewhere far away.
+    /// Its destination; `None`: any remote destination.
     pub destination: Option<Ipv6Addr>,
-    /// Owner of the sending socket; `None`: whoever asks.
+    /// Owner of the sending socket; `None`: this process.
     pub uid: Option<u32>,
     /// Its mark.
     pub mark: Option<u32>,
-    /// The interface by which it came in; `None`: it is the host's own.
+    /// The interface that received it; `None`: the host itself sends it.
     pub iif: Option<IfIndex>,
     /// The interface that the socket is bound to.
     pub oif: Option<IfIndex>,
 }
 
-/// The kernel's answer.
+/// The result of the query.
 #[derive(Debug)]
 pub enum Way {
-    /// By this route.
+    /// The packet takes this route.
     By(Found),
-    /// None; the error that the sender sees.
+    /// There is no route; the sender gets this error.
     Refused(io::Error),
 }
 
@@ -54,27 +54,27 @@ pub struct Found {
     pub from: Prefix,
     /// Its metric.
     pub metric: Metric,
-    /// Who made it (`rtm_protocol`).
+    /// Origin of the route (`rtm_protocol`).
     pub protocol: u8,
     /// Whether the destination is an address of this host.
     pub is_local: bool,
-    /// The interface that it leads to.
+    /// Its outgoing interface.
     pub index: Option<IfIndex>,
     /// Next hop.
     pub gateway: Option<Ipv6Addr>,
-    /// The MTU that is known for the destination, in bytes; `None`: the interface's.
+    /// The path MTU of the destination, in bytes; `None`: the interface's.
     pub mtu: Option<u32>,
 }
 
 impl Netlink {
-    /// The way of a packet.
+    /// The route of a packet.
     pub async fn way(&self, question: Question) -> anyhow::Result<Way> {
         let request = message(question, RouteFlags::FibMatch);
         let matched = match self.one_route(request).await? {
             Ok(matched) => matched,
             Err(error) => return Ok(Way::Refused(error)),
         };
-        // The matching route has several next hops, perhaps: which one the packet takes is asked apart.
+        // The route may have several next hops; a second request returns the one that the packet takes.
         let request = message(question, RouteFlags::empty());
         let chosen = match self.one_route(request).await? {
             Ok(chosen) => chosen,
@@ -83,7 +83,7 @@ impl Netlink {
         Ok(Way::By(found(&matched, &chosen)))
     }
 
-    /// The interface that leads to an IPv4 address, from an address of ours.
+    /// The outgoing interface for an IPv4 destination, from one of our addresses.
     pub async fn way_out4(
         &self,
         source: Ipv4Addr,

@@ -1,5 +1,4 @@
-//! Interfaces of our making. They have an alias (`ip link`: "alias sixxs"), by which they are found
-//! again.
+//! Interfaces that this program made. An alias marks them (`ip link`: "alias sixxs").
 
 use std::{collections::BTreeSet, ops::RangeFrom};
 
@@ -15,29 +14,29 @@ use sixxs_core::types::{IfIndex, IfName};
 
 use super::{Netlink, RequestError};
 
-/// What marks an interface as ours.
+/// The alias that marks an interface as ours.
 const ALIAS: &str = "sixxs";
 
-/// Groups that are nobody's habit: from "ixxs" on.
+/// Interface groups that other software is unlikely to use: from "ixxs" on.
 const GROUPS: RangeFrom<u32> = 0x6978_7873..;
 
 const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
-/// What there is of a name.
+/// The interface behind a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum There {
     /// No interface.
     Nothing,
-    /// A TUN device of ours.
+    /// Our TUN device.
     OurTun(IfIndex),
-    /// A `sit` interface of ours.
+    /// Our `sit` interface.
     OurSit(IfIndex),
-    /// Somebody else's.
+    /// A foreign interface.
     Others,
 }
 
 impl Netlink {
-    /// What there is of a name.
+    /// Looks an interface up by name.
     pub async fn there(&self, name: &IfName) -> anyhow::Result<There> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_string())];
@@ -71,7 +70,7 @@ impl Netlink {
         Ok(())
     }
 
-    /// Removes every interface that any run made, but for those of these names.
+    /// Removes the interfaces of all runs, except those with these names.
     pub async fn remove_marked(&self, but: &BTreeSet<IfName>) -> anyhow::Result<()> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let answers = self
@@ -90,7 +89,7 @@ impl Netlink {
         }
     }
 
-    /// Whether an interface is a TUN device of ours, whatever it is called.
+    /// Whether an interface is our TUN device, under any name.
     pub async fn is_our_tun(&self, index: IfIndex) -> anyhow::Result<bool> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
@@ -101,8 +100,8 @@ impl Netlink {
         ))
     }
 
-    /// Removes interfaces, which must be ours; any may be gone. For all of them together the kernel waits as
-    /// long as for one, if they are of one group (`IFLA_GROUP`).
+    /// Removes interfaces, which must be ours; some may be gone already. Puts them into one group first
+    /// (`IFLA_GROUP`): the kernel removes a group in the time that one interface takes.
     pub async fn delete_links(&self, indices: &[IfIndex]) -> anyhow::Result<()> {
         if let [index] = indices {
             return self.delete_link(*index).await;
@@ -128,7 +127,7 @@ impl Netlink {
         gone_is_fine(self.request(message, CHANGE).await).context("remove interfaces")
     }
 
-    /// A group that no interface is in.
+    /// A group without interfaces.
     async fn free_group(&self) -> anyhow::Result<u32> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let answers = self
@@ -164,7 +163,7 @@ impl Netlink {
     }
 }
 
-/// The name of an interface, and what it is if it is ours.
+/// The name of an interface, and its kind if it is ours.
 fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, There)> {
     let RouteNetlinkMessage::NewLink(message) = answer else {
         return None;

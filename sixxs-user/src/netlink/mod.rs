@@ -1,6 +1,6 @@
-//! The only place that speaks rtnetlink: observes, applies plans, and says when something changed.
+//! The only place that uses rtnetlink: observes the kernel, applies plans, and reports events.
 //!
-//! Requests, changes and events use sockets of their own, and every request has a time-out.
+//! Requests, changes and events have separate sockets, and every request has a timeout.
 //!
 //! Tasks: one per [`Netlink`], which drives the request socket; it ends when the value is dropped.
 
@@ -49,7 +49,7 @@ pub use look_up::{Found, Question, Way};
 pub use observe::GLOBAL;
 pub use watch::{Change, OthersChange, OutsideWatcher, Removal, Removed, Watcher};
 
-/// No request to the kernel takes so long.
+/// Timeout of a request; the kernel always answers faster.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection for requests, and one for changes.
@@ -57,34 +57,34 @@ pub struct Netlink {
     handle: Handle,
     connection: tokio::task::JoinHandle<()>,
     batch: Batch,
-    /// Our rules as the kernel last told of them: to be deleted by the very same message.
+    /// Our rules with their messages from the last dump: a delete request repeats the same message.
     rules: Vec<(ObservedRule, RuleMessage)>,
-    /// Everybody else's rules, as of the last look.
+    /// Foreign rules from the last observation.
     others_rules: Vec<SeenRule>,
     others_routes: OthersRoutes,
-    /// Exits; `Some`: since when it is none any more, and guarded a little longer.
+    /// Exits. `Some`: since when it is not one any more; it is guarded for a grace period.
     exits: BTreeMap<IfIndex, Option<Instant>>,
-    /// Interfaces seen at the last look, and since when those that are new or were down; `None` before
-    /// any.
+    /// Interfaces of the last observation. `Some`: since when the interface is new or was down. `None` before
+    /// the first observation.
     seen: Option<BTreeMap<IfIndex, Option<Instant>>>,
 }
 
 /// Flags of a request that lists all objects of a kind.
 const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
-/// What to look at.
+/// What to observe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Tables in which everybody's routes matter, not only ours.
+    /// Tables to read completely, with foreign routes.
     pub tables: BTreeSet<TableId>,
-    /// Whether it matters which interfaces are exits.
+    /// Whether to find out which interfaces are exits.
     pub exits: bool,
-    /// Whether it matters what interfaces are connected to.
+    /// Whether to read connected networks.
     pub connected: bool,
 }
 
 impl Scope {
-    /// What matters for a configuration.
+    /// The scope that a configuration needs.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl Scope {
                 RuleMode::Subtrees => [SUBTREES_TABLE, DIRECTS_TABLE].into(),
             },
             exits: config.uplinks.is_none(),
-            // No broker can give away what is on the link of an uplink.
+            // With accounts: a broker must not assign a prefix that is on the link of an uplink.
             connected: config.direct_connected || config.has_accounts(),
         }
     }
@@ -124,7 +124,7 @@ impl Netlink {
         })
     }
 
-    /// Sends a request and collects the answers.
+    /// Sends a request and collects the responses.
     async fn request(
         &self,
         message: RouteNetlinkMessage,
@@ -155,7 +155,7 @@ impl Netlink {
     }
 }
 
-/// A socket for requests to the kernel, by which nobody else is heard.
+/// A socket for requests, which receives messages from the kernel only.
 fn to_kernel() -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
     let inner = socket.socket_mut();
@@ -164,7 +164,7 @@ fn to_kernel() -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// A request did not succeed.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
     #[error(transparent)]
@@ -175,7 +175,7 @@ enum RequestError {
     Broken(String),
 }
 
-/// The number of an interface from its name, for programs that attach by name.
+/// The index of an interface by name, for programs that attach by name.
 pub(crate) fn name_to_index(name: &str) -> anyhow::Result<u32> {
     match nix::net::if_::if_nametoindex(name) {
         Ok(index) => Ok(index),
@@ -184,13 +184,13 @@ pub(crate) fn name_to_index(name: &str) -> anyhow::Result<u32> {
     }
 }
 
-/// The numbers of all interfaces.
+/// The indexes of all interfaces.
 pub(crate) fn indexes() -> anyhow::Result<Vec<IfIndex>> {
     let interfaces = nix::net::if_::if_nameindex().context("list interfaces")?;
     Ok(interfaces.iter().map(|i| IfIndex(i.index())).collect())
 }
 
-/// The name of an interface from its number; `None` when there is no such interface.
+/// The name of an interface by index; `None` if there is no such interface.
 pub(crate) fn index_to_name(index: IfIndex) -> Option<IfName> {
     let name = nix::net::if_::if_indextoname(index.0).ok()?;
     name.to_str().ok()?.parse().ok()

@@ -1,4 +1,4 @@
-//! From dumps to plain data.
+//! Converts dumps to plain data.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,19 +38,19 @@ use sixxs_core::{
 
 use super::{DUMP, Netlink, RequestError, Scope, addresses::SeenAddress, link_type};
 
-/// An address that only a default route leads to: the first of global unicast, 2000::/3, which
-/// some take for a default route as well (RFC 4291 §2.4). Nobody has it.
+/// An address that only a default route covers: the first of global unicast, 2000::/3, which some
+/// configurations use as a default route (RFC 4291 §2.4). No host has it.
 pub const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 const GLOBAL_BITS: u8 = 3;
 
-/// Whoever makes an interface has set it up after this time.
+/// After this time, other software has finished setting up a new interface.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// An exit whose route went is still guarded for this time: a network manager that sets an interface up
-/// anew takes the route away and puts it back.
+/// Grace period for an exit whose route disappeared. A network manager that sets an interface up again
+/// removes the route and adds it back.
 const LINGER: Duration = Duration::from_secs(5);
 impl Netlink {
-    /// Looks at interfaces, addresses, rules and routes.
+    /// Reads interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
         let (mut links, vrfs, on_link) = self.links().await?;
         (self.rules, self.others_rules) = self.rules().await?;
@@ -88,7 +88,7 @@ impl Netlink {
         })
     }
 
-    /// Says of each interface whether it is an exit, or was until a moment ago.
+    /// Sets for each interface whether it is an exit, or was one within the grace period.
     async fn find_exits(&mut self, links: &mut [Link], led: &Led) -> anyhow::Result<()> {
         let answer = self.others_routes.look().await?;
         let (exits, has_hidden) = (led.exits(&answer.routes), answer.has_hidden);
@@ -114,20 +114,20 @@ impl Netlink {
         Ok(())
     }
 
-    /// When to look again because an interface that was an exit is none any more.
+    /// When the grace period of the next former exit ends.
     #[must_use]
     pub fn exit_ends(&self) -> Option<Instant> {
         let gone = self.exits.values().flatten().min();
         gone.map(|gone| gone.checked_add(LINGER).unwrap_or(*gone))
     }
 
-    /// A route of others that matters came or went.
+    /// Invalidates cached routes, after an event for a foreign route that matters.
     pub fn others_routes_changed(&mut self) {
         self.others_routes.changed();
     }
 
-    /// Says which candidates were made lately, or came up: all that was up at the first look was not.
-    /// An uplink that is down has no default route, and is one again from its first packet on.
+    /// Marks candidates that are new or came up lately; interfaces that were up at the first observation are
+    /// not new. An uplink that is down has no default route, and is an exit again from its first packet on.
     fn find_newcomers(&mut self, links: &mut [Link]) {
         let now = Instant::now();
         let seen = std::mem::take(&mut self.seen);
@@ -145,8 +145,8 @@ impl Netlink {
         }
     }
 
-    /// Asks the kernel which route of the main table it would use out of an interface: one question
-    /// each, however many routes there are, and whatever kind of next hop they have.
+    /// Queries the route in the main table out of an interface. This takes one request per interface, for any
+    /// number of routes and any kind of next hop.
     async fn has_default_route(&self, index: IfIndex) -> anyhow::Result<bool> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet6;
@@ -167,13 +167,13 @@ impl Netlink {
                 }),
                 _ => false,
             })),
-            // No route, or no such interface any more.
+            // No route, or the interface is gone.
             Err(RequestError::Kernel(_)) => Ok(false),
             Err(error) => Err(error).context("look a default route up"),
         }
     }
 
-    /// Interfaces, the tables of those that are VRFs, and what addresses say is on links.
+    /// Interfaces, the tables of VRFs, and the on-link prefixes of addresses.
     async fn links(&self) -> anyhow::Result<(Vec<Link>, BTreeSet<TableId>, Vec<ConnectedRoute>)> {
         let mut addresses = self.addresses().await?;
         let mut request = LinkMessage::default();
@@ -222,7 +222,7 @@ impl Netlink {
             .collect())
     }
 
-    /// Routes of one table, or of one origin. The kernel filters: it is asked strictly.
+    /// Routes of one table, or of one protocol. The kernel filters, since the socket uses strict checks.
     async fn routes(
         &self,
         table: Option<TableId>,
@@ -240,7 +240,7 @@ impl Netlink {
             .await
         {
             Ok(answers) => answers,
-            // A table that nothing was ever put into does not exist.
+            // A table that never had a route does not exist.
             Err(RequestError::Kernel(error))
                 if table.is_some() && error.kind() == std::io::ErrorKind::NotFound =>
             {
@@ -254,7 +254,7 @@ impl Netlink {
                 RouteNetlinkMessage::NewRoute(message) => route(&message),
                 _ => None,
             })
-            // Kernels that do not filter (before 4.20) send everything.
+            // Kernels before 4.20 do not filter.
             .filter(|route| table.is_none_or(|table| route.table == table))
             .filter(|route| protocol.is_none_or(|protocol| route.protocol == protocol))
             .collect())
@@ -314,8 +314,8 @@ fn vrf_table(message: &LinkMessage) -> Option<TableId> {
     })
 }
 
-/// Interfaces whose packets start with the IP header where our programs see them, by their
-/// `ARPHRD_` type; others have an Ethernet header, or one that we cannot read.
+/// The layer at which the programs receive an interface's packets, by its `ARPHRD_` type: without a header
+/// before IP, with an Ethernet header, or with one that the programs do not support.
 fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer {
     match kind {
         LinkLayerType::Ether | LinkLayerType::Loopback => {
@@ -329,7 +329,7 @@ fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer 
         | LinkLayerType::Tunnel6
         | LinkLayerType::Ipgre
         | LinkLayerType::Ip6gre => LinkLayer::None,
-        // Also what the parser does not know.
+        // The parser also returns this for types that it does not know.
         LinkLayerType::Void => {
             let number = link_type::of(name.as_str());
             LinkLayer::Unsupported(number.unwrap_or(u16::from(LinkLayerType::Void)))
@@ -413,7 +413,7 @@ fn route(message: &RouteMessage) -> Option<ObservedRoute> {
         },
         _ => ObservedTarget::Other,
     };
-    // Entries of the route cache (RTM_F_CLONED) are not routes that anybody made.
+    // Entries of the route cache (RTM_F_CLONED) are not configured routes.
     let cloned = header.flags.contains(RouteFlags::Cloned);
     (!cloned).then_some(ObservedRoute {
         table: TableId(table),

@@ -1,9 +1,9 @@
-//! Routes of others that matter: those with short destinations in all tables, which may make an interface an
-//! exit, and those of the main table to networks that this host is connected to.
+//! Foreign routes that matter: those with short destinations in any table, which may make an interface an
+//! exit, and those in the main table to connected networks.
 //!
-//! A router's table has hundreds of thousands of routes, and the kernel cannot leave the long ones out of
-//! a dump. So answers are read message by message, and only the headers of most. Where there are many
-//! routes, the last answer is kept until an event says that it has changed.
+//! A router has hundreds of thousands of routes, and the kernel cannot filter a dump by prefix length. So
+//! dumps are parsed message by message, and of most messages only the headers. If there are many routes, the
+//! result is cached until an event reports a change.
 
 use std::{
     io,
@@ -30,20 +30,20 @@ use tokio::time::timeout;
 
 use super::{DUMP, RequestError, TIMEOUT, observe::destination, to_kernel};
 
-/// The kernel fills at most this much at a time (`netlink_recvmsg`).
+/// Maximum size of a datagram in a dump (`netlink_recvmsg`).
 const ANSWER_BYTES: usize = 32 * 1024;
 
-/// With more routes than this, an answer is kept: about a millisecond of a processor.
+/// With more routes than this, the result is cached: to dump this many takes about 1 ms of CPU time.
 const FEW: usize = 1000;
 
-/// A kept answer is asked for anew after this time, whatever events say. Shorter than the daemon's pause
-/// between rounds without events.
+/// A cached result expires after this time even without an event. Shorter than the daemon's interval between
+/// rounds without events.
 const KEPT: Duration = Duration::from_secs(25);
 
-/// A dump during which the table changed is repeated this often.
+/// Maximum number of dumps if the table changes during each of them.
 const ATTEMPTS: usize = 3;
 
-/// A socket for dumps, and the last answer.
+/// A socket for dumps, and the last result.
 pub(super) struct OthersRoutes {
     socket: TokioSocket,
     number: u32,
@@ -53,19 +53,19 @@ pub(super) struct OthersRoutes {
 
 struct Last {
     at: Instant,
-    /// Whether it holds until an event says otherwise.
+    /// Whether it is valid until an event reports a change.
     is_current: bool,
     answer: Answer,
 }
 
-/// What there is.
+/// The foreign routes that matter.
 #[derive(Default)]
 pub(super) struct Answer {
-    /// By table, destination and interface.
+    /// Sorted by table, destination and interface.
     pub(super) routes: Vec<WideRoute>,
-    /// By destination and interface.
+    /// Sorted by destination and interface.
     pub(super) connected: Vec<ConnectedRoute>,
-    /// Whether there are routes by next hop objects of which the kernel does not say the interface
+    /// Whether there are routes through next hop objects whose interface the kernel does not report
     /// (`net.ipv4.nexthop_compat_mode` is 0).
     pub(super) has_hidden: bool,
 }
@@ -74,9 +74,9 @@ pub(super) struct Answer {
 #[derive(Default)]
 struct Dump {
     answer: Answer,
-    /// Messages in all.
+    /// Total number of messages.
     count: usize,
-    /// The table changed meanwhile, and routes may be missing (`NLM_F_DUMP_INTR`).
+    /// The table changed during the dump, so routes may be missing (`NLM_F_DUMP_INTR`).
     is_torn: bool,
 }
 
@@ -85,7 +85,7 @@ impl OthersRoutes {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = to_kernel()?;
             match socket.socket_mut().set_netlink_get_strict_chk(true) {
-                // Before 4.20 the kernel does not filter; we do.
+                // Kernels before 4.20 do not filter; this code filters too.
                 Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),
                 _ => Ok(socket),
             }
@@ -98,14 +98,14 @@ impl OthersRoutes {
         })
     }
 
-    /// A route that matters came or went.
+    /// Invalidates the cached result, after an event for a route that matters.
     pub(super) fn changed(&mut self) {
         if let Some(last) = &mut self.last {
             last.is_current = false;
         }
     }
 
-    /// The routes that there are.
+    /// The current routes.
     pub(super) async fn look(&mut self) -> anyhow::Result<&Answer> {
         let last = match self.last.take() {
             Some(last) if last.is_current && last.at.elapsed() < KEPT => last,
@@ -123,7 +123,7 @@ impl OthersRoutes {
         Ok(&self.last.insert(last).answer)
     }
 
-    /// A dump from which nothing is missing: where that cannot be had, with what was there before.
+    /// A complete dump; if no attempt gives one, the last dump together with the previous result.
     async fn dump_whole(&mut self, before: Option<Last>) -> Result<Dump, RequestError> {
         let mut dump = self.dump().await?;
         for _ in 1..ATTEMPTS {
@@ -183,9 +183,10 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const RTN_UNICAST: u8 = 1;
 
 impl Dump {
-    /// Takes a datagram of answers to the request of this number. Returns whether it was the last.
+    /// Parses a datagram of responses to the request with this sequence number. Returns whether it was the
+    /// last.
     ///
-    /// A `nlmsghdr` has the length at offset 0, the type at 4, flags at 6, the number at 8.
+    /// `nlmsghdr` has the length at offset 0, the type at 4, flags at 6, the sequence number at 8.
     fn take(&mut self, mut datagram: &[u8], number: u32) -> Result<bool, RequestError> {
         while let Some((head, _)) = datagram.split_at_checked(NLMSGHDR) {
             let at = |from: usize| u16::from_ne_bytes([head[from], head[from + 1]]);
@@ -198,7 +199,7 @@ impl Dump {
             };
             let next = length.next_multiple_of(4).min(datagram.len());
             datagram = &datagram[next..];
-            // Others are of a dump that was given up.
+            // Other sequence numbers belong to an abandoned dump.
             if seen != number {
                 continue;
             }
@@ -228,7 +229,7 @@ impl Dump {
         Ok(false)
     }
 
-    /// A route of the main table without a next hop.
+    /// Adds a route of the main table, unless it has a next hop.
     fn add_connected(&mut self, message: &[u8]) -> Result<(), RequestError> {
         let Some(message) = parsed(message)? else {
             return Ok(());
@@ -289,9 +290,9 @@ fn parsed(message: &[u8]) -> Result<Option<RouteMessage>, RequestError> {
     })
 }
 
-/// Whether a message is of a route that may be to a local network, by its header (the table is at 4). It
-/// is the kernel's own, an administrator's or a router advertisement's: what routing daemons say is about
-/// others' networks, and may be a million.
+/// Whether a message is about a route that may lead to a local network, by its header (the table is at 4).
+/// Only routes by the kernel, an administrator or a router advertisement count: routing daemons may have a
+/// million, to remote networks.
 fn may_be_connected(message: &[u8]) -> bool {
     let Some([_, bits, _, _, table, protocol, _, kind]) = message.get(NLMSGHDR..NLMSGHDR + 8)
     else {
@@ -300,15 +301,15 @@ fn may_be_connected(message: &[u8]) -> bool {
     *bits > PIECE_BITS && *kind == RTN_UNICAST && is_of_the_host(*table, *protocol)
 }
 
-/// Whether a route is one of the main table that no routing daemon made (`RTPROT_KERNEL`, `RTPROT_BOOT`,
+/// Whether a route is in the main table and not made by a routing daemon (`RTPROT_KERNEL`, `RTPROT_BOOT`,
 /// `RTPROT_STATIC`, `RTPROT_RA` of the kernel's uapi/linux/rtnetlink.h).
 pub(super) const fn is_of_the_host(table: u8, protocol: u8) -> bool {
     const MAIN: u8 = 254;
     table == MAIN && matches!(protocol, 2 | 3 | 4 | 9)
 }
 
-/// Whether a message is of a route of somebody else's that may make an interface an exit, by its header: a
-/// `nlmsghdr`, then a `rtmsg` (destination length at 1, protocol at 5, type at 7).
+/// Whether a message is about a foreign route that may make an interface an exit, by its header: `nlmsghdr`,
+/// then `rtmsg` (destination length at 1, protocol at 5, type at 7).
 fn is_wide(message: &[u8]) -> bool {
     let Some([_, bits, _, _, _, protocol, _, kind]) = message.get(NLMSGHDR..NLMSGHDR + 8) else {
         return false;

@@ -1,17 +1,17 @@
-//! What the kernel answers to a request that it refuses: an error number, and its own words where it
-//! gives them (extended acknowledgements, Linux 4.12: `NETLINK_EXT_ACK`).
+//! The kernel's answer to a request that it refuses: an error number, and a message if there is one (extended
+//! acknowledgements, Linux 4.12: `NETLINK_EXT_ACK`).
 
 use std::{fmt, io};
 
 use rtnetlink::{packet_core::ErrorMessage, sys::Socket};
 
-/// The header of the request, which an answer repeats (`struct nlmsghdr`).
+/// Size of the request's header, which the answer repeats (`struct nlmsghdr`).
 const HEADER_BYTES: usize = 16;
 
 /// `NLMSGERR_ATTR_MSG` of the kernel's uapi/linux/netlink.h.
 const WORDS: u16 = 1;
 
-/// Asks for the kernel's own words, and that answers repeat no more than the header of a request.
+/// Requests error messages, and answers that repeat only the header of a request.
 pub(super) fn ask_for_words(socket: &Socket) -> io::Result<()> {
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)
@@ -25,7 +25,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Out of an answer. It has to repeat the header of the request alone (`NETLINK_CAP_ACK`).
+    /// Parses an answer. It must repeat only the header of the request (`NETLINK_CAP_ACK`).
     pub(super) fn new(answer: &ErrorMessage) -> Self {
         Self {
             error: answer.to_io(),
@@ -33,12 +33,12 @@ impl Refusal {
         }
     }
 
-    /// The number of the error.
+    /// The error number.
     pub(super) fn raw_os_error(&self) -> Option<i32> {
         self.error.raw_os_error()
     }
 
-    /// What kind of error it is.
+    /// The kind of error.
     pub(super) fn kind(&self) -> io::ErrorKind {
         self.error.kind()
     }
@@ -71,8 +71,8 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The text among the attributes of an answer. Each begins with its length, header included, and its
-/// kind; the next one begins at a multiple of four bytes.
+/// The message among the attributes of an answer. An attribute begins with its length, which includes the
+/// header, and its type; the next one is aligned to four bytes.
 fn words(mut attributes: &[u8]) -> Option<String> {
     loop {
         let (length, rest) = attributes.split_first_chunk()?;
@@ -84,7 +84,7 @@ fn words(mut attributes: &[u8]) -> Option<String> {
             return Some(String::from_utf8_lossy(text).into_owned())
                 .filter(|text| !text.is_empty());
         }
-        // A length of nothing would be looked at for ever.
+        // A length of zero would make this loop endless.
         attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
     }
 }

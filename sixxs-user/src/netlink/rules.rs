@@ -1,4 +1,4 @@
-//! Rules: ours as plain data, everybody's as they can be read.
+//! Policy rules: ours as plain data, foreign ones as far as they can be parsed.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -16,7 +16,7 @@ use sixxs_core::{
 use super::{DUMP, Netlink, RequestError};
 
 impl Netlink {
-    /// Our rules as the kernel told of them, and everybody else's.
+    /// Our rules, with their messages, and the foreign rules.
     pub(super) async fn rules(
         &self,
     ) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<SeenRule>)> {
@@ -33,12 +33,12 @@ impl Netlink {
         Ok((ours, others))
     }
 
-    /// Everybody's rules, in the order in which they are asked.
+    /// All rules, in the order in which the kernel evaluates them.
     pub async fn everybodys_rules(&self) -> anyhow::Result<Vec<SeenRule>> {
         Ok(self.rule_messages().await?.iter().map(seen).collect())
     }
 
-    /// Everybody else's rules, as of the last look.
+    /// Foreign rules from the last observation.
     #[must_use]
     pub fn others_rules(&self) -> &[SeenRule] {
         &self.others_rules
@@ -72,7 +72,7 @@ fn is_ours(message: &RuleMessage) -> bool {
     })
 }
 
-/// A rule that asks for addresses only and looks a table up; `None` for any other.
+/// A rule that selects by addresses only and looks up a table; `None` for any other.
 fn rule(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
     if header.action != RuleAction::ToTable
@@ -93,7 +93,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Priority(value) => priority = *value,
             RuleAttribute::SuppressPrefixLen(0) => no_default = true,
-            // What the kernel says of every rule: nothing is suppressed.
+            // Default values, which the kernel sends with every rule: nothing is suppressed.
             RuleAttribute::Protocol(_)
             | RuleAttribute::SuppressPrefixLen(u32::MAX)
             | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
@@ -109,7 +109,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
     })
 }
 
-/// Anybody's rule, as far as it can be told.
+/// Parses any rule, as far as possible.
 fn seen(message: &RuleMessage) -> SeenRule {
     let header = &message.header;
     let mut selector = Selector {
@@ -139,7 +139,7 @@ fn seen(message: &RuleMessage) -> SeenRule {
             RuleAttribute::FwMask(value) => mask = *value,
             RuleAttribute::UidRange(range) => selector.uids = Some((range.start, range.end)),
             RuleAttribute::SuppressPrefixLen(bits) => {
-                // What the kernel says of every rule: nothing is suppressed.
+                // The default value, which the kernel sends with every rule: nothing is suppressed.
                 suppressed = Some(*bits).filter(|bits| *bits != u32::MAX);
             }
             RuleAttribute::Protocol(_) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}

@@ -1,5 +1,4 @@
-//! The kernel's own tunnels of IPv6 in IPv4 (`sit`). Those of our making are marked
-//! ([`super::marked`]).
+//! Tunnels in the kernel for IPv6 in IPv4 (`sit`). Ours are marked ([`super::marked`]).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,28 +14,28 @@ use sixxs_core::types::{IfIndex, IfName};
 
 use super::{Netlink, RequestError, marked::There};
 
-/// Time to live of what is sent (RFC 4213 §3.3).
+/// TTL of outer packets (RFC 4213 §3.3).
 const TTL: u8 = 64;
 
-/// The two ends of a tunnel.
+/// The two endpoints of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Ours; `None`: whatever the route asks for.
+    /// Our address; `None`: the route decides.
     pub local: Option<Ipv4Addr>,
-    /// The broker's.
+    /// The broker's address.
     pub remote: Ipv4Addr,
 }
 
-/// There is no `sit` interface.
+/// Why there is no `sit` interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSit {
-    /// The kernel has none, and is not to be had to load any.
+    /// The kernel has no `sit`, and no module to load.
     #[error("this kernel has no sit")]
     Unsupported,
-    /// Somebody else has one of this name, or between the same two ends.
+    /// Another interface has this name or the same two endpoints.
     #[error("somebody else has an interface of that name, or a tunnel between the same addresses")]
     Taken,
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -44,13 +43,13 @@ pub enum NoSit {
 const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
 impl Netlink {
-    /// The `sit` interface of this name between these ends, down and without addresses: made, or
-    /// taken over from an earlier run of ours.
+    /// Returns the `sit` interface of this name between these endpoints: a new one, down and without addresses,
+    /// or the one of an earlier run.
     pub async fn sit(&self, name: &IfName, ends: Ends) -> Result<IfIndex, NoSit> {
         match self.there(name).await? {
             There::OurSit(index) if self.ends(index).await? == Some(ends) => return Ok(index),
             There::OurSit(index) => self.delete_link(index).await?,
-            // As it was found out by whoever made it. It goes with the next boot.
+            // An earlier run made a TUN device because the kernel had no `sit`. It disappears at the next boot.
             There::OurTun(_) => return Err(NoSit::Unsupported),
             There::Nothing | There::Others => {}
         }
@@ -58,7 +57,7 @@ impl Netlink {
         let mut tunnel = vec![
             InfoIpTunnel::Remote(IpAddr::V4(ends.remote)),
             InfoIpTunnel::Ttl(TTL),
-            // What does not fit is told to the sender, not cut.
+            // An inner packet that does not fit gets an ICMP error, instead of fragmented outer packets.
             InfoIpTunnel::PMtuDisc(true),
         ];
         tunnel.extend(
@@ -87,7 +86,7 @@ impl Netlink {
             Err(error) => return Err(NoSit::Other(error.into())),
         }
         let index = IfIndex(super::name_to_index(name.as_str())?);
-        // The kernel takes no alias for an interface that is only being made.
+        // The kernel does not accept an alias while it creates an interface.
         if let Err(error) = self.mark(index).await {
             self.delete_link(index).await?;
             return Err(NoSit::Other(error));
@@ -95,7 +94,7 @@ impl Netlink {
         Ok(index)
     }
 
-    /// The two ends of a `sit` interface.
+    /// The two endpoints of a `sit` interface.
     async fn ends(&self, index: IfIndex) -> anyhow::Result<Option<Ends>> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;

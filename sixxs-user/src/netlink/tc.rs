@@ -1,4 +1,4 @@
-//! Traffic control, as far as old kernels need it: the clsact qdisc and who sits on it.
+//! Traffic control for old kernels: the clsact qdisc and its filters.
 
 use anyhow::Context as _;
 use rtnetlink::{
@@ -12,12 +12,12 @@ use sixxs_core::types::IfIndex;
 
 use super::Netlink;
 
-/// One of the two places of clsact.
+/// One of the two hooks of clsact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    /// What comes in.
+    /// For incoming packets.
     Ingress,
-    /// What leaves.
+    /// For outgoing packets.
     Egress,
 }
 
@@ -55,12 +55,12 @@ pub struct Filter {
     pub priority: u16,
     /// Its handle; 0 in the head entry that each priority has in a dump.
     pub handle: u32,
-    /// The number of its program, if it is one.
+    /// The ID of its program, if it is a `bpf` filter.
     pub program: Option<u32>,
 }
 
 impl Netlink {
-    /// The filters on one side of an interface; none where it has no clsact.
+    /// The filters at one hook of an interface; none if it has no clsact.
     pub async fn filters(
         &self,
         interface: IfIndex,

@@ -1,5 +1,5 @@
-//! Says when something changed, not what: whoever asks looks anew. Of what was taken away it says who
-//! did.
+//! Signals that something changed; the caller re-reads the kernel. For deletions it also returns the kind of
+//! the removed object, and the port ID of the process that removed it.
 
 use std::io;
 
@@ -17,8 +17,8 @@ pub struct Watcher {
     socket: TokioSocket,
 }
 
-/// Rule events come only by this group: there is no legacy constant for it. `Tc` tells of qdiscs and
-/// filters, but not of TCX.
+/// Rule events have a group of their own, without a legacy `RTMGRP_` constant. `Tc` reports qdiscs and
+/// filters, but not TCX.
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Tc,
     MulticastGroup::Link,
@@ -27,41 +27,41 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Rule,
 ];
 
-/// What is known of a change.
+/// The contents of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Something was taken away.
+    /// The object that was removed, if any.
     pub removal: Option<Removal>,
-    /// An interface was made, or came from another namespace.
+    /// An interface was created, or moved here from another namespace.
     pub is_new_link: bool,
-    /// Which routes of others came or went.
+    /// How foreign routes changed.
     pub others: OthersChange,
 }
 
-/// What a change does to the routes of others that matter: to exits, and to local networks.
+/// Effect of an event on the foreign routes that matter: for exits, and for local networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OthersChange {
-    /// Nothing.
+    /// None.
     #[default]
     Same,
-    /// There may be an exit less, or other local networks; or it is not known what changed.
+    /// An exit may be gone, or local networks may have changed, or the change is unknown.
     Changed,
-    /// There may be an exit more.
+    /// There may be a new exit.
     More,
 }
 
-/// Something was taken away.
+/// A removed object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Removal {
-    /// Of which kind.
+    /// Its kind.
     pub what: Removed,
-    /// By which process, in the number that the kernel gave its socket: the process's own for its
-    /// first one. `None`: by the kernel, or it does not say (of addresses never, of interfaces
-    /// before 6.2).
+    /// Netlink port ID of the socket that removed it: the process ID, if it is the first netlink socket of a
+    /// process. `None`: the kernel removed it, or does not report it (never for addresses; for interfaces
+    /// only since 6.2).
     pub process: Option<u32>,
 }
 
-/// What was taken away.
+/// Kind of a removed object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Removed {
     /// An interface.
@@ -74,17 +74,17 @@ pub enum Removed {
     Rule,
     /// A qdisc or a filter on it.
     Program,
-    /// The names of tables, of which the kernel knows nothing.
+    /// Names of routing tables, which are in files; the kernel does not have them.
     Names,
-    /// What pinned maps and links hold: nothing tells of that.
+    /// Contents of pinned maps and links, for which the kernel sends no events.
     Pinned,
 }
 
-/// What is read of each message: its headers. The rest is cut off.
+/// Number of bytes to read of each message: enough for the headers. The rest is truncated.
 const HEAD_BYTES: usize = 64;
 
 impl Watcher {
-    /// Subscribes. Look around only afterwards, so that nothing falls between.
+    /// Subscribes. Observe the kernel only afterwards, so that no change is missed.
     pub fn subscribe() -> anyhow::Result<Self> {
         Self::to(&GROUPS)
     }
@@ -104,8 +104,7 @@ impl Watcher {
         })
     }
 
-    /// Waits until something that matters may have changed. Cancelling it loses nothing: what was
-    /// not read stays in the socket.
+    /// Waits for an event that may matter. It is cancel safe: unread events stay in the socket.
     pub async fn changed(&self) -> io::Result<Change> {
         loop {
             let mut head = [0; HEAD_BYTES];
@@ -118,8 +117,8 @@ impl Watcher {
         }
     }
 
-    /// The same of what is there already, without waiting. The kernel tells of a change as it makes it: who
-    /// has seen it finds here what is told of it.
+    /// Returns the next event in the socket without waiting. The kernel sends an event together with the
+    /// change, so after a change is visible, its event is here.
     pub fn changed_already(&self) -> Option<Change> {
         loop {
             let mut head = [0; HEAD_BYTES];
@@ -133,14 +132,14 @@ impl Watcher {
             match change(read, &head[..HEAD_BYTES - free]) {
                 Ok(None) => {}
                 Ok(change) => return change,
-                // Nothing is there; or what is wrong will be told to who waits.
+                // The socket is empty; `changed` will report any other error.
                 Err(_) => return None,
             }
         }
     }
 }
 
-/// What a message says, as far as it was read; `None`: nothing that matters.
+/// Parses the part of a message that was read; `None` if it does not matter.
 fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Change>> {
     match read {
         Ok(_) => Ok(matters(message).then(|| Change {
@@ -148,7 +147,7 @@ fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Cha
             is_new_link: is_new_link(message),
             others: others(message),
         })),
-        // The socket overran: something changed, and we look at everything anyway.
+        // The socket buffer overran: assume a change. The next round reads everything anyway.
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Change {
             others: OthersChange::Changed,
             ..Change::default()
@@ -157,10 +156,10 @@ fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Cha
     }
 }
 
-/// A subscription to what may change by which address a broker is reached.
+/// A subscription to changes that may affect the path to a broker.
 pub struct OutsideWatcher(Watcher);
 
-/// Interfaces and addresses; of the routes IPv4's, since a broker may be reached by any of them.
+/// Interfaces, addresses and routes of both families, since a broker may be reached by any of them.
 const OUTSIDE_GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -175,18 +174,17 @@ impl OutsideWatcher {
         Ok(Self(Watcher::to(&OUTSIDE_GROUPS)?))
     }
 
-    /// As [`Watcher::changed`].
+    /// Like [`Watcher::changed`].
     pub async fn changed(&self) -> io::Result<()> {
         self.0.changed().await.map(|_| ())
     }
 }
 
-/// Whether a message is about anything of ours. Routes come and go by the thousand on a router:
-/// only our own matter, those with short destinations, which may make an interface an exit, and those of
-/// the host's own networks.
+/// Whether a message matters. A router adds and removes thousands of routes. Only these matter: our own, those
+/// with short destinations, which may make an interface an exit, and those to local networks.
 ///
-/// A `nlmsghdr` (type at offset 4), then a `rtmsg` (destination length at 1, table at 4, protocol at 5): all
-/// unchanged since Linux 2.2. Notifications come one to a datagram.
+/// Layout: `nlmsghdr` (type at offset 4), then `rtmsg` (destination length at 1, table at 4, protocol at 5),
+/// unchanged since Linux 2.2. Each datagram contains one notification.
 fn matters(message: &[u8]) -> bool {
     match route_event(message) {
         Some(event) => {
@@ -198,11 +196,11 @@ fn matters(message: &[u8]) -> bool {
     }
 }
 
-/// What an event of an IPv6 route does to exits and local networks. Rules and interfaces are read at each look.
+/// Effect of an IPv6 route event on exits and local networks. Each round reads rules and interfaces anyway.
 fn others(message: &[u8]) -> OthersChange {
     match route_event(message) {
         Some(event) if event.protocol == PROTOCOL => OthersChange::Same,
-        // A network that this host is connected to.
+        // A local network.
         Some(event)
             if event.destination_bits > PIECE_BITS
                 && is_of_the_host(event.table, event.protocol) =>
@@ -223,7 +221,7 @@ struct RouteEvent {
     protocol: u8,
 }
 
-/// An event of an IPv6 route; `None`: another, or nobody knows.
+/// Parses an IPv6 route event; `None` for other events and for short messages.
 fn route_event(message: &[u8]) -> Option<RouteEvent> {
     const RTMSG: usize = 16;
     let kind = u16::from_ne_bytes(*message.get(4..6)?.first_chunk()?);
@@ -239,15 +237,15 @@ fn route_event(message: &[u8]) -> Option<RouteEvent> {
     })
 }
 
-/// Whether a message is of an interface that was not there before: then all of its flags are new. An
-/// `ifinfomsg` has its flags at 8, and at 12 which of them changed.
+/// Whether a message is about a new interface: then all bits of its change mask are set. An `ifinfomsg` has
+/// its flags at offset 8, and the change mask at 12.
 fn is_new_link(message: &[u8]) -> bool {
     const CHANGED: usize = 16 + 12;
     message.get(4..6) == Some(&RTM_NEWLINK.to_ne_bytes())
         && message.get(CHANGED..CHANGED + 4) == Some(&[0xff; 4])
 }
 
-/// What a message says was taken away, and by whom. A `nlmsghdr` has the socket's number at 12.
+/// The removed object of a message, and the port ID, which is at offset 12 of `nlmsghdr`.
 fn removal(message: &[u8]) -> Option<Removal> {
     let kind = message.get(4..6)?.first_chunk()?;
     let what = match u16::from_ne_bytes(*kind) {
