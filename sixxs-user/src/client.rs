@@ -1,4 +1,4 @@
-//! The other end of the control socket.
+//! The client of the control socket.
 
 use std::{io, path::Path, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::{net::UnixStream, time::timeout};
 
 use crate::api::{Refusal, Status};
 
-/// There is no daemon to talk to.
+/// No daemon listens at the socket.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no daemon answers at {socket}; start it with `sixxs run`, or see `systemctl status sixxs`"
@@ -23,36 +23,36 @@ pub struct NoDaemon {
     socket: String,
 }
 
-/// There is a daemon, and it says nothing.
+/// The daemon does not answer in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the daemon did not answer within {} s; is it stopped?", .0.as_secs())]
 pub struct Silent(Duration);
 
-/// It lets us not connect.
+/// No permission to connect.
 #[derive(Debug, thiserror::Error)]
 #[error("may not connect to {0}; run as root, or as a member of its group (sixxs)")]
 struct Refused(String);
 
-/// How long one that is well takes at most.
+/// Time limit for a daemon that is idle.
 const SOON: Duration = Duration::from_secs(2);
 
-/// How long one that works on something takes at most to say that it is there.
+/// Time limit for `/v1/alive`, for a daemon that is busy.
 const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a daemon may take to tell something.
+/// Time limit for a request that reads.
 const TELLS_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long it may take to change something: a tunnel's commands have a minute each.
+/// Time limit for a request that changes something: each command of a tunnel has a minute.
 const CHANGES_WITHIN: Duration = Duration::from_secs(150);
 
-/// Asks, and parses the answer.
+/// Sends a GET request, and parses the response.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
     let exchange = async { whole(request(socket, Method::GET, path, Bytes::new()).await?).await };
     let body = within(TELLS_WITHIN, exchange).await?;
     serde_json::from_slice(&body).with_context(|| format!("understand the answer to {path}"))
 }
 
-/// The state, from a daemon that is given less time: for who has more to look at.
+/// The status, with a short time limit, for callers that also have other sources.
 pub async fn status_soon(socket: &Path) -> anyhow::Result<Status> {
     match timeout(SOON, get(socket, "/v1/status")).await {
         Ok(outcome) => outcome,
@@ -60,13 +60,13 @@ pub async fn status_soon(socket: &Path) -> anyhow::Result<Status> {
     }
 }
 
-/// Has something changed.
+/// Sends a request for a change.
 pub async fn post<T: Serialize + Sync>(socket: &Path, path: &str, body: &T) -> anyhow::Result<()> {
     ask::<_, IgnoredAny>(socket, path, body).await?;
     Ok(())
 }
 
-/// Asks something that has a body, and parses the answer.
+/// Sends a request with a body, and parses the response.
 pub async fn ask<T: Serialize + Sync, A: DeserializeOwned>(
     socket: &Path,
     path: &str,
@@ -79,12 +79,12 @@ pub async fn ask<T: Serialize + Sync, A: DeserializeOwned>(
     serde_json::from_slice(&answer).with_context(|| format!("understand the answer to {path}"))
 }
 
-/// Whether the daemon answers at all: one that hangs is not waited for as long as one that works.
+/// Checks that the daemon answers at all, so that callers do not wait long for one that hangs.
 pub async fn alive(socket: &Path) -> anyhow::Result<()> {
     let exchange =
         async { whole(request(socket, Method::GET, "/v1/alive", Bytes::new()).await?).await };
     match timeout(ALIVE_WITHIN, exchange).await {
-        // One that is older does not know the question; that is an answer, too.
+        // An earlier version does not know the request, but its error response is an answer too.
         Ok(Err(error)) if error.is::<NoDaemon>() || error.is::<Refused>() => Err(error),
         Ok(_) => Ok(()),
         Err(_) => bail!(Silent(ALIVE_WITHIN)),
@@ -101,7 +101,7 @@ async fn within<T>(
     }
 }
 
-/// Asks, and hands each line of the answer on as it comes.
+/// Sends a GET request, and passes each line of the response on as it arrives.
 pub async fn lines(
     socket: &Path,
     path: &str,
@@ -112,8 +112,8 @@ pub async fn lines(
     let mut response = within(TELLS_WITHIN, begun).await?;
     let mut rest = Vec::new();
     while let Some(frame) = response.frame().await {
-        // An answer that goes on ends in the middle when the daemon does: there is no other error on a
-        // socket of this host, and its words say less.
+        // A streamed response is cut off when the daemon ends. A local socket has no other error, and this
+        // message is clearer than its own.
         let Ok(frame) = frame else {
             bail!("the daemon has ended");
         };
@@ -154,7 +154,7 @@ async fn request(
         },
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the exchange; its errors are the request's too.
+    // The connection ends with the exchange, and the request returns its errors too.
     tokio::spawn(connection);
     let request = hyper::Request::builder()
         .method(method)

@@ -1,4 +1,4 @@
-//! Connections that are served: so many at a time, whatever the other side does.
+//! Limits the number of open connections.
 
 use std::{
     collections::VecDeque,
@@ -12,37 +12,38 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::memory;
 
-/// So many connections leave memory behind that is worth giving back.
+/// After this many connections, freed memory is worth returning to the kernel.
 const STORM: usize = 64;
 
-/// Whether a request has come by a connection, and is not answered yet where that is told.
+/// Whether a connection has an unanswered request. A server that does not call `clear` counts a connection as
+/// busy after its first request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked(Arc<AtomicBool>);
 
 impl Asked {
-    /// One has.
+    /// A request has arrived.
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// It is answered.
+    /// The request is answered.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// Whether one has.
+    /// Whether there is a request.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Connections by class: each class has a number of its own, so that none takes another's place. They end when
-/// this is dropped.
+/// Connections by class. Each class has its own limit, so that classes do not displace each other. The
+/// connections end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Connections<C> {
     tasks: JoinSet<()>,
     open: VecDeque<Open<C>>,
-    /// Served since memory was last given back.
+    /// Connections since memory was last returned.
     served: usize,
 }
 
@@ -54,7 +55,7 @@ struct Open<C> {
 }
 
 impl<C: PartialEq> Connections<C> {
-    /// None yet.
+    /// No connections.
     pub(crate) fn new() -> Self {
         Self {
             tasks: JoinSet::new(),
@@ -63,7 +64,7 @@ impl<C: PartialEq> Connections<C> {
         }
     }
 
-    /// Waits until one has ended.
+    /// Waits until a connection has ended.
     pub(crate) async fn ended(&mut self) {
         if self.tasks.join_next().await.is_none() {
             return std::future::pending().await;
@@ -76,8 +77,8 @@ impl<C: PartialEq> Connections<C> {
         }
     }
 
-    /// Whether there is room for one more of a class that may have `most`. Where there is none, the oldest is
-    /// given up of those that wait for no answer.
+    /// Whether there is room for another connection of a class with the limit `most`. If not, closes the oldest
+    /// one that has no unanswered request, if there is one.
     pub(crate) fn has_room(&mut self, class: &C, most: usize) -> bool {
         self.open
             .retain(|connection| !connection.task.is_finished());
@@ -88,7 +89,7 @@ impl<C: PartialEq> Connections<C> {
         self.give_up(|connection| connection.class == *class && !connection.asked.is_set())
     }
 
-    /// Gives up the oldest of a class.
+    /// Closes the oldest connection of a class.
     pub(crate) fn give_up_oldest(&mut self, class: &C) {
         self.give_up(|connection| connection.class == *class);
     }
@@ -102,7 +103,7 @@ impl<C: PartialEq> Connections<C> {
         given_up.is_some()
     }
 
-    /// Serves one more.
+    /// Serves another connection.
     pub(crate) fn serve(
         &mut self,
         class: C,

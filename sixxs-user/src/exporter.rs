@@ -1,7 +1,7 @@
-//! Metrics for whoever asks by TCP, by an address or a name of this host: `GET /metrics`, and nothing else.
+//! Metrics over TCP: `GET /metrics` only, and only for requests to an address or a name of this host.
 //!
-//! Tasks: one that accepts, and one for each connection; they end when the [`Exporter`] is dropped.
-//! Connections are few and short, whatever the other side does.
+//! Tasks: one that accepts connections, and one for each connection; they end when the [`Exporter`] is dropped.
+//! The number of connections and their duration are limited.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -30,22 +30,22 @@ use crate::{
     metrics,
 };
 
-/// Connections at a time; for one more an old one is given up.
+/// Maximum number of connections; for one more, the oldest is closed.
 const CONNECTIONS: usize = 16;
 
-/// The whole of a connection.
+/// Time limit of a connection.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Until a request is complete.
+/// Time limit for a request to be complete.
 const ASKS_WITHIN: Duration = Duration::from_secs(5);
 
-/// When no connection can be accepted, for want of descriptors say.
+/// Pause after an error of `accept`, such as a lack of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Those of the configuration, and this host's own.
+/// The names in the configuration, and the host's own.
 type Names = Arc<[HostName]>;
 
-/// Serves metrics as long as it lives.
+/// Serves metrics until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Exporter {
     address: SocketAddr,
@@ -54,7 +54,7 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// Begins to serve at this address, under these names and that of this host.
+    /// Starts to serve at this address, under these names and the host's own.
     pub(crate) async fn serve(
         address: SocketAddr,
         names: &[HostName],
@@ -71,13 +71,13 @@ impl Exporter {
         })
     }
 
-    /// Where it was told to serve.
+    /// The configured address.
     #[must_use]
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves under these names from now on, and that of this host.
+    /// Changes the names; the host's own stays.
     pub(crate) fn rename(&self, names: &[HostName]) {
         let names = with_own(names);
         self.names.send_if_modified(|served| {
@@ -94,7 +94,7 @@ impl Drop for Exporter {
     }
 }
 
-/// Together with the name of this host, if it has one that others could know it by.
+/// Adds the host's own name, if it is a valid host name.
 fn with_own(names: &[HostName]) -> Names {
     let own = || {
         let name = nix::sys::utsname::uname().ok()?;
@@ -151,14 +151,14 @@ async fn converse(stream: TcpStream, names: Names, requests: Requests, asked: As
     }
 }
 
-/// Whether it asks for this host. A client that says no name is no browser.
+/// Whether the request is for this host. A request without a host name is accepted: browsers always send one.
 fn asks_for_us(request: &HttpRequest<Incoming>, names: &[HostName]) -> bool {
     let in_uri = request
         .uri()
         .authority()
         .map(|authority| authority.as_str());
     let headers = request.headers().get_all(HOST).iter();
-    // What is no text is no name.
+    // A value that is not text matches no name.
     let in_headers = headers.map(|host| host.to_str().unwrap_or_default());
     in_uri
         .into_iter()

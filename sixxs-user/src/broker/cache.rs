@@ -1,5 +1,5 @@
-//! What TIC returned, in `STATE_DIR/tic/NAME.toml`, so that a restart needs no connect. The files
-//! hold passwords, and are for nobody else to read.
+//! The TIC parameters of tunnels, in `STATE_DIR/tic/NAME.toml`, so that a restart needs no connect. The files
+//! contain passwords, so only root can read them.
 
 use std::path::{Path, PathBuf};
 
@@ -15,17 +15,17 @@ use zeroize::Zeroizing;
 use super::{blocking, durable};
 use crate::removal;
 
-/// Many times what a file takes.
+/// Many times the size of a normal file.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// The parameters that are kept. One process writes those of a tunnel.
+/// The saved parameters. Only one process writes those of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Cache {
     directory: PathBuf,
 }
 
 impl Cache {
-    /// That of `state_dir`, which need not exist yet.
+    /// The cache in `state_dir`, which need not exist yet.
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
         Self {
@@ -33,8 +33,8 @@ impl Cache {
         }
     }
 
-    /// The parameters of the tunnel `name`, if they were `asked` for in the same way. What cannot
-    /// be read is as good as none; the log says why.
+    /// The parameters of the tunnel `name`, if the request was the same as `asked`. A file that cannot be read
+    /// counts as missing; the log has the error.
     pub async fn load(&self, name: &IfName, asked: &Asked) -> Option<Parameters> {
         let file = self.file(name);
         let shown = file.display().to_string();
@@ -55,7 +55,7 @@ impl Cache {
         }
     }
 
-    /// Keeps parameters, in the place of those that were there.
+    /// Saves parameters, and replaces earlier ones.
     pub async fn save(
         &self,
         name: &IfName,
@@ -72,7 +72,7 @@ impl Cache {
         .await
     }
 
-    /// Forgets the parameters of a tunnel, which the broker does not accept any more.
+    /// Removes the parameters of a tunnel, because the broker does not accept them any more.
     pub async fn remove(&self, name: &IfName) -> anyhow::Result<()> {
         let file = self.file(name);
         blocking(move || removal::file(&file)).await
@@ -130,7 +130,7 @@ mod tests {
         };
         assert_eq!(cache.load(&name, &other).await, None);
 
-        // Somebody's file, open to all, is replaced by one that is not.
+        // A file that others can read is replaced by a private one.
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         cache.save(&name, &other, &parameters).await.unwrap();
         let mode = fs::metadata(&file).unwrap().permissions().mode();

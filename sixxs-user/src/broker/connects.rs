@@ -1,9 +1,9 @@
-//! The connect limit of brokers: the ledger of [`sixxs_core::broker::connects`] in
-//! `STATE_DIR/connects`, one for all processes.
+//! The connect limit of brokers: the ledger of [`sixxs_core::broker::connects`] in `STATE_DIR/connects`, shared
+//! by all processes.
 //!
-//! A slot is on the disk before it is given out. What a process does with it is its own affair: if
-//! it is killed, the slot is spent. The file is replaced whole, under a lock on
-//! `STATE_DIR/connects.lock`; where it cannot be written there is no connect.
+//! A slot is on disk before `take` returns it. If the process is killed before it connects, the slot is
+//! still spent. The file is replaced atomically, under a lock on `STATE_DIR/connects.lock`. If it cannot be
+//! written, no connect is allowed.
 
 use std::{
     collections::BTreeMap,
@@ -25,20 +25,19 @@ pub use sixxs_core::broker::connects::{Limit, Standing, Wait, Why};
 
 use super::{blocking, durable};
 
-/// A ledger of thousands of brokers; more is damage.
+/// Maximum size of the file. This is enough for thousands of brokers; a larger file is damaged.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// How long another process may hold the lock: it writes a small file.
+/// How long to wait for the lock. Another process holds it only while it writes a small file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
-/// The longest sleep without another look: timers stand still while the host is suspended, and
-/// slots do not.
+/// Longest sleep before checking again: timers stop while the host is suspended, but slots still expire.
 const LONGEST_SLEEP: Duration = Duration::from_secs(20);
 
-/// Tells the time that the ledger counts in.
+/// The clock of the ledger.
 pub trait Clock: Send + Sync {
-    /// This boot, and the time since.
+    /// The ID of this boot, and the time since boot.
     fn now(&self) -> anyhow::Result<Moment>;
 }
 
@@ -54,17 +53,17 @@ impl Clock for crate::clock::Clock {
     }
 }
 
-/// The ledger of a state directory. Clones are the same ledger.
+/// The ledger of a state directory. Clones share it.
 #[derive(Clone)]
 pub struct Connects {
     state_dir: Arc<Path>,
     limit: Arc<RwLock<Limit>>,
     clock: Arc<dyn Clock>,
-    /// Our own writers queue here, and only one of them waits for other processes.
+    /// Writers of this process wait here, so that only one of them waits for other processes.
     writer: Arc<Mutex<()>>,
 }
 
-/// Leave to connect, once.
+/// Permission for one connect.
 #[must_use = "a slot that was taken is spent"]
 pub struct Slot {
     taken: Moment,
@@ -73,8 +72,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// How long the connect may take from now on; it must be given up when that is over. `None`:
-    /// it is too late, and another slot has to be taken.
+    /// The time limit for the connect from now on; abort the connect when it expires. `None`: the permission
+    /// has expired, and another slot is needed.
     pub fn left(&self) -> anyhow::Result<Option<Duration>> {
         let now = self.clock.now()?;
         if now.boot != self.taken.boot {
@@ -87,13 +86,13 @@ impl Slot {
 }
 
 impl Connects {
-    /// That of `state_dir`, which need not exist yet. All processes should have the same limit.
+    /// The ledger of `state_dir`, which need not exist yet. All processes should use the same limit.
     #[must_use]
     pub fn new(state_dir: &Path, limit: Limit) -> Self {
         Self::with_clock(state_dir, limit, Arc::new(crate::clock::Clock::default()))
     }
 
-    /// With a clock of the caller's.
+    /// Like `new`, with a given clock.
     #[must_use]
     pub fn with_clock(state_dir: &Path, limit: Limit, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -104,7 +103,7 @@ impl Connects {
         }
     }
 
-    /// From now on another limit counts.
+    /// Changes the limit.
     pub fn set_limit(&self, limit: Limit) {
         *self.limit.write().unwrap_or_else(PoisonError::into_inner) = limit;
     }
@@ -113,14 +112,13 @@ impl Connects {
         *self.limit.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot with a broker, known by its name or address. The connect must be made at once:
-    /// see [`Slot::left`].
+    /// Takes a slot for a broker, by its name or address. Connect immediately: see [`Slot::left`].
     pub async fn take(&self, broker: &str) -> anyhow::Result<Result<Slot, Wait>> {
         self.take_each(&[broker]).await
     }
 
-    /// Takes a slot for one connect to a broker that is known by several names; none, if one of
-    /// them has none.
+    /// Takes a slot for one connect to a broker with several names. Takes none if one of the names has none
+    /// left.
     pub async fn take_each(&self, brokers: &[&str]) -> anyhow::Result<Result<Slot, Wait>> {
         let brokers = owned(brokers);
         self.locked(move |ledger, limit, now| {
@@ -137,7 +135,7 @@ impl Connects {
         })
     }
 
-    /// Waits until there is a slot, and takes it. May be dropped at any time.
+    /// Waits until there is a slot, and takes it. It is cancel safe.
     pub async fn wait_for_slot(&self, broker: &str) -> anyhow::Result<Slot> {
         loop {
             match self.take(broker).await? {
@@ -147,13 +145,13 @@ impl Connects {
         }
     }
 
-    /// A broker refused us for connecting too often: from now on it is locked out. Says for how
+    /// Records that a broker refused the login because of too many connects, and locks it out. Returns for how
     /// long.
     pub async fn refused(&self, broker: &str) -> anyhow::Result<Wait> {
         self.refused_each(&[broker]).await
     }
 
-    /// The same, for a broker that is known by several names.
+    /// Like `refused`, for a broker with several names.
     pub async fn refused_each(&self, brokers: &[&str]) -> anyhow::Result<Wait> {
         let brokers = owned(brokers);
         let wait = self
@@ -170,14 +168,14 @@ impl Connects {
         }))
     }
 
-    /// How we stand with a broker.
+    /// The remaining limit of a broker.
     pub async fn standing(&self, broker: &str) -> anyhow::Result<Standing> {
         let broker = broker.to_owned();
         self.seen(move |ledger, limit, now| ledger.standing(&broker, limit, now))
             .await
     }
 
-    /// How we stand with every broker that was lately connected to.
+    /// The remaining limit of every broker with recent connects.
     pub async fn standings(&self) -> anyhow::Result<BTreeMap<String, Standing>> {
         self.seen(|ledger, limit, now| {
             let standing = |broker: &str| (broker.to_owned(), ledger.standing(broker, limit, now));
@@ -186,9 +184,9 @@ impl Connects {
         .await
     }
 
-    /// Forgets what is over and notes how old the rest is, if that is due, so that a reboot costs
-    /// little waiting. Says how long until it is due again; `None`: not before the next slot is
-    /// taken. A daemon calls it at its start and about once a minute.
+    /// Removes expired entries and saves the ages of the others, if that is due, so that a reboot adds little
+    /// waiting time. Returns the time until it is due again; `None`: not before the next slot is taken. A
+    /// daemon calls it at start and about once a minute.
     pub async fn prune(&self) -> anyhow::Result<Option<Duration>> {
         let due = self
             .seen(|ledger, limit, now| ledger.prune_due(limit, now))
@@ -203,7 +201,7 @@ impl Connects {
         .await
     }
 
-    /// Looks at the ledger, which may be older by the time it was looked at.
+    /// Reads the ledger without a lock; it may have changed by the time this returns.
     async fn seen<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Ledger, &Limit, &Moment) -> T + Send + 'static,
@@ -218,7 +216,7 @@ impl Connects {
         .await
     }
 
-    /// Changes the ledger; it is on the disk before this returns.
+    /// Changes the ledger under the lock; the change is on disk when this returns.
     async fn locked<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Ledger, &Limit, &Moment) -> T + Send + 'static,
@@ -235,7 +233,7 @@ impl Connects {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock()?;
         let bytes = self.bytes()?;
-        // Not before the lock: what another process wrote meanwhile would lie in the future.
+        // After locking: otherwise entries that another process wrote meanwhile would lie in the future.
         let now = self.clock.now()?;
         let mut ledger = self.ledger(bytes.as_deref(), &now);
         let result = act(&mut ledger, &self.limit(), &now);
@@ -248,7 +246,7 @@ impl Connects {
 
     fn bytes(&self) -> anyhow::Result<Option<Vec<u8>>> {
         let bytes = durable::read(&self.file(), MAX_BYTES)?;
-        // No ledger is that long: read as one that is damaged.
+        // Too long: treat it as damaged.
         Ok(bytes.map(|bytes| {
             if bytes.len() as u64 > MAX_BYTES {
                 Vec::new()
@@ -273,7 +271,7 @@ impl Connects {
         ledger
     }
 
-    /// A process that was stopped may have it: waited for, but not for ever.
+    /// Waits for the lock, with a limit, since a stopped process may hold it.
     fn lock(&self) -> anyhow::Result<Flock<File>> {
         let path = self.state_dir.join("connects.lock");
         let open = || {

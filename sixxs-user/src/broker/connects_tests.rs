@@ -10,7 +10,7 @@ use super::*;
 
 const BROKER: &str = "tic.example";
 
-/// A clock that is moved by hand.
+/// A clock that the test sets.
 struct Hands(Mutex<Moment>);
 
 impl Clock for Hands {
@@ -56,7 +56,7 @@ async fn the_limit_is_kept_across_processes_and_reboots() {
     let state = directory.path().join("not/yet");
     let (connects, hands) = by_hand(&state);
     for _ in 0..3 {
-        // As good as a process of its own: nothing is kept but the file.
+        // Like another process: the file is the only shared state.
         let other = Connects::with_clock(&state, Limit::default(), hands.clone());
         assert!(take(&other).await.is_ok());
     }
@@ -153,7 +153,7 @@ async fn what_cannot_be_recorded_is_not_done() {
     fs::create_dir(connects.file()).unwrap();
     assert!(connects.take(BROKER).await.is_err());
 
-    // The draft cannot be written; the ledger stays as it is.
+    // The draft cannot be written; the ledger does not change.
     fs::remove_dir(connects.file()).unwrap();
     assert!(take(&connects).await.is_ok());
     let before = fs::read(connects.file()).unwrap();
@@ -162,7 +162,7 @@ async fn what_cannot_be_recorded_is_not_done() {
     assert_eq!(fs::read(connects.file()).unwrap(), before);
 }
 
-/// A minute in a second.
+/// A limit with a window of a second instead of a minute.
 const FAST: Limit = Limit {
     connects: 3,
     window: Duration::from_secs(1),
@@ -186,7 +186,7 @@ async fn whoever_waits_gets_a_slot() {
 
 const CHILD: &str = "SIXXS_TEST_CONNECTS";
 
-/// Not a test of its own: what the processes of the next one do.
+/// Not a test of its own: a child process of the next test runs it.
 #[test]
 fn a_process_that_connects() {
     let Some(directory) = env::var_os(CHILD).map(PathBuf::from) else {
@@ -228,7 +228,7 @@ fn start(directory: &Path) -> Child {
         .unwrap()
 }
 
-/// Several at once, killed wherever they are and started again.
+/// Several processes at once, killed at any point and started again.
 #[test]
 fn processes_that_are_killed_do_not_exceed_the_limit() {
     let directory = tempfile::tempdir().unwrap();
@@ -236,7 +236,7 @@ fn processes_that_are_killed_do_not_exceed_the_limit() {
     let begun = Instant::now();
     let mut round: usize = 0;
     while begun.elapsed() < Duration::from_secs(5) {
-        // Anywhere between starting and after many connects.
+        // The kill comes between the start and many connects.
         let pause = (round * 7919) % 97;
         thread::sleep(Duration::from_millis(pause as u64));
         let child = &mut children[round % 4];
@@ -258,6 +258,6 @@ fn processes_that_are_killed_do_not_exceed_the_limit() {
     for four in times.windows(4) {
         assert!(four[3] - four[0] >= FAST.window, "{four:?}");
     }
-    // And they got on, although many a slot was spent by one that was killed.
+    // There were connects, although killed processes spent many slots.
     assert!(times.len() >= 4, "{times:?}");
 }

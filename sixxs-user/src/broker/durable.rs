@@ -1,5 +1,5 @@
-//! Files in the state directory: for nobody else to read, never half-written, and on the disk when
-//! we say so.
+//! Files in the state directory: readable only by their owner, replaced atomically, and on disk when the
+//! function returns.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -12,8 +12,8 @@ use anyhow::{Context as _, bail};
 
 use crate::removal;
 
-/// Reads a file of at most `max_bytes`; of a longer one, that much and a byte. `None`: there is
-/// none.
+/// Reads at most `max_bytes + 1` bytes of a file, so that the caller can detect a longer one. `None` if it
+/// does not exist.
 pub(super) fn read(path: &Path, max_bytes: u64) -> anyhow::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> anyhow::Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
-/// Puts a file in the place of what is there. Only one process may do so at a time.
+/// Replaces a file. Only one process may do so at a time.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let Some(directory) = path.parent() else {
         bail!("{} is in no directory", path.display());
@@ -35,7 +35,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
     let draft = Path::new(&draft);
-    // Left by somebody who was killed, and perhaps not for us alone.
+    // A process that was killed may have left it, perhaps with other permissions.
     removal::file(draft)?;
     let mut file = File::options()
         .write(true)
@@ -49,7 +49,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     sync_directory(directory)
 }
 
-/// Sees that a directory is there.
+/// Makes sure that a directory exists.
 pub(super) fn directory(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -59,7 +59,7 @@ pub(super) fn directory(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("create {}", path.display()))?;
-    // A directory that a power cut takes back would take the file with it.
+    // Sync the parents: otherwise a power failure could remove the new directory, with the file.
     path.ancestors().skip(1).take(2).try_for_each(|parent| {
         let parent = if parent.as_os_str().is_empty() {
             Path::new(".")

@@ -1,9 +1,8 @@
-//! The IO around what brokers speak: the connect limit, TIC, and what it returned.
+//! The IO of the broker protocols: the connect limit, TIC, and the cache of its parameters.
 //!
-//! Nothing here connects without a slot from [`connects`], which is on the disk by then.
+//! Every connect here needs a slot from [`connects`], which is on disk by then.
 //!
-//! Tasks: none that outlive a call, but for blocking work on files that a caller who went away
-//! leaves to end by itself.
+//! Tasks: none outlives a call, except blocking file work, which ends by itself if its caller is dropped.
 
 pub mod cache;
 pub mod connects;
@@ -13,7 +12,7 @@ pub(crate) mod tls;
 
 use anyhow::Context as _;
 
-/// Runs what blocks where it holds nobody up.
+/// Runs blocking work on a thread for it.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {

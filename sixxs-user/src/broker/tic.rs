@@ -1,8 +1,8 @@
-//! Asks a TIC server: the IO around [`sixxs_core::broker::tic`].
+//! Queries a TIC server: the IO around [`sixxs_core::broker::tic`].
 //!
-//! Every connect takes a slot of the connect limit first, under the server's name and under the
-//! address that it has. Everything has its time limit, and what the server sends is bounded by the
-//! core. TLS is checked against the system's authorities unless told otherwise.
+//! Every connect first takes a slot of the connect limit, under the server's name and under its address.
+//! Every step has a time limit, and the core limits the size of the server's data. TLS verifies the server
+//! with the system's certificate authorities, unless configured otherwise.
 
 use std::{
     fs,
@@ -30,27 +30,27 @@ pub use super::tls::TlsChoice;
 use super::{blocking, connects::Connects, tls::client_config};
 use crate::clock::after;
 
-/// What is asked, and of whom.
+/// A query to a TIC server.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The server.
     pub server: Server,
-    /// How it is checked to be that server.
+    /// How to verify the server.
     pub tls: TlsChoice,
-    /// Who asks.
+    /// The credentials.
     pub login: Login,
-    /// What for.
+    /// The data to get.
     pub goal: Goal,
-    /// How long it may take.
+    /// The time limits.
     pub times: Times,
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// A step: resolving the name, the TLS handshake, an answer.
+    /// For a step: resolving the name, the TLS handshake, a response.
     pub step: Duration,
-    /// All of it.
+    /// For the whole query.
     pub whole: Duration,
 }
 
@@ -63,76 +63,76 @@ impl Default for Times {
     }
 }
 
-/// Nothing was got from the server.
+/// Why a query failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The connect limit forbids it now; nothing was sent.
+    /// The connect limit does not allow a connect now; nothing was sent.
     #[error("{server}: {wait}")]
     Wait {
         /// The server.
         server: Server,
-        /// For how long, and why.
+        /// The remaining time, and the reason.
         wait: Wait,
     },
-    /// The server refused us for connecting too often, and has to be left alone.
+    /// The server refused the login because of too many connects, and must not be contacted for a while.
     #[error("{server}: {error}; {wait}")]
     TooOften {
         /// The server.
         server: Server,
-        /// With the server's words.
+        /// With the server's message.
         error: tic::Error,
-        /// For how long.
+        /// The remaining time.
         wait: Wait,
     },
-    /// The server was asked, and the answer is no use.
+    /// The server responded, but the response cannot be used.
     #[error("{server}: {error}")]
     Dialogue {
         /// The server.
         server: Server,
-        /// With the server's words.
+        /// With the server's message.
         error: tic::Error,
     },
-    /// It cannot be reached, or does not answer.
+    /// The server cannot be reached, or does not respond.
     #[error("{server}: {error:#}")]
     Network {
         /// The server.
         server: Server,
-        /// What was tried.
+        /// The attempt and its error.
         error: anyhow::Error,
     },
-    /// TLS does not come about.
+    /// TLS failed.
     #[error("{server}: start TLS: {error:#}")]
     Tls {
         /// The server.
         server: Server,
-        /// Why.
+        /// The error.
         error: anyhow::Error,
     },
-    /// Something on this host is wrong; nothing was sent.
+    /// An error on this host; nothing was sent.
     #[error("{0:#}")]
     Local(anyhow::Error),
 }
 
-/// When to ask again.
+/// When to query again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// After this time, not earlier.
     After(Wait),
     /// Later, at growing intervals.
     Later,
-    /// When somebody has changed something: the same question has the same answer.
+    /// After a change by the user: the same query gets the same response.
     WhenChanged,
 }
 
 impl Error {
-    /// When to ask again.
+    /// When to query again.
     #[must_use]
     pub const fn retry(&self) -> Retry {
         match self {
             Self::Wait { wait, .. } | Self::TooOften { wait, .. } => Retry::After(*wait),
             Self::Dialogue { error, .. } => match error.class() {
                 Class::Refused | Class::Tls => Retry::WhenChanged,
-                // The clock may well be set by somebody any moment.
+                // The clock may be corrected at any time.
                 Class::Clock | Class::Unavailable | Class::Garbage | Class::TooOften => {
                     Retry::Later
                 }
@@ -142,7 +142,7 @@ impl Error {
     }
 }
 
-/// What this program says of itself and the host.
+/// How this program identifies itself and the host.
 #[must_use]
 pub fn agent() -> Agent {
     let kernel = |file: &str| {
@@ -158,8 +158,8 @@ pub fn agent() -> Agent {
     }
 }
 
-/// Asks, with one connect; with a second one where the server has both an IPv4 and an IPv6 address
-/// and the first cannot be reached.
+/// Queries the server with one connect, or with two if the server has an IPv4 and an IPv6 address and the first
+/// cannot be reached.
 pub async fn fetch(request: Request, connects: &Connects) -> Result<Outcome, Error> {
     let server = request.server.clone();
     let whole = request.times.whole;
@@ -183,7 +183,7 @@ enum End {
     Done(Outcome),
 }
 
-/// Why it did not get there.
+/// Why a part of the dialogue failed.
 enum Broken {
     Network(anyhow::Error),
     Dialogue(tic::Error),
@@ -194,7 +194,7 @@ impl Fetch<'_> {
         let Request { login, goal, .. } = &self.request;
         let client =
             Client::new(login.clone(), goal.clone()).map_err(|error| self.dialogue(error))?;
-        // What is wrong on this side shows before a slot is spent.
+        // Find errors on this host before a slot is spent.
         let tls = self.tls().await.map_err(Error::Local)?;
         let (stream, address) = self.connect().await?;
         self.converse(stream, client, tls, address).await
@@ -232,7 +232,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// The dialogue until TLS begins or all is said.
+    /// Runs the dialogue until TLS begins or the client has its result.
     async fn part<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
@@ -241,7 +241,7 @@ impl Fetch<'_> {
     ) -> Result<End, Broken> {
         let mut buffer = Zeroizing::new([0; 4096]);
         loop {
-            // A server that sends a byte now and then does not win time by it.
+            // One deadline for the whole step: a server that sends single bytes does not extend it.
             let until = after(Instant::now(), self.request.times.step);
             for action in actions.drain(..) {
                 match action {
@@ -252,7 +252,7 @@ impl Fetch<'_> {
                     }
                     Action::StartTls => return Ok(End::Tls),
                     Action::Done(outcome) => {
-                        // All is said: how the connection ends does not matter any more.
+                        // The client has its result, so an error while closing does not matter.
                         let _closed = timeout(Duration::from_secs(1), stream.shutdown()).await;
                         return Ok(End::Done(outcome));
                     }
@@ -261,7 +261,7 @@ impl Fetch<'_> {
             while actions.is_empty() {
                 let read = timeout_at(until, stream.read(&mut buffer[..])).await;
                 let read = match read.map_err(|_| self.silent(client))? {
-                    // TLS without its farewell, which changes nothing here.
+                    // TLS was closed without close_notify, which is no problem here.
                     Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
                     read => read.context("receive").map_err(Broken::Network)?,
                 };
@@ -295,7 +295,7 @@ impl Fetch<'_> {
             let names = [self.request.server.host.as_str(), ip.as_str()];
             let slot = match self.connects.take_each(&names).await {
                 Ok(Ok(slot)) => slot,
-                // What already went wrong says more.
+                // An earlier failure gives more information.
                 Ok(Err(wait)) => {
                     return Err(failed.unwrap_or_else(|| Error::Wait {
                         server: self.request.server.clone(),
@@ -322,7 +322,7 @@ impl Fetch<'_> {
         Err(failed.unwrap_or_else(|| self.network(anyhow!("the name has no address"))))
     }
 
-    /// One address of each family; IPv4 first, since it works without the tunnel that is wanted.
+    /// One address of each family. IPv4 first, since it works without the tunnel.
     async fn resolve(&self) -> anyhow::Result<Vec<SocketAddr>> {
         let Server { host, port } = &self.request.server;
         let resolved = timeout(self.request.times.step, lookup_host((host.as_str(), *port))).await;

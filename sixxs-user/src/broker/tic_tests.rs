@@ -23,14 +23,14 @@ const TIMES: Times = Times {
     whole: Duration::from_secs(10),
 };
 
-/// A server on this host, and how often it was connected to.
+/// A server on this host, and the number of connects to it.
 struct Fake {
     port: u16,
     accepted: Arc<AtomicUsize>,
 }
 
 impl Fake {
-    /// Each connection is `serve`d by itself.
+    /// Calls `serve` for each connection.
     async fn start<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -49,13 +49,13 @@ impl Fake {
         Self { port, accepted }
     }
 
-    /// One that always says the same, whatever it hears.
+    /// A server that always sends the same bytes.
     async fn says(words: impl Into<Vec<u8>>) -> Self {
         let words = Arc::new(words.into());
         Self::start(move |mut stream| {
             let words = Arc::clone(&words);
             async move {
-                // The client may hang up before it has heard all.
+                // The client may close before it has read everything.
                 let _heard = stream.write_all(&words).await;
                 let _gone = stream.read(&mut [0; 64]).await;
                 tokio::time::sleep(Duration::from_secs(20)).await;
@@ -87,7 +87,7 @@ impl Fake {
     }
 }
 
-/// A broker, with TLS if there is a certificate for it.
+/// A broker; with TLS if it gets a configuration.
 async fn broker(tls: Option<ServerConfig>) -> Fake {
     let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
     Fake::start(move |stream| {
@@ -106,7 +106,7 @@ async fn broker(tls: Option<ServerConfig>) -> Fake {
     .await
 }
 
-/// Until TLS begins (`true`), or the client is gone.
+/// Answers until TLS begins (`true`) or the client closes.
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>, tls: bool) -> bool {
     loop {
         let mut line = String::new();
@@ -220,7 +220,7 @@ async fn with_tls() {
     any.tls.verify = false;
     expect_parameters(fetch(any, &connects).await);
 
-    // Nobody vouches for it.
+    // The certificate's authority is not trusted.
     let other = tempfile::tempdir().unwrap();
     let (_, wrong) = certificate(other.path());
     for ca in [Some(wrong), None] {
@@ -234,14 +234,14 @@ async fn with_tls() {
         );
     }
 
-    // And without the file nothing is sent at all.
+    // Without the file nothing is sent at all.
     let before = server.accepted();
     let mut request = server.request();
     request.tls.ca = Some(state.path().join("none.pem"));
     let error = fetch(request, &connects).await.unwrap_err();
     assert!(matches!(error, Error::Local(_)), "{error}");
     assert!(error.to_string().contains("none.pem"), "{error}");
-    // A pipe would be waited on for ever.
+    // A pipe would block forever.
     let pipe = state.path().join("pipe.pem");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
     let mut request = server.request();
@@ -302,7 +302,7 @@ async fn a_lockout_is_waited_out() {
     );
     assert_eq!(wait.why, Why::LockedOut);
 
-    // By the name of the host as well as by its address.
+    // The lockout applies to the host name and to its address.
     let mut request = server.request();
     request.server.host = "localhost".to_owned();
     for request in [server.request(), request] {
@@ -378,7 +378,7 @@ async fn servers_that_stall_talk_nonsense_or_hang_up() {
         request.times.step = Duration::from_millis(500);
         let error = fetch(request, &connects).await.unwrap_err();
         let text = error.to_string();
-        // A server that hangs up at once may be met as a reset.
+        // If the server closes at once, the client may get a reset.
         let reset = expected.contains("closed") && text.contains("reset");
         assert!(text.contains(expected) || reset, "{text}");
         assert_eq!(error.retry(), Retry::Later);
@@ -403,7 +403,7 @@ async fn a_server_that_is_not_there() {
     request.server.port = closed;
     let error = fetch(request, &connects).await.unwrap_err();
     assert!(error.to_string().contains("Connection refused"), "{error}");
-    // It took a slot all the same.
+    // The failed connect took a slot.
     let standing = connects.standing("127.0.0.1").await.unwrap();
     assert_eq!(standing.slots_left, 99);
 }

@@ -1,4 +1,4 @@
-//! How a TIC server is checked to be that server.
+//! Verification of TIC servers.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -12,13 +12,13 @@ use rustls::{
 
 use crate::config_file;
 
-/// How the server's certificate is checked.
+/// How to verify the server's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsChoice {
-    /// A file with the certificates (PEM) of the authorities that count; `None`: the system's.
+    /// A PEM file with the trusted certificate authorities; `None`: the system's.
     pub ca: Option<PathBuf>,
-    /// `false`: not at all, as AICCU did. Anybody in between can then read the tunnel's password,
-    /// though not the user's.
+    /// `false`: no verification, like AICCU. A man in the middle can then read the tunnel's password, but not
+    /// the user's.
     pub verify: bool,
 }
 
@@ -31,9 +31,9 @@ impl Default for TlsChoice {
     }
 }
 
-/// What TLS is to be like. Reads files.
+/// The TLS configuration. Reads files.
 pub(crate) fn client_config(choice: &TlsChoice) -> anyhow::Result<ClientConfig> {
-    // By name: a program that links two providers has no default one, and rustls would panic.
+    // Explicit, since rustls panics without a default provider, and a program with two providers has none.
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -66,7 +66,7 @@ fn authorities(choice: &TlsChoice) -> anyhow::Result<RootCertStore> {
         }
         return Ok(roots);
     }
-    // A system without any is found out when TLS begins: not every server has it.
+    // If the system has none, the handshake fails later; not every server uses TLS.
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::debug!("the system's certificate authorities: {error}");
@@ -75,7 +75,7 @@ fn authorities(choice: &TlsChoice) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Takes any certificate.
+/// Accepts any certificate.
 struct AnyCertificate(Arc<CryptoProvider>);
 
 impl fmt::Debug for AnyCertificate {

@@ -1,21 +1,21 @@
 //! The control socket: HTTP with JSON on a Unix socket.
 //!
-//! | request | does |
+//! | request | effect |
 //! |---|---|
 //! | `GET /v1/alive` | answers at once |
-//! | `GET /v1/status`, `/v1/counters`, `/v1/plan` | tells |
-//! | `GET /v1/metrics` | tells, in OpenMetrics' text format |
-//! | `GET /v1/alerts[?follow=true]` | tells, one JSON object a line |
-//! | `POST /v1/tunnels/{start,stop,restart}` with [`api::Names`] | changes |
-//! | `POST /v1/aiccu/{start,stop}` with [`api::AccountFile`] | changes |
-//! | `POST /v1/reload` with [`api::Reload`], `/v1/confirm` | changes |
+//! | `GET /v1/status`, `/v1/counters`, `/v1/plan` | read only |
+//! | `GET /v1/metrics` | read only, in OpenMetrics' text format |
+//! | `GET /v1/alerts[?follow=true]` | read only, one JSON object per line |
+//! | `POST /v1/tunnels/{start,stop,restart}` with [`api::Names`] | changes tunnels |
+//! | `POST /v1/aiccu/{start,stop}` with [`api::AccountFile`] | changes tunnels |
+//! | `POST /v1/reload` with [`api::Reload`], `/v1/confirm` | changes the configuration |
 //! | `POST /v1/quit[?stop=true]` | ends the daemon |
-//! | `POST /v1/clock` with [`api::Displacement`] | moves the daemon's clock, where that is allowed: for tests |
+//! | `POST /v1/clock` with [`api::Displacement`] | moves the daemon's clock, if that is allowed: for tests |
 //!
-//! Only root and members of the group `sixxs` may connect, by the socket's owner and mode; whoever
-//! may connect may look, only root may change.
+//! The socket's owner and mode allow connections only by root and members of the group `sixxs`. All of them may
+//! read; only root may change anything.
 //!
-//! Tasks: one that accepts, and those of `serve.rs`; they end with the daemon.
+//! Tasks: one that accepts connections, and those of `serve.rs`; they end with the daemon.
 
 mod request;
 mod serve;
@@ -57,24 +57,24 @@ use crate::{
     removal,
 };
 
-/// No request has more to say.
+/// Maximum size of a request's body.
 const BODY_BYTES: usize = 64 * 1024;
 
-/// That of a question that has a whole configuration in it, in which each character may have become
-/// six (`\u001b`).
+/// Maximum size of a request that contains a whole configuration. In JSON a character may take six bytes
+/// (`\u001b`).
 const CHECK_BYTES: usize = 6 * config_file::MAX_BYTES + BODY_BYTES;
 
-/// How long a configuration may wait for its confirmation; a day at most.
+/// Limits for the time until a configuration has to be confirmed: at most a day.
 pub(crate) const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
 
-/// Handles to the daemon.
+/// How requests reach the daemon.
 #[derive(Clone)]
 pub struct DaemonHandle {
     /// Requests.
     pub requests: Requests,
-    /// Requests to end.
+    /// Requests to quit.
     pub quits: mpsc::Sender<Quit>,
-    /// The clock, if requests may move it.
+    /// The daemon's clock, if requests may move it.
     pub clock: Option<Clock>,
 }
 
@@ -87,7 +87,7 @@ impl FromRef<DaemonHandle> for Requests {
 /// Opens the socket and serves it.
 pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Result<JoinHandle<()>> {
     removal::file(socket)?;
-    // Made under a name that nobody knows, and open to nobody else, until its rights are set.
+    // Create it under another name and private, and rename it once its owner and mode are set.
     let draft = socket.with_extension("new");
     removal::file(&draft)?;
     let listener = removal::unfinished(&draft, open(&draft, socket, group))?;
@@ -129,15 +129,15 @@ fn open(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<UnixListener
     Ok(listener)
 }
 
-/// Who connected.
+/// The client of a connection.
 #[derive(Clone, Debug)]
 struct Caller {
     uid: Option<u32>,
-    /// Whether it follows alerts, which takes as long as it likes.
+    /// Whether it follows alerts; then the connection has no time limit.
     follows: Asked,
 }
 
-/// An answer that is no success.
+/// An error response.
 struct Refused(StatusCode, String);
 
 impl IntoResponse for Refused {
@@ -178,7 +178,7 @@ impl Caller {
     }
 }
 
-/// Asks the daemon.
+/// Sends a request to the daemon, and waits for the answer.
 async fn ask<T>(
     requests: &Requests,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
@@ -191,7 +191,7 @@ async fn ask<T>(
     answer.await.map_err(|_| anyhow!("the daemon is ending"))
 }
 
-/// That the daemon is there: for who is about to wait for it.
+/// Shows that the daemon works, before a client waits for a long request.
 async fn alive() -> Response {
     Json(serde_json::json!({})).into_response()
 }
@@ -232,7 +232,7 @@ async fn alerts(
             loop {
                 match listener.recv().await {
                     Ok(alert) => return Some((alert, listener)),
-                    // Too slow for a flood: what was lost is lost, what comes is not.
+                    // The client is too slow and has lost alerts; it still gets the next ones.
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return None,
                 }
@@ -301,7 +301,7 @@ async fn check_reload(
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body,
 ) -> Result<Response, Refused> {
-    // Before anything of it is read: it may be long, and name files that root alone may read.
+    // Check before reading the body: it may be long, and name files that only root may read.
     caller.may_change()?;
     let wrong = |error: &dyn std::fmt::Display| {
         Refused(
@@ -379,7 +379,7 @@ async fn quit(
         stop: query.stop,
         done,
     };
-    // Ending already, or about to: either is what was asked for.
+    // An error means that the daemon is ending already.
     if daemon.quits.send(quit).await.is_ok() {
         let _ending = ended.await;
     }

@@ -11,7 +11,7 @@ use crate::api;
 /// Where the result of a request goes.
 pub type Answer<T> = oneshot::Sender<T>;
 
-/// The result of an action; the error is for people.
+/// The result of an action; the error is a message for the user.
 pub type Outcome = Result<(), String>;
 
 /// The sending end of the daemon's queue of requests.

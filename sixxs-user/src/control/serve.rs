@@ -1,5 +1,5 @@
-//! Connections to the control socket. Root and the others who may look have numbers of their own, so that
-//! whatever those do, root is heard; and what is asked for has to be said in time.
+//! Connections to the control socket. Root and other users have separate limits, so that other users cannot
+//! lock root out. A request has to be complete within a time limit.
 //!
 //! Tasks: one for each connection; they end with the task that accepts.
 
@@ -30,26 +30,26 @@ use crate::{
     connections::{Asked, Connections},
 };
 
-/// Connections of root at a time. For one more, the oldest that waits for no answer is given up; where all do,
+/// Maximum number of root's connections. For one more, the oldest idle connection is closed; if none is idle,
 /// the new one is refused.
 const OF_ROOT: usize = 32;
 
-/// The same for all others together.
+/// The same limit for all other users together.
 const OF_OTHERS: usize = 32;
 
-/// Connections that are just being told that they are refused.
+/// Maximum number of connections that are getting a refusal.
 const REFUSED: usize = 8;
 
-/// Until a request is complete; until the next one begins, too.
+/// Time limit for a request to be complete, and for the next one to begin.
 const ASKS_WITHIN: Duration = Duration::from_secs(5);
 
-/// The whole of a connection, unless it follows alerts. No client waits longer for any answer.
+/// Time limit of a connection, unless it follows alerts. No client waits longer for a response.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// When no connection can be accepted, for want of descriptors say.
+/// Pause after an error of `accept`, such as a lack of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Whose a connection is.
+/// The class of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Root,
@@ -57,7 +57,7 @@ enum Class {
     Refused,
 }
 
-/// Serves until it is dropped.
+/// Accepts connections until it is dropped.
 pub(super) async fn serve(listener: UnixListener, app: Router) {
     let mut connections = Connections::new();
     loop {
@@ -140,7 +140,7 @@ async fn refuse(stream: UnixStream, most: usize) {
     }
 }
 
-/// What a request has in it is read as long as it comes in time.
+/// Applies the time limit to the body of a request.
 pub(super) async fn in_time(request: Request, next: Next) -> Response {
     let ends = clock::after(Instant::now(), ASKS_WITHIN);
     let (head, body) = request.into_parts();

@@ -1,7 +1,7 @@
-//! Alerts handed to others, as JSON: to a command on its standard input, to a web server by POST.
+//! Sends alerts as JSON to other programs: to a command's standard input, or to a web server by POST.
 //!
-//! Each hook has a queue and a task of its own, so that neither holds up the other, or the daemon. A
-//! try has a time limit, an alert a number of tries, and a queue a length.
+//! Each hook has its own queue and task, so that a slow hook does not delay the other one or the daemon. An
+//! attempt has a time limit, an alert has a number of attempts, and a queue has a maximum length.
 //!
 //! Tasks: one for each hook; they end when the [`Hooks`] are dropped.
 
@@ -21,16 +21,16 @@ use tracing::{debug, warn};
 use crate::{api::Alert, driver::process::Process};
 use queue::{Next, Queue};
 
-/// A try takes no longer.
+/// Time limit of an attempt.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Pauses between tries; there is one more try than pauses.
+/// Pauses between attempts; there is one more attempt than pauses.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-/// How often it is looked whether everything is handed on, at the end.
+/// At the end, how often to check whether all alerts are sent.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where alerts go.
+/// The hooks of the configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Hooks {
     alerting: Alerting,
@@ -50,15 +50,15 @@ impl Drop for Hook {
     }
 }
 
-/// What an alert is handed to.
+/// The receiver of a hook's alerts.
 enum Target {
     Command(Vec<String>),
     Webhook(Webhook),
 }
 
 impl Hooks {
-    /// Hands alerts to whom the configuration names, from now on. What waits for a hook that stays
-    /// goes on to wait.
+    /// Sends alerts to the hooks of this configuration from now on. If a hook was in the configuration before,
+    /// its queue stays.
     pub(crate) fn set(&mut self, alerting: &Alerting) {
         if self.alerting == *alerting {
             return;
@@ -77,7 +77,7 @@ impl Hooks {
         self.alerting = alerting.clone();
     }
 
-    /// Hands an alert on.
+    /// Queues an alert for all hooks.
     pub(crate) fn raise(&self, alert: &Alert) {
         if self.hooks.is_empty() {
             return;
@@ -97,7 +97,7 @@ impl Hooks {
         }
     }
 
-    /// Alerts that did not reach each hook.
+    /// The number of lost alerts, by hook.
     pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
         let hooks = self.hooks.iter();
         hooks
@@ -105,7 +105,7 @@ impl Hooks {
             .collect()
     }
 
-    /// Hooks that do not work, in words.
+    /// Hooks that fail, as messages.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         self.hooks.iter().filter_map(|hook| {
             let failure = hook.queue.failure()?;
@@ -116,7 +116,7 @@ impl Hooks {
         })
     }
 
-    /// Waits until all is handed on, but not for ever.
+    /// Waits until all alerts are sent, up to a limit.
     pub(crate) async fn finish(self, limit: Duration) {
         let finished = async {
             while !self.hooks.iter().all(|hook| hook.queue.is_idle()) {
@@ -230,7 +230,7 @@ mod tests {
         timeout(Duration::from_secs(20), named).await.unwrap();
         let problems: Vec<_> = hooks.problems().collect();
         assert!(problems[0].contains("the hook command") && problems[0].contains("no disk"));
-        // A configuration without it has no such problem.
+        // Without the hook in the configuration the problem disappears.
         hooks.set(&Alerting::default());
         assert_eq!(hooks.problems().count(), 0);
     }

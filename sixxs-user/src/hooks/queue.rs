@@ -1,4 +1,4 @@
-//! Alerts that wait to be handed on: so many, and then the oldest give way.
+//! The queue of alerts for a hook: it has a maximum length, and drops the oldest alert when it is full.
 
 use std::{
     collections::VecDeque,
@@ -7,10 +7,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Alerts that wait at most.
+/// Maximum number of waiting alerts.
 pub(super) const LENGTH: usize = 256;
 
-/// A queue that is never full.
+/// A queue that always accepts another alert.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     inside: Mutex<Inside>,
@@ -19,21 +19,21 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct Inside {
-    /// JSON, a line each.
+    /// JSON, one line each.
     waiting: VecDeque<String>,
-    /// Whether one is being handed on.
+    /// Whether an alert is being sent.
     busy: bool,
-    /// Dropped or given up since that was last said.
+    /// Dropped or failed alerts that the hook was not notified of yet.
     untold: u64,
     dropped: u64,
-    /// Why the last could not be handed on.
+    /// Why the last attempt failed.
     failure: Option<String>,
 }
 
-/// What is to be handed on.
+/// What to send next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// So many did not arrive.
+    /// The number of alerts that did not arrive.
     Dropped(u64),
     /// An alert.
     Alert(String),
@@ -44,7 +44,7 @@ impl Queue {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an alert; says whether it is the first for which another had to give way.
+    /// Adds an alert; returns whether it begins a series of dropped alerts.
     pub(super) fn push(&self, line: String) -> bool {
         let mut inside = self.inside();
         let mut begins = false;
@@ -59,13 +59,13 @@ impl Queue {
         begins
     }
 
-    /// Waits for something to hand on.
+    /// Waits for the next message to send.
     pub(super) async fn next(&self) -> Next {
         loop {
             {
                 let mut inside = self.inside();
                 inside.busy = true;
-                // Whoever takes nothing is not told so: what comes next shows whether that is over.
+                // While the hook fails, this number waits: the next alert shows whether it works again.
                 if inside.untold > 0 && inside.failure.is_none() {
                     return Next::Dropped(std::mem::take(&mut inside.untold));
                 }
@@ -78,7 +78,7 @@ impl Queue {
         }
     }
 
-    /// How handing on ended.
+    /// Records the result of sending.
     pub(super) fn ended(&self, what: &Next, failure: Option<String>) {
         let mut inside = self.inside();
         if failure.is_some() {
@@ -93,18 +93,18 @@ impl Queue {
         inside.failure = failure;
     }
 
-    /// Whether everything was handed on, or given up.
+    /// Whether all alerts were sent or dropped.
     pub(super) fn is_idle(&self) -> bool {
         let inside = self.inside();
         inside.waiting.is_empty() && !inside.busy
     }
 
-    /// Alerts dropped or given up so far.
+    /// Total number of dropped and failed alerts.
     pub(super) fn dropped(&self) -> u64 {
         self.inside().dropped
     }
 
-    /// Why the last could not be handed on, if that is so.
+    /// Why the last alert was not sent, if it was not.
     pub(super) fn failure(&self) -> Option<String> {
         self.inside().failure.clone()
     }
@@ -142,7 +142,7 @@ mod tests {
         let failed = || Some("it is away".to_owned());
         let one = queue.next().await;
         queue.ended(&one, failed());
-        // It is tried by the next alert, which counts as well.
+        // The next alert tries the hook, and counts as lost as well.
         let two = queue.next().await;
         assert_eq!(two, Next::Alert("two".to_owned()));
         queue.ended(&two, failed());
@@ -151,7 +151,7 @@ mod tests {
         queue.ended(&three, None);
         let told = queue.next().await;
         assert_eq!(told, Next::Dropped(2));
-        // That it could not be said is no third one.
+        // If this notification fails, it does not count as another lost alert.
         queue.ended(&told, failed());
         queue.push("four".to_owned());
         let four = queue.next().await;

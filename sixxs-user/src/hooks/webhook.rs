@@ -1,5 +1,4 @@
-//! Posts an alert to a web server, over a connection of its own. What the server answers besides its
-//! status is not read.
+//! Posts an alert to a web server, with one connection for each alert. Of the response only the status is used.
 
 use std::{path::PathBuf, pin::pin, sync::Arc};
 
@@ -22,7 +21,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::broker::tls::{TlsChoice, client_config};
 
-/// Posts it.
+/// Posts an alert.
 pub(super) async fn post(webhook: &Webhook, line: &str) -> anyhow::Result<()> {
     let Webhook { host, port, .. } = webhook;
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -70,7 +69,7 @@ async fn over(
         .body(Full::new(Bytes::from(line.to_owned())))
         .context("make the request")?;
     let mut answered = pin!(sender.send_request(request));
-    // The connection is driven for as long as the answer takes, and dropped with it.
+    // Drive the connection until the response arrives; both are dropped together.
     let response = tokio::select! {
         biased;
         response = &mut answered => response,
@@ -108,7 +107,7 @@ mod tests {
         }
     }
 
-    /// Reads until all of the request is there, and answers.
+    /// Reads the complete request, and sends the answer.
     async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> String {
         let mut request = Vec::new();
         while !request.ends_with(b"}") {
@@ -117,7 +116,7 @@ mod tests {
             assert_ne!(read, 0);
             request.extend_from_slice(&some[..read]);
         }
-        // Who hangs up on an answer may.
+        // The client may close before it reads the answer.
         let _gone = stream.write_all(answer.as_bytes()).await;
         let _gone = stream.shutdown().await;
         String::from_utf8(request).unwrap()

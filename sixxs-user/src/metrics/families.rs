@@ -1,4 +1,4 @@
-//! The families, by what they are about: name, help and samples of each.
+//! The metric families by subject: name, help and samples of each.
 
 use std::fmt;
 
@@ -325,7 +325,7 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// Replies by upper end of the time in seconds, a bucket for each doubling; and all together.
+/// The number of replies by upper bound of the time in seconds, with a bucket for each doubling; and the total.
 fn buckets(times: &Times) -> (Vec<(f64, u64)>, u64) {
     let mut buckets: Vec<(f64, u64)> = Vec::new();
     let mut open = 0;
@@ -341,7 +341,7 @@ fn buckets(times: &Times) -> (Vec<(f64, u64)>, u64) {
                 buckets.push((end.map_or(f64::INFINITY, seconds), open));
                 open = 0;
             }
-            // A bucket without extent, at the end of the one before.
+            // An empty range that ends at the previous bound: its replies belong to the bucket before.
             (true, false) => {
                 if let Some((_, replies)) = buckets.last_mut() {
                     *replies += open;

@@ -1,8 +1,7 @@
-//! Everything that is counted, as OpenMetrics (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+//! All metrics, in the OpenMetrics format (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 //!
-//! The values are the kernel's and the daemon's at this moment: nothing is kept here between two
-//! scrapes. Labels are names of the configuration and words of this program, so there is no end of
-//! neither.
+//! The values are the present ones of the kernel and the daemon; nothing is stored here between scrapes. Labels
+//! are names from the configuration and constants of this program, so their number is limited.
 
 use std::fmt;
 
@@ -19,48 +18,48 @@ use sixxs_core::proof::Counted;
 
 use crate::api::{InOut, Status};
 
-/// The type of what [`Page::write`] returns.
+/// The media type of [`Page::write`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper ends of the buckets of repair times, in seconds.
+/// Upper bounds of the buckets of repair times, in seconds.
 const REPAIRS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
 
-/// How long repairs took, from the first event to the end of the round that put back what was missing.
+/// Repair times: from the first event to the end of the round that restored the missing objects.
 #[must_use]
 pub(crate) fn repairs() -> Histogram {
     Histogram::new(REPAIRS)
 }
 
-/// What a tunnel has besides its status.
+/// Metrics of a tunnel that are not in its status.
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelPage {
-    /// Requests and replies, paired.
+    /// Paired requests and replies.
     pub(crate) counted: Counted,
-    /// How long replies took.
+    /// Reply times.
     pub(crate) times: Times,
 }
 
-/// All that is told.
+/// All values to write.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     /// The status.
     pub(crate) status: Status,
-    /// More of each of its tunnels, in their order.
+    /// More values of the tunnels, in the same order.
     pub(crate) tunnels: Vec<TunnelPage>,
-    /// Leak events that were not reported.
+    /// Number of lost leak events.
     pub(crate) lost_events: u64,
-    /// Repairs.
+    /// Repair times.
     pub(crate) repairs: Histogram,
-    /// Alerts that each hook's queue dropped.
+    /// Number of lost alerts, by hook.
     pub(crate) hooks_dropped: Vec<(&'static str, u64)>,
     /// The time, in seconds since 1970.
     pub(crate) unix_seconds: f64,
 }
 
 impl Page {
-    /// The text.
+    /// The metrics as text.
     pub(crate) fn write(self) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
@@ -79,7 +78,7 @@ impl Page {
     }
 }
 
-/// Encodes families one after the other.
+/// Encodes the families in order.
 struct Families<'a> {
     encoder: DescriptorEncoder<'a>,
 }

@@ -1,8 +1,8 @@
-//! Packets of one flow, put together into one that the kernel takes as if a network card had done it
-//! (as its own GRO does): what a device is told about it stands in the virtio header.
+//! Coalesces packets of one flow into one large packet, like the kernel's GRO; the virtio header describes the
+//! segments to the device.
 //!
-//! Each is written down once and never moved. Only packets whose checksum is right are put together:
-//! the kernel trusts what it is told, and would give damaged ones a new sum.
+//! Packet data is copied once and never moved. Only packets with a correct checksum are coalesced: the kernel
+//! trusts the virtio header, and would give damaged packets a new checksum.
 
 use tun_rs::{
     VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_LEN, VirtioNetHdr, checksum,
@@ -10,10 +10,10 @@ use tun_rs::{
 
 use super::NEEDS_CHECKSUM;
 
-/// What an IPv6 header's length can say.
+/// Maximum payload length of an IPv6 packet.
 const MOST_BYTES: usize = 65_535;
 
-/// The kernel takes no more UDP datagrams at a time (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9).
+/// The kernel's limit for UDP segments (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9).
 const MOST_DATAGRAMS: usize = 64;
 
 const IPV6_BYTES: usize = 40;
@@ -22,18 +22,18 @@ const UDP_BYTES: usize = 8;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// In the byte of TCP's flags (RFC 9293 §3.1).
+/// Bits in the byte of TCP's flags (RFC 9293 §3.1).
 const PUSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
-/// Where things are in a packet without extension headers.
+/// Offsets in a packet without extension headers.
 mod at {
     use std::ops::Range;
 
     pub(super) const LENGTH: Range<usize> = 4..6;
     pub(super) const ADDRESSES: Range<usize> = 8..40;
     pub(super) const SEQUENCE: Range<usize> = 44..48;
-    /// Acknowledgement, and the length of the header.
+    /// Acknowledgment number, and data offset.
     pub(super) const ACKNOWLEDGED: Range<usize> = 48..53;
     pub(super) const FLAGS: usize = 53;
     pub(super) const WINDOW: Range<usize> = 54..56;
@@ -41,21 +41,21 @@ mod at {
     pub(super) const UDP_LENGTH: Range<usize> = 44..46;
 }
 
-/// One packet, or several that were put together.
+/// One packet, or several coalesced packets.
 #[derive(Default)]
 pub(super) struct Joint {
     /// Room for the virtio header, then the packet.
     buffer: Vec<u8>,
-    /// Of the packets in it; `None`: nothing can be appended.
+    /// The properties of its packets; `None`: nothing can be appended.
     shape: Option<Shape>,
     count: usize,
-    /// The first one's checksum was found right.
+    /// Whether the checksum of the first packet was verified.
     is_checked: bool,
-    /// The last one was shorter than the others, or wants to be seen at once.
+    /// Whether it is complete: the last packet was shorter than the others, or has the flag PSH.
     is_closed: bool,
 }
 
-/// What a packet is, as far as it may be put together with others.
+/// The properties of a packet that have to match for coalescing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Shape {
     transport: u8,
@@ -64,7 +64,7 @@ struct Shape {
 }
 
 impl Joint {
-    /// Begins anew.
+    /// Starts over with this packet.
     pub(super) fn begin(&mut self, packet: &[u8]) {
         self.buffer.clear();
         self.buffer.resize(VIRTIO_NET_HDR_LEN, 0);
@@ -75,9 +75,9 @@ impl Joint {
         self.is_closed = is_pushed(packet, self.shape);
     }
 
-    /// Begins anew with a packet that the kernel has not summed: its own GRO put it together before a
-    /// raw socket saw it, or it never was on a wire (veth). In its checksum field is the sum of the
-    /// pseudo-header only. False: it is none. `mtu` is what one packet of the tunnel has at most.
+    /// Starts over with a packet whose checksum the kernel left incomplete: its GRO coalesced the packet before
+    /// the raw socket received it, or it was never on a wire (veth). The checksum field then has the sum of the
+    /// pseudo-header only. False: the checksum is complete. `mtu` is the maximum size of one inner packet.
     pub(super) fn begin_unsummed(&mut self, packet: &[u8], mtu: usize) -> bool {
         let Some(sum_at) = unsummed(packet) else {
             return false;
@@ -91,7 +91,7 @@ impl Joint {
             csum_offset: small(sum_at - IPV6_BYTES),
             ..VirtioNetHdr::default()
         };
-        // Nobody says how large the pieces were; no larger than that.
+        // The original segment size is unknown, but it cannot exceed the MTU.
         if packet.len() > mtu
             && let Some(Shape {
                 transport: TCP,
@@ -108,18 +108,18 @@ impl Joint {
         true
     }
 
-    /// Whether a packet must not be written before this one.
+    /// Whether a packet has the same flow, so that the order matters.
     pub(super) fn is_of_flow(&self, packet: &[u8]) -> bool {
         let own = self.buffer.get(VIRTIO_NET_HDR_LEN..).unwrap_or_default();
-        // Addresses and ports. With extension headers something else stands where the ports are: what
-        // differs there may as well be another flow.
+        // Compare addresses and ports. With extension headers there is other data in place of the ports; if
+        // that differs, it may be another flow.
         match (own.get(8..44), packet.get(8..44)) {
             (Some(flow), Some(other)) => flow == other && own[6] == packet[6],
             _ => false,
         }
     }
 
-    /// Appends a packet of the flow; false: it does not fit behind the others.
+    /// Appends a packet of the flow; false if it cannot be coalesced.
     pub(super) fn append(&mut self, packet: &[u8], cuts_udp: bool) -> bool {
         let (Some(own), Some(shape)) = (self.shape, Shape::of(packet)) else {
             return false;
@@ -130,7 +130,7 @@ impl Joint {
             && shape.header_bytes == own.header_bytes
             && shape.payload_bytes <= own.payload_bytes
             && head.len() + shape.payload_bytes <= MOST_BYTES
-            // Version, class, flow label; hop limit.
+            // Version, traffic class and flow label; hop limit.
             && head[..4] == packet[..4]
             && head[7] == packet[7];
         let follows = match own.transport {
@@ -166,7 +166,7 @@ impl Joint {
         true
     }
 
-    /// What is to be written, with its virtio header.
+    /// The bytes to write, with the virtio header.
     pub(super) fn finish(&mut self) -> &[u8] {
         if let Some(shape) = self.shape
             && self.count > 1
@@ -178,7 +178,7 @@ impl Joint {
 
     fn describe(&mut self, shape: Shape) {
         let (header, packet) = self.buffer.split_at_mut(VIRTIO_NET_HDR_LEN);
-        // It was kept below `MOST_BYTES`.
+        // `append` keeps it below `MOST_BYTES`.
         let length = u16::try_from(packet.len() - IPV6_BYTES).unwrap_or(u16::MAX);
         let small = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
         packet[at::LENGTH].copy_from_slice(&length.to_be_bytes());
@@ -189,7 +189,7 @@ impl Joint {
                 (VIRTIO_NET_HDR_GSO_UDP_L4, 6)
             }
         };
-        // The kernel adds the rest of the sum, if anybody ever needs it.
+        // The kernel completes the checksum when necessary.
         let sum = u16::try_from(pseudo_header(packet, length)).unwrap_or_default();
         let field = IPV6_BYTES + checksum_offset;
         packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
@@ -207,7 +207,7 @@ impl Joint {
 }
 
 impl Shape {
-    /// `None`: it goes alone.
+    /// `None`: the packet cannot be coalesced.
     fn of(packet: &[u8]) -> Option<Self> {
         let (header, rest) = packet.split_first_chunk::<IPV6_BYTES>()?;
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -216,9 +216,9 @@ impl Shape {
         }
         let transport = header[6];
         let header_bytes = match transport {
-            // Anything but data goes alone: it is rare, and must be seen as it is.
+            // Only plain data segments: all others are rare, and must stay unchanged.
             TCP if rest.len() > 20 && rest[13] & !PUSH == ACK => usize::from(rest[12] >> 4) * 4,
-            // Without a sum it could not be told what is damaged.
+            // Without a checksum, damage could not be detected.
             UDP if rest.len() > UDP_BYTES && rest[4..6] == header[4..6] && rest[6..8] != [0, 0] => {
                 UDP_BYTES
             }
@@ -236,8 +236,8 @@ impl Shape {
     }
 }
 
-/// Where the checksum of a packet stands, if it is that of the pseudo-header only. A packet in some
-/// 65,000 is so by chance: then the kernel sums it once more, to the same.
+/// Offset of the checksum, if it contains only the sum of the pseudo-header. About one complete checksum in
+/// 65,000 has that value by chance; then the kernel computes it again, with the same result.
 fn unsummed(packet: &[u8]) -> Option<usize> {
     let header = packet.first_chunk::<IPV6_BYTES>()?;
     let (offset, least) = match header[6] {
@@ -263,7 +263,7 @@ fn sequence(packet: &[u8]) -> u32 {
     u32::from_be_bytes(bytes)
 }
 
-/// What the checksum is of besides the transport's header and payload (RFC 8200 §8.1).
+/// Sum of the pseudo-header (RFC 8200 §8.1).
 fn pseudo_header(packet: &[u8], length: u16) -> u64 {
     let rest = u64::from(packet[6]) + u64::from(length);
     u64::from(checksum(&packet[at::ADDRESSES], rest))

@@ -1,4 +1,4 @@
-//! A UDP socket that is read and written in batches.
+//! UDP sockets with batched reads and writes.
 
 use std::{
     io::{self, IoSliceMut},
@@ -14,31 +14,31 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
 
-/// The most that one call may send: a datagram's length has 16 bits, headers included.
+/// Maximum size of a batch in one system call: the length field has 16 bits, headers included.
 const MOST_BYTES: usize = 65_000;
 
-/// How long to wait for room in the socket before packets are lost.
+/// How long to wait for room in the socket buffer before packets are dropped.
 const PATIENCE_MS: u8 = 5;
 
-/// Asked of the kernel for each direction; it gives no more than its own limits.
+/// Requested size of each socket buffer; the kernel limits it.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// Receive buffers: each for a batch that the kernel put together.
+/// Number of receive buffers; each takes a batch that the kernel coalesced.
 const BUFFERS: usize = 4;
 
-/// A UDP socket of a tunnel's task.
+/// The UDP socket of a tunnel's task.
 pub struct Datagrams {
     socket: UdpSocket,
     batches: Batches,
 }
 
-/// How a UDP socket, whoever has it, is read and written in batches.
+/// Batched reads and writes for any UDP socket.
 #[derive(Debug)]
 pub struct Batches {
     state: UdpSocketState,
 }
 
-/// What came in, at one call.
+/// The datagrams from one system call.
 pub struct Arrivals {
     buffers: Box<[u8]>,
     metas: [RecvMeta; BUFFERS],
@@ -68,8 +68,8 @@ impl Arrivals {
 }
 
 impl Datagrams {
-    /// Opens a socket that can reach `remote`, from `local` if given and else from whatever address
-    /// the route asks for; from any `port` if that is 0.
+    /// Opens a socket that can reach `remote`. `local` is the source address; if `None`, the route decides.
+    /// `port` is the source port; if 0, the kernel chooses one.
     pub fn open(local: Option<IpAddr>, port: u16, remote: IpAddr) -> io::Result<Self> {
         let (domain, address) = near_end(local, port, remote);
         let socket = Socket::new(
@@ -84,7 +84,7 @@ impl Datagrams {
         Self::prepare(socket)
     }
 
-    /// Goes on with a socket that [`Datagrams::open`] opened in an earlier run, for the same.
+    /// Takes over a socket that [`Datagrams::open`] opened in an earlier run with the same arguments.
     pub fn adopt(
         held: OwnedFd,
         local: Option<IpAddr>,
@@ -104,7 +104,7 @@ impl Datagrams {
     }
 
     fn prepare(socket: Socket) -> io::Result<Self> {
-        // As large as the kernel allows, which may be less.
+        // The kernel may allow less.
         socket.set_send_buffer_size(BUFFER_BYTES)?;
         socket.set_recv_buffer_size(BUFFER_BYTES)?;
         let batches = Batches::new(&socket)?;
@@ -115,26 +115,26 @@ impl Datagrams {
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        // It was bound when it was made.
+        // The socket is bound, so there is always an address.
         self.socket.local_addr().map_or(0, |address| address.port())
     }
 
-    /// Waits until there is something to receive.
+    /// Waits until the socket is readable.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await
     }
 
-    /// Sends a batch of datagrams of `stride` bytes each, but for the last, which may be shorter.
-    /// Datagrams that the socket does not take are lost.
+    /// Sends a batch of datagrams of `stride` bytes each; the last one may be shorter. Datagrams that do not
+    /// fit into the socket buffer are dropped.
     pub fn send(&self, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
         self.batches.send(&self.socket, to, batch, stride)
     }
 
-    /// Receives what is there; false: nothing.
+    /// Receives the waiting datagrams; false if there are none.
     pub fn receive(&self, into: &mut Arrivals) -> io::Result<bool> {
         let received = self.socket.try_io(Interest::READABLE, || {
             match self.batches.receive(&self.socket, into) {
-                // As tokio wants to hear it.
+                // tokio clears its readiness on this error.
                 Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
                 other => other,
             }
@@ -152,7 +152,7 @@ impl AsFd for Datagrams {
     }
 }
 
-/// What our end of a socket to `remote` is bound to.
+/// The address to bind a socket for `remote` to.
 fn near_end(local: Option<IpAddr>, port: u16, remote: IpAddr) -> (Domain, SocketAddr) {
     let (domain, any) = match remote {
         IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -162,11 +162,11 @@ fn near_end(local: Option<IpAddr>, port: u16, remote: IpAddr) -> (Domain, Socket
 }
 
 impl Batches {
-    /// Prepares a socket for it, which from now on never waits.
+    /// Prepares a socket, and makes it non-blocking.
     pub fn new(socket: &impl AsFd) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(socket))?;
-        // It has just forbidden fragments, and has the kernel not mind what it knows of the path: QUIC looks for what
-        // fits by itself. Our packets have the length that the tunnel's MTU gives them, and must arrive.
+        // quinn-udp has just set PMTUDISC_PROBE, which sets DF and ignores the known path MTU, since QUIC
+        // discovers it by itself. Our datagrams have a length given by the tunnel's MTU, and must arrive.
         let family = getsockname::<SockaddrStorage>(socket.as_fd().as_raw_fd())?.family();
         let (level, option, value) = match family {
             Some(AddressFamily::Inet6) => (
@@ -184,7 +184,7 @@ impl Batches {
         Ok(Self { state })
     }
 
-    /// As [`Datagrams::send`].
+    /// Like [`Datagrams::send`].
     pub fn send(
         &self,
         socket: &impl AsFd,
@@ -208,9 +208,9 @@ impl Batches {
                 src_ip: None,
             };
             match self.try_send(socket, &transmit) {
-                // The device cannot: from now on one at a time.
+                // The device does not support GSO; quinn-udp has disabled it.
                 Err(_) if segments > 1 && self.state.max_gso_segments() == 1 => continue,
-                // The path takes none of this length whole; the kernel cuts only what it is given singly.
+                // Segments of this length exceed the path MTU; the kernel fragments only single datagrams.
                 Err(error)
                     if piece.len() > stride && error.raw_os_error() == Some(libc::EMSGSIZE) =>
                 {
@@ -229,7 +229,7 @@ impl Batches {
     fn try_send(&self, socket: &impl AsFd, transmit: &Transmit<'_>) -> io::Result<()> {
         match self.state.try_send(UdpSockRef::from(socket), transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // The interface is slower than we are. To wait a little is what tells the senders.
+                // The interface is the bottleneck. A short wait puts backpressure on the senders.
                 let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
                 poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
                 self.state.try_send(UdpSockRef::from(socket), transmit)
@@ -238,7 +238,7 @@ impl Batches {
         }
     }
 
-    /// As [`Datagrams::receive`].
+    /// Like [`Datagrams::receive`].
     pub fn receive(&self, socket: &impl AsFd, into: &mut Arrivals) -> io::Result<bool> {
         into.count = 0;
         let Arrivals { buffers, metas, .. } = into;
@@ -254,7 +254,7 @@ impl Batches {
                 Ok(count > 0)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            // What an earlier datagram met with (ICMP) is told here; the next call goes on.
+            // An ICMP error for an earlier datagram; the next call receives again.
             Err(error) if is_passing(&error) => Ok(true),
             Err(error) => Err(error),
         }
@@ -262,7 +262,7 @@ impl Batches {
 }
 
 fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and the kernel reads an `int` of the given length, which outlives the call.
+    // SAFETY: the descriptor is open; the kernel reads an `int` of the given length, which outlives the call.
     let set = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
@@ -279,7 +279,7 @@ fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) -> io::Re
     }
 }
 
-/// Errors of the way there, not of the socket.
+/// Errors of the path, not of the socket.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),

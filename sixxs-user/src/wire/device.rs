@@ -18,11 +18,10 @@ use tun_rs::DeviceBuilder;
 
 use super::Tun;
 
-/// Packets that may wait in the device until we read them. A burst of a fast sender is more than
-/// the kernel's 500.
+/// Number of packets that can wait in the device. A burst of a fast sender exceeds the kernel's default of 500.
 const QUEUE: u32 = 1000;
 
-/// A TUN device of our own making. It goes when this is dropped, unless it was told to stay.
+/// A TUN device that this program made. Dropping it removes the device, unless `keep` was called.
 pub struct Device {
     tun: AsyncFd<File>,
     index: IfIndex,
@@ -43,8 +42,8 @@ nix::ioctl_write_int!(
 );
 
 impl Device {
-    /// Makes the device, down and without addresses, in the network namespace of this thread; or
-    /// takes over, as it is, one of this name that nobody holds, or `held` if that is its descriptor.
+    /// Makes the device, down and without addresses, in the network namespace of this thread. Or takes over an
+    /// existing device of this name, unchanged: one that no process holds, or the one behind `held`.
     pub fn create(name: &IfName, held: Option<OwnedFd>) -> anyhow::Result<Self> {
         let made = match (create(name), held) {
             (Err(error), Some(held)) if is_busy(&error) && is_device(&held, name) => {
@@ -57,8 +56,8 @@ impl Device {
             index,
             cuts_udp,
         } = made.map_err(|error| explain(&error, name))?;
-        // SAFETY: the file owns its descriptor, closes it only when it is dropped, and always names
-        // the same one; nothing takes the file out of the `AsyncFd` again.
+        // SAFETY: the file owns its descriptor, closes it only on drop, and always returns the same one;
+        // nothing takes the file out of the `AsyncFd` again.
         let tun = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) };
         let tun = tun
             .map_err(io::Error::from)
@@ -70,9 +69,9 @@ impl Device {
         })
     }
 
-    /// Lets it outlive us: the next one who makes a device of this name gets this one.
+    /// Makes the device persistent: the next `create` with this name takes it over.
     pub fn keep(&self) -> anyhow::Result<()> {
-        // SAFETY: the descriptor is open, and the kernel takes a number, which it compares with 0.
+        // SAFETY: the descriptor is open; the argument is a number, which the kernel compares with 0.
         let kept = unsafe { tun_set_persist(self.tun.as_raw_fd(), 1) };
         kept.map(drop).context("keep the TUN device")
     }
@@ -83,9 +82,9 @@ impl Device {
         self.index
     }
 
-    /// Waits until there is something to read.
+    /// Waits until the device is readable.
     pub async fn readable(&self) -> io::Result<()> {
-        // What is there is read until there is no more, and that is told by `drained`.
+        // The caller reads until the device is empty; then `drained` clears the readiness.
         self.tun
             .readable()
             .await
@@ -141,12 +140,12 @@ fn create(name: &IfName) -> io::Result<Made> {
     })
 }
 
-/// Goes on with a descriptor of a device that [`create`] made in an earlier run.
+/// Takes over the descriptor of a device that [`create`] made in an earlier run.
 fn adopt(held: OwnedFd, name: &IfName) -> io::Result<Made> {
     fcntl(&held, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
     let offload = |flags: u32| {
-        // SAFETY: the descriptor is open, and the kernel takes a number, whose bits it knows or refuses.
+        // SAFETY: the descriptor is open; the argument is a number, and the kernel refuses unknown bits.
         unsafe { tun_set_offload(held.as_raw_fd(), flags.into()) }
     };
     let cuts_udp = offload(tcp | TUN_F_USO4 | TUN_F_USO6).is_ok();
@@ -160,8 +159,8 @@ fn adopt(held: OwnedFd, name: &IfName) -> io::Result<Made> {
     })
 }
 
-/// Whether a descriptor is that of a TUN device of this name: the kernel says so in its fdinfo
-/// (`tun_chr_show_fdinfo`, Linux 3.19).
+/// Whether a descriptor belongs to a TUN device of this name, by its fdinfo (`tun_chr_show_fdinfo`, Linux
+/// 3.19).
 fn is_device(descriptor: &OwnedFd, name: &IfName) -> bool {
     let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
     let Ok(text) = fs::read_to_string(path) else {
@@ -171,12 +170,12 @@ fn is_device(descriptor: &OwnedFd, name: &IfName) -> bool {
     lines.any(|line| line.strip_prefix("iff:\t") == Some(name.as_str()))
 }
 
-/// Somebody holds the device.
+/// Whether another process holds the device.
 fn is_busy(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBUSY)
 }
 
-/// What is wrong, in the words of somebody who wants a tunnel.
+/// Adds what to do to an error.
 fn explain(error: &io::Error, name: &IfName) -> anyhow::Error {
     let what = format!("make the TUN device {name}");
     match error.raw_os_error() {

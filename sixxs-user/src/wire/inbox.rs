@@ -1,15 +1,15 @@
-//! Packets on their way into a device: put together where they belong to one flow.
+//! Packets for a device; packets of one flow are coalesced.
 
 use std::io;
 
 use super::{Tun, coalesce::Joint};
 
-/// Packets, put together or not, before they are written.
+/// Maximum number of writes that wait, each with one packet or several coalesced ones.
 const MOST: usize = 64;
 
 /// Packets for one device.
 pub struct Inbox {
-    /// In the order in which they came. Memory that is never written to costs nothing.
+    /// In the order of arrival. Memory that is never written to costs nothing.
     joints: Vec<Joint>,
     used: usize,
 }
@@ -24,9 +24,9 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Adds a packet for `device`; true: it is now full and has to be written.
+    /// Adds a packet for `device`; true if the inbox is full and has to be written.
     pub fn add(&mut self, device: &impl Tun, packet: &[u8]) -> bool {
-        // Mostly it is the last one's.
+        // Usually it belongs to the last flow.
         let mut waiting = self.joints[..self.used].iter_mut().rev();
         if let Some(same) = waiting.find(|joint| joint.is_of_flow(packet))
             && same.append(packet, device.cuts_udp())
@@ -40,8 +40,8 @@ impl Inbox {
         self.used == self.joints.len()
     }
 
-    /// As [`Inbox::add`], for what a raw socket gave: the kernel may have left its sum open, and may
-    /// have put it together of packets of at most `mtu` bytes.
+    /// Like [`Inbox::add`], for a packet from a raw socket: the kernel may have left its checksum incomplete,
+    /// and may have coalesced it from packets of at most `mtu` bytes.
     pub fn add_raw(&mut self, device: &impl Tun, packet: &[u8], mtu: usize) -> bool {
         let Some(joint) = self.joints.get_mut(self.used) else {
             return true;
@@ -53,15 +53,15 @@ impl Inbox {
         self.used == self.joints.len()
     }
 
-    /// Writes everything. An error says that the device is gone; packets that it does not take are
-    /// lost, as they would be on any wire.
+    /// Writes everything. An error means that the device is gone. Packets that the device does not accept are
+    /// dropped.
     pub fn write(&mut self, device: &impl Tun) -> io::Result<()> {
         let joints = &mut self.joints[..self.used];
         self.used = 0;
         for joint in joints {
             match device.write(joint.finish()) {
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Err(error),
-                // A device that is down says EIO.
+                // For instance EIO: the device is down.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// A device that writes down what it is given.
+    /// A device that records the packets.
     #[derive(Default)]
     struct Page {
         written: RefCell<Vec<Vec<u8>>>,
@@ -132,7 +132,7 @@ mod tests {
         summed(17, port, message, 6)
     }
 
-    /// What the kernel makes of what was written: the packets, and how many writes they took.
+    /// The packets after the kernel segmented the written ones, and the number of writes.
     fn pass(packets: &[Vec<u8>], cuts_udp: bool) -> (Vec<Vec<u8>>, usize) {
         let page = Page {
             cuts_udp,
@@ -178,11 +178,11 @@ mod tests {
         assert_eq!(pass(&packets, true), (packets, 1));
         let packets = vec![udp(1, 100), udp(1, 100), udp(1, 30)];
         assert_eq!(pass(&packets, true), (packets.clone(), 1));
-        // A kernel that does not cut them.
+        // A kernel without UDP segmentation.
         assert_eq!(pass(&packets, false), (packets, 3));
     }
 
-    /// What the kernel put together, or did not sum, before a raw socket saw it.
+    /// Packets from a raw socket that the kernel coalesced, or whose checksum it left incomplete.
     #[test]
     fn what_the_kernel_left_open_is_left_to_it() {
         let open = |mut packet: Vec<u8>, at: usize| {
@@ -201,7 +201,7 @@ mod tests {
             let packet = written.split_off(VIRTIO_NET_HDR_LEN);
             (VirtioNetHdr::decode(&written).unwrap(), packet)
         };
-        // Three segments in one: cut again, they are what they were.
+        // Three coalesced segments: after segmentation they are as before.
         let whole = tcp(1, 7, ACK, 3000);
         let (header, mut packet) = write(&open(whole.clone(), 56));
         assert_eq!((header.gso_size, header.hdr_len), (1000, 60));
@@ -210,13 +210,13 @@ mod tests {
         let count = gso_split(&mut packet, header, &mut buffers, &mut sizes, 0, true).unwrap();
         assert_eq!((count, &sizes[..3]), (3, &[1060; 3][..]));
         assert_eq!(buffers[2][60..1060], whole[2060..3060]);
-        // One that was only not summed.
+        // Packets with an incomplete checksum, not coalesced.
         for (packet, at) in [(tcp(1, 7, ACK, 500), 56), (udp(1, 100), 46)] {
             let (header, _) = write(&open(packet, at));
             assert_eq!((header.flags, header.gso_type), (1, 0));
             assert_eq!(usize::from(header.csum_start + header.csum_offset), at);
         }
-        // One that was, or is no packet of that kind.
+        // Packets with a complete checksum, and one that is neither TCP nor UDP.
         for packet in [tcp(1, 7, ACK, 500), udp(1, 100), vec![0x60; 44]] {
             let (header, written) = write(&packet);
             assert_eq!((header.flags, written), (0, packet));
@@ -249,19 +249,19 @@ mod tests {
             let packets = vec![start.clone(), next];
             assert_eq!(pass(&packets, true), (packets, 2));
         }
-        // A damaged one at the head; after one that is to be seen at once.
+        // After a damaged packet, and after one with the flag PSH.
         for first in [damaged, tcp(1, 1000, ACK | PUSH, 1000)] {
             let packets = vec![first, tcp(1, 2000, ACK, 1000)];
             assert_eq!(pass(&packets, true), (packets, 2));
         }
-        // After a short one.
+        // After a shorter packet.
         let packets = vec![
             start.clone(),
             tcp(1, 1000, ACK, 999),
             tcp(1, 1999, ACK, 999),
         ];
         assert_eq!(pass(&packets, true), (packets, 2));
-        // A packet of the flow that goes alone closes what came before it.
+        // A packet of the flow that cannot be coalesced ends the coalescing of those before it.
         let packets = vec![start, tcp(1, 1000, ACK, 0), tcp(1, 1000, ACK, 1000)];
         assert_eq!(pass(&packets, true), (packets, 3));
     }
@@ -281,7 +281,7 @@ mod tests {
                     .eq(packets.iter().filter(of(port)))
             );
         }
-        // No more than an IPv6 header can say.
+        // Not more than the length field of IPv6 allows.
         let packets: Vec<_> = (0..70).map(|n| tcp(1, n * 1000, ACK, 1000)).collect();
         assert_eq!(pass(&packets, true), (packets, 2));
         let packets: Vec<_> = (0..200).map(|n| tcp(n, 0, ACK, 10)).collect();

@@ -1,5 +1,5 @@
-//! Many messages of a socket by one call (sendmmsg, recvmmsg): where the kernel cannot cut them or
-//! put them together itself, as with protocol 41.
+//! Sends and receives many messages in one system call (sendmmsg, recvmmsg), for sockets without GSO and GRO,
+//! such as those for protocol 41.
 
 use std::{
     io, mem,
@@ -10,20 +10,20 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// By one call.
+/// Maximum number of messages per system call.
 const MOST: usize = 64;
 
-/// Room for one that came in. The kernel may have put some of a flow together: up to 64 KiB.
+/// Size of a receive buffer. The kernel may coalesce packets of a flow, up to 64 KiB.
 const MESSAGE_BYTES: usize = 65_536;
 
-/// From one to the next: not a power of two, or all of them would share the same few lines of the
-/// processor's cache.
+/// Distance between buffers. It is not a power of two, since all buffers would share the same few lines of
+/// the CPU cache.
 const SPACING: usize = MESSAGE_BYTES + 2112;
 
-/// How long to wait for room in the socket before messages are lost.
+/// How long to wait for room in the socket buffer before messages are dropped.
 const PATIENCE_MS: u8 = 5;
 
-/// What came in, at one call.
+/// The messages from one system call.
 pub struct Messages {
     /// Memory that is never written to costs nothing.
     buffers: Box<[u8]>,
@@ -42,7 +42,7 @@ impl Default for Messages {
 }
 
 impl Messages {
-    /// Receives what is there, without waiting; false: nothing.
+    /// Receives the waiting messages; false if there are none. Does not wait.
     pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<bool> {
         self.count = 0;
         let mut chunks = self.buffers.chunks_exact_mut(SPACING);
@@ -54,8 +54,8 @@ impl Messages {
             }
         });
         let mut headers = headers(&mut pieces, None);
-        // SAFETY: every header points to one piece, every piece to room of its own in `buffers`; all
-        // of them outlive the call, and the number is that of the headers.
+        // SAFETY: every header points to one piece, and every piece to its own part of `buffers`; all of
+        // them outlive the call, and the count is the number of headers.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
@@ -87,8 +87,8 @@ impl Messages {
     }
 }
 
-/// Sends a batch of `stride` bytes each, but for the last, which may be shorter; of each all but its
-/// first `skip` bytes. What the socket has no room for is lost.
+/// Sends a batch of messages of `stride` bytes each; the last one may be shorter. Leaves out the first `skip`
+/// bytes of each message. Messages that do not fit into the socket buffer are dropped.
 pub fn send_each(
     socket: &impl AsFd,
     to: Option<SocketAddrV4>,
@@ -97,7 +97,7 @@ pub fn send_each(
     skip: usize,
 ) -> io::Result<()> {
     let mut address = to.map(|to| libc::sockaddr_in {
-        // It is 2, on all of Linux.
+        // AF_INET is 2 on all Linux platforms.
         sin_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default(),
         sin_port: to.port().to_be(),
         sin_addr: libc::in_addr {
@@ -130,8 +130,8 @@ fn send_headers(socket: &impl AsFd, headers: &mut [libc::mmsghdr]) -> io::Result
     let mut rest = headers;
     let mut waited = false;
     while !rest.is_empty() {
-        // SAFETY: the headers were made by `headers` from pieces and an address that the caller
-        // still has, and the pieces from a batch that it lent to us; the kernel only reads them.
+        // SAFETY: `headers` made them from pieces and an address that the caller still holds; the pieces point
+        // to a batch that the caller lent. The kernel only reads them.
         let sent = unsafe {
             libc::sendmmsg(
                 socket.as_fd().as_raw_fd(),
@@ -144,7 +144,7 @@ fn send_headers(socket: &impl AsFd, headers: &mut [libc::mmsghdr]) -> io::Result
             Ok(sent) => rest = rest.split_at_mut(sent.max(1)).1,
             Err(_) => match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::WouldBlock && !waited => {
-                    // The interface is slower than we are. To wait a little is what tells the senders.
+                    // The interface is the bottleneck. A short wait puts backpressure on the senders.
                     let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
                     poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
                     waited = true;
@@ -157,7 +157,7 @@ fn send_headers(socket: &impl AsFd, headers: &mut [libc::mmsghdr]) -> io::Result
     Ok(())
 }
 
-/// One header for each piece. They point to what is given here.
+/// One header for each piece. They point to the arguments.
 fn headers(
     pieces: &mut [libc::iovec; MOST],
     address: Option<&mut libc::sockaddr_in>,
@@ -168,7 +168,7 @@ fn headers(
     };
     let mut pieces = pieces.iter_mut();
     std::array::from_fn(|_| {
-        // SAFETY: plain data, for which all zeroes is a value; it has padding that no literal fills.
+        // SAFETY: plain data, and all zeroes are a valid value; it has padding that no literal could fill.
         let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
         header.msg_hdr.msg_name = name.cast();
         header.msg_hdr.msg_namelen = u32::try_from(length).unwrap_or(0);
@@ -195,7 +195,7 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut came = Messages::default();
         assert!(!came.receive(&receiver).unwrap());
-        // More than one call's, the last one shorter.
+        // More than one system call can send; the last one is shorter.
         let count = MOST + 3;
         let number = |n| u8::try_from(n).unwrap();
         let mut batch: Vec<u8> = (0..count).flat_map(|n| [number(n); 100]).collect();
@@ -207,7 +207,7 @@ mod tests {
         }
         let expected = (0..count).map(|n| (number(n), if n + 1 < count { 90 } else { 60 }));
         assert!(seen.into_iter().eq(expected));
-        // A datagram that no packet holds.
+        // A datagram that is too large for a packet.
         assert!(send_each(&sender, Some(to), &vec![0; 1 << 17], 1 << 17, 0).is_err());
     }
 }

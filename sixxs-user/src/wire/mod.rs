@@ -1,11 +1,11 @@
-//! What packets are carried by, in batches: a TUN device on one side, datagrams on the other.
+//! Moves packets in batches between a TUN device and sockets.
 //!
-//! A TUN device with offloads gives out up to 64 KiB of a flow at a time. They are cut into packets
-//! here, each behind room for a tunnel's header, so that a whole batch leaves by one call (UDP GSO).
-//! The other way a batch comes in by one call (recvmmsg, UDP GRO), and packets of a flow are put
-//! together again before they are written.
+//! A TUN device with offloads returns up to 64 KiB of a flow at a time. The outbox segments them into packets,
+//! each with room for a tunnel's header, so that one system call sends a whole batch (UDP GSO). In the other
+//! direction one system call receives a batch (recvmmsg, UDP GRO), and packets of a flow are coalesced before
+//! they are written.
 //!
-//! Buffers belong to a thread, not to a tunnel: they are empty whenever a tunnel has had its turn.
+//! Buffers belong to a thread, not to a tunnel: they are empty after each turn of a tunnel.
 
 use std::io;
 
@@ -24,19 +24,18 @@ pub use messages::{Messages, send_each};
 pub use outbox::Outbox;
 pub use protocol41::Protocol41;
 
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM` of linux/virtio_net.h: the checksum field has the sum of the
-/// pseudo-header only.
+/// `VIRTIO_NET_HDR_F_NEEDS_CSUM` of linux/virtio_net.h: the checksum field has the sum of the pseudo-header
+/// only.
 const NEEDS_CHECKSUM: u8 = 1;
 
-/// A TUN device that gives and takes packets behind virtio headers, up to 64 KiB of a flow at a
-/// time. Never waits.
+/// A non-blocking TUN device. Its packets have virtio headers, and may contain up to 64 KiB of a flow.
 pub trait Tun {
-    /// Reads a packet with its header; `None`: there is none.
+    /// Reads a packet with its header; `None` if there is none.
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
 
     /// Writes a packet with its header.
     fn write(&self, packet: &[u8]) -> io::Result<usize>;
 
-    /// Whether it takes several UDP datagrams in one (Linux 6.2).
+    /// Whether it accepts coalesced UDP datagrams (Linux 6.2).
     fn cuts_udp(&self) -> bool;
 }

@@ -1,4 +1,4 @@
-//! Packets on their way out: as they came from the device, cut, each behind room for a header.
+//! Outgoing packets: segments the device's packets, and leaves room for a header before each.
 
 use std::io;
 
@@ -6,25 +6,25 @@ use tun_rs::{VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_LEN, VirtioNetHdr, checks
 
 use super::{NEEDS_CHECKSUM, Tun};
 
-/// `VIRTIO_NET_HDR_GSO_NONE`: one packet.
+/// `VIRTIO_NET_HDR_GSO_NONE`: not coalesced.
 const ONE_PACKET: u8 = 0;
 
-/// The most that the device gives at a time.
+/// Maximum size of a packet from the device, with its header.
 const READ_BYTES: usize = VIRTIO_NET_HDR_LEN + 65_535;
 
-/// Packets of one read at most: what a sender of small segments may put together.
+/// Maximum number of segments in one read; a sender with small segments may reach it.
 const MOST: usize = 256;
 
-/// Room for them: 64 KiB of payload, and headers.
+/// Size of the slab: 64 KiB of payload, and the headers.
 const SLAB_BYTES: usize = 65_536 + MOST * 160;
 
-/// Packets of one length put together before they are sent.
+/// A batch of small packets is complete at this number.
 const ENOUGH: usize = 64;
 
-/// Packets of one length, but for the last, which may be shorter.
+/// A batch of packets of the same length; the last one may be shorter.
 pub struct Outbox {
     raw: Box<[u8]>,
-    /// Read and not yet cut, since there was no room: its length.
+    /// Length of a packet that was read but did not fit into the slab.
     waiting: Option<usize>,
     slab: Box<[u8]>,
     headroom: usize,
@@ -35,7 +35,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// With so many bytes before each packet.
+    /// `headroom`: room before each packet, in bytes.
     #[must_use]
     pub fn new(headroom: usize) -> Self {
         Self {
@@ -50,9 +50,9 @@ impl Outbox {
         }
     }
 
-    /// Reads until there is a batch or nothing more; false: there is nothing more. What is in it has
-    /// to be taken before the next time. Without a device only what was read already is cut: so a
-    /// turn is ended.
+    /// Reads until the batch is complete or the device is empty (false). The caller has to process the batch
+    /// before the next call. With `None`, processes only a packet that was read before: call it so at the end
+    /// of a turn.
     pub fn fill(&mut self, device: Option<&impl Tun>) -> io::Result<bool> {
         self.used = 0;
         self.stride = 0;
@@ -75,24 +75,24 @@ impl Outbox {
         Ok(true)
     }
 
-    /// The datagrams, each with its headroom.
+    /// The packets, each with its headroom.
     pub fn datagrams(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        // An empty slab has no chunks, whatever their size.
+        // An empty slab has no chunks, so any size will do.
         self.slab[..self.used].chunks_mut(self.stride.max(1))
     }
 
-    /// The whole batch, and the length of each datagram in it but the last.
+    /// The whole batch, and the length of each of its packets except the last.
     #[must_use]
     pub fn batch(&self) -> (&[u8], usize) {
         (&self.slab[..self.used], self.stride)
     }
 
-    /// Packets that could not be made sense of, since the last time.
+    /// The number of invalid packets since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Puts what was read into the slab; false: there is no room beside what is in it.
+    /// Segments the packet that was read into the slab; false if there is no room.
     fn place(&mut self, length: usize) -> bool {
         let is_empty = self.used == 0;
         match self.cut(length) {
@@ -101,7 +101,7 @@ impl Outbox {
                 debug_assert!(!is_empty, "an empty slab has room for everything");
                 false
             }
-            // The kernel gave us something that we cannot cut. Nobody else can, either.
+            // The kernel gave us a packet that cannot be segmented.
             Err(_) => {
                 self.dropped += 1;
                 true
@@ -123,7 +123,7 @@ impl Outbox {
             if self.used > 0 {
                 return Ok(false);
             }
-            // The kernel's word for it may be the length of the whole packet (forwarding).
+            // For forwarded packets the kernel may set it to the length of the whole packet.
             header.hdr_len = header_length(&header, packet).ok_or_else(nonsense)?;
             let stride = self.headroom + usize::from(header.hdr_len) + usize::from(header.gso_size);
             let mut chunks = self.slab.chunks_exact_mut(stride);
@@ -164,18 +164,18 @@ impl Outbox {
     }
 }
 
-/// Length of the headers up to the payload that is to be cut.
+/// Length of the headers before the payload to segment.
 fn header_length(header: &VirtioNetHdr, packet: &[u8]) -> Option<u16> {
     let transport = header.csum_start;
     if header.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 {
         return transport.checked_add(8);
     }
-    // The data offset of TCP, in words (RFC 9293 §3.1).
+    // The data offset of TCP, in 32-bit words (RFC 9293 §3.1).
     let words = packet.get(usize::from(transport) + 12)? >> 4;
     (words >= 5).then(|| transport.checked_add(u16::from(words) * 4))?
 }
 
-/// Adds what the kernel left for us to sum.
+/// Completes a checksum that the kernel left incomplete.
 fn complete_checksum(packet: &mut [u8], header: &VirtioNetHdr) -> Option<()> {
     let summed = packet.get_mut(usize::from(header.csum_start)..)?;
     let at = usize::from(header.csum_offset);
@@ -183,7 +183,7 @@ fn complete_checksum(packet: &mut [u8], header: &VirtioNetHdr) -> Option<()> {
     let pseudo_header = u16::from_be_bytes([field[0], field[1]]);
     field.fill(0);
     let sum = !checksum(summed, u64::from(pseudo_header));
-    // 0 would mean that there is none (RFC 8200 §8.1), and is the same number as its complement.
+    // 0 means no checksum (RFC 8200 §8.1); its complement has the same value in one's complement arithmetic.
     let sum = if sum == 0 { u16::MAX } else { sum };
     summed[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     Some(())

@@ -1,4 +1,4 @@
-//! IPv6 packets in IPv4 (RFC 4213), by a raw socket: for kernels without their own tunnel devices.
+//! IPv6 packets in IPv4 (RFC 4213), by a raw socket, for kernels without `sit`.
 
 use std::{
     io,
@@ -15,13 +15,13 @@ use super::{Messages, send_each};
 /// IPv6 in IPv4.
 const PROTOCOL: i32 = 41;
 
-/// Time to live of what we send (RFC 4213 §3.3).
+/// TTL of outer packets (RFC 4213 §3.3).
 const TTL: u32 = 64;
 
-/// Asked of the kernel for each direction; it gives no more than its own limits.
+/// Requested size of each socket buffer; the kernel limits it.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// A raw socket to one broker: the kernel gives it only what comes from there.
+/// A raw socket that is connected to one broker, so that it receives only the broker's packets.
 pub struct Protocol41 {
     socket: AsyncFd<Raw>,
 }
@@ -34,17 +34,17 @@ impl AsRawFd for Raw {
     }
 }
 
-/// The IPv6 packet in an IPv4 packet, which a raw socket gives with its header.
+/// The inner packet of an IPv4 packet, which a raw socket returns with its header.
 fn inner(packet: &[u8]) -> Option<&[u8]> {
     let header_bytes = usize::from(packet.first()? & 0x0f) * 4;
     let inner = packet.get(header_bytes..)?;
     let header = inner.first_chunk::<40>()?;
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    // Whatever an IPv4 link padded is none of it.
+    // Padding by an IPv4 link is not part of it.
     (header[0] >> 4 == 6).then(|| inner.get(..40 + length))?
 }
 
-/// An IPv4 address, whatever port the kernel tells with it.
+/// The IPv4 address without the port.
 fn address(address: &SockAddr) -> Option<Ipv4Addr> {
     address.as_socket_ipv4().map(|address| *address.ip())
 }
@@ -64,16 +64,16 @@ impl Protocol41 {
             Some(Protocol::from(PROTOCOL)),
         )?;
         socket.set_ttl_v4(TTL)?;
-        // As large as the kernel allows, which may be less.
+        // The kernel may allow less.
         socket.set_send_buffer_size(BUFFER_BYTES)?;
         socket.set_recv_buffer_size(BUFFER_BYTES)?;
         socket.bind(&SocketAddr::new(local.into(), 0).into())?;
-        // Without a port, which means nothing here, the kernel would not tell who the peer is.
+        // The port has no meaning here, but without one getpeername(2) fails.
         socket.connect(&SocketAddr::new(remote.into(), 1).into())?;
         Self::watch(socket)
     }
 
-    /// Goes on with a socket that [`Protocol41::open`] opened in an earlier run, between the same.
+    /// Takes over a socket that [`Protocol41::open`] opened in an earlier run with the same arguments.
     pub fn adopt(held: OwnedFd, local: Ipv4Addr, remote: Ipv4Addr) -> io::Result<Self> {
         let socket = Socket::from(held);
         let is_such = socket.r#type()? == Type::RAW
@@ -88,13 +88,13 @@ impl Protocol41 {
     }
 
     fn watch(socket: Socket) -> io::Result<Self> {
-        // SAFETY: the socket owns its descriptor, closes it only when it is dropped, and always names
-        // the same one; nothing takes it out of the `AsyncFd` again.
+        // SAFETY: the socket owns its descriptor, closes it only on drop, and always returns the same one;
+        // nothing takes it out of the `AsyncFd` again.
         let socket = unsafe { AsyncFd::register_with_interest(Raw(socket), Interest::READABLE) };
         Ok(Self { socket: socket? })
     }
 
-    /// Waits until there is something to receive, a packet or an error.
+    /// Waits until there is a packet or an error.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket
             .ready(Interest::READABLE | Interest::ERROR)
@@ -102,36 +102,36 @@ impl Protocol41 {
             .map(|mut guard| guard.retain_ready())
     }
 
-    /// The most bytes of an IPv4 packet that the path to the broker is known to take, as of the last packet that was too
-    /// long for it (`IP_MTU`).
+    /// Maximum size of an IPv4 packet on the path to the broker, in bytes, as far as known from the last packet
+    /// that was too long (`IP_MTU`).
     pub fn path_mtu(&self) -> io::Result<u32> {
         let mtu = getsockopt(&self.socket.get_ref().0, IpMtu)?;
         Ok(u32::try_from(mtu).unwrap_or(0))
     }
 
-    /// Forgets the route, and asks for it anew: it may be another one now, with another MTU.
+    /// Makes the kernel look the route up again: it may have changed, and may have another MTU.
     pub fn refresh(&self) -> io::Result<()> {
         let socket = &self.socket.get_ref().0;
         socket.connect(&socket.peer_addr()?)
     }
 
-    /// Sends a batch of packets of `stride` bytes each, but for the last, which may be shorter.
-    /// Packets that the socket does not take are lost.
+    /// Sends a batch of packets of `stride` bytes each; the last one may be shorter. Packets that do not fit
+    /// into the socket buffer are dropped.
     pub fn send(&self, batch: &[u8], stride: usize) -> io::Result<()> {
         send_each(&self.socket.get_ref().0, None, batch, stride, 0)
     }
 
-    /// Receives what is there; false: nothing. What ICMP says of earlier packets is an error here,
-    /// and only here: to send does not show it.
+    /// Receives the waiting packets; false if there are none. ICMP errors for earlier packets are errors here,
+    /// and only here: `send` does not return them.
     pub fn receive(&self, into: &mut Messages) -> io::Result<bool> {
-        // An error does not make a raw socket readable; and `try_io` takes no two interests at once.
+        // An error does not make a raw socket readable, and `try_io` does not accept two interests at once.
         Ok(self.receive_if(Interest::READABLE, into)? || self.receive_if(Interest::ERROR, into)?)
     }
 
     fn receive_if(&self, interest: Interest, into: &mut Messages) -> io::Result<bool> {
         let received = self.socket.try_io(interest, |socket| {
             match into.receive(&socket.0) {
-                // As tokio wants to hear it.
+                // tokio clears its readiness on this error.
                 Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
                 other => other,
             }
@@ -142,7 +142,7 @@ impl Protocol41 {
         }
     }
 
-    /// The packets in what was received. What is no IPv6 packet comes out empty.
+    /// The inner packets of messages; empty for a message that is not an IPv6 packet.
     pub fn packets(messages: &Messages) -> impl Iterator<Item = &[u8]> {
         messages
             .iter()
@@ -161,14 +161,14 @@ mod tests {
         packet[20] = 0x60;
         packet[25] = 8;
         assert_eq!(inner(&packet).map(<[u8]>::len), Some(48));
-        // Padding behind, options before.
+        // Padding at the end; IPv4 options.
         packet.extend([0; 6]);
         assert_eq!(inner(&packet).map(<[u8]>::len), Some(48));
         let mut options = packet.clone();
         options[0] = 0x46;
         options.splice(20..20, [0; 4]);
         assert_eq!(inner(&options).map(<[u8]>::len), Some(48));
-        // Cut off anywhere.
+        // Truncated at any length.
         for length in 0..68 {
             assert_eq!(inner(&packet[..length]), None, "{length}");
         }
