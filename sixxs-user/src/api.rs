@@ -1,6 +1,6 @@
-//! What the daemon tells, as JSON: the shapes that scripts rely on.
+//! The daemon's JSON, which scripts rely on.
 //!
-//! Keys may be added here, none renamed. Unknown is `null`.
+//! Keys may be added, but not renamed. An unknown value is `null`.
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
@@ -12,117 +12,116 @@ use sixxs_core::routing;
 pub struct Status {
     /// Whether every tunnel is healthy, and every uplink has its program.
     pub healthy: bool,
-    /// Repairs since the daemon started.
+    /// Number of repairs since the daemon started.
     pub corrections: u64,
-    /// The tunnels in the order of the file.
+    /// The tunnels, in the order of the configuration.
     pub tunnels: Vec<Tunnel>,
     /// The native uplinks.
     pub uplinks: Vec<Uplink>,
-    /// Brokers that were connected to lately.
+    /// Brokers with recent connects.
     #[serde(default)]
     pub brokers: Vec<Broker>,
-    /// What could not be done, in words.
+    /// Problems, as messages.
     pub problems: Vec<String>,
 }
 
-/// How we stand with a broker.
+/// The remaining connect limit of a broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Broker {
-    /// Its name or address, as it is connected to.
+    /// Its name or address, as used for connects.
     pub name: String,
-    /// Connects that can be made at once.
+    /// Number of connects that are allowed now.
     pub slots_left: u32,
-    /// Of how many.
+    /// Maximum of `slots_left`.
     pub slots: u32,
-    /// Until there is one more, in seconds; `null` when all are free.
+    /// Seconds until another connect is allowed; `null` if all are available.
     pub next_slot_in_seconds: Option<f64>,
-    /// Until when it refuses us, in RFC 3339; `null` when it does not.
+    /// End of its lockout, in RFC 3339; `null` if there is none.
     pub locked_out_until: Option<String>,
 }
 
 /// A tunnel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// Its interface.
+    /// The name of its interface.
     pub name: String,
     /// `interface`, `command`, …
     pub kind: String,
     /// `down`, `waiting`, `connecting`, `up`, `locked_out`, `failed`.
     pub state: String,
-    /// Whether it is `failed` and tried again within minutes.
+    /// Whether it is `failed`, and the next attempt is within minutes.
     #[serde(default, skip_serializing_if = "is_false")]
     pub retrying: bool,
-    /// The aiccu.conf that it was made from.
+    /// The aiccu.conf that it comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
-    /// Until when it is `locked_out`, in RFC 3339.
+    /// End of the lockout in the state `locked_out`, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// The broker that a native tunnel sends to: address and port, or address alone.
+    /// The broker's endpoint of a native tunnel: address and port, or only the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// What carries a native tunnel: `tun` or `sit`.
+    /// The carrier of a native tunnel: `tun` or `sit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<String>,
-    /// Why, where there is something to say.
+    /// The reason for the state, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// `healthy`, `degraded` (replies leave by the tunnel because the programs redirect them) or `failing`.
     #[serde(default)]
     pub health: String,
-    /// Why it is not healthy, the worst reason first.
+    /// The reasons why it is not healthy, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_reasons: Vec<String>,
-    /// Index of its interface.
+    /// The index of its interface.
     pub ifindex: Option<u32>,
     /// Its addresses.
     pub addresses: Vec<Ipv6Addr>,
-    /// Prefixes routed by it.
+    /// Prefixes that are routed through it.
     pub prefixes: Vec<String>,
-    /// Its far end.
+    /// The address of its far end.
     pub peer: Option<Ipv6Addr>,
-    /// What `sixxs check` pings.
+    /// The address that `sixxs check` pings.
     pub check_target: Option<Ipv6Addr>,
     /// Its routing table.
     pub table: u32,
-    /// The largest packet, in bytes.
+    /// MTU of the interface, in bytes.
     pub mtu: Option<u32>,
     /// `in_place` or `missing`.
     pub routing: String,
     /// `attached` or `missing`.
     pub program: String,
-    /// Packets through its interface.
+    /// Number of packets on its interface.
     pub packets: InOut,
-    /// Bytes through its interface, without link layer.
+    /// Number of bytes on its interface, without link layer.
     pub bytes: InOut,
-    /// Echo messages through its interface.
+    /// Echo messages on its interface.
     pub echo: Echo,
-    /// Whether it answers.
+    /// Whether echo requests are answered.
     #[serde(default)]
     pub proof: Proof,
-    /// Leaks of its own addresses, wherever they leaked.
+    /// Leaks of packets with its sources, at any interface.
     pub leaks: Leaks,
-    /// Packets with a source of no tunnel that left by its interface.
+    /// Packets that left by its interface, with a source that belongs to no tunnel.
     pub strays: u64,
-    /// Packets that did not leave by its interface, since a tunnel would have brought them back.
+    /// Packets that did not leave by its interface, because a tunnel would have routed them back.
     #[serde(default)]
     pub loops: u64,
-    /// Its own outer packets that would have gone into it, wherever; dropped.
+    /// Its own outer packets that were routed into it, at any interface; they were dropped.
     #[serde(default)]
     pub recursions: u64,
-    /// What came from the broker of a native tunnel and was refused, by reason; those at 0 are left
-    /// out.
+    /// Refused packets from the broker of a native tunnel, by reason; reasons with count 0 are left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u64>,
 }
 
-/// Both directions.
+/// Counts in both directions.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct InOut {
-    /// Came in.
+    /// Incoming.
     #[serde(rename = "in")]
     pub incoming: u64,
-    /// Left.
+    /// Outgoing.
     pub out: u64,
 }
 
@@ -137,96 +136,95 @@ pub struct Echo {
     pub requests_out: u64,
     /// Replies from outside.
     pub replies_in: u64,
-    /// Since the last request from outside, in seconds; `null` for never.
+    /// Seconds since the last request from outside; `null` for never.
     pub last_request_in_seconds_ago: Option<f64>,
-    /// Since our last reply, in seconds; `null` for never.
+    /// Seconds since our last reply; `null` for never.
     pub last_reply_out_seconds_ago: Option<f64>,
 }
 
 /// Echo requests from outside to a tunnel's own addresses, paired with their replies by identifier and
-/// sequence number. (To those of a routed prefix, others reply, or nobody.)
+/// sequence number. (For addresses of a routed prefix, other hosts reply, or none.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proof {
-    /// Requests whose reply was waited for.
+    /// Requests for which a reply was expected.
     pub requests: u64,
-    /// Those whose reply left by the tunnel.
+    /// Requests whose reply left by the tunnel.
     pub answered: u64,
-    /// Those whose reply was about to leave elsewhere, and was let pass or dropped there.
+    /// Requests whose reply was about to leave by another interface, where it passed or was dropped.
     pub astray: u64,
-    /// Those without any reply after a second.
+    /// Requests without any reply after a second.
     pub unanswered: u64,
-    /// Of those that had time for a reply, how many were answered; 100 only if all were. `null`: none
-    /// had.
+    /// Percentage of answered requests, among those old enough for a reply; 100 only if all were answered.
+    /// `null` if there are none.
     pub answered_percent: Option<f64>,
-    /// Since the last answer, in seconds; `null` for never.
+    /// Seconds since the last answer; `null` for never.
     pub last_answered_seconds_ago: Option<f64>,
-    /// From request to reply, in seconds: half of the answers took no longer. `null`: there are none.
+    /// Median time from request to reply, in seconds; `null` if there are no replies.
     pub median_seconds: Option<f64>,
-    /// Since the first of the requests, in seconds; `null`: there are none.
+    /// Seconds since the first of the requests; `null` if there are none.
     pub watched_seconds: Option<f64>,
 }
 
-/// Leaks by treatment.
+/// Number of leaks, by treatment.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Leaks {
-    /// Put into the tunnel.
+    /// Redirected into the tunnel.
     pub redirected: u64,
     /// Dropped.
     pub dropped: u64,
-    /// Let pass.
+    /// Passed unchanged.
     pub observed: u64,
-    /// Answered by Packet Too Big.
+    /// Answered with Packet Too Big.
     pub too_big: u64,
 }
 
 /// A native uplink.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Uplink {
-    /// Its interface.
+    /// The name of its interface.
     pub name: String,
-    /// Its index.
+    /// The index of its interface.
     pub ifindex: Option<u32>,
     /// `attached` or `missing`.
     pub program: String,
     /// `tcx` or `clsact`.
     pub hook: Option<String>,
-    /// Packets that left.
+    /// Number of packets that left.
     pub packets: Out,
-    /// Bytes that left, without link layer.
+    /// Number of bytes that left, without link layer.
     pub bytes: Out,
-    /// Leaks caught here.
+    /// Leaks detected here.
     pub leaks: u64,
 }
 
-/// One direction.
+/// A count in one direction.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Out {
-    /// Left.
+    /// Outgoing.
     pub out: u64,
 }
 
 /// `sixxs counters --json`: by interface, then by the counter's name.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counters {
-    /// Every interface that has or had a slot.
+    /// Every interface that has or had a map slot.
     pub interfaces: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// One line of `sixxs alerts --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Alert {
-    /// When, in RFC 3339.
+    /// The time, in RFC 3339.
     pub time: String,
-    /// What it is about.
+    /// The subject.
     #[serde(flatten)]
     pub about: About,
-    /// How many more like it there were, which are told by this one: they differ in numbers, addresses or
-    /// names of interfaces.
+    /// Number of similar alerts that this one stands for: they differ in numbers, addresses or names of
+    /// interfaces.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
 }
 
-// What serde calls is given a reference.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -237,93 +235,93 @@ const fn is_false(truth: &bool) -> bool {
     !*truth
 }
 
-/// What an alert is about.
+/// The subject of an alert.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum About {
     /// Packets with a tunnel's source were about to leave by the wrong interface.
     Leak(Box<Leak>),
-    /// Something of ours was missing, and was put back.
+    /// An object of this program was missing, and was restored.
     Correction {
-        /// The tunnel, where it is about one.
+        /// The tunnel, if it belongs to one.
         tunnel: Option<String>,
-        /// What was done, as a command where it can be one.
+        /// The repair, as a command if possible.
         correction: String,
-        /// Who had taken it away, where that is known: name and number of a process.
+        /// The process that removed the object, if known: its name and process ID.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     },
     /// A tunnel changed its state.
     Tunnel {
-        /// Which.
+        /// The tunnel.
         tunnel: String,
         /// Its new state.
         state: String,
-        /// Why, where there is something to say.
+        /// The reason, if there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
-    /// A tunnel's health has changed, and not only for the moment.
+    /// A tunnel's health has changed for more than a moment.
     Health {
-        /// Which.
+        /// The tunnel.
         tunnel: String,
         /// `healthy`, `degraded` or `failing`.
         health: String,
-        /// Why it is not healthy, the worst first.
+        /// The reasons why it is not healthy, the worst first.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         reasons: Vec<String>,
     },
-    /// Something could not be done.
+    /// A problem.
     Problem {
-        /// What, and what to do.
+        /// The error, and what to do.
         problem: String,
     },
 }
 
-/// A line about leaks: of one flow, or (all but `tunnel` and `packets` `null`) of all flows of a
-/// tunnel that are too many to name.
+/// A line about leaks: of one flow, or of all flows of a tunnel if there are too many to name. In the second
+/// case only `tunnel` and `packets` are set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Leak {
-    /// The tunnel that the source belongs to.
+    /// The tunnel that owns the source.
     pub tunnel: String,
-    /// The interface by which they were about to leave.
+    /// The interface by which the packets were about to leave.
     pub interface: Option<String>,
-    /// Their source.
+    /// The source address.
     pub source: Option<Ipv6Addr>,
-    /// Their destination.
+    /// The destination address.
     pub destination: Option<Ipv6Addr>,
-    /// `tcp`, `udp`, `icmpv6`, or the number.
+    /// `tcp`, `udp`, `icmpv6`, or the protocol number.
     pub protocol: Option<String>,
     /// Source and destination port; for echo messages the identifier twice.
     pub ports: Option<[u16; 2]>,
-    /// Packets since the last such line.
+    /// Number of packets since the last line of this kind.
     pub packets: u64,
-    /// `redirected`, `dropped`, `observed`, `too_big`, or `no_tunnel` (dropped for want of one).
+    /// `redirected`, `dropped`, `observed`, `too_big`, or `no_tunnel` (dropped because the tunnel was missing).
     pub treatment: Option<String>,
-    /// Owner of the sending socket.
+    /// User ID of the sending socket's owner.
     pub uid: Option<u32>,
     /// Control group of the sending socket, as its inode number.
     pub cgroup: Option<u64>,
-    /// Its path below the root of the control groups; `null` where it is gone.
+    /// The path below the root of the control groups; `null` if the group is gone.
     #[serde(default)]
     pub cgroup_path: Option<String>,
-    /// systemd's unit that it belongs to.
+    /// The systemd unit of that group.
     #[serde(default)]
     pub unit: Option<String>,
-    /// The container that it belongs to: who runs it, and its name or number.
+    /// The container of that group: its runtime, and its name or ID.
     #[serde(default)]
     pub container: Option<String>,
-    /// The mark of the flow's first packet; `null` for none.
+    /// The mark of the flow's first packet; `null` if there is none.
     #[serde(default)]
     pub mark: Option<u32>,
-    /// Interface that the sending socket is bound to.
+    /// The interface that the sending socket is bound to.
     pub bound_to: Option<String>,
-    /// Interface that a forwarded packet came in by.
+    /// The incoming interface of a forwarded packet.
     pub forwarded_from: Option<String>,
-    /// Why it leaked: `bound`, `stopped`, `shadowed`, `put_back`, `not_asked`; as `sixxs explain` says.
+    /// The cause of the leak: `bound`, `stopped`, `shadowed`, `put_back` or `not_asked`, like `sixxs explain`.
     #[serde(default)]
     pub cause: Option<String>,
-    /// The same in a sentence.
+    /// The cause as a sentence.
     #[serde(default)]
     pub why: Option<String>,
     /// What to do about it, in one line.
@@ -331,14 +329,14 @@ pub struct Leak {
     pub cure: Option<String>,
 }
 
-/// What is missing, as commands.
+/// The missing objects, as commands.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
-    /// Lines for a shell.
+    /// Shell commands.
     pub commands: Vec<String>,
-    /// What stands in the way, in words.
+    /// Problems, as messages.
     pub problems: Vec<String>,
-    /// The configuration file that it is about; `null`: the one that was asked for.
+    /// The configuration file; `null` if it is the requested one.
     #[serde(default)]
     pub config: Option<String>,
 }
@@ -353,12 +351,12 @@ impl From<&routing::Plan> for Plan {
     }
 }
 
-/// Which tunnels to act on; none named: all.
+/// The tunnels to act on; empty for all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Names {
     /// Their names.
     pub tunnels: Vec<String>,
-    /// When they start: whether their brokers are asked anew, though what they said is known.
+    /// When starting: whether to query brokers again although their parameters are known.
     #[serde(default)]
     pub refresh: bool,
 }
@@ -368,13 +366,13 @@ pub struct Names {
 pub struct AccountFile {
     /// The path of the file.
     pub file: String,
-    /// The file with the authority that vouches for the TIC server; `null`: the system's.
+    /// A file with the certificate authority for the TIC server; `null`: the system's.
     #[serde(default)]
     pub tls_ca: Option<String>,
-    /// Whether the TIC server's certificate is checked.
+    /// Whether to verify the TIC server's certificate.
     #[serde(default = "yes")]
     pub tls_verify: bool,
-    /// Whether the broker is asked anew, though what it said is known.
+    /// Whether to query the broker again although its parameters are known.
     #[serde(default)]
     pub refresh: bool,
 }
@@ -383,28 +381,28 @@ const fn yes() -> bool {
     true
 }
 
-/// How far the daemon's clock is to be from the machine's.
+/// The displacement of the daemon's clock from the machine's.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Displacement {
-    /// The wall clock, in seconds.
+    /// Displacement of the wall clock, in seconds.
     pub wall_seconds: i64,
-    /// The time since boot, in seconds; less than before changes nothing.
+    /// Seconds to add to the time since boot; a value below the present one changes nothing.
     #[serde(default)]
     pub slept_seconds: u64,
 }
 
-/// The configuration file is to be taken over.
+/// A request to reload the configuration file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reload {
-    /// Go back after this time unless it is confirmed; `null`: for good.
+    /// Time limit for the confirmation; without it the daemon reverts. `null`: no confirmation needed.
     #[serde(default)]
     pub confirm_within_seconds: Option<u64>,
 }
 
-/// What a reload would change is to be told.
+/// A request for a preview of a reload.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CheckReload {
-    /// Another file than the daemon's, as whoever asks sees it; `null`: the daemon's.
+    /// Another file than the daemon's, as the client reads it; `null`: the daemon's file.
     #[serde(default)]
     pub instead: Option<ConfigText>,
 }
@@ -412,33 +410,33 @@ pub struct CheckReload {
 /// A configuration file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConfigText {
-    /// Its absolute path: messages name it, and relative paths in it begin at its directory.
+    /// Its absolute path. Messages name it, and relative paths in the text start at its directory.
     pub file: String,
-    /// What is in it.
+    /// Its contents.
     pub text: String,
 }
 
-/// What a reload would change.
+/// The changes by a reload.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Preview {
-    /// What is wrong with the file; then nothing else is said.
+    /// Errors in the file; if there are any, all other fields are empty.
     pub faults: Vec<String>,
-    /// Tunnels.
+    /// Changes of tunnels.
     pub tunnels: TunnelChanges,
-    /// Keys outside of tunnels that have another value.
+    /// Changed keys outside of tunnels.
     pub settings: Vec<String>,
-    /// Interfaces whose leaks are caught.
+    /// Changes of guarded interfaces.
     pub uplinks: UplinkChanges,
-    /// Connects that it costs, by broker.
+    /// Connects that the reload needs, by broker.
     pub connects: Vec<ConnectsNeeded>,
-    /// Lines for a shell.
+    /// Shell commands.
     pub commands: Vec<String>,
-    /// What stands in the way, in words.
+    /// Problems, as messages.
     pub problems: Vec<String>,
 }
 
 impl Preview {
-    /// Whether nothing would change, and nothing is wrong.
+    /// Whether there are no changes and no errors.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         let TunnelChanges {
@@ -464,44 +462,44 @@ impl Preview {
     }
 }
 
-/// Names of tunnels, by what becomes of them.
+/// Names of tunnels, by change.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TunnelChanges {
-    /// They are new.
+    /// New tunnels.
     pub added: Vec<String>,
-    /// They go.
+    /// Removed tunnels.
     pub removed: Vec<String>,
-    /// They stop, and start as what they are now.
+    /// Tunnels that restart with new settings.
     pub restarted: Vec<String>,
-    /// They go on, with other rules, routes or checks.
+    /// Tunnels that keep running, with other rules, routes or checks.
     pub altered: Vec<String>,
 }
 
-/// Names of interfaces.
+/// Names of interfaces, by change.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct UplinkChanges {
-    /// The program is attached.
+    /// Interfaces where a program is attached.
     pub guarded: Vec<String>,
-    /// It is taken away.
+    /// Interfaces where it is detached.
     pub released: Vec<String>,
 }
 
-/// Connects with a broker.
+/// Connects that a broker would get.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConnectsNeeded {
     /// The broker.
     pub broker: String,
-    /// How many.
+    /// Number of connects.
     pub connects: u32,
-    /// How many can be made at once.
+    /// Number of connects that are allowed now.
     pub left: u32,
-    /// The time of day when the next one can be made, if these are too few; `null`: now.
+    /// The time of day when the next connect is allowed, if `left` is too small; `null`: now.
     pub next: Option<String>,
 }
 
-/// An answer to what was refused.
+/// The body of an error response.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Why, and what to do.
+    /// The error, and what to do.
     pub error: String,
 }

@@ -1,4 +1,4 @@
-//! The network namespace: whose it is, among daemons.
+//! Makes sure that only one daemon runs in a network namespace.
 
 use std::io;
 
@@ -10,12 +10,12 @@ use nix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::{debug, warn};
 
-/// By this name daemons of a network namespace find each other.
+/// The name by which daemons of a network namespace detect each other.
 const ABSTRACT_NAME: &str = "\0sixxs-daemon";
 
-/// Sees that there is one daemon per network namespace, as long as what is returned is kept: two would undo
-/// each other's work. The name is an abstract Unix socket's, which belongs to the namespace and not to any
-/// directory. Anybody may take it, so it keeps us away only where it is root's or our own.
+/// Makes sure that there is one daemon per network namespace while the returned socket is open: two would undo
+/// each other's changes. The name is an abstract Unix socket, which belongs to the namespace and not to a
+/// directory. Any user may take it, so it counts only if it belongs to root or to our own user.
 pub(crate) fn namespace() -> anyhow::Result<Option<Socket>> {
     let name = SockAddr::unix(ABSTRACT_NAME).context("name a socket")?;
     let open = || Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None);

@@ -13,7 +13,7 @@ use sixxs_core::{
 };
 use zeroize::Zeroizing;
 
-/// The file is not to be had, or wrong.
+/// The file cannot be read, or is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
@@ -21,16 +21,16 @@ pub enum Error {
     Unreadable {
         /// Its path.
         file: String,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
-    /// Others can read it, which they must not.
+    /// It contains secrets, but its mode lets others read it.
     #[error("{file}: it has secrets in it and everybody can read it; run `chmod o= {file}`")]
     Exposed {
         /// Its path.
         file: String,
     },
-    /// It is wrong; names file, lines, keys and what was expected.
+    /// It is invalid; the message has file, lines, keys and the expected values.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 }
@@ -50,31 +50,31 @@ fn what_to_do(error: &io::Error) -> &'static str {
     }
 }
 
-/// No configuration is larger; more is a mistake, or an attack.
+/// Maximum size of a configuration; a larger file is a mistake or an attack.
 pub(crate) const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// Of a file's mode.
+/// A bit of the file mode.
 const OTHERS_MAY_READ: u32 = 0o004;
 
-/// Reads it, and the files that it refers to.
+/// Reads the configuration, with the files that it refers to.
 pub fn read(path: &Path) -> Result<Config, Error> {
     let (config, _) = read_any(path)?;
     Ok(config.with_tunnels(&path.display().to_string())?)
 }
 
-/// As [`read`], with the file's text.
+/// Like [`read`], and returns the file's text too.
 pub fn read_text(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
     let (config, text) = read_any(path)?;
     Ok((config.with_tunnels(&path.display().to_string())?, text))
 }
 
-/// A configuration whose text is here already, with the files that it refers to.
+/// Parses a configuration, and reads the files that it refers to.
 pub fn parse(file: &str, text: &str) -> Result<Config, Error> {
     let config = config::parse_with(file, text, &read_secret)?;
     Ok(config.with_tunnels(file)?)
 }
 
-/// As [`read`]; it may have no tunnels.
+/// Like [`read`], but accepts a configuration without tunnels.
 fn read_any(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
     let file = path.display().to_string();
     let unreadable = |error| Error::Unreadable {
@@ -90,8 +90,7 @@ fn read_any(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
     Ok((config, Zeroizing::new(text.to_owned())))
 }
 
-/// Reads it if it is there, with or without tunnels; else everything is as it is unless told
-/// otherwise.
+/// Reads the configuration, which may have no tunnels. If there is no file, returns the defaults.
 pub fn read_or_default(path: &Path) -> Result<Config, Error> {
     match read_any(path) {
         Err(error) if error.is_missing() => Ok(Config::default()),
@@ -99,8 +98,8 @@ pub fn read_or_default(path: &Path) -> Result<Config, Error> {
     }
 }
 
-/// Reads a file with passwords in it, or says why not. One that is too long is cut, which its parser
-/// complains about.
+/// Reads a file that contains passwords; the error is a message. A file that is too long is truncated, and its
+/// parser reports that.
 pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let read = || -> io::Result<Zeroizing<Vec<u8>>> {
         let (file, metadata) = open(Path::new(path))?;
@@ -114,7 +113,7 @@ pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     read().map_err(|error| format!("{path}: {error}{}", hint(&error)))
 }
 
-/// Reads a regular file that is not too large.
+/// Reads a regular file of at most `MAX_BYTES`.
 pub(crate) fn read_whole(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Metadata)> {
     let (file, metadata) = open(path)?;
     let bytes = read_at_most(MAX_BYTES, &file, &metadata)?;
@@ -126,11 +125,11 @@ pub(crate) fn read_whole(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Metadat
     Ok((bytes, metadata))
 }
 
-/// Opens a regular file. Anything else is refused: a pipe would be waited on for ever, a device need
-/// not end, and to open one can do something.
+/// Opens a regular file. Refuses all others: reading a pipe may block, a device may be endless, and opening a
+/// device may have side effects.
 fn open(path: &Path) -> io::Result<(File, Metadata)> {
     expect_regular(&fs::metadata(path)?)?;
-    // It may be another by now.
+    // The path may point to another file by now.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -158,16 +157,17 @@ fn expect_regular(metadata: &Metadata) -> io::Result<()> {
     )))
 }
 
-/// The first bytes of a file, and one more where there are too many.
+/// Reads at most `most + 1` bytes of a file, so that the caller can detect a longer one.
 fn read_at_most(most: usize, file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8>>> {
     let expected = usize::try_from(metadata.len()).unwrap_or(most).min(most);
-    // Never made larger, which would leave copies behind, unless the file grows just now.
+    // The buffer must not be reallocated, since that leaves copies of secrets. It has room unless the
+    // file is growing.
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
     file.take(most as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// What to do about an error, where it says nothing about that itself.
+/// What to do about an error, if the error does not include that.
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; run it as root",
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    /// What is said of a path as a configuration, and as an account. Nothing waits for ever.
+    /// The error messages for a path as configuration and as account file, with a time limit.
     fn said(path: &Path) -> [String; 2] {
         let (to, from) = mpsc::channel();
         let path = path.to_owned();

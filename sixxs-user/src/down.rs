@@ -1,5 +1,5 @@
-//! Takes away everything that any run ever made, with or without a daemon. What a daemon carries
-//! itself goes with it.
+//! Removes everything that any run made, with or without a daemon. Objects that only exist while the daemon
+//! runs end with it.
 
 use std::{
     collections::BTreeSet,
@@ -22,12 +22,12 @@ use crate::{
     removal, run_dir, table_file,
 };
 
-/// How long a daemon may take to end.
+/// Time limit for the daemon to end.
 const PATIENCE: Duration = Duration::from_secs(70);
 
 /// Ends the daemon if there is one, then removes rules, routes, programs, pins and files.
 pub async fn down(paths: &Paths) -> anyhow::Result<()> {
-    // One that hangs keeps nobody from taking away what it made.
+    // Continue even if the daemon hangs.
     let (lock, hanging) = match end_daemon(paths).await {
         Ok(lock) => (lock, None),
         Err(error) if error.is::<client::Silent>() => (None, Some(error)),
@@ -36,17 +36,17 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
 
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::default()).await?;
-    // Nothing is desired: whatever bears our mark is too much.
+    // Nothing is desired, so the diff deletes every object with our mark.
     let plan = diff(&Desired::default(), &observed);
     let outcome = netlink.apply(&plan).await;
     let mut problems: Vec<_> = outcome.failed.iter().map(ToString::to_string).collect();
-    // What cannot be removed does not keep the rest from being removed.
+    // Continue after errors.
     for removed in [
         bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
         netlink.remove_marked(&BTreeSet::new()).await,
         SessionStore::new(&paths.run_dir).remove_all(),
         table_file::remove(paths),
-        // One that goes on could not be reached any more.
+        // A daemon that continues to run needs its socket.
         match hanging {
             Some(_) => Ok(()),
             None => removal::file(&paths.socket()),
@@ -68,8 +68,8 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     }
 }
 
-/// Ends the daemon, and holds its lock so that no other starts meanwhile. `None`: none ever ran
-/// with this run directory.
+/// Ends the daemon and takes its lock, so that no other starts meanwhile. `None`: no daemon ever used this run
+/// directory.
 async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
     let path = paths.lock();
     let mut file = match fs::File::options().write(true).open(&path) {
@@ -86,12 +86,11 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
         };
         refuse_another_namespace(&path)?;
         if !asked {
-            // The answer may be lost when the daemon ends: what counts is that it gives the lock
-            // back.
+            // The response may be lost when the daemon ends; wait for the lock instead.
             let socket = paths.socket();
             let quit = client::post(&socket, "/v1/quit?stop=true", &());
             match timeout(PATIENCE, quit).await {
-                // It is only about to listen: ask again.
+                // The daemon does not listen yet: try again.
                 Ok(Err(error)) if error.is::<client::NoDaemon>() => {}
                 Ok(Err(error)) if error.is::<client::Silent>() => return Err(error),
                 _ => asked = true,
@@ -104,7 +103,7 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
     }
 }
 
-/// What a daemon made can only be taken away in its own network namespace.
+/// Objects of a daemon can only be removed in its network namespace.
 fn refuse_another_namespace(lock: &Path) -> anyhow::Result<()> {
     let Some(holder) = run_dir::holder(lock) else {
         return Ok(());

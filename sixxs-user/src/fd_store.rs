@@ -1,12 +1,12 @@
-//! Systemd's file descriptor store: devices and sockets of native tunnels, held by systemd between two
-//! runs of the service, with the packets that wait in their queues. (`FDSTORE=1` of sd_notify(3),
-//! `FileDescriptorStoreMax=` of systemd.service(5), systemd 219.)
+//! systemd's file descriptor store: systemd holds devices and sockets of native tunnels between two runs of
+//! the service, with the packets in their queues (`FDSTORE=1` of sd_notify(3), `FileDescriptorStoreMax=` of
+//! systemd.service(5), systemd 219).
 //!
-//! Where there is no systemd, or it holds nothing, all goes on without: tunnels are taken over by the
-//! names of their devices and the numbers of their ports, and packets are lost meanwhile.
+//! Without systemd or without stored descriptors, the daemon takes tunnels over by the names of their devices
+//! and by their port numbers, and packets are lost meanwhile.
 //!
-//! Tasks: a thread tells systemd, which may be busy; it lives as long as the store, and is not there
-//! without systemd.
+//! Tasks: a thread sends messages to systemd, which may be busy. It lives as long as the store, and does not
+//! exist without systemd.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +24,7 @@ use sd_notify::NotifyState;
 use sixxs_core::types::IfName;
 use tracing::{debug, warn};
 
-/// What systemd says to a service by its environment, and to nobody whom that starts.
+/// Environment variables from systemd; removed from children.
 pub(crate) const ENVIRONMENT: [&str; 7] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
@@ -35,10 +35,10 @@ pub(crate) const ENVIRONMENT: [&str; 7] = [
     "WATCHDOG_USEC",
 ];
 
-/// Orders that may wait; more are not carried out, which costs packets at the next restart.
+/// Maximum number of queued messages. More are dropped, which costs packets at the next restart.
 const WAITING: usize = 1024;
 
-/// What of a tunnel is held.
+/// The stored descriptors of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     /// Its TUN device.
@@ -47,12 +47,12 @@ pub(crate) enum What {
     Socket,
 }
 
-/// The store.
+/// Access to systemd's store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FdStore {
-    /// What systemd held when we were started, until somebody takes it.
+    /// Descriptors that systemd passed at start, until they are taken.
     held: Arc<Mutex<HashMap<String, OwnedFd>>>,
-    /// `None`: no systemd.
+    /// `None` without systemd.
     orders: Option<SyncSender<Order>>,
 }
 
@@ -63,7 +63,7 @@ enum Order {
 }
 
 impl FdStore {
-    /// What systemd held for these tunnels. What it held for others is given up.
+    /// Opens the store. Descriptors of tunnels that are not among `names` are closed.
     pub(crate) fn open(names: &BTreeSet<IfName>) -> Self {
         let mut held = given().unwrap_or_else(|error| {
             warn!("{error:#}");
@@ -88,13 +88,13 @@ impl FdStore {
         store
     }
 
-    /// What was held of a tunnel by the time we were started: once.
+    /// Takes a descriptor of a tunnel that systemd passed at start; it can be taken once.
     pub(crate) fn take(&self, name: &IfName, what: What) -> Option<OwnedFd> {
         self.held().remove(&key(name, what))
     }
 
-    /// The socket of a tunnel, which is held from now on: the one that was, if it can be gone on with, or a
-    /// new one.
+    /// The socket of a tunnel: the one from systemd, if `adopt` accepts it, or a new one. It is stored from now
+    /// on.
     pub(crate) fn socket<T: AsFd>(
         &self,
         name: &IfName,
@@ -110,7 +110,7 @@ impl FdStore {
         Ok(socket)
     }
 
-    /// Has it held, in the place of what was.
+    /// Stores a descriptor, and replaces an earlier one.
     pub(crate) fn hold(&self, name: &IfName, what: What, descriptor: &impl AsFd) {
         if self.orders.is_none() {
             return;
@@ -122,7 +122,7 @@ impl FdStore {
         }
     }
 
-    /// Has nothing held of a tunnel any more.
+    /// Removes the descriptors of a tunnel from the store.
     pub(crate) fn forget(&self, name: &IfName) {
         self.forget_one(name, What::Device);
         self.forget_one(name, What::Socket);
@@ -142,13 +142,13 @@ impl FdStore {
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<String, OwnedFd>> {
-        // Whatever a panic interrupted, each entry is whole.
+        // Each entry is complete, even if a panic interrupted a change.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What systemd calls it. A name of an interface may have all but `:` of what it allows here; one that
-/// is not ASCII it takes for no name at all.
+/// The name in systemd's store. It must be ASCII without `:`, which no interface name contains. systemd
+/// ignores a name that is not ASCII.
 fn key(name: &IfName, what: What) -> String {
     match what {
         What::Device => format!("device.{name}"),
@@ -160,14 +160,14 @@ fn both(name: &IfName) -> [String; 2] {
     [What::Device, What::Socket].map(|what| key(name, what))
 }
 
-/// What systemd held; nothing when it is asked for again.
+/// The descriptors from systemd; empty from the second call on.
 fn given() -> anyhow::Result<HashMap<String, OwnedFd>> {
     static TAKEN: Once = Once::new();
     let mut given = HashMap::new();
     let mut outcome = Ok(());
     TAKEN.call_once(|| match sd_notify::listen_fds_with_names() {
-        // SAFETY: systemd opened them for this process, which LISTEN_PID names, before it began; so
-        // nobody else in it has them, and by `TAKEN` they are taken once.
+        // SAFETY: systemd opened them for this process (LISTEN_PID) before it started, so no other code owns
+        // them; and `TAKEN` ensures that they are taken only once.
         Ok(all) => given.extend(all.map(|(fd, key)| (key, unsafe { OwnedFd::from_raw_fd(fd) }))),
         Err(error) => outcome = Err(error),
     });
@@ -175,7 +175,7 @@ fn given() -> anyhow::Result<HashMap<String, OwnedFd>> {
     Ok(given)
 }
 
-/// Where orders are to be sent, if systemd listens.
+/// The queue of the thread, if systemd listens.
 fn orders() -> anyhow::Result<Option<SyncSender<Order>>> {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(None);
@@ -195,7 +195,7 @@ fn tell(orders: &Receiver<Order>) {
                 &[
                     NotifyState::FdStore,
                     NotifyState::FdName(key),
-                    // An error that waits in a socket is for us to read, and none of systemd's.
+                    // systemd must not poll the socket: a pending error in it is for the daemon.
                     NotifyState::Custom("FDPOLL=0"),
                 ],
                 &[descriptor.as_fd()],

@@ -1,12 +1,12 @@
-//! Whether this kernel has what the program stands on, in words for people. What can be found out only
-//! by doing it is explained where it fails.
+//! Checks whether this kernel has the necessary features, with messages for users. Features that only an
+//! attempt can detect are explained when the attempt fails.
 
 use std::{fs, path::Path};
 
 use anyhow::bail;
 use sixxs_core::doctor;
 
-/// Sees that there is what nothing works without. Returns what there is to be said otherwise.
+/// Fails if a feature is missing that everything needs. Returns warnings.
 pub(crate) fn check() -> anyhow::Result<Vec<String>> {
     if !has_ipv6() {
         bail!(
@@ -17,18 +17,18 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
     Ok(doctor::too_old(&release()).into_iter().collect())
 }
 
-/// As `uname -r` has it; nothing where the kernel does not say.
+/// The kernel release like `uname -r`; empty if it cannot be read.
 pub(crate) fn release() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease");
     release.unwrap_or_default().trim().to_owned()
 }
 
-/// Whether the kernel has IPv6, and it was not switched off at the start.
+/// Whether the kernel has IPv6, and it was not disabled at boot.
 pub(crate) fn has_ipv6() -> bool {
     Path::new("/proc/net/if_inet6").exists()
 }
 
-/// What may be the cause, and what to do, where the kernel refused BPF.
+/// Possible cause and cure if the kernel refused BPF.
 pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
     let causes = error.chain().filter_map(|cause| {
         let error = cause.downcast_ref::<std::io::Error>()?;
@@ -40,7 +40,7 @@ pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
              down (/sys/kernel/security/lockdown) or a container may refuse it all the same"
         }
         Some(libc::ENOSYS) => "this kernel was built without CONFIG_BPF_SYSCALL",
-        // Of files, and of room: the error says what it is.
+        // Errors of files and of disk space; the error itself is clear.
         Some(libc::EROFS | libc::ENOSPC | libc::ENOTDIR | libc::EEXIST | libc::EDQUOT) => {
             "that is no lack of the kernel's"
         }
@@ -48,7 +48,7 @@ pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
     }
 }
 
-/// What may be the cause where a program could not be attached.
+/// Possible cause if a program could not be attached.
 pub(crate) fn why_not_attached() -> String {
     if doctor::has_tcx(&release()) {
         "see Kernels in the README".to_owned()

@@ -1,7 +1,6 @@
-//! The shell around the decisions of `sixxs-core`: daemon, drivers and commands.
+//! The daemon, drivers and commands around the decisions of `sixxs-core`.
 //!
-//! Only [`netlink`] touches rtnetlink, only [`bpf`] touches aya. One task, in [`daemon`], owns the
-//! state.
+//! Only [`netlink`] uses rtnetlink, and only [`bpf`] uses aya. One task, in [`daemon`], owns the state.
 
 pub mod api;
 pub mod bpf;

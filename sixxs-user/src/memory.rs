@@ -1,10 +1,10 @@
-//! Memory that the allocator keeps although nothing is in it.
+//! Returns the allocator's free memory to the kernel.
 
-/// Gives it back to the kernel. glibc does so by itself only with what lies at the end of its heap
-/// (malloc_trim(3)); other libraries do as they like.
+/// Returns free memory to the kernel. By itself, glibc does so only for memory at the end of its heap
+/// (malloc_trim(3)); other libraries have their own strategies.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointer, and may be called at any time by any thread.
+    // SAFETY: it takes no pointer, and any thread may call it at any time.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,4 +1,4 @@
-//! Network namespaces: which one this is, and how to enter another one.
+//! Network namespaces: identify the present one, and find out how to enter another.
 
 use std::{
     fs, io,
@@ -9,14 +9,13 @@ use std::{
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
 
-/// The kernel's number of the network namespace of this process. No other namespace gets it until the
-/// next boot.
+/// The cookie of this process's network namespace. The kernel does not reuse it until the next boot.
 pub fn cookie() -> anyhow::Result<u64> {
     let socket =
         Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None).context("open a socket")?;
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>())?;
-    // SAFETY: the kernel (5.14 and newer) writes at most `length` bytes to `cookie`, which has as many;
+    // SAFETY: the kernel (5.14 and newer) writes at most `length` bytes to `cookie`, which has that size;
     // both outlive the call.
     let asked = unsafe {
         libc::getsockopt(
@@ -33,9 +32,9 @@ pub fn cookie() -> anyhow::Result<u64> {
     Ok(cookie)
 }
 
-/// The file by which the network namespace of a process is entered: the one with a name, if it has one.
+/// The file to enter the network namespace of a process: its named file, if it has one.
 pub(crate) fn file_of(process: u32) -> PathBuf {
-    /// Where `ip netns` keeps names.
+    /// The directory where `ip netns` puts named namespaces.
     const NAMED: &str = "/run/netns";
     let file = PathBuf::from(format!("/proc/{process}/ns/net"));
     let identity = |path: &Path| {

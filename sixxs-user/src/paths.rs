@@ -1,28 +1,28 @@
-//! Where things are, and what they are called.
+//! Paths and names that a run uses.
 
 use std::{
     path::{self, Path, PathBuf},
     process::Command,
 };
 
-/// The places that a run uses. Instances whose places differ do not meet.
+/// The paths that a run uses. Instances with different paths do not conflict.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// The configuration file.
     pub config: PathBuf,
-    /// For the control socket and the lock.
+    /// Directory for the control socket and the lock.
     pub run_dir: PathBuf,
-    /// For what outlives a reboot.
+    /// Directory for data that outlives a reboot.
     pub state_dir: PathBuf,
-    /// For pinned maps and links.
+    /// Directory for pinned maps and links.
     pub pin_dir: PathBuf,
-    /// Where `ip` looks for names of tables.
+    /// Directory where `ip` reads names of routing tables.
     pub rt_tables_dir: PathBuf,
-    /// The group whose members may look, but not change.
+    /// The group whose members may read, but not change anything.
     pub group: String,
 }
 
-/// A path as it is from everywhere.
+/// The absolute path, as text.
 #[must_use]
 pub fn absolute(path: &Path) -> String {
     let absolute = path::absolute(path);
@@ -39,19 +39,19 @@ impl Paths {
         self.run_dir.join("control.sock")
     }
 
-    /// The lock that keeps a second daemon away.
+    /// The lock that prevents a second daemon.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.run_dir.join("lock")
     }
 
-    /// What a daemon that was started on demand says.
+    /// The log of a daemon that was started on demand.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.run_dir.join("log")
     }
 
-    /// Lets another process of this program use the same places.
+    /// Sets the environment of another process of this program, so that it uses the same paths.
     pub(crate) fn pass_on(&self, command: &mut Command) {
         command
             .env("SIXXS_CONFIG", &self.config)
@@ -62,7 +62,7 @@ impl Paths {
             .env("SIXXS_GROUP", &self.group);
     }
 
-    /// The file with our tables' names.
+    /// The file with the names of our routing tables.
     #[must_use]
     pub fn table_names(&self) -> PathBuf {
         self.rt_tables_dir.join(sixxs_core::table_names::FILE)

@@ -1,5 +1,5 @@
-//! Pings from a given address: bound to the address, never to an interface, so that the packet goes
-//! the way that everybody's packets with that source go.
+//! Pings from a given source address. The socket is bound to the address, never to an interface, so that the
+//! packet takes the same route as all others with that source.
 
 use std::{
     io,
@@ -15,14 +15,14 @@ use sixxs_common::packet::{ECHO_REPLY, ECHO_REQUEST};
 use sixxs_core::types::Mtu;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Attempts before a target counts as silent.
+/// Number of attempts before a target counts as silent.
 const ATTEMPTS: u16 = 3;
 
-/// How long an answer is waited for.
+/// Time limit for a reply.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Pings `target` from `source`: the time of the first answer, or `None`. Blocks for as many
-/// seconds as there are attempts.
+/// Pings `target` from `source`; returns the time of the first reply, or `None`. Blocks for at most one second
+/// per attempt.
 pub fn ping(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Option<Duration>> {
     let pinger = Pinger::new(source, target)?;
     for sequence in 1..=ATTEMPTS {
@@ -35,22 +35,22 @@ pub fn ping(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Option<Duratio
     Ok(None)
 }
 
-/// Length of an IPv6 header and that of an echo request.
+/// Size of an IPv6 header and an echo request's header.
 const HEADERS_BYTES: u32 = 48;
 
-/// The shortest time that a large packet is waited for: it may take longer than a small one did.
+/// Minimum time to wait for the reply to a large packet, which may take longer than a small one.
 const LARGE_WAIT: Duration = Duration::from_millis(300);
 
-/// The largest packet, up to `mtu` bytes, that `target` answers when nobody may cut it; `None` where
-/// it does not answer a small one. Without losses that takes as long as two pings.
+/// The largest packet, up to `mtu` bytes, that `target` answers without fragmentation; `None` if it does not
+/// answer a small one. If no packet is lost, this takes as long as two pings.
 pub fn largest(source: Ipv6Addr, target: Ipv6Addr, mtu: u32) -> anyhow::Result<Option<u32>> {
     let pinger = Pinger::new(source, target)?;
     pinger.forbid_fragments()?;
     let mut sequences = 1..;
-    // Twice: one may be lost.
+    // Try twice, since a packet may be lost.
     let mut answers = |bytes, wait| {
         for sequence in sequences.by_ref().take(2) {
-            // One that is refused at once does not fit.
+            // A packet that the kernel refuses is too large.
             if let Ok(Some(time)) = pinger.ping(sequence, bytes, wait) {
                 return Some(time);
             }
@@ -78,10 +78,10 @@ pub fn largest(source: Ipv6Addr, target: Ipv6Addr, mtu: u32) -> anyhow::Result<O
     Ok(Some(fits))
 }
 
-/// To how many bytes the largest packet is found: every guess that fails costs time.
+/// Precision of the largest size in bytes: every failed attempt takes time.
 const PRECISION: u32 = 4;
 
-/// A socket that pings, bound to an address.
+/// A raw socket for pings, bound to an address.
 struct Pinger {
     socket: Socket,
     identifier: [u8; 2],
@@ -89,7 +89,7 @@ struct Pinger {
 
 impl Pinger {
     fn new(source: Ipv6Addr, target: Ipv6Addr) -> anyhow::Result<Self> {
-        // The kernel puts the checksum into raw ICMPv6 (RFC 3542 §3.1).
+        // For raw ICMPv6 sockets the kernel computes the checksum (RFC 3542 §3.1).
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))
             .context("open a raw socket; run as root")?;
         let address = |ip| SockAddr::from(SocketAddrV6::new(ip, 0, 0, 0));
@@ -99,7 +99,7 @@ impl Pinger {
         socket
             .connect(&address(target))
             .with_context(|| format!("reach {target} from {source}"))?;
-        // Several may ping at a time: the port of a socket of its own tells them apart no better.
+        // Several pings may run at the same time, here and in other processes: each has its own identifier.
         let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let [_, _, own_high, own_low] = std::process::id().to_be_bytes();
         Ok(Self {
@@ -108,7 +108,7 @@ impl Pinger {
         })
     }
 
-    /// Has nobody cut what is sent, whatever was learned of the path (`IPV6_PMTUDISC_PROBE`).
+    /// Disables fragmentation, and ignores the known path MTU (`IPV6_PMTUDISC_PROBE`).
     fn forbid_fragments(&self) -> anyhow::Result<()> {
         let options = [
             (libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
@@ -120,7 +120,7 @@ impl Pinger {
         Ok(())
     }
 
-    /// Sends a packet of so many bytes (48 or more) and waits for its answer.
+    /// Sends a packet of `bytes` bytes (48 or more), and waits for its reply.
     fn ping(&self, sequence: u16, bytes: u32, wait: Duration) -> io::Result<Option<Duration>> {
         let mut message = vec![0; usize::try_from(bytes - 40).map_err(io::Error::other)?];
         message[0] = ECHO_REQUEST;
@@ -133,12 +133,12 @@ impl Pinger {
     }
 }
 
-/// Tells pings of this process apart.
+/// Distinguishes pings of this process.
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
 fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
-    // SAFETY: the socket is open; `value` is an int, as these options want, of just this length, and
+    // SAFETY: the socket is open; `value` is an int, as these options require, `length` is its size, and it
     // outlives the call.
     let set = unsafe {
         libc::setsockopt(
@@ -155,7 +155,7 @@ fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::R
     Ok(())
 }
 
-/// Waits for the answer to `message`; everybody's ICMPv6 comes by, too.
+/// Waits for the reply to `message`. The socket receives all other ICMPv6 packets too.
 fn answered(socket: &Socket, message: &[u8], sent: Instant, wait: Duration) -> io::Result<bool> {
     loop {
         let Some(left) = wait
@@ -187,7 +187,7 @@ fn answered(socket: &Socket, message: &[u8], sent: Instant, wait: Duration) -> i
                         | io::ErrorKind::TimedOut
                         | io::ErrorKind::Interrupted
                 ) => {}
-            // An ICMPv6 error about our ping: no answer will come to this one.
+            // An ICMPv6 error about this ping, so no reply will arrive.
             Err(_) => return Ok(false),
         }
     }

@@ -1,11 +1,11 @@
-//! Text on its way to a terminal or into the log: names of interfaces, processes and control groups are
-//! others' to choose, and must neither steer a terminal nor turn the text around them.
+//! Text for a terminal or the log. Other software chooses names of interfaces, processes and control groups;
+//! these must not control the terminal or reorder the text around them.
 //!
-//! What commands print goes through [`Plain`]: there is no other way to their output.
+//! Commands print through [`Plain`] only; their output accepts nothing else.
 
 use std::fmt::{self, Write as _};
 
-/// Text that steers nothing.
+/// Text without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plain(String);
 
@@ -15,12 +15,12 @@ impl Plain {
         Self::escaped(text, |c| c != '\n' && steers(c), |c| c.escape_unicode())
     }
 
-    /// Text of one line: a line's end within it does not begin another one.
+    /// Text of one line: escapes line breaks too.
     pub(crate) fn line(text: &str) -> Self {
         Self::escaped(text, steers, |c| c.escape_unicode())
     }
 
-    /// JSON, which stays what it says: such characters stand in strings only, and have escapes there.
+    /// JSON, with unchanged meaning: such characters occur only in strings, where they can be escaped.
     pub(crate) fn json(text: &str) -> Self {
         let escape = |c: char| {
             let mut units = [0; 2];
@@ -60,8 +60,8 @@ impl fmt::Display for Plain {
     }
 }
 
-/// Whether a character could steer a terminal or turn what is around it: controls, and Unicode's
-/// invisible and bidirectional formatting.
+/// Whether a character could control a terminal or reorder the text around it: control characters, and
+/// Unicode's invisible and bidirectional formatting characters.
 pub(crate) fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c,

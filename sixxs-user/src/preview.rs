@@ -1,4 +1,4 @@
-//! What a reload would change. Looks, and changes nothing.
+//! Computes the changes by a reload, without applying them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,17 +18,17 @@ use crate::{
     netlink::{Netlink, Scope},
 };
 
-/// What there is before a reload.
+/// The state before a reload.
 pub struct Before<'a> {
-    /// What the file said.
+    /// The configuration from the file.
     pub config: &'a Config,
-    /// With what brokers said.
+    /// The configuration with the brokers' parameters.
     pub in_force: &'a Config,
-    /// Tunnels that were stopped by order, and stay so.
+    /// Tunnels that the user stopped; they stay stopped.
     pub stopped: BTreeSet<IfName>,
 }
 
-/// What a reload of `new` would change. `learned`: what is known from brokers.
+/// The changes by a reload of `new`. `learned`: parameters from brokers.
 pub async fn preview(
     before: Before<'_>,
     new: &Config,
@@ -61,7 +61,7 @@ pub async fn preview(
     let guarded_before = guarded(before.in_force, &observed.links);
     let guarded_after = guarded(&whole, &observed.links);
 
-    // Interfaces that are there already are not made.
+    // Interfaces of kind `interface` are not made by this program.
     let made = whole
         .tunnels
         .iter()
@@ -98,15 +98,15 @@ pub async fn preview(
     })
 }
 
-/// Links as they are once the interfaces of these tunnels are made.
+/// The links after the interfaces of these tunnels are made.
 fn with_made<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links {
     let is_missing = |tunnel: &&Tunnel| links.by_name(&tunnel.name).is_none();
-    // No interface has such an index: the kernel counts upwards, and stops at the largest `int`.
+    // The kernel never assigns these indexes: it counts up to the largest `int`.
     let to_come = made.filter(is_missing).zip(0..).map(|(tunnel, at)| Link {
         index: IfIndex(u32::MAX - at),
         name: tunnel.name.clone(),
         up: true,
-        // One of ours has to be set up, which is then among the commands: no MTU that it could want.
+        // An impossible MTU, so that the plan contains the commands that set up a native tunnel's interface.
         mtu: if tunnel.kind.is_native() {
             Mtu(u32::MAX)
         } else {
@@ -122,7 +122,7 @@ fn with_made<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links
     links.iter().cloned().chain(to_come).collect()
 }
 
-/// The connects that the starts of these tunnels cost, by broker.
+/// Number of connects for the starts of these tunnels, by broker.
 async fn connects_of(
     new: &Config,
     whole: &Config,
@@ -134,7 +134,7 @@ async fn connects_of(
     let mut needed: BTreeMap<String, u32> = BTreeMap::new();
     for name in starts {
         let login = new.tunnels.iter().find_map(|tunnel| match &tunnel.kind {
-            // What the broker said of it is not known: it is asked.
+            // The broker's parameters are not known, so the start needs a login.
             Kind::Account(account) if tunnel.name == *name && !learned.contains_key(name) => {
                 Some(account.aiccu.server.host.clone())
             }

@@ -1,4 +1,4 @@
-//! Removes files that may be gone already: what counts is that they are.
+//! Removes files that may be gone already, which is no error.
 
 use std::{fs, io, path::Path};
 
@@ -15,7 +15,7 @@ pub(crate) fn file(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Removes a draft that was not finished, on a file system that is full, say.
+/// Removes a draft after a failed write, for instance on a full file system.
 pub(crate) fn unfinished<T, E>(draft: &Path, written: Result<T, E>) -> Result<T, E> {
     if written.is_err()
         && let Err(error) = file(draft)

@@ -1,4 +1,4 @@
-//! The run directory: whose it is, and who runs in it.
+//! The run directory: its lock, and the daemon that holds the lock.
 
 use std::{
     fs::{self, File},
@@ -13,23 +13,23 @@ use tracing::warn;
 
 use crate::{namespace, paths::Paths, removal};
 
-/// Said in the lock file when the directory is ours as well, and goes with it.
+/// Line in the lock file if sixxs made the directory, and `down` has to remove it.
 const MADE_DIRECTORY: &str = "the directory was made by sixxs";
 
-/// Before the number of the daemon's process, and the cookie of its network namespace, in the lock file.
+/// Prefixes in the lock file, before the daemon's process ID and the cookie of its network namespace.
 const PROCESS: &str = "process ";
 const NAMESPACE: &str = "network namespace ";
 
 /// The daemon that holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
-    /// The number of its process.
+    /// Its process ID.
     pub(crate) process: u32,
     /// The cookie of its network namespace.
     pub(crate) namespace: u64,
 }
 
-/// The daemon that a lock file names; `None`: it names none, as those of earlier versions.
+/// The daemon named in a lock file; `None` if there is no name, as in those of earlier versions.
 pub(crate) fn holder(lock: &Path) -> Option<Holder> {
     let text = fs::read_to_string(lock).ok()?;
     let after = |prefix| text.lines().find_map(|line| line.strip_prefix(prefix));
@@ -39,8 +39,8 @@ pub(crate) fn holder(lock: &Path) -> Option<Holder> {
     })
 }
 
-/// Sees that there is one daemon per run directory. `None`: the file system is full, or read-only; a daemon
-/// keeps tunnels right without a lock, and another one is still kept away from the network namespace.
+/// Locks the run directory, so that only one daemon uses it. `None`: the file system is full or read-only.
+/// The daemon then works without this lock; there is still only one per network namespace.
 pub(crate) fn lock(paths: &Paths) -> anyhow::Result<Option<Flock<File>>> {
     let makes_directory = !paths.run_dir.exists();
     let path = paths.lock();
@@ -54,7 +54,7 @@ pub(crate) fn lock(paths: &Paths) -> anyhow::Result<Option<Flock<File>>> {
     };
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {
-            // The lock holds without it, on a file system that is full as well.
+            // The lock is valid even if the file cannot be written, for instance on a full file system.
             if let Err(error) = name_holder(&lock, &path, makes_directory) {
                 warn!(
                     "{error:#}; `sixxs down` will not know in which network namespace this daemon runs"
@@ -94,7 +94,7 @@ fn has_no_room(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Writes to the lock file who holds it.
+/// Writes the daemon's process and network namespace to the lock file.
 fn name_holder(file: &File, path: &Path, makes_directory: bool) -> anyhow::Result<()> {
     let what = || format!("write {}", path.display());
     let before = fs::read_to_string(path).with_context(what)?;
@@ -106,7 +106,7 @@ fn name_holder(file: &File, path: &Path, makes_directory: bool) -> anyhow::Resul
     if makes_directory || made_directory(&before) {
         text = format!("{MADE_DIRECTORY}\n{text}");
     }
-    // In its place: what stands there takes no room that a full file system does not have.
+    // Overwrite the file in place, which needs no space on a full file system.
     file.write_all_at(text.as_bytes(), 0).with_context(what)?;
     file.set_len(u64::try_from(text.len())?).with_context(what)
 }

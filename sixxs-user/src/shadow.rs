@@ -1,5 +1,5 @@
-//! Where somebody's rule comes before ours and leads elsewhere. The kernel is asked: what a rule does
-//! depends on more than can be seen in it.
+//! Finds foreign rules that come before ours and route elsewhere. It queries the kernel: the effect of a rule
+//! depends on more than its own contents.
 
 use std::net::Ipv6Addr;
 
@@ -21,15 +21,15 @@ use sixxs_core::{
 
 use crate::netlink::{GLOBAL, Netlink, Question, Way};
 
-/// Tunnels, of those that `wanted` accepts, whose packets are led elsewhere by rules of others. As of
-/// the last look.
+/// Tunnels accepted by `wanted` whose packets are routed elsewhere by foreign rules. Uses the rules of the
+/// last observation.
 pub(crate) async fn shadows(
     netlink: &Netlink,
     config: &Config,
     links: &Links,
     wanted: impl Fn(&Tunnel) -> bool,
 ) -> anyhow::Result<Vec<Shadow>> {
-    // Rules for `direct` come one before, where the order of rules depends on who came first.
+    // This includes the priority of the rules for `direct`, one below: there the older rule comes first.
     let ours = config.rule_priority;
     let is_before = |rule: &&SeenRule| rule.priority.0 > 0 && rule.priority < ours;
     let mut shadows = Vec::new();
@@ -49,7 +49,7 @@ pub(crate) async fn shadows(
     Ok(shadows)
 }
 
-/// Rules of others that take packets of tunnels away once they have a mark.
+/// Foreign rules that route packets of tunnels elsewhere if the packets have a mark.
 pub(crate) async fn marked(
     netlink: &Netlink,
     config: &Config,
@@ -59,7 +59,7 @@ pub(crate) async fn marked(
     let marks = marked::marks(netlink.others_rules(), ours);
     let mut all = Vec::new();
     for (tunnel, link, source) in ready(config, links).filter(|_| !marks.is_empty()) {
-        // One that takes all packets away is told as that.
+        // A rule for all packets is reported by `shadows`.
         if taken(netlink, ours, link, source, None).await?.is_some() {
             continue;
         }
@@ -96,7 +96,7 @@ fn fate(config: &Config, links: &Links, leaves_by: Option<IfIndex>) -> Fate {
     }
 }
 
-/// Tunnels that are up, and the first of their addresses.
+/// Tunnels that are up, with their first address.
 fn ready<'a>(
     config: &'a Config,
     links: &'a Links,
@@ -108,8 +108,8 @@ fn ready<'a>(
     })
 }
 
-/// The rule that takes a packet of a tunnel away, and the interface that it then leaves by; `None`: the packet
-/// takes the tunnel.
+/// The rule that routes a packet of a tunnel elsewhere, and the interface by which it leaves then; `None` if
+/// the packet takes the tunnel.
 async fn taken<'a>(
     netlink: &'a Netlink,
     ours: RulePriority,

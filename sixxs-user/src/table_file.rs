@@ -1,4 +1,4 @@
-//! Keeps the file with the names of our routing tables.
+//! Maintains the file with the names of our routing tables.
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -7,8 +7,8 @@ use sixxs_core::{config::Config, table_names};
 
 use crate::{paths::Paths, removal};
 
-/// Sees that the file is there and right. A file of that name that is not ours is left alone, which
-/// is an error. Says whether there was none.
+/// Makes sure that the file exists and is correct. A foreign file of that name stays, and is an error.
+/// Returns whether the file was missing.
 pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     let file = paths.table_names();
     let there = read(&file)?;
@@ -28,7 +28,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
         ),
         _ => {}
     }
-    // Under another name first: `ip` reads only *.conf, and so never half a file.
+    // Write to another name first: `ip` reads only *.conf, so it never reads half a file.
     let draft = file.with_extension("new");
     removal::unfinished(&draft, write(&draft, &wanted, &file))?;
     Ok(was_missing)
@@ -36,13 +36,13 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
 
 fn write(draft: &Path, text: &str, file: &Path) -> anyhow::Result<()> {
     fs::write(draft, text).with_context(|| format!("write {}", draft.display()))?;
-    // For everybody's `ip`, whatever else this process writes.
+    // All users' `ip` may read it, regardless of the umask.
     fs::set_permissions(draft, fs::Permissions::from_mode(0o644))
         .with_context(|| format!("set the rights of {}", draft.display()))?;
     fs::rename(draft, file).with_context(|| format!("write {}", file.display()))
 }
 
-/// Removes the file, and the directory if it was made for it and is empty.
+/// Removes the file, and the directory if we made it and it is empty.
 pub fn remove(paths: &Paths) -> anyhow::Result<()> {
     let file = paths.table_names();
     let Some(text) = read(&file)? else {
@@ -53,7 +53,7 @@ pub fn remove(paths: &Paths) -> anyhow::Result<()> {
     }
     fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
     if table_names::made_directory(&text) {
-        // Others may have put files there since: then it stays.
+        // The directory stays if it has other files.
         match fs::remove_dir(&paths.rt_tables_dir) {
             Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
                 return Err(error)

@@ -1,10 +1,10 @@
-//! What people read: the same facts as the JSON, in words, for a screen of 80 columns.
+//! Text output: the same data as the JSON, for a terminal of 80 columns.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::api::{About, Alert, Broker, Counters, Leak, Leaks, Proof, Status, Tunnel, Uplink};
 
-/// Columns of the screen that this is made for.
+/// Width of the terminal in columns.
 const WIDTH: usize = 80;
 
 /// An alert in one line.
@@ -143,7 +143,7 @@ pub fn status(status: &Status) -> String {
     text
 }
 
-/// Text for a terminal: lines that are longer than this many columns go on below, indented.
+/// Text for a terminal: lines longer than this are wrapped and indented.
 pub fn wrapped(text: &str, columns: usize) -> String {
     const INDENT: &str = "            ";
     let mut all = String::new();
@@ -161,11 +161,11 @@ pub fn wrapped(text: &str, columns: usize) -> String {
     all
 }
 
-/// Where a line of so many columns ends: at its last space, or where a word that is longer is cut.
-/// `None`: it is not longer.
+/// Where to break a line for this width: at its last space, or within a word that is longer. `None` if the
+/// line fits.
 fn break_at(line: &str, columns: usize) -> Option<usize> {
     let (beyond, _) = line.char_indices().nth(columns)?;
-    // The indentation is no place to break.
+    // Do not break within the indentation.
     let words = line.len() - line.trim_start().len();
     let end = beyond + usize::from(line[beyond..].starts_with(' '));
     let space = line.get(words..end).and_then(|words| words.rfind(' '));
@@ -173,7 +173,7 @@ fn break_at(line: &str, columns: usize) -> Option<usize> {
     Some(space.filter(|at| *at > words).unwrap_or(beyond)).filter(|at| *at > 0)
 }
 
-/// Connects that can still be made, and who refuses them.
+/// Remaining connects, and lockouts.
 fn brokers(text: &mut String, brokers: &[Broker]) {
     let mut line = String::new();
     for broker in brokers {
@@ -304,7 +304,7 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
     }
 }
 
-/// What is proved of a tunnel that was asked.
+/// The result of echo pairing, if there were echo requests.
 fn answers(proof: &Proof) -> Option<String> {
     let mut line = match proof.answered_percent {
         Some(100.0) => "100% of pings".to_owned(),
@@ -330,7 +330,7 @@ fn answers(proof: &Proof) -> Option<String> {
     Some(line)
 }
 
-/// A time of at most some seconds.
+/// Formats a time of at most a few seconds.
 pub(crate) fn short_time(seconds: f64) -> String {
     let micros = seconds * 1e6;
     if micros < 10.0 {
@@ -375,7 +375,7 @@ fn push(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-/// What was refused, in words.
+/// Counts of refused packets with their reasons.
 fn refused(refused: &BTreeMap<String, u64>) -> String {
     let parts: Vec<_> = refused
         .iter()
@@ -384,7 +384,7 @@ fn refused(refused: &BTreeMap<String, u64>) -> String {
     parts.join(", ")
 }
 
-/// Bytes with a decimal prefix.
+/// Bytes with a decimal unit prefix.
 fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
@@ -409,7 +409,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The list of `sixxs counters`: those that are not zero, or all.
+/// The output of `sixxs counters`: counters that are not zero, or all.
 #[must_use]
 pub fn counters(counters: &Counters, all: bool) -> String {
     let mut text = String::new();
