@@ -1,10 +1,10 @@
-//! The commands of AICCU, so that old scripts keep working: `sixxs aiccu start FILE`, or the same
-//! when the program is called as `aiccu`.
+//! The commands of AICCU, so that old scripts keep working: `sixxs aiccu start FILE`, or the same if the
+//! program is called as `aiccu`.
 //!
-//! All tunnels share one daemon, which is started when it is needed and ends with the last of them.
-//! To whoever started it a tunnel is a process of its own all the same: `start` stays, or with
-//! `daemonize` leaves behind, a holder whose process id is in the file's `pidfile`. When the holder is
-//! told to end, its tunnel is stopped; when its tunnel or the daemon ends, so does the holder.
+//! All tunnels share one daemon. It is started when necessary, and ends with the last of these tunnels. For the
+//! caller, each tunnel still has its own process: `start` becomes the holder, or with `daemonize` leaves one
+//! in the background. The file's `pidfile` contains the holder's process ID. When the holder gets SIGTERM or
+//! SIGINT, it stops its tunnel; when the tunnel or the daemon ends, the holder ends too.
 
 mod hold;
 mod lists;
@@ -30,32 +30,32 @@ use crate::{
     paths::Paths,
 };
 
-/// Where AICCU looked.
+/// The configuration file of AICCU.
 const FILE: &str = "/etc/aiccu.conf";
 
-/// A daemon that was started takes no longer to answer.
+/// Time limit for a started daemon to answer.
 const DAEMON_STARTS: Duration = Duration::from_secs(15);
 
-/// A tunnel that is not up by then is given up. It may have to wait for a slot.
+/// Time limit for a tunnel to be up. It may have to wait for a slot.
 const TUNNEL_STARTS: Duration = Duration::from_secs(90);
 
-/// How often it is looked at.
+/// Interval for checking the daemon and the tunnel.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What AICCU could be told.
+/// The commands of AICCU.
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Start the tunnel of an aiccu.conf, and stay until it is stopped, or as `daemonize` says.
+    /// Start the tunnel of an aiccu.conf, and stay until it is stopped, unless the file sets `daemonize`.
     Start(Start),
     /// Stop the tunnel of an aiccu.conf.
     Stop(File),
-    /// List the account's tunnels. A connect to the broker.
+    /// List the account's tunnels. Connects to the broker.
     Tunnels(Account),
-    /// List the broker's PoPs. A connect to the broker.
+    /// List the broker's PoPs. Connects to the broker.
     Brokers(Account),
-    /// Go through everything that a tunnel needs, and say what is wrong.
+    /// Check everything that a tunnel needs, and show errors.
     Test(Account),
-    /// The same, for scripts.
+    /// The same as `test`, for scripts.
     Autotest(Account),
     /// Print the licence.
     License,
@@ -68,7 +68,7 @@ pub(super) enum Verb {
 
 #[derive(Args)]
 pub(super) struct File {
-    /// The configuration of the tunnel.
+    /// The aiccu.conf of the tunnel.
     #[arg(default_value = FILE)]
     file: PathBuf,
 }
@@ -87,17 +87,17 @@ pub(super) struct Start {
     file: File,
     #[command(flatten)]
     tls: Tls,
-    /// Ask the broker for the tunnel's parameters, though they are known from before.
+    /// Get the tunnel's parameters from the broker again.
     #[arg(long)]
     refresh: bool,
 }
 
 #[derive(Args)]
 struct Tls {
-    /// The authority that vouches for the TIC server, instead of the system's.
+    /// Certificate authority for the TIC server, instead of the system's.
     #[arg(long, value_name = "FILE", env = "SIXXS_TLS_CA")]
     tls_ca: Option<PathBuf>,
-    /// Do not check the TIC server's certificate, as AICCU did.
+    /// Do not verify the TIC server's certificate, like AICCU.
     #[arg(long, env = "SIXXS_TLS_NO_VERIFY")]
     tls_no_verify: bool,
 }
@@ -127,9 +127,9 @@ pub(super) async fn run(paths: &Paths, verb: Verb) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A file that was read.
+/// A parsed aiccu.conf.
 struct Conf {
-    /// Its whole path: the daemon has another working directory.
+    /// Its absolute path, since the daemon has another working directory.
     path: String,
     aiccu: Aiccu,
 }
@@ -162,9 +162,9 @@ impl Conf {
         })
     }
 
-    /// Has the daemon stop its tunnel.
+    /// Makes the daemon stop the tunnel.
     async fn stop(&self, paths: &Paths) -> anyhow::Result<()> {
-        // Only the file says which one it is.
+        // The daemon identifies the tunnel by the file alone.
         let request = AccountFile {
             file: self.path.clone(),
             tls_ca: None,
@@ -174,7 +174,7 @@ impl Conf {
         client::post(&paths.socket(), "/v1/aiccu/stop", &request).await
     }
 
-    /// What the daemon says of its tunnel; `None`: it has none.
+    /// The daemon's status of the tunnel; `None` if it has no such tunnel.
     async fn tunnel(&self, paths: &Paths) -> anyhow::Result<Option<Tunnel>> {
         let status: Status = client::get(&paths.socket(), "/v1/status").await?;
         let mut tunnels = status.tunnels.into_iter();
@@ -198,7 +198,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
     have_daemon(paths).await?;
     client::post(&paths.socket(), "/v1/aiccu/start", &request).await?;
     if let Err(error) = wait_until_up(paths, &conf).await {
-        // Nothing is left behind of what did not come about.
+        // Leave nothing behind of a tunnel that does not start.
         if let Err(stop) = conf.stop(paths).await {
             show::complain(&format!("stop what did not start: {stop:#}"));
         }
@@ -238,7 +238,7 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
     }
 }
 
-/// Sees that there is a daemon: starts one if none answers.
+/// Makes sure that a daemon runs: starts one if none answers.
 async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
     if answers(paths).await? {
         return Ok(());
@@ -256,13 +256,13 @@ async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
-        // Signals to the script that called us are not for it.
+        // Signals to the caller's process group must not reach the daemon.
         .process_group(0);
     let mut daemon = command.spawn().context("start the daemon")?;
     let begun = Instant::now();
     while !answers(paths).await? {
         if let Some(status) = daemon.try_wait().context("look after the daemon")?
-            // Somebody else may have been quicker.
+            // Another process may have started one meanwhile.
             && !answers(paths).await?
         {
             let said = fs::read_to_string(paths.log()).unwrap_or_default();
@@ -289,7 +289,7 @@ async fn stop(paths: &Paths, file: &Path) -> anyhow::Result<ExitCode> {
     if hold::end(&conf.aiccu.pidfile).await? {
         return Ok(ExitCode::SUCCESS);
     }
-    // Its holder was killed; or it stands in the configuration.
+    // Its holder was killed, or the tunnel is in the configuration.
     match conf.stop(paths).await {
         Err(error) if error.is::<client::NoDaemon>() => {
             bail!("the tunnel of {} is not running", conf.path)
@@ -298,7 +298,7 @@ async fn stop(paths: &Paths, file: &Path) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Removes a file that may be gone.
+/// Removes a file, which may be gone already.
 fn remove(path: &str) -> anyhow::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

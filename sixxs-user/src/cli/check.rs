@@ -1,4 +1,4 @@
-//! `sixxs check`: does it really work?
+//! `sixxs check`: tests whether the tunnels work.
 
 use std::{net::Ipv6Addr, path::Path, process::ExitCode, thread};
 
@@ -12,7 +12,7 @@ use crate::{
     ping::ping,
 };
 
-/// One thing that was checked.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Check {
     tunnel: String,
@@ -77,7 +77,7 @@ fn choose(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {
     Ok(chosen)
 }
 
-/// All tunnels at once: a silent target costs seconds.
+/// Checks all tunnels in parallel, since a silent target takes seconds.
 fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
     thread::scope(|scope| {
         let running: Vec<_> = tunnels
@@ -126,7 +126,7 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
         ),
     ];
     checks.push(answered(tunnel));
-    // What the other checks do not name.
+    // Health problems that the other checks do not cover.
     if matches!(tunnel.health.as_str(), "degraded" | "failing") {
         let reasons = tunnel.health_reasons.join("; ");
         checks.push(check(
@@ -170,11 +170,11 @@ fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
     }
 }
 
-/// A reply may be on its way; one that is missing for longer than this is missing.
+/// Time limit for a reply; one that is still missing then counts as missing.
 const PATIENCE_SECONDS: f64 = 2.0;
 
-/// Whether requests from outside were answered, by the programs' counters. Behind a routed prefix
-/// are hosts that need not answer, or not be there: then it only informs.
+/// Whether requests from outside were answered, by the programs' counters. For a tunnel with routed prefixes it
+/// always passes: the hosts there need not answer or exist.
 fn answered(tunnel: &Tunnel) -> Check {
     let echo = &tunnel.echo;
     let (pass, detail) = match (

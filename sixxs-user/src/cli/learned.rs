@@ -1,5 +1,5 @@
-//! What brokers said of tunnels of which the configuration says only whose they are: kept in the state
-//! directory, for root to read; and told by the daemon, where one runs.
+//! Parameters from brokers, for tunnels of accounts: saved in the state directory, where only root can read
+//! them, and available from the daemon if one runs.
 
 use std::net::Ipv6Addr;
 
@@ -11,10 +11,10 @@ use sixxs_core::{
 
 use crate::{api::Status, broker::cache::Cache, driver, paths::Paths};
 
-/// The configuration with that laid over it.
+/// The configuration with the parameters from brokers.
 pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {
     let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
-    // Who contradicts whom is the daemon's to say.
+    // The daemon reports conflicts.
     let (mut whole, _conflicts) = config.with(&kept, &Taken::new(), config);
     if let Some(status) = status {
         hear(&mut whole, status);
@@ -22,13 +22,13 @@ pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Sta
     whole
 }
 
-/// The configuration with the local networks that are seen. Too many are the daemon's to tell.
+/// The configuration with the observed local networks. If there are too many, only the daemon reports that.
 pub(super) fn beside(config: Config, observed: &Observed) -> Config {
     let networks = local_networks(&config, &observed.links, &observed.connected);
     config.with_direct(&networks.unwrap_or_default())
 }
 
-/// Takes from the daemon the addresses of those that have none so far.
+/// Takes addresses from the daemon's status, for tunnels without any.
 fn hear(config: &mut Config, status: &Status) {
     for tunnel in &mut config.tunnels {
         let name = tunnel.name.as_str();

@@ -1,4 +1,4 @@
-//! The command line: what can be asked, and who answers.
+//! The command line: its arguments, and the dispatch to the commands.
 
 mod aiccu;
 mod check;
@@ -32,13 +32,13 @@ use crate::{
     plain::Plain,
 };
 
-/// The command's own failure.
+/// The command failed.
 const FAILED: u8 = 1;
-/// A wrong configuration, or (by clap) a wrong command line.
+/// An invalid configuration, or (by clap) an invalid command line.
 const BAD_CONFIG: u8 = 2;
-/// Something is not as it should be.
+/// The command found a problem.
 const UNHEALTHY: u8 = 3;
-/// There is no daemon.
+/// No daemon runs.
 const NO_DAEMON: u8 = 4;
 
 /// The whole command line.
@@ -70,7 +70,7 @@ struct Places {
         default_value = "/etc/sixxs/sixxs.toml"
     )]
     config: PathBuf,
-    /// For the control socket.
+    /// Directory for the control socket.
     #[arg(
         long,
         global = true,
@@ -79,7 +79,7 @@ struct Places {
         default_value = "/run/sixxs"
     )]
     run_dir: PathBuf,
-    /// For what outlives a reboot.
+    /// Directory for data that outlives a reboot.
     #[arg(
         long,
         global = true,
@@ -88,7 +88,7 @@ struct Places {
         default_value = "/var/lib/sixxs"
     )]
     state_dir: PathBuf,
-    /// For pinned eBPF maps and links, on a bpffs.
+    /// Directory for pinned eBPF maps and links, on a bpffs.
     #[arg(
         long,
         global = true,
@@ -97,7 +97,7 @@ struct Places {
         default_value = "/sys/fs/bpf/sixxs"
     )]
     pin_dir: PathBuf,
-    /// Where `ip` looks for names of tables.
+    /// Directory where `ip` reads names of routing tables.
     #[arg(
         long,
         global = true,
@@ -106,7 +106,7 @@ struct Places {
         default_value = "/etc/iproute2/rt_tables.d"
     )]
     rt_tables_dir: PathBuf,
-    /// The group that may ask the daemon.
+    /// The group that may read from the daemon.
     #[arg(
         long,
         global = true,
@@ -116,7 +116,7 @@ struct Places {
         default_value = "sixxs"
     )]
     group: String,
-    /// How programs are attached: auto, tcx or clsact.
+    /// How to attach programs: auto, tcx or clsact.
     #[arg(
         long,
         global = true,
@@ -132,94 +132,94 @@ struct Places {
 enum Command {
     /// Run the daemon in the foreground.
     Run {
-        /// Log what the kernel programs say about each leak; costs time.
+        /// Log each leak in the kernel programs; costs time.
         #[arg(long, env = "SIXXS_PROGRAM_LOG")]
         program_log: bool,
-        /// For `sixxs aiccu start`: do without a configuration, and end with the last tunnel.
+        /// For `sixxs aiccu start`: run without a configuration, and end with the last tunnel.
         #[arg(long, hide = true)]
         on_demand: bool,
-        /// For tests: `POST /v1/clock` moves the daemon's clock.
+        /// For tests: let `POST /v1/clock` move the daemon's clock.
         #[arg(long, hide = true, env = "SIXXS_MOVABLE_CLOCK")]
         movable_clock: bool,
     },
-    /// Start tunnels of the running daemon; none named: all.
+    /// Start tunnels of the running daemon; without names, all of them.
     Start {
         names: Vec<String>,
-        /// Ask the broker for the tunnel's parameters, though they are known from before.
+        /// Get the tunnel's parameters from the broker again.
         #[arg(long)]
         refresh: bool,
     },
-    /// Stop tunnels of the running daemon; none named: all.
+    /// Stop tunnels of the running daemon; without names, all of them.
     Stop { names: Vec<String> },
-    /// Stop and start tunnels of the running daemon; none named: all.
+    /// Stop and start tunnels of the running daemon; without names, all of them.
     Restart {
         names: Vec<String>,
-        /// Ask the broker for the tunnel's parameters, though they are known from before.
+        /// Get the tunnel's parameters from the broker again.
         #[arg(long)]
         refresh: bool,
     },
     /// Show tunnels, rules, programs, echo traffic and leaks.
     #[command(after_help = "Exit status: 0 all tunnels healthy, 3 some not, 4 no daemon.")]
     Status {
-        /// Draw anew every second.
+        /// Redraw every second.
         #[arg(long)]
         watch: bool,
     },
-    /// Show tunnels, uplinks and alerts live, on the whole terminal; ? there tells the keys.
+    /// Show tunnels, uplinks and alerts live, on the whole terminal; press ? there for the keys.
     #[command(after_help = "Exit status: 0 quit, 2 no terminal, 4 no daemon.")]
     Top {
-        /// Look so often, 0.2 to 60.
+        /// Refresh interval in seconds, 0.2 to 60.
         #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = top::interval)]
         interval: Duration,
-        /// Draw with nothing but ASCII, as where the locale is not UTF-8.
+        /// Draw with ASCII only, as in a locale without UTF-8.
         #[arg(long)]
         ascii: bool,
     },
     /// Show every counter, per interface.
     Counters {
-        /// Those at zero, too.
+        /// Also those that are zero.
         #[arg(long)]
         all: bool,
     },
     /// Show leak alerts and corrections, newest last.
     Alerts {
-        /// Go on with those to come.
+        /// Continue with new ones.
         #[arg(long)]
         follow: bool,
     },
     /// Ping from each tunnel address, and check rules, routes and programs.
     #[command(after_help = "Exit status: 0 all pass, 3 a check failed.")]
     Check { names: Vec<String> },
-    /// Look for what on this host is in the way, and say what to do about it; change nothing.
+    /// Find problems on this host, each with its fix; change nothing.
     #[command(after_help = "Exit status: 0 nothing is, 3 something is.")]
     Doctor,
-    /// Show the way that a packet would take: rules, route, program, size; and why not the right one.
+    /// Show the path that a packet would take: rules, route, program, size; and why, if it is the wrong one.
     Explain(explain::Asked),
-    /// Show what is missing, as commands for a shell; change nothing.
+    /// Show missing objects, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
-    /// Take over the configuration file as it is now; touch only what changed.
+    /// Load the changed configuration file; touch only what changed.
     #[command(
         after_help = "Exit status of --check: 0 nothing to do, 2 a wrong file, 3 something to do."
     )]
     Reload {
-        /// Show what it would change, by the file of --config if that is given; change nothing.
+        /// Show what it would change, with the file of --config if given; change nothing.
         #[arg(long, conflicts_with = "confirm")]
         check: bool,
-        /// Go back after so many seconds, unless `sixxs confirm` comes first.
+        /// Return to the old configuration after this time, unless `sixxs confirm` comes first.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(control::CONFIRM_SECONDS))]
         confirm: Option<u64>,
     },
     /// Keep the configuration of a `reload --confirm`.
     Confirm,
-    /// The commands of AICCU, for old scripts; also when this program is called as `aiccu`.
+    /// The commands of AICCU, for old scripts; also available by calling this program as `aiccu`.
     #[command(subcommand)]
     Aiccu(aiccu::Verb),
-    /// Remove every route, rule, table name, program and pin ever made, with or without a daemon.
+    /// Remove every route, rule, table name, program and pin of any run, with or without a daemon.
     Down,
 }
 
-/// What can be asked, for manual pages and completions.
+/// The command line, for manual pages and completions.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
@@ -243,7 +243,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let outcome = runtime.block_on(run(cli, is_config_given));
-    // Reading names of groups and the like may still go on in a thread: nobody needs it any more.
+    // A thread may still be looking up a name; its result is not needed any more.
     runtime.shutdown_background();
     outcome.unwrap_or_else(|error| fail(&error))
 }
@@ -259,7 +259,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     } else {
         FAILED
     };
-    // With stderr closed there is nobody to tell; the exit status says it.
+    // If stderr is closed, the exit status has to be enough.
     let _unheard = writeln!(
         io::stderr(),
         "sixxs: {}",
@@ -306,7 +306,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
                 on_demand,
             };
             if daemon::run(&paths, config, &options).await? == daemon::End::Idle {
-                // Nobody asked for more than the tunnels, which are gone.
+                // The daemon ran only for these tunnels, which are gone.
                 down::down(&paths).await?;
             }
             Ok(ExitCode::SUCCESS)
@@ -359,7 +359,7 @@ async fn act(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The daemon's log goes to stderr. The journal has its own clock.
+/// Sends the daemon's log to stderr. The journal adds its own timestamps.
 fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
     use tracing_subscriber::{
         EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -367,7 +367,7 @@ fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
     let default = if program_log {
         "info,netlink_packet_route=error,sixxs_ebpf=debug"
     } else {
-        // What the kernel has and that crate does not know, it calls a bug, at each look.
+        // That crate logs kernel attributes that it does not know as a bug, in each round.
         "info,netlink_packet_route=error"
     };
     let filter = match env::var("SIXXS_LOG") {

@@ -1,4 +1,4 @@
-//! `sixxs reload --check`: what a reload would change.
+//! `sixxs reload --check`: shows the changes by a reload.
 
 use std::{collections::BTreeSet, process::ExitCode};
 
@@ -19,8 +19,8 @@ use crate::{
     preview::{Before, preview},
 };
 
-/// Asks the daemon; if there is none, all is new. `is_given`: the file is named on the command line or
-/// in the environment, and may be another than the daemon's.
+/// Queries the daemon; without a daemon, everything in the file is new. `is_given`: the file is named on the
+/// command line or in the environment, and may differ from the daemon's.
 pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::Result<ExitCode> {
     let mut asked = CheckReload::default();
     if is_given {
@@ -63,7 +63,7 @@ async fn without_daemon(paths: &Paths) -> anyhow::Result<Preview> {
     preview(before, &new, &learned, &mut netlink, &connects, &clock).await
 }
 
-/// Lines for a shell: all that is no command is a comment.
+/// Shell commands; everything else is in shell comments.
 fn text(found: &Preview) -> String {
     let mut lines = Vec::new();
     let mut list = |names: &[String], what: &str, becomes: &str| {

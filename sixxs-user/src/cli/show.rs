@@ -1,4 +1,4 @@
-//! Commands that show something.
+//! Commands that show data.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ use crate::{
     text,
 };
 
-/// A terminal has as many at least.
+/// Width for wrapping: terminals have at least this many columns.
 const COLUMNS: usize = 80;
 
 pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Result<ExitCode> {
@@ -52,7 +52,7 @@ pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Re
     }
 }
 
-/// Draws over the last screen: home, each line cleared to its end, then what is below.
+/// Redraws the screen: moves the cursor home, clears each line to its end, then clears the rest.
 fn redraw(screen: &Plain) -> anyhow::Result<()> {
     let lines = screen.as_str().replace('\n', "\x1b[K\n");
     write(&format!("\x1b[H{lines}\x1b[J"))
@@ -86,8 +86,8 @@ pub(super) async fn alerts(socket: &Path, json: bool, follow: bool) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is missing: by the daemon, which knows what was stopped; else, if none answers, by a look
-/// at the host and the configuration.
+/// Shows missing objects. The daemon determines them, since it knows which tunnels are stopped. Without a
+/// daemon, they come from the configuration and the kernel's state.
 pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> {
     let plan: Plan = match client::get(&paths.socket(), "/v1/plan").await {
         Ok(plan) => plan,
@@ -116,9 +116,9 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
     verdict(&shown, plan.commands.is_empty() && plan.problems.is_empty())
 }
 
-/// Says something beside the output.
+/// Prints a note to stderr.
 pub(super) fn note(text: &str) {
-    // With stderr closed there is nobody to tell.
+    // An error means that stderr is closed, which does not matter.
     let _unheard = writeln!(io::stderr(), "sixxs: note: {}", Plain::line(text));
 }
 
@@ -134,17 +134,17 @@ pub(super) fn line<T: Serialize>(value: &T) -> anyhow::Result<String> {
     Ok(format!("{}\n", Plain::json(&serde_json::to_string(value)?)))
 }
 
-/// Whoever read our output has seen enough, and closed the pipe: `sixxs alerts | head`.
+/// The reader of the output has closed the pipe: `sixxs alerts | head`.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
 pub(super) struct ReaderGone;
 
-/// Prints what a command has to say: the only way to its output.
+/// Prints a command's output: all output goes through here.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     write(Plain::lines(text).as_str())
 }
 
-/// Prints all that a command has to say, and gives its exit status: the same if nobody reads it.
+/// Prints all output of a command and returns its exit status, which does not depend on the reader.
 pub(super) fn verdict(text: &str, good: bool) -> anyhow::Result<ExitCode> {
     match print(text) {
         Err(error) if !error.is::<ReaderGone>() => Err(error),
@@ -161,8 +161,8 @@ fn write(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Tells people something beside the output.
+/// Prints a message to stderr.
 pub(super) fn complain(text: &str) {
-    // With stderr closed there is nobody to tell.
+    // An error means that stderr is closed, which does not matter.
     let _unheard = writeln!(io::stderr(), "sixxs: {}", Plain::lines(text));
 }

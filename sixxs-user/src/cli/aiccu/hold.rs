@@ -1,4 +1,4 @@
-//! The process that stands for a tunnel.
+//! The holder: the process that represents a tunnel.
 
 use std::{
     env, fs, io,
@@ -22,18 +22,18 @@ use tokio::{
 use super::{Conf, remove};
 use crate::{client, paths::Paths, removal};
 
-/// The tunnel is looked after so often.
+/// Interval for checking the tunnel.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
 
-/// A holder ends within this time: the tunnel's interface may have to be taken down.
+/// Time limit for a holder to end: it may have to wait until the tunnel's interface is removed.
 const ENDS: Duration = Duration::from_secs(75);
 
-/// A holder that was left behind has its file within this time.
+/// Time limit for a background holder to write its pidfile.
 const STARTS: Duration = Duration::from_secs(10);
 
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Holds a tunnel until told to end (it is stopped), or until it is stopped by others.
+/// Holds a tunnel until a signal arrives, and stops the tunnel then, or until something else stops it.
 pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -57,13 +57,13 @@ pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode>
 
 async fn stop(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
     match conf.stop(paths).await {
-        // The daemon is gone, and the tunnel with it.
+        // The daemon is gone, and the tunnel too.
         Err(error) if !error.is::<client::NoDaemon>() => Err(error),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Starts a holder that stays, and waits until it holds.
+/// Starts a holder in the background, and waits until it has written its pidfile.
 pub(super) async fn leave_behind(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
     let program = env::current_exe().context("find this program")?;
     let mut command = Command::new(program);
@@ -100,7 +100,7 @@ fn holder_pid(holder: &std::process::Child) -> i32 {
     i32::try_from(holder.id()).unwrap_or(-1)
 }
 
-/// The living holder whose process id is in the file.
+/// The running holder whose process ID is in the file.
 pub(super) fn holder(pidfile: &str) -> anyhow::Result<Option<Pid>> {
     let text = match fs::read_to_string(pidfile) {
         Ok(text) => text,
@@ -108,31 +108,31 @@ pub(super) fn holder(pidfile: &str) -> anyhow::Result<Option<Pid>> {
         Err(error) => return Err(error).with_context(|| format!("read {pidfile}")),
     };
     let Ok(pid) = text.trim().parse::<i32>() else {
-        // Whatever it is, it names no process.
+        // Other contents name no process.
         return Ok(None);
     };
-    // Numbers are used again: only a process of this very program is ours.
+    // Process IDs are reused, so check that the process runs this program.
     let ours = env::current_exe().context("find this program")?;
     let its = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let is_ours = its.is_some_and(|its| is_same(&its, &ours));
     Ok((pid > 0 && is_ours).then(|| Pid::from_raw(pid)))
 }
 
-/// The same program, also when it was replaced by a newer one since that process began.
+/// Whether both are the same program, even if its file was replaced after that process started.
 fn is_same(its: &Path, ours: &Path) -> bool {
     let its = its.to_string_lossy();
     Path::new(its.trim_end_matches(" (deleted)")) == ours
 }
 
 fn write(pidfile: &str) -> anyhow::Result<()> {
-    // Whole or not at all.
+    // Write a draft and rename it, so that the file is always complete.
     let draft = format!("{pidfile}.new");
     let written = fs::write(&draft, format!("{}\n", std::process::id()))
         .and_then(|()| fs::rename(&draft, pidfile));
     removal::unfinished(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
 }
 
-/// Has the holder end, and waits for it; false: there is none.
+/// Ends the holder and waits for that; false if there is none.
 pub(super) async fn end(pidfile: &str) -> anyhow::Result<bool> {
     let Some(pid) = holder(pidfile)? else {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What the account has, and what the broker offers: asked of the TIC server.
+//! Lists of the account's tunnels and the broker's PoPs, from the TIC server.
 
 use std::process::ExitCode;
 
@@ -48,7 +48,7 @@ async fn ask(paths: &Paths, account: &Account, goal: Goal) -> anyhow::Result<Out
     Ok(tic::fetch(request, &connects(paths)?).await?)
 }
 
-/// The record of connects, with the limit of the configuration if there is one.
+/// The connect ledger, with the limit of the configuration if there is one.
 pub(super) fn connects(paths: &Paths) -> anyhow::Result<Connects> {
     let config = config_file::read_or_default(&paths.config)?;
     Ok(Connects::new(&paths.state_dir, config.connect_limit))

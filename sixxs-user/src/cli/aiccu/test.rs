@@ -1,4 +1,4 @@
-//! Goes through what a tunnel needs, in the order in which it is needed, and stops at nothing.
+//! Checks everything that a tunnel needs, in that order, and continues after errors.
 
 use std::{net::IpAddr, process::ExitCode};
 
@@ -16,7 +16,7 @@ use crate::{
     ping::ping,
 };
 
-/// Something that was looked at.
+/// One check.
 struct Look {
     what: &'static str,
     outcome: Result<String, String>,
@@ -34,7 +34,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         tunnel_id: conf.aiccu.tunnel_id.clone(),
     };
     let cache = Cache::new(&paths.state_dir);
-    // What is known needs no connect.
+    // Saved parameters need no connect.
     let parameters = match cache.load(&conf.aiccu.interface, &asked).await {
         Some(parameters) => Ok(parameters),
         None => fetch(paths, account, &conf).await,

@@ -1,4 +1,4 @@
-//! What depends on brokers: the paths to them, the clock, the connect limit.
+//! Facts about brokers: the paths to them, the clock, the connect limit.
 
 use std::{net::Ipv6Addr, thread};
 
@@ -13,13 +13,13 @@ use sixxs_core::{
 use super::View;
 use crate::{api, clock, ping};
 
-/// As the reason of a tunnel has it that a broker refused for its clock.
+/// Start of a tunnel's reason if its broker refused it because of the clock.
 const CLOCK_IS_OFF: &str = "this host's clock is";
 
-/// Tunnels tried, all at once: more of them would say no more of the host.
+/// Maximum number of tunnels to try, all in parallel: more tunnels give no more information about the host.
 const TRIED: usize = 64;
 
-/// What fits through the tunnels that have somebody to ping; what is lost costs time.
+/// The largest packets through tunnels that have an address to ping. Lost packets take time.
 pub(super) async fn paths(view: &View) -> Vec<Path> {
     let mut ways = Vec::new();
     for tunnel in &view.config.tunnels {
@@ -42,7 +42,7 @@ pub(super) async fn paths(view: &View) -> Vec<Path> {
     tried.await.unwrap_or_default()
 }
 
-/// Tries one. Who may not ping, or is not answered at all, finds nothing out.
+/// Tries one tunnel. `None` without permission to ping, or without any reply.
 fn path((tunnel, source, target, mtu): &(String, Ipv6Addr, Ipv6Addr, u32)) -> Option<Path> {
     let fits = ping::largest(*source, *target, *mtu).ok()??;
     Some(Path {
@@ -76,7 +76,7 @@ pub(super) fn brokers(view: &View) -> Brokers {
     }
 }
 
-/// Whether there are tunnels whose packets are signed with the time, or whose broker compares clocks.
+/// Whether there are tunnels with timestamps in their packets, or with a broker that compares clocks.
 pub(super) fn depends_on_clock(config: &Config) -> bool {
     config.tunnels.iter().any(|tunnel| match &tunnel.kind {
         Kind::Ayiya(_) | Kind::Account(_) => true,

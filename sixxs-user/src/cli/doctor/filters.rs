@@ -1,4 +1,4 @@
-//! Packet filters, as nft lists them.
+//! Packet filters, from the output of nft.
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -30,7 +30,7 @@ pub(super) async fn filters(view: &View) -> Filters {
     filters
 }
 
-/// What is in nftables. What ip6tables put there it knows best itself, where it is there.
+/// The chains in nftables. Chains that ip6tables made come from ip6tables, if it is installed.
 async fn by_nft() -> Result<Vec<Chain>, NotListed> {
     let listed = list().await.map_err(|error| NotListed {
         asked: "nft -j list ruleset",
@@ -47,7 +47,7 @@ async fn by_nft() -> Result<Vec<Chain>, NotListed> {
     Ok(chains)
 }
 
-/// The tunnels that are there, and whether answers to what comes in by them are led back.
+/// The existing tunnels, and whether packets with their sources are routed back into them.
 async fn tunnels(view: &View) -> Vec<Tunnel> {
     let mut tunnels = Vec::new();
     for tunnel in &view.config.tunnels {
@@ -68,7 +68,7 @@ async fn tunnels(view: &View) -> Vec<Tunnel> {
     tunnels
 }
 
-/// What nft lists. Without nft there is nothing of its making.
+/// The output of nft; null if nft is not installed, since then it made no rules.
 async fn list() -> anyhow::Result<Value> {
     match output("nft", &["-j", "list", "ruleset"]).await? {
         Some(listed) => serde_json::from_slice(&listed).context("understand what nft lists"),
@@ -76,7 +76,7 @@ async fn list() -> anyhow::Result<Value> {
     }
 }
 
-/// The chains for IPv6, of what nft lists (libnftables-json(5)).
+/// The chains for IPv6 in the output of nft (libnftables-json(5)).
 fn read(listed: &Value) -> Vec<Chain> {
     let objects = listed["nftables"].as_array();
     let mut chains: Vec<Chain> = Vec::new();
@@ -95,7 +95,7 @@ fn read(listed: &Value) -> Vec<Chain> {
     chains
 }
 
-/// Where a chain or a rule is, and the chain's name, which stands at this key.
+/// The table of a chain or a rule, and the chain's name, which is at this key.
 fn home(object: &Value, key: &str) -> Option<(Home, String)> {
     let text = |key: &str| object[key].as_str().map(str::to_owned);
     let home = Home {
@@ -106,7 +106,8 @@ fn home(object: &Value, key: &str) -> Option<(Home, String)> {
     Some((home, text(key)?))
 }
 
-/// Only hooks that packets for this host meet, and where a route back can be asked for.
+/// A chain. It is a base chain only at `prerouting` and `input`: packets to this host pass there, and `fib`
+/// can look up the reverse route.
 fn chain(object: &Value) -> Option<Chain> {
     let (home, name) = home(object, "name")?;
     let is_met = object["hook"] == "prerouting" || object["hook"] == "input";
@@ -122,7 +123,7 @@ fn chain(object: &Value) -> Option<Chain> {
     })
 }
 
-/// Whether there are rules that ip6tables put there.
+/// Whether there are rules from ip6tables.
 fn has_xtables(listed: &Value) -> bool {
     let objects = listed["nftables"].as_array();
     let rules = objects.into_iter().flatten().map(|object| &object["rule"]);
@@ -144,7 +145,7 @@ fn rule(object: &Value) -> Option<Rule> {
         match kind.as_str() {
             "match" if is_about_ipv6(what) => {}
             "match" => rule.conditions.push(condition(what)),
-            // What it asks for, it does not say.
+            // nft does not show the options of an xtables match.
             "xt" if what["name"] == "rpfilter" => {
                 rule.conditions
                     .push(Condition::Reverse(Reverse::Strict, false));
@@ -157,7 +158,7 @@ fn rule(object: &Value) -> Option<Rule> {
     Some(rule)
 }
 
-/// `None`: a statement that decides nothing.
+/// `None` for a statement without a verdict.
 fn action(kind: &str, what: &Value) -> Option<Action> {
     let target = || what["target"].as_str().map(str::to_owned);
     match kind {
@@ -186,7 +187,8 @@ fn condition(what: &Value) -> Condition {
     asked().unwrap_or(Condition::Other)
 }
 
-/// `fib saddr … oif`: by which interface the source is reached, only by the incoming one with `iif`.
+/// `fib saddr … oif`: the interface by which the source is reached; with `iif`, only the incoming interface
+/// counts.
 fn reverse(fib: &Value) -> Option<Reverse> {
     let flags = fib["flags"].as_array()?;
     let has = |flag: &str| flags.iter().any(|other| other == flag);
@@ -197,7 +199,7 @@ fn reverse(fib: &Value) -> Option<Reverse> {
     (fib["result"] == "oif" && has("saddr")).then_some(reverse)
 }
 
-/// `exists`, or `missing`, for which older versions have the interface 0.
+/// `exists` or `missing`; older versions print interface 0 for `missing`.
 fn is_route(right: &Value) -> Option<bool> {
     match right {
         Value::Bool(there) => Some(*there),
@@ -206,7 +208,7 @@ fn is_route(right: &Value) -> Option<bool> {
     }
 }
 
-/// A verdict map over the way back; any other decides about few packets.
+/// A verdict map of the reverse route; other maps are ignored, since they apply to few packets.
 fn verdict_map(what: &Value) -> Action {
     let Some(reverse) = reverse(&what["key"]["fib"]) else {
         return Action::Continue;
@@ -229,7 +231,7 @@ fn is_about_ipv6(what: &Value) -> bool {
         && (key == "nfproto" && right == "ipv6" || key == "protocol" && right == "ip6")
 }
 
-/// The incoming interfaces that a match asks for; `None`: it asks for something else.
+/// The incoming interfaces in a match; `None` for other matches.
 fn incoming(what: &Value) -> Option<Interfaces> {
     let key = &what["left"]["meta"]["key"];
     if key != "iifname" && key != "iif" {
@@ -257,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    /// As nft 1.0.6 lists them.
+    /// In the format of nft 1.0.6.
     #[test]
     fn rules_are_understood() {
         let fib = r#"{"match": {"op": "==", "left": {"fib": {"result": "oif", "flags": ["saddr", "mark", "iif"]}}, "right": false}}"#;

@@ -1,4 +1,4 @@
-//! Network managers, other daemons, and what else there is on the machine.
+//! Network managers, other daemons, and other facts about the machine.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use sixxs_core::{
 use super::read;
 use crate::paths::Paths;
 
-/// The managers that run.
+/// The network managers that run.
 pub(super) fn managers(config: Option<&Config>) -> Managers {
     let processes = processes();
     let runs = |name: &str| processes.iter().any(|(_, process)| process == name);
@@ -36,7 +36,7 @@ pub(super) fn managers(config: Option<&Config>) -> Managers {
     }
 }
 
-/// Daemons of this program beside the one that is asked at our socket.
+/// Other daemons of this program than the one at our socket.
 pub(super) async fn other_daemons(paths: &Paths) -> Vec<u32> {
     let answering = tokio::net::UnixStream::connect(paths.socket()).await;
     let own = answering
@@ -60,7 +60,7 @@ pub(super) fn group(name: &str) -> Option<(String, bool)> {
     Some((name.to_owned(), found.is_some()))
 }
 
-/// Why a directory cannot be written to, if it cannot: it, or the one that it would be made in.
+/// Why a directory is not writable, if it is not; for a missing one, its nearest existing ancestor.
 pub(super) fn not_writable(directory: &Path) -> Option<NotWritable> {
     let there = directory.ancestors().find(|path| path.exists())?;
     let denied = access(there, AccessFlags::W_OK | AccessFlags::X_OK);
@@ -77,7 +77,7 @@ pub(super) fn not_writable(directory: &Path) -> Option<NotWritable> {
     })
 }
 
-/// What a path is mounted by: the longest of the mount points above it (proc_pid_mountinfo(5)).
+/// The mount point of a path: the longest one above it (proc_pid_mountinfo(5)).
 fn mount_point(path: &Path) -> String {
     let mounts = read("/proc/self/mountinfo");
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
@@ -86,8 +86,8 @@ fn mount_point(path: &Path) -> String {
     nearest.unwrap_or("/").to_owned()
 }
 
-/// Processes in our network namespace: their numbers, and their names as far as the kernel keeps them,
-/// which is 15 characters.
+/// Processes in our network namespace: their IDs, and their names, which the kernel truncates to 15
+/// characters.
 pub(super) fn processes() -> Vec<(u32, String)> {
     let own = fs::read_link("/proc/self/ns/net").ok();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -101,8 +101,8 @@ pub(super) fn processes() -> Vec<(u32, String)> {
         .collect()
 }
 
-/// What systemd-networkd was told, in the order in which it reads it: the main file, then drop-ins by
-/// name, of which a directory nearer to the administrator replaces another's.
+/// The configuration of systemd-networkd, in the order in which it is read: the main file, then drop-ins by
+/// name. A drop-in below /etc replaces one of the same name below /run, and so on.
 fn networkd(root: &str) -> Networkd {
     const DIRECTORIES: [&str; 4] = ["usr/lib", "usr/local/lib", "run", "etc"];
     let at = |directory: &str| Path::new(root).join(directory).join("systemd");
@@ -117,8 +117,8 @@ fn networkd(root: &str) -> Networkd {
     managers::read_networkd(files.map(String::as_str))
 }
 
-/// What NetworkManager was told, in the order in which it reads it (NetworkManager.conf(5)): what came
-/// with the system and what runs by, the main file, what the administrator dropped in.
+/// The configuration of NetworkManager, in the order in which it is read (NetworkManager.conf(5)): drop-ins of
+/// the system and in /run, the main file, drop-ins of the administrator.
 fn network_manager(root: &str) -> Vec<String> {
     let at = |directory: &str| Path::new(root).join(directory).join("NetworkManager");
     let mut files = drop_ins(["usr/lib", "run"].map(|directory| at(directory).join("conf.d")));
@@ -127,7 +127,8 @@ fn network_manager(root: &str) -> Vec<String> {
     files
 }
 
-/// The `*.conf` of some directories by name; a later directory's replaces another's of the same name.
+/// The `*.conf` files in some directories by name; a file replaces one of the same name in an earlier
+/// directory.
 fn drop_ins<const N: usize>(directories: [PathBuf; N]) -> Vec<String> {
     let mut dropped = BTreeMap::new();
     for directory in directories {

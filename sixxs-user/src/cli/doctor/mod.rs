@@ -1,5 +1,4 @@
-//! `sixxs doctor`: what on this host is in the way.
-
+//! `sixxs doctor`: finds problems on this host.
 //!
 //! * `managers` – network managers and other processes
 //! * `settings` – sysctls
@@ -50,7 +49,7 @@ use crate::{
     paths::Paths,
 };
 
-/// A finding, as it is told.
+/// A finding in the output.
 #[derive(Serialize)]
 struct Told<'a> {
     about: &'a str,
@@ -116,20 +115,20 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
     show::verdict(&shown, report.healthy)
 }
 
-/// What the others look at: the configuration with what brokers said, and the host as rtnetlink and the daemon tell of it.
+/// Input of the other files: the configuration with the brokers' parameters, the host's state, and the status.
 struct View {
     config: Config,
     links: Links,
     netlink: Netlink,
     status: Option<Status>,
-    /// Whether there are rules of ours.
+    /// Whether rules of this program exist.
     has_rules: bool,
-    /// Whether there are tunnels that do not work with a clock that is wrong.
+    /// Whether there are tunnels that need a correct clock.
     depends_on_clock: bool,
 }
 
-/// Looks at the host. What cannot be looked at is not known; the daemon need not run, nor be
-/// configured.
+/// Gathers the facts. A fact that cannot be determined is unknown. There need not be a daemon or a
+/// configuration.
 async fn gather(paths: &Paths) -> Facts {
     let (config, configuration) = match config_file::read(&paths.config) {
         Ok(config) => (Some(config), None),
@@ -168,7 +167,7 @@ async fn gather(paths: &Paths) -> Facts {
     let config = config.unwrap_or_default();
     let depends_on_clock = brokers::depends_on_clock(&config);
     let config = learned::overlaid(&config, paths, status.as_ref()).await;
-    // Which interfaces have a default route matters even where uplinks are named.
+    // Exits matter even if the configuration names the uplinks.
     let scope = Scope {
         exits: true,
         ..Scope::of(&config)
@@ -215,7 +214,7 @@ async fn gather(paths: &Paths) -> Facts {
     facts
 }
 
-/// Why there is no configuration.
+/// Why there is no valid configuration.
 fn why_not(error: config_file::Error) -> Configuration {
     let config_file::Error::Unreadable { file, error: why } = &error else {
         return Configuration::Wrong(error.to_string());
@@ -258,9 +257,9 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
             mount_point: mount_point.display().to_string(),
             mounted,
             mountable: has_sys_admin(),
-            // A daemon has taken them over.
+            // A running daemon has taken them over.
             left: left.into_iter().filter(|_| status.is_none()).collect(),
-            // What an ordinary user may not do says nothing about root.
+            // Permissions of an ordinary user say nothing about root.
             refused: refused
                 .filter(|_| has_sys_admin().is_some())
                 .map(|(why, read_only)| Refused {
@@ -282,8 +281,7 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
     }
 }
 
-/// Whether this process may mount file systems (`CAP_SYS_ADMIN`, number 21).
-/// `None`: root could.
+/// Whether this process has `CAP_SYS_ADMIN` (bit 21), which mounts need. `None`: no, but it is not root either.
 fn has_sys_admin() -> Option<bool> {
     let status = read("/proc/self/status");
     let mut lines = status.lines();
@@ -294,8 +292,8 @@ fn has_sys_admin() -> Option<bool> {
     (has || nix::unistd::geteuid().is_root()).then_some(has)
 }
 
-/// Whether the kernel takes source-specific routes: tried in a network namespace that nobody sees and
-/// that goes with its thread.
+/// Whether the kernel supports source-specific routes: adds one in a new network namespace, which ends with its
+/// thread.
 fn try_subtrees() -> Option<bool> {
     let tried = std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
@@ -322,11 +320,11 @@ fn try_subtrees() -> Option<bool> {
     tried.join().ok()?
 }
 
-/// What a file says, up to what any of them is good for; nothing where there is none.
+/// The contents of a file, up to `MAX_BYTES`; empty if it cannot be read.
 fn read(file: impl AsRef<Path>) -> String {
     let text = || -> std::io::Result<String> {
         let file = file.as_ref();
-        // Whoever opened a pipe would wait for somebody to write.
+        // Opening a pipe would block.
         if !fs::metadata(file)?.is_file() {
             return Ok(String::new());
         }
@@ -339,10 +337,10 @@ fn read(file: impl AsRef<Path>) -> String {
     text().unwrap_or_default()
 }
 
-/// No file that is looked at is longer.
+/// Maximum size of a file that is read.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What the daemon has to complain about: its problems, and the health of tunnels that are up.
+/// The daemon's problems, and the health problems of tunnels that are up.
 fn problems(status: &Status) -> Vec<String> {
     let tunnels = status.tunnels.iter().filter(|tunnel| tunnel.state == "up");
     let reasons = tunnels.flat_map(|tunnel| {

@@ -1,4 +1,4 @@
-//! Sysctls, as they are below /proc/sys/net.
+//! Sysctls below /proc/sys/net.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use sixxs_core::{
 use super::{View, read};
 use crate::netlink::{Question, Way};
 
-/// Routes by router advertisement (`RTPROT_RA`).
+/// Protocol of routes from router advertisements (`RTPROT_RA`).
 const BY_ADVERTISEMENT: u8 = 9;
 
 pub(super) async fn settings(view: &View) -> Settings {
@@ -32,7 +32,7 @@ pub(super) async fn settings(view: &View) -> Settings {
     let mut disabled: Vec<_> = ["all", "default"].map(str::to_owned).into();
     disabled.extend(all);
     disabled.retain(is_disabled);
-    // That of all is that of each.
+    // `all` includes every interface.
     if disabled.first().is_some_and(|name| name == "all") {
         disabled.truncate(1);
     }
@@ -71,7 +71,7 @@ pub(super) async fn settings(view: &View) -> Settings {
     }
 }
 
-/// Whether a default route leads out of an interface that no router advertised.
+/// Whether an interface has a default route that is not from a router advertisement.
 async fn has_lasting_default(view: &View, index: IfIndex) -> bool {
     let question = Question {
         oif: Some(index),
@@ -83,7 +83,7 @@ async fn has_lasting_default(view: &View, index: IfIndex) -> bool {
     }
 }
 
-/// The ways of outer packets, of tunnels whose outer address is configured.
+/// The routes of outer packets, for tunnels with a configured outer address.
 async fn outer(view: &View) -> Vec<Outer> {
     let mut ways = Vec::new();
     for tunnel in &view.config.tunnels {

@@ -1,4 +1,4 @@
-//! UDP services on the wildcard address, and whose they are.
+//! UDP services on the wildcard address, with their programs.
 
 use std::{collections::BTreeMap, fs};
 
@@ -29,8 +29,7 @@ pub(super) fn sockets(view: &View) -> Sockets {
     }
 }
 
-/// The first and the last port that the kernel gives to who asks for none: by default those of
-/// `ip-sysctl.rst`.
+/// The first and the last ephemeral port; defaults to the values in the kernel's `ip-sysctl.rst`.
 fn ephemeral(range: &str) -> (u16, u16) {
     let mut ports = range.split_whitespace().map(str::parse);
     match (ports.next(), ports.next()) {
@@ -39,7 +38,7 @@ fn ephemeral(range: &str) -> (u16, u16) {
     }
 }
 
-/// The names of programs by the inodes of their sockets, as far as they can be seen.
+/// The names of programs by the inodes of their sockets, as far as permissions allow.
 fn owners() -> BTreeMap<u64, String> {
     let mut owners = BTreeMap::new();
     for (process, name) in processes() {

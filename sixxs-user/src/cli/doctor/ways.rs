@@ -34,7 +34,7 @@ pub(super) async fn ways(view: &View) -> Ways {
     };
     let unguarded = links.iter().filter(is_unguarded);
     let (mut before_ours, mut without_program) = (Vec::new(), Vec::new());
-    // Programs are shown to root alone.
+    // Only root can list programs.
     for uplink in uplinks.iter().filter(|_| nix::unistd::geteuid().is_root()) {
         let seen = bpf::seen_at(netlink, &uplink.name, uplink.index, Direction::Egress).await;
         let Ok(seen) = seen else {
@@ -45,7 +45,7 @@ pub(super) async fn ways(view: &View) -> Ways {
             without_program.push(uplink.name.to_string());
         }
     }
-    // A daemon says it itself; and of uplinks that are looked for and not found more is said above.
+    // A daemon reports these itself. If there are no uplinks at all, `uplink` reports that.
     let not_enforced = match &view.status {
         None if config.uplinks.is_some() || !uplinks.is_empty() => {
             Enforcement::new(config, links, |_| true).problems
@@ -67,7 +67,7 @@ pub(super) async fn ways(view: &View) -> Ways {
     }
 }
 
-/// Those before ours; none where ours is not.
+/// Programs and filters before ours; none if ours is missing.
 fn before(uplink: &Link, seen: &[Seen]) -> Vec<Before> {
     let interface = uplink.name.to_string();
     let ours = seen.iter().position(|seen| seen.ours).unwrap_or_default();
@@ -95,7 +95,7 @@ fn before(uplink: &Link, seen: &[Seen]) -> Vec<Before> {
     before.collect()
 }
 
-/// What is the matter with the addresses of tunnels whose interface is there and up.
+/// Problems with addresses of tunnels whose interface is up.
 async fn addresses(view: &View) -> Vec<Address> {
     let Ok(seen) = view.netlink.seen_addresses().await else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! What is asked, and whether it makes sense.
+//! The arguments of `sixxs explain`, and their validation.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,25 +6,25 @@ use clap::Args;
 use nix::unistd::User;
 use sixxs_core::{link::Links, types::IfIndex};
 
-/// What is asked.
+/// The arguments of `sixxs explain`.
 #[derive(Args)]
 pub(in crate::cli) struct Asked {
     /// The packet's source, an IPv6 address.
     #[arg(value_name = "SRC")]
     pub(super) source: String,
-    /// Its destination; link-local ones with their interface: fe80::1%net0.
+    /// Its destination; a link-local one with its interface: fe80::1%net0.
     #[arg(value_name = "DST")]
     pub(super) destination: String,
     /// Owner of the sending process, by name or number; default: you.
     #[arg(long, value_name = "USER", conflicts_with = "iif", value_parser = uid)]
     pub(super) uid: Option<u32>,
-    /// The packet's mark: 7 or 0x7.
+    /// The packet's mark, such as 7 or 0x7.
     #[arg(long, value_name = "MARK", value_parser = mark)]
     pub(super) mark: Option<u32>,
     /// The interface that the sending socket is bound to.
     #[arg(long, value_name = "INTERFACE", conflicts_with = "iif")]
     pub(super) oif: Option<String>,
-    /// The interface by which it comes in, to be forwarded.
+    /// The interface that receives it, for a forwarded packet.
     #[arg(long, value_name = "INTERFACE")]
     pub(super) iif: Option<String>,
     /// Its length in bytes, headers included.
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Asked {
     pub(super) size: Option<u32>,
 }
 
-/// What is asked makes no sense.
+/// An invalid argument.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(in crate::cli) struct BadArgument(pub(super) String);
@@ -56,7 +56,7 @@ fn mark(text: &str) -> Result<u32, String> {
     number.map_err(|_| "expected a number, such as 7 or 0x7".to_owned())
 }
 
-/// An address, and behind a `%` its interface.
+/// An address, with its interface if there is one after a `%`.
 pub(super) fn address(text: &str) -> Result<(Ipv6Addr, Option<String>), BadArgument> {
     let (address, scope) = match text.split_once('%') {
         Some((address, scope)) => (address, Some(scope.to_owned())),
@@ -78,7 +78,7 @@ pub(super) fn address(text: &str) -> Result<(Ipv6Addr, Option<String>), BadArgum
     Ok((address, scope))
 }
 
-/// An interface by its name, if one is asked for.
+/// Looks an interface up by its name, if there is one.
 pub(super) fn interface(
     links: &Links,
     name: Option<&String>,

@@ -1,4 +1,4 @@
-//! The facts: the configuration, the rules, the kernel's answer, the program's.
+//! Gathers the facts: the configuration, the rules, the kernel's route, the program's verdict.
 
 use std::{io, net::Ipv6Addr};
 
@@ -27,17 +27,17 @@ use crate::{
     paths::Paths,
 };
 
-/// What is known of the host.
+/// The observed state of the host.
 struct View<'a> {
     config: &'a Config,
     observed: &'a Observed,
     rules: &'a [SeenRule],
     status: Option<&'a Status>,
-    /// Whether a daemon runs; `None`: not known.
+    /// Whether a daemon runs; `None` if unknown.
     daemon: Option<bool>,
 }
 
-/// Looks at the host, and asks the kernel.
+/// Observes the host, and queries the kernel.
 pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
     let (source, zone) = address(&asked.source)?;
     let (destination, scope) = address(&asked.destination)?;
@@ -60,7 +60,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
     }
     let config = match config_file::read(&paths.config) {
         Ok(config) => config,
-        // Of a host without, the kernel's answer is still one.
+        // Without a configuration the kernel's route is still useful.
         Err(wrong) if wrong.is_missing() => {
             show::complain(&format!(
                 "there is no {}: no source is known to be a tunnel's",
@@ -128,7 +128,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
     })
 }
 
-/// Whether leaks by an interface are not watched, since the configuration names other uplinks.
+/// Whether leaks at an interface are not detected because the configuration names other uplinks.
 fn is_unnamed(config: &Config, name: &IfName) -> bool {
     let is_named = |names: &Vec<IfName>| names.contains(name);
     config
@@ -144,7 +144,7 @@ fn is_wanted(status: Option<&Status>, tunnel: &Tunnel) -> bool {
     own.all(|said| said.state != "down")
 }
 
-/// The tunnel that a source belongs to, by the longest address or prefix.
+/// The tunnel that owns a source, by the longest matching address or prefix.
 fn owner(config: &Config, source: Ipv6Addr) -> Option<(&Tunnel, Prefix)> {
     let own = |tunnel| Tunnel::sources(tunnel).map(move |by| (tunnel, by));
     let all = config.tunnels.iter().flat_map(own);
@@ -152,7 +152,7 @@ fn owner(config: &Config, source: Ipv6Addr) -> Option<(&Tunnel, Prefix)> {
         .max_by_key(|(_, by)| by.bits())
 }
 
-/// The kernel's answer, and the interface that the packet leaves by.
+/// The kernel's route, and the interface by which the packet leaves.
 async fn way<'a>(
     netlink: &Netlink,
     links: &'a Links,
@@ -162,8 +162,8 @@ async fn way<'a>(
     if let Some(oif) = question.oif
         && !matches!(&answer, netlink::Way::By(found) if found.index == Some(oif))
     {
-        // To a request with a source the interface is a wish, to a bound socket it is an order; as it is
-        // to a request without one.
+        // In a request with a source the kernel only prefers the interface, but a bound socket requires it. A
+        // request without a source requires it too.
         let strictly = Question {
             source: None,
             ..question
@@ -192,7 +192,7 @@ async fn way<'a>(
     Ok((Way::Out(route), Some(link)))
 }
 
-/// An error of a look-up, with what it means (`fib6_rule_action` and `ip6_rt_type_to_error` of the kernel).
+/// An error of a route query, with its meaning (the kernel's `fib6_rule_action` and `ip6_rt_type_to_error`).
 fn meaning(error: &io::Error) -> String {
     let meaning = match error.raw_os_error() {
         Some(libc::EINVAL) => "a `blackhole` rule or route drops it",
@@ -204,7 +204,7 @@ fn meaning(error: &io::Error) -> String {
     format!("{meaning}: {error}")
 }
 
-/// What our program at an interface says.
+/// The verdict of our program at an interface.
 async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet) -> Program {
     if !nix::unistd::geteuid().is_root() {
         return Program::Unknown("only root may look".to_owned());
@@ -220,7 +220,7 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
     }
 }
 
-/// What is there to lead a packet of a tunnel, by an address or prefix of its.
+/// The state that matters for routing a tunnel's packet, by the address or prefix that contains its source.
 fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> Circumstances {
     let View {
         config,
@@ -256,7 +256,7 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
         is_own_address: links
             .iter()
             .any(|link| link.addresses.contains(&packet.source)),
-        // Which source the kernel chooses is not asked here: it is given.
+        // `explain` has a given source, so the kernel's source selection does not matter.
         without_address: None,
         before: before.map(|(rule, how)| (rule.clone(), how)),
     }

@@ -1,7 +1,6 @@
-//! `sixxs explain`: the way that a packet would take, and why.
-
+//! `sixxs explain`: shows the path that a packet would take, and why.
 //!
-//! * `asked` – the question, as it is put on the command line
+//! * `asked` – the arguments
 //! * `gather` – the facts
 
 mod asked;
@@ -17,7 +16,7 @@ use crate::paths::Paths;
 
 pub(super) use asked::{Asked, BadArgument};
 
-/// As it is told.
+/// The JSON output.
 #[derive(Serialize)]
 struct Told<'a> {
     source: Ipv6Addr,
@@ -80,13 +79,13 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
-/// A label, and a text behind it in lines of 80 columns.
+/// A label, followed by a text that is wrapped to 80 columns.
 fn wrapped(label: &str, text: &str) -> String {
     const WIDTH: usize = 80;
     const INDENT: usize = 9;
     let mut out = format!("{label:<INDENT$}");
     let mut column = INDENT;
-    // What the text begins with keeps its place: numbers stand below each other.
+    // The text's leading spaces stay: they align numbers.
     let start = text.len() - text.trim_start().len();
     out += &text[..start];
     column += start;

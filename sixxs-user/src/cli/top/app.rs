@@ -1,4 +1,4 @@
-//! What the keys do: the state of the screen, and what is to be done outside of it. Pure.
+//! The effect of keys: the state of the screen, and requests to the outside. Pure.
 
 use super::{
     keys::Key,
@@ -9,41 +9,41 @@ use super::{
 #[derive(Clone, Debug)]
 pub(super) struct App {
     pub(super) model: Model,
-    /// What is shown instead while it is paused.
+    /// The model to show while paused.
     frozen: Option<Box<Model>>,
     pub(super) sort: Sort,
     pub(super) reverse: bool,
-    /// By name, so that it stays when the order changes.
+    /// By name, so that the selection stays when the order changes.
     selected: Option<String>,
     pub(super) over: Over,
-    /// The alerts have most of the screen, and the arrows.
+    /// Whether the alerts have most of the screen, and the arrow keys scroll them.
     pub(super) reading: bool,
-    /// Lines of alerts below the screen's end.
+    /// Number of lines of alerts below the visible ones.
     pub(super) scrolled: usize,
-    /// What was asked for, and what became of it.
+    /// The last message about a request.
     pub(super) notice: Option<Notice>,
 }
 
-/// What is before everything else.
+/// What is on top of the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Over {
     #[default]
     Nothing,
     Help,
-    /// Whether this tunnel is to be stopped.
+    /// The question whether to stop this tunnel.
     Stop(String),
 }
 
-/// A line for people.
+/// A message for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Notice {
     pub(super) text: String,
     pub(super) bad: bool,
-    /// It is about something under way, and stays until that ends.
+    /// Whether the request is still running; then the message stays until it ends.
     under_way: bool,
 }
 
-/// What can be done to a tunnel.
+/// An action on a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Start,
@@ -52,7 +52,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// As the daemon calls it.
+    /// The name in the control socket's paths.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -70,19 +70,19 @@ impl Verb {
     }
 }
 
-/// What a key asks of the outside.
+/// A request by a key to the outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     Nothing,
     Quit,
-    /// Into the background, as the shell's job control does it.
+    /// Suspend the process, like the shell's job control.
     Suspend,
-    /// The terminal shows something else than it should.
+    /// Redraw the terminal completely.
     DrawAnew,
     Do(Verb, String),
 }
 
-/// Rows that a page is.
+/// Number of rows that PageUp and PageDown move.
 const PAGE: usize = 10;
 
 impl App {
@@ -100,17 +100,17 @@ impl App {
         }
     }
 
-    /// What is to be shown.
+    /// The model to show.
     pub(super) fn shown(&self) -> &Model {
         self.frozen.as_deref().unwrap_or(&self.model)
     }
 
-    /// Whether time stands still.
+    /// Whether the display is paused.
     pub(super) fn is_paused(&self) -> bool {
         self.frozen.is_some()
     }
 
-    /// The place of the selected tunnel among those shown; the first when it is gone.
+    /// The position of the selected tunnel among those shown; 0 if it is gone.
     pub(super) fn selected(&self) -> usize {
         let tunnels = self.shown().tunnels(self.sort, self.reverse);
         let is_selected = |name: &str| self.selected.as_deref() == Some(name);
@@ -120,7 +120,7 @@ impl App {
         place.unwrap_or(0)
     }
 
-    /// A key was pressed.
+    /// Handles a key.
     pub(super) fn key(&mut self, key: Key) -> Act {
         if self.notice.as_ref().is_some_and(|notice| !notice.under_way) {
             self.notice = None;
@@ -178,7 +178,7 @@ impl App {
         Act::Nothing
     }
 
-    /// What was asked of the daemon is done, or not.
+    /// Handles the result of a request to the daemon.
     pub(super) fn done(&mut self, verb: Verb, name: &str, outcome: Result<(), String>) {
         match outcome {
             Ok(()) => self.say(format!("{name} {}", verb.words().1), false),
@@ -193,7 +193,7 @@ impl App {
 
     fn up(&mut self, by: usize) {
         if self.reading {
-            // The view knows how far there is something.
+            // The view limits it to the number of lines.
             self.scrolled = self.scrolled.saturating_add(by);
         } else {
             self.select(self.selected().saturating_sub(by));
@@ -304,7 +304,7 @@ mod tests {
         press(&mut app, "s");
         assert_eq!(app.sort, Sort::Name);
         assert_eq!(app.selected(), 0);
-        // While the question stands, another order does not change whom it is about.
+        // While the question is open, a change of the order does not change its subject.
         press(&mut app, "d");
         app.sort = Sort::File;
         assert_eq!(press(&mut app, "y"), [Act::Do(Verb::Stop, "a".into())]);

@@ -1,8 +1,8 @@
-//! ratatui's way to a terminal: what changed on the screen, as escape sequences in a buffer.
+//! ratatui's backend: writes changes of the screen as escape sequences to a buffer.
 //!
-//! It asks the terminal nothing and writes nothing itself, so that a terminal that is slow, stopped or
-//! gone keeps nobody waiting. Sequences are those that every terminal since the VT100 has (ECMA-48: CUP,
-//! CUF, ED, SGR) with the 16 colours of its owner's choice.
+//! It neither queries the terminal nor writes to it, so that a terminal that is slow, stopped or gone does not
+//! block. It uses only sequences that every terminal since the VT100 has (ECMA-48: CUP, CUF, ED, SGR), with
+//! the terminal's own 16 colours.
 
 use std::{convert::Infallible, fmt::Write as _};
 
@@ -14,12 +14,12 @@ use ratatui_core::{
     text::Span,
 };
 
-/// What is to be written, and what the terminal will look like then.
+/// The sequences to write, and the state of the terminal after them.
 #[derive(Debug)]
 pub(super) struct Sequences {
     text: String,
     size: Size,
-    /// Where the cursor is, if that is known.
+    /// The position of the cursor, if known.
     cursor: Option<Position>,
     look: Look,
 }
@@ -44,7 +44,7 @@ impl Sequences {
         self.size = size;
     }
 
-    /// What there is to write, which is then no more here.
+    /// Takes the sequences to write.
     pub(super) fn take(&mut self) -> String {
         std::mem::take(&mut self.text)
     }
@@ -88,7 +88,7 @@ impl Sequences {
     }
 }
 
-/// SGR's number of a foreground colour; none for those that are not used here.
+/// The SGR number of a foreground colour; none for colours that are not used here.
 fn colour_number(colour: Color) -> Option<u8> {
     match colour {
         Color::Red => Some(31),
@@ -114,14 +114,14 @@ impl Backend for Sequences {
                 colour: colour_number(cell.fg),
                 modifier: cell.modifier,
             });
-            // The view lets no control characters through; this is where it would matter.
+            // The view removes control characters; this is the last check.
             let symbol = match cell.symbol() {
                 symbol if symbol.chars().any(char::is_control) => "?",
                 symbol => symbol,
             };
             self.text.push_str(symbol);
             let end = usize::from(x) + Span::raw(symbol).width();
-            // In the last column the cursor stays, and where that is depends on the terminal.
+            // After the last column the position of the cursor depends on the terminal.
             let end = u16::try_from(end).ok().filter(|x| *x < self.size.width);
             self.cursor = end.map(|x| Position { x, y });
         }
@@ -130,7 +130,7 @@ impl Backend for Sequences {
     }
 
     fn hide_cursor(&mut self) -> Result<(), Infallible> {
-        // It is, from beginning to end.
+        // The cursor is always hidden.
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl Backend for Sequences {
     }
 
     fn clear_region(&mut self, _region: ClearType) -> Result<(), Infallible> {
-        // Only ever the whole screen is asked for here, before it is drawn anew.
+        // It is only called for the whole screen, before a complete redraw.
         self.clear()
     }
 

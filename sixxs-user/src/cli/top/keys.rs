@@ -1,4 +1,4 @@
-//! What a terminal sends when keys are pressed. Pure.
+//! Parses the bytes that a terminal sends for keys. Pure.
 
 /// A key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,22 +12,22 @@ pub(super) enum Key {
     PageDown,
     Home,
     End,
-    /// Control and a letter.
+    /// Control with a letter.
     Control(char),
 }
 
-/// Bytes that came and are no key yet.
+/// Bytes that do not form a complete key yet.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     pending: Vec<u8>,
 }
 
 const ESCAPE: u8 = 0x1b;
-/// No sequence of a key is longer: what is, is somebody's noise.
+/// Maximum length of a key's sequence; longer ones are noise.
 const LONGEST: usize = 16;
 
 impl Keys {
-    /// The keys that are complete with these bytes.
+    /// The keys that these bytes complete.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Key> {
         let mut keys = Vec::new();
         for byte in bytes {
@@ -44,12 +44,12 @@ impl Keys {
         keys
     }
 
-    /// Whether an escape may be the beginning of something, or the key.
+    /// Whether an incomplete sequence is pending: an escape may be its beginning, or the key itself.
     pub(super) fn is_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Nothing followed.
+    /// Ends a pending sequence when no bytes follow.
     pub(super) fn give_up(&mut self) -> Option<Key> {
         let alone = self.pending == [ESCAPE];
         self.pending.clear();
@@ -59,14 +59,14 @@ impl Keys {
 
 enum Parsed {
     Key(Key),
-    /// It goes on.
+    /// It is incomplete.
     More,
-    /// No key that is known here.
+    /// It is no known key.
     Nothing,
 }
 
-/// ECMA-48: CSI is ESC `[`, parameters, intermediates, and a final byte from `@` on; SS3, which
-/// terminals send in application mode, is ESC `O` and one byte.
+/// ECMA-48: CSI is ESC `[`, parameters, intermediates, and a final byte from `@` on. SS3 is ESC `O` and one
+/// byte; terminals send it in application mode.
 fn parse(bytes: &[u8]) -> Parsed {
     match bytes {
         [ESCAPE] | [ESCAPE, b'[' | b'O'] => Parsed::More,

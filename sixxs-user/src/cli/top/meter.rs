@@ -1,15 +1,14 @@
-//! How fast a counter grows: now, and over the last minutes. Pure; time comes in as an argument.
+//! The rate of a counter: now, and over the last minutes. Pure; time is an argument.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// What one place of the history stands for: long enough that a slow terminal is seldom written to for
-/// it, short enough that a burst is seen.
+/// Length of one bucket of the history: long enough to spare slow terminals, short enough to show a burst.
 pub(super) const BUCKET: Duration = Duration::from_secs(5);
 
-/// So many are kept: what the widest sparkline shows.
+/// Number of buckets to keep, as many as the widest sparkline shows.
 const KEPT: usize = 120;
 
-/// A counter that is looked at now and then.
+/// The rate of a counter that is read repeatedly.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meter {
     last: Option<(Duration, u64)>,
@@ -17,7 +16,7 @@ pub(super) struct Meter {
     history: VecDeque<Bucket>,
 }
 
-/// Growth within one [`BUCKET`] of time, and how much of that time is known.
+/// Growth within one [`BUCKET`] of time, and how much of that time it covers.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     number: u128,
@@ -26,8 +25,8 @@ struct Bucket {
 }
 
 impl Meter {
-    /// What the counter says at a time. After a pause longer than `longest`, or when the counter has
-    /// begun anew, nothing is known of the time between.
+    /// Adds the counter's value at a time. After a pause longer than `longest`, or a reset of the counter, the
+    /// time between is unknown.
     pub(super) fn take(&mut self, at: Duration, value: u64, longest: Duration) {
         let before = self.last.replace((at, value));
         self.rate = None;
@@ -56,19 +55,18 @@ impl Meter {
         }
     }
 
-    /// Nobody tells any more: what is told next is a beginning.
+    /// Forgets the last value, after losing the daemon: the next value starts over.
     pub(super) fn lose(&mut self) {
         self.last = None;
         self.rate = None;
     }
 
-    /// Per second; `None` where it is not known.
+    /// The rate per second; `None` if unknown.
     pub(super) fn rate(&self) -> Option<f64> {
         self.rate
     }
 
-    /// The growth per second in each of the last `places` buckets, that of `at` last; `None` where
-    /// nothing is known.
+    /// The growth per second in each of the last `places` buckets, up to that of `at`; `None` for unknown ones.
     pub(super) fn history(&self, at: Duration, places: usize) -> Vec<Option<u64>> {
         let mut history = vec![None; places];
         let newest = bucket_number(at);
@@ -95,7 +93,7 @@ fn bucket_number(at: Duration) -> u128 {
     at.as_millis() / BUCKET.as_millis()
 }
 
-/// Two histories of the same length, added up.
+/// The sum of two histories of the same length.
 pub(super) fn sum(one: Vec<Option<u64>>, other: &[Option<u64>]) -> Vec<Option<u64>> {
     let both = one.into_iter().zip(other);
     both.map(|(one, other)| match (one, other) {
@@ -151,12 +149,12 @@ mod tests {
         let mut meter = after(&[(0, 0), (1, 10), (2, 20), (6, 100), (7, 100)]);
         let at = |seconds| Duration::from_secs(seconds);
         assert_eq!(meter.history(at(7), 3), [None, Some(10), Some(16)]);
-        // Unknown for a while.
+        // A time without values.
         meter.take(at(27), 1000, LONGEST);
         meter.take(at(28), 1003, LONGEST);
         let expected = [Some(10), Some(16), None, None, None, Some(3)];
         assert_eq!(meter.history(at(28), 6), expected);
-        // It moves on though nothing is told.
+        // Time passes even without new values.
         assert_eq!(meter.history(at(33), 2), [Some(3), None]);
         assert_eq!(meter.history(at(33), 0), []);
     }

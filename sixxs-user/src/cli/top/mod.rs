@@ -1,10 +1,9 @@
-//! `sixxs top`: tunnels and uplinks live, on the whole terminal.
+//! `sixxs top`: shows tunnels and uplinks live, on the whole terminal.
 //!
-//! `model` and `meter` know what there is, `app` what the keys do, `view` what that looks like; all of
-//! them are pure. This file goes round: what comes from the daemon (`source`), from the keys (`keys`)
-//! and as signals changes the state, which is drawn into a buffer (`backend`) that the terminal is
-//! given as fast as it takes it. A picture is made only when the one before is written, so that a slow
-//! line shows fewer of them and never old ones.
+//! `model` and `meter` hold the data, `app` handles keys, `view` draws; all of them are pure. This file has the
+//! loop: data from the daemon (`source`), keys (`keys`) and signals change the state. The state is drawn into a
+//! buffer (`backend`), which is written as fast as the terminal accepts it. A new frame is drawn only after
+//! the last one is written, so that a slow line shows fewer frames, but never old ones.
 
 mod app;
 mod backend;
@@ -44,16 +43,16 @@ use self::{
 use super::BAD_CONFIG;
 use crate::{api::Status, client};
 
-/// How long the rest of a key's sequence may take on a slow line.
+/// Time limit for the rest of a key's sequence, on a slow line.
 const REST_OF_KEY: Duration = Duration::from_millis(150);
 
-/// At most one picture in so long for alerts that come by themselves.
+/// Minimum interval between frames that only new alerts cause.
 const ALERT_PAUSE: Duration = Duration::from_secs(1);
 
-/// More than the daemon keeps of alerts.
+/// Length of the queue; larger than the daemon's number of saved alerts.
 const NEWS: usize = 4096;
 
-/// Parses `--interval`: seconds, with a fraction if one likes.
+/// Parses `--interval`: seconds, optionally with a fraction.
 pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "no number of seconds")?;
     if !(0.2..=60.0).contains(&seconds) {
@@ -62,13 +61,13 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// Shows it until it is ended.
+/// Shows the screen until it is ended.
 pub(super) async fn top(socket: &Path, every: Duration, ascii: bool) -> anyhow::Result<ExitCode> {
     if let Err(unfit) = terminal::check() {
         super::show::complain(&unfit.to_string());
         return Ok(ExitCode::from(BAD_CONFIG));
     }
-    // Said while there is a line to say it on.
+    // Before taking the terminal, so that an error message appears normally.
     let status: Status = client::get(socket, "/v1/status").await?;
     let mut top = Top::open(socket.to_owned(), every, Theme::of_environment(ascii))?;
     top.learn(News::Status(Box::new(status), Instant::now()));
@@ -76,15 +75,15 @@ pub(super) async fn top(socket: &Path, every: Duration, ascii: bool) -> anyhow::
     drop(top);
     match ended {
         Ok(End::Asked) => Ok(ExitCode::SUCCESS),
-        // As a shell says it of a process that a signal ended.
+        // The exit status of a shell for a process that a signal ended.
         Ok(End::Signal(number)) => Ok(ExitCode::from(128 + number)),
-        // A terminal that is gone has nobody before it.
+        // The terminal is gone, so a message is no use.
         Err(error) if error.is::<io::Error>() => Ok(ExitCode::from(super::FAILED)),
         Err(error) => Err(error),
     }
 }
 
-/// Why it is over, beside the terminal's end.
+/// Why the screen ended, apart from errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Asked,
@@ -98,10 +97,10 @@ struct Top {
     began: Instant,
     keys: Keys,
     drawing: Drawing<Sequences>,
-    /// What of the last picture is not yet written.
+    /// The rest of the last frame that is not written yet.
     unwritten: Vec<u8>,
     drawn: Instant,
-    /// What is shown is not what there is.
+    /// Whether the shown frame is out of date.
     stale: bool,
     news: Receiver<News>,
     tell: Sender<News>,
@@ -119,7 +118,7 @@ struct Listened {
     resized: Signals,
 }
 
-/// What a signal asks for.
+/// The effect of a signal.
 enum Told {
     End(u8),
     Stop,
@@ -154,7 +153,7 @@ impl Listened {
 
 impl Top {
     fn open(socket: PathBuf, every: Duration, theme: Theme) -> anyhow::Result<Self> {
-        // Before the terminal is taken: from then on none may end the process unheard.
+        // Before taking the terminal: from then on, a signal must not end the process without restoring it.
         let signals = Listened::new().context("listen for signals")?;
         let terminal = Terminal::open()?;
         let drawing = Drawing::new(Sequences::new(terminal.size()))?;
@@ -181,7 +180,7 @@ impl Top {
         })
     }
 
-    /// Until it is asked to end, or the terminal is gone.
+    /// Runs until it is ended, or the terminal is gone.
     async fn run(&mut self) -> anyhow::Result<End> {
         let mut typed = [0; 256];
         self.draw()?;
@@ -213,7 +212,7 @@ impl Top {
                     self.draw()?;
                     None
                 }
-                // Those that go on for ever do not; those that ended have told what they did.
+                // `poll` and `follow` never end; the others have sent their result.
                 Some(ended) = self.tasks.join_next() => {
                     ended.context("a task of the screen ended")?;
                     None
@@ -225,7 +224,7 @@ impl Top {
         }
     }
 
-    /// Takes in what the daemon says; true where it is to be shown at once.
+    /// Handles news from the daemon; returns whether to redraw at once.
     fn learn(&mut self, news: News) -> bool {
         self.stale = true;
         match news {
@@ -267,7 +266,7 @@ impl Top {
         match told {
             Told::End(number) => return Ok(Some(End::Signal(number))),
             Told::Stop => self.suspend()?,
-            // Somebody stopped us without a word, and the shell has had the terminal since.
+            // The process was stopped by SIGSTOP, and the shell may have used the terminal since.
             Told::GoOn => {
                 self.terminal.take()?;
                 self.draw_anew()?;
@@ -281,7 +280,7 @@ impl Top {
         Ok(None)
     }
 
-    /// Gives the terminal back and stops, until somebody has us go on; that signal then draws.
+    /// Restores the terminal and stops. SIGCONT then redraws the screen.
     fn suspend(&mut self) -> anyhow::Result<()> {
         self.terminal.give_back();
         self.unwritten.clear();
@@ -289,7 +288,7 @@ impl Top {
         Ok(())
     }
 
-    /// Whatever the terminal shows.
+    /// Redraws completely, regardless of the terminal's contents.
     fn draw_anew(&mut self) -> anyhow::Result<()> {
         self.unwritten.clear();
         let size = self.terminal.size();
@@ -298,7 +297,7 @@ impl Top {
         self.draw()
     }
 
-    /// Makes a picture, unless the last one is still being written.
+    /// Draws a frame, unless the last one is still being written.
     fn draw(&mut self) -> anyhow::Result<()> {
         if !self.unwritten.is_empty() {
             self.stale = true;

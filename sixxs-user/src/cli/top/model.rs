@@ -1,5 +1,5 @@
-//! What is known: the last status with how fast its counters grow, and the alerts. Pure; time comes in
-//! as an argument, and knows nothing of the screen.
+//! The data: the last status with the rates of its counters, and the alerts. Pure; time is an argument. It does
+//! not depend on the screen.
 
 use std::{
     cmp::Ordering,
@@ -13,10 +13,10 @@ use crate::{
     text,
 };
 
-/// Alerts that can be scrolled back to: as many as the daemon keeps, so that those it tells again are known.
+/// Maximum number of alerts, as many as the daemon keeps, so that alerts that it sends again are recognised.
 const ALERTS: usize = 1000;
 
-/// All that the screen is drawn from.
+/// All data for drawing the screen.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     longest: Duration,
@@ -31,13 +31,13 @@ pub(super) struct Model {
 /// The daemon does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
-    /// The time of day of the first look in vain.
+    /// The time of day of the first failed request.
     pub(super) since: String,
-    /// What is in the way.
+    /// The error.
     pub(super) why: String,
 }
 
-/// How fast a tunnel's counters grow.
+/// Rates of a tunnel's counters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TunnelMeters {
     pub(super) bytes_in: Meter,
@@ -46,7 +46,7 @@ pub(super) struct TunnelMeters {
     pub(super) leaks: Meter,
 }
 
-/// How fast an uplink's counters grow.
+/// Rates of an uplink's counters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct UplinkMeters {
     pub(super) bytes_out: Meter,
@@ -56,20 +56,20 @@ pub(super) struct UplinkMeters {
 /// An alert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Told {
-    /// As it came, by which it is known when it comes again.
+    /// The JSON, to recognise it when it comes again.
     line: String,
     /// The time of day.
     pub(super) time: String,
-    /// In words.
+    /// The alert as text.
     pub(super) text: String,
-    /// How urgently somebody should look: 0 not at all, 1 it was seen to, 2 now.
+    /// Urgency: 0 none, 1 handled already, 2 needs action now.
     pub(super) badness: u8,
 }
 
-/// By what tunnels are ordered. Those with more of it, or in a worse state, come first.
+/// The sort key of tunnels. Higher values and worse states come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Sort {
-    /// As in the configuration.
+    /// The order in the configuration.
     #[default]
     File,
     Name,
@@ -93,14 +93,14 @@ impl Sort {
         Self::Leaks,
     ];
 
-    /// That of the next column.
+    /// The sort key of the next column.
     pub(super) fn next(self) -> Self {
         let this = Self::ALL.iter().position(|one| *one == self);
         let next = this.map_or(0, |this| this + 1);
         Self::ALL.get(next).copied().unwrap_or_default()
     }
 
-    /// In a word.
+    /// The name for the screen.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -116,10 +116,10 @@ impl Sort {
 }
 
 impl Model {
-    /// Of looks this far apart.
+    /// `interval`: the time between two status requests.
     pub(super) fn new(interval: Duration) -> Self {
         Self {
-            // One look may be late, or its answer.
+            // One request or its answer may be late.
             longest: (interval * 3).max(Duration::from_secs(3)),
             at: Duration::ZERO,
             status: None,
@@ -130,7 +130,7 @@ impl Model {
         }
     }
 
-    /// What the daemon says, so long after some beginning.
+    /// Stores a new status, with the time since any fixed start.
     pub(super) fn take(&mut self, status: Status, at: Duration) {
         let longest = self.longest;
         let (tunnels, uplinks) = (&status.tunnels, &status.uplinks);
@@ -155,7 +155,7 @@ impl Model {
         self.lost = None;
     }
 
-    /// It does not answer, at this time of day.
+    /// Records that the daemon does not answer, at this time of day.
     pub(super) fn lose(&mut self, since: String, why: String) {
         for meters in self.tunnels.values_mut() {
             meters.bytes_in.lose();
@@ -171,7 +171,7 @@ impl Model {
         self.lost = Some(Lost { since, why });
     }
 
-    /// An alert, as a line of JSON. One that was told before, to a connection of before, is the same.
+    /// Adds an alert, as a line of JSON. Ignores one that is already there: a new connection repeats them.
     pub(super) fn tell(&mut self, line: &str) {
         if self.alerts.iter().any(|told| told.line == line) {
             return;
@@ -183,7 +183,7 @@ impl Model {
                 text: text::alert(&alert),
                 badness: how_bad(&alert.about),
             },
-            // A newer daemon's: as it is.
+            // An alert of a newer daemon: show the JSON.
             Err(_) => Told {
                 line: line.to_owned(),
                 time: String::new(),
@@ -202,12 +202,12 @@ impl Model {
         self.status.as_ref()
     }
 
-    /// When that was.
+    /// The time of the last status.
     pub(super) fn at(&self) -> Duration {
         self.at
     }
 
-    /// Whether the daemon answers no more.
+    /// Whether the daemon stopped answering.
     pub(super) fn lost(&self) -> Option<&Lost> {
         self.lost.as_ref()
     }
@@ -217,13 +217,13 @@ impl Model {
         &self.alerts
     }
 
-    /// The tunnels in this order.
+    /// The tunnels, sorted.
     pub(super) fn tunnels(&self, sort: Sort, reverse: bool) -> Vec<(&Tunnel, &TunnelMeters)> {
         let tunnels = self.status.iter().flat_map(|status| &status.tunnels);
         let mut rows: Vec<_> = tunnels
             .filter_map(|tunnel| Some((tunnel, self.tunnels.get(&tunnel.name)?)))
             .collect();
-        // Stable: what is equal stays in the order of the file.
+        // A stable sort: equal tunnels stay in the order of the configuration.
         rows.sort_by(|(one, of_one), (other, of_other)| match sort {
             Sort::File => Ordering::Equal,
             Sort::Name => one.name.cmp(&other.name),
@@ -249,7 +249,7 @@ impl Model {
     }
 }
 
-/// A tunnel's leaks, whatever became of them.
+/// A tunnel's leaks, of all treatments.
 pub(super) fn leaks(tunnel: &Tunnel) -> u64 {
     let leaks = &tunnel.leaks;
     [
@@ -262,7 +262,7 @@ pub(super) fn leaks(tunnel: &Tunnel) -> u64 {
     .fold(0, u64::saturating_add)
 }
 
-/// How a tunnel is, in one word: its state, or what is wrong with one that is up.
+/// A tunnel's condition as one word: its state, or the problem of one that is up.
 pub(super) fn condition(tunnel: &Tunnel) -> &str {
     match tunnel.state.as_str() {
         "up" if tunnel.program != "attached" => "no program",
@@ -273,7 +273,7 @@ pub(super) fn condition(tunnel: &Tunnel) -> &str {
     }
 }
 
-/// How urgently somebody should look: 0 not at all, 1 it may come right, 2 now.
+/// Urgency of a tunnel's condition: 0 none, 1 may resolve by itself, 2 needs action now.
 pub(super) fn badness(tunnel: &Tunnel) -> u8 {
     match condition(tunnel) {
         "up" => 0,
@@ -286,7 +286,7 @@ fn unanswered(tunnel: &Tunnel) -> Option<f64> {
     tunnel.proof.answered_percent.map(|percent| 100.0 - percent)
 }
 
-/// More before less, and what is not known last.
+/// Larger values first, unknown ones last.
 fn more(one: Option<f64>, other: Option<f64>) -> Ordering {
     let or_least = |value: Option<f64>| value.unwrap_or(f64::NEG_INFINITY);
     or_least(other).total_cmp(&or_least(one))
@@ -303,7 +303,7 @@ fn how_bad(about: &About) -> u8 {
     }
 }
 
-/// `12:03:11` out of `2024-01-01T12:03:11.5Z`.
+/// `12:03:11` from `2024-01-01T12:03:11.5Z`.
 pub(super) fn time_of_day(time: &str) -> String {
     let (_, time) = time.split_once('T').unwrap_or(("", time));
     time.chars().take("12:03:11".len()).collect()

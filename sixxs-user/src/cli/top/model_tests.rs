@@ -1,4 +1,4 @@
-//! Samples as a daemon may give them.
+//! Tests with sample data of a daemon.
 
 use serde_json::json;
 
@@ -49,7 +49,7 @@ fn tunnels_come_and_go() {
         rates(&model),
         [("b".into(), Some(30.0)), ("c".into(), None)]
     );
-    // One that comes back is a new one: between them there was none.
+    // A tunnel that returns is new: its meters were removed.
     model.take(status(&[("a", 15)]), Duration::from_secs(3));
     assert_eq!(rates(&model), [("a".into(), None)]);
     assert_eq!(model.tunnels.len(), 1, "nothing is kept of those that went");
@@ -131,7 +131,7 @@ fn alerts_are_told_once_and_not_kept_for_ever() {
         model.tell(&line(number));
     }
     assert_eq!(model.alerts().len(), ALERTS);
-    // A connection that was lost tells everything again.
+    // After a lost connection, all alerts come again.
     for number in 1900..2001 {
         model.tell(&line(number));
     }

@@ -1,7 +1,7 @@
-//! The daemon's side: tasks that ask it, and what they tell.
+//! Tasks that query the daemon, and their messages.
 //!
-//! Tasks: [`poll`] asks for the status, [`follow`] listens to alerts; both go on for ever and end when
-//! they are aborted, or when nobody listens. [`act`] ends with what it does.
+//! Tasks: [`poll`] gets the status, [`follow`] receives alerts; both run until they are aborted, or the
+//! receiver is gone. [`act`] ends with its action.
 
 use std::{
     path::PathBuf,
@@ -19,24 +19,24 @@ use crate::{
     client,
 };
 
-/// What comes from the daemon.
+/// A message from the daemon.
 #[derive(Debug)]
 pub(super) enum News {
     Status(Box<Status>, Instant),
-    /// It does not answer, for this reason.
+    /// The daemon does not answer, for this reason.
     Lost(String),
     /// A line of JSON.
     Alert(String),
     Done(Verb, String, Result<(), String>),
 }
 
-/// A daemon that has not answered for this long is told to be unreachable: it takes milliseconds.
+/// Time limit for an answer, after which the daemon counts as unreachable; normally it takes milliseconds.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
-/// How long a daemon that is gone is left alone.
+/// Pause before connecting to a daemon that is gone.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Asks for the status at each tick.
+/// Gets the status at each tick.
 pub(super) async fn poll(socket: PathBuf, every: Duration, news: Sender<News>) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -57,20 +57,20 @@ pub(super) async fn poll(socket: PathBuf, every: Duration, news: Sender<News>) {
     }
 }
 
-/// Listens to alerts, those of before first. Whether the daemon is there is for [`poll`] to say.
+/// Receives alerts, the earlier ones first. [`poll`] reports whether the daemon is there.
 pub(super) async fn follow(socket: PathBuf, news: Sender<News>) {
     while !news.is_closed() {
         let listened = client::lines(&socket, "/v1/alerts?follow=true", |line| {
-            // Faster than they can be read, they are told again after a while.
+            // If alerts come too fast, the connection ends, and the next one repeats them.
             Ok(news.try_send(News::Alert(line.to_owned()))?)
         });
-        // However it ended, it is tried again.
+        // Connect again after any error.
         let _ended = listened.await;
         sleep(AGAIN).await;
     }
 }
 
-/// Has the daemon do something.
+/// Sends a request for an action to the daemon.
 pub(super) async fn act(socket: PathBuf, verb: Verb, name: String, news: Sender<News>) {
     let path = format!("/v1/tunnels/{}", verb.name());
     let names = Names {
@@ -79,6 +79,6 @@ pub(super) async fn act(socket: PathBuf, verb: Verb, name: String, news: Sender<
     };
     let done = client::post(&socket, &path, &names).await;
     let outcome = done.map_err(|error| format!("{error:#}"));
-    // Where nobody listens any more, nobody asks either.
+    // An error means that the screen has ended.
     let _unheard = news.send(News::Done(verb, name, outcome)).await;
 }

@@ -1,7 +1,7 @@
-//! The terminal: taken when the screen opens, and given back as it was, whatever happens.
+//! The terminal: taken over when the screen opens, and always restored.
 //!
-//! It is opened anew (`/dev/tty`), so that it can be without blocking while the shell's own is not
-//! touched. While it is taken, its modes are kept where also a panic finds them.
+//! It is opened again (`/dev/tty`), so that it can be non-blocking without changing the shell's descriptor.
+//! While it is taken, its former modes are in a static, so that a panic can restore them too.
 
 use std::{
     env,
@@ -24,25 +24,25 @@ use nix::{
 use ratatui_core::layout::Size;
 use tokio::io::unix::AsyncFd;
 
-/// The alternate screen, empty, without a cursor.
+/// Switches to the alternate screen, clears it, and hides the cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[0m\x1b[H\x1b[2J";
-/// Plain text, the cursor, the screen of before.
+/// Resets attributes, shows the cursor, and switches back to the former screen.
 const LEAVE: &str = "\x1b[0m\x1b[?25h\x1b[?1049l";
 
-/// How long a terminal that takes nothing is waited for at the end.
+/// How long to wait, at the end, for a terminal that does not accept output.
 const PATIENCE_MS: u16 = 300;
 
-/// The modes of before and the terminal that is to have them again; none while it is not ours.
+/// The former modes and the terminal to restore them on; none while it is not taken.
 static TAKEN: Mutex<Option<(File, Termios)>> = Mutex::new(None);
 
 nix::ioctl_read_bad!(
-    /// How many rows and columns a terminal has.
+    /// Number of rows and columns of a terminal.
     window_size,
     libc::TIOCGWINSZ,
     libc::winsize
 );
 
-/// There is nothing to draw on.
+/// There is no terminal to draw on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfit {
     /// Input or output is a file or a pipe.
@@ -56,13 +56,13 @@ pub(super) enum Unfit {
     Dumb,
 }
 
-/// The terminal, ours until dropped.
+/// The terminal; dropping it restores it.
 #[derive(Debug)]
 pub(super) struct Terminal {
     file: AsyncFd<File>,
 }
 
-/// Whether this process has one that can be drawn on.
+/// Whether this process has a terminal that it can draw on.
 pub(super) fn check() -> Result<(), Unfit> {
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return Err(Unfit::NoTerminal);
@@ -74,12 +74,12 @@ pub(super) fn check() -> Result<(), Unfit> {
 }
 
 impl Terminal {
-    /// Takes it.
+    /// Opens the terminal and takes it.
     pub(super) fn open() -> anyhow::Result<Self> {
         give_back_when_panicking();
         let file = open().context("open the terminal")?;
-        // SAFETY: a File stays open, as the same file, until it is dropped, and nothing here has it drop
-        // or replace that earlier.
+        // SAFETY: a File stays open, with the same descriptor, until it is dropped, and nothing here drops or
+        // replaces it earlier.
         let file = unsafe { AsyncFd::register(file) }.context("listen to the terminal")?;
         let terminal = Self { file };
         terminal.take()?;
@@ -91,7 +91,7 @@ impl Terminal {
         let file = self.file.get_ref();
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let modes = match taken.take() {
-            // Stopped and continued without a word: others may have changed the modes since.
+            // After SIGSTOP and SIGCONT: other programs may have changed the modes since.
             Some((_, modes)) => modes,
             None => tcgetattr(file).context("read the terminal's modes")?,
         };
@@ -105,25 +105,25 @@ impl Terminal {
         Ok(())
     }
 
-    /// Gives it back for a while.
+    /// Restores the terminal for a while.
     pub(super) fn give_back(&self) {
         give_back();
     }
 
-    /// Its rows and columns.
+    /// Its number of rows and columns.
     pub(super) fn size(&self) -> Size {
-        // SAFETY: winsize is plain data, for which all zeroes is a value.
+        // SAFETY: winsize is plain data, and all zeroes are a valid value for it.
         let mut size: libc::winsize = unsafe { std::mem::zeroed() };
         // SAFETY: the terminal is open, and `size` outlives the call.
         let known = unsafe { window_size(self.file.get_ref().as_raw_fd(), &raw mut size) };
         match known {
             Ok(_) if size.ws_row > 0 && size.ws_col > 0 => Size::new(size.ws_col, size.ws_row),
-            // What nobody says is what everybody has.
+            // Unknown: assume the usual size.
             _ => Size::new(80, 24),
         }
     }
 
-    /// What was typed. An end of file is an error too: the terminal is gone.
+    /// Reads input. An end of file is an error too: the terminal is gone.
     pub(super) async fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.file.readable().await?;
@@ -136,7 +136,7 @@ impl Terminal {
         }
     }
 
-    /// Writes as much as it takes now.
+    /// Writes as much as the terminal accepts now.
     pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.file.writable().await?;
@@ -155,7 +155,7 @@ impl Drop for Terminal {
     }
 }
 
-/// The terminal that controls this process; where there is none, the one that is written to.
+/// The controlling terminal of this process; if there is none, the terminal at stdout.
 fn open() -> io::Result<File> {
     let open = |path| {
         OpenOptions::new()
@@ -167,18 +167,18 @@ fn open() -> io::Result<File> {
     open("/dev/tty").or_else(|_| open("/proc/self/fd/1"))
 }
 
-/// Does nothing where it is not ours.
+/// Restores the terminal, if it is taken.
 fn give_back() {
     let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some((file, modes)) = taken {
         write_soon(&file, LEAVE);
-        // One that is gone has no modes.
+        // An error means that the terminal is gone.
         let _gone = tcsetattr(&file, SetArg::TCSANOW, &modes);
     }
 }
 
-/// Writes all of it unless the terminal takes nothing for a while: then it is stopped or gone, and
-/// there is nobody who could miss it.
+/// Writes all of it, unless the terminal accepts nothing for a while: then it is stopped or gone, and the rest
+/// does not matter.
 fn write_soon(mut file: &File, text: &str) {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
@@ -196,7 +196,7 @@ fn write_soon(mut file: &File, text: &str) {
     }
 }
 
-/// What a panic says is then read on the screen of before. The release build aborts after it.
+/// Makes a panic restore the terminal, so that its message is readable. The release build aborts afterwards.
 fn give_back_when_panicking() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -219,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    /// In whose environment this is, panics with the terminal taken.
+    /// Environment variable that makes this process panic with the terminal taken.
     const PANICS: &str = "SIXXS_TEST_PANICS_ON_ITS_TERMINAL";
 
     #[test]
@@ -245,20 +245,20 @@ mod tests {
             .stderr(end());
         let control = || {
             setsid()?;
-            // SAFETY: descriptor 0 is the terminal, and the call takes a number.
+            // SAFETY: descriptor 0 is the terminal, and the argument of the call is a number.
             match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),
             }
         };
-        // SAFETY: between fork and exec `control` only makes system calls.
+        // SAFETY: between fork and exec, `control` only makes system calls.
         unsafe { command.pre_exec(control) };
         let status = command.status().unwrap();
         assert!(!status.success());
         assert_eq!(tcgetattr(&pair.slave).unwrap(), before);
         drop((command, pair.slave));
         let mut written = Vec::new();
-        // Ends with EIO, since nobody has the other end any more.
+        // Ends with EIO, since the other end is closed.
         let _end = File::from(pair.master).read_to_end(&mut written);
         let written = String::from_utf8_lossy(&written);
         let (taken, rest) = written.split_once("\x1b[?1049h").unwrap();

@@ -1,4 +1,4 @@
-//! The pane below: what is wrong now, and what was told, newest last.
+//! The lower pane: present problems and the alerts, newest last.
 
 use ratatui_core::text::{Line, Span};
 
@@ -8,20 +8,20 @@ use super::{
     words,
 };
 
-/// Lines of a problem, and of an alert that is not the newest, while most of the screen is for tunnels.
+/// Maximum number of lines for a problem and for an older alert, while tunnels have most of the screen.
 const AT_MOST: usize = 2;
 
-/// The times' column and a blank.
+/// Width of the time column, with a space.
 const INDENT: usize = "12:03:11 ".len();
 
-/// Exactly the lines that have room.
+/// The lines of the pane, exactly as many as fit.
 pub(super) fn lines(app: &App, width: usize, height: usize, theme: Theme) -> Vec<Line<'static>> {
     let Some(room) = height.checked_sub(1) else {
         return Vec::new();
     };
     let model = app.shown();
     let mut troubles = troubles(model, width, app.reading, theme);
-    // Some room is left for the alerts: for the whole of the newest, where it can be.
+    // Leave room for alerts: if possible, for the complete newest one.
     let newest = if app.reading {
         0
     } else {
@@ -43,7 +43,7 @@ pub(super) fn lines(app: &App, width: usize, height: usize, theme: Theme) -> Vec
     lines
 }
 
-/// How many lines it takes to show what is wrong and the whole of the newest alert; none without any.
+/// Number of lines for the problems and the complete newest alert; 0 without alerts.
 pub(super) fn wanted(app: &App, width: usize, theme: Theme) -> usize {
     let model = app.shown();
     match newest(model, width, theme) {
@@ -52,7 +52,7 @@ pub(super) fn wanted(app: &App, width: usize, theme: Theme) -> usize {
     }
 }
 
-/// The lines of the newest alert.
+/// Number of lines of the newest alert.
 fn newest(model: &Model, width: usize, theme: Theme) -> usize {
     let newest = model.alerts().iter().next_back();
     newest.map_or(0, |told| {
@@ -76,7 +76,7 @@ fn rule(title: &str, width: usize, theme: Theme) -> Line<'static> {
     Span::styled(text, theme.style(Meaning::Quiet)).into()
 }
 
-/// What is wrong, as long as it is.
+/// Present problems.
 fn troubles(model: &Model, width: usize, whole: bool, theme: Theme) -> Vec<Line<'static>> {
     let Some(status) = model.status() else {
         return Vec::new();
@@ -93,7 +93,7 @@ fn troubles(model: &Model, width: usize, whole: bool, theme: Theme) -> Vec<Line<
         .collect()
 }
 
-/// The last alerts that have room, and how many lines there are below them.
+/// The latest alerts that fit, and the number of lines below them.
 fn told(
     app: &App,
     model: &Model,
@@ -101,7 +101,7 @@ fn told(
     room: usize,
     theme: Theme,
 ) -> (Vec<Line<'static>>, usize) {
-    // From the newest on, as far as the screen and what was scrolled reach.
+    // Start with the newest alert, up to the height of the pane and the scrolled lines.
     let wanted = room.saturating_add(app.scrolled);
     let mut upwards = Vec::new();
     for told in model.alerts().iter().rev() {
@@ -109,14 +109,14 @@ fn told(
             break;
         }
         let meaning = Meaning::of_badness(told.badness, Meaning::Plain);
-        // What to do about it stands at the end.
+        // The newest one gets more room, since the cure is at its end.
         let most = match upwards.is_empty() {
             _ if app.reading => usize::MAX,
             true => room,
             false => AT_MOST,
         };
         let lines = paragraph(&told.time, &told.text, meaning, width, most, theme);
-        // Who scrolls sees parts of one; else it is better left out.
+        // While scrolling, show parts of an alert; otherwise leave out one that does not fit.
         if !app.reading && !upwards.is_empty() && upwards.len() + lines.len() > room {
             break;
         }
@@ -132,7 +132,7 @@ fn told(
     (shown, below)
 }
 
-/// A time, and a text beside it in so many lines at most.
+/// A time with a text beside it, in at most `most` lines.
 fn paragraph(
     time: &str,
     text: &str,
@@ -147,7 +147,7 @@ fn paragraph(
     if lines.len() > most {
         lines.truncate(most);
         if let Some(last) = lines.last_mut() {
-            // Longer than any line, so that it is cut where it can be seen to be.
+            // Longer than any line, so that the mark for left-out text appears.
             let long = format!("{last}{}", " ".repeat(columns));
             *last = words::cut(&long, (words::width(last) + 1).min(columns), theme.ascii);
         }

@@ -1,4 +1,4 @@
-//! What the keys and columns are, over everything else.
+//! Help for keys and columns, on top of everything else.
 
 use ratatui_core::{
     buffer::Buffer,
@@ -33,7 +33,7 @@ const COLUMNS: [(&str, &str); 9] = [
     ("leak/s", "of them in a second"),
 ];
 
-/// Draws it in the middle, as far as there is room.
+/// Draws it in the middle, as much as fits.
 pub(super) fn draw(theme: Theme, area: Rect, buffer: &mut Buffer) {
     let keys = KEYS.iter().map(|(key, does)| entry(key, does, theme));
     let mut lines: Vec<Line<'_>> = keys.collect();

@@ -1,5 +1,5 @@
-//! The screen, from the state alone: what stands where, for any size. Draws into a buffer, and lets no
-//! control character of anybody's through.
+//! Draws the screen from the state alone, for any size, into a buffer. Removes all control characters from
+//! texts.
 
 mod alerts;
 mod help;
@@ -24,23 +24,23 @@ use super::{
 
 pub(super) use self::theme::Theme;
 
-/// How many lines each part has.
+/// Number of lines of each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Parts {
     head: u16,
-    /// Headings and tunnels.
+    /// Heading and tunnels.
     tunnels: u16,
-    /// More about the selected one.
+    /// Details of the selected tunnel.
     detail: u16,
-    /// Headings and uplinks.
+    /// Heading and uplinks.
     uplinks: u16,
     alerts: u16,
     foot: u16,
 }
 
 impl Parts {
-    /// For so many lines, tunnels and uplinks, and so many lines `wanted` for alerts. What is not in need
-    /// leaves its lines to the alerts.
+    /// Splits `height` lines among the parts, for this number of tunnels and uplinks; `wanted` is the number of
+    /// lines that the alerts need. Lines that other parts do not need go to the alerts.
     fn new(height: u16, tunnels: usize, uplinks: usize, wanted: usize, reading: bool) -> Self {
         let lines = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let head = height.min(1);
@@ -54,7 +54,7 @@ impl Parts {
         };
         let left = room - detail - uplinks;
         let least = match (reading, left) {
-            // The headings, and three tunnels.
+            // The heading, and three tunnels.
             (true, _) => left
                 .saturating_sub(4)
                 .max(left / 2)
@@ -76,7 +76,7 @@ impl Parts {
     }
 }
 
-/// Draws everything.
+/// Draws the whole screen.
 pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
     let model = app.shown();
     let columns = Columns::new(area.width.into(), model);
@@ -141,14 +141,14 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// A part of the screen to write lines to.
+/// A part of the screen to draw lines on.
 struct Canvas<'a> {
     area: Rect,
     buffer: &'a mut Buffer,
 }
 
 impl<'a> Canvas<'a> {
-    /// Hands out the uppermost lines, and returns what is below.
+    /// Passes the upper lines to `draw`, and returns the rest below.
     fn part(self, height: u16, draw: impl FnOnce(&mut Canvas<'_>)) -> Canvas<'a> {
         let height = height.min(self.area.height);
         let mut upper = Canvas {
@@ -180,7 +180,7 @@ impl<'a> Canvas<'a> {
         self.area.height.into()
     }
 
-    /// What is beyond the part's edges is left out.
+    /// Draws a line, cut at the edges of the part.
     fn line(&mut self, number: u16, line: &Line<'_>) {
         if number < self.area.height {
             let Position { x, y } = self.area.as_position();
@@ -189,14 +189,14 @@ impl<'a> Canvas<'a> {
     }
 }
 
-/// Keeps the selected one on the screen, in the middle if there are many.
+/// The first row to show, so that the selected one is visible, in the middle if possible.
 fn first_shown(selected: usize, rows: usize, all: usize) -> usize {
     selected
         .saturating_sub(rows / 2)
         .min(all.saturating_sub(rows))
 }
 
-/// Whether all is well, in a line.
+/// The first line: the overall state.
 fn head(app: &App, width: usize, theme: Theme) -> Line<'static> {
     let model = app.shown();
     let (said, meaning) = verdict(model);
@@ -249,7 +249,7 @@ fn verdict(model: &Model) -> (String, Meaning) {
     }
 }
 
-/// More about a tunnel, its trouble first.
+/// Details of a tunnel, its problems first.
 fn detail(tunnel: &crate::api::Tunnel, place: usize, all: usize) -> String {
     let mut parts = Vec::new();
     parts.extend(tunnel.reason.clone());
@@ -274,7 +274,7 @@ fn detail(tunnel: &crate::api::Tunnel, place: usize, all: usize) -> String {
     format!("  {number} of {all}: {}", parts.join(", "))
 }
 
-/// A question, what became of what was asked for, or the keys.
+/// The last line: a question, a message, or the keys.
 fn foot(app: &App, width: usize, theme: Theme) -> Line<'static> {
     let say = |text: &str, meaning| {
         let text = words::harmless(&format!(" {text}"), theme.ascii);
@@ -299,7 +299,7 @@ fn foot(app: &App, width: usize, theme: Theme) -> Line<'static> {
     };
     let alerts = if app.reading { "back" } else { "alerts" };
     let pause = if app.is_paused() { "go on" } else { "pause" };
-    // What can be done without goes first, from the last on.
+    // If there is not enough room, the last ones are left out first.
     let mut keys = vec![
         ("q", "quit"),
         ("?", "help"),

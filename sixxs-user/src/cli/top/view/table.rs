@@ -1,4 +1,4 @@
-//! Tunnels and uplinks in the same columns, so that all stand below each other.
+//! Tunnels and uplinks in the same columns.
 
 use ratatui_core::text::{Line, Span};
 
@@ -28,7 +28,7 @@ enum Column {
     LeakRate,
 }
 
-/// In the order of the screen.
+/// In the order on the screen.
 const COLUMNS: [Column; 11] = [
     Column::Name,
     Column::State,
@@ -43,7 +43,7 @@ const COLUMNS: [Column; 11] = [
     Column::LeakRate,
 ];
 
-/// Which go first where there is no room for all.
+/// Columns to leave out if there is not enough room, in this order.
 const DISPENSABLE: [Column; 9] = [
     Column::History,
     Column::Median,
@@ -56,18 +56,18 @@ const DISPENSABLE: [Column; 9] = [
     Column::In,
 ];
 
-/// Narrower, a history says nothing; wider, it only takes time to be written.
+/// Width of the history: a narrower one shows nothing, a wider one only takes time to write.
 const HISTORY: std::ops::RangeInclusive<usize> = 5..=60;
 
-/// Bytes a second that a graph does not make a mountain of: neighbours that are asked for now and then.
+/// Minimum scale of the history, in bytes per second: smaller rates, such as neighbour discovery, stay low.
 const LITTLE: u64 = 1000;
 
-/// Which columns there are, and how wide.
+/// The shown columns, with their widths.
 #[derive(Clone, Debug)]
 pub(super) struct Columns(Vec<(Column, usize)>);
 
 impl Column {
-    /// Without those that take what there is.
+    /// The minimum width.
     fn width(self) -> usize {
         match self {
             Self::Name => 6,
@@ -83,7 +83,7 @@ impl Column {
         matches!(self, Self::Name | Self::State | Self::History)
     }
 
-    /// The headings of tunnels and of uplinks.
+    /// The headings for tunnels and for uplinks.
     fn headings(self) -> [&'static str; 2] {
         match self {
             Self::Name => ["tunnel", "uplink"],
@@ -115,7 +115,7 @@ impl Column {
 }
 
 impl Columns {
-    /// For a screen of this width. They depend on the names alone besides, so that nothing jumps.
+    /// The columns for this width. They depend only on the names otherwise, so that the layout stays stable.
     pub(super) fn new(width: usize, model: &Model) -> Self {
         let status = model.status();
         let tunnels = status.iter().flat_map(|status| &status.tunnels);
@@ -123,7 +123,7 @@ impl Columns {
         let names = tunnels
             .map(|tunnel| &tunnel.name)
             .chain(uplinks.map(|uplink| &uplink.name));
-        // An interface's name has 15 bytes at most; what is longer is somebody's fault.
+        // The name of an interface has at most 15 bytes; longer ones are invalid.
         let longest = names.map(|name| words::width(name)).max().unwrap_or(0);
         let name = longest.clamp(Column::Name.width(), 15);
 
@@ -133,7 +133,7 @@ impl Columns {
                 column => (column, column.width()),
             })
             .into();
-        // Before each column is a blank; the first one's is for the pointer.
+        // Each column has a space before it; the first column's space is for the pointer.
         let total = |columns: &[(Column, usize)]| -> usize {
             columns.iter().map(|(_, width)| width + 1).sum()
         };
@@ -244,7 +244,7 @@ impl Columns {
         })
     }
 
-    /// A line by what stands in each column.
+    /// A row; `cell` gives the text of each column.
     fn line(
         &self,
         pointer: &'static str,
@@ -287,7 +287,7 @@ fn quiet_none(value: Option<f64>, words: fn(Option<f64>) -> String) -> (String, 
     (words(value), meaning)
 }
 
-/// Leaks that come now are worth a look; old ones are history.
+/// Present leaks are marked as bad; earlier ones are not.
 fn leak_count(count: u64, rate: Option<f64>) -> (String, Meaning) {
     let meaning = match (count, rate) {
         (0, _) => Meaning::Quiet,

@@ -1,7 +1,7 @@
-//! Screens of several sizes as they are to be, in files beside the code (`screens/`), and what must
-//! hold for any.
+//! Golden screens of several sizes, in files beside the code (`screens/`), and properties that hold for any
+//! screen.
 //!
-//! After a change that is meant, `SIXXS_BLESS=1 cargo test -p sixxs-user top` writes the files anew.
+//! After an intended change, `SIXXS_BLESS=1 cargo test -p sixxs-user top` rewrites the files.
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
@@ -29,7 +29,7 @@ const PLAIN: Theme = Theme {
 
 const SIZES: [(u16, u16); 5] = [(80, 24), (120, 40), (200, 60), (40, 10), (20, 5)];
 
-/// A tunnel that has carried so much at a second.
+/// A tunnel's status after this many seconds.
 fn tunnel(name: &str, number: u64, second: u64) -> serde_json::Value {
     let growth = (number + 1) * 1000 * second * second;
     json!({"name": name, "kind": "interface", "state": "up", "ifindex": 7,
@@ -61,7 +61,7 @@ fn status(names: &[String], second: u64) -> serde_json::Value {
         "brokers": [], "problems": []})
 }
 
-/// After twelve seconds of these tunnels; `change` makes the last status what it likes.
+/// The state after twelve seconds with these tunnels; `change` modifies the last status.
 fn app(names: &[String], change: impl Fn(&mut serde_json::Value)) -> App {
     let mut model = Model::new(Duration::from_secs(1));
     for second in 0..=12 {
@@ -92,7 +92,7 @@ fn leak(number: u16, why: &str) -> String {
     .to_string()
 }
 
-/// The screen, a line each.
+/// The screen as lines.
 fn screen(app: &App, (width, height): (u16, u16), theme: Theme) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     let drawn = terminal.draw(|frame| {
@@ -122,7 +122,7 @@ fn as_in_the_file(name: &str, screen: &str) {
     );
 }
 
-/// All is well but for some leaks; there is a failed tunnel, problems, and a long name.
+/// A mostly healthy state with some leaks, a failed tunnel, problems, and a long name.
 fn usual() -> App {
     let mut app = app(&named(&["sixxs0", "sixxs1", "wg-office"]), |status| {
         status["healthy"] = false.into();
@@ -156,7 +156,7 @@ fn sizes() {
     as_in_the_file("reading", &screen(&app, (80, 24), COLOURED));
 }
 
-/// Every column has its line in the help, and the help fits wherever it is whole.
+/// Every column has a line in the help, and the help fits if it is complete.
 #[test]
 fn the_help_has_every_column() {
     let mut app = usual();
@@ -216,7 +216,7 @@ fn many_tunnels_scroll() {
     }
 }
 
-/// What to do about the newest alert can be read, however much else there is.
+/// The cure of the newest alert is visible, with any amount of other content.
 #[test]
 fn the_newest_alert_is_whole() {
     let mut app = app(&many(), |status| {
@@ -260,7 +260,7 @@ fn the_daemon_is_gone() {
     as_in_the_file("lost", &screen(&app, (80, 24), COLOURED));
 }
 
-/// Whatever others write, the terminal is told nothing but characters, at any size.
+/// Untrusted text sends no control characters to the terminal, at any size.
 #[test]
 fn nobody_steers_the_terminal() {
     let evil = "\x1b]0;owned\x07\x1b[2J\r\n\u{9b}31m\u{202e}日本\u{200d}語 ".repeat(20);

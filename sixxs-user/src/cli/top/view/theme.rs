@@ -1,34 +1,34 @@
-//! How things look: colours by meaning, never alone, and the characters to draw with.
+//! The style: colours by meaning, which are never the only sign, and the characters for drawing.
 
 use std::env;
 
 use ratatui_core::style::{Color, Modifier, Style};
 
-/// What the terminal can show, and its owner wants to see.
+/// The terminal's abilities and the user's preferences.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Theme {
     pub(in super::super) colour: bool,
-    /// Nothing but ASCII.
+    /// Whether to use only ASCII.
     pub(in super::super) ascii: bool,
 }
 
-/// What something means.
+/// The meaning of a text, which selects its style.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Plain,
-    /// Beside the point: headings, zeroes.
+    /// Less important: headings, zeroes.
     Quiet,
     Good,
-    /// It may come right by itself.
+    /// It may resolve by itself.
     Doubtful,
     Bad,
-    /// To be looked at, whatever it says.
+    /// Important, regardless of the value.
     Title,
     Graph,
 }
 
 impl Meaning {
-    /// Of 0, which means `good`, to 2.
+    /// From 0, which becomes `good`, to 2.
     pub(super) fn of_badness(badness: u8, good: Self) -> Self {
         match badness {
             0 => good,
@@ -39,7 +39,7 @@ impl Meaning {
 }
 
 impl Theme {
-    /// By the environment: NO_COLOR (not empty, as no-color.org says), and the locale.
+    /// From the environment: NO_COLOR (if not empty, as in no-color.org), and the locale.
     pub(in super::super) fn of_environment(ascii: bool) -> Self {
         let value = |name| env::var(name).ok().filter(|value| !value.is_empty());
         Self {
@@ -65,7 +65,7 @@ impl Theme {
         }
     }
 
-    /// Where the selected line begins.
+    /// The mark of the selected row.
     pub(super) fn pointer(self) -> &'static str {
         if self.ascii { ">" } else { "▸" }
     }
@@ -78,8 +78,8 @@ impl Theme {
         if self.ascii { "j/k" } else { "↑↓" }
     }
 
-    /// Values over time, the largest as high as a line, unless it is less than `least`: unknown is
-    /// blank, nothing a line at the foot.
+    /// A graph of values over time. The largest value, or `least` if that is larger, has the full height.
+    /// Unknown values are blank, zero is the lowest sign.
     pub(super) fn sparkline(self, values: &[Option<u64>], least: u64) -> String {
         const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
         const SIGNS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
@@ -101,7 +101,7 @@ impl Theme {
     }
 }
 
-/// As in POSIX: the first of these that says something counts.
+/// As in POSIX: the first of these variables that is not empty counts.
 fn is_utf8(value: impl Fn(&'static str) -> Option<String>) -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value);
     let locale = locale.unwrap_or_default().to_lowercase();

@@ -1,13 +1,13 @@
-//! Numbers and texts as they stand in a table: short, of a bounded width, and harmless.
+//! Formats numbers and texts for a table: short, of limited width, and without control characters.
 
 use ratatui_core::text::Span;
 
 use crate::{plain::steers, text};
 
-/// What stands where nothing is known.
+/// Text for an unknown value.
 const UNKNOWN: &str = "-";
 
-/// Bytes a second, in at most 6 columns.
+/// Bytes per second, in at most 6 columns.
 pub(super) fn bytes(rate: Option<f64>) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     let Some(rate) = rate else {
@@ -33,7 +33,7 @@ pub(super) fn bytes(rate: Option<f64>) -> String {
     }
 }
 
-/// Events a second, in at most 6 columns.
+/// Events per second, in at most 6 columns.
 pub(super) fn rate(rate: Option<f64>) -> String {
     match rate {
         None => UNKNOWN.to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn rate(rate: Option<f64>) -> String {
     }
 }
 
-/// How many, in at most 5 columns.
+/// A count, in at most 5 columns.
 pub(super) fn count(count: u64) -> String {
     if count < 100_000 {
         return count.to_string();
@@ -62,22 +62,22 @@ fn count_rounded(count: f64) -> String {
     format!("{value:.0}P")
 }
 
-/// A share in at most 5 columns; 100 only if it is.
+/// A percentage, in at most 5 columns; `100%` only if it is exactly 100.
 pub(super) fn percent(percent: Option<f64>) -> String {
     match percent {
         None => UNKNOWN.to_owned(),
         Some(100.0) => "100%".to_owned(),
-        // Rounded up it would be what it is not.
+        // Not rounded up to 100.
         Some(percent) => format!("{:.1}%", percent.min(99.9)),
     }
 }
 
-/// A time of at most some seconds.
+/// A time of at most a few seconds.
 pub(super) fn short_time(seconds: Option<f64>) -> String {
     seconds.map_or_else(|| UNKNOWN.to_owned(), text::short_time)
 }
 
-/// How long ago, in at most 4 columns, and in steps: it is not to change at each look.
+/// A time ago, in at most 4 columns, and in steps, so that it does not change at each refresh.
 pub(super) fn ago(seconds: Option<f64>) -> String {
     let Some(seconds) = seconds else {
         return UNKNOWN.to_owned();
@@ -99,8 +99,8 @@ pub(super) fn ago(seconds: Option<f64>) -> String {
     }
 }
 
-/// A text of somebody else's without what could steer a terminal or turn what is around it: controls,
-/// and Unicode's invisible and bidirectional formatting. With `ascii` nothing else than ASCII.
+/// Replaces characters that could control a terminal or reorder the text around them: control characters, and
+/// Unicode's invisible and bidirectional formatting. With `ascii`, also replaces all others than ASCII.
 pub(super) fn harmless(text: &str, ascii: bool) -> String {
     let mut harmless = String::with_capacity(text.len());
     for character in text.chars() {
@@ -115,12 +115,12 @@ pub(super) fn harmless(text: &str, ascii: bool) -> String {
     harmless
 }
 
-/// The columns that a text takes.
+/// The width of a text in columns.
 pub(super) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// A text in so many columns, with a mark where something is left out.
+/// Cuts a text to a width, with a mark if something is left out.
 pub(super) fn cut(text: &str, columns: usize, ascii: bool) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -133,7 +133,7 @@ pub(super) fn cut(text: &str, columns: usize, ascii: bool) -> String {
     cut
 }
 
-/// As much of its beginning as has room.
+/// The longest start of a text that fits.
 fn head(text: &str, columns: usize) -> &str {
     let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
     let mut end = 0;
@@ -146,7 +146,7 @@ fn head(text: &str, columns: usize) -> &str {
     &text[..end]
 }
 
-/// A text in lines of so many columns, parted between words where that goes.
+/// Wraps a text, between words if possible.
 pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -157,7 +157,7 @@ pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
         } else if !line.is_empty() {
             lines.push(std::mem::take(&mut line));
         }
-        // Longer than a line: an address, or somebody's noise.
+        // A word that is longer than a line: an address, or noise.
         while width(word) > columns {
             let first = head(word, columns);
             if first.is_empty() {
