@@ -416,7 +416,7 @@ pub struct ConfigText {
     pub text: String,
 }
 
-/// The changes by a reload.
+/// The changes that a reload would make.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Preview {
     /// Errors in the file; if there are any, all other fields are empty.

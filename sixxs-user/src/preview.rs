@@ -1,4 +1,4 @@
-//! Computes the changes by a reload, without applying them.
+//! Computes the changes that a reload would make, without applying them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ pub struct Before<'a> {
     pub stopped: BTreeSet<IfName>,
 }
 
-/// The changes by a reload of `new`. `learned`: parameters from brokers.
+/// The changes that a reload of `new` would make. `learned`: parameters from brokers.
 pub async fn preview(
     before: Before<'_>,
     new: &Config,

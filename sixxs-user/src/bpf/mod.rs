@@ -108,8 +108,8 @@ pub struct Rings {
 
 /// Lets a task wait until a ring buffer has data.
 pub fn wait_on<T: RingReader>(ring: T) -> std::io::Result<AsyncFd<T>> {
-    // SAFETY: the types that are `RingReader` own their descriptor, give the same one each time, and
-    // close it only when they are dropped, which the `AsyncFd` does after deregistering it.
+    // SAFETY: all `RingReader` types own their descriptor, always return the same one, and close it only
+    // on drop; the `AsyncFd` deregisters it before it drops them.
     let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
     Ok(registered?)
 }

@@ -31,7 +31,7 @@ pub struct Seen {
     pub hook: Hook,
     /// The name of a program, or the kind of a filter.
     pub name: String,
-    /// The number of a program, or the priority of a filter.
+    /// The ID of a program, or the priority of a filter.
     pub number: u32,
 }
 

@@ -190,7 +190,7 @@ enum Command {
     /// Ping from each tunnel address, and check rules, routes and programs.
     #[command(after_help = "Exit status: 0 all pass, 3 a check failed.")]
     Check { names: Vec<String> },
-    /// Find problems on this host, each with its fix; change nothing.
+    /// Find what on this host is in the way, and show the fix; change nothing.
     #[command(after_help = "Exit status: 0 nothing is, 3 something is.")]
     Doctor,
     /// Show the path that a packet would take: rules, route, program, size; and why, if it is the wrong one.

@@ -1,4 +1,4 @@
-//! `sixxs reload --check`: shows the changes by a reload.
+//! `sixxs reload --check`: shows the changes that a reload would make.
 
 use std::{collections::BTreeSet, process::ExitCode};
 

@@ -45,7 +45,7 @@ pub enum Request {
     Tunnels(Verb, api::Names, Answer<Outcome>),
     /// Starts or stops the tunnel of an account.
     Account(Verb, api::AccountFile, Answer<Outcome>),
-    /// What a reload would change.
+    /// The changes that a reload would make.
     Preview(api::CheckReload, Answer<anyhow::Result<api::Preview>>),
     /// Reloads the configuration file; reverts after this time unless it is confirmed.
     Reload(Option<Duration>, Answer<Outcome>),

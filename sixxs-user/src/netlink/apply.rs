@@ -100,8 +100,8 @@ impl Netlink {
                 RouteNetlinkMessage::NewRoute(route_message(route)),
                 CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
             ),
-            // Not exclusive: a foreign rule with the same content does not replace ours, since it may be removed
-            // at any time.
+            // No NLM_F_EXCL: ours is needed even beside a foreign rule with the same content, which its owner
+            // may remove at any time.
             Step::AddRule(rule) => (
                 RouteNetlinkMessage::NewRule(rule_message(rule)),
                 CHANGE | NLM_F_CREATE,

@@ -64,8 +64,8 @@ pub struct Netlink {
     others_routes: OthersRoutes,
     /// Exits. `Some`: since when it is not one any more; it is guarded for a grace period.
     exits: BTreeMap<IfIndex, Option<Instant>>,
-    /// Interfaces of the last observation. `Some`: since when the interface is new or was down. `None` before
-    /// the first observation.
+    /// Interfaces of the last observation, each with the time since when it is new or was down, if that is
+    /// recent. `None` before the first observation.
     seen: Option<BTreeMap<IfIndex, Option<Instant>>>,
 }
 

@@ -16,8 +16,8 @@ const MOST: usize = 64;
 /// Size of a receive buffer. The kernel may coalesce packets of a flow, up to 64 KiB.
 const MESSAGE_BYTES: usize = 65_536;
 
-/// Distance between buffers. It is not a power of two, since all buffers would share the same few lines of
-/// the CPU cache.
+/// Distance between buffers. Not a power of two: otherwise all buffers would share the same few lines of the
+/// CPU cache.
 const SPACING: usize = MESSAGE_BYTES + 2112;
 
 /// How long to wait for room in the socket buffer before messages are dropped.

@@ -18,7 +18,7 @@ const MOST: usize = 256;
 /// Size of the slab: 64 KiB of payload, and the headers.
 const SLAB_BYTES: usize = 65_536 + MOST * 160;
 
-/// A batch of small packets is complete at this number.
+/// Number of packets that completes a batch, if the device did not coalesce them.
 const ENOUGH: usize = 64;
 
 /// A batch of packets of the same length; the last one may be shorter.

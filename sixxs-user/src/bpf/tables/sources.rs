@@ -46,8 +46,8 @@ impl Tables {
             Some(before) => before,
             None => self.read_back()?,
         };
-        // Direct destinations first: a new source must not leak to its own LAN. Add before remove, so that
-        // each step leaves the entries that stay correct.
+        // Direct destinations first: a new source must not leak to its own LAN. Add before remove: after
+        // each step the programs decide correctly for every entry that stays.
         for (bits, key) in next.directs.difference(&before.directs) {
             self.directs
                 .insert(&Key::new(*bits, *key), 1, 0)

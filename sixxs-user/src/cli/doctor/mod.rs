@@ -259,7 +259,7 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
             mountable: has_sys_admin(),
             // A running daemon has taken them over.
             left: left.into_iter().filter(|_| status.is_none()).collect(),
-            // Permissions of an ordinary user say nothing about root.
+            // For an ordinary user the check shows nothing about root.
             refused: refused
                 .filter(|_| has_sys_admin().is_some())
                 .map(|(why, read_only)| Refused {
