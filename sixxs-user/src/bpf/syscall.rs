@@ -17,7 +17,7 @@ pub(super) unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::R
 ///
 /// As for [`call`].
 pub(super) unsafe fn make<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: as the caller promises; the length is that of `attributes`.
+    // SAFETY: as the caller promises; the length is the size of `attributes`.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {

@@ -13,7 +13,7 @@ use sixxs_core::{
 use super::View;
 use crate::{api, clock, ping};
 
-/// Start of a tunnel's reason if its broker refused it because of the clock.
+/// Part of a tunnel's reason if its broker refused it because of the clock.
 const CLOCK_IS_OFF: &str = "this host's clock is";
 
 /// Maximum number of tunnels to try, all in parallel: more tunnels give no more information about the host.

@@ -45,7 +45,7 @@ pub(super) async fn ways(view: &View) -> Ways {
             without_program.push(uplink.name.to_string());
         }
     }
-    // A daemon reports these itself. If there are no uplinks at all, `uplink` reports that.
+    // A daemon reports these itself. If no uplinks are configured and none is found, `uplink` shows that.
     let not_enforced = match &view.status {
         None if config.uplinks.is_some() || !uplinks.is_empty() => {
             Enforcement::new(config, links, |_| true).problems
