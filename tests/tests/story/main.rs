@@ -1,10 +1,9 @@
-//! The whole job once through, told as a story on real packets. Each module is one scene.
+//! Scenarios of the whole daemon with real packets in the lab. Each module is one subject.
 //!
-//! Scenes 1 to 7 are told for tunnels without a link layer (`tun`) and with one (`veth`); those
-//! that depend on how programs are attached again under clsact. Some are told for WireGuard as well,
-//! where the kernel has it.
+//! Many scenarios run for tunnels without a link layer (`tun`) and with one (`veth`). If the attachment of
+//! the programs matters, they also run under clsact. Some also run for WireGuard, where the kernel has it.
 
-/// Makes tests of a scene, one per variant: name(flavour, hook).
+/// Makes one test of a scenario for each variant: name(flavour, hook).
 macro_rules! variants {
     ($scene:ident: $($name:ident($flavour:ident, $hook:ident)),+ $(,)?) => {
         $(

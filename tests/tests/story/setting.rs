@@ -1,4 +1,4 @@
-//! What the scenes have in common: a lab with services and the program, and what is looked at.
+//! The fixture of the scenarios: a lab with services and the program, and checks that many scenarios use.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,10 +15,9 @@ use sixxs_tests::status;
 use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
-/// The priority of the program's rules.
 pub(crate) const PRIORITY: u32 = 16383;
 
-/// A lab with a configuration, services on both sides, and the program ready to be run.
+/// A lab with a configuration, services on both sides, and the program, which is not started yet.
 pub(crate) struct Setting {
     pub(crate) program: Program,
     outside_services: Services,
@@ -31,7 +30,7 @@ impl Setting {
         Self::of(Spec::new(flavour), hook, "")
     }
 
-    /// With more lines at the top of the configuration.
+    /// Like [`Setting::new`], with more lines at the top of the configuration.
     pub(crate) fn of(spec: Spec, hook: Hook, extra: &str) -> Result<Self> {
         let lab = Lab::new(spec)?;
         lab.write_config(&lab.config(extra))?;
@@ -47,22 +46,21 @@ impl Setting {
         })
     }
 
-    /// The host.
     pub(crate) fn host(&self) -> &Namespace {
         self.lab.host()
     }
 
-    /// Where the host's pins are.
+    /// The directory of the host's pins.
     pub(crate) fn pins(&self) -> Result<PathBuf> {
         self.pins_in(&self.lab.paths().pins())
     }
 
-    /// Where they are below another pin directory.
+    /// The directory of the host's pins below another pin directory.
     pub(crate) fn pins_in(&self, pin_dir: &Path) -> Result<PathBuf> {
         Ok(pin_dir.join(format!("net-{}", self.host().cookie()?)))
     }
 
-    /// Where the host's pins of the present layout are.
+    /// The directory of the host's pins of the present layout.
     pub(crate) fn version(&self) -> Result<PathBuf> {
         let version = format!("v{}", sixxs_common::layout::VERSION);
         Ok(self.pins()?.join(version))
@@ -73,7 +71,7 @@ impl Setting {
         self.program.start()
     }
 
-    /// Waits until both tunnels are up and everything about them is in place.
+    /// Waits until both tunnels are up and complete.
     pub(crate) fn is_up(&self) -> Result<()> {
         self.program
             .status_until("both tunnels are whole", |status| {
@@ -82,8 +80,8 @@ impl Setting {
         Ok(())
     }
 
-    /// Ping, UDP and TCP from outside to one tunnel's address: everything is answered, and at the
-    /// broker every reply is seen. Returns how many pings.
+    /// Sends pings, UDP and TCP from outside to a tunnel's address. Expects an answer to each, and that every
+    /// ping and its reply passes the broker. Returns the number of pings.
     pub(crate) fn outside_is_answered(&self, tunnel: &Tunnel) -> Result<u64> {
         self.addresses_are_taken()?;
         let count = 20;
@@ -117,8 +115,8 @@ impl Setting {
         Ok(count)
     }
 
-    /// Waits until the host listens to all its addresses. The kernel has an address before it takes
-    /// packets for it, also without looking for duplicates: that is a work queue's.
+    /// Waits until no address of the host is tentative. The kernel accepts packets for an address only after
+    /// a work queue has run, also without duplicate address detection.
     pub(crate) fn addresses_are_taken(&self) -> Result<()> {
         let tentative = || self.host().sh("ip -6 -oneline address show tentative");
         let limit = Duration::from_secs(5);
@@ -126,7 +124,7 @@ impl Setting {
         Ok(())
     }
 
-    /// Neither the ISP nor a broker had to drop anything.
+    /// Expects that neither the ISP nor a broker dropped packets.
     pub(crate) fn nothing_went_astray(&self) -> Result<()> {
         let filtered = self.lab.filtered()?;
         ensure!(filtered == 0, "the ISP dropped {filtered} packets");
@@ -137,17 +135,17 @@ impl Setting {
         Ok(())
     }
 
-    /// Datagrams that came to the outside's discard port.
+    /// Number of datagrams that reached the discard port outside.
     pub(crate) fn discarded(&self) -> u64 {
         self.outside_services.discarded()
     }
 
-    /// Datagrams that came to the host's discard port.
+    /// Number of datagrams that reached the host's discard port.
     pub(crate) fn host_discarded(&self) -> u64 {
         self.host_services.discarded()
     }
 
-    /// Waits until so many have.
+    /// Waits until this number of datagrams has reached the host's discard port.
     pub(crate) fn host_discards(&self, count: u64) -> Result<()> {
         let seen = || Ok(self.host_discarded());
         let limit = Duration::from_secs(5);
@@ -155,15 +153,15 @@ impl Setting {
         Ok(())
     }
 
-    /// Packets that came to the broker out of each tunnel.
+    /// Number of packets that reached the broker through each tunnel.
     pub(crate) fn reached_brokers(&self) -> Result<[u64; 2]> {
         let [first, second] = self.lab.tunnels();
         Ok([first, second].map(|t| t.seen_at_broker().and_then(|seen| seen.get("from_host"))))
             .and_then(|[first, second]| Ok([first?, second?]))
     }
 
-    /// Has the host forget what it learned about the path to the outside: it remembers that by
-    /// destination, for all its addresses.
+    /// Removes the path MTU to the outside that the host learned. The kernel keeps it by destination, for all
+    /// source addresses.
     pub(crate) fn forget_path_mtu(&self) -> Result<()> {
         self.host().sh("ip -6 route flush cache")?;
         Ok(())
@@ -174,13 +172,13 @@ impl Setting {
         own::rules(self.host())
     }
 
-    /// The routes with the program's mark, of all tables.
+    /// The routes with the program's mark, in all tables.
     pub(crate) fn own_routes(&self) -> Result<String> {
         own::routes(self.host())
     }
 
-    /// Deletes all rules with the program's mark, as a network manager deletes what it did not
-    /// make. A running daemon may have put them back before this returns.
+    /// Deletes all rules with the program's mark, as a network manager deletes foreign rules. A running
+    /// daemon may have restored them before this returns.
     pub(crate) fn delete_own_rules(&self) -> Result<()> {
         for line in self.own_rules()?.lines() {
             self.host().sh(&own::delete_rule(line)?)?;
@@ -189,8 +187,7 @@ impl Setting {
     }
 }
 
-/// A configuration whose first tunnel has everything from its account, and the second one from
-/// the file itself.
+/// A configuration in which the account defines the first tunnel, and the file the second one.
 pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
     const BEGIN: &str = "\n[[tunnel]]";
     let (by_account, whole) = (lab.config_by_aiccu(extra, true)?, lab.config(""));
@@ -201,7 +198,7 @@ pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
     Ok(parts.context("a lab has two tunnels")?.join(BEGIN))
 }
 
-/// For tests that use a whole processor or measure time: one at a time.
+/// Lock for tests that use a whole processor or measure time: they run one at a time.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)

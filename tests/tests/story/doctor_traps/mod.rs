@@ -1,5 +1,5 @@
-//! `sixxs doctor` and the traps that hosts have: each is set, seen, taken away by the fix that is printed,
-//! and not seen any more.
+//! `sixxs doctor` and the traps of hosts. Each test sets a trap, expects the finding, runs the fix that is
+//! printed, and expects the finding to disappear.
 
 mod host;
 mod managers;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::setting::Setting;
 
-/// What is found that is not as it should be, about something.
+/// The findings on a subject with other verdicts than `good`.
 fn traps(setting: &Setting, about: &str) -> Result<Vec<Value>> {
     let (_, report) = setting.program.json(&["doctor"])?;
     let findings = report[0]["findings"].as_array().context("findings")?;
@@ -22,7 +22,7 @@ fn traps(setting: &Setting, about: &str) -> Result<Vec<Value>> {
     Ok(findings.iter().filter(is_one).cloned().collect())
 }
 
-/// The one trap that is found about something.
+/// The only finding on a subject, with this verdict.
 fn trap(setting: &Setting, about: &str, verdict: &str) -> Result<Value> {
     let traps = traps(setting, about)?;
     let [trap] = traps.as_slice() else {
@@ -34,7 +34,7 @@ fn trap(setting: &Setting, about: &str, verdict: &str) -> Result<Value> {
 
 fn fix(trap: &Value) -> Result<String> {
     let fix = trap["fix"].as_str().context("a fix")?;
-    // What comes behind is another way, or for good.
+    // The text after these separators is an alternative, or a permanent fix.
     let first = fix
         .split("; or ")
         .next()
@@ -42,13 +42,13 @@ fn fix(trap: &Value) -> Result<String> {
     Ok(first.unwrap_or(fix).to_owned())
 }
 
-/// Does what a fix says, in a shell where the program runs.
+/// Runs the fix in a shell in the program's environment.
 fn apply(setting: &Setting, trap: &Value) -> Result<()> {
     setting.program.shell(&fix(trap)?)?;
     Ok(())
 }
 
-/// A trap is there, its fix takes it away.
+/// Expects a trap, and that its fix removes it.
 fn is_fixed(setting: &Setting, about: &str, verdict: &str) -> Result<()> {
     let trap = trap(setting, about, verdict)?;
     apply(setting, &trap)?;
@@ -57,7 +57,7 @@ fn is_fixed(setting: &Setting, about: &str, verdict: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a command printed, whatever its exit status.
+/// The output of a command, with any exit status.
 fn shell_output(command: &mut Command) -> Result<String> {
     let output = command.output().context("run it")?;
     Ok(String::from_utf8(output.stdout)?)
