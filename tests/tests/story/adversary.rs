@@ -1,5 +1,5 @@
-//! What others send, name and do, and the commands beside a daemon that hangs: nothing ends the daemon,
-//! and nobody waits for ever.
+//! Malicious input, useless signals, and commands while the daemon hangs. None of it ends the daemon, and no
+//! command waits for ever.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -54,7 +54,7 @@ fn signals_that_mean_nothing_are_ignored() -> Result<()> {
     Ok(())
 }
 
-/// Nobody reads what `plan` prints: its exit status says all the same that there is something to do.
+/// The exit status of `plan` reports differences even if the reader of its output is gone.
 #[test]
 fn a_plan_that_nobody_reads_has_its_exit_status() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;

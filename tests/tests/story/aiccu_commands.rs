@@ -1,5 +1,5 @@
-//! The commands of AICCU: two tunnels from two files, each started and stopped alone, in one daemon
-//! that comes and goes by itself.
+//! The commands of AICCU: two tunnels from two files. Each is started and stopped alone, in one daemon that
+//! starts with the first tunnel and ends with the last.
 
 use std::fs;
 use std::process::Command;
@@ -16,7 +16,7 @@ use sixxs_tests::wait;
 
 use crate::setting::Setting;
 
-/// As many connects as this scene makes.
+/// The connect limit is higher than the number of connects of these tests.
 const CONFIG: &str = "uplinks = [\"net0\"]\n[connect_limit]\nconnects = 20\n";
 
 struct Scene {
@@ -24,7 +24,7 @@ struct Scene {
     files: [String; 2],
 }
 
-/// Whatever happened, no daemon and no holder stays.
+/// Ends the daemon and the processes that hold tunnels, also after a failed test.
 impl Drop for Scene {
     fn drop(&mut self) {
         if let Err(error) = self.setting.program.run(&["down"]) {
@@ -130,7 +130,7 @@ fn each_tunnel_is_started_and_stopped_alone() -> Result<()> {
     assert_eq!(test.code, 3, "{test:#?}");
     assert!(test.stdout.contains("FAIL  tunnel"), "{test:#?}");
 
-    // As a script of old would.
+    // An old script ends the process of the tunnel.
     kill(scene.pid(1)?, Signal::SIGTERM)?;
     scene.is_as_before()?;
     let stop = scene.aiccu("stop", 1)?;

@@ -1,5 +1,5 @@
-//! What the scenes with a network manager beside us have in common: the program at work, pings that
-//! go on, and what becomes of its rules and routes meanwhile.
+//! The fixture of the scenarios with a network manager: the running daemon, continuous pings, and the changes
+//! of the daemon's rules and routes.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::setting::Setting;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_millis(2);
-/// Answered after each act before it counts as over.
+/// Number of pings that have to be answered after each action.
 const PINGS: u64 = 50;
 
-/// A host with the program at work.
+/// A host with the running daemon.
 pub(crate) struct Scene<'a> {
     setting: &'a Setting,
     daemon: Daemon,
@@ -24,7 +24,7 @@ pub(crate) struct Scene<'a> {
     events: Events,
     pings: Vec<PingStream>,
     corrections: u64,
-    /// How long something of ours was gone, all in all.
+    /// The total time during which a rule or route of the daemon was missing.
     gaps: Duration,
     began: Instant,
     used_before: Duration,
@@ -52,8 +52,7 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Does something, waits until everything is in place again, and returns how many corrections
-    /// it took.
+    /// Performs an action, and waits until everything is in place again. Returns the number of corrections.
     pub(crate) fn after(&mut self, what: &str, act: impl FnOnce() -> Result<()>) -> Result<u64> {
         act().with_context(|| what.to_owned())?;
         let now = || in_place(self.setting);
@@ -78,8 +77,8 @@ impl<'a> Scene<'a> {
         Ok(corrections)
     }
 
-    /// Ends everything; `most_lost` pings may have been lost of each tunnel. Where that is not 0, so may those
-    /// that came while something of ours was gone: on a busy machine that is longer than usual.
+    /// Ends the scenario. Each tunnel may have lost `most_lost` pings. If that is not 0, pings may also be
+    /// lost while a rule or route of the daemon was missing, because repairs take longer on a busy machine.
     pub(crate) fn end(self, most_lost: u64) -> Result<()> {
         let in_gaps = self.gaps.as_nanos() / PING_INTERVAL.as_nanos();
         let most_lost = match most_lost {
@@ -103,7 +102,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Rules and routes of ours. Among rules of one priority the order is that of their making.
+/// The daemon's rules and routes, sorted. Rules of one priority are listed in the order of their creation.
 fn in_place(setting: &Setting) -> Result<[Vec<String>; 2]> {
     let sorted = |lines: &str| {
         let mut lines: Vec<_> = lines.lines().map(str::to_owned).collect();

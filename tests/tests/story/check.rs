@@ -1,5 +1,4 @@
-//! `sixxs check`: pings of its own from each tunnel address, and whether outside requests were
-//! answered.
+//! `sixxs check` sends pings from each tunnel address, and reports whether outside requests were answered.
 
 use anyhow::Result;
 use sixxs_tests::program::Hook;
@@ -56,7 +55,7 @@ fn passes_and_fails(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// A broker that no longer answers.
+/// A broker that does not answer any more.
 #[test]
 fn a_dead_peer_fails() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;

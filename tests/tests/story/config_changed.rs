@@ -1,5 +1,5 @@
-//! A daemon that is started with another configuration than the last one: what the last one made
-//! and this one does not want goes, and what both want goes on.
+//! A daemon starts with another configuration than the last one. Objects of removed tunnels are removed, and
+//! the others stay.
 
 use anyhow::Result;
 use sixxs_tests::bpf::tcx_programs;
@@ -47,7 +47,7 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
     setting.outside_is_answered(second)?;
     assert_eq!(daemon.stop()?, 0);
 
-    // And back: the first one is whole again, and its counters go on as well.
+    // With the old configuration the first tunnel is complete again, and its counters continue too.
     setting.lab.write_config(&whole)?;
     let daemon = setting.start()?;
     let status = setting.program.status()?;
@@ -63,7 +63,7 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Programs on an interface, by either hook, in either direction.
+/// Number of programs on an interface, with either hook, in both directions.
 fn programs_at(setting: &Setting, interface: &str) -> Result<usize> {
     let mut programs = 0;
     for (ingress, direction) in [(true, "ingress"), (false, "egress")] {

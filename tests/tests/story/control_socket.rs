@@ -160,6 +160,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
+        // The process may have ended by itself.
         let _ended = self.0.kill();
         let _waited = self.0.wait();
     }

@@ -1,5 +1,5 @@
-//! Beside a full tunnel as wg-quick makes it: its rules have no priority, and so come before ours. The
-//! rule that takes the packets is the one that is named, and the cure cures.
+//! A full tunnel, as wg-quick makes it. Its rules have no priority, so they precede the daemon's rules.
+//! Status, explain and doctor name the rule that takes the packets, and the fix works.
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::program::Hook;
@@ -40,7 +40,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
         let reasons = tunnel.health_reasons.join("; ");
         tunnel.health == "degraded" && reasons.contains("(priority 16382)")
     })?;
-    // The programs redirect what is led elsewhere.
+    // The programs redirect the packets that the rules lead elsewhere.
     setting.outside_is_answered(tunnel)?;
     let outside = OUTSIDE.to_string();
     let explain = ["explain", &address.to_string(), &outside];
@@ -69,7 +69,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
     setting.outside_is_answered(tunnel)?;
     let told = setting.program.run(&explain)?.stdout;
     assert!(told.contains(&format!("leaves by {name}")), "{told}");
-    // What has no source of a tunnel still goes the way of the full tunnel.
+    // Packets without a tunnel's source still use the full tunnel.
     let route = host.sh(&format!("ip -6 route get {outside}"))?;
     assert!(route.contains("table 51820"), "{route}");
     assert_eq!(daemon.stop()?, 0);

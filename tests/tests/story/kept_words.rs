@@ -1,5 +1,5 @@
-//! Without a daemon, what brokers last said of the tunnels of accounts is known all the same: to
-//! `sixxs explain`, `sixxs plan` and `sixxs doctor`.
+//! Without a daemon, `sixxs explain`, `sixxs plan` and `sixxs doctor` use the saved parameters of tunnels
+//! with accounts.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -31,7 +31,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
     let [first, second] = lab.tunnels().each_ref().map(|tunnel| tunnel.plan);
     let source = first.address.to_string();
-    // Nobody was asked yet.
+    // No broker was queried yet.
     assert!(explained(&setting, &source)?["tunnel"].is_null());
 
     let daemon = setting.start()?;
@@ -44,7 +44,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
         assert_eq!(own["interface"], plan.interface, "{own:#}");
     }
 
-    // A rule of somebody's leads its packets elsewhere.
+    // A foreign rule leads its packets elsewhere.
     assert_eq!(finding(&setting, "shadowed")?, None);
     let rule = format!("from {source} lookup main priority 100");
     setting.host().sh(&format!("ip -6 rule add {rule}"))?;
@@ -54,7 +54,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
     setting.program.shell(fix)?;
     assert_eq!(finding(&setting, "shadowed")?, None);
 
-    // Rules that are gone are missed, and what brings them back is printed.
+    // Deleted rules are reported, and `plan` prints the commands that restore them.
     setting.delete_own_rules()?;
     let without = explained(&setting, &source)?;
     assert_eq!(without["outcome"], "caught", "{without:#}");
@@ -67,7 +67,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
     setting.program.shell(&plan.stdout)?;
     assert_eq!(explained(&setting, &source)?["interface"], first.interface);
 
-    // What was said of another account's tunnel says nothing of this one's.
+    // The saved parameters of another tunnel are not used.
     let conf = lab.paths().aiccu_conf(first.interface);
     let text = std::fs::read_to_string(&conf)?;
     let changed = text.replace("tunnel_id ", "tunnel_id X");

@@ -1,6 +1,5 @@
-//! Scene 9: a /48 behind the host, one LAN on an interface of its own and one on the uplink's wire:
-//! the LANs reach each other directly, both reach the outside through the tunnel, and neither is
-//! a leak.
+//! A /48 behind the host, with one LAN on its own interface and one on the uplink's link. The LANs reach each
+//! other directly, both reach the outside through the tunnel, and neither causes leaks.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -44,7 +43,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(status.tunnel("sixxs1").prefixes, ["2001:db8:bb::/48"]);
     let limit = Duration::from_secs(10);
 
-    // Between the LANs: nothing of it at the ISP or a broker.
+    // Traffic between the LANs does not reach the ISP or a broker.
     let passed = setting.lab.passed()?;
     for (from, to) in [(lan1, LAN2), (lan2, LAN1)] {
         let pings = probe::ping(from, to, 20)?;
@@ -60,7 +59,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(setting.lab.passed()?, passed);
     setting.nothing_went_astray()?;
 
-    // With the outside, asked from either side, all through the second tunnel.
+    // Traffic with the outside, from either side, goes through the second tunnel.
     let [_, tunnel] = setting.lab.tunnels();
     for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
         let pings = probe::ping(lan, OUTSIDE, 20)?;
@@ -88,7 +87,8 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         assert_eq!(tunnel.leaks, Leaks::default(), "{}", tunnel.name);
     }
 
-    // Without rules their packets to the outside leak, and are caught; those between them are none.
+    // Without rules, packets from the LANs to the outside leak and are redirected. Packets between the LANs
+    // are not leaks.
     daemon.kill()?;
     setting.delete_own_rules()?;
     for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
@@ -114,8 +114,8 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     Ok(())
 }
 
-/// The address that the guide gives the uplink for the LAN on its wire is out of a routed prefix: from it, too,
-/// packets go out by the tunnel only, whoever leads them to the uplink.
+/// The guide gives the uplink an address from a routed prefix, for the LAN on the uplink's link. Packets from
+/// this address leave only through the tunnel too, whatever leads them to the uplink.
 #[test]
 fn a_routed_address_on_the_uplink() -> Result<()> {
     let spec = Spec {
@@ -146,7 +146,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
     assert_eq!(setting.reached_brokers()?, [0, 10]);
     assert_eq!(explained()?, "caught");
     setting.nothing_went_astray()?;
-    // On the wire it is a neighbour like any other, found and finding, and speaks to groups there.
+    // On the link, neighbour discovery works in both directions, and multicast is not redirected.
     let [_, lan2] = setting.lab.lans()?;
     for _ in 0..2 {
         host.sh("ip -6 neighbour flush dev net0")?;
@@ -158,7 +158,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
     }
     let caught = setting.program.status()?.tunnel("sixxs1").leaks.redirected;
     assert_eq!(caught, 10);
-    // Nothing of ours but the programs.
+    // Only the programs are left.
     daemon.kill()?;
     setting.delete_own_rules()?;
     let pings = probe::Ping::new(OUTSIDE, 5).source(own).run(host)?;

@@ -1,5 +1,5 @@
-//! Somebody puts the rule for the host's own addresses behind ours, as VPNs do to catch packets before it:
-//! packets to an address of this host still reach it.
+//! Other software moves the rule for the local table behind the daemon's rules, as VPNs do to catch packets
+//! earlier. Packets to an address of this host still reach it.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn moved(extra: &str) -> Result<()> {
     let plan = setting.program.run(&["plan"])?;
     assert_eq!((plan.code, plan.stdout.as_str()), (0, ""));
 
-    // One that somebody takes away is put back.
+    // Deleted rules for the local table are restored.
     let before = setting.own_rules()?;
     setting.delete_own_rules()?;
     let rules = || setting.own_rules();
@@ -64,7 +64,7 @@ fn moved(extra: &str) -> Result<()> {
         rules.lines().count() == before.lines().count()
     })?;
 
-    // Where the local table comes first again, ours goes.
+    // When the local table comes first again, the daemon removes its own rule for it.
     host.sh("ip -6 rule add from all lookup local priority 0")?;
     has_local_rules(&setting, false)?;
     assert_eq!(setting.own_rules()?, own);
@@ -81,7 +81,7 @@ fn moved(extra: &str) -> Result<()> {
     Ok(())
 }
 
-/// Between addresses of the host, and from a LAN whose addresses are a tunnel's.
+/// Pings between addresses of the host, and from a LAN with addresses of a tunnel.
 fn packets_arrive(setting: &Setting) -> Result<()> {
     let host = setting.host();
     let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
@@ -99,7 +99,7 @@ fn packets_arrive(setting: &Setting) -> Result<()> {
     Ok(())
 }
 
-/// Without them packets to an address of this host are lost.
+/// Without these rules, packets to an address of this host are lost.
 fn they_are_needed(setting: &Setting) -> Result<()> {
     let host = setting.host();
     let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);

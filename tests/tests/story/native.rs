@@ -1,5 +1,5 @@
-//! The program makes its tunnels itself, against brokers that know nothing of it: the job once
-//! through with each kind.
+//! Native tunnels of each kind, with brokers that share no code with the program: every reply takes its
+//! tunnel.
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
@@ -9,7 +9,7 @@ use sixxs_tests::program::Hook;
 
 use crate::setting::Setting;
 
-/// Makes tests of the scene, one per pair of kinds.
+/// Makes one test of a scenario for each pair of kinds.
 macro_rules! pairs {
     ($scene:ident: $($name:ident($first:ident, $second:ident)),+ $(,)?) => {
         $(
@@ -38,7 +38,7 @@ fn every_reply_takes_its_tunnel(kinds: [Kind; 2]) -> Result<()> {
     for (tunnel, kind) in status.tunnels.iter().zip(kinds) {
         assert!(tunnel.is_whole(), "{tunnel:#?}");
         assert_eq!(tunnel.kind, kind.name());
-        // Of the kernel as it is now: for the program it has loaded what it has.
+        // The check comes after the start, when the daemon has loaded the module if the kernel has it.
         let in_kernel = kind != Kind::Ayiya && kernel::has_sit();
         let carrier = if in_kernel { "sit" } else { "tun" };
         assert_eq!(tunnel.carrier.as_deref(), Some(carrier), "{tunnel:#?}");

@@ -1,5 +1,5 @@
-//! What a broker says of addresses is bounded: it cannot take what is another tunnel's or the host's, nor lead
-//! others' addresses into its tunnel.
+//! The addresses that a broker provides are limited: it cannot take the addresses of another tunnel or of the
+//! host, or lead other addresses into its tunnel.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::setting::Setting;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Two tunnels of accounts that are up, at a server that may be asked as often as one likes.
+/// Two tunnels with accounts, at a server with a high connect limit.
 fn begin() -> Result<Setting> {
     let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let limit = "[connect_limit]\nconnects = 1000\n";
@@ -31,7 +31,7 @@ fn begin() -> Result<Setting> {
     Ok(setting)
 }
 
-/// The broker of the first tunnel gives it another address, and is asked anew.
+/// The broker of the first tunnel provides another address, and the daemon queries it again.
 fn gives(setting: &Setting, address: Ipv6Addr) -> Result<()> {
     let [first, _] = TUNNEL_IDS;
     setting.lab.tic()?.change(|book| {
@@ -83,7 +83,7 @@ fn what_others_have_is_refused() -> Result<()> {
         setting.outside_is_answered(second)?;
     }
 
-    // It is right again.
+    // The broker provides the right address again.
     gives(&setting, first.plan.address)?;
     setting.is_up().with_context(|| daemon.log())?;
     setting.outside_is_answered(first)?;
@@ -91,7 +91,7 @@ fn what_others_have_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// The host comes to an address that the broker had given away before.
+/// The host gets an address within a prefix that the broker provided earlier.
 #[test]
 fn what_the_host_gets_later_is_taken_back() -> Result<()> {
     let setting = begin()?;
@@ -128,7 +128,7 @@ fn another_address_is_told() -> Result<()> {
     wait::until("it is told", LIMIT, alerts, |alerts| alerts.contains(&told))?;
     assert_eq!(daemon.stop()?, 0);
 
-    // Also by a daemon that knows the one before from an earlier run.
+    // A daemon that knows the former address from an earlier run reports it too.
     let daemon = setting.start()?;
     gives(&setting, plan.address)?;
     let told = format!("the broker gives it {} with", plan.address);
@@ -137,7 +137,7 @@ fn another_address_is_told() -> Result<()> {
     Ok(())
 }
 
-/// Of a tunnel's prefix the main table leads the far end there, and nobody else.
+/// In the main table, only the tunnel's far end is on-link, not the rest of the tunnel's prefix.
 #[test]
 fn only_the_far_end_is_on_the_link() -> Result<()> {
     let setting = begin()?;
@@ -155,7 +155,7 @@ fn only_the_far_end_is_on_the_link() -> Result<()> {
             routes.len() == 1 && routes[0].starts_with(&far),
             "{routes:#?}"
         );
-        // By whatever address the host likes.
+        // With the source address that the host selects.
         host.sh(&format!("ping -6 -n -q -c 1 -W 5 {}", plan.peer))?;
     }
     assert_eq!(daemon.stop()?, 0);

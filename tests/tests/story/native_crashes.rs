@@ -1,5 +1,5 @@
-//! A daemon that dies over and over: however fast it is started again, no broker hears of us more
-//! often than it allows.
+//! A daemon that crashes repeatedly never exceeds the connect limit of a broker, however fast it is
+//! restarted.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use sixxs_tests::wait;
 
 use crate::setting::Setting;
 
-/// Connects to one broker in a minute.
+/// Limit of connects to one broker per minute.
 const MOST: u64 = 3;
 
-/// With what the broker said forgotten each time: the worst that a crash could do.
+/// After every second crash the parameters from the broker are deleted too, as in the worst crash.
 #[test]
 fn ten_deaths_are_three_connects() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
@@ -26,7 +26,7 @@ fn ten_deaths_are_three_connects() -> Result<()> {
     let kept = lab.paths().state().join("tic");
     for round in 0..10 {
         let daemon = setting.start()?;
-        // At some point of its work, a different one each time.
+        // Each round kills the daemon at a different stage of its work.
         let until = tic.connects().len() + round % 3;
         let seen = || Ok(tic.connects().len());
         let brief = Duration::from_millis(100 + 20 * round as u64);
@@ -43,7 +43,7 @@ fn ten_deaths_are_three_connects() -> Result<()> {
     );
     for (tunnel, kind) in lab.tunnels().iter().zip(kinds) {
         let counts = tunnel.broker()?.counts();
-        // Each set-up begins with some beats, and for AYIYA from another port.
+        // Each session set-up starts with several heartbeats, and for AYIYA from another port.
         let burst = if kind == Kind::Ayiya { 3 } else { 2 };
         assert!(counts.beats <= MOST * burst, "{kind:?}: {counts:?}");
         assert!(counts.endpoint_changes < MOST, "{kind:?}: {counts:?}");
@@ -51,8 +51,8 @@ fn ten_deaths_are_three_connects() -> Result<()> {
     Ok(())
 }
 
-/// With it kept: the server is asked once for each tunnel, and the tunnels' brokers hear of one start,
-/// whatever happens after.
+/// With the saved parameters, the server gets one query for each tunnel, and the PoPs observe only one start,
+/// however many crashes follow.
 #[test]
 fn ten_deaths_with_a_memory() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
@@ -68,7 +68,7 @@ fn ten_deaths_with_a_memory() -> Result<()> {
     let daemon = setting.start()?;
     setting.is_up()?;
     assert_eq!(lab.tic()?.connects().len(), 2);
-    // For the PoPs it was one run: the beats of one start, from one port.
+    // The PoPs observed one run: the heartbeats of one start, from one port.
     for tunnel in lab.tunnels() {
         let counts = tunnel.broker()?.counts();
         assert!(counts.beats <= 3, "{counts:?}");
@@ -78,7 +78,7 @@ fn ten_deaths_with_a_memory() -> Result<()> {
     Ok(())
 }
 
-/// The time that is told does not change while one waits for it.
+/// The reported time does not change during the wait.
 #[test]
 fn until_when_there_is_no_connect_is_told() -> Result<()> {
     let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;

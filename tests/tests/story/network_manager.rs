@@ -1,5 +1,5 @@
-//! NetworkManager beside us, the real one: it leaves rules of others alone, and of routes those on
-//! interfaces that it does not manage.
+//! The real NetworkManager beside the daemon. It does not change foreign rules, or routes on interfaces that
+//! it does not manage.
 
 use std::time::Duration;
 
@@ -59,8 +59,8 @@ fn our_tunnel_too() -> Result<()> {
     })?;
     scene.end(0)?;
 
-    // What it took on it takes apart when told to set it up anew: the address is its business then,
-    // and all routes out of the interface went with it, of which ours is put back.
+    // When NetworkManager sets up an adopted interface again, it replaces the address. The kernel then drops
+    // all routes of the interface, and the daemon restores its own.
     let daemon = setting.start()?;
     let routes = setting.own_routes()?;
     manager.nmcli(&["device", "reapply", name])?;

@@ -1,4 +1,4 @@
-//! Scene 5: drop and observe do what they say.
+//! The settings `drop` and `observe` of `on_leak`.
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
@@ -56,8 +56,8 @@ fn observe_observes(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// From each tunnel's address: leaks of a socket bound to the uplink with the daemon alive, then
-/// of replies to pings with the daemon dead and no rules, none of which is answered.
+/// Sends leaks from each tunnel's address: first from a socket bound to the uplink while the daemon runs,
+/// then replies to pings without daemon and rules. None of the pings is answered.
 fn leak_under(flavour: Flavour, hook: Hook, extra: &str) -> Result<Setting> {
     let setting = Setting::of(Spec::new(flavour), hook, extra)?;
     let daemon = setting.start()?;

@@ -1,4 +1,4 @@
-//! Scene 3: `sixxs plan` pasted into a shell of a fresh lab does the same as the daemon's routing.
+//! The commands of `sixxs plan`, run in a shell in a fresh lab, have the same effect as the daemon.
 
 use anyhow::Result;
 use sixxs_tests::program::Hook;
@@ -53,7 +53,7 @@ fn pasted_into_a_shell(flavour: Flavour, hook: Hook) -> Result<()> {
     by_hand.nothing_went_astray()?;
     let plan = by_hand.program.run(&["plan"])?;
     assert_eq!(plan.code, 0, "{plan:#?}");
-    // A daemon that comes later finds nothing to correct.
+    // A daemon that starts later has nothing to correct.
     let daemon = by_hand.start()?;
     let status = by_hand.program.status()?;
     assert!(status.healthy, "{status:#?}");

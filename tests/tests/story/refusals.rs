@@ -1,4 +1,4 @@
-//! What the kernel refuses is told in the kernel's words, once it lasts longer than a repair takes.
+//! Errors of the kernel are reported in the kernel's words if they last longer than a repair.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn is_whole_again(setting: &Setting) -> Result<()> {
     Ok(())
 }
 
-/// NetworkManager does this to an interface that it takes on.
+/// NetworkManager does this to an interface that it adopts.
 #[test]
 fn ipv6_goes_for_a_moment() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
@@ -42,7 +42,7 @@ fn ipv6_goes_for_a_moment() -> Result<()> {
     let routes = setting.own_routes()?;
     for _ in 0..5 {
         setting.host().sysctl(&[(SWITCH, "1")])?;
-        // Long enough for several looks.
+        // Long enough for several scans.
         std::thread::sleep(Duration::from_millis(200));
         setting.host().sysctl(&[(SWITCH, "0")])?;
         is_whole_again(&setting)?;
@@ -70,7 +70,7 @@ fn ipv6_is_gone_for_good() -> Result<()> {
     setting.host().sysctl(&[(SWITCH, "0")])?;
     is_whole_again(&setting)?;
 
-    // The kernel takes IPv6 off an interface with less than 1280 bytes (RFC 8200 section 5).
+    // The kernel disables IPv6 on an interface with an MTU below 1280 bytes (RFC 8200 section 5).
     setting.host().sh("ip link set sixxs0 mtu 1000")?;
     problem_comes(&setting, "MTU")?;
     let health = setting.program.status()?.tunnel("sixxs0").health.clone();

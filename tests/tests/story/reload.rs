@@ -1,5 +1,5 @@
-//! A changed configuration is taken over by the running daemon: only what changed is touched, a
-//! wrong file changes nothing, and one that nobody confirms is given up again.
+//! The running daemon loads a changed configuration. Only changed objects are touched, a wrong file changes
+//! nothing, and an unconfirmed configuration is reverted.
 
 use std::fs;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn config(setting: &Setting) -> Result<String> {
     Ok(fs::read_to_string(setting.lab.paths().config())?)
 }
 
-/// Waits until the rules are as wanted.
+/// Waits until the rules match.
 fn rules_until(setting: &Setting, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
     let rules = || setting.own_rules();
     wait::until(what, Duration::from_secs(5), rules, |rules| good(rules))?;
@@ -45,7 +45,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     setting.program.ok(&["reload"])?;
     let rules = setting.own_rules()?;
     let of_first = |rules: &str| -> Vec<String> {
-        // It has one more, which leads to the new prefix without a tunnel.
+        // The first tunnel has one more rule: for packets to the new prefix, without a tunnel.
         let own = format!("from {} lookup", first.plan.address);
         let lines = rules.lines().filter(|line| line.contains(&own));
         lines.map(str::to_owned).collect()
@@ -58,7 +58,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     assert!(!rules.contains("lookup 201"), "{rules}");
     setting.outside_is_answered(second)?;
 
-    // What is wanted otherwise was not taken away by anybody.
+    // A changed setting does not count as a correction.
     let (to_its_mtu, of_second) = changed.rsplit_once("mtu = ").context("no mtu")?;
     let (_, after_it) = of_second.split_once('\n').context("no line")?;
     setting
@@ -81,7 +81,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     let refused = setting.program.run(&["stop", second.plan.interface])?;
     assert_eq!(refused.code, 1, "{refused:#?}");
 
-    // And with it again, by a signal.
+    // With the second tunnel again, by a signal.
     setting.lab.write_config(&good)?;
     daemon.signal(Signal::SIGHUP)?;
     rules_until(&setting, "the rules of the start are back", |rules| {
@@ -89,7 +89,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     })?;
     setting.outside_is_answered(second)?;
 
-    // A file that is wrong.
+    // A wrong file.
     setting
         .lab
         .write_config(&good.replace("uplinks", "uplink"))?;

@@ -1,5 +1,5 @@
-//! Scene 2: with the daemon every reply arrives, through its own tunnel; the ISP's filter stands at
-//! 0, and the echo counters match the pings exactly.
+//! With the daemon every reply arrives, through its own tunnel. The ISP's filter drops nothing, and the echo
+//! counters match the pings exactly.
 
 use anyhow::Result;
 use sixxs_tests::kernel;

@@ -1,4 +1,4 @@
-//! Scene 7: a tunnel interface deleted and made again gets its route, rules and programs back.
+//! A tunnel interface that is deleted and created again gets its route, rules and programs back.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
         setting.outside_is_answered(gone)?;
         setting.nothing_went_astray()?;
 
-        // And its leaks are still caught.
+        // Its leaks are still caught.
         setting.delete_own_rules()?;
         setting.outside_is_answered(gone)?;
         setting.nothing_went_astray()?;
@@ -71,7 +71,7 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// `ip route` lists tables in the order of a hash.
+/// `ip route` lists tables in hash order.
 fn sorted(lines: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = lines.lines().collect();
     lines.sort_unstable();
