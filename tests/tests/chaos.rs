@@ -1,4 +1,4 @@
-//! Random faults while traffic runs: short here, as long as one likes by `cargo xtask test chaos`.
+//! Random faults during traffic. They are few here; `cargo xtask test chaos` runs any number.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 use sixxs_tests::topology::Flavour;
 
-/// For each kind of host, unless the command line says how many faults.
+/// Duration for each kind of host, unless the command line sets the number of faults.
 const USUAL: Duration = Duration::from_secs(16);
 
 fn strike(variant: &Variant) -> Result<()> {
@@ -20,13 +20,13 @@ fn strike(variant: &Variant) -> Result<()> {
     run(variant, Options::from_environment(USUAL)?)
 }
 
-/// One at a time: repairs are timed.
+/// Runs one test at a time, because repairs are timed.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// By TCX links, where the kernel has them.
+/// With TCX links, where the kernel has them.
 fn usual() -> Variant {
     Variant {
         name: "tcx",
@@ -61,7 +61,7 @@ fn chaos_native() -> Result<()> {
     })
 }
 
-/// What a daemon that stands still does not repair, none of these checks overlooks.
+/// The checks detect all faults that a stopped daemon does not repair.
 #[test]
 fn what_is_not_repaired_is_noticed() -> Result<()> {
     let _alone = alone();
@@ -88,13 +88,13 @@ fn what_is_not_repaired_is_noticed() -> Result<()> {
     })
 }
 
-/// What the ISP drops while nobody took a program away counts against the program.
+/// Packets that the ISP drops while all programs are attached are an error.
 #[test]
 fn what_is_lost_is_noticed() -> Result<()> {
     let _alone = alone();
     let struck = on_host(&usual(), |host, _, _| {
         host.suffer(&[at_once(Act::Freeze)])?;
-        // Not by an act, so that there is no excuse.
+        // Not as a fault, because faults excuse lost packets.
         host.programs().detach(Place::egress(Port::Uplink))?;
         let noticed = host.is_whole_within(Duration::from_millis(200));
         assert!(noticed.is_err(), "the program is away");

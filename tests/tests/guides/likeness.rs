@@ -1,13 +1,13 @@
-//! Owns when what was printed is what a guide says that it is. Pure.
+//! Compares printed output with the output in a guide. Pure.
 //!
-//! In the guide `…` stands for anything within a line, and alone on a line for any number of lines.
-//! Any white space is like any other, at the ends of lines and as empty lines none at all. Everything
-//! else has to be the same, up to the last line.
+//! In the guide `…` matches any text within a line, and alone on a line any number of lines. All white space
+//! is equal. White space at the ends of lines and empty lines are ignored. Everything else has to be equal,
+//! up to the last line.
 
-/// Anything.
+/// Matches any text.
 const ANY: &str = "…";
 
-/// Whether `printed` is what these lines say.
+/// Whether `printed` matches these lines.
 pub(crate) fn is_like(said: &[String], printed: &str) -> bool {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let lines = |lines: &mut dyn Iterator<Item = &str>| -> Vec<String> {

@@ -1,6 +1,6 @@
-//! The guides in docs/guides, done as they stand there: every file written and every command typed, in
-//! a lab whose addresses they have. And that whatever docs link to is
-//! there, whatever pages about the code name as well, and whatever `sixxs doctor` finds is explained.
+//! Carries out the guides in docs/guides: writes each file and types each command, in a lab with the same
+//! addresses. Also checks that all links of the docs and all paths in the pages about the code exist, and
+//! that the docs explain all findings of `sixxs doctor`.
 
 mod likeness;
 mod links;

@@ -1,6 +1,6 @@
-//! Owns a place in the lab's host where paths are those that people have: a mount namespace with /etc,
-//! /run, /var/lib and /sys of its own, and the program in PATH. The machine's stay untouched, and what
-//! is pinned or written there goes with it.
+//! A mount namespace in the lab's host with the usual paths: its own /etc, /run, /var/lib and /sys, and the
+//! program in PATH. The machine's own directories do not change, and all pins and files disappear with the
+//! namespace.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,9 +12,9 @@ use sixxs_tests::lab::Lab;
 use sixxs_tests::mounts::Mounts;
 use sixxs_tests::netns::Namespace;
 
-/// Of the machine's /etc; programs want to know users, and to find names in files only.
+/// Files of the machine's /etc. Programs need its users, and names must come from files only.
 const KEPT: [&str; 2] = ["passwd", "group"];
-/// What programs take for the system's authorities.
+/// The file with the system's certificate authorities.
 const AUTHORITIES: &str = "ssl/certs/ca-certificates.crt";
 
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// With this program as `sixxs` and `aiccu`. Where a network manager of the lab is at work,
-    /// `beside` is its directory: /run is the same in both places then.
+    /// With this program as `sixxs` and `aiccu`. If the lab runs a network manager, `beside` is its
+    /// directory, so that both have the same /run.
     pub(crate) fn new(lab: &Lab, program: &Path, beside: Option<&Path>) -> Result<Self> {
         let directory = lab.paths().base().join("guide");
         let run = beside.map_or(directory.join("run"), |beside| beside.join("run"));
@@ -38,7 +38,7 @@ impl Place {
             fs::copy(Path::new("/etc").join(name), etc.join(name))
                 .with_context(|| format!("copy /etc/{name}"))?;
         }
-        // As the package makes it.
+        // The package makes this group.
         let group = etc.join("group");
         let groups = fs::read_to_string(&group).context("read group")?;
         if !groups.lines().any(|line| line.starts_with("sixxs:")) {
@@ -51,7 +51,7 @@ impl Place {
         for name in ["sixxs", "aiccu"] {
             symlink(program, programs.join(name)).with_context(|| format!("link {name}"))?;
         }
-        // The last hides where the lab's directory is.
+        // The last bind mount hides the lab's directory.
         let binds = [(lib, "/var/lib"), (etc, "/etc"), (run, "/run")];
         let binds = binds.map(|(from, to)| (from, PathBuf::from(to)));
         Ok(Self {
@@ -60,12 +60,12 @@ impl Place {
         })
     }
 
-    /// A command that will run there, in this namespace of the lab's.
+    /// A command that will run in these mounts, and in this namespace of the lab.
     pub(crate) fn command(&self, node: &Namespace, program: &str) -> Command {
         let mut command = node.command(program);
         self.mounts.enter(&mut command);
         let path = std::env::var("PATH").unwrap_or_default();
-        // Of the caller nothing else: people have none of it.
+        // Nothing else of the caller's environment: users do not have it.
         command
             .env_clear()
             .env("PATH", format!("/run/bin:{path}"))
@@ -73,7 +73,7 @@ impl Place {
         command
     }
 
-    /// The path outside of a file that is below /etc inside.
+    /// The outer path of a file below /etc.
     pub(crate) fn etc(&self, path: &str) -> PathBuf {
         self.directory.join("etc").join(path)
     }

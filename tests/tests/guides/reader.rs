@@ -1,8 +1,7 @@
-//! Owns somebody who does what a guide says: writes the files, types the commands, and compares what
-//! is printed.
+//! A reader who follows a guide: writes the files, types the commands, and compares the output.
 //!
-//! `systemctl` is the lab's, where there is no systemd: of `sixxs` the daemon is started, stopped and
-//! told to reload as its unit has it; of `systemd-networkd` it is the real one.
+//! `systemctl` is simulated, because the lab has no systemd. For `sixxs` it starts, stops and reloads the
+//! daemon as the unit does. For `systemd-networkd` it restarts the real one.
 
 use std::fs;
 use std::time::Duration;
@@ -18,9 +17,9 @@ use crate::likeness::is_like;
 use crate::markdown::{Act, Guide, Prompt, Step};
 use crate::place::Place;
 
-/// For what a guide says to be printed. People look again too: a tunnel is up a moment later.
+/// Limit for the output of a guide. Users repeat a command too, if a tunnel is not up yet.
 const LIMIT: Duration = Duration::from_secs(15);
-/// What only looks, and so can be looked at again.
+/// Commands that change nothing, and so can be repeated.
 const LOOKS: [&str; 8] = [
     "ping ",
     "networkctl list",
@@ -31,7 +30,8 @@ const LOOKS: [&str; 8] = [
     "sixxs plan",
     "sixxs explain",
 ];
-/// Where systemd-networkd's files of interfaces are, and its settings by the guides, below /etc.
+/// Below /etc: the directory of systemd-networkd's interface files, and the file with its settings from the
+/// guides.
 const NETWORKD_FILES: &str = "systemd/network";
 pub(crate) const NETWORKD_SETTINGS: &str = "systemd/networkd.conf.d/10-sixxs.conf";
 
@@ -43,7 +43,7 @@ pub(crate) struct Reader<'a> {
     place: Place,
 }
 
-/// Whatever happened, no daemon and nothing that one started stays.
+/// Ends the daemon and everything that it started, also after a failed test.
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.type_in(Prompt::Host, "sixxs down") {
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         Self::with(lab, None)
     }
 
-    /// On a host with a systemd-networkd that is to manage these interfaces, and is not started yet.
+    /// On a host with a systemd-networkd that manages these interfaces, and is not started yet.
     pub(crate) fn beside(lab: &'a Lab, networkd: Networkd, managed: &'a [&str]) -> Result<Self> {
         Self::with(lab, Some((networkd, managed)))
     }
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Does what stands in these chapters.
+    /// Carries out these chapters.
     pub(crate) fn follow(&mut self, guide: &Guide, is_meant: impl Fn(&str) -> bool) -> Result<()> {
         for step in &guide.steps {
             if is_meant(&step.chapter) {
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As an editor does, with the usual umask.
+    /// Writes a file as an editor does, with the usual umask.
     fn write(&self, path: &str, text: &str) -> Result<()> {
         let below = path.strip_prefix("/etc/");
         let path = self
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
 
-    /// By bash: busybox's shell, which the virtual machine has, takes its own `ping`.
+    /// With bash: the shell of busybox, which the virtual machine has, would run its own `ping`.
     fn type_in(&self, at: Prompt, line: &str) -> Result<Printed> {
         finish(
             self.place
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Its place has the machine's /etc, but for what is given to it.
+    /// networkd uses the machine's /etc, plus the files that are given to it.
     fn restart_networkd(&mut self) -> Result<()> {
         let settings = self.place.etc(NETWORKD_SETTINGS);
         let files = self.place.etc(NETWORKD_FILES);

@@ -1,4 +1,4 @@
-//! Each guide, on the host that it is for.
+//! Carries out each guide, on the host that it is for.
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::beside::networkd::Networkd;
@@ -11,7 +11,7 @@ use sixxs_tests::topology::{Flavour, UPLINK};
 use crate::markdown::{Act, Guide};
 use crate::reader::{NETWORKD_SETTINGS, Reader};
 
-/// The text of a guide, wherever this is run.
+/// The text of a guide, independent of the current directory.
 macro_rules! guide {
     ($name:literal) => {
         Guide::read(
@@ -25,10 +25,10 @@ macro_rules! guide {
     };
 }
 
-/// Blocks that are only read, in all guides together. One more is for a good reason only.
+/// Number of blocks that are not run, in all guides together. Raise it only for a good reason.
 const NOT_RUN: usize = 3;
 
-/// The tunnel of this MTU at both ends, as Hurricane Electric has it.
+/// A lab with Hurricane Electric's MTU at both ends of the tunnels.
 fn hurricane_electric_lab() -> Result<Lab> {
     Lab::new(Spec {
         mtu: 1480,
@@ -36,7 +36,7 @@ fn hurricane_electric_lab() -> Result<Lab> {
     })
 }
 
-/// The chapter about a tunnel that somebody else makes.
+/// The chapter about a tunnel that other software makes.
 const BY_OTHERS: &str = "If something else makes the tunnel";
 
 #[test]
@@ -59,7 +59,7 @@ fn hurricane_electric_by_others() -> Result<()> {
     Reader::new(&lab)?.follow(&guide, |chapter| chapter == BY_OTHERS)
 }
 
-/// The chapters about the files that there are, and about the commands of old for them.
+/// The chapters about existing files, and about the old commands.
 const FILES: &str = "What you have";
 const OLD_COMMANDS: &str = "With the old commands";
 
@@ -88,7 +88,7 @@ fn networkd() -> Result<()> {
     Reader::beside(&lab, networkd, &[UPLINK])?.follow(&guide!("networkd.md")?, |_| true)
 }
 
-/// What the guide says and what the package brings are the same settings.
+/// The guide and the package have the same settings.
 #[test]
 fn networkd_settings_are_the_package_s() -> Result<()> {
     let settings = |text: &str| -> Vec<String> {
@@ -109,7 +109,7 @@ fn networkd_settings_are_the_package_s() -> Result<()> {
     Ok(())
 }
 
-/// The host has LANs, and does nothing for them yet.
+/// The host has LANs, but no configuration for them yet.
 #[test]
 fn routed_prefixes() -> Result<()> {
     let lab = Lab::new(Spec {
@@ -124,9 +124,9 @@ fn routed_prefixes() -> Result<()> {
     Reader::new(&lab)?.follow(&guide!("routed-prefixes.md")?, |_| true)
 }
 
-/// The private key of the other end in the guide.
+/// The far end's private key in the guide.
 const PEER_KEY: &str = "GJ/F4b2/GR7x8i2ei+g/muOZgAGN2Oa5hPD4n+J/V0I=";
-/// The public key that goes with the private one in the guide.
+/// The public key of the private key in the guide.
 const OWN_KEY: &str = "F+AiHkqYBtJ64XLj7FWoKupndrPEO/+MY650FFSJjU4=";
 
 #[test]
@@ -139,7 +139,7 @@ fn wireguard() -> Result<()> {
         mtu: 1420,
         ..Spec::new(Flavour::WireGuard)
     })?;
-    // The lab's tunnels go; the second one's other end is the guide's from now on.
+    // The lab's tunnels are removed, and the far end of the second one is configured as in the guide.
     for tunnel in lab.tunnels() {
         tunnel.delete()?;
     }
