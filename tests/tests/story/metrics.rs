@@ -1,5 +1,5 @@
-//! Metrics: always on the control socket, and by TCP if configured. They have the same numbers as `sixxs
-//! status`, and are read at each request.
+//! Metrics: always on the control socket, and by TCP if configured. They have the same numbers as
+//! `sixxs status`, and are read at each request.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
