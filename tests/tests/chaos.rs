@@ -88,7 +88,7 @@ fn what_is_not_repaired_is_noticed() -> Result<()> {
     })
 }
 
-/// Packets that the ISP drops while all programs are attached are an error.
+/// Packets that the ISP drops are an error, unless a fault has detached a program.
 #[test]
 fn what_is_lost_is_noticed() -> Result<()> {
     let _alone = alone();

@@ -28,8 +28,8 @@ fn is_judged(setting: &Setting, level: &str, reason: &str) -> Result<()> {
         },
     )?;
     assert!(!status.healthy, "{status:#?}");
-    // The commands are repeated: while the next ping is pending, the level may return to the former one for a
-    // moment.
+    // The commands are repeated: when another ping arrives, the number of unanswered pings in a row may drop
+    // from three to two for a moment.
     let line = format!("{level}: {name}: ");
     for (command, words) in [
         (&["status"][..], &[line.as_str(), "NOT HEALTHY"][..]),

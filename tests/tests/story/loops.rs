@@ -61,8 +61,8 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(setting.reached_brokers()?, [0, 0]);
     setting.nothing_went_astray()?;
 
-    // A host outside forges the address of the other tunnel. Its packets are forwarded to the networks behind
-    // this host, and nothing leaves.
+    // A host outside forges the address of the other tunnel. Hosts behind this host receive its packets, and
+    // nothing leaves.
     for (tunnel, to) in [
         (0, LAN1.to_string()),
         (0, HOLES[1].to_owned()),

@@ -59,8 +59,8 @@ fn our_tunnel_too() -> Result<()> {
     })?;
     scene.end(0)?;
 
-    // When NetworkManager sets up an adopted interface again, it replaces the address. The kernel then drops
-    // all routes of the interface, and the daemon restores its own.
+    // When NetworkManager sets up an adopted interface again, it also manages the address. All routes of the
+    // interface are lost at that time, and the daemon restores its own.
     let daemon = setting.start()?;
     let routes = setting.own_routes()?;
     manager.nmcli(&["device", "reapply", name])?;
