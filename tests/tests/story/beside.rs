@@ -102,7 +102,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// The daemon's rules and routes, sorted. Rules of one priority are listed in the order of their creation.
+/// The daemon's rules and routes, sorted: `ip` lists rules of one priority in the order of their creation.
 fn in_place(setting: &Setting) -> Result<[Vec<String>; 2]> {
     let sorted = |lines: &str| {
         let mut lines: Vec<_> = lines.lines().map(str::to_owned).collect();

@@ -99,7 +99,7 @@ fn one_daemon_at_a_time() -> Result<()> {
     Ok(())
 }
 
-/// Two daemons in one network namespace would undo each other's work, in whatever directories.
+/// Two daemons in one network namespace would undo each other's work, even in different directories.
 #[test]
 fn a_second_daemon_is_refused() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
@@ -204,8 +204,8 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
     assert_eq!(printed.code, 0, "{printed:#?}");
     drop(idle);
 
-    // Connections that follow alerts stay open. Other members of the group then get an error, but root does
-    // not.
+    // Connections that follow alerts stay open. Other members of the group then get an error, but root is
+    // still served.
     let follow = "GET /v1/alerts?follow=true HTTP/1.1\r\nHost: x\r\n\r\n";
     let following = Member::holds(&setting, 100, follow)?;
     let printed = wait::until("members are refused", LIMIT, as_member, |p| p.code != 0)?;

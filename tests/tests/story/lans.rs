@@ -115,7 +115,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
 }
 
 /// The guide gives the uplink an address from a routed prefix, for the LAN on the uplink's link. Packets from
-/// this address leave only through the tunnel too, whatever leads them to the uplink.
+/// this address also leave only through the tunnel, even if a socket or a rule leads them to the uplink.
 #[test]
 fn a_routed_address_on_the_uplink() -> Result<()> {
     let spec = Spec {

@@ -1,4 +1,4 @@
-//! A path that loses, repeats and reorders packets. Packets that arrive are correct, and with AYIYA arrive
+//! A path that loses, duplicates and reorders packets. Packets that arrive are correct, and with AYIYA arrive
 //! only once.
 
 use std::collections::BTreeMap;

@@ -191,7 +191,7 @@ fn a_fight_over_rules() -> Result<()> {
         .processor_time()?
         .checked_sub(used)
         .context("time goes forward")?;
-    // Rules of one priority are listed in the order of their creation.
+    // Sorted, because `ip` lists rules of one priority in the order of their creation.
     let sorted = |rules: &str| {
         let mut lines: Vec<_> = rules.lines().map(str::to_owned).collect();
         lines.sort();

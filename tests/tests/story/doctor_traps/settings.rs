@@ -128,7 +128,7 @@ fn strict_filters_of_outer_packets() -> Result<()> {
     is_fixed(&setting, "rp_filter", "bad")
 }
 
-/// An address that another host on the link also has is not in use.
+/// Duplicate address detection disables an address that another host on the link also has.
 #[test]
 fn a_duplicate_address() -> Result<()> {
     let setting = Setting::new(Flavour::Veth, Hook::Auto)?;

@@ -58,7 +58,7 @@ fn a_reverse_path_filter() -> Result<()> {
     Ok(())
 }
 
-/// The doctor finds reverse-path filters by their effect, in whatever form they are written.
+/// The doctor finds reverse-path filters by their effect, in any form.
 #[test]
 fn reverse_path_filters_of_any_shape() -> Result<()> {
     let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
