@@ -1,6 +1,6 @@
 //! Describes a leak for people: names for numbers, and why the packet left by the wrong interface.
 //!
-//! Pure but for the names of interfaces, which the kernel is asked for.
+//! Pure, except that it looks the names of interfaces up in the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +42,7 @@ pub(super) struct Evidence<'a> {
     pub(super) slots: &'a BTreeMap<IfName, u32>,
     /// What the last scan left to do.
     pub(super) plan: &'a Plan,
-    /// Policy rules of others.
+    /// Foreign policy rules.
     pub(super) others_rules: &'a [SeenRule],
     /// Interfaces.
     pub(super) links: &'a Links,
@@ -91,7 +91,7 @@ impl Evidence<'_> {
     }
 
     /// Why a flow leaks; `None`: the line is about several flows, or its tunnel is not configured any more.
-    /// `recent` says whether the tunnel's rule or route was put back shortly before, and who had removed it.
+    /// `recent`: whether the tunnel's rule or route was restored shortly before, and the process that had removed it.
     pub(super) fn cause(
         &self,
         line: &Leaks,
@@ -114,7 +114,7 @@ impl Evidence<'_> {
         };
         let circumstances = self.circumstances(tunnel, &packet, IfIndex(record.ifindex))?;
         match cause(&circumstances) {
-            // What was missing when the packet leaked may have been restored since.
+            // A rule or route that was missing then may have been restored since.
             Cause::NotAsked => {
                 Some(recent(name).map_or(Cause::NotAsked, |by| Cause::PutBack { by }))
             }

@@ -85,8 +85,8 @@ impl LeakReports {
         new
     }
 
-    /// Whether a line is about recursive packets that an alert has reported. They go on until somebody
-    /// changes a route, and the status counts them.
+    /// Whether a line is about recursive packets that an alert has reported. They continue until a route
+    /// changes, and the status counts them.
     fn is_reported(&mut self, line: &Leaks, now: Duration) -> bool {
         let Some((flow, record)) = &line.flow else {
             return false;

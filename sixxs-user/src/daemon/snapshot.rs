@@ -27,7 +27,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) links: &'a Links,
     /// What the last scan left to do.
     pub(super) plan: &'a Plan,
-    /// Policy rules of others before ours, as of the last scan.
+    /// Foreign policy rules before ours, as of the last scan.
     pub(super) shadows: &'a [Shadow],
     /// How the programs of interfaces are attached.
     pub(super) hooks: BTreeMap<IfName, Hook>,
