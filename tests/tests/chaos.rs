@@ -9,8 +9,8 @@ use sixxs_tests::chaos::act::{Act, Place, Port};
 use sixxs_tests::chaos::plan::Step;
 use sixxs_tests::chaos::{Options, Variant, on_host, run};
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
 /// For each kind of host, unless the command line says how many faults.
 const USUAL: Duration = Duration::from_secs(16);

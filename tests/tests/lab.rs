@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
+use sixxs_tests::lab::topology::{Flavour, LAN1, LAN2, OUTSIDE, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::probe;
-use sixxs_tests::service::Services;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::topology::{Flavour, LAN1, LAN2, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::probe::service::Services;
+use sixxs_tests::program::snapshot::{assert_same, take};
 use sixxs_tests::wait;
 
 /// The cure by hand: then the outside is answered, and what is still missing is the program's job.

@@ -19,7 +19,7 @@ use super::clock::Clock;
 use super::protocol41;
 use super::session::{Datagram, HEADROOM, Way};
 use super::state::State;
-use crate::tun::Offloading;
+use crate::lab::tun::Offloading;
 
 /// Batches taken from one place before the next one gets its turn.
 const TURN: usize = 4;

@@ -16,9 +16,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use sixxs_user::wire::Batches;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
+use crate::lab::tun::Offloading;
 use crate::socket_option;
-use crate::tun::Offloading;
 
 use super::clock::Clock;
 use super::counts::Counts;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::topology::{TUNNELS, UPLINK};
+use crate::lab::topology::{TUNNELS, UPLINK};
 
 /// An interface that the program has programs at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 
 use super::host::{Host, QUIET, REPAIRED};
 use crate::lab::Lab;
-use crate::{nft, wait};
+use crate::lab::nft;
+use crate::wait;
 
 /// The interface. Its other end is at the ISP, of all places: it needs somebody who counts.
 pub(super) const EXIT: &str = "exit0";

@@ -19,7 +19,8 @@ use super::traffic::{MARKS, Traffic};
 use super::whole::Whole;
 use crate::lab::{Lab, Tunnel};
 use crate::program::{Daemon, Program};
-use crate::{own, shell, status, wait};
+use crate::program::{owned_state, status};
+use crate::{shell, wait};
 
 /// How soon after the last act everything is in place again.
 pub(super) const REPAIRED: Duration = Duration::from_secs(3);
@@ -339,7 +340,7 @@ impl<'a> Host<'a> {
         let last = counts(self.lab)?;
         self.account.settle(&last).context("after its end")?;
         self.program.ok(&["down"])?;
-        let left = own::rules(self.lab.host())? + &own::routes(self.lab.host())?;
+        let left = owned_state::rules(self.lab.host())? + &owned_state::routes(self.lab.host())?;
         ensure!(left.is_empty(), "left behind: {left}");
         Ok(())
     }

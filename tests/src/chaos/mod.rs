@@ -29,10 +29,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::lab::topology::{ROUTER_SYSCTLS, TUNNELS, TunnelPlan};
 use crate::lab::{Lab, Spec};
+use crate::probe::service::Services;
 use crate::program::{Hook, Program};
-use crate::service::Services;
-use crate::topology::{ROUTER_SYSCTLS, TUNNELS, TunnelPlan};
 use chronicle::Chronicle;
 use footprint::Footprint;
 use host::Host;

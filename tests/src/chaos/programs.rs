@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use super::act::{Place, Port};
-use crate::bpf::{self, Order};
-use crate::netns::Namespace;
+use crate::kernel::bpf::{self, Order};
+use crate::lab::netns::Namespace;
 
 /// The handle of our filters on clsact.
 const HANDLE: &str = "0x69787873";

@@ -8,8 +8,11 @@ use nix::sys::signal::Signal;
 use super::act::{Act, Loss, Port};
 use super::clock;
 use super::host::Host;
-use crate::topology::TUNNELS;
-use crate::{leak, own, shell, uplink};
+use crate::lab::topology::TUNNELS;
+use crate::lab::uplink;
+use crate::probe::leak;
+use crate::program::owned_state;
+use crate::shell;
 
 /// Changes of one flood: of the messages that tell of them a socket of the usual size (212,992 bytes)
 /// holds a few hundred.
@@ -25,19 +28,20 @@ impl Host<'_> {
     pub(super) fn strike(&mut self, act: Act) -> Result<()> {
         let host = self.lab.host();
         match act {
-            Act::FlushRules => {
-                self.attempt(&format!("ip -6 rule flush protocol {}", own::PROTOCOL))
-            }
+            Act::FlushRules => self.attempt(&format!(
+                "ip -6 rule flush protocol {}",
+                owned_state::PROTOCOL
+            )),
             Act::DeleteRule(number) => {
-                let rules = own::rules(host)?;
+                let rules = owned_state::rules(host)?;
                 if let Some(line) = nth(&rules, number) {
-                    self.attempt(&own::delete_rule(line)?);
+                    self.attempt(&owned_state::delete_rule(line)?);
                 }
             }
             Act::DeleteRoute(number) => {
-                let routes = own::routes(host)?;
+                let routes = owned_state::routes(host)?;
                 if let Some(line) = nth(&routes, number) {
-                    self.attempt(&own::delete_route(line)?);
+                    self.attempt(&owned_state::delete_route(line)?);
                 }
             }
             Act::FlushTable(number) => {

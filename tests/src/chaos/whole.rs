@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 /// Rules, routes and addresses, a line each.
 #[derive(Clone, Debug, PartialEq, Eq)]

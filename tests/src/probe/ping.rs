@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::ANSWER_LIMIT;
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 /// How many pings were sent and answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,11 +11,11 @@ use sixxs_tests::broker::clock::Clock;
 use sixxs_tests::broker::forge::Attack;
 use sixxs_tests::broker::impairment::Impairment;
 use sixxs_tests::broker::pop::{Pop, Source};
-use sixxs_tests::frame;
+use sixxs_tests::lab::native::More;
+use sixxs_tests::lab::topology::{OUTSIDE, TIC_SERVER};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::native::More;
-use sixxs_tests::service::Services;
-use sixxs_tests::topology::{OUTSIDE, TIC_SERVER};
+use sixxs_tests::probe::frame;
+use sixxs_tests::probe::service::Services;
 use sixxs_tests::{probe, wait};
 
 use super::client::{Client, LIMIT, carries};

@@ -14,9 +14,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::{Certificate, Fault, Outcome, Stage, Tic, Verdict};
+use sixxs_tests::lab::native::{PASSWORD, TUNNEL_PASSWORDS, USERNAME};
+use sixxs_tests::lab::topology::{TIC_SERVER, TUNNELS};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::native::{PASSWORD, TUNNEL_PASSWORDS, USERNAME};
-use sixxs_tests::topology::{TIC_SERVER, TUNNELS};
 use sixxs_tests::wait;
 
 use super::client::LIMIT;

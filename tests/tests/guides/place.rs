@@ -9,8 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::lab::Lab;
-use sixxs_tests::mounts::Mounts;
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::lab::mounts::Mounts;
+use sixxs_tests::lab::netns::Namespace;
 
 /// Of the machine's /etc; programs want to know users, and to find names in files only.
 const KEPT: [&str; 2] = ["passwd", "group"];

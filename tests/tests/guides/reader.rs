@@ -8,9 +8,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sixxs_tests::beside::networkd::Networkd;
 use sixxs_tests::lab::Lab;
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::network_managers::networkd::Networkd;
 use sixxs_tests::program::{Daemon, Hook, Printed, Program, finish};
 use sixxs_tests::wait;
 

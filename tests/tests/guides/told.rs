@@ -1,12 +1,12 @@
 //! Each guide, on the host that it is for.
 
 use anyhow::{Context as _, Result, ensure};
-use sixxs_tests::beside::networkd::Networkd;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::kernel;
+use sixxs_tests::lab::topology::{Flavour, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::network_managers::networkd::Networkd;
 use sixxs_tests::shell;
-use sixxs_tests::topology::{Flavour, UPLINK};
 
 use crate::markdown::{Act, Guide};
 use crate::reader::{NETWORKD_SETTINGS, Reader};

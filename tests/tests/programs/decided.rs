@@ -14,8 +14,8 @@ use sixxs_common::stat::Stat;
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::types::Prefix;
-use sixxs_tests::bare::{Direction, Host, LOOPBACK, Programs};
-use sixxs_tests::packets::{
+use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
+use sixxs_tests::probe::packets::{
     AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ICMPV6, IPV6_TYPE, ROUTING,
     SERVICE_VLAN_TYPE, TCP, UDP, VLAN_TYPE, ipv6, udp,
 };

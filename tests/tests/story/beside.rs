@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use sixxs_tests::events::{self, Events};
+use sixxs_tests::kernel::route_events::{self, Events};
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Daemon;
 use sixxs_tests::wait;
@@ -67,7 +67,7 @@ impl<'a> Scene<'a> {
         let status = program.status_until("everything is well", |status| status.healthy)?;
         let corrections = status.corrections - self.corrections;
         self.corrections = status.corrections;
-        let gaps = events::gaps(&self.events.all()?);
+        let gaps = route_events::gaps(&self.events.all()?);
         println!(
             "{what}: {corrections} corrections, {} gaps of at most {:?}",
             gaps.closed.len(),

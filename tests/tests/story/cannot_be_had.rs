@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sixxs_tests::bpf;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::kernel::bpf;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Status;
-use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -2,8 +2,8 @@
 //! answered.
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
 use crate::setting::Setting;
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use sixxs_tests::lab::Lab;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::status::Status;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::snapshot::{assert_same, take};
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

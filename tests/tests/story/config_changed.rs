@@ -2,9 +2,9 @@
 //! and this one does not want goes, and what both want goes on.
 
 use anyhow::Result;
-use sixxs_tests::bpf::tcx_programs;
+use sixxs_tests::kernel::bpf::tcx_programs;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
 use crate::setting::Setting;
 

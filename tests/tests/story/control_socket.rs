@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Daemon, Hook, finish};
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

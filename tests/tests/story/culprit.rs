@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::nft;
+use sixxs_tests::lab::topology::{Flavour, LAN1, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::tmux::Tmux;
-use sixxs_tests::topology::{Flavour, LAN1, OUTSIDE, UPLINK};
-use sixxs_tests::{nft, wait};
+use sixxs_tests::terminal::tmux::Tmux;
+use sixxs_tests::wait;
 
 use crate::setting::Setting;
 

@@ -4,8 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Hook, finish};
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::program::snapshot::{Snapshot, assert_same, take};
 use sixxs_tests::program::{Daemon, Hook, finish};
-use sixxs_tests::snapshot::{Snapshot, assert_same, take};
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
 use crate::setting::{PRIORITY, Setting};

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use sixxs_tests::kernel;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak;
 use sixxs_tests::probe::{PingStream, ping};
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Status;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
-use sixxs_tests::{kernel, leak};
 
 use crate::setting::Setting;
 

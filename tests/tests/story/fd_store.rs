@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
-use sixxs_tests::fd_store::FdStore;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::OUTSIDE;
 use sixxs_tests::probe::{Ping, PingStream, Pings};
+use sixxs_tests::program::fd_store::FdStore;
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::topology::OUTSIDE;
 
 use crate::setting::Setting;
 
@@ -66,7 +66,12 @@ impl Scene {
         std::thread::scope(|scope| {
             let from_outside = addresses.map(|to| PingStream::start(outside, to, INTERVAL));
             let from_host = addresses.map(|source| {
-                scope.spawn(move || Ping::new(OUTSIDE, 80).interval(INTERVAL).source(source).run(host))
+                scope.spawn(move || {
+                    Ping::new(OUTSIDE, 80)
+                        .interval(INTERVAL)
+                        .source(source)
+                        .run(host)
+                })
             });
             std::thread::sleep(GAP);
             daemon.kill()?;

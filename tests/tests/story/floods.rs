@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

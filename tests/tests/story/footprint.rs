@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::bpf::{self, Order};
 use sixxs_tests::kernel;
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::kernel::bpf::{self, Order};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, TUNNELS, UPLINK};
 
 use crate::setting::{Setting, alone};
 

@@ -2,8 +2,8 @@
 //! rule that takes the packets is the one that is named, and the cure cures.
 
 use anyhow::{Context as _, Result};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE};
 
 use crate::setting::Setting;
 

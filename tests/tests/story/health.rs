@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE};
 use sixxs_tests::probe::PingStream;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE};
 use sixxs_tests::wait;
 
 use crate::setting::Setting;
@@ -67,7 +67,7 @@ fn is_alerted(setting: &Setting, level: &str, reason: &str) -> Result<()> {
 
 fn is_healthy(setting: &Setting) -> Result<()> {
     let limit = NOTICED + Duration::from_secs(30);
-    let healthy = |status: &sixxs_tests::status::Status| status.healthy;
+    let healthy = |status: &sixxs_tests::program::status::Status| status.healthy;
     wait::until(
         "all is healthy",
         limit,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
 use crate::setting::Setting;
@@ -136,7 +136,7 @@ fn who_does_not_listen_holds_nobody_up() -> Result<()> {
                     && status
                         .tunnels
                         .iter()
-                        .all(sixxs_tests::status::Tunnel::is_whole)
+                        .all(sixxs_tests::program::status::Tunnel::is_whole)
             },
         )?;
         assert!(

@@ -5,8 +5,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::OUTSIDE;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::OUTSIDE;
 
 use crate::setting::Setting;
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, LAN1, LAN2, OUTSIDE, UPLINK};
 use sixxs_tests::probe;
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::probe::service::Services;
 use sixxs_tests::program::Hook;
-use sixxs_tests::service::Services;
-use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::{Flavour, LAN1, LAN2, OUTSIDE, UPLINK};
+use sixxs_tests::program::status::Leaks;
 
 use crate::setting::Setting;
 

@@ -5,9 +5,9 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::{Pings, ping};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::own;
+use sixxs_tests::lab::topology::{Flavour, LAN1, OUTSIDE};
 use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, LAN1, OUTSIDE};
+use sixxs_tests::program::owned_state;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;
@@ -105,7 +105,7 @@ fn they_are_needed(setting: &Setting) -> Result<()> {
     let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
     for line in setting.own_rules()?.lines() {
         if line.contains("lookup local") {
-            host.sh(&own::delete_rule(line)?)?;
+            host.sh(&owned_state::delete_rule(line)?)?;
         }
     }
     let lost = Ping::new(second, 2)

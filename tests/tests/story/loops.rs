@@ -4,11 +4,11 @@
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::netns::Namespace;
-use sixxs_tests::nft;
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::nft;
+use sixxs_tests::lab::topology::{Flavour, LAN1, LAN2, TUNNELS, TunnelPlan};
 use sixxs_tests::probe::Ping;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, LAN1, LAN2, TUNNELS, TunnelPlan};
 
 use crate::setting::Setting;
 

@@ -10,7 +10,7 @@ macro_rules! variants {
         $(
             #[test]
             fn $name() -> anyhow::Result<()> {
-                use sixxs_tests::topology::Flavour;
+                use sixxs_tests::lab::topology::Flavour;
                 if Flavour::$flavour == Flavour::WireGuard {
                     let has = sixxs_tests::kernel::has_wireguard()?;
                     if !sixxs_tests::kernel::is_told("wireguard", has)? {

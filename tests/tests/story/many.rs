@@ -7,7 +7,7 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::probe;
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Tunnel;
+use sixxs_tests::program::status::Tunnel;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::{Certificate, Fault, Outcome, Rule, Stage, Tic, TunnelRecord};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::native::{PASSWORD, TUNNEL_IDS};
+use sixxs_tests::lab::native::{PASSWORD, TUNNEL_IDS};
 use sixxs_tests::probe;
+use sixxs_tests::program::status::Status;
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::status::Status;
 use sixxs_tests::wait;
 
 use crate::setting::{Setting, mixed_config};

@@ -10,11 +10,11 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::ayiya::PORT;
 use sixxs_tests::broker::forge::Attack;
 use sixxs_tests::broker::pop::Source;
-use sixxs_tests::frame;
+use sixxs_tests::lab::topology::OUTSIDE;
 use sixxs_tests::lab::{Spec, Tunnel};
+use sixxs_tests::probe::frame;
 use sixxs_tests::probe::{self, PingStream};
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::topology::OUTSIDE;
 
 use crate::setting::{Setting, alone};
 

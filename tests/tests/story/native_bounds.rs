@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::Rule;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::native::TUNNEL_IDS;
+use sixxs_tests::lab::native::TUNNEL_IDS;
+use sixxs_tests::lab::topology::HOST;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::HOST;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

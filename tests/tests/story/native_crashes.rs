@@ -7,7 +7,7 @@ use anyhow::Result;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Status;
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::topology::OUTSIDE;
 use sixxs_tests::lab::{Spec, Tunnel};
 use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::OUTSIDE;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -8,7 +8,7 @@ use sha1::Sha1;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::{Fault, Stage};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::native::{PASSWORD, TUNNEL_PASSWORDS};
+use sixxs_tests::lab::native::{PASSWORD, TUNNEL_PASSWORDS};
 use sixxs_tests::program::Hook;
 
 use crate::setting::{Setting, mixed_config};

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::pop::Pop;
+use sixxs_tests::lab::nat::Nat;
+use sixxs_tests::lab::topology::{HOST, HOST4, OUTSIDE, UPLINK};
 use sixxs_tests::lab::{Spec, Tunnel};
-use sixxs_tests::nat::Nat;
 use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::topology::{HOST, HOST4, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

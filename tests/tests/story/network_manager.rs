@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sixxs_tests::beside::network_manager::{self, NetworkManager};
+use sixxs_tests::lab::topology::{Flavour, UPLINK};
+use sixxs_tests::network_managers::network_manager::{self, NetworkManager};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, UPLINK};
 use sixxs_tests::wait;
 
 use crate::beside::Scene;

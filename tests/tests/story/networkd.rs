@@ -4,10 +4,10 @@
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use sixxs_tests::beside::networkd::{self, Networkd};
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::{Flavour, UPLINK};
+use sixxs_tests::network_managers::networkd::{self, Networkd};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, UPLINK};
 
 use crate::beside::Scene;
 use crate::setting::Setting;

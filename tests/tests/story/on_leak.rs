@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::program::status::Leaks;
 
 use crate::setting::Setting;
 

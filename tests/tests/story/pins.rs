@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sixxs_tests::bpf::{self, Order};
 use sixxs_tests::kernel;
+use sixxs_tests::kernel::bpf::{self, Order};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -1,10 +1,10 @@
 //! Scene 3: `sixxs plan` pasted into a shell of a fresh lab does the same as the daemon's routing.
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
+use sixxs_tests::program::snapshot::{assert_same, take};
 use sixxs_tests::shell;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::topology::Flavour;
 
 use crate::setting::Setting;
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Proof;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::status::Proof;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_common::packet::ECHO_REQUEST;
-use sixxs_tests::carrier::{Carrier, PORT, Style};
-use sixxs_tests::leak::{self, Cause};
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::lab::carrier::{Carrier, PORT, Style};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{Flavour, HOST, OUTSIDE, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, HOST, OUTSIDE, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK};
 use sixxs_tests::wait;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -263,5 +263,5 @@ fn others(setting: &Setting, plan: &TunnelPlan, carrier: &Carrier) -> Result<()>
 
 /// Packets with the host's address that passed the ISP.
 fn passed(setting: &Setting) -> Result<u64> {
-    sixxs_tests::nft::read(setting.lab.isp())?.get("passed")
+    sixxs_tests::lab::nft::read(setting.lab.isp())?.get("passed")
 }

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Hook, Printed};
-use sixxs_tests::topology::Flavour;
 
 use crate::setting::Setting;
 

@@ -4,9 +4,9 @@
 use anyhow::Result;
 use sixxs_tests::kernel;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::status::Leaks;
 
 use crate::setting::Setting;
 

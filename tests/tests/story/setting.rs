@@ -5,14 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec, Tunnel};
-use sixxs_tests::netns::Namespace;
-use sixxs_tests::own;
 use sixxs_tests::probe;
+use sixxs_tests::probe::service::Services;
+use sixxs_tests::program::owned_state;
+use sixxs_tests::program::status;
 use sixxs_tests::program::{Daemon, Hook, Program};
-use sixxs_tests::service::Services;
-use sixxs_tests::status;
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 /// The priority of the program's rules.
@@ -171,19 +171,19 @@ impl Setting {
 
     /// The rules with the program's mark.
     pub(crate) fn own_rules(&self) -> Result<String> {
-        own::rules(self.host())
+        owned_state::rules(self.host())
     }
 
     /// The routes with the program's mark, of all tables.
     pub(crate) fn own_routes(&self) -> Result<String> {
-        own::routes(self.host())
+        owned_state::routes(self.host())
     }
 
     /// Deletes all rules with the program's mark, as a network manager deletes what it did not
     /// make. A running daemon may have put them back before this returns.
     pub(crate) fn delete_own_rules(&self) -> Result<()> {
         for line in self.own_rules()?.lines() {
-            self.host().sh(&own::delete_rule(line)?)?;
+            self.host().sh(&owned_state::delete_rule(line)?)?;
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::lab::{tun, uplink};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::{Hook, Program};
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
-use sixxs_tests::{tun, uplink};
 
 use crate::setting::Setting;
 

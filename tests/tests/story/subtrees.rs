@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use crate::setting::{Setting, alone};
@@ -101,7 +101,7 @@ fn ten_thousand_addresses() -> Result<()> {
         |status| {
             let mut uplinks = status.uplinks.iter();
             let mut tunnels = status.tunnels.iter();
-            tunnels.all(sixxs_tests::status::Tunnel::is_whole)
+            tunnels.all(sixxs_tests::program::status::Tunnel::is_whole)
                 && uplinks.all(|uplink| uplink.program == "attached")
         },
     )?;

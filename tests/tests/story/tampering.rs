@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sixxs_tests::bpf;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::kernel::bpf;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::probe::PingStream;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::wait;
 
 use crate::setting::Setting;
@@ -229,7 +229,8 @@ fn pins_come_back() -> Result<()> {
     assert!(pings.sent > 10 && pings.all_answered(), "{pings:?}");
     let after = setting.program.status()?;
     let name = TUNNELS[0].interface;
-    let requests = |status: &sixxs_tests::status::Status| status.tunnel(name).echo.requests_in;
+    let requests =
+        |status: &sixxs_tests::program::status::Status| status.tunnel(name).echo.requests_in;
     assert_eq!(requests(&after), requests(&before) + pings.sent);
     setting.nothing_went_astray()?;
     assert_eq!(daemon.stop()?, 0);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe::PingStream;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::tmux::{PROMPT, Tmux};
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::terminal::tmux::{PROMPT, Tmux};
 
 use crate::setting::Setting;
 

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::{self, PingStream};
 use sixxs_tests::program::{Hook, finish};
-use sixxs_tests::pty::Pty;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::terminal::pty::Pty;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

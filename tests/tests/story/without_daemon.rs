@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::probe;
+use sixxs_tests::probe::service::Services;
 use sixxs_tests::program::Hook;
-use sixxs_tests::service::Services;
-use sixxs_tests::topology::Flavour;
 
 variants!(every_reply_is_filtered: tun(Tun, Auto), veth(Veth, Auto));
 

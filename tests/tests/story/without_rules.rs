@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::{Ping, PingStream};
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::status::Leaks;
 use sixxs_tests::wait;
 
 use crate::setting::Setting;

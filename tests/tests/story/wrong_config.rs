@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::snapshot::{assert_same, take};
 
 use crate::setting::Setting;
 

@@ -30,7 +30,7 @@ pub use lockout::{Rule, Verdict};
 
 use super::clock::Clock;
 use super::random::Random;
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 use certificate::Authority;
 use lockout::Lockout;
 

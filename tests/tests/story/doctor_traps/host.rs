@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
+use sixxs_tests::kernel::no_subtrees;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::mounts::Mounts;
-use sixxs_tests::no_subtrees;
+use sixxs_tests::lab::mounts::Mounts;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Hook, finish};
-use sixxs_tests::topology::Flavour;
 
 use super::{apply, fix, is_fixed, trap, traps};
 use crate::setting::Setting;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::beside::network_manager::{self, NetworkManager};
-use sixxs_tests::beside::networkd::{self, Networkd};
+use sixxs_tests::lab::topology::{Flavour, UPLINK};
+use sixxs_tests::network_managers::network_manager::{self, NetworkManager};
+use sixxs_tests::network_managers::networkd::{self, Networkd};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, UPLINK};
 use sixxs_tests::wait;
 
 use super::{fix, is_fixed, trap, traps};

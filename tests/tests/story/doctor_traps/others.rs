@@ -12,9 +12,10 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::{Fault, Stage};
 use sixxs_tests::chaos::clock;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::nft;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
-use sixxs_tests::{nft, probe, wait};
+use sixxs_tests::{probe, wait};
 
 use super::{apply, fix, shell_output, trap, traps};
 use crate::setting::{Setting, mixed_config};

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::bpf::{self, Order};
+use sixxs_tests::kernel::bpf::{self, Order};
 use sixxs_tests::lab::Tunnel;
+use sixxs_tests::lab::nft;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe::Ping;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
-use sixxs_tests::{ip6tables, kernel, nft, probe};
+use sixxs_tests::{ip6tables, kernel, probe};
 
 use super::{apply, fix, is_fixed, trap, traps};
 use crate::setting::Setting;

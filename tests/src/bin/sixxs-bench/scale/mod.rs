@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressIterator as _;
 use nix::sys::signal::Signal;
-use sixxs_tests::events::Events;
+use sixxs_tests::kernel::route_events::Events;
 use sixxs_tests::program::Daemon;
 use sixxs_tests::wait;
 
@@ -123,7 +123,7 @@ fn put_in_place(addresses: u32) -> Result<Work> {
             status
                 .tunnels
                 .iter()
-                .all(sixxs_tests::status::Tunnel::is_whole)
+                .all(sixxs_tests::program::status::Tunnel::is_whole)
                 && status.corrections == things as u64
         },
     )?;

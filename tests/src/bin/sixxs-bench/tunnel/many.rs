@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::program::status::Tunnel;
 use sixxs_tests::program::{Hook, Program};
-use sixxs_tests::status::Tunnel;
 use sixxs_tests::wait;
 
 /// Besides the lab's two.

@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sha1::{Digest as _, Sha1};
 use sixxs_tests::broker::{Kind, ayiya};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{HOST, OUTSIDE};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::netns::Namespace;
 use sixxs_tests::program::{Daemon, Hook, Program};
-use sixxs_tests::topology::{HOST, OUTSIDE};
 
 use self::many::Many;
 use self::traffic::{Carried, Lengths, Route};

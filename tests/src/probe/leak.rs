@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::netns::Namespace;
-use crate::service::{DISCARD_PORT, TCP_PORT, write_pattern};
+use crate::lab::netns::Namespace;
+use crate::probe::service::{DISCARD_PORT, TCP_PORT, write_pattern};
 use crate::socket_option::set as set_option;
 
 /// Why a socket's packets leave the tunnel's routing aside.

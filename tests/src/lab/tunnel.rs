@@ -9,10 +9,10 @@ use anyhow::{Result, bail};
 use crate::broker::Kind;
 use crate::broker::pop::Pop;
 use crate::lab::Spec;
-use crate::native::{self, MORE_PREFIX, More};
-use crate::netns::Namespace;
-use crate::topology::{Flavour, TUNNELS, TunnelPlan, fresh_index};
-use crate::{nft, tun, wireguard};
+use crate::lab::native::{self, MORE_PREFIX, More};
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{Flavour, TUNNELS, TunnelPlan, fresh_index};
+use crate::lab::{nft, tun, wireguard};
 
 /// One tunnel of a lab: the host's interface, the broker's, and what is between them.
 #[derive(Debug)]

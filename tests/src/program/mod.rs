@@ -3,6 +3,11 @@
 //!
 //! Tasks: a [`Daemon`] has one thread that collects its standard error; it ends with the daemon.
 
+pub mod fd_store;
+pub mod owned_state;
+pub mod snapshot;
+pub mod status;
+
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -18,11 +23,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::dirs::Paths;
 use crate::lab::Lab;
-use crate::mounts::Mounts;
-use crate::netns::Namespace;
-use crate::status::Status;
+use crate::lab::dirs::Paths;
+use crate::lab::mounts::Mounts;
+use crate::lab::netns::Namespace;
+use crate::program::status::Status;
 use crate::{shell, wait};
 
 /// How long `sixxs run` may take until it is ready, and any other command altogether. Generous:

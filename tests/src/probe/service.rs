@@ -1,6 +1,6 @@
 //! Owns the services that run inside the lab: a UDP echo and a TCP service that takes and gives a
 //! known pattern of bytes, for [`crate::probe`]; and a UDP port that counts what it discards, for
-//! [`crate::leak`].
+//! [`crate::probe::leak`].
 //!
 //! Tasks: one thread per UDP address, one that discards, one that accepts TCP connections and one
 //! per connection. They end when the [`Services`] are dropped; a connection's thread ends with its connection.
@@ -17,7 +17,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use socket2::{Domain, Socket, Type};
 use std::os::fd::AsRawFd as _;
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 /// The echo port.
 pub const UDP_PORT: u16 = 7;

@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{LIMIT, Place, Process, make};
 use crate::lab::Lab;
-use crate::mounts::Mounts;
-use crate::native::write_secret;
-use crate::topology::{HOST, HOST4, TunnelPlan, UPLINK};
-use crate::{shell, unpacked, wait};
+use crate::lab::mounts::Mounts;
+use crate::lab::native::write_secret;
+use crate::lab::topology::{HOST, HOST4, TunnelPlan, UPLINK};
+use crate::{deb_programs, shell, wait};
 
 /// Nothing but what has to be in other places, or left alone, in a lab.
 const SETTINGS: &str = "[main]\nplugins=keyfile\ndns=none\nrc-manager=unmanaged\n\n\
@@ -54,7 +54,7 @@ pub struct NetworkManager {
 impl NetworkManager {
     /// With these keyfiles; not yet started.
     pub fn new(lab: &Lab, keyfiles: &[String]) -> Result<Self> {
-        let root = unpacked::root(
+        let root = deb_programs::root(
             "SIXXS_NETWORK_MANAGER",
             "network-manager",
             "usr/sbin/NetworkManager",
@@ -109,7 +109,7 @@ impl NetworkManager {
 
     /// What makes `nmcli` a command like others there.
     pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
-        unpacked::environment(&self.root, "bin")
+        deb_programs::environment(&self.root, "bin")
     }
 
     /// `nmcli WORD…`.
@@ -143,7 +143,7 @@ impl NetworkManager {
 
     fn command(&self, program: &str) -> Command {
         let mut command = self.place.command(self.root.join("usr").join(program));
-        let libraries = unpacked::libraries(&self.root);
+        let libraries = deb_programs::libraries(&self.root);
         command.env("LD_LIBRARY_PATH", libraries).env("LC_ALL", "C");
         command
     }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 
-use crate::netns;
+use crate::lab::netns;
 
 const BASE: &str = "/run/sixxs-lab";
 /// The namespaces of a lab, one a line; written before they are made.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 use crate::program::Program;
 use crate::{shell, wait};
 

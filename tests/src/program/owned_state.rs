@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 /// The routing protocol number that marks what the program owns.
 pub const PROTOCOL: u32 = 116;

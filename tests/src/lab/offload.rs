@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 nix::ioctl_readwrite_bad!(
     /// `SIOCETHTOOL` (linux/sockios.h).

@@ -8,9 +8,9 @@ use nix::unistd::{User, chown};
 
 use super::{LIMIT, Place, Process, make};
 use crate::lab::Lab;
-use crate::mounts::Mounts;
-use crate::netns::Namespace;
-use crate::topology::{HOST, HOST4, TunnelPlan, UPLINK};
+use crate::lab::mounts::Mounts;
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{HOST, HOST4, TunnelPlan, UPLINK};
 use crate::wait;
 
 /// Not on anybody's path.

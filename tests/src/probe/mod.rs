@@ -1,17 +1,21 @@
 //! Owns the traffic of the outside host towards an address in the lab: pings, UDP, TCP.
 
+pub mod frame;
+pub mod leak;
+pub mod packets;
+mod ping;
+pub mod service;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-mod ping;
+pub use self::ping::{Ping, PingStream, Pings, StreamState, ping};
 
-pub use ping::{Ping, PingStream, Pings, StreamState, ping};
-
-use crate::netns::Namespace;
-use crate::service::{TCP_PORT, UDP_PORT, read_pattern, write_pattern};
+use crate::lab::netns::Namespace;
+use crate::probe::service::{TCP_PORT, UDP_PORT, read_pattern, write_pattern};
 
 /// How long an answer may take. The lab's round trip is well below a millisecond; this is for a
 /// machine that is busy with other things.

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::netns::Namespace;
-use crate::service::DISCARD_PORT;
+use crate::lab::netns::Namespace;
+use crate::probe::service::DISCARD_PORT;
 
 const UDP: u8 = 17;
 const UDP_HEADER_BYTES: u16 = 8;

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use sixxs_user::wire;
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 /// More than any packet that a device of at most 64 KiB MTU gives out.
 const PACKET_BYTES: usize = 65_536;

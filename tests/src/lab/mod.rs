@@ -1,5 +1,20 @@
 //! Owns a lab as a whole: built by [`Lab::new`], removed when dropped, whatever happened between.
 
+pub mod carrier;
+pub mod dirs;
+pub mod interactive;
+pub mod mounts;
+pub mod nat;
+pub mod native;
+pub mod netns;
+pub mod nft;
+pub mod offload;
+pub mod topology;
+pub mod tun;
+mod tunnel;
+pub mod uplink;
+mod wireguard;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,19 +25,19 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::broker::Kind;
 use crate::broker::tic::Tic;
-use crate::dirs::{INTERACTIVE, LabDir, Paths};
-use crate::nat::Nat;
-use crate::native::{self, MORE_PREFIX, More, TUNNEL_IDS};
-use crate::netns::Namespace;
-use crate::offload::sum_before_sending;
-use crate::probe::PingStream;
-use crate::topology::{
+use crate::lab::dirs::{INTERACTIVE, LabDir, Paths};
+use crate::lab::nat::Nat;
+use crate::lab::native::{MORE_PREFIX, More, TUNNEL_IDS};
+use crate::lab::netns::Namespace;
+use crate::lab::offload::sum_before_sending;
+use crate::lab::topology::{
     Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS, SYSCTLS,
     TIC_SERVER, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
 };
-use crate::{kernel, nft, shell, wait};
+use crate::probe::PingStream;
+use crate::{kernel, shell, wait};
 
-pub use crate::tunnel::Tunnel;
+pub use crate::lab::tunnel::Tunnel;
 
 /// What kind of lab to build.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, RecvMsg, UnixAddr, recvmsg};
 use nix::unistd::dup2_raw;
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 use crate::program::Program;
 use crate::wait;
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 use crate::shell;
 
 /// Packets per named counter of one namespace.

@@ -14,9 +14,9 @@ use crate::broker::Kind;
 use crate::broker::pop::{Place, Pop};
 use crate::broker::session::Setup;
 use crate::broker::tic::{self, Account, Book, PopRecord, Tic, TunnelRecord};
-use crate::netns::Namespace;
-use crate::topology::{HOST4, TIC_SERVER, TUNNELS, TunnelPlan};
-use crate::tun::Offloading;
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{HOST4, TIC_SERVER, TUNNELS, TunnelPlan};
+use crate::lab::tun::Offloading;
 
 /// Who may log in at the TIC server.
 pub const USERNAME: &str = "LAB1-SIXXS";

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::netns::Namespace;
-use crate::topology::{HOST4, TUNNELS, TunnelPlan};
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{HOST4, TUNNELS, TunnelPlan};
 use crate::{shell, wait};
 
 /// Of the first tunnel, at both ends; the second has the next one.

@@ -18,8 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::Lab;
-use crate::mounts::Mounts;
-use crate::netns::Namespace;
+use crate::lab::mounts::Mounts;
+use crate::lab::netns::Namespace;
 use crate::{shell, wait};
 
 /// For everything that a manager does: starting, stopping, setting up an interface. It waits for

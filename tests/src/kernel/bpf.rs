@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 /// Of the kernel's `enum bpf_cmd`.
 #[derive(Clone, Copy)]

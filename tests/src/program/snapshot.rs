@@ -8,10 +8,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::bpf::tcx_programs;
-use crate::dirs::mounts_below;
+use crate::kernel::bpf::tcx_programs;
 use crate::lab::Lab;
-use crate::netns::Namespace;
+use crate::lab::dirs::mounts_below;
+use crate::lab::netns::Namespace;
 
 /// By name of the part (`rules`, `routes`…), what it looked like.
 pub type Snapshot = BTreeMap<String, String>;

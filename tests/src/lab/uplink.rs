@@ -4,9 +4,9 @@
 use anyhow::Result;
 
 use crate::lab::Lab;
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{UPLINK, UPLINK_ISP_END, fresh_index, uplink_host_end, uplink_wire};
 use crate::shell;
-use crate::topology::{UPLINK, UPLINK_ISP_END, fresh_index, uplink_host_end, uplink_wire};
 
 /// What it is called while it is renamed.
 pub const AWAY: &str = "unused0";

@@ -14,8 +14,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use std::os::fd::AsRawFd as _;
 
-use crate::netns::Namespace;
-use crate::nft;
+use crate::lab::netns::Namespace;
+use crate::lab::nft;
 
 /// Addresses of the uplink's network that nobody has, the first of them.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);

@@ -15,9 +15,9 @@ use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::netns::Namespace;
-use crate::topology::{TUNNEL_MTU, TunnelPlan};
-use crate::tun;
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{TUNNEL_MTU, TunnelPlan};
+use crate::lab::tun;
 
 /// The port of its endpoint.
 pub const PORT: u16 = 5072;

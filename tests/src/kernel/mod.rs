@@ -1,6 +1,11 @@
 //! Owns what this machine's kernel can do, where a test has to expect something else for it. Asked
 //! of the kernel itself, never of where the test runs.
 
+pub mod bpf;
+pub mod no_subtrees;
+pub mod program_harness;
+pub mod route_events;
+
 use std::path::Path;
 use std::process::Command;
 

@@ -17,7 +17,7 @@ use nix::libc;
 use nix::sys::socket::{NetlinkAddr, bind};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 use crate::socket_option;
 
 /// The routing protocol number that marks what the program owns.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 
 /// A handle of a mount namespace; clones are handles of the same one. It lasts as long as one of them,
 /// or a process inside.

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::broker::Kind;
-use crate::dirs::{INTERACTIVE, Paths};
-use crate::interrupt::Interrupt;
+use crate::lab::dirs::{INTERACTIVE, Paths};
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{OUTSIDE, TUNNELS, TunnelPlan, UPLINK};
 use crate::lab::{Lab, Spec};
-use crate::leak::{self, Cause};
-use crate::netns::Namespace;
 use crate::probe::PingStream;
+use crate::probe::leak::{self, Cause};
+use crate::probe::service::Services;
 use crate::program::{Hook, Program};
-use crate::screen::Screen;
-use crate::service::Services;
-use crate::topology::{OUTSIDE, TUNNELS, TunnelPlan, UPLINK};
+use crate::terminal::interrupt::Interrupt;
+use crate::terminal::screen::Screen;
 
 /// How often the demonstration pings and draws.
 const TICK: Duration = Duration::from_secs(1);
