@@ -1,11 +1,11 @@
-//! Owns what may be lost: packets that a filter counts are excused only while programs were away
-//! because somebody took just those away. Pure: what happened and what was counted comes in.
+//! Owns the account of lost packets. A packet that a filter counts is excused only while the kernel
+//! program of that interface was removed by an action. Pure: actions and counts come in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use super::act::{Act, Loss, Place, Port};
+use super::fault::{Action, AttachPoint, Loss, Port};
 
 /// Whose filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,7 +14,7 @@ pub enum Filter {
     Isp,
     /// That of one tunnel's broker, which drops what is not of this tunnel.
     Broker(usize),
-    /// What one tunnel's broker sees on its way round: a tunnel brings it to the host again.
+    /// Packets that loop: they left by one tunnel and return to the host by a tunnel.
     Round(usize),
 }
 
@@ -28,32 +28,32 @@ impl Filter {
         Self::Round(1),
     ];
 
-    /// Where the program belongs that keeps this filter at zero.
-    pub const fn place(self) -> Place {
+    /// The hook whose program keeps this filter at zero.
+    pub const fn attach_point(self) -> AttachPoint {
         match self {
-            Self::Isp => Place::egress(Port::Uplink),
-            Self::Broker(number) | Self::Round(number) => Place::egress(Port::Tunnel(number)),
+            Self::Isp => AttachPoint::egress(Port::Uplink),
+            Self::Broker(number) | Self::Round(number) => AttachPoint::egress(Port::Tunnel(number)),
         }
     }
 }
 
-/// What was counted so far by each filter.
+/// Packets per filter, from the start.
 pub type Counts = BTreeMap<Filter, u64>;
 
-/// From the first fault to the last.
+/// Covers one run.
 #[derive(Clone, Debug, Default)]
-pub struct Account {
+pub struct LossAccount {
     /// Whether programs are filters, which no pin holds.
     clsact: bool,
     counts: Counts,
-    /// Places without their program, and what took it.
-    away: BTreeMap<Place, String>,
-    /// Links without a pin: they last as long as the daemon that holds them.
-    unpinned: BTreeMap<Place, String>,
+    /// Hooks without their program, and the kind of action that removed it.
+    away: BTreeMap<AttachPoint, String>,
+    /// Links without a pin: they end with the daemon.
+    unpinned: BTreeMap<AttachPoint, String>,
     excused: BTreeMap<String, u64>,
 }
 
-impl Account {
+impl LossAccount {
     /// Of a host where programs are filters of clsact, or else TCX links.
     pub fn new(clsact: bool) -> Self {
         Self {
@@ -62,39 +62,39 @@ impl Account {
         }
     }
 
-    /// Notes that something is about to happen.
-    pub fn happens(&mut self, act: Act) {
-        for place in stripped(act) {
-            self.away.entry(place).or_insert_with(|| act.kind());
+    /// Records an action before it is injected.
+    pub fn record(&mut self, action: Action) {
+        for place in stripped(action) {
+            self.away.entry(place).or_insert_with(|| action.kind());
         }
         if !self.clsact {
-            for place in unpinned(act) {
-                self.unpinned.entry(place).or_insert_with(|| act.kind());
+            for place in unpinned(action) {
+                self.unpinned.entry(place).or_insert_with(|| action.kind());
             }
         }
     }
 
-    /// Notes that no daemon lives just now.
-    pub fn daemon_is_dead(&mut self) {
+    /// Records that no daemon runs.
+    pub fn daemon_ended(&mut self) {
         for (place, why) in &self.unpinned {
             self.away.entry(*place).or_insert_with(|| why.clone());
         }
     }
 
-    /// Notes that all links are pinned.
-    pub fn pins_are_there(&mut self) {
+    /// Records that all links are pinned.
+    pub fn pins_restored(&mut self) {
         self.unpinned.clear();
     }
 
-    /// Whether any program is away by somebody's doing.
+    /// Whether an action removed a program.
     pub fn has_excuses(&self) -> bool {
         !self.away.is_empty()
     }
 
-    /// After all programs are back: an error for what was counted without an excuse.
+    /// To be called once all programs are back. Counts without an excuse are an error.
     pub fn settle(&mut self, counts: &Counts) -> Result<()> {
         let away = std::mem::take(&mut self.away);
-        let kept: BTreeSet<_> = away.keys().copied().collect();
+        let without_program: BTreeSet<_> = away.keys().copied().collect();
         for filter in Filter::ALL {
             let count = |counts: &Counts| counts.get(&filter).copied().unwrap_or_default();
             let (before, now) = (count(&self.counts), count(counts));
@@ -105,9 +105,9 @@ impl Account {
             if before == now {
                 continue;
             }
-            let place = filter.place();
+            let place = filter.attach_point();
             ensure!(
-                kept.contains(&place),
+                without_program.contains(&place),
                 "{filter:?} counted {} packets although nobody took the program at {place} away",
                 now - before
             );
@@ -117,30 +117,30 @@ impl Account {
         Ok(())
     }
 
-    /// Packets that were lost while programs were away, by what had taken those.
+    /// Excused packets by kind of action.
     pub fn excused(&self) -> &BTreeMap<String, u64> {
         &self.excused
     }
 }
 
-/// Where an act takes the program away.
-fn stripped(act: Act) -> Vec<Place> {
-    match act {
-        Act::Detach(place) => vec![place],
-        // What is made anew has none, and what has another name is none of ours meanwhile.
-        Act::DeleteQdisc(port) | Act::Take(port, Loss::Interface | Loss::Name) => {
-            let places = Place::ALL.into_iter();
+/// The hooks whose program an action removes.
+fn stripped(action: Action) -> Vec<AttachPoint> {
+    match action {
+        Action::Detach(place) => vec![place],
+        // A new interface has no program, and a renamed one is not ours.
+        Action::DeleteQdisc(port) | Action::Take(port, Loss::Interface | Loss::Name) => {
+            let places = AttachPoint::ALL.into_iter();
             places.filter(|place| place.port == port).collect()
         }
         _ => Vec::new(),
     }
 }
 
-/// Where it takes the pin of a link away.
-fn unpinned(act: Act) -> Vec<Place> {
-    match act {
-        Act::DeleteLinkPin(place) => vec![place],
-        Act::DeletePins => Place::ALL.to_vec(),
+/// The hooks whose link pin an action removes.
+fn unpinned(action: Action) -> Vec<AttachPoint> {
+    match action {
+        Action::DeleteLinkPin(place) => vec![place],
+        Action::DeletePins => AttachPoint::ALL.to_vec(),
         _ => Vec::new(),
     }
 }
@@ -149,18 +149,18 @@ fn unpinned(act: Act) -> Vec<Place> {
 mod tests {
     use super::*;
 
-    const UPLINK: Place = Place::egress(Port::Uplink);
+    const UPLINK: AttachPoint = AttachPoint::egress(Port::Uplink);
 
     fn counts(isp: u64, broker: u64) -> Counts {
         [(Filter::Isp, isp), (Filter::Broker(1), broker)].into()
     }
 
     #[test]
-    fn what_nobody_took_excuses_nothing() {
-        let mut account = Account::default();
-        account.happens(Act::FlushRules);
-        account.happens(Act::Kill);
-        account.happens(Act::Detach(Place::egress(Port::Tunnel(0))));
+    fn other_actions_excuse_nothing() {
+        let mut account = LossAccount::default();
+        account.record(Action::FlushRules);
+        account.record(Action::Kill);
+        account.record(Action::Detach(AttachPoint::egress(Port::Tunnel(0))));
         assert!(account.settle(&counts(0, 0)).is_ok());
         let error = account.settle(&counts(3, 0)).unwrap_err().to_string();
         assert!(
@@ -171,35 +171,35 @@ mod tests {
     }
 
     #[test]
-    fn pins_hold_links_of_the_dead() {
+    fn pins_hold_links_after_the_daemon_ends() {
         for (clsact, dies, excused) in [
             (false, true, true),
             (false, false, false),
             (true, true, false),
         ] {
-            let mut account = Account::new(clsact);
-            account.happens(Act::DeletePins);
+            let mut account = LossAccount::new(clsact);
+            account.record(Action::DeletePins);
             if dies {
-                account.daemon_is_dead();
+                account.daemon_ended();
             }
             assert_eq!(account.settle(&counts(1, 0)).is_ok(), excused);
         }
-        let mut account = Account::new(false);
-        account.happens(Act::DeletePins);
-        account.pins_are_there();
-        account.daemon_is_dead();
+        let mut account = LossAccount::new(false);
+        account.record(Action::DeletePins);
+        account.pins_restored();
+        account.daemon_ended();
         assert!(account.settle(&counts(1, 0)).is_err());
     }
 
     #[test]
     fn an_excuse_holds_once_and_for_its_own_filter() {
-        let mut account = Account::default();
-        account.happens(Act::Detach(UPLINK));
+        let mut account = LossAccount::default();
+        account.record(Action::Detach(UPLINK));
         assert!(account.settle(&counts(5, 0)).is_ok());
         assert_eq!(account.excused().get("Detach"), Some(&5));
         assert!(account.settle(&counts(5, 0)).is_ok());
         assert!(account.clone().settle(&counts(6, 0)).is_err());
-        account.happens(Act::Take(Port::Tunnel(1), Loss::Interface));
+        account.record(Action::Take(Port::Tunnel(1), Loss::Interface));
         assert!(account.clone().settle(&counts(6, 0)).is_err());
         assert!(account.settle(&counts(5, 2)).is_ok());
     }

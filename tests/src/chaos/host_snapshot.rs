@@ -1,5 +1,5 @@
-//! Owns what a whole host looks like: its rules, routes and addresses, everybody's, as they were at
-//! the beginning. Indices do not count, nor what the kernel makes up for each new interface.
+//! Owns snapshots of a host's routing: all rules, routes and addresses, foreign ones too. They leave out
+//! interface indices and everything that the kernel generates for a new interface.
 
 use std::collections::BTreeSet;
 
@@ -9,28 +9,28 @@ use crate::lab::netns::Namespace;
 
 /// Rules, routes and addresses, a line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Whole(BTreeSet<String>);
+pub struct HostSnapshot(BTreeSet<String>);
 
-impl Whole {
-    /// As it is now.
-    pub fn look(host: &Namespace) -> Result<Self> {
+impl HostSnapshot {
+    /// Takes one.
+    pub fn take(host: &Namespace) -> Result<Self> {
         let mut lines = BTreeSet::new();
         for command in [
-            // By number: what names there are is not up to this host.
+            // By number: the host does not control the names.
             "ip -N -6 -details rule show",
             "ip -N -6 -details route show table all",
             "ip -N -4 route show",
         ] {
             let shown = host.sh(command)?;
-            lines.extend(shown.lines().filter(|line| is_kept(line)).map(plain));
+            lines.extend(shown.lines().filter(|line| is_stable(line)).map(plain));
         }
         let addresses = host.sh("ip -6 -oneline address show")?;
-        let addresses = addresses.lines().filter(|line| is_kept(line));
+        let addresses = addresses.lines().filter(|line| is_stable(line));
         lines.extend(addresses.filter_map(address));
         Ok(Self(lines))
     }
 
-    /// What another look has less, and what it has besides.
+    /// Lines that `now` lacks (`-`) or adds (`+`).
     pub fn differences(&self, now: &Self) -> Vec<String> {
         let missing = self.0.difference(&now.0).map(|line| format!("- {line}"));
         let besides = now.0.difference(&self.0).map(|line| format!("+ {line}"));
@@ -40,12 +40,12 @@ impl Whole {
 
 /// Link-local addresses and their routes are made of random numbers or MAC addresses; multicast
 /// comes and goes with them.
-fn is_kept(line: &str) -> bool {
+fn is_stable(line: &str) -> bool {
     !line.contains("fe80:") && !line.contains("ff00::/8")
 }
 
 fn plain(line: &str) -> String {
-    // `linkdown` is said of a link in the moment that it comes up.
+    // A link has `linkdown` for a moment while it comes up.
     line.replace(" linkdown", "").trim_end().to_owned()
 }
 
@@ -70,9 +70,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_is_new_show() {
-        let whole = |lines: &[&str]| Whole(lines.iter().map(|line| line.to_string()).collect());
-        let differences = whole(&["a", "b"]).differences(&whole(&["b", "c"]));
+    fn missing_and_new_lines_are_reported() {
+        let snapshot =
+            |lines: &[&str]| HostSnapshot(lines.iter().map(|line| line.to_string()).collect());
+        let differences = snapshot(&["a", "b"]).differences(&snapshot(&["b", "c"]));
         assert_eq!(differences, ["- a", "+ c"]);
     }
 }

@@ -1,21 +1,21 @@
-//! Owns the record of a run: what happened when, of which the last part is shown when it fails.
+//! Owns the log of a run. Its last entries are shown when the run fails.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Entries that are kept.
-const KEPT: usize = 120;
+/// Most entries; older ones are dropped.
+const CAPACITY: usize = 120;
 
-/// A record; clones are of the same one.
+/// A log; clones share it.
 #[derive(Clone, Debug)]
-pub struct Chronicle {
+pub struct RunLog {
     began: Instant,
     entries: Arc<Mutex<VecDeque<(Duration, String)>>>,
 }
 
-impl Default for Chronicle {
+impl Default for RunLog {
     fn default() -> Self {
         Self {
             began: Instant::now(),
@@ -24,17 +24,17 @@ impl Default for Chronicle {
     }
 }
 
-impl Chronicle {
-    /// Writes down what happened just now.
+impl RunLog {
+    /// Appends an entry.
     pub fn note(&self, what: impl Into<String>) {
         let mut entries = self.entries();
-        if entries.len() == KEPT {
+        if entries.len() == CAPACITY {
             entries.pop_front();
         }
         entries.push_back((self.began.elapsed(), what.into()));
     }
 
-    /// Writes down how something goes on that was written down last; else that it begins.
+    /// Updates the last entry if it begins with `what`; appends one otherwise.
     pub fn note_on(&self, what: &str, how: impl fmt::Display) {
         let mut entries = self.entries();
         if let Some((_, last)) = entries.back_mut()
@@ -48,7 +48,7 @@ impl Chronicle {
         self.note(format!("{what}{how}"));
     }
 
-    /// Since the beginning.
+    /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
@@ -58,7 +58,7 @@ impl Chronicle {
     }
 }
 
-impl fmt::Display for Chronicle {
+impl fmt::Display for RunLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, what) in self.entries().iter() {
             writeln!(f, "{:10.3} s  {what}", at.as_secs_f64())?;
@@ -72,25 +72,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_on_is_one_entry() {
-        let chronicle = Chronicle::default();
-        chronicle.note("a");
+    fn updates_are_one_entry() {
+        let log = RunLog::default();
+        log.note("a");
         for count in 1..=3 {
-            chronicle.note_on("lost: ", count);
+            log.note_on("lost: ", count);
         }
-        let shown = chronicle.to_string();
+        let shown = log.to_string();
         assert_eq!(shown.lines().count(), 2, "{shown}");
         assert!(shown.ends_with("lost: 1 ... 3\n"), "{shown}");
     }
 
     #[test]
     fn the_last_entries_are_kept() {
-        let chronicle = Chronicle::default();
-        for number in 0..2 * KEPT {
-            chronicle.note(format!("number {number}."));
+        let log = RunLog::default();
+        for number in 0..2 * CAPACITY {
+            log.note(format!("number {number}."));
         }
-        let shown = chronicle.to_string();
-        assert_eq!(shown.lines().count(), KEPT);
+        let shown = log.to_string();
+        assert_eq!(shown.lines().count(), CAPACITY);
         assert!(
             !shown.contains("number 0.") && shown.contains("number 239."),
             "{shown}"

@@ -1,7 +1,7 @@
-//! Owns the look-out: what the filters count, seen several times a second, so that the record says
-//! when it was that something was lost; and how often brokers were connected to.
+//! Owns the monitor: it polls the filters' counters, so that the log has the time of each loss, and counts
+//! the connects to the brokers.
 //!
-//! Tasks: one thread, which ends when the [`Watch`] is dropped.
+//! Tasks: one thread, which ends when the [`Monitor`] is dropped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,71 +11,71 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::chronicle::Chronicle;
 use super::host::counts;
+use super::run_log::RunLog;
 use crate::lab::Lab;
 use crate::wait;
 
-/// Between two looks.
+/// Between two polls.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// No broker allows more connects ([`CONNECTS`]) in this time.
 const WINDOW: Duration = Duration::from_secs(60);
 const CONNECTS: usize = 4;
 
-/// A look-out at work.
+/// A running monitor.
 #[derive(Debug)]
-pub struct Watch<'scope> {
+pub struct Monitor<'scope> {
     stop: Arc<AtomicBool>,
     thread: Option<ScopedJoinHandle<'scope, Result<()>>>,
 }
 
-impl<'scope> Watch<'scope> {
+impl<'scope> Monitor<'scope> {
     /// Starts it.
     pub fn start<'env>(
         scope: &'scope Scope<'scope, 'env>,
         lab: &'scope Lab,
         native: bool,
-        chronicle: &Chronicle,
+        log: &RunLog,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, chronicle) = (Arc::clone(&stop), chronicle.clone());
-        let thread = scope.spawn(move || look_out(lab, native, &chronicle, &stopped));
+        let (stopped, log) = (Arc::clone(&stop), log.clone());
+        let thread = scope.spawn(move || poll(lab, native, &log, &stopped));
         Self {
             stop,
             thread: Some(thread),
         }
     }
 
-    /// Ends it; an error for what it saw that must not be.
+    /// Ends it and reports violations.
     pub fn end(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        let seen = thread.join();
-        seen.map_err(|_| anyhow!("the look-out panicked"))?
+        let polled = thread.join();
+        polled.map_err(|_| anyhow!("the monitor panicked"))?
     }
 }
 
-impl Drop for Watch<'_> {
+impl Drop for Monitor<'_> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-fn look_out(lab: &Lab, native: bool, chronicle: &Chronicle, stop: &AtomicBool) -> Result<()> {
+fn poll(lab: &Lab, native: bool, log: &RunLog, stop: &AtomicBool) -> Result<()> {
     let mut last = counts(lab)?;
     let mut connects = [Connects::default(), Connects::default()];
     while !stop.load(Ordering::Relaxed) {
         let now = counts(lab)?;
         if now != last {
-            chronicle.note_on("  lost: ", format_args!("{now:?}"));
+            log.note_on("  lost: ", format_args!("{now:?}"));
             last = now;
         }
         if native {
             for (tunnel, connects) in lab.tunnels().iter().zip(&mut connects) {
                 let changes = tunnel.broker()?.counts().endpoint_changes;
-                connects.saw(changes, Instant::now())?;
+                connects.observe(changes, Instant::now())?;
             }
         }
         sleep(INTERVAL * wait::patience());
@@ -83,7 +83,7 @@ fn look_out(lab: &Lab, native: bool, chronicle: &Chronicle, stop: &AtomicBool) -
     Ok(())
 }
 
-/// The connects to one broker: what it sees of them is another endpoint of the client's.
+/// The connects to one broker. The broker counts them as changes of the client's endpoint.
 #[derive(Debug, Default)]
 struct Connects {
     seen: u64,
@@ -91,7 +91,7 @@ struct Connects {
 }
 
 impl Connects {
-    fn saw(&mut self, changes: u64, now: Instant) -> Result<()> {
+    fn observe(&mut self, changes: u64, now: Instant) -> Result<()> {
         for _ in self.seen..changes {
             self.lately.push_back(now);
         }
@@ -116,11 +116,14 @@ mod tests {
         let (mut connects, start) = (Connects::default(), Instant::now());
         for second in [0, 20, 40, 59] {
             let at = start + Duration::from_secs(second);
-            connects.saw(connects.seen + 1, at).unwrap();
+            connects.observe(connects.seen + 1, at).unwrap();
         }
         let at = |second| start + Duration::from_secs(second);
-        assert!(connects.saw(4, at(59)).is_ok());
-        assert!(connects.saw(5, at(60)).is_ok(), "the first is a minute ago");
-        assert!(connects.saw(6, at(61)).is_err());
+        assert!(connects.observe(4, at(59)).is_ok());
+        assert!(
+            connects.observe(5, at(60)).is_ok(),
+            "the first is a minute ago"
+        );
+        assert!(connects.observe(6, at(61)).is_err());
     }
 }

@@ -1,107 +1,113 @@
-//! Owns how each act is carried out.
+//! Owns the injection of each action into the host.
 
 use std::net::Ipv6Addr;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::act::{Act, Loss, Port};
 use super::clock;
-use super::host::Host;
+use super::exit;
+use super::fault::{Action, Loss, Port};
+use super::host::{Host, QUIET, REPAIRED};
 use crate::lab::topology::TUNNELS;
 use crate::lab::uplink;
 use crate::probe::leak;
 use crate::program::owned_state;
 use crate::shell;
 
-/// Changes of one flood: of the messages that tell of them a socket of the usual size (212,992 bytes)
-/// holds a few hundred.
+/// Changes of one flood. A netlink socket of the default size (212,992 bytes) holds a few hundred
+/// messages.
 const FLOOD: usize = 1500;
 
-/// Packets to each destination that somebody forges.
+/// Forged packets to each destination.
 const FORGED: u64 = 5;
 
-/// In the prefix that a broker routes to the host, where nobody is.
+/// An unused address in the prefix that a broker routes to the host.
 const IN_PREFIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 9, 0, 0, 0, 9);
 
 impl Host<'_> {
-    pub(super) fn strike(&mut self, act: Act) -> Result<()> {
+    pub(super) fn inject(&mut self, action: Action) -> Result<()> {
         let host = self.lab.host();
-        match act {
-            Act::FlushRules => self.attempt(&format!(
+        match action {
+            Action::FlushRules => self.attempt(&format!(
                 "ip -6 rule flush protocol {}",
                 owned_state::PROTOCOL
             )),
-            Act::DeleteRule(number) => {
+            Action::DeleteRule(number) => {
                 let rules = owned_state::rules(host)?;
                 if let Some(line) = nth(&rules, number) {
                     self.attempt(&owned_state::delete_rule(line)?);
                 }
             }
-            Act::DeleteRoute(number) => {
+            Action::DeleteRoute(number) => {
                 let routes = owned_state::routes(host)?;
                 if let Some(line) = nth(&routes, number) {
                     self.attempt(&owned_state::delete_route(line)?);
                 }
             }
-            Act::FlushTable(number) => {
+            Action::FlushTable(number) => {
                 self.attempt(&format!("ip -6 route flush table {}", 200 + number));
             }
-            Act::Take(port, loss) => self.take(port, loss)?,
-            Act::GiveBack(port, loss) => self.give_back(port, loss)?,
-            Act::Detach(_) | Act::DeleteLinkPin(_) | Act::DeleteQdisc(_) | Act::Foreign(..) => {
-                self.strike_programs(act)?;
+            Action::Take(port, loss) => self.take(port, loss)?,
+            Action::GiveBack(port, loss) => self.give_back(port, loss)?,
+            Action::Detach(_)
+            | Action::DeleteLinkPin(_)
+            | Action::DeleteQdisc(_)
+            | Action::Foreign(..) => {
+                self.inject_at_programs(action)?;
             }
-            Act::DeleteMapPin(number) => self.programs.delete_map_pin(number)?,
-            Act::DeletePins => self.programs.delete_pins()?,
-            Act::Kill => self.daemon.take().context("a daemon lives")?.kill()?,
-            Act::Stop => {
+            Action::DeleteMapPin(number) => self.programs.delete_map_pin(number)?,
+            Action::DeletePins => self.programs.delete_pins()?,
+            Action::Kill => self.daemon.take().context("a daemon lives")?.kill()?,
+            Action::Stop => {
                 let code = self.daemon.take().context("a daemon lives")?.stop()?;
                 ensure!(code == 0, "sixxs run ended with {code}");
             }
-            Act::Start => {
+            Action::Start => {
                 let run = self.program.command(&clock::MOVABLE);
                 self.daemon = Some(self.program.start_as(run)?);
                 self.starting = false;
             }
-            Act::StartOnly => {
+            Action::StartOnly => {
                 let run = self.program.command(&clock::MOVABLE);
                 self.daemon = Some(self.program.spawn_as(run)?);
                 self.starting = true;
             }
-            Act::Reload(by_signal) => self.reload(by_signal)?,
-            Act::Freeze => self.signal(Signal::SIGSTOP)?,
-            Act::Flood => self.flood()?,
-            Act::Forge(number) => self.forge(number)?,
-            Act::Exit => self.exit_comes_and_goes()?,
-            Act::Thaw => self.signal(Signal::SIGCONT)?,
-            Act::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
-            Act::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
+            Action::Reload(by_signal) => self.reload(by_signal)?,
+            Action::Freeze => self.signal(Signal::SIGSTOP)?,
+            Action::Flood => self.flood()?,
+            Action::Forge(number) => self.forge(number)?,
+            Action::Exit => {
+                exit::add_and_remove(self.lab, self.program, &self.log, (REPAIRED, QUIET))?;
+            }
+            Action::Thaw => self.signal(Signal::SIGCONT)?,
+            Action::Wall(seconds) => clock::displace(self.lab.paths(), seconds, 0)?,
+            Action::Sleep(seconds) => clock::displace(self.lab.paths(), 0, seconds)?,
         }
         Ok(())
     }
 
-    fn strike_programs(&mut self, act: Act) -> Result<()> {
+    fn inject_at_programs(&mut self, action: Action) -> Result<()> {
         let programs = &mut self.programs;
-        let struck = match act {
-            Act::Detach(place) => programs.detach(place),
-            Act::DeleteLinkPin(place) => programs.delete_link_pin(place),
-            Act::DeleteQdisc(port) => programs.delete_qdisc(port),
-            Act::Foreign(place, first) => programs.attach_foreign(place, first),
+        let outcome = match action {
+            Action::Detach(place) => programs.detach(place),
+            Action::DeleteLinkPin(place) => programs.delete_link_pin(place),
+            Action::DeleteQdisc(port) => programs.delete_qdisc(port),
+            Action::Foreign(place, first) => programs.attach_foreign(place, first),
             _ => Ok(()),
         };
-        match struck {
-            // The daemon was still at work at making the interface.
-            Err(e) if self.native => self.chronicle.note(format!("  in vain: {e:#}")),
-            struck => struck?,
+        match outcome {
+            // The daemon is still creating the interface.
+            Err(e) if self.native => self.log.note(format!("  no effect: {e:#}")),
+            outcome => outcome?,
         }
         Ok(())
     }
 
-    /// What the daemon may be about to do itself, and then fails here: noted, and no error.
+    /// A command that may fail because the daemon acts at the same time. Failure is logged.
     fn attempt(&self, command: &str) {
         if let Err(e) = self.lab.host().sh(command) {
-            self.chronicle.note(format!("  in vain: {e:#}"));
+            self.log.note(format!("  no effect: {e:#}"));
         }
     }
 
@@ -130,8 +136,8 @@ impl Host<'_> {
         };
         let taken = host.ip(&lines);
         if self.native && taken.is_err() {
-            // The daemon was at work at it.
-            self.chronicle.note(format!("  in vain: {taken:?}"));
+            // The daemon changes it at the same time.
+            self.log.note(format!("  no effect: {taken:?}"));
             return Ok(());
         }
         taken
@@ -159,7 +165,7 @@ impl Host<'_> {
         if by_signal {
             return self.signal(Signal::SIGHUP);
         }
-        // One that was just started may not listen yet.
+        // A daemon that just started may not listen yet.
         let printed = self.program.run(&["reload"])?;
         ensure!(
             printed.code == 0 || printed.stderr.contains("no daemon answers"),
@@ -177,9 +183,9 @@ impl Host<'_> {
         let (forged, other) = (TUNNELS[number].address, TUNNELS[1 - number].address);
         let socket = leak::forging_socket(self.lab.outside(), forged)?;
         for to in [other, IN_PREFIX] {
-            // The address may be refused by a router on the way, of which the socket is told.
+            // A router on the path may refuse the address; the socket reports its ICMP error.
             if let Err(e) = leak::send(&socket, to, FORGED, 100) {
-                self.chronicle.note(format!("  in vain: {e}"));
+                self.log.note(format!("  no effect: {e}"));
             }
         }
         Ok(())
@@ -195,7 +201,7 @@ impl Host<'_> {
     }
 }
 
-/// A line by a number that counts around.
+/// The line with this number modulo their count.
 fn nth(lines: &str, number: usize) -> Option<&str> {
     let lines: Vec<&str> = lines.lines().collect();
     let at = number.checked_rem(lines.len())?;

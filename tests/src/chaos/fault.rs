@@ -1,10 +1,10 @@
-//! Owns the words: everything that may happen to a host, as plain data.
+//! Owns the faults, and the actions that undo them, as plain data.
 
 use std::fmt;
 
 use crate::lab::topology::{TUNNELS, UPLINK};
 
-/// An interface that the program has programs at.
+/// An interface with kernel programs of `sixxs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Port {
     /// The first or the second tunnel.
@@ -26,17 +26,17 @@ impl Port {
     }
 }
 
-/// Where a program of ours belongs.
+/// A hook that must have a kernel program of `sixxs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct AttachPoint {
     /// At which interface.
     pub port: Port,
     /// In which direction.
     pub ingress: bool,
 }
 
-impl Place {
-    /// All of them: an uplink has none at its ingress.
+impl AttachPoint {
+    /// All of them. An uplink has no ingress program.
     pub const ALL: [Self; 5] = [
         Self::egress(Port::Uplink),
         Self::egress(Port::Tunnel(0)),
@@ -45,7 +45,7 @@ impl Place {
         Self::ingress(Port::Tunnel(1)),
     ];
 
-    /// What leaves by an interface.
+    /// The egress hook of an interface.
     pub const fn egress(port: Port) -> Self {
         Self {
             port,
@@ -60,7 +60,7 @@ impl Place {
         }
     }
 
-    /// Its direction, in words.
+    /// `ingress` or `egress`.
     pub const fn direction(self) -> &'static str {
         if self.ingress { "ingress" } else { "egress" }
     }
@@ -75,13 +75,13 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AttachPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.port.interface(), self.direction())
     }
 }
 
-/// What becomes of an interface that somebody takes away.
+/// Damage to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// It is down.
@@ -94,62 +94,62 @@ pub enum Loss {
     Interface,
 }
 
-/// One thing that happens.
+/// A fault, or its undoing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// All rules with our mark are deleted, as by a network manager that did not make them.
+pub enum Action {
+    /// Delete all rules with our mark, as a network manager does.
     FlushRules,
-    /// One of them; the number counts around.
+    /// Delete one of them: the number modulo their count.
     DeleteRule(usize),
-    /// One of our routes.
+    /// Delete one of our routes.
     DeleteRoute(usize),
-    /// All routes of a tunnel's table, whoever made them.
+    /// Delete all routes of a tunnel's table, foreign ones too.
     FlushTable(usize),
-    /// An interface loses something.
+    /// Damage an interface.
     Take(Port, Loss),
-    /// And has it back.
+    /// Undo the damage.
     GiveBack(Port, Loss),
-    /// The program is detached by force.
-    Detach(Place),
-    /// The pin of its link is removed, and with it the link.
-    DeleteLinkPin(Place),
-    /// The qdisc that it sits on is deleted, with all others on it.
+    /// Detach the program by force.
+    Detach(AttachPoint),
+    /// Remove the pin of its link, and so the link.
+    DeleteLinkPin(AttachPoint),
+    /// Delete the clsact qdisc, with every filter on it.
     DeleteQdisc(Port),
-    /// Somebody attaches a program of their own, before ours or after.
-    Foreign(Place, bool),
-    /// The pin of one of our maps is removed.
+    /// Attach a foreign program before ours, or after.
+    Foreign(AttachPoint, bool),
+    /// Remove the pin of one of our maps.
     DeleteMapPin(usize),
-    /// Everything below the pin directory is.
+    /// Remove everything below the pin directory.
     DeletePins,
-    /// The daemon is killed.
+    /// Kill the daemon.
     Kill,
-    /// It is told to end, and does.
+    /// Stop it by SIGTERM.
     Stop,
-    /// It is started, and is ready.
+    /// Start it and wait until it is ready.
     Start,
-    /// It is started, and what comes next does not wait for it.
+    /// Start it without a wait.
     StartOnly,
-    /// It is told to take its configuration over anew: by request, or by signal.
+    /// Reload its configuration: by signal, or by request.
     Reload(bool),
-    /// It stands still.
+    /// Stop its execution (SIGSTOP).
     Freeze,
-    /// So much happens that its event socket overruns: more changes than that holds.
+    /// Overrun its netlink event socket with changes.
     Flood,
-    /// Somebody outside sends as if from the address of one tunnel, to what the other one brings to the
-    /// host: its address, and its prefix.
+    /// Send from the outside with the source address of one tunnel to the address and the prefix of the
+    /// other.
     Forge(usize),
-    /// A route in another table makes an interface an exit, is guarded, and goes again.
+    /// Add a route in another table that makes an interface an exit, wait until it is guarded, remove it.
     Exit,
-    /// It goes on.
+    /// Continue the daemon (SIGCONT).
     Thaw,
-    /// Its clock jumps to so many seconds from the machine's.
+    /// Set its clock to this number of seconds from the machine's.
     Wall(i64),
-    /// It finds that so many seconds passed since it last looked: the machine slept.
+    /// Simulate that the machine slept for this number of seconds.
     Sleep(u64),
 }
 
-impl Act {
-    /// Whether it breaks anything, and does not mend what another one broke.
+impl Action {
+    /// Whether it is a fault, and not the undoing of one.
     pub const fn is_fault(self) -> bool {
         !matches!(
             self,
@@ -157,7 +157,7 @@ impl Act {
         )
     }
 
-    /// The word for it, without what it strikes.
+    /// Its name without its target.
     pub fn kind(self) -> String {
         let shown = match self {
             Self::Take(port, loss) | Self::GiveBack(port, loss) => {
@@ -188,7 +188,7 @@ impl Loss {
     }
 }
 
-impl fmt::Display for Act {
+impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Take(port, loss) => write!(f, "{} loses {}", port.interface(), loss.word()),
