@@ -1,11 +1,11 @@
-//! Owns where programs are that are better not installed: below directories in which `cargo xtask test`
-//! unpacks their packages, or below / all the same.
+//! Owns the paths of programs that need no installation. `cargo xtask test` unpacks their packages; an
+//! installed program is used otherwise.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// The directory of a package, of which this program has to be there; `variable` may name it.
+/// Root of the tree with this program: the path in `variable`, the unpacked package, or /.
 pub(crate) fn root(variable: &str, package: &str, program: &str) -> Result<PathBuf> {
     let unpacked = match std::env::var_os(variable) {
         Some(path) => PathBuf::from(path),
@@ -21,7 +21,7 @@ pub(crate) fn root(variable: &str, package: &str, program: &str) -> Result<PathB
     })
 }
 
-/// What makes its programs of `usr/DIRECTORY` commands like others.
+/// Environment in which the programs in its `usr/DIRECTORY` can be run by name.
 pub(crate) fn environment(root: &Path, directory: &str) -> [(&'static str, PathBuf); 2] {
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = root.join("usr").join(directory);
@@ -31,7 +31,7 @@ pub(crate) fn environment(root: &Path, directory: &str) -> [(&'static str, PathB
     ]
 }
 
-/// Its libraries.
+/// Its directory of libraries.
 pub(crate) fn libraries(root: &Path) -> PathBuf {
     root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
 }

@@ -96,10 +96,10 @@ const SHORT: &[Suite] = &[
 const GUIDES: Suite = Suite {
     binary: "guides",
     only: &[
-        "told::hurricane_electric",
-        "told::wireguard",
-        "told::aiccu",
-        "told::routed_prefixes",
+        "cases::hurricane_electric",
+        "cases::wireguard",
+        "cases::aiccu",
+        "cases::routed_prefixes",
     ],
     except: &[],
     variables: &[],

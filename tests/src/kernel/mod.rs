@@ -1,5 +1,5 @@
-//! Owns what this machine's kernel can do, where a test has to expect something else for it. Asked
-//! of the kernel itself, never of where the test runs.
+//! Owns the features of this machine's kernel that change what a test expects. They are read from the
+//! kernel, never derived from the place where the test runs.
 
 pub mod bpf;
 pub mod no_subtrees;
@@ -63,16 +63,16 @@ pub fn has_vrf() -> Result<bool> {
     has_interfaces(&["vrf", "table", "53"])
 }
 
-/// Whether something is told that needs a feature of the kernel. Where the environment says that the
-/// kernel has it (`SIXXS_KERNEL_HAS`, names with commas between), its absence is an error.
-pub fn is_told(feature: &str, has: bool) -> Result<bool> {
+/// Whether a test that needs this feature of the kernel can run. A missing feature is an error if
+/// `SIXXS_KERNEL_HAS` (names with commas between) requires it.
+pub fn can_run(feature: &str, has: bool) -> Result<bool> {
     let must = std::env::var("SIXXS_KERNEL_HAS").unwrap_or_default();
     ensure!(
         has || must.split(',').all(|name| name != feature),
         "this kernel has no {feature}, and should"
     );
     if !has {
-        println!("not told: this kernel has no {feature}");
+        println!("skipped: this kernel has no {feature}");
     }
     Ok(has)
 }

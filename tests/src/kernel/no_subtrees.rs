@@ -1,7 +1,6 @@
-//! Owns a program to which the kernel is one without source-specific routes (`CONFIG_IPV6_SUBTREES`):
-//! what such a kernel answers to who asks for one is EINVAL (`ip6_route_info_create`). This one is made
-//! to answer the same: seccomp has the program's messages shown to us before they are sent, and in those
-//! that ask for such a route we make the length of the source one that there is not.
+//! Owns the simulation of a kernel without source-specific routes (`CONFIG_IPV6_SUBTREES`). Such a kernel
+//! refuses a route with a source with EINVAL (`ip6_route_info_create`). Seccomp reports each netlink message
+//! of the program before it is sent, and a message that adds such a route gets an invalid source length.
 //!
 //! Tasks: a thread for each program, which ends with it.
 
@@ -41,8 +40,8 @@ nix::ioctl_readwrite!(
     answer_call, b'!', 1, libc::seccomp_notif_resp
 );
 
-/// Has a command see such a kernel; counts what was refused for it.
-pub fn see(command: &mut Command) -> Result<Arc<AtomicU64>> {
+/// Simulates such a kernel for a command. Returns the count of refused routes.
+pub fn simulate(command: &mut Command) -> Result<Arc<AtomicU64>> {
     let [(told, tell), (heard, hear)] = [
         pipe2(OFlag::O_CLOEXEC).context("make a pipe")?,
         pipe2(OFlag::O_CLOEXEC).context("make a pipe")?,
@@ -53,7 +52,7 @@ pub fn see(command: &mut Command) -> Result<Arc<AtomicU64>> {
         let watched =
             fetch(File::from(told), File::from(hear)).and_then(|listener| watch(&listener, &count));
         if let Err(error) = watched {
-            eprintln!("see a kernel without subtrees: {error:#}");
+            eprintln!("simulate a kernel without subtrees: {error:#}");
         }
     });
     let begin = move || {

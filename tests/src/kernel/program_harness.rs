@@ -1,9 +1,8 @@
-//! Owns the kernel programs in a place of their own, for golden packets and benchmarks: loaded,
-//! attached to nothing.
+//! Owns the harness of the kernel programs for golden packets and benchmarks: they are loaded, but not
+//! attached.
 //!
-//! The thread that loads them gets a network and a mount namespace for itself, and so a loopback
-//! interface and a bpffs that nobody else sees. They go with the thread, however it ends: nothing
-//! is left to clean up.
+//! The thread that loads them has a network and a mount namespace of its own, with a loopback interface
+//! and a bpffs. The namespaces end with the thread, so nothing needs cleanup.
 
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};

@@ -1,5 +1,5 @@
-//! Owns listening to what becomes of the program's rules and routes: every change, as the kernel
-//! tells of it, with the time it was heard.
+//! Owns a subscription to the kernel's events about the program's rules and routes, with the time of
+//! receipt.
 //!
 //! Tasks: one thread per [`Events`], which ends when that is dropped.
 
@@ -39,29 +39,29 @@ const AF_INET6: u8 = 10;
 /// Of linux/fib_rules.h.
 const FRA_PROTOCOL: u16 = 21;
 
-/// A rule or a route of the program's: its message without what differs between the two that tell
-/// of its coming and of its going.
-pub type Thing = Vec<u8>;
+/// Identifies a rule or route: its netlink message without the fields that differ between creation and
+/// deletion.
+pub type Key = Vec<u8>;
 
-/// What became of one.
+/// A creation or a deletion.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// When it was heard.
+    /// When it was received.
     pub at: Instant,
-    /// Whether it came, or went.
-    pub came: bool,
-    /// A rule, or a route.
+    /// Whether it is a creation.
+    pub created: bool,
+    /// Whether it is about a rule, and not a route.
     pub is_rule: bool,
-    /// Which.
-    pub thing: Thing,
+    /// The rule or route.
+    pub key: Key,
 }
 
-/// For how long what was gone was gone.
+/// Times between the deletion of a rule or route and its next creation.
 #[derive(Clone, Debug, Default)]
 pub struct Gaps {
-    /// Each time something was gone until it was back.
+    /// Each gap that ended.
     pub closed: Vec<Duration>,
-    /// What is gone.
+    /// Gaps that have not ended.
     pub open: usize,
 }
 
@@ -117,7 +117,7 @@ impl Events {
         })
     }
 
-    /// The next one; `None`: nothing for so long.
+    /// The next event; `None` at the limit.
     pub fn next(&self, limit: Duration) -> Result<Option<Event>> {
         match self.heard.recv_timeout(limit) {
             Ok(event) => Ok(Some(event)),
@@ -129,7 +129,7 @@ impl Events {
         }
     }
 
-    /// All since the last call.
+    /// All events since the last call.
     pub fn all(&self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         while let Some(event) = self.next(Duration::ZERO)? {
@@ -148,13 +148,13 @@ impl Drop for Events {
     }
 }
 
-/// For how long each thing was gone that went.
+/// The gaps of all rules and routes.
 pub fn gaps(events: &[Event]) -> Gaps {
-    let mut gone: BTreeMap<(bool, &Thing), Instant> = BTreeMap::new();
+    let mut gone: BTreeMap<(bool, &Key), Instant> = BTreeMap::new();
     let mut gaps = Gaps::default();
     for event in events {
-        let key = (event.is_rule, &event.thing);
-        if !event.came {
+        let key = (event.is_rule, &event.key);
+        if !event.created {
             gone.entry(key).or_insert(event.at);
         } else if let Some(since) = gone.remove(&key) {
             gaps.closed.push(event.at.saturating_duration_since(since));
@@ -175,7 +175,7 @@ fn open() -> Result<Socket> {
     let route = Protocol::from(libc::NETLINK_ROUTE);
     let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(route))
         .context("open a netlink socket")?;
-    // One without a number of its own would be taken for the kernel, and told nothing.
+    // Without a port ID of its own the socket would receive nothing.
     let anybody = NetlinkAddr::new(0, 0);
     bind(socket.as_raw_fd(), &anybody).context("bind a netlink socket")?;
     for group in [RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE] {
@@ -196,7 +196,7 @@ fn read(message: &[u8], at: Instant) -> Option<Event> {
     const HEADER: usize = 16;
     const BODY: usize = HEADER + 12;
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
-    let (came, is_rule) = match kind {
+    let (created, is_rule) = match kind {
         RTM_NEWROUTE => (true, false),
         RTM_DELROUTE => (false, false),
         RTM_NEWRULE => (true, true),
@@ -211,26 +211,26 @@ fn read(message: &[u8], at: Instant) -> Option<Event> {
     if protocol != Some(&PROTOCOL) || message.get(HEADER) != Some(&AF_INET6) {
         return None;
     }
-    let mut thing = message.get(HEADER..BODY)?.to_vec();
+    let mut key = message.get(HEADER..BODY)?.to_vec();
     if !is_rule {
-        // Of a route the flags tell of the interface's state, and what is cached of its use.
-        thing.truncate(8);
+        // The flags of a route have the state of the interface, and cache data.
+        key.truncate(8);
     }
     for (name, value) in attributes(message.get(BODY..)?) {
         if is_rule || ROUTE_IDENTITY.contains(&name) {
-            thing.extend(name.to_ne_bytes());
-            thing.extend(value);
+            key.extend(name.to_ne_bytes());
+            key.extend(value);
         }
     }
     Some(Event {
         at,
-        came,
+        created,
         is_rule,
-        thing,
+        key,
     })
 }
 
-/// What tells one route from another: destination, source, interface, priority, gateway, table.
+/// The attributes that identify a route: destination, source, interface, priority, gateway, table.
 const ROUTE_IDENTITY: [u16; 6] = [1, 2, 4, 6, 5, 15];
 
 fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
@@ -255,11 +255,11 @@ mod tests {
     #[test]
     fn gaps_are_from_going_to_coming() {
         let start = Instant::now();
-        let event = |ms: u64, came, thing: u8| Event {
+        let event = |ms: u64, created, key: u8| Event {
             at: start + Duration::from_millis(ms),
-            came,
+            created,
             is_rule: true,
-            thing: vec![thing],
+            key: vec![key],
         };
         let gaps = gaps(&[
             event(0, true, 1),

@@ -1,4 +1,4 @@
-//! Owns the lab for people: the commands of `sixxs-lab`. All of them work in the one interactive
+//! Owns the interactive lab: the commands of `sixxs-lab`. All of them use the one interactive
 //! lab, whose namespaces have fixed names (`sixxs-host`…).
 
 use std::fmt::Write as _;

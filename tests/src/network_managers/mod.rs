@@ -1,9 +1,8 @@
-//! Owns a place in the lab's host where a network manager of the distribution's runs beside the
-//! program, as it is and with its default settings: a mount namespace in which /run, /etc and a D-Bus
-//! are its own. The machine's stay untouched.
+//! Owns the sandbox on the lab's host in which a real network manager runs, with its default settings: a
+//! mount namespace with /run, /etc and a D-Bus of its own.
 //!
-//! What would be there is in the lab's directory, where a test reads and writes it. That one is where it
-//! was inside, too: the program under test finds its files.
+//! The sandbox's files are in the lab's directory, where a test reads and writes them. The lab's directory
+//! is mounted at its own path inside too, so that the program under test finds its files.
 
 pub mod network_manager;
 pub mod networkd;
@@ -22,17 +21,20 @@ use crate::lab::mounts::Mounts;
 use crate::lab::netns::Namespace;
 use crate::{shell, wait};
 
-/// For everything that a manager does: starting, stopping, setting up an interface. It waits for
-/// duplicate address detection, a second or two each.
+/// Limit for each action of a manager: start, stop, configuration of an interface. Duplicate address
+/// detection takes a second or two.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The indices of the lab's interfaces, and some to spare.
+/// Range of the indices of the lab's interfaces.
 const INDICES: std::ops::Range<u32> = 1..1100;
 
-/// Of the machine's /etc.
-const KEPT: [&str; 3] = ["passwd", "group", "machine-id"];
+/// Files copied from the machine's /etc.
+const COPIED: [&str; 3] = ["passwd", "group", "machine-id"];
 
-/// A bus on which everybody may do everything.
+/// Name of the sandbox's directory in the lab's.
+pub const DIRECTORY: &str = "network-manager";
+
+/// Configuration of a bus without access control.
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -47,38 +49,38 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus C
 </busconfig>
 "#;
 
-/// The place. Processes in it end with it.
+/// The sandbox. Processes in it end with it.
 #[derive(Debug)]
-pub struct Place {
+pub struct Sandbox {
     host: Namespace,
     mounts: Mounts,
     directory: PathBuf,
     _bus: Process,
 }
 
-impl Place {
+impl Sandbox {
     fn new(lab: &Lab) -> Result<Self> {
         let base = lab.paths().base();
-        let directory = base.join("beside");
+        let directory = base.join(DIRECTORY);
         let inside = directory.join(base.strip_prefix("/").context("a lab is in /run")?);
         for path in ["run/dbus", "run/udev/data", "etc"] {
-            make(&directory.join(path))?;
+            make_directory(&directory.join(path))?;
         }
-        make(&inside)?;
-        for name in KEPT {
+        make_directory(&inside)?;
+        for name in COPIED {
             fs::copy(
                 Path::new("/etc").join(name),
                 directory.join("etc").join(name),
             )
             .with_context(|| format!("copy /etc/{name}"))?;
         }
-        // There is no udev in the lab to say that interfaces are ready for use.
+        // The lab has no udev, which marks interfaces as initialized.
         for index in INDICES {
             let path = directory.join(format!("run/udev/data/n{index}"));
             fs::write(&path, "I:1\n").with_context(|| format!("write {}", path.display()))?;
         }
         fs::write(directory.join("run/bus.conf"), BUS).context("write the bus's configuration")?;
-        // The last hides where the lab's directory is.
+        // /run is last, because it hides the lab's directory.
         let binds = [
             (base.to_owned(), inside),
             (directory.join("etc"), PathBuf::from("/etc")),
@@ -100,34 +102,34 @@ impl Place {
         })
     }
 
-    /// A command that will run there.
+    /// A command that runs in the sandbox.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.host.command(program);
         self.mounts.enter(&mut command);
         command
     }
 
-    /// Runs a command there and returns what it printed.
+    /// Runs a command in the sandbox and returns its output.
     fn sh(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Result<String> {
         shell::capture(self.command(program).args(arguments))
     }
 
-    /// A path that is below /etc there.
+    /// The path outside of a file below the sandbox's /etc.
     fn etc(&self, path: &str) -> PathBuf {
         self.directory.join("etc").join(path)
     }
 
-    /// A path that is below /run there.
+    /// The path outside of a file below the sandbox's /run.
     fn run(&self, path: &str) -> PathBuf {
         self.directory.join("run").join(path)
     }
 }
 
-fn make(directory: &Path) -> Result<()> {
+fn make_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))
 }
 
-/// A process that stays; killed when dropped.
+/// A background process; killed when dropped.
 #[derive(Debug)]
 struct Process {
     child: Child,
@@ -135,7 +137,7 @@ struct Process {
 }
 
 impl Process {
-    /// What it prints goes to the end of `log`.
+    /// Appends its output to `log`.
     fn start(mut command: Command, log: &Path) -> Result<Self> {
         let open = || File::options().create(true).append(true).open(log);
         let file = open().with_context(|| format!("open {}", log.display()))?;
@@ -148,7 +150,7 @@ impl Process {
         })
     }
 
-    /// Ends it as an init system does.
+    /// Ends it by SIGTERM, as an init system does.
     fn stop(mut self) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).context("a pid fits")?);
         kill(pid, Signal::SIGTERM).context("end a network manager")?;

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{LIMIT, Place, Process, make};
+use super::{LIMIT, Process, Sandbox, make_directory};
 use crate::lab::Lab;
 use crate::lab::mounts::Mounts;
 use crate::lab::native::write_secret;
@@ -48,7 +48,7 @@ pub struct NetworkManager {
     process: Option<Process>,
     /// Where its packages are unpacked.
     root: PathBuf,
-    place: Place,
+    sandbox: Sandbox,
 }
 
 impl NetworkManager {
@@ -59,21 +59,21 @@ impl NetworkManager {
             "network-manager",
             "usr/sbin/NetworkManager",
         )?;
-        let place = Place::new(lab)?;
+        let sandbox = Sandbox::new(lab)?;
         for path in ["NetworkManager", "nm/connections", "nm/empty"] {
-            make(&place.run(path))?;
+            make_directory(&sandbox.run(path))?;
         }
-        make(&place.etc("NetworkManager/conf.d"))?;
-        let settings = place.etc("NetworkManager/NetworkManager.conf");
+        make_directory(&sandbox.etc("NetworkManager/conf.d"))?;
+        let settings = sandbox.etc("NetworkManager/NetworkManager.conf");
         fs::write(settings, SETTINGS).context("write its settings")?;
         for (number, text) in keyfiles.iter().enumerate() {
             let path = format!("nm/connections/{number}.nmconnection");
-            write_secret(place.run(&path), text)?;
+            write_secret(sandbox.run(&path), text)?;
         }
         Ok(Self {
             process: None,
             root,
-            place,
+            sandbox,
         })
     }
 
@@ -89,7 +89,7 @@ impl NetworkManager {
             "--state-file=/run/nm/state",
             "--pid-file=/run/nm/pid",
         ]);
-        let log = self.place.directory.join("network-manager.log");
+        let log = self.sandbox.directory.join("network-manager.log");
         self.process = Some(Process::start(command, &log)?);
         self.is_connected(managed)
     }
@@ -104,7 +104,7 @@ impl NetworkManager {
 
     /// Where it runs: who reads its configuration has to be there.
     pub fn mounts(&self) -> Mounts {
-        self.place.mounts.clone()
+        self.sandbox.mounts.clone()
     }
 
     /// What makes `nmcli` a command like others there.
@@ -131,7 +131,7 @@ impl NetworkManager {
 
     /// What it printed.
     pub fn log(&self) -> String {
-        let path = self.place.directory.join("network-manager.log");
+        let path = self.sandbox.directory.join("network-manager.log");
         fs::read_to_string(path).unwrap_or_default()
     }
 
@@ -142,7 +142,7 @@ impl NetworkManager {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = self.place.command(self.root.join("usr").join(program));
+        let mut command = self.sandbox.command(self.root.join("usr").join(program));
         let libraries = deb_programs::libraries(&self.root);
         command.env("LD_LIBRARY_PATH", libraries).env("LC_ALL", "C");
         command

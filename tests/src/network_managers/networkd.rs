@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::{User, chown};
 
-use super::{LIMIT, Place, Process, make};
+use super::{LIMIT, Process, Sandbox, make_directory};
 use crate::lab::Lab;
 use crate::lab::mounts::Mounts;
 use crate::lab::netns::Namespace;
@@ -40,18 +40,18 @@ pub fn tunnel(plan: &TunnelPlan) -> String {
 pub struct Networkd {
     process: Option<Process>,
     host: Namespace,
-    place: Place,
+    sandbox: Sandbox,
 }
 
 impl Networkd {
     /// With these .network files, by name; not yet started.
     pub fn new(lab: &Lab, files: &[(&str, String)]) -> Result<Self> {
-        let place = Place::new(lab)?;
-        make(&place.etc("systemd/network"))?;
+        let sandbox = Sandbox::new(lab)?;
+        make_directory(&sandbox.etc("systemd/network"))?;
         let networkd = Self {
             process: None,
             host: lab.host().clone(),
-            place,
+            sandbox,
         };
         for (name, text) in files {
             networkd.configure(name, text)?;
@@ -61,19 +61,19 @@ impl Networkd {
 
     /// Where it runs: who reads its configuration has to be there.
     pub fn mounts(&self) -> Mounts {
-        self.place.mounts.clone()
+        self.sandbox.mounts.clone()
     }
 
     /// Adds or changes a .network file, which it reads when told to.
     pub fn configure(&self, name: &str, text: &str) -> Result<()> {
         // Readable for the user that it becomes.
-        let path = self.place.etc("systemd/network").join(name);
+        let path = self.sandbox.etc("systemd/network").join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
 
     /// Settings of networkd.conf.d, which it reads when it starts.
     pub fn settings(&self, text: &str) -> Result<()> {
-        let directory = self.place.run("systemd/networkd.conf.d");
+        let directory = self.sandbox.run("systemd/networkd.conf.d");
         fs::create_dir_all(&directory).context("make networkd.conf.d")?;
         fs::write(directory.join("lab.conf"), text).context("write networkd.conf.d")
     }
@@ -81,8 +81,8 @@ impl Networkd {
     /// Starts it and waits until the interfaces are set up that it is to manage.
     pub fn start(&mut self, managed: &[&str]) -> Result<()> {
         self.make_runtime_directory()?;
-        let command = self.place.command(NETWORKD);
-        let log = self.place.directory.join("networkd.log");
+        let command = self.sandbox.command(NETWORKD);
+        let log = self.sandbox.directory.join("networkd.log");
         self.process = Some(Process::start(command, &log)?);
         self.is_configured(managed)
     }
@@ -92,7 +92,7 @@ impl Networkd {
     fn make_runtime_directory(&self) -> Result<()> {
         let user = User::from_name(USER).context("look a user up")?;
         let user = user.with_context(|| format!("there is no user {USER}"))?;
-        let top = self.place.run("systemd/netif");
+        let top = self.sandbox.run("systemd/netif");
         if top.exists() {
             fs::remove_dir_all(&top).context("forget an earlier networkd")?;
         }
@@ -120,7 +120,7 @@ impl Networkd {
 
     /// `networkctl VERB…`.
     pub fn networkctl(&self, arguments: &[&str]) -> Result<String> {
-        self.place.sh("networkctl", arguments)
+        self.sandbox.sh("networkctl", arguments)
     }
 
     /// Waits until these interfaces are set up.
@@ -129,7 +129,7 @@ impl Networkd {
             let index = self.host.run(|| {
                 nix::net::if_::if_nametoindex(*name).with_context(|| format!("find {name}"))
             })?;
-            let path = self.place.run(&format!("systemd/netif/links/{index}"));
+            let path = self.sandbox.run(&format!("systemd/netif/links/{index}"));
             let state = || Ok(fs::read_to_string(&path).unwrap_or_default());
             let what = format!("networkd has set {name} up");
             let is_configured = |state: &String| state.contains("ADMIN_STATE=configured");
@@ -140,7 +140,7 @@ impl Networkd {
 
     /// What it printed.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.place.directory.join("networkd.log")).unwrap_or_default()
+        fs::read_to_string(self.sandbox.directory.join("networkd.log")).unwrap_or_default()
     }
 
     /// Its version, by its own word.

@@ -1,4 +1,5 @@
-//! Owns what of the host's routing bears the mark of the program under test, and taking it away.
+//! Owns the rules and routes with the mark of the program under test: their list, and commands that delete
+//! them.
 
 use anyhow::{Context as _, Result};
 

@@ -301,9 +301,9 @@ fn a_daemon_that_hangs_is_given_up() -> Result<()> {
         let took = began.elapsed();
         ensure!(took < Duration::from_secs(9), "{command:?}: {took:?}");
         let says = "the daemon did not answer within 5 s; is it stopped?";
-        let is_told = printed.code == 1 && printed.stderr.contains(says);
+        let can_run = printed.code == 1 && printed.stderr.contains(says);
         ensure!(
-            is_told && printed.stdout.is_empty(),
+            can_run && printed.stdout.is_empty(),
             "{command:?}: {printed:#?}"
         );
         Ok(())

@@ -235,7 +235,7 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
 /// An exit in the table of a VRF, to which the kernel's one rule for all of them leads.
 #[test]
 fn a_table_of_a_vrf() -> Result<()> {
-    if !kernel::is_told("vrf", kernel::has_vrf()?)? {
+    if !kernel::can_run("vrf", kernel::has_vrf()?)? {
         return Ok(());
     }
     let setting = with_exit(ETHERNET, Hook::Auto)?;

@@ -13,7 +13,7 @@ macro_rules! variants {
                 use sixxs_tests::lab::topology::Flavour;
                 if Flavour::$flavour == Flavour::WireGuard {
                     let has = sixxs_tests::kernel::has_wireguard()?;
-                    if !sixxs_tests::kernel::is_told("wireguard", has)? {
+                    if !sixxs_tests::kernel::can_run("wireguard", has)? {
                         return Ok(());
                     }
                 }

@@ -256,9 +256,9 @@ fn foreign_names_are_refused() -> Result<()> {
     let host = setting.host();
     let status = |name: &str| -> Result<String> {
         let (head, body) = ask_for(connect(host)?, "GET /metrics", name)?;
-        let is_told = body.contains("sixxs_healthy");
+        let can_run = body.contains("sixxs_healthy");
         ensure!(
-            is_told == head.starts_with("HTTP/1.1 200"),
+            can_run == head.starts_with("HTTP/1.1 200"),
             "{head}\n{body}"
         );
         Ok(head.chars().skip(9).take(3).collect())

@@ -247,8 +247,8 @@ fn what_is_pinned_is_read_back() -> Result<()> {
         wanted.push(format!("pin {} again", pin.display()));
     }
     let all = |told: &Vec<String>| {
-        let is_told = |wanted: &String| told.iter().any(|told| told.contains(wanted));
-        wanted.iter().all(is_told)
+        let can_run = |wanted: &String| told.iter().any(|told| told.contains(wanted));
+        wanted.iter().all(can_run)
     };
     wait::until("all is told", Duration::from_secs(35), told, all)?;
     let status = setting.program.status()?;

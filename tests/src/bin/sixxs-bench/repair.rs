@@ -171,8 +171,8 @@ fn until_back(events: &Events) -> Result<Duration> {
     loop {
         let event = events.next(LIMIT)?.context("it comes back")?;
         match went {
-            None if !event.came => went = Some(event.at),
-            Some(at) if event.came => return Ok(event.at - at),
+            None if !event.created => went = Some(event.at),
+            Some(at) if event.created => return Ok(event.at - at),
             _ => {}
         }
     }

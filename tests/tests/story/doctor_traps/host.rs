@@ -47,7 +47,7 @@ fn a_kernel_without_subtrees() -> Result<()> {
     let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, SUBTREES)?;
     let found = || {
         let mut doctor = setting.program.command(&["doctor", "--json"]);
-        let refused = no_subtrees::see(&mut doctor)?;
+        let refused = no_subtrees::simulate(&mut doctor)?;
         let found = found_by(&mut doctor, "subtrees")?;
         anyhow::Ok((found, refused.load(Ordering::Relaxed)))
     };
@@ -59,7 +59,7 @@ fn a_kernel_without_subtrees() -> Result<()> {
 
     // A daemon says it, and has no problem any more with the fix.
     let mut run = setting.program.command(&["run"]);
-    let refused = no_subtrees::see(&mut run)?;
+    let refused = no_subtrees::simulate(&mut run)?;
     let daemon = setting.program.spawn_as(run)?;
     let status = setting
         .program

@@ -155,7 +155,7 @@ fn a_filter_by_ip6tables_in_nftables() -> Result<()> {
 #[test]
 fn a_filter_by_the_old_ip6tables() -> Result<()> {
     if !kernel::has_ip6tables() {
-        println!("not told: this kernel has no ip_tables for IPv6 of its own");
+        println!("skipped: this kernel has no ip_tables for IPv6 of its own");
         return Ok(());
     }
     a_filter_by_ip6tables("ip6tables-legacy")?;

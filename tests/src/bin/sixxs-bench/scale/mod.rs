@@ -151,7 +151,7 @@ fn repair(site: &Site, daemon: &Daemon, things: usize) -> Result<Duration> {
     let mut last = begun;
     for _ in 0..things {
         let event = events.next(LIMIT)?.context("everything comes back")?;
-        ensure!(event.came, "something went");
+        ensure!(event.created, "something went");
         last = event.at;
     }
     Ok(last - begun)

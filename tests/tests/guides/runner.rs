@@ -1,8 +1,7 @@
-//! Owns somebody who does what a guide says: writes the files, types the commands, and compares what
-//! is printed.
+//! Owns the runner of guides: it writes the files, runs the commands, and compares their output.
 //!
-//! `systemctl` is the lab's, where there is no systemd: of `sixxs` the daemon is started, stopped and
-//! told to reload as its unit has it; of `systemd-networkd` it is the real one.
+//! The lab has no systemd, so `systemctl` is simulated: it starts, stops and reloads the daemon of `sixxs`
+//! as its unit does, and restarts the real `systemd-networkd`.
 
 use std::fs;
 use std::time::Duration;
@@ -10,18 +9,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use sixxs_tests::lab::Lab;
 use sixxs_tests::lab::netns::Namespace;
-use sixxs_tests::network_managers::networkd::Networkd;
+use sixxs_tests::network_managers::{self, networkd::Networkd};
 use sixxs_tests::program::{Daemon, Hook, Printed, Program, finish};
 use sixxs_tests::wait;
 
-use crate::likeness::is_like;
-use crate::markdown::{Act, Guide, Prompt, Step};
-use crate::place::Place;
+use crate::markdown::{Action, Guide, Prompt, Step};
+use crate::output_match::matches;
+use crate::sandbox::Sandbox;
 
-/// For what a guide says to be printed. People look again too: a tunnel is up a moment later.
+/// Limit until the output matches. A tunnel may come up a moment after the command.
 const LIMIT: Duration = Duration::from_secs(15);
-/// What only looks, and so can be looked at again.
-const LOOKS: [&str; 8] = [
+/// Commands without effects, which may be repeated.
+const REPEATABLE: [&str; 8] = [
     "ping ",
     "networkctl list",
     "sixxs status",
@@ -31,20 +30,20 @@ const LOOKS: [&str; 8] = [
     "sixxs plan",
     "sixxs explain",
 ];
-/// Where systemd-networkd's files of interfaces are, and its settings by the guides, below /etc.
+/// Below /etc: systemd-networkd's files of interfaces, and its settings from the guides.
 const NETWORKD_FILES: &str = "systemd/network";
 pub(crate) const NETWORKD_SETTINGS: &str = "systemd/networkd.conf.d/10-sixxs.conf";
 
-pub(crate) struct Reader<'a> {
+pub(crate) struct Runner<'a> {
     lab: &'a Lab,
     daemon: Option<Daemon>,
     networkd: Option<(Networkd, &'a [&'a str])>,
     program: Program,
-    place: Place,
+    sandbox: Sandbox,
 }
 
-/// Whatever happened, no daemon and nothing that one started stays.
-impl Drop for Reader<'_> {
+/// Removes the daemon's state, also after a failure.
+impl Drop for Runner<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.type_in(Prompt::Host, "sixxs down") {
             eprintln!("sixxs down: {error:#}");
@@ -52,32 +51,36 @@ impl Drop for Reader<'_> {
     }
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Runner<'a> {
     pub(crate) fn new(lab: &'a Lab) -> Result<Self> {
         Self::with(lab, None)
     }
 
-    /// On a host with a systemd-networkd that is to manage these interfaces, and is not started yet.
-    pub(crate) fn beside(lab: &'a Lab, networkd: Networkd, managed: &'a [&str]) -> Result<Self> {
+    /// On a host with a systemd-networkd that is not started yet and will manage these interfaces.
+    pub(crate) fn with_networkd(
+        lab: &'a Lab,
+        networkd: Networkd,
+        managed: &'a [&str],
+    ) -> Result<Self> {
         Self::with(lab, Some((networkd, managed)))
     }
 
     fn with(lab: &'a Lab, networkd: Option<(Networkd, &'a [&'a str])>) -> Result<Self> {
         let program = Program::new(lab, Hook::Auto)?;
         let binary = fs::canonicalize(program.binary()).context("find the program")?;
-        let beside = networkd
+        let manager = networkd
             .is_some()
-            .then(|| lab.paths().base().join("beside"));
+            .then(|| lab.paths().base().join(network_managers::DIRECTORY));
         Ok(Self {
             lab,
             daemon: None,
             networkd,
             program,
-            place: Place::new(lab, &binary, beside.as_deref())?,
+            sandbox: Sandbox::new(lab, &binary, manager.as_deref())?,
         })
     }
 
-    /// Does what stands in these chapters.
+    /// Carries out the chapters that `is_meant` selects.
     pub(crate) fn follow(&mut self, guide: &Guide, is_meant: impl Fn(&str) -> bool) -> Result<()> {
         for step in &guide.steps {
             if is_meant(&step.chapter) {
@@ -92,9 +95,9 @@ impl<'a> Reader<'a> {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
-        match &step.act {
-            Act::File { path, text } => self.write(path, text),
-            Act::Command {
+        match &step.action {
+            Action::File { path, text } => self.write(path, text),
+            Action::Command {
                 at: Prompt::Host,
                 line,
                 printed,
@@ -104,7 +107,7 @@ impl<'a> Reader<'a> {
                 let words: Vec<_> = line.split_whitespace().skip(1).collect();
                 self.systemctl(&words)
             }
-            Act::Command {
+            Action::Command {
                 at,
                 line,
                 printed,
@@ -113,9 +116,9 @@ impl<'a> Reader<'a> {
                 let once = || self.type_in(*at, line);
                 let is_right = |seen: &Printed| {
                     let all = format!("{}{}", seen.stdout, seen.stderr);
-                    seen.code == *exits && is_like(printed, &all)
+                    seen.code == *exits && matches(printed, &all)
                 };
-                let looks = LOOKS.iter().any(|look| line.starts_with(look));
+                let looks = REPEATABLE.iter().any(|look| line.starts_with(look));
                 let limit = if looks { LIMIT } else { Duration::ZERO };
                 let seen = wait::until(&format!("{line} prints this"), limit, once, is_right)?;
                 println!("{line}\n{}{}", seen.stdout, seen.stderr);
@@ -128,7 +131,7 @@ impl<'a> Reader<'a> {
     fn write(&self, path: &str, text: &str) -> Result<()> {
         let below = path.strip_prefix("/etc/");
         let path = self
-            .place
+            .sandbox
             .etc(below.context("only files in /etc are the place's own")?);
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)
@@ -140,7 +143,7 @@ impl<'a> Reader<'a> {
     /// By bash: busybox's shell, which the virtual machine has, takes its own `ping`.
     fn type_in(&self, at: Prompt, line: &str) -> Result<Printed> {
         finish(
-            self.place
+            self.sandbox
                 .command(self.node(at)?, "bash")
                 .args(["-c", line]),
         )
@@ -161,7 +164,7 @@ impl<'a> Reader<'a> {
         match words {
             ["start", "sixxs"] => {
                 ensure!(self.daemon.is_none(), "sixxs runs already");
-                let mut run = self.place.command(self.lab.host(), "sixxs");
+                let mut run = self.sandbox.command(self.lab.host(), "sixxs");
                 run.arg("run");
                 self.daemon = Some(self.program.start_as(run)?);
             }
@@ -183,10 +186,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Its place has the machine's /etc, but for what is given to it.
+    /// Its sandbox has a /etc of its own; settings and files are copied into it.
     fn restart_networkd(&mut self) -> Result<()> {
-        let settings = self.place.etc(NETWORKD_SETTINGS);
-        let files = self.place.etc(NETWORKD_FILES);
+        let settings = self.sandbox.etc(NETWORKD_SETTINGS);
+        let files = self.sandbox.etc(NETWORKD_FILES);
         let (networkd, managed) = self.networkd.as_mut().context("there is no networkd")?;
         if networkd.is_running() {
             networkd.stop()?;

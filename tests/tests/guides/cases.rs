@@ -1,4 +1,4 @@
-//! Each guide, on the host that it is for.
+//! A test per guide, each on a host that fits the guide.
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
@@ -8,10 +8,10 @@ use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::network_managers::networkd::Networkd;
 use sixxs_tests::shell;
 
-use crate::markdown::{Act, Guide};
-use crate::reader::{NETWORKD_SETTINGS, Reader};
+use crate::markdown::{Action, Guide};
+use crate::runner::{NETWORKD_SETTINGS, Runner};
 
-/// The text of a guide, wherever this is run.
+/// Includes a guide, so that the test runs without the checkout.
 macro_rules! guide {
     ($name:literal) => {
         Guide::read(
@@ -25,10 +25,10 @@ macro_rules! guide {
     };
 }
 
-/// Blocks that are only read, in all guides together. One more is for a good reason only.
+/// Number of blocks in all guides that are not run. A new one needs a good reason.
 const NOT_RUN: usize = 3;
 
-/// The tunnel of this MTU at both ends, as Hurricane Electric has it.
+/// Both ends have the MTU of Hurricane Electric's tunnels.
 fn hurricane_electric_lab() -> Result<Lab> {
     Lab::new(Spec {
         mtu: 1480,
@@ -36,13 +36,13 @@ fn hurricane_electric_lab() -> Result<Lab> {
     })
 }
 
-/// The chapter about a tunnel that somebody else makes.
+/// The chapter about a tunnel that another program makes.
 const BY_OTHERS: &str = "If something else makes the tunnel";
 
 #[test]
 fn hurricane_electric() -> Result<()> {
     let lab = hurricane_electric_lab()?;
-    Reader::new(&lab)?.follow(&guide!("hurricane-electric.md")?, |chapter| {
+    Runner::new(&lab)?.follow(&guide!("hurricane-electric.md")?, |chapter| {
         chapter != BY_OTHERS
     })
 }
@@ -50,16 +50,16 @@ fn hurricane_electric() -> Result<()> {
 #[test]
 fn hurricane_electric_by_others() -> Result<()> {
     if !kernel::has_sit() {
-        println!("not told: this kernel has no sit");
+        println!("skipped: this kernel has no sit");
         return Ok(());
     }
     let lab = hurricane_electric_lab()?;
     let guide = guide!("hurricane-electric.md")?;
     has_chapters(&guide, &[BY_OTHERS])?;
-    Reader::new(&lab)?.follow(&guide, |chapter| chapter == BY_OTHERS)
+    Runner::new(&lab)?.follow(&guide, |chapter| chapter == BY_OTHERS)
 }
 
-/// The chapters about the files that there are, and about the commands of old for them.
+/// The chapters about the existing files, and about the old client's commands.
 const FILES: &str = "What you have";
 const OLD_COMMANDS: &str = "With the old commands";
 
@@ -70,7 +70,7 @@ fn account_lab() -> Result<Lab> {
 #[test]
 fn aiccu() -> Result<()> {
     let lab = account_lab()?;
-    Reader::new(&lab)?.follow(&guide!("aiccu.md")?, |chapter| chapter != OLD_COMMANDS)
+    Runner::new(&lab)?.follow(&guide!("aiccu.md")?, |chapter| chapter != OLD_COMMANDS)
 }
 
 #[test]
@@ -78,17 +78,17 @@ fn aiccu_by_its_commands() -> Result<()> {
     let lab = account_lab()?;
     let guide = guide!("aiccu.md")?;
     has_chapters(&guide, &[FILES, OLD_COMMANDS])?;
-    Reader::new(&lab)?.follow(&guide, |chapter| [FILES, OLD_COMMANDS].contains(&chapter))
+    Runner::new(&lab)?.follow(&guide, |chapter| [FILES, OLD_COMMANDS].contains(&chapter))
 }
 
 #[test]
 fn networkd() -> Result<()> {
     let lab = hurricane_electric_lab()?;
     let networkd = Networkd::new(&lab, &[])?;
-    Reader::beside(&lab, networkd, &[UPLINK])?.follow(&guide!("networkd.md")?, |_| true)
+    Runner::with_networkd(&lab, networkd, &[UPLINK])?.follow(&guide!("networkd.md")?, |_| true)
 }
 
-/// What the guide says and what the package brings are the same settings.
+/// The guide and the package have the same settings.
 #[test]
 fn networkd_settings_are_the_package_s() -> Result<()> {
     let settings = |text: &str| -> Vec<String> {
@@ -96,8 +96,8 @@ fn networkd_settings_are_the_package_s() -> Result<()> {
         lines.map(str::to_owned).collect()
     };
     let guide = guide!("networkd.md")?;
-    let text = guide.steps.iter().find_map(|step| match &step.act {
-        Act::File { path, text } if path.ends_with(NETWORKD_SETTINGS) => Some(text),
+    let text = guide.steps.iter().find_map(|step| match &step.action {
+        Action::File { path, text } if path.ends_with(NETWORKD_SETTINGS) => Some(text),
         _ => None,
     });
     let text = text.context("the guide has no such file")?;
@@ -109,7 +109,7 @@ fn networkd_settings_are_the_package_s() -> Result<()> {
     Ok(())
 }
 
-/// The host has LANs, and does nothing for them yet.
+/// The host has LANs, but does not forward for them yet.
 #[test]
 fn routed_prefixes() -> Result<()> {
     let lab = Lab::new(Spec {
@@ -121,7 +121,7 @@ fn routed_prefixes() -> Result<()> {
     lab.host()
         .ip("address delete 2001:db8:bb:1::1/64 dev lan1\n\
          address delete 2001:db8:bb:2::1/64 dev net0\n")?;
-    Reader::new(&lab)?.follow(&guide!("routed-prefixes.md")?, |_| true)
+    Runner::new(&lab)?.follow(&guide!("routed-prefixes.md")?, |_| true)
 }
 
 /// The private key of the other end in the guide.
@@ -132,14 +132,14 @@ const OWN_KEY: &str = "F+AiHkqYBtJ64XLj7FWoKupndrPEO/+MY650FFSJjU4=";
 #[test]
 fn wireguard() -> Result<()> {
     if !kernel::has_wireguard()? {
-        println!("not told: this kernel has no WireGuard");
+        println!("skipped: this kernel has no WireGuard");
         return Ok(());
     }
     let lab = Lab::new(Spec {
         mtu: 1420,
         ..Spec::new(Flavour::WireGuard)
     })?;
-    // The lab's tunnels go; the second one's other end is the guide's from now on.
+    // The guide replaces the lab's tunnels and uses the far end of the second one.
     for tunnel in lab.tunnels() {
         tunnel.delete()?;
     }
@@ -150,7 +150,7 @@ fn wireguard() -> Result<()> {
         .args(["peer", old.trim(), "remove"])
         .args(["peer", OWN_KEY, "allowed-ips", "::/0"]);
     shell::capture_with_input(&mut wg, PEER_KEY)?;
-    Reader::new(&lab)?.follow(&guide!("wireguard.md")?, |_| true)
+    Runner::new(&lab)?.follow(&guide!("wireguard.md")?, |_| true)
 }
 
 fn has_chapters(guide: &Guide, chapters: &[&str]) -> Result<()> {

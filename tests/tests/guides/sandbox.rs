@@ -1,6 +1,5 @@
-//! Owns a place in the lab's host where paths are those that people have: a mount namespace with /etc,
-//! /run, /var/lib and /sys of its own, and the program in PATH. The machine's stay untouched, and what
-//! is pinned or written there goes with it.
+//! Owns a sandbox on the lab's host with the paths of an installation: a mount namespace with /etc, /run,
+//! /var/lib and /sys of its own, and the program in PATH. Files and pins in it end with it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,33 +11,33 @@ use sixxs_tests::lab::Lab;
 use sixxs_tests::lab::mounts::Mounts;
 use sixxs_tests::lab::netns::Namespace;
 
-/// Of the machine's /etc; programs want to know users, and to find names in files only.
-const KEPT: [&str; 2] = ["passwd", "group"];
-/// What programs take for the system's authorities.
+/// Files copied from the machine's /etc. Programs read users from them; other names are in files only.
+const COPIED: [&str; 2] = ["passwd", "group"];
+/// The system's certificate authorities, for TLS clients.
 const AUTHORITIES: &str = "ssl/certs/ca-certificates.crt";
 
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Sandbox {
     mounts: Mounts,
     directory: PathBuf,
 }
 
-impl Place {
-    /// With this program as `sixxs` and `aiccu`. Where a network manager of the lab is at work,
-    /// `beside` is its directory: /run is the same in both places then.
-    pub(crate) fn new(lab: &Lab, program: &Path, beside: Option<&Path>) -> Result<Self> {
+impl Sandbox {
+    /// Installs this program as `sixxs` and `aiccu`. With a network manager in the lab, `manager` is its
+    /// directory, and both share /run.
+    pub(crate) fn new(lab: &Lab, program: &Path, manager: Option<&Path>) -> Result<Self> {
         let directory = lab.paths().base().join("guide");
-        let run = beside.map_or(directory.join("run"), |beside| beside.join("run"));
+        let run = manager.map_or(directory.join("run"), |manager| manager.join("run"));
         let (etc, lib) = (directory.join("etc"), directory.join("lib"));
         let programs = run.join("bin");
         for path in [&etc.join("ssl/certs"), &lib, &programs] {
             fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
         }
-        for name in KEPT {
+        for name in COPIED {
             fs::copy(Path::new("/etc").join(name), etc.join(name))
                 .with_context(|| format!("copy /etc/{name}"))?;
         }
-        // As the package makes it.
+        // The package makes this group.
         let group = etc.join("group");
         let groups = fs::read_to_string(&group).context("read group")?;
         if !groups.lines().any(|line| line.starts_with("sixxs:")) {
@@ -51,7 +50,7 @@ impl Place {
         for name in ["sixxs", "aiccu"] {
             symlink(program, programs.join(name)).with_context(|| format!("link {name}"))?;
         }
-        // The last hides where the lab's directory is.
+        // /run is last, because it hides the lab's directory.
         let binds = [(lib, "/var/lib"), (etc, "/etc"), (run, "/run")];
         let binds = binds.map(|(from, to)| (from, PathBuf::from(to)));
         Ok(Self {
@@ -60,12 +59,12 @@ impl Place {
         })
     }
 
-    /// A command that will run there, in this namespace of the lab's.
+    /// A command that runs in the sandbox, in this network namespace of the lab.
     pub(crate) fn command(&self, node: &Namespace, program: &str) -> Command {
         let mut command = node.command(program);
         self.mounts.enter(&mut command);
         let path = std::env::var("PATH").unwrap_or_default();
-        // Of the caller nothing else: people have none of it.
+        // Users have no other variable of this process.
         command
             .env_clear()
             .env("PATH", format!("/run/bin:{path}"))
@@ -73,7 +72,7 @@ impl Place {
         command
     }
 
-    /// The path outside of a file that is below /etc inside.
+    /// The path outside the sandbox of a file below its /etc.
     pub(crate) fn etc(&self, path: &str) -> PathBuf {
         self.directory.join("etc").join(path)
     }
