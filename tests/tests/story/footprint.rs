@@ -1,4 +1,4 @@
-//! How soon the daemon is ready, and how much memory it takes.
+//! Start-up time and memory of the daemon.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use sixxs_tests::lab::netns::Namespace;
 use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
 use sixxs_tests::program::Hook;
 
-use crate::setting::{Setting, alone};
+use crate::fixture::{Fixture, alone};
 
 /// For existing interfaces, in the release build: the program's own time, without what the kernel
 /// waits while programs are attached.
@@ -45,11 +45,11 @@ fn attaching(host: &Namespace) -> Result<Duration> {
 }
 
 fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
+    let fixture = Fixture::new(flavour, hook)?;
     let _alone = alone();
     // Filters of a clsact qdisc wait for nothing.
     let attaching = if hook != Hook::Clsact && kernel::has_tcx()? {
-        attaching(setting.host())?
+        attaching(fixture.host())?
     } else {
         Duration::ZERO
     };
@@ -60,22 +60,22 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
         if best <= within {
             break;
         }
-        let run = setting.program.command_before_others(&["run"]);
-        let daemon = setting.program.start_as(run)?;
+        let run = fixture.program.command_before_others(&["run"]);
+        let daemon = fixture.program.start_as(run)?;
         best = best.min(daemon.ready_after().context("it was ready")?);
         assert_eq!(daemon.stop()?, 0);
-        setting.program.ok(&["down"])?;
+        fixture.program.ok(&["down"])?;
     }
     println!("ready after {best:?}, of which the kernel attaches for {attaching:?}");
     assert!(best <= within, "ready after {best:?}, not {within:?}");
 
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.outside_is_answered(tunnel)?;
     }
     for _ in 0..20 {
-        setting.program.status()?;
-        setting.program.ok(&["counters"])?;
+        fixture.program.status()?;
+        fixture.program.ok(&["counters"])?;
     }
     let resident = daemon.resident_kib()?;
     let own = daemon.anonymous_kib()?;

@@ -1,4 +1,4 @@
-//! Story 1: without the daemon the outside gets no reply, and the ISP's filter counts each one.
+//! Without the daemon the outside gets no reply, and the ISP's filter counts each one.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! However `sixxs top` ends, the terminal is as it was: its modes, its screen, its cursor.
+//! Every way out of `sixxs top` restores the terminal: its modes, its screen, its cursor.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use sixxs_tests::program::{Hook, finish};
 use sixxs_tests::terminal::pty::Pty;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-fn begin(setting: &Setting) -> Result<Pty> {
-    let pty = Pty::start(&mut setting.program.command(&["top"]), "xterm")?;
+fn begin(fixture: &Fixture) -> Result<Pty> {
+    let pty = Pty::start(&mut fixture.program.command(&["top"]), "xterm")?;
     pty.until("it draws", |written| {
         written.contains(ENTER) && written.contains("all healthy")
     })?;
@@ -34,17 +34,17 @@ fn is_given_back(pty: &Pty) -> Result<()> {
 
 #[test]
 fn by_keys_and_signals() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
     for (key, expected) in [(&b"q"[..], 0), (b"\x03", 0), (b"?q", 0)] {
-        let mut pty = begin(&setting)?;
+        let mut pty = begin(&fixture)?;
         pty.key(key)?;
         assert_eq!(pty.wait()?, expected, "{key:?}");
         is_given_back(&pty)?;
     }
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        let mut pty = begin(&setting)?;
+        let mut pty = begin(&fixture)?;
         pty.signal(signal)?;
         assert_eq!(pty.wait()?, 128 + signal as i32, "{signal}");
         is_given_back(&pty)?;
@@ -55,10 +55,10 @@ fn by_keys_and_signals() -> Result<()> {
 
 #[test]
 fn into_the_background_and_back() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let mut pty = begin(&setting)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
+    let mut pty = begin(&fixture)?;
     for by_key in [true, false] {
         if by_key {
             pty.key(b"\x1a")?;
@@ -85,10 +85,10 @@ fn into_the_background_and_back() -> Result<()> {
 /// A connection that breaks: it ends, and says nothing to nobody.
 #[test]
 fn terminal_gone() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let mut pty = begin(&setting)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
+    let mut pty = begin(&fixture)?;
     pty.hang_up()?;
     let status = pty.wait()?;
     assert!([1, 129].contains(&status), "{status}");
@@ -98,13 +98,13 @@ fn terminal_gone() -> Result<()> {
 
 #[test]
 fn without_terminal_or_daemon() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let mut pty = Pty::start(&mut setting.program.command(&["top"]), "xterm")?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let mut pty = Pty::start(&mut fixture.program.command(&["top"]), "xterm")?;
     assert_eq!(pty.wait()?, 4, "no daemon: {}", pty.written());
     pty.until("why", |written| written.contains("no daemon answers"))?;
     assert!(!pty.written().contains('\x1b'), "{:?}", pty.written());
 
-    let printed = setting.program.run(&["top"])?;
+    let printed = fixture.program.run(&["top"])?;
     assert_eq!(printed.code, 2, "{printed:#?}");
     assert!(
         printed.stderr.contains("sixxs status --watch"),
@@ -112,11 +112,11 @@ fn without_terminal_or_daemon() -> Result<()> {
     );
     assert!(printed.stdout.is_empty(), "{printed:#?}");
 
-    let mut pty = Pty::start(&mut setting.program.command(&["top"]), "dumb")?;
+    let mut pty = Pty::start(&mut fixture.program.command(&["top"]), "dumb")?;
     assert_eq!(pty.wait()?, 2, "{}", pty.written());
     pty.until("why", |written| written.contains("TERM=dumb"))?;
 
-    let mut command = setting.program.command(&["top", "--interval", "0.1"]);
+    let mut command = fixture.program.command(&["top", "--interval", "0.1"]);
     let printed = finish(&mut command)?;
     assert_eq!(printed.code, 2, "{printed:#?}");
     Ok(())
@@ -127,17 +127,17 @@ fn without_terminal_or_daemon() -> Result<()> {
 #[test]
 fn little_is_written() -> Result<()> {
     const LOOK: Duration = Duration::from_secs(30);
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let mut pty = begin(&setting)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
+    let mut pty = begin(&fixture)?;
     let (before, began) = (pty.written().len(), Instant::now());
     let passed = || Ok(began.elapsed());
     wait::until("a look", 2 * LOOK, passed, |passed| *passed >= LOOK)?;
     let idle = pty.written().len() - before;
 
-    let outside = setting.lab.outside();
-    let addresses = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
+    let outside = fixture.lab.outside();
+    let addresses = fixture.lab.tunnels().each_ref().map(|t| t.plan.address);
     let streams = addresses.map(|to| PingStream::start(outside, to, Duration::from_millis(10)));
     let (before, began) = (pty.written().len(), Instant::now());
     for number in (1..=13).cycle() {

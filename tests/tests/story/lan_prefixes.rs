@@ -1,6 +1,5 @@
-//! Scene 9: a /48 behind the host, one LAN on an interface of its own and one on the uplink's wire:
-//! the LANs reach each other directly, both reach the outside through the tunnel, and neither is
-//! a leak.
+//! A /48 behind the host, one LAN on an interface of its own and one on the uplink's wire. The LANs reach
+//! each other directly and the outside through the tunnel, and neither is a leak.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use sixxs_tests::probe::service::Services;
 use sixxs_tests::program::Hook;
 use sixxs_tests::program::status::Leaks;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 variants!(lans_behind_the_host:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact));
@@ -33,19 +32,19 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         lans: true,
         ..Spec::new(flavour)
     };
-    let setting = Setting::of(spec, hook, extra)?;
-    let [lan1, lan2] = setting.lab.lans()?;
+    let fixture = Fixture::of(spec, hook, extra)?;
+    let [lan1, lan2] = fixture.lab.lans()?;
     let _lan_services = [
         Services::start(lan1, &[LAN1])?,
         Services::start(lan2, &[LAN2])?,
     ];
-    let daemon = setting.start()?;
-    let status = setting.program.status()?;
+    let daemon = fixture.start()?;
+    let status = fixture.program.status()?;
     assert_eq!(status.tunnel("sixxs1").prefixes, ["2001:db8:bb::/48"]);
     let limit = Duration::from_secs(10);
 
     // Between the LANs: nothing of it at the ISP or a broker.
-    let passed = setting.lab.passed()?;
+    let passed = fixture.lab.passed()?;
     for (from, to) in [(lan1, LAN2), (lan2, LAN1)] {
         let pings = probe::ping(from, to, 20)?;
         assert!(
@@ -56,41 +55,41 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         assert_eq!(probe::udp_echo(from, to, 5, 1000, true)?, 5);
         probe::tcp_transfer(from, to, 1_000_000, 1_000_000, limit)?;
     }
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
-    assert_eq!(setting.lab.passed()?, passed);
-    setting.nothing_went_astray()?;
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
+    assert_eq!(fixture.lab.passed()?, passed);
+    fixture.nothing_went_astray()?;
 
     // With the outside, asked from either side, all through the second tunnel.
-    let [_, tunnel] = setting.lab.tunnels();
+    let [_, tunnel] = fixture.lab.tunnels();
     for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
         let pings = probe::ping(lan, OUTSIDE, 20)?;
         assert!(
             pings.sent == 20 && pings.all_answered(),
             "{address} to outside: {pings:?}"
         );
-        let pings = probe::ping(setting.lab.outside(), address, 20)?;
+        let pings = probe::ping(fixture.lab.outside(), address, 20)?;
         assert!(
             pings.sent == 20 && pings.all_answered(),
             "outside to {address}: {pings:?}"
         );
         assert_eq!(
-            probe::udp_echo(setting.lab.outside(), address, 5, 1000, true)?,
+            probe::udp_echo(fixture.lab.outside(), address, 5, 1000, true)?,
             5
         );
-        probe::tcp_transfer(setting.lab.outside(), address, 1_000_000, 1_000_000, limit)?;
+        probe::tcp_transfer(fixture.lab.outside(), address, 1_000_000, 1_000_000, limit)?;
         probe::tcp_transfer(lan, OUTSIDE, 1_000_000, 1_000_000, limit)?;
     }
     let seen = tunnel.seen_at_broker()?.get("from_host")?;
     assert!(seen >= 2 * (20 + 20 + 5), "{seen} packets at the broker");
-    assert_eq!(setting.reached_brokers()?[0], 0);
-    setting.nothing_went_astray()?;
-    for tunnel in &setting.program.status()?.tunnels {
+    assert_eq!(fixture.reached_brokers()?[0], 0);
+    fixture.nothing_went_astray()?;
+    for tunnel in &fixture.program.status()?.tunnels {
         assert_eq!(tunnel.leaks, Leaks::default(), "{}", tunnel.name);
     }
 
     // Without rules their packets to the outside leak, and are caught; those between them are none.
     daemon.kill()?;
-    setting.delete_own_rules()?;
+    fixture.delete_own_rules()?;
     for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
         let pings = probe::ping(lan, OUTSIDE, 20)?;
         assert!(
@@ -100,9 +99,9 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     }
     assert!(probe::ping(lan1, LAN2, 20)?.all_answered());
     assert!(probe::ping(lan2, LAN1, 20)?.all_answered());
-    setting.nothing_went_astray()?;
-    let daemon = setting.start()?;
-    let leaks = setting.program.status()?.tunnel("sixxs1").leaks;
+    fixture.nothing_went_astray()?;
+    let daemon = fixture.start()?;
+    let leaks = fixture.program.status()?.tunnel("sixxs1").leaks;
     assert_eq!(
         leaks,
         Leaks {
@@ -122,9 +121,9 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    let host = setting.host();
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    let host = fixture.host();
     let own: Ipv6Addr = "2001:db8:bb:2::1".parse()?;
     host.sh("ip -6 rule add fwmark 6 lookup main priority 100")?;
     let explained = || -> Result<String> {
@@ -135,7 +134,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
             "--mark",
             "6",
         ];
-        let (_, mut told) = setting.program.json(&asked)?;
+        let (_, mut told) = fixture.program.json(&asked)?;
         let told = told.pop().context("sixxs explain printed nothing")?;
         Ok(told["outcome"].as_str().unwrap_or_default().to_owned())
     };
@@ -143,11 +142,11 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
         let socket = leak::udp_socket(host, own, cause)?;
         leak::send(&socket, OUTSIDE, 5, 100)?;
     }
-    assert_eq!(setting.reached_brokers()?, [0, 10]);
+    assert_eq!(fixture.reached_brokers()?, [0, 10]);
     assert_eq!(explained()?, "caught");
-    setting.nothing_went_astray()?;
+    fixture.nothing_went_astray()?;
     // On the wire it is a neighbour like any other, found and finding, and speaks to groups there.
-    let [_, lan2] = setting.lab.lans()?;
+    let [_, lan2] = fixture.lab.lans()?;
     for _ in 0..2 {
         host.sh("ip -6 neighbour flush dev net0")?;
         lan2.sh("ip -6 neighbour flush all")?;
@@ -156,15 +155,15 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
             assert!(pings.all_answered(), "{} to {to}: {pings:?}", from.name());
         }
     }
-    let caught = setting.program.status()?.tunnel("sixxs1").leaks.redirected;
+    let caught = fixture.program.status()?.tunnel("sixxs1").leaks.redirected;
     assert_eq!(caught, 10);
     // Nothing of ours but the programs.
     daemon.kill()?;
-    setting.delete_own_rules()?;
+    fixture.delete_own_rules()?;
     let pings = probe::Ping::new(OUTSIDE, 5).source(own).run(host)?;
     assert_eq!(pings.answered, 5);
-    setting.nothing_went_astray()?;
-    let daemon = setting.start()?;
+    fixture.nothing_went_astray()?;
+    let daemon = fixture.start()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the scenes have in common: a lab with services and the program, and what is looked at.
+//! The fixture of the scenarios: a lab with services, a configuration and the program, and common checks.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,20 +18,20 @@ use sixxs_tests::wait;
 /// The priority of the program's rules.
 pub(crate) const PRIORITY: u32 = 16383;
 
-/// A lab with a configuration, services on both sides, and the program ready to be run.
-pub(crate) struct Setting {
+/// A lab with a configuration, services on both sides, and the program, not started yet.
+pub(crate) struct Fixture {
     pub(crate) program: Program,
     outside_services: Services,
     host_services: Services,
     pub(crate) lab: Lab,
 }
 
-impl Setting {
+impl Fixture {
     pub(crate) fn new(flavour: Flavour, hook: Hook) -> Result<Self> {
         Self::of(Spec::new(flavour), hook, "")
     }
 
-    /// With more lines at the top of the configuration.
+    /// Puts `extra` at the top of the configuration.
     pub(crate) fn of(spec: Spec, hook: Hook, extra: &str) -> Result<Self> {
         let lab = Lab::new(spec)?;
         lab.write_config(&lab.config(extra))?;
@@ -52,17 +52,17 @@ impl Setting {
         self.lab.host()
     }
 
-    /// Where the host's pins are.
+    /// Directory of the host's pins.
     pub(crate) fn pins(&self) -> Result<PathBuf> {
         self.pins_in(&self.lab.paths().pins())
     }
 
-    /// Where they are below another pin directory.
+    /// The host's pins below another pin directory.
     pub(crate) fn pins_in(&self, pin_dir: &Path) -> Result<PathBuf> {
         Ok(pin_dir.join(format!("net-{}", self.host().cookie()?)))
     }
 
-    /// Where the host's pins of the present layout are.
+    /// Directory of the host's pins of the present layout.
     pub(crate) fn version(&self) -> Result<PathBuf> {
         let version = format!("v{}", sixxs_common::layout::VERSION);
         Ok(self.pins()?.join(version))
@@ -82,8 +82,8 @@ impl Setting {
         Ok(())
     }
 
-    /// Ping, UDP and TCP from outside to one tunnel's address: everything is answered, and at the
-    /// broker every reply is seen. Returns how many pings.
+    /// Checks ping, UDP and TCP from outside to one tunnel's address. Every reply must pass the broker.
+    /// Returns the number of pings.
     pub(crate) fn outside_is_answered(&self, tunnel: &Tunnel) -> Result<u64> {
         self.addresses_are_taken()?;
         let count = 20;
@@ -117,8 +117,8 @@ impl Setting {
         Ok(count)
     }
 
-    /// Waits until the host listens to all its addresses. The kernel has an address before it takes
-    /// packets for it, also without looking for duplicates: that is a work queue's.
+    /// Waits until the host accepts packets to all its addresses. The kernel lists an address before that,
+    /// also without duplicate address detection, because a work queue completes it.
     pub(crate) fn addresses_are_taken(&self) -> Result<()> {
         let tentative = || self.host().sh("ip -6 -oneline address show tentative");
         let limit = Duration::from_secs(5);
@@ -126,7 +126,7 @@ impl Setting {
         Ok(())
     }
 
-    /// Neither the ISP nor a broker had to drop anything.
+    /// Checks that neither the ISP nor a broker dropped a packet.
     pub(crate) fn nothing_went_astray(&self) -> Result<()> {
         let filtered = self.lab.filtered()?;
         ensure!(filtered == 0, "the ISP dropped {filtered} packets");
@@ -137,17 +137,17 @@ impl Setting {
         Ok(())
     }
 
-    /// Datagrams that came to the outside's discard port.
+    /// Datagrams received by the discard port of the outside host.
     pub(crate) fn discarded(&self) -> u64 {
         self.outside_services.discarded()
     }
 
-    /// Datagrams that came to the host's discard port.
+    /// Datagrams received by the discard port of the host.
     pub(crate) fn host_discarded(&self) -> u64 {
         self.host_services.discarded()
     }
 
-    /// Waits until so many have.
+    /// Waits until the host's discard port has received `count` datagrams.
     pub(crate) fn host_discards(&self, count: u64) -> Result<()> {
         let seen = || Ok(self.host_discarded());
         let limit = Duration::from_secs(5);
@@ -155,15 +155,14 @@ impl Setting {
         Ok(())
     }
 
-    /// Packets that came to the broker out of each tunnel.
+    /// Packets that each broker received from the host through its tunnel.
     pub(crate) fn reached_brokers(&self) -> Result<[u64; 2]> {
         let [first, second] = self.lab.tunnels();
         Ok([first, second].map(|t| t.seen_at_broker().and_then(|seen| seen.get("from_host"))))
             .and_then(|[first, second]| Ok([first?, second?]))
     }
 
-    /// Has the host forget what it learned about the path to the outside: it remembers that by
-    /// destination, for all its addresses.
+    /// Clears the host's path MTU cache, which has an entry per destination for all its addresses.
     pub(crate) fn forget_path_mtu(&self) -> Result<()> {
         self.host().sh("ip -6 route flush cache")?;
         Ok(())
@@ -179,8 +178,8 @@ impl Setting {
         owned_state::routes(self.host())
     }
 
-    /// Deletes all rules with the program's mark, as a network manager deletes what it did not
-    /// make. A running daemon may have put them back before this returns.
+    /// Deletes all rules with the program's mark, as a network manager does. A running daemon may restore
+    /// them before this returns.
     pub(crate) fn delete_own_rules(&self) -> Result<()> {
         for line in self.own_rules()?.lines() {
             self.host().sh(&owned_state::delete_rule(line)?)?;
@@ -189,8 +188,7 @@ impl Setting {
     }
 }
 
-/// A configuration whose first tunnel has everything from its account, and the second one from
-/// the file itself.
+/// A configuration whose first tunnel is configured by its account, and the second one in full.
 pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
     const BEGIN: &str = "\n[[tunnel]]";
     let (by_account, whole) = (lab.config_by_aiccu(extra, true)?, lab.config(""));
@@ -201,7 +199,7 @@ pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
     Ok(parts.context("a lab has two tunnels")?.join(BEGIN))
 }
 
-/// For tests that use a whole processor or measure time: one at a time.
+/// Lock for tests that use a whole processor or measure time.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)

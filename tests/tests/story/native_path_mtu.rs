@@ -1,5 +1,5 @@
-//! A path between the host and its broker that takes less than the ends do: who sends more through the tunnel is
-//! told so, and no packet has to be cut on its way as long as that is possible (RFC 4213 §3.2.2).
+//! A path to the broker with a smaller MTU than both ends: senders get Packet Too Big, and no packet is
+//! fragmented as long as that can be avoided (RFC 4213 §3.2.2).
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// A line of names and a line of numbers, for each protocol.
 fn counted(table: &str, name: &str) -> Result<u64> {
@@ -24,12 +24,12 @@ fn counted(table: &str, name: &str) -> Result<u64> {
 }
 
 /// Outer packets that the host cut into fragments.
-fn cut(setting: &Setting) -> Result<u64> {
-    counted(&setting.host().sh("cat /proc/net/snmp")?, "FragCreates")
+fn cut(fixture: &Fixture) -> Result<u64> {
+    counted(&fixture.host().sh("cat /proc/net/snmp")?, "FragCreates")
 }
 
-fn told_too_big(setting: &Setting) -> Result<u64> {
-    let counts = setting.host().sh("cat /proc/net/snmp6")?;
+fn told_too_big(fixture: &Fixture) -> Result<u64> {
+    let counts = fixture.host().sh("cat /proc/net/snmp6")?;
     let line = counts
         .lines()
         .find(|line| line.starts_with("Icmp6InPktTooBigs"));
@@ -38,15 +38,15 @@ fn told_too_big(setting: &Setting) -> Result<u64> {
 }
 
 /// Pings of 1420 bytes until one is answered, after which the host knows what fits.
-fn learns(setting: &Setting, tunnel: &Tunnel, mtu: u32) -> Result<()> {
+fn learns(fixture: &Fixture, tunnel: &Tunnel, mtu: u32) -> Result<()> {
     let source = tunnel.plan.address;
     let ping = || {
         let ping = Ping::new(OUTSIDE, 1).source(source).bytes(1420 - 48);
         let answered = ping
             .limit(Duration::from_millis(200))
-            .run(setting.host())?
+            .run(fixture.host())?
             .answered;
-        let route = setting
+        let route = fixture
             .host()
             .sh(&format!("ip -6 route get {OUTSIDE} from {source}"))?;
         Ok((answered, route))
@@ -60,14 +60,14 @@ fn learns(setting: &Setting, tunnel: &Tunnel, mtu: u32) -> Result<()> {
 }
 
 /// Towards the brokers only, which do not say what they cannot send.
-fn narrows(setting: &Setting, mtu: u32) -> Result<()> {
+fn narrows(fixture: &Fixture, mtu: u32) -> Result<()> {
     let route = format!("route replace 0.0.0.0/0 via inet6 fe80::1 dev core mtu {mtu}\n");
-    setting.lab.isp().ip(&route)
+    fixture.lab.isp().ip(&route)
 }
 
-fn transfers(setting: &Setting, tunnel: &Tunnel) -> Result<()> {
+fn transfers(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
     let limit = Duration::from_secs(20);
-    let (outside, address) = (setting.lab.outside(), tunnel.plan.address);
+    let (outside, address) = (fixture.lab.outside(), tunnel.plan.address);
     probe::tcp_transfer(outside, address, 3_000_000, 3_000_000, limit)?;
     Ok(())
 }
@@ -78,35 +78,35 @@ fn who_sends_too_much_is_told() -> Result<()> {
         mtu: 1480,
         ..Spec::native([Kind::SixInFour, Kind::Heartbeat])
     };
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let tunnels = setting.lab.tunnels();
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
+    let tunnels = fixture.lab.tunnels();
     for tunnel in tunnels {
-        transfers(&setting, tunnel)?;
+        transfers(&fixture, tunnel)?;
     }
-    assert_eq!((cut(&setting)?, told_too_big(&setting)?), (0, 0));
+    assert_eq!((cut(&fixture)?, told_too_big(&fixture)?), (0, 0));
 
-    narrows(&setting, 1400)?;
+    narrows(&fixture, 1400)?;
     for tunnel in tunnels {
-        setting.forget_path_mtu()?;
-        let before = told_too_big(&setting)?;
-        learns(&setting, tunnel, 1380)?;
-        assert!(told_too_big(&setting)? > before);
-        setting.forget_path_mtu()?;
-        transfers(&setting, tunnel).with_context(|| daemon.log())?;
-        setting.outside_is_answered(tunnel)?;
+        fixture.forget_path_mtu()?;
+        let before = told_too_big(&fixture)?;
+        learns(&fixture, tunnel, 1380)?;
+        assert!(told_too_big(&fixture)? > before);
+        fixture.forget_path_mtu()?;
+        transfers(&fixture, tunnel).with_context(|| daemon.log())?;
+        fixture.outside_is_answered(tunnel)?;
     }
-    assert_eq!(cut(&setting)?, 0, "outer packets were cut");
+    assert_eq!(cut(&fixture)?, 0, "outer packets were cut");
 
     // Less than IPv6 needs: what it needs goes in fragments.
-    narrows(&setting, 1200)?;
+    narrows(&fixture, 1200)?;
     for tunnel in tunnels {
-        setting.forget_path_mtu()?;
-        learns(&setting, tunnel, 1280)?;
-        transfers(&setting, tunnel).with_context(|| daemon.log())?;
+        fixture.forget_path_mtu()?;
+        learns(&fixture, tunnel, 1280)?;
+        transfers(&fixture, tunnel).with_context(|| daemon.log())?;
     }
-    let fragments = cut(&setting)?;
+    let fragments = cut(&fixture)?;
     ensure!(
         fragments > 0,
         "packets of 1280 bytes over 1200 without fragments"
@@ -119,22 +119,22 @@ fn who_sends_too_much_is_told() -> Result<()> {
 #[test]
 fn ayiya_goes_in_fragments() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    narrows(&setting, 1200)?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
+    narrows(&fixture, 1200)?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let ping = || {
         let ping = Ping::new(OUTSIDE, 1).source(tunnel.plan.address);
         let ping = ping.bytes(1280 - 48).limit(Duration::from_millis(200));
-        Ok(ping.run(setting.host())?.answered)
+        Ok(ping.run(fixture.host())?.answered)
     };
     let limit = Duration::from_secs(5);
     wait::until("1280 bytes are answered", limit, ping, |answered| {
         *answered == 1
     })?;
-    transfers(&setting, tunnel).with_context(|| daemon.log())?;
-    assert!(cut(&setting)? > 0);
+    transfers(&fixture, tunnel).with_context(|| daemon.log())?;
+    assert!(cut(&fixture)? > 0);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

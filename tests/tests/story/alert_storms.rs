@@ -1,5 +1,5 @@
-//! Whatever goes on without end is told in few alerts, few lines of the log and few runs of a hook, though
-//! process numbers, names and addresses in it differ each time.
+//! Endless events with changing process numbers, names and addresses give few alerts, few log lines and
+//! few runs of a hook.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// How long each flood goes on.
 const SECONDS: u32 = 5;
@@ -28,9 +28,9 @@ struct Told {
 }
 
 /// Has these lines done over and over, and returns what was told of them.
-fn flood(setting: &Setting, daemon: &Daemon, lines: &str) -> Result<Told> {
+fn flood(fixture: &Fixture, daemon: &Daemon, lines: &str) -> Result<Told> {
     let before = daemon.log().lines().count();
-    let mut shell = setting.host().command("timeout");
+    let mut shell = fixture.host().command("timeout");
     shell
         .args([&SECONDS.to_string(), "sh", "-c"])
         .arg(format!("n=0; while :; do n=$((n+1)); {lines}; done"))
@@ -39,7 +39,7 @@ fn flood(setting: &Setting, daemon: &Daemon, lines: &str) -> Result<Told> {
         .stderr(Stdio::null());
     let status = shell.status().context("flood")?;
     ensure!(status.code() == Some(124), "the flood ends early: {status}");
-    let (_, alerts) = setting.program.json(&["alerts"])?;
+    let (_, alerts) = fixture.program.json(&["alerts"])?;
     Ok(Told {
         alerts,
         log: daemon
@@ -48,17 +48,17 @@ fn flood(setting: &Setting, daemon: &Daemon, lines: &str) -> Result<Told> {
             .skip(before)
             .map(str::to_owned)
             .collect(),
-        hook_runs: told_to_hook(setting)?,
+        hook_runs: told_to_hook(fixture)?,
     })
 }
 
-fn told_to_hook(setting: &Setting) -> Result<usize> {
-    let told = setting.lab.paths().base().join("told");
+fn told_to_hook(fixture: &Fixture) -> Result<usize> {
+    let told = fixture.lab.paths().base().join("told");
     Ok(std::fs::read_to_string(told)?.lines().count())
 }
 
-fn extra(setting: &Setting) -> String {
-    let hook = setting.lab.paths().base().join("told");
+fn extra(fixture: &Fixture) -> String {
+    let hook = fixture.lab.paths().base().join("told");
     format!(
         "alert.command = [\"sh\", \"-c\", \"cat >> {}\"]\n",
         hook.display()
@@ -80,13 +80,13 @@ impl Told {
 
 #[test]
 fn rules_taken_away_without_end() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let config = setting.lab.config(&extra(&setting));
-    setting.lab.write_config(&config)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let told = flood(&setting, &daemon, "ip -6 rule del priority 16383")?;
-    let corrections = setting.program.status()?.corrections;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let config = fixture.lab.config(&extra(&fixture));
+    fixture.lab.write_config(&config)?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
+    let told = flood(&fixture, &daemon, "ip -6 rule del priority 16383")?;
+    let corrections = fixture.program.status()?.corrections;
     assert!(corrections > 50, "no flood: {corrections} corrections");
     told.is_brief(&[
         "taken away by ip (process",
@@ -94,16 +94,16 @@ fn rules_taken_away_without_end() -> Result<()> {
     ]);
 
     // What was held back is told together, here and to the hook.
-    let together = || Ok(setting.program.json(&["alerts"])?.1);
+    let together = || Ok(fixture.program.json(&["alerts"])?.1);
     let limit = Duration::from_secs(20);
     let alerts = wait::until("the rest is told", limit, together, |alerts| {
         alerts.iter().any(|alert| alert["more"].as_u64() > Some(0))
     })?;
-    let text = setting.program.ok(&["alerts"])?.stdout;
+    let text = fixture.program.ok(&["alerts"])?.stdout;
     assert!(text.contains("more like it)"), "{text}");
     assert_eq!(daemon.stop()?, 0);
     assert!(
-        alerts.len() <= FEW && told_to_hook(&setting)? <= FEW,
+        alerts.len() <= FEW && told_to_hook(&fixture)? <= FEW,
         "{alerts:#?}"
     );
     Ok(())
@@ -111,21 +111,21 @@ fn rules_taken_away_without_end() -> Result<()> {
 
 #[test]
 fn interfaces_that_come_and_go_without_end() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     // Whatever has a default route is an uplink.
-    let config = setting.lab.config(&extra(&setting));
+    let config = fixture.lab.config(&extra(&fixture));
     let config: Vec<_> = config
         .lines()
         .filter(|line| !line.starts_with("uplinks"))
         .collect();
-    setting.lab.write_config(&config.join("\n"))?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    fixture.lab.write_config(&config.join("\n"))?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
     let come_and_go = "ip link add veth${n}a up type veth peer name veth${n}b; \
                        ip link set veth${n}b up; \
                        ip -6 route add default dev veth${n}a metric 5000; \
                        sleep 0.02; ip link del veth${n}a";
-    let told = flood(&setting, &daemon, come_and_go)?;
+    let told = flood(&fixture, &daemon, come_and_go)?;
     told.is_brief(&[]);
     assert_eq!(daemon.stop()?, 0);
     Ok(())

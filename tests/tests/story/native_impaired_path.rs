@@ -1,4 +1,5 @@
-//! A path that loses, repeats and reorders: what gets through is right, and here once.
+//! A path that loses, repeats and reorders packets: each packet that arrives is unaltered and delivered
+//! once.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddrV6, UdpSocket};
@@ -11,32 +12,32 @@ use sixxs_tests::lab::{Lab, Spec, Tunnel};
 use sixxs_tests::probe;
 use sixxs_tests::program::Hook;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const DATAGRAMS: u64 = 3000;
 
 #[test]
 fn loss_order_and_repeats() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
     let bad = |seed| Impairment {
         loss: 1.0,
         reorder: 2.0,
         duplicate: 2.0,
         seed,
     };
-    for (tunnel, kind) in setting.lab.tunnels().iter().zip(kinds) {
+    for (tunnel, kind) in fixture.lab.tunnels().iter().zip(kinds) {
         let pop = tunnel.broker()?;
         pop.impair(bad(1), bad(2));
-        let (outside, address) = (setting.lab.outside(), tunnel.plan.address);
+        let (outside, address) = (fixture.lab.outside(), tunnel.plan.address);
         let limit = Duration::from_secs(20);
         let took = probe::tcp_transfer(outside, address, 1_000_000, 1_000_000, limit)?;
         println!("{}: a megabyte each way in {took:?}", kind.name());
 
         let before = pop.impaired()[1];
-        let received = numbered(&setting.lab, tunnel)?;
+        let received = numbered(&fixture.lab, tunnel)?;
         let after = pop.impaired()[1];
         let lost = after.lost - before.lost;
         assert!(lost > 0 && after.duplicated > before.duplicated && after.reordered > 0);
@@ -55,8 +56,8 @@ fn loss_order_and_repeats() -> Result<()> {
         }
         pop.impair(Impairment::default(), Impairment::default());
     }
-    setting.is_up()?;
-    setting.nothing_went_astray()?;
+    fixture.is_up()?;
+    fixture.nothing_went_astray()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

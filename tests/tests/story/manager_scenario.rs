@@ -1,5 +1,5 @@
-//! What the scenes with a network manager beside us have in common: the program at work, pings that
-//! go on, and what becomes of its rules and routes meanwhile.
+//! A host with the program and a network manager: each action of the manager is followed by a repair,
+//! pings continue, and the gaps of rules and routes are measured.
 
 use std::time::{Duration, Instant};
 
@@ -9,61 +9,60 @@ use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Daemon;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_millis(2);
-/// Answered after each act before it counts as over.
+/// Replies after each action that end its measurement.
 const PINGS: u64 = 50;
 
-/// A host with the program at work.
-pub(crate) struct Scene<'a> {
-    setting: &'a Setting,
+/// A host with the running program.
+pub(crate) struct Scenario<'a> {
+    fixture: &'a Fixture,
     daemon: Daemon,
-    whole: [Vec<String>; 2],
+    initial: [Vec<String>; 2],
     events: Events,
     pings: Vec<PingStream>,
     corrections: u64,
-    /// How long something of ours was gone, all in all.
+    /// Sum of the longest gaps.
     gaps: Duration,
     began: Instant,
     used_before: Duration,
 }
 
-impl<'a> Scene<'a> {
-    pub(crate) fn begin(setting: &'a Setting) -> Result<Self> {
-        let daemon = setting.start()?;
-        setting.is_up()?;
-        setting.addresses_are_taken()?;
-        let outside = setting.lab.outside();
+impl<'a> Scenario<'a> {
+    pub(crate) fn begin(fixture: &'a Fixture) -> Result<Self> {
+        let daemon = fixture.start()?;
+        fixture.is_up()?;
+        fixture.addresses_are_taken()?;
+        let outside = fixture.lab.outside();
         let ping = |address| PingStream::start(outside, address, PING_INTERVAL);
-        let tunnels = setting.lab.tunnels().iter();
+        let tunnels = fixture.lab.tunnels().iter();
         let pings = tunnels.map(|tunnel| ping(tunnel.plan.address));
         Ok(Self {
-            whole: in_place(setting)?,
-            events: Events::listen(setting.host())?,
+            initial: in_place(fixture)?,
+            events: Events::listen(fixture.host())?,
             pings: pings.collect::<Result<_>>()?,
-            corrections: setting.program.status()?.corrections,
+            corrections: fixture.program.status()?.corrections,
             gaps: Duration::ZERO,
             began: Instant::now(),
             used_before: daemon.processor_time()?,
             daemon,
-            setting,
+            fixture,
         })
     }
 
-    /// Does something, waits until everything is in place again, and returns how many corrections
-    /// it took.
-    pub(crate) fn after(&mut self, what: &str, act: impl FnOnce() -> Result<()>) -> Result<u64> {
-        act().with_context(|| what.to_owned())?;
-        let now = || in_place(self.setting);
-        wait::until(what, LIMIT, now, |now| *now == self.whole)?;
+    /// Does an action, waits until everything is repaired, and returns the number of corrections.
+    pub(crate) fn after(&mut self, what: &str, action: impl FnOnce() -> Result<()>) -> Result<u64> {
+        action().with_context(|| what.to_owned())?;
+        let now = || in_place(self.fixture);
+        wait::until(what, LIMIT, now, |now| *now == self.initial)?;
         for pings in &self.pings {
             let enough = pings.state().pings.answered + PINGS;
             let answered = || Ok(pings.state().pings.answered);
             wait::until("pings are answered", LIMIT, answered, |n| *n >= enough)?;
         }
-        let program = &self.setting.program;
+        let program = &self.fixture.program;
         let status = program.status_until("everything is well", |status| status.healthy)?;
         let corrections = status.corrections - self.corrections;
         self.corrections = status.corrections;
@@ -78,8 +77,8 @@ impl<'a> Scene<'a> {
         Ok(corrections)
     }
 
-    /// Ends everything; `most_lost` pings may have been lost of each tunnel. Where that is not 0, so may those
-    /// that came while something of ours was gone: on a busy machine that is longer than usual.
+    /// Ends the scenario. Each tunnel may have lost `most_lost` pings and, unless that is 0, those sent in a
+    /// gap, which is longer on a busy machine.
     pub(crate) fn end(self, most_lost: u64) -> Result<()> {
         let in_gaps = self.gaps.as_nanos() / PING_INTERVAL.as_nanos();
         let most_lost = match most_lost {
@@ -97,21 +96,21 @@ impl<'a> Scene<'a> {
         let share = used.as_secs_f64() / self.began.elapsed().as_secs_f64();
         println!("{used:?} of processor time, {:.0}%", share * 100.0);
         ensure!(share < 0.3, "{share} of a processor");
-        self.setting.nothing_went_astray()?;
+        self.fixture.nothing_went_astray()?;
         assert_eq!(self.daemon.stop()?, 0);
         Ok(())
     }
 }
 
-/// Rules and routes of ours. Among rules of one priority the order is that of their making.
-fn in_place(setting: &Setting) -> Result<[Vec<String>; 2]> {
+/// Our rules and routes, sorted: rules of one priority are listed in the order of their creation.
+fn in_place(fixture: &Fixture) -> Result<[Vec<String>; 2]> {
     let sorted = |lines: &str| {
         let mut lines: Vec<_> = lines.lines().map(str::to_owned).collect();
         lines.sort();
         lines
     };
     Ok([
-        sorted(&setting.own_rules()?),
-        sorted(&setting.own_routes()?),
+        sorted(&fixture.own_rules()?),
+        sorted(&fixture.own_routes()?),
     ])
 }

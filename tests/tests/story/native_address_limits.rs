@@ -1,5 +1,5 @@
-//! What a broker says of addresses is bounded: it cannot take what is another tunnel's or the host's, nor lead
-//! others' addresses into its tunnel.
+//! Limits on addresses from a broker: it cannot claim addresses of another tunnel or of the host, nor draw
+//! foreign addresses into its tunnel.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -13,42 +13,42 @@ use sixxs_tests::lab::topology::HOST;
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Two tunnels of accounts that are up, at a server that may be asked as often as one likes.
-fn begin() -> Result<Setting> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+fn begin() -> Result<Fixture> {
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let limit = "[connect_limit]\nconnects = 1000\n";
-    setting
+    fixture
         .lab
-        .write_config(&setting.lab.config_by_aiccu(limit, true)?)?;
-    setting.lab.tic()?.set_rule(Rule {
+        .write_config(&fixture.lab.config_by_aiccu(limit, true)?)?;
+    fixture.lab.tic()?.set_rule(Rule {
         connects: 1000,
         ..Rule::default()
     });
-    Ok(setting)
+    Ok(fixture)
 }
 
 /// The broker of the first tunnel gives it another address, and is asked anew.
-fn gives(setting: &Setting, address: Ipv6Addr) -> Result<()> {
+fn gives(fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
     let [first, _] = TUNNEL_IDS;
-    setting.lab.tic()?.change(|book| {
+    fixture.lab.tic()?.change(|book| {
         let tunnel = book.tunnel_mut(first).expect("the lab has this tunnel");
         tunnel.address = address;
     });
-    let name = setting.lab.tunnels()[0].plan.interface;
-    setting.program.ok(&["restart", "--refresh", name])?;
+    let name = fixture.lab.tunnels()[0].plan.interface;
+    fixture.program.ok(&["restart", "--refresh", name])?;
     Ok(())
 }
 
 #[test]
 fn what_others_have_is_refused() -> Result<()> {
-    let setting = begin()?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    let [first, second] = setting.lab.tunnels();
+    let fixture = begin()?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    let [first, second] = fixture.lab.tunnels();
     let (name, other) = (first.plan.interface, second.plan.interface);
     let neighbour = Ipv6Addr::from_bits(HOST.to_bits() + 0x76);
     for (address, words) in [
@@ -62,9 +62,9 @@ fn what_others_have_is_refused() -> Result<()> {
             "which is within 2001:db8:1::/64 of net0".to_owned(),
         ),
     ] {
-        gives(&setting, address)?;
+        gives(&fixture, address)?;
         let words = format!("the broker gives it {address}, {words}");
-        let status = setting.program.status_until(&words, |status| {
+        let status = fixture.program.status_until(&words, |status| {
             let tunnel = status.tunnel(name);
             let reason = tunnel.reason.as_deref().unwrap_or_default();
             tunnel.state == "failed" && reason.contains(&words)
@@ -73,20 +73,20 @@ fn what_others_have_is_refused() -> Result<()> {
         assert!(!status.healthy && tunnel.health == "failing", "{status:#?}");
         let told = |problem: &String| problem.contains(&words);
         assert!(status.problems.iter().any(told), "{status:#?}");
-        let printed = setting.program.run(&["status"])?;
+        let printed = fixture.program.run(&["status"])?;
         assert_eq!(printed.code, 3, "{printed:#?}");
-        let addresses = setting
+        let addresses = fixture
             .host()
             .sh(&format!("ip -6 -o address show dev {name}"))?;
         assert!(!addresses.contains(&format!(" {address}")), "{addresses}");
         assert!(status.tunnel(other).is_whole(), "{status:#?}");
-        setting.outside_is_answered(second)?;
+        fixture.outside_is_answered(second)?;
     }
 
     // It is right again.
-    gives(&setting, first.plan.address)?;
-    setting.is_up().with_context(|| daemon.log())?;
-    setting.outside_is_answered(first)?;
+    gives(&fixture, first.plan.address)?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.outside_is_answered(first)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -94,33 +94,33 @@ fn what_others_have_is_refused() -> Result<()> {
 /// The host comes to an address that the broker had given away before.
 #[test]
 fn what_the_host_gets_later_is_taken_back() -> Result<()> {
-    let setting = begin()?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    let name = setting.lab.tunnels()[0].plan.interface;
+    let fixture = begin()?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    let name = fixture.lab.tunnels()[0].plan.interface;
     let address = "2001:db8:a::77/64 dev net0";
     let add = format!("ip -6 address add {address} nodad noprefixroute");
-    setting.host().sh(&add)?;
+    fixture.host().sh(&add)?;
     let taken = "which is within 2001:db8:a::/64 of net0";
-    setting.program.status_until(taken, |status| {
+    fixture.program.status_until(taken, |status| {
         let tunnel = status.tunnel(name);
         tunnel.state == "failed" && tunnel.reason.as_ref().is_some_and(|r| r.contains(taken))
     })?;
-    setting.host().sh(&format!("ip -6 address del {address}"))?;
-    setting.is_up().with_context(|| daemon.log())?;
+    fixture.host().sh(&format!("ip -6 address del {address}"))?;
+    fixture.is_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 #[test]
 fn another_address_is_told() -> Result<()> {
-    let setting = begin()?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    let plan = setting.lab.tunnels()[0].plan;
+    let fixture = begin()?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    let plan = fixture.lab.tunnels()[0].plan;
     let address = Ipv6Addr::from_bits(plan.address.to_bits() + 1);
-    gives(&setting, address)?;
-    let alerts = || Ok(setting.program.ok(&["alerts"])?.stdout);
+    gives(&fixture, address)?;
+    let alerts = || Ok(fixture.program.ok(&["alerts"])?.stdout);
     let told = format!(
         "{}: the broker gives it {address} with {} as its far end, where it had {} with {}",
         plan.interface, plan.peer, plan.address, plan.peer
@@ -129,8 +129,8 @@ fn another_address_is_told() -> Result<()> {
     assert_eq!(daemon.stop()?, 0);
 
     // Also by a daemon that knows the one before from an earlier run.
-    let daemon = setting.start()?;
-    gives(&setting, plan.address)?;
+    let daemon = fixture.start()?;
+    gives(&fixture, plan.address)?;
     let told = format!("the broker gives it {} with", plan.address);
     wait::until("it is told", LIMIT, alerts, |alerts| alerts.contains(&told))?;
     assert_eq!(daemon.stop()?, 0);
@@ -140,11 +140,11 @@ fn another_address_is_told() -> Result<()> {
 /// Of a tunnel's prefix the main table leads the far end there, and nobody else.
 #[test]
 fn only_the_far_end_is_on_the_link() -> Result<()> {
-    let setting = begin()?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    for tunnel in setting.lab.tunnels() {
-        let (plan, host) = (tunnel.plan, setting.host());
+    let fixture = begin()?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    for tunnel in fixture.lab.tunnels() {
+        let (plan, host) = (tunnel.plan, fixture.host());
         let routes = host.sh(&format!(
             "ip -6 route show table main dev {}",
             plan.interface

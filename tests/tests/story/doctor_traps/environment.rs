@@ -1,4 +1,4 @@
-//! Paths, the clock, and who else runs.
+//! Paths, the clock, and other running programs.
 
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +18,7 @@ use sixxs_tests::program::Hook;
 use sixxs_tests::{probe, wait};
 
 use super::{apply, fix, shell_output, trap, traps};
-use crate::setting::{Setting, mixed_config};
+use crate::fixture::{Fixture, mixed_config};
 
 /// A path that carries less than the tunnel promises is measured.
 #[test]
@@ -27,10 +27,10 @@ fn a_path_that_is_too_narrow() -> Result<()> {
         mtu: 1480,
         ..Spec::new(Flavour::Tun)
     };
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    assert!(traps(&setting, "mtu")?.is_empty());
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    assert!(traps(&fixture, "mtu")?.is_empty());
+    let [tunnel, _] = fixture.lab.tunnels();
     // Payloads of more than 1380 bytes: packets of more than 1420.
     nft::load(
         tunnel.pop(),
@@ -42,7 +42,7 @@ fn a_path_that_is_too_narrow() -> Result<()> {
         }",
     )?;
     let started = Instant::now();
-    let found = trap(&setting, "mtu", "bad")?;
+    let found = trap(&fixture, "mtu", "bad")?;
     assert!(
         started.elapsed() < Duration::from_secs(6),
         "{:?}",
@@ -52,13 +52,13 @@ fn a_path_that_is_too_narrow() -> Result<()> {
     let mtu = line.split_whitespace().nth(2).context("mtu = N")?;
     let measured: u32 = mtu.parse()?;
     assert!((1416..=1420).contains(&measured), "{found:#}");
-    let config = setting
+    let config = fixture
         .lab
         .config("")
         .replacen("mtu = 1480", &format!("mtu = {mtu}"), 1);
-    setting.lab.write_config(&config)?;
-    setting.program.ok(&["reload"])?;
-    assert!(traps(&setting, "mtu")?.is_empty());
+    fixture.lab.write_config(&config)?;
+    fixture.program.ok(&["reload"])?;
+    assert!(traps(&fixture, "mtu")?.is_empty());
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -66,21 +66,21 @@ fn a_path_that_is_too_narrow() -> Result<()> {
 /// A broker whose clock and ours are too far apart is not understood, nor we.
 #[test]
 fn a_clock_that_is_off() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
-    let daemon = setting
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let daemon = fixture
         .program
-        .start_as(setting.program.command(&clock::MOVABLE))?;
-    setting.is_up()?;
+        .start_as(fixture.program.command(&clock::MOVABLE))?;
+    fixture.is_up()?;
     let bad = || {
-        let traps = traps(&setting, "clock")?.into_iter();
+        let traps = traps(&fixture, "clock")?.into_iter();
         Ok(traps.filter(|trap| trap["verdict"] == "bad").count())
     };
     assert_eq!(bad()?, 0);
-    clock::displace(setting.lab.paths(), -3600, 0)?;
+    clock::displace(fixture.lab.paths(), -3600, 0)?;
     let limit = Duration::from_secs(10);
     let pinged = || {
-        for tunnel in setting.lab.tunnels() {
-            probe::ping(setting.lab.outside(), tunnel.plan.address, 1)?;
+        for tunnel in fixture.lab.tunnels() {
+            probe::ping(fixture.lab.outside(), tunnel.plan.address, 1)?;
         }
         bad()
     };
@@ -92,18 +92,18 @@ fn a_clock_that_is_off() -> Result<()> {
 /// A broker that is asked about a tunnel compares clocks first.
 #[test]
 fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
     // The machine's own clock may be one that nobody keeps right: a note.
     let bad = || {
-        let traps = traps(&setting, "clock")?.into_iter();
+        let traps = traps(&fixture, "clock")?.into_iter();
         Ok(traps
             .filter(|trap| trap["verdict"] == "bad")
             .collect::<Vec<_>>())
     };
     lab.tic()?.set_time_ahead(3600);
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     let limit = Duration::from_secs(10);
     let found = wait::until("it is seen", limit, bad, |bad| !bad.is_empty())?;
     let [trap] = found.as_slice() else {
@@ -118,8 +118,8 @@ fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
     assert!(fix(trap)?.starts_with("timedatectl set-ntp true"));
     // What that does: both clocks are the same.
     lab.tic()?.set_time_ahead(0);
-    setting.program.ok(&["restart", name])?;
-    setting.is_up()?;
+    fixture.program.ok(&["restart", name])?;
+    fixture.is_up()?;
     assert!(bad()?.is_empty());
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -128,16 +128,16 @@ fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
 /// A broker that refuses us for connecting too often is left alone until it does not any more.
 #[test]
 fn a_broker_that_refuses_us() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
     let refusal = Fault::Say("500 You connect too often".to_owned());
     lab.tic()?.misbehave(Stage::Greeting, refusal);
-    let daemon = setting
+    let daemon = fixture
         .program
-        .start_as(setting.program.command(&clock::MOVABLE))?;
+        .start_as(fixture.program.command(&clock::MOVABLE))?;
     let bad = || {
-        let traps = traps(&setting, "connects")?.into_iter();
+        let traps = traps(&fixture, "connects")?.into_iter();
         Ok(traps
             .filter(|trap| trap["verdict"] == "bad")
             .collect::<Vec<_>>())
@@ -156,10 +156,10 @@ fn a_broker_that_refuses_us() -> Result<()> {
     clock::displace(lab.paths(), 0, 3600)?;
     wait::until("it is over", limit, bad, Vec::is_empty)?;
     assert_eq!(lab.tic()?.connects().len(), connects, "it was left alone");
-    setting
+    fixture
         .program
         .ok(&["restart", lab.tunnels()[0].plan.interface])?;
-    setting.is_up()?;
+    fixture.is_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -167,19 +167,19 @@ fn a_broker_that_refuses_us() -> Result<()> {
 /// Processes are known by their names, in our network namespace alone.
 #[test]
 fn who_else_runs() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     for about in ["networkd", "NetworkManager"] {
-        assert!(traps(&setting, about)?.is_empty(), "{about}");
+        assert!(traps(&fixture, about)?.is_empty(), "{about}");
     }
-    let sleeps = setting.lab.paths().base().join("NetworkManager");
+    let sleeps = fixture.lab.paths().base().join("NetworkManager");
     std::fs::copy("/bin/sleep", &sleeps)?;
     let mut elsewhere = Command::new(&sleeps).arg("60").spawn()?;
-    let found = traps(&setting, "NetworkManager");
+    let found = traps(&fixture, "NetworkManager");
     elsewhere.kill()?;
     elsewhere.wait()?;
     assert!(found?.is_empty());
-    let mut here = setting.host().command(&sleeps).arg("60").spawn()?;
-    let found = trap(&setting, "NetworkManager", "note");
+    let mut here = fixture.host().command(&sleeps).arg("60").spawn()?;
+    let found = trap(&fixture, "NetworkManager", "note");
     here.kill()?;
     here.wait()?;
     let fix = fix(&found?)?;
@@ -190,24 +190,24 @@ fn who_else_runs() -> Result<()> {
 
     // A daemon in directories of its own, of a version that knows nothing of ours; a stand-in, since ours
     // would be refused.
-    let daemon = setting.start()?;
-    let older = setting.lab.paths().base().join("sixxs");
+    let daemon = fixture.start()?;
+    let older = fixture.lab.paths().base().join("sixxs");
     std::fs::copy("/bin/sh", &older)?;
-    let mut other = setting.host().command(&older);
+    let mut other = fixture.host().command(&older);
     other.args(["-c", "while :; do sleep 0.2; done", "run"]);
     let mut other = other.spawn()?;
     let limit = Duration::from_secs(10);
     let seen = || {
-        let all = traps(&setting, "daemon")?.into_iter();
+        let all = traps(&fixture, "daemon")?.into_iter();
         Ok(all.filter(|t| t["fix"].is_string()).collect::<Vec<_>>())
     };
     let found = wait::until("it is seen", limit, seen, |found| !found.is_empty())?;
-    apply(&setting, found.first().context("one")?)?;
+    apply(&fixture, found.first().context("one")?)?;
     other.wait()?;
     wait::until("it is gone", limit, seen, Vec::is_empty)?;
     assert_eq!(daemon.stop()?, 0);
 
-    let mut nobody = setting.program.command(&["doctor", "--json"]);
+    let mut nobody = fixture.program.command(&["doctor", "--json"]);
     nobody.env("SIXXS_GROUP", "nobody-has-this");
     let report: Value = serde_json::from_str(&shell_output(&mut nobody)?)?;
     let findings = report["findings"].as_array().context("findings")?;
@@ -221,9 +221,9 @@ fn who_else_runs() -> Result<()> {
 /// Nothing that another program says, or does not say, keeps it for long.
 #[test]
 fn others_that_hang_or_babble() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let scripts = setting.lab.paths().base().join("scripts");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let scripts = fixture.lab.paths().base().join("scripts");
     std::fs::create_dir(&scripts)?;
     let path = format!("{}:{}", scripts.display(), std::env::var("PATH")?);
     for (script, expected) in [
@@ -235,7 +235,7 @@ fn others_that_hang_or_babble() -> Result<()> {
         let nft = scripts.join("nft");
         std::fs::write(&nft, format!("#!/bin/sh\n{script}\n"))?;
         std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755))?;
-        let mut doctor = setting.program.command(&["doctor", "--json"]);
+        let mut doctor = fixture.program.command(&["doctor", "--json"]);
         doctor.env("PATH", &path);
         let started = Instant::now();
         let report: Value = serde_json::from_str(&shell_output(&mut doctor)?)?;
@@ -252,8 +252,8 @@ fn others_that_hang_or_babble() -> Result<()> {
     }
     daemon.signal(Signal::SIGSTOP)?;
     let started = Instant::now();
-    let found = trap(&setting, "daemon", "bad");
-    let explained = setting
+    let found = trap(&fixture, "daemon", "bad");
+    let explained = fixture
         .program
         .run(&["explain", "2001:db8:a::2", "2001:db8:ffff::9"]);
     daemon.signal(Signal::SIGCONT)?;
@@ -276,17 +276,17 @@ fn others_that_hang_or_babble() -> Result<()> {
 #[test]
 fn a_udp_service_on_the_wildcard_address() -> Result<()> {
     const PORT: u16 = 5300;
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     // The lab's own service there discards what it gets.
     let named = || -> Result<bool> {
-        let found = trap(&setting, "udp services", "note")?;
+        let found = trap(&fixture, "udp services", "note")?;
         Ok(found["detail"].to_string().contains("port 5300"))
     };
     assert!(!named()?);
-    let [tunnel, _] = setting.lab.tunnels();
-    let server = setting.host().run(|| Ok(UdpSocket::bind(("::", PORT))?))?;
-    let client = setting
+    let [tunnel, _] = fixture.lab.tunnels();
+    let server = fixture.host().run(|| Ok(UdpSocket::bind(("::", PORT))?))?;
+    let client = fixture
         .lab
         .outside()
         .run(|| Ok(UdpSocket::bind(("::", 0))?))?;
@@ -301,7 +301,7 @@ fn a_udp_service_on_the_wildcard_address() -> Result<()> {
     assert_ne!(answerer.ip(), tunnel.plan.address, "as it was asked");
 
     assert!(named()?);
-    let fix = fix(&trap(&setting, "udp services", "note")?)?;
+    let fix = fix(&trap(&fixture, "udp services", "note")?)?;
     assert!(fix.contains("tcpdump -ni net0"), "{fix}");
     drop(server);
     // A process that another test is about to start has it open for a moment longer.

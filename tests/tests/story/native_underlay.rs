@@ -1,5 +1,5 @@
-//! What lies between the host and its brokers changes: addresses, ports, routes, the brokers
-//! themselves. Tunnels go on by themselves, and soon.
+//! The underlay changes: addresses, ports, routes, the brokers themselves. Tunnels recover by themselves,
+//! and soon.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -14,22 +14,22 @@ use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::{Daemon, Hook};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// More happens here in a minute than in a year of a host's life.
 const NO_LIMIT: &str = "[connect_limit]\nconnects = 1000\n";
 const SOON: Duration = Duration::from_secs(5);
 
-fn start(spec: Spec, interval: u32) -> Result<(Setting, Daemon)> {
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    let config = setting.lab.config(NO_LIMIT).replace(
+fn start(spec: Spec, interval: u32) -> Result<(Fixture, Daemon)> {
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let config = fixture.lab.config(NO_LIMIT).replace(
         "heartbeat_interval = 60",
         &format!("heartbeat_interval = {interval}"),
     );
-    setting.lab.write_config(&config)?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    Ok((setting, daemon))
+    fixture.lab.write_config(&config)?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    Ok((fixture, daemon))
 }
 
 fn endpoint(pop: &Pop) -> Result<Option<IpAddr>> {
@@ -49,22 +49,22 @@ fn is_known_at(pop: &Pop, address: Ipv4Addr, since: Instant) -> Result<Duration>
 }
 
 /// How long after `since` the outside is answered again.
-fn is_answered(setting: &Setting, tunnel: &Tunnel, since: Instant) -> Result<Duration> {
+fn is_answered(fixture: &Fixture, tunnel: &Tunnel, since: Instant) -> Result<Duration> {
     let address = tunnel.plan.address;
     let what = format!("{address} answers");
     let ping = || {
         Ping::new(address, 1)
             .limit(Duration::from_millis(100))
-            .run(setting.lab.outside())
+            .run(fixture.lab.outside())
     };
     wait::until(&what, SOON, ping, |pings| pings.answered == 1)?;
     Ok(since.elapsed())
 }
 
 /// A packet of the host's own by a tunnel.
-fn host_is_answered(setting: &Setting, tunnel: &Tunnel) -> Result<()> {
+fn host_is_answered(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
     let source = tunnel.plan.address;
-    let pings = Ping::new(OUTSIDE, 1).source(source).run(setting.host())?;
+    let pings = Ping::new(OUTSIDE, 1).source(source).run(fixture.host())?;
     ensure!(pings.all_answered(), "{source}: {pings:?}");
     Ok(())
 }
@@ -75,30 +75,30 @@ fn address_translation_that_forgets() -> Result<()> {
         nat: true,
         ..Spec::native([Kind::Ayiya, Kind::Heartbeat])
     };
-    let (setting, daemon) = start(spec, 1)?;
-    let nat = setting.lab.nat()?;
-    let [ayiya, heartbeat] = setting.lab.tunnels();
-    setting.outside_is_answered(ayiya)?;
+    let (fixture, daemon) = start(spec, 1)?;
+    let nat = fixture.lab.nat()?;
+    let [ayiya, heartbeat] = fixture.lab.tunnels();
+    fixture.outside_is_answered(ayiya)?;
     // Protocol 41 gets through a translation that was opened from inside.
-    host_is_answered(&setting, heartbeat)?;
-    setting.outside_is_answered(heartbeat)?;
+    host_is_answered(&fixture, heartbeat)?;
+    fixture.outside_is_answered(heartbeat)?;
     type Rebind = fn(&Nat) -> Result<()>;
     let rebinds: [Rebind; 2] = [Nat::rebind_ports, Nat::rebind_address];
     for (what, rebind) in ["ports", "address"].into_iter().zip(rebinds) {
         rebind(nat)?;
         let since = Instant::now();
-        let took = is_answered(&setting, ayiya, since)?;
+        let took = is_answered(&fixture, ayiya, since)?;
         println!("new {what}, without a packet of ours: answered after {took:?}");
         // A beat, and with it the new mapping.
         assert!(took < Duration::from_secs(2), "{took:?}");
         assert_eq!(endpoint(ayiya.broker()?)?, Some(IpAddr::V4(nat.address())));
         rebind(nat)?;
         let since = Instant::now();
-        host_is_answered(&setting, ayiya)?;
-        let took = is_answered(&setting, ayiya, since)?;
+        host_is_answered(&fixture, ayiya)?;
+        let took = is_answered(&fixture, ayiya, since)?;
         println!("new {what}, with a packet of ours: answered after {took:?}");
     }
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert!(status.tunnels[0].is_whole(), "{status:#?}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -108,8 +108,8 @@ fn address_translation_that_forgets() -> Result<()> {
 fn a_new_address_in_mid_transfer() -> Result<()> {
     const BYTES: u64 = 20_000_000;
     let spec = Spec::native([Kind::Ayiya, Kind::Heartbeat]);
-    let (setting, daemon) = start(spec, 60)?;
-    let lab = &setting.lab;
+    let (fixture, daemon) = start(spec, 60)?;
+    let lab = &fixture.lab;
     let limit = Duration::from_secs(20);
     std::thread::scope(|scope| {
         let transfers: Vec<_> = lab
@@ -147,9 +147,9 @@ fn a_new_address_in_mid_transfer() -> Result<()> {
     })
     .with_context(|| daemon.log())?;
     for tunnel in lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+        fixture.outside_is_answered(tunnel)?;
     }
-    setting.nothing_went_astray()?;
+    fixture.nothing_went_astray()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -157,8 +157,8 @@ fn a_new_address_in_mid_transfer() -> Result<()> {
 #[test]
 fn the_route_moves_and_the_line_drops() -> Result<()> {
     let spec = Spec::native([Kind::Ayiya, Kind::Heartbeat]);
-    let (setting, daemon) = start(spec, 60)?;
-    let host = setting.host();
+    let (fixture, daemon) = start(spec, 60)?;
+    let host = fixture.host();
     // Another address to leave by, the old one still being there.
     let other = Ipv4Addr::new(192, 0, 2, 33);
     host.ip(&format!(
@@ -166,17 +166,17 @@ fn the_route_moves_and_the_line_drops() -> Result<()> {
          route replace default via 192.0.2.1 dev {UPLINK} src {other}\n"
     ))?;
     let since = Instant::now();
-    for tunnel in setting.lab.tunnels() {
+    for tunnel in fixture.lab.tunnels() {
         let took = is_known_at(tunnel.broker()?, other, since)?;
         println!("{}: followed the route in {took:?}", tunnel.plan.pop);
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.outside_is_answered(tunnel)?;
     }
 
     host.ip(&format!("link set {UPLINK} down\n"))?;
-    setting
+    fixture
         .program
         .status_until("there is no way to the brokers", |status| {
             status.tunnels.iter().all(|tunnel| {
@@ -192,14 +192,14 @@ fn the_route_moves_and_the_line_drops() -> Result<()> {
          route replace default via 192.0.2.1 dev {UPLINK} src {HOST4}\n"
     ))?;
     let since = Instant::now();
-    for tunnel in setting.lab.tunnels() {
+    for tunnel in fixture.lab.tunnels() {
         let took = is_known_at(tunnel.broker()?, HOST4, since)?;
         println!("{}: back in {took:?}", tunnel.plan.pop);
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
-    setting.is_up().with_context(|| daemon.log())?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.outside_is_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -208,19 +208,19 @@ fn the_route_moves_and_the_line_drops() -> Result<()> {
 #[test]
 fn brokers_that_restart() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let (setting, daemon) = start(Spec::native(kinds), 2)?;
-    let status = setting.program.status()?;
-    for (tunnel, kind) in setting.lab.tunnels().iter().zip(kinds) {
+    let (fixture, daemon) = start(Spec::native(kinds), 2)?;
+    let status = fixture.program.status()?;
+    for (tunnel, kind) in fixture.lab.tunnels().iter().zip(kinds) {
         let (pop, name) = (tunnel.broker()?, tunnel.plan.interface);
-        setting.outside_is_answered(tunnel)?;
+        fixture.outside_is_answered(tunnel)?;
         pop.stop();
         let source = tunnel.plan.address;
         // Whatever comes back, port or protocol unreachable, is no reason to give up.
-        let lost = Ping::new(OUTSIDE, 20).source(source).run(setting.host())?;
+        let lost = Ping::new(OUTSIDE, 20).source(source).run(fixture.host())?;
         assert_eq!(lost.answered, 0);
         // The kernel's own tunnel device keeps it to itself.
         if kind == Kind::Heartbeat && status.tunnel(name).carrier.as_deref() == Some("tun") {
-            setting.program.status_until("it is refused", |status| {
+            fixture.program.status_until("it is refused", |status| {
                 let tunnel = status.tunnel(name);
                 let reason = tunnel.reason.as_deref().unwrap_or_default();
                 tunnel.state == "connecting" && reason.contains("the broker refuses our packets")
@@ -228,12 +228,12 @@ fn brokers_that_restart() -> Result<()> {
         }
         pop.start()?;
         let since = Instant::now();
-        let took = is_answered(&setting, tunnel, since)?;
+        let took = is_answered(&fixture, tunnel, since)?;
         println!("{name}: answered {took:?} after its broker came back");
         // One interval of beats.
         assert!(took < Duration::from_secs(3), "{took:?}");
-        setting.is_up().with_context(|| daemon.log())?;
-        setting.outside_is_answered(tunnel)?;
+        fixture.is_up().with_context(|| daemon.log())?;
+        fixture.outside_is_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -246,15 +246,15 @@ fn six_in_four_has_to_be_known() -> Result<()> {
         nat: true,
         ..Spec::native([Kind::SixInFour, Kind::Ayiya])
     };
-    let (setting, daemon) = start(spec, 60)?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let (pop, nat) = (tunnel.broker()?, setting.lab.nat()?);
+    let (fixture, daemon) = start(spec, 60)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let (pop, nat) = (tunnel.broker()?, fixture.lab.nat()?);
     let source = tunnel.plan.address;
     let ping = || {
         Ping::new(OUTSIDE, 1)
             .source(source)
             .limit(Duration::from_millis(200))
-            .run(setting.host())
+            .run(fixture.host())
     };
     assert_eq!(ping()?.answered, 0);
     assert!(pop.counts().bad_source > 0, "{:?}", pop.counts());
@@ -264,7 +264,7 @@ fn six_in_four_has_to_be_known() -> Result<()> {
     wait::until("the broker knows us", SOON, ping, |pings| {
         pings.answered == 1
     })?;
-    setting.outside_is_answered(tunnel)?;
+    fixture.outside_is_answered(tunnel)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -272,25 +272,25 @@ fn six_in_four_has_to_be_known() -> Result<()> {
 /// A broker that is not there at the start is said to be silent, and is taken up when it comes.
 #[test]
 fn a_broker_that_comes_late() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
-    let [first, second] = setting.lab.tunnels();
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let [first, second] = fixture.lab.tunnels();
     let pop = first.broker()?;
     pop.stop();
-    let daemon = setting.start()?;
-    setting.program.status_until("it is silent", |status| {
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is silent", |status| {
         let tunnel = status.tunnel(first.plan.interface);
         let reason = tunnel.reason.as_deref().unwrap_or_default();
         let is_silent = reason == "198.51.100.1 has not answered yet";
         is_silent && tunnel.state == "connecting" && status.tunnel(second.plan.interface).is_whole()
     })?;
-    setting.outside_is_answered(second)?;
+    fixture.outside_is_answered(second)?;
     pop.start()?;
     let since = Instant::now();
-    setting.is_up().with_context(|| daemon.log())?;
+    fixture.is_up().with_context(|| daemon.log())?;
     let took = since.elapsed();
     println!("up {took:?} after its broker came");
     assert!(took < SOON, "{took:?}");
-    setting.outside_is_answered(first)?;
+    fixture.outside_is_answered(first)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

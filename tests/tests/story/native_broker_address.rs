@@ -1,4 +1,4 @@
-//! AYIYA to a broker by its IPv6 address, and by a name that comes to stand for another address.
+//! AYIYA to a broker by its IPv6 address, and by a name whose address changes.
 
 use std::fs;
 use std::time::Duration;
@@ -9,31 +9,31 @@ use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// A lab whose first tunnel is AYIYA, with this line for its broker.
-fn with_remote(remote: &str) -> Result<Setting> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
-    let config = setting.lab.config("");
+fn with_remote(remote: &str) -> Result<Fixture> {
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let config = fixture.lab.config("");
     let changed = config.replacen("remote4 = \"198.51.100.1\"", remote, 1);
     ensure!(changed != config, "the lab has a broker to be replaced");
-    setting.lab.write_config(&changed)?;
-    Ok(setting)
+    fixture.lab.write_config(&changed)?;
+    Ok(fixture)
 }
 
 #[test]
 fn over_ipv6() -> Result<()> {
-    let setting = with_remote("remote = \"2001:db8:c0::1\"")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let [first, _] = setting.lab.tunnels();
-    setting.outside_is_answered(first)?;
+    let fixture = with_remote("remote = \"2001:db8:c0::1\"")?;
+    let daemon = fixture.start()?;
+    fixture.is_up()?;
+    let [first, _] = fixture.lab.tunnels();
+    fixture.outside_is_answered(first)?;
     let session = first.broker()?.first()?;
     ensure!(
         session.endpoint.is_some_and(|at| at.is_ipv6()),
         "{session:?}"
     );
-    setting.nothing_went_astray()?;
+    fixture.nothing_went_astray()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -41,22 +41,22 @@ fn over_ipv6() -> Result<()> {
 /// The name is looked up again when the broker does not answer.
 #[test]
 fn a_name_that_moves() -> Result<()> {
-    let setting = with_remote("remote = \"pop.example\"")?;
-    let hosts = setting.lab.paths().config().with_file_name("hosts");
+    let fixture = with_remote("remote = \"pop.example\"")?;
+    let hosts = fixture.lab.paths().config().with_file_name("hosts");
     // Somebody who knows nothing of this tunnel.
     fs::write(&hosts, "198.51.100.2 pop.example\n")?;
     // With a file of names of its own: in a mount namespace, where it is the system's.
     let script = format!(
         "mount --bind {} /etc/hosts && exec {} run",
         hosts.display(),
-        setting.program.binary().display()
+        fixture.program.binary().display()
     );
-    let mut command = setting.host().command("unshare");
-    setting.program.dress(&mut command);
+    let mut command = fixture.host().command("unshare");
+    fixture.program.dress(&mut command);
     command.args(["--mount", "sh", "-c", &script]);
-    let daemon = setting.program.start_as(command)?;
-    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.interface);
-    let status = setting
+    let daemon = fixture.program.start_as(command)?;
+    let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.interface);
+    let status = fixture
         .program
         .status_until("the second tunnel is up", |status| {
             status.tunnel(second).is_whole()
@@ -69,10 +69,10 @@ fn a_name_that_moves() -> Result<()> {
     wait::until(
         "the broker was found where it is now",
         Duration::from_secs(60),
-        || setting.program.status(),
+        || fixture.program.status(),
         |status| status.tunnel(first).is_whole(),
     )?;
-    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

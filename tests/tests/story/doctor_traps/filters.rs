@@ -1,4 +1,4 @@
-//! Filters, rules and programs of others.
+//! Foreign filters, rules and programs.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use sixxs_tests::program::Hook;
 use sixxs_tests::{ip6tables, kernel, probe};
 
 use super::{apply, fix, is_fixed, trap, traps};
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// A filter that drops what comes in by an interface that does not lead to its source, as firewalld has
 /// one: harmless while our rules lead back, deadly without.
 #[test]
 fn a_reverse_path_filter() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     nft::load(
-        setting.host(),
+        fixture.host(),
         "table inet firewalld {
             chain filter_PREROUTING {
                 type filter hook prerouting priority -140
@@ -30,22 +30,22 @@ fn a_reverse_path_filter() -> Result<()> {
             }
         }",
     )?;
-    let [tunnel, _] = setting.lab.tunnels();
-    trap(&setting, "filters", "note")?;
-    setting.outside_is_answered(tunnel)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    trap(&fixture, "filters", "note")?;
+    fixture.outside_is_answered(tunnel)?;
     assert_eq!(daemon.stop()?, 0);
 
-    setting.delete_own_rules()?;
-    let found = trap(&setting, "filters", "bad")?;
-    let ping = || probe::ping(setting.lab.outside(), tunnel.plan.address, 3);
+    fixture.delete_own_rules()?;
+    let found = trap(&fixture, "filters", "bad")?;
+    let ping = || probe::ping(fixture.lab.outside(), tunnel.plan.address, 3);
     assert_eq!(ping()?.answered, 0, "it does drop");
-    apply(&setting, &found)?;
-    assert!(traps(&setting, "filters")?.is_empty());
+    apply(&fixture, &found)?;
+    assert!(traps(&fixture, "filters")?.is_empty());
     assert!(ping()?.all_answered(), "the programs catch the answers");
 
     // A loose one asks for any way back, and there is one.
     nft::load(
-        setting.host(),
+        fixture.host(),
         "flush ruleset
         table ip6 loose {
             chain pre {
@@ -54,7 +54,7 @@ fn a_reverse_path_filter() -> Result<()> {
             }
         }",
     )?;
-    assert!(traps(&setting, "filters")?.is_empty());
+    assert!(traps(&fixture, "filters")?.is_empty());
     assert!(ping()?.all_answered());
     Ok(())
 }
@@ -62,10 +62,10 @@ fn a_reverse_path_filter() -> Result<()> {
 /// Reverse-path filters are found by what they do, however they are written.
 #[test]
 fn reverse_path_filters_of_any_shape() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let host = setting.host();
-    let ping = || probe::ping(setting.lab.outside(), tunnel.plan.address, 3);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let host = fixture.host();
+    let ping = || probe::ping(fixture.lab.outside(), tunnel.plan.address, 3);
     for (shape, rules) in [
         (
             "a jump",
@@ -92,12 +92,12 @@ fn reverse_path_filters_of_any_shape() -> Result<()> {
              }",
         ),
     ] {
-        let daemon = setting.start()?;
+        let daemon = fixture.start()?;
         nft::load(
             host,
             &format!("flush ruleset\ntable inet rpf {{\n{rules}\n}}\n"),
         )?;
-        let found = trap(&setting, "filters", "note")?;
+        let found = trap(&fixture, "filters", "note")?;
         let detail = found["detail"].as_str().context("a detail")?;
         assert!(detail.contains("bound to net0"), "{shape}: {detail}");
         assert!(ping()?.all_answered(), "{shape}");
@@ -106,9 +106,9 @@ fn reverse_path_filters_of_any_shape() -> Result<()> {
         let bound = format!("ping -6 -c 1 -W 1 -I net0 -I {source} {OUTSIDE}");
         assert!(host.sh(&bound).is_err(), "{shape}");
         assert_eq!(daemon.stop()?, 0);
-        setting.delete_own_rules()?;
+        fixture.delete_own_rules()?;
         assert_eq!(ping()?.answered, 0, "{shape}");
-        is_fixed(&setting, "filters", "bad")?;
+        is_fixed(&fixture, "filters", "bad")?;
         assert!(ping()?.all_answered(), "{shape}");
         nft::load(host, "flush ruleset")?;
         host.sh(&bound).context(shape)?;
@@ -118,29 +118,29 @@ fn reverse_path_filters_of_any_shape() -> Result<()> {
 
 /// The same by ip6tables, whose rules nft does not see, or sees the names of.
 fn a_filter_by_ip6tables(command: &str) -> Result<()> {
-    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let environment = ip6tables::environment(&setting.lab)?;
-    setting.program.add_environment(environment);
-    let sh = |line: &str| setting.program.shell(line);
+    let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let environment = ip6tables::environment(&fixture.lab)?;
+    fixture.program.add_environment(environment);
+    let sh = |line: &str| fixture.program.shell(line);
     // That asks for any way back, and there is one; and what is said of others is not of ours.
     sh(&format!(
         "{command} -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP
          {command} -t mangle -A PREROUTING -i eth+ -m rpfilter --invert -j DROP"
     ))?;
-    assert!(traps(&setting, "filters")?.is_empty());
+    assert!(traps(&fixture, "filters")?.is_empty());
 
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     sh(&format!(
         "{command} -t raw -A PREROUTING -m comment --comment 'to be strict' -m rpfilter --invert -j DROP"
     ))?;
-    let [tunnel, _] = setting.lab.tunnels();
-    trap(&setting, "filters", "note")?;
-    setting.outside_is_answered(tunnel)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    trap(&fixture, "filters", "note")?;
+    fixture.outside_is_answered(tunnel)?;
     assert_eq!(daemon.stop()?, 0);
-    setting.delete_own_rules()?;
-    let ping = || probe::ping(setting.lab.outside(), tunnel.plan.address, 3);
+    fixture.delete_own_rules()?;
+    let ping = || probe::ping(fixture.lab.outside(), tunnel.plan.address, 3);
     assert_eq!(ping()?.answered, 0, "it does drop");
-    is_fixed(&setting, "filters", "bad")?;
+    is_fixed(&fixture, "filters", "bad")?;
     assert!(ping()?.all_answered(), "the programs catch the answers");
     // Changed by its own command, it can still be listed by that.
     sh(&format!("{command}-save"))?;
@@ -161,25 +161,25 @@ fn a_filter_by_the_old_ip6tables() -> Result<()> {
     a_filter_by_ip6tables("ip6tables-legacy")?;
 
     // With nobody to list them, that is said.
-    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let environment = ip6tables::environment(&setting.lab)?;
-    setting.program.add_environment(environment);
-    setting
+    let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let environment = ip6tables::environment(&fixture.lab)?;
+    fixture.program.add_environment(environment);
+    fixture
         .program
         .shell("ip6tables-legacy -t raw -A PREROUTING -m rpfilter --invert -j DROP")?;
-    trap(&setting, "filters", "bad")?;
-    let none = setting.lab.paths().base().to_owned();
-    setting.program.add_environment([("PATH", none)]);
-    let found = trap(&setting, "filters", "note")?;
+    trap(&fixture, "filters", "bad")?;
+    let none = fixture.lab.paths().base().to_owned();
+    fixture.program.add_environment([("PATH", none)]);
+    let found = trap(&fixture, "filters", "note")?;
     assert_eq!(fix(&found)?, "apt-get install iptables");
     Ok(())
 }
 
 #[test]
 fn what_leads_elsewhere() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let address = setting.lab.tunnels()[0].plan.address;
-    let host = setting.host();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let address = fixture.lab.tunnels()[0].plan.address;
+    let host = fixture.host();
     let rules = [
         format!("from {address} lookup main priority 100"),
         format!("from {address} unreachable priority 100"),
@@ -191,14 +191,14 @@ fn what_leads_elsewhere() -> Result<()> {
     for _ in 0..2 {
         // For other packets.
         host.sh("ip -6 rule add fwmark 7 lookup main priority 90")?;
-        assert!(traps(&setting, "shadowed")?.is_empty());
+        assert!(traps(&fixture, "shadowed")?.is_empty());
         for rule in &rules {
             host.sh(&format!("ip -6 rule add {rule}"))?;
-            is_fixed(&setting, "shadowed", "bad").with_context(|| rule.clone())?;
+            is_fixed(&fixture, "shadowed", "bad").with_context(|| rule.clone())?;
         }
         host.sh("ip -6 rule del fwmark 7 lookup main priority 90")?;
         if daemon.is_none() {
-            daemon = Some(setting.start()?);
+            daemon = Some(fixture.start()?);
         }
     }
 
@@ -208,34 +208,34 @@ fn what_leads_elsewhere() -> Result<()> {
              link set net1 up\n\
              address add 2001:db8:2::1/64 dev net1 nodad\n\
              route add ::/0 via 2001:db8:2::fe dev net1 metric 2048\n")?;
-    let found = trap(&setting, "uplink", "bad")?;
+    let found = trap(&fixture, "uplink", "bad")?;
     let line = fix(&found)?;
     let line = line.split(" in the").next().unwrap_or_default();
-    let config = setting.lab.config("").replace("uplinks = [\"net0\"]", line);
-    setting.lab.write_config(&config)?;
-    assert!(traps(&setting, "uplink")?.is_empty());
+    let config = fixture.lab.config("").replace("uplinks = [\"net0\"]", line);
+    fixture.lab.write_config(&config)?;
+    assert!(traps(&fixture, "uplink")?.is_empty());
 
     // An exit in another table.
     host.ip("link add ts1 type veth peer name ts2\n\
              link set ts1 up\n\
              route add 2000::/4 dev ts1 table 53\n\
              route add 3000::/4 dev ts1 table 53\n")?;
-    assert!(traps(&setting, "uplink")?.is_empty());
+    assert!(traps(&fixture, "uplink")?.is_empty());
     host.sh("ip -6 rule add from all lookup 53 priority 5269")?;
-    let found = trap(&setting, "uplink", "bad")?;
+    let found = trap(&fixture, "uplink", "bad")?;
     let line = fix(&found)?;
     assert!(line.contains("\"net1\", \"ts1\""), "{line}");
     host.sh("ip -6 rule del from all lookup 53 priority 5269")?;
-    assert!(traps(&setting, "uplink")?.is_empty());
+    assert!(traps(&fixture, "uplink")?.is_empty());
     Ok(())
 }
 
 /// Rules that ask for a mark: what sets it takes packets away from their tunnel.
 #[test]
 fn what_has_a_mark_is_refused() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let host = setting.host();
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let host = fixture.host();
+    let daemon = fixture.start()?;
     // Those of VPNs and of load balancers: the first leads to an uplink with a program of ours, the second into
     // the tunnel, the third where no default route counts.
     let table = 200;
@@ -247,7 +247,7 @@ fn what_has_a_mark_is_refused() -> Result<()> {
     ] {
         host.sh(&format!("ip -6 rule add {rule}"))?;
     }
-    assert!(traps(&setting, "marked")?.is_empty());
+    assert!(traps(&fixture, "marked")?.is_empty());
 
     nft::load(
         host,
@@ -259,7 +259,7 @@ fn what_has_a_mark_is_refused() -> Result<()> {
         }",
     )?;
     for action in ["unreachable", "blackhole"] {
-        is_refused(&setting, action)?;
+        is_refused(&fixture, action)?;
     }
 
     // Out of an interface that nobody guards.
@@ -268,43 +268,43 @@ fn what_has_a_mark_is_refused() -> Result<()> {
              link set net1 up\n\
              route add ::/0 dev net1 table 77\n")?;
     host.sh("ip -6 rule add fwmark 7 lookup 77 priority 100")?;
-    let found = trap(&setting, "marked", "note")?;
+    let found = trap(&fixture, "marked", "note")?;
     let detail = found["detail"].as_str().context("a detail")?;
     assert!(detail.contains("led to net1"), "{detail}");
-    is_fixed(&setting, "marked", "note")?;
+    is_fixed(&fixture, "marked", "note")?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 /// A rule that does this with marked packets is told, and each of its cures does.
-fn is_refused(setting: &Setting, action: &str) -> Result<()> {
-    let host = setting.host();
-    let [first, second] = setting.lab.tunnels();
+fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
+    let host = fixture.host();
+    let [first, second] = fixture.lab.tunnels();
     let ping = |tunnel: &Tunnel| {
         let ping = Ping::new(tunnel.plan.address, 2).limit(Duration::from_millis(500));
-        Ok::<_, anyhow::Error>(ping.run(setting.lab.outside())?.answered)
+        Ok::<_, anyhow::Error>(ping.run(fixture.lab.outside())?.answered)
     };
     let answered = || Ok::<_, anyhow::Error>([ping(first)?, ping(second)?]);
     assert_eq!(answered()?, [2, 2]);
     host.sh(&format!("ip -6 rule add fwmark 7 {action} priority 100"))?;
     assert_eq!(answered()?, [0, 0]);
-    let found = trap(setting, "marked", "note")?;
+    let found = trap(fixture, "marked", "note")?;
     let detail = found["detail"].as_str().context("a detail")?;
     let expected = format!(
         "sixxs0, sixxs1 that somebody marks are refused by a rule before ours: \
                             100: from all fwmark 0x7 {action}"
     );
     assert!(detail.contains(&expected), "{detail}");
-    apply(setting, &found)?;
-    assert!(traps(setting, "marked")?.is_empty());
+    apply(fixture, &found)?;
+    assert!(traps(fixture, "marked")?.is_empty());
     assert_eq!(answered()?, [2, 2]);
     host.sh("ip -6 rule del priority 99")?;
     host.sh("ip -6 rule del priority 99")?;
     // Or behind ours.
     let fix = found["fix"].as_str().context("a fix")?;
     let (_, moves) = fix.split_once("behind ours: ").context("a move")?;
-    setting.program.shell(moves)?;
-    assert!(traps(setting, "marked")?.is_empty());
+    fixture.program.shell(moves)?;
+    assert!(traps(fixture, "marked")?.is_empty());
     assert_eq!(answered()?, [2, 2]);
     host.sh("ip -6 rule del priority 32765")?;
     Ok(())
@@ -313,35 +313,35 @@ fn is_refused(setting: &Setting, action: &str) -> Result<()> {
 /// Somebody's program before ours may end the matter for us.
 #[test]
 fn a_program_before_ours() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let mut daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let mut daemon = fixture.start()?;
     if kernel::has_tcx()? {
         let empty = bpf::load_empty()?;
-        let behind = bpf::attach(setting.host(), &empty, UPLINK, false, Order::Last)?;
-        assert!(traps(&setting, "program order")?.is_empty());
+        let behind = bpf::attach(fixture.host(), &empty, UPLINK, false, Order::Last)?;
+        assert!(traps(&fixture, "program order")?.is_empty());
         // Another test's process may be about to start, with a copy of the descriptor: dropping it would not do.
-        let [_, theirs] = bpf::tcx(setting.host(), UPLINK, false)?[..] else {
+        let [_, theirs] = bpf::tcx(fixture.host(), UPLINK, false)?[..] else {
             panic!("not two programs");
         };
         bpf::detach(theirs.link)?;
         drop(behind);
-        let _before = bpf::attach(setting.host(), &empty, UPLINK, false, Order::First)?;
-        trap(&setting, "program order", "bad")?;
+        let _before = bpf::attach(fixture.host(), &empty, UPLINK, false, Order::First)?;
+        trap(&fixture, "program order", "bad")?;
         // As the fix says.
-        setting.program.ok(&["down"])?;
+        fixture.program.ok(&["down"])?;
         assert_eq!(daemon.wait()?, 0);
-        daemon = setting.start()?;
-        assert!(traps(&setting, "program order")?.is_empty());
+        daemon = fixture.start()?;
+        assert!(traps(&fixture, "program order")?.is_empty());
         // Taken away, with nobody to put it back.
         assert_eq!(daemon.stop()?, 0);
-        assert!(traps(&setting, "program")?.is_empty());
-        for ours in bpf::tcx(setting.host(), UPLINK, false)? {
+        assert!(traps(&fixture, "program")?.is_empty());
+        for ours in bpf::tcx(fixture.host(), UPLINK, false)? {
             bpf::detach(ours.link)?;
         }
-        let found = trap(&setting, "program", "bad")?;
+        let found = trap(&fixture, "program", "bad")?;
         assert!(fix(&found)?.starts_with("sixxs run"));
-        daemon = setting.start()?;
-        assert!(traps(&setting, "program")?.is_empty());
+        daemon = fixture.start()?;
+        assert!(traps(&fixture, "program")?.is_empty());
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -349,8 +349,8 @@ fn a_program_before_ours() -> Result<()> {
 
 #[test]
 fn a_filter_before_ours() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Clsact)?;
-    let host = setting.host();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Clsact)?;
+    let host = fixture.host();
     let filter = |pref| {
         format!(
             "tc filter add dev {UPLINK} egress pref {pref} protocol ipv6 u32 match u32 0 0 flowid 1:1"
@@ -358,14 +358,14 @@ fn a_filter_before_ours() -> Result<()> {
     };
     host.sh(&format!("tc qdisc add dev {UPLINK} clsact"))?;
     host.sh(&filter(1))?;
-    let daemon = setting.start()?;
-    let found = trap(&setting, "program order", "bad")?;
+    let daemon = fixture.start()?;
+    let found = trap(&fixture, "program order", "bad")?;
     let text = fix(&found)?;
     let delete = text.split("; then").next().unwrap_or_default();
     host.sh(delete)?;
-    assert!(traps(&setting, "program order")?.is_empty());
+    assert!(traps(&fixture, "program order")?.is_empty());
     host.sh(&filter(200))?;
-    assert!(traps(&setting, "program order")?.is_empty());
+    assert!(traps(&fixture, "program order")?.is_empty());
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Somebody takes a tunnel's device away, or changes it: it is put right.
+//! A tunnel's device is deleted or changed by another program: it is repaired.
 
 use std::time::{Duration, Instant};
 
@@ -8,20 +8,20 @@ use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 #[test]
 fn it_is_put_right() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
     // Every device made anew is a set-up.
     let limit = "[connect_limit]\nconnects = 100\n";
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, limit)?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    for (tunnel, other) in setting.lab.tunnels().iter().zip([1, 0]) {
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, limit)?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    for (tunnel, other) in fixture.lab.tunnels().iter().zip([1, 0]) {
         let plan = tunnel.plan;
         let name = plan.interface;
-        let other = setting.lab.tunnels()[other].plan.interface;
+        let other = fixture.lab.tunnels()[other].plan.interface;
         for (what, lines) in [
             ("taken down", format!("link set {name} down\n")),
             (
@@ -31,11 +31,11 @@ fn it_is_put_right() -> Result<()> {
             ("with another MTU", format!("link set {name} mtu 1400\n")),
             ("deleted", format!("link delete {name}\n")),
         ] {
-            let before = setting.program.status()?;
-            let whole = setting.own_routes()?.lines().count();
-            setting.host().ip(&lines)?;
+            let before = fixture.program.status()?;
+            let whole = fixture.own_routes()?.lines().count();
+            fixture.host().ip(&lines)?;
             let since = Instant::now();
-            setting
+            fixture
                 .program
                 .status_until(&format!("{name}, {what}, is put right"), |status| {
                     let is_new = status.corrections > before.corrections
@@ -46,14 +46,14 @@ fn it_is_put_right() -> Result<()> {
             let took = since.elapsed();
             println!("{name} {what}: put right after {took:?}");
             assert!(took < Duration::from_secs(4), "{what}: {took:?}");
-            assert_eq!(setting.own_routes()?.lines().count(), whole);
-            setting
+            assert_eq!(fixture.own_routes()?.lines().count(), whole);
+            fixture
                 .outside_is_answered(tunnel)
                 .with_context(|| what.to_owned())?;
-            assert!(setting.program.status()?.tunnel(other).is_whole());
+            assert!(fixture.program.status()?.tunnel(other).is_whole());
         }
     }
-    setting.nothing_went_astray()?;
+    fixture.nothing_went_astray()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -62,12 +62,12 @@ fn it_is_put_right() -> Result<()> {
 #[test]
 fn renamed_it_is_made_anew() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    for tunnel in setting.lab.tunnels() {
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.is_up().with_context(|| daemon.log())?;
+    for tunnel in fixture.lab.tunnels() {
         let name = tunnel.plan.interface;
-        let before = setting.program.status()?.tunnel(name).ifindex;
+        let before = fixture.program.status()?.tunnel(name).ifindex;
         let steal =
             format!("link set {name} down\nlink set {name} name stolen\nlink set stolen up\n");
         // The daemon may have it up again before it is renamed, which the kernel then refuses.
@@ -75,11 +75,11 @@ fn renamed_it_is_made_anew() -> Result<()> {
         wait::until(
             "it is stolen",
             limit,
-            || setting.host().ip(&steal),
+            || fixture.host().ip(&steal),
             |()| true,
         )?;
         let since = Instant::now();
-        setting
+        fixture
             .program
             .status_until("it is made anew", |status| {
                 let tunnel = status.tunnel(name);
@@ -87,9 +87,9 @@ fn renamed_it_is_made_anew() -> Result<()> {
             })
             .with_context(|| daemon.log())?;
         println!("{name} renamed: back after {:?}", since.elapsed());
-        let links = setting.host().sh("ip -brief link show")?;
+        let links = fixture.host().sh("ip -brief link show")?;
         assert!(!links.contains("stolen"), "{links}");
-        setting.outside_is_answered(tunnel)?;
+        fixture.outside_is_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())

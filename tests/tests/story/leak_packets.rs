@@ -1,5 +1,5 @@
-//! Leaks of every shape: by the other tunnel, with extension headers, in fragments, with a VLAN
-//! tag. All of them are put into the right tunnel and arrive.
+//! Leaked packets of many kinds: by the other tunnel, with extension headers, in fragments, with a VLAN
+//! tag. All are redirected into their tunnel and arrive.
 
 use std::time::Duration;
 
@@ -10,41 +10,41 @@ use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const COUNT: u64 = 10;
 
 /// Waits until so many more datagrams came to the outside's discard port, and not one besides.
-fn arrive(setting: &Setting, before: u64, count: u64) -> Result<()> {
+fn arrive(fixture: &Fixture, before: u64, count: u64) -> Result<()> {
     let limit = Duration::from_secs(5);
-    let seen = || Ok(setting.discarded() - before);
+    let seen = || Ok(fixture.discarded() - before);
     let seen = wait::until("the datagrams arrive", limit, seen, |seen| *seen >= count)?;
     assert_eq!(seen, count);
-    setting.nothing_went_astray()
+    fixture.nothing_went_astray()
 }
 
 variants!(by_the_other_tunnel:
     tun_other_tunnel(Tun, Auto), veth_other_tunnel(Veth, Auto), tun_other_tunnel_clsact(Tun, Clsact));
 
 fn by_the_other_tunnel(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan);
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan);
     // A route to where the rules would never send it: foreign rules that come before ours.
     for (mark, table) in [(1, 201), (2, 200)] {
         let rule = format!("ip -6 rule add fwmark {mark} lookup {table} priority 100");
-        setting.host().sh(&rule)?;
+        fixture.host().sh(&rule)?;
     }
     for (number, own, mark) in [(0, first, 1), (1, second, 2)] {
-        let (before, at_brokers) = (setting.discarded(), setting.reached_brokers()?);
+        let (before, at_brokers) = (fixture.discarded(), fixture.reached_brokers()?);
         let cause = Cause::Mark(mark);
-        let socket = leak::udp_socket(setting.host(), own.address, cause)?;
+        let socket = leak::udp_socket(fixture.host(), own.address, cause)?;
         leak::send(&socket, OUTSIDE, COUNT, 100)?;
-        arrive(&setting, before, COUNT)?;
+        arrive(&fixture, before, COUNT)?;
         let mut expected = at_brokers;
         expected[number] += COUNT;
-        assert_eq!(setting.reached_brokers()?, expected);
-        let leaks = setting.program.status()?.tunnel(own.interface).leaks;
+        assert_eq!(fixture.reached_brokers()?, expected);
+        let leaks = fixture.program.status()?.tunnel(own.interface).leaks;
         assert_eq!(leaks.redirected, COUNT);
     }
     assert_eq!(daemon.stop()?, 0);
@@ -55,16 +55,16 @@ variants!(with_extension_headers:
     tun_extension_headers(Tun, Auto), veth_extension_headers(Veth, Auto));
 
 fn with_extension_headers(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let cause = Cause::Device(UPLINK);
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
     leak::add_destination_options(&socket)?;
-    let before = setting.discarded();
+    let before = fixture.discarded();
     leak::send(&socket, OUTSIDE, COUNT, 100)?;
-    arrive(&setting, before, COUNT)?;
-    let leaks = setting
+    arrive(&fixture, before, COUNT)?;
+    let leaks = fixture
         .program
         .status()?
         .tunnel(tunnel.plan.interface)
@@ -77,33 +77,33 @@ fn with_extension_headers(flavour: Flavour, hook: Hook) -> Result<()> {
 variants!(in_fragments: tun_fragments(Tun, Auto), veth_fragments(Veth, Auto));
 
 fn in_fragments(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
     // Not bound to the uplink: for such a socket the kernel would not learn the path's MTU.
-    setting
+    fixture
         .host()
         .sh("ip -6 rule add fwmark 6 lookup main priority 100")?;
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Mark(6))?;
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Mark(6))?;
     leak::allow_fragments(&socket)?;
     // Cut for the uplink's MTU the first ones are too long; the host is told, and cuts anew.
-    let before = setting.discarded();
+    let before = fixture.discarded();
     wait::until(
         "a datagram in fragments arrives",
         Duration::from_secs(5),
         || {
             leak::send(&socket, OUTSIDE, 1, 4000)?;
-            Ok(setting.discarded() - before)
+            Ok(fixture.discarded() - before)
         },
         |arrived| *arrived > 0,
     )?;
-    let before = setting.discarded();
+    let before = fixture.discarded();
     leak::send(&socket, OUTSIDE, COUNT, 4000)?;
     let limit = Duration::from_secs(5);
-    let seen = || Ok(setting.discarded() - before);
+    let seen = || Ok(fixture.discarded() - before);
     wait::until("all fragments arrive", limit, seen, |seen| *seen >= COUNT)?;
-    setting.nothing_went_astray()?;
-    let leaks = setting
+    fixture.nothing_went_astray()?;
+    let leaks = fixture
         .program
         .status()?
         .tunnel(tunnel.plan.interface)
@@ -120,14 +120,14 @@ variants!(with_a_vlan_tag: tun_vlan(Tun, Auto), veth_vlan(Veth, Auto), tun_vlan_
 
 /// Packet sockets put the tag inside the frame, as some drivers do.
 fn with_a_vlan_tag(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    for (tunnel, tags) in setting.lab.tunnels().iter().zip([&[5][..], &[6, 5]]) {
-        let before = setting.discarded();
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    for (tunnel, tags) in fixture.lab.tunnels().iter().zip([&[5][..], &[6, 5]]) {
+        let before = fixture.discarded();
         let addresses = (tunnel.plan.address, OUTSIDE);
-        frame::send_tagged(setting.host(), UPLINK, tags, addresses, COUNT)?;
-        arrive(&setting, before, COUNT)?;
-        let leaks = setting
+        frame::send_tagged(fixture.host(), UPLINK, tags, addresses, COUNT)?;
+        arrive(&fixture, before, COUNT)?;
+        let leaks = fixture
             .program
             .status()?
             .tunnel(tunnel.plan.interface)

@@ -1,4 +1,4 @@
-//! A leak names who sent it, why it leaked, and what cures that.
+//! A leak alert names the sender, the cause and the cure.
 
 use std::net::{Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
@@ -16,14 +16,14 @@ use sixxs_tests::program::Hook;
 use sixxs_tests::terminal::tmux::Tmux;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const TOLD: Duration = Duration::from_secs(10);
 
 /// The first leak alert that is like this.
-fn told(setting: &Setting, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
+fn told(fixture: &Fixture, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
     let find = || {
-        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let (_, alerts) = fixture.program.json(&["alerts"])?;
         let mut leaks = alerts.into_iter().filter(|alert| alert["kind"] == "leak");
         leaks.find(&like).context("no such leak was told")
     };
@@ -36,12 +36,12 @@ fn text<'a>(alert: &'a Value, key: &str) -> &'a str {
 
 #[test]
 fn a_bound_socket_is_told_to_bind_to_the_address() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
-    let alert = told(&setting, "the leak is told", |alert| {
+    let alert = told(&fixture, "the leak is told", |alert| {
         alert["cause"] == "bound"
     })?;
     assert_eq!(alert["bound_to"], UPLINK, "{alert:#}");
@@ -50,7 +50,7 @@ fn a_bound_socket_is_told_to_bind_to_the_address() -> Result<()> {
         alert["cure"], "bind the program to the address, not to net0",
         "{alert:#}"
     );
-    let lines = setting.program.ok(&["alerts"])?.stdout;
+    let lines = fixture.program.ok(&["alerts"])?.stdout;
     let line = "; why: the socket is bound to net0, and so is never led to the tunnel; cure: bind";
     assert!(lines.contains(line), "{lines}");
     Ok(())
@@ -58,14 +58,14 @@ fn a_bound_socket_is_told_to_bind_to_the_address() -> Result<()> {
 
 #[test]
 fn a_rule_of_others_is_named() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let theirs = "from all fwmark 0x10 lookup main priority 100";
-    setting.host().sh(&format!("ip -6 rule add {theirs}"))?;
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Mark(0x10))?;
+    fixture.host().sh(&format!("ip -6 rule add {theirs}"))?;
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Mark(0x10))?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
-    let alert = told(&setting, "the leak is told", |alert| alert["mark"] == 0x10)?;
+    let alert = told(&fixture, "the leak is told", |alert| alert["mark"] == 0x10)?;
     assert_eq!(alert["cause"], "shadowed", "{alert:#}");
     assert!(
         text(&alert, "why").contains("100: from all fwmark 0x10 lookup main"),
@@ -76,9 +76,9 @@ fn a_rule_of_others_is_named() -> Result<()> {
     assert_eq!(command, format!("ip -6 rule del {theirs}"));
 
     // The cure cures.
-    setting.host().sh(command)?;
+    fixture.host().sh(command)?;
     let leaked = || -> Result<u64> {
-        Ok(setting
+        Ok(fixture
             .program
             .status()?
             .tunnel(tunnel.plan.interface)
@@ -93,16 +93,16 @@ fn a_rule_of_others_is_named() -> Result<()> {
 
 #[test]
 fn who_took_the_rule_away_is_named() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Rules)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Rules)?;
     // Stopped for a moment, so that there is time to leak.
     daemon.signal(Signal::SIGSTOP)?;
-    setting.delete_own_rules()?;
+    fixture.delete_own_rules()?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
     daemon.signal(Signal::SIGCONT)?;
-    let alert = told(&setting, "the leak is told", |alert| {
+    let alert = told(&fixture, "the leak is told", |alert| {
         alert["cause"] == "put_back"
     })?;
     assert!(
@@ -118,16 +118,16 @@ fn a_forwarded_packet_says_where_it_came_in() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    let _daemon = setting.start()?;
-    setting
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let _daemon = fixture.start()?;
+    fixture
         .host()
         .sh("ip -6 rule add iif lan1 lookup main priority 100")?;
-    let [lan, _] = setting.lab.lans()?;
+    let [lan, _] = fixture.lab.lans()?;
     let socket = leak::udp_socket(lan, LAN1, Cause::Rules)?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
     let from = |alert: &Value| alert["forwarded_from"] == "lan1";
-    let alert = told(&setting, "the leak is told", from)?;
+    let alert = told(&fixture, "the leak is told", from)?;
     assert_eq!(alert["cause"], "shadowed", "{alert:#}");
     assert!(
         alert["uid"].is_null() && alert["unit"].is_null(),
@@ -152,12 +152,12 @@ impl ControlGroup {
     }
 
     /// Has a ping leak out of it, which is caught.
-    fn leaks(&self, setting: &Setting, address: Ipv6Addr) -> Result<()> {
+    fn leaks(&self, fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
         let script = "echo $$ > \"$1/cgroup.procs\"; \
                       exec ip netns exec $2 ping -6 -n -q -c 3 -i 0.2 -W 1 -I $3 $4";
         let mut sender = Command::new("sh");
         sender.args(["-c", script, "sh"]).arg(&self.0);
-        sender.args([setting.host().name(), &address.to_string()]);
+        sender.args([fixture.host().name(), &address.to_string()]);
         let sent = sender
             .arg(OUTSIDE.to_string())
             .stdout(Stdio::null())
@@ -177,17 +177,17 @@ impl Drop for ControlGroup {
 
 #[test]
 fn a_service_is_named() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let address: Ipv6Addr = tunnel.plan.address;
-    setting.host().sh(&format!(
+    fixture.host().sh(&format!(
         "ip -6 rule add from {address} lookup main priority 100"
     ))?;
     let unit = format!("sixxs-test-{}.service", std::process::id());
     let group = ControlGroup::named(&unit)?;
-    group.leaks(&setting, address)?;
-    let alert = told(&setting, "the leak is told", |alert| alert["unit"] == *unit)?;
+    group.leaks(&fixture, address)?;
+    let alert = told(&fixture, "the leak is told", |alert| alert["unit"] == *unit)?;
     assert_eq!(text(&alert, "cgroup_path"), format!("/{unit}"), "{alert:#}");
     assert_eq!(
         (&alert["protocol"], &alert["cause"]),
@@ -200,23 +200,23 @@ fn a_service_is_named() -> Result<()> {
 #[test]
 fn a_name_that_steers_terminals_is_text() -> Result<()> {
     const STEERS: [char; 5] = ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{2066}'];
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let address = tunnel.plan.address;
-    setting.host().sh(&format!(
+    fixture.host().sh(&format!(
         "ip -6 rule add from {address} lookup main priority 100"
     ))?;
-    let tmux = Tmux::start(setting.host(), &setting.program, (100, 30), &[])?;
-    let binary = setting.program.binary().display();
+    let tmux = Tmux::start(fixture.host(), &fixture.program, (100, 30), &[])?;
+    let binary = fixture.program.binary().display();
     tmux.line(&format!("{binary} top --interval 0.5"))?;
     let steers: String = STEERS.iter().collect();
     let unit = format!("x{steers}]0;owned\u{7}-{}.service", std::process::id());
     let group = ControlGroup::named(&unit)?;
-    group.leaks(&setting, address)?;
+    group.leaks(&fixture, address)?;
 
     // JSON says what it is, by its escapes.
-    told(&setting, "the leak is told", |alert| alert["unit"] == *unit)?;
+    told(&fixture, "the leak is told", |alert| alert["unit"] == *unit)?;
     let mut texts = vec![daemon.log()];
     for command in [
         &["alerts"][..],
@@ -228,7 +228,7 @@ fn a_name_that_steers_terminals_is_text() -> Result<()> {
         &["check"],
         &["counters", "--all"],
     ] {
-        let printed = setting.program.run(command)?;
+        let printed = fixture.program.run(command)?;
         texts.extend([printed.stdout, printed.stderr]);
     }
     for text in &texts {
@@ -251,10 +251,10 @@ fn a_name_that_steers_terminals_is_text() -> Result<()> {
 fn what_nat_makes_of_a_reply() -> Result<()> {
     const CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd0c, 0, 0, 0, 0, 0, 2);
     const PORT: u16 = 5301;
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let (host, isp) = (setting.host(), setting.lab.isp());
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let (host, isp) = (fixture.host(), fixture.lab.isp());
     host.ip(&format!(
         "link add ctr0 type veth peer name far0\n\
          link set far0 netns {}\n\
@@ -280,7 +280,7 @@ fn what_nat_makes_of_a_reply() -> Result<()> {
         ),
     )?;
     let server = isp.run(|| Ok(UdpSocket::bind((CONTAINER, PORT))?))?;
-    let client = setting
+    let client = fixture
         .lab
         .outside()
         .run(|| Ok(UdpSocket::bind(("::", 0))?))?;
@@ -297,34 +297,34 @@ fn what_nat_makes_of_a_reply() -> Result<()> {
         Ok(())
     };
     asks()?;
-    let alert = told(&setting, "the leak is told", |alert| {
+    let alert = told(&fixture, "the leak is told", |alert| {
         alert["cause"] == "translated"
     })?;
     assert_eq!(alert["forwarded_from"], "ctr0", "{alert:#}");
-    let leaks = || Ok(setting.program.status()?.tunnel("sixxs0").leaks.redirected);
+    let leaks = || Ok(fixture.program.status()?.tunnel("sixxs0").leaks.redirected);
     let before = wait::until("it is counted", TOLD, leaks, |leaks| *leaks == 1)?;
     let (_, commands) = text(&alert, "cure").split_once(": ").context("a cure")?;
-    setting.program.shell(commands)?;
+    fixture.program.shell(commands)?;
     asks()?;
     assert_eq!(leaks()?, before);
-    setting.nothing_went_astray()
+    fixture.nothing_went_astray()
 }
 
 /// A socket without an address gets that of a tunnel where the uplink has none.
 #[test]
 fn an_address_that_the_kernel_chose() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let host = setting.host();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let host = fixture.host();
     host.sh("ip -6 address flush dev net0 scope global")?;
     host.sh("ip -6 route replace default via fe80::fe dev net0")?;
     host.sh("ip -6 neighbour replace fe80::fe lladdr 02:00:00:00:00:fe dev net0")?;
     let socket = host.run(|| Ok(UdpSocket::bind(("::", 0))?))?;
     socket.send_to(b"?", (OUTSIDE, 9))?;
-    let alert = told(&setting, "the leak is told", |alert| {
+    let alert = told(&fixture, "the leak is told", |alert| {
         alert["cause"] == "source_chosen"
     })?;
     let cure = "give net0 a global address, or bind the program to an address";
     assert_eq!(alert["cure"], cure, "{alert:#}");
-    setting.nothing_went_astray()
+    fixture.nothing_went_astray()
 }

@@ -1,5 +1,5 @@
-//! The proof of reply: what came from outside is paired with what left, and a tunnel that does not answer
-//! is named.
+//! Echo pairing: requests from outside are matched with their replies, and a tunnel without replies is
+//! reported.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sixxs_tests::program::Hook;
 use sixxs_tests::program::status::Proof;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// A silence is judged every ten seconds.
 const NOTICED: Duration = Duration::from_secs(25);
@@ -22,10 +22,10 @@ const INTERVAL: Duration = Duration::from_millis(100);
 variants!(answers_are_proved: tun(Tun, Auto), veth_clsact(Veth, Clsact));
 
 fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels();
-    let proof = |name: &str| -> Result<Proof> { Ok(setting.program.status()?.tunnel(name).proof) };
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels();
+    let proof = |name: &str| -> Result<Proof> { Ok(fixture.program.status()?.tunnel(name).proof) };
     let before = proof(first.plan.interface)?;
     assert_eq!((before.requests, before.answered), (0, 0));
     assert_eq!(
@@ -33,7 +33,7 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
         (None, None)
     );
 
-    let pings = setting.outside_is_answered(first)?;
+    let pings = fixture.outside_is_answered(first)?;
     let after = proof(first.plan.interface)?;
     assert_eq!(
         (after.requests, after.answered),
@@ -59,7 +59,7 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
         "{after:?}"
     );
     assert_eq!(proof(second.plan.interface)?.requests, 0);
-    let screen = setting.program.ok(&["status"])?.stdout;
+    let screen = fixture.program.ok(&["status"])?.stdout;
     assert!(
         screen.contains("  answers   100% of pings, last "),
         "{screen}"
@@ -67,9 +67,9 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
 
     // Replies that leak and are put into the tunnel are answers as well, and no daemon is needed for it.
     daemon.kill()?;
-    setting.delete_own_rules()?;
-    let pings = setting.outside_is_answered(first)?;
-    let _daemon = setting.start()?;
+    fixture.delete_own_rules()?;
+    let pings = fixture.outside_is_answered(first)?;
+    let _daemon = fixture.start()?;
     let again = proof(first.plan.interface)?;
     assert_eq!(again.answered, after.answered + pings, "{again:?}");
     assert_eq!(again.answered_percent, Some(100.0), "{again:?}");
@@ -78,18 +78,18 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
 
 #[test]
 fn who_does_not_answer_is_named() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels();
-    setting
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels();
+    fixture
         .host()
         .sh("sysctl -qw net.ipv6.icmp.echo_ignore_all=1")?;
-    let outside = setting.lab.outside();
+    let outside = fixture.lab.outside();
     let asked = PingStream::start(outside, first.plan.address, INTERVAL)?;
     let status = wait::until(
         "its silence is told",
         NOTICED,
-        || setting.program.status(),
+        || fixture.program.status(),
         |status| {
             let tunnel = status.tunnel(first.plan.interface);
             let told = |reason: &String| reason.ends_with("for what may drop them");
@@ -105,7 +105,7 @@ fn who_does_not_answer_is_named() -> Result<()> {
     assert!(proof.unanswered > 10, "{proof:?}");
     assert_eq!(status.tunnel(second.plan.interface).health, "healthy");
     let reports = || -> Result<Vec<String>> {
-        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let (_, alerts) = fixture.program.json(&["alerts"])?;
         let about_health = alerts.iter().filter(|alert| alert["kind"] == "health");
         let told = about_health.map(|alert| format!("{} {}", alert["tunnel"], alert["health"]));
         Ok(told.collect())
@@ -114,7 +114,7 @@ fn who_does_not_answer_is_named() -> Result<()> {
         told == &[r#""sixxs0" "failing""#]
     })?;
 
-    setting
+    fixture
         .host()
         .sh("sysctl -qw net.ipv6.icmp.echo_ignore_all=0")?;
     // What was not answered is forgotten after half a minute.
@@ -128,22 +128,22 @@ fn who_does_not_answer_is_named() -> Result<()> {
 
 #[test]
 fn answers_that_leave_elsewhere_are_named() -> Result<()> {
-    let setting = Setting::of(
+    let fixture = Fixture::of(
         Spec::new(Flavour::Tun),
         Hook::Auto,
         "on_leak = \"observe\"\n",
     )?;
-    let daemon = setting.start()?;
-    let [first, _] = setting.lab.tunnels();
-    let asked = PingStream::start(setting.lab.outside(), first.plan.address, INTERVAL)?;
+    let daemon = fixture.start()?;
+    let [first, _] = fixture.lab.tunnels();
+    let asked = PingStream::start(fixture.lab.outside(), first.plan.address, INTERVAL)?;
     // Somebody's rule that comes first, and leads to the uplink.
-    setting
+    fixture
         .host()
         .sh("ip -6 rule add from 2001:db8:a::2 lookup main priority 100")?;
     let status = wait::until(
         "what went astray is told",
         NOTICED,
-        || setting.program.status(),
+        || fixture.program.status(),
         |status| {
             let told = "its replies leave elsewhere or are dropped: ";
             let reasons = &status.tunnel(first.plan.interface).health_reasons;
@@ -158,7 +158,7 @@ fn answers_that_leave_elsewhere_are_named() -> Result<()> {
             .is_some_and(|percent| percent < 100.0),
         "{proof:?}"
     );
-    let screen = setting.program.run(&["status"])?.stdout;
+    let screen = fixture.program.run(&["status"])?.stdout;
     assert!(screen.contains(" astray)"), "{screen}");
     asked.stop()?;
     drop(daemon);
