@@ -9,6 +9,7 @@ pub mod native;
 pub mod netns;
 pub mod nft;
 pub mod offload;
+mod spec;
 pub mod topology;
 pub mod tun;
 mod tunnel;
@@ -32,55 +33,13 @@ use crate::lab::netns::Namespace;
 use crate::lab::offload::sum_before_sending;
 use crate::lab::topology::{
     Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS, SYSCTLS,
-    TIC_SERVER, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK, node, wires,
+    TIC_SERVER, TUNNELS, TunnelPlan, UPLINK, node, wires,
 };
 use crate::probe::PingStream;
 use crate::{kernel, shell, wait};
 
+pub use crate::lab::spec::Spec;
 pub use crate::lab::tunnel::Tunnel;
-
-/// What kind of lab to build.
-#[derive(Clone, Copy, Debug)]
-pub struct Spec {
-    /// Whether the tunnels have a link layer.
-    pub flavour: Flavour,
-    /// The tunnels' MTU, at both ends.
-    pub mtu: u32,
-    /// With a /48 behind the host: one LAN of its own, one on the uplink's wire.
-    pub lans: bool,
-    /// Native tunnels of these kinds: brokers that speak their protocols, and no interface in the
-    /// host until the program under test makes it.
-    pub brokers: Option<[Kind; 2]>,
-    /// As many more native tunnels at pop0, all of them AYIYA.
-    pub more: u8,
-    /// Address translation of IPv4 at the ISP.
-    pub nat: bool,
-    /// For people: namespaces are called `sixxs-host` and so on. Only one such lab at a time.
-    pub interactive: bool,
-}
-
-impl Spec {
-    /// A lab for a test: tunnels of this flavour with [`TUNNEL_MTU`], no LANs.
-    pub fn new(flavour: Flavour) -> Self {
-        Self {
-            flavour,
-            mtu: TUNNEL_MTU,
-            lans: false,
-            brokers: None,
-            more: 0,
-            nat: false,
-            interactive: false,
-        }
-    }
-
-    /// A lab whose tunnels the program under test makes itself.
-    pub fn native(kinds: [Kind; 2]) -> Self {
-        Self {
-            brokers: Some(kinds),
-            ..Self::new(Flavour::Tun)
-        }
-    }
-}
 
 /// A running lab. Processes and threads that work in it should be gone before it is dropped.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 
+use super::many::Many;
+use super::rows::{Hashing, Row};
 use super::traffic::{Carried, Lengths};
-use super::{Hashing, Many, Row};
 use crate::machine;
 
 /// What the old client moved of TCP by AYIYA, in bits per second, and with how much of a processor.
