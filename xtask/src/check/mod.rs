@@ -3,6 +3,8 @@
 
 pub(crate) mod boundaries;
 pub(crate) mod directions;
+mod rust;
+pub(crate) mod sizes;
 pub(crate) mod source;
 pub(crate) mod stray_paths;
 pub(crate) mod times;

@@ -24,36 +24,7 @@ pub(crate) struct Machine<'a> {
 /// Runs the machine until it switches itself off, or for as long as `limit`; returns what it
 /// printed.
 pub(crate) fn run(machine: &Machine<'_>, limit: Duration) -> Result<String> {
-    // timeout(1), so that the machine ends in time also when this process is killed.
-    let mut command = Command::new("timeout");
-    command
-        .args(["--foreground", "--kill-after=5"])
-        .arg(limit.as_secs().to_string())
-        .arg("qemu-system-x86_64")
-        // Emulated: acceleration would need a device that machines in a cloud do not have.
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-        .args(["-smp", "2", "-m", "1024"])
-        .args(["-nodefaults", "-no-user-config"])
-        .args(["-display", "none", "-serial", "stdio"])
-        .arg("-kernel")
-        .arg(machine.kernel)
-        .arg("-initrd")
-        .arg(machine.initramfs)
-        // panic=-1 ends the machine at once; what guards against the processor only costs here.
-        .args([
-            "-append",
-            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr",
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    if let Some(disk) = machine.disk {
-        let mut drive = OsString::from("if=virtio,format=raw,cache=unsafe,file=");
-        // A comma would begin another option.
-        drive.push(disk.to_string_lossy().replace(',', ",,"));
-        command.arg("-drive").arg(drive);
-    } else {
-        command.arg("-no-reboot");
-    }
+    let mut command = command(machine, limit);
     let verb = "run the virtual machine";
     let mut child = command
         .spawn()
@@ -88,4 +59,39 @@ pub(crate) fn run(machine: &Machine<'_>, limit: Duration) -> Result<String> {
         Some(124 | 137) => bail!("{verb}: not done within {} s", limit.as_secs()),
         _ => bail!("{verb}: `{}` ended with {status}", process::line(&command)),
     }
+}
+
+/// The command that runs qemu.
+fn command(machine: &Machine<'_>, limit: Duration) -> Command {
+    // timeout(1), so that the machine ends in time also when this process is killed.
+    let mut command = Command::new("timeout");
+    command
+        .args(["--foreground", "--kill-after=5"])
+        .arg(limit.as_secs().to_string())
+        .arg("qemu-system-x86_64")
+        // Emulated: acceleration would need a device that machines in a cloud do not have.
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+        .args(["-smp", "2", "-m", "1024"])
+        .args(["-nodefaults", "-no-user-config"])
+        .args(["-display", "none", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(machine.kernel)
+        .arg("-initrd")
+        .arg(machine.initramfs)
+        // panic=-1 ends the machine at once; what guards against the processor only costs here.
+        .args([
+            "-append",
+            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    if let Some(disk) = machine.disk {
+        let mut drive = OsString::from("if=virtio,format=raw,cache=unsafe,file=");
+        // A comma would begin another option.
+        drive.push(disk.to_string_lossy().replace(',', ",,"));
+        command.arg("-drive").arg(drive);
+    } else {
+        command.arg("-no-reboot");
+    }
+    command
 }
