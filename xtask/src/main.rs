@@ -85,7 +85,8 @@ enum Task {
     Dist,
     /// Draw the pictures in docs/pictures anew, from a run of `sixxs top` and `status` in the lab.
     Pictures,
-    /// Check format, clippy, crate directions, boundaries, stray paths, units, licences and sources.
+    /// Check format, clippy, crate directions, boundaries, circles of imports, sizes,
+    /// sums of times, stray paths, units, licences and sources.
     Lint {
         /// Check for known security advisories too (fetches their database from the network).
         #[arg(long)]

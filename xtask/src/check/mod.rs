@@ -2,7 +2,9 @@
 //! violations, a line each.
 
 pub(crate) mod boundaries;
+pub(crate) mod cycles;
 pub(crate) mod directions;
+pub(crate) mod modules;
 mod rust;
 pub(crate) mod sizes;
 pub(crate) mod source;

@@ -3,7 +3,9 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    check::{boundaries, directions, sizes, source, stray_paths, times, units},
+    check::{
+        boundaries, cycles, directions, modules::Graph, sizes, source, stray_paths, times, units,
+    },
     metadata::Metadata,
     process,
     product::ebpf,
@@ -16,7 +18,7 @@ type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 /// Runs the checks; security advisories only when asked, because they come from the network.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(workspace, Needs::LINT)?;
-    let checks: [Check<'_>; 10] = [
+    let checks: [Check<'_>; 11] = [
         ("format", &|| format(workspace)),
         ("crate directions", &|| {
             let found =
@@ -25,6 +27,9 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
         }),
         ("boundaries inside sixxs-user", &|| {
             report(&boundaries::violations(&source::tree(workspace)?))
+        }),
+        ("circles of imports", &|| {
+            report(&cycles::violations(&Graph::of(&source::tree(workspace)?)))
         }),
         ("sizes of files and functions", &|| {
             report(&sizes::violations(&source::tree(workspace)?))
