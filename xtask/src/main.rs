@@ -85,7 +85,7 @@ enum Task {
     Dist,
     /// Draw the pictures in docs/pictures anew, from a run of `sixxs top` and `status` in the lab.
     Pictures,
-    /// Check format, clippy, crate directions, boundaries, circles of imports, sizes,
+    /// Check format, clippy, crate directions, boundaries, circles of imports, sizes, layout of modules,
     /// sums of times, stray paths, units, licences and sources.
     Lint {
         /// Check for known security advisories too (fetches their database from the network).

@@ -4,6 +4,7 @@
 pub(crate) mod boundaries;
 pub(crate) mod cycles;
 pub(crate) mod directions;
+pub(crate) mod layout;
 pub(crate) mod modules;
 mod rust;
 pub(crate) mod sizes;

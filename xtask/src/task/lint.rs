@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     check::{
-        boundaries, cycles, directions, modules::Graph, sizes, source, stray_paths, times, units,
+        boundaries, cycles, directions, layout, modules::Graph, sizes, source, stray_paths, times,
+        units,
     },
     metadata::Metadata,
     process,
@@ -18,7 +19,7 @@ type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 /// Runs the checks; security advisories only when asked, because they come from the network.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(workspace, Needs::LINT)?;
-    let checks: [Check<'_>; 11] = [
+    let checks: [Check<'_>; 12] = [
         ("format", &|| format(workspace)),
         ("crate directions", &|| {
             let found =
@@ -33,6 +34,9 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
         }),
         ("sizes of files and functions", &|| {
             report(&sizes::violations(&source::tree(workspace)?))
+        }),
+        ("layout of modules", &|| {
+            report(&layout::violations(&source::tree(workspace)?))
         }),
         ("sums of times", &|| {
             report(&times::violations(&source::tree(workspace)?))
