@@ -1,4 +1,4 @@
-//! The lab itself: that it is the internet the stories need, and that nothing of it is left behind.
+//! The lab itself: it is the internet that the scenarios need, and it leaves nothing behind.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;

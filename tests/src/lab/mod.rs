@@ -58,54 +58,84 @@ pub struct Lab {
     dir: LabDir,
 }
 
-impl Lab {
-    /// Builds a lab and waits until the outside reaches the host by the uplink.
-    pub fn new(spec: Spec) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        ensure!(
-            nix::unistd::geteuid().is_root(),
-            "the lab needs root: it makes network namespaces"
-        );
-        let (id, prefix) = if spec.interactive {
-            (INTERACTIVE.to_owned(), "sixxs".to_owned())
-        } else {
-            let count = NEXT.fetch_add(1, Ordering::Relaxed);
-            let id = format!("{}-{count}", std::process::id());
-            let prefix = format!("sixxs-{id}");
-            (id, prefix)
-        };
+/// Whether the kernel encapsulates 6in4 itself. It leaves the checksums of inner packets to the card then.
+fn carries_in_kernel(kinds: [Option<Kind>; 2]) -> bool {
+    let is_in_kernel = |kind: &_| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat));
+    kinds.iter().any(is_in_kernel) && kernel::has_sit()
+}
+
+/// The name of a lab, and the prefix of its namespaces.
+fn names(interactive: bool) -> (String, String) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if interactive {
+        return (INTERACTIVE.to_owned(), "sixxs".to_owned());
+    }
+    let count = NEXT.fetch_add(1, Ordering::Relaxed);
+    let id = format!("{}-{count}", std::process::id());
+    let prefix = format!("sixxs-{id}");
+    (id, prefix)
+}
+
+/// The namespaces of a lab that is being built.
+struct Nodes {
+    nodes: Vec<(&'static str, Namespace)>,
+    dir: LabDir,
+}
+
+impl Nodes {
+    /// Creates them, with their names in the lab's directory.
+    fn create(id: &str, prefix: &str, lans: bool) -> Result<Self> {
         let mut nodes = NODES.to_vec();
-        if spec.lans {
+        if lans {
             nodes.extend(LAN_NODES);
         }
-        let names: Vec<String> = nodes
-            .iter()
-            .map(|node| format!("{prefix}-{node}"))
-            .collect();
-        let dir = LabDir::create(&id, &names)?;
+        let names = nodes.iter().map(|node| format!("{prefix}-{node}"));
+        let names: Vec<String> = names.collect();
+        let dir = LabDir::create(id, &names)?;
         let namespaces = Namespace::create(&names)?;
-        let find = |name: &str| {
-            let found = nodes
-                .iter()
-                .zip(&namespaces)
-                .find(|(node, _)| **node == name);
-            let (_, namespace) = found.with_context(|| format!("the lab has no {name}"))?;
-            Ok::<_, anyhow::Error>(namespace.clone())
-        };
-        for (node, namespace) in nodes.iter().zip(&namespaces) {
+        Ok(Self {
+            nodes: nodes.into_iter().zip(namespaces).collect(),
+            dir,
+        })
+    }
+
+    /// Connects them, and configures addresses and routes.
+    fn wire(&self, prefix: &str, lans: bool) -> Result<()> {
+        for (name, namespace) in &self.nodes {
             namespace.sysctl(SYSCTLS)?;
-            if ROUTERS.contains(node) || (spec.lans && *node == "host") {
+            if ROUTERS.contains(name) || (lans && *name == "host") {
                 namespace.sysctl(ROUTER_SYSCTLS)?;
             }
         }
         shell::capture_with_input(
             std::process::Command::new("ip").args(["-batch", "-"]),
-            &wires(|node| format!("{prefix}-{node}"), spec.lans),
+            &wires(|node| format!("{prefix}-{node}"), lans),
         )?;
-        for (name, namespace) in nodes.iter().zip(&namespaces) {
+        for (name, namespace) in &self.nodes {
             namespace.hasten_neighbours()?;
-            namespace.ip(&node(name, spec.lans))?;
+            namespace.ip(&node(name, lans))?;
         }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<Namespace> {
+        let found = self.nodes.iter().find(|(node, _)| *node == name);
+        let (_, namespace) = found.with_context(|| format!("the lab has no {name}"))?;
+        Ok(namespace.clone())
+    }
+}
+
+impl Lab {
+    /// Builds a lab and waits until the outside reaches the host by the uplink.
+    pub fn new(spec: Spec) -> Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "the lab needs root: it makes network namespaces"
+        );
+        let (id, prefix) = names(spec.interactive);
+        let nodes = Nodes::create(&id, &prefix, spec.lans)?;
+        nodes.wire(&prefix, spec.lans)?;
+        let find = |name: &str| nodes.find(name);
         nft::load(&find("isp")?, ISP_RULES)?;
         let [first, second] = &TUNNELS;
         let kinds = spec.brokers.map_or([None; 2], |kinds| kinds.map(Some));
@@ -117,20 +147,14 @@ impl Lab {
             None => None,
         };
         if let Some(tic) = &tic {
-            let path = dir.paths().tls_ca();
+            let path = nodes.dir.paths().tls_ca();
             std::fs::write(&path, tic.authority_pem())
                 .with_context(|| format!("write {}", path.display()))?;
         }
-        // Where the kernel carries 6in4 itself, the sums of the packets inside are left to the card.
-        let carries_in_kernel = kinds
-            .iter()
-            .any(|kind| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat)))
-            && kernel::has_sit();
-        if carries_in_kernel {
+        if carries_in_kernel(kinds) {
             sum_before_sending(&find("host")?, UPLINK)?;
         }
         if spec.more > 0 {
-            let [first, _] = &TUNNELS;
             find("core")?.ip(&format!(
                 "route add {MORE_PREFIX} via fe80::2 dev {}\n",
                 first.pop
@@ -155,16 +179,21 @@ impl Lab {
             } else {
                 None
             },
-            dir,
+            dir: nodes.dir,
         };
-        let trial = PingStream::start(&lab.outside, HOST, Duration::from_millis(10))?;
+        lab.wait_for_uplink()?;
+        Ok(lab)
+    }
+
+    fn wait_for_uplink(&self) -> Result<()> {
+        let trial = PingStream::start(&self.outside, HOST, Duration::from_millis(10))?;
         wait::until(
             "the lab's uplink carries packets",
             Duration::from_secs(5),
             || Ok(trial.state()),
             |state| state.pings.answered > 0,
         )?;
-        Ok(lab)
+        Ok(())
     }
 
     /// The host of the tunnels.

@@ -179,35 +179,7 @@ pub fn node(name: &str, lans: bool) -> String {
              route add default via 2001:db8:ffff::1 dev core\n\
              route add default via 203.0.113.1 dev core\n"
         ),
-        "core" => {
-            let mut batch = "address add 2001:db8:ffff::1/64 dev outside nodad\n\
-                 address add 203.0.113.1/24 dev outside\n\
-                 link set outside up\n\
-                 address add fe80::1/64 dev isp nodad\n\
-                 link set isp up\n\
-                 route add 2001:db8:1::/64 via fe80::2 dev isp\n\
-                 route add 192.0.2.0/24 via inet6 fe80::2 dev isp\n"
-                .to_owned();
-            for TunnelPlan {
-                pop,
-                remote4,
-                remote6,
-                own,
-                ..
-            } in &TUNNELS
-            {
-                batch += &format!(
-                    "address add fe80::1/64 dev {pop} nodad\n\
-                     link set {pop} up\n\
-                     route add {remote4}/32 via inet6 fe80::2 dev {pop}\n\
-                     route add {remote6}/128 via fe80::2 dev {pop}\n"
-                );
-                for prefix in own.split(", ") {
-                    batch += &format!("route add {prefix} via fe80::2 dev {pop}\n");
-                }
-            }
-            batch
-        }
+        "core" => core(),
         "isp" => {
             "address add fe80::2/64 dev core nodad\n\
              link set core up\n\
@@ -234,29 +206,63 @@ pub fn node(name: &str, lans: bool) -> String {
             .to_owned(),
         "lan1" => lan(LAN1, "host", "2001:db8:bb:1::1"),
         "lan2" => lan(LAN2, "wire", "2001:db8:bb:2::1"),
-        pop => {
-            let plan = TUNNELS.iter().find(|t| t.pop == pop);
-            let addresses = plan.map(
-                |TunnelPlan {
-                     remote4, remote6, ..
-                 }| {
-                    format!(
-                        "address add {remote4}/32 dev core\n\
-                     address add {remote6}/128 dev core nodad\n"
-                    )
-                },
-            );
+        name => pop(name),
+    };
+    format!("link set lo up\n{batch}")
+}
+
+/// The core router, which connects the outside, the ISP and the brokers.
+fn core() -> String {
+    let mut batch = "address add 2001:db8:ffff::1/64 dev outside nodad\n\
+                 address add 203.0.113.1/24 dev outside\n\
+                 link set outside up\n\
+                 address add fe80::1/64 dev isp nodad\n\
+                 link set isp up\n\
+                 route add 2001:db8:1::/64 via fe80::2 dev isp\n\
+                 route add 192.0.2.0/24 via inet6 fe80::2 dev isp\n"
+        .to_owned();
+    for TunnelPlan {
+        pop,
+        remote4,
+        remote6,
+        own,
+        ..
+    } in &TUNNELS
+    {
+        batch += &format!(
+            "address add fe80::1/64 dev {pop} nodad\n\
+                     link set {pop} up\n\
+                     route add {remote4}/32 via inet6 fe80::2 dev {pop}\n\
+                     route add {remote6}/128 via fe80::2 dev {pop}\n"
+        );
+        for prefix in own.split(", ") {
+            batch += &format!("route add {prefix} via fe80::2 dev {pop}\n");
+        }
+    }
+    batch
+}
+
+/// The router of a broker.
+fn pop(name: &str) -> String {
+    let plan = TUNNELS.iter().find(|t| t.pop == name);
+    let addresses = plan.map(
+        |TunnelPlan {
+             remote4, remote6, ..
+         }| {
             format!(
-                "address add fe80::2/64 dev core nodad\n\
+                "address add {remote4}/32 dev core\n\
+                     address add {remote6}/128 dev core nodad\n"
+            )
+        },
+    );
+    format!(
+        "address add fe80::2/64 dev core nodad\n\
                  {}\
                  link set core up\n\
                  route add default via fe80::1 dev core\n\
                  route add 0.0.0.0/0 via inet6 fe80::1 dev core\n",
-                addresses.unwrap_or_default()
-            )
-        }
-    };
-    format!("link set lo up\n{batch}")
+        addresses.unwrap_or_default()
+    )
 }
 
 fn lan(address: Ipv6Addr, interface: &str, gateway: &str) -> String {

@@ -132,7 +132,7 @@ impl<'a> Runner<'a> {
         let below = path.strip_prefix("/etc/");
         let path = self
             .sandbox
-            .etc(below.context("only files in /etc are the place's own")?);
+            .etc(below.context("only files in /etc are in the sandbox")?);
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)
                 .with_context(|| format!("make {}", directory.display()))?;

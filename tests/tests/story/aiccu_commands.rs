@@ -16,16 +16,16 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// As many connects as this scene makes.
+/// As many connects as this scenario makes.
 const CONFIG: &str = "uplinks = [\"net0\"]\n[connect_limit]\nconnects = 20\n";
 
-struct Scene {
+struct Scenario {
     fixture: Fixture,
     files: [String; 2],
 }
 
 /// Whatever happened, no daemon and no holder stays.
-impl Drop for Scene {
+impl Drop for Scenario {
     fn drop(&mut self) {
         if let Err(error) = self.fixture.program.run(&["down"]) {
             eprintln!("sixxs down: {error:#}");
@@ -33,7 +33,7 @@ impl Drop for Scene {
     }
 }
 
-impl Scene {
+impl Scenario {
     fn new(config: &str) -> Result<Self> {
         let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
         fixture.lab.write_config(config)?;
@@ -98,79 +98,85 @@ impl Scene {
 
 #[test]
 fn each_tunnel_is_started_and_stopped_alone() -> Result<()> {
-    let scene = Scene::new(CONFIG)?;
-    scene.ok("start", 0)?;
-    scene.answers(0)?;
-    let first = scene.pid(0)?;
+    let scenario = Scenario::new(CONFIG)?;
+    scenario.ok("start", 0)?;
+    scenario.answers(0)?;
+    let first = scenario.pid(0)?;
     kill(first, None).context("the first tunnel's process lives")?;
 
-    let again = scene.aiccu("start", 0)?;
+    let again = scenario.aiccu("start", 0)?;
     assert_eq!(again.code, 1, "{again:#?}");
     assert!(again.stderr.contains("is running already"), "{again:#?}");
 
-    scene.ok("start", 1)?;
-    scene.answers(1)?;
-    let status = scene.fixture.program.status()?;
+    scenario.ok("start", 1)?;
+    scenario.answers(1)?;
+    let status = scenario.fixture.program.status()?;
     assert!(status.healthy, "{status:#?}");
     let kinds: Vec<_> = status.tunnels.iter().map(|t| t.kind.as_str()).collect();
     assert_eq!(kinds, ["ayiya", "6in4-heartbeat"]);
 
-    let tunnels = scene.ok("tunnels", 0)?;
+    let tunnels = scenario.ok("tunnels", 0)?;
     assert_eq!(tunnels.lines().count(), 2, "{tunnels}");
     assert!(tunnels.contains("2001:db8:a::2"), "{tunnels}");
-    assert!(scene.ok("brokers", 0)?.contains("pop"), "PoPs are listed");
-    let test = scene.ok("test", 1)?;
+    assert!(
+        scenario.ok("brokers", 0)?.contains("pop"),
+        "PoPs are listed"
+    );
+    let test = scenario.ok("test", 1)?;
     assert!(test.lines().all(|line| line.starts_with("pass")), "{test}");
-    scene.ok("autotest", 0)?;
+    scenario.ok("autotest", 0)?;
 
-    scene.ok("stop", 0)?;
-    assert!(scene.pid(0).is_err(), "the pid file is gone");
-    scene.answers(1)?;
-    let test = scene.aiccu("test", 0)?;
+    scenario.ok("stop", 0)?;
+    assert!(scenario.pid(0).is_err(), "the pid file is gone");
+    scenario.answers(1)?;
+    let test = scenario.aiccu("test", 0)?;
     assert_eq!(test.code, 3, "{test:#?}");
     assert!(test.stdout.contains("FAIL  tunnel"), "{test:#?}");
 
     // As a script of old would.
-    kill(scene.pid(1)?, Signal::SIGTERM)?;
-    scene.is_as_before()?;
-    let stop = scene.aiccu("stop", 1)?;
+    kill(scenario.pid(1)?, Signal::SIGTERM)?;
+    scenario.is_as_before()?;
+    let stop = scenario.aiccu("stop", 1)?;
     assert_eq!(stop.code, 1, "{stop:#?}");
     assert!(stop.stderr.contains("is not running"), "{stop:#?}");
-    scene.fixture.nothing_went_astray()
+    scenario.fixture.nothing_went_astray()
 }
 
 #[test]
 fn it_is_called_as_aiccu_too() -> Result<()> {
-    let scene = Scene::new(CONFIG)?;
-    let alias = scene.fixture.lab.paths().run().with_file_name("aiccu");
-    std::os::unix::fs::symlink(scene.fixture.program.binary(), &alias)?;
-    let mut command = scene.fixture.host().command(&alias);
-    scene.fixture.program.dress(&mut command);
+    let scenario = Scenario::new(CONFIG)?;
+    let alias = scenario.fixture.lab.paths().run().with_file_name("aiccu");
+    std::os::unix::fs::symlink(scenario.fixture.program.binary(), &alias)?;
+    let mut command = scenario.fixture.host().command(&alias);
+    scenario.fixture.program.dress(&mut command);
     let version = finish(command.arg("version"))?;
     assert!(version.stdout.starts_with("sixxs "), "{version:#?}");
-    let mut command = scene.fixture.host().command(&alias);
-    scene.fixture.program.dress(&mut command);
-    command.env("SIXXS_TLS_CA", scene.fixture.lab.paths().tls_ca());
-    let started = finish(command.args(["start", &scene.files[0]]))?;
+    let mut command = scenario.fixture.host().command(&alias);
+    scenario.fixture.program.dress(&mut command);
+    command.env("SIXXS_TLS_CA", scenario.fixture.lab.paths().tls_ca());
+    let started = finish(command.args(["start", &scenario.files[0]]))?;
     assert_eq!(started.code, 0, "{started:#?}");
-    scene.answers(0)
+    scenario.answers(0)
 }
 
 #[test]
 fn what_does_not_come_about_leaves_nothing_behind() -> Result<()> {
-    let scene = Scene::new(CONFIG)?;
-    let text = fs::read_to_string(&scene.files[0])?;
-    fs::write(&scene.files[0], text.replace("password ", "password not-"))?;
-    let started = scene.aiccu("start", 0)?;
+    let scenario = Scenario::new(CONFIG)?;
+    let text = fs::read_to_string(&scenario.files[0])?;
+    fs::write(
+        &scenario.files[0],
+        text.replace("password ", "password not-"),
+    )?;
+    let started = scenario.aiccu("start", 0)?;
     assert_eq!(started.code, 1, "{started:#?}");
     assert!(started.stderr.contains("refuses"), "{started:#?}");
     assert!(!started.stderr.contains("not-"), "{started:#?}");
-    assert!(scene.pid(0).is_err(), "no pid file");
-    scene.is_as_before()?;
+    assert!(scenario.pid(0).is_err(), "no pid file");
+    scenario.is_as_before()?;
 
-    fs::write(&scene.files[1], "username a\npassword b\nprotocol tsp\n")?;
-    let started = scene.aiccu("start", 1)?;
+    fs::write(&scenario.files[1], "username a\npassword b\nprotocol tsp\n")?;
+    let started = scenario.aiccu("start", 1)?;
     assert_eq!(started.code, 2, "{started:#?}");
     assert!(started.stderr.contains("line 3: protocol"), "{started:#?}");
-    scene.is_as_before()
+    scenario.is_as_before()
 }

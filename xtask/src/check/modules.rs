@@ -78,6 +78,21 @@ struct Module {
     scope: BTreeMap<String, Name>,
 }
 
+impl Module {
+    /// Notes a path in code, which may be a single word, by the token before it.
+    fn word(&mut self, path: Name, before: &str) {
+        // The name of a method is not the name of an import.
+        if before != "."
+            && let Some(first) = path.first()
+        {
+            self.words.insert(first.clone());
+        }
+        if path.len() > 1 && before != "::" {
+            self.references.push(path);
+        }
+    }
+}
+
 /// One name of a `use` declaration.
 #[derive(Debug, PartialEq, Eq)]
 struct Use {
@@ -150,11 +165,8 @@ impl Tree {
                 }
                 _ if token.is_word() => {
                     let path = path(&tokens[at..]);
-                    module.words.insert(token.text.to_owned());
                     let length = 2 * path.len() - 1;
-                    if path.len() > 1 && before != "::" {
-                        module.references.push(path);
-                    }
+                    module.word(path, before);
                     length
                 }
                 _ => 1,
@@ -420,7 +432,11 @@ mod tests {
     fn a_re_export_that_its_file_uses_is_an_import() {
         let files = [
             ("lib.rs", "mod y;"),
-            ("y/mod.rs", "mod z; pub(crate) use z::A; fn g() -> A {}"),
+            (
+                "y/mod.rs",
+                "mod w; mod z; pub(crate) use z::A; pub use w::b; fn g() -> A { x.b() }",
+            ),
+            ("y/w.rs", ""),
             ("y/z.rs", ""),
         ];
         assert_eq!(graph(&files), ["y/mod.rs y/z.rs"]);

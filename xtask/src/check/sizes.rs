@@ -47,11 +47,6 @@ const LARGE_FUNCTIONS: &[(&str, &str)] = &[
     ("sixxs-user/src/metrics/families.rs", "tunnels"),
     ("sixxs-user/src/preview.rs", "preview"),
     ("sixxs-user/src/text.rs", "tunnel"),
-    ("tests/src/bin/sixxs-bench/scale/mod.rs", "write_up"),
-    ("tests/src/bin/sixxs-bench/tunnel/report.rs", "write_up"),
-    ("tests/src/kernel/bpf.rs", "wipe"),
-    ("tests/src/lab/mod.rs", "new"),
-    ("tests/src/lab/topology.rs", "node"),
 ];
 
 /// Files and functions that are too large, and entries of the lists that are out of date, a line each.

@@ -158,6 +158,11 @@ fn repair(site: &Site, daemon: &Daemon, things: usize) -> Result<Duration> {
 }
 
 fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> {
+    Ok(costs_table(costs, rounds)? + &work_table(work)?)
+}
+
+/// The cost per packet.
+fn costs_table(costs: &[Costs], rounds: u32) -> Result<String> {
     let (machine, processors, date) = (machine::name()?, machine::processors(), machine::date());
     let mut text = format!(
         "## `scale`: very many tunnel addresses\n\n\
@@ -189,7 +194,12 @@ fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> 
         "\nTo reach: at most {MOST_COST} times with the most addresses: {}.\n",
         verdict(most <= MOST_COST)
     )?;
-    text += &format!(
+    Ok(text)
+}
+
+/// The time and memory of the set-up.
+fn work_table(work: &[Vec<Work>]) -> Result<String> {
+    let mut text = format!(
         "Everything put in place: *ready*, from the start of the daemon until it says so, programs and their\n\
          maps included; *repaired*, after all rules and routes were deleted while the daemon was stopped\n\
          (SIGSTOP), from SIGCONT until the last one is back; *ip*, `ip -6 -batch` with the lines of `sixxs plan`.\n\

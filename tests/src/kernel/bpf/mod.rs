@@ -2,36 +2,19 @@
 //! somebody else's beside them, and taking one away. By bare system calls: bpftool knows TCX only
 //! from version 7.3, and whatever the program under test uses must not check itself.
 
-use std::ffi::CString;
+mod call;
+mod maps;
+
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
 
+use self::call::{Command, call, descriptor};
+pub use self::maps::{pin, pin_array, wipe};
 use crate::lab::netns::Namespace;
-
-/// Of the kernel's `enum bpf_cmd`.
-#[derive(Clone, Copy)]
-#[repr(i64)]
-enum Command {
-    MapCreate = 0,
-    MapUpdate = 2,
-    MapDelete = 3,
-    MapNextKey = 4,
-    ProgramLoad = 5,
-    Pin = 6,
-    GetPinned = 7,
-    ProgramByNumber = 13,
-    Information = 15,
-    ProgramQuery = 16,
-    LinkCreate = 28,
-    LinkByNumber = 30,
-    LinkDetach = 34,
-}
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
@@ -236,194 +219,6 @@ pub fn detach(link: u32) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes an array of `entries` values of so many bytes, or of as many for each processor; puts one
-/// value in, every byte of it, and pins it.
-pub fn pin_array(
-    path: &Path,
-    per_processor: bool,
-    entries: u32,
-    entry: u32,
-    value: &[u8],
-) -> Result<()> {
-    const ARRAY: u32 = 2;
-    const PER_PROCESSOR_ARRAY: u32 = 6;
-    #[repr(C)]
-    struct Create {
-        kind: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-        flags: u32,
-    }
-    #[repr(C)]
-    struct Update {
-        map: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    let mut create = Create {
-        kind: if per_processor {
-            PER_PROCESSOR_ARRAY
-        } else {
-            ARRAY
-        },
-        key_size: 4,
-        value_size: u32::try_from(value.len())?,
-        max_entries: entries,
-        flags: 0,
-    };
-    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
-    let map = unsafe { descriptor(Command::MapCreate, &mut create) }.context("make a map")?;
-    let copies = if per_processor {
-        possible_processors()?
-    } else {
-        1
-    };
-    // Each processor's is rounded up.
-    let mut padded = value.to_vec();
-    padded.resize(value.len().next_multiple_of(8), 0);
-    let values = padded.repeat(copies);
-    let mut update = Update {
-        map: u32::try_from(map.as_raw_fd())?,
-        padding: 0,
-        key: (&raw const entry) as u64,
-        value: values.as_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: the structure is the kernel's for this command; the key has 4 bytes, and the values are
-    // as many and as long as the kernel reads. Both outlive the call.
-    unsafe { call(Command::MapUpdate, &mut update) }.context("fill a map")?;
-    pin(path, &map)
-}
-
-/// Pins a map or a link.
-pub fn pin(path: &Path, object: &OwnedFd) -> Result<()> {
-    #[repr(C)]
-    struct Pin {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    let mut pin = Pin {
-        path: name.as_ptr() as u64,
-        descriptor: u32::try_from(object.as_raw_fd())?,
-        flags: 0,
-    };
-    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
-    // the call.
-    unsafe { call(Command::Pin, &mut pin) }.with_context(|| format!("pin {}", path.display()))?;
-    Ok(())
-}
-
-/// Empties a pinned map, as somebody would with bpftool: an array gets zeroes, of any other the entries are
-/// deleted.
-pub fn wipe(path: &Path) -> Result<()> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Information {
-        kind: u32,
-        number: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-    }
-    #[repr(C)]
-    struct Ask {
-        descriptor: u32,
-        length: u32,
-        information: u64,
-    }
-    #[repr(C)]
-    struct Element {
-        map: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    const ARRAY: u32 = 2;
-    let map = pinned(path)?;
-    let mut information = Information::default();
-    let mut ask = Ask {
-        descriptor: u32::try_from(map.as_raw_fd())?,
-        length: u32::try_from(size_of::<Information>())?,
-        information: (&raw mut information) as u64,
-    };
-    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the
-    // kernel may write, all of which are plain numbers.
-    unsafe { call(Command::Information, &mut ask) }.context("ask for a map's shape")?;
-    let value = vec![0_u8; information.value_size as usize];
-    let mut key = vec![0_u8; information.key_size as usize];
-    let element = |key: &[u8], value: u64| -> Result<Element> {
-        Ok(Element {
-            map: u32::try_from(map.as_raw_fd())?,
-            padding: 0,
-            key: key.as_ptr() as u64,
-            value,
-            flags: 0,
-        })
-    };
-    if information.kind == ARRAY {
-        for entry in 0..information.max_entries {
-            let entry = entry.to_ne_bytes();
-            let mut element = element(&entry, value.as_ptr() as u64)?;
-            // SAFETY: the structure is the kernel's for this command; key and value are as long as the map
-            // says, and outlive the call.
-            unsafe { call(Command::MapUpdate, &mut element) }.context("write to a map")?;
-        }
-        return Ok(());
-    }
-    loop {
-        let first = key.as_mut_ptr() as u64;
-        let mut next = element(&[], first)?;
-        next.key = 0;
-        // SAFETY: the structure is the kernel's for this command; without a key it writes the first one to
-        // where there is room for it.
-        match unsafe { call(Command::MapNextKey, &mut next) } {
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e).context("read a map's first key"),
-        }
-        let mut element = element(&key, 0)?;
-        // SAFETY: the structure is the kernel's for this command; the key is as long as the map says, and
-        // outlives the call.
-        unsafe { call(Command::MapDelete, &mut element) }.context("delete from a map")?;
-    }
-}
-
-fn pinned(path: &Path) -> Result<OwnedFd> {
-    #[repr(C)]
-    struct Get {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    let mut get = Get {
-        path: name.as_ptr() as u64,
-        descriptor: 0,
-        flags: 0,
-    };
-    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
-    // the call.
-    let map = unsafe { descriptor(Command::GetPinned, &mut get) };
-    map.with_context(|| format!("open {}", path.display()))
-}
-
-/// As many as the kernel has values for in a map per processor: `0-3`, say.
-fn possible_processors() -> Result<usize> {
-    const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
-    let range = std::fs::read_to_string(POSSIBLE).with_context(|| format!("read {POSSIBLE}"))?;
-    let last = range.trim().rsplit(['-', ',']).next().unwrap_or_default();
-    Ok(last
-        .parse::<usize>()
-        .with_context(|| format!("read {range:?}"))?
-        + 1)
-}
-
 fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {
     #[repr(C)]
     struct Get {
@@ -442,35 +237,6 @@ fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).context("get a BPF object by its number"),
     }
-}
-
-/// # Safety
-///
-/// `attributes` begins as `union bpf_attr` does for the command, and what it points to is valid.
-unsafe fn call<T>(command: Command, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: as the caller promises; the length is that of `attributes`.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command as libc::c_long,
-            &raw mut *attributes,
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    i32::try_from(result).map_err(io::Error::other)
-}
-
-/// # Safety
-///
-/// As [`call`], for a command that makes a descriptor.
-unsafe fn descriptor<T>(command: Command, attributes: &mut T) -> io::Result<OwnedFd> {
-    // SAFETY: as the caller promises.
-    let made = unsafe { call(command, attributes) }?;
-    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }
 
 /// The numbers of the programs of [`tcx`].
