@@ -59,7 +59,7 @@ fn rules_by_hand_heal(flavour: Flavour) -> Result<()> {
     for tunnel in lab.tunnels() {
         let address = tunnel.plan.address;
         assert!(probe::ping(lab.outside(), address, 20)?.all_answered());
-        let seen = tunnel.seen_at_broker()?;
+        let seen = tunnel.broker_counters()?;
         assert_eq!(seen.get("requests_to_host")?, 20);
         assert_eq!(seen.get("replies_from_host")?, 20);
         assert_eq!(seen.get("from_host")?, 20);

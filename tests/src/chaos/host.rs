@@ -319,8 +319,8 @@ impl<'a> Host<'a> {
         // Writing to a string cannot fail.
         let _written = write!(text, "---- sixxs status ----\n{status:#?}\n");
         for tunnel in self.lab.tunnels() {
-            let (pop, seen) = (tunnel.plan.pop, tunnel.seen_at_broker());
-            let sees = tunnel.broker_sees().unwrap_or_else(|e| format!("{e:#}"));
+            let (pop, seen) = (tunnel.plan.pop, tunnel.broker_counters());
+            let sees = tunnel.broker_state().unwrap_or_else(|e| format!("{e:#}"));
             let _written = write!(text, "---- {pop} ----\n{sees}{seen:?}\n");
         }
         if let Some(daemon) = &self.daemon {
@@ -352,7 +352,7 @@ pub fn counts(lab: &Lab) -> Result<Counts> {
     let [first, second] = lab.tunnels();
     let mut counts = Counts::from([(Filter::Isp, lab.filtered()?)]);
     for (number, tunnel) in [first, second].into_iter().enumerate() {
-        let seen = tunnel.seen_at_broker()?;
+        let seen = tunnel.broker_counters()?;
         counts.insert(Filter::Broker(number), seen.get("strays")?);
         counts.insert(Filter::Round(number), seen.get("rounds")?);
     }

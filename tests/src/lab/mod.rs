@@ -28,7 +28,7 @@ use crate::broker::Kind;
 use crate::broker::tic::Tic;
 use crate::lab::dirs::{INTERACTIVE, LabDir, Paths};
 use crate::lab::nat::Nat;
-use crate::lab::native::{MORE_PREFIX, More, TUNNEL_IDS};
+use crate::lab::native::{EXTRA_PREFIX, ExtraTunnel, TUNNEL_IDS};
 use crate::lab::netns::Namespace;
 use crate::lab::offload::sum_before_sending;
 use crate::lab::topology::{
@@ -112,7 +112,7 @@ impl Nodes {
             &wires(|node| format!("{prefix}-{node}"), lans),
         )?;
         for (name, namespace) in &self.nodes {
-            namespace.hasten_neighbours()?;
+            namespace.speed_up_neighbour_discovery()?;
             namespace.ip(&node(name, lans))?;
         }
         Ok(())
@@ -154,9 +154,9 @@ impl Lab {
         if carries_in_kernel(kinds) {
             sum_before_sending(&find("host")?, UPLINK)?;
         }
-        if spec.more > 0 {
+        if spec.extra_tunnels > 0 {
             find("core")?.ip(&format!(
-                "route add {MORE_PREFIX} via fe80::2 dev {}\n",
+                "route add {EXTRA_PREFIX} via fe80::2 dev {}\n",
                 first.pop
             ))?;
         }
@@ -279,14 +279,14 @@ impl Lab {
             let kind = kind.map(|kind| native::kind_config(plan, kind));
             kind.unwrap_or("kind = \"interface\"\n".to_owned()) + &self.tunnel_config(plan)
         }) + &self
-            .more()
+            .extra_tunnels()
             .map(|more| more.config(self.spec.mtu))
             .collect::<String>()
     }
 
     /// The tunnels that it has besides the two.
-    pub fn more(&self) -> impl Iterator<Item = More> + use<> {
-        (0..self.spec.more).map(More)
+    pub fn extra_tunnels(&self) -> impl Iterator<Item = ExtraTunnel> + use<> {
+        (0..self.spec.extra_tunnels).map(ExtraTunnel)
     }
 
     /// A configuration that has everything else from two aiccu.conf, which it writes, and from

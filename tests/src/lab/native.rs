@@ -11,9 +11,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 
 use crate::broker::Kind;
-use crate::broker::pop::{Place, Pop};
+use crate::broker::pop::{Location, Pop};
 use crate::broker::session::Setup;
-use crate::broker::tic::{self, Account, Book, PopRecord, Tic, TunnelRecord};
+use crate::broker::tic::{self, Account, PopRecord, Registry, Tic, TunnelRecord};
 use crate::lab::netns::Namespace;
 use crate::lab::topology::{HOST4, TIC_SERVER, TUNNELS, TunnelPlan};
 use crate::lab::tun::Offloading;
@@ -30,14 +30,14 @@ pub const TUNNEL_IDS: [&str; 2] = ["T1", "T2"];
 /// Their passwords: one looks hexadecimal, and is text all the same.
 pub const TUNNEL_PASSWORDS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "two of the lab"];
 
-/// What [`More`] tunnels are part of; pop0 has them all.
-pub const MORE_PREFIX: &str = "2001:db8:a:100::/56";
+/// The prefix of all [`ExtraTunnel`]s, which end at pop0.
+pub const EXTRA_PREFIX: &str = "2001:db8:a:100::/56";
 
 /// One more tunnel of pop0, by AYIYA, for labs with very many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct More(pub u8);
+pub struct ExtraTunnel(pub u8);
 
-impl More {
+impl ExtraTunnel {
     /// The interface in the host, once the program made it.
     pub fn interface(self) -> String {
         format!("more{}", self.0)
@@ -113,7 +113,7 @@ pub(crate) fn tic(outside: &Namespace, kinds: [Kind; 2], mtu: u32) -> Result<Tic
         mtu,
         more: Vec::new(),
     });
-    let book = Book {
+    let registry = Registry {
         accounts: vec![Account {
             username: USERNAME.to_owned(),
             password: PASSWORD.to_owned(),
@@ -128,18 +128,22 @@ pub(crate) fn tic(outside: &Namespace, kinds: [Kind; 2], mtu: u32) -> Result<Tic
             })
             .collect(),
     };
-    Tic::new(outside, SocketAddr::new(TIC_SERVER.into(), tic::PORT), book)
+    Tic::new(
+        outside,
+        SocketAddr::new(TIC_SERVER.into(), tic::PORT),
+        registry,
+    )
 }
 
 /// The PoP of one tunnel and of more, with its end of them as a device.
 pub(crate) fn pop(
     plan: &TunnelPlan,
     kind: Kind,
-    more: impl Iterator<Item = More> + Clone,
+    more: impl Iterator<Item = ExtraTunnel> + Clone,
     namespace: &Namespace,
     device: Offloading,
 ) -> Result<Pop> {
-    namespace.ip(&more.clone().map(More::pop_end).collect::<String>())?;
+    namespace.ip(&more.clone().map(ExtraTunnel::pop_end).collect::<String>())?;
     let mut prefixes = vec![(network(plan.address), 64)];
     if let Some((prefix, length)) = plan.prefix.and_then(|prefix| prefix.split_once('/')) {
         prefixes.push((
@@ -147,7 +151,7 @@ pub(crate) fn pop(
             length.parse().context("read a prefix length")?,
         ));
     }
-    let place = Place {
+    let location = Location {
         namespace: namespace.clone(),
         address4: plan.remote4,
         address6: Some(plan.remote6),
@@ -162,9 +166,9 @@ pub(crate) fn pop(
         registered: Some(HOST4),
     };
     Pop::new(
-        place,
+        location,
         std::iter::once(setup)
-            .chain(more.map(More::setup))
+            .chain(more.map(ExtraTunnel::setup))
             .collect(),
     )
 }

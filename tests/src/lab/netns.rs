@@ -148,7 +148,7 @@ impl Namespace {
     /// Has every interface of the namespace repeat its questions for neighbours after 20 ms
     /// instead of a second, since the first one may find the wire not yet up; and for as long as
     /// before until it gives up. There is no default to set this in for interfaces to come.
-    pub fn hasten_neighbours(&self) -> Result<()> {
+    pub fn speed_up_neighbour_discovery(&self) -> Result<()> {
         const PATIENCE: [(&str, &str); 3] = [
             ("retrans_time_ms", "20"),
             ("mcast_solicit", "150"),

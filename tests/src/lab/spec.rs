@@ -16,7 +16,7 @@ pub struct Spec {
     /// host until the program under test makes it.
     pub brokers: Option<[Kind; 2]>,
     /// Number of additional native tunnels at pop0, all AYIYA.
-    pub more: u8,
+    pub extra_tunnels: u8,
     /// Address translation of IPv4 at the ISP.
     pub nat: bool,
     /// Namespaces are called `sixxs-host` and so on. There is at most one such lab at a time.
@@ -31,7 +31,7 @@ impl Spec {
             mtu: TUNNEL_MTU,
             lans: false,
             brokers: None,
-            more: 0,
+            extra_tunnels: 0,
             nat: false,
             interactive: false,
         }

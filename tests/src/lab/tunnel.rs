@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::broker::Kind;
 use crate::broker::pop::Pop;
 use crate::lab::Spec;
-use crate::lab::native::{self, MORE_PREFIX, More};
+use crate::lab::native::{self, EXTRA_PREFIX, ExtraTunnel};
 use crate::lab::netns::Namespace;
 use crate::lab::topology::{Flavour, TUNNELS, TunnelPlan, fresh_index};
 use crate::lab::{nft, tun, wireguard};
@@ -52,11 +52,11 @@ impl Tunnel {
         pop: Namespace,
     ) -> Result<Self> {
         let more = if plan.interface == TUNNELS[0].interface {
-            spec.more
+            spec.extra_tunnels
         } else {
             0
         };
-        nft::load(&pop, &plan.pop_rules((more > 0).then_some(MORE_PREFIX)))?;
+        nft::load(&pop, &plan.pop_rules((more > 0).then_some(EXTRA_PREFIX)))?;
         let link = match (spec.flavour, kind) {
             (_, Some(kind)) => {
                 let pop_end = tun::Offloading::create(&pop, "host")?;
@@ -64,7 +64,7 @@ impl Tunnel {
                 Link::Native(Box::new(native::pop(
                     plan,
                     kind,
-                    (0..more).map(More),
+                    (0..more).map(ExtraTunnel),
                     &pop,
                     pop_end,
                 )?))
@@ -125,8 +125,8 @@ impl Tunnel {
                     self.plan.interface,
                     self.host.name()
                 ))?;
-                self.pop.hasten_neighbours()?;
-                self.host.hasten_neighbours()?;
+                self.pop.speed_up_neighbour_discovery()?;
+                self.host.speed_up_neighbour_discovery()?;
                 self.pop.ip(&self.plan.pop_end(self.mtu))?;
             }
             Link::WireGuard(pair) => pair.create_host_end(&self.host)?,
@@ -164,7 +164,7 @@ impl Tunnel {
     }
 
     /// How the broker would reach the host, for who has to find out why something does not arrive.
-    pub fn broker_sees(&self) -> Result<String> {
+    pub fn broker_state(&self) -> Result<String> {
         let neighbours = self.pop.sh("ip -6 -statistics neighbour show")?;
         let links = self.pop.sh("ip address show")?;
         Ok(neighbours + &links + &self.pop.sh("ip -6 route show table all")?)
@@ -172,7 +172,7 @@ impl Tunnel {
 
     /// What the broker counted; the names are those of its rule set: `from_host`,
     /// `replies_from_host`, `strays`, `rounds`, `to_host`, `requests_to_host`.
-    pub fn seen_at_broker(&self) -> Result<nft::Counters> {
+    pub fn broker_counters(&self) -> Result<nft::Counters> {
         nft::read(&self.pop)
     }
 }

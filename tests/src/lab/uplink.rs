@@ -30,7 +30,7 @@ pub fn create(lab: &Lab) -> Result<()> {
         &uplink_wire(name, fresh_index()),
     )?;
     for namespace in [lab.host(), lab.isp()] {
-        namespace.hasten_neighbours()?;
+        namespace.speed_up_neighbour_discovery()?;
     }
     lab.isp().ip(UPLINK_ISP_END)?;
     raise(lab.host())

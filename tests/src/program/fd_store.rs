@@ -124,7 +124,7 @@ impl FdStore {
         script += "LISTEN_PID=$$ exec \"$0\" run";
         let names: Vec<_> = self.held.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = host.command("bash");
-        program.dress(&mut command);
+        program.apply_environment(&mut command);
         command
             .args(["-c", &script])
             .arg(program.binary())

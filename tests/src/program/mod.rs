@@ -132,15 +132,15 @@ impl Program {
 
     /// A command in the host, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.beside(&self.binary);
+        let mut command = self.host_command(&self.binary);
         command.args(arguments);
         command
     }
 
     /// As [`Program::command`], with the highest priority that there is for processes of the usual kind: what
     /// else keeps the processors busy hardly slows it down.
-    pub fn command_before_others(&self, arguments: &[&str]) -> Command {
-        let mut command = self.beside("nice");
+    pub fn command_with_priority(&self, arguments: &[&str]) -> Command {
+        let mut command = self.host_command("nice");
         command
             .args(["-n", "-20"])
             .arg(&self.binary)
@@ -150,21 +150,21 @@ impl Program {
 
     /// Does what a person would type beside it, in a shell, and returns what that printed.
     pub fn shell(&self, lines: &str) -> Result<String> {
-        shell::capture(self.beside("sh").args(["-ec", lines]))
+        shell::capture(self.host_command("sh").args(["-ec", lines]))
     }
 
     /// Another program's command where this one runs, with its environment.
-    fn beside(&self, program: impl AsRef<OsStr>) -> Command {
+    fn host_command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = self.host.command(program);
         if let Some(mounts) = &self.mounts {
             mounts.enter(&mut command);
         }
-        self.dress(&mut command);
+        self.apply_environment(&mut command);
         command
     }
 
     /// Gives another command (`setpriv`, say) that will start the program the same environment.
-    pub fn dress(&self, command: &mut Command) {
+    pub fn apply_environment(&self, command: &mut Command) {
         command
             .env_remove("RUST_LOG")
             .envs(self.environment.iter().cloned());

@@ -37,7 +37,7 @@ impl Tmux {
             server: format!("sixxs-{}-{number}", std::process::id()),
         };
         let mut command = host.command("tmux");
-        program.dress(&mut command);
+        program.apply_environment(&mut command);
         command
             .args(["-L", &tmux.server, "-f", "/dev/null"])
             .args(["new-session", "-d"])

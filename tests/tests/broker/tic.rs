@@ -276,8 +276,8 @@ fn faults() -> Result<()> {
     let behind = tic.clock().seconds() - time;
     assert!((495..505).contains(&behind), "{behind}");
 
-    tic.change(|book| {
-        let tunnel = book.tunnel_mut("T1").expect("T1 is in the book");
+    tic.change(|registry| {
+        let tunnel = registry.tunnel_mut("T1").expect("T1 is in the registry");
         tunnel.admin_state = "disabled".to_owned();
     });
     talk.log_in(PASSWORD)?;

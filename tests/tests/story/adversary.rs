@@ -70,7 +70,7 @@ fn a_plan_that_nobody_reads_has_its_exit_status() -> Result<()> {
 fn beside_a_daemon_that_hangs_nobody_waits_for_ever() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     daemon.signal(Signal::SIGSTOP)?;
     for command in [&["reload"][..], &["confirm"], &["stop"]] {
         let printed = fixture.program.run(command)?;

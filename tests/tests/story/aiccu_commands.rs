@@ -139,7 +139,7 @@ fn each_tunnel_is_started_and_stopped_alone() -> Result<()> {
     let stop = scenario.aiccu("stop", 1)?;
     assert_eq!(stop.code, 1, "{stop:#?}");
     assert!(stop.stderr.contains("is not running"), "{stop:#?}");
-    scenario.fixture.nothing_went_astray()
+    scenario.fixture.ensure_nothing_lost()
 }
 
 #[test]
@@ -148,11 +148,11 @@ fn it_is_called_as_aiccu_too() -> Result<()> {
     let alias = scenario.fixture.lab.paths().run().with_file_name("aiccu");
     std::os::unix::fs::symlink(scenario.fixture.program.binary(), &alias)?;
     let mut command = scenario.fixture.host().command(&alias);
-    scenario.fixture.program.dress(&mut command);
+    scenario.fixture.program.apply_environment(&mut command);
     let version = finish(command.arg("version"))?;
     assert!(version.stdout.starts_with("sixxs "), "{version:#?}");
     let mut command = scenario.fixture.host().command(&alias);
-    scenario.fixture.program.dress(&mut command);
+    scenario.fixture.program.apply_environment(&mut command);
     command.env("SIXXS_TLS_CA", scenario.fixture.lab.paths().tls_ca());
     let started = finish(command.args(["start", &scenario.files[0]]))?;
     assert_eq!(started.code, 0, "{started:#?}");

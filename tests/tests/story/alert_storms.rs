@@ -84,7 +84,7 @@ fn rules_taken_away_without_end() -> Result<()> {
     let config = fixture.lab.config(&extra(&fixture));
     fixture.lab.write_config(&config)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let told = flood(&fixture, &daemon, "ip -6 rule del priority 16383")?;
     let corrections = fixture.program.status()?.corrections;
     assert!(corrections > 50, "no flood: {corrections} corrections");
@@ -120,7 +120,7 @@ fn interfaces_that_come_and_go_without_end() -> Result<()> {
         .collect();
     fixture.lab.write_config(&config.join("\n"))?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let come_and_go = "ip link add veth${n}a up type veth peer name veth${n}b; \
                        ip link set veth${n}b up; \
                        ip -6 route add default dev veth${n}a metric 5000; \

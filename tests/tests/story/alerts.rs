@@ -176,8 +176,8 @@ fn a_rule_before_ours_is_named() -> Result<()> {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("(priority 100)"), "{found:?}");
     // What it leads astray is caught all the same.
-    fixture.outside_is_answered(first)?;
-    fixture.nothing_went_astray()?;
+    fixture.ensure_outside_answered(first)?;
+    fixture.ensure_nothing_lost()?;
     assert!(
         fixture.host().sh("ip -6 rule show")?.contains("100:"),
         "it is theirs"

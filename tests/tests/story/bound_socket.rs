@@ -44,7 +44,7 @@ fn upload(fixture: &Fixture) -> Result<()> {
         let took = leak::tcp_upload(fixture.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
         println!("{bytes} bytes in {took:?}");
         assert!(took < LIMIT, "took {took:?}");
-        fixture.nothing_went_astray()?;
+        fixture.ensure_nothing_lost()?;
         let leaks = fixture
             .program
             .status()?
@@ -75,7 +75,7 @@ fn other_causes(flavour: Flavour, hook: Hook) -> Result<()> {
     fixture.forget_path_mtu()?;
     let (source, cause) = (second.plan.address, Cause::Rules);
     leak::tcp_upload(fixture.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let daemon = fixture.start()?;
     for tunnel in &fixture.program.status()?.tunnels {
         assert!(
@@ -118,7 +118,7 @@ fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
         assert_eq!(leaks.redirected, 10, "{leaks:?}");
     }
     assert_eq!(fixture.reached_brokers()?, [10, 10]);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -153,7 +153,7 @@ fn udp_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
             |received| received - passed == 10,
         )?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -12,7 +12,7 @@ fn passes_and_fails(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let printed = fixture.program.run(&["check"])?;
     assert_eq!(printed.code, 0, "{printed:#?}");
@@ -50,7 +50,7 @@ fn passes_and_fails(flavour: Flavour, hook: Hook) -> Result<()> {
         printed.code != 0 && printed.stderr.contains("nobody"),
         "{printed:#?}"
     );
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

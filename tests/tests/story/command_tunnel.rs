@@ -74,7 +74,7 @@ fn started_and_stopped_on_our_word() -> Result<()> {
     assert_eq!(status.tunnel("made0").kind, "command");
     assert!(fixture.own_rules()?.contains("2001:db8:c::2"));
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
 
     fixture.program.ok(&["stop", "made0"])?;

@@ -16,7 +16,7 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
     let whole = fixture.lab.config("");
     let daemon = fixture.start()?;
     for tunnel in [first, second] {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let before = fixture.program.status()?;
     assert_eq!(daemon.stop()?, 0);
@@ -44,7 +44,7 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
         status.tunnel(name).echo.requests_in >= before.tunnel(name).echo.requests_in,
         "counters go on"
     );
-    fixture.outside_is_answered(second)?;
+    fixture.ensure_outside_answered(second)?;
     assert_eq!(daemon.stop()?, 0);
 
     // And back: the first one is whole again, and its counters go on as well.
@@ -57,7 +57,7 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
         "counters go on"
     );
     for tunnel in [first, second] {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -37,7 +37,7 @@ fn others_are_refused() -> Result<()> {
         let mut nobody = Command::new("setpriv");
         nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         nobody.arg(&copy).arg(command);
-        fixture.program.dress(&mut nobody);
+        fixture.program.apply_environment(&mut nobody);
         let printed = finish(&mut nobody)?;
         assert!(![0, 3].contains(&printed.code), "{command}: {printed:#?}");
         assert!(
@@ -64,7 +64,7 @@ fn the_group_may_look() -> Result<()> {
         let mut member = Command::new("setpriv");
         member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
         member.arg(&copy).args(command);
-        fixture.program.dress(&mut member);
+        fixture.program.apply_environment(&mut member);
         finish(&mut member)
     };
     for command in ["status", "counters", "alerts"] {
@@ -104,7 +104,7 @@ fn one_daemon_at_a_time() -> Result<()> {
 fn a_second_daemon_is_refused() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let rules = fixture.own_rules()?;
     let elsewhere = fixture.lab.paths().base().join("elsewhere");
     let second = |name: &str| {
@@ -182,9 +182,9 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
     let mut run = fixture.host().command("prlimit");
     run.arg("--nofile=1024").arg(fixture.program.binary());
     run.args(["--group", "daemon", "run"]);
-    fixture.program.dress(&mut run);
+    fixture.program.apply_environment(&mut run);
     let daemon = fixture.program.start_as(run)?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let before = descriptors(&daemon)?;
 
     let idle = Member::holds(&fixture, 1000, "")?;
@@ -197,7 +197,7 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
         let copy = fixture.lab.paths().base().join("sixxs");
         std::fs::copy(fixture.program.binary(), &copy)?;
         member.arg(&copy).args(["status", "--json"]);
-        fixture.program.dress(&mut member);
+        fixture.program.apply_environment(&mut member);
         finish(&mut member)
     };
     let printed = as_member()?;
@@ -250,7 +250,7 @@ fn requests_have_their_time() -> Result<()> {
 fn a_storm_leaves_no_memory_behind() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     // Once through everything, so that what is made once is there.
     storm(&fixture, 50)?;
     let before = daemon.resident_kib()?;
@@ -293,7 +293,7 @@ fn storm(fixture: &Fixture, connections: usize) -> Result<()> {
 fn a_daemon_that_hangs_is_given_up() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     daemon.signal(Signal::SIGSTOP)?;
     let ask = |command: &'static [&'static str]| -> Result<()> {
         let began = Instant::now();
@@ -327,7 +327,7 @@ fn a_daemon_that_hangs_is_given_up() -> Result<()> {
     for outcome in outcomes {
         outcome.ok().context("no panic")??;
     }
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -92,7 +92,7 @@ fn for_an_ordinary_user() -> Result<()> {
         let mut command = fixture.host().command("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         command.arg(&copy).args(arguments);
-        fixture.program.dress(&mut command);
+        fixture.program.apply_environment(&mut command);
         finish(&mut command)
     };
     let printed = nobody(&["doctor", "--json"])?;

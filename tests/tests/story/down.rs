@@ -35,7 +35,7 @@ fn from_another_namespace() -> Result<()> {
     let at_work = take(&fixture.lab)?;
     let mut down = fixture.lab.outside().command(fixture.program.binary());
     down.arg("down");
-    fixture.program.dress(&mut down);
+    fixture.program.apply_environment(&mut down);
     let printed = finish(&mut down)?;
     assert_eq!(printed.code, 1, "{printed:#?}");
     let cure = format!(
@@ -195,7 +195,7 @@ fn foreign_parts(before: &Snapshot) -> impl Iterator<Item = (&String, &String)> 
 fn live(fixture: &Fixture) -> Result<Daemon> {
     let daemon = fixture.start()?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
         let cause = Cause::Device(UPLINK);
         let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
         leak::send(&socket, OUTSIDE, 10, 100)?;

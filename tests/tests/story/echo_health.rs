@@ -33,7 +33,7 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
         (None, None)
     );
 
-    let pings = fixture.outside_is_answered(first)?;
+    let pings = fixture.ensure_outside_answered(first)?;
     let after = proof(first.plan.interface)?;
     assert_eq!(
         (after.requests, after.answered),
@@ -68,7 +68,7 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
     // Replies that leak and are put into the tunnel are answers as well, and no daemon is needed for it.
     daemon.kill()?;
     fixture.delete_own_rules()?;
-    let pings = fixture.outside_is_answered(first)?;
+    let pings = fixture.ensure_outside_answered(first)?;
     let _daemon = fixture.start()?;
     let again = proof(first.plan.interface)?;
     assert_eq!(again.answered, after.answered + pings, "{again:?}");

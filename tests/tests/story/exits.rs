@@ -84,12 +84,12 @@ fn left(fixture: &Fixture) -> Result<u64> {
 fn all_is_caught(fixture: &Fixture) -> Result<()> {
     let before = left(fixture)?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let after = left(fixture)?;
     // What else leaves there (router solicitations, say) is not ours.
     ensure!(after < before + 10, "{before} {after} packets left");
-    fixture.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }
 
 /// What is explained of a reply.
@@ -139,7 +139,7 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
         fixture
             .host()
             .sh(&format!("ip -6 route add 3000::/4 dev ts1{via} table 53"))?;
-        fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
+        fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
         assert_eq!(uplinks(&fixture.program.status()?), [UPLINK]);
         assert_eq!(daemon.stop()?, 0);
     }
@@ -165,7 +165,7 @@ fn a_rule_comes_and_goes() -> Result<()> {
     all_is_caught(&fixture)?;
     fixture.host().sh(&format!("ip -6 rule del {RULE}"))?;
     is_not_guarded(&fixture)?;
-    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     // A rule for which default routes do not count, as wg-quick's for the main table. They do where the
     // kernel learned a path MTU, as it did from the leaks above.
     let suppressing = format!("{RULE} suppress_prefixlength 0");
@@ -197,7 +197,7 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
         let daemon = fixture.start()?;
         fixture.host().sh(&format!("ip -6 rule add {RULE}"))?;
         let address = fixture.lab.tunnels()[0].plan.address;
-        fixture.addresses_are_taken()?;
+        fixture.wait_for_addresses()?;
         assert!(ping(fixture.lab.outside(), address, 10)?.all_answered());
         let interval = Duration::from_millis(2);
         let stream = PingStream::start(fixture.lab.outside(), address, interval)?;
@@ -226,7 +226,7 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
         println!("{routes} routes: {pings:?}");
         // Three times some 30 ms, on a machine that is busy with other things.
         ensure!(pings.sent - pings.answered < 45, "{pings:?}");
-        fixture.nothing_went_astray()?;
+        fixture.ensure_nothing_lost()?;
         assert_eq!(daemon.stop()?, 0);
     }
     Ok(())
@@ -296,7 +296,7 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     fixture.program.status_until("leaks are caught", |status| {
         status.tunnel("sixxs0").leaks.redirected == 5
     })?;
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

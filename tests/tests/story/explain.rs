@@ -226,7 +226,7 @@ fn without_a_daemon() -> Result<()> {
         "--clear-groups",
     ];
     let mut command = std::process::Command::new("ip");
-    fixture.program.dress(&mut command);
+    fixture.program.apply_environment(&mut command);
     command.args(line).arg(fixture.program.binary());
     let output = command.args(["explain", source, to, "--json"]).output()?;
     let said: Value = serde_json::from_slice(&output.stdout)

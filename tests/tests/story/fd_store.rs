@@ -49,7 +49,7 @@ impl Scenario {
             .store
             .daemon(&self.fixture.program, self.fixture.host());
         let daemon = self.fixture.program.start_as(command)?;
-        self.fixture.is_up()?;
+        self.fixture.wait_until_up()?;
         Ok(daemon)
     }
 
@@ -116,7 +116,7 @@ fn what_comes_between_two_runs_waits() -> Result<()> {
         assert!(pings.answered + 10 < pings.sent, "{pings:?}");
     }
     scenario.store.holds(&ALL)?;
-    scenario.fixture.nothing_went_astray()?;
+    scenario.fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -133,7 +133,7 @@ fn what_is_not_wanted_any_more_is_not_held() -> Result<()> {
     scenario.store.holds(&ALL)?;
     // Its device is made anew while the old one's descriptor is still held.
     program.ok(&["restart", "sixxs1"])?;
-    scenario.fixture.is_up()?;
+    scenario.fixture.wait_until_up()?;
     scenario.store.holds(&ALL)?;
     assert_eq!(daemon.stop()?, 0);
 
@@ -179,7 +179,7 @@ fn what_is_held_and_does_not_fit_is_done_without() -> Result<()> {
     let daemon = scenario.start()?;
     scenario.store.holds(&ALL)?;
     for tunnel in scenario.fixture.lab.tunnels() {
-        scenario.fixture.outside_is_answered(tunnel)?;
+        scenario.fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -74,7 +74,7 @@ impl Fixture {
     }
 
     /// Waits until both tunnels are up and everything about them is in place.
-    pub(crate) fn is_up(&self) -> Result<()> {
+    pub(crate) fn wait_until_up(&self) -> Result<()> {
         self.program
             .status_until("both tunnels are whole", |status| {
                 status.tunnels.len() == 2 && status.tunnels.iter().all(status::Tunnel::is_whole)
@@ -84,14 +84,14 @@ impl Fixture {
 
     /// Checks ping, UDP and TCP from outside to one tunnel's address. Every reply must pass the broker.
     /// Returns the number of pings.
-    pub(crate) fn outside_is_answered(&self, tunnel: &Tunnel) -> Result<u64> {
-        self.addresses_are_taken()?;
+    pub(crate) fn ensure_outside_answered(&self, tunnel: &Tunnel) -> Result<u64> {
+        self.wait_for_addresses()?;
         let count = 20;
         let (address, outside) = (tunnel.plan.address, self.lab.outside());
-        let before = tunnel.seen_at_broker()?;
+        let before = tunnel.broker_counters()?;
         let host_before = self.host().counts()?;
         let pings = probe::ping(outside, address, count)?;
-        let after = tunnel.seen_at_broker()?;
+        let after = tunnel.broker_counters()?;
         if pings.sent != count || !pings.all_answered() {
             let host = self.host().counts()?;
             bail!(
@@ -119,7 +119,7 @@ impl Fixture {
 
     /// Waits until the host accepts packets to all its addresses. The kernel lists an address before that,
     /// also without duplicate address detection, because a work queue completes it.
-    pub(crate) fn addresses_are_taken(&self) -> Result<()> {
+    pub(crate) fn wait_for_addresses(&self) -> Result<()> {
         let tentative = || self.host().sh("ip -6 -oneline address show tentative");
         let limit = Duration::from_secs(5);
         wait::until("addresses are taken", limit, tentative, String::is_empty)?;
@@ -127,11 +127,11 @@ impl Fixture {
     }
 
     /// Checks that neither the ISP nor a broker dropped a packet.
-    pub(crate) fn nothing_went_astray(&self) -> Result<()> {
+    pub(crate) fn ensure_nothing_lost(&self) -> Result<()> {
         let filtered = self.lab.filtered()?;
         ensure!(filtered == 0, "the ISP dropped {filtered} packets");
         for tunnel in self.lab.tunnels() {
-            let strays = tunnel.seen_at_broker()?.get("strays")?;
+            let strays = tunnel.broker_counters()?.get("strays")?;
             ensure!(strays == 0, "{} dropped {strays} packets", tunnel.plan.pop);
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Fixture {
     }
 
     /// Waits until the host's discard port has received `count` datagrams.
-    pub(crate) fn host_discards(&self, count: u64) -> Result<()> {
+    pub(crate) fn wait_for_host_discards(&self, count: u64) -> Result<()> {
         let seen = || Ok(self.host_discarded());
         let limit = Duration::from_secs(5);
         wait::until("datagrams come", limit, seen, |seen| *seen == count)?;
@@ -158,7 +158,7 @@ impl Fixture {
     /// Packets that each broker received from the host through its tunnel.
     pub(crate) fn reached_brokers(&self) -> Result<[u64; 2]> {
         let [first, second] = self.lab.tunnels();
-        Ok([first, second].map(|t| t.seen_at_broker().and_then(|seen| seen.get("from_host"))))
+        Ok([first, second].map(|t| t.broker_counters().and_then(|seen| seen.get("from_host"))))
             .and_then(|[first, second]| Ok([first?, second?]))
     }
 

@@ -60,7 +60,7 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
         if best <= within {
             break;
         }
-        let run = fixture.program.command_before_others(&["run"]);
+        let run = fixture.program.command_with_priority(&["run"]);
         let daemon = fixture.program.start_as(run)?;
         best = best.min(daemon.ready_after().context("it was ready")?);
         assert_eq!(daemon.stop()?, 0);
@@ -71,7 +71,7 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
 
     let daemon = fixture.start()?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     for _ in 0..20 {
         fixture.program.status()?;

@@ -17,7 +17,7 @@ const RULES: [&str; 2] = [
 fn its_rules_are_moved_behind_ours() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let host = fixture.host();
     let default = host.sh("ip -6 route show default")?;
     let default = default.lines().next().context("a default route")?;
@@ -41,7 +41,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
         tunnel.health == "degraded" && reasons.contains("(priority 16382)")
     })?;
     // The programs redirect what is led elsewhere.
-    fixture.outside_is_answered(tunnel)?;
+    fixture.ensure_outside_answered(tunnel)?;
     let outside = OUTSIDE.to_string();
     let explain = ["explain", &address.to_string(), &outside];
     let told = fixture.program.run(&explain)?.stdout;
@@ -66,7 +66,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
     fixture
         .program
         .status_until("all is well", |status| status.healthy)?;
-    fixture.outside_is_answered(tunnel)?;
+    fixture.ensure_outside_answered(tunnel)?;
     let told = fixture.program.run(&explain)?.stdout;
     assert!(told.contains(&format!("leaves by {name}")), "{told}");
     // What has no source of a tunnel still goes the way of the full tunnel.

@@ -147,7 +147,7 @@ fn three_pings_that_a_firewall_drops() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let _daemon = fixture.start()?;
     let [first, second] = fixture.lab.tunnels();
-    fixture.outside_is_answered(first)?;
+    fixture.ensure_outside_answered(first)?;
     let host = fixture.host();
     host.sh("nft add table ip6 f")?;
     host.sh("nft add chain ip6 f o { type filter hook output priority 0; }")?;

@@ -57,7 +57,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     }
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
     assert_eq!(fixture.lab.passed()?, passed);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
 
     // With the outside, asked from either side, all through the second tunnel.
     let [_, tunnel] = fixture.lab.tunnels();
@@ -79,10 +79,10 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         probe::tcp_transfer(fixture.lab.outside(), address, 1_000_000, 1_000_000, limit)?;
         probe::tcp_transfer(lan, OUTSIDE, 1_000_000, 1_000_000, limit)?;
     }
-    let seen = tunnel.seen_at_broker()?.get("from_host")?;
+    let seen = tunnel.broker_counters()?.get("from_host")?;
     assert!(seen >= 2 * (20 + 20 + 5), "{seen} packets at the broker");
     assert_eq!(fixture.reached_brokers()?[0], 0);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     for tunnel in &fixture.program.status()?.tunnels {
         assert_eq!(tunnel.leaks, Leaks::default(), "{}", tunnel.name);
     }
@@ -99,7 +99,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     }
     assert!(probe::ping(lan1, LAN2, 20)?.all_answered());
     assert!(probe::ping(lan2, LAN1, 20)?.all_answered());
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let daemon = fixture.start()?;
     let leaks = fixture.program.status()?.tunnel("sixxs1").leaks;
     assert_eq!(
@@ -144,7 +144,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
     }
     assert_eq!(fixture.reached_brokers()?, [0, 10]);
     assert_eq!(explained()?, "caught");
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     // On the wire it is a neighbour like any other, found and finding, and speaks to groups there.
     let [_, lan2] = fixture.lab.lans()?;
     for _ in 0..2 {
@@ -162,7 +162,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
     fixture.delete_own_rules()?;
     let pings = probe::Ping::new(OUTSIDE, 5).source(own).run(host)?;
     assert_eq!(pings.answered, 5);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let daemon = fixture.start()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -307,7 +307,7 @@ fn what_nat_makes_of_a_reply() -> Result<()> {
     fixture.program.shell(commands)?;
     asks()?;
     assert_eq!(leaks()?, before);
-    fixture.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }
 
 /// A socket without an address gets that of a tunnel where the uplink has none.
@@ -326,5 +326,5 @@ fn an_address_that_the_kernel_chose() -> Result<()> {
     })?;
     let cure = "give net0 a global address, or bind the program to an address";
     assert_eq!(alert["cure"], cure, "{alert:#}");
-    fixture.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }

@@ -20,7 +20,7 @@ fn arrive(fixture: &Fixture, before: u64, count: u64) -> Result<()> {
     let seen = || Ok(fixture.discarded() - before);
     let seen = wait::until("the datagrams arrive", limit, seen, |seen| *seen >= count)?;
     assert_eq!(seen, count);
-    fixture.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }
 
 variants!(by_the_other_tunnel:
@@ -102,7 +102,7 @@ fn in_fragments(flavour: Flavour, hook: Hook) -> Result<()> {
     let limit = Duration::from_secs(5);
     let seen = || Ok(fixture.discarded() - before);
     wait::until("all fragments arrive", limit, seen, |seen| *seen >= COUNT)?;
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let leaks = fixture
         .program
         .status()?

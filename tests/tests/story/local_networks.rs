@@ -92,9 +92,9 @@ fn they_are_direct() -> Result<()> {
     assert!(!fixture.own_rules()?.contains("fd00:bbbb::"));
 
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(fixture.program.status()?.corrections, 0);
     assert_eq!(daemon.stop()?, 0);
     fixture.program.ok(&["down"])?;
@@ -126,7 +126,7 @@ fn an_exit_is_no_local_network() -> Result<()> {
 fn they_are_not_when_told_so() -> Result<()> {
     let fixture = with_containers("direct_connected = false\n")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert_eq!(pings(&fixture)?.answered, 0);
     let told = explained(&fixture, &CONTAINER.to_string())?;
     assert!(told.contains("leaves by sixxs0"), "{told}");

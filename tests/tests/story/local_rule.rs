@@ -48,7 +48,7 @@ fn moved(extra: &str) -> Result<()> {
     packets_arrive(&fixture)?;
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let [lan, _] = fixture.lab.lans()?;
     assert!(probe::ping(lan, OUTSIDE, 3)?.all_answered());

@@ -57,7 +57,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         }
     }
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
 
     // Somebody outside says that he is the other tunnel's address: what is behind this host gets it, and
     // nothing leaves.
@@ -73,7 +73,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         assert_eq!(first + second, COUNT, "for {to}");
         assert_eq!(fixture.reached_brokers()?, [0, 0], "for {to}");
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(loops(&fixture)?, [0, 0], "routes came first");
     assert_eq!(explained(&fixture)?, "refused");
 
@@ -99,7 +99,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     let screen = fixture.program.ok(&["status"])?;
     assert!(screen.stdout.contains("10 packets dropped"), "{screen:?}");
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
 
     // Without rules the packets for a hole leave by the uplink, once.
     daemon.kill()?;
@@ -112,7 +112,10 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
 
     // With everything in place again the outside is answered as ever.
     let daemon = fixture.start()?;
-    assert_eq!(fixture.outside_is_answered(&fixture.lab.tunnels()[0])?, 20);
+    assert_eq!(
+        fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?,
+        20
+    );
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -137,7 +140,7 @@ fn forged(spec: Spec) -> Result<()> {
     let spec = Spec { lans: true, ..spec };
     let fixture = Fixture::of(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let left_before = fixture.reached_brokers()?;
     for to in [LAN1.to_string(), HOLES[1].to_owned()] {
         for tunnel in [0, 1] {
@@ -153,7 +156,7 @@ fn forged(spec: Spec) -> Result<()> {
         HOLES[1]
     )?);
     assert_eq!(fixture.reached_brokers()?, left_before);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     for TunnelPlan { address, peer, .. } in &TUNNELS {
         let source = address.to_string();
         assert_eq!(answered(fixture.host(), &source, &peer.to_string())?, COUNT);
@@ -234,7 +237,7 @@ fn forge(fixture: &Fixture, tunnel: usize, to: &str) -> Result<()> {
 /// Packets that came by each tunnel.
 fn came(fixture: &Fixture) -> Result<[u64; 2]> {
     let [first, second] = fixture.lab.tunnels();
-    let to_host = |tunnel: &sixxs_tests::lab::Tunnel| tunnel.seen_at_broker()?.get("to_host");
+    let to_host = |tunnel: &sixxs_tests::lab::Tunnel| tunnel.broker_counters()?.get("to_host");
     Ok([to_host(first)?, to_host(second)?])
 }
 

@@ -33,8 +33,8 @@ pub(crate) struct Scenario<'a> {
 impl<'a> Scenario<'a> {
     pub(crate) fn begin(fixture: &'a Fixture) -> Result<Self> {
         let daemon = fixture.start()?;
-        fixture.is_up()?;
-        fixture.addresses_are_taken()?;
+        fixture.wait_until_up()?;
+        fixture.wait_for_addresses()?;
         let outside = fixture.lab.outside();
         let ping = |address| PingStream::start(outside, address, PING_INTERVAL);
         let tunnels = fixture.lab.tunnels().iter();
@@ -96,7 +96,7 @@ impl<'a> Scenario<'a> {
         let share = used.as_secs_f64() / self.began.elapsed().as_secs_f64();
         println!("{used:?} of processor time, {:.0}%", share * 100.0);
         ensure!(share < 0.3, "{share} of a processor");
-        self.fixture.nothing_went_astray()?;
+        self.fixture.ensure_nothing_lost()?;
         assert_eq!(self.daemon.stop()?, 0);
         Ok(())
     }

@@ -23,7 +23,7 @@ const RESIDENT_KIB: u64 = 60 * 1024;
 #[test]
 fn two_hundred() -> Result<()> {
     let spec = Spec {
-        more: MORE,
+        extra_tunnels: MORE,
         ..Spec::native([Kind::Ayiya; 2])
     };
     // Each is a connect to the broker, and all of them at once are more than it would take.
@@ -36,14 +36,14 @@ fn two_hundred() -> Result<()> {
         |status| status.tunnels.iter().all(Tunnel::is_whole),
     );
     assert_eq!(up.with_context(|| daemon.log())?.tunnels.len(), 200);
-    fixture.addresses_are_taken()?;
-    for tunnel in fixture.lab.more().step_by(20) {
+    fixture.wait_for_addresses()?;
+    for tunnel in fixture.lab.extra_tunnels().step_by(20) {
         let ping = || probe::ping(fixture.lab.outside(), tunnel.address(), 3);
         let what = format!("{} answers", tunnel.interface());
         // The broker may not have had its first packet yet.
         wait::until(&what, LIMIT, ping, probe::Pings::all_answered)?;
     }
-    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     let resident = daemon.resident_kib()?;
     println!("{resident} KiB resident");
     assert!(resident <= RESIDENT_KIB, "{resident} KiB resident");

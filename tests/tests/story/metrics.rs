@@ -74,7 +74,7 @@ fn everything_is_told() -> Result<()> {
     let daemon = fixture.start()?;
     let host = fixture.host();
     let [first, _] = fixture.lab.tunnels();
-    let pings = fixture.outside_is_answered(first)?;
+    let pings = fixture.ensure_outside_answered(first)?;
     let socket = leak::udp_socket(host, first.plan.address, Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 5, 100)?;
     fixture.delete_own_rules()?;

@@ -26,7 +26,7 @@ fn leaks_are_caught(fixture: &Fixture) -> Result<()> {
     let reached = || Ok(fixture.reached_brokers()?[0] - before);
     let limit = Duration::from_secs(5);
     wait::until("leaks are redirected", limit, reached, |n| *n >= 100)?;
-    fixture.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }
 
 /// What doctor finds about pins that is not good.
@@ -54,12 +54,12 @@ fn a_bpffs_that_is_read_only(_: Flavour, hook: Hook) -> Result<()> {
         .host()
         .sh(&format!("mount -t bpf -o ro bpf {shown}"))?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let status = fixture.program.status()?;
     ensure!(names(&status, WHY), "{status:#?}");
     ensure!(!daemon.log().contains("Linux 6.1"), "{}", daemon.log());
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     leaks_are_caught(&fixture)?;
     // doctor says the same, and its fix works.
@@ -120,7 +120,7 @@ fn a_bpffs_that_became_read_only() -> Result<()> {
         .host()
         .sh(&format!("mount -o remount,ro {}", pins.display()))?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     leaks_are_caught(&fixture)?;
     // Not two of them.
     let programs = bpf::tcx_named(fixture.host(), UPLINK, false, EGRESS)?;
@@ -187,7 +187,7 @@ fn directories_that_are_full() -> Result<()> {
         fs::write(directory.join("ballast"), [0; 4096])?;
     }
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     leaks_are_caught(&fixture)?;
     let status = fixture.program.status()?;
     ensure!(names(&status, "No space left"), "{status:#?}");

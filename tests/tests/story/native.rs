@@ -26,13 +26,13 @@ pairs!(every_reply_takes_its_tunnel:
 fn every_reply_takes_its_tunnel(kinds: [Kind; 2]) -> Result<()> {
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     for tunnel in fixture.lab.tunnels() {
         fixture
-            .outside_is_answered(tunnel)
+            .ensure_outside_answered(tunnel)
             .with_context(|| daemon.log())?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let status = fixture.program.status()?;
     for (tunnel, kind) in status.tunnels.iter().zip(kinds) {
         assert!(tunnel.is_whole(), "{tunnel:#?}");

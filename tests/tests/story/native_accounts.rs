@@ -29,14 +29,14 @@ fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
     let tic = lab.tic()?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let status = fixture.program.status()?;
     for ((tunnel, kind), seen) in lab.tunnels().iter().zip(KINDS).zip(&status.tunnels) {
         assert_eq!(seen.kind, kind.name());
         assert_eq!(seen.addresses, [tunnel.plan.address.to_string()]);
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let connects = tic.connects();
     assert_eq!(connects.len(), 2, "{connects:#?}");
     for connect in &connects {
@@ -46,9 +46,9 @@ fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
     assert_eq!(daemon.stop()?, 0);
 
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(tic.connects().len(), 2);
 
@@ -58,8 +58,8 @@ fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
     let asked = || Ok(tic.connects().len());
     let limit = Duration::from_secs(5);
     wait::until("it is asked for anew", limit, asked, |count| *count == 3)?;
-    fixture.is_up().with_context(|| daemon.log())?;
-    fixture.outside_is_answered(first)?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    fixture.ensure_outside_answered(first)?;
     let connects = tic.connects();
     assert_eq!(connects.len(), 3);
     let shown = format!("tunnel show {}", TUNNEL_IDS[0]);
@@ -191,7 +191,7 @@ fn first_state(fixture: &Fixture, state: &str, words: &str) -> Result<Status> {
 
 /// Pings by the second tunnel for a while: all are answered, and the server is left alone meanwhile.
 fn the_other_goes_on_and_nobody_asks(fixture: &Fixture, count: u64) -> Result<()> {
-    fixture.addresses_are_taken()?;
+    fixture.wait_for_addresses()?;
     let tic = fixture.lab.tic()?;
     let [_, second] = fixture.lab.tunnels();
     let before = tic.connects().len();
@@ -212,7 +212,7 @@ fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
     });
     let name = fixture.lab.tunnels()[0].plan.interface;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let before = daemon.resident_kib()?;
     for Wrong { make, words } in WRONGS {
         right(tic)?;
@@ -239,8 +239,8 @@ fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
     assert!(grown < 4096, "the daemon has grown by {grown} KiB");
 
     fixture.program.ok(&["restart", "--refresh", name])?;
-    fixture.is_up().with_context(|| daemon.log())?;
-    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -276,7 +276,7 @@ fn any_certificate_is_taken_when_nobody_wants_it_checked() -> Result<()> {
     let tic = fixture.lab.tic()?;
     tic.show(Certificate::OtherAuthority)?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let connects = tic.connects();
     assert!(connects.len() == 1 && connects[0].tls, "{connects:#?}");
     assert_eq!(daemon.stop()?, 0);
@@ -320,7 +320,7 @@ fn a_lockout_is_waited_out() -> Result<()> {
     first_state(&fixture, "locked_out", "connecting too often")?;
     the_other_goes_on_and_nobody_asks(&fixture, 50)?;
 
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let connects = tic.connects();
     let told: Vec<&Outcome> = connects.iter().map(|connect| &connect.outcome).collect();
     assert_eq!(connects.len(), 5, "{told:?}");
@@ -379,7 +379,7 @@ fn what_is_tried_again_is_waited_for_at_boot() -> Result<()> {
     assert!(!is_waited_for(&fixture)?);
     password(tic, PASSWORD)?;
     fixture.program.ok(&["restart", name])?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

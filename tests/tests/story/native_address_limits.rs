@@ -47,7 +47,7 @@ fn gives(fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
 fn what_others_have_is_refused() -> Result<()> {
     let fixture = begin()?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let [first, second] = fixture.lab.tunnels();
     let (name, other) = (first.plan.interface, second.plan.interface);
     let neighbour = Ipv6Addr::from_bits(HOST.to_bits() + 0x76);
@@ -80,13 +80,13 @@ fn what_others_have_is_refused() -> Result<()> {
             .sh(&format!("ip -6 -o address show dev {name}"))?;
         assert!(!addresses.contains(&format!(" {address}")), "{addresses}");
         assert!(status.tunnel(other).is_whole(), "{status:#?}");
-        fixture.outside_is_answered(second)?;
+        fixture.ensure_outside_answered(second)?;
     }
 
     // It is right again.
     gives(&fixture, first.plan.address)?;
-    fixture.is_up().with_context(|| daemon.log())?;
-    fixture.outside_is_answered(first)?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    fixture.ensure_outside_answered(first)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -96,7 +96,7 @@ fn what_others_have_is_refused() -> Result<()> {
 fn what_the_host_gets_later_is_taken_back() -> Result<()> {
     let fixture = begin()?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let name = fixture.lab.tunnels()[0].plan.interface;
     let address = "2001:db8:a::77/64 dev net0";
     let add = format!("ip -6 address add {address} nodad noprefixroute");
@@ -107,7 +107,7 @@ fn what_the_host_gets_later_is_taken_back() -> Result<()> {
         tunnel.state == "failed" && tunnel.reason.as_ref().is_some_and(|r| r.contains(taken))
     })?;
     fixture.host().sh(&format!("ip -6 address del {address}"))?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -116,7 +116,7 @@ fn what_the_host_gets_later_is_taken_back() -> Result<()> {
 fn another_address_is_told() -> Result<()> {
     let fixture = begin()?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let plan = fixture.lab.tunnels()[0].plan;
     let address = Ipv6Addr::from_bits(plan.address.to_bits() + 1);
     gives(&fixture, address)?;
@@ -142,7 +142,7 @@ fn another_address_is_told() -> Result<()> {
 fn only_the_far_end_is_on_the_link() -> Result<()> {
     let fixture = begin()?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in fixture.lab.tunnels() {
         let (plan, host) = (tunnel.plan, fixture.host());
         let routes = host.sh(&format!(

@@ -28,11 +28,11 @@ const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 fn start(kinds: [Kind; 2]) -> Result<(Fixture, Daemon)> {
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in fixture.lab.tunnels() {
         // The packets that come out of the device are counted: only those of this test.
         tunnel.broker()?.ping_every(Duration::from_secs(3600));
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     Ok((fixture, daemon))
 }
@@ -114,7 +114,7 @@ fn ayiya_stands_what_is_wrong() -> Result<()> {
         Source::Own,
         [pop.forger(address, 7)?.right(&packet)],
     )?;
-    fixture.host_discards(1)?;
+    fixture.wait_for_host_discards(1)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -184,7 +184,7 @@ fn protocol_41_stands_what_is_not_the_brokers() -> Result<()> {
     let address = tunnel.plan.address;
     let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
     tunnel.broker()?.inject(address, Source::Own, [packet])?;
-    fixture.host_discards(1)?;
+    fixture.wait_for_host_discards(1)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -25,15 +25,15 @@ fn with_remote(remote: &str) -> Result<Fixture> {
 fn over_ipv6() -> Result<()> {
     let fixture = with_remote("remote = \"2001:db8:c0::1\"")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let [first, _] = fixture.lab.tunnels();
-    fixture.outside_is_answered(first)?;
+    fixture.ensure_outside_answered(first)?;
     let session = first.broker()?.first()?;
     ensure!(
         session.endpoint.is_some_and(|at| at.is_ipv6()),
         "{session:?}"
     );
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -52,7 +52,7 @@ fn a_name_that_moves() -> Result<()> {
         fixture.program.binary().display()
     );
     let mut command = fixture.host().command("unshare");
-    fixture.program.dress(&mut command);
+    fixture.program.apply_environment(&mut command);
     command.args(["--mount", "sh", "-c", &script]);
     let daemon = fixture.program.start_as(command)?;
     let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.interface);
@@ -72,7 +72,7 @@ fn a_name_that_moves() -> Result<()> {
         || fixture.program.status(),
         |status| status.tunnel(first).is_whole(),
     )?;
-    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

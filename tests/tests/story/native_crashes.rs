@@ -59,13 +59,13 @@ fn ten_deaths_with_a_memory() -> Result<()> {
     let lab = &fixture.lab;
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     daemon.kill()?;
     for _ in 0..10 {
         fixture.start()?.kill()?;
     }
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert_eq!(lab.tic()?.connects().len(), 2);
     // For the PoPs it was one run: the beats of one start, from one port.
     for tunnel in lab.tunnels() {
@@ -82,7 +82,7 @@ fn ten_deaths_with_a_memory() -> Result<()> {
 fn until_when_there_is_no_connect_is_told() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     for _ in 0..3 {
         fixture.program.ok(&["stop", "sixxs0"])?;
         fixture.program.ok(&["start", "sixxs0"])?;

@@ -17,7 +17,7 @@ fn it_is_put_right() -> Result<()> {
     let limit = "[connect_limit]\nconnects = 100\n";
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, limit)?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for (tunnel, other) in fixture.lab.tunnels().iter().zip([1, 0]) {
         let plan = tunnel.plan;
         let name = plan.interface;
@@ -48,12 +48,12 @@ fn it_is_put_right() -> Result<()> {
             assert!(took < Duration::from_secs(4), "{what}: {took:?}");
             assert_eq!(fixture.own_routes()?.lines().count(), whole);
             fixture
-                .outside_is_answered(tunnel)
+                .ensure_outside_answered(tunnel)
                 .with_context(|| what.to_owned())?;
             assert!(fixture.program.status()?.tunnel(other).is_whole());
         }
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -64,7 +64,7 @@ fn renamed_it_is_made_anew() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in fixture.lab.tunnels() {
         let name = tunnel.plan.interface;
         let before = fixture.program.status()?.tunnel(name).ifindex;
@@ -89,7 +89,7 @@ fn renamed_it_is_made_anew() -> Result<()> {
         println!("{name} renamed: back after {:?}", since.elapsed());
         let links = fixture.host().sh("ip -brief link show")?;
         assert!(!links.contains("stolen"), "{links}");
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())

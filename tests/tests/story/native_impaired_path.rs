@@ -21,7 +21,7 @@ fn loss_order_and_repeats() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let bad = |seed| Impairment {
         loss: 1.0,
         reorder: 2.0,
@@ -56,8 +56,8 @@ fn loss_order_and_repeats() -> Result<()> {
         }
         pop.impair(Impairment::default(), Impairment::default());
     }
-    fixture.is_up()?;
-    fixture.nothing_went_astray()?;
+    fixture.wait_until_up()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

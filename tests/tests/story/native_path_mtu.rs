@@ -80,7 +80,7 @@ fn who_sends_too_much_is_told() -> Result<()> {
     };
     let fixture = Fixture::of(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let tunnels = fixture.lab.tunnels();
     for tunnel in tunnels {
         transfers(&fixture, tunnel)?;
@@ -95,7 +95,7 @@ fn who_sends_too_much_is_told() -> Result<()> {
         assert!(told_too_big(&fixture)? > before);
         fixture.forget_path_mtu()?;
         transfers(&fixture, tunnel).with_context(|| daemon.log())?;
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(cut(&fixture)?, 0, "outer packets were cut");
 
@@ -121,7 +121,7 @@ fn ayiya_goes_in_fragments() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     narrows(&fixture, 1200)?;
     let [tunnel, _] = fixture.lab.tunnels();
     let ping = || {

@@ -23,7 +23,7 @@ fn nobody_notices() -> Result<()> {
     let lab = &fixture.lab;
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
     let mut daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let before = fixture.program.status()?;
     let connects = lab.tic()?.connects().len();
     let rules = fixture.own_rules()?;
@@ -41,7 +41,7 @@ fn nobody_notices() -> Result<()> {
         assert_eq!(fixture.own_rules()?, rules);
         daemon = fixture.start()?;
     }
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     std::thread::sleep(Duration::from_millis(300));
     let pings = streams.map(|stream| stream?.stop());
     let after = fixture.program.status()?;
@@ -66,12 +66,12 @@ fn nobody_notices() -> Result<()> {
     assert_eq!(lab.tic()?.connects().len(), connects);
     assert_eq!(counts(&fixture, |counts| counts.endpoint_changes)?, [0, 0]);
     assert_eq!(counts(&fixture, |counts| counts.beats)?, beats);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
 
     // Stopped by order they are gone, and with them what was kept of the way.
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     fixture.program.ok(&["down"])?;
     let links = fixture.host().sh("ip -brief link show")?;
     assert!(!links.contains("sixxs"), "{links}");
@@ -106,7 +106,7 @@ fn only_our_own_are_taken_over() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let config = fixture.lab.config("");
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     // Both devices are there still, and one is somebody else's now.
     fixture.host().ip("link set sixxs0 alias mine\n")?;
@@ -138,12 +138,12 @@ fn only_our_own_are_taken_over() -> Result<()> {
 fn without_a_connect_it_is_not_restarted() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let [first, second] = fixture.lab.tunnels();
     let [name, other] = [first, second].map(|tunnel| tunnel.plan.interface);
     for _ in 0..2 {
         fixture.program.ok(&["restart", name])?;
-        fixture.is_up().with_context(|| daemon.log())?;
+        fixture.wait_until_up().with_context(|| daemon.log())?;
     }
     let pings = PingStream::start(
         fixture.lab.outside(),
@@ -169,7 +169,7 @@ fn without_a_connect_it_is_not_restarted() -> Result<()> {
     let pings = pings.stop()?;
     ensure!(pings.all_answered(), "{pings:?}");
     fixture.program.ok(&["restart", other])?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
 
     // Whoever wants it all the same gets it.
     fixture.program.ok(&["stop", name])?;

@@ -35,9 +35,9 @@ fn nothing_shows_a_password() -> Result<()> {
     let mut run = fixture.program.command(&["run"]);
     run.env("RUST_LOG", "trace");
     let daemon = fixture.program.start_as(run)?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     // A server that says everything again that it was told.
     let tic = lab.tic()?;

@@ -28,7 +28,7 @@ fn start(spec: Spec, interval: u32) -> Result<(Fixture, Daemon)> {
     );
     fixture.lab.write_config(&config)?;
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     Ok((fixture, daemon))
 }
 
@@ -78,10 +78,10 @@ fn address_translation_that_forgets() -> Result<()> {
     let (fixture, daemon) = start(spec, 1)?;
     let nat = fixture.lab.nat()?;
     let [ayiya, heartbeat] = fixture.lab.tunnels();
-    fixture.outside_is_answered(ayiya)?;
+    fixture.ensure_outside_answered(ayiya)?;
     // Protocol 41 gets through a translation that was opened from inside.
     host_is_answered(&fixture, heartbeat)?;
-    fixture.outside_is_answered(heartbeat)?;
+    fixture.ensure_outside_answered(heartbeat)?;
     type Rebind = fn(&Nat) -> Result<()>;
     let rebinds: [Rebind; 2] = [Nat::rebind_ports, Nat::rebind_address];
     for (what, rebind) in ["ports", "address"].into_iter().zip(rebinds) {
@@ -147,9 +147,9 @@ fn a_new_address_in_mid_transfer() -> Result<()> {
     })
     .with_context(|| daemon.log())?;
     for tunnel in lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -172,7 +172,7 @@ fn the_route_moves_and_the_line_drops() -> Result<()> {
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
 
     host.ip(&format!("link set {UPLINK} down\n"))?;
@@ -197,9 +197,9 @@ fn the_route_moves_and_the_line_drops() -> Result<()> {
         println!("{}: back in {took:?}", tunnel.plan.pop);
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -212,7 +212,7 @@ fn brokers_that_restart() -> Result<()> {
     let status = fixture.program.status()?;
     for (tunnel, kind) in fixture.lab.tunnels().iter().zip(kinds) {
         let (pop, name) = (tunnel.broker()?, tunnel.plan.interface);
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
         pop.stop();
         let source = tunnel.plan.address;
         // Whatever comes back, port or protocol unreachable, is no reason to give up.
@@ -232,8 +232,8 @@ fn brokers_that_restart() -> Result<()> {
         println!("{name}: answered {took:?} after its broker came back");
         // One interval of beats.
         assert!(took < Duration::from_secs(3), "{took:?}");
-        fixture.is_up().with_context(|| daemon.log())?;
-        fixture.outside_is_answered(tunnel)?;
+        fixture.wait_until_up().with_context(|| daemon.log())?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -264,7 +264,7 @@ fn six_in_four_has_to_be_known() -> Result<()> {
     wait::until("the broker knows us", SOON, ping, |pings| {
         pings.answered == 1
     })?;
-    fixture.outside_is_answered(tunnel)?;
+    fixture.ensure_outside_answered(tunnel)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -283,14 +283,14 @@ fn a_broker_that_comes_late() -> Result<()> {
         let is_silent = reason == "198.51.100.1 has not answered yet";
         is_silent && tunnel.state == "connecting" && status.tunnel(second.plan.interface).is_whole()
     })?;
-    fixture.outside_is_answered(second)?;
+    fixture.ensure_outside_answered(second)?;
     pop.start()?;
     let since = Instant::now();
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let took = since.elapsed();
     println!("up {took:?} after its broker came");
     assert!(took < SOON, "{took:?}");
-    fixture.outside_is_answered(first)?;
+    fixture.ensure_outside_answered(first)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -72,7 +72,7 @@ fn our_tunnel_too() -> Result<()> {
         told.contains(&format!("put back: ip -6 route add default dev {name}")),
         "{told}"
     );
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

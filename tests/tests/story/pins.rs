@@ -36,7 +36,7 @@ fn leaks_are_caught(fixture: &Fixture) -> Result<()> {
     leak::send(&socket, OUTSIDE, 200, 100)?;
     let after = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
     ensure!(after == before + 200, "{} of 200", after - before);
-    fixture.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }
 
 /// What is pinned below a directory, in its order.
@@ -86,8 +86,8 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
     there.kill()?;
     leaks_are_caught(&first)?;
     second.delete_own_rules()?;
-    second.outside_is_answered(&second.lab.tunnels()[0])?;
-    second.nothing_went_astray()?;
+    second.ensure_outside_answered(&second.lab.tunnels()[0])?;
+    second.ensure_nothing_lost()?;
     // It comes back to its own, and is taken away without a trace.
     let there = second.start()?;
     leaks_are_caught(&second)?;
@@ -113,7 +113,7 @@ fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     let [first, second] = two(hook)?;
     let shared = first.lab.paths().pins();
     ensure!(first.start()?.stop()? == 0);
-    first.outside_is_answered(&first.lab.tunnels()[0])?;
+    first.ensure_outside_answered(&first.lab.tunnels()[0])?;
     // As an earlier version left them.
     let old = shared.join("v3");
     fs::rename(first.version()?, &old)?;
@@ -190,8 +190,8 @@ fn links_are_pinned_before_maps() -> Result<()> {
     ensure!(in_order > rounds / 2, "in {in_order} of {rounds} rounds");
     daemon.kill()?;
     fixture.delete_own_rules()?;
-    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
-    fixture.nothing_went_astray()
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
+    fixture.ensure_nothing_lost()
 }
 
 /// Somebody empties the maps by their pins, and pins other things in the places of ours. Nothing tells of it:
@@ -261,7 +261,7 @@ fn what_is_pinned_is_read_back() -> Result<()> {
     drop((link, program));
     daemon.kill()?;
     fixture.delete_own_rules()?;
-    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     let daemon = fixture.start()?;
     leaks_are_caught(&fixture)?;
     ensure!(daemon.stop()? == 0);

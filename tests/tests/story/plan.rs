@@ -48,9 +48,9 @@ fn pasted_into_a_shell(flavour: Flavour, hook: Hook) -> Result<()> {
     drop(daemon);
 
     for tunnel in by_hand.lab.tunnels() {
-        by_hand.outside_is_answered(tunnel)?;
+        by_hand.ensure_outside_answered(tunnel)?;
     }
-    by_hand.nothing_went_astray()?;
+    by_hand.ensure_nothing_lost()?;
     let plan = by_hand.program.run(&["plan"])?;
     assert_eq!(plan.code, 0, "{plan:#?}");
     // A daemon that comes later finds nothing to correct.

@@ -56,7 +56,7 @@ fn only_what_changed_is_touched() -> Result<()> {
         "{rules}"
     );
     assert!(!rules.contains("lookup 201"), "{rules}");
-    fixture.outside_is_answered(second)?;
+    fixture.ensure_outside_answered(second)?;
 
     // What is wanted otherwise was not taken away by anybody.
     let (to_its_mtu, of_second) = changed.rsplit_once("mtu = ").context("no mtu")?;
@@ -87,7 +87,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     rules_until(&fixture, "the rules of the start are back", |rules| {
         rules == before
     })?;
-    fixture.outside_is_answered(second)?;
+    fixture.ensure_outside_answered(second)?;
 
     // A file that is wrong.
     fixture
@@ -102,7 +102,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     ensure!(pings.all_answered(), "{pings:?}");
     let status = fixture.program.status()?;
     assert_eq!(status.corrections, 0);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -140,7 +140,7 @@ fn what_nobody_confirms_is_given_up_again() -> Result<()> {
 fn a_native_tunnel_that_did_not_change_goes_on() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let _daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.interface);
     let indices = || -> Result<_> {
         let status = fixture.program.status()?;
@@ -152,12 +152,12 @@ fn a_native_tunnel_that_did_not_change_goes_on() -> Result<()> {
         .lab
         .write_config(&(good + "local4 = \"192.0.2.10\"\n"))?;
     fixture.program.ok(&["reload"])?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let after = indices()?;
     assert_eq!(before[0], after[0], "the first tunnel was touched");
     assert_ne!(before[1], after[1], "the second tunnel was not made anew");
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     Ok(())
 }

@@ -169,7 +169,7 @@ fn what_brokers_said_is_known() -> Result<()> {
     assert_eq!(fixture.lab.tic()?.connects().len(), 0);
 
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.stdout, "# nothing changes\n");
     assert_eq!(daemon.stop()?, 0);

@@ -28,7 +28,7 @@ fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     let daemon = fixture.start()?;
     let [first, second] = fixture.lab.tunnels();
 
-    let pings = fixture.outside_is_answered(first)?;
+    let pings = fixture.ensure_outside_answered(first)?;
     assert_eq!(
         fixture.reached_brokers()?[1],
         0,
@@ -51,7 +51,7 @@ fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert!(echo.last_request_in_seconds_ago.is_none());
 
     let before = fixture.reached_brokers()?[0];
-    let pings = fixture.outside_is_answered(second)?;
+    let pings = fixture.ensure_outside_answered(second)?;
     assert_eq!(
         fixture.reached_brokers()?[0],
         before,
@@ -61,7 +61,7 @@ fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     let echo = status.tunnel(second.plan.interface).echo;
     assert_eq!((echo.requests_in, echo.replies_out), (pings, pings));
 
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert!(status.healthy, "{status:#?}");
     for tunnel in &status.tunnels {
         assert!(tunnel.is_whole(), "{tunnel:#?}");

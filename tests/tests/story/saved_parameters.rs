@@ -35,7 +35,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
     assert!(explained(&fixture, &source)?["tunnel"].is_null());
 
     let daemon = fixture.start()?;
-    fixture.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     assert_eq!(fixture.program.run(&["plan"])?.code, 0);
     for plan in [first, second] {

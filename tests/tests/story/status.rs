@@ -38,7 +38,7 @@ fn one_screen() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let printed = fixture.program.ok(&["status"])?;
     assert!(printed.stdout.lines().count() <= 24, "{}", printed.stdout);
@@ -162,7 +162,7 @@ fn counters_per_interface() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let printed = fixture.program.ok(&["counters"])?;
     for interface in ["net0", "sixxs0", "sixxs1"] {
@@ -225,7 +225,7 @@ fn uplinks_are_found() -> Result<()> {
     daemon.kill()?;
     fixture.delete_own_rules()?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    fixture.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }

@@ -32,7 +32,7 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
     fixture.program.ok(&["reload"])?;
     assert_eq!(fixture.own_rules()?.lines().count(), 1);
     assert_eq!(fixture.own_routes()?.lines().count(), 4);
-    fixture.outside_is_answered(second)?;
+    fixture.ensure_outside_answered(second)?;
 
     // Somebody takes it all away.
     fixture.delete_own_rules()?;
@@ -51,7 +51,7 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
     assert_eq!([fixture.own_rules()?, fixture.own_routes()?], before);
     let pings = pings.stop()?;
     ensure!(pings.all_answered(), "{pings:?}");
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -83,7 +83,7 @@ fn ten_thousand_addresses() -> Result<()> {
     // Twice what is wanted: the machine may have other things to do.
     ensure!(ready < Duration::from_secs(4), "ready after {ready:?}");
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let resident = daemon.resident_kib()?;
     println!("resident: {resident} KiB");
@@ -107,7 +107,7 @@ fn ten_thousand_addresses() -> Result<()> {
     )?;
     println!("repaired after {:?}", flushed.elapsed());
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())

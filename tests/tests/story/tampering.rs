@@ -81,9 +81,9 @@ fn programs_come_back_at_once() -> Result<()> {
     let status = fixture.program.status()?;
     assert!(status.healthy, "{status:#?}");
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -104,7 +104,7 @@ fn programs_come_back_to_the_service() -> Result<()> {
     run.arg("--bounding-set=-all,+bpf,+net_admin,+net_raw,+perfmon")
         .arg(fixture.program.binary())
         .arg("run");
-    fixture.program.dress(&mut run);
+    fixture.program.apply_environment(&mut run);
     let daemon = fixture.program.start_as(run)?;
     let [link] = links(&fixture, UPLINK)?[..] else {
         panic!("not one program at {UPLINK}");
@@ -200,7 +200,7 @@ fn pinned(version: &Path) -> BTreeSet<PathBuf> {
 fn pins_come_back() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.outside_is_answered(&fixture.lab.tunnels()[0])?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     let before = fixture.program.status()?;
     let version = fixture.version()?;
     let all = pinned(&version);
@@ -232,7 +232,7 @@ fn pins_come_back() -> Result<()> {
     let requests =
         |status: &sixxs_tests::program::status::Status| status.tunnel(name).echo.requests_in;
     assert_eq!(requests(&after), requests(&before) + pings.sent);
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -327,7 +327,7 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
         let fixture = Fixture::new(Flavour::Tun, hook)?;
         let daemon = fixture.start()?;
         for tunnel in fixture.lab.tunnels() {
-            fixture.outside_is_answered(tunnel)?;
+            fixture.ensure_outside_answered(tunnel)?;
         }
         assert_eq!(daemon.stop()?, 0);
         let address = TUNNELS[1].address;
@@ -356,7 +356,7 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
         assert_eq!(before[1][0], asked);
         let requests = status.tunnel(TUNNELS[1].interface).echo.requests_in;
         assert_eq!(requests, asked + pings.sent);
-        fixture.nothing_went_astray()?;
+        fixture.ensure_nothing_lost()?;
         assert_eq!(daemon.stop()?, 0);
     }
     Ok(())

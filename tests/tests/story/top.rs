@@ -66,7 +66,7 @@ fn names(screen: &str) -> Vec<&str> {
 fn at_several_sizes() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let [first, _] = fixture.lab.tunnels();
     let pings = PingStream::start(
         fixture.lab.outside(),
@@ -108,7 +108,7 @@ fn at_several_sizes() -> Result<()> {
 fn keys_and_sizes_that_change() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let tmux = begin(&fixture, (80, 24), &[])?;
 
     // Order: by name, and the other way round.
@@ -166,7 +166,7 @@ fn keys_of_who_is_not_root() -> Result<()> {
     // Any group serves to show it.
     let run = fixture.program.command(&["--group", "daemon", "run"]);
     let daemon = fixture.program.start_as(run)?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     // A copy that everybody may run, wherever the program was built.
     let copy = fixture.lab.paths().base().join("sixxs");
     std::fs::copy(fixture.program.binary(), &copy)?;
@@ -198,7 +198,7 @@ fn keys_of_who_is_not_root() -> Result<()> {
 fn leaks_and_their_alerts() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let tmux = begin(&fixture, (80, 24), &[])?;
     let [first, second] = fixture.lab.tunnels();
     let cause = Cause::Device(UPLINK);
@@ -236,7 +236,7 @@ fn leaks_and_their_alerts() -> Result<()> {
 fn plain_terminals() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let tmux = begin(&fixture, (80, 24), &["NO_COLOR=1", "LC_ALL=C"])?;
     let screen = tmux.screen()?;
     assert!(screen.is_ascii(), "{screen}");
@@ -266,7 +266,7 @@ fn plain_terminals() -> Result<()> {
 fn daemon_gone_and_back() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let tmux = begin(&fixture, (80, 24), &[])?;
     assert_eq!(daemon.stop()?, 0);
     tmux.until("it is missed", |screen| {

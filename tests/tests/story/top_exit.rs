@@ -36,7 +36,7 @@ fn is_given_back(pty: &Pty) -> Result<()> {
 fn by_keys_and_signals() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     for (key, expected) in [(&b"q"[..], 0), (b"\x03", 0), (b"?q", 0)] {
         let mut pty = begin(&fixture)?;
         pty.key(key)?;
@@ -57,7 +57,7 @@ fn by_keys_and_signals() -> Result<()> {
 fn into_the_background_and_back() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let mut pty = begin(&fixture)?;
     for by_key in [true, false] {
         if by_key {
@@ -87,7 +87,7 @@ fn into_the_background_and_back() -> Result<()> {
 fn terminal_gone() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let mut pty = begin(&fixture)?;
     pty.hang_up()?;
     let status = pty.wait()?;
@@ -129,7 +129,7 @@ fn little_is_written() -> Result<()> {
     const LOOK: Duration = Duration::from_secs(30);
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let mut pty = begin(&fixture)?;
     let (before, began) = (pty.written().len(), Instant::now());
     let passed = || Ok(began.elapsed());

@@ -39,7 +39,7 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
             status.tunnel(other.plan.interface).is_whole(),
             "{status:#?}"
         );
-        fixture.outside_is_answered(other)?;
+        fixture.ensure_outside_answered(other)?;
 
         gone.create()?;
         let created = Instant::now();
@@ -56,13 +56,13 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
         assert!(status.healthy, "{status:#?}");
         assert_eq!(fixture.own_rules()?, rules);
         assert_eq!(sorted(&fixture.own_routes()?), sorted(&routes));
-        fixture.outside_is_answered(gone)?;
-        fixture.nothing_went_astray()?;
+        fixture.ensure_outside_answered(gone)?;
+        fixture.ensure_nothing_lost()?;
 
         // And its leaks are still caught.
         fixture.delete_own_rules()?;
-        fixture.outside_is_answered(gone)?;
-        fixture.nothing_went_astray()?;
+        fixture.ensure_outside_answered(gone)?;
+        fixture.ensure_nothing_lost()?;
         fixture
             .program
             .status_until("rules come back", |status| status.healthy)?;

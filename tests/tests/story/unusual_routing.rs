@@ -84,7 +84,7 @@ fn an_uplink_comes_up_again() -> Result<()> {
             .status_until("it is an uplink again", |status| {
                 status.uplinks.len() == 1 && status.healthy
             })?;
-        fixture.nothing_went_astray()?;
+        fixture.ensure_nothing_lost()?;
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -146,7 +146,7 @@ fn a_route_of_others_in_our_table() -> Result<()> {
         assert!(screen.stdout.contains("table 200"), "{}", screen.stdout);
         let plan = fixture.program.run(&["plan"])?;
         assert_eq!(plan.code, 3, "{plan:#?}");
-        fixture.outside_is_answered(second)?;
+        fixture.ensure_outside_answered(second)?;
         fixture.program.ok(&["down"])?;
         assert_eq!(daemon.wait()?, 0);
         let left = fixture.host().sh("ip -6 route show table 200")?;
@@ -171,7 +171,7 @@ fn a_prefix_without_a_lan() -> Result<()> {
     let refused = leak::send(&socket, "2001:db8:bb:7::1".parse()?, 1, 100);
     assert!(refused.is_err(), "no route to a LAN that is not there");
     leak::send(&socket, OUTSIDE, 1, 100)?;
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

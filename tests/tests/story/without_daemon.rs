@@ -29,7 +29,7 @@ fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
         assert_eq!(lab.filtered()?, filtered);
 
         // The requests did arrive through the tunnel; only the replies went astray.
-        let seen = tunnel.seen_at_broker()?;
+        let seen = tunnel.broker_counters()?;
         assert_eq!(seen.get("requests_to_host")?, 20);
         assert_eq!(seen.get("to_host")?, 25);
         assert_eq!(seen.get("from_host")?, 0);

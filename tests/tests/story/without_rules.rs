@@ -22,7 +22,7 @@ fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
     let rules = fixture.own_rules()?;
     let tunnels = fixture.lab.tunnels();
     for tunnel in tunnels {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let before = fixture.program.status()?;
 
@@ -30,11 +30,11 @@ fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
     fixture.delete_own_rules()?;
     let mut leaked = [0; 2];
     for (tunnel, leaked) in tunnels.iter().zip(&mut leaked) {
-        let seen = tunnel.seen_at_broker()?.get("from_host")?;
-        fixture.outside_is_answered(tunnel)?;
-        *leaked = tunnel.seen_at_broker()?.get("from_host")? - seen;
+        let seen = tunnel.broker_counters()?.get("from_host")?;
+        fixture.ensure_outside_answered(tunnel)?;
+        *leaked = tunnel.broker_counters()?.get("from_host")? - seen;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
 
     let daemon = fixture.start()?;
     assert_eq!(fixture.own_rules()?, rules);
@@ -80,7 +80,7 @@ fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
         .program
         .status_until("corrections are counted", |s| s.corrections > 0)?;
     assert!(status.healthy, "{status:#?}");
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -134,7 +134,7 @@ fn no_ping_is_lost(flavour: Flavour, hook: Hook) -> Result<()> {
             (pings.sent, pings.sent)
         );
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -159,7 +159,7 @@ fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
             pings.all_answered()
         })?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let daemon = fixture.start()?;
     for tunnel in &fixture.program.status()?.tunnels {
         assert!(tunnel.leaks.too_big > 0, "{tunnel:#?}");
@@ -210,7 +210,7 @@ fn a_fight_over_rules() -> Result<()> {
         used < Duration::from_secs(1),
         "{used:?} of processor time in 3 s"
     );
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -134,7 +134,8 @@ impl<'a> Connection<'a> {
             let answer = {
                 let unix_seconds = self.shared.unix_seconds();
                 let settings = self.shared.settings();
-                self.dialogue.answer(&line, &settings.book, unix_seconds)
+                self.dialogue
+                    .answer(&line, &settings.registry, unix_seconds)
             };
             let dialogue = &self.dialogue;
             self.shared.note(self.number, |connect| {

@@ -4,11 +4,11 @@
 //! Tasks: one thread that accepts, one per connection, at most [`MOST_CONNECTIONS`]. All end with
 //! [`Tic::stop`] or drop, which shut every connection.
 
-mod book;
 mod certificate;
 mod connection;
 mod dialogue;
 mod lockout;
+mod registry;
 mod shared;
 
 use std::collections::VecDeque;
@@ -23,10 +23,10 @@ use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-pub use book::{Account, Book, PopRecord, TunnelRecord};
 pub use certificate::Certificate;
 pub use dialogue::Stage;
 pub use lockout::{Rule, Verdict};
+pub use registry::{Account, PopRecord, Registry, TunnelRecord};
 pub use shared::{Connect, Fault, Outcome};
 
 use super::clock::Clock;
@@ -55,10 +55,10 @@ pub struct Tic {
 
 impl Tic {
     /// Starts a server at this address in a namespace.
-    pub fn new(namespace: &Namespace, address: SocketAddr, book: Book) -> Result<Self> {
+    pub fn new(namespace: &Namespace, address: SocketAddr, registry: Registry) -> Result<Self> {
         let authority = Authority::new("the lab's authority")?;
         let settings = Settings {
-            book,
+            registry,
             fault: None,
             tls: authority.server(address.ip(), Certificate::Right)?,
             idle_limit: IDLE_LIMIT,
@@ -124,8 +124,8 @@ impl Tic {
     }
 
     /// Changes what it knows.
-    pub fn change(&self, change: impl FnOnce(&mut Book)) {
-        change(&mut self.shared.settings().book);
+    pub fn change(&self, change: impl FnOnce(&mut Registry)) {
+        change(&mut self.shared.settings().registry);
     }
 
     /// Has it misbehave at this stage of every dialogue from now on.

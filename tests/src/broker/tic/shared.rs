@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 
-use super::book::Book;
 use super::dialogue::Stage;
 use super::lockout::{Lockout, Rule, Verdict};
+use super::registry::Registry;
 use crate::broker::clock::Clock;
 use crate::broker::random::Random;
 
@@ -91,7 +91,7 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) book: Book,
+    pub(super) registry: Registry,
     pub(super) fault: Option<(Stage, Fault)>,
     pub(super) tls: Arc<ServerConfig>,
     pub(super) idle_limit: Duration,

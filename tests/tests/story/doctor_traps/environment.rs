@@ -70,7 +70,7 @@ fn a_clock_that_is_off() -> Result<()> {
     let daemon = fixture
         .program
         .start_as(fixture.program.command(&clock::MOVABLE))?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     let bad = || {
         let traps = traps(&fixture, "clock")?.into_iter();
         Ok(traps.filter(|trap| trap["verdict"] == "bad").count())
@@ -119,7 +119,7 @@ fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
     // What that does: both clocks are the same.
     lab.tic()?.set_time_ahead(0);
     fixture.program.ok(&["restart", name])?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert!(bad()?.is_empty());
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -159,7 +159,7 @@ fn a_broker_that_refuses_us() -> Result<()> {
     fixture
         .program
         .ok(&["restart", lab.tunnels()[0].plan.interface])?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -32,7 +32,7 @@ fn a_reverse_path_filter() -> Result<()> {
     )?;
     let [tunnel, _] = fixture.lab.tunnels();
     trap(&fixture, "filters", "note")?;
-    fixture.outside_is_answered(tunnel)?;
+    fixture.ensure_outside_answered(tunnel)?;
     assert_eq!(daemon.stop()?, 0);
 
     fixture.delete_own_rules()?;
@@ -135,7 +135,7 @@ fn a_filter_by_ip6tables(command: &str) -> Result<()> {
     ))?;
     let [tunnel, _] = fixture.lab.tunnels();
     trap(&fixture, "filters", "note")?;
-    fixture.outside_is_answered(tunnel)?;
+    fixture.ensure_outside_answered(tunnel)?;
     assert_eq!(daemon.stop()?, 0);
     fixture.delete_own_rules()?;
     let ping = || probe::ping(fixture.lab.outside(), tunnel.plan.address, 3);

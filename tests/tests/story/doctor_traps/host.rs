@@ -74,18 +74,18 @@ fn a_kernel_without_subtrees() -> Result<()> {
     assert!(refused.load(Ordering::Relaxed) > 0);
     // What it cannot lead the programs catch.
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let fixed = fix(&trap)?;
     let line = fixed.split(", or").next().unwrap_or_default();
     let config = fixture.lab.config(&format!("{line}\n"));
     fixture.lab.write_config(&config)?;
     fixture.program.ok(&["reload"])?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     for tunnel in fixture.lab.tunnels() {
-        fixture.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    fixture.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert!(fixture.program.status()?.problems.is_empty());
     assert_eq!(found()?, (None, 0));
     assert_eq!(daemon.stop()?, 0);
@@ -119,7 +119,7 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     assert_ne!(status.tunnel(name).state, "up");
     is_fixed(&fixture, "state", "bad")?;
     fixture.program.ok(&["restart", name])?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
 
     // Something else by that name.
@@ -128,7 +128,7 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
         .shell(&format!("umount {shown}; rmdir {shown}; touch {shown}"))?;
     is_fixed(&fixture, "state", "bad")?;
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -174,7 +174,7 @@ fn no_tun_devices() -> Result<()> {
     fixture.program.shell("mknod /dev/net/tun c 10 200")?;
     assert!(traps(&fixture, "tun")?.is_empty());
     let daemon = fixture.start()?;
-    fixture.is_up()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -182,7 +182,7 @@ fn no_tun_devices() -> Result<()> {
 /// What setpriv(1) with these options finds that is not as it should be.
 fn found_as(fixture: &Fixture, options: &[&str], about: &str) -> Result<Option<Value>> {
     let mut doctor = fixture.host().command("setpriv");
-    fixture.program.dress(&mut doctor);
+    fixture.program.apply_environment(&mut doctor);
     doctor
         .args(options)
         .arg(fixture.program.binary())

@@ -66,7 +66,7 @@ fn settings_of_the_kernel() -> Result<()> {
         plan.address, plan.interface
     ))?;
     is_fixed(&fixture, "address", "bad")?;
-    fixture.outside_is_answered(tunnel)?;
+    fixture.ensure_outside_answered(tunnel)?;
 
     // A default route that only routers could give, who are not listened to.
     host.sysctl(&[
@@ -166,8 +166,8 @@ fn a_deprecated_address_is_no_trap() -> Result<()> {
         .sh("ip -6 -oneline address show deprecated")?;
     assert!(deprecated.contains(&address.to_string()), "{deprecated}");
     assert!(traps(&fixture, "address")?.is_empty());
-    fixture.outside_is_answered(tunnel)?;
-    fixture.nothing_went_astray()?;
+    fixture.ensure_outside_answered(tunnel)?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

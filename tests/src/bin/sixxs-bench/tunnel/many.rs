@@ -33,7 +33,7 @@ pub(crate) struct Many {
 /// Starts them, and leaves them alone for so long.
 pub(crate) fn measure(idle_for: Duration) -> Result<Many> {
     let lab = Lab::new(Spec {
-        more: MORE,
+        extra_tunnels: MORE,
         ..Spec::native([Kind::Ayiya; 2])
     })?;
     // Each is a connect to the broker; what the limit is for does not happen in a lab.

@@ -1,4 +1,4 @@
-//! Owns what a TIC server knows: users, their tunnels, the PoPs.
+//! Owns the data of a TIC server: users, their tunnels, the PoPs.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use crate::broker::Kind;
 
 /// Everything that the server hands out.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+pub struct Registry {
     /// Who may log in.
     pub accounts: Vec<Account>,
     /// The routers.
@@ -68,7 +68,7 @@ pub struct PopRecord {
     pub address6: Ipv6Addr,
 }
 
-impl Book {
+impl Registry {
     /// The tunnel of this id, whoever has it.
     pub fn tunnel_mut(&mut self, id: &str) -> Option<&mut TunnelRecord> {
         let tunnels = self.accounts.iter_mut().flat_map(|user| &mut user.tunnels);
