@@ -7,8 +7,8 @@ use sixxs_common::address::Address;
 use sixxs_common::layout::{EVENTS_PER_SECOND, LeakEvent, TREATMENT_REDIRECTED};
 use sixxs_common::stat::Stat;
 use sixxs_core::enforce::Role;
-use sixxs_tests::bare::{Direction, LOOPBACK, Programs};
-use sixxs_tests::packets::{ETHERNET_BYTES, UDP, udp};
+use sixxs_tests::kernel::program_harness::{Direction, LOOPBACK, Programs};
+use sixxs_tests::probe::packets::{ETHERNET_BYTES, UDP, udp};
 
 use crate::golden::{OUTSIDE, address, from_to, host, out};
 

@@ -7,8 +7,8 @@ use sixxs_common::layout::TREATMENT_NO_TUNNEL;
 use sixxs_common::stat::Stat;
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
-use sixxs_tests::bare::{Direction, Host, Programs};
-use sixxs_tests::packets::{
+use sixxs_tests::kernel::program_harness::{Direction, Host, Programs};
+use sixxs_tests::probe::packets::{
     AUTHENTICATION, DESTINATION_OPTIONS, DESTINATION_UNREACHABLE, ECHO_REPLY, ECHO_REQUEST,
     FRAGMENT, HOP_BY_HOP, ICMPV6, IPV4_TYPE, IPV6_TYPE, UDP, VLAN_TYPE, authentication, ethernet,
     fragment, icmpv6, ipv6, options, packet_too_big, udp,
