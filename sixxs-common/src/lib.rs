@@ -7,6 +7,7 @@
 //! * [`address`] – IPv6 addresses as the programs compare them
 //! * [`packet`] – where the headers of a frame are
 //! * [`decide`] – what a packet on its way out of an interface is: ours, nobody's, a leak
+//! * [`treatment`] – what the programs do with a leak
 //! * [`flow`] – which conversation a packet belongs to
 //! * [`recursion`] – outer packets of a tunnel that would go into that very tunnel
 //! * [`echo`] – echo requests paired with their replies
@@ -24,3 +25,4 @@ pub mod packet;
 pub mod recursion;
 pub mod stat;
 pub mod too_big;
+pub mod treatment;

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use sixxs_common::treatment::Treatment;
+
 use crate::{
     lasting::REPAIR,
     link::{Link, Unusable},
@@ -78,8 +80,8 @@ pub struct Facts<'a> {
     pub has_program: bool,
     /// A rule of others that comes before ours.
     pub shadow: Option<&'a ShadowEffect>,
-    /// What becomes of packets that go to other interfaces, if that goes on ([`Leaking::fate`]).
-    pub leaks: Option<LeakFate>,
+    /// What becomes of packets that go to other interfaces, if that goes on ([`Leaking::treatment`]).
+    pub leaks: Option<Treatment>,
     /// Echo requests that had time for a reply and got none, since the last reply; 0 for none.
     pub unanswered_in_a_row: u64,
     /// What a longer watch over replies found.
@@ -106,25 +108,12 @@ pub enum ShadowFate {
     Refused,
 }
 
-/// What becomes of packets that a rule or a socket leads to another interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeakFate {
-    /// The program there redirects them into the tunnel.
-    Redirected,
-    /// The program there drops them, by order.
-    Dropped,
-    /// They leave there, by order.
-    Passed,
-    /// They are outer packets of the tunnel itself, which it cannot carry; they are dropped.
-    Recursion,
-}
-
 /// Leaks of a tunnel, in the order in which they are seen. Times are since a moment of the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaking {
     since: Duration,
     last: Duration,
-    fate: LeakFate,
+    treatment: Treatment,
 }
 
 impl Leaking {
@@ -133,29 +122,39 @@ impl Leaking {
 
     /// The first leak.
     #[must_use]
-    pub const fn begin(now: Duration, fate: LeakFate) -> Self {
+    pub const fn begin(now: Duration, treatment: Treatment) -> Self {
         Self {
             since: now,
             last: now,
-            fate,
+            treatment: judged(treatment),
         }
     }
 
     /// One more.
-    pub fn go_on(&mut self, now: Duration, fate: LeakFate) {
+    pub fn go_on(&mut self, now: Duration, treatment: Treatment) {
         if now.saturating_sub(self.last) > Self::QUIET {
             self.since = now;
         }
         self.last = now;
-        self.fate = fate;
+        self.treatment = judged(treatment);
     }
 
     /// What becomes of them, while they go on for longer than a repair takes.
     #[must_use]
-    pub fn fate(&self, now: Duration) -> Option<LeakFate> {
+    pub fn treatment(&self, now: Duration) -> Option<Treatment> {
         let goes_on = now.saturating_sub(self.last) <= Self::QUIET;
         let lasts = self.last.saturating_sub(self.since) >= REPAIR;
-        (goes_on && lasts).then_some(self.fate)
+        (goes_on && lasts).then_some(self.treatment)
+    }
+}
+
+/// The treatment by which health judges: an answer to what is too big is as good as a redirect, and all
+/// that is dropped is equal.
+const fn judged(treatment: Treatment) -> Treatment {
+    match treatment {
+        Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => Treatment::Redirected,
+        Treatment::Dropped | Treatment::NoTunnel => Treatment::Dropped,
+        Treatment::Observed | Treatment::Recursion => treatment,
     }
 }
 

@@ -19,6 +19,7 @@ use aya_ebpf::{
 use sixxs_common::{
     layout::{NO_UID, NextHop},
     packet::{ETHERNET_HEADER_BYTES, Packet, REACH},
+    treatment::Fit,
 };
 
 /// A helper said no.
@@ -57,15 +58,6 @@ pub(crate) struct Sender {
     pub(crate) uid: u32,
     pub(crate) cgroup: u64,
     pub(crate) bound_ifindex: u32,
-}
-
-/// Whether something fits into an interface.
-pub(crate) enum Fit {
-    Fits,
-    /// It does not; the interface takes packets of this many bytes.
-    TooBig(u32),
-    /// There is no such interface.
-    NoInterface,
 }
 
 /// The frame.

@@ -25,12 +25,13 @@ use aya_ebpf::{
 use sixxs_common::{
     address::Address,
     decide::{Exit, Tables as _, Verdict, decide},
-    layout::{Interface, ROLE_TUNNEL},
+    layout::Interface,
     packet::{self, Echo, EchoMessage, Ipv6},
     stat::Stat,
+    treatment::Treatment,
 };
 
-use crate::{frame::Frame, leak::Treated, maps::Slot};
+use crate::{frame::Frame, maps::Slot};
 
 /// Go on to the next program; `TCX_NEXT` under TCX.
 const NEXT: i32 = TC_ACT_UNSPEC;
@@ -47,11 +48,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
-    let exit = if interface.role == ROLE_TUNNEL {
-        Exit::Tunnel(interface.slot)
-    } else {
-        Exit::Uplink(interface.ifindex)
-    };
+    let exit = Exit::of(interface);
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
     let tables = maps::InKernel {
         slot,
@@ -74,16 +71,16 @@ fn sixxs_egress(context: TcContext) -> i32 {
         // No reply that is waited for: `proof::came` waits for none that goes there.
         (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
         (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
-            Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
-            Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
-            Treated::TooBig => (Stat::VerdictTooBig, SHOT),
-            Treated::Dropped => {
+            None => (Stat::VerdictExempt, NEXT),
+            Some(Treatment::Redirected) => (Stat::VerdictRedirected, REDIRECT),
+            Some(Treatment::TooBig) => (Stat::VerdictTooBig, REDIRECT),
+            Some(Treatment::Unanswered) => (Stat::VerdictTooBig, SHOT),
+            Some(Treatment::Dropped | Treatment::NoTunnel) => {
                 proof::elsewhere(&frame, ipv6);
                 (Stat::VerdictDropped, SHOT)
             }
-            Treated::Near => (Stat::VerdictExempt, NEXT),
-            Treated::Recursion => (Stat::VerdictRecursion, SHOT),
-            Treated::Observed => {
+            Some(Treatment::Recursion) => (Stat::VerdictRecursion, SHOT),
+            Some(Treatment::Observed) => {
                 proof::elsewhere(&frame, ipv6);
                 (Stat::VerdictObserved, NEXT)
             }

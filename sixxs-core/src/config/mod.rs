@@ -24,6 +24,7 @@ pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
 pub use learned::{Conflict, Learned, Taken};
 pub use reader::Fault;
 use reader::{At, Faults, Place, Table};
+pub use sixxs_common::treatment::OnLeak;
 pub use tunnel::Tunnel;
 
 use crate::{
@@ -113,18 +114,6 @@ impl Config {
         self.alerting.webhook.is_some()
             || self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
     }
-}
-
-/// What the programs do with a leak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnLeak {
-    /// Put it into the right tunnel.
-    #[default]
-    Redirect,
-    /// Drop it.
-    Drop,
-    /// Count and report it, and let it pass.
-    Observe,
 }
 
 /// How packets are led to the tunnels by their source.
@@ -355,29 +344,6 @@ impl std::str::FromStr for RuleMode {
             "subtrees" => Ok(Self::Subtrees),
             _ => Err(NotThat("no such mode")),
         }
-    }
-}
-
-impl std::str::FromStr for OnLeak {
-    type Err = NotThat;
-
-    fn from_str(text: &str) -> Result<Self, NotThat> {
-        match text {
-            "redirect" => Ok(Self::Redirect),
-            "drop" => Ok(Self::Drop),
-            "observe" => Ok(Self::Observe),
-            _ => Err(NotThat("no such treatment")),
-        }
-    }
-}
-
-impl fmt::Display for OnLeak {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Redirect => "redirect",
-            Self::Drop => "drop",
-            Self::Observe => "observe",
-        })
     }
 }
 

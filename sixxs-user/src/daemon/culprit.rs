@@ -8,10 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sixxs_common::{
-    flow::Flow,
-    layout::{NO_UID, TREATMENT_RECURSION},
-};
+use sixxs_common::{flow::Flow, layout::NO_UID, treatment::Treatment};
 use sixxs_core::{
     alert::Leaks,
     explain::{Cause, Circumstances, Endpoint, Packet, cause, rules},
@@ -127,7 +124,7 @@ pub(super) fn why(state: &State, line: &Leaks) -> Option<Cause> {
     let (name, _) = slots.iter().find(|(_, slot)| **slot == line.tunnel)?;
     let mut tunnels = state.config.tunnels.iter();
     let tunnel = tunnels.find(|tunnel| tunnel.name == *name)?;
-    if record.treatment == TREATMENT_RECURSION {
+    if record.treatment == Treatment::Recursion.raw() {
         return Some(recursion(name, flow));
     }
     let source = Ipv6Addr::from(flow.local.octets());

@@ -126,7 +126,7 @@ impl State {
             is_routed,
             has_program,
             shadow: shadow.map(|shadow| self.effect(shadow)).as_ref(),
-            leaks: leaking.and_then(|leaking| leaking.fate(self.started.elapsed())),
+            leaks: leaking.and_then(|leaking| leaking.treatment(self.started.elapsed())),
             unanswered_in_a_row: in_a_row.unwrap_or(0),
             manner: vigil.map_or(Manner::Fine, Vigil::manner),
         })

@@ -5,15 +5,13 @@ use std::time::Duration;
 use bytemuck::pod_read_unaligned;
 use sixxs_common::{
     flow::Flow,
-    layout::{
-        FlowRecord, LeakEvent, TREATMENT_OBSERVED, TREATMENT_RECURSION, TREATMENT_REDIRECTED,
-        TREATMENT_TOO_BIG,
-    },
+    layout::{FlowRecord, LeakEvent},
     stat::Stat,
+    treatment::Treatment,
 };
 use sixxs_core::{
     alert::{Leaks, Merger},
-    health::{LeakFate, Leaking},
+    health::Leaking,
 };
 
 use super::{culprit, report, state::State};
@@ -72,17 +70,11 @@ impl State {
     }
 
     fn leaks_on(&mut self, record: &FlowRecord, now: Duration) {
-        let fate = match record.treatment {
-            // One that is too big is answered, which is as good.
-            TREATMENT_REDIRECTED | TREATMENT_TOO_BIG => LeakFate::Redirected,
-            TREATMENT_OBSERVED => LeakFate::Passed,
-            TREATMENT_RECURSION => LeakFate::Recursion,
-            _ => LeakFate::Dropped,
-        };
+        let treatment = Treatment::try_from(record.treatment).unwrap_or(Treatment::Dropped);
         self.leaking
             .entry(record.tunnel)
-            .and_modify(|leaking| leaking.go_on(now, fate))
-            .or_insert_with(|| Leaking::begin(now, fate));
+            .and_modify(|leaking| leaking.go_on(now, treatment))
+            .or_insert_with(|| Leaking::begin(now, treatment));
     }
 
     /// Whether this is about outer packets of a tunnel that were told of: they go on until somebody cures it,
@@ -91,7 +83,7 @@ impl State {
         let Some((flow, record)) = &line.flow else {
             return false;
         };
-        if record.treatment != TREATMENT_RECURSION {
+        if record.treatment != Treatment::Recursion.raw() {
             return false;
         }
         let before = self.recursions.get(&line.tunnel);

@@ -3,12 +3,10 @@
 use std::{collections::BTreeMap, net::Ipv6Addr, sync::atomic::Ordering, time::Duration};
 
 use sixxs_common::{
-    layout::{
-        NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
-        TREATMENT_REDIRECTED, TREATMENT_TOO_BIG,
-    },
+    layout::NO_UID,
     packet::{ICMPV6, TCP, UDP},
     stat::{CAPACITY, Counters, Stat},
+    treatment::Treatment,
 };
 use sixxs_core::{
     alert::Leaks,
@@ -341,14 +339,6 @@ fn protocol(number: u32) -> String {
     }
 }
 
-const fn treatment(number: u32) -> &'static str {
-    match number {
-        TREATMENT_REDIRECTED => "redirected",
-        TREATMENT_DROPPED => "dropped",
-        TREATMENT_OBSERVED => "observed",
-        TREATMENT_TOO_BIG => "too_big",
-        TREATMENT_NO_TUNNEL => "no_tunnel",
-        TREATMENT_RECURSION => "recursion",
-        _ => "unknown",
-    }
+fn treatment(number: u32) -> &'static str {
+    Treatment::try_from(number).map_or("unknown", Treatment::name)
 }
