@@ -11,7 +11,7 @@ use std::{fmt, net::Ipv4Addr, str::FromStr};
 
 use crate::{
     broker::tic::Server,
-    config::{Fault, Invalid},
+    diagnostics::{Diagnostics, Invalid, Location},
     secret::Secret,
     types::IfName,
 };
@@ -123,19 +123,11 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Aiccu, Invalid> {
     } else {
         reader.read(bytes)
     };
-    match draft {
-        Some(mut aiccu) if reader.faults.is_empty() => {
-            aiccu.notes = reader.notes;
-            Ok(aiccu)
-        }
-        _ => {
-            reader.faults.sort_by_key(|fault| fault.line);
-            Err(Invalid {
-                file: file.to_owned(),
-                faults: reader.faults,
-            })
-        }
-    }
+    let aiccu = draft.map(|aiccu| Aiccu {
+        notes: reader.notes,
+        ..aiccu
+    });
+    reader.diagnostics.check(file, aiccu)
 }
 
 /// A value and the line that it is on.
@@ -149,7 +141,7 @@ struct Value<'a> {
 struct Reader<'a> {
     values: std::collections::BTreeMap<&'static str, Value<'a>>,
     notes: Vec<Note>,
-    faults: Vec<Fault>,
+    diagnostics: Diagnostics,
 }
 
 impl<'a> Reader<'a> {
@@ -263,7 +255,7 @@ impl<'a> Reader<'a> {
 
     fn required(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
         let value = self.values.remove(key).map(|value| value.text);
-        if value.is_none() && !self.faults.iter().any(|fault| fault.key == key) {
+        if value.is_none() && !self.diagnostics.names(key) {
             self.fault(1, key, format!("missing; expected {expected}"));
         }
         value
@@ -339,11 +331,8 @@ impl<'a> Reader<'a> {
     }
 
     fn fault(&mut self, line: usize, key: &str, message: impl Into<String>) {
-        self.faults.push(Fault {
-            line,
-            key: key.to_owned(),
-            message: message.into(),
-        });
+        let key = key.to_owned();
+        self.diagnostics.add(&Location { line, key }, message);
     }
 }
 

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::reader::{Faults, Place};
+use super::reader::Faults;
 use crate::{
     aiccu::{self, Aiccu},
+    diagnostics::Location,
     types::IfName,
 };
 
@@ -68,7 +69,7 @@ pub struct Tls {
 /// Reads an aiccu.conf.
 pub(super) fn read(
     file: &str,
-    place: &Place,
+    place: &Location,
     tls: Tls,
     others: Others<'_>,
     faults: &mut Faults,
@@ -87,7 +88,7 @@ pub(super) fn read(
             tls,
         }),
         Err(invalid) => {
-            for fault in &invalid.faults {
+            for fault in &invalid.diagnostics {
                 faults.add(place, format!("{file}: {fault}"));
             }
             None

@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     account::{self, Account, Others, Tls},
-    reader::{At, Faults, Place, Table},
+    reader::{At, Faults, Table},
 };
-use crate::{broker::beats::DEFAULT_INTERVAL, secret::Secret};
+use crate::{broker::beats::DEFAULT_INTERVAL, diagnostics::Location, secret::Secret};
 
 /// Who makes a tunnel's interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,7 +267,7 @@ pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Fault
         return None;
     };
     keys.refuse_others(name.value, faults);
-    let [up, remote, password] = places.map(|place| Place {
+    let [up, remote, password] = places.map(|place| Location {
         line: name.place.line,
         ..place
     });
@@ -324,7 +324,7 @@ pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Fault
 fn heartbeat(
     password: Option<At<Secret>>,
     interval: Option<At<u32>>,
-    missing: &Place,
+    missing: &Location,
     faults: &mut Faults,
 ) -> Option<Heartbeat> {
     let password = require(password, missing, "the tunnel's password", faults)?;
@@ -339,7 +339,7 @@ fn heartbeat(
 
 fn require<T>(
     found: Option<At<T>>,
-    missing: &Place,
+    missing: &Location,
     expected: &str,
     faults: &mut Faults,
 ) -> Option<At<T>> {
@@ -384,7 +384,7 @@ impl Keys {
     }
 }
 
-fn place<T>(found: &Option<At<T>>) -> Option<&Place> {
+fn place<T>(found: &Option<At<T>>) -> Option<&Location> {
     found.as_ref().map(|at| &at.place)
 }
 

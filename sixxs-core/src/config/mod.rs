@@ -22,16 +22,15 @@ pub use added::Refused;
 pub use alerting::{Alerting, Webhook};
 pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
 pub use learned::{Conflict, Learned, Taken};
-pub use reader::Fault;
-use reader::{At, Faults, Place, Table};
+use reader::{At, Faults, Table};
 pub use sixxs_common::treatment::OnLeak;
 pub use tunnel::Tunnel;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},
+    diagnostics::{Diagnostic, Invalid, Location},
     host::HostName,
-    routing::SUBTREES_TABLE,
-    types::{IfName, RulePriority},
+    types::{IfName, RulePriority, TableId},
 };
 
 /// What is wanted.
@@ -41,7 +40,7 @@ pub struct Config {
     pub uplinks: Option<Vec<IfName>>,
     /// What the programs do with a leak.
     pub on_leak: OnLeak,
-    /// Whether local networks are direct ([`crate::routing::connected`]).
+    /// Whether local networks are direct (`routing::connected`).
     pub direct_connected: bool,
     /// Priority of the rules by source; those for direct destinations come right before.
     pub rule_priority: RulePriority,
@@ -92,7 +91,7 @@ impl Config {
         }
         Err(Invalid {
             file: file.to_owned(),
-            faults: vec![Fault {
+            diagnostics: vec![Diagnostic {
                 line: 1,
                 key: "tunnel".to_owned(),
                 message: "expected at least one [[tunnel]]".to_owned(),
@@ -127,26 +126,8 @@ pub enum RuleMode {
     Subtrees,
 }
 
-/// The file cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Invalid {
-    /// Its path.
-    pub file: String,
-    /// What is wrong, by line; at least one.
-    pub faults: Vec<Fault>,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.faults.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}: {fault}", self.file)?;
-        }
-        Ok(())
-    }
-}
+/// The one table of [`RuleMode::Subtrees`].
+pub const SUBTREES_TABLE: TableId = TableId(200);
 
 /// Priority of the rules by source unless told otherwise.
 const RULE_PRIORITY: u32 = 16383;
@@ -184,7 +165,7 @@ pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
         );
         Invalid {
             file: file.to_owned(),
-            faults: vec![Fault {
+            diagnostics: vec![Diagnostic {
                 line,
                 key: String::new(),
                 message,
@@ -207,7 +188,7 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
             read(table, others, &mut faults)
         }
         Err(error) => {
-            let place = Place {
+            let place = Location {
                 line: error.span().map_or(1, |span| faults.line(&span)),
                 key: String::new(),
             };
@@ -215,14 +196,7 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
             None
         }
     };
-    let faults = faults.into_sorted();
-    match config {
-        Some(config) if faults.is_empty() => Ok(config),
-        _ => Err(Invalid {
-            file: file.to_owned(),
-            faults,
-        }),
-    }
+    faults.into_diagnostics().check(file, config)
 }
 
 fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option<Config> {

@@ -13,48 +13,23 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::secret::Secret;
-
-/// One thing that is wrong in a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Line in the file, from 1.
-    pub line: usize,
-    /// Path of the key, such as `tunnel[2].mtu` (tunnels count from 1); empty for a fault of syntax.
-    pub key: String,
-    /// What is wrong and what was expected.
-    pub message: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.key.is_empty() {
-            write!(f, "line {}: {}", self.line, self.message)
-        } else {
-            write!(f, "line {}: {}: {}", self.line, self.key, self.message)
-        }
-    }
-}
-
-/// A place in the file: where a value, or the table that lacks it, stands.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub(super) line: usize,
-    pub(super) key: String,
-}
+use crate::{
+    diagnostics::{Diagnostics, Location},
+    secret::Secret,
+};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct At<T> {
     pub(super) value: T,
-    pub(super) place: Place,
+    pub(super) place: Location,
 }
 
 /// Collects faults, so that one run names them all.
 pub(super) struct Faults {
     /// Where lines end.
     ends: Vec<usize>,
-    found: Vec<Fault>,
+    found: Diagnostics,
 }
 
 impl Faults {
@@ -62,7 +37,7 @@ impl Faults {
         let ends = text.match_indices('\n').map(|(at, _)| at);
         Self {
             ends: ends.collect(),
-            found: Vec::new(),
+            found: Diagnostics::default(),
         }
     }
 
@@ -70,22 +45,16 @@ impl Faults {
         1 + self.ends.partition_point(|end| *end < span.start)
     }
 
-    pub(super) fn add(&mut self, place: &Place, message: impl Into<String>) {
-        self.found.push(Fault {
-            line: place.line,
-            key: place.key.clone(),
-            message: message.into(),
-        });
+    pub(super) fn add(&mut self, place: &Location, message: impl Into<String>) {
+        self.found.add(place, message);
     }
 
     /// Whether something was said about this key already.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.found.iter().any(|fault| fault.key == key)
+        self.found.names(key)
     }
 
-    /// The faults in the order of the file.
-    pub(super) fn into_sorted(mut self) -> Vec<Fault> {
-        self.found.sort_by_key(|fault| fault.line);
+    pub(super) fn into_diagnostics(self) -> Diagnostics {
         self.found
     }
 }
@@ -114,8 +83,8 @@ impl<'i> Table<'i> {
     }
 
     /// The place of a key that is not there.
-    pub(super) fn place(&self, key: &str) -> Place {
-        Place {
+    pub(super) fn place(&self, key: &str) -> Location {
+        Location {
             line: self.line,
             key: format!("{}{key}", self.prefix),
         }
@@ -124,7 +93,7 @@ impl<'i> Table<'i> {
     fn take(&mut self, key: &str) -> Option<At<DeValue<'i>>> {
         let (line, value) = self.entries.remove(key)?;
         Some(At {
-            place: Place {
+            place: Location {
                 line,
                 key: format!("{}{key}", self.prefix),
             },
@@ -176,7 +145,7 @@ impl<'i> Table<'i> {
             DeValue::Array(values) => values
                 .into_iter()
                 .map(|value| {
-                    let place = Place {
+                    let place = Location {
                         line: faults.line(&value.span()),
                         key: place.key.clone(),
                     };
@@ -290,7 +259,7 @@ impl<'i> Table<'i> {
         let mut tables = Vec::new();
         for (index, value) in values.into_iter().enumerate() {
             let line = faults.line(&value.span());
-            let place = Place {
+            let place = Location {
                 line,
                 key: format!("{key}[{}]", index + 1),
             };
@@ -311,7 +280,7 @@ impl<'i> Table<'i> {
     /// Names the keys that nobody took.
     pub(super) fn finish(self, known: &[&str], faults: &mut Faults) {
         for (key, (line, _)) in self.entries {
-            let place = Place {
+            let place = Location {
                 line,
                 key: format!("{}{key}", self.prefix),
             };
@@ -339,7 +308,7 @@ impl FromStr for Address {
 
 fn parse_value<T: FromStr<Err: fmt::Display>>(
     value: &DeValue<'_>,
-    place: &Place,
+    place: &Location,
     expected: &str,
     faults: &mut Faults,
 ) -> Option<T> {

@@ -224,7 +224,7 @@ proptest! {
     #[test]
     fn any_text_is_safe(text in "(\\PC|[\n=\\[\\]\"])*") {
         if let Err(invalid) = parse("f", &text) {
-            prop_assert!(!invalid.faults.is_empty());
+            prop_assert!(!invalid.diagnostics.is_empty());
         }
     }
 
@@ -237,7 +237,7 @@ proptest! {
             text.insert(at, with);
         }
         if let Err(invalid) = parse("f", &text) {
-            prop_assert!(!invalid.faults.is_empty());
+            prop_assert!(!invalid.diagnostics.is_empty());
         }
     }
 }

@@ -6,9 +6,12 @@ use sixxs_common::layout;
 
 use super::{
     Tunnel,
-    reader::{At, Faults, Place},
+    reader::{At, Faults},
 };
-use crate::types::{IfName, Prefix};
+use crate::{
+    diagnostics::Location,
+    types::{IfName, Prefix},
+};
 
 /// Tunnels at most: each has a slot in the programs' tables, and uplinks need some as well.
 pub(super) const TUNNELS: usize = layout::SLOTS as usize - 64;
@@ -25,9 +28,9 @@ const LOOPBACK: &str = "lo";
 
 /// Where the parts of a tunnel stand that others may contradict.
 pub(super) struct Places {
-    pub(super) name: Place,
-    pub(super) table: Place,
-    pub(super) sources: Vec<Place>,
+    pub(super) name: Location,
+    pub(super) table: Location,
+    pub(super) sources: Vec<Location>,
 }
 
 /// Checks what no tunnel can tell alone.
@@ -87,7 +90,7 @@ pub(super) fn check(
         ("direct destinations", total(|t| t.direct.len()), DIRECTS),
     ] {
         if found > most {
-            let place = Place {
+            let place = Location {
                 line: 1,
                 key: "tunnel".to_owned(),
             };
@@ -100,7 +103,7 @@ pub(super) fn check(
 }
 
 /// Nothing leaves this host by the loopback interface.
-fn check_loopback(name: &IfName, place: &Place, faults: &mut Faults) {
+fn check_loopback(name: &IfName, place: &Location, faults: &mut Faults) {
     if name.as_str() == LOOPBACK {
         faults.add(
             place,

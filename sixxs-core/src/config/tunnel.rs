@@ -2,16 +2,19 @@
 
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
+use sixxs_common::layout::SHORTEST_ROUTED;
+
 use super::{
     Kind, RuleMode,
     account::Others,
     kind,
-    reader::{At, Faults, Place, Table},
+    reader::{At, Faults, Table},
     together::Places,
     values,
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
+    diagnostics::Location,
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
 };
 
@@ -57,6 +60,12 @@ impl Tunnel {
     pub fn sources(&self) -> impl Iterator<Item = Prefix> {
         let addresses = self.addresses.iter().map(|a| Prefix::host(a.address));
         addresses.chain(self.prefixes.iter().copied())
+    }
+
+    /// The prefixes that a broker may have routed to it.
+    pub fn routed_prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let prefixes = self.prefixes.iter().copied();
+        prefixes.filter(|prefix| u16::from(prefix.bits()) >= SHORTEST_ROUTED)
     }
 }
 
@@ -172,7 +181,7 @@ pub(super) fn read(
         }
     }
     // What was wrong with one that is there was said.
-    let is_told = |place: &Place| faults.has(&place.key);
+    let is_told = |place: &Location| faults.has(&place.key);
     if addresses.is_empty()
         && prefixes.is_empty()
         && !is_account
@@ -296,9 +305,9 @@ fn check_native(found: &Native<'_>, faults: &mut Faults) {
 struct Native<'a> {
     kind: &'a Kind,
     addresses: &'a [At<InterfaceAddress>],
-    missing_address: &'a Place,
+    missing_address: &'a Location,
     peer: Option<&'a At<Ipv6Addr>>,
-    missing_peer: &'a Place,
+    missing_peer: &'a Location,
     mtu: Option<&'a At<u32>>,
     gateway: Option<&'a At<Ipv6Addr>>,
 }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use super::desired::own_prefixes;
 use crate::{
     config::{Config, Tunnel},
     link::Links,
@@ -46,7 +45,7 @@ pub fn local_networks(
             })
     };
     // What lies in a prefix of a tunnel is direct already.
-    let prefixes = config.tunnels.iter().flat_map(own_prefixes);
+    let prefixes = config.tunnels.iter().flat_map(Tunnel::routed_prefixes);
     let prefixes: Vec<_> = prefixes.collect();
     let is_new = |network: &Prefix| {
         let within =

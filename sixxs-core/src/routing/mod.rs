@@ -9,6 +9,7 @@ pub mod desired;
 pub mod exits;
 pub mod observed;
 pub mod plan;
+mod taken;
 
 pub use desired::Desired;
 pub use observed::Observed;
@@ -30,9 +31,6 @@ pub const MAIN_TABLE: TableId = TableId(254);
 
 /// The table of the host's own addresses, which the kernel's rule at priority 0 leads to.
 pub const LOCAL_TABLE: TableId = TableId(255);
-
-/// The one table of `rule_mode = "subtrees"`.
-pub const SUBTREES_TABLE: TableId = TableId(200);
 
 /// Where, in that mode, direct destinations end that have no route.
 pub const DIRECTS_TABLE: TableId = TableId(201);

@@ -317,7 +317,7 @@ fn every_fault_is_named() {
         let text = GOOD.replacen(right, wrong, 1);
         assert_ne!(text, GOOD, "{right} is in the good file");
         let invalid = parse("/etc/f.toml", &text).expect_err(wrong);
-        let relevant = invalid.faults.iter().find(|fault| {
+        let relevant = invalid.diagnostics.iter().find(|fault| {
             fault.line == line && fault.key == key && fault.message.contains(message)
         });
         assert!(relevant.is_some(), "{wrong}: {invalid}");
@@ -394,7 +394,7 @@ fn what_is_there_is_not_called_missing() {
     ] {
         let text = GOOD.replacen(right, wrong, 1);
         let invalid = parse("f", &text).expect_err(wrong);
-        let [fault] = &invalid.faults[..] else {
+        let [fault] = &invalid.diagnostics[..] else {
             panic!("{wrong}: {invalid}")
         };
         assert_eq!(
@@ -421,8 +421,11 @@ fn an_account_that_is_wrong_is_told_once() {
     ] {
         let text = format!("[[tunnel]]\nname = \"sixxs0\"\n{text}\n");
         let invalid = parse_with("f", &text, files).unwrap_err();
-        assert!(invalid.faults[0].message.contains(message), "{invalid}");
-        for fault in &invalid.faults {
+        assert!(
+            invalid.diagnostics[0].message.contains(message),
+            "{invalid}"
+        );
+        for fault in &invalid.diagnostics {
             assert_eq!(
                 (fault.line, &*fault.key),
                 (3, "tunnel[1].aiccu"),
@@ -444,5 +447,5 @@ fn all_faults_are_named_at_once() {
         .replace("1280", "5")
         .replace("drop", "x")
         .replace("fe80::1", "y");
-    assert_eq!(parse("f", &text).unwrap_err().faults.len(), 3);
+    assert_eq!(parse("f", &text).unwrap_err().diagnostics.len(), 3);
 }
