@@ -4,7 +4,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::reader::Faults;
+use super::section::Faults;
 use crate::{
     aiccu::{self, Aiccu},
     diagnostics::Location,
@@ -16,13 +16,13 @@ pub type Files<'a> = &'a dyn Fn(&str) -> Result<Zeroizing<Vec<u8>>, String>;
 
 /// The files that a configuration refers to.
 #[derive(Clone, Copy)]
-pub(super) struct Others<'a> {
+pub(super) struct Includes<'a> {
     /// Where the configuration stands, and relative paths begin.
     pub(super) directory: &'a Path,
     pub(super) read: Files<'a>,
 }
 
-impl Others<'_> {
+impl Includes<'_> {
     /// A path as it is to be used, from one in the configuration.
     pub(super) fn path(self, file: &str) -> String {
         self.directory.join(file).display().to_string()
@@ -71,10 +71,10 @@ pub(super) fn read(
     file: &str,
     place: &Location,
     tls: Tls,
-    others: Others<'_>,
+    includes: Includes<'_>,
     faults: &mut Faults,
 ) -> Option<Account> {
-    let bytes = match (others.read)(file) {
+    let bytes = match (includes.read)(file) {
         Ok(bytes) => bytes,
         Err(reason) => {
             faults.add(place, reason);

@@ -1,6 +1,6 @@
 //! `[alert]`: whom alerts are handed to.
 
-use super::reader::{Faults, Table};
+use super::section::{Faults, Section};
 use crate::secret::Secret;
 
 /// Whom alerts are handed to.
@@ -33,7 +33,7 @@ const URL: &str = "expected \"https://HOST/PATH\" or \"http://HOST/PATH\"";
 const LONGEST: usize = 2048;
 
 /// Reads the table.
-pub(super) fn read(mut table: Table<'_>, faults: &mut Faults) -> Alerting {
+pub(super) fn read(mut table: Section<'_>, faults: &mut Faults) -> Alerting {
     let command = table.strings(
         "command",
         "a list of strings: a program and its arguments",

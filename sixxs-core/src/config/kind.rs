@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    account::{self, Account, Others, Tls},
-    reader::{At, Faults, Table},
+    account::{self, Account, Includes, Tls},
+    section::{Faults, Located, Section},
 };
 use crate::{broker::beats::DEFAULT_INTERVAL, diagnostics::Location, secret::Secret};
 
@@ -179,7 +179,7 @@ enum Name {
 const NAMES: &str = "\"interface\", \"command\", \"6in4\", \"6in4-heartbeat\" or \"ayiya\"";
 
 impl FromStr for Name {
-    type Err = super::NotThat;
+    type Err = super::UnknownValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
@@ -188,7 +188,7 @@ impl FromStr for Name {
             "6in4" => Self::SixInFour,
             "6in4-heartbeat" => Self::Heartbeat,
             "ayiya" => Self::Ayiya,
-            _ => return Err(super::NotThat("no such kind")),
+            _ => return Err(super::UnknownValue("no such kind")),
         })
     }
 }
@@ -215,20 +215,24 @@ const ARGUMENTS: &str = "a list of strings: a program and its arguments";
 
 /// What was found, before it is known whether it belongs to the kind.
 struct Keys {
-    up: Option<At<Vec<String>>>,
-    down: Option<At<Vec<String>>>,
-    local4: Option<At<Ipv4Addr>>,
-    remote4: Option<At<Ipv4Addr>>,
-    remote: Option<At<Remote>>,
-    password: Option<At<Secret>>,
-    interval: Option<At<u32>>,
-    aiccu: Option<At<String>>,
-    tls_ca: Option<At<String>>,
-    tls_verify: Option<At<bool>>,
+    up: Option<Located<Vec<String>>>,
+    down: Option<Located<Vec<String>>>,
+    local4: Option<Located<Ipv4Addr>>,
+    remote4: Option<Located<Ipv4Addr>>,
+    remote: Option<Located<Remote>>,
+    password: Option<Located<Secret>>,
+    interval: Option<Located<u32>>,
+    aiccu: Option<Located<String>>,
+    tls_ca: Option<Located<String>>,
+    tls_verify: Option<Located<bool>>,
 }
 
 /// Reads `kind` and the keys that go with it.
-pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option<Kind> {
+pub(super) fn read(
+    table: &mut Section<'_>,
+    includes: Includes<'_>,
+    faults: &mut Faults,
+) -> Option<Kind> {
     let kind_place = table.place("kind");
     let aiccu_place = table.place("aiccu");
     let places = ["up", "remote4", "password"].map(|key| table.place(key));
@@ -245,9 +249,9 @@ pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Fault
         tls_ca: table.parsed("tls_ca", "the path of a certificate", faults),
         tls_verify: table.boolean("tls_verify", faults),
     };
-    if let Some(At { value, place }) = &keys.aiccu {
+    if let Some(Located { value, place }) = &keys.aiccu {
         let tls = Tls {
-            ca: keys.tls_ca.map(|at| others.path(&at.value)),
+            ca: keys.tls_ca.map(|at| includes.path(&at.value)),
             verify: keys.tls_verify.is_none_or(|at| at.value),
         };
         if let Some(name) = name {
@@ -256,8 +260,8 @@ pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Fault
                 "expected no kind beside aiccu: the broker says it",
             );
         }
-        let file = others.path(value);
-        return account::read(&file, place, tls, others, faults)
+        let file = includes.path(value);
+        return account::read(&file, place, tls, includes, faults)
             .map(|a| Kind::Account(Box::new(a)));
     }
     let Some(name) = name else {
@@ -303,7 +307,7 @@ pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Fault
             if let (Some(_), Some(at)) = (&keys.remote, &keys.remote4) {
                 faults.add(&at.place, "expected only one of remote and remote4");
             }
-            let by_address = keys.remote4.map(|at| At {
+            let by_address = keys.remote4.map(|at| Located {
                 value: Remote::Address(at.value.into()),
                 place: at.place,
             });
@@ -322,8 +326,8 @@ pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Fault
 }
 
 fn heartbeat(
-    password: Option<At<Secret>>,
-    interval: Option<At<u32>>,
+    password: Option<Located<Secret>>,
+    interval: Option<Located<u32>>,
     missing: &Location,
     faults: &mut Faults,
 ) -> Option<Heartbeat> {
@@ -338,11 +342,11 @@ fn heartbeat(
 }
 
 fn require<T>(
-    found: Option<At<T>>,
+    found: Option<Located<T>>,
     missing: &Location,
     expected: &str,
     faults: &mut Faults,
-) -> Option<At<T>> {
+) -> Option<Located<T>> {
     if found.is_none() && !faults.has(&missing.key) {
         faults.add(missing, format!("missing; expected {expected}"));
     }
@@ -384,7 +388,7 @@ impl Keys {
     }
 }
 
-fn place<T>(found: &Option<At<T>>) -> Option<&Location> {
+fn place<T>(found: &Option<Located<T>>) -> Option<&Location> {
     found.as_ref().map(|at| &at.place)
 }
 

@@ -4,25 +4,25 @@
 //! tunnels contradict each other.
 
 mod account;
-mod added;
 mod alerting;
+mod broker_overlay;
+mod cross_check;
 mod kind;
-mod learned;
-mod reader;
-mod together;
+mod runtime_tunnels;
+mod section;
 mod tunnel;
 
 use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use toml::de::DeTable;
 
-use account::Others;
+use account::Includes;
 pub use account::{Account, Files, Tls};
-pub use added::Refused;
 pub use alerting::{Alerting, Webhook};
+pub use broker_overlay::{Conflict, Learned, Taken};
 pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
-pub use learned::{Conflict, Learned, Taken};
-use reader::{At, Faults, Table};
+pub use runtime_tunnels::Refused;
+use section::{Faults, Located, Section};
 pub use sixxs_common::treatment::OnLeak;
 pub use tunnel::Tunnel;
 
@@ -180,12 +180,12 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
     let mut faults = Faults::new(text);
     let config = match DeTable::parse(text) {
         Ok(table) => {
-            let table = Table::new(table.into_inner(), String::new(), 1, &faults);
-            let others = Others {
+            let table = Section::new(table.into_inner(), String::new(), 1, &faults);
+            let includes = Includes {
                 directory: Path::new(file).parent().unwrap_or(Path::new("")),
                 read: files,
             };
-            read(table, others, &mut faults)
+            read(table, includes, &mut faults)
         }
         Err(error) => {
             let place = Location {
@@ -199,7 +199,7 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
     faults.into_diagnostics().check(file, config)
 }
 
-fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option<Config> {
+fn read(mut table: Section<'_>, includes: Includes<'_>, faults: &mut Faults) -> Option<Config> {
     let uplinks = table.one_or_many::<IfName>("uplinks", "a list of interface names", faults);
     if uplinks.as_ref().is_some_and(Vec::is_empty) {
         let place = table.place("uplinks");
@@ -243,12 +243,12 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
     let mut places = Vec::new();
     let mut tunnels = Vec::new();
     for (position, table) in (0..).zip(tables) {
-        if let Some((tunnel, place)) = tunnel::read(table, position, others, rule_mode, faults) {
+        if let Some((tunnel, place)) = tunnel::read(table, position, includes, rule_mode, faults) {
             tunnels.push(tunnel);
             places.push(place);
         }
     }
-    together::check(
+    cross_check::check(
         uplinks.as_deref().unwrap_or_default(),
         &tunnels,
         &places,
@@ -274,7 +274,7 @@ fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option
 }
 
 /// Reads `[connect_limit]`.
-fn limit(mut table: Table<'_>, faults: &mut Faults) -> Limit {
+fn limit(mut table: Section<'_>, faults: &mut Faults) -> Limit {
     let mut limit = Limit::default();
     if let Some(connects) = table.integer("connects", 1..=MAX_CONNECTS, faults) {
         limit.connects = connects.value;
@@ -295,28 +295,28 @@ fn limit(mut table: Table<'_>, faults: &mut Faults) -> Limit {
     limit
 }
 
-fn values<T>(list: Vec<At<T>>) -> Vec<T> {
+fn values<T>(list: Vec<Located<T>>) -> Vec<T> {
     list.into_iter().map(|at| at.value).collect()
 }
 
-/// The word is none of those expected.
+/// The word is none of the expected ones.
 #[derive(Clone, Copy, Debug)]
-pub struct NotThat(&'static str);
+pub struct UnknownValue(&'static str);
 
-impl fmt::Display for NotThat {
+impl fmt::Display for UnknownValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
 impl std::str::FromStr for RuleMode {
-    type Err = NotThat;
+    type Err = UnknownValue;
 
-    fn from_str(text: &str) -> Result<Self, NotThat> {
+    fn from_str(text: &str) -> Result<Self, UnknownValue> {
         match text {
             "rules" => Ok(Self::Rules),
             "subtrees" => Ok(Self::Subtrees),
-            _ => Err(NotThat("no such mode")),
+            _ => Err(UnknownValue("no such mode")),
         }
     }
 }

@@ -187,7 +187,7 @@ fn there_are_limits() {
             "[[tunnel]]\nname = \"t{n}\"\nkind = \"interface\"\naddress = \"2001:db8:{n:x}::1\"\n"
         )
     };
-    let text: String = (0..=together::TUNNELS).map(tunnel).collect();
+    let text: String = (0..=cross_check::TUNNELS).map(tunnel).collect();
     let invalid = parse("f", &text).unwrap_err();
     assert!(
         invalid

@@ -6,10 +6,10 @@ use sixxs_common::layout::SHORTEST_ROUTED;
 
 use super::{
     Kind, RuleMode,
-    account::Others,
+    account::Includes,
+    cross_check::Locations,
     kind,
-    reader::{At, Faults, Table},
-    together::Places,
+    section::{Faults, Located, Section},
     values,
 };
 use crate::{
@@ -89,14 +89,14 @@ const KEYS: &[&str] = &[
 
 /// Reads one.
 pub(super) fn read(
-    mut table: Table<'_>,
+    mut table: Section<'_>,
     position: u32,
-    others: Others<'_>,
+    includes: Includes<'_>,
     rule_mode: RuleMode,
     faults: &mut Faults,
-) -> Option<(Tunnel, Places)> {
+) -> Option<(Tunnel, Locations)> {
     let name = table.parsed::<IfName>("name", "an interface name", faults);
-    let kind = kind::read(&mut table, others, faults);
+    let kind = kind::read(&mut table, includes, faults);
     let address_place = table.place("address");
     let other_places = ["prefixes", "aiccu"].map(|key| table.place(key));
     let addresses = table.one_or_many::<InterfaceAddress>(
@@ -106,7 +106,7 @@ pub(super) fn read(
     );
     let has_list = addresses.is_some();
     let addresses = addresses.unwrap_or_default();
-    for At { value, place } in &addresses {
+    for Located { value, place } in &addresses {
         if !is_unicast(value.address) {
             faults.add(
                 place,
@@ -116,7 +116,7 @@ pub(super) fn read(
     }
     let peer_place = table.place("peer");
     let peer = table.ipv6("peer", faults);
-    if let Some(At { value, place }) = &peer
+    if let Some(Located { value, place }) = &peer
         && addresses.iter().any(|own| own.value.address == *value)
     {
         let message = format!(
@@ -133,7 +133,7 @@ pub(super) fn read(
             faults,
         )
         .unwrap_or_default();
-    for At { value, place } in &prefixes {
+    for Located { value, place } in &prefixes {
         if !is_unicast(value.address()) {
             faults.add(
                 place,
@@ -148,7 +148,7 @@ pub(super) fn read(
         table.one_or_many::<Prefix>("direct", "IPv6 prefixes, such as 2001:db8:bb::/48", faults);
     let table_place = table.place("table");
     let id = table.integer("table", 1..=u32::MAX, faults);
-    if let Some(At {
+    if let Some(Located {
         value: id @ 253..=255,
         place,
     }) = &id
@@ -168,7 +168,7 @@ pub(super) fn read(
     let name_place = table.place("name");
     table.finish(&[KEYS, kind::KEYS].concat(), faults);
 
-    if let Some(At { value, place }) = &gateway
+    if let Some(Located { value, place }) = &gateway
         && (value.is_unspecified() || value.is_multicast())
     {
         faults.add(place, format!("expected a unicast address, found {value}"));
@@ -219,7 +219,7 @@ pub(super) fn read(
         }
         return None;
     };
-    let places = Places {
+    let places = Locations {
         name: name.place,
         table: id.as_ref().map_or(table_place, |id| id.place.clone()),
         sources: addresses
@@ -267,7 +267,7 @@ fn check_native(found: &Native<'_>, faults: &mut Faults) {
             "missing; expected the address of our end of the tunnel",
         );
     }
-    for At { value, place } in *addresses {
+    for Located { value, place } in *addresses {
         if !InterfaceAddress::TUNNEL_BITS.contains(&value.bits) {
             let message = format!(
                 "expected a length of 64 to 128, found {}/{}: destinations within it would be led into \
@@ -304,12 +304,12 @@ fn check_native(found: &Native<'_>, faults: &mut Faults) {
 /// What [`check_native`] looks at.
 struct Native<'a> {
     kind: &'a Kind,
-    addresses: &'a [At<InterfaceAddress>],
+    addresses: &'a [Located<InterfaceAddress>],
     missing_address: &'a Location,
-    peer: Option<&'a At<Ipv6Addr>>,
+    peer: Option<&'a Located<Ipv6Addr>>,
     missing_peer: &'a Location,
-    mtu: Option<&'a At<u32>>,
-    gateway: Option<&'a At<Ipv6Addr>>,
+    mtu: Option<&'a Located<u32>>,
+    gateway: Option<&'a Located<Ipv6Addr>>,
 }
 
 /// The largest packet that fits into a datagram that AYIYA's brokers take.

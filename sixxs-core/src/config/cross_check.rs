@@ -1,4 +1,4 @@
-//! What tunnels may not have in common, and how many there may be.
+//! Checks over all tunnels: what they may not share, and how many there may be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use sixxs_common::layout;
 
 use super::{
     Tunnel,
-    reader::{At, Faults},
+    section::{Faults, Located},
 };
 use crate::{
     diagnostics::Location,
@@ -26,18 +26,18 @@ const DIRECTS: usize = layout::DIRECTS as usize;
 /// that the kernel gives it).
 const LOOPBACK: &str = "lo";
 
-/// Where the parts of a tunnel stand that others may contradict.
-pub(super) struct Places {
+/// Where the parts of a tunnel are that other tunnels may contradict.
+pub(super) struct Locations {
     pub(super) name: Location,
     pub(super) table: Location,
     pub(super) sources: Vec<Location>,
 }
 
-/// Checks what no tunnel can tell alone.
+/// Checks all tunnels against each other.
 pub(super) fn check(
-    uplinks: &[At<IfName>],
+    uplinks: &[Located<IfName>],
     tunnels: &[Tunnel],
-    places: &[Places],
+    places: &[Locations],
     faults: &mut Faults,
 ) {
     let mut uplink_names = BTreeSet::new();
@@ -114,7 +114,7 @@ fn check_loopback(name: &IfName, place: &Location, faults: &mut Faults) {
 
 /// No source may lie within another, nor stand twice. In the order of addresses, and the shorter
 /// prefix first, whatever contains a source stands right before it, among those not yet left.
-fn check_sources(tunnels: &[Tunnel], places: &[Places], faults: &mut Faults) {
+fn check_sources(tunnels: &[Tunnel], places: &[Locations], faults: &mut Faults) {
     let mut sources: Vec<_> = tunnels
         .iter()
         .zip(places)

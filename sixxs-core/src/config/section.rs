@@ -20,7 +20,7 @@ use crate::{
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
+pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) place: Location,
 }
@@ -60,13 +60,13 @@ impl Faults {
 }
 
 /// A table being read: each key is taken once; what is left at the end is unknown.
-pub(super) struct Table<'i> {
+pub(super) struct Section<'i> {
     entries: BTreeMap<String, (usize, Spanned<DeValue<'i>>)>,
     prefix: String,
     line: usize,
 }
 
-impl<'i> Table<'i> {
+impl<'i> Section<'i> {
     pub(super) fn new(table: DeTable<'i>, prefix: String, line: usize, faults: &Faults) -> Self {
         let entries = table
             .into_iter()
@@ -90,9 +90,9 @@ impl<'i> Table<'i> {
         }
     }
 
-    fn take(&mut self, key: &str) -> Option<At<DeValue<'i>>> {
+    fn take(&mut self, key: &str) -> Option<Located<DeValue<'i>>> {
         let (line, value) = self.entries.remove(key)?;
-        Some(At {
+        Some(Located {
             place: Location {
                 line,
                 key: format!("{}{key}", self.prefix),
@@ -107,27 +107,27 @@ impl<'i> Table<'i> {
         key: &str,
         expected: &str,
         faults: &mut Faults,
-    ) -> Option<At<T>> {
-        let At { value, place } = self.take(key)?;
+    ) -> Option<Located<T>> {
+        let Located { value, place } = self.take(key)?;
         let value = parse_value(&value, &place, expected, faults)?;
-        Some(At { value, place })
+        Some(Located { value, place })
     }
 
     /// An IPv6 address.
-    pub(super) fn ipv6(&mut self, key: &str, faults: &mut Faults) -> Option<At<Ipv6Addr>> {
-        let At { value, place } = self.parsed::<Address>(key, "an IPv6 address", faults)?;
-        Some(At {
+    pub(super) fn ipv6(&mut self, key: &str, faults: &mut Faults) -> Option<Located<Ipv6Addr>> {
+        let Located { value, place } = self.parsed::<Address>(key, "an IPv6 address", faults)?;
+        Some(Located {
             value: value.0,
             place,
         })
     }
 
     /// A string that is not to be shown, whatever is wrong with it.
-    pub(super) fn secret(&mut self, key: &str, faults: &mut Faults) -> Option<At<Secret>> {
-        let At { value, place } = self.take(key)?;
+    pub(super) fn secret(&mut self, key: &str, faults: &mut Faults) -> Option<Located<Secret>> {
+        let Located { value, place } = self.take(key)?;
         if let DeValue::String(text) = &value {
             let value = Secret::from(text.as_ref());
-            return Some(At { value, place });
+            return Some(Located { value, place });
         }
         faults.add(&place, "expected a string; put the password in quotes");
         None
@@ -139,8 +139,8 @@ impl<'i> Table<'i> {
         key: &str,
         expected: &str,
         faults: &mut Faults,
-    ) -> Option<Vec<At<T>>> {
-        let At { value, place } = self.take(key)?;
+    ) -> Option<Vec<Located<T>>> {
+        let Located { value, place } = self.take(key)?;
         let values = match value {
             DeValue::Array(values) => values
                 .into_iter()
@@ -159,7 +159,7 @@ impl<'i> Table<'i> {
                 .into_iter()
                 .filter_map(|(value, place)| {
                     let value = parse_value(&value, &place, expected, faults)?;
-                    Some(At { value, place })
+                    Some(Located { value, place })
                 })
                 .collect(),
         )
@@ -171,8 +171,8 @@ impl<'i> Table<'i> {
         key: &str,
         expected: &str,
         faults: &mut Faults,
-    ) -> Option<At<Vec<String>>> {
-        let At { value, place } = self.take(key)?;
+    ) -> Option<Located<Vec<String>>> {
+        let Located { value, place } = self.take(key)?;
         let DeValue::Array(values) = value else {
             let message = format!("expected {expected}, found {}", describe(&value));
             faults.add(&place, message);
@@ -189,7 +189,7 @@ impl<'i> Table<'i> {
                 }
             }
         }
-        Some(At {
+        Some(Located {
             value: strings,
             place,
         })
@@ -201,14 +201,14 @@ impl<'i> Table<'i> {
         key: &str,
         range: std::ops::RangeInclusive<u32>,
         faults: &mut Faults,
-    ) -> Option<At<u32>> {
-        let At { value, place } = self.take(key)?;
+    ) -> Option<Located<u32>> {
+        let Located { value, place } = self.take(key)?;
         if let DeValue::Integer(integer) = &value
             && let Ok(number) = i64::from_str_radix(integer.as_str(), integer.radix())
             && let Ok(number) = u32::try_from(number)
             && range.contains(&number)
         {
-            return Some(At {
+            return Some(Located {
                 value: number,
                 place,
             });
@@ -224,10 +224,10 @@ impl<'i> Table<'i> {
     }
 
     /// A boolean.
-    pub(super) fn boolean(&mut self, key: &str, faults: &mut Faults) -> Option<At<bool>> {
-        let At { value, place } = self.take(key)?;
+    pub(super) fn boolean(&mut self, key: &str, faults: &mut Faults) -> Option<Located<bool>> {
+        let Located { value, place } = self.take(key)?;
         if let DeValue::Boolean(value) = value {
-            return Some(At { value, place });
+            return Some(Located { value, place });
         }
         let message = format!("expected true or false, found {}", describe(&value));
         faults.add(&place, message);
@@ -235,20 +235,20 @@ impl<'i> Table<'i> {
     }
 
     /// A table (`[key]`).
-    pub(super) fn table(&mut self, key: &str, faults: &mut Faults) -> Option<Table<'i>> {
-        let At { value, place } = self.take(key)?;
+    pub(super) fn table(&mut self, key: &str, faults: &mut Faults) -> Option<Section<'i>> {
+        let Located { value, place } = self.take(key)?;
         let DeValue::Table(table) = value else {
             let message = format!("expected a [{key}] table, found {}", describe(&value));
             faults.add(&place, message);
             return None;
         };
         let prefix = format!("{}.", place.key);
-        Some(Table::new(table, prefix, place.line, faults))
+        Some(Section::new(table, prefix, place.line, faults))
     }
 
     /// The tables of an array of tables (`[[key]]`), each with the place of its head.
-    pub(super) fn tables(&mut self, key: &str, faults: &mut Faults) -> Vec<Table<'i>> {
-        let Some(At { value, place }) = self.take(key) else {
+    pub(super) fn tables(&mut self, key: &str, faults: &mut Faults) -> Vec<Section<'i>> {
+        let Some(Located { value, place }) = self.take(key) else {
             return Vec::new();
         };
         let DeValue::Array(values) = value else {
@@ -266,7 +266,7 @@ impl<'i> Table<'i> {
             match value.into_inner() {
                 DeValue::Table(table) => {
                     let prefix = format!("{}.", place.key);
-                    tables.push(Table::new(table, prefix, line, faults));
+                    tables.push(Section::new(table, prefix, line, faults));
                 }
                 other => {
                     let message = format!("expected a table, found {}", describe(&other));

@@ -1,4 +1,4 @@
-//! What a broker said about a tunnel, laid over what the file says.
+//! The parameters that brokers report, laid over the configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use crate::{
 /// `makebeats no`: AYIYA needs a first beat all the same, and has its packets to show for the rest.
 const SELDOM: Duration = Duration::from_secs(24 * 3600);
 
-/// What a broker said about a tunnel.
+/// The parameters that a broker reports for a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
     /// How packets are carried: native, and no account.
@@ -71,7 +71,7 @@ impl Learned {
 }
 
 impl Tunnel {
-    /// With what the broker said. An MTU of the file's may make the broker's smaller, not larger.
+    /// With the parameters of the broker. An MTU of the file's may make the broker's smaller, not larger.
     #[must_use]
     pub fn with(&self, learned: &Learned) -> Self {
         Self {
@@ -87,11 +87,11 @@ impl Tunnel {
 /// What of the host's own no broker can give away, and the interface that has it.
 pub type Taken = BTreeSet<(Prefix, IfName)>;
 
-/// What a broker said contradicts the file, or the host.
+/// The parameters of a broker contradict the file, or the host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the broker gives it {address}, which is within {source_of_other} of {other}")]
 pub struct Conflict {
-    /// The tunnel that the broker spoke of.
+    /// The tunnel.
     pub tunnel: IfName,
     /// Its address, or that of its far end.
     pub address: Ipv6Addr,
@@ -102,7 +102,7 @@ pub struct Conflict {
 }
 
 impl Config {
-    /// With what brokers said, by tunnel; what contradicts other tunnels or takes what the host has
+    /// With the parameters of brokers, by tunnel; what contradicts other tunnels or takes what the host has
     /// elsewhere is left out and named. `before` is the outcome of the last time: of two tunnels with one
     /// address the one that had it keeps it, whatever the broker of the other says.
     #[must_use]

@@ -1,7 +1,7 @@
-//! Tunnels of accounts that are started without standing in the configuration.
+//! Tunnels added at run time from an aiccu.conf.
 
 use super::{
-    Account, Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel, together::TUNNELS, tunnel::table_of,
+    Account, Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel, cross_check::TUNNELS, tunnel::table_of,
 };
 use crate::types::{IfName, TableId};
 
