@@ -1,170 +1,17 @@
-//! Who makes a tunnel's interface: the `kind` of a tunnel and the keys that go with it.
+//! Reads the `kind` of a tunnel and the keys that go with it.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr},
     str::FromStr,
     time::Duration,
 };
 
 use super::{
-    account::{self, Account, Includes, Tls},
+    Ayiya, Heartbeat, Kind, Remote, SixInFour, UnknownValue,
+    account::{self, Includes, Tls},
     section::{Faults, Located, Section},
 };
 use crate::{broker::beats::DEFAULT_INTERVAL, diagnostics::Location, secret::Secret};
-
-/// Who makes a tunnel's interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Somebody else.
-    Interface,
-    /// Commands of the user's: argument vectors, run without a shell.
-    Command {
-        /// Makes the interface.
-        up: Vec<String>,
-        /// Removes it; empty: nothing is run.
-        down: Vec<String>,
-    },
-    /// We do: IPv6 in IPv4 (RFC 4213).
-    SixInFour(SixInFour),
-    /// We do: AYIYA.
-    Ayiya(Ayiya),
-    /// We do, once the broker has said how.
-    Account(Box<Account>),
-}
-
-impl Kind {
-    /// The broker that it connects to when it starts, as the configuration names it; `None`: a start
-    /// is no connect, or it is not known yet of which kind the tunnel is.
-    #[must_use]
-    pub fn connects_to(&self) -> Option<String> {
-        match self {
-            Self::Ayiya(ayiya) => Some(ayiya.remote.to_string()),
-            Self::SixInFour(SixInFour {
-                remote4,
-                heartbeat: Some(_),
-                ..
-            }) => Some(remote4.to_string()),
-            Self::SixInFour(_) | Self::Interface | Self::Command { .. } | Self::Account(_) => None,
-        }
-    }
-}
-
-/// IPv6 in IPv4.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SixInFour {
-    /// Our address outside; `None`: the one that the route to the broker uses.
-    pub local4: Option<Ipv4Addr>,
-    /// The broker's.
-    pub remote4: Ipv4Addr,
-    /// Tells the broker our address; `None`: it knows.
-    pub heartbeat: Option<Heartbeat>,
-}
-
-/// What tells the broker where we are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Shared with the broker.
-    pub password: Secret,
-    /// Between beats.
-    pub interval: Duration,
-}
-
-/// AYIYA.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ayiya {
-    /// Our address outside; `None`: the one that the route to the broker uses.
-    pub local4: Option<Ipv4Addr>,
-    /// The broker.
-    pub remote: Remote,
-    /// The password and the time between beats.
-    pub heartbeat: Heartbeat,
-}
-
-/// A host by address or by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remote {
-    /// Its address.
-    Address(IpAddr),
-    /// Its name, looked up when needed.
-    Name(String),
-}
-
-impl fmt::Display for Remote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// The text is neither an address nor a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither an IP address nor a host name")]
-pub struct BadRemote;
-
-impl FromStr for Remote {
-    type Err = BadRemote;
-
-    fn from_str(text: &str) -> Result<Self, BadRemote> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
-        }
-        let is_label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        };
-        let name = text.strip_suffix('.').unwrap_or(text);
-        // All digits and dots would be an address written wrongly.
-        let has_letter = name.bytes().any(|byte| byte.is_ascii_alphabetic());
-        if name.len() <= 253 && has_letter && name.split('.').all(is_label) {
-            Ok(Self::Name(text.to_owned()))
-        } else {
-            Err(BadRemote)
-        }
-    }
-}
-
-impl Kind {
-    /// Its name in the configuration and in status.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Interface => "interface",
-            Self::Command { .. } => "command",
-            Self::SixInFour(SixInFour {
-                heartbeat: None, ..
-            }) => "6in4",
-            Self::SixInFour(SixInFour {
-                heartbeat: Some(_), ..
-            }) => "6in4-heartbeat",
-            Self::Ayiya(_) => "ayiya",
-            Self::Account(_) => "aiccu",
-        }
-    }
-
-    /// Whether the interface is ours: then so are its addresses, its MTU and its being up.
-    #[must_use]
-    pub const fn is_native(&self) -> bool {
-        matches!(self, Self::SixInFour(_) | Self::Ayiya(_) | Self::Account(_))
-    }
-}
-
-impl Kind {
-    /// Whether there is a password in it.
-    pub(super) const fn has_secrets(&self) -> bool {
-        matches!(
-            self,
-            Self::SixInFour(SixInFour {
-                heartbeat: Some(_),
-                ..
-            }) | Self::Ayiya(_)
-        )
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name {
@@ -179,7 +26,7 @@ enum Name {
 const NAMES: &str = "\"interface\", \"command\", \"6in4\", \"6in4-heartbeat\" or \"ayiya\"";
 
 impl FromStr for Name {
-    type Err = super::UnknownValue;
+    type Err = UnknownValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
@@ -188,7 +35,7 @@ impl FromStr for Name {
             "6in4" => Self::SixInFour,
             "6in4-heartbeat" => Self::Heartbeat,
             "ayiya" => Self::Ayiya,
-            _ => return Err(super::UnknownValue("no such kind")),
+            _ => return Err(UnknownValue("no such kind")),
         })
     }
 }
@@ -390,32 +237,4 @@ impl Keys {
 
 fn place<T>(found: &Option<Located<T>>) -> Option<&Location> {
     found.as_ref().map(|at| &at.place)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remotes() {
-        for good in ["pop.example.net", "pop-1.example.net.", "a", "3com.example"] {
-            assert_eq!(good.parse(), Ok(Remote::Name(good.to_owned())), "{good}");
-        }
-        for good in ["192.0.2.1", "2001:db8::1"] {
-            assert_eq!(good.parse(), Ok(Remote::Address(good.parse().unwrap())));
-        }
-        for bad in [
-            "",
-            "192.0.2",
-            "192.0.2.256",
-            "a b",
-            "a..b",
-            ".",
-            "-",
-            "a:1",
-            "ö",
-        ] {
-            assert_eq!(bad.parse::<Remote>(), Err(BadRemote), "{bad}");
-        }
-    }
 }

@@ -8,11 +8,12 @@ mod alerting;
 mod broker_overlay;
 mod cross_check;
 mod kind;
+mod model;
 mod runtime_tunnels;
 mod section;
 mod tunnel;
 
-use std::{fmt, net::SocketAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use toml::de::DeTable;
 
@@ -20,117 +21,20 @@ use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
 pub use broker_overlay::{Conflict, Learned, Taken};
-pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
+use model::RULE_PRIORITY;
+pub use model::{
+    Ayiya, BadRemote, Config, Heartbeat, Kind, Remote, RuleMode, SUBTREES_TABLE, SixInFour, Tunnel,
+    UnknownValue,
+};
 pub use runtime_tunnels::Refused;
 use section::{Faults, Located, Section};
 pub use sixxs_common::treatment::OnLeak;
-pub use tunnel::Tunnel;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},
     diagnostics::{Diagnostic, Invalid, Location},
-    host::HostName,
-    types::{IfName, RulePriority, TableId},
+    types::{IfName, RulePriority},
 };
-
-/// What is wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Native uplinks; `None`: every exit that is no tunnel.
-    pub uplinks: Option<Vec<IfName>>,
-    /// What the programs do with a leak.
-    pub on_leak: OnLeak,
-    /// Whether local networks are direct (`routing::connected`).
-    pub direct_connected: bool,
-    /// Priority of the rules by source; those for direct destinations come right before.
-    pub rule_priority: RulePriority,
-    /// How often brokers are connected to.
-    pub connect_limit: Limit,
-    /// How packets are led to the tunnels.
-    pub rule_mode: RuleMode,
-    /// Where metrics are served by TCP; `None`: nowhere.
-    pub metrics: Option<SocketAddr>,
-    /// Names by which they may be asked for, beside addresses and this host's own name.
-    pub metrics_hosts: Vec<HostName>,
-    /// Whom alerts are handed to.
-    pub alerting: Alerting,
-    /// The tunnels in the order of the file.
-    pub tunnels: Vec<Tunnel>,
-}
-
-/// No tunnels, and everything else as it is unless told otherwise.
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            uplinks: None,
-            on_leak: OnLeak::default(),
-            direct_connected: true,
-            rule_priority: RulePriority(RULE_PRIORITY),
-            connect_limit: Limit::default(),
-            rule_mode: RuleMode::default(),
-            metrics: None,
-            metrics_hosts: Vec::new(),
-            alerting: Alerting::default(),
-            tunnels: Vec::new(),
-        }
-    }
-}
-
-impl Config {
-    /// Whether brokers are asked for anything.
-    #[must_use]
-    pub fn has_accounts(&self) -> bool {
-        let mut tunnels = self.tunnels.iter();
-        tunnels.any(|tunnel| matches!(tunnel.kind, Kind::Account(_)))
-    }
-
-    /// If it has tunnels. Without any there is nothing to do, which nobody wants.
-    pub fn with_tunnels(self, file: &str) -> Result<Self, Invalid> {
-        if !self.tunnels.is_empty() {
-            return Ok(self);
-        }
-        Err(Invalid {
-            file: file.to_owned(),
-            diagnostics: vec![Diagnostic {
-                line: 1,
-                key: "tunnel".to_owned(),
-                message: "expected at least one [[tunnel]]".to_owned(),
-            }],
-        })
-    }
-
-    /// What the user should know: what stands in a file that is referred to and has no effect.
-    pub fn notes(&self) -> impl Iterator<Item = String> {
-        self.tunnels.iter().flat_map(|tunnel| match &tunnel.kind {
-            Kind::Account(account) => account.notes(&tunnel.name),
-            _ => Vec::new(),
-        })
-    }
-
-    /// Whether there is something in it that others must not read.
-    #[must_use]
-    pub fn has_secrets(&self) -> bool {
-        self.alerting.webhook.is_some()
-            || self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
-    }
-}
-
-/// How packets are led to the tunnels by their source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RuleMode {
-    /// A rule per address and prefix, and a table per tunnel.
-    #[default]
-    Rules,
-    /// One rule, and one table with source-specific routes (`CONFIG_IPV6_SUBTREES`): a packet costs
-    /// the same however many tunnels there are.
-    Subtrees,
-}
-
-/// The one table of [`RuleMode::Subtrees`].
-pub const SUBTREES_TABLE: TableId = TableId(200);
-
-/// Priority of the rules by source unless told otherwise.
-const RULE_PRIORITY: u32 = 16383;
 
 const KEYS: &[&str] = &[
     "uplinks",
@@ -297,28 +201,6 @@ fn limit(mut table: Section<'_>, faults: &mut Faults) -> Limit {
 
 fn values<T>(list: Vec<Located<T>>) -> Vec<T> {
     list.into_iter().map(|at| at.value).collect()
-}
-
-/// The word is none of the expected ones.
-#[derive(Clone, Copy, Debug)]
-pub struct UnknownValue(&'static str);
-
-impl fmt::Display for UnknownValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::str::FromStr for RuleMode {
-    type Err = UnknownValue;
-
-    fn from_str(text: &str) -> Result<Self, UnknownValue> {
-        match text {
-            "rules" => Ok(Self::Rules),
-            "subtrees" => Ok(Self::Subtrees),
-            _ => Err(UnknownValue("no such mode")),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
-//! A `[[tunnel]]`: what it is, and how it is read.
+//! Reads a `[[tunnel]]`.
 
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
-use sixxs_common::layout::SHORTEST_ROUTED;
-
 use super::{
-    Kind, RuleMode,
+    Kind, RuleMode, Tunnel,
     account::Includes,
     cross_check::Locations,
     kind,
@@ -17,57 +15,6 @@ use crate::{
     diagnostics::Location,
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
 };
-
-/// A tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tunnel {
-    /// Its interface.
-    pub name: IfName,
-    /// Who makes the interface.
-    pub kind: Kind,
-    /// Its addresses; with `prefixes` at least one entry.
-    pub addresses: Vec<InterfaceAddress>,
-    /// Its far end.
-    pub peer: Option<Ipv6Addr>,
-    /// What `sixxs check` pings.
-    pub check_target: Option<Ipv6Addr>,
-    /// Routed prefixes whose packets belong to this tunnel too.
-    pub prefixes: Vec<Prefix>,
-    /// Destinations reached without the tunnel.
-    pub direct: Vec<Prefix>,
-    /// Its routing table.
-    pub table: TableId,
-    /// The largest packet; `None`: what the interface says.
-    pub mtu: Option<Mtu>,
-    /// Next hop on an interface with a link layer.
-    pub gateway: Option<Ipv6Addr>,
-    /// Whether an interface of our making gets its addresses from somebody else (`noconfigure`).
-    pub addresses_by_others: bool,
-}
-
-impl Tunnel {
-    /// Whether `other`, of the same name, is another tunnel to whoever makes the interface. All else
-    /// is rules, routes and programs.
-    #[must_use]
-    pub fn differs_to_driver(&self, other: &Self) -> bool {
-        let has_other_ends = self.addresses != other.addresses || self.peer != other.peer;
-        self.kind != other.kind
-            || (self.kind.is_native() && has_other_ends)
-            || self.addresses_by_others != other.addresses_by_others
-    }
-
-    /// Everything that a packet's source can be to belong to this tunnel: addresses, then prefixes.
-    pub fn sources(&self) -> impl Iterator<Item = Prefix> {
-        let addresses = self.addresses.iter().map(|a| Prefix::host(a.address));
-        addresses.chain(self.prefixes.iter().copied())
-    }
-
-    /// The prefixes that a broker may have routed to it.
-    pub fn routed_prefixes(&self) -> impl Iterator<Item = Prefix> {
-        let prefixes = self.prefixes.iter().copied();
-        prefixes.filter(|prefix| u16::from(prefix.bits()) >= SHORTEST_ROUTED)
-    }
-}
 
 /// First table handed out.
 const FIRST_TABLE: u32 = 200;
