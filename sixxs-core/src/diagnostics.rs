@@ -50,6 +50,17 @@ impl Diagnostics {
         });
     }
 
+    /// Adds those of a part.
+    pub fn extend(&mut self, part: Self) {
+        self.found.extend(part.found);
+    }
+
+    /// Adds those of a part, and returns the part's value.
+    pub fn absorb<T>(&mut self, (value, part): (T, Self)) -> T {
+        self.extend(part);
+        value
+    }
+
     /// Whether there is one about this key.
     #[must_use]
     pub fn names(&self, key: &str) -> bool {
@@ -114,6 +125,15 @@ mod tests {
         let invalid = diagnostics.check("f", Some(())).unwrap_err();
         let shown = "f: line 2: first\nf: line 2: name: second\nf: line 7: mtu: third";
         assert_eq!(invalid.to_string(), shown);
+    }
+
+    #[test]
+    fn faults_of_a_part_are_faults_of_the_whole() {
+        let mut part = Diagnostics::default();
+        part.add(&at(1, "mtu"), "wrong");
+        let mut whole = Diagnostics::default();
+        assert_eq!(whole.absorb((5, part)), 5);
+        assert!(whole.check("f", Some(())).is_err());
     }
 
     #[test]

@@ -4,10 +4,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::section::Faults;
 use crate::{
     aiccu::{self, Aiccu},
-    diagnostics::Location,
     types::IfName,
 };
 
@@ -66,32 +64,14 @@ pub struct Tls {
     pub verify: bool,
 }
 
-/// Reads an aiccu.conf.
-pub(super) fn read(
-    file: &str,
-    place: &Location,
-    tls: Tls,
-    includes: Includes<'_>,
-    faults: &mut Faults,
-) -> Option<Account> {
-    let bytes = match (includes.read)(file) {
-        Ok(bytes) => bytes,
-        Err(reason) => {
-            faults.add(place, reason);
-            return None;
-        }
-    };
-    match aiccu::parse(file, &bytes) {
-        Ok(aiccu) => Some(Account {
-            file: file.to_owned(),
-            aiccu,
-            tls,
-        }),
+/// Reads an aiccu.conf; otherwise returns all that is wrong with it.
+pub(super) fn read(file: String, tls: Tls, includes: Includes<'_>) -> Result<Account, Vec<String>> {
+    let bytes = (includes.read)(&file).map_err(|reason| vec![reason])?;
+    match aiccu::parse(&file, &bytes) {
+        Ok(aiccu) => Ok(Account { file, aiccu, tls }),
         Err(invalid) => {
-            for fault in &invalid.diagnostics {
-                faults.add(place, format!("{file}: {fault}"));
-            }
-            None
+            let diagnostics = invalid.diagnostics.iter();
+            Err(diagnostics.map(|one| format!("{file}: {one}")).collect())
         }
     }
 }

@@ -9,9 +9,9 @@ use std::{
 use super::{
     Ayiya, Heartbeat, Kind, Remote, SixInFour, UnknownValue,
     account::{self, Includes, Tls},
-    section::{Faults, Located, Section},
+    section::{Field, Located, Section},
 };
-use crate::{broker::beats::DEFAULT_INTERVAL, diagnostics::Location, secret::Secret};
+use crate::{broker::beats::DEFAULT_INTERVAL, diagnostics::Diagnostics, secret::Secret};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name {
@@ -60,149 +60,159 @@ const INTERVALS: std::ops::RangeInclusive<u32> = 1..=3600;
 
 const ARGUMENTS: &str = "a list of strings: a program and its arguments";
 
-/// What was found, before it is known whether it belongs to the kind.
-struct Keys {
-    up: Option<Located<Vec<String>>>,
-    down: Option<Located<Vec<String>>>,
-    local4: Option<Located<Ipv4Addr>>,
-    remote4: Option<Located<Ipv4Addr>>,
-    remote: Option<Located<Remote>>,
-    password: Option<Located<Secret>>,
-    interval: Option<Located<u32>>,
-    aiccu: Option<Located<String>>,
-    tls_ca: Option<Located<String>>,
-    tls_verify: Option<Located<bool>>,
+const REMOTE4: &str = "the broker's IPv4 address";
+
+/// The fields, before it is known whether they belong to the kind.
+pub(super) struct Fields {
+    kind: Field<Name>,
+    up: Field<Vec<String>>,
+    down: Field<Vec<String>>,
+    local4: Field<Ipv4Addr>,
+    remote4: Field<Ipv4Addr>,
+    remote: Field<Remote>,
+    password: Field<Secret>,
+    interval: Field<u32>,
+    aiccu: Field<String>,
+    tls_ca: Field<String>,
+    tls_verify: Field<bool>,
 }
 
-/// Reads `kind` and the keys that go with it.
-pub(super) fn read(
-    table: &mut Section<'_>,
-    includes: Includes<'_>,
-    faults: &mut Faults,
-) -> Option<Kind> {
-    let kind_place = table.place("kind");
-    let aiccu_place = table.place("aiccu");
-    let places = ["up", "remote4", "password"].map(|key| table.place(key));
-    let name = table.parsed::<Name>("kind", NAMES, faults);
-    let keys = Keys {
-        up: table.strings("up", ARGUMENTS, faults),
-        down: table.strings("down", ARGUMENTS, faults),
-        local4: table.parsed("local4", "an IPv4 address", faults),
-        remote4: table.parsed("remote4", "an IPv4 address", faults),
-        remote: table.parsed("remote", "the broker's address or name", faults),
-        password: table.secret("password", faults),
-        interval: table.integer("heartbeat_interval", INTERVALS, faults),
-        aiccu: table.parsed("aiccu", "the path of an aiccu.conf", faults),
-        tls_ca: table.parsed("tls_ca", "the path of a certificate", faults),
-        tls_verify: table.boolean("tls_verify", faults),
-    };
-    if let Some(Located { value, place }) = &keys.aiccu {
-        let tls = Tls {
-            ca: keys.tls_ca.map(|at| includes.path(&at.value)),
-            verify: keys.tls_verify.is_none_or(|at| at.value),
+impl Fields {
+    pub(super) fn take(section: &mut Section<'_>) -> Self {
+        Self {
+            kind: section.parsed("kind", NAMES),
+            up: section.strings("up", ARGUMENTS),
+            down: section.strings("down", ARGUMENTS),
+            local4: section.parsed("local4", "an IPv4 address"),
+            remote4: section.parsed("remote4", "an IPv4 address"),
+            remote: section.parsed("remote", "the broker's address or name"),
+            password: section.secret("password"),
+            interval: section.integer("heartbeat_interval", INTERVALS),
+            aiccu: section.parsed("aiccu", "the path of an aiccu.conf"),
+            tls_ca: section.parsed("tls_ca", "the path of a certificate"),
+            tls_verify: section.boolean("tls_verify"),
+        }
+    }
+
+    /// Whether there is an `aiccu`, right or wrong.
+    pub(super) const fn has_account(&self) -> bool {
+        !self.aiccu.is_absent()
+    }
+
+    /// The kind that they make.
+    pub(super) fn check(
+        self,
+        includes: Includes<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Kind> {
+        if let Some(path) = self.aiccu.as_set() {
+            return self.account(path, includes, diagnostics);
+        }
+        let (name, line) = match &self.kind {
+            Field::Set(name) => (name.value, name.location.line),
+            Field::Absent(location) => {
+                if !self.has_account() {
+                    let message = format!("missing; expected {NAMES}, or aiccu");
+                    diagnostics.add(location, message);
+                }
+                return None;
+            }
+            Field::Invalid => return None,
         };
-        if let Some(name) = name {
-            faults.add(
-                &name.place,
-                "expected no kind beside aiccu: the broker says it",
-            );
+        self.refuse_others(name, diagnostics);
+        match name {
+            Name::Interface => Some(Kind::Interface),
+            Name::Command => self.command(line, diagnostics),
+            Name::SixInFour => self.six_in_four(line, diagnostics),
+            Name::Heartbeat => self.heartbeat(line, diagnostics),
+            Name::Ayiya => self.ayiya(line, diagnostics),
         }
-        let file = includes.path(value);
-        return account::read(&file, place, tls, includes, faults)
-            .map(|a| Kind::Account(Box::new(a)));
     }
-    let Some(name) = name else {
-        if !faults.has(&kind_place.key) && !faults.has(&aiccu_place.key) {
-            faults.add(&kind_place, format!("missing; expected {NAMES}, or aiccu"));
+
+    fn account(
+        &self,
+        path: &Located<String>,
+        includes: Includes<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Kind> {
+        if let Some(kind) = self.kind.as_set() {
+            let message = "expected no kind beside aiccu: the broker says it";
+            diagnostics.add(&kind.location, message);
         }
-        return None;
-    };
-    keys.refuse_others(name.value, faults);
-    let [up, remote, password] = places.map(|place| Location {
-        line: name.place.line,
-        ..place
-    });
-    match name.value {
-        Name::Interface => Some(Kind::Interface),
-        Name::Command => {
-            let command = require(keys.up, &up, ARGUMENTS, faults)?;
-            if command.value.is_empty() {
-                let message = "expected a program and its arguments, found an empty list";
-                faults.add(&command.place, message);
+        let tls = Tls {
+            ca: self.tls_ca.as_set().map(|ca| includes.path(&ca.value)),
+            verify: self.tls_verify.as_set().is_none_or(|verify| verify.value),
+        };
+        match account::read(includes.path(&path.value), tls, includes) {
+            Ok(account) => Some(Kind::Account(Box::new(account))),
+            Err(reasons) => {
+                for reason in reasons {
+                    diagnostics.add(&path.location, reason);
+                }
+                None
             }
-            Some(Kind::Command {
-                up: command.value,
-                down: keys.down.map(|at| at.value).unwrap_or_default(),
-            })
         }
-        Name::SixInFour => Some(Kind::SixInFour(SixInFour {
-            local4: keys.local4.map(|at| at.value),
-            remote4: require(keys.remote4, &remote, "the broker's IPv4 address", faults)?.value,
+    }
+
+    /// `line` is that of `kind`, which asks for other keys; so for all kinds.
+    fn command(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let up = self.up.asked_for_at(line);
+        let up = up.required(ARGUMENTS, diagnostics)?;
+        if up.value.is_empty() {
+            let message = "expected a program and its arguments, found an empty list";
+            diagnostics.add(&up.location, message);
+        }
+        Some(Kind::Command {
+            up: up.value,
+            down: self.down.value().unwrap_or_default(),
+        })
+    }
+
+    fn six_in_four(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let remote4 = self.remote4.asked_for_at(line);
+        let remote4 = remote4.required(REMOTE4, diagnostics)?;
+        Some(Kind::SixInFour(SixInFour {
+            local4: self.local4.value(),
+            remote4: remote4.value,
             heartbeat: None,
-        })),
-        Name::Heartbeat => {
-            let heartbeat = heartbeat(keys.password, keys.interval, &password, faults);
-            let remote4 = require(keys.remote4, &remote, "the broker's IPv4 address", faults)?;
-            Some(Kind::SixInFour(SixInFour {
-                local4: keys.local4.map(|at| at.value),
-                remote4: remote4.value,
-                heartbeat: Some(heartbeat?),
-            }))
+        }))
+    }
+
+    fn heartbeat(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let heartbeat = heartbeat(self.password.asked_for_at(line), self.interval, diagnostics);
+        let remote4 = self.remote4.asked_for_at(line);
+        let remote4 = remote4.required(REMOTE4, diagnostics)?;
+        Some(Kind::SixInFour(SixInFour {
+            local4: self.local4.value(),
+            remote4: remote4.value,
+            heartbeat: Some(heartbeat?),
+        }))
+    }
+
+    fn ayiya(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let heartbeat = heartbeat(self.password.asked_for_at(line), self.interval, diagnostics);
+        if let (Field::Set(_), Field::Set(remote4)) = (&self.remote, &self.remote4) {
+            let message = "expected only one of remote and remote4";
+            diagnostics.add(&remote4.location, message);
         }
-        Name::Ayiya => {
-            let heartbeat = heartbeat(keys.password, keys.interval, &password, faults);
-            if let (Some(_), Some(at)) = (&keys.remote, &keys.remote4) {
-                faults.add(&at.place, "expected only one of remote and remote4");
-            }
-            let by_address = keys.remote4.map(|at| Located {
-                value: Remote::Address(at.value.into()),
-                place: at.place,
-            });
-            let expected = "the broker's IPv4 address, or its address or name as remote";
-            let remote = require(keys.remote.or(by_address), &remote, expected, faults)?;
-            if let (Some(local4), Remote::Address(IpAddr::V6(_))) = (&keys.local4, &remote.value) {
-                faults.add(&local4.place, "expected only with a broker by IPv4");
-            }
-            Some(Kind::Ayiya(Ayiya {
-                local4: keys.local4.map(|at| at.value),
-                remote: remote.value,
-                heartbeat: heartbeat?,
-            }))
+        let by_address = self.remote4.map(|address| Remote::Address(address.into()));
+        let remote = self.remote.or(by_address).asked_for_at(line);
+        let expected = "the broker's IPv4 address, or its address or name as remote";
+        let remote = remote.required(expected, diagnostics)?;
+        if let (Some(local4), Remote::Address(IpAddr::V6(_))) =
+            (self.local4.as_set(), &remote.value)
+        {
+            diagnostics.add(&local4.location, "expected only with a broker by IPv4");
         }
+        Some(Kind::Ayiya(Ayiya {
+            local4: self.local4.value(),
+            remote: remote.value,
+            heartbeat: heartbeat?,
+        }))
     }
-}
 
-fn heartbeat(
-    password: Option<Located<Secret>>,
-    interval: Option<Located<u32>>,
-    missing: &Location,
-    faults: &mut Faults,
-) -> Option<Heartbeat> {
-    let password = require(password, missing, "the tunnel's password", faults)?;
-    if password.value.expose().is_empty() {
-        faults.add(&password.place, "expected a password, found nothing");
-    }
-    Some(Heartbeat {
-        password: password.value,
-        interval: interval.map_or(DEFAULT_INTERVAL, |at| Duration::from_secs(at.value.into())),
-    })
-}
-
-fn require<T>(
-    found: Option<Located<T>>,
-    missing: &Location,
-    expected: &str,
-    faults: &mut Faults,
-) -> Option<Located<T>> {
-    if found.is_none() && !faults.has(&missing.key) {
-        faults.add(missing, format!("missing; expected {expected}"));
-    }
-    found
-}
-
-impl Keys {
-    /// Names those that do not go with the kind.
-    fn refuse_others(&self, kind: Name, faults: &mut Faults) {
+    /// Reports the keys that do not go with the kind.
+    fn refuse_others(&self, kind: Name, diagnostics: &mut Diagnostics) {
         use Name::{Ayiya, Command, Heartbeat, SixInFour};
         const COMMAND: (&[Name], &str) = (&[Command], "kind = \"command\"");
         const NATIVE: (&[Name], &str) = (
@@ -215,26 +225,38 @@ impl Keys {
         );
         const ACCOUNT: (&[Name], &str) = (&[], "aiccu");
         const NAMED: (&[Name], &str) = (&[Ayiya], "kind = \"ayiya\"");
-        for (found, (kinds, expected)) in [
-            (place(&self.up), COMMAND),
-            (place(&self.down), COMMAND),
-            (place(&self.local4), NATIVE),
-            (place(&self.remote4), NATIVE),
-            (place(&self.remote), NAMED),
-            (place(&self.password), BEATING),
-            (place(&self.interval), BEATING),
-            (place(&self.tls_ca), ACCOUNT),
-            (place(&self.tls_verify), ACCOUNT),
+        for (location, (kinds, expected)) in [
+            (self.up.location(), COMMAND),
+            (self.down.location(), COMMAND),
+            (self.local4.location(), NATIVE),
+            (self.remote4.location(), NATIVE),
+            (self.remote.location(), NAMED),
+            (self.password.location(), BEATING),
+            (self.interval.location(), BEATING),
+            (self.tls_ca.location(), ACCOUNT),
+            (self.tls_verify.location(), ACCOUNT),
         ] {
-            if let Some(place) = found
+            if let Some(location) = location
                 && !kinds.contains(&kind)
             {
-                faults.add(place, format!("expected only with {expected}"));
+                diagnostics.add(location, format!("expected only with {expected}"));
             }
         }
     }
 }
 
-fn place<T>(found: &Option<Located<T>>) -> Option<&Location> {
-    found.as_ref().map(|at| &at.place)
+fn heartbeat(
+    password: Field<Secret>,
+    interval: Field<u32>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Heartbeat> {
+    let password = password.required("the tunnel's password", diagnostics)?;
+    if password.value.expose().is_empty() {
+        diagnostics.add(&password.location, "expected a password, found nothing");
+    }
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    Some(Heartbeat {
+        password: password.value,
+        interval: interval.value().map_or(DEFAULT_INTERVAL, seconds),
+    })
 }

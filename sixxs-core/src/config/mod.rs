@@ -1,7 +1,14 @@
-//! The configuration file: TOML in, [`Config`] or a list of faults out.
+//! The configuration file: TOML in, [`Config`] or a list of diagnostics out.
 //!
 //! After [`parse`] nothing is checked again: every value in [`Config`] is in range, and no two
-//! tunnels contradict each other.
+//! tunnels contradict each other. The way from the text:
+//!
+//! * `section` – takes the keys of a table: each set, absent or invalid, with its line
+//! * `tunnel`, `kind`, `account`, `alerting` – check the fields of one section
+//! * `cross_check` – checks what tunnels may not share
+//! * `model` – what comes out
+//!
+//! `broker_overlay` and `runtime_tunnels` change a [`Config`] that is there.
 
 mod account;
 mod alerting;
@@ -27,12 +34,12 @@ pub use model::{
     UnknownValue,
 };
 pub use runtime_tunnels::Refused;
-use section::{Faults, Located, Section};
+use section::{Head, Lines, Section};
 pub use sixxs_common::treatment::OnLeak;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},
-    diagnostics::{Diagnostic, Invalid, Location},
+    diagnostics::{Diagnostic, Diagnostics, Invalid, Location},
     types::{IfName, RulePriority},
 };
 
@@ -81,126 +88,105 @@ pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
 /// Reads a configuration, and by `files` those that it refers to; it may have no tunnels. Relative
 /// paths begin at the directory of `file`, which else is only for messages.
 pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, Invalid> {
-    let mut faults = Faults::new(text);
+    let lines = Lines::of(text);
+    let includes = Includes {
+        directory: Path::new(file).parent().unwrap_or(Path::new("")),
+        read: files,
+    };
+    let mut diagnostics = Diagnostics::default();
     let config = match DeTable::parse(text) {
         Ok(table) => {
-            let table = Section::new(table.into_inner(), String::new(), 1, &faults);
-            let includes = Includes {
-                directory: Path::new(file).parent().unwrap_or(Path::new("")),
-                read: files,
-            };
-            read(table, includes, &mut faults)
+            let section = Section::new(table.into_inner(), Head::of_file(), &lines);
+            Some(diagnostics.absorb(read(section, includes)))
         }
         Err(error) => {
-            let place = Location {
-                line: error.span().map_or(1, |span| faults.line(&span)),
+            let location = Location {
+                line: error.span().map_or(1, |span| lines.line(&span)),
                 key: String::new(),
             };
-            faults.add(&place, format!("not valid TOML: {}", error.message()));
+            diagnostics.add(&location, format!("not valid TOML: {}", error.message()));
             None
         }
     };
-    faults.into_diagnostics().check(file, config)
+    diagnostics.check(file, config)
 }
 
-fn read(mut table: Section<'_>, includes: Includes<'_>, faults: &mut Faults) -> Option<Config> {
-    let uplinks = table.one_or_many::<IfName>("uplinks", "a list of interface names", faults);
-    if uplinks.as_ref().is_some_and(Vec::is_empty) {
-        let place = table.place("uplinks");
-        faults.add(
-            &place,
-            "expected at least one name; leave the key out for all native uplinks",
-        );
+/// Reads the whole file: settings, then each tunnel, then what they may not share.
+fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostics) {
+    let uplinks = section.one_or_many::<IfName>("uplinks", "a list of interface names");
+    if !uplinks.is_absent() && uplinks.items().is_empty() {
+        let message = "expected at least one name; leave the key out for all native uplinks";
+        section.report("uplinks", message);
     }
-    let on_leak = table
-        .parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"", faults)
-        .map_or(OnLeak::default(), |at| at.value);
-    let direct_connected = table
-        .boolean("direct_connected", faults)
-        .is_none_or(|at| at.value);
-    // Below: 0 is the local table's, and the rules for direct destinations need the place before.
-    // Above: 32766 is the main table's, and a rule behind it is never asked.
-    let rule_priority = table
-        .integer("rule_priority", 2..=32765, faults)
-        .map_or(RULE_PRIORITY, |at| at.value);
-    let rule_mode = table
-        .parsed::<RuleMode>("rule_mode", "\"rules\" or \"subtrees\"", faults)
-        .map_or(RuleMode::default(), |at| at.value);
-    let metrics = table
-        .parsed(
-            "metrics",
-            "an address with a port, such as \"127.0.0.1:9346\"",
-            faults,
-        )
-        .map(|at| at.value);
-    let metrics_hosts = table.one_or_many("metrics_hosts", "a list of names of hosts", faults);
-
-    let connect_limit = table.table("connect_limit", faults);
-    let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
-
-    let alerting = table.table("alert", faults);
-    let alerting = alerting.map_or_else(Alerting::default, |table| alerting::read(table, faults));
-
-    let tables = table.tables("tunnel", faults);
-    table.finish(KEYS, faults);
-
-    let mut places = Vec::new();
-    let mut tunnels = Vec::new();
-    for (position, table) in (0..).zip(tables) {
-        if let Some((tunnel, place)) = tunnel::read(table, position, includes, rule_mode, faults) {
-            tunnels.push(tunnel);
-            places.push(place);
+    let tunnels = section.sections("tunnel");
+    let (mut config, mut diagnostics) = settings(section);
+    let mut locations = Vec::new();
+    for (position, section) in (0..).zip(tunnels) {
+        let read = tunnel::read(section, position, includes, config.rule_mode);
+        if let Some((tunnel, at)) = diagnostics.absorb(read) {
+            config.tunnels.push(tunnel);
+            locations.push(at);
         }
     }
-    cross_check::check(
-        uplinks.as_deref().unwrap_or_default(),
-        &tunnels,
-        &places,
-        faults,
-    );
-    if rule_mode == RuleMode::Subtrees {
-        for tunnel in &mut tunnels {
+    let shared = cross_check::check(uplinks.items(), &config.tunnels, &locations);
+    diagnostics.extend(shared);
+    config.uplinks = uplinks.values();
+    if config.rule_mode == RuleMode::Subtrees {
+        for tunnel in &mut config.tunnels {
             tunnel.table = SUBTREES_TABLE;
         }
     }
-    Some(Config {
-        uplinks: uplinks.map(values),
-        on_leak,
-        direct_connected,
-        rule_priority: RulePriority(rule_priority),
-        connect_limit,
-        rule_mode,
-        metrics,
-        metrics_hosts: metrics_hosts.map(values).unwrap_or_default(),
-        alerting,
-        tunnels,
-    })
+    (config, diagnostics)
+}
+
+/// Reads all keys of the file that are left, without uplinks and tunnels.
+fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
+    let on_leak = section.parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"");
+    let direct_connected = section.boolean("direct_connected");
+    // Below: 0 is the local table's, and the rules for direct destinations need the place before.
+    // Above: 32766 is the main table's, and a rule behind it is never asked.
+    let rule_priority = section.integer("rule_priority", 2..=32765);
+    let rule_mode = section.parsed("rule_mode", "\"rules\" or \"subtrees\"");
+    let address = "an address with a port, such as \"127.0.0.1:9346\"";
+    let metrics = section.parsed("metrics", address);
+    let metrics_hosts = section.one_or_many("metrics_hosts", "a list of names of hosts");
+    let connect_limit = section.section("connect_limit");
+    let alert = section.section("alert");
+    let mut diagnostics = section.finish(KEYS);
+    let connect_limit = connect_limit.value().map(limit);
+    let alerting = alert.value().map(alerting::read);
+    let config = Config {
+        uplinks: None,
+        on_leak: on_leak.value().unwrap_or_default(),
+        direct_connected: direct_connected.value().unwrap_or(true),
+        rule_priority: RulePriority(rule_priority.value().unwrap_or(RULE_PRIORITY)),
+        connect_limit: diagnostics.absorb(connect_limit.unwrap_or_default()),
+        rule_mode: rule_mode.value().unwrap_or_default(),
+        metrics: metrics.value(),
+        metrics_hosts: metrics_hosts.values().unwrap_or_default(),
+        alerting: diagnostics.absorb(alerting.unwrap_or_default()),
+        tunnels: Vec::new(),
+    };
+    (config, diagnostics)
 }
 
 /// Reads `[connect_limit]`.
-fn limit(mut table: Section<'_>, faults: &mut Faults) -> Limit {
+fn limit(mut section: Section<'_>) -> (Limit, Diagnostics) {
     let mut limit = Limit::default();
-    if let Some(connects) = table.integer("connects", 1..=MAX_CONNECTS, faults) {
-        limit.connects = connects.value;
+    if let Some(connects) = section.integer("connects", 1..=MAX_CONNECTS).value() {
+        limit.connects = connects;
     }
     for (key, time) in [
         ("seconds", &mut limit.window),
         ("lockout_seconds", &mut limit.lockout),
         ("block_seconds", &mut limit.block),
     ] {
-        if let Some(seconds) = table.integer(key, 1..=LONGEST_SECONDS, faults) {
-            *time = Duration::from_secs(seconds.value.into());
+        if let Some(seconds) = section.integer(key, 1..=LONGEST_SECONDS).value() {
+            *time = Duration::from_secs(seconds.into());
         }
     }
-    table.finish(
-        &["connects", "seconds", "lockout_seconds", "block_seconds"],
-        faults,
-    );
-    limit
-}
-
-fn values<T>(list: Vec<Located<T>>) -> Vec<T> {
-    list.into_iter().map(|at| at.value).collect()
+    let known = ["connects", "seconds", "lockout_seconds", "block_seconds"];
+    (limit, section.finish(&known))
 }
 
 #[cfg(test)]

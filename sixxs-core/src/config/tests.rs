@@ -4,6 +4,7 @@ use super::*;
 use crate::types::TableId;
 
 mod faults;
+mod section;
 
 const GOOD: &str = r#"
 uplinks = ["net0"]
