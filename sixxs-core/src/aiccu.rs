@@ -7,7 +7,12 @@
 //!
 //! The file holds a password: no message shows a value of a key that could be one.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+    str::FromStr,
+};
 
 use crate::{
     broker::tic::Server,
@@ -139,7 +144,9 @@ struct Value<'a> {
 
 #[derive(Default)]
 struct Reader<'a> {
-    values: std::collections::BTreeMap<&'static str, Value<'a>>,
+    values: BTreeMap<&'static str, Value<'a>>,
+    /// Keys whose value cannot be used.
+    invalid: BTreeSet<&'static str>,
     notes: Vec<Note>,
     diagnostics: Diagnostics,
 }
@@ -213,12 +220,10 @@ impl<'a> Reader<'a> {
         };
         let value = unquoted(value);
         if value.is_empty() {
-            let message = "expected one blank, and a value";
-            return self.fault(line, key, message);
+            return self.invalid(line, key, "expected one blank, and a value");
         }
         if value.chars().any(|c| c.is_control() && c != '\t') {
-            let message = "expected no control characters in the value";
-            return self.fault(line, key, message);
+            return self.invalid(line, key, "expected no control characters in the value");
         }
         if self
             .values
@@ -235,11 +240,8 @@ impl<'a> Reader<'a> {
                 .is_some_and(|r| r.starts_with('\t'))
         };
         if let Some(key) = KEYS.iter().find(begins) {
-            return self.fault(
-                line,
-                key,
-                "expected one blank between key and value, found a tab",
-            );
+            let message = "expected one blank between key and value, found a tab";
+            return self.invalid(line, key, message);
         }
         // A lone word may be anything, a password that lost its key too.
         let is_key = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
@@ -255,7 +257,7 @@ impl<'a> Reader<'a> {
 
     fn required(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
         let value = self.values.remove(key).map(|value| value.text);
-        if value.is_none() && !self.diagnostics.names(key) {
+        if value.is_none() && !self.invalid.contains(key) {
             self.fault(1, key, format!("missing; expected {expected}"));
         }
         value
@@ -328,6 +330,11 @@ impl<'a> Reader<'a> {
 
     fn note(&mut self, line: usize, text: String) {
         self.notes.push(Note { line, text });
+    }
+
+    fn invalid(&mut self, line: usize, key: &'static str, message: &str) {
+        self.invalid.insert(key);
+        self.fault(line, key, message);
     }
 
     fn fault(&mut self, line: usize, key: &str, message: impl Into<String>) {

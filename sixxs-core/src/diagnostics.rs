@@ -61,12 +61,6 @@ impl Diagnostics {
         value
     }
 
-    /// Whether there is one about this key.
-    #[must_use]
-    pub fn names(&self, key: &str) -> bool {
-        self.found.iter().any(|diagnostic| diagnostic.key == key)
-    }
-
     /// What the file was read into, unless something is wrong. Faults come in the order of the file.
     pub fn check<T>(mut self, file: &str, value: Option<T>) -> Result<T, Invalid> {
         match value {
@@ -121,7 +115,6 @@ mod tests {
         diagnostics.add(&at(7, "mtu"), "third");
         diagnostics.add(&at(2, ""), "first");
         diagnostics.add(&at(2, "name"), "second");
-        assert!(diagnostics.names("mtu") && !diagnostics.names("peer"));
         let invalid = diagnostics.check("f", Some(())).unwrap_err();
         let shown = "f: line 2: first\nf: line 2: name: second\nf: line 7: mtu: third";
         assert_eq!(invalid.to_string(), shown);
