@@ -70,21 +70,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
         // No reply that is waited for: `proof::came` waits for none that goes there.
         (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
-        (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
-            None => (Stat::VerdictExempt, NEXT),
-            Some(Treatment::Redirected) => (Stat::VerdictRedirected, REDIRECT),
-            Some(Treatment::TooBig) => (Stat::VerdictTooBig, REDIRECT),
-            Some(Treatment::Unanswered) => (Stat::VerdictTooBig, SHOT),
-            Some(Treatment::Dropped | Treatment::NoTunnel) => {
-                proof::elsewhere(&frame, ipv6);
-                (Stat::VerdictDropped, SHOT)
-            }
-            Some(Treatment::Recursion) => (Stat::VerdictRecursion, SHOT),
-            Some(Treatment::Observed) => {
-                proof::elsewhere(&frame, ipv6);
-                (Stat::VerdictObserved, NEXT)
-            }
-        },
+        (Verdict::Leak(tunnel), Ok(ipv6)) => leaked(&frame, ipv6, tunnel),
         // Without a header it is neither exempt nor a leak: the decision never says so.
         (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_), Err(_)) => {
             (Stat::VerdictUnparsed, NEXT)
@@ -107,6 +93,26 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
     }
     action
+}
+
+/// What follows from a leak of the tunnel in this slot.
+#[inline(always)]
+fn leaked(frame: &Frame, ipv6: &Ipv6, tunnel: u32) -> (Stat, i32) {
+    match leak::treat(frame, ipv6.offset, tunnel) {
+        None => (Stat::VerdictExempt, NEXT),
+        Some(Treatment::Redirected) => (Stat::VerdictRedirected, REDIRECT),
+        Some(Treatment::TooBig) => (Stat::VerdictTooBig, REDIRECT),
+        Some(Treatment::Unanswered) => (Stat::VerdictTooBig, SHOT),
+        Some(Treatment::Dropped | Treatment::NoTunnel) => {
+            proof::elsewhere(frame, ipv6);
+            (Stat::VerdictDropped, SHOT)
+        }
+        Some(Treatment::Recursion) => (Stat::VerdictRecursion, SHOT),
+        Some(Treatment::Observed) => {
+            proof::elsewhere(frame, ipv6);
+            (Stat::VerdictObserved, NEXT)
+        }
+    }
 }
 
 /// On its way in, by a tunnel.
