@@ -9,11 +9,9 @@ use std::{
 
 use sixxs_common::{
     flow::Flow,
-    layout::{
-        NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
-        TREATMENT_REDIRECTED, TREATMENT_TOO_BIG,
-    },
+    layout::NO_UID,
     packet::{ICMPV6, TCP, UDP},
+    treatment::Treatment,
 };
 use sixxs_core::{
     alert::Leaks,
@@ -101,7 +99,7 @@ impl Evidence<'_> {
         let name = self.tunnel_in(line.tunnel)?;
         let mut tunnels = self.config.tunnels.iter();
         let tunnel = tunnels.find(|tunnel| tunnel.name == *name)?;
-        if record.treatment == TREATMENT_RECURSION {
+        if record.treatment == Treatment::Recursion.raw() {
             return Some(recursion(name, flow));
         }
         let packet = Packet {
@@ -191,14 +189,6 @@ fn protocol(number: u32) -> String {
     }
 }
 
-const fn treatment(number: u32) -> &'static str {
-    match number {
-        TREATMENT_REDIRECTED => "redirected",
-        TREATMENT_DROPPED => "dropped",
-        TREATMENT_OBSERVED => "observed",
-        TREATMENT_TOO_BIG => "too_big",
-        TREATMENT_NO_TUNNEL => "no_tunnel",
-        TREATMENT_RECURSION => "recursion",
-        _ => "unknown",
-    }
+fn treatment(number: u32) -> &'static str {
+    Treatment::try_from(number).map_or("unknown", Treatment::name)
 }

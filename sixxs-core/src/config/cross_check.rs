@@ -1,4 +1,4 @@
-//! What tunnels may not have in common, and how many there may be.
+//! Checks over all tunnels: what they may not share, and how many there may be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,12 @@ use sixxs_common::layout;
 
 use super::{
     Tunnel,
-    reader::{At, Faults, Place},
+    section::{Head, Located},
 };
-use crate::types::{IfName, Prefix};
+use crate::{
+    diagnostics::{Diagnostics, Location},
+    types::{IfName, Prefix},
+};
 
 /// Tunnels at most: each has a slot in the programs' tables, and uplinks need some as well.
 pub(super) const TUNNELS: usize = layout::SLOTS as usize - 64;
@@ -23,51 +26,51 @@ const DIRECTS: usize = layout::DIRECTS as usize;
 /// that the kernel gives it).
 const LOOPBACK: &str = "lo";
 
-/// Where the parts of a tunnel stand that others may contradict.
-pub(super) struct Places {
-    pub(super) name: Place,
-    pub(super) table: Place,
-    pub(super) sources: Vec<Place>,
+/// Where the parts of a tunnel are that other tunnels may contradict.
+pub(super) struct Locations {
+    pub(super) name: Location,
+    pub(super) table: Location,
+    pub(super) sources: Vec<Location>,
 }
 
-/// Checks what no tunnel can tell alone.
+/// Checks all tunnels against each other.
 pub(super) fn check(
-    uplinks: &[At<IfName>],
+    uplinks: &[Located<IfName>],
     tunnels: &[Tunnel],
-    places: &[Places],
-    faults: &mut Faults,
-) {
+    locations: &[Locations],
+) -> Diagnostics {
+    let mut diagnostics = Diagnostics::default();
     let mut uplink_names = BTreeSet::new();
     for uplink in uplinks {
-        check_loopback(&uplink.value, &uplink.place, faults);
+        check_loopback(&uplink.value, &uplink.location, &mut diagnostics);
         if !uplink_names.insert(&uplink.value) {
             let name = uplink.value.as_str();
-            faults.add(
-                &uplink.place,
+            diagnostics.add(
+                &uplink.location,
                 format!("expected each name once, found {name:?} again"),
             );
         }
     }
     let mut names = BTreeSet::new();
     let mut tables = BTreeMap::new();
-    for (tunnel, place) in tunnels.iter().zip(places) {
+    for (tunnel, at) in tunnels.iter().zip(locations) {
         let name = tunnel.name.as_str();
-        check_loopback(&tunnel.name, &place.name, faults);
+        check_loopback(&tunnel.name, &at.name, &mut diagnostics);
         if uplink_names.contains(&tunnel.name) {
-            faults.add(
-                &place.name,
+            diagnostics.add(
+                &at.name,
                 format!("expected a tunnel, found {name:?}, which is also in uplinks"),
             );
         }
         if !names.insert(&tunnel.name) {
-            faults.add(
-                &place.name,
+            diagnostics.add(
+                &at.name,
                 format!("expected each name once, found {name:?} again"),
             );
         }
         if let Some(other) = tables.insert(tunnel.table, &tunnel.name) {
-            faults.add(
-                &place.table,
+            diagnostics.add(
+                &at.table,
                 format!(
                     "expected a table of its own, found {}, which {other} has",
                     tunnel.table
@@ -75,35 +78,34 @@ pub(super) fn check(
             );
         }
     }
-    check_sources(tunnels, places, faults);
+    check_sources(tunnels, locations, &mut diagnostics);
+    check_counts(tunnels, &mut diagnostics);
+    diagnostics
+}
+
+/// The programs' tables have limits.
+fn check_counts(tunnels: &[Tunnel], diagnostics: &mut Diagnostics) {
     let total = |count: fn(&Tunnel) -> usize| tunnels.iter().map(count).sum::<usize>();
+    let sources = total(|tunnel| tunnel.sources().count());
+    let directs = total(|tunnel| tunnel.direct.len());
     for (what, found, most) in [
         ("tunnels", tunnels.len(), TUNNELS),
-        (
-            "addresses and prefixes",
-            total(|t| t.sources().count()),
-            SOURCES,
-        ),
-        ("direct destinations", total(|t| t.direct.len()), DIRECTS),
+        ("addresses and prefixes", sources, SOURCES),
+        ("direct destinations", directs, DIRECTS),
     ] {
         if found > most {
-            let place = Place {
-                line: 1,
-                key: "tunnel".to_owned(),
-            };
-            faults.add(
-                &place,
-                format!("expected at most {most} {what}, found {found}"),
-            );
+            let location = Head::of_file().location("tunnel");
+            let message = format!("expected at most {most} {what}, found {found}");
+            diagnostics.add(&location, message);
         }
     }
 }
 
 /// Nothing leaves this host by the loopback interface.
-fn check_loopback(name: &IfName, place: &Place, faults: &mut Faults) {
+fn check_loopback(name: &IfName, location: &Location, diagnostics: &mut Diagnostics) {
     if name.as_str() == LOOPBACK {
-        faults.add(
-            place,
+        diagnostics.add(
+            location,
             "expected an interface that leads out of this host, found \"lo\", the loopback interface",
         );
     }
@@ -111,20 +113,19 @@ fn check_loopback(name: &IfName, place: &Place, faults: &mut Faults) {
 
 /// No source may lie within another, nor stand twice. In the order of addresses, and the shorter
 /// prefix first, whatever contains a source stands right before it, among those not yet left.
-fn check_sources(tunnels: &[Tunnel], places: &[Places], faults: &mut Faults) {
+fn check_sources(tunnels: &[Tunnel], locations: &[Locations], diagnostics: &mut Diagnostics) {
     let mut sources: Vec<_> = tunnels
         .iter()
-        .zip(places)
+        .zip(locations)
         .enumerate()
-        .flat_map(|(owner, (tunnel, place))| {
-            let sources = tunnel.sources().zip(&place.sources);
-            sources
-                .map(move |(source, place)| (source.address(), source.bits(), owner, source, place))
+        .flat_map(|(owner, (tunnel, at))| {
+            let sources = tunnel.sources().zip(&at.sources);
+            sources.map(move |(source, at)| (source.address(), source.bits(), owner, source, at))
         })
         .collect();
     sources.sort_by_key(|(address, bits, owner, ..)| (*address, *bits, *owner));
     let mut around: Vec<(Prefix, usize)> = Vec::new();
-    for (.., owner, source, place) in sources {
+    for (.., owner, source, location) in sources {
         while around
             .last()
             .is_some_and(|(outer, _)| !outer.overlaps(source))
@@ -135,11 +136,11 @@ fn check_sources(tunnels: &[Tunnel], places: &[Places], faults: &mut Faults) {
             .iter()
             .find(|(outer, by)| *outer == source && *by == owner)
         {
-            faults.add(place, format!("expected each once, found {outer} again"));
+            diagnostics.add(location, format!("expected each once, found {outer} again"));
         }
         if let Some((outer, by)) = around.iter().find(|(_, by)| *by != owner) {
-            faults.add(
-                place,
+            diagnostics.add(
+                location,
                 format!(
                     "expected sources of its own, found {source}, which overlaps {outer} of {}",
                     tunnels[*by].name

@@ -1,4 +1,4 @@
-//! What a broker said about a tunnel, laid over what the file says.
+//! The parameters that brokers report, laid over the configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +9,6 @@ use std::{
 use super::{Account, Ayiya, Config, Heartbeat, Kind, Remote, SixInFour, Tunnel};
 use crate::{
     broker::tic,
-    link::Link,
-    routing::{Observed, exits::PIECE_BITS},
     secret::Secret,
     types::{IfName, InterfaceAddress, Mtu, Prefix},
 };
@@ -18,7 +16,7 @@ use crate::{
 /// `makebeats no`: AYIYA needs a first beat all the same, and has its packets to show for the rest.
 const SELDOM: Duration = Duration::from_secs(24 * 3600);
 
-/// What a broker said about a tunnel.
+/// The parameters that a broker reports for a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
     /// How packets are carried: native, and no account.
@@ -73,7 +71,7 @@ impl Learned {
 }
 
 impl Tunnel {
-    /// With what the broker said. An MTU of the file's may make the broker's smaller, not larger.
+    /// With the parameters of the broker. An MTU of the file's may make the broker's smaller, not larger.
     #[must_use]
     pub fn with(&self, learned: &Learned) -> Self {
         Self {
@@ -89,11 +87,11 @@ impl Tunnel {
 /// What of the host's own no broker can give away, and the interface that has it.
 pub type Taken = BTreeSet<(Prefix, IfName)>;
 
-/// What a broker said contradicts the file, or the host.
+/// The parameters of a broker contradict the file, or the host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the broker gives it {address}, which is within {source_of_other} of {other}")]
 pub struct Conflict {
-    /// The tunnel that the broker spoke of.
+    /// The tunnel.
     pub tunnel: IfName,
     /// Its address, or that of its far end.
     pub address: Ipv6Addr,
@@ -104,7 +102,7 @@ pub struct Conflict {
 }
 
 impl Config {
-    /// With what brokers said, by tunnel; what contradicts other tunnels or takes what the host has
+    /// With the parameters of brokers, by tunnel; what contradicts other tunnels or takes what the host has
     /// elsewhere is left out and named. `before` is the outcome of the last time: of two tunnels with one
     /// address the one that had it keeps it, whatever the broker of the other says.
     #[must_use]
@@ -146,39 +144,12 @@ impl Config {
         (whole, conflicts)
     }
 
-    /// What the host has: every address of its interfaces, and what an uplink has on its link.
-    #[must_use]
-    pub fn taken(&self, observed: &Observed) -> Taken {
-        let is_tunnel = |link: &&Link| self.tunnels.iter().any(|tunnel| tunnel.name == link.name);
-        let is_uplink = |link: &Link| match &self.uplinks {
-            Some(uplinks) => uplinks.contains(&link.name),
-            None => link.is_exit,
-        };
-        let mut taken = Taken::new();
-        for link in observed.links.iter().filter(|link| !is_tunnel(link)) {
-            let own = link.addresses.iter().map(|own| Prefix::host(*own));
-            let on_link = observed.on_link.iter().chain(&observed.connected);
-            let on_link = on_link
-                .filter(|route| is_uplink(link) && route.index == link.index)
-                .map(|route| route.destination)
-                // A piece of the world is on nobody's link.
-                .filter(|prefix| prefix.bits() > PIECE_BITS);
-            let all = own.chain(on_link).filter(|prefix| !is_link_local(*prefix));
-            taken.extend(all.map(|prefix| (prefix, link.name.clone())));
-        }
-        taken
-    }
-
     /// The source in which `address` lies, and its tunnel, if it is another one than `but`.
     fn owner_of(&self, address: Ipv6Addr, but: &IfName) -> Option<(Prefix, IfName)> {
         let others = self.tunnels.iter().filter(|other| other.name != *but);
         let mut sources = others.flat_map(|other| other.sources().map(|s| (s, other.name.clone())));
         sources.find(|(source, _)| source.contains(address))
     }
-}
-
-fn is_link_local(prefix: Prefix) -> bool {
-    prefix.address().is_unicast_link_local()
 }
 
 /// The longest of the host's own prefixes that the address is within.
@@ -190,83 +161,7 @@ fn owner_among(taken: &Taken, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::parse,
-        link::{Candidate, LinkLayer},
-        routing::connected::ConnectedRoute,
-        types::IfIndex,
-    };
-
-    fn link(index: u32, name: &str, address: &str, is_exit: bool) -> Link {
-        Link {
-            index: IfIndex(index),
-            name: name.parse().unwrap(),
-            up: true,
-            mtu: Mtu(1500),
-            layer: LinkLayer::None,
-            addresses: vec![address.parse().unwrap()],
-            carrier: true,
-            unusable: BTreeMap::new(),
-            is_exit,
-            candidate: Candidate::Never,
-        }
-    }
-
-    #[test]
-    fn what_the_host_has_is_no_brokers_to_give() {
-        let text =
-            "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8:1::2\"";
-        let config = parse("f", text).unwrap();
-        let route = |destination: &str, index| ConnectedRoute {
-            destination: destination.parse().unwrap(),
-            index: IfIndex(index),
-        };
-        let observed = Observed {
-            links: [
-                link(1, "lan0", "2001:db8:cc::1", false),
-                link(2, "net0", "2001:db8:ff:0:1::5", true),
-                link(3, "sixxs0", "2001:db8:a::2", false),
-            ]
-            .into_iter()
-            .collect(),
-            on_link: vec![
-                route("2001:db8:cc::/64", 1),
-                route("2001:db8:ff:0:1::/80", 2),
-                route("2001::/16", 2),
-                route("2001:db8:a::/64", 3),
-            ],
-            connected: vec![route("2001:db8:fe::/56", 2)],
-            ..Observed::default()
-        };
-        let taken = config.taken(&observed);
-        let name = config.tunnels[0].name.clone();
-        let far = "2001:db8:a::1";
-        for (address, peer, other) in [
-            ("2001:db8:ff:0:1::5", far, Some("net0")),
-            // As long as the prefix of the uplink's link is: 80 bits, or 56 by its route.
-            ("2001:db8:ff:0:1::77", far, Some("net0")),
-            ("2001:db8:ff:0:2::77", far, None),
-            ("2001:db8:fe:ff::1", far, Some("net0")),
-            ("2001:db8:fd::1", far, None),
-            ("2001:db8:cc::1", far, Some("lan0")),
-            ("2001:db8:cc::2", far, None),
-            ("2001:db8:a::2", far, None),
-            ("2001:db8:a::2", "2001:db8:ff:0:1::1", Some("net0")),
-        ] {
-            let learned = Learned {
-                kind: Kind::Interface,
-                address: format!("{address}/64").parse().unwrap(),
-                peer: peer.parse().unwrap(),
-                mtu: Mtu::MINIMUM,
-            };
-            let (whole, conflicts) =
-                config.with(&BTreeMap::from([(name.clone(), learned)]), &taken, &config);
-            let found = conflicts.first().map(|conflict| conflict.other.as_str());
-            assert_eq!(found, other, "{address}");
-            let has_it = whole.tunnels[0].addresses[0].address.to_string() == address;
-            assert_eq!(has_it, other.is_none(), "{address}");
-        }
-    }
+    use crate::config::parse;
 
     #[test]
     fn who_has_an_address_keeps_it() {

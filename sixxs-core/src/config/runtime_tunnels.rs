@@ -1,10 +1,9 @@
-//! Tunnels of accounts that are started without standing in the configuration.
+//! Tunnels added at run time from an aiccu.conf.
 
-use super::{Account, Config, Kind, RuleMode, Tunnel, together::TUNNELS, tunnel::table_of};
-use crate::{
-    routing::SUBTREES_TABLE,
-    types::{IfName, TableId},
+use super::{
+    Account, Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel, cross_check::TUNNELS, tunnel::table_of,
 };
+use crate::types::{IfName, TableId};
 
 /// The tunnel cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
