@@ -1,30 +1,17 @@
-//! `cargo xtask`: everything that is done to the repository, from a bare machine to a lint run.
+//! `cargo xtask`: all tasks of the repository, from the set-up of a machine to lint.
 //!
-//! This file reads the command line and hands over to one module per task. It decides nothing
-//! itself, and nothing in this crate is part of the product.
+//! This file parses the command line and calls one module per task. Nothing in this crate is part of the
+//! product.
 
-mod boundaries;
-mod clean;
-mod directions;
-mod dist;
-mod ebpf;
-mod launch;
-mod lint;
+mod cargo_env;
+mod check;
 mod metadata;
-mod package;
-mod plan;
 mod privilege;
 mod process;
 mod product;
 mod progress;
 mod setup;
-mod source;
-mod tests;
-mod times;
-mod toolchain;
-mod tools;
-mod units;
-mod unpacked;
+mod task;
 mod vm;
 mod workspace;
 
@@ -33,7 +20,12 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{plan::Needs, workspace::Workspace};
+use crate::{
+    product::{package, release},
+    setup::plan::Needs,
+    task::{launch, lint, test},
+    workspace::Workspace,
+};
 
 /// Sets up, builds, runs, tests and checks sixxs.
 #[derive(Parser)]
@@ -76,22 +68,7 @@ enum Task {
     },
     /// Run every test, the lab's included; as root, through sudo where needed. Where qemu is
     /// installed, some of them in a virtual machine with an old kernel as well.
-    ///
-    /// `test vm` installs qemu, and runs what must hold on an old kernel on Debian's in a virtual
-    /// machine; `test vm short` some of it.
-    ///
-    /// `test boot` makes the package, installs and removes it in a Debian of its own, and boots that in
-    /// the virtual machine, three times; `test boot short` twice, and no more than that.
-    ///
-    /// `test chaos` strikes hosts with random faults while traffic runs. Among all tests that takes a
-    /// minute; `test chaos --faults 10000` strikes as long as one likes, `--seed S` as it did before, and
-    /// `tcx`, `clsact` or `native` behind it one kind of host only.
-    Test {
-        /// Only tests whose name contains one of these; test runner options too. `vm` [FILTER…]: in
-        /// the virtual machine. `boot`: the package. `chaos` [--faults N] [--seed S] [KIND…]: chaos.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        filter: Vec<String>,
-    },
+    Test(test::Arguments),
     /// Measure: `core` is the cost per packet of the kernel programs, `tunnel` what native tunnels
     /// carry and at what cost, `repair` for how long what was taken away is gone, `scale` what very
     /// many tunnels cost.
@@ -108,7 +85,8 @@ enum Task {
     Dist,
     /// Draw the pictures in docs/pictures anew, from a run of `sixxs top` and `status` in the lab.
     Pictures,
-    /// Check format, clippy, crate directions, boundaries, stray paths, units, licences and sources.
+    /// Check format, clippy, crate directions, boundaries, circles of imports, sizes, layout of modules,
+    /// sums of times, stray paths, units, licences and sources.
     Lint {
         /// Check for known security advisories too (fetches their database from the network).
         #[arg(long)]
@@ -128,7 +106,7 @@ fn main() -> ExitCode {
 
 fn dispatch(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
-    tools::enter(&workspace)?;
+    setup::tools::enter(&workspace)?;
     match task {
         Task::Setup { lint, vm, dist } => {
             let needs = Needs {
@@ -141,12 +119,15 @@ fn dispatch(task: Task) -> Result<()> {
             println!("everything needed is there");
             Ok(())
         }
-        Task::Build => product::build(&workspace, Needs::BUILD),
+        Task::Build => release::build(&workspace, Needs::BUILD),
         Task::Run { config, args } => launch::run(&workspace, config, &args),
         Task::Lab { args } => launch::lab(&workspace, &args),
-        Task::Test { filter } => tests::run(&workspace, &filter),
+        Task::Test(arguments) => test::run(&workspace, &arguments),
         Task::Bench { args } => launch::bench(&workspace, &args),
-        Task::Dist => dist::run(&workspace),
+        Task::Dist => {
+            println!("{}", package::make(&workspace)?.display());
+            Ok(())
+        }
         Task::Pictures => launch::pictures(&workspace),
         Task::Lint { advisories } => lint::run(&workspace, advisories),
     }

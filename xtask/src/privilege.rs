@@ -1,4 +1,4 @@
-//! Who we are, and how a command becomes root's.
+//! Owns the privileges of this process, and commands that run as root.
 
 use std::{ffi::OsStr, process::Command};
 

@@ -1,6 +1,6 @@
-//! Runs other programs and says clearly when one fails: a verb, the command line, what to do.
+//! Runs other programs. A failure has a verb, the command line and advice.
 //!
-//! Owns how commands are shown and how their failures read. Knows nothing of what they do.
+//! Owns the display of commands and of their failures.
 
 use std::{
     convert::Infallible,

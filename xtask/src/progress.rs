@@ -1,5 +1,5 @@
-//! What takes long shows that it is still at work: where standard error is a terminal by a line that
-//! moves, with the time so far and what was printed last; elsewhere by nothing but plain lines.
+//! Progress of long commands. On a terminal, a line shows the elapsed time and the last output of the
+//! command; elsewhere, plain lines are printed.
 
 use std::{
     io::{self, BufRead as _, BufReader, IsTerminal as _},

@@ -1,12 +1,12 @@
-//! Carries out the guides in docs/guides: writes each file and types each command, in a lab with the same
-//! addresses. Also checks that all links of the docs and all paths in the pages about the code exist, and
-//! that the docs explain all findings of `sixxs doctor`.
+//! Tests of the documentation. The guides in docs/guides are carried out: every file is written and every
+//! command run, in a lab with the addresses of the guide. Links of docs and paths in the pages about the
+//! code must exist. Every finding of `sixxs doctor` must be explained.
 
-mod likeness;
+mod cases;
 mod links;
 mod markdown;
+mod output_match;
 mod paths;
-mod place;
-mod reader;
-mod told;
+mod runner;
+mod sandbox;
 mod troubleshooting;

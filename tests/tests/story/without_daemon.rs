@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::probe;
+use sixxs_tests::probe::service::Services;
 use sixxs_tests::program::Hook;
-use sixxs_tests::service::Services;
-use sixxs_tests::topology::Flavour;
 
 variants!(every_reply_is_filtered: tun(Tun, Auto), veth(Veth, Auto));
 
@@ -29,7 +29,7 @@ fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
         assert_eq!(lab.filtered()?, filtered);
 
         // The requests arrived through the tunnel, but the replies left elsewhere.
-        let seen = tunnel.seen_at_broker()?;
+        let seen = tunnel.broker_counters()?;
         assert_eq!(seen.get("requests_to_host")?, 20);
         assert_eq!(seen.get("to_host")?, 25);
         assert_eq!(seen.get("from_host")?, 0);

@@ -1,5 +1,5 @@
-//! The virtual machine's file system, which is all in memory: this machine's own programs with
-//! their libraries, busybox for the rest, modules of the kernel, and the payload.
+//! Packs the virtual machine's file system in memory: programs of this machine with their libraries,
+//! busybox for the others, modules of the kernel, and the tests.
 
 use std::{
     collections::BTreeSet,
@@ -11,8 +11,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{kernel::Kernel, payload::Binary};
-use crate::{process, progress, setup, tools};
+use super::{binaries::Binary, debian_kernel::Kernel};
+use crate::{
+    process, progress,
+    setup::{programs::find_program, tools},
+};
 
 /// Where the payload is inside.
 pub(crate) const PAYLOAD: &str = "/test";
@@ -160,7 +163,7 @@ impl Root {
         let real: Vec<_> = PROGRAMS
             .iter()
             .copied()
-            .filter(|name| !OPTIONAL_PROGRAMS.contains(name) || setup::find_program(name).is_some())
+            .filter(|name| !OPTIONAL_PROGRAMS.contains(name) || find_program(name).is_some())
             .collect();
         for name in list.lines() {
             if name != "busybox" && !real.contains(&name) {
@@ -172,7 +175,7 @@ impl Root {
 
     /// One program of this machine, with its libraries.
     pub(super) fn program(&self, name: &str) -> Result<()> {
-        let path = setup::find_program(name)
+        let path = find_program(name)
             .with_context(|| format!("find {name}: run `cargo xtask setup --vm`"))?;
         let inside = Path::new("bin").join(name);
         let Some(unwrapped) = tools::unwrapped(&path) else {

@@ -1,30 +1,30 @@
-//! `sixxs doctor` and the traps of hosts. Each test sets a trap, expects the finding, runs the fix that is
-//! printed, and expects the finding to disappear.
+//! Misconfigurations for `sixxs doctor`: each is set up, found, removed by the printed fix, and no longer
+//! found.
 
+mod environment;
+mod filters;
 mod host;
 mod managers;
-mod others;
 mod settings;
-mod ways;
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// The findings on a subject with other verdicts than `good`.
-fn traps(setting: &Setting, about: &str) -> Result<Vec<Value>> {
-    let (_, report) = setting.program.json(&["doctor"])?;
+fn traps(fixture: &Fixture, about: &str) -> Result<Vec<Value>> {
+    let (_, report) = fixture.program.json(&["doctor"])?;
     let findings = report[0]["findings"].as_array().context("findings")?;
     let is_one = |finding: &&Value| finding["about"] == about && finding["verdict"] != "good";
     Ok(findings.iter().filter(is_one).cloned().collect())
 }
 
 /// The only finding on a subject, with this verdict.
-fn trap(setting: &Setting, about: &str, verdict: &str) -> Result<Value> {
-    let traps = traps(setting, about)?;
+fn trap(fixture: &Fixture, about: &str, verdict: &str) -> Result<Value> {
+    let traps = traps(fixture, about)?;
     let [trap] = traps.as_slice() else {
         anyhow::bail!("one about {about} is expected: {traps:#?}");
     };
@@ -43,16 +43,16 @@ fn fix(trap: &Value) -> Result<String> {
 }
 
 /// Runs the fix in a shell in the program's environment.
-fn apply(setting: &Setting, trap: &Value) -> Result<()> {
-    setting.program.shell(&fix(trap)?)?;
+fn apply(fixture: &Fixture, trap: &Value) -> Result<()> {
+    fixture.program.shell(&fix(trap)?)?;
     Ok(())
 }
 
 /// Expects a trap, and that its fix removes it.
-fn is_fixed(setting: &Setting, about: &str, verdict: &str) -> Result<()> {
-    let trap = trap(setting, about, verdict)?;
-    apply(setting, &trap)?;
-    let left = traps(setting, about)?;
+fn is_fixed(fixture: &Fixture, about: &str, verdict: &str) -> Result<()> {
+    let trap = trap(fixture, about, verdict)?;
+    apply(fixture, &trap)?;
+    let left = traps(fixture, about)?;
     ensure!(left.is_empty(), "after {:?}: {left:#?}", trap["fix"]);
     Ok(())
 }
