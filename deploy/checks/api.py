@@ -27,7 +27,7 @@ def get(what: str, **parameters: str) -> dict:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
-        # What is wrong stands in the body.
+        # The body has the reason.
         answer = json.load(error)
     except OSError as error:
         raise Fault(f"{what}: {error}") from error

@@ -12,7 +12,7 @@ from .metrics import names_in
 FILE = Path(__file__).resolve().parent.parent / "grafana" / "sixxs.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-# What Grafana puts in by itself.
+# Variables that Grafana itself sets.
 BUILT_IN = {"__rate_interval": "5m", "__range": "6h"}
 
 

@@ -26,7 +26,7 @@ COMPILER = {
 
 def check(tree: Path, board: Dashboard) -> None:
     """`tree` has the types and the compiler."""
-    # Below it, for that is where the compiler looks for packages.
+    # Below `tree`, so that the compiler finds its packages.
     with tempfile.TemporaryDirectory(dir=tree) as directory:
         place = Path(directory)
         shutil.copy(TYPES, place / "types.ts")

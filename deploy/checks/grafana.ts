@@ -1,5 +1,5 @@
-// What a dashboard may consist of, by Grafana's own types. They have enumerations where JSON has
-// strings and numbers, and leave open what a panel's options are; here both are said.
+// The types of a dashboard, from Grafana's own types. These have enumerations where JSON has strings
+// and numbers, and do not define the options of a panel. This file defines both.
 import type * as grafana from "@grafana/schema";
 import type * as heatmap from "@grafana/schema/dist/esm/raw/composable/heatmap/panelcfg/x/HeatmapPanelCfg_types.gen";
 import type * as stat from "@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen";
@@ -7,7 +7,7 @@ import type * as timeline from "@grafana/schema/dist/esm/raw/composable/statetim
 import type * as table from "@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen";
 import type * as series from "@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";
 
-/** A type with the values of enumerations in their place. */
+/** A type in which enumerations are replaced by their values. */
 type Plain<T> = T extends string
   ? `${T}`
   : T extends number
@@ -20,7 +20,7 @@ type Plain<T> = T extends string
       ? { [K in keyof T]: Plain<T[K]> }
       : T;
 
-/** A query to Prometheus; its own package has many dependencies, and is not asked. */
+/** A query to Prometheus. Its package is not used, because it has many dependencies. */
 interface Query {
   datasource: grafana.DataSourceRef;
   editorMode: "code";
@@ -53,7 +53,7 @@ export interface Panels {
   timeseries: Plain<Panel<"timeseries", series.Options, series.FieldConfig>>;
 }
 
-/** All but the panels. `definition` is what Grafana shows of a variable's query. */
+/** Everything but the panels. `definition` is the text that Grafana shows for a variable's query. */
 export type Frame = Plain<Omit<grafana.Dashboard, "panels" | "templating">> & {
   templating: { list: (Plain<grafana.VariableModel> & { definition?: string })[] };
 };

@@ -19,7 +19,7 @@ PORT = 9346
 GOOD, BAD, GONE, REAL = (f"127.0.0.{number}:{PORT}" for number in range(1, 5))
 SECONDS = 30
 
-# With a scrape a second.
+# For one scrape per second.
 WINDOWS = {"__rate_interval": "10s", "__range": "30s"}
 
 
@@ -35,7 +35,7 @@ def main() -> None:
         targets.append(REAL)
     write(place, targets)
     with (place / "log").open("w") as log:
-        # It is gone with this process, however that ends.
+        # Prometheus ends with this process in all cases.
         running = subprocess.Popen(
             [
                 *("setpriv", "--pdeathsig", "KILL", server),

@@ -8,7 +8,7 @@ from .fault import Fault, report, run
 
 TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-# By type of a family, what the names of its samples end with.
+# The suffixes of the names of samples, by type of the family.
 SUFFIXES = {
     "counter": ["_total"],
     "gauge": [""],
@@ -16,7 +16,7 @@ SUFFIXES = {
     "info": ["_info"],
 }
 
-# Labels whose values are words of ours, not names of somebody's tunnels.
+# Labels whose values are fixed words, not the names of tunnels.
 WORDS = {"direction", "hook", "state", "treatment"}
 
 

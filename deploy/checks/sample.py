@@ -41,7 +41,7 @@ def written(kind: str, samples: Samples) -> Iterator[tuple[str, Labels, float]]:
     for labels, value in samples:
         match kind:
             case "histogram":
-                # Of ten, five within a millisecond, nine within ten.
+                # Of ten values, five are within 1 ms, and nine within 10 ms.
                 for bound, share in zip(BOUNDS, (0.5, 0.9, 0.9, 1, 1), strict=True):
                     yield "_bucket", labels | {"le": bound}, value * share
                 yield "_sum", labels, value * 0.01
@@ -82,7 +82,7 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
 
     def health() -> Samples:
         for tunnel in TUNNELS:
-            # Failing are those that are up: the other has an alert for its state.
+            # Only a tunnel that is up is failing: the other one has an alert for its state.
             troubled = "degraded" if tunnel == "sixxs0" else "failing"
             has = troubled if ill else "healthy"
             yield from (({"tunnel": tunnel, "health": level}, level == has) for level in LEVELS)
@@ -115,9 +115,9 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
     yield "sixxs_tunnel_routing_in_place", "gauge", "Whether rules and routes are there.", tunnels(1, host.well)
     refused = iter([({"tunnel": "sixxs1", "reason": "signature"}, trouble)])
     yield "sixxs_tunnel_refused", "counter", "What was not let in.", refused
-    # Of a host with trouble one tunnel answers nothing, the other three of four.
+    # On a host with trouble one tunnel does not answer, and the other one answers three of four requests.
     answered = (5, 0.75 * grows) if ill else (grows, grows)
-    # As many more come in floods.
+    # The same number again arrives in floods.
     yield "sixxs_tunnel_requests", "counter", "Pings from outside.", tunnels(2 * grows, 2 * grows)
     yield "sixxs_tunnel_requests_forgotten", "counter", "Those of which it is not known.", tunnels(grows, grows)
     yield "sixxs_tunnel_requests_answered", "counter", "Those that were answered.", tunnels(*answered)

@@ -13,9 +13,9 @@ LIMIT_SECONDS = 90
 
 def check(prometheus: Prometheus, cache: Path, real: str | None) -> None:
     """`real` is what a daemon served, if it is to be read as well."""
-    # Whatever ends this ends that, and with it the server.
+    # It ends with this process in all cases, and Prometheus ends with it.
     bound = ["setpriv", "--pdeathsig", "KILL"]
-    # Who is not root becomes so in a user namespace, where the kernel lets them.
+    # Other users than root get the privileges in a user namespace, if the kernel permits it.
     alone = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
     with tempfile.TemporaryDirectory(prefix="running-", dir=cache) as directory:
         place = Path(directory)

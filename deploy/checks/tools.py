@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .fault import Fault, run
 
-# Both have to be named: a newer one may want what the dashboard does not have.
+# Fixed versions: a newer one may require fields that the dashboard does not have.
 GRAFANA_SCHEMA = "@grafana/schema@13.2.3"
 TYPESCRIPT = "typescript@7.0.2"
 
@@ -37,7 +37,7 @@ def prometheus(cache: Path) -> Prometheus:
 
 def grafana(cache: Path) -> Path:
     """A directory whose node_modules have Grafana's types and a compiler that checks them."""
-    # By version, so that other versions are fetched when they are named above.
+    # The name contains the versions, so that other versions are fetched when they change above.
     tree = cache / "-".join(["grafana", GRAFANA_SCHEMA.rpartition("@")[2], TYPESCRIPT.rpartition("@")[2]])
     if not tree.is_dir():
         fetch(tree, unpack_grafana)
@@ -66,14 +66,14 @@ def fetch(tree: Path, unpack: Callable[[Path], None]) -> None:
 
 def unpack_prometheus(aside: Path) -> None:
     unpack("prometheus", aside)
-    # From Debian 13 on it has a package of its own.
+    # Since Debian 13 promtool has its own package.
     if not of(aside).promtool.is_file():
         unpack("promtool", aside)
 
 
 def unpack(name: str, aside: Path) -> None:
     print(f"getting {name} out of Debian's package (20 MB)", flush=True)
-    # Else root is told that its own directory is not for apt's user.
+    # Otherwise apt warns that its sandbox user cannot access root's directory.
     command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name]
     run(command, "check the network, and `apt-get update`", at=aside, seconds=300)
     for package in aside.glob("*.deb"):
@@ -84,6 +84,6 @@ def unpack(name: str, aside: Path) -> None:
 def unpack_grafana(aside: Path) -> None:
     print(f"getting {GRAFANA_SCHEMA} and {TYPESCRIPT} (30 MB)", flush=True)
     quiet = ["--no-audit", "--no-fund", "--no-save", "--no-package-lock"]
-    # Neither needs a script of its own to be installed, so none is run.
+    # Neither package needs install scripts, so none are run.
     command = ["npm", "install", "--prefix", aside, "--ignore-scripts", *quiet, GRAFANA_SCHEMA, TYPESCRIPT]
     run(command, "install npm, or leave this out by --without-grafana-types", at=aside, seconds=300)

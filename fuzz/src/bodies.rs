@@ -1,9 +1,9 @@
-//! What is done with bytes that anybody may have sent or written: for each kind of them a function
-//! that must not panic, whatever the bytes are, and that states what holds all the same.
+//! The bodies of the fuzz targets: a function for each kind of untrusted bytes. It must not panic for any
+//! input, and asserts the properties that hold for every input.
 //!
-//! libFuzzer calls these (`fuzz_targets`), and so does an ordinary test with the corpus
-//! (`tests/tests/fuzz_corpus.rs`). `super::broker` are the lab's brokers, which share no code with
-//! the program: what the one takes has to be right for the other.
+//! libFuzzer calls these functions (`fuzz_targets`), and an ordinary test calls them with the corpus
+//! (`tests/tests/fuzz_corpus.rs`). `super::broker` are the lab's brokers, which share no code with the
+//! program: each side has to accept valid bytes of the other.
 
 use std::{net::Ipv6Addr, time::Duration};
 
@@ -23,13 +23,13 @@ use super::broker;
 
 /// A kind of bytes.
 pub struct Target {
-    /// Of the target, and of its directory in the corpus.
+    /// The name of the target, and of its directory in the corpus.
     pub name: &'static str,
-    /// What is done with them.
+    /// Processes the bytes.
     pub body: fn(&[u8]),
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 7] = [
     Target {
         name: "ayiya",
@@ -66,7 +66,8 @@ const BROKER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x2ff, 1, 0, 0, 0, 1);
 const PASSWORD: &str = "f3d47c2de40fb698e1ab15d757a09bfc";
 const TIME: u64 = 0x5f5e_1000;
 
-/// Cuts bytes into pieces: a byte of flags, two of length, and as many; the last may be shorter.
+/// Splits bytes into pieces: a byte of flags, two of length, and that number of bytes. The last piece may be
+/// shorter.
 fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let ([flags, high, low], rest) = bytes.split_first_chunk()?;
@@ -77,8 +78,9 @@ fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// Datagrams one after the other at one end of an AYIYA tunnel. By the flags of a piece, its header
-/// is made right (1) and its signature (2), since chance does neither; and time passes (4…).
+/// Datagrams that arrive one after the other at one end of an AYIYA tunnel. The flags of a piece make its
+/// header valid (1) and its signature (2), because random bytes never are. The other flags (4…) advance the
+/// time.
 pub fn ayiya(bytes: &[u8]) {
     let identity = Identity {
         address: US,
@@ -117,7 +119,7 @@ pub fn ayiya(bytes: &[u8]) {
             assert!(session.answers(now.elapsed));
             assert_eq!(session.receive(&datagram, now), Err(DropReason::Repeat));
         }
-        // Beats, a probe and a doubt at most: it comes to an end.
+        // At most heartbeats, a probe and a doubt: the number of actions is limited.
         let mut actions = std::iter::from_fn(|| session.poll(now)).take(10);
         let sent = actions.by_ref().filter_map(|action| match action {
             Ayiya::Send(datagram) => Some(datagram),
@@ -131,7 +133,7 @@ pub fn ayiya(bytes: &[u8]) {
     }
 }
 
-/// What a TIC server says, in pieces as they come. The first byte chooses what it is asked.
+/// The lines of a TIC server, in pieces as they arrive. The first byte selects the client's goal.
 pub fn tic(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else {
         return;
@@ -165,7 +167,7 @@ pub fn tic(bytes: &[u8]) {
                 if let Problem::Refused(words) | Problem::TooOften(words) = &error.problem {
                     assert!(!words.contains("a password of somebody's"), "{words:?}");
                 }
-                // Nothing more comes of it.
+                // After an error, nothing more happens.
                 assert!(matches!(client.received(bytes, TIME).as_deref(), Ok([])));
                 assert_eq!(client.closed(), None);
                 return;
@@ -188,10 +190,10 @@ pub fn tic(bytes: &[u8]) {
     assert!(client.closed().is_some());
 }
 
-/// A heartbeat as the broker reads it; and one of the program's, whose time is in the bytes.
+/// A heartbeat as the broker reads it, and one of the program with the time from these bytes.
 pub fn beat(bytes: &[u8]) {
     if let Some(beat) = broker::heartbeat::Beat::read(bytes) {
-        // Without the password that is all but impossible.
+        // Without the password a valid signature is practically impossible.
         assert!(!beat.is_signed(PASSWORD) || bytes.len() > 70);
         assert!(beat.is_recent(beat.unix_seconds));
     }
@@ -223,7 +225,7 @@ pub fn aiccu_conf(bytes: &[u8]) {
     }
 }
 
-/// A configuration. Files that it refers to are there for some names.
+/// A configuration. Some of the files that it refers to exist.
 pub fn toml(bytes: &[u8]) {
     const ACCOUNT: &[u8] = b"username a\npassword b\nserver tic.example\ntunnel_id T1\n";
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -248,7 +250,7 @@ pub fn toml(bytes: &[u8]) {
     }
 }
 
-/// The ledger of connects: whatever is in the file, the limit holds, and what is written is read.
+/// The ledger of connects. For any file, the limit holds, and the written ledger can be read.
 pub fn connects(bytes: &[u8]) {
     const BROKER: &str = "tic.example";
     let moment = |boot: &str, seconds| Moment {
@@ -275,7 +277,7 @@ pub fn connects(bytes: &[u8]) {
         assert!(ledger.take(&[BROKER], &limit, &now).is_err());
         let (again, damaged) = Ledger::read(ledger.text().as_bytes(), &now);
         assert_eq!((&again, damaged), (&ledger, None));
-        // When everything is over it connects again, unless it is blocked for a week.
+        // After all limits expire, including the block for a week, a connect is allowed again.
         let later = Moment {
             since_boot: now.since_boot + limit.block * 2,
             ..now
@@ -284,7 +286,7 @@ pub fn connects(bytes: &[u8]) {
     }
 }
 
-/// What TIC returned, as it is kept.
+/// The saved TIC parameters.
 pub fn tic_cache(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;

@@ -1,5 +1,5 @@
-//! The lab's brokers, as far as bytes go: without everything else that the lab is made of, which
-//! would take long to build with instruments.
+//! The wire formats of the lab's brokers, without the rest of the lab, which would take long to build with
+//! instrumentation.
 
 #[path = "../../tests/src/broker/ayiya.rs"]
 pub mod ayiya;

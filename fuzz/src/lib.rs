@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, and what they need of the lab.
+//! The bodies of the fuzz targets, and the parts of the lab that they need.
 
 pub mod bodies;
 pub mod broker;

@@ -12,7 +12,7 @@ use sixxs_tests::lab::Spec;
 use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
 
-/// For each kind of host, unless the command line says how many faults.
+/// Duration for each kind of host, unless the command line sets the number of faults.
 const USUAL: Duration = Duration::from_secs(16);
 
 fn inject(variant: &Variant) -> Result<()> {
@@ -20,13 +20,13 @@ fn inject(variant: &Variant) -> Result<()> {
     run(variant, Options::from_environment(USUAL)?)
 }
 
-/// One at a time: repairs are timed.
+/// Runs one test at a time, because repairs are timed.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// By TCX links, where the kernel has them.
+/// With TCX links, where the kernel has them.
 fn usual() -> Variant {
     Variant {
         name: "tcx",

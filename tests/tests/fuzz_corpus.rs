@@ -1,5 +1,5 @@
-//! The fuzz targets' corpora, replayed by ordinary means: every file as it is, and with some bytes
-//! changed by chance that is the same every time.
+//! Replays the corpora of the fuzz targets in an ordinary test: each file unchanged, and with random changes
+//! of bytes that are the same in each run.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use sixxs_tests::broker::random::Random;
 #[expect(unreachable_pub, reason = "there it is a library's")]
 mod bodies;
 
-/// Of each file.
+/// Number of changed inputs for each file.
 const CHANGED: usize = 500;
 
 fn replay(name: &str) -> Result<()> {
@@ -32,7 +32,7 @@ fn replay(name: &str) -> Result<()> {
     );
     let mut random = Random::new(1);
     for (path, bytes) in &files {
-        // Shown by the test harness with a failed test only.
+        // The test harness shows it only if the test fails.
         println!("{}", path.display());
         (target.body)(bytes);
         for _ in 0..CHANGED {
@@ -45,7 +45,7 @@ fn replay(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Some bytes turned, left out, put in or taken from elsewhere.
+/// Flips, removes, inserts or copies some bytes.
 fn change(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..=random.below(4) {
@@ -103,7 +103,7 @@ fn saved() -> Result<()> {
     replay("saved")
 }
 
-/// Every target is tried here, and every corpus is some target's.
+/// Each target has a test here, and each corpus has a target.
 #[test]
 fn nothing_is_left_out() -> Result<()> {
     let corpus = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus"));

@@ -14,7 +14,7 @@ use sixxs_tests::probe::service::Services;
 use sixxs_tests::program::snapshot::{assert_same, take};
 use sixxs_tests::wait;
 
-/// The cure by hand: then the outside is answered, and what is still missing is the program's job.
+/// With rules added by hand, pings from outside are answered. The remaining faults are the program's task.
 #[test]
 fn rules_by_hand_heal_tun() -> Result<()> {
     rules_by_hand_heal(Flavour::Tun)
@@ -78,12 +78,12 @@ fn rules_by_hand_heal(flavour: Flavour) -> Result<()> {
     }
     assert_eq!(lab.filtered()?, 0);
 
-    // A socket bound to the uplink does not ask the rules.
+    // For a socket bound to the uplink, the kernel does not consult the rules.
     let socket = leak::udp_socket(lab.host(), addresses[0], Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 10, 100)?;
     assert_eq!((lab.filtered()?, outside_services.discarded()), (10, 0));
 
-    // An interface that goes takes its routes with it; the address comes back, the route does not.
+    // A deleted interface loses its routes. The new one has the address again, but not the route.
     lab.tunnels()[0].delete()?;
     lab.tunnels()[0].create()?;
     assert!(
@@ -98,7 +98,7 @@ fn rules_by_hand_heal(flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-/// Traffic alone changes nothing that a snapshot shows.
+/// Traffic alone does not change a snapshot.
 #[test]
 fn traffic_leaves_snapshots_alone() -> Result<()> {
     let lab = Lab::new(Spec::new(Flavour::Veth))?;
@@ -111,7 +111,7 @@ fn traffic_leaves_snapshots_alone() -> Result<()> {
     Ok(())
 }
 
-/// A lab whose process was killed is swept up by the next one; nothing of one that ended is left.
+/// The next lab cleans up after a killed one. A lab that ends leaves nothing behind.
 #[test]
 fn nothing_is_left_behind() -> Result<()> {
     const VICTIM: &str = "SIXXS_LAB_VICTIM";
@@ -135,7 +135,7 @@ fn nothing_is_left_behind() -> Result<()> {
     let mut victim = victim.spawn()?;
     let (pid, status) = (victim.id(), victim.wait()?);
     assert_eq!(status.signal(), Some(9), "{status}");
-    // Unless another test's lab has swept already.
+    // Another test's lab may have cleaned up already.
     let lab = Lab::new(Spec::new(Flavour::Tun))?;
     assert_eq!(names(pid)?, 0);
     let base = lab.paths().base().to_owned();

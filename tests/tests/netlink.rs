@@ -1,4 +1,4 @@
-//! Plans carried out by the kernel: what became of each step is known, however many there are.
+//! The kernel carries out plans: the result of each step is known, in plans of any size.
 
 use anyhow::{Context as _, Result};
 use sixxs_core::routing::desired::RouteKey;
@@ -9,7 +9,7 @@ use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_user::netlink::Netlink;
 
-/// Number so and so: an `unreachable` in a table of its own.
+/// Step with this number: an `unreachable` route in a table of its own.
 fn step(number: u16) -> Step {
     let destination = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x77, number, 0, 0, 0, 0);
     Step::AddRoute(Route {
@@ -23,7 +23,7 @@ fn step(number: u16) -> Step {
     })
 }
 
-/// More than go into one call; some fail, among them the first and the last of a call.
+/// More steps than fit into one call. Some fail, among them the first and the last of a call.
 #[test]
 fn each_step_is_accounted_for() -> Result<()> {
     let lab = Lab::new(Spec::new(Flavour::Tun))?;

@@ -1,4 +1,4 @@
-//! Echo requests and replies through the kernel programs: which are paired, and what is proved by it.
+//! Echo requests and replies through the kernel programs: the pairs that they form, and the counters.
 
 use std::net::Ipv6Addr;
 use std::thread::sleep;
@@ -21,14 +21,14 @@ const OWN: &str = "2001:db8:a::2";
 const IN_PREFIX: &str = "2001:db8:aa::2";
 const OTHER: &str = "2001:db8:b::2";
 
-/// The longest between two ticks of any kernel's clock, and some more.
+/// Longer than a tick of any kernel's clock.
 const TICK: Duration = Duration::from_millis(15);
 
 fn address(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
 }
 
-/// A host whose loopback interface is the first of two tunnels, or an uplink beside them.
+/// A host whose loopback interface is the first of two tunnels, or an uplink besides them.
 fn host(name: &str, role: Role, on_leak: OnLeak) -> Result<Host> {
     let here = Some(LOOPBACK);
     let router = address("2001:db8:a::1");
@@ -93,7 +93,7 @@ fn a_reply_is_paired_with_its_request_once() -> Result<()> {
     comes(&programs, OWN, 1)?;
     sleep(TICK);
     comes(&programs, OWN, 2)?;
-    // The same once more is no other one.
+    // The same request again is not another one.
     comes(&programs, OWN, 1)?;
     let mut expected = EchoCounts {
         requests: 2,
@@ -104,7 +104,7 @@ fn a_reply_is_paired_with_its_request_once() -> Result<()> {
     assert_eq!(programs.kernel.waiting_since(0)?[&first], 2);
     assert!(programs.kernel.waiting_since(u64::MAX)?.is_empty());
 
-    // Neither another number nor another address is meant.
+    // Another number or another address does not match.
     leaves(&programs, OWN, 3)?;
     leaves(&programs, IN_PREFIX, 1)?;
     assert_eq!(counted(&programs)?, expected);
@@ -166,7 +166,7 @@ fn headers_in_between_do_not_matter() -> Result<()> {
         ..EchoCounts::default()
     };
     assert_eq!(counted(&programs)?, both);
-    // What is no message has no number: a later fragment, and one that ends too early.
+    // A later fragment and a truncated message have no sequence number.
     let later = fragment(ICMPV6, 150, false, &message(2));
     let short = echo(ECHO_REQUEST, 3)[..6].to_vec();
     for (header, payload) in [(FRAGMENT, later), (ICMPV6, short)] {
@@ -183,7 +183,7 @@ fn nothing_is_expected_of_those_behind_us_or_of_other_tunnels() -> Result<()> {
     for to in [IN_PREFIX, OTHER, "2001:db8:1::1"] {
         comes(&programs, to, 1)?;
     }
-    // Who forges the source has no reply leave by the tunnel.
+    // A request with a forged source gets no reply through the tunnel.
     for from in [IN_PREFIX, OTHER] {
         let request = frame(from, OWN, ICMPV6, &echo(ECHO_REQUEST, 2));
         programs.run(Direction::Ingress, &request, 1)?;
@@ -212,7 +212,7 @@ fn a_reply_that_leaves_elsewhere_is_astray_unless_it_is_put_into_the_tunnel() ->
             };
             assert_eq!(counted(&programs)?, expected, "{on_leak:?}");
         }
-        // The tunnel's own program sees a redirected one after that.
+        // The tunnel's own program processes a redirected reply afterwards.
         programs.kernel.fill(&at_tunnel()?.0)?;
         leaves(&programs, OWN, 1)?;
         assert_eq!(counted(&programs)?.answered, 1 - astray, "{on_leak:?}");
@@ -232,7 +232,7 @@ fn a_flood_drives_out_and_that_is_counted() -> Result<()> {
     let waiting = programs.kernel.waiting_since(0)?[&slot(&programs)?];
     assert_eq!(counted.requests - counted.forgotten, waiting);
     assert!(waiting <= u64::from(PLACES) && waiting > u64::from(PLACES) * 9 / 10);
-    // Those that are left are still paired.
+    // The remaining requests are still paired.
     for number in 0..requests {
         leaves(&programs, OWN, number)?;
     }

@@ -1,4 +1,4 @@
-//! What is installed beside the program: its configuration, commented out, is one that it takes.
+//! The installed configuration file: with its settings uncommented, the program accepts it.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use sixxs_core::config::{self, Config};
 const SHIPPED: &str = include_str!("../../deploy/sixxs.toml");
 const REFERENCE: &str = include_str!("../../docs/reference.md");
 
-/// The settings in it: lines whose `#` no space follows.
+/// The settings in it: lines whose `#` is not followed by a space.
 fn settings() -> String {
     let lines = SHIPPED.lines().filter_map(|line| line.strip_prefix('#'));
     let settings = lines.filter(|line| !line.starts_with(' '));
@@ -35,7 +35,7 @@ fn with_everything_uncommented_it_is_right() -> Result<()> {
     Ok(())
 }
 
-/// What the reference says of the configuration.
+/// The part of the reference about the configuration.
 fn reference() -> Result<&'static str> {
     let (_, reference) = REFERENCE
         .split_once("\n## Configuration\n")
@@ -44,7 +44,7 @@ fn reference() -> Result<&'static str> {
     Ok(reference)
 }
 
-/// The program names its keys when it is given one that it does not know.
+/// All keys that the program knows, from its error messages for unknown keys.
 fn keys_of_the_program() -> Result<BTreeSet<String>> {
     let unknown = "nonsense = 1\n[connect_limit]\nnonsense = 1\n[alert]\nnonsense = 1\n\
                    [[tunnel]]\nnonsense = 1\n";
@@ -61,7 +61,7 @@ fn keys_of_the_program() -> Result<BTreeSet<String>> {
     Ok(keys.map(str::to_owned).collect())
 }
 
-/// Who adds a key to the program adds it to docs/reference.md.
+/// A new key of the program needs an entry in docs/reference.md.
 #[test]
 fn the_reference_has_every_key_of_the_program() -> Result<()> {
     let reference = reference()?;
@@ -76,11 +76,11 @@ fn the_reference_has_every_key_of_the_program() -> Result<()> {
     Ok(())
 }
 
-/// Who adds a key to docs/reference.md adds it there too.
+/// A new key in docs/reference.md needs an entry in deploy/sixxs.toml.
 #[test]
 fn it_has_every_key_of_the_reference() -> Result<()> {
     let reference = reference()?;
-    // A table of keys that are somebody else's.
+    // Skips the table of aiccu.conf's keys.
     let (before, behind) = reference
         .split_once("\n| key of aiccu.conf |")
         .context("the keys of aiccu.conf")?;

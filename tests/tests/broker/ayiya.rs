@@ -1,4 +1,4 @@
-//! AYIYA: carrying, faults, a broker that restarts, a bad path, translation of addresses.
+//! AYIYA: carriage of packets, faults, a broker that restarts, a bad path, NAT.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::Ordering;
@@ -52,7 +52,7 @@ fn carries_pings_and_calls_down() -> Result<()> {
     carries(&lab, &client)?;
     assert_eq!(tunnel.broker_counters()?.get("strays")?, 0);
 
-    // Answers to the PoP's own pings stay with it.
+    // The PoP consumes the replies to its own pings.
     let before = tunnel.broker_counters()?.get("from_host")?;
     pop.ping_every(Duration::from_millis(20));
     let seen = || Ok(pop.counts());
@@ -103,7 +103,7 @@ fn clock_and_restart() -> Result<()> {
     carries(&lab, &client)
 }
 
-/// Every kind of wrong datagram reaches the client's socket and none its device.
+/// Wrong datagrams of every kind reach the client's socket, but not its device.
 #[test]
 fn wrong_datagrams_arrive() -> Result<()> {
     const EACH: usize = 100;
@@ -119,11 +119,11 @@ fn wrong_datagrams_arrive() -> Result<()> {
         let wrong = forger.wrong(attack, &packet, EACH);
         expected += pop.inject(address, Source::Own, wrong)?;
         let seen = || Ok(client.received());
-        // The kernel drops what overtakes this slow client; fragments need their time.
+        // The kernel drops datagrams if this slow client's buffer is full. Fragments take some time.
         let most = |seen: &u64| *seen * 10 >= expected * 9;
         wait::until("the datagrams arrive", LIMIT, seen, most)?;
     }
-    // Somebody else's do not reach a connected socket.
+    // Datagrams of other senders do not reach a connected socket.
     let before = client.received();
     let stranger = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 66), PORT);
     let right = vec![forger.right(&packet)];
@@ -136,7 +136,7 @@ fn wrong_datagrams_arrive() -> Result<()> {
     );
     assert!(client.received() <= expected.max(before));
 
-    // This client takes repeats, and so shows that they are right but for that.
+    // This client accepts repeats. The repeats are valid otherwise.
     pop.record(10);
     pop.inject(address, Source::Own, vec![right[0].clone(); 3])?;
     let seen = || Ok(services.discarded());
@@ -168,7 +168,7 @@ fn bad_path() -> Result<()> {
         assert!(done.lost > 0 && done.reordered > 0 && done.duplicated > 0);
     }
     pop.impair(Impairment::default(), Impairment::default());
-    // What was held back or sent again of the transfer may still be on its way.
+    // Delayed or retransmitted packets of the transfer may still be in transit.
     wait::until(
         "the path is good again",
         LIMIT,
@@ -207,12 +207,12 @@ fn behind_address_translation() -> Result<()> {
     assert_ne!(third.map(|at| at.ip()), second.map(|at| at.ip()));
     assert_eq!(pop.counts().endpoint_changes, 2);
     carries(&lab, &client)?;
-    // TCP and the rest of IPv4 pass as well.
+    // TCP and other IPv4 traffic pass as well.
     lab.host().sh(&format!("ping -c 1 -W 2 {TIC_SERVER}"))?;
     Ok(())
 }
 
-/// By hand without an interface: what comes is only counted.
+/// Sends heartbeats by hand, without an interface. Received packets are only counted.
 #[test]
 fn more_tunnels_at_one_pop_and_ipv6_outside() -> Result<()> {
     let lab = Lab::new(Spec {

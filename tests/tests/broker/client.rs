@@ -1,4 +1,4 @@
-//! A client made by hand: a TUN device, a socket, a thread, and no protection against anything.
+//! A minimal client: a TUN device, a socket, a thread, and no protection against attacks.
 //!
 //! Tasks: one thread per [`Client`], which ends when it is dropped.
 
@@ -23,22 +23,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
-/// One end of a tunnel in the host.
+/// One end of a tunnel, on the host.
 pub(crate) struct Client {
     pub(crate) plan: &'static TunnelPlan,
     password: &'static str,
     host: Namespace,
     beats: UdpSocket,
-    /// Datagrams that came, whatever they were.
+    /// Number of all received datagrams.
     received: Arc<AtomicU64>,
-    /// Those of them that were right.
+    /// Number of valid received datagrams.
     pub(crate) right: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Client {
-    /// Makes the interface and routes of this tunnel, and carries packets; sends no beat.
+    /// Makes the interface and routes of this tunnel, and carries packets. Sends no heartbeat.
     pub(crate) fn start(lab: &Lab, tunnel: &Tunnel, kind: Kind) -> Result<Self> {
         let plan = tunnel.plan;
         let [first, second] = TUNNEL_PASSWORDS;
@@ -103,7 +103,7 @@ impl Client {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// A beat of AYIYA.
+    /// Sends a heartbeat of AYIYA.
     pub(crate) fn beat(&self) -> Result<()> {
         let (key, now) = (Key::of(self.password), Clock::new().seconds());
         let operation = (ayiya::NOOP, ayiya::NONE);
@@ -111,12 +111,12 @@ impl Client {
         self.send(&beat)
     }
 
-    /// A beat of the heartbeat protocol, from here or a literal address.
+    /// Sends a heartbeat of the heartbeat protocol, with the placeholder `sender` or a literal address.
     pub(crate) fn heartbeat(&self, sender: Option<Ipv4Addr>) -> Result<()> {
         let sender = sender.map_or("sender".to_owned(), |address| address.to_string());
         let now = Clock::new().seconds();
         let beat = heartbeat::write(self.plan.address, &sender, now, self.password);
-        // Not by the connected socket: that one keeps the address that the host had at first.
+        // Not through the connected socket, which keeps the first address of the host.
         let to = SocketAddrV4::new(self.plan.remote4, heartbeat::PORT);
         let socket = self
             .host
@@ -127,7 +127,7 @@ impl Client {
 
     pub(crate) fn send(&self, datagram: &[u8]) -> Result<()> {
         let sent = self.beats.send(datagram);
-        // An error that ICMP told of an earlier datagram, when the broker was not there.
+        // The first error may be an ICMP error of an earlier datagram, from a time when the broker was down.
         let sent = sent.or_else(|_| self.beats.send(datagram));
         ensure!(sent.context("send")? == datagram.len());
         Ok(())
@@ -210,7 +210,7 @@ impl Carrier {
             }
             if let Ok(length) = (&self.device).read(&mut buffer) {
                 idle = false;
-                // What the kernel says to its neighbours is for nobody.
+                // Packets of the kernel to its neighbours are not carried.
                 if let Some((from, _)) = protocol41::addresses(&buffer[..length])
                     && from == self.plan.address
                     && let Err(e) = send(&buffer[..length])
@@ -225,7 +225,7 @@ impl Carrier {
     }
 }
 
-/// Ping and TCP from outside are answered.
+/// Expects that pings and TCP from outside are answered.
 pub(crate) fn carries(lab: &Lab, client: &Client) -> Result<()> {
     let address = client.plan.address;
     let pings = sixxs_tests::probe::ping(lab.outside(), address, 10)?;

@@ -1,5 +1,5 @@
-//! The lab's brokers, by clients made by hand: that they are what the protocols say, before the
-//! program is tried on them.
+//! Tests of the lab's brokers with minimal clients: they follow the protocols, before the daemon is tested
+//! with them.
 
 mod client;
 

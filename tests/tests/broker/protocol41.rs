@@ -52,7 +52,7 @@ fn follows_heartbeats() -> Result<()> {
     let client = Client::start(&lab, tunnel, Kind::Heartbeat)?;
     let _services = Services::start(lab.host(), &[client.plan.address])?;
     let seen = || Ok(pop.counts());
-    // Before the first beat nothing goes either way.
+    // Before the first heartbeat no packet passes in either direction.
     let address = client.plan.address;
     Ping::new(OUTSIDE, 3).source(address).run(lab.host())?;
     assert_eq!(probe::ping(lab.outside(), address, 3)?.answered, 0);

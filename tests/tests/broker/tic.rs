@@ -25,7 +25,7 @@ fn lab() -> Result<Lab> {
     Lab::new(Spec::native([Kind::Ayiya, Kind::Heartbeat]))
 }
 
-/// A dialogue on any stream.
+/// A dialogue on a stream.
 struct Talk<S: Read + Write>(BufReader<S>);
 
 impl<S: Read + Write> Talk<S> {
@@ -284,11 +284,11 @@ fn faults() -> Result<()> {
     let show = talk.list("tunnel show T1")?;
     assert!(show.contains(&"AdminState: disabled".to_owned()));
 
-    // A line without an end is not kept for ever.
+    // The server does not buffer a line without an end for ever.
     talk.0.get_mut().write_all(&[b'x'; 2000])?;
     assert!(matches!(last(tic)?.outcome, Outcome::Failed(_)));
 
-    // A stalled dialogue ends when the server does; and nobody listens then.
+    // The end of the server ends a stalled dialogue. No process listens any more.
     again();
     tic.misbehave(Stage::Username, Fault::Stall);
     let mut talk = greeted(&lab)?;

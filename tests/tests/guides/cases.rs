@@ -124,9 +124,9 @@ fn routed_prefixes() -> Result<()> {
     Runner::new(&lab)?.follow(&guide!("routed-prefixes.md")?, |_| true)
 }
 
-/// The private key of the other end in the guide.
+/// The far end's private key in the guide.
 const PEER_KEY: &str = "GJ/F4b2/GR7x8i2ei+g/muOZgAGN2Oa5hPD4n+J/V0I=";
-/// The public key that goes with the private one in the guide.
+/// The public key of the private key in the guide.
 const OWN_KEY: &str = "F+AiHkqYBtJ64XLj7FWoKupndrPEO/+MY650FFSJjU4=";
 
 #[test]

@@ -1,12 +1,12 @@
-//! That every relative link of the documentation leads somewhere: to a file that is there, and in it to
-//! a heading of that name.
+//! Checks that each relative link of the documentation leads to an existing file, and to an existing heading
+//! in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// At the top.
+/// The pages at the top of the checkout.
 const PAGES: [&str; 4] = [
     "README.md",
     "ARCHITECTURE.md",
@@ -31,7 +31,7 @@ fn links_lead_somewhere() -> Result<()> {
         }
     }
     ensure!(dead.is_empty(), "dead links:\n{}", dead.join("\n"));
-    // Or else they are not found at all.
+    // Otherwise the links are not found at all.
     ensure!(alive > 20, "{alive} links");
     Ok(())
 }
@@ -53,7 +53,7 @@ fn read(page: &Path) -> Result<String> {
     fs::read_to_string(page).with_context(|| format!("read {}", page.display()))
 }
 
-/// The relative ones of a page, outside of blocks.
+/// The relative links of a page, outside of code blocks.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     prose(text).flat_map(|line| {
         line.split("](")
@@ -64,7 +64,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The lines that are not in blocks.
+/// The lines outside of code blocks.
 pub(crate) fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut in_block = false;
     text.lines().filter(move |line| {
@@ -87,7 +87,7 @@ fn leads_somewhere(page: &Path, link: &str) -> Result<bool> {
     Ok(headings(&text).any(|name| name == heading))
 }
 
-/// Names of a page's headings as links have them.
+/// Anchors of a page's headings, as links refer to them.
 fn headings(text: &str) -> impl Iterator<Item = String> {
     let heading = |line: &str| {
         let title = line.trim_start_matches('#');

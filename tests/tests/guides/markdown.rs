@@ -1,34 +1,34 @@
-//! Owns what of a guide's Markdown is carried out, and in which order. Nothing is run here.
+//! Owns the steps of a guide: it extracts them from the Markdown, in their order. Runs nothing.
 //!
-//! - A fenced block whose first line is `# /path` is that file, whole, as an editor writes it
-//!   (`toml`, `ini`, `conf`).
-//! - A block of `console` is what stands on a terminal: a line with a prompt is a command, the lines
-//!   below it are what it prints (see `output_match`). Prompts: `# ` root on the host, `outside$ ` somebody
-//!   elsewhere on the internet, `lan$ ` a host behind it.
-//! - A comment before a block says what is odd about it: `<!-- exits N -->` for the exit status of its
-//!   last command, `<!-- not run: WHY -->` for a block that is only read.
+//! - A fenced block whose first line is `# /path` is the complete file, as an editor writes it (`toml`,
+//!   `ini`, `conf`).
+//! - A `console` block is a terminal: a line with a prompt is a command, and the lines below it are its
+//!   output (see `output_match`). Prompts: `# ` root on the host, `outside$ ` another host on the internet,
+//!   `lan$ ` a host behind it.
+//! - A comment before a block marks exceptions: `<!-- exits N -->` for the exit status of its last command,
+//!   `<!-- not run: WHY -->` for a block that is not run.
 //!
-//! Every other block is an error: what people are to type is tried.
+//! Any other block is an error: all commands of a guide are tested.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// A guide, by its file.
+/// A guide.
 #[derive(Debug)]
 pub(crate) struct Guide {
-    /// Of its file.
+    /// The name of its file.
     pub(crate) name: &'static str,
-    /// What is to be done, in order.
+    /// The steps, in order.
     pub(crate) steps: Vec<Step>,
-    /// Why blocks are not run.
+    /// The reasons for blocks that are not run.
     pub(crate) not_run: Vec<String>,
 }
 
-/// One thing to do.
+/// One step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// In the file, from 1.
+    /// The line in the file, from 1.
     pub(crate) line: usize,
-    /// The heading of the second level above.
+    /// The nearest second-level heading above.
     pub(crate) chapter: String,
     pub(crate) action: Action,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Step {
 pub(crate) enum Action {
     /// A file to write.
     File { path: String, text: String },
-    /// A command to run, what it prints and how it ends.
+    /// A command to run, its output and its exit status.
     Command {
         at: Prompt,
         line: String,
@@ -46,12 +46,12 @@ pub(crate) enum Action {
     },
 }
 
-/// Where a command is typed.
+/// The host that a command is typed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Prompt {
     /// On the host, as root.
     Host,
-    /// Elsewhere on the internet.
+    /// Another host on the internet.
     Outside,
     /// On a LAN behind the host.
     Lan,
@@ -65,9 +65,9 @@ const PROMPTS: [(&str, Prompt); 3] = [
 
 const FENCE: &str = "```";
 
-/// Says of the block after it that it is not run.
+/// Marks the next block as not run.
 const NOT_RUN: &str = "<!-- not run:";
-/// Says how the last command of the block after it ends.
+/// Marks the exit status of the last command in the next block.
 const EXITS: &str = "<!-- exits ";
 
 impl Guide {

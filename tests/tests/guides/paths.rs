@@ -1,4 +1,4 @@
-//! That every path that the pages about the code name is there.
+//! Checks that each path in the pages about the code exists.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::links::prose;
 
-/// The pages, and how many paths each names at least: or else they are not found at all.
+/// The pages, and the minimal number of paths in each. With fewer, the paths are not found at all.
 const PAGES: [(&str, usize); 2] = [("ARCHITECTURE.md", 60), ("CONTRIBUTING.md", 40)];
 
-/// Directories of the checkout in which nothing is that a page may name.
+/// Directories of the checkout that the pages do not refer to.
 const NOT_OURS: [&str; 2] = [".git", "target"];
 
-/// What a name that is no directory's ends with.
+/// Endings of file names.
 const ENDINGS: [&str; 6] = [".md", ".py", ".rs", ".toml", ".txt", ".yml"];
 
 #[test]
@@ -37,7 +37,7 @@ fn paths_are_there() -> Result<()> {
     Ok(())
 }
 
-/// Whatever is below a directory, as it is called from the root; directories end with `/`.
+/// All paths below a directory, relative to the root. Directories end with `/`.
 fn list(directory: &Path, prefix: &str, there: &mut Vec<String>) -> Result<()> {
     let entries =
         fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?;
@@ -56,7 +56,8 @@ fn list(directory: &Path, prefix: &str, there: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a page means it by this path: the whole, or, where it is clear of which crate it speaks, its end.
+/// Whether a page means this file by this path: the whole path, or its end if the crate is clear from the
+/// text.
 fn is_named(there: &str, path: &str) -> bool {
     let there = there.strip_suffix('/').unwrap_or(there);
     let path = path.strip_suffix('/').unwrap_or(path);
@@ -65,7 +66,7 @@ fn is_named(there: &str, path: &str) -> bool {
         .is_some_and(|before| before.is_empty() || before.ends_with('/'))
 }
 
-/// The paths in the code spans of a page. Absolute ones are a host's, and `target/` is made by the build.
+/// The paths in the code spans of a page. Absolute paths are on a host, and the build makes `target/`.
 fn paths(text: &str) -> impl Iterator<Item = &str> {
     let spans = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2));
     spans.filter(|span| {

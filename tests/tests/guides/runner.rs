@@ -127,7 +127,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// As an editor does, with the usual umask.
+    /// Writes a file as an editor does, with the usual umask.
     fn write(&self, path: &str, text: &str) -> Result<()> {
         let below = path.strip_prefix("/etc/");
         let path = self
@@ -140,7 +140,7 @@ impl<'a> Runner<'a> {
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
 
-    /// By bash: busybox's shell, which the virtual machine has, takes its own `ping`.
+    /// With bash: the shell of busybox, which the virtual machine has, would run its own `ping`.
     fn type_in(&self, at: Prompt, line: &str) -> Result<Printed> {
         finish(
             self.sandbox

@@ -1,11 +1,11 @@
-//! That docs/troubleshooting.md says of each thing that `sixxs doctor` looks at what it means.
+//! Checks that docs/troubleshooting.md explains each subject of `sixxs doctor`.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// How the sources make a finding; what it is about is the first argument.
+/// Functions that make a finding in the sources. Their first argument is the subject.
 const MAKERS: [&str; 3] = ["Finding::good(", "Finding::not(", "has("];
 const PAGE: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -28,7 +28,7 @@ fn every_finding_stands_there() -> Result<()> {
         .filter_map(|row| row.split_once('`'))
         .map(|(about, _)| about.to_owned())
         .collect();
-    // Or else the sources are not read rightly.
+    // Otherwise the sources are not parsed correctly.
     ensure!(found.len() > 25, "{found:?}");
     ensure!(
         found == rows,
@@ -39,7 +39,7 @@ fn every_finding_stands_there() -> Result<()> {
     Ok(())
 }
 
-/// What the findings of a source file are about.
+/// The subjects of the findings in a source file.
 fn subjects(text: &str) -> impl Iterator<Item = &str> {
     let of = |maker| text.split(maker).skip(1);
     MAKERS.into_iter().flat_map(of).filter_map(|rest| {

@@ -1,4 +1,4 @@
-//! The kernel decides as the pure decision does, on any host and of any bytes.
+//! The kernel program decides exactly as the pure function `decide`, for all hosts and all packets.
 
 use std::cell::RefCell;
 use std::net::Ipv6Addr;
@@ -22,10 +22,10 @@ use sixxs_tests::probe::packets::{
 
 use crate::golden::{NEXT, NOBODY, REDIRECT, SHOT, address, host, read, wire};
 
-/// Names of the tunnels of made-up hosts.
+/// Names of the tunnels of generated hosts.
 const MADE_UP: [&str; 4] = ["t0", "t1", "t2", "t3"];
 
-/// A host as the pure decision sees it.
+/// A host as the pure function reads it.
 #[derive(Default)]
 struct Model {
     sources: Vec<(SharedPrefix, layout::Source)>,
@@ -75,7 +75,7 @@ impl Model {
     }
 }
 
-/// Addresses close enough together to meet each other's prefixes.
+/// Addresses that are close enough to be in each other's prefixes.
 fn addresses() -> impl Strategy<Value = Ipv6Addr> {
     let close = (0..3_u128, 0..3_u128, 0..3_u128)
         .prop_map(|(a, b, c)| 0x2001_0db8 << 96 | a << 80 | b << 64 | c);
@@ -102,9 +102,9 @@ fn homes() -> impl Strategy<Value = Home> {
     ]
 }
 
-/// Hosts whose loopback interface is an uplink or the first tunnel, and that let leaks pass.
+/// Hosts whose loopback interface is an uplink or the first tunnel. They let leaks pass.
 fn hosts() -> impl Strategy<Value = (Role, Host)> {
-    // Few sources are compared one by one, more are looked up in the trie.
+    // The program compares few sources one by one, and looks up more in the trie.
     let sources = prop::collection::btree_map(prefixes(), (0..MADE_UP.len(), homes()), 0..=24);
     let directs = prop::collection::btree_set((0..MADE_UP.len(), prefixes()), 0..=4);
     (any::<bool>(), sources, directs).prop_map(|(uplink, sources, directs)| {
@@ -127,7 +127,7 @@ fn hosts() -> impl Strategy<Value = (Role, Host)> {
     })
 }
 
-/// The program's verdict on a packet, by the counters that it moves.
+/// The program's verdict on a packet, determined by the counters that change.
 fn verdict(programs: &Programs, packet: &[u8]) -> Result<Verdict> {
     let before = read(programs)?;
     programs.run(Direction::Egress, &wire(packet), 1)?;
@@ -156,8 +156,8 @@ fn verdict(programs: &Programs, packet: &[u8]) -> Result<Verdict> {
     Ok(found[0])
 }
 
-/// Whatever the sources: the program in the kernel decides as the same code does on its own. Each
-/// host takes the place of the one before, of which the programs still remember addresses.
+/// For all sources, the program in the kernel decides as the same code does in user space. Each host replaces
+/// the former one, of which the programs still remember addresses.
 #[test]
 fn the_kernel_decides_as_the_pure_decision_does() -> Result<()> {
     let programs = RefCell::new(Programs::load()?);
@@ -197,7 +197,7 @@ fn the_kernel_decides_as_the_pure_decision_does() -> Result<()> {
         .map_err(|error| anyhow!("{error}"))
 }
 
-/// Frames of any bytes, most of them dressed up to get further into the programs.
+/// Frames of random bytes. Most of them get valid fields, so that the programs parse more of them.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let types = prop::sample::select(vec![IPV6_TYPE, VLAN_TYPE, SERVICE_VLAN_TYPE]);
     let headers = prop::sample::select(vec![
@@ -217,7 +217,7 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
         if let Some((kind, header, source)) = apply_environment {
             bytes[12..14].copy_from_slice(&kind.to_be_bytes());
             bytes[14] = 0x60;
-            // A length that is near the truth, so that some are too big and most fit.
+            // A length near the real one, so that some are too large and most fit.
             bytes[18] &= 0x07;
             bytes[20] = header;
             bytes[22..38].copy_from_slice(&address(source).octets());

@@ -1,4 +1,4 @@
-//! What the daemon is told of leaks, and how often.
+//! The leak events that the daemon receives, and their rate.
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ fn one_flow_gives_one_event_a_second() -> Result<()> {
             "no second event in ten seconds"
         );
     };
-    // The clock of the programs goes by ticks, of 10 ms at most.
+    // The clock of the programs has ticks of 10 ms at most.
     ensure!(start.elapsed() > Duration::from_millis(980), "too early");
     ensure!(more.record.packets == packets, "{more:?}, not {packets}");
     let known = programs.kernel.flow(&flow);
@@ -84,7 +84,7 @@ fn a_flood_of_flows_gives_few_events_and_counts_the_rest() -> Result<()> {
         programs.run(Direction::Egress, &leak_to(port), 1)?;
         events.extend(programs.events()?);
     }
-    // A new second may begin at the end of the last one that was begun.
+    // At the end of the last second a new one may begin.
     let seconds = start.elapsed().as_secs() + 2;
     let sent = events.len() as u64;
     ensure!(
@@ -94,7 +94,7 @@ fn a_flood_of_flows_gives_few_events_and_counts_the_rest() -> Result<()> {
     let lost = programs.counter("plain", Stat::EventsLost)?;
     ensure!(sent + lost == u64::from(FLOWS), "{sent} sent, {lost} lost");
     ensure!(programs.counter("plain", Stat::LeakRedirected)? == u64::from(FLOWS));
-    // Another tunnel has a budget of its own.
+    // Another tunnel has its own limit.
     programs.run(Direction::Egress, &from_to("2001:db8:b::2", OUTSIDE), 1)?;
     ensure!(programs.events()?.len() == 1);
     Ok(())

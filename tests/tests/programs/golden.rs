@@ -1,5 +1,5 @@
-//! Golden packets: each with its verdict, with what becomes of its bytes, and with just which counters
-//! move. And the hosts that they are on.
+//! Golden packets: each with its verdict, the resulting bytes, and exactly the counters that change. Also the
+//! hosts that they belong to.
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -16,7 +16,7 @@ pub(crate) const NEXT: i32 = -1;
 pub(crate) const SHOT: i32 = 2;
 pub(crate) const REDIRECT: i32 = 7;
 
-/// An interface index that there is not.
+/// An interface index that does not exist.
 pub(crate) const NOBODY: IfIndex = IfIndex(4242);
 
 pub(crate) const OUTSIDE: &str = "2001:db8:ffff::9";
@@ -28,8 +28,8 @@ pub(crate) fn address(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
 }
 
-/// The tunnels of the golden packets, each with an address of its own, on a host whose loopback
-/// interface is this one. Eight sources: as many as are compared one by one.
+/// The tunnels of the golden packets, each with its own address, on a host with this name for its loopback
+/// interface. With eight sources the program still compares them one by one.
 pub(crate) fn host(name: &str, role: Role) -> Result<Host> {
     let router = address("2001:db8:a::1");
     let here = Some(LOOPBACK);
@@ -58,7 +58,7 @@ pub(crate) fn host(name: &str, role: Role) -> Result<Host> {
     Ok(host)
 }
 
-/// The same with so many more sources that they are looked up in the trie.
+/// The same with enough sources for a lookup in the trie.
 pub(crate) fn host_of_many(name: &str, role: Role) -> Result<Host> {
     let more = (0..100_u128).map(|number| {
         let address = address("2001:db8:f000::").to_bits() | number << 64;
@@ -68,23 +68,23 @@ pub(crate) fn host_of_many(name: &str, role: Role) -> Result<Host> {
     Ok(host(name, role)?.sources(more.collect::<Result<Vec<_>>>()?))
 }
 
-/// Counters that moved, by interface or tunnel, and by how much. Times are points in time, of
-/// which only is said that they are set.
+/// Changes of counters: the interface or tunnel, the counter and the amount. Times are only expected to be
+/// set.
 pub(crate) type Moves = Vec<(&'static str, Stat, u64)>;
 
-/// A packet, and what should become of it.
+/// A packet, and its expected result.
 pub(crate) struct Golden {
     pub(crate) name: &'static str,
     pub(crate) direction: Direction,
     pub(crate) frame: Vec<u8>,
     pub(crate) verdict: i32,
     pub(crate) moves: Moves,
-    /// The packet afterwards; `None`: as it was.
+    /// The resulting packet; `None` if it does not change.
     pub(crate) becomes: Option<Vec<u8>>,
 }
 
 impl Golden {
-    /// A frame that goes on its way, out of the loopback interface.
+    /// A frame that passes, out of the loopback interface.
     pub(crate) fn passes(
         name: &'static str,
         interface: &'static str,
@@ -102,7 +102,7 @@ impl Golden {
         }
     }
 
-    /// A frame that does not.
+    /// A frame that does not pass.
     pub(crate) fn caught(
         name: &'static str,
         (verdict, interface, caught): (i32, &'static str, Stat),
@@ -144,7 +144,7 @@ impl Golden {
         )
     }
 
-    /// A frame that comes in by the loopback interface.
+    /// A frame that arrives at the loopback interface.
     pub(crate) fn arrives(name: &'static str, interface: &'static str, frame: Vec<u8>) -> Self {
         let bytes = (frame.len() - ETHERNET_BYTES) as u64;
         Self {
@@ -225,7 +225,7 @@ pub(crate) fn read(programs: &Programs) -> Result<BTreeMap<String, Counters>> {
         .collect()
 }
 
-/// Through the programs on hosts with few sources and with many.
+/// Checks the packets on a host with few sources and on one with many.
 pub(crate) fn check_all(name: &str, role: Role, all: &[Golden]) -> Result<()> {
     let mut programs = Programs::load()?;
     println!("loaded in {:?}", programs.load_time);
@@ -245,12 +245,12 @@ pub(crate) fn check_all(name: &str, role: Role, all: &[Golden]) -> Result<()> {
     Ok(())
 }
 
-/// A UDP packet on the wire.
+/// A UDP packet in an Ethernet frame.
 pub(crate) fn from_to(from: &str, to: &str) -> Vec<u8> {
     wire(&ipv6(address(from), address(to), UDP, &udp(4000, 64)))
 }
 
-/// A packet to the outside on the wire.
+/// A packet to the outside in an Ethernet frame.
 pub(crate) fn out(from: &str, next_header: u8, payload: &[u8]) -> Vec<u8> {
     wire(&ipv6(address(from), address(OUTSIDE), next_header, payload))
 }

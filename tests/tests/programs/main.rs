@@ -1,4 +1,4 @@
-//! Packets through the kernel programs, by `BPF_PROG_TEST_RUN`.
+//! Runs packets through the kernel programs with `BPF_PROG_TEST_RUN`.
 
 mod golden;
 

@@ -1,4 +1,4 @@
-//! What leaves and comes in by a tunnel; what is too big for it, and what has no tunnel.
+//! Packets that leave and enter by a tunnel, packets that are too big, and packets without a tunnel.
 
 use std::net::Ipv6Addr;
 
@@ -111,7 +111,8 @@ fn a_tunnel_counts_what_leaves() -> Result<()> {
 
 #[test]
 fn a_tunnel_counts_what_comes_in() -> Result<()> {
-    // For the tunnel's prefix, and not its address: no reply is waited for, which tests/pairs.rs is about.
+    // The destination is in the tunnel's prefix, and is not its address: no reply is expected. tests/pairs.rs
+    // tests replies.
     let to = |destination: &str, name, next_header, payload: Vec<u8>| {
         let packet = ipv6(
             address(OUTSIDE),
@@ -216,7 +217,8 @@ fn what_is_too_big_is_answered() -> Result<()> {
                 ethernet(&[(VLAN_TYPE, 5)], IPV6_TYPE, &big),
             )
             .becoming(wire(&about_plain(&big))),
-            // No error is long enough for a fragment: it may be answered.
+            // ICMPv6 errors are too short to be fragmented, so a later fragment is no error and gets an
+            // answer.
             Golden::too_big("later fragment", REDIRECT, "plain", wire(&later))
                 .becoming(wire(&about_plain(&later))),
             Golden::redirected("small and boasting", "plain", wire(&boaster)),
@@ -286,7 +288,7 @@ fn without_tables_everything_passes() -> Result<()> {
     unknown(&programs).context("after they are emptied")
 }
 
-/// By a native tunnel: by others it may, for all we know.
+/// Only for native tunnels: at other tunnels such packets may be legitimate.
 #[test]
 fn nothing_comes_in_from_our_own_address() -> Result<()> {
     let mut programs = Programs::load()?;

@@ -1,4 +1,4 @@
-//! What leaves by an uplink: let pass, or caught as a leak.
+//! Packets that leave by an uplink: passed, or caught as leaks.
 
 use anyhow::Result;
 use sixxs_common::stat::Stat;
@@ -31,7 +31,7 @@ fn what_is_not_ours_passes_an_uplink() -> Result<()> {
                 ethernet(&[(VLAN_TYPE, 5); 3], IPV6_TYPE, &native[ETHERNET_BYTES..]),
             ),
             golden("IPv4 called IPv6", Stat::VerdictUnparsed, wire(&[0x45; 40])),
-            // Behind a tag: the kernel itself looks at the length of what says it is IPv6.
+            // In a VLAN tag, because the kernel itself checks the length of untagged IPv6.
             golden(
                 "a truncated header",
                 Stat::VerdictUnparsed,

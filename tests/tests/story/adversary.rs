@@ -54,7 +54,7 @@ fn signals_that_mean_nothing_are_ignored() -> Result<()> {
     Ok(())
 }
 
-/// Nobody reads what `plan` prints: its exit status says all the same that there is something to do.
+/// The exit status of `plan` reports differences even if the reader of its output is gone.
 #[test]
 fn a_plan_that_nobody_reads_has_its_exit_status() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

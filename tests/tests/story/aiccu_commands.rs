@@ -24,7 +24,7 @@ struct Scenario {
     files: [String; 2],
 }
 
-/// Whatever happened, no daemon and no holder stays.
+/// Ends the daemon and the processes that hold tunnels, also after a failed test.
 impl Drop for Scenario {
     fn drop(&mut self) {
         if let Err(error) = self.fixture.program.run(&["down"]) {
@@ -133,7 +133,7 @@ fn each_tunnel_is_started_and_stopped_alone() -> Result<()> {
     assert_eq!(test.code, 3, "{test:#?}");
     assert!(test.stdout.contains("FAIL  tunnel"), "{test:#?}");
 
-    // As a script of old would.
+    // An old script ends the process of the tunnel.
     kill(scenario.pid(1)?, Signal::SIGTERM)?;
     scenario.is_as_before()?;
     let stop = scenario.aiccu("stop", 1)?;

@@ -12,22 +12,22 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// How long each flood goes on.
+/// Duration of each flood.
 const SECONDS: u32 = 5;
 
 /// Limit of alerts, log lines and hook runs for a flood of thousands. Two tunnels come up (2). Each tunnel's
-/// rule is put back with and without a known culprit: 4 causes, each reported three times and in up to three
+/// rule is restored with and without a known culprit: 4 causes, each reported three times and in up to three
 /// summaries (24). The problem is reported with no name, one name, and "and others" (3), and summed up (3).
 const FEW: usize = 32;
 
-/// What a flood left behind.
+/// The reports of a flood.
 struct Told {
     alerts: Vec<Value>,
     log: Vec<String>,
     hook_runs: usize,
 }
 
-/// Has these lines done over and over, and returns what was told of them.
+/// Repeats these lines until the flood ends, and returns the reports.
 fn flood(fixture: &Fixture, daemon: &Daemon, lines: &str) -> Result<Told> {
     let before = daemon.log().lines().count();
     let mut shell = fixture.host().command("timeout");
@@ -66,7 +66,7 @@ fn extra(fixture: &Fixture) -> String {
 }
 
 impl Told {
-    /// Everything is told, and nothing of it often.
+    /// Expects each of these texts, and few reports.
     fn is_brief(&self, expected: &[&str]) {
         let log = self.log.join("\n");
         for text in expected {
@@ -93,7 +93,7 @@ fn rules_taken_away_without_end() -> Result<()> {
         "and others) keeps taking away what is ours",
     ]);
 
-    // What was held back is told together, here and to the hook.
+    // The suppressed alerts are summed up, in `alerts` and for the hook.
     let together = || Ok(fixture.program.json(&["alerts"])?.1);
     let limit = Duration::from_secs(20);
     let alerts = wait::until("the rest is told", limit, together, |alerts| {
@@ -112,7 +112,7 @@ fn rules_taken_away_without_end() -> Result<()> {
 #[test]
 fn interfaces_that_come_and_go_without_end() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
-    // Whatever has a default route is an uplink.
+    // Each interface with a default route is an uplink.
     let config = fixture.lab.config(&extra(&fixture));
     let config: Vec<_> = config
         .lines()

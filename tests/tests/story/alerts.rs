@@ -31,7 +31,7 @@ fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
         .tunnel(tunnel.plan.interface)
         .leaks;
     assert_eq!(leaks.redirected, packets);
-    // Every packet is in some line, sooner or later.
+    // Each packet is counted in a line after some time.
     let told = wait::until(
         "every leaked packet is told",
         Duration::from_secs(10),
@@ -70,7 +70,7 @@ fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
             "{alert:#}"
         );
     }
-    // The log has them too, as briefly.
+    // The log has them too, as few as the alerts.
     let log = daemon.log();
     let lines = log
         .lines()
@@ -119,7 +119,7 @@ fn corrections_and_tunnels_are_told() -> Result<()> {
     Ok(())
 }
 
-/// While debugging, the programs themselves have something to say; else they are silent.
+/// With `--program-log` the kernel programs log each leak, otherwise nothing.
 #[test]
 fn what_the_programs_say() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -145,14 +145,14 @@ fn what_the_programs_say() -> Result<()> {
     Ok(())
 }
 
-/// A rule that somebody puts before ours is named, and is theirs to remove.
+/// A foreign rule before the daemon's rules is named, and stays.
 #[test]
 fn a_rule_before_ours_is_named() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     let [first, _] = fixture.lab.tunnels();
     let address = first.plan.address;
-    // One that does no harm is none of ours.
+    // A foreign rule that leads no tunnel packets elsewhere is not reported.
     fixture
         .host()
         .sh("ip -6 rule add from 2001:db8:77::/48 lookup main priority 90")?;
@@ -175,7 +175,7 @@ fn a_rule_before_ours_is_named() -> Result<()> {
     )?;
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("(priority 100)"), "{found:?}");
-    // What it leads astray is caught all the same.
+    // The programs redirect the packets that the rule leads elsewhere.
     fixture.ensure_outside_answered(first)?;
     fixture.ensure_nothing_lost()?;
     assert!(

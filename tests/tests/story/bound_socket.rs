@@ -11,9 +11,9 @@ use sixxs_tests::wait;
 
 use crate::fixture::{Fixture, alone};
 
-/// Allowed for 100 MB; a fraction of it is needed.
+/// Limit for 100 MB. Normally it takes a fraction of this time.
 const LIMIT: Duration = Duration::from_secs(60);
-/// An address, a port and a UDP header more make 1500 bytes.
+/// With the IPv6 header and the UDP header this makes 1500 bytes.
 const LONGEST_PAYLOAD: usize = 1452;
 
 variants!(upload_with_segmentation_offload: tun_upload(Tun, Auto), veth_upload(Veth, Auto));
@@ -59,7 +59,7 @@ fn upload(fixture: &Fixture) -> Result<()> {
 
 variants!(other_causes: tun_other_causes(Tun, Auto), veth_other_causes(Veth, Auto));
 
-/// The same for a foreign rule that comes before ours, and for missing rules.
+/// The same for a foreign rule before the daemon's rules, and for missing rules.
 fn other_causes(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;
@@ -89,8 +89,8 @@ fn other_causes(flavour: Flavour, hook: Hook) -> Result<()> {
 
 variants!(too_long_is_never_silent: tun_udp(Tun, Auto), veth_udp(Veth, Auto));
 
-/// A datagram that fits the uplink but not the tunnel: the sender is told. Not by the path MTU,
-/// though: the kernel looks that up by the rules, where a socket bound to another interface has
+/// A datagram that fits the uplink but not the tunnel: the sender gets an error. The error does not come from
+/// the path MTU, because the kernel looks it up by the rules, where a socket bound to another interface has
 /// no route.
 fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
@@ -108,7 +108,7 @@ fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
             .leaks;
         assert!(leaks.too_big > 0, "{leaks:?}");
         assert_eq!(leaks.redirected, 0, "{leaks:?}");
-        // What fits goes through: 40 bytes of IPv6 header, 8 of UDP.
+        // A smaller datagram passes: 40 bytes of IPv6 header, 8 of UDP.
         leak::send(&socket, OUTSIDE, 10, 1280 - 48).context("send what fits")?;
         let leaks = fixture
             .program
@@ -125,7 +125,7 @@ fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
 
 variants!(udp_segmentation_offload: tun_udp_gso(Tun, Auto), veth_udp_gso(Veth, Auto));
 
-/// One send that the kernel cuts into ten datagrams, before or behind the redirect.
+/// The kernel splits one send into ten datagrams, before or after the redirect.
 fn udp_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;
@@ -158,7 +158,7 @@ fn udp_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Sends of this size come to fail with EMSGSIZE.
+/// Waits until sends of this size fail with EMSGSIZE.
 fn sender_learns(socket: &socket2::Socket, size: usize) -> Result<()> {
     wait::until(
         "the sender is told that it is too long",

@@ -55,7 +55,7 @@ fn passes_and_fails(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// A broker that no longer answers.
+/// A broker that does not answer any more.
 #[test]
 fn a_dead_peer_fails() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -16,7 +16,7 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// For what takes a command's time, or a pause's.
+/// Limit for a command, and for the pause between attempts.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Makes the interface and configures it, as tunnel programs do.
@@ -27,8 +27,8 @@ ip address add 2001:db8:c::2/64 dev made0 nodad
 ip link set made0 up
 ";
 
-/// The first tunnel is a pair of veth that the commands make: without a broker, the pair's far
-/// end stays in the host.
+/// The first tunnel is a veth pair that the commands make. There is no broker: the pair's far end stays in
+/// the host.
 fn config(lab: &Lab, up: &str) -> String {
     config_with(lab, up, r#"["ip", "link", "delete", "made0"]"#)
 }
@@ -119,7 +119,7 @@ fn a_command_that_fails_is_told() -> Result<()> {
         (r#"["sh", "-c", "echo out of order >&2; exit 7"]"#, "7"),
     ] {
         fixture.lab.write_config(&config(&fixture.lab, up))?;
-        // The others are none the worse for it.
+        // The other tunnels are not affected.
         let daemon = fixture.start()?;
         let status = fixture
             .program
@@ -139,7 +139,7 @@ fn a_command_that_fails_is_told() -> Result<()> {
     Ok(())
 }
 
-/// What commands write down, in the lab's directory.
+/// The file that the commands write to, in the lab's directory.
 struct Notes(PathBuf);
 
 impl Notes {
@@ -176,7 +176,7 @@ fn is_failed(status: &Status) -> bool {
 fn what_up_leaves_behind_may_go_on_writing() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let notes = Notes::of(&fixture.lab);
-    // Ends when its notes do, with the lab.
+    // It ends when the notes are removed, at the end of the test.
     let left_behind = "(while [ -e $notes ]; do
         echo chatter >&2; echo beat >> $notes; sleep 0.05; done) &";
     let up = notes.script(&format!("{MAKES}: > $notes\n{left_behind}"));
@@ -219,7 +219,7 @@ fn the_last_line_of_much_output_is_told() -> Result<()> {
     Ok(())
 }
 
-/// `up` and a child of its hold a lock for as long as they live; `down` says whether they do.
+/// `up` and its child hold a lock while they run. `down` writes whether the lock is free.
 #[test]
 fn up_is_gone_with_its_children_before_down_is_run() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -253,7 +253,7 @@ fn the_daemon_waits_for_up_at_its_end() -> Result<()> {
     notes.until("up is at work", |notes| notes == "begun\n")?;
     assert_eq!(daemon.stop()?, 0);
     assert!(interface_is_there(&fixture)?);
-    // And the next one takes it over as it is.
+    // The next daemon takes the interface over as it is.
     let daemon = fixture.start()?;
     fixture.program.status_until("it is up", is_up)?;
     assert_eq!(notes.read()?, "begun\n");
@@ -301,7 +301,7 @@ fn the_daemon_waits_for_down_at_its_end() -> Result<()> {
         let daemon = fixture.start()?;
         fixture.program.status_until("it is up", is_up)?;
         thread::scope(|scope| {
-            // Whether it is told of the outcome or of the daemon's end is a matter of luck.
+            // Timing decides whether the client gets the outcome, or only the end of the daemon.
             scope.spawn(|| fixture.program.run(&["stop", "made0"]));
             notes.until("down is at work", |notes| notes == "begun\n")?;
             if by_request {
@@ -345,7 +345,7 @@ fn an_interface_that_goes_is_made_again() -> Result<()> {
     notes.until("it is made again", |notes| notes == "up\nup\n")?;
     fixture.program.status_until("it is up again", is_up)?;
 
-    // The next time it takes longer, and meanwhile somebody else may be quicker.
+    // The next attempt is delayed, and other software may make the interface meanwhile.
     fixture.host().sh("ip link delete made0")?;
     let status = fixture
         .program
@@ -358,7 +358,7 @@ fn an_interface_that_goes_is_made_again() -> Result<()> {
     Ok(())
 }
 
-/// With what the first attempt left behind, no other would succeed.
+/// The remains of the first attempt would prevent any other attempt.
 #[test]
 fn after_a_failure_down_is_run_and_then_up() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -47,7 +47,7 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
     fixture.ensure_outside_answered(second)?;
     assert_eq!(daemon.stop()?, 0);
 
-    // And back: the first one is whole again, and its counters go on as well.
+    // With the old configuration the first tunnel is complete again, and its counters continue too.
     fixture.lab.write_config(&whole)?;
     let daemon = fixture.start()?;
     let status = fixture.program.status()?;
@@ -63,7 +63,7 @@ fn a_tunnel_is_left_out(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Programs on an interface, by either hook, in either direction.
+/// Number of programs on an interface, with either hook, in both directions.
 fn programs_at(fixture: &Fixture, interface: &str) -> Result<usize> {
     let mut programs = 0;
     for (ingress, direction) in [(true, "ingress"), (false, "egress")] {

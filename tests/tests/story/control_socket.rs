@@ -30,7 +30,7 @@ fn others_are_refused() -> Result<()> {
         "others may not connect"
     );
 
-    // A copy that everybody may run, wherever the program was built.
+    // A copy that all users may execute, independent of the build directory.
     let copy = fixture.lab.paths().base().join("sixxs");
     fixture.program.copy_to(&copy)?;
     for command in ["status", "stop", "down"] {
@@ -52,7 +52,7 @@ fn others_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// Members of the group may look, and not change. Any group serves to show it.
+/// Members of the group may read, but not change anything. Any group works for this test.
 #[test]
 fn the_group_may_look() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -81,7 +81,7 @@ fn the_group_may_look() -> Result<()> {
     Ok(())
 }
 
-/// A second daemon at the same place would fight the first one.
+/// A second daemon in the same directories would undo the work of the first.
 #[test]
 fn one_daemon_at_a_time() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -91,7 +91,7 @@ fn one_daemon_at_a_time() -> Result<()> {
     assert!(second.stderr.contains("another sixxs"), "{second:#?}");
     assert!(fixture.program.status()?.healthy);
     assert_eq!(daemon.stop()?, 0);
-    // After a kill the socket is still there, and in nobody's way.
+    // After a kill the socket still exists, but does not prevent the next start.
     fixture.start()?.kill()?;
     let daemon = fixture.start()?;
     assert!(fixture.program.status()?.healthy);
@@ -99,7 +99,7 @@ fn one_daemon_at_a_time() -> Result<()> {
     Ok(())
 }
 
-/// Two in one network namespace would undo each other's work, whatever directories they have.
+/// Two daemons in one network namespace would undo each other's work, even in different directories.
 #[test]
 fn a_second_daemon_is_refused() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -124,18 +124,18 @@ fn a_second_daemon_is_refused() -> Result<()> {
     assert_eq!(fixture.own_rules()?, rules);
     assert_eq!(fixture.program.status()?.corrections, 0);
 
-    // Killed, it keeps nobody away.
+    // After a kill, its lock does not prevent the next start.
     daemon.kill()?;
     let daemon = fixture.start()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
-/// A member of the group, which may look: its connections, in a process of its own.
+/// The connections of a group member, which may only read, in a process of its own.
 struct Member(Child);
 
 impl Member {
-    /// Holds so many connections, each of which has said this.
+    /// Holds this number of connections, and sends `says` on each.
     fn holds(fixture: &Fixture, connections: usize, says: &str) -> Result<Self> {
         let socket = socket(fixture);
         let script = "use Socket; $SIG{PIPE} = 'IGNORE'; my ($path, $count, $says) = @ARGV; my @held;\
@@ -160,7 +160,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended by itself.
         let _ended = self.0.kill();
         let _waited = self.0.wait();
     }
@@ -174,8 +174,8 @@ fn descriptors(daemon: &Daemon) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()?))?.count())
 }
 
-/// Connections that say nothing, or go on for ever, are of a number, and keep neither root out nor other
-/// members of the group that say something.
+/// The number of connections is limited. Idle connections do not block root or members of the group. Endless
+/// requests may block other members of the group, but not root.
 #[test]
 fn idle_connections_shut_nobody_out() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -204,7 +204,8 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
     assert_eq!(printed.code, 0, "{printed:#?}");
     drop(idle);
 
-    // Those that follow alerts stay: then others of the group are told so, and root is not.
+    // Connections that follow alerts stay open. Other members of the group then get an error, but root is
+    // still served.
     let follow = "GET /v1/alerts?follow=true HTTP/1.1\r\nHost: x\r\n\r\n";
     let following = Member::holds(&fixture, 100, follow)?;
     let printed = wait::until("members are refused", LIMIT, as_member, |p| p.code != 0)?;
@@ -218,7 +219,7 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
     Ok(())
 }
 
-/// A request has to be complete in time, its body as well.
+/// The daemon closes the connection if a request, including its body, is not complete in time.
 #[test]
 fn requests_have_their_time() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -245,13 +246,13 @@ fn requests_have_their_time() -> Result<()> {
     Ok(())
 }
 
-/// What a storm of connections took is given back.
+/// The daemon frees the memory of many connections.
 #[test]
 fn a_storm_leaves_no_memory_behind() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
-    // Once through everything, so that what is made once is there.
+    // One round first, to exclude memory that is allocated only once.
     storm(&fixture, 50)?;
     let before = daemon.resident_kib()?;
     for _ in 0..5 {
@@ -269,7 +270,8 @@ fn a_storm_leaves_no_memory_behind() -> Result<()> {
     Ok(())
 }
 
-/// So many connections at a time, each with a request and a begun one behind it, and then all are closed.
+/// Opens this number of connections at once, each with a complete request and a part of the next one, and
+/// then closes all.
 fn storm(fixture: &Fixture, connections: usize) -> Result<()> {
     let rest = "x".repeat(60_000);
     let mut open = Vec::new();
@@ -279,16 +281,16 @@ fn storm(fixture: &Fixture, connections: usize) -> Result<()> {
         let requests = format!(
             "GET /v1/metrics HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/status HTTP/1.1\r\nX-Rest: {rest}"
         );
-        // Of too many at a time the oldest are ended.
+        // Above the limit the daemon closes the oldest connections.
         let _ended = stream.write_all(requests.as_bytes());
         open.push(stream);
     }
-    // By then it has read what all of them had to say.
+    // The daemon has read all these requests before it answers this one.
     fixture.program.status_until("it is heard", |_| true)?;
     Ok(())
 }
 
-/// A daemon that hangs is waited for only so long, and that is said, whatever is asked.
+/// Each command gives up after a limit if the daemon hangs, and reports it.
 #[test]
 fn a_daemon_that_hangs_is_given_up() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

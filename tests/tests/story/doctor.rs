@@ -10,7 +10,7 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// What is found about something, and the exit status.
+/// The exit status, and the finding on a subject.
 fn found(fixture: &Fixture, about: &str) -> Result<(i32, Value)> {
     let (status, report) = fixture.program.json(&["doctor"])?;
     let findings = report[0]["findings"].as_array().context("findings")?;
@@ -34,7 +34,7 @@ fn a_host_with_and_without_traps() -> Result<()> {
             "{finding:#}"
         );
     }
-    // A rule of somebody's that leads our packets elsewhere.
+    // A foreign rule that leads the tunnel's packets elsewhere.
     let address = fixture.lab.tunnels()[0].plan.address;
     let rule = format!("from {address} lookup main priority 100");
     fixture.host().sh(&format!("ip -6 rule add {rule}"))?;
@@ -53,7 +53,7 @@ fn a_host_with_and_without_traps() -> Result<()> {
     );
     assert_eq!(daemon.stop()?, 0);
 
-    // Nowhere to catch leaks at.
+    // No uplink to catch leaks at.
     let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
     fixture.lab.write_config(&config)?;
     fixture.host().sh("ip -6 route del default")?;
@@ -68,7 +68,7 @@ fn a_host_with_and_without_traps() -> Result<()> {
     let (status, finding) = found(&fixture, "configuration")?;
     assert_eq!((status, &finding["verdict"]), (3, &"bad".into()));
 
-    // A path with a typing error.
+    // A wrong path to the configuration.
     fs::remove_file(fixture.lab.paths().config())?;
     let (status, finding) = found(&fixture, "configuration")?;
     assert_eq!((status, &finding["verdict"]), (3, &"bad".into()));
@@ -79,8 +79,7 @@ fn a_host_with_and_without_traps() -> Result<()> {
     Ok(())
 }
 
-/// An ordinary user, who sees neither the configuration nor what is mounted where, is told to look as
-/// root.
+/// An ordinary user can read neither the configuration nor the pins. The doctor advises to run it as root.
 #[test]
 fn for_an_ordinary_user() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -26,7 +26,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// From another network namespace it is refused, since what the daemon made cannot be reached from there.
+/// `down` is refused in another network namespace, because the daemon's objects are not reachable there.
 #[test]
 fn from_another_namespace() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -54,7 +54,7 @@ fn from_another_namespace() -> Result<()> {
     Ok(())
 }
 
-/// What the log says last is what happens.
+/// The last line of the log is correct about the objects that stay in place.
 #[test]
 fn last_words() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -91,7 +91,7 @@ fn without_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     assert_ne!(before, take(&fixture.lab)?);
     fixture.program.ok(&["down"])?;
     assert_same(&before, &take(&fixture.lab)?);
-    // Once more, with nothing left to do; and from there a new life.
+    // A second `down` has nothing to do. A new start works.
     fixture.program.ok(&["down"])?;
     assert_same(&before, &take(&fixture.lab)?);
     let daemon = fixture.start()?;
@@ -109,14 +109,15 @@ fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan);
     let foreign = [
-        // Somebody's filter, on a qdisc that is theirs.
+        // A foreign filter, on a foreign qdisc.
         format!("tc qdisc add dev {UPLINK} clsact"),
         format!(
             "tc filter add dev {UPLINK} egress pref 7 bpf bytecode 1,6{}0{}0{}0 flowid 1:1",
             NBSP, NBSP, NBSP
         ),
         format!("tc qdisc add dev {} clsact", first.interface),
-        // The priority of ours: another selector and table, and to the letter one that we need.
+        // Rules with the daemon's priority: one with another selector and table, and one that is equal to a
+        // rule of the daemon.
         format!("ip -6 rule add from 2001:db8:c::/64 lookup 300 priority {PRIORITY}"),
         format!(
             "ip -6 rule add from {} lookup 200 priority {PRIORITY} protocol static",
@@ -126,7 +127,7 @@ fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
             "ip -6 rule add from {} lookup 300 priority 16384",
             second.address
         ),
-        // Tables: one of nobody's, and one in the table that is ours.
+        // Routes in a foreign table, and in a table of the daemon.
         format!("ip -6 route add 2001:db8:d::/64 dev {UPLINK} table 300"),
         format!("ip -6 route add 2001:db8:d::/64 dev {UPLINK} table 200 protocol static"),
     ];
@@ -168,7 +169,7 @@ fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Stands for a blank inside an argument: command lines here are split at blanks.
+/// Placeholder for a space inside an argument: command lines are split at spaces.
 const NBSP: char = '\u{a0}';
 
 fn shell(fixture: &Fixture, line: &str) -> Result<()> {
@@ -181,7 +182,7 @@ fn shell(fixture: &Fixture, line: &str) -> Result<()> {
     Ok(())
 }
 
-/// The parts of a snapshot in which others' things are.
+/// The parts of a snapshot that contain foreign objects.
 fn foreign_parts(before: &Snapshot) -> impl Iterator<Item = (&String, &String)> {
     before.iter().filter(|(part, _)| {
         ["rules", "routes", "qdiscs"].contains(&part.as_str())
@@ -190,8 +191,7 @@ fn foreign_parts(before: &Snapshot) -> impl Iterator<Item = (&String, &String)> 
     })
 }
 
-/// A daemon that has had something to do: traffic, leaks, a tunnel gone and come back, rules
-/// repaired.
+/// A daemon after some work: traffic, leaks, and repaired rules.
 fn live(fixture: &Fixture) -> Result<Daemon> {
     let daemon = fixture.start()?;
     for tunnel in fixture.lab.tunnels() {

@@ -13,10 +13,10 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// A silence is judged every ten seconds.
+/// Limit to notice missing replies, which are evaluated every ten seconds.
 const NOTICED: Duration = Duration::from_secs(25);
 
-/// Pings come so often.
+/// The interval between pings.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 variants!(answers_are_proved: tun(Tun, Auto), veth_clsact(Veth, Clsact));
@@ -65,7 +65,7 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
         "{screen}"
     );
 
-    // Replies that leak and are put into the tunnel are answers as well, and no daemon is needed for it.
+    // Leaked replies that are redirected into the tunnel count as answers too, also without a daemon.
     daemon.kill()?;
     fixture.delete_own_rules()?;
     let pings = fixture.ensure_outside_answered(first)?;
@@ -117,7 +117,7 @@ fn who_does_not_answer_is_named() -> Result<()> {
     fixture
         .host()
         .sh("sysctl -qw net.ipv6.icmp.echo_ignore_all=0")?;
-    // What was not answered is forgotten after half a minute.
+    // Unanswered requests are forgotten after half a minute.
     let limit = NOTICED + Duration::from_secs(30);
     wait::until("its answers are seen", limit, reports, |told| {
         told == &[r#""sixxs0" "failing""#, r#""sixxs0" "healthy""#]
@@ -136,7 +136,7 @@ fn answers_that_leave_elsewhere_are_named() -> Result<()> {
     let daemon = fixture.start()?;
     let [first, _] = fixture.lab.tunnels();
     let asked = PingStream::start(fixture.lab.outside(), first.plan.address, INTERVAL)?;
-    // Somebody's rule that comes first, and leads to the uplink.
+    // A foreign rule comes first, and leads to the uplink.
     fixture
         .host()
         .sh("ip -6 rule add from 2001:db8:a::2 lookup main priority 100")?;

@@ -15,23 +15,22 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// The exit.
 const EXIT: &str = "ts1";
 
-/// An interface of somebody else's tunnel, without link layer.
+/// The interface of a foreign tunnel, without a link layer.
 const TUN: &str = "tuntap add ts1 mode tun\nlink set ts1 up\n";
 
-/// One with a link layer.
+/// The same with a link layer.
 const ETHERNET: &str = "link add ts1 type veth peer name far1\n\
      link set far1 up\n\
      link set ts1 up\n\
      address add 2001:db8:5::1/64 dev ts1 nodad\n\
      neighbour add 2001:db8:5::2 lladdr 02:00:00:00:00:fe dev ts1 nud permanent\n";
 
-/// What leads everything there: Tailscale's rule and table have such numbers.
+/// The rule that leads all packets to the table. Tailscale's rule and table have such numbers.
 const RULE: &str = "from all lookup 53 priority 5269";
 
-/// A lab whose host has the interface before the daemon starts, without a word on uplinks.
+/// A lab whose host has the interface before the daemon starts, with a configuration without `uplinks`.
 fn with_exit(made_by: &str, hook: Hook) -> Result<Fixture> {
     let fixture = Fixture::new(Flavour::Tun, hook)?;
     let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
@@ -64,14 +63,14 @@ fn is_not_guarded(fixture: &Fixture) -> Result<()> {
         .map(|_| ())
 }
 
-/// Whether the route of the kernel's choice leads to the exit.
+/// Whether the kernel's route lookup for a reply leads to the exit.
 fn leads_there(fixture: &Fixture) -> Result<bool> {
     let source = fixture.lab.tunnels()[0].plan.address;
     let way = format!("ip -6 route get {OUTSIDE} from {source}");
     Ok(fixture.host().sh(&way)?.contains(EXIT))
 }
 
-/// Packets that left by the exit, or were dropped behind the program.
+/// Number of packets that left by the exit, or were dropped after the program.
 fn left(fixture: &Fixture) -> Result<u64> {
     let links = fixture.host().sh("ip -statistics -json link show ts1")?;
     let links: Value = serde_json::from_str(&links)?;
@@ -80,19 +79,19 @@ fn left(fixture: &Fixture) -> Result<u64> {
     Ok(packets.context("packets")? + dropped.context("dropped")?)
 }
 
-/// Pings, UDP and TCP to both tunnels are answered, though all replies are led to the exit.
+/// Pings, UDP and TCP to both tunnels are answered, though the rules lead all replies to the exit.
 fn all_is_caught(fixture: &Fixture) -> Result<()> {
     let before = left(fixture)?;
     for tunnel in fixture.lab.tunnels() {
         fixture.ensure_outside_answered(tunnel)?;
     }
     let after = left(fixture)?;
-    // What else leaves there (router solicitations, say) is not ours.
+    // The kernel also sends packets of its own there, such as router solicitations.
     ensure!(after < before + 10, "{before} {after} packets left");
     fixture.ensure_nothing_lost()
 }
 
-/// What is explained of a reply.
+/// The output of `sixxs explain` for a reply.
 fn explained(fixture: &Fixture) -> Result<String> {
     let source = fixture.lab.tunnels()[0].plan.address.to_string();
     let printed = fixture
@@ -103,7 +102,7 @@ fn explained(fixture: &Fixture) -> Result<String> {
 
 variants!(an_exit_in_another_table: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 
-/// The routes come long after the interface, one kind after the other, and go.
+/// The routes are added long after the interface, in one form after the other, and removed again.
 fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
     for (made_by, via) in [(TUN, ""), (ETHERNET, " via 2001:db8:5::2 onlink")] {
         let fixture = with_exit(made_by, hook)?;
@@ -135,7 +134,7 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
             routes("del")?;
             is_not_guarded(&fixture)?;
         }
-        // What is no eighth of the world is no exit.
+        // A route to less than an eighth of the address space does not make an exit.
         fixture
             .host()
             .sh(&format!("ip -6 route add 3000::/4 dev ts1{via} table 53"))?;
@@ -146,7 +145,7 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// The rule makes it an exit, too; and a daemon that comes later finds all in place.
+/// The rule also makes the interface an exit. A daemon that starts later finds everything in place.
 #[test]
 fn a_rule_comes_and_goes() -> Result<()> {
     let fixture = with_exit(TUN, Hook::Auto)?;
@@ -166,8 +165,8 @@ fn a_rule_comes_and_goes() -> Result<()> {
     fixture.host().sh(&format!("ip -6 rule del {RULE}"))?;
     is_not_guarded(&fixture)?;
     fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
-    // A rule for which default routes do not count, as wg-quick's for the main table. They do where the
-    // kernel learned a path MTU, as it did from the leaks above.
+    // A rule that ignores default routes, such as wg-quick's for the main table. The kernel still uses them
+    // for destinations with a learned path MTU, which the leaks above caused.
     let suppressing = format!("{RULE} suppress_prefixlength 0");
     fixture
         .host()
@@ -178,8 +177,8 @@ fn a_rule_comes_and_goes() -> Result<()> {
     Ok(())
 }
 
-/// Only what is sent in the first milliseconds of an exit is lost, and nothing when it goes. Also on a
-/// router with many routes, where not every look asks for all of them.
+/// Only replies in the first milliseconds of a new exit are lost, and none when the exit is removed. This is
+/// also true on a router with many routes, where not every scan reads all of them.
 #[test]
 fn few_replies_are_lost_when_it_comes() -> Result<()> {
     for routes in [0, 5000] {
@@ -224,7 +223,7 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
         }
         let pings = stream.stop()?;
         println!("{routes} routes: {pings:?}");
-        // Three times some 30 ms, on a machine that is busy with other things.
+        // Three times some 30 ms, on a busy machine.
         ensure!(pings.sent - pings.answered < 45, "{pings:?}");
         fixture.ensure_nothing_lost()?;
         assert_eq!(daemon.stop()?, 0);
@@ -232,7 +231,7 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
     Ok(())
 }
 
-/// An exit in the table of a VRF, to which the kernel's one rule for all of them leads.
+/// An exit in the table of a VRF. The kernel's l3mdev rule leads to the tables of all VRFs.
 #[test]
 fn a_table_of_a_vrf() -> Result<()> {
     if !kernel::can_run("vrf", kernel::has_vrf()?)? {
@@ -252,8 +251,8 @@ fn a_table_of_a_vrf() -> Result<()> {
     Ok(())
 }
 
-/// Of several native uplinks each may be a tunnel of kind `interface`: then there is no uplink beside
-/// them, and nothing is wrong with that.
+/// Each of several native uplinks may be a tunnel of kind `interface`. Then no other uplink exists, which is
+/// correct.
 #[test]
 fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     let fixture = with_exit("", Hook::Auto)?;
@@ -274,7 +273,7 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     }
     let (code, report) = fixture.program.json(&["doctor"])?;
     assert_eq!(code, 0, "{report:#?}");
-    // Pings to another address of the same interface are none of the tunnel's, nor are their answers.
+    // The tunnel counts no pings to another address of the same interface, and no replies from it.
     fixture
         .host()
         .sh("ip -6 address add 2001:db8:1::77/64 dev net0 nodad")?;
@@ -286,7 +285,7 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     assert_eq!(counted()?, [5, 5]);
     assert!(ping(outside, "2001:db8:1::77".parse()?, 5)?.all_answered());
     assert_eq!(counted()?, [5, 5]);
-    // What leaks by the one is put into the other.
+    // Leaks at one of them are redirected to the other.
     let socket = leak::udp_socket(
         fixture.host(),
         first.plan.address,
@@ -301,7 +300,8 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     Ok(())
 }
 
-/// Where the configuration names other uplinks nothing is caught at an exit, and `explain` and `doctor` say so.
+/// If the configuration names other uplinks, nothing is caught at this exit. `explain` and `doctor` report
+/// it.
 #[test]
 fn an_exit_that_is_not_named() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -9,7 +9,7 @@ use sixxs_tests::program::Hook;
 
 use crate::fixture::Fixture;
 
-/// What is said of a packet.
+/// The explanation of a packet.
 fn explained(fixture: &Fixture, arguments: &[&str]) -> Result<Value> {
     let mut all = vec!["explain"];
     all.extend(arguments);
@@ -67,7 +67,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     let here = explained(&fixture, &[source, &HOST.to_string()])?;
     assert_eq!(ends(&here), [Some("stays"), None, None], "{here:#}");
 
-    // A socket bound to the uplink: the program catches what it sends, as it really does.
+    // A socket bound to the uplink: the program catches its packets, as explained.
     let before = fixture.program.status()?.tunnel("sixxs0").leaks.redirected;
     let bound = explained(&fixture, &[source, to, "--oif", UPLINK])?;
     assert_eq!(
@@ -80,7 +80,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
         !bound.to_string().contains("not of this configuration"),
         "{bound:#}"
     );
-    // Nothing was run, and nothing counted.
+    // `explain` sends nothing, and changes no counter.
     assert_eq!(
         fixture.program.status()?.tunnel("sixxs0").leaks.redirected,
         before
@@ -92,7 +92,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
         before + 1
     );
 
-    // A rule of others for what bears a mark, or is somebody's.
+    // A foreign rule for packets with a mark, or of a user.
     for (selector, option, value) in [
         ("fwmark 0x77", "--mark", "0x77"),
         ("uidrange 1234-1234", "--uid", "1234"),
@@ -114,7 +114,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
             "{led:#}"
         );
         assert_eq!(taken(&led), format!("100  from all {selector} lookup main"));
-        // The cure is one.
+        // The fix works.
         let cure = text(&led, "cure").split("; or").next().unwrap_or_default();
         fixture.host().sh(cure)?;
         let cured = explained(&fixture, &[source, to, option, value])?;
@@ -125,7 +125,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
         );
     }
 
-    // Too long for the tunnel, by the right way and by the wrong one.
+    // Too long for the tunnel: through the tunnel, and out of the uplink.
     let long = explained(&fixture, &[source, to, "--size", "1400"])?;
     assert_eq!(
         ends(&long),
@@ -145,7 +145,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
         "{fits:#}"
     );
 
-    // For people, in 80 columns.
+    // The text fits into 80 columns.
     let printed = fixture
         .program
         .ok(&["explain", source, to, "--oif", UPLINK])?
@@ -156,7 +156,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     );
     assert!(printed.contains("\ncure     bind the program"), "{printed}");
 
-    // A file that was changed, and not yet taken over.
+    // A changed file that the daemon has not loaded yet.
     let config = fixture
         .lab
         .config("")
@@ -169,7 +169,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     );
     fixture.lab.write_config(&fixture.lab.config(""))?;
 
-    // The tunnel is down: nothing of its goes anywhere else.
+    // The tunnel is down: its packets take no other path.
     fixture.host().ip("link set sixxs0 down\n")?;
     fixture
         .program
@@ -189,7 +189,7 @@ fn without_a_daemon() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let [first, _] = &TUNNELS;
     let (source, to) = (&first.address.to_string(), &OUTSIDE.to_string());
-    // Nothing was ever there.
+    // The daemon has never run.
     let leaks = explained(&fixture, &[source, to])?;
     assert_eq!(
         ends(&leaks),
@@ -198,7 +198,8 @@ fn without_a_daemon() -> Result<()> {
     );
     assert_eq!(text(&leaks, "cure"), "sixxs run");
 
-    // What it left goes on, without rules by the program alone.
+    // After the daemon stops, its rules and programs stay in effect. Without the rules, the program alone
+    // redirects the packet.
     assert_eq!(fixture.start()?.stop()?, 0);
     let own = explained(&fixture, &[source, to])?;
     assert_eq!(
@@ -214,7 +215,7 @@ fn without_a_daemon() -> Result<()> {
         "{caught:#}"
     );
     assert_eq!(text(&caught, "cure"), "sixxs run");
-    // For somebody who may look at no program it is the kernel's answer alone.
+    // A user who may not inspect programs gets only the kernel's routing decision.
     let name = fixture.host().name();
     let line = [
         "netns",
@@ -254,7 +255,7 @@ fn without_a_daemon() -> Result<()> {
     Ok(())
 }
 
-/// Networks behind this host: forwarded packets, and what is reached without the tunnel.
+/// Networks behind this host: forwarded packets, and direct destinations.
 #[test]
 fn a_prefix() -> Result<()> {
     for mode in ["", "rule_mode = \"subtrees\"\n"] {
@@ -341,7 +342,7 @@ fn what_makes_no_sense() -> Result<()> {
         [Some("leaves"), Some(UPLINK), None],
         "{neighbour:#}"
     );
-    // Without a configuration it is the kernel's answer.
+    // Without a configuration the answer is only the kernel's routing decision.
     std::fs::remove_file(fixture.lab.paths().config())?;
     let native = explained(&fixture, &[own, to])?;
     assert_eq!(

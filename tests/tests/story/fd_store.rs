@@ -15,13 +15,14 @@ use sixxs_tests::program::{Daemon, Hook};
 
 use crate::fixture::Fixture;
 
-/// Between pings: what comes in the gap fits into any queue, also where the daemon takes seconds to start.
+/// The interval between pings. All pings of the gap fit into any queue, even if the daemon takes seconds to
+/// start.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long there is no daemon, besides the time that it takes to start.
+/// The time without a daemon, in addition to its start time.
 const GAP: Duration = Duration::from_millis(400);
 
-/// All that is held of two tunnels.
+/// All descriptors that are held for two tunnels.
 const ALL: [&str; 4] = [
     "device.sixxs0",
     "device.sixxs1",
@@ -29,7 +30,7 @@ const ALL: [&str; 4] = [
     "socket.sixxs1",
 ];
 
-/// Two native tunnels, and systemd's part.
+/// Two native tunnels, and the fd store.
 struct Scenario {
     fixture: Fixture,
     store: FdStore,
@@ -43,7 +44,7 @@ impl Scenario {
         Ok(Self { fixture, store })
     }
 
-    /// Starts the daemon with what is held.
+    /// Starts the daemon with the held descriptors.
     fn start(&self) -> Result<Daemon> {
         let command = self
             .store
@@ -53,8 +54,8 @@ impl Scenario {
         Ok(daemon)
     }
 
-    /// Kills the daemon while pings come from outside, and go there from the host; starts it again a
-    /// moment later. Pings of either kind, of both tunnels.
+    /// Kills the daemon during pings from outside and from the host, and starts it again a moment later.
+    /// Returns the pings in both directions, of both tunnels.
     fn restart(&self, daemon: Daemon) -> Result<(Daemon, Vec<Pings>)> {
         let (host, outside) = (self.fixture.host(), self.fixture.lab.outside());
         let addresses = self
@@ -108,7 +109,7 @@ fn what_comes_between_two_runs_waits() -> Result<()> {
     }
     scenario.store.holds(&ALL)?;
 
-    // Held by nobody, the same is lost.
+    // Without the fd store, the same pings are lost.
     scenario.store.clear();
     let (daemon, pings) = scenario.restart(daemon)?;
     println!("without: {pings:?}");
@@ -131,13 +132,13 @@ fn what_is_not_wanted_any_more_is_not_held() -> Result<()> {
     scenario.store.holds(&["device.sixxs1", "socket.sixxs1"])?;
     program.ok(&["start", "sixxs0"])?;
     scenario.store.holds(&ALL)?;
-    // Its device is made anew while the old one's descriptor is still held.
+    // The device is created again while the descriptor of the old one is still held.
     program.ok(&["restart", "sixxs1"])?;
     scenario.fixture.wait_until_up()?;
     scenario.store.holds(&ALL)?;
     assert_eq!(daemon.stop()?, 0);
 
-    // Between two runs a tunnel is taken out of the configuration.
+    // A tunnel is removed from the configuration between two runs.
     let config = scenario.fixture.lab.config("");
     let at = config.rfind("[[tunnel]]").context("two tunnels")?;
     scenario.fixture.lab.write_config(&config[..at])?;
@@ -157,13 +158,13 @@ fn what_is_held_and_does_not_fit_is_done_without() -> Result<()> {
     let daemon = scenario.start()?;
     scenario.store.holds(&ALL)?;
     assert_eq!(daemon.stop()?, 0);
-    // One device is gone, and so what is held of it is dead.
+    // One device is deleted, so the held descriptor is useless.
     scenario.fixture.host().ip("link delete sixxs0\n")?;
     let daemon = scenario.start()?;
     scenario.store.holds(&ALL)?;
     assert_eq!(daemon.stop()?, 0);
 
-    // Other things by their names.
+    // Foreign descriptors under these names.
     scenario.store.clear();
     for name in ALL {
         let other = if name.ends_with('0') {

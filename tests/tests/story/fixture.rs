@@ -15,7 +15,6 @@ use sixxs_tests::program::status;
 use sixxs_tests::program::{Daemon, Hook, Program};
 use sixxs_tests::wait;
 
-/// The priority of the program's rules.
 pub(crate) const PRIORITY: u32 = 16383;
 
 /// A lab with a configuration, services on both sides, and the program, not started yet.
@@ -47,7 +46,6 @@ impl Fixture {
         })
     }
 
-    /// The host.
     pub(crate) fn host(&self) -> &Namespace {
         self.lab.host()
     }
@@ -73,7 +71,7 @@ impl Fixture {
         self.program.start()
     }
 
-    /// Waits until both tunnels are up and everything about them is in place.
+    /// Waits until both tunnels are up and complete.
     pub(crate) fn wait_until_up(&self) -> Result<()> {
         self.program
             .status_until("both tunnels are whole", |status| {
@@ -173,7 +171,7 @@ impl Fixture {
         owned_state::rules(self.host())
     }
 
-    /// The routes with the program's mark, of all tables.
+    /// The routes with the program's mark, in all tables.
     pub(crate) fn own_routes(&self) -> Result<String> {
         owned_state::routes(self.host())
     }

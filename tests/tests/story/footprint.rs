@@ -11,14 +11,15 @@ use sixxs_tests::program::Hook;
 
 use crate::fixture::{Fixture, alone};
 
-/// Limit for a start with existing interfaces, in the release build, without the time that the kernel
-/// waits while programs are attached: the time of [`REFERENCE`], this many times.
+/// Limit for a start with existing interfaces, in the release build: the time of [`REFERENCE`], this many
+/// times. The time that the kernel waits while programs are attached is added.
 const READY_WITHIN: u32 = 10;
 
-/// A program whose verification is the measure of how fast the machine is at present, in instructions.
+/// The kernel verifies a program with this number of instructions, to measure the present speed of the
+/// machine.
 const REFERENCE: usize = 200_000;
 
-/// Where programs are attached at a start; whether to what comes in.
+/// The places where a start attaches programs: the interface, and whether at ingress.
 const PLACES: [(&str, bool); 5] = [
     (UPLINK, false),
     (TUNNELS[0].interface, false),
@@ -26,15 +27,15 @@ const PLACES: [(&str, bool); 5] = [
     (TUNNELS[1].interface, false),
     (TUNNELS[1].interface, true),
 ];
-/// With two tunnels, after some work: what is its own, and all with the pages of its file, which are the page
-/// cache's.
+/// Limits with two tunnels, after some work: the daemon's own memory, and the resident memory including the
+/// file's pages in the page cache.
 const ANONYMOUS_KIB: u64 = 5 * 1024;
 const RESIDENT_KIB: u64 = 18 * 1024;
 
 variants!(start_and_memory: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 
-/// How long the kernel takes to attach programs there that do nothing. By TCX it waits for a grace period
-/// of RCU each time (`tcx_entry_sync` in its net/core/tcx.h): 8 to 16 ms where its timer runs at 250 Hz.
+/// The time that the kernel needs to attach empty programs to these places. With TCX it waits for an RCU
+/// grace period each time (`tcx_entry_sync` in its net/core/tcx.h): 8 to 16 ms if its timer runs at 250 Hz.
 fn attaching(host: &Namespace) -> Result<Duration> {
     let mut shortest = Duration::MAX;
     for _ in 0..5 {
@@ -48,10 +49,11 @@ fn attaching(host: &Namespace) -> Result<Duration> {
     Ok(shortest)
 }
 
-/// The shortest time that the kernel takes to load the reference program, before all other tests.
+/// The shortest time that the kernel needs to load the reference program, with priority over all other tests.
 fn reference() -> Result<Duration> {
     let measure = || -> Result<Duration> {
-        // SAFETY: the call has no memory in it. Of this thread alone: it ends with the measurement.
+        // SAFETY: the call passes no pointers. The priority applies to this thread only, which ends after the
+        // measurement.
         let outcome = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
         nix::errno::Errno::result(outcome).context("go before other processes")?;
         let mut shortest = Duration::MAX;
@@ -69,7 +71,7 @@ fn reference() -> Result<Duration> {
 fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let _alone = alone();
-    // Filters of a clsact qdisc wait for nothing.
+    // Attaching filters to a clsact qdisc has no grace period.
     let attaching = if hook != Hook::Clsact && kernel::has_tcx()? {
         attaching(fixture.host())?
     } else {
@@ -78,7 +80,8 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     let mut reference = reference()?;
     let mut within = READY_WITHIN * reference + attaching;
     let mut best = Duration::MAX;
-    // Other tests keep the processors busy: the best of several, before all others, is its own time.
+    // Other tests keep the processors busy. The best of several starts with high priority is the daemon's own
+    // time.
     for _ in 0..20 {
         if best <= within {
             break;

@@ -40,7 +40,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
         let reasons = tunnel.health_reasons.join("; ");
         tunnel.health == "degraded" && reasons.contains("(priority 16382)")
     })?;
-    // The programs redirect what is led elsewhere.
+    // The programs redirect the packets that the rules lead elsewhere.
     fixture.ensure_outside_answered(tunnel)?;
     let outside = OUTSIDE.to_string();
     let explain = ["explain", &address.to_string(), &outside];
@@ -69,7 +69,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
     fixture.ensure_outside_answered(tunnel)?;
     let told = fixture.program.run(&explain)?.stdout;
     assert!(told.contains(&format!("leaves by {name}")), "{told}");
-    // What has no source of a tunnel still goes the way of the full tunnel.
+    // Packets without a tunnel's source still use the full tunnel.
     let route = host.sh(&format!("ip -6 route get {outside}"))?;
     assert!(route.contains("table 51820"), "{route}");
     assert_eq!(daemon.stop()?, 0);

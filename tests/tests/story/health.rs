@@ -12,10 +12,10 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// The daemon scans again at once, but not more often than is good.
+/// Limit for the daemon to notice a change. It scans at once, but at a limited rate.
 const NOTICED: Duration = Duration::from_secs(15);
 
-/// Waits until the first tunnel is at this level with this reason, and shows that everything agrees.
+/// Waits until the first tunnel has this level and reason, and expects that all commands agree.
 fn is_judged(fixture: &Fixture, level: &str, reason: &str) -> Result<()> {
     let name = fixture.lab.tunnels()[0].plan.interface;
     let status = wait::until(
@@ -28,7 +28,8 @@ fn is_judged(fixture: &Fixture, level: &str, reason: &str) -> Result<()> {
         },
     )?;
     assert!(!status.healthy, "{status:#?}");
-    // The third ping in a row without a reply may be the second one again for a moment: one more has come.
+    // The commands are repeated: when another ping arrives, the number of unanswered pings in a row may drop
+    // from three to two for a moment.
     let line = format!("{level}: {name}: ");
     for (command, words) in [
         (&["status"][..], &[line.as_str(), "NOT HEALTHY"][..]),
@@ -43,7 +44,7 @@ fn is_judged(fixture: &Fixture, level: &str, reason: &str) -> Result<()> {
     is_alerted(fixture, level, reason)
 }
 
-/// Waits until the last alert about the health of the first tunnel has this level and a reason with this.
+/// Waits until the last health alert of the first tunnel has this level, and contains this reason.
 fn is_alerted(fixture: &Fixture, level: &str, reason: &str) -> Result<()> {
     let name = fixture.lab.tunnels()[0].plan.interface;
     let mine = |alert: &Value| alert["kind"] == "health" && alert["tunnel"] == name;
@@ -93,7 +94,7 @@ fn an_address_that_is_gone_or_elsewhere() -> Result<()> {
     is_alerted(&fixture, "healthy", "")
 }
 
-/// What a repair mends causes alerts of kind `correction`, and none about health.
+/// A repair causes alerts of kind `correction`, and no health alerts.
 #[test]
 fn a_repair_is_no_change_of_health() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -105,7 +106,7 @@ fn a_repair_is_no_change_of_health() -> Result<()> {
         let now = || fixture.own_rules();
         wait::until("the rules are back", NOTICED, now, |now| *now == rules)?;
     }
-    // Longer than it takes until a change is reported.
+    // Longer than the delay before a change of health is reported.
     std::thread::sleep(Duration::from_secs(3));
     let (_, alerts) = fixture.program.json(&["alerts"])?;
     let kinds: Vec<_> = alerts.iter().map(|alert| &alert["kind"]).collect();
@@ -114,7 +115,7 @@ fn a_repair_is_no_change_of_health() -> Result<()> {
     Ok(())
 }
 
-/// A prefix of a tunnel that the uplink's own address lies in: a mistake in the file, or a broker's.
+/// A tunnel's prefix contains the uplink's own address, by a mistake in the file or of the broker.
 #[test]
 fn a_prefix_over_the_uplinks_own_address() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -180,7 +181,7 @@ fn rules_of_others_before_ours() -> Result<()> {
         ),
         ("blackhole", "failing", "refuses its packets"),
         ("prohibit", "failing", "refuses its packets"),
-        // Over our rules, to the main table.
+        // It jumps over the daemon's rules to the main table.
         (
             "goto 32766",
             "degraded",
@@ -201,7 +202,7 @@ fn rules_of_others_before_ours() -> Result<()> {
     Ok(())
 }
 
-/// The program makes it work, which is no reason to leave it so.
+/// The program redirects the leaks, but the tunnel is degraded while they continue.
 #[test]
 fn leaks_that_go_on() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

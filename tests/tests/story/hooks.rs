@@ -22,7 +22,7 @@ fn leaks(lines: &[Value]) -> usize {
     lines.iter().filter(|alert| alert["kind"] == "leak").count()
 }
 
-/// The path of a web server's address is a secret: such a file is for nobody else's eyes.
+/// The path of the webhook is a secret: the daemon refuses a configuration file that others can read.
 fn configure(fixture: &Fixture, extra: &str) -> Result<()> {
     let file = fixture.lab.write_config(&fixture.lab.config(extra))?;
     let printed = fixture.program.run(&["plan"])?;
@@ -44,7 +44,7 @@ fn leak(fixture: &Fixture) -> Result<()> {
     Ok(leak::send(&socket, OUTSIDE, 3, 100)?)
 }
 
-/// Takes one request after the other; the first is refused.
+/// Answers one request after the other. The first gets an error.
 fn serve(listener: &TcpListener, posted: &mpsc::Sender<Value>) -> Result<()> {
     for (number, stream) in listener.incoming().enumerate() {
         let mut stream = BufReader::new(stream?);
@@ -100,7 +100,7 @@ fn both_are_told() -> Result<()> {
         alerts[..alerts.len().min(lines.len())]
     );
 
-    // The first was refused, and is tried again: nothing is missing.
+    // The first request failed and is repeated: no alert is missing.
     let mut received: Vec<Value> = Vec::new();
     while leaks(&received) == 0 {
         received.push(
@@ -112,7 +112,7 @@ fn both_are_told() -> Result<()> {
     assert_eq!(received[..], alerts[..received.len()]);
     assert_eq!(daemon.stop()?, 0);
     drop(posted);
-    // It ends with the next request, or with the test.
+    // The server thread ends with the next request, or with the test.
     drop(server);
     Ok(())
 }

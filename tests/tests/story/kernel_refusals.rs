@@ -35,7 +35,7 @@ fn is_whole_again(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// NetworkManager does this to an interface that it takes on.
+/// NetworkManager does this to an interface that it adopts.
 #[test]
 fn ipv6_goes_for_a_moment() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -43,7 +43,7 @@ fn ipv6_goes_for_a_moment() -> Result<()> {
     let routes = fixture.own_routes()?;
     for _ in 0..5 {
         fixture.host().sysctl(&[(SWITCH, "1")])?;
-        // Long enough for several looks.
+        // Long enough for several scans.
         std::thread::sleep(Duration::from_millis(200));
         fixture.host().sysctl(&[(SWITCH, "0")])?;
         is_whole_again(&fixture)?;
@@ -71,7 +71,7 @@ fn ipv6_is_gone_for_good() -> Result<()> {
     fixture.host().sysctl(&[(SWITCH, "0")])?;
     is_whole_again(&fixture)?;
 
-    // The kernel takes IPv6 off an interface with less than 1280 bytes (RFC 8200 section 5).
+    // The kernel disables IPv6 on an interface with an MTU below 1280 bytes (RFC 8200 section 5).
     fixture.host().sh("ip link set sixxs0 mtu 1000")?;
     problem_comes(&fixture, "MTU")?;
     let health = fixture.program.status()?.tunnel("sixxs0").health.clone();

@@ -43,7 +43,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(status.tunnel("sixxs1").prefixes, ["2001:db8:bb::/48"]);
     let limit = Duration::from_secs(10);
 
-    // Between the LANs: nothing of it at the ISP or a broker.
+    // Traffic between the LANs does not reach the ISP or a broker.
     let passed = fixture.lab.passed()?;
     for (from, to) in [(lan1, LAN2), (lan2, LAN1)] {
         let pings = probe::ping(from, to, 20)?;
@@ -59,7 +59,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(fixture.lab.passed()?, passed);
     fixture.ensure_nothing_lost()?;
 
-    // With the outside, asked from either side, all through the second tunnel.
+    // Traffic with the outside, from either side, goes through the second tunnel.
     let [_, tunnel] = fixture.lab.tunnels();
     for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
         let pings = probe::ping(lan, OUTSIDE, 20)?;
@@ -87,7 +87,8 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         assert_eq!(tunnel.leaks, Leaks::default(), "{}", tunnel.name);
     }
 
-    // Without rules their packets to the outside leak, and are caught; those between them are none.
+    // Without rules, packets from the LANs to the outside leak and are redirected. Packets between the LANs
+    // are not leaks.
     daemon.kill()?;
     fixture.delete_own_rules()?;
     for (lan, address) in [(lan1, LAN1), (lan2, LAN2)] {
@@ -113,8 +114,8 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     Ok(())
 }
 
-/// The address that the guide gives the uplink for the LAN on its wire is out of a routed prefix: from it, too,
-/// packets go out by the tunnel only, whoever leads them to the uplink.
+/// The guide gives the uplink an address from a routed prefix, for the LAN on the uplink's link. Packets from
+/// this address also leave only through the tunnel, even if a socket or a rule leads them to the uplink.
 #[test]
 fn a_routed_address_on_the_uplink() -> Result<()> {
     let spec = Spec {
@@ -145,7 +146,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
     assert_eq!(fixture.reached_brokers()?, [0, 10]);
     assert_eq!(explained()?, "caught");
     fixture.ensure_nothing_lost()?;
-    // On the wire it is a neighbour like any other, found and finding, and speaks to groups there.
+    // On the link, neighbour discovery works in both directions, and multicast is not redirected.
     let [_, lan2] = fixture.lab.lans()?;
     for _ in 0..2 {
         host.sh("ip -6 neighbour flush dev net0")?;
@@ -157,7 +158,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
     }
     let caught = fixture.program.status()?.tunnel("sixxs1").leaks.redirected;
     assert_eq!(caught, 10);
-    // Nothing of ours but the programs.
+    // Only the programs are left.
     daemon.kill()?;
     fixture.delete_own_rules()?;
     let pings = probe::Ping::new(OUTSIDE, 5).source(own).run(host)?;

@@ -20,7 +20,7 @@ use crate::fixture::Fixture;
 
 const TOLD: Duration = Duration::from_secs(10);
 
-/// The first leak alert that is like this.
+/// Waits for the first leak alert that matches.
 fn told(fixture: &Fixture, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
     let find = || {
         let (_, alerts) = fixture.program.json(&["alerts"])?;
@@ -75,7 +75,7 @@ fn a_rule_of_others_is_named() -> Result<()> {
     let (command, _) = cure.split_once(';').context("a command first")?;
     assert_eq!(command, format!("ip -6 rule del {theirs}"));
 
-    // The cure cures.
+    // The fix works.
     fixture.host().sh(command)?;
     let leaked = || -> Result<u64> {
         Ok(fixture
@@ -97,7 +97,7 @@ fn who_took_the_rule_away_is_named() -> Result<()> {
     let daemon = fixture.start()?;
     let [tunnel, _] = fixture.lab.tunnels();
     let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Rules)?;
-    // Stopped for a moment, so that there is time to leak.
+    // The daemon is stopped, so that packets leak before it restores the rules.
     daemon.signal(Signal::SIGSTOP)?;
     fixture.delete_own_rules()?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
@@ -136,11 +136,11 @@ fn a_forwarded_packet_says_where_it_came_in() -> Result<()> {
     Ok(())
 }
 
-/// A control group that goes with it.
+/// A control group that is removed at the end.
 struct ControlGroup(PathBuf);
 
 impl ControlGroup {
-    /// One of this name, wherever control groups are.
+    /// Creates one of this name in the mounted hierarchy.
     fn named(name: &str) -> Result<Self> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
         let mounted = mounts.lines().find(|line| line.contains(" - cgroup2 "));
@@ -151,7 +151,7 @@ impl ControlGroup {
         Ok(Self(path))
     }
 
-    /// Has a ping leak out of it, which is caught.
+    /// Sends pings from the group that leak and are redirected.
     fn leaks(&self, fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
         let script = "echo $$ > \"$1/cgroup.procs\"; \
                       exec ip netns exec $2 ping -6 -n -q -c 3 -i 0.2 -W 1 -I $3 $4";
@@ -196,7 +196,8 @@ fn a_service_is_named() -> Result<()> {
     Ok(())
 }
 
-/// Whoever may make control groups chooses their names: those steer no terminal, and turn no text round.
+/// Users who can create control groups choose their names. Control characters in a name must not reach the
+/// terminal, and bidirectional controls must not reorder text.
 #[test]
 fn a_name_that_steers_terminals_is_text() -> Result<()> {
     const STEERS: [char; 5] = ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{2066}'];
@@ -215,7 +216,7 @@ fn a_name_that_steers_terminals_is_text() -> Result<()> {
     let group = ControlGroup::named(&unit)?;
     group.leaks(&fixture, address)?;
 
-    // JSON says what it is, by its escapes.
+    // JSON contains the exact name, with escapes.
     told(&fixture, "the leak is told", |alert| alert["unit"] == *unit)?;
     let mut texts = vec![daemon.log()];
     for command in [
@@ -245,8 +246,8 @@ fn a_name_that_steers_terminals_is_text() -> Result<()> {
     Ok(())
 }
 
-/// A published port: the container's reply gets the tunnel's address when its route is chosen already. The cure
-/// leads it right.
+/// A published port: NAT gives the container's reply the tunnel's address only after the route was selected.
+/// The fix leads the reply into the tunnel.
 #[test]
 fn what_nat_makes_of_a_reply() -> Result<()> {
     const CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd0c, 0, 0, 0, 0, 0, 2);
@@ -310,7 +311,7 @@ fn what_nat_makes_of_a_reply() -> Result<()> {
     fixture.ensure_nothing_lost()
 }
 
-/// A socket without an address gets that of a tunnel where the uplink has none.
+/// If the uplink has no global address, the kernel gives an unbound socket the address of a tunnel.
 #[test]
 fn an_address_that_the_kernel_chose() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -14,7 +14,7 @@ use crate::fixture::Fixture;
 
 const COUNT: u64 = 10;
 
-/// Waits until so many more datagrams came to the outside's discard port, and not one besides.
+/// Waits until exactly this number of datagrams has reached the discard port outside.
 fn arrive(fixture: &Fixture, before: u64, count: u64) -> Result<()> {
     let limit = Duration::from_secs(5);
     let seen = || Ok(fixture.discarded() - before);
@@ -30,7 +30,7 @@ fn by_the_other_tunnel(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;
     let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan);
-    // A route to where the rules would never send it: foreign rules that come before ours.
+    // Foreign rules before the daemon's rules lead the packets into the other tunnel.
     for (mark, table) in [(1, 201), (2, 200)] {
         let rule = format!("ip -6 rule add fwmark {mark} lookup {table} priority 100");
         fixture.host().sh(&rule)?;
@@ -80,13 +80,14 @@ fn in_fragments(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;
     let [tunnel, _] = fixture.lab.tunnels();
-    // Not bound to the uplink: for such a socket the kernel would not learn the path's MTU.
+    // The socket is not bound to the uplink, because the kernel would not learn the path MTU for it.
     fixture
         .host()
         .sh("ip -6 rule add fwmark 6 lookup main priority 100")?;
     let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Mark(6))?;
     leak::allow_fragments(&socket)?;
-    // Cut for the uplink's MTU the first ones are too long; the host is told, and cuts anew.
+    // The first fragments fit the uplink's MTU, but are too long. The host gets an error and makes smaller
+    // fragments.
     let before = fixture.discarded();
     wait::until(
         "a datagram in fragments arrives",
@@ -118,7 +119,7 @@ fn in_fragments(flavour: Flavour, hook: Hook) -> Result<()> {
 
 variants!(with_a_vlan_tag: tun_vlan(Tun, Auto), veth_vlan(Veth, Auto), tun_vlan_clsact(Tun, Clsact));
 
-/// Packet sockets put the tag inside the frame, as some drivers do.
+/// Packet sockets put the tag into the frame itself, as some drivers do.
 fn with_a_vlan_tag(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;

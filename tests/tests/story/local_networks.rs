@@ -13,12 +13,12 @@ use sixxs_tests::wait;
 use crate::fixture::Fixture;
 
 const CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd0c, 0, 0, 0, 0, 0, 2);
-/// The peer of a VPN, to which a route of its own leads.
+/// The peer of a VPN, with its own route.
 const PEER: &str = "fd00:99::5";
 const COUNT: u64 = 5;
 
-/// A lab whose host has a network of containers. They live in the ISP's namespace, from where another
-/// interface leads to the host; `extra` are lines at the top of the configuration.
+/// A lab whose host has a network of containers. The containers are in the ISP's namespace, which has another
+/// interface to the host. `extra` are lines at the top of the configuration.
 fn with_containers(extra: &str) -> Result<Fixture> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
@@ -54,7 +54,7 @@ fn explained(fixture: &Fixture, to: &str) -> Result<String> {
     Ok(fixture.program.run(&["explain", &source, to])?.stdout)
 }
 
-/// Waits until the rules for a destination are there, or are not.
+/// Waits until rules for a destination exist, or do not.
 fn is_direct(fixture: &Fixture, to: &str, wanted: bool) -> Result<()> {
     let words = format!("to {to} lookup main");
     let rules = || fixture.own_rules();
@@ -78,11 +78,11 @@ fn they_are_direct() -> Result<()> {
         .program
         .status_until("all is well", |status| status.healthy)?;
 
-    // A route to a peer comes, and goes with its interface.
+    // A route to a peer is added, and disappears with its interface.
     let host = fixture.host();
     host.sh(&format!("ip -6 route add {PEER}/128 dev ctr0"))?;
     is_direct(&fixture, PEER, true)?;
-    // One of a routing daemon is about networks of others.
+    // A route of a routing daemon leads to remote networks, not to a local one.
     host.sh("ip -6 route add fd00:bbbb::/64 dev ctr0 protocol bird")?;
     host.sh("ip link set ctr0 down")?;
     is_direct(&fixture, PEER, false)?;
@@ -107,7 +107,7 @@ fn an_exit_is_no_local_network() -> Result<()> {
     let fixture = with_containers("")?;
     let daemon = fixture.start()?;
     is_direct(&fixture, "fd00:d0c::/64", true)?;
-    // A client on the uplink's own wire gets its answers through the tunnel.
+    // A client on the uplink's own link gets its replies through the tunnel.
     let wire = fixture
         .host()
         .sh("ip -6 route show dev net0 proto kernel")?;

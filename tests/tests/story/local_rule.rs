@@ -55,7 +55,7 @@ fn moved(extra: &str) -> Result<()> {
     let plan = fixture.program.run(&["plan"])?;
     assert_eq!((plan.code, plan.stdout.as_str()), (0, ""));
 
-    // One that somebody takes away is put back.
+    // Deleted rules for the local table are restored.
     let before = fixture.own_rules()?;
     fixture.delete_own_rules()?;
     let rules = || fixture.own_rules();
@@ -64,7 +64,7 @@ fn moved(extra: &str) -> Result<()> {
         rules.lines().count() == before.lines().count()
     })?;
 
-    // Where the local table comes first again, ours goes.
+    // When the local table comes first again, the daemon removes its own rule for it.
     host.sh("ip -6 rule add from all lookup local priority 0")?;
     has_local_rules(&fixture, false)?;
     assert_eq!(fixture.own_rules()?, own);
@@ -81,7 +81,7 @@ fn moved(extra: &str) -> Result<()> {
     Ok(())
 }
 
-/// Between addresses of the host, and from a LAN whose addresses are a tunnel's.
+/// Pings between addresses of the host, and from a LAN with addresses of a tunnel.
 fn packets_arrive(fixture: &Fixture) -> Result<()> {
     let host = fixture.host();
     let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.address);
@@ -99,7 +99,7 @@ fn packets_arrive(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Without them packets to an address of this host are lost.
+/// Without these rules, packets to an address of this host are lost.
 fn they_are_needed(fixture: &Fixture) -> Result<()> {
     let host = fixture.host();
     let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.address);

@@ -12,13 +12,13 @@ use sixxs_tests::program::Hook;
 
 use crate::fixture::Fixture;
 
-/// What the first broker routes to the host. The second one's prefix has both LANs.
+/// The prefix that the first broker routes to the host. The second broker's prefix contains both LANs.
 const PREFIX: &str = "2001:db8:aa::/48";
 /// The LAN host in the first prefix.
 const LAN0: &str = "2001:db8:aa:1::2";
-/// In the prefixes, and nowhere on this host.
+/// Addresses in the prefixes that do not exist.
 const HOLES: [&str; 2] = ["2001:db8:aa:9::9", "2001:db8:bb:9::9"];
-/// Packets of each sender.
+/// Number of packets of each sender.
 const COUNT: u64 = 10;
 
 variants!(a_packet_leaves_once_at_most:
@@ -38,7 +38,8 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     let daemon = fixture.start()?;
     let [lan1, lan2] = fixture.lab.lans()?;
 
-    // A LAN of the first tunnel and one of the second: by this host, not round by the brokers.
+    // This host forwards directly between a LAN of the first tunnel and one of the second, without the
+    // brokers.
     for (from, source, to) in [
         (lan1, LAN0, LAN2.to_string()),
         (lan2, &LAN2.to_string(), LAN0.to_owned()),
@@ -46,7 +47,8 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         assert_eq!(answered(from, source, &to)?, COUNT, "{source} to {to}");
     }
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
-    // What is nowhere, own prefix or another tunnel's: an error, and nothing leaves.
+    // Addresses that do not exist, in the own prefix or in another tunnel's: the sender gets an error, and
+    // nothing leaves.
     for hole in HOLES {
         for source in [LAN0, &LAN1.to_string()] {
             let told = refused(lan1, source, hole)?;
@@ -59,7 +61,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
     fixture.ensure_nothing_lost()?;
 
-    // Somebody outside says that he is the other tunnel's address: what is behind this host gets it, and
+    // A host outside forges the address of the other tunnel. Hosts behind this host receive its packets, and
     // nothing leaves.
     for (tunnel, to) in [
         (0, LAN1.to_string()),
@@ -77,7 +79,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(loops(&fixture)?, [0, 0], "routes came first");
     assert_eq!(explained(&fixture)?, "refused");
 
-    // A route of somebody's leads them into a tunnel: the program drops them.
+    // A foreign route leads these packets into a tunnel: the program drops them.
     for (tunnel, plan) in TUNNELS.iter().enumerate() {
         let before = came(&fixture)?;
         let gateway = match flavour {
@@ -110,7 +112,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
     assert_eq!(fixture.lab.filtered()?, COUNT);
 
-    // With everything in place again the outside is answered as ever.
+    // With everything in place again, pings from outside are answered.
     let daemon = fixture.start()?;
     assert_eq!(
         fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?,
@@ -149,7 +151,7 @@ fn forged(spec: Spec) -> Result<()> {
             assert_eq!(came(&fixture)?[1] - before[1], COUNT, "for {to}");
         }
     }
-    // Nor does a hole lead round by its own broker.
+    // A packet for a hole does not go to its own broker either.
     assert!(refused(
         &fixture.lab.lans()?[0],
         &LAN1.to_string(),
@@ -213,7 +215,7 @@ fn answered(from: &Namespace, source: &str, to: &str) -> Result<u64> {
     Ok(pings.answered)
 }
 
-/// Whether a ping that nobody answers is told so.
+/// Whether an unanswered ping gets an error.
 fn refused(from: &Namespace, source: &str, to: &str) -> Result<bool> {
     let mut ping = from.command("ping");
     ping.args(["-6", "-n", "-c", "1", "-W", "1", "-I", source, to]);
@@ -224,24 +226,24 @@ fn refused(from: &Namespace, source: &str, to: &str) -> Result<bool> {
     Ok(told.contains("nreachable") || told.contains("No route"))
 }
 
-/// Has somebody outside send as if he were a tunnel's address.
+/// Sends packets from outside with a tunnel's address as their source.
 fn forge(fixture: &Fixture, tunnel: usize, to: &str) -> Result<()> {
     let (outside, source) = (fixture.lab.outside(), TUNNELS[tunnel].address);
     outside.ip(&format!("address add {source}/128 dev lo nodad\n"))?;
-    // What answers there may be go to who has the address.
+    // Replies, if any, go to the owner of the address.
     let pings = Ping::new(to.parse()?, COUNT).source(source).run(outside)?;
     assert_eq!(pings.sent, COUNT);
     outside.ip(&format!("address delete {source}/128 dev lo\n"))
 }
 
-/// Packets that came by each tunnel.
+/// Number of packets that arrived through each tunnel.
 fn came(fixture: &Fixture) -> Result<[u64; 2]> {
     let [first, second] = fixture.lab.tunnels();
     let to_host = |tunnel: &sixxs_tests::lab::Tunnel| tunnel.broker_counters()?.get("to_host");
     Ok([to_host(first)?, to_host(second)?])
 }
 
-/// Packets that the program dropped at each tunnel since they would have come back.
+/// Number of packets that the program dropped at each tunnel, because they would have come back.
 fn loops(fixture: &Fixture) -> Result<[u64; 2]> {
     let (_, mut values) = fixture.program.json(&["counters"])?;
     let value = values.pop().context("sixxs counters printed nothing")?;
@@ -253,7 +255,7 @@ fn loops(fixture: &Fixture) -> Result<[u64; 2]> {
     Ok(TUNNELS.each_ref().map(|tunnel| of(tunnel.interface)))
 }
 
-/// What `sixxs explain` says of a packet for a hole.
+/// The outcome that `sixxs explain` reports for a packet to a hole.
 fn explained(fixture: &Fixture) -> Result<String> {
     let source = TUNNELS[0].address.to_string();
     let (_, mut values) = fixture.program.json(&["explain", &source, HOLES[1]])?;

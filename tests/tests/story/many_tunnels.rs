@@ -12,11 +12,11 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// Besides the lab's two.
+/// Number of tunnels besides the lab's two.
 const MORE: u8 = 198;
-/// On a machine that is busy with other tests.
+/// Limit on a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(60);
-/// One by one it would take at least twice as long.
+/// Limit for `down`. One by one the tunnels would take at least twice as long.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 const RESIDENT_KIB: u64 = 60 * 1024;
 
@@ -26,7 +26,7 @@ fn two_hundred() -> Result<()> {
         extra_tunnels: MORE,
         ..Spec::native([Kind::Ayiya; 2])
     };
-    // Each is a connect to the broker, and all of them at once are more than it would take.
+    // Each tunnel is a connect to the broker. All of them at once exceed the default limit.
     let fixture = Fixture::of(spec, Hook::Auto, "[connect_limit]\nconnects = 1000\n")?;
     let daemon = fixture.start()?;
     let up = wait::until(
@@ -40,7 +40,7 @@ fn two_hundred() -> Result<()> {
     for tunnel in fixture.lab.extra_tunnels().step_by(20) {
         let ping = || probe::ping(fixture.lab.outside(), tunnel.address(), 3);
         let what = format!("{} answers", tunnel.interface());
-        // The broker may not have had its first packet yet.
+        // The broker may not have received its first packet yet.
         wait::until(&what, LIMIT, ping, probe::Pings::all_answered)?;
     }
     fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
@@ -49,7 +49,7 @@ fn two_hundred() -> Result<()> {
     assert!(resident <= RESIDENT_KIB, "{resident} KiB resident");
     assert_eq!(daemon.stop_within(LIMIT)?, 0);
 
-    // They are found again, and go together: for one alone the kernel takes 20 ms and more.
+    // They are found again, and deleted together: the kernel takes at least 20 ms to delete a single one.
     let daemon = fixture.start()?;
     wait::until(
         "every tunnel is whole again",

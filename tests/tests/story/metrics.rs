@@ -58,7 +58,6 @@ fn page(host: &Namespace) -> Result<String> {
     Ok(body)
 }
 
-/// The value of a sample.
 fn value(page: &str, sample: &str) -> Result<f64> {
     let line = page
         .lines()
@@ -137,7 +136,7 @@ fn everything_is_told() -> Result<()> {
     ] {
         assert_eq!(value(&text, sample)?, expected, "{sample}");
     }
-    // Of two replies within a tick of the kernel's clock one is timed.
+    // If two replies arrive within one tick of the kernel's clock, only one is timed.
     let timed = value(
         &text,
         "sixxs_tunnel_reply_duration_seconds_count{tunnel=\"sixxs0\"}",
@@ -159,7 +158,7 @@ fn everything_is_told() -> Result<()> {
     let into = "sixxs_interface_bytes_total{interface=\"sixxs0\",direction=\"in\"}";
     assert!(value(&text, into)? > 1e6, "{text}");
 
-    // The same on the control socket, for those who may look.
+    // The control socket serves the same metrics to users who may read.
     let control = UnixStream::connect(fixture.lab.paths().run().join("control.sock"))?;
     let (head, body) = ask(control, "GET /v1/metrics")?;
     assert!(head.contains("application/openmetrics-text"), "{head}");
@@ -171,7 +170,7 @@ fn everything_is_told() -> Result<()> {
     Ok(())
 }
 
-/// The real Prometheus reads the page, and rules and dashboard ask for nothing that is not in it.
+/// The real Prometheus reads the metrics. Rules and dashboard query only existing metrics.
 fn prometheus_takes(page: &str) -> Result<()> {
     let checks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/check");
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("monitoring");
@@ -183,7 +182,7 @@ fn prometheus_takes(page: &str) -> Result<()> {
     if Command::new("npm").arg("--version").output().is_err() {
         check.arg("--without-grafana-types");
     }
-    // It ends by itself, each part in its own time.
+    // The check needs no limit: each part of it has its own.
     let checked = check.output().context("run python3")?;
     let [printed, said] = [&checked.stdout, &checked.stderr].map(|o| String::from_utf8_lossy(o));
     ensure!(checked.status.success(), "{printed}{said}");
@@ -210,10 +209,10 @@ fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
         );
         assert!(!body.contains("sixxs0"), "{request}: {body}");
     }
-    // Many that say nothing, and one that says too much.
+    // Many idle connections, and one with a request that is too long.
     let idle: Vec<_> = (0..60).map(|_| connect(host)).collect::<Result<_>>()?;
     let mut boaster = connect(host)?;
-    // It may be cut off in the middle.
+    // The daemon may close it in the middle.
     let _cut = boaster.write_all(&vec![b'x'; 4 << 20]);
     assert!(fixture.program.status()?.healthy);
     let began = Instant::now();
@@ -225,7 +224,7 @@ fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
     );
     drop(idle);
 
-    // Elsewhere, and nowhere, as the configuration says.
+    // The configuration disables the listener, moves it to an unusable address, and restores it.
     fixture.lab.write_config(&fixture.lab.config(""))?;
     fixture.program.ok(&["reload"])?;
     assert!(connect(host).is_err());
@@ -247,7 +246,8 @@ fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
     Ok(())
 }
 
-/// A page of somebody's cannot have a browser here read the metrics by a name that leads here.
+/// DNS rebinding: a foreign web page cannot make a browser read the metrics by a name that resolves to this
+/// host.
 #[test]
 fn foreign_names_are_refused() -> Result<()> {
     let config = |names: &str| format!("metrics = \"{AT}\"\n{names}");

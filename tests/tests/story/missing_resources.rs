@@ -1,5 +1,5 @@
-//! Missing resources: a read-only bpffs, a foreign map at the path of ours, full directories. The message
-//! names the resource, and everything that does not need it works.
+//! Missing resources: a read-only bpffs, a foreign map in place of the daemon's own, full directories. The
+//! message names the resource, and everything that does not need it works.
 
 use std::fs;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::fixture::Fixture;
 
 const EGRESS: &str = "sixxs_egress";
 
-/// Packets that leak are put into the tunnel, and none gets to the provider.
+/// Sends leaks, and expects that they are redirected into the tunnel and that the ISP drops none.
 fn leaks_are_caught(fixture: &Fixture) -> Result<()> {
     let address = TUNNELS[0].address;
     let [before, _] = fixture.reached_brokers()?;
@@ -29,7 +29,7 @@ fn leaks_are_caught(fixture: &Fixture) -> Result<()> {
     fixture.ensure_nothing_lost()
 }
 
-/// What doctor finds about pins that is not good.
+/// The doctor's finding on pins, if it is not `good`.
 fn finding(fixture: &Fixture) -> Result<Option<Value>> {
     let (_, report) = fixture.program.json(&["doctor"])?;
     let findings = report[0]["findings"].as_array().context("findings")?;
@@ -62,7 +62,7 @@ fn a_bpffs_that_is_read_only(_: Flavour, hook: Hook) -> Result<()> {
         fixture.ensure_outside_answered(tunnel)?;
     }
     leaks_are_caught(&fixture)?;
-    // doctor says the same, and its fix works.
+    // The doctor reports the same problem, and its fix works.
     let found = finding(&fixture)?.context("doctor finds nothing")?;
     let detail = found["detail"].as_str().context("a detail")?;
     ensure!(
@@ -77,7 +77,7 @@ fn a_bpffs_that_is_read_only(_: Flavour, hook: Hook) -> Result<()> {
     ensure!(finding(&fixture)?.is_none());
     let status = fixture.program.status()?;
     ensure!(status.healthy && status.problems.is_empty(), "{status:#?}");
-    // While it runs: what is taken away is attached again all the same.
+    // A bpffs that becomes read-only while the daemon runs: a detached program is still attached again.
     fixture.host().sh(&format!("mount -o remount,ro {shown}"))?;
     if hook == Hook::Auto && sixxs_tests::kernel::has_tcx()? {
         let at = || bpf::tcx_named(fixture.host(), UPLINK, false, EGRESS);
@@ -110,7 +110,7 @@ fn a_bpffs_that_is_read_only(_: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Programs of an earlier run, which pinned them, sit there already.
+/// The bpffs becomes read-only after an earlier run pinned its programs.
 #[test]
 fn a_bpffs_that_became_read_only() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -122,7 +122,7 @@ fn a_bpffs_that_became_read_only() -> Result<()> {
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     leaks_are_caught(&fixture)?;
-    // Not two of them.
+    // The program is attached only once.
     let programs = bpf::tcx_named(fixture.host(), UPLINK, false, EGRESS)?;
     if sixxs_tests::kernel::has_tcx()? {
         ensure!(programs.len() == 1, "{programs:?}");
@@ -131,7 +131,7 @@ fn a_bpffs_that_became_read_only() -> Result<()> {
     Ok(())
 }
 
-/// Somebody else's map has the place of ours: it is moved out of the way.
+/// A foreign map in place of the daemon's own is moved to another directory.
 #[test]
 fn a_foreign_map() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -156,7 +156,7 @@ fn a_foreign_map() -> Result<()> {
     Ok(())
 }
 
-/// A pin directory that is none.
+/// A file in place of the pin directory.
 #[test]
 fn a_file_in_the_place_of_the_pins() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -172,8 +172,8 @@ fn a_file_in_the_place_of_the_pins() -> Result<()> {
     Ok(())
 }
 
-/// A run directory and one for names of tables that are full: rules, routes and programs are in place, and
-/// nothing half-written is left.
+/// The run directory and the directory for table names are full. Rules, routes and programs are in place, and
+/// no half-written file is left.
 #[test]
 fn directories_that_are_full() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -196,7 +196,7 @@ fn directories_that_are_full() -> Result<()> {
     ensure!(daemon.stop()? == 0);
     fixture.program.ok(&["down"])?;
 
-    // Not even room for a socket, or a lock.
+    // No space even for a socket or a lock.
     let shown = run.display();
     fixture.host().sh(&format!("umount {shown}"))?;
     fixture
@@ -207,7 +207,7 @@ fn directories_that_are_full() -> Result<()> {
     ensure!(!fixture.own_rules()?.is_empty());
     let log = daemon.log();
     ensure!(log.contains("no command reaches this daemon"), "{log}");
-    // With room, it listens after a while.
+    // With space again, it listens after a while.
     fixture
         .host()
         .sh(&format!("mount -o remount,nr_inodes=100 {shown}"))?;

@@ -37,7 +37,7 @@ fn every_reply_takes_its_tunnel(kinds: [Kind; 2]) -> Result<()> {
     for (tunnel, kind) in status.tunnels.iter().zip(kinds) {
         assert!(tunnel.is_whole(), "{tunnel:#?}");
         assert_eq!(tunnel.kind, kind.name());
-        // Of the kernel as it is now: for the program it has loaded what it has.
+        // The check comes after the start, when the daemon has loaded the module if the kernel has it.
         let in_kernel = kind != Kind::Ayiya && kernel::has_sit();
         let carrier = if in_kernel { "sit" } else { "tun" };
         assert_eq!(tunnel.carrier.as_deref(), Some(carrier), "{tunnel:#?}");

@@ -17,9 +17,9 @@ use sixxs_tests::wait;
 use crate::fixture::{Fixture, mixed_config};
 
 const KINDS: [Kind; 2] = [Kind::Ayiya, Kind::Heartbeat];
-/// So many connects that the ledger is in nobody's way.
+/// The connect limit is high enough not to matter.
 const NO_LIMIT: &str = "[connect_limit]\nconnects = 1000\n";
-/// A daemon that reads what it is sent to its end has grown by as much.
+/// A daemon that buffered all received data would grow by this amount.
 const FLOOD_BYTES: u64 = 64 << 20;
 
 #[test]
@@ -68,7 +68,7 @@ fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
     Ok(())
 }
 
-/// What is wrong at the server, and the words by which status says it.
+/// A fault at the server, and the text with which status reports it.
 struct Wrong {
     make: fn(&Tic) -> Result<()>,
     words: &'static str,
@@ -121,7 +121,7 @@ const WRONGS: &[Wrong] = &[
         },
         "s behind the server's",
     ),
-    // All of 2000::/3 would be led into the tunnel.
+    // A prefix length of 3 would lead all of 2000::/3 into the tunnel.
     wrong(
         |tic| first_tunnel(tic, |tunnel| tunnel.prefix_length = 3),
         "\"3\" instead of a length of 64 to 128 bits",
@@ -171,7 +171,7 @@ fn right(tic: &Tic) -> Result<()> {
     tic.show(Certificate::Right)
 }
 
-/// The first tunnel is an account's, the second one needs no account.
+/// The first tunnel is defined by an account, the second one by the configuration.
 fn mixed(extra: &str, instead: impl Fn(String) -> String) -> Result<Fixture> {
     let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
     let config = instead(mixed_config(&fixture.lab, extra)?);
@@ -189,7 +189,7 @@ fn first_state(fixture: &Fixture, state: &str, words: &str) -> Result<Status> {
     })
 }
 
-/// Pings by the second tunnel for a while: all are answered, and the server is left alone meanwhile.
+/// All pings through the second tunnel are answered, and the server gets no connect meanwhile.
 fn the_other_goes_on_and_nobody_asks(fixture: &Fixture, count: u64) -> Result<()> {
     fixture.wait_for_addresses()?;
     let tic = fixture.lab.tic()?;
@@ -233,7 +233,7 @@ fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
     fixture.program.ok(&["restart", "--refresh", name])?;
     first_state(&fixture, "failed", "Connection refused")?;
     tic.start()?;
-    // Nor is it asked again for as long as anybody would care to watch.
+    // The server gets no connect during a longer time either.
     the_other_goes_on_and_nobody_asks(&fixture, 200)?;
     let grown = daemon.resident_kib()?.saturating_sub(before);
     assert!(grown < 4096, "the daemon has grown by {grown} KiB");
@@ -255,7 +255,7 @@ fn a_server_that_stalls_is_given_up() -> Result<()> {
     fixture
         .program
         .status_until("the other is up", |status| status.tunnels[1].is_whole())?;
-    // All of ten seconds.
+    // Pings during eight of the ten seconds.
     the_other_goes_on_and_nobody_asks(&fixture, 800)?;
     let status = first_state(&fixture, "failed", "user name: no answer within 10s")?;
     assert!(status.tunnels[1].is_whole(), "{status:#?}");
@@ -283,7 +283,7 @@ fn any_certificate_is_taken_when_nobody_wants_it_checked() -> Result<()> {
     Ok(())
 }
 
-/// Somebody else has connected too often from this address. The times are shorter than in life.
+/// Other clients have connected too often from this address. The times are shorter than in practice.
 #[test]
 fn a_lockout_is_waited_out() -> Result<()> {
     let limit = "[connect_limit]\nseconds = 4\nlockout_seconds = 4\n";
@@ -313,7 +313,7 @@ fn a_lockout_is_waited_out() -> Result<()> {
     assert!(until.is_some_and(|until| until.ends_with('Z')));
     assert_eq!(tic.connects().len(), 4);
 
-    // A restart, of the tunnel or of everything, changes nothing.
+    // A restart of the tunnel or of the daemon changes nothing.
     fixture.program.ok(&["restart", "--refresh", name])?;
     first_state(&fixture, "locked_out", "connecting too often")?;
     let daemon = again(&fixture, daemon)?;
@@ -336,7 +336,8 @@ fn again(fixture: &Fixture, daemon: Daemon) -> Result<Daemon> {
     fixture.start()
 }
 
-/// What `sixxs-wait-online.service` does, for two seconds at most: whether it waits for so long.
+/// Runs the script of `sixxs-wait-online.service` for at most two seconds. Returns whether it waits until its
+/// limit.
 fn is_waited_for(fixture: &Fixture) -> Result<bool> {
     const UNIT: &str = include_str!("../../../deploy/sixxs-wait-online.service");
     let (_, script) = UNIT
@@ -354,7 +355,8 @@ fn is_waited_for(fixture: &Fixture) -> Result<bool> {
     Ok(left.trim() == "0")
 }
 
-/// At a first boot brokers are asked before there is a network: that passes, and a wrong password does not.
+/// At the first boot, the daemon may query brokers before the network is up. The wait script waits for such
+/// temporary errors, but not for a wrong password.
 #[test]
 fn what_is_tried_again_is_waited_for_at_boot() -> Result<()> {
     let fixture = mixed("", |config| config)?;

@@ -17,7 +17,7 @@ use crate::fixture::Fixture;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Two tunnels of accounts that are up, at a server that may be asked as often as one likes.
+/// Two tunnels with accounts, at a server with a high connect limit.
 fn begin() -> Result<Fixture> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let limit = "[connect_limit]\nconnects = 1000\n";
@@ -31,7 +31,7 @@ fn begin() -> Result<Fixture> {
     Ok(fixture)
 }
 
-/// The broker of the first tunnel gives it another address, and is asked anew.
+/// The broker of the first tunnel provides another address, and the daemon queries it again.
 fn gives(fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
     let [first, _] = TUNNEL_IDS;
     fixture.lab.tic()?.change(|book| {
@@ -83,7 +83,7 @@ fn what_others_have_is_refused() -> Result<()> {
         fixture.ensure_outside_answered(second)?;
     }
 
-    // It is right again.
+    // The broker provides the right address again.
     gives(&fixture, first.plan.address)?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     fixture.ensure_outside_answered(first)?;
@@ -91,7 +91,7 @@ fn what_others_have_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// The host comes to an address that the broker had given away before.
+/// The host gets an address within a prefix that the broker provided earlier.
 #[test]
 fn what_the_host_gets_later_is_taken_back() -> Result<()> {
     let fixture = begin()?;
@@ -128,7 +128,7 @@ fn another_address_is_told() -> Result<()> {
     wait::until("it is told", LIMIT, alerts, |alerts| alerts.contains(&told))?;
     assert_eq!(daemon.stop()?, 0);
 
-    // Also by a daemon that knows the one before from an earlier run.
+    // A daemon that knows the former address from an earlier run reports it too.
     let daemon = fixture.start()?;
     gives(&fixture, plan.address)?;
     let told = format!("the broker gives it {} with", plan.address);
@@ -137,7 +137,7 @@ fn another_address_is_told() -> Result<()> {
     Ok(())
 }
 
-/// Of a tunnel's prefix the main table leads the far end there, and nobody else.
+/// In the main table, only the tunnel's far end is on-link, not the rest of the tunnel's prefix.
 #[test]
 fn only_the_far_end_is_on_the_link() -> Result<()> {
     let fixture = begin()?;
@@ -155,7 +155,7 @@ fn only_the_far_end_is_on_the_link() -> Result<()> {
             routes.len() == 1 && routes[0].starts_with(&far),
             "{routes:#?}"
         );
-        // By whatever address the host likes.
+        // With the source address that the host selects.
         host.sh(&format!("ping -6 -n -q -c 1 -W 5 {}", plan.peer))?;
     }
     assert_eq!(daemon.stop()?, 0);

@@ -18,11 +18,11 @@ use sixxs_tests::program::{Daemon, Hook};
 
 use crate::fixture::{Fixture, alone};
 
-/// Of every kind.
+/// Number of datagrams of each kind of attack.
 const EACH: usize = 10_000;
-/// Of those with up to 64 KiB.
+/// Number of datagrams with up to 64 KiB.
 const LARGE: usize = 300;
-/// Somebody on the way.
+/// An attacker on the path.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 
 fn start(kinds: [Kind; 2]) -> Result<(Fixture, Daemon)> {
@@ -30,14 +30,14 @@ fn start(kinds: [Kind; 2]) -> Result<(Fixture, Daemon)> {
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in fixture.lab.tunnels() {
-        // The packets that come out of the device are counted: only those of this test.
+        // The test counts packets from the device, so the broker sends no pings of its own.
         tunnel.broker()?.ping_every(Duration::from_secs(3600));
         fixture.ensure_outside_answered(tunnel)?;
     }
     Ok((fixture, daemon))
 }
 
-/// Packets that came out of a device of the host.
+/// Number of packets that arrived from a device of the host.
 fn arrived(fixture: &Fixture, tunnel: &Tunnel) -> Result<u64> {
     let name = tunnel.plan.interface;
     let shown = fixture
@@ -48,7 +48,7 @@ fn arrived(fixture: &Fixture, tunnel: &Tunnel) -> Result<u64> {
     packets.with_context(|| format!("no packets: {shown:#}"))
 }
 
-/// Attacks a tunnel while the outside pings by it: what comes out are the pings.
+/// Attacks a tunnel while pings from outside pass through it. Only the pings may arrive.
 fn stands(
     fixture: &Fixture,
     daemon: &Daemon,
@@ -66,7 +66,7 @@ fn stands(
     ensure!(pings.sent > 20 && pings.all_answered(), "{pings:?}");
     ensure!(grown < 1024, "the daemon has grown by {grown} KiB");
     let status = fixture.program.status()?;
-    // The kernel's own tunnel device counts packets before they are looked at.
+    // The kernel's tunnel device (`sit`) counts packets before it checks them.
     let is_tun = status.tunnel(tunnel.plan.interface).carrier.as_deref() == Some("tun");
     let came = arrived(fixture, tunnel)? - before;
     ensure!(came == pings.sent || !is_tun, "{came} packets of {pings:?}");
@@ -94,7 +94,7 @@ fn ayiya_stands_what_is_wrong() -> Result<()> {
         .with_context(|| format!("{attack:?}"))?;
     }
     assert_eq!(fixture.host_discarded(), 0);
-    // They were told apart, and counted; a burst may have been too much for the socket.
+    // The daemon counts them by reason. A burst may have overflowed the socket buffer.
     let status = fixture.program.status()?;
     let refused = &status.tunnel(tunnel.plan.interface).refused;
     for reason in [
@@ -108,7 +108,7 @@ fn ayiya_stands_what_is_wrong() -> Result<()> {
         let count = refused.get(reason).copied().unwrap_or_default();
         assert!(count > EACH as u64 / 4, "{reason}: {refused:?}");
     }
-    // And the packet is one that would be taken.
+    // With a correct signature the same packet is accepted.
     pop.inject(
         address,
         Source::Own,
@@ -125,7 +125,7 @@ fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
     let (fixture, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
     let [tunnel, _] = fixture.lab.tunnels();
     let (pop, address) = (tunnel.broker()?, tunnel.plan.address);
-    // Recorded on the way to us, and from us: reflected as they are.
+    // Datagrams recorded in both directions, and sent to the host unchanged.
     pop.record(EACH);
     for size in [50, 600, 1200] {
         let answered = probe::udp_echo(fixture.lab.outside(), address, 300, size, true)?;
@@ -143,7 +143,7 @@ fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
         })
         .with_context(|| format!("recorded, from the client: {received}"))?;
     }
-    // From another address even what is right is none of ours.
+    // Valid datagrams from another address are rejected as well.
     let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
     let forger = pop.forger(address, 8)?;
     let stranger = Source::Other(SocketAddrV4::new(STRANGER, PORT));

@@ -11,7 +11,7 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// A lab whose first tunnel is AYIYA, with this line for its broker.
+/// A lab whose first tunnel is AYIYA, with this line as the address of its broker.
 fn with_remote(remote: &str) -> Result<Fixture> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
     let config = fixture.lab.config("");
@@ -38,14 +38,14 @@ fn over_ipv6() -> Result<()> {
     Ok(())
 }
 
-/// The name is looked up again when the broker does not answer.
+/// The name is resolved again when the broker does not answer.
 #[test]
 fn a_name_that_moves() -> Result<()> {
     let fixture = with_remote("remote = \"pop.example\"")?;
     let hosts = fixture.lab.paths().config().with_file_name("hosts");
-    // Somebody who knows nothing of this tunnel.
+    // The address of a broker that does not have this tunnel.
     fs::write(&hosts, "198.51.100.2 pop.example\n")?;
-    // With a file of names of its own: in a mount namespace, where it is the system's.
+    // The daemon has its own /etc/hosts, in a mount namespace.
     let script = format!(
         "mount --bind {} /etc/hosts && exec {} run",
         hosts.display(),

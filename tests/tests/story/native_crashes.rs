@@ -11,10 +11,10 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// Connects to one broker in a minute.
+/// Limit of connects to one broker per minute.
 const MOST: u64 = 3;
 
-/// With what the broker said forgotten each time: the worst that a crash could do.
+/// After every second crash the parameters from the broker are deleted too, as in the worst crash.
 #[test]
 fn ten_deaths_are_three_connects() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
@@ -25,7 +25,7 @@ fn ten_deaths_are_three_connects() -> Result<()> {
     let kept = lab.paths().state().join("tic");
     for round in 0..10 {
         let daemon = fixture.start()?;
-        // At some point of its work, a different one each time.
+        // Each round kills the daemon at a different stage of its work.
         let until = tic.connects().len() + round % 3;
         let seen = || Ok(tic.connects().len());
         let brief = Duration::from_millis(100 + 20 * round as u64);
@@ -42,7 +42,7 @@ fn ten_deaths_are_three_connects() -> Result<()> {
     );
     for (tunnel, kind) in lab.tunnels().iter().zip(kinds) {
         let counts = tunnel.broker()?.counts();
-        // Each set-up begins with some beats, and for AYIYA from another port.
+        // Each session set-up starts with several heartbeats, and for AYIYA from another port.
         let burst = if kind == Kind::Ayiya { 3 } else { 2 };
         assert!(counts.beats <= MOST * burst, "{kind:?}: {counts:?}");
         assert!(counts.endpoint_changes < MOST, "{kind:?}: {counts:?}");
@@ -50,8 +50,8 @@ fn ten_deaths_are_three_connects() -> Result<()> {
     Ok(())
 }
 
-/// With it kept: the server is asked once for each tunnel, and the tunnels' brokers hear of one start,
-/// whatever happens after.
+/// With the saved parameters, the server gets one query for each tunnel, and the PoPs observe only one start,
+/// however many crashes follow.
 #[test]
 fn ten_deaths_with_a_memory() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
@@ -67,7 +67,7 @@ fn ten_deaths_with_a_memory() -> Result<()> {
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     assert_eq!(lab.tic()?.connects().len(), 2);
-    // For the PoPs it was one run: the beats of one start, from one port.
+    // The PoPs observed one run: the heartbeats of one start, from one port.
     for tunnel in lab.tunnels() {
         let counts = tunnel.broker()?.counts();
         assert!(counts.beats <= 3, "{counts:?}");
@@ -77,7 +77,7 @@ fn ten_deaths_with_a_memory() -> Result<()> {
     Ok(())
 }
 
-/// The time that is told does not change while one waits for it.
+/// The reported time does not change during the wait.
 #[test]
 fn until_when_there_is_no_connect_is_told() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;

@@ -13,7 +13,7 @@ use crate::fixture::Fixture;
 #[test]
 fn it_is_put_right() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
-    // Every device made anew is a set-up.
+    // Each new device needs a session set-up.
     let limit = "[connect_limit]\nconnects = 100\n";
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, limit)?;
     let daemon = fixture.start()?;
@@ -58,7 +58,7 @@ fn it_is_put_right() -> Result<()> {
     Ok(())
 }
 
-/// Renamed, it is not ours any more: another one takes its place.
+/// After a rename, the device no longer belongs to the daemon: a new one replaces it.
 #[test]
 fn renamed_it_is_made_anew() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
@@ -70,7 +70,7 @@ fn renamed_it_is_made_anew() -> Result<()> {
         let before = fixture.program.status()?.tunnel(name).ifindex;
         let steal =
             format!("link set {name} down\nlink set {name} name stolen\nlink set stolen up\n");
-        // The daemon may have it up again before it is renamed, which the kernel then refuses.
+        // The daemon may set the device up again before the rename, which the kernel then refuses.
         let limit = Duration::from_secs(5);
         wait::until(
             "it is stolen",

@@ -42,14 +42,14 @@ fn loss_order_and_repeats() -> Result<()> {
         let lost = after.lost - before.lost;
         assert!(lost > 0 && after.duplicated > before.duplicated && after.reordered > 0);
         let distinct = received.len() as u64;
-        // Of what was lost some may be TCP's, which repeats itself on a busy machine.
+        // Some of the lost packets may belong to TCP, which retransmits on a busy machine.
         let expected = DATAGRAMS - lost..=DATAGRAMS;
         assert!(
             expected.contains(&distinct),
             "{}: {distinct} of {expected:?}",
             kind.name()
         );
-        // 6in4 has nothing to tell a repeat by: that is for those inside.
+        // 6in4 cannot detect duplicates: that is left to the inner protocols.
         if kind == Kind::Ayiya {
             let twice: Vec<_> = received.iter().filter(|(_, count)| **count > 1).collect();
             assert!(twice.is_empty(), "{twice:?}");
@@ -62,9 +62,9 @@ fn loss_order_and_repeats() -> Result<()> {
     Ok(())
 }
 
-/// Sends numbered datagrams through a tunnel to the host; returns how often each one came.
+/// Sends numbered datagrams through a tunnel to the host. Returns how many times each one arrived.
 fn numbered(lab: &Lab, tunnel: &Tunnel) -> Result<BTreeMap<u64, u32>> {
-    /// In a row, before the other end gets time to read them.
+    /// Number of datagrams that are sent before the receiver reads.
     const BURST: u64 = 30;
     let address = tunnel.plan.address;
     let open = |at| move || UdpSocket::bind(SocketAddrV6::new(at, 0, 0, 0)).context("open");
@@ -92,7 +92,7 @@ fn numbered(lab: &Lab, tunnel: &Tunnel) -> Result<BTreeMap<u64, u32>> {
     for number in 0..DATAGRAMS {
         from.send(&number.to_be_bytes())?;
         if number % BURST == BURST - 1 {
-            // The last of them may be lost.
+            // The last datagrams may be lost.
             take(Duration::from_millis(15), number)?;
         }
     }

@@ -13,7 +13,7 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// A line of names and a line of numbers, for each protocol.
+/// Reads a counter. For each protocol, the table has a line of names and a line of numbers.
 fn counted(table: &str, name: &str) -> Result<u64> {
     let mut lines = table.lines().zip(table.lines().skip(1));
     let found = lines.find_map(|(names, numbers)| {
@@ -23,7 +23,7 @@ fn counted(table: &str, name: &str) -> Result<u64> {
     found.with_context(|| format!("{name} in {table}"))
 }
 
-/// Outer packets that the host cut into fragments.
+/// Number of outer packets that the host fragmented.
 fn cut(fixture: &Fixture) -> Result<u64> {
     counted(&fixture.host().sh("cat /proc/net/snmp")?, "FragCreates")
 }
@@ -37,7 +37,7 @@ fn told_too_big(fixture: &Fixture) -> Result<u64> {
     Ok(number.context("Icmp6InPktTooBigs")?.parse()?)
 }
 
-/// Pings of 1420 bytes until one is answered, after which the host knows what fits.
+/// Sends pings of 1420 bytes until one is answered. The host has then learned the path MTU.
 fn learns(fixture: &Fixture, tunnel: &Tunnel, mtu: u32) -> Result<()> {
     let source = tunnel.plan.address;
     let ping = || {
@@ -59,7 +59,7 @@ fn learns(fixture: &Fixture, tunnel: &Tunnel, mtu: u32) -> Result<()> {
     Ok(())
 }
 
-/// Towards the brokers only, which do not say what they cannot send.
+/// Only the path towards the brokers is narrow, because they do not report packets that are too big.
 fn narrows(fixture: &Fixture, mtu: u32) -> Result<()> {
     let route = format!("route replace 0.0.0.0/0 via inet6 fe80::1 dev core mtu {mtu}\n");
     fixture.lab.isp().ip(&route)
@@ -99,7 +99,7 @@ fn who_sends_too_much_is_told() -> Result<()> {
     }
     assert_eq!(cut(&fixture)?, 0, "outer packets were cut");
 
-    // Less than IPv6 needs: what it needs goes in fragments.
+    // Less than the minimum MTU of IPv6: packets of 1280 bytes are fragmented.
     narrows(&fixture, 1200)?;
     for tunnel in tunnels {
         fixture.forget_path_mtu()?;
@@ -115,7 +115,8 @@ fn who_sends_too_much_is_told() -> Result<()> {
     Ok(())
 }
 
-/// The datagrams of an AYIYA tunnel are longer than its packets by 72 bytes: what IPv6 needs may not fit.
+/// The datagrams of an AYIYA tunnel are 72 bytes longer than its packets, so packets of IPv6's minimum MTU
+/// may not fit.
 #[test]
 fn ayiya_goes_in_fragments() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];

@@ -10,10 +10,10 @@ use sixxs_tests::program::{Daemon, Hook};
 
 use crate::fixture::Fixture;
 
-/// What a restart may cost: packets of this time.
+/// Limit for the gap of one restart: packets of this duration may be lost.
 const GAP: Duration = Duration::from_millis(50);
 
-/// Between pings.
+/// The interval between pings.
 const INTERVAL: Duration = Duration::from_millis(1);
 
 #[test]
@@ -27,7 +27,7 @@ fn nobody_notices() -> Result<()> {
     let before = fixture.program.status()?;
     let connects = lab.tic()?.connects().len();
     let rules = fixture.own_rules()?;
-    // The burst of beats at the start is over.
+    // Wait for the end of the burst of heartbeats at the start.
     std::thread::sleep(Duration::from_secs(3));
     let streams = lab.tunnels().each_ref().map(|tunnel| {
         let address = tunnel.plan.address;
@@ -58,7 +58,6 @@ fn nobody_notices() -> Result<()> {
             INTERVAL * lost <= GAP * u32::try_from(ends.len())?,
             "{name}: {pings:?}"
         );
-        // The device is the same one.
         assert_eq!(after.tunnel(name).ifindex, before.tunnel(name).ifindex);
         let echo = after.tunnel(name).echo;
         assert!(echo.requests_in >= pings.answered, "{echo:?} {pings:?}");
@@ -69,7 +68,7 @@ fn nobody_notices() -> Result<()> {
     fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
 
-    // Stopped by order they are gone, and with them what was kept of the way.
+    // `down` removes the devices and the saved sessions.
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     fixture.program.ok(&["down"])?;
@@ -89,7 +88,7 @@ fn stopped(daemon: Daemon) -> Result<()> {
     Ok(())
 }
 
-/// Something that each broker counted.
+/// A counter of each broker.
 fn counts(
     fixture: &Fixture,
     what: impl Fn(&sixxs_tests::broker::counts::Counts) -> u64,
@@ -100,7 +99,7 @@ fn counts(
         .collect()
 }
 
-/// A device that somebody else made, and one of ours for a tunnel that is wanted no more.
+/// A foreign device, and a device of the daemon for a tunnel that was removed from the configuration.
 #[test]
 fn only_our_own_are_taken_over() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
@@ -108,7 +107,7 @@ fn only_our_own_are_taken_over() -> Result<()> {
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
-    // Both devices are there still, and one is somebody else's now.
+    // Both devices still exist, and the alias marks the first one as foreign.
     fixture.host().ip("link set sixxs0 alias mine\n")?;
     let daemon = fixture.start()?;
     let status = fixture
@@ -133,7 +132,7 @@ fn only_our_own_are_taken_over() -> Result<()> {
     Ok(())
 }
 
-/// A tunnel that works is not taken down for a restart that has to wait for its broker.
+/// A working tunnel is not stopped for a restart if no connect to its broker is left.
 #[test]
 fn without_a_connect_it_is_not_restarted() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
@@ -150,7 +149,7 @@ fn without_a_connect_it_is_not_restarted() -> Result<()> {
         first.plan.address,
         Duration::from_millis(10),
     )?;
-    // Neither alone nor with another one, which needs none.
+    // The restart is refused for this tunnel alone, and with another one that needs no connect.
     for names in [&[name][..], &[other, name], &[]] {
         let refused = fixture.program.run(&[&["restart"], names].concat())?;
         ensure!(refused.code == 1, "{refused:#?}");
@@ -171,7 +170,7 @@ fn without_a_connect_it_is_not_restarted() -> Result<()> {
     fixture.program.ok(&["restart", other])?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
 
-    // Whoever wants it all the same gets it.
+    // An explicit stop and start is still possible.
     fixture.program.ok(&["stop", name])?;
     fixture.program.ok(&["start", name])?;
     fixture

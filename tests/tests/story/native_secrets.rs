@@ -15,7 +15,7 @@ use crate::fixture::{Fixture, mixed_config};
 
 const KINDS: [Kind; 2] = [Kind::Ayiya, Kind::Heartbeat];
 
-/// What nobody may see: passwords, and what stands for them.
+/// Texts that must not appear: passwords and their hashes.
 fn secrets() -> Vec<String> {
     let passwords = TUNNEL_PASSWORDS.into_iter().chain([PASSWORD]);
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -39,7 +39,7 @@ fn nothing_shows_a_password() -> Result<()> {
     for tunnel in lab.tunnels() {
         fixture.ensure_outside_answered(tunnel)?;
     }
-    // A server that says everything again that it was told.
+    // The server repeats the password in its reply.
     let tic = lab.tic()?;
     let echo = format!("400 I know you by {PASSWORD}");
     tic.misbehave(Stage::Authenticate, Fault::Say(echo));
@@ -71,7 +71,7 @@ fn nothing_shows_a_password() -> Result<()> {
             assert!(!text.contains(&secret), "{where_} has {secret}: {text}");
         }
     }
-    // What is kept of it is for nobody else.
+    // Other users cannot read the saved parameters.
     let kept = lab.paths().state().join("tic").join(format!("{name}.toml"));
     let mode = kept.metadata()?.permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");

@@ -16,7 +16,7 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-/// More happens here in a minute than in a year of a host's life.
+/// This test causes more connects in a minute than a real host in a year.
 const NO_LIMIT: &str = "[connect_limit]\nconnects = 1000\n";
 const SOON: Duration = Duration::from_secs(5);
 
@@ -36,7 +36,7 @@ fn endpoint(pop: &Pop) -> Result<Option<IpAddr>> {
     Ok(pop.first()?.endpoint.map(|endpoint| endpoint.ip()))
 }
 
-/// How long after `since` the broker knows that the client is there.
+/// Waits until the broker knows the client at this address. Returns the time since `since`.
 fn is_known_at(pop: &Pop, address: Ipv4Addr, since: Instant) -> Result<Duration> {
     let what = format!("the broker knows {address}");
     wait::until(
@@ -48,7 +48,7 @@ fn is_known_at(pop: &Pop, address: Ipv4Addr, since: Instant) -> Result<Duration>
     Ok(since.elapsed())
 }
 
-/// How long after `since` the outside is answered again.
+/// Waits until a ping from outside is answered. Returns the time since `since`.
 fn is_answered(fixture: &Fixture, tunnel: &Tunnel, since: Instant) -> Result<Duration> {
     let address = tunnel.plan.address;
     let what = format!("{address} answers");
@@ -61,7 +61,7 @@ fn is_answered(fixture: &Fixture, tunnel: &Tunnel, since: Instant) -> Result<Dur
     Ok(since.elapsed())
 }
 
-/// A packet of the host's own by a tunnel.
+/// Pings the outside from the host through a tunnel.
 fn host_is_answered(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
     let source = tunnel.plan.address;
     let pings = Ping::new(OUTSIDE, 1).source(source).run(fixture.host())?;
@@ -79,7 +79,7 @@ fn address_translation_that_forgets() -> Result<()> {
     let nat = fixture.lab.nat()?;
     let [ayiya, heartbeat] = fixture.lab.tunnels();
     fixture.ensure_outside_answered(ayiya)?;
-    // Protocol 41 gets through a translation that was opened from inside.
+    // Protocol 41 passes a NAT whose mapping was opened from inside.
     host_is_answered(&fixture, heartbeat)?;
     fixture.ensure_outside_answered(heartbeat)?;
     type Rebind = fn(&Nat) -> Result<()>;
@@ -89,7 +89,7 @@ fn address_translation_that_forgets() -> Result<()> {
         let since = Instant::now();
         let took = is_answered(&fixture, ayiya, since)?;
         println!("new {what}, without a packet of ours: answered after {took:?}");
-        // A beat, and with it the new mapping.
+        // The next heartbeat makes the new mapping.
         assert!(took < Duration::from_secs(2), "{took:?}");
         assert_eq!(endpoint(ayiya.broker()?)?, Some(IpAddr::V4(nat.address())));
         rebind(nat)?;
@@ -159,7 +159,7 @@ fn the_route_moves_and_the_line_drops() -> Result<()> {
     let spec = Spec::native([Kind::Ayiya, Kind::Heartbeat]);
     let (fixture, daemon) = start(spec, 60)?;
     let host = fixture.host();
-    // Another address to leave by, the old one still being there.
+    // The host gets another source address, and keeps the old one.
     let other = Ipv4Addr::new(192, 0, 2, 33);
     host.ip(&format!(
         "address add {other}/24 dev {UPLINK}\n\
@@ -184,7 +184,7 @@ fn the_route_moves_and_the_line_drops() -> Result<()> {
                 tunnel.state == "connecting" && reason.contains("no route to the broker")
             })
         })?;
-    // As a network manager does: the line, addresses that went with it, and routes.
+    // A network manager sets the link up, and restores the lost addresses and routes.
     host.ip(&format!(
         "link set {UPLINK} up\n\
          address replace {HOST}/64 dev {UPLINK} nodad\n\
@@ -215,10 +215,10 @@ fn brokers_that_restart() -> Result<()> {
         fixture.ensure_outside_answered(tunnel)?;
         pop.stop();
         let source = tunnel.plan.address;
-        // Whatever comes back, port or protocol unreachable, is no reason to give up.
+        // ICMP errors, port or protocol unreachable, do not end the tunnel.
         let lost = Ping::new(OUTSIDE, 20).source(source).run(fixture.host())?;
         assert_eq!(lost.answered, 0);
-        // The kernel's own tunnel device keeps it to itself.
+        // The kernel's tunnel device (`sit`) does not report these errors.
         if kind == Kind::Heartbeat && status.tunnel(name).carrier.as_deref() == Some("tun") {
             fixture.program.status_until("it is refused", |status| {
                 let tunnel = status.tunnel(name);
@@ -230,7 +230,7 @@ fn brokers_that_restart() -> Result<()> {
         let since = Instant::now();
         let took = is_answered(&fixture, tunnel, since)?;
         println!("{name}: answered {took:?} after its broker came back");
-        // One interval of beats.
+        // One interval of heartbeats.
         assert!(took < Duration::from_secs(3), "{took:?}");
         fixture.wait_until_up().with_context(|| daemon.log())?;
         fixture.ensure_outside_answered(tunnel)?;
@@ -239,7 +239,7 @@ fn brokers_that_restart() -> Result<()> {
     Ok(())
 }
 
-/// A registered address: there is nobody to tell of another one.
+/// The broker knows only the registered address. 6in4 cannot report another one.
 #[test]
 fn six_in_four_has_to_be_known() -> Result<()> {
     let spec = Spec {
@@ -269,7 +269,7 @@ fn six_in_four_has_to_be_known() -> Result<()> {
     Ok(())
 }
 
-/// A broker that is not there at the start is said to be silent, and is taken up when it comes.
+/// Status reports that a broker does not answer at the start. When it starts to answer, the tunnel comes up.
 #[test]
 fn a_broker_that_comes_late() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;

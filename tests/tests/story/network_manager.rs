@@ -59,8 +59,8 @@ fn our_tunnel_too() -> Result<()> {
     })?;
     scenario.end(0)?;
 
-    // What it took on it takes apart when told to set it up anew: the address is its business then,
-    // and all routes out of the interface went with it, of which ours is put back.
+    // When NetworkManager sets up an adopted interface again, it also manages the address. All routes of the
+    // interface are lost at that time, and the daemon restores its own.
     let daemon = fixture.start()?;
     let routes = fixture.own_routes()?;
     manager.nmcli(&["device", "reapply", name])?;

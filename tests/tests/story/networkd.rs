@@ -11,16 +11,16 @@ use sixxs_tests::program::Hook;
 use crate::fixture::Fixture;
 use crate::manager_scenario::Scenario;
 
-/// Of pings while the uplink has no default route either: not only rules are missing then, but
-/// anything to fall back on. Ten times what a repair takes, for a machine that is busy.
+/// Limit of lost pings while the uplink has no default route either: then no fallback route exists. It is ten
+/// times the duration of a repair, for a busy machine.
 const MOST_LOST: u64 = 10;
 
 variants!(before_us: tun(Tun, Auto), veth(Veth, Auto));
 
-/// It manages the uplink, since before us: started anew, reloaded, and told to set up another
-/// interface. Not a ping is lost.
+/// It manages the uplink before the daemon starts. It is restarted, reloaded, and sets up another interface.
+/// No ping is lost.
 fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
-    // Another interface would be a local network: what is compared here is ours alone.
+    // Another interface would add rules for its local network, but the test compares the rules.
     let extra = "direct_connected = false\n";
     let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
     let files = [("10-uplink.network", networkd::uplink())];
@@ -33,7 +33,7 @@ fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
             networkd.stop()?;
             networkd.start(&[UPLINK])
         })?;
-        // Each tunnel's rule, and the route of its table that has no interface.
+        // The rule of each tunnel, and the route without an interface in its table.
         ensure!(corrections >= 4, "{corrections} corrections");
     }
     let (_, alerts) = fixture.program.json(&["alerts"])?;
@@ -68,7 +68,7 @@ fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
 
 variants!(the_uplink_itself: tun_uplink(Tun, Auto), veth_uplink(Veth, Auto));
 
-/// It takes the uplink over, and is told to set it up anew: for some 15 ms there is no default route.
+/// It takes over the uplink and sets it up again: for some 15 ms there is no default route.
 fn the_uplink_itself(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let files = [("10-uplink.network", networkd::uplink())];
@@ -112,7 +112,7 @@ fn our_tunnel_too(flavour: Flavour, hook: Hook) -> Result<()> {
     scenario.end(MOST_LOST)
 }
 
-/// With the two settings that have it leave alone what others made.
+/// With the two settings that keep foreign rules and routes.
 #[test]
 fn settings_for_peace() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

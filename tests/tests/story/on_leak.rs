@@ -56,8 +56,8 @@ fn observe_observes(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// From each tunnel's address: leaks of a socket bound to the uplink with the daemon alive, then
-/// of replies to pings with the daemon dead and no rules, none of which is answered.
+/// Sends leaks from each tunnel's address: first from a socket bound to the uplink while the daemon runs,
+/// then replies to pings without daemon and rules. None of the pings is answered.
 fn leak_under(flavour: Flavour, hook: Hook, extra: &str) -> Result<Fixture> {
     let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
     let daemon = fixture.start()?;

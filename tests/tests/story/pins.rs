@@ -18,7 +18,7 @@ use crate::fixture::Fixture;
 
 const EGRESS: &str = "sixxs_egress";
 
-/// Two hosts whose pins are in the directory of the first.
+/// Two hosts that share the pin directory of the first.
 fn two(hook: Hook) -> Result<[Fixture; 2]> {
     let first = Fixture::new(Flavour::Tun, hook)?;
     let mut second = Fixture::new(Flavour::Tun, hook)?;
@@ -27,7 +27,7 @@ fn two(hook: Hook) -> Result<[Fixture; 2]> {
     Ok([first, second])
 }
 
-/// Sends packets that leak, and sees that all of them are put into the tunnel.
+/// Sends leaks, and expects that all of them are redirected into the tunnel.
 fn leaks_are_caught(fixture: &Fixture) -> Result<()> {
     let [tunnel, _] = fixture.lab.tunnels();
     let leaked = || fixture.program.status();
@@ -39,7 +39,7 @@ fn leaks_are_caught(fixture: &Fixture) -> Result<()> {
     fixture.ensure_nothing_lost()
 }
 
-/// What is pinned below a directory, in its order.
+/// All pins below a directory, sorted.
 fn listed(directory: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     if directory.exists() {
@@ -57,8 +57,8 @@ fn listed(directory: &Path) -> Result<Vec<String>> {
 
 variants!(two_daemons_share_a_directory: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 
-/// Two daemons in two network namespaces with one pin directory: each keeps what is its own, while they run,
-/// when one is killed, and when one is taken away.
+/// Two daemons in two network namespaces share a pin directory. Each keeps its own pins while both run, when
+/// the other one is killed, and when `down` removes the other one.
 fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
     let [first, second] = two(hook)?;
     let shared = first.lab.paths().pins();
@@ -82,13 +82,13 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
         let status = fixture.program.status()?;
         ensure!(status.healthy && status.corrections == 0, "{status:#?}");
     }
-    // One that dies leaves the other alone, and its own programs at work.
+    // When one daemon dies, the other is not affected, and the programs of the dead one still work.
     there.kill()?;
     leaks_are_caught(&first)?;
     second.delete_own_rules()?;
     second.ensure_outside_answered(&second.lab.tunnels()[0])?;
     second.ensure_nothing_lost()?;
-    // It comes back to its own, and is taken away without a trace.
+    // The restarted daemon takes over its own pins. `down` removes them completely.
     let there = second.start()?;
     leaks_are_caught(&second)?;
     ensure!(second.pins_in(&shared)?.exists());
@@ -99,7 +99,7 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
     leaks_are_caught(&first)?;
     ensure!(first.program.status()?.corrections == 0);
     ensure!(here.stop()? == 0);
-    // The last one takes the directory along.
+    // The last `down` also removes the directory.
     first.program.ok(&["down"])?;
     ensure!(!shared.exists());
     Ok(())
@@ -107,14 +107,14 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
 
 variants!(pins_without_a_namespace: tun_old(Tun, Auto), tun_clsact_old(Tun, Clsact));
 
-/// Earlier versions pinned without the namespace. Whose pins they are is told by where their programs are
-/// attached: another namespace's are left alone, whoever comes first.
+/// Earlier versions pinned without the namespace. The attached programs show the owner of such pins: pins of
+/// another namespace stay, in any order of start.
 fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     let [first, second] = two(hook)?;
     let shared = first.lab.paths().pins();
     ensure!(first.start()?.stop()? == 0);
     first.ensure_outside_answered(&first.lab.tunnels()[0])?;
-    // As an earlier version left them.
+    // The pins as an earlier version left them.
     let old = shared.join("v3");
     fs::rename(first.version()?, &old)?;
     let left = listed(&old)?;
@@ -138,7 +138,7 @@ fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     second.program.ok(&["down"])?;
     ensure!(listed(&old)? == left);
     ensure!(bpf::tcx(first.host(), UPLINK, false)? == programs);
-    // Those whose they are take them over, with what they counted.
+    // The daemon of their own namespace takes them over, with their counters.
     let daemon = first.start()?;
     ensure!(!old.exists(), "{:?} {}", listed(&old)?, daemon.log());
     let status = first.program.status()?;
@@ -148,7 +148,7 @@ fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     );
     leaks_are_caught(&first)?;
     ensure!(daemon.stop()? == 0);
-    // And take them away.
+    // `down` removes them too.
     fs::rename(first.version()?, &old)?;
     first.program.ok(&["down"])?;
     ensure!(!shared.exists());
@@ -156,9 +156,9 @@ fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Pins that were taken away come back links first: a daemon that is killed in between leaves every program
-/// attached. The order is that of the inodes' numbers, which the kernel gives out by processor: where the daemon was
-/// moved to another one meanwhile they say nothing, which is rare.
+/// Removed pins are restored links first: if the daemon is killed in between, every program stays attached.
+/// The order of the inode numbers shows it. The kernel assigns them by processor, so they show nothing if the
+/// daemon moved to another processor meanwhile, which is rare.
 #[test]
 fn links_are_pinned_before_maps() -> Result<()> {
     if !kernel::has_tcx()? {
@@ -194,8 +194,8 @@ fn links_are_pinned_before_maps() -> Result<()> {
     fixture.ensure_nothing_lost()
 }
 
-/// Somebody empties the maps by their pins, and pins other things in the places of ours. Nothing tells of it:
-/// the round of every 30 s puts it right, and says so.
+/// Other software empties the maps through their pins, and replaces pins by foreign objects. The kernel sends
+/// no event for it: the round of every 30 s repairs and reports it.
 #[test]
 fn what_is_pinned_is_read_back() -> Result<()> {
     // With prefixes, whose destinations are direct.
@@ -220,7 +220,7 @@ fn what_is_pinned_is_read_back() -> Result<()> {
     for map in MAPS {
         bpf::wipe(&version.join("maps").join(map))?;
     }
-    // A map of somebody else's, and somebody else's link.
+    // A foreign map and a foreign link.
     let strange = version.join("maps/LEAKS");
     fs::remove_file(&strange)?;
     bpf::pin_array(&strange, false, 1, 0, &[0; 8])?;
@@ -257,7 +257,7 @@ fn what_is_pinned_is_read_back() -> Result<()> {
         "{status:#?}"
     );
     leaks_are_caught(&fixture)?;
-    // What is pinned now is ours: it is enforced without a daemon.
+    // The pins are the daemon's own again: the programs enforce without a daemon.
     drop((link, program));
     daemon.kill()?;
     fixture.delete_own_rules()?;

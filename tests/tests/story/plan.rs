@@ -53,7 +53,7 @@ fn pasted_into_a_shell(flavour: Flavour, hook: Hook) -> Result<()> {
     by_hand.ensure_nothing_lost()?;
     let plan = by_hand.program.run(&["plan"])?;
     assert_eq!(plan.code, 0, "{plan:#?}");
-    // A daemon that comes later finds nothing to correct.
+    // A daemon that starts later has nothing to correct.
     let daemon = by_hand.start()?;
     let status = by_hand.program.status()?;
     assert!(status.healthy, "{status:#?}");

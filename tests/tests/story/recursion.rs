@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::fixture::Fixture;
 
-/// Pings, all of them unanswered.
+/// Number of pings, all of them unanswered.
 const PINGS: u64 = 10_000;
 
 variants!(plain: tun_plain(Tun, Auto), clsact_plain(Tun, Clsact));
@@ -29,7 +29,7 @@ fn plain(flavour: Flavour, hook: Hook) -> Result<()> {
 
 #[test]
 fn what_cannot_be_read() -> Result<()> {
-    // A ping, five rounds more, and the one by which it is known.
+    // One ping, five recursions of it, and the packet that shows the recursion.
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     alone(&fixture, Style::Scrambled, false, 7)
 }
@@ -44,7 +44,7 @@ fn by_a_connected_socket() -> Result<()> {
     )
 }
 
-/// One tunnel, which would carry itself. Its first ping makes `first` packets at most.
+/// One tunnel, which would carry itself. Its first ping causes at most `first` packets.
 fn alone(fixture: &Fixture, style: Style, connects: bool, first: u64) -> Result<()> {
     let [plan, other] = &TUNNELS;
     let host = fixture.host();
@@ -61,7 +61,7 @@ fn alone(fixture: &Fixture, style: Style, connects: bool, first: u64) -> Result<
     assert!(carried <= first, "{carried} packets for one ping");
     ping(host, plan, PINGS)?;
     let carried = settled(&carrier, PINGS + 1)?;
-    // Two and no more; and hardly any more than one.
+    // At most two for each ping, and on average hardly more than one.
     assert!(
         carried <= PINGS + PINGS / 10,
         "{carried} packets for {PINGS} pings"
@@ -74,10 +74,10 @@ fn alone(fixture: &Fixture, style: Style, connects: bool, first: u64) -> Result<
     assert_eq!(fixture.lab.filtered()?, 0);
     named(fixture, plan)?;
 
-    // Other packets of the same address go through the tunnel, whatever they are.
+    // All other packets of the same address go through the tunnel.
     others(fixture, plan, &carrier)?;
 
-    // With a source of its own the tunnel works, at once.
+    // With another source address for outer packets, the tunnel works at once.
     host.ip(&format!("address add {HOST}/64 dev {UPLINK} nodad\n"))?;
     drop(carrier);
     wait::until(
@@ -98,7 +98,7 @@ fn alone(fixture: &Fixture, style: Style, connects: bool, first: u64) -> Result<
     Ok(())
 }
 
-/// Two tunnels, each of which is carried by the other.
+/// Two tunnels that carry each other.
 #[test]
 fn a_ring_of_two() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -131,7 +131,7 @@ fn a_ring_of_two() -> Result<()> {
     Ok(())
 }
 
-/// An uplink that the host reaches the world by, with no address of its own that anybody could answer.
+/// Leaves the uplink with its default route, but with no address that other hosts could reply to.
 fn link_local_only(fixture: &Fixture) -> Result<()> {
     fixture
         .lab
@@ -157,7 +157,7 @@ fn carry(fixture: &Fixture, plan: &TunnelPlan, style: Style, connects: bool) -> 
     Carrier::start(fixture.host(), plan, style, connects)
 }
 
-/// Sends echo requests, a few at a time: no queue overflows.
+/// Sends echo requests in small groups, so that no queue overflows.
 fn ping(host: &Namespace, plan: &TunnelPlan, count: u64) -> Result<()> {
     let socket = host.run(|| {
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
@@ -177,7 +177,7 @@ fn ping(host: &Namespace, plan: &TunnelPlan, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// How many packets a carrier carried when no more come, which are at least so many.
+/// Waits until a carrier receives no more packets, and at least `least`. Returns their number.
 fn settled(carrier: &Carrier, least: u64) -> Result<u64> {
     let now_and_then = || {
         let now = carrier.carried();
@@ -194,7 +194,7 @@ fn settled(carrier: &Carrier, least: u64) -> Result<u64> {
     Ok(carried)
 }
 
-/// Alert, status, explain and doctor name the tunnel, the endpoint and the cure.
+/// Alert, status, explain and doctor name the tunnel, the endpoint and the fix.
 fn named(fixture: &Fixture, plan: &TunnelPlan) -> Result<()> {
     let endpoint = format!("[{}]:{PORT}", plan.remote6);
     let alerts = wait::until(
@@ -240,8 +240,8 @@ fn named(fixture: &Fixture, plan: &TunnelPlan) -> Result<()> {
     Ok(())
 }
 
-/// A user's packets with the tunnel's address, leaked or not, to the endpoint's address as well: of all
-/// lengths, and a tunnel of the user's.
+/// A user's packets with the tunnel's address, leaked or not, also to the endpoint's address. They have all
+/// lengths, and some belong to a tunnel of the user.
 fn others(fixture: &Fixture, plan: &TunnelPlan, carrier: &Carrier) -> Result<()> {
     let before = carrier.carried();
     let mut sent = 0;
@@ -255,13 +255,13 @@ fn others(fixture: &Fixture, plan: &TunnelPlan, carrier: &Carrier) -> Result<()>
             }
         }
     }
-    // Of a flow whose packets grow like outer packets, and go on to, one is missed.
+    // If the packets of a flow keep growing like recursive outer packets, one of them is lost.
     let flows = 4;
     settled(carrier, before + sent - flows)?;
     Ok(())
 }
 
-/// Packets with the host's address that passed the ISP.
+/// Number of packets with the host's address that passed the ISP.
 fn passed(fixture: &Fixture) -> Result<u64> {
     sixxs_tests::lab::nft::read(fixture.lab.isp())?.get("passed")
 }

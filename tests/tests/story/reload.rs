@@ -19,7 +19,7 @@ fn config(fixture: &Fixture) -> Result<String> {
     Ok(fs::read_to_string(fixture.lab.paths().config())?)
 }
 
-/// Waits until the rules are as wanted.
+/// Waits until the rules match.
 fn rules_until(fixture: &Fixture, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
     let rules = || fixture.own_rules();
     wait::until(what, Duration::from_secs(5), rules, |rules| good(rules))?;
@@ -45,7 +45,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     fixture.program.ok(&["reload"])?;
     let rules = fixture.own_rules()?;
     let of_first = |rules: &str| -> Vec<String> {
-        // It has one more, which leads to the new prefix without a tunnel.
+        // The first tunnel has one more rule: for packets to the new prefix, without a tunnel.
         let own = format!("from {} lookup", first.plan.address);
         let lines = rules.lines().filter(|line| line.contains(&own));
         lines.map(str::to_owned).collect()
@@ -58,7 +58,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     assert!(!rules.contains("lookup 201"), "{rules}");
     fixture.ensure_outside_answered(second)?;
 
-    // What is wanted otherwise was not taken away by anybody.
+    // A changed setting does not count as a correction.
     let (to_its_mtu, of_second) = changed.rsplit_once("mtu = ").context("no mtu")?;
     let (_, after_it) = of_second.split_once('\n').context("no line")?;
     fixture
@@ -81,7 +81,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     let refused = fixture.program.run(&["stop", second.plan.interface])?;
     assert_eq!(refused.code, 1, "{refused:#?}");
 
-    // And with it again, by a signal.
+    // With the second tunnel again, by a signal.
     fixture.lab.write_config(&good)?;
     daemon.signal(Signal::SIGHUP)?;
     rules_until(&fixture, "the rules of the start are back", |rules| {
@@ -89,7 +89,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     })?;
     fixture.ensure_outside_answered(second)?;
 
-    // A file that is wrong.
+    // A wrong file.
     fixture
         .lab
         .write_config(&good.replace("uplinks", "uplink"))?;

@@ -12,7 +12,7 @@ use sixxs_tests::program::{Hook, Printed};
 
 use crate::fixture::Fixture;
 
-/// A broker that nobody can reach.
+/// A broker that cannot be reached.
 const HEARTBEAT: &str = r#"
 [[tunnel]]
 name = "sixxs7"
@@ -50,7 +50,7 @@ fn as_json(fixture: &Fixture, file: &Path) -> Result<Value> {
     values.into_iter().next().context("an answer")
 }
 
-/// All that the program has in the kernel, and what it says of itself.
+/// The host's rules, routes and links.
 fn everything(fixture: &Fixture) -> Result<[String; 3]> {
     let host = fixture.host();
     Ok([
@@ -105,7 +105,7 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
     assert_eq!(printed.code, 2, "{printed:#?}");
     assert!(printed.stderr.contains("other.toml: line"), "{printed:#?}");
 
-    // The first tunnel goes, the second has one more prefix, and a third one comes.
+    // The first tunnel is removed, the second one has one more prefix, and a third one is added.
     let [_, second] = fixture.lab.tunnels();
     let new = format!(
         "rule_priority = 9000\n[[tunnel]]\nname = \"sixxs1\"\nkind = \"interface\"\n{}prefixes = [\"2001:db8:bb::/48\"]\n{HEARTBEAT}",
@@ -137,7 +137,7 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
     assert_eq!(everything(&fixture)?, before, "nothing was changed");
     assert_eq!(fixture.program.status()?.tunnels.len(), 2);
 
-    // What it said comes true.
+    // The reload makes the reported changes.
     fs::copy(&file, fixture.lab.paths().config())?;
     fixture.program.ok(&["reload"])?;
     let rules = fixture.own_rules()?;
@@ -161,7 +161,7 @@ fn what_brokers_said_is_known() -> Result<()> {
         .write_config(&fixture.lab.config_by_aiccu("", true)?)?;
     let address = fixture.lab.tunnels()[0].plan.address;
     let rule = format!("rule add from {address} lookup");
-    // Each has to ask its broker first: what addresses they will have is not known.
+    // Each tunnel needs a request to its broker first: their future addresses are unknown.
     let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.code, 3, "{printed:#?}");
     assert!(printed.stdout.contains(": 2 needed"), "{printed:#?}");

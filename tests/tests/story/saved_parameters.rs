@@ -31,7 +31,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
     let [first, second] = lab.tunnels().each_ref().map(|tunnel| tunnel.plan);
     let source = first.address.to_string();
-    // Nobody was asked yet.
+    // No broker was queried yet.
     assert!(explained(&fixture, &source)?["tunnel"].is_null());
 
     let daemon = fixture.start()?;
@@ -44,7 +44,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
         assert_eq!(own["interface"], plan.interface, "{own:#}");
     }
 
-    // A rule of somebody's leads its packets elsewhere.
+    // A foreign rule leads its packets elsewhere.
     assert_eq!(finding(&fixture, "shadowed")?, None);
     let rule = format!("from {source} lookup main priority 100");
     fixture.host().sh(&format!("ip -6 rule add {rule}"))?;
@@ -54,7 +54,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
     fixture.program.shell(fix)?;
     assert_eq!(finding(&fixture, "shadowed")?, None);
 
-    // Rules that are gone are missed, and what brings them back is printed.
+    // Deleted rules are reported, and `plan` prints the commands that restore them.
     fixture.delete_own_rules()?;
     let without = explained(&fixture, &source)?;
     assert_eq!(without["outcome"], "caught", "{without:#}");
@@ -67,7 +67,7 @@ fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
     fixture.program.shell(&plan.stdout)?;
     assert_eq!(explained(&fixture, &source)?["interface"], first.interface);
 
-    // What was said of another account's tunnel says nothing of this one's.
+    // The saved parameters of another tunnel are not used.
     let conf = lab.paths().aiccu_conf(first.interface);
     let text = std::fs::read_to_string(&conf)?;
     let changed = text.replace("tunnel_id ", "tunnel_id X");

@@ -53,7 +53,7 @@ fn one_screen() -> Result<()> {
     Ok(())
 }
 
-/// Screens that are drawn over each other until ctrl-C, and lines that come as they happen.
+/// `status --watch` redraws the screen until Ctrl-C, and `alerts --follow` prints alerts as they happen.
 #[test]
 fn what_goes_on() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -61,7 +61,7 @@ fn what_goes_on() -> Result<()> {
     let [tunnel, _] = fixture.lab.tunnels();
     let screens = Listener::start(&fixture, &["status", "--watch"])?;
     let alerts = Listener::start(&fixture, &["alerts", "--follow"])?;
-    // A pipe has no cursor to move: one picture after the other.
+    // A pipe has no cursor: the screens follow each other.
     screens.until("two screens", |text| {
         text.starts_with("sixxs0 ") && text.contains(" corrections\n\nsixxs0 ")
     })?;
@@ -85,7 +85,7 @@ fn what_goes_on() -> Result<()> {
     Ok(())
 }
 
-/// On a terminal they are drawn over each other, if it can.
+/// A terminal that supports it shows them in place.
 #[test]
 fn on_terminals() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -103,7 +103,7 @@ fn on_terminals() -> Result<()> {
     Ok(())
 }
 
-/// A command that goes on, and what it has printed.
+/// A command that continues, and its output.
 struct Listener {
     child: Child,
     printed: Arc<Mutex<String>>,
@@ -131,7 +131,7 @@ impl Listener {
         self.printed.lock().expect("no panic before").clone()
     }
 
-    /// Its exit status and what it complained of, once it has ended by itself.
+    /// Waits for its end. Returns its exit status and its errors.
     fn end(mut self) -> Result<(i32, String)> {
         let child = &mut self.child;
         let ended = || Ok(child.try_wait()?.and_then(|status| status.code()));
@@ -175,7 +175,7 @@ fn counters_per_interface() -> Result<()> {
     Ok(())
 }
 
-/// Every global option is also an environment variable; elsewhere the tests use those.
+/// Each global option is also an environment variable. The other tests use the variables.
 #[test]
 fn options_on_the_command_line() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -195,7 +195,7 @@ fn options_on_the_command_line() -> Result<()> {
         .args(["status", "--json"]);
     let printed = finish(&mut command)?;
     assert_eq!(printed.code, 0, "{printed:#?}");
-    // Behind the command they mean the same.
+    // After the command they have the same meaning.
     let mut command = fixture.host().command(fixture.program.binary());
     command
         .env_clear()
@@ -207,7 +207,7 @@ fn options_on_the_command_line() -> Result<()> {
     Ok(())
 }
 
-/// Without `uplinks` in the configuration it is the interface with the default route.
+/// Without `uplinks` in the configuration, the interface with the default route is the uplink.
 #[test]
 fn uplinks_are_found() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

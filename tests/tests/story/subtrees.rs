@@ -34,7 +34,7 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
     assert_eq!(fixture.own_routes()?.lines().count(), 4);
     fixture.ensure_outside_answered(second)?;
 
-    // Somebody takes it all away.
+    // Other software deletes everything.
     fixture.delete_own_rules()?;
     fixture.host().sh("ip -6 route flush table 200")?;
     wait::until(
@@ -56,7 +56,7 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
     Ok(())
 }
 
-/// Ten thousand addresses are in place soon after the start, and soon again after a flush.
+/// Ten thousand addresses are in place soon after the start, and soon after a flush.
 #[test]
 fn ten_thousand_addresses() -> Result<()> {
     let _alone = alone();
@@ -80,7 +80,7 @@ fn ten_thousand_addresses() -> Result<()> {
     let daemon = fixture.start()?;
     let ready = daemon.ready_after().unwrap_or_default();
     println!("ready after {ready:?} with 10,000 addresses");
-    // Twice what is wanted: the machine may have other things to do.
+    // Twice the expected time, for a busy machine.
     ensure!(ready < Duration::from_secs(4), "ready after {ready:?}");
     for tunnel in fixture.lab.tunnels() {
         fixture.ensure_outside_answered(tunnel)?;
@@ -89,7 +89,7 @@ fn ten_thousand_addresses() -> Result<()> {
     println!("resident: {resident} KiB");
     ensure!(resident < 60 * 1024, "resident: {resident} KiB");
 
-    // The daemon repairs while the routes are flushed: iproute2 may find one gone, or go round after round.
+    // The daemon repairs during the flush: iproute2 may fail to find a route, or repeat its rounds.
     let flushed_by_hand = fixture.host().sh("ip -6 route flush table 200");
     println!("flush: {:?}", flushed_by_hand.err());
     let flushed = std::time::Instant::now();
@@ -97,7 +97,7 @@ fn ten_thousand_addresses() -> Result<()> {
         "the routes are back",
         Duration::from_secs(10),
         || fixture.program.status(),
-        // Not all of these addresses are on the interface, so that the whole is not healthy.
+        // Not all of these addresses are on the interface, so the status as a whole is not healthy.
         |status| {
             let mut uplinks = status.uplinks.iter();
             let mut tunnels = status.tunnels.iter();

@@ -1,5 +1,5 @@
-//! Another program removes programs, pins or names of ours (rules and routes have tests of their own).
-//! They are repaired, and the other program is named where the kernel reports it.
+//! Other software removes the daemon's programs, pins or table names (rules and routes have their own tests).
+//! The daemon restores them, and names the process that removed them if the kernel reports it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::fixture::Fixture;
 
 const EGRESS: &str = "sixxs_egress";
 
-/// The links of our program at an interface's way out.
+/// The links of the program at an interface's egress.
 fn links(fixture: &Fixture, interface: &str) -> Result<Vec<bpf::Attached>> {
     bpf::tcx_named(fixture.host(), interface, false, EGRESS)
 }
@@ -37,7 +37,7 @@ fn corrections(fixture: &Fixture, about: &str) -> Result<Vec<Value>> {
     Ok(alerts.into_iter().filter(is_about).collect())
 }
 
-/// Waits for a correction with a culprit.
+/// Waits for a correction that names this process.
 fn corrected_by(fixture: &Fixture, about: &str, by: &str) -> Result<()> {
     let what = format!("a correction about {about:?} names {by}");
     let told = || corrections(fixture, about);
@@ -49,11 +49,12 @@ fn corrected_by(fixture: &Fixture, about: &str, by: &str) -> Result<()> {
     Ok(())
 }
 
-/// Programs taken off an interface are back long before the next resync, one by one and all at once.
+/// Programs that are detached from an interface are restored long before the next resync, one by one and all
+/// at once.
 #[test]
 fn programs_come_back_at_once() -> Result<()> {
     if !sixxs_tests::kernel::has_tcx()? {
-        // There it is a filter, of which the kernel tells.
+        // Without TCX the program is a filter, and the kernel sends an event when it is removed.
         return filters_come_back_at_once();
     }
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -69,7 +70,7 @@ fn programs_come_back_at_once() -> Result<()> {
         let limit = Duration::from_secs(5);
         wait::until("the program is back", limit, back, |links| links.len() == 1)?;
         let took = taken.elapsed();
-        // Far below the 30 s of a resync; how far is the benchmark's affair.
+        // Far below the 30 s of a resync. The benchmark measures the exact time.
         assert!(took < Duration::from_secs(2), "{interface}: {took:?}");
         assert_ne!(links(&fixture, interface)?, [link]);
         fixture
@@ -88,7 +89,7 @@ fn programs_come_back_at_once() -> Result<()> {
     Ok(())
 }
 
-/// The service has no `CAP_SYS_ADMIN`: what is attached is asked without it.
+/// The service runs without `CAP_SYS_ADMIN`: the query for attached programs works without it.
 #[test]
 fn programs_come_back_to_the_service() -> Result<()> {
     if !sixxs_tests::kernel::has_tcx()? {
@@ -118,7 +119,7 @@ fn programs_come_back_to_the_service() -> Result<()> {
     let status = fixture.program.status()?;
     assert!(status.problems.is_empty(), "{status:#?}");
     assert_eq!(daemon.stop()?, 0);
-    // The next one takes them over.
+    // The next daemon takes the programs over.
     assert_eq!(fixture.start()?.stop()?, 0);
     assert_eq!(links(&fixture, UPLINK)?.len(), 1);
     Ok(())
@@ -135,7 +136,7 @@ fn filters_come_back_at_once() -> Result<()> {
     for (command, last) in [
         ("filter del dev net0 egress", None),
         ("qdisc del dev net0 clsact", None),
-        // Somebody else's program in the place of ours: ends the chain there.
+        // A foreign program replaces the daemon's filter. It ends the chain there.
         (another, Some("1,6 0 0 0")),
     ] {
         let taken = Instant::now();
@@ -163,12 +164,13 @@ fn filters_come_back_at_once() -> Result<()> {
     Ok(())
 }
 
-/// A rule's deletion names the process that did it, if that lives long enough to be asked.
+/// The alert names the process that deleted a rule, if that process still runs when the daemon reads its
+/// name.
 #[test]
 fn who_deletes_a_rule_is_named() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    // `ip -batch` waits for its next line: it is still there when it is asked for its name.
+    // `ip -batch` waits for its next line, so it still runs when the daemon reads its name.
     let mut ip = fixture
         .host()
         .command("ip")
@@ -187,15 +189,15 @@ fn who_deletes_a_rule_is_named() -> Result<()> {
     Ok(())
 }
 
-/// All that is pinned below a directory.
+/// All pins below a directory.
 fn pinned(version: &Path) -> BTreeSet<PathBuf> {
     let entries = |directory: &str| fs::read_dir(version.join(directory)).into_iter().flatten();
     let entries = entries("maps").chain(entries("links"));
     entries.flatten().map(|entry| entry.path()).collect()
 }
 
-/// Pins taken away under a living daemon come back, and what they hold is what it was: enforcement
-/// goes on when the daemon dies afterwards.
+/// Pins that are removed under a running daemon are restored with their contents: enforcement continues after
+/// the daemon dies.
 #[test]
 fn pins_come_back() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -206,11 +208,11 @@ fn pins_come_back() -> Result<()> {
     let all = pinned(&version);
     ensure!(all.len() > 10, "{all:?}");
     fs::remove_dir_all(&version).context("take the pins away")?;
-    // Nothing tells of it: any look finds it.
+    // The kernel sends no event for it. Any scan detects it.
     fixture
         .host()
         .sh("ip link add some0 type veth peer name some1")?;
-    // All of them: what is not pinned when the daemon dies goes with it.
+    // Wait for all pins: an object without a pin is freed when the daemon dies.
     let pinned = || Ok(pinned(&version));
     wait::until(
         "the pins are back",
@@ -237,7 +239,7 @@ fn pins_come_back() -> Result<()> {
     Ok(())
 }
 
-/// The names of tables come back, and that is told.
+/// The names of tables are restored, and the correction is reported.
 #[test]
 fn names_of_tables_come_back() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -260,8 +262,8 @@ fn names_of_tables_come_back() -> Result<()> {
     Ok(())
 }
 
-/// An interface that was made and is an uplink a moment later: nothing of ours leaves by it, not
-/// even before its default route is there.
+/// A new interface becomes an uplink soon after it is created. No leak leaves by it, even before its default
+/// route exists.
 #[test]
 fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -291,9 +293,9 @@ fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
         attached,
         |a| *a,
     )?;
-    // It is no uplink yet, and nobody's list shows it as one.
+    // It is not an uplink yet, and status does not list it.
     assert_eq!(fixture.program.status()?.uplinks.len(), 1);
-    // The route, and at once a packet that is bound to the device.
+    // Adds the route, and at once sends a packet that is bound to the device.
     let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Device("wwan0"))?;
     let sent = || -> Result<u64> {
         let links = fixture.host().sh("ip -statistics -json link show wwan0")?;
@@ -312,15 +314,15 @@ fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
     leak::send(&socket, OUTSIDE, 10, 100)?;
     let status = fixture.program.status()?;
     assert_eq!(status.tunnel(tunnel.plan.interface).leaks.redirected, 20);
-    // What else it sends (neighbour discovery, say) is not ours.
+    // The interface also sends packets of the kernel, such as neighbour discovery.
     let after = sent()?;
     assert!(after < before + 10, "{before} {after}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
-/// Maps of another layout, as an upgrade finds them: the programs are replaced where they sit, no
-/// packet is lost, and what was counted goes on.
+/// Maps of another layout, as an upgrade finds them: the programs are replaced in place, no packet is lost,
+/// and the counters continue.
 #[test]
 fn an_upgrade_carries_counters_over() -> Result<()> {
     for hook in [Hook::Auto, Hook::Clsact] {
@@ -362,13 +364,13 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
     Ok(())
 }
 
-/// What programs with another layout had counted goes on, whatever else their maps held: here values of
-/// another size, in other slots.
+/// Counters of programs with another layout continue, even if their maps differ: here the values have another
+/// size, in other slots.
 #[test]
 fn counters_of_another_layout_are_carried_over() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let pins = fixture.pins()?;
-    // The daemon mounts what it pins to.
+    // The daemon mounts the file system for the pins.
     assert_eq!(fixture.start()?.stop()?, 0);
     let [name, other] = TUNNELS.each_ref().map(|plan| plan.interface);
     let before = fixture.start()?;
@@ -380,7 +382,7 @@ fn counters_of_another_layout_are_carried_over() -> Result<()> {
     let mut slot_name = name.as_bytes().to_vec();
     slot_name.resize(16, 0);
     bpf::pin_array(&maps.join("SLOTS"), false, 16, 5, &slot_name)?;
-    // So many on each processor, and behind the counters something that is none.
+    // The value is the same on each processor. The bytes after the counters are not a counter.
     let mut counters = vec![0; sixxs_common::stat::CAPACITY * 8];
     let at = sixxs_common::stat::Stat::InRequests.index() * 8;
     counters[at..at + 8].copy_from_slice(&1000_u64.to_ne_bytes());
@@ -394,7 +396,7 @@ fn counters_of_another_layout_are_carried_over() -> Result<()> {
     assert_eq!(status.tunnel(other).echo.requests_in, 0);
     assert!(!pins.join("v1").exists());
     assert_eq!(daemon.stop()?, 0);
-    // Once, and for all.
+    // They are carried over only once.
     let daemon = fixture.start()?;
     let again = fixture.program.status()?.tunnel(name).echo.requests_in;
     assert_eq!(again - own, carried);

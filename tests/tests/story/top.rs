@@ -11,13 +11,13 @@ use sixxs_tests::terminal::tmux::{PROMPT, Tmux};
 
 use crate::fixture::Fixture;
 
-/// `sixxs top` in a terminal of this size, when it shows something.
+/// Starts `sixxs top` in a terminal of this size, and waits for its first screen.
 fn begin(fixture: &Fixture, size: (u16, u16), environment: &[&str]) -> Result<Tmux> {
     let binary = fixture.program.binary().display().to_string();
     begin_as(&binary, fixture, size, environment)
 }
 
-/// The same by this command line.
+/// The same with this command line.
 fn begin_as(
     command: &str,
     fixture: &Fixture,
@@ -42,7 +42,7 @@ fn end(tmux: &Tmux) -> Result<()> {
     Ok(())
 }
 
-/// The line about an interface, in words.
+/// The words of an interface's line.
 fn row(screen: &str, name: &str) -> Vec<String> {
     let row = screen.lines().find_map(|line| {
         let words = line.trim_start_matches(['▸', '>']).split_whitespace();
@@ -61,7 +61,7 @@ fn names(screen: &str) -> Vec<&str> {
     words.filter(tunnel).take(2).collect()
 }
 
-/// The tour: at each of these sizes what there is room for.
+/// Each of these sizes shows as much as fits.
 #[test]
 fn at_several_sizes() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -111,7 +111,7 @@ fn keys_and_sizes_that_change() -> Result<()> {
     fixture.wait_until_up()?;
     let tmux = begin(&fixture, (80, 24), &[])?;
 
-    // Order: by name, and the other way round.
+    // Order: by name, then reversed.
     tmux.key("s")?;
     let screen = tmux.until("sorted", |screen| screen.contains("sort:name"))?;
     assert_eq!(names(&screen), ["sixxs0", "sixxs1"], "{screen}");
@@ -119,7 +119,7 @@ fn keys_and_sizes_that_change() -> Result<()> {
     let screen = tmux.until("reversed", |screen| screen.contains("sort:-name"))?;
     assert_eq!(names(&screen), ["sixxs1", "sixxs0"], "{screen}");
 
-    // The selected one stays selected. It is stopped, but only after a yes.
+    // The selection stays on this tunnel. It is stopped only after confirmation.
     tmux.key("Home")?;
     tmux.until("sixxs1 is selected", |screen| screen.contains("▸sixxs1"))?;
     tmux.key("d")?;
@@ -138,18 +138,18 @@ fn keys_and_sizes_that_change() -> Result<()> {
     tmux.key("r")?;
     tmux.until("restarted", |screen| screen.contains("sixxs1 restarted"))?;
 
-    // Another size while it runs.
+    // The terminal changes its size while it runs.
     for size in [(132, 43), (40, 12), (20, 5), (80, 24)] {
         tmux.resize(size)?;
         let fits =
             |screen: &str| screen.lines().count() <= size.1.into() && screen.contains("▸sixxs1");
         tmux.until("drawn anew", fits)?;
     }
-    // What was said goes with the next key.
+    // The next key clears the message.
     tmux.key("Escape")?;
     tmux.until("whole again", |screen| screen.contains("q quit"))?;
 
-    // Time stands still.
+    // The screen does not change while paused.
     tmux.key("p")?;
     tmux.until("paused", |screen| screen.contains("PAUSED"))?;
     tmux.key("p")?;
@@ -159,15 +159,15 @@ fn keys_and_sizes_that_change() -> Result<()> {
     Ok(())
 }
 
-/// Who may look and not change is told so by the keys that would, and nothing is changed.
+/// Users who may only read get an error for keys that would change something, and nothing changes.
 #[test]
 fn keys_of_who_is_not_root() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
-    // Any group serves to show it.
+    // Any group works for this test.
     let run = fixture.program.command(&["--group", "daemon", "run"]);
     let daemon = fixture.program.start_as(run)?;
     fixture.wait_until_up()?;
-    // A copy that everybody may run, wherever the program was built.
+    // A copy that all users may execute, independent of the build directory.
     let copy = fixture.lab.paths().base().join("sixxs");
     fixture.program.copy_to(&copy)?;
     let member = "setpriv --reuid=65534 --regid=daemon --clear-groups";
@@ -204,7 +204,7 @@ fn leaks_and_their_alerts() -> Result<()> {
     let cause = Cause::Device(UPLINK);
     let socket = leak::udp_socket(fixture.host(), first.plan.address, cause)?;
     leak::send(&socket, OUTSIDE, 7, 100)?;
-    // As often as the screen says what to do, wherever its lines break.
+    // Number of times that the screen shows the fix, wherever its lines break.
     let cures = |screen: &str| {
         let words: Vec<_> = screen.split_whitespace().collect();
         words.join(" ").matches("not to net0").count()
@@ -216,7 +216,7 @@ fn leaks_and_their_alerts() -> Result<()> {
         row(screen, "sixxs0").iter().any(|word| word == "7")
             && row(screen, "net0").iter().any(|word| word == "7")
     })?;
-    // The newest is whole, of others there is the beginning; but for who wants to read.
+    // The newest alert is complete, older ones are shortened. A key shows all of them completely.
     let socket = leak::udp_socket(fixture.host(), second.plan.address, cause)?;
     leak::send(&socket, OUTSIDE, 8, 100)?;
     tmux.until("another one is told", |screen| {
@@ -231,7 +231,7 @@ fn leaks_and_their_alerts() -> Result<()> {
     Ok(())
 }
 
-/// Without colours and beyond ASCII nothing, where that is asked for.
+/// No colours and only ASCII, if the environment requests that.
 #[test]
 fn plain_terminals() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -245,7 +245,7 @@ fn plain_terminals() -> Result<()> {
         let mut sequences = text.split("\x1b[").skip(1);
         sequences.any(|rest| {
             let (numbers, _) = rest.split_once('m').unwrap_or_default();
-            // 39 is the terminal's own.
+            // 39 is the terminal's default colour.
             let mut numbers = numbers.split(';').filter_map(|number| number.parse().ok());
             numbers.any(|number: u32| (31..=37).contains(&number))
         })
@@ -261,7 +261,7 @@ fn plain_terminals() -> Result<()> {
     Ok(())
 }
 
-/// A daemon that goes is told of, and found again.
+/// `top` reports that the daemon is gone, and reconnects to the next one.
 #[test]
 fn daemon_gone_and_back() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -272,7 +272,7 @@ fn daemon_gone_and_back() -> Result<()> {
     tmux.until("it is missed", |screen| {
         screen.contains("DAEMON UNREACHABLE since") && screen.contains("it is not running")
     })?;
-    // What cannot be done is said, and ends nothing.
+    // An impossible action is reported, and `top` continues.
     tmux.key("u")?;
     tmux.until("refused", |screen| {
         screen.contains("start sixxs0: no daemon answers")

@@ -1,4 +1,4 @@
-//! Every way out of `sixxs top` restores the terminal: its modes, its screen, its cursor.
+//! `sixxs top` restores the terminal in all cases: its modes, its screen, its cursor.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ fn begin(fixture: &Fixture) -> Result<Pty> {
     Ok(pty)
 }
 
-/// The modes, and the last sequences.
+/// Expects the former modes, and the final sequences.
 fn is_given_back(pty: &Pty) -> Result<()> {
     assert!(pty.is_as_before()?, "the modes: {:?}", pty.written());
     pty.until("the last written is the screen of before", |written| {
@@ -82,7 +82,7 @@ fn into_the_background_and_back() -> Result<()> {
     Ok(())
 }
 
-/// A connection that breaks: it ends, and says nothing to nobody.
+/// When the connection to the terminal breaks, it ends without an error message.
 #[test]
 fn terminal_gone() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -122,8 +122,8 @@ fn without_terminal_or_daemon() -> Result<()> {
     Ok(())
 }
 
-/// What a slow line has to carry: bytes written in half a minute, with nothing going on, and with
-/// pings and transfers that change all the time in both tunnels.
+/// Load of a slow line: number of bytes written in half a minute, without traffic, and with pings and
+/// changing transfers in both tunnels.
 #[test]
 fn little_is_written() -> Result<()> {
     const LOOK: Duration = Duration::from_secs(30);

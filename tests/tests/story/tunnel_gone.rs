@@ -59,7 +59,7 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
         fixture.ensure_outside_answered(gone)?;
         fixture.ensure_nothing_lost()?;
 
-        // And its leaks are still caught.
+        // Its leaks are still caught.
         fixture.delete_own_rules()?;
         fixture.ensure_outside_answered(gone)?;
         fixture.ensure_nothing_lost()?;
@@ -71,7 +71,7 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// `ip route` lists tables in the order of a hash.
+/// `ip route` lists tables in hash order.
 fn sorted(lines: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = lines.lines().collect();
     lines.sort_unstable();

@@ -10,7 +10,7 @@ use sixxs_tests::program::{Hook, Program};
 
 use crate::fixture::Fixture;
 
-/// The lab's configuration without a word on uplinks.
+/// Writes the lab's configuration without `uplinks`.
 fn find_uplinks(fixture: &Fixture) -> Result<()> {
     let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
     fixture.lab.write_config(&config)?;
@@ -43,7 +43,7 @@ fn a_default_route_with_two_next_hops() -> Result<()> {
     let daemon = fixture.start()?;
     assert_eq!(uplinks(&fixture.program)?, ["net0", "net1"]);
 
-    // An uplink whose route is away for a moment is still one.
+    // An uplink whose default route is missing for a moment is still an uplink.
     fixture.host().sh("ip route del ::/0")?;
     fixture
         .program
@@ -52,8 +52,8 @@ fn a_default_route_with_two_next_hops() -> Result<()> {
     Ok(())
 }
 
-/// An uplink that is found, and was down, is one from its first packet on: whether the daemon saw it
-/// go down, or was started meanwhile.
+/// An uplink that was detected and went down is guarded from its first packet on when it comes up again. The
+/// daemon may have observed that it went down, or may have started meanwhile.
 #[test]
 fn an_uplink_comes_up_again() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -66,13 +66,13 @@ fn an_uplink_comes_up_again() -> Result<()> {
             assert_eq!(daemon.stop()?, 0);
             daemon = fixture.start()?;
         }
-        // When this is put back, the daemon has looked.
+        // The restored rules show that the daemon has completed a scan.
         let before = fixture.program.status()?.corrections;
         fixture.delete_own_rules()?;
         fixture
             .program
             .status_until("it has looked", |status| status.corrections > before)?;
-        // Too slow for what comes.
+        // A stopped daemon cannot react to the next changes.
         daemon.signal(Signal::SIGSTOP)?;
         uplink::raise(fixture.host())?;
         let cause = Cause::Device(UPLINK);
@@ -90,7 +90,7 @@ fn an_uplink_comes_up_again() -> Result<()> {
     Ok(())
 }
 
-/// Ten thousand routes of a router's are no reason to look, nor to wait.
+/// Ten thousand foreign routes cause no scans and no delays.
 #[test]
 fn a_full_routing_table() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -116,7 +116,7 @@ fn a_full_routing_table() -> Result<()> {
         .processor_time()?
         .checked_sub(used)
         .unwrap_or_default();
-    // Twenty thousand changes, of which none is of ours.
+    // Twenty thousand changes, none of which concerns the daemon.
     assert!(used.as_millis() < 500, "{used:?} of processor time");
     let (resident, own) = (daemon.resident_kib()?, daemon.anonymous_kib()?);
     println!("{resident} KiB resident, {own} KiB its own");
@@ -126,7 +126,8 @@ fn a_full_routing_table() -> Result<()> {
     Ok(())
 }
 
-/// A default route of somebody's in a table of ours, in its place or before it, is told and left.
+/// A foreign default route in a table of the daemon, in place of its own route or with a lower metric, is
+/// reported and kept.
 #[test]
 fn a_route_of_others_in_our_table() -> Result<()> {
     for metric in [1024, 100] {
@@ -158,7 +159,7 @@ fn a_route_of_others_in_our_table() -> Result<()> {
     Ok(())
 }
 
-/// What is reached without the tunnel and has no route is reached by nothing: not by the uplink.
+/// A direct destination without a route is unreachable. Its packets do not leave by the uplink.
 #[test]
 fn a_prefix_without_a_lan() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -176,7 +177,7 @@ fn a_prefix_without_a_lan() -> Result<()> {
     Ok(())
 }
 
-/// A link layer that nobody has a name for is told by its number, and by no library's words.
+/// An unnamed link layer is reported by its number, without messages of a library.
 #[test]
 fn a_link_layer_without_a_name() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

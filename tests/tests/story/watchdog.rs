@@ -12,10 +12,10 @@ use sixxs_tests::program::Hook;
 
 use crate::fixture::Fixture;
 
-/// What it has to be told by, twice as often as that.
+/// The watchdog's limit. The daemon sends two notifications in this time.
 const LIMIT: Duration = Duration::from_millis(600);
 
-/// The next word within this time; `None`: there was none.
+/// The next notification within this time, or `None`.
 fn hear(socket: &UnixDatagram, within: Duration) -> Result<Option<String>> {
     socket.set_read_timeout(Some(within))?;
     let mut buffer = [0; 256];
@@ -28,7 +28,7 @@ fn hear(socket: &UnixDatagram, within: Duration) -> Result<Option<String>> {
     }
 }
 
-/// Listens until this was said; other words but `besides` are an error.
+/// Waits for this notification. Others than `besides` are an error.
 fn until(socket: &UnixDatagram, word: &str, besides: &str) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(10) {
@@ -56,7 +56,7 @@ fn systemd_is_told_what_it_wants_to_know() -> Result<()> {
         until(&socket, "WATCHDOG=1", "")?;
     }
 
-    // To read this takes for ever, as a file system may that has gone away.
+    // Reading this file blocks for ever, as on a file system that does not respond.
     let names = fixture.lab.paths().rt_tables().join("sixxs.conf");
     std::fs::remove_file(&names)?;
     mkfifo(&names, Mode::from_bits_truncate(0o600))?;

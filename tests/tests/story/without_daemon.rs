@@ -28,7 +28,7 @@ fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
         filtered += 5;
         assert_eq!(lab.filtered()?, filtered);
 
-        // The requests did arrive through the tunnel; only the replies went astray.
+        // The requests arrived through the tunnel, but the replies left elsewhere.
         let seen = tunnel.broker_counters()?;
         assert_eq!(seen.get("requests_to_host")?, 20);
         assert_eq!(seen.get("to_host")?, 25);
@@ -42,7 +42,7 @@ fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
             limit
         )?);
     }
-    // How often TCP tries again is its own business.
+    // The number of TCP retransmissions is not fixed.
     assert!(lab.filtered()? >= filtered + 2);
     Ok(())
 }

@@ -53,7 +53,7 @@ fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
             "counts were lost"
         );
         assert!(new.leaks.redirected >= 20 + 10, "{:?}", new.leaks);
-        // Over veth the broker may see fewer and longer packets than were sent.
+        // Over veth the broker may receive fewer and longer packets than the host sent.
         if flavour == Flavour::Tun {
             assert!(
                 new.leaks.redirected <= leaked,
@@ -69,7 +69,7 @@ fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
         after.tunnels.iter().map(|t| all(t.leaks)).sum::<u64>()
     );
 
-    // While it runs it repairs rules by itself; what leaks meanwhile arrives all the same.
+    // A running daemon repairs the rules. Packets that leak meanwhile arrive too.
     fixture.delete_own_rules()?;
     let repaired = || fixture.own_rules();
     let limit = Duration::from_secs(5);
@@ -93,7 +93,7 @@ variants!(no_ping_is_lost:
     tun_kill_and_restart(Tun, Auto), veth_kill_and_restart(Veth, Auto),
     tun_clsact_kill_and_restart(Tun, Clsact), veth_clsact_kill_and_restart(Veth, Clsact));
 
-/// A stream of pings to each tunnel from before the kill until after the restart.
+/// Pings to each tunnel continue from before the kill until after the restart.
 fn no_ping_is_lost(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let mut daemon = fixture.start()?;
@@ -141,8 +141,8 @@ fn no_ping_is_lost(flavour: Flavour, hook: Hook) -> Result<()> {
 
 variants!(long_replies_are_answered: tun_long_pings(Tun, Auto), veth_long_pings(Veth, Auto));
 
-/// Replies longer than the tunnel's MTU: the uplink would take them, the tunnel does not. The host
-/// is told and cuts the next one.
+/// Replies longer than the tunnel's MTU fit the uplink, but not the tunnel. The host gets an error, and
+/// fragments the next one.
 fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     fixture.start()?.kill()?;
@@ -168,8 +168,8 @@ fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-/// Somebody deletes the rules again and again. No ping is lost, the daemon does not wear itself
-/// out, and in the end the rules are there.
+/// Other software deletes the rules repeatedly. No ping is lost, the daemon uses little processor time, and
+/// the rules are in place at the end.
 #[test]
 fn a_fight_over_rules() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -181,7 +181,7 @@ fn a_fight_over_rules() -> Result<()> {
     let used = daemon.processor_time()?;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3) {
-        // There may be none just now.
+        // There may be none at this moment.
         let deleted = fixture.host().sh("ip -6 rule del priority 16383").is_ok();
         if !deleted {
             std::thread::sleep(Duration::from_millis(5));
@@ -191,7 +191,7 @@ fn a_fight_over_rules() -> Result<()> {
         .processor_time()?
         .checked_sub(used)
         .context("time goes forward")?;
-    // Among rules of one priority the order is that of their making.
+    // Sorted, because `ip` lists rules of one priority in the order of their creation.
     let sorted = |rules: &str| {
         let mut lines: Vec<_> = rules.lines().map(str::to_owned).collect();
         lines.sort();

@@ -10,7 +10,7 @@ use sixxs_tests::program::snapshot::{assert_same, take};
 
 use crate::fixture::Fixture;
 
-/// A right one, to be made wrong in one place.
+/// A correct configuration. Each test case breaks one part of it.
 const RIGHT: &str = r#"uplinks = ["net0"]
 on_leak = "redirect"
 rule_priority = 16383
@@ -33,7 +33,7 @@ table = 201
 mtu = 1280
 "#;
 
-/// What is replaced, by what; the line it is on then, the key, and a word of the expectation.
+/// The replaced text and its replacement, the line of the fault, the key, and a word of the expectation.
 struct Wrong {
     what: &'static str,
     from: &'static str,
@@ -327,7 +327,7 @@ fn files_that_are_missing_or_empty() -> Result<()> {
     Ok(())
 }
 
-/// A running daemon is not disturbed by what others do with a wrong file.
+/// The unmodified file is accepted. It has no secrets, so others may read it.
 #[test]
 fn the_right_one_is_right() -> Result<()> {
     let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;

@@ -20,7 +20,7 @@ use sixxs_tests::{probe, wait};
 use super::{apply, fix, shell_output, trap, traps};
 use crate::fixture::{Fixture, mixed_config};
 
-/// A path that carries less than the tunnel promises is measured.
+/// The doctor measures a path whose MTU is smaller than the tunnel's.
 #[test]
 fn a_path_that_is_too_narrow() -> Result<()> {
     let spec = Spec {
@@ -63,7 +63,7 @@ fn a_path_that_is_too_narrow() -> Result<()> {
     Ok(())
 }
 
-/// A broker whose clock and ours are too far apart is not understood, nor we.
+/// A broker and a client whose clocks differ too much reject each other's packets.
 #[test]
 fn a_clock_that_is_off() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
@@ -89,13 +89,13 @@ fn a_clock_that_is_off() -> Result<()> {
     Ok(())
 }
 
-/// A broker that is asked about a tunnel compares clocks first.
+/// The clocks are compared before a broker is queried about a tunnel.
 #[test]
 fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
     let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
-    // The machine's own clock may be one that nobody keeps right: a note.
+    // The machine itself may not synchronise its clock: that is only a note.
     let bad = || {
         let traps = traps(&fixture, "clock")?.into_iter();
         Ok(traps
@@ -116,7 +116,7 @@ fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
         "{detail}"
     );
     assert!(fix(trap)?.starts_with("timedatectl set-ntp true"));
-    // What that does: both clocks are the same.
+    // The effect of the fix: both clocks agree.
     lab.tic()?.set_time_ahead(0);
     fixture.program.ok(&["restart", name])?;
     fixture.wait_until_up()?;
@@ -125,7 +125,7 @@ fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
     Ok(())
 }
 
-/// A broker that refuses us for connecting too often is left alone until it does not any more.
+/// A broker that refuses too frequent connects gets no connects until the refusal expires.
 #[test]
 fn a_broker_that_refuses_us() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
@@ -149,7 +149,7 @@ fn a_broker_that_refuses_us() -> Result<()> {
     };
     let detail = trap["detail"].as_str().context("detail")?;
     assert!(detail.contains(" refuses us until 20"), "{detail}");
-    // What is to be done is to wait; in a machine that sleeps that is soon over.
+    // The fix is to wait. The clock that includes suspended time moves forward, so this ends at once.
     assert!(fix(trap)?.starts_with("wait;"));
     lab.tic()?.behave();
     let connects = lab.tic()?.connects().len();
@@ -164,7 +164,7 @@ fn a_broker_that_refuses_us() -> Result<()> {
     Ok(())
 }
 
-/// Processes are known by their names, in our network namespace alone.
+/// Processes are identified by their names, and only in the same network namespace.
 #[test]
 fn who_else_runs() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -188,8 +188,8 @@ fn who_else_runs() -> Result<()> {
         "{fix}"
     );
 
-    // A daemon in directories of its own, of a version that knows nothing of ours; a stand-in, since ours
-    // would be refused.
+    // A second daemon of an older version, with its own directories and without the check for a first one. It
+    // is a copy of the shell, because a second daemon of this version would refuse to start.
     let daemon = fixture.start()?;
     let older = fixture.lab.paths().base().join("sixxs");
     std::fs::copy("/bin/sh", &older)?;
@@ -218,7 +218,7 @@ fn who_else_runs() -> Result<()> {
     Ok(())
 }
 
-/// Nothing that another program says, or does not say, keeps it for long.
+/// Other programs that hang or print too much delay the doctor only for a short time.
 #[test]
 fn others_that_hang_or_babble() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -272,13 +272,13 @@ fn others_that_hang_or_babble() -> Result<()> {
     Ok(())
 }
 
-/// A UDP service on the wildcard address answers from the uplink's address.
+/// A UDP service on the wildcard address replies from the uplink's address.
 #[test]
 fn a_udp_service_on_the_wildcard_address() -> Result<()> {
     const PORT: u16 = 5300;
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    // The lab's own service there discards what it gets.
+    // The lab's own discard service is also reported.
     let named = || -> Result<bool> {
         let found = trap(&fixture, "udp services", "note")?;
         Ok(found["detail"].to_string().contains("port 5300"))
@@ -304,7 +304,7 @@ fn a_udp_service_on_the_wildcard_address() -> Result<()> {
     let fix = fix(&trap(&fixture, "udp services", "note")?)?;
     assert!(fix.contains("tcpdump -ni net0"), "{fix}");
     drop(server);
-    // A process that another test is about to start has it open for a moment longer.
+    // A process that another test is starting may have a copy of the socket for a moment.
     let limit = Duration::from_secs(5);
     wait::until("it is gone", limit, named, |named| !named)?;
     assert_eq!(daemon.stop()?, 0);

@@ -14,8 +14,8 @@ use sixxs_tests::{ip6tables, kernel, probe};
 use super::{apply, fix, is_fixed, trap, traps};
 use crate::fixture::Fixture;
 
-/// A filter that drops what comes in by an interface that does not lead to its source, as firewalld has
-/// one: harmless while our rules lead back, deadly without.
+/// A filter, such as firewalld's, that drops packets if the route to their source leads to another interface.
+/// It is harmless while the daemon's rules are in place, and drops everything without them.
 #[test]
 fn a_reverse_path_filter() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -43,7 +43,7 @@ fn a_reverse_path_filter() -> Result<()> {
     assert!(traps(&fixture, "filters")?.is_empty());
     assert!(ping()?.all_answered(), "the programs catch the answers");
 
-    // A loose one asks for any way back, and there is one.
+    // A loose filter needs any route to the source, and one exists.
     nft::load(
         fixture.host(),
         "flush ruleset
@@ -59,7 +59,7 @@ fn a_reverse_path_filter() -> Result<()> {
     Ok(())
 }
 
-/// Reverse-path filters are found by what they do, however they are written.
+/// The doctor finds reverse-path filters by their effect, in any form.
 #[test]
 fn reverse_path_filters_of_any_shape() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -101,7 +101,7 @@ fn reverse_path_filters_of_any_shape() -> Result<()> {
         let detail = found["detail"].as_str().context("a detail")?;
         assert!(detail.contains("bound to net0"), "{shape}: {detail}");
         assert!(ping()?.all_answered(), "{shape}");
-        // What the programs steer to the uplink, where the socket waits for it, is dropped.
+        // The programs steer replies to the uplink that the socket is bound to. There the filter drops them.
         let source = tunnel.plan.address.to_string();
         let bound = format!("ping -6 -c 1 -W 1 -I net0 -I {source} {OUTSIDE}");
         assert!(host.sh(&bound).is_err(), "{shape}");
@@ -116,13 +116,14 @@ fn reverse_path_filters_of_any_shape() -> Result<()> {
     Ok(())
 }
 
-/// The same by ip6tables, whose rules nft does not see, or sees the names of.
+/// The same with ip6tables. `nft` does not show its rules, or shows only their names.
 fn a_filter_by_ip6tables(command: &str) -> Result<()> {
     let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let environment = ip6tables::environment(&fixture.lab)?;
     fixture.program.add_environment(environment);
     let sh = |line: &str| fixture.program.shell(line);
-    // That asks for any way back, and there is one; and what is said of others is not of ours.
+    // The first rule is loose: it needs any route to the source, and one exists. The second is for other
+    // interfaces.
     sh(&format!(
         "{command} -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP
          {command} -t mangle -A PREROUTING -i eth+ -m rpfilter --invert -j DROP"
@@ -142,7 +143,7 @@ fn a_filter_by_ip6tables(command: &str) -> Result<()> {
     assert_eq!(ping()?.answered, 0, "it does drop");
     is_fixed(&fixture, "filters", "bad")?;
     assert!(ping()?.all_answered(), "the programs catch the answers");
-    // Changed by its own command, it can still be listed by that.
+    // After the fix, the command can still list its own rules.
     sh(&format!("{command}-save"))?;
     Ok(())
 }
@@ -160,7 +161,7 @@ fn a_filter_by_the_old_ip6tables() -> Result<()> {
     }
     a_filter_by_ip6tables("ip6tables-legacy")?;
 
-    // With nobody to list them, that is said.
+    // If no program can list the rules, the doctor reports that.
     let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let environment = ip6tables::environment(&fixture.lab)?;
     fixture.program.add_environment(environment);
@@ -186,10 +187,9 @@ fn what_leads_elsewhere() -> Result<()> {
         "not from 2001:db8:b::/48 to 2000::/3 iif lo uidrange 0-0 lookup main priority 100"
             .to_owned(),
     ];
-    // Without a daemon, and with one.
     let mut daemon = None;
     for _ in 0..2 {
-        // For other packets.
+        // This rule is for other packets.
         host.sh("ip -6 rule add fwmark 7 lookup main priority 90")?;
         assert!(traps(&fixture, "shadowed")?.is_empty());
         for rule in &rules {
@@ -202,7 +202,7 @@ fn what_leads_elsewhere() -> Result<()> {
         }
     }
 
-    // An interface with a default route that nobody named.
+    // An interface with a default route that `uplinks` does not name.
     host.ip("link add net1 type veth peer name far1\n\
              link set far1 up\n\
              link set net1 up\n\
@@ -215,7 +215,6 @@ fn what_leads_elsewhere() -> Result<()> {
     fixture.lab.write_config(&config)?;
     assert!(traps(&fixture, "uplink")?.is_empty());
 
-    // An exit in another table.
     host.ip("link add ts1 type veth peer name ts2\n\
              link set ts1 up\n\
              route add 2000::/4 dev ts1 table 53\n\
@@ -230,14 +229,14 @@ fn what_leads_elsewhere() -> Result<()> {
     Ok(())
 }
 
-/// Rules that ask for a mark: what sets it takes packets away from their tunnel.
+/// Rules that match a mark: software that sets the mark diverts packets from their tunnel.
 #[test]
 fn what_has_a_mark_is_refused() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let host = fixture.host();
     let daemon = fixture.start()?;
-    // Those of VPNs and of load balancers: the first leads to an uplink with a program of ours, the second into
-    // the tunnel, the third where no default route counts.
+    // Rules of VPNs and load balancers: the first leads to an uplink with the egress program, the second into
+    // the tunnel, and the third ignores default routes.
     let table = 200;
     for rule in [
         "fwmark 0x80000/0xff0000 lookup main priority 5210".to_owned(),
@@ -262,7 +261,7 @@ fn what_has_a_mark_is_refused() -> Result<()> {
         is_refused(&fixture, action)?;
     }
 
-    // Out of an interface that nobody guards.
+    // The rule leads to an interface without the egress program.
     host.ip("link add net1 type veth peer name far1\n\
              link set far1 up\n\
              link set net1 up\n\
@@ -276,7 +275,7 @@ fn what_has_a_mark_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// A rule that does this with marked packets is told, and each of its cures does.
+/// The doctor reports a rule with this action for marked packets, and each of its fixes works.
 fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
     let host = fixture.host();
     let [first, second] = fixture.lab.tunnels();
@@ -300,7 +299,7 @@ fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
     assert_eq!(answered()?, [2, 2]);
     host.sh("ip -6 rule del priority 99")?;
     host.sh("ip -6 rule del priority 99")?;
-    // Or behind ours.
+    // The other fix moves the rule behind the daemon's rules.
     let fix = found["fix"].as_str().context("a fix")?;
     let (_, moves) = fix.split_once("behind ours: ").context("a move")?;
     fixture.program.shell(moves)?;
@@ -310,7 +309,7 @@ fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
     Ok(())
 }
 
-/// Somebody's program before ours may end the matter for us.
+/// A foreign program that runs first may end the processing of a packet.
 #[test]
 fn a_program_before_ours() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -319,7 +318,8 @@ fn a_program_before_ours() -> Result<()> {
         let empty = bpf::load_empty()?;
         let behind = bpf::attach(fixture.host(), &empty, UPLINK, false, Order::Last)?;
         assert!(traps(&fixture, "program order")?.is_empty());
-        // Another test's process may be about to start, with a copy of the descriptor: dropping it would not do.
+        // Another test may be starting a process, which then has a copy of the descriptor. Dropping it would
+        // not detach the program.
         let [_, theirs] = bpf::tcx(fixture.host(), UPLINK, false)?[..] else {
             panic!("not two programs");
         };
@@ -327,12 +327,12 @@ fn a_program_before_ours() -> Result<()> {
         drop(behind);
         let _before = bpf::attach(fixture.host(), &empty, UPLINK, false, Order::First)?;
         trap(&fixture, "program order", "bad")?;
-        // As the fix says.
+        // These are the steps of the fix.
         fixture.program.ok(&["down"])?;
         assert_eq!(daemon.wait()?, 0);
         daemon = fixture.start()?;
         assert!(traps(&fixture, "program order")?.is_empty());
-        // Taken away, with nobody to put it back.
+        // The program is detached while no daemon can restore it.
         assert_eq!(daemon.stop()?, 0);
         assert!(traps(&fixture, "program")?.is_empty());
         for ours in bpf::tcx(fixture.host(), UPLINK, false)? {

@@ -19,7 +19,7 @@ use crate::fixture::Fixture;
 
 const SUBTREES: &str = "rule_mode = \"subtrees\"\n";
 
-/// What another version pinned is taken over by this one's daemon, or removed.
+/// Pins of another version are taken over by the daemon (`run`), or removed (`down`).
 #[test]
 fn pins_of_another_version() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -41,7 +41,7 @@ fn pins_of_another_version() -> Result<()> {
     Ok(())
 }
 
-/// What `rule_mode = "subtrees"` is made of may not be there.
+/// The kernel may lack the source-specific routes that `rule_mode = "subtrees"` needs.
 #[test]
 fn a_kernel_without_subtrees() -> Result<()> {
     let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, SUBTREES)?;
@@ -51,13 +51,13 @@ fn a_kernel_without_subtrees() -> Result<()> {
         let found = found_by(&mut doctor, "subtrees")?;
         anyhow::Ok((found, refused.load(Ordering::Relaxed)))
     };
-    // The kernel that there is has them.
+    // The real kernel has them.
     assert!(traps(&fixture, "subtrees")?.is_empty());
     let (trap, refused) = found()?;
     let trap = trap.context("nothing is found")?;
     assert_eq!((&trap["verdict"], refused), (&"bad".into(), 1), "{trap:#}");
 
-    // A daemon says it, and has no problem any more with the fix.
+    // The daemon reports the problem, and has no problem after the fix.
     let mut run = fixture.program.command(&["run"]);
     let refused = no_subtrees::simulate(&mut run)?;
     let daemon = fixture.program.spawn_as(run)?;
@@ -72,7 +72,7 @@ fn a_kernel_without_subtrees() -> Result<()> {
         "{status:#?}"
     );
     assert!(refused.load(Ordering::Relaxed) > 0);
-    // What it cannot lead the programs catch.
+    // Without these routes the programs catch the replies.
     for tunnel in fixture.lab.tunnels() {
         fixture.ensure_outside_answered(tunnel)?;
     }
@@ -92,7 +92,7 @@ fn a_kernel_without_subtrees() -> Result<()> {
     Ok(())
 }
 
-/// Without a state directory that can be written to, no broker is connected to.
+/// Without a writable state directory, the daemon connects to no broker.
 #[test]
 fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     let spec = Spec::native([Kind::SixInFour, Kind::Ayiya]);
@@ -102,7 +102,7 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     let shown = state.display();
     assert!(traps(&fixture, "state")?.is_empty());
 
-    // A file system that went read-only, as one with errors does.
+    // A file system that became read-only, as after an error.
     fs::create_dir(&state)?;
     fixture.program.shell(&format!(
         "mount -t tmpfs none {shown}; mount -o remount,ro {shown}"
@@ -122,7 +122,7 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
 
-    // Something else by that name.
+    // A file in place of the directory.
     fixture
         .program
         .shell(&format!("umount {shown}; rmdir {shown}; touch {shown}"))?;
@@ -133,13 +133,13 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     Ok(())
 }
 
-/// Who may not write there is not told that the daemon cannot.
+/// If the user who runs the doctor may not write there, the doctor does not conclude that the daemon cannot.
 #[test]
 fn a_state_directory_that_is_not_for_who_asks() -> Result<()> {
     let spec = Spec::native([Kind::SixInFour, Kind::SixInFour]);
     let fixture = Fixture::of(spec, Hook::Auto, "")?;
     fs::create_dir(fixture.lab.paths().state())?;
-    // There are no secrets in it.
+    // The file contains no secrets.
     fs::set_permissions(fixture.lab.paths().config(), Permissions::from_mode(0o644))?;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let found = found_as(&fixture, &nobody, "state")?.context("it is not said")?;
@@ -147,7 +147,7 @@ fn a_state_directory_that_is_not_for_who_asks() -> Result<()> {
     Ok(())
 }
 
-/// Who may not mount has nothing to pin to; that somebody else mounts it is enough.
+/// A process that may not mount bpffs has no directory for its pins. The fix lets another process mount it.
 #[test]
 fn a_place_for_pins_that_may_not_be_mounted() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -160,7 +160,7 @@ fn a_place_for_pins_that_may_not_be_mounted() -> Result<()> {
     Ok(())
 }
 
-/// Native tunnels come out of TUN devices.
+/// Native tunnels need TUN devices.
 #[test]
 fn no_tun_devices() -> Result<()> {
     let spec = Spec::native([Kind::Ayiya, Kind::Ayiya]);
@@ -170,7 +170,7 @@ fn no_tun_devices() -> Result<()> {
     fixture.program.shell("mount -t tmpfs none /dev/net")?;
     let found = trap(&fixture, "tun", "bad")?;
     assert!(fix(&found)?.contains("pass /dev/net/tun on to it"));
-    // As who runs a container does, or udev once there is the module.
+    // The software that starts a container does this, or udev after the module is loaded.
     fixture.program.shell("mknod /dev/net/tun c 10 200")?;
     assert!(traps(&fixture, "tun")?.is_empty());
     let daemon = fixture.start()?;
@@ -179,7 +179,7 @@ fn no_tun_devices() -> Result<()> {
     Ok(())
 }
 
-/// What setpriv(1) with these options finds that is not as it should be.
+/// The doctor's finding on a subject, other than `good`, when setpriv(1) starts it with these options.
 fn found_as(fixture: &Fixture, options: &[&str], about: &str) -> Result<Option<Value>> {
     let mut doctor = fixture.host().command("setpriv");
     fixture.program.apply_environment(&mut doctor);

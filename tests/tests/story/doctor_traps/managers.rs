@@ -12,7 +12,7 @@ use sixxs_tests::wait;
 use super::{fix, is_fixed, trap, traps};
 use crate::fixture::Fixture;
 
-/// It believes what the fix has it read, and so do we.
+/// NetworkManager follows the file that the fix writes, and the doctor accepts it.
 #[test]
 fn network_manager_that_was_told_nothing() -> Result<()> {
     let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -36,7 +36,7 @@ fn network_manager_that_was_told_nothing() -> Result<()> {
     manager.stop()
 }
 
-/// By default it deletes what others made; what the fix writes down is what it goes by.
+/// By default systemd-networkd deletes foreign rules and routes. It follows the file that the fix writes.
 #[test]
 fn networkd_that_was_told_nothing() -> Result<()> {
     let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -57,7 +57,7 @@ fn networkd_that_was_told_nothing() -> Result<()> {
         "mkdir -p $(dirname {file}); printf '{lines}\n' > {file}"
     ))?;
     assert!(traps(&fixture, "networkd")?.is_empty());
-    // Its word on it: what is there stays when it starts with the file.
+    // With this file, networkd keeps the existing rules when it starts.
     let daemon = fixture.start()?;
     let rules = fixture.own_rules()?;
     assert_eq!(daemon.stop()?, 0);

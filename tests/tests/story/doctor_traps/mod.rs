@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::fixture::Fixture;
 
-/// What is found that is not as it should be, about something.
+/// The findings on a subject with other verdicts than `good`.
 fn traps(fixture: &Fixture, about: &str) -> Result<Vec<Value>> {
     let (_, report) = fixture.program.json(&["doctor"])?;
     let findings = report[0]["findings"].as_array().context("findings")?;
@@ -22,7 +22,7 @@ fn traps(fixture: &Fixture, about: &str) -> Result<Vec<Value>> {
     Ok(findings.iter().filter(is_one).cloned().collect())
 }
 
-/// The one trap that is found about something.
+/// The only finding on a subject, with this verdict.
 fn trap(fixture: &Fixture, about: &str, verdict: &str) -> Result<Value> {
     let traps = traps(fixture, about)?;
     let [trap] = traps.as_slice() else {
@@ -34,7 +34,7 @@ fn trap(fixture: &Fixture, about: &str, verdict: &str) -> Result<Value> {
 
 fn fix(trap: &Value) -> Result<String> {
     let fix = trap["fix"].as_str().context("a fix")?;
-    // What comes behind is another way, or for good.
+    // The text after these separators is an alternative, or a permanent fix.
     let first = fix
         .split("; or ")
         .next()
@@ -42,13 +42,13 @@ fn fix(trap: &Value) -> Result<String> {
     Ok(first.unwrap_or(fix).to_owned())
 }
 
-/// Does what a fix says, in a shell where the program runs.
+/// Runs the fix in a shell in the program's environment.
 fn apply(fixture: &Fixture, trap: &Value) -> Result<()> {
     fixture.program.shell(&fix(trap)?)?;
     Ok(())
 }
 
-/// A trap is there, its fix takes it away.
+/// Expects a trap, and that its fix removes it.
 fn is_fixed(fixture: &Fixture, about: &str, verdict: &str) -> Result<()> {
     let trap = trap(fixture, about, verdict)?;
     apply(fixture, &trap)?;
@@ -57,7 +57,7 @@ fn is_fixed(fixture: &Fixture, about: &str, verdict: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a command printed, whatever its exit status.
+/// The output of a command, with any exit status.
 fn shell_output(command: &mut Command) -> Result<String> {
     let output = command.output().context("run it")?;
     Ok(String::from_utf8(output.stdout)?)

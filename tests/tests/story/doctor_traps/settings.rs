@@ -17,7 +17,7 @@ fn settings_of_the_kernel() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     let host = fixture.host();
-    // Nothing of all this on a host without traps, which is soon said.
+    // On a host without traps the doctor finds none of these, and is fast.
     let started = Instant::now();
     for about in [
         "echo",
@@ -68,7 +68,7 @@ fn settings_of_the_kernel() -> Result<()> {
     is_fixed(&fixture, "address", "bad")?;
     fixture.ensure_outside_answered(tunnel)?;
 
-    // A default route that only routers could give, who are not listened to.
+    // Only router advertisements could provide a default route, but a host that forwards ignores them.
     host.sysctl(&[
         ("ipv6/conf/net0/forwarding", "1"),
         ("ipv6/conf/net0/accept_ra", "1"),
@@ -103,7 +103,7 @@ fn networks_behind_a_host_that_does_not_forward() -> Result<()> {
     Ok(())
 }
 
-/// What the broker sends comes in by one uplink, and the route to it leads out of another.
+/// The broker's packets arrive at one uplink, but the route to the broker leads out of another.
 #[test]
 fn strict_filters_of_outer_packets() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::SixInFour, Kind::Ayiya]), Hook::Auto, "")?;
@@ -128,7 +128,7 @@ fn strict_filters_of_outer_packets() -> Result<()> {
     is_fixed(&fixture, "rp_filter", "bad")
 }
 
-/// An address that somebody else on the link has as well is not in use.
+/// Duplicate address detection disables an address that another host on the link also has.
 #[test]
 fn a_duplicate_address() -> Result<()> {
     let fixture = Fixture::new(Flavour::Veth, Hook::Auto)?;
@@ -151,7 +151,7 @@ fn a_duplicate_address() -> Result<()> {
     is_fixed(&fixture, "address", "bad")
 }
 
-/// One that new connections are not to be made from answers all the same.
+/// A deprecated address is not used for new connections, but still answers.
 #[test]
 fn a_deprecated_address_is_no_trap() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -172,7 +172,7 @@ fn a_deprecated_address_is_no_trap() -> Result<()> {
     Ok(())
 }
 
-/// What the programs could not do is said without a daemon as well.
+/// The doctor reports without a daemon what the programs cannot enforce.
 #[test]
 fn an_uplink_that_is_not_there() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
