@@ -1,6 +1,6 @@
-//! Owns what a test asks of the kernel's BPF itself: which programs an interface has, programs of
-//! somebody else's beside them, and taking one away. By bare system calls: bpftool knows TCX only
-//! from version 7.3, and whatever the program under test uses must not check itself.
+//! Direct access to the kernel's BPF for tests: lists the programs of an interface, attaches foreign
+//! programs, and detaches programs. It uses bare system calls: bpftool supports TCX only from version 7.3,
+//! and the library of the program under test must not check itself.
 
 use std::ffi::CString;
 use std::io;
@@ -14,7 +14,7 @@ use nix::libc;
 
 use crate::netns::Namespace;
 
-/// Of the kernel's `enum bpf_cmd`.
+/// From the kernel's `enum bpf_cmd`.
 #[derive(Clone, Copy)]
 #[repr(i64)]
 enum Command {
@@ -36,12 +36,12 @@ enum Command {
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
 
-/// Which of an interface's two TCX hooks, as `enum bpf_attach_type` numbers them.
+/// The `enum bpf_attach_type` of an interface's TCX hook.
 const fn attach_type(ingress: bool) -> u32 {
     if ingress { 46 } else { 47 }
 }
 
-/// `r0 = -1` (next program, as ours return) and `exit`, as the kernel's `struct bpf_insn`.
+/// `r0 = -1` (next program, like the programs under test) and `exit`, as `struct bpf_insn`.
 const EMPTY: [[u8; 8]; 2] = [
     [0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
     [0x95, 0, 0, 0, 0, 0, 0, 0],
@@ -52,8 +52,8 @@ pub fn load_empty() -> Result<OwnedFd> {
     load(&EMPTY)
 }
 
-/// Loads a program that does nothing in this many instructions, one after the other. The time that it
-/// takes is a measure of how fast the kernel verifies programs at present.
+/// Loads a program of this many instructions that does nothing. The time that it takes shows how fast the
+/// kernel verifies programs at present.
 pub fn load_straight(instructions: usize) -> Result<OwnedFd> {
     // r0 += 1
     let add = [0x07, 0, 0, 0, 1, 0, 0, 0];
@@ -78,28 +78,28 @@ fn load(program: &[[u8; 8]]) -> Result<OwnedFd> {
         program: program.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,
     };
-    // SAFETY: the structure begins as the kernel's union for this command; what it points to
-    // outlives the call.
+    // SAFETY: the structure has the layout of the kernel's union for this command; the objects behind its
+    // pointers outlive the call.
     let loaded = unsafe { descriptor(Command::ProgramLoad, &mut load) };
     loaded.context("load a program; this needs root")
 }
 
-/// One program that is attached to an interface by TCX.
+/// A program that is attached to an interface by TCX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attached {
-    /// The program's number.
+    /// The program's ID.
     pub program: u32,
-    /// The link's, by which it is attached.
+    /// The ID of the link that attaches it.
     pub link: u32,
 }
 
-/// What is attached to an interface by TCX, in the order it runs. Nothing on kernels without TCX
-/// (before 6.6), and on an interface that is not there.
+/// The TCX programs of an interface, in the order they run. Empty on kernels without TCX (before 6.6), and if
+/// the interface does not exist.
 pub fn tcx(namespace: &Namespace, interface: &str, ingress: bool) -> Result<Vec<Attached>> {
     namespace.run(|| tcx_here(interface, ingress))
 }
 
-/// As [`tcx`], in the namespace of this thread.
+/// Like [`tcx`], in the namespace of this thread.
 pub fn tcx_here(interface: &str, ingress: bool) -> Result<Vec<Attached>> {
     #[repr(C)]
     #[derive(Default)]
@@ -131,11 +131,11 @@ pub fn tcx_here(interface: &str, ingress: bool) -> Result<Vec<Attached>> {
         link_ids: links.as_mut_ptr() as u64,
         ..Query::default()
     };
-    // SAFETY: the structure is the kernel's of 6.6 for this command; both arrays outlive the call
-    // and hold `prog_cnt` numbers.
+    // SAFETY: the structure has the layout of kernel 6.6 for this command; both arrays outlive the call and
+    // have room for `prog_cnt` numbers.
     match unsafe { call(Command::ProgramQuery, &mut query) } {
         Ok(_) => {}
-        // No TCX; or the interface went meanwhile.
+        // No TCX; or the interface was deleted meanwhile.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {
             return Ok(Vec::new());
         }
@@ -151,9 +151,9 @@ pub fn tcx_here(interface: &str, ingress: bool) -> Result<Vec<Attached>> {
     Ok(attached.collect())
 }
 
-/// A loaded program's name; `None` when there is no such program any more.
+/// The name of a loaded program; `None` if the program is no longer loaded.
 pub fn program_name(number: u32) -> Result<Option<String>> {
-    /// Up to the name, which the kernel cuts off after 15 characters.
+    /// `struct bpf_prog_info` up to the name, which the kernel truncates to 15 characters.
     #[repr(C)]
     #[derive(Default)]
     struct Information {
@@ -183,14 +183,14 @@ pub fn program_name(number: u32) -> Result<Option<String>> {
         length: u32::try_from(size_of::<Information>())?,
         information: (&raw mut information) as u64,
     };
-    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the
-    // kernel may write, all of which are plain numbers.
+    // SAFETY: the structure has the layout of the kernel's union for this command. It points to `length`
+    // bytes that the kernel may write, and all of them are plain numbers.
     unsafe { call(Command::Information, &mut ask) }.context("ask for a program's name")?;
     let name = information.name.iter().take_while(|byte| **byte != 0);
     Ok(Some(name.map(|byte| char::from(*byte)).collect()))
 }
 
-/// Where among an interface's programs.
+/// Position among an interface's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Before all others.
@@ -207,7 +207,7 @@ pub fn attach(
     ingress: bool,
     order: Order,
 ) -> Result<OwnedFd> {
-    /// `BPF_F_BEFORE` and `BPF_F_AFTER`; relative to nothing they mean all.
+    /// `BPF_F_BEFORE` and `BPF_F_AFTER`; without a relative program they mean first and last.
     const BEFORE: u32 = 8;
     const AFTER: u32 = 16;
     #[repr(C)]
@@ -234,26 +234,26 @@ pub fn attach(
             padding: 0,
             revision: 0,
         };
-        // SAFETY: the structure is the kernel's of 6.6 for this command, without pointers.
+        // SAFETY: the structure has the layout of kernel 6.6 for this command, and no pointers.
         let made = unsafe { descriptor(Command::LinkCreate, &mut link) };
         made.with_context(|| format!("attach a program to {interface}"))
     })
 }
 
-/// Detaches by force what a link attached; its pin stays and holds nothing. False: there is no
-/// such link any more.
+/// Detaches a link by force; its pin stays, and refers to a link without a program. False if the link does
+/// not exist.
 pub fn detach(link: u32) -> Result<bool> {
     let Some(link) = by_number(Command::LinkByNumber, link)? else {
         return Ok(false);
     };
     let mut descriptor = u32::try_from(link.as_raw_fd())?;
-    // SAFETY: the command takes a descriptor alone.
+    // SAFETY: the command's only argument is a descriptor.
     unsafe { call(Command::LinkDetach, &mut descriptor) }.context("detach a link")?;
     Ok(true)
 }
 
-/// Makes an array of `entries` values of so many bytes, or of as many for each processor; puts one
-/// value in, every byte of it, and pins it.
+/// Makes an array (`per_processor`: a per-CPU array) with `entries` values of the size of `value`, writes
+/// `value` to the entry with index `entry` (for each CPU), and pins the array.
 pub fn pin_array(
     path: &Path,
     per_processor: bool,
@@ -290,14 +290,14 @@ pub fn pin_array(
         max_entries: entries,
         flags: 0,
     };
-    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    // SAFETY: the structure has the layout of the kernel's union for this command, and no pointers.
     let map = unsafe { descriptor(Command::MapCreate, &mut create) }.context("make a map")?;
     let copies = if per_processor {
         possible_processors()?
     } else {
         1
     };
-    // Each processor's is rounded up.
+    // The kernel rounds each CPU's value up to 8 bytes.
     let mut padded = value.to_vec();
     padded.resize(value.len().next_multiple_of(8), 0);
     let values = padded.repeat(copies);
@@ -308,8 +308,8 @@ pub fn pin_array(
         value: values.as_ptr() as u64,
         flags: 0,
     };
-    // SAFETY: the structure is the kernel's for this command; the key has 4 bytes, and the values are
-    // as many and as long as the kernel reads. Both outlive the call.
+    // SAFETY: the structure has the layout of the kernel's union for this command. The key has 4 bytes, and
+    // `values` has the number and size of values that the kernel reads. Both outlive the call.
     unsafe { call(Command::MapUpdate, &mut update) }.context("fill a map")?;
     pin(path, &map)
 }
@@ -328,14 +328,14 @@ pub fn pin(path: &Path, object: &OwnedFd) -> Result<()> {
         descriptor: u32::try_from(object.as_raw_fd())?,
         flags: 0,
     };
-    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
-    // the call.
+    // SAFETY: the structure has the layout of the kernel's union for this command; the path ends with a zero
+    // and outlives the call.
     unsafe { call(Command::Pin, &mut pin) }.with_context(|| format!("pin {}", path.display()))?;
     Ok(())
 }
 
-/// Empties a pinned map, as somebody would with bpftool: an array gets zeroes, of any other the entries are
-/// deleted.
+/// Empties a pinned map, as an administrator could with bpftool: fills an array with zeroes, and deletes the
+/// entries of any other map.
 pub fn wipe(path: &Path) -> Result<()> {
     #[repr(C)]
     #[derive(Default)]
@@ -368,8 +368,8 @@ pub fn wipe(path: &Path) -> Result<()> {
         length: u32::try_from(size_of::<Information>())?,
         information: (&raw mut information) as u64,
     };
-    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the
-    // kernel may write, all of which are plain numbers.
+    // SAFETY: the structure has the layout of the kernel's union for this command. It points to `length`
+    // bytes that the kernel may write, and all of them are plain numbers.
     unsafe { call(Command::Information, &mut ask) }.context("ask for a map's shape")?;
     let value = vec![0_u8; information.value_size as usize];
     let mut key = vec![0_u8; information.key_size as usize];
@@ -386,8 +386,8 @@ pub fn wipe(path: &Path) -> Result<()> {
         for entry in 0..information.max_entries {
             let entry = entry.to_ne_bytes();
             let mut element = element(&entry, value.as_ptr() as u64)?;
-            // SAFETY: the structure is the kernel's for this command; key and value are as long as the map
-            // says, and outlive the call.
+            // SAFETY: the structure has the layout of the kernel's union for this command; key and value have
+            // the sizes that the map reports, and outlive the call.
             unsafe { call(Command::MapUpdate, &mut element) }.context("write to a map")?;
         }
         return Ok(());
@@ -396,16 +396,16 @@ pub fn wipe(path: &Path) -> Result<()> {
         let first = key.as_mut_ptr() as u64;
         let mut next = element(&[], first)?;
         next.key = 0;
-        // SAFETY: the structure is the kernel's for this command; without a key it writes the first one to
-        // where there is room for it.
+        // SAFETY: the structure has the layout of the kernel's union for this command. Without a key the
+        // kernel writes the first one to `key`, which has the map's key size.
         match unsafe { call(Command::MapNextKey, &mut next) } {
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e).context("read a map's first key"),
         }
         let mut element = element(&key, 0)?;
-        // SAFETY: the structure is the kernel's for this command; the key is as long as the map says, and
-        // outlives the call.
+        // SAFETY: the structure has the layout of the kernel's union for this command; the key has the size
+        // that the map reports, and outlives the call.
         unsafe { call(Command::MapDelete, &mut element) }.context("delete from a map")?;
     }
 }
@@ -423,13 +423,14 @@ fn pinned(path: &Path) -> Result<OwnedFd> {
         descriptor: 0,
         flags: 0,
     };
-    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
-    // the call.
+    // SAFETY: the structure has the layout of the kernel's union for this command; the path ends with a zero
+    // and outlives the call.
     let map = unsafe { descriptor(Command::GetPinned, &mut get) };
     map.with_context(|| format!("open {}", path.display()))
 }
 
-/// As many as the kernel has values for in a map per processor: `0-3`, say.
+/// Number of possible CPUs, which is the number of values in a per-CPU map. The file contains `0-3`, for
+/// example.
 fn possible_processors() -> Result<usize> {
     const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
     let range = std::fs::read_to_string(POSSIBLE).with_context(|| format!("read {POSSIBLE}"))?;
@@ -452,7 +453,7 @@ fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {
         next: 0,
         flags: 0,
     };
-    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    // SAFETY: the structure has the layout of the kernel's union for this command, and no pointers.
     match unsafe { descriptor(command, &mut get) } {
         Ok(descriptor) => Ok(Some(descriptor)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -462,9 +463,9 @@ fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {
 
 /// # Safety
 ///
-/// `attributes` begins as `union bpf_attr` does for the command, and what it points to is valid.
+/// `attributes` begins like `union bpf_attr` for the command, and its pointers are valid.
 unsafe fn call<T>(command: Command, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: as the caller promises; the length is that of `attributes`.
+    // SAFETY: as the caller promises; the length is the size of `attributes`.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -481,15 +482,15 @@ unsafe fn call<T>(command: Command, attributes: &mut T) -> io::Result<i32> {
 
 /// # Safety
 ///
-/// As [`call`], for a command that makes a descriptor.
+/// As for [`call`], and the command returns a new descriptor.
 unsafe fn descriptor<T>(command: Command, attributes: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: as the caller promises.
     let made = unsafe { call(command, attributes) }?;
-    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel just made this descriptor, and no other code owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }
 
-/// The numbers of the programs of [`tcx`].
+/// The IDs of the programs that [`tcx`] lists.
 pub fn tcx_programs(namespace: &Namespace, interface: &str, ingress: bool) -> Result<Vec<u32>> {
     let attached = tcx(namespace, interface, ingress)?;
     Ok(attached.iter().map(|attached| attached.program).collect())

@@ -1,9 +1,8 @@
-//! Owns a place in the lab's host where a network manager of the distribution's runs beside the
-//! program, as it is and with its default settings: a mount namespace in which /run, /etc and a D-Bus
-//! are its own. The machine's stay untouched.
+//! A sandbox in the lab's host, in which a network manager of the distribution runs unmodified with its
+//! default settings. It is a mount namespace with its own /run, /etc and D-Bus; the machine's stay untouched.
 //!
-//! What would be there is in the lab's directory, where a test reads and writes it. That one is where it
-//! was inside, too: the program under test finds its files.
+//! The sandbox's /run and /etc are in the lab's directory, where a test reads and writes them. The lab's
+//! directory has the same path inside, so the program under test finds its files.
 
 pub mod network_manager;
 pub mod networkd;
@@ -22,17 +21,17 @@ use crate::mounts::Mounts;
 use crate::netns::Namespace;
 use crate::{shell, wait};
 
-/// For everything that a manager does: starting, stopping, setting up an interface. It waits for
-/// duplicate address detection, a second or two each.
+/// Limit for each operation of a manager: start, stop, set up an interface. It waits for duplicate address
+/// detection, which takes a second or two each time.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The indices of the lab's interfaces, and some to spare.
+/// Indices of the lab's interfaces, with some to spare.
 const INDICES: std::ops::Range<u32> = 1..1100;
 
-/// Of the machine's /etc.
+/// Files that are copied from the machine's /etc.
 const KEPT: [&str; 3] = ["passwd", "group", "machine-id"];
 
-/// A bus on which everybody may do everything.
+/// Configuration of a bus without access control.
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -47,7 +46,7 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus C
 </busconfig>
 "#;
 
-/// The place. Processes in it end with it.
+/// The sandbox. Its processes end when it is dropped.
 #[derive(Debug)]
 pub struct Place {
     host: Namespace,
@@ -72,13 +71,13 @@ impl Place {
             )
             .with_context(|| format!("copy /etc/{name}"))?;
         }
-        // There is no udev in the lab to say that interfaces are ready for use.
+        // The lab has no udev that marks interfaces as initialized.
         for index in INDICES {
             let path = directory.join(format!("run/udev/data/n{index}"));
             fs::write(&path, "I:1\n").with_context(|| format!("write {}", path.display()))?;
         }
         fs::write(directory.join("run/bus.conf"), BUS).context("write the bus's configuration")?;
-        // The last hides where the lab's directory is.
+        // The last bind mount hides the lab's directory, so it has to be last.
         let binds = [
             (base.to_owned(), inside),
             (directory.join("etc"), PathBuf::from("/etc")),
@@ -100,24 +99,24 @@ impl Place {
         })
     }
 
-    /// A command that will run there.
+    /// A command that runs in the sandbox.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.host.command(program);
         self.mounts.enter(&mut command);
         command
     }
 
-    /// Runs a command there and returns what it printed.
+    /// Runs a command in the sandbox and returns its output.
     fn sh(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Result<String> {
         shell::capture(self.command(program).args(arguments))
     }
 
-    /// A path that is below /etc there.
+    /// A path below the sandbox's /etc.
     fn etc(&self, path: &str) -> PathBuf {
         self.directory.join("etc").join(path)
     }
 
-    /// A path that is below /run there.
+    /// A path below the sandbox's /run.
     fn run(&self, path: &str) -> PathBuf {
         self.directory.join("run").join(path)
     }
@@ -127,7 +126,7 @@ fn make(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))
 }
 
-/// A process that stays; killed when dropped.
+/// A background process; killed on drop.
 #[derive(Debug)]
 struct Process {
     child: Child,
@@ -135,7 +134,7 @@ struct Process {
 }
 
 impl Process {
-    /// What it prints goes to the end of `log`.
+    /// Starts it; its output is appended to `log`.
     fn start(mut command: Command, log: &Path) -> Result<Self> {
         let open = || File::options().create(true).append(true).open(log);
         let file = open().with_context(|| format!("open {}", log.display()))?;
@@ -148,7 +147,7 @@ impl Process {
         })
     }
 
-    /// Ends it as an init system does.
+    /// Stops it as an init system does: SIGTERM.
     fn stop(mut self) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).context("a pid fits")?);
         kill(pid, Signal::SIGTERM).context("end a network manager")?;
