@@ -4,8 +4,6 @@
 //! for the contents.
 //!
 //! While a test impairs the path or captures datagrams, each datagram is copied and forwarded alone.
-//!
-//! While the path is bad, or somebody writes datagrams down, each is copied and goes on alone.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};

@@ -1,5 +1,5 @@
-//! Owns what may be lost: packets that a filter counts are excused only while programs were away
-//! because somebody took just those away. Pure: what happened and what was counted comes in.
+//! Decides which packets may be lost. A packet that a filter counts is excused only while programs were
+//! missing because a fault removed exactly those. Events and counters are arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,14 +7,14 @@ use anyhow::{Result, ensure};
 
 use super::act::{Act, Loss, Place, Port};
 
-/// Whose filter.
+/// A filter of the lab that counts packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filter {
-    /// The ISP's.
+    /// The ISP's filter.
     Isp,
-    /// That of one tunnel's broker, which drops what is not of this tunnel.
+    /// The filter of one tunnel's broker, which drops packets whose source is not the tunnel's.
     Broker(usize),
-    /// What one tunnel's broker sees on its way round: a tunnel brings it to the host again.
+    /// Looping packets at one tunnel's broker: a tunnel brings their destination back to the host.
     Round(usize),
 }
 
@@ -28,7 +28,7 @@ impl Filter {
         Self::Round(1),
     ];
 
-    /// Where the program belongs that keeps this filter at zero.
+    /// The attach point of the program that keeps this filter's counter at zero.
     pub const fn place(self) -> Place {
         match self {
             Self::Isp => Place::egress(Port::Uplink),
@@ -37,24 +37,24 @@ impl Filter {
     }
 }
 
-/// What was counted so far by each filter.
+/// The counter of each filter.
 pub type Counts = BTreeMap<Filter, u64>;
 
-/// From the first fault to the last.
+/// The bookkeeping of a run, from the first fault to the last.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// Whether programs are filters, which no pin holds.
+    /// Whether programs are clsact filters, which no pin holds.
     clsact: bool,
     counts: Counts,
-    /// Places without their program, and what took it.
+    /// Attach points without their program, and the fault that removed it.
     away: BTreeMap<Place, String>,
-    /// Links without a pin: they last as long as the daemon that holds them.
+    /// Links without a pin; they exist only while the daemon holds them.
     unpinned: BTreeMap<Place, String>,
     excused: BTreeMap<String, u64>,
 }
 
 impl Account {
-    /// Of a host where programs are filters of clsact, or else TCX links.
+    /// For a host with clsact filters, or else TCX links.
     pub fn new(clsact: bool) -> Self {
         Self {
             clsact,
@@ -62,7 +62,7 @@ impl Account {
         }
     }
 
-    /// Notes that something is about to happen.
+    /// Notes a fault that is about to be injected.
     pub fn happens(&mut self, act: Act) {
         for place in stripped(act) {
             self.away.entry(place).or_insert_with(|| act.kind());
@@ -74,7 +74,7 @@ impl Account {
         }
     }
 
-    /// Notes that no daemon lives just now.
+    /// Notes that no daemon runs now.
     pub fn daemon_is_dead(&mut self) {
         for (place, why) in &self.unpinned {
             self.away.entry(*place).or_insert_with(|| why.clone());
@@ -86,12 +86,13 @@ impl Account {
         self.unpinned.clear();
     }
 
-    /// Whether any program is away by somebody's doing.
+    /// Whether a fault removed a program that is still missing.
     pub fn has_excuses(&self) -> bool {
         !self.away.is_empty()
     }
 
-    /// After all programs are back: an error for what was counted without an excuse.
+    /// Call it after all programs are attached again. Returns an error if a filter counted packets without an
+    /// excuse.
     pub fn settle(&mut self, counts: &Counts) -> Result<()> {
         let away = std::mem::take(&mut self.away);
         let kept: BTreeSet<_> = away.keys().copied().collect();
@@ -117,17 +118,17 @@ impl Account {
         Ok(())
     }
 
-    /// Packets that were lost while programs were away, by what had taken those.
+    /// Packets that were lost while programs were missing, by the fault that removed the programs.
     pub fn excused(&self) -> &BTreeMap<String, u64> {
         &self.excused
     }
 }
 
-/// Where an act takes the program away.
+/// Attach points that lose their program by a fault.
 fn stripped(act: Act) -> Vec<Place> {
     match act {
         Act::Detach(place) => vec![place],
-        // What is made anew has none, and what has another name is none of ours meanwhile.
+        // A new interface has no programs, and the daemon does not use a renamed one.
         Act::DeleteQdisc(port) | Act::Take(port, Loss::Interface | Loss::Name) => {
             let places = Place::ALL.into_iter();
             places.filter(|place| place.port == port).collect()
@@ -136,7 +137,7 @@ fn stripped(act: Act) -> Vec<Place> {
     }
 }
 
-/// Where it takes the pin of a link away.
+/// Attach points whose link loses its pin by a fault.
 fn unpinned(act: Act) -> Vec<Place> {
     match act {
         Act::DeleteLinkPin(place) => vec![place],

@@ -1,10 +1,10 @@
-//! Owns the words: everything that may happen to a host, as plain data.
+//! The faults and repairs that may happen to a host, as plain data.
 
 use std::fmt;
 
 use crate::topology::{TUNNELS, UPLINK};
 
-/// An interface that the program has programs at.
+/// An interface with programs of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Port {
     /// The first or the second tunnel.
@@ -26,17 +26,17 @@ impl Port {
     }
 }
 
-/// Where a program of ours belongs.
+/// An attach point of the daemon's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// At which interface.
+    /// The interface.
     pub port: Port,
-    /// In which direction.
+    /// The direction: ingress or egress.
     pub ingress: bool,
 }
 
 impl Place {
-    /// All of them: an uplink has none at its ingress.
+    /// All of them; an uplink has no program at ingress.
     pub const ALL: [Self; 5] = [
         Self::egress(Port::Uplink),
         Self::egress(Port::Tunnel(0)),
@@ -45,7 +45,7 @@ impl Place {
         Self::ingress(Port::Tunnel(1)),
     ];
 
-    /// What leaves by an interface.
+    /// The egress of an interface.
     pub const fn egress(port: Port) -> Self {
         Self {
             port,
@@ -60,12 +60,12 @@ impl Place {
         }
     }
 
-    /// Its direction, in words.
+    /// The name of its direction.
     pub const fn direction(self) -> &'static str {
         if self.ingress { "ingress" } else { "egress" }
     }
 
-    /// The name of our program there.
+    /// The name of the daemon's program there.
     pub const fn program(self) -> &'static str {
         if self.ingress {
             "sixxs_ingress"
@@ -81,75 +81,76 @@ impl fmt::Display for Place {
     }
 }
 
-/// What becomes of an interface that somebody takes away.
+/// The property that an interface loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// It is down.
     Down,
     /// It has another name, and is down.
     Name,
-    /// It has lost its address.
+    /// It loses its address.
     Address,
-    /// It is gone; the one that comes back has another index.
+    /// It is deleted; the new one has another index.
     Interface,
 }
 
-/// One thing that happens.
+/// A fault, or the repair of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// All rules with our mark are deleted, as by a network manager that did not make them.
+    /// Deletes all rules with our mark, like a network manager that deletes foreign rules.
     FlushRules,
-    /// One of them; the number counts around.
+    /// Deletes one of these rules: the index modulo their number.
     DeleteRule(usize),
-    /// One of our routes.
+    /// Deletes one of the daemon's routes.
     DeleteRoute(usize),
-    /// All routes of a tunnel's table, whoever made them.
+    /// Deletes all routes of a tunnel's table, with foreign ones.
     FlushTable(usize),
     /// An interface loses something.
     Take(Port, Loss),
-    /// And has it back.
+    /// Undoes [`Act::Take`].
     GiveBack(Port, Loss),
-    /// The program is detached by force.
+    /// Detaches the program by force.
     Detach(Place),
-    /// The pin of its link is removed, and with it the link.
+    /// Removes the pin of its link, and with it the link.
     DeleteLinkPin(Place),
-    /// The qdisc that it sits on is deleted, with all others on it.
+    /// Deletes the clsact qdisc, with all filters on it.
     DeleteQdisc(Port),
-    /// Somebody attaches a program of their own, before ours or after.
+    /// Attaches a foreign program, before the daemon's (true) or after it.
     Foreign(Place, bool),
-    /// The pin of one of our maps is removed.
+    /// Removes the pin of one of the daemon's maps.
     DeleteMapPin(usize),
-    /// Everything below the pin directory is.
+    /// Removes everything below the pin directory.
     DeletePins,
-    /// The daemon is killed.
+    /// Kills the daemon.
     Kill,
-    /// It is told to end, and does.
+    /// Stops the daemon, and waits for its end.
     Stop,
-    /// It is started, and is ready.
+    /// Starts the daemon, and waits until it is ready.
     Start,
-    /// It is started, and what comes next does not wait for it.
+    /// Starts the daemon, and does not wait.
     StartOnly,
-    /// It is told to take its configuration over anew: by request, or by signal.
+    /// Reloads the configuration: by request (true), or by signal.
     Reload(bool),
-    /// It stands still.
+    /// Stops the daemon's execution (SIGSTOP).
     Freeze,
-    /// So much happens that its event socket overruns: more changes than that holds.
+    /// Makes more changes than the daemon's event socket can queue.
     Flood,
-    /// Somebody outside sends as if from the address of one tunnel, to what the other one brings to the
-    /// host: its address, and its prefix.
+    /// Sends packets from outside whose forged source is one tunnel's address, to destinations that the other
+    /// tunnel brings to the host: its address, and its prefix.
     Forge(usize),
-    /// A route in another table makes an interface an exit, is guarded, and goes again.
+    /// Adds a route in another table, which makes an interface an exit; waits until it has a program; deletes
+    /// the route.
     Exit,
-    /// It goes on.
+    /// Continues the daemon's execution (SIGCONT).
     Thaw,
-    /// Its clock jumps to so many seconds from the machine's.
+    /// Sets the daemon's clock this many seconds ahead of the machine's.
     Wall(i64),
-    /// It finds that so many seconds passed since it last looked: the machine slept.
+    /// Makes the daemon observe that the machine was suspended for this many seconds.
     Sleep(u64),
 }
 
 impl Act {
-    /// Whether it breaks anything, and does not mend what another one broke.
+    /// Whether it breaks something, instead of repairing an earlier fault.
     pub const fn is_fault(self) -> bool {
         !matches!(
             self,
@@ -157,7 +158,7 @@ impl Act {
         )
     }
 
-    /// The word for it, without what it strikes.
+    /// The name of the fault, without its target.
     pub fn kind(self) -> String {
         let shown = match self {
             Self::Take(port, loss) | Self::GiveBack(port, loss) => {

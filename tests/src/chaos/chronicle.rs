@@ -1,14 +1,14 @@
-//! Owns the record of a run: what happened when, of which the last part is shown when it fails.
+//! The log of a run; a failure shows its last part.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Entries that are kept.
+/// Entries to keep.
 const KEPT: usize = 120;
 
-/// A record; clones are of the same one.
+/// A log; clones share it.
 #[derive(Clone, Debug)]
 pub struct Chronicle {
     began: Instant,
@@ -25,7 +25,7 @@ impl Default for Chronicle {
 }
 
 impl Chronicle {
-    /// Writes down what happened just now.
+    /// Logs an event.
     pub fn note(&self, what: impl Into<String>) {
         let mut entries = self.entries();
         if entries.len() == KEPT {
@@ -34,7 +34,7 @@ impl Chronicle {
         entries.push_back((self.began.elapsed(), what.into()));
     }
 
-    /// Writes down how something goes on that was written down last; else that it begins.
+    /// Updates the last entry if it is about `what`; else adds an entry.
     pub fn note_on(&self, what: &str, how: impl fmt::Display) {
         let mut entries = self.entries();
         if let Some((_, last)) = entries.back_mut()
@@ -48,7 +48,7 @@ impl Chronicle {
         self.note(format!("{what}{how}"));
     }
 
-    /// Since the beginning.
+    /// Time since the beginning.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }

@@ -1,5 +1,5 @@
-//! Owns an exit in another table than main, as a VPN makes it: an interface that is always there, a rule that
-//! comes before ours, and a default route that comes and goes.
+//! An exit in another table than main, as VPN software makes it: a permanent interface, a rule with a lower
+//! priority number than the daemon's, and a default route that is added and deleted.
 
 use std::thread::sleep;
 
@@ -9,15 +9,15 @@ use super::host::{Host, QUIET, REPAIRED};
 use crate::lab::Lab;
 use crate::{nft, wait};
 
-/// The interface. Its other end is at the ISP, of all places: it needs somebody who counts.
+/// The exit's interface. Its peer is in the ISP's namespace, which has the counter.
 pub(super) const EXIT: &str = "exit0";
 
-/// Leads everything into the exit's table while there is a route in it. The numbers are Tailscale's.
+/// Routes everything by the exit's table while that has a route. The numbers are Tailscale's.
 pub(super) const RULE: &str = "rule add from all lookup 53 priority 5269 protocol static\n";
 
 const DEFAULT: &str = "default via fe80::fe dev exit0 table 53 protocol static";
 
-/// Counts what has a tunnel's source.
+/// Counts packets with a tunnel's source.
 const RULES: &str = "table ip6 exit {
     counter left_by_exit { }
     chain from_exit {
@@ -36,7 +36,7 @@ pub(super) fn create(lab: &Lab) -> Result<()> {
          neighbour add fe80::fe lladdr 02:00:00:00:00:fe dev {EXIT} nud permanent\n",
         isp.name()
     ))?;
-    // Whatever link-layer address the next hop has.
+    // The link-layer address of the next hop.
     isp.ip("link set far0 address 02:00:00:00:00:fe up\n")?;
     nft::load(isp, RULES)
 }
@@ -46,7 +46,8 @@ fn left(lab: &Lab) -> Result<u64> {
 }
 
 impl Host<'_> {
-    /// The exit comes, and is guarded; from then on nothing leaves by it; it goes.
+    /// Adds the exit, waits until it has a program, checks that no packet leaks by it from then on, and
+    /// deletes it.
     pub(super) fn exit_comes_and_goes(&mut self) -> Result<()> {
         let host = self.lab.host();
         let since = left(self.lab)?;

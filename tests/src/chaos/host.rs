@@ -1,4 +1,4 @@
-//! Owns the host that all this happens to, and looks until everything is whole again.
+//! The host under test. Injects faults, and waits until everything is restored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,22 +21,22 @@ use crate::lab::{Lab, Tunnel};
 use crate::program::{Daemon, Program};
 use crate::{own, shell, status, wait};
 
-/// How soon after the last act everything is in place again.
+/// Limit for restoring everything after the last fault.
 pub(super) const REPAIRED: Duration = Duration::from_secs(3);
-/// The same where a broker may have to be connected to first, and has been too often of late.
+/// The same, if the daemon first has to connect to a broker whose rate limit is used up.
 const CONNECTED: Duration = Duration::from_secs(90);
-/// How soon what is in place is also told.
+/// Limit until the status reports the restored state.
 const TOLD: Duration = Duration::from_secs(5);
-/// Nothing is lost in this time: nothing is any more. Several leaks of each sender, and longer just as
-/// the time between those.
+/// If no packet is lost in this time, the loss is over. It covers several leaks of each sender, which pauses
+/// that long at most.
 pub(super) const QUIET: Duration = Duration::from_millis(60);
 
-/// What native tunnels fill little by little: AYIYA remembers what it took lately, in at most 8 MiB, and
-/// what carries 6in4 has 64 buffers for packets of any length, whose memory is taken when it is touched.
+/// Memory that native tunnels fill gradually: AYIYA's replay protection has at most 8 MiB, and 6in4 has 64
+/// buffers for packets of any length; memory of a buffer is allocated when it is first used.
 const FILLED_KIB: u64 = 8 * 1024 + 64 * 67;
 
-/// What is somebody else's from the beginning to the end. What the host forwards for a tunnel's address
-/// that is gone, or into a hole of the prefix, does not leave by the uplink.
+/// Foreign rules and routes, which stay for the whole run. The unreachable routes keep packets off the uplink
+/// that the host forwards for a tunnel's missing address, or for an unused part of its prefix.
 const OTHERS: &str = "rule add from 2001:db8:77::/48 lookup 77 priority 16000 protocol static\n\
      rule add from 2001:db8:78::/48 lookup main priority 16390\n\
      route add 2001:db8:77::/48 dev lo table 77 proto static\n\
@@ -45,14 +45,14 @@ const OTHERS: &str = "rule add from 2001:db8:77::/48 lookup 77 priority 16000 pr
      route add unreachable 2001:db8:b::/64 proto static metric 50000\n\
      route add unreachable 2001:db8:bb::/48 proto static metric 50000\n";
 
-/// How long each part of a repair took at most.
+/// Longest time of each part of a repair.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Repair {
-    /// Until all programs were attached.
+    /// Time until all programs are attached.
     pub programs: Duration,
-    /// Until rules, routes and addresses were as at the beginning.
+    /// Time until rules, routes and addresses are as at the beginning.
     pub routing: Duration,
-    /// Until the program said so.
+    /// Time until the status reports it.
     pub told: Duration,
 }
 
@@ -63,7 +63,7 @@ pub struct Host<'a> {
     pub(super) program: &'a Program,
     pub(super) native: bool,
     pub(super) daemon: Option<Daemon>,
-    /// Whether it may not be ready yet, and so holds nothing that nobody else does.
+    /// Whether it may not be ready yet, and so may not hold the kernel objects without pins.
     pub(super) starting: bool,
     pub(super) programs: Programs,
     traffic: Traffic,
@@ -73,12 +73,12 @@ pub struct Host<'a> {
     kept: Kept,
     pub(super) chronicle: Chronicle,
     faults: BTreeMap<String, u64>,
-    /// Of all repairs so far.
+    /// The longest times of all repairs.
     pub slowest: Repair,
 }
 
 impl<'a> Host<'a> {
-    /// Starts daemon and traffic on a host that has things of others, too.
+    /// Starts daemon and traffic on a host that also has foreign rules and routes.
     pub fn start(
         lab: &'a Lab,
         program: &'a Program,
@@ -119,7 +119,7 @@ impl<'a> Host<'a> {
         Ok(host)
     }
 
-    /// Lets a batch happen; returns how many faults it had.
+    /// Injects a batch of faults; returns their number.
     pub fn suffer(&mut self, batch: &[Step]) -> Result<u64> {
         let mut faults = 0;
         for step in batch {
@@ -143,13 +143,13 @@ impl<'a> Host<'a> {
         Ok(faults)
     }
 
-    /// Waits until nothing is left of what happened, and checks what was lost meanwhile.
+    /// Waits until everything is restored, and checks the loss meanwhile.
     pub fn is_whole_again(&mut self) -> Result<()> {
         self.is_whole_within(if self.native { CONNECTED } else { REPAIRED })
     }
 
-    /// What the host and both brokers know of the way to each other, for whoever has to find out why
-    /// nobody is answered although all is in place.
+    /// Routes, neighbours and addresses of the host and both brokers, to debug missing replies although
+    /// everything is in place.
     fn neighbourhood(&self) -> String {
         let brokers = self.lab.tunnels().iter().map(Tunnel::pop);
         let mut text = String::new();
@@ -170,7 +170,7 @@ impl<'a> Host<'a> {
         text
     }
 
-    /// As [`Host::is_whole_again`], in another time.
+    /// Like [`Host::is_whole_again`], with another limit.
     pub fn is_whole_within(&mut self, limit: Duration) -> Result<()> {
         let since = Instant::now();
         let host = self.lab.host();
@@ -208,8 +208,8 @@ impl<'a> Host<'a> {
             .with_context(|| self.neighbourhood())
     }
 
-    /// Waits until all pins are back. Nobody is told that they go: the program finds out when it looks
-    /// for any other reason, here a rule of somebody's, or at the latest by itself every 30 seconds.
+    /// Waits until all pins are restored. The kernel sends no event when a pin is removed. The daemon notices
+    /// it in its next round: here a foreign rule triggers one, and at the latest it comes after 30 seconds.
     pub fn is_pinned_again(&mut self, limit: Duration) -> Result<()> {
         let rule = "from 2001:db8:79::/48 lookup main priority 16391";
         for verb in ["add", "del"] {
@@ -226,7 +226,7 @@ impl<'a> Host<'a> {
         self.kept.pins_are_there();
     }
 
-    /// What the program still finds wrong.
+    /// The problems that the program still reports.
     fn unwell(&self) -> Result<Vec<String>> {
         let status = self.program.status()?;
         let mut unwell = Vec::new();
@@ -234,7 +234,7 @@ impl<'a> Host<'a> {
         unwell.extend(tunnels.map(|tunnel| format!("{tunnel:?}")));
         let uplinks = status.uplinks.iter().filter(|u| u.program != "attached");
         unwell.extend(uplinks.map(|uplink| format!("{uplink:?}")));
-        // An exit is guarded for some seconds longer than it is one.
+        // The program stays attached at a former exit for some seconds.
         let lasting = status.uplinks.iter().filter(|u| u.name != exit::EXIT);
         if !status.works() || status.tunnels.len() != 2 || lasting.count() != 1 {
             let screen = self.program.run(&["status"])?;
@@ -266,18 +266,18 @@ impl<'a> Host<'a> {
         let value = values.pop().context("sixxs counters printed nothing")?;
         let mut counters: Counters =
             serde_json::from_value(value["interfaces"].clone()).context("read the counters")?;
-        // They last as long as it is an exit.
+        // The exit's counters exist only while it is an exit.
         counters.remove(exit::EXIT);
         Ok(counters)
     }
 
-    /// What the daemon holds, once it holds no connection of those who asked it.
+    /// The daemon's resources. They may include a client's connection that it has not closed yet.
     pub fn footprint(&self) -> Result<Footprint> {
         let daemon = self.daemon.as_ref().context("a daemon lives")?;
         Footprint::of(daemon.pid()?)
     }
 
-    /// Waits until the daemon holds no more than it did.
+    /// Waits until the daemon uses no more resources than earlier.
     pub fn holds_no_more_than(&self, earlier: &Footprint) -> Result<Footprint> {
         let room_kib = if self.native { FILLED_KIB } else { 0 };
         let excess = || {
@@ -295,22 +295,22 @@ impl<'a> Host<'a> {
         &self.faults
     }
 
-    /// What was lost, and how often counters began anew.
+    /// Lost packets by fault, and the number of counter resets.
     pub fn losses(&self) -> (&BTreeMap<String, u64>, u64) {
         (self.account.excused(), self.kept.resets())
     }
 
-    /// Packets that were sent where they do not belong.
+    /// Number of packets that were sent to the wrong interface.
     pub fn leaked(&self) -> u64 {
         self.traffic.leaked()
     }
 
-    /// The programs, for who would do more to them than what is planned.
+    /// The programs, for additional faults.
     pub fn programs(&self) -> &Programs {
         &self.programs
     }
 
-    /// For who has to find out why.
+    /// The state of program and lab, for debugging.
     pub fn describe(&self) -> String {
         let mut text = String::new();
         let status = self.program.run(&["status"]);
@@ -330,7 +330,7 @@ impl<'a> Host<'a> {
         text
     }
 
-    /// Ends the daemon, and takes everything away that the program ever made.
+    /// Stops the daemon, and removes everything that the program made.
     pub fn end(mut self) -> Result<()> {
         let daemon = self.daemon.take().context("a daemon lives")?;
         let code = daemon.stop()?;
@@ -345,7 +345,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// What each filter counted.
+/// The counter of each filter.
 pub fn counts(lab: &Lab) -> Result<Counts> {
     let [first, second] = lab.tunnels();
     let mut counts = Counts::from([(Filter::Isp, lab.filtered()?)]);

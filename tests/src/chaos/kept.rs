@@ -1,5 +1,5 @@
-//! Owns that the program's counters never go back, whatever becomes of the daemon; only with the
-//! pins of its maps, removed while no daemon holds them, may they begin anew. Pure.
+//! Checks that the program's counters never decrease, even if the daemon is killed. They may restart at 0
+//! only if pins of its maps are removed while no daemon holds the maps. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 
 use super::act::Act;
 
-/// By interface and name.
+/// Counters by interface and name.
 pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
-/// The counters as they were last seen.
+/// The last observed counters.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     last: Counters,
@@ -20,7 +20,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Notes that something is about to happen.
+    /// Notes a fault that is about to be injected.
     pub fn happens(&mut self, act: Act) {
         match act {
             Act::DeleteMapPin(_) | Act::DeletePins => self.without_pins = true,
@@ -28,7 +28,7 @@ impl Kept {
         }
     }
 
-    /// Notes that no daemon lives just now.
+    /// Notes that no daemon runs now.
     pub fn daemon_is_dead(&mut self) {
         self.may_begin_anew |= self.without_pins;
     }
@@ -38,7 +38,7 @@ impl Kept {
         self.without_pins = false;
     }
 
-    /// Compares with what was seen last.
+    /// Compares with the last observed values.
     pub fn settle(&mut self, now: Counters) -> Result<()> {
         let back = back(&self.last, &now);
         if !back.is_empty() {
@@ -52,7 +52,7 @@ impl Kept {
         Ok(())
     }
 
-    /// How often they began anew.
+    /// How many times they restarted at 0.
     pub fn resets(&self) -> u64 {
         self.resets
     }

@@ -1,10 +1,10 @@
-//! Chaos: random faults strike a host while traffic runs, and in the end nothing is left of them.
+//! Chaos: injects random faults into a host with traffic, and checks that everything is restored.
 //!
-//! What happens is decided by [`plan`], from a seed, and happens to a [`host`]. What must hold is
-//! held by parts of its own: [`account`] (what may be lost, and when), [`kept`] (counters never go
-//! back), [`whole`] and [`programs`] (the kernel has what it had, others' things included),
-//! [`footprint`] (the daemon holds no more than before). None of them takes the program's word for
-//! what the kernel can say.
+//! [`plan`] chooses the faults from a seed; they happen to a [`host`]. Each invariant has its module:
+//! [`account`] (which packets may be lost, and when), [`kept`] (counters never decrease), [`whole`] and
+//! [`programs`] (the kernel has the same objects as before, including foreign ones), and [`footprint`] (the
+//! daemon uses no more resources than before). They read the kernel instead of the program's report where
+//! they can.
 //!
 //! Tasks: those of [`traffic`] and of [`watch`]; they end with the run.
 
@@ -39,47 +39,47 @@ use host::Host;
 use plan::{Plan, Scope};
 use watch::Watch;
 
-/// How soon after the program looked at everything all pins are back.
+/// Limit for all pins to be restored after a round of the daemon.
 const PINNED: Duration = Duration::from_secs(3);
 
-/// In a long run there is a word after so many faults.
+/// A long run reports progress after this number of faults.
 const PROGRESS: u64 = 500;
 
-/// A kind of host.
+/// A kind of host to test.
 #[derive(Clone, Copy, Debug)]
 pub struct Variant {
-    /// Its name, by which it is asked for.
+    /// Its name on the command line.
     pub name: &'static str,
     /// Its lab.
     pub spec: Spec,
-    /// How programs are attached.
+    /// How the program attaches.
     pub hook: Hook,
-    /// Whether the daemon is told its uplink, or finds it.
+    /// Whether the configuration names the uplink, or the daemon detects it.
     pub uplink_is_named: bool,
 }
 
-/// How long to go on.
+/// Length of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// For so many faults that one daemon lives through, after a quarter of that with daemons
-    /// killed and started as well.
+    /// This number of faults with one daemon, after a quarter of that with faults that also kill and start
+    /// the daemon.
     Faults(u64),
-    /// For half this time each.
+    /// Half of this time for each of the two parts.
     Time(Duration),
 }
 
-/// A run.
+/// Options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Decides everything that happens.
+    /// Determines all faults.
     pub seed: u64,
-    /// How long.
+    /// Length of the run.
     pub length: Length,
 }
 
 impl Options {
-    /// As `SIXXS_CHAOS_SEED` and `SIXXS_CHAOS_FAULTS` say, which `cargo xtask test chaos` sets; else
-    /// by chance, and for a short time.
+    /// Reads `SIXXS_CHAOS_SEED` and `SIXXS_CHAOS_FAULTS`, which `cargo xtask test chaos` sets. By default the
+    /// seed is random, and the run takes the time `usual`.
     pub fn from_environment(usual: Duration) -> Result<Self> {
         let number = |name: &str| -> Result<Option<u64>> {
             let Ok(said) = std::env::var(name) else {
@@ -97,7 +97,7 @@ impl Options {
     }
 }
 
-/// Lets it all happen. An error says how to have the same again, and what happened last.
+/// Runs the test. An error has the command to repeat it, and the last events.
 pub fn run(variant: &Variant, options: Options) -> Result<()> {
     let Options { seed, length } = options;
     println!("{}: seed {seed}, {length:?}", variant.name);
@@ -115,15 +115,14 @@ pub fn run(variant: &Variant, options: Options) -> Result<()> {
             format!(
                 "after {struck} faults; again: cargo xtask test chaos {} --seed {seed} --faults {}",
                 variant.name,
-                // Whichever part it was in: the first one has a quarter of that.
+                // The failure may be in the first part, which has a quarter of the faults.
                 4 * struck
             )
         })
     })
 }
 
-/// Has a host of this kind, in a lab of its own with traffic, for some time. An error comes with what
-/// happened last.
+/// Runs `work` on a host of this kind, in its own lab with traffic. An error includes the last events.
 pub fn on_host(
     variant: &Variant,
     work: impl FnOnce(&mut Host<'_>, &Chronicle, Scope) -> Result<()>,
@@ -144,7 +143,7 @@ pub fn on_host(
         config = config.replacen(&line, &format!("{line}{prefix}"), 1);
     }
     lab.write_config(&config)?;
-    // What comes for the prefix goes on.
+    // The host forwards packets to the prefix.
     lab.host().sysctl(ROUTER_SYSCTLS)?;
     let program = Program::new(&lab, variant.hook)?;
     let addresses = lab.tunnels().each_ref().map(|tunnel| tunnel.plan.address);
@@ -249,7 +248,7 @@ impl Run<'_, '_> {
     }
 }
 
-/// The first of so many parts.
+/// The first one of `parts` equal parts.
 fn part(length: Length, parts: u32) -> Length {
     match length {
         Length::Faults(count) => Length::Faults(count.div_ceil(parts.into())),
@@ -257,7 +256,7 @@ fn part(length: Length, parts: u32) -> Length {
     }
 }
 
-/// The others.
+/// The other parts.
 fn rest(length: Length, parts: u32) -> Length {
     match (length, part(length, parts)) {
         (Length::Faults(all), Length::Faults(first)) => Length::Faults(all - first),

@@ -1,8 +1,8 @@
-//! Owns the TIC server as a whole: the listener, its connections, what a test looks at and how it
-//! has the server misbehave.
+//! The whole TIC server: the listener, its connections, and the interface for tests, including fault
+//! injection.
 //!
-//! Tasks: one thread that accepts, one per connection, at most [`MOST_CONNECTIONS`]. All end with
-//! [`Tic::stop`] or drop, which shut every connection.
+//! Tasks: one thread that accepts connections, and one per connection, at most [`MOST_CONNECTIONS`]. All end
+//! with [`Tic::stop`] or drop, which shut every connection down.
 
 mod book;
 mod certificate;
@@ -36,45 +36,45 @@ use lockout::Lockout;
 
 /// The server's TCP port.
 pub const PORT: u16 = 3874;
-/// Connections at a time; more are closed at once.
+/// Concurrent connections; further ones are closed at once.
 pub const MOST_CONNECTIONS: usize = 64;
-/// Connects that are remembered, and lines of each.
+/// Connects to remember, and lines of each.
 const MOST_REMEMBERED: usize = 10_000;
 const MOST_LINES: usize = 100;
-/// A connection on which nothing happens is closed after this.
+/// A connection without traffic is closed after this time.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// What the server does in place of a right answer.
+/// A fault to inject instead of a valid answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Says nothing, until the client or the test ends it.
+    /// Sends nothing, until the client or the test closes the connection.
     Stall,
-    /// Some hundred bytes of chance and the end of a line; and then goes on.
+    /// Some hundred random bytes and a newline; the dialogue continues.
     Garbage,
-    /// So many bytes without the end of a line, and then closes.
+    /// This number of bytes without a newline; then the server closes.
     Flood(u64),
-    /// Closes.
+    /// Closes the connection.
     Close,
-    /// These words; closes when they are in place of the greeting.
+    /// Sends this line; closes if it replaces the greeting.
     Say(String),
-    /// The right answer, a byte at a time with this pause before each.
+    /// The valid answer, one byte at a time with this pause between them.
     Trickle(Duration),
 }
 
 /// How a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did not yet.
+    /// It is still open.
     Open,
-    /// The rule against too many connects.
+    /// The rate limit for connects refused it.
     Locked(Verdict),
-    /// [`MOST_CONNECTIONS`].
+    /// There were [`MOST_CONNECTIONS`] already.
     Busy,
-    /// With `QUIT`.
+    /// The client sent `QUIT`.
     Quit,
     /// The client closed without `QUIT`.
     Left,
-    /// By a [`Fault`].
+    /// Ended by a [`Fault`].
     Misbehaved,
     /// Time-outs, TLS alerts, broken connections.
     Failed(String),
@@ -83,21 +83,21 @@ pub enum Outcome {
 /// One connect to the server.
 #[derive(Clone, Debug)]
 pub struct Connect {
-    /// When, by the machine.
+    /// Time of the connect, by the machine's clock.
     pub at: Instant,
-    /// When, by the server's clock: time since the Unix epoch.
+    /// Time of the connect, by the server's clock, since the Unix epoch.
     pub time: Duration,
-    /// From where.
+    /// The client's address and port.
     pub from: SocketAddr,
-    /// What the client said it is.
+    /// Name of the client software.
     pub client: Option<String>,
-    /// Who it said it is.
+    /// User name from `username`.
     pub user: Option<String>,
-    /// Whether the right password was given.
+    /// Whether the password was correct.
     pub logged_in: bool,
-    /// Whether TLS was spoken at the end.
+    /// Whether the connection used TLS at its end.
     pub tls: bool,
-    /// The lines that the client sent, at most a hundred.
+    /// The client's lines, at most a hundred.
     pub lines: Vec<String>,
     /// How it ended.
     pub outcome: Outcome,
@@ -121,7 +121,7 @@ struct Shared {
     seed: AtomicU64,
     settings: Mutex<Settings>,
     lockout: Mutex<(Rule, Lockout)>,
-    /// By number.
+    /// Connects by number.
     connects: Mutex<BTreeMap<u64, Connect>>,
 }
 
@@ -148,7 +148,7 @@ impl Shared {
         self.connects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a connect down and returns its number.
+    /// Records a connect and returns its number.
     fn enter(&self, from: SocketAddr, outcome: Outcome) -> u64 {
         let mut connects = self.connects();
         let number = connects
@@ -180,7 +180,7 @@ impl Shared {
         }
     }
 
-    /// What the protocol calls the time: the clock's, set wrong.
+    /// The time that `get unixtime` returns: the clock's, and a difference that a test sets.
     fn unix_seconds(&self) -> u64 {
         let ahead = self.time_ahead.load(Ordering::Relaxed);
         self.clock.seconds().saturating_add_signed(ahead)
@@ -221,7 +221,7 @@ impl Tic {
         Ok(tic)
     }
 
-    /// Starts it again. Does nothing while it runs.
+    /// Starts it again. Does nothing if it is running.
     pub fn start(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {
@@ -234,7 +234,7 @@ impl Tic {
         Ok(())
     }
 
-    /// Stops it: connections are shut, and connects refused by the kernel.
+    /// Stops it: connections are shut down, and the kernel refuses new ones.
     pub fn stop(&self) {
         self.running
             .lock()
@@ -242,7 +242,7 @@ impl Tic {
             .take();
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -252,22 +252,22 @@ impl Tic {
         self.authority.pem()
     }
 
-    /// The clock of the rule against too many connects, and of `get unixtime`.
+    /// The clock of the rate limit and of `get unixtime`.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
     }
 
-    /// Has `get unixtime` be off by this many seconds.
+    /// Adds this number of seconds to the time of `get unixtime`.
     pub fn set_time_ahead(&self, seconds: i64) {
         self.shared.time_ahead.store(seconds, Ordering::Relaxed);
     }
 
-    /// Changes what it knows.
+    /// Changes its data.
     pub fn change(&self, change: impl FnOnce(&mut Book)) {
         change(&mut self.shared.settings().book);
     }
 
-    /// Has it misbehave at this stage of every dialogue from now on.
+    /// Injects a fault at this stage of every dialogue from now on.
     pub fn misbehave(&self, at: Stage, fault: Fault) {
         self.shared.settings().fault = Some((at, fault));
     }
@@ -277,7 +277,7 @@ impl Tic {
         self.shared.settings().fault = None;
     }
 
-    /// Which certificate it shows from now on.
+    /// Sets the certificate for new TLS connections.
     pub fn show(&self, certificate: Certificate) -> Result<()> {
         let authority = match certificate {
             Certificate::OtherAuthority => &self.other_authority,
@@ -288,12 +288,12 @@ impl Tic {
         Ok(())
     }
 
-    /// Closes connections on which nothing happens for so long.
+    /// Sets the time after which a connection without traffic is closed.
     pub fn set_idle_limit(&self, limit: Duration) {
         self.shared.settings().idle_limit = limit;
     }
 
-    /// Sets the rule against too many connects, with nothing remembered.
+    /// Sets the rate limit for connects, and forgets earlier connects.
     pub fn set_rule(&self, rule: Rule) {
         let mut lockout = self
             .shared
@@ -303,7 +303,7 @@ impl Tic {
         *lockout = (rule, Lockout::default());
     }
 
-    /// Every connect since the server was made, the oldest first.
+    /// Every connect since the server was made, oldest first.
     pub fn connects(&self) -> Vec<Connect> {
         self.shared.connects().values().cloned().collect()
     }
@@ -345,7 +345,7 @@ impl Drop for Running {
     }
 }
 
-/// A connection's thread, and a handle to shut it.
+/// A connection's thread, and a handle to shut the connection down.
 struct Serving {
     stream: TcpStream,
     thread: JoinHandle<()>,
@@ -363,7 +363,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
         if stopped || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
             break;
         }
-        // A client that has gone again is an error here.
+        // accept fails for a client that closed the connection meanwhile.
         let Ok((stream, from)) = listener.accept() else {
             continue;
         };
@@ -373,7 +373,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
         }
     }
     for Serving { stream, thread } in serving {
-        // One whose client has gone cannot be shut, and need not be.
+        // A connection that the client closed cannot be shut down, and need not be.
         if stream.shutdown(Shutdown::Both).is_ok() || thread.is_finished() {
             join(thread);
         }
