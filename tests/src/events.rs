@@ -1,5 +1,5 @@
-//! Owns listening to what becomes of the program's rules and routes: every change, as the kernel
-//! tells of it, with the time it was heard.
+//! Receives the kernel's notifications about the program's rules and routes: every change, with the time of
+//! receipt.
 //!
 //! Tasks: one thread per [`Events`], which ends when that is dropped.
 
@@ -20,15 +20,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::netns::Namespace;
 use crate::socket_option;
 
-/// The routing protocol number that marks what the program owns.
+/// The routing protocol number that marks the program's rules and routes.
 pub const PROTOCOL: u8 = 116;
 
-/// How often the thread looks whether it should end.
+/// Interval at which the thread checks whether to end.
 const LOOK: Duration = Duration::from_millis(50);
-/// Room for what comes while the thread waits for a processor: ten thousand routes at once.
+/// Buffer for notifications that come while the thread waits for a CPU: ten thousand routes at once.
 const ROOM_BYTES: usize = 16 << 20;
 
-/// Of linux/rtnetlink.h.
+/// From linux/rtnetlink.h.
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
@@ -36,37 +36,37 @@ const RTM_DELRULE: u16 = 33;
 const RTNLGRP_IPV6_ROUTE: libc::c_int = 11;
 const RTNLGRP_IPV6_RULE: libc::c_int = 19;
 const AF_INET6: u8 = 10;
-/// Of linux/fib_rules.h.
+/// From linux/fib_rules.h.
 const FRA_PROTOCOL: u16 = 21;
 
-/// A rule or a route of the program's: its message without what differs between the two that tell
-/// of its coming and of its going.
+/// Identifies a rule or route of the program: its message without the fields that differ between creation and
+/// deletion.
 pub type Thing = Vec<u8>;
 
-/// What became of one.
+/// A notification about a rule or route.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// When it was heard.
+    /// Time of receipt.
     pub at: Instant,
-    /// Whether it came, or went.
+    /// Whether it was created; else deleted.
     pub came: bool,
-    /// A rule, or a route.
+    /// Whether it is a rule; else a route.
     pub is_rule: bool,
-    /// Which.
+    /// Its identity.
     pub thing: Thing,
 }
 
-/// For how long what was gone was gone.
+/// Times in which rules or routes were missing.
 #[derive(Clone, Debug, Default)]
 pub struct Gaps {
-    /// Each time something was gone until it was back.
+    /// Time of each gap, from deletion until the rule or route was restored.
     pub closed: Vec<Duration>,
-    /// What is gone.
+    /// Number of rules and routes that are still missing.
     pub open: usize,
 }
 
 impl Gaps {
-    /// The longest.
+    /// The longest gap.
     pub fn longest(&self) -> Duration {
         self.closed.iter().max().copied().unwrap_or_default()
     }
@@ -102,7 +102,7 @@ impl Events {
                 };
                 let at = Instant::now();
                 let event = read(buffer.get(..length).unwrap_or_default(), at);
-                // Whoever listened may have gone.
+                // The receiver may be dropped already.
                 if event.is_some_and(|event| sender.send(event).is_err()) {
                     return;
                 }
@@ -117,7 +117,7 @@ impl Events {
         })
     }
 
-    /// The next one; `None`: nothing for so long.
+    /// The next event; `None` if none comes within the limit.
     pub fn next(&self, limit: Duration) -> Result<Option<Event>> {
         match self.heard.recv_timeout(limit) {
             Ok(event) => Ok(Some(event)),
@@ -129,7 +129,7 @@ impl Events {
         }
     }
 
-    /// All since the last call.
+    /// All events since the last call.
     pub fn all(&self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         while let Some(event) = self.next(Duration::ZERO)? {
@@ -148,7 +148,7 @@ impl Drop for Events {
     }
 }
 
-/// For how long each thing was gone that went.
+/// The gaps of all rules and routes that were deleted.
 pub fn gaps(events: &[Event]) -> Gaps {
     let mut gone: BTreeMap<(bool, &Thing), Instant> = BTreeMap::new();
     let mut gaps = Gaps::default();
@@ -175,7 +175,7 @@ fn open() -> Result<Socket> {
     let route = Protocol::from(libc::NETLINK_ROUTE);
     let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(route))
         .context("open a netlink socket")?;
-    // One without a number of its own would be taken for the kernel, and told nothing.
+    // Without a port ID of its own, the socket would have the kernel's (0), and receive nothing.
     let anybody = NetlinkAddr::new(0, 0);
     bind(socket.as_raw_fd(), &anybody).context("bind a netlink socket")?;
     for group in [RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE] {
@@ -190,8 +190,8 @@ fn open() -> Result<Socket> {
     Ok(socket)
 }
 
-/// A message about a rule or route of the program's. Notifications come one to a datagram: a
-/// `nlmsghdr` of 16 bytes (type at 4), then a `rtmsg` or `fib_rule_hdr` of 12.
+/// Reads a message about a rule or route of the program. Each notification is a datagram: a `nlmsghdr` of 16
+/// bytes (type at 4), then a `rtmsg` or `fib_rule_hdr` of 12.
 fn read(message: &[u8], at: Instant) -> Option<Event> {
     const HEADER: usize = 16;
     const BODY: usize = HEADER + 12;
@@ -213,7 +213,7 @@ fn read(message: &[u8], at: Instant) -> Option<Event> {
     }
     let mut thing = message.get(HEADER..BODY)?.to_vec();
     if !is_rule {
-        // Of a route the flags tell of the interface's state, and what is cached of its use.
+        // A route's flags show the state of its interface, and other attributes are about its use.
         thing.truncate(8);
     }
     for (name, value) in attributes(message.get(BODY..)?) {
@@ -230,14 +230,14 @@ fn read(message: &[u8], at: Instant) -> Option<Event> {
     })
 }
 
-/// What tells one route from another: destination, source, interface, priority, gateway, table.
+/// Attributes that identify a route: destination, source, interface, priority, gateway, table.
 const ROUTE_IDENTITY: [u16; 6] = [1, 2, 4, 6, 5, 15];
 
 fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(name, value)| (name == wanted).then_some(value))
 }
 
-/// Attributes: length and name of two bytes each, the value, up to a multiple of four.
+/// Attributes: length and type of two bytes each, then the value, padded to a multiple of four bytes.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [a, b, c, d] = bytes.get(..4)?.try_into().ok()?;

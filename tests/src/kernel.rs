@@ -1,5 +1,5 @@
-//! Owns what this machine's kernel can do, where a test has to expect something else for it. Asked
-//! of the kernel itself, never of where the test runs.
+//! Features of this machine's kernel, for tests whose expectation depends on one. They query the kernel
+//! itself, not the environment of the test.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::shell;
 
-/// Whether programs can be attached by TCX links: from 6.6 on (kernel commit e420bed02507).
+/// Whether the kernel has TCX links: from 6.6 (commit e420bed02507).
 pub fn has_tcx() -> Result<bool> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
     let release = release.context("ask for the kernel's release")?;
@@ -17,27 +17,26 @@ pub fn has_tcx() -> Result<bool> {
     Ok(version >= (6, 6))
 }
 
-/// Whether the kernel carries 6in4 itself. A module counts once it is loaded, which the kernel does
-/// by itself for who asks for such a tunnel.
+/// Whether the kernel encapsulates 6in4. A module counts once it is loaded; the kernel loads it when such a
+/// tunnel is made.
 pub fn has_sit() -> bool {
-    // Also where it is built in: it has parameters.
+    // The directory also exists if the driver is built in, since it has parameters.
     Path::new("/sys/module/sit").exists()
 }
 
-/// Whether the kernel has what the old ip6tables asks for (`CONFIG_IP6_NF_IPTABLES_LEGACY`). A module
+/// Whether the kernel has the interface of the legacy ip6tables (`CONFIG_IP6_NF_IPTABLES_LEGACY`). A module
 /// counts once it is loaded.
 pub fn has_ip6tables() -> bool {
     let modules = ["/proc/net/ip6_tables_names", "/sys/module/ip6_tables"];
     modules.iter().any(|path| Path::new(path).exists())
 }
 
-/// Whether the kernel has WireGuard: makes such an interface, in a network namespace that ends with
-/// the question.
+/// Whether the kernel has WireGuard: makes such an interface in a temporary network namespace.
 pub fn has_wireguard() -> Result<bool> {
     has_interfaces(&["wireguard"])
 }
 
-/// Whether the kernel makes interfaces of a type.
+/// Whether the kernel can make interfaces of a type.
 fn has_interfaces(kind: &[&str]) -> Result<bool> {
     let ask = || {
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
@@ -52,14 +51,13 @@ fn has_interfaces(kind: &[&str]) -> Result<bool> {
     }
 }
 
-/// Whether the kernel has VRFs (`CONFIG_NET_VRF`): makes one, in a network namespace that ends with the
-/// question.
+/// Whether the kernel has VRFs (`CONFIG_NET_VRF`): makes one in a temporary network namespace.
 pub fn has_vrf() -> Result<bool> {
     has_interfaces(&["vrf", "table", "53"])
 }
 
-/// Whether something is told that needs a feature of the kernel. Where the environment says that the
-/// kernel has it (`SIXXS_KERNEL_HAS`, names with commas between), its absence is an error.
+/// Whether a scenario that needs a kernel feature can run. If the environment lists the feature
+/// (`SIXXS_KERNEL_HAS`, names separated by commas), its absence is an error.
 pub fn is_told(feature: &str, has: bool) -> Result<bool> {
     let must = std::env::var("SIXXS_KERNEL_HAS").unwrap_or_default();
     ensure!(
@@ -72,7 +70,7 @@ pub fn is_told(feature: &str, has: bool) -> Result<bool> {
     Ok(has)
 }
 
-/// Major and minor version of a kernel's release.
+/// Major and minor version of a kernel release.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

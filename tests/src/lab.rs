@@ -1,4 +1,4 @@
-//! Owns a lab as a whole: built by [`Lab::new`], removed when dropped, whatever happened between.
+//! A whole lab: [`Lab::new`] builds it, and its drop removes it in every case.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -24,23 +24,24 @@ use crate::{kernel, nft, shell, wait};
 
 pub use crate::tunnel::Tunnel;
 
-/// What kind of lab to build.
+/// Parameters of a lab.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     /// Whether the tunnels have a link layer.
     pub flavour: Flavour,
     /// The tunnels' MTU, at both ends.
     pub mtu: u32,
-    /// With a /48 behind the host: one LAN of its own, one on the uplink's wire.
+    /// With a /48 routed to the host, and two LANs in it: a separate one, and one on the uplink's link.
     pub lans: bool,
-    /// Native tunnels of these kinds: brokers that speak their protocols, and no interface in the
-    /// host until the program under test makes it.
+    /// Kinds of native tunnels. Brokers then speak their protocols, and the host has no tunnel interface
+    /// until the program under test makes it.
     pub brokers: Option<[Kind; 2]>,
-    /// As many more native tunnels at pop0, all of them AYIYA.
+    /// Number of additional native tunnels at pop0, all AYIYA.
     pub more: u8,
-    /// Address translation of IPv4 at the ISP.
+    /// NAT of IPv4 at the ISP.
     pub nat: bool,
-    /// For people: namespaces are called `sixxs-host` and so on. Only one such lab at a time.
+    /// The interactive lab: its namespaces have fixed names such as `sixxs-host`. Only one can exist at a
+    /// time.
     pub interactive: bool,
 }
 
@@ -67,7 +68,7 @@ impl Spec {
     }
 }
 
-/// A running lab. Processes and threads that work in it should be gone before it is dropped.
+/// A running lab. Stop all processes and threads in it before the drop.
 #[derive(Debug)]
 pub struct Lab {
     tunnels: [Tunnel; 2],
@@ -80,7 +81,7 @@ pub struct Lab {
     isp: Namespace,
     host: Namespace,
     lans: Option<[Namespace; 2]>,
-    // Last: its drop deletes the namespaces.
+    // The last field: its drop deletes the namespaces.
     dir: LabDir,
 }
 
@@ -147,7 +148,7 @@ impl Lab {
             std::fs::write(&path, tic.authority_pem())
                 .with_context(|| format!("write {}", path.display()))?;
         }
-        // Where the kernel carries 6in4 itself, the sums of the packets inside are left to the card.
+        // If the kernel encapsulates 6in4, it leaves the checksums of inner packets to the network card.
         let carries_in_kernel = kinds
             .iter()
             .any(|kind| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat)))
@@ -193,17 +194,17 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The host of the tunnels.
+    /// The host with the tunnels.
     pub fn host(&self) -> &Namespace {
         &self.host
     }
 
-    /// The host on the other side of the internet.
+    /// A host on the internet.
     pub fn outside(&self) -> &Namespace {
         &self.outside
     }
 
-    /// The router between all others.
+    /// The router that connects all other networks.
     pub fn core(&self) -> &Namespace {
         &self.core
     }
@@ -213,7 +214,7 @@ impl Lab {
         &self.isp
     }
 
-    /// The host on the LAN of its own, and the one on the uplink's wire.
+    /// The host on the separate LAN, and the one on the uplink's link.
     pub fn lans(&self) -> Result<&[Namespace; 2]> {
         self.lans
             .as_ref()
@@ -232,18 +233,17 @@ impl Lab {
             .context("this lab was built without brokers")
     }
 
-    /// The address translation of a lab that has it.
+    /// The NAT of a lab that has one.
     pub fn nat(&self) -> Result<&Nat> {
         self.nat
             .as_ref()
             .context("this lab was built without address translation")
     }
 
-    /// Gives the host another IPv4 address of 192.0.2.0/24 in place of the one it has, as a
-    /// provider does when the line comes up again.
+    /// Replaces the host's IPv4 address by another one of 192.0.2.0/24, like a provider after a reconnect.
     pub fn move_host4(&self, to: Ipv4Addr) -> Result<()> {
         let mut host4 = self.host4.lock().unwrap_or_else(PoisonError::into_inner);
-        // With the last address of a network its routes go too.
+        // Deleting the last address of a network also deletes its routes.
         self.host.ip(&format!(
             "address delete {host4}/24 dev {UPLINK}\n\
              address add {to}/24 dev {UPLINK}\n\
@@ -253,7 +253,7 @@ impl Lab {
         Ok(())
     }
 
-    /// What the program under test may write.
+    /// The paths of the program under test.
     pub fn paths(&self) -> &Paths {
         self.dir.paths()
     }
@@ -268,7 +268,7 @@ impl Lab {
         nft::read(&self.isp)?.get("passed")
     }
 
-    /// A configuration that fits this lab; `extra` are more lines for its top.
+    /// A configuration for this lab; `extra` are additional lines at its top.
     pub fn config(&self, extra: &str) -> String {
         let kinds = self.spec.brokers;
         self.config_of(extra, |index, plan| {
@@ -281,13 +281,13 @@ impl Lab {
             .collect::<String>()
     }
 
-    /// The tunnels that it has besides the two.
+    /// The additional tunnels.
     pub fn more(&self) -> impl Iterator<Item = More> + use<> {
         (0..self.spec.more).map(More)
     }
 
-    /// A configuration that has everything else from two aiccu.conf, which it writes, and from
-    /// the TIC server.
+    /// A configuration that names two aiccu.conf files, and writes them; all other parameters come from them
+    /// and from the TIC server.
     pub fn config_by_aiccu(&self, extra: &str, requiretls: bool) -> Result<String> {
         let paths = [
             self.aiccu_conf(0, requiretls)?,
@@ -331,7 +331,7 @@ impl Lab {
         native::write_secret(self.paths().aiccu_conf(interface), &text)
     }
 
-    /// The lines of a `[[tunnel]]` of any kind in this lab: address, peer, MTU…
+    /// The lines of a `[[tunnel]]` that do not depend on its kind: address, peer, MTU…
     pub fn tunnel_config(&self, plan: &TunnelPlan) -> String {
         let mut text = format!(
             "address = \"{}/64\"\npeer = \"{}\"\nmtu = {}\n",

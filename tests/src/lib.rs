@@ -1,5 +1,4 @@
-//! The lab: the internet that the problem needs, in network namespaces on this machine, and
-//! everything a test wants to do in it.
+//! The lab: the networks of the problem, in network namespaces on this machine, and the tools of the tests.
 //!
 //! ```text
 //!  outside (2001:db8:ffff::9) ── core router ── isp ── net0  host  sixxs0, sixxs1
@@ -8,14 +7,13 @@
 //!                                    └── pop1 (198.51.100.2; 2001:db8:b::1)
 //! ```
 //!
-//! [`lab::Lab`] builds it and takes it down again; the traffic comes from [`probe`],
-//! [`service`] and [`leak`]; [`program`] runs `sixxs` in it the way people do, by its command
-//! line and JSON; [`snapshot`] writes down what the kernel holds, to be compared later. In a lab
-//! with [`native`] tunnels the program makes those itself, and has [`broker`]s to talk to, perhaps
-//! through a [`nat`].
+//! [`lab::Lab`] builds and removes it. The traffic comes from [`probe`], [`service`] and [`leak`].
+//! [`program`] runs `sixxs` in it like a user, by its command line and JSON. [`snapshot`] records the
+//! kernel's state for comparison. In a lab with [`native`] tunnels the program makes those itself, and
+//! connects to [`broker`]s, optionally through a [`nat`].
 //!
-//! Everything stays in namespaces that the lab itself made and uses documentation addresses
-//! only. Root is needed.
+//! Everything is in namespaces that the lab made, and all addresses are documentation addresses. The lab
+//! needs root.
 
 pub mod bare;
 pub mod beside;

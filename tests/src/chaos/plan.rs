@@ -1,46 +1,46 @@
-//! Owns what happens when: batches of acts from a seed. Pure; the same seed gives the same batches,
-//! and after each the host has everything back that only its owner can give.
+//! Chooses faults: batches from a seed. Pure: the same seed gives the same batches. After each batch the host
+//! again has everything that the program cannot restore itself.
 
 use std::time::Duration;
 
 use super::act::{Act, Loss, Place, Port};
 use crate::broker::random::Random;
 
-/// What may happen in a run.
+/// The faults that are possible in a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// Whether programs are filters of a qdisc, and not TCX links.
+    /// Whether programs are clsact filters instead of TCX links.
     pub clsact: bool,
-    /// Whether the program made the tunnels' interfaces itself, and connects to brokers for that.
+    /// Whether the program makes the tunnels' interfaces itself, and connects to brokers for that.
     pub native: bool,
-    /// Whether exits are found and guarded: the configuration does not name the uplinks.
+    /// Whether the daemon detects exits: the configuration does not name the uplinks.
     pub finds_exits: bool,
-    /// Whether one and the same daemon lives from beginning to end.
+    /// Whether one daemon runs from beginning to end.
     pub one_daemon: bool,
 }
 
-/// An act, and how long nothing happens before it.
+/// A fault and the pause before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Before the act.
+    /// Pause before the fault.
     pub pause: Duration,
-    /// What happens then.
+    /// The fault, or the repair of one.
     pub act: Act,
 }
 
-/// Most faults of one batch.
+/// Most faults in a batch.
 const MOST: usize = 10;
 
-/// Chances, in percent, that between two faults one thing is mended.
+/// Probability, in percent, that an earlier fault is undone between two faults.
 const MENDS: f64 = 40.0;
 
-/// Chances, in percent, that so much happens while the daemon stands still.
+/// Probability, in percent, that a fault is a flood while the daemon is stopped by SIGSTOP.
 const FLOODS: f64 = 20.0;
 
-/// Faults of native tunnels that make the program connect to a broker again: one in so many.
+/// Of the faults that make the program connect to a broker again, only one in this number happens.
 const CONNECTS_IN: usize = 60;
 
-/// The daemon, as the plan knows it.
+/// The daemon's state, as the plan assumes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Daemon {
     Runs,
@@ -50,7 +50,7 @@ enum Daemon {
     Dead,
 }
 
-/// Batches without an end.
+/// An endless sequence of batches.
 #[derive(Clone, Debug)]
 pub struct Plan {
     random: Random,
@@ -61,7 +61,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// That of a seed.
+    /// The plan for a seed.
     pub fn new(seed: u64, scope: Scope) -> Self {
         Self {
             random: Random::new(seed),
@@ -72,7 +72,7 @@ impl Plan {
         }
     }
 
-    /// The next batch, with at most so many faults.
+    /// The next batch, with at most `most` faults.
     pub fn batch(&mut self, most: usize) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.daemon == Daemon::Starts {
@@ -95,7 +95,7 @@ impl Plan {
 
     fn step(&mut self, act: Act) -> Step {
         self.happened(act);
-        // Often too soon for the daemon to have seen what came before, at times long after.
+        // Mostly too soon for the daemon to handle the preceding fault, sometimes long after.
         let milliseconds = match self.random.below(10) {
             0..=4 => 0,
             5..=7 => self.random.below(5),
@@ -118,7 +118,7 @@ impl Plan {
         }
     }
 
-    /// Something that is broken gets mended; none when nothing is.
+    /// Undoes a fault; `None` if there is none to undo.
     fn mend(&mut self) -> Option<Act> {
         let mut mends: Vec<Act> = self
             .taken
@@ -147,7 +147,7 @@ impl Plan {
     }
 
     fn candidate(&mut self) -> Act {
-        // Much happens to one who does not look.
+        // While the daemon is stopped, its event socket can overrun.
         if self.daemon == Daemon::Frozen && self.random.percent(FLOODS) {
             return Act::Flood;
         }
@@ -184,21 +184,22 @@ impl Plan {
         }
     }
 
-    /// Half a day at most; where brokers compare it with their own, what they put up with.
+    /// At most half a day; brokers compare timestamps with their clocks, so native tunnels get at most the
+    /// tolerated difference.
     fn wall_seconds(&mut self) -> i64 {
         let most = if self.scope.native { 60 } else { 43_200 };
         let seconds = i64::try_from(self.random.below(2 * most)).unwrap_or_default();
         seconds - i64::try_from(most).unwrap_or_default()
     }
 
-    /// What happens can happen now, and is within the scope.
+    /// Whether this is possible now, and within the scope.
     fn is_possible(&mut self, act: Act) -> bool {
         let starts = self.daemon == Daemon::Starts;
         let runs = starts || self.daemon == Daemon::Runs;
         match act {
             Act::Take(port, loss) => {
                 let whole = self.taken.iter().all(|(taken, _)| *taken != port);
-                // The brokers are reached by the uplink; without, there is nothing to repair.
+                // The brokers are reached by the uplink; without it the daemon cannot repair anything.
                 let connects = self.scope.native
                     && (port == Port::Uplink || matches!(loss, Loss::Name | Loss::Interface));
                 whole && (!connects || self.random.below(CONNECTS_IN) == 0)
@@ -208,18 +209,19 @@ impl Plan {
             }
             Act::DeleteQdisc(port) => self.is_there(port),
             Act::Kill => self.daemon != Daemon::Dead && !self.scope.one_daemon,
-            // Before it listens to signals they end it in their own way.
+            // Before it handles signals, their default action would end it.
             Act::Stop => runs && !starts && !self.scope.one_daemon,
             Act::Reload(by_signal) => runs && !(starts && by_signal),
             Act::Freeze => runs && !starts,
             Act::Wall(_) => runs,
-            // Without a daemon at work there is nobody to guard it.
+            // Only a running daemon attaches its program to an exit.
             Act::Exit => self.scope.finds_exits && self.daemon == Daemon::Runs,
-            // The brokers did not sleep: they would count more connects than time allows.
+            // The brokers' clocks do not skip: they would count too many connects for the elapsed time.
             Act::Sleep(_) => runs && !self.scope.native,
-            // A daemon that starts holds nothing yet, and gives up if it cannot pin what it just made.
+            // A starting daemon does not hold the maps yet, and exits if it cannot pin an object that it just
+            // made.
             Act::DeleteMapPin(_) | Act::DeletePins => !starts,
-            // Only who stands still can miss anything.
+            // Only a stopped daemon misses events.
             Act::Flood => self.daemon == Daemon::Frozen,
             _ => true,
         }
@@ -232,7 +234,7 @@ impl Plan {
         !self.taken.iter().any(gone)
     }
 
-    /// Whether the program gives back what an interface lost: it made it.
+    /// Whether the program restores the property itself, since it made the interface.
     fn mends_itself(&self, port: Port) -> bool {
         self.scope.native && port != Port::Uplink
     }
@@ -257,7 +259,7 @@ mod tests {
         })
     }
 
-    /// A daemon, and what is taken: a model of its own, so that the plan's does not check itself.
+    /// A model of the host that is independent of the plan's.
     #[derive(Default)]
     struct Host {
         dead: bool,

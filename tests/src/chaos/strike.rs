@@ -1,4 +1,4 @@
-//! Owns how each act is carried out.
+//! Injects each fault.
 
 use std::net::Ipv6Addr;
 
@@ -11,14 +11,14 @@ use super::host::Host;
 use crate::topology::TUNNELS;
 use crate::{leak, own, shell, uplink};
 
-/// Changes of one flood: of the messages that tell of them a socket of the usual size (212,992 bytes)
-/// holds a few hundred.
+/// Changes in a flood. A socket with the default buffer (212,992 bytes) holds a few hundred of their
+/// messages.
 const FLOOD: usize = 1500;
 
-/// Packets to each destination that somebody forges.
+/// Forged packets to each destination.
 const FORGED: u64 = 5;
 
-/// In the prefix that a broker routes to the host, where nobody is.
+/// An address without a host, in the prefix that a broker routes to the host.
 const IN_PREFIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 9, 0, 0, 0, 9);
 
 impl Host<'_> {
@@ -87,14 +87,15 @@ impl Host<'_> {
             _ => Ok(()),
         };
         match struck {
-            // The daemon was still at work at making the interface.
+            // The daemon has not finished the interface yet.
             Err(e) if self.native => self.chronicle.note(format!("  in vain: {e:#}")),
             struck => struck?,
         }
         Ok(())
     }
 
-    /// What the daemon may be about to do itself, and then fails here: noted, and no error.
+    /// Runs a command that fails if the daemon does the same at that moment: logs a failure, and returns no
+    /// error.
     fn attempt(&self, command: &str) {
         if let Err(e) = self.lab.host().sh(command) {
             self.chronicle.note(format!("  in vain: {e:#}"));
@@ -103,7 +104,7 @@ impl Host<'_> {
 
     fn take(&mut self, port: Port, loss: Loss) -> Result<()> {
         let (host, interface) = (self.lab.host(), port.interface());
-        // Of its own interfaces the program takes none back that had another name.
+        // The program does not reuse its own interfaces after they were renamed.
         if loss == Loss::Interface || (loss == Loss::Name && self.native && port != Port::Uplink) {
             self.programs.forget(port);
         }
@@ -126,7 +127,7 @@ impl Host<'_> {
         };
         let taken = host.ip(&lines);
         if self.native && taken.is_err() {
-            // The daemon was at work at it.
+            // The daemon changed the interface at the same time.
             self.chronicle.note(format!("  in vain: {taken:?}"));
             return Ok(());
         }
@@ -155,7 +156,7 @@ impl Host<'_> {
         if by_signal {
             return self.signal(Signal::SIGHUP);
         }
-        // One that was just started may not listen yet.
+        // A daemon that was just started may not listen yet.
         let printed = self.program.run(&["reload"])?;
         ensure!(
             printed.code == 0 || printed.stderr.contains("no daemon answers"),
@@ -173,7 +174,7 @@ impl Host<'_> {
         let (forged, other) = (TUNNELS[number].address, TUNNELS[1 - number].address);
         let socket = leak::forging_socket(self.lab.outside(), forged)?;
         for to in [other, IN_PREFIX] {
-            // The address may be refused by a router on the way, of which the socket is told.
+            // A router may reject the forged address; the socket then reports its ICMPv6 error.
             if let Err(e) = leak::send(&socket, to, FORGED, 100) {
                 self.chronicle.note(format!("  in vain: {e}"));
             }
@@ -191,7 +192,7 @@ impl Host<'_> {
     }
 }
 
-/// A line by a number that counts around.
+/// A line by index, modulo their number.
 fn nth(lines: &str, number: usize) -> Option<&str> {
     let lines: Vec<&str> = lines.lines().collect();
     let at = number.checked_rem(lines.len())?;

@@ -1,5 +1,5 @@
-//! Owns the look-out: what the filters count, seen several times a second, so that the record says
-//! when it was that something was lost; and how often brokers were connected to.
+//! Polls the filters' counters several times a second, so that the log shows the time of each loss; and
+//! limits the connects to brokers.
 //!
 //! Tasks: one thread, which ends when the [`Watch`] is dropped.
 
@@ -16,13 +16,13 @@ use super::host::counts;
 use crate::lab::Lab;
 use crate::wait;
 
-/// Between two looks.
+/// Poll interval.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// No broker allows more connects ([`CONNECTS`]) in this time.
+/// No broker allows more than [`CONNECTS`] connects in this time.
 const WINDOW: Duration = Duration::from_secs(60);
 const CONNECTS: usize = 4;
 
-/// A look-out at work.
+/// A running watch.
 #[derive(Debug)]
 pub struct Watch<'scope> {
     stop: Arc<AtomicBool>,
@@ -46,7 +46,7 @@ impl<'scope> Watch<'scope> {
         }
     }
 
-    /// Ends it; an error for what it saw that must not be.
+    /// Ends it; returns an error if it detected too many connects or could not read a counter.
     pub fn end(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let Some(thread) = self.thread.take() else {
@@ -83,7 +83,7 @@ fn look_out(lab: &Lab, native: bool, chronicle: &Chronicle, stop: &AtomicBool) -
     Ok(())
 }
 
-/// The connects to one broker: what it sees of them is another endpoint of the client's.
+/// The connects to one broker, counted by the client's endpoint changes at the broker.
 #[derive(Debug, Default)]
 struct Connects {
     seen: u64,

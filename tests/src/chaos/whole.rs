@@ -1,5 +1,5 @@
-//! Owns what a whole host looks like: its rules, routes and addresses, everybody's, as they were at
-//! the beginning. Indices do not count, nor what the kernel makes up for each new interface.
+//! A snapshot of all rules, routes and addresses of a host, with foreign ones. It ignores indices, and
+//! everything that the kernel generates for each new interface.
 
 use std::collections::BTreeSet;
 
@@ -7,16 +7,16 @@ use anyhow::Result;
 
 use crate::netns::Namespace;
 
-/// Rules, routes and addresses, a line each.
+/// Rules, routes and addresses, one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole(BTreeSet<String>);
 
 impl Whole {
-    /// As it is now.
+    /// The present state.
     pub fn look(host: &Namespace) -> Result<Self> {
         let mut lines = BTreeSet::new();
         for command in [
-            // By number: what names there are is not up to this host.
+            // Numbers instead of names: this machine's name files must not matter.
             "ip -N -6 -details rule show",
             "ip -N -6 -details route show table all",
             "ip -N -4 route show",
@@ -30,7 +30,7 @@ impl Whole {
         Ok(Self(lines))
     }
 
-    /// What another look has less, and what it has besides.
+    /// Lines that `now` lacks, and lines that it has in addition.
     pub fn differences(&self, now: &Self) -> Vec<String> {
         let missing = self.0.difference(&now.0).map(|line| format!("- {line}"));
         let besides = now.0.difference(&self.0).map(|line| format!("+ {line}"));
@@ -38,14 +38,14 @@ impl Whole {
     }
 }
 
-/// Link-local addresses and their routes are made of random numbers or MAC addresses; multicast
-/// comes and goes with them.
+/// Link-local addresses and their routes contain random numbers or MAC addresses, and multicast routes come
+/// with them.
 fn is_kept(line: &str) -> bool {
     !line.contains("fe80:") && !line.contains("ff00::/8")
 }
 
 fn plain(line: &str) -> String {
-    // `linkdown` is said of a link in the moment that it comes up.
+    // A link may have the flag `linkdown` for a moment when it comes up.
     line.replace(" linkdown", "").trim_end().to_owned()
 }
 
