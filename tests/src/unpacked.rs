@@ -1,11 +1,12 @@
-//! Owns where programs are that are better not installed: below directories in which `cargo xtask test`
-//! unpacks their packages, or below / all the same.
+//! Finds programs that should not be installed: below directories into which `cargo xtask test` unpacks their
+//! packages, or below /.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// The directory of a package, of which this program has to be there; `variable` may name it.
+/// The directory of an unpacked package, which has to contain this program; the environment variable
+/// `variable` may name the directory.
 pub(crate) fn root(variable: &str, package: &str, program: &str) -> Result<PathBuf> {
     let unpacked = match std::env::var_os(variable) {
         Some(path) => PathBuf::from(path),
@@ -21,7 +22,7 @@ pub(crate) fn root(variable: &str, package: &str, program: &str) -> Result<PathB
     })
 }
 
-/// What makes its programs of `usr/DIRECTORY` commands like others.
+/// Environment variables with which its programs in `usr/DIRECTORY` run as ordinary commands.
 pub(crate) fn environment(root: &Path, directory: &str) -> [(&'static str, PathBuf); 2] {
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = root.join("usr").join(directory);
@@ -31,7 +32,7 @@ pub(crate) fn environment(root: &Path, directory: &str) -> [(&'static str, PathB
     ]
 }
 
-/// Its libraries.
+/// The directory of its libraries.
 pub(crate) fn libraries(root: &Path) -> PathBuf {
     root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
 }

@@ -1,13 +1,13 @@
-//! Which environment variables must not reach an inner cargo.
+//! Environment variables that must not reach an inner cargo.
 //!
-//! `cargo xtask` runs under a cargo of its own, which tells its children which toolchain they
-//! belong to. A cargo of another toolchain that inherits this mixes the two; flags meant for the
-//! host would break a build for the kernel.
+//! `cargo xtask` runs under an outer cargo, which passes its toolchain to children in the environment. An
+//! inner cargo of another toolchain would mix the two, and flags for the host would break a build for the
+//! kernel.
 
 use std::process::Command;
 
-/// Names passed on although they start with one of [`DROPPED_PREFIXES`]: where things are kept,
-/// how the network is reached, what the terminal shows.
+/// Variables that are passed on although they start with one of [`DROPPED_PREFIXES`]: directories, network,
+/// terminal.
 const KEPT_PREFIXES: &[&str] = &[
     "CARGO_HOME",
     "CARGO_HTTP_",
@@ -22,7 +22,7 @@ const KEPT_PREFIXES: &[&str] = &[
 ];
 
 const DROPPED_PREFIXES: &[&str] = &[
-    // cargo run puts its toolchain's libraries here.
+    // `cargo run` adds its toolchain's libraries here.
     "LD_LIBRARY_PATH",
     "CARGO",
     "RUSTC",
@@ -32,7 +32,7 @@ const DROPPED_PREFIXES: &[&str] = &[
     "RUST_RECURSION_COUNT",
 ];
 
-/// Takes the outer toolchain out of the environment of `command`.
+/// Removes the outer toolchain's variables from the environment of `command`.
 pub(crate) fn environment(command: &mut Command) -> &mut Command {
     for (name, _value) in std::env::vars_os() {
         if name.to_str().is_some_and(belongs_to_outer_toolchain) {

@@ -1,5 +1,5 @@
-//! Makes the Debian package, by cargo-deb. What is in it is listed in sixxs-user's Cargo.toml; what of
-//! that has to be written first is written here, from the program itself.
+//! Makes the Debian package with cargo-deb. sixxs-user's Cargo.toml lists its contents; this module generates
+//! those files that do not exist yet, with the program itself.
 
 use std::{
     env, fs,
@@ -13,20 +13,20 @@ use crate::{
     metadata::Metadata, plan::Needs, process, product, progress, setup, workspace::Workspace,
 };
 
-/// The package whose metadata say what is in it.
+/// The package whose metadata list the contents.
 const PACKAGE: &str = "sixxs-user";
 
-/// Makes it, and says where it is.
+/// Makes the package, and prints its path.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let package = make(workspace)?;
     println!("{}", package.display());
     Ok(())
 }
 
-/// Makes it.
+/// Makes the package, and returns its path.
 pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     product::build(workspace, Needs::DIST)?;
-    // Below the directory that cargo-deb knows by another name, wherever it is.
+    // cargo-deb knows this directory by another name.
     let directory = workspace.release_binary("dist");
     if directory.exists() {
         fs::remove_dir_all(&directory)
@@ -66,8 +66,8 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// Whom users of the package write to: who makes it, as other Debian tools find it out (DEBFULLNAME and
-/// DEBEMAIL, debchange(1)), or as git knows them, or by their login.
+/// Contact of the package: DEBFULLNAME and DEBEMAIL as for other Debian tools (debchange(1)), or git's user,
+/// or the login.
 fn maintainer(workspace: &Workspace) -> String {
     let from = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
     let git = |key: &str| {
@@ -91,7 +91,7 @@ fn maintainer(workspace: &Workspace) -> String {
     )
 }
 
-/// Manual pages, which Debian wants so.
+/// Compresses manual pages, as Debian requires.
 fn compress(directory: &Path) -> Result<()> {
     let look = || format!("look into {}", directory.display());
     for entry in fs::read_dir(directory).with_context(look)? {
@@ -110,7 +110,7 @@ fn compress(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As Debian wants it; what users notice is told elsewhere.
+/// The changelog in Debian's format; it refers to the list of changes for users.
 fn changelog(version: &str, maintainer: &str) -> Result<String> {
     let date = process::capture(
         "read the clock",
@@ -124,7 +124,7 @@ fn changelog(version: &str, maintainer: &str) -> Result<String> {
     ))
 }
 
-/// Those of the program, and that of the kernel's part, which it carries.
+/// The licences of the program, and of the eBPF object in it.
 fn licences(workspace: &Workspace) -> Result<String> {
     let mut text = "MIT or Apache-2.0, at your choice. The eBPF object inside is also under \
                     GPL-2.0-only.\n"

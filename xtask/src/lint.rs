@@ -1,4 +1,4 @@
-//! Every check that must pass before a commit. All of them run; the failures are listed at the end.
+//! All checks before a commit. Every check runs, and failures are listed at the end.
 
 use anyhow::{Result, bail};
 
@@ -9,7 +9,7 @@ use crate::{
 
 type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 
-/// Runs the checks; security advisories only when asked, because they come from the network.
+/// Runs the checks; security advisories only on request, because they come from the network.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(workspace, Needs::LINT)?;
     let checks: [Check<'_>; 9] = [
@@ -30,7 +30,7 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
         ("systemd units", &|| units::check(workspace)),
         ("licences, bans, sources", &|| deny(workspace, advisories)),
         ("eBPF clippy", &|| ebpf::lint(workspace)),
-        // Last, because it wants the object, which sixxs-user embeds.
+        // The last one, because it needs the object, which sixxs-user embeds.
         ("clippy", &|| {
             ebpf::build(workspace)?;
             clippy(workspace)

@@ -1,7 +1,7 @@
-//! `cargo xtask`: everything that is done to the repository, from a bare machine to a lint run.
+//! `cargo xtask`: all tasks in the repository, from setting up a machine to a lint run.
 //!
-//! This file reads the command line and hands over to one module per task. It decides nothing
-//! itself, and nothing in this crate is part of the product.
+//! This file parses the command line and calls one module per task. Nothing in this crate is part of the
+//! product.
 
 mod boundaries;
 mod clean;
@@ -45,15 +45,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Get what the eBPF build and the tests lack (says what and why; nothing when all is there).
+    /// Install missing tools for the eBPF build and the tests (prints each with its reason).
     Setup {
-        /// Get what `lint` wants as well.
+        /// Install the tools for `lint` too.
         #[arg(long)]
         lint: bool,
-        /// Get what `test vm` wants as well.
+        /// Install the tools for `test vm` too.
         #[arg(long)]
         vm: bool,
-        /// Get what `dist` wants as well.
+        /// Install the tools for `dist` too.
         #[arg(long)]
         dist: bool,
     },
@@ -61,42 +61,42 @@ enum Task {
     Build,
     /// Run the daemon; without a configuration, the lab's demonstration.
     Run {
-        /// Configuration to run; default: /etc/sixxs/sixxs.toml if it exists, else the lab.
+        /// Configuration file; default: /etc/sixxs/sixxs.toml if it exists, else the lab.
         #[arg(long, value_name = "F")]
         config: Option<PathBuf>,
-        /// Passed on to `sixxs run` or to the demonstration.
+        /// Arguments for `sixxs run` or for the demonstration.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Build the lab (network namespaces with two tunnels beside a filtered uplink) and stay in it.
+    /// Build the lab (network namespaces with two tunnels and a filtered uplink) and keep it until ctrl-C.
     Lab {
-        /// Passed on to `sixxs-lab up`.
+        /// Arguments for `sixxs-lab up`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run every test, the lab's included; as root, through sudo where needed. Where qemu is
-    /// installed, some of them in a virtual machine with an old kernel as well.
+    /// Run all tests, including the lab's, as root (through sudo if needed). If qemu is installed, also run
+    /// some of them in a virtual machine with an old kernel.
     ///
-    /// `test vm` installs qemu, and runs what must hold on an old kernel on Debian's in a virtual
-    /// machine; `test vm short` some of it.
+    /// `test vm` installs qemu, and runs the tests for old kernels on Debian's kernel in a virtual machine;
+    /// `test vm short` runs some of them.
     ///
-    /// `test boot` makes the package, installs and removes it in a Debian of its own, and boots that in
-    /// the virtual machine, three times; `test boot short` twice, and no more than that.
+    /// `test boot` makes the package, installs and removes it in a separate Debian system, and boots that
+    /// three times in the virtual machine; `test boot short` boots it twice, and runs nothing else.
     ///
-    /// `test chaos` strikes hosts with random faults while traffic runs. Among all tests that takes a
-    /// minute; `test chaos --faults 10000` strikes as long as one likes, `--seed S` as it did before, and
-    /// `tcx`, `clsact` or `native` behind it one kind of host only.
+    /// `test chaos` injects random faults into hosts with traffic. As part of all tests this takes a minute.
+    /// `--faults N` sets the number of faults, `--seed S` repeats an earlier run, and `tcx`, `clsact` or
+    /// `native` selects one kind of host.
     Test {
-        /// Only tests whose name contains one of these; test runner options too. `vm` [FILTER…]: in
-        /// the virtual machine. `boot`: the package. `chaos` [--faults N] [--seed S] [KIND…]: chaos.
+        /// Only tests whose name contains one of these; also test runner options. `vm` [FILTER…]: in the
+        /// virtual machine. `boot`: the package. `chaos` [--faults N] [--seed S] [KIND…]: chaos.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
     },
-    /// Measure: `core` is the cost per packet of the kernel programs, `tunnel` what native tunnels
-    /// carry and at what cost, `repair` for how long what was taken away is gone, `scale` what very
-    /// many tunnels cost.
+    /// Run a benchmark: `core` measures the cost per packet of the kernel programs, `tunnel` the throughput
+    /// and cost of native tunnels, `repair` how long a removed object is missing, `scale` the cost of very
+    /// many tunnels.
     Bench {
-        /// Which benchmark, and its options.
+        /// The benchmark, and its options.
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,
@@ -106,11 +106,11 @@ enum Task {
     },
     /// Make the Debian package: the release binary, its units, manual pages and completions.
     Dist,
-    /// Draw the pictures in docs/pictures anew, from a run of `sixxs top` and `status` in the lab.
+    /// Draw the pictures in docs/pictures, from a run of `sixxs top` and `status` in the lab.
     Pictures,
     /// Check format, clippy, crate directions, boundaries, stray paths, units, licences and sources.
     Lint {
-        /// Check for known security advisories too (fetches their database from the network).
+        /// Also check for known security advisories (downloads their database).
         #[arg(long)]
         advisories: bool,
     },

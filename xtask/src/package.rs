@@ -1,4 +1,4 @@
-//! Files of Debian's packages without installing those: downloaded and unpacked. Needs no root.
+//! Files of Debian packages without installing those: downloads and unpacks packages. Needs no root.
 
 use std::{
     fs,
@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{process, progress};
 
-/// Unpacks packages, as apt-get names them, into one tree below `directory`, which is made anew, and
-/// returns it.
+/// Unpacks packages, named as for apt-get, into one tree below `directory`, which it empties first. Returns
+/// the tree.
 pub(crate) fn unpack(verb: &str, packages: &[String], directory: &Path) -> Result<PathBuf> {
     if directory.exists() {
         fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
@@ -21,7 +21,7 @@ pub(crate) fn unpack(verb: &str, packages: &[String], directory: &Path) -> Resul
         &format!("downloading {}", packages.join(", ")),
         verb,
         Command::new("apt-get")
-            // Else root is told that its own directory is not for apt's user.
+            // Otherwise apt-get warns root that its sandbox user cannot access the directory.
             .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
             .args(packages)
             .current_dir(directory),
