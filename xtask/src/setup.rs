@@ -1,8 +1,8 @@
-//! Gets what is missing: looks at the machine, lets `plan` decide, carries the plan out, and looks
-//! again until nothing is missing.
+//! Installs missing needs: observes the machine, lets `plan` decide, runs the steps, and repeats this until
+//! nothing is missing.
 //!
-//! Says what it does, why, and about how long it takes, before it does it. When nothing is
-//! missing it is silent and takes some tens of milliseconds.
+//! It prints each step with its reason and approximate duration before it runs the step. If nothing is
+//! missing it prints nothing, and takes some tens of milliseconds.
 
 use std::{
     collections::BTreeSet,
@@ -23,11 +23,11 @@ use crate::{
     workspace::{self, Workspace},
 };
 
-/// Batches that the longest way takes (lists, compiler, LLVM, tools), and some to spare. More
-/// means that a step does not do what it says.
+/// Batches of the longest sequence (lists, compiler, LLVM, tools), and some to spare. More means that a step
+/// does not have its effect.
 const MOST_BATCHES: usize = 8;
 
-/// Makes sure that what `needs` names is there.
+/// Installs everything that `needs` names.
 pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
     let mut lists_fresh = false;
     let mut refused = BTreeSet::new();
@@ -39,7 +39,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
                 for step in &steps {
                     match (&step.action, carry_out(workspace, step)) {
                         (_, Ok(())) => lists_fresh |= step.action == Action::AptUpdate,
-                        // The plan may know another way to the same thing.
+                        // The plan may have an alternative.
                         (Action::AptInstall(packages), Err(error)) => {
                             eprintln!("error: {error:#}\n{}", refusal(packages));
                             refused.extend(packages.iter().cloned());
@@ -104,14 +104,14 @@ fn observe(needs: Needs, lists_fresh: bool, refused: &BTreeSet<String>) -> Resul
     Ok(facts)
 }
 
-/// Adds the facts that take longer to find and matter only when something is missing.
+/// Adds the facts that take longer to find, and matter only if something is missing.
 fn complete(facts: &mut Facts) {
     facts.privilege = Privilege::find();
     let llvms = || toolchain::linker_llvms(0);
     facts.llvm_installed = llvms()
         .filter(|&llvm| {
             let prefix = toolchain::llvm_prefix(llvm);
-            // The linker links Polly too, which Debian packs by itself.
+            // The linker also links Polly, which Debian has in a separate package.
             prefix.join("bin/llvm-config").exists() && prefix.join("lib/libPolly.a").exists()
         })
         .collect();
@@ -123,7 +123,7 @@ fn complete(facts: &mut Facts) {
     }
 }
 
-/// Debian or one of its children, with its package manager.
+/// Whether this is Debian or a derivative, with its package manager.
 fn is_debian() -> bool {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     names_debian(&release) && on_path("apt-get")
@@ -140,7 +140,7 @@ fn names_debian(os_release: &str) -> bool {
         .any(|id| id == "debian")
 }
 
-/// The version that `apt-get install` would take.
+/// The version that `apt-get install` would install.
 pub(crate) fn candidate(package: &str) -> Option<String> {
     let policy = process::ask(
         Command::new("apt-cache")
@@ -163,10 +163,10 @@ pub(crate) fn on_path(program: &str) -> bool {
     find_program(program).is_some()
 }
 
-/// The oldest qemu that the tests were tried with.
+/// The oldest qemu with which the tests were tried.
 const OLDEST_QEMU: u32 = 7;
 
-/// Whether a program that is there will do. Only of qemu is a version asked.
+/// Whether an existing program is usable. Only qemu's version matters.
 fn new_enough(program: &str) -> bool {
     if program != "qemu-system-x86_64" {
         return true;
@@ -181,7 +181,7 @@ fn qemu_major(text: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// Says which installed packages stand in the way of these, and what to do.
+/// A message with the installed packages that conflict with these, and a remedy.
 fn refusal(packages: &[String]) -> String {
     let plan = process::ask(
         Command::new("apt-get")
@@ -209,11 +209,11 @@ fn removed(plan: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Where a program is; one that is asked for by its whole path is there or nowhere.
+/// The path of a program; an absolute path is checked as it is.
 pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        // Root's directories are not on everybody's path.
+        // The PATH of other users may lack root's directories.
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|path| path.is_file())
@@ -247,7 +247,7 @@ fn carry_out(workspace: &Workspace, step: &Step) -> Result<()> {
     progress::run("setting up", "set up this machine", &mut command, advice)
 }
 
-/// Brings the package lists up to date.
+/// Updates the package lists.
 pub(crate) fn update_lists(workspace: &Workspace) -> Result<()> {
     let why = "what can be had (some seconds)".to_owned();
     let action = Action::AptUpdate;
@@ -264,8 +264,8 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
         }
         Action::AptInstall(packages) => {
             let mut command = apt_get();
-            // Nothing of the user's may have to go for this (rustc-web conflicts with Debian's
-            // own rustup and rustc packages).
+            // Never remove the user's packages (rustc-web conflicts with Debian's own rustup and rustc
+            // packages).
             command.args([
                 "-q",
                 "install",
@@ -305,14 +305,14 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
         Action::CargoDeny => {
             let root = cargo_deny_root()?;
             let mut command = cargo_install(workspace, "cargo-deny", CARGO_DENY_VERSION, &root)?;
-            // It runs for a second or two, and takes minutes to be made faster.
+            // It runs for a second or two; an optimized build would take minutes longer.
             command.arg("--debug");
             (command, NETWORK)
         }
         Action::CargoDeb => {
             let root = cargo_deb_root()?;
             let mut command = cargo_install(workspace, "cargo-deb", CARGO_DEB_VERSION, &root)?;
-            // It runs for a second or two, and takes minutes to be made faster.
+            // It runs for a second or two; an optimized build would take minutes longer.
             command.arg("--debug");
             (command, NETWORK)
         }
@@ -320,20 +320,20 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
 }
 
 fn apt_get() -> Command {
-    // Waits for another package manager at work (boot-time updates) instead of failing at once.
+    // Wait if another package manager runs (boot-time updates) instead of failing at once.
     let mut command =
         privilege::as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive".as_ref())]);
     command.args(["-o", "DPkg::Lock::Timeout=300"]);
     command
 }
 
-/// `--force`, because a tool that is there but does not run counts as installed for cargo.
+/// `--force`, because cargo considers a tool installed even if it does not run.
 fn cargo_install(workspace: &Workspace, name: &str, version: &str, root: &Path) -> Result<Command> {
     std::fs::create_dir_all(root)
         .with_context(|| format!("make the tool cache {}", root.display()))?;
     let mut command = workspace.bare_cargo();
     clean::environment(&mut command)
-        // Outside the checkout, whose cargo configuration is not meant for tools.
+        // Outside the checkout, whose cargo configuration is not for tools.
         .current_dir(root)
         .args([
             "install",

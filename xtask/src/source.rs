@@ -1,5 +1,4 @@
-//! The files of the checkout, and what none of them may mention: paths that exist only where it
-//! was written.
+//! The files of the checkout, and a check for paths that exist only on one machine.
 
 use std::{fs, io, path::PathBuf, process::Command};
 
@@ -9,12 +8,12 @@ use crate::{process, workspace::Workspace};
 
 /// A text file of the checkout.
 pub(crate) struct File {
-    /// Relative to the root.
+    /// Relative to the checkout.
     pub(crate) path: PathBuf,
     pub(crate) text: String,
 }
 
-/// All text files that are committed or could be (so that a stray is found before the commit).
+/// All text files that are committed or could be (so that lint checks a file before its commit).
 pub(crate) fn tree(workspace: &Workspace) -> Result<Vec<File>> {
     let list = process::capture(
         "list the files of the checkout",
@@ -30,13 +29,13 @@ pub(crate) fn tree(workspace: &Workspace) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for path in list.split_terminator('\0').map(PathBuf::from) {
         match fs::read(workspace.root.join(&path)) {
-            // Pictures and packet captures are not text and are left out.
+            // Skip files that are not text: pictures, packet captures.
             Ok(bytes) => files.extend(
                 String::from_utf8(bytes)
                     .ok()
                     .map(|text| File { path, text }),
             ),
-            // Removed but not yet committed; or a link to a directory.
+            // A removed file that is not committed yet, or a link to a directory.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -48,7 +47,8 @@ pub(crate) fn tree(workspace: &Workspace) -> Result<Vec<File>> {
     Ok(files)
 }
 
-/// Beginnings of paths that mean nothing elsewhere. In two parts, or this file would hold them.
+/// Starts of paths that exist only on one machine, each in two parts, so that this file does not contain
+/// them.
 const STRAY: &[(&str, &str)] = &[
     ("../", "shared"),
     ("/wor", "k/"),
@@ -59,7 +59,7 @@ const STRAY: &[(&str, &str)] = &[
     ("/root/.rus", "tup"),
 ];
 
-/// Mentions of such paths, a line each.
+/// Mentions of such paths, one per line.
 pub(crate) fn stray_paths(files: &[File]) -> Vec<String> {
     let strays: Vec<String> = STRAY.iter().map(|(a, b)| format!("{a}{b}")).collect();
     let mut found = Vec::new();
@@ -74,7 +74,7 @@ pub(crate) fn stray_paths(files: &[File]) -> Vec<String> {
     found
 }
 
-/// Whether `stray` is in the line as the beginning of a path, not in the middle of one.
+/// Whether the line has `stray` at the start of a path, not inside one.
 fn mentions(line: &str, stray: &str) -> bool {
     line.match_indices(stray).any(|(at, _)| {
         !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "_-.~}".contains(c))

@@ -1,7 +1,7 @@
-//! Runs every test of the workspace, those of the lab included.
+//! Runs all tests of the workspace, including the lab's.
 //!
-//! The lab makes network namespaces and loads programs into the kernel, so test binaries run as
-//! root; only they, never the compiler. cargo test's own summaries are the last thing printed.
+//! The lab makes network namespaces and loads programs into the kernel, so test binaries run as root; the
+//! compiler never does. cargo test prints its summaries last.
 
 use std::num::NonZeroUsize;
 
@@ -15,13 +15,13 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The packages whose tests run on the host. Wherever tests are built it is these together, so that
-/// they share what they are built from.
+/// The packages whose tests run on the host. All builds of tests use this list, so that they share their
+/// dependencies.
 pub(crate) const PACKAGES: &[&str] = &["--workspace", "--exclude", "sixxs-ebpf"];
 
-/// All tests, some of them on an old kernel too where that is possible; or those whose name contains
-/// one of `filter` (which may hold test runner options); with `chaos` that alone, by its own options;
-/// with `vm` those that must hold on an old kernel, there.
+/// Runs all tests, some of them on an old kernel too if possible; or tests whose name contains one of
+/// `filter`, which may have test runner options. `chaos` with its options runs only that; `vm` runs the tests
+/// for old kernels in the virtual machine.
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     match filter {
         [first, rest @ ..] if first == "vm" => vm::run(workspace, rest),
@@ -35,10 +35,10 @@ pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     }
 }
 
-/// Set by whoever wants a suite that was not run to be a failure.
+/// If this variable is set, a suite that was not run is an error.
 const REQUIRE_ALL: &str = "SIXXS_REQUIRE_ALL_SUITES";
 
-/// All tests. Says at the end which suites were not run, and why.
+/// Runs all tests. Prints at the end the suites that were not run, with the reason.
 fn everything(workspace: &Workspace) -> Result<()> {
     let suites = [
         vm::run_if_possible(workspace),
@@ -69,28 +69,28 @@ fn everything(workspace: &Workspace) -> Result<()> {
     outcome
 }
 
-/// The test runner's own variable: how many tests run at the same time.
+/// The test runner's variable for the number of concurrent tests.
 const THREADS: &str = "RUST_TEST_THREADS";
 
-/// Tests in the lab mostly wait: one of them uses a fifth of a processor. Those that use a whole one
-/// or measure time take turns.
+/// The number of concurrent tests. Tests in the lab mostly wait: one uses a fifth of a processor. Tests that
+/// use a whole one or measure time take turns.
 fn threads() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     2 * processors
 }
 
-/// Random faults while traffic runs, as many as one likes.
+/// Inject random faults into hosts with traffic.
 #[derive(Parser)]
 #[command(name = "cargo xtask test chaos", bin_name = "cargo xtask test chaos")]
 struct Chaos {
-    /// So many faults that one daemon lives through, after a quarter of that with daemons killed and
-    /// started as well; default: as many as fit into some seconds.
+    /// Number of faults with one daemon, after a quarter of that with faults that also kill and start the
+    /// daemon; default: some seconds of faults.
     #[arg(long, value_name = "N")]
     faults: Option<u64>,
-    /// Decides what happens; default: another one each time, which is printed.
+    /// Seed that determines all faults; default: a random one, which is printed.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// `tcx`, `clsact` or `native`: only this kind of host.
+    /// Only this kind of host: `tcx`, `clsact` or `native`.
     variant: Vec<String>,
 }
 
@@ -103,12 +103,12 @@ fn chaos(workspace: &Workspace, wanted: &Chaos) -> Result<()> {
         variables.extend(value.map(|value| (name, value.to_string())));
     }
     let mut filter = wanted.variant.clone();
-    // How far it is, and what was counted.
+    // Show the progress and the counters.
     filter.push("--nocapture".to_owned());
     on_this_kernel(workspace, &["--test", "chaos"], &variables, &filter)
 }
 
-/// The tests that match, of these targets (none named: all), with these variables.
+/// Runs the matching tests of these targets (none means all), with these variables.
 fn on_this_kernel(
     workspace: &Workspace,
     targets: &[&str],
@@ -131,7 +131,7 @@ fn on_this_kernel(
         command.env(THREADS, threads().to_string());
     }
     if !privilege::is_root() {
-        // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.
+        // `cfg(all())` is true on every host. env(1) restores PATH, which sudo replaces.
         let path = std::env::var("PATH").unwrap_or_default();
         let runner = format!(r#"target."cfg(all())".runner=["sudo","-E","env","PATH={path}"]"#);
         command.args(["--config", &runner]);

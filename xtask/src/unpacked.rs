@@ -1,5 +1,5 @@
-//! Programs for the tests, out of their packages. They are not installed: NetworkManager would start to
-//! manage the machine, and ip6tables is asked by others once it is there.
+//! Programs for the tests, from unpacked packages. They are not installed: NetworkManager would start to
+//! manage the machine, and other software uses ip6tables if it exists.
 
 use std::{
     fs,
@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{package, process, setup, workspace::Workspace};
 
-/// A program, its package, and what tells the tests where it is.
+/// A program, its package, and the environment variable for the tests.
 pub(crate) struct Unpacked {
-    /// The variable that says so.
+    /// Variable with the directory for the tests.
     pub(crate) variable: &'static str,
     package: &'static str,
     program: &'static str,
@@ -37,7 +37,8 @@ pub(crate) const ALL: [Unpacked; 2] = [
 ];
 
 impl Unpacked {
-    /// The directory below which it is: the root of the file system, where it is installed anyway.
+    /// The directory with the program: the tree of its package, or the root of the file system if it is
+    /// installed.
     pub(crate) fn get(&self, workspace: &Workspace) -> Result<PathBuf> {
         let installed = Path::new("/");
         if installed.join(self.program).exists() {
@@ -51,7 +52,7 @@ impl Unpacked {
         let unpacked = match self.fetch(&aside) {
             Ok(unpacked) => unpacked,
             Err(error) => {
-                // Lists that are old name packages that are gone.
+                // Outdated package lists have packages that no longer exist.
                 eprintln!("{error:#}");
                 setup::update_lists(workspace)?;
                 self.fetch(&aside)?
@@ -67,8 +68,8 @@ impl Unpacked {
     }
 }
 
-/// A package with the packages that it needs and this machine does not have, unpacked below `aside`. Of
-/// these only libraries are taken, and those `with` it.
+/// Unpacks a package below `aside`, with the packages that it depends on and this machine does not have. Of
+/// the dependencies it only takes libraries, and the packages in `with`.
 pub(crate) fn fetch(package: &str, with: &[&str], size: &str, aside: &Path) -> Result<PathBuf> {
     let verb = format!("get {package}");
     let plan = process::capture(
@@ -88,8 +89,8 @@ pub(crate) fn fetch(package: &str, with: &[&str], size: &str, aside: &Path) -> R
     package::unpack(&verb, &packages, aside)
 }
 
-/// Of what `apt-get --simulate install` would do, the program and libraries that are not there in
-/// any version; services that it would ask are left out.
+/// From the output of `apt-get --simulate install`: the package and libraries that are not installed in any
+/// version. Services that it would use are left out.
 fn wanted(plan: &str, package: &str, with: &[&str]) -> Vec<String> {
     plan.lines()
         .filter_map(|line| line.strip_prefix("Inst ")?.split_once(' '))

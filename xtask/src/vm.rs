@@ -1,12 +1,12 @@
-//! Runs what must hold on an old kernel on one: Debian's, in a virtual machine without
-//! acceleration, on a file system of this machine's own programs.
+//! Runs tests on an old kernel: Debian's, in a virtual machine without acceleration, on a file system with
+//! this machine's own programs.
 //!
-//! Owns which tests those are. `kernel` gets the kernel, `payload` the tests, `image` packs both,
-//! `boot` runs the machine and judges what it printed. None of it needs root, and nothing outside
-//! of the target directory is written, but for the programs that setup installs.
+//! This module lists the tests. `kernel` gets the kernel, `payload` the tests, `image` packs both, `boot`
+//! runs the machine and evaluates its output. Nothing of this needs root, or writes outside the target
+//! directory, except for the programs that setup installs.
 //!
-//! `reboots` is another machine: Debian as it is installed (`system`), from a disk, with systemd and our
-//! package. To make its file system takes root.
+//! `reboots` is another machine: an installed Debian (`system`) on a disk, with systemd and the package. To
+//! make its file system needs root.
 
 mod boot;
 mod image;
@@ -23,21 +23,21 @@ use anyhow::{Result, ensure};
 
 use crate::{plan::Needs, product, setup, workspace::Workspace};
 
-/// A test binary and what of it is run.
+/// A test binary, and the selection of its tests.
 struct Suite {
     binary: &'static str,
-    /// Beginnings of names; each has to match a test. Empty: all.
+    /// Prefixes of test names; each has to match a test. Empty means all.
     only: &'static [&'static str],
-    /// Parts of names, and why these tests are left out.
+    /// Parts of test names, with the reason why these tests are excluded.
     except: &'static [(&'static str, &'static str)],
-    /// Environment that it wants here.
+    /// Environment variables for it.
     variables: &'static [(&'static str, &'static str)],
 }
 
-/// What tests are told there for certain.
+/// Features that this kernel has for certain.
 const FEATURES: (&str, &str) = ("SIXXS_KERNEL_HAS", "vrf,wireguard");
 
-/// What must hold, all of it.
+/// All tests for old kernels.
 const WHOLE: &[Suite] = &[
     Suite {
         binary: "programs",
@@ -68,7 +68,7 @@ const WHOLE: &[Suite] = &[
             "aiccu_commands::",
             "subtrees::from_rules_to_subtrees_and_back",
         ],
-        // What else measures time or takes much of it is not named above: `footprint`, and
+        // The list above also excludes other tests that measure time or take long: `footprint`, and
         // `subtrees` with its ten thousand addresses.
         except: &[(
             "a_fight_over_rules",
@@ -80,8 +80,8 @@ const WHOLE: &[Suite] = &[
     CHAOS,
 ];
 
-/// What `cargo xtask test vm short` runs of it, and `cargo xtask test` among all tests: each way to
-/// attach, each kind of tunnel, and some faults, within two minutes.
+/// The tests of `cargo xtask test vm short`, and of `cargo xtask test`: each hook, each tunnel kind, and some
+/// faults, within two minutes.
 const SHORT: &[Suite] = &[
     Suite {
         binary: "story",
@@ -92,7 +92,7 @@ const SHORT: &[Suite] = &[
     CHAOS,
 ];
 
-/// What people type, where the kernel has `sit` and WireGuard; there is no systemd-networkd.
+/// The commands of the guides, for a kernel with `sit` and WireGuard; the machine has no systemd-networkd.
 const GUIDES: Suite = Suite {
     binary: "guides",
     only: &[
@@ -105,8 +105,8 @@ const GUIDES: Suite = Suite {
     variables: &[],
 };
 
-/// Few faults, and more time for each: the emulated processor is slower. What the programs themselves
-/// do is timed by nobody.
+/// Few faults, and longer time limits: the emulated processor is slower. No test measures the time of the
+/// programs.
 const CHAOS: Suite = Suite {
     binary: "chaos",
     only: &["chaos_by_clsact"],
@@ -114,19 +114,19 @@ const CHAOS: Suite = Suite {
     variables: &[("SIXXS_CHAOS_FAULTS", "20"), ("SIXXS_TEST_PATIENCE", "10")],
 };
 
-/// A machine that runs for longer hangs.
+/// Limits for a machine that hangs.
 const SHORT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const WHOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// What became of suites that not every machine can run.
+/// The outcome of suites that some machines cannot run.
 #[derive(Debug)]
 pub(crate) enum Ran {
     Yes,
-    /// Which suites, and why not.
+    /// The suites and the reason why they were not run.
     No(String),
 }
 
-/// As [`run`] does of the short list, where this machine has qemu.
+/// Runs the short list, like [`run`], if this machine has qemu.
 pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<Ran> {
     let programs = ["qemu-system-x86_64", "busybox", "cpio"];
     if let Some(missing) = missing_here(&programs) {
@@ -139,7 +139,7 @@ pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<Ran> {
     Ok(Ran::Yes)
 }
 
-/// Why this machine cannot run a virtual machine that takes these programs, if so.
+/// The reason why this machine cannot run a virtual machine that needs these programs, if there is one.
 fn missing_here(programs: &[&str]) -> Option<String> {
     if !HAS_KERNEL {
         return Some("the kernel is one for x86_64".to_owned());
@@ -148,8 +148,8 @@ fn missing_here(programs: &[&str]) -> Option<String> {
     Some(format!("{missing} is missing"))
 }
 
-/// What must hold on an old kernel (`short`: some of it), or of those test binaries the tests whose
-/// names contain one of `filter`; gets what that lacks.
+/// Runs the tests for old kernels (`short`: some of them), or from their binaries the tests whose names
+/// contain one of `filter`. Installs missing needs.
 pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<()> {
     ensure!(
         HAS_KERNEL,
@@ -200,7 +200,7 @@ fn in_machine(
     Ok(())
 }
 
-/// What the machine runs: every suite, whatever became of those before.
+/// The machine's script: it runs every suite, even after a failure.
 fn script(suites: &[Suite], filter: &[String]) -> String {
     let mut script = format!(
         "export SIXXS_BIN={}/sixxs RUST_BACKTRACE=0\nfailed=0\n",
@@ -227,7 +227,7 @@ fn script(suites: &[Suite], filter: &[String]) -> String {
     script + "exit $failed\n"
 }
 
-/// Beginnings of names that no test had.
+/// Prefixes that no test's name has.
 fn unmatched(suites: &[Suite], transcript: &str) -> Vec<&'static str> {
     let begins = |name: &&str| !transcript.contains(&format!("\ntest {name}"));
     let names = suites.iter().flat_map(|suite| suite.only.iter().copied());

@@ -1,5 +1,5 @@
-//! Installs the package in a Debian of its own, and boots that two or three times: what must hold after
-//! each boot is in `guest/check`.
+//! Installs the package in a separate Debian, and boots that two or three times. `guest/check` has the checks
+//! after each boot.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use anyhow::{Result, ensure};
 use super::{HAS_KERNEL, Ran, boot, kernel, missing_here, payload, system};
 use crate::{dist, plan::Needs, privilege::Privilege, product, workspace::Workspace};
 
-/// How much is tried.
+/// Extent of the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// Two reboots, daemons killed before and an upgrade and the removal after them.
+    /// Two reboots, with daemons killed before them, and an upgrade and the removal after them.
     Whole,
     /// One reboot.
     Short,
@@ -26,10 +26,10 @@ impl Extent {
     }
 }
 
-/// A machine that runs for longer hangs.
+/// Limit for a machine that hangs.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The short form, where this machine has what it takes.
+/// Runs the short form, if this machine has its needs.
 pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<Ran> {
     let programs = ["qemu-system-x86_64", "busybox", "cpio", "mmdebstrap"];
     let missing = missing_here(&programs)
@@ -44,7 +44,7 @@ pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<Ran> {
     Ok(Ran::Yes)
 }
 
-/// Makes the package and tries it, getting what that lacks.
+/// Makes the package and tests it. Installs missing needs.
 pub(crate) fn run(workspace: &Workspace, extent: Extent) -> Result<()> {
     ensure!(
         HAS_KERNEL,
@@ -84,7 +84,7 @@ pub(crate) fn run(workspace: &Workspace, extent: Extent) -> Result<()> {
     Ok(())
 }
 
-/// How many checks passed; an error unless all did, after every boot.
+/// The number of passed checks; an error if one failed, or a boot did not complete.
 fn judge(transcript: &str, boots: u32) -> Result<usize> {
     let verb = "boot with the package";
     let count = |what: &str| {
