@@ -78,7 +78,7 @@ fn load(program: &[[u8; 8]]) -> Result<OwnedFd> {
         program: program.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,
     };
-    // SAFETY: the structure has the layout of the kernel's union for this command; the objects behind its
+    // SAFETY: the structure begins like the kernel's union for this command; the objects behind its
     // pointers outlive the call.
     let loaded = unsafe { descriptor(Command::ProgramLoad, &mut load) };
     loaded.context("load a program; this needs root")
@@ -195,7 +195,7 @@ pub fn program_name(number: u32) -> Result<Option<String>> {
 pub enum Order {
     /// Before all others.
     First,
-    /// After them.
+    /// After all others.
     Last,
 }
 
@@ -290,7 +290,7 @@ pub fn pin_array(
         max_entries: entries,
         flags: 0,
     };
-    // SAFETY: the structure has the layout of the kernel's union for this command, and no pointers.
+    // SAFETY: the structure begins like the kernel's union for this command, and no pointers.
     let map = unsafe { descriptor(Command::MapCreate, &mut create) }.context("make a map")?;
     let copies = if per_processor {
         possible_processors()?
@@ -453,7 +453,7 @@ fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {
         next: 0,
         flags: 0,
     };
-    // SAFETY: the structure has the layout of the kernel's union for this command, and no pointers.
+    // SAFETY: the structure begins like the kernel's union for this command, and no pointers.
     match unsafe { descriptor(command, &mut get) } {
         Ok(descriptor) => Ok(Some(descriptor)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

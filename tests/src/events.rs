@@ -213,7 +213,7 @@ fn read(message: &[u8], at: Instant) -> Option<Event> {
     }
     let mut thing = message.get(HEADER..BODY)?.to_vec();
     if !is_rule {
-        // A route's flags show the state of its interface, and other attributes are about its use.
+        // Drop the flags, which depend on the interface's state. Further attributes are about the route's use.
         thing.truncate(8);
     }
     for (name, value) in attributes(message.get(BODY..)?) {

@@ -33,7 +33,7 @@ fn interactive_lab() -> Result<Lab> {
     Ok(lab)
 }
 
-/// UDP echo, TCP and discard services on both sides, for manual tests and for leaks.
+/// TCP and discard services on both sides, and UDP echo on the host, for manual tests and for leaks.
 fn services(lab: &Lab) -> Result<[Services; 2]> {
     let addresses = TUNNELS.each_ref().map(|plan| plan.address);
     Ok([

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The internet that the problem needs, in network namespaces on this machine alone.
+/// The networks of the problem, in network namespaces on this machine.
 #[derive(Parser)]
 #[command(name = "sixxs-lab", version)]
 struct Arguments {
@@ -14,7 +14,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build the lab and hold it until ctrl-C.
+    /// Build the lab and keep it until ctrl-C.
     Up,
     /// Build the lab, run the daemon in it and show the replies to pings from the outside.
     Demo {

@@ -27,8 +27,8 @@ pub(super) const REPAIRED: Duration = Duration::from_secs(3);
 const CONNECTED: Duration = Duration::from_secs(90);
 /// Limit until the status reports the restored state.
 const TOLD: Duration = Duration::from_secs(5);
-/// If no packet is lost in this time, the loss is over. It covers several leaks of each sender, which pauses
-/// that long at most.
+/// If no packet is lost in this time, the loss is over. It covers several leaks of each sender; both this
+/// time and the senders' interval are multiplied by [`wait::patience`].
 pub(super) const QUIET: Duration = Duration::from_millis(60);
 
 /// Memory that native tunnels fill gradually: AYIYA's replay protection has at most 8 MiB, and 6in4 has 64

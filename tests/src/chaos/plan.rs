@@ -184,8 +184,8 @@ impl Plan {
         }
     }
 
-    /// At most half a day; brokers compare timestamps with their clocks, so native tunnels get at most the
-    /// tolerated difference.
+    /// At most half a day; brokers compare timestamps with their clocks, so with native tunnels it stays
+    /// within the tolerated difference.
     fn wall_seconds(&mut self) -> i64 {
         let most = if self.scope.native { 60 } else { 43_200 };
         let seconds = i64::try_from(self.random.below(2 * most)).unwrap_or_default();

@@ -1,5 +1,5 @@
 //! A host with very many tunnel addresses. It has one tunnel, a TUN device that drops packets once its queue
-//! is full, and an uplink without a neighbour.
+//! is full, and an uplink without a router.
 
 use std::fmt::Write as _;
 use std::fs::File;
