@@ -36,7 +36,8 @@ pub(crate) fn measure(idle_for: Duration) -> Result<Many> {
         more: MORE,
         ..Spec::native([Kind::Ayiya; 2])
     })?;
-    // Each tunnel is a connect to the broker. The lab's brokers do not refuse frequent connects, so raise the limit.
+    // Each tunnel is a connect to the broker. The lab's brokers do not refuse frequent connects, so raise the
+    // limit.
     lab.write_config(&lab.config("[connect_limit]\nconnects = 1000\n"))?;
     let program = Program::new(&lab, Hook::Auto)?;
     let started = Instant::now();
