@@ -129,7 +129,7 @@ pub enum Act {
     Start,
     /// Starts the daemon, and does not wait.
     StartOnly,
-    /// Reloads the configuration: by request (true), or by signal.
+    /// Reloads the configuration: by signal (true), or by request.
     Reload(bool),
     /// Stops the daemon's execution (SIGSTOP).
     Freeze,
