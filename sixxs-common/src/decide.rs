@@ -2,7 +2,7 @@
 
 use crate::{
     address::Address,
-    layout::Source,
+    layout::{Interface, NoRole, Role, Source},
     packet::{Ipv6, NoIpv6},
 };
 
@@ -30,6 +30,18 @@ pub enum Exit {
     Uplink(u32),
     /// The tunnel in this slot.
     Tunnel(u32),
+}
+
+impl Exit {
+    /// The interface of this entry.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(interface: &Interface) -> Self {
+        match Role::try_from(interface.role) {
+            Ok(Role::Tunnel) => Self::Tunnel(interface.slot),
+            Ok(Role::Uplink) | Err(NoRole) => Self::Uplink(interface.ifindex),
+        }
+    }
 }
 
 /// The class of the packet. Each class has its own counter and its own action.

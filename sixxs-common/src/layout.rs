@@ -45,12 +45,41 @@ pub const FLOWS: u32 = 8192;
 /// Size of the event ring in bytes.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
-/// [`Interface::role`]: an empty entry.
-pub const ROLE_NONE: u8 = 0;
-/// [`Interface::role`]: a native uplink.
-pub const ROLE_UPLINK: u8 = 1;
-/// [`Interface::role`]: a tunnel.
-pub const ROLE_TUNNEL: u8 = 2;
+/// What an interface is to the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Role {
+    /// A native uplink.
+    Uplink = 1,
+    /// A tunnel.
+    Tunnel = 2,
+}
+
+impl Role {
+    /// Its number in [`Interface::role`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn raw(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The number names no role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRole;
+
+impl TryFrom<u8> for Role {
+    type Error = NoRole;
+
+    #[inline(always)]
+    fn try_from(raw: u8) -> Result<Self, NoRole> {
+        match raw {
+            1 => Ok(Self::Uplink),
+            2 => Ok(Self::Tunnel),
+            _ => Err(NoRole),
+        }
+    }
+}
 
 /// An interface with our programs on it. The table is indexed by interface index modulo its size,
 /// with linear probing: an array lookup is inlined by the verifier, a hash lookup is a call.
@@ -61,7 +90,7 @@ pub struct Interface {
     pub ifindex: u32,
     /// Its slot.
     pub slot: u32,
-    /// `ROLE_…`
+    /// [`Role`]; 0 in an empty entry.
     pub role: u8,
     /// Bytes of link layer before the IP header: 14 or 0.
     pub link_bytes: u8,
@@ -290,13 +319,6 @@ pub struct Control {
     pub generation: u64,
 }
 
-/// [`Tunnel::on_leak`]: put it into the tunnel.
-pub const ON_LEAK_REDIRECT: u8 = 0;
-/// [`Tunnel::on_leak`]: drop it.
-pub const ON_LEAK_DROP: u8 = 1;
-/// [`Tunnel::on_leak`]: let it pass.
-pub const ON_LEAK_OBSERVE: u8 = 2;
-
 /// A tunnel, by slot: written by user space, read by the programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -306,7 +328,7 @@ pub struct Tunnel {
     /// What fits into it, in bytes of IPv6 packet: the smaller of the configured MTU and the
     /// interface's.
     pub mtu: u32,
-    /// `ON_LEAK_…`
+    /// [`OnLeak`](crate::treatment::OnLeak).
     pub on_leak: u8,
     /// Bytes of link layer: 14 or 0.
     pub link_bytes: u8,
@@ -407,7 +429,7 @@ pub struct FlowRecord {
     pub bound_ifindex: u32,
     /// Owner of the sending socket; [`NO_UID`] where there is none.
     pub uid: u32,
-    /// `TREATMENT_…` of its last packet.
+    /// [`Treatment`](crate::treatment::Treatment) of its last packet.
     pub treatment: u32,
     /// The mark of its first packet (`SO_MARK`, or a firewall's); 0 for none.
     pub mark: u32,
@@ -429,19 +451,6 @@ impl FlowRecord {
 
 /// [`FlowRecord::uid`]: no socket, as for a forwarded packet.
 pub const NO_UID: u32 = u32::MAX;
-
-/// [`FlowRecord::treatment`]: put into the tunnel.
-pub const TREATMENT_REDIRECTED: u32 = 0;
-/// [`FlowRecord::treatment`]: dropped by order.
-pub const TREATMENT_DROPPED: u32 = 1;
-/// [`FlowRecord::treatment`]: let pass.
-pub const TREATMENT_OBSERVED: u32 = 2;
-/// [`FlowRecord::treatment`]: too big for the tunnel.
-pub const TREATMENT_TOO_BIG: u32 = 3;
-/// [`FlowRecord::treatment`]: dropped, since the tunnel's interface is not there.
-pub const TREATMENT_NO_TUNNEL: u32 = 4;
-/// [`FlowRecord::treatment`]: dropped, since the tunnel would carry its own outer packets.
-pub const TREATMENT_RECURSION: u32 = 5;
 
 /// A leak event in the ring.
 #[repr(C)]
@@ -476,6 +485,14 @@ mod tests {
         assert_eq!(admitted(&mut state, 5_000_000_000), 64);
         assert_eq!(admitted(&mut state, 5_999_999_999), 0);
         assert_eq!(admitted(&mut state, 6_000_000_000), 64);
+    }
+
+    #[test]
+    fn roles_are_read_back() {
+        for role in [Role::Uplink, Role::Tunnel] {
+            assert_eq!(Role::try_from(role.raw()), Ok(role));
+        }
+        assert_eq!(Role::try_from(Interface::default().role), Err(NoRole));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! * [`address`] – IPv6 addresses in the form that the programs compare
 //! * [`packet`] – finds the headers of a frame
 //! * [`decide`] – classifies a packet that is about to leave: a tunnel's own, no tunnel's, a leak
+//! * [`treatment`] – decides what the programs do with a leak
 //! * [`flow`] – the flow that a packet belongs to
 //! * [`recursion`] – detects outer packets of a tunnel that would enter that same tunnel
 //! * [`echo`] – pairs echo requests with their replies
@@ -24,3 +25,4 @@ pub mod packet;
 pub mod recursion;
 pub mod stat;
 pub mod too_big;
+pub mod treatment;

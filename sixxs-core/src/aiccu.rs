@@ -7,11 +7,16 @@
 //!
 //! The file holds a password: no message shows a value of a key that could be one.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+    str::FromStr,
+};
 
 use crate::{
     broker::tic::Server,
-    config::{Fault, Invalid},
+    diagnostics::{Diagnostics, Invalid, Location},
     secret::Secret,
     types::IfName,
 };
@@ -123,19 +128,11 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Aiccu, Invalid> {
     } else {
         reader.read(bytes)
     };
-    match draft {
-        Some(mut aiccu) if reader.faults.is_empty() => {
-            aiccu.notes = reader.notes;
-            Ok(aiccu)
-        }
-        _ => {
-            reader.faults.sort_by_key(|fault| fault.line);
-            Err(Invalid {
-                file: file.to_owned(),
-                faults: reader.faults,
-            })
-        }
-    }
+    let aiccu = draft.map(|aiccu| Aiccu {
+        notes: reader.notes,
+        ..aiccu
+    });
+    reader.diagnostics.check(file, aiccu)
 }
 
 /// A value and the line that it is on.
@@ -147,9 +144,11 @@ struct Value<'a> {
 
 #[derive(Default)]
 struct Reader<'a> {
-    values: std::collections::BTreeMap<&'static str, Value<'a>>,
+    values: BTreeMap<&'static str, Value<'a>>,
+    /// Keys whose value cannot be used.
+    invalid: BTreeSet<&'static str>,
     notes: Vec<Note>,
-    faults: Vec<Fault>,
+    diagnostics: Diagnostics,
 }
 
 impl<'a> Reader<'a> {
@@ -221,12 +220,10 @@ impl<'a> Reader<'a> {
         };
         let value = unquoted(value);
         if value.is_empty() {
-            let message = "expected one blank, and a value";
-            return self.fault(line, key, message);
+            return self.invalid(line, key, "expected one blank, and a value");
         }
         if value.chars().any(|c| c.is_control() && c != '\t') {
-            let message = "expected no control characters in the value";
-            return self.fault(line, key, message);
+            return self.invalid(line, key, "expected no control characters in the value");
         }
         if self
             .values
@@ -243,11 +240,8 @@ impl<'a> Reader<'a> {
                 .is_some_and(|r| r.starts_with('\t'))
         };
         if let Some(key) = KEYS.iter().find(begins) {
-            return self.fault(
-                line,
-                key,
-                "expected one blank between key and value, found a tab",
-            );
+            let message = "expected one blank between key and value, found a tab";
+            return self.invalid(line, key, message);
         }
         // A lone word may be anything, a password that lost its key too.
         let is_key = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
@@ -263,7 +257,7 @@ impl<'a> Reader<'a> {
 
     fn required(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
         let value = self.values.remove(key).map(|value| value.text);
-        if value.is_none() && !self.faults.iter().any(|fault| fault.key == key) {
+        if value.is_none() && !self.invalid.contains(key) {
             self.fault(1, key, format!("missing; expected {expected}"));
         }
         value
@@ -338,12 +332,14 @@ impl<'a> Reader<'a> {
         self.notes.push(Note { line, text });
     }
 
+    fn invalid(&mut self, line: usize, key: &'static str, message: &str) {
+        self.invalid.insert(key);
+        self.fault(line, key, message);
+    }
+
     fn fault(&mut self, line: usize, key: &str, message: impl Into<String>) {
-        self.faults.push(Fault {
-            line,
-            key: key.to_owned(),
-            message: message.into(),
-        });
+        let key = key.to_owned();
+        self.diagnostics.add(&Location { line, key }, message);
     }
 }
 

@@ -220,7 +220,7 @@ proptest! {
     ) {
         let text: String = lines.iter().map(|(k, b, v)| format!("{k}{b}{v}\n")).collect();
         if let Err(invalid) = parse("f", text.as_bytes()) {
-            prop_assert!(!invalid.faults.is_empty());
+            prop_assert!(!invalid.diagnostics.is_empty());
         }
     }
 

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use sixxs_common::treatment::Treatment;
+
 use crate::{
     lasting::REPAIR,
     link::{Link, Unusable},
@@ -79,8 +81,8 @@ pub struct Facts<'a> {
     pub has_program: bool,
     /// A foreign rule that comes before ours.
     pub shadow: Option<&'a ShadowEffect>,
-    /// The result for packets that go to other interfaces, if this continues ([`Leaking::fate`]).
-    pub leaks: Option<LeakFate>,
+    /// The result for packets that go to other interfaces, if this continues ([`Leaking::treatment`]).
+    pub leaks: Option<Treatment>,
     /// Number of requests without a reply since the last reply, except recent ones; 0 for none.
     pub unanswered_in_a_row: u64,
     /// The result of echo pairing over a longer time.
@@ -107,25 +109,12 @@ pub enum ShadowFate {
     Refused,
 }
 
-/// The result for packets that a rule or a socket leads to another interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeakFate {
-    /// The program there redirects them into the tunnel.
-    Redirected,
-    /// The program there drops them, as configured.
-    Dropped,
-    /// They leave there, as configured.
-    Passed,
-    /// They are outer packets of the tunnel itself, which it cannot carry; they are dropped.
-    Recursion,
-}
-
 /// Leaks of a tunnel, in order of time. Times are since a moment that the caller chooses.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaking {
     since: Duration,
     last: Duration,
-    fate: LeakFate,
+    treatment: Treatment,
 }
 
 impl Leaking {
@@ -134,29 +123,39 @@ impl Leaking {
 
     /// The first leak.
     #[must_use]
-    pub const fn begin(now: Duration, fate: LeakFate) -> Self {
+    pub const fn begin(now: Duration, treatment: Treatment) -> Self {
         Self {
             since: now,
             last: now,
-            fate,
+            treatment: judged(treatment),
         }
     }
 
     /// One more leak.
-    pub fn go_on(&mut self, now: Duration, fate: LeakFate) {
+    pub fn go_on(&mut self, now: Duration, treatment: Treatment) {
         if now.saturating_sub(self.last) > Self::QUIET {
             self.since = now;
         }
         self.last = now;
-        self.fate = fate;
+        self.treatment = judged(treatment);
     }
 
     /// The result for the packets, if the leaks continue for longer than a repair takes.
     #[must_use]
-    pub fn fate(&self, now: Duration) -> Option<LeakFate> {
+    pub fn treatment(&self, now: Duration) -> Option<Treatment> {
         let goes_on = now.saturating_sub(self.last) <= Self::QUIET;
         let lasts = self.last.saturating_sub(self.since) >= REPAIR;
-        (goes_on && lasts).then_some(self.fate)
+        (goes_on && lasts).then_some(self.treatment)
+    }
+}
+
+/// The treatment by which health judges: an answer to what is too big is as good as a redirect, and all
+/// that is dropped is equal.
+const fn judged(treatment: Treatment) -> Treatment {
+    match treatment {
+        Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => Treatment::Redirected,
+        Treatment::Dropped | Treatment::NoTunnel => Treatment::Dropped,
+        Treatment::Observed | Treatment::Recursion => treatment,
     }
 }
 

@@ -220,15 +220,15 @@ fn leaks_that_go_on() {
     let link = good_link();
     for (fate, expected) in [
         (
-            LeakFate::Redirected,
+            Treatment::Redirected,
             "degraded; packets of it go to other interfaces; the program redirects them",
         ),
         (
-            LeakFate::Dropped,
+            Treatment::Dropped,
             "failing; packets of it go to other interfaces; the program drops them",
         ),
         (
-            LeakFate::Passed,
+            Treatment::Observed,
             "failing; packets of it leave by other interfaces",
         ),
     ] {
@@ -242,14 +242,18 @@ fn leaks_that_go_on() {
 #[test]
 fn leaks_of_a_moment_are_none() {
     let at = Duration::from_millis;
-    let fate = LeakFate::Redirected;
+    let fate = Treatment::Redirected;
     let mut leaking = Leaking::begin(at(0), fate);
     leaking.go_on(at(900), fate);
-    assert_eq!(leaking.fate(at(1000)), None, "a repair may take so long");
+    assert_eq!(
+        leaking.treatment(at(1000)),
+        None,
+        "a repair may take so long"
+    );
     leaking.go_on(at(1000), fate);
-    assert_eq!(leaking.fate(at(1000)), Some(fate));
-    assert_eq!(leaking.fate(at(6000)), Some(fate));
-    assert_eq!(leaking.fate(at(6001)), None, "they have ended");
+    assert_eq!(leaking.treatment(at(1000)), Some(fate));
+    assert_eq!(leaking.treatment(at(6000)), Some(fate));
+    assert_eq!(leaking.treatment(at(6001)), None, "they have ended");
     leaking.go_on(at(7000), fate);
-    assert_eq!(leaking.fate(at(7000)), None, "they begin anew");
+    assert_eq!(leaking.treatment(at(7000)), None, "they begin anew");
 }

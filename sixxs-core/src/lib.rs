@@ -4,6 +4,7 @@
 //! plans and texts. The crate `sixxs-user` is the shell around it.
 //!
 //! * [`config`] – the configuration file, parsed once into [`config::Config`]
+//! * [`diagnostics`] – faults in files, by line and key
 //! * [`aiccu`] – the configuration file of the AICCU client
 //! * [`broker`] – the protocols of tunnel brokers, without IO
 //! * [`secret`] – passwords
@@ -29,6 +30,7 @@ pub mod change;
 pub mod config;
 pub mod contest;
 pub mod culprit;
+pub mod diagnostics;
 pub mod doctor;
 pub mod enforce;
 pub mod explain;

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::{
-    config::{Config, RuleMode},
-    routing::{DIRECTS_TABLE, SUBTREES_TABLE},
+    config::{Config, RuleMode, SUBTREES_TABLE},
+    routing::DIRECTS_TABLE,
     types::TableId,
 };
 

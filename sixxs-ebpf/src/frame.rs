@@ -19,6 +19,7 @@ use aya_ebpf::{
 use sixxs_common::{
     layout::{NO_UID, NextHop},
     packet::{ETHERNET_HEADER_BYTES, Packet, REACH},
+    treatment::Fit,
 };
 
 /// A helper returned an error.
@@ -59,15 +60,7 @@ pub(crate) struct Sender {
     pub(crate) bound_ifindex: u32,
 }
 
-/// Whether a packet fits the MTU of an interface.
-pub(crate) enum Fit {
-    Fits,
-    /// It does not fit; this is the interface's MTU in bytes.
-    TooBig(u32),
-    /// There is no such interface.
-    NoInterface,
-}
-
+/// The frame that a program handles.
 pub(crate) struct Frame {
     context: TcContext,
 }

@@ -4,61 +4,28 @@ use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::debug;
 use sixxs_common::{
     flow,
-    layout::{
-        FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent, ON_LEAK_DROP, ON_LEAK_OBSERVE,
-        TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
-        TREATMENT_REDIRECTED, TREATMENT_TOO_BIG, Tunnel,
-    },
+    layout::{FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent, Tunnel},
     packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
     too_big,
+    treatment::{self, Decision, Fit, Leak, Treatment},
 };
 
 use crate::{
-    frame::{self, Fit, Frame, Refused},
+    frame::{self, Frame, Refused},
     maps::{self, Slot},
     recursion,
 };
 
-/// What became of it.
-pub(crate) enum Treated {
-    /// It is on its way into the tunnel.
-    Redirected,
-    /// It was turned into a Packet Too Big that is on its way to the sender.
-    Answered,
-    /// It is too big, and no answer is allowed or possible: drop it.
-    TooBig,
-    /// Drop it.
-    Dropped,
-    /// Let it pass.
-    Observed,
-    /// It is of the wire that it is on: let it pass.
-    Near,
-    /// The tunnel would carry its own outer packets: drop it.
-    Recursion,
-}
-
-/// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`.
+/// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`. `None`: it is neighbour
+/// discovery of the uplink's own wire, and no leak.
 #[inline(always)]
-pub(crate) fn treat(frame: &Frame, offset: u32, slot: u32) -> Treated {
-    match sixxs_leak(frame.context().as_ptr().cast(), offset, slot) {
-        REDIRECTED => Treated::Redirected,
-        ANSWERED => Treated::Answered,
-        TOO_BIG => Treated::TooBig,
-        OBSERVED => Treated::Observed,
-        RECURSION => Treated::Recursion,
-        NEAR => Treated::Near,
-        _ => Treated::Dropped,
-    }
+pub(crate) fn treat(frame: &Frame, offset: u32, slot: u32) -> Option<Treatment> {
+    Treatment::try_from(sixxs_leak(frame.context().as_ptr().cast(), offset, slot)).ok()
 }
 
-const DROPPED: u32 = 0;
-const REDIRECTED: u32 = 1;
-const ANSWERED: u32 = 2;
-const TOO_BIG: u32 = 3;
-const OBSERVED: u32 = 4;
-const RECURSION: u32 = 5;
-const NEAR: u32 = 6;
+/// [`sixxs_leak`] for `None`. No [`Treatment`] has this number.
+const NO_LEAK: u32 = u32::MAX;
 
 /// Treats a leak as the tunnel's entry says, counts it for the tunnel and reports it.
 ///
@@ -71,87 +38,67 @@ const NEAR: u32 = 6;
 extern "C" fn sixxs_leak(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
     let frame = &Frame::new(TcContext::new(skb));
     let Some((interface, _)) = maps::interface(frame.ifindex()) else {
-        return DROPPED; // never: it was there a moment ago
+        return Treatment::Dropped.raw(); // never: it was there a moment ago
     };
     match treated(frame, interface, offset, slot) {
-        Treated::Redirected => REDIRECTED,
-        Treated::Answered => ANSWERED,
-        Treated::TooBig => TOO_BIG,
-        Treated::Dropped => DROPPED,
-        Treated::Observed => OBSERVED,
-        Treated::Recursion => RECURSION,
-        Treated::Near => NEAR,
+        Some(treatment) => treatment.raw(),
+        None => NO_LEAK,
     }
 }
 
 #[inline(always)]
-fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Treated {
+fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Option<Treatment> {
     let Some(ref ipv6) = packet::ipv6_again(frame, offset) else {
-        return Treated::Dropped; // never: a packet without a header is no leak
+        return Some(Treatment::Dropped); // never: a packet without a header is no leak
     };
     let (Some(tunnel), Some(counters)) = (maps::tunnel(slot), maps::slot(slot)) else {
-        return Treated::Dropped; // a slot out of range: user space never writes one
+        return Some(Treatment::Dropped); // a slot out of range: user space never writes one
     };
     let Some(event) = maps::scratch() else {
-        return Treated::Dropped; // never: the map has one entry
+        return Some(Treatment::Dropped); // never: the map has one entry
     };
     // What the packet is goes on record before the packet is changed.
     let upper = packet::transport(frame, ipv6);
-    // Asks and answers of an address that the uplink has as well.
+    // The uplink has the address as well.
     if upper
         .as_ref()
         .is_some_and(|upper| is_discovery(frame, upper))
     {
-        return Treated::Near;
+        return None;
     }
     write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
     let bound_here = event.record.bound_ifindex == interface.ifindex;
-    let (treatment, treated) = match fate(frame, ipv6, upper.as_ref(), tunnel) {
-        Fate::Observe => (TREATMENT_OBSERVED, Treated::Observed),
-        Fate::Drop => (TREATMENT_DROPPED, Treated::Dropped),
-        Fate::NoTunnel => (TREATMENT_NO_TUNNEL, Treated::Dropped),
-        Fate::TooBig(mtu) => {
-            match answer(
-                frame,
-                interface,
-                ipv6,
-                upper.as_ref(),
-                tunnel,
-                mtu,
-                bound_here,
-            ) {
-                Ok(()) => (TREATMENT_TOO_BIG, Treated::Answered),
-                Err(Refused) => (TREATMENT_TOO_BIG, Treated::TooBig),
-            }
-        }
-        Fate::Redirect if recursion::is_known(frame, ipv6, slot) => {
-            (TREATMENT_RECURSION, Treated::Recursion)
-        }
-        Fate::Redirect => match redirect(frame, interface, ipv6, tunnel) {
-            Ok(()) => (TREATMENT_REDIRECTED, Treated::Redirected),
-            Err(Refused) => (TREATMENT_NO_TUNNEL, Treated::Dropped),
+    let leak = FrameLeak {
+        frame,
+        ipv6,
+        upper: upper.as_ref(),
+        slot,
+    };
+    let Decision { treatment, mtu } = treatment::treat(tunnel, &leak);
+    let treatment = match treatment {
+        Treatment::TooBig => match answer(&leak, interface, tunnel, mtu, bound_here) {
+            Ok(()) => Treatment::TooBig,
+            Err(Refused) => Treatment::Unanswered,
         },
+        Treatment::Redirected => match redirect(frame, interface, ipv6, tunnel) {
+            Ok(()) => Treatment::Redirected,
+            Err(Refused) => Treatment::NoTunnel,
+        },
+        other => other,
     };
     debug!(
         frame.context(),
-        "leak from slot {}: treatment {}", slot, treatment
+        "leak from slot {}: treatment {}",
+        slot,
+        treatment.raw()
     );
-    counters.add(
-        match treatment {
-            TREATMENT_REDIRECTED => Stat::LeakRedirected,
-            TREATMENT_OBSERVED => Stat::LeakObserved,
-            TREATMENT_TOO_BIG => Stat::LeakTooBig,
-            TREATMENT_RECURSION => Stat::Recursions,
-            _ => Stat::LeakDropped,
-        },
-        1,
-    );
-    if treatment == TREATMENT_NO_TUNNEL {
+    counters.add(treatment.stat(), 1);
+    if treatment == Treatment::NoTunnel {
         counters.add(Stat::LeakNoTunnel, 1);
     }
-    event.record.treatment = treatment;
+    event.record.treatment = treatment.raw();
     report(event, counters);
-    treated
+    Some(treatment)
 }
 
 /// Puts on record what a packet is, and who sent it.
@@ -176,46 +123,49 @@ pub(crate) fn write_down(
         from_ifindex: frame.ingress_ifindex(),
         bound_ifindex: sender.bound_ifindex,
         uid: sender.uid,
-        treatment: TREATMENT_NO_TUNNEL,
+        treatment: Treatment::NoTunnel.raw(),
         mark: frame.mark(),
         recursive_until: 0,
     };
 }
 
-enum Fate {
-    Redirect,
-    Drop,
-    Observe,
-    NoTunnel,
-    TooBig(u32),
+/// A frame that leaks.
+struct FrameLeak<'a> {
+    frame: &'a Frame,
+    ipv6: &'a Ipv6,
+    upper: Option<&'a Transport>,
+    slot: u32,
 }
 
-#[inline(always)]
-fn fate(frame: &Frame, ipv6: &Ipv6, upper: Option<&Transport>, tunnel: &Tunnel) -> Fate {
-    match tunnel.on_leak {
-        ON_LEAK_DROP => return Fate::Drop,
-        ON_LEAK_OBSERVE => return Fate::Observe,
-        _ => {}
+impl FrameLeak<'_> {
+    /// Not what the header says: the kernel checks the frame's length, and the answer quotes it.
+    #[inline(always)]
+    fn bytes(&self) -> u32 {
+        self.frame.bytes_behind(self.ipv6.offset)
     }
-    if tunnel.ifindex == 0 {
-        return Fate::NoTunnel;
-    }
-    // Not what the header says: interfaces go by what is there, and so does the answer's quotation.
-    let bytes = frame.bytes_behind(ipv6.offset);
-    let gso_bytes = frame.gso_bytes();
-    let longest = match upper {
-        Some(upper) if gso_bytes != 0 => {
-            packet::segment_bytes(frame, ipv6, upper, gso_bytes).unwrap_or(bytes)
+}
+
+impl Leak for FrameLeak<'_> {
+    #[inline(always)]
+    fn longest_bytes(&self) -> u32 {
+        let gso_bytes = self.frame.gso_bytes();
+        match self.upper {
+            Some(upper) if gso_bytes != 0 => {
+                packet::segment_bytes(self.frame, self.ipv6, upper, gso_bytes)
+                    .unwrap_or(self.bytes())
+            }
+            _ => self.bytes(),
         }
-        _ => bytes,
-    };
-    match frame.fit(tunnel.ifindex, bytes) {
-        Fit::NoInterface => Fate::NoTunnel,
-        // What fits every IPv6 link is never too big.
-        _ if longest <= too_big::MINIMUM_MTU => Fate::Redirect,
-        Fit::TooBig(mtu) => Fate::TooBig(mtu.min(tunnel.mtu).max(too_big::MINIMUM_MTU)),
-        Fit::Fits if longest > tunnel.mtu => Fate::TooBig(tunnel.mtu.max(too_big::MINIMUM_MTU)),
-        Fit::Fits => Fate::Redirect,
+    }
+
+    #[inline(always)]
+    fn fit(&self, ifindex: u32) -> Fit {
+        self.frame.fit(ifindex, self.bytes())
+    }
+
+    #[inline(always)]
+    fn is_recursion(&self) -> bool {
+        recursion::is_known(self.frame, self.ipv6, self.slot)
     }
 }
 
@@ -249,14 +199,15 @@ fn remove_tags(frame: &Frame, interface: &Interface, ipv6: &Ipv6) -> Result<(), 
 /// uplink and so hears nothing else, by the uplink.
 #[inline(always)]
 fn answer(
-    frame: &Frame,
+    leak: &FrameLeak<'_>,
     interface: &Interface,
-    ipv6: &Ipv6,
-    upper: Option<&Transport>,
     tunnel: &Tunnel,
     mtu: u32,
     bound_here: bool,
 ) -> Result<(), Refused> {
+    let FrameLeak {
+        frame, ipv6, upper, ..
+    } = *leak;
     // RFC 4443 §2.4 (e.1): no error about an error; which is never long enough to be cut into
     // fragments (c), so a later one may be answered. A packet to a group may be as well (e.3).
     if upper.is_some_and(|upper| upper.present && is_error(frame, upper)) {
@@ -332,7 +283,7 @@ pub(crate) fn report(event: &mut LeakEvent, counters: Slot) {
         record.treatment = event.record.treatment;
         record.ifindex = event.record.ifindex;
         record.bound_ifindex = event.record.bound_ifindex;
-        if event.record.treatment != TREATMENT_RECURSION {
+        if event.record.treatment != Treatment::Recursion.raw() {
             record.recursive_until = 0;
         } else if event.record.recursive_until != 0 {
             record.recursive_until = event.record.recursive_until;

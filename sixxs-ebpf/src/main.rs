@@ -26,12 +26,13 @@ use aya_ebpf::{
 use sixxs_common::{
     address::Address,
     decide::{Exit, Tables as _, Verdict, decide},
-    layout::{Interface, ROLE_TUNNEL},
+    layout::Interface,
     packet::{self, Echo, EchoMessage, Ipv6},
     stat::Stat,
+    treatment::Treatment,
 };
 
-use crate::{frame::Frame, leak::Treated, maps::Slot};
+use crate::{frame::Frame, maps::Slot};
 
 /// Continue with the next program; `TCX_NEXT` under TCX.
 const NEXT: i32 = TC_ACT_UNSPEC;
@@ -48,11 +49,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     let Some((interface, slot)) = maps::interface(frame.ifindex()) else {
         return NEXT;
     };
-    let exit = if interface.role == ROLE_TUNNEL {
-        Exit::Tunnel(interface.slot)
-    } else {
-        Exit::Uplink(interface.ifindex)
-    };
+    let exit = Exit::of(interface);
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
     let tables = maps::InKernel {
         slot,
@@ -74,21 +71,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
         // There is no pending request for such a reply: `proof::came` ignores requests from there.
         (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
-        (Verdict::Leak(tunnel), Ok(ipv6)) => match leak::treat(&frame, ipv6.offset, tunnel) {
-            Treated::Redirected => (Stat::VerdictRedirected, REDIRECT),
-            Treated::Answered => (Stat::VerdictTooBig, REDIRECT),
-            Treated::TooBig => (Stat::VerdictTooBig, SHOT),
-            Treated::Dropped => {
-                proof::elsewhere(&frame, ipv6);
-                (Stat::VerdictDropped, SHOT)
-            }
-            Treated::Near => (Stat::VerdictExempt, NEXT),
-            Treated::Recursion => (Stat::VerdictRecursion, SHOT),
-            Treated::Observed => {
-                proof::elsewhere(&frame, ipv6);
-                (Stat::VerdictObserved, NEXT)
-            }
-        },
+        (Verdict::Leak(tunnel), Ok(ipv6)) => leaked(&frame, ipv6, tunnel),
         // Without a header a packet is neither exempt nor a leak: the decision never returns these
         // verdicts then.
         (Verdict::Unparsed, _) | (Verdict::Exempt | Verdict::Leak(_), Err(_)) => {
@@ -112,6 +95,26 @@ fn sixxs_egress(context: TcContext) -> i32 {
         }
     }
     action
+}
+
+/// The verdict and the return value for a leak of the tunnel in this slot.
+#[inline(always)]
+fn leaked(frame: &Frame, ipv6: &Ipv6, tunnel: u32) -> (Stat, i32) {
+    match leak::treat(frame, ipv6.offset, tunnel) {
+        None => (Stat::VerdictExempt, NEXT),
+        Some(Treatment::Redirected) => (Stat::VerdictRedirected, REDIRECT),
+        Some(Treatment::TooBig) => (Stat::VerdictTooBig, REDIRECT),
+        Some(Treatment::Unanswered) => (Stat::VerdictTooBig, SHOT),
+        Some(Treatment::Dropped | Treatment::NoTunnel) => {
+            proof::elsewhere(frame, ipv6);
+            (Stat::VerdictDropped, SHOT)
+        }
+        Some(Treatment::Recursion) => (Stat::VerdictRecursion, SHOT),
+        Some(Treatment::Observed) => {
+            proof::elsewhere(frame, ipv6);
+            (Stat::VerdictObserved, NEXT)
+        }
+    }
 }
 
 /// Ingress of tunnels.

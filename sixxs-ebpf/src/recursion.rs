@@ -2,10 +2,10 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
-    layout::TREATMENT_RECURSION,
     packet::{self, IPV6_HEADER_BYTES, Ipv6, Packet as _, UDP},
     recursion::{Found, Growth, is_nested, key, may_carry},
     stat::Stat,
+    treatment::Treatment,
 };
 
 use crate::{
@@ -103,7 +103,7 @@ fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
     };
     let upper = packet::transport(frame, ipv6);
     leak::write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
-    event.record.treatment = TREATMENT_RECURSION;
+    event.record.treatment = Treatment::Recursion.raw();
     event.record.recursive_until = (until_ns / 1_000_000_000) as u32;
     counters.add(Stat::Recursions, 1);
     leak::report(event, counters);

@@ -7,7 +7,7 @@
 
 use sixxs_common::{
     flow,
-    layout::{Interface, ROLE_UPLINK, STEER_NS},
+    layout::{Interface, Role, STEER_NS},
     packet::Ipv6,
 };
 
@@ -47,7 +47,7 @@ pub(crate) fn to_uplink(frame: &Frame, interface: &Interface, ipv6: &Ipv6) -> bo
     let Some((uplink, _)) = maps::interface(ifindex) else {
         return false;
     };
-    uplink.role == ROLE_UPLINK
+    uplink.role == Role::Uplink.raw()
         && leak::deliver(
             frame,
             interface.link_bytes,

@@ -9,7 +9,8 @@ use std::{
 
 use sixxs_core::{
     aiccu,
-    config::{self, Config, Invalid},
+    config::{self, Config},
+    diagnostics::Invalid,
 };
 use zeroize::Zeroizing;
 

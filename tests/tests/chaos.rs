@@ -1,21 +1,21 @@
-//! Random faults while traffic runs: short here, as long as one likes by `cargo xtask test chaos`.
+//! Random faults while traffic runs. The runs are short here; `cargo xtask test chaos` sets their length.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
-use sixxs_tests::chaos::act::{Act, Place, Port};
+use sixxs_tests::chaos::fault::{Action, AttachPoint, Port};
 use sixxs_tests::chaos::plan::Step;
 use sixxs_tests::chaos::{Options, Variant, on_host, run};
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
 /// For each kind of host, unless the command line says how many faults.
 const USUAL: Duration = Duration::from_secs(16);
 
-fn strike(variant: &Variant) -> Result<()> {
+fn inject(variant: &Variant) -> Result<()> {
     let _alone = alone();
     run(variant, Options::from_environment(USUAL)?)
 }
@@ -38,12 +38,12 @@ fn usual() -> Variant {
 
 #[test]
 fn chaos_by_tcx() -> Result<()> {
-    strike(&usual())
+    inject(&usual())
 }
 
 #[test]
 fn chaos_by_clsact() -> Result<()> {
-    strike(&Variant {
+    inject(&Variant {
         name: "clsact",
         spec: Spec::new(Flavour::Veth),
         hook: Hook::Clsact,
@@ -53,7 +53,7 @@ fn chaos_by_clsact() -> Result<()> {
 
 #[test]
 fn chaos_native() -> Result<()> {
-    strike(&Variant {
+    inject(&Variant {
         name: "native",
         spec: Spec::native([Kind::Ayiya, Kind::SixInFour]),
         hook: Hook::Auto,
@@ -61,47 +61,47 @@ fn chaos_native() -> Result<()> {
     })
 }
 
-/// What a daemon that stands still does not repair, none of these checks overlooks.
+/// Each check reports damage that a stopped daemon does not repair.
 #[test]
 fn what_is_not_repaired_is_noticed() -> Result<()> {
     let _alone = alone();
     on_host(&usual(), |host, _, _| {
-        for act in [
-            Act::FlushRules,
-            Act::DeleteRoute(0),
-            Act::Detach(Place::ALL[0]),
-            Act::DeleteMapPin(0),
-            Act::DeletePins,
+        for action in [
+            Action::FlushRules,
+            Action::DeleteRoute(0),
+            Action::Detach(AttachPoint::ALL[0]),
+            Action::DeleteMapPin(0),
+            Action::DeletePins,
         ] {
-            let steps = [Act::Freeze, act].map(at_once);
-            host.suffer(&steps)?;
+            let steps = [Action::Freeze, action].map(at_once);
+            host.apply(&steps)?;
             let soon = Duration::from_millis(200);
-            let noticed = match act {
-                Act::DeleteMapPin(_) | Act::DeletePins => host.is_pinned_again(soon),
-                _ => host.is_whole_within(soon),
+            let noticed = match action {
+                Action::DeleteMapPin(_) | Action::DeletePins => host.wait_until_pinned(soon),
+                _ => host.wait_until_repaired_within(soon),
             };
-            assert!(noticed.is_err(), "{act} was not noticed");
-            host.suffer(&[at_once(Act::Thaw)])?;
-            host.is_whole_again()?;
+            assert!(noticed.is_err(), "{action} was not noticed");
+            host.apply(&[at_once(Action::Thaw)])?;
+            host.wait_until_repaired()?;
         }
         Ok(())
     })
 }
 
-/// What the ISP drops while nobody took a program away counts against the program.
+/// Packets that the ISP drops are an error unless an action removed a program.
 #[test]
 fn what_is_lost_is_noticed() -> Result<()> {
     let _alone = alone();
-    let struck = on_host(&usual(), |host, _, _| {
-        host.suffer(&[at_once(Act::Freeze)])?;
-        // Not by an act, so that there is no excuse.
-        host.programs().detach(Place::egress(Port::Uplink))?;
-        let noticed = host.is_whole_within(Duration::from_millis(200));
+    let outcome = on_host(&usual(), |host, _, _| {
+        host.apply(&[at_once(Action::Freeze)])?;
+        // Not by an action, so that there is no excuse.
+        host.programs().detach(AttachPoint::egress(Port::Uplink))?;
+        let noticed = host.wait_until_repaired_within(Duration::from_millis(200));
         assert!(noticed.is_err(), "the program is away");
-        host.suffer(&[at_once(Act::Thaw), at_once(Act::FlushRules)])?;
-        host.is_whole_again()
+        host.apply(&[at_once(Action::Thaw), at_once(Action::FlushRules)])?;
+        host.wait_until_repaired()
     });
-    let error = format!("{:#}", struck.err().context("it was overlooked")?);
+    let error = format!("{:#}", outcome.err().context("it was overlooked")?);
     assert!(
         error.contains("although nobody took the program at net0 egress away"),
         "{error}"
@@ -109,9 +109,9 @@ fn what_is_lost_is_noticed() -> Result<()> {
     Ok(())
 }
 
-fn at_once(act: Act) -> Step {
+fn at_once(action: Action) -> Step {
     Step {
         pause: Duration::ZERO,
-        act,
+        action,
     }
 }

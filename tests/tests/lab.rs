@@ -1,4 +1,4 @@
-//! The lab itself: that it is the internet the stories need, and that nothing of it is left behind.
+//! The lab itself: it is the internet that the scenarios need, and it leaves nothing behind.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
+use sixxs_tests::lab::topology::{Flavour, LAN1, LAN2, OUTSIDE, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::leak::{self, Cause};
 use sixxs_tests::probe;
-use sixxs_tests::service::Services;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::topology::{Flavour, LAN1, LAN2, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::probe::service::Services;
+use sixxs_tests::program::snapshot::{assert_same, take};
 use sixxs_tests::wait;
 
 /// The cure by hand: then the outside is answered, and what is still missing is the program's job.
@@ -59,7 +59,7 @@ fn rules_by_hand_heal(flavour: Flavour) -> Result<()> {
     for tunnel in lab.tunnels() {
         let address = tunnel.plan.address;
         assert!(probe::ping(lab.outside(), address, 20)?.all_answered());
-        let seen = tunnel.seen_at_broker()?;
+        let seen = tunnel.broker_counters()?;
         assert_eq!(seen.get("requests_to_host")?, 20);
         assert_eq!(seen.get("replies_from_host")?, 20);
         assert_eq!(seen.get("from_host")?, 20);

@@ -5,8 +5,8 @@ use sixxs_core::routing::desired::Place;
 use sixxs_core::routing::plan::{Route, To};
 use sixxs_core::routing::{Plan, Step};
 use sixxs_core::types::{Metric, Prefix, TableId};
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::topology::Flavour;
 use sixxs_user::netlink::Netlink;
 
 /// Number so and so: an `unreachable` in a table of its own.

@@ -10,8 +10,8 @@ use sixxs_common::stat::Stat;
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::proof::{Counted, median};
-use sixxs_tests::bare::{Direction, Host, LOOPBACK, Programs};
-use sixxs_tests::packets::{
+use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
+use sixxs_tests::probe::packets::{
     ECHO_REPLY, ECHO_REQUEST, FRAGMENT, HOP_BY_HOP, ICMPV6, IPV6_TYPE, ethernet, fragment, icmpv6,
     ipv6, options,
 };

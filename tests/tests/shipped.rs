@@ -52,7 +52,7 @@ fn keys_of_the_program() -> Result<BTreeSet<String>> {
         bail!("a key that nobody knows was taken");
     };
     let lists: Vec<_> = refused
-        .faults
+        .diagnostics
         .iter()
         .filter_map(|fault| fault.message.strip_prefix("unknown key; expected one of "))
         .collect();

@@ -1,30 +1,17 @@
-//! `cargo xtask`: all tasks in the repository, from setting up a machine to a lint run.
+//! `cargo xtask`: all tasks of the repository, from the set-up of a machine to lint.
 //!
 //! This file parses the command line and calls one module per task. Nothing in this crate is part of the
 //! product.
 
-mod boundaries;
-mod clean;
-mod directions;
-mod dist;
-mod ebpf;
-mod launch;
-mod lint;
+mod cargo_env;
+mod check;
 mod metadata;
-mod package;
-mod plan;
 mod privilege;
 mod process;
 mod product;
 mod progress;
 mod setup;
-mod source;
-mod tests;
-mod times;
-mod toolchain;
-mod tools;
-mod units;
-mod unpacked;
+mod task;
 mod vm;
 mod workspace;
 
@@ -33,7 +20,12 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{plan::Needs, workspace::Workspace};
+use crate::{
+    product::{package, release},
+    setup::plan::Needs,
+    task::{launch, lint, test},
+    workspace::Workspace,
+};
 
 /// Sets up, builds, runs, tests and checks sixxs.
 #[derive(Parser)]
@@ -76,22 +68,7 @@ enum Task {
     },
     /// Run all tests, including the lab's, as root (through sudo if needed). If qemu is installed, also run
     /// some of them in a virtual machine with an old kernel.
-    ///
-    /// `test vm` installs qemu, and runs the tests for old kernels on Debian's kernel in a virtual machine;
-    /// `test vm short` runs some of them.
-    ///
-    /// `test boot` makes the package, installs and removes it in a separate Debian system, and boots that
-    /// three times in the virtual machine; `test boot short` boots it twice, and runs nothing else.
-    ///
-    /// `test chaos` injects random faults into hosts with traffic. As part of all tests this takes a minute.
-    /// `--faults N` sets the number of faults, `--seed S` repeats an earlier run, and `tcx`, `clsact` or
-    /// `native` selects one kind of host.
-    Test {
-        /// Only tests whose name contains one of these; also test runner options. `vm` [FILTER…]: in the
-        /// virtual machine. `boot`: the package. `chaos` [--faults N] [--seed S] [KIND…]: chaos.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        filter: Vec<String>,
-    },
+    Test(test::Arguments),
     /// Run a benchmark: `core` measures the cost per packet of the kernel programs, `tunnel` the throughput
     /// and cost of native tunnels, `repair` how long a removed object is missing, `scale` the cost of very
     /// many tunnels.
@@ -108,7 +85,8 @@ enum Task {
     Dist,
     /// Draw the pictures in docs/pictures, from a run of `sixxs top` and `status` in the lab.
     Pictures,
-    /// Check format, clippy, crate directions, boundaries, stray paths, units, licences and sources.
+    /// Check format, clippy, crate directions, boundaries, circles of imports, sizes, layout of modules,
+    /// sums of times, stray paths, units, licences and sources.
     Lint {
         /// Also check for known security advisories (downloads their database).
         #[arg(long)]
@@ -128,7 +106,7 @@ fn main() -> ExitCode {
 
 fn dispatch(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
-    tools::enter(&workspace)?;
+    setup::tools::enter(&workspace)?;
     match task {
         Task::Setup { lint, vm, dist } => {
             let needs = Needs {
@@ -141,12 +119,15 @@ fn dispatch(task: Task) -> Result<()> {
             println!("everything needed is there");
             Ok(())
         }
-        Task::Build => product::build(&workspace, Needs::BUILD),
+        Task::Build => release::build(&workspace, Needs::BUILD),
         Task::Run { config, args } => launch::run(&workspace, config, &args),
         Task::Lab { args } => launch::lab(&workspace, &args),
-        Task::Test { filter } => tests::run(&workspace, &filter),
+        Task::Test(arguments) => test::run(&workspace, &arguments),
         Task::Bench { args } => launch::bench(&workspace, &args),
-        Task::Dist => dist::run(&workspace),
+        Task::Dist => {
+            println!("{}", package::make(&workspace)?.display());
+            Ok(())
+        }
         Task::Pictures => launch::pictures(&workspace),
         Task::Lint { advisories } => lint::run(&workspace, advisories),
     }

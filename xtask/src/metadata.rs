@@ -1,11 +1,11 @@
-//! The used part of `cargo metadata`, as plain data.
+//! The part of `cargo metadata` that xtask uses, as plain data.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::{process, workspace::Workspace};
+use crate::process;
 
 /// Cargo's data about the workspace.
 #[derive(Debug, Deserialize)]
@@ -55,28 +55,27 @@ pub(crate) struct DependencyKind {
 }
 
 impl Metadata {
-    /// Fast: only the workspace's own packages.
-    pub(crate) fn without_dependencies(workspace: &Workspace) -> Result<Self> {
-        Self::read(workspace, &["--no-deps"])
+    /// Asks this cargo for the workspace's own packages only, which is quick.
+    pub(crate) fn without_dependencies(cargo: Command) -> Result<Self> {
+        Self::read(cargo, &["--no-deps"])
     }
 
-    /// With the resolved graph; Cargo.lock must be up to date.
-    pub(crate) fn with_dependencies(workspace: &Workspace) -> Result<Self> {
-        Self::read(workspace, &["--locked"])
+    /// Asks this cargo for the resolved graph too. Cargo.lock must be up to date.
+    pub(crate) fn with_dependencies(cargo: Command) -> Result<Self> {
+        Self::read(cargo, &["--locked"])
     }
 
-    /// The version of a package of the workspace.
+    /// Version of one of the workspace's packages.
     pub(crate) fn version(&self, package: &str) -> Result<&str> {
         let found = self.packages.iter().find(|found| found.name == package);
         let found = found.with_context(|| format!("the workspace has no package {package}"))?;
         Ok(&found.version)
     }
 
-    fn read(workspace: &Workspace, options: &[&str]) -> Result<Self> {
+    fn read(mut cargo: Command, options: &[&str]) -> Result<Self> {
         let text = process::capture(
             "read the workspace",
-            workspace
-                .cargo()
+            cargo
                 .args(["metadata", "--quiet", "--format-version", "1"])
                 .args(options),
             "cargo's own message above says what is wrong; \

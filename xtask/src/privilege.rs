@@ -1,4 +1,4 @@
-//! The process's privilege, and how to run a command as root.
+//! Owns the privileges of this process, and commands that run as root.
 
 use std::{ffi::OsStr, process::Command};
 

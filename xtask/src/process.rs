@@ -1,6 +1,6 @@
-//! Runs other programs. An error names the purpose, the command line and a remedy.
+//! Runs other programs. A failure has a verb, the command line and advice.
 //!
-//! This module formats commands and errors. It does not depend on what the commands do.
+//! Owns the display of commands and of their failures.
 
 use std::{
     convert::Infallible,

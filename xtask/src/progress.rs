@@ -1,5 +1,5 @@
-//! Shows the progress of long tasks. If standard error is a terminal, a line with a spinner shows the elapsed
-//! time and the last line of output; otherwise the output is plain lines.
+//! Progress of long commands. On a terminal, a line shows the elapsed time and the last output of the
+//! command; elsewhere, plain lines are printed.
 
 use std::{
     io::{self, BufRead as _, BufReader, IsTerminal as _},

@@ -1,4 +1,4 @@
-//! Paths of the checkout, its target directory and the tool cache, and the cargo to build with.
+//! Owns paths: the checkout, its target directory, the cargo to build with, the tool cache.
 
 use std::{
     env,
@@ -10,6 +10,10 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::metadata::Metadata;
+
+/// cargo's options for the packages whose tests run on the host. Every build of tests takes all of them, so
+/// that they share their dependencies.
+pub(crate) const TESTED_PACKAGES: &[&str] = &["--workspace", "--exclude", "sixxs-ebpf"];
 
 /// The checkout this xtask works on.
 pub(crate) struct Workspace {
@@ -36,7 +40,7 @@ impl Workspace {
             root,
             cargo,
         };
-        workspace.target = Metadata::without_dependencies(&workspace)?.target_directory;
+        workspace.target = Metadata::without_dependencies(workspace.cargo())?.target_directory;
         Ok(workspace)
     }
 

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::reader::{Faults, Place};
 use crate::{
     aiccu::{self, Aiccu},
     types::IfName,
@@ -15,13 +14,13 @@ pub type Files<'a> = &'a dyn Fn(&str) -> Result<Zeroizing<Vec<u8>>, String>;
 
 /// The files that a configuration refers to.
 #[derive(Clone, Copy)]
-pub(super) struct Others<'a> {
+pub(super) struct Includes<'a> {
     /// Where the configuration stands, and relative paths begin.
     pub(super) directory: &'a Path,
     pub(super) read: Files<'a>,
 }
 
-impl Others<'_> {
+impl Includes<'_> {
     /// A path as it is to be used, from one in the configuration.
     pub(super) fn path(self, file: &str) -> String {
         self.directory.join(file).display().to_string()
@@ -65,32 +64,14 @@ pub struct Tls {
     pub verify: bool,
 }
 
-/// Reads an aiccu.conf.
-pub(super) fn read(
-    file: &str,
-    place: &Place,
-    tls: Tls,
-    others: Others<'_>,
-    faults: &mut Faults,
-) -> Option<Account> {
-    let bytes = match (others.read)(file) {
-        Ok(bytes) => bytes,
-        Err(reason) => {
-            faults.add(place, reason);
-            return None;
-        }
-    };
-    match aiccu::parse(file, &bytes) {
-        Ok(aiccu) => Some(Account {
-            file: file.to_owned(),
-            aiccu,
-            tls,
-        }),
+/// Reads an aiccu.conf; otherwise returns all that is wrong with it.
+pub(super) fn read(file: String, tls: Tls, includes: Includes<'_>) -> Result<Account, Vec<String>> {
+    let bytes = (includes.read)(&file).map_err(|reason| vec![reason])?;
+    match aiccu::parse(&file, &bytes) {
+        Ok(aiccu) => Ok(Account { file, aiccu, tls }),
         Err(invalid) => {
-            for fault in &invalid.faults {
-                faults.add(place, format!("{file}: {fault}"));
-            }
-            None
+            let diagnostics = invalid.diagnostics.iter();
+            Err(diagnostics.map(|one| format!("{file}: {one}")).collect())
         }
     }
 }

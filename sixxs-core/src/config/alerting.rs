@@ -1,7 +1,7 @@
 //! `[alert]`: whom alerts are handed to.
 
-use super::reader::{Faults, Table};
-use crate::secret::Secret;
+use super::section::{Located, Section};
+use crate::{diagnostics::Diagnostics, secret::Secret};
 
 /// Whom alerts are handed to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,39 +32,38 @@ const URL: &str = "expected \"https://HOST/PATH\" or \"http://HOST/PATH\"";
 /// The longest URL that is taken.
 const LONGEST: usize = 2048;
 
-/// Reads the table.
-pub(super) fn read(mut table: Table<'_>, faults: &mut Faults) -> Alerting {
-    let command = table.strings(
-        "command",
-        "a list of strings: a program and its arguments",
-        faults,
-    );
-    if let Some(command) = &command
-        && command.value.first().is_none_or(String::is_empty)
+/// Reads the section.
+pub(super) fn read(mut section: Section<'_>) -> (Alerting, Diagnostics) {
+    let command = section.strings("command", "a list of strings: a program and its arguments");
+    let url = section.secret("webhook");
+    let ca = section.parsed::<String>("webhook_ca", "the path of a certificate");
+    let ca_location = section.head().location("webhook_ca");
+    let mut diagnostics = section.finish(&["command", "webhook", "webhook_ca"]);
+    if let Some(Located { value, location }) = command.as_set()
+        && value.first().is_none_or(String::is_empty)
     {
-        faults.add(&command.place, "expected a program first");
+        diagnostics.add(location, "expected a program first");
     }
-    let url = table.secret("webhook", faults);
-    let ca_place = table.place("webhook_ca");
-    let ca = table.parsed::<String>("webhook_ca", "the path of a certificate", faults);
-    if ca.is_some() && url.is_none() {
-        faults.add(&ca_place, "expected only together with webhook");
+    if ca.as_set().is_some() && url.as_set().is_none() {
+        diagnostics.add(&ca_location, "expected only together with webhook");
     }
-    table.finish(&["command", "webhook", "webhook_ca"], faults);
-    let webhook = url.and_then(|url| match webhook(url.value.expose()) {
-        Ok(webhook) => Some(webhook),
-        Err(wrong) => {
-            faults.add(&url.place, format!("{URL}: {wrong}"));
-            None
-        }
-    });
-    Alerting {
-        command: command.map(|command| command.value).unwrap_or_default(),
+    let webhook = url
+        .as_set()
+        .and_then(|url| match webhook(url.value.expose()) {
+            Ok(webhook) => Some(webhook),
+            Err(wrong) => {
+                diagnostics.add(&url.location, format!("{URL}: {wrong}"));
+                None
+            }
+        });
+    let alerting = Alerting {
+        command: command.value().unwrap_or_default(),
         webhook: webhook.map(|webhook| Webhook {
-            ca: ca.map(|ca| ca.value),
+            ca: ca.value(),
             ..webhook
         }),
-    }
+    };
+    (alerting, diagnostics)
 }
 
 /// Reads a URL (RFC 3986 §3), of which the errors repeat nothing.

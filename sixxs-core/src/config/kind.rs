@@ -1,170 +1,17 @@
-//! Who makes a tunnel's interface: the `kind` of a tunnel and the keys that go with it.
+//! Reads the `kind` of a tunnel and the keys that go with it.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr},
     str::FromStr,
     time::Duration,
 };
 
 use super::{
-    account::{self, Account, Others, Tls},
-    reader::{At, Faults, Place, Table},
+    Ayiya, Heartbeat, Kind, Remote, SixInFour, UnknownValue,
+    account::{self, Includes, Tls},
+    section::{Field, Located, Section},
 };
-use crate::{broker::beats::DEFAULT_INTERVAL, secret::Secret};
-
-/// Who makes a tunnel's interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Somebody else.
-    Interface,
-    /// Commands of the user's: argument vectors, run without a shell.
-    Command {
-        /// Makes the interface.
-        up: Vec<String>,
-        /// Removes it; empty: nothing is run.
-        down: Vec<String>,
-    },
-    /// We do: IPv6 in IPv4 (RFC 4213).
-    SixInFour(SixInFour),
-    /// We do: AYIYA.
-    Ayiya(Ayiya),
-    /// We do, once the broker has said how.
-    Account(Box<Account>),
-}
-
-impl Kind {
-    /// The broker that it connects to when it starts, as the configuration names it; `None`: a start
-    /// is no connect, or it is not known yet of which kind the tunnel is.
-    #[must_use]
-    pub fn connects_to(&self) -> Option<String> {
-        match self {
-            Self::Ayiya(ayiya) => Some(ayiya.remote.to_string()),
-            Self::SixInFour(SixInFour {
-                remote4,
-                heartbeat: Some(_),
-                ..
-            }) => Some(remote4.to_string()),
-            Self::SixInFour(_) | Self::Interface | Self::Command { .. } | Self::Account(_) => None,
-        }
-    }
-}
-
-/// IPv6 in IPv4.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SixInFour {
-    /// Our address outside; `None`: the one that the route to the broker uses.
-    pub local4: Option<Ipv4Addr>,
-    /// The broker's.
-    pub remote4: Ipv4Addr,
-    /// Tells the broker our address; `None`: it knows.
-    pub heartbeat: Option<Heartbeat>,
-}
-
-/// What tells the broker where we are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Shared with the broker.
-    pub password: Secret,
-    /// Between beats.
-    pub interval: Duration,
-}
-
-/// AYIYA.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ayiya {
-    /// Our address outside; `None`: the one that the route to the broker uses.
-    pub local4: Option<Ipv4Addr>,
-    /// The broker.
-    pub remote: Remote,
-    /// The password and the time between beats.
-    pub heartbeat: Heartbeat,
-}
-
-/// A host by address or by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remote {
-    /// Its address.
-    Address(IpAddr),
-    /// Its name, looked up when needed.
-    Name(String),
-}
-
-impl fmt::Display for Remote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// The text is neither an address nor a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither an IP address nor a host name")]
-pub struct BadRemote;
-
-impl FromStr for Remote {
-    type Err = BadRemote;
-
-    fn from_str(text: &str) -> Result<Self, BadRemote> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
-        }
-        let is_label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        };
-        let name = text.strip_suffix('.').unwrap_or(text);
-        // All digits and dots would be an address written wrongly.
-        let has_letter = name.bytes().any(|byte| byte.is_ascii_alphabetic());
-        if name.len() <= 253 && has_letter && name.split('.').all(is_label) {
-            Ok(Self::Name(text.to_owned()))
-        } else {
-            Err(BadRemote)
-        }
-    }
-}
-
-impl Kind {
-    /// Its name in the configuration and in status.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Interface => "interface",
-            Self::Command { .. } => "command",
-            Self::SixInFour(SixInFour {
-                heartbeat: None, ..
-            }) => "6in4",
-            Self::SixInFour(SixInFour {
-                heartbeat: Some(_), ..
-            }) => "6in4-heartbeat",
-            Self::Ayiya(_) => "ayiya",
-            Self::Account(_) => "aiccu",
-        }
-    }
-
-    /// Whether the interface is ours: then so are its addresses, its MTU and its being up.
-    #[must_use]
-    pub const fn is_native(&self) -> bool {
-        matches!(self, Self::SixInFour(_) | Self::Ayiya(_) | Self::Account(_))
-    }
-}
-
-impl Kind {
-    /// Whether there is a password in it.
-    pub(super) const fn has_secrets(&self) -> bool {
-        matches!(
-            self,
-            Self::SixInFour(SixInFour {
-                heartbeat: Some(_),
-                ..
-            }) | Self::Ayiya(_)
-        )
-    }
-}
+use crate::{broker::beats::DEFAULT_INTERVAL, diagnostics::Diagnostics, secret::Secret};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name {
@@ -179,7 +26,7 @@ enum Name {
 const NAMES: &str = "\"interface\", \"command\", \"6in4\", \"6in4-heartbeat\" or \"ayiya\"";
 
 impl FromStr for Name {
-    type Err = super::NotThat;
+    type Err = UnknownValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
@@ -188,7 +35,7 @@ impl FromStr for Name {
             "6in4" => Self::SixInFour,
             "6in4-heartbeat" => Self::Heartbeat,
             "ayiya" => Self::Ayiya,
-            _ => return Err(super::NotThat("no such kind")),
+            _ => return Err(UnknownValue("no such kind")),
         })
     }
 }
@@ -213,145 +60,159 @@ const INTERVALS: std::ops::RangeInclusive<u32> = 1..=3600;
 
 const ARGUMENTS: &str = "a list of strings: a program and its arguments";
 
-/// What was found, before it is known whether it belongs to the kind.
-struct Keys {
-    up: Option<At<Vec<String>>>,
-    down: Option<At<Vec<String>>>,
-    local4: Option<At<Ipv4Addr>>,
-    remote4: Option<At<Ipv4Addr>>,
-    remote: Option<At<Remote>>,
-    password: Option<At<Secret>>,
-    interval: Option<At<u32>>,
-    aiccu: Option<At<String>>,
-    tls_ca: Option<At<String>>,
-    tls_verify: Option<At<bool>>,
+const REMOTE4: &str = "the broker's IPv4 address";
+
+/// The fields, before it is known whether they belong to the kind.
+pub(super) struct Fields {
+    kind: Field<Name>,
+    up: Field<Vec<String>>,
+    down: Field<Vec<String>>,
+    local4: Field<Ipv4Addr>,
+    remote4: Field<Ipv4Addr>,
+    remote: Field<Remote>,
+    password: Field<Secret>,
+    interval: Field<u32>,
+    aiccu: Field<String>,
+    tls_ca: Field<String>,
+    tls_verify: Field<bool>,
 }
 
-/// Reads `kind` and the keys that go with it.
-pub(super) fn read(table: &mut Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option<Kind> {
-    let kind_place = table.place("kind");
-    let aiccu_place = table.place("aiccu");
-    let places = ["up", "remote4", "password"].map(|key| table.place(key));
-    let name = table.parsed::<Name>("kind", NAMES, faults);
-    let keys = Keys {
-        up: table.strings("up", ARGUMENTS, faults),
-        down: table.strings("down", ARGUMENTS, faults),
-        local4: table.parsed("local4", "an IPv4 address", faults),
-        remote4: table.parsed("remote4", "an IPv4 address", faults),
-        remote: table.parsed("remote", "the broker's address or name", faults),
-        password: table.secret("password", faults),
-        interval: table.integer("heartbeat_interval", INTERVALS, faults),
-        aiccu: table.parsed("aiccu", "the path of an aiccu.conf", faults),
-        tls_ca: table.parsed("tls_ca", "the path of a certificate", faults),
-        tls_verify: table.boolean("tls_verify", faults),
-    };
-    if let Some(At { value, place }) = &keys.aiccu {
-        let tls = Tls {
-            ca: keys.tls_ca.map(|at| others.path(&at.value)),
-            verify: keys.tls_verify.is_none_or(|at| at.value),
+impl Fields {
+    pub(super) fn take(section: &mut Section<'_>) -> Self {
+        Self {
+            kind: section.parsed("kind", NAMES),
+            up: section.strings("up", ARGUMENTS),
+            down: section.strings("down", ARGUMENTS),
+            local4: section.parsed("local4", "an IPv4 address"),
+            remote4: section.parsed("remote4", "an IPv4 address"),
+            remote: section.parsed("remote", "the broker's address or name"),
+            password: section.secret("password"),
+            interval: section.integer("heartbeat_interval", INTERVALS),
+            aiccu: section.parsed("aiccu", "the path of an aiccu.conf"),
+            tls_ca: section.parsed("tls_ca", "the path of a certificate"),
+            tls_verify: section.boolean("tls_verify"),
+        }
+    }
+
+    /// Whether there is an `aiccu`, right or wrong.
+    pub(super) const fn has_account(&self) -> bool {
+        !self.aiccu.is_absent()
+    }
+
+    /// The kind that they make.
+    pub(super) fn check(
+        self,
+        includes: Includes<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Kind> {
+        if let Some(path) = self.aiccu.as_set() {
+            return self.account(path, includes, diagnostics);
+        }
+        let (name, line) = match &self.kind {
+            Field::Set(name) => (name.value, name.location.line),
+            Field::Absent(location) => {
+                if !self.has_account() {
+                    let message = format!("missing; expected {NAMES}, or aiccu");
+                    diagnostics.add(location, message);
+                }
+                return None;
+            }
+            Field::Invalid => return None,
         };
-        if let Some(name) = name {
-            faults.add(
-                &name.place,
-                "expected no kind beside aiccu: the broker says it",
-            );
+        self.refuse_others(name, diagnostics);
+        match name {
+            Name::Interface => Some(Kind::Interface),
+            Name::Command => self.command(line, diagnostics),
+            Name::SixInFour => self.six_in_four(line, diagnostics),
+            Name::Heartbeat => self.heartbeat(line, diagnostics),
+            Name::Ayiya => self.ayiya(line, diagnostics),
         }
-        let file = others.path(value);
-        return account::read(&file, place, tls, others, faults)
-            .map(|a| Kind::Account(Box::new(a)));
     }
-    let Some(name) = name else {
-        if !faults.has(&kind_place.key) && !faults.has(&aiccu_place.key) {
-            faults.add(&kind_place, format!("missing; expected {NAMES}, or aiccu"));
+
+    fn account(
+        &self,
+        path: &Located<String>,
+        includes: Includes<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Kind> {
+        if let Some(kind) = self.kind.as_set() {
+            let message = "expected no kind beside aiccu: the broker says it";
+            diagnostics.add(&kind.location, message);
         }
-        return None;
-    };
-    keys.refuse_others(name.value, faults);
-    let [up, remote, password] = places.map(|place| Place {
-        line: name.place.line,
-        ..place
-    });
-    match name.value {
-        Name::Interface => Some(Kind::Interface),
-        Name::Command => {
-            let command = require(keys.up, &up, ARGUMENTS, faults)?;
-            if command.value.is_empty() {
-                let message = "expected a program and its arguments, found an empty list";
-                faults.add(&command.place, message);
+        let tls = Tls {
+            ca: self.tls_ca.as_set().map(|ca| includes.path(&ca.value)),
+            verify: self.tls_verify.as_set().is_none_or(|verify| verify.value),
+        };
+        match account::read(includes.path(&path.value), tls, includes) {
+            Ok(account) => Some(Kind::Account(Box::new(account))),
+            Err(reasons) => {
+                for reason in reasons {
+                    diagnostics.add(&path.location, reason);
+                }
+                None
             }
-            Some(Kind::Command {
-                up: command.value,
-                down: keys.down.map(|at| at.value).unwrap_or_default(),
-            })
         }
-        Name::SixInFour => Some(Kind::SixInFour(SixInFour {
-            local4: keys.local4.map(|at| at.value),
-            remote4: require(keys.remote4, &remote, "the broker's IPv4 address", faults)?.value,
+    }
+
+    /// `line` is that of `kind`, which asks for other keys; so for all kinds.
+    fn command(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let up = self.up.asked_for_at(line);
+        let up = up.required(ARGUMENTS, diagnostics)?;
+        if up.value.is_empty() {
+            let message = "expected a program and its arguments, found an empty list";
+            diagnostics.add(&up.location, message);
+        }
+        Some(Kind::Command {
+            up: up.value,
+            down: self.down.value().unwrap_or_default(),
+        })
+    }
+
+    fn six_in_four(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let remote4 = self.remote4.asked_for_at(line);
+        let remote4 = remote4.required(REMOTE4, diagnostics)?;
+        Some(Kind::SixInFour(SixInFour {
+            local4: self.local4.value(),
+            remote4: remote4.value,
             heartbeat: None,
-        })),
-        Name::Heartbeat => {
-            let heartbeat = heartbeat(keys.password, keys.interval, &password, faults);
-            let remote4 = require(keys.remote4, &remote, "the broker's IPv4 address", faults)?;
-            Some(Kind::SixInFour(SixInFour {
-                local4: keys.local4.map(|at| at.value),
-                remote4: remote4.value,
-                heartbeat: Some(heartbeat?),
-            }))
+        }))
+    }
+
+    fn heartbeat(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let heartbeat = heartbeat(self.password.asked_for_at(line), self.interval, diagnostics);
+        let remote4 = self.remote4.asked_for_at(line);
+        let remote4 = remote4.required(REMOTE4, diagnostics)?;
+        Some(Kind::SixInFour(SixInFour {
+            local4: self.local4.value(),
+            remote4: remote4.value,
+            heartbeat: Some(heartbeat?),
+        }))
+    }
+
+    fn ayiya(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
+        let heartbeat = heartbeat(self.password.asked_for_at(line), self.interval, diagnostics);
+        if let (Field::Set(_), Field::Set(remote4)) = (&self.remote, &self.remote4) {
+            let message = "expected only one of remote and remote4";
+            diagnostics.add(&remote4.location, message);
         }
-        Name::Ayiya => {
-            let heartbeat = heartbeat(keys.password, keys.interval, &password, faults);
-            if let (Some(_), Some(at)) = (&keys.remote, &keys.remote4) {
-                faults.add(&at.place, "expected only one of remote and remote4");
-            }
-            let by_address = keys.remote4.map(|at| At {
-                value: Remote::Address(at.value.into()),
-                place: at.place,
-            });
-            let expected = "the broker's IPv4 address, or its address or name as remote";
-            let remote = require(keys.remote.or(by_address), &remote, expected, faults)?;
-            if let (Some(local4), Remote::Address(IpAddr::V6(_))) = (&keys.local4, &remote.value) {
-                faults.add(&local4.place, "expected only with a broker by IPv4");
-            }
-            Some(Kind::Ayiya(Ayiya {
-                local4: keys.local4.map(|at| at.value),
-                remote: remote.value,
-                heartbeat: heartbeat?,
-            }))
+        let by_address = self.remote4.map(|address| Remote::Address(address.into()));
+        let remote = self.remote.or(by_address).asked_for_at(line);
+        let expected = "the broker's IPv4 address, or its address or name as remote";
+        let remote = remote.required(expected, diagnostics)?;
+        if let (Some(local4), Remote::Address(IpAddr::V6(_))) =
+            (self.local4.as_set(), &remote.value)
+        {
+            diagnostics.add(&local4.location, "expected only with a broker by IPv4");
         }
+        Some(Kind::Ayiya(Ayiya {
+            local4: self.local4.value(),
+            remote: remote.value,
+            heartbeat: heartbeat?,
+        }))
     }
-}
 
-fn heartbeat(
-    password: Option<At<Secret>>,
-    interval: Option<At<u32>>,
-    missing: &Place,
-    faults: &mut Faults,
-) -> Option<Heartbeat> {
-    let password = require(password, missing, "the tunnel's password", faults)?;
-    if password.value.expose().is_empty() {
-        faults.add(&password.place, "expected a password, found nothing");
-    }
-    Some(Heartbeat {
-        password: password.value,
-        interval: interval.map_or(DEFAULT_INTERVAL, |at| Duration::from_secs(at.value.into())),
-    })
-}
-
-fn require<T>(
-    found: Option<At<T>>,
-    missing: &Place,
-    expected: &str,
-    faults: &mut Faults,
-) -> Option<At<T>> {
-    if found.is_none() && !faults.has(&missing.key) {
-        faults.add(missing, format!("missing; expected {expected}"));
-    }
-    found
-}
-
-impl Keys {
-    /// Names those that do not go with the kind.
-    fn refuse_others(&self, kind: Name, faults: &mut Faults) {
+    /// Reports the keys that do not go with the kind.
+    fn refuse_others(&self, kind: Name, diagnostics: &mut Diagnostics) {
         use Name::{Ayiya, Command, Heartbeat, SixInFour};
         const COMMAND: (&[Name], &str) = (&[Command], "kind = \"command\"");
         const NATIVE: (&[Name], &str) = (
@@ -364,54 +225,38 @@ impl Keys {
         );
         const ACCOUNT: (&[Name], &str) = (&[], "aiccu");
         const NAMED: (&[Name], &str) = (&[Ayiya], "kind = \"ayiya\"");
-        for (found, (kinds, expected)) in [
-            (place(&self.up), COMMAND),
-            (place(&self.down), COMMAND),
-            (place(&self.local4), NATIVE),
-            (place(&self.remote4), NATIVE),
-            (place(&self.remote), NAMED),
-            (place(&self.password), BEATING),
-            (place(&self.interval), BEATING),
-            (place(&self.tls_ca), ACCOUNT),
-            (place(&self.tls_verify), ACCOUNT),
+        for (location, (kinds, expected)) in [
+            (self.up.location(), COMMAND),
+            (self.down.location(), COMMAND),
+            (self.local4.location(), NATIVE),
+            (self.remote4.location(), NATIVE),
+            (self.remote.location(), NAMED),
+            (self.password.location(), BEATING),
+            (self.interval.location(), BEATING),
+            (self.tls_ca.location(), ACCOUNT),
+            (self.tls_verify.location(), ACCOUNT),
         ] {
-            if let Some(place) = found
+            if let Some(location) = location
                 && !kinds.contains(&kind)
             {
-                faults.add(place, format!("expected only with {expected}"));
+                diagnostics.add(location, format!("expected only with {expected}"));
             }
         }
     }
 }
 
-fn place<T>(found: &Option<At<T>>) -> Option<&Place> {
-    found.as_ref().map(|at| &at.place)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remotes() {
-        for good in ["pop.example.net", "pop-1.example.net.", "a", "3com.example"] {
-            assert_eq!(good.parse(), Ok(Remote::Name(good.to_owned())), "{good}");
-        }
-        for good in ["192.0.2.1", "2001:db8::1"] {
-            assert_eq!(good.parse(), Ok(Remote::Address(good.parse().unwrap())));
-        }
-        for bad in [
-            "",
-            "192.0.2",
-            "192.0.2.256",
-            "a b",
-            "a..b",
-            ".",
-            "-",
-            "a:1",
-            "ö",
-        ] {
-            assert_eq!(bad.parse::<Remote>(), Err(BadRemote), "{bad}");
-        }
+fn heartbeat(
+    password: Field<Secret>,
+    interval: Field<u32>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Heartbeat> {
+    let password = password.required("the tunnel's password", diagnostics)?;
+    if password.value.expose().is_empty() {
+        diagnostics.add(&password.location, "expected a password, found nothing");
     }
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    Some(Heartbeat {
+        password: password.value,
+        interval: interval.value().map_or(DEFAULT_INTERVAL, seconds),
+    })
 }

@@ -1,166 +1,47 @@
-//! The configuration file: TOML in, [`Config`] or a list of faults out.
+//! The configuration file: TOML in, [`Config`] or a list of diagnostics out.
 //!
 //! After [`parse`] nothing is checked again: every value in [`Config`] is in range, and no two
-//! tunnels contradict each other.
+//! tunnels contradict each other. The way from the text:
+//!
+//! * `section` – takes the keys of a table: each set, absent or invalid, with its line
+//! * `tunnel`, `kind`, `account`, `alerting` – check the fields of one section
+//! * `cross_check` – checks what tunnels may not share
+//! * `model` – what comes out
+//!
+//! `broker_overlay` and `runtime_tunnels` change a [`Config`] that is there.
 
 mod account;
-mod added;
 mod alerting;
+mod broker_overlay;
+mod cross_check;
 mod kind;
-mod learned;
-mod reader;
-mod together;
+mod model;
+mod runtime_tunnels;
+mod section;
 mod tunnel;
 
-use std::{fmt, net::SocketAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use toml::de::DeTable;
 
-use account::Others;
+use account::Includes;
 pub use account::{Account, Files, Tls};
-pub use added::Refused;
 pub use alerting::{Alerting, Webhook};
-pub use kind::{Ayiya, BadRemote, Heartbeat, Kind, Remote, SixInFour};
-pub use learned::{Conflict, Learned, Taken};
-pub use reader::Fault;
-use reader::{At, Faults, Place, Table};
-pub use tunnel::Tunnel;
+pub use broker_overlay::{Conflict, Learned, Taken};
+use model::RULE_PRIORITY;
+pub use model::{
+    Ayiya, BadRemote, Config, Heartbeat, Kind, Remote, RuleMode, SUBTREES_TABLE, SixInFour, Tunnel,
+    UnknownValue,
+};
+pub use runtime_tunnels::Refused;
+use section::{Head, Lines, Section};
+pub use sixxs_common::treatment::OnLeak;
 
 use crate::{
     broker::connects::{Limit, MAX_CONNECTS},
-    host::HostName,
-    routing::SUBTREES_TABLE,
+    diagnostics::{Diagnostic, Diagnostics, Invalid, Location},
     types::{IfName, RulePriority},
 };
-
-/// What is wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Native uplinks; `None`: every exit that is no tunnel.
-    pub uplinks: Option<Vec<IfName>>,
-    /// What the programs do with a leak.
-    pub on_leak: OnLeak,
-    /// Whether local networks are direct ([`crate::routing::connected`]).
-    pub direct_connected: bool,
-    /// Priority of the rules by source; those for direct destinations come right before.
-    pub rule_priority: RulePriority,
-    /// How often brokers are connected to.
-    pub connect_limit: Limit,
-    /// How packets are led to the tunnels.
-    pub rule_mode: RuleMode,
-    /// Where metrics are served by TCP; `None`: nowhere.
-    pub metrics: Option<SocketAddr>,
-    /// Names by which they may be asked for, beside addresses and this host's own name.
-    pub metrics_hosts: Vec<HostName>,
-    /// Whom alerts are handed to.
-    pub alerting: Alerting,
-    /// The tunnels in the order of the file.
-    pub tunnels: Vec<Tunnel>,
-}
-
-/// No tunnels, and everything else as it is unless told otherwise.
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            uplinks: None,
-            on_leak: OnLeak::default(),
-            direct_connected: true,
-            rule_priority: RulePriority(RULE_PRIORITY),
-            connect_limit: Limit::default(),
-            rule_mode: RuleMode::default(),
-            metrics: None,
-            metrics_hosts: Vec::new(),
-            alerting: Alerting::default(),
-            tunnels: Vec::new(),
-        }
-    }
-}
-
-impl Config {
-    /// Whether brokers are asked for anything.
-    #[must_use]
-    pub fn has_accounts(&self) -> bool {
-        let mut tunnels = self.tunnels.iter();
-        tunnels.any(|tunnel| matches!(tunnel.kind, Kind::Account(_)))
-    }
-
-    /// If it has tunnels. Without any there is nothing to do, which nobody wants.
-    pub fn with_tunnels(self, file: &str) -> Result<Self, Invalid> {
-        if !self.tunnels.is_empty() {
-            return Ok(self);
-        }
-        Err(Invalid {
-            file: file.to_owned(),
-            faults: vec![Fault {
-                line: 1,
-                key: "tunnel".to_owned(),
-                message: "expected at least one [[tunnel]]".to_owned(),
-            }],
-        })
-    }
-
-    /// What the user should know: what stands in a file that is referred to and has no effect.
-    pub fn notes(&self) -> impl Iterator<Item = String> {
-        self.tunnels.iter().flat_map(|tunnel| match &tunnel.kind {
-            Kind::Account(account) => account.notes(&tunnel.name),
-            _ => Vec::new(),
-        })
-    }
-
-    /// Whether there is something in it that others must not read.
-    #[must_use]
-    pub fn has_secrets(&self) -> bool {
-        self.alerting.webhook.is_some()
-            || self.tunnels.iter().any(|tunnel| tunnel.kind.has_secrets())
-    }
-}
-
-/// What the programs do with a leak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnLeak {
-    /// Put it into the right tunnel.
-    #[default]
-    Redirect,
-    /// Drop it.
-    Drop,
-    /// Count and report it, and let it pass.
-    Observe,
-}
-
-/// How packets are led to the tunnels by their source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RuleMode {
-    /// A rule per address and prefix, and a table per tunnel.
-    #[default]
-    Rules,
-    /// One rule, and one table with source-specific routes (`CONFIG_IPV6_SUBTREES`): a packet costs
-    /// the same however many tunnels there are.
-    Subtrees,
-}
-
-/// The file cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Invalid {
-    /// Its path.
-    pub file: String,
-    /// What is wrong, by line; at least one.
-    pub faults: Vec<Fault>,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.faults.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}: {fault}", self.file)?;
-        }
-        Ok(())
-    }
-}
-
-/// Priority of the rules by source unless told otherwise.
-const RULE_PRIORITY: u32 = 16383;
 
 const KEYS: &[&str] = &[
     "uplinks",
@@ -195,7 +76,7 @@ pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
         );
         Invalid {
             file: file.to_owned(),
-            faults: vec![Fault {
+            diagnostics: vec![Diagnostic {
                 line,
                 key: String::new(),
                 message,
@@ -207,178 +88,105 @@ pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
 /// Reads a configuration, and by `files` those that it refers to; it may have no tunnels. Relative
 /// paths begin at the directory of `file`, which else is only for messages.
 pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, Invalid> {
-    let mut faults = Faults::new(text);
+    let lines = Lines::of(text);
+    let includes = Includes {
+        directory: Path::new(file).parent().unwrap_or(Path::new("")),
+        read: files,
+    };
+    let mut diagnostics = Diagnostics::default();
     let config = match DeTable::parse(text) {
         Ok(table) => {
-            let table = Table::new(table.into_inner(), String::new(), 1, &faults);
-            let others = Others {
-                directory: Path::new(file).parent().unwrap_or(Path::new("")),
-                read: files,
-            };
-            read(table, others, &mut faults)
+            let section = Section::new(table.into_inner(), Head::of_file(), &lines);
+            Some(diagnostics.absorb(read(section, includes)))
         }
         Err(error) => {
-            let place = Place {
-                line: error.span().map_or(1, |span| faults.line(&span)),
+            let location = Location {
+                line: error.span().map_or(1, |span| lines.line(&span)),
                 key: String::new(),
             };
-            faults.add(&place, format!("not valid TOML: {}", error.message()));
+            diagnostics.add(&location, format!("not valid TOML: {}", error.message()));
             None
         }
     };
-    let faults = faults.into_sorted();
-    match config {
-        Some(config) if faults.is_empty() => Ok(config),
-        _ => Err(Invalid {
-            file: file.to_owned(),
-            faults,
-        }),
-    }
+    diagnostics.check(file, config)
 }
 
-fn read(mut table: Table<'_>, others: Others<'_>, faults: &mut Faults) -> Option<Config> {
-    let uplinks = table.one_or_many::<IfName>("uplinks", "a list of interface names", faults);
-    if uplinks.as_ref().is_some_and(Vec::is_empty) {
-        let place = table.place("uplinks");
-        faults.add(
-            &place,
-            "expected at least one name; leave the key out for all native uplinks",
-        );
+/// Reads the whole file: settings, then each tunnel, then what they may not share.
+fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostics) {
+    let uplinks = section.one_or_many::<IfName>("uplinks", "a list of interface names");
+    if !uplinks.is_absent() && uplinks.items().is_empty() {
+        let message = "expected at least one name; leave the key out for all native uplinks";
+        section.report("uplinks", message);
     }
-    let on_leak = table
-        .parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"", faults)
-        .map_or(OnLeak::default(), |at| at.value);
-    let direct_connected = table
-        .boolean("direct_connected", faults)
-        .is_none_or(|at| at.value);
-    // Below: 0 is the local table's, and the rules for direct destinations need the place before.
-    // Above: 32766 is the main table's, and a rule behind it is never asked.
-    let rule_priority = table
-        .integer("rule_priority", 2..=32765, faults)
-        .map_or(RULE_PRIORITY, |at| at.value);
-    let rule_mode = table
-        .parsed::<RuleMode>("rule_mode", "\"rules\" or \"subtrees\"", faults)
-        .map_or(RuleMode::default(), |at| at.value);
-    let metrics = table
-        .parsed(
-            "metrics",
-            "an address with a port, such as \"127.0.0.1:9346\"",
-            faults,
-        )
-        .map(|at| at.value);
-    let metrics_hosts = table.one_or_many("metrics_hosts", "a list of names of hosts", faults);
-
-    let connect_limit = table.table("connect_limit", faults);
-    let connect_limit = connect_limit.map_or_else(Limit::default, |table| limit(table, faults));
-
-    let alerting = table.table("alert", faults);
-    let alerting = alerting.map_or_else(Alerting::default, |table| alerting::read(table, faults));
-
-    let tables = table.tables("tunnel", faults);
-    table.finish(KEYS, faults);
-
-    let mut places = Vec::new();
-    let mut tunnels = Vec::new();
-    for (position, table) in (0..).zip(tables) {
-        if let Some((tunnel, place)) = tunnel::read(table, position, others, rule_mode, faults) {
-            tunnels.push(tunnel);
-            places.push(place);
+    let tunnels = section.sections("tunnel");
+    let (mut config, mut diagnostics) = settings(section);
+    let mut locations = Vec::new();
+    for (position, section) in (0..).zip(tunnels) {
+        let read = tunnel::read(section, position, includes, config.rule_mode);
+        if let Some((tunnel, at)) = diagnostics.absorb(read) {
+            config.tunnels.push(tunnel);
+            locations.push(at);
         }
     }
-    together::check(
-        uplinks.as_deref().unwrap_or_default(),
-        &tunnels,
-        &places,
-        faults,
-    );
-    if rule_mode == RuleMode::Subtrees {
-        for tunnel in &mut tunnels {
+    let shared = cross_check::check(uplinks.items(), &config.tunnels, &locations);
+    diagnostics.extend(shared);
+    config.uplinks = uplinks.values();
+    if config.rule_mode == RuleMode::Subtrees {
+        for tunnel in &mut config.tunnels {
             tunnel.table = SUBTREES_TABLE;
         }
     }
-    Some(Config {
-        uplinks: uplinks.map(values),
-        on_leak,
-        direct_connected,
-        rule_priority: RulePriority(rule_priority),
-        connect_limit,
-        rule_mode,
-        metrics,
-        metrics_hosts: metrics_hosts.map(values).unwrap_or_default(),
-        alerting,
-        tunnels,
-    })
+    (config, diagnostics)
+}
+
+/// Reads all keys of the file that are left, without uplinks and tunnels.
+fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
+    let on_leak = section.parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"");
+    let direct_connected = section.boolean("direct_connected");
+    // Below: 0 is the local table's, and the rules for direct destinations need the place before.
+    // Above: 32766 is the main table's, and a rule behind it is never asked.
+    let rule_priority = section.integer("rule_priority", 2..=32765);
+    let rule_mode = section.parsed("rule_mode", "\"rules\" or \"subtrees\"");
+    let address = "an address with a port, such as \"127.0.0.1:9346\"";
+    let metrics = section.parsed("metrics", address);
+    let metrics_hosts = section.one_or_many("metrics_hosts", "a list of names of hosts");
+    let connect_limit = section.section("connect_limit");
+    let alert = section.section("alert");
+    let mut diagnostics = section.finish(KEYS);
+    let connect_limit = connect_limit.value().map(limit);
+    let alerting = alert.value().map(alerting::read);
+    let config = Config {
+        uplinks: None,
+        on_leak: on_leak.value().unwrap_or_default(),
+        direct_connected: direct_connected.value().unwrap_or(true),
+        rule_priority: RulePriority(rule_priority.value().unwrap_or(RULE_PRIORITY)),
+        connect_limit: diagnostics.absorb(connect_limit.unwrap_or_default()),
+        rule_mode: rule_mode.value().unwrap_or_default(),
+        metrics: metrics.value(),
+        metrics_hosts: metrics_hosts.values().unwrap_or_default(),
+        alerting: diagnostics.absorb(alerting.unwrap_or_default()),
+        tunnels: Vec::new(),
+    };
+    (config, diagnostics)
 }
 
 /// Reads `[connect_limit]`.
-fn limit(mut table: Table<'_>, faults: &mut Faults) -> Limit {
+fn limit(mut section: Section<'_>) -> (Limit, Diagnostics) {
     let mut limit = Limit::default();
-    if let Some(connects) = table.integer("connects", 1..=MAX_CONNECTS, faults) {
-        limit.connects = connects.value;
+    if let Some(connects) = section.integer("connects", 1..=MAX_CONNECTS).value() {
+        limit.connects = connects;
     }
     for (key, time) in [
         ("seconds", &mut limit.window),
         ("lockout_seconds", &mut limit.lockout),
         ("block_seconds", &mut limit.block),
     ] {
-        if let Some(seconds) = table.integer(key, 1..=LONGEST_SECONDS, faults) {
-            *time = Duration::from_secs(seconds.value.into());
+        if let Some(seconds) = section.integer(key, 1..=LONGEST_SECONDS).value() {
+            *time = Duration::from_secs(seconds.into());
         }
     }
-    table.finish(
-        &["connects", "seconds", "lockout_seconds", "block_seconds"],
-        faults,
-    );
-    limit
-}
-
-fn values<T>(list: Vec<At<T>>) -> Vec<T> {
-    list.into_iter().map(|at| at.value).collect()
-}
-
-/// The word is none of those expected.
-#[derive(Clone, Copy, Debug)]
-pub struct NotThat(&'static str);
-
-impl fmt::Display for NotThat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::str::FromStr for RuleMode {
-    type Err = NotThat;
-
-    fn from_str(text: &str) -> Result<Self, NotThat> {
-        match text {
-            "rules" => Ok(Self::Rules),
-            "subtrees" => Ok(Self::Subtrees),
-            _ => Err(NotThat("no such mode")),
-        }
-    }
-}
-
-impl std::str::FromStr for OnLeak {
-    type Err = NotThat;
-
-    fn from_str(text: &str) -> Result<Self, NotThat> {
-        match text {
-            "redirect" => Ok(Self::Redirect),
-            "drop" => Ok(Self::Drop),
-            "observe" => Ok(Self::Observe),
-            _ => Err(NotThat("no such treatment")),
-        }
-    }
-}
-
-impl fmt::Display for OnLeak {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Redirect => "redirect",
-            Self::Drop => "drop",
-            Self::Observe => "observe",
-        })
-    }
+    let known = ["connects", "seconds", "lockout_seconds", "block_seconds"];
+    (limit, section.finish(&known))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::*;
 use crate::types::TableId;
 
 mod faults;
+mod section;
 
 const GOOD: &str = r#"
 uplinks = ["net0"]
@@ -187,7 +188,7 @@ fn there_are_limits() {
             "[[tunnel]]\nname = \"t{n}\"\nkind = \"interface\"\naddress = \"2001:db8:{n:x}::1\"\n"
         )
     };
-    let text: String = (0..=together::TUNNELS).map(tunnel).collect();
+    let text: String = (0..=cross_check::TUNNELS).map(tunnel).collect();
     let invalid = parse("f", &text).unwrap_err();
     assert!(
         invalid
@@ -224,7 +225,7 @@ proptest! {
     #[test]
     fn any_text_is_safe(text in "(\\PC|[\n=\\[\\]\"])*") {
         if let Err(invalid) = parse("f", &text) {
-            prop_assert!(!invalid.faults.is_empty());
+            prop_assert!(!invalid.diagnostics.is_empty());
         }
     }
 
@@ -237,7 +238,7 @@ proptest! {
             text.insert(at, with);
         }
         if let Err(invalid) = parse("f", &text) {
-            prop_assert!(!invalid.faults.is_empty());
+            prop_assert!(!invalid.diagnostics.is_empty());
         }
     }
 }

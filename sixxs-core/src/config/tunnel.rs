@@ -1,64 +1,19 @@
-//! A `[[tunnel]]`: what it is, and how it is read.
+//! Reads a `[[tunnel]]`.
 
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
 use super::{
-    Kind, RuleMode,
-    account::Others,
+    Kind, RuleMode, Tunnel,
+    account::Includes,
+    cross_check::Locations,
     kind,
-    reader::{At, Faults, Place, Table},
-    together::Places,
-    values,
+    section::{Field, Head, List, Located, Section},
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
+    diagnostics::Diagnostics,
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
 };
-
-/// A tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tunnel {
-    /// Its interface.
-    pub name: IfName,
-    /// Who makes the interface.
-    pub kind: Kind,
-    /// Its addresses; with `prefixes` at least one entry.
-    pub addresses: Vec<InterfaceAddress>,
-    /// Its far end.
-    pub peer: Option<Ipv6Addr>,
-    /// What `sixxs check` pings.
-    pub check_target: Option<Ipv6Addr>,
-    /// Routed prefixes whose packets belong to this tunnel too.
-    pub prefixes: Vec<Prefix>,
-    /// Destinations reached without the tunnel.
-    pub direct: Vec<Prefix>,
-    /// Its routing table.
-    pub table: TableId,
-    /// The largest packet; `None`: what the interface says.
-    pub mtu: Option<Mtu>,
-    /// Next hop on an interface with a link layer.
-    pub gateway: Option<Ipv6Addr>,
-    /// Whether an interface of our making gets its addresses from somebody else (`noconfigure`).
-    pub addresses_by_others: bool,
-}
-
-impl Tunnel {
-    /// Whether `other`, of the same name, is another tunnel to whoever makes the interface. All else
-    /// is rules, routes and programs.
-    #[must_use]
-    pub fn differs_to_driver(&self, other: &Self) -> bool {
-        let has_other_ends = self.addresses != other.addresses || self.peer != other.peer;
-        self.kind != other.kind
-            || (self.kind.is_native() && has_other_ends)
-            || self.addresses_by_others != other.addresses_by_others
-    }
-
-    /// Everything that a packet's source can be to belong to this tunnel: addresses, then prefixes.
-    pub fn sources(&self) -> impl Iterator<Item = Prefix> {
-        let addresses = self.addresses.iter().map(|a| Prefix::host(a.address));
-        addresses.chain(self.prefixes.iter().copied())
-    }
-}
 
 /// First table handed out.
 const FIRST_TABLE: u32 = 200;
@@ -78,229 +33,237 @@ const KEYS: &[&str] = &[
     "gateway",
 ];
 
-/// Reads one.
-pub(super) fn read(
-    mut table: Table<'_>,
-    position: u32,
-    others: Others<'_>,
-    rule_mode: RuleMode,
-    faults: &mut Faults,
-) -> Option<(Tunnel, Places)> {
-    let name = table.parsed::<IfName>("name", "an interface name", faults);
-    let kind = kind::read(&mut table, others, faults);
-    let address_place = table.place("address");
-    let other_places = ["prefixes", "aiccu"].map(|key| table.place(key));
-    let addresses = table.one_or_many::<InterfaceAddress>(
-        "address",
-        "an IPv6 address, such as 2001:db8::2/64",
-        faults,
-    );
-    let has_list = addresses.is_some();
-    let addresses = addresses.unwrap_or_default();
-    for At { value, place } in &addresses {
-        if !is_unicast(value.address) {
-            faults.add(
-                place,
-                format!("expected a global unicast address, found {}", value.address),
-            );
-        }
-    }
-    let peer_place = table.place("peer");
-    let peer = table.ipv6("peer", faults);
-    if let Some(At { value, place }) = &peer
-        && addresses.iter().any(|own| own.value.address == *value)
-    {
-        let message = format!(
-            "expected the address of the tunnel's far end, found {value}, which is its own (address); \
-             write the broker's, or leave peer out"
-        );
-        faults.add(place, message);
-    }
-    let check_target = table.ipv6("check_target", faults);
-    let prefixes = table
-        .one_or_many::<Prefix>(
-            "prefixes",
-            "IPv6 prefixes, such as 2001:db8:bb::/48",
-            faults,
-        )
-        .unwrap_or_default();
-    for At { value, place } in &prefixes {
-        if !is_unicast(value.address()) {
-            faults.add(
-                place,
-                format!("expected global unicast addresses, found {value}"),
-            );
-        }
-        if value.bits() < 16 {
-            faults.add(place, format!("expected a prefix of 16 bits or more, found {value}: it would catch the packets of others"));
-        }
-    }
-    let direct =
-        table.one_or_many::<Prefix>("direct", "IPv6 prefixes, such as 2001:db8:bb::/48", faults);
-    let table_place = table.place("table");
-    let id = table.integer("table", 1..=u32::MAX, faults);
-    if let Some(At {
-        value: id @ 253..=255,
-        place,
-    }) = &id
-    {
-        let owner = ["default", "main", "local"][*id as usize - 253];
-        faults.add(
-            place,
-            format!("expected a table of its own, found {id}, which is the {owner} table"),
-        );
-    }
-    if let (Some(id), RuleMode::Subtrees) = (&id, rule_mode) {
-        let message = "expected only with rule_mode = \"rules\": with subtrees all share one";
-        faults.add(&id.place, message);
-    }
-    let mtu = table.integer("mtu", Mtu::MINIMUM.0..=65535, faults);
-    let gateway = table.ipv6("gateway", faults);
-    let name_place = table.place("name");
-    table.finish(&[KEYS, kind::KEYS].concat(), faults);
+const PREFIXES: &str = "IPv6 prefixes, such as 2001:db8:bb::/48";
 
-    if let Some(At { value, place }) = &gateway
-        && (value.is_unspecified() || value.is_multicast())
-    {
-        faults.add(place, format!("expected a unicast address, found {value}"));
+/// Reads the section at `position`: takes all fields, checks each, then all together.
+pub(super) fn read(
+    mut section: Section<'_>,
+    position: u32,
+    includes: Includes<'_>,
+    rule_mode: RuleMode,
+) -> (Option<(Tunnel, Locations)>, Diagnostics) {
+    let kind_fields = kind::Fields::take(&mut section);
+    let mut fields = Fields::take(section);
+    let has_account = kind_fields.has_account();
+    let kind = kind_fields.check(includes, &mut fields.diagnostics);
+    fields.check_addresses();
+    fields.check_prefixes();
+    fields.check_table(rule_mode);
+    fields.check_gateway();
+    if matches!(kind, Some(Kind::Account(_))) {
+        fields.check_beside_account();
     }
-    let is_account = matches!(kind, Some(Kind::Account(_)));
-    if is_account {
-        let found = addresses.first().map(|at| &at.place);
-        for place in found.into_iter().chain(peer.as_ref().map(|at| &at.place)) {
-            faults.add(place, "expected none beside aiccu: the broker says it");
-        }
+    fields.check_presence(kind.as_ref(), has_account);
+    match &kind {
+        Some(kind) if kind.is_native() => fields.check_native(kind),
+        _ => {}
     }
-    // What was wrong with one that is there was said.
-    let is_told = |place: &Place| faults.has(&place.key);
-    if addresses.is_empty()
-        && prefixes.is_empty()
-        && !is_account
-        && !is_told(&address_place)
-        && !other_places.iter().any(is_told)
-    {
-        let expected = "expected the tunnel's IPv6 address, or prefixes routed by it";
-        let message = if has_list {
-            format!("{expected}, found an empty list")
-        } else {
-            format!("missing; {expected}")
-        };
-        faults.add(&address_place, message);
-    }
-    if let Some(kind) = &kind
-        && kind.is_native()
-    {
-        let native = Native {
-            kind,
-            addresses: &addresses,
-            missing_address: &address_place,
-            peer: peer.as_ref(),
-            missing_peer: &peer_place,
-            mtu: mtu.as_ref(),
-            gateway: gateway.as_ref(),
-        };
-        check_native(&native, faults);
-    }
-    let Some(name) = name else {
-        if !faults.has(&name_place.key) {
-            faults.add(
-                &name_place,
-                "missing; expected the name of the tunnel's interface",
-            );
-        }
-        return None;
-    };
-    let places = Places {
-        name: name.place,
-        table: id.as_ref().map_or(table_place, |id| id.place.clone()),
-        sources: addresses
-            .iter()
-            .map(|at| at.place.clone())
-            .chain(prefixes.iter().map(|at| at.place.clone()))
-            .collect(),
-    };
-    let prefixes = values(prefixes);
-    let kind = kind?;
-    let addresses_by_others = matches!(&kind, Kind::Account(a) if a.aiccu.noconfigure);
-    let mtu = mtu.map(|at| Mtu(at.value));
-    let mtu = mtu.or((kind.is_native() && !is_account).then_some(Mtu::MINIMUM));
-    let tunnel = Tunnel {
-        name: name.value,
-        kind,
-        addresses: values(addresses),
-        peer: peer.map(|at| at.value),
-        check_target: check_target.map(|at| at.value),
-        direct: direct.map_or_else(|| prefixes.clone(), values),
-        prefixes,
-        table: TableId(id.map_or_else(|| table_of(position), |id| id.value)),
-        mtu,
-        gateway: gateway.map(|at| at.value),
-        addresses_by_others,
-    };
-    Some((tunnel, places))
+    fields.into_tunnel(kind, position)
 }
 
-/// Checks what an interface of our own making needs.
-fn check_native(found: &Native<'_>, faults: &mut Faults) {
-    let Native {
-        kind,
-        addresses,
-        missing_address,
-        peer,
-        missing_peer,
-        mtu,
-        gateway,
-    } = found;
-    let is_account = matches!(kind, Kind::Account(_));
-    if addresses.is_empty() && !is_account && !faults.has(&missing_address.key) {
-        faults.add(
-            missing_address,
-            "missing; expected the address of our end of the tunnel",
-        );
-    }
-    for At { value, place } in *addresses {
-        if !InterfaceAddress::TUNNEL_BITS.contains(&value.bits) {
-            let message = format!(
-                "expected a length of 64 to 128, found {}/{}: destinations within it would be led into \
-                 the tunnel, those of others too; what the broker routes to you goes under prefixes",
-                value.address, value.bits
-            );
-            faults.add(place, message);
+/// The fields of a tunnel of any kind.
+struct Fields {
+    head: Head,
+    diagnostics: Diagnostics,
+    name: Field<IfName>,
+    addresses: List<InterfaceAddress>,
+    peer: Field<Ipv6Addr>,
+    check_target: Field<Ipv6Addr>,
+    prefixes: List<Prefix>,
+    direct: List<Prefix>,
+    table: Field<u32>,
+    mtu: Field<u32>,
+    gateway: Field<Ipv6Addr>,
+}
+
+impl Fields {
+    /// Takes the rest of a section.
+    fn take(mut section: Section<'_>) -> Self {
+        let address = "an IPv6 address, such as 2001:db8::2/64";
+        Self {
+            head: section.head(),
+            name: section.parsed("name", "an interface name"),
+            addresses: section.one_or_many("address", address),
+            peer: section.ipv6("peer"),
+            check_target: section.ipv6("check_target"),
+            prefixes: section.one_or_many("prefixes", PREFIXES),
+            direct: section.one_or_many("direct", PREFIXES),
+            table: section.integer("table", 1..=u32::MAX),
+            mtu: section.integer("mtu", Mtu::MINIMUM.0..=65535),
+            gateway: section.ipv6("gateway"),
+            // Last: all other keys are unknown.
+            diagnostics: section.finish(&[KEYS, kind::KEYS].concat()),
         }
     }
-    if let Kind::Ayiya(_) = kind {
-        // It signs with one identity, and knows the broker by its own.
-        if peer.is_none() && !faults.has(&missing_peer.key) {
-            faults.add(
-                missing_peer,
-                "missing; expected the broker's address in the tunnel",
-            );
+
+    fn check_addresses(&mut self) {
+        for Located { value, location } in self.addresses.items() {
+            if !is_unicast(value.address) {
+                let found = value.address;
+                let message = format!("expected a global unicast address, found {found}");
+                self.diagnostics.add(location, message);
+            }
         }
-        if let Some(mtu) = mtu
-            && mtu.value > AYIYA_MTU
+        let own = self.addresses.items();
+        if let Some(Located { value, location }) = self.peer.as_set()
+            && own.iter().any(|own| own.value.address == *value)
         {
             let message = format!(
-                "expected at most {AYIYA_MTU} for AYIYA, found {}",
-                mtu.value
+                "expected the address of the tunnel's far end, found {value}, which is its own (address); \
+                 write the broker's, or leave peer out"
             );
-            faults.add(&mtu.place, message);
+            self.diagnostics.add(location, message);
         }
     }
-    if let Some(gateway) = gateway {
-        let message = "expected only for interfaces with a link layer, which this tunnel is not";
-        faults.add(&gateway.place, message);
-    }
-}
 
-/// What [`check_native`] looks at.
-struct Native<'a> {
-    kind: &'a Kind,
-    addresses: &'a [At<InterfaceAddress>],
-    missing_address: &'a Place,
-    peer: Option<&'a At<Ipv6Addr>>,
-    missing_peer: &'a Place,
-    mtu: Option<&'a At<u32>>,
-    gateway: Option<&'a At<Ipv6Addr>>,
+    fn check_prefixes(&mut self) {
+        for Located { value, location } in self.prefixes.items() {
+            if !is_unicast(value.address()) {
+                let message = format!("expected global unicast addresses, found {value}");
+                self.diagnostics.add(location, message);
+            }
+            if value.bits() < 16 {
+                let message = format!(
+                    "expected a prefix of 16 bits or more, found {value}: it would catch the packets of others"
+                );
+                self.diagnostics.add(location, message);
+            }
+        }
+    }
+
+    fn check_table(&mut self, rule_mode: RuleMode) {
+        let Some(Located { value, location }) = self.table.as_set() else {
+            return;
+        };
+        if SYSTEM_TABLES.contains(value) {
+            let owner = ["default", "main", "local"][(value - SYSTEM_TABLES.start()) as usize];
+            let message =
+                format!("expected a table of its own, found {value}, which is the {owner} table");
+            self.diagnostics.add(location, message);
+        }
+        if rule_mode == RuleMode::Subtrees {
+            let message = "expected only with rule_mode = \"rules\": with subtrees all share one";
+            self.diagnostics.add(location, message);
+        }
+    }
+
+    fn check_gateway(&mut self) {
+        if let Some(Located { value, location }) = self.gateway.as_set()
+            && (value.is_unspecified() || value.is_multicast())
+        {
+            let message = format!("expected a unicast address, found {value}");
+            self.diagnostics.add(location, message);
+        }
+    }
+
+    fn check_beside_account(&mut self) {
+        let address = self.addresses.items().first();
+        let address = address.map(|address| &address.location);
+        for location in address.into_iter().chain(self.peer.location()) {
+            let message = "expected none beside aiccu: the broker says it";
+            self.diagnostics.add(location, message);
+        }
+    }
+
+    /// An address or a prefix has to be there, unless the broker of an account gives the address; a
+    /// native tunnel needs an address. A key with a wrong value counts as there.
+    fn check_presence(&mut self, kind: Option<&Kind>, has_account: bool) {
+        let is_empty = self.addresses.items().is_empty() && !self.addresses.is_invalid();
+        if !is_empty {
+            return;
+        }
+        let has_prefixes = !self.prefixes.items().is_empty() || self.prefixes.is_invalid();
+        let is_native = |kind: &Kind| kind.is_native() && !matches!(kind, Kind::Account(_));
+        let message = if !has_prefixes && !has_account {
+            let expected = "expected the tunnel's IPv6 address, or prefixes routed by it";
+            match self.addresses.is_absent() {
+                true => format!("missing; {expected}"),
+                false => format!("{expected}, found an empty list"),
+            }
+        } else if kind.is_some_and(is_native) {
+            "missing; expected the address of our end of the tunnel".to_owned()
+        } else {
+            return;
+        };
+        self.diagnostics
+            .add(&self.head.location("address"), message);
+    }
+
+    /// Checks what an interface of our own making needs.
+    fn check_native(&mut self, kind: &Kind) {
+        for Located { value, location } in self.addresses.items() {
+            if !InterfaceAddress::TUNNEL_BITS.contains(&value.bits) {
+                let message = format!(
+                    "expected a length of 64 to 128, found {}/{}: destinations within it would be led into \
+                     the tunnel, those of others too; what the broker routes to you goes under prefixes",
+                    value.address, value.bits
+                );
+                self.diagnostics.add(location, message);
+            }
+        }
+        if let Kind::Ayiya(_) = kind {
+            self.check_ayiya();
+        }
+        if let Some(location) = self.gateway.location() {
+            let message =
+                "expected only for interfaces with a link layer, which this tunnel is not";
+            self.diagnostics.add(location, message);
+        }
+    }
+
+    fn check_ayiya(&mut self) {
+        // It signs with one identity, and knows the broker by its own.
+        if let Field::Absent(location) = &self.peer {
+            let message = "missing; expected the broker's address in the tunnel";
+            self.diagnostics.add(location, message);
+        }
+        if let Some(Located { value, location }) = self.mtu.as_set()
+            && *value > AYIYA_MTU
+        {
+            let message = format!("expected at most {AYIYA_MTU} for AYIYA, found {value}");
+            self.diagnostics.add(location, message);
+        }
+    }
+
+    fn into_tunnel(
+        mut self,
+        kind: Option<Kind>,
+        position: u32,
+    ) -> (Option<(Tunnel, Locations)>, Diagnostics) {
+        let expected = "the name of the tunnel's interface";
+        let name = self.name.required(expected, &mut self.diagnostics);
+        let (Some(name), Some(kind)) = (name, kind) else {
+            return (None, self.diagnostics);
+        };
+        let addresses = self.addresses.items().iter().map(|own| &own.location);
+        let prefixes = self.prefixes.items().iter().map(|prefix| &prefix.location);
+        let table = self.table.location().cloned();
+        let locations = Locations {
+            name: name.location,
+            table: table.unwrap_or_else(|| self.head.location("table")),
+            sources: addresses.chain(prefixes).cloned().collect(),
+        };
+        let prefixes = self.prefixes.values().unwrap_or_default();
+        let is_account = matches!(kind, Kind::Account(_));
+        let default_mtu = (kind.is_native() && !is_account).then_some(Mtu::MINIMUM);
+        let tunnel = Tunnel {
+            name: name.value,
+            addresses_by_others: matches!(&kind, Kind::Account(a) if a.aiccu.noconfigure),
+            kind,
+            addresses: self.addresses.values().unwrap_or_default(),
+            peer: self.peer.value(),
+            check_target: self.check_target.value(),
+            direct: match self.direct {
+                Field::Absent(_) => prefixes.clone(),
+                direct => direct.values().unwrap_or_default(),
+            },
+            prefixes,
+            table: TableId(self.table.value().unwrap_or_else(|| table_of(position))),
+            mtu: self.mtu.value().map(Mtu).or(default_mtu),
+            gateway: self.gateway.value(),
+        };
+        (Some((tunnel, locations)), self.diagnostics)
+    }
 }
 
 /// The largest packet that fits into a datagram that AYIYA's brokers take.

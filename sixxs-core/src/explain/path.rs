@@ -2,12 +2,12 @@
 
 use std::net::Ipv6Addr;
 
-use sixxs_common::decide::Verdict;
+use sixxs_common::{decide::Verdict, treatment::Treatment};
 
 use super::{
     Cause, Circumstances, Packet, cause,
     rules::{self, Met, SeenRule},
-    verdict::{Decided, Fate, fate},
+    verdict::{Decided, treated},
 };
 use crate::types::{IfName, Metric, Mtu, Prefix, TableId};
 
@@ -125,6 +125,9 @@ pub struct Explanation {
     pub cause: Option<Cause>,
 }
 
+/// The sentence for an outer packet of a tunnel.
+const DROPPED: &str = "dropped by the program";
+
 /// The maximum number of rules to show.
 const SHOWN: usize = 20;
 
@@ -178,7 +181,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     };
     let recursion = recursion(facts);
     let (outcome, sentence) = match &recursion {
-        Some(_) => (Outcome::Dropped, "dropped by the program".to_owned()),
+        Some(_) => (Outcome::Dropped, DROPPED.to_owned()),
         None => (outcome, sentence),
     };
     let is_refused = matches!(facts.way, Way::Refused(_)) && facts.is_tunnel_up;
@@ -373,27 +376,32 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
     if !matches!(decided.verdict, Some(Verdict::Leak(_))) {
         return (Outcome::Leaks, format!("would leak by {name}{unnamed}"));
     }
-    match fate(&decided.tunnel, facts.bytes.unwrap_or_default()) {
-        Fate::Redirect => {
+    let decision = treated(decided, facts.bytes.unwrap_or_default());
+    match decision.treatment {
+        Treatment::Redirected => {
             let text = format!("would leak by {name}, and is put into {tunnel} by the program");
             (Outcome::Caught, text)
         }
-        Fate::Drop => (
+        Treatment::Dropped => (
             Outcome::Dropped,
             format!("would leak by {name}, and is dropped (on_leak = \"drop\")"),
         ),
-        Fate::Observe => (
+        Treatment::Observed => (
             Outcome::Leaks,
             format!("leaks by {name}, and is counted (on_leak = \"observe\")"),
         ),
-        Fate::NoTunnel => (
+        Treatment::NoTunnel => (
             Outcome::Dropped,
             format!("would leak by {name}, and is dropped, as {tunnel} is not there"),
         ),
-        Fate::TooBig(mtu) => (
-            Outcome::TooBig,
-            format!("would leak by {name}, and is too big for {tunnel}: Packet Too Big, mtu {mtu}"),
-        ),
+        Treatment::TooBig | Treatment::Unanswered => {
+            let mtu = decision.mtu;
+            let text = format!(
+                "would leak by {name}, and is too big for {tunnel}: Packet Too Big, mtu {mtu}"
+            );
+            (Outcome::TooBig, text)
+        }
+        Treatment::Recursion => (Outcome::Dropped, DROPPED.to_owned()),
     }
 }
 

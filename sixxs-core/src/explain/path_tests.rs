@@ -1,4 +1,4 @@
-use sixxs_common::layout::{ON_LEAK_DROP, ON_LEAK_OBSERVE, Tunnel};
+use sixxs_common::{layout::Tunnel, treatment::OnLeak};
 
 use super::*;
 use crate::{
@@ -68,13 +68,13 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
     }
 }
 
-fn there(verdict: Verdict, on_leak: u8, ifindex: u32) -> Program {
+fn there(verdict: Verdict, on_leak: OnLeak, ifindex: u32) -> Program {
     Program::There(Decided {
         verdict: Some(verdict),
         tunnel: Tunnel {
             ifindex,
             mtu: 1400,
-            on_leak,
+            on_leak: on_leak.raw(),
             ..Tunnel::default()
         },
         name: "sixxs0".parse().ok(),
@@ -94,17 +94,17 @@ fn every_end() {
         (Leaves, "reached without the tunnel", facts("net0", Verdict::Exempt, Program::None), none),
         (Leaves, "its source is of no tunnel", facts("net0", Verdict::NotOurs, Program::None), none),
         (Leaks, "the broker drops it", facts("sixxs0", Verdict::Stray, Program::None), none),
-        (Dropped, "the program drops it", facts("sixxs0", Verdict::Loop, there(Verdict::Loop, 0, 0)), none),
+        (Dropped, "the program drops it", facts("sixxs0", Verdict::Loop, there(Verdict::Loop, OnLeak::Redirect, 0)), none),
         (Leaks, "would bring it back", facts("sixxs0", Verdict::Loop, Program::None), none),
         (TooBig, "EMSGSIZE", facts("sixxs0", Verdict::Own, Program::None), big),
         (Leaks, "would leak by net0: the rule from 2001:db8:a::2", facts("net0", LEAK, Program::None), none),
         (Leaks, "unless a program is there", facts("net0", LEAK, Program::Unknown("not permitted".into())), none),
-        (Caught, "put into sixxs0 by the program: the rule", facts("net0", LEAK, there(LEAK, 0, 7)), none),
-        (Dropped, "on_leak", facts("net0", LEAK, there(LEAK, ON_LEAK_DROP, 7)), none),
-        (Leaks, "counted", facts("net0", LEAK, there(LEAK, ON_LEAK_OBSERVE, 7)), none),
-        (Dropped, "sixxs0 is not there", facts("net0", LEAK, there(LEAK, 0, 0)), none),
-        (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, there(LEAK, 0, 7)), big),
-        (Leaks, "would leak by net0", facts("net0", LEAK, there(Verdict::NotOurs, 0, 7)), none),
+        (Caught, "put into sixxs0 by the program: the rule", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), none),
+        (Dropped, "on_leak", facts("net0", LEAK, there(LEAK, OnLeak::Drop, 7)), none),
+        (Leaks, "counted", facts("net0", LEAK, there(LEAK, OnLeak::Observe, 7)), none),
+        (Dropped, "sixxs0 is not there", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 0)), none),
+        (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), big),
+        (Leaks, "would leak by net0", facts("net0", LEAK, there(Verdict::NotOurs, OnLeak::Redirect, 7)), none),
         (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.way = Way::Here(TableId(255))),
         (Refused, "goes nowhere: No route", facts("net0", Verdict::Own, Program::None), |f| f.way = Way::Refused("No route to host".into())),
         (Refused, "sixxs0 is down", facts("net0", Verdict::Own, Program::None), |f| { f.way = Way::Refused("No route to host".into()); f.is_tunnel_up = false; }),
@@ -121,7 +121,7 @@ fn every_end() {
 #[test]
 fn outer_packets_of_a_tunnel_are_named() {
     for (interface, verdict) in [("net0", LEAK), ("sixxs0", Verdict::Own)] {
-        let mut facts = facts(interface, verdict, there(verdict, 0, 7));
+        let mut facts = facts(interface, verdict, there(verdict, OnLeak::Redirect, 7));
         if let Program::There(decided) = &mut facts.program {
             let address = facts.packet.destination;
             decided.recursion = Some(Endpoint {
@@ -184,7 +184,7 @@ fn a_rule_that_refuses_is_named() {
 #[test]
 fn maps_of_another_configuration_are_told() {
     let program = |verdict, name: &str| {
-        let mut facts = facts("net0", LEAK, there(verdict, 0, 7));
+        let mut facts = facts("net0", LEAK, there(verdict, OnLeak::Redirect, 7));
         if let Program::There(decided) = &mut facts.program {
             decided.name = name.parse().ok();
         }

@@ -5,14 +5,15 @@ use std::net::Ipv6Addr;
 use sixxs_common::{
     address::Address,
     decide::{self, Verdict, decide},
-    layout::{ON_LEAK_DROP, ON_LEAK_OBSERVE, Source, Tunnel},
+    layout::{Source, Tunnel},
     packet::Ipv6,
+    treatment::{Decision, Fit, Leak, treat},
 };
 
 use super::{Endpoint, Packet};
 use crate::{
     enforce::{Enforcement, Role},
-    types::{IfIndex, IfName, Mtu},
+    types::{IfIndex, IfName},
 };
 
 /// A program's decision about a packet.
@@ -29,32 +30,37 @@ pub struct Decided {
     pub recursion: Option<Endpoint>,
 }
 
-/// The program's action for a leak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is redirected into the tunnel.
-    Redirect,
-    /// It is dropped.
-    Drop,
-    /// It passes, and is counted.
-    Observe,
-    /// It is dropped, because the tunnel is down.
-    NoTunnel,
-    /// It is too big: the sender gets Packet Too Big with this MTU, in bytes.
-    TooBig(u32),
+/// The program's action for the packet, if it is a leak of `bytes` bytes.
+#[must_use]
+pub fn treated(decided: &Decided, bytes: u32) -> Decision {
+    let is_recursion = decided.recursion.is_some();
+    treat(
+        &decided.tunnel,
+        &Asked {
+            bytes,
+            is_recursion,
+        },
+    )
 }
 
-/// The same decision as in the kernel program (`leak.rs` there), for a packet that is not a batch.
-#[must_use]
-pub fn fate(tunnel: &Tunnel, bytes: u32) -> Fate {
-    match tunnel.on_leak {
-        ON_LEAK_DROP => Fate::Drop,
-        ON_LEAK_OBSERVE => Fate::Observe,
-        _ if tunnel.ifindex == 0 => Fate::NoTunnel,
-        _ if bytes > Mtu::MINIMUM.0 && bytes > tunnel.mtu => {
-            Fate::TooBig(tunnel.mtu.max(Mtu::MINIMUM.0))
-        }
-        _ => Fate::Redirect,
+/// An imagined leak.
+struct Asked {
+    bytes: u32,
+    is_recursion: bool,
+}
+
+impl Leak for Asked {
+    fn longest_bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// The tunnel's entry has the interface's index and MTU, so no query of the kernel is needed.
+    fn fit(&self, _ifindex: u32) -> Fit {
+        Fit::Fits
+    }
+
+    fn is_recursion(&self) -> bool {
+        self.is_recursion
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{fmt, net::Ipv6Addr};
 
-use super::{LeakFate, Level, ShadowEffect, ShadowFate};
+use sixxs_common::treatment::Treatment;
+
+use super::{Level, ShadowEffect, ShadowFate};
 use crate::{
     proof::Manner,
     tunnel::State,
@@ -33,7 +35,7 @@ pub enum Reason {
     /// A foreign rule comes before ours.
     Shadowed(ShadowEffect),
     /// Its packets continue to go to other interfaces.
-    Leaking(LeakFate),
+    Leaking(Treatment),
     /// This many echo requests in a row got no reply.
     Unanswered(u64),
     /// Replies have been missing for a longer time.
@@ -53,7 +55,9 @@ impl Reason {
                 fate: ShadowFate::Redirected,
                 ..
             })
-            | Self::Leaking(LeakFate::Redirected) => Level::Degraded,
+            | Self::Leaking(Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered) => {
+                Level::Degraded
+            }
             _ => Level::Failing,
         }
     }
@@ -102,7 +106,7 @@ impl fmt::Display for Reason {
                  the tunnel; correct `addresses` and `prefixes` in the configuration"
             ),
             Self::Shadowed(effect) => shadowed(effect, f),
-            Self::Leaking(fate) => leaking(*fate, f),
+            Self::Leaking(treatment) => leaking(*treatment, f),
             Self::Unanswered(row) => write!(
                 f,
                 "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
@@ -130,21 +134,21 @@ fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     )
 }
 
-fn leaking(fate: LeakFate, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match fate {
-        LeakFate::Redirected => write!(
+fn leaking(treatment: Treatment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match treatment {
+        Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => write!(
             f,
             "packets of it go to other interfaces; the program redirects them"
         )?,
-        LeakFate::Dropped => write!(
+        Treatment::Dropped | Treatment::NoTunnel => write!(
             f,
             "packets of it go to other interfaces; the program drops them (`on_leak`)"
         )?,
-        LeakFate::Recursion => write!(
+        Treatment::Recursion => write!(
             f,
             "its outer packets have its own address and would go into it; the program drops them"
         )?,
-        LeakFate::Passed => write!(f, "packets of it leave by other interfaces (`on_leak`)")?,
+        Treatment::Observed => write!(f, "packets of it leave by other interfaces (`on_leak`)")?,
     }
     write!(f, "; `sixxs alerts` says whose they are")
 }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 
-use super::desired::own_prefixes;
 use crate::{
     config::{Config, Tunnel},
     link::Links,
@@ -47,7 +46,7 @@ pub fn local_networks(
             })
     };
     // A network in a prefix of a tunnel is already direct.
-    let prefixes = config.tunnels.iter().flat_map(own_prefixes);
+    let prefixes = config.tunnels.iter().flat_map(Tunnel::routed_prefixes);
     let prefixes: Vec<_> = prefixes.collect();
     let is_new = |network: &Prefix| {
         let within =

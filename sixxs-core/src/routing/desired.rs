@@ -5,14 +5,12 @@ use std::{
     net::Ipv6Addr,
 };
 
-use sixxs_common::layout::SHORTEST_ROUTED;
-
 use super::{
-    DEFAULT_METRIC, DIRECTS_TABLE, LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule, SUBTREES_TABLE,
-    UNREACHABLE_METRIC, connected::MOST_PAIRS, observed::LocalTable,
+    DEFAULT_METRIC, DIRECTS_TABLE, LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule, UNREACHABLE_METRIC,
+    connected::MOST_PAIRS,
 };
 use crate::{
-    config::{Config, Kind, RuleMode, Tunnel},
+    config::{Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel},
     types::{IfName, InterfaceAddress, Metric, Mtu, Prefix, RulePriority, TableId},
 };
 
@@ -96,15 +94,6 @@ impl Desired {
             }
         }
         desired
-    }
-
-    /// All rules that are needed beside the foreign ones.
-    #[must_use]
-    pub fn rules_beside(&self, local_table: LocalTable) -> BTreeSet<Rule> {
-        let first = self.rules.first().map(|rule| rule.priority);
-        let is_late = first.is_some_and(|first| !local_table.is_before(first));
-        let local = self.local.iter().filter(|_| is_late);
-        self.rules.iter().chain(local).copied().collect()
     }
 
     /// Adds the desired state of a native tunnel's interface.
@@ -231,7 +220,7 @@ const fn most_pairs(mode: RuleMode) -> usize {
 /// send packets for them here. Empty if there are too many pairs; then only the programs handle them.
 fn behind(config: &Config) -> BTreeSet<Prefix> {
     let tunnels = || config.tunnels.iter();
-    let behind: BTreeSet<_> = tunnels().flat_map(own_prefixes).collect();
+    let behind: BTreeSet<_> = tunnels().flat_map(Tunnel::routed_prefixes).collect();
     let sources: usize = tunnels().map(|tunnel| tunnel.sources().count()).sum();
     if sources.saturating_mul(behind.len()) > most_pairs(config.rule_mode) {
         return BTreeSet::new();
@@ -244,15 +233,9 @@ fn behind(config: &Config) -> BTreeSet<Prefix> {
 fn inside(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
     let direct = tunnel.direct.iter().copied();
     direct
-        .chain(own_prefixes(tunnel))
+        .chain(tunnel.routed_prefixes())
         .chain(behind.iter().copied())
         .collect()
-}
-
-/// The prefixes of a tunnel that a broker may have routed to it.
-pub(super) fn own_prefixes(tunnel: &Tunnel) -> impl Iterator<Item = Prefix> {
-    let prefixes = tunnel.prefixes.iter().copied();
-    prefixes.filter(|prefix| u16::from(prefix.bits()) >= SHORTEST_ROUTED)
 }
 
 /// The rule that leads packets from a tunnel's source to the table with its route.

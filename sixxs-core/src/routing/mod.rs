@@ -10,6 +10,7 @@ pub mod exits;
 pub mod in_place;
 pub mod observed;
 pub mod plan;
+mod taken;
 
 pub use desired::Desired;
 pub use in_place::{InPlace, Owners};
@@ -32,9 +33,6 @@ pub const MAIN_TABLE: TableId = TableId(254);
 
 /// The table of the host's own addresses, to which the kernel's rule at priority 0 leads.
 pub const LOCAL_TABLE: TableId = TableId(255);
-
-/// The only tunnel table of `rule_mode = "subtrees"`.
-pub const SUBTREES_TABLE: TableId = TableId(200);
 
 /// In that mode, the table for direct destinations without a route.
 pub const DIRECTS_TABLE: TableId = TableId(201);

@@ -4,12 +4,18 @@
 //! rules that lead to them. Everything new is added before anything old is removed, and rules are removed
 //! before their routes.
 
-use std::{collections::BTreeMap, fmt, net::Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv6Addr,
+};
 
 use super::{
     LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule,
     desired::{Desired, OwnAddress, Place, SetUp, Target},
-    observed::{Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget},
+    observed::{
+        LocalTable, Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget,
+    },
 };
 use crate::{
     link::{Link, LinkLayer, Links},
@@ -23,6 +29,17 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Obstacles that this program must not change, by table.
     pub problems: Vec<Problem>,
+}
+
+impl Desired {
+    /// The rules that belong beside those of others.
+    #[must_use]
+    pub fn rules_beside(&self, local_table: LocalTable) -> BTreeSet<Rule> {
+        let first = self.rules.first().map(|rule| rule.priority);
+        let is_late = first.is_some_and(|first| !local_table.is_before(first));
+        let local = self.local.iter().filter(|_| is_late);
+        self.rules.iter().chain(local).copied().collect()
+    }
 }
 
 impl Plan {

@@ -11,8 +11,7 @@ use sixxs_common::{
     decide::{Exit, Tables, Verdict, decide},
     flow::Flow,
     layout::{
-        self, Control, FlowRecord, Interface, ROLE_TUNNEL, SlotName, Source, SourceTable, Tunnel,
-        USE_TRIE,
+        self, Control, FlowRecord, Interface, SlotName, Source, SourceTable, Tunnel, USE_TRIE,
     },
 };
 use sixxs_core::{
@@ -38,12 +37,11 @@ pub fn decided(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Resul
     let Some(interface) = interface(&interfaces, index)? else {
         return Ok(decided);
     };
-    let exit = if interface.role == ROLE_TUNNEL {
-        Exit::Tunnel(interface.slot)
-    } else {
-        Exit::Uplink(interface.ifindex)
-    };
-    let verdict = decide(Ok(&header(packet)), exit, &Pinned::open(&pins)?);
+    let verdict = decide(
+        Ok(&header(packet)),
+        Exit::of(&interface),
+        &Pinned::open(&pins)?,
+    );
     decided.verdict = Some(verdict);
     if matches!(verdict, Verdict::Leak(_) | Verdict::Own) {
         decided.recursion = recursion(&pins, packet)?;

@@ -1,5 +1,5 @@
-//! Alerts: in the log, kept for those who ask later, sent to those who listen, and handed to hooks. What comes
-//! without end is told together, to all of them alike.
+//! Alerts: written to the log, stored for later requests, sent to followers, and passed to hooks. All four get
+//! repeated alerts in groups.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -21,19 +21,19 @@ use crate::{
     plain::Plain,
 };
 
-/// Alerts kept; the oldest go first.
+/// Limit of stored alerts. The oldest are dropped first.
 const KEPT: usize = 1000;
 
-/// Alerts that a slow listener may lag behind before it loses some.
+/// Limit of alerts that a slow follower may lag behind before it loses some.
 const LAG: usize = 256;
 
-/// States of a tunnel that are told at once: a few restarts by hand are no flood.
+/// Limit of states of a tunnel that are reported at once. A few manual restarts are no flood.
 const STATES_AT_ONCE: u32 = 6;
 
-/// What is put back is told so often at once: who restarts a network manager does so twice.
+/// Limit of corrections of one cause that are reported at once. A restarted network manager causes two.
 const CORRECTIONS_AT_ONCE: u32 = 3;
 
-/// Lines about leaks of one cause that are told at once. There is one a second for each flow.
+/// Limit of lines about leaks of one cause that are reported at once. Each flow has one a second.
 const LEAKS_AT_ONCE: u32 = 5;
 
 /// All alerts of this run.
@@ -41,7 +41,7 @@ pub(super) struct Alerts {
     clock: Clock,
     started: Instant,
     flood: Flood<Alert>,
-    /// Names of tunnels, which tell causes apart.
+    /// Names of tunnels. Causes with different names are different.
     tunnels: BTreeSet<String>,
     kept: VecDeque<Alert>,
     listeners: broadcast::Sender<Alert>,
@@ -69,7 +69,7 @@ impl Alerts {
         &self.problems
     }
 
-    /// Takes what is wrong now. A problem is reported when it comes up, and not again while it lasts.
+    /// Takes the present problems. A problem is reported when it comes up, and not again while it lasts.
     pub(super) fn set_problems(&mut self, problems: Vec<String>) {
         for problem in &problems {
             if !self.problems.contains(problem) {
@@ -90,13 +90,13 @@ impl Alerts {
         self.hooks.dropped()
     }
 
-    /// Hands over all that is held back, and waits for hooks for no longer than `limit`.
+    /// Reports all suppressed alerts, and waits for hooks for no longer than `limit`.
     pub(super) async fn finish(mut self, limit: Duration) {
-        self.tell_rest();
+        self.report_rest();
         self.hooks.finish(limit).await;
     }
 
-    /// Takes over whom alerts are handed to, and which names tell them apart.
+    /// Takes the hooks of a configuration, and the names by which causes differ.
     pub(super) fn set(&mut self, config: &Config) {
         self.hooks.set(&config.alerting);
         let names = || config.tunnels.iter().map(|tunnel| tunnel.name.as_str());
@@ -105,7 +105,7 @@ impl Alerts {
         }
     }
 
-    /// Tells it at once, or together with others like it.
+    /// Reports an alert at once, or suppresses it until the next summary of its cause.
     pub(super) fn raise(&mut self, about: About) {
         let alert = Alert {
             time: self.now(),
@@ -115,34 +115,34 @@ impl Alerts {
         let cause = self.cause(&alert.about);
         let now = self.started.elapsed();
         if let Some(alert) = self.flood.take(now, cause, alert, merged) {
-            self.tell(alert);
+            self.report(alert);
         }
     }
 
-    /// Whether alerts are held back.
+    /// Whether alerts are suppressed.
     pub(super) fn has_more(&self) -> bool {
         self.flood.has_more()
     }
 
-    /// Tells together what was held back for long enough.
-    pub(super) fn tell_together(&mut self) {
+    /// Reports the summaries that are due.
+    pub(super) fn report_summaries(&mut self) {
         let summaries = self.flood.summaries(self.started.elapsed());
-        self.tell_summaries(summaries);
+        self.report_all(summaries);
     }
 
-    /// Tells all that is held back.
-    fn tell_rest(&mut self) {
+    /// Reports all suppressed alerts.
+    fn report_rest(&mut self) {
         let summaries = self.flood.rest();
-        self.tell_summaries(summaries);
+        self.report_all(summaries);
     }
 
-    fn tell_summaries(&mut self, summaries: Vec<(Alert, u64)>) {
+    fn report_all(&mut self, summaries: Vec<(Alert, u64)>) {
         for (mut alert, more) in summaries {
             // Its packets stand for all lines.
             if !matches!(alert.about, About::Leak(_)) {
                 alert.more = more;
             }
-            self.tell(alert);
+            self.report(alert);
         }
     }
 
@@ -159,7 +159,7 @@ impl Alerts {
                 correction,
                 by,
             } => {
-                // What is put back for a tunnel is told apart, address by address.
+                // Each address of a tunnel is a cause of its own.
                 let what = match tunnel {
                     Some(tunnel) => format!("{tunnel}: {correction}"),
                     None => cause(correction, &names),
@@ -180,7 +180,7 @@ impl Alerts {
         }
     }
 
-    fn tell(&mut self, alert: Alert) {
+    fn report(&mut self, alert: Alert) {
         let shown = Plain::line(&crate::text::alert(&alert));
         match &alert.about {
             About::Tunnel { .. } => info!("{shown}"),
@@ -206,7 +206,7 @@ impl Alerts {
     }
 }
 
-/// What leaks of a tunnel have in common that are told together.
+/// The cause of a leak: what leaks of one group have in common.
 fn leak_cause(leak: &Leak) -> String {
     let sender = [&leak.container, &leak.unit, &leak.cgroup_path];
     let parts = [&leak.interface, &leak.treatment, &leak.cause];

@@ -267,7 +267,7 @@ impl Daemon {
                 account: enforcer.intent.account_file(&name),
                 manner: echo.manner(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
-                leaks: slot.and_then(|slot| self.leak_reports.fate(slot, now)),
+                leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
             };
             (name, state)
         };

@@ -61,7 +61,7 @@ impl Endpoints {
         self.problem.as_ref()
     }
 
-    /// Serves metrics where the configuration says, and nowhere else.
+    /// Serves metrics at the configured address, and nowhere else.
     pub(super) async fn export(&mut self, config: &Config) -> anyhow::Result<()> {
         let names = &config.metrics_hosts;
         if self.exporter.as_ref().map(Exporter::address) == config.metrics {

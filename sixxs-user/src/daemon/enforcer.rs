@@ -99,13 +99,13 @@ impl Enforcer {
         &self.repairs
     }
 
-    /// When the next scan is due, if one was asked for.
+    /// When the next scan is due, if one is requested.
     pub(super) fn scan_due(&self) -> Option<Instant> {
         let due = self.pacer.due()?;
         Some(after(self.started, due))
     }
 
-    /// When the kernel is asked for detached programs.
+    /// When the next poll for detached programs is due.
     pub(super) fn poll_due(&self) -> Instant {
         after(self.started, self.program_poll.due())
     }
@@ -117,7 +117,7 @@ impl Enforcer {
         }
     }
 
-    /// Asks for a scan.
+    /// Requests a scan.
     pub(super) fn schedule(&mut self, urgency: Urgency) {
         let now = self.now();
         match urgency {
@@ -133,7 +133,7 @@ impl Enforcer {
             .for_each(|about| self.alerts.raise(about));
     }
 
-    /// Takes a change of the host, and asks for a scan.
+    /// Takes a change of the host, and requests a scan.
     pub(super) fn host_changed(&mut self, change: &Change) {
         let urgency = self.take_change(change, false);
         self.schedule(urgency);
@@ -181,11 +181,11 @@ impl Enforcer {
         self.raise(unnamed);
     }
 
-    /// Reports together what was not reported one by one.
+    /// Reports the suppressed corrections and alerts as summaries.
     pub(super) fn report_summaries(&mut self) {
         let summary = self.tamper_log.summary(self.now());
         self.raise(summary);
-        self.alerts.tell_together();
+        self.alerts.report_summaries();
     }
 
     /// Scans the host, and makes it what it should be. An error means that nothing could be scanned.
@@ -228,7 +228,7 @@ impl Enforcer {
         Ok(())
     }
 
-    /// As [`Enforcer::reconcile`]; an error becomes a problem, and the daemon goes on with a new connection.
+    /// As [`Enforcer::reconcile`]; an error becomes a problem, and the daemon continues with a new connection.
     pub(super) async fn reconcile_or_report(&mut self) {
         if let Err(error) = self.reconcile().await {
             let mut problems = vec![format!("{error:#}")];
@@ -278,7 +278,7 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Reads everything back, and asks for a scan.
+    /// Reads everything back, and requests a scan.
     pub(super) fn resync(&mut self) {
         let restored = self.reconciler.restore();
         self.record(restored);

@@ -78,7 +78,7 @@ pub(super) enum Event {
 
 /// When the parts want something to be done; `None`: not at all.
 pub(super) struct Deadlines {
-    /// A scan that was asked for.
+    /// A requested scan.
     pub(super) scan: Option<Instant>,
     /// A scan that shows whether failures are over.
     pub(super) retry: Option<Instant>,

@@ -1,6 +1,6 @@
 //! Describes a leak for people: names for numbers, and why the packet left by the wrong interface.
 //!
-//! Pure but for the names of interfaces, which the kernel is asked for.
+//! Pure, except that it looks the names of interfaces up in the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,11 +9,9 @@ use std::{
 
 use sixxs_common::{
     flow::Flow,
-    layout::{
-        NO_UID, TREATMENT_DROPPED, TREATMENT_NO_TUNNEL, TREATMENT_OBSERVED, TREATMENT_RECURSION,
-        TREATMENT_REDIRECTED, TREATMENT_TOO_BIG,
-    },
+    layout::NO_UID,
     packet::{ICMPV6, TCP, UDP},
+    treatment::Treatment,
 };
 use sixxs_core::{
     alert::Leaks,
@@ -42,7 +40,7 @@ pub(super) struct Evidence<'a> {
     pub(super) slots: &'a BTreeMap<IfName, u32>,
     /// What the last scan left to do.
     pub(super) plan: &'a Plan,
-    /// Policy rules of others.
+    /// Foreign policy rules.
     pub(super) others_rules: &'a [SeenRule],
     /// Interfaces.
     pub(super) links: &'a Links,
@@ -91,7 +89,7 @@ impl Evidence<'_> {
     }
 
     /// Why a flow leaks; `None`: the line is about several flows, or its tunnel is not configured any more.
-    /// `recent` says whether the tunnel's rule or route was put back shortly before, and who had removed it.
+    /// `recent`: whether the tunnel's rule or route was restored shortly before, and the process that had removed it.
     pub(super) fn cause(
         &self,
         line: &Leaks,
@@ -101,7 +99,7 @@ impl Evidence<'_> {
         let name = self.tunnel_in(line.tunnel)?;
         let mut tunnels = self.config.tunnels.iter();
         let tunnel = tunnels.find(|tunnel| tunnel.name == *name)?;
-        if record.treatment == TREATMENT_RECURSION {
+        if record.treatment == Treatment::Recursion.raw() {
             return Some(recursion(name, flow));
         }
         let packet = Packet {
@@ -114,7 +112,7 @@ impl Evidence<'_> {
         };
         let circumstances = self.circumstances(tunnel, &packet, IfIndex(record.ifindex))?;
         match cause(&circumstances) {
-            // What was missing when the packet leaked may have been restored since.
+            // A rule or route that was missing then may have been restored since.
             Cause::NotAsked => {
                 Some(recent(name).map_or(Cause::NotAsked, |by| Cause::PutBack { by }))
             }
@@ -191,14 +189,6 @@ fn protocol(number: u32) -> String {
     }
 }
 
-const fn treatment(number: u32) -> &'static str {
-    match number {
-        TREATMENT_REDIRECTED => "redirected",
-        TREATMENT_DROPPED => "dropped",
-        TREATMENT_OBSERVED => "observed",
-        TREATMENT_TOO_BIG => "too_big",
-        TREATMENT_NO_TUNNEL => "no_tunnel",
-        TREATMENT_RECURSION => "recursion",
-        _ => "unknown",
-    }
+fn treatment(number: u32) -> &'static str {
+    Treatment::try_from(number).map_or("unknown", Treatment::name)
 }

@@ -6,15 +6,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sixxs_common::{
     flow::Flow,
-    layout::{
-        FlowRecord, LeakEvent, TREATMENT_OBSERVED, TREATMENT_RECURSION, TREATMENT_REDIRECTED,
-        TREATMENT_TOO_BIG,
-    },
+    layout::{FlowRecord, LeakEvent},
     stat::{Counters, Stat},
+    treatment::Treatment,
 };
 use sixxs_core::{
     alert::{Leaks, Merger},
-    health::{LeakFate, Leaking},
+    health::Leaking,
 };
 
 /// An alert about recursive packets is repeated after this time.
@@ -50,17 +48,12 @@ impl LeakReports {
     /// The kernel reports a leak.
     pub(super) fn event(&mut self, event: &LeakEvent, now: Duration) {
         self.lines.event(event.flow, event.record, now);
-        let fate = match event.record.treatment {
-            // The sender of a packet that is too big gets an answer, which is as good.
-            TREATMENT_REDIRECTED | TREATMENT_TOO_BIG => LeakFate::Redirected,
-            TREATMENT_OBSERVED => LeakFate::Passed,
-            TREATMENT_RECURSION => LeakFate::Recursion,
-            _ => LeakFate::Dropped,
-        };
+        let record = &event.record;
+        let treatment = Treatment::try_from(record.treatment).unwrap_or(Treatment::Dropped);
         self.leaking
-            .entry(event.record.tunnel)
-            .and_modify(|leaking| leaking.go_on(now, fate))
-            .or_insert_with(|| Leaking::begin(now, fate));
+            .entry(record.tunnel)
+            .and_modify(|leaking| leaking.go_on(now, treatment))
+            .or_insert_with(|| Leaking::begin(now, treatment));
     }
 
     /// Whether [`LeakReports::lines`] may have something to report.
@@ -85,13 +78,13 @@ impl LeakReports {
         new
     }
 
-    /// Whether a line is about recursive packets that an alert has reported. They go on until somebody
-    /// changes a route, and the status counts them.
+    /// Whether a line is about recursive packets that an alert has reported. They continue until a route
+    /// changes, and the status counts them.
     fn is_reported(&mut self, line: &Leaks, now: Duration) -> bool {
         let Some((flow, record)) = &line.flow else {
             return false;
         };
-        if record.treatment != TREATMENT_RECURSION {
+        if record.treatment != Treatment::Recursion.raw() {
             return false;
         }
         let before = self.recursions.get(&line.tunnel);
@@ -108,9 +101,9 @@ impl LeakReports {
         is_reported
     }
 
-    /// What becomes of the packets of a tunnel that leak at present.
-    pub(super) fn fate(&self, slot: u32, now: Duration) -> Option<LeakFate> {
-        self.leaking.get(&slot)?.fate(now)
+    /// The treatment of the packets of a tunnel that leak at present.
+    pub(super) fn treatment(&self, slot: u32, now: Duration) -> Option<Treatment> {
+        self.leaking.get(&slot)?.treatment(now)
     }
 
     /// The last recursive packet of a tunnel, if there was one recently.
@@ -142,10 +135,10 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn event(treatment: u32, packets: u64) -> LeakEvent {
+    fn event(treatment: Treatment, packets: u64) -> LeakEvent {
         let mut event = LeakEvent::zeroed();
         event.record.tunnel = 3;
-        event.record.treatment = treatment;
+        event.record.treatment = treatment.raw();
         event.record.packets = packets;
         event
     }
@@ -158,12 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn a_leak_becomes_a_line_and_a_fate() {
-        for (treatment, fate) in [
-            (TREATMENT_REDIRECTED, LeakFate::Redirected),
-            (TREATMENT_TOO_BIG, LeakFate::Redirected),
-            (TREATMENT_OBSERVED, LeakFate::Passed),
-            (u32::MAX, LeakFate::Dropped),
+    fn a_leak_becomes_a_line_and_a_treatment() {
+        for (treatment, expected) in [
+            (Treatment::Redirected, Treatment::Redirected),
+            // The sender gets an answer, which is as good.
+            (Treatment::TooBig, Treatment::Redirected),
+            (Treatment::Observed, Treatment::Observed),
+            (Treatment::Dropped, Treatment::Dropped),
         ] {
             let mut reports = LeakReports::default();
             assert!(reports.is_idle());
@@ -172,15 +166,23 @@ mod tests {
             assert_eq!((lines[0].tunnel, lines[0].packets), (3, 1));
             report(&mut reports, event(treatment, 2), at(2));
             report(&mut reports, event(treatment, 3), at(3));
-            assert_eq!(reports.fate(3, at(3)), Some(fate));
-            assert_eq!(reports.fate(4, at(3)), None);
+            assert_eq!(reports.treatment(3, at(3)), Some(expected));
+            assert_eq!(reports.treatment(4, at(3)), None);
         }
+        // A number of another version of the programs counts as dropped.
+        let mut unknown = event(Treatment::Dropped, 1);
+        unknown.record.treatment = u32::MAX;
+        let mut reports = LeakReports::default();
+        for seconds in 1..4 {
+            report(&mut reports, unknown, at(seconds));
+        }
+        assert_eq!(reports.treatment(3, at(3)), Some(Treatment::Dropped));
     }
 
     #[test]
     fn recursive_packets_are_reported_once_an_hour() {
         let mut reports = LeakReports::default();
-        let recursion = |packets| event(TREATMENT_RECURSION, packets);
+        let recursion = |packets| event(Treatment::Recursion, packets);
         assert_eq!(report(&mut reports, recursion(1), at(1)).len(), 1);
         assert_eq!(report(&mut reports, recursion(2), at(60)).len(), 0);
         assert!(reports.recursion(3, at(360)).is_some());

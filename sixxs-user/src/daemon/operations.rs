@@ -72,7 +72,7 @@ impl Operations {
     }
 
     /// Starts, stops or restarts tunnels. Drivers may take their time to stop: a task waits for them, and
-    /// [`Operations::drivers_stopped`] goes on.
+    /// [`Operations::drivers_stopped`] continues.
     pub(super) async fn act(
         &mut self,
         verb: Verb,
@@ -219,7 +219,7 @@ impl Operations {
         systemd::reloaded()
     }
 
-    /// Nobody has confirmed the configuration: reverts to the one before.
+    /// The configuration was not confirmed: reverts to the one before.
     pub(super) async fn revert(&mut self) {
         let Some(config) = self.trial.end() else {
             return;
@@ -243,7 +243,7 @@ impl Operations {
         }
     }
 
-    /// Makes a configuration the wanted one. Returns what has to be stopped and started for it.
+    /// Makes a configuration the wanted one. Returns the tunnels to stop and to start for it.
     fn take_over(&mut self, mut config: Config) -> Result<Changes, String> {
         self.enforcer.intent.keep_runtime(&mut config)?;
         let changes = Changes::between(self.enforcer.intent.wanted(), &config);

@@ -1,7 +1,7 @@
 //! The host as it should be: programs in the kernel, rules and routes, the names of routing tables.
 //!
 //! Owns the connections to netlink and to the programs, and the last scan. Must not know drivers, alerts
-//! or the loop: it returns what it put back and what is wrong.
+//! or the loop: it returns corrections and problems.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,7 +51,7 @@ impl Goal<'_> {
 /// The result of a round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// What was put back.
+    /// What it restored.
     pub(super) corrections: Vec<Correction>,
     /// What is wrong, in words.
     pub(super) problems: Vec<String>,
@@ -80,7 +80,7 @@ pub(super) struct Reconciler {
     kernel: Kernel,
     routes: Routes,
     enforcement: Enforcement,
-    /// Policy rules of others before ours, as of the last scan.
+    /// Foreign policy rules before ours, as of the last scan.
     shadows: Vec<Shadow>,
     /// Pins or maps that could not be restored, as of the last time they were read back.
     unrestored: Vec<String>,
@@ -116,7 +116,7 @@ impl Reconciler {
         &mut self.netlink
     }
 
-    /// Policy rules of others, as of the last scan.
+    /// Foreign policy rules, as of the last scan.
     pub(super) fn others_rules(&self) -> &[SeenRule] {
         self.netlink.others_rules()
     }
@@ -136,7 +136,7 @@ impl Reconciler {
         self.routes.plan()
     }
 
-    /// Policy rules of others before ours, as of the last scan.
+    /// Foreign policy rules before ours, as of the last scan.
     pub(super) fn shadows(&self) -> &[Shadow] {
         &self.shadows
     }
@@ -211,7 +211,7 @@ impl Reconciler {
     }
 
     /// Attaches missing programs at the interfaces of the last scan. A scan takes a millisecond, and each
-    /// without a program counts. The next round reports problems. Returns what was put back.
+    /// without a program counts. The next round reports problems. Returns the corrections.
     pub(super) async fn attach_again(&mut self, goal: &Goal<'_>, now: Duration) -> Vec<Correction> {
         let mut round = Round::default();
         self.enforce(goal, &mut round, now).await;

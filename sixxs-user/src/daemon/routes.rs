@@ -66,7 +66,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Makes the host what it should be, starting from the last scan. Adds what it put back to
+    /// Makes the host what it should be, starting from the last scan. Adds what it restored to
     /// `corrections`, and returns problems.
     pub(super) async fn reconcile(
         &mut self,

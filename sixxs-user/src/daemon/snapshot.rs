@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
+use sixxs_common::treatment::Treatment;
 use sixxs_core::{
-    config::Config, doctor::ways::Shadow, health::LeakFate, link::Links, proof::Manner,
-    routing::Plan, types::IfName,
+    config::Config, doctor::ways::Shadow, link::Links, proof::Manner, routing::Plan, types::IfName,
 };
 
 use super::{
@@ -27,7 +27,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) links: &'a Links,
     /// What the last scan left to do.
     pub(super) plan: &'a Plan,
-    /// Policy rules of others before ours, as of the last scan.
+    /// Foreign policy rules before ours, as of the last scan.
     pub(super) shadows: &'a [Shadow],
     /// How the programs of interfaces are attached.
     pub(super) hooks: BTreeMap<IfName, Hook>,
@@ -58,8 +58,8 @@ pub(super) struct TunnelState {
     pub(super) manner: Manner,
     /// Echo requests since its last reply.
     pub(super) unanswered_in_a_row: u64,
-    /// What becomes of its packets that leak at present.
-    pub(super) leaks: Option<LeakFate>,
+    /// The treatment of its packets that leak at present.
+    pub(super) leaks: Option<Treatment>,
 }
 
 impl Snapshot<'_> {

@@ -1,5 +1,5 @@
-//! What systemd is told, where it has started us: that everything is in place, that the configuration is
-//! being taken over, that the end has begun; and as long as the loop goes round, that it does.
+//! Notifications to systemd, if systemd started the daemon: ready, reloading, stopping, and watchdog pings while
+//! the loop runs.
 
 use std::{
     io::{self, Write as _},
@@ -11,24 +11,24 @@ use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
-/// Tells systemd, and whoever reads stderr.
+/// Notifies systemd, and the readers of stderr.
 pub(super) fn ready() -> anyhow::Result<()> {
     tell(&[NotifyState::Ready])?;
     writeln!(io::stderr(), "ready").context("write to stderr")
 }
 
-/// The configuration is being taken over.
+/// A reload begins.
 pub(super) fn reloading() -> anyhow::Result<()> {
     let now = NotifyState::monotonic_usec_now().context("read the clock")?;
     tell(&[NotifyState::Reloading, now])
 }
 
-/// It was, or was not.
+/// The reload has ended, with or without success.
 pub(super) fn reloaded() -> anyhow::Result<()> {
     tell(&[NotifyState::Ready])
 }
 
-/// The end has begun, by whosever order.
+/// The daemon is ending.
 pub(super) fn stopping() -> anyhow::Result<()> {
     tell(&[NotifyState::Stopping])
 }
@@ -37,14 +37,13 @@ fn tell(what: &[NotifyState<'_>]) -> anyhow::Result<()> {
     sd_notify::notify(what).context("tell systemd")
 }
 
-/// Tells systemd that we are not stuck, if it wants to know: who says nothing for long is ended, and
-/// started again.
+/// Sends watchdog pings, if systemd wants them. systemd restarts a service whose pings stop.
 pub(super) struct Watchdog(Option<Interval>);
 
 impl Watchdog {
-    /// As systemd wants it.
+    /// At the interval that systemd requests.
     pub(super) fn new() -> Self {
-        // Twice as often as it must be.
+        // Twice as often as necessary.
         let every = sd_notify::watchdog_enabled().map(|time| time / 2);
         Self(every.filter(|every| *every > Duration::ZERO).map(|every| {
             let mut interval = interval(every);
@@ -53,7 +52,7 @@ impl Watchdog {
         }))
     }
 
-    /// Returns whenever it is time to say so; never, if nobody wants to know.
+    /// Returns when the next ping is due; never, if systemd wants none.
     pub(super) async fn due(&mut self) {
         match &mut self.0 {
             Some(interval) => {
@@ -63,14 +62,14 @@ impl Watchdog {
         }
     }
 
-    /// Says so. What cannot be told now is told the next time.
+    /// Sends a ping. After an error the next ping is sent as usual.
     pub(super) fn tell(&self) {
         if let Err(error) = tell(&[NotifyState::Watchdog]) {
             debug!("{error:#}");
         }
     }
 
-    /// Says so for as long as it is asked to.
+    /// Sends pings until it is dropped.
     pub(super) async fn keep_telling(&mut self) {
         loop {
             self.due().await;

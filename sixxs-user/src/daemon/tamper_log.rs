@@ -1,4 +1,4 @@
-//! Records what other programs remove and what is put back, and names the process behind it.
+//! Records what other programs remove and what the daemon restores, and names the process behind it.
 //!
 //! Removals arrive as netlink events; corrections come from the scan. The kernel removes first and sends
 //! the event afterwards, so a scan can find something missing before its event is there. Such a correction
@@ -19,21 +19,21 @@ use crate::{
 /// Limit of processes remembered between two scans.
 const REMEMBERED: usize = 64;
 
-/// How long an event may follow what the scan has seen already. The sender may be preempted between the
-/// two.
+/// Limit for an event to arrive after the scan has found the removal. The remover may be preempted between
+/// the two.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// A leak is reported up to a second after it happened; a correction shortly before may be its cause.
 const LATELY: Duration = Duration::from_secs(3);
 
-/// Something that was put back.
+/// A restored object.
 #[derive(Clone, Debug)]
 pub(super) struct Correction {
     /// The tunnel that it belongs to; `None`: it belongs to all.
     pub(super) tunnel: Option<IfName>,
-    /// The step that put it back, in words.
+    /// The step that restored it, in words.
     pub(super) step: String,
-    /// The kind of what was missing.
+    /// The kind of the missing object.
     pub(super) removed: Removed,
 }
 
@@ -55,7 +55,7 @@ impl TamperLog {
     }
 
     /// Takes a removal event. `is_late`: it came after a scan had begun, which may have missed the removal.
-    /// Returns what it gives a name to.
+    /// Returns the corrections that it explains.
     pub(super) fn removed(
         &mut self,
         removal: &Removal,
@@ -92,7 +92,7 @@ impl TamperLog {
         self.report(vec![(correction, now)], now).pop()
     }
 
-    /// The scan is over: the next one starts with what came late in this one.
+    /// The scan is over: the next one starts with the late removals of this one.
     pub(super) fn scanned(&mut self) {
         self.removals.scanned();
     }
@@ -152,7 +152,7 @@ impl TamperLog {
         self.contest.problem(now)
     }
 
-    /// Whether a tunnel's rule or route was put back shortly before. The inner value names the process
+    /// Whether a tunnel's rule or route was restored shortly before. The inner value names the process
     /// that had removed it, if that is known.
     pub(super) fn recent(&self, tunnel: &IfName, now: Duration) -> Option<Option<String>> {
         self.recent.of(tunnel, now)

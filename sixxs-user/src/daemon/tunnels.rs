@@ -32,11 +32,11 @@ pub(super) struct Stopped {
     pub(super) names: Vec<IfName>,
     /// Tunnels to start now.
     pub(super) start: Vec<Tunnel>,
-    /// Whether brokers are asked again, whatever is stored of their answers.
+    /// Whether brokers get a new request although their answers are stored.
     pub(super) refresh: bool,
     /// Where the outcome goes.
     pub(super) answer: Answer<Outcome>,
-    /// What went wrong.
+    /// Errors.
     pub(super) problems: Vec<String>,
 }
 
@@ -124,7 +124,7 @@ impl Tunnels {
         Self(config.tunnels.iter().map(start).collect())
     }
 
-    /// Starts a tunnel, unless it is started. `refresh`: its broker is asked again.
+    /// Starts a tunnel, unless it is started. `refresh`: its broker gets a new request.
     pub(super) fn start(&mut self, tunnel: &Tunnel, services: &DriverContext, refresh: bool) {
         let running = self.0.entry(tunnel.name.clone()).or_default();
         if running.driver.is_none() {
@@ -316,12 +316,12 @@ pub(super) fn stop_in_task(
     });
 }
 
-/// Stops drivers, all at once; returns what went wrong.
+/// Stops drivers, all at once; returns errors.
 pub(super) async fn stop_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
     end_all(drivers, "stop", Driver::stop).await
 }
 
-/// Lets drivers end without stopping their tunnels; returns what went wrong.
+/// Lets drivers end without stopping their tunnels; returns errors.
 pub(super) async fn detach_all(drivers: Vec<(IfName, Driver)>) -> Vec<String> {
     end_all(drivers, "leave", Driver::detach).await
 }

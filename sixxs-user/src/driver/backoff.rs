@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The first pause after an interface that was there went: programs that make their own anew are
-/// let do so, and a good tunnel is back soon.
+/// The first pause after an interface that was there went: programs that make their interface again
+/// get the time for it, and a good tunnel is back soon.
 const SOON: Duration = Duration::from_secs(1);
 
 /// First pause after a failure; it doubles each time. Well within what any broker allows.

@@ -83,7 +83,7 @@ impl Command {
     }
 
     async fn end(self, order: Order) -> anyhow::Result<()> {
-        // The task waits for an order as long as it lives. If it has ended, its result tells why.
+        // The task waits for an order as long as it lives. If it has ended, its result has the reason.
         let _ordered = self.order.send(order);
         self.task.await.context("run the tunnel's commands")?
     }

@@ -1,8 +1,8 @@
 //! Drivers: what makes the interface of a tunnel, and keeps it there.
 //!
 //! A driver gets its part of the configuration, and after each scan the tunnel's interface. It reports
-//! `Working`, `Done` (the interface exists or is about to appear) or `Failed`; whether the interface exists
-//! is netlink's to say. [`Driver::stop`] and [`Driver::detach`] end it and wait; a dropped driver is killed.
+//! `Working`, `Done` (the interface exists or is about to appear) or `Failed`; whether the interface exists,
+//! netlink reports. [`Driver::stop`] and [`Driver::detach`] end it and wait; a dropped driver is killed.
 //! A new kind of tunnel is added here, and nowhere else in the daemon.
 //!
 //! Tasks: at most one per driver, which ends with it, and one per command that it runs
@@ -62,7 +62,7 @@ pub struct DriverContext {
     io_thread: OnceLock<IoThread>,
 }
 
-/// Clones of what a native tunnel takes along to its thread.
+/// Clones for the thread of a native tunnel.
 struct SharedContext {
     clock: Clock,
     connects: Connects,

@@ -1,8 +1,7 @@
-//! A command of the user's, at work.
+//! A running command of the user.
 //!
-//! It is run as it is, without a shell, in a process group of its own: a signal to the daemon's
-//! group is not for it, and it can be ended with everything that it started. What it leaves behind
-//! when it ends by itself is left alone.
+//! It runs without a shell, in a process group of its own: it gets no signals to the daemon's group, and it can
+//! be ended with everything that it started. Processes that it leaves behind when it ends by itself continue.
 
 use std::{process::Stdio, time::Duration};
 
@@ -22,21 +21,21 @@ use tracing::warn;
 use super::stderr_tail::{StderrTail, shown};
 use crate::{clock::after, fd_store};
 
-/// No command takes longer.
+/// Time limit of a command.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether a group is gone: nothing tells of that.
+/// Interval of polls for the end of a group. The kernel sends no event for it.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A command that was started; ended by force when dropped.
+/// A started command. It is killed when this is dropped.
 pub(crate) struct Process {
-    /// For people.
+    /// The command, as it is printed.
     line: String,
     child: Child,
-    /// What it is yet to be told on its standard input.
+    /// The rest of its standard input.
     input: Vec<u8>,
     stderr_tail: StderrTail,
     limit: Duration,
@@ -52,12 +51,12 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts a command that is told nothing, and has [`LIMIT`] to end.
+    /// Starts a command without standard input, with the time limit [`LIMIT`].
     pub(super) fn start(command: &[String]) -> anyhow::Result<Self> {
         Self::start_with(command, Vec::new(), LIMIT)
     }
 
-    /// Starts a command that is told something on its standard input.
+    /// Starts a command with this standard input.
     pub(crate) fn start_with(
         command: &[String],
         input: Vec<u8>,
@@ -96,12 +95,12 @@ impl Process {
         })
     }
 
-    /// Waits until it has ended, by force after its limit. May be dropped and called again, unless it
-    /// is told something.
+    /// Waits until it has ended, and kills it after its limit. May be dropped and called again, unless there is
+    /// standard input.
     pub(crate) async fn wait(&mut self) -> anyhow::Result<()> {
         let ended = async {
             if let Some(mut stdin) = self.child.stdin.take() {
-                // Who does not want to hear it need not: how it ends is what counts.
+                // A command may ignore its input: only its exit status counts.
                 let _unread = stdin.write_all(&self.input).await;
             }
             self.child.wait().await
@@ -125,7 +124,7 @@ impl Process {
         }
     }
 
-    /// Ends it, with all that it started: by SIGTERM, and what is left of it by SIGKILL.
+    /// Ends its group by SIGTERM, and then by SIGKILL.
     pub(super) async fn end(&mut self) {
         self.signal(Signal::SIGTERM);
         let gone = async {
@@ -147,7 +146,7 @@ impl Process {
         }
     }
 
-    /// Whether anything of its group is there; as long as that is so, no other has its number.
+    /// Whether its group has processes. While it has, no other group gets its ID.
     fn is_there(&self) -> bool {
         self.group.is_some_and(|group| killpg(group, None).is_ok())
     }
@@ -155,7 +154,7 @@ impl Process {
     fn signal(&self, signal: Signal) {
         let Some(group) = self.group else { return };
         match killpg(group, signal) {
-            // Gone: as wanted.
+            // The group has ended already.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => warn!("send {signal} to `{}`: {error}", self.line),
         }

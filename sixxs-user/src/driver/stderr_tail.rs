@@ -59,7 +59,7 @@ impl StderrTail {
 
 async fn drain(mut reader: pipe::Receiver, tail: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = [0; 4096];
-    // A pipe that breaks has nothing more to say either.
+    // An error ends the output too.
     while let Ok(read @ 1..) = reader.read(&mut buffer).await {
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(&buffer[..read]);

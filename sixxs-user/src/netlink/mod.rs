@@ -33,9 +33,9 @@ use rtnetlink::{
     sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols},
 };
 use sixxs_core::{
-    config::{Config, RuleMode},
+    config::{Config, RuleMode, SUBTREES_TABLE},
     explain::rules::SeenRule,
-    routing::{DIRECTS_TABLE, SUBTREES_TABLE, observed::ObservedRule},
+    routing::{DIRECTS_TABLE, observed::ObservedRule},
     types::{IfIndex, IfName, TableId},
 };
 

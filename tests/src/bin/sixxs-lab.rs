@@ -41,10 +41,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Up => sixxs_tests::people::up(),
-        Command::Demo { seconds } => sixxs_tests::people::demo(seconds),
-        Command::Leak { tunnel, count } => sixxs_tests::people::leak(&tunnel, count),
-        Command::Sixxs { arguments } => sixxs_tests::people::sixxs(&arguments),
+        Command::Up => sixxs_tests::lab::interactive::up(),
+        Command::Demo { seconds } => sixxs_tests::lab::interactive::demo(seconds),
+        Command::Leak { tunnel, count } => sixxs_tests::lab::interactive::leak(&tunnel, count),
+        Command::Sixxs { arguments } => sixxs_tests::lab::interactive::sixxs(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::topology::{OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::probe::service::Services;
 use sixxs_tests::probe::{self, PingStream};
 use sixxs_tests::program::{Hook, Program};
-use sixxs_tests::service::Services;
-use sixxs_tests::svg;
-use sixxs_tests::tmux::Tmux;
-use sixxs_tests::topology::{OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::terminal::svg;
+use sixxs_tests::terminal::tmux::Tmux;
 
 const PICTURES: &str = "docs/pictures";
 

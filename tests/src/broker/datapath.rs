@@ -17,9 +17,9 @@ use socket2::Socket;
 
 use super::clock::Clock;
 use super::protocol41;
-use super::session::{Datagram, HEADROOM, Way};
+use super::session::{Datagram, HEADROOM, Protocol};
 use super::state::State;
-use crate::tun::Offloading;
+use crate::lab::tun::Offloading;
 
 /// Batches from one descriptor before the next one gets its turn.
 const TURN: usize = 4;
@@ -54,17 +54,17 @@ impl Sockets {
             .chain(raw.map(|socket| socket.as_fd()))
     }
 
-    /// Sends a batch by one encapsulation to one endpoint. Each datagram but the last has `stride` bytes;
-    /// with protocol 41 each one is preceded by [`HEADROOM`]. A datagram that cannot be sent is lost, as on
-    /// any path.
-    fn send(&self, way: Way, endpoint: SocketAddr, batch: &[u8], stride: usize) {
-        match (way, endpoint) {
-            (Way::Protocol41, SocketAddr::V4(endpoint)) => {
+    /// Sends a batch of one protocol to one endpoint. Each datagram but the last has `stride` bytes; with
+    /// protocol 41 each one is preceded by [`HEADROOM`]. A datagram that cannot be sent is lost, as on any
+    /// path.
+    fn send(&self, protocol: Protocol, endpoint: SocketAddr, batch: &[u8], stride: usize) {
+        match (protocol, endpoint) {
+            (Protocol::Protocol41, SocketAddr::V4(endpoint)) => {
                 if let Some(socket) = &self.protocol41 {
                     lost(send_each(socket, Some(endpoint), batch, stride, HEADROOM));
                 }
             }
-            (Way::Ayiya | Way::Heartbeat | Way::Protocol41, _) => {
+            (Protocol::Ayiya | Protocol::Heartbeat | Protocol::Protocol41, _) => {
                 let same_family = |udp: &&Udp| {
                     let local = udp.socket.local_addr();
                     local.is_ok_and(|local| local.is_ipv4() == endpoint.is_ipv4())
@@ -89,7 +89,7 @@ struct Path<'a> {
     inbox: Inbox,
     outbox: Outbox,
     /// Encapsulation and endpoint for each datagram of the outbox.
-    ways: Vec<Option<(Way, SocketAddr)>>,
+    ways: Vec<Option<(Protocol, SocketAddr)>>,
     /// Datagrams that an impaired path lets through.
     passed: Vec<Datagram>,
 }
@@ -176,17 +176,18 @@ impl Path<'_> {
                 }
             }
         };
-        let ayiya = sockets.ayiya.iter().map(|udp| (udp, Way::Ayiya));
-        let heartbeat = sockets.heartbeat.iter().map(|udp| (udp, Way::Heartbeat));
-        for (udp, way) in ayiya.chain(heartbeat) {
+        let ayiya = sockets.ayiya.iter().map(|udp| (udp, Protocol::Ayiya));
+        let heartbeat = sockets.heartbeat.iter();
+        let heartbeat = heartbeat.map(|udp| (udp, Protocol::Heartbeat));
+        for (udp, protocol) in ayiya.chain(heartbeat) {
             for _ in 0..TURN {
-                // No datagram is there, or the network reported an error, which a PoP ignores.
+                // The queue is empty, or the network reports an error, which a PoP ignores.
                 let Ok(true) = udp.batches.receive(&udp.socket, arrivals) else {
                     break;
                 };
                 for (endpoint, bytes) in arrivals.iter() {
                     let datagram = Datagram {
-                        way,
+                        protocol,
                         endpoint,
                         bytes,
                     };
@@ -202,7 +203,7 @@ impl Path<'_> {
                 };
                 for (source, inner) in messages.iter().filter_map(protocol41::unwrap) {
                     let datagram = Datagram {
-                        way: Way::Protocol41,
+                        protocol: Protocol::Protocol41,
                         endpoint: SocketAddr::new(source.into(), 0),
                         bytes: inner,
                     };
@@ -222,7 +223,7 @@ impl Path<'_> {
             self.ways.clear();
             let ways = self.outbox.datagrams().map(|packet| {
                 let datagram = state.leaving(packet, unix_seconds)?;
-                Some((datagram.way, datagram.endpoint))
+                Some((datagram.protocol, datagram.endpoint))
             });
             self.ways.extend(ways);
             if state.is_straight() {
@@ -236,15 +237,15 @@ impl Path<'_> {
         }
     }
 
-    /// Sends the outbox; adjacent datagrams with the same encapsulation and endpoint go in one batch.
+    /// Sends what is in the outbox, neighbours of one protocol and endpoint together.
     fn send_runs(&self) {
         let (batch, stride) = self.outbox.batch();
         let mut rest = batch;
         for run in self.ways.chunk_by(|a, b| a == b) {
             let (piece, after) = rest.split_at((run.len() * stride).min(rest.len()));
             rest = after;
-            if let Some(Some((way, endpoint))) = run.first() {
-                self.sockets.send(*way, *endpoint, piece, stride);
+            if let Some(Some((protocol, endpoint))) = run.first() {
+                self.sockets.send(*protocol, *endpoint, piece, stride);
             }
         }
     }
@@ -252,15 +253,15 @@ impl Path<'_> {
     fn pass_each(&mut self, state: &mut State, now: Instant) {
         let (batch, stride) = self.outbox.batch();
         let leaving = batch.chunks(stride.max(1)).zip(&self.ways);
-        let leaving = leaving.filter_map(|(bytes, way)| {
-            let (way, endpoint) = (*way)?;
-            let bytes = match way {
-                Way::Protocol41 => &bytes[HEADROOM..],
-                Way::Ayiya | Way::Heartbeat => bytes,
+        let leaving = leaving.filter_map(|(bytes, protocol)| {
+            let (protocol, endpoint) = (*protocol)?;
+            let bytes = match protocol {
+                Protocol::Protocol41 => &bytes[HEADROOM..],
+                Protocol::Ayiya | Protocol::Heartbeat => bytes,
             };
             Some(
                 Datagram {
-                    way,
+                    protocol,
                     endpoint,
                     bytes,
                 }
@@ -299,14 +300,14 @@ impl Path<'_> {
     fn send_passed(&mut self) {
         for datagram in self.passed.drain(..) {
             let Datagram {
-                way,
+                protocol,
                 endpoint,
                 mut bytes,
             } = datagram;
-            if way == Way::Protocol41 {
+            if protocol == Protocol::Protocol41 {
                 bytes.splice(..0, [0; HEADROOM]);
             }
-            self.sockets.send(way, endpoint, &bytes, bytes.len());
+            self.sockets.send(protocol, endpoint, &bytes, bytes.len());
         }
     }
 }

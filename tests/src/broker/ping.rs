@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::packets::{ECHO_REPLY, ECHO_REQUEST, ICMPV6, checksum, ipv6};
+use crate::probe::packets::{ECHO_REPLY, ECHO_REQUEST, ICMPV6, checksum, ipv6};
 
 use super::protocol41;
 

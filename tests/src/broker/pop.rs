@@ -15,9 +15,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use sixxs_user::wire::Batches;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
+use crate::lab::tun::Offloading;
 use crate::socket_option;
-use crate::tun::Offloading;
 
 use super::clock::Clock;
 use super::counts::Counts;
@@ -37,7 +37,7 @@ const INJECTION_PAUSE: Duration = Duration::from_millis(1);
 
 /// The lab's part for a PoP: namespace, addresses and device.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Location {
     /// Its namespace.
     pub namespace: Namespace,
     /// Its outer address, at which its protocols listen.
@@ -51,7 +51,7 @@ pub struct Place {
 /// The router of a broker.
 #[derive(Debug)]
 pub struct Pop {
-    place: Place,
+    location: Location,
     clock: Clock,
     state: Arc<Mutex<State>>,
     running: Mutex<Option<Running>>,
@@ -85,9 +85,9 @@ pub enum Source {
 
 impl Pop {
     /// Starts a PoP that serves these tunnels.
-    pub fn new(place: Place, setups: Vec<Setup>) -> Result<Self> {
+    pub fn new(location: Location, setups: Vec<Setup>) -> Result<Self> {
         let pop = Self {
-            place,
+            location,
             clock: Clock::new(),
             state: Arc::new(Mutex::new(State::new(setups))),
             running: Mutex::new(None),
@@ -107,7 +107,7 @@ impl Pop {
         let stop =
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("make an event descriptor")?;
         let stop = Arc::new(stop);
-        let (stopped, device) = (Arc::clone(&stop), Arc::clone(&self.place.device));
+        let (stopped, device) = (Arc::clone(&stop), Arc::clone(&self.location.device));
         let (state, clock) = (Arc::clone(&self.state), self.clock.clone());
         let thread = std::thread::Builder::new()
             .name("pop".to_owned())
@@ -226,7 +226,7 @@ impl Pop {
             anyhow::bail!("the client is at {endpoint}, not at an IPv4 address");
         };
         let source = match source {
-            Source::Own => SocketAddrV4::new(self.place.address4, ayiya::PORT),
+            Source::Own => SocketAddrV4::new(self.location.address4, ayiya::PORT),
             Source::Other(source) => source,
         };
         let udp = session.setup.kind == Kind::Ayiya;
@@ -259,12 +259,12 @@ impl Pop {
             .iter()
             .map(|session| session.setup.kind)
             .collect();
-        let Place {
+        let Location {
             namespace,
             address4,
             address6,
             ..
-        } = &self.place;
+        } = &self.location;
         let mut sockets = Sockets::default();
         namespace.run(|| {
             if kinds.contains(&Kind::Ayiya) {
@@ -306,7 +306,7 @@ impl Pop {
         } else {
             Protocol::from(libc::IPPROTO_IPV6)
         };
-        self.place.namespace.run(|| {
+        self.location.namespace.run(|| {
             let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol))
                 .context("open a raw socket")?;
             socket

@@ -81,7 +81,7 @@ impl Session {
         }
     }
 
-    pub(super) fn heard_from(&mut self, endpoint: SocketAddr, now: Instant) {
+    pub(super) fn update_endpoint(&mut self, endpoint: SocketAddr, now: Instant) {
         if self.endpoint.is_some_and(|before| before != endpoint) {
             self.counts.endpoint_changes += 1;
         }
@@ -98,26 +98,26 @@ impl Session {
         unix_seconds: u64,
     ) -> Option<Datagram<&'a [u8]>> {
         let endpoint = self.endpoint.filter(|_| self.up)?;
-        let (way, bytes) = match self.setup.kind {
+        let (protocol, bytes) = match self.setup.kind {
             Kind::Ayiya => {
                 let carry = (ayiya::FORWARD, ayiya::IPV6);
                 let peer = self.setup.peer;
                 ayiya::seal_in_place(&self.key, peer, unix_seconds, carry, packet);
-                (Way::Ayiya, &*packet)
+                (Protocol::Ayiya, &*packet)
             }
-            Kind::SixInFour | Kind::Heartbeat => (Way::Protocol41, &packet[HEADROOM..]),
+            Kind::SixInFour | Kind::Heartbeat => (Protocol::Protocol41, &packet[HEADROOM..]),
         };
         Some(Datagram {
-            way,
+            protocol,
             endpoint,
             bytes,
         })
     }
 }
 
-/// Type of an outer packet.
+/// Encapsulation of a datagram on the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Protocol {
     Ayiya,
     Protocol41,
     Heartbeat,
@@ -126,7 +126,7 @@ pub(crate) enum Way {
 /// A datagram from or to a client, with the client's endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Datagram<Bytes = Vec<u8>> {
-    pub(crate) way: Way,
+    pub(crate) protocol: Protocol,
     pub(crate) endpoint: SocketAddr,
     pub(crate) bytes: Bytes,
 }
@@ -135,7 +135,7 @@ impl Datagram {
     /// Borrows the bytes.
     pub(crate) fn lent(&self) -> Datagram<&[u8]> {
         Datagram {
-            way: self.way,
+            protocol: self.protocol,
             endpoint: self.endpoint,
             bytes: &self.bytes,
         }
@@ -146,7 +146,7 @@ impl Datagram<&[u8]> {
     /// Copies the bytes.
     pub(crate) fn kept(&self) -> Datagram {
         Datagram {
-            way: self.way,
+            protocol: self.protocol,
             endpoint: self.endpoint,
             bytes: self.bytes.to_vec(),
         }

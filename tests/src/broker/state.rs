@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::counts::Counts;
 use super::heartbeat::Beat;
 use super::impairment::Lane;
-use super::session::{Datagram, HEADROOM, Session, Setup, Way};
+use super::session::{Datagram, HEADROOM, Protocol, Session, Setup};
 use super::{Kind, ayiya, ping, protocol41};
 
 /// The historical broker's ping interval, and the time without datagrams after which a tunnel is down.
@@ -116,13 +116,13 @@ impl State {
         unix_seconds: u64,
         now: Instant,
     ) -> Option<&'a [u8]> {
-        let packet = match datagram.way {
-            Way::Ayiya => self.ayiya(datagram, unix_seconds, now),
-            Way::Heartbeat => {
+        let packet = match datagram.protocol {
+            Protocol::Ayiya => self.ayiya(datagram, unix_seconds, now),
+            Protocol::Heartbeat => {
                 self.heartbeat(datagram, unix_seconds, now);
                 None
             }
-            Way::Protocol41 => self.protocol41(datagram, now),
+            Protocol::Protocol41 => self.protocol41(datagram, now),
         };
         let (index, packet) = packet?;
         let session = &mut self.sessions[index];
@@ -166,7 +166,7 @@ impl State {
             session.counts.bad_payload += 1;
             return None;
         }
-        session.heard_from(datagram.endpoint, now);
+        session.update_endpoint(datagram.endpoint, now);
         match header.operation {
             ayiya::NOOP => session.counts.beats += 1,
             // A forward needs a packet. The receiver checks the packet's length.
@@ -197,7 +197,7 @@ impl State {
             &mut session.counts.bad_source
         } else {
             // Protocol 41 has no ports.
-            session.heard_from(SocketAddr::new(source.into(), 0), now);
+            session.update_endpoint(SocketAddr::new(source.into(), 0), now);
             &mut session.counts.beats
         };
         *fault += 1;
@@ -359,9 +359,9 @@ mod tests {
         SocketAddr::from(([192, 0, 2, last], port))
     }
 
-    fn datagram(way: Way, endpoint: SocketAddr, bytes: Vec<u8>) -> Datagram {
+    fn datagram(protocol: Protocol, endpoint: SocketAddr, bytes: Vec<u8>) -> Datagram {
         Datagram {
-            way,
+            protocol,
             endpoint,
             bytes,
         }
@@ -386,11 +386,11 @@ mod tests {
         let packet = ping::request(OUTSIDE, setup.address, 1);
         assert_eq!(leaving(&mut state, &packet), None);
         for (second, from) in [(0, endpoint(10, 4000)), (60, endpoint(10, 4001))] {
-            let beat = datagram(Way::Ayiya, from, beat(&setup, NOW));
+            let beat = datagram(Protocol::Ayiya, from, beat(&setup, NOW));
             let now = start + Duration::from_secs(second);
             assert_eq!(state.arrived(beat.lent(), NOW, now), None);
             let sent = leaving(&mut state, &packet).unwrap();
-            assert_eq!((sent.way, sent.endpoint), (Way::Ayiya, from));
+            assert_eq!((sent.protocol, sent.endpoint), (Protocol::Ayiya, from));
             assert_eq!(&sent.bytes[ayiya::HEADER_BYTES..], packet);
             assert!(Key::of(&setup.password).signed(&sent.bytes));
             assert_eq!(ayiya::header(&sent.bytes).unwrap().identity, setup.peer);
@@ -425,7 +425,7 @@ mod tests {
             seal(setup.address, NOW, forward, &[0x45; 40]),
             forged,
         ] {
-            let datagram = datagram(Way::Ayiya, endpoint(66, 6), bytes);
+            let datagram = datagram(Protocol::Ayiya, endpoint(66, 6), bytes);
             assert_eq!(state.arrived(datagram.lent(), NOW, Instant::now()), None);
         }
         let expected = Counts {
@@ -448,7 +448,7 @@ mod tests {
         let now = Instant::now();
         let from = |setup: &Setup, last| {
             let inner = ping::request(setup.address, OUTSIDE, 1);
-            datagram(Way::Protocol41, endpoint(last, 0), inner)
+            datagram(Protocol::Protocol41, endpoint(last, 0), inner)
         };
         assert!(state.arrived(from(&fixed, 10).lent(), NOW, now).is_some());
         assert!(state.arrived(from(&fixed, 11).lent(), NOW, now).is_none());
@@ -457,7 +457,7 @@ mod tests {
         assert_eq!(leaving(&mut state, &to), None);
         for (last, literal) in [(11, "192.0.2.12"), (11, "sender"), (12, "192.0.2.12")] {
             let beat = heartbeat::write(moving.address, literal, NOW, &moving.password);
-            let beat = datagram(Way::Heartbeat, endpoint(last, 999), beat.into_bytes());
+            let beat = datagram(Protocol::Heartbeat, endpoint(last, 999), beat.into_bytes());
             assert_eq!(state.arrived(beat.lent(), NOW, now), None);
         }
         assert!(state.arrived(from(&moving, 11).lent(), NOW, now).is_none());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::dirs::Paths;
+use crate::lab::dirs::Paths;
 use crate::wait;
 
 /// Arguments of a daemon whose clock can be moved.

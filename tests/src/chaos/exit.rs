@@ -1,15 +1,18 @@
-//! An exit in another table than main, as VPN software makes it: a permanent interface, a rule with a lower
-//! priority number than the daemon's, and a default route that is added and deleted.
+//! Owns an exit in another table than main, as a VPN makes it: an interface and a rule before ours, which
+//! stay, and a default route that is added and removed.
 
 use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::host::{Host, QUIET, REPAIRED};
+use super::run_log::RunLog;
 use crate::lab::Lab;
-use crate::{nft, wait};
+use crate::lab::nft;
+use crate::program::Program;
+use crate::wait;
 
-/// The exit's interface. Its peer is in the ISP's namespace, which has the counter.
+/// The interface. Its other end is at the ISP, which counts packets.
 pub(super) const EXIT: &str = "exit0";
 
 /// Routes everything by the exit's table while that has a route. The numbers are Tailscale's.
@@ -17,7 +20,7 @@ pub(super) const RULE: &str = "rule add from all lookup 53 priority 5269 protoco
 
 const DEFAULT: &str = "default via fe80::fe dev exit0 table 53 protocol static";
 
-/// Counts packets with a tunnel's source.
+/// Counts packets with a source address of a tunnel.
 const RULES: &str = "table ip6 exit {
     counter left_by_exit { }
     chain from_exit {
@@ -45,35 +48,37 @@ fn left(lab: &Lab) -> Result<u64> {
     nft::read(lab.isp())?.get("left_by_exit")
 }
 
-impl Host<'_> {
-    /// Adds the exit, waits until it has a program, checks that no packet leaks by it from then on, and
-    /// deletes it.
-    pub(super) fn exit_comes_and_goes(&mut self) -> Result<()> {
-        let host = self.lab.host();
-        let since = left(self.lab)?;
-        host.sh(&format!("ip -6 route add {DEFAULT}"))?;
-        let guarded = || {
-            let status = self.program.status()?;
-            let uplink = status.uplinks.into_iter().find(|one| one.name == EXIT);
-            Ok(uplink.map(|uplink| uplink.program))
-        };
-        let limit = REPAIRED;
-        wait::until("the exit is guarded", limit, guarded, |program| {
-            program.as_deref() == Some("attached")
-        })?;
-        let before = left(self.lab)?;
-        sleep(QUIET * wait::patience());
-        let after = left(self.lab)?;
-        host.sh(&format!("ip -6 route del {DEFAULT}"))?;
-        ensure!(
-            before == after,
-            "{} packets left by an exit that is guarded",
-            after - before
-        );
-        self.chronicle.note(format!(
-            "  left by the exit before it was guarded: {}",
-            before - since
-        ));
-        Ok(())
-    }
+/// Adds the exit's route, waits until the exit is guarded, checks that nothing leaves by it any more, and
+/// removes the route. `repaired` limits the wait; `quiet` is the time of the check.
+pub(super) fn add_and_remove(
+    lab: &Lab,
+    program: &Program,
+    log: &RunLog,
+    (repaired, quiet): (Duration, Duration),
+) -> Result<()> {
+    let host = lab.host();
+    let since = left(lab)?;
+    host.sh(&format!("ip -6 route add {DEFAULT}"))?;
+    let guarded = || {
+        let status = program.status()?;
+        let uplink = status.uplinks.into_iter().find(|one| one.name == EXIT);
+        Ok(uplink.map(|uplink| uplink.program))
+    };
+    wait::until("the exit is guarded", repaired, guarded, |program| {
+        program.as_deref() == Some("attached")
+    })?;
+    let before = left(lab)?;
+    sleep(quiet * wait::patience());
+    let after = left(lab)?;
+    host.sh(&format!("ip -6 route del {DEFAULT}"))?;
+    ensure!(
+        before == after,
+        "{} packets left by a guarded exit",
+        after - before
+    );
+    log.note(format!(
+        "  left by the exit before it was guarded: {}",
+        before - since
+    ));
+    Ok(())
 }

@@ -33,7 +33,7 @@ impl Footprint {
 
     /// Returns an error if it uses more than `earlier`, after the same kind of work. `room_kib` is the size
     /// of buffers that may have filled since then.
-    pub fn no_more_than(&self, earlier: &Self, room_kib: u64) -> Result<()> {
+    pub fn ensure_no_larger_than(&self, earlier: &Self, room_kib: u64) -> Result<()> {
         // The earlier count may include a descriptor for a client that was connected at that time.
         let had = |kind| earlier.descriptors.get(kind).copied().unwrap_or_default();
         ensure!(
@@ -114,12 +114,12 @@ mod tests {
         let after = Footprint::of(Pid::this()).unwrap();
         drop(held);
         // Other tests of this process may open and close descriptors meanwhile.
-        assert!(after.no_more_than(&before, 0).is_err());
+        assert!(after.ensure_no_larger_than(&before, 0).is_err());
         let grown = Footprint {
             private_kib: before.private_kib * 2 + SLACK_KIB,
             ..before.clone()
         };
-        assert!(grown.no_more_than(&before, 0).is_err());
-        assert!(before.no_more_than(&before, 0).is_ok());
+        assert!(grown.ensure_no_larger_than(&before, 0).is_err());
+        assert!(before.ensure_no_larger_than(&before, 0).is_ok());
     }
 }

@@ -1,27 +1,27 @@
-//! Chaos: injects random faults into a host with traffic, and checks that everything is restored.
+//! Chaos: random faults are injected into a host while traffic runs, and the host must recover.
 //!
-//! [`plan`] chooses the faults from a seed; they happen to a [`host`]. Each invariant has its module:
-//! [`account`] (which packets may be lost, and when), [`kept`] (counters never decrease), [`whole`] and
-//! [`programs`] (the kernel has the same objects as before, including foreign ones), and [`footprint`] (the
-//! daemon uses no more resources than before). They read the kernel instead of the program's report where
-//! they can.
+//! [`plan`] draws the faults from a seed; [`host`] applies them. The invariants have a module each:
+//! [`loss_account`] (which packets may be lost), [`monotonic_counters`] (counters never decrease),
+//! [`host_snapshot`] and [`programs`] (the kernel has its earlier state, foreign state included),
+//! [`footprint`] (the daemon holds no more than before). They ask the kernel, not the program, wherever
+//! the kernel knows.
 //!
-//! Tasks: those of [`traffic`] and of [`watch`]; they end with the run.
+//! Tasks: those of [`traffic`] and of [`monitor`]; they end with the run.
 
-pub mod account;
-pub mod act;
-pub mod chronicle;
 pub mod clock;
 mod exit;
+pub mod fault;
 pub mod footprint;
 pub mod host;
-pub mod kept;
+pub mod host_snapshot;
+mod inject;
+pub mod loss_account;
+pub mod monitor;
+pub mod monotonic_counters;
 pub mod plan;
 pub mod programs;
-mod strike;
+pub mod run_log;
 pub mod traffic;
-pub mod watch;
-pub mod whole;
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -29,20 +29,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::lab::topology::{ROUTER_SYSCTLS, TUNNELS, TunnelPlan};
 use crate::lab::{Lab, Spec};
+use crate::probe::service::Services;
 use crate::program::{Hook, Program};
-use crate::service::Services;
-use crate::topology::{ROUTER_SYSCTLS, TUNNELS, TunnelPlan};
-use chronicle::Chronicle;
 use footprint::Footprint;
 use host::Host;
+use monitor::Monitor;
 use plan::{Plan, Scope};
-use watch::Watch;
+use run_log::RunLog;
 
-/// Limit for all pins to be restored after a round of the daemon.
+/// Limit for the restoration of all pins after a round of the daemon.
 const PINNED: Duration = Duration::from_secs(3);
 
-/// A long run reports progress after this number of faults.
+/// A long run prints its progress after this number of faults.
 const PROGRESS: u64 = 500;
 
 /// A kind of host to test.
@@ -54,15 +54,15 @@ pub struct Variant {
     pub spec: Spec,
     /// How the program attaches.
     pub hook: Hook,
-    /// Whether the configuration names the uplink, or the daemon detects it.
+    /// Whether the configuration names the uplink; the daemon finds it otherwise.
     pub uplink_is_named: bool,
 }
 
 /// Length of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// This number of faults with one daemon, after a quarter of that with faults that also kill and start
-    /// the daemon.
+    /// This number of faults with one daemon, after a quarter of it with daemons that are killed and
+    /// started.
     Faults(u64),
     /// Half of this time for each of the two parts.
     Time(Duration),
@@ -78,15 +78,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads `SIXXS_CHAOS_SEED` and `SIXXS_CHAOS_FAULTS`, which `cargo xtask test chaos` sets. By default the
-    /// seed is random, and the run takes the time `usual`.
+    /// From `SIXXS_CHAOS_SEED` and `SIXXS_CHAOS_FAULTS`, which `cargo xtask test chaos` sets. The default is
+    /// a random seed and `usual`.
     pub fn from_environment(usual: Duration) -> Result<Self> {
         let number = |name: &str| -> Result<Option<u64>> {
-            let Ok(said) = std::env::var(name) else {
+            let Ok(value) = std::env::var(name) else {
                 return Ok(None);
             };
-            let number = said.parse();
-            Ok(Some(number.with_context(|| format!("{name}: {said}"))?))
+            let number = value.parse();
+            Ok(Some(number.with_context(|| format!("{name}: {value}"))?))
         };
         let faults = number("SIXXS_CHAOS_FAULTS")?;
         Ok(Self {
@@ -97,35 +97,36 @@ impl Options {
     }
 }
 
-/// Runs the test. An error has the command to repeat it, and the last events.
+/// Does a run. An error has the command to repeat it, and the last entries of the log.
 pub fn run(variant: &Variant, options: Options) -> Result<()> {
     let Options { seed, length } = options;
     println!("{}: seed {seed}, {length:?}", variant.name);
-    on_host(variant, |host, chronicle, scope| {
+    on_host(variant, |host, log, scope| {
         let mut run = Run {
             host,
-            chronicle,
+            log,
             scope,
-            struck: 0,
+            faults: 0,
         };
         let ran = run.through(options);
-        let struck = run.struck;
+        let faults = run.faults;
         println!("{}", run.summary());
         ran.with_context(|| {
             format!(
-                "after {struck} faults; again: cargo xtask test chaos {} --seed {seed} --faults {}",
+                "after {faults} faults; again: cargo xtask test chaos {} --seed {seed} --faults {}",
                 variant.name,
                 // The failure may be in the first part, which has a quarter of the faults.
-                4 * struck
+                4 * faults
             )
         })
     })
 }
 
-/// Runs `work` on a host of this kind, in its own lab with traffic. An error includes the last events.
+/// Runs `work` on a host of this kind, in a lab of its own with traffic. An error has the last entries of
+/// the log.
 pub fn on_host(
     variant: &Variant,
-    work: impl FnOnce(&mut Host<'_>, &Chronicle, Scope) -> Result<()>,
+    work: impl FnOnce(&mut Host<'_>, &RunLog, Scope) -> Result<()>,
 ) -> Result<()> {
     let lab = Lab::new(variant.spec)?;
     let mut config = lab.config("");
@@ -149,7 +150,7 @@ pub fn on_host(
     let addresses = lab.tunnels().each_ref().map(|tunnel| tunnel.plan.address);
     let _outside_services = Services::start(lab.outside(), &[])?;
     let _host_services = Services::start(lab.host(), &addresses)?;
-    let chronicle = Chronicle::default();
+    let log = RunLog::default();
     let native = variant.spec.brokers.is_some();
     let clsact = variant.hook == Hook::Clsact || !crate::kernel::has_tcx()?;
     let plan = Scope {
@@ -159,12 +160,12 @@ pub fn on_host(
         one_daemon: false,
     };
     std::thread::scope(|scope| {
-        let watch = Watch::start(scope, &lab, native, &chronicle);
-        let mut host = Host::start(&lab, &program, (clsact, native), &chronicle)?;
-        let worked = work(&mut host, &chronicle, plan).and_then(|()| watch.end());
+        let monitor = Monitor::start(scope, &lab, native, &log);
+        let mut host = Host::start(&lab, &program, (clsact, native), &log)?;
+        let worked = work(&mut host, &log, plan).and_then(|()| monitor.end());
         if worked.is_err() {
             let described = host.describe();
-            return worked.with_context(|| format!("{chronicle}{described}"));
+            return worked.with_context(|| format!("{log}{described}"));
         }
         host.end()
     })
@@ -172,9 +173,9 @@ pub fn on_host(
 
 struct Run<'run, 'lab> {
     host: &'run mut Host<'lab>,
-    chronicle: &'run Chronicle,
+    log: &'run RunLog,
     scope: Scope,
-    struck: u64,
+    faults: u64,
 }
 
 impl Run<'_, '_> {
@@ -183,26 +184,26 @@ impl Run<'_, '_> {
             Length::Faults(count) => (Length::Faults(count.div_ceil(4)), length),
             Length::Time(time) => (Length::Time(time / 2), Length::Time(time / 2)),
         };
-        self.faults(Plan::new(seed, self.scope), first)?;
-        self.host.is_pinned_again(PINNED)?;
+        self.inject(Plan::new(seed, self.scope), first)?;
+        self.host.wait_until_pinned(PINNED)?;
         self.scope.one_daemon = true;
         let mut plan = Plan::new(seed.wrapping_add(1), self.scope);
-        plan = self.faults(plan, part(second, 10))?;
-        let early = self.look_at_daemon()?;
-        self.faults(plan, rest(second, 10))?;
-        self.host.is_pinned_again(PINNED)?;
-        let late = self.host.holds_no_more_than(&early);
-        self.look_at_daemon()?;
+        plan = self.inject(plan, part(second, 10))?;
+        let early = self.print_footprint()?;
+        self.inject(plan, rest(second, 10))?;
+        self.host.wait_until_pinned(PINNED)?;
+        let late = self.host.wait_until_footprint_within(&early);
+        self.print_footprint()?;
         late?;
         Ok(())
     }
 
-    fn faults(&mut self, mut plan: Plan, length: Length) -> Result<Plan> {
+    fn inject(&mut self, mut plan: Plan, length: Length) -> Result<Plan> {
         let since = Instant::now();
-        let mut struck = 0;
+        let mut done = 0;
         loop {
             let left = match length {
-                Length::Faults(count) => count.saturating_sub(struck),
+                Length::Faults(count) => count.saturating_sub(done),
                 Length::Time(time) if since.elapsed() < time => u64::MAX,
                 Length::Time(_) => 0,
             };
@@ -210,19 +211,19 @@ impl Run<'_, '_> {
                 return Ok(plan);
             }
             let batch = plan.batch(usize::try_from(left).unwrap_or(usize::MAX));
-            let faults = self.host.suffer(&batch)?;
-            let before = self.struck;
-            (struck, self.struck) = (struck + faults, before + faults);
-            self.host.is_whole_again()?;
-            if before / PROGRESS < self.struck / PROGRESS {
-                self.look_at_daemon()?;
+            let faults = self.host.apply(&batch)?;
+            let before = self.faults;
+            (done, self.faults) = (done + faults, before + faults);
+            self.host.wait_until_repaired()?;
+            if before / PROGRESS < self.faults / PROGRESS {
+                self.print_footprint()?;
             }
         }
     }
 
-    fn look_at_daemon(&self) -> Result<Footprint> {
+    fn print_footprint(&self) -> Result<Footprint> {
         let footprint = self.host.footprint()?;
-        let (after, elapsed) = (self.struck, self.chronicle.elapsed().as_secs());
+        let (after, elapsed) = (self.faults, self.log.elapsed().as_secs());
         println!("after {after} faults, {elapsed} s: {footprint}");
         Ok(footprint)
     }
@@ -232,8 +233,8 @@ impl Run<'_, '_> {
         let (lost, resets) = host.losses();
         let mut text = format!(
             "{} faults in {:.1} s; slowest repair: {:?}\n",
-            self.struck,
-            self.chronicle.elapsed().as_secs_f64(),
+            self.faults,
+            self.log.elapsed().as_secs_f64(),
             host.slowest
         );
         // Writing to a string cannot fail.

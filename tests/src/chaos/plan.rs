@@ -1,12 +1,12 @@
-//! Chooses faults: batches from a seed. Pure: the same seed gives the same batches. After each batch the host
-//! again has everything that the program cannot restore itself.
+//! Owns the schedule: batches of actions from a seed. Pure: the same seed gives the same batches. Each batch
+//! undoes the faults that the program cannot repair itself.
 
 use std::time::Duration;
 
-use super::act::{Act, Loss, Place, Port};
+use super::fault::{Action, AttachPoint, Loss, Port};
 use crate::broker::random::Random;
 
-/// The faults that are possible in a run.
+/// The faults that a run may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
     /// Whether programs are clsact filters instead of TCX links.
@@ -19,23 +19,23 @@ pub struct Scope {
     pub one_daemon: bool,
 }
 
-/// A fault and the pause before it.
+/// An action, and the pause before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Pause before the fault.
+    /// Before the action.
     pub pause: Duration,
-    /// The fault, or the repair of one.
-    pub act: Act,
+    /// The action.
+    pub action: Action,
 }
 
 /// Most faults in a batch.
 const MOST: usize = 10;
 
-/// Probability, in percent, that an earlier fault is undone between two faults.
-const MENDS: f64 = 40.0;
+/// Chance, in percent, that a fault is undone before the next one.
+const UNDO_PERCENT: f64 = 40.0;
 
-/// Probability, in percent, that a fault is a flood while the daemon is stopped by SIGSTOP.
-const FLOODS: f64 = 20.0;
+/// Chance, in percent, of a flood while the daemon is frozen.
+const FLOOD_PERCENT: f64 = 20.0;
 
 /// Of the faults that make the program connect to a broker again, only one in this number happens.
 const CONNECTS_IN: usize = 60;
@@ -79,23 +79,23 @@ impl Plan {
             self.daemon = Daemon::Runs;
         }
         for _ in 0..=self.random.below(MOST.min(most.max(1))) {
-            let act = self.fault();
-            steps.push(self.step(act));
-            if self.random.percent(MENDS)
-                && let Some(act) = self.mend()
+            let action = self.fault();
+            steps.push(self.step(action));
+            if self.random.percent(UNDO_PERCENT)
+                && let Some(action) = self.undo()
             {
-                steps.push(self.step(act));
+                steps.push(self.step(action));
             }
         }
-        while let Some(act) = self.mend() {
-            steps.push(self.step(act));
+        while let Some(action) = self.undo() {
+            steps.push(self.step(action));
         }
         steps
     }
 
-    fn step(&mut self, act: Act) -> Step {
-        self.happened(act);
-        // Mostly too soon for the daemon to handle the preceding fault, sometimes long after.
+    fn step(&mut self, action: Action) -> Step {
+        self.happened(action);
+        // Mostly before the daemon observes the last action, sometimes long after.
         let milliseconds = match self.random.below(10) {
             0..=4 => 0,
             5..=7 => self.random.below(5),
@@ -103,126 +103,124 @@ impl Plan {
             _ => self.random.below(250),
         };
         let pause = Duration::from_millis(milliseconds as u64);
-        Step { pause, act }
+        Step { pause, action }
     }
 
-    fn happened(&mut self, act: Act) {
-        match act {
-            Act::Take(port, loss) if !self.mends_itself(port) => self.taken.push((port, loss)),
-            Act::GiveBack(port, _) => self.taken.retain(|(taken, _)| *taken != port),
-            Act::Kill | Act::Stop => self.daemon = Daemon::Dead,
-            Act::Freeze => self.daemon = Daemon::Frozen,
-            Act::StartOnly => self.daemon = Daemon::Starts,
-            Act::Start | Act::Thaw => self.daemon = Daemon::Runs,
+    fn happened(&mut self, action: Action) {
+        match action {
+            Action::Take(port, loss) if !self.repairs_itself(port) => self.taken.push((port, loss)),
+            Action::GiveBack(port, _) => self.taken.retain(|(taken, _)| *taken != port),
+            Action::Kill | Action::Stop => self.daemon = Daemon::Dead,
+            Action::Freeze => self.daemon = Daemon::Frozen,
+            Action::StartOnly => self.daemon = Daemon::Starts,
+            Action::Start | Action::Thaw => self.daemon = Daemon::Runs,
             _ => {}
         }
     }
 
-    /// Undoes a fault; `None` if there is none to undo.
-    fn mend(&mut self) -> Option<Act> {
-        let mut mends: Vec<Act> = self
+    /// The undoing of a fault; none if there is nothing to undo.
+    fn undo(&mut self) -> Option<Action> {
+        let mut choices: Vec<Action> = self
             .taken
             .iter()
-            .map(|(port, loss)| Act::GiveBack(*port, *loss))
+            .map(|(port, loss)| Action::GiveBack(*port, *loss))
             .collect();
         match self.daemon {
             Daemon::Runs | Daemon::Starts => {}
-            Daemon::Frozen => mends.push(Act::Thaw),
-            Daemon::Dead => mends.push(if self.random.percent(50.0) {
-                Act::Start
+            Daemon::Frozen => choices.push(Action::Thaw),
+            Daemon::Dead => choices.push(if self.random.percent(50.0) {
+                Action::Start
             } else {
-                Act::StartOnly
+                Action::StartOnly
             }),
         }
-        (!mends.is_empty()).then(|| self.choose(&mends))
+        (!choices.is_empty()).then(|| self.choose(&choices))
     }
 
-    fn fault(&mut self) -> Act {
+    fn fault(&mut self) -> Action {
         loop {
-            let act = self.candidate();
-            if self.is_possible(act) {
-                return act;
+            let action = self.candidate();
+            if self.is_possible(action) {
+                return action;
             }
         }
     }
 
-    fn candidate(&mut self) -> Act {
-        // While the daemon is stopped, its event socket can overrun.
-        if self.daemon == Daemon::Frozen && self.random.percent(FLOODS) {
-            return Act::Flood;
+    fn candidate(&mut self) -> Action {
+        // A frozen daemon reads no events.
+        if self.daemon == Daemon::Frozen && self.random.percent(FLOOD_PERCENT) {
+            return Action::Flood;
         }
         let tunnel = self.random.below(2);
-        let place = self.choose(&Place::ALL);
+        let place = self.choose(&AttachPoint::ALL);
         let port = self.choose(&Port::ALL);
         match self.random.below(28) {
-            0 | 1 => Act::FlushRules,
-            2 => Act::DeleteRule(self.random.below(100)),
-            3 | 4 => Act::DeleteRoute(self.random.below(100)),
-            5 | 6 => Act::FlushTable(tunnel),
+            0 | 1 => Action::FlushRules,
+            2 => Action::DeleteRule(self.random.below(100)),
+            3 | 4 => Action::DeleteRoute(self.random.below(100)),
+            5 | 6 => Action::FlushTable(tunnel),
             7..=12 => {
                 let losses = [Loss::Down, Loss::Name, Loss::Address, Loss::Interface];
-                Act::Take(port, self.choose(&losses))
+                Action::Take(port, self.choose(&losses))
             }
-            13 => Act::Detach(place),
-            14 if self.scope.clsact => Act::DeleteQdisc(port),
-            14 => Act::DeleteLinkPin(place),
-            15 => Act::Foreign(place, self.random.percent(50.0)),
-            16 => Act::DeleteMapPin(self.random.below(100)),
-            17 => Act::DeletePins,
-            18 => Act::Kill,
-            19 => Act::Stop,
-            20 => Act::Reload(self.random.percent(50.0)),
-            21 | 22 => Act::Freeze,
-            23 => Act::Wall(self.wall_seconds()),
-            24 | 25 => Act::Forge(tunnel),
-            26 => Act::Exit,
+            13 => Action::Detach(place),
+            14 if self.scope.clsact => Action::DeleteQdisc(port),
+            14 => Action::DeleteLinkPin(place),
+            15 => Action::Foreign(place, self.random.percent(50.0)),
+            16 => Action::DeleteMapPin(self.random.below(100)),
+            17 => Action::DeletePins,
+            18 => Action::Kill,
+            19 => Action::Stop,
+            20 => Action::Reload(self.random.percent(50.0)),
+            21 | 22 => Action::Freeze,
+            23 => Action::Wall(self.wall_seconds()),
+            24 | 25 => Action::Forge(tunnel),
+            26 => Action::Exit,
             _ => {
                 let seconds = 1 + self.random.below(100) as u64;
                 self.slept += seconds;
-                Act::Sleep(self.slept)
+                Action::Sleep(self.slept)
             }
         }
     }
 
-    /// At most half a day; brokers compare timestamps with their clocks, so with native tunnels it stays
-    /// within the tolerated difference.
+    /// Half a day at most. Brokers compare clocks: with native tunnels, less than their allowed skew.
     fn wall_seconds(&mut self) -> i64 {
         let most = if self.scope.native { 60 } else { 43_200 };
         let seconds = i64::try_from(self.random.below(2 * most)).unwrap_or_default();
         seconds - i64::try_from(most).unwrap_or_default()
     }
 
-    /// Whether this is possible now, and within the scope.
-    fn is_possible(&mut self, act: Act) -> bool {
+    /// Whether the action is possible now and within the scope.
+    fn is_possible(&mut self, action: Action) -> bool {
         let starts = self.daemon == Daemon::Starts;
         let runs = starts || self.daemon == Daemon::Runs;
-        match act {
-            Act::Take(port, loss) => {
+        match action {
+            Action::Take(port, loss) => {
                 let whole = self.taken.iter().all(|(taken, _)| *taken != port);
-                // The brokers are reached by the uplink; without it the daemon cannot repair anything.
+                // Without the uplink no broker can be reached.
                 let connects = self.scope.native
                     && (port == Port::Uplink || matches!(loss, Loss::Name | Loss::Interface));
                 whole && (!connects || self.random.below(CONNECTS_IN) == 0)
             }
-            Act::Detach(place) | Act::DeleteLinkPin(place) | Act::Foreign(place, _) => {
+            Action::Detach(place) | Action::DeleteLinkPin(place) | Action::Foreign(place, _) => {
                 self.is_there(place.port)
             }
-            Act::DeleteQdisc(port) => self.is_there(port),
-            Act::Kill => self.daemon != Daemon::Dead && !self.scope.one_daemon,
-            // Before it handles signals, their default action would end it.
-            Act::Stop => runs && !starts && !self.scope.one_daemon,
-            Act::Reload(by_signal) => runs && !(starts && by_signal),
-            Act::Freeze => runs && !starts,
-            Act::Wall(_) => runs,
-            // Only a running daemon attaches its program to an exit.
-            Act::Exit => self.scope.finds_exits && self.daemon == Daemon::Runs,
-            // The brokers' clocks do not skip: they would count too many connects for the elapsed time.
-            Act::Sleep(_) => runs && !self.scope.native,
-            // A starting daemon does not hold the maps yet, and exits if it cannot pin an object that it just
-            // made.
-            Act::DeleteMapPin(_) | Act::DeletePins => !starts,
-            // Only a stopped daemon misses events.
-            Act::Flood => self.daemon == Daemon::Frozen,
+            Action::DeleteQdisc(port) => self.is_there(port),
+            Action::Kill => self.daemon != Daemon::Dead && !self.scope.one_daemon,
+            // Before it handles signals, they kill it.
+            Action::Stop => runs && !starts && !self.scope.one_daemon,
+            Action::Reload(by_signal) => runs && !(starts && by_signal),
+            Action::Freeze => runs && !starts,
+            Action::Wall(_) => runs,
+            // Only a running daemon guards the exit.
+            Action::Exit => self.scope.finds_exits && self.daemon == Daemon::Runs,
+            // The brokers do not sleep, and would count too many connects.
+            Action::Sleep(_) => runs && !self.scope.native,
+            // A daemon that starts ends with an error if it cannot pin its maps.
+            Action::DeleteMapPin(_) | Action::DeletePins => !starts,
+            // Only a frozen daemon loses events.
+            Action::Flood => self.daemon == Daemon::Frozen,
             _ => true,
         }
     }
@@ -234,8 +232,8 @@ impl Plan {
         !self.taken.iter().any(gone)
     }
 
-    /// Whether the program restores the property itself, since it made the interface.
-    fn mends_itself(&self, port: Port) -> bool {
+    /// Whether the program undoes damage to this interface, because it made the interface.
+    fn repairs_itself(&self, port: Port) -> bool {
         self.scope.native && port != Port::Uplink
     }
 
@@ -259,7 +257,7 @@ mod tests {
         })
     }
 
-    /// A model of the host that is independent of the plan's.
+    /// A second model of daemon and damage, independent of the plan's.
     #[derive(Default)]
     struct Host {
         dead: bool,
@@ -268,33 +266,33 @@ mod tests {
     }
 
     impl Host {
-        fn live(&mut self, act: Act, native: bool) {
-            match act {
-                Act::Kill => {
+        fn apply(&mut self, action: Action, native: bool) {
+            match action {
+                Action::Kill => {
                     assert!(!self.dead);
                     (self.dead, self.frozen) = (true, false);
                 }
-                Act::Stop => {
+                Action::Stop => {
                     assert!(!self.dead && !self.frozen);
                     self.dead = true;
                 }
-                Act::Start | Act::StartOnly => assert!(std::mem::take(&mut self.dead)),
-                Act::Freeze => {
+                Action::Start | Action::StartOnly => assert!(std::mem::take(&mut self.dead)),
+                Action::Freeze => {
                     assert!(!self.dead && !self.frozen);
                     self.frozen = true;
                 }
-                Act::Thaw => assert!(std::mem::take(&mut self.frozen)),
-                Act::Flood => assert!(self.frozen),
-                Act::Reload(_) | Act::Wall(_) | Act::Sleep(_) | Act::Exit => {
+                Action::Thaw => assert!(std::mem::take(&mut self.frozen)),
+                Action::Flood => assert!(self.frozen),
+                Action::Reload(_) | Action::Wall(_) | Action::Sleep(_) | Action::Exit => {
                     assert!(!self.dead && !self.frozen);
                 }
-                Act::Take(port, loss) => {
+                Action::Take(port, loss) => {
                     assert!(self.taken.iter().all(|(taken, _)| *taken != port));
                     if !native || port == Port::Uplink {
                         self.taken.push((port, loss));
                     }
                 }
-                Act::GiveBack(port, loss) => {
+                Action::GiveBack(port, loss) => {
                     let before = self.taken.len();
                     self.taken.retain(|taken| *taken != (port, loss));
                     assert_eq!(self.taken.len() + 1, before);
@@ -311,11 +309,11 @@ mod tests {
             let mut host = Host::default();
             for most in [1, 6, 100].into_iter().cycle().take(60) {
                 let batch = plan.batch(most);
-                let faults = batch.iter().filter(|step| step.act.is_fault()).count();
+                let faults = batch.iter().filter(|step| step.action.is_fault()).count();
                 prop_assert!((1..=most.min(MOST)).contains(&faults));
                 for step in batch {
-                    host.live(step.act, scope.native);
-                    let ends = matches!(step.act, Act::Kill | Act::Stop);
+                    host.apply(step.action, scope.native);
+                    let ends = matches!(step.action, Action::Kill | Action::Stop);
                     prop_assert!(!(ends && scope.one_daemon));
                 }
                 prop_assert!(!host.dead && !host.frozen && host.taken.is_empty());
@@ -345,7 +343,9 @@ mod tests {
             let steps = std::iter::repeat_with(|| plan.batch(6))
                 .take(2000)
                 .flatten();
-            steps.map(|step| step.act.kind()).collect::<BTreeSet<_>>()
+            steps
+                .map(|step| step.action.kind())
+                .collect::<BTreeSet<_>>()
         };
         let (links, filters) = (kinds(false), kinds(true));
         assert!(links.contains("DeleteLinkPin") && !links.contains("DeleteQdisc"));

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::act::{Place, Port};
-use crate::bpf::{self, Order};
-use crate::netns::Namespace;
+use super::fault::{AttachPoint, Port};
+use crate::kernel::bpf::{self, Order};
+use crate::lab::netns::Namespace;
 
 /// The handle of the daemon's clsact filters.
 const HANDLE: &str = "0x69787873";
@@ -26,7 +26,7 @@ pub struct Programs {
     host: Namespace,
     clsact: bool,
     pins: PathBuf,
-    foreign: BTreeMap<Place, Vec<Foreign>>,
+    foreign: BTreeMap<AttachPoint, Vec<Foreign>>,
 }
 
 /// A foreign program.
@@ -52,7 +52,7 @@ impl Programs {
     /// Attach points that do not have exactly one program of the daemon.
     pub fn wrong(&self) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
-        for place in Place::ALL {
+        for place in AttachPoint::ALL {
             let count = self.ours(place)?;
             if count != 1 {
                 wrong.push(format!("{count} programs of ours at {place}"));
@@ -61,14 +61,14 @@ impl Programs {
         Ok(wrong)
     }
 
-    fn ours(&self, place: Place) -> Result<usize> {
+    fn ours(&self, place: AttachPoint) -> Result<usize> {
         let (interface, name) = (place.port.interface(), place.program());
         let links = bpf::tcx_named(&self.host, interface, place.ingress, name)?.len();
         Ok(links + self.our_filters(place)?.len())
     }
 
     /// Detaches the daemon's program by force, if it is attached.
-    pub fn detach(&self, place: Place) -> Result<()> {
+    pub fn detach(&self, place: AttachPoint) -> Result<()> {
         let interface = place.port.interface();
         for attached in bpf::tcx_named(&self.host, interface, place.ingress, place.program())? {
             bpf::detach(attached.link)?;
@@ -83,12 +83,12 @@ impl Programs {
     }
 
     /// Removes the pin of the link at an attach point, if there is one.
-    pub fn delete_link_pin(&self, place: Place) -> Result<()> {
+    pub fn delete_link_pin(&self, place: AttachPoint) -> Result<()> {
         let name = self.link_pin(place)?;
         remove(self.pinned()?.iter().filter(|pin| pin.ends_with(&name)))
     }
 
-    fn link_pin(&self, place: Place) -> Result<String> {
+    fn link_pin(&self, place: AttachPoint) -> Result<String> {
         let interface = place.port.interface();
         let index = self.host.run(|| {
             nix::net::if_::if_nametoindex(interface)
@@ -132,7 +132,7 @@ impl Programs {
             return Ok(missing);
         }
         let links = self.pinned_in("links")?;
-        for place in Place::ALL {
+        for place in AttachPoint::ALL {
             let name = self.link_pin(place)?;
             if !links.iter().any(|pin| pin.ends_with(&name)) {
                 missing.push(format!("the link at {place}"));
@@ -180,7 +180,7 @@ impl Programs {
     }
 
     /// Attaches a foreign program.
-    pub fn attach_foreign(&mut self, place: Place, first: bool) -> Result<()> {
+    pub fn attach_foreign(&mut self, place: AttachPoint, first: bool) -> Result<()> {
         let made = if self.clsact {
             self.foreign_filter(place, first)?.map(Foreign::Filter)
         } else {
@@ -206,7 +206,7 @@ impl Programs {
 
     /// Adds a filter that passes every packet, on the existing qdisc or a new one. Returns its priority;
     /// `None` if that is in use.
-    fn foreign_filter(&self, place: Place, first: bool) -> Result<Option<u32>> {
+    fn foreign_filter(&self, place: AttachPoint, first: bool) -> Result<Option<u32>> {
         let (interface, direction) = (place.port.interface(), place.direction());
         if !self.qdiscs(interface)?.contains("clsact") {
             // The daemon may add it at the same time.
@@ -235,7 +235,7 @@ impl Programs {
 
     /// Checks that exactly the foreign programs and the daemon's are attached.
     pub fn foreign_is_untouched(&self) -> Result<()> {
-        for place in Place::ALL {
+        for place in AttachPoint::ALL {
             let interface = place.port.interface();
             let links = bpf::tcx(&self.host, interface, place.ingress)?.len();
             let filters = self.filters(place)?.len();
@@ -250,13 +250,13 @@ impl Programs {
         Ok(())
     }
 
-    fn our_filters(&self, place: Place) -> Result<Vec<u32>> {
+    fn our_filters(&self, place: AttachPoint) -> Result<Vec<u32>> {
         let ours = |filter: &Filter| filter.handle.as_deref() == Some(HANDLE);
         let filters = self.filters(place)?.into_iter().filter(ours);
         Ok(filters.map(|filter| filter.priority).collect())
     }
 
-    fn filters(&self, place: Place) -> Result<Vec<Filter>> {
+    fn filters(&self, place: AttachPoint) -> Result<Vec<Filter>> {
         if !self.clsact {
             return Ok(Vec::new());
         }

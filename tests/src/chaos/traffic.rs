@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::lab::Lab;
-use crate::leak::{self, Cause};
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
+use crate::lab::topology::{OUTSIDE, TUNNELS, UPLINK};
+use crate::probe::leak::{self, Cause};
 use crate::probe::{self, PingStream};
-use crate::topology::{OUTSIDE, TUNNELS, UPLINK};
 use crate::wait;
 
 /// Interval of pings, datagrams, transfers and leaks; multiplied by [`wait::patience`].

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +17,8 @@ use anyhow::{Context as _, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::ANSWER_LIMIT;
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
+use crate::socket_option;
 
 /// Numbers of pings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,19 +192,8 @@ const FILTER: nix::libc::c_int = 1;
 fn only_replies(socket: &Socket) -> Result<()> {
     let mut blocked = [u32::MAX; 8];
     blocked[usize::from(ECHO_REPLY) / 32] &= !(1 << (ECHO_REPLY % 32));
-    let bytes = nix::libc::socklen_t::try_from(size_of_val(&blocked))?;
-    // SAFETY: the kernel reads `bytes` bytes, which is the size of `blocked`, which outlives the call.
-    let outcome = unsafe {
-        nix::libc::setsockopt(
-            socket.as_raw_fd(),
-            nix::libc::IPPROTO_ICMPV6,
-            FILTER,
-            blocked.as_ptr().cast(),
-            bytes,
-        )
-    };
-    nix::errno::Errno::result(outcome).context("receive echo replies only")?;
-    Ok(())
+    socket_option::set(socket, nix::libc::IPPROTO_ICMPV6, FILTER, blocked)
+        .context("receive echo replies only")
 }
 
 /// Sends requests until `count` is reached or `stop` is set, and waits for replies.

@@ -11,11 +11,11 @@ use sixxs_tests::broker::clock::Clock;
 use sixxs_tests::broker::forge::Attack;
 use sixxs_tests::broker::impairment::Impairment;
 use sixxs_tests::broker::pop::{Pop, Source};
-use sixxs_tests::frame;
+use sixxs_tests::lab::native::ExtraTunnel;
+use sixxs_tests::lab::topology::{OUTSIDE, TIC_SERVER};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::native::More;
-use sixxs_tests::service::Services;
-use sixxs_tests::topology::{OUTSIDE, TIC_SERVER};
+use sixxs_tests::probe::frame;
+use sixxs_tests::probe::service::Services;
 use sixxs_tests::{probe, wait};
 
 use super::client::{Client, LIMIT, carries};
@@ -50,17 +50,17 @@ fn carries_pings_and_calls_down() -> Result<()> {
     client.beat()?;
     beats(pop, 1)?;
     carries(&lab, &client)?;
-    assert_eq!(tunnel.seen_at_broker()?.get("strays")?, 0);
+    assert_eq!(tunnel.broker_counters()?.get("strays")?, 0);
 
     // Answers to the PoP's own pings stay with it.
-    let before = tunnel.seen_at_broker()?.get("from_host")?;
+    let before = tunnel.broker_counters()?.get("from_host")?;
     pop.ping_every(Duration::from_millis(20));
     let seen = || Ok(pop.counts());
     wait::until("pings are answered", LIMIT, seen, |seen| {
         seen.pings_answered >= 5
     })?;
     pop.ping_every(Duration::from_secs(60));
-    assert_eq!(tunnel.seen_at_broker()?.get("from_host")?, before);
+    assert_eq!(tunnel.broker_counters()?.get("from_host")?, before);
 
     pop.set_silence_limit(Duration::from_millis(200));
     wait::until("it is called down", LIMIT, seen, |seen| seen.went_down == 1)?;
@@ -216,7 +216,7 @@ fn behind_address_translation() -> Result<()> {
 #[test]
 fn more_tunnels_at_one_pop_and_ipv6_outside() -> Result<()> {
     let lab = Lab::new(Spec {
-        more: 200,
+        extra_tunnels: 200,
         ..Spec::native([Kind::Ayiya, Kind::Heartbeat])
     })?;
     let [tunnel, _] = lab.tunnels();
@@ -224,11 +224,11 @@ fn more_tunnels_at_one_pop_and_ipv6_outside() -> Result<()> {
     let socket = |local: &str| lab.host().run(|| Ok(UdpSocket::bind(local)?));
     let (socket4, socket6) = (socket("0.0.0.0:0")?, socket("[::]:0")?);
     let now = Clock::new().seconds();
-    let beat = |more: More| {
+    let beat = |more: ExtraTunnel| {
         let (key, noop) = (Key::of(&more.password()), (NOOP, NONE));
         seal(&key, more.address(), now, noop, &[])
     };
-    for more in lab.more() {
+    for more in lab.extra_tunnels() {
         if more.0 % 2 == 0 {
             socket4.send_to(&beat(more), (plan.remote4, PORT))?;
         } else {
@@ -237,7 +237,7 @@ fn more_tunnels_at_one_pop_and_ipv6_outside() -> Result<()> {
     }
     beats(pop, 200)?;
     for number in [198, 199] {
-        let address = More(number).address();
+        let address = ExtraTunnel(number).address();
         probe::ping(lab.outside(), address, 2)?;
         let session = pop.session(address)?;
         assert_eq!((session.counts.sent, session.up), (2, true));
@@ -246,7 +246,7 @@ fn more_tunnels_at_one_pop_and_ipv6_outside() -> Result<()> {
         let mut buffer = [0; 2000];
         let (length, _) = socket.recv_from(&mut buffer)?;
         let header = header(&buffer[..length]).expect("the PoP's header is right");
-        assert_eq!(header.identity, More(number).peer());
+        assert_eq!(header.identity, ExtraTunnel(number).peer());
     }
     assert_eq!(lab.config("").matches("[[tunnel]]").count(), 202);
     Ok(())

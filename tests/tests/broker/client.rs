@@ -14,11 +14,11 @@ use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::ayiya::{self, Key};
 use sixxs_tests::broker::clock::Clock;
 use sixxs_tests::broker::{Kind, heartbeat, protocol41};
+use sixxs_tests::lab::native::TUNNEL_PASSWORDS;
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{OUTSIDE, TunnelPlan};
+use sixxs_tests::lab::tun;
 use sixxs_tests::lab::{Lab, Tunnel};
-use sixxs_tests::native::TUNNEL_PASSWORDS;
-use sixxs_tests::netns::Namespace;
-use sixxs_tests::topology::{OUTSIDE, TunnelPlan};
-use sixxs_tests::tun;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);

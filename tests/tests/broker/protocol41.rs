@@ -5,14 +5,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::Result;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::pop::Source;
-use sixxs_tests::frame;
+use sixxs_tests::lab::topology::{HOST4, OUTSIDE};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::service::Services;
-use sixxs_tests::topology::{HOST4, OUTSIDE};
-use sixxs_tests::{
-    probe::{self, Ping},
-    wait,
-};
+use sixxs_tests::probe::frame;
+use sixxs_tests::probe::service::Services;
+use sixxs_tests::probe::{self, Ping};
+use sixxs_tests::wait;
 
 use super::client::{Client, LIMIT, carries};
 

@@ -14,9 +14,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::{Certificate, Fault, Outcome, Stage, Tic, Verdict};
+use sixxs_tests::lab::native::{PASSWORD, TUNNEL_PASSWORDS, USERNAME};
+use sixxs_tests::lab::topology::{TIC_SERVER, TUNNELS};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::native::{PASSWORD, TUNNEL_PASSWORDS, USERNAME};
-use sixxs_tests::topology::{TIC_SERVER, TUNNELS};
 use sixxs_tests::wait;
 
 use super::client::LIMIT;
@@ -276,8 +276,8 @@ fn faults() -> Result<()> {
     let behind = tic.clock().seconds() - time;
     assert!((495..505).contains(&behind), "{behind}");
 
-    tic.change(|book| {
-        let tunnel = book.tunnel_mut("T1").expect("T1 is in the book");
+    tic.change(|registry| {
+        let tunnel = registry.tunnel_mut("T1").expect("T1 is in the registry");
         tunnel.admin_state = "disabled".to_owned();
     });
     talk.log_in(PASSWORD)?;

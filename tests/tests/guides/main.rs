@@ -1,12 +1,12 @@
-//! The guides in docs/guides, done as they stand there: every file written and every command typed, in
-//! a lab whose addresses they have. And that whatever docs link to is
-//! there, whatever pages about the code name as well, and whatever `sixxs doctor` finds is explained.
+//! Tests of the documentation. The guides in docs/guides are carried out: every file is written and every
+//! command run, in a lab with the addresses of the guide. Links of docs and paths in the pages about the
+//! code must exist. Every finding of `sixxs doctor` must be explained.
 
-mod likeness;
+mod cases;
 mod links;
 mod markdown;
+mod output_match;
 mod paths;
-mod place;
-mod reader;
-mod told;
+mod runner;
+mod sandbox;
 mod troubleshooting;

@@ -3,7 +3,7 @@
 //! - A fenced block whose first line is `# /path` is that file, whole, as an editor writes it
 //!   (`toml`, `ini`, `conf`).
 //! - A block of `console` is what stands on a terminal: a line with a prompt is a command, the lines
-//!   below it are what it prints (see `likeness`). Prompts: `# ` root on the host, `outside$ ` somebody
+//!   below it are what it prints (see `output_match`). Prompts: `# ` root on the host, `outside$ ` somebody
 //!   elsewhere on the internet, `lan$ ` a host behind it.
 //! - A comment before a block says what is odd about it: `<!-- exits N -->` for the exit status of its
 //!   last command, `<!-- not run: WHY -->` for a block that is only read.
@@ -30,11 +30,11 @@ pub(crate) struct Step {
     pub(crate) line: usize,
     /// The heading of the second level above.
     pub(crate) chapter: String,
-    pub(crate) act: Act,
+    pub(crate) action: Action,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum Action {
     /// A file to write.
     File { path: String, text: String },
     /// A command to run, what it prints and how it ends.
@@ -133,7 +133,7 @@ impl Guide {
             "nothing to be done in this block"
         );
         if let Some(Step {
-            act: Act::Command { exits: last, .. },
+            action: Action::Command { exits: last, .. },
             ..
         }) = self.steps.last_mut()
         {
@@ -152,7 +152,7 @@ impl Guide {
         self.steps.push(Step {
             line: index + 1,
             chapter: chapter.to_owned(),
-            act: Act::File {
+            action: Action::File {
                 path: path.to_owned(),
                 text,
             },
@@ -168,7 +168,7 @@ impl Guide {
                 self.steps.push(Step {
                     line: index + 1,
                     chapter: chapter.to_owned(),
-                    act: Act::Command {
+                    action: Action::Command {
                         at,
                         line: line.to_owned(),
                         printed: Vec::new(),
@@ -179,7 +179,7 @@ impl Guide {
             }
             let of_this_block = self.steps.get_mut(begin..).and_then(<[Step]>::last_mut);
             let Some(Step {
-                act: Act::Command { printed, .. },
+                action: Action::Command { printed, .. },
                 ..
             }) = of_this_block
             else {
@@ -198,13 +198,13 @@ fn blocks_become_steps() -> Result<()> {
                 ## Two\n```console\noutside$ ping\n```\n<!-- not run: a picture -->\n```text\n-->\n```\n";
     let guide = Guide::read("test", text)?;
     assert_eq!(guide.not_run, ["a picture"]);
-    let command = |at, line: &str, printed: &[&str], exits| Act::Command {
+    let command = |at, line: &str, printed: &[&str], exits| Action::Command {
         at,
         line: line.to_owned(),
         printed: printed.iter().map(|&line| line.to_owned()).collect(),
         exits,
     };
-    let file = Act::File {
+    let file = Action::File {
         path: "/etc/a.toml".to_owned(),
         text: "# /etc/a.toml\na = 1\n".to_owned(),
     };
@@ -218,10 +218,10 @@ fn blocks_become_steps() -> Result<()> {
         ),
         (22, "Two", command(Prompt::Outside, "ping", &[], 0)),
     ];
-    let steps = steps.map(|(line, chapter, act)| Step {
+    let steps = steps.map(|(line, chapter, action)| Step {
         line,
         chapter: chapter.to_owned(),
-        act,
+        action,
     });
     assert_eq!(guide.steps, steps);
     Ok(())

@@ -14,8 +14,8 @@ use sixxs_common::stat::Stat;
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::types::Prefix;
-use sixxs_tests::bare::{Direction, Host, LOOPBACK, Programs};
-use sixxs_tests::packets::{
+use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
+use sixxs_tests::probe::packets::{
     AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ICMPV6, IPV6_TYPE, ROUTING,
     SERVICE_VLAN_TYPE, TCP, UDP, VLAN_TYPE, ipv6, udp,
 };
@@ -212,9 +212,9 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
     ]);
     let sources = prop::sample::select(vec!["2001:db8:a::2", "2001:db8:b::2", "2001:db8:d::2"]);
     let bytes = prop::collection::vec(any::<u8>(), 54..1600);
-    let dress = prop::option::of((types, headers, sources));
-    (bytes, dress).prop_map(|(mut bytes, dress)| {
-        if let Some((kind, header, source)) = dress {
+    let apply_environment = prop::option::of((types, headers, sources));
+    (bytes, apply_environment).prop_map(|(mut bytes, apply_environment)| {
+        if let Some((kind, header, source)) = apply_environment {
             bytes[12..14].copy_from_slice(&kind.to_be_bytes());
             bytes[14] = 0x60;
             // A length that is near the truth, so that some are too big and most fit.

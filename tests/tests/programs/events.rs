@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use sixxs_common::address::Address;
-use sixxs_common::layout::{EVENTS_PER_SECOND, LeakEvent, TREATMENT_REDIRECTED};
 use sixxs_common::stat::Stat;
+use sixxs_common::{
+    layout::{EVENTS_PER_SECOND, LeakEvent},
+    treatment::Treatment,
+};
 use sixxs_core::enforce::Role;
-use sixxs_tests::bare::{Direction, LOOPBACK, Programs};
-use sixxs_tests::packets::{ETHERNET_BYTES, UDP, udp};
+use sixxs_tests::kernel::program_harness::{Direction, LOOPBACK, Programs};
+use sixxs_tests::probe::packets::{ETHERNET_BYTES, UDP, udp};
 
 use crate::golden::{OUTSIDE, address, from_to, host, out};
 
@@ -40,7 +43,7 @@ fn one_flow_gives_one_event_a_second() -> Result<()> {
     ensure!(
         record.packets == 1
             && record.bytes == (frame.len() - ETHERNET_BYTES) as u64
-            && record.treatment == TREATMENT_REDIRECTED
+            && record.treatment == Treatment::Redirected.raw()
             && Some(record.tunnel) == programs.kernel.slot(&"plain".parse()?)
             && record.ifindex == LOOPBACK.0
             && record.from_ifindex == 0,

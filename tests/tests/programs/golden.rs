@@ -9,8 +9,8 @@ use sixxs_common::stat::{Counters, Stat};
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::types::{IfIndex, Mtu, Prefix};
-use sixxs_tests::bare::{Direction, Host, LOOPBACK, Programs};
-use sixxs_tests::packets::{ETHERNET_BYTES, IPV6_TYPE, UDP, ethernet, ipv6, udp};
+use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
+use sixxs_tests::probe::packets::{ETHERNET_BYTES, IPV6_TYPE, UDP, ethernet, ipv6, udp};
 
 pub(crate) const NEXT: i32 = -1;
 pub(crate) const SHOT: i32 = 2;

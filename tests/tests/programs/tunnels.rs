@@ -3,12 +3,12 @@
 use std::net::Ipv6Addr;
 
 use anyhow::{Context as _, Result, ensure};
-use sixxs_common::layout::TREATMENT_NO_TUNNEL;
 use sixxs_common::stat::Stat;
+use sixxs_common::treatment::Treatment;
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
-use sixxs_tests::bare::{Direction, Host, Programs};
-use sixxs_tests::packets::{
+use sixxs_tests::kernel::program_harness::{Direction, Host, Programs};
+use sixxs_tests::probe::packets::{
     AUTHENTICATION, DESTINATION_OPTIONS, DESTINATION_UNREACHABLE, ECHO_REPLY, ECHO_REQUEST,
     FRAGMENT, HOP_BY_HOP, ICMPV6, IPV4_TYPE, IPV6_TYPE, UDP, VLAN_TYPE, authentication, ethernet,
     fragment, icmpv6, ipv6, options, packet_too_big, udp,
@@ -262,7 +262,7 @@ fn without_its_interface_a_tunnel_drops_leaks() -> Result<()> {
     }
     let events = programs.events()?;
     ensure!(
-        events.len() == 1 && events[0].record.treatment == TREATMENT_NO_TUNNEL,
+        events.len() == 1 && events[0].record.treatment == Treatment::NoTunnel.raw(),
         "{events:?}"
     );
     Ok(())

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use sixxs_common::stat::Stat;
 use sixxs_core::enforce::Role;
-use sixxs_tests::packets::{
+use sixxs_tests::probe::packets::{
     ARP_TYPE, AUTHENTICATION, DESTINATION_OPTIONS, ECHO_REQUEST, ETHERNET_BYTES, FRAGMENT,
     HOP_BY_HOP, ICMPV6, IPV4_TYPE, IPV6_TYPE, ROUTING, SERVICE_VLAN_TYPE, TCP, UDP, VLAN_TYPE,
     authentication, ethernet, fragment, icmpv6, ipv6, options, udp,

@@ -1,5 +1,5 @@
-//! What others send, name and do, and the commands beside a daemon that hangs: nothing ends the daemon,
-//! and nobody waits for ever.
+//! Input from others: packets, names, and commands while the daemon hangs. Nothing ends the daemon, and no
+//! command waits without a limit.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
-fn post(setting: &Setting, path: &str, body: &str) -> Result<String> {
-    let mut socket = UnixStream::connect(setting.lab.paths().run().join("control.sock"))?;
+fn post(fixture: &Fixture, path: &str, body: &str) -> Result<String> {
+    let mut socket = UnixStream::connect(fixture.lab.paths().run().join("control.sock"))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(
         socket,
@@ -28,11 +28,11 @@ fn post(setting: &Setting, path: &str, body: &str) -> Result<String> {
 
 #[test]
 fn no_time_to_confirm_ends_the_daemon() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let mut daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let mut daemon = fixture.start()?;
     for seconds in ["18446744073709551615", "9223372036854775807", "86401", "0"] {
         let body = format!("{{\"confirm_within_seconds\": {seconds}}}");
-        let answer = post(&setting, "/v1/reload", &body)?;
+        let answer = post(&fixture, "/v1/reload", &body)?;
         assert!(answer.starts_with("HTTP/1.1 422"), "{seconds}: {answer}");
         assert!(answer.contains("from 1 to 86400"), "{seconds}: {answer}");
     }
@@ -43,11 +43,11 @@ fn no_time_to_confirm_ends_the_daemon() -> Result<()> {
 
 #[test]
 fn signals_that_mean_nothing_are_ignored() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let mut daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let mut daemon = fixture.start()?;
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM] {
         daemon.signal(signal)?;
-        assert!(setting.program.status()?.healthy, "{signal}");
+        assert!(fixture.program.status()?.healthy, "{signal}");
         assert!(daemon.is_running()?, "{signal}");
     }
     assert_eq!(daemon.stop()?, 0);
@@ -57,8 +57,8 @@ fn signals_that_mean_nothing_are_ignored() -> Result<()> {
 /// Nobody reads what `plan` prints: its exit status says all the same that there is something to do.
 #[test]
 fn a_plan_that_nobody_reads_has_its_exit_status() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let mut command = setting.program.command(&["plan"]);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let mut command = fixture.program.command(&["plan"]);
     let (reader, writer) = std::io::pipe()?;
     drop(reader);
     let status = command.stdout(writer).status()?;
@@ -68,20 +68,20 @@ fn a_plan_that_nobody_reads_has_its_exit_status() -> Result<()> {
 
 #[test]
 fn beside_a_daemon_that_hangs_nobody_waits_for_ever() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     daemon.signal(Signal::SIGSTOP)?;
     for command in [&["reload"][..], &["confirm"], &["stop"]] {
-        let printed = setting.program.run(command)?;
+        let printed = fixture.program.run(command)?;
         assert_eq!(printed.code, 1, "{printed:#?}");
         assert!(printed.stderr.contains("did not answer"), "{printed:#?}");
     }
-    let down = setting.program.run(&["down"])?;
+    let down = fixture.program.run(&["down"])?;
     assert_eq!(down.code, 1, "{down:#?}");
     assert!(down.stderr.contains("end it by force"), "{down:#?}");
-    assert_eq!(setting.own_rules()?, "");
+    assert_eq!(fixture.own_rules()?, "");
     daemon.kill().context("end it by force")?;
-    setting.program.ok(&["down"])?;
+    fixture.program.ok(&["down"])?;
     Ok(())
 }

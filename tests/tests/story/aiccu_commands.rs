@@ -1,5 +1,5 @@
-//! The commands of AICCU: two tunnels from two files, each started and stopped alone, in one daemon
-//! that comes and goes by itself.
+//! The commands of AICCU: two tunnels from two files, each started and stopped alone. One daemon serves
+//! both; it starts with the first tunnel and ends with the last.
 
 use std::fs;
 use std::process::Command;
@@ -14,45 +14,45 @@ use sixxs_tests::probe;
 use sixxs_tests::program::{Hook, Printed, finish};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
-/// As many connects as this scene makes.
+/// As many connects as this scenario makes.
 const CONFIG: &str = "uplinks = [\"net0\"]\n[connect_limit]\nconnects = 20\n";
 
-struct Scene {
-    setting: Setting,
+struct Scenario {
+    fixture: Fixture,
     files: [String; 2],
 }
 
 /// Whatever happened, no daemon and no holder stays.
-impl Drop for Scene {
+impl Drop for Scenario {
     fn drop(&mut self) {
-        if let Err(error) = self.setting.program.run(&["down"]) {
+        if let Err(error) = self.fixture.program.run(&["down"]) {
             eprintln!("sixxs down: {error:#}");
         }
     }
 }
 
-impl Scene {
+impl Scenario {
     fn new(config: &str) -> Result<Self> {
-        let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
-        setting.lab.write_config(config)?;
+        let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+        fixture.lab.write_config(config)?;
         let mut files = Vec::new();
         for index in 0..2 {
-            let path = setting.lab.aiccu_conf(index, true)?;
+            let path = fixture.lab.aiccu_conf(index, true)?;
             let text = fs::read_to_string(&path)? + "daemonize true\n";
             fs::write(&path, text)?;
             files.push(path.display().to_string());
         }
         let files = files.try_into().ok().context("two files")?;
-        Ok(Self { setting, files })
+        Ok(Self { fixture, files })
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.setting.program.command(&["aiccu"]);
+        let mut command = self.fixture.program.command(&["aiccu"]);
         command
             .args(arguments)
-            .env("SIXXS_TLS_CA", self.setting.lab.paths().tls_ca());
+            .env("SIXXS_TLS_CA", self.fixture.lab.paths().tls_ca());
         command
     }
 
@@ -67,15 +67,15 @@ impl Scene {
     }
 
     fn pid(&self, index: usize) -> Result<Pid> {
-        let interface = self.setting.lab.tunnels()[index].plan.interface;
-        let path = self.setting.lab.paths().aiccu_pid(interface);
+        let interface = self.fixture.lab.tunnels()[index].plan.interface;
+        let path = self.fixture.lab.paths().aiccu_pid(interface);
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         Ok(Pid::from_raw(text.trim().parse()?))
     }
 
     fn answers(&self, index: usize) -> Result<()> {
-        let address = self.setting.lab.tunnels()[index].plan.address;
-        let pings = probe::ping(self.setting.lab.outside(), address, 5)?;
+        let address = self.fixture.lab.tunnels()[index].plan.address;
+        let pings = probe::ping(self.fixture.lab.outside(), address, 5)?;
         ensure!(pings.all_answered(), "ping {address}: {pings:?}");
         Ok(())
     }
@@ -85,9 +85,9 @@ impl Scene {
             "nothing of the program is left on the host",
             Duration::from_secs(10),
             || {
-                let rules = self.setting.own_rules()?;
-                let links = self.setting.host().sh("ip link show")?;
-                let run_dir = self.setting.lab.paths().run().join("control.sock").exists();
+                let rules = self.fixture.own_rules()?;
+                let links = self.fixture.host().sh("ip link show")?;
+                let run_dir = self.fixture.lab.paths().run().join("control.sock").exists();
                 Ok((rules, links.contains(": sixxs"), run_dir))
             },
             |(rules, has_links, has_socket)| rules.is_empty() && !has_links && !has_socket,
@@ -98,79 +98,85 @@ impl Scene {
 
 #[test]
 fn each_tunnel_is_started_and_stopped_alone() -> Result<()> {
-    let scene = Scene::new(CONFIG)?;
-    scene.ok("start", 0)?;
-    scene.answers(0)?;
-    let first = scene.pid(0)?;
+    let scenario = Scenario::new(CONFIG)?;
+    scenario.ok("start", 0)?;
+    scenario.answers(0)?;
+    let first = scenario.pid(0)?;
     kill(first, None).context("the first tunnel's process lives")?;
 
-    let again = scene.aiccu("start", 0)?;
+    let again = scenario.aiccu("start", 0)?;
     assert_eq!(again.code, 1, "{again:#?}");
     assert!(again.stderr.contains("is running already"), "{again:#?}");
 
-    scene.ok("start", 1)?;
-    scene.answers(1)?;
-    let status = scene.setting.program.status()?;
+    scenario.ok("start", 1)?;
+    scenario.answers(1)?;
+    let status = scenario.fixture.program.status()?;
     assert!(status.healthy, "{status:#?}");
     let kinds: Vec<_> = status.tunnels.iter().map(|t| t.kind.as_str()).collect();
     assert_eq!(kinds, ["ayiya", "6in4-heartbeat"]);
 
-    let tunnels = scene.ok("tunnels", 0)?;
+    let tunnels = scenario.ok("tunnels", 0)?;
     assert_eq!(tunnels.lines().count(), 2, "{tunnels}");
     assert!(tunnels.contains("2001:db8:a::2"), "{tunnels}");
-    assert!(scene.ok("brokers", 0)?.contains("pop"), "PoPs are listed");
-    let test = scene.ok("test", 1)?;
+    assert!(
+        scenario.ok("brokers", 0)?.contains("pop"),
+        "PoPs are listed"
+    );
+    let test = scenario.ok("test", 1)?;
     assert!(test.lines().all(|line| line.starts_with("pass")), "{test}");
-    scene.ok("autotest", 0)?;
+    scenario.ok("autotest", 0)?;
 
-    scene.ok("stop", 0)?;
-    assert!(scene.pid(0).is_err(), "the pid file is gone");
-    scene.answers(1)?;
-    let test = scene.aiccu("test", 0)?;
+    scenario.ok("stop", 0)?;
+    assert!(scenario.pid(0).is_err(), "the pid file is gone");
+    scenario.answers(1)?;
+    let test = scenario.aiccu("test", 0)?;
     assert_eq!(test.code, 3, "{test:#?}");
     assert!(test.stdout.contains("FAIL  tunnel"), "{test:#?}");
 
     // As a script of old would.
-    kill(scene.pid(1)?, Signal::SIGTERM)?;
-    scene.is_as_before()?;
-    let stop = scene.aiccu("stop", 1)?;
+    kill(scenario.pid(1)?, Signal::SIGTERM)?;
+    scenario.is_as_before()?;
+    let stop = scenario.aiccu("stop", 1)?;
     assert_eq!(stop.code, 1, "{stop:#?}");
     assert!(stop.stderr.contains("is not running"), "{stop:#?}");
-    scene.setting.nothing_went_astray()
+    scenario.fixture.ensure_nothing_lost()
 }
 
 #[test]
 fn it_is_called_as_aiccu_too() -> Result<()> {
-    let scene = Scene::new(CONFIG)?;
-    let alias = scene.setting.lab.paths().run().with_file_name("aiccu");
-    std::os::unix::fs::symlink(scene.setting.program.binary(), &alias)?;
-    let mut command = scene.setting.host().command(&alias);
-    scene.setting.program.dress(&mut command);
+    let scenario = Scenario::new(CONFIG)?;
+    let alias = scenario.fixture.lab.paths().run().with_file_name("aiccu");
+    std::os::unix::fs::symlink(scenario.fixture.program.binary(), &alias)?;
+    let mut command = scenario.fixture.host().command(&alias);
+    scenario.fixture.program.apply_environment(&mut command);
     let version = finish(command.arg("version"))?;
     assert!(version.stdout.starts_with("sixxs "), "{version:#?}");
-    let mut command = scene.setting.host().command(&alias);
-    scene.setting.program.dress(&mut command);
-    command.env("SIXXS_TLS_CA", scene.setting.lab.paths().tls_ca());
-    let started = finish(command.args(["start", &scene.files[0]]))?;
+    let mut command = scenario.fixture.host().command(&alias);
+    scenario.fixture.program.apply_environment(&mut command);
+    command.env("SIXXS_TLS_CA", scenario.fixture.lab.paths().tls_ca());
+    let started = finish(command.args(["start", &scenario.files[0]]))?;
     assert_eq!(started.code, 0, "{started:#?}");
-    scene.answers(0)
+    scenario.answers(0)
 }
 
 #[test]
 fn what_does_not_come_about_leaves_nothing_behind() -> Result<()> {
-    let scene = Scene::new(CONFIG)?;
-    let text = fs::read_to_string(&scene.files[0])?;
-    fs::write(&scene.files[0], text.replace("password ", "password not-"))?;
-    let started = scene.aiccu("start", 0)?;
+    let scenario = Scenario::new(CONFIG)?;
+    let text = fs::read_to_string(&scenario.files[0])?;
+    fs::write(
+        &scenario.files[0],
+        text.replace("password ", "password not-"),
+    )?;
+    let started = scenario.aiccu("start", 0)?;
     assert_eq!(started.code, 1, "{started:#?}");
     assert!(started.stderr.contains("refuses"), "{started:#?}");
     assert!(!started.stderr.contains("not-"), "{started:#?}");
-    assert!(scene.pid(0).is_err(), "no pid file");
-    scene.is_as_before()?;
+    assert!(scenario.pid(0).is_err(), "no pid file");
+    scenario.is_as_before()?;
 
-    fs::write(&scene.files[1], "username a\npassword b\nprotocol tsp\n")?;
-    let started = scene.aiccu("start", 1)?;
+    fs::write(&scenario.files[1], "username a\npassword b\nprotocol tsp\n")?;
+    let started = scenario.aiccu("start", 1)?;
     assert_eq!(started.code, 2, "{started:#?}");
     assert!(started.stderr.contains("line 3: protocol"), "{started:#?}");
-    scene.is_as_before()
+    scenario.is_as_before()
 }

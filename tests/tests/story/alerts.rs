@@ -1,23 +1,23 @@
-//! Leak alerts: merged by flow, so that a flood gives a line per second with a count.
+//! Leak alerts are merged by flow: a flood gives one line per second with a count.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 variants!(a_flood_is_told_briefly: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 
 fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
     let started = Instant::now();
     let mut packets = 0;
     while started.elapsed() < Duration::from_millis(2500) {
@@ -25,7 +25,7 @@ fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
         packets += 20;
         std::thread::sleep(Duration::from_millis(1));
     }
-    let leaks = setting
+    let leaks = fixture
         .program
         .status()?
         .tunnel(tunnel.plan.interface)
@@ -35,7 +35,7 @@ fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
     let told = wait::until(
         "every leaked packet is told",
         Duration::from_secs(10),
-        || leak_alerts(&setting),
+        || leak_alerts(&fixture),
         |alerts| sum(alerts) >= packets,
     )?;
     assert_eq!(sum(&told), packets);
@@ -81,8 +81,8 @@ fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-fn leak_alerts(setting: &Setting) -> Result<Vec<Value>> {
-    let (code, alerts) = setting.program.json(&["alerts"])?;
+fn leak_alerts(fixture: &Fixture) -> Result<Vec<Value>> {
+    let (code, alerts) = fixture.program.json(&["alerts"])?;
     assert_eq!(code, 0);
     Ok(alerts
         .into_iter()
@@ -99,21 +99,21 @@ fn sum(alerts: &[Value]) -> u64 {
 
 #[test]
 fn corrections_and_tunnels_are_told() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     let kinds = |wanted: &'static str| {
         wait::until(
             "an alert of this kind",
             Duration::from_secs(5),
-            || Ok(setting.program.json(&["alerts"])?.1),
+            || Ok(fixture.program.json(&["alerts"])?.1),
             move |alerts: &Vec<Value>| alerts.iter().any(|alert| alert["kind"] == wanted),
         )
     };
-    setting.delete_own_rules()?;
+    fixture.delete_own_rules()?;
     kinds("correction")?;
-    setting.lab.tunnels()[0].delete()?;
+    fixture.lab.tunnels()[0].delete()?;
     kinds("tunnel")?;
-    let printed = setting.program.ok(&["alerts"])?;
+    let printed = fixture.program.ok(&["alerts"])?;
     assert!(printed.stdout.lines().count() >= 2, "{printed:#?}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -122,14 +122,14 @@ fn corrections_and_tunnels_are_told() -> Result<()> {
 /// While debugging, the programs themselves have something to say; else they are silent.
 #[test]
 fn what_the_programs_say() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let [tunnel, _] = fixture.lab.tunnels();
     for (arguments, says) in [(&["run", "--program-log"][..], true), (&["run"], false)] {
-        let daemon = setting
+        let daemon = fixture
             .program
-            .start_as(setting.program.command(arguments))?;
+            .start_as(fixture.program.command(arguments))?;
         let cause = Cause::Device(UPLINK);
-        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
         leak::send(&socket, OUTSIDE, 3, 100)?;
         let said = |log: &str| log.matches("leak from slot").count();
         let expected = if says { 3 } else { 0 };
@@ -148,19 +148,19 @@ fn what_the_programs_say() -> Result<()> {
 /// A rule that somebody puts before ours is named, and is theirs to remove.
 #[test]
 fn a_rule_before_ours_is_named() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let [first, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let [first, _] = fixture.lab.tunnels();
     let address = first.plan.address;
     // One that does no harm is none of ours.
-    setting
+    fixture
         .host()
         .sh("ip -6 rule add from 2001:db8:77::/48 lookup main priority 90")?;
-    setting.host().sh(&format!(
+    fixture.host().sh(&format!(
         "ip -6 rule add from {address} lookup main priority 100"
     ))?;
     let reasons = || {
-        Ok(setting
+        Ok(fixture
             .program
             .status()?
             .tunnel("sixxs0")
@@ -176,13 +176,13 @@ fn a_rule_before_ours_is_named() -> Result<()> {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("(priority 100)"), "{found:?}");
     // What it leads astray is caught all the same.
-    setting.outside_is_answered(first)?;
-    setting.nothing_went_astray()?;
+    fixture.ensure_outside_answered(first)?;
+    fixture.ensure_nothing_lost()?;
     assert!(
-        setting.host().sh("ip -6 rule show")?.contains("100:"),
+        fixture.host().sh("ip -6 rule show")?.contains("100:"),
         "it is theirs"
     );
-    setting.host().sh("ip -6 rule del priority 100")?;
+    fixture.host().sh("ip -6 rule del priority 100")?;
     wait::until(
         "it is over",
         Duration::from_secs(15),

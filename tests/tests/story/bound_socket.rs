@@ -1,15 +1,15 @@
-//! Scene 6: a socket bound to the uplink (SO_BINDTODEVICE) with a tunnel's address: its packets go
-//! through the tunnel all the same, long ones included, and what it gets back reaches it.
+//! A socket bound to the uplink (SO_BINDTODEVICE) with a tunnel's address: its packets leave by the
+//! tunnel, long ones included, and the replies reach it.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
-use crate::setting::{Setting, alone};
+use crate::fixture::{Fixture, alone};
 
 /// Allowed for 100 MB; a fraction of it is needed.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,31 +21,31 @@ variants!(upload_without_segmentation_offload:
     tun_upload_no_gso(Tun, Auto), veth_upload_no_gso(Veth, Auto));
 
 fn upload_with_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    upload(&setting)
+    let fixture = Fixture::new(flavour, hook)?;
+    upload(&fixture)
 }
 
 fn upload_without_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    setting
+    let fixture = Fixture::new(flavour, hook)?;
+    fixture
         .host()
         .sh(&format!("ethtool -K {UPLINK} tso off gso off"))?;
-    upload(&setting)
+    upload(&fixture)
 }
 
-fn upload(setting: &Setting) -> Result<()> {
+fn upload(fixture: &Fixture) -> Result<()> {
     let _alone = alone();
-    let daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels();
+    let daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels();
     let megabytes = 1_000_000;
     for (tunnel, bytes) in [(first, 100 * megabytes), (second, 10 * megabytes)] {
-        setting.forget_path_mtu()?;
+        fixture.forget_path_mtu()?;
         let (source, cause) = (tunnel.plan.address, Cause::Device(UPLINK));
-        let took = leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
+        let took = leak::tcp_upload(fixture.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
         println!("{bytes} bytes in {took:?}");
         assert!(took < LIMIT, "took {took:?}");
-        setting.nothing_went_astray()?;
-        let leaks = setting
+        fixture.ensure_nothing_lost()?;
+        let leaks = fixture
             .program
             .status()?
             .tunnel(tunnel.plan.interface)
@@ -61,23 +61,23 @@ variants!(other_causes: tun_other_causes(Tun, Auto), veth_other_causes(Veth, Aut
 
 /// The same for a foreign rule that comes before ours, and for missing rules.
 fn other_causes(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels();
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels();
     let bytes = 10_000_000;
-    setting
+    fixture
         .host()
         .sh("ip -6 rule add fwmark 6 lookup main priority 100")?;
     let (source, cause) = (first.plan.address, Cause::Mark(6));
-    leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
+    leak::tcp_upload(fixture.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
     daemon.kill()?;
-    setting.delete_own_rules()?;
-    setting.forget_path_mtu()?;
+    fixture.delete_own_rules()?;
+    fixture.forget_path_mtu()?;
     let (source, cause) = (second.plan.address, Cause::Rules);
-    leak::tcp_upload(setting.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
-    setting.nothing_went_astray()?;
-    let daemon = setting.start()?;
-    for tunnel in &setting.program.status()?.tunnels {
+    leak::tcp_upload(fixture.host(), source, cause, OUTSIDE, bytes, LIMIT)?;
+    fixture.ensure_nothing_lost()?;
+    let daemon = fixture.start()?;
+    for tunnel in &fixture.program.status()?.tunnels {
         assert!(
             tunnel.leaks.redirected > 0 && tunnel.leaks.too_big > 0,
             "{tunnel:#?}"
@@ -93,15 +93,15 @@ variants!(too_long_is_never_silent: tun_udp(Tun, Auto), veth_udp(Veth, Auto));
 /// though: the kernel looks that up by the rules, where a socket bound to another interface has
 /// no route.
 fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
         let cause = Cause::Device(UPLINK);
-        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
         leak::report_errors(&socket)?;
         leak::send(&socket, OUTSIDE, 1, LONGEST_PAYLOAD).context("send the first")?;
         sender_learns(&socket, LONGEST_PAYLOAD)?;
-        let leaks = setting
+        let leaks = fixture
             .program
             .status()?
             .tunnel(tunnel.plan.interface)
@@ -110,15 +110,15 @@ fn too_long_is_never_silent(flavour: Flavour, hook: Hook) -> Result<()> {
         assert_eq!(leaks.redirected, 0, "{leaks:?}");
         // What fits goes through: 40 bytes of IPv6 header, 8 of UDP.
         leak::send(&socket, OUTSIDE, 10, 1280 - 48).context("send what fits")?;
-        let leaks = setting
+        let leaks = fixture
             .program
             .status()?
             .tunnel(tunnel.plan.interface)
             .leaks;
         assert_eq!(leaks.redirected, 10, "{leaks:?}");
     }
-    assert_eq!(setting.reached_brokers()?, [10, 10]);
-    setting.nothing_went_astray()?;
+    assert_eq!(fixture.reached_brokers()?, [10, 10]);
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -127,16 +127,16 @@ variants!(udp_segmentation_offload: tun_udp_gso(Tun, Auto), veth_udp_gso(Veth, A
 
 /// One send that the kernel cuts into ten datagrams, before or behind the redirect.
 fn udp_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
         let cause = Cause::Device(UPLINK);
-        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
         leak::report_errors(&socket)?;
         leak::segment_sends(&socket, 1400)?;
         leak::send(&socket, OUTSIDE, 1, 14_000).context("send the first")?;
         sender_learns(&socket, 14_000)?;
-        let leaks = setting
+        let leaks = fixture
             .program
             .status()?
             .tunnel(tunnel.plan.interface)
@@ -144,16 +144,16 @@ fn udp_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<()> {
         assert!(leaks.too_big > 0, "{leaks:?}");
         assert_eq!(leaks.redirected, 0, "{leaks:?}");
         leak::segment_sends(&socket, 1200)?;
-        let passed = setting.discarded();
+        let passed = fixture.discarded();
         leak::send(&socket, OUTSIDE, 1, 12_000).context("send what fits")?;
         wait::until(
             "all ten datagrams arrive",
             Duration::from_secs(2),
-            || Ok(setting.discarded()),
+            || Ok(fixture.discarded()),
             |received| received - passed == 10,
         )?;
     }
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

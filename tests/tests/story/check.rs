@@ -1,25 +1,24 @@
-//! `sixxs check`: pings of its own from each tunnel address, and whether outside requests were
-//! answered.
+//! `sixxs check`: pings from each tunnel address, and whether requests from outside were answered.
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 variants!(passes_and_fails: tun(Tun, Auto), veth(Veth, Auto));
 
 fn passes_and_fails(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    let printed = setting.program.run(&["check"])?;
+    let printed = fixture.program.run(&["check"])?;
     assert_eq!(printed.code, 0, "{printed:#?}");
-    let (code, values) = setting.program.json(&["check"])?;
+    let (code, values) = fixture.program.json(&["check"])?;
     assert_eq!(code, 0, "{values:#?}");
-    let requests: Vec<u64> = setting
+    let requests: Vec<u64> = fixture
         .program
         .status()?
         .tunnels
@@ -31,27 +30,27 @@ fn passes_and_fails(flavour: Flavour, hook: Hook) -> Result<()> {
         "its pings are counted: {requests:?}"
     );
 
-    let [first, second] = setting.lab.tunnels();
+    let [first, second] = fixture.lab.tunnels();
     first.delete()?;
-    setting
+    fixture
         .program
         .status_until("it is seen as gone", |status| !status.healthy)?;
-    let printed = setting.program.run(&["check"])?;
+    let printed = fixture.program.run(&["check"])?;
     assert_eq!(printed.code, 3, "{printed:#?}");
-    let printed = setting.program.run(&["check", first.plan.interface])?;
+    let printed = fixture.program.run(&["check", first.plan.interface])?;
     assert_eq!(printed.code, 3, "{printed:#?}");
     assert!(
         printed.stdout.contains(first.plan.interface),
         "{printed:#?}"
     );
-    let printed = setting.program.run(&["check", second.plan.interface])?;
+    let printed = fixture.program.run(&["check", second.plan.interface])?;
     assert_eq!(printed.code, 0, "{printed:#?}");
-    let printed = setting.program.run(&["check", "nobody"])?;
+    let printed = fixture.program.run(&["check", "nobody"])?;
     assert!(
         printed.code != 0 && printed.stderr.contains("nobody"),
         "{printed:#?}"
     );
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -59,13 +58,13 @@ fn passes_and_fails(flavour: Flavour, hook: Hook) -> Result<()> {
 /// A broker that no longer answers.
 #[test]
 fn a_dead_peer_fails() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels();
     first.silence()?;
-    let printed = setting.program.run(&["check"])?;
+    let printed = fixture.program.run(&["check"])?;
     assert_eq!(printed.code, 3, "{printed:#?}");
-    let printed = setting.program.run(&["check", second.plan.interface])?;
+    let printed = fixture.program.run(&["check", second.plan.interface])?;
     assert_eq!(printed.code, 0, "{printed:#?}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -1,4 +1,4 @@
-//! Tunnels of kind `command`: somebody's program makes and removes the interface, on our word.
+//! Tunnels of kind `command`: a configured program creates and deletes the interface.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use sixxs_tests::lab::Lab;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::status::Status;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::snapshot::{assert_same, take};
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// For what takes a command's time, or a pause's.
 const LONG: Duration = Duration::from_secs(60);
@@ -49,67 +49,67 @@ fn script(lines: &str) -> String {
     format!("[\"sh\", \"-euc\", \'\'\'\n{lines}\n\'\'\']")
 }
 
-fn interface_is_there(setting: &Setting) -> Result<bool> {
-    Ok(setting.host().sh("ip -o link show")?.contains("made0"))
+fn interface_is_there(fixture: &Fixture) -> Result<bool> {
+    Ok(fixture.host().sh("ip -o link show")?.contains("made0"))
 }
 
 #[test]
 fn started_and_stopped_on_our_word() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let before = take(&setting.lab)?;
-    setting
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let before = take(&fixture.lab)?;
+    fixture
         .lab
-        .write_config(&config(&setting.lab, &script(MAKES)))?;
-    let daemon = setting.start()?;
+        .write_config(&config(&fixture.lab, &script(MAKES)))?;
+    let daemon = fixture.start()?;
     let what = "the command has made the interface";
-    setting
+    fixture
         .program
         .status_until(what, |status| status.tunnel("made0").ifindex.is_some())?;
-    assert!(interface_is_there(&setting)?);
-    let status = setting
+    assert!(interface_is_there(&fixture)?);
+    let status = fixture
         .program
         .status_until("routing is in place", |status| {
             status.tunnel("made0").routing == "in_place"
         })?;
     assert_eq!(status.tunnel("made0").kind, "command");
-    assert!(setting.own_rules()?.contains("2001:db8:c::2"));
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    assert!(fixture.own_rules()?.contains("2001:db8:c::2"));
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
 
-    setting.program.ok(&["stop", "made0"])?;
-    setting.program.status_until("it is down", |status| {
+    fixture.program.ok(&["stop", "made0"])?;
+    fixture.program.status_until("it is down", |status| {
         status.tunnel("made0").state == "down"
     })?;
-    assert!(!interface_is_there(&setting)?);
-    setting.program.ok(&["start", "made0"])?;
-    let made = || interface_is_there(&setting);
+    assert!(!interface_is_there(&fixture)?);
+    fixture.program.ok(&["start", "made0"])?;
+    let made = || interface_is_there(&fixture);
     wait::until("it is made again", Duration::from_secs(5), made, |there| {
         *there
     })?;
-    setting.program.status_until("it is back", |status| {
+    fixture.program.status_until("it is back", |status| {
         status.tunnel("made0").ifindex.is_some()
     })?;
-    setting.program.ok(&["restart", "made0"])?;
-    setting.program.status_until("it is back", |status| {
+    fixture.program.ok(&["restart", "made0"])?;
+    fixture.program.status_until("it is back", |status| {
         status.tunnel("made0").ifindex.is_some()
     })?;
-    let nobody = setting.program.run(&["stop", "nobody"])?;
+    let nobody = fixture.program.run(&["stop", "nobody"])?;
     assert!(
         nobody.code != 0 && nobody.stderr.contains("nobody"),
         "{nobody:#?}"
     );
 
-    setting.program.ok(&["stop", "made0"])?;
-    setting.program.ok(&["down"])?;
+    fixture.program.ok(&["stop", "made0"])?;
+    fixture.program.ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
-    assert_same(&before, &take(&setting.lab)?);
+    assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
 
 #[test]
 fn a_command_that_fails_is_told() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     for (up, reason) in [
         (
             r#"["ip", "link", "add", "made0", "type", "nonsense"]"#,
@@ -118,10 +118,10 @@ fn a_command_that_fails_is_told() -> Result<()> {
         (r#"["/no/such/program"]"#, "/no/such/program"),
         (r#"["sh", "-c", "echo out of order >&2; exit 7"]"#, "7"),
     ] {
-        setting.lab.write_config(&config(&setting.lab, up))?;
+        fixture.lab.write_config(&config(&fixture.lab, up))?;
         // The others are none the worse for it.
-        let daemon = setting.start()?;
-        let status = setting
+        let daemon = fixture.start()?;
+        let status = fixture
             .program
             .status_until("it is seen as failed", is_failed)?;
         let tunnel = status.tunnel("made0");
@@ -131,7 +131,7 @@ fn a_command_that_fails_is_told() -> Result<()> {
         );
         assert!(!status.healthy);
         assert!(status.tunnel("sixxs0").is_whole() && status.tunnel("sixxs1").is_whole());
-        let printed = setting.program.run(&["status"])?;
+        let printed = fixture.program.run(&["status"])?;
         assert_eq!(printed.code, 3);
         assert!(printed.stdout.contains("failed"), "{printed:#?}");
         assert_eq!(daemon.stop()?, 0);
@@ -174,15 +174,15 @@ fn is_failed(status: &Status) -> bool {
 
 #[test]
 fn what_up_leaves_behind_may_go_on_writing() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&setting.lab);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
     // Ends when its notes do, with the lab.
     let left_behind = "(while [ -e $notes ]; do
         echo chatter >&2; echo beat >> $notes; sleep 0.05; done) &";
     let up = notes.script(&format!("{MAKES}: > $notes\n{left_behind}"));
-    setting.lab.write_config(&config(&setting.lab, &up))?;
-    let daemon = setting.start()?;
-    setting.program.status_until("it is up", is_up)?;
+    fixture.lab.write_config(&config(&fixture.lab, &up))?;
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is up", is_up)?;
     notes.until("it goes on", |notes| notes.lines().count() >= 20)?;
     assert_eq!(daemon.stop()?, 0);
     let before = notes.read()?.lines().count();
@@ -195,17 +195,17 @@ fn what_up_leaves_behind_may_go_on_writing() -> Result<()> {
 
 #[test]
 fn the_last_line_of_much_output_is_told() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&setting.lab);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
     let up = notes.script(
         r"yes chatter | head -c 300000 >&2
           echo went on >> $notes
           printf 'the \033[1mlast\a line\n\n' >&2
           exit 7",
     );
-    setting.lab.write_config(&config(&setting.lab, &up))?;
-    let daemon = setting.start()?;
-    let status = setting
+    fixture.lab.write_config(&config(&fixture.lab, &up))?;
+    let daemon = fixture.start()?;
+    let status = fixture
         .program
         .status_until("it is seen as failed", is_failed)?;
     let reason = status.tunnel("made0").reason.clone().context("a reason")?;
@@ -222,8 +222,8 @@ fn the_last_line_of_much_output_is_told() -> Result<()> {
 /// `up` and a child of its hold a lock for as long as they live; `down` says whether they do.
 #[test]
 fn up_is_gone_with_its_children_before_down_is_run() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&setting.lab);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
     let up = notes.script(
         "exec 9> $notes.lock
          flock 9
@@ -231,13 +231,13 @@ fn up_is_gone_with_its_children_before_down_is_run() -> Result<()> {
          (trap : TERM; sleep 300; sleep 300)",
     );
     let down = notes.script("flock --nonblock $notes.lock echo free >> $notes");
-    let config = config_with(&setting.lab, &up, &down);
-    setting.lab.write_config(&config)?;
-    let daemon = setting.start()?;
+    let config = config_with(&fixture.lab, &up, &down);
+    fixture.lab.write_config(&config)?;
+    let daemon = fixture.start()?;
     notes.until("up is at work", |notes| notes == "up\n")?;
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert_eq!(status.tunnel("made0").state, "connecting");
-    setting.program.ok(&["stop", "made0"])?;
+    fixture.program.ok(&["stop", "made0"])?;
     assert_eq!(notes.read()?, "up\nfree\n");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -245,17 +245,17 @@ fn up_is_gone_with_its_children_before_down_is_run() -> Result<()> {
 
 #[test]
 fn the_daemon_waits_for_up_at_its_end() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&setting.lab);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
     let up = notes.script(&format!("echo begun >> $notes; sleep 1; {MAKES}"));
-    setting.lab.write_config(&config(&setting.lab, &up))?;
-    let daemon = setting.start()?;
+    fixture.lab.write_config(&config(&fixture.lab, &up))?;
+    let daemon = fixture.start()?;
     notes.until("up is at work", |notes| notes == "begun\n")?;
     assert_eq!(daemon.stop()?, 0);
-    assert!(interface_is_there(&setting)?);
+    assert!(interface_is_there(&fixture)?);
     // And the next one takes it over as it is.
-    let daemon = setting.start()?;
-    setting.program.status_until("it is up", is_up)?;
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is up", is_up)?;
     assert_eq!(notes.read()?, "begun\n");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -263,16 +263,16 @@ fn the_daemon_waits_for_up_at_its_end() -> Result<()> {
 
 #[test]
 fn told_to_end_twice_the_daemon_waits_for_nothing() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&setting.lab);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
     let up = notes.script(
         "exec 9> $notes.lock
          flock 9
          echo begun >> $notes
          sleep 300",
     );
-    setting.lab.write_config(&config(&setting.lab, &up))?;
-    let daemon = setting.start()?;
+    fixture.lab.write_config(&config(&fixture.lab, &up))?;
+    let daemon = fixture.start()?;
     notes.until("up is at work", |notes| notes == "begun\n")?;
     daemon.signal(Signal::SIGTERM)?;
     let log = || Ok(daemon.log());
@@ -281,37 +281,37 @@ fn told_to_end_twice_the_daemon_waits_for_nothing() -> Result<()> {
     })?;
     assert_eq!(daemon.stop()?, 0);
     let lock = format!("flock --timeout 5 {}.lock true", notes.0.display());
-    setting.host().sh(&lock).context("up is gone as well")?;
+    fixture.host().sh(&lock).context("up is gone as well")?;
     Ok(())
 }
 
 #[test]
 fn the_daemon_waits_for_down_at_its_end() -> Result<()> {
     for by_request in [false, true] {
-        let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-        let notes = Notes::of(&setting.lab);
+        let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+        let notes = Notes::of(&fixture.lab);
         let down = notes.script(
             "echo begun >> $notes
              sleep 1
              ip link delete made0
              echo done >> $notes",
         );
-        let config = config_with(&setting.lab, &script(MAKES), &down);
-        setting.lab.write_config(&config)?;
-        let daemon = setting.start()?;
-        setting.program.status_until("it is up", is_up)?;
+        let config = config_with(&fixture.lab, &script(MAKES), &down);
+        fixture.lab.write_config(&config)?;
+        let daemon = fixture.start()?;
+        fixture.program.status_until("it is up", is_up)?;
         thread::scope(|scope| {
             // Whether it is told of the outcome or of the daemon's end is a matter of luck.
-            scope.spawn(|| setting.program.run(&["stop", "made0"]));
+            scope.spawn(|| fixture.program.run(&["stop", "made0"]));
             notes.until("down is at work", |notes| notes == "begun\n")?;
             if by_request {
-                setting.program.ok(&["down"])?;
+                fixture.program.ok(&["down"])?;
                 assert_eq!(daemon.wait()?, 0);
             } else {
                 assert_eq!(daemon.stop()?, 0);
             }
             assert_eq!(notes.read()?, "begun\ndone\n");
-            assert!(!interface_is_there(&setting)?);
+            assert!(!interface_is_there(&fixture)?);
             anyhow::Ok(())
         })?;
     }
@@ -320,39 +320,39 @@ fn the_daemon_waits_for_down_at_its_end() -> Result<()> {
 
 #[test]
 fn a_half_made_interface_is_not_taken_over() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    setting
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    fixture
         .lab
-        .write_config(&config(&setting.lab, &script(MAKES)))?;
-    setting
+        .write_config(&config(&fixture.lab, &script(MAKES)))?;
+    fixture
         .host()
         .sh("ip link add made0 type veth peer name far0")?;
-    let daemon = setting.start()?;
-    setting.program.status_until("it is up", is_up)?;
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is up", is_up)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 #[test]
 fn an_interface_that_goes_is_made_again() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&setting.lab);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
     let up = notes.script(&format!("echo up >> $notes; {MAKES}"));
-    setting.lab.write_config(&config(&setting.lab, &up))?;
-    let daemon = setting.start()?;
-    setting.program.status_until("it is up", is_up)?;
-    setting.host().sh("ip link delete made0")?;
+    fixture.lab.write_config(&config(&fixture.lab, &up))?;
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is up", is_up)?;
+    fixture.host().sh("ip link delete made0")?;
     notes.until("it is made again", |notes| notes == "up\nup\n")?;
-    setting.program.status_until("it is up again", is_up)?;
+    fixture.program.status_until("it is up again", is_up)?;
 
     // The next time it takes longer, and meanwhile somebody else may be quicker.
-    setting.host().sh("ip link delete made0")?;
-    let status = setting
+    fixture.host().sh("ip link delete made0")?;
+    let status = fixture
         .program
         .status_until("it is missed", |status| !is_up(status))?;
     assert_eq!(status.tunnel("made0").state, "waiting", "{status:#?}");
-    setting.host().ip(&MAKES.replace("ip ", ""))?;
-    setting.program.status_until("it is up again", is_up)?;
+    fixture.host().ip(&MAKES.replace("ip ", ""))?;
+    fixture.program.status_until("it is up again", is_up)?;
     assert_eq!(notes.read()?, "up\nup\n");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -361,8 +361,8 @@ fn an_interface_that_goes_is_made_again() -> Result<()> {
 /// With what the first attempt left behind, no other would succeed.
 #[test]
 fn after_a_failure_down_is_run_and_then_up() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&setting.lab);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
     let up = notes.script(
         "echo up >> $notes
          ip link add made0 mtu 1400 type veth peer name far0
@@ -371,14 +371,14 @@ fn after_a_failure_down_is_run_and_then_up() -> Result<()> {
          ip address add 2001:db8:c::2/64 dev made0 nodad",
     );
     let down = notes.script("echo down >> $notes; ip link delete made0");
-    let config = config_with(&setting.lab, &up, &down);
-    setting.lab.write_config(&config)?;
-    let daemon = setting.start()?;
-    setting
+    let config = config_with(&fixture.lab, &up, &down);
+    fixture.lab.write_config(&config)?;
+    let daemon = fixture.start()?;
+    fixture
         .program
         .status_until("it is seen as failed", is_failed)?;
     assert_eq!(notes.read()?, "up\n");
-    let status = || setting.program.status();
+    let status = || fixture.program.status();
     wait::until("it is up", LONG, status, is_up)?;
     assert_eq!(notes.read()?, "up\ndown\nup\n");
     assert_eq!(daemon.stop()?, 0);

@@ -1,4 +1,4 @@
-//! Who may talk to the daemon: root and the group `sixxs`, nobody else.
+//! Access to the control socket: root and the group `sixxs` only.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Daemon, Hook, finish};
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn others_are_refused() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let socket = setting.lab.paths().run().join("control.sock");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let socket = fixture.lab.paths().run().join("control.sock");
     let metadata = std::fs::metadata(&socket)?;
     assert!(metadata.file_type().is_socket());
     assert_eq!(
@@ -31,13 +31,13 @@ fn others_are_refused() -> Result<()> {
     );
 
     // A copy that everybody may run, wherever the program was built.
-    let copy = setting.lab.paths().base().join("sixxs");
-    setting.program.copy_to(&copy)?;
+    let copy = fixture.lab.paths().base().join("sixxs");
+    fixture.program.copy_to(&copy)?;
     for command in ["status", "stop", "down"] {
         let mut nobody = Command::new("setpriv");
         nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         nobody.arg(&copy).arg(command);
-        setting.program.dress(&mut nobody);
+        fixture.program.apply_environment(&mut nobody);
         let printed = finish(&mut nobody)?;
         assert!(![0, 3].contains(&printed.code), "{command}: {printed:#?}");
         assert!(
@@ -46,7 +46,7 @@ fn others_are_refused() -> Result<()> {
         );
         assert!(!printed.stderr.is_empty(), "{command} says why");
     }
-    assert!(setting.program.status()?.healthy);
+    assert!(fixture.program.status()?.healthy);
     assert_eq!(daemon.stop()?, 0);
     assert!(!socket.exists(), "the socket goes with the daemon");
     Ok(())
@@ -55,16 +55,16 @@ fn others_are_refused() -> Result<()> {
 /// Members of the group may look, and not change. Any group serves to show it.
 #[test]
 fn the_group_may_look() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let run = setting.program.command(&["--group", "daemon", "run"]);
-    let daemon = setting.program.start_as(run)?;
-    let copy = setting.lab.paths().base().join("sixxs");
-    setting.program.copy_to(&copy)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let run = fixture.program.command(&["--group", "daemon", "run"]);
+    let daemon = fixture.program.start_as(run)?;
+    let copy = fixture.lab.paths().base().join("sixxs");
+    fixture.program.copy_to(&copy)?;
     let as_member = |command: &[&str]| {
         let mut member = Command::new("setpriv");
         member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
         member.arg(&copy).args(command);
-        setting.program.dress(&mut member);
+        fixture.program.apply_environment(&mut member);
         finish(&mut member)
     };
     for command in ["status", "counters", "alerts"] {
@@ -76,7 +76,7 @@ fn the_group_may_look() -> Result<()> {
         assert_eq!(printed.code, 1, "{command}: {printed:#?}");
         assert!(printed.stderr.contains("only root"), "{printed:#?}");
     }
-    assert!(setting.program.status()?.healthy);
+    assert!(fixture.program.status()?.healthy);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -84,17 +84,17 @@ fn the_group_may_look() -> Result<()> {
 /// A second daemon at the same place would fight the first one.
 #[test]
 fn one_daemon_at_a_time() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let second = setting.program.run(&["run"])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let second = fixture.program.run(&["run"])?;
     assert_eq!(second.code, 1, "{second:#?}");
     assert!(second.stderr.contains("another sixxs"), "{second:#?}");
-    assert!(setting.program.status()?.healthy);
+    assert!(fixture.program.status()?.healthy);
     assert_eq!(daemon.stop()?, 0);
     // After a kill the socket is still there, and in nobody's way.
-    setting.start()?.kill()?;
-    let daemon = setting.start()?;
-    assert!(setting.program.status()?.healthy);
+    fixture.start()?.kill()?;
+    let daemon = fixture.start()?;
+    assert!(fixture.program.status()?.healthy);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -102,15 +102,15 @@ fn one_daemon_at_a_time() -> Result<()> {
 /// Two in one network namespace would undo each other's work, whatever directories they have.
 #[test]
 fn a_second_daemon_is_refused() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let rules = setting.own_rules()?;
-    let elsewhere = setting.lab.paths().base().join("elsewhere");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let rules = fixture.own_rules()?;
+    let elsewhere = fixture.lab.paths().base().join("elsewhere");
     let second = |name: &str| {
         let directory = elsewhere.join(name);
         let directory = directory.to_str().context("a path")?;
-        setting
+        fixture
             .program
             .run(&["--run-dir", directory, "--state-dir", directory, "run"])
     };
@@ -121,12 +121,12 @@ fn a_second_daemon_is_refused() -> Result<()> {
         daemon.pid()?
     );
     assert!(refused.stderr.contains(&holder), "{refused:#?}");
-    assert_eq!(setting.own_rules()?, rules);
-    assert_eq!(setting.program.status()?.corrections, 0);
+    assert_eq!(fixture.own_rules()?, rules);
+    assert_eq!(fixture.program.status()?.corrections, 0);
 
     // Killed, it keeps nobody away.
     daemon.kill()?;
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -136,8 +136,8 @@ struct Member(Child);
 
 impl Member {
     /// Holds so many connections, each of which has said this.
-    fn holds(setting: &Setting, connections: usize, says: &str) -> Result<Self> {
-        let socket = socket(setting);
+    fn holds(fixture: &Fixture, connections: usize, says: &str) -> Result<Self> {
+        let socket = socket(fixture);
         let script = "use Socket; $SIG{PIPE} = 'IGNORE'; my ($path, $count, $says) = @ARGV; my @held;\
                       for (1 .. $count) {\
                           socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die \"socket: $!\";\
@@ -166,8 +166,8 @@ impl Drop for Member {
     }
 }
 
-fn socket(setting: &Setting) -> PathBuf {
-    setting.lab.paths().run().join("control.sock")
+fn socket(fixture: &Fixture) -> PathBuf {
+    fixture.lab.paths().run().join("control.sock")
 }
 
 fn descriptors(daemon: &Daemon) -> Result<usize> {
@@ -178,26 +178,26 @@ fn descriptors(daemon: &Daemon) -> Result<usize> {
 /// members of the group that say something.
 #[test]
 fn idle_connections_shut_nobody_out() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let mut run = setting.host().command("prlimit");
-    run.arg("--nofile=1024").arg(setting.program.binary());
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let mut run = fixture.host().command("prlimit");
+    run.arg("--nofile=1024").arg(fixture.program.binary());
     run.args(["--group", "daemon", "run"]);
-    setting.program.dress(&mut run);
-    let daemon = setting.program.start_as(run)?;
-    setting.is_up()?;
+    fixture.program.apply_environment(&mut run);
+    let daemon = fixture.program.start_as(run)?;
+    fixture.wait_until_up()?;
     let before = descriptors(&daemon)?;
 
-    let idle = Member::holds(&setting, 1000, "")?;
-    assert!(setting.program.status()?.healthy);
+    let idle = Member::holds(&fixture, 1000, "")?;
+    assert!(fixture.program.status()?.healthy);
     let now = descriptors(&daemon)?;
     assert!(now <= before + 64, "{before} descriptors, then {now}");
     let as_member = || {
         let mut member = Command::new("setpriv");
         member.args(["--reuid=65534", "--regid=daemon", "--clear-groups"]);
-        let copy = setting.lab.paths().base().join("sixxs");
-        setting.program.copy_to(&copy)?;
+        let copy = fixture.lab.paths().base().join("sixxs");
+        fixture.program.copy_to(&copy)?;
         member.arg(&copy).args(["status", "--json"]);
-        setting.program.dress(&mut member);
+        fixture.program.apply_environment(&mut member);
         finish(&mut member)
     };
     let printed = as_member()?;
@@ -206,10 +206,10 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
 
     // Those that follow alerts stay: then others of the group are told so, and root is not.
     let follow = "GET /v1/alerts?follow=true HTTP/1.1\r\nHost: x\r\n\r\n";
-    let following = Member::holds(&setting, 100, follow)?;
+    let following = Member::holds(&fixture, 100, follow)?;
     let printed = wait::until("members are refused", LIMIT, as_member, |p| p.code != 0)?;
     assert!(printed.stderr.contains("try again later"), "{printed:#?}");
-    assert!(setting.program.status()?.healthy);
+    assert!(fixture.program.status()?.healthy);
     let now = descriptors(&daemon)?;
     assert!(now <= before + 64, "{before} descriptors, then {now}");
     drop(following);
@@ -221,15 +221,15 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
 /// A request has to be complete in time, its body as well.
 #[test]
 fn requests_have_their_time() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     for says in [
         "",
         "GET /v1/status HTTP/1.1\r\nHost: x\r\n",
         "POST /v1/tunnels/stop HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
          Content-Length: 100\r\n\r\n{",
     ] {
-        let mut stream = UnixStream::connect(socket(&setting))?;
+        let mut stream = UnixStream::connect(socket(&fixture))?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.write_all(says.as_bytes())?;
         let began = Instant::now();
@@ -239,7 +239,7 @@ fn requests_have_their_time() -> Result<()> {
         assert!(took >= Duration::from_secs(3), "{says:?}: after {took:?}");
         assert!(!answer.starts_with("HTTP/1.1 200"), "{says:?}: {answer}");
     }
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert!(status.healthy, "nothing is stopped: {status:#?}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -248,14 +248,14 @@ fn requests_have_their_time() -> Result<()> {
 /// What a storm of connections took is given back.
 #[test]
 fn a_storm_leaves_no_memory_behind() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     // Once through everything, so that what is made once is there.
-    storm(&setting, 50)?;
+    storm(&fixture, 50)?;
     let before = daemon.resident_kib()?;
     for _ in 0..5 {
-        storm(&setting, 400)?;
+        storm(&fixture, 400)?;
     }
     let most = before + 4 * 1024;
     wait::until(
@@ -270,11 +270,11 @@ fn a_storm_leaves_no_memory_behind() -> Result<()> {
 }
 
 /// So many connections at a time, each with a request and a begun one behind it, and then all are closed.
-fn storm(setting: &Setting, connections: usize) -> Result<()> {
+fn storm(fixture: &Fixture, connections: usize) -> Result<()> {
     let rest = "x".repeat(60_000);
     let mut open = Vec::new();
     for _ in 0..connections {
-        let mut stream = UnixStream::connect(socket(setting))?;
+        let mut stream = UnixStream::connect(socket(fixture))?;
         stream.set_write_timeout(Some(LIMIT))?;
         let requests = format!(
             "GET /v1/metrics HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/status HTTP/1.1\r\nX-Rest: {rest}"
@@ -284,26 +284,26 @@ fn storm(setting: &Setting, connections: usize) -> Result<()> {
         open.push(stream);
     }
     // By then it has read what all of them had to say.
-    setting.program.status_until("it is heard", |_| true)?;
+    fixture.program.status_until("it is heard", |_| true)?;
     Ok(())
 }
 
 /// A daemon that hangs is waited for only so long, and that is said, whatever is asked.
 #[test]
 fn a_daemon_that_hangs_is_given_up() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     daemon.signal(Signal::SIGSTOP)?;
     let ask = |command: &'static [&'static str]| -> Result<()> {
         let began = Instant::now();
-        let printed = setting.program.run(command)?;
+        let printed = fixture.program.run(command)?;
         let took = began.elapsed();
         ensure!(took < Duration::from_secs(9), "{command:?}: {took:?}");
         let says = "the daemon did not answer within 5 s; is it stopped?";
-        let is_told = printed.code == 1 && printed.stderr.contains(says);
+        let can_run = printed.code == 1 && printed.stderr.contains(says);
         ensure!(
-            is_told && printed.stdout.is_empty(),
+            can_run && printed.stdout.is_empty(),
             "{command:?}: {printed:#?}"
         );
         Ok(())
@@ -327,7 +327,7 @@ fn a_daemon_that_hangs_is_given_up() -> Result<()> {
     for outcome in outcomes {
         outcome.ok().context("no panic")??;
     }
-    setting.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,69 +1,68 @@
-//! Scene 8: `sixxs down` leaves everything exactly as it was before; what others made is untouched
-//! by anything.
+//! `sixxs down` restores the state before the program ran and leaves foreign state untouched.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::program::snapshot::{Snapshot, assert_same, take};
 use sixxs_tests::program::{Daemon, Hook, finish};
-use sixxs_tests::snapshot::{Snapshot, assert_same, take};
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
-use crate::setting::{PRIORITY, Setting};
+use crate::fixture::{Fixture, PRIORITY};
 
 variants!(with_a_daemon:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
 
 fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let before = take(&setting.lab)?;
-    let daemon = live(&setting)?;
-    assert_ne!(before, take(&setting.lab)?);
-    setting.program.ok(&["down"])?;
+    let fixture = Fixture::new(flavour, hook)?;
+    let before = take(&fixture.lab)?;
+    let daemon = live(&fixture)?;
+    assert_ne!(before, take(&fixture.lab)?);
+    fixture.program.ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
-    assert_same(&before, &take(&setting.lab)?);
+    assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
 
 /// From another network namespace it is refused, since what the daemon made cannot be reached from there.
 #[test]
 fn from_another_namespace() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let before = take(&setting.lab)?;
-    let daemon = live(&setting)?;
-    let at_work = take(&setting.lab)?;
-    let mut down = setting.lab.outside().command(setting.program.binary());
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let before = take(&fixture.lab)?;
+    let daemon = live(&fixture)?;
+    let at_work = take(&fixture.lab)?;
+    let mut down = fixture.lab.outside().command(fixture.program.binary());
     down.arg("down");
-    setting.program.dress(&mut down);
+    fixture.program.apply_environment(&mut down);
     let printed = finish(&mut down)?;
     assert_eq!(printed.code, 1, "{printed:#?}");
     let cure = format!(
         "nsenter --net=/run/netns/{} sixxs down",
-        setting.host().name()
+        fixture.host().name()
     );
     assert!(
         printed.stderr.contains("nothing was changed") && printed.stderr.contains(&cure),
         "{printed:#?}"
     );
-    assert_same(&at_work, &take(&setting.lab)?);
-    assert!(setting.program.status()?.healthy);
-    setting.program.ok(&["down"])?;
+    assert_same(&at_work, &take(&fixture.lab)?);
+    assert!(fixture.program.status()?.healthy);
+    fixture.program.ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
-    assert_same(&before, &take(&setting.lab)?);
+    assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
 
 /// What the log says last is what happens.
 #[test]
 fn last_words() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let limit = Duration::from_secs(10);
     for is_down in [false, true] {
-        let daemon = setting.start()?;
+        let daemon = fixture.start()?;
         if is_down {
-            setting.program.ok(&["down"])?;
+            fixture.program.ok(&["down"])?;
         } else {
             daemon.signal(Signal::SIGTERM)?;
         }
@@ -76,7 +75,7 @@ fn last_words() -> Result<()> {
         assert_eq!(log.contains("stays in place"), !is_down, "{log}");
         assert_eq!(log.contains("`sixxs down` takes away"), is_down, "{log}");
         assert_eq!(daemon.wait()?, 0);
-        assert_eq!(setting.own_rules()?.is_empty(), is_down);
+        assert_eq!(fixture.own_rules()?.is_empty(), is_down);
     }
     Ok(())
 }
@@ -86,19 +85,19 @@ variants!(without_a_daemon:
     tun_clsact_without_daemon(Tun, Clsact));
 
 fn without_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let before = take(&setting.lab)?;
-    live(&setting)?.kill()?;
-    assert_ne!(before, take(&setting.lab)?);
-    setting.program.ok(&["down"])?;
-    assert_same(&before, &take(&setting.lab)?);
+    let fixture = Fixture::new(flavour, hook)?;
+    let before = take(&fixture.lab)?;
+    live(&fixture)?.kill()?;
+    assert_ne!(before, take(&fixture.lab)?);
+    fixture.program.ok(&["down"])?;
+    assert_same(&before, &take(&fixture.lab)?);
     // Once more, with nothing left to do; and from there a new life.
-    setting.program.ok(&["down"])?;
-    assert_same(&before, &take(&setting.lab)?);
-    let daemon = setting.start()?;
+    fixture.program.ok(&["down"])?;
+    assert_same(&before, &take(&fixture.lab)?);
+    let daemon = fixture.start()?;
     assert_eq!(daemon.stop()?, 0);
-    setting.program.ok(&["down"])?;
-    assert_same(&before, &take(&setting.lab)?);
+    fixture.program.ok(&["down"])?;
+    assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
 
@@ -107,8 +106,8 @@ variants!(with_foreign_things:
     tun_clsact_foreign(Tun, Clsact), veth_clsact_foreign(Veth, Clsact));
 
 fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan);
+    let fixture = Fixture::new(flavour, hook)?;
+    let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan);
     let foreign = [
         // Somebody's filter, on a qdisc that is theirs.
         format!("tc qdisc add dev {UPLINK} clsact"),
@@ -132,15 +131,15 @@ fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
         format!("ip -6 route add 2001:db8:d::/64 dev {UPLINK} table 200 protocol static"),
     ];
     for line in &foreign {
-        shell(&setting, line)?;
+        shell(&fixture, line)?;
     }
     std::fs::write(
-        setting.lab.paths().rt_tables().join("other.conf"),
+        fixture.lab.paths().rt_tables().join("other.conf"),
         "300 other\n",
     )?;
-    let before = take(&setting.lab)?;
+    let before = take(&fixture.lab)?;
     let untouched = |when: &str| {
-        let now = take(&setting.lab)?;
+        let now = take(&fixture.lab)?;
         for (part, lines) in foreign_parts(&before) {
             for line in lines.lines() {
                 assert!(
@@ -151,33 +150,33 @@ fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
         }
         Ok::<_, anyhow::Error>(())
     };
-    let daemon = live(&setting)?;
+    let daemon = live(&fixture)?;
     untouched("while it runs")?;
     daemon.kill()?;
     untouched("after a kill")?;
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     untouched("after a restart")?;
-    setting.delete_own_rules()?;
-    setting
+    fixture.delete_own_rules()?;
+    fixture
         .program
         .status_until("rules come back", |status| status.healthy)?;
     untouched("after a repair")?;
     assert_eq!(daemon.stop()?, 0);
     untouched("after a stop")?;
-    setting.program.ok(&["down"])?;
-    assert_same(&before, &take(&setting.lab)?);
+    fixture.program.ok(&["down"])?;
+    assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
 
 /// Stands for a blank inside an argument: command lines here are split at blanks.
 const NBSP: char = '\u{a0}';
 
-fn shell(setting: &Setting, line: &str) -> Result<()> {
+fn shell(fixture: &Fixture, line: &str) -> Result<()> {
     let words: Vec<String> = line
         .split(' ')
         .map(|word| word.replace(NBSP, " "))
         .collect();
-    let mut command = setting.host().command(&words[0]);
+    let mut command = fixture.host().command(&words[0]);
     sixxs_tests::shell::capture(command.args(&words[1..]))?;
     Ok(())
 }
@@ -193,21 +192,21 @@ fn foreign_parts(before: &Snapshot) -> impl Iterator<Item = (&String, &String)> 
 
 /// A daemon that has had something to do: traffic, leaks, a tunnel gone and come back, rules
 /// repaired.
-fn live(setting: &Setting) -> Result<Daemon> {
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+fn live(fixture: &Fixture) -> Result<Daemon> {
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
         let cause = Cause::Device(UPLINK);
-        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
         leak::send(&socket, OUTSIDE, 10, 100)?;
     }
-    let rules = setting.own_rules()?;
-    setting.delete_own_rules()?;
+    let rules = fixture.own_rules()?;
+    fixture.delete_own_rules()?;
     let limit = Duration::from_secs(5);
     wait::until(
         "rules come back",
         limit,
-        || setting.own_rules(),
+        || fixture.own_rules(),
         |now| *now == rules,
     )?;
     Ok(daemon)

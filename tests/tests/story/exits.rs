@@ -1,18 +1,19 @@
-//! Exits in other tables than main, as VPNs and policy routing make them: guarded like an uplink as long as
-//! a route leads to the world there, and not longer.
+//! Exits in tables other than main, as VPNs and policy routing add them. An interface is guarded like an
+//! uplink while a route to the internet leads through it.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use sixxs_tests::kernel;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak;
 use sixxs_tests::probe::{PingStream, ping};
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Status;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
-use sixxs_tests::{kernel, leak};
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// The exit.
 const EXIT: &str = "ts1";
@@ -31,12 +32,12 @@ const ETHERNET: &str = "link add ts1 type veth peer name far1\n\
 const RULE: &str = "from all lookup 53 priority 5269";
 
 /// A lab whose host has the interface before the daemon starts, without a word on uplinks.
-fn with_exit(made_by: &str, hook: Hook) -> Result<Setting> {
-    let setting = Setting::new(Flavour::Tun, hook)?;
-    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
-    setting.lab.write_config(&config)?;
-    setting.host().ip(made_by)?;
-    Ok(setting)
+fn with_exit(made_by: &str, hook: Hook) -> Result<Fixture> {
+    let fixture = Fixture::new(Flavour::Tun, hook)?;
+    let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    fixture.lab.write_config(&config)?;
+    fixture.host().ip(made_by)?;
+    Ok(fixture)
 }
 
 fn uplinks(status: &Status) -> Vec<&str> {
@@ -44,35 +45,35 @@ fn uplinks(status: &Status) -> Vec<&str> {
     uplinks.map(|uplink| uplink.name.as_str()).collect()
 }
 
-fn is_guarded(setting: &Setting) -> Result<()> {
+fn is_guarded(fixture: &Fixture) -> Result<()> {
     let both = |status: &Status| {
         let attached = status.uplinks.iter().all(|one| one.program == "attached");
         attached && uplinks(status) == [UPLINK, EXIT]
     };
-    setting
+    fixture
         .program
         .status_until("the exit is guarded", both)
         .map(|_| ())
 }
 
-fn is_not_guarded(setting: &Setting) -> Result<()> {
+fn is_not_guarded(fixture: &Fixture) -> Result<()> {
     let one = |status: &Status| uplinks(status) == [UPLINK];
-    setting
+    fixture
         .program
         .status_until("the exit is not guarded any more", one)
         .map(|_| ())
 }
 
 /// Whether the route of the kernel's choice leads to the exit.
-fn leads_there(setting: &Setting) -> Result<bool> {
-    let source = setting.lab.tunnels()[0].plan.address;
+fn leads_there(fixture: &Fixture) -> Result<bool> {
+    let source = fixture.lab.tunnels()[0].plan.address;
     let way = format!("ip -6 route get {OUTSIDE} from {source}");
-    Ok(setting.host().sh(&way)?.contains(EXIT))
+    Ok(fixture.host().sh(&way)?.contains(EXIT))
 }
 
 /// Packets that left by the exit, or were dropped behind the program.
-fn left(setting: &Setting) -> Result<u64> {
-    let links = setting.host().sh("ip -statistics -json link show ts1")?;
+fn left(fixture: &Fixture) -> Result<u64> {
+    let links = fixture.host().sh("ip -statistics -json link show ts1")?;
     let links: Value = serde_json::from_str(&links)?;
     let sent = |what: &str| links[0]["stats64"]["tx"][what].as_u64();
     let (packets, dropped) = (sent("packets"), sent("dropped"));
@@ -80,21 +81,21 @@ fn left(setting: &Setting) -> Result<u64> {
 }
 
 /// Pings, UDP and TCP to both tunnels are answered, though all replies are led to the exit.
-fn all_is_caught(setting: &Setting) -> Result<()> {
-    let before = left(setting)?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+fn all_is_caught(fixture: &Fixture) -> Result<()> {
+    let before = left(fixture)?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    let after = left(setting)?;
+    let after = left(fixture)?;
     // What else leaves there (router solicitations, say) is not ours.
     ensure!(after < before + 10, "{before} {after} packets left");
-    setting.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }
 
 /// What is explained of a reply.
-fn explained(setting: &Setting) -> Result<String> {
-    let source = setting.lab.tunnels()[0].plan.address.to_string();
-    let printed = setting
+fn explained(fixture: &Fixture) -> Result<String> {
+    let source = fixture.lab.tunnels()[0].plan.address.to_string();
+    let printed = fixture
         .program
         .run(&["explain", &source, &OUTSIDE.to_string()])?;
     Ok(printed.stdout)
@@ -105,10 +106,10 @@ variants!(an_exit_in_another_table: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 /// The routes come long after the interface, one kind after the other, and go.
 fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
     for (made_by, via) in [(TUN, ""), (ETHERNET, " via 2001:db8:5::2 onlink")] {
-        let setting = with_exit(made_by, hook)?;
-        let daemon = setting.start()?;
-        setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
-        assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
+        let fixture = with_exit(made_by, hook)?;
+        let daemon = fixture.start()?;
+        fixture.host().sh(&format!("ip -6 rule add {RULE}"))?;
+        assert_eq!(uplinks(&fixture.program.status()?), [UPLINK]);
         for destinations in [
             &["default"][..],
             &["2000::/4", "3000::/4"],
@@ -118,28 +119,28 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
             let routes = |verb: &str| -> Result<()> {
                 for destination in destinations {
                     let command = format!("ip -6 route {verb} {destination} dev ts1{via} table 53");
-                    setting.host().sh(&command)?;
+                    fixture.host().sh(&command)?;
                 }
                 Ok(())
             };
             routes("add")?;
-            is_guarded(&setting)?;
-            assert!(leads_there(&setting)?);
-            all_is_caught(&setting)?;
-            let explained = explained(&setting)?;
+            is_guarded(&fixture)?;
+            assert!(leads_there(&fixture)?);
+            all_is_caught(&fixture)?;
+            let explained = explained(&fixture)?;
             assert!(
                 explained.contains("sixxs_egress at ts1: a leak"),
                 "{explained}"
             );
             routes("del")?;
-            is_not_guarded(&setting)?;
+            is_not_guarded(&fixture)?;
         }
         // What is no eighth of the world is no exit.
-        setting
+        fixture
             .host()
             .sh(&format!("ip -6 route add 3000::/4 dev ts1{via} table 53"))?;
-        setting.outside_is_answered(&setting.lab.tunnels()[0])?;
-        assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
+        fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
+        assert_eq!(uplinks(&fixture.program.status()?), [UPLINK]);
         assert_eq!(daemon.stop()?, 0);
     }
     Ok(())
@@ -148,31 +149,31 @@ fn an_exit_in_another_table(_: Flavour, hook: Hook) -> Result<()> {
 /// The rule makes it an exit, too; and a daemon that comes later finds all in place.
 #[test]
 fn a_rule_comes_and_goes() -> Result<()> {
-    let setting = with_exit(TUN, Hook::Auto)?;
-    setting
+    let fixture = with_exit(TUN, Hook::Auto)?;
+    fixture
         .host()
         .sh("ip -6 route add default dev ts1 table 53")?;
-    let daemon = setting.start()?;
-    assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
-    setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
-    is_guarded(&setting)?;
-    all_is_caught(&setting)?;
+    let daemon = fixture.start()?;
+    assert_eq!(uplinks(&fixture.program.status()?), [UPLINK]);
+    fixture.host().sh(&format!("ip -6 rule add {RULE}"))?;
+    is_guarded(&fixture)?;
+    all_is_caught(&fixture)?;
     daemon.kill()?;
-    all_is_caught(&setting)?;
-    let daemon = setting.start()?;
-    is_guarded(&setting)?;
-    all_is_caught(&setting)?;
-    setting.host().sh(&format!("ip -6 rule del {RULE}"))?;
-    is_not_guarded(&setting)?;
-    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    all_is_caught(&fixture)?;
+    let daemon = fixture.start()?;
+    is_guarded(&fixture)?;
+    all_is_caught(&fixture)?;
+    fixture.host().sh(&format!("ip -6 rule del {RULE}"))?;
+    is_not_guarded(&fixture)?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     // A rule for which default routes do not count, as wg-quick's for the main table. They do where the
     // kernel learned a path MTU, as it did from the leaks above.
     let suppressing = format!("{RULE} suppress_prefixlength 0");
-    setting
+    fixture
         .host()
         .sh(&format!("ip -6 rule add {suppressing}"))?;
-    is_guarded(&setting)?;
-    all_is_caught(&setting)?;
+    is_guarded(&fixture)?;
+    all_is_caught(&fixture)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -182,7 +183,7 @@ fn a_rule_comes_and_goes() -> Result<()> {
 #[test]
 fn few_replies_are_lost_when_it_comes() -> Result<()> {
     for routes in [0, 5000] {
-        let setting = with_exit(TUN, Hook::Auto)?;
+        let fixture = with_exit(TUN, Hook::Auto)?;
         let many: String = (0..routes)
             .map(|n| {
                 format!(
@@ -192,14 +193,14 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
                 )
             })
             .collect();
-        setting.host().ip(&many)?;
-        let daemon = setting.start()?;
-        setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
-        let address = setting.lab.tunnels()[0].plan.address;
-        setting.addresses_are_taken()?;
-        assert!(ping(setting.lab.outside(), address, 10)?.all_answered());
+        fixture.host().ip(&many)?;
+        let daemon = fixture.start()?;
+        fixture.host().sh(&format!("ip -6 rule add {RULE}"))?;
+        let address = fixture.lab.tunnels()[0].plan.address;
+        fixture.wait_for_addresses()?;
+        assert!(ping(fixture.lab.outside(), address, 10)?.all_answered());
         let interval = Duration::from_millis(2);
-        let stream = PingStream::start(setting.lab.outside(), address, interval)?;
+        let stream = PingStream::start(fixture.lab.outside(), address, interval)?;
         let more_are_answered = || {
             let enough = stream.state().pings.answered + 50;
             let state = || Ok(stream.state());
@@ -210,22 +211,22 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
         };
         for _ in 0..3 {
             more_are_answered()?;
-            setting
+            fixture
                 .host()
                 .sh("ip -6 route add default dev ts1 table 53")?;
-            is_guarded(&setting)?;
+            is_guarded(&fixture)?;
             more_are_answered()?;
-            setting
+            fixture
                 .host()
                 .sh("ip -6 route del default dev ts1 table 53")?;
             more_are_answered()?;
-            is_not_guarded(&setting)?;
+            is_not_guarded(&fixture)?;
         }
         let pings = stream.stop()?;
         println!("{routes} routes: {pings:?}");
         // Three times some 30 ms, on a machine that is busy with other things.
         ensure!(pings.sent - pings.answered < 45, "{pings:?}");
-        setting.nothing_went_astray()?;
+        fixture.ensure_nothing_lost()?;
         assert_eq!(daemon.stop()?, 0);
     }
     Ok(())
@@ -234,19 +235,19 @@ fn few_replies_are_lost_when_it_comes() -> Result<()> {
 /// An exit in the table of a VRF, to which the kernel's one rule for all of them leads.
 #[test]
 fn a_table_of_a_vrf() -> Result<()> {
-    if !kernel::is_told("vrf", kernel::has_vrf()?)? {
+    if !kernel::can_run("vrf", kernel::has_vrf()?)? {
         return Ok(());
     }
-    let setting = with_exit(ETHERNET, Hook::Auto)?;
-    setting.host().sh("ip link add vrf1 type vrf table 53")?;
-    let daemon = setting.start()?;
-    setting.host().ip("link set vrf1 up\n\
+    let fixture = with_exit(ETHERNET, Hook::Auto)?;
+    fixture.host().sh("ip link add vrf1 type vrf table 53")?;
+    let daemon = fixture.start()?;
+    fixture.host().ip("link set vrf1 up\n\
          link set ts1 master vrf1\n\
          address add 2001:db8:5::1/64 dev ts1 nodad\n\
          route add default via 2001:db8:5::2 dev ts1 table 53\n")?;
-    is_guarded(&setting)?;
-    setting.host().sh("ip -6 route del default table 53")?;
-    is_not_guarded(&setting)?;
+    is_guarded(&fixture)?;
+    fixture.host().sh("ip -6 route del default table 53")?;
+    is_not_guarded(&fixture)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -255,30 +256,30 @@ fn a_table_of_a_vrf() -> Result<()> {
 /// them, and nothing is wrong with that.
 #[test]
 fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
-    let setting = with_exit("", Hook::Auto)?;
-    let [first, _] = setting.lab.tunnels();
+    let fixture = with_exit("", Hook::Auto)?;
+    let [first, _] = fixture.lab.tunnels();
     let [own, gateway] = ["2001:db8:1::1", "2001:db8:1::fe"];
-    setting.lab.write_config(&format!(
+    fixture.lab.write_config(&format!(
         "[[tunnel]]\nname = \"{UPLINK}\"\nkind = \"interface\"\naddress = \"{own}\"\ngateway = \"{gateway}\"\n\
          [[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\n{}",
-        setting.lab.tunnel_config(first.plan)
+        fixture.lab.tunnel_config(first.plan)
     ))?;
-    let daemon = setting.start()?;
-    setting.program.status_until("all is healthy", |status| {
+    let daemon = fixture.start()?;
+    fixture.program.status_until("all is healthy", |status| {
         status.healthy && status.problems.is_empty() && status.tunnels.len() == 2
     })?;
-    let outside = setting.lab.outside();
+    let outside = fixture.lab.outside();
     for address in [own.parse()?, first.plan.address] {
         assert!(ping(outside, address, 5)?.all_answered(), "{address}");
     }
-    let (code, report) = setting.program.json(&["doctor"])?;
+    let (code, report) = fixture.program.json(&["doctor"])?;
     assert_eq!(code, 0, "{report:#?}");
     // Pings to another address of the same interface are none of the tunnel's, nor are their answers.
-    setting
+    fixture
         .host()
         .sh("ip -6 address add 2001:db8:1::77/64 dev net0 nodad")?;
     let counted = || -> Result<[u64; 2]> {
-        let status = setting.program.status()?;
+        let status = fixture.program.status()?;
         let echo = &status.tunnel(UPLINK).echo;
         Ok([echo.requests_in, echo.replies_out])
     };
@@ -287,15 +288,15 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
     assert_eq!(counted()?, [5, 5]);
     // What leaks by the one is put into the other.
     let socket = leak::udp_socket(
-        setting.host(),
+        fixture.host(),
         first.plan.address,
         leak::Cause::Device(UPLINK),
     )?;
     leak::send(&socket, OUTSIDE, 5, 100)?;
-    setting.program.status_until("leaks are caught", |status| {
+    fixture.program.status_until("leaks are caught", |status| {
         status.tunnel("sixxs0").leaks.redirected == 5
     })?;
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -303,21 +304,21 @@ fn a_native_uplink_that_is_a_tunnel() -> Result<()> {
 /// Where the configuration names other uplinks nothing is caught at an exit, and `explain` and `doctor` say so.
 #[test]
 fn an_exit_that_is_not_named() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    setting.host().ip(TUN)?;
-    let daemon = setting.start()?;
-    setting
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    fixture.host().ip(TUN)?;
+    let daemon = fixture.start()?;
+    fixture
         .host()
         .sh("ip -6 route add default dev ts1 table 53")?;
-    setting.host().sh(&format!("ip -6 rule add {RULE}"))?;
-    let explained = explained(&setting)?;
+    fixture.host().sh(&format!("ip -6 rule add {RULE}"))?;
+    let explained = explained(&fixture)?;
     assert!(
         explained.contains("would leak by ts1 (ts1 is an exit that `uplinks` does not name"),
         "{explained}"
     );
-    let findings = setting.program.run(&["doctor"])?.stdout;
+    let findings = fixture.program.run(&["doctor"])?.stdout;
     assert!(findings.contains("ts1 is an exit"), "{findings}");
-    assert_eq!(uplinks(&setting.program.status()?), [UPLINK]);
+    assert_eq!(uplinks(&fixture.program.status()?), [UPLINK]);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

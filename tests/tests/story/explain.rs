@@ -1,19 +1,19 @@
-//! `sixxs explain`: the way that a packet would take is the way that it takes, and why.
+//! `sixxs explain` predicts the path that a packet takes, and gives the reason.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, HOST, LAN1, OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, HOST, LAN1, OUTSIDE, TUNNELS, UPLINK};
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// What is said of a packet.
-fn explained(setting: &Setting, arguments: &[&str]) -> Result<Value> {
+fn explained(fixture: &Fixture, arguments: &[&str]) -> Result<Value> {
     let mut all = vec!["explain"];
     all.extend(arguments);
-    let (status, mut values) = setting.program.json(&all)?;
+    let (status, mut values) = fixture.program.json(&all)?;
     ensure!(status == 0, "{status}: {values:#?}");
     values.pop().context("an explanation")
 }
@@ -41,12 +41,12 @@ fn taken(explained: &Value) -> &str {
 variants!(with_a_daemon: tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact));
 
 fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
     let [first, _] = &TUNNELS;
     let (source, to) = (&first.address.to_string(), &OUTSIDE.to_string());
 
-    let own = explained(&setting, &[source, to])?;
+    let own = explained(&fixture, &[source, to])?;
     assert_eq!(
         ends(&own),
         [Some("leaves"), Some("sixxs0"), None],
@@ -57,19 +57,19 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
         "{own:#}"
     );
     assert_eq!(taken(&own), format!("16383  from {source} lookup 200"));
-    let native = explained(&setting, &[&HOST.to_string(), to])?;
+    let native = explained(&fixture, &[&HOST.to_string(), to])?;
     assert_eq!(
         ends(&native),
         [Some("leaves"), Some(UPLINK), None],
         "{native:#}"
     );
     assert!(native["tunnel"].is_null());
-    let here = explained(&setting, &[source, &HOST.to_string()])?;
+    let here = explained(&fixture, &[source, &HOST.to_string()])?;
     assert_eq!(ends(&here), [Some("stays"), None, None], "{here:#}");
 
     // A socket bound to the uplink: the program catches what it sends, as it really does.
-    let before = setting.program.status()?.tunnel("sixxs0").leaks.redirected;
-    let bound = explained(&setting, &[source, to, "--oif", UPLINK])?;
+    let before = fixture.program.status()?.tunnel("sixxs0").leaks.redirected;
+    let bound = explained(&fixture, &[source, to, "--oif", UPLINK])?;
     assert_eq!(
         ends(&bound),
         [Some("caught"), Some(UPLINK), Some("bound")],
@@ -82,13 +82,13 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     );
     // Nothing was run, and nothing counted.
     assert_eq!(
-        setting.program.status()?.tunnel("sixxs0").leaks.redirected,
+        fixture.program.status()?.tunnel("sixxs0").leaks.redirected,
         before
     );
-    let socket = leak::udp_socket(setting.host(), first.address, Cause::Device(UPLINK))?;
+    let socket = leak::udp_socket(fixture.host(), first.address, Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 1, 100)?;
     assert_eq!(
-        setting.program.status()?.tunnel("sixxs0").leaks.redirected,
+        fixture.program.status()?.tunnel("sixxs0").leaks.redirected,
         before + 1
     );
 
@@ -98,16 +98,16 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
         ("uidrange 1234-1234", "--uid", "1234"),
         ("uidrange 65534-65534", "--uid", "nobody"),
     ] {
-        setting.host().sh(&format!(
+        fixture.host().sh(&format!(
             "ip -6 rule add {selector} lookup main priority 100"
         ))?;
-        let other = explained(&setting, &[source, to])?;
+        let other = explained(&fixture, &[source, to])?;
         assert_eq!(
             ends(&other),
             [Some("leaves"), Some("sixxs0"), None],
             "{other:#}"
         );
-        let led = explained(&setting, &[source, to, option, value])?;
+        let led = explained(&fixture, &[source, to, option, value])?;
         assert_eq!(
             ends(&led),
             [Some("caught"), Some(UPLINK), Some("shadowed")],
@@ -116,8 +116,8 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
         assert_eq!(taken(&led), format!("100  from all {selector} lookup main"));
         // The cure is one.
         let cure = text(&led, "cure").split("; or").next().unwrap_or_default();
-        setting.host().sh(cure)?;
-        let cured = explained(&setting, &[source, to, option, value])?;
+        fixture.host().sh(cure)?;
+        let cured = explained(&fixture, &[source, to, option, value])?;
         assert_eq!(
             ends(&cured),
             [Some("leaves"), Some("sixxs0"), None],
@@ -126,19 +126,19 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     }
 
     // Too long for the tunnel, by the right way and by the wrong one.
-    let long = explained(&setting, &[source, to, "--size", "1400"])?;
+    let long = explained(&fixture, &[source, to, "--size", "1400"])?;
     assert_eq!(
         ends(&long),
         [Some("too_big"), Some("sixxs0"), None],
         "{long:#}"
     );
-    let long = explained(&setting, &[source, to, "--size", "1400", "--oif", UPLINK])?;
+    let long = explained(&fixture, &[source, to, "--size", "1400", "--oif", UPLINK])?;
     assert_eq!(
         ends(&long),
         [Some("too_big"), Some(UPLINK), Some("bound")],
         "{long:#}"
     );
-    let fits = explained(&setting, &[source, to, "--size", "1280"])?;
+    let fits = explained(&fixture, &[source, to, "--size", "1280"])?;
     assert_eq!(
         ends(&fits),
         [Some("leaves"), Some("sixxs0"), None],
@@ -146,7 +146,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     );
 
     // For people, in 80 columns.
-    let printed = setting
+    let printed = fixture
         .program
         .ok(&["explain", source, to, "--oif", UPLINK])?
         .stdout;
@@ -157,24 +157,24 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     assert!(printed.contains("\ncure     bind the program"), "{printed}");
 
     // A file that was changed, and not yet taken over.
-    let config = setting
+    let config = fixture
         .lab
         .config("")
         .replace("2001:db8:a::2/64", "2001:db8:a::3/64");
-    setting.lab.write_config(&config)?;
-    let stale = explained(&setting, &[source, to, "--oif", UPLINK])?;
+    fixture.lab.write_config(&config)?;
+    let stale = explained(&fixture, &[source, to, "--oif", UPLINK])?;
     assert!(
         stale.to_string().contains("not of this configuration"),
         "{stale:#}"
     );
-    setting.lab.write_config(&setting.lab.config(""))?;
+    fixture.lab.write_config(&fixture.lab.config(""))?;
 
     // The tunnel is down: nothing of its goes anywhere else.
-    setting.host().ip("link set sixxs0 down\n")?;
-    setting
+    fixture.host().ip("link set sixxs0 down\n")?;
+    fixture
         .program
         .status_until("it is seen", |status| status.tunnel("sixxs0").state != "up")?;
-    let down = explained(&setting, &[source, to])?;
+    let down = explained(&fixture, &[source, to])?;
     assert_eq!(ends(&down), [Some("refused"), None, None], "{down:#}");
     assert!(
         text(&down, "sentence").contains("sixxs0 is down"),
@@ -186,11 +186,11 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
 
 #[test]
 fn without_a_daemon() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let [first, _] = &TUNNELS;
     let (source, to) = (&first.address.to_string(), &OUTSIDE.to_string());
     // Nothing was ever there.
-    let leaks = explained(&setting, &[source, to])?;
+    let leaks = explained(&fixture, &[source, to])?;
     assert_eq!(
         ends(&leaks),
         [Some("leaks"), Some(UPLINK), Some("rule_missing")],
@@ -199,15 +199,15 @@ fn without_a_daemon() -> Result<()> {
     assert_eq!(text(&leaks, "cure"), "sixxs run");
 
     // What it left goes on, without rules by the program alone.
-    assert_eq!(setting.start()?.stop()?, 0);
-    let own = explained(&setting, &[source, to])?;
+    assert_eq!(fixture.start()?.stop()?, 0);
+    let own = explained(&fixture, &[source, to])?;
     assert_eq!(
         ends(&own),
         [Some("leaves"), Some("sixxs0"), None],
         "{own:#}"
     );
-    setting.delete_own_rules()?;
-    let caught = explained(&setting, &[source, to])?;
+    fixture.delete_own_rules()?;
+    let caught = explained(&fixture, &[source, to])?;
     assert_eq!(
         ends(&caught),
         [Some("caught"), Some(UPLINK), Some("rule_missing")],
@@ -215,7 +215,7 @@ fn without_a_daemon() -> Result<()> {
     );
     assert_eq!(text(&caught, "cure"), "sixxs run");
     // For somebody who may look at no program it is the kernel's answer alone.
-    let name = setting.host().name();
+    let name = fixture.host().name();
     let line = [
         "netns",
         "exec",
@@ -226,8 +226,8 @@ fn without_a_daemon() -> Result<()> {
         "--clear-groups",
     ];
     let mut command = std::process::Command::new("ip");
-    setting.program.dress(&mut command);
-    command.args(line).arg(setting.program.binary());
+    fixture.program.apply_environment(&mut command);
+    command.args(line).arg(fixture.program.binary());
     let output = command.args(["explain", source, to, "--json"]).output()?;
     let said: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
@@ -241,9 +241,9 @@ fn without_a_daemon() -> Result<()> {
         "{said:#}"
     );
 
-    let daemon = setting.start()?;
-    setting.program.ok(&["stop", "sixxs0"])?;
-    let stopped = explained(&setting, &[source, to])?;
+    let daemon = fixture.start()?;
+    fixture.program.ok(&["stop", "sixxs0"])?;
+    let stopped = explained(&fixture, &[source, to])?;
     assert_eq!(
         ends(&stopped),
         [Some("leaks"), Some(UPLINK), Some("stopped")],
@@ -262,17 +262,17 @@ fn a_prefix() -> Result<()> {
             lans: true,
             ..Spec::new(Flavour::Tun)
         };
-        let setting = Setting::of(spec, Hook::Auto, mode)?;
-        let daemon = setting.start()?;
+        let fixture = Fixture::of(spec, Hook::Auto, mode)?;
+        let daemon = fixture.start()?;
         let (lan, lan2, to) = ("2001:db8:bb:1::2", "2001:db8:bb:2::2", &OUTSIDE.to_string());
         assert_eq!(lan, LAN1.to_string());
-        let out = explained(&setting, &[lan, to, "--iif", "lan1"])?;
+        let out = explained(&fixture, &[lan, to, "--iif", "lan1"])?;
         assert_eq!(
             ends(&out),
             [Some("leaves"), Some("sixxs1"), None],
             "{out:#}"
         );
-        let direct = explained(&setting, &[lan, lan2, "--iif", "lan1"])?;
+        let direct = explained(&fixture, &[lan, lan2, "--iif", "lan1"])?;
         assert_eq!(
             ends(&direct),
             [Some("leaves"), Some(UPLINK), None],
@@ -282,11 +282,11 @@ fn a_prefix() -> Result<()> {
             text(&direct, "sentence").contains("without the tunnel"),
             "{direct:#}"
         );
-        let nowhere = explained(&setting, &[lan, "2001:db8:bb:7::1", "--iif", "lan1"])?;
+        let nowhere = explained(&fixture, &[lan, "2001:db8:bb:7::1", "--iif", "lan1"])?;
         assert_eq!(ends(&nowhere), [Some("refused"), None, None], "{nowhere:#}");
         assert_eq!(daemon.stop()?, 0);
-        setting.delete_own_rules()?;
-        let leak = explained(&setting, &[lan, to, "--iif", "lan1"])?;
+        fixture.delete_own_rules()?;
+        let leak = explained(&fixture, &[lan, to, "--iif", "lan1"])?;
         assert_eq!(
             ends(&leak),
             [Some("caught"), Some(UPLINK), Some("rule_missing")],
@@ -296,7 +296,7 @@ fn a_prefix() -> Result<()> {
             text(&leak, "sentence").contains("comes in by lan1"),
             "{leak:#}"
         );
-        let long = explained(&setting, &[lan, to, "--iif", "lan1", "--size", "1400"])?;
+        let long = explained(&fixture, &[lan, to, "--iif", "lan1", "--size", "1400"])?;
         assert_eq!(ends(&long)[0], Some("too_big"), "{long:#}");
     }
     Ok(())
@@ -304,7 +304,7 @@ fn a_prefix() -> Result<()> {
 
 #[test]
 fn what_makes_no_sense() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let (own, to) = ("2001:db8:a::2", "2001:db8:ffff::9");
     for (arguments, expected) in [
         (&["192.0.2.1", to][..], "IPv4"),
@@ -327,7 +327,7 @@ fn what_makes_no_sense() -> Result<()> {
     ] {
         let mut all = vec!["explain"];
         all.extend(arguments);
-        let printed = setting.program.run(&all)?;
+        let printed = fixture.program.run(&all)?;
         assert_eq!(printed.code, 2, "{arguments:?}: {printed:#?}");
         assert!(
             printed.stderr.contains(expected),
@@ -335,24 +335,24 @@ fn what_makes_no_sense() -> Result<()> {
         );
         assert!(printed.stdout.is_empty(), "{printed:#?}");
     }
-    let neighbour = explained(&setting, &[own, "fe80::fe%net0"])?;
+    let neighbour = explained(&fixture, &[own, "fe80::fe%net0"])?;
     assert_eq!(
         ends(&neighbour),
         [Some("leaves"), Some(UPLINK), None],
         "{neighbour:#}"
     );
     // Without a configuration it is the kernel's answer.
-    std::fs::remove_file(setting.lab.paths().config())?;
-    let native = explained(&setting, &[own, to])?;
+    std::fs::remove_file(fixture.lab.paths().config())?;
+    let native = explained(&fixture, &[own, to])?;
     assert_eq!(
         ends(&native),
         [Some("leaves"), Some(UPLINK), None],
         "{native:#}"
     );
-    let printed = setting.program.run(&["explain", own, to])?;
-    let missing = format!("there is no {}", setting.lab.paths().config().display());
+    let printed = fixture.program.run(&["explain", own, to])?;
+    let missing = format!("there is no {}", fixture.lab.paths().config().display());
     assert!(printed.stderr.contains(&missing), "{printed:#?}");
-    setting.lab.write_config("nonsense = 1\n")?;
-    assert_eq!(setting.program.run(&["explain", own, to])?.code, 2);
+    fixture.lab.write_config("nonsense = 1\n")?;
+    assert_eq!(fixture.program.run(&["explain", own, to])?.code, 2);
     Ok(())
 }

@@ -1,15 +1,15 @@
-//! How soon the daemon is ready, and how much memory it takes.
+//! Start-up time and memory of the daemon.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::bpf::{self, Order};
 use sixxs_tests::kernel;
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::kernel::bpf::{self, Order};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, TUNNELS, UPLINK};
 
-use crate::setting::{Setting, alone};
+use crate::fixture::{Fixture, alone};
 
 /// Limit for a start with existing interfaces, in the release build, without the time that the kernel
 /// waits while programs are attached: the time of [`REFERENCE`], this many times.
@@ -67,11 +67,11 @@ fn reference() -> Result<Duration> {
 }
 
 fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
+    let fixture = Fixture::new(flavour, hook)?;
     let _alone = alone();
     // Filters of a clsact qdisc wait for nothing.
     let attaching = if hook != Hook::Clsact && kernel::has_tcx()? {
-        attaching(setting.host())?
+        attaching(fixture.host())?
     } else {
         Duration::ZERO
     };
@@ -83,14 +83,14 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
         if best <= within {
             break;
         }
-        let run = setting.program.command_before_others(&["run"]);
-        let daemon = setting.program.start_as(run)?;
+        let run = fixture.program.command_with_priority(&["run"]);
+        let daemon = fixture.program.start_as(run)?;
         best = best.min(daemon.ready_after().context("it was ready")?);
         // The machine may become slower meanwhile.
         reference = reference.max(self::reference()?);
         within = READY_WITHIN * reference + attaching;
         assert_eq!(daemon.stop()?, 0);
-        setting.program.ok(&["down"])?;
+        fixture.program.ok(&["down"])?;
     }
     let own = best.saturating_sub(attaching).as_secs_f64() / reference.as_secs_f64();
     println!(
@@ -98,13 +98,13 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     );
     assert!(best <= within, "ready after {best:?}, not {within:?}");
 
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
     for _ in 0..20 {
-        setting.program.status()?;
-        setting.program.ok(&["counters"])?;
+        fixture.program.status()?;
+        fixture.program.ok(&["counters"])?;
     }
     let resident = daemon.resident_kib()?;
     let own = daemon.anonymous_kib()?;

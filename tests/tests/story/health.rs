@@ -1,27 +1,27 @@
-//! One judgement of health: `status` in text and JSON, its exit status, and `check` agree.
+//! One health state: `status` in text and JSON, its exit status, and `check` agree.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE};
 use sixxs_tests::probe::PingStream;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// The daemon scans again at once, but not more often than is good.
 const NOTICED: Duration = Duration::from_secs(15);
 
 /// Waits until the first tunnel is at this level with this reason, and shows that everything agrees.
-fn is_judged(setting: &Setting, level: &str, reason: &str) -> Result<()> {
-    let name = setting.lab.tunnels()[0].plan.interface;
+fn is_judged(fixture: &Fixture, level: &str, reason: &str) -> Result<()> {
+    let name = fixture.lab.tunnels()[0].plan.interface;
     let status = wait::until(
         &format!("{name} is {level}: {reason}"),
         NOTICED,
-        || setting.program.status(),
+        || fixture.program.status(),
         |status| {
             let tunnel = status.tunnel(name);
             tunnel.health == level && tunnel.health_reasons.iter().any(|r| r.contains(reason))
@@ -34,21 +34,21 @@ fn is_judged(setting: &Setting, level: &str, reason: &str) -> Result<()> {
         (&["status"][..], &[line.as_str(), "NOT HEALTHY"][..]),
         (&["check", name], &[reason]),
     ] {
-        let run = || setting.program.run(command);
+        let run = || fixture.program.run(command);
         wait::until("a command says so", NOTICED, run, |printed| {
             let has_all = words.iter().all(|word| printed.stdout.contains(word));
             printed.code == 3 && has_all
         })?;
     }
-    is_alerted(setting, level, reason)
+    is_alerted(fixture, level, reason)
 }
 
 /// Waits until the last alert about the health of the first tunnel has this level and a reason with this.
-fn is_alerted(setting: &Setting, level: &str, reason: &str) -> Result<()> {
-    let name = setting.lab.tunnels()[0].plan.interface;
+fn is_alerted(fixture: &Fixture, level: &str, reason: &str) -> Result<()> {
+    let name = fixture.lab.tunnels()[0].plan.interface;
     let mine = |alert: &Value| alert["kind"] == "health" && alert["tunnel"] == name;
     let last = || -> Result<Option<Value>> {
-        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let (_, alerts) = fixture.program.json(&["alerts"])?;
         Ok(alerts.into_iter().rfind(mine))
     };
     wait::until(
@@ -65,13 +65,13 @@ fn is_alerted(setting: &Setting, level: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_healthy(setting: &Setting) -> Result<()> {
+fn is_healthy(fixture: &Fixture) -> Result<()> {
     let limit = NOTICED + Duration::from_secs(30);
-    let healthy = |status: &sixxs_tests::status::Status| status.healthy;
+    let healthy = |status: &sixxs_tests::program::status::Status| status.healthy;
     wait::until(
         "all is healthy",
         limit,
-        || setting.program.status(),
+        || fixture.program.status(),
         healthy,
     )?;
     Ok(())
@@ -79,35 +79,35 @@ fn is_healthy(setting: &Setting) -> Result<()> {
 
 #[test]
 fn an_address_that_is_gone_or_elsewhere() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    is_healthy(&setting)?;
-    let host = setting.host();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    is_healthy(&fixture)?;
+    let host = fixture.host();
     host.sh("ip -6 addr del 2001:db8:a::2/64 dev sixxs0")?;
-    is_judged(&setting, "failing", "2001:db8:a::2 is not on its interface")?;
+    is_judged(&fixture, "failing", "2001:db8:a::2 is not on its interface")?;
     host.sh("ip -6 addr add 2001:db8:a::2/128 dev net0 nodad")?;
-    is_judged(&setting, "failing", "2001:db8:a::2 is an address of net0")?;
+    is_judged(&fixture, "failing", "2001:db8:a::2 is an address of net0")?;
     host.sh("ip -6 addr del 2001:db8:a::2/128 dev net0")?;
     host.sh("ip -6 addr add 2001:db8:a::2/64 dev sixxs0 nodad")?;
-    is_healthy(&setting)?;
-    is_alerted(&setting, "healthy", "")
+    is_healthy(&fixture)?;
+    is_alerted(&fixture, "healthy", "")
 }
 
 /// What a repair mends causes alerts of kind `correction`, and none about health.
 #[test]
 fn a_repair_is_no_change_of_health() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    is_healthy(&setting)?;
-    let rules = setting.own_rules()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    is_healthy(&fixture)?;
+    let rules = fixture.own_rules()?;
     for _ in 0..5 {
-        setting.delete_own_rules()?;
-        let now = || setting.own_rules();
+        fixture.delete_own_rules()?;
+        let now = || fixture.own_rules();
         wait::until("the rules are back", NOTICED, now, |now| *now == rules)?;
     }
     // Longer than it takes until a change is reported.
     std::thread::sleep(Duration::from_secs(3));
-    let (_, alerts) = setting.program.json(&["alerts"])?;
+    let (_, alerts) = fixture.program.json(&["alerts"])?;
     let kinds: Vec<_> = alerts.iter().map(|alert| &alert["kind"]).collect();
     assert!(kinds.iter().any(|kind| *kind == "correction"), "{kinds:?}");
     assert!(!kinds.iter().any(|kind| *kind == "health"), "{alerts:#?}");
@@ -117,61 +117,61 @@ fn a_repair_is_no_change_of_health() -> Result<()> {
 /// A prefix of a tunnel that the uplink's own address lies in: a mistake in the file, or a broker's.
 #[test]
 fn a_prefix_over_the_uplinks_own_address() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    is_healthy(&setting)?;
-    let good = setting.lab.config("");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    is_healthy(&fixture)?;
+    let good = fixture.lab.config("");
     let native = "prefixes = [\"2001:db8:1::/48\"]\n[[tunnel]]\nname = \"sixxs1\"";
     let wrong = good.replace("[[tunnel]]\nname = \"sixxs1\"", native);
     assert_ne!(good, wrong);
-    setting.lab.write_config(&wrong)?;
-    setting.program.ok(&["reload"])?;
-    is_judged(&setting, "failing", "cover every address of net0")?;
-    setting.lab.write_config(&good)?;
-    setting.program.ok(&["reload"])?;
-    is_healthy(&setting)
+    fixture.lab.write_config(&wrong)?;
+    fixture.program.ok(&["reload"])?;
+    is_judged(&fixture, "failing", "cover every address of net0")?;
+    fixture.lab.write_config(&good)?;
+    fixture.program.ok(&["reload"])?;
+    is_healthy(&fixture)
 }
 
 #[test]
 fn a_link_without_carrier() -> Result<()> {
-    let setting = Setting::new(Flavour::Veth, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    is_healthy(&setting)?;
-    let [first, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Veth, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    is_healthy(&fixture)?;
+    let [first, _] = fixture.lab.tunnels();
     first.pop().sh("ip link set host down")?;
-    is_judged(&setting, "failing", "its interface has no carrier")
+    is_judged(&fixture, "failing", "its interface has no carrier")
 }
 
 #[test]
 fn three_pings_that_a_firewall_drops() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels();
-    setting.outside_is_answered(first)?;
-    let host = setting.host();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels();
+    fixture.ensure_outside_answered(first)?;
+    let host = fixture.host();
     host.sh("nft add table ip6 f")?;
     host.sh("nft add chain ip6 f o { type filter hook output priority 0; }")?;
     let drop = "ip6 saddr 2001:db8:a::2 icmpv6 type echo-reply drop";
     host.sh(&format!("nft add rule ip6 f o {drop}"))?;
     let pings = PingStream::start(
-        setting.lab.outside(),
+        fixture.lab.outside(),
         first.plan.address,
         Duration::from_millis(100),
     )?;
-    is_judged(&setting, "failing", "echo requests got no reply")?;
-    let status = setting.program.status()?;
+    is_judged(&fixture, "failing", "echo requests got no reply")?;
+    let status = fixture.program.status()?;
     assert_eq!(status.tunnel(second.plan.interface).health, "healthy");
     host.sh("nft delete table ip6 f")?;
-    is_healthy(&setting)?;
+    is_healthy(&fixture)?;
     pings.stop()?;
     Ok(())
 }
 
 #[test]
 fn rules_of_others_before_ours() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    let host = setting.host();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    let host = fixture.host();
     for (action, level, reason) in [
         (
             "lookup main",
@@ -189,14 +189,14 @@ fn rules_of_others_before_ours() -> Result<()> {
     ] {
         let rule = format!("from 2001:db8:a::2 priority 100 {action}");
         host.sh(&format!("ip -6 rule add {rule}"))?;
-        is_judged(&setting, level, reason)?;
-        let findings = setting.program.run(&["doctor"])?.stdout;
+        is_judged(&fixture, level, reason)?;
+        let findings = fixture.program.run(&["doctor"])?.stdout;
         assert!(
             findings.contains("by a rule before ours: 100: from 2001:db8:a::2 "),
             "{findings}"
         );
         host.sh(&format!("ip -6 rule del {rule}"))?;
-        is_healthy(&setting)?;
+        is_healthy(&fixture)?;
     }
     Ok(())
 }
@@ -204,18 +204,18 @@ fn rules_of_others_before_ours() -> Result<()> {
 /// The program makes it work, which is no reason to leave it so.
 #[test]
 fn leaks_that_go_on() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let _daemon = setting.start()?;
-    is_healthy(&setting)?;
-    let [first, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let _daemon = fixture.start()?;
+    is_healthy(&fixture)?;
+    let [first, _] = fixture.lab.tunnels();
     let address = first.plan.address;
-    let socket = leak::udp_socket(setting.host(), address, Cause::Device("net0"))?;
+    let socket = leak::udp_socket(fixture.host(), address, Cause::Device("net0"))?;
     let judged = |level: &str| -> Result<()> {
         let begun = Instant::now();
         loop {
             leak::send(&socket, OUTSIDE, 1, 100)?;
             std::thread::sleep(Duration::from_millis(100));
-            let status = setting.program.status()?;
+            let status = fixture.program.status()?;
             if status.tunnel(first.plan.interface).health == level {
                 return Ok(());
             }
@@ -223,8 +223,8 @@ fn leaks_that_go_on() -> Result<()> {
         }
     };
     leak::send(&socket, OUTSIDE, 1, 100)?;
-    is_healthy(&setting)?;
+    is_healthy(&fixture)?;
     judged("degraded")?;
-    is_judged(&setting, "degraded", "the program redirects them")?;
-    is_healthy(&setting)
+    is_judged(&fixture, "degraded", "the program redirects them")?;
+    is_healthy(&fixture)
 }

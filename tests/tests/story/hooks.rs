@@ -1,4 +1,4 @@
-//! Alerts are handed to a command and to a web server, and neither holds anybody up.
+//! Alerts go to a command and to a web server, and neither delays the daemon.
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const TOLD: Duration = Duration::from_secs(15);
 
@@ -23,9 +23,9 @@ fn leaks(lines: &[Value]) -> usize {
 }
 
 /// The path of a web server's address is a secret: such a file is for nobody else's eyes.
-fn configure(setting: &Setting, extra: &str) -> Result<()> {
-    let file = setting.lab.write_config(&setting.lab.config(extra))?;
-    let printed = setting.program.run(&["plan"])?;
+fn configure(fixture: &Fixture, extra: &str) -> Result<()> {
+    let file = fixture.lab.write_config(&fixture.lab.config(extra))?;
+    let printed = fixture.program.run(&["plan"])?;
     if extra.contains("webhook") {
         assert!(
             printed.code == 2 && printed.stderr.contains("it has secrets in it"),
@@ -38,9 +38,9 @@ fn configure(setting: &Setting, extra: &str) -> Result<()> {
     )?)
 }
 
-fn leak(setting: &Setting) -> Result<()> {
-    let [tunnel, _] = setting.lab.tunnels();
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+fn leak(fixture: &Fixture) -> Result<()> {
+    let [tunnel, _] = fixture.lab.tunnels();
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
     Ok(leak::send(&socket, OUTSIDE, 3, 100)?)
 }
 
@@ -73,19 +73,19 @@ fn serve(listener: &TcpListener, posted: &mpsc::Sender<Value>) -> Result<()> {
 
 #[test]
 fn both_are_told() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let file = setting.lab.paths().base().join("told");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let file = fixture.lab.paths().base().join("told");
     let at: SocketAddr = "127.0.0.1:8099".parse()?;
     let extra = format!(
         "alert.command = [\"sh\", \"-c\", \"cat >> {}\"]\nalert.webhook = \"http://{at}/tell\"\n",
         file.display()
     );
-    configure(&setting, &extra)?;
-    let listener = setting.host().run(|| Ok(TcpListener::bind(at)?))?;
+    configure(&fixture, &extra)?;
+    let listener = fixture.host().run(|| Ok(TcpListener::bind(at)?))?;
     let (to, posted) = mpsc::channel();
     let server = std::thread::spawn(move || serve(&listener, &to));
-    let daemon = setting.start()?;
-    leak(&setting)?;
+    let daemon = fixture.start()?;
+    leak(&fixture)?;
 
     let told = || -> Result<Vec<Value>> {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -94,7 +94,7 @@ fn both_are_told() -> Result<()> {
             .collect()
     };
     let lines = wait::until("the command is told", TOLD, told, |lines| leaks(lines) > 0)?;
-    let (_, alerts) = setting.program.json(&["alerts"])?;
+    let (_, alerts) = fixture.program.json(&["alerts"])?;
     assert_eq!(
         lines[..alerts.len().min(lines.len())],
         alerts[..alerts.len().min(lines.len())]
@@ -120,23 +120,23 @@ fn both_are_told() -> Result<()> {
 #[test]
 fn who_does_not_listen_holds_nobody_up() -> Result<()> {
     let extra = "alert.command = [\"sleep\", \"1000\"]\nalert.webhook = \"http://192.0.2.250/x\"\n";
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    configure(&setting, extra)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    configure(&fixture, extra)?;
+    let daemon = fixture.start()?;
     for _ in 0..20 {
-        leak(&setting)?;
-        setting.delete_own_rules()?;
+        leak(&fixture)?;
+        fixture.delete_own_rules()?;
         let since = Instant::now();
         wait::until(
             "the rules are back",
             TOLD,
-            || setting.program.status(),
+            || fixture.program.status(),
             |status| {
                 status.works()
                     && status
                         .tunnels
                         .iter()
-                        .all(sixxs_tests::status::Tunnel::is_whole)
+                        .all(sixxs_tests::program::status::Tunnel::is_whole)
             },
         )?;
         assert!(

@@ -1,16 +1,16 @@
-//! What the host is connected to by an interface that is no exit is reached without a tunnel: containers
-//! on a bridge, hosts of a LAN, peers of a VPN.
+//! Connected networks of interfaces that are no exits are reached without a tunnel: containers on a
+//! bridge, hosts of a LAN, peers of a VPN.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::{Pings, ping};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd0c, 0, 0, 0, 0, 0, 2);
 /// The peer of a VPN, to which a route of its own leads.
@@ -19,45 +19,45 @@ const COUNT: u64 = 5;
 
 /// A lab whose host has a network of containers. They live in the ISP's namespace, from where another
 /// interface leads to the host; `extra` are lines at the top of the configuration.
-fn with_containers(extra: &str) -> Result<Setting> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
-    setting.lab.write_config(&format!("{extra}{config}"))?;
-    let isp = setting.lab.isp();
-    setting.host().ip(&format!(
+fn with_containers(extra: &str) -> Result<Fixture> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    fixture.lab.write_config(&format!("{extra}{config}"))?;
+    let isp = fixture.lab.isp();
+    fixture.host().ip(&format!(
         "link add ctr0 type veth peer name far0\n\
          link set far0 netns {}\n\
          link set ctr0 up\n\
          address add fd00:d0c::1/64 dev ctr0 nodad\n",
         isp.name()
     ))?;
-    let tunnel = setting.lab.tunnels()[0].plan.address;
+    let tunnel = fixture.lab.tunnels()[0].plan.address;
     isp.ip(&format!(
         "link set far0 up\n\
          address add {CONTAINER}/64 dev far0 nodad\n\
          address add {PEER}/128 dev far0 nodad\n\
          route add {tunnel}/128 via fd00:d0c::1 dev far0 src {CONTAINER}\n"
     ))?;
-    Ok(setting)
+    Ok(fixture)
 }
 
-fn pings(setting: &Setting) -> Result<Pings> {
+fn pings(fixture: &Fixture) -> Result<Pings> {
     ping(
-        setting.lab.isp(),
-        setting.lab.tunnels()[0].plan.address,
+        fixture.lab.isp(),
+        fixture.lab.tunnels()[0].plan.address,
         COUNT,
     )
 }
 
-fn explained(setting: &Setting, to: &str) -> Result<String> {
-    let source = setting.lab.tunnels()[0].plan.address.to_string();
-    Ok(setting.program.run(&["explain", &source, to])?.stdout)
+fn explained(fixture: &Fixture, to: &str) -> Result<String> {
+    let source = fixture.lab.tunnels()[0].plan.address.to_string();
+    Ok(fixture.program.run(&["explain", &source, to])?.stdout)
 }
 
 /// Waits until the rules for a destination are there, or are not.
-fn is_direct(setting: &Setting, to: &str, wanted: bool) -> Result<()> {
+fn is_direct(fixture: &Fixture, to: &str, wanted: bool) -> Result<()> {
     let words = format!("to {to} lookup main");
-    let rules = || setting.own_rules();
+    let rules = || fixture.own_rules();
     let what = format!("{to} is direct: {wanted}");
     wait::until(&what, Duration::from_secs(5), rules, |rules| {
         rules.contains(&words) == wanted
@@ -67,75 +67,75 @@ fn is_direct(setting: &Setting, to: &str, wanted: bool) -> Result<()> {
 
 #[test]
 fn they_are_direct() -> Result<()> {
-    let setting = with_containers("")?;
-    let daemon = setting.start()?;
-    is_direct(&setting, "fd00:d0c::/64", true)?;
-    let answered = pings(&setting)?;
+    let fixture = with_containers("")?;
+    let daemon = fixture.start()?;
+    is_direct(&fixture, "fd00:d0c::/64", true)?;
+    let answered = pings(&fixture)?;
     assert_eq!((answered.sent, answered.answered), (COUNT, COUNT));
-    let told = explained(&setting, &CONTAINER.to_string())?;
+    let told = explained(&fixture, &CONTAINER.to_string())?;
     assert!(told.contains("leaves by ctr0"), "{told}");
-    setting
+    fixture
         .program
         .status_until("all is well", |status| status.healthy)?;
 
     // A route to a peer comes, and goes with its interface.
-    let host = setting.host();
+    let host = fixture.host();
     host.sh(&format!("ip -6 route add {PEER}/128 dev ctr0"))?;
-    is_direct(&setting, PEER, true)?;
+    is_direct(&fixture, PEER, true)?;
     // One of a routing daemon is about networks of others.
     host.sh("ip -6 route add fd00:bbbb::/64 dev ctr0 protocol bird")?;
     host.sh("ip link set ctr0 down")?;
-    is_direct(&setting, PEER, false)?;
-    is_direct(&setting, "fd00:d0c::/64", false)?;
+    is_direct(&fixture, PEER, false)?;
+    is_direct(&fixture, "fd00:d0c::/64", false)?;
     host.ip("link set ctr0 up\naddress replace fd00:d0c::1/64 dev ctr0 nodad\n")?;
-    is_direct(&setting, "fd00:d0c::/64", true)?;
-    assert!(!setting.own_rules()?.contains("fd00:bbbb::"));
+    is_direct(&fixture, "fd00:d0c::/64", true)?;
+    assert!(!fixture.own_rules()?.contains("fd00:bbbb::"));
 
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    setting.nothing_went_astray()?;
-    assert_eq!(setting.program.status()?.corrections, 0);
+    fixture.ensure_nothing_lost()?;
+    assert_eq!(fixture.program.status()?.corrections, 0);
     assert_eq!(daemon.stop()?, 0);
-    setting.program.ok(&["down"])?;
-    assert_eq!(setting.own_rules()?, "");
+    fixture.program.ok(&["down"])?;
+    assert_eq!(fixture.own_rules()?, "");
     Ok(())
 }
 
 #[test]
 fn an_exit_is_no_local_network() -> Result<()> {
-    let setting = with_containers("")?;
-    let daemon = setting.start()?;
-    is_direct(&setting, "fd00:d0c::/64", true)?;
+    let fixture = with_containers("")?;
+    let daemon = fixture.start()?;
+    is_direct(&fixture, "fd00:d0c::/64", true)?;
     // A client on the uplink's own wire gets its answers through the tunnel.
-    let wire = setting
+    let wire = fixture
         .host()
         .sh("ip -6 route show dev net0 proto kernel")?;
     let networks = wire.lines().filter_map(|line| line.split(' ').next());
     for network in networks.filter(|network| !network.starts_with("fe80")) {
-        is_direct(&setting, network, false)?;
+        is_direct(&fixture, network, false)?;
     }
-    let host = setting.host();
+    let host = fixture.host();
     host.sh("ip -6 route add default via fd00:d0c::2 dev ctr0 metric 9999")?;
-    is_direct(&setting, "fd00:d0c::/64", false)?;
+    is_direct(&fixture, "fd00:d0c::/64", false)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 #[test]
 fn they_are_not_when_told_so() -> Result<()> {
-    let setting = with_containers("direct_connected = false\n")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    assert_eq!(pings(&setting)?.answered, 0);
-    let told = explained(&setting, &CONTAINER.to_string())?;
+    let fixture = with_containers("direct_connected = false\n")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    assert_eq!(pings(&fixture)?.answered, 0);
+    let told = explained(&fixture, &CONTAINER.to_string())?;
     assert!(told.contains("leaves by sixxs0"), "{told}");
-    setting
+    fixture
         .lab
-        .write_config(&setting.lab.config("").replace("uplinks = [\"net0\"]\n", ""))?;
-    setting.program.ok(&["reload"])?;
-    is_direct(&setting, "fd00:d0c::/64", true)?;
-    assert_eq!(pings(&setting)?.answered, COUNT);
+        .write_config(&fixture.lab.config("").replace("uplinks = [\"net0\"]\n", ""))?;
+    fixture.program.ok(&["reload"])?;
+    is_direct(&fixture, "fd00:d0c::/64", true)?;
+    assert_eq!(pings(&fixture)?.answered, COUNT);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

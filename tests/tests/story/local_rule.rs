@@ -1,18 +1,18 @@
-//! Somebody puts the rule for the host's own addresses behind ours, as VPNs do to catch packets before it:
-//! packets to an address of this host still reach it.
+//! The rule for the local table is moved behind ours, as VPNs do. Packets to an address of this host still
+//! reach it.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::own;
+use sixxs_tests::lab::topology::{Flavour, LAN1, OUTSIDE};
 use sixxs_tests::probe::{self, Ping};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, LAN1, OUTSIDE};
+use sixxs_tests::program::owned_state;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// The host's own address in the first LAN.
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 1, 0, 0, 0, 1);
@@ -32,10 +32,10 @@ fn moved(extra: &str) -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let setting = Setting::of(spec, Hook::Auto, extra)?;
-    let host = setting.host();
-    let daemon = setting.start()?;
-    let own = setting.own_rules()?;
+    let fixture = Fixture::of(spec, Hook::Auto, extra)?;
+    let host = fixture.host();
+    let daemon = fixture.start()?;
+    let own = fixture.own_rules()?;
     assert!(!own.contains("lookup local"), "{own}");
 
     for line in [
@@ -44,21 +44,21 @@ fn moved(extra: &str) -> Result<()> {
     ] {
         host.sh(line)?;
     }
-    has_local_rules(&setting, true)?;
-    packets_arrive(&setting)?;
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    has_local_rules(&fixture, true)?;
+    packets_arrive(&fixture)?;
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    let [lan, _] = setting.lab.lans()?;
+    let [lan, _] = fixture.lab.lans()?;
     assert!(probe::ping(lan, OUTSIDE, 3)?.all_answered());
-    let plan = setting.program.run(&["plan"])?;
+    let plan = fixture.program.run(&["plan"])?;
     assert_eq!((plan.code, plan.stdout.as_str()), (0, ""));
 
     // One that somebody takes away is put back.
-    let before = setting.own_rules()?;
-    setting.delete_own_rules()?;
-    let rules = || setting.own_rules();
+    let before = fixture.own_rules()?;
+    fixture.delete_own_rules()?;
+    let rules = || fixture.own_rules();
     let limit = Duration::from_secs(5);
     wait::until("rules are back", limit, rules, |rules| {
         rules.lines().count() == before.lines().count()
@@ -66,14 +66,14 @@ fn moved(extra: &str) -> Result<()> {
 
     // Where the local table comes first again, ours goes.
     host.sh("ip -6 rule add from all lookup local priority 0")?;
-    has_local_rules(&setting, false)?;
-    assert_eq!(setting.own_rules()?, own);
+    has_local_rules(&fixture, false)?;
+    assert_eq!(fixture.own_rules()?, own);
     host.sh("ip -6 rule del from all lookup local priority 0")?;
-    has_local_rules(&setting, true)?;
+    has_local_rules(&fixture, true)?;
     assert_eq!(daemon.stop()?, 0);
-    they_are_needed(&setting)?;
-    setting.program.ok(&["down"])?;
-    assert_eq!(setting.own_rules()?, "");
+    they_are_needed(&fixture)?;
+    fixture.program.ok(&["down"])?;
+    assert_eq!(fixture.own_rules()?, "");
     assert!(
         host.sh("ip -6 rule show priority 32765")?
             .contains("lookup local")
@@ -82,10 +82,10 @@ fn moved(extra: &str) -> Result<()> {
 }
 
 /// Between addresses of the host, and from a LAN whose addresses are a tunnel's.
-fn packets_arrive(setting: &Setting) -> Result<()> {
-    let host = setting.host();
-    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
-    let [lan, _] = setting.lab.lans()?;
+fn packets_arrive(fixture: &Fixture) -> Result<()> {
+    let host = fixture.host();
+    let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.address);
+    let [lan, _] = fixture.lab.lans()?;
     for (from, source, to) in [
         (host, first, second),
         (host, second, first),
@@ -100,12 +100,12 @@ fn packets_arrive(setting: &Setting) -> Result<()> {
 }
 
 /// Without them packets to an address of this host are lost.
-fn they_are_needed(setting: &Setting) -> Result<()> {
-    let host = setting.host();
-    let [first, second] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
-    for line in setting.own_rules()?.lines() {
+fn they_are_needed(fixture: &Fixture) -> Result<()> {
+    let host = fixture.host();
+    let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.address);
+    for line in fixture.own_rules()?.lines() {
         if line.contains("lookup local") {
-            host.sh(&own::delete_rule(line)?)?;
+            host.sh(&owned_state::delete_rule(line)?)?;
         }
     }
     let lost = Ping::new(second, 2)
@@ -115,9 +115,9 @@ fn they_are_needed(setting: &Setting) -> Result<()> {
     Ok(())
 }
 
-fn has_local_rules(setting: &Setting, wanted: bool) -> Result<()> {
+fn has_local_rules(fixture: &Fixture, wanted: bool) -> Result<()> {
     let what = format!("rules of ours for the local table: {wanted}");
-    let rules = || setting.own_rules();
+    let rules = || fixture.own_rules();
     wait::until(&what, Duration::from_secs(5), rules, |rules| {
         rules.contains("lookup local") == wanted
     })?;

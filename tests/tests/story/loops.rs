@@ -1,16 +1,16 @@
-//! Two tunnels with a routed prefix each, on a host that forwards. What belongs to this host, or lies
-//! behind it, never leaves by a tunnel: it would come back by one.
+//! Two tunnels with a routed prefix each, on a host that forwards. Packets to this host or to a network
+//! behind it never leave by a tunnel, because they would return by one.
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::netns::Namespace;
-use sixxs_tests::nft;
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::nft;
+use sixxs_tests::lab::topology::{Flavour, LAN1, LAN2, TUNNELS, TunnelPlan};
 use sixxs_tests::probe::Ping;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, LAN1, LAN2, TUNNELS, TunnelPlan};
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// What the first broker routes to the host. The second one's prefix has both LANs.
 const PREFIX: &str = "2001:db8:aa::/48";
@@ -34,9 +34,9 @@ fn a_packet_leaves_once_at_most_with_subtrees() -> Result<()> {
 }
 
 fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
-    let setting = setting(flavour, hook, extra)?;
-    let daemon = setting.start()?;
-    let [lan1, lan2] = setting.lab.lans()?;
+    let fixture = fixture(flavour, hook, extra)?;
+    let daemon = fixture.start()?;
+    let [lan1, lan2] = fixture.lab.lans()?;
 
     // A LAN of the first tunnel and one of the second: by this host, not round by the brokers.
     for (from, source, to) in [
@@ -45,7 +45,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     ] {
         assert_eq!(answered(from, source, &to)?, COUNT, "{source} to {to}");
     }
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
     // What is nowhere, own prefix or another tunnel's: an error, and nothing leaves.
     for hole in HOLES {
         for source in [LAN0, &LAN1.to_string()] {
@@ -53,11 +53,11 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
             assert!(told, "{source} to {hole}: no error");
         }
         for tunnel in &TUNNELS {
-            refused(setting.host(), &tunnel.address.to_string(), hole)?;
+            refused(fixture.host(), &tunnel.address.to_string(), hole)?;
         }
     }
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
-    setting.nothing_went_astray()?;
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
+    fixture.ensure_nothing_lost()?;
 
     // Somebody outside says that he is the other tunnel's address: what is behind this host gets it, and
     // nothing leaves.
@@ -66,53 +66,56 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         (0, HOLES[1].to_owned()),
         (1, HOLES[0].to_owned()),
     ] {
-        let before = came(&setting)?;
-        forge(&setting, tunnel, &to)?;
-        let now = came(&setting)?;
+        let before = came(&fixture)?;
+        forge(&fixture, tunnel, &to)?;
+        let now = came(&fixture)?;
         let [first, second] = [now[0] - before[0], now[1] - before[1]];
         assert_eq!(first + second, COUNT, "for {to}");
-        assert_eq!(setting.reached_brokers()?, [0, 0], "for {to}");
+        assert_eq!(fixture.reached_brokers()?, [0, 0], "for {to}");
     }
-    setting.nothing_went_astray()?;
-    assert_eq!(loops(&setting)?, [0, 0], "routes came first");
-    assert_eq!(explained(&setting)?, "refused");
+    fixture.ensure_nothing_lost()?;
+    assert_eq!(loops(&fixture)?, [0, 0], "routes came first");
+    assert_eq!(explained(&fixture)?, "refused");
 
     // A route of somebody's leads them into a tunnel: the program drops them.
     for (tunnel, plan) in TUNNELS.iter().enumerate() {
-        let before = came(&setting)?;
+        let before = came(&fixture)?;
         let gateway = match flavour {
             Flavour::Veth => "via fe80::1 ",
             _ => "",
         };
         let route = format!("2001:db8:bb:9::/64 {gateway}dev {}", plan.interface);
-        setting.host().sh(&format!("ip -6 route add {route}"))?;
-        forge(&setting, 0, HOLES[1])?;
-        assert_eq!(explained(&setting)?, "dropped", "{route}");
-        setting.host().sh(&format!("ip -6 route del {route}"))?;
-        assert_eq!(came(&setting)?[1] - before[1], COUNT, "{route}");
+        fixture.host().sh(&format!("ip -6 route add {route}"))?;
+        forge(&fixture, 0, HOLES[1])?;
+        assert_eq!(explained(&fixture)?, "dropped", "{route}");
+        fixture.host().sh(&format!("ip -6 route del {route}"))?;
+        assert_eq!(came(&fixture)?[1] - before[1], COUNT, "{route}");
         let mut expected = [0; 2];
         expected[..=tunnel].fill(COUNT);
-        assert_eq!(loops(&setting)?, expected, "{route}");
+        assert_eq!(loops(&fixture)?, expected, "{route}");
     }
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert!(status.tunnels.iter().all(|tunnel| tunnel.loops == COUNT));
-    let screen = setting.program.ok(&["status"])?;
+    let screen = fixture.program.ok(&["status"])?;
     assert!(screen.stdout.contains("10 packets dropped"), "{screen:?}");
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
-    setting.nothing_went_astray()?;
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
+    fixture.ensure_nothing_lost()?;
 
     // Without rules the packets for a hole leave by the uplink, once.
     daemon.kill()?;
-    setting.delete_own_rules()?;
-    let before = came(&setting)?;
-    forge(&setting, 0, HOLES[1])?;
-    assert_eq!(came(&setting)?[1] - before[1], COUNT);
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
-    assert_eq!(setting.lab.filtered()?, COUNT);
+    fixture.delete_own_rules()?;
+    let before = came(&fixture)?;
+    forge(&fixture, 0, HOLES[1])?;
+    assert_eq!(came(&fixture)?[1] - before[1], COUNT);
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
+    assert_eq!(fixture.lab.filtered()?, COUNT);
 
     // With everything in place again the outside is answered as ever.
-    let daemon = setting.start()?;
-    assert_eq!(setting.outside_is_answered(&setting.lab.tunnels()[0])?, 20);
+    let daemon = fixture.start()?;
+    assert_eq!(
+        fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?,
+        20
+    );
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -135,41 +138,41 @@ fn who_forges_is_no_louder_native_the_other_way_round() -> Result<()> {
 /// One tunnel has a prefix, and the other one's address is forged.
 fn forged(spec: Spec) -> Result<()> {
     let spec = Spec { lans: true, ..spec };
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let left_before = setting.reached_brokers()?;
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let left_before = fixture.reached_brokers()?;
     for to in [LAN1.to_string(), HOLES[1].to_owned()] {
         for tunnel in [0, 1] {
-            let before = came(&setting)?;
-            forge(&setting, tunnel, &to)?;
-            assert_eq!(came(&setting)?[1] - before[1], COUNT, "for {to}");
+            let before = came(&fixture)?;
+            forge(&fixture, tunnel, &to)?;
+            assert_eq!(came(&fixture)?[1] - before[1], COUNT, "for {to}");
         }
     }
     // Nor does a hole lead round by its own broker.
     assert!(refused(
-        &setting.lab.lans()?[0],
+        &fixture.lab.lans()?[0],
         &LAN1.to_string(),
         HOLES[1]
     )?);
-    assert_eq!(setting.reached_brokers()?, left_before);
-    setting.nothing_went_astray()?;
+    assert_eq!(fixture.reached_brokers()?, left_before);
+    fixture.ensure_nothing_lost()?;
     for TunnelPlan { address, peer, .. } in &TUNNELS {
         let source = address.to_string();
-        assert_eq!(answered(setting.host(), &source, &peer.to_string())?, COUNT);
+        assert_eq!(answered(fixture.host(), &source, &peer.to_string())?, COUNT);
     }
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 /// A lab whose first tunnel has a routed prefix as well.
-fn setting(flavour: Flavour, hook: Hook, extra: &str) -> Result<Setting> {
+fn fixture(flavour: Flavour, hook: Hook, extra: &str) -> Result<Fixture> {
     let spec = Spec {
         lans: true,
         ..Spec::new(flavour)
     };
-    let setting = Setting::of(spec, hook, extra)?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(spec, hook, extra)?;
+    let lab = &fixture.lab;
     let [first, _] = lab.tunnels();
     let address = format!("address = \"{}/64\"\n", first.plan.address);
     let config = lab.config(extra);
@@ -199,7 +202,7 @@ fn setting(flavour: Flavour, hook: Hook, extra: &str) -> Result<Setting> {
         .ip("address add 2001:db8:aa:1::1/64 dev lan1 nodad\n")?;
     let [lan1, _] = lab.lans()?;
     lan1.ip(&format!("address add {LAN0}/64 dev host nodad\n"))?;
-    Ok(setting)
+    Ok(fixture)
 }
 
 fn answered(from: &Namespace, source: &str, to: &str) -> Result<u64> {
@@ -222,8 +225,8 @@ fn refused(from: &Namespace, source: &str, to: &str) -> Result<bool> {
 }
 
 /// Has somebody outside send as if he were a tunnel's address.
-fn forge(setting: &Setting, tunnel: usize, to: &str) -> Result<()> {
-    let (outside, source) = (setting.lab.outside(), TUNNELS[tunnel].address);
+fn forge(fixture: &Fixture, tunnel: usize, to: &str) -> Result<()> {
+    let (outside, source) = (fixture.lab.outside(), TUNNELS[tunnel].address);
     outside.ip(&format!("address add {source}/128 dev lo nodad\n"))?;
     // What answers there may be go to who has the address.
     let pings = Ping::new(to.parse()?, COUNT).source(source).run(outside)?;
@@ -232,15 +235,15 @@ fn forge(setting: &Setting, tunnel: usize, to: &str) -> Result<()> {
 }
 
 /// Packets that came by each tunnel.
-fn came(setting: &Setting) -> Result<[u64; 2]> {
-    let [first, second] = setting.lab.tunnels();
-    let to_host = |tunnel: &sixxs_tests::lab::Tunnel| tunnel.seen_at_broker()?.get("to_host");
+fn came(fixture: &Fixture) -> Result<[u64; 2]> {
+    let [first, second] = fixture.lab.tunnels();
+    let to_host = |tunnel: &sixxs_tests::lab::Tunnel| tunnel.broker_counters()?.get("to_host");
     Ok([to_host(first)?, to_host(second)?])
 }
 
 /// Packets that the program dropped at each tunnel since they would have come back.
-fn loops(setting: &Setting) -> Result<[u64; 2]> {
-    let (_, mut values) = setting.program.json(&["counters"])?;
+fn loops(fixture: &Fixture) -> Result<[u64; 2]> {
+    let (_, mut values) = fixture.program.json(&["counters"])?;
     let value = values.pop().context("sixxs counters printed nothing")?;
     let of = |name: &str| {
         value["interfaces"][name]["out_loops"]
@@ -251,9 +254,9 @@ fn loops(setting: &Setting) -> Result<[u64; 2]> {
 }
 
 /// What `sixxs explain` says of a packet for a hole.
-fn explained(setting: &Setting) -> Result<String> {
+fn explained(fixture: &Fixture) -> Result<String> {
     let source = TUNNELS[0].address.to_string();
-    let (_, mut values) = setting.program.json(&["explain", &source, HOLES[1]])?;
+    let (_, mut values) = fixture.program.json(&["explain", &source, HOLES[1]])?;
     let value = values.pop().context("sixxs explain printed nothing")?;
     let outcome = value["outcome"].as_str();
     Ok(outcome.context("no outcome")?.to_owned())

@@ -1,5 +1,5 @@
-//! Metrics: on the control socket always, by TCP where the configuration says; the same numbers as in
-//! `sixxs status`, read when they are asked for.
+//! Metrics on the control socket, and by TCP where configured. They equal the numbers of `sixxs status`
+//! and are read on request.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const AT: &str = "127.0.0.1:9346";
 const LIMIT: Duration = Duration::from_secs(10);
@@ -70,23 +70,23 @@ fn value(page: &str, sample: &str) -> Result<f64> {
 #[test]
 fn everything_is_told() -> Result<()> {
     let extra = format!("metrics = \"{AT}\"\n");
-    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
-    let daemon = setting.start()?;
-    let host = setting.host();
-    let [first, _] = setting.lab.tunnels();
-    let pings = setting.outside_is_answered(first)?;
+    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
+    let daemon = fixture.start()?;
+    let host = fixture.host();
+    let [first, _] = fixture.lab.tunnels();
+    let pings = fixture.ensure_outside_answered(first)?;
     let socket = leak::udp_socket(host, first.plan.address, Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 5, 100)?;
-    setting.delete_own_rules()?;
+    fixture.delete_own_rules()?;
     wait::until(
         "the rules are back",
         LIMIT,
-        || setting.program.status(),
+        || fixture.program.status(),
         |status| status.healthy && status.corrections > 0,
     )?;
 
     let text = page(host)?;
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     let tunnel = status.tunnel(first.plan.interface);
     let pings = f64::from(u32::try_from(pings)?);
     let corrections = f64::from(u32::try_from(status.corrections)?);
@@ -160,7 +160,7 @@ fn everything_is_told() -> Result<()> {
     assert!(value(&text, into)? > 1e6, "{text}");
 
     // The same on the control socket, for those who may look.
-    let control = UnixStream::connect(setting.lab.paths().run().join("control.sock"))?;
+    let control = UnixStream::connect(fixture.lab.paths().run().join("control.sock"))?;
     let (head, body) = ask(control, "GET /v1/metrics")?;
     assert!(head.contains("application/openmetrics-text"), "{head}");
     let families = |text: &str| text.lines().filter(|l| l.starts_with('#')).count();
@@ -194,9 +194,9 @@ fn prometheus_takes(page: &str) -> Result<()> {
 #[test]
 fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
     let extra = format!("metrics = \"{AT}\"\n");
-    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
-    let daemon = setting.start()?;
-    let host = setting.host();
+    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
+    let daemon = fixture.start()?;
+    let host = fixture.host();
     for (request, expected) in [
         ("GET /", "404"),
         ("GET /v1/status", "404"),
@@ -215,7 +215,7 @@ fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
     let mut boaster = connect(host)?;
     // It may be cut off in the middle.
     let _cut = boaster.write_all(&vec![b'x'; 4 << 20]);
-    assert!(setting.program.status()?.healthy);
+    assert!(fixture.program.status()?.healthy);
     let began = Instant::now();
     page(host)?;
     let took = began.elapsed();
@@ -226,22 +226,22 @@ fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
     drop(idle);
 
     // Elsewhere, and nowhere, as the configuration says.
-    setting.lab.write_config(&setting.lab.config(""))?;
-    setting.program.ok(&["reload"])?;
+    fixture.lab.write_config(&fixture.lab.config(""))?;
+    fixture.program.ok(&["reload"])?;
     assert!(connect(host).is_err());
-    setting
+    fixture
         .lab
-        .write_config(&setting.lab.config("metrics = \"192.0.2.77:9346\"\n"))?;
-    setting.program.ok(&["reload"])?;
-    let status = setting.program.status()?;
+        .write_config(&fixture.lab.config("metrics = \"192.0.2.77:9346\"\n"))?;
+    fixture.program.ok(&["reload"])?;
+    let status = fixture.program.status()?;
     let told = |problem: &String| problem.contains("serve metrics at 192.0.2.77:9346");
     assert!(
         status.healthy && status.problems.iter().any(told),
         "{status:#?}"
     );
-    setting.lab.write_config(&setting.lab.config(&extra))?;
-    setting.program.ok(&["reload"])?;
-    assert!(setting.program.status()?.problems.is_empty());
+    fixture.lab.write_config(&fixture.lab.config(&extra))?;
+    fixture.program.ok(&["reload"])?;
+    assert!(fixture.program.status()?.problems.is_empty());
     page(host)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -251,14 +251,14 @@ fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
 #[test]
 fn foreign_names_are_refused() -> Result<()> {
     let config = |names: &str| format!("metrics = \"{AT}\"\n{names}");
-    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, &config(""))?;
-    let daemon = setting.start()?;
-    let host = setting.host();
+    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, &config(""))?;
+    let daemon = fixture.start()?;
+    let host = fixture.host();
     let status = |name: &str| -> Result<String> {
         let (head, body) = ask_for(connect(host)?, "GET /metrics", name)?;
-        let is_told = body.contains("sixxs_healthy");
+        let can_run = body.contains("sixxs_healthy");
         ensure!(
-            is_told == head.starts_with("HTTP/1.1 200"),
+            can_run == head.starts_with("HTTP/1.1 200"),
             "{head}\n{body}"
         );
         Ok(head.chars().skip(9).take(3).collect())
@@ -277,8 +277,8 @@ fn foreign_names_are_refused() -> Result<()> {
         assert_eq!(status(name)?, expected, "{name}");
     }
     let names = config("metrics_hosts = [\"web1.example.net\"]\n");
-    setting.lab.write_config(&setting.lab.config(&names))?;
-    setting.program.ok(&["reload"])?;
+    fixture.lab.write_config(&fixture.lab.config(&names))?;
+    fixture.program.ok(&["reload"])?;
     assert_eq!(status("web1.example.net:9346")?, "200");
     assert_eq!(status("rebound.example")?, "403");
     assert_eq!(daemon.stop()?, 0);

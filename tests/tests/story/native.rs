@@ -1,5 +1,4 @@
-//! The program makes its tunnels itself, against brokers that know nothing of it: the job once
-//! through with each kind.
+//! Native tunnels of each kind, against brokers that share no code with the program.
 
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
@@ -7,15 +6,15 @@ use sixxs_tests::kernel;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
-/// Makes tests of the scene, one per pair of kinds.
+/// Makes tests of the scenario, one per pair of kinds.
 macro_rules! pairs {
-    ($scene:ident: $($name:ident($first:ident, $second:ident)),+ $(,)?) => {
+    ($scenario:ident: $($name:ident($first:ident, $second:ident)),+ $(,)?) => {
         $(
             #[test]
             fn $name() -> anyhow::Result<()> {
-                $scene([Kind::$first, Kind::$second])
+                $scenario([Kind::$first, Kind::$second])
             }
         )+
     };
@@ -25,16 +24,16 @@ pairs!(every_reply_takes_its_tunnel:
     ayiya_and_heartbeat(Ayiya, Heartbeat), six_in_four_and_ayiya(SixInFour, Ayiya));
 
 fn every_reply_takes_its_tunnel(kinds: [Kind; 2]) -> Result<()> {
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    for tunnel in setting.lab.tunnels() {
-        setting
-            .outside_is_answered(tunnel)
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture
+            .ensure_outside_answered(tunnel)
             .with_context(|| daemon.log())?;
     }
-    setting.nothing_went_astray()?;
-    let status = setting.program.status()?;
+    fixture.ensure_nothing_lost()?;
+    let status = fixture.program.status()?;
     for (tunnel, kind) in status.tunnels.iter().zip(kinds) {
         assert!(tunnel.is_whole(), "{tunnel:#?}");
         assert_eq!(tunnel.kind, kind.name());

@@ -1,5 +1,5 @@
-//! Tunnels of which the configuration says only whose they are: all else is the broker's word. What
-//! the broker said is kept; and what it refuses is told, and not asked over and over.
+//! Tunnels configured by their account only: the broker provisions the rest. Its parameters are saved. Its
+//! refusals are reported and not retried at once.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::{Certificate, Fault, Outcome, Rule, Stage, Tic, TunnelRecord};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::native::{PASSWORD, TUNNEL_IDS};
+use sixxs_tests::lab::native::{PASSWORD, TUNNEL_IDS};
 use sixxs_tests::probe;
+use sixxs_tests::program::status::Status;
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::status::Status;
 use sixxs_tests::wait;
 
-use crate::setting::{Setting, mixed_config};
+use crate::fixture::{Fixture, mixed_config};
 
 const KINDS: [Kind; 2] = [Kind::Ayiya, Kind::Heartbeat];
 /// So many connects that the ledger is in nobody's way.
@@ -24,19 +24,19 @@ const FLOOD_BYTES: u64 = 64 << 20;
 
 #[test]
 fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
-    let setting = Setting::of(Spec::native(KINDS), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
     let tic = lab.tic()?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    let status = setting.program.status()?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    let status = fixture.program.status()?;
     for ((tunnel, kind), seen) in lab.tunnels().iter().zip(KINDS).zip(&status.tunnels) {
         assert_eq!(seen.kind, kind.name());
         assert_eq!(seen.addresses, [tunnel.plan.address.to_string()]);
-        setting.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     let connects = tic.connects();
     assert_eq!(connects.len(), 2, "{connects:#?}");
     for connect in &connects {
@@ -45,21 +45,21 @@ fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
     }
     assert_eq!(daemon.stop()?, 0);
 
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     assert_eq!(tic.connects().len(), 2);
 
     let [first, _] = lab.tunnels();
     let name = first.plan.interface;
-    setting.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.ok(&["restart", "--refresh", name])?;
     let asked = || Ok(tic.connects().len());
     let limit = Duration::from_secs(5);
     wait::until("it is asked for anew", limit, asked, |count| *count == 3)?;
-    setting.is_up().with_context(|| daemon.log())?;
-    setting.outside_is_answered(first)?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    fixture.ensure_outside_answered(first)?;
     let connects = tic.connects();
     assert_eq!(connects.len(), 3);
     let shown = format!("tunnel show {}", TUNNEL_IDS[0]);
@@ -172,17 +172,17 @@ fn right(tic: &Tic) -> Result<()> {
 }
 
 /// The first tunnel is an account's, the second one needs no account.
-fn mixed(extra: &str, instead: impl Fn(String) -> String) -> Result<Setting> {
-    let setting = Setting::of(Spec::native(KINDS), Hook::Auto, "")?;
-    let config = instead(mixed_config(&setting.lab, extra)?);
-    setting.lab.write_config(&config)?;
-    Ok(setting)
+fn mixed(extra: &str, instead: impl Fn(String) -> String) -> Result<Fixture> {
+    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let config = instead(mixed_config(&fixture.lab, extra)?);
+    fixture.lab.write_config(&config)?;
+    Ok(fixture)
 }
 
-fn first_state(setting: &Setting, state: &str, words: &str) -> Result<Status> {
-    let [first, _] = setting.lab.tunnels();
+fn first_state(fixture: &Fixture, state: &str, words: &str) -> Result<Status> {
+    let [first, _] = fixture.lab.tunnels();
     let what = format!("{} is {state}: {words}", first.plan.interface);
-    setting.program.status_until(&what, |status| {
+    fixture.program.status_until(&what, |status| {
         let tunnel = status.tunnel(first.plan.interface);
         let reason = tunnel.reason.as_deref().unwrap_or_default();
         tunnel.state == state && reason.contains(words)
@@ -190,12 +190,12 @@ fn first_state(setting: &Setting, state: &str, words: &str) -> Result<Status> {
 }
 
 /// Pings by the second tunnel for a while: all are answered, and the server is left alone meanwhile.
-fn the_other_goes_on_and_nobody_asks(setting: &Setting, count: u64) -> Result<()> {
-    setting.addresses_are_taken()?;
-    let tic = setting.lab.tic()?;
-    let [_, second] = setting.lab.tunnels();
+fn the_other_goes_on_and_nobody_asks(fixture: &Fixture, count: u64) -> Result<()> {
+    fixture.wait_for_addresses()?;
+    let tic = fixture.lab.tic()?;
+    let [_, second] = fixture.lab.tunnels();
     let before = tic.connects().len();
-    let pings = probe::ping(setting.lab.outside(), second.plan.address, count)?;
+    let pings = probe::ping(fixture.lab.outside(), second.plan.address, count)?;
     ensure!(pings.all_answered(), "{pings:?}");
     let connects = tic.connects();
     ensure!(connects.len() == before, "{connects:#?}");
@@ -204,24 +204,24 @@ fn the_other_goes_on_and_nobody_asks(setting: &Setting, count: u64) -> Result<()
 
 #[test]
 fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
-    let setting = mixed(NO_LIMIT, |config| config)?;
-    let tic = setting.lab.tic()?;
+    let fixture = mixed(NO_LIMIT, |config| config)?;
+    let tic = fixture.lab.tic()?;
     tic.set_rule(Rule {
         connects: 1000,
         ..Rule::default()
     });
-    let name = setting.lab.tunnels()[0].plan.interface;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
+    let name = fixture.lab.tunnels()[0].plan.interface;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let before = daemon.resident_kib()?;
     for Wrong { make, words } in WRONGS {
         right(tic)?;
         make(tic)?;
         let connects = tic.connects().len();
-        setting.program.ok(&["restart", "--refresh", name])?;
-        let status = first_state(&setting, "failed", words)?;
+        fixture.program.ok(&["restart", "--refresh", name])?;
+        let status = first_state(&fixture, "failed", words)?;
         assert_eq!(tic.connects().len(), connects + 1, "{words}");
-        the_other_goes_on_and_nobody_asks(&setting, 20)?;
+        the_other_goes_on_and_nobody_asks(&fixture, 20)?;
         if words.contains("behind") {
             let reason = status.tunnel(name).reason.as_deref().unwrap_or_default();
             let seconds: Vec<u64> = reason.split(' ').filter_map(|w| w.parse().ok()).collect();
@@ -230,34 +230,34 @@ fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
     }
     right(tic)?;
     tic.stop();
-    setting.program.ok(&["restart", "--refresh", name])?;
-    first_state(&setting, "failed", "Connection refused")?;
+    fixture.program.ok(&["restart", "--refresh", name])?;
+    first_state(&fixture, "failed", "Connection refused")?;
     tic.start()?;
     // Nor is it asked again for as long as anybody would care to watch.
-    the_other_goes_on_and_nobody_asks(&setting, 200)?;
+    the_other_goes_on_and_nobody_asks(&fixture, 200)?;
     let grown = daemon.resident_kib()?.saturating_sub(before);
     assert!(grown < 4096, "the daemon has grown by {grown} KiB");
 
-    setting.program.ok(&["restart", "--refresh", name])?;
-    setting.is_up().with_context(|| daemon.log())?;
-    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
+    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 #[test]
 fn a_server_that_stalls_is_given_up() -> Result<()> {
-    let setting = mixed("", |config| config)?;
-    let tic = setting.lab.tic()?;
+    let fixture = mixed("", |config| config)?;
+    let tic = fixture.lab.tic()?;
     tic.misbehave(Stage::Username, Fault::Stall);
-    let daemon = setting.start()?;
-    first_state(&setting, "connecting", "asking 203.0.113.9")?;
-    setting
+    let daemon = fixture.start()?;
+    first_state(&fixture, "connecting", "asking 203.0.113.9")?;
+    fixture
         .program
         .status_until("the other is up", |status| status.tunnels[1].is_whole())?;
     // All of ten seconds.
-    the_other_goes_on_and_nobody_asks(&setting, 800)?;
-    let status = first_state(&setting, "failed", "user name: no answer within 10s")?;
+    the_other_goes_on_and_nobody_asks(&fixture, 800)?;
+    let status = first_state(&fixture, "failed", "user name: no answer within 10s")?;
     assert!(status.tunnels[1].is_whole(), "{status:#?}");
     assert_eq!(tic.connects().len(), 1);
     assert_eq!(daemon.stop()?, 0);
@@ -266,17 +266,17 @@ fn a_server_that_stalls_is_given_up() -> Result<()> {
 
 #[test]
 fn any_certificate_is_taken_when_nobody_wants_it_checked() -> Result<()> {
-    let setting = mixed("", |config| {
+    let fixture = mixed("", |config| {
         let lines = config.lines().map(|line| match line {
             line if line.starts_with("tls_ca") => "tls_verify = false\n".to_owned(),
             line => format!("{line}\n"),
         });
         lines.collect()
     })?;
-    let tic = setting.lab.tic()?;
+    let tic = fixture.lab.tic()?;
     tic.show(Certificate::OtherAuthority)?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let connects = tic.connects();
     assert!(connects.len() == 1 && connects[0].tls, "{connects:#?}");
     assert_eq!(daemon.stop()?, 0);
@@ -287,8 +287,8 @@ fn any_certificate_is_taken_when_nobody_wants_it_checked() -> Result<()> {
 #[test]
 fn a_lockout_is_waited_out() -> Result<()> {
     let limit = "[connect_limit]\nseconds = 4\nlockout_seconds = 4\n";
-    let setting = mixed(limit, |config| config)?;
-    let tic = setting.lab.tic()?;
+    let fixture = mixed(limit, |config| config)?;
+    let tic = fixture.lab.tic()?;
     let [window, refusal] = [1, 4].map(Duration::from_secs);
     tic.set_rule(Rule {
         connects: 2,
@@ -298,7 +298,7 @@ fn a_lockout_is_waited_out() -> Result<()> {
     });
     for _ in 0..3 {
         drop(
-            setting
+            fixture
                 .host()
                 .run(|| Ok(TcpStream::connect(tic.address())?))?,
         );
@@ -306,21 +306,21 @@ fn a_lockout_is_waited_out() -> Result<()> {
     let seen = || Ok(tic.connects().len());
     let soon = Duration::from_secs(5);
     wait::until("others connect", soon, seen, |count| *count == 3)?;
-    let daemon = setting.start()?;
-    let status = first_state(&setting, "locked_out", "You are connecting too often")?;
-    let name = setting.lab.tunnels()[0].plan.interface;
+    let daemon = fixture.start()?;
+    let status = first_state(&fixture, "locked_out", "You are connecting too often")?;
+    let name = fixture.lab.tunnels()[0].plan.interface;
     let until = status.tunnel(name).until.clone();
     assert!(until.is_some_and(|until| until.ends_with('Z')));
     assert_eq!(tic.connects().len(), 4);
 
     // A restart, of the tunnel or of everything, changes nothing.
-    setting.program.ok(&["restart", "--refresh", name])?;
-    first_state(&setting, "locked_out", "connecting too often")?;
-    let daemon = again(&setting, daemon)?;
-    first_state(&setting, "locked_out", "connecting too often")?;
-    the_other_goes_on_and_nobody_asks(&setting, 50)?;
+    fixture.program.ok(&["restart", "--refresh", name])?;
+    first_state(&fixture, "locked_out", "connecting too often")?;
+    let daemon = again(&fixture, daemon)?;
+    first_state(&fixture, "locked_out", "connecting too often")?;
+    the_other_goes_on_and_nobody_asks(&fixture, 50)?;
 
-    setting.is_up().with_context(|| daemon.log())?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     let connects = tic.connects();
     let told: Vec<&Outcome> = connects.iter().map(|connect| &connect.outcome).collect();
     assert_eq!(connects.len(), 5, "{told:?}");
@@ -331,13 +331,13 @@ fn a_lockout_is_waited_out() -> Result<()> {
     Ok(())
 }
 
-fn again(setting: &Setting, daemon: Daemon) -> Result<Daemon> {
+fn again(fixture: &Fixture, daemon: Daemon) -> Result<Daemon> {
     daemon.kill()?;
-    setting.start()
+    fixture.start()
 }
 
 /// What `sixxs-wait-online.service` does, for two seconds at most: whether it waits for so long.
-fn is_waited_for(setting: &Setting) -> Result<bool> {
+fn is_waited_for(fixture: &Fixture) -> Result<bool> {
     const UNIT: &str = include_str!("../../../deploy/sixxs-wait-online.service");
     let (_, script) = UNIT
         .split_once("ExecStart=/bin/sh -c '")
@@ -346,9 +346,9 @@ fn is_waited_for(setting: &Setting) -> Result<bool> {
     let script = script.replace("\\\n", " ").replace("$$", "$");
     ensure!(script.contains("tries=120;"), "{script}");
     let script = script.replace("tries=120;", "tries=4;");
-    let directory = setting.program.binary().parent().context("a directory")?;
+    let directory = fixture.program.binary().parent().context("a directory")?;
     let path = format!("export PATH={}:$PATH", directory.display());
-    let left = setting
+    let left = fixture
         .program
         .shell(&format!("{path}; {script}; echo $tries"))?;
     Ok(left.trim() == "0")
@@ -357,29 +357,29 @@ fn is_waited_for(setting: &Setting) -> Result<bool> {
 /// At a first boot brokers are asked before there is a network: that passes, and a wrong password does not.
 #[test]
 fn what_is_tried_again_is_waited_for_at_boot() -> Result<()> {
-    let setting = mixed("", |config| config)?;
-    let tic = setting.lab.tic()?;
-    let name = setting.lab.tunnels()[0].plan.interface;
+    let fixture = mixed("", |config| config)?;
+    let tic = fixture.lab.tic()?;
+    let name = fixture.lab.tunnels()[0].plan.interface;
     tic.stop();
-    let daemon = setting.start()?;
-    let status = first_state(&setting, "failed", "Connection refused")?;
+    let daemon = fixture.start()?;
+    let status = first_state(&fixture, "failed", "Connection refused")?;
     assert!(
         status.tunnel(name).retrying && !status.healthy,
         "{status:#?}"
     );
-    assert!(is_waited_for(&setting)?);
+    assert!(is_waited_for(&fixture)?);
     tic.start()?;
     password(tic, "another one")?;
-    setting.program.ok(&["restart", name])?;
-    let status = first_state(&setting, "failed", "Login failed")?;
+    fixture.program.ok(&["restart", name])?;
+    let status = first_state(&fixture, "failed", "Login failed")?;
     assert!(!status.tunnel(name).retrying, "{status:#?}");
-    setting
+    fixture
         .program
         .status_until("the other is up", |s| s.tunnels[1].is_whole())?;
-    assert!(!is_waited_for(&setting)?);
+    assert!(!is_waited_for(&fixture)?);
     password(tic, PASSWORD)?;
-    setting.program.ok(&["restart", name])?;
-    setting.is_up().with_context(|| daemon.log())?;
+    fixture.program.ok(&["restart", name])?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Tens of thousands of datagrams that are not the broker's, or not its last word: none of them
-//! reaches the device, and the tunnel goes on as if nothing were.
+//! Tens of thousands of forged or replayed datagrams: none reaches the device, and the tunnel works
+//! meanwhile.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::ayiya::PORT;
 use sixxs_tests::broker::forge::Attack;
 use sixxs_tests::broker::pop::Source;
-use sixxs_tests::frame;
+use sixxs_tests::lab::topology::OUTSIDE;
 use sixxs_tests::lab::{Spec, Tunnel};
+use sixxs_tests::probe::frame;
 use sixxs_tests::probe::{self, PingStream};
 use sixxs_tests::program::{Daemon, Hook};
-use sixxs_tests::topology::OUTSIDE;
 
-use crate::setting::{Setting, alone};
+use crate::fixture::{Fixture, alone};
 
 /// Of every kind.
 const EACH: usize = 10_000;
@@ -25,22 +25,22 @@ const LARGE: usize = 300;
 /// Somebody on the way.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 
-fn start(kinds: [Kind; 2]) -> Result<(Setting, Daemon)> {
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    for tunnel in setting.lab.tunnels() {
+fn start(kinds: [Kind; 2]) -> Result<(Fixture, Daemon)> {
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    for tunnel in fixture.lab.tunnels() {
         // The packets that come out of the device are counted: only those of this test.
         tunnel.broker()?.ping_every(Duration::from_secs(3600));
-        setting.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    Ok((setting, daemon))
+    Ok((fixture, daemon))
 }
 
 /// Packets that came out of a device of the host.
-fn arrived(setting: &Setting, tunnel: &Tunnel) -> Result<u64> {
+fn arrived(fixture: &Fixture, tunnel: &Tunnel) -> Result<u64> {
     let name = tunnel.plan.interface;
-    let shown = setting
+    let shown = fixture
         .host()
         .sh(&format!("ip -statistics -json link show dev {name}"))?;
     let shown: Value = serde_json::from_str(&shown).context("read what ip says")?;
@@ -50,25 +50,25 @@ fn arrived(setting: &Setting, tunnel: &Tunnel) -> Result<u64> {
 
 /// Attacks a tunnel while the outside pings by it: what comes out are the pings.
 fn stands(
-    setting: &Setting,
+    fixture: &Fixture,
     daemon: &Daemon,
     tunnel: &Tunnel,
     attack: impl FnOnce() -> Result<u64>,
 ) -> Result<()> {
-    let before = arrived(setting, tunnel)?;
+    let before = arrived(fixture, tunnel)?;
     let memory = daemon.resident_kib()?;
     let interval = Duration::from_millis(2);
-    let pings = PingStream::start(setting.lab.outside(), tunnel.plan.address, interval)?;
+    let pings = PingStream::start(fixture.lab.outside(), tunnel.plan.address, interval)?;
     let sent = attack()?;
     let pings = pings.stop()?;
     let grown = daemon.resident_kib()?.saturating_sub(memory);
     println!("{sent} datagrams, {pings:?}, {grown} KiB more");
     ensure!(pings.sent > 20 && pings.all_answered(), "{pings:?}");
     ensure!(grown < 1024, "the daemon has grown by {grown} KiB");
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     // The kernel's own tunnel device counts packets before they are looked at.
     let is_tun = status.tunnel(tunnel.plan.interface).carrier.as_deref() == Some("tun");
-    let came = arrived(setting, tunnel)? - before;
+    let came = arrived(fixture, tunnel)? - before;
     ensure!(came == pings.sent || !is_tun, "{came} packets of {pings:?}");
     ensure!(status.tunnels.iter().all(|t| t.is_whole()), "{status:#?}");
     Ok(())
@@ -77,8 +77,8 @@ fn stands(
 #[test]
 fn ayiya_stands_what_is_wrong() -> Result<()> {
     let _alone = alone();
-    let (setting, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let (fixture, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let (pop, address) = (tunnel.broker()?, tunnel.plan.address);
     let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
     let forger = pop.forger(address, 7)?;
@@ -88,14 +88,14 @@ fn ayiya_stands_what_is_wrong() -> Result<()> {
         } else {
             EACH
         };
-        stands(&setting, &daemon, tunnel, || {
+        stands(&fixture, &daemon, tunnel, || {
             pop.inject(address, Source::Own, forger.wrong(attack, &packet, count))
         })
         .with_context(|| format!("{attack:?}"))?;
     }
-    assert_eq!(setting.host_discarded(), 0);
+    assert_eq!(fixture.host_discarded(), 0);
     // They were told apart, and counted; a burst may have been too much for the socket.
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     let refused = &status.tunnel(tunnel.plan.interface).refused;
     for reason in [
         "short",
@@ -114,7 +114,7 @@ fn ayiya_stands_what_is_wrong() -> Result<()> {
         Source::Own,
         [pop.forger(address, 7)?.right(&packet)],
     )?;
-    setting.host_discards(1)?;
+    fixture.wait_for_host_discards(1)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -122,13 +122,13 @@ fn ayiya_stands_what_is_wrong() -> Result<()> {
 #[test]
 fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
     let _alone = alone();
-    let (setting, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let (fixture, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let (pop, address) = (tunnel.broker()?, tunnel.plan.address);
     // Recorded on the way to us, and from us: reflected as they are.
     pop.record(EACH);
     for size in [50, 600, 1200] {
-        let answered = probe::udp_echo(setting.lab.outside(), address, 300, size, true)?;
+        let answered = probe::udp_echo(fixture.lab.outside(), address, 300, size, true)?;
         assert_eq!(answered, 300);
     }
     let recorded = pop.recorded();
@@ -138,7 +138,7 @@ fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
         assert!(some.len() >= 900, "{}", some.len());
         let times = EACH.div_ceil(some.len());
         let again = some.into_iter().cycle().take(900 * times);
-        stands(&setting, &daemon, tunnel, || {
+        stands(&fixture, &daemon, tunnel, || {
             pop.inject(address, Source::Own, again)
         })
         .with_context(|| format!("recorded, from the client: {received}"))?;
@@ -147,11 +147,11 @@ fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
     let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
     let forger = pop.forger(address, 8)?;
     let stranger = Source::Other(SocketAddrV4::new(STRANGER, PORT));
-    stands(&setting, &daemon, tunnel, || {
+    stands(&fixture, &daemon, tunnel, || {
         let right = std::iter::repeat_with(|| forger.right(&packet)).take(EACH);
         pop.inject(address, stranger, right)
     })?;
-    assert_eq!(setting.host_discarded(), 0);
+    assert_eq!(fixture.host_discarded(), 0);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -160,15 +160,15 @@ fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
 fn protocol_41_stands_what_is_not_the_brokers() -> Result<()> {
     let _alone = alone();
     let kinds = [Kind::SixInFour, Kind::Heartbeat];
-    let (setting, daemon) = start(kinds)?;
-    for (tunnel, kind) in setting.lab.tunnels().iter().zip(kinds) {
+    let (fixture, daemon) = start(kinds)?;
+    for (tunnel, kind) in fixture.lab.tunnels().iter().zip(kinds) {
         let (pop, address) = (tunnel.broker()?, tunnel.plan.address);
         let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
         let forger = pop.forger(address, 9)?;
         let ours = frame::udp(address, address, b"our own")?;
         let stranger = Source::Other(SocketAddrV4::new(STRANGER, 0));
         let attack = |what: &str, source, datagrams: &mut dyn Iterator<Item = Vec<u8>>| {
-            stands(&setting, &daemon, tunnel, || {
+            stands(&fixture, &daemon, tunnel, || {
                 pop.inject(address, source, datagrams)
             })
             .with_context(|| format!("{}: {what}", kind.name()))
@@ -179,12 +179,12 @@ fn protocol_41_stands_what_is_not_the_brokers() -> Result<()> {
         let mut none = forger.wrong_packets(&packet, EACH);
         attack("no packets", Source::Own, &mut none)?;
     }
-    assert_eq!(setting.host_discarded(), 0);
-    let [tunnel, _] = setting.lab.tunnels();
+    assert_eq!(fixture.host_discarded(), 0);
+    let [tunnel, _] = fixture.lab.tunnels();
     let address = tunnel.plan.address;
     let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
     tunnel.broker()?.inject(address, Source::Own, [packet])?;
-    setting.host_discards(1)?;
+    fixture.wait_for_host_discards(1)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

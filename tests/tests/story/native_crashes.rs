@@ -1,5 +1,4 @@
-//! A daemon that dies over and over: however fast it is started again, no broker hears of us more
-//! often than it allows.
+//! A daemon that dies repeatedly: however fast it restarts, no broker gets more connects than it allows.
 
 use std::time::Duration;
 
@@ -7,10 +6,10 @@ use anyhow::Result;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Status;
+use sixxs_tests::program::status::Status;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// Connects to one broker in a minute.
 const MOST: u64 = 3;
@@ -19,13 +18,13 @@ const MOST: u64 = 3;
 #[test]
 fn ten_deaths_are_three_connects() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
     let tic = lab.tic()?;
     let kept = lab.paths().state().join("tic");
     for round in 0..10 {
-        let daemon = setting.start()?;
+        let daemon = fixture.start()?;
         // At some point of its work, a different one each time.
         let until = tic.connects().len() + round % 3;
         let seen = || Ok(tic.connects().len());
@@ -56,17 +55,17 @@ fn ten_deaths_are_three_connects() -> Result<()> {
 #[test]
 fn ten_deaths_with_a_memory() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     daemon.kill()?;
     for _ in 0..10 {
-        setting.start()?.kill()?;
+        fixture.start()?.kill()?;
     }
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     assert_eq!(lab.tic()?.connects().len(), 2);
     // For the PoPs it was one run: the beats of one start, from one port.
     for tunnel in lab.tunnels() {
@@ -81,12 +80,12 @@ fn ten_deaths_with_a_memory() -> Result<()> {
 /// The time that is told does not change while one waits for it.
 #[test]
 fn until_when_there_is_no_connect_is_told() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     for _ in 0..3 {
-        setting.program.ok(&["stop", "sixxs0"])?;
-        setting.program.ok(&["start", "sixxs0"])?;
+        fixture.program.ok(&["stop", "sixxs0"])?;
+        fixture.program.ok(&["start", "sixxs0"])?;
     }
     let reason = |status: &Status| status.tunnel("sixxs0").reason.clone();
     let waits = |status: &Status| {
@@ -95,9 +94,9 @@ fn until_when_there_is_no_connect_is_told() -> Result<()> {
                 && reason.ends_with(" UTC: the broker was connected to 3 times just now")
         })
     };
-    let first = setting.program.status_until("it waits", waits)?;
+    let first = fixture.program.status_until("it waits", waits)?;
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(reason(&setting.program.status()?), reason(&first));
+    assert_eq!(reason(&fixture.program.status()?), reason(&first));
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

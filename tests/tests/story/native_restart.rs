@@ -1,5 +1,4 @@
-//! The program is started anew under tunnels that it carries itself: they stay what they are, and for
-//! their brokers nothing has happened.
+//! A restart of the program under its native tunnels: the devices stay, and the brokers do not notice.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use sixxs_tests::lab::Spec;
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::{Daemon, Hook};
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// What a restart may cost: packets of this time.
 const GAP: Duration = Duration::from_millis(50);
@@ -20,32 +19,32 @@ const INTERVAL: Duration = Duration::from_millis(1);
 #[test]
 fn nobody_notices() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let setting = Setting::of(Spec::native(kinds), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     lab.write_config(&lab.config_by_aiccu("", true)?)?;
-    let mut daemon = setting.start()?;
-    setting.is_up()?;
-    let before = setting.program.status()?;
+    let mut daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let before = fixture.program.status()?;
     let connects = lab.tic()?.connects().len();
-    let rules = setting.own_rules()?;
+    let rules = fixture.own_rules()?;
     // The burst of beats at the start is over.
     std::thread::sleep(Duration::from_secs(3));
     let streams = lab.tunnels().each_ref().map(|tunnel| {
         let address = tunnel.plan.address;
         PingStream::start(lab.outside(), address, INTERVAL)
     });
-    let beats: Vec<_> = counts(&setting, |counts| counts.beats)?;
+    let beats: Vec<_> = counts(&fixture, |counts| counts.beats)?;
     let ends: [fn(Daemon) -> Result<()>; 4] = [killed, stopped, killed, stopped];
     for end in ends {
         std::thread::sleep(Duration::from_millis(300));
         end(daemon)?;
-        assert_eq!(setting.own_rules()?, rules);
-        daemon = setting.start()?;
+        assert_eq!(fixture.own_rules()?, rules);
+        daemon = fixture.start()?;
     }
-    setting.is_up()?;
+    fixture.wait_until_up()?;
     std::thread::sleep(Duration::from_millis(300));
     let pings = streams.map(|stream| stream?.stop());
-    let after = setting.program.status()?;
+    let after = fixture.program.status()?;
     for (index, pings) in pings.into_iter().enumerate() {
         let name = lab.tunnels()[index].plan.interface;
         let pings = pings?;
@@ -65,16 +64,16 @@ fn nobody_notices() -> Result<()> {
         assert!(echo.requests_in >= pings.answered, "{echo:?} {pings:?}");
     }
     assert_eq!(lab.tic()?.connects().len(), connects);
-    assert_eq!(counts(&setting, |counts| counts.endpoint_changes)?, [0, 0]);
-    assert_eq!(counts(&setting, |counts| counts.beats)?, beats);
-    setting.nothing_went_astray()?;
+    assert_eq!(counts(&fixture, |counts| counts.endpoint_changes)?, [0, 0]);
+    assert_eq!(counts(&fixture, |counts| counts.beats)?, beats);
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
 
     // Stopped by order they are gone, and with them what was kept of the way.
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    setting.program.ok(&["down"])?;
-    let links = setting.host().sh("ip -brief link show")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    fixture.program.ok(&["down"])?;
+    let links = fixture.host().sh("ip -brief link show")?;
     assert!(!links.contains("sixxs"), "{links}");
     assert!(!lab.paths().run().join("ways").exists());
     assert_eq!(daemon.wait()?, 0);
@@ -92,10 +91,10 @@ fn stopped(daemon: Daemon) -> Result<()> {
 
 /// Something that each broker counted.
 fn counts(
-    setting: &Setting,
+    fixture: &Fixture,
     what: impl Fn(&sixxs_tests::broker::counts::Counts) -> u64,
 ) -> Result<Vec<u64>> {
-    let tunnels = setting.lab.tunnels().iter();
+    let tunnels = fixture.lab.tunnels().iter();
     tunnels
         .map(|tunnel| Ok(what(&tunnel.broker()?.counts())))
         .collect()
@@ -104,15 +103,15 @@ fn counts(
 /// A device that somebody else made, and one of ours for a tunnel that is wanted no more.
 #[test]
 fn only_our_own_are_taken_over() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
-    let config = setting.lab.config("");
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let config = fixture.lab.config("");
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     // Both devices are there still, and one is somebody else's now.
-    setting.host().ip("link set sixxs0 alias mine\n")?;
-    let daemon = setting.start()?;
-    let status = setting
+    fixture.host().ip("link set sixxs0 alias mine\n")?;
+    let daemon = fixture.start()?;
+    let status = fixture
         .program
         .status_until("it says whose it is", |status| {
             let reason = status.tunnel("sixxs0").reason.as_deref();
@@ -120,12 +119,12 @@ fn only_our_own_are_taken_over() -> Result<()> {
         })?;
     assert_eq!(status.tunnel("sixxs1").state, "up");
     assert_eq!(daemon.stop()?, 0);
-    setting.host().ip("link delete sixxs0\n")?;
+    fixture.host().ip("link delete sixxs0\n")?;
 
     let at = config.rfind("[[tunnel]]").map_or(0, |at| at);
-    setting.lab.write_config(&config[..at])?;
-    let daemon = setting.start()?;
-    let links = setting.host().sh("ip -brief link show")?;
+    fixture.lab.write_config(&config[..at])?;
+    let daemon = fixture.start()?;
+    let links = fixture.host().sh("ip -brief link show")?;
     assert!(
         links.contains("sixxs0") && !links.contains("sixxs1"),
         "{links}"
@@ -137,23 +136,23 @@ fn only_our_own_are_taken_over() -> Result<()> {
 /// A tunnel that works is not taken down for a restart that has to wait for its broker.
 #[test]
 fn without_a_connect_it_is_not_restarted() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    let [first, second] = setting.lab.tunnels();
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    let [first, second] = fixture.lab.tunnels();
     let [name, other] = [first, second].map(|tunnel| tunnel.plan.interface);
     for _ in 0..2 {
-        setting.program.ok(&["restart", name])?;
-        setting.is_up().with_context(|| daemon.log())?;
+        fixture.program.ok(&["restart", name])?;
+        fixture.wait_until_up().with_context(|| daemon.log())?;
     }
     let pings = PingStream::start(
-        setting.lab.outside(),
+        fixture.lab.outside(),
         first.plan.address,
         Duration::from_millis(10),
     )?;
     // Neither alone nor with another one, which needs none.
     for names in [&[name][..], &[other, name], &[]] {
-        let refused = setting.program.run(&[&["restart"], names].concat())?;
+        let refused = fixture.program.run(&[&["restart"], names].concat())?;
         ensure!(refused.code == 1, "{refused:#?}");
         let expected = format!(
             "{name} is up, and no connect to {} is left",
@@ -169,13 +168,13 @@ fn without_a_connect_it_is_not_restarted() -> Result<()> {
     }
     let pings = pings.stop()?;
     ensure!(pings.all_answered(), "{pings:?}");
-    setting.program.ok(&["restart", other])?;
-    setting.is_up().with_context(|| daemon.log())?;
+    fixture.program.ok(&["restart", other])?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
 
     // Whoever wants it all the same gets it.
-    setting.program.ok(&["stop", name])?;
-    setting.program.ok(&["start", name])?;
-    setting
+    fixture.program.ok(&["stop", name])?;
+    fixture.program.ok(&["start", name])?;
+    fixture
         .program
         .status_until("it waits for a connect", |status| {
             let reason = status.tunnel(name).reason.as_deref();

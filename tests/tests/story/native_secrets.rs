@@ -1,4 +1,4 @@
-//! Passwords: nowhere but in the files that are nobody's business.
+//! Passwords are only in files that others cannot read.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,10 +8,10 @@ use sha1::Sha1;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::broker::tic::{Fault, Stage};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::native::{PASSWORD, TUNNEL_PASSWORDS};
+use sixxs_tests::lab::native::{PASSWORD, TUNNEL_PASSWORDS};
 use sixxs_tests::program::Hook;
 
-use crate::setting::{Setting, mixed_config};
+use crate::fixture::{Fixture, mixed_config};
 
 const KINDS: [Kind; 2] = [Kind::Ayiya, Kind::Heartbeat];
 
@@ -29,23 +29,23 @@ fn secrets() -> Vec<String> {
 
 #[test]
 fn nothing_shows_a_password() -> Result<()> {
-    let setting = Setting::of(Spec::native(KINDS), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
-    let mut run = setting.program.command(&["run"]);
+    let mut run = fixture.program.command(&["run"]);
     run.env("RUST_LOG", "trace");
-    let daemon = setting.program.start_as(run)?;
-    setting.is_up().with_context(|| daemon.log())?;
+    let daemon = fixture.program.start_as(run)?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
     // A server that says everything again that it was told.
     let tic = lab.tic()?;
     let echo = format!("400 I know you by {PASSWORD}");
     tic.misbehave(Stage::Authenticate, Fault::Say(echo));
     let name = lab.tunnels()[0].plan.interface;
-    setting.program.ok(&["restart", "--refresh", name])?;
-    setting.program.status_until("it is refused", |status| {
+    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.status_until("it is refused", |status| {
         status.tunnel(name).state == "failed"
     })?;
     let mut shown = vec![("log", daemon.log())];
@@ -57,7 +57,7 @@ fn nothing_shows_a_password() -> Result<()> {
         &["check"],
         &["alerts", "--json"],
     ] {
-        let printed = setting.program.run(arguments)?;
+        let printed = fixture.program.run(arguments)?;
         shown.push(("command", printed.stdout + &printed.stderr));
     }
     for file in ["cmdline", "environ"] {
@@ -81,15 +81,15 @@ fn nothing_shows_a_password() -> Result<()> {
 
 #[test]
 fn files_that_all_can_read_are_refused() -> Result<()> {
-    let setting = Setting::of(Spec::native(KINDS), Hook::Auto, "")?;
-    let lab = &setting.lab;
+    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let lab = &fixture.lab;
     let config = lab.write_config(&mixed_config(lab, "")?)?;
     let aiccu = lab.paths().aiccu_conf(lab.tunnels()[0].plan.interface);
     for exposed in [&config, &aiccu] {
         let mode = |mode| std::fs::set_permissions(exposed, PermissionsExt::from_mode(mode));
         mode(0o644)?;
         for command in ["run", "plan"] {
-            let printed = setting.program.run(&[command])?;
+            let printed = fixture.program.run(&[command])?;
             assert_eq!(printed.code, 2, "{printed:#?}");
             let says = format!("run `chmod o= {}`", exposed.display());
             assert!(printed.stderr.contains(&says), "{printed:#?}");
@@ -99,7 +99,7 @@ fn files_that_all_can_read_are_refused() -> Result<()> {
         }
         mode(0o600)?;
     }
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,16 +1,15 @@
-//! systemd-networkd beside us, the real one with its default settings. Whenever it sets an interface
-//! up it deletes rules and routes that it did not make, ours among them: they are back in
-//! milliseconds, and nothing leaks meanwhile.
+//! Beside the real systemd-networkd with its default settings. It deletes foreign rules and routes, ours
+//! included, whenever it configures an interface. They are repaired soon.
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use sixxs_tests::beside::networkd::{self, Networkd};
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::{Flavour, UPLINK};
+use sixxs_tests::network_managers::networkd::{self, Networkd};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, UPLINK};
 
-use crate::beside::Scene;
-use crate::setting::Setting;
+use crate::fixture::Fixture;
+use crate::manager_scenario::Scenario;
 
 /// Of pings while the uplink has no default route either: not only rules are missing then, but
 /// anything to fall back on. Ten times what a repair takes, for a machine that is busy.
@@ -23,21 +22,21 @@ variants!(before_us: tun(Tun, Auto), veth(Veth, Auto));
 fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
     // Another interface would be a local network: what is compared here is ours alone.
     let extra = "direct_connected = false\n";
-    let setting = Setting::of(Spec::new(flavour), hook, extra)?;
+    let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
     let files = [("10-uplink.network", networkd::uplink())];
-    let mut networkd = Networkd::new(&setting.lab, &files)?;
+    let mut networkd = Networkd::new(&fixture.lab, &files)?;
     println!("{}", networkd.version()?);
     networkd.start(&[UPLINK])?;
-    let mut scene = Scene::begin(&setting)?;
+    let mut scenario = Scenario::begin(&fixture)?;
     for _ in 0..3 {
-        let corrections = scene.after("networkd is restarted", || {
+        let corrections = scenario.after("networkd is restarted", || {
             networkd.stop()?;
             networkd.start(&[UPLINK])
         })?;
         // Each tunnel's rule, and the route of its table that has no interface.
         ensure!(corrections >= 4, "{corrections} corrections");
     }
-    let (_, alerts) = setting.program.json(&["alerts"])?;
+    let (_, alerts) = fixture.program.json(&["alerts"])?;
     let named = |alert: &Value| {
         let by = alert["by"].as_str();
         by.is_some_and(|by| by.starts_with("systemd-network"))
@@ -48,89 +47,89 @@ fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
         "20-another.network",
         "[Match]\nName=another0\n[Network]\nAddress=2001:db8:77::1/64\nIPv6AcceptRA=no\n",
     )?;
-    scene.after("networkd is reloaded", || {
+    scenario.after("networkd is reloaded", || {
         networkd.networkctl(&["reload"]).map(drop)
     })?;
-    let corrections = scene.after("another interface comes", || {
-        setting.host().ip(
+    let corrections = scenario.after("another interface comes", || {
+        fixture.host().ip(
             "link add another0 index 500 type veth peer name far0 index 501\n\
              link set far0 up\n",
         )?;
         networkd.is_configured(&["another0"])
     })?;
     ensure!(corrections >= 4, "{corrections} corrections");
-    let corrections = scene.after("another interface is reconfigured", || {
+    let corrections = scenario.after("another interface is reconfigured", || {
         networkd.networkctl(&["reconfigure", "another0"])?;
         networkd.is_configured(&["another0"])
     })?;
     ensure!(corrections >= 4, "{corrections} corrections");
-    scene.end(0)
+    scenario.end(0)
 }
 
 variants!(the_uplink_itself: tun_uplink(Tun, Auto), veth_uplink(Veth, Auto));
 
 /// It takes the uplink over, and is told to set it up anew: for some 15 ms there is no default route.
 fn the_uplink_itself(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
+    let fixture = Fixture::new(flavour, hook)?;
     let files = [("10-uplink.network", networkd::uplink())];
-    let mut networkd = Networkd::new(&setting.lab, &files)?;
-    let mut scene = Scene::begin(&setting)?;
-    scene.after("networkd takes the uplink over", || {
+    let mut networkd = Networkd::new(&fixture.lab, &files)?;
+    let mut scenario = Scenario::begin(&fixture)?;
+    scenario.after("networkd takes the uplink over", || {
         networkd.start(&[UPLINK])
     })?;
-    scene.after("the uplink is reconfigured", || {
+    scenario.after("the uplink is reconfigured", || {
         networkd.networkctl(&["reconfigure", UPLINK])?;
         networkd.is_configured(&[UPLINK])
     })?;
-    scene.end(MOST_LOST)
+    scenario.end(MOST_LOST)
 }
 
 variants!(our_tunnel_too: tun_managed(Tun, Auto), veth_managed(Veth, Auto));
 
 /// It manages a tunnel's interface too.
 fn our_tunnel_too(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(flavour, hook)?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let name = tunnel.plan.interface;
     let files = [
         ("10-uplink.network", networkd::uplink()),
         ("20-tunnel.network", networkd::tunnel(tunnel.plan)),
     ];
-    let mut networkd = Networkd::new(&setting.lab, &files)?;
+    let mut networkd = Networkd::new(&fixture.lab, &files)?;
     networkd.start(&[UPLINK, name])?;
-    let mut scene = Scene::begin(&setting)?;
+    let mut scenario = Scenario::begin(&fixture)?;
     for _ in 0..3 {
-        let corrections = scene.after("networkd is restarted", || {
+        let corrections = scenario.after("networkd is restarted", || {
             networkd.stop()?;
             networkd.start(&[UPLINK, name])
         })?;
         ensure!(corrections >= 5, "{corrections} corrections");
     }
-    scene.after("the tunnel is reconfigured", || {
+    scenario.after("the tunnel is reconfigured", || {
         networkd.networkctl(&["reconfigure", name])?;
         networkd.is_configured(&[name])
     })?;
-    scene.end(MOST_LOST)
+    scenario.end(MOST_LOST)
 }
 
 /// With the two settings that have it leave alone what others made.
 #[test]
 fn settings_for_peace() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let managed = [UPLINK, tunnel.plan.interface];
     let files = [
         ("10-uplink.network", networkd::uplink()),
         ("20-tunnel.network", networkd::tunnel(tunnel.plan)),
     ];
-    let mut networkd = Networkd::new(&setting.lab, &files)?;
+    let mut networkd = Networkd::new(&fixture.lab, &files)?;
     networkd.settings("[Network]\nManageForeignRoutingPolicyRules=no\nManageForeignRoutes=no\n")?;
-    let mut scene = Scene::begin(&setting)?;
-    let mut corrections = scene.after("networkd starts", || networkd.start(&managed))?;
-    corrections += scene.after("networkd is restarted", || {
+    let mut scenario = Scenario::begin(&fixture)?;
+    let mut corrections = scenario.after("networkd starts", || networkd.start(&managed))?;
+    corrections += scenario.after("networkd is restarted", || {
         networkd.stop()?;
         networkd.start(&managed)
     })?;
     ensure!(corrections == 0, "{corrections} corrections");
-    scene.end(0)
+    scenario.end(0)
 }

@@ -1,14 +1,14 @@
-//! Scene 5: drop and observe do what they say.
+//! `on_leak`: drop and observe.
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::program::status::Leaks;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const BOUND: u64 = 10;
 const PINGS: u64 = 20;
@@ -16,11 +16,11 @@ const PINGS: u64 = 20;
 variants!(drop_drops: tun_drop(Tun, Auto), veth_drop(Veth, Auto), tun_drop_clsact(Tun, Clsact));
 
 fn drop_drops(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = leak_under(flavour, hook, "on_leak = \"drop\"")?;
-    assert_eq!(setting.lab.filtered()?, 0);
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
-    let daemon = setting.start()?;
-    for tunnel in &setting.program.status()?.tunnels {
+    let fixture = leak_under(flavour, hook, "on_leak = \"drop\"")?;
+    assert_eq!(fixture.lab.filtered()?, 0);
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
+    let daemon = fixture.start()?;
+    for tunnel in &fixture.program.status()?.tunnels {
         let dropped = BOUND + PINGS;
         assert_eq!(
             tunnel.leaks,
@@ -38,11 +38,11 @@ variants!(observe_observes:
     tun_observe(Tun, Auto), veth_observe(Veth, Auto), tun_observe_clsact(Tun, Clsact));
 
 fn observe_observes(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = leak_under(flavour, hook, "on_leak = \"observe\"")?;
-    assert_eq!(setting.lab.filtered()?, 2 * (BOUND + PINGS));
-    assert_eq!(setting.reached_brokers()?, [0, 0]);
-    let daemon = setting.start()?;
-    for tunnel in &setting.program.status()?.tunnels {
+    let fixture = leak_under(flavour, hook, "on_leak = \"observe\"")?;
+    assert_eq!(fixture.lab.filtered()?, 2 * (BOUND + PINGS));
+    assert_eq!(fixture.reached_brokers()?, [0, 0]);
+    let daemon = fixture.start()?;
+    for tunnel in &fixture.program.status()?.tunnels {
         let observed = BOUND + PINGS;
         assert_eq!(
             tunnel.leaks,
@@ -58,19 +58,19 @@ fn observe_observes(flavour: Flavour, hook: Hook) -> Result<()> {
 
 /// From each tunnel's address: leaks of a socket bound to the uplink with the daemon alive, then
 /// of replies to pings with the daemon dead and no rules, none of which is answered.
-fn leak_under(flavour: Flavour, hook: Hook, extra: &str) -> Result<Setting> {
-    let setting = Setting::of(Spec::new(flavour), hook, extra)?;
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
+fn leak_under(flavour: Flavour, hook: Hook, extra: &str) -> Result<Fixture> {
+    let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
         let cause = Cause::Device(UPLINK);
-        let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+        let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
         leak::send(&socket, OUTSIDE, BOUND, 100)?;
     }
     daemon.kill()?;
-    setting.delete_own_rules()?;
-    for tunnel in setting.lab.tunnels() {
-        let pings = probe::ping(setting.lab.outside(), tunnel.plan.address, PINGS)?;
+    fixture.delete_own_rules()?;
+    for tunnel in fixture.lab.tunnels() {
+        let pings = probe::ping(fixture.lab.outside(), tunnel.plan.address, PINGS)?;
         assert_eq!((pings.sent, pings.answered), (PINGS, 0));
     }
-    Ok(setting)
+    Ok(fixture)
 }

@@ -6,37 +6,37 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sixxs_tests::bpf::{self, Order};
 use sixxs_tests::kernel;
+use sixxs_tests::kernel::bpf::{self, Order};
 use sixxs_tests::lab::Spec;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const EGRESS: &str = "sixxs_egress";
 
 /// Two hosts whose pins are in the directory of the first.
-fn two(hook: Hook) -> Result<[Setting; 2]> {
-    let first = Setting::new(Flavour::Tun, hook)?;
-    let mut second = Setting::new(Flavour::Tun, hook)?;
+fn two(hook: Hook) -> Result<[Fixture; 2]> {
+    let first = Fixture::new(Flavour::Tun, hook)?;
+    let mut second = Fixture::new(Flavour::Tun, hook)?;
     let shared = first.lab.paths().pins();
     second.program.add_environment([("SIXXS_PIN_DIR", shared)]);
     Ok([first, second])
 }
 
 /// Sends packets that leak, and sees that all of them are put into the tunnel.
-fn leaks_are_caught(setting: &Setting) -> Result<()> {
-    let [tunnel, _] = setting.lab.tunnels();
-    let leaked = || setting.program.status();
+fn leaks_are_caught(fixture: &Fixture) -> Result<()> {
+    let [tunnel, _] = fixture.lab.tunnels();
+    let leaked = || fixture.program.status();
     let before = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 200, 100)?;
     let after = leaked()?.tunnel(tunnel.plan.interface).leaks.redirected;
     ensure!(after == before + 200, "{} of 200", after - before);
-    setting.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }
 
 /// What is pinned below a directory, in its order.
@@ -63,8 +63,8 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
     let [first, second] = two(hook)?;
     let shared = first.lab.paths().pins();
     let here = first.start()?;
-    let programs = |setting: &Setting| {
-        Ok::<_, anyhow::Error>(bpf::tcx_named(setting.host(), UPLINK, false, EGRESS)?.len())
+    let programs = |fixture: &Fixture| {
+        Ok::<_, anyhow::Error>(bpf::tcx_named(fixture.host(), UPLINK, false, EGRESS)?.len())
     };
     let before = (listed(&first.pins()?)?, programs(&first)?);
     let there = second.start()?;
@@ -74,20 +74,20 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
         first.pins()?.display()
     );
     ensure!(log.contains(&told), "{log}");
-    for setting in [&first, &second] {
-        leaks_are_caught(setting)?;
+    for fixture in [&first, &second] {
+        leaks_are_caught(fixture)?;
     }
     std::thread::sleep(Duration::from_secs(1));
-    for setting in [&first, &second] {
-        let status = setting.program.status()?;
+    for fixture in [&first, &second] {
+        let status = fixture.program.status()?;
         ensure!(status.healthy && status.corrections == 0, "{status:#?}");
     }
     // One that dies leaves the other alone, and its own programs at work.
     there.kill()?;
     leaks_are_caught(&first)?;
     second.delete_own_rules()?;
-    second.outside_is_answered(&second.lab.tunnels()[0])?;
-    second.nothing_went_astray()?;
+    second.ensure_outside_answered(&second.lab.tunnels()[0])?;
+    second.ensure_nothing_lost()?;
     // It comes back to its own, and is taken away without a trace.
     let there = second.start()?;
     leaks_are_caught(&second)?;
@@ -113,7 +113,7 @@ fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
     let [first, second] = two(hook)?;
     let shared = first.lab.paths().pins();
     ensure!(first.start()?.stop()? == 0);
-    first.outside_is_answered(&first.lab.tunnels()[0])?;
+    first.ensure_outside_answered(&first.lab.tunnels()[0])?;
     // As an earlier version left them.
     let old = shared.join("v3");
     fs::rename(first.version()?, &old)?;
@@ -164,14 +164,14 @@ fn links_are_pinned_before_maps() -> Result<()> {
     if !kernel::has_tcx()? {
         return Ok(());
     }
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let version = setting.version()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let version = fixture.version()?;
     let inodes = |directory: &str| -> Result<Vec<u64>> {
         let entries = fs::read_dir(version.join(directory)).into_iter().flatten();
         let inodes = entries.map(|entry| Ok(entry?.metadata()?.ino()));
         inodes.collect()
     };
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     let pinned = (inodes("links")?.len(), inodes("maps")?.len());
     ensure!(pinned.0 == 5, "{pinned:?}");
     let rounds = 5;
@@ -179,7 +179,7 @@ fn links_are_pinned_before_maps() -> Result<()> {
     for round in 0..rounds {
         fs::remove_dir_all(&version)?;
         let add = format!("ip link add some{round} type veth peer name other{round}");
-        setting.host().sh(&add)?;
+        fixture.host().sh(&add)?;
         let now = || Ok((inodes("links")?.len(), inodes("maps")?.len()));
         let limit = Duration::from_secs(5);
         wait::until("pins are back", limit, now, |now| *now == pinned)?;
@@ -189,9 +189,9 @@ fn links_are_pinned_before_maps() -> Result<()> {
     }
     ensure!(in_order > rounds / 2, "in {in_order} of {rounds} rounds");
     daemon.kill()?;
-    setting.delete_own_rules()?;
-    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
-    setting.nothing_went_astray()
+    fixture.delete_own_rules()?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
+    fixture.ensure_nothing_lost()
 }
 
 /// Somebody empties the maps by their pins, and pins other things in the places of ours. Nothing tells of it:
@@ -203,10 +203,10 @@ fn what_is_pinned_is_read_back() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    let daemon = setting.start()?;
-    leaks_are_caught(&setting)?;
-    let version = setting.version()?;
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    leaks_are_caught(&fixture)?;
+    let version = fixture.version()?;
     const MAPS: [&str; 8] = [
         "SLOTS",
         "TIMES",
@@ -225,8 +225,8 @@ fn what_is_pinned_is_read_back() -> Result<()> {
     fs::remove_file(&strange)?;
     bpf::pin_array(&strange, false, 1, 0, &[0; 8])?;
     let program = bpf::load_empty()?;
-    let link = bpf::attach(setting.host(), &program, UPLINK, false, Order::Last)?;
-    let index = setting
+    let link = bpf::attach(fixture.host(), &program, UPLINK, false, Order::Last)?;
+    let index = fixture
         .host()
         .run(|| Ok(nix::net::if_::if_nametoindex(UPLINK)?))?;
     let pin = version.join(format!("links/{index}-egress"));
@@ -235,7 +235,7 @@ fn what_is_pinned_is_read_back() -> Result<()> {
         bpf::pin(&pin, &link)?;
     }
     let told = || {
-        let (_, alerts) = setting.program.json(&["alerts"])?;
+        let (_, alerts) = fixture.program.json(&["alerts"])?;
         let corrections = alerts
             .iter()
             .filter_map(|alert| alert["correction"].as_str());
@@ -247,23 +247,23 @@ fn what_is_pinned_is_read_back() -> Result<()> {
         wanted.push(format!("pin {} again", pin.display()));
     }
     let all = |told: &Vec<String>| {
-        let is_told = |wanted: &String| told.iter().any(|told| told.contains(wanted));
-        wanted.iter().all(is_told)
+        let can_run = |wanted: &String| told.iter().any(|told| told.contains(wanted));
+        wanted.iter().all(can_run)
     };
     wait::until("all is told", Duration::from_secs(35), told, all)?;
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     ensure!(
         status.corrections == u64::try_from(wanted.len())?,
         "{status:#?}"
     );
-    leaks_are_caught(&setting)?;
+    leaks_are_caught(&fixture)?;
     // What is pinned now is ours: it is enforced without a daemon.
     drop((link, program));
     daemon.kill()?;
-    setting.delete_own_rules()?;
-    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
-    let daemon = setting.start()?;
-    leaks_are_caught(&setting)?;
+    fixture.delete_own_rules()?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
+    let daemon = fixture.start()?;
+    leaks_are_caught(&fixture)?;
     ensure!(daemon.stop()? == 0);
     Ok(())
 }

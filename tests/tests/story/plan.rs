@@ -1,17 +1,17 @@
-//! Scene 3: `sixxs plan` pasted into a shell of a fresh lab does the same as the daemon's routing.
+//! The output of `sixxs plan`, run in a shell of a fresh lab, equals the daemon's routing.
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
+use sixxs_tests::program::snapshot::{assert_same, take};
 use sixxs_tests::shell;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::topology::Flavour;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 variants!(pasted_into_a_shell: tun(Tun, Auto), veth(Veth, Auto));
 
 fn pasted_into_a_shell(flavour: Flavour, hook: Hook) -> Result<()> {
-    let by_hand = Setting::new(flavour, hook)?;
+    let by_hand = Fixture::new(flavour, hook)?;
     let before = take(&by_hand.lab)?;
     let plan = by_hand.program.run(&["plan"])?;
     assert_eq!(plan.code, 3, "{plan:#?}");
@@ -19,7 +19,7 @@ fn pasted_into_a_shell(flavour: Flavour, hook: Hook) -> Result<()> {
     let mut sh = by_hand.host().command("sh");
     shell::capture_with_input(sh.arg("-eu"), &plan.stdout)?;
 
-    let by_daemon = Setting::new(flavour, hook)?;
+    let by_daemon = Fixture::new(flavour, hook)?;
     let daemon = by_daemon.start()?;
     assert_eq!(
         by_hand.own_rules()?,
@@ -48,9 +48,9 @@ fn pasted_into_a_shell(flavour: Flavour, hook: Hook) -> Result<()> {
     drop(daemon);
 
     for tunnel in by_hand.lab.tunnels() {
-        by_hand.outside_is_answered(tunnel)?;
+        by_hand.ensure_outside_answered(tunnel)?;
     }
-    by_hand.nothing_went_astray()?;
+    by_hand.ensure_nothing_lost()?;
     let plan = by_hand.program.run(&["plan"])?;
     assert_eq!(plan.code, 0, "{plan:#?}");
     // A daemon that comes later finds nothing to correct.

@@ -1,6 +1,6 @@
-//! An uplink with nothing but a link-local address, and a tunnel over IPv6 whose program leaves the source
-//! address to the kernel: that chooses the tunnel's own. The outer packets never go into the tunnel that they
-//! carry, and packets of others do as ever.
+//! Recursive encapsulation: an uplink with a link-local address only, and a tunnel over IPv6 whose program
+//! leaves the source address to the kernel, which chooses the tunnel's own. Outer packets never enter
+//! their own tunnel.
 
 use std::net::SocketAddrV6;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_common::packet::ECHO_REQUEST;
-use sixxs_tests::carrier::{Carrier, PORT, Style};
-use sixxs_tests::leak::{self, Cause};
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::lab::carrier::{Carrier, PORT, Style};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{Flavour, HOST, OUTSIDE, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, HOST, OUTSIDE, TUNNEL_MTU, TUNNELS, TunnelPlan, UPLINK};
 use sixxs_tests::wait;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// Pings, all of them unanswered.
 const PINGS: u64 = 10_000;
@@ -24,20 +24,20 @@ const PINGS: u64 = 10_000;
 variants!(plain: tun_plain(Tun, Auto), clsact_plain(Tun, Clsact));
 
 fn plain(flavour: Flavour, hook: Hook) -> Result<()> {
-    alone(&Setting::new(flavour, hook)?, Style::Plain, false, 2)
+    alone(&Fixture::new(flavour, hook)?, Style::Plain, false, 2)
 }
 
 #[test]
 fn what_cannot_be_read() -> Result<()> {
     // A ping, five rounds more, and the one by which it is known.
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    alone(&setting, Style::Scrambled, false, 7)
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    alone(&fixture, Style::Scrambled, false, 7)
 }
 
 #[test]
 fn by_a_connected_socket() -> Result<()> {
     alone(
-        &Setting::new(Flavour::Tun, Hook::Auto)?,
+        &Fixture::new(Flavour::Tun, Hook::Auto)?,
         Style::Plain,
         true,
         2,
@@ -45,16 +45,16 @@ fn by_a_connected_socket() -> Result<()> {
 }
 
 /// One tunnel, which would carry itself. Its first ping makes `first` packets at most.
-fn alone(setting: &Setting, style: Style, connects: bool, first: u64) -> Result<()> {
+fn alone(fixture: &Fixture, style: Style, connects: bool, first: u64) -> Result<()> {
     let [plan, other] = &TUNNELS;
-    let host = setting.host();
-    link_local_only(setting)?;
+    let host = fixture.host();
+    link_local_only(fixture)?;
     host.ip(&format!(
         "address del {}/64 dev {}\n",
         other.address, other.interface
     ))?;
-    let carrier = carry(setting, plan, style, connects)?;
-    let daemon = setting.start()?;
+    let carrier = carry(fixture, plan, style, connects)?;
+    let daemon = fixture.start()?;
 
     ping(host, plan, 1)?;
     let carried = settled(&carrier, 1)?;
@@ -67,15 +67,15 @@ fn alone(setting: &Setting, style: Style, connects: bool, first: u64) -> Result<
         "{carried} packets for {PINGS} pings"
     );
 
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     let tunnel = status.tunnel(plan.interface);
     assert!(tunnel.recursions >= PINGS, "{tunnel:#?}");
     assert!(tunnel.leaks.redirected < 10, "{:?}", tunnel.leaks);
-    assert_eq!(setting.lab.filtered()?, 0);
-    named(setting, plan)?;
+    assert_eq!(fixture.lab.filtered()?, 0);
+    named(fixture, plan)?;
 
     // Other packets of the same address go through the tunnel, whatever they are.
-    others(setting, plan, &carrier)?;
+    others(fixture, plan, &carrier)?;
 
     // With a source of its own the tunnel works, at once.
     host.ip(&format!("address add {HOST}/64 dev {UPLINK} nodad\n"))?;
@@ -86,14 +86,14 @@ fn alone(setting: &Setting, style: Style, connects: bool, first: u64) -> Result<
         || host.sh("ip -oneline link show"),
         |links| !links.contains(plan.interface),
     )?;
-    let carrier = carry(setting, plan, style, connects)?;
-    let before = setting.program.status()?.tunnel(plan.interface).recursions;
-    let passed = passed(setting)?;
+    let carrier = carry(fixture, plan, style, connects)?;
+    let before = fixture.program.status()?.tunnel(plan.interface).recursions;
+    let passed = passed(fixture)?;
     ping(host, plan, 10)?;
     settled(&carrier, 10)?;
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert_eq!(status.tunnel(plan.interface).recursions, before);
-    assert!(self::passed(setting)? >= passed + 10);
+    assert!(self::passed(fixture)? >= passed + 10);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -101,13 +101,13 @@ fn alone(setting: &Setting, style: Style, connects: bool, first: u64) -> Result<
 /// Two tunnels, each of which is carried by the other.
 #[test]
 fn a_ring_of_two() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    link_local_only(&setting)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    link_local_only(&fixture)?;
     let [first, second] = &TUNNELS;
-    let host = setting.host();
+    let host = fixture.host();
     let carriers = [
-        carry(&setting, first, Style::Plain, false)?,
-        carry(&setting, second, Style::Plain, false)?,
+        carry(&fixture, first, Style::Plain, false)?,
+        carry(&fixture, second, Style::Plain, false)?,
     ];
     for (plan, other) in [(first, second), (second, first)] {
         host.ip(&format!(
@@ -115,7 +115,7 @@ fn a_ring_of_two() -> Result<()> {
             plan.remote6, other.address
         ))?;
     }
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     ping(host, first, PINGS)?;
     settled(&carriers[0], PINGS)?;
     let carried: u64 = carriers.iter().map(Carrier::carried).sum();
@@ -123,38 +123,38 @@ fn a_ring_of_two() -> Result<()> {
         carried <= 2 * PINGS + 10,
         "{carried} packets for {PINGS} pings"
     );
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     let recursions: u64 = status.tunnels.iter().map(|tunnel| tunnel.recursions).sum();
     assert!(recursions >= PINGS, "{status:#?}");
-    assert_eq!(setting.lab.filtered()?, 0);
+    assert_eq!(fixture.lab.filtered()?, 0);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 /// An uplink that the host reaches the world by, with no address of its own that anybody could answer.
-fn link_local_only(setting: &Setting) -> Result<()> {
-    setting
+fn link_local_only(fixture: &Fixture) -> Result<()> {
+    fixture
         .lab
         .isp()
         .ip("address add fe80::fe/64 dev host nodad\n")?;
-    setting.host().ip(&format!(
+    fixture.host().ip(&format!(
         "route del default via 2001:db8:1::fe dev {UPLINK}\n\
          address del {HOST}/64 dev {UPLINK}\n\
          route add default via fe80::fe dev {UPLINK}\n"
     ))
 }
 
-fn carry(setting: &Setting, plan: &TunnelPlan, style: Style, connects: bool) -> Result<Carrier> {
-    let tunnel = setting
+fn carry(fixture: &Fixture, plan: &TunnelPlan, style: Style, connects: bool) -> Result<Carrier> {
+    let tunnel = fixture
         .lab
         .tunnels()
         .iter()
         .find(|tunnel| tunnel.plan.interface == plan.interface);
-    let links = setting.host().sh("ip -oneline link show")?;
+    let links = fixture.host().sh("ip -oneline link show")?;
     if links.contains(plan.interface) {
         tunnel.context("no such tunnel")?.delete()?;
     }
-    Carrier::start(setting.host(), plan, style, connects)
+    Carrier::start(fixture.host(), plan, style, connects)
 }
 
 /// Sends echo requests, a few at a time: no queue overflows.
@@ -195,12 +195,12 @@ fn settled(carrier: &Carrier, least: u64) -> Result<u64> {
 }
 
 /// Alert, status, explain and doctor name the tunnel, the endpoint and the cure.
-fn named(setting: &Setting, plan: &TunnelPlan) -> Result<()> {
+fn named(fixture: &Fixture, plan: &TunnelPlan) -> Result<()> {
     let endpoint = format!("[{}]:{PORT}", plan.remote6);
     let alerts = wait::until(
         "it is told",
         Duration::from_secs(10),
-        || setting.program.json(&["alerts"]),
+        || fixture.program.json(&["alerts"]),
         |(_, alerts)| alerts.iter().any(|alert| alert["cause"] == "recursion"),
     )?
     .1;
@@ -219,7 +219,7 @@ fn named(setting: &Setting, plan: &TunnelPlan) -> Result<()> {
     }
     assert_eq!(told[0]["treatment"], "recursion");
     for command in [&["status"][..], &["doctor"]] {
-        let printed = setting.program.run(command)?;
+        let printed = fixture.program.run(command)?;
         assert_eq!(printed.code, 3);
         for what in [plan.interface, &endpoint, "another source address"] {
             let text = printed
@@ -231,7 +231,7 @@ fn named(setting: &Setting, plan: &TunnelPlan) -> Result<()> {
         }
     }
     let (source, to) = (plan.address.to_string(), plan.remote6.to_string());
-    let (_, explained) = setting.program.json(&["explain", &source, &to])?;
+    let (_, explained) = fixture.program.json(&["explain", &source, &to])?;
     let explained = explained.first().context("sixxs explain printed nothing")?;
     assert_eq!(explained["outcome"], "dropped", "{explained:#}");
     assert_eq!(explained["cause"], "recursion", "{explained:#}");
@@ -242,12 +242,12 @@ fn named(setting: &Setting, plan: &TunnelPlan) -> Result<()> {
 
 /// A user's packets with the tunnel's address, leaked or not, to the endpoint's address as well: of all
 /// lengths, and a tunnel of the user's.
-fn others(setting: &Setting, plan: &TunnelPlan, carrier: &Carrier) -> Result<()> {
+fn others(fixture: &Fixture, plan: &TunnelPlan, carrier: &Carrier) -> Result<()> {
     let before = carrier.carried();
     let mut sent = 0;
     for cause in [Cause::Rules, Cause::Device(UPLINK)] {
         for to in [OUTSIDE, plan.remote6] {
-            let socket = leak::udp_socket(setting.host(), plan.address, cause)?;
+            let socket = leak::udp_socket(fixture.host(), plan.address, cause)?;
             for size in (1..30).map(|n| n * 40).chain([7, 1232, 100, 7, 100]) {
                 let size = size.min(usize::try_from(TUNNEL_MTU)? - 48);
                 leak::send(&socket, to, 1, size)?;
@@ -262,6 +262,6 @@ fn others(setting: &Setting, plan: &TunnelPlan, carrier: &Carrier) -> Result<()>
 }
 
 /// Packets with the host's address that passed the ISP.
-fn passed(setting: &Setting) -> Result<u64> {
-    sixxs_tests::nft::read(setting.lab.isp())?.get("passed")
+fn passed(fixture: &Fixture) -> Result<u64> {
+    sixxs_tests::lab::nft::read(fixture.lab.isp())?.get("passed")
 }

@@ -1,4 +1,4 @@
-//! `sixxs reload --check` says what a reload would change, and changes nothing.
+//! `sixxs reload --check` prints what a reload would change, and changes nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Hook, Printed};
-use sixxs_tests::topology::Flavour;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// A broker that nobody can reach.
 const HEARTBEAT: &str = r#"
@@ -23,36 +23,36 @@ remote4 = "192.0.2.77"
 password = "secret"
 "#;
 
-fn config(setting: &Setting) -> Result<String> {
-    Ok(fs::read_to_string(setting.lab.paths().config())?)
+fn config(fixture: &Fixture) -> Result<String> {
+    Ok(fs::read_to_string(fixture.lab.paths().config())?)
 }
 
 /// A file beside the configuration, which only root can read.
-fn other(setting: &Setting, text: &str) -> Result<PathBuf> {
+fn other(fixture: &Fixture, text: &str) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = setting.lab.paths().config().with_file_name("other.toml");
+    let path = fixture.lab.paths().config().with_file_name("other.toml");
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     Ok(path)
 }
 
-fn check(setting: &Setting, file: &Path) -> Result<Printed> {
+fn check(fixture: &Fixture, file: &Path) -> Result<Printed> {
     let file = file.to_str().context("a path")?;
-    setting
+    fixture
         .program
         .run(&["reload", "--check", "--config", file])
 }
 
-fn as_json(setting: &Setting, file: &Path) -> Result<Value> {
+fn as_json(fixture: &Fixture, file: &Path) -> Result<Value> {
     let file = file.to_str().context("a path")?;
     let arguments = ["reload", "--check", "--config", file];
-    let (_, values) = setting.program.json(&arguments)?;
+    let (_, values) = fixture.program.json(&arguments)?;
     values.into_iter().next().context("an answer")
 }
 
 /// All that the program has in the kernel, and what it says of itself.
-fn everything(setting: &Setting) -> Result<[String; 3]> {
-    let host = setting.host();
+fn everything(fixture: &Fixture) -> Result<[String; 3]> {
+    let host = fixture.host();
     Ok([
         host.sh("ip -6 rule show")?,
         host.sh("ip -6 route show table all")?,
@@ -62,9 +62,9 @@ fn everything(setting: &Setting) -> Result<[String; 3]> {
 
 #[test]
 fn without_a_daemon_all_is_new() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let before = everything(&setting)?;
-    let printed = setting.program.run(&["reload", "--check"])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let before = everything(&fixture)?;
+    let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.code, 3, "{printed:#?}");
     assert!(
         printed.stderr.contains("there is no daemon"),
@@ -79,40 +79,40 @@ fn without_a_daemon_all_is_new() -> Result<()> {
     ] {
         assert!(printed.stdout.contains(line), "{line}: {printed:#?}");
     }
-    let wrong = other(&setting, "[[tunnel]]\nname = 3\n")?;
-    let printed = check(&setting, &wrong)?;
+    let wrong = other(&fixture, "[[tunnel]]\nname = 3\n")?;
+    let printed = check(&fixture, &wrong)?;
     assert_eq!(printed.code, 2, "{printed:#?}");
     assert!(
         printed.stderr.contains("other.toml: line 2"),
         "{printed:#?}"
     );
-    assert_eq!(everything(&setting)?, before);
+    assert_eq!(everything(&fixture)?, before);
     Ok(())
 }
 
 #[test]
 fn a_daemon_compares_with_what_it_has() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let before = everything(&setting)?;
-    let printed = setting.program.run(&["reload", "--check"])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let before = everything(&fixture)?;
+    let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.stdout, "# nothing changes\n");
     assert_eq!(printed.code, 0, "{printed:#?}");
 
-    let good = config(&setting)?;
-    let wrong = other(&setting, &format!("{good}\ntable = 200\n"))?;
-    let printed = check(&setting, &wrong)?;
+    let good = config(&fixture)?;
+    let wrong = other(&fixture, &format!("{good}\ntable = 200\n"))?;
+    let printed = check(&fixture, &wrong)?;
     assert_eq!(printed.code, 2, "{printed:#?}");
     assert!(printed.stderr.contains("other.toml: line"), "{printed:#?}");
 
     // The first tunnel goes, the second has one more prefix, and a third one comes.
-    let [_, second] = setting.lab.tunnels();
+    let [_, second] = fixture.lab.tunnels();
     let new = format!(
         "rule_priority = 9000\n[[tunnel]]\nname = \"sixxs1\"\nkind = \"interface\"\n{}prefixes = [\"2001:db8:bb::/48\"]\n{HEARTBEAT}",
-        setting.lab.tunnel_config(second.plan)
+        fixture.lab.tunnel_config(second.plan)
     );
-    let file = other(&setting, &new)?;
-    let printed = check(&setting, &file)?;
+    let file = other(&fixture, &new)?;
+    let printed = check(&fixture, &file)?;
     assert_eq!(printed.code, 3, "{printed:#?}");
     for line in [
         "# tunnel sixxs7 is added",
@@ -130,24 +130,24 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
         assert!(printed.stdout.contains(line), "{line}: {printed:#?}");
     }
     assert!(!printed.stdout.contains("secret"), "{printed:#?}");
-    let found = as_json(&setting, &file)?;
+    let found = as_json(&fixture, &file)?;
     assert_eq!(found["tunnels"]["added"][0], "sixxs7", "{found:#}");
     assert_eq!(found["connects"][0]["broker"], "192.0.2.77", "{found:#}");
 
-    assert_eq!(everything(&setting)?, before, "nothing was changed");
-    assert_eq!(setting.program.status()?.tunnels.len(), 2);
+    assert_eq!(everything(&fixture)?, before, "nothing was changed");
+    assert_eq!(fixture.program.status()?.tunnels.len(), 2);
 
     // What it said comes true.
-    fs::copy(&file, setting.lab.paths().config())?;
-    setting.program.ok(&["reload"])?;
-    let rules = setting.own_rules()?;
+    fs::copy(&file, fixture.lab.paths().config())?;
+    fixture.program.ok(&["reload"])?;
+    let rules = fixture.own_rules()?;
     assert!(rules.contains("from 2001:db8:bb::/48"), "{rules}");
     assert!(!rules.contains("2001:db8:a::2"), "{rules}");
     // The reload does not wait for the new tunnel's interface.
-    setting.program.status_until("sixxs7 is up", |status| {
+    fixture.program.status_until("sixxs7 is up", |status| {
         status.tunnel("sixxs7").state == "up"
     })?;
-    let printed = setting.program.run(&["reload", "--check"])?;
+    let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.stdout, "# nothing changes\n");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -155,39 +155,39 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
 
 #[test]
 fn what_brokers_said_is_known() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
-    setting
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    fixture
         .lab
-        .write_config(&setting.lab.config_by_aiccu("", true)?)?;
-    let address = setting.lab.tunnels()[0].plan.address;
+        .write_config(&fixture.lab.config_by_aiccu("", true)?)?;
+    let address = fixture.lab.tunnels()[0].plan.address;
     let rule = format!("rule add from {address} lookup");
     // Each has to ask its broker first: what addresses they will have is not known.
-    let printed = setting.program.run(&["reload", "--check"])?;
+    let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.code, 3, "{printed:#?}");
     assert!(printed.stdout.contains(": 2 needed"), "{printed:#?}");
     assert!(!printed.stdout.contains(&rule), "{printed:#?}");
-    assert_eq!(setting.lab.tic()?.connects().len(), 0);
+    assert_eq!(fixture.lab.tic()?.connects().len(), 0);
 
-    let daemon = setting.start()?;
-    setting.is_up().with_context(|| daemon.log())?;
-    let printed = setting.program.run(&["reload", "--check"])?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.stdout, "# nothing changes\n");
     assert_eq!(daemon.stop()?, 0);
-    setting.program.ok(&["down"])?;
-    let printed = setting.program.run(&["reload", "--check"])?;
+    fixture.program.ok(&["down"])?;
+    let printed = fixture.program.run(&["reload", "--check"])?;
     assert!(printed.stdout.contains(&rule), "{printed:#?}");
     Ok(())
 }
 
 #[test]
 fn plan_says_whose_configuration_it_is_about() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let plain = setting.program.ok(&["plan"])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let plain = fixture.program.ok(&["plan"])?;
     assert_eq!(plain.stderr, "");
-    let wrong = other(&setting, "nonsense")?;
+    let wrong = other(&fixture, "nonsense")?;
     let file = wrong.to_str().context("a path")?;
-    let printed = setting.program.ok(&["plan", "--config", file])?;
+    let printed = fixture.program.ok(&["plan", "--config", file])?;
     let expected = format!("`sixxs reload --check --config {file}`");
     assert!(printed.stderr.contains(&expected), "{printed:#?}");
     assert_eq!(daemon.stop()?, 0);

@@ -1,14 +1,14 @@
-//! Scene 2: with the daemon every reply arrives, through its own tunnel; the ISP's filter stands at
-//! 0, and the echo counters match the pings exactly.
+//! With the daemon every reply arrives through its own tunnel, the ISP's filter stays at 0, and the echo
+//! counters equal the pings.
 
 use anyhow::Result;
 use sixxs_tests::kernel;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::status::Leaks;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 variants!(every_reply_takes_its_tunnel:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact),
@@ -24,17 +24,17 @@ fn every_reply_takes_its_tunnel(flavour: Flavour, hook: Hook) -> Result<()> {
 }
 
 fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
-    let setting = Setting::of(Spec::new(flavour), hook, extra)?;
-    let daemon = setting.start()?;
-    let [first, second] = setting.lab.tunnels();
+    let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
+    let daemon = fixture.start()?;
+    let [first, second] = fixture.lab.tunnels();
 
-    let pings = setting.outside_is_answered(first)?;
+    let pings = fixture.ensure_outside_answered(first)?;
     assert_eq!(
-        setting.reached_brokers()?[1],
+        fixture.reached_brokers()?[1],
         0,
         "a reply of the first tunnel left by the second"
     );
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     let echo = status.tunnel(first.plan.interface).echo;
     assert_eq!((echo.requests_in, echo.replies_out), (pings, pings));
     assert_eq!((echo.requests_out, echo.replies_in), (0, 0));
@@ -50,18 +50,18 @@ fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     assert_eq!((echo.requests_in, echo.replies_out), (0, 0));
     assert!(echo.last_request_in_seconds_ago.is_none());
 
-    let before = setting.reached_brokers()?[0];
-    let pings = setting.outside_is_answered(second)?;
+    let before = fixture.reached_brokers()?[0];
+    let pings = fixture.ensure_outside_answered(second)?;
     assert_eq!(
-        setting.reached_brokers()?[0],
+        fixture.reached_brokers()?[0],
         before,
         "a reply of the second left by the first"
     );
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     let echo = status.tunnel(second.plan.interface).echo;
     assert_eq!((echo.requests_in, echo.replies_out), (pings, pings));
 
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert!(status.healthy, "{status:#?}");
     for tunnel in &status.tunnels {
         assert!(tunnel.is_whole(), "{tunnel:#?}");

@@ -1,4 +1,4 @@
-//! `sixxs status` and `sixxs counters`: what they print, and their exit status.
+//! `sixxs status` and `sixxs counters`: output and exit status.
 
 use std::io::Read as _;
 use std::process::{Child, Stdio};
@@ -6,41 +6,41 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::{Hook, finish};
-use sixxs_tests::pty::Pty;
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::terminal::pty::Pty;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 #[test]
 fn exit_status() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     for command in [&["status"][..], &["status", "--json"]] {
-        let printed = setting.program.run(command)?;
+        let printed = fixture.program.run(command)?;
         assert_eq!(printed.code, 4, "no daemon: {printed:#?}");
     }
-    let daemon = setting.start()?;
-    assert_eq!(setting.program.run(&["status"])?.code, 0);
-    setting.lab.tunnels()[1].delete()?;
-    setting
+    let daemon = fixture.start()?;
+    assert_eq!(fixture.program.run(&["status"])?.code, 0);
+    fixture.lab.tunnels()[1].delete()?;
+    fixture
         .program
         .status_until("it is seen as gone", |status| !status.healthy)?;
-    assert_eq!(setting.program.run(&["status"])?.code, 3);
+    assert_eq!(fixture.program.run(&["status"])?.code, 3);
     assert_eq!(daemon.stop()?, 0);
-    assert_eq!(setting.program.run(&["status"])?.code, 4);
+    assert_eq!(fixture.program.run(&["status"])?.code, 4);
     Ok(())
 }
 
 #[test]
 fn one_screen() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    let printed = setting.program.ok(&["status"])?;
+    let printed = fixture.program.ok(&["status"])?;
     assert!(printed.stdout.lines().count() <= 24, "{}", printed.stdout);
     for line in printed.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line}");
@@ -56,11 +56,11 @@ fn one_screen() -> Result<()> {
 /// Screens that are drawn over each other until ctrl-C, and lines that come as they happen.
 #[test]
 fn what_goes_on() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let screens = Listener::start(&setting, &["status", "--watch"])?;
-    let alerts = Listener::start(&setting, &["alerts", "--follow"])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let screens = Listener::start(&fixture, &["status", "--watch"])?;
+    let alerts = Listener::start(&fixture, &["alerts", "--follow"])?;
     // A pipe has no cursor to move: one picture after the other.
     screens.until("two screens", |text| {
         text.starts_with("sixxs0 ") && text.contains(" corrections\n\nsixxs0 ")
@@ -68,7 +68,7 @@ fn what_goes_on() -> Result<()> {
     alerts.until("alerts of before", |text| text.contains("sixxs0: up"))?;
 
     let cause = Cause::Device(UPLINK);
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, cause)?;
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, cause)?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
     alerts.until("an alert as it happens", |text| {
         text.contains("bound to net0")
@@ -88,11 +88,11 @@ fn what_goes_on() -> Result<()> {
 /// On a terminal they are drawn over each other, if it can.
 #[test]
 fn on_terminals() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     for (kind, draws) in [("xterm", true), ("dumb", false)] {
         let arguments = ["status", "--watch"];
-        let pty = Pty::start(&mut setting.program.command(&arguments), kind)?;
+        let pty = Pty::start(&mut fixture.program.command(&arguments), kind)?;
         pty.until("two screens", |written| {
             written.matches("all tunnels healthy").count() >= 2
         })?;
@@ -110,8 +110,8 @@ struct Listener {
 }
 
 impl Listener {
-    fn start(setting: &Setting, arguments: &[&str]) -> Result<Self> {
-        let mut command = setting.program.command(arguments);
+    fn start(fixture: &Fixture, arguments: &[&str]) -> Result<Self> {
+        let mut command = fixture.program.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut stdout = child.stdout.take().context("stdout is piped")?;
@@ -159,16 +159,16 @@ impl Drop for Listener {
 
 #[test]
 fn counters_per_interface() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    let printed = setting.program.ok(&["counters"])?;
+    let printed = fixture.program.ok(&["counters"])?;
     for interface in ["net0", "sixxs0", "sixxs1"] {
         assert!(printed.stdout.contains(interface), "{}", printed.stdout);
     }
-    let (code, values) = setting.program.json(&["counters"])?;
+    let (code, values) = fixture.program.json(&["counters"])?;
     assert_eq!(code, 0);
     assert!(!values.is_empty());
     assert_eq!(daemon.stop()?, 0);
@@ -178,17 +178,17 @@ fn counters_per_interface() -> Result<()> {
 /// Every global option is also an environment variable; elsewhere the tests use those.
 #[test]
 fn options_on_the_command_line() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     let mut arguments = Vec::new();
-    for (variable, value) in setting.program.environment() {
+    for (variable, value) in fixture.program.environment() {
         let name = variable
             .trim_start_matches("SIXXS_")
             .to_lowercase()
             .replace('_', "-");
         arguments.push(format!("--{name}={}", value.display()));
     }
-    let mut command = setting.host().command(setting.program.binary());
+    let mut command = fixture.host().command(fixture.program.binary());
     command
         .env_clear()
         .args(&arguments)
@@ -196,7 +196,7 @@ fn options_on_the_command_line() -> Result<()> {
     let printed = finish(&mut command)?;
     assert_eq!(printed.code, 0, "{printed:#?}");
     // Behind the command they mean the same.
-    let mut command = setting.host().command(setting.program.binary());
+    let mut command = fixture.host().command(fixture.program.binary());
     command
         .env_clear()
         .args(["status", "--json"])
@@ -210,12 +210,12 @@ fn options_on_the_command_line() -> Result<()> {
 /// Without `uplinks` in the configuration it is the interface with the default route.
 #[test]
 fn uplinks_are_found() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
     assert!(!config.contains("uplinks"));
-    setting.lab.write_config(&config)?;
-    let daemon = setting.start()?;
-    let status = setting.program.status()?;
+    fixture.lab.write_config(&config)?;
+    let daemon = fixture.start()?;
+    let status = fixture.program.status()?;
     let uplinks: Vec<&str> = status
         .uplinks
         .iter()
@@ -223,9 +223,9 @@ fn uplinks_are_found() -> Result<()> {
         .collect();
     assert_eq!(uplinks, ["net0"]);
     daemon.kill()?;
-    setting.delete_own_rules()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    fixture.delete_own_rules()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    setting.nothing_went_astray()
+    fixture.ensure_nothing_lost()
 }

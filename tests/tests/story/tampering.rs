@@ -1,5 +1,5 @@
-//! Somebody takes away what is ours but for rules and routes: programs, pins, names. It comes back,
-//! and who did it is named where the kernel says so.
+//! Another program removes programs, pins or names of ours (rules and routes have tests of their own).
+//! They are repaired, and the other program is named where the kernel reports it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,24 +10,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sixxs_tests::bpf;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::kernel::bpf;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::probe::PingStream;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const EGRESS: &str = "sixxs_egress";
 
 /// The links of our program at an interface's way out.
-fn links(setting: &Setting, interface: &str) -> Result<Vec<bpf::Attached>> {
-    bpf::tcx_named(setting.host(), interface, false, EGRESS)
+fn links(fixture: &Fixture, interface: &str) -> Result<Vec<bpf::Attached>> {
+    bpf::tcx_named(fixture.host(), interface, false, EGRESS)
 }
 
-fn corrections(setting: &Setting, about: &str) -> Result<Vec<Value>> {
-    let (_, alerts) = setting.program.json(&["alerts"])?;
+fn corrections(fixture: &Fixture, about: &str) -> Result<Vec<Value>> {
+    let (_, alerts) = fixture.program.json(&["alerts"])?;
     let is_about = |alert: &Value| {
         alert["kind"] == "correction"
             && alert["correction"]
@@ -38,9 +38,9 @@ fn corrections(setting: &Setting, about: &str) -> Result<Vec<Value>> {
 }
 
 /// Waits for a correction with a culprit.
-fn corrected_by(setting: &Setting, about: &str, by: &str) -> Result<()> {
+fn corrected_by(fixture: &Fixture, about: &str, by: &str) -> Result<()> {
     let what = format!("a correction about {about:?} names {by}");
-    let told = || corrections(setting, about);
+    let told = || corrections(fixture, about);
     let is_named = |alerts: &Vec<Value>| {
         let mut by_whom = alerts.iter().filter_map(|alert| alert["by"].as_str());
         by_whom.any(|whom| whom.starts_with(by))
@@ -56,34 +56,34 @@ fn programs_come_back_at_once() -> Result<()> {
         // There it is a filter, of which the kernel tells.
         return filters_come_back_at_once();
     }
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     for interface in [UPLINK, TUNNELS[0].interface, UPLINK, UPLINK] {
-        let [link] = links(&setting, interface)?[..] else {
+        let [link] = links(&fixture, interface)?[..] else {
             panic!("not one program at {interface}");
         };
-        let before = setting.program.status()?.corrections;
+        let before = fixture.program.status()?.corrections;
         let taken = Instant::now();
         ensure!(bpf::detach(link.link)?, "the link is gone");
-        let back = || links(&setting, interface);
+        let back = || links(&fixture, interface);
         let limit = Duration::from_secs(5);
         wait::until("the program is back", limit, back, |links| links.len() == 1)?;
         let took = taken.elapsed();
         // Far below the 30 s of a resync; how far is the benchmark's affair.
         assert!(took < Duration::from_secs(2), "{interface}: {took:?}");
-        assert_ne!(links(&setting, interface)?, [link]);
-        setting
+        assert_ne!(links(&fixture, interface)?, [link]);
+        fixture
             .program
             .status_until("it is told", |status| status.corrections > before)?;
     }
-    let told = corrections(&setting, "attach the program to net0 egress")?;
+    let told = corrections(&fixture, "attach the program to net0 egress")?;
     assert_eq!(told.len(), 3, "{told:#?}");
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert!(status.healthy, "{status:#?}");
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -94,41 +94,41 @@ fn programs_come_back_to_the_service() -> Result<()> {
     if !sixxs_tests::kernel::has_tcx()? {
         return Ok(());
     }
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let pins = setting.lab.paths().pins();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let pins = fixture.lab.paths().pins();
     fs::create_dir(&pins)?;
-    setting
+    fixture
         .host()
         .sh(&format!("mount -t bpf bpf {}", pins.display()))?;
-    let mut run = setting.host().command("setpriv");
+    let mut run = fixture.host().command("setpriv");
     run.arg("--bounding-set=-all,+bpf,+net_admin,+net_raw,+perfmon")
-        .arg(setting.program.binary())
+        .arg(fixture.program.binary())
         .arg("run");
-    setting.program.dress(&mut run);
-    let daemon = setting.program.start_as(run)?;
-    let [link] = links(&setting, UPLINK)?[..] else {
+    fixture.program.apply_environment(&mut run);
+    let daemon = fixture.program.start_as(run)?;
+    let [link] = links(&fixture, UPLINK)?[..] else {
         panic!("not one program at {UPLINK}");
     };
     ensure!(bpf::detach(link.link)?, "the link is gone");
     let taken = Instant::now();
-    let back = || links(&setting, UPLINK);
+    let back = || links(&fixture, UPLINK);
     let limit = Duration::from_secs(5);
     wait::until("the program is back", limit, back, |links| links.len() == 1)?;
     assert!(taken.elapsed() < Duration::from_secs(2));
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert!(status.problems.is_empty(), "{status:#?}");
     assert_eq!(daemon.stop()?, 0);
     // The next one takes them over.
-    assert_eq!(setting.start()?.stop()?, 0);
-    assert_eq!(links(&setting, UPLINK)?.len(), 1);
+    assert_eq!(fixture.start()?.stop()?, 0);
+    assert_eq!(links(&fixture, UPLINK)?.len(), 1);
     Ok(())
 }
 
 #[test]
 fn filters_come_back_at_once() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Clsact)?;
-    let daemon = setting.start()?;
-    let filters = || setting.host().sh("tc filter show dev net0 egress");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Clsact)?;
+    let daemon = fixture.start()?;
+    let filters = || fixture.host().sh("tc filter show dev net0 egress");
     assert!(filters()?.contains(EGRESS), "{}", filters()?);
     let another =
         "filter replace dev net0 egress prio 1 protocol all handle 0x69787873 bpf bytecode";
@@ -139,7 +139,7 @@ fn filters_come_back_at_once() -> Result<()> {
         (another, Some("1,6 0 0 0")),
     ] {
         let taken = Instant::now();
-        let mut tc = setting.host().command("tc");
+        let mut tc = fixture.host().command("tc");
         let status = tc.args(command.split(' ')).args(last).status()?;
         ensure!(status.success(), "tc {command}");
         let limit = Duration::from_secs(5);
@@ -152,12 +152,12 @@ fn filters_come_back_at_once() -> Result<()> {
     wait::until(
         "all are told",
         Duration::from_secs(5),
-        || corrections(&setting, "attach the program to net0 egress"),
+        || corrections(&fixture, "attach the program to net0 egress"),
         |told| told.len() == 3,
     )?;
     let filters = filters()?;
     assert!(!filters.contains("bytecode"), "{filters}");
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert!(status.healthy, "{status:#?}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -166,10 +166,10 @@ fn filters_come_back_at_once() -> Result<()> {
 /// A rule's deletion names the process that did it, if that lives long enough to be asked.
 #[test]
 fn who_deletes_a_rule_is_named() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
     // `ip -batch` waits for its next line: it is still there when it is asked for its name.
-    let mut ip = setting
+    let mut ip = fixture
         .host()
         .command("ip")
         .args(["-6", "-batch", "-"])
@@ -177,8 +177,8 @@ fn who_deletes_a_rule_is_named() -> Result<()> {
         .spawn()?;
     let mut lines = ip.stdin.take().context("its standard input")?;
     writeln!(lines, "rule del from {} priority 16383", TUNNELS[0].address)?;
-    corrected_by(&setting, "rule add", "ip (process ")?;
-    let told = corrections(&setting, "rule add")?;
+    corrected_by(&fixture, "rule add", "ip (process ")?;
+    let told = corrections(&fixture, "rule add")?;
     assert_eq!(told.len(), 1, "{told:#?}");
     assert_eq!(told[0]["tunnel"], TUNNELS[0].interface);
     drop(lines);
@@ -198,16 +198,16 @@ fn pinned(version: &Path) -> BTreeSet<PathBuf> {
 /// goes on when the daemon dies afterwards.
 #[test]
 fn pins_come_back() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.outside_is_answered(&setting.lab.tunnels()[0])?;
-    let before = setting.program.status()?;
-    let version = setting.version()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
+    let before = fixture.program.status()?;
+    let version = fixture.version()?;
     let all = pinned(&version);
     ensure!(all.len() > 10, "{all:?}");
     fs::remove_dir_all(&version).context("take the pins away")?;
     // Nothing tells of it: any look finds it.
-    setting
+    fixture
         .host()
         .sh("ip link add some0 type veth peer name some1")?;
     // All of them: what is not pinned when the daemon dies goes with it.
@@ -218,20 +218,21 @@ fn pins_come_back() -> Result<()> {
         pinned,
         |pins| *pins == all,
     )?;
-    let [address, _] = setting.lab.tunnels().each_ref().map(|t| t.plan.address);
+    let [address, _] = fixture.lab.tunnels().each_ref().map(|t| t.plan.address);
     let interval = Duration::from_millis(5);
-    let stream = PingStream::start(setting.lab.outside(), address, interval)?;
+    let stream = PingStream::start(fixture.lab.outside(), address, interval)?;
     daemon.kill()?;
-    setting.delete_own_rules()?;
+    fixture.delete_own_rules()?;
     std::thread::sleep(Duration::from_millis(200));
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     let pings = stream.stop()?;
     assert!(pings.sent > 10 && pings.all_answered(), "{pings:?}");
-    let after = setting.program.status()?;
+    let after = fixture.program.status()?;
     let name = TUNNELS[0].interface;
-    let requests = |status: &sixxs_tests::status::Status| status.tunnel(name).echo.requests_in;
+    let requests =
+        |status: &sixxs_tests::program::status::Status| status.tunnel(name).echo.requests_in;
     assert_eq!(requests(&after), requests(&before) + pings.sent);
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -239,19 +240,19 @@ fn pins_come_back() -> Result<()> {
 /// The names of tables come back, and that is told.
 #[test]
 fn names_of_tables_come_back() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let file = setting.lab.paths().rt_tables().join("sixxs.conf");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let file = fixture.lab.paths().rt_tables().join("sixxs.conf");
     let text = fs::read_to_string(&file)?;
     fs::remove_file(&file)?;
-    setting
+    fixture
         .host()
         .sh("ip link add some0 type veth peer name some1")?;
     let there = || Ok(fs::read_to_string(&file).unwrap_or_default());
     wait::until("the names are back", Duration::from_secs(5), there, |now| {
         *now == text
     })?;
-    corrections(&setting, "names").and_then(|told| {
+    corrections(&fixture, "names").and_then(|told| {
         ensure!(told.len() == 1, "{told:#?}");
         Ok(())
     })?;
@@ -263,12 +264,12 @@ fn names_of_tables_come_back() -> Result<()> {
 /// even before its default route is there.
 #[test]
 fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let config = setting.lab.config("").replace("uplinks = [\"net0\"]\n", "");
-    setting.lab.write_config(&config)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
-    setting
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let config = fixture.lab.config("").replace("uplinks = [\"net0\"]\n", "");
+    fixture.lab.write_config(&config)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    fixture
         .host()
         .ip("link add wwan0 type veth peer name far0\n\
          link set far0 up\n\
@@ -277,9 +278,9 @@ fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
          neighbour add 2001:db8:2::fe lladdr 02:00:00:00:00:fe dev wwan0 nud permanent\n")?;
     let attached = || -> Result<bool> {
         if sixxs_tests::kernel::has_tcx()? {
-            return Ok(!links(&setting, "wwan0")?.is_empty());
+            return Ok(!links(&fixture, "wwan0")?.is_empty());
         }
-        Ok(setting
+        Ok(fixture
             .host()
             .sh("tc filter show dev wwan0 egress")?
             .contains(EGRESS))
@@ -291,25 +292,25 @@ fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
         |a| *a,
     )?;
     // It is no uplink yet, and nobody's list shows it as one.
-    assert_eq!(setting.program.status()?.uplinks.len(), 1);
+    assert_eq!(fixture.program.status()?.uplinks.len(), 1);
     // The route, and at once a packet that is bound to the device.
-    let socket = leak::udp_socket(setting.host(), tunnel.plan.address, Cause::Device("wwan0"))?;
+    let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Device("wwan0"))?;
     let sent = || -> Result<u64> {
-        let links = setting.host().sh("ip -statistics -json link show wwan0")?;
+        let links = fixture.host().sh("ip -statistics -json link show wwan0")?;
         let links: Value = serde_json::from_str(&links)?;
         let packets = &links[0]["stats64"]["tx"]["packets"];
         packets.as_u64().context("a number of packets")
     };
     let before = sent()?;
-    setting
+    fixture
         .host()
         .sh("ip -6 route add default via 2001:db8:2::fe dev wwan0 metric 2048")?;
     leak::send(&socket, OUTSIDE, 10, 100)?;
-    setting
+    fixture
         .program
         .status_until("it is an uplink", |status| status.uplinks.len() == 2)?;
     leak::send(&socket, OUTSIDE, 10, 100)?;
-    let status = setting.program.status()?;
+    let status = fixture.program.status()?;
     assert_eq!(status.tunnel(tunnel.plan.interface).leaks.redirected, 20);
     // What else it sends (neighbour discovery, say) is not ours.
     let after = sent()?;
@@ -323,39 +324,39 @@ fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
 #[test]
 fn an_upgrade_carries_counters_over() -> Result<()> {
     for hook in [Hook::Auto, Hook::Clsact] {
-        let setting = Setting::new(Flavour::Tun, hook)?;
-        let daemon = setting.start()?;
-        for tunnel in setting.lab.tunnels() {
-            setting.outside_is_answered(tunnel)?;
+        let fixture = Fixture::new(Flavour::Tun, hook)?;
+        let daemon = fixture.start()?;
+        for tunnel in fixture.lab.tunnels() {
+            fixture.ensure_outside_answered(tunnel)?;
         }
         assert_eq!(daemon.stop()?, 0);
         let address = TUNNELS[1].address;
         let interval = Duration::from_millis(2);
-        let stream = PingStream::start(setting.lab.outside(), address, interval)?;
-        let (pins, version) = (setting.pins()?, setting.version()?);
+        let stream = PingStream::start(fixture.lab.outside(), address, interval)?;
+        let (pins, version) = (fixture.pins()?, fixture.version()?);
         let mut before = Vec::new();
         for other in ["v2", "v1000"] {
             fs::rename(&version, pins.join(other))?;
-            let daemon = setting.start()?;
+            let daemon = fixture.start()?;
             assert!(!pins.join(other).exists());
-            let status = setting.program.status()?;
+            let status = fixture.program.status()?;
             assert!(status.healthy, "{status:#?}");
             let counted: Vec<_> = status.tunnels.iter().map(|t| t.echo.requests_in).collect();
             before.push(counted);
             assert_eq!(daemon.stop()?, 0);
         }
-        setting.delete_own_rules()?;
+        fixture.delete_own_rules()?;
         std::thread::sleep(Duration::from_millis(100));
         let pings = stream.stop()?;
         assert!(pings.sent > 10 && pings.all_answered(), "{pings:?}");
-        let daemon = setting.start()?;
-        let status = setting.program.status()?;
+        let daemon = fixture.start()?;
+        let status = fixture.program.status()?;
         let asked = 20;
         assert_eq!(before[0][0], asked);
         assert_eq!(before[1][0], asked);
         let requests = status.tunnel(TUNNELS[1].interface).echo.requests_in;
         assert_eq!(requests, asked + pings.sent);
-        setting.nothing_went_astray()?;
+        fixture.ensure_nothing_lost()?;
         assert_eq!(daemon.stop()?, 0);
     }
     Ok(())
@@ -365,13 +366,13 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
 /// another size, in other slots.
 #[test]
 fn counters_of_another_layout_are_carried_over() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let pins = setting.pins()?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let pins = fixture.pins()?;
     // The daemon mounts what it pins to.
-    assert_eq!(setting.start()?.stop()?, 0);
+    assert_eq!(fixture.start()?.stop()?, 0);
     let [name, other] = TUNNELS.each_ref().map(|plan| plan.interface);
-    let before = setting.start()?;
-    let own = setting.program.status()?.tunnel(name).echo.requests_in;
+    let before = fixture.start()?;
+    let own = fixture.program.status()?.tunnel(name).echo.requests_in;
     assert_eq!(before.stop()?, 0);
 
     let maps = pins.join("v1/maps");
@@ -386,16 +387,16 @@ fn counters_of_another_layout_are_carried_over() -> Result<()> {
     counters.extend_from_slice(&[0xff; 20]);
     bpf::pin_array(&maps.join("COUNTERS"), true, 16, 5, &counters)?;
 
-    let daemon = setting.start()?;
-    let status = setting.program.status()?;
+    let daemon = fixture.start()?;
+    let status = fixture.program.status()?;
     let carried = status.tunnel(name).echo.requests_in - own;
     assert!(carried > 0 && carried % 1000 == 0, "{carried}");
     assert_eq!(status.tunnel(other).echo.requests_in, 0);
     assert!(!pins.join("v1").exists());
     assert_eq!(daemon.stop()?, 0);
     // Once, and for all.
-    let daemon = setting.start()?;
-    let again = setting.program.status()?.tunnel(name).echo.requests_in;
+    let daemon = fixture.start()?;
+    let again = fixture.program.status()?.tunnel(name).echo.requests_in;
     assert_eq!(again - own, carried);
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -1,30 +1,30 @@
-//! `sixxs top` on terminals of several sizes: what it shows, and what its keys do.
+//! `sixxs top` on terminals of several sizes: screens and keys.
 
 use std::time::Duration;
 
 use anyhow::Result;
-use sixxs_tests::leak::{self, Cause};
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, UPLINK};
 use sixxs_tests::probe::PingStream;
+use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
-use sixxs_tests::tmux::{PROMPT, Tmux};
-use sixxs_tests::topology::{Flavour, OUTSIDE, UPLINK};
+use sixxs_tests::terminal::tmux::{PROMPT, Tmux};
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// `sixxs top` in a terminal of this size, when it shows something.
-fn begin(setting: &Setting, size: (u16, u16), environment: &[&str]) -> Result<Tmux> {
-    let binary = setting.program.binary().display().to_string();
-    begin_as(&binary, setting, size, environment)
+fn begin(fixture: &Fixture, size: (u16, u16), environment: &[&str]) -> Result<Tmux> {
+    let binary = fixture.program.binary().display().to_string();
+    begin_as(&binary, fixture, size, environment)
 }
 
 /// The same by this command line.
 fn begin_as(
     command: &str,
-    setting: &Setting,
+    fixture: &Fixture,
     size: (u16, u16),
     environment: &[&str],
 ) -> Result<Tmux> {
-    let tmux = Tmux::start(setting.host(), &setting.program, size, environment)?;
+    let tmux = Tmux::start(fixture.host(), &fixture.program, size, environment)?;
     tmux.line(&format!("{command} top --interval 0.5; echo status=$?"))?;
     tmux.until("the screen is drawn", |screen| {
         screen.contains("sixxs  2 tunnels, all healthy") && screen.contains("sixxs1")
@@ -64,17 +64,17 @@ fn names(screen: &str) -> Vec<&str> {
 /// The tour: at each of these sizes what there is room for.
 #[test]
 fn at_several_sizes() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let [first, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let [first, _] = fixture.lab.tunnels();
     let pings = PingStream::start(
-        setting.lab.outside(),
+        fixture.lab.outside(),
         first.plan.address,
         Duration::from_millis(20),
     )?;
     for size in [(80, 24), (132, 43), (40, 12)] {
-        let tmux = begin(&setting, size, &[])?;
+        let tmux = begin(&fixture, size, &[])?;
         let rates = |screen: &str| {
             let row = row(screen, "sixxs0");
             // `0 B` would be two words.
@@ -106,10 +106,10 @@ fn at_several_sizes() -> Result<()> {
 
 #[test]
 fn keys_and_sizes_that_change() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let tmux = begin(&setting, (80, 24), &[])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let tmux = begin(&fixture, (80, 24), &[])?;
 
     // Order: by name, and the other way round.
     tmux.key("s")?;
@@ -132,7 +132,7 @@ fn keys_and_sizes_that_change() -> Result<()> {
     tmux.until("the question", |screen| screen.contains("stop sixxs1? y/n"))?;
     tmux.key("y")?;
     tmux.until("it is down", |screen| row(screen, "sixxs1")[1] == "down")?;
-    assert_eq!(setting.program.status()?.tunnel("sixxs1").state, "down");
+    assert_eq!(fixture.program.status()?.tunnel("sixxs1").state, "down");
     tmux.key("u")?;
     tmux.until("it is up", |screen| row(screen, "sixxs1")[1] == "up")?;
     tmux.key("r")?;
@@ -162,17 +162,17 @@ fn keys_and_sizes_that_change() -> Result<()> {
 /// Who may look and not change is told so by the keys that would, and nothing is changed.
 #[test]
 fn keys_of_who_is_not_root() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     // Any group serves to show it.
-    let run = setting.program.command(&["--group", "daemon", "run"]);
-    let daemon = setting.program.start_as(run)?;
-    setting.is_up()?;
+    let run = fixture.program.command(&["--group", "daemon", "run"]);
+    let daemon = fixture.program.start_as(run)?;
+    fixture.wait_until_up()?;
     // A copy that everybody may run, wherever the program was built.
-    let copy = setting.lab.paths().base().join("sixxs");
-    setting.program.copy_to(&copy)?;
+    let copy = fixture.lab.paths().base().join("sixxs");
+    fixture.program.copy_to(&copy)?;
     let member = "setpriv --reuid=65534 --regid=daemon --clear-groups";
     let command = format!("{member} {}", copy.display());
-    let tmux = begin_as(&command, &setting, (80, 24), &[])?;
+    let tmux = begin_as(&command, &fixture, (80, 24), &[])?;
     for (keys, verb) in [
         (&["u"][..], "start"),
         (&["d", "y"], "stop"),
@@ -185,9 +185,9 @@ fn keys_of_who_is_not_root() -> Result<()> {
         tmux.until("it is refused", |screen| screen.contains(&refusal))?;
     }
     for name in ["sixxs0", "sixxs1"] {
-        assert_eq!(setting.program.status()?.tunnel(name).state, "up");
+        assert_eq!(fixture.program.status()?.tunnel(name).state, "up");
     }
-    let alerts = setting.program.ok(&["alerts"])?.stdout;
+    let alerts = fixture.program.ok(&["alerts"])?.stdout;
     assert!(!alerts.contains(": down"), "{alerts}");
     end(&tmux)?;
     assert_eq!(daemon.stop()?, 0);
@@ -196,13 +196,13 @@ fn keys_of_who_is_not_root() -> Result<()> {
 
 #[test]
 fn leaks_and_their_alerts() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let tmux = begin(&setting, (80, 24), &[])?;
-    let [first, second] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let tmux = begin(&fixture, (80, 24), &[])?;
+    let [first, second] = fixture.lab.tunnels();
     let cause = Cause::Device(UPLINK);
-    let socket = leak::udp_socket(setting.host(), first.plan.address, cause)?;
+    let socket = leak::udp_socket(fixture.host(), first.plan.address, cause)?;
     leak::send(&socket, OUTSIDE, 7, 100)?;
     // As often as the screen says what to do, wherever its lines break.
     let cures = |screen: &str| {
@@ -217,7 +217,7 @@ fn leaks_and_their_alerts() -> Result<()> {
             && row(screen, "net0").iter().any(|word| word == "7")
     })?;
     // The newest is whole, of others there is the beginning; but for who wants to read.
-    let socket = leak::udp_socket(setting.host(), second.plan.address, cause)?;
+    let socket = leak::udp_socket(fixture.host(), second.plan.address, cause)?;
     leak::send(&socket, OUTSIDE, 8, 100)?;
     tmux.until("another one is told", |screen| {
         screen.contains("8 packets") && screen.contains("7 packets") && cures(screen) == 1
@@ -234,10 +234,10 @@ fn leaks_and_their_alerts() -> Result<()> {
 /// Without colours and beyond ASCII nothing, where that is asked for.
 #[test]
 fn plain_terminals() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let tmux = begin(&setting, (80, 24), &["NO_COLOR=1", "LC_ALL=C"])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let tmux = begin(&fixture, (80, 24), &["NO_COLOR=1", "LC_ALL=C"])?;
     let screen = tmux.screen()?;
     assert!(screen.is_ascii(), "{screen}");
     assert!(screen.contains(">sixxs0"), "{screen}");
@@ -253,7 +253,7 @@ fn plain_terminals() -> Result<()> {
     let screen = tmux.coloured_screen()?;
     assert!(!colours(&screen), "{screen:?}");
     end(&tmux)?;
-    let tmux = begin(&setting, (80, 24), &[])?;
+    let tmux = begin(&fixture, (80, 24), &[])?;
     let screen = tmux.coloured_screen()?;
     assert!(colours(&screen), "or the test sees nothing: {screen:?}");
     end(&tmux)?;
@@ -264,10 +264,10 @@ fn plain_terminals() -> Result<()> {
 /// A daemon that goes is told of, and found again.
 #[test]
 fn daemon_gone_and_back() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
-    let tmux = begin(&setting, (80, 24), &[])?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let tmux = begin(&fixture, (80, 24), &[])?;
     assert_eq!(daemon.stop()?, 0);
     tmux.until("it is missed", |screen| {
         screen.contains("DAEMON UNREACHABLE since") && screen.contains("it is not running")
@@ -277,7 +277,7 @@ fn daemon_gone_and_back() -> Result<()> {
     tmux.until("refused", |screen| {
         screen.contains("start sixxs0: no daemon answers")
     })?;
-    let daemon = setting.start()?;
+    let daemon = fixture.start()?;
     tmux.until("it is back", |screen| screen.contains("all healthy"))?;
     end(&tmux)?;
     assert_eq!(daemon.stop()?, 0);

@@ -1,35 +1,35 @@
-//! Scene 7: a tunnel interface deleted and made again gets its route, rules and programs back.
+//! A tunnel interface that is deleted and created again gets its route, rules and programs back.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 variants!(it_is_taken_back:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact),
     wireguard(WireGuard, Auto));
 
 fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
     for number in [0, 1] {
         let (gone, other) = (
-            &setting.lab.tunnels()[number],
-            &setting.lab.tunnels()[1 - number],
+            &fixture.lab.tunnels()[number],
+            &fixture.lab.tunnels()[1 - number],
         );
         let name = gone.plan.interface;
-        let before = setting.program.status()?;
+        let before = fixture.program.status()?;
         let old_index = before
             .tunnel(name)
             .ifindex
             .context("an index while it is up")?;
-        let (rules, routes) = (setting.own_rules()?, setting.own_routes()?);
+        let (rules, routes) = (fixture.own_rules()?, fixture.own_routes()?);
 
         gone.delete()?;
-        let status = setting
+        let status = fixture
             .program
             .status_until("it is seen as gone", |status| {
                 status.tunnel(name).ifindex.is_none() && !status.healthy
@@ -39,11 +39,11 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
             status.tunnel(other.plan.interface).is_whole(),
             "{status:#?}"
         );
-        setting.outside_is_answered(other)?;
+        fixture.ensure_outside_answered(other)?;
 
         gone.create()?;
         let created = Instant::now();
-        let status = setting
+        let status = fixture
             .program
             .status_until("it is taken back", |status| status.tunnel(name).is_whole())?;
         let took = created.elapsed();
@@ -54,16 +54,16 @@ fn it_is_taken_back(flavour: Flavour, hook: Hook) -> Result<()> {
             .context("an index while it is up")?;
         assert_ne!(index, old_index);
         assert!(status.healthy, "{status:#?}");
-        assert_eq!(setting.own_rules()?, rules);
-        assert_eq!(sorted(&setting.own_routes()?), sorted(&routes));
-        setting.outside_is_answered(gone)?;
-        setting.nothing_went_astray()?;
+        assert_eq!(fixture.own_rules()?, rules);
+        assert_eq!(sorted(&fixture.own_routes()?), sorted(&routes));
+        fixture.ensure_outside_answered(gone)?;
+        fixture.ensure_nothing_lost()?;
 
         // And its leaks are still caught.
-        setting.delete_own_rules()?;
-        setting.outside_is_answered(gone)?;
-        setting.nothing_went_astray()?;
-        setting
+        fixture.delete_own_rules()?;
+        fixture.ensure_outside_answered(gone)?;
+        fixture.ensure_nothing_lost()?;
+        fixture
             .program
             .status_until("rules come back", |status| status.healthy)?;
     }

@@ -1,5 +1,4 @@
-//! What the daemon tells systemd: that it is ready, that it is at work, and that it ends. A daemon that
-//! hangs says nothing.
+//! Notifications to systemd: ready, watchdog, stopping. A daemon that hangs sends no watchdog ping.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
@@ -8,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// What it has to be told by, twice as often as that.
 const LIMIT: Duration = Duration::from_millis(600);
@@ -44,24 +43,24 @@ fn until(socket: &UnixDatagram, word: &str, besides: &str) -> Result<()> {
 
 #[test]
 fn systemd_is_told_what_it_wants_to_know() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let path = setting.lab.paths().base().join("notify.sock");
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let path = fixture.lab.paths().base().join("notify.sock");
     let socket = UnixDatagram::bind(&path)?;
-    let mut command = setting.program.command(&["run"]);
+    let mut command = fixture.program.command(&["run"]);
     command
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", LIMIT.as_micros().to_string());
-    let daemon = setting.program.start_as(command)?;
+    let daemon = fixture.program.start_as(command)?;
     until(&socket, "READY=1", "WATCHDOG=1")?;
     for _ in 0..5 {
         until(&socket, "WATCHDOG=1", "")?;
     }
 
     // To read this takes for ever, as a file system may that has gone away.
-    let names = setting.lab.paths().rt_tables().join("sixxs.conf");
+    let names = fixture.lab.paths().rt_tables().join("sixxs.conf");
     std::fs::remove_file(&names)?;
     mkfifo(&names, Mode::from_bits_truncate(0o600))?;
-    setting
+    fixture
         .host()
         .sh("ip -6 rule add from 2001:db8:c::1 lookup main priority 30000")?;
     let began = Instant::now();

@@ -1,13 +1,13 @@
-//! Story 1: without the daemon the outside gets no reply, and the ISP's filter counts each one.
+//! Without the daemon the outside gets no reply, and the ISP's filter counts each one.
 
 use std::time::Duration;
 
 use anyhow::Result;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::lab::{Lab, Spec};
 use sixxs_tests::probe;
+use sixxs_tests::probe::service::Services;
 use sixxs_tests::program::Hook;
-use sixxs_tests::service::Services;
-use sixxs_tests::topology::Flavour;
 
 variants!(every_reply_is_filtered: tun(Tun, Auto), veth(Veth, Auto));
 
@@ -29,7 +29,7 @@ fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
         assert_eq!(lab.filtered()?, filtered);
 
         // The requests did arrive through the tunnel; only the replies went astray.
-        let seen = tunnel.seen_at_broker()?;
+        let seen = tunnel.broker_counters()?;
         assert_eq!(seen.get("requests_to_host")?, 20);
         assert_eq!(seen.get("to_host")?, 25);
         assert_eq!(seen.get("from_host")?, 0);

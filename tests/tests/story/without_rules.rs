@@ -1,44 +1,44 @@
-//! Scene 4: rules deleted and daemon killed: every reply still arrives, the filter stays at 0, leaks
-//! are counted; restarted, the daemon repairs the rules and has lost no count.
+//! Rules deleted and daemon killed: every reply still arrives, the filter stays at 0, and leaks are
+//! counted. A new daemon repairs the rules and keeps all counts.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::probe::{Ping, PingStream};
 use sixxs_tests::program::Hook;
-use sixxs_tests::status::Leaks;
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::status::Leaks;
 use sixxs_tests::wait;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 variants!(leaks_are_caught:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact),
     wireguard(WireGuard, Auto));
 
 fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let daemon = setting.start()?;
-    let rules = setting.own_rules()?;
-    let tunnels = setting.lab.tunnels();
+    let fixture = Fixture::new(flavour, hook)?;
+    let daemon = fixture.start()?;
+    let rules = fixture.own_rules()?;
+    let tunnels = fixture.lab.tunnels();
     for tunnel in tunnels {
-        setting.outside_is_answered(tunnel)?;
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    let before = setting.program.status()?;
+    let before = fixture.program.status()?;
 
     daemon.kill()?;
-    setting.delete_own_rules()?;
+    fixture.delete_own_rules()?;
     let mut leaked = [0; 2];
     for (tunnel, leaked) in tunnels.iter().zip(&mut leaked) {
-        let seen = tunnel.seen_at_broker()?.get("from_host")?;
-        setting.outside_is_answered(tunnel)?;
-        *leaked = tunnel.seen_at_broker()?.get("from_host")? - seen;
+        let seen = tunnel.broker_counters()?.get("from_host")?;
+        fixture.ensure_outside_answered(tunnel)?;
+        *leaked = tunnel.broker_counters()?.get("from_host")? - seen;
     }
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
 
-    let daemon = setting.start()?;
-    assert_eq!(setting.own_rules()?, rules);
-    let after = setting.program.status()?;
+    let daemon = fixture.start()?;
+    assert_eq!(fixture.own_rules()?, rules);
+    let after = fixture.program.status()?;
     assert!(after.healthy, "{after:#?}");
     for (tunnel, leaked) in tunnels.iter().zip(leaked) {
         let [old, new] = [&before, &after].map(|s| s.tunnel(tunnel.plan.interface));
@@ -70,17 +70,17 @@ fn leaks_are_caught(flavour: Flavour, hook: Hook) -> Result<()> {
     );
 
     // While it runs it repairs rules by itself; what leaks meanwhile arrives all the same.
-    setting.delete_own_rules()?;
-    let repaired = || setting.own_rules();
+    fixture.delete_own_rules()?;
+    let repaired = || fixture.own_rules();
     let limit = Duration::from_secs(5);
     wait::until("deleted rules come back", limit, repaired, |now| {
         *now == rules
     })?;
-    let status = setting
+    let status = fixture
         .program
         .status_until("corrections are counted", |s| s.corrections > 0)?;
     assert!(status.healthy, "{status:#?}");
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -95,13 +95,13 @@ variants!(no_ping_is_lost:
 
 /// A stream of pings to each tunnel from before the kill until after the restart.
 fn no_ping_is_lost(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    let mut daemon = setting.start()?;
+    let fixture = Fixture::new(flavour, hook)?;
+    let mut daemon = fixture.start()?;
     let interval = Duration::from_millis(2);
     let mut streams = Vec::new();
-    for tunnel in setting.lab.tunnels() {
+    for tunnel in fixture.lab.tunnels() {
         let address = tunnel.plan.address;
-        streams.push(PingStream::start(setting.lab.outside(), address, interval)?);
+        streams.push(PingStream::start(fixture.lab.outside(), address, interval)?);
     }
     let more_were_answered = || {
         for stream in &streams {
@@ -119,22 +119,22 @@ fn no_ping_is_lost(flavour: Flavour, hook: Hook) -> Result<()> {
         more_were_answered()?;
         daemon.kill()?;
         more_were_answered()?;
-        setting.delete_own_rules()?;
+        fixture.delete_own_rules()?;
         more_were_answered()?;
-        daemon = setting.start()?;
+        daemon = fixture.start()?;
     }
     more_were_answered()?;
-    for (stream, tunnel) in streams.into_iter().zip(setting.lab.tunnels()) {
+    for (stream, tunnel) in streams.into_iter().zip(fixture.lab.tunnels()) {
         let pings = stream.stop()?;
         assert!(pings.all_answered(), "{}: {pings:?}", tunnel.plan.interface);
-        let status = setting.program.status()?;
+        let status = fixture.program.status()?;
         let echo = status.tunnel(tunnel.plan.interface).echo;
         assert_eq!(
             (echo.requests_in, echo.replies_out),
             (pings.sent, pings.sent)
         );
     }
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -144,24 +144,24 @@ variants!(long_replies_are_answered: tun_long_pings(Tun, Auto), veth_long_pings(
 /// Replies longer than the tunnel's MTU: the uplink would take them, the tunnel does not. The host
 /// is told and cuts the next one.
 fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
-    let setting = Setting::new(flavour, hook)?;
-    setting.start()?.kill()?;
-    setting.delete_own_rules()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.forget_path_mtu()?;
+    let fixture = Fixture::new(flavour, hook)?;
+    fixture.start()?.kill()?;
+    fixture.delete_own_rules()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.forget_path_mtu()?;
         let long = || {
             Ping::new(tunnel.plan.address, 3)
                 .bytes(1400)
-                .run(setting.lab.outside())
+                .run(fixture.lab.outside())
         };
         let limit = Duration::from_secs(20);
         wait::until("long pings are answered", limit, long, |pings| {
             pings.all_answered()
         })?;
     }
-    setting.nothing_went_astray()?;
-    let daemon = setting.start()?;
-    for tunnel in &setting.program.status()?.tunnels {
+    fixture.ensure_nothing_lost()?;
+    let daemon = fixture.start()?;
+    for tunnel in &fixture.program.status()?.tunnels {
         assert!(tunnel.leaks.too_big > 0, "{tunnel:#?}");
     }
     assert_eq!(daemon.stop()?, 0);
@@ -172,17 +172,17 @@ fn long_replies_are_answered(flavour: Flavour, hook: Hook) -> Result<()> {
 /// out, and in the end the rules are there.
 #[test]
 fn a_fight_over_rules() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let rules = setting.own_rules()?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let rules = fixture.own_rules()?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let interval = Duration::from_millis(5);
-    let stream = PingStream::start(setting.lab.outside(), tunnel.plan.address, interval)?;
+    let stream = PingStream::start(fixture.lab.outside(), tunnel.plan.address, interval)?;
     let used = daemon.processor_time()?;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3) {
         // There may be none just now.
-        let deleted = setting.host().sh("ip -6 rule del priority 16383").is_ok();
+        let deleted = fixture.host().sh("ip -6 rule del priority 16383").is_ok();
         if !deleted {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -197,7 +197,7 @@ fn a_fight_over_rules() -> Result<()> {
         lines.sort();
         lines
     };
-    let repaired = || setting.own_rules();
+    let repaired = || fixture.own_rules();
     wait::until(
         "the rules are there",
         Duration::from_secs(5),
@@ -210,7 +210,7 @@ fn a_fight_over_rules() -> Result<()> {
         used < Duration::from_secs(1),
         "{used:?} of processor time in 3 s"
     );
-    setting.nothing_went_astray()?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Scene 10: wrong configurations: each gives file, line, key and expectation, and changes nothing.
+//! Invalid configurations: the message has file, line, key and expectation, and nothing changes.
 
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::Result;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::snapshot::{assert_same, take};
-use sixxs_tests::topology::Flavour;
+use sixxs_tests::program::snapshot::{assert_same, take};
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// A right one, to be made wrong in one place.
 const RIGHT: &str = r#"uplinks = ["net0"]
@@ -268,8 +268,8 @@ const WRONGS: &[Wrong] = &[
 
 #[test]
 fn each_says_where_and_what() -> Result<()> {
-    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
-    let before = take(&setting.lab)?;
+    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let before = take(&fixture.lab)?;
     let mut faults = String::new();
     for wrong in WRONGS {
         assert_eq!(
@@ -278,10 +278,10 @@ fn each_says_where_and_what() -> Result<()> {
             "{}: not found once",
             wrong.what
         );
-        let path = setting
+        let path = fixture
             .lab
             .write_config(&RIGHT.replace(wrong.from, wrong.to))?;
-        let printed = setting.program.run(&["run"])?;
+        let printed = fixture.program.run(&["run"])?;
         let place = format!("{}: line {}: ", path.display(), wrong.line);
         for (what, found) in [
             ("exit status 2", printed.code == 2),
@@ -299,18 +299,18 @@ fn each_says_where_and_what() -> Result<()> {
         }
     }
     assert!(faults.is_empty(), "{faults}");
-    assert_same(&before, &take(&setting.lab)?);
+    assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
 
 #[test]
 fn files_that_are_missing_or_empty() -> Result<()> {
-    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
-    let before = take(&setting.lab)?;
-    let path = setting.lab.paths().config();
+    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let before = take(&fixture.lab)?;
+    let path = fixture.lab.paths().config();
 
     std::fs::remove_file(&path)?;
-    let printed = setting.program.run(&["run"])?;
+    let printed = fixture.program.run(&["run"])?;
     assert_eq!(printed.code, 2, "{printed:#?}");
     assert!(
         printed.stderr.contains(&path.display().to_string()),
@@ -318,24 +318,24 @@ fn files_that_are_missing_or_empty() -> Result<()> {
     );
 
     for nothing in ["", "uplinks = [\"net0\"]\n"] {
-        setting.lab.write_config(nothing)?;
-        let printed = setting.program.run(&["run"])?;
+        fixture.lab.write_config(nothing)?;
+        let printed = fixture.program.run(&["run"])?;
         assert_eq!(printed.code, 2, "{printed:#?}");
         assert!(printed.stderr.contains("tunnel"), "{printed:#?}");
     }
-    assert_same(&before, &take(&setting.lab)?);
+    assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
 
 /// A running daemon is not disturbed by what others do with a wrong file.
 #[test]
 fn the_right_one_is_right() -> Result<()> {
-    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
-    let path = setting.lab.write_config(RIGHT)?;
+    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let path = fixture.lab.write_config(RIGHT)?;
     let mode = std::fs::metadata(&path)?.permissions().mode();
     assert_ne!(mode & 0o044, 0, "readable by others, as it has no secrets");
-    let daemon = setting.start()?;
-    assert!(setting.program.status()?.healthy);
+    let daemon = fixture.start()?;
+    assert!(fixture.program.status()?.healthy);
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The virtual machine's file system, which is in memory: this machine's programs with their libraries,
-//! busybox for other commands, kernel modules, and the payload.
+//! Packs the virtual machine's file system in memory: programs of this machine with their libraries,
+//! busybox for the others, modules of the kernel, and the tests.
 
 use std::{
     collections::BTreeSet,
@@ -11,8 +11,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{kernel::Kernel, payload::Binary};
-use crate::{process, progress, setup, tools};
+use super::{binaries::Binary, debian_kernel::Kernel};
+use crate::{
+    process, progress,
+    setup::{programs::find_program, tools},
+};
 
 /// Directory of the payload in the machine.
 pub(crate) const PAYLOAD: &str = "/test";
@@ -161,7 +164,7 @@ impl Root {
         let real: Vec<_> = PROGRAMS
             .iter()
             .copied()
-            .filter(|name| !OPTIONAL_PROGRAMS.contains(name) || setup::find_program(name).is_some())
+            .filter(|name| !OPTIONAL_PROGRAMS.contains(name) || find_program(name).is_some())
             .collect();
         for name in list.lines() {
             if name != "busybox" && !real.contains(&name) {
@@ -173,7 +176,7 @@ impl Root {
 
     /// Copies a program of this machine, with its libraries.
     pub(super) fn program(&self, name: &str) -> Result<()> {
-        let path = setup::find_program(name)
+        let path = find_program(name)
             .with_context(|| format!("find {name}: run `cargo xtask setup --vm`"))?;
         let inside = Path::new("bin").join(name);
         let Some(unwrapped) = tools::unwrapped(&path) else {

@@ -317,7 +317,7 @@ fn every_fault_is_named() {
         let text = GOOD.replacen(right, wrong, 1);
         assert_ne!(text, GOOD, "{right} is in the good file");
         let invalid = parse("/etc/f.toml", &text).expect_err(wrong);
-        let relevant = invalid.faults.iter().find(|fault| {
+        let relevant = invalid.diagnostics.iter().find(|fault| {
             fault.line == line && fault.key == key && fault.message.contains(message)
         });
         assert!(relevant.is_some(), "{wrong}: {invalid}");
@@ -394,7 +394,7 @@ fn what_is_there_is_not_called_missing() {
     ] {
         let text = GOOD.replacen(right, wrong, 1);
         let invalid = parse("f", &text).expect_err(wrong);
-        let [fault] = &invalid.faults[..] else {
+        let [fault] = &invalid.diagnostics[..] else {
             panic!("{wrong}: {invalid}")
         };
         assert_eq!(
@@ -421,8 +421,11 @@ fn an_account_that_is_wrong_is_told_once() {
     ] {
         let text = format!("[[tunnel]]\nname = \"sixxs0\"\n{text}\n");
         let invalid = parse_with("f", &text, files).unwrap_err();
-        assert!(invalid.faults[0].message.contains(message), "{invalid}");
-        for fault in &invalid.faults {
+        assert!(
+            invalid.diagnostics[0].message.contains(message),
+            "{invalid}"
+        );
+        for fault in &invalid.diagnostics {
             assert_eq!(
                 (fault.line, &*fault.key),
                 (3, "tunnel[1].aiccu"),
@@ -444,5 +447,87 @@ fn all_faults_are_named_at_once() {
         .replace("1280", "5")
         .replace("drop", "x")
         .replace("fe80::1", "y");
-    assert_eq!(parse("f", &text).unwrap_err().faults.len(), 3);
+    assert_eq!(parse("f", &text).unwrap_err().diagnostics.len(), 3);
+}
+
+/// The whole message, for faults of one file each.
+#[test]
+fn faults_are_named_in_full() {
+    let tunnel = |keys: &str| format!("[[tunnel]]\nname = \"sixxs0\"\n{keys}\n");
+    let native = |keys: &str| tunnel(&format!("address = \"2001:db8::2/64\"\n{keys}"));
+    let ayiya = |keys: &str| native(&format!("kind = \"ayiya\"\npeer = \"2001:db8::1\"\n{keys}"));
+    let account = |_: &str| {
+        Ok(b"username a\npassword b\nserver tic.example\n"
+            .to_vec()
+            .into())
+    };
+    for (text, expected) in [
+        (
+            "[alert]\nwebhook_ca = \"/ca.pem\"".to_owned(),
+            "line 1: alert.webhook_ca: expected only together with webhook",
+        ),
+        (
+            "[alert]\ncommand = [\"\"]".to_owned(),
+            "line 2: alert.command: expected a program first",
+        ),
+        (
+            "[alert]\nwebhook = \"ftp://a/\"".to_owned(),
+            "line 2: alert.webhook: expected \"https://HOST/PATH\" or \"http://HOST/PATH\": it begins otherwise",
+        ),
+        (
+            "alert = 5".to_owned(),
+            "line 1: alert: expected a [alert] table, found 5",
+        ),
+        (
+            "tunnel = 5".to_owned(),
+            "line 1: tunnel: expected [[tunnel]] tables, found 5",
+        ),
+        (
+            "tunnel = [5]".to_owned(),
+            "line 1: tunnel[1]: expected a table, found 5",
+        ),
+        (
+            "[connect_limit]\nconnects = 0".to_owned(),
+            "line 2: connect_limit.connects: expected an integer from 1 to 1000, found 0",
+        ),
+        (
+            ayiya("remote = \"a.example\"\nremote4 = \"192.0.2.1\"\npassword = \"x\""),
+            "line 7: tunnel[1].remote4: expected only one of remote and remote4",
+        ),
+        (
+            ayiya("remote = \"2001:db8::9\"\nlocal4 = \"192.0.2.1\"\npassword = \"x\""),
+            "line 7: tunnel[1].local4: expected only with a broker by IPv4",
+        ),
+        (
+            ayiya("remote = \"a.example\"\npassword = \"\""),
+            "line 7: tunnel[1].password: expected a password, found nothing",
+        ),
+        (
+            ayiya("password = \"x\""),
+            "line 4: tunnel[1].remote4: missing; expected the broker's IPv4 address, or its address or name as remote",
+        ),
+        (
+            native("kind = \"ayiya\"\nremote = \"a.example\"\npassword = \"x\""),
+            "line 1: tunnel[1].peer: missing; expected the broker's address in the tunnel",
+        ),
+        (
+            tunnel("kind = \"6in4\"\nremote4 = \"192.0.2.1\"\nprefixes = \"2001:db8::/48\""),
+            "line 1: tunnel[1].address: missing; expected the address of our end of the tunnel",
+        ),
+        (
+            tunnel("aiccu = \"/a.conf\"\nkind = \"6in4\""),
+            "line 4: tunnel[1].kind: expected no kind beside aiccu: the broker says it",
+        ),
+        (
+            native("aiccu = \"/a.conf\""),
+            "line 3: tunnel[1].address: expected none beside aiccu: the broker says it",
+        ),
+        (
+            tunnel("kind = \"interface\"\naddress = [\"2001:db8::2\", \"2001:db8::2\"]"),
+            "line 4: tunnel[1].address: expected each once, found 2001:db8::2 again",
+        ),
+    ] {
+        let invalid = parse_with("f", &text, &account).unwrap_err();
+        assert_eq!(invalid.to_string(), format!("f: {expected}"), "{text}");
+    }
 }

@@ -27,7 +27,6 @@ use sixxs_common::{
     stat::{CAPACITY, Counters},
 };
 use sixxs_core::{
-    config::OnLeak,
     enforce::{Enforcement, Interface, Outlet, Role, slots},
     types::IfName,
 };
@@ -241,16 +240,16 @@ impl Tables {
     fn write_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
         for (name, interface) in wanted {
             let (role, slot) = match interface.role {
-                Role::Uplink => (layout::ROLE_UPLINK, self.slot(name)?),
-                Role::Newcomer => (layout::ROLE_UPLINK, layout::NEWCOMERS_SLOT),
-                Role::Tunnel => (layout::ROLE_TUNNEL, self.slot(name)?),
+                Role::Uplink => (layout::Role::Uplink, self.slot(name)?),
+                Role::Newcomer => (layout::Role::Uplink, layout::NEWCOMERS_SLOT),
+                Role::Tunnel => (layout::Role::Tunnel, self.slot(name)?),
                 // Without an entry the programs let every packet pass.
                 Role::Candidate => continue,
             };
             let entry = layout::Interface {
                 ifindex: interface.index.0,
                 slot,
-                role,
+                role: role.raw(),
                 link_bytes: link_bytes(interface.mac),
                 mac: interface.mac.unwrap_or_default(),
                 generation: self.current.generation,
@@ -340,11 +339,7 @@ fn tunnel_entry(outlet: &Outlet) -> layout::Tunnel {
     layout::Tunnel {
         ifindex: outlet.index.map_or(0, |index| index.0),
         mtu: outlet.mtu.0,
-        on_leak: match outlet.on_leak {
-            OnLeak::Redirect => layout::ON_LEAK_REDIRECT,
-            OnLeak::Drop => layout::ON_LEAK_DROP,
-            OnLeak::Observe => layout::ON_LEAK_OBSERVE,
-        },
+        on_leak: outlet.on_leak.raw(),
         link_bytes: link_bytes(outlet.mac),
         mac: outlet.mac.unwrap_or_default(),
         next_hop: outlet

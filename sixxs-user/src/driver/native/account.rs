@@ -1,7 +1,7 @@
 //! Tunnels of an account: their parameters come from a TIC server.
 //!
-//! The parameters are stored. The server is asked again only if there are none, if a client wants it, or
-//! if the broker has not answered for long.
+//! The parameters are stored. The server gets a new request only if there are none, if a client wants it,
+//! or if the broker has not answered for long.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const LONGEST_STALE: Duration = Duration::from_secs(24 * 3600);
 /// Pause after an answer that stays the same until somebody changes something at the broker.
 const REFUSED: Duration = Duration::from_secs(3600);
 
-/// A slot is asked for again after this time.
+/// A slot is requested again after this time.
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
 
 /// The stored parameters of an account's tunnel.
@@ -99,7 +99,7 @@ impl Context {
                     }
                     return parameters;
                 }
-                // Nothing else was asked for.
+                // The request was for parameters only.
                 Ok(Outcome::Tunnels(_) | Outcome::Pops(_)) => backoff.failed(),
                 Err(error) => self.pause_after(&error, &mut backoff),
             };

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{clock::Clock, wire::Datagrams};
 
-/// The shortest time between two announcements to a broker that says it does not know us. Anybody could
+/// The shortest time between two announcements to a broker that reports that it does not know us. Anybody could
 /// forge that answer.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(60);
 

@@ -106,7 +106,7 @@ async fn run(mut jobs: mpsc::Receiver<Job>) {
         if let Err(error) = watch_outside(&changes).await {
             warn!("wait for changes of addresses: {error:#}");
         }
-        // Tunnels go on without changes.
+        // Tunnels continue without notice of changes.
         std::future::pending::<()>().await;
     });
     let shared = Shared {

@@ -46,7 +46,7 @@ pub(super) fn source_for(remote: IpAddr, local4: Option<Ipv4Addr>) -> io::Result
 }
 
 /// Whether an error is the socket's own, so that a new socket would not have it. All others are about
-/// packets on their way. A removed source address (EINVAL) is not one of these: the netlink event comes
+/// packets in transit. A removed source address (EINVAL) is not one of these: the netlink event comes
 /// sooner than another try would.
 pub(super) fn is_of_the_socket(error: &io::Error) -> bool {
     matches!(

@@ -28,7 +28,7 @@ use crate::{
 /// The clock is read at least this often: timers stand still while the machine sleeps.
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
 
-/// A slot is asked for again after this time: the clock or the record of connects may have changed.
+/// A slot is requested again after this time: the clock or the record of connects may have changed.
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a link has ended.

@@ -9,9 +9,9 @@ use indicatif::ProgressIterator as _;
 use sixxs_core::config::OnLeak;
 use sixxs_core::enforce::{Home, Role};
 use sixxs_core::types::Prefix;
-use sixxs_tests::bare::{Direction, Host, LOOPBACK, Programs};
-use sixxs_tests::bpf;
-use sixxs_tests::packets::{
+use sixxs_tests::kernel::bpf;
+use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
+use sixxs_tests::probe::packets::{
     ECHO_REPLY, ECHO_REQUEST, ICMPV6, IPV6_TYPE, UDP, ethernet, icmpv6, ipv6, udp,
 };
 

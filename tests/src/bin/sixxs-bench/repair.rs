@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressIterator as _;
-use sixxs_tests::bpf;
-use sixxs_tests::events::Events;
+use sixxs_tests::kernel::bpf;
+use sixxs_tests::kernel::route_events::Events;
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::leak::{self, Cause};
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::probe::leak::{self, Cause};
+use sixxs_tests::program::status;
 use sixxs_tests::program::{Hook, Program};
-use sixxs_tests::status;
-use sixxs_tests::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 
 use crate::machine;
 use crate::progress;
@@ -171,8 +171,8 @@ fn until_back(events: &Events) -> Result<Duration> {
     loop {
         let event = events.next(LIMIT)?.context("it comes back")?;
         match went {
-            None if !event.came => went = Some(event.at),
-            Some(at) if event.came => return Ok(event.at - at),
+            None if !event.created => went = Some(event.at),
+            Some(at) if event.created => return Ok(event.at - at),
             _ => {}
         }
     }

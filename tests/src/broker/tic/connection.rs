@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::{ServerConnection, StreamOwned};
 
-use super::dialogue::{Answer, Dialogue, Then};
+use super::dialogue::{Answer, Dialogue, Stage, Then};
 use super::lockout::Verdict;
-use super::{Fault, MOST_LINES, Outcome, Shared, Stage};
+use super::shared::{Fault, MOST_LINES, Outcome, Shared};
 use crate::broker::random::Random;
 
 const LONGEST_LINE_BYTES: usize = 1024;
@@ -134,7 +134,8 @@ impl<'a> Connection<'a> {
             let answer = {
                 let unix_seconds = self.shared.unix_seconds();
                 let settings = self.shared.settings();
-                self.dialogue.answer(&line, &settings.book, unix_seconds)
+                self.dialogue
+                    .answer(&line, &settings.registry, unix_seconds)
             };
             let dialogue = &self.dialogue;
             self.shared.note(self.number, |connect| {

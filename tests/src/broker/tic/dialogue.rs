@@ -2,7 +2,7 @@
 
 use md5::{Digest as _, Md5};
 
-use super::book::{Account, Book};
+use super::registry::{Account, Registry};
 use crate::broker::hex;
 
 /// The stage of a dialogue: the command that is being answered.
@@ -104,7 +104,7 @@ impl Dialogue {
     }
 
     /// Answers a line.
-    pub(super) fn answer(&mut self, line: &str, book: &Book, unix_seconds: u64) -> Answer {
+    pub(super) fn answer(&mut self, line: &str, registry: &Registry, unix_seconds: u64) -> Answer {
         let (stage, rest) = Self::stage(line);
         let mut then = Then::GoOn;
         let lines = match stage {
@@ -126,13 +126,13 @@ impl Dialogue {
                 ))
             }
             Stage::Challenge => self.challenge(rest),
-            Stage::Authenticate => self.authenticate(rest, book),
+            Stage::Authenticate => self.authenticate(rest, registry),
             Stage::Quit => {
                 then = Then::Close;
                 one("200 Thank you for using this TIC service")
             }
             Stage::TunnelList | Stage::TunnelShow | Stage::PopList | Stage::PopShow => {
-                self.look_up(stage, rest, book)
+                self.look_up(stage, rest, registry)
             }
             Stage::Greeting | Stage::Handshake | Stage::Unknown => one("500 Unknown command"),
         };
@@ -150,12 +150,12 @@ impl Dialogue {
         one(&format!("200 {}", self.challenge))
     }
 
-    fn authenticate(&mut self, rest: &str, book: &Book) -> Vec<String> {
+    fn authenticate(&mut self, rest: &str, registry: &Registry) -> Vec<String> {
         // A challenge is valid for one attempt.
         if !std::mem::take(&mut self.challenged) {
             return one("400 Ask for a challenge first");
         }
-        let account = self.account(book);
+        let account = self.account(registry);
         let expected = account.map(|account| {
             let password = hex(&Md5::digest(&account.password));
             let answer = hex(&Md5::digest(format!("{}{password}", self.challenge)));
@@ -170,15 +170,16 @@ impl Dialogue {
         one(&format!("200 Succesfully logged in using md5 as {user}"))
     }
 
-    fn account<'a>(&self, book: &'a Book) -> Option<&'a Account> {
+    fn account<'a>(&self, registry: &'a Registry) -> Option<&'a Account> {
         let user = self.user.as_deref()?;
-        book.accounts
+        registry
+            .accounts
             .iter()
             .find(|account| account.username == user)
     }
 
-    fn look_up(&self, stage: Stage, name: &str, book: &Book) -> Vec<String> {
-        let Some(account) = self.account(book).filter(|_| self.logged_in) else {
+    fn look_up(&self, stage: Stage, name: &str, registry: &Registry) -> Vec<String> {
+        let Some(account) = self.account(registry).filter(|_| self.logged_in) else {
             return one("403 Log in first");
         };
         match stage {
@@ -191,10 +192,10 @@ impl Dialogue {
                 None => one(&format!("404 No such tunnel {name}")),
             },
             Stage::PopList => {
-                let lines = book.pops.iter().map(|pop| pop.name.clone());
+                let lines = registry.pops.iter().map(|pop| pop.name.clone());
                 list("Listing PoPs", lines)
             }
-            _ => match book.pops.iter().find(|pop| pop.name == name) {
+            _ => match registry.pops.iter().find(|pop| pop.name == name) {
                 Some(pop) => list("Showing PoP information", pop.show()),
                 None => one(&format!("404 No such PoP {name}")),
             },
@@ -217,11 +218,11 @@ fn list(title: &str, lines: impl IntoIterator<Item = String>) -> Vec<String> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::super::book::{PopRecord, TunnelRecord};
+    use super::super::registry::{PopRecord, TunnelRecord};
     use super::*;
     use crate::broker::Kind;
 
-    fn book() -> Book {
+    fn registry() -> Registry {
         let tunnel = TunnelRecord {
             id: "T1".to_owned(),
             kind: Kind::SixInFour,
@@ -238,7 +239,7 @@ mod tests {
             mtu: 1280,
             more: vec!["Something: else".to_owned()],
         };
-        Book {
+        Registry {
             accounts: vec![Account {
                 username: "LAB-1".to_owned(),
                 password: "secret".to_owned(),
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn the_whole_dialogue() {
         let mut dialogue = Dialogue::new("a challenge of words".to_owned());
-        let mut say = |line: &str| dialogue.answer(line, &book(), 1_600_000_000);
+        let mut say = |line: &str| dialogue.answer(line, &registry(), 1_600_000_000);
         let words = |line: &str| vec![line.to_owned()];
         assert_eq!(say("get unixtime").lines, words("200 1600000000"));
         assert_eq!(say("starttls").then, Then::StartTls);
@@ -293,7 +294,7 @@ mod tests {
     #[test]
     fn a_challenge_is_good_for_one_try() {
         let mut dialogue = Dialogue::new("a challenge of words".to_owned());
-        let mut say = |line: &str| dialogue.answer(line, &book(), 0).lines[0].clone();
+        let mut say = |line: &str| dialogue.answer(line, &registry(), 0).lines[0].clone();
         say("username LAB-1");
         say("challenge md5");
         assert!(say("authenticate md5 0123").starts_with("400 Login failed"));

@@ -4,104 +4,43 @@
 //! Tasks: one thread that accepts connections, and one per connection, at most [`MOST_CONNECTIONS`]. All end
 //! with [`Tic::stop`] or drop, which shut every connection down.
 
-mod book;
 mod certificate;
 mod connection;
 mod dialogue;
 mod lockout;
+mod registry;
+mod shared;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use rustls::ServerConfig;
 
-pub use book::{Account, Book, PopRecord, TunnelRecord};
 pub use certificate::Certificate;
 pub use dialogue::Stage;
 pub use lockout::{Rule, Verdict};
+pub use registry::{Account, PopRecord, Registry, TunnelRecord};
+pub use shared::{Connect, Fault, Outcome};
 
 use super::clock::Clock;
-use super::random::Random;
-use crate::netns::Namespace;
+use crate::lab::netns::Namespace;
 use certificate::Authority;
 use lockout::Lockout;
+use shared::{Settings, Shared};
 
 /// The server's TCP port.
 pub const PORT: u16 = 3874;
 /// Concurrent connections; further ones are closed at once.
 pub const MOST_CONNECTIONS: usize = 64;
-/// Connects to remember, and lines of each.
-const MOST_REMEMBERED: usize = 10_000;
-const MOST_LINES: usize = 100;
 /// A connection without traffic is closed after this time.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-
-/// A fault to inject instead of a valid answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Sends nothing, until the client or the test closes the connection.
-    Stall,
-    /// Some hundred random bytes and a newline; the dialogue continues.
-    Garbage,
-    /// This number of bytes without a newline; then the server closes.
-    Flood(u64),
-    /// Closes the connection.
-    Close,
-    /// Sends this line; closes if it replaces the greeting.
-    Say(String),
-    /// The valid answer, one byte at a time with this pause between them.
-    Trickle(Duration),
-}
-
-/// How a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is still open.
-    Open,
-    /// The rate limit for connects refused it.
-    Locked(Verdict),
-    /// There were [`MOST_CONNECTIONS`] already.
-    Busy,
-    /// The client sent `QUIT`.
-    Quit,
-    /// The client closed without `QUIT`.
-    Left,
-    /// Ended by a [`Fault`].
-    Misbehaved,
-    /// Time-outs, TLS alerts, broken connections.
-    Failed(String),
-}
-
-/// One connect to the server.
-#[derive(Clone, Debug)]
-pub struct Connect {
-    /// Time of the connect, by the machine's clock.
-    pub at: Instant,
-    /// Time of the connect, by the server's clock, since the Unix epoch.
-    pub time: Duration,
-    /// The client's address and port.
-    pub from: SocketAddr,
-    /// Name of the client software.
-    pub client: Option<String>,
-    /// User name from `username`.
-    pub user: Option<String>,
-    /// Whether the password was correct.
-    pub logged_in: bool,
-    /// Whether the connection used TLS at its end.
-    pub tls: bool,
-    /// The client's lines, at most a hundred.
-    pub lines: Vec<String>,
-    /// How it ended.
-    pub outcome: Outcome,
-}
 
 /// The server.
 #[derive(Debug)]
@@ -114,90 +53,12 @@ pub struct Tic {
     running: Mutex<Option<Running>>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    clock: Clock,
-    time_ahead: AtomicI64,
-    seed: AtomicU64,
-    settings: Mutex<Settings>,
-    lockout: Mutex<(Rule, Lockout)>,
-    /// Connects by number.
-    connects: Mutex<BTreeMap<u64, Connect>>,
-}
-
-#[derive(Debug)]
-struct Settings {
-    book: Book,
-    fault: Option<(Stage, Fault)>,
-    tls: Arc<ServerConfig>,
-    idle_limit: Duration,
-}
-
-impl Shared {
-    fn settings(&self) -> MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fault_at(&self, stage: Stage) -> Option<Fault> {
-        let settings = self.settings();
-        let (at, fault) = settings.fault.as_ref()?;
-        (*at == stage).then(|| fault.clone())
-    }
-
-    fn connects(&self) -> MutexGuard<'_, BTreeMap<u64, Connect>> {
-        self.connects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Records a connect and returns its number.
-    fn enter(&self, from: SocketAddr, outcome: Outcome) -> u64 {
-        let mut connects = self.connects();
-        let number = connects
-            .last_key_value()
-            .map_or(0, |(number, _)| number + 1);
-        if connects.len() >= MOST_REMEMBERED {
-            connects.pop_first();
-        }
-        connects.insert(
-            number,
-            Connect {
-                at: Instant::now(),
-                time: self.clock.now(),
-                from,
-                client: None,
-                user: None,
-                logged_in: false,
-                tls: false,
-                lines: Vec::new(),
-                outcome,
-            },
-        );
-        number
-    }
-
-    fn note(&self, number: u64, change: impl FnOnce(&mut Connect)) {
-        if let Some(connect) = self.connects().get_mut(&number) {
-            change(connect);
-        }
-    }
-
-    /// The time that `get unixtime` returns: the clock's, and a difference that a test sets.
-    fn unix_seconds(&self) -> u64 {
-        let ahead = self.time_ahead.load(Ordering::Relaxed);
-        self.clock.seconds().saturating_add_signed(ahead)
-    }
-
-    fn challenge(&self) -> String {
-        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-        super::hex(&Random::new(seed ^ self.clock.seconds()).bytes(16))
-    }
-}
-
 impl Tic {
     /// Starts a server at this address in a namespace.
-    pub fn new(namespace: &Namespace, address: SocketAddr, book: Book) -> Result<Self> {
+    pub fn new(namespace: &Namespace, address: SocketAddr, registry: Registry) -> Result<Self> {
         let authority = Authority::new("the lab's authority")?;
         let settings = Settings {
-            book,
+            registry,
             fault: None,
             tls: authority.server(address.ip(), Certificate::Right)?,
             idle_limit: IDLE_LIMIT,
@@ -263,8 +124,8 @@ impl Tic {
     }
 
     /// Changes its data.
-    pub fn change(&self, change: impl FnOnce(&mut Book)) {
-        change(&mut self.shared.settings().book);
+    pub fn change(&self, change: impl FnOnce(&mut Registry)) {
+        change(&mut self.shared.settings().registry);
     }
 
     /// Injects a fault at this stage of every dialogue from now on.

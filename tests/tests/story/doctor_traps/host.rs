@@ -1,4 +1,4 @@
-//! What the kernel has, and what an earlier run or the file system has in store.
+//! Features of the kernel, and leftovers of an earlier run or in the file system.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,35 +8,35 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sixxs_tests::broker::Kind;
+use sixxs_tests::kernel::no_subtrees;
 use sixxs_tests::lab::Spec;
-use sixxs_tests::mounts::Mounts;
-use sixxs_tests::no_subtrees;
+use sixxs_tests::lab::mounts::Mounts;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::{Hook, finish};
-use sixxs_tests::topology::Flavour;
 
 use super::{apply, fix, is_fixed, trap, traps};
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 const SUBTREES: &str = "rule_mode = \"subtrees\"\n";
 
 /// What another version pinned is taken over by this one's daemon, or removed.
 #[test]
 fn pins_of_another_version() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let (pins, version) = (setting.pins()?, setting.version()?);
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let (pins, version) = (fixture.pins()?, fixture.version()?);
     for command in ["run", "down"] {
-        assert_eq!(setting.start()?.stop()?, 0);
-        assert!(traps(&setting, "pins")?.is_empty());
+        assert_eq!(fixture.start()?.stop()?, 0);
+        assert!(traps(&fixture, "pins")?.is_empty());
         fs::rename(&version, pins.join("v2")).context("have them be another version's")?;
-        let found = trap(&setting, "pins", "note")?;
+        let found = trap(&fixture, "pins", "note")?;
         assert!(found["detail"].as_str().is_some_and(|d| d.contains(" v2 ")));
         let told = fix(&found)?;
         assert!(told.contains(&format!("sixxs {command} ")), "{told}");
         match command {
-            "run" => assert_eq!(setting.start()?.stop()?, 0),
-            other => drop(setting.program.ok(&[other])?),
+            "run" => assert_eq!(fixture.start()?.stop()?, 0),
+            other => drop(fixture.program.ok(&[other])?),
         }
-        assert!(traps(&setting, "pins")?.is_empty());
+        assert!(traps(&fixture, "pins")?.is_empty());
     }
     Ok(())
 }
@@ -44,24 +44,24 @@ fn pins_of_another_version() -> Result<()> {
 /// What `rule_mode = "subtrees"` is made of may not be there.
 #[test]
 fn a_kernel_without_subtrees() -> Result<()> {
-    let setting = Setting::of(Spec::new(Flavour::Tun), Hook::Auto, SUBTREES)?;
+    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, SUBTREES)?;
     let found = || {
-        let mut doctor = setting.program.command(&["doctor", "--json"]);
-        let refused = no_subtrees::see(&mut doctor)?;
+        let mut doctor = fixture.program.command(&["doctor", "--json"]);
+        let refused = no_subtrees::simulate(&mut doctor)?;
         let found = found_by(&mut doctor, "subtrees")?;
         anyhow::Ok((found, refused.load(Ordering::Relaxed)))
     };
     // The kernel that there is has them.
-    assert!(traps(&setting, "subtrees")?.is_empty());
+    assert!(traps(&fixture, "subtrees")?.is_empty());
     let (trap, refused) = found()?;
     let trap = trap.context("nothing is found")?;
     assert_eq!((&trap["verdict"], refused), (&"bad".into(), 1), "{trap:#}");
 
     // A daemon says it, and has no problem any more with the fix.
-    let mut run = setting.program.command(&["run"]);
-    let refused = no_subtrees::see(&mut run)?;
-    let daemon = setting.program.spawn_as(run)?;
-    let status = setting
+    let mut run = fixture.program.command(&["run"]);
+    let refused = no_subtrees::simulate(&mut run)?;
+    let daemon = fixture.program.spawn_as(run)?;
+    let status = fixture
         .program
         .status_until("it is said", |status| !status.problems.is_empty())?;
     let refusals = status.problems.iter();
@@ -73,20 +73,20 @@ fn a_kernel_without_subtrees() -> Result<()> {
     );
     assert!(refused.load(Ordering::Relaxed) > 0);
     // What it cannot lead the programs catch.
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
     let fixed = fix(&trap)?;
     let line = fixed.split(", or").next().unwrap_or_default();
-    let config = setting.lab.config(&format!("{line}\n"));
-    setting.lab.write_config(&config)?;
-    setting.program.ok(&["reload"])?;
-    setting.is_up()?;
-    for tunnel in setting.lab.tunnels() {
-        setting.outside_is_answered(tunnel)?;
+    let config = fixture.lab.config(&format!("{line}\n"));
+    fixture.lab.write_config(&config)?;
+    fixture.program.ok(&["reload"])?;
+    fixture.wait_until_up()?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
     }
-    setting.nothing_went_astray()?;
-    assert!(setting.program.status()?.problems.is_empty());
+    fixture.ensure_nothing_lost()?;
+    assert!(fixture.program.status()?.problems.is_empty());
     assert_eq!(found()?, (None, 0));
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -96,20 +96,20 @@ fn a_kernel_without_subtrees() -> Result<()> {
 #[test]
 fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     let spec = Spec::native([Kind::SixInFour, Kind::Ayiya]);
-    let mut setting = Setting::of(spec, Hook::Auto, "")?;
-    setting.program.move_to(Mounts::new(setting.host(), &[])?);
-    let state = setting.lab.paths().state();
+    let mut fixture = Fixture::of(spec, Hook::Auto, "")?;
+    fixture.program.move_to(Mounts::new(fixture.host(), &[])?);
+    let state = fixture.lab.paths().state();
     let shown = state.display();
-    assert!(traps(&setting, "state")?.is_empty());
+    assert!(traps(&fixture, "state")?.is_empty());
 
     // A file system that went read-only, as one with errors does.
     fs::create_dir(&state)?;
-    setting.program.shell(&format!(
+    fixture.program.shell(&format!(
         "mount -t tmpfs none {shown}; mount -o remount,ro {shown}"
     ))?;
-    let daemon = setting.start()?;
-    let name = setting.lab.tunnels()[1].plan.interface;
-    let status = setting.program.status_until("it is said", |status| {
+    let daemon = fixture.start()?;
+    let name = fixture.lab.tunnels()[1].plan.interface;
+    let status = fixture.program.status_until("it is said", |status| {
         status
             .tunnel(name)
             .reason
@@ -117,18 +117,18 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
             .is_some_and(|reason| reason.contains("Read-only"))
     })?;
     assert_ne!(status.tunnel(name).state, "up");
-    is_fixed(&setting, "state", "bad")?;
-    setting.program.ok(&["restart", name])?;
-    setting.is_up()?;
+    is_fixed(&fixture, "state", "bad")?;
+    fixture.program.ok(&["restart", name])?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
 
     // Something else by that name.
-    setting
+    fixture
         .program
         .shell(&format!("umount {shown}; rmdir {shown}; touch {shown}"))?;
-    is_fixed(&setting, "state", "bad")?;
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    is_fixed(&fixture, "state", "bad")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -137,12 +137,12 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
 #[test]
 fn a_state_directory_that_is_not_for_who_asks() -> Result<()> {
     let spec = Spec::native([Kind::SixInFour, Kind::SixInFour]);
-    let setting = Setting::of(spec, Hook::Auto, "")?;
-    fs::create_dir(setting.lab.paths().state())?;
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    fs::create_dir(fixture.lab.paths().state())?;
     // There are no secrets in it.
-    fs::set_permissions(setting.lab.paths().config(), Permissions::from_mode(0o644))?;
+    fs::set_permissions(fixture.lab.paths().config(), Permissions::from_mode(0o644))?;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    let found = found_as(&setting, &nobody, "state")?.context("it is not said")?;
+    let found = found_as(&fixture, &nobody, "state")?.context("it is not said")?;
     assert_eq!(found["verdict"], "note", "{found:#}");
     Ok(())
 }
@@ -150,13 +150,13 @@ fn a_state_directory_that_is_not_for_who_asks() -> Result<()> {
 /// Who may not mount has nothing to pin to; that somebody else mounts it is enough.
 #[test]
 fn a_place_for_pins_that_may_not_be_mounted() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let less = ["--bounding-set=-sys_admin"];
-    assert!(traps(&setting, "pins")?.is_empty());
-    let found = found_as(&setting, &less, "pins")?.context("it is not said")?;
+    assert!(traps(&fixture, "pins")?.is_empty());
+    let found = found_as(&fixture, &less, "pins")?.context("it is not said")?;
     assert_eq!(found["verdict"], "bad", "{found:#}");
-    apply(&setting, &found)?;
-    assert_eq!(found_as(&setting, &less, "pins")?, None);
+    apply(&fixture, &found)?;
+    assert_eq!(found_as(&fixture, &less, "pins")?, None);
     Ok(())
 }
 
@@ -164,28 +164,28 @@ fn a_place_for_pins_that_may_not_be_mounted() -> Result<()> {
 #[test]
 fn no_tun_devices() -> Result<()> {
     let spec = Spec::native([Kind::Ayiya, Kind::Ayiya]);
-    let mut setting = Setting::of(spec, Hook::Auto, "")?;
-    setting.program.move_to(Mounts::new(setting.host(), &[])?);
-    assert!(traps(&setting, "tun")?.is_empty());
-    setting.program.shell("mount -t tmpfs none /dev/net")?;
-    let found = trap(&setting, "tun", "bad")?;
+    let mut fixture = Fixture::of(spec, Hook::Auto, "")?;
+    fixture.program.move_to(Mounts::new(fixture.host(), &[])?);
+    assert!(traps(&fixture, "tun")?.is_empty());
+    fixture.program.shell("mount -t tmpfs none /dev/net")?;
+    let found = trap(&fixture, "tun", "bad")?;
     assert!(fix(&found)?.contains("pass /dev/net/tun on to it"));
     // As who runs a container does, or udev once there is the module.
-    setting.program.shell("mknod /dev/net/tun c 10 200")?;
-    assert!(traps(&setting, "tun")?.is_empty());
-    let daemon = setting.start()?;
-    setting.is_up()?;
+    fixture.program.shell("mknod /dev/net/tun c 10 200")?;
+    assert!(traps(&fixture, "tun")?.is_empty());
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 
 /// What setpriv(1) with these options finds that is not as it should be.
-fn found_as(setting: &Setting, options: &[&str], about: &str) -> Result<Option<Value>> {
-    let mut doctor = setting.host().command("setpriv");
-    setting.program.dress(&mut doctor);
+fn found_as(fixture: &Fixture, options: &[&str], about: &str) -> Result<Option<Value>> {
+    let mut doctor = fixture.host().command("setpriv");
+    fixture.program.apply_environment(&mut doctor);
     doctor
         .args(options)
-        .arg(setting.program.binary())
+        .arg(fixture.program.binary())
         .args(["doctor", "--json"]);
     found_by(&mut doctor, about)
 }

@@ -1,26 +1,26 @@
-//! Network managers, the real ones, and what they were told.
+//! Real network managers and their settings.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::beside::network_manager::{self, NetworkManager};
-use sixxs_tests::beside::networkd::{self, Networkd};
+use sixxs_tests::lab::topology::{Flavour, UPLINK};
+use sixxs_tests::network_managers::network_manager::{self, NetworkManager};
+use sixxs_tests::network_managers::networkd::{self, Networkd};
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::{Flavour, UPLINK};
 use sixxs_tests::wait;
 
 use super::{fix, is_fixed, trap, traps};
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// It believes what the fix has it read, and so do we.
 #[test]
 fn network_manager_that_was_told_nothing() -> Result<()> {
-    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let keyfiles = [network_manager::uplink()];
-    let mut manager = NetworkManager::new(&setting.lab, &keyfiles)?;
+    let mut manager = NetworkManager::new(&fixture.lab, &keyfiles)?;
     manager.start(&[UPLINK])?;
-    setting.program.move_to(manager.mounts());
-    setting.program.add_environment(manager.environment());
+    fixture.program.move_to(manager.mounts());
+    fixture.program.add_environment(manager.environment());
     let left = || {
         let fields = ["--terse", "--fields", "DEVICE,STATE", "device"];
         let listed = manager.nmcli(&fields)?;
@@ -28,7 +28,7 @@ fn network_manager_that_was_told_nothing() -> Result<()> {
         Ok(lines.filter(|line| !line.ends_with(":unmanaged")).count())
     };
     assert_eq!(left()?, 2);
-    is_fixed(&setting, "NetworkManager", "note")?;
+    is_fixed(&fixture, "NetworkManager", "note")?;
     let limit = Duration::from_secs(5);
     wait::until("it leaves the tunnels alone", limit, left, |left| {
         *left == 0
@@ -39,12 +39,12 @@ fn network_manager_that_was_told_nothing() -> Result<()> {
 /// By default it deletes what others made; what the fix writes down is what it goes by.
 #[test]
 fn networkd_that_was_told_nothing() -> Result<()> {
-    let mut setting = Setting::new(Flavour::Tun, Hook::Auto)?;
+    let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let files = [("10-net0.network", networkd::uplink())];
-    let mut networkd = Networkd::new(&setting.lab, &files)?;
+    let mut networkd = Networkd::new(&fixture.lab, &files)?;
     networkd.start(&[UPLINK])?;
-    setting.program.move_to(networkd.mounts());
-    let found = trap(&setting, "networkd", "bad")?;
+    fixture.program.move_to(networkd.mounts());
+    let found = trap(&fixture, "networkd", "bad")?;
     // `in FILE: SECTION SETTING and SETTING, then …`.
     let told = fix(&found)?;
     let (file, rest) = told
@@ -53,16 +53,16 @@ fn networkd_that_was_told_nothing() -> Result<()> {
         .context("a file")?;
     let settings = rest.split(", then").next().unwrap_or_default();
     let lines = settings.replace("] ", "]\n").replace(" and ", "\n");
-    setting.program.shell(&format!(
+    fixture.program.shell(&format!(
         "mkdir -p $(dirname {file}); printf '{lines}\n' > {file}"
     ))?;
-    assert!(traps(&setting, "networkd")?.is_empty());
+    assert!(traps(&fixture, "networkd")?.is_empty());
     // Its word on it: what is there stays when it starts with the file.
-    let daemon = setting.start()?;
-    let rules = setting.own_rules()?;
+    let daemon = fixture.start()?;
+    let rules = fixture.own_rules()?;
     assert_eq!(daemon.stop()?, 0);
     networkd.stop()?;
     networkd.start(&[UPLINK])?;
-    assert_eq!(setting.own_rules()?, rules);
+    assert_eq!(fixture.own_rules()?, rules);
     networkd.stop()
 }

@@ -1,30 +1,30 @@
-//! `sixxs doctor` and the traps that hosts have: each is set, seen, taken away by the fix that is printed,
-//! and not seen any more.
+//! Misconfigurations for `sixxs doctor`: each is set up, found, removed by the printed fix, and no longer
+//! found.
 
+mod environment;
+mod filters;
 mod host;
 mod managers;
-mod others;
 mod settings;
-mod ways;
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 /// What is found that is not as it should be, about something.
-fn traps(setting: &Setting, about: &str) -> Result<Vec<Value>> {
-    let (_, report) = setting.program.json(&["doctor"])?;
+fn traps(fixture: &Fixture, about: &str) -> Result<Vec<Value>> {
+    let (_, report) = fixture.program.json(&["doctor"])?;
     let findings = report[0]["findings"].as_array().context("findings")?;
     let is_one = |finding: &&Value| finding["about"] == about && finding["verdict"] != "good";
     Ok(findings.iter().filter(is_one).cloned().collect())
 }
 
 /// The one trap that is found about something.
-fn trap(setting: &Setting, about: &str, verdict: &str) -> Result<Value> {
-    let traps = traps(setting, about)?;
+fn trap(fixture: &Fixture, about: &str, verdict: &str) -> Result<Value> {
+    let traps = traps(fixture, about)?;
     let [trap] = traps.as_slice() else {
         anyhow::bail!("one about {about} is expected: {traps:#?}");
     };
@@ -43,16 +43,16 @@ fn fix(trap: &Value) -> Result<String> {
 }
 
 /// Does what a fix says, in a shell where the program runs.
-fn apply(setting: &Setting, trap: &Value) -> Result<()> {
-    setting.program.shell(&fix(trap)?)?;
+fn apply(fixture: &Fixture, trap: &Value) -> Result<()> {
+    fixture.program.shell(&fix(trap)?)?;
     Ok(())
 }
 
 /// A trap is there, its fix takes it away.
-fn is_fixed(setting: &Setting, about: &str, verdict: &str) -> Result<()> {
-    let trap = trap(setting, about, verdict)?;
-    apply(setting, &trap)?;
-    let left = traps(setting, about)?;
+fn is_fixed(fixture: &Fixture, about: &str, verdict: &str) -> Result<()> {
+    let trap = trap(fixture, about, verdict)?;
+    apply(fixture, &trap)?;
+    let left = traps(fixture, about)?;
     ensure!(left.is_empty(), "after {:?}: {left:#?}", trap["fix"]);
     Ok(())
 }

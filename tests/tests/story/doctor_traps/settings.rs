@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
+use sixxs_tests::lab::topology::Flavour;
 use sixxs_tests::program::Hook;
-use sixxs_tests::topology::Flavour;
 use sixxs_tests::wait;
 
 use super::{apply, is_fixed, trap, traps};
-use crate::setting::Setting;
+use crate::fixture::Fixture;
 
 #[test]
 fn settings_of_the_kernel() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let host = setting.host();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let host = fixture.host();
     // Nothing of all this on a host without traps, which is soon said.
     let started = Instant::now();
     for about in [
@@ -36,7 +36,7 @@ fn settings_of_the_kernel() -> Result<()> {
         "connects",
         "pins",
     ] {
-        let found = traps(&setting, about)?;
+        let found = traps(&fixture, about)?;
         assert!(found.is_empty(), "{about}: {found:#?}");
     }
     assert!(
@@ -46,36 +46,36 @@ fn settings_of_the_kernel() -> Result<()> {
     );
 
     host.sysctl(&[("ipv6/icmp/echo_ignore_all", "1")])?;
-    is_fixed(&setting, "echo", "bad")?;
+    is_fixed(&fixture, "echo", "bad")?;
 
     host.sysctl(&[
         ("ipv6/icmp/ratelimit", "1000"),
         ("ipv6/icmp/ratemask", "0-1,3-129"),
     ])?;
-    is_fixed(&setting, "icmp rate", "bad")?;
+    is_fixed(&fixture, "icmp rate", "bad")?;
     host.sysctl(&[("ipv6/icmp/ratelimit", "60000")])?;
-    is_fixed(&setting, "icmp rate", "note")?;
+    is_fixed(&fixture, "icmp rate", "note")?;
 
     host.sysctl(&[("ipv6/conf/default/disable_ipv6", "1")])?;
-    is_fixed(&setting, "disable_ipv6", "bad")?;
+    is_fixed(&fixture, "disable_ipv6", "bad")?;
 
-    let [tunnel, _] = setting.lab.tunnels();
+    let [tunnel, _] = fixture.lab.tunnels();
     let plan = tunnel.plan;
     host.sh(&format!(
         "ip -6 address del {}/64 dev {}",
         plan.address, plan.interface
     ))?;
-    is_fixed(&setting, "address", "bad")?;
-    setting.outside_is_answered(tunnel)?;
+    is_fixed(&fixture, "address", "bad")?;
+    fixture.ensure_outside_answered(tunnel)?;
 
     // A default route that only routers could give, who are not listened to.
     host.sysctl(&[
         ("ipv6/conf/net0/forwarding", "1"),
         ("ipv6/conf/net0/accept_ra", "1"),
     ])?;
-    assert!(traps(&setting, "accept_ra")?.is_empty());
+    assert!(traps(&fixture, "accept_ra")?.is_empty());
     host.sh("ip -6 route del default")?;
-    is_fixed(&setting, "accept_ra", "bad")?;
+    is_fixed(&fixture, "accept_ra", "bad")?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -86,54 +86,54 @@ fn networks_behind_a_host_that_does_not_forward() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let setting = Setting::of(spec, Hook::Auto, "rule_mode = \"subtrees\"\n")?;
-    assert!(traps(&setting, "forwarding")?.is_empty());
-    assert!(traps(&setting, "subtrees")?.is_empty());
-    setting
+    let fixture = Fixture::of(spec, Hook::Auto, "rule_mode = \"subtrees\"\n")?;
+    assert!(traps(&fixture, "forwarding")?.is_empty());
+    assert!(traps(&fixture, "subtrees")?.is_empty());
+    fixture
         .host()
         .sysctl(&[("ipv6/conf/all/forwarding", "0")])?;
-    let found = traps(&setting, "forwarding")?;
+    let found = traps(&fixture, "forwarding")?;
     assert_eq!(
         found.len(),
         2,
         "lan1, and the LAN on the uplink's wire: {found:#?}"
     );
-    apply(&setting, found.first().context("one")?)?;
-    assert!(traps(&setting, "forwarding")?.is_empty());
+    apply(&fixture, found.first().context("one")?)?;
+    assert!(traps(&fixture, "forwarding")?.is_empty());
     Ok(())
 }
 
 /// What the broker sends comes in by one uplink, and the route to it leads out of another.
 #[test]
 fn strict_filters_of_outer_packets() -> Result<()> {
-    let setting = Setting::of(Spec::native([Kind::SixInFour, Kind::Ayiya]), Hook::Auto, "")?;
-    setting
+    let fixture = Fixture::of(Spec::native([Kind::SixInFour, Kind::Ayiya]), Hook::Auto, "")?;
+    fixture
         .host()
         .ip("link add net1 type veth peer name far1\n\
                        link set net1 up\n\
                        address add 192.0.2.77/32 dev net1\n")?;
     let remote = "remote4 = \"198.51.100.1\"";
     let config =
-        setting
+        fixture
             .lab
             .config("")
             .replacen(remote, &format!("local4 = \"192.0.2.77\"\n{remote}"), 1);
-    setting.lab.write_config(&config)?;
-    setting.host().sysctl(&[
+    fixture.lab.write_config(&config)?;
+    fixture.host().sysctl(&[
         ("ipv4/conf/all/rp_filter", "0"),
         ("ipv4/conf/net1/rp_filter", "0"),
     ])?;
-    assert!(traps(&setting, "rp_filter")?.is_empty());
-    setting.host().sysctl(&[("ipv4/conf/all/rp_filter", "1")])?;
-    is_fixed(&setting, "rp_filter", "bad")
+    assert!(traps(&fixture, "rp_filter")?.is_empty());
+    fixture.host().sysctl(&[("ipv4/conf/all/rp_filter", "1")])?;
+    is_fixed(&fixture, "rp_filter", "bad")
 }
 
 /// An address that somebody else on the link has as well is not in use.
 #[test]
 fn a_duplicate_address() -> Result<()> {
-    let setting = Setting::new(Flavour::Veth, Hook::Auto)?;
-    let [tunnel, _] = setting.lab.tunnels();
-    let (plan, host) = (tunnel.plan, setting.host());
+    let fixture = Fixture::new(Flavour::Veth, Hook::Auto)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let (plan, host) = (tunnel.plan, fixture.host());
     let (address, interface) = (plan.address, plan.interface);
     tunnel
         .pop()
@@ -148,26 +148,26 @@ fn a_duplicate_address() -> Result<()> {
     wait::until("it is found out", limit, duplicates, |found| {
         !found.is_empty()
     })?;
-    is_fixed(&setting, "address", "bad")
+    is_fixed(&fixture, "address", "bad")
 }
 
 /// One that new connections are not to be made from answers all the same.
 #[test]
 fn a_deprecated_address_is_no_trap() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    let daemon = setting.start()?;
-    let [tunnel, _] = setting.lab.tunnels();
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let daemon = fixture.start()?;
+    let [tunnel, _] = fixture.lab.tunnels();
     let (address, interface) = (tunnel.plan.address, tunnel.plan.interface);
-    setting.host().sh(&format!(
+    fixture.host().sh(&format!(
         "ip -6 address change {address}/64 dev {interface} preferred_lft 0"
     ))?;
-    let deprecated = setting
+    let deprecated = fixture
         .host()
         .sh("ip -6 -oneline address show deprecated")?;
     assert!(deprecated.contains(&address.to_string()), "{deprecated}");
-    assert!(traps(&setting, "address")?.is_empty());
-    setting.outside_is_answered(tunnel)?;
-    setting.nothing_went_astray()?;
+    assert!(traps(&fixture, "address")?.is_empty());
+    fixture.ensure_outside_answered(tunnel)?;
+    fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -175,14 +175,14 @@ fn a_deprecated_address_is_no_trap() -> Result<()> {
 /// What the programs could not do is said without a daemon as well.
 #[test]
 fn an_uplink_that_is_not_there() -> Result<()> {
-    let setting = Setting::new(Flavour::Tun, Hook::Auto)?;
-    assert!(traps(&setting, "enforcement")?.is_empty());
-    let config = setting
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    assert!(traps(&fixture, "enforcement")?.is_empty());
+    let config = fixture
         .lab
         .config("")
         .replace("[\"net0\"]", "[\"net0\", \"net9\"]");
-    setting.lab.write_config(&config)?;
-    let found = trap(&setting, "enforcement", "bad")?;
+    fixture.lab.write_config(&config)?;
+    let found = trap(&fixture, "enforcement", "bad")?;
     assert_eq!(found["detail"], "uplink net9 does not exist");
     Ok(())
 }

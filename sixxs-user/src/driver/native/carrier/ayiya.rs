@@ -275,7 +275,7 @@ fn down(
     Ok(Carried::Some)
 }
 
-/// Sends a batch. Errors about packets on their way are ignored: the next packet may get through.
+/// Sends a batch. Errors about packets in transit are ignored: the next packet may get through.
 fn send(socket: &Datagrams, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
     match socket.send(to, batch, stride) {
         Err(error) if is_of_the_socket(&error) => Err(error),

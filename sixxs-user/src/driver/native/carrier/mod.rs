@@ -24,7 +24,7 @@ use super::{Context, broker_path::BrokerPath, session_store::SavedSession};
 /// Limit of batches in one direction, before the other direction and other tunnels get their turn.
 const TURN: usize = 4;
 
-/// The name in the status of what this process carries itself.
+/// The name in the status, where this process carries the packets.
 const TUN: &str = "tun";
 
 /// The result of moving packets.

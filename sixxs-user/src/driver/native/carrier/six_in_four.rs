@@ -46,7 +46,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// Takes an error of the socket. Most are about packets on their way, which are lost, and no more.
+    /// Takes an error of the socket. Most are about packets in transit, which are lost, and no more.
     fn take(&mut self, error: io::Error) -> io::Result<()> {
         if is_of_the_socket(&error) {
             return Err(error);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressIterator as _;
 use nix::sys::signal::Signal;
-use sixxs_tests::events::Events;
+use sixxs_tests::kernel::route_events::Events;
 use sixxs_tests::program::Daemon;
 use sixxs_tests::wait;
 
@@ -123,7 +123,7 @@ fn put_in_place(addresses: u32) -> Result<Work> {
             status
                 .tunnels
                 .iter()
-                .all(sixxs_tests::status::Tunnel::is_whole)
+                .all(sixxs_tests::program::status::Tunnel::is_whole)
                 && status.corrections == things as u64
         },
     )?;
@@ -151,13 +151,18 @@ fn repair(site: &Site, daemon: &Daemon, things: usize) -> Result<Duration> {
     let mut last = begun;
     for _ in 0..things {
         let event = events.next(LIMIT)?.context("everything comes back")?;
-        ensure!(event.came, "something went");
+        ensure!(event.created, "something went");
         last = event.at;
     }
     Ok(last - begun)
 }
 
 fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> {
+    Ok(costs_table(costs, rounds)? + &work_table(work)?)
+}
+
+/// The cost per packet.
+fn costs_table(costs: &[Costs], rounds: u32) -> Result<String> {
     let (machine, processors, date) = (machine::name()?, machine::processors(), machine::date());
     let mut text = format!(
         "## `scale`: very many tunnel addresses\n\n\
@@ -189,7 +194,12 @@ fn write_up(costs: &[Costs], work: &[Vec<Work>], rounds: u32) -> Result<String> 
         "\nTarget: at most {MOST_COST} times with the most addresses: {}.\n",
         verdict(most <= MOST_COST)
     )?;
-    text += &format!(
+    Ok(text)
+}
+
+/// The time and memory of the set-up.
+fn work_table(work: &[Vec<Work>]) -> Result<String> {
+    let mut text = format!(
         "The second table has the time until everything is in place. *ready* is the time from the daemon's start\n\
          until it reports that it is ready, including programs and their maps. *repaired*: all rules and routes\n\
          were deleted while the daemon was stopped (SIGSTOP), and this is the time from SIGCONT until the last one\n\

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use sixxs_tests::dirs::{LabDir, Paths};
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::lab::dirs::{LabDir, Paths};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::tun;
 use sixxs_tests::program::{Hook, Program};
-use sixxs_tests::{shell, tun};
+use sixxs_tests::shell;
 
 const TUNNEL: &str = "sixxs0";
 const UPLINK: &str = "net0";

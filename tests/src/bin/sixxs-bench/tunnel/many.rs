@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::{Lab, Spec};
+use sixxs_tests::program::status::Tunnel;
 use sixxs_tests::program::{Hook, Program};
-use sixxs_tests::status::Tunnel;
 use sixxs_tests::wait;
 
 /// Tunnels in addition to the lab's two.
@@ -33,7 +33,7 @@ pub(crate) struct Many {
 /// Starts them, and then leaves them idle for this time.
 pub(crate) fn measure(idle_for: Duration) -> Result<Many> {
     let lab = Lab::new(Spec {
-        more: MORE,
+        extra_tunnels: MORE,
         ..Spec::native([Kind::Ayiya; 2])
     })?;
     // Each tunnel is a connect to the broker. The lab's brokers do not refuse frequent connects, so raise the

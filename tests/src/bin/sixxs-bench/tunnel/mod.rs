@@ -3,6 +3,7 @@
 mod cpu;
 mod many;
 mod report;
+mod rows;
 mod traffic;
 
 use std::hint::black_box;
@@ -12,13 +13,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sha1::{Digest as _, Sha1};
 use sixxs_tests::broker::{Kind, ayiya};
+use sixxs_tests::lab::netns::Namespace;
+use sixxs_tests::lab::topology::{HOST, OUTSIDE};
 use sixxs_tests::lab::{Lab, Spec};
-use sixxs_tests::netns::Namespace;
 use sixxs_tests::program::{Daemon, Hook, Program};
-use sixxs_tests::topology::{HOST, OUTSIDE};
 
-use self::many::Many;
-use self::traffic::{Carried, Lengths, Route};
+use self::rows::{Hashing, Pair, Row};
+use self::traffic::{Lengths, Route};
 use crate::timing;
 
 /// MTU of the path without a tunnel.
@@ -37,30 +38,6 @@ const TUNNELS: [(Kind, u32); 6] = [
     (Kind::Heartbeat, 1280),
     (Kind::Heartbeat, 1480),
 ];
-
-/// Results for one path.
-struct Row {
-    /// `None`: without a tunnel.
-    kind: Option<Kind>,
-    mtu: u32,
-    /// From the host to the outside.
-    up: Pair,
-    /// From the outside to the host.
-    down: Pair,
-    /// Median round trip.
-    ping: Duration,
-}
-
-struct Pair {
-    tcp: Carried,
-    udp: Carried,
-}
-
-/// SHA-1 alone, on datagrams as long as a tunnel's.
-struct Hashing {
-    datagram_bytes: usize,
-    seconds_per_gigabyte: f64,
-}
 
 /// Measures everything, or only tunnels of one kind, and returns the report. `quick`: takes seconds instead
 /// of minutes.

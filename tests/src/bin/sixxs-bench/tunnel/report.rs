@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sixxs_tests::broker::Kind;
 
+use super::many::Many;
+use super::rows::{Hashing, Row};
 use super::traffic::{Carried, Lengths};
-use super::{Hashing, Many, Row};
 use crate::machine;
 
 /// TCP over AYIYA with the old client: bits per second, and share of a processor.
@@ -111,7 +112,16 @@ pub(super) fn write_up(
     for path in rows {
         text += &row(path);
     }
-    text += "\n| path | MTU | ping, median | added delay |\n|---|---:|---:|---:|\n";
+    ping_table(&mut text, rows)?;
+    hashing_lines(&mut text, rows, hashing)?;
+    judge(&mut text, rows)?;
+    text += &self::many(many);
+    Ok(text)
+}
+
+/// The round trip of each path.
+fn ping_table(text: &mut String, rows: &[Row]) -> Result<()> {
+    *text += "\n| path | MTU | ping, median | added delay |\n|---|---:|---:|---:|\n";
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     let without = rows.first().context("a path without a tunnel")?.ping;
     for path in rows {
@@ -124,7 +134,12 @@ pub(super) fn write_up(
             micros(path.ping) - micros(without)
         )?;
     }
-    text += "\n";
+    *text += "\n";
+    Ok(())
+}
+
+/// The cost of SHA-1, and its share of the client's cost.
+fn hashing_lines(text: &mut String, rows: &[Row], hashing: &[Hashing]) -> Result<()> {
     for Hashing {
         datagram_bytes,
         seconds_per_gigabyte,
@@ -146,9 +161,7 @@ pub(super) fn write_up(
             shares[0], row.mtu, shares[1]
         )?;
     }
-    judge(&mut text, rows)?;
-    text += &self::many(many);
-    Ok(text)
+    Ok(())
 }
 
 /// Compares with the old client, in each direction.

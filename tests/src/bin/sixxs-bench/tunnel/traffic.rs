@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use sixxs_tests::netns::Namespace;
+use sixxs_tests::lab::netns::Namespace;
 use sixxs_tests::program::Daemon;
 use sixxs_user::wire::{Arrivals, Batches};
 use socket2::{Domain, Socket, Type};

@@ -1,0 +1,206 @@
+//! The parameters that brokers report, laid over the configuration.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+    time::Duration,
+};
+
+use super::{Account, Ayiya, Config, Heartbeat, Kind, Remote, SixInFour, Tunnel};
+use crate::{
+    broker::tic,
+    secret::Secret,
+    types::{IfName, InterfaceAddress, Mtu, Prefix},
+};
+
+/// `makebeats no`: AYIYA needs a first beat all the same, and has its packets to show for the rest.
+const SELDOM: Duration = Duration::from_secs(24 * 3600);
+
+/// The parameters that a broker reports for a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// How packets are carried: native, and no account.
+    pub kind: Kind,
+    /// Our end.
+    pub address: InterfaceAddress,
+    /// The broker's end.
+    pub peer: Ipv6Addr,
+    /// The largest packet.
+    pub mtu: Mtu,
+}
+
+impl Learned {
+    /// From a broker's answer, with what the account's file says about it.
+    #[must_use]
+    pub fn new(account: &Account, parameters: &tic::Parameters) -> Self {
+        let aiccu = &account.aiccu;
+        let beats = |interval| Heartbeat {
+            // There for every kind that has beats.
+            password: parameters
+                .password
+                .clone()
+                .unwrap_or_else(|| Secret::from("")),
+            interval,
+        };
+        let interval = parameters.heartbeat_interval;
+        let local4 = aiccu.local_ipv4_override;
+        let kind = match parameters.kind {
+            tic::Kind::SixInFour => Kind::SixInFour(SixInFour {
+                local4,
+                remote4: parameters.remote4,
+                heartbeat: None,
+            }),
+            tic::Kind::Heartbeat => Kind::SixInFour(SixInFour {
+                local4,
+                remote4: parameters.remote4,
+                heartbeat: aiccu.makebeats.then(|| beats(interval)),
+            }),
+            tic::Kind::Ayiya => Kind::Ayiya(Ayiya {
+                local4,
+                remote: Remote::Address(parameters.remote4.into()),
+                heartbeat: beats(if aiccu.makebeats { interval } else { SELDOM }),
+            }),
+        };
+        Self {
+            kind,
+            address: parameters.address,
+            peer: parameters.peer,
+            mtu: parameters.mtu,
+        }
+    }
+}
+
+impl Tunnel {
+    /// With the parameters of the broker. An MTU of the file's may make the broker's smaller, not larger.
+    #[must_use]
+    pub fn with(&self, learned: &Learned) -> Self {
+        Self {
+            kind: learned.kind.clone(),
+            addresses: vec![learned.address],
+            peer: Some(learned.peer),
+            mtu: Some(self.mtu.map_or(learned.mtu, |mtu| mtu.min(learned.mtu))),
+            ..self.clone()
+        }
+    }
+}
+
+/// What of the host's own no broker can give away, and the interface that has it.
+pub type Taken = BTreeSet<(Prefix, IfName)>;
+
+/// The parameters of a broker contradict the file, or the host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the broker gives it {address}, which is within {source_of_other} of {other}")]
+pub struct Conflict {
+    /// The tunnel.
+    pub tunnel: IfName,
+    /// Its address, or that of its far end.
+    pub address: Ipv6Addr,
+    /// The address or prefix of the other one.
+    pub source_of_other: Prefix,
+    /// The other one: a tunnel, or an interface of the host.
+    pub other: IfName,
+}
+
+impl Config {
+    /// With the parameters of brokers, by tunnel; what contradicts other tunnels or takes what the host has
+    /// elsewhere is left out and named. `before` is the outcome of the last time: of two tunnels with one
+    /// address the one that had it keeps it, whatever the broker of the other says.
+    #[must_use]
+    pub fn with(
+        &self,
+        learned: &BTreeMap<IfName, Learned>,
+        taken: &Taken,
+        before: &Self,
+    ) -> (Self, Vec<Conflict>) {
+        let had = |tunnel: &Tunnel| {
+            let learned = learned.get(&tunnel.name);
+            let before = before.tunnels.iter().find(|b| b.name == tunnel.name);
+            let both = before.zip(learned);
+            both.is_some_and(|(before, learned)| before.addresses == [learned.address])
+        };
+        let mut whole = self.clone();
+        let mut conflicts = Vec::new();
+        let mut order: Vec<_> = (0..whole.tunnels.len()).collect();
+        order.sort_by_key(|at| !had(&self.tunnels[*at]));
+        for at in order {
+            let tunnel = &whole.tunnels[at];
+            let Some(learned) = learned.get(&tunnel.name) else {
+                continue;
+            };
+            let (address, peer) = (learned.address.address, learned.peer);
+            let host = |address| Some((address, owner_among(taken, address)?));
+            let other_tunnel = whole.owner_of(address, &tunnel.name);
+            let other = other_tunnel.map(|other| (address, other));
+            match other.or_else(|| host(address)).or_else(|| host(peer)) {
+                Some((address, (source_of_other, other))) => conflicts.push(Conflict {
+                    tunnel: tunnel.name.clone(),
+                    address,
+                    source_of_other,
+                    other,
+                }),
+                None => whole.tunnels[at] = tunnel.with(learned),
+            }
+        }
+        (whole, conflicts)
+    }
+
+    /// The source in which `address` lies, and its tunnel, if it is another one than `but`.
+    fn owner_of(&self, address: Ipv6Addr, but: &IfName) -> Option<(Prefix, IfName)> {
+        let others = self.tunnels.iter().filter(|other| other.name != *but);
+        let mut sources = others.flat_map(|other| other.sources().map(|s| (s, other.name.clone())));
+        sources.find(|(source, _)| source.contains(address))
+    }
+}
+
+/// The longest of the host's own prefixes that the address is within.
+fn owner_among(taken: &Taken, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
+    let within = taken.iter().filter(|(prefix, _)| prefix.contains(address));
+    within.max_by_key(|(prefix, _)| prefix.bits()).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn who_has_an_address_keeps_it() {
+        let tunnel = |name: &str, address: &str| {
+            let file = "kind = \"interface\"";
+            format!("[[tunnel]]\nname = \"{name}\"\n{file}\naddress = \"{address}\"\n")
+        };
+        let text = tunnel("sixxs0", "2001:db8:a::2") + &tunnel("sixxs1", "2001:db8:b::2");
+        let mut config = parse("f", &text).unwrap();
+        config.tunnels.iter_mut().for_each(|t| t.addresses.clear());
+        let learned = |address: &str| Learned {
+            kind: Kind::Interface,
+            address: address.parse().unwrap(),
+            peer: "2001:db8:c::1".parse().unwrap(),
+            mtu: Mtu::MINIMUM,
+        };
+        let names = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
+        let names: Vec<_> = names.collect();
+        let all = |addresses: [&str; 2]| -> BTreeMap<_, _> {
+            let learned = addresses.map(learned);
+            names.iter().cloned().zip(learned).collect()
+        };
+        let taken = Taken::new();
+        let (before, conflicts) = config.with(
+            &all(["2001:db8:a::2/64", "2001:db8:b::2/64"]),
+            &taken,
+            &config,
+        );
+        assert_eq!(conflicts, []);
+        let both = all(["2001:db8:b::2/64", "2001:db8:b::2/64"]);
+        let refused = |before: &Config| {
+            let (after, conflicts) = config.with(&both, &taken, before);
+            let refused: Vec<_> = conflicts.iter().map(|c| c.tunnel.to_string()).collect();
+            (refused, after)
+        };
+        let (first, after) = refused(&before);
+        assert_eq!(first, ["sixxs0"]);
+        assert_eq!(refused(&after).0, ["sixxs0"], "it stays so");
+        // Nobody had it before: the first of the file.
+        assert_eq!(refused(&config).0, ["sixxs1"]);
+    }
+}

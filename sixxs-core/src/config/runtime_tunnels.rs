@@ -1,0 +1,123 @@
+//! Tunnels added at run time from an aiccu.conf.
+
+use super::{
+    Account, Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel, cross_check::TUNNELS, tunnel::table_of,
+};
+use crate::types::{IfName, TableId};
+
+/// The tunnel cannot be added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is one of that name.
+    #[error("there is a tunnel {0} already; choose another ipv6_interface")]
+    Name(IfName),
+    /// It is an uplink's.
+    #[error("{0} is an uplink; choose another ipv6_interface")]
+    Uplink(IfName),
+    /// Its table is another one's.
+    #[error("table {0} is that of {1}")]
+    Table(TableId, IfName),
+    /// No more fit.
+    #[error("there are {TUNNELS} tunnels already, which is the most there can be")]
+    TooMany,
+}
+
+impl Config {
+    /// Adds the tunnel of an account, with a table that no other has; returns it.
+    pub fn add(&mut self, account: Account) -> Result<Tunnel, Refused> {
+        let name = account.aiccu.interface.clone();
+        self.has_room(&name)?;
+        let is_taken = |table| self.tunnels.iter().any(|tunnel| tunnel.table == table);
+        let table = match self.rule_mode {
+            RuleMode::Rules => (0..)
+                .map(|position| TableId(table_of(position)))
+                .find(|table| !is_taken(*table)),
+            RuleMode::Subtrees => Some(SUBTREES_TABLE),
+        };
+        let tunnel = Tunnel {
+            name,
+            addresses_by_others: account.aiccu.noconfigure,
+            kind: Kind::Account(Box::new(account)),
+            addresses: Vec::new(),
+            peer: None,
+            check_target: None,
+            prefixes: Vec::new(),
+            direct: Vec::new(),
+            // There are more tables than tunnels.
+            table: table.ok_or(Refused::TooMany)?,
+            mtu: None,
+            gateway: None,
+        };
+        self.tunnels.push(tunnel.clone());
+        Ok(tunnel)
+    }
+
+    /// Adds a tunnel as it is, which was added to another configuration.
+    pub fn keep(&mut self, tunnel: Tunnel) -> Result<(), Refused> {
+        self.has_room(&tunnel.name)?;
+        let has_its_table = |other: &&Tunnel| other.table == tunnel.table;
+        if self.rule_mode == RuleMode::Rules
+            && let Some(other) = self.tunnels.iter().find(has_its_table)
+        {
+            return Err(Refused::Table(tunnel.table, other.name.clone()));
+        }
+        self.tunnels.push(tunnel);
+        Ok(())
+    }
+
+    fn has_room(&self, name: &IfName) -> Result<(), Refused> {
+        if self.tunnels.iter().any(|tunnel| tunnel.name == *name) {
+            return Err(Refused::Name(name.clone()));
+        }
+        if self.uplinks.as_ref().is_some_and(|u| u.contains(name)) {
+            return Err(Refused::Uplink(name.clone()));
+        }
+        if self.tunnels.len() >= TUNNELS {
+            return Err(Refused::TooMany);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{aiccu, config::Tls};
+
+    fn account(interface: &str) -> Account {
+        let text =
+            format!("username a\npassword b\nserver tic.example\nipv6_interface {interface}\n");
+        Account {
+            file: "aiccu.conf".to_owned(),
+            aiccu: aiccu::parse("aiccu.conf", text.as_bytes()).unwrap(),
+            tls: Tls {
+                ca: None,
+                verify: true,
+            },
+        }
+    }
+
+    #[test]
+    fn each_has_a_name_and_a_table_of_its_own() {
+        let mut config = Config {
+            uplinks: Some(vec!["net0".parse().unwrap()]),
+            ..Config::default()
+        };
+        let tables: Vec<_> = ["a", "b", "c"]
+            .map(|name| config.add(account(name)).unwrap().table.0)
+            .into();
+        assert_eq!(tables, [200, 201, 202]);
+        config.tunnels.remove(1);
+        assert_eq!(config.add(account("d")).unwrap().table.0, 201);
+        let refused = |config: &mut Config, name: &str| config.add(account(name)).unwrap_err();
+        assert!(matches!(refused(&mut config, "a"), Refused::Name(_)));
+        assert!(matches!(refused(&mut config, "net0"), Refused::Uplink(_)));
+        for number in config.tunnels.len()..TUNNELS {
+            config.add(account(&format!("t{number}"))).unwrap();
+        }
+        assert_eq!(refused(&mut config, "more"), Refused::TooMany);
+        let tables: std::collections::BTreeSet<_> =
+            config.tunnels.iter().map(|tunnel| tunnel.table).collect();
+        assert_eq!(tables.len(), TUNNELS);
+    }
+}

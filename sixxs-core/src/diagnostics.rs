@@ -1,0 +1,136 @@
+//! Faults in files that users write: each with its line, its key and a message, and all at once.
+//!
+//! Below the readers of all such files, which know nothing of each other's format.
+
+use std::fmt;
+
+/// Where something stands in a file; for a missing key, where its section begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Path of the key, such as `tunnel[2].mtu` (tunnels count from 1); empty for a fault of syntax.
+    pub key: String,
+}
+
+/// One fault in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// [`Location::line`].
+    pub line: usize,
+    /// [`Location::key`].
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            write!(f, "line {}: {}", self.line, self.message)
+        } else {
+            write!(f, "line {}: {}: {}", self.line, self.key, self.message)
+        }
+    }
+}
+
+/// Collects the faults of a file.
+#[derive(Debug, Default)]
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Adds one.
+    pub fn add(&mut self, location: &Location, message: impl Into<String>) {
+        self.found.push(Diagnostic {
+            line: location.line,
+            key: location.key.clone(),
+            message: message.into(),
+        });
+    }
+
+    /// Adds those of a part.
+    pub fn extend(&mut self, part: Self) {
+        self.found.extend(part.found);
+    }
+
+    /// Adds those of a part, and returns the part's value.
+    pub fn absorb<T>(&mut self, (value, part): (T, Self)) -> T {
+        self.extend(part);
+        value
+    }
+
+    /// What the file was read into, unless something is wrong. Faults come in the order of the file.
+    pub fn check<T>(mut self, file: &str, value: Option<T>) -> Result<T, Invalid> {
+        match value {
+            Some(value) if self.found.is_empty() => Ok(value),
+            _ => {
+                // Stable: faults of one line stay in the order in which they were found.
+                self.found.sort_by_key(|diagnostic| diagnostic.line);
+                Err(Invalid {
+                    file: file.to_owned(),
+                    diagnostics: self.found,
+                })
+            }
+        }
+    }
+}
+
+/// The file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Invalid {
+    /// Its path.
+    pub file: String,
+    /// What is wrong, by line; at least one.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}: {diagnostic}", self.file)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(line: usize, key: &str) -> Location {
+        Location {
+            line,
+            key: key.to_owned(),
+        }
+    }
+
+    #[test]
+    fn faults_are_shown_in_the_order_of_the_file() {
+        let mut diagnostics = Diagnostics::default();
+        diagnostics.add(&at(7, "mtu"), "third");
+        diagnostics.add(&at(2, ""), "first");
+        diagnostics.add(&at(2, "name"), "second");
+        let invalid = diagnostics.check("f", Some(())).unwrap_err();
+        let shown = "f: line 2: first\nf: line 2: name: second\nf: line 7: mtu: third";
+        assert_eq!(invalid.to_string(), shown);
+    }
+
+    #[test]
+    fn faults_of_a_part_are_faults_of_the_whole() {
+        let mut part = Diagnostics::default();
+        part.add(&at(1, "mtu"), "wrong");
+        let mut whole = Diagnostics::default();
+        assert_eq!(whole.absorb((5, part)), 5);
+        assert!(whole.check("f", Some(())).is_err());
+    }
+
+    #[test]
+    fn a_file_without_faults_has_its_value() {
+        assert_eq!(Diagnostics::default().check("f", Some(5)), Ok(5));
+    }
+}

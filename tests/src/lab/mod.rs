@@ -1,0 +1,362 @@
+//! A whole lab: [`Lab::new`] builds it, and its drop removes it in every case.
+
+pub mod carrier;
+pub mod dirs;
+pub mod interactive;
+pub mod mounts;
+pub mod nat;
+pub mod native;
+pub mod netns;
+pub mod nft;
+pub mod offload;
+mod spec;
+pub mod topology;
+pub mod tun;
+mod tunnel;
+pub mod uplink;
+mod wireguard;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::broker::Kind;
+use crate::broker::tic::Tic;
+use crate::lab::dirs::{INTERACTIVE, LabDir, Paths};
+use crate::lab::nat::Nat;
+use crate::lab::native::{EXTRA_PREFIX, ExtraTunnel, TUNNEL_IDS};
+use crate::lab::netns::Namespace;
+use crate::lab::offload::sum_before_sending;
+use crate::lab::topology::{
+    Flavour, GATEWAY, HOST, HOST4, ISP_RULES, LAN_NODES, NODES, ROUTER_SYSCTLS, ROUTERS, SYSCTLS,
+    TIC_SERVER, TUNNELS, TunnelPlan, UPLINK, node, wires,
+};
+use crate::probe::PingStream;
+use crate::{kernel, shell, wait};
+
+pub use crate::lab::spec::Spec;
+pub use crate::lab::tunnel::Tunnel;
+
+/// A running lab. Stop all processes and threads in it before the drop.
+#[derive(Debug)]
+pub struct Lab {
+    tunnels: [Tunnel; 2],
+    tic: Option<Tic>,
+    nat: Option<Nat>,
+    host4: Mutex<Ipv4Addr>,
+    spec: Spec,
+    outside: Namespace,
+    core: Namespace,
+    isp: Namespace,
+    host: Namespace,
+    lans: Option<[Namespace; 2]>,
+    // The last field: its drop deletes the namespaces.
+    dir: LabDir,
+}
+
+/// Whether the kernel encapsulates 6in4 itself. It leaves the checksums of inner packets to the card then.
+fn carries_in_kernel(kinds: [Option<Kind>; 2]) -> bool {
+    let is_in_kernel = |kind: &_| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat));
+    kinds.iter().any(is_in_kernel) && kernel::has_sit()
+}
+
+/// The name of a lab, and the prefix of its namespaces.
+fn names(interactive: bool) -> (String, String) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if interactive {
+        return (INTERACTIVE.to_owned(), "sixxs".to_owned());
+    }
+    let count = NEXT.fetch_add(1, Ordering::Relaxed);
+    let id = format!("{}-{count}", std::process::id());
+    let prefix = format!("sixxs-{id}");
+    (id, prefix)
+}
+
+/// The namespaces of a lab that is being built.
+struct Nodes {
+    nodes: Vec<(&'static str, Namespace)>,
+    dir: LabDir,
+}
+
+impl Nodes {
+    /// Creates them, with their names in the lab's directory.
+    fn create(id: &str, prefix: &str, lans: bool) -> Result<Self> {
+        let mut nodes = NODES.to_vec();
+        if lans {
+            nodes.extend(LAN_NODES);
+        }
+        let names = nodes.iter().map(|node| format!("{prefix}-{node}"));
+        let names: Vec<String> = names.collect();
+        let dir = LabDir::create(id, &names)?;
+        let namespaces = Namespace::create(&names)?;
+        Ok(Self {
+            nodes: nodes.into_iter().zip(namespaces).collect(),
+            dir,
+        })
+    }
+
+    /// Connects them, and configures addresses and routes.
+    fn wire(&self, prefix: &str, lans: bool) -> Result<()> {
+        for (name, namespace) in &self.nodes {
+            namespace.sysctl(SYSCTLS)?;
+            if ROUTERS.contains(name) || (lans && *name == "host") {
+                namespace.sysctl(ROUTER_SYSCTLS)?;
+            }
+        }
+        shell::capture_with_input(
+            std::process::Command::new("ip").args(["-batch", "-"]),
+            &wires(|node| format!("{prefix}-{node}"), lans),
+        )?;
+        for (name, namespace) in &self.nodes {
+            namespace.speed_up_neighbour_discovery()?;
+            namespace.ip(&node(name, lans))?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<Namespace> {
+        let found = self.nodes.iter().find(|(node, _)| *node == name);
+        let (_, namespace) = found.with_context(|| format!("the lab has no {name}"))?;
+        Ok(namespace.clone())
+    }
+}
+
+impl Lab {
+    /// Builds a lab and waits until the outside reaches the host by the uplink.
+    pub fn new(spec: Spec) -> Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "the lab needs root: it makes network namespaces"
+        );
+        let (id, prefix) = names(spec.interactive);
+        let nodes = Nodes::create(&id, &prefix, spec.lans)?;
+        nodes.wire(&prefix, spec.lans)?;
+        let find = |name: &str| nodes.find(name);
+        nft::load(&find("isp")?, ISP_RULES)?;
+        let [first, second] = &TUNNELS;
+        let kinds = spec.brokers.map_or([None; 2], |kinds| kinds.map(Some));
+        let tunnel = |plan: &'static TunnelPlan, kind| {
+            Tunnel::new(plan, &spec, kind, find("host")?, find(plan.pop)?)
+        };
+        let tic = match spec.brokers {
+            Some(kinds) => Some(native::tic(&find("outside")?, kinds, spec.mtu)?),
+            None => None,
+        };
+        if let Some(tic) = &tic {
+            let path = nodes.dir.paths().tls_ca();
+            std::fs::write(&path, tic.authority_pem())
+                .with_context(|| format!("write {}", path.display()))?;
+        }
+        if carries_in_kernel(kinds) {
+            sum_before_sending(&find("host")?, UPLINK)?;
+        }
+        if spec.extra_tunnels > 0 {
+            find("core")?.ip(&format!(
+                "route add {EXTRA_PREFIX} via fe80::2 dev {}\n",
+                first.pop
+            ))?;
+        }
+        let nat = match spec.nat {
+            true => Some(Nat::new(&find("isp")?)?),
+            false => None,
+        };
+        let lab = Self {
+            tunnels: [tunnel(first, kinds[0])?, tunnel(second, kinds[1])?],
+            tic,
+            nat,
+            host4: Mutex::new(HOST4),
+            spec,
+            outside: find("outside")?,
+            core: find("core")?,
+            isp: find("isp")?,
+            host: find("host")?,
+            lans: if spec.lans {
+                Some([find("lan1")?, find("lan2")?])
+            } else {
+                None
+            },
+            dir: nodes.dir,
+        };
+        lab.wait_for_uplink()?;
+        Ok(lab)
+    }
+
+    fn wait_for_uplink(&self) -> Result<()> {
+        let trial = PingStream::start(&self.outside, HOST, Duration::from_millis(10))?;
+        wait::until(
+            "the lab's uplink carries packets",
+            Duration::from_secs(5),
+            || Ok(trial.state()),
+            |state| state.pings.answered > 0,
+        )?;
+        Ok(())
+    }
+
+    /// The host with the tunnels.
+    pub fn host(&self) -> &Namespace {
+        &self.host
+    }
+
+    /// A host on the internet.
+    pub fn outside(&self) -> &Namespace {
+        &self.outside
+    }
+
+    /// The router that connects all other networks.
+    pub fn core(&self) -> &Namespace {
+        &self.core
+    }
+
+    /// The ISP's router.
+    pub fn isp(&self) -> &Namespace {
+        &self.isp
+    }
+
+    /// The host on the separate LAN, and the one on the uplink's link.
+    pub fn lans(&self) -> Result<&[Namespace; 2]> {
+        self.lans
+            .as_ref()
+            .context("this lab was built without LANs")
+    }
+
+    /// Both tunnels.
+    pub fn tunnels(&self) -> &[Tunnel; 2] {
+        &self.tunnels
+    }
+
+    /// The TIC server of a lab with native tunnels.
+    pub fn tic(&self) -> Result<&Tic> {
+        self.tic
+            .as_ref()
+            .context("this lab was built without brokers")
+    }
+
+    /// The NAT of a lab that has one.
+    pub fn nat(&self) -> Result<&Nat> {
+        self.nat
+            .as_ref()
+            .context("this lab was built without address translation")
+    }
+
+    /// Replaces the host's IPv4 address by another one of 192.0.2.0/24, like a provider after a reconnect.
+    pub fn move_host4(&self, to: Ipv4Addr) -> Result<()> {
+        let mut host4 = self.host4.lock().unwrap_or_else(PoisonError::into_inner);
+        // Deleting the last address of a network also deletes its routes.
+        self.host.ip(&format!(
+            "address delete {host4}/24 dev {UPLINK}\n\
+             address add {to}/24 dev {UPLINK}\n\
+             route replace default via 192.0.2.1 dev {UPLINK}\n"
+        ))?;
+        *host4 = to;
+        Ok(())
+    }
+
+    /// The paths of the program under test.
+    pub fn paths(&self) -> &Paths {
+        self.dir.paths()
+    }
+
+    /// Packets from the host that the ISP's filter dropped.
+    pub fn filtered(&self) -> Result<u64> {
+        nft::read(&self.isp)?.get("filtered")
+    }
+
+    /// Packets from the host that passed the ISP's filter.
+    pub fn passed(&self) -> Result<u64> {
+        nft::read(&self.isp)?.get("passed")
+    }
+
+    /// A configuration for this lab; `extra` are additional lines at its top.
+    pub fn config(&self, extra: &str) -> String {
+        let kinds = self.spec.brokers;
+        self.config_of(extra, |index, plan| {
+            let kind = kinds.and_then(|kinds| kinds.get(index).copied());
+            let kind = kind.map(|kind| native::kind_config(plan, kind));
+            kind.unwrap_or("kind = \"interface\"\n".to_owned()) + &self.tunnel_config(plan)
+        }) + &self
+            .extra_tunnels()
+            .map(|more| more.config(self.spec.mtu))
+            .collect::<String>()
+    }
+
+    /// The additional tunnels.
+    pub fn extra_tunnels(&self) -> impl Iterator<Item = ExtraTunnel> + use<> {
+        (0..self.spec.extra_tunnels).map(ExtraTunnel)
+    }
+
+    /// A configuration that names two aiccu.conf files, and writes them; all other parameters come from them
+    /// and from the TIC server.
+    pub fn config_by_aiccu(&self, extra: &str, requiretls: bool) -> Result<String> {
+        let paths = [
+            self.aiccu_conf(0, requiretls)?,
+            self.aiccu_conf(1, requiretls)?,
+        ];
+        let tls_ca = self.paths().tls_ca();
+        Ok(self.config_of(extra, |index, _| {
+            format!(
+                "aiccu = \"{}\"\ntls_ca = \"{}\"\n",
+                paths[index].display(),
+                tls_ca.display()
+            )
+        }))
+    }
+
+    fn config_of(&self, extra: &str, tunnel: impl Fn(usize, &TunnelPlan) -> String) -> String {
+        let mut text = format!("uplinks = [\"{UPLINK}\"]\n{extra}\n");
+        for (index, plan) in TUNNELS.iter().enumerate() {
+            let interface = plan.interface;
+            text += &format!(
+                "\n[[tunnel]]\nname = \"{interface}\"\n{}",
+                tunnel(index, plan)
+            );
+        }
+        text
+    }
+
+    /// Writes the aiccu.conf of one tunnel and returns its path.
+    pub fn aiccu_conf(&self, index: usize, requiretls: bool) -> Result<PathBuf> {
+        let interface = TUNNELS
+            .get(index)
+            .context("a lab has two tunnels")?
+            .interface;
+        let text = native::aiccu_conf(
+            interface,
+            TUNNEL_IDS[index],
+            TIC_SERVER,
+            &self.paths().aiccu_pid(interface),
+            requiretls,
+        );
+        native::write_secret(self.paths().aiccu_conf(interface), &text)
+    }
+
+    /// The lines of a `[[tunnel]]` that do not depend on its kind: address, peer, MTU…
+    pub fn tunnel_config(&self, plan: &TunnelPlan) -> String {
+        let mut text = format!(
+            "address = \"{}/64\"\npeer = \"{}\"\nmtu = {}\n",
+            plan.address, plan.peer, self.spec.mtu
+        );
+        if self.spec.flavour == Flavour::Veth {
+            text += &format!("gateway = \"{GATEWAY}\"\n");
+        }
+        if let Some(prefix) = plan.prefix
+            && self.spec.lans
+        {
+            text += &format!("prefixes = [\"{prefix}\"]\n");
+        }
+        text
+    }
+
+    /// Writes the configuration file of this lab and returns its path.
+    pub fn write_config(&self, text: &str) -> Result<PathBuf> {
+        let path = self.paths().config();
+        if self.spec.brokers.is_some() {
+            return native::write_secret(path, text);
+        }
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+}

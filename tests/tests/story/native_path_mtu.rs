@@ -1,0 +1,140 @@
+//! A path to the broker with a smaller MTU than both ends: senders get Packet Too Big, and no packet is
+//! fragmented as long as that can be avoided (RFC 4213 §3.2.2).
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::broker::Kind;
+use sixxs_tests::lab::topology::OUTSIDE;
+use sixxs_tests::lab::{Spec, Tunnel};
+use sixxs_tests::probe::{self, Ping};
+use sixxs_tests::program::Hook;
+use sixxs_tests::wait;
+
+use crate::fixture::Fixture;
+
+/// A line of names and a line of numbers, for each protocol.
+fn counted(table: &str, name: &str) -> Result<u64> {
+    let mut lines = table.lines().zip(table.lines().skip(1));
+    let found = lines.find_map(|(names, numbers)| {
+        let at = names.split(' ').position(|word| word == name)?;
+        numbers.split(' ').nth(at)?.parse().ok()
+    });
+    found.with_context(|| format!("{name} in {table}"))
+}
+
+/// Outer packets that the host cut into fragments.
+fn cut(fixture: &Fixture) -> Result<u64> {
+    counted(&fixture.host().sh("cat /proc/net/snmp")?, "FragCreates")
+}
+
+fn told_too_big(fixture: &Fixture) -> Result<u64> {
+    let counts = fixture.host().sh("cat /proc/net/snmp6")?;
+    let line = counts
+        .lines()
+        .find(|line| line.starts_with("Icmp6InPktTooBigs"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(number.context("Icmp6InPktTooBigs")?.parse()?)
+}
+
+/// Pings of 1420 bytes until one is answered, after which the host knows what fits.
+fn learns(fixture: &Fixture, tunnel: &Tunnel, mtu: u32) -> Result<()> {
+    let source = tunnel.plan.address;
+    let ping = || {
+        let ping = Ping::new(OUTSIDE, 1).source(source).bytes(1420 - 48);
+        let answered = ping
+            .limit(Duration::from_millis(200))
+            .run(fixture.host())?
+            .answered;
+        let route = fixture
+            .host()
+            .sh(&format!("ip -6 route get {OUTSIDE} from {source}"))?;
+        Ok((answered, route))
+    };
+    let words = format!("mtu {mtu} ");
+    let what = format!("a ping of 1420 bytes is answered, and {mtu} is learned");
+    wait::until(&what, Duration::from_secs(5), ping, |(answered, route)| {
+        *answered == 1 && format!("{route} ").contains(&words)
+    })?;
+    Ok(())
+}
+
+/// Towards the brokers only, which do not say what they cannot send.
+fn narrows(fixture: &Fixture, mtu: u32) -> Result<()> {
+    let route = format!("route replace 0.0.0.0/0 via inet6 fe80::1 dev core mtu {mtu}\n");
+    fixture.lab.isp().ip(&route)
+}
+
+fn transfers(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
+    let limit = Duration::from_secs(20);
+    let (outside, address) = (fixture.lab.outside(), tunnel.plan.address);
+    probe::tcp_transfer(outside, address, 3_000_000, 3_000_000, limit)?;
+    Ok(())
+}
+
+#[test]
+fn who_sends_too_much_is_told() -> Result<()> {
+    let spec = Spec {
+        mtu: 1480,
+        ..Spec::native([Kind::SixInFour, Kind::Heartbeat])
+    };
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    let tunnels = fixture.lab.tunnels();
+    for tunnel in tunnels {
+        transfers(&fixture, tunnel)?;
+    }
+    assert_eq!((cut(&fixture)?, told_too_big(&fixture)?), (0, 0));
+
+    narrows(&fixture, 1400)?;
+    for tunnel in tunnels {
+        fixture.forget_path_mtu()?;
+        let before = told_too_big(&fixture)?;
+        learns(&fixture, tunnel, 1380)?;
+        assert!(told_too_big(&fixture)? > before);
+        fixture.forget_path_mtu()?;
+        transfers(&fixture, tunnel).with_context(|| daemon.log())?;
+        fixture.ensure_outside_answered(tunnel)?;
+    }
+    assert_eq!(cut(&fixture)?, 0, "outer packets were cut");
+
+    // Less than IPv6 needs: what it needs goes in fragments.
+    narrows(&fixture, 1200)?;
+    for tunnel in tunnels {
+        fixture.forget_path_mtu()?;
+        learns(&fixture, tunnel, 1280)?;
+        transfers(&fixture, tunnel).with_context(|| daemon.log())?;
+    }
+    let fragments = cut(&fixture)?;
+    ensure!(
+        fragments > 0,
+        "packets of 1280 bytes over 1200 without fragments"
+    );
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The datagrams of an AYIYA tunnel are longer than its packets by 72 bytes: what IPv6 needs may not fit.
+#[test]
+fn ayiya_goes_in_fragments() -> Result<()> {
+    let kinds = [Kind::Ayiya, Kind::Heartbeat];
+    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up()?;
+    narrows(&fixture, 1200)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let ping = || {
+        let ping = Ping::new(OUTSIDE, 1).source(tunnel.plan.address);
+        let ping = ping.bytes(1280 - 48).limit(Duration::from_millis(200));
+        Ok(ping.run(fixture.host())?.answered)
+    };
+    let limit = Duration::from_secs(5);
+    wait::until("1280 bytes are answered", limit, ping, |answered| {
+        *answered == 1
+    })?;
+    transfers(&fixture, tunnel).with_context(|| daemon.log())?;
+    assert!(cut(&fixture)? > 0);
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! The underlay changes: addresses, ports, routes, the brokers themselves. Tunnels recover by themselves,
+//! and soon.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use sixxs_tests::broker::Kind;
+use sixxs_tests::broker::pop::Pop;
+use sixxs_tests::lab::nat::Nat;
+use sixxs_tests::lab::topology::{HOST, HOST4, OUTSIDE, UPLINK};
+use sixxs_tests::lab::{Spec, Tunnel};
+use sixxs_tests::probe::{self, Ping};
+use sixxs_tests::program::{Daemon, Hook};
+use sixxs_tests::wait;
+
+use crate::fixture::Fixture;
+
+/// More happens here in a minute than in a year of a host's life.
+const NO_LIMIT: &str = "[connect_limit]\nconnects = 1000\n";
+const SOON: Duration = Duration::from_secs(5);
+
+fn start(spec: Spec, interval: u32) -> Result<(Fixture, Daemon)> {
+    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let config = fixture.lab.config(NO_LIMIT).replace(
+        "heartbeat_interval = 60",
+        &format!("heartbeat_interval = {interval}"),
+    );
+    fixture.lab.write_config(&config)?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    Ok((fixture, daemon))
+}
+
+fn endpoint(pop: &Pop) -> Result<Option<IpAddr>> {
+    Ok(pop.first()?.endpoint.map(|endpoint| endpoint.ip()))
+}
+
+/// How long after `since` the broker knows that the client is there.
+fn is_known_at(pop: &Pop, address: Ipv4Addr, since: Instant) -> Result<Duration> {
+    let what = format!("the broker knows {address}");
+    wait::until(
+        &what,
+        SOON,
+        || endpoint(pop),
+        |at| *at == Some(address.into()),
+    )?;
+    Ok(since.elapsed())
+}
+
+/// How long after `since` the outside is answered again.
+fn is_answered(fixture: &Fixture, tunnel: &Tunnel, since: Instant) -> Result<Duration> {
+    let address = tunnel.plan.address;
+    let what = format!("{address} answers");
+    let ping = || {
+        Ping::new(address, 1)
+            .limit(Duration::from_millis(100))
+            .run(fixture.lab.outside())
+    };
+    wait::until(&what, SOON, ping, |pings| pings.answered == 1)?;
+    Ok(since.elapsed())
+}
+
+/// A packet of the host's own by a tunnel.
+fn host_is_answered(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
+    let source = tunnel.plan.address;
+    let pings = Ping::new(OUTSIDE, 1).source(source).run(fixture.host())?;
+    ensure!(pings.all_answered(), "{source}: {pings:?}");
+    Ok(())
+}
+
+#[test]
+fn address_translation_that_forgets() -> Result<()> {
+    let spec = Spec {
+        nat: true,
+        ..Spec::native([Kind::Ayiya, Kind::Heartbeat])
+    };
+    let (fixture, daemon) = start(spec, 1)?;
+    let nat = fixture.lab.nat()?;
+    let [ayiya, heartbeat] = fixture.lab.tunnels();
+    fixture.ensure_outside_answered(ayiya)?;
+    // Protocol 41 gets through a translation that was opened from inside.
+    host_is_answered(&fixture, heartbeat)?;
+    fixture.ensure_outside_answered(heartbeat)?;
+    type Rebind = fn(&Nat) -> Result<()>;
+    let rebinds: [Rebind; 2] = [Nat::rebind_ports, Nat::rebind_address];
+    for (what, rebind) in ["ports", "address"].into_iter().zip(rebinds) {
+        rebind(nat)?;
+        let since = Instant::now();
+        let took = is_answered(&fixture, ayiya, since)?;
+        println!("new {what}, without a packet of ours: answered after {took:?}");
+        // A beat, and with it the new mapping.
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert_eq!(endpoint(ayiya.broker()?)?, Some(IpAddr::V4(nat.address())));
+        rebind(nat)?;
+        let since = Instant::now();
+        host_is_answered(&fixture, ayiya)?;
+        let took = is_answered(&fixture, ayiya, since)?;
+        println!("new {what}, with a packet of ours: answered after {took:?}");
+    }
+    let status = fixture.program.status()?;
+    assert!(status.tunnels[0].is_whole(), "{status:#?}");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_new_address_in_mid_transfer() -> Result<()> {
+    const BYTES: u64 = 20_000_000;
+    let spec = Spec::native([Kind::Ayiya, Kind::Heartbeat]);
+    let (fixture, daemon) = start(spec, 60)?;
+    let lab = &fixture.lab;
+    let limit = Duration::from_secs(20);
+    std::thread::scope(|scope| {
+        let transfers: Vec<_> = lab
+            .tunnels()
+            .iter()
+            .map(|tunnel| {
+                let (outside, to) = (lab.outside(), tunnel.plan.address);
+                scope.spawn(move || probe::tcp_transfer(outside, to, BYTES, BYTES, limit))
+            })
+            .collect();
+        for (address, part) in [(20, 1), (21, 5)] {
+            for tunnel in lab.tunnels() {
+                let pop = tunnel.broker()?;
+                let carried = || {
+                    let counts = pop.counts();
+                    Ok(counts.sent_bytes + counts.delivered_bytes)
+                };
+                let enough = |bytes: &u64| *bytes > part * BYTES / 4;
+                wait::until("the transfer is under way", limit, carried, enough)?;
+            }
+            let address = Ipv4Addr::new(192, 0, 2, address);
+            lab.move_host4(address)?;
+            let since = Instant::now();
+            for tunnel in lab.tunnels() {
+                let took = is_known_at(tunnel.broker()?, address, since)?;
+                println!("{}: known at {address} after {took:?}", tunnel.plan.pop);
+                assert!(took < Duration::from_secs(1), "{took:?}");
+            }
+        }
+        for transfer in transfers {
+            let took = transfer.join().expect("a transfer panicked")?;
+            println!("{BYTES} bytes each way: {took:?}");
+        }
+        Ok::<_, anyhow::Error>(())
+    })
+    .with_context(|| daemon.log())?;
+    for tunnel in lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
+    }
+    fixture.ensure_nothing_lost()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn the_route_moves_and_the_line_drops() -> Result<()> {
+    let spec = Spec::native([Kind::Ayiya, Kind::Heartbeat]);
+    let (fixture, daemon) = start(spec, 60)?;
+    let host = fixture.host();
+    // Another address to leave by, the old one still being there.
+    let other = Ipv4Addr::new(192, 0, 2, 33);
+    host.ip(&format!(
+        "address add {other}/24 dev {UPLINK}\n\
+         route replace default via 192.0.2.1 dev {UPLINK} src {other}\n"
+    ))?;
+    let since = Instant::now();
+    for tunnel in fixture.lab.tunnels() {
+        let took = is_known_at(tunnel.broker()?, other, since)?;
+        println!("{}: followed the route in {took:?}", tunnel.plan.pop);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
+    }
+
+    host.ip(&format!("link set {UPLINK} down\n"))?;
+    fixture
+        .program
+        .status_until("there is no way to the brokers", |status| {
+            status.tunnels.iter().all(|tunnel| {
+                let reason = tunnel.reason.as_deref().unwrap_or_default();
+                tunnel.state == "connecting" && reason.contains("no route to the broker")
+            })
+        })?;
+    // As a network manager does: the line, addresses that went with it, and routes.
+    host.ip(&format!(
+        "link set {UPLINK} up\n\
+         address replace {HOST}/64 dev {UPLINK} nodad\n\
+         route replace default via 2001:db8:1::fe dev {UPLINK} src {HOST}\n\
+         route replace default via 192.0.2.1 dev {UPLINK} src {HOST4}\n"
+    ))?;
+    let since = Instant::now();
+    for tunnel in fixture.lab.tunnels() {
+        let took = is_known_at(tunnel.broker()?, HOST4, since)?;
+        println!("{}: back in {took:?}", tunnel.plan.pop);
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    for tunnel in fixture.lab.tunnels() {
+        fixture.ensure_outside_answered(tunnel)?;
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+#[test]
+fn brokers_that_restart() -> Result<()> {
+    let kinds = [Kind::Ayiya, Kind::Heartbeat];
+    let (fixture, daemon) = start(Spec::native(kinds), 2)?;
+    let status = fixture.program.status()?;
+    for (tunnel, kind) in fixture.lab.tunnels().iter().zip(kinds) {
+        let (pop, name) = (tunnel.broker()?, tunnel.plan.interface);
+        fixture.ensure_outside_answered(tunnel)?;
+        pop.stop();
+        let source = tunnel.plan.address;
+        // Whatever comes back, port or protocol unreachable, is no reason to give up.
+        let lost = Ping::new(OUTSIDE, 20).source(source).run(fixture.host())?;
+        assert_eq!(lost.answered, 0);
+        // The kernel's own tunnel device keeps it to itself.
+        if kind == Kind::Heartbeat && status.tunnel(name).carrier.as_deref() == Some("tun") {
+            fixture.program.status_until("it is refused", |status| {
+                let tunnel = status.tunnel(name);
+                let reason = tunnel.reason.as_deref().unwrap_or_default();
+                tunnel.state == "connecting" && reason.contains("the broker refuses our packets")
+            })?;
+        }
+        pop.start()?;
+        let since = Instant::now();
+        let took = is_answered(&fixture, tunnel, since)?;
+        println!("{name}: answered {took:?} after its broker came back");
+        // One interval of beats.
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        fixture.wait_until_up().with_context(|| daemon.log())?;
+        fixture.ensure_outside_answered(tunnel)?;
+    }
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A registered address: there is nobody to tell of another one.
+#[test]
+fn six_in_four_has_to_be_known() -> Result<()> {
+    let spec = Spec {
+        nat: true,
+        ..Spec::native([Kind::SixInFour, Kind::Ayiya])
+    };
+    let (fixture, daemon) = start(spec, 60)?;
+    let [tunnel, _] = fixture.lab.tunnels();
+    let (pop, nat) = (tunnel.broker()?, fixture.lab.nat()?);
+    let source = tunnel.plan.address;
+    let ping = || {
+        Ping::new(OUTSIDE, 1)
+            .source(source)
+            .limit(Duration::from_millis(200))
+            .run(fixture.host())
+    };
+    assert_eq!(ping()?.answered, 0);
+    assert!(pop.counts().bad_source > 0, "{:?}", pop.counts());
+    pop.change(tunnel.plan.address, |setup| {
+        setup.registered = Some(nat.address());
+    })?;
+    wait::until("the broker knows us", SOON, ping, |pings| {
+        pings.answered == 1
+    })?;
+    fixture.ensure_outside_answered(tunnel)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// A broker that is not there at the start is said to be silent, and is taken up when it comes.
+#[test]
+fn a_broker_that_comes_late() -> Result<()> {
+    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let [first, second] = fixture.lab.tunnels();
+    let pop = first.broker()?;
+    pop.stop();
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is silent", |status| {
+        let tunnel = status.tunnel(first.plan.interface);
+        let reason = tunnel.reason.as_deref().unwrap_or_default();
+        let is_silent = reason == "198.51.100.1 has not answered yet";
+        is_silent && tunnel.state == "connecting" && status.tunnel(second.plan.interface).is_whole()
+    })?;
+    fixture.ensure_outside_answered(second)?;
+    pop.start()?;
+    let since = Instant::now();
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    let took = since.elapsed();
+    println!("up {took:?} after its broker came");
+    assert!(took < SOON, "{took:?}");
+    fixture.ensure_outside_answered(first)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}

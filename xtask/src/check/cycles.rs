@@ -1,0 +1,286 @@
+//! No two files of a crate may import each other, directly or through other files.
+//!
+//! An import of a parent does not count: a module may use the items of its parent modules, and shared types
+//! of a folder are in its `mod.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::{Path, PathBuf},
+};
+
+use crate::check::modules::Graph;
+
+/// Imports that close a known circle: the importing file and the imported one, as at the start of each line
+/// of the report. The list may only get shorter. An entry that closes no circle is an error.
+const KNOWN: &[(&str, &str)] = &[
+    ("sixxs-core/src/aiccu.rs", "sixxs-core/src/config/mod.rs"),
+    (
+        "sixxs-core/src/config/together.rs",
+        "sixxs-core/src/config/tunnel.rs",
+    ),
+    (
+        "sixxs-core/src/routing/connected.rs",
+        "sixxs-core/src/routing/desired.rs",
+    ),
+    (
+        "sixxs-core/src/routing/desired.rs",
+        "sixxs-core/src/routing/observed.rs",
+    ),
+    ("sixxs-ebpf/src/leak.rs", "sixxs-ebpf/src/recursion.rs"),
+    ("sixxs-user/src/bpf/hook.rs", "sixxs-user/src/bpf/pins.rs"),
+    ("sixxs-user/src/bpf/hook.rs", "sixxs-user/src/bpf/tcx.rs"),
+    (
+        "sixxs-user/src/cli/doctor/filters.rs",
+        "sixxs-user/src/cli/doctor/ip6tables.rs",
+    ),
+    (
+        "sixxs-user/src/control/mod.rs",
+        "sixxs-user/src/daemon/mod.rs",
+    ),
+    (
+        "sixxs-user/src/control/mod.rs",
+        "sixxs-user/src/daemon/tunnels.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/answers.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/culprit.rs",
+        "sixxs-user/src/daemon/report.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/culprit.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/health.rs",
+        "sixxs-user/src/daemon/report.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/health.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/leaks.rs",
+        "sixxs-user/src/daemon/report.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/leaks.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/mod.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/mod.rs",
+        "sixxs-user/src/daemon/tunnels.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/page.rs",
+        "sixxs-user/src/daemon/report.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/page.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/reload.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/reload.rs",
+        "sixxs-user/src/daemon/tunnels.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/report.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/report.rs",
+        "sixxs-user/src/daemon/tunnels.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/routes.rs",
+        "sixxs-user/src/daemon/state.rs",
+    ),
+    (
+        "sixxs-user/src/daemon/state.rs",
+        "sixxs-user/src/daemon/tunnels.rs",
+    ),
+    (
+        "sixxs-user/src/driver/native/kept.rs",
+        "sixxs-user/src/driver/native/way.rs",
+    ),
+    (
+        "sixxs-user/src/netlink/addresses.rs",
+        "sixxs-user/src/netlink/observe.rs",
+    ),
+];
+
+/// Circles of imports, and entries of the list that are out of date, a line each.
+pub(crate) fn violations(graph: &Graph) -> Vec<String> {
+    check(graph, KNOWN)
+}
+
+fn check(graph: &Graph, known: &[(&str, &str)]) -> Vec<String> {
+    let all = Imports::new(graph, &[]);
+    let mut found = Vec::new();
+    for (from, to) in known {
+        if !all.has(from, to) || all.route(Path::new(to), Path::new(from)).is_none() {
+            found.push(format!(
+                "{from} and {to} are in the list of known circles, but close none; remove the entry"
+            ));
+        }
+    }
+    let mut left = Imports::new(graph, known);
+    for (from, to) in left.edges() {
+        if let Some(route) = left.route(&to, &from) {
+            found.push(circle(graph, &from, &route));
+            // Each import is reported once, so that one run names all that close a circle.
+            left.remove(&from, &to);
+        }
+    }
+    found
+}
+
+/// Whether `file` is the module that contains the module of `child`.
+fn is_parent(file: &Path, child: &Path) -> bool {
+    let is_root = ["mod.rs", "lib.rs", "main.rs"]
+        .iter()
+        .any(|name| file.ends_with(name));
+    let folder = match file.parent() {
+        Some(folder) if is_root => folder.to_path_buf(),
+        _ => file.with_extension(""),
+    };
+    child.starts_with(folder)
+}
+
+/// A circle as text, with the path of each import.
+fn circle(graph: &Graph, from: &Path, route: &[&Path]) -> String {
+    let mut text = format!("circle of imports: {}", from.display());
+    let mut last = from;
+    for file in route {
+        let path = graph.imports.get(last).and_then(|to| to.get(*file));
+        let path = path.map_or("", String::as_str);
+        text += &format!(" -> {} ({path})", file.display());
+        last = file;
+    }
+    text
+}
+
+/// Which file imports which.
+struct Imports(BTreeMap<PathBuf, BTreeSet<PathBuf>>);
+
+impl Imports {
+    fn new(graph: &Graph, except: &[(&str, &str)]) -> Self {
+        let is_excepted = |from: &Path, to: &Path| {
+            let mut except = except.iter();
+            except.any(|(a, b)| from == Path::new(a) && to == Path::new(b))
+        };
+        let imports = graph.imports.iter().map(|(from, to)| {
+            let counts = |to: &&PathBuf| !is_parent(to, from) && !is_excepted(from, to);
+            let to = to.keys().filter(counts);
+            (from.clone(), to.cloned().collect())
+        });
+        Self(imports.collect())
+    }
+
+    fn has(&self, from: &str, to: &str) -> bool {
+        let imported = self.0.get(Path::new(from));
+        imported.is_some_and(|imported| imported.contains(Path::new(to)))
+    }
+
+    fn edges(&self) -> Vec<(PathBuf, PathBuf)> {
+        let edges = self
+            .0
+            .iter()
+            .flat_map(|(from, imported)| imported.iter().map(move |to| (from.clone(), to.clone())));
+        edges.collect()
+    }
+
+    fn remove(&mut self, from: &Path, to: &Path) {
+        if let Some(imported) = self.0.get_mut(from) {
+            imported.remove(to);
+        }
+    }
+
+    /// A shortest chain of imports from one file to another, both included.
+    fn route<'a>(&'a self, from: &'a Path, to: &Path) -> Option<Vec<&'a Path>> {
+        let mut seen = BTreeSet::from([from]);
+        let mut routes = VecDeque::from([vec![from]]);
+        while let Some(route) = routes.pop_front() {
+            let last = *route.last()?;
+            if last == to {
+                return Some(route);
+            }
+            for next in self.0.get(last).into_iter().flatten() {
+                if seen.insert(next) {
+                    routes.push_back([&route[..], &[next]].concat());
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(edges: &[(&str, &str)]) -> Graph {
+        let mut graph = Graph::default();
+        for (from, to) in edges {
+            let imports = graph.imports.entry(from.into()).or_default();
+            imports.insert(to.into(), "crate::x".to_owned());
+        }
+        graph
+    }
+
+    const CIRCLE: &[(&str, &str)] = &[("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")];
+
+    #[test]
+    fn imports_without_a_circle_pass() {
+        let graph = graph(&[("a", "b"), ("a", "c"), ("b", "c")]);
+        assert_eq!(check(&graph, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn an_import_of_a_parent_does_not_count() {
+        for parent in ["a/src/b/mod.rs", "a/src/b.rs", "a/src/lib.rs"] {
+            let graph = graph(&[("a/src/b/c.rs", parent), (parent, "a/src/b/c.rs")]);
+            assert_eq!(check(&graph, &[]), [""; 0], "{parent}");
+        }
+        let others = graph(&[
+            ("a/src/b/c.rs", "a/src/d/mod.rs"),
+            ("a/src/d/mod.rs", "a/src/b/c.rs"),
+        ]);
+        assert_eq!(check(&others, &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_circle_over_several_files_is_found_once() {
+        assert_eq!(
+            check(&graph(CIRCLE), &[]),
+            ["circle of imports: a -> b (crate::x) -> c (crate::x) -> a (crate::x)"]
+        );
+        let two = [CIRCLE, &[("e", "f"), ("f", "e")]].concat();
+        assert_eq!(check(&graph(&two), &[]).len(), 2);
+    }
+
+    #[test]
+    fn a_known_circle_passes_and_a_new_one_beside_it_does_not() {
+        assert_eq!(check(&graph(CIRCLE), &[("c", "a")]), [""; 0]);
+        let more = [CIRCLE, &[("b", "a")]].concat();
+        assert_eq!(check(&graph(&more), &[("c", "a")]).len(), 1);
+    }
+
+    #[test]
+    fn an_entry_that_closes_no_circle_is_an_error() {
+        for known in [("a", "c"), ("c", "d")] {
+            assert_eq!(check(&graph(CIRCLE), &[("c", "a"), known]).len(), 1);
+        }
+        assert_eq!(check(&graph(&[("a", "b")]), &[("a", "b")]).len(), 1);
+    }
+}

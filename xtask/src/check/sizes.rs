@@ -1,0 +1,212 @@
+//! Files and functions stay small enough to read at once. Tests inside a file do not count.
+
+use crate::check::{
+    rust::{self, Token, group},
+    source::File,
+};
+
+/// Most lines of a file without its tests.
+const MOST_LINES: usize = 500;
+
+/// Most lines of a function, from `fn` to its closing brace.
+const MOST_FUNCTION_LINES: usize = 60;
+
+/// Files that are known to be larger. The list may only get shorter. An entry that is not larger is an error.
+const LARGE_FILES: &[&str] = &[
+    "sixxs-user/src/api.rs",
+    "sixxs-user/src/bpf/hook.rs",
+    "sixxs-user/src/bpf/mod.rs",
+    "sixxs-user/src/daemon/state.rs",
+];
+
+/// Functions that are known to be larger: the file and the name. The list may only get shorter. An entry that
+/// is not larger is an error.
+const LARGE_FUNCTIONS: &[(&str, &str)] = &[
+    ("sixxs-core/src/broker/tic/mod.rs", "reply"),
+    ("sixxs-core/src/config/kind.rs", "read"),
+    ("sixxs-core/src/config/mod.rs", "read"),
+    ("sixxs-core/src/config/together.rs", "check"),
+    ("sixxs-core/src/config/tunnel.rs", "read"),
+    ("sixxs-core/src/doctor/daemon.rs", "findings"),
+    ("sixxs-core/src/doctor/host.rs", "findings"),
+    ("sixxs-core/src/doctor/host.rs", "pins"),
+    ("sixxs-core/src/explain/cause.rs", "cause"),
+    ("sixxs-core/src/explain/path.rs", "explain"),
+    ("sixxs-ebpf/src/leak.rs", "treated"),
+    ("sixxs-ebpf/src/main.rs", "sixxs_egress"),
+    ("sixxs-user/src/bpf/hook.rs", "ensure"),
+    ("sixxs-user/src/bpf/mod.rs", "sync"),
+    ("sixxs-user/src/cli/doctor/mod.rs", "gather"),
+    ("sixxs-user/src/cli/explain/gather.rs", "gather"),
+    ("sixxs-user/src/cli/mod.rs", "run"),
+    ("sixxs-user/src/cli/top/view/mod.rs", "draw"),
+    ("sixxs-user/src/daemon/culprit.rs", "why"),
+    ("sixxs-user/src/daemon/mod.rs", "run"),
+    ("sixxs-user/src/daemon/report.rs", "tunnel_status"),
+    ("sixxs-user/src/driver/native/mod.rs", "start"),
+    ("sixxs-user/src/metrics/families.rs", "tunnels"),
+    ("sixxs-user/src/preview.rs", "preview"),
+    ("sixxs-user/src/text.rs", "tunnel"),
+];
+
+/// Files and functions that are too large, and entries of the lists that are out of date, a line each.
+pub(crate) fn violations(files: &[File]) -> Vec<String> {
+    check(files, LARGE_FILES, LARGE_FUNCTIONS)
+}
+
+fn check(files: &[File], large_files: &[&str], large_functions: &[(&str, &str)]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut unused_files = large_files.to_vec();
+    let mut unused_functions = large_functions.to_vec();
+    for file in files.iter().filter(|file| is_checked(file)) {
+        let path = file.path.display().to_string();
+        let all = rust::tokens(&file.text);
+        let product = rust::without_tests(&all);
+        let lines = lines(file, &all, &product);
+        if lines > MOST_LINES && !take(&mut unused_files, |known| *known == path) {
+            found.push(format!("{path}: {lines} lines, more than {MOST_LINES}"));
+        }
+        let functions = if is_suite(file) {
+            Vec::new()
+        } else {
+            functions(&product)
+        };
+        for (name, line, lines) in functions {
+            let is_it = |(file, function): &(&str, &str)| *file == path && *function == name;
+            if lines > MOST_FUNCTION_LINES && !take(&mut unused_functions, is_it) {
+                found.push(format!(
+                    "{path}:{line}: fn {name} has {lines} lines, more than {MOST_FUNCTION_LINES}"
+                ));
+            }
+        }
+    }
+    let files = unused_files.into_iter().map(str::to_owned);
+    let functions = unused_functions.into_iter();
+    let functions = functions.map(|(file, name)| format!("{file}: fn {name}"));
+    found.extend(files.chain(functions).map(|entry| {
+        format!("{entry} is in the list of known sizes, but is not too large; remove the entry")
+    }));
+    found
+}
+
+/// Sources, but no files that have tests only.
+fn is_checked(file: &File) -> bool {
+    let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+    let in_source = file.path.iter().nth(1).is_some_and(|part| part == "src");
+    let is_tests = name == "tests.rs" || name.ends_with("_tests.rs");
+    let below_tests = file.path.iter().skip(2).any(|part| part == "tests");
+    name.ends_with(".rs") && !(in_source && (is_tests || below_tests))
+}
+
+/// Whether a file is part of a test binary, whose functions are tests.
+fn is_suite(file: &File) -> bool {
+    file.path.iter().nth(1).is_some_and(|part| part == "tests")
+}
+
+/// Removes the first entry that matches; whether there was one.
+fn take<T>(entries: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> bool {
+    let at = entries.iter().position(is_it);
+    at.map(|at| entries.remove(at)).is_some()
+}
+
+/// Lines of a file without those of its tests, comments included.
+fn lines(file: &File, all: &[Token<'_>], product: &[Token<'_>]) -> usize {
+    let total = file.text.lines().count();
+    // Tests are contiguous: from the first token that is missing to the last one.
+    let same = all.iter().zip(product).take_while(|(a, b)| a == b).count();
+    let ends = all.iter().rev().zip(product.iter().rev());
+    let same_at_end = ends
+        .take_while(|(a, b)| a == b)
+        .count()
+        .min(all.len() - same);
+    let tests = all.get(same..all.len() - same_at_end).unwrap_or_default();
+    let (Some(first), Some(last)) = (tests.first(), tests.last()) else {
+        return total;
+    };
+    total - (last.line - first.line + 1)
+}
+
+/// Name, first line and number of lines of each function with a body.
+fn functions<'a>(tokens: &[Token<'a>]) -> Vec<(&'a str, usize, usize)> {
+    let mut found = Vec::new();
+    for (at, pair) in tokens.windows(2).enumerate() {
+        let [keyword, name] = pair else { continue };
+        if keyword.text != "fn" || !name.is_word() {
+            continue;
+        }
+        let mut end = at;
+        while let Some(token) = tokens.get(end) {
+            end += match token.text {
+                ";" => break,
+                "{" => {
+                    end += group(&tokens[end..]) - 1;
+                    break;
+                }
+                "(" | "[" => group(&tokens[end..]),
+                _ => 1,
+            };
+        }
+        if let Some(last) = tokens.get(end).filter(|token| token.text == "}") {
+            found.push((name.text, keyword.line, last.line - keyword.line + 1));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> [File; 1] {
+        [File {
+            path: "a/src/x.rs".into(),
+            text: text.to_owned(),
+        }]
+    }
+
+    fn long_function() -> String {
+        format!(
+            "fn long(\n    a: [u8; 2],\n) {{\n{}}}\n",
+            "    ;\n".repeat(60)
+        )
+    }
+
+    #[test]
+    fn a_large_file_is_found() {
+        let large = "// a\n".repeat(501);
+        let found = check(&file(&large), &[], &[]);
+        assert_eq!(found, ["a/src/x.rs: 501 lines, more than 500"]);
+        assert_eq!(check(&file(&"// a\n".repeat(500)), &[], &[]), [""; 0]);
+        assert_eq!(check(&file(&large), &["a/src/x.rs"], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn tests_do_not_count() {
+        let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "    a;\n".repeat(600));
+        assert_eq!(
+            check(&file(&("fn f() {}\n".to_owned() + &tests)), &[], &[]),
+            [""; 0]
+        );
+        let more = "// a\n".repeat(500) + "fn f() {}\n" + &tests;
+        let found = check(&file(&more), &[], &[]);
+        assert_eq!(found, ["a/src/x.rs: 501 lines, more than 500"]);
+    }
+
+    #[test]
+    fn a_large_function_is_found() {
+        let text = "fn f();\n".to_owned() + &long_function();
+        let found = check(&file(&text), &[], &[]);
+        assert_eq!(found, ["a/src/x.rs:2: fn long has 64 lines, more than 60"]);
+        assert_eq!(check(&file(&text), &[], &[("a/src/x.rs", "long")]), [""; 0]);
+        let in_tests = format!("#[cfg(test)]\nmod tests {{ {} }}", long_function());
+        assert_eq!(check(&file(&in_tests), &[], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn an_entry_that_is_not_too_large_is_an_error() {
+        let text = "fn f() {}\n";
+        assert_eq!(check(&file(text), &["a/src/x.rs"], &[]).len(), 1);
+        assert_eq!(check(&file(text), &["gone.rs"], &[]).len(), 1);
+        assert_eq!(check(&file(text), &[], &[("a/src/x.rs", "f")]).len(), 1);
+    }
+}

@@ -1,0 +1,5 @@
+//! The larger tasks, a module each.
+
+pub(crate) mod launch;
+pub(crate) mod lint;
+pub(crate) mod test;
