@@ -10,7 +10,7 @@ use std::{net::Ipv6Addr, time::Duration};
 use sixxs_core::{
     aiccu,
     broker::{
-        ayiya::{Action as Ayiya, Identity, Now, Received, Session, wire::Fault},
+        ayiya::{Action as Ayiya, Identity, Now, Received, Session, wire::DropReason},
         connects::{Ledger, Limit, Moment},
         heartbeat,
         tic::{Action as Tic, Agent, Client, Goal, Login, Problem, saved},
@@ -115,7 +115,7 @@ pub fn ayiya(bytes: &[u8]) {
                 assert!(packet.len() >= 40 && packet[0] >> 4 == 6 && packet[8..24] != US.octets());
             }
             assert!(session.answers(now.elapsed));
-            assert_eq!(session.receive(&datagram, now), Err(Fault::Repeat));
+            assert_eq!(session.receive(&datagram, now), Err(DropReason::Repeat));
         }
         // Beats, a probe and a doubt at most: it comes to an end.
         let mut actions = std::iter::from_fn(|| session.poll(now)).take(10);

@@ -13,9 +13,9 @@ use std::{
 use sixxs_common::treatment::Treatment;
 
 use crate::{
-    lasting::REPAIR,
+    echo_health::EchoHealth,
+    failure_tracker::REPAIR,
     link::{Link, Unusable},
-    proof::Manner,
     tunnel::State,
     types::{IfName, Mtu, RulePriority},
 };
@@ -86,7 +86,7 @@ pub struct Facts<'a> {
     /// Number of requests without a reply since the last reply, except recent ones; 0 for none.
     pub unanswered_in_a_row: u64,
     /// The result of echo pairing over a longer time.
-    pub manner: Manner,
+    pub manner: EchoHealth,
 }
 
 /// The effect of a foreign rule on the packets of a tunnel.
@@ -235,7 +235,7 @@ fn silence(facts: &Facts<'_>) -> Option<Reason> {
     if row >= UNANSWERED {
         return Some(Reason::Unanswered(row));
     }
-    (facts.manner != Manner::Fine).then_some(Reason::Silent(facts.manner))
+    (facts.manner != EchoHealth::Fine).then_some(Reason::Silent(facts.manner))
 }
 
 #[cfg(test)]

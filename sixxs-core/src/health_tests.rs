@@ -35,7 +35,7 @@ fn good(link: &Link) -> Facts<'_> {
         shadow: None,
         leaks: None,
         unanswered_in_a_row: 0,
-        manner: Manner::Fine,
+        manner: EchoHealth::Fine,
     }
 }
 
@@ -177,7 +177,7 @@ fn the_worst_reason_comes_first() {
     };
     let mut facts = good(&link);
     facts.shadow = Some(&effect);
-    facts.manner = Manner::Silent {
+    facts.manner = EchoHealth::Silent {
         requests: 9,
         answered: 0,
     };

@@ -12,35 +12,35 @@
 //! * [`routing`] – desired and observed rules and routes, and the plan between them
 //! * [`enforce`] – the desired state of the kernel programs' maps
 //! * [`tunnel`] – the state of a tunnel, as shown to users
-//! * [`alert`] – groups leaks into lines
-//! * [`pace`] – the rate limit of reconcile rounds
-//! * [`proof`] – evaluates echo pairing: whether a tunnel answers
-//! * [`contest`] – limits the reports of repeated corrections
-//! * [`flood`] – limits floods of alerts with one cause
-//! * [`culprit`] – finds the owner of a control group
+//! * [`leak_lines`] – groups leaks into lines
+//! * [`reconcile_limiter`] – the rate limit of reconcile rounds
+//! * [`echo_health`] – evaluates echo pairing: whether a tunnel answers
+//! * [`correction_limiter`] – limits the reports of repeated corrections
+//! * [`alert_limiter`] – limits floods of alerts with one cause
+//! * [`cgroup_owner`] – finds the owner of a control group
 //! * [`doctor`] – diagnosis of a host
 //! * [`explain`] – the path of a packet, and faults on it
 //! * [`host`] – checks the host name of web requests
 //! * [`table_names`] – the file with the names of routing tables
 
 pub mod aiccu;
-pub mod alert;
+pub mod alert_limiter;
 pub mod broker;
+pub mod cgroup_owner;
 pub mod change;
 pub mod config;
-pub mod contest;
-pub mod culprit;
+pub mod correction_limiter;
 pub mod diagnostics;
 pub mod doctor;
+pub mod echo_health;
 pub mod enforce;
 pub mod explain;
-pub mod flood;
+pub mod failure_tracker;
 pub mod health;
 pub mod host;
-pub mod lasting;
+pub mod leak_lines;
 pub mod link;
-pub mod pace;
-pub mod proof;
+pub mod reconcile_limiter;
 pub mod routing;
 pub mod secret;
 pub mod table_names;

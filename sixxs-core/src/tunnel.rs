@@ -4,7 +4,7 @@ use crate::link::Link;
 
 /// The last status that the driver of a tunnel reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Driver {
+pub enum DriverState {
     /// Nothing to do: the tunnel is stopped, or other software makes the interface.
     Idle,
     /// Brings the tunnel up; with the current activity, if known.
@@ -92,18 +92,18 @@ impl State {
 
 /// The state of a tunnel that is `wanted` (not stopped) or not, from its driver and its interface.
 #[must_use]
-pub fn state(wanted: bool, driver: &Driver, link: Option<&Link>) -> State {
+pub fn state(wanted: bool, driver: &DriverState, link: Option<&Link>) -> State {
     match (wanted, driver, link) {
         (false, ..) => State::Down,
-        (true, Driver::Failed(reason), _) => State::Failed(reason.clone()),
-        (true, Driver::Retrying(reason), _) => State::Retrying(reason.clone()),
-        (true, Driver::Working(at), _) => State::Connecting(at.clone()),
-        (true, Driver::LockedOut(locked_out), _) => State::LockedOut(locked_out.clone()),
-        (true, Driver::Idle | Driver::Done, None) => {
+        (true, DriverState::Failed(reason), _) => State::Failed(reason.clone()),
+        (true, DriverState::Retrying(reason), _) => State::Retrying(reason.clone()),
+        (true, DriverState::Working(at), _) => State::Connecting(at.clone()),
+        (true, DriverState::LockedOut(locked_out), _) => State::LockedOut(locked_out.clone()),
+        (true, DriverState::Idle | DriverState::Done, None) => {
             State::Waiting("the interface does not exist".to_owned())
         }
-        (true, Driver::Idle | Driver::Done, Some(link)) if link.up => State::Up,
-        (true, Driver::Idle | Driver::Done, Some(_)) => {
+        (true, DriverState::Idle | DriverState::Done, Some(link)) if link.up => State::Up,
+        (true, DriverState::Idle | DriverState::Done, Some(_)) => {
             State::Waiting("the interface is down".to_owned())
         }
     }
@@ -131,22 +131,27 @@ mod tests {
             is_exit: false,
             candidate: Candidate::Never,
         };
-        let failed = Driver::Failed("exit status 1".to_owned());
-        let retrying = Driver::Retrying("no route to host".to_owned());
-        let locked_out = Driver::LockedOut(LockedOut {
+        let failed = DriverState::Failed("exit status 1".to_owned());
+        let retrying = DriverState::Retrying("no route to host".to_owned());
+        let locked_out = DriverState::LockedOut(LockedOut {
             until_unix: 1_800_000_000,
             reason: "too often".to_owned(),
         });
         for (wanted, driver, link, expected) in [
-            (false, &Driver::Idle, Some(link(true)), "down"),
+            (false, &DriverState::Idle, Some(link(true)), "down"),
             (false, &failed, None, "down"),
-            (true, &Driver::Idle, None, "waiting"),
-            (true, &Driver::Idle, Some(link(false)), "waiting"),
-            (true, &Driver::Idle, Some(link(true)), "up"),
-            (true, &Driver::Working(None), Some(link(true)), "connecting"),
-            (true, &Driver::Done, Some(link(true)), "up"),
+            (true, &DriverState::Idle, None, "waiting"),
+            (true, &DriverState::Idle, Some(link(false)), "waiting"),
+            (true, &DriverState::Idle, Some(link(true)), "up"),
+            (
+                true,
+                &DriverState::Working(None),
+                Some(link(true)),
+                "connecting",
+            ),
+            (true, &DriverState::Done, Some(link(true)), "up"),
             (true, &locked_out, Some(link(true)), "locked_out"),
-            (true, &Driver::Done, None, "waiting"),
+            (true, &DriverState::Done, None, "waiting"),
             (true, &failed, Some(link(true)), "failed"),
             (true, &retrying, Some(link(true)), "failed"),
         ] {

@@ -12,9 +12,9 @@ use sixxs_core::{
 };
 
 use crate::{
-    api,
     broker::connects::Connects,
-    clock::{Clock, time_of_day},
+    control::api,
+    host::clock::{Clock, time_of_day},
     netlink::{Netlink, Scope},
 };
 

@@ -1,7 +1,7 @@
 //! Plans carried out by the kernel: what became of each step is known, however many there are.
 
 use anyhow::{Context as _, Result};
-use sixxs_core::routing::desired::Place;
+use sixxs_core::routing::desired::RouteKey;
 use sixxs_core::routing::plan::{Route, To};
 use sixxs_core::routing::{Plan, Step};
 use sixxs_core::types::{Metric, Prefix, TableId};
@@ -13,7 +13,7 @@ use sixxs_user::netlink::Netlink;
 fn step(number: u16) -> Step {
     let destination = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x77, number, 0, 0, 0, 0);
     Step::AddRoute(Route {
-        place: Place {
+        place: RouteKey {
             table: TableId(77),
             metric: Metric(1),
             destination: Prefix::containing(destination, 64),

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use sixxs_common::echo::PLACES;
 use sixxs_common::stat::Stat;
 use sixxs_core::config::OnLeak;
+use sixxs_core::echo_health::{EchoCounts, median};
 use sixxs_core::enforce::{Home, Role};
-use sixxs_core::proof::{Counted, median};
 use sixxs_tests::kernel::program_harness::{Direction, Host, LOOPBACK, Programs};
 use sixxs_tests::probe::packets::{
     ECHO_REPLY, ECHO_REQUEST, FRAGMENT, HOP_BY_HOP, ICMPV6, IPV6_TYPE, ethernet, fragment, icmpv6,
@@ -70,8 +70,8 @@ fn leaves(programs: &Programs, from: &str, number: u32) -> Result<i32> {
     Ok(programs.run(Direction::Egress, &reply, 1)?.verdict)
 }
 
-fn counted(programs: &Programs) -> Result<Counted> {
-    Ok(Counted::of(&programs.counters("first")?))
+fn counted(programs: &Programs) -> Result<EchoCounts> {
+    Ok(EchoCounts::of(&programs.counters("first")?))
 }
 
 fn loaded(host: &Host) -> Result<Programs> {
@@ -88,16 +88,16 @@ fn slot(programs: &Programs) -> Result<u32> {
 fn a_reply_is_paired_with_its_request_once() -> Result<()> {
     let programs = loaded(&at_tunnel()?)?;
     leaves(&programs, OWN, 1)?;
-    assert_eq!(counted(&programs)?, Counted::default());
+    assert_eq!(counted(&programs)?, EchoCounts::default());
 
     comes(&programs, OWN, 1)?;
     sleep(TICK);
     comes(&programs, OWN, 2)?;
     // The same once more is no other one.
     comes(&programs, OWN, 1)?;
-    let mut expected = Counted {
+    let mut expected = EchoCounts {
         requests: 2,
-        ..Counted::default()
+        ..EchoCounts::default()
     };
     assert_eq!(counted(&programs)?, expected);
     let first = slot(&programs)?;
@@ -160,10 +160,10 @@ fn headers_in_between_do_not_matter() -> Result<()> {
         programs.run(Direction::Ingress, &request, 1)?;
         leaves(&programs, OWN, u32::try_from(number)?)?;
     }
-    let both = Counted {
+    let both = EchoCounts {
         requests: 2,
         answered: 2,
-        ..Counted::default()
+        ..EchoCounts::default()
     };
     assert_eq!(counted(&programs)?, both);
     // What is no message has no number: a later fragment, and one that ends too early.
@@ -188,7 +188,7 @@ fn nothing_is_expected_of_those_behind_us_or_of_other_tunnels() -> Result<()> {
         let request = frame(from, OWN, ICMPV6, &echo(ECHO_REQUEST, 2));
         programs.run(Direction::Ingress, &request, 1)?;
     }
-    assert_eq!(counted(&programs)?, Counted::default());
+    assert_eq!(counted(&programs)?, EchoCounts::default());
     assert!(programs.kernel.waiting_since(0)?.is_empty());
     Ok(())
 }
@@ -205,10 +205,10 @@ fn a_reply_that_leaves_elsewhere_is_astray_unless_it_is_put_into_the_tunnel() ->
         programs.kernel.fill(&at_uplink(on_leak)?.0)?;
         for _ in 0..2 {
             leaves(&programs, OWN, 1)?;
-            let expected = Counted {
+            let expected = EchoCounts {
                 requests: 1,
                 astray,
-                ..Counted::default()
+                ..EchoCounts::default()
             };
             assert_eq!(counted(&programs)?, expected, "{on_leak:?}");
         }
@@ -236,6 +236,9 @@ fn a_flood_drives_out_and_that_is_counted() -> Result<()> {
     for number in 0..requests {
         leaves(&programs, OWN, number)?;
     }
-    assert_eq!(Counted::of(&programs.counters("first")?).answered, waiting);
+    assert_eq!(
+        EchoCounts::of(&programs.counters("first")?).answered,
+        waiting
+    );
     Ok(())
 }

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use crate::tunnel::Driver as DriverState;
+use crate::tunnel::DriverState;
 
 /// A broker that cannot be located is looked for again after this time, or when an address or route
 /// changes.

@@ -4,9 +4,9 @@
 //! Nothing here opens a socket, reads a file or reads a clock.
 
 pub mod ayiya;
-pub mod beats;
 pub mod connects;
 pub mod heartbeat;
+pub mod heartbeat_schedule;
 pub mod link;
 pub mod path_mtu;
 pub mod tic;

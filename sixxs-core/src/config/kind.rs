@@ -11,7 +11,9 @@ use super::{
     account::{self, Includes, Tls},
     section::{Field, Located, Section},
 };
-use crate::{broker::beats::DEFAULT_INTERVAL, diagnostics::Diagnostics, secret::Secret};
+use crate::{
+    broker::heartbeat_schedule::DEFAULT_INTERVAL, diagnostics::Diagnostics, secret::Secret,
+};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name {

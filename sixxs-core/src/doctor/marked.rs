@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use super::{Finding, Verdict};
 use crate::{
-    explain::rules::{Action, SeenRule},
+    explain::rules::{Action, PolicyRule},
     types::{RulePriority, TableId},
 };
 
@@ -16,7 +16,7 @@ const MOST: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Marked {
     /// The rule.
-    pub rule: SeenRule,
+    pub rule: PolicyRule,
     /// The result for these packets.
     pub fate: Fate,
     /// The tunnels whose packets it takes.
@@ -48,7 +48,7 @@ pub enum Fate {
 /// The marks that foreign rules before `ours` match, each once. Marks that match unmarked packets are left
 /// out: other checks show where these packets go.
 #[must_use]
-pub fn marks(rules: &[SeenRule], ours: RulePriority) -> Vec<u32> {
+pub fn marks(rules: &[PolicyRule], ours: RulePriority) -> Vec<u32> {
     let mut marks = Vec::new();
     for rule in rules {
         let leads = matches!(
@@ -71,7 +71,7 @@ pub fn marks(rules: &[SeenRule], ours: RulePriority) -> Vec<u32> {
 }
 
 /// Adds a tunnel to the entry with the same rule and result.
-pub fn add(all: &mut Vec<Marked>, rule: &SeenRule, fate: Fate, tunnel: MarkedTunnel) {
+pub fn add(all: &mut Vec<Marked>, rule: &PolicyRule, fate: Fate, tunnel: MarkedTunnel) {
     let same = all
         .iter_mut()
         .find(|marked| marked.rule == *rule && marked.fate == fate);
@@ -115,7 +115,7 @@ fn finding(marked: &Marked) -> Finding {
 
 /// Suggests rules before it for these packets, if a priority is free, so that the rule stays unchanged for
 /// all others.
-fn cures(rule: &SeenRule, tunnels: &[MarkedTunnel]) -> String {
+fn cures(rule: &PolicyRule, tunnels: &[MarkedTunnel]) -> String {
     let (Some(before), Some((value, mask))) = (
         rule.priority.0.checked_sub(1).filter(|p| *p > 0),
         rule.selector.mark,
@@ -144,8 +144,8 @@ mod tests {
     use super::*;
     use crate::explain::rules::Selector;
 
-    fn rule(priority: u32, mark: Option<(u32, u32)>, action: Action) -> SeenRule {
-        SeenRule {
+    fn rule(priority: u32, mark: Option<(u32, u32)>, action: Action) -> PolicyRule {
+        PolicyRule {
             priority: RulePriority(priority),
             ours: false,
             selector: Selector {

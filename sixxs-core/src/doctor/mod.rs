@@ -3,7 +3,7 @@
 //! * [`host`] – the kernel's features
 //! * [`settings`] – sysctls
 //! * [`filters`] – packet filters with reverse path checks
-//! * [`ways`] – rules, programs, addresses and uplinks
+//! * [`routing`] – rules, programs, addresses and uplinks
 //! * [`marked`] – foreign rules that match a mark
 //! * [`managers`] – network managers
 //! * [`paths`] – the packet sizes that tunnels carry
@@ -17,10 +17,10 @@ pub mod host;
 pub mod managers;
 pub mod marked;
 pub mod paths;
+pub mod routing;
 pub mod ruleset;
 pub mod settings;
 pub mod sockets;
-pub mod ways;
 
 pub use host::{has_tcx, too_old};
 
@@ -38,7 +38,7 @@ pub struct Facts {
     /// UDP services on the wildcard address.
     pub sockets: sockets::Sockets,
     /// Rules, programs, addresses and uplinks.
-    pub ways: ways::Ways,
+    pub routing: routing::RoutingFacts,
     /// Network managers.
     pub managers: managers::Managers,
     /// The packet sizes that tunnels carry.
@@ -118,7 +118,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(settings::findings(&facts.settings));
     findings.extend(filters::findings(&facts.filters));
     findings.extend(sockets::findings(&facts.sockets));
-    findings.extend(ways::findings(&facts.ways));
+    findings.extend(routing::findings(&facts.routing));
     findings.extend(managers::findings(&facts.managers));
     findings.extend(paths::findings(&facts.paths));
     findings.extend(brokers::findings(&facts.brokers));

@@ -6,18 +6,18 @@ use super::{
     managers::read_networkd,
     marked::{Fate, Marked, MarkedTunnel},
     paths::Path,
+    routing::{Address, Ailment, Before, Shadow},
     ruleset::{Action as FilterAction, Chain, Condition, Home, Policy, Reverse, Rule, Tool},
     settings::{Outer, Uplink},
-    ways::{Address, Ailment, Before, Shadow},
     *,
 };
 use crate::{
-    explain::rules::{Action, SeenRule, Selector},
+    explain::rules::{Action, PolicyRule, Selector},
     types::{RulePriority, TableId},
 };
 
-fn a_rule() -> SeenRule {
-    SeenRule {
+fn a_rule() -> PolicyRule {
+    PolicyRule {
         priority: RulePriority(100),
         ours: false,
         selector: Selector::ALL,
@@ -27,7 +27,7 @@ fn a_rule() -> SeenRule {
 
 fn a_marked_rule() -> Marked {
     Marked {
-        rule: SeenRule {
+        rule: PolicyRule {
             selector: Selector {
                 mark: Some((7, 7)),
                 ..Selector::ALL
@@ -59,9 +59,9 @@ fn good() -> Facts {
             tun: Some(true),
             sit: Some(true),
         },
-        ways: ways::Ways {
+        routing: routing::RoutingFacts {
             uplink: Some(true),
-            ..ways::Ways::default()
+            ..routing::RoutingFacts::default()
         },
         daemon: Daemon {
             problems: Some(Vec::new()),
@@ -129,14 +129,14 @@ fn each_trap_is_found_and_has_a_fix() {
             let drop = Rule { number: 9, conditions: vec![Condition::Reverse(Reverse::Strict, false)], action: FilterAction::Drop };
             f.filters.chains = vec![Chain { home, name: "filter_PREROUTING".into(), base: Some(Policy::Accept), rules: vec![drop] }];
         }),
-        ("uplink", Bad, |f| f.ways.uplink = Some(false)),
-        ("uplink", Bad, |f| f.ways.unguarded = vec!["net1".into()]),
-        ("shadowed", Bad, |f| f.ways.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rule: a_rule(), leaves_by: None }]),
-        ("marked", Note, |f| f.ways.marked = vec![a_marked_rule()]),
-        ("enforcement", Bad, |f| f.ways.not_enforced = vec!["uplink net9 does not exist".into()]),
-        ("program", Bad, |f| f.ways.without_program = vec!["net0".into()]),
-        ("program order", Bad, |f| f.ways.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
-        ("address", Bad, |f| f.ways.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, ailment: Ailment::Nowhere }]),
+        ("uplink", Bad, |f| f.routing.uplink = Some(false)),
+        ("uplink", Bad, |f| f.routing.unguarded = vec!["net1".into()]),
+        ("shadowed", Bad, |f| f.routing.shadows = vec![Shadow { tunnel: "sixxs0".into(), source: "2001:db8:a::2".parse().unwrap(), rule: a_rule(), leaves_by: None }]),
+        ("marked", Note, |f| f.routing.marked = vec![a_marked_rule()]),
+        ("enforcement", Bad, |f| f.routing.not_enforced = vec!["uplink net9 does not exist".into()]),
+        ("program", Bad, |f| f.routing.without_program = vec!["net0".into()]),
+        ("program order", Bad, |f| f.routing.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
+        ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, ailment: Ailment::Nowhere }]),
         ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd([]))),
         ("NetworkManager", Note, |f| f.managers.network_manager = Some(vec!["sixxs0".into()])),
         ("mtu", Bad, |f| f.paths = vec![Path { tunnel: "sixxs0".into(), mtu: 1480, fits: 1452 }]),

@@ -4,7 +4,7 @@
 
 use std::{fmt, net::Ipv6Addr};
 
-use super::rules::{Match, SeenRule};
+use super::rules::{Match, PolicyRule};
 use crate::{
     routing::Rule,
     types::{IfName, PROTOCOL, TableId},
@@ -12,7 +12,7 @@ use crate::{
 
 /// The known facts about the packet, and about the host.
 #[derive(Clone, Debug)]
-pub struct Circumstances {
+pub struct LeakFacts {
     /// The tunnel to which the packet's source belongs.
     pub tunnel: IfName,
     /// The interface that the sending socket is bound to.
@@ -34,7 +34,7 @@ pub struct Circumstances {
     /// The interface by which it leaves, if this has no global address.
     pub without_address: Option<String>,
     /// A foreign rule before ours that the packet matches ([`before`](super::rules::before)).
-    pub before: Option<(SeenRule, Match)>,
+    pub before: Option<(PolicyRule, Match)>,
 }
 
 /// The reason why a packet leaves by the wrong interface.
@@ -53,7 +53,7 @@ pub enum Cause {
     /// A foreign rule comes before ours.
     Shadowed {
         /// That rule.
-        rule: SeenRule,
+        rule: PolicyRule,
         /// Whether it certainly matches the packet; false: it may match.
         certain: bool,
     },
@@ -126,8 +126,8 @@ impl fmt::Display for Endpoint {
 
 /// Finds the reason why a packet leaves by the wrong interface.
 #[must_use]
-pub fn cause(circumstances: &Circumstances) -> Cause {
-    let Circumstances {
+pub fn cause(circumstances: &LeakFacts) -> Cause {
+    let LeakFacts {
         tunnel,
         bound_to,
         forwarded_from,
@@ -350,8 +350,8 @@ mod tests {
         types::RulePriority,
     };
 
-    fn healthy() -> Circumstances {
-        Circumstances {
+    fn healthy() -> LeakFacts {
+        LeakFacts {
             tunnel: "sixxs0".parse().unwrap(),
             bound_to: None,
             forwarded_from: None,
@@ -372,8 +372,8 @@ mod tests {
         }
     }
 
-    fn theirs(how: Match) -> Option<(SeenRule, Match)> {
-        let rule = SeenRule {
+    fn theirs(how: Match) -> Option<(PolicyRule, Match)> {
+        let rule = PolicyRule {
             priority: RulePriority(100),
             ours: false,
             selector: Selector {
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     #[rustfmt::skip] // one table is easier to read
     fn every_cause_has_a_sentence_and_a_cure() {
-        type Set = fn(&mut Circumstances);
+        type Set = fn(&mut LeakFacts);
         let cases: [(&str, &str, &str, Set); 12] = [
             ("not_asked", "were not asked", "alerts", |_| {}),
             ("translated", "came in by br0 with another source", "nft add rule inet sixxs-nat in iifname sixxs0 ct mark set 200", |c| c.forwarded_from = Some("br0".into())),

@@ -12,7 +12,7 @@ pub mod verdict;
 
 use std::net::Ipv6Addr;
 
-pub use cause::{Cause, Circumstances, Endpoint, cause};
+pub use cause::{Cause, Endpoint, LeakFacts, cause};
 
 /// The properties of a packet that the kernel's routing uses.
 #[derive(Clone, Debug, PartialEq, Eq)]

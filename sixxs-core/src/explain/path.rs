@@ -5,8 +5,8 @@ use std::net::Ipv6Addr;
 use sixxs_common::{decide::Verdict, treatment::Treatment};
 
 use super::{
-    Cause, Circumstances, Packet, cause,
-    rules::{self, Met, SeenRule},
+    Cause, LeakFacts, Packet, cause,
+    rules::{self, Met, PolicyRule},
     verdict::{Decided, treated},
 };
 use crate::types::{IfName, Metric, Mtu, Prefix, TableId};
@@ -23,7 +23,7 @@ pub struct Facts {
     /// Whether that tunnel's interface exists and is up.
     pub is_tunnel_up: bool,
     /// All policy rules.
-    pub rules: Vec<SeenRule>,
+    pub rules: Vec<PolicyRule>,
     /// The kernel's routing decision.
     pub way: Way,
     /// The programs' verdict according to the configuration, for a packet that leaves.
@@ -33,7 +33,7 @@ pub struct Facts {
     /// Whether the configuration names uplinks, but not the interface by which the packet leaves.
     pub is_unnamed_exit: bool,
     /// The facts for the cause, if it leaves by the wrong interface.
-    pub circumstances: Option<Circumstances>,
+    pub circumstances: Option<LeakFacts>,
 }
 
 /// The kernel's routing decision.

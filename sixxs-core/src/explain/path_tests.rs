@@ -34,7 +34,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
         bytes: None,
         owner: Some((tunnel.clone(), own)),
         is_tunnel_up: true,
-        rules: vec![SeenRule {
+        rules: vec![PolicyRule {
             priority: RulePriority(32766),
             ours: false,
             selector: Selector::ALL,
@@ -52,7 +52,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
         is_unnamed_exit: false,
         verdict: Some(verdict),
         program,
-        circumstances: Some(Circumstances {
+        circumstances: Some(LeakFacts {
             tunnel,
             bound_to: None,
             forwarded_from: None,
@@ -156,7 +156,7 @@ fn an_exit_that_is_not_named_is_pointed_at() {
 fn a_rule_that_refuses_is_named() {
     let mut facts = facts("net0", Verdict::Own, Program::None);
     facts.way = Way::Refused("a `blackhole` rule or route drops it: Invalid argument".into());
-    let theirs = SeenRule {
+    let theirs = PolicyRule {
         priority: RulePriority(100),
         ours: false,
         selector: Selector::ALL,

@@ -13,7 +13,7 @@ const MAIN_PRIORITY: RulePriority = RulePriority(32766);
 
 /// A policy rule, ours or foreign.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenRule {
+pub struct PolicyRule {
     /// Its priority.
     pub priority: RulePriority,
     /// Whether it carries our protocol number.
@@ -108,7 +108,7 @@ impl Match {
     }
 }
 
-impl SeenRule {
+impl PolicyRule {
     /// Whether a packet meets the conditions (`fib_rule_match` and `fib6_rule_match` in the kernel).
     #[must_use]
     pub fn matches(&self, packet: &Packet) -> Match {
@@ -201,7 +201,7 @@ impl SeenRule {
     }
 }
 
-impl fmt::Display for SeenRule {
+impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let asked = &self.selector;
         let all = |prefix: Prefix| prefix.bits() == 0;
@@ -263,10 +263,10 @@ pub enum Met {
 /// the kernel found no route; then a refusing rule took the packet, or it passed all rules.
 #[must_use]
 pub fn met<'a>(
-    rules: &'a [SeenRule],
+    rules: &'a [PolicyRule],
     packet: &Packet,
     found: Option<(TableId, u8)>,
-) -> Vec<(&'a SeenRule, Met)> {
+) -> Vec<(&'a PolicyRule, Met)> {
     let mut met = Vec::new();
     let mut from = RulePriority(0);
     for rule in rules {
@@ -291,7 +291,7 @@ pub fn met<'a>(
 }
 
 /// Whether a jump has a target: the kernel ignores a jump without a rule at its target.
-fn is_resolved(rules: &[SeenRule], target: RulePriority) -> bool {
+fn is_resolved(rules: &[PolicyRule], target: RulePriority) -> bool {
     rules.iter().any(|rule| rule.priority == target)
 }
 
@@ -299,12 +299,12 @@ fn is_resolved(rules: &[SeenRule], target: RulePriority) -> bool {
 /// jumps over ours. `found` as in [`met`].
 #[must_use]
 pub fn shadowing<'a>(
-    rules: &'a [SeenRule],
+    rules: &'a [PolicyRule],
     packet: &Packet,
     found: Option<(TableId, u8)>,
     ours: RulePriority,
-) -> Option<&'a SeenRule> {
-    let is_before = |rule: &SeenRule| !rule.ours && rule.priority.0 > 0 && rule.priority < ours;
+) -> Option<&'a PolicyRule> {
+    let is_before = |rule: &PolicyRule| !rule.ours && rule.priority.0 > 0 && rule.priority < ours;
     if found.is_none() {
         let (rule, how) = before(rules, packet, ours)?;
         return (how == Match::Yes).then_some(rule);
@@ -314,7 +314,7 @@ pub fn shadowing<'a>(
     if *became == Met::Taken && is_before(last) {
         return Some(last);
     }
-    let jumps_over = |rule: &&SeenRule| {
+    let jumps_over = |rule: &&PolicyRule| {
         let jumps = matches!(rule.action, Action::Goto(target)
             if target > ours && is_resolved(rules, target));
         jumps && is_before(rule) && rule.matches(packet) == Match::Yes
@@ -326,11 +326,11 @@ pub fn shadowing<'a>(
 /// is preferred to a possible one.
 #[must_use]
 pub fn before<'a>(
-    rules: &'a [SeenRule],
+    rules: &'a [PolicyRule],
     packet: &Packet,
     ours: RulePriority,
-) -> Option<(&'a SeenRule, Match)> {
-    let is_before = |rule: &&SeenRule| {
+) -> Option<(&'a PolicyRule, Match)> {
+    let is_before = |rule: &&PolicyRule| {
         let leads = !matches!(rule.action, Action::Nop) && !rule.asks_local_table();
         !rule.ours && leads && rule.priority.0 > 0 && rule.priority < ours.min(MAIN_PRIORITY)
     };

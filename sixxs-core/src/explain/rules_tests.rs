@@ -11,10 +11,10 @@ fn packet() -> Packet {
     }
 }
 
-fn rule(priority: u32, table: u32, set: impl Fn(&mut Selector)) -> SeenRule {
+fn rule(priority: u32, table: u32, set: impl Fn(&mut Selector)) -> PolicyRule {
     let mut selector = Selector::ALL;
     set(&mut selector);
-    SeenRule {
+    PolicyRule {
         priority: RulePriority(priority),
         ours: false,
         selector,
@@ -98,7 +98,7 @@ fn rules_that_keep_a_packet_from_ours() {
         refusal.action = Action::Refuse("blackhole");
         refusal
     };
-    let marked = |mut rule: SeenRule| {
+    let marked = |mut rule: PolicyRule| {
         rule.selector.mark = Some((1, 1));
         rule
     };

@@ -6,7 +6,7 @@ use sixxs_common::treatment::Treatment;
 
 use super::{Level, ShadowEffect, ShadowFate};
 use crate::{
-    proof::Manner,
+    echo_health::EchoHealth,
     tunnel::State,
     types::{IfName, Mtu},
 };
@@ -39,7 +39,7 @@ pub enum Reason {
     /// This many echo requests in a row got no reply.
     Unanswered(u64),
     /// Replies have been missing for a longer time.
-    Silent(Manner),
+    Silent(EchoHealth),
     /// Its rules or routes are missing.
     NotRouted,
     /// Its program is missing.

@@ -11,7 +11,7 @@
 use std::{collections::HashSet, mem::Discriminant, time::Duration};
 
 use super::{Health, Level, Reason};
-use crate::lasting::REPAIR;
+use crate::failure_tracker::REPAIR;
 
 /// Better health is reported when it has lasted this long.
 const STABLE: Duration = Duration::from_secs(5);

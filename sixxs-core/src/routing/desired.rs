@@ -23,7 +23,7 @@ pub struct Desired {
     /// packets to an address of this host take the tunnel.
     pub local: BTreeSet<Rule>,
     /// Routes.
-    pub routes: BTreeMap<Place, Target>,
+    pub routes: BTreeMap<RouteKey, Target>,
     /// Gateways whose neighbour entry the kernel keeps resolved.
     pub neighbours: BTreeSet<Neighbour>,
     /// Interfaces of native tunnels.
@@ -51,7 +51,7 @@ pub struct OwnAddress {
 
 /// The key of a route: the kernel has at most one of our routes for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct RouteKey {
     /// Its table.
     pub table: TableId,
     /// Its metric.
@@ -132,7 +132,7 @@ impl Desired {
     /// PRIORITY + 2  from all lookup DIRECTS    unreachable INSIDE from A       else nowhere
     /// ```
     fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
-        let place = |table, metric, destination, source| Place {
+        let place = |table, metric, destination, source| RouteKey {
             table,
             metric,
             destination,
@@ -174,7 +174,7 @@ impl Desired {
 
     fn add(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
         let through = through(tunnel);
-        let place = |metric, destination| Place {
+        let place = |metric, destination| RouteKey {
             table: tunnel.table,
             metric,
             destination,

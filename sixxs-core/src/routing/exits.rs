@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LOCAL_TABLE, MAIN_TABLE};
 use crate::{
-    explain::rules::{Action, SeenRule},
+    explain::rules::{Action, PolicyRule},
     types::{IfIndex, Prefix, TableId},
 };
 
@@ -49,7 +49,7 @@ pub struct Led(BTreeSet<TableId>);
 impl Led {
     /// From foreign `rules`. `own`: the tables of our rules; `vrfs`: the tables of VRFs.
     #[must_use]
-    pub fn by(rules: &[SeenRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
+    pub fn by(rules: &[PolicyRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
         let mut led = own.clone();
         for rule in rules {
             match rule.action {
@@ -116,8 +116,8 @@ mod tests {
     use super::*;
     use crate::{explain::rules::Selector, types::RulePriority};
 
-    fn rule(table: u32, suppressed: Option<u32>) -> SeenRule {
-        SeenRule {
+    fn rule(table: u32, suppressed: Option<u32>) -> PolicyRule {
+        PolicyRule {
             priority: RulePriority(5269),
             ours: false,
             selector: Selector::ALL,
@@ -204,7 +204,7 @@ mod tests {
             (200, "::/0", 9),
             (255, "::/0", 10),
         ];
-        let exits_by = |rules: &[SeenRule], own: &[u32], vrfs: &[u32]| {
+        let exits_by = |rules: &[PolicyRule], own: &[u32], vrfs: &[u32]| {
             exits(&Led::by(rules, &tables(own), &tables(vrfs)), all)
         };
         assert_eq!(exits_by(&[rule(254, None)], &[], &[]), [2]);

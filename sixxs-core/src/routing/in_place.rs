@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Observed, Plan, Problem, Rule, Step,
-    desired::{Desired, Place, Target},
+    desired::{Desired, RouteKey, Target},
     plan::Route,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct InPlace {
     rules: BTreeSet<Rule>,
-    routes: BTreeMap<Place, Target>,
+    routes: BTreeMap<RouteKey, Target>,
     /// Interfaces that were up with their intended MTU.
     set_up: BTreeSet<(IfIndex, Mtu)>,
     addresses: BTreeSet<(IfIndex, Ipv6Addr)>,
@@ -95,7 +95,7 @@ impl InPlace {
 }
 
 /// Whether a route is not there: the plan adds it, or it waits for its interface.
-fn is_missing(place: Place, target: &Target, plan: &Plan) -> bool {
+fn is_missing(place: RouteKey, target: &Target, plan: &Plan) -> bool {
     let is_added = plan.steps.iter().any(|step| match step {
         Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
         Step::SetUp(..)
@@ -174,7 +174,7 @@ impl Plan {
     #[must_use]
     pub fn is_complete_for(&self, tunnel: &Tunnel) -> bool {
         let sources: Vec<_> = tunnel.sources().collect();
-        let is_its = |place: Place| match place.source {
+        let is_its = |place: RouteKey| match place.source {
             Prefix::ALL => place.table == tunnel.table,
             source => sources.contains(&source),
         };

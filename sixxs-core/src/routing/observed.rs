@@ -2,9 +2,9 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Rule, connected::ConnectedRoute, desired::Place};
+use super::{Rule, connected::ConnectedRoute, desired::RouteKey};
 use crate::{
-    explain::rules::SeenRule,
+    explain::rules::PolicyRule,
     link::Links,
     types::{IfIndex, Metric, PROTOCOL, Prefix, RulePriority, TableId},
 };
@@ -47,7 +47,7 @@ impl Default for LocalTable {
 impl LocalTable {
     /// From these rules.
     #[must_use]
-    pub fn by(rules: &[SeenRule]) -> Self {
+    pub fn by(rules: &[PolicyRule]) -> Self {
         let mut asking = rules.iter().filter(|rule| rule.asks_local_table());
         asking
             .next()
@@ -134,8 +134,8 @@ impl ObservedRoute {
 
     /// The key that distinguishes it from other routes.
     #[must_use]
-    pub const fn place(&self) -> Place {
-        Place {
+    pub const fn place(&self) -> RouteKey {
+        RouteKey {
             table: self.table,
             metric: self.metric,
             destination: self.destination,

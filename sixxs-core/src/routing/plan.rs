@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule,
-    desired::{Desired, OwnAddress, Place, SetUp, Target},
+    desired::{Desired, OwnAddress, RouteKey, SetUp, Target},
     observed::{
         LocalTable, Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget,
     },
@@ -77,7 +77,7 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Its key.
-    pub place: Place,
+    pub place: RouteKey,
     /// Its target.
     pub to: To,
 }
@@ -238,7 +238,7 @@ fn keep_neighbour(
 /// The observed routes, by key. There may be tens of thousands.
 struct Routes<'a> {
     /// Our routes that match no desired one yet, in the kernel's order.
-    ours: BTreeMap<Place, Vec<(usize, &'a ObservedRoute)>>,
+    ours: BTreeMap<RouteKey, Vec<(usize, &'a ObservedRoute)>>,
     /// Foreign routes.
     theirs: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
 }
@@ -263,7 +263,7 @@ impl<'a> Routes<'a> {
 
     /// Handles one desired route.
     fn place(&mut self, route: Route, plan: &mut Plan) {
-        let Place {
+        let RouteKey {
             table,
             metric,
             destination,
@@ -304,7 +304,7 @@ impl<'a> Routes<'a> {
     }
 }
 
-fn resolve(place: Place, target: &Target, links: &Links) -> Result<Route, Problem> {
+fn resolve(place: RouteKey, target: &Target, links: &Links) -> Result<Route, Problem> {
     let to = match target {
         Target::Unreachable => To::Unreachable,
         Target::Throw => To::Throw,
@@ -421,7 +421,7 @@ impl fmt::Display for Step {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place {
+        let RouteKey {
             table,
             metric,
             destination,

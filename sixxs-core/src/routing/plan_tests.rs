@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::{
     config::{self, Config, RuleMode},
-    explain::rules::{Action, SeenRule, Selector},
+    explain::rules::{Action, PolicyRule, Selector},
     link::{Candidate, Link, LinkLayer},
     routing::{DEFAULT_METRIC, UNREACHABLE_METRIC, observed::LocalTable},
     types::{Prefix, RulePriority},
@@ -112,7 +112,7 @@ fn the_plan_with_subtrees() {
 #[test]
 fn the_local_table_comes_before_ours() {
     let mut config = config();
-    let others = |priority, bits| SeenRule {
+    let others = |priority, bits| PolicyRule {
         priority: RulePriority(priority),
         ours: false,
         selector: Selector {
@@ -204,7 +204,7 @@ fn what_is_behind_the_host_takes_no_tunnel() {
         ]
     );
     for to in ["2001:db8:5::/64", "2001:db8:aa::/48", "2001:db8:bb::/48"] {
-        let refused = |(place, target): (&Place, &Target)| {
+        let refused = |(place, target): (&RouteKey, &Target)| {
             place.destination == to.parse().unwrap() && *target == Target::Unreachable
         };
         assert!(second.routes.iter().any(refused), "{to}");

@@ -19,11 +19,11 @@ use super::{
     tcx::{self, attach_type},
 };
 use crate::{
+    host::files,
     netlink::{
         Netlink, name_to_index,
         tc::{Direction, Filter},
     },
-    removal,
 };
 
 /// How a program is attached.
@@ -76,7 +76,7 @@ pub(super) const HANDLE: u32 = 0x6978_7873;
 /// one, in case a filter of another kind uses the first.
 const PRIORITIES: [u16; 2] = [1, 116];
 
-type Place = (IfIndex, Direction);
+type AttachPoint = (IfIndex, Direction);
 
 /// A program that is attached.
 enum Attached {
@@ -110,7 +110,7 @@ pub(super) enum Found {
 pub(super) struct Attachments {
     pins: Pins,
     choice: HookChoice,
-    attached: BTreeMap<Place, Attached>,
+    attached: BTreeMap<AttachPoint, Attached>,
     /// Whether filters of earlier runs were already searched for and removed.
     swept: bool,
 }
@@ -135,7 +135,7 @@ impl Attachments {
         &mut self,
         program: &mut SchedClassifier,
         name: &IfName,
-        (index, direction): Place,
+        (index, direction): AttachPoint,
         by_filter: bool,
         netlink: &Netlink,
     ) -> anyhow::Result<Found> {
@@ -207,7 +207,7 @@ impl Attachments {
     }
 
     /// Pins a link again if its pin was removed.
-    fn pin_again(&mut self, place: Place) -> anyhow::Result<()> {
+    fn pin_again(&mut self, place: AttachPoint) -> anyhow::Result<()> {
         let path = self.pins.link(place.0, place.1);
         let Some(Attached::Tcx(handles)) = self.attached.get_mut(&place) else {
             return Ok(());
@@ -219,7 +219,7 @@ impl Attachments {
         }
         // aya drops a link that it fails to pin, so check first that it can.
         self.pins.ready()?;
-        removal::file(&path)?;
+        files::file(&path)?;
         let pinned = handles.pop().context("the link has no handle left")?;
         let pinned = pinned.pin(&path).context("pin the link again")?;
         handles.push(pinned.into());
@@ -240,7 +240,7 @@ impl Attachments {
             let own = own.info().context("ask for a link's number")?.id();
             let found = tcx::pinned(&path).ok().flatten();
             if path.exists() && found.is_none_or(|found| found.number != own) {
-                removal::file(&path)?;
+                files::file(&path)?;
                 restored.push((*place, path));
             }
         }
@@ -259,7 +259,7 @@ impl Attachments {
         &self,
         program: &mut SchedClassifier,
         name: &IfName,
-        (index, direction): Place,
+        (index, direction): AttachPoint,
     ) -> anyhow::Result<Attached> {
         let path = self.pins.link(index, direction);
         if tcx::is_attached_here(&path, index, direction)
@@ -300,7 +300,7 @@ impl Attachments {
         &self,
         program: &mut SchedClassifier,
         name: &IfName,
-        (index, direction): Place,
+        (index, direction): AttachPoint,
         netlink: &Netlink,
     ) -> anyhow::Result<Attached> {
         let ours = our_filter(netlink, index, direction).await?;
@@ -372,7 +372,7 @@ impl Attachments {
         netlink: &Netlink,
     ) -> Vec<String> {
         let mut problems = Vec::new();
-        let doomed = |(index, direction): &Place| !keep(*index, *direction);
+        let doomed = |(index, direction): &AttachPoint| !keep(*index, *direction);
         let pinned = match self.pins.pinned_links() {
             Ok(pinned) => pinned,
             Err(error) => {
@@ -482,7 +482,7 @@ fn filter(
 /// Removes our filter from an interface, if both exist.
 pub(super) async fn remove_filter(
     netlink: &Netlink,
-    (index, direction): Place,
+    (index, direction): AttachPoint,
 ) -> anyhow::Result<()> {
     let Some(name) = crate::netlink::index_to_name(index) else {
         return Ok(());

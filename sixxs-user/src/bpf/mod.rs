@@ -5,14 +5,14 @@
 //! Maps and links are pinned, so that enforcement outlives the daemon, and a new daemon takes over without
 //! a gap.
 
-mod carry;
-mod decided;
+mod counter_migration;
+mod dry_run;
 mod hook;
+mod inspect;
 mod object;
 mod pins;
-mod raw;
+mod pod;
 mod remove;
-mod seen;
 mod shape;
 mod syscall;
 mod tables;
@@ -44,14 +44,14 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tracing::warn;
 
 use crate::{
+    host::files,
     netlink::{Netlink, tc::Direction},
-    removal,
 };
 
-pub use decided::decided;
+pub use dry_run::dry_run;
 pub use hook::{Hook, HookChoice};
+pub use inspect::{Seen, SeenPins, seen_at, seen_pins};
 pub use remove::remove;
-pub use seen::{Seen, SeenPins, seen_at, seen_pins};
 
 use hook::{Attachments, Found};
 use pins::Pins;
@@ -305,7 +305,7 @@ impl Kernel {
                         let direction = direction.name();
                         failures.push(format!(
                             "attach to {name} {direction}: {error:#}; {}",
-                            crate::kernel::why_not_attached()
+                            crate::host::kernel_support::why_not_attached()
                         ));
                     }
                 }
@@ -344,7 +344,7 @@ impl Kernel {
     /// Takes over the counters of programs with other layouts, which are all replaced now.
     fn carry(&mut self) -> anyhow::Result<()> {
         while let Some(other) = self.others.pop() {
-            let counted = carry::counted(&other.pins);
+            let counted = counter_migration::counted(&other.pins);
             // Remove the pins first, so that no error leads to counting twice. Shared pins have no link of this
             // namespace any more.
             if !other.is_shared {
@@ -363,7 +363,7 @@ impl Kernel {
             let wanted = map.info().context("ask for a map's number")?.id();
             // The next round restores a missing pin.
             if path.exists() && shape::pinned(path).map(|found| found.number) != Some(wanted) {
-                removal::file(path)?;
+                files::file(path)?;
                 map.pin(path)
                     .with_context(|| format!("pin {} again", path.display()))?;
                 restored.push(format!(

@@ -29,7 +29,7 @@ use super::{
     shape::{self, Shape},
     tcx,
 };
-use crate::{namespace, netlink::tc::Direction, removal};
+use crate::{host::files, host::namespace, netlink::tc::Direction};
 
 /// Whether this process has its own mount namespace; false if that cannot be determined.
 fn is_in_a_mount_namespace() -> bool {
@@ -242,7 +242,7 @@ impl Pins {
         if !self.are_kept {
             return Ok(());
         }
-        removal::file(&self.link(index, direction))
+        files::file(&self.link(index, direction))
     }
 
     /// Moves foreign objects out of the places of our maps; returns one message for each.

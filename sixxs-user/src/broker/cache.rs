@@ -13,7 +13,7 @@ use sixxs_core::{
 use zeroize::Zeroizing;
 
 use super::{blocking, durable};
-use crate::removal;
+use crate::host::files;
 
 /// Many times the size of a normal file.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -75,7 +75,7 @@ impl Cache {
     /// Removes the parameters of a tunnel, because the broker does not accept them any more.
     pub async fn remove(&self, name: &IfName) -> anyhow::Result<()> {
         let file = self.file(name);
-        blocking(move || removal::file(&file)).await
+        blocking(move || files::file(&file)).await
     }
 
     fn file(&self, name: &IfName) -> PathBuf {

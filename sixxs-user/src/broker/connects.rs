@@ -41,7 +41,7 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> anyhow::Result<Moment>;
 }
 
-impl Clock for crate::clock::Clock {
+impl Clock for crate::host::clock::Clock {
     fn now(&self) -> anyhow::Result<Moment> {
         const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
         let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
@@ -65,13 +65,13 @@ pub struct Connects {
 
 /// Permission for one connect.
 #[must_use = "a slot that was taken is spent"]
-pub struct Slot {
+pub struct ConnectPermit {
     taken: Moment,
     grace: Duration,
     clock: Arc<dyn Clock>,
 }
 
-impl Slot {
+impl ConnectPermit {
     /// The time limit for the connect from now on; abort the connect when it expires. `None`: the permission
     /// has expired, and another slot is needed.
     pub fn left(&self) -> anyhow::Result<Option<Duration>> {
@@ -89,7 +89,11 @@ impl Connects {
     /// The ledger of `state_dir`, which need not exist yet. All processes should use the same limit.
     #[must_use]
     pub fn new(state_dir: &Path, limit: Limit) -> Self {
-        Self::with_clock(state_dir, limit, Arc::new(crate::clock::Clock::default()))
+        Self::with_clock(
+            state_dir,
+            limit,
+            Arc::new(crate::host::clock::Clock::default()),
+        )
     }
 
     /// Like `new`, with a given clock.
@@ -112,14 +116,14 @@ impl Connects {
         *self.limit.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot for a broker, by its name or address. Connect immediately: see [`Slot::left`].
-    pub async fn take(&self, broker: &str) -> anyhow::Result<Result<Slot, Wait>> {
+    /// Takes a slot for a broker, by its name or address. Connect immediately: see [`ConnectPermit::left`].
+    pub async fn take(&self, broker: &str) -> anyhow::Result<Result<ConnectPermit, Wait>> {
         self.take_each(&[broker]).await
     }
 
     /// Takes a slot for one connect to a broker with several names. Takes none if one of the names has none
     /// left.
-    pub async fn take_each(&self, brokers: &[&str]) -> anyhow::Result<Result<Slot, Wait>> {
+    pub async fn take_each(&self, brokers: &[&str]) -> anyhow::Result<Result<ConnectPermit, Wait>> {
         let brokers = owned(brokers);
         self.locked(move |ledger, limit, now| {
             let taken = ledger.take(&borrowed(&brokers), limit, now);
@@ -127,7 +131,7 @@ impl Connects {
         })
         .await
         .map(|taken| {
-            taken.map(|taken| Slot {
+            taken.map(|taken| ConnectPermit {
                 taken,
                 grace: self.limit().grace(),
                 clock: Arc::clone(&self.clock),
@@ -136,7 +140,7 @@ impl Connects {
     }
 
     /// Waits until there is a slot, and takes it. It is cancel safe.
-    pub async fn wait_for_slot(&self, broker: &str) -> anyhow::Result<Slot> {
+    pub async fn wait_for_slot(&self, broker: &str) -> anyhow::Result<ConnectPermit> {
         loop {
             match self.take(broker).await? {
                 Ok(slot) => return Ok(slot),

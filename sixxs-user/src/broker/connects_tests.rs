@@ -46,7 +46,7 @@ fn by_hand(directory: &Path) -> (Connects, Arc<Hands>) {
     (connects, hands)
 }
 
-async fn take(connects: &Connects) -> Result<Slot, Wait> {
+async fn take(connects: &Connects) -> Result<ConnectPermit, Wait> {
     connects.take(BROKER).await.unwrap()
 }
 
@@ -208,7 +208,7 @@ fn a_process_that_connects() {
                 && slot.left().unwrap().is_some()
             {
                 // The connect.
-                let now = crate::clock::Clock::default().since_boot().unwrap();
+                let now = crate::host::clock::Clock::default().since_boot().unwrap();
                 log.write_all(format!("{}\n", now.as_nanos()).as_bytes())
                     .unwrap();
             }

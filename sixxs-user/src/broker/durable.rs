@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::removal;
+use crate::host::files;
 
 /// Reads at most `max_bytes + 1` bytes of a file, so that the caller can detect a longer one. `None` if it
 /// does not exist.
@@ -36,7 +36,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     draft.push(".new");
     let draft = Path::new(&draft);
     // A process that was killed may have left it, perhaps with other permissions.
-    removal::file(draft)?;
+    files::file(draft)?;
     let mut file = File::options()
         .write(true)
         .create_new(true)
@@ -44,7 +44,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .open(draft)
         .with_context(|| format!("create {}", draft.display()))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    removal::unfinished(draft, written).with_context(|| format!("write {}", draft.display()))?;
+    files::unfinished(draft, written).with_context(|| format!("write {}", draft.display()))?;
     fs::rename(draft, path).with_context(|| format!("write {}", path.display()))?;
     sync_directory(directory)
 }

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 pub use super::tls::TlsChoice;
 use super::{blocking, connects::Connects, tls::client_config};
-use crate::clock::after;
+use crate::host::clock::after;
 
 /// A query to a TIC server.
 #[derive(Clone, Debug)]

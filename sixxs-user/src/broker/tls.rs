@@ -10,7 +10,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
 
-use crate::config_file;
+use crate::host::config_file;
 
 /// How to verify the server's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,9 +25,10 @@ use tokio::time::sleep;
 
 use super::show;
 use crate::{
-    api::{AccountFile, Status, Tunnel},
-    client, config_file,
-    paths::Paths,
+    control::api::{AccountFile, Status, Tunnel},
+    control::client,
+    host::config_file,
+    host::paths::Paths,
 };
 
 /// The configuration file of AICCU.

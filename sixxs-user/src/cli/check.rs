@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    api::{Status, Tunnel},
-    client,
-    ping::ping,
+    control::api::{Status, Tunnel},
+    control::client,
+    host::ping::ping,
 };
 
 /// The result of one check.

@@ -1,10 +1,10 @@
 //! The command line: its arguments, and the dispatch to the commands.
 
 mod aiccu;
+mod broker_overlay;
 mod check;
 mod doctor;
 mod explain;
-mod learned;
 mod reload;
 mod show;
 mod top;
@@ -23,13 +23,15 @@ use clap::{
 };
 
 use crate::{
-    api::{Names, Reload},
     bpf::HookChoice,
-    client, config_file, control,
+    control,
+    control::api::{Names, Reload},
+    control::client,
     daemon::{self, Options},
-    down,
-    paths::Paths,
-    plain::Plain,
+    host::config_file,
+    host::paths::Paths,
+    host::plain::Plain,
+    teardown,
 };
 
 /// The command failed.
@@ -307,7 +309,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
             };
             if daemon::run(&paths, config, &options).await? == daemon::End::Idle {
                 // The daemon ran only for these tunnels, which are gone.
-                down::down(&paths).await?;
+                teardown::down(&paths).await?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -342,7 +344,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
         Command::Aiccu(verb) => aiccu::run(&paths, verb).await,
         Command::Plan => show::plan(&paths, json).await,
         Command::Down => {
-            down::down(&paths).await?;
+            teardown::down(&paths).await?;
             Ok(ExitCode::SUCCESS)
         }
     }

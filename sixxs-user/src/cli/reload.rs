@@ -9,13 +9,14 @@ use super::{
     show::{line, note, verdict},
 };
 use crate::{
-    api::{CheckReload, ConfigText, Preview},
     broker::{cache::Cache, connects::Connects},
-    client,
-    clock::Clock,
-    config_file, driver,
+    control::api::{CheckReload, ConfigText, Preview},
+    control::client,
+    driver,
+    host::clock::Clock,
+    host::config_file,
+    host::paths::{Paths, absolute},
     netlink::Netlink,
-    paths::{Paths, absolute},
     preview::{Before, preview},
 };
 

@@ -12,14 +12,15 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use sixxs_core::routing::{Desired, diff};
 
-use super::{UNHEALTHY, learned};
+use super::{UNHEALTHY, broker_overlay};
 use crate::{
-    api::{Alert, Counters, Plan, Status},
-    client, config_file,
+    control::api::{Alert, Counters, Plan, Status},
+    control::client,
+    control::text,
+    host::config_file,
+    host::paths::{Paths, absolute},
+    host::plain::Plain,
     netlink::{Netlink, Scope},
-    paths::{Paths, absolute},
-    plain::Plain,
-    text,
 };
 
 /// Width for wrapping: terminals have at least this many columns.
@@ -93,9 +94,9 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
         Ok(plan) => plan,
         Err(_) => {
             let config = config_file::read(&paths.config)?;
-            let config = learned::overlaid(&config, paths, None).await;
+            let config = broker_overlay::overlaid(&config, paths, None).await;
             let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
-            let config = learned::beside(config, &observed);
+            let config = broker_overlay::beside(config, &observed);
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::api;
+use crate::control::api;
 
 /// Where the result of a request goes.
 pub type Answer<T> = oneshot::Sender<T>;

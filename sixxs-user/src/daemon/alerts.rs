@@ -7,18 +7,18 @@ use std::{
 };
 
 use sixxs_core::{
+    alert_limiter::{AlertKey, AlertLimiter, cause},
     config::Config,
-    flood::{Cause, Flood, cause},
     health::Level,
 };
 use tokio::{sync::broadcast, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    api::{About, Alert, Leak},
-    clock::Clock,
+    control::api::{About, Alert, Leak},
     hooks::Hooks,
-    plain::Plain,
+    host::clock::Clock,
+    host::plain::Plain,
 };
 
 /// Limit of stored alerts. The oldest are dropped first.
@@ -40,7 +40,7 @@ const LEAKS_AT_ONCE: u32 = 5;
 pub(super) struct Alerts {
     clock: Clock,
     started: Instant,
-    flood: Flood<Alert>,
+    flood: AlertLimiter<Alert>,
     /// Names of tunnels. Causes with different names are different.
     tunnels: BTreeSet<String>,
     kept: VecDeque<Alert>,
@@ -55,7 +55,7 @@ impl Alerts {
         Self {
             clock,
             started: Instant::now(),
-            flood: Flood::default(),
+            flood: AlertLimiter::default(),
             tunnels: BTreeSet::new(),
             kept: VecDeque::new(),
             listeners: broadcast::channel(LAG).0,
@@ -146,7 +146,7 @@ impl Alerts {
         }
     }
 
-    fn cause(&self, about: &About) -> Cause {
+    fn cause(&self, about: &About) -> AlertKey {
         let names = self.tunnels.iter().map(String::as_str).collect();
         let (kind, text, at_once) = match about {
             About::Leak(leak) => (
@@ -172,7 +172,7 @@ impl Alerts {
             About::Health { tunnel, .. } => ("health".to_owned(), tunnel.clone(), STATES_AT_ONCE),
             About::Problem { problem } => ("problem".to_owned(), cause(problem, &names), 1),
         };
-        Cause {
+        AlertKey {
             kind,
             text,
             at_once,
@@ -181,7 +181,7 @@ impl Alerts {
     }
 
     fn report(&mut self, alert: Alert) {
-        let shown = Plain::line(&crate::text::alert(&alert));
+        let shown = Plain::line(&crate::control::text::alert(&alert));
         match &alert.about {
             About::Tunnel { .. } => info!("{shown}"),
             About::Health { health, .. } if health == Level::Healthy.name() => info!("{shown}"),

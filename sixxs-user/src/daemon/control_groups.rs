@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::api;
+use crate::control::api;
 
 /// Limit of directories looked through for a control group.
 const DIRECTORIES: usize = 20_000;
@@ -87,7 +87,7 @@ pub(super) fn add_sender(groups: &mut ControlGroups, leak: &mut api::Leak) {
     let Some(path) = leak.cgroup.and_then(|number| groups.path(number)) else {
         return;
     };
-    let owner = sixxs_core::culprit::Owner::of(&path);
+    let owner = sixxs_core::cgroup_owner::Owner::of(&path);
     leak.unit = owner.unit;
     leak.container = owner.container;
     leak.cgroup_path = Some(path);

@@ -25,9 +25,9 @@ use super::{
     tunnels::{Stopped, detach_all, stop_all},
 };
 use crate::{
-    api::{self, About},
-    clock::after,
+    control::api::{self, About},
     control::{Answer, Quit, Request, Verb},
+    host::clock::after,
 };
 
 /// Grace period of a daemon that was started on demand and has no tunnel yet. It is checked at each resync.

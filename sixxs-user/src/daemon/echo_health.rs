@@ -9,16 +9,16 @@ use std::{
 
 use sixxs_common::stat::Stat;
 use sixxs_core::{
-    proof::{self, Counted, Manner, Vigil},
+    echo_health::{self, EchoCounts, EchoHealth, EchoMonitor},
     types::IfName,
 };
 
 use super::readings::{EchoTimes, Readings};
-use crate::api;
+use crate::control::api;
 
 /// One monitor per tunnel.
 #[derive(Debug, Default)]
-pub(super) struct EchoMonitors(BTreeMap<IfName, Vigil>);
+pub(super) struct EchoMonitors(BTreeMap<IfName, EchoMonitor>);
 
 impl EchoMonitors {
     /// Takes the present counts of all tunnels. Tunnels that are not in `names` are dropped.
@@ -26,19 +26,21 @@ impl EchoMonitors {
         self.0.retain(|name, _| names.contains(name));
         for (name, _) in readings.slots() {
             let monitor = self.0.entry(name.clone()).or_default();
-            let counted = Counted::of(readings.counters(name));
+            let counted = EchoCounts::of(readings.counters(name));
             monitor.look(now, counted, readings.pending(name));
         }
     }
 
     /// How a tunnel has answered lately.
-    pub(super) fn manner(&self, name: &IfName) -> Manner {
-        self.0.get(name).map_or(Manner::Fine, Vigil::manner)
+    pub(super) fn manner(&self, name: &IfName) -> EchoHealth {
+        self.0
+            .get(name)
+            .map_or(EchoHealth::Fine, EchoMonitor::manner)
     }
 
     /// Requests since the last reply of a tunnel.
     pub(super) fn unanswered_in_a_row(&self, name: &IfName, readings: &Readings) -> u64 {
-        let counted = Counted::of(readings.counters(name));
+        let counted = EchoCounts::of(readings.counters(name));
         let monitor = self.0.get(name);
         monitor.map_or(0, |monitor| {
             monitor.unanswered_in_a_row(&counted, readings.pending(name))
@@ -51,7 +53,7 @@ pub(super) fn proof(name: &IfName, readings: &Readings, times: Option<&EchoTimes
     let Some(times) = times else {
         return api::Proof::default();
     };
-    let counted = Counted::of(readings.counters(name));
+    let counted = EchoCounts::of(readings.counters(name));
     let pending = readings.pending(name);
     api::Proof {
         requests: counted.requests,
@@ -62,7 +64,7 @@ pub(super) fn proof(name: &IfName, readings: &Readings, times: Option<&EchoTimes
             .answered_per_mille(pending)
             .map(|share| f64::from(share) / 10.0),
         last_answered_seconds_ago: readings.age(name, Stat::LastAnswer),
-        median_seconds: proof::median(&times.times).map(|median| median.as_secs_f64()),
+        median_seconds: echo_health::median(&times.times).map(|median| median.as_secs_f64()),
         watched_seconds: readings.since(times.watched_ns),
     }
 }
@@ -88,14 +90,14 @@ mod tests {
             let now = Duration::from_secs(seconds);
             monitors.observe(&names, &readings(round * 10, 0), now);
         }
-        assert!(matches!(monitors.manner(&name), Manner::Silent { .. }));
+        assert!(matches!(monitors.manner(&name), EchoHealth::Silent { .. }));
         assert!(monitors.unanswered_in_a_row(&name, &readings(80, 0)) >= 60);
         monitors.observe(
             &BTreeSet::new(),
             &Readings::default(),
             Duration::from_secs(90),
         );
-        assert_eq!(monitors.manner(&name), Manner::Fine);
+        assert_eq!(monitors.manner(&name), EchoHealth::Fine);
         assert_eq!(monitors.unanswered_in_a_row(&name, &readings(80, 0)), 0);
     }
 

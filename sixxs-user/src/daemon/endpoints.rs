@@ -8,9 +8,9 @@ use tracing::warn;
 
 use crate::{
     control::{self, DaemonHandle},
-    exporter::Exporter,
-    paths::Paths,
-    removal,
+    host::files,
+    host::paths::Paths,
+    metrics::exporter::Exporter,
 };
 
 /// Both sockets.
@@ -82,7 +82,7 @@ impl Endpoints {
     pub(super) fn close(self) -> anyhow::Result<()> {
         if let Some(server) = self.control {
             server.abort();
-            removal::file(&self.paths.socket())?;
+            files::file(&self.paths.socket())?;
         }
         Ok(())
     }

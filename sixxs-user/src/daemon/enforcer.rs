@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::histogram::Histogram;
-use sixxs_core::pace::{Pacer, Patrol};
+use sixxs_core::reconcile_limiter::{ProgramPoll, ReconcileLimiter};
 use tokio::time::Instant;
 
 use super::{
@@ -18,11 +18,11 @@ use super::{
     tunnels::Tunnels,
 };
 use crate::{
-    api::About,
-    clock::{after, processor_time},
+    control::api::About,
+    host::clock::{after, processor_time},
+    host::paths::Paths,
     metrics,
     netlink::{Change, OthersChange, Scope, Watcher},
-    paths::Paths,
 };
 
 /// Limit of netlink events taken before a scan.
@@ -48,8 +48,8 @@ pub(super) struct Enforcer {
     pub(super) alerts: Alerts,
     pub(super) tamper_log: TamperLog,
     watcher: Arc<Watcher>,
-    pacer: Pacer,
-    program_poll: Patrol,
+    pacer: ReconcileLimiter,
+    program_poll: ProgramPoll,
     /// Changes that came during the last scan.
     rescan: Option<Urgency>,
     /// How long repairs took.
@@ -76,8 +76,8 @@ impl Enforcer {
             alerts,
             tamper_log: TamperLog::default(),
             watcher,
-            pacer: Pacer::default(),
-            program_poll: Patrol::default(),
+            pacer: ReconcileLimiter::default(),
+            program_poll: ProgramPoll::default(),
             rescan: None,
             repairs: metrics::repairs(),
             rounds: 0,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sixxs_core::{
     config::{self, Config},
+    echo_health::EchoHealth,
     link::{Candidate, Link, LinkLayer},
-    proof::Manner,
     routing::{Observed, Plan},
     tunnel,
     types::{IfIndex, Mtu},
@@ -64,7 +64,7 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
             refused: BTreeMap::new(),
         },
         account: None,
-        manner: Manner::Fine,
+        manner: EchoHealth::Fine,
         unanswered_in_a_row: 0,
         leaks: None,
     };

@@ -8,15 +8,15 @@ use std::{
 
 use sixxs_core::{
     config::{OnLeak, Tunnel},
-    doctor::ways::Shadow,
+    doctor::routing::Shadow,
     enforce,
+    failure_tracker::REPAIR,
     health::{Facts, Health, ShadowEffect, ShadowFate, Watch},
-    lasting::REPAIR,
     types::IfName,
 };
 
 use super::snapshot::Snapshot;
-use crate::api::About;
+use crate::control::api::About;
 
 /// Decides which changes of health are reported.
 #[derive(Debug, Default)]

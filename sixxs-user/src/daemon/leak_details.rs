@@ -14,21 +14,21 @@ use sixxs_common::{
     treatment::Treatment,
 };
 use sixxs_core::{
-    alert::Leaks,
     config::{Config, Tunnel},
     explain::{
-        Cause, Circumstances, Endpoint, Packet, cause,
-        rules::{self, SeenRule},
+        Cause, Endpoint, LeakFacts, Packet, cause,
+        rules::{self, PolicyRule},
     },
+    leak_lines::LeakLine,
     link::Links,
     routing::{
         Plan, Rule, Step,
-        desired::{Place, leading_rule},
+        desired::{RouteKey, leading_rule},
     },
     types::{IfIndex, IfName, Prefix},
 };
 
-use crate::{api, netlink::index_to_name};
+use crate::{control::api, netlink::index_to_name};
 
 /// What is known about the host while a leak is described.
 pub(super) struct Evidence<'a> {
@@ -41,7 +41,7 @@ pub(super) struct Evidence<'a> {
     /// What the last scan left to do.
     pub(super) plan: &'a Plan,
     /// Foreign policy rules.
-    pub(super) others_rules: &'a [SeenRule],
+    pub(super) others_rules: &'a [PolicyRule],
     /// Interfaces.
     pub(super) links: &'a Links,
 }
@@ -55,7 +55,7 @@ impl Evidence<'_> {
     }
 
     /// A line about leaks, without a cause.
-    pub(super) fn leak(&self, line: &Leaks) -> api::Leak {
+    pub(super) fn leak(&self, line: &LeakLine) -> api::Leak {
         let tunnel = self
             .tunnel_in(line.tunnel)
             .map_or_else(|| format!("slot {}", line.tunnel), ToString::to_string);
@@ -92,7 +92,7 @@ impl Evidence<'_> {
     /// `recent`: whether the tunnel's rule or route was restored shortly before, and the process that had removed it.
     pub(super) fn cause(
         &self,
-        line: &Leaks,
+        line: &LeakLine,
         recent: impl Fn(&IfName) -> Option<Option<String>>,
     ) -> Option<Cause> {
         let (flow, record) = line.flow.as_ref()?;
@@ -125,7 +125,7 @@ impl Evidence<'_> {
         tunnel: &Tunnel,
         packet: &Packet,
         leaves_by: IfIndex,
-    ) -> Option<Circumstances> {
+    ) -> Option<LeakFacts> {
         let source = packet.source;
         let own = tunnel.sources().filter(|own| own.contains(source));
         let longest = own.max_by_key(|own| own.bits())?;
@@ -133,7 +133,7 @@ impl Evidence<'_> {
         let before = rules::before(self.others_rules, packet, rule.priority);
         let mut links = self.links.iter();
         let leaves_by = self.links.by_index(leaves_by);
-        Some(Circumstances {
+        Some(LeakFacts {
             tunnel: tunnel.name.clone(),
             bound_to: packet.oif.clone(),
             forwarded_from: packet.iif.clone(),
@@ -153,7 +153,7 @@ impl Evidence<'_> {
     fn lacks_default_route(&self, rule: &Rule) -> bool {
         self.plan.steps.iter().any(|step| match step {
             Step::AddRoute(route) | Step::ReplaceRoute(route) => {
-                let Place {
+                let RouteKey {
                     table, destination, ..
                 } = route.place;
                 table == rule.table && destination == Prefix::ALL

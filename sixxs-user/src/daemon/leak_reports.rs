@@ -11,8 +11,8 @@ use sixxs_common::{
     treatment::Treatment,
 };
 use sixxs_core::{
-    alert::{Leaks, Merger},
     health::Leaking,
+    leak_lines::{LeakGrouper, LeakLine},
 };
 
 /// An alert about recursive packets is repeated after this time.
@@ -34,7 +34,7 @@ struct Recursion {
 /// Leaks by slot of their tunnel. Times are since the start of the daemon.
 #[derive(Debug, Default)]
 pub(super) struct LeakReports {
-    lines: Merger,
+    lines: LeakGrouper,
     leaking: BTreeMap<u32, Leaking>,
     recursions: BTreeMap<u32, Recursion>,
 }
@@ -42,7 +42,7 @@ pub(super) struct LeakReports {
 impl LeakReports {
     /// Starts at these totals by slot: an earlier run has reported them.
     pub(super) fn begin(&mut self, totals: impl IntoIterator<Item = (u32, u64)>) {
-        self.lines = Merger::new(totals.into_iter().collect());
+        self.lines = LeakGrouper::new(totals.into_iter().collect());
     }
 
     /// The kernel reports a leak.
@@ -61,13 +61,13 @@ impl LeakReports {
         self.lines.is_idle()
     }
 
-    /// The lines to report since the last call. `read` and `totals` as for [`Merger::tick`].
+    /// The lines to report since the last call. `read` and `totals` as for [`LeakGrouper::tick`].
     pub(super) fn lines(
         &mut self,
         read: impl Fn(&Flow) -> Option<FlowRecord>,
         totals: Vec<(u32, u64)>,
         now: Duration,
-    ) -> Vec<Leaks> {
+    ) -> Vec<LeakLine> {
         let lines = self.lines.tick(now, read, totals);
         let mut new = Vec::new();
         for line in lines {
@@ -80,7 +80,7 @@ impl LeakReports {
 
     /// Whether a line is about recursive packets that an alert has reported. They continue until a route
     /// changes, and the status counts them.
-    fn is_reported(&mut self, line: &Leaks, now: Duration) -> bool {
+    fn is_reported(&mut self, line: &LeakLine, now: Duration) -> bool {
         let Some((flow, record)) = &line.flow else {
             return false;
         };
@@ -144,7 +144,7 @@ mod tests {
     }
 
     /// Reports an event, and the lines that follow from it.
-    fn report(reports: &mut LeakReports, event: LeakEvent, now: Duration) -> Vec<Leaks> {
+    fn report(reports: &mut LeakReports, event: LeakEvent, now: Duration) -> Vec<LeakLine> {
         reports.event(&event, now);
         let totals = vec![(3, event.record.packets)];
         reports.lines(|_| Some(event.record), totals, now)

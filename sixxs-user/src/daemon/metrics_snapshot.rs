@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use prometheus_client::metrics::histogram::Histogram;
 use sixxs_common::stat::Stat;
-use sixxs_core::{broker::connects::Standing, proof::Counted};
+use sixxs_core::{broker::connects::Standing, echo_health::EchoCounts};
 
 use super::{snapshot::Snapshot, status};
-use crate::metrics::{Page, TunnelPage};
+use crate::metrics::{MetricsSnapshot, TunnelMetrics};
 
 /// Values that are not part of a snapshot.
 pub(super) struct Others {
@@ -22,12 +22,12 @@ pub(super) struct Others {
 }
 
 /// All metrics.
-pub(super) fn metrics(snapshot: &Snapshot<'_>, others: Others) -> Page {
+pub(super) fn metrics(snapshot: &Snapshot<'_>, others: Others) -> MetricsSnapshot {
     let readings = &snapshot.readings;
     let tunnels = || snapshot.config.tunnels.iter().map(|tunnel| &tunnel.name);
     let lost = tunnels().map(|name| readings.get(name, Stat::EventsLost));
-    let page = tunnels().map(|name| TunnelPage {
-        counted: Counted::of(readings.counters(name)),
+    let page = tunnels().map(|name| TunnelMetrics {
+        counted: EchoCounts::of(readings.counters(name)),
         times: snapshot
             .echo_times
             .get(name)
@@ -36,7 +36,7 @@ pub(super) fn metrics(snapshot: &Snapshot<'_>, others: Others) -> Page {
             .times,
     });
     let unix_seconds = u64::try_from(others.now.as_second()).unwrap_or(0);
-    Page {
+    MetricsSnapshot {
         lost_events: lost.sum(),
         tunnels: page.collect(),
         status: status::status(snapshot, others.standings, unix_seconds),

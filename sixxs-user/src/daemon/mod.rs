@@ -51,7 +51,9 @@ mod tunnels;
 use sixxs_core::config::Config;
 use tracing::warn;
 
-use crate::{bpf::HookChoice, claim, kernel, paths::Paths, run_dir};
+use crate::{
+    bpf::HookChoice, host::kernel_support, host::netns_lock, host::paths::Paths, host::run_dir,
+};
 
 /// How a daemon is to run.
 #[derive(Clone, Debug, Default)]
@@ -77,11 +79,11 @@ pub enum End {
 
 /// Runs until a signal or a request ends it.
 pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Result<End> {
-    for note in kernel::check()? {
+    for note in kernel_support::check()? {
         warn!("{note}");
     }
     let _lock = run_dir::lock(paths)?;
-    let _claim = claim::namespace()?;
+    let _claim = netns_lock::namespace()?;
     let (mut daemon, mut sources) = start::start(paths, config, options).await?;
     let ending = daemon.work(&mut sources).await?;
     let end = match ending.is_idle {

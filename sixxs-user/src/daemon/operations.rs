@@ -20,13 +20,13 @@ use super::{
     tunnels::{Stopped, stop_in_task},
 };
 use crate::{
-    api::{self, About, ConfigText},
     broker::connects::Connects,
-    config_file,
+    control::api::{self, About, ConfigText},
     control::{Answer, Outcome, Verb},
     driver::DriverContext,
+    host::config_file,
+    host::paths::absolute,
     netlink::Scope,
-    paths::absolute,
     preview::{Before, preview},
 };
 

@@ -11,7 +11,7 @@ use sixxs_common::{
     stat::{CAPACITY, Counters, Stat},
 };
 use sixxs_core::{
-    proof::{Counted, YOUNG},
+    echo_health::{EchoCounts, REPLY_TIMEOUT},
     types::IfName,
 };
 
@@ -54,7 +54,7 @@ impl Readings {
             }
         }
         let mut readings = Self { now_ns, interfaces };
-        let since_ns = now_ns.saturating_sub(nanoseconds(YOUNG));
+        let since_ns = now_ns.saturating_sub(nanoseconds(REPLY_TIMEOUT));
         if readings.may_have_pending(since_ns) {
             let pending = kernel.waiting_since(since_ns)?;
             for reading in readings.interfaces.values_mut() {
@@ -69,7 +69,7 @@ impl Readings {
     fn may_have_pending(&self, since_ns: u64) -> bool {
         self.interfaces.values().any(|reading| {
             reading.counters[Stat::LastRequestIn.index()] >= since_ns
-                && Counted::of(&reading.counters).unanswered(0) > 0
+                && EchoCounts::of(&reading.counters).unanswered(0) > 0
         })
     }
 

@@ -10,10 +10,10 @@ use std::{
 
 use sixxs_core::{
     config::{Config, Tunnel},
-    doctor::ways::Shadow,
+    doctor::routing::Shadow,
     enforce::Enforcement,
-    explain::rules::SeenRule,
-    lasting::Lasting,
+    explain::rules::PolicyRule,
+    failure_tracker::FailureTracker,
     link::Links,
     routing::{Desired, Observed, Owners, Plan},
     types::IfName,
@@ -23,9 +23,10 @@ use tokio::time::Instant;
 use super::{routes::Routes, tamper_log::Correction};
 use crate::{
     bpf::{Hook, Kernel, Synced},
+    host::paths::Paths,
+    host::table_names_file,
     netlink::{Netlink, Removed, Scope},
-    paths::Paths,
-    shadow, table_file,
+    rule_shadowing,
 };
 
 /// The state that a round brings about.
@@ -86,7 +87,7 @@ pub(super) struct Reconciler {
     unrestored: Vec<String>,
     /// Failures to attach programs or to fill their maps, until the next round shows whether they last:
     /// somebody else may change the same thing.
-    lasting: Lasting,
+    lasting: FailureTracker,
     /// Whether this run has written the names of the routing tables.
     has_named: bool,
 }
@@ -101,7 +102,7 @@ impl Reconciler {
             enforcement: Enforcement::default(),
             shadows: Vec::new(),
             unrestored: Vec::new(),
-            lasting: Lasting::default(),
+            lasting: FailureTracker::default(),
             has_named: false,
         }
     }
@@ -117,7 +118,7 @@ impl Reconciler {
     }
 
     /// Foreign policy rules, as of the last scan.
-    pub(super) fn others_rules(&self) -> &[SeenRule] {
+    pub(super) fn others_rules(&self) -> &[PolicyRule] {
         self.netlink.others_rules()
     }
 
@@ -250,7 +251,7 @@ impl Reconciler {
     pub(super) fn retry_due(&self, started: Instant) -> Option<Instant> {
         let failed = self.routes.retry_due().into_iter();
         let failed = failed.chain(self.lasting.due());
-        let failed = failed.map(|due| crate::clock::after(started, due));
+        let failed = failed.map(|due| crate::host::clock::after(started, due));
         let exit_ends = self.netlink.exit_ends().map(Instant::from_std);
         failed.chain(exit_ends).min()
     }
@@ -258,7 +259,8 @@ impl Reconciler {
     async fn find_shadows(&mut self, goal: &Goal<'_>) -> anyhow::Result<Vec<String>> {
         let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
         let links = &self.routes.observed().links;
-        self.shadows = shadow::shadows(&self.netlink, goal.config, links, is_started).await?;
+        self.shadows =
+            rule_shadowing::shadows(&self.netlink, goal.config, links, is_started).await?;
         Ok(Vec::new())
     }
 
@@ -268,7 +270,7 @@ impl Reconciler {
         paths: &Paths,
         round: &mut Round,
     ) -> anyhow::Result<Vec<String>> {
-        let were_missing = table_file::ensure(paths, config)?;
+        let were_missing = table_names_file::ensure(paths, config)?;
         if std::mem::replace(&mut self.has_named, true) && were_missing {
             let file = paths.table_names();
             let step = format!("write the tables' names to {}", file.display());

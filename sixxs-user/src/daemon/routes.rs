@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sixxs_core::{
-    lasting::Lasting,
+    failure_tracker::FailureTracker,
     routing::{Desired, InPlace, Observed, Owners, Plan, Problem, Step, diff},
 };
 use tracing::debug;
@@ -42,7 +42,7 @@ pub(super) struct Routes {
     plan: Plan,
     in_place: InPlace,
     /// Steps that failed, until the next round shows whether they succeed.
-    lasting: Lasting,
+    lasting: FailureTracker,
 }
 
 impl Routes {

@@ -10,7 +10,8 @@ use std::{
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
-    config::Config, doctor::ways::Shadow, link::Links, proof::Manner, routing::Plan, types::IfName,
+    config::Config, doctor::routing::Shadow, echo_health::EchoHealth, link::Links, routing::Plan,
+    types::IfName,
 };
 
 use super::{
@@ -55,7 +56,7 @@ pub(super) struct TunnelState {
     /// The file of its account, if it has one.
     pub(super) account: Option<String>,
     /// How it has answered lately.
-    pub(super) manner: Manner,
+    pub(super) manner: EchoHealth,
     /// Echo requests since its last reply.
     pub(super) unanswered_in_a_row: u64,
     /// The treatment of its packets that leak at present.

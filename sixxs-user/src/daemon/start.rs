@@ -22,13 +22,13 @@ use super::{
 use crate::{
     bpf::{Kernel, Rings},
     broker::connects::Connects,
-    clock::Clock,
     control::DaemonHandle,
     driver::{ChangeNotifier, DriverContext},
-    fd_store::FdStore,
-    kernel,
+    host::clock::Clock,
+    host::fd_store::FdStore,
+    host::kernel_support,
+    host::paths::Paths,
     netlink::{Netlink, Watcher},
-    paths::Paths,
 };
 
 /// Limit of requests that wait.
@@ -111,7 +111,7 @@ async fn load(
     netlink: &Netlink,
 ) -> anyhow::Result<(Kernel, Rings)> {
     let (mut kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
-        .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel::why_no_bpf(&error)))?;
+        .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel_support::why_no_bpf(&error)))?;
     kernel.take_over(netlink).await?;
     for stranger in kernel.strangers()? {
         info!(

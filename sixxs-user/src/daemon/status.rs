@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sixxs_common::stat::{Counters, Stat};
 use sixxs_core::{
-    broker::{ayiya::wire::Fault, connects::Standing},
+    broker::{ayiya::wire::DropReason, connects::Standing},
     config::{Config, Tunnel},
     health::Level,
     link::Links,
@@ -12,7 +12,7 @@ use sixxs_core::{
 };
 
 use super::{echo_health::proof, health, readings::Readings, snapshot::Snapshot};
-use crate::api;
+use crate::control::api;
 
 const IN_PLACE: &str = "in_place";
 const ATTACHED: &str = "attached";
@@ -132,7 +132,7 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
 fn refused(by_driver: &BTreeMap<String, u64>, own_source: u64) -> BTreeMap<String, u64> {
     let mut refused = by_driver.clone();
     *refused
-        .entry(Fault::OwnSource.name().to_owned())
+        .entry(DropReason::OwnSource.name().to_owned())
         .or_default() += own_source;
     refused.retain(|_, count| *count > 0);
     refused
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn refusals_of_driver_and_kernel_add_up() {
-        let own_source = Fault::OwnSource.name();
+        let own_source = DropReason::OwnSource.name();
         let by_driver = BTreeMap::from([(own_source.to_owned(), 2), ("other".to_owned(), 0)]);
         let expected = BTreeMap::from([(own_source.to_owned(), 5)]);
         assert_eq!(refused(&by_driver, 3), expected);

@@ -7,12 +7,12 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use sixxs_core::{
-    contest::{By, Contest},
+    correction_limiter::{CorrectionLimiter, Culprit},
     types::IfName,
 };
 
 use crate::{
-    api::About,
+    control::api::About,
     netlink::{Removal, Removed},
 };
 
@@ -42,7 +42,7 @@ pub(super) struct Correction {
 pub(super) struct TamperLog {
     removals: Removals,
     corrections: u64,
-    contest: Contest,
+    contest: CorrectionLimiter,
     recent: Recent,
     /// Corrections whose event has not come yet, and when they were made.
     unnamed: Vec<(Correction, Duration)>,
@@ -68,7 +68,13 @@ impl TamperLog {
         self.note(removal.what, by, is_late, now)
     }
 
-    fn note(&mut self, what: Removed, by: Option<By>, is_late: bool, now: Duration) -> Vec<About> {
+    fn note(
+        &mut self,
+        what: Removed,
+        by: Option<Culprit>,
+        is_late: bool,
+        now: Duration,
+    ) -> Vec<About> {
         self.removals.note(what, by, is_late);
         let unnamed = std::mem::take(&mut self.unnamed);
         let (named, still) = unnamed
@@ -116,7 +122,7 @@ impl TamperLog {
         let mut reported = Vec::new();
         for (correction, at) in corrections {
             let by = self.removals.by(correction.removed).cloned();
-            let named = by.as_ref().map(By::to_string);
+            let named = by.as_ref().map(Culprit::to_string);
             if matches!(correction.removed, Removed::Rule | Removed::Route) {
                 self.recent
                     .note(correction.tunnel.clone(), named.clone(), at);
@@ -143,7 +149,7 @@ impl TamperLog {
         Some(About::Correction {
             tunnel: None,
             correction: format!("{} more rules, routes and the like", summary.corrections),
-            by: summary.by.as_ref().map(By::to_string),
+            by: summary.by.as_ref().map(Culprit::to_string),
         })
     }
 
@@ -178,7 +184,7 @@ impl Recent {
 }
 
 /// A removal; `None`: its process is unknown.
-type Event = (Removed, Option<By>);
+type Event = (Removed, Option<Culprit>);
 
 /// Removals since the last scan.
 #[derive(Debug, Default)]
@@ -190,7 +196,7 @@ struct Removals {
 }
 
 impl Removals {
-    fn note(&mut self, what: Removed, by: Option<By>, is_late: bool) {
+    fn note(&mut self, what: Removed, by: Option<Culprit>, is_late: bool) {
         if is_late {
             add(&mut self.late, what, by.clone());
         }
@@ -210,7 +216,7 @@ impl Removals {
 
     /// The process that removed something of this kind, if there was just one. An interface takes its
     /// addresses and routes along.
-    fn by(&self, what: Removed) -> Option<&By> {
+    fn by(&self, what: Removed) -> Option<&Culprit> {
         let of = |kind: Removed| {
             let events = self.all.iter().filter(move |(removed, _)| *removed == kind);
             events.filter_map(|(_, by)| by.as_ref())
@@ -229,7 +235,7 @@ impl Removals {
 }
 
 /// Adds a removal. Processes with one name count as one.
-fn add(removals: &mut Vec<Event>, what: Removed, by: Option<By>) {
+fn add(removals: &mut Vec<Event>, what: Removed, by: Option<Culprit>) {
     let mut of_kind = removals.iter_mut().filter(|(removed, _)| *removed == what);
     let is_known = of_kind.any(|(_, known)| match (known, &by) {
         (Some(known), Some(by)) => known.joins(by),
@@ -248,8 +254,8 @@ fn name_of(process: u32) -> Option<String> {
 }
 
 /// A process as it is printed. Its name may hold any byte.
-fn who(name: &str, process: u32) -> By {
-    By {
+fn who(name: &str, process: u32) -> Culprit {
+    Culprit {
         name: name.escape_default().to_string(),
         process,
         others: false,
@@ -280,14 +286,14 @@ mod tests {
         }
     }
 
-    fn networkd() -> Option<By> {
+    fn networkd() -> Option<Culprit> {
         Some(who("networkd", 8))
     }
 
     #[test]
     fn a_process_is_named_if_it_was_the_only_one() {
         let mut removals = Removals::default();
-        let named = |removals: &Removals, what| removals.by(what).map(By::to_string);
+        let named = |removals: &Removals, what| removals.by(what).map(Culprit::to_string);
         assert_eq!(named(&removals, Removed::Rule), None);
         removals.note(Removed::Link, Some(who("ip", 7)), false);
         assert_eq!(named(&removals, Removed::Rule), None);

@@ -9,20 +9,20 @@ use std::{
 
 use futures_util::future::join_all;
 use sixxs_core::{
-    broker::ayiya::wire::Fault,
+    broker::ayiya::wire::DropReason,
     config::{Config, Conflict, Kind, Tunnel},
     link::{Link, Links},
-    tunnel::{self, Driver as DriverState},
+    tunnel::{self, DriverState},
     types::IfName,
 };
 use tokio::sync::mpsc;
 
 use super::intent::DriverReport;
 use crate::{
-    api::About,
-    clock::time_of_day,
+    control::api::About,
     control::{Answer, Outcome},
     driver::{Driver, DriverContext, DriverStatus},
+    host::clock::time_of_day,
 };
 
 /// Drivers that a task has stopped, and what to do next.
@@ -109,7 +109,7 @@ impl Running {
         let counts = self.driver.as_ref().map(Driver::refusals);
         let counts = counts.into_iter().flatten();
         let counts = counts.map(|count| count.load(Ordering::Relaxed));
-        let faults = Fault::ALL.iter().map(|fault| fault.name().to_owned());
+        let faults = DropReason::ALL.iter().map(|fault| fault.name().to_owned());
         faults.zip(counts).collect()
     }
 }

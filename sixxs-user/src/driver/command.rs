@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sixxs_core::{link::Link, tunnel::Driver as State};
+use sixxs_core::{link::Link, tunnel::DriverState};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -128,7 +128,7 @@ impl Worker {
         }
         let is_there = |interface| interface != Interface::Absent;
         loop {
-            self.status.set(State::Done);
+            self.status.set(DriverState::Done);
             let made = Instant::now();
             if time::timeout(APPEARS, self.until(is_there)).await.is_ok() {
                 self.until(|interface| !is_there(interface)).await;
@@ -140,7 +140,7 @@ impl Worker {
                 continue;
             }
             backoff = next;
-            self.status.set(State::Working(None));
+            self.status.set(DriverState::Working(None));
             self.make(true, &mut backoff).await;
         }
     }
@@ -155,7 +155,7 @@ impl Worker {
             let Err(error) = self.at_work.run(&self.up).await else {
                 return;
             };
-            self.status.set(State::Retrying(format!("{error:#}")));
+            self.status.set(DriverState::Retrying(format!("{error:#}")));
             time::sleep(backoff.failed()).await;
             remains = true;
         }

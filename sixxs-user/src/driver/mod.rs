@@ -23,10 +23,10 @@ use std::{
 };
 
 use sixxs_core::{
-    broker::ayiya::wire::Fault,
+    broker::ayiya::wire::DropReason,
     config::{self, Config, Learned, Tunnel},
     link::Link,
-    tunnel::Driver as State,
+    tunnel::DriverState,
     types::IfName,
 };
 use tokio::sync::{Notify, watch};
@@ -36,9 +36,9 @@ pub(crate) use self::native::session_store::SessionStore;
 use self::native::io_thread::IoThread;
 use crate::{
     broker::{cache::Cache, connects::Connects},
-    clock::Clock,
-    fd_store::FdStore,
-    paths::Paths,
+    host::clock::Clock,
+    host::fd_store::FdStore,
+    host::paths::Paths,
 };
 
 /// Wakes the daemon when any driver reports something new.
@@ -133,7 +133,7 @@ pub async fn known(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverStatus {
     /// Its state.
-    pub state: State,
+    pub state: DriverState,
     /// Whether the interface exists and the driver has made it.
     pub has_made: bool,
     /// The broker's endpoint: an address, with a port where there is one.
@@ -144,8 +144,8 @@ pub struct DriverStatus {
     pub learned: Option<Learned>,
 }
 
-/// Counts of refused packets of a broker, by [`Fault::ALL`]. The tunnel's thread writes them.
-pub type Refusals = [AtomicU64; Fault::ALL.len()];
+/// Counts of refused packets of a broker, by [`DropReason::ALL`]. The tunnel's thread writes them.
+pub type Refusals = [AtomicU64; DropReason::ALL.len()];
 
 /// The driver of a started tunnel.
 pub struct Driver {
@@ -170,8 +170,8 @@ impl Driver {
     #[must_use]
     pub fn start(tunnel: &Tunnel, context: &DriverContext, refresh: bool) -> Self {
         let initial = match tunnel.kind {
-            config::Kind::Interface => State::Idle,
-            _ => State::Working(None),
+            config::Kind::Interface => DriverState::Idle,
+            _ => DriverState::Working(None),
         };
         let (sender, status) = StatusSender::new(initial, &context.notifier);
         let refusals = Arc::clone(&sender.refusals);
@@ -240,7 +240,10 @@ struct StatusSender {
 }
 
 impl StatusSender {
-    fn new(initial: State, notifier: &ChangeNotifier) -> (Self, watch::Receiver<DriverStatus>) {
+    fn new(
+        initial: DriverState,
+        notifier: &ChangeNotifier,
+    ) -> (Self, watch::Receiver<DriverStatus>) {
         let (status, receiver) = watch::channel(DriverStatus {
             state: initial,
             has_made: false,
@@ -260,7 +263,7 @@ impl StatusSender {
         self.status.subscribe()
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: DriverState) {
         self.change(|status| status.state = state);
     }
 
@@ -280,7 +283,7 @@ impl StatusSender {
     }
 
     /// Counts a refused packet, without notice: a flood must not keep the daemon busy.
-    fn count_refusal(&self, fault: Fault) {
+    fn count_refusal(&self, fault: DropReason) {
         self.refusals[fault as usize].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 use tracing::warn;
 
 use super::stderr_tail::{StderrTail, shown};
-use crate::{clock::after, fd_store};
+use crate::{host::clock::after, host::fd_store};
 
 /// Time limit of a command.
 const LIMIT: Duration = Duration::from_secs(60);

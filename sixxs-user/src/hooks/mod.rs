@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{api::Alert, driver::process::Process};
+use crate::{control::api::Alert, driver::process::Process};
 use queue::{Next, Queue};
 
 /// Time limit of an attempt.
@@ -179,7 +179,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::About;
+    use crate::control::api::About;
 
     fn alert(problem: &str) -> Alert {
         Alert {

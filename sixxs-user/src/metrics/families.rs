@@ -7,10 +7,10 @@ use prometheus_client::{
     metrics::MetricType,
 };
 use sixxs_common::echo::{BUCKETS, Times, bucket_end_ns};
-use sixxs_core::{health::Level, proof::Counted};
+use sixxs_core::{echo_health::EchoCounts, health::Level};
 
-use super::{Families, Page};
-use crate::api::{Echo, InOut, Status};
+use super::{Families, MetricsSnapshot};
+use crate::control::api::{Echo, InOut, Status};
 
 const STATES: [&str; 6] = [
     "down",
@@ -25,7 +25,7 @@ fn flag(is: bool) -> f64 {
     if is { 1.0 } else { 0.0 }
 }
 
-impl Page {
+impl MetricsSnapshot {
     pub(super) fn daemon(&self, families: &mut Families<'_>) -> fmt::Result {
         families.family(
             "sixxs_build",
@@ -243,7 +243,7 @@ impl Page {
 
     pub(super) fn answers(&self, families: &mut Families<'_>) -> fmt::Result {
         let tunnels = || self.status.tunnels.iter().zip(&self.tunnels);
-        let counts = |choose: fn(&Counted) -> u64| {
+        let counts = |choose: fn(&EchoCounts) -> u64| {
             tunnels().map(move |(tunnel, page)| {
                 ([("tunnel", tunnel.name.as_str())], choose(&page.counted))
             })

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub(crate) mod exporter;
 mod families;
 
 use prometheus_client::{
@@ -14,11 +15,11 @@ use prometheus_client::{
     registry::Registry,
 };
 use sixxs_common::echo::Times;
-use sixxs_core::proof::Counted;
+use sixxs_core::echo_health::EchoCounts;
 
-use crate::api::{InOut, Status};
+use crate::control::api::{InOut, Status};
 
-/// The media type of [`Page::write`].
+/// The media type of [`MetricsSnapshot::write`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds of the buckets of repair times, in seconds.
@@ -34,20 +35,20 @@ pub(crate) fn repairs() -> Histogram {
 
 /// Metrics of a tunnel that are not in its status.
 #[derive(Clone, Debug)]
-pub(crate) struct TunnelPage {
+pub(crate) struct TunnelMetrics {
     /// Paired requests and replies.
-    pub(crate) counted: Counted,
+    pub(crate) counted: EchoCounts,
     /// Reply times.
     pub(crate) times: Times,
 }
 
 /// All values to write.
 #[derive(Clone, Debug)]
-pub(crate) struct Page {
+pub(crate) struct MetricsSnapshot {
     /// The status.
     pub(crate) status: Status,
     /// More values of the tunnels, in the same order.
-    pub(crate) tunnels: Vec<TunnelPage>,
+    pub(crate) tunnels: Vec<TunnelMetrics>,
     /// Number of lost leak events.
     pub(crate) lost_events: u64,
     /// Repair times.
@@ -58,7 +59,7 @@ pub(crate) struct Page {
     pub(crate) unix_seconds: f64,
 }
 
-impl Page {
+impl MetricsSnapshot {
     /// The metrics as text.
     pub(crate) fn write(self) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
@@ -137,7 +138,7 @@ impl Families<'_> {
     }
 }
 
-impl Collector for Page {
+impl Collector for MetricsSnapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families { encoder };
         self.daemon(&mut families)?;
@@ -154,8 +155,8 @@ impl Collector for Page {
 mod tests {
     use super::*;
 
-    fn page() -> Page {
-        Page {
+    fn page() -> MetricsSnapshot {
+        MetricsSnapshot {
             status: Status {
                 healthy: true,
                 corrections: 3,

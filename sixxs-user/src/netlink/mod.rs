@@ -8,11 +8,11 @@ mod addresses;
 mod apply;
 mod batch;
 mod link_type;
-mod look_up;
-pub mod marked;
 mod observe;
 mod others_routes;
+pub mod owned_links;
 mod refusal;
+mod route_query;
 mod rules;
 pub mod sit;
 pub mod tc;
@@ -34,7 +34,7 @@ use rtnetlink::{
 };
 use sixxs_core::{
     config::{Config, RuleMode, SUBTREES_TABLE},
-    explain::rules::SeenRule,
+    explain::rules::PolicyRule,
     routing::{DIRECTS_TABLE, observed::ObservedRule},
     types::{IfIndex, IfName, TableId},
 };
@@ -45,8 +45,8 @@ use refusal::Refusal;
 
 pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
-pub use look_up::{Found, Question, Way};
 pub use observe::GLOBAL;
+pub use route_query::{Found, RouteQuery, RouteResult};
 pub use watch::{Change, OthersChange, OutsideWatcher, Removal, Removed, Watcher};
 
 /// Timeout of a request; the kernel always answers faster.
@@ -60,7 +60,7 @@ pub struct Netlink {
     /// Our rules with their messages from the last dump: a delete request repeats the same message.
     rules: Vec<(ObservedRule, RuleMessage)>,
     /// Foreign rules from the last observation.
-    others_rules: Vec<SeenRule>,
+    others_rules: Vec<PolicyRule>,
     others_routes: OthersRoutes,
     /// Exits. `Some`: since when it is not one any more; it is guarded for a grace period.
     exits: BTreeMap<IfIndex, Option<Instant>>,

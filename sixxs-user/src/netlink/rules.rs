@@ -8,7 +8,7 @@ use rtnetlink::packet_route::{
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 use sixxs_core::{
-    explain::rules::{Action, SeenRule, Selector},
+    explain::rules::{Action, PolicyRule, Selector},
     routing::{Rule, observed::ObservedRule},
     types::{PROTOCOL, Prefix, RulePriority, TableId},
 };
@@ -19,7 +19,7 @@ impl Netlink {
     /// Our rules, with their messages, and the foreign rules.
     pub(super) async fn rules(
         &self,
-    ) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<SeenRule>)> {
+    ) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<PolicyRule>)> {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for (position, message) in self.rule_messages().await?.into_iter().enumerate() {
             if is_ours(&message) {
@@ -34,13 +34,13 @@ impl Netlink {
     }
 
     /// All rules, in the order in which the kernel evaluates them.
-    pub async fn everybodys_rules(&self) -> anyhow::Result<Vec<SeenRule>> {
+    pub async fn everybodys_rules(&self) -> anyhow::Result<Vec<PolicyRule>> {
         Ok(self.rule_messages().await?.iter().map(seen).collect())
     }
 
     /// Foreign rules from the last observation.
     #[must_use]
-    pub fn others_rules(&self) -> &[SeenRule] {
+    pub fn others_rules(&self) -> &[PolicyRule] {
         &self.others_rules
     }
 
@@ -110,7 +110,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
 }
 
 /// Parses any rule, as far as possible.
-fn seen(message: &RuleMessage) -> SeenRule {
+fn seen(message: &RuleMessage) -> PolicyRule {
     let header = &message.header;
     let mut selector = Selector {
         not: header.flags.contains(RuleFlags::Invert),
@@ -147,7 +147,7 @@ fn seen(message: &RuleMessage) -> SeenRule {
         }
     }
     selector.mark = mark.map(|mark| (mark, mask));
-    SeenRule {
+    PolicyRule {
         priority: RulePriority(priority),
         ours: is_ours(message),
         selector,

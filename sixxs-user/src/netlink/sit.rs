@@ -12,7 +12,7 @@ use rtnetlink::{
 };
 use sixxs_core::types::{IfIndex, IfName};
 
-use super::{Netlink, RequestError, marked::There};
+use super::{Netlink, RequestError, owned_links::LinkByName};
 
 /// TTL of outer packets (RFC 4213 §3.3).
 const TTL: u8 = 64;
@@ -47,11 +47,11 @@ impl Netlink {
     /// or the one of an earlier run.
     pub async fn sit(&self, name: &IfName, ends: Ends) -> Result<IfIndex, NoSit> {
         match self.there(name).await? {
-            There::OurSit(index) if self.ends(index).await? == Some(ends) => return Ok(index),
-            There::OurSit(index) => self.delete_link(index).await?,
+            LinkByName::OurSit(index) if self.ends(index).await? == Some(ends) => return Ok(index),
+            LinkByName::OurSit(index) => self.delete_link(index).await?,
             // An earlier run made a TUN device because the kernel had no `sit`. It disappears at the next boot.
-            There::OurTun(_) => return Err(NoSit::Unsupported),
-            There::Nothing | There::Others => {}
+            LinkByName::OurTun(_) => return Err(NoSit::Unsupported),
+            LinkByName::Nothing | LinkByName::Others => {}
         }
         let mut message = LinkMessage::default();
         let mut tunnel = vec![

@@ -68,7 +68,7 @@ impl Namespace {
 
     /// Its cookie in the kernel, which the program under test uses in the names of its pins.
     pub fn cookie(&self) -> Result<u64> {
-        self.run(sixxs_user::namespace::cookie)
+        self.run(sixxs_user::host::namespace::cookie)
     }
 
     /// Runs `work` in a thread inside the namespace; sockets that it opens stay inside.

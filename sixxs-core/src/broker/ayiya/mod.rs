@@ -22,9 +22,9 @@ use std::{net::Ipv6Addr, time::Duration};
 use self::{
     probe::Probe,
     replay::Replay,
-    wire::{Fault, HEADER_BYTES, Opener, Sealer},
+    wire::{DropReason, HEADER_BYTES, Opener, Sealer},
 };
-use super::beats::Beats;
+use super::heartbeat_schedule::HeartbeatSchedule;
 use crate::secret::Secret;
 
 /// Number of keepalives at a start.
@@ -89,7 +89,7 @@ pub struct Session {
     sealer: Sealer,
     opener: Opener,
     replay: Replay,
-    beats: Beats,
+    beats: HeartbeatSchedule,
     probe: Probe,
     probe_due: Duration,
     probe_pause: Duration,
@@ -102,7 +102,7 @@ pub struct Session {
     /// Time of the last valid datagram, or of the first attempt.
     silent_since: Duration,
     was_heard: bool,
-    faults: [u64; Fault::ALL.len()],
+    faults: [u64; DropReason::ALL.len()],
 }
 
 impl Session {
@@ -120,7 +120,7 @@ impl Session {
             sealer: Sealer::new(*address, password),
             opener: Opener::new(*peer, password),
             replay: Replay::default(),
-            beats: Beats::new(BURST, *interval, now),
+            beats: HeartbeatSchedule::new(BURST, *interval, now),
             probe: Probe::new(*address, *peer),
             probe_due: now,
             probe_pause: FIRST_PROBE_PAUSE,
@@ -130,7 +130,7 @@ impl Session {
             heard: None,
             silent_since: now,
             was_heard: false,
-            faults: [0; Fault::ALL.len()],
+            faults: [0; DropReason::ALL.len()],
         };
         session.begin_again(now);
         session
@@ -175,7 +175,11 @@ impl Session {
     }
 
     /// Handles a received datagram. A refused one is counted.
-    pub fn receive<'a>(&mut self, datagram: &'a [u8], now: Now) -> Result<Received<'a>, Fault> {
+    pub fn receive<'a>(
+        &mut self,
+        datagram: &'a [u8],
+        now: Now,
+    ) -> Result<Received<'a>, DropReason> {
         let received = self.check(datagram, now);
         match received {
             Ok(_) => {
@@ -188,16 +192,16 @@ impl Session {
         received
     }
 
-    fn check<'a>(&mut self, datagram: &'a [u8], now: Now) -> Result<Received<'a>, Fault> {
+    fn check<'a>(&mut self, datagram: &'a [u8], now: Now) -> Result<Received<'a>, DropReason> {
         let opened = self.opener.open(datagram, now.unix_seconds)?;
         if !self.replay.is_new(&opened.signature, opened.unix_seconds) {
-            return Err(Fault::Repeat);
+            return Err(DropReason::Repeat);
         }
         let Some(packet) = opened.packet else {
             return Ok(Received::Alive);
         };
         if source(packet) == Some(self.address) {
-            return Err(Fault::OwnSource);
+            return Err(DropReason::OwnSource);
         }
         if self.probe.is_answer(packet) {
             return Ok(Received::Alive);
@@ -224,9 +228,9 @@ impl Session {
         self.silent_since
     }
 
-    /// Numbers of refused datagrams, in the order of [`Fault::ALL`].
+    /// Numbers of refused datagrams, in the order of [`DropReason::ALL`].
     #[must_use]
-    pub const fn faults(&self) -> &[u64; Fault::ALL.len()] {
+    pub const fn faults(&self) -> &[u64; DropReason::ALL.len()] {
         &self.faults
     }
 

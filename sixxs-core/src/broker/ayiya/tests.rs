@@ -139,13 +139,16 @@ fn what_is_refused_is_counted_and_is_no_sign_of_life() {
     let good = datagram(&packet("2001:db8:ffff::9", 0), 5);
     assert!(session.receive(&good, at(5)).is_ok());
     for (datagram, fault) in [
-        (good.clone(), Fault::Repeat),
-        (good[..90].to_vec(), Fault::Signature),
-        (vec![0; 10], Fault::Short),
-        (vec![0; 2000], Fault::Header),
-        (datagram(&packet("2001:db8:a::2", 0), 100), Fault::OwnSource),
-        (datagram(&[0x60], 100), Fault::Payload),
-        (datagram(&packet("2001:db8:a::1", 0), 300), Fault::Time),
+        (good.clone(), DropReason::Repeat),
+        (good[..90].to_vec(), DropReason::Signature),
+        (vec![0; 10], DropReason::Short),
+        (vec![0; 2000], DropReason::Header),
+        (
+            datagram(&packet("2001:db8:a::2", 0), 100),
+            DropReason::OwnSource,
+        ),
+        (datagram(&[0x60], 100), DropReason::Payload),
+        (datagram(&packet("2001:db8:a::1", 0), 300), DropReason::Time),
     ] {
         assert_eq!(session.receive(&datagram, at(100)), Err(fault));
         assert_eq!(session.faults()[fault as usize], 1, "{fault:?}");

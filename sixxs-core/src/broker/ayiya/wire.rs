@@ -140,7 +140,7 @@ impl Sealer {
 
 /// The reason why a datagram was refused. The sender gets no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub enum DropReason {
     /// Shorter than a header.
     Short,
     /// The header is not the one that brokers use.
@@ -159,7 +159,7 @@ pub enum Fault {
     OwnSource,
 }
 
-impl Fault {
+impl DropReason {
     /// All faults, in the order of their numbers.
     pub const ALL: [Self; 8] = [
         Self::Short,
@@ -218,21 +218,21 @@ impl Opener {
     }
 
     /// Checks a datagram, the cheap parts first.
-    pub fn open<'a>(&self, datagram: &'a [u8], now_unix: u64) -> Result<Opened<'a>, Fault> {
+    pub fn open<'a>(&self, datagram: &'a [u8], now_unix: u64) -> Result<Opened<'a>, DropReason> {
         let Some((header, payload)) = datagram.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(Fault::Short);
+            return Err(DropReason::Short);
         };
         let [first, second, third] = MAGIC;
         if header[0] != first || header[1] != second || header[2] & 0xf0 != third {
-            return Err(Fault::Header);
+            return Err(DropReason::Header);
         }
         if header[IDENTITY] != self.identity {
-            return Err(Fault::Identity);
+            return Err(DropReason::Identity);
         }
         let time = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         let unix_seconds = nearest(time, now_unix);
         if unix_seconds.abs_diff(now_unix) > CLOCK_SECONDS {
-            return Err(Fault::Time);
+            return Err(DropReason::Time);
         }
         let expected = Sha1::new()
             .chain_update(&header[..SIGNATURE.start])
@@ -240,7 +240,7 @@ impl Opener {
             .chain_update(payload)
             .finalize();
         if !bool::from(header[SIGNATURE].ct_eq(&expected)) {
-            return Err(Fault::Signature);
+            return Err(DropReason::Signature);
         }
         let operation = Operation::from_wire(header[2] & 0x0f);
         let forwards = matches!(
@@ -252,7 +252,7 @@ impl Opener {
             NEXT_NONE if !forwards || payload.is_empty() => None,
             // Other payloads are not used here, but a broker may send them.
             _ if !forwards => None,
-            _ => return Err(Fault::Payload),
+            _ => return Err(DropReason::Payload),
         };
         let mut signature = [0; 20];
         signature.copy_from_slice(&expected);
@@ -351,7 +351,7 @@ mod tests {
             assert!(opener.open(&forward[..length], TIME_SENT).is_err());
         }
         let longer = [&forward[..], &[0]].concat();
-        assert_eq!(opener.open(&longer, TIME_SENT), Err(Fault::Signature));
+        assert_eq!(opener.open(&longer, TIME_SENT), Err(DropReason::Signature));
     }
 
     #[test]
@@ -359,20 +359,24 @@ mod tests {
         let forward = bytes(FORWARD);
         let opener = Opener::new(us(), &password());
         let open = |datagram: &[u8], now| opener.open(datagram, now).unwrap_err();
-        assert_eq!(open(&[], TIME_SENT), Fault::Short);
-        assert_eq!(open(&[0; 44], TIME_SENT), Fault::Header);
-        assert_eq!(open(&forward, TIME_SENT + 121), Fault::Time);
-        assert_eq!(open(&forward, TIME_SENT - 121), Fault::Time);
+        assert_eq!(open(&[], TIME_SENT), DropReason::Short);
+        assert_eq!(open(&[0; 44], TIME_SENT), DropReason::Header);
+        assert_eq!(open(&forward, TIME_SENT + 121), DropReason::Time);
+        assert_eq!(open(&forward, TIME_SENT - 121), DropReason::Time);
         let other = Opener::new("2001:db8:2ff:1::1".parse().unwrap(), &password());
-        assert_eq!(other.open(&forward, TIME_SENT), Err(Fault::Identity));
+        assert_eq!(other.open(&forward, TIME_SENT), Err(DropReason::Identity));
         let other = Opener::new(us(), &Secret::from("f3d47c2d"));
-        assert_eq!(other.open(&forward, TIME_SENT), Err(Fault::Signature));
+        assert_eq!(other.open(&forward, TIME_SENT), Err(DropReason::Signature));
         // Signed, but not a packet: truncated after the version.
         let sealer = Sealer::new(us(), &password());
         for payload in [&[][..], &[0x60], &[0x45; 40], &forward[44..90]] {
             let mut datagram = [&[0; HEADER_BYTES][..], payload].concat();
             sealer.forward(&mut datagram, TIME_SENT);
-            assert_eq!(open(&datagram, TIME_SENT), Fault::Payload, "{payload:?}");
+            assert_eq!(
+                open(&datagram, TIME_SENT),
+                DropReason::Payload,
+                "{payload:?}"
+            );
         }
     }
 
@@ -387,6 +391,6 @@ mod tests {
         assert_eq!(opener.open(&beat, wrap + 5).unwrap().unix_seconds, wrap - 5);
         // A machine without a real-time clock starts in 1970.
         let beat = sealer.beat(wrap - 1);
-        assert_eq!(opener.open(&beat, 3), Err(Fault::Time));
+        assert_eq!(opener.open(&beat, 3), Err(DropReason::Time));
     }
 }

@@ -33,7 +33,7 @@ use sixxs_core::{
 
 pub(super) use self::read::sum;
 use self::sources::Written;
-use super::raw::Raw;
+use super::pod::Raw;
 
 /// Upper limit for the generation of the sources. It starts at one and never gets here, so a higher value was
 /// written by other software.

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Conf, remove};
-use crate::{client, paths::Paths, removal};
+use crate::{control::client, host::files, host::paths::Paths};
 
 /// Interval for checking the tunnel.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
@@ -129,7 +129,7 @@ fn write(pidfile: &str) -> anyhow::Result<()> {
     let draft = format!("{pidfile}.new");
     let written = fs::write(&draft, format!("{}\n", std::process::id()))
         .and_then(|()| fs::rename(&draft, pidfile));
-    removal::unfinished(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
+    files::unfinished(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
 }
 
 /// Ends the holder and waits for that; false if there is none.

@@ -11,8 +11,8 @@ use crate::{
         tic::{self, Goal, Login, Outcome, Request, Times, TlsChoice, TunnelLine},
     },
     cli::show,
-    config_file,
-    paths::Paths,
+    host::config_file,
+    host::paths::Paths,
 };
 
 pub(super) async fn tunnels(paths: &Paths, account: &Account) -> anyhow::Result<ExitCode> {

@@ -11,9 +11,9 @@ use crate::{
         tic::{self, Goal, Outcome},
     },
     cli::show,
-    client::NoDaemon,
-    paths::Paths,
-    ping::ping,
+    control::client::NoDaemon,
+    host::paths::Paths,
+    host::ping::ping,
 };
 
 /// One check.

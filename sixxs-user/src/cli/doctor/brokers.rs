@@ -11,7 +11,7 @@ use sixxs_core::{
 };
 
 use super::View;
-use crate::{api, clock, ping};
+use crate::{control::api, host::clock, host::ping};
 
 /// Part of a tunnel's reason if its broker refused it because of the clock.
 const CLOCK_IS_OFF: &str = "this host's clock is";
@@ -21,20 +21,20 @@ const TRIED: usize = 64;
 
 /// The largest packets through tunnels that have an address to ping. Lost packets take time.
 pub(super) async fn paths(view: &View) -> Vec<Path> {
-    let mut ways = Vec::new();
+    let mut routing = Vec::new();
     for tunnel in &view.config.tunnels {
         let link = view.links.by_name(&tunnel.name).filter(|link| link.up);
         let target = tunnel.check_target.or(tunnel.peer);
         let source = tunnel.addresses.first().map(|address| address.address);
         if let (Some(link), Some(target), Some(source)) = (link, target, source) {
             let mtu = tunnel.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)).0;
-            ways.push((tunnel.name.to_string(), source, target, mtu));
+            routing.push((tunnel.name.to_string(), source, target, mtu));
         }
     }
     let tried = tokio::task::spawn_blocking(move || {
         thread::scope(|scope| {
-            let ways = ways.iter().take(TRIED);
-            let running: Vec<_> = ways.map(|way| scope.spawn(|| path(way))).collect();
+            let routing = routing.iter().take(TRIED);
+            let running: Vec<_> = routing.map(|way| scope.spawn(|| path(way))).collect();
             let done = running.into_iter().filter_map(|thread| thread.join().ok()?);
             done.collect::<Vec<_>>()
         })

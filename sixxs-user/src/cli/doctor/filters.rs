@@ -11,7 +11,7 @@ use sixxs_core::{
 };
 
 use super::{View, ip6tables, listing::output};
-use crate::netlink::{Question, Way};
+use crate::netlink::{RouteQuery, RouteResult};
 
 pub(super) async fn filters(view: &View) -> Filters {
     let (by_nft, legacy, tunnels) = tokio::join!(by_nft(), ip6tables::legacy(), tunnels(view));
@@ -55,14 +55,14 @@ async fn tunnels(view: &View) -> Vec<Tunnel> {
         let (Some(link), Some(source)) = (link, tunnel.sources().next()) else {
             continue;
         };
-        let question = Question {
+        let question = RouteQuery {
             source: Some(source.address()),
-            ..Question::default()
+            ..RouteQuery::default()
         };
         let way = view.netlink.way(question).await;
         tunnels.push(Tunnel {
             name: tunnel.name.to_string(),
-            is_led_back: matches!(way, Ok(Way::By(found)) if found.index == Some(link.index)),
+            is_led_back: matches!(way, Ok(RouteResult::By(found)) if found.index == Some(link.index)),
         });
     }
     tunnels

@@ -19,7 +19,7 @@ use sixxs_core::{
 };
 
 use super::read;
-use crate::paths::Paths;
+use crate::host::paths::Paths;
 
 /// The network managers that run.
 pub(super) fn managers(config: Option<&Config>) -> Managers {

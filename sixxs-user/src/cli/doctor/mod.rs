@@ -3,7 +3,7 @@
 //! * `managers` – network managers and other processes
 //! * `settings` – sysctls
 //! * `filters`, `ip6tables` – packet filters, by nft and ip6tables
-//! * `ways` – rules, programs, addresses and uplinks
+//! * `routing` – rules, programs, addresses and uplinks
 //! * `brokers` – paths, the clock and the connect limit
 
 mod brokers;
@@ -11,9 +11,9 @@ mod filters;
 mod ip6tables;
 mod listing;
 mod managers;
+mod routing;
 mod settings;
 mod sockets;
-mod ways;
 
 use std::{
     fs,
@@ -33,20 +33,22 @@ use sixxs_core::{
     link::Links,
     routing::{
         Desired, Plan, Step, UNREACHABLE_METRIC,
-        desired::Place,
+        desired::RouteKey,
         diff,
         plan::{Route, To},
     },
     types::{Prefix, TableId},
 };
 
-use super::{learned, show};
+use super::{broker_overlay, show};
 use crate::{
-    api::Status,
     bpf::{self, SeenPins},
-    client, config_file, kernel,
+    control::api::Status,
+    control::client,
+    host::config_file,
+    host::kernel_support,
+    host::paths::Paths,
     netlink::{Netlink, Scope},
-    paths::Paths,
 };
 
 /// A finding in the output.
@@ -166,7 +168,7 @@ async fn gather(paths: &Paths) -> Facts {
     };
     let config = config.unwrap_or_default();
     let depends_on_clock = brokers::depends_on_clock(&config);
-    let config = learned::overlaid(&config, paths, status.as_ref()).await;
+    let config = broker_overlay::overlaid(&config, paths, status.as_ref()).await;
     // Exits matter even if the configuration names the uplinks.
     let scope = Scope {
         exits: true,
@@ -186,7 +188,7 @@ async fn gather(paths: &Paths) -> Facts {
         }
     };
     facts.host.rules = Some(true);
-    let config = learned::beside(config, &observed);
+    let config = broker_overlay::beside(config, &observed);
     if facts.daemon.problems.is_none() {
         let plan = diff(&Desired::new(&config, |_| true), &observed);
         facts.daemon.missing = plan.steps.len();
@@ -199,16 +201,16 @@ async fn gather(paths: &Paths) -> Facts {
         status,
         depends_on_clock,
     };
-    let (filters, tried, settings, ways) = tokio::join!(
+    let (filters, tried, settings, routing) = tokio::join!(
         filters::filters(&view),
         brokers::paths(&view),
         settings::settings(&view),
-        ways::ways(&view),
+        routing::routing(&view),
     );
     facts.filters = filters;
     facts.paths = tried;
     facts.settings = settings;
-    facts.ways = ways;
+    facts.routing = routing;
     facts.brokers = brokers::brokers(&view);
     facts.sockets = sockets::sockets(&view);
     facts
@@ -242,8 +244,8 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
     let carriers = status.iter().flat_map(|status| &status.tunnels);
     let mut six_in_four = carriers.filter(|tunnel| tunnel.kind.starts_with("6in4"));
     Host {
-        release: kernel::release(),
-        ipv6: kernel::has_ipv6(),
+        release: kernel_support::release(),
+        ipv6: kernel_support::has_ipv6(),
         rules: None,
         subtrees: config
             .filter(|config| has_subtrees(config))
@@ -301,7 +303,7 @@ fn try_subtrees() -> Option<bool> {
             .enable_all()
             .build()
             .ok()?;
-        let place = Place {
+        let place = RouteKey {
             table: TableId(200),
             metric: UNREACHABLE_METRIC,
             destination: Prefix::ALL,

@@ -14,7 +14,7 @@ use sixxs_core::{
 };
 
 use super::{View, read};
-use crate::netlink::{Question, Way};
+use crate::netlink::{RouteQuery, RouteResult};
 
 /// Protocol of routes from router advertisements (`RTPROT_RA`).
 const BY_ADVERTISEMENT: u8 = 9;
@@ -73,19 +73,19 @@ pub(super) async fn settings(view: &View) -> Settings {
 
 /// Whether an interface has a default route that is not from a router advertisement.
 async fn has_lasting_default(view: &View, index: IfIndex) -> bool {
-    let question = Question {
+    let question = RouteQuery {
         oif: Some(index),
-        ..Question::default()
+        ..RouteQuery::default()
     };
     match view.netlink.way(question).await {
-        Ok(Way::By(found)) => found.protocol != BY_ADVERTISEMENT,
-        Ok(Way::Refused(_)) | Err(_) => false,
+        Ok(RouteResult::By(found)) => found.protocol != BY_ADVERTISEMENT,
+        Ok(RouteResult::Refused(_)) | Err(_) => false,
     }
 }
 
 /// The routes of outer packets, for tunnels with a configured outer address.
 async fn outer(view: &View) -> Vec<Outer> {
-    let mut ways = Vec::new();
+    let mut routing = Vec::new();
     for tunnel in &view.config.tunnels {
         let ends = match &tunnel.kind {
             Kind::SixInFour(kind) => kind.local4.map(|local| (local, kind.remote4)),
@@ -102,7 +102,7 @@ async fn outer(view: &View) -> Vec<Outer> {
         let leaves = leaves.and_then(|index| view.links.by_index(index));
         if let (Some(comes_by), Some(leaves)) = (holder(local), leaves) {
             let own = number(&format!("ipv4/conf/{comes_by}/rp_filter"));
-            ways.push(Outer {
+            routing.push(Outer {
                 tunnel: tunnel.name.to_string(),
                 rp_filter: own
                     .max(number("ipv4/conf/all/rp_filter"))
@@ -112,7 +112,7 @@ async fn outer(view: &View) -> Vec<Outer> {
             });
         }
     }
-    ways
+    routing
 }
 
 /// The interface that has an IPv4 address.

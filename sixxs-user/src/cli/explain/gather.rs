@@ -7,9 +7,9 @@ use sixxs_core::{
     config::{Config, Tunnel},
     enforce::Enforcement,
     explain::{
-        Circumstances, Packet,
+        LeakFacts, Packet,
         path::{Facts, Program, Route, Way},
-        rules::{self, Action, SeenRule},
+        rules::{self, Action, PolicyRule},
         verdict::verdict,
     },
     link::{Link, Links},
@@ -17,21 +17,22 @@ use sixxs_core::{
     types::{IfName, Mtu, Prefix},
 };
 
-use super::asked::{Asked, BadArgument, address, interface};
+use super::arguments::{Asked, BadArgument, address, interface};
 use crate::{
-    api::Status,
     bpf,
-    cli::{learned, show},
-    client, config_file,
-    netlink::{self, Netlink, Question, Scope, tc::Direction},
-    paths::Paths,
+    cli::{broker_overlay, show},
+    control::api::Status,
+    control::client,
+    host::config_file,
+    host::paths::Paths,
+    netlink::{self, Netlink, RouteQuery, Scope, tc::Direction},
 };
 
 /// The observed state of the host.
 struct View<'a> {
     config: &'a Config,
     observed: &'a Observed,
-    rules: &'a [SeenRule],
+    rules: &'a [PolicyRule],
     status: Option<&'a Status>,
     /// Whether a daemon runs; `None` if unknown.
     daemon: Option<bool>,
@@ -74,10 +75,10 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         Ok(status) => (Some(status), Some(true)),
         Err(error) => (None, error.is::<client::NoDaemon>().then_some(false)),
     };
-    let config = learned::overlaid(&config, paths, status.as_ref()).await;
+    let config = broker_overlay::overlaid(&config, paths, status.as_ref()).await;
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::of(&config)).await?;
-    let config = learned::beside(config, &observed);
+    let config = broker_overlay::beside(config, &observed);
     let links = &observed.links;
     let (oif, oif_index) = interface(links, oif.as_ref())?;
     let (iif, iif_index) = interface(links, asked.iif.as_ref())?;
@@ -90,7 +91,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         iif,
         oif,
     };
-    let question = Question {
+    let question = RouteQuery {
         source: Some(source),
         destination: Some(destination),
         uid: packet.uid,
@@ -156,24 +157,26 @@ fn owner(config: &Config, source: Ipv6Addr) -> Option<(&Tunnel, Prefix)> {
 async fn way<'a>(
     netlink: &Netlink,
     links: &'a Links,
-    question: Question,
+    question: RouteQuery,
 ) -> anyhow::Result<(Way, Option<&'a Link>)> {
     let mut answer = netlink.way(question).await?;
     if let Some(oif) = question.oif
-        && !matches!(&answer, netlink::Way::By(found) if found.index == Some(oif))
+        && !matches!(&answer, netlink::RouteResult::By(found) if found.index == Some(oif))
     {
         // In a request with a source the kernel only prefers the interface, but a bound socket requires it. A
         // request without a source requires it too.
-        let strictly = Question {
+        let strictly = RouteQuery {
             source: None,
             ..question
         };
         answer = netlink.way(strictly).await?;
     }
     let found = match answer {
-        netlink::Way::Refused(error) => return Ok((Way::Refused(meaning(&error)), None)),
-        netlink::Way::By(found) if found.is_local => return Ok((Way::Here(found.table), None)),
-        netlink::Way::By(found) => found,
+        netlink::RouteResult::Refused(error) => return Ok((Way::Refused(meaning(&error)), None)),
+        netlink::RouteResult::By(found) if found.is_local => {
+            return Ok((Way::Here(found.table), None));
+        }
+        netlink::RouteResult::By(found) => found,
     };
     let Some(link) = found.index.and_then(|index| links.by_index(index)) else {
         let gone = "it leads to an interface that is not there".to_owned();
@@ -213,7 +216,7 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
     match seen {
         Err(error) => Program::Unknown(format!("{error:#}")),
         Ok(seen) if seen.iter().all(|seen| !seen.ours) => Program::None,
-        Ok(_) => match bpf::decided(&paths.pin_dir, link.index, packet) {
+        Ok(_) => match bpf::dry_run(&paths.pin_dir, link.index, packet) {
             Ok(decided) => Program::There(decided),
             Err(error) => Program::Unknown(format!("{error:#}")),
         },
@@ -221,7 +224,7 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
 }
 
 /// The state that matters for routing a tunnel's packet, by the address or prefix that contains its source.
-fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> Circumstances {
+fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> LeakFacts {
     let View {
         config,
         observed,
@@ -230,7 +233,7 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
         daemon,
     } = view;
     let leading = leading_rule(config, tunnel, by);
-    let is_ours = |rule: &SeenRule| {
+    let is_ours = |rule: &PolicyRule| {
         let leads = rule.action == Action::Lookup(leading.table, None);
         let is_it = rule.priority == leading.priority && rule.selector.from == leading.from;
         rule.ours && is_it && leads
@@ -244,7 +247,7 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
     });
     let before = rules::before(rules, packet, leading.priority);
     let links = &observed.links;
-    Circumstances {
+    LeakFacts {
         tunnel: tunnel.name.clone(),
         bound_to: packet.oif.clone(),
         forwarded_from: packet.iif.clone(),

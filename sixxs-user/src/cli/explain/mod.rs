@@ -1,9 +1,9 @@
 //! `sixxs explain`: shows the path that a packet would take, and why.
 //!
-//! * `asked` – the arguments
+//! * `arguments` – the arguments
 //! * `gather` – the facts
 
-mod asked;
+mod arguments;
 mod gather;
 
 use std::{net::Ipv6Addr, process::ExitCode};
@@ -12,9 +12,9 @@ use serde::Serialize;
 use sixxs_core::explain::path::{self, Explanation, Way};
 
 use super::show;
-use crate::paths::Paths;
+use crate::host::paths::Paths;
 
-pub(super) use asked::{Asked, BadArgument};
+pub(super) use arguments::{Asked, BadArgument};
 
 /// The JSON output.
 #[derive(Serialize)]

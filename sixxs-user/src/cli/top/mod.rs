@@ -41,7 +41,7 @@ use self::{
     view::Theme,
 };
 use super::BAD_CONFIG;
-use crate::{api::Status, client};
+use crate::{control::api::Status, control::client};
 
 /// Time limit for the rest of a key's sequence, on a slow line.
 const REST_OF_KEY: Duration = Duration::from_millis(150);

@@ -9,8 +9,8 @@ use std::{
 
 use super::meter::Meter;
 use crate::{
-    api::{About, Alert, Status, Tunnel, Uplink},
-    text,
+    control::api::{About, Alert, Status, Tunnel, Uplink},
+    control::text,
 };
 
 /// Maximum number of alerts, as many as the daemon keeps, so that alerts that it sends again are recognised.

@@ -15,8 +15,8 @@ use tokio::{
 
 use super::app::Verb;
 use crate::{
-    api::{Names, Status},
-    client,
+    control::api::{Names, Status},
+    control::client,
 };
 
 /// A message from the daemon.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sixxs_core::{
     broker::tic::saved::Asked,
     config::{Account, Learned, Tunnel},
-    tunnel::{Driver as DriverState, LockedOut},
+    tunnel::{DriverState, LockedOut},
     types::IfName,
 };
 use tokio::time::sleep;

@@ -8,8 +8,8 @@ use std::{
 
 use sixxs_core::{
     broker::{
-        beats::Beats,
         heartbeat::{self, BURST},
+        heartbeat_schedule::HeartbeatSchedule,
     },
     config::Heartbeat,
     types::IfName,
@@ -20,7 +20,7 @@ use super::{
     resolve::is_of_the_socket,
     session_store::{SavedSession, SessionStore},
 };
-use crate::{clock::Clock, wire::Datagrams};
+use crate::{host::clock::Clock, wire::Datagrams};
 
 /// The shortest time between two announcements to a broker that reports that it does not know us. Anybody could
 /// forge that answer.
@@ -32,7 +32,7 @@ pub(super) struct HeartbeatSender {
     heartbeat: Heartbeat,
     address: Ipv6Addr,
     path: BrokerPath,
-    beats: Beats,
+    beats: HeartbeatSchedule,
     /// When the last announcement began.
     announced: Duration,
     socket: Datagrams,
@@ -55,7 +55,7 @@ impl HeartbeatSender {
             heartbeat: heartbeat.clone(),
             address,
             path,
-            beats: Beats::new(BURST, heartbeat.interval, elapsed),
+            beats: HeartbeatSchedule::new(BURST, heartbeat.interval, elapsed),
             announced: elapsed,
             // The broker takes the heartbeat's source for our end of the tunnel.
             socket: Datagrams::open(Some(path.source), 0, path.remote)?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use sixxs_core::{
     config::{Kind, SixInFour, Tunnel},
-    tunnel::Driver as DriverState,
+    tunnel::DriverState,
 };
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     driver::backoff::Backoff,
-    fd_store::What,
+    host::fd_store::What,
     netlink::{
         Netlink,
-        marked::There,
+        owned_links::LinkByName,
         sit::{Ends, NoSit},
     },
     wire::Device,
@@ -144,20 +144,22 @@ impl NativeTunnel {
         let there = netlink.there(name).await?;
         let before = self.device.take();
         let device = match (there, before) {
-            (There::OurTun(index), Some(device)) if index == device.index() => return Ok(device),
-            (There::OurTun(_), _) => Device::create(name, fd_store.take(name, What::Device))?,
-            (There::Nothing, _) => {
+            (LinkByName::OurTun(index), Some(device)) if index == device.index() => {
+                return Ok(device);
+            }
+            (LinkByName::OurTun(_), _) => Device::create(name, fd_store.take(name, What::Device))?,
+            (LinkByName::Nothing, _) => {
                 let device = Device::create(name, None)?;
                 // Until it has its mark, the kernel removes it with this process.
                 netlink.mark(device.index()).await?;
                 device.keep()?;
                 device
             }
-            (There::OurSit(index), _) => {
+            (LinkByName::OurSit(index), _) => {
                 netlink.delete_link(index).await?;
                 bail!("a tunnel of the kernel's was in the place of {name}");
             }
-            (There::Others, _) => {
+            (LinkByName::Others, _) => {
                 bail!("make the TUN device {name}: somebody else has an interface of that name")
             }
         };
@@ -172,7 +174,7 @@ impl NativeTunnel {
         };
         let netlink = Netlink::open()?;
         match netlink.there(&self.context.name).await? {
-            There::OurSit(found) if found == index => self.remover.remove(index).await,
+            LinkByName::OurSit(found) if found == index => self.remover.remove(index).await,
             _ if netlink.is_our_tun(index).await? => self.remover.remove(index).await,
             _ => Ok(()),
         }

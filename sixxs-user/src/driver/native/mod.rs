@@ -22,7 +22,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 use sixxs_core::{
     config::{Kind, Tunnel},
     link::Link,
-    tunnel::Driver as DriverState,
+    tunnel::DriverState,
     types::{IfIndex, IfName},
 };
 use tokio::sync::{oneshot, watch};
@@ -35,8 +35,8 @@ use self::{
 use super::{DriverContext, StatusSender};
 use crate::{
     broker::{cache::Cache, connects::Connects},
-    clock::Clock,
-    fd_store::FdStore,
+    host::clock::Clock,
+    host::fd_store::FdStore,
     wire::Device,
 };
 

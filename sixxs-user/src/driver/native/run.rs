@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use sixxs_core::{
     broker::link::{Interruption, Link, Next, Slot},
     config::Remote,
-    tunnel::{Driver as DriverState, LockedOut},
+    tunnel::{DriverState, LockedOut},
     types::IfIndex,
 };
 use tokio::{
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     broker::connects::{self, Wait},
-    clock::time_of_day,
+    host::clock::time_of_day,
 };
 
 /// The clock is read at least this often: timers stand still while the machine sleeps.
@@ -220,7 +220,7 @@ impl Context {
         &self,
         broker: &Remote,
         address: IpAddr,
-    ) -> anyhow::Result<Result<connects::Slot, Wait>> {
+    ) -> anyhow::Result<Result<connects::ConnectPermit, Wait>> {
         let names = [broker.to_string(), address.to_string()];
         let names = names.each_ref().map(String::as_str);
         self.connects.take_each(&names).await
@@ -243,12 +243,12 @@ mod tests {
     use super::*;
     use crate::{
         broker::{cache::Cache, connects::Connects},
-        clock::Clock,
         driver::{
             ChangeNotifier, StatusSender,
             native::{io_thread::Buffers, remover::Remover, session_store::SessionStore},
         },
-        fd_store::FdStore,
+        host::clock::Clock,
+        host::fd_store::FdStore,
     };
 
     /// A carrier that opens nothing. Each time it is polled it does the next thing of its script.

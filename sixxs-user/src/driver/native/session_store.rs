@@ -15,7 +15,7 @@ use sixxs_core::types::IfName;
 use tracing::debug;
 
 use super::broker_path::BrokerPath;
-use crate::removal;
+use crate::host::files;
 
 /// Limit of a file. A session takes some 250 bytes.
 const MAX_BYTES: usize = 4096;
@@ -79,8 +79,7 @@ impl SessionStore {
             let draft = self.directory.join(format!("{name}.interface.new"));
             let written = fs::write(&draft, text)
                 .and_then(|()| fs::rename(&draft, self.directory.join(name.as_str())));
-            removal::unfinished(&draft, written)
-                .with_context(|| format!("write {}", draft.display()))
+            files::unfinished(&draft, written).with_context(|| format!("write {}", draft.display()))
         };
         if let Err(error) = save() {
             debug!("{name}: save the session with the broker: {error:#}");
@@ -89,7 +88,7 @@ impl SessionStore {
 
     /// Removes the session of a tunnel.
     pub(super) fn remove(&self, name: &IfName) {
-        if let Err(error) = removal::file(&self.directory.join(name.as_str())) {
+        if let Err(error) = files::file(&self.directory.join(name.as_str())) {
             debug!("{name}: remove the session with the broker: {error:#}");
         }
     }

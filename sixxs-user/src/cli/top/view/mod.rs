@@ -250,7 +250,7 @@ fn verdict(model: &Model) -> (String, Meaning) {
 }
 
 /// Details of a tunnel, its problems first.
-fn detail(tunnel: &crate::api::Tunnel, place: usize, all: usize) -> String {
+fn detail(tunnel: &crate::control::api::Tunnel, place: usize, all: usize) -> String {
     let mut parts = Vec::new();
     parts.extend(tunnel.reason.clone());
     parts.extend(tunnel.health_reasons.iter().cloned());

@@ -10,7 +10,7 @@ use super::{
     theme::{Meaning, Theme},
     words,
 };
-use crate::api::{Tunnel, Uplink};
+use crate::control::api::{Tunnel, Uplink};
 
 /// A column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::{
     },
     *,
 };
-use crate::api::Status;
+use crate::control::api::Status;
 
 const COLOURED: Theme = Theme {
     colour: true,

@@ -2,7 +2,7 @@
 
 use ratatui_core::text::Span;
 
-use crate::{plain::steers, text};
+use crate::{control::text, host::plain::steers};
 
 /// Text for an unknown value.
 const UNKNOWN: &str = "-";

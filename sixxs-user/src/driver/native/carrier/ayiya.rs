@@ -12,7 +12,7 @@ use sixxs_core::{
         link::Interruption,
     },
     config::{Ayiya, Remote, Tunnel},
-    tunnel::Driver as DriverState,
+    tunnel::DriverState,
 };
 
 use super::{Carried, Carrier, TUN, TURN};

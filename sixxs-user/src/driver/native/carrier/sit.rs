@@ -9,7 +9,7 @@ use std::{
 use sixxs_core::{
     broker::link::Interruption,
     config::{Remote, SixInFour, Tunnel},
-    tunnel::Driver as DriverState,
+    tunnel::DriverState,
 };
 
 use super::{Carried, Carrier};

@@ -9,12 +9,12 @@ use std::{
 
 use sixxs_core::{
     broker::{
-        ayiya::wire::Fault,
+        ayiya::wire::DropReason,
         link::Interruption,
         path_mtu::{self, Budget},
     },
     config::{Remote, SixInFour, Tunnel},
-    tunnel::Driver as DriverState,
+    tunnel::DriverState,
     types::Mtu,
 };
 use tracing::debug;
@@ -326,9 +326,9 @@ impl SixInFourCarrier<'_> {
             }
             for packet in Protocol41::packets(messages) {
                 match source(packet) {
-                    None => status.count_refusal(Fault::Payload),
+                    None => status.count_refusal(DropReason::Payload),
                     Some(source) if self.addresses.contains(&source) => {
-                        status.count_refusal(Fault::OwnSource);
+                        status.count_refusal(DropReason::OwnSource);
                     }
                     Some(_) => {
                         turn.answered();

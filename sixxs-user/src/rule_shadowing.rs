@@ -7,19 +7,19 @@ use sixxs_core::{
     config::{Config, OnLeak, Tunnel},
     doctor::{
         marked::{self, Fate, Marked, MarkedTunnel},
-        ways::Shadow,
+        routing::Shadow,
     },
     enforce,
     explain::{
         Packet,
-        rules::{self, SeenRule},
+        rules::{self, PolicyRule},
     },
     link::{Link, Links},
     routing::desired::leading_rule,
     types::{IfIndex, Prefix, RulePriority},
 };
 
-use crate::netlink::{GLOBAL, Netlink, Question, Way};
+use crate::netlink::{GLOBAL, Netlink, RouteQuery, RouteResult};
 
 /// Tunnels accepted by `wanted` whose packets are routed elsewhere by foreign rules. Uses the rules of the
 /// last observation.
@@ -31,7 +31,7 @@ pub(crate) async fn shadows(
 ) -> anyhow::Result<Vec<Shadow>> {
     // This includes the priority of the rules for `direct`, one below: there the older rule comes first.
     let ours = config.rule_priority;
-    let is_before = |rule: &&SeenRule| rule.priority.0 > 0 && rule.priority < ours;
+    let is_before = |rule: &&PolicyRule| rule.priority.0 > 0 && rule.priority < ours;
     let mut shadows = Vec::new();
     if !netlink.others_rules().iter().any(|rule| is_before(&rule)) {
         return Ok(shadows);
@@ -116,16 +116,16 @@ async fn taken<'a>(
     link: &Link,
     source: Ipv6Addr,
     mark: Option<u32>,
-) -> anyhow::Result<Option<(&'a SeenRule, Option<IfIndex>)>> {
-    let question = Question {
+) -> anyhow::Result<Option<(&'a PolicyRule, Option<IfIndex>)>> {
+    let question = RouteQuery {
         source: Some(source),
         mark,
-        ..Question::default()
+        ..RouteQuery::default()
     };
     let (found, leaves_by) = match netlink.way(question).await? {
-        Way::By(found) if found.index == Some(link.index) => return Ok(None),
-        Way::By(found) => (Some((found.table, found.destination.bits())), found.index),
-        Way::Refused(_) => (None, None),
+        RouteResult::By(found) if found.index == Some(link.index) => return Ok(None),
+        RouteResult::By(found) => (Some((found.table, found.destination.bits())), found.index),
+        RouteResult::Refused(_) => (None, None),
     };
     let packet = Packet {
         source,

@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 use anyhow::{Context as _, bail};
 use sixxs_core::{config::Config, table_names};
 
-use crate::{paths::Paths, removal};
+use crate::{host::files, host::paths::Paths};
 
 /// Makes sure that the file exists and is correct. A foreign file of that name stays, and is an error.
 /// Returns whether the file was missing.
@@ -30,7 +30,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     }
     // Write to another name first: `ip` reads only *.conf, so it never reads half a file.
     let draft = file.with_extension("new");
-    removal::unfinished(&draft, write(&draft, &wanted, &file))?;
+    files::unfinished(&draft, write(&draft, &wanted, &file))?;
     Ok(was_missing)
 }
 

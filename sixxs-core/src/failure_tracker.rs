@@ -9,12 +9,12 @@ pub const REPAIR: Duration = Duration::from_secs(1);
 
 /// The current failures, and the start of each.
 #[derive(Debug, Default)]
-pub struct Lasting {
+pub struct FailureTracker {
     since: BTreeMap<String, Duration>,
     looked: Duration,
 }
 
-impl Lasting {
+impl FailureTracker {
     /// Takes the failures of a round; returns those that count, in the same order.
     pub fn look(&mut self, now: Duration, failures: &[String]) -> Vec<String> {
         let before = std::mem::take(&mut self.since);
@@ -44,7 +44,7 @@ impl Lasting {
 
 #[cfg(test)]
 mod tests {
-    use super::{Lasting, REPAIR};
+    use super::{FailureTracker, REPAIR};
     use std::time::Duration;
 
     const START: Duration = Duration::from_secs(100);
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn what_passes_is_no_problem() {
-        let mut lasting = Lasting::default();
+        let mut lasting = FailureTracker::default();
         let both = failures(&["one", "other"]);
         assert!(lasting.look(START, &both).is_empty());
         assert_eq!(lasting.due(), Some(START + REPAIR));
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_comes_again_begins_anew() {
-        let mut lasting = Lasting::default();
+        let mut lasting = FailureTracker::default();
         let one = failures(&["one"]);
         assert!(lasting.look(START, &one).is_empty());
         assert!(lasting.look(START + MOMENT, &[]).is_empty());

@@ -17,7 +17,7 @@ const WATCHED: usize = 1024;
 
 /// A line about leaks of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leaks {
+pub struct LeakLine {
     /// Slot of the tunnel.
     pub tunnel: u32,
     /// The flow and its record; `None`: all flows that are not named.
@@ -28,7 +28,7 @@ pub struct Leaks {
 
 /// Groups leaks into lines. The caller supplies the time.
 #[derive(Debug, Default)]
-pub struct Merger {
+pub struct LeakGrouper {
     flows: BTreeMap<FlowKey, Watched>,
     /// Packets in lines until now, by tunnel, including those counted before the start.
     told: BTreeMap<u32, u64>,
@@ -56,7 +56,7 @@ fn key(flow: &Flow) -> FlowKey {
     )
 }
 
-impl Merger {
+impl LeakGrouper {
     /// A merger that takes the leaks counted until now (per slot) as reported.
     #[must_use]
     pub fn new(totals: BTreeMap<u32, u64>) -> Self {
@@ -94,7 +94,7 @@ impl Merger {
         }
     }
 
-    /// Whether there is nothing to report or to forget, so that [`Merger::tick`] can be skipped.
+    /// Whether there is nothing to report or to forget, so that [`LeakGrouper::tick`] can be skipped.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.flows.is_empty()
@@ -109,8 +109,8 @@ impl Merger {
         now: Duration,
         read: impl Fn(&Flow) -> Option<FlowRecord>,
         totals: impl IntoIterator<Item = (u32, u64)>,
-    ) -> Vec<Leaks> {
-        let mut lines: BTreeMap<u32, Vec<Leaks>> = BTreeMap::new();
+    ) -> Vec<LeakLine> {
+        let mut lines: BTreeMap<u32, Vec<LeakLine>> = BTreeMap::new();
         for watched in self.flows.values_mut() {
             if let Some(record) = read(&watched.flow)
                 && record.packets >= watched.told
@@ -124,7 +124,7 @@ impl Merger {
             watched.told = watched.record.packets;
             watched.active = now;
             let tunnel = watched.record.tunnel;
-            lines.entry(tunnel).or_default().push(Leaks {
+            lines.entry(tunnel).or_default().push(LeakLine {
                 tunnel,
                 flow: Some((watched.flow, watched.record)),
                 packets,
@@ -145,7 +145,7 @@ impl Merger {
             let others = total.saturating_sub(*told);
             if others > 0 {
                 *told += others;
-                all.push(Leaks {
+                all.push(LeakLine {
                     tunnel,
                     flow: None,
                     packets: others,
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_flow_is_one_line_a_second() {
-        let mut merger = Merger::default();
+        let mut merger = LeakGrouper::default();
         merger.event(flow(1), record(1), seconds(0));
         let mut counts = Vec::new();
         for second in 1..4 {
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn many_flows_share_a_line() {
-        let mut merger = Merger::default();
+        let mut merger = LeakGrouper::default();
         for port in 0..64 {
             merger.event(flow(port), record(1), seconds(0));
         }
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_quiet_flow_is_forgotten_and_told_afresh() {
-        let mut merger = Merger::default();
+        let mut merger = LeakGrouper::default();
         merger.event(flow(1), record(1), seconds(0));
         assert_eq!(
             merger.tick(seconds(1), |_| Some(record(1)), [(1, 1)]).len(),
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn leaks_counted_before_the_start_are_not_told() {
-        let mut merger = Merger::new([(1, 100)].into_iter().collect());
+        let mut merger = LeakGrouper::new([(1, 100)].into_iter().collect());
         merger.event(flow(1), record(3), seconds(0));
         let lines = merger.tick(seconds(1), |_| Some(record(3)), [(1, 101)]);
         assert_eq!(
@@ -244,7 +244,7 @@ mod tests {
     /// A flow that leaks while the total of its tunnel is read does not count as another flow.
     #[test]
     fn what_leaks_meanwhile_is_told_once() {
-        let mut merger = Merger::default();
+        let mut merger = LeakGrouper::default();
         merger.event(flow(1), record(1), seconds(0));
         let mut told = 0;
         for second in 1..5 {
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_is_watched_is_bounded() {
-        let mut merger = Merger::default();
+        let mut merger = LeakGrouper::default();
         for port in 0..u16::MAX {
             merger.event(flow(port), record(1), seconds(0));
         }

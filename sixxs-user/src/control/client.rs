@@ -12,7 +12,7 @@ use serde::{
 };
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::api::{Refusal, Status};
+use crate::control::api::{Refusal, Status};
 
 /// No daemon listens at the socket.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A schedule of keepalives. Times are since any fixed moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Beats {
+pub struct HeartbeatSchedule {
     /// Number of keepalives at a start.
     burst: u8,
     /// Number of these that are still to send.
@@ -19,7 +19,7 @@ pub struct Beats {
     due: Duration,
 }
 
-impl Beats {
+impl HeartbeatSchedule {
     /// Starts with `burst` keepalives from `now` on. An interval of 0 means the default: a broker
     /// without an interval does not want a flood.
     #[must_use]
@@ -82,7 +82,7 @@ impl Beats {
 mod tests {
     use super::*;
 
-    fn beats_until(beats: &mut Beats, from: u64, to: u64) -> Vec<u64> {
+    fn beats_until(beats: &mut HeartbeatSchedule, from: u64, to: u64) -> Vec<u64> {
         (from..to)
             .filter(|second| beats.take(Duration::from_secs(*second)))
             .collect()
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_burst_and_then_one_per_interval() {
-        let mut beats = Beats::new(3, Duration::from_secs(60), Duration::ZERO);
+        let mut beats = HeartbeatSchedule::new(3, Duration::from_secs(60), Duration::ZERO);
         assert_eq!(beats_until(&mut beats, 0, 200), [0, 1, 2, 62, 122, 182]);
         beats.begin_again(Duration::from_secs(200));
         assert_eq!(beats_until(&mut beats, 200, 300), [200, 201, 202, 262]);
@@ -100,14 +100,14 @@ mod tests {
 
     #[test]
     fn a_break_that_nobody_noticed() {
-        let mut beats = Beats::new(3, Duration::from_secs(60), Duration::ZERO);
+        let mut beats = HeartbeatSchedule::new(3, Duration::from_secs(60), Duration::ZERO);
         beats.go_on(Duration::from_secs(42));
         assert_eq!(beats_until(&mut beats, 0, 200), [42, 102, 162]);
     }
 
     #[test]
     fn no_interval_is_no_flood() {
-        let mut beats = Beats::new(2, Duration::ZERO, Duration::ZERO);
+        let mut beats = HeartbeatSchedule::new(2, Duration::ZERO, Duration::ZERO);
         assert_eq!(beats_until(&mut beats, 0, 100), [0, 1, 61]);
     }
 }

@@ -9,7 +9,7 @@ use sixxs_core::{
     types::InterfaceAddress,
 };
 
-use crate::{api::Status, broker::cache::Cache, driver, paths::Paths};
+use crate::{broker::cache::Cache, control::api::Status, driver, host::paths::Paths};
 
 /// The configuration with the parameters from brokers.
 pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {

@@ -25,7 +25,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    connections::{Asked, Connections},
+    control::connection_limiter::{Asked, Connections},
     control::{Request, Requests},
     metrics,
 };

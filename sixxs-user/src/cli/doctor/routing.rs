@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sixxs_core::{
-    doctor::ways::{Address, Ailment, Before, Ways},
+    doctor::routing::{Address, Ailment, Before, RoutingFacts},
     enforce::{self, Enforcement},
     link::Link,
 };
@@ -12,10 +12,10 @@ use super::View;
 use crate::{
     bpf::{self, Hook, Seen},
     netlink::tc::Direction,
-    shadow,
+    rule_shadowing,
 };
 
-pub(super) async fn ways(view: &View) -> Ways {
+pub(super) async fn routing(view: &View) -> RoutingFacts {
     let View {
         config,
         links,
@@ -23,7 +23,7 @@ pub(super) async fn ways(view: &View) -> Ways {
         ..
     } = view;
     if config.tunnels.is_empty() {
-        return Ways::default();
+        return RoutingFacts::default();
     }
     let uplinks = enforce::uplinks(config, links);
     let is_tunnel = |link: &Link| config.tunnels.iter().any(|tunnel| tunnel.name == link.name);
@@ -52,9 +52,9 @@ pub(super) async fn ways(view: &View) -> Ways {
         }
         _ => Vec::new(),
     };
-    let shadows = shadow::shadows(netlink, config, links, |_| true).await;
-    let marked = shadow::marked(netlink, config, links).await;
-    Ways {
+    let shadows = rule_shadowing::shadows(netlink, config, links, |_| true).await;
+    let marked = rule_shadowing::marked(netlink, config, links).await;
+    RoutingFacts {
         uplink: Some(!uplinks.is_empty() || enforce::has_exit(links)),
         not_enforced,
         unguarded: unguarded.map(|link| link.name.to_string()).collect(),

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::memory;
+use crate::host::memory;
 
 /// After this many connections, freed memory is worth returning to the kernel.
 const STORM: usize = 64;

@@ -19,7 +19,7 @@ use super::{Netlink, RequestError, observe::GLOBAL};
 
 /// The attributes of a packet that affect its route.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Question {
+pub struct RouteQuery {
     /// Its source; `None`: not selected yet.
     pub source: Option<Ipv6Addr>,
     /// Its destination; `None`: any remote destination.
@@ -36,7 +36,7 @@ pub struct Question {
 
 /// The result of the query.
 #[derive(Debug)]
-pub enum Way {
+pub enum RouteResult {
     /// The packet takes this route.
     By(Found),
     /// There is no route; the sender gets this error.
@@ -68,19 +68,19 @@ pub struct Found {
 
 impl Netlink {
     /// The route of a packet.
-    pub async fn way(&self, question: Question) -> anyhow::Result<Way> {
+    pub async fn way(&self, question: RouteQuery) -> anyhow::Result<RouteResult> {
         let request = message(question, RouteFlags::FibMatch);
         let matched = match self.one_route(request).await? {
             Ok(matched) => matched,
-            Err(error) => return Ok(Way::Refused(error)),
+            Err(error) => return Ok(RouteResult::Refused(error)),
         };
         // The route may have several next hops; a second request returns the one that the packet takes.
         let request = message(question, RouteFlags::empty());
         let chosen = match self.one_route(request).await? {
             Ok(chosen) => chosen,
-            Err(error) => return Ok(Way::Refused(error)),
+            Err(error) => return Ok(RouteResult::Refused(error)),
         };
-        Ok(Way::By(found(&matched, &chosen)))
+        Ok(RouteResult::By(found(&matched, &chosen)))
     }
 
     /// The outgoing interface for an IPv4 destination, from one of our addresses.
@@ -119,7 +119,7 @@ impl Netlink {
     }
 }
 
-fn message(question: Question, flags: RouteFlags) -> RouteMessage {
+fn message(question: RouteQuery, flags: RouteFlags) -> RouteMessage {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet6;
     request.header.kind = RouteType::Unspec;

@@ -7,11 +7,11 @@ use super::{
     Finding, Verdict,
     marked::{self, Marked},
 };
-use crate::{explain::rules::SeenRule, types::IfIndex};
+use crate::{explain::rules::PolicyRule, types::IfIndex};
 
 /// Facts about rules, programs, addresses and uplinks.
 #[derive(Clone, Debug, Default)]
-pub struct Ways {
+pub struct RoutingFacts {
     /// Whether there is an uplink: one named in the configuration, or an exit.
     pub uplink: Option<bool>,
     /// Problems of the programs, in words, if no daemon reports them.
@@ -40,7 +40,7 @@ pub struct Shadow {
     /// The source of its packets.
     pub source: Ipv6Addr,
     /// The rule; it comes before ours.
-    pub rule: SeenRule,
+    pub rule: PolicyRule,
     /// The interface to which it leads; `None`: it refuses the packets (`blackhole`, `unreachable`,
     /// …).
     pub leaves_by: Option<IfIndex>,
@@ -81,9 +81,9 @@ pub struct Address {
     pub ailment: Ailment,
 }
 
-pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
+pub(super) fn findings(routing: &RoutingFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if ways.uplink == Some(false) {
+    if routing.uplink == Some(false) {
         findings.push(Finding::not(
             "uplink",
             Verdict::Bad,
@@ -91,12 +91,12 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
             "add a default route; or name the uplinks in the configuration, by the key `uplinks`",
         ));
     }
-    findings.extend(ways.not_enforced.iter().map(|problem| {
+    findings.extend(routing.not_enforced.iter().map(|problem| {
         let fix = "correct the configuration; docs/reference.md has every key";
         Finding::not("enforcement", Verdict::Bad, problem, fix)
     }));
-    for name in &ways.unguarded {
-        let all = ways.named.iter().chain([name]);
+    for name in &routing.unguarded {
+        let all = routing.named.iter().chain([name]);
         let all: Vec<_> = all.map(|name| format!("\"{name}\"")).collect();
         findings.push(Finding::not(
             "uplink",
@@ -111,10 +111,10 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
             ),
         ));
     }
-    findings.extend(ways.addresses.iter().map(address));
-    findings.extend(ways.shadows.iter().map(shadow));
-    findings.extend(marked::findings(&ways.marked));
-    findings.extend(ways.without_program.iter().map(|name| {
+    findings.extend(routing.addresses.iter().map(address));
+    findings.extend(routing.shadows.iter().map(shadow));
+    findings.extend(marked::findings(&routing.marked));
+    findings.extend(routing.without_program.iter().map(|name| {
         Finding::not(
             "program",
             Verdict::Bad,
@@ -122,7 +122,7 @@ pub(super) fn findings(ways: &Ways) -> Vec<Finding> {
             "sixxs run; where it runs, sixxs status says why",
         )
     }));
-    findings.extend(ways.before_ours.iter().map(|before| {
+    findings.extend(routing.before_ours.iter().map(|before| {
         let Before {
             interface,
             what,

@@ -8,11 +8,11 @@ use sixxs_common::{
 };
 
 /// A request younger than this counts as waiting, not as unanswered.
-pub const YOUNG: Duration = Duration::from_secs(1);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Counters of echo requests to a tunnel's own addresses, since the counters started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct EchoCounts {
     /// Requests that were tracked.
     pub requests: u64,
     /// Requests whose reply left by the tunnel.
@@ -23,7 +23,7 @@ pub struct Counted {
     pub forgotten: u64,
 }
 
-impl Counted {
+impl EchoCounts {
     /// From the kernel's counters.
     #[must_use]
     pub const fn of(counters: &Counters) -> Self {
@@ -35,7 +35,7 @@ impl Counted {
         }
     }
 
-    /// Requests with a known result that had time for a reply; `waiting` is the number of [`YOUNG`]
+    /// Requests with a known result that had time for a reply; `waiting` is the number of [`REPLY_TIMEOUT`]
     /// ones.
     const fn due(&self, waiting: u64) -> u64 {
         let due = self.requests.saturating_sub(self.forgotten);
@@ -99,7 +99,7 @@ pub fn median(times: &Times) -> Option<Duration> {
 
 /// The recent result of echo pairing for a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Manner {
+pub enum EchoHealth {
     /// It answers, or there were no requests.
     #[default]
     Fine,
@@ -120,9 +120,9 @@ pub enum Manner {
 }
 
 /// A clause for users about a tunnel that was named before.
-impl fmt::Display for Manner {
+impl fmt::Display for EchoHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = JUDGED.as_secs();
+        let seconds = WINDOW.as_secs();
         match self {
             Self::Fine => write!(f, "it answers"),
             Self::Silent { requests, answered } => write!(
@@ -140,7 +140,7 @@ impl fmt::Display for Manner {
 }
 
 /// The period that is evaluated at a time.
-pub const JUDGED: Duration = Duration::from_secs(30);
+pub const WINDOW: Duration = Duration::from_secs(30);
 
 /// Replies that leave elsewhere count if they are at least one in this many requests. Fewer are
 /// transient, for example when an exit appears.
@@ -151,18 +151,18 @@ const ENOUGH: u64 = 3;
 
 /// Watches the replies of one tunnel.
 #[derive(Clone, Debug, Default)]
-pub struct Vigil {
+pub struct EchoMonitor {
     /// Earlier counters, oldest first; the first entry is the start of the evaluated period.
-    looks: VecDeque<(Duration, Counted)>,
+    looks: VecDeque<(Duration, EchoCounts)>,
     /// The last result.
-    manner: Manner,
+    manner: EchoHealth,
     /// The counters at the last reply, or at the first look.
-    last_reply: Option<Counted>,
+    last_reply: Option<EchoCounts>,
 }
 
-impl Vigil {
-    /// Evaluates new counters; `waiting` is the number of [`YOUNG`] requests.
-    pub fn look(&mut self, now: Duration, counted: Counted, waiting: u64) {
+impl EchoMonitor {
+    /// Evaluates new counters; `waiting` is the number of [`REPLY_TIMEOUT`] requests.
+    pub fn look(&mut self, now: Duration, counted: EchoCounts, waiting: u64) {
         // The counters were reset.
         let last = self.looks.back();
         if last.is_some_and(|(_, last)| last.requests > counted.requests) {
@@ -176,13 +176,13 @@ impl Vigil {
             self.last_reply = Some(counted);
         }
         // The comparison uses the newest entry that is old enough; older ones are removed.
-        let is_old = |(then, _): &(Duration, Counted)| now.saturating_sub(*then) >= JUDGED;
+        let is_old = |(then, _): &(Duration, EchoCounts)| now.saturating_sub(*then) >= WINDOW;
         while self.looks.len() > 1 && is_old(&self.looks[1]) {
             self.looks.pop_front();
         }
         let lately = match self.looks.front() {
             Some((_, then)) => counted.since(then),
-            None => Counted::default(),
+            None => EchoCounts::default(),
         };
         self.looks.push_back((now, counted));
         if let Some(manner) = judge(&lately, waiting) {
@@ -190,9 +190,9 @@ impl Vigil {
         }
     }
 
-    /// Number of unanswered requests since the last reply; `waiting` is the number of [`YOUNG`] ones.
+    /// Number of unanswered requests since the last reply; `waiting` is the number of [`REPLY_TIMEOUT`] ones.
     #[must_use]
-    pub fn unanswered_in_a_row(&self, counted: &Counted, waiting: u64) -> u64 {
+    pub fn unanswered_in_a_row(&self, counted: &EchoCounts, waiting: u64) -> u64 {
         match &self.last_reply {
             Some(last) if last.replies() == counted.replies() => {
                 counted.since(last).unanswered(waiting)
@@ -203,16 +203,16 @@ impl Vigil {
 
     /// The last result that was certain.
     #[must_use]
-    pub const fn manner(&self) -> Manner {
+    pub const fn manner(&self) -> EchoHealth {
         self.manner
     }
 }
 
 /// `None`: too few requests to judge.
-fn judge(lately: &Counted, waiting: u64) -> Option<Manner> {
+fn judge(lately: &EchoCounts, waiting: u64) -> Option<EchoHealth> {
     let requests = lately.due(waiting);
     if lately.astray > 0 && lately.astray.saturating_mul(ASTRAY_IN) >= requests {
-        return Some(Manner::Astray {
+        return Some(EchoHealth::Astray {
             requests,
             astray: lately.astray,
         });
@@ -220,12 +220,12 @@ fn judge(lately: &Counted, waiting: u64) -> Option<Manner> {
     let answered = lately.answered;
     if requests < ENOUGH {
         // Too few requests to judge, unless all were answered.
-        return (answered > 0 && answered == requests).then_some(Manner::Fine);
+        return (answered > 0 && answered == requests).then_some(EchoHealth::Fine);
     }
     Some(if answered * 10 < requests {
-        Manner::Silent { requests, answered }
+        EchoHealth::Silent { requests, answered }
     } else {
-        Manner::Fine
+        EchoHealth::Fine
     })
 }
 
@@ -234,8 +234,8 @@ mod tests {
     use super::*;
     use sixxs_common::echo::bucket;
 
-    fn counted(requests: u64, answered: u64, astray: u64) -> Counted {
-        Counted {
+    fn counted(requests: u64, answered: u64, astray: u64) -> EchoCounts {
+        EchoCounts {
             requests,
             answered,
             astray,
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_waits_or_is_forgotten_is_not_unanswered() {
-        let all = Counted {
+        let all = EchoCounts {
             forgotten: 1,
             ..counted(10, 7, 0)
         };
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(all.answered_per_mille(2), Some(1000));
         assert_eq!(all.unanswered(0), 2);
         assert_eq!(all.answered_per_mille(0), Some(777));
-        assert_eq!(Counted::default().answered_per_mille(0), None);
+        assert_eq!(EchoCounts::default().answered_per_mille(0), None);
         assert_eq!(counted(1, 0, 0).answered_per_mille(1), None);
         // Never 100% while one reply is missing.
         let nearly = counted(1_000_000, 999_999, 0);
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn requests_in_a_row_without_a_reply() {
-        let mut vigil = Vigil::default();
+        let mut vigil = EchoMonitor::default();
         let at = Duration::from_secs;
         // Counters from before the first look do not describe the present.
         assert_eq!(vigil.unanswered_in_a_row(&counted(9, 0, 0), 0), 0);
@@ -297,8 +297,8 @@ mod tests {
     }
 
     /// The results after each look, at a time in seconds, with these counters.
-    fn manners(looks: &[(u64, Counted)]) -> Vec<Manner> {
-        let mut vigil = Vigil::default();
+    fn manners(looks: &[(u64, EchoCounts)]) -> Vec<EchoHealth> {
+        let mut vigil = EchoMonitor::default();
         let looks = looks.iter();
         looks
             .map(|(seconds, counted)| {
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn silence_lasts_until_there_is_an_answer() {
-        let silent = |requests| Manner::Silent {
+        let silent = |requests| EchoHealth::Silent {
             requests,
             answered: 0,
         };
@@ -328,21 +328,21 @@ mod tests {
         assert_eq!(
             manners(&looks),
             [
-                Manner::Fine,
-                Manner::Fine,
+                EchoHealth::Fine,
+                EchoHealth::Fine,
                 silent(20),
                 silent(40),
                 silent(40),
                 silent(40),
-                Manner::Fine,
-                Manner::Fine,
+                EchoHealth::Fine,
+                EchoHealth::Fine,
             ]
         );
     }
 
     #[test]
     fn replies_that_leave_elsewhere() {
-        let astray = |requests| Manner::Astray {
+        let astray = |requests| EchoHealth::Astray {
             requests,
             astray: 1,
         };
@@ -359,15 +359,15 @@ mod tests {
         assert_eq!(
             manners(&looks),
             [
-                Manner::Fine,
+                EchoHealth::Fine,
                 astray(10),
-                Manner::Astray {
+                EchoHealth::Astray {
                     requests: 20,
                     astray: 2,
                 },
-                Manner::Fine,
-                Manner::Fine,
-                Manner::Fine,
+                EchoHealth::Fine,
+                EchoHealth::Fine,
+                EchoHealth::Fine,
             ]
         );
     }

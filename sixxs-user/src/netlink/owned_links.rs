@@ -24,7 +24,7 @@ const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
 /// The interface behind a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum There {
+pub enum LinkByName {
     /// No interface.
     Nothing,
     /// Our TUN device.
@@ -37,12 +37,12 @@ pub enum There {
 
 impl Netlink {
     /// Looks an interface up by name.
-    pub async fn there(&self, name: &IfName) -> anyhow::Result<There> {
+    pub async fn there(&self, name: &IfName) -> anyhow::Result<LinkByName> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_string())];
         Ok(match self.look_up(message).await? {
-            Some(link) => marked(&link).map_or(There::Others, |(_, there)| there),
-            None => There::Nothing,
+            Some(link) => marked(&link).map_or(LinkByName::Others, |(_, there)| there),
+            None => LinkByName::Nothing,
         })
     }
 
@@ -79,7 +79,9 @@ impl Netlink {
             .context("list the interfaces")?;
         let ours = answers.iter().filter_map(marked);
         let doomed = ours.filter_map(|(name, there)| match there {
-            There::OurTun(index) | There::OurSit(index) if !but.contains(&name) => Some(index),
+            LinkByName::OurTun(index) | LinkByName::OurSit(index) if !but.contains(&name) => {
+                Some(index)
+            }
             _ => None,
         });
         let doomed: Vec<_> = doomed.collect();
@@ -96,7 +98,7 @@ impl Netlink {
         let found = self.look_up(message).await?;
         Ok(matches!(
             found.as_ref().and_then(marked),
-            Some((_, There::OurTun(_)))
+            Some((_, LinkByName::OurTun(_)))
         ))
     }
 
@@ -164,7 +166,7 @@ impl Netlink {
 }
 
 /// The name of an interface, and its kind if it is ours.
-fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, There)> {
+fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, LinkByName)> {
     let RouteNetlinkMessage::NewLink(message) = answer else {
         return None;
     };
@@ -176,8 +178,8 @@ fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, There)> {
             LinkAttribute::IfAlias(alias) => is_marked = alias == ALIAS,
             LinkAttribute::LinkInfo(infos) => {
                 there = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(InfoKind::Tun) => Some(There::OurTun(index)),
-                    LinkInfo::Kind(InfoKind::SitTun) => Some(There::OurSit(index)),
+                    LinkInfo::Kind(InfoKind::Tun) => Some(LinkByName::OurTun(index)),
+                    LinkInfo::Kind(InfoKind::SitTun) => Some(LinkByName::OurSit(index)),
                     _ => None,
                 });
             }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use tracing::warn;
 
-use crate::{namespace, paths::Paths, removal};
+use crate::{host::files, host::namespace, host::paths::Paths};
 
 /// Line in the lock file if sixxs made the directory, and `down` has to remove it.
 const MADE_DIRECTORY: &str = "the directory was made by sixxs";
@@ -119,7 +119,7 @@ fn made_directory(text: &str) -> bool {
 pub(crate) fn remove(paths: &Paths, lock: Flock<File>) -> anyhow::Result<()> {
     let path = paths.lock();
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    removal::file(&path)?;
+    files::file(&path)?;
     drop(lock);
     if made_directory(&text) {
         remove_if_empty(&paths.run_dir)?;

@@ -16,7 +16,7 @@ pub const APART: usize = 16;
 
 /// The key that separates an alert from others, and merges it with similar ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cause {
+pub struct AlertKey {
     /// Its kind. If a kind has too many causes, the rest of them share one.
     pub kind: String,
     /// Its text without the varying parts.
@@ -29,7 +29,7 @@ pub struct Cause {
 
 /// Alerts held back.
 #[derive(Debug)]
-pub struct Flood<T> {
+pub struct AlertLimiter<T> {
     causes: BTreeMap<(String, String), Held<T>>,
 }
 
@@ -44,7 +44,7 @@ struct Held<T> {
     last: Option<(T, u64)>,
 }
 
-impl<T> Default for Flood<T> {
+impl<T> Default for AlertLimiter<T> {
     fn default() -> Self {
         Self {
             causes: BTreeMap::new(),
@@ -52,18 +52,18 @@ impl<T> Default for Flood<T> {
     }
 }
 
-impl<T> Flood<T> {
+impl<T> AlertLimiter<T> {
     /// Takes an alert. Returns it if it is to be reported at once; otherwise holds it back until the
     /// summary. `merge` adds the numbers of an earlier alert to a later one.
     pub fn take(
         &mut self,
         now: Duration,
-        cause: Cause,
+        cause: AlertKey,
         alert: T,
         merge: impl FnOnce(T, T) -> T,
     ) -> Option<T> {
         self.forget(now);
-        let Cause {
+        let AlertKey {
             kind,
             text,
             at_once,
@@ -167,8 +167,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn of(text: &str) -> Cause {
-        Cause {
+    fn of(text: &str) -> AlertKey {
+        AlertKey {
             kind: "problem".to_owned(),
             text: text.to_owned(),
             at_once: 1,
@@ -206,8 +206,8 @@ mod tests {
 
     #[test]
     fn the_first_is_told_at_once_and_the_others_together() {
-        let mut flood = Flood::default();
-        let take = |flood: &mut Flood<u64>, now, packets| {
+        let mut flood = AlertLimiter::default();
+        let take = |flood: &mut AlertLimiter<u64>, now, packets| {
             flood.take(now, of("one"), packets, |before, after| before + after)
         };
         assert_eq!(take(&mut flood, seconds(0), 1), Some(1));
@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_few_may_be_told_at_once() {
-        let mut flood = Flood::default();
-        let cause = Cause {
+        let mut flood = AlertLimiter::default();
+        let cause = AlertKey {
             at_once: 3,
             ..of("one")
         };
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn whatever_varies_few_are_told_and_little_is_remembered() {
-        let mut flood = Flood::default();
+        let mut flood = AlertLimiter::default();
         let mut told = 0;
         for number in 0..100_000_u64 {
             let now = Duration::from_millis(number);
@@ -258,9 +258,9 @@ mod tests {
 
     #[test]
     fn what_the_configuration_bounds_is_told_apart() {
-        let mut flood = Flood::default();
+        let mut flood = AlertLimiter::default();
         for number in 0..1000_u64 {
-            let cause = Cause {
+            let cause = AlertKey {
                 is_bounded: true,
                 ..of(&format!("{number}"))
             };

@@ -14,12 +14,15 @@ use sixxs_core::routing::{Desired, diff};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    bpf, client,
+    bpf,
+    control::client,
     driver::SessionStore,
-    namespace,
+    host::files,
+    host::namespace,
+    host::paths::Paths,
+    host::run_dir,
+    host::table_names_file,
     netlink::{Netlink, Scope},
-    paths::Paths,
-    removal, run_dir, table_file,
 };
 
 /// Time limit for the daemon to end.
@@ -45,11 +48,11 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
         bpf::remove(&paths.pin_dir, &observed.links, &netlink).await,
         netlink.remove_marked(&BTreeSet::new()).await,
         SessionStore::new(&paths.run_dir).remove_all(),
-        table_file::remove(paths),
+        table_names_file::remove(paths),
         // A daemon that continues to run needs its socket.
         match hanging {
             Some(_) => Ok(()),
-            None => removal::file(&paths.socket()),
+            None => files::file(&paths.socket()),
         },
         lock.map_or(Ok(()), |lock| run_dir::remove(paths, lock)),
     ] {

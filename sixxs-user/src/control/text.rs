@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use crate::api::{About, Alert, Broker, Counters, Leak, Leaks, Proof, Status, Tunnel, Uplink};
+use crate::control::api::{
+    About, Alert, Broker, Counters, Leak, Leaks, Proof, Status, Tunnel, Uplink,
+};
 
 /// Width of the terminal in columns.
 const WIDTH: usize = 80;

@@ -18,7 +18,7 @@ const OVER: Duration = Duration::from_secs(30);
 
 /// One or more processes with the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct By {
+pub struct Culprit {
     /// The name of the process, sanitised for display.
     pub name: String,
     /// The process ID of the first one.
@@ -27,7 +27,7 @@ pub struct By {
     pub others: bool,
 }
 
-impl By {
+impl Culprit {
     /// Adds another process, if it has the same name.
     pub fn joins(&mut self, other: &Self) -> bool {
         let is_same = self.name == other.name;
@@ -36,7 +36,7 @@ impl By {
     }
 }
 
-impl fmt::Display for By {
+impl fmt::Display for Culprit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let others = if self.others { " and others" } else { "" };
         write!(f, "{} (process {}{others})", self.name, self.process)
@@ -45,18 +45,18 @@ impl fmt::Display for By {
 
 /// The recent corrections, and the process that removed the objects.
 #[derive(Debug)]
-pub struct Contest {
+pub struct CorrectionLimiter {
     credit: u32,
     earned: Duration,
     untold: u64,
     /// Time of the last correction that was not reported by itself.
     last: Option<Duration>,
     /// The last known process that removed an object, until the contest ends.
-    by: Option<By>,
+    by: Option<Culprit>,
     summed: Duration,
 }
 
-impl Default for Contest {
+impl Default for CorrectionLimiter {
     fn default() -> Self {
         Self {
             credit: BURST,
@@ -75,13 +75,13 @@ pub struct Summary {
     /// Their number.
     pub corrections: u64,
     /// The last known process that removed an object.
-    pub by: Option<By>,
+    pub by: Option<Culprit>,
 }
 
-impl Contest {
+impl CorrectionLimiter {
     /// Records that an object was restored; `by`: the process that removed it, if known. Returns
     /// whether to report this correction by itself.
-    pub fn corrected(&mut self, now: Duration, by: Option<&By>) -> bool {
+    pub fn corrected(&mut self, now: Duration, by: Option<&Culprit>) -> bool {
         let earned = now.saturating_sub(self.earned).as_secs() / EARN.as_secs();
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(BURST);
@@ -135,7 +135,7 @@ impl Contest {
         let who = self
             .by
             .as_ref()
-            .map_or("somebody".to_owned(), By::to_string);
+            .map_or("somebody".to_owned(), Culprit::to_string);
         Some(format!(
             "{who} keeps taking away what is ours; each time it is put back, and meanwhile the \
              programs redirect what leaks. Have it leave rules and routes of protocol 116 alone"
@@ -147,8 +147,8 @@ impl Contest {
 mod tests {
     use super::*;
 
-    fn by(name: &str, process: u32) -> By {
-        By {
+    fn by(name: &str, process: u32) -> Culprit {
+        Culprit {
             name: name.to_owned(),
             process,
             others: false,
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_few_corrections_are_told_one_by_one() {
-        let mut contest = Contest::default();
+        let mut contest = CorrectionLimiter::default();
         for second in 0..1000 {
             assert!(contest.corrected(seconds(second), Some(&by("ip", 7))));
             assert_eq!(contest.summary(seconds(second)), None);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn very_many_are_told_together_and_who_causes_them_is_named() {
-        let mut contest = Contest::default();
+        let mut contest = CorrectionLimiter::default();
         let mut told = 0;
         let mut summed = 0;
         let mut problems = std::collections::BTreeSet::new();
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn processes_of_one_name_are_one_culprit() {
-        let mut contest = Contest::default();
+        let mut contest = CorrectionLimiter::default();
         let mut problems = Vec::new();
         for process in 0..1000 {
             let now = Duration::from_millis(u64::from(process) * 5);

@@ -6,11 +6,12 @@
 use std::{convert::Infallible, pin::pin, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
     body::Body,
     extract::{ConnectInfo, Request},
+    http::StatusCode,
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt as _, stream};
 use hyper::{body::Incoming, server::conn::http1, service::Service as _, service::service_fn};
@@ -24,10 +25,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Caller, Refused};
 use crate::{
-    clock,
-    connections::{Asked, Connections},
+    control::api::Refusal,
+    control::connection_limiter::{Asked, Connections},
+    host::clock,
 };
 
 /// Maximum number of root's connections. For one more, the oldest idle connection is closed; if none is idle,
@@ -58,6 +59,55 @@ enum Class {
 }
 
 /// Accepts connections until it is dropped.
+/// The client of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) uid: Option<u32>,
+    /// Whether it follows alerts; then the connection has no time limit.
+    pub(super) follows: Asked,
+}
+
+/// An error response.
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(Refusal { error: self.1 })).into_response()
+    }
+}
+
+impl Refused {
+    pub(super) fn busy(why: String) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, why)
+    }
+}
+
+impl From<anyhow::Error> for Refused {
+    fn from(error: anyhow::Error) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
+    }
+}
+
+impl Caller {
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred();
+        Self {
+            uid: credentials.ok().map(|credentials| credentials.uid()),
+            follows: Asked::default(),
+        }
+    }
+
+    pub(super) fn may_change(&self) -> Result<(), Refused> {
+        match self.uid {
+            Some(0) => Ok(()),
+            _ => Err(Refused(
+                StatusCode::FORBIDDEN,
+                "only root may change anything; run as root or with sudo".to_owned(),
+            )),
+        }
+    }
+}
+
 pub(super) async fn serve(listener: UnixListener, app: Router) {
     let mut connections = Connections::new();
     loop {

@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// One pending flag, a short delay, and a limit on the processor time of rounds. No event can postpone
 /// a round that is due.
 #[derive(Debug)]
-pub struct Pacer {
+pub struct ReconcileLimiter {
     due: Option<Duration>,
     /// Time of the first pending change.
     since: Option<Duration>,
@@ -29,7 +29,7 @@ pub struct Pacer {
     counted: Duration,
 }
 
-impl Default for Pacer {
+impl Default for ReconcileLimiter {
     fn default() -> Self {
         Self {
             due: None,
@@ -41,7 +41,7 @@ impl Default for Pacer {
     }
 }
 
-impl Pacer {
+impl ReconcileLimiter {
     /// Records a change.
     pub fn changed(&mut self, now: Duration) {
         self.count(now);
@@ -104,13 +104,13 @@ const WARY: Duration = Duration::from_secs(10);
 /// Polls for changes without a kernel event: rarely, but often for a while after a missing object was
 /// found.
 #[derive(Debug, Default)]
-pub struct Patrol {
+pub struct ProgramPoll {
     went: Duration,
     took: Duration,
     wary_until: Duration,
 }
 
-impl Patrol {
+impl ProgramPoll {
     /// Time of the next poll.
     #[must_use]
     pub fn due(&self) -> Duration {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn patrols_are_frequent_only_while_there_is_reason() {
-        let mut patrol = Patrol::default();
+        let mut patrol = ProgramPoll::default();
         let mut rounds = 0;
         while patrol.due() < Duration::from_secs(100) {
             let due = patrol.due();
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_change_is_looked_at_within_a_millisecond() {
-        let mut pacer = Pacer::default();
+        let mut pacer = ReconcileLimiter::default();
         assert_eq!(pacer.due(), None);
         pacer.changed(Duration::from_secs(1));
         pacer.changed(Duration::from_millis(1001));
@@ -167,7 +167,7 @@ mod tests {
     /// Ten seconds of continuous changes, with rounds of this duration: the number of rounds, and their
     /// share of the time.
     fn flood(round: Duration) -> (u32, f64) {
-        let mut pacer = Pacer::default();
+        let mut pacer = ReconcileLimiter::default();
         let (mut now, mut rounds) = (Duration::ZERO, 0);
         while now < Duration::from_secs(10) {
             pacer.changed(now);
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_is_urgent_waits_for_no_debt() {
-        let mut pacer = Pacer::default();
+        let mut pacer = ReconcileLimiter::default();
         pacer.begin(Duration::ZERO);
         pacer.end(Duration::from_secs(1), Duration::from_secs(1));
         pacer.changed(Duration::from_secs(1));
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_busy_machine_makes_no_debt() {
-        let mut pacer = Pacer::default();
+        let mut pacer = ReconcileLimiter::default();
         let second = Duration::from_secs(1);
         pacer.begin(Duration::ZERO);
         pacer.end(second, Duration::from_millis(1));

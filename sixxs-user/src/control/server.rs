@@ -1,0 +1,336 @@
+//! The control socket: HTTP with JSON on a Unix socket.
+//!
+//! | request | effect |
+//! |---|---|
+//! | `GET /v1/alive` | answers at once |
+//! | `GET /v1/status`, `/v1/counters`, `/v1/plan` | read only |
+//! | `GET /v1/metrics` | read only, in OpenMetrics' text format |
+//! | `GET /v1/alerts[?follow=true]` | read only, one JSON object per line |
+//! | `POST /v1/tunnels/{start,stop,restart}` with [`Names`] | changes tunnels |
+//! | `POST /v1/aiccu/{start,stop}` with [`AccountFile`] | changes tunnels |
+//! | `POST /v1/reload` with [`Reload`], `/v1/confirm` | changes the configuration |
+//! | `POST /v1/quit[?stop=true]` | ends the daemon |
+//! | `POST /v1/clock` with [`Displacement`] | moves the daemon's clock, if that is allowed: for tests |
+//!
+//! The socket's owner and mode allow connections only by root and members of the group `sixxs`. All of them may
+//! read; only root may change anything.
+//!
+//! Tasks: one that accepts connections, and those of `serve.rs`; they end with the daemon.
+
+use std::{
+    fs,
+    ops::RangeInclusive,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use axum::{
+    Json, Router,
+    body::{Body, to_bytes},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRef, Path as UrlPath, Query, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::from_fn,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::{StreamExt as _, stream};
+use nix::unistd::Group;
+use serde::Deserialize;
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast::error::RecvError, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{
+    connections::{self, Caller, Refused},
+    request::{Quit, Request, Requests, Verb},
+};
+use crate::{
+    control::api::{AccountFile, Alert, Displacement, Names, Reload},
+    host::clock::Clock,
+    host::config_file,
+    host::files,
+};
+
+/// Maximum size of a request's body.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// Maximum size of a request that contains a whole configuration. In JSON a character may take six bytes
+/// (`\u001b`).
+const CHECK_BYTES: usize = 6 * config_file::MAX_BYTES + BODY_BYTES;
+
+/// Limits for the time until a configuration has to be confirmed: at most a day.
+pub(crate) const CONFIRM_SECONDS: RangeInclusive<u64> = 1..=86_400;
+
+/// How requests reach the daemon.
+#[derive(Clone)]
+pub struct DaemonHandle {
+    /// Requests.
+    pub requests: Requests,
+    /// Requests to quit.
+    pub quits: mpsc::Sender<Quit>,
+    /// The daemon's clock, if requests may move it.
+    pub clock: Option<Clock>,
+}
+
+impl FromRef<DaemonHandle> for Requests {
+    fn from_ref(daemon: &DaemonHandle) -> Self {
+        daemon.requests.clone()
+    }
+}
+
+/// Opens the socket and serves it.
+pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Result<JoinHandle<()>> {
+    files::file(socket)?;
+    // Create it under another name and private, and rename it once its owner and mode are set.
+    let draft = socket.with_extension("new");
+    files::file(&draft)?;
+    let listener = files::unfinished(&draft, open(&draft, socket, group))?;
+
+    let app = Router::new()
+        .route("/v1/alive", get(alive))
+        .route("/v1/status", get(status))
+        .route("/v1/counters", get(counters))
+        .route("/v1/metrics", get(metrics))
+        .route("/v1/plan", get(plan))
+        .route("/v1/alerts", get(alerts))
+        .route("/v1/tunnels/{verb}", post(tunnels))
+        .route("/v1/aiccu/{verb}", post(aiccu))
+        .route("/v1/reload", post(reload))
+        .route("/v1/reload/check", post(check_reload))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/quit", post(quit))
+        .route("/v1/clock", post(clock))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(from_fn(connections::in_time))
+        .with_state(daemon);
+    Ok(tokio::spawn(connections::serve(listener, app)))
+}
+
+fn open(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<UnixListener> {
+    let shown = draft.display();
+    let listener = UnixListener::bind(draft).with_context(|| format!("create {shown}"))?;
+    let known = Group::from_name(group).with_context(|| format!("look up the group {group}"))?;
+    let mode = if let Some(known) = known {
+        chown(draft, None, Some(known.gid.as_raw()))
+            .with_context(|| format!("give {shown} to the group {group}"))?;
+        0o660
+    } else {
+        0o600
+    };
+    fs::set_permissions(draft, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set the rights of {shown}"))?;
+    fs::rename(draft, socket).with_context(|| format!("create {}", socket.display()))?;
+    Ok(listener)
+}
+
+/// Sends a request to the daemon, and waits for the answer.
+async fn ask<T>(
+    requests: &Requests,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> anyhow::Result<T> {
+    let (answer_to, answer) = oneshot::channel();
+    requests
+        .send(request(answer_to))
+        .await
+        .map_err(|_| anyhow!("the daemon is ending"))?;
+    answer.await.map_err(|_| anyhow!("the daemon is ending"))
+}
+
+/// Shows that the daemon works, before a client waits for a long request.
+async fn alive() -> Response {
+    Json(serde_json::json!({})).into_response()
+}
+
+async fn status(State(requests): State<Requests>) -> Result<Response, Refused> {
+    Ok(Json(ask(&requests, Request::Status).await??).into_response())
+}
+
+async fn counters(State(requests): State<Requests>) -> Result<Response, Refused> {
+    Ok(Json(ask(&requests, Request::Counters).await??).into_response())
+}
+
+async fn metrics(State(requests): State<Requests>) -> Result<Response, Refused> {
+    let page = ask(&requests, Request::Metrics).await??;
+    Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], page).into_response())
+}
+
+async fn plan(State(requests): State<Requests>) -> Result<Response, Refused> {
+    Ok(Json(ask(&requests, Request::Plan).await??).into_response())
+}
+
+#[derive(Deserialize)]
+struct AlertsQuery {
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn alerts(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Query(query): Query<AlertsQuery>,
+) -> Result<Response, Refused> {
+    let (so_far, listener) = ask(&requests, Request::Alerts).await?;
+    let so_far = stream::iter(so_far);
+    let body = if query.follow {
+        caller.follows.set();
+        let to_come = stream::unfold(listener, |mut listener| async move {
+            loop {
+                match listener.recv().await {
+                    Ok(alert) => return Some((alert, listener)),
+                    // The client is too slow and has lost alerts; it still gets the next ones.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+        Body::from_stream(so_far.chain(to_come).map(|alert| line(&alert)))
+    } else {
+        Body::from_stream(so_far.map(|alert| line(&alert)))
+    };
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+fn line(alert: &Alert) -> Result<String, serde_json::Error> {
+    serde_json::to_string(alert).map(|line| line + "\n")
+}
+
+async fn tunnels(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    UrlPath(verb): UrlPath<String>,
+    Json(names): Json<Names>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let verb = match verb.as_str() {
+        "start" => Verb::Start,
+        "stop" => Verb::Stop,
+        "restart" => Verb::Restart,
+        _ => {
+            return Err(Refused(
+                StatusCode::NOT_FOUND,
+                format!("no action {verb:?}"),
+            ));
+        }
+    };
+    ask(&requests, |answer| Request::Tunnels(verb, names, answer))
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn aiccu(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    UrlPath(verb): UrlPath<String>,
+    Json(file): Json<AccountFile>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let verb = match verb.as_str() {
+        "start" => Verb::Start,
+        "stop" => Verb::Stop,
+        _ => {
+            return Err(Refused(
+                StatusCode::NOT_FOUND,
+                format!("no action {verb:?}"),
+            ));
+        }
+    };
+    ask(&requests, |answer| Request::Account(verb, file, answer))
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn check_reload(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body,
+) -> Result<Response, Refused> {
+    // Check before reading the body: it may be long, and name files that only root may read.
+    caller.may_change()?;
+    let wrong = |error: &dyn std::fmt::Display| {
+        Refused(
+            StatusCode::BAD_REQUEST,
+            format!("read the question: {error}"),
+        )
+    };
+    let body = to_bytes(body, CHECK_BYTES).await;
+    let asked = serde_json::from_slice(&body.map_err(|error| wrong(&error))?);
+    let asked = asked.map_err(|error| wrong(&error))?;
+    let preview = ask(&requests, |answer| Request::Preview(asked, answer)).await??;
+    Ok(Json(preview).into_response())
+}
+
+async fn reload(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(reload): Json<Reload>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let within = reload.confirm_within_seconds;
+    if within.is_some_and(|seconds| !CONFIRM_SECONDS.contains(&seconds)) {
+        let (least, most) = (CONFIRM_SECONDS.start(), CONFIRM_SECONDS.end());
+        return Err(Refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("confirm_within_seconds: expected a number from {least} to {most}"),
+        ));
+    }
+    let within = within.map(Duration::from_secs);
+    ask(&requests, |answer| Request::Reload(within, answer))
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn clock(
+    State(daemon): State<DaemonHandle>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(by): Json<Displacement>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let Some(clock) = daemon.clock else {
+        let why = "this daemon's clock cannot be moved";
+        return Err(Refused(StatusCode::NOT_FOUND, why.to_owned()));
+    };
+    clock.displace(by.wall_seconds, by.slept_seconds);
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+async fn confirm(
+    State(requests): State<Requests>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    ask(&requests, Request::Confirm)
+        .await?
+        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    Ok(Json(serde_json::json!({})).into_response())
+}
+
+#[derive(Deserialize)]
+struct QuitQuery {
+    #[serde(default)]
+    stop: bool,
+}
+
+async fn quit(
+    State(daemon): State<DaemonHandle>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Query(query): Query<QuitQuery>,
+) -> Result<Response, Refused> {
+    caller.may_change()?;
+    let (done, ended) = oneshot::channel();
+    let quit = Quit {
+        stop: query.stop,
+        done,
+    };
+    // An error means that the daemon is ending already.
+    if daemon.quits.send(quit).await.is_ok() {
+        let _ending = ended.await;
+    }
+    Ok(Json(serde_json::json!({})).into_response())
+}

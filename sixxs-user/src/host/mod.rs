@@ -1,0 +1,17 @@
+//! The host around the program: files, directories, clocks, limits and the network namespace.
+//!
+//! Each file stands alone, and knows nothing of tunnels, brokers or the daemon.
+
+pub mod clock;
+pub mod config_file;
+pub(crate) mod fd_store;
+pub(crate) mod files;
+pub(crate) mod kernel_support;
+pub(crate) mod memory;
+pub mod namespace;
+pub(crate) mod netns_lock;
+pub mod paths;
+pub mod ping;
+pub(crate) mod plain;
+pub(crate) mod run_dir;
+pub mod table_names_file;
