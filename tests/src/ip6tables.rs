@@ -1,4 +1,4 @@
-//! Owns the real ip6tables, both of it: the one that puts its rules into nftables, and the old one.
+//! The real ip6tables, in both versions: one uses nftables, the other the legacy kernel interface.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::deb_programs;
 use crate::lab::Lab;
 
-/// The environment in which `ip6tables-nft` and `ip6tables-legacy` are commands like others, with a
-/// lock of the lab's.
+/// Environment variables with which `ip6tables-nft` and `ip6tables-legacy` run as ordinary commands, with a
+/// lock file in the lab.
 pub fn environment(lab: &Lab) -> Result<Vec<(&'static str, PathBuf)>> {
     let root = deb_programs::root("SIXXS_IP6TABLES", "iptables", "usr/sbin/ip6tables-legacy")?;
     let mut environment = Vec::from(deb_programs::environment(&root, "sbin"));

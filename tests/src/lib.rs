@@ -1,5 +1,4 @@
-//! The lab: the internet that the problem needs, in network namespaces on this machine, and
-//! everything a test wants to do in it.
+//! The lab: the networks of the problem, in network namespaces on this machine, and the tools of the tests.
 //!
 //! ```text
 //!  outside (2001:db8:ffff::9) ── core router ── isp ── net0  host  sixxs0, sixxs1
@@ -11,10 +10,11 @@
 //! [`lab::Lab`] builds it and removes it. [`probe`] has the traffic, leaks included. [`program`] runs
 //! `sixxs` in it as users do, by its command line and JSON, and records what it changes. [`broker`]
 //! has the far ends of native tunnels. [`kernel`] reads the kernel and its BPF programs without the
-//! program. [`network_managers`] and [`terminal`] are real ones. [`chaos`] injects random faults.
+//! program. [`network_managers`] and [`terminal`] run real network managers and terminals. [`chaos`] injects
+//! random faults.
 //!
-//! Everything stays in namespaces that the lab itself made and uses documentation addresses
-//! only. Root is needed.
+//! Everything is in namespaces that the lab made, and all addresses are documentation addresses. The lab
+//! needs root.
 
 pub mod broker;
 pub mod chaos;

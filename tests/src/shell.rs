@@ -1,4 +1,4 @@
-//! Owns how other programs (`ip`, `nft`, `tc`…) are run: what they printed goes into the error.
+//! Runs other programs (`ip`, `nft`, `tc`…); an error includes their output.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs a command to its end and returns what it printed; an error when it fails.
+/// Runs a command to its end and returns its output; an error if it fails.
 pub fn capture(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
@@ -15,7 +15,7 @@ pub fn capture(command: &mut Command) -> Result<String> {
     checked(command, &output)
 }
 
-/// As [`capture`], with `input` on its standard input.
+/// Like [`capture`], with `input` on its standard input.
 pub fn capture_with_input(command: &mut Command, input: &str) -> Result<String> {
     let mut child = command
         .stdin(Stdio::piped())
@@ -24,7 +24,7 @@ pub fn capture_with_input(command: &mut Command, input: &str) -> Result<String> 
         .spawn()
         .with_context(|| format!("run {}", line(command)))?;
     let mut stdin = child.stdin.take().context("standard input is piped")?;
-    // A command that stops early closes its input; its exit status tells more than EPIPE.
+    // A command that ends early closes its input; its exit status is more useful than EPIPE.
     let written = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child

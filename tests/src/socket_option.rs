@@ -1,4 +1,4 @@
-//! Owns setting those options of sockets that no library has a call for.
+//! Sets socket options that no library has a function for.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 
-/// Sets an option of a socket. `T`: plain data as the option wants it.
+/// Sets an option of a socket. `T` is plain data in the option's format.
 pub fn set<T: Copy>(
     socket: &impl AsRawFd,
     level: libc::c_int,

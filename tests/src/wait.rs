@@ -1,23 +1,22 @@
-//! Owns waiting: for a condition, with a limit, and never for a time alone.
+//! Waits for conditions, always with a limit.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at.
+/// Interval between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// How much longer than usual everything may take here, by `SIXXS_TEST_PATIENCE`: on an emulated
-/// processor, say.
+/// Factor for all time limits, from `SIXXS_TEST_PATIENCE`; for example on an emulated processor.
 pub fn patience() -> u32 {
     let said = std::env::var("SIXXS_TEST_PATIENCE").ok();
     said.and_then(|said| said.parse().ok()).unwrap_or(1)
 }
 
-/// Looks until `seen` gives a value that `good` accepts, and returns it.
+/// Calls `seen` until `good` accepts its value, and returns that.
 ///
-/// The error after `limit` ([`patience`] times that) names `what` was awaited and shows the last value or error.
+/// The error after `limit` times [`patience`] has `what` and the last value or error.
 pub fn until<T: Debug>(
     what: &str,
     limit: Duration,

@@ -5,8 +5,8 @@
 
 use std::process::Command;
 
-/// Names passed on although they start with one of [`DROPPED_PREFIXES`]: where things are kept,
-/// how the network is reached, what the terminal shows.
+/// Variables that are passed on although they start with one of [`DROPPED_PREFIXES`]: directories, network,
+/// terminal.
 const KEPT_PREFIXES: &[&str] = &[
     "CARGO_HOME",
     "CARGO_HTTP_",
@@ -21,7 +21,7 @@ const KEPT_PREFIXES: &[&str] = &[
 ];
 
 const DROPPED_PREFIXES: &[&str] = &[
-    // cargo run puts its toolchain's libraries here.
+    // `cargo run` adds its toolchain's libraries here.
     "LD_LIBRARY_PATH",
     "CARGO",
     "RUSTC",

@@ -37,15 +37,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Get what the eBPF build and the tests lack (says what and why; nothing when all is there).
+    /// Install missing tools for the eBPF build and the tests (prints each with its reason).
     Setup {
-        /// Get what `lint` wants as well.
+        /// Install the tools for `lint` too.
         #[arg(long)]
         lint: bool,
-        /// Get what `test vm` wants as well.
+        /// Install the tools for `test vm` too.
         #[arg(long)]
         vm: bool,
-        /// Get what `dist` wants as well.
+        /// Install the tools for `dist` too.
         #[arg(long)]
         dist: bool,
     },
@@ -53,27 +53,27 @@ enum Task {
     Build,
     /// Run the daemon; without a configuration, the lab's demonstration.
     Run {
-        /// Configuration to run; default: /etc/sixxs/sixxs.toml if it exists, else the lab.
+        /// Configuration file; default: /etc/sixxs/sixxs.toml if it exists, else the lab.
         #[arg(long, value_name = "F")]
         config: Option<PathBuf>,
-        /// Passed on to `sixxs run` or to the demonstration.
+        /// Arguments for `sixxs run` or for the demonstration.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Build the lab (network namespaces with two tunnels beside a filtered uplink) and stay in it.
+    /// Build the lab (network namespaces with two tunnels and a filtered uplink) and keep it until ctrl-C.
     Lab {
-        /// Passed on to `sixxs-lab up`.
+        /// Arguments for `sixxs-lab up`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run every test, the lab's included; as root, through sudo where needed. Where qemu is
-    /// installed, some of them in a virtual machine with an old kernel as well.
+    /// Run all tests, including the lab's, as root (through sudo if needed). If qemu is installed, also run
+    /// some of them in a virtual machine with an old kernel.
     Test(test::Arguments),
-    /// Measure: `core` is the cost per packet of the kernel programs, `tunnel` what native tunnels
-    /// carry and at what cost, `repair` for how long what was taken away is gone, `scale` what very
-    /// many tunnels cost.
+    /// Run a benchmark: `core` measures the cost per packet of the kernel programs, `tunnel` the throughput
+    /// and cost of native tunnels, `repair` how long a removed object is missing, `scale` the cost of very
+    /// many tunnels.
     Bench {
-        /// Which benchmark, and its options.
+        /// The benchmark, and its options.
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,
@@ -83,12 +83,12 @@ enum Task {
     },
     /// Make the Debian package: the release binary, its units, manual pages and completions.
     Dist,
-    /// Draw the pictures in docs/pictures anew, from a run of `sixxs top` and `status` in the lab.
+    /// Draw the pictures in docs/pictures, from a run of `sixxs top` and `status` in the lab.
     Pictures,
     /// Check format, clippy, crate directions, boundaries, circles of imports, sizes, layout of modules,
     /// sums of times, stray paths, units, licences and sources.
     Lint {
-        /// Check for known security advisories too (fetches their database from the network).
+        /// Also check for known security advisories (downloads their database).
         #[arg(long)]
         advisories: bool,
     },

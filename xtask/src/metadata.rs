@@ -7,16 +7,16 @@ use serde::Deserialize;
 
 use crate::process;
 
-/// What cargo knows about the workspace.
+/// Cargo's data about the workspace.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Metadata {
-    /// All packages, those of the registry included.
+    /// All packages, including those from the registry.
     pub(crate) packages: Vec<Package>,
     /// Identities of the workspace's own packages.
     pub(crate) workspace_members: Vec<String>,
     /// The resolved graph; absent without dependencies.
     pub(crate) resolve: Option<Resolve>,
-    /// Where cargo builds.
+    /// Cargo's target directory.
     pub(crate) target_directory: PathBuf,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Resolve {
     pub(crate) nodes: Vec<Node>,
 }
 
-/// A package and what it depends on.
+/// A package and its dependencies.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Node {
     pub(crate) id: String,
@@ -48,7 +48,7 @@ pub(crate) struct Dependency {
     pub(crate) dep_kinds: Vec<DependencyKind>,
 }
 
-/// Whether an edge is for the product (`None`), `"build"` or `"dev"`.
+/// Kind of a dependency: `None` for the product, `"build"` or `"dev"`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct DependencyKind {
     pub(crate) kind: Option<String>,

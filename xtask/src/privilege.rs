@@ -4,19 +4,19 @@ use std::{ffi::OsStr, process::Command};
 
 use crate::process;
 
-/// What this process may do without asking anybody.
+/// Privilege of this process without a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Privilege {
-    /// We are root.
+    /// The process runs as root.
     Root,
     /// sudo works without a password.
     Sudo,
-    /// Neither.
+    /// Neither root nor sudo.
     None,
 }
 
 impl Privilege {
-    /// Asks the kernel, then sudo (which is not allowed to prompt).
+    /// Checks the user ID, then sudo (without a prompt).
     pub(crate) fn find() -> Self {
         if is_root() {
             Self::Root
@@ -33,15 +33,15 @@ pub(crate) fn is_root() -> bool {
     nix::unistd::Uid::effective().is_root()
 }
 
-/// `program` as root, with `variables` in its environment; through sudo (which may ask for the
-/// password on the terminal) if we are not root.
+/// A command that runs `program` as root, with `variables` in its environment. If the process is not root it
+/// uses sudo, which may ask for the password on the terminal.
 pub(crate) fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) -> Command {
     if is_root() {
         let mut command = Command::new(program);
         command.envs(variables.iter().copied());
         return command;
     }
-    // sudo clears the environment; env(1) behind it sets what is needed.
+    // sudo clears the environment; env(1) after it sets the variables.
     let mut command = Command::new("sudo");
     command.arg("env");
     for (name, value) in variables {

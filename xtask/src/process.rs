@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs `command` with our own output; `verb` says what it is for, `advice` what to do if it fails.
+/// Runs `command` with this process's output. `verb` is its purpose; `advice` is the remedy if it fails.
 pub(crate) fn run(verb: &str, command: &mut Command, advice: &str) -> Result<()> {
     let status = command
         .status()
@@ -22,7 +22,7 @@ pub(crate) fn run(verb: &str, command: &mut Command, advice: &str) -> Result<()>
     Ok(())
 }
 
-/// Runs `command` and returns what it printed; its standard error stays ours.
+/// Runs `command` and returns its output; it shares this process's standard error.
 pub(crate) fn capture(verb: &str, command: &mut Command, advice: &str) -> Result<String> {
     let output = command
         .stderr(Stdio::inherit())
@@ -39,7 +39,7 @@ pub(crate) fn capture(verb: &str, command: &mut Command, advice: &str) -> Result
         .with_context(|| format!("{verb}: read the output of `{}`", line(command)))
 }
 
-/// Asks a program that may not exist or may not like the question: its output, or `None`.
+/// Runs a program that may not exist or may fail; returns its output, or `None`.
 pub(crate) fn ask(command: &mut Command) -> Option<String> {
     let output = command
         .stdin(Stdio::null())
@@ -52,13 +52,14 @@ pub(crate) fn ask(command: &mut Command) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// Becomes `command`, so that signals and the terminal are its own. Returns only if that fails.
+/// Executes `command` in place of this process, so that it gets the signals and the terminal. Returns only on
+/// failure.
 pub(crate) fn become_command(verb: &str, command: &mut Command) -> Result<Infallible> {
     let error = command.exec();
     Err(error).with_context(|| format!("{verb}: start `{}`", line(command)))
 }
 
-/// The command as it could be typed into a shell, with the environment set for it.
+/// The command line as a shell would accept it, with the variables set for it.
 pub(crate) fn line(command: &Command) -> String {
     let mut words = Vec::new();
     for (name, value) in command.get_envs() {

@@ -12,13 +12,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::process;
 
-/// The line moves this often.
+/// Interval of the spinner.
 const TICK: Duration = Duration::from_millis(120);
 
-/// What took no longer is not worth a line when it is done.
+/// A shorter task leaves no line when it is done.
 const SHORT: Duration = Duration::from_secs(2);
 
-/// Something that is being done; done when dropped.
+/// A task in progress; it ends on drop.
 pub(crate) struct Progress {
     what: String,
     bar: ProgressBar,
@@ -26,14 +26,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Says what is being done from now on.
+    /// Shows the task from now on.
     pub(crate) fn begin(what: impl Into<String>) -> Self {
         let what = what.into();
         let bar = ProgressBar::new_spinner();
         if bar.is_hidden() {
             eprintln!("{what}");
         } else {
-            // A template that cannot be read would be our mistake; the line then looks otherwise.
+            // An invalid template would be a bug here; the line then has the default style.
             if let Ok(style) =
                 ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}")
             {
@@ -49,12 +49,12 @@ impl Progress {
         }
     }
 
-    /// How far it is.
+    /// Shows the last line of output.
     pub(crate) fn tell(&self, line: &str) {
         self.bar.set_message(line.trim().to_owned());
     }
 
-    /// Lets somebody print while the line is out of the way.
+    /// Runs `print` while the line is hidden.
     pub(crate) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.bar.suspend(print)
     }
@@ -71,8 +71,8 @@ impl Drop for Progress {
     }
 }
 
-/// As [`process::run`], for what takes long and prints much that only matters if it fails. Where there
-/// is no terminal it prints as it always did.
+/// Like [`process::run`], for a long command whose output matters only if it fails. Without a terminal the
+/// output is printed directly.
 pub(crate) fn run(what: &str, verb: &str, command: &mut Command, advice: &str) -> Result<()> {
     let progress = Progress::begin(what);
     if !io::stderr().is_terminal() {
@@ -90,19 +90,19 @@ pub(crate) fn run(what: &str, verb: &str, command: &mut Command, advice: &str) -
     Ok(())
 }
 
-/// Runs a command, hears each line that it prints as it comes, and returns all of them.
+/// Runs a command, calls `hear` with each line of its output, and returns the whole output.
 fn gather(command: &mut Command, mut hear: impl FnMut(&str)) -> io::Result<(ExitStatus, String)> {
     let (reader, writer) = io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
     let child = command.stdin(Stdio::null()).spawn();
-    // The pipe has an end only when nobody here holds it open any more.
+    // The pipe ends only if this process has no writer open.
     command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
     let mut child = child?;
     let mut printed = String::new();
     for line in BufReader::new(reader).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
-        // What was overwritten in a line is not shown again.
+        // Skip overwritten parts of the line.
         hear(line.trim_end().rsplit('\r').next().unwrap_or_default());
         printed += &line;
         printed.push('\n');

@@ -25,9 +25,9 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Finds it by cargo.
     pub(crate) fn find() -> Result<Self> {
-        // Set by `cargo run`; the other is for an xtask binary started by hand.
+        // `cargo run` sets the variable; the compiled-in path is for an xtask binary that a user starts.
         let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest_dir
@@ -49,14 +49,14 @@ impl Workspace {
         let mut command = Command::new(&self.cargo);
         command.current_dir(&self.root);
         if self.target != self.root.join("target") {
-            // sixxs-user's build script looks in the usual place unless told otherwise. Not set
-            // needlessly: it would make a cargo typed by hand build everything again.
+            // sixxs-user's build script uses the default path unless this is set. It is not set needlessly: a
+            // cargo command without it would build everything again.
             command.env("SIXXS_EBPF_OBJECT", self.ebpf_object());
         }
         command
     }
 
-    /// The same cargo for work that is not the checkout's.
+    /// The same cargo, for work outside the checkout.
     pub(crate) fn bare_cargo(&self) -> Command {
         Command::new(&self.cargo)
     }
@@ -66,7 +66,7 @@ impl Workspace {
         self.target.join("release").join(name)
     }
 
-    /// Target directory of the eBPF build: its own, because another compiler fills it.
+    /// Target directory of the eBPF build, which is separate because it uses another compiler.
     pub(crate) fn ebpf_target(&self) -> PathBuf {
         self.target.join("ebpf")
     }

@@ -1,10 +1,10 @@
-//! The lab for people: look at it, try things in it, watch the program at work in it.
+//! The interactive lab: explore it, try things in it, watch the program at work.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The internet that the problem needs, in network namespaces on this machine alone.
+/// The networks of the problem, in network namespaces on this machine.
 #[derive(Parser)]
 #[command(name = "sixxs-lab", version)]
 struct Arguments {
@@ -14,26 +14,26 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build the lab and hold it until ctrl-C.
+    /// Build the lab and keep it until ctrl-C.
     Up,
-    /// Build the lab, run the daemon in it and watch the outside's pings being answered.
+    /// Build the lab, run the daemon in it and show the replies to pings from the outside.
     Demo {
-        /// End by itself after this many seconds.
+        /// End after this many seconds.
         #[arg(long)]
         seconds: Option<u64>,
     },
     /// Leak on purpose: UDP with a tunnel's address from a socket bound to net0.
     Leak {
-        /// The tunnel whose address it is.
+        /// The tunnel that has the address.
         #[arg(long, default_value = "sixxs0")]
         tunnel: String,
-        /// How many packets.
+        /// Number of packets.
         #[arg(long, default_value_t = 5)]
         count: u64,
     },
     /// Run `sixxs` in the lab's host, with the lab's configuration.
     Sixxs {
-        /// Its command line.
+        /// Arguments for `sixxs`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -1,5 +1,5 @@
-//! The pictures of the documentation, from a real run: in the lab, with traffic and a leak, the screens
-//! of `sixxs top` and `sixxs status` in a terminal are written as SVG to `docs/pictures`.
+//! Draws the pictures of the documentation from a real run. In the lab, with traffic and a leak, it writes
+//! the terminal screens of `sixxs top` and `sixxs status` as SVG to `docs/pictures`.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ use sixxs_tests::terminal::tmux::Tmux;
 
 const PICTURES: &str = "docs/pictures";
 
-/// How long there is traffic: what fills the graphs.
+/// Duration of the traffic; it fills the graphs.
 const TRAFFIC: Duration = Duration::from_secs(100);
 
 const TOP: (u16, u16) = (96, 18);
@@ -73,7 +73,7 @@ fn run() -> Result<()> {
         screen.contains("corrections")
     })?;
     let screen = status.coloured_screen()?;
-    // Without the shell's lines.
+    // Drop the shell's lines.
     let lines = screen
         .lines()
         .skip_while(|line| !line.starts_with("sixxs0"));
@@ -88,13 +88,13 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// Up and down with both tunnels, now more, now less.
+/// Sends and receives data over both tunnels, in changing amounts.
 fn carry(lab: &Lab) -> Result<()> {
     const SIZES: [u64; 9] = [40, 90, 160, 300, 420, 250, 120, 60, 200];
     let limit = Duration::from_secs(10);
     let began = Instant::now();
     while began.elapsed() < TRAFFIC {
-        // A graph's sign is five seconds.
+        // A character of a graph is five seconds.
         let number = usize::try_from(began.elapsed().as_secs() / 5)?;
         let size = |number: usize| SIZES[number % SIZES.len()];
         let sizes = [size(number) * 1000, size(number * 4 + 3) * 700];
@@ -106,7 +106,7 @@ fn carry(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Someone sends with a tunnel's address by the uplink, at the end of the time.
+/// Sends with a tunnel's address through the uplink, twice until the end of the traffic.
 fn some_leaks(lab: &Lab) -> Result<()> {
     let socket = leak::udp_socket(lab.host(), TUNNELS[0].address, Cause::Device(UPLINK))?;
     for count in [5, 12] {

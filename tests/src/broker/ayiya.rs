@@ -1,6 +1,5 @@
-//! Owns the AYIYA datagram as the broker sees it (draft-massar-v6ops-ayiya-02): a shared secret,
-//! SHA-1, and IPv6 addresses as identities. Written apart from the program's own, so that each
-//! checks the other.
+//! The AYIYA datagram on the broker's side (draft-massar-v6ops-ayiya-02): a shared secret, SHA-1, and IPv6
+//! addresses as identities. This code is independent of the program's, so that each checks the other.
 
 use std::net::Ipv6Addr;
 
@@ -10,16 +9,16 @@ use sha1::{Digest as _, Sha1};
 pub const PORT: u16 = 5072;
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 44;
-/// The broker's receive buffer: nothing longer can be right.
+/// Size of the broker's receive buffer; longer datagrams are invalid.
 pub const LONGEST_BYTES: usize = 2092;
-/// How far clocks may differ, in seconds.
+/// Largest tolerated clock difference, in seconds.
 pub const CLOCK_SKEW_SECONDS: u64 = 120;
 
-/// Operation: nothing, a beat.
+/// Operation: none; a heartbeat.
 pub const NOOP: u8 = 0;
-/// Operation: take the payload.
+/// Operation: forward the payload.
 pub const FORWARD: u8 = 1;
-/// The highest operation that the draft names: query response.
+/// The highest operation in the draft: query response.
 const LAST_OPERATION: u8 = 7;
 
 /// Next header: an IPv6 packet.
@@ -42,7 +41,7 @@ const SIGNATURE_AT: usize = 24;
 pub struct Key([u8; 20]);
 
 impl Key {
-    /// That of a password, taken as text.
+    /// The key for a password, as text.
     pub fn of(password: &str) -> Self {
         Self(Sha1::digest(password).into())
     }
@@ -55,7 +54,7 @@ impl Key {
         hash.finalize().into()
     }
 
-    /// Puts the right signature into a datagram that has a whole header.
+    /// Writes the correct signature into a datagram that has a whole header.
     pub fn sign(&self, datagram: &mut [u8]) {
         let signature = self.signature(datagram);
         datagram[SIGNATURE_AT..HEADER_BYTES].copy_from_slice(&signature);
@@ -67,7 +66,7 @@ impl Key {
     }
 }
 
-/// A datagram, signed.
+/// Makes a signed datagram.
 pub fn seal(
     key: &Key,
     identity: Ipv6Addr,
@@ -81,7 +80,7 @@ pub fn seal(
     datagram
 }
 
-/// Writes the header before a payload that lies behind room for it.
+/// Writes the header into the first bytes of the datagram, before the payload.
 pub fn seal_in_place(
     key: &Key,
     identity: Ipv6Addr,
@@ -95,23 +94,23 @@ pub fn seal_in_place(
         SHARED_SECRET << 4 | operation,
         next_header,
     ]);
-    // The field wraps in 2106, as the protocol has it.
+    // The field wraps in 2106, as the protocol defines it.
     let seconds = u32::try_from(unix_seconds & u64::from(u32::MAX)).unwrap_or_default();
     datagram[TIME_AT..IDENTITY_AT].copy_from_slice(&seconds.to_be_bytes());
     datagram[IDENTITY_AT..SIGNATURE_AT].copy_from_slice(&identity.octets());
     key.sign(datagram);
 }
 
-/// The header of a datagram, right in form; nothing of it is proved yet.
+/// The header of a well-formed datagram; its signature is not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Who says it sent this.
+    /// The identity that the sender claims.
     pub identity: Ipv6Addr,
-    /// When, in Unix seconds.
+    /// Time of sending, in Unix seconds.
     pub unix_seconds: u64,
-    /// What to do.
+    /// The operation.
     pub operation: u8,
-    /// What follows.
+    /// Protocol of the payload.
     pub next_header: u8,
 }
 
@@ -122,7 +121,7 @@ impl Header {
     }
 }
 
-/// Reads the header. `None`: not AYIYA as this broker speaks it.
+/// Reads the header. `None` if it is not AYIYA as this broker supports it.
 pub fn header(datagram: &[u8]) -> Option<Header> {
     if datagram.len() > LONGEST_BYTES {
         return None;
@@ -144,7 +143,7 @@ pub fn header(datagram: &[u8]) -> Option<Header> {
     })
 }
 
-/// Whether the payload is what the header says: an IPv6 packet, or nothing.
+/// Whether the payload is as the header declares: an IPv6 packet, or nothing.
 pub fn payload_fits(header: &Header, payload: &[u8]) -> bool {
     match header.next_header {
         NONE => payload.is_empty(),

@@ -1,4 +1,4 @@
-//! Owns a broker's idea of the time, which a test can set wrong or move on without waiting.
+//! A broker's clock, which a test can set wrong or advance without waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,7 +11,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// One that is right.
+    /// A clock that shows the correct time.
     pub fn new() -> Self {
         Self::default()
     }
@@ -35,13 +35,13 @@ impl Clock {
         self.now().as_secs()
     }
 
-    /// Sets it this many seconds ahead of the right time; behind when negative.
+    /// Sets it this many seconds ahead of the correct time; behind if negative.
     pub fn set_ahead(&self, seconds: i64) {
         self.ahead_ms
             .store(seconds.saturating_mul(1000), Ordering::Relaxed);
     }
 
-    /// Moves it on, as if that time had passed.
+    /// Advances it, as if that time had passed.
     pub fn advance(&self, by: Duration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.ahead_ms.fetch_add(by, Ordering::Relaxed);

@@ -1,33 +1,33 @@
-//! Owns what a PoP counts.
+//! The counters of a PoP.
 
 use std::ops::AddAssign;
 
-/// What a PoP counted; datagrams are those from clients.
+/// A PoP's counters; datagrams are those from clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Valid beats, of AYIYA (noop) and of the heartbeat protocol.
+    /// Valid heartbeats, of AYIYA (noop) and of the heartbeat protocol.
     pub beats: u64,
     /// Valid datagrams with an IPv6 packet.
     pub forwards: u64,
     /// Valid AYIYA datagrams with any other operation.
     pub other_operations: u64,
-    /// Not in the form of the protocol.
+    /// Malformed datagrams.
     pub bad_form: u64,
-    /// Of no tunnel of this PoP.
+    /// Datagrams whose identity belongs to no tunnel of this PoP.
     pub bad_identity: u64,
-    /// From too long ago, or from the future.
+    /// Datagrams whose time is too old, or in the future.
     pub bad_time: u64,
-    /// Signed with another key.
+    /// Datagrams that were signed with another key.
     pub bad_signature: u64,
-    /// Signed, but the payload is not what it says.
+    /// Signed datagrams whose payload is not as declared.
     pub bad_payload: u64,
-    /// Protocol 41 or a heartbeat from another IPv4 address than the tunnel's or the one it names.
+    /// Protocol 41 or a heartbeat whose IPv4 source is not the tunnel's address or the address it claims.
     pub bad_source: u64,
-    /// Times that a valid datagram came from another endpoint than the one before.
+    /// Times that a valid datagram came from a new endpoint.
     pub endpoint_changes: u64,
-    /// Times that a tunnel was called down.
+    /// Times that a tunnel was declared down.
     pub went_down: u64,
-    /// IPv6 packets put into the PoP's own device, and their bytes.
+    /// IPv6 packets written to the PoP's own device, and their bytes.
     pub delivered: u64,
     /// See [`Counts::delivered`].
     pub delivered_bytes: u64,
@@ -35,16 +35,16 @@ pub struct Counts {
     pub sent: u64,
     /// See [`Counts::sent`].
     pub sent_bytes: u64,
-    /// IPv6 packets for a client that is down, or was never heard of.
+    /// IPv6 packets for a client that is down, or never sent anything.
     pub unsent: u64,
     /// Echo requests of the PoP to the client.
     pub pings_sent: u64,
-    /// And the answers.
+    /// Replies to them.
     pub pings_answered: u64,
 }
 
 impl Counts {
-    /// Everything that was dropped for some fault.
+    /// All datagrams that were dropped for an error.
     pub fn bad(&self) -> u64 {
         self.bad_form
             + self.bad_identity
@@ -57,7 +57,7 @@ impl Counts {
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
-        // By name, so that none is forgotten.
+        // All fields by name, so that the compiler reports a missing one.
         let Self {
             beats,
             forwards,

@@ -1,9 +1,9 @@
-//! Owns the data path of a PoP: its thread takes datagrams from the sockets and packets from the
-//! TUN device, many at a time, and does with them what [`State`] says. It has to be faster than
-//! the client, or it would be what a benchmark measures; the batches are the program's own
-//! ([`sixxs_user::wire`]), what is in them is not.
+//! The data path of a PoP. Its thread takes batches of datagrams from the sockets and of packets from the TUN
+//! device, and [`State`] decides about each one. It has to be faster than the client, or a benchmark would
+//! measure the PoP. It uses the program's own batch I/O ([`sixxs_user::wire`]), but not the program's code
+//! for the contents.
 //!
-//! While the path is bad, or somebody writes datagrams down, each is copied and goes on alone.
+//! While a test impairs the path or captures datagrams, each datagram is copied and forwarded alone.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -21,22 +21,22 @@ use super::session::{Datagram, HEADROOM, Protocol};
 use super::state::State;
 use crate::lab::tun::Offloading;
 
-/// Batches taken from one place before the next one gets its turn.
+/// Batches from one descriptor before the next one gets its turn.
 const TURN: usize = 4;
-/// More than the device's queue holds.
+/// Larger than the device's queue.
 const MOST_QUEUED: usize = 10_000;
-/// More than any packet of the device.
+/// Larger than any packet of the device.
 const BUFFER_BYTES: usize = 1 << 17;
-/// Settings that a test changes are seen after this at the latest.
+/// Longest time until a setting that a test changes takes effect.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The sockets of a PoP; which there are depends on the tunnels that it serves.
+/// The sockets of a PoP; its tunnels determine which exist.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     /// AYIYA, over IPv4 and over IPv6.
     pub(crate) ayiya: Vec<Udp>,
     pub(crate) heartbeat: Option<Udp>,
-    /// Gives whole IPv4 packets, takes what is to be inside.
+    /// Receives whole IPv4 packets, and sends their payload.
     pub(crate) protocol41: Option<Socket>,
 }
 
@@ -54,9 +54,9 @@ impl Sockets {
             .chain(raw.map(|socket| socket.as_fd()))
     }
 
-    /// Sends a batch of one protocol to one endpoint, each datagram but the last as long as `stride`
-    /// says; with protocol 41 every one is behind [`HEADROOM`]. What cannot be sent is lost, as on
-    /// any path.
+    /// Sends a batch of one protocol to one endpoint. Each datagram but the last has `stride` bytes; with
+    /// protocol 41 each one is preceded by [`HEADROOM`]. A datagram that cannot be sent is lost, as on any
+    /// path.
     fn send(&self, protocol: Protocol, endpoint: SocketAddr, batch: &[u8], stride: usize) {
         match (protocol, endpoint) {
             (Protocol::Protocol41, SocketAddr::V4(endpoint)) => {
@@ -77,10 +77,10 @@ impl Sockets {
     }
 }
 
-/// A full queue (EAGAIN), a packet longer than the path takes (EMSGSIZE), no route.
+/// Ignores errors: a full queue (EAGAIN), a packet larger than the path's MTU (EMSGSIZE), no route.
 fn lost(_sent: std::io::Result<()>) {}
 
-/// What the thread works with.
+/// Sockets, device and buffers of the thread.
 struct Path<'a> {
     sockets: &'a Sockets,
     device: &'a Offloading,
@@ -88,13 +88,13 @@ struct Path<'a> {
     messages: Messages,
     inbox: Inbox,
     outbox: Outbox,
-    /// For each datagram of the outbox, where it goes.
+    /// Encapsulation and endpoint for each datagram of the outbox.
     ways: Vec<Option<(Protocol, SocketAddr)>>,
-    /// What a bad path lets through.
+    /// Datagrams that an impaired path lets through.
     passed: Vec<Datagram>,
 }
 
-/// Works until `stop` is written to.
+/// Runs until `stop` is written to.
 pub(crate) fn run(
     sockets: &Sockets,
     device: &Offloading,
@@ -124,7 +124,7 @@ pub(crate) fn run(
             .chain(sockets.descriptors())
             .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
             .collect();
-        // Rounded up, or the last millisecond would be spent turning round.
+        // Round up, or the loop would spin in the last millisecond.
         let idle = idle.min(LOOK).as_millis() + 1;
         match poll(
             &mut ready,
@@ -153,7 +153,7 @@ pub(crate) fn run(
 }
 
 impl Path<'_> {
-    /// From the clients.
+    /// Handles datagrams from the clients.
     fn up(&mut self, state: &mut State, unix_seconds: u64, now: Instant) {
         let Self {
             sockets,
@@ -214,7 +214,7 @@ impl Path<'_> {
         }
     }
 
-    /// To the clients.
+    /// Handles packets to the clients.
     fn down(&mut self, state: &mut State, unix_seconds: u64, now: Instant) {
         for turn in 0..=TURN {
             let device = (turn < TURN).then_some(self.device);
@@ -280,7 +280,7 @@ impl Path<'_> {
         self.send_passed();
     }
 
-    /// What a bad path held back long enough.
+    /// Forwards the datagrams whose delay on an impaired path is over.
     fn release(&mut self, state: &mut State, unix_seconds: u64, now: Instant) {
         state.up.release(now, &mut self.passed);
         let Self {
@@ -332,7 +332,7 @@ fn write(inbox: &mut Inbox, device: &Offloading) {
     }
 }
 
-/// What piled up in the device while no one served it is old news.
+/// Drops the packets that the device queued before the thread started.
 fn drain(device: &Offloading) {
     let mut buffer = vec![0; BUFFER_BYTES];
     for _ in 0..MOST_QUEUED {

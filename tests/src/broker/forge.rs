@@ -1,5 +1,5 @@
-//! Owns the datagrams that a broker, or somebody who would like to be one, might send to a client:
-//! right ones, and every kind of wrong one. Made one at a time: ten thousand need no memory.
+//! Datagrams that a broker or an attacker may send to a client: valid ones, and every kind of invalid one.
+//! They are made one at a time, so ten thousand need no memory.
 
 use std::net::Ipv6Addr;
 
@@ -10,30 +10,30 @@ use super::session::Setup;
 /// The longest UDP payload that IPv4 carries.
 const LONGEST_PAYLOAD: usize = 65_507;
 
-/// What is wrong with an AYIYA datagram.
+/// The fault of an AYIYA datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
-    /// Right in all but the signature, which is by another key.
+    /// Valid but for the signature, which is made with another key.
     Forged,
-    /// Right, and then one bit was turned.
+    /// Valid, but one bit is flipped.
     Altered,
-    /// Signed, from 121 s ago or longer.
+    /// Signed, 121 s old or older.
     Stale,
-    /// Signed, from 121 s to come or later.
+    /// Signed, 121 s or more in the future.
     Early,
     /// Signed, with the client's own identity.
     Reflected,
     /// Signed, with the identity of another PoP.
     Stranger,
-    /// A right one cut off somewhere; 0 bytes are possible.
+    /// A valid datagram that is cut off at some point; 0 bytes are possible.
     Truncated,
-    /// Signed, and longer than any MTU: the packet with zeroes behind it, up to 64 KiB.
+    /// Signed, and larger than any MTU: the packet and zeroes, up to 64 KiB.
     Oversized,
-    /// Signed, with a header that the protocol has no such.
+    /// Signed, with a header that the protocol does not define.
     Header,
-    /// Signed, the payload not an IPv6 packet: another version, cut short, or nothing.
+    /// Signed, with a payload that is no IPv6 packet: another version, truncated, or empty.
     Payload,
-    /// Chance.
+    /// Random bytes.
     Garbage,
 }
 
@@ -64,7 +64,7 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// With this time in the datagrams.
+    /// A forger that writes this time into its datagrams.
     pub fn new(setup: Setup, unix_seconds: u64, seed: u64) -> Self {
         Self {
             key: Key::of(&setup.password),
@@ -74,12 +74,12 @@ impl Forger {
         }
     }
 
-    /// A right AYIYA datagram with this packet.
+    /// A valid AYIYA datagram with this packet.
     pub fn right(&self, packet: &[u8]) -> Vec<u8> {
         self.seal(self.setup.peer, self.unix_seconds, packet)
     }
 
-    /// `count` wrong AYIYA datagrams around this packet.
+    /// `count` invalid AYIYA datagrams with this packet.
     pub fn wrong(
         &self,
         attack: Attack,
@@ -90,8 +90,7 @@ impl Forger {
         (0..count).map(move |_| forger.one(attack, &packet))
     }
 
-    /// `count` IPv6 packets that are none, for the inside of protocol 41: cut short, of another
-    /// version, of chance.
+    /// `count` invalid IPv6 packets, as payload of protocol 41: truncated, of another version, or random.
     pub fn wrong_packets(
         &self,
         packet: &[u8],
@@ -122,7 +121,7 @@ impl Forger {
                 datagram
             }
             Attack::Stale => self.seal(peer, now - beyond, packet),
-            // A client whose clock goes on meanwhile must not find the first ones in time.
+            // The client's clock advances meanwhile, and even the first datagrams must stay too early.
             Attack::Early => self.seal(peer, now + beyond + 60, packet),
             Attack::Reflected => self.seal(address, now, packet),
             Attack::Stranger => {
@@ -162,7 +161,7 @@ impl Forger {
     }
 }
 
-/// Whether the header is one of the protocol's.
+/// Whether the protocol defines this header.
 fn is_acceptable(datagram: &[u8]) -> bool {
     ayiya::header(datagram).is_some()
 }

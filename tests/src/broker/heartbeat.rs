@@ -1,5 +1,5 @@
-//! Owns the heartbeat as the broker reads it (draft-massar-v6ops-heartbeat-01): one line of text
-//! by which a client says where its end of a 6in4 tunnel is now.
+//! The heartbeat on the broker's side (draft-massar-v6ops-heartbeat-01): one line of text with which a client
+//! reports the present IPv4 address of its end of a 6in4 tunnel.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,19 +9,19 @@ use super::hex;
 
 /// The UDP port of a PoP.
 pub const PORT: u16 = 3740;
-/// A beat is shorter than this.
+/// A heartbeat is shorter than this.
 pub const LONGEST_BYTES: usize = 256;
-/// How far clocks may differ, in seconds.
+/// Largest tolerated clock difference, in seconds.
 pub const CLOCK_SKEW_SECONDS: u64 = 120;
 
-/// A beat that is right in form; nothing of it is proved yet.
+/// A well-formed heartbeat; its signature is not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat<'a> {
-    /// The tunnel, by the client's address in it.
+    /// The client's address in the tunnel, which identifies it.
     pub tunnel: Ipv6Addr,
-    /// Where the client says it is; `None`: the word `sender`.
+    /// The address that the client claims; `None`: the word `sender`.
     pub sender: Option<Ipv4Addr>,
-    /// When it was sent.
+    /// Time of sending.
     pub unix_seconds: u64,
     signed: &'a str,
     signature: &'a str,
@@ -61,18 +61,18 @@ impl<'a> Beat<'a> {
         self.unix_seconds.abs_diff(now_unix_seconds) <= CLOCK_SKEW_SECONDS
     }
 
-    /// Whether whoever wrote it knows the password.
+    /// Whether its author knows the password.
     pub fn is_signed(&self, password: &str) -> bool {
         signature(self.signed, password) == self.signature
     }
 
-    /// Whether a literal address is the packet's own source.
+    /// Whether the claimed address, if there is one, is the packet's source.
     pub fn is_from(&self, source: Ipv4Addr) -> bool {
         self.sender.is_none_or(|sender| sender == source)
     }
 }
 
-/// A beat as a client writes it. `sender`: the word, or a literal address.
+/// A heartbeat as a client writes it. `sender`: the word, or a literal address.
 pub fn write(tunnel: Ipv6Addr, sender: &str, unix_seconds: u64, password: &str) -> String {
     let signed = format!("HEARTBEAT TUNNEL {tunnel} {sender} {unix_seconds} ");
     let signature = signature(&signed, password);

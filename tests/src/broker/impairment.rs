@@ -1,32 +1,32 @@
-//! Owns what a bad path does to datagrams: loses, repeats and reorders them, by chance that is
-//! the same for the same seed. In place of tc's netem, which not every kernel has.
+//! Simulates an impaired path: it loses, duplicates and reorders datagrams. The random decisions depend only
+//! on a seed. It replaces tc's netem, which not every kernel has.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::random::Random;
 
-/// A datagram that is held back lets at most this many others pass.
+/// A delayed datagram lets at most this many others pass.
 const OVERTAKEN_BY: usize = 4;
-/// And is held no longer than this, when no others come.
+/// Longest delay, if no others come.
 const HELD: Duration = Duration::from_millis(10);
-/// As many are held at once.
+/// Limit of datagrams that are delayed at the same time.
 const MOST_HELD: usize = 64;
 
-/// How bad a path is, in percent of the datagrams.
+/// Settings of a path, in percent of the datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Impairment {
-    /// Lost.
+    /// Datagrams to lose.
     pub loss: f64,
-    /// Held back, so that the next ones overtake it.
+    /// Datagrams to delay, so that the next ones overtake them.
     pub reorder: f64,
-    /// Sent twice.
+    /// Datagrams to send twice.
     pub duplicate: f64,
-    /// Of the chance.
+    /// Seed of the random decisions.
     pub seed: u64,
 }
 
-/// What an impairment did.
+/// Counters of an impairment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Impaired {
     /// Datagrams lost.
@@ -65,7 +65,7 @@ impl<T> Default for Lane<T> {
 }
 
 impl<T: Clone> Lane<T> {
-    /// Changes how bad it is; what is held comes out with the next datagram.
+    /// Changes the settings; delayed datagrams come out with the next datagram.
     pub(crate) fn set(&mut self, settings: Impairment) {
         self.settings = settings;
         self.random = Random::new(settings.seed);
@@ -74,17 +74,17 @@ impl<T: Clone> Lane<T> {
         }
     }
 
-    /// Whether it does nothing, and holds nothing back.
+    /// Whether it changes nothing, and delays no datagram now.
     pub(crate) fn is_idle(&self) -> bool {
         self.settings == Impairment::default() && self.held.is_empty()
     }
 
-    /// What was done so far.
+    /// The counters.
     pub(crate) fn done(&self) -> Impaired {
         self.done
     }
 
-    /// Takes a datagram; appends what comes out now.
+    /// Takes a datagram; appends the datagrams that come out now.
     pub(crate) fn pass(&mut self, item: T, now: Instant, out: &mut Vec<T>) {
         if self.random.percent(self.settings.loss) {
             self.done.lost += 1;
@@ -111,7 +111,7 @@ impl<T: Clone> Lane<T> {
         self.release(now, out);
     }
 
-    /// Appends what was held long enough.
+    /// Appends the datagrams whose delay is over.
     pub(crate) fn release(&mut self, now: Instant, out: &mut Vec<T>) {
         let (free, held) = std::mem::take(&mut self.held)
             .into_iter()
@@ -120,7 +120,7 @@ impl<T: Clone> Lane<T> {
         out.extend(free.into_iter().map(|held| held.item));
     }
 
-    /// When [`Lane::release`] has something at the latest.
+    /// The latest time at which [`Lane::release`] has a datagram.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.held.iter().map(|held| held.until).min()
     }

@@ -1,11 +1,11 @@
-//! Owns the brokers of the lab: the other ends of the native tunnels, and the server that hands
-//! out their parameters. They are an implementation of their own, which shares no code with the
-//! program's: each checks the other.
+//! The brokers of the lab: the far ends of the native tunnels, and the TIC server that provisions them. They
+//! are an independent implementation that shares no protocol code with the program, so that each checks the
+//! other.
 //!
-//! A [`pop::Pop`] carries packets: AYIYA ([`ayiya`]), 6in4 ([`protocol41`]), and 6in4 whose
-//! client says by [`heartbeat`] where it is. What it knows of a tunnel is in [`session`], what it
-//! decides in `state`; the thread that moves packets is `datapath`; what the path does to them in [`impairment`].
-//! [`forge`] makes the datagrams that must not get through. [`tic`] is the server.
+//! A [`pop::Pop`] carries packets: AYIYA ([`ayiya`]), 6in4 ([`protocol41`]), and 6in4 whose client reports
+//! its address by [`heartbeat`]. [`session`] has the state of a tunnel, `state` decides, the thread in
+//! `datapath` moves packets, and [`impairment`] simulates a bad path. [`forge`] makes invalid datagrams.
+//! [`tic`] is the server.
 
 pub mod ayiya;
 pub mod clock;
@@ -22,19 +22,19 @@ pub mod session;
 pub mod state;
 pub mod tic;
 
-/// What carries a tunnel.
+/// Encapsulation of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// AYIYA.
     Ayiya,
     /// Protocol 41 to a registered IPv4 address.
     SixInFour,
-    /// Protocol 41 to the IPv4 address that a heartbeat came from.
+    /// Protocol 41 to the source address of the client's heartbeats.
     Heartbeat,
 }
 
 impl Kind {
-    /// The word of the program's configuration.
+    /// The name in the program's configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ayiya => "ayiya",

@@ -1,5 +1,5 @@
-//! Owns the pings by which a PoP watches its tunnels: it makes them itself and knows their answers
-//! again, so the pings of others are not touched.
+//! The pings with which a PoP monitors its tunnels. The PoP recognizes the replies to its own pings, and
+//! forwards all others.
 
 use std::net::Ipv6Addr;
 
@@ -7,7 +7,7 @@ use crate::probe::packets::{ECHO_REPLY, ECHO_REQUEST, ICMPV6, checksum, ipv6};
 
 use super::protocol41;
 
-/// In every ping, and so in every answer.
+/// Payload of every ping, and so of every reply.
 const MARK: [u8; 16] = *b"the PoP's ping\0\0";
 const IDENTIFIER: [u8; 2] = [0x13, 0xd0];
 const IPV6_HEADER_BYTES: usize = 40;
@@ -25,7 +25,7 @@ pub fn request(from: Ipv6Addr, to: Ipv6Addr, number: u16) -> Vec<u8> {
     packet
 }
 
-/// Whether this packet is an answer of `from` to a [`request`] of `to`.
+/// Whether this packet is the reply of `from` to a [`request`] of `to`.
 pub fn is_answer(packet: &[u8], from: Ipv6Addr, to: Ipv6Addr) -> bool {
     let message = packet.get(IPV6_HEADER_BYTES..).unwrap_or_default();
     protocol41::addresses(packet) == Some((from, to))
@@ -37,7 +37,7 @@ pub fn is_answer(packet: &[u8], from: Ipv6Addr, to: Ipv6Addr) -> bool {
         && sum(&packet[8..IPV6_HEADER_BYTES], message) == 0
 }
 
-/// The sum of RFC 4443 §2.3; 0 over a message that has the right one.
+/// The checksum of RFC 4443 §2.3; 0 over a message that includes a correct one.
 fn sum(addresses: &[u8], message: &[u8]) -> u16 {
     let length = u8::try_from(message.len()).unwrap_or_default();
     let rest = [0, 0, 0, length, 0, 0, 0, ICMPV6];
@@ -57,7 +57,7 @@ mod tests {
         let request = request(us, them, 7);
         assert!(!is_answer(&request, them, us));
         let mut answer = super::request(them, us, 7);
-        // From request to reply the sum changes with the type.
+        // From request to reply the checksum changes with the type.
         answer[40] = ECHO_REPLY;
         let sum = u16::from_be_bytes([answer[42], answer[43]]) - 0x0100;
         answer[42..44].copy_from_slice(&sum.to_be_bytes());

@@ -1,8 +1,7 @@
-//! Owns a PoP as a whole: the sockets in its namespace, the thread that serves them, and what a
-//! test asks of it and does to it.
+//! A whole PoP: the sockets in its namespace, the thread that serves them, and the interface for tests.
 //!
-//! Tasks: one thread (`datapath`), from [`Pop::start`] to [`Pop::stop`] or drop. The TUN device
-//! stays while the PoP is stopped: what leaves by it then is lost.
+//! Tasks: one thread (`datapath`), from [`Pop::start`] to [`Pop::stop`] or drop. The TUN device remains while
+//! the PoP is stopped; packets that leave by it then are lost.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -29,23 +28,23 @@ use super::session::{Session, Setup};
 use super::state::{Recorded, State};
 use super::{Kind, ayiya, heartbeat};
 
-/// Room for a burst that comes while the thread waits for its processor.
+/// Large enough for a burst that comes while the thread waits for a CPU.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 8 << 20;
 const UDP_HEADER_BYTES: usize = 8;
-/// Datagrams sent in a row by [`Pop::inject`] before the receiver gets time to read them.
+/// Datagrams that [`Pop::inject`] sends without a pause; then the receiver gets time to read them.
 const INJECTED_IN_A_ROW: usize = 32;
 const INJECTION_PAUSE: Duration = Duration::from_millis(1);
 
-/// Where a PoP is.
+/// The lab's part for a PoP: namespace, addresses and device.
 #[derive(Clone, Debug)]
 pub struct Location {
     /// Its namespace.
     pub namespace: Namespace,
-    /// Its address, and where its protocols listen.
+    /// Its outer address, at which its protocols listen.
     pub address4: Ipv4Addr,
-    /// AYIYA listens on this one too.
+    /// Another address for AYIYA.
     pub address6: Option<Ipv6Addr>,
-    /// Its end of the tunnels.
+    /// TUN device at its end of the tunnels.
     pub device: Arc<Offloading>,
 }
 
@@ -75,17 +74,17 @@ impl Drop for Running {
     }
 }
 
-/// From where [`Pop::inject`] sends.
+/// The source of the packets of [`Pop::inject`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The PoP's own address and port.
     Own,
-    /// Any other, whether it exists or not. The port is of no account with protocol 41.
+    /// Any other address, whether it exists or not. Protocol 41 ignores the port.
     Other(SocketAddrV4),
 }
 
 impl Pop {
-    /// Starts one that serves these tunnels.
+    /// Starts a PoP that serves these tunnels.
     pub fn new(location: Location, setups: Vec<Setup>) -> Result<Self> {
         let pop = Self {
             location,
@@ -97,8 +96,7 @@ impl Pop {
         Ok(pop)
     }
 
-    /// Starts it again, at the same address; it knows no client's endpoint. Does nothing while it
-    /// runs.
+    /// Starts it again, at the same address; it knows no client's endpoint. Does nothing if it is running.
     pub fn start(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_some() {
@@ -122,7 +120,7 @@ impl Pop {
         Ok(())
     }
 
-    /// Stops it: its ports are closed, as the kernel says to who sends there.
+    /// Stops it. Its ports are closed: the kernel reports port unreachable to senders.
     pub fn stop(&self) {
         self.running
             .lock()
@@ -130,17 +128,17 @@ impl Pop {
             .take();
     }
 
-    /// Its clock, to be set wrong.
+    /// Its clock, which a test may set wrong.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// What it counted, of all tunnels and of none.
+    /// Its counters: the sum of all tunnels and of datagrams without one.
     pub fn counts(&self) -> Counts {
         self.state().counts()
     }
 
-    /// Its tunnels, each with what was counted of it.
+    /// Its tunnels with their counters.
     pub fn sessions(&self) -> Vec<Session> {
         self.state().sessions().to_vec()
     }
@@ -154,7 +152,7 @@ impl Pop {
             .with_context(|| format!("this PoP has no tunnel {address}"))
     }
 
-    /// The first tunnel, in most labs the only one.
+    /// The first tunnel; in most labs it is the only one.
     pub fn first(&self) -> Result<Session> {
         self.state()
             .sessions()
@@ -163,7 +161,7 @@ impl Pop {
             .context("this PoP has no tunnel")
     }
 
-    /// Changes a tunnel: its registered address, its password. Not its addresses.
+    /// Changes a tunnel: its registered address or password, but not its inner addresses.
     pub fn change(&self, address: Ipv6Addr, change: impl FnOnce(&mut Setup)) -> Result<()> {
         let mut state = self.state();
         let session = state.session_mut(address);
@@ -172,50 +170,50 @@ impl Pop {
         Ok(())
     }
 
-    /// How often it pings every client from now on; the first time after that time.
+    /// Sets the ping interval for every client; the first ping comes after one interval.
     pub fn ping_every(&self, interval: Duration) {
         let mut state = self.state();
         state.ping_interval = interval;
         state.plan_pings_anew();
     }
 
-    /// After how much silence it calls a client with a changing endpoint down.
+    /// Sets the time without datagrams after which a client with a changing endpoint is down.
     pub fn set_silence_limit(&self, limit: Duration) {
         self.state().silence_limit = limit;
     }
 
-    /// Makes the path from and to clients bad, or good again.
+    /// Sets the impairment of the path, in each direction.
     pub fn impair(&self, from_client: Impairment, to_client: Impairment) {
         let mut state = self.state();
         state.up.set(from_client);
         state.down.set(to_client);
     }
 
-    /// What the bad path did so far: from clients, and to them.
+    /// The counters of the impairment: from clients, and to them.
     pub fn impaired(&self) -> [Impaired; 2] {
         let state = self.state();
         [state.up.done(), state.down.done()]
     }
 
-    /// Writes down the next `most` datagrams from and to clients, from an empty page.
+    /// Captures the next `most` datagrams from and to clients; discards earlier captures.
     pub fn record(&self, most: usize) {
         self.state().record(most);
     }
 
-    /// What was written down since [`Pop::record`].
+    /// The captured datagrams since [`Pop::record`].
     pub fn recorded(&self) -> Vec<Recorded> {
         self.state().recorded()
     }
 
-    /// Makes datagrams for the client of this tunnel, right ones and wrong ones.
+    /// A source of valid and invalid datagrams for the client of this tunnel.
     pub fn forger(&self, address: Ipv6Addr, seed: u64) -> Result<Forger> {
         let session = self.session(address)?;
         Ok(Forger::new(session.setup, self.clock.seconds(), seed))
     }
 
-    /// Sends these to the client of the tunnel as they are, whether the PoP runs or not, slowly
-    /// enough that the client's kernel need not drop any. UDP payloads, or what is to be inside of
-    /// protocol 41; longer than the path takes, they go out in IPv4 fragments. Returns how many.
+    /// Sends these datagrams unchanged to the client of the tunnel, whether the PoP runs or not, and slowly
+    /// enough that the client's kernel drops none. They are UDP payloads, or IPv6 packets for protocol 41; if
+    /// larger than the path's MTU they are sent in IPv4 fragments. Returns their number.
     pub fn inject(
         &self,
         address: Ipv6Addr,
@@ -271,7 +269,7 @@ impl Pop {
         namespace.run(|| {
             if kinds.contains(&Kind::Ayiya) {
                 let socket = udp(SocketAddr::new((*address4).into(), ayiya::PORT))?;
-                // As the historical PoP sends, but for the sum, without which the kernel takes only
+                // Like the historical PoP, except for the UDP checksum: without it the kernel receives only
                 // one datagram at a time.
                 never_fragment(&socket.socket)?;
                 sockets.ayiya.push(socket);
@@ -301,7 +299,7 @@ impl Pop {
         Ok(sockets)
     }
 
-    /// A socket that sends with any source; the kernel makes the IPv4 header, and fragments.
+    /// A socket that sends from any source; the kernel adds the IPv4 header, and fragments.
     fn raw(&self, source: SocketAddrV4, udp: bool) -> Result<Socket> {
         let protocol = if udp {
             Protocol::UDP
@@ -317,7 +315,7 @@ impl Pop {
             socket
                 .bind(&SockAddr::from(SocketAddrV4::new(*source.ip(), 0)))
                 .with_context(|| format!("bind a raw socket to {source}"))?;
-            // It hears what the PoP hears, and nobody listens.
+            // It receives copies of the PoP's packets, which nothing reads.
             socket.set_recv_buffer_size(1).context("keep nothing")?;
             let name = libc::IP_MTU_DISCOVER;
             set(&socket, libc::IPPROTO_IP, name, libc::IP_PMTUDISC_DONT)?;
@@ -356,7 +354,7 @@ fn set(
     socket_option::set(socket, level, name, value)
 }
 
-/// A UDP header (RFC 768) without a sum before the payload.
+/// Adds a UDP header (RFC 768) without a checksum.
 fn with_udp_header(from_port: u16, to_port: u16, payload: &[u8]) -> Result<Vec<u8>> {
     let length = u16::try_from(UDP_HEADER_BYTES + payload.len());
     let length = length.context("a UDP datagram has at most 65,535 bytes")?;

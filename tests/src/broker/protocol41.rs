@@ -1,11 +1,11 @@
-//! Owns IPv6 in IPv4 as the broker sees it (RFC 4213): what is inside an IPv4 packet of
-//! protocol 41, and the addresses of IPv6 packets.
+//! IPv6 in IPv4 on the broker's side (RFC 4213): the payload of an IPv4 packet of protocol 41, and the
+//! addresses of IPv6 packets.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 const IPV6_HEADER_BYTES: usize = 40;
 
-/// The outer source and the inner packet, of an IPv4 packet as a raw socket gives it.
+/// The outer source and the inner packet of an IPv4 packet, as a raw socket returns it.
 pub fn unwrap(packet: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
     let first = *packet.first()?;
     if first >> 4 != 4 {
@@ -15,7 +15,7 @@ pub fn unwrap(packet: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
     Some((source.into(), packet.get(usize::from(first & 0x0f) * 4..)?))
 }
 
-/// Source and destination of an IPv6 packet whose length is what its header says.
+/// Source and destination of an IPv6 packet whose length matches its header.
 pub fn addresses(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let header: &[u8; IPV6_HEADER_BYTES] = packet.first_chunk()?;
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));

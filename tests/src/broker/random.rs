@@ -1,11 +1,11 @@
-//! Owns chance that is the same every time: numbers from a seed (SplitMix64).
+//! Reproducible pseudorandom numbers from a seed (SplitMix64).
 
-/// A source of numbers; the same seed gives the same ones.
+/// A random number generator; the same seed gives the same numbers.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The numbers of this seed.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -19,21 +19,21 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which is not zero.
+    /// A number below `bound`, which must not be zero.
     pub fn below(&mut self, bound: usize) -> usize {
-        // The bias of the remainder is of no account with bounds far below 2^64.
+        // The bias of the remainder is negligible for bounds far below 2^64.
         let bound = u64::try_from(bound).unwrap_or(u64::MAX);
         usize::try_from(self.number() % bound).unwrap_or_default()
     }
 
-    /// True in so many of a hundred cases.
+    /// True with this probability, in percent.
     pub fn percent(&mut self, percent: f64) -> bool {
         // 32 bits are exact in a double.
         let number = u32::try_from(self.number() >> 32).unwrap_or(u32::MAX);
         f64::from(number) < percent / 100.0 * (f64::from(u32::MAX) + 1.0)
     }
 
-    /// So many bytes.
+    /// `length` random bytes.
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let numbers = std::iter::repeat_with(|| self.number().to_le_bytes());
         numbers.flatten().take(length).collect()

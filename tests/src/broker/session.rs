@@ -1,4 +1,4 @@
-//! Owns one tunnel as its PoP sees it, and how a packet is wrapped for the client.
+//! The state of one tunnel at its PoP, and the encapsulation of packets to the client.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -7,36 +7,36 @@ use super::Kind;
 use super::ayiya::{self, Key};
 use super::counts::Counts;
 
-/// Room before a packet for the longest header of any way.
+/// Room before a packet for the longest header of any encapsulation.
 pub(crate) const HEADROOM: usize = ayiya::HEADER_BYTES;
 
 /// One tunnel that a PoP serves.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// What carries it.
+    /// Its encapsulation.
     pub kind: Kind,
     /// The client's address in the tunnel; also its identity.
     pub address: Ipv6Addr,
-    /// The PoP's.
+    /// The PoP's address in the tunnel.
     pub peer: Ipv6Addr,
-    /// What is behind the client, as address and prefix length; the tunnel's own /64 among it.
+    /// Prefixes routed to the client, as address and prefix length, with the tunnel's own /64.
     pub prefixes: Vec<(Ipv6Addr, u8)>,
-    /// Of AYIYA and of heartbeats.
+    /// Password of AYIYA and of heartbeats.
     pub password: String,
     /// The client's registered address, for [`Kind::SixInFour`].
     pub registered: Option<Ipv4Addr>,
 }
 
-/// A tunnel as its PoP sees it.
+/// The state of a tunnel at its PoP.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// What it is.
+    /// Its parameters.
     pub setup: Setup,
-    /// Where the client is; `None` until it was heard.
+    /// The client's outer address and port; `None` before its first datagram.
     pub endpoint: Option<SocketAddr>,
-    /// Heard within the limit; always, for a fixed endpoint.
+    /// Whether a datagram came within the limit; always true for a fixed endpoint.
     pub up: bool,
-    /// What was counted of it.
+    /// Its counters.
     pub counts: Counts,
     pub(super) key: Key,
     pub(super) heard: Option<Instant>,
@@ -60,7 +60,7 @@ impl Session {
         session
     }
 
-    /// To what is known before anything was heard.
+    /// Resets it to the state before the first datagram.
     pub(super) fn forget(&mut self) {
         let registered = match self.setup.kind {
             Kind::SixInFour => self.setup.registered,
@@ -72,7 +72,7 @@ impl Session {
         self.next_ping = None;
     }
 
-    /// Changes what it is.
+    /// Changes its parameters.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Setup)) {
         change(&mut self.setup);
         self.key = Key::of(&self.setup.password);
@@ -90,8 +90,8 @@ impl Session {
         self.up = true;
     }
 
-    /// The datagram to carry a packet to the client; `None` while nobody knows where it is. The
-    /// packet lies behind [`HEADROOM`].
+    /// Encapsulates a packet for the client; `None` if the client's endpoint is unknown or the tunnel is
+    /// down. `packet` starts with [`HEADROOM`] free bytes.
     pub(super) fn wrap<'a>(
         &self,
         packet: &'a mut [u8],
@@ -123,7 +123,7 @@ pub(crate) enum Protocol {
     Heartbeat,
 }
 
-/// What came in or goes out, with the client's endpoint.
+/// A datagram from or to a client, with the client's endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Datagram<Bytes = Vec<u8>> {
     pub(crate) protocol: Protocol,
@@ -132,7 +132,7 @@ pub(crate) struct Datagram<Bytes = Vec<u8>> {
 }
 
 impl Datagram {
-    /// Without its own bytes.
+    /// Borrows the bytes.
     pub(crate) fn lent(&self) -> Datagram<&[u8]> {
         Datagram {
             protocol: self.protocol,
@@ -143,7 +143,7 @@ impl Datagram {
 }
 
 impl Datagram<&[u8]> {
-    /// With bytes of its own.
+    /// Copies the bytes.
     pub(crate) fn kept(&self) -> Datagram {
         Datagram {
             protocol: self.protocol,

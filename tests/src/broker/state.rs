@@ -1,5 +1,5 @@
-//! Owns what a PoP knows of its tunnels, and decides what becomes of every datagram and packet.
-//! No sockets: bytes and times come in as arguments, what is to be sent goes out as values.
+//! The state of a PoP, with the decision about every datagram and packet. It has no sockets: bytes and times
+//! are arguments, and packets to send are results.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,30 +11,30 @@ use super::impairment::Lane;
 use super::session::{Datagram, HEADROOM, Protocol, Session, Setup};
 use super::{Kind, ayiya, ping, protocol41};
 
-/// The historical broker's: how often it pings, and after how much silence a tunnel is down.
+/// The historical broker's ping interval, and the time without datagrams after which a tunnel is down.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// A datagram that was written down.
+/// A captured datagram.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// When.
+    /// Time of the capture.
     pub at: Instant,
-    /// From the client; else to it.
+    /// Whether it came from the client; else it goes to the client.
     pub received: bool,
     /// The client's endpoint; the port is 0 for protocol 41.
     pub endpoint: SocketAddr,
-    /// The UDP payload, or what is inside of protocol 41.
+    /// The UDP payload, or the payload of protocol 41.
     pub bytes: Vec<u8>,
 }
 
-/// Everything that a PoP knows. It survives [`State::forget`], as a database survives a restart of
-/// the daemon; endpoints do not.
+/// The whole state of a PoP. [`State::forget`] removes only the endpoints and keeps the rest, like a database
+/// when its daemon restarts.
 #[derive(Debug)]
 pub(crate) struct State {
     sessions: Vec<Session>,
     by_address: HashMap<Ipv6Addr, usize>,
-    /// Counts of what belongs to no tunnel.
+    /// Counters of datagrams that belong to no tunnel.
     nobody: Counts,
     pub(crate) ping_interval: Duration,
     pub(crate) silence_limit: Duration,
@@ -60,7 +60,7 @@ impl State {
         }
     }
 
-    /// As a daemon that was started anew.
+    /// Simulates a restart of the daemon.
     pub(crate) fn forget(&mut self) {
         self.sessions.iter_mut().for_each(Session::forget);
     }
@@ -74,7 +74,7 @@ impl State {
         self.sessions.get_mut(index)
     }
 
-    /// Of all tunnels and of none, together.
+    /// The sum over all tunnels and the datagrams without one.
     pub(crate) fn counts(&self) -> Counts {
         let mut sum = self.nobody;
         for session in &self.sessions {
@@ -83,7 +83,7 @@ impl State {
         sum
     }
 
-    /// Writes down the next `most` datagrams in either direction, from an empty page.
+    /// Captures the next `most` datagrams in either direction; discards earlier captures.
     pub(crate) fn record(&mut self, most: usize) {
         self.recorded.clear();
         self.recording = most;
@@ -93,7 +93,7 @@ impl State {
         self.recorded.clone()
     }
 
-    /// Whether datagrams go straight on: nobody writes them down, and the path is good.
+    /// Whether datagrams are forwarded directly: there is no capture, and the path is not impaired.
     pub(crate) fn is_straight(&self) -> bool {
         self.recorded.len() >= self.recording && self.up.is_idle() && self.down.is_idle()
     }
@@ -109,7 +109,7 @@ impl State {
         }
     }
 
-    /// What a client sent; the packet in it that is to go on, if it is right in everything.
+    /// Handles a datagram from a client; returns its inner packet if it is valid and has to be forwarded.
     pub(crate) fn arrived<'a>(
         &mut self,
         datagram: Datagram<&'a [u8]>,
@@ -169,7 +169,7 @@ impl State {
         session.update_endpoint(datagram.endpoint, now);
         match header.operation {
             ayiya::NOOP => session.counts.beats += 1,
-            // A packet to forward must be there; its length is checked by who takes it.
+            // A forward needs a packet. The receiver checks the packet's length.
             ayiya::FORWARD if header.next_header == ayiya::IPV6 => return Some((index?, payload)),
             _ => session.counts.other_operations += 1,
         }
@@ -226,7 +226,7 @@ impl State {
             session.counts.bad_source += 1;
             return None;
         }
-        // Without a beat it does not come up again, but with one, traffic counts as life.
+        // Traffic keeps a tunnel up, but only a heartbeat brings it up again.
         if session.up {
             session.heard = Some(now);
         }
@@ -255,13 +255,13 @@ impl State {
         longest.map(|(index, _, _)| index)
     }
 
-    /// The datagram to carry a packet, which lies behind [`HEADROOM`], to its client.
+    /// Encapsulates a packet, which starts with [`HEADROOM`] free bytes, for its client.
     pub(crate) fn leaving<'a>(
         &mut self,
         packet: &'a mut [u8],
         unix_seconds: u64,
     ) -> Option<Datagram<&'a [u8]>> {
-        // What the kernel says on its own, to groups and neighbours, is for no tunnel.
+        // No tunnel owns the kernel's own multicast and neighbour discovery packets.
         let (_, destination) = protocol41::addresses(packet.get(HEADROOM..)?)?;
         let index = self.owner(destination)?;
         let session = &mut self.sessions[index];
@@ -276,7 +276,7 @@ impl State {
         datagram
     }
 
-    /// Calls silent tunnels down, and pings the others when it is time.
+    /// Marks silent tunnels as down, and pings the others when a ping is due.
     pub(crate) fn tick(&mut self, unix_seconds: u64, now: Instant, out: &mut Vec<Datagram>) {
         for session in &mut self.sessions {
             if session.setup.kind != Kind::SixInFour
@@ -306,14 +306,14 @@ impl State {
         }
     }
 
-    /// Has the next ping of every tunnel come after the interval as it is now.
+    /// Reschedules every tunnel's next ping, by the present interval.
     pub(crate) fn plan_pings_anew(&mut self) {
         for session in &mut self.sessions {
             session.next_ping = None;
         }
     }
 
-    /// When [`State::tick`] or a lane has something to do.
+    /// The next time at which [`State::tick`] or a lane has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().filter(|session| session.up);
         let pings = sessions.clone().filter_map(|session| session.next_ping);

@@ -1,4 +1,4 @@
-//! Owns the daemon's clock being moved, by a request of its own for tests. The machine's never is.
+//! Moves the daemon's clock by a request that exists for tests. The machine's clock never changes.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, ensure};
 use crate::lab::dirs::Paths;
 use crate::wait;
 
-/// What a daemon is started with whose clock can be moved.
+/// Arguments of a daemon whose clock can be moved.
 pub const MOVABLE: [&str; 2] = ["run", "--movable-clock"];
 
-/// How soon it answers.
+/// Limit for its answer.
 const ANSWERED: Duration = Duration::from_secs(5);
 
-/// Moves it: the wall clock so far from the machine's, and so many seconds were slept altogether.
+/// Sets the offset of the wall clock from the machine's, and the total time of suspension.
 pub fn displace(paths: &Paths, wall_seconds: i64, slept_seconds: u64) -> Result<()> {
     let body = format!("{{\"wall_seconds\": {wall_seconds}, \"slept_seconds\": {slept_seconds}}}");
     let request = format!(
@@ -23,7 +23,7 @@ pub fn displace(paths: &Paths, wall_seconds: i64, slept_seconds: u64) -> Result<
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    // One that was just started may not listen yet.
+    // A daemon that was just started may not listen yet.
     let answer = || exchange(paths, &request);
     let answer = wait::until("the daemon answers", ANSWERED, answer, |_| true)?;
     ensure!(

@@ -15,7 +15,7 @@ use crate::wait;
 /// The interface. Its other end is at the ISP, which counts packets.
 pub(super) const EXIT: &str = "exit0";
 
-/// Leads everything into the exit's table while there is a route in it. The numbers are Tailscale's.
+/// Routes everything by the exit's table while that has a route. The numbers are Tailscale's.
 pub(super) const RULE: &str = "rule add from all lookup 53 priority 5269 protocol static\n";
 
 const DEFAULT: &str = "default via fe80::fe dev exit0 table 53 protocol static";
@@ -39,7 +39,7 @@ pub(super) fn create(lab: &Lab) -> Result<()> {
          neighbour add fe80::fe lladdr 02:00:00:00:00:fe dev {EXIT} nud permanent\n",
         isp.name()
     ))?;
-    // Whatever link-layer address the next hop has.
+    // The link-layer address of the next hop.
     isp.ip("link set far0 address 02:00:00:00:00:fe up\n")?;
     nft::load(isp, RULES)
 }

@@ -29,9 +29,9 @@ impl Port {
 /// A hook that must have a kernel program of `sixxs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AttachPoint {
-    /// At which interface.
+    /// The interface.
     pub port: Port,
-    /// In which direction.
+    /// The direction: ingress or egress.
     pub ingress: bool,
 }
 
@@ -65,7 +65,7 @@ impl AttachPoint {
         if self.ingress { "ingress" } else { "egress" }
     }
 
-    /// The name of our program there.
+    /// The name of the daemon's program there.
     pub const fn program(self) -> &'static str {
         if self.ingress {
             "sixxs_ingress"
@@ -88,9 +88,9 @@ pub enum Loss {
     Down,
     /// It has another name, and is down.
     Name,
-    /// It has lost its address.
+    /// It loses its address.
     Address,
-    /// It is gone; the one that comes back has another index.
+    /// It is deleted; the new one has another index.
     Interface,
 }
 
@@ -115,7 +115,7 @@ pub enum Action {
     DeleteLinkPin(AttachPoint),
     /// Delete the clsact qdisc, with every filter on it.
     DeleteQdisc(Port),
-    /// Attach a foreign program before ours, or after.
+    /// Attach a foreign program before ours (true), or after.
     Foreign(AttachPoint, bool),
     /// Remove the pin of one of our maps.
     DeleteMapPin(usize),
@@ -129,7 +129,7 @@ pub enum Action {
     Start,
     /// Start it without a wait.
     StartOnly,
-    /// Reload its configuration: by signal, or by request.
+    /// Reload its configuration: by signal (true), or by request.
     Reload(bool),
     /// Stop its execution (SIGSTOP).
     Freeze,

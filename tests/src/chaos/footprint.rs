@@ -1,4 +1,4 @@
-//! Owns what the daemon holds: descriptors by kind, BPF objects among them, and memory.
+//! The daemon's resources: descriptors by kind, BPF objects among them, and memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,22 +7,22 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
-/// Memory that may come between two looks besides a tenth: allocators keep what they once had.
+/// Tolerated growth of memory between two measurements, besides a tenth: allocators keep freed memory.
 const SLACK_KIB: u64 = 1024;
 
-/// At one time.
+/// Resources at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// Descriptors by what they are of: `socket`, `anon_inode:bpf-map`…
+    /// Descriptors by type: `socket`, `anon_inode:bpf-map`…
     pub descriptors: BTreeMap<String, usize>,
-    /// Memory that is its own and nobody else's.
+    /// Private memory that it does not share with other processes.
     pub private_kib: u64,
-    /// Its threads.
+    /// Number of threads.
     pub threads: usize,
 }
 
 impl Footprint {
-    /// That of a process now.
+    /// The present resources of a process.
     pub fn of(pid: Pid) -> Result<Self> {
         Ok(Self {
             descriptors: descriptors(pid)?,
@@ -31,10 +31,10 @@ impl Footprint {
         })
     }
 
-    /// An error for what it holds more of than `earlier`, after the same kind of work. `room_kib`
-    /// were there to be filled then, and may be full now.
+    /// Returns an error if it uses more than `earlier`, after the same kind of work. `room_kib` is the size
+    /// of buffers that may have filled since then.
     pub fn ensure_no_larger_than(&self, earlier: &Self, room_kib: u64) -> Result<()> {
-        // It may have held one more then, for somebody who was just asking.
+        // The earlier count may include a descriptor for a client that was connected at that time.
         let had = |kind| earlier.descriptors.get(kind).copied().unwrap_or_default();
         ensure!(
             self.descriptors
@@ -69,13 +69,13 @@ impl fmt::Display for Footprint {
 fn descriptors(pid: Pid) -> Result<BTreeMap<String, usize>> {
     let mut kinds = BTreeMap::new();
     for entry in list(&format!("/proc/{pid}/fd"))? {
-        // One that was closed meanwhile is none.
+        // Skip a descriptor that was closed meanwhile.
         let Ok(target) = fs::read_link(entry.context("list descriptors")?.path()) else {
             continue;
         };
         let target = target.to_string_lossy();
-        // `socket:[123]` and `pipe:[123]` are numbered; a link that was made is a `bpf_link`, and
-        // one that was pinned by somebody else and opened a `bpf-link`.
+        // `socket:[123]` and `pipe:[123]` contain a number. A link that the process made is a `bpf_link`; one
+        // that it opened by its pin is a `bpf-link`.
         let kind = target.split(":[").next().unwrap_or_default();
         let kind = kind.replace('_', "-");
         *kinds.entry(kind).or_default() += 1;
@@ -83,7 +83,7 @@ fn descriptors(pid: Pid) -> Result<BTreeMap<String, usize>> {
     Ok(kinds)
 }
 
-/// proc_pid_smaps(5).
+/// Reads Private_Dirty; see proc_pid_smaps(5).
 fn private_kib(pid: Pid) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
@@ -113,7 +113,7 @@ mod tests {
         let held: Vec<_> = (0..3).map(|_| File::open("/proc/self/stat")).collect();
         let after = Footprint::of(Pid::this()).unwrap();
         drop(held);
-        // Other tests of this process come and go.
+        // Other tests of this process may open and close descriptors meanwhile.
         assert!(after.ensure_no_larger_than(&before, 0).is_err());
         let grown = Footprint {
             private_kib: before.private_kib * 2 + SLACK_KIB,

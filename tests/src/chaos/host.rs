@@ -48,9 +48,9 @@ const OTHERS: &str = "rule add from 2001:db8:77::/48 lookup 77 priority 16000 pr
 /// Duration of the slowest repair, by part.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Repair {
-    /// Until all programs were attached.
+    /// Time until all programs are attached.
     pub programs: Duration,
-    /// Until rules, routes and addresses were as at the beginning.
+    /// Time until rules, routes and addresses are as at the beginning.
     pub routing: Duration,
     /// Until the status reported it.
     pub reported: Duration,
@@ -73,7 +73,7 @@ pub struct Host<'a> {
     counters: MonotonicCounters,
     pub(super) log: RunLog,
     faults: BTreeMap<String, u64>,
-    /// Of all repairs so far.
+    /// The longest times of all repairs.
     pub slowest: Repair,
 }
 
@@ -276,7 +276,7 @@ impl<'a> Host<'a> {
         Footprint::of(daemon.pid()?)
     }
 
-    /// Waits until the daemon holds no more than it did.
+    /// Waits until the daemon uses no more resources than earlier.
     pub fn wait_until_footprint_within(&self, earlier: &Footprint) -> Result<Footprint> {
         let room_kib = if self.native { FILLED_KIB } else { 0 };
         let excess = || {

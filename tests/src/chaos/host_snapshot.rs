@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::lab::netns::Namespace;
 
-/// Rules, routes and addresses, a line each.
+/// Rules, routes and addresses, one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostSnapshot(BTreeSet<String>);
 
@@ -38,8 +38,8 @@ impl HostSnapshot {
     }
 }
 
-/// Link-local addresses and their routes are made of random numbers or MAC addresses; multicast
-/// comes and goes with them.
+/// Link-local addresses and their routes contain random numbers or MAC addresses, and multicast routes come
+/// with them.
 fn is_stable(line: &str) -> bool {
     !line.contains("fe80:") && !line.contains("ff00::/8")
 }

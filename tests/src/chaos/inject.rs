@@ -113,7 +113,7 @@ impl Host<'_> {
 
     fn take(&mut self, port: Port, loss: Loss) -> Result<()> {
         let (host, interface) = (self.lab.host(), port.interface());
-        // Of its own interfaces the program takes none back that had another name.
+        // The program does not reuse its own interfaces after they were renamed.
         if loss == Loss::Interface || (loss == Loss::Name && self.native && port != Port::Uplink) {
             self.programs.forget(port);
         }

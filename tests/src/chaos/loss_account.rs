@@ -7,12 +7,12 @@ use anyhow::{Result, ensure};
 
 use super::fault::{Action, AttachPoint, Loss, Port};
 
-/// Whose filter.
+/// A filter of the lab that counts packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filter {
-    /// The ISP's.
+    /// The ISP's filter.
     Isp,
-    /// That of one tunnel's broker, which drops what is not of this tunnel.
+    /// The filter of one tunnel's broker, which drops packets whose source is not the tunnel's.
     Broker(usize),
     /// Packets that loop: they left by one tunnel and return to the host by a tunnel.
     Round(usize),
@@ -43,7 +43,7 @@ pub type Counts = BTreeMap<Filter, u64>;
 /// Covers one run.
 #[derive(Clone, Debug, Default)]
 pub struct LossAccount {
-    /// Whether programs are filters, which no pin holds.
+    /// Whether programs are clsact filters, which no pin holds.
     clsact: bool,
     counts: Counts,
     /// Hooks without their program, and the kind of action that removed it.
@@ -54,7 +54,7 @@ pub struct LossAccount {
 }
 
 impl LossAccount {
-    /// Of a host where programs are filters of clsact, or else TCX links.
+    /// For a host with clsact filters, or else TCX links.
     pub fn new(clsact: bool) -> Self {
         Self {
             clsact,

@@ -45,20 +45,20 @@ const PINNED: Duration = Duration::from_secs(3);
 /// A long run prints its progress after this number of faults.
 const PROGRESS: u64 = 500;
 
-/// A kind of host.
+/// A kind of host to test.
 #[derive(Clone, Copy, Debug)]
 pub struct Variant {
     /// Its name on the command line.
     pub name: &'static str,
     /// Its lab.
     pub spec: Spec,
-    /// How programs are attached.
+    /// How the program attaches.
     pub hook: Hook,
     /// Whether the configuration names the uplink; the daemon finds it otherwise.
     pub uplink_is_named: bool,
 }
 
-/// How long to go on.
+/// Length of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
     /// This number of faults with one daemon, after a quarter of it with daemons that are killed and
@@ -68,12 +68,12 @@ pub enum Length {
     Time(Duration),
 }
 
-/// A run.
+/// Options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Decides everything that happens.
+    /// Determines all faults.
     pub seed: u64,
-    /// How long.
+    /// Length of the run.
     pub length: Length,
 }
 
@@ -97,7 +97,7 @@ impl Options {
     }
 }
 
-/// Does a run. An error says how to repeat it, and has the last entries of the log.
+/// Does a run. An error has the command to repeat it, and the last entries of the log.
 pub fn run(variant: &Variant, options: Options) -> Result<()> {
     let Options { seed, length } = options;
     println!("{}: seed {seed}, {length:?}", variant.name);
@@ -115,7 +115,7 @@ pub fn run(variant: &Variant, options: Options) -> Result<()> {
             format!(
                 "after {faults} faults; again: cargo xtask test chaos {} --seed {seed} --faults {}",
                 variant.name,
-                // Whichever part it was in: the first one has a quarter of that.
+                // The failure may be in the first part, which has a quarter of the faults.
                 4 * faults
             )
         })
@@ -249,7 +249,7 @@ impl Run<'_, '_> {
     }
 }
 
-/// The first of so many parts.
+/// The first one of `parts` equal parts.
 fn part(length: Length, parts: u32) -> Length {
     match length {
         Length::Faults(count) => Length::Faults(count.div_ceil(parts.into())),
@@ -257,7 +257,7 @@ fn part(length: Length, parts: u32) -> Length {
     }
 }
 
-/// The others.
+/// The other parts.
 fn rest(length: Length, parts: u32) -> Length {
     match (length, part(length, parts)) {
         (Length::Faults(all), Length::Faults(first)) => Length::Faults(all - first),

@@ -18,7 +18,7 @@ use crate::wait;
 
 /// Between two polls.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// No broker allows more connects ([`CONNECTS`]) in this time.
+/// No broker allows more than [`CONNECTS`] connects in this time.
 const WINDOW: Duration = Duration::from_secs(60);
 const CONNECTS: usize = 4;
 

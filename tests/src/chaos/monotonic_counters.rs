@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::fault::Action;
 
-/// By interface and name.
+/// Counters by interface and name.
 pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// The counters at the last check.

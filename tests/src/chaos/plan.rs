@@ -9,13 +9,13 @@ use crate::broker::random::Random;
 /// The faults that a run may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// Whether programs are filters of a qdisc, and not TCX links.
+    /// Whether programs are clsact filters instead of TCX links.
     pub clsact: bool,
-    /// Whether the program made the tunnels' interfaces itself, and connects to brokers for that.
+    /// Whether the program makes the tunnels' interfaces itself, and connects to brokers for that.
     pub native: bool,
-    /// Whether exits are found and guarded: the configuration does not name the uplinks.
+    /// Whether the daemon detects exits: the configuration does not name the uplinks.
     pub finds_exits: bool,
-    /// Whether one and the same daemon lives from beginning to end.
+    /// Whether one daemon runs from beginning to end.
     pub one_daemon: bool,
 }
 
@@ -28,7 +28,7 @@ pub struct Step {
     pub action: Action,
 }
 
-/// Most faults of one batch.
+/// Most faults in a batch.
 const MOST: usize = 10;
 
 /// Chance, in percent, that a fault is undone before the next one.
@@ -37,10 +37,10 @@ const UNDO_PERCENT: f64 = 40.0;
 /// Chance, in percent, of a flood while the daemon is frozen.
 const FLOOD_PERCENT: f64 = 20.0;
 
-/// Faults of native tunnels that make the program connect to a broker again: one in so many.
+/// Of the faults that make the program connect to a broker again, only one in this number happens.
 const CONNECTS_IN: usize = 60;
 
-/// The daemon, as the plan knows it.
+/// The daemon's state, as the plan assumes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Daemon {
     Runs,
@@ -50,7 +50,7 @@ enum Daemon {
     Dead,
 }
 
-/// Batches without an end.
+/// An endless sequence of batches.
 #[derive(Clone, Debug)]
 pub struct Plan {
     random: Random,
@@ -61,7 +61,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// That of a seed.
+    /// The plan for a seed.
     pub fn new(seed: u64, scope: Scope) -> Self {
         Self {
             random: Random::new(seed),
@@ -72,7 +72,7 @@ impl Plan {
         }
     }
 
-    /// The next batch, with at most so many faults.
+    /// The next batch, with at most `most` faults.
     pub fn batch(&mut self, most: usize) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.daemon == Daemon::Starts {

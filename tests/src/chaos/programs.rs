@@ -1,5 +1,5 @@
-//! Owns where programs are attached, as the kernel says: ours, and those that somebody else has
-//! beside them. Nothing here asks the program under test.
+//! The attached programs, as the kernel reports them: the daemon's, and foreign ones. Nothing here queries
+//! the program under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,11 +12,11 @@ use super::fault::{AttachPoint, Port};
 use crate::kernel::bpf::{self, Order};
 use crate::lab::netns::Namespace;
 
-/// The handle of our filters on clsact.
+/// The handle of the daemon's clsact filters.
 const HANDLE: &str = "0x69787873";
-/// Somebody's programs at one place; one more, and the oldest goes.
+/// Most foreign programs at an attach point; a further one replaces the oldest.
 const MOST_FOREIGN: usize = 4;
-/// Priorities of somebody's filters: before ours where we are not there, and after.
+/// Priorities of foreign filters: before the daemon's, if that is missing, and after it.
 const BEFORE: u32 = 1;
 const AFTER: u32 = 200;
 
@@ -29,17 +29,17 @@ pub struct Programs {
     foreign: BTreeMap<AttachPoint, Vec<Foreign>>,
 }
 
-/// What somebody attached.
+/// A foreign program.
 #[derive(Debug)]
 enum Foreign {
-    /// Attached as long as it is held.
+    /// Attached while this descriptor is open.
     Link(#[expect(dead_code, reason = "held, not used")] OwnedFd),
-    /// A filter, by its priority.
+    /// A filter, identified by its priority.
     Filter(u32),
 }
 
 impl Programs {
-    /// Those of a host where ours are attached by clsact, or else by TCX, and pinned here.
+    /// The programs of a host that are attached by clsact, or else by TCX, and pinned in this directory.
     pub fn new(host: &Namespace, clsact: bool, pins: PathBuf) -> Result<Self> {
         Ok(Self {
             host: host.clone(),
@@ -49,7 +49,7 @@ impl Programs {
         })
     }
 
-    /// Places where ours is not just once.
+    /// Attach points that do not have exactly one program of the daemon.
     pub fn wrong(&self) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         for place in AttachPoint::ALL {
@@ -67,7 +67,7 @@ impl Programs {
         Ok(links + self.our_filters(place)?.len())
     }
 
-    /// Detaches ours by force, if it is there.
+    /// Detaches the daemon's program by force, if it is attached.
     pub fn detach(&self, place: AttachPoint) -> Result<()> {
         let interface = place.port.interface();
         for attached in bpf::tcx_named(&self.host, interface, place.ingress, place.program())? {
@@ -82,7 +82,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Removes the pin of the link at a place, if there is one.
+    /// Removes the pin of the link at an attach point, if there is one.
     pub fn delete_link_pin(&self, place: AttachPoint) -> Result<()> {
         let name = self.link_pin(place)?;
         remove(self.pinned()?.iter().filter(|pin| pin.ends_with(&name)))
@@ -97,17 +97,17 @@ impl Programs {
         Ok(format!("{index}-{}", place.direction()))
     }
 
-    /// Removes the pin of one of the maps; the number counts around.
+    /// Removes the pin of one map: the index modulo their number.
     pub fn delete_map_pin(&self, number: usize) -> Result<()> {
         let maps = self.pinned_in("maps")?;
         let chosen = maps.get(number.checked_rem(maps.len()).unwrap_or_default());
         remove(chosen.into_iter())
     }
 
-    /// Removes everything that is pinned, and the directories.
+    /// Removes all pins and their directories.
     pub fn delete_pins(&self) -> Result<()> {
         for entry in directories(&self.pins)? {
-            // Another one, of the daemon's making, may have come meanwhile.
+            // The daemon may have made a new one meanwhile.
             fs::remove_dir_all(&entry).or_else(|e| match e.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
                 _ => Err(e).with_context(|| format!("remove {}", entry.display())),
@@ -124,7 +124,7 @@ impl Programs {
             .collect())
     }
 
-    /// Pins that are missing, where these are the maps'.
+    /// Missing pins; `maps` are the names of all maps.
     pub fn unpinned(&self, maps: &BTreeSet<String>) -> Result<Vec<String>> {
         let pinned = self.pinned_maps()?;
         let mut missing: Vec<_> = maps.difference(&pinned).cloned().collect();
@@ -159,7 +159,7 @@ impl Programs {
         Ok(found)
     }
 
-    /// Deletes the clsact qdisc of an interface, if it has one, and so every filter on it.
+    /// Deletes the clsact qdisc of an interface, if it has one, with all its filters.
     pub fn delete_qdisc(&mut self, port: Port) -> Result<()> {
         let interface = port.interface();
         if self.qdiscs(interface)?.contains("clsact") {
@@ -174,19 +174,19 @@ impl Programs {
         Ok(())
     }
 
-    /// An interface was deleted: what somebody had there is gone with it.
+    /// Forgets the foreign programs of an interface that was deleted.
     pub fn forget(&mut self, port: Port) {
         self.foreign.retain(|place, _| place.port != port);
     }
 
-    /// Somebody attaches a program of their own.
+    /// Attaches a foreign program.
     pub fn attach_foreign(&mut self, place: AttachPoint, first: bool) -> Result<()> {
         let made = if self.clsact {
             self.foreign_filter(place, first)?.map(Foreign::Filter)
         } else {
             let order = if first { Order::First } else { Order::Last };
             let interface = place.port.interface();
-            // Another one each time: the kernel takes no program twice at one place.
+            // Load a new one each time: the kernel does not attach a program twice to one hook.
             let program = bpf::load_empty()?;
             let link = bpf::attach(&self.host, &program, interface, place.ingress, order);
             Some(Foreign::Link(link?))
@@ -204,12 +204,12 @@ impl Programs {
         Ok(())
     }
 
-    /// The priority of a filter that lets everything through, on the qdisc that is there or a new
-    /// one; `None` where that is taken.
+    /// Adds a filter that passes every packet, on the existing qdisc or a new one. Returns its priority;
+    /// `None` if that is in use.
     fn foreign_filter(&self, place: AttachPoint, first: bool) -> Result<Option<u32>> {
         let (interface, direction) = (place.port.interface(), place.direction());
         if !self.qdiscs(interface)?.contains("clsact") {
-            // The daemon may be as quick.
+            // The daemon may add it at the same time.
             let added = self
                 .host
                 .sh(&format!("tc qdisc add dev {interface} clsact"));
@@ -233,7 +233,7 @@ impl Programs {
         Ok(self.host.sh(&add).is_ok().then_some(priority))
     }
 
-    /// What somebody attached is still there, and nothing besides it and ours.
+    /// Checks that exactly the foreign programs and the daemon's are attached.
     pub fn foreign_is_untouched(&self) -> Result<()> {
         for place in AttachPoint::ALL {
             let interface = place.port.interface();
@@ -262,7 +262,7 @@ impl Programs {
         }
         let (interface, direction) = (place.port.interface(), place.direction());
         let show = format!("tc filter show dev {interface} {direction}");
-        // None on an interface that is not there.
+        // The command fails if the interface does not exist; then there is no filter.
         let shown = self.host.sh(&show).unwrap_or_default();
         Ok(parse_filters(&shown))
     }
@@ -279,7 +279,7 @@ struct Filter {
     handle: Option<String>,
 }
 
-/// Each priority has a line of its own, without a handle, before those of its filters.
+/// tc prints a line without a handle for each priority, before the lines of its filters.
 fn parse_filters(shown: &str) -> Vec<Filter> {
     let lines = shown.lines().filter(|line| line.starts_with("filter "));
     let filters = lines.filter_map(|line| {
@@ -302,14 +302,14 @@ fn remove<'a>(pins: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("remove {}", pin.display()));
             }
-            // The daemon may be as quick.
+            // The daemon may have removed it meanwhile.
             _ => {}
         }
     }
     Ok(())
 }
 
-/// The directories in the pin directory; a bpffs has files of the kernel's own there.
+/// The directories in the pin directory; a bpffs also has files that the kernel made.
 fn directories(pins: &Path) -> Result<Vec<PathBuf>> {
     let mut found = entries(pins)?;
     found.retain(|path| path.is_dir());
@@ -327,7 +327,7 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Nothing in a directory that is not there.
+/// The entries of a directory; empty if it does not exist.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

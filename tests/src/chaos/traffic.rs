@@ -1,5 +1,5 @@
-//! Owns the traffic that never stops: from outside pings, UDP and TCP to each tunnel's address, and
-//! in the host senders that leak whatever the rules say.
+//! Continuous traffic: pings, UDP and TCP from outside to each tunnel's address; and senders on the host that
+//! leak, despite the rules.
 //!
 //! Tasks: one thread per stream; they end when the [`Traffic`] is dropped.
 
@@ -18,30 +18,30 @@ use crate::probe::leak::{self, Cause};
 use crate::probe::{self, PingStream};
 use crate::wait;
 
-/// Between two pings, two datagrams, two transfers, and two leaks; [`wait::patience`] times that.
+/// Interval of pings, datagrams, transfers and leaks; multiplied by [`wait::patience`].
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Each way, in one transfer.
+/// Bytes of a transfer, in each direction.
 const TRANSFER_BYTES: u64 = 20_000;
-/// A transfer that stands still is given up, and another one begun: TCP itself would wait longer
-/// and longer.
+/// Limit for a transfer without progress; then a new one starts. TCP's own retransmission timeout would grow
+/// too long.
 const STANDSTILL: Duration = Duration::from_millis(500);
-/// Leaks of one socket: the next one finds an uplink that was made anew.
+/// Leaks per socket: a new socket binds to the present uplink, even if that was made again.
 const LEAKS: usize = 10;
-/// How soon everybody is answered again.
+/// Limit until every stream gets replies again.
 const SOON: Duration = Duration::from_secs(5);
 
-/// The marks of senders that rules of somebody's send by the first tunnel, and by the second.
+/// Marks of senders; foreign rules send them by the first tunnel, and by the second.
 pub const MARKS: [u32; 2] = [1, 2];
 
 fn interval() -> Duration {
     INTERVAL * wait::patience()
 }
 
-/// What came of a stream so far.
+/// A stream and its counter.
 #[derive(Debug)]
 struct Stream {
     name: String,
-    /// Answers, or packets sent.
+    /// Replies, or packets sent.
     count: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
@@ -108,7 +108,7 @@ impl Traffic {
         })
     }
 
-    /// Waits until each stream from outside got more answers than it has now.
+    /// Waits until each stream from outside has got a new reply.
     pub fn is_answered(&self) -> Result<()> {
         let before = self.answers();
         let unanswered = || {
@@ -120,13 +120,13 @@ impl Traffic {
         Ok(())
     }
 
-    /// Packets that were sent where they do not belong.
+    /// Number of packets that were sent to the wrong interface.
     pub fn leaked(&self) -> u64 {
         let counts = self.leaking.iter().map(|s| s.count.load(Ordering::Relaxed));
         counts.sum()
     }
 
-    /// Answers to each stream from outside.
+    /// Replies to each stream from outside.
     fn answers(&self) -> Vec<(String, u64)> {
         let pings = self.pings.iter().zip(&TUNNELS);
         let pings = pings.map(|(stream, plan)| {
@@ -154,7 +154,7 @@ impl Drop for Traffic {
 
 type Ask = fn(&Namespace, Ipv6Addr) -> u64;
 
-// While things are broken there is no answer: who waits for one sees that.
+// Errors count as no reply, since faults may break the path; `is_answered` detects missing replies.
 
 fn udp(outside: &Namespace, address: Ipv6Addr) -> u64 {
     probe::udp_echo(outside, address, 1, 100, false).unwrap_or_default()
@@ -166,7 +166,7 @@ fn tcp(outside: &Namespace, address: Ipv6Addr) -> u64 {
     u64::from(done.is_ok())
 }
 
-/// Returns how many could be sent.
+/// Sends some packets; returns the number of successful sends.
 fn leak(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> u64 {
     let Ok(socket) = leak::udp_socket(host, source, cause) else {
         return 0;

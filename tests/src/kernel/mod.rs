@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::shell;
 
-/// Whether programs can be attached by TCX links: from 6.6 on (kernel commit e420bed02507).
+/// Whether the kernel has TCX links: from 6.6 (commit e420bed02507).
 pub fn has_tcx() -> Result<bool> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
     let release = release.context("ask for the kernel's release")?;
@@ -22,27 +22,26 @@ pub fn has_tcx() -> Result<bool> {
     Ok(version >= (6, 6))
 }
 
-/// Whether the kernel carries 6in4 itself. A module counts once it is loaded, which the kernel does
-/// by itself for who asks for such a tunnel.
+/// Whether the kernel encapsulates 6in4. A module counts once it is loaded; the kernel loads it when such a
+/// tunnel is made.
 pub fn has_sit() -> bool {
-    // Also where it is built in: it has parameters.
+    // The directory also exists if the driver is built in, since it has parameters.
     Path::new("/sys/module/sit").exists()
 }
 
-/// Whether the kernel has what the old ip6tables asks for (`CONFIG_IP6_NF_IPTABLES_LEGACY`). A module
+/// Whether the kernel has the interface of the legacy ip6tables (`CONFIG_IP6_NF_IPTABLES_LEGACY`). A module
 /// counts once it is loaded.
 pub fn has_ip6tables() -> bool {
     let modules = ["/proc/net/ip6_tables_names", "/sys/module/ip6_tables"];
     modules.iter().any(|path| Path::new(path).exists())
 }
 
-/// Whether the kernel has WireGuard: makes such an interface, in a network namespace that ends with
-/// the question.
+/// Whether the kernel has WireGuard: makes such an interface in a temporary network namespace.
 pub fn has_wireguard() -> Result<bool> {
     has_interfaces(&["wireguard"])
 }
 
-/// Whether the kernel makes interfaces of a type.
+/// Whether the kernel can make interfaces of a type.
 fn has_interfaces(kind: &[&str]) -> Result<bool> {
     let ask = || {
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
@@ -57,8 +56,7 @@ fn has_interfaces(kind: &[&str]) -> Result<bool> {
     }
 }
 
-/// Whether the kernel has VRFs (`CONFIG_NET_VRF`): makes one, in a network namespace that ends with the
-/// question.
+/// Whether the kernel has VRFs (`CONFIG_NET_VRF`): makes one in a temporary network namespace.
 pub fn has_vrf() -> Result<bool> {
     has_interfaces(&["vrf", "table", "53"])
 }
@@ -77,7 +75,7 @@ pub fn can_run(feature: &str, has: bool) -> Result<bool> {
     Ok(has)
 }
 
-/// Major and minor version of a kernel's release.
+/// Major and minor version of a kernel release.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

@@ -19,16 +19,16 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{pipe2, read, write};
 
-/// Of a netlink message: its length, and its type at this offset.
+/// Length of a netlink header, and the offset of the message type in it.
 const HEADER: usize = 16;
 const TYPE: usize = 4;
 const RTM_NEWROUTE: u16 = 24;
-/// Of a message about routes: where the length of the source is (`struct rtmsg`).
+/// Offset of the source's prefix length in a message about routes (`struct rtmsg`).
 const SOURCE_LENGTH: usize = HEADER + 2;
-/// Longer than any.
+/// An invalid prefix length, longer than an address.
 const NO_LENGTH: u8 = 255;
 
-/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: the call is made as it is.
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: the kernel continues the call unchanged.
 const CONTINUE: u32 = 1;
 
 nix::ioctl_readwrite!(
@@ -61,7 +61,7 @@ pub fn simulate(command: &mut Command) -> Result<Arc<AtomicU64>> {
         words[..4].copy_from_slice(&std::process::id().to_ne_bytes());
         words[4..].copy_from_slice(&listener.to_ne_bytes());
         write(&tell, &words)?;
-        // Until it was fetched.
+        // Wait until the listener was fetched.
         read(&heard, &mut words[..1])?;
         Ok(())
     };
@@ -70,13 +70,13 @@ pub fn simulate(command: &mut Command) -> Result<Arc<AtomicU64>> {
     Ok(refused)
 }
 
-/// Has every `sendto` of the calling process, and of what it executes, shown at the descriptor that this
-/// returns.
+/// Makes the kernel report every `sendto` of the calling process, and of programs that it executes, at the
+/// returned descriptor.
 fn install() -> io::Result<i32> {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let answer = libc::BPF_RET | libc::BPF_K;
-    // Codes are of 16 bits, and all numbers of calls of 32.
+    // Codes have 16 bits, and system call numbers 32.
     let short = |code: u32| u16::try_from(code).map_err(io::Error::other);
     let filter = |code, jt, jf, k| {
         io::Result::Ok(libc::sock_filter {
@@ -88,7 +88,7 @@ fn install() -> io::Result<i32> {
     };
     let sendto = u32::try_from(libc::SYS_sendto).map_err(io::Error::other)?;
     let mut filters = [
-        // The number of the call is the first thing.
+        // Load the first field: the number of the system call.
         filter(load, 0, 0, 0)?,
         filter(equals, 0, 1, sendto)?,
         filter(answer, 0, 0, libc::SECCOMP_RET_USER_NOTIF)?,
@@ -113,7 +113,7 @@ fn install() -> io::Result<i32> {
     i32::try_from(listener).map_err(io::Error::other)
 }
 
-/// Gets the descriptor that the program has.
+/// Copies the listener descriptor from the program.
 fn fetch(mut told: File, mut hear: File) -> Result<OwnedFd> {
     let mut words = [0; 8];
     told.read_exact(&mut words).context("the program starts")?;
@@ -124,13 +124,13 @@ fn fetch(mut told: File, mut hear: File) -> Result<OwnedFd> {
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: a call just returned it, and nobody else has it.
+        // SAFETY: a system call just returned it, and no other code owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
     };
-    // SAFETY: numbers go in and come out.
+    // SAFETY: all arguments and the result are numbers.
     let process = own(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) });
     let process = process.context("open the program")?;
-    // SAFETY: numbers go in and come out.
+    // SAFETY: all arguments and the result are numbers.
     let fetched =
         own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), listener, 0) });
     let fetched = fetched.context("get its descriptor")?;
@@ -138,17 +138,18 @@ fn fetch(mut told: File, mut hear: File) -> Result<OwnedFd> {
     Ok(fetched)
 }
 
-/// Looks at each message before it is sent, until the program has ended.
+/// Checks each message before it is sent, until the program ends.
 fn watch(listener: &OwnedFd, refused: &AtomicU64) -> Result<()> {
     loop {
         if !is_called(listener)? {
             return Ok(());
         }
-        // SAFETY: all zero is a value of this structure of numbers; the kernel wants it so.
+        // SAFETY: this structure has only numbers, so all zeroes is a valid value; the kernel requires
+        // zeroes.
         let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        // SAFETY: the structure is the one that this call fills in.
+        // SAFETY: this ioctl fills in a structure of this type.
         if unsafe { next_call(listener.as_raw_fd(), &raw mut call) }.is_err() {
-            // The caller has died.
+            // The caller died meanwhile.
             continue;
         }
         refused.fetch_add(refuse(&call)?, Ordering::Relaxed);
@@ -158,14 +159,15 @@ fn watch(listener: &OwnedFd, refused: &AtomicU64) -> Result<()> {
             error: 0,
             flags: CONTINUE,
         };
-        // SAFETY: the structure is the one that this call reads. A caller that died needs no answer.
+        // SAFETY: this ioctl reads a structure of this type. It fails if the caller died, which needs no
+        // answer.
         let _answered = unsafe { answer_call(listener.as_raw_fd(), &raw mut answer) };
     }
 }
 
-/// Waits for a call; false: there is nobody left to make one.
+/// Waits for a call; false if no process is left that could make one.
 fn is_called(listener: &OwnedFd) -> Result<bool> {
-    // SAFETY: it is open for as long as the reference lives.
+    // SAFETY: the descriptor is open while the reference is alive.
     let borrowed = unsafe { BorrowedFd::borrow_raw(listener.as_raw_fd()) };
     let mut polled = [PollFd::new(borrowed, PollFlags::POLLIN)];
     poll(&mut polled, PollTimeout::NONE).context("wait for a message")?;
@@ -174,7 +176,7 @@ fn is_called(listener: &OwnedFd) -> Result<bool> {
         .is_some_and(|events| events.contains(PollFlags::POLLIN)))
 }
 
-/// Spoils those of the messages that ask for such a route; how many.
+/// Corrupts the messages that request such a route; returns their number.
 fn refuse(call: &libc::seccomp_notif) -> Result<u64> {
     let [_, address, length, ..] = call.data.args;
     let path = format!("/proc/{}/mem", call.pid);
@@ -194,7 +196,7 @@ fn refuse(call: &libc::seccomp_notif) -> Result<u64> {
     Ok(refused)
 }
 
-/// Where the length of a source is, in those of the messages that ask for a route with one.
+/// Offsets of the source's prefix length in the messages that request a route with a source.
 fn asking(sent: &[u8]) -> Vec<usize> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -205,7 +207,7 @@ fn asking(sent: &[u8]) -> Vec<usize> {
         if kind == RTM_NEWROUTE && source > 0 {
             found.push(at + SOURCE_LENGTH);
         }
-        // What is no netlink ends here.
+        // A message that is not netlink has no valid length, but the loop still ends.
         let step = (length as usize).max(HEADER).next_multiple_of(4);
         at = at.saturating_add(step);
     }

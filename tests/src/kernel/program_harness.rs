@@ -20,33 +20,33 @@ use sixxs_core::types::{IfIndex, IfName, Mtu, Prefix};
 use sixxs_user::bpf::test_run::{self, Run};
 use sixxs_user::bpf::{HookChoice, Kernel, Rings};
 
-/// The packets of a test run are at the loopback interface, which has Ethernet headers.
+/// Interface of the packets of a test run: the loopback interface, which has Ethernet headers.
 pub const LOOPBACK: IfIndex = IfIndex(1);
 
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// The programs.
+/// The loaded programs.
 pub struct Programs {
-    /// With their maps.
+    /// The kernel side: programs and maps.
     pub kernel: Kernel,
     rings: Rings,
     egress: OwnedFd,
     ingress: OwnedFd,
-    /// How long the kernel took to accept them.
+    /// Time that the kernel took to load and verify them.
     pub load_time: Duration,
 }
 
-/// Which of the two programs.
+/// One of the two programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// Out of an uplink or a tunnel.
+    /// Egress of an uplink or a tunnel.
     Egress,
-    /// In by a tunnel.
+    /// Ingress of a tunnel.
     Ingress,
 }
 
 impl Programs {
-    /// Loads them, with empty maps. Moves the calling thread into namespaces of its own.
+    /// Loads the programs, with empty maps. Moves the calling thread into new namespaces.
     pub fn load() -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
             .context("make namespaces; this needs root")?;
@@ -69,7 +69,7 @@ impl Programs {
         })
     }
 
-    /// One of them.
+    /// The descriptor of one program.
     #[must_use]
     pub fn program(&self, direction: Direction) -> BorrowedFd<'_> {
         match direction {
@@ -78,7 +78,7 @@ impl Programs {
         }
     }
 
-    /// Runs one of them over a frame, `repeat` times.
+    /// Runs one program on a frame, `repeat` times.
     pub fn run(&self, direction: Direction, frame: &[u8], repeat: u32) -> Result<Run> {
         test_run::run(self.program(direction), frame, repeat)
             .with_context(|| format!("run {direction:?} over {} bytes", frame.len()))
@@ -96,7 +96,7 @@ impl Programs {
         Ok(self.counters(name)?[stat.index()])
     }
 
-    /// The events sent since the last call.
+    /// The events since the last call.
     pub fn events(&mut self) -> Result<Vec<LeakEvent>> {
         let mut events = Vec::new();
         while let Some(bytes) = self.rings.events.next() {
@@ -107,12 +107,12 @@ impl Programs {
     }
 }
 
-/// A host put together by hand.
+/// The state of a host, set by the test instead of observed.
 #[derive(Clone, Debug, Default)]
 pub struct Host(pub Enforcement);
 
 impl Host {
-    /// One whose loopback interface goes by this name and has this role.
+    /// A host whose loopback interface has this name and this role.
     pub fn new(name: &str, role: Role) -> Result<Self> {
         let mut host = Self::default();
         let interface = Interface {
@@ -162,7 +162,7 @@ impl Host {
             is_far_end: false,
         });
         self.0.sources.extend(sources);
-        // The longest first, as an `Enforcement` has them.
+        // Longest prefix first, as `Enforcement` requires.
         self.0
             .sources
             .sort_by_key(|source| (std::cmp::Reverse(source.prefix.bits()), source.prefix));

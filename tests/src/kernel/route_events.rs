@@ -20,15 +20,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::lab::netns::Namespace;
 use crate::socket_option;
 
-/// The routing protocol number that marks what the program owns.
+/// The routing protocol number that marks the program's rules and routes.
 pub const PROTOCOL: u8 = 116;
 
-/// How often the thread looks whether it should end.
+/// Interval at which the thread checks whether to end.
 const LOOK: Duration = Duration::from_millis(50);
-/// Room for what comes while the thread waits for a processor: ten thousand routes at once.
+/// Buffer for notifications that come while the thread waits for a CPU: ten thousand routes at once.
 const ROOM_BYTES: usize = 16 << 20;
 
-/// Of linux/rtnetlink.h.
+/// From linux/rtnetlink.h.
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
@@ -36,7 +36,7 @@ const RTM_DELRULE: u16 = 33;
 const RTNLGRP_IPV6_ROUTE: libc::c_int = 11;
 const RTNLGRP_IPV6_RULE: libc::c_int = 19;
 const AF_INET6: u8 = 10;
-/// Of linux/fib_rules.h.
+/// From linux/fib_rules.h.
 const FRA_PROTOCOL: u16 = 21;
 
 /// Identifies a rule or route: its netlink message without the fields that differ between creation and
@@ -66,7 +66,7 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    /// The longest.
+    /// The longest gap.
     pub fn longest(&self) -> Duration {
         self.closed.iter().max().copied().unwrap_or_default()
     }
@@ -102,7 +102,7 @@ impl Events {
                 };
                 let at = Instant::now();
                 let event = read(buffer.get(..length).unwrap_or_default(), at);
-                // Whoever listened may have gone.
+                // The receiver may be dropped already.
                 if event.is_some_and(|event| sender.send(event).is_err()) {
                     return;
                 }
@@ -190,8 +190,8 @@ fn open() -> Result<Socket> {
     Ok(socket)
 }
 
-/// A message about a rule or route of the program's. Notifications come one to a datagram: a
-/// `nlmsghdr` of 16 bytes (type at 4), then a `rtmsg` or `fib_rule_hdr` of 12.
+/// Reads a message about a rule or route of the program. Each notification is a datagram: a `nlmsghdr` of 16
+/// bytes (type at 4), then a `rtmsg` or `fib_rule_hdr` of 12.
 fn read(message: &[u8], at: Instant) -> Option<Event> {
     const HEADER: usize = 16;
     const BODY: usize = HEADER + 12;
@@ -237,7 +237,7 @@ fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(name, value)| (name == wanted).then_some(value))
 }
 
-/// Attributes: length and name of two bytes each, the value, up to a multiple of four.
+/// Attributes: length and type of two bytes each, then the value, padded to a multiple of four bytes.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [a, b, c, d] = bytes.get(..4)?.try_into().ok()?;

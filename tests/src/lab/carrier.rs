@@ -1,7 +1,7 @@
-//! Owns a tunnel program of the simplest kind, as of somebody else's making: what its TUN device gives out it
-//! sends to an endpoint by UDP over IPv6, from whatever address the kernel chooses.
+//! A minimal foreign tunnel program: sends packets from its TUN device to an endpoint, by UDP over IPv6, from
+//! a source address that the kernel selects.
 //!
-//! Tasks: one thread per [`Carrier`], which ends when that is dropped, or when the device is deleted.
+//! Tasks: one thread per [`Carrier`], which ends when the carrier is dropped or the device is deleted.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -19,19 +19,19 @@ use crate::lab::netns::Namespace;
 use crate::lab::topology::{TUNNEL_MTU, TunnelPlan};
 use crate::lab::tun;
 
-/// The port of its endpoint.
+/// UDP port of its endpoint.
 pub const PORT: u16 = 5072;
 
-/// What its outer packets look like.
+/// Format of its outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// The packet as it is.
+    /// The inner packet, unchanged.
     Plain,
-    /// Nothing of it can be read, as after encryption; and 16 bytes before it.
+    /// The inner packet in unreadable form, as after encryption, and 16 bytes before it.
     Scrambled,
 }
 
-/// A running one.
+/// A running tunnel program.
 #[derive(Debug)]
 pub struct Carrier {
     carried: Arc<AtomicU64>,
@@ -40,8 +40,8 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Makes the host's interface of a tunnel and carries what leaves by it to the broker's address. The
-    /// broker need not listen.
+    /// Makes the tunnel's interface on the host and carries its egress packets to the broker's address. The
+    /// broker need not listen. `connects`: use a connected socket.
     pub fn start(
         host: &Namespace,
         plan: &TunnelPlan,
@@ -74,7 +74,7 @@ impl Carrier {
         })
     }
 
-    /// Packets that left by the tunnel.
+    /// Number of packets that left by the tunnel.
     pub fn carried(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
     }
@@ -126,8 +126,8 @@ fn carry(
                 Some(to) => socket.send_to(&datagram, to),
                 None => socket.send(&datagram),
             };
-            // That nobody listened to an earlier one is told instead of sending this one. What is too long or
-            // has no route is lost, as by any tunnel.
+            // A send may report the port unreachable error of an earlier packet instead of sending; then
+            // repeat it. A packet that is too large or has no route is lost, as in any tunnel.
             if send().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
                 let _lost = send();
             }

@@ -1,8 +1,8 @@
-//! Owns a lab's directory below /run/sixxs-lab: what the program under test may write, and the
-//! list of what has to be cleaned up; and the sweep of labs whose process died.
+//! A lab's directory below /run/sixxs-lab: the files of the program under test, and the list of namespaces to
+//! clean up. Also sweeps up labs whose process died.
 //!
-//! A lab lives as long as somebody holds the lock of its directory. A process that dies releases
-//! it, whatever became of its pid since.
+//! A lab is alive while a process holds the lock of its directory. The kernel releases the lock when the
+//! process dies, even if its PID is in use again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -16,21 +16,21 @@ use nix::mount::{MntFlags, umount2};
 use crate::lab::netns;
 
 const BASE: &str = "/run/sixxs-lab";
-/// The namespaces of a lab, one a line; written before they are made.
+/// The namespaces of a lab, one per line; written before they are made.
 const NAMESPACES: &str = "namespaces";
 const LOCK: &str = "lock";
 
-/// The lab for people; there is at most one.
+/// ID of the interactive lab; there is at most one.
 pub const INTERACTIVE: &str = "interactive";
 
-/// Where things are in a lab's directory.
+/// The paths in a lab's directory.
 #[derive(Clone, Debug)]
 pub struct Paths {
     base: PathBuf,
 }
 
 impl Paths {
-    /// Those of lab `id`, whether it exists or not.
+    /// The paths of lab `id`, whether it exists or not.
     pub fn of(id: &str) -> Self {
         Self {
             base: Path::new(BASE).join(id),
@@ -42,7 +42,7 @@ impl Paths {
         &self.base
     }
 
-    /// For `--config`.
+    /// Argument of `--config`.
     pub fn config(&self) -> PathBuf {
         self.base.join("sixxs.toml")
     }
@@ -57,34 +57,33 @@ impl Paths {
         self.base.join(format!("aiccu-{interface}.pid"))
     }
 
-    /// The certificate of the authority that the TIC server's certificate is by.
+    /// The certificate of the authority that signed the TIC server's certificate.
     pub fn tls_ca(&self) -> PathBuf {
         self.base.join("tls-ca.pem")
     }
 
-    /// For `--run-dir`.
+    /// Argument of `--run-dir`.
     pub fn run(&self) -> PathBuf {
         self.base.join("run")
     }
 
-    /// For `--state-dir`.
+    /// Argument of `--state-dir`.
     pub fn state(&self) -> PathBuf {
         self.base.join("state")
     }
 
-    /// For `--pin-dir`: no bpffs until the program mounts one there.
+    /// Argument of `--pin-dir`; the program mounts a bpffs there.
     pub fn pins(&self) -> PathBuf {
         self.base.join("pins")
     }
 
-    /// For `--rt-tables-dir`, in place of /etc/iproute2/rt_tables.d.
+    /// Argument of `--rt-tables-dir`, instead of /etc/iproute2/rt_tables.d.
     pub fn rt_tables(&self) -> PathBuf {
         self.base.join("rt_tables.d")
     }
 }
 
-/// The directory of one lab, removed with everything in it, mounts and namespaces included, when
-/// dropped.
+/// The directory of one lab. Its drop removes it with everything in it, mounts and namespaces included.
 #[derive(Debug)]
 pub struct LabDir {
     paths: Paths,
@@ -92,12 +91,12 @@ pub struct LabDir {
 }
 
 impl LabDir {
-    /// Makes the directory of lab `id`, which will make these namespaces. Sweeps up dead labs
-    /// first; fails when a lab of this id is alive.
+    /// Makes the directory of lab `id`, and lists the namespaces that the lab will make. Sweeps up dead labs
+    /// first. Fails if a lab with this ID is alive.
     pub fn create(id: &str, namespaces: &[String]) -> Result<Self> {
         let base = Path::new(BASE);
         fs::create_dir_all(base).with_context(|| format!("make {BASE}"))?;
-        // Held until the new directory is locked, or else another process could sweep it up.
+        // Held until the new directory is locked; otherwise another process could sweep it up.
         let sweeping = lock(&base.join(LOCK), FlockArg::LockExclusive)?
             .context("a blocking lock is always taken")?;
         sweep(base)?;
@@ -112,7 +111,7 @@ impl LabDir {
             .context("a blocking lock is always taken")?;
         writeln!(held, "{}", std::process::id()).context("write the lab's lock file")?;
         fs::write(path.join(NAMESPACES), namespaces.join("\n")).context("list namespaces")?;
-        // The others are the program's to make, as /run/sixxs is on a fresh machine.
+        // The program makes the other directories, as it makes /run/sixxs on a new machine.
         let tables = paths.rt_tables();
         fs::create_dir(&tables).with_context(|| format!("make {}", tables.display()))?;
         drop(sweeping);
@@ -122,7 +121,7 @@ impl LabDir {
         })
     }
 
-    /// Where things are in it.
+    /// Its paths.
     pub fn paths(&self) -> &Paths {
         &self.paths
     }
@@ -131,7 +130,7 @@ impl LabDir {
 impl Drop for LabDir {
     fn drop(&mut self) {
         let path = self.paths.base();
-        // No sweep meanwhile: it could find the directory without its lock.
+        // Prevent a sweep meanwhile, which could find the directory without its lock.
         let cleaned = lock(&Path::new(BASE).join(LOCK), FlockArg::LockExclusive)
             .and_then(|_sweeping| clean(path));
         if let Err(e) = cleaned {
@@ -141,15 +140,15 @@ impl Drop for LabDir {
     }
 }
 
-/// Cleans up what labs of dead processes left behind.
+/// Cleans up the labs of dead processes.
 fn sweep(base: &Path) -> Result<()> {
     for entry in fs::read_dir(base).with_context(|| format!("list {}", base.display()))? {
         let path = entry.context("list labs")?.path();
         if !path.is_dir() {
             continue;
         }
-        // Taken: the lab is alive. Held only to the end of this round: nobody else wants it,
-        // since sweeps exclude each other.
+        // Locked by its process: the lab is alive. We hold the lock only for this iteration. No other process
+        // needs it, since sweeps exclude each other.
         if let Some(_dead) = lock(&path.join(LOCK), FlockArg::LockExclusiveNonblock)? {
             clean(&path).with_context(|| format!("sweep up {}", path.display()))?;
         }
@@ -168,7 +167,7 @@ fn clean(path: &Path) -> Result<()> {
                 netns::delete(name)?;
             }
         }
-        // Died before it wrote the list, so before it made any.
+        // The process died before it wrote the list, so it made no namespaces.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(e).context("read the lab's namespaces"),
     }
@@ -188,7 +187,7 @@ pub fn mounts_below(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(mounts)
 }
 
-/// `None`: somebody else holds it and the call was not to wait.
+/// Locks a file; `None` if another process holds the lock and `how` does not wait.
 fn lock(path: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
     let file = OpenOptions::new()
         .create(true)

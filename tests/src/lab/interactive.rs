@@ -19,11 +19,11 @@ use crate::program::{Hook, Program};
 use crate::terminal::interrupt::Interrupt;
 use crate::terminal::screen::Screen;
 
-/// How often the demonstration pings and draws.
+/// Interval of the demonstration's pings and screen updates.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Two tunnels from two files for AICCU, as their owners would have them: one AYIYA, one 6in4 with a
-/// heartbeat. The program logs in at the broker and makes them itself.
+/// A lab with two tunnels from AICCU configuration files: one AYIYA, one 6in4 with a heartbeat. The program
+/// logs in at the broker and makes the tunnels itself.
 fn interactive_lab() -> Result<Lab> {
     let lab = Lab::new(Spec {
         interactive: true,
@@ -33,7 +33,7 @@ fn interactive_lab() -> Result<Lab> {
     Ok(lab)
 }
 
-/// UDP echo and TCP on both sides, to be tried by hand; and a place for leaks to end.
+/// TCP and discard services on both sides, and UDP echo on the host, for manual tests and for leaks.
 fn services(lab: &Lab) -> Result<[Services; 2]> {
     let addresses = TUNNELS.each_ref().map(|plan| plan.address);
     Ok([
@@ -47,7 +47,7 @@ fn interactive_host() -> Result<Namespace> {
         .context("no lab is up: start one with `sixxs-lab up` or `sixxs-lab demo`")
 }
 
-/// How to call this program again, as short as it can be said.
+/// The shortest command for this program.
 fn myself() -> String {
     let path = std::env::current_exe().unwrap_or_else(|_| "sixxs-lab".into());
     let here = std::env::current_dir().unwrap_or_default();
@@ -57,7 +57,7 @@ fn myself() -> String {
         .to_string()
 }
 
-/// Builds the lab, says how to get in, and holds it until ctrl-C.
+/// Builds the lab, prints how to use it, and keeps it until ctrl-C.
 pub fn up() -> Result<()> {
     let mut interrupt = Interrupt::block()?;
     let lab = interactive_lab()?;
@@ -97,7 +97,7 @@ pub fn up() -> Result<()> {
     end(&lab)
 }
 
-/// Builds the lab, runs the daemon in it and shows what happens, until ctrl-C or for some seconds.
+/// Builds the lab, runs the daemon in it and shows the state, until ctrl-C or for some seconds.
 pub fn demo(seconds: Option<u64>) -> Result<()> {
     let mut interrupt = Interrupt::block()?;
     let lab = interactive_lab()?;
@@ -149,18 +149,18 @@ pub fn demo(seconds: Option<u64>) -> Result<()> {
     ended
 }
 
-/// Takes down what the program made; the lab itself goes when it is dropped.
+/// Removes everything that the program made; the lab itself is removed on drop.
 fn end(lab: &Lab) -> Result<()> {
     let program = match Program::new(lab, Hook::Auto) {
         Ok(program) => program,
-        // Nothing was built, so nothing was run.
+        // Without a built program, nothing ran.
         Err(_) => return Ok(()),
     };
     program.ok(&["down"])?;
     Ok(())
 }
 
-/// Sends UDP from a tunnel's address out of the uplink.
+/// Sends UDP from a tunnel's address through the uplink.
 pub fn leak(tunnel: &str, count: u64) -> Result<()> {
     let host = interactive_host()?;
     let plan = TUNNELS.iter().find(|plan| plan.interface == tunnel);
@@ -177,14 +177,14 @@ pub fn leak(tunnel: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Becomes `sixxs` in the lab's host.
+/// Replaces this process by `sixxs`, in the lab's host.
 pub fn sixxs(arguments: &[String]) -> Result<()> {
     let program = Program::at(&interactive_host()?, &Paths::of(INTERACTIVE), Hook::Auto)?;
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     Err(program.command(&arguments).exec()).context("run sixxs")
 }
 
-/// What the demonstration shows, at most as many lines as the screen has.
+/// The demonstration's screen, with at most as many lines as the terminal has.
 fn picture(
     lab: &Lab,
     program: &Program,

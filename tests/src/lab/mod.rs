@@ -1,4 +1,4 @@
-//! Owns a lab as a whole: built by [`Lab::new`], removed when dropped, whatever happened between.
+//! A whole lab: [`Lab::new`] builds it, and its drop removes it in every case.
 
 pub mod carrier;
 pub mod dirs;
@@ -41,7 +41,7 @@ use crate::{kernel, shell, wait};
 pub use crate::lab::spec::Spec;
 pub use crate::lab::tunnel::Tunnel;
 
-/// A running lab. Processes and threads that work in it should be gone before it is dropped.
+/// A running lab. Stop all processes and threads in it before the drop.
 #[derive(Debug)]
 pub struct Lab {
     tunnels: [Tunnel; 2],
@@ -54,7 +54,7 @@ pub struct Lab {
     isp: Namespace,
     host: Namespace,
     lans: Option<[Namespace; 2]>,
-    // Last: its drop deletes the namespaces.
+    // The last field: its drop deletes the namespaces.
     dir: LabDir,
 }
 
@@ -196,17 +196,17 @@ impl Lab {
         Ok(())
     }
 
-    /// The host of the tunnels.
+    /// The host with the tunnels.
     pub fn host(&self) -> &Namespace {
         &self.host
     }
 
-    /// The host on the other side of the internet.
+    /// A host on the internet.
     pub fn outside(&self) -> &Namespace {
         &self.outside
     }
 
-    /// The router between all others.
+    /// The router that connects all other networks.
     pub fn core(&self) -> &Namespace {
         &self.core
     }
@@ -216,7 +216,7 @@ impl Lab {
         &self.isp
     }
 
-    /// The host on the LAN of its own, and the one on the uplink's wire.
+    /// The host on the separate LAN, and the one on the uplink's link.
     pub fn lans(&self) -> Result<&[Namespace; 2]> {
         self.lans
             .as_ref()
@@ -235,18 +235,17 @@ impl Lab {
             .context("this lab was built without brokers")
     }
 
-    /// The address translation of a lab that has it.
+    /// The NAT of a lab that has one.
     pub fn nat(&self) -> Result<&Nat> {
         self.nat
             .as_ref()
             .context("this lab was built without address translation")
     }
 
-    /// Gives the host another IPv4 address of 192.0.2.0/24 in place of the one it has, as a
-    /// provider does when the line comes up again.
+    /// Replaces the host's IPv4 address by another one of 192.0.2.0/24, like a provider after a reconnect.
     pub fn move_host4(&self, to: Ipv4Addr) -> Result<()> {
         let mut host4 = self.host4.lock().unwrap_or_else(PoisonError::into_inner);
-        // With the last address of a network its routes go too.
+        // Deleting the last address of a network also deletes its routes.
         self.host.ip(&format!(
             "address delete {host4}/24 dev {UPLINK}\n\
              address add {to}/24 dev {UPLINK}\n\
@@ -256,7 +255,7 @@ impl Lab {
         Ok(())
     }
 
-    /// What the program under test may write.
+    /// The paths of the program under test.
     pub fn paths(&self) -> &Paths {
         self.dir.paths()
     }
@@ -271,7 +270,7 @@ impl Lab {
         nft::read(&self.isp)?.get("passed")
     }
 
-    /// A configuration that fits this lab; `extra` are more lines for its top.
+    /// A configuration for this lab; `extra` are additional lines at its top.
     pub fn config(&self, extra: &str) -> String {
         let kinds = self.spec.brokers;
         self.config_of(extra, |index, plan| {
@@ -284,13 +283,13 @@ impl Lab {
             .collect::<String>()
     }
 
-    /// The tunnels that it has besides the two.
+    /// The additional tunnels.
     pub fn extra_tunnels(&self) -> impl Iterator<Item = ExtraTunnel> + use<> {
         (0..self.spec.extra_tunnels).map(ExtraTunnel)
     }
 
-    /// A configuration that has everything else from two aiccu.conf, which it writes, and from
-    /// the TIC server.
+    /// A configuration that names two aiccu.conf files, and writes them; all other parameters come from them
+    /// and from the TIC server.
     pub fn config_by_aiccu(&self, extra: &str, requiretls: bool) -> Result<String> {
         let paths = [
             self.aiccu_conf(0, requiretls)?,
@@ -334,7 +333,7 @@ impl Lab {
         native::write_secret(self.paths().aiccu_conf(interface), &text)
     }
 
-    /// The lines of a `[[tunnel]]` of any kind in this lab: address, peer, MTU…
+    /// The lines of a `[[tunnel]]` that do not depend on its kind: address, peer, MTU…
     pub fn tunnel_config(&self, plan: &TunnelPlan) -> String {
         let mut text = format!(
             "address = \"{}/64\"\npeer = \"{}\"\nmtu = {}\n",

@@ -1,4 +1,4 @@
-//! Owns mount namespaces: what is mounted there the machine does not see, and it goes with them.
+//! Mount namespaces: the machine does not have their mounts, and the kernel removes them with the namespace.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -15,20 +15,21 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::lab::netns::Namespace;
 
-/// A handle of a mount namespace; clones are handles of the same one. It lasts as long as one of them,
-/// or a process inside.
+/// A handle of a mount namespace; clones are handles of the same one. The namespace exists while a handle or
+/// a process in it exists.
 #[derive(Clone, Debug)]
 pub struct Mounts(Arc<File>);
 
 impl Mounts {
-    /// The machine's, with /sys that of this network namespace, and each of these directories in the
-    /// place of another, with what is mounted there before. The last may hide where the others are.
+    /// A copy of the machine's mounts, with this network namespace's /sys, and with each first directory
+    /// bind-mounted over the second one, with all its mounts. The last bind may hide the sources of the
+    /// others.
     pub fn new(node: &Namespace, binds: &[(PathBuf, PathBuf)]) -> Result<Self> {
         let made = node.run(|| furnish(binds))?;
         Ok(Self(Arc::new(made)))
     }
 
-    /// Has a command run inside.
+    /// Makes a command run in it.
     pub fn enter(&self, command: &mut Command) {
         let mounts = Arc::clone(&self.0);
         let enter = move || setns(&*mounts, CloneFlags::CLONE_NEWNS).map_err(io::Error::from);
@@ -37,8 +38,8 @@ impl Mounts {
     }
 }
 
-/// Gives the calling thread mounts of its own, and returns them. /sys is writable: read-only, it would
-/// say that this is a container.
+/// Moves the calling thread into a new mount namespace, and returns that. /sys is writable, since programs
+/// take a read-only one as the sign of a container.
 fn furnish(binds: &[(PathBuf, PathBuf)]) -> Result<File> {
     const NONE: Option<&CStr> = None;
     unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;

@@ -1,6 +1,5 @@
-//! Owns the address translation that the provider may put before the host: everything of the
-//! host's IPv4 leaves with another address, and nothing comes in that was not asked for. It can
-//! forget its mappings, as home routers do when they restart.
+//! NAT at the provider, before the host: all IPv4 packets of the host leave with another address, and
+//! unsolicited packets are dropped. It can forget its mappings, like a home router that restarts.
 
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,15 +16,15 @@ use std::os::fd::AsRawFd as _;
 use crate::lab::netns::Namespace;
 use crate::lab::nft;
 
-/// Addresses of the uplink's network that nobody has, the first of them.
+/// Unused addresses of the uplink's network: the first one, and their number.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
 const ADDRESSES: u8 = 100;
-/// Every new mapping of ports is to a block of its own.
+/// Each new mapping uses its own block of ports.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 1000;
 const PORT_BLOCKS: u16 = 40;
 
-/// The translation at the provider.
+/// The NAT at the provider.
 #[derive(Debug)]
 pub struct Nat {
     isp: Namespace,
@@ -70,7 +69,7 @@ impl Mapping {
 }
 
 impl Nat {
-    /// Puts it into the provider's namespace.
+    /// Sets it up in the provider's namespace.
     pub(crate) fn new(isp: &Namespace) -> Result<Self> {
         let nat = Self {
             isp: isp.clone(),
@@ -80,22 +79,22 @@ impl Nat {
         Ok(nat)
     }
 
-    /// The address with which the host's packets leave.
+    /// The source address of the host's translated packets.
     pub fn address(&self) -> Ipv4Addr {
         self.mapping().address()
     }
 
-    /// Packets to the host that it had not asked for.
+    /// Unsolicited packets to the host.
     pub fn unsolicited(&self) -> Result<u64> {
         nft::read(&self.isp)?.get("unsolicited")
     }
 
-    /// Forgets every mapping; new ones are to other ports of the same address.
+    /// Forgets every mapping; new ones use other ports of the same address.
     pub fn rebind_ports(&self) -> Result<()> {
         self.remap(|mapping| mapping.port_block = (mapping.port_block + 1) % PORT_BLOCKS)
     }
 
-    /// Forgets every mapping; new ones are to another address.
+    /// Forgets every mapping; new ones use another address.
     pub fn rebind_address(&self) -> Result<()> {
         self.remap(|mapping| mapping.address = (mapping.address + 1) % ADDRESSES)
     }
@@ -112,14 +111,13 @@ impl Nat {
     }
 }
 
-/// Deletes all entries of IPv4 from the connection table of this thread's namespace: a request of
-/// ctnetlink that names none of them.
+/// Deletes all IPv4 entries of the connection table in this thread's namespace, by a ctnetlink request that
+/// names no entry.
 fn forget_connections() -> Result<()> {
-    /// From linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h: the subsystem, and in it the
-    /// message to delete.
+    /// From linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h: the subsystem, and its deletion message.
     const NFNL_SUBSYS_CTNETLINK: u16 = 1;
     const IPCTNL_MSG_CT_DELETE: u16 = 2;
-    /// A netlink header of 16 bytes and nfnetlink's of 4.
+    /// A netlink header of 16 bytes and an nfnetlink header of 4.
     const REQUEST_BYTES: u32 = 20;
     let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK)?;
     let mut request = Vec::new();
@@ -140,7 +138,7 @@ fn forget_connections() -> Result<()> {
     let mut answer = [0; 256];
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())
         .context("wait for connections to be forgotten")?;
-    // nlmsghdr, then the error of nlmsgerr: 0 is the acknowledgement.
+    // An nlmsghdr, then the error of an nlmsgerr; 0 is the acknowledgement.
     let error = answer.get(16..20).filter(|_| length >= 20);
     let Some(&[a, b, c, d]) = error else {
         bail!("netlink answered {length} bytes");

@@ -1,5 +1,5 @@
-//! Owns what a lab with native tunnels has besides: the TIC server with one account for both of
-//! them, what each PoP serves, and the configurations that fit.
+//! Additional parts of a lab with native tunnels: the TIC server with one account for both tunnels, the
+//! sessions of each PoP, and the configurations.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -18,27 +18,27 @@ use crate::lab::netns::Namespace;
 use crate::lab::topology::{HOST4, TIC_SERVER, TUNNELS, TunnelPlan};
 use crate::lab::tun::Offloading;
 
-/// Who may log in at the TIC server.
+/// User name at the TIC server.
 pub const USERNAME: &str = "LAB1-SIXXS";
-/// With this password.
+/// Password at the TIC server.
 pub const PASSWORD: &str = "open sesame of the lab";
-/// Seconds between beats, by the broker's word.
+/// Heartbeat interval that the broker provisions, in seconds.
 pub const HEARTBEAT_INTERVAL: u32 = 60;
 
-/// The two tunnels' ids at the TIC server.
+/// The two tunnels' IDs at the TIC server.
 pub const TUNNEL_IDS: [&str; 2] = ["T1", "T2"];
-/// Their passwords: one looks hexadecimal, and is text all the same.
+/// Their passwords; the first one looks like hexadecimal digits, but is text too.
 pub const TUNNEL_PASSWORDS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "two of the lab"];
 
 /// The prefix of all [`ExtraTunnel`]s, which end at pop0.
 pub const EXTRA_PREFIX: &str = "2001:db8:a:100::/56";
 
-/// One more tunnel of pop0, by AYIYA, for labs with very many.
+/// An additional AYIYA tunnel of pop0, for labs with very many tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtraTunnel(pub u8);
 
 impl ExtraTunnel {
-    /// The interface in the host, once the program made it.
+    /// Its interface on the host, which the program makes.
     pub fn interface(self) -> String {
         format!("more{}", self.0)
     }
@@ -48,12 +48,12 @@ impl ExtraTunnel {
         Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0x100 + u16::from(self.0), 0, 0, 0, 2)
     }
 
-    /// The PoP's.
+    /// The PoP's address in it.
     pub fn peer(self) -> Ipv6Addr {
         Ipv6Addr::from_bits(self.address().to_bits() - 1)
     }
 
-    /// Of this tunnel.
+    /// Its password.
     pub fn password(self) -> String {
         format!("more of the lab: {}", self.0)
     }
@@ -73,7 +73,7 @@ impl ExtraTunnel {
         )
     }
 
-    /// The PoP's end, for `ip -batch` there.
+    /// The PoP's end, as a line for `ip -batch`.
     fn pop_end(self) -> String {
         format!("address add {}/64 dev host nodad\n", self.peer())
     }
@@ -135,7 +135,7 @@ pub(crate) fn tic(outside: &Namespace, kinds: [Kind; 2], mtu: u32) -> Result<Tic
     )
 }
 
-/// The PoP of one tunnel and of more, with its end of them as a device.
+/// The PoP of one tunnel and of the additional ones; `device` is its end of them.
 pub(crate) fn pop(
     plan: &TunnelPlan,
     kind: Kind,
@@ -173,7 +173,7 @@ pub(crate) fn pop(
     )
 }
 
-/// Of a tunnel of the plan.
+/// The password of a tunnel.
 fn password(plan: &TunnelPlan) -> &'static str {
     let same = |(other, _): &(&TunnelPlan, _)| other.interface == plan.interface;
     let found = TUNNELS.iter().zip(TUNNEL_PASSWORDS).find(same);
@@ -184,7 +184,7 @@ fn network(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))
 }
 
-/// The lines of a `[[tunnel]]` that say what carries it.
+/// The lines of a `[[tunnel]]` about its encapsulation.
 pub(crate) fn kind_config(plan: &TunnelPlan, kind: Kind) -> String {
     let mut text = format!(
         "kind = \"{}\"\nremote4 = \"{}\"\n",
@@ -224,7 +224,7 @@ pub(crate) fn aiccu_conf(
 
 /// Writes a file that only its owner can read, and returns its path.
 pub(crate) fn write_secret(path: PathBuf, text: &str) -> Result<PathBuf> {
-    // Made anew: the mode is that of a new file.
+    // Remove an old file first: the mode only applies to new files.
     match std::fs::remove_file(&path) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

@@ -1,8 +1,8 @@
-//! Owns network namespaces: making named ones, running code and programs inside, deleting them.
+//! Network namespaces: makes named ones, runs code and programs inside, deletes them.
 //!
-//! They are named in /run/netns by `ip netns`, so that `ip netns exec` works for people. Programs
-//! are put inside by `setns` alone: `ip netns exec` would also give them a mount namespace, where
-//! a bpffs that they mount dies with them.
+//! `ip netns` names them in /run/netns, so that `ip netns exec` works for users. Programs enter by `setns`
+//! alone: `ip netns exec` would also give them a mount namespace, and a bpffs that they mount would vanish
+//! with it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,12 +27,12 @@ pub struct Namespace {
     file: Arc<File>,
 }
 
-/// What the kernel counted, by name.
+/// The kernel's counters, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<String, u64>);
 
 impl Counts {
-    /// What has changed by `later`, in words.
+    /// The counters that are higher in `later`, with the differences, as text.
     pub fn changes(&self, later: &Self) -> String {
         let changes = later.0.iter().filter_map(|(name, count)| {
             let more = count - self.0.get(name).copied().unwrap_or_default();
@@ -43,7 +43,7 @@ impl Counts {
 }
 
 impl Namespace {
-    /// Makes namespaces of these names, in one go.
+    /// Makes namespaces with these names, by one command.
     pub fn create(names: &[String]) -> Result<Vec<Self>> {
         let batch: String = names.iter().map(|n| format!("netns add {n}\n")).collect();
         shell::capture_with_input(Command::new("ip").args(["-batch", "-"]), &batch)
@@ -66,7 +66,7 @@ impl Namespace {
         &self.name
     }
 
-    /// The kernel's number of it, by which the program under test calls its pins.
+    /// Its cookie in the kernel, which the program under test uses in the names of its pins.
     pub fn cookie(&self) -> Result<u64> {
         self.run(sixxs_user::host::namespace::cookie)
     }
@@ -86,13 +86,13 @@ impl Namespace {
         })
     }
 
-    /// A command that will run inside, and die with the thread that starts it.
+    /// A command that runs inside, and dies with the thread that starts it.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let file = Arc::clone(&self.file);
         let mut command = Command::new(program);
         let enter = move || {
             setns(&*file, CloneFlags::CLONE_NEWNET)?;
-            // The lab's own process blocks the signals it waits for; a child must not inherit that.
+            // The lab's own process blocks the signals that it waits for; a child must not inherit that.
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             Ok(())
@@ -111,7 +111,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Runs a command line inside, words separated by blanks, and returns what it printed.
+    /// Runs a command line inside, words separated by blanks, and returns its output.
     pub fn sh(&self, command_line: &str) -> Result<String> {
         let mut words = command_line.split_whitespace();
         let program = words.next().context("empty command line")?;
@@ -119,7 +119,7 @@ impl Namespace {
             .with_context(|| format!("in network namespace {}", self.name))
     }
 
-    /// What the kernel counted of IPv6 here (`/proc/net/snmp6`, RFC 4293).
+    /// The kernel's IPv6 counters of this namespace (`/proc/net/snmp6`, RFC 4293).
     pub fn counts(&self) -> Result<Counts> {
         let text = self.run(|| {
             let text = std::fs::read_to_string("/proc/thread-self/net/snmp6");
@@ -145,9 +145,9 @@ impl Namespace {
         })
     }
 
-    /// Has every interface of the namespace repeat its questions for neighbours after 20 ms
-    /// instead of a second, since the first one may find the wire not yet up; and for as long as
-    /// before until it gives up. There is no default to set this in for interfaces to come.
+    /// Makes every interface of the namespace repeat neighbour requests after 20 ms instead of a second,
+    /// since the link may not be up at the first one; the time until it gives up stays the same. The kernel
+    /// has no such default for future interfaces.
     pub fn speed_up_neighbour_discovery(&self) -> Result<()> {
         const PATIENCE: [(&str, &str); 3] = [
             ("retrans_time_ms", "20"),
@@ -170,15 +170,14 @@ impl Namespace {
     }
 }
 
-/// Deletes a namespace by name. One that does not exist is fine: this also cleans up after runs
-/// that died half-way.
+/// Deletes a namespace by name. A missing one is no error: this also cleans up after runs that died half-way.
 pub fn delete(name: &str) -> Result<()> {
     let path = Path::new(NAMED).join(name);
     if !path.exists() {
         return Ok(());
     }
     match umount2(&path, MntFlags::MNT_DETACH) {
-        // EINVAL: the file is there without a mount, left by a run that died between the two.
+        // EINVAL: the file has no mount, since a run died between the two steps.
         Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
         Err(e) => return Err(e).with_context(|| format!("unmount {}", path.display())),
     }

@@ -1,4 +1,4 @@
-//! Owns the counters of routers: nftables rule sets with named counters, and reading those.
+//! The counters of routers: loads nftables rule sets with named counters, and reads them.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::shell;
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    /// Packets that the counter saw; an error for a name that no rule set declares. A packet that
-    /// is still to be segmented counts as one.
+    /// Packets of a counter; an error if no rule set declares this name. A packet that is still to be
+    /// segmented counts as one.
     pub fn get(&self, name: &str) -> Result<u64> {
         let packets = self.0.get(name).copied();
         packets.with_context(|| format!("no counter {name} in {self:?}"))

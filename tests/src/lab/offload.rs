@@ -1,4 +1,4 @@
-//! Owns switching off what a real network card would do for a host, and a veth only pretends to.
+//! Turns off offloads of an interface: a veth only pretends to have them.
 
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd as _;
@@ -25,8 +25,8 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// Has an interface sum its packets before it sends them. A veth leaves the sum to be made for ever:
-/// who takes an encapsulated packet out by a raw socket finds one without it.
+/// Makes an interface compute checksums before it sends. A veth never computes them, so a raw socket would
+/// receive encapsulated packets without checksums.
 pub fn sum_before_sending(namespace: &Namespace, interface: &str) -> Result<()> {
     ensure!(interface.len() < libc::IFNAMSIZ, "{interface} is too long");
     namespace.run(|| {
@@ -35,14 +35,14 @@ pub fn sum_before_sending(namespace: &Namespace, interface: &str) -> Result<()> 
             cmd: SET_TX_CHECKSUM,
             data: 0,
         };
-        // SAFETY: ifreq is plain data, for which all zeroes is a value.
+        // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
             *to = libc::c_char::from_ne_bytes([from]);
         }
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
-        // SAFETY: the descriptor is open; the request and the value that it points to outlive the
-        // call, and the value is what this command takes.
+        // SAFETY: the descriptor is open; the request and the value that it points to outlive the call, and
+        // the value has the type that this command requires.
         unsafe { ethtool(socket.as_raw_fd(), &raw mut request) }
             .with_context(|| format!("have {interface} sum its packets"))?;
         Ok(())

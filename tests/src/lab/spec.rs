@@ -10,14 +10,14 @@ pub struct Spec {
     pub flavour: Flavour,
     /// The tunnels' MTU, at both ends.
     pub mtu: u32,
-    /// With a /48 behind the host: one LAN of its own, one on the uplink's wire.
+    /// With a /48 routed to the host, and two LANs in it: a separate one, and one on the uplink's link.
     pub lans: bool,
-    /// Native tunnels of these kinds: brokers that speak their protocols, and no interface in the
-    /// host until the program under test makes it.
+    /// Kinds of native tunnels. Brokers then speak their protocols, and the host has no tunnel interface
+    /// until the program under test makes it.
     pub brokers: Option<[Kind; 2]>,
     /// Number of additional native tunnels at pop0, all AYIYA.
     pub extra_tunnels: u8,
-    /// Address translation of IPv4 at the ISP.
+    /// NAT of IPv4 at the ISP.
     pub nat: bool,
     /// Namespaces are called `sixxs-host` and so on. There is at most one such lab at a time.
     pub interactive: bool,

@@ -1,24 +1,24 @@
-//! Owns the plan of the lab: which namespaces there are, how they are wired, every address.
-//! Plain text for `ip -batch` and nftables; nothing is run here.
+//! The plan of the lab: its namespaces, links and all addresses, as plain text for `ip -batch` and nftables.
+//! Nothing here runs a command.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The host on the other side of the internet, from which everything is tried.
+/// The host on the internet from which tests send traffic.
 pub const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
 /// The host's own address from its ISP, on [`UPLINK`].
 pub const HOST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 /// The host's IPv4 address, also on [`UPLINK`].
 pub const HOST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-/// The TIC server's address, that of the host on the other side.
+/// The TIC server's address, on the outside host.
 pub const TIC_SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 /// The host's interface to its ISP.
 pub const UPLINK: &str = "net0";
-/// The host on a LAN of its own behind the host.
+/// The host on the separate LAN.
 pub const LAN1: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 1, 0, 0, 0, 2);
-/// The host of the LAN that shares the uplink's wire.
+/// The host of the LAN that shares the uplink's link.
 pub const LAN2: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbb, 2, 0, 0, 0, 2);
-/// The tunnels' MTU unless a test asks for another one.
+/// The tunnels' MTU, unless a test selects another one.
 pub const TUNNEL_MTU: u32 = 1280;
 
 /// The plan of one tunnel.
@@ -30,15 +30,15 @@ pub struct TunnelPlan {
     pub pop: &'static str,
     /// The broker's IPv4 address.
     pub remote4: Ipv4Addr,
-    /// The broker's IPv6 address outside of the tunnel.
+    /// The broker's IPv6 address outside the tunnel.
     pub remote6: Ipv6Addr,
     /// The host's address in the tunnel, in a /64.
     pub address: Ipv6Addr,
     /// The broker's address in the tunnel.
     pub peer: Ipv6Addr,
-    /// What the broker routes into the tunnel besides the /64.
+    /// The prefix that the broker routes into the tunnel, in addition to the /64.
     pub prefix: Option<&'static str>,
-    /// What the broker accepts out of the tunnel.
+    /// The sources that the broker accepts from the tunnel.
     own: &'static str,
 }
 
@@ -69,60 +69,60 @@ pub const TUNNELS: [TunnelPlan; 2] = [
 /// The link-local address of every broker at its end of a tunnel with a link layer.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// What the tunnels are made of, where the program under test does not make them.
+/// Type of the tunnels' interfaces, if the program under test does not make them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
-    /// TUN devices: no link layer, as 6in4, AYIYA and WireGuard have none.
+    /// TUN devices: without a link layer, like 6in4, AYIYA and WireGuard.
     Tun,
-    /// veth: with MAC addresses and a gateway, as gretap has.
+    /// veth: with MAC addresses and a gateway, like gretap.
     Veth,
-    /// WireGuard, through the uplink; only where [`crate::kernel::has_wireguard`].
+    /// WireGuard through the uplink; needs [`crate::kernel::has_wireguard`].
     WireGuard,
 }
 
-/// The namespaces every lab has.
+/// The namespaces of every lab.
 pub const NODES: [&str; 6] = ["outside", "core", "isp", "host", "pop0", "pop1"];
-/// The namespaces that a lab with LANs has besides: `wire` bridges the uplink's wire.
+/// Additional namespaces of a lab with LANs: `wire` bridges the uplink's link.
 pub const LAN_NODES: [&str; 3] = ["wire", "lan1", "lan2"];
-/// Those that forward; the host joins them when it has LANs.
+/// Namespaces that forward packets; in a lab with LANs the host does too.
 pub const ROUTERS: [&str; 4] = ["core", "isp", "pop0", "pop1"];
 
-/// Settings of every namespace, before it has links: no address has to wait for duplicate
-/// detection, no router is asked for advertisements.
+/// Settings of every namespace, before it has links: no duplicate address detection, no router advertisements
+/// or solicitations.
 pub const SYSCTLS: &[(&str, &str)] = &[
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/all/accept_ra", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/default/router_solicitations", "0"),
-    // While a tunnel is gone, what is for it goes to and fro between its broker and the core, which then
-    // tells the sender of a better way (RFC 4861 §8.2). Linux takes that for its TCP connections
-    // whoever says so, and so for all that goes there: to a neighbour that is none, for many seconds.
+    // While a tunnel is missing, packets to it loop between its broker and the core, which then sends
+    // redirects to the sender (RFC 4861 §8.2). Linux accepts them for its TCP connections from any router,
+    // and so for all packets to that destination: it then sends them to a neighbour that does not exist, for
+    // many seconds.
     ("ipv6/conf/all/accept_redirects", "0"),
     ("ipv6/conf/default/accept_redirects", "0"),
-    // Error messages must come when a test provokes them, however many at once.
+    // Tests need every ICMPv6 error that they provoke, without a rate limit.
     ("ipv6/icmp/ratelimit", "0"),
 ];
 
-/// Besides [`SYSCTLS`], for those that forward.
+/// Additional settings for namespaces that forward packets.
 pub const ROUTER_SYSCTLS: &[(&str, &str)] =
     &[("ipv6/conf/all/forwarding", "1"), ("ipv4/ip_forward", "1")];
 
-/// Interface indices of first ends start here, well above those the kernel gives out.
+/// Lowest interface index of the links' first ends, far above the indices that the kernel assigns.
 pub const FIRST_INDEX: u32 = 1000;
 
-/// An interface index that nothing in any lab had so far. With one that comes back at once it was seen
-/// now and then that a new interface lacked the route of its address: as if it had gone with the old
-/// one's.
+/// An interface index that no lab has used yet. If an index is reused at once, a new interface sometimes
+/// lacks its address's route, as if that had been removed with the old interface's.
 pub fn fresh_index() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(FIRST_INDEX + 1000);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The wires that every lab has, for `ip -batch` outside of all namespaces. An interface is named
-/// by the node it leads to, except at the host. The first ends are numbered from
-/// [`FIRST_INDEX`]: where both ends have the same index, the kernel does not see that they are two
-/// devices and takes up to a second to call the link up. `ns` gives a node's namespace.
+/// The links of every lab, for `ip -batch` outside all namespaces. An interface has the name of the node it
+/// leads to, except on the host. The first ends have indices from [`FIRST_INDEX`] on: if both ends have the
+/// same index, the kernel does not notice that they are two devices, and takes up to a second until the link
+/// is up. `ns` returns a node's namespace.
 pub fn wires(ns: impl Fn(&str) -> String, lans: bool) -> String {
     let mut index = FIRST_INDEX;
     let mut veth = |a: &str, a_end: &str, b: &str, b_end: &str| {
@@ -145,14 +145,14 @@ pub fn wires(ns: impl Fn(&str) -> String, lans: bool) -> String {
     batch
 }
 
-/// The wire of the uplink alone, made anew for a lab without LANs, with this index at the host.
+/// The uplink's link, to make it again in a lab without LANs; its interface on the host has this index.
 pub fn uplink_wire(ns: impl Fn(&str) -> String, index: u32) -> String {
     let (host, isp) = (ns("host"), ns("isp"));
     format!("link add {UPLINK} index {index} netns {host} type veth peer name host netns {isp}\n")
 }
 
-/// The addresses and routes of the host's end of the uplink, for `ip -batch` there: all that it may
-/// have lost.
+/// The addresses and routes of the host's end of the uplink, for `ip -batch` on the host. Restores all that
+/// are missing.
 pub fn uplink_host_end() -> String {
     format!(
         "address replace {HOST}/64 dev {UPLINK} nodad\n\
@@ -163,13 +163,13 @@ pub fn uplink_host_end() -> String {
     )
 }
 
-/// The same of the ISP's end.
+/// The addresses of the ISP's end.
 pub const UPLINK_ISP_END: &str = "address add 2001:db8:1::fe/64 dev host nodad\n\
      address add 192.0.2.1/24 dev host\n\
      link set host up\n";
 
-/// The addresses and routes of one node, for `ip -batch` inside its namespace. Between routers
-/// both IPv6 and IPv4 take link-local next hops: fe80::1 is the core, fe80::2 the other one.
+/// The addresses and routes of one node, for `ip -batch` inside its namespace. Between routers both IPv6 and
+/// IPv4 use link-local next hops: fe80::1 is the core, fe80::2 the other router.
 pub fn node(name: &str, lans: bool) -> String {
     let batch = match name {
         "outside" => format!(
@@ -274,7 +274,7 @@ fn lan(address: Ipv6Addr, interface: &str, gateway: &str) -> String {
 }
 
 impl TunnelPlan {
-    /// The host's end, for `ip -batch` in the host.
+    /// The host's end, for `ip -batch` on the host.
     pub fn host_end(&self, mtu: u32) -> String {
         let Self {
             interface, address, ..
@@ -302,8 +302,8 @@ impl TunnelPlan {
         )
     }
 
-    /// The broker's counters, and its own filter: what is not from this tunnel, or from one more
-    /// prefix, goes nowhere. `rounds` is what a broker brings to the host again.
+    /// The broker's counters and filter. The filter drops packets with a source that is neither this tunnel's
+    /// nor in the prefix `more`. `rounds` counts packets that a broker would send back to the host.
     pub fn pop_rules(&self, more: Option<&str>) -> String {
         let Self { address, own, .. } = self;
         let own = more.map_or(own.to_string(), |more| format!("{own}, {more}"));
@@ -344,8 +344,8 @@ impl TunnelPlan {
     }
 }
 
-/// The ISP's filter (BCP 38): drops and counts what the host sends with a source that is not the
-/// ISP's own. What stays on the link (multicast, link-local) is no business of a filter.
+/// The ISP's filter (BCP 38): drops and counts packets from the host with a source outside the ISP's prefix.
+/// It ignores link-scope packets (multicast, link-local).
 pub const ISP_RULES: &str = "table ip6 isp {
     counter filtered { }
     counter passed { }

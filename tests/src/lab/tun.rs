@@ -1,9 +1,8 @@
-//! Owns TUN devices and the wire between two of them: what comes out of one is put into the
-//! other, byte for byte.
+//! TUN devices, and a wire between two of them: packets from one are written to the other unchanged.
 //!
-//! Tasks: one thread per [`Wire`], which ends when the wire is dropped (it is woken by an event
-//! descriptor) or when either device is deleted. Without offloads on the devices the kernel
-//! segments and sums every packet itself before it arrives here.
+//! Tasks: one thread per [`Wire`], which ends when the wire is dropped (an event descriptor wakes it) or when
+//! either device is deleted. The devices have no offloads, so the kernel segments every packet and computes
+//! its checksums before it arrives here.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -20,9 +19,9 @@ use sixxs_user::wire;
 
 use crate::lab::netns::Namespace;
 
-/// More than any packet that a device of at most 64 KiB MTU gives out.
+/// Larger than any packet of a device with an MTU of at most 64 KiB.
 const PACKET_BYTES: usize = 65_536;
-/// Packets taken from one device before the other one gets its turn.
+/// Packets from one device before the other one gets its turn.
 const BURST: usize = 64;
 
 nix::ioctl_write_ptr_bad!(
@@ -33,7 +32,7 @@ nix::ioctl_write_ptr_bad!(
 );
 
 nix::ioctl_write_int_bad!(
-    /// `TUNSETOFFLOAD`: what of a packet may be left to who reads it.
+    /// `TUNSETOFFLOAD`: work that the kernel may leave to the reader of a packet.
     tun_set_offload,
     0x4004_54d0
 );
@@ -44,12 +43,12 @@ nix::ioctl_write_int_bad!(
     0x4004_54cd
 );
 
-/// Of linux/if_tun.h: sums, and flows of TCP over IPv4 and IPv6.
+/// From linux/if_tun.h: checksums, and TCP segmentation over IPv4 and IPv6.
 const TCP_OFFLOADS: libc::c_int = 0x01 | 0x02 | 0x04;
-/// And of UDP, since Linux 6.2.
+/// UDP segmentation, since Linux 6.2.
 const UDP_OFFLOADS: libc::c_int = 0x20 | 0x40;
 
-/// A TUN device that gives and takes flows in large pieces.
+/// A TUN device with segmentation offloads, which passes flows in large packets.
 #[derive(Debug)]
 pub struct Offloading {
     file: File,
@@ -57,7 +56,7 @@ pub struct Offloading {
 }
 
 impl Offloading {
-    /// Makes one, as [`create`] does.
+    /// Makes one, like [`create`].
     pub fn create(namespace: &Namespace, name: &str) -> Result<Self> {
         let file = create_with(namespace, name, libc::IFF_VNET_HDR)?;
         let set = |offloads| {
@@ -94,14 +93,14 @@ impl wire::Tun for Offloading {
     }
 }
 
-/// Gives a device that is down a link layer of this type (`ARPHRD_…`, or a number that is none).
+/// Sets the link-layer type (`ARPHRD_…`, or an undefined number) of a device that is down.
 pub fn set_link_type(device: &File, number: libc::c_int) -> Result<()> {
     // SAFETY: the descriptor is open, and the argument is a number.
     unsafe { tun_set_link(device.as_raw_fd(), number) }.context("TUNSETLINK")?;
     Ok(())
 }
 
-/// Makes a TUN device of this name inside `namespace`. It lives until the file is closed.
+/// Makes a TUN device with this name inside `namespace`. It exists until the file is closed.
 pub fn create(namespace: &Namespace, name: &str) -> Result<File> {
     create_with(namespace, name, 0)
 }
@@ -119,12 +118,12 @@ fn create_with(namespace: &Namespace, name: &str, flags: libc::c_int) -> Result<
                 .custom_flags(libc::O_NONBLOCK)
                 .open("/dev/net/tun")
                 .context("open /dev/net/tun")?;
-            // SAFETY: ifreq is plain data, for which all zeroes is a value.
+            // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
             let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
             for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
                 *to = libc::c_char::from_ne_bytes([from]);
             }
-            // The flags fit: they are 16 bits wide by definition of the structure.
+            // The flags fit: the structure defines them with 16 bits.
             request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI | flags)?;
             // SAFETY: the descriptor is open, and the request outlives the call.
             unsafe { tun_set_iff(file.as_raw_fd(), &raw const request) }.context("TUNSETIFF")?;
@@ -133,7 +132,7 @@ fn create_with(namespace: &Namespace, name: &str, flags: libc::c_int) -> Result<
         .with_context(|| format!("make TUN {name} in {}", namespace.name()))
 }
 
-/// Carries packets between two TUN devices until dropped.
+/// Carries packets between two TUN devices, until dropped.
 #[derive(Debug)]
 pub struct Wire {
     stop: Arc<EventFd>,
@@ -141,7 +140,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Takes the near end, which is closed and so deleted with the wire; the far end stays.
+    /// Takes ownership of the near end, so that device is deleted with the wire; the far end stays.
     pub fn new(near: File, far: Arc<File>) -> Result<Self> {
         let stop =
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("make an event descriptor")?;
@@ -184,14 +183,14 @@ fn carry(near: &File, far: &File, stop: &EventFd) {
         if ready[0].any() == Some(true) {
             return;
         }
-        // A deleted device shows as an error of read or write: the wire is cut then.
+        // A read or write on a deleted device fails: then end the wire.
         if !drain(near, far, &mut buffer) || !drain(far, near, &mut buffer) {
             return;
         }
     }
 }
 
-/// False: one of the devices is gone.
+/// Moves packets in one direction; false if one of the devices was deleted.
 fn drain(mut from: &File, mut to: &File, buffer: &mut [u8]) -> bool {
     for _ in 0..BURST {
         let length = match from.read(buffer) {
@@ -199,7 +198,7 @@ fn drain(mut from: &File, mut to: &File, buffer: &mut [u8]) -> bool {
             Err(e) if e.kind() == ErrorKind::WouldBlock => return true,
             Err(e) => return !gone(&e),
         };
-        // A device that is down (EIO) or full loses the packet, as any wire would.
+        // A device that is down (EIO) or full loses the packet, like any wire.
         if let Err(e) = to.write(&buffer[..length])
             && gone(&e)
         {

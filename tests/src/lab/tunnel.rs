@@ -1,5 +1,5 @@
-//! Owns one tunnel of a lab: the host's interface, unless the program makes it, the broker's end,
-//! and what is between them.
+//! One tunnel of a lab: the host's interface, unless the program makes it, the broker's end, and the link
+//! between them.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::lab::netns::Namespace;
 use crate::lab::topology::{Flavour, TUNNELS, TunnelPlan, fresh_index};
 use crate::lab::{nft, tun, wireguard};
 
-/// One tunnel of a lab: the host's interface, the broker's, and what is between them.
+/// One tunnel of a lab: the host's interface, the broker's, and the link between them.
 #[derive(Debug)]
 pub struct Tunnel {
     /// Its names and addresses.
@@ -28,7 +28,7 @@ pub struct Tunnel {
 #[derive(Debug)]
 enum Link {
     Tun {
-        /// `None` while the tunnel is deleted.
+        /// `None` if the tunnel is deleted.
         wire: Mutex<Option<tun::Wire>>,
         pop_end: Arc<File>,
     },
@@ -39,7 +39,7 @@ enum Link {
 }
 
 impl Tunnel {
-    /// Where its broker is.
+    /// Its broker's namespace.
     pub fn pop(&self) -> &Namespace {
         &self.pop
     }
@@ -108,7 +108,7 @@ impl Tunnel {
         }
     }
 
-    /// Makes the host's interface, with its address; by [`Lab::new`] already done. Not for native
+    /// Makes the host's interface, with its address; [`Lab::new`] has done it for a new lab. Not for native
     /// tunnels.
     pub fn create(&self) -> Result<()> {
         match &self.link {
@@ -118,7 +118,8 @@ impl Tunnel {
                 *wire = Some(tun::Wire::new(near, Arc::clone(pop_end))?);
             }
             Link::Veth => {
-                // From the broker's side, see `fresh_index`; the host's end gets a new index.
+                // Made from the broker's side, with an index from `fresh_index` there; the kernel assigns a
+                // new index on the host.
                 self.pop.ip(&format!(
                     "link add host index {} type veth peer name {} netns {}\n",
                     fresh_index(),
@@ -139,16 +140,15 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Gives the host's interface back whatever it lost: its address, and that it is up. Not for
-    /// native tunnels.
+    /// Restores the address of the host's interface, and sets it up. Not for native tunnels.
     pub fn raise(&self) -> Result<()> {
         self.host.ip(&self.plan.host_end(self.mtu))
     }
 
     /// Deletes the host's interface.
     pub fn delete(&self) -> Result<()> {
-        // By name also for TUN: to close its file is not enough while a process that another
-        // thread has just forked still holds it.
+        // Delete it by name, also a TUN device: its file may still be open in a child that another thread
+        // just forked.
         self.host
             .ip(&format!("link delete {}\n", self.plan.interface))?;
         if let Link::Tun { wire, .. } = &self.link {
@@ -157,21 +157,21 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Has the broker answer no more, without taking the tunnel away.
+    /// Stops the broker's replies, but leaves the tunnel in place.
     pub fn silence(&self) -> Result<()> {
         self.pop
             .ip(&format!("address delete {}/64 dev host\n", self.plan.peer))
     }
 
-    /// How the broker would reach the host, for who has to find out why something does not arrive.
+    /// The broker's neighbours, addresses and routes, for debugging missing packets.
     pub fn broker_state(&self) -> Result<String> {
         let neighbours = self.pop.sh("ip -6 -statistics neighbour show")?;
         let links = self.pop.sh("ip address show")?;
         Ok(neighbours + &links + &self.pop.sh("ip -6 route show table all")?)
     }
 
-    /// What the broker counted; the names are those of its rule set: `from_host`,
-    /// `replies_from_host`, `strays`, `rounds`, `to_host`, `requests_to_host`.
+    /// The broker's counters, with the names of its rule set: `from_host`, `replies_from_host`, `strays`,
+    /// `rounds`, `to_host`, `requests_to_host`.
     pub fn broker_counters(&self) -> Result<nft::Counters> {
         nft::read(&self.pop)
     }

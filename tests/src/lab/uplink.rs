@@ -1,5 +1,5 @@
-//! Owns the uplink going and coming back, as a modem is unplugged or a boot script runs again. For
-//! labs without LANs, where nobody else shares its wire.
+//! Removes the uplink and restores it, like an unplugged modem or a boot script that runs again. For labs
+//! without LANs, where no other host shares its link.
 
 use anyhow::Result;
 
@@ -8,18 +8,18 @@ use crate::lab::netns::Namespace;
 use crate::lab::topology::{UPLINK, UPLINK_ISP_END, fresh_index, uplink_host_end, uplink_wire};
 use crate::shell;
 
-/// What it is called while it is renamed.
+/// Its name while it is renamed.
 pub const AWAY: &str = "unused0";
 
-/// Takes the address away, and the route that names it.
+/// Removes the address, and the route that uses it as source.
 pub const WITHOUT_ADDRESS: &str = "address delete 2001:db8:1::1/64 dev net0\n";
 
-/// Deletes it.
+/// Deletes the uplink.
 pub fn delete(lab: &Lab) -> Result<()> {
     lab.host().ip(&format!("link delete {UPLINK}\n"))
 }
 
-/// Makes it anew, with another index; up only after that, with addresses and routes.
+/// Makes it again, with another index; then sets it up with addresses and routes.
 pub fn create(lab: &Lab) -> Result<()> {
     let name = |node: &str| match node {
         "isp" => lab.isp().name().to_owned(),
@@ -36,19 +36,19 @@ pub fn create(lab: &Lab) -> Result<()> {
     raise(lab.host())
 }
 
-/// Gives it back whatever it lost: addresses, routes, and that it is up.
+/// Restores missing addresses and routes, and sets it up.
 pub fn raise(host: &Namespace) -> Result<()> {
     host.ip(&uplink_host_end())
 }
 
-/// Takes it down and calls it something else.
+/// Sets it down and renames it.
 pub fn rename(host: &Namespace) -> Result<()> {
     host.ip(&format!(
         "link set {UPLINK} down\nlink set {UPLINK} name {AWAY}\n"
     ))
 }
 
-/// Takes the name back, and raises it.
+/// Restores the name, and sets it up.
 pub fn rename_back(host: &Namespace) -> Result<()> {
     host.ip(&format!("link set {AWAY} name {UPLINK}\n"))?;
     raise(host)

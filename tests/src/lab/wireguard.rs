@@ -1,5 +1,5 @@
-//! Owns a tunnel of WireGuard: the keys of both ends, and making the interfaces, as somebody else
-//! than the program under test does. What is inside goes by UDP over IPv4 through the uplink.
+//! A WireGuard tunnel: makes the keys of both ends and the interfaces, like other software on the host. Its
+//! outer packets are UDP over IPv4 through the uplink.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::lab::netns::Namespace;
 use crate::lab::topology::{HOST4, TUNNELS, TunnelPlan};
 use crate::{shell, wait};
 
-/// Of the first tunnel, at both ends; the second has the next one.
+/// UDP port of the first tunnel, at both ends; the second tunnel has the next one.
 const FIRST_PORT: u16 = 51820;
 
 /// Both ends of one tunnel.
@@ -20,7 +20,7 @@ pub(crate) struct Pair {
     pop: Keys,
 }
 
-/// One end's, as wg(8) writes them.
+/// The keys of one end, in the format of wg(8).
 #[derive(Debug)]
 struct Keys {
     private: String,
@@ -48,8 +48,8 @@ impl Pair {
         })
     }
 
-    /// Makes the broker's end, without addresses. It takes out of the tunnel what its rules then
-    /// look at, not only what is the tunnel's: it is they that count strays.
+    /// Makes the broker's end, without addresses. It accepts every inner source, since the broker's nftables
+    /// rules count strays.
     pub(crate) fn create_pop_end(&self, pop: &Namespace) -> Result<()> {
         let endpoint = format!("{HOST4}:{}", self.port());
         create(pop, "host", &self.pop, &self.host, self.port(), &endpoint)
@@ -71,10 +71,10 @@ impl Pair {
         )
     }
 
-    /// Waits until the ends know each other; before, packets into the tunnel may be lost. For when
-    /// the host's end is up.
+    /// Waits for a handshake; before it, packets into the tunnel may be lost. Call it when the host's end is
+    /// up.
     pub(crate) fn wait(&self, host: &Namespace) -> Result<()> {
-        // A first try that finds the uplink not yet ready is repeated after 5 s.
+        // If the uplink is not ready for the first handshake, WireGuard repeats it after 5 s.
         const LIMIT: Duration = Duration::from_secs(12);
         let query = format!("wg show {} latest-handshakes", self.plan.interface);
         let latest = || host.sh(&query);
@@ -104,7 +104,7 @@ fn create(
     wg.args(["set", interface, "listen-port", &port])
         .args(["private-key", "/dev/stdin", "peer", &other.public])
         .args(["allowed-ips", "::/0", "endpoint", endpoint])
-        // Has an end that was made anew say so at once, not when it has something to send.
+        // A new end starts a handshake at once, even without packets to send.
         .args(["persistent-keepalive", "10"]);
     shell::capture_with_input(&mut wg, &own.private)?;
     Ok(())

@@ -1,7 +1,7 @@
-//! Owns NetworkManager in a lab: the real one, with connections from keyfiles, told by `nmcli`.
+//! The real NetworkManager in a lab, with connections from keyfiles, controlled by `nmcli`.
 //!
-//! It need not be installed, and better is not, since it would then manage the machine: it runs out
-//! of a directory where its packages are unpacked.
+//! It need not be installed, and should not be, since it would then manage the machine. It runs from a
+//! directory with its unpacked packages.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use crate::lab::native::write_secret;
 use crate::lab::topology::{HOST, HOST4, TunnelPlan, UPLINK};
 use crate::{deb_programs, shell, wait};
 
-/// Nothing but what has to be in other places, or left alone, in a lab.
+/// Settings: default, but for paths and DNS, which must not affect the machine.
 const SETTINGS: &str = "[main]\nplugins=keyfile\ndns=none\nrc-manager=unmanaged\n\n\
      [keyfile]\npath=/run/nm/connections\n";
 
-/// The keyfile of the uplink, as the lab has it anyway.
+/// The keyfile of the uplink, with the lab's addresses.
 pub fn uplink() -> String {
     format!(
         "[connection]\nid={UPLINK}\ntype=ethernet\ninterface-name={UPLINK}\n\
@@ -30,7 +30,7 @@ pub fn uplink() -> String {
     )
 }
 
-/// The keyfile of somebody who has a tunnel's interface, a TUN device, managed too.
+/// A keyfile that also makes NetworkManager manage a tunnel's interface, a TUN device.
 pub fn tunnel(plan: &TunnelPlan) -> String {
     let name = plan.interface;
     format!(
@@ -42,17 +42,17 @@ pub fn tunnel(plan: &TunnelPlan) -> String {
     )
 }
 
-/// The lab's host with a NetworkManager, running or not.
+/// The lab's host with a NetworkManager that may run.
 #[derive(Debug)]
 pub struct NetworkManager {
     process: Option<Process>,
-    /// Where its packages are unpacked.
+    /// Directory with its unpacked packages.
     root: PathBuf,
     sandbox: Sandbox,
 }
 
 impl NetworkManager {
-    /// With these keyfiles; not yet started.
+    /// Writes these keyfiles; does not start it.
     pub fn new(lab: &Lab, keyfiles: &[String]) -> Result<Self> {
         let root = deb_programs::root(
             "SIXXS_NETWORK_MANAGER",
@@ -102,12 +102,12 @@ impl NetworkManager {
         }
     }
 
-    /// Where it runs: who reads its configuration has to be there.
+    /// Its mount namespace; programs that read its configuration have to run in it.
     pub fn mounts(&self) -> Mounts {
         self.sandbox.mounts.clone()
     }
 
-    /// What makes `nmcli` a command like others there.
+    /// Environment variables with which the unpacked `nmcli` runs as an ordinary command.
     pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
         deb_programs::environment(&self.root, "bin")
     }
@@ -117,7 +117,7 @@ impl NetworkManager {
         shell::capture(self.command("bin/nmcli").args(arguments))
     }
 
-    /// Waits until connections of our making are up on these interfaces.
+    /// Waits until NetworkManager has activated connections on these interfaces.
     pub fn is_connected(&self, interfaces: &[&str]) -> Result<()> {
         let fields = ["--terse", "--fields", "DEVICE,STATE", "device"];
         for name in interfaces {
@@ -129,13 +129,13 @@ impl NetworkManager {
         Ok(())
     }
 
-    /// What it printed.
+    /// Its output.
     pub fn log(&self) -> String {
         let path = self.sandbox.directory.join("network-manager.log");
         fs::read_to_string(path).unwrap_or_default()
     }
 
-    /// Its version, by its own word.
+    /// The version that `nmcli` prints.
     pub fn version(&self) -> Result<String> {
         let printed = self.nmcli(&["--version"])?;
         Ok(printed.trim().to_owned())

@@ -1,5 +1,5 @@
-//! Owns systemd-networkd in a lab: the real one, started, stopped, reloaded and reconfigured as
-//! systemd and `networkctl` do it.
+//! The real systemd-networkd in a lab, started, stopped, reloaded and reconfigured as systemd and
+//! `networkctl` do it.
 
 use std::fs;
 
@@ -13,12 +13,12 @@ use crate::lab::netns::Namespace;
 use crate::lab::topology::{HOST, HOST4, TunnelPlan, UPLINK};
 use crate::wait;
 
-/// Not on anybody's path.
+/// Not in any PATH.
 const NETWORKD: &str = "/lib/systemd/systemd-networkd";
-/// Whom it becomes.
+/// The user to which it changes.
 const USER: &str = "systemd-network";
 
-/// The .network file of the uplink, as the lab has it anyway.
+/// The .network file of the uplink, with the lab's addresses.
 pub fn uplink() -> String {
     format!(
         "[Match]\nName={UPLINK}\n\n\
@@ -27,7 +27,7 @@ pub fn uplink() -> String {
     )
 }
 
-/// The .network file of somebody who has the tunnel's interface managed too.
+/// A .network file that also makes networkd manage the tunnel's interface.
 pub fn tunnel(plan: &TunnelPlan) -> String {
     format!(
         "[Match]\nName={}\n\n[Network]\nAddress={}/64\nIPv6AcceptRA=no\n",
@@ -35,7 +35,7 @@ pub fn tunnel(plan: &TunnelPlan) -> String {
     )
 }
 
-/// The lab's host with a systemd-networkd, running or not.
+/// The lab's host with a systemd-networkd that may run.
 #[derive(Debug)]
 pub struct Networkd {
     process: Option<Process>,
@@ -44,7 +44,7 @@ pub struct Networkd {
 }
 
 impl Networkd {
-    /// With these .network files, by name; not yet started.
+    /// Writes these .network files, by name; does not start it.
     pub fn new(lab: &Lab, files: &[(&str, String)]) -> Result<Self> {
         let sandbox = Sandbox::new(lab)?;
         make_directory(&sandbox.etc("systemd/network"))?;
@@ -59,26 +59,26 @@ impl Networkd {
         Ok(networkd)
     }
 
-    /// Where it runs: who reads its configuration has to be there.
+    /// Its mount namespace; programs that read its configuration have to run in it.
     pub fn mounts(&self) -> Mounts {
         self.sandbox.mounts.clone()
     }
 
-    /// Adds or changes a .network file, which it reads when told to.
+    /// Adds or changes a .network file; networkd reads it when it is reloaded.
     pub fn configure(&self, name: &str, text: &str) -> Result<()> {
-        // Readable for the user that it becomes.
+        // The file has to be readable for networkd's user.
         let path = self.sandbox.etc("systemd/network").join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
 
-    /// Settings of networkd.conf.d, which it reads when it starts.
+    /// Writes settings to networkd.conf.d; networkd reads them when it starts.
     pub fn settings(&self, text: &str) -> Result<()> {
         let directory = self.sandbox.run("systemd/networkd.conf.d");
         fs::create_dir_all(&directory).context("make networkd.conf.d")?;
         fs::write(directory.join("lab.conf"), text).context("write networkd.conf.d")
     }
 
-    /// Starts it and waits until the interfaces are set up that it is to manage.
+    /// Starts it and waits until it has set up the `managed` interfaces.
     pub fn start(&mut self, managed: &[&str]) -> Result<()> {
         self.make_runtime_directory()?;
         let command = self.sandbox.command(NETWORKD);
@@ -87,8 +87,8 @@ impl Networkd {
         self.is_configured(managed)
     }
 
-    /// As systemd makes it for the user that it becomes (`RuntimeDirectory=`); what an earlier one
-    /// said there of interfaces is forgotten.
+    /// Makes the runtime directory for networkd's user, like systemd's `RuntimeDirectory=`, and removes the
+    /// interface state of an earlier run.
     fn make_runtime_directory(&self) -> Result<()> {
         let user = User::from_name(USER).context("look a user up")?;
         let user = user.with_context(|| format!("there is no user {USER}"))?;
@@ -105,7 +105,7 @@ impl Networkd {
         Ok(())
     }
 
-    /// Whether it was started, and not stopped since.
+    /// Whether it was started and not stopped since.
     pub fn is_running(&self) -> bool {
         self.process.is_some()
     }
@@ -138,12 +138,12 @@ impl Networkd {
         Ok(())
     }
 
-    /// What it printed.
+    /// Its output.
     pub fn log(&self) -> String {
         fs::read_to_string(self.sandbox.directory.join("networkd.log")).unwrap_or_default()
     }
 
-    /// Its version, by its own word.
+    /// The version that `networkctl` prints.
     pub fn version(&self) -> Result<String> {
         let printed = self.networkctl(&["--version"])?;
         Ok(printed.lines().next().unwrap_or_default().to_owned())

@@ -1,5 +1,5 @@
-//! Owns frames made by hand, for what the kernel's sockets cannot send everywhere: a VLAN tag on
-//! a kernel without VLAN devices.
+//! Sends handmade frames, for packets that the kernel's sockets cannot send everywhere: VLAN tags on a kernel
+//! without VLAN devices.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -14,11 +14,11 @@ use crate::probe::service::DISCARD_PORT;
 
 const UDP: u8 = 17;
 const UDP_HEADER_BYTES: u16 = 8;
-/// Where no one listens: the frame is not meant to arrive by its MAC address.
+/// A MAC address that no host has: no host is meant to accept the frame by it.
 const NOWHERE: [u8; 6] = [2, 0, 0, 0, 0, 5];
 
-/// Sends UDP datagrams out of `interface` in Ethernet frames with these VLAN tags, the outer one
-/// first, to the discard port of `to`.
+/// Sends UDP datagrams out of `interface` to the discard port of `to`, in Ethernet frames with these VLAN
+/// tags, the outer one first.
 pub fn send_tagged(
     at: &Namespace,
     interface: &str,
@@ -32,13 +32,13 @@ pub fn send_tagged(
             .with_context(|| format!("find interface {interface}"))?;
         let socket = Socket::new(Domain::PACKET, Type::RAW, None::<Protocol>)
             .context("open a packet socket")?;
-        // SAFETY: sockaddr_ll is plain data, for which all zeroes is a value.
+        // SAFETY: sockaddr_ll is plain data, for which all zeroes is a valid value.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = u16::try_from(libc::AF_PACKET)?;
         address.sll_ifindex = i32::try_from(index)?;
         let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())?;
         for _ in 0..count {
-            // SAFETY: the descriptor is open; pointers and lengths describe `frame`, `address`.
+            // SAFETY: the descriptor is open; the pointers and lengths describe `frame` and `address`.
             let sent = unsafe {
                 libc::sendto(
                     socket.as_raw_fd(),
@@ -66,7 +66,7 @@ fn frame(tags: &[u16], packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// An IPv6 packet with a UDP datagram to the discard port (RFC 8200 §3, RFC 768), sums and all.
+/// An IPv6 packet with a UDP datagram to the discard port (RFC 8200 §3, RFC 768), with its checksum.
 pub fn udp(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Result<Vec<u8>> {
     let length = UDP_HEADER_BYTES + u16::try_from(payload.len()).context("a short payload")?;
     let mut datagram = Vec::new();
@@ -74,7 +74,7 @@ pub fn udp(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Result<Vec<u8>> {
         datagram.extend(field.to_be_bytes());
     }
     datagram.extend(payload);
-    // RFC 8200 §8.1: addresses, length and next header are summed as well.
+    // RFC 8200 §8.1: the checksum includes addresses, length and next header.
     let mut summed = [from.octets(), to.octets()].concat();
     summed.extend(u32::from(length).to_be_bytes());
     summed.extend(u32::from(UDP).to_be_bytes());
@@ -89,7 +89,7 @@ pub fn udp(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// RFC 1071; never 0, which would say that there is none.
+/// RFC 1071; never 0, which means that there is no checksum.
 fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {
@@ -116,10 +116,10 @@ mod tests {
         );
         let packet = packet.unwrap();
         assert_eq!(packet.len(), 40 + 8 + 3);
-        // Summed up with its checksum a right datagram gives 0xffff, and so 0 inverted.
+        // The words of a correct datagram, with its checksum, sum to 0xffff, which is 0 inverted.
         let mut summed = packet[8..].to_vec();
         summed.extend([0, 0, 0, 11, 0, 0, 0, UDP]);
-        // The payload is odd: what follows has to be at an even place.
+        // The payload has an odd length: pad it, so that the next fields are at an even offset.
         summed.insert(32 + 11, 0);
         assert_eq!(!checksum(&summed), 0);
         assert_eq!(frame(&[5], &packet)[12..18], [0x81, 0, 0, 5, 0x86, 0xdd]);

@@ -1,5 +1,5 @@
-//! Owns leaks made on purpose: sockets in the host that send with a tunnel's address and still go
-//! out of the uplink, whatever the rules for that address say.
+//! Makes leaks on purpose: sockets on the host that send with a tunnel's address through the uplink, despite
+//! the rules for that address.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -13,20 +13,20 @@ use crate::lab::netns::Namespace;
 use crate::probe::service::{DISCARD_PORT, TCP_PORT, write_pattern};
 use crate::socket_option::set as set_option;
 
-/// Why a socket's packets leave the tunnel's routing aside.
+/// How a socket's packets bypass the tunnel's rules.
 #[derive(Clone, Copy, Debug)]
 pub enum Cause<'a> {
-    /// None: they follow the rules, and leak only when those are missing.
+    /// No bypass: they follow the rules, and leak only if rules are missing.
     Rules,
-    /// SO_BINDTODEVICE. Only good for sending: the kernel gives a socket bound to one interface
-    /// nothing that arrives through another one.
+    /// SO_BINDTODEVICE. Only for sending: the kernel delivers to a socket that is bound to one interface no
+    /// packet that arrives through another.
     Device(&'a str),
-    /// SO_MARK, for hosts with a foreign rule that sends packets with this mark to the main
-    /// table, as VPN programs make them.
+    /// SO_MARK, for hosts with a foreign rule that routes packets with this mark by the main table, as VPN
+    /// software does.
     Mark(u32),
 }
 
-/// A UDP socket with this source, that never fragments: what is known to be too long is an error.
+/// A UDP socket with this source that never fragments: a datagram larger than the known MTU is an error.
 pub fn udp_socket(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> Result<Socket> {
     let socket = open(host, Type::DGRAM, Protocol::UDP, source, cause)?;
     set_option(
@@ -38,7 +38,7 @@ pub fn udp_socket(host: &Namespace, source: Ipv6Addr, cause: Cause<'_>) -> Resul
     Ok(socket)
 }
 
-/// A UDP socket that sends from an address which its host does not have.
+/// A UDP socket that sends from an address that its host does not have.
 pub fn forging_socket(outside: &Namespace, source: Ipv6Addr) -> Result<Socket> {
     /// From linux/in6.h, since 4.15.
     const IPV6_FREEBIND: libc::c_int = 78;
@@ -52,7 +52,7 @@ pub fn forging_socket(outside: &Namespace, source: Ipv6Addr) -> Result<Socket> {
     Ok(socket)
 }
 
-/// Has the next call on the socket fail with what an ICMPv6 error said about an earlier one.
+/// Makes the next call on the socket return the ICMPv6 error for an earlier packet.
 pub fn report_errors(socket: &Socket) -> Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
 }
@@ -67,29 +67,29 @@ pub fn send(socket: &Socket, to: Ipv6Addr, count: u64, size: usize) -> io::Resul
     Ok(())
 }
 
-/// Has the kernel cut what is sent into datagrams of `size` bytes (UDP_SEGMENT).
+/// Makes the kernel split each send into datagrams of `size` bytes (UDP_SEGMENT).
 pub fn segment_sends(socket: &Socket, size: libc::c_int) -> Result<()> {
     /// From linux/udp.h, since 4.18.
     const UDP_SEGMENT: libc::c_int = 103;
     set_option(socket, libc::SOL_UDP, UDP_SEGMENT, size)
 }
 
-/// Has the kernel put a destination options header (RFC 8200 §4.6), empty but for padding, before
-/// each payload.
+/// Makes the kernel insert a destination options header (RFC 8200 §4.6), which has only padding, before each
+/// payload.
 pub fn add_destination_options(socket: &Socket) -> Result<()> {
-    // Next header, filled in by the kernel; no further 8 bytes; PadN with 4 bytes of padding.
+    // Next header, which the kernel fills in; no further 8 bytes; PadN with 4 bytes of padding.
     let header: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, header)
 }
 
-/// Has the kernel cut what is longer than the interface's MTU, or than it has learned since.
+/// Makes the kernel fragment packets larger than the interface's MTU or the path MTU.
 pub fn allow_fragments(socket: &Socket) -> Result<()> {
     let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
     set_option(socket, level, name, libc::IPV6_PMTUDISC_WANT)
 }
 
-/// Uploads this many bytes from `source` to the TCP service at `to`, in at most `limit`. Returns
-/// how long it took until the service had them all.
+/// Uploads this many bytes from `source` to the TCP service at `to`, within `limit`. Returns the time until
+/// the service has received all of them.
 pub fn tcp_upload(
     host: &Namespace,
     source: Ipv6Addr,

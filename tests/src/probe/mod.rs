@@ -1,4 +1,4 @@
-//! Owns the traffic of the outside host towards an address in the lab: pings, UDP, TCP.
+//! Traffic from the outside host to an address in the lab: pings, UDP, TCP.
 
 pub mod frame;
 pub mod leak;
@@ -17,14 +17,13 @@ pub use self::ping::{Ping, PingStream, Pings, StreamState, ping};
 use crate::lab::netns::Namespace;
 use crate::probe::service::{TCP_PORT, UDP_PORT, read_pattern, write_pattern};
 
-/// How long an answer may take. The lab's round trip is well below a millisecond; this is for a
-/// machine that is busy with other things.
+/// Limit for a reply. The lab's round trip is well below a millisecond, but the machine may be busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// How long to wait for an answer that is not expected to come.
+/// Limit for a reply that is not expected.
 const SILENCE_LIMIT: Duration = Duration::from_millis(100);
 
-/// Datagrams of `size` bytes that came back from the host's echo service, of `count` sent one
-/// after the other. With `expected` false each is given up soon.
+/// Sends `count` datagrams of `size` bytes to the host's echo service, one after the other, and returns the
+/// number of replies. If `expected` is false, the wait for each is short.
 pub fn udp_echo(
     from: &Namespace,
     to: Ipv6Addr,
@@ -51,7 +50,7 @@ pub fn udp_echo(
         let bytes = number.to_be_bytes();
         ensure!(size >= bytes.len(), "a datagram must hold its number");
         datagram[..bytes.len()].copy_from_slice(&bytes);
-        // An ICMPv6 error for an earlier datagram surfaces here: no answer, all the same.
+        // The call may return an ICMPv6 error for an earlier datagram; that is no reply either.
         if socket.send(&datagram).is_err() {
             continue;
         }
@@ -65,7 +64,7 @@ pub fn udp_echo(
     Ok(answered)
 }
 
-/// Whether a TCP connection to the host's service comes about within `limit`.
+/// Whether a TCP connection to the host's service succeeds within `limit`.
 pub fn tcp_connects(from: &Namespace, to: Ipv6Addr, limit: Duration) -> Result<bool> {
     let address = SocketAddr::V6(SocketAddrV6::new(to, TCP_PORT, 0, 0));
     match from.run(|| Ok(TcpStream::connect_timeout(&address, limit)))? {
@@ -77,8 +76,8 @@ pub fn tcp_connects(from: &Namespace, to: Ipv6Addr, limit: Duration) -> Result<b
     }
 }
 
-/// Sends `up_bytes` to the host's TCP service and fetches `down_bytes` from it, checking every
-/// byte; takes at most about `limit` for each step. Returns how long it all took.
+/// Sends `up_bytes` to the host's TCP service and receives `down_bytes`, and checks every byte; each step
+/// takes at most about `limit`. Returns the total time.
 pub fn tcp_transfer(
     from: &Namespace,
     to: Ipv6Addr,

@@ -1,7 +1,7 @@
-//! Owns packets put together by hand, for programs that are run over them without any network.
+//! Packets built by hand, for programs that run on them without a network.
 //!
-//! Only what the programs look at is right: lengths, types and addresses. Upper-layer checksums
-//! are left zero.
+//! Only the fields that the programs read are correct: lengths, types and addresses. Upper-layer checksums
+//! are zero.
 
 use std::net::Ipv6Addr;
 
@@ -71,7 +71,7 @@ pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) -> Ve
     packet
 }
 
-/// An ICMPv6 message of this type, with identifier 0x1234 where it has one.
+/// An ICMPv6 message of this type, with identifier 0x1234 if the type has one.
 #[must_use]
 pub fn icmpv6(kind: u8, payload_bytes: usize) -> Vec<u8> {
     [&[kind, 0, 0, 0, 0x12, 0x34, 0, 1], &*payload(payload_bytes)].concat()
@@ -100,16 +100,16 @@ pub fn fragment(next_header: u8, offset: u16, more: bool, rest: &[u8]) -> Vec<u8
 /// An authentication header (RFC 4302 §2) of 24 bytes before `rest`.
 #[must_use]
 pub fn authentication(next_header: u8, rest: &[u8]) -> Vec<u8> {
-    // Its length field counts words of four bytes, less two.
+    // The length field is the number of 4-byte words, minus two.
     [&[next_header, 4], &[0; 22][..], rest].concat()
 }
 
-/// Bytes of which no two neighbours are the same, so that a shift by one shows.
+/// Bytes that differ from their neighbours, so that a test detects a shift by one.
 fn payload(bytes: usize) -> Vec<u8> {
     (0..=u8::MAX).cycle().take(bytes).collect()
 }
 
-/// The Internet checksum (RFC 1071), ready to be put into its field.
+/// The Internet checksum (RFC 1071), as its field contains it.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u16 {
     let mut sum = 0_u32;
@@ -118,12 +118,12 @@ pub fn checksum(bytes: &[u8]) -> u16 {
         sum += u32::from(u16::from_be_bytes([pair[0], low]));
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    // Folded each time: it fits.
+    // The sum is folded in every step, so it fits.
     !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
-/// The ICMPv6 Packet Too Big (RFC 4443 §3.2) that answers `packet`: as much of it as makes 1,280
-/// bytes in all.
+/// The ICMPv6 Packet Too Big (RFC 4443 §3.2) for `packet`; it quotes as much of the packet as fits into 1,280
+/// bytes.
 #[must_use]
 pub fn packet_too_big(router: Ipv6Addr, sender: Ipv6Addr, mtu: u32, packet: &[u8]) -> Vec<u8> {
     const HEADERS: usize = 40 + 8;
@@ -131,7 +131,7 @@ pub fn packet_too_big(router: Ipv6Addr, sender: Ipv6Addr, mtu: u32, packet: &[u8
     let mut message = vec![2, 0, 0, 0];
     message.extend(mtu.to_be_bytes());
     message.extend(quoted);
-    // RFC 8200 §8.1: addresses, length and next header are summed as well.
+    // RFC 8200 §8.1: the checksum includes addresses, length and next header.
     let mut summed = [router.octets(), sender.octets()].concat();
     summed.extend(
         u32::try_from(message.len())

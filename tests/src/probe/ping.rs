@@ -1,7 +1,7 @@
-//! Owns pings: echo requests and replies on a socket of its own.
+//! Pings: echo requests and replies on a separate socket.
 //!
-//! The system's `ping` waits for its last reply only for as long as two round trips took, which a
-//! busy machine makes too short.
+//! The system's `ping` waits for its last reply only for two round-trip times, which is too short on a busy
+//! machine.
 //!
 //! Tasks: [`PingStream`] has a thread, which ends when the stream is stopped or dropped.
 
@@ -20,17 +20,17 @@ use super::ANSWER_LIMIT;
 use crate::lab::netns::Namespace;
 use crate::socket_option;
 
-/// How many pings were sent and answered.
+/// Numbers of pings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pings {
     /// Echo requests sent.
     pub sent: u64,
-    /// Those that were answered.
+    /// Echo requests with a reply.
     pub answered: u64,
 }
 
 impl Pings {
-    /// None is missing.
+    /// Whether no reply is missing.
     pub fn all_answered(&self) -> bool {
         self.sent == self.answered
     }
@@ -60,7 +60,7 @@ impl Ping {
         }
     }
 
-    /// From an address of the host, instead of one that the kernel chooses.
+    /// Sends from an address of the host, instead of one that the kernel selects.
     #[must_use]
     pub const fn source(self, source: Ipv6Addr) -> Self {
         Self {
@@ -75,19 +75,19 @@ impl Ping {
         Self { interval, ..self }
     }
 
-    /// With a payload of this many bytes.
+    /// Sets the size of the payload.
     #[must_use]
     pub const fn bytes(self, bytes: usize) -> Self {
         Self { bytes, ..self }
     }
 
-    /// Waits no longer for the last reply.
+    /// Sets the limit for the last reply.
     #[must_use]
     pub const fn limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 
-    /// Sends them; returns when all are answered, or the time for the last reply is over.
+    /// Sends them; returns when all have a reply, or the limit for the last reply is over.
     pub fn run(self, from: &Namespace) -> Result<Pings> {
         let socket = open(from)?;
         if let Some(source) = self.source {
@@ -104,17 +104,17 @@ pub fn ping(from: &Namespace, to: Ipv6Addr, count: u64) -> Result<Pings> {
     Ping::new(to, count).run(from)
 }
 
-/// What a [`PingStream`] has seen so far.
+/// The present counters of a [`PingStream`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StreamState {
-    /// Sent and answered up to now; the last ones may still be on their way.
+    /// Sent and answered until now; the last ones may still be in transit.
     pub pings: Pings,
-    /// The last answer's round trip.
+    /// Round-trip time of the last reply.
     pub last_rtt: Option<Duration>,
 }
 
-/// Pings an address at a fixed interval until stopped, on a socket of its own, so that an answer
-/// under way when it stops is waited for.
+/// Pings an address at a fixed interval until stopped, on a separate socket; then it waits for the missing
+/// replies.
 #[derive(Debug)]
 pub struct PingStream {
     stop: Arc<AtomicBool>,
@@ -147,12 +147,12 @@ impl PingStream {
         })
     }
 
-    /// Up to now.
+    /// The present state.
     pub fn state(&self) -> StreamState {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends no more, waits for the answers that are still missing, and returns the count.
+    /// Stops sending, waits for missing replies, and returns the counters.
     pub fn stop(mut self) -> Result<Pings> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("stopped once")?;
@@ -187,8 +187,8 @@ fn open(from: &Namespace) -> Result<Socket> {
 /// (RFC 3542 §3.2).
 const FILTER: nix::libc::c_int = 1;
 
-/// Receives echo replies and nothing else. A raw socket gets a copy of every ICMPv6 packet of its namespace,
-/// and a burst of those would overflow its queue.
+/// Makes the socket receive echo replies only. A raw socket gets a copy of every ICMPv6 packet of its
+/// namespace, and a burst of those would overflow its queue.
 fn only_replies(socket: &Socket) -> Result<()> {
     let mut blocked = [u32::MAX; 8];
     blocked[usize::from(ECHO_REPLY) / 32] &= !(1 << (ECHO_REPLY % 32));
@@ -196,7 +196,7 @@ fn only_replies(socket: &Socket) -> Result<()> {
         .context("receive echo replies only")
 }
 
-/// Sends the requests until there are enough of them or `stop` is set, and waits for replies.
+/// Sends requests until `count` is reached or `stop` is set, and waits for replies.
 fn exchange(
     socket: &Socket,
     requests: &Ping,
@@ -205,7 +205,7 @@ fn exchange(
 ) -> Result<Pings> {
     static NEXT_ID: AtomicU16 = AtomicU16::new(1);
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    // When each number was sent; taken out by its answer.
+    // Time of sending of each request without a reply.
     let mut waiting: BTreeMap<u64, Instant> = BTreeMap::new();
     let mut pings = Pings::default();
     let mut next = Instant::now();
@@ -219,7 +219,7 @@ fn exchange(
             }
             next = deadline;
         } else if now >= next {
-            // Not sent for want of a route or buffer: counted, and so missed at the end.
+            // A send that fails for lack of a route or buffer counts as sent, and so as unanswered.
             let packet = request(id, pings.sent, requests.bytes);
             let to = SocketAddrV6::new(requests.to, 0, 0, 0).into();
             let sent = match socket.peer_addr() {
@@ -236,7 +236,7 @@ fn exchange(
         let idle = next
             .saturating_duration_since(Instant::now())
             .min(Duration::from_millis(50));
-        // A zero time-out would mean none at all.
+        // A timeout of zero would disable the timeout.
         let idle = idle.max(Duration::from_micros(100));
         socket
             .set_read_timeout(Some(idle))
@@ -254,8 +254,8 @@ fn exchange(
     }
 }
 
-/// An echo request; the kernel fills in its checksum. The payload begins with the number in 64
-/// bits, of which the last 16 are the sequence number as well.
+/// An echo request; the kernel fills in its checksum. The payload starts with the number in 64 bits; the
+/// sequence number has its last 16 bits.
 fn request(id: [u8; 2], number: u64, bytes: usize) -> Vec<u8> {
     let mut packet = vec![0; HEADER_BYTES + bytes.max(size_of::<u64>())];
     packet[0] = ECHO_REQUEST;

@@ -1,9 +1,8 @@
-//! Owns the services that run inside the lab: a UDP echo and a TCP service that takes and gives a
-//! known pattern of bytes, for [`crate::probe`]; and a UDP port that counts what it discards, for
-//! [`crate::probe::leak`].
+//! Services in the lab: a UDP echo and a TCP service that receives and sends a known pattern of bytes, for
+//! [`crate::probe`]; and a UDP port that counts and discards datagrams, for [`crate::probe::leak`].
 //!
-//! Tasks: one thread per UDP address, one that discards, one that accepts TCP connections and one
-//! per connection. They end when the [`Services`] are dropped; a connection's thread ends with its connection.
+//! Tasks: one thread per UDP address, one that discards, one that accepts TCP connections and one per
+//! connection. They end when the [`Services`] are dropped; a connection's thread ends with its connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
@@ -25,9 +24,9 @@ pub const UDP_PORT: u16 = 7;
 pub const DISCARD_PORT: u16 = 9;
 /// The port of the TCP service.
 pub const TCP_PORT: u16 = 7007;
-/// A connection that stands still for longer is dropped.
+/// Limit for a connection without progress.
 const STALLED: Duration = Duration::from_secs(60);
-/// How often a UDP thread looks whether it should end.
+/// Interval at which a UDP thread checks whether to end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The services of one host.
@@ -40,8 +39,8 @@ pub struct Services {
 }
 
 impl Services {
-    /// Serves TCP on every address and UDP on `addresses`: a UDP answer has the source of its
-    /// socket, so each address needs its own.
+    /// Serves TCP on every address and UDP on `addresses`: a UDP reply has the source of its socket, so each
+    /// address needs a socket.
     pub fn start(at: &Namespace, addresses: &[Ipv6Addr]) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let listener = at.run(|| {
@@ -72,7 +71,7 @@ impl Services {
         Ok(services)
     }
 
-    /// Datagrams that came to the discard port.
+    /// Number of datagrams at the discard port.
     pub fn discarded(&self) -> u64 {
         self.discarded.load(Ordering::Relaxed)
     }
@@ -89,7 +88,7 @@ impl Services {
 impl Drop for Services {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // Wakes the thread that accepts connections.
         if let Err(e) = shutdown(self.listener.as_raw_fd(), Shutdown::Both) {
             eprintln!("stop the TCP service: {e}");
             return;
@@ -106,7 +105,7 @@ fn udp(at: &Namespace, address: Ipv6Addr, port: u16) -> Result<UdpSocket> {
     let socket = at
         .run(|| {
             let socket = Socket::new(Domain::IPV6, Type::DGRAM.cloexec(), None)?;
-            // The program under test may still have to give the host this address.
+            // The host may not have this address yet: the program under test adds it.
             socket.set_freebind_v6(true)?;
             socket.bind(&SocketAddrV6::new(address, port, 0, 0).into())?;
             Ok(socket)
@@ -130,7 +129,7 @@ fn discard(socket: &UdpSocket, discarded: &AtomicU64, stop: &AtomicBool) {
 fn echo(socket: &UdpSocket, stop: &AtomicBool) {
     let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
-        // Errors are time-outs and ICMPv6 errors for earlier answers; the asker will notice.
+        // Errors are timeouts and ICMPv6 errors for earlier replies; the client detects a missing reply.
         if let Ok((length, from)) = socket.recv_from(&mut buffer)
             && let Err(e) = socket.send_to(&buffer[..length], from)
             && !is_unreachable(&e)
@@ -140,7 +139,7 @@ fn echo(socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-/// Without a way back, just now: for some tests the usual thing.
+/// Whether the host has no route for the reply at present, which some tests cause.
 fn is_unreachable(error: &io::Error) -> bool {
     let kind = error.kind();
     matches!(
@@ -158,7 +157,7 @@ fn accept(listener: &TcpListener, stop: &AtomicBool) {
         let serving = std::thread::Builder::new()
             .name("tcp-serve".to_owned())
             .spawn(move || {
-                // The other side sees the connection end early; it is the one that reports.
+                // The client detects and reports the early end of the connection.
                 if let Err(e) = serve(stream) {
                     eprintln!("tcp service: {e:#}");
                 }
@@ -177,7 +176,7 @@ fn serve(mut stream: TcpStream) -> Result<()> {
         .set_write_timeout(Some(STALLED))
         .context("set a time limit")?;
     let mut sizes = [[0; 8]; 2];
-    // A connection that is only tried out ends before it asks for anything.
+    // A client that only tests the connection closes it without a request.
     if stream.read_exact(&mut sizes[0]).is_err() {
         return Ok(());
     }
@@ -189,7 +188,7 @@ fn serve(mut stream: TcpStream) -> Result<()> {
     write_pattern(&mut stream, down_bytes).context("give")
 }
 
-/// The pattern repeats after a prime number of bytes, so that a lost or repeated packet shows.
+/// The pattern repeats after a prime number of bytes, so that a lost or repeated packet is detected.
 const PATTERN: [u8; 251] = {
     let mut pattern = [0; 251];
     let mut i = 0;
@@ -202,7 +201,7 @@ const PATTERN: [u8; 251] = {
     }
     pattern
 };
-/// Bytes per read or write: a whole number of patterns.
+/// Bytes per read or write; a multiple of the pattern's length.
 const CHUNK_BYTES: usize = PATTERN.len() * 261;
 
 /// Writes this many bytes of the pattern.

@@ -1,5 +1,5 @@
-//! Owns what systemd does with descriptors that a service wants to have held: takes them in, and gives
-//! them to the next one (sd_notify(3), systemd's `exec_context` of `LISTEN_FDS`).
+//! Systemd's fd store for one service: stores descriptors that the service sends, and passes them to its next
+//! start (sd_notify(3), `LISTEN_FDS`).
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
@@ -18,13 +18,13 @@ use crate::lab::netns::Namespace;
 use crate::program::Program;
 use crate::wait;
 
-/// Where a child has them until its shell gives them the numbers that they must have.
+/// Numbers of the descriptors in the child, until its shell moves them to their final numbers.
 const PARKED: RawFd = 900;
 
-/// Where the first of them has to be: `SD_LISTEN_FDS_START`.
+/// Final number of the first descriptor: `SD_LISTEN_FDS_START`.
 const FIRST: usize = 3;
 
-/// Systemd's part, for one service.
+/// The fd store of one service.
 #[derive(Debug)]
 pub struct FdStore {
     socket: UnixDatagram,
@@ -33,7 +33,7 @@ pub struct FdStore {
 }
 
 impl FdStore {
-    /// Listens at a path, which must be free.
+    /// Listens on a socket at this path, which must not exist.
     pub fn listen(path: &Path) -> Result<Self> {
         let socket =
             UnixDatagram::bind(path).with_context(|| format!("listen at {}", path.display()))?;
@@ -45,7 +45,7 @@ impl FdStore {
         })
     }
 
-    /// The names of what is held, in order, as soon as they are these.
+    /// Waits until the store holds exactly the descriptors with these names, in order.
     pub fn holds(&mut self, names: &[&str]) -> Result<()> {
         let what = format!("{names:?} are held");
         let limit = Duration::from_secs(10);
@@ -53,12 +53,12 @@ impl FdStore {
         Ok(())
     }
 
-    /// Holds a descriptor of the caller's.
+    /// Stores a descriptor of the caller.
     pub fn hold(&mut self, name: &str, descriptor: OwnedFd) {
         self.held.push((name.to_owned(), Arc::new(descriptor)));
     }
 
-    /// Holds nothing any more.
+    /// Drops all stored descriptors.
     pub fn clear(&mut self) {
         self.held.clear();
     }
@@ -70,7 +70,7 @@ impl FdStore {
         Ok(names)
     }
 
-    /// Takes one message in; false: there is none.
+    /// Receives one message; false if there is none.
     fn hear(&mut self) -> Result<bool> {
         let mut buffer = [0; 4096];
         let mut slices = [IoSliceMut::new(&mut buffer)];
@@ -86,7 +86,8 @@ impl FdStore {
         let mut descriptors = Vec::new();
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control {
-                // SAFETY: the kernel has just made them for this process, and gives them once.
+                // SAFETY: the kernel has just made them for this process, and returns each only once, so
+                // nothing else owns them.
                 let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
                 descriptors.extend(fds.into_iter().map(owned));
             }
@@ -113,14 +114,14 @@ impl FdStore {
         Ok(true)
     }
 
-    /// A command that runs the daemon and gives it what is held, as systemd does.
+    /// A command that runs the daemon and passes the stored descriptors, as systemd does.
     pub fn daemon(&self, program: &Program, host: &Namespace) -> Command {
         let mut script = String::new();
         for index in 0..self.held.len() {
             let parked = PARKED as usize + index;
             script += &format!("exec {}<&{parked} {parked}<&-; ", FIRST + index);
         }
-        // Only the process itself knows its number.
+        // Only the process itself knows its PID.
         script += "LISTEN_PID=$$ exec \"$0\" run";
         let names: Vec<_> = self.held.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = host.command("bash");
@@ -138,7 +139,7 @@ impl FdStore {
         let held: Vec<_> = self.held.iter().map(|(_, fd)| Arc::clone(fd)).collect();
         let park = move || {
             for (number, descriptor) in (PARKED..).zip(&held) {
-                // SAFETY: nothing in the child has these numbers, and none of them is used in it.
+                // SAFETY: no other descriptor in the child has these numbers, and no code in it uses them.
                 let parked = unsafe { dup2_raw(&**descriptor, number) }?;
                 let _stays_open = parked.into_raw_fd();
             }

@@ -1,5 +1,5 @@
-//! Owns how the program under test is run: the binary `sixxs` in the lab's host, by its command
-//! line, with everything that it may write inside the lab's directory.
+//! Runs the program under test: the binary `sixxs` in the lab's host, by its command line. All files that it
+//! may write are in the lab's directory.
 //!
 //! Tasks: a [`Daemon`] has one thread that collects its standard error; it ends with the daemon.
 
@@ -30,18 +30,18 @@ use crate::lab::netns::Namespace;
 use crate::program::status::Status;
 use crate::{shell, wait};
 
-/// How long `sixxs run` may take until it is ready, and any other command altogether. Generous:
-/// the one test that measures has its own limit.
+/// Limit until `sixxs run` is ready, and for any other command as a whole. It is generous; a test that
+/// measures has its own limit.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Which way of attaching kernel programs to ask for.
+/// The hook that kernel programs attach to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// The program's own choice.
     Auto,
     /// TCX links, kernel 6.6 or later.
     Tcx,
-    /// Filters of a clsact qdisc, as older kernels have them.
+    /// Filters of a clsact qdisc, as on older kernels.
     Clsact,
 }
 
@@ -55,7 +55,7 @@ impl Hook {
     }
 }
 
-/// How to run `sixxs` in a lab.
+/// Runs `sixxs` in a lab.
 #[derive(Clone, Debug)]
 pub struct Program {
     binary: PathBuf,
@@ -64,10 +64,10 @@ pub struct Program {
     mounts: Option<Mounts>,
 }
 
-/// What a command printed, and its exit status.
+/// The output of a command, and its exit status.
 #[derive(Clone, Debug)]
 pub struct Printed {
-    /// The exit status; 128 and more for a signal, as in a shell.
+    /// The exit status; 128 plus the signal number after a signal, as in a shell.
     pub code: i32,
     /// Standard output.
     pub stdout: String,
@@ -76,12 +76,12 @@ pub struct Printed {
 }
 
 impl Program {
-    /// In a lab, with its configuration file and directories.
+    /// Runs it in a lab, with the lab's configuration file and directories.
     pub fn new(lab: &Lab, hook: Hook) -> Result<Self> {
         Self::at(lab.host(), lab.paths(), hook)
     }
 
-    /// In the host of a lab that perhaps another process holds.
+    /// Runs it in the host of a lab that another process may hold.
     pub fn at(host: &Namespace, paths: &Paths, hook: Hook) -> Result<Self> {
         let binary = match std::env::var_os("SIXXS_BIN") {
             Some(path) => PathBuf::from(path),
@@ -115,38 +115,38 @@ impl Program {
         &self.binary
     }
 
-    /// Copies the binary. A process of its own writes the copy: a descriptor of this one would be inherited
-    /// by whatever another test starts at that moment, and the copy could not be run ("text file busy").
+    /// Copies the binary. A separate process writes the copy: other tests' children could inherit a
+    /// descriptor of this process, and then the copy could not be executed ("text file busy").
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         let mut copy = Command::new("cp");
         shell::capture(copy.arg("--").arg(&self.binary).arg(path))?;
         Ok(())
     }
 
-    /// Has it run among these mounts from now on.
+    /// Runs it in this mount namespace from now on.
     pub fn move_to(&mut self, mounts: Mounts) {
         self.mounts = Some(mounts);
     }
 
-    /// Has it run with more environment from now on.
+    /// Adds environment variables for all later commands.
     pub fn add_environment(&mut self, more: impl IntoIterator<Item = (&'static str, PathBuf)>) {
         self.environment.extend(more);
     }
 
-    /// The environment that stands for the command line's global options.
+    /// Environment variables that replace the command line's global options.
     pub fn environment(&self) -> &[(&'static str, PathBuf)] {
         &self.environment
     }
 
-    /// A command in the host, not yet started.
+    /// A command on the host that is not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.host_command(&self.binary);
         command.args(arguments);
         command
     }
 
-    /// As [`Program::command`], with the highest priority that there is for processes of the usual kind: what
-    /// else keeps the processors busy hardly slows it down.
+    /// Like [`Program::command`], with the highest priority of the default scheduler, so that other load
+    /// hardly slows it down.
     pub fn command_with_priority(&self, arguments: &[&str]) -> Command {
         let mut command = self.host_command("nice");
         command
@@ -156,12 +156,12 @@ impl Program {
         command
     }
 
-    /// Does what a person would type beside it, in a shell, and returns what that printed.
+    /// Runs a shell script next to the program, like a user, and returns its output.
     pub fn shell(&self, lines: &str) -> Result<String> {
         shell::capture(self.host_command("sh").args(["-ec", lines]))
     }
 
-    /// Another program's command where this one runs, with its environment.
+    /// A command of another program on the same host, with the same environment.
     fn host_command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = self.host.command(program);
         if let Some(mounts) = &self.mounts {
@@ -171,14 +171,14 @@ impl Program {
         command
     }
 
-    /// Gives another command (`setpriv`, say) that will start the program the same environment.
+    /// Sets the program's environment for a command that starts the program, such as `setpriv`.
     pub fn apply_environment(&self, command: &mut Command) {
         command
             .env_remove("RUST_LOG")
             .envs(self.environment.iter().cloned());
     }
 
-    /// Runs a command to its end, whatever its exit status.
+    /// Runs a command to its end, with any exit status.
     pub fn run(&self, arguments: &[&str]) -> Result<Printed> {
         finish(&mut self.command(arguments))
     }
@@ -194,9 +194,8 @@ impl Program {
         Ok(printed)
     }
 
-    /// Runs a reporting command with `--json` and reads the lines it prints: any number of
-    /// objects one after the other, on one line each or over several. The exit status is the
-    /// command's verdict on what it reports, and returned as it is.
+    /// Runs a reporting command with `--json` and reads its output: any number of JSON objects, each on one
+    /// or several lines. Returns the exit status, which is the command's verdict.
     pub fn json(&self, arguments: &[&str]) -> Result<(i32, Vec<Value>)> {
         let mut arguments = arguments.to_vec();
         arguments.push("--json");
@@ -218,7 +217,7 @@ impl Program {
         serde_json::from_value(value.clone()).with_context(|| format!("status: {value:#}"))
     }
 
-    /// Waits until the status is as wanted.
+    /// Waits until the status satisfies `good`.
     pub fn status_until(&self, what: &str, good: impl Fn(&Status) -> bool) -> Result<Status> {
         wait::until(what, Duration::from_secs(10), || self.status(), good)
     }
@@ -228,7 +227,7 @@ impl Program {
         self.start_as(self.command(&["run"]))
     }
 
-    /// Starts the daemon by a command of the caller's and waits until it is ready.
+    /// Starts the daemon by the caller's command and waits until it is ready.
     pub fn start_as(&self, command: Command) -> Result<Daemon> {
         let mut daemon = self.spawn_as(command)?;
         daemon.wait_ready()?;
@@ -240,9 +239,9 @@ impl Program {
         self.spawn_as(self.command(&["run"]))
     }
 
-    /// As [`Program::spawn`], by a command of the caller's.
+    /// Like [`Program::spawn`], by the caller's command.
     pub fn spawn_as(&self, mut command: Command) -> Result<Daemon> {
-        // A process group of its own: ctrl-C in a terminal is for the lab, which then stops it.
+        // A new process group: ctrl-C in a terminal goes only to the lab, which then stops the daemon.
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -271,7 +270,7 @@ impl Program {
     }
 }
 
-/// Runs a command to its end within [`LIMIT`]; kills it and fails when it takes longer.
+/// Runs a command to its end within [`LIMIT`]; kills it and fails if it takes longer.
 pub fn finish(command: &mut Command) -> Result<Printed> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command
@@ -315,7 +314,7 @@ fn collect(stderr: ChildStderr, log: &Mutex<Vec<String>>, ready: impl Fn() -> bo
     for line in BufReader::new(stderr).split(b'\n') {
         let Ok(line) = line else { return };
         let line = String::from_utf8_lossy(&line).into_owned();
-        // Nobody listening any more is fine: the daemon may be ready after the limit.
+        // The receiver may be dropped already, if the daemon becomes ready after the limit.
         let _heard = line.trim() == "ready" && ready();
         log.lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -323,7 +322,7 @@ fn collect(stderr: ChildStderr, log: &Mutex<Vec<String>>, ready: impl Fn() -> bo
     }
 }
 
-/// A running `sixxs run`; killed when dropped.
+/// A running `sixxs run`; killed on drop.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -354,17 +353,17 @@ impl Daemon {
         }
     }
 
-    /// From its start to the line `ready`.
+    /// Time from its start until it prints `ready`.
     pub fn ready_after(&self) -> Option<Duration> {
         self.ready_after
     }
 
-    /// Its process.
+    /// Its process ID.
     pub fn pid(&self) -> Result<Pid> {
         pid_of(&self.child)
     }
 
-    /// What it printed on standard error so far.
+    /// Its output on standard error until now.
     pub fn log(&self) -> String {
         self.log
             .lock()
@@ -372,12 +371,12 @@ impl Daemon {
             .join("\n")
     }
 
-    /// The memory that it has now, its file's pages in the page cache included.
+    /// Its resident memory, with pages of its file that are in the page cache.
     pub fn resident_kib(&self) -> Result<u64> {
         self.memory_kib("VmRSS:")
     }
 
-    /// The memory that is its own.
+    /// Its anonymous memory.
     pub fn anonymous_kib(&self) -> Result<u64> {
         self.memory_kib("RssAnon:")
     }
@@ -391,11 +390,11 @@ impl Daemon {
         number.parse().with_context(|| format!("read {key}"))
     }
 
-    /// Processor time that it has used so far.
+    /// Its processor time until now.
     pub fn processor_time(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.child.id());
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        // proc_pid_stat(5): behind the name in brackets, utime and stime are the 12th and 13th.
+        // proc_pid_stat(5): utime and stime are the 12th and 13th fields after the name in parentheses.
         let (_, fields) = text.rsplit_once(')').context("no name in brackets")?;
         let ticks = fields
             .split_whitespace()
@@ -421,7 +420,7 @@ impl Daemon {
             .is_none())
     }
 
-    /// Kills it with SIGKILL and waits until it is gone.
+    /// Kills it with SIGKILL and waits for its end.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill().context("kill sixxs run")?;
         self.wait_end()?;
@@ -433,7 +432,7 @@ impl Daemon {
         self.stop_within(LIMIT)
     }
 
-    /// As [`Daemon::stop`], for one that has much to take down.
+    /// Like [`Daemon::stop`], for a daemon with much to remove.
     pub fn stop_within(mut self, limit: Duration) -> Result<i32> {
         self.signal(Signal::SIGTERM)?;
         let what = "sixxs run ends after SIGTERM";
@@ -452,7 +451,7 @@ impl Daemon {
         self.wait_end()
     }
 
-    /// Sends it a signal: SIGSTOP and SIGCONT, say.
+    /// Sends it a signal, for example SIGSTOP or SIGCONT.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(self.pid()?, signal).with_context(|| format!("send {signal}"))
     }
@@ -477,7 +476,7 @@ impl Drop for Daemon {
                 eprintln!("kill sixxs run: {e}");
             }
         }
-        // Shown by the test harness with a failed test only.
+        // The test harness shows this only if the test fails.
         if std::thread::panicking() {
             println!("---- sixxs run printed ----\n{}", self.log());
         }

@@ -5,15 +5,15 @@ use anyhow::{Context as _, Result};
 
 use crate::lab::netns::Namespace;
 
-/// The routing protocol number that marks what the program owns.
+/// The routing protocol number that marks the program's rules and routes.
 pub const PROTOCOL: u32 = 116;
 
-/// The rules with the mark, a line each.
+/// The rules with the mark, one per line.
 pub fn rules(host: &Namespace) -> Result<String> {
     Ok(marked(&host.sh("ip -6 -details rule show")?))
 }
 
-/// The routes with the mark, of all tables, a line each.
+/// The routes with the mark in all tables, one per line.
 pub fn routes(host: &Namespace) -> Result<String> {
     Ok(marked(&host.sh("ip -6 -details route show table all")?))
 }
@@ -52,7 +52,7 @@ fn marked(lines: &str) -> String {
         let (_, after) = line.split_once(&mark).unwrap_or_default();
         line.contains(&mark) && !after.starts_with(|c: char| c.is_ascii_digit())
     });
-    // With the end of line each, for easy comparison.
+    // Each with a newline, for easy comparison.
     lines.map(|line| format!("{}\n", line.trim_end())).collect()
 }
 

@@ -1,5 +1,5 @@
-//! Owns the photograph of everything that the program under test could change: rules, routes of
-//! all tables, qdiscs, filters, TCX programs, pins, files. Two of them are compared as text.
+//! A snapshot of everything that the program under test could change: rules, routes of all tables, qdiscs,
+//! filters, TCX programs, pins, files. Two snapshots are compared as text.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,11 +13,11 @@ use crate::lab::Lab;
 use crate::lab::dirs::mounts_below;
 use crate::lab::netns::Namespace;
 
-/// By name of the part (`rules`, `routes`…), what it looked like.
+/// The text of each part (`rules`, `routes`…).
 pub type Snapshot = BTreeMap<String, String>;
 
-/// Takes a photograph of the host. What only traffic changes (learned path MTUs, lifetimes,
-/// statistics) is left out.
+/// Takes a snapshot of the host. It excludes data that only traffic changes: learned path MTUs, lifetimes,
+/// statistics.
 pub fn take(lab: &Lab) -> Result<Snapshot> {
     let host = lab.host();
     let mut parts = Snapshot::new();
@@ -67,7 +67,7 @@ pub fn interfaces(namespace: &Namespace) -> Result<Vec<String>> {
     })
 }
 
-/// Paths below a directory, and what small files have in them.
+/// Lists the paths below a directory, with the contents of its files.
 fn list(path: &Path, tree: &mut String) -> Result<()> {
     let mut entries = fs::read_dir(path)
         .with_context(|| format!("list {}", path.display()))?
@@ -89,7 +89,7 @@ fn list(path: &Path, tree: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Panics with a readable difference when the two are not the same.
+/// Panics with a readable difference if the two differ.
 #[track_caller]
 pub fn assert_same(before: &Snapshot, after: &Snapshot) {
     let mut differences = String::new();

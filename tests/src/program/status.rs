@@ -1,11 +1,11 @@
-//! Owns the shape of `sixxs status --json`, as the contract has it. Keys that it does not name are
-//! ignored, so that more may come; a key that is missing or renamed is an error.
+//! The format of `sixxs status --json`, as documented. Unknown keys are ignored, so that keys can be added; a
+//! missing or renamed key is an error.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// The whole answer.
+/// The whole status.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(
     missing_docs,
@@ -20,7 +20,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether everything works: all is healthy, but for packets that others send astray and that the
+    /// Whether everything works: all tunnels are healthy, except for leaks by other software that the
     /// programs redirect.
     pub fn works(&self) -> bool {
         let is_caught = |reason: &String| reason.contains("the program redirects them");
@@ -32,14 +32,14 @@ impl Status {
         self.tunnels.iter().all(works) && self.uplinks.iter().all(attached)
     }
 
-    /// The tunnel of this name; panics when there is none.
+    /// The tunnel with this name; panics if there is none.
     pub fn tunnel(&self, name: &str) -> &Tunnel {
         let found = self.tunnels.iter().find(|tunnel| tunnel.name == name);
         found.unwrap_or_else(|| panic!("status has no tunnel {name}: {self:#?}"))
     }
 }
 
-/// One of `tunnels`.
+/// An element of `tunnels`.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(
     missing_docs,
@@ -80,7 +80,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Up, with routing and programs in place.
+    /// Whether it is up, with routing and programs in place.
     pub fn is_whole(&self) -> bool {
         self.state == "up" && self.routing == "in_place" && self.program == "attached"
     }
@@ -143,7 +143,7 @@ pub struct Leaks {
     pub too_big: u64,
 }
 
-/// One of `uplinks`.
+/// An element of `uplinks`.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(
     missing_docs,

@@ -1,5 +1,5 @@
-//! Owns ctrl-C for people's commands: the signals that would end the process are waited for, so
-//! that whatever it built is taken down by its own hand.
+//! Handles ctrl-C for interactive commands: the process waits for the signals that would end it, so that it
+//! can remove everything that it made.
 
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -10,12 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// The signals, blocked and readable.
+/// The signals, blocked and readable from a descriptor.
 #[derive(Debug)]
 pub struct Interrupt(SignalFd);
 
 impl Interrupt {
-    /// Blocks SIGINT, SIGTERM and SIGHUP for this thread and those it starts from now on.
+    /// Blocks SIGINT, SIGTERM and SIGHUP for this thread and all threads that it starts later.
     pub fn block() -> Result<Self> {
         let mut signals = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -28,7 +28,7 @@ impl Interrupt {
         ))
     }
 
-    /// Waits for one of them, until a time or for ever. True: it came.
+    /// Waits for a signal, until a time or without a limit. True: a signal came.
     pub fn wait(&mut self, until: Option<Instant>) -> Result<bool> {
         loop {
             let timeout = match until {

@@ -1,4 +1,4 @@
-//! Owns pseudo-terminals: a command on one of its own, what it writes there, and the terminal's modes.
+//! Pseudo-terminals: starts a command on one, and reads its output and the terminal's modes.
 //!
 //! Tasks: a [`Pty`] has a thread that reads, which ends with the terminal.
 
@@ -27,20 +27,20 @@ use nix::unistd::Pid;
 use crate::wait;
 
 nix::ioctl_write_ptr_bad!(
-    /// Says how many rows and columns a terminal has.
+    /// Sets the number of a terminal's rows and columns.
     set_size,
     libc::TIOCSWINSZ,
     libc::winsize
 );
 
-/// How long something may take to be seen.
+/// Limit for each wait.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// A command on a terminal of its own, which controls it; killed when dropped.
+/// A command with its own controlling terminal; killed on drop.
 #[derive(Debug)]
 pub struct Pty {
     child: Child,
-    /// Kept open so that the modes can be read; `None` after [`Pty::hang_up`].
+    /// Open so that the modes can be read; `None` after [`Pty::hang_up`].
     terminal: Option<File>,
     master: Option<File>,
     written: Arc<Mutex<Vec<u8>>>,
@@ -50,9 +50,9 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// Starts a command on a terminal of 80 columns and 24 rows, of this kind (`TERM`).
+    /// Starts a command on a terminal with 80 columns and 24 rows, with this `TERM`.
     pub fn start(command: &mut Command, kind: &str) -> Result<Self> {
-        // Not openpty(3): whatever else is started meanwhile would have the terminal open too.
+        // Not openpty(3): children that other threads start meanwhile would inherit the terminal.
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let master = posix_openpt(flags).context("open a terminal")?;
         grantpt(&master).context("open a terminal")?;
@@ -82,7 +82,7 @@ impl Pty {
             .env("LC_ALL", "C.UTF-8");
         let control = || {
             nix::unistd::setsid()?;
-            // SAFETY: descriptor 0 is the terminal, and the call takes a number.
+            // SAFETY: descriptor 0 is the terminal, and the argument of this ioctl is a number.
             match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
@@ -111,26 +111,26 @@ impl Pty {
         })
     }
 
-    /// Its process.
+    /// Its process ID.
     pub fn pid(&self) -> Result<Pid> {
         Ok(Pid::from_raw(
             self.child.id().try_into().context("a pid fits")?,
         ))
     }
 
-    /// Types.
+    /// Types these bytes.
     pub fn key(&mut self, bytes: &[u8]) -> Result<()> {
         let master = self.master.as_mut().context("it hung up")?;
         master.write_all(bytes).context("type")
     }
 
-    /// All that was written.
+    /// The whole output.
     pub fn written(&self) -> String {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&written).into_owned()
     }
 
-    /// Waits until what is wanted was written.
+    /// Waits until the output satisfies `good`.
     pub fn until(&self, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
         let good = |written: &String| good(written);
         wait::until(what, LIMIT, || Ok(self.written()), good).map(drop)
@@ -141,7 +141,7 @@ impl Pty {
         kill(self.pid()?, signal).with_context(|| format!("send {signal}"))
     }
 
-    /// Waits until it is stopped, as by ctrl-Z.
+    /// Waits until it is stopped, as after ctrl-Z.
     pub fn stopped(&self) -> Result<()> {
         let flags = WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG;
         let look = || waitpid(self.pid()?, Some(flags)).context("look at it");
@@ -151,7 +151,7 @@ impl Pty {
         Ok(())
     }
 
-    /// Takes the terminal away, as a connection that breaks does.
+    /// Closes the terminal, like a connection that breaks.
     pub fn hang_up(&mut self) -> Result<()> {
         self.terminal = None;
         self.master = None;
@@ -161,7 +161,7 @@ impl Pty {
         Ok(())
     }
 
-    /// Whether keys come one by one, unseen.
+    /// Whether the terminal passes single keys, without echo.
     pub fn is_raw(&self) -> Result<bool> {
         let modes = self.modes()?;
         Ok(!modes
@@ -169,7 +169,7 @@ impl Pty {
             .intersects(LocalFlags::ICANON | LocalFlags::ECHO))
     }
 
-    /// Whether the modes are those of before the command.
+    /// Whether the modes are the same as before the command.
     pub fn is_as_before(&self) -> Result<bool> {
         Ok(self.modes()? == self.before)
     }
@@ -179,7 +179,7 @@ impl Pty {
         tcgetattr(terminal.as_fd()).context("read the terminal's modes")
     }
 
-    /// Waits for the end: the exit status, or 128 and the number of the signal.
+    /// Waits for the end; returns the exit status, or 128 plus the signal number.
     pub fn wait(&mut self) -> Result<i32> {
         let look = || self.child.try_wait().context("wait for its end");
         let ended = wait::until("it ends", LIMIT, look, Option::is_some)?;
@@ -192,7 +192,7 @@ impl Drop for Pty {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Ok(None) = self.child.try_wait() {
-            // It may end by itself meanwhile.
+            // It may end by itself at the same time.
             let _ended = self.child.kill();
             let _reaped = self.child.wait();
         }
@@ -208,7 +208,7 @@ fn read(mut master: File, to: &Mutex<Vec<u8>>, stop: &AtomicBool) {
             Ok(_) => {}
             Err(_) => return,
         }
-        // Ends with EIO when the last one at the other side has closed it.
+        // The read ends with EIO when the last process has closed the other side.
         let Ok(length @ 1..) = master.read(&mut buffer) else {
             return;
         };

@@ -1,5 +1,5 @@
-//! Owns the terminal of the live screen: one picture over the other, and the terminal as it was
-//! afterwards. Where standard output is no terminal, pictures follow one another.
+//! Draws a live screen on the terminal, and restores the terminal afterwards. If standard output is not a
+//! terminal, it prints one picture after the other.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use nix::libc;
 
 nix::ioctl_read_bad!(
-    /// How many rows and columns a terminal has.
+    /// Gets the number of a terminal's rows and columns.
     window_size,
     libc::TIOCGWINSZ,
     libc::winsize
@@ -18,17 +18,17 @@ const NORMAL_SCREEN_WITH_CURSOR: &str = "\x1b[?25h\x1b[?1049l";
 const HOME: &str = "\x1b[H";
 const CLEAR_LINE_END: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
-/// Rows and columns where nobody says; also the least that pictures are made for.
+/// Rows and columns if the size is unknown; also the smallest supported size.
 const SIZE: (usize, usize) = (24, 80);
 
-/// The screen, until dropped.
+/// The screen; its drop restores the terminal.
 #[derive(Debug)]
 pub struct Screen {
     terminal: bool,
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Switches the terminal to the alternate screen.
     pub fn open() -> Self {
         let screen = Self {
             terminal: std::io::stdout().is_terminal(),
@@ -41,7 +41,7 @@ impl Screen {
 
     /// Rows and columns.
     pub fn size(&self) -> (usize, usize) {
-        // SAFETY: winsize is plain data, for which all zeroes is a value.
+        // SAFETY: winsize is plain data, for which all zeroes is a valid value.
         let mut size: libc::winsize = unsafe { std::mem::zeroed() };
         // SAFETY: standard output is open, and `size` outlives the call.
         let known = unsafe { window_size(std::io::stdout().as_raw_fd(), &raw mut size) };
@@ -51,7 +51,7 @@ impl Screen {
         }
     }
 
-    /// Shows a picture: lines that fit.
+    /// Draws a picture, whose lines have to fit.
     pub fn draw(&mut self, picture: &str) {
         if !self.terminal {
             put(&format!("{picture}\n"));
@@ -61,7 +61,7 @@ impl Screen {
             .lines()
             .map(|line| format!("{line}{CLEAR_LINE_END}"))
             .collect();
-        // No line end after the last: in the bottom row it would scroll.
+        // No newline after the last line: in the bottom row it would scroll the screen.
         put(&format!("{HOME}{}{CLEAR_BELOW}", lines.join("\r\n")));
     }
 }
@@ -74,7 +74,7 @@ impl Drop for Screen {
     }
 }
 
-/// A terminal that is gone is noticed by its signal, not here.
+/// Ignores errors: the signal SIGHUP reports a closed terminal.
 fn put(text: &str) {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());

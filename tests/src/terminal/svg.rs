@@ -1,10 +1,10 @@
-//! Owns pictures of terminals: a screen with its colours as escape sequences, drawn as SVG.
+//! Draws a terminal screen, with colours as escape sequences, as SVG.
 //!
-//! Of the sequences only SGR (ECMA-48 §8.3.117) is known, which is what tmux captures a screen in.
+//! Only the escape sequence SGR (ECMA-48 §8.3.117) is supported, which tmux uses in its captures.
 
 use std::fmt::Write as _;
 
-/// A character's cell, and the margin around all, in pixels.
+/// Size of a character's cell, and the margin around the text, in pixels.
 const CELL: (f64, f64) = (8.4, 18.0);
 const MARGIN: f64 = 14.0;
 const BACKGROUND: &str = "#11151c";
@@ -14,10 +14,10 @@ const DIM: &str = "#7f8b99";
 const COLOURS: [&str; 7] = [
     "#ff7b72", "#5ac46c", "#e0af4a", "#6cb0f5", "#d2a8ff", "#4fc3d0", FOREGROUND,
 ];
-/// From the lowest to the highest.
+/// Bars from the lowest to the highest.
 const BARS: &str = "▁▂▃▄▅▆▇█";
 
-/// How characters look from somewhere on.
+/// The style of characters from some position on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Look {
     colour: Option<usize>,
@@ -50,8 +50,8 @@ impl Look {
     }
 }
 
-/// A picture of these lines, as wide as so many columns, each character being one wide; `name` says
-/// what it shows.
+/// A picture of these lines, with a width in columns; each character is one column wide. `name` is the
+/// picture's title.
 pub fn picture(name: &str, screen: &str, columns: u16) -> String {
     let rows = screen.lines().count();
     let width = f64::from(columns) * CELL.0 + 2.0 * MARGIN;
@@ -96,15 +96,15 @@ fn draw_line(svg: &mut String, row: usize, line: &str, look: &mut Look) {
     draw_run(svg, row, &mut column, &mut run, *look);
 }
 
-/// The numbers of a sequence at the beginning, and what is behind it.
+/// The numbers of a sequence at the start of the text, and the rest of the text.
 fn sgr(text: &str) -> Option<(impl Iterator<Item = usize>, &str)> {
     let (numbers, after) = text.strip_prefix("\x1b[")?.split_once('m')?;
-    // An empty one is a 0.
+    // An empty number means 0.
     let numbers = numbers.split(';').map(|n| n.parse().unwrap_or(0));
     Some((numbers, after))
 }
 
-/// Characters that look the same, each in its column whatever the font.
+/// Characters with the same style; each is in its column with any font.
 fn draw_run(svg: &mut String, row: usize, column: &mut usize, run: &mut String, look: Look) {
     let text = std::mem::take(run);
     let blanks = text.chars().take_while(|c| *c == ' ').count();
@@ -122,7 +122,7 @@ fn draw_run(svg: &mut String, row: usize, column: &mut usize, run: &mut String, 
         } else {
             ""
         };
-        // Writing into a String does not fail.
+        // Writing to a String does not fail.
         let _infallible = writeln!(
             svg,
             "<text x=\"{x:.1}\" y=\"{:.1}\" textLength=\"{:.1}\" fill=\"{}\"{weight}{line}>{}</text>",
@@ -135,7 +135,7 @@ fn draw_run(svg: &mut String, row: usize, column: &mut usize, run: &mut String, 
     *column += text.chars().count();
 }
 
-/// Drawn, since fonts do not agree where these are.
+/// Draws a bar as a rectangle, since fonts differ in the position of these characters.
 fn draw_bar(svg: &mut String, row: usize, column: usize, eighths: usize, look: Look) {
     let (x, y) = corner(row, column);
     let height = (CELL.1 - 3.0) * eighths as f64 / 8.0;

@@ -1,4 +1,4 @@
-//! Owns terminals for programs that draw: tmux with a server of its own, which is killed when dropped.
+//! Terminals for programs with a screen: tmux with its own server, which is killed on drop.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,21 +10,21 @@ use crate::lab::netns::Namespace;
 use crate::program::Program;
 use crate::{shell, wait};
 
-/// How long something may take to be seen.
+/// Limit for each wait.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// A terminal with a shell in the host of a lab.
+/// A terminal with a shell, in the host of a lab.
 #[derive(Debug)]
 pub struct Tmux {
     server: String,
 }
 
-/// What the shell says when it waits for a command.
+/// The shell's prompt.
 pub const PROMPT: &str = "ready$";
 
 impl Tmux {
-    /// With so many columns and rows. The shell has the program's environment, and `environment`
-    /// (`NAME=value` each) besides.
+    /// Starts a shell in a terminal with this number of columns and rows. The shell has the program's
+    /// environment, and the variables in `environment` (`NAME=value`).
     pub fn start(
         host: &Namespace,
         program: &Program,
@@ -42,13 +42,13 @@ impl Tmux {
             .args(["-L", &tmux.server, "-f", "/dev/null"])
             .args(["new-session", "-d"])
             .args(["-x", &columns.to_string(), "-y", &rows.to_string()])
-            // Without files of its user's, and with nothing in its environment that says how to look.
+            // Without the user's files, and without variables that affect colours or the locale.
             .args(["env", "-u", "NO_COLOR", "-u", "LC_CTYPE"])
             .args(["LC_ALL=C.UTF-8", "ENV=", "HISTFILE="])
             .arg(format!("PS1={PROMPT} "))
             .args(environment)
             .args(["sh", "-i"])
-            // The server outlives whom it was started by.
+            // Do not inherit these from a tmux in which the test may run.
             .env_remove("TMUX")
             .env("LC_ALL", "C.UTF-8");
         shell::capture(&mut command)?;
@@ -65,35 +65,35 @@ impl Tmux {
         self.key("Enter")
     }
 
-    /// Presses a key, by tmux' name of it.
+    /// Presses a key; the name is tmux's.
     pub fn key(&self, name: &str) -> Result<()> {
         self.run(&["send-keys", name]).map(drop)
     }
 
-    /// Gives the terminal another size.
+    /// Changes the size of the terminal.
     pub fn resize(&self, (columns, rows): (u16, u16)) -> Result<()> {
         let (columns, rows) = (columns.to_string(), rows.to_string());
         self.run(&["resize-window", "-x", &columns, "-y", &rows])
             .map(drop)
     }
 
-    /// What it shows.
+    /// The text on the screen.
     pub fn screen(&self) -> Result<String> {
         self.run(&["capture-pane", "-p"])
     }
 
-    /// The same, with colours as escape sequences.
+    /// The text on the screen, with colours as escape sequences.
     pub fn coloured_screen(&self) -> Result<String> {
         self.run(&["capture-pane", "-e", "-p"])
     }
 
-    /// Something that tmux knows of the terminal: `alternate_on`, `cursor_flag`…
+    /// A tmux variable of the terminal: `alternate_on`, `cursor_flag`…
     pub fn asked(&self, what: &str) -> Result<String> {
         let answer = self.run(&["display-message", "-p", &format!("#{{{what}}}")])?;
         Ok(answer.trim().to_owned())
     }
 
-    /// Waits until it shows what is wanted, and returns that.
+    /// Waits until the screen satisfies `good`, and returns its text.
     pub fn until(&self, what: &str, good: impl Fn(&str) -> bool) -> Result<String> {
         let good = |screen: &String| good(screen);
         let seen = wait::until(what, LIMIT, || self.screen(), good);

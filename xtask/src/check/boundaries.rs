@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::check::source::File;
 
-/// A directory (or the module file beside it) and the crates that nothing else in `sixxs-user/src`
-/// may use.
+/// A directory (or the module file beside it), and crates that only this directory of `sixxs-user/src` may
+/// use.
 const OWNERS: &[(&str, &[&str])] = &[
     (
         "netlink",
@@ -23,7 +23,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 
 const SOURCE: &str = "sixxs-user/src";
 
-/// Uses of a crate outside its directory, a line each.
+/// Uses of a crate outside its directory, one per line.
 pub(crate) fn violations(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files {
@@ -60,7 +60,7 @@ fn uses(line: &str, name: &str) -> bool {
         if before.ends_with(is_word) || rest.starts_with(is_word) {
             return false;
         }
-        // `::aya` is a crate only if nothing stands before the colons; `self::aya` is a module.
+        // `::aya` is a crate only if no path precedes the colons; `self::aya` is a module.
         let inner_segment = before
             .strip_suffix("::")
             .is_some_and(|before| before.ends_with(is_word));

@@ -1,7 +1,7 @@
-//! No two files of a crate may import each other, also not through others.
+//! No two files of a crate may import each other, directly or through other files.
 //!
-//! An import of a parent does not count: a module sees the items of the modules around it, and shared types of a
-//! folder stand in its `mod.rs`.
+//! An import of a parent does not count: a module may use the items of its parent modules, and shared types
+//! of a folder are in its `mod.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -10,8 +10,8 @@ use std::{
 
 use crate::check::modules::Graph;
 
-/// Imports that close a known circle: the importing file and the imported one, with which each line of the report
-/// begins. The list may only get shorter. An entry that closes no circle is an error.
+/// Imports that close a known circle: the importing file and the imported one, as at the start of each line
+/// of the report. The list may only get shorter. An entry that closes no circle is an error.
 const KNOWN: &[(&str, &str)] = &[
     ("sixxs-core/src/aiccu.rs", "sixxs-core/src/config/mod.rs"),
     (

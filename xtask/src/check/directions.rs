@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::metadata::Metadata;
 
-/// Each package of the workspace, and the others of the workspace that it may depend on.
+/// Each package of the workspace, and the workspace's packages that it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("sixxs-common", &[]),
     ("sixxs-ebpf", &["sixxs-common"]),
@@ -14,12 +14,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// The crates of the kernel's side, and the only package that may name them.
+/// Crates for eBPF programs, and the only package that may depend on them.
 const KERNEL_SIDE: &str = "sixxs-ebpf";
 const KERNEL_CRATES: &[&str] = &["aya-ebpf", "aya-log-ebpf"];
 
-/// Packages without effects: nothing that reaches a kernel, a file, a socket or a clock may be in
-/// what they are built from, at any depth.
+/// Packages without effects: no dependency, at any depth, may access a kernel, a file, a socket or a clock.
 const PURE: &[&str] = &["sixxs-common", "sixxs-core"];
 const EFFECTS: &[&str] = &[
     "async-std",
@@ -50,24 +49,24 @@ const EFFECTS: &[&str] = &[
     "tun-rs",
 ];
 
-/// Ways to an effect that have none: what is asked there is which instructions the processor has
-/// (`getauxval`, and that on ARM and LoongArch only).
+/// Dependencies on an effect that are harmless: cpufeatures only queries the processor's instruction sets (by
+/// `getauxval`, and only on ARM and LoongArch).
 const HARMLESS: &[(&str, &str)] = &[("cpufeatures", "libc")];
 
-/// Dependencies by package name: plain data, so that a made-up graph can be checked as well.
+/// Dependencies by package name: plain data, so that tests can use an invented graph.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     /// The workspace's own packages.
     members: BTreeSet<String>,
-    /// What each package names as a dependency of any kind.
+    /// Each package's dependencies of any kind.
     all: BTreeMap<String, BTreeSet<String>>,
-    /// The same without dev-dependencies: what the package is built from.
+    /// The same without dev-dependencies: the packages it is built from.
     product: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl From<Metadata> for Graph {
     fn from(metadata: Metadata) -> Self {
-        // Two versions of a package count as one here; only their name matters.
+        // Two versions of a package are one node here, since only names matter.
         let names: BTreeMap<_, _> = metadata
             .packages
             .into_iter()
@@ -113,7 +112,7 @@ impl Graph {
         self.all.get(package).into_iter().flatten()
     }
 
-    /// A shortest way from `package` to `goal` through what it is built from, harmless ones aside.
+    /// A shortest path from `package` to `goal` in `product`, without harmless dependencies.
     fn path(&self, package: &str, goal: &str) -> Option<Vec<String>> {
         let mut seen = BTreeSet::from([package]);
         let mut paths = std::collections::VecDeque::from([vec![package]]);
@@ -134,7 +133,7 @@ impl Graph {
     }
 }
 
-/// What breaks the rules, a line each.
+/// Violations of the rules, one per line.
 pub(crate) fn violations(graph: &Graph) -> Vec<String> {
     let mut found = Vec::new();
     for member in &graph.members {

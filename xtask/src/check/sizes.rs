@@ -112,7 +112,7 @@ fn take<T>(entries: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> bool {
 /// Lines of a file without those of its tests, comments included.
 fn lines(file: &File, all: &[Token<'_>], product: &[Token<'_>]) -> usize {
     let total = file.text.lines().count();
-    // Tests stand in one piece: from the first token that is missing to the last one.
+    // Tests are contiguous: from the first token that is missing to the last one.
     let same = all.iter().zip(product).take_while(|(a, b)| a == b).count();
     let ends = all.iter().rev().zip(product.iter().rev());
     let same_at_end = ends

@@ -8,12 +8,12 @@ use crate::{process, workspace::Workspace};
 
 /// A text file of the checkout.
 pub(crate) struct File {
-    /// Relative to the root.
+    /// Relative to the checkout.
     pub(crate) path: PathBuf,
     pub(crate) text: String,
 }
 
-/// All text files that are committed or could be (so that a stray is found before the commit).
+/// All text files that are committed or could be (so that lint checks a file before its commit).
 pub(crate) fn tree(workspace: &Workspace) -> Result<Vec<File>> {
     let list = process::capture(
         "list the files of the checkout",
@@ -29,13 +29,13 @@ pub(crate) fn tree(workspace: &Workspace) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for path in list.split_terminator('\0').map(PathBuf::from) {
         match fs::read(workspace.root.join(&path)) {
-            // Pictures and packet captures are not text and are left out.
+            // Skip files that are not text: pictures, packet captures.
             Ok(bytes) => files.extend(
                 String::from_utf8(bytes)
                     .ok()
                     .map(|text| File { path, text }),
             ),
-            // Removed but not yet committed; or a link to a directory.
+            // A removed file that is not committed yet, or a link to a directory.
             Err(error)
                 if matches!(
                     error.kind(),

@@ -2,7 +2,8 @@
 
 use crate::check::source::File;
 
-/// Beginnings of paths that mean nothing elsewhere. In two parts, or this file would hold them.
+/// Starts of paths that exist only on one machine, each in two parts, so that this file does not contain
+/// them.
 const STRAY: &[(&str, &str)] = &[
     ("../", "shared"),
     ("/wor", "k/"),
@@ -13,7 +14,7 @@ const STRAY: &[(&str, &str)] = &[
     ("/root/.rus", "tup"),
 ];
 
-/// Mentions of such paths, a line each.
+/// Mentions of such paths, one per line.
 pub(crate) fn violations(files: &[File]) -> Vec<String> {
     let strays: Vec<String> = STRAY.iter().map(|(a, b)| format!("{a}{b}")).collect();
     let mut found = Vec::new();
@@ -28,7 +29,7 @@ pub(crate) fn violations(files: &[File]) -> Vec<String> {
     found
 }
 
-/// Whether `stray` is in the line as the beginning of a path, not in the middle of one.
+/// Whether the line has `stray` at the start of a path, not inside one.
 fn mentions(line: &str, stray: &str) -> bool {
     line.match_indices(stray).any(|(at, _)| {
         !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "_-.~}".contains(c))

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 
 use crate::check::source::File;
 
-/// The sources whose code runs on users' hosts.
+/// Sources of code that runs on users' hosts.
 const CHECKED: &[&str] = &["sixxs-common/src", "sixxs-core/src", "sixxs-user/src"];
 
 const TYPES: &[&str] = &["Duration", "Instant", "SystemTime"];
 
-/// Names that mean a time wherever they stand.
+/// Names that always mean a time.
 const TIMES: &[&str] = &[
     "elapsed",
     "from_secs",
@@ -23,7 +23,7 @@ const TIMES: &[&str] = &[
     "UNIX_EPOCH",
 ];
 
-/// Additions to times outside tests, a line each.
+/// Additions to times outside tests, one per line.
 pub(crate) fn violations(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files {
@@ -32,7 +32,7 @@ pub(crate) fn violations(files: &[File]) -> Vec<String> {
         if is_test || !path.ends_with(".rs") || !CHECKED.iter().any(|dir| path.starts_with(dir)) {
             continue;
         }
-        // Unit tests stand at the end of a file.
+        // Unit tests are at the end of a file.
         let code = file.text.split("#[cfg(test)]").next().unwrap_or_default();
         let times = declared(code);
         for (index, line) in code.lines().enumerate() {
@@ -48,7 +48,7 @@ pub(crate) fn violations(files: &[File]) -> Vec<String> {
     found
 }
 
-/// Names that the code declares to be times: values, and functions that return one.
+/// Names that the code declares as times: values, and functions that return one.
 fn declared(code: &str) -> BTreeSet<&str> {
     let mut names: BTreeSet<&str> = TIMES.iter().copied().collect();
     for line in code.lines().map(without_comment) {
@@ -68,7 +68,7 @@ fn declared(code: &str) -> BTreeSet<&str> {
     names
 }
 
-/// Whether a type is a time, or perhaps one.
+/// Whether a type is a time, or an option of one.
 fn is_time(text: &str) -> bool {
     let text = text.strip_prefix('&').unwrap_or(text);
     let text = text.strip_prefix("Option<").unwrap_or(text);
@@ -95,7 +95,7 @@ fn without_comment(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// Without the arguments of a call at its end, if there is one.
+/// Removes the arguments of a call at the end of the text, if there is one.
 fn without_call(text: &str) -> &str {
     let mut depth = 0_usize;
     for (at, c) in text.char_indices().rev() {
@@ -125,7 +125,7 @@ fn last_name(text: &str) -> &str {
     })..]
 }
 
-/// The names at its beginning, with dots or colons between them.
+/// The path at the start of the text: names with dots or colons between them.
 fn path(text: &str) -> &str {
     let end = text.find(|c| !is_word(c) && c != '.' && c != ':');
     &text[..end.unwrap_or(text.len())]

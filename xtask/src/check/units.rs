@@ -12,25 +12,25 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{process, workspace::Workspace};
 
-/// In deploy/.
+/// Files in deploy/.
 const UNITS: &[&str] = &["sixxs.service", "sixxs-wait-online.service"];
 
-/// The daemon's, and how exposed it may be, in tenths, by `systemd-analyze security`.
+/// The daemon's unit, and its highest tolerated exposure by `systemd-analyze security`, in tenths.
 const DAEMON: &str = "sixxs.service";
 const MOST_EXPOSED: u32 = 20;
 
-/// What the units name, so that systemd finds it.
+/// Programs and targets that the units refer to.
 const PROGRAMS: &[&str] = &["sh", "sixxs", "systemctl"];
 const TARGETS: &[&str] = &["basic", "shutdown", "sysinit"];
 
-/// Checks them, in a tree of their own: what this machine has installed does not matter.
+/// Checks them in a separate tree, independent of this machine's units.
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let root = workspace.target.join("units");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
     }
     lay_out(workspace, &root).with_context(|| format!("lay out {}", root.display()))?;
-    // It calls what it does not know ignored, and is content.
+    // systemd-analyze prints unknown lines as ignored and still succeeds, so any output is an error.
     let output = analyze(&root, "verify")
         .arg("--man=no")
         .args(UNITS)
@@ -85,7 +85,7 @@ fn lay_out(workspace: &Workspace, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The last line's number, in tenths.
+/// The number in the last line, in tenths.
 fn overall(exposure: &str) -> Option<u32> {
     let (_, behind) = exposure.split_once("Overall exposure level for ")?;
     let (_, number) = behind.split_once(": ")?;

@@ -13,11 +13,11 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Little endian, like every machine this is tried on.
+/// Little endian, like all machines on which this was tried.
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "sixxs-ebpf";
 
-/// Builds the object; does not touch it if its content stays the same.
+/// Builds the object; leaves the file untouched if its content stays the same.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let compiler = compiler()?;
     let mut command = compiler.cargo();
@@ -32,7 +32,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     publish(workspace)
 }
 
-/// Clippy, or where this compiler has none the compiler itself, with warnings as errors.
+/// Runs clippy, or the compiler if it has no clippy, with warnings as errors.
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     let compiler = compiler()?;
     let mut command = if let Some(clippy) = compiler.clippy() {
@@ -80,12 +80,12 @@ fn arguments(workspace: &Workspace, compiler: &Compiler, command: &mut Command) 
     Ok(())
 }
 
-/// The flags aya-build passes, plus the linker by its path. Given in this variable, they take
-/// the place of whatever flags the environment or a configuration has for the host.
+/// The flags that aya-build passes, plus the path of the linker. In this variable they replace all flags that
+/// the environment or a configuration sets for the host.
 fn rustflags(linker: &OsString) -> OsString {
     const SEPARATOR: &str = "\u{1f}";
     let mut flags = OsString::new();
-    // aya-ebpf's register and calling conventions differ by the machine that runs the program.
+    // aya-ebpf's registers and calling conventions depend on the machine that runs the program.
     for part in [
         "--cfg=bpf_target_arch=\"",
         bpf_target_arch(),
@@ -94,14 +94,14 @@ fn rustflags(linker: &OsString) -> OsString {
     ] {
         flags.push(part);
     }
-    // BTF is made of debug information, by the linker.
+    // The linker makes BTF from debug information.
     for part in [
         "-Cdebuginfo=2",
         SEPARATOR,
         "-Clink-arg=--btf",
         SEPARATOR,
-        // Headers stand at odd offsets in a frame. Without this, every word of theirs is read byte
-        // by byte; the kernel lets programs read them whole on all machines that can (LLVM 21).
+        // Headers have odd offsets in a frame. Without this flag, the compiler would read their words byte by
+        // byte. The kernel allows programs to read them whole on all machines that can (LLVM 21).
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
         SEPARATOR,
         "-Clinker=",
@@ -113,7 +113,7 @@ fn rustflags(linker: &OsString) -> OsString {
 }
 
 fn bpf_target_arch() -> &'static str {
-    // std's names are those of aya-ebpf for all but this.
+    // aya-ebpf has the same names as std, except for this one.
     match env::consts::ARCH {
         "riscv64gc" => "riscv64",
         arch => arch,
@@ -129,21 +129,21 @@ fn publish(workspace: &Workspace) -> Result<()> {
     let object = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
     check(&object).with_context(|| format!("check {}", built.display()))?;
     let destination = workspace.ebpf_object();
-    // The time of the file decides whether sixxs-user is built again.
+    // The file's time decides whether cargo builds sixxs-user again.
     if fs::read(&destination).is_ok_and(|old| old == object) {
         return Ok(());
     }
-    // Renamed into place: another build may be reading it.
+    // Rename, since another build may be reading the file.
     let scratch = destination.with_extension("o.new");
     fs::write(&scratch, &object).with_context(|| format!("write {}", scratch.display()))?;
     fs::rename(&scratch, &destination)
         .with_context(|| format!("move the eBPF object to {}", destination.display()))
 }
 
-/// Catches a linker that did not do its job before the kernel does, with a message of its own.
+/// Detects an object from a wrong linker before the kernel rejects it, with a clear message.
 fn check(object: &[u8]) -> Result<()> {
     ensure!(object.starts_with(b"\x7fELF"), "it is not an ELF object");
-    // The name may be the tail of ".rel.BTF": string tables share endings.
+    // The name may be the end of ".rel.BTF": string tables share endings.
     let has_btf = object.windows(5).any(|window| window == b".BTF\0");
     if !has_btf {
         bail!("it has no .BTF section; bpf-linker was not used or ignored --btf");

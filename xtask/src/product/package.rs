@@ -18,13 +18,13 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The package whose metadata say what is in it.
+/// The package whose metadata list the contents.
 const PACKAGE: &str = "sixxs-user";
 
 /// Makes it, and returns its path.
 pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     release::build(workspace, Needs::DIST)?;
-    // Below the directory that cargo-deb knows by another name, wherever it is.
+    // cargo-deb knows this directory by another name.
     let directory = workspace.release_binary("dist");
     if directory.exists() {
         fs::remove_dir_all(&directory)
@@ -64,8 +64,8 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// Whom users of the package write to: who makes it, as other Debian tools find it out (DEBFULLNAME and
-/// DEBEMAIL, debchange(1)), or as git knows them, or by their login.
+/// Contact of the package: DEBFULLNAME and DEBEMAIL as for other Debian tools (debchange(1)), or git's user,
+/// or the login.
 fn maintainer(workspace: &Workspace) -> String {
     let from = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
     let git = |key: &str| {
@@ -89,7 +89,7 @@ fn maintainer(workspace: &Workspace) -> String {
     )
 }
 
-/// Manual pages, which Debian wants so.
+/// Compresses manual pages, as Debian requires.
 fn compress(directory: &Path) -> Result<()> {
     let look = || format!("look into {}", directory.display());
     for entry in fs::read_dir(directory).with_context(look)? {
@@ -108,7 +108,7 @@ fn compress(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As Debian wants it; what users notice is told elsewhere.
+/// The changelog in Debian's format; it refers to the list of changes for users.
 fn changelog(version: &str, maintainer: &str) -> Result<String> {
     let date = process::capture(
         "read the clock",
@@ -122,7 +122,7 @@ fn changelog(version: &str, maintainer: &str) -> Result<String> {
     ))
 }
 
-/// Those of the program, and that of the kernel's part, which it carries.
+/// The licences of the program, and of the eBPF object in it.
 fn licences(workspace: &Workspace) -> Result<String> {
     let mut text = "MIT or Apache-2.0, at your choice. The eBPF object inside is also under \
                     GPL-2.0-only.\n"

@@ -9,18 +9,18 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The eBPF object and `sixxs`, after getting what that or the task it is for lacks.
+/// Installs missing needs, and builds the eBPF object and `sixxs`.
 pub(crate) fn build(workspace: &Workspace, needs: Needs) -> Result<()> {
     setup::ensure(workspace, needs)?;
     ebpf::build(workspace)?;
     release(workspace, &["--package", "sixxs-user"])
 }
 
-/// The same, and `tool`, a binary of the tests crate.
+/// The same, and builds `tool`, a binary of the tests crate.
 pub(crate) fn build_with_tool(workspace: &Workspace, tool: &str) -> Result<()> {
     build(workspace, Needs::TEST)?;
-    // By itself: in one go, the features that the tests want of shared dependencies would get into
-    // `sixxs`, which would then not be the binary that is shipped.
+    // A separate build: in the same one, the tests would enable more features of shared dependencies, and
+    // `sixxs` would not be the binary that is shipped.
     release(workspace, &["--package", "sixxs-tests", "--bin", tool])
 }
 

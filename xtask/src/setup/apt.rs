@@ -9,7 +9,7 @@ use crate::{privilege, process, progress};
 /// What to do when a download fails.
 pub(crate) const NETWORK: &str = "check the network and try again";
 
-/// The version that `apt-get install` would take.
+/// The version that `apt-get install` would install.
 pub(crate) fn candidate(package: &str) -> Option<String> {
     let policy = process::ask(
         Command::new("apt-cache")
@@ -54,7 +54,7 @@ pub(crate) fn install(packages: &[String]) -> Command {
 }
 
 fn apt_get() -> Command {
-    // Waits for another package manager at work (boot-time updates) instead of failing at once.
+    // Wait if another package manager runs (boot-time updates) instead of failing at once.
     let mut command =
         privilege::as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive".as_ref())]);
     command.args(["-o", "DPkg::Lock::Timeout=300"]);

@@ -42,7 +42,7 @@ pub(crate) fn cargo_install(
     fs::create_dir_all(root).with_context(|| format!("make the tool cache {}", root.display()))?;
     let mut command = workspace.bare_cargo();
     cargo_env::clean(&mut command)
-        // Outside the checkout, whose cargo configuration is not meant for tools.
+        // Outside the checkout, whose cargo configuration is not for tools.
         .current_dir(root)
         .args([
             "install",

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{process, progress};
 
-/// Unpacks packages, as apt-get names them, into one tree below `directory`, which is made anew, and
-/// returns it.
+/// Unpacks packages, named as for apt-get, into one tree below `directory`, which it empties first. Returns
+/// the tree.
 pub(crate) fn unpack(verb: &str, packages: &[String], directory: &Path) -> Result<PathBuf> {
     if directory.exists() {
         fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
@@ -21,7 +21,7 @@ pub(crate) fn unpack(verb: &str, packages: &[String], directory: &Path) -> Resul
         &format!("downloading {}", packages.join(", ")),
         verb,
         Command::new("apt-get")
-            // Else root is told that its own directory is not for apt's user.
+            // Otherwise apt-get warns root that its sandbox user cannot access the directory.
             .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
             .args(packages)
             .current_dir(directory),
@@ -52,8 +52,8 @@ pub(crate) fn unpack(verb: &str, packages: &[String], directory: &Path) -> Resul
     Ok(tree)
 }
 
-/// A package with the packages that it needs and this machine does not have, unpacked below `aside`. Of
-/// these only libraries are taken, and those `with` it.
+/// Unpacks a package below `aside`, with the packages that it depends on and this machine does not have. Of
+/// the dependencies it only takes libraries, and the packages in `with`.
 pub(crate) fn fetch(package: &str, with: &[&str], size: &str, aside: &Path) -> Result<PathBuf> {
     let verb = format!("get {package}");
     let plan = process::capture(
@@ -73,8 +73,8 @@ pub(crate) fn fetch(package: &str, with: &[&str], size: &str, aside: &Path) -> R
     unpack(&verb, &packages, aside)
 }
 
-/// Of what `apt-get --simulate install` would do, the program and libraries that are not there in
-/// any version; services that it would ask are left out.
+/// From the output of `apt-get --simulate install`: the package and libraries that are not installed in any
+/// version. Services that it would use are left out.
 fn wanted(plan: &str, package: &str, with: &[&str]) -> Vec<String> {
     plan.lines()
         .filter_map(|line| line.strip_prefix("Inst ")?.split_once(' '))

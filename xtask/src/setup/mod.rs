@@ -26,11 +26,11 @@ use self::{
 };
 use crate::{cargo_env, privilege::Privilege, process, progress, workspace::Workspace};
 
-/// Batches that the longest way takes (lists, compiler, LLVM, tools), and some to spare. More
-/// means that a step does not do what it says.
+/// Batches of the longest sequence (lists, compiler, LLVM, tools), and some to spare. More means that a step
+/// does not have its effect.
 const MOST_BATCHES: usize = 8;
 
-/// Makes sure that what `needs` names is there.
+/// Installs everything that `needs` names.
 pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
     let mut lists_fresh = false;
     let mut refused = BTreeSet::new();
@@ -42,7 +42,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
                 for step in &steps {
                     match (&step.action, carry_out(workspace, step)) {
                         (_, Ok(())) => lists_fresh |= step.action == Action::AptUpdate,
-                        // The plan may know another way to the same thing.
+                        // The plan may have an alternative.
                         (Action::AptInstall(packages), Err(error)) => {
                             eprintln!("error: {error:#}\n{}", refusal(packages));
                             refused.extend(packages.iter().cloned());
@@ -107,14 +107,14 @@ fn observe(needs: Needs, lists_fresh: bool, refused: &BTreeSet<String>) -> Resul
     Ok(facts)
 }
 
-/// Adds the facts that take longer to find and matter only when something is missing.
+/// Adds the facts that take longer to find, and matter only if something is missing.
 fn complete(facts: &mut Facts) {
     facts.privilege = Privilege::find();
     let llvms = || toolchain::linker_llvms(0);
     facts.llvm_installed = llvms()
         .filter(|&llvm| {
             let prefix = toolchain::llvm_prefix(llvm);
-            // The linker links Polly too, which Debian packs by itself.
+            // The linker also links Polly, which Debian has in a separate package.
             prefix.join("bin/llvm-config").exists() && prefix.join("lib/libPolly.a").exists()
         })
         .collect();
@@ -126,7 +126,7 @@ fn complete(facts: &mut Facts) {
     }
 }
 
-/// Debian or one of its children, with its package manager.
+/// Whether this is Debian or a derivative, with its package manager.
 fn is_debian() -> bool {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     names_debian(&release) && on_path("apt-get")
@@ -149,10 +149,10 @@ fn rustc_minor(version: &str) -> Option<u32> {
     version.strip_prefix("1.")?.split('.').next()?.parse().ok()
 }
 
-/// The oldest qemu that the tests were tried with.
+/// The oldest qemu with which the tests were tried.
 const OLDEST_QEMU: u32 = 7;
 
-/// Whether a program that is there will do. Only of qemu is a version asked.
+/// Whether an existing program is usable. Only qemu's version matters.
 fn new_enough(program: &str) -> bool {
     if program != "qemu-system-x86_64" {
         return true;
@@ -210,14 +210,14 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
         Action::CargoDeny => {
             let root = cargo_deny_root()?;
             let mut command = cargo_install(workspace, "cargo-deny", CARGO_DENY_VERSION, &root)?;
-            // It runs for a second or two, and takes minutes to be made faster.
+            // It runs for a second or two; an optimized build would take minutes longer.
             command.arg("--debug");
             (command, NETWORK)
         }
         Action::CargoDeb => {
             let root = cargo_deb_root()?;
             let mut command = cargo_install(workspace, "cargo-deb", CARGO_DEB_VERSION, &root)?;
-            // It runs for a second or two, and takes minutes to be made faster.
+            // It runs for a second or two; an optimized build would take minutes longer.
             command.arg("--debug");
             (command, NETWORK)
         }

@@ -11,7 +11,7 @@ pub(crate) fn on_path(program: &str) -> bool {
 pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        // Root's directories are not on everybody's path.
+        // The PATH of other users may lack root's directories.
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|path| path.is_file())

@@ -12,14 +12,14 @@ use anyhow::{Context as _, Result};
 
 use crate::{cargo_env, process, workspace};
 
-/// The nightly that setup gets where rustup can: the last month of 1.96's development, so that
-/// both ways to a toolchain give the same language and LLVM 22.
+/// The nightly that setup installs with rustup: from the last month of 1.96's development, so that this and
+/// the distribution's compiler have the same language and LLVM 22.
 pub(crate) const NIGHTLY: &str = "nightly-2026-04-01";
 
-/// The linker that makes one BPF object of LLVM bitcode and emits BTF.
+/// The version of bpf-linker, which links LLVM bitcode into one BPF object and emits BTF.
 pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 
-/// LLVM majors that this bpf-linker can be built against: its `llvm-NN` features.
+/// LLVM major versions that this bpf-linker supports: its `llvm-NN` features.
 const BPF_LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// The oldest rustc minor version that compiles the workspace (rust-version in Cargo.toml).
@@ -29,26 +29,26 @@ const SYSTEM_CARGO: &str = "/usr/bin/cargo";
 const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
 const SYSTEM_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
-/// A compiler that has its library source.
+/// A compiler with its library source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compiler {
-    /// Where it is from.
+    /// Its origin.
     pub(crate) origin: Origin,
-    /// Its LLVM's major version; the linker's must not be older.
+    /// Major version of its LLVM; the linker's must not be older.
     pub(crate) llvm: u32,
 }
 
-/// Where a compiler is from.
+/// Origin of a compiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A rustup nightly, by its directory.
+    /// A rustup nightly, in this directory.
     Rustup(PathBuf),
-    /// The distribution's, in /usr/bin: a stable one told to accept unstable options.
+    /// The distribution's, in /usr/bin: a stable compiler that accepts unstable options by RUSTC_BOOTSTRAP.
     System,
 }
 
 impl Compiler {
-    /// A usable rustup nightly first, else the distribution's.
+    /// Finds a usable rustup nightly, else the distribution's compiler.
     pub(crate) fn find() -> Option<Self> {
         rustup_nightlies()
             .into_iter()
@@ -62,7 +62,7 @@ impl Compiler {
             Origin::System if Path::new(SYSTEM_CARGO).exists() => system_sysroot()?,
             Origin::System => return None,
         };
-        // -Z build-std resolves the library as a workspace, so its lock file must be there.
+        // -Z build-std resolves the library as a workspace, which needs its lock file.
         if !sysroot
             .join("lib/rustlib/src/rust/library/Cargo.lock")
             .exists()
@@ -76,15 +76,14 @@ impl Compiler {
         Some(Self { origin, llvm })
     }
 
-    /// Its cargo, free of the outer one's environment.
+    /// Its cargo, without the outer cargo's environment.
     pub(crate) fn cargo(&self) -> Command {
         self.prepare(&self.origin.cargo())
     }
 
-    /// Its clippy in place of cargo, as `cargo-clippy clippy …`; `None` if it has none.
+    /// Its clippy, instead of cargo, as `cargo-clippy clippy …`; `None` if it has none.
     pub(crate) fn clippy(&self) -> Option<Command> {
-        // Called by path: the distribution's cargo would look in ~/.cargo/bin first and find
-        // the one of rustup.
+        // Called by path: the distribution's cargo would search ~/.cargo/bin first, and find rustup's.
         let program = self.origin.clippy();
         program.exists().then(|| {
             let mut command = self.prepare(&program);
@@ -131,7 +130,7 @@ fn rustup_nightlies() -> Vec<PathBuf> {
     process::ask(&mut list).map_or_else(Vec::new, |text| parse_toolchains(&text))
 }
 
-/// Directories of the nightlies in `rustup toolchain list --verbose`, the pinned one first.
+/// Directories of the nightlies in `rustup toolchain list --verbose`; the pinned one is first.
 fn parse_toolchains(list: &str) -> Vec<PathBuf> {
     let mut nightlies: Vec<_> = list
         .lines()
@@ -156,7 +155,7 @@ fn system_sysroot() -> Option<PathBuf> {
     Some(PathBuf::from(answer.trim_end()))
 }
 
-/// The LLVM major in `rustc -vV`, if that rustc is new enough and a linker can be had for it.
+/// The LLVM major version in `rustc -vV`, if that rustc is new enough and a linker supports this LLVM.
 fn usable_llvm(version: &str) -> Option<u32> {
     let field = |name| version.lines().find_map(|line| line.strip_prefix(name));
     let release = field("release: ")?;
@@ -169,27 +168,27 @@ fn usable_llvm(version: &str) -> Option<u32> {
     (new_enough && llvm <= *BPF_LINKER_LLVM.end()).then_some(llvm)
 }
 
-/// Where bpf-linker is or is to be, for a compiler with this LLVM major.
+/// The path of bpf-linker, existing or future, for a compiler with this LLVM major version.
 pub(crate) struct Linker {
     /// The program.
     pub(crate) path: PathBuf,
-    /// Whether it is there and runs.
+    /// Whether it exists and runs.
     pub(crate) usable: bool,
 }
 
 impl Linker {
-    /// `$BPF_LINKER` if set, else the cache's.
+    /// `$BPF_LINKER` if set, else the one in the tool cache.
     pub(crate) fn find(llvm: u32) -> Result<Self> {
         let path = match std::env::var_os("BPF_LINKER") {
             Some(path) => PathBuf::from(path),
             None => linker_root(llvm)?.join("bin/bpf-linker"),
         };
-        // A mere look would not do: it needs the LLVM library that it was built against.
+        // Run it: to exist is not enough, since it needs the LLVM library that it was built with.
         let usable = process::ask(Command::new(&path).arg("--version")).is_some();
         Ok(Self { path, usable })
     }
 
-    /// The linker's path, or what to do.
+    /// The linker's path; an error has the remedy.
     pub(crate) fn require(llvm: u32) -> Result<OsString> {
         let linker = Self::find(llvm)?;
         linker
@@ -204,17 +203,17 @@ impl Linker {
     }
 }
 
-/// Installation root of bpf-linker for a compiler with this LLVM major.
+/// Installation root of bpf-linker for a compiler with this LLVM major version.
 pub(crate) fn linker_root(llvm: u32) -> Result<PathBuf> {
     Ok(workspace::tool_cache()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}-llvm{llvm}")))
 }
 
-/// LLVM majors that will do for a compiler with this one, best first.
+/// LLVM major versions that suit a compiler with this one, best first.
 pub(crate) fn linker_llvms(compiler: u32) -> impl Iterator<Item = u32> {
     compiler.max(*BPF_LINKER_LLVM.start())..=*BPF_LINKER_LLVM.end()
 }
 
-/// Directory of the distribution's LLVM of this major.
+/// Directory of the distribution's LLVM with this major version.
 pub(crate) fn llvm_prefix(llvm: u32) -> PathBuf {
     PathBuf::from(format!("/usr/lib/llvm-{llvm}"))
 }

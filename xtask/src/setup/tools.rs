@@ -29,7 +29,7 @@ const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 /// Directories of libraries in a package.
 const LIBRARY_DIRECTORIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 
-/// Puts the wrappers first on the path: starts this process again with another path, unless it has it.
+/// Puts the wrappers first on the path: restarts this process with another path, unless it has it already.
 pub(crate) fn enter(workspace: &Workspace) -> Result<()> {
     let wrappers = wrappers(workspace);
     let path = env::var_os("PATH").unwrap_or_default();
@@ -62,7 +62,7 @@ pub(crate) fn unpack(workspace: &Workspace, program: &Program) -> Result<()> {
     let tools = directory(workspace);
     let tree = tools.join(program.package);
     if !tree.exists() {
-        // Unpacked aside, so that a tree which is there is a whole one.
+        // Unpacked elsewhere first, so that an existing tree is complete.
         let aside = tools.join("unpacking");
         let fetched = deb::fetch(program.package, with, "out of its package", &aside)?;
         fs::rename(&fetched, &tree).with_context(|| format!("make {}", tree.display()))?;
@@ -108,7 +108,7 @@ fn wrap(tree: &Path, program: &Path, wrapper: &Path) -> Result<()> {
     fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755)).with_context(verb)
 }
 
-/// A shell script that becomes the program.
+/// A shell script that executes the program.
 fn wrapper_text(tree: &Path, program: &Path) -> String {
     let libraries = LIBRARY_DIRECTORIES.map(|name| quoted(&tree.join(name)));
     let mut text = format!(
@@ -117,7 +117,7 @@ fn wrapper_text(tree: &Path, program: &Path) -> String {
         libraries.join(":")
     );
     let mut options = String::new();
-    // qemu looks for its firmware and modules where it would be installed.
+    // qemu searches its firmware and modules at their installed paths by default.
     if program
         .file_name()
         .is_some_and(|name| name == "qemu-system-x86_64")
@@ -135,21 +135,21 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-/// A program behind a wrapper, and the directory that stands for the root of its file system.
+/// A program that has a wrapper, and the directory that replaces the root of its file system.
 pub(crate) struct Unwrapped {
     pub(crate) program: PathBuf,
     pub(crate) tree: PathBuf,
 }
 
 impl Unwrapped {
-    /// Where its libraries are looked for first, as the linker takes it.
+    /// Library search path for the dynamic linker.
     pub(crate) fn library_path(&self) -> String {
         let libraries = LIBRARY_DIRECTORIES.map(|name| self.tree.join(name).display().to_string());
         libraries.join(":")
     }
 }
 
-/// The program that `path` is a wrapper of, if it is one of ours.
+/// The program of the wrapper at `path`, if that is one of these wrappers.
 pub(crate) fn unwrapped(path: &Path) -> Option<Unwrapped> {
     let name = path.file_name()?;
     let wrappers = path.parent()?;

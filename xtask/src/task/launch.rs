@@ -12,10 +12,10 @@ use anyhow::Result;
 
 use crate::{privilege, process, product::release, setup::plan::Needs, workspace::Workspace};
 
-/// Where the daemon looks for its configuration if it is not told.
+/// The daemon's default configuration file.
 const DEFAULT_CONFIG: &str = "/etc/sixxs/sixxs.toml";
 
-/// The daemon; without a configuration the lab's demonstration.
+/// Runs the daemon; without a configuration the lab's demonstration.
 pub(crate) fn run(workspace: &Workspace, config: Option<PathBuf>, args: &[String]) -> Result<()> {
     let config = config.or_else(|| {
         let default = Path::new(DEFAULT_CONFIG);
@@ -31,17 +31,17 @@ pub(crate) fn run(workspace: &Workspace, config: Option<PathBuf>, args: &[String
     become_it("run the daemon", command)
 }
 
-/// The lab, until its user leaves it.
+/// Runs the lab, until the user ends it.
 pub(crate) fn lab(workspace: &Workspace, args: &[String]) -> Result<()> {
     lab_tool(workspace, "sixxs-lab", &["up"], args)
 }
 
-/// A benchmark, by the arguments that name it.
+/// Runs a benchmark; the arguments name it.
 pub(crate) fn bench(workspace: &Workspace, args: &[String]) -> Result<()> {
     lab_tool(workspace, "sixxs-bench", &[], args)
 }
 
-/// The pictures of the documentation, drawn anew from a run in the lab.
+/// Draws the pictures of the documentation, from a run in the lab.
 pub(crate) fn pictures(workspace: &Workspace) -> Result<()> {
     lab_tool(workspace, "sixxs-pictures", &[], &[])
 }
@@ -53,7 +53,7 @@ fn lab_tool(workspace: &Workspace, tool: &str, first: &[&str], args: &[String]) 
     let mut command = privilege::as_root(workspace.release_binary(tool), &variables);
     command.args(first).args(args);
     if matches!(tool, "sixxs-bench" | "sixxs-pictures") {
-        // They write into docs of the checkout.
+        // They write to docs in the checkout.
         command.current_dir(&workspace.root);
     }
     become_it(&format!("run {tool}"), command)

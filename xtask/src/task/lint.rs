@@ -16,7 +16,7 @@ use crate::{
 
 type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 
-/// Runs the checks; security advisories only when asked, because they come from the network.
+/// Runs the checks; security advisories only on request, because they come from the network.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(workspace, Needs::LINT)?;
     let checks: [Check<'_>; 12] = [
@@ -47,7 +47,7 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
         ("systemd units", &|| units::check(workspace)),
         ("licences, bans, sources", &|| deny(workspace, advisories)),
         ("eBPF clippy", &|| ebpf::lint(workspace)),
-        // Last, because it wants the object, which sixxs-user embeds.
+        // The last one, because it needs the object, which sixxs-user embeds.
         ("clippy", &|| {
             ebpf::build(workspace)?;
             clippy(workspace)

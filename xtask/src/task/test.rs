@@ -42,7 +42,7 @@ enum Suite {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
     },
-    /// Make the package, install and remove it in a Debian of its own, and boot that in a virtual machine,
+    /// Make the package, install and remove it in a separate Debian, and boot that in a virtual machine,
     /// three times.
     #[command(disable_help_subcommand = true)]
     Boot {
@@ -86,7 +86,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 /// Set to make a suite that was not run a failure.
 const REQUIRE_ALL: &str = "SIXXS_REQUIRE_ALL_SUITES";
 
-/// All tests. Says at the end which suites were not run, and why.
+/// Runs all tests. Prints at the end the suites that were not run, with the reason.
 fn everything(workspace: &Workspace) -> Result<()> {
     let suites = [
         old_kernel::run_if_possible(workspace),
@@ -117,7 +117,7 @@ fn everything(workspace: &Workspace) -> Result<()> {
     outcome
 }
 
-/// The test runner's own variable: how many tests run at the same time.
+/// The test runner's variable for the number of concurrent tests.
 const THREADS: &str = "RUST_TEST_THREADS";
 
 /// Tests in the lab mostly wait: one uses a fifth of a processor. Tests that use a whole one, or measure
@@ -155,7 +155,7 @@ fn chaos(workspace: &Workspace, options: &Chaos) -> Result<()> {
     on_this_kernel(workspace, &["--test", "chaos"], &variables, &filter)
 }
 
-/// The tests that match, of these targets (none named: all), with these variables.
+/// Runs the matching tests of these targets (none means all), with these variables.
 fn on_this_kernel(
     workspace: &Workspace,
     targets: &[&str],
@@ -178,7 +178,7 @@ fn on_this_kernel(
         command.env(THREADS, threads().to_string());
     }
     if !privilege::is_root() {
-        // `cfg(all())` is true on every host. env(1) keeps the path, which sudo replaces.
+        // `cfg(all())` is true on every host. env(1) restores PATH, which sudo replaces.
         let path = std::env::var("PATH").unwrap_or_default();
         let runner = format!(r#"target."cfg(all())".runner=["sudo","-E","env","PATH={path}"]"#);
         command.args(["--config", &runner]);

@@ -10,16 +10,16 @@ use crate::{
     workspace::{TESTED_PACKAGES, Workspace},
 };
 
-/// One program.
+/// A program.
 #[derive(Debug)]
 pub(crate) struct Binary {
-    /// What it is to be called.
+    /// Its name in the machine.
     pub(crate) name: String,
-    /// Where it is now.
+    /// Its path on the host.
     pub(crate) path: PathBuf,
 }
 
-/// Builds the integration tests of these names; `sixxs` is there already.
+/// Builds the integration tests with these names; `sixxs` is built already.
 pub(crate) fn build<'a>(
     workspace: &Workspace,
     names: impl Iterator<Item = &'a str>,
@@ -40,12 +40,12 @@ pub(crate) fn build<'a>(
     Ok(binaries)
 }
 
-/// Builds the lab for people.
+/// Builds the interactive lab.
 pub(crate) fn lab(workspace: &Workspace) -> Result<PathBuf> {
     find(&cargo(workspace)?, "bin", "sixxs-lab").context("build the tests: cargo made no sixxs-lab")
 }
 
-/// Builds all tests, and the programs of the tests crate with them; what cargo says of it.
+/// Builds all tests, and with them the binaries of the tests crate; returns cargo's messages.
 fn cargo(workspace: &Workspace) -> Result<String> {
     process::capture(
         "build the tests",
@@ -58,7 +58,7 @@ fn cargo(workspace: &Workspace) -> Result<String> {
     )
 }
 
-/// The part of cargo's messages that is used here.
+/// The used part of cargo's messages.
 #[derive(Deserialize)]
 struct Message {
     executable: Option<PathBuf>,
@@ -66,7 +66,7 @@ struct Message {
     profile: Option<Profile>,
 }
 
-/// A program is built a second time, with its own tests.
+/// Distinguishes the two builds of a program: the program itself, and the one with its unit tests.
 #[derive(Deserialize)]
 struct Profile {
     test: bool,
@@ -78,11 +78,11 @@ struct Target {
     kind: Vec<String>,
 }
 
-/// The target of this kind and name.
+/// The executable of the target with this kind and name.
 fn find(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
-        // Other lines are of no concern here.
+        // Skip other lines.
         .filter_map(|line| serde_json::from_str::<Message>(line).ok())
         .find_map(|message| {
             let target = message.target?;

@@ -12,17 +12,16 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{process, progress::Progress};
 
-/// What is booted.
+/// The machine to boot.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Path,
     pub(crate) initramfs: &'a Path,
-    /// Kept over its reboots. Without one a reboot is its end.
+    /// A disk, which persists across reboots. Without one, a reboot ends the machine.
     pub(crate) disk: Option<&'a Path>,
 }
 
-/// Runs the machine until it switches itself off, or for as long as `limit`; returns what it
-/// printed.
+/// Runs the machine until it powers itself off, or until `limit`; returns its output.
 pub(crate) fn run(machine: &Machine<'_>, limit: Duration) -> Result<String> {
     let mut command = command(machine, limit);
     let verb = "run the virtual machine";
@@ -55,7 +54,7 @@ pub(crate) fn run(machine: &Machine<'_>, limit: Duration) -> Result<String> {
     let status = child.wait().with_context(|| format!("{verb}: wait"))?;
     match status.code() {
         Some(0) => Ok(String::from_utf8_lossy(&transcript).into_owned()),
-        // timeout(1): it has ended the command, softly or not.
+        // timeout(1): it ended the command, by SIGTERM or SIGKILL.
         Some(124 | 137) => bail!("{verb}: not done within {} s", limit.as_secs()),
         _ => bail!("{verb}: `{}` ended with {status}", process::line(&command)),
     }
@@ -63,13 +62,13 @@ pub(crate) fn run(machine: &Machine<'_>, limit: Duration) -> Result<String> {
 
 /// The command that runs qemu.
 fn command(machine: &Machine<'_>, limit: Duration) -> Command {
-    // timeout(1), so that the machine ends in time also when this process is killed.
+    // timeout(1) also ends the machine if this process is killed.
     let mut command = Command::new("timeout");
     command
         .args(["--foreground", "--kill-after=5"])
         .arg(limit.as_secs().to_string())
         .arg("qemu-system-x86_64")
-        // Emulated: acceleration would need a device that machines in a cloud do not have.
+        // Emulated: acceleration needs a device that cloud machines do not have.
         .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
         .args(["-smp", "2", "-m", "1024"])
         .args(["-nodefaults", "-no-user-config"])
@@ -78,7 +77,7 @@ fn command(machine: &Machine<'_>, limit: Duration) -> Command {
         .arg(machine.kernel)
         .arg("-initrd")
         .arg(machine.initramfs)
-        // panic=-1 ends the machine at once; what guards against the processor only costs here.
+        // panic=-1 ends the machine at once; mitigations only cost time here.
         .args([
             "-append",
             "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr",
@@ -87,7 +86,7 @@ fn command(machine: &Machine<'_>, limit: Duration) -> Command {
         .stdout(Stdio::piped());
     if let Some(disk) = machine.disk {
         let mut drive = OsString::from("if=virtio,format=raw,cache=unsafe,file=");
-        // A comma would begin another option.
+        // A comma would start another option.
         drive.push(disk.to_string_lossy().replace(',', ",,"));
         command.arg("-drive").arg(drive);
     } else {

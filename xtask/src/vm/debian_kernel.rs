@@ -15,21 +15,21 @@ use crate::{
     setup::{apt, deb},
 };
 
-/// Depends on the newest kernel for virtual machines that this Debian has: 6.1 in Debian 12.
+/// Depends on the newest kernel for virtual machines in this Debian: 6.1 in Debian 12.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// A kernel and where its modules are.
+/// A kernel and its modules.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    /// As `uname -r` has it.
+    /// The release, as `uname -r` prints it.
     pub(crate) release: String,
-    /// To boot.
+    /// The image to boot.
     pub(crate) image: PathBuf,
     /// Its `/lib/modules/RELEASE`.
     pub(crate) modules: PathBuf,
 }
 
-/// Gets it (27 MB), unless it is below `directory` already.
+/// Downloads it (27 MB), unless it is below `directory` already.
 pub(crate) fn get(directory: &Path) -> Result<Kernel> {
     const LISTS: &str = "the package lists have none; run `apt-get update` as root, on Debian";
     let depends = process::capture(
@@ -55,7 +55,7 @@ pub(crate) fn get(directory: &Path) -> Result<Kernel> {
     })
 }
 
-/// The first one in what `apt-cache depends` printed.
+/// The first kernel image in the output of `apt-cache depends`.
 fn dependency(depends: &str) -> Option<&str> {
     depends
         .lines()
@@ -65,7 +65,7 @@ fn dependency(depends: &str) -> Option<&str> {
 
 fn fetch(directory: &Path, package: &str, version: &str, tree: &Path) -> Result<()> {
     println!("getting {package} {version} (27 MB, some seconds)");
-    // Unpacked aside, so that a tree which is there is a whole one.
+    // Unpacked elsewhere first, so that an existing tree is complete.
     let aside = directory.join("unpacking");
     let unpacked = deb::unpack(
         "get Debian's kernel",

@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{privilege, progress, setup::programs};
 
-/// What it has besides what every Debian has.
+/// Packages in addition to a minimal Debian.
 const PACKAGES: &str = "adduser,iproute2,iputils-ping,kmod,nftables,systemd-sysv";
 
-/// The disk's size; what is not used takes no room here.
+/// Size of the disk; the file is sparse.
 const DISK_BYTES: u64 = 1 << 30;
 
-/// Timers and consoles, which nobody needs here and which take time.
+/// Timers and consoles that are not needed here and take time.
 const MASKED: &[&str] = &[
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
@@ -36,10 +36,10 @@ const MASKED: &[&str] = &[
     "systemd-timesyncd.service",
 ];
 
-/// The drivers of the disk; the file system itself is part of the kernel.
+/// Drivers of the disk; the kernel has the file system built in.
 const DRIVERS: &[&str] = &["virtio_pci", "virtio_blk"];
 
-/// Of the test, below /test.
+/// Files of the test, below /test.
 const SCRIPTS: &[(&str, &str)] = &[
     ("check", include_str!("guest/check")),
     ("install", include_str!("guest/install")),
@@ -47,7 +47,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("sixxs.init", include_str!("../../../deploy/sixxs.init")),
 ];
 
-/// Of the test, below /etc/systemd/system.
+/// Units of the test, below /etc/systemd/system.
 const UNITS: &[(&str, &str)] = &[
     ("check.service", include_str!("guest/check.service")),
     ("lab.service", include_str!("guest/lab.service")),
@@ -57,21 +57,21 @@ const UNITS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is to be on the disk.
+/// Contents of the disk.
 #[derive(Debug)]
 pub(super) struct Contents<'a> {
     pub(super) kernel: &'a Kernel,
-    /// Our package.
+    /// The package to test.
     pub(super) package: &'a Path,
-    /// The lab's program.
+    /// The binary `sixxs-lab`.
     pub(super) lab: &'a Path,
-    /// So often it boots.
+    /// Number of boots.
     pub(super) boots: u32,
-    /// Whether it does nothing else.
+    /// Whether it only boots.
     pub(super) is_short: bool,
 }
 
-/// Makes the disk below `directory`, anew each time; the Debian on it is got once.
+/// Makes the disk below `directory`, from scratch; the Debian on it is downloaded only once.
 pub(super) fn make(directory: &Path, contents: &Contents<'_>) -> Result<PathBuf> {
     let debian = debian(directory)?;
     let root = directory.join("system");
@@ -80,7 +80,7 @@ pub(super) fn make(directory: &Path, contents: &Contents<'_>) -> Result<PathBuf>
         "copy Debian",
         Command::new("cp").arg("-a").args([&debian, &root]),
     )?;
-    // What is ours is put together first, so that there is little to do as root.
+    // Assemble the test's files first, so that few steps need root.
     let ours = Root::new(directory.join("system-test"))?;
     let test = Path::new("test");
     for (name, text) in SCRIPTS {
@@ -117,20 +117,20 @@ pub(super) fn make(directory: &Path, contents: &Contents<'_>) -> Result<PathBuf>
     let mask = ["systemctl", "--quiet", "mask"];
     within(&root, &[&mask, MASKED].concat())?;
     let disk = directory.join("disk");
-    // Made by us, so that the machine need not run as root.
+    // Made by this user, so that the machine need not run as root.
     let size = File::create(&disk).and_then(|file| file.set_len(DISK_BYTES));
     size.with_context(|| format!("make {}", disk.display()))?;
     as_root(
         "make the disk",
         Command::new("mke2fs")
-            // Nobody looks at it any more when the machine is off.
+            // No journal: the disk is not used after the machine powers off.
             .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
             .args([&root, &disk]),
     )?;
     Ok(disk)
 }
 
-/// What the machine runs before its disk: loads the drivers, and hands over.
+/// The machine's initramfs: loads the drivers, and switches to the disk.
 pub(super) fn initramfs(directory: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let root = Root::new(directory.join("system-start"))?;
     for place in ["bin", "dev", "root"] {
@@ -144,12 +144,12 @@ pub(super) fn initramfs(directory: &Path, kernel: &Kernel) -> Result<PathBuf> {
     for driver in DRIVERS {
         let files = image::module_files(&dependencies, driver)
             .with_context(|| format!("{} has no module {driver}", kernel.release))?;
-        // Each comes before those that need it, which is the other way round in the list.
+        // insmod needs dependencies first; the list has them last.
         let mut files: Vec<_> = files.collect();
         files.reverse();
         for file in files {
             root.copy(&kernel.modules.join(file), Path::new(file))?;
-            // Some are there from the driver before.
+            // An error is ignored: an earlier driver may have loaded the module.
             load += &format!("busybox insmod /{file} 2> /dev/null\n");
         }
     }
@@ -163,7 +163,7 @@ pub(super) fn initramfs(directory: &Path, kernel: &Kernel) -> Result<PathBuf> {
     root.pack(&directory.join("system-start.cpio"))
 }
 
-/// A Debian of the kind that this one is, as it comes out of the archive.
+/// A fresh Debian from the archive, with the same release as this one.
 fn debian(directory: &Path) -> Result<PathBuf> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = release
@@ -174,7 +174,7 @@ fn debian(directory: &Path) -> Result<PathBuf> {
     if tree.exists() {
         return Ok(tree);
     }
-    // Made aside, so that a tree which is there is a whole one.
+    // Made elsewhere first, so that an existing tree is complete.
     let aside = directory.join("debian-making");
     as_root("remove", Command::new("rm").arg("-rf").arg(&aside))?;
     let mut command = Command::new("mmdebstrap");
@@ -185,7 +185,7 @@ fn debian(directory: &Path) -> Result<PathBuf> {
         .arg("--dpkgopt=path-exclude=/usr/share/man/*")
         .arg(codename)
         .arg(&aside)
-        // From where this machine has its packages.
+        // The package sources of this machine.
         .args(sources()?);
     as_root(
         "get Debian with systemd (60 MB, a minute or two)",
@@ -195,7 +195,7 @@ fn debian(directory: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// Where apt looks for packages of Debian.
+/// Apt's source files for Debian.
 fn sources() -> Result<Vec<PathBuf>> {
     let mut sources = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
@@ -219,9 +219,9 @@ fn within(root: &Path, command: &[&str]) -> Result<()> {
     as_root("set the machine's file system up", &mut inside)
 }
 
-/// The same command as root's.
+/// Runs the command as root.
 fn as_root(verb: &str, command: &mut Command) -> Result<()> {
-    // sudo has a path of its own.
+    // sudo has a different PATH.
     let program = command.get_program().to_string_lossy();
     let path = programs::find_program(&program).unwrap_or_else(|| PathBuf::from(&*program));
     let mut command_of_root = privilege::as_root(path, &[]);

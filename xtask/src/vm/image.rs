@@ -17,31 +17,31 @@ use crate::{
     setup::{programs::find_program, tools},
 };
 
-/// Where the payload is inside.
+/// Directory of the payload in the machine.
 pub(crate) const PAYLOAD: &str = "/test";
 
-/// Real ones in place of busybox's, which do less.
+/// Programs of this machine that replace busybox's, which have fewer features.
 const PROGRAMS: &[&str] = &[
     "bash", "ethtool", "ip", "nft", "ping", "setpriv", "tc", "wg", "wg-quick",
 ];
 
-/// Those whose absence is noticed only by tests that are not on the list.
+/// Programs that only tests outside the list need.
 const OPTIONAL_PROGRAMS: &[&str] = &["ethtool", "setpriv"];
 
-/// What the lab, the tests and the program need of the kernel.
+/// Kernel modules that the lab, the tests and the program need.
 const MODULES: &[&str] = &[
-    // The lab's wires and tunnels.
+    // The lab's links and tunnels.
     "veth",
     "tun",
     "dummy",
     "bridge",
     "8021q",
     "wireguard",
-    // Exits in tables of their own.
+    // Exits in separate tables.
     "vrf",
     // 6in4.
     "sit",
-    // Programs on clsact, and filters of others beside them.
+    // Programs on clsact, and foreign filters.
     "sch_ingress",
     "cls_bpf",
     "act_bpf",
@@ -49,7 +49,7 @@ const MODULES: &[&str] = &[
     "cls_flower",
     "act_gact",
     "act_mirred",
-    // The rules of the ISP and of the brokers.
+    // The nftables rules of the ISP and of the brokers.
     "nf_tables",
     "nf_conntrack",
     "nft_ct",
@@ -58,8 +58,8 @@ const MODULES: &[&str] = &[
     "nft_reject_inet",
 ];
 
-/// Packs it below `directory`, anew every time, and returns its path; `script` is what the machine
-/// runs.
+/// Builds the image below `directory`, from scratch, and returns its path. `script` is the script that the
+/// machine runs.
 pub(crate) fn build(
     directory: &Path,
     kernel: &Kernel,
@@ -70,7 +70,7 @@ pub(crate) fn build(
     for place in ["bin", "proc", "sys", "dev", "run", "tmp", "root", "var/lib"] {
         root.directory(Path::new(place))?;
     }
-    // By name only, so that scripts find everything wherever they look.
+    // Links, so that scripts find every program in all usual directories.
     root.directory(Path::new("usr"))?;
     for (link, to) in [
         ("sbin", "bin"),
@@ -94,11 +94,11 @@ pub(crate) fn build(
     root.pack(&directory.join("initramfs.cpio"))
 }
 
-/// The tree that is packed.
+/// The tree to pack.
 pub(super) struct Root(PathBuf);
 
 impl Root {
-    /// An empty one.
+    /// An empty tree.
     pub(super) fn new(path: PathBuf) -> Result<Self> {
         if path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
@@ -111,7 +111,7 @@ impl Root {
         fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))
     }
 
-    /// Where to put a file, after making its directory.
+    /// The path in the tree; makes its directory.
     fn parent_of(&self, path: &Path) -> Result<PathBuf> {
         if let Some(parent) = path.parent() {
             self.directory(parent)?;
@@ -143,7 +143,8 @@ impl Root {
         Ok(())
     }
 
-    /// A test binary is mostly debug information: 100 MB that the machine would hold in memory.
+    /// Copies a program without debug information: a test binary has mostly that, 100 MB that the machine
+    /// would hold in memory.
     pub(super) fn stripped(&self, from: &Path, to: &Path) -> Result<()> {
         let to = self.parent_of(to)?;
         process::run(
@@ -173,7 +174,7 @@ impl Root {
         real.into_iter().try_for_each(|name| self.program(name))
     }
 
-    /// One program of this machine, with its libraries.
+    /// Copies a program of this machine, with its libraries.
     pub(super) fn program(&self, name: &str) -> Result<()> {
         let path = find_program(name)
             .with_context(|| format!("find {name}: run `cargo xtask setup --vm`"))?;
@@ -189,9 +190,9 @@ impl Root {
         self.libraries(&mut ldd, &unwrapped.tree)
     }
 
-    /// The libraries that `ldd` lists, at the paths that they have here, or that they have below `tree`.
+    /// Copies the libraries that `ldd` lists to the same paths, or to the paths that they have below `tree`.
     fn libraries(&self, ldd: &mut Command, tree: &Path) -> Result<()> {
-        // ldd fails for a program without any.
+        // ldd fails for a static program.
         let list = process::ask(ldd).unwrap_or_default();
         let libraries = list.split_whitespace().filter(|word| word.starts_with('/'));
         for library in libraries.map(Path::new) {
@@ -229,7 +230,7 @@ impl Root {
     }
 
     pub(super) fn pack(&self, to: &Path) -> Result<PathBuf> {
-        // Not compressed: the machine would take longer to unpack it than this one to write it.
+        // Not compressed: the machine would need more time to unpack it than this one to write it.
         progress::run(
             "packing the virtual machine's file system",
             "pack the virtual machine's file system",
@@ -247,7 +248,7 @@ impl Root {
     }
 }
 
-/// The file of a module and those of the modules that it needs, out of modules.dep.
+/// From modules.dep: the file of a module, and the files of the modules that it depends on.
 pub(super) fn module_files<'a>(
     dependencies: &'a str,
     module: &str,
@@ -259,7 +260,7 @@ pub(super) fn module_files<'a>(
     Some(std::iter::once(file).chain(needs.split_whitespace()))
 }
 
-/// `kernel/net/ipv6/sit.ko` is sit, also when it is compressed.
+/// `kernel/net/ipv6/sit.ko` is sit; the file may be compressed.
 fn module_name(file: &str) -> &str {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.split(".ko").next().unwrap_or(name)

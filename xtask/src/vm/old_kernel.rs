@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{product::release, setup::plan::Needs, workspace::Workspace};
 
-/// A machine that runs for longer hangs.
+/// Limits for a machine that hangs.
 const SHORT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const WHOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
 
@@ -91,10 +91,10 @@ fn in_machine(
     Ok(())
 }
 
-/// How many tests passed; an error unless all did, and there were some.
+/// The number of passed tests; an error if one failed or none ran.
 fn judge(transcript: &str) -> Result<u64> {
     let verb = "run the tests on an old kernel";
-    // The first of a line only: the kernel may write into the middle of one, but not before.
+    // Match only at the start of a line: the kernel may print in the middle of a line, but not before it.
     let said = |what| transcript.lines().find_map(|line| line.strip_prefix(what));
     ensure!(said(BOOTED).is_some(), "{verb}: it did not boot");
     let Some(status) = said(ENDED) else {

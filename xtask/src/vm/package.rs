@@ -19,7 +19,7 @@ use crate::{
 /// The extent of the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// Two reboots, daemons killed before and an upgrade and the removal after them.
+    /// Two reboots, with daemons killed before them, and an upgrade and the removal after them.
     Whole,
     /// One reboot.
     Short,

@@ -10,7 +10,7 @@ pub(crate) const HAS_KERNEL: bool = cfg!(target_arch = "x86_64");
 #[derive(Debug)]
 pub(crate) enum Ran {
     Yes,
-    /// Which suites, and why not.
+    /// The suites and the reason why they were not run.
     No(String),
 }
 

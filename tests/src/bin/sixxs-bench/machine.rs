@@ -1,4 +1,4 @@
-//! The machine that is measured on.
+//! The machine that runs the benchmark.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ pub(crate) fn name() -> Result<String> {
     Ok(format!("Linux {}, {model}", kernel.trim()))
 }
 
-/// How many processors we may use.
+/// Number of available processors.
 pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -28,7 +28,7 @@ pub(crate) fn date() -> String {
     format!("{year}-{month:02}-{day:02}")
 }
 
-/// Days since 1970 as a date: years that begin in March, in cycles of 400.
+/// Converts days since 1970 to a date: years that begin in March, in cycles of 400.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (cycle, day) = (days / 146_097, days % 146_097);

@@ -1,4 +1,4 @@
-//! `sixxs-bench`: measures, prints a table, and keeps it in docs/benchmarks.md.
+//! `sixxs-bench`: measures, prints a table, and writes it to docs/benchmarks.md.
 
 mod machine;
 mod packets;
@@ -23,42 +23,42 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// What the kernel programs cost per packet, against an empty program.
+    /// Cost of the kernel programs per packet, relative to an empty program.
     Core {
-        /// Where the table is kept.
+        /// File for the table.
         #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
         write: PathBuf,
-        /// How often each packet is measured, in turn with all others.
+        /// How many batches are measured for each packet, in turn with the other packets.
         #[arg(long, default_value_t = 150)]
         rounds: u32,
     },
-    /// What the native tunnels carry, and what that costs, against the same path without one.
+    /// Throughput and cost of the native tunnels, relative to the same path without a tunnel.
     Tunnel {
-        /// Where the tables are kept; only printed after a quick run.
+        /// File for the tables; a quick run only prints them.
         #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
         write: PathBuf,
-        /// Less than a second for each number: for a look, not to be kept.
+        /// Measure less than a second for each number; the results are only printed.
         #[arg(long)]
         quick: bool,
-        /// Only tunnels of this kind: ayiya, 6in4 or 6in4-heartbeat; only printed, too.
+        /// Only tunnels of this kind: ayiya, 6in4 or 6in4-heartbeat; the results are only printed.
         #[arg(long, value_name = "KIND")]
         only: Option<String>,
     },
-    /// For how long a rule, a route, a program is gone that somebody takes away, and what leaks.
+    /// How long a removed rule, route or program is missing, and what leaks meanwhile.
     Repair {
-        /// Where the table is kept; only printed after fewer than a thousand times.
+        /// File for the table; fewer than a thousand repetitions only print it.
         #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
         write: PathBuf,
-        /// How often each is taken away.
+        /// How many times each object is removed.
         #[arg(long, default_value_t = 1000)]
         times: usize,
     },
-    /// What very many tunnel addresses cost, per packet and to put in place, against plain rules.
+    /// Cost of very many tunnel addresses, per packet and at setup, relative to plain rules.
     Scale {
-        /// Where the tables are kept; only printed after a quick run.
+        /// File for the tables; a quick run only prints them.
         #[arg(long, value_name = "F", default_value = "docs/benchmarks.md")]
         write: PathBuf,
-        /// A few packets: for a look, not to be kept.
+        /// Send only a few packets; the results are only printed.
         #[arg(long)]
         quick: bool,
     },

@@ -1,4 +1,4 @@
-//! What the programs cost per packet, by the number of prefixes that are a tunnel's.
+//! Cost of the programs per packet, by the number of tunnel prefixes.
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
@@ -23,22 +23,22 @@ const NEXT: i32 = -1;
 const REDIRECT: i32 = 7;
 
 const PREFIXES: [u32; 4] = [2, 8, 1_000, 100_000];
-/// Prefixes that are compared one by one.
+/// Up to this number, the programs compare the prefixes one by one.
 const FEW: u32 = 8;
 
 const TUNNELS: [&str; 2] = ["sixxs0", "sixxs1"];
-/// 2001:db8::/32, where all prefixes lie.
+/// 2001:db8::/32, which contains all prefixes.
 const BASE: u128 = 0x2001_0db8 << 96;
 
 /// A packet that is measured.
 struct Subject {
     name: &'static str,
-    /// What the loopback interface is to it.
+    /// Role of the loopback interface.
     role: Role,
     direction: Direction,
     verdict: i32,
     frame: Vec<u8>,
-    /// What it may cost above the empty program, in nanoseconds: with few prefixes, with many.
+    /// Target for the cost above the empty program, in nanoseconds: with few prefixes, with many.
     target: Option<(f64, f64)>,
 }
 
@@ -48,7 +48,7 @@ struct Kernel {
     programs: Programs,
 }
 
-/// Measures everything, in turn, and writes it up.
+/// Measures all packets in turn, and returns the report.
 pub(crate) fn measure(rounds: u32) -> Result<String> {
     let empty = bpf::load_empty()?;
     let mut kernels = Vec::new();
@@ -92,8 +92,8 @@ fn host(role: Role, count: u32) -> Result<Host> {
     Ok(host.sources(sources.collect::<Result<Vec<_>>>()?))
 }
 
-/// Prefix number so and so: a /64 or an address of one, scattered over 2001:db8::/32. The number is
-/// multiplied by an odd one, modulo 2^32: no two are the same.
+/// The prefix with this number: a /64 or an address in one, scattered over 2001:db8::/32. The number is
+/// multiplied by an odd number modulo 2^32, so all results differ.
 fn prefix(number: u32) -> Prefix {
     let network = BASE | u128::from(number.wrapping_mul(0x9e37_79b1)) << 64;
     match number % 4 {
@@ -130,12 +130,12 @@ fn subjects(count: u32) -> Vec<Subject> {
             "source of no tunnel, far away",
             Ipv6Addr::from_bits(0x2a02_0908 << 96 | 1),
         ),
-        // As when provider and broker have neighbouring networks.
+        // Common in practice: provider and broker have neighbouring networks.
         none(
             "source of no tunnel, in the same /32",
             Ipv6Addr::from_bits(BASE | u128::from(count.wrapping_mul(0x9e37_79b1)) << 64 | 1),
         ),
-        // All bits but the last of a /64 are those of a tunnel's address.
+        // Its /64 differs in the last bit from that of a tunnel's address.
         none(
             "source of no tunnel, in the next /64",
             Ipv6Addr::from_bits(own.to_bits() ^ 1 << 64),
@@ -161,15 +161,15 @@ fn subjects(count: u32) -> Vec<Subject> {
     ]
 }
 
-/// The times of a packet, and of the empty program just before.
+/// Times of a packet, and of the empty program just before.
 #[derive(Default)]
 struct Measured {
     times: Times,
     empty: Times,
 }
 
-/// Measures all packets in turn, the empty program before each, so that whatever slows the machine
-/// down for a while meets all of them.
+/// Measures all packets in turn, the empty program before each, so that a temporary slowdown of the machine
+/// affects all of them.
 fn in_turn(
     empty: &OwnedFd,
     kernels: &[Kernel],

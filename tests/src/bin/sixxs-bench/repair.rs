@@ -1,4 +1,4 @@
-//! For how long what somebody takes away is gone, and what becomes of packets meanwhile.
+//! How long a removed object is missing, and what happens to packets meanwhile.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,20 +19,20 @@ use sixxs_tests::program::{Hook, Program};
 use crate::machine;
 use crate::progress;
 
-/// Between a repair and the next deletion, in turn: as somebody who fights, and as somebody who
-/// comes by.
+/// Pauses between a repair and the next deletion, alternating: software that fights the daemon, and a single
+/// intervention.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(150)];
-/// Between two packets of the sender.
+/// Interval of the sender's packets.
 const INTERVAL: Duration = Duration::from_micros(200);
-/// For a repair.
+/// Limit for a repair.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Of a program: how often it is looked whether it is back.
+/// Poll interval until a program is attached again.
 const LOOK: Duration = Duration::from_micros(100);
 
-/// What is to be reached.
+/// Target for the 99th percentile.
 const MOST: Duration = Duration::from_millis(5);
 
-/// What is taken away, and how packets are sent meanwhile.
+/// An object to remove, and how packets are sent meanwhile.
 struct Subject {
     name: &'static str,
     what: What,
@@ -75,17 +75,17 @@ const SUBJECTS: [Subject; 4] = [
     },
 ];
 
-/// What came of it.
+/// The results for one subject.
 struct Repairs {
     gone: Vec<Duration>,
     sent: u64,
-    /// Packets that got an error instead.
+    /// Packets for which send returned an error.
     refused: u64,
     redirected: u64,
     filtered: u64,
 }
 
-/// Measures everything, so many deletions of each kind, and writes it up.
+/// Measures everything, with this number of deletions per subject, and returns the report.
 pub(crate) fn measure(times: usize) -> Result<String> {
     let lab = Lab::new(Spec::new(Flavour::Tun))?;
     lab.write_config(&lab.config(""))?;
@@ -97,7 +97,7 @@ pub(crate) fn measure(times: usize) -> Result<String> {
     for subject in &SUBJECTS {
         let repairs = repairs(&lab, &program, subject, times);
         let repairs = repairs.with_context(|| format!("{}: {}", subject.name, daemon.log()))?;
-        // It takes minutes, and whoever waits wants to see something.
+        // This takes minutes: print each row at once.
         eprint!("{}", row(subject, &repairs)?);
         rows.push(repairs);
     }
@@ -165,7 +165,7 @@ fn all(host: &Namespace, what: What, times: usize) -> Result<Vec<Duration>> {
     Ok(gone)
 }
 
-/// From the kernel's word that something of ours went to its word that it came.
+/// Time from the kernel's deletion event of an object of the daemon to its creation event.
 fn until_back(events: &Events) -> Result<Duration> {
     let mut went = None;
     loop {
@@ -178,7 +178,7 @@ fn until_back(events: &Events) -> Result<Duration> {
     }
 }
 
-/// Takes the program off the uplink; from then until it has one again.
+/// Detaches the uplink's program; returns the time until one is attached again.
 fn until_attached(host: &Namespace) -> Result<Duration> {
     const PROGRAM: &str = "sixxs_egress";
     let links = || bpf::tcx_named(host, UPLINK, false, PROGRAM);
@@ -192,7 +192,7 @@ fn until_attached(host: &Namespace) -> Result<Duration> {
     Ok(detached.elapsed())
 }
 
-/// The one that so many in a thousand are not above.
+/// The quantile: this many of a thousand values are not above it.
 fn quantile(times: &[Duration], per_mille: usize) -> Duration {
     let mut times = times.to_vec();
     times.sort_unstable();

@@ -1,5 +1,5 @@
-//! Keeps the sections of docs/benchmarks.md, each between two marks, so that one benchmark does
-//! not disturb what another one wrote.
+//! Updates the sections of docs/benchmarks.md. Each is between two markers, so that a benchmark replaces only
+//! its own section.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 const TITLE: &str = "# Benchmarks\n\n`cargo xtask bench NAME` writes one section each.\n";
 
-/// Puts a section in the place of the one of this name, or at the end.
+/// Replaces the section with this name, or appends it.
 pub(crate) fn keep(path: &Path, name: &str, section: &str) -> Result<()> {
     let before = match fs::read_to_string(path) {
         Ok(text) => text,

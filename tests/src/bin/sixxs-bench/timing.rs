@@ -1,4 +1,4 @@
-//! Times of single runs, on a machine that has other things to do.
+//! Times of single runs, on a machine with other load.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -7,24 +7,24 @@ use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use sixxs_user::bpf::test_run;
 
-/// Runs in a batch: short enough that most batches are not disturbed, long enough that the system
-/// call around it, some microseconds, does not count.
+/// Runs in a batch: few enough that most batches are not interrupted, and enough that the system call around
+/// them, some microseconds, does not matter.
 const BATCH: u32 = 20_000;
 
-/// The times of one run, in nanoseconds, a batch each.
+/// Times of one run, in nanoseconds, one value per batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times(Vec<f64>);
 
 impl Times {
-    /// Measures one batch more and checks the verdict.
+    /// Measures one more batch and checks the verdict.
     pub(crate) fn measure(
         &mut self,
         program: BorrowedFd<'_>,
         frame: &[u8],
         verdict: i32,
     ) -> Result<()> {
-        // The thread's own time goes on only while it runs; the kernel's measurement is in whole
-        // nanoseconds.
+        // The thread's processor time increases only while the thread runs. The kernel's own measurement has
+        // only nanosecond resolution.
         let start = now()?;
         let run = test_run::run(program, frame, BATCH).context("run a program")?;
         let spent = now()?.saturating_sub(start);
@@ -37,19 +37,19 @@ impl Times {
         Ok(())
     }
 
-    /// The time that half of the batches stay below.
+    /// The median over all batches.
     pub(crate) fn median(&self) -> f64 {
         median(self.0.clone())
     }
 
-    /// How much longer than the others' batches these took, each compared with the one measured
-    /// just before it; half of the differences are below.
+    /// The median of the differences to the other batches: each batch is compared with the one just before
+    /// it.
     pub(crate) fn median_above(&self, others: &Self) -> f64 {
         median(self.0.iter().zip(&others.0).map(|(a, b)| a - b).collect())
     }
 }
 
-/// The one that half of them are below.
+/// The median of the values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

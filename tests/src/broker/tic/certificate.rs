@@ -1,5 +1,4 @@
-//! Owns the certificates of the lab: an authority of its own, and the server's certificates, right
-//! and wrong.
+//! The certificates of the lab: its own certificate authority, and valid and invalid server certificates.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,20 +13,20 @@ use rustls::crypto::ring;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::NoServerSessionStorage;
 
-/// What the server shows.
+/// The server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certificate {
-    /// For its address, by the lab's authority.
+    /// Valid: for its address, by the lab's authority.
     Right,
-    /// By the lab's authority, for somebody else.
+    /// By the lab's authority, for another name.
     OtherName,
-    /// For its address, and too old.
+    /// For its address, but expired.
     Expired,
-    /// For its address, by an authority that nobody knows.
+    /// For its address, by an unknown authority.
     OtherAuthority,
 }
 
-/// An authority.
+/// A certificate authority.
 #[derive(Debug)]
 pub(super) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -48,7 +47,7 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A server at `address` with such a certificate of this authority.
+    /// Configuration of a server at `address` with this kind of certificate.
     pub(super) fn server(
         &self,
         address: IpAddr,
@@ -76,7 +75,7 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![signed.der().clone()], key)
             .context("use a certificate")?;
-        // The historical client takes a session ticket of TLS 1.3 for an error.
+        // The historical client handles a session ticket of TLS 1.3 as an error.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Arc::new(config))

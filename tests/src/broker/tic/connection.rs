@@ -1,4 +1,4 @@
-//! Owns one connection to the TIC server: lines, TLS, and the faults that a test asked for.
+//! One connection to the TIC server: lines, TLS, and the faults that a test injects.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,7 +14,7 @@ use super::shared::{Fault, MOST_LINES, Outcome, Shared};
 use crate::broker::random::Random;
 
 const LONGEST_LINE_BYTES: usize = 1024;
-/// The historical client fails when about 1,000 bytes wait for it: not more than this at a time.
+/// The historical client fails if about 1,000 bytes are waiting, so send less than that at a time.
 const PIECE_BYTES: usize = 400;
 const PIECE_PAUSE: Duration = Duration::from_millis(20);
 const GARBAGE_BYTES: usize = 300;
@@ -49,7 +49,7 @@ impl Write for Stream {
     }
 }
 
-/// Tells a client that it may not, and closes.
+/// Sends the refusal to a client, and closes.
 pub(super) fn turn_away(mut stream: TcpStream, verdict: Verdict, now: Duration) -> Result<()> {
     let seconds = |until: Duration| until.saturating_sub(now).as_secs() + 1;
     let words = match verdict {
@@ -66,13 +66,13 @@ pub(super) fn turn_away(mut stream: TcpStream, verdict: Verdict, now: Duration) 
     stream
         .set_write_timeout(Some(Duration::from_secs(1)))
         .context("set a time limit")?;
-    // A client that has gone already need not be told.
+    // The client may have closed the connection already.
     let told = writeln!(stream, "{words}").and_then(|()| stream.shutdown(Shutdown::Write));
     drop(told);
     Ok(())
 }
 
-/// Serves a connection to its end, and writes down how it ended.
+/// Serves a connection until its end, and records the outcome.
 pub(super) fn serve(stream: TcpStream, shared: &Shared, number: u64) {
     let outcome = Connection::new(stream, shared, number).and_then(|mut connection| {
         let outcome = connection.run();
@@ -86,10 +86,10 @@ pub(super) fn serve(stream: TcpStream, shared: &Shared, number: u64) {
 struct Connection<'a> {
     /// `None` only between clear text and TLS.
     stream: Option<Stream>,
-    /// Of the same socket. There is one more with the server, so that to drop the stream is not
-    /// to close it.
+    /// A handle of the same socket. The server has another one, so dropping the stream does not close the
+    /// connection.
     handle: TcpStream,
-    /// Read and not yet a line.
+    /// Bytes that were read but are no complete line yet.
     unread: Vec<u8>,
     dialogue: Dialogue,
     shared: &'a Shared,
@@ -161,11 +161,11 @@ impl<'a> Connection<'a> {
             }
             Some(Stream::Clear(_)) | None => Ok(()),
         };
-        // It may be closed already, by the client or by the end of the server.
+        // The client or the server's end may have closed it already.
         drop(told.and_then(|()| self.handle.shutdown(Shutdown::Both)));
     }
 
-    /// Answers, or misbehaves. With an outcome the connection is over.
+    /// Sends an answer, or injects a fault. Returns the outcome if the connection is over.
     fn say(&mut self, answer: &Answer) -> Result<Option<Outcome>> {
         let lines: String = answer
             .lines
@@ -175,7 +175,7 @@ impl<'a> Connection<'a> {
         match self.shared.fault_at(answer.stage) {
             None => self.write(lines.as_bytes(), PIECE_BYTES, PIECE_PAUSE)?,
             Some(Fault::Trickle(pause)) => self.write(lines.as_bytes(), 1, pause)?,
-            // In place of an answer, nothing that it would have led to happens.
+            // The fault replaces the answer, so the answer's action is skipped.
             Some(fault) => return self.misbehave(answer.stage, &fault),
         }
         match answer.then {
@@ -196,7 +196,7 @@ impl<'a> Connection<'a> {
                 loop {
                     match stream.read(&mut buffer) {
                         Ok(0) => return Ok(Some(Outcome::Misbehaved)),
-                        // Time-outs among them: a stalled server stalls as long as it likes.
+                        // Time-outs too: only the end of the connection ends a stall.
                         Ok(_) => {}
                         Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                         Err(e) => return Err(e).context("stall"),
@@ -206,7 +206,7 @@ impl<'a> Connection<'a> {
             Fault::Garbage => {
                 let mut bytes = Random::new(self.number).bytes(GARBAGE_BYTES);
                 bytes.retain(|byte| *byte != b'\n');
-                // Not by chance a good answer.
+                // The first byte keeps it from being a valid answer by chance.
                 bytes.insert(0, 0x80);
                 bytes.push(b'\n');
                 self.write(&bytes, PIECE_BYTES, PIECE_PAUSE)?;
@@ -228,7 +228,7 @@ impl<'a> Connection<'a> {
                 self.write(format!("{words}\n").as_bytes(), PIECE_BYTES, PIECE_PAUSE)?;
                 Ok((stage == Stage::Greeting).then_some(Outcome::Misbehaved))
             }
-            // Of the handshake only this can be said byte by byte.
+            // Of the handshake, only the record header can be sent byte by byte.
             Fault::Trickle(pause) => {
                 self.write(&[0x16, 3, 3, 0, 80], 1, *pause)?;
                 Ok(Some(Outcome::Misbehaved))
@@ -268,7 +268,7 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// The next line without its end; `None`: the client closed.
+    /// The next line without its end; `None` if the client closed the connection.
     fn line(&mut self) -> Result<Option<String>> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -285,7 +285,7 @@ impl<'a> Connection<'a> {
             match self.stream()?.read(&mut buffer) {
                 Ok(0) => return Ok(None),
                 Ok(length) => self.unread.extend(&buffer[..length]),
-                // TLS closed without saying so: many clients do.
+                // TLS closed without close_notify, as many clients do.
                 Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
                 Err(e) => return Err(e).context("wait for a line"),
             }

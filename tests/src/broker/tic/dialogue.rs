@@ -1,12 +1,11 @@
-//! Owns the dialogue of TIC on the server's side: a line comes in, an answer goes out. No socket,
-//! no clock.
+//! The server's side of the TIC dialogue: takes a line, returns the answer. It uses no socket and no clock.
 
 use md5::{Digest as _, Md5};
 
 use super::registry::{Account, Registry};
 use crate::broker::hex;
 
-/// Where a dialogue is, by the command that is being answered.
+/// The stage of a dialogue: the command that is being answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// Before the first line.
@@ -17,7 +16,7 @@ pub enum Stage {
     UnixTime,
     /// `starttls`
     StartTls,
-    /// After the answer to `starttls`: in place of the TLS handshake.
+    /// The TLS handshake, after the answer to `starttls`.
     Handshake,
     /// `username`
     Username,
@@ -39,7 +38,7 @@ pub enum Stage {
     Unknown,
 }
 
-/// What to do after an answer.
+/// Action after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     GoOn,
@@ -47,7 +46,7 @@ pub(super) enum Then {
     Close,
 }
 
-/// An answer, lines without their ends.
+/// An answer: its lines, without line ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) stage: Stage,
@@ -59,9 +58,9 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Dialogue {
     challenge: String,
-    /// How the client calls itself.
+    /// Name of the client software.
     pub(super) client: Option<String>,
-    /// Who it says it is.
+    /// User name from `username`.
     pub(super) user: Option<String>,
     pub(super) logged_in: bool,
     pub(super) tls: bool,
@@ -69,7 +68,7 @@ pub(super) struct Dialogue {
 }
 
 impl Dialogue {
-    /// `challenge` has to be different every time.
+    /// `challenge` has to be unique.
     pub(super) fn new(challenge: String) -> Self {
         Self {
             challenge,
@@ -81,7 +80,7 @@ impl Dialogue {
         }
     }
 
-    /// Which command a line is, and the words after it.
+    /// Splits a line into the command and its arguments.
     pub(super) fn stage(line: &str) -> (Stage, &str) {
         const COMMANDS: [(&str, Stage); 11] = [
             ("client", Stage::Client),
@@ -152,7 +151,7 @@ impl Dialogue {
     }
 
     fn authenticate(&mut self, rest: &str, registry: &Registry) -> Vec<String> {
-        // A challenge is good for one try.
+        // A challenge is valid for one attempt.
         if !std::mem::take(&mut self.challenged) {
             return one("400 Ask for a challenge first");
         }
@@ -162,7 +161,7 @@ impl Dialogue {
             let answer = hex(&Md5::digest(format!("{}{password}", self.challenge)));
             format!("md5 {answer}")
         });
-        // The same words for a wrong name and a wrong password.
+        // The same answer for a wrong name and a wrong password.
         if expected.as_deref() != Some(rest) {
             return one("400 Login failed, username or password is wrong");
         }

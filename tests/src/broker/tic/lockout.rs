@@ -1,28 +1,27 @@
-//! Owns the broker's rule against clients that connect too often. Pure: the time comes in as an
-//! argument.
+//! The broker's rate limit for connects. The time is an argument.
 //!
-//! Connects while refused count like any other, towards the next time that the threshold is
-//! exceeded; after each time the count begins again.
+//! Connects of a refused client count too, towards the next time that it exceeds the limit. The count
+//! restarts each time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// As many clients are remembered; a lab has a handful.
+/// Clients to remember; a lab has a handful.
 const MOST_CLIENTS: usize = 1024;
 
-/// The rule; by default that of the SixXS FAQ.
+/// The rate limit; by default as in the SixXS FAQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// As many connects are fine within [`Rule::window`]; one more exceeds the threshold.
+    /// Connects allowed within [`Rule::window`]; one more exceeds the limit.
     pub connects: usize,
-    /// The time in which connects are counted.
+    /// Period in which connects are counted.
     pub window: Duration,
-    /// For how long a client that exceeded the threshold is refused.
+    /// Time for which a client that exceeded the limit is refused.
     pub refusal: Duration,
-    /// Exceeded again within this time, it is blocked.
+    /// A client that exceeds the limit again within this time is blocked.
     pub memory: Duration,
-    /// For how long.
+    /// Duration of the block.
     pub block: Duration,
 }
 
@@ -38,18 +37,18 @@ impl Default for Rule {
     }
 }
 
-/// What the rule says of one connect.
+/// The decision about one connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may go on.
+    /// Accepted.
     Welcome,
-    /// Too often; until this time.
+    /// The limit is exceeded; refused until this time.
     Refused(Duration),
-    /// Too often and not for the first time; until this time.
+    /// The limit is exceeded again; blocked until this time.
     Blocked(Duration),
 }
 
-/// The memory of the rule.
+/// The remembered connects.
 #[derive(Debug, Default)]
 pub(super) struct Lockout {
     clients: BTreeMap<IpAddr, Client>,
@@ -117,7 +116,7 @@ mod tests {
             (1, Welcome),
             (2, Welcome),
             (3, Welcome),
-            // The fifth in a minute.
+            // The fifth one in a minute.
             (4, refused),
             (5, refused),
             (303, refused),
@@ -126,7 +125,7 @@ mod tests {
             (397, Welcome),
             (398, Welcome),
             (399, Welcome),
-            // Again on the same day.
+            // The limit is exceeded again on the same day.
             (400, blocked),
             (86_400, blocked),
             (400 + 7 * 86_400 - 1, blocked),

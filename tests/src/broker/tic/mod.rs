@@ -1,8 +1,8 @@
-//! Owns the TIC server as a whole: the listener, its connections, what a test looks at and how it
-//! has the server misbehave.
+//! The whole TIC server: the listener, its connections, and the interface for tests, including fault
+//! injection.
 //!
-//! Tasks: one thread that accepts, one per connection, at most [`MOST_CONNECTIONS`]. All end with
-//! [`Tic::stop`] or drop, which shut every connection.
+//! Tasks: one thread that accepts connections, and one per connection, at most [`MOST_CONNECTIONS`]. All end
+//! with [`Tic::stop`] or drop, which shut every connection down.
 
 mod certificate;
 mod connection;
@@ -37,9 +37,9 @@ use shared::{Settings, Shared};
 
 /// The server's TCP port.
 pub const PORT: u16 = 3874;
-/// Connections at a time; more are closed at once.
+/// Concurrent connections; further ones are closed at once.
 pub const MOST_CONNECTIONS: usize = 64;
-/// A connection on which nothing happens is closed after this.
+/// A connection without traffic is closed after this time.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The server.
@@ -82,7 +82,7 @@ impl Tic {
         Ok(tic)
     }
 
-    /// Starts it again. Does nothing while it runs.
+    /// Starts it again. Does nothing if it is running.
     pub fn start(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {
@@ -95,7 +95,7 @@ impl Tic {
         Ok(())
     }
 
-    /// Stops it: connections are shut, and connects refused by the kernel.
+    /// Stops it: connections are shut down, and the kernel refuses new ones.
     pub fn stop(&self) {
         self.running
             .lock()
@@ -103,7 +103,7 @@ impl Tic {
             .take();
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -113,22 +113,22 @@ impl Tic {
         self.authority.pem()
     }
 
-    /// The clock of the rule against too many connects, and of `get unixtime`.
+    /// The clock of the rate limit and of `get unixtime`.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
     }
 
-    /// Has `get unixtime` be off by this many seconds.
+    /// Adds this number of seconds to the time of `get unixtime`.
     pub fn set_time_ahead(&self, seconds: i64) {
         self.shared.time_ahead.store(seconds, Ordering::Relaxed);
     }
 
-    /// Changes what it knows.
+    /// Changes its data.
     pub fn change(&self, change: impl FnOnce(&mut Registry)) {
         change(&mut self.shared.settings().registry);
     }
 
-    /// Has it misbehave at this stage of every dialogue from now on.
+    /// Injects a fault at this stage of every dialogue from now on.
     pub fn misbehave(&self, at: Stage, fault: Fault) {
         self.shared.settings().fault = Some((at, fault));
     }
@@ -138,7 +138,7 @@ impl Tic {
         self.shared.settings().fault = None;
     }
 
-    /// Which certificate it shows from now on.
+    /// Sets the certificate for new TLS connections.
     pub fn show(&self, certificate: Certificate) -> Result<()> {
         let authority = match certificate {
             Certificate::OtherAuthority => &self.other_authority,
@@ -149,12 +149,12 @@ impl Tic {
         Ok(())
     }
 
-    /// Closes connections on which nothing happens for so long.
+    /// Sets the time after which a connection without traffic is closed.
     pub fn set_idle_limit(&self, limit: Duration) {
         self.shared.settings().idle_limit = limit;
     }
 
-    /// Sets the rule against too many connects, with nothing remembered.
+    /// Sets the rate limit for connects, and forgets earlier connects.
     pub fn set_rule(&self, rule: Rule) {
         let mut lockout = self
             .shared
@@ -164,7 +164,7 @@ impl Tic {
         *lockout = (rule, Lockout::default());
     }
 
-    /// Every connect since the server was made, the oldest first.
+    /// Every connect since the server was made, oldest first.
     pub fn connects(&self) -> Vec<Connect> {
         self.shared.connects().values().cloned().collect()
     }
@@ -206,7 +206,7 @@ impl Drop for Running {
     }
 }
 
-/// A connection's thread, and a handle to shut it.
+/// A connection's thread, and a handle to shut the connection down.
 struct Serving {
     stream: TcpStream,
     thread: JoinHandle<()>,
@@ -224,7 +224,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
         if stopped || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
             break;
         }
-        // A client that has gone again is an error here.
+        // accept fails for a client that closed the connection meanwhile.
         let Ok((stream, from)) = listener.accept() else {
             continue;
         };
@@ -234,7 +234,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, stop: &EventFd) {
         }
     }
     for Serving { stream, thread } in serving {
-        // One whose client has gone cannot be shut, and need not be.
+        // A connection that the client closed cannot be shut down, and need not be.
         if stream.shutdown(Shutdown::Both).is_ok() || thread.is_finished() {
             join(thread);
         }

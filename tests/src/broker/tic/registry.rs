@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::broker::Kind;
 
-/// Everything that the server hands out.
+/// All data that the server provides.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    /// Who may log in.
+    /// The users.
     pub accounts: Vec<Account>,
-    /// The routers.
+    /// The PoPs.
     pub pops: Vec<PopRecord>,
 }
 
@@ -27,49 +27,49 @@ pub struct Account {
 /// A tunnel.
 #[derive(Clone, Debug)]
 pub struct TunnelRecord {
-    /// `T1`, say.
+    /// Name such as `T1`.
     pub id: String,
-    /// What carries it.
+    /// Its encapsulation.
     pub kind: Kind,
     /// The client's address in it.
     pub address: Ipv6Addr,
-    /// The PoP's.
+    /// The PoP's address in it.
     pub peer: Ipv6Addr,
-    /// Of both.
+    /// Prefix length of both addresses.
     pub prefix_length: u8,
     /// The name of its PoP.
     pub pop: String,
-    /// The PoP's address.
+    /// The PoP's outer address.
     pub pop4: Ipv4Addr,
     /// The client's registered address, for [`Kind::SixInFour`].
     pub endpoint4: Ipv4Addr,
-    /// `enabled`, or something else.
+    /// `enabled`, or another state.
     pub user_state: String,
-    /// `enabled`, or something else.
+    /// `enabled`, or another state.
     pub admin_state: String,
-    /// Of AYIYA and of heartbeats.
+    /// Password of AYIYA and of heartbeats.
     pub password: String,
-    /// In seconds.
+    /// Interval of heartbeats in seconds.
     pub heartbeat_interval: u32,
     /// The tunnel's MTU.
     pub mtu: u32,
-    /// More lines of `tunnel show`, as they are.
+    /// Additional lines of `tunnel show`, verbatim.
     pub more: Vec<String>,
 }
 
-/// A router.
+/// A PoP.
 #[derive(Clone, Debug)]
 pub struct PopRecord {
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// Its IPv4 address.
     pub address4: Ipv4Addr,
-    /// Its address.
+    /// Its IPv6 address.
     pub address6: Ipv6Addr,
 }
 
 impl Registry {
-    /// The tunnel of this id, whoever has it.
+    /// The tunnel with this ID, of any user.
     pub fn tunnel_mut(&mut self, id: &str) -> Option<&mut TunnelRecord> {
         let tunnels = self.accounts.iter_mut().flat_map(|user| &mut user.tunnels);
         tunnels.into_iter().find(|tunnel| tunnel.id == id)
@@ -77,7 +77,7 @@ impl Registry {
 }
 
 impl TunnelRecord {
-    /// The client's IPv4 address as the server says it.
+    /// The server's value for the client's IPv4 endpoint.
     fn endpoint(&self) -> String {
         match self.kind {
             Kind::Ayiya => "ayiya".to_owned(),

@@ -15,24 +15,24 @@ use super::registry::Registry;
 use crate::broker::clock::Clock;
 use crate::broker::random::Random;
 
-/// Connects that are remembered, and lines of each.
+/// Connects to remember, and lines of each.
 const MOST_REMEMBERED: usize = 10_000;
 pub(super) const MOST_LINES: usize = 100;
 
-/// An injected fault, in place of a right answer.
+/// A fault to inject instead of a valid answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Sends nothing until the client or the test closes.
     Stall,
-    /// Sends some hundred random bytes and the end of a line, then goes on.
+    /// Sends some hundred random bytes and a newline; the dialogue continues.
     Garbage,
-    /// Sends this number of bytes without the end of a line, then closes.
+    /// Sends this number of bytes without a newline, then closes.
     Flood(u64),
-    /// Closes.
+    /// Closes the connection.
     Close,
     /// Sends this text; closes if it replaces the greeting.
     Say(String),
-    /// Sends the right answer byte by byte, with this pause before each.
+    /// Sends the valid answer, one byte at a time with this pause between them.
     Trickle(Duration),
 }
 
@@ -41,15 +41,15 @@ pub enum Fault {
 pub enum Outcome {
     /// It is still open.
     Open,
-    /// The rule against too many connects.
+    /// The rate limit for connects refused it.
     Locked(Verdict),
-    /// [`MOST_CONNECTIONS`].
+    /// There were [`MOST_CONNECTIONS`] already.
     Busy,
-    /// With `QUIT`.
+    /// The client sent `QUIT`.
     Quit,
     /// The client closed without `QUIT`.
     Left,
-    /// By a [`Fault`].
+    /// Ended by a [`Fault`].
     Misbehaved,
     /// Time-outs, TLS alerts, broken connections.
     Failed(String),
@@ -58,21 +58,21 @@ pub enum Outcome {
 /// One connect to the server.
 #[derive(Clone, Debug)]
 pub struct Connect {
-    /// When, by the machine.
+    /// Time of the connect, by the machine's clock.
     pub at: Instant,
-    /// When, by the server's clock: time since the Unix epoch.
+    /// Time of the connect, by the server's clock, since the Unix epoch.
     pub time: Duration,
-    /// From where.
+    /// The client's address and port.
     pub from: SocketAddr,
     /// Name that the client sent.
     pub client: Option<String>,
     /// User name that it sent.
     pub user: Option<String>,
-    /// Whether the right password was given.
+    /// Whether the password was correct.
     pub logged_in: bool,
-    /// Whether TLS was spoken at the end.
+    /// Whether the connection used TLS at its end.
     pub tls: bool,
-    /// The lines that the client sent, at most a hundred.
+    /// The client's lines, at most a hundred.
     pub lines: Vec<String>,
     /// How it ended.
     pub outcome: Outcome,
@@ -85,7 +85,7 @@ pub(super) struct Shared {
     pub(super) seed: AtomicU64,
     pub(super) settings: Mutex<Settings>,
     pub(super) lockout: Mutex<(Rule, Lockout)>,
-    /// By number.
+    /// Connects by number.
     pub(super) connects: Mutex<BTreeMap<u64, Connect>>,
 }
 

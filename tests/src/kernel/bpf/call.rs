@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use nix::libc;
 
-/// Of the kernel's `enum bpf_cmd`.
+/// From the kernel's `enum bpf_cmd`.
 #[derive(Clone, Copy)]
 #[repr(i64)]
 pub(super) enum Command {
@@ -26,9 +26,9 @@ pub(super) enum Command {
 
 /// # Safety
 ///
-/// `attributes` begins as `union bpf_attr` does for the command, and what it points to is valid.
+/// `attributes` begins like `union bpf_attr` for the command, and its pointers are valid.
 pub(super) unsafe fn call<T>(command: Command, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: as the caller promises; the length is that of `attributes`.
+    // SAFETY: as the caller promises; the length is the size of `attributes`.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -45,10 +45,10 @@ pub(super) unsafe fn call<T>(command: Command, attributes: &mut T) -> io::Result
 
 /// # Safety
 ///
-/// As [`call`], for a command that makes a descriptor.
+/// As for [`call`], and the command returns a new descriptor.
 pub(super) unsafe fn descriptor<T>(command: Command, attributes: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: as the caller promises.
     let made = unsafe { call(command, attributes) }?;
-    // SAFETY: the kernel just made this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel just made this descriptor, and no other code owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }

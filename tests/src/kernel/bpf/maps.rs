@@ -48,7 +48,7 @@ pub fn pin_array(
         max_entries: entries,
         flags: 0,
     };
-    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    // SAFETY: the structure begins like the kernel's union for this command, and no pointers.
     let map = unsafe { descriptor(Command::MapCreate, &mut create) }.context("make a map")?;
     let copies = if per_processor {
         possible_processors()?
@@ -66,8 +66,8 @@ pub fn pin_array(
         value: values.as_ptr() as u64,
         flags: 0,
     };
-    // SAFETY: the structure is the kernel's for this command; the key has 4 bytes, and the values are
-    // as many and as long as the kernel reads. Both outlive the call.
+    // SAFETY: the structure has the layout of the kernel's union for this command. The key has 4 bytes, and
+    // `values` has the number and size of values that the kernel reads. Both outlive the call.
     unsafe { call(Command::MapUpdate, &mut update) }.context("fill a map")?;
     pin(path, &map)
 }
@@ -86,8 +86,8 @@ pub fn pin(path: &Path, object: &OwnedFd) -> Result<()> {
         descriptor: u32::try_from(object.as_raw_fd())?,
         flags: 0,
     };
-    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
-    // the call.
+    // SAFETY: the structure has the layout of the kernel's union for this command; the path ends with a zero
+    // and outlives the call.
     unsafe { call(Command::Pin, &mut pin) }.with_context(|| format!("pin {}", path.display()))?;
     Ok(())
 }
@@ -150,8 +150,8 @@ fn map_shape(map: &OwnedFd) -> Result<MapShape> {
         length: u32::try_from(size_of::<MapShape>())?,
         information: (&raw mut shape) as u64,
     };
-    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the
-    // kernel may write, all of which are plain numbers.
+    // SAFETY: the structure has the layout of the kernel's union for this command. It points to `length`
+    // bytes that the kernel may write, and all of them are plain numbers.
     unsafe { call(Command::Information, &mut ask) }.context("ask for a map's shape")?;
     Ok(shape)
 }
@@ -161,8 +161,8 @@ fn write_zeroes(map: &OwnedFd, shape: &MapShape) -> Result<()> {
     for entry in 0..shape.max_entries {
         let entry = entry.to_ne_bytes();
         let mut element = Element::new(map, entry.as_ptr() as u64, value.as_ptr() as u64)?;
-        // SAFETY: the structure is the kernel's for this command; key and value are as long as the map
-        // says, and outlive the call.
+        // SAFETY: the structure has the layout of the kernel's union for this command; key and value have
+        // the sizes that the map reports, and outlive the call.
         unsafe { call(Command::MapUpdate, &mut element) }.context("write to a map")?;
     }
     Ok(())
@@ -180,8 +180,8 @@ fn delete_entries(map: &OwnedFd, shape: &MapShape) -> Result<()> {
             Err(e) => return Err(e).context("read a map's first key"),
         }
         let mut element = Element::new(map, key.as_ptr() as u64, 0)?;
-        // SAFETY: the structure is the kernel's for this command; the key is as long as the map says, and
-        // outlives the call.
+        // SAFETY: the structure has the layout of the kernel's union for this command; the key has the size
+        // that the map reports, and outlives the call.
         unsafe { call(Command::MapDelete, &mut element) }.context("delete from a map")?;
     }
 }
@@ -199,8 +199,8 @@ fn pinned(path: &Path) -> Result<OwnedFd> {
         descriptor: 0,
         flags: 0,
     };
-    // SAFETY: the structure is the kernel's for this command; the path ends with a zero and outlives
-    // the call.
+    // SAFETY: the structure has the layout of the kernel's union for this command; the path ends with a zero
+    // and outlives the call.
     let map = unsafe { descriptor(Command::GetPinned, &mut get) };
     map.with_context(|| format!("open {}", path.display()))
 }

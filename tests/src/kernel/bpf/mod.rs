@@ -1,6 +1,6 @@
-//! Owns what a test asks of the kernel's BPF itself: which programs an interface has, programs of
-//! somebody else's beside them, and taking one away. By bare system calls: bpftool knows TCX only
-//! from version 7.3, and whatever the program under test uses must not check itself.
+//! Direct access to the kernel's BPF for tests: lists the programs of an interface, attaches foreign
+//! programs, and detaches programs. It uses bare system calls: bpftool supports TCX only from version 7.3,
+//! and the library of the program under test must not check itself.
 
 mod call;
 mod maps;
@@ -19,12 +19,12 @@ use crate::lab::netns::Namespace;
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
 
-/// Which of an interface's two TCX hooks, as `enum bpf_attach_type` numbers them.
+/// The `enum bpf_attach_type` of an interface's TCX hook.
 const fn attach_type(ingress: bool) -> u32 {
     if ingress { 46 } else { 47 }
 }
 
-/// `r0 = -1` (next program, as ours return) and `exit`, as the kernel's `struct bpf_insn`.
+/// `r0 = -1` (next program, like the programs under test) and `exit`, as `struct bpf_insn`.
 const EMPTY: [[u8; 8]; 2] = [
     [0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
     [0x95, 0, 0, 0, 0, 0, 0, 0],
@@ -35,8 +35,8 @@ pub fn load_empty() -> Result<OwnedFd> {
     load(&EMPTY)
 }
 
-/// Loads a program that does nothing in this many instructions, one after the other. The time that it
-/// takes is a measure of how fast the kernel verifies programs at present.
+/// Loads a program of this many instructions that does nothing. The time that it takes shows how fast the
+/// kernel verifies programs at present.
 pub fn load_straight(instructions: usize) -> Result<OwnedFd> {
     // r0 += 1
     let add = [0x07, 0, 0, 0, 1, 0, 0, 0];
@@ -61,28 +61,28 @@ fn load(program: &[[u8; 8]]) -> Result<OwnedFd> {
         program: program.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,
     };
-    // SAFETY: the structure begins as the kernel's union for this command; what it points to
-    // outlives the call.
+    // SAFETY: the structure begins like the kernel's union for this command; the objects behind its
+    // pointers outlive the call.
     let loaded = unsafe { descriptor(Command::ProgramLoad, &mut load) };
     loaded.context("load a program; this needs root")
 }
 
-/// One program that is attached to an interface by TCX.
+/// A program that is attached to an interface by TCX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attached {
-    /// The program's number.
+    /// The program's ID.
     pub program: u32,
-    /// The link's, by which it is attached.
+    /// The ID of the link that attaches it.
     pub link: u32,
 }
 
-/// What is attached to an interface by TCX, in the order it runs. Nothing on kernels without TCX
-/// (before 6.6), and on an interface that is not there.
+/// The TCX programs of an interface, in the order they run. Empty on kernels without TCX (before 6.6), and if
+/// the interface does not exist.
 pub fn tcx(namespace: &Namespace, interface: &str, ingress: bool) -> Result<Vec<Attached>> {
     namespace.run(|| tcx_here(interface, ingress))
 }
 
-/// As [`tcx`], in the namespace of this thread.
+/// Like [`tcx`], in the namespace of this thread.
 pub fn tcx_here(interface: &str, ingress: bool) -> Result<Vec<Attached>> {
     #[repr(C)]
     #[derive(Default)]
@@ -114,11 +114,11 @@ pub fn tcx_here(interface: &str, ingress: bool) -> Result<Vec<Attached>> {
         link_ids: links.as_mut_ptr() as u64,
         ..Query::default()
     };
-    // SAFETY: the structure is the kernel's of 6.6 for this command; both arrays outlive the call
-    // and hold `prog_cnt` numbers.
+    // SAFETY: the structure has the layout of kernel 6.6 for this command; both arrays outlive the call and
+    // have room for `prog_cnt` numbers.
     match unsafe { call(Command::ProgramQuery, &mut query) } {
         Ok(_) => {}
-        // No TCX; or the interface went meanwhile.
+        // No TCX; or the interface was deleted meanwhile.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {
             return Ok(Vec::new());
         }
@@ -134,9 +134,9 @@ pub fn tcx_here(interface: &str, ingress: bool) -> Result<Vec<Attached>> {
     Ok(attached.collect())
 }
 
-/// A loaded program's name; `None` when there is no such program any more.
+/// The name of a loaded program; `None` if the program is no longer loaded.
 pub fn program_name(number: u32) -> Result<Option<String>> {
-    /// Up to the name, which the kernel cuts off after 15 characters.
+    /// `struct bpf_prog_info` up to the name, which the kernel truncates to 15 characters.
     #[repr(C)]
     #[derive(Default)]
     struct Information {
@@ -166,19 +166,19 @@ pub fn program_name(number: u32) -> Result<Option<String>> {
         length: u32::try_from(size_of::<Information>())?,
         information: (&raw mut information) as u64,
     };
-    // SAFETY: the structure is the kernel's for this command; it points to `length` bytes that the
-    // kernel may write, all of which are plain numbers.
+    // SAFETY: the structure has the layout of the kernel's union for this command. It points to `length`
+    // bytes that the kernel may write, and all of them are plain numbers.
     unsafe { call(Command::Information, &mut ask) }.context("ask for a program's name")?;
     let name = information.name.iter().take_while(|byte| **byte != 0);
     Ok(Some(name.map(|byte| char::from(*byte)).collect()))
 }
 
-/// Where among an interface's programs.
+/// Position among an interface's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Before all others.
     First,
-    /// After them.
+    /// After all others.
     Last,
 }
 
@@ -190,7 +190,7 @@ pub fn attach(
     ingress: bool,
     order: Order,
 ) -> Result<OwnedFd> {
-    /// `BPF_F_BEFORE` and `BPF_F_AFTER`; relative to nothing they mean all.
+    /// `BPF_F_BEFORE` and `BPF_F_AFTER`; without a relative program they mean first and last.
     const BEFORE: u32 = 8;
     const AFTER: u32 = 16;
     #[repr(C)]
@@ -217,20 +217,20 @@ pub fn attach(
             padding: 0,
             revision: 0,
         };
-        // SAFETY: the structure is the kernel's of 6.6 for this command, without pointers.
+        // SAFETY: the structure has the layout of kernel 6.6 for this command, and no pointers.
         let made = unsafe { descriptor(Command::LinkCreate, &mut link) };
         made.with_context(|| format!("attach a program to {interface}"))
     })
 }
 
-/// Detaches by force what a link attached; its pin stays and holds nothing. False: there is no
-/// such link any more.
+/// Detaches a link by force; its pin stays, and refers to a link without a program. False if the link does
+/// not exist.
 pub fn detach(link: u32) -> Result<bool> {
     let Some(link) = by_number(Command::LinkByNumber, link)? else {
         return Ok(false);
     };
     let mut descriptor = u32::try_from(link.as_raw_fd())?;
-    // SAFETY: the command takes a descriptor alone.
+    // SAFETY: the command's only argument is a descriptor.
     unsafe { call(Command::LinkDetach, &mut descriptor) }.context("detach a link")?;
     Ok(true)
 }
@@ -247,7 +247,7 @@ fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {
         next: 0,
         flags: 0,
     };
-    // SAFETY: the structure begins as the kernel's union for this command, without pointers.
+    // SAFETY: the structure begins like the kernel's union for this command, and no pointers.
     match unsafe { descriptor(command, &mut get) } {
         Ok(descriptor) => Ok(Some(descriptor)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -255,7 +255,7 @@ fn by_number(command: Command, number: u32) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The numbers of the programs of [`tcx`].
+/// The IDs of the programs that [`tcx`] lists.
 pub fn tcx_programs(namespace: &Namespace, interface: &str, ingress: bool) -> Result<Vec<u32>> {
     let attached = tcx(namespace, interface, ingress)?;
     Ok(attached.iter().map(|attached| attached.program).collect())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::model::{Action, Debian, Step, Wants};
 use crate::setup::toolchain::{self, BPF_LINKER_VERSION, NIGHTLY};
 
-/// Shell lines that do by hand, as somebody who may use sudo, what setup would do as root.
+/// Shell lines for a user who may use sudo, which replace the steps that setup would do as root.
 pub(super) fn debian_by_hand(steps: &[Step], debian: &Debian, wants: &Wants) -> Vec<String> {
     const INSTALL: &str = "sudo apt-get install --no-remove";
     let packages: Vec<_> = steps

@@ -1,7 +1,7 @@
 //! Computes the next steps of setup from the facts and the needs. Pure.
 //!
-//! Owns the packages' names, the reasons and the commands. `setup` gathers facts, carries steps out, and asks again
-//! after every batch, because the LLVM of bpf-linker is known only once the compiler is installed.
+//! Owns the packages' names, the reasons and the commands. `setup` gathers facts, carries steps out, and
+//! plans again after every batch, because only the installed compiler determines the LLVM of bpf-linker.
 
 mod by_hand;
 mod model;
@@ -22,7 +22,7 @@ use self::{
     model::{Wants, llvm_for, names},
 };
 
-/// Decides what to do next.
+/// Decides the next steps.
 pub(crate) fn plan(facts: &Facts, needs: Needs) -> Plan {
     let wants = Wants::of(facts, needs);
     if wants.nothing() {
@@ -51,7 +51,7 @@ pub(crate) fn plan(facts: &Facts, needs: Needs) -> Plan {
     }
 }
 
-/// Needs no root, and changes nothing outside the target directory.
+/// Steps that need no root, and change nothing outside the target directory.
 fn unpack_steps(wants: &Wants) -> Vec<Step> {
     let to_unpack = |program: &&Program| program.source != Source::Installed;
     let step = |program: &Program| {
@@ -106,11 +106,11 @@ fn debian_packages(facts: &Facts, debian: &Debian, wants: &Wants) -> Vec<Step> {
     steps
 }
 
-/// What needs no package manager; or lines to type, if a package manager of a kind not known here
-/// has to be asked first.
+/// Steps without a package manager. An error has lines for the user, if an unknown package manager is needed
+/// first.
 fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
     let mut steps = Vec::new();
-    // On Debian the others were unpacked before.
+    // On Debian, earlier steps unpacked the other programs.
     if wants.to_install().next().is_some() || facts.debian.is_none() && !wants.programs.is_empty() {
         return Err(vec![
             format!("# The lab needs the programs {}.", wants.program_names()),

@@ -11,16 +11,16 @@ use crate::{
 /// The licence and source checker of `lint`.
 pub(crate) const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// What makes the package.
+/// The version of cargo-deb, which makes the package.
 pub(crate) const CARGO_DEB_VERSION: &str = "3.8.0";
 
-/// What there is on this machine.
+/// State of this machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) privilege: Privilege,
     /// A compiler with library source, if any.
     pub(crate) compiler: Option<Compiler>,
-    /// Whether bpf-linker for that compiler is there and runs.
+    /// Whether bpf-linker for that compiler exists and runs.
     pub(crate) linker: bool,
     /// Whether that compiler has clippy.
     pub(crate) clippy: bool,
@@ -28,60 +28,60 @@ pub(crate) struct Facts {
     pub(crate) llvm_installed: BTreeSet<u32>,
     /// Those of [`Needs::programs`] that are missing.
     pub(crate) missing_programs: Vec<&'static str>,
-    /// Whether cargo-deny is there and runs.
+    /// Whether cargo-deny exists and runs.
     pub(crate) cargo_deny: bool,
-    /// Whether cargo-deb is there and runs.
+    /// Whether cargo-deb exists and runs.
     pub(crate) cargo_deb: bool,
     /// Packages that apt-get refused to install in this run.
     pub(crate) refused: BTreeSet<String>,
-    /// Whether rustup is there.
+    /// Whether rustup exists.
     pub(crate) rustup: bool,
-    /// Debian or one of its children.
+    /// Debian or a derivative.
     pub(crate) debian: Option<Debian>,
 }
 
-/// What its package lists have; looked up only when something is missing.
+/// Contents of its package lists; read only if something is missing.
 #[derive(Debug, Clone)]
 pub(crate) struct Debian {
-    /// Whether the package lists were brought up to date by this run.
+    /// Whether this run updated the package lists.
     pub(crate) lists_fresh: bool,
-    /// Minor version (1.N) of the rustc-web that could be installed.
+    /// Minor version (1.N) of the available rustc-web.
     pub(crate) rustc_web_minor: Option<u32>,
-    /// LLVM majors whose `llvm-NN-dev` could be installed.
+    /// LLVM major versions with an available `llvm-NN-dev`.
     pub(crate) llvm_available: BTreeSet<u32>,
 }
 
 impl Debian {
-    /// Whether its compiler would do.
+    /// Whether its compiler is new enough.
     pub(super) fn has_compiler(&self) -> bool {
         self.rustc_web_minor
             .is_some_and(|minor| minor >= OLDEST_RUSTC_MINOR)
     }
 }
 
-/// What to do next.
+/// The next steps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Nothing.
+    /// Nothing is missing.
     Ready,
-    /// These, in order; then look again.
+    /// Steps to run in this order; then plan again.
     Steps(Vec<Step>),
-    /// This cannot be done from here: what a person should type, a line each.
+    /// Setup cannot do it; shell lines for the user.
     Manual(Vec<String>),
 }
 
-/// One thing to do, and what to tell about it.
+/// A step and its message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// What for, and about how long.
+    /// Purpose, and approximate duration.
     pub(crate) why: String,
     pub(crate) action: Action,
 }
 
-/// How it is done.
+/// The action of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Bring the package lists up to date.
+    /// Update the package lists.
     AptUpdate,
     /// Install these packages.
     AptInstall(Vec<String>),
@@ -89,7 +89,7 @@ pub(crate) enum Action {
     Unpack(Program),
     /// Install the pinned nightly with source and clippy.
     RustupNightly,
-    /// Build bpf-linker against the LLVM of major `against`, for a compiler with LLVM `compiler`.
+    /// Build bpf-linker with LLVM `against`, for a compiler with LLVM `compiler` (major versions).
     BpfLinker { compiler: u32, against: u32 },
     /// Build cargo-deny.
     CargoDeny,
@@ -114,11 +114,11 @@ impl Step {
     }
 }
 
-/// What is missing of what is needed.
+/// The needs that are missing.
 pub(super) struct Wants {
     pub(super) compiler: bool,
     pub(super) linker: bool,
-    /// Development files of an LLVM, to build the linker against.
+    /// Development files of an LLVM, to build the linker with.
     pub(super) llvm: bool,
     pub(super) system_clippy: bool,
     /// Missing programs.
@@ -139,7 +139,7 @@ impl Wants {
                     .compiler
                     .as_ref()
                     .is_some_and(|c| llvm_for(facts, c).is_none()),
-            // Of a rustup nightly, clippy is welcome but not fetched: it may be somebody's own.
+            // Clippy of a rustup nightly is used, but not installed: the toolchain may be the user's own.
             system_clippy: needs.lint
                 && !facts.clippy
                 && facts.debian.is_some()
@@ -153,7 +153,7 @@ impl Wants {
         }
     }
 
-    /// Whether a package manager may have something of it.
+    /// Whether a package manager may provide a part of it.
     pub(super) fn packages(&self) -> bool {
         self.compiler || self.llvm || self.system_clippy || !self.programs.is_empty()
     }

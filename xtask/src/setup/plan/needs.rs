@@ -6,17 +6,17 @@ pub(crate) struct Program {
     /// Its name, or its whole path.
     pub(crate) name: &'static str,
     pub(crate) package: &'static str,
-    /// How setup gets it.
+    /// How setup provides it.
     pub(crate) source: Source,
 }
 
-/// How a missing program is got.
+/// How a missing program is provided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// Unpacked into the target directory. The host's packages do not change, and cannot be in the way.
-    /// Libraries come along by themselves; these packages have to be named.
+    /// Unpacked into the target directory, so the host's packages stay as they are. apt-get adds libraries;
+    /// `with` names other packages to unpack.
     Unpacked { with: &'static [&'static str] },
-    /// Installed: the program works only from its own place.
+    /// Installed, since the program works only at its own path.
     Installed,
 }
 
@@ -48,7 +48,7 @@ const LAB_PROGRAMS: &[Program] = &[
     unpacked("wg", "wireguard-tools"),
 ];
 
-/// What the tests on an old kernel need besides.
+/// Additional programs for tests on an old kernel.
 const VM_PROGRAMS: &[Program] = &[
     unpacked("busybox", "busybox-static"),
     unpacked("cpio", "cpio"),
@@ -64,13 +64,13 @@ const VM_PROGRAMS: &[Program] = &[
     },
 ];
 
-/// What lint needs besides.
+/// Additional programs for lint.
 const LINT_PROGRAMS: &[Program] = &[installed("systemd-analyze", "systemd")];
 
-/// What making the package needs besides.
+/// Additional programs for making the package.
 const DIST_PROGRAMS: &[Program] = &[installed("dpkg-shlibdeps", "dpkg-dev")];
 
-/// What the task at hand cannot do without. The eBPF build is always among it.
+/// The needs of a task, in addition to the eBPF build.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Needs {
     /// The programs of the lab.
@@ -79,40 +79,40 @@ pub(crate) struct Needs {
     pub(crate) vm: bool,
     /// cargo-deny, and clippy for the eBPF crate.
     pub(crate) lint: bool,
-    /// cargo-deb, and what it calls.
+    /// cargo-deb, and the programs that it calls.
     pub(crate) dist: bool,
 }
 
 impl Needs {
-    /// To build.
+    /// Needs of a build.
     pub(crate) const BUILD: Self = Self {
         lab: false,
         vm: false,
         lint: false,
         dist: false,
     };
-    /// To build, and to run tests or the lab.
+    /// Needs of a build, and of the tests or the lab.
     pub(crate) const TEST: Self = Self {
         lab: true,
         ..Self::BUILD
     };
-    /// The same, and to run tests on an old kernel.
+    /// The same, and needs of tests on an old kernel.
     pub(crate) const VM: Self = Self {
         vm: true,
         ..Self::TEST
     };
-    /// The same, and to make the package.
+    /// The same, and needs of the package.
     pub(crate) const BOOT: Self = Self {
         dist: true,
         ..Self::VM
     };
-    /// To build and lint.
+    /// Needs of a build and of lint.
     pub(crate) const LINT: Self = Self {
         lint: true,
         ..Self::BUILD
     };
 
-    /// To build and make the package.
+    /// Needs of a build and of the package.
     pub(crate) const DIST: Self = Self {
         dist: true,
         ..Self::BUILD

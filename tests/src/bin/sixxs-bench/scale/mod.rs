@@ -1,4 +1,4 @@
-//! What very many tunnels cost: each packet, and the program that keeps their routes.
+//! Cost of very many tunnel addresses: per packet, and for the daemon that maintains their routes.
 
 mod site;
 
@@ -17,39 +17,39 @@ use crate::machine;
 use crate::progress;
 use crate::timing::{self, median};
 
-/// How many tunnel addresses.
+/// Numbers of tunnel addresses.
 const ADDRESSES: [u32; 5] = [1, 10, 100, 1_000, 10_000];
-/// Packets sent in one go, between two looks at the clock.
+/// Packets sent between two readings of the clock.
 const BATCH: u32 = 2_000;
-/// For the daemon to be done with ten thousand routes.
+/// Limit for the daemon to install ten thousand routes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What is to be reached with the most addresses: cost of a packet, times that with one address.
+/// Targets with the most addresses; the cost of a packet is relative to one address.
 const MOST_COST: f64 = 1.4;
 const MOST_RESIDENT_KIB: u64 = 60 * 1024;
 
-/// Cost of a packet, in nanoseconds, a batch each.
+/// Cost of a packet, in nanoseconds, one value per batch.
 #[derive(Default)]
 struct Costs {
     ours: Vec<f64>,
     plain: Vec<f64>,
 }
 
-/// What it takes to put everything in place.
+/// Effort to set up everything.
 struct Work {
     addresses: u32,
-    /// Routes and rules.
+    /// Number of routes and rules.
     things: usize,
     /// From the start of the daemon until it is ready.
     ready: Duration,
-    /// From the moment that it may do so until all is back that was deleted.
+    /// From SIGCONT until the last deleted object is restored.
     repaired: Duration,
-    /// `ip -6 -batch` with the same.
+    /// Time of `ip -6 -batch` for the same routes and rules.
     batch: Duration,
     resident_kib: u64,
 }
 
-/// Measures everything and writes it up; quick: with few packets, for a look.
+/// Measures everything and returns the report; `quick`: with few packets.
 pub(crate) fn measure(quick: bool) -> Result<String> {
     let (rounds, repeats) = if quick { (5, 1) } else { (60, 5) };
     let mut work = Vec::new();
@@ -64,7 +64,7 @@ pub(crate) fn measure(quick: bool) -> Result<String> {
     write_up(&costs, &work, rounds)
 }
 
-/// Sends from all hosts in turn, so that whatever slows the machine down for a while meets all.
+/// Sends from all hosts in turn, so that a temporary slowdown of the machine affects all of them.
 fn in_turn(rounds: u32) -> Result<Vec<Costs>> {
     let mut ours = Vec::new();
     let mut plain = Vec::new();
@@ -78,7 +78,7 @@ fn in_turn(rounds: u32) -> Result<Vec<Costs>> {
     }
     for site in ours.iter().map(|(site, _)| site).chain(&plain) {
         ensure!(site.leads_to_the_tunnel()?, "packets leave by the uplink");
-        // Fills the queue: from then on every packet is dropped by the device.
+        // Fills the queue: from now on the device drops every packet.
         site.send(BATCH)?;
     }
     let mut costs: Vec<_> = ADDRESSES.iter().map(|_| Costs::default()).collect();
@@ -94,7 +94,7 @@ fn in_turn(rounds: u32) -> Result<Vec<Costs>> {
     Ok(costs)
 }
 
-/// Of one packet, in nanoseconds of this thread's time.
+/// Cost of one packet, in nanoseconds of this thread's processor time.
 fn cost(site: &Site) -> Result<f64> {
     let start = timing::now()?;
     site.send(BATCH)?;
@@ -139,8 +139,8 @@ fn put_in_place(addresses: u32) -> Result<Work> {
     Ok(work)
 }
 
-/// Deletes everything while the daemon stands still, lets it go on, and takes the time until the
-/// last of it is back.
+/// Deletes everything while the daemon is stopped, lets it continue, and measures the time until the last
+/// object is restored.
 fn repair(site: &Site, daemon: &Daemon, things: usize) -> Result<Duration> {
     daemon.signal(Signal::SIGSTOP)?;
     site.host.sh("ip -6 route flush table 200")?;

@@ -1,5 +1,5 @@
-//! A host with very many tunnel addresses, and nothing else: one tunnel, a TUN device that takes
-//! packets until its queue is full and drops them from then on, and an uplink that leads nowhere.
+//! A host with very many tunnel addresses. It has one tunnel, a TUN device that drops packets once its queue
+//! is full, and an uplink without a router.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -16,12 +16,12 @@ use sixxs_tests::shell;
 
 const TUNNEL: &str = "sixxs0";
 const UPLINK: &str = "net0";
-/// Where everything goes: no route but a default route leads there.
+/// Destination of all packets: only a default route matches it.
 const SINK: SocketAddrV6 =
     SocketAddrV6::new(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9), 9, 0, 0);
-/// 2001:db8:a::, of which all addresses are.
+/// 2001:db8:a::/48, the prefix of all addresses.
 const BASE: u128 = 0x2001_0db8_000a << 80;
-/// Addresses that packets are sent from, spread evenly over all.
+/// Number of source addresses, spread evenly over all addresses.
 const SENDERS: u32 = 16;
 
 pub(crate) struct Site {
@@ -29,12 +29,12 @@ pub(crate) struct Site {
     pub(crate) host: Namespace,
     senders: Vec<UdpSocket>,
     _tunnel: File,
-    // Last: its drop deletes the namespace.
+    // The last field: its drop deletes the namespace.
     directory: LabDir,
 }
 
 impl Site {
-    /// With this many addresses of the tunnel.
+    /// Makes the host, with this number of tunnel addresses.
     pub(crate) fn new(addresses: u32) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +104,7 @@ impl Site {
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
 
-    /// A rule for each address, as people would make them by hand.
+    /// Adds a rule for each address, as an administrator would without the program.
     pub(crate) fn add_plain_rules(&self) -> Result<()> {
         let mut lines = format!("route add default dev {TUNNEL} table 200\n");
         for number in 0..self.addresses {
@@ -114,7 +114,7 @@ impl Site {
         self.ip_batch(&lines).map(drop)
     }
 
-    /// Sends so many packets, from each of the chosen addresses in turn.
+    /// Sends `count` packets, from each of the chosen addresses in turn.
     pub(crate) fn send(&self, count: u32) -> Result<()> {
         let payload = [0x5a; 64];
         for sender in self.senders.iter().cycle().take(count as usize) {
@@ -123,20 +123,20 @@ impl Site {
         Ok(())
     }
 
-    /// Where a packet from the first of the addresses would go.
+    /// Whether a packet from the first address is routed to the tunnel.
     pub(crate) fn leads_to_the_tunnel(&self) -> Result<bool> {
         let route = format!("ip -6 route get {} from {}", SINK.ip(), address(0));
         Ok(self.host.sh(&route)?.contains(TUNNEL))
     }
 
-    /// What `sixxs plan` would have people type, for `ip -batch`.
+    /// The commands of `sixxs plan`, for `ip -batch`.
     pub(crate) fn batch(&self) -> Result<String> {
         let plan = self.program()?.run(&["plan"])?.stdout;
         let commands = plan.lines().filter_map(|line| line.strip_prefix("ip -6 "));
         Ok(commands.map(|line| format!("{line}\n")).collect())
     }
 
-    /// Has `ip -6 -batch` carry these lines out, and says how long that took.
+    /// Runs these lines by `ip -6 -batch`, and returns the time that it takes.
     pub(crate) fn ip_batch(&self, lines: &str) -> Result<Duration> {
         let path = self.paths().base().join("batch");
         std::fs::write(&path, lines).with_context(|| format!("write {}", path.display()))?;
@@ -148,8 +148,8 @@ impl Site {
     }
 }
 
-/// Address number so and so, scattered over a /48: the number is multiplied by an odd one, modulo
-/// 2^32, so that no two are the same.
+/// The address with this number, scattered over a /48. The number is multiplied by an odd number modulo 2^32,
+/// so all results differ.
 fn address(number: u32) -> Ipv6Addr {
     let scattered = u128::from(number.wrapping_mul(0x9e37_79b1));
     Ipv6Addr::from_bits(BASE | (scattered & 0xffff) << 64 | scattered >> 16 << 32 | 2)

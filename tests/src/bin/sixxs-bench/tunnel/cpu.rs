@@ -1,4 +1,4 @@
-//! Processor time: of the program, of the brokers' threads, and what is left of the machine.
+//! Processor time of the daemon and of the brokers' threads, and idle time of the machine.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,23 +7,23 @@ use anyhow::{Context as _, Result};
 use nix::unistd::{SysconfVar, sysconf};
 use sixxs_tests::program::Daemon;
 
-/// What a broker's thread is called.
+/// Name of a broker's thread.
 const BROKER_THREAD: &str = "pop";
 
-/// Processor time up to some moment, or between two.
+/// Processor time up to some moment, or between two moments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     at: Instant,
-    /// Of the program.
+    /// Processor time of the daemon.
     pub(crate) client: Duration,
-    /// Of all brokers.
+    /// Processor time of all brokers.
     pub(crate) broker: Duration,
-    /// That nobody wanted, of all processors.
+    /// Idle time of all processors.
     pub(crate) idle: Duration,
 }
 
 impl Times {
-    /// Up to now; without a program its own time is none.
+    /// The times up to now; without a daemon its time is 0.
     pub(crate) fn now(daemon: Option<&Daemon>) -> Result<Self> {
         Ok(Self {
             at: Instant::now(),
@@ -33,7 +33,7 @@ impl Times {
         })
     }
 
-    /// From then to now, and how long that was.
+    /// The times since `then`, and the elapsed time.
     pub(crate) fn since(daemon: Option<&Daemon>, then: &Self) -> Result<(Self, Duration)> {
         let now = Self::now(daemon)?;
         let time = now.at - then.at;
@@ -55,7 +55,8 @@ fn brokers() -> Result<Duration> {
         let Ok(text) = fs::read_to_string(task.join("stat")) else {
             continue;
         };
-        // proc_pid_stat(5): the name in brackets, and 12th and 13th behind it utime and stime.
+        // proc_pid_stat(5): the name is in parentheses; the 12th and 13th fields after it are utime and
+        // stime.
         let Some((name, fields)) = text.rsplit_once(')') else {
             continue;
         };
@@ -71,7 +72,7 @@ fn brokers() -> Result<Duration> {
 
 fn idle() -> Result<Duration> {
     let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-    // proc_stat(5): `cpu user nice system idle …`, of all processors.
+    // proc_stat(5): `cpu user nice system idle …`, the sum of all processors.
     let idle = text.split_whitespace().nth(4).context("no idle time")?;
     duration(idle.parse().context("read the idle time")?)
 }

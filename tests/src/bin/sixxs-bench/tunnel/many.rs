@@ -10,15 +10,15 @@ use sixxs_tests::program::status::Tunnel;
 use sixxs_tests::program::{Hook, Program};
 use sixxs_tests::wait;
 
-/// Besides the lab's two.
+/// Tunnels in addition to the lab's two.
 const MORE: u8 = 198;
-/// Until all answer.
+/// Limit until all tunnels work.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What they took.
+/// Results.
 pub(crate) struct Many {
     pub(crate) tunnels: usize,
-    /// From the start of the daemon until the last one answered.
+    /// From the start of the daemon until the last tunnel works.
     pub(crate) until_all_answer: Duration,
     /// Processor time until then.
     pub(crate) starting: Duration,
@@ -30,13 +30,14 @@ pub(crate) struct Many {
     pub(crate) until_stopped: Duration,
 }
 
-/// Starts them, and leaves them alone for so long.
+/// Starts them, and then leaves them idle for this time.
 pub(crate) fn measure(idle_for: Duration) -> Result<Many> {
     let lab = Lab::new(Spec {
         extra_tunnels: MORE,
         ..Spec::native([Kind::Ayiya; 2])
     })?;
-    // Each is a connect to the broker; what the limit is for does not happen in a lab.
+    // Each tunnel is a connect to the broker. The lab's brokers do not refuse frequent connects, so raise the
+    // limit.
     lab.write_config(&lab.config("[connect_limit]\nconnects = 1000\n"))?;
     let program = Program::new(&lab, Hook::Auto)?;
     let started = Instant::now();
@@ -50,7 +51,7 @@ pub(crate) fn measure(idle_for: Duration) -> Result<Many> {
     let tunnels = status.with_context(|| daemon.log())?.tunnels.len();
     let until_all_answer = started.elapsed();
     let starting = daemon.processor_time()?;
-    // Of three beats at the start the last ones are still to come.
+    // The last of the three initial heartbeats are still to come.
     thread::sleep(Duration::from_secs(5));
     let before = daemon.processor_time()?;
     thread::sleep(idle_for);

@@ -1,4 +1,4 @@
-//! What the native tunnels carry, and what that costs, against the same path without a tunnel.
+//! Throughput and cost of the native tunnels, relative to the same path without a tunnel.
 
 mod cpu;
 mod many;
@@ -22,14 +22,14 @@ use self::rows::{Hashing, Pair, Row};
 use self::traffic::{Lengths, Route};
 use crate::timing;
 
-/// Of a path without a tunnel.
+/// MTU of the path without a tunnel.
 const NATIVE_MTU: u32 = 1500;
 /// IPv6 and UDP headers.
 const HEADERS_BYTES: u32 = 48;
 /// IPv4, UDP and AYIYA headers.
 const AYIYA_BYTES: u32 = 72;
 
-/// What is measured, in this order.
+/// The measured tunnels and their MTUs, in this order.
 const TUNNELS: [(Kind, u32); 6] = [
     (Kind::Ayiya, 1280),
     (Kind::Ayiya, 1500 - AYIYA_BYTES),
@@ -39,8 +39,8 @@ const TUNNELS: [(Kind, u32); 6] = [
     (Kind::Heartbeat, 1480),
 ];
 
-/// Measures everything, or only tunnels of one kind, and writes it up. Quick: seconds instead of
-/// minutes, for a look.
+/// Measures everything, or only tunnels of one kind, and returns the report. `quick`: takes seconds instead
+/// of minutes.
 pub(crate) fn measure(quick: bool, only: Option<&str>) -> Result<String> {
     let lengths = if quick {
         Lengths {
@@ -119,7 +119,7 @@ fn row(
         down: pair(&down).context("down")?,
         ping,
     };
-    // It takes minutes, and whoever waits wants to see something.
+    // This takes minutes: print each row at once.
     eprint!("{}", report::row(&row));
     Ok(row)
 }
@@ -142,7 +142,7 @@ fn ping(host: &Namespace, from: Ipv6Addr, lengths: Lengths) -> Result<Duration> 
 
 fn hash(mtu: usize, time: Duration) -> Result<Hashing> {
     let datagram = vec![0x5a; mtu + ayiya::HEADER_BYTES];
-    // Its own time: others may be at work.
+    // This thread's time: other processes may use the processors too.
     let start = timing::now()?;
     let spent = || Ok::<_, anyhow::Error>(timing::now()?.saturating_sub(start));
     let mut count = 0_u64;
@@ -152,7 +152,7 @@ fn hash(mtu: usize, time: Duration) -> Result<Hashing> {
         }
         count += 1000;
     }
-    // Per byte of what is carried, as everything else here: TCP's payload.
+    // Per byte of TCP payload, as in all other results.
     let payload = (mtu - 72) as f64 * count as f64;
     Ok(Hashing {
         datagram_bytes: datagram.len(),

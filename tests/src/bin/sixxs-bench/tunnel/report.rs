@@ -1,4 +1,4 @@
-//! The section of docs/benchmarks.md.
+//! Formats the section of docs/benchmarks.md.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use super::rows::{Hashing, Row};
 use super::traffic::{Carried, Lengths};
 use crate::machine;
 
-/// What the old client moved of TCP by AYIYA, in bits per second, and with how much of a processor.
+/// TCP over AYIYA with the old client: bits per second, and share of a processor.
 const OLD_RATE: f64 = 350e6;
 const OLD_SHARE: f64 = 0.45;
-/// To reach: so many times the rate, with so much of the processor time per byte.
+/// Targets: this multiple of the rate, and of the processor time per byte.
 const FASTER: f64 = 5.0;
 const CHEAPER: f64 = 0.25;
-/// And with two hundred tunnels.
+/// Targets with two hundred tunnels.
 const MOST_RESIDENT_KIB: u64 = 60 * 1024;
 const MOST_IDLE: f64 = 0.01;
 
-/// As good as all of a processor.
+/// From this share on, a processor counts as busy.
 const BUSY: f64 = 0.9;
 
-/// The lines of one path.
+/// The table rows of one path.
 pub(super) fn row(row: &Row) -> String {
     let kind = row.kind.map_or("no tunnel", Kind::name);
     let lines = [
@@ -64,7 +64,7 @@ pub(super) fn row(row: &Row) -> String {
     lines.concat()
 }
 
-/// Share of the whole machine that nobody wanted.
+/// Idle share of the whole machine.
 fn idle(carried: &Carried) -> f64 {
     carried.share(carried.times.idle) / machine::processors() as f64
 }
@@ -164,7 +164,7 @@ fn hashing_lines(text: &mut String, rows: &[Row], hashing: &[Hashing]) -> Result
     Ok(())
 }
 
-/// Against the old client, in each direction.
+/// Compares with the old client, in each direction.
 fn judge(text: &mut String, rows: &[Row]) -> Result<()> {
     let old_cost = OLD_SHARE / (OLD_RATE / 8.0 / 1e9);
     let (rate, cost) = (OLD_RATE * FASTER, old_cost * CHEAPER);

@@ -24,7 +24,7 @@ pub(super) struct Pair {
     pub(super) udp: Carried,
 }
 
-/// SHA-1 alone, over datagrams as long as a tunnel's.
+/// SHA-1 alone, on datagrams as long as a tunnel's.
 pub(super) struct Hashing {
     pub(super) datagram_bytes: usize,
     pub(super) seconds_per_gigabyte: f64,

@@ -1,4 +1,4 @@
-//! One flow at a time from one host of the lab to another one, as fast as it goes.
+//! One flow at a time between two hosts of the lab, at the highest rate.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
@@ -14,20 +14,20 @@ use socket2::{Domain, Socket, Type};
 
 use super::cpu::Times;
 
-/// By one call.
+/// Bytes per system call.
 const CHUNK_BYTES: usize = 1 << 18;
-/// A connection that stands still for longer is none.
+/// Limit for a connection without progress.
 const STALLED: Duration = Duration::from_secs(10);
 /// UDP datagrams sent by one call.
 const BURST: u32 = 16;
-/// Of UDP datagrams: more is not called carried.
+/// Highest tolerated loss of UDP datagrams.
 const MOST_LOST: f64 = 0.01;
-/// Rates to try for UDP: this one, in bits per second, and up by this factor so many times.
+/// Rates to try for UDP: the lowest one in bits per second, the factor between two rates, and their number.
 const SLOWEST: f64 = 1e8;
 const FACTOR: f64 = 1.12;
 const STEPS: u32 = 44;
 
-/// From where to where.
+/// Sender and receiver of a flow.
 pub(crate) struct Route<'a> {
     pub(crate) from: &'a Namespace,
     pub(crate) source: Ipv6Addr,
@@ -35,23 +35,23 @@ pub(crate) struct Route<'a> {
     pub(crate) destination: Ipv6Addr,
 }
 
-/// How long to measure.
+/// Durations of the measurements.
 #[derive(Clone, Copy)]
 pub(crate) struct Lengths {
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
-    /// For each rate of UDP that is tried.
+    /// For each tried rate of UDP.
     pub(crate) trial: Duration,
 }
 
-/// What came through.
+/// Results of a flow.
 #[derive(Clone, Copy)]
 pub(crate) struct Carried {
-    /// Payload.
+    /// Payload bytes.
     pub(crate) bytes: u64,
     pub(crate) time: Duration,
     pub(crate) times: Times,
-    /// Of UDP datagrams.
+    /// Share of lost UDP datagrams.
     pub(crate) lost: f64,
 }
 
@@ -60,19 +60,19 @@ impl Carried {
         self.bytes as f64 * 8.0 / self.time.as_secs_f64()
     }
 
-    /// Processor seconds for 10^9 bytes.
+    /// Processor seconds per 10^9 bytes.
     pub(crate) fn per_gigabyte(&self, time: Duration) -> f64 {
         time.as_secs_f64() / (self.bytes as f64 / 1e9)
     }
 
-    /// Of one processor.
+    /// Share of one processor.
     pub(crate) fn share(&self, time: Duration) -> f64 {
         time.as_secs_f64() / self.time.as_secs_f64()
     }
 }
 
 impl Route<'_> {
-    /// One TCP connection.
+    /// Measures one TCP connection.
     pub(crate) fn tcp(&self, lengths: Lengths, daemon: Option<&Daemon>) -> Result<Carried> {
         let at = SocketAddrV6::new(self.destination, 0, 0, 0);
         let listener = self
@@ -126,7 +126,8 @@ impl Route<'_> {
         })
     }
 
-    /// UDP datagrams of this size, at the highest rate of which no more than [`MOST_LOST`] are lost.
+    /// Measures UDP datagrams of this size, at the highest rate that loses no more than [`MOST_LOST`] of
+    /// them.
     pub(crate) fn udp(
         &self,
         payload_bytes: usize,
@@ -139,7 +140,7 @@ impl Route<'_> {
             let middle = u32::midpoint(low, high);
             let carried =
                 self.udp_at(payload_bytes, rate(middle), lengths.trial, lengths, daemon)?;
-            // One hiccup of the machine is not the path's.
+            // A short pause of the machine may cause the loss, so try again.
             let again = carried.lost > MOST_LOST && carried.lost < 5.0 * MOST_LOST;
             let carried = if again {
                 self.udp_at(payload_bytes, rate(middle), lengths.trial, lengths, daemon)?
@@ -155,7 +156,7 @@ impl Route<'_> {
         loop {
             let time = lengths.measured;
             let carried = self.udp_at(payload_bytes, rate(low), time, lengths, daemon)?;
-            // What went well for a moment need not go well for longer.
+            // A rate without loss in the short trial may lose datagrams in a longer one.
             if carried.lost <= MOST_LOST || low == 0 {
                 return Ok(carried);
             }
@@ -202,7 +203,7 @@ impl Route<'_> {
             let carried = watch(&received, lengths.trial / 4, time, daemon);
             stop.store(true, Ordering::Relaxed);
             let sending = send.join();
-            // What is still on its way.
+            // Wait for datagrams that are still in transit.
             let mut last = u64::MAX;
             while last != received.load(Ordering::Relaxed) {
                 last = received.load(Ordering::Relaxed);
@@ -223,7 +224,7 @@ impl Route<'_> {
     }
 }
 
-/// Waits, and says what came meanwhile.
+/// Waits, and returns the number of bytes received meanwhile.
 fn watch(
     received: &AtomicU64,
     warm_up: Duration,
@@ -263,9 +264,9 @@ fn blast(
             thread::sleep(due - now);
             continue;
         }
-        // Late by much: the machine had other things to do, and that is not made up for.
+        // If the machine was busy for longer than 5 ms, do not catch up.
         due = due.max(now.checked_sub(Duration::from_millis(5)).unwrap_or(now)) + pause;
-        // No two are the same: what comes twice is refused by a tunnel, as it should be.
+        // Each datagram is different, since tunnels drop duplicates.
         for (datagram, number) in burst.chunks_exact_mut(payload_bytes).zip(&mut numbers) {
             datagram[..8].copy_from_slice(&number.to_be_bytes());
         }
