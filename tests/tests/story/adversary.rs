@@ -27,7 +27,7 @@ fn post(fixture: &Fixture, path: &str, body: &str) -> Result<String> {
 }
 
 #[test]
-fn no_time_to_confirm_ends_the_daemon() -> Result<()> {
+fn invalid_confirmation_times_are_refused() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let mut daemon = fixture.start()?;
     for seconds in ["18446744073709551615", "9223372036854775807", "86401", "0"] {
@@ -42,7 +42,7 @@ fn no_time_to_confirm_ends_the_daemon() -> Result<()> {
 }
 
 #[test]
-fn signals_that_mean_nothing_are_ignored() -> Result<()> {
+fn unused_signals_are_ignored() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let mut daemon = fixture.start()?;
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM] {
@@ -56,7 +56,7 @@ fn signals_that_mean_nothing_are_ignored() -> Result<()> {
 
 /// The exit status of `plan` reports differences even if the reader of its output is gone.
 #[test]
-fn a_plan_that_nobody_reads_has_its_exit_status() -> Result<()> {
+fn plan_keeps_its_exit_status_on_a_closed_pipe() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let mut command = fixture.program.command(&["plan"]);
     let (reader, writer) = std::io::pipe()?;
@@ -67,7 +67,7 @@ fn a_plan_that_nobody_reads_has_its_exit_status() -> Result<()> {
 }
 
 #[test]
-fn beside_a_daemon_that_hangs_nobody_waits_for_ever() -> Result<()> {
+fn commands_give_up_when_the_daemon_hangs() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;

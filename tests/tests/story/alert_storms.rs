@@ -21,14 +21,14 @@ const SECONDS: u32 = 5;
 const FEW: usize = 32;
 
 /// The reports of a flood.
-struct Told {
+struct FloodReports {
     alerts: Vec<Value>,
     log: Vec<String>,
     hook_runs: usize,
 }
 
 /// Repeats these lines until the flood ends, and returns the reports.
-fn flood(fixture: &Fixture, daemon: &Daemon, lines: &str) -> Result<Told> {
+fn flood(fixture: &Fixture, daemon: &Daemon, lines: &str) -> Result<FloodReports> {
     let before = daemon.log().lines().count();
     let mut shell = fixture.host().command("timeout");
     shell
@@ -40,7 +40,7 @@ fn flood(fixture: &Fixture, daemon: &Daemon, lines: &str) -> Result<Told> {
     let status = shell.status().context("flood")?;
     ensure!(status.code() == Some(124), "the flood ends early: {status}");
     let (_, alerts) = fixture.program.json(&["alerts"])?;
-    Ok(Told {
+    Ok(FloodReports {
         alerts,
         log: daemon
             .log()
@@ -65,7 +65,7 @@ fn extra(fixture: &Fixture) -> String {
     )
 }
 
-impl Told {
+impl FloodReports {
     /// Expects each of these texts, and few reports.
     fn is_brief(&self, expected: &[&str]) {
         let log = self.log.join("\n");

@@ -11,9 +11,9 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-variants!(a_flood_is_told_briefly: tun(Tun, Auto), tun_clsact(Tun, Clsact));
+variants!(a_flood_of_leaks_causes_few_alerts: tun(Tun, Auto), tun_clsact(Tun, Clsact));
 
-fn a_flood_is_told_briefly(flavour: Flavour, hook: Hook) -> Result<()> {
+fn a_flood_of_leaks_causes_few_alerts(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;
     let [tunnel, _] = fixture.lab.tunnels();
@@ -121,7 +121,7 @@ fn corrections_and_tunnels_are_told() -> Result<()> {
 
 /// With `--program-log` the kernel programs log each leak, otherwise nothing.
 #[test]
-fn what_the_programs_say() -> Result<()> {
+fn program_log_prints_each_leak() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let [tunnel, _] = fixture.lab.tunnels();
     for (arguments, says) in [(&["run", "--program-log"][..], true), (&["run"], false)] {

@@ -54,7 +54,7 @@ fn interface_is_there(fixture: &Fixture) -> Result<bool> {
 }
 
 #[test]
-fn started_and_stopped_on_our_word() -> Result<()> {
+fn start_and_stop_run_the_commands() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let before = take(&fixture.lab)?;
     fixture
@@ -173,7 +173,7 @@ fn is_failed(status: &Status) -> bool {
 }
 
 #[test]
-fn what_up_leaves_behind_may_go_on_writing() -> Result<()> {
+fn background_processes_of_up_keep_running() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let notes = Notes::of(&fixture.lab);
     // It ends when the notes are removed, at the end of the test.
@@ -262,7 +262,7 @@ fn the_daemon_waits_for_up_at_its_end() -> Result<()> {
 }
 
 #[test]
-fn told_to_end_twice_the_daemon_waits_for_nothing() -> Result<()> {
+fn a_second_sigterm_ends_the_daemon_at_once() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let notes = Notes::of(&fixture.lab);
     let up = notes.script(

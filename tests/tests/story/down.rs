@@ -56,7 +56,7 @@ fn from_another_namespace() -> Result<()> {
 
 /// The last line of the log is correct about the objects that stay in place.
 #[test]
-fn last_words() -> Result<()> {
+fn the_last_log_line_shows_whether_rules_stay() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let limit = Duration::from_secs(10);
     for is_down in [false, true] {

@@ -19,9 +19,9 @@ const NOTICED: Duration = Duration::from_secs(25);
 /// The interval between pings.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-variants!(answers_are_proved: tun(Tun, Auto), veth_clsact(Veth, Clsact));
+variants!(each_reply_is_paired_with_its_request: tun(Tun, Auto), veth_clsact(Veth, Clsact));
 
-fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
+fn each_reply_is_paired_with_its_request(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let daemon = fixture.start()?;
     let [first, second] = fixture.lab.tunnels();
@@ -77,7 +77,7 @@ fn answers_are_proved(flavour: Flavour, hook: Hook) -> Result<()> {
 }
 
 #[test]
-fn who_does_not_answer_is_named() -> Result<()> {
+fn a_tunnel_without_replies_is_reported_as_failing() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let _daemon = fixture.start()?;
     let [first, second] = fixture.lab.tunnels();
@@ -127,7 +127,7 @@ fn who_does_not_answer_is_named() -> Result<()> {
 }
 
 #[test]
-fn answers_that_leave_elsewhere_are_named() -> Result<()> {
+fn replies_through_another_interface_are_reported() -> Result<()> {
     let fixture = Fixture::of(
         Spec::new(Flavour::Tun),
         Hook::Auto,

@@ -257,7 +257,7 @@ fn without_a_daemon() -> Result<()> {
 
 /// Networks behind this host: forwarded packets, and direct destinations.
 #[test]
-fn a_prefix() -> Result<()> {
+fn forwarded_and_direct_packets_are_explained() -> Result<()> {
     for mode in ["", "rule_mode = \"subtrees\"\n"] {
         let spec = Spec {
             lans: true,
@@ -304,7 +304,7 @@ fn a_prefix() -> Result<()> {
 }
 
 #[test]
-fn what_makes_no_sense() -> Result<()> {
+fn invalid_arguments_are_refused() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let (own, to) = ("2001:db8:a::2", "2001:db8:ffff::9");
     for (arguments, expected) in [

@@ -92,7 +92,7 @@ impl Scenario {
 }
 
 #[test]
-fn what_comes_between_two_runs_waits() -> Result<()> {
+fn packets_between_two_runs_are_queued() -> Result<()> {
     let mut scenario = Scenario::new("")?;
     let daemon = scenario.start()?;
     scenario.store.holds(&ALL)?;
@@ -123,7 +123,7 @@ fn what_comes_between_two_runs_waits() -> Result<()> {
 }
 
 #[test]
-fn what_is_not_wanted_any_more_is_not_held() -> Result<()> {
+fn descriptors_of_removed_tunnels_are_dropped() -> Result<()> {
     let mut scenario = Scenario::new("")?;
     let daemon = scenario.start()?;
     scenario.store.holds(&ALL)?;
@@ -153,7 +153,7 @@ fn what_is_not_wanted_any_more_is_not_held() -> Result<()> {
 }
 
 #[test]
-fn what_is_held_and_does_not_fit_is_done_without() -> Result<()> {
+fn useless_descriptors_are_replaced() -> Result<()> {
     let mut scenario = Scenario::new("")?;
     let daemon = scenario.start()?;
     scenario.store.holds(&ALL)?;

@@ -96,7 +96,7 @@ fn an_address_that_is_gone_or_elsewhere() -> Result<()> {
 
 /// A repair causes alerts of kind `correction`, and no health alerts.
 #[test]
-fn a_repair_is_no_change_of_health() -> Result<()> {
+fn a_repair_causes_no_health_alert() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let _daemon = fixture.start()?;
     is_healthy(&fixture)?;
@@ -169,7 +169,7 @@ fn three_pings_that_a_firewall_drops() -> Result<()> {
 }
 
 #[test]
-fn rules_of_others_before_ours() -> Result<()> {
+fn foreign_rules_with_precedence_change_the_health() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let _daemon = fixture.start()?;
     let host = fixture.host();
@@ -204,7 +204,7 @@ fn rules_of_others_before_ours() -> Result<()> {
 
 /// The program redirects the leaks, but the tunnel is degraded while they continue.
 #[test]
-fn leaks_that_go_on() -> Result<()> {
+fn continuing_leaks_degrade_the_tunnel() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let _daemon = fixture.start()?;
     is_healthy(&fixture)?;

@@ -72,7 +72,7 @@ fn serve(listener: &TcpListener, posted: &mpsc::Sender<Value>) -> Result<()> {
 }
 
 #[test]
-fn both_are_told() -> Result<()> {
+fn command_and_webhook_receive_all_alerts() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let file = fixture.lab.paths().base().join("told");
     let at: SocketAddr = "127.0.0.1:8099".parse()?;
@@ -118,7 +118,7 @@ fn both_are_told() -> Result<()> {
 }
 
 #[test]
-fn who_does_not_listen_holds_nobody_up() -> Result<()> {
+fn slow_hooks_do_not_delay_repairs() -> Result<()> {
     let extra = "alert.command = [\"sleep\", \"1000\"]\nalert.webhook = \"http://192.0.2.250/x\"\n";
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     configure(&fixture, extra)?;

@@ -199,7 +199,7 @@ fn a_service_is_named() -> Result<()> {
 /// Users who can create control groups choose their names. Control characters in a name must not reach the
 /// terminal, and bidirectional controls must not reorder text.
 #[test]
-fn a_name_that_steers_terminals_is_text() -> Result<()> {
+fn control_characters_in_unit_names_are_escaped() -> Result<()> {
     const STEERS: [char; 5] = ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{2066}'];
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
@@ -249,7 +249,7 @@ fn a_name_that_steers_terminals_is_text() -> Result<()> {
 /// A published port: NAT gives the container's reply the tunnel's address only after the route was selected.
 /// The fix leads the reply into the tunnel.
 #[test]
-fn what_nat_makes_of_a_reply() -> Result<()> {
+fn a_reply_that_nat_translated_is_explained() -> Result<()> {
     const CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd0c, 0, 0, 0, 0, 0, 2);
     const PORT: u16 = 5301;
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -66,7 +66,7 @@ fn is_direct(fixture: &Fixture, to: &str, wanted: bool) -> Result<()> {
 }
 
 #[test]
-fn they_are_direct() -> Result<()> {
+fn connected_networks_are_reached_without_a_tunnel() -> Result<()> {
     let fixture = with_containers("")?;
     let daemon = fixture.start()?;
     is_direct(&fixture, "fd00:d0c::/64", true)?;
@@ -123,7 +123,7 @@ fn an_exit_is_no_local_network() -> Result<()> {
 }
 
 #[test]
-fn they_are_not_when_told_so() -> Result<()> {
+fn direct_connected_false_leads_local_networks_into_the_tunnel() -> Result<()> {
     let fixture = with_containers("direct_connected = false\n")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;

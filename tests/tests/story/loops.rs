@@ -123,17 +123,17 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
 }
 
 #[test]
-fn who_forges_is_no_louder() -> Result<()> {
+fn forged_sources_send_nothing_into_tunnels() -> Result<()> {
     forged(Spec::new(Flavour::Tun))
 }
 
 #[test]
-fn who_forges_is_no_louder_native() -> Result<()> {
+fn forged_sources_send_nothing_into_native_tunnels() -> Result<()> {
     forged(Spec::native([Kind::Ayiya, Kind::SixInFour]))
 }
 
 #[test]
-fn who_forges_is_no_louder_native_the_other_way_round() -> Result<()> {
+fn forged_sources_send_nothing_into_native_tunnels_in_reverse_order() -> Result<()> {
     forged(Spec::native([Kind::SixInFour, Kind::Ayiya]))
 }
 

@@ -191,7 +191,7 @@ fn prometheus_takes(page: &str) -> Result<()> {
 }
 
 #[test]
-fn nothing_else_is_served_and_nobody_can_hold_it_up() -> Result<()> {
+fn only_metrics_are_served_and_idle_clients_do_not_block() -> Result<()> {
     let extra = format!("metrics = \"{AT}\"\n");
     let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
     let daemon = fixture.start()?;

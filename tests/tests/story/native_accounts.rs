@@ -203,7 +203,7 @@ fn the_other_goes_on_and_nobody_asks(fixture: &Fixture, count: u64) -> Result<()
 }
 
 #[test]
-fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
+fn faults_of_the_broker_are_reported_and_not_retried() -> Result<()> {
     let fixture = mixed(NO_LIMIT, |config| config)?;
     let tic = fixture.lab.tic()?;
     tic.set_rule(Rule {
@@ -246,7 +246,7 @@ fn what_is_wrong_at_the_broker_is_told() -> Result<()> {
 }
 
 #[test]
-fn a_server_that_stalls_is_given_up() -> Result<()> {
+fn a_stalled_server_fails_the_tunnel_after_10_s() -> Result<()> {
     let fixture = mixed("", |config| config)?;
     let tic = fixture.lab.tic()?;
     tic.misbehave(Stage::Username, Fault::Stall);
@@ -265,7 +265,7 @@ fn a_server_that_stalls_is_given_up() -> Result<()> {
 }
 
 #[test]
-fn any_certificate_is_taken_when_nobody_wants_it_checked() -> Result<()> {
+fn any_certificate_is_accepted_without_tls_verify() -> Result<()> {
     let fixture = mixed("", |config| {
         let lines = config.lines().map(|line| match line {
             line if line.starts_with("tls_ca") => "tls_verify = false\n".to_owned(),
@@ -358,7 +358,7 @@ fn is_waited_for(fixture: &Fixture) -> Result<bool> {
 /// At the first boot, the daemon may query brokers before the network is up. The wait script waits for such
 /// temporary errors, but not for a wrong password.
 #[test]
-fn what_is_tried_again_is_waited_for_at_boot() -> Result<()> {
+fn wait_online_waits_only_for_tunnels_that_are_retried() -> Result<()> {
     let fixture = mixed("", |config| config)?;
     let tic = fixture.lab.tic()?;
     let name = fixture.lab.tunnels()[0].plan.interface;

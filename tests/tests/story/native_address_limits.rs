@@ -44,7 +44,7 @@ fn gives(fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
 }
 
 #[test]
-fn what_others_have_is_refused() -> Result<()> {
+fn addresses_in_use_are_refused() -> Result<()> {
     let fixture = begin()?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
@@ -93,7 +93,7 @@ fn what_others_have_is_refused() -> Result<()> {
 
 /// The host gets an address within a prefix that the broker provided earlier.
 #[test]
-fn what_the_host_gets_later_is_taken_back() -> Result<()> {
+fn a_tunnel_fails_while_the_host_has_its_prefix() -> Result<()> {
     let fixture = begin()?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;

@@ -75,7 +75,7 @@ fn stands(
 }
 
 #[test]
-fn ayiya_stands_what_is_wrong() -> Result<()> {
+fn invalid_ayiya_datagrams_are_refused() -> Result<()> {
     let _alone = alone();
     let (fixture, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
     let [tunnel, _] = fixture.lab.tunnels();
@@ -120,7 +120,7 @@ fn ayiya_stands_what_is_wrong() -> Result<()> {
 }
 
 #[test]
-fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
+fn replayed_and_foreign_ayiya_datagrams_are_refused() -> Result<()> {
     let _alone = alone();
     let (fixture, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
     let [tunnel, _] = fixture.lab.tunnels();
@@ -157,7 +157,7 @@ fn ayiya_stands_what_was_right_before_or_elsewhere() -> Result<()> {
 }
 
 #[test]
-fn protocol_41_stands_what_is_not_the_brokers() -> Result<()> {
+fn forged_protocol_41_packets_are_refused() -> Result<()> {
     let _alone = alone();
     let kinds = [Kind::SixInFour, Kind::Heartbeat];
     let (fixture, daemon) = start(kinds)?;

@@ -16,7 +16,7 @@ const MOST: u64 = 3;
 
 /// After every second crash the parameters from the broker are deleted too, as in the worst crash.
 #[test]
-fn ten_deaths_are_three_connects() -> Result<()> {
+fn ten_crashes_cause_at_most_three_connects() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let lab = &fixture.lab;
@@ -53,7 +53,7 @@ fn ten_deaths_are_three_connects() -> Result<()> {
 /// With the saved parameters, the server gets one query for each tunnel, and the PoPs observe only one start,
 /// however many crashes follow.
 #[test]
-fn ten_deaths_with_a_memory() -> Result<()> {
+fn ten_crashes_with_a_saved_session_cause_no_connect() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let lab = &fixture.lab;
@@ -79,7 +79,7 @@ fn ten_deaths_with_a_memory() -> Result<()> {
 
 /// The reported time does not change during the wait.
 #[test]
-fn until_when_there_is_no_connect_is_told() -> Result<()> {
+fn the_time_of_the_next_connect_is_reported() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;

@@ -11,7 +11,7 @@ use sixxs_tests::wait;
 use crate::fixture::Fixture;
 
 #[test]
-fn it_is_put_right() -> Result<()> {
+fn a_changed_device_is_repaired_within_4_s() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
     // Each new device needs a session set-up.
     let limit = "[connect_limit]\nconnects = 100\n";

@@ -73,7 +73,7 @@ fn transfers(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
 }
 
 #[test]
-fn who_sends_too_much_is_told() -> Result<()> {
+fn senders_learn_the_path_mtu_of_the_tunnel() -> Result<()> {
     let spec = Spec {
         mtu: 1480,
         ..Spec::native([Kind::SixInFour, Kind::Heartbeat])

@@ -17,7 +17,7 @@ const GAP: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_millis(1);
 
 #[test]
-fn nobody_notices() -> Result<()> {
+fn a_restart_loses_at_most_50_ms_and_no_session() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
     let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
     let lab = &fixture.lab;
@@ -101,7 +101,7 @@ fn counts(
 
 /// A foreign device, and a device of the daemon for a tunnel that was removed from the configuration.
 #[test]
-fn only_our_own_are_taken_over() -> Result<()> {
+fn a_foreign_device_is_not_taken_over() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let config = fixture.lab.config("");
     let daemon = fixture.start()?;
@@ -134,7 +134,7 @@ fn only_our_own_are_taken_over() -> Result<()> {
 
 /// A working tunnel is not stopped for a restart if no connect to its broker is left.
 #[test]
-fn without_a_connect_it_is_not_restarted() -> Result<()> {
+fn a_restart_without_a_free_connect_is_refused() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;

@@ -70,7 +70,7 @@ fn host_is_answered(fixture: &Fixture, tunnel: &Tunnel) -> Result<()> {
 }
 
 #[test]
-fn address_translation_that_forgets() -> Result<()> {
+fn ayiya_recovers_from_a_nat_rebinding_within_2_s() -> Result<()> {
     let spec = Spec {
         nat: true,
         ..Spec::native([Kind::Ayiya, Kind::Heartbeat])
@@ -105,7 +105,7 @@ fn address_translation_that_forgets() -> Result<()> {
 }
 
 #[test]
-fn a_new_address_in_mid_transfer() -> Result<()> {
+fn transfers_survive_a_new_host_address() -> Result<()> {
     const BYTES: u64 = 20_000_000;
     let spec = Spec::native([Kind::Ayiya, Kind::Heartbeat]);
     let (fixture, daemon) = start(spec, 60)?;
@@ -155,7 +155,7 @@ fn a_new_address_in_mid_transfer() -> Result<()> {
 }
 
 #[test]
-fn the_route_moves_and_the_line_drops() -> Result<()> {
+fn tunnels_recover_from_a_route_change_and_a_link_flap() -> Result<()> {
     let spec = Spec::native([Kind::Ayiya, Kind::Heartbeat]);
     let (fixture, daemon) = start(spec, 60)?;
     let host = fixture.host();
@@ -241,7 +241,7 @@ fn brokers_that_restart() -> Result<()> {
 
 /// The broker knows only the registered address. 6in4 cannot report another one.
 #[test]
-fn six_in_four_has_to_be_known() -> Result<()> {
+fn six_in_four_works_only_from_the_registered_address() -> Result<()> {
     let spec = Spec {
         nat: true,
         ..Spec::native([Kind::SixInFour, Kind::Ayiya])
@@ -271,7 +271,7 @@ fn six_in_four_has_to_be_known() -> Result<()> {
 
 /// Status reports that a broker does not answer at the start. When it starts to answer, the tunnel comes up.
 #[test]
-fn a_broker_that_comes_late() -> Result<()> {
+fn a_tunnel_comes_up_when_its_broker_starts_later() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let [first, second] = fixture.lab.tunnels();
     let pop = first.broker()?;

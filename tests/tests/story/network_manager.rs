@@ -42,7 +42,7 @@ fn at_the_uplink(flavour: Flavour, hook: Hook) -> Result<()> {
 
 /// It manages a tunnel's interface too.
 #[test]
-fn our_tunnel_too() -> Result<()> {
+fn routes_of_a_managed_tunnel_are_restored() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let [tunnel, _] = fixture.lab.tunnels();
     let name = tunnel.plan.interface;

@@ -15,11 +15,11 @@ use crate::manager_scenario::Scenario;
 /// times the duration of a repair, for a busy machine.
 const MOST_LOST: u64 = 10;
 
-variants!(before_us: tun(Tun, Auto), veth(Veth, Auto));
+variants!(no_ping_is_lost_while_networkd_deletes_the_rules: tun(Tun, Auto), veth(Veth, Auto));
 
 /// It manages the uplink before the daemon starts. It is restarted, reloaded, and sets up another interface.
 /// No ping is lost.
-fn before_us(flavour: Flavour, hook: Hook) -> Result<()> {
+fn no_ping_is_lost_while_networkd_deletes_the_rules(flavour: Flavour, hook: Hook) -> Result<()> {
     // Another interface would add rules for its local network, but the test compares the rules.
     let extra = "direct_connected = false\n";
     let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
@@ -84,10 +84,10 @@ fn the_uplink_itself(flavour: Flavour, hook: Hook) -> Result<()> {
     scenario.end(MOST_LOST)
 }
 
-variants!(our_tunnel_too: tun_managed(Tun, Auto), veth_managed(Veth, Auto));
+variants!(rules_and_routes_of_a_managed_tunnel_are_restored: tun_managed(Tun, Auto), veth_managed(Veth, Auto));
 
 /// It manages a tunnel's interface too.
-fn our_tunnel_too(flavour: Flavour, hook: Hook) -> Result<()> {
+fn rules_and_routes_of_a_managed_tunnel_are_restored(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
     let [tunnel, _] = fixture.lab.tunnels();
     let name = tunnel.plan.interface;
@@ -114,7 +114,7 @@ fn our_tunnel_too(flavour: Flavour, hook: Hook) -> Result<()> {
 
 /// With the two settings that keep foreign rules and routes.
 #[test]
-fn settings_for_peace() -> Result<()> {
+fn networkd_keeps_foreign_rules_and_routes_with_both_settings() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let [tunnel, _] = fixture.lab.tunnels();
     let managed = [UPLINK, tunnel.plan.interface];

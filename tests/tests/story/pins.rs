@@ -105,11 +105,11 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
     Ok(())
 }
 
-variants!(pins_without_a_namespace: tun_old(Tun, Auto), tun_clsact_old(Tun, Clsact));
+variants!(old_pins_belong_to_the_namespace_of_their_programs: tun_old(Tun, Auto), tun_clsact_old(Tun, Clsact));
 
 /// Earlier versions pinned without the namespace. The attached programs show the owner of such pins: pins of
 /// another namespace stay, in any order of start.
-fn pins_without_a_namespace(_: Flavour, hook: Hook) -> Result<()> {
+fn old_pins_belong_to_the_namespace_of_their_programs(_: Flavour, hook: Hook) -> Result<()> {
     let [first, second] = two(hook)?;
     let shared = first.lab.paths().pins();
     ensure!(first.start()?.stop()? == 0);
@@ -197,7 +197,7 @@ fn links_are_pinned_before_maps() -> Result<()> {
 /// Other software empties the maps through their pins, and replaces pins by foreign objects. The kernel sends
 /// no event for it: the round of every 30 s repairs and reports it.
 #[test]
-fn what_is_pinned_is_read_back() -> Result<()> {
+fn emptied_maps_and_replaced_pins_are_repaired_within_35_s() -> Result<()> {
     // With prefixes, whose destinations are direct.
     let spec = Spec {
         lans: true,

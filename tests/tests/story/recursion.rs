@@ -21,14 +21,14 @@ use crate::fixture::Fixture;
 /// Number of pings, all of them unanswered.
 const PINGS: u64 = 10_000;
 
-variants!(plain: tun_plain(Tun, Auto), clsact_plain(Tun, Clsact));
+variants!(readable_recursive_packets_are_dropped: tun_plain(Tun, Auto), clsact_plain(Tun, Clsact));
 
-fn plain(flavour: Flavour, hook: Hook) -> Result<()> {
+fn readable_recursive_packets_are_dropped(flavour: Flavour, hook: Hook) -> Result<()> {
     alone(&Fixture::new(flavour, hook)?, Style::Plain, false, 2)
 }
 
 #[test]
-fn what_cannot_be_read() -> Result<()> {
+fn scrambled_recursive_packets_are_dropped() -> Result<()> {
     // One ping, five recursions of it, and the packet that shows the recursion.
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     alone(&fixture, Style::Scrambled, false, 7)
@@ -100,7 +100,7 @@ fn alone(fixture: &Fixture, style: Style, connects: bool, first: u64) -> Result<
 
 /// Two tunnels that carry each other.
 #[test]
-fn a_ring_of_two() -> Result<()> {
+fn two_tunnels_that_carry_each_other_are_stopped() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     link_local_only(&fixture)?;
     let [first, second] = &TUNNELS;

@@ -154,7 +154,7 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
 }
 
 #[test]
-fn what_brokers_said_is_known() -> Result<()> {
+fn saved_parameters_of_brokers_are_used() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     fixture
         .lab

@@ -55,7 +55,7 @@ fn one_screen() -> Result<()> {
 
 /// `status --watch` redraws the screen until Ctrl-C, and `alerts --follow` prints alerts as they happen.
 #[test]
-fn what_goes_on() -> Result<()> {
+fn watch_and_follow_print_continuously() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     let [tunnel, _] = fixture.lab.tunnels();

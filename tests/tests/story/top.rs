@@ -161,7 +161,7 @@ fn keys_and_sizes_that_change() -> Result<()> {
 
 /// Users who may only read get an error for keys that would change something, and nothing changes.
 #[test]
-fn keys_of_who_is_not_root() -> Result<()> {
+fn users_who_are_not_root_change_nothing() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     // Any group works for this test.
     let run = fixture.program.command(&["--group", "daemon", "run"]);

@@ -42,7 +42,7 @@ fn until(socket: &UnixDatagram, word: &str, besides: &str) -> Result<()> {
 }
 
 #[test]
-fn systemd_is_told_what_it_wants_to_know() -> Result<()> {
+fn a_hanging_daemon_sends_no_watchdog_notifications() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let path = fixture.lab.paths().base().join("notify.sock");
     let socket = UnixDatagram::bind(&path)?;

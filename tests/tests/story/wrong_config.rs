@@ -267,7 +267,7 @@ const WRONGS: &[Wrong] = &[
 ];
 
 #[test]
-fn each_says_where_and_what() -> Result<()> {
+fn each_fault_is_reported_with_line_and_key() -> Result<()> {
     let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
     let before = take(&fixture.lab)?;
     let mut faults = String::new();
@@ -329,7 +329,7 @@ fn files_that_are_missing_or_empty() -> Result<()> {
 
 /// The unmodified file is accepted. It has no secrets, so others may read it.
 #[test]
-fn the_right_one_is_right() -> Result<()> {
+fn the_unmodified_file_is_accepted() -> Result<()> {
     let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
     let path = fixture.lab.write_config(RIGHT)?;
     let mode = std::fs::metadata(&path)?.permissions().mode();

@@ -91,7 +91,7 @@ fn a_clock_that_is_off() -> Result<()> {
 
 /// The clocks are compared before a broker is queried about a tunnel.
 #[test]
-fn a_clock_that_the_broker_calls_wrong() -> Result<()> {
+fn a_clock_that_differs_from_the_brokers_is_found() -> Result<()> {
     let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
     let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
@@ -166,7 +166,7 @@ fn a_broker_that_refuses_us() -> Result<()> {
 
 /// Processes are identified by their names, and only in the same network namespace.
 #[test]
-fn who_else_runs() -> Result<()> {
+fn other_daemons_in_the_namespace_are_found() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     for about in ["networkd", "NetworkManager"] {
         assert!(traps(&fixture, about)?.is_empty(), "{about}");
@@ -220,7 +220,7 @@ fn who_else_runs() -> Result<()> {
 
 /// Other programs that hang or print too much delay the doctor only for a short time.
 #[test]
-fn others_that_hang_or_babble() -> Result<()> {
+fn programs_that_hang_or_print_too_much_are_cut_off() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     let scripts = fixture.lab.paths().base().join("scripts");

@@ -177,7 +177,7 @@ fn a_filter_by_the_old_ip6tables() -> Result<()> {
 }
 
 #[test]
-fn what_leads_elsewhere() -> Result<()> {
+fn foreign_rules_and_unnamed_exits_are_found() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let address = fixture.lab.tunnels()[0].plan.address;
     let host = fixture.host();
@@ -231,7 +231,7 @@ fn what_leads_elsewhere() -> Result<()> {
 
 /// Rules that match a mark: software that sets the mark diverts packets from their tunnel.
 #[test]
-fn what_has_a_mark_is_refused() -> Result<()> {
+fn rules_that_refuse_marked_packets_are_found() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let host = fixture.host();
     let daemon = fixture.start()?;
@@ -311,7 +311,7 @@ fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
 
 /// A foreign program that runs first may end the processing of a packet.
 #[test]
-fn a_program_before_ours() -> Result<()> {
+fn a_foreign_program_that_runs_first_is_found() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let mut daemon = fixture.start()?;
     if kernel::has_tcx()? {
@@ -348,7 +348,7 @@ fn a_program_before_ours() -> Result<()> {
 }
 
 #[test]
-fn a_filter_before_ours() -> Result<()> {
+fn a_foreign_tc_filter_that_runs_first_is_found() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Clsact)?;
     let host = fixture.host();
     let filter = |pref| {

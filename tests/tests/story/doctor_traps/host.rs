@@ -135,7 +135,7 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
 
 /// If the user who runs the doctor may not write there, the doctor does not conclude that the daemon cannot.
 #[test]
-fn a_state_directory_that_is_not_for_who_asks() -> Result<()> {
+fn an_unprivileged_doctor_only_notes_the_state_directory() -> Result<()> {
     let spec = Spec::native([Kind::SixInFour, Kind::SixInFour]);
     let fixture = Fixture::of(spec, Hook::Auto, "")?;
     fs::create_dir(fixture.lab.paths().state())?;
@@ -149,7 +149,7 @@ fn a_state_directory_that_is_not_for_who_asks() -> Result<()> {
 
 /// A process that may not mount bpffs has no directory for its pins. The fix lets another process mount it.
 #[test]
-fn a_place_for_pins_that_may_not_be_mounted() -> Result<()> {
+fn a_bpffs_that_cannot_be_mounted_is_found() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let less = ["--bounding-set=-sys_admin"];
     assert!(traps(&fixture, "pins")?.is_empty());

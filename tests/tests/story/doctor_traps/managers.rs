@@ -14,7 +14,7 @@ use crate::fixture::Fixture;
 
 /// NetworkManager follows the file that the fix writes, and the doctor accepts it.
 #[test]
-fn network_manager_that_was_told_nothing() -> Result<()> {
+fn the_fix_makes_network_manager_ignore_the_tunnels() -> Result<()> {
     let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let keyfiles = [network_manager::uplink()];
     let mut manager = NetworkManager::new(&fixture.lab, &keyfiles)?;
@@ -38,7 +38,7 @@ fn network_manager_that_was_told_nothing() -> Result<()> {
 
 /// By default systemd-networkd deletes foreign rules and routes. It follows the file that the fix writes.
 #[test]
-fn networkd_that_was_told_nothing() -> Result<()> {
+fn the_fix_makes_networkd_keep_foreign_rules() -> Result<()> {
     let mut fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let files = [("10-net0.network", networkd::uplink())];
     let mut networkd = Networkd::new(&fixture.lab, &files)?;
