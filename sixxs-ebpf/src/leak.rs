@@ -1,10 +1,9 @@
-//! A packet with a tunnel's source that is about to leave by the wrong interface.
+//! Leaks: packets with a tunnel's source that are about to leave by another interface.
 
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::debug;
 use sixxs_common::{
-    flow,
-    layout::{FLOW_REPORT_NS, FlowRecord, Interface, LeakEvent, Tunnel},
+    layout::{Interface, Tunnel},
     packet::{self, ICMPV6, Ipv6, NEIGHBOUR_DISCOVERY, Packet as _, Transport},
     stat::Stat,
     too_big,
@@ -13,32 +12,31 @@ use sixxs_common::{
 
 use crate::{
     frame::{self, Frame, Refused},
-    maps::{self, Slot},
-    recursion,
+    leak_event, maps, recursion,
 };
 
-/// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`. `None`: it is neighbour
-/// discovery of the uplink's own wire, and no leak.
+/// Treats a leak of the tunnel in `slot`, whose IPv6 header is at `offset`. `None`: the packet is neighbour
+/// discovery on the uplink's own link, and no leak.
 #[inline(always)]
 pub(crate) fn treat(frame: &Frame, offset: u32, slot: u32) -> Option<Treatment> {
     Treatment::try_from(sixxs_leak(frame.context().as_ptr().cast(), offset, slot)).ok()
 }
 
-/// [`sixxs_leak`] for `None`. No [`Treatment`] has this number.
+/// The value of [`sixxs_leak`] for `None`. No [`Treatment`] has this number.
 const NO_LEAK: u32 = u32::MAX;
 
-/// Treats a leak as the tunnel's entry says, counts it for the tunnel and reports it.
+/// Treats a leak as the tunnel's entry requires, counts it for the tunnel and reports it.
 ///
-/// A global function to the kernel: the verifier looks at it once by itself, instead of once for
-/// every way that leads here, and its stack does not weigh on the common path. Such a function gets
-/// the context and numbers only, and so looks the rest up again.
+/// A global function: the kernel verifies it once, and not once for every path that leads here, and its
+/// stack does not add to that of the common path. Its arguments are the context and numbers, so it looks the
+/// rest up again.
 #[cold]
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sixxs_leak(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
     let frame = &Frame::new(TcContext::new(skb));
     let Some((interface, _)) = maps::interface(frame.ifindex()) else {
-        return Treatment::Dropped.raw(); // never: it was there a moment ago
+        return Treatment::Dropped.raw(); // unreachable: the caller has found it
     };
     match treated(frame, interface, offset, slot) {
         Some(treatment) => treatment.raw(),
@@ -49,24 +47,24 @@ extern "C" fn sixxs_leak(skb: *mut __sk_buff, offset: u32, slot: u32) -> u32 {
 #[inline(always)]
 fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Option<Treatment> {
     let Some(ref ipv6) = packet::ipv6_again(frame, offset) else {
-        return Some(Treatment::Dropped); // never: a packet without a header is no leak
+        return Some(Treatment::Dropped); // unreachable: a packet without a header is no leak
     };
     let (Some(tunnel), Some(counters)) = (maps::tunnel(slot), maps::slot(slot)) else {
-        return Some(Treatment::Dropped); // a slot out of range: user space never writes one
+        return Some(Treatment::Dropped); // unreachable: user space writes no slot out of range
     };
     let Some(event) = maps::scratch() else {
-        return Some(Treatment::Dropped); // never: the map has one entry
+        return Some(Treatment::Dropped); // unreachable: the map has one entry
     };
-    // What the packet is goes on record before the packet is changed.
+    // The event is filled before the packet is changed.
     let upper = packet::transport(frame, ipv6);
-    // The uplink has the address as well.
+    // The address may belong to the uplink too.
     if upper
         .as_ref()
         .is_some_and(|upper| is_discovery(frame, upper))
     {
         return None;
     }
-    write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
+    leak_event::fill(event, frame, interface, ipv6, upper.as_ref(), slot);
     let bound_here = event.record.bound_ifindex == interface.ifindex;
     let leak = FrameLeak {
         frame,
@@ -97,36 +95,8 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
         counters.add(Stat::LeakNoTunnel, 1);
     }
     event.record.treatment = treatment.raw();
-    report(event, counters);
+    leak_event::report(event, counters);
     Some(treatment)
-}
-
-/// Puts on record what a packet is, and who sent it.
-#[inline(always)]
-pub(crate) fn write_down(
-    event: &mut LeakEvent,
-    frame: &Frame,
-    interface: &Interface,
-    ipv6: &Ipv6,
-    upper: Option<&Transport>,
-    slot: u32,
-) {
-    let sender = frame.sender();
-    event.flow = flow::outgoing(frame, ipv6, upper);
-    event.record = FlowRecord {
-        packets: 1,
-        bytes: frame.bytes_behind(interface.link_bytes).into(),
-        reported_ns: frame::now_ns(),
-        cgroup: sender.cgroup,
-        tunnel: slot,
-        ifindex: interface.ifindex,
-        from_ifindex: frame.ingress_ifindex(),
-        bound_ifindex: sender.bound_ifindex,
-        uid: sender.uid,
-        treatment: Treatment::NoTunnel.raw(),
-        mark: frame.mark(),
-        recursive_until: 0,
-    };
 }
 
 /// A frame that leaks.
@@ -138,7 +108,7 @@ struct FrameLeak<'a> {
 }
 
 impl FrameLeak<'_> {
-    /// Not what the header says: the kernel checks the frame's length, and the answer quotes it.
+    /// The length of the frame, not that in the header: the kernel checks it, and the answer quotes it.
     #[inline(always)]
     fn bytes(&self) -> u32 {
         self.frame.bytes_behind(self.ipv6.offset)
@@ -165,11 +135,11 @@ impl Leak for FrameLeak<'_> {
 
     #[inline(always)]
     fn is_recursion(&self) -> bool {
-        recursion::is_known(self.frame, self.ipv6, self.slot)
+        recursion::is_recursive_flow(self.frame, self.ipv6, self.slot)
     }
 }
 
-/// Puts the frame into the tunnel.
+/// Redirects the frame into the tunnel.
 #[inline(always)]
 fn redirect(
     frame: &Frame,
@@ -187,16 +157,15 @@ fn redirect(
     frame::redirect_to_neighbour(tunnel.ifindex, &tunnel.next_hop)
 }
 
-/// Tags are for the uplink's wire, not for the tunnel.
+/// Removes VLAN tags: they belong to the uplink's link.
 #[inline(always)]
 fn remove_tags(frame: &Frame, interface: &Interface, ipv6: &Ipv6) -> Result<(), Refused> {
     let inline = (ipv6.offset - u32::from(interface.link_bytes)) / 4;
     frame.remove_tags(inline + u32::from(frame.has_offloaded_tag()))
 }
 
-/// Turns the frame into a Packet Too Big and delivers it to the sender: as if it had come in by
-/// the tunnel, where a reverse-path filter expects it; or, to a socket that is bound to this
-/// uplink and so hears nothing else, by the uplink.
+/// Turns the frame into a Packet Too Big and delivers it to the sender. It appears to arrive by the tunnel,
+/// where a reverse-path filter expects it; for a socket that is bound to this uplink, by the uplink.
 #[inline(always)]
 fn answer(
     leak: &FrameLeak<'_>,
@@ -208,8 +177,8 @@ fn answer(
     let FrameLeak {
         frame, ipv6, upper, ..
     } = *leak;
-    // RFC 4443 §2.4 (e.1): no error about an error; which is never long enough to be cut into
-    // fragments (c), so a later one may be answered. A packet to a group may be as well (e.3).
+    // RFC 4443 §2.4: no error about an error (e.1). An error is too short for fragments (c), so a later
+    // fragment may be answered, and so may a multicast packet (e.3).
     if upper.is_some_and(|upper| upper.present && is_error(frame, upper)) {
         return Err(Refused);
     }
@@ -245,8 +214,8 @@ fn is_error(frame: &Frame, upper: &Transport) -> bool {
     upper.protocol == ICMPV6 && frame.peek(upper.offset).is_none_or(|[kind, _]| kind < 128)
 }
 
-/// Delivers a frame that has `from_link` bytes of link layer as if it had come in by another
-/// interface, with that one's link layer.
+/// Delivers a frame with `from_link` bytes of link layer as if it had arrived by another interface, with the
+/// link layer of that interface.
 #[inline(always)]
 pub(crate) fn deliver(
     frame: &Frame,
@@ -266,44 +235,4 @@ pub(crate) fn deliver(
         frame.store(0, &header)?;
     }
     frame::redirect_in(ifindex)
-}
-
-/// Counts the packet to its flow, and tells user space: of a new flow at once, of a known one at
-/// most once in [`FLOW_REPORT_NS`], of all of a tunnel's together within its budget.
-#[inline(always)]
-pub(crate) fn report(event: &mut LeakEvent, counters: Slot) {
-    let now = event.record.reported_ns;
-    let state = maps::state(event.record.tunnel);
-    if let Some(record) = maps::flow(&event.flow) {
-        // SAFETY: a map value, checked for null. Other processors may write it too: then a packet
-        // may go uncounted in the flow's line, never in the tunnel's counters.
-        let record = unsafe { &mut *record };
-        record.packets = record.packets.wrapping_add(1);
-        record.bytes = record.bytes.wrapping_add(event.record.bytes);
-        record.treatment = event.record.treatment;
-        record.ifindex = event.record.ifindex;
-        record.bound_ifindex = event.record.bound_ifindex;
-        if event.record.treatment != Treatment::Recursion.raw() {
-            record.recursive_until = 0;
-        } else if event.record.recursive_until != 0 {
-            record.recursive_until = event.record.recursive_until;
-        }
-        if now.wrapping_sub(record.reported_ns) < FLOW_REPORT_NS {
-            return;
-        }
-        record.reported_ns = now;
-        event.record = *record;
-    } else if !maps::remember(&event.flow, &event.record) {
-        counters.add(Stat::EventsLost, 1);
-    }
-    let mut admitted = false;
-    if let Some(state) = state {
-        if event.record.bound_ifindex == event.record.ifindex {
-            state.bound_ns = now;
-        }
-        admitted = state.admit(now);
-    }
-    if !(admitted && maps::emit(event)) {
-        counters.add(Stat::EventsLost, 1);
-    }
 }

@@ -11,10 +11,11 @@
 #![no_std]
 #![no_main]
 
+mod echo_pairing;
 mod frame;
 mod leak;
+mod leak_event;
 mod maps;
-mod proof;
 mod recursion;
 mod steer;
 
@@ -61,15 +62,15 @@ fn sixxs_egress(context: TcContext) -> i32 {
         (Verdict::OtherProtocol, _) => (Stat::VerdictOther, NEXT),
         (Verdict::NotOurs, _) => (Stat::VerdictNotOurs, NEXT),
         (Verdict::Exempt, Ok(ipv6)) => {
-            proof::elsewhere(&frame, ipv6);
+            echo_pairing::reply_misrouted(&frame, ipv6);
             (Stat::VerdictExempt, NEXT)
         }
-        (Verdict::Own, Ok(ipv6)) if recursion::is_one(&frame, ipv6, interface.slot) => {
+        (Verdict::Own, Ok(ipv6)) if recursion::detect(&frame, ipv6, interface.slot) => {
             (Stat::VerdictRecursion, SHOT)
         }
         (Verdict::Own, _) => (Stat::VerdictOwn, NEXT),
         (Verdict::Stray, _) => (Stat::VerdictStray, NEXT),
-        // There is no pending request for such a reply: `proof::came` ignores requests from there.
+        // There is no pending request for such a reply: `echo_pairing::request_arrived` ignores requests from there.
         (Verdict::Loop, _) => (Stat::VerdictLoop, SHOT),
         (Verdict::Leak(tunnel), Ok(ipv6)) => leaked(&frame, ipv6, tunnel),
         // Without a header a packet is neither exempt nor a leak: the decision never returns these
@@ -90,7 +91,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
         {
             count_echo(message.kind, slot, &OUT);
             if let (Echo::Reply, Some(number)) = (message.kind, message.number) {
-                proof::left(ipv6, number);
+                echo_pairing::reply_left(ipv6, number);
             }
         }
     }
@@ -106,12 +107,12 @@ fn leaked(frame: &Frame, ipv6: &Ipv6, tunnel: u32) -> (Stat, i32) {
         Some(Treatment::TooBig) => (Stat::VerdictTooBig, REDIRECT),
         Some(Treatment::Unanswered) => (Stat::VerdictTooBig, SHOT),
         Some(Treatment::Dropped | Treatment::NoTunnel) => {
-            proof::elsewhere(frame, ipv6);
+            echo_pairing::reply_misrouted(frame, ipv6);
             (Stat::VerdictDropped, SHOT)
         }
         Some(Treatment::Recursion) => (Stat::VerdictRecursion, SHOT),
         Some(Treatment::Observed) => {
-            proof::elsewhere(frame, ipv6);
+            echo_pairing::reply_misrouted(frame, ipv6);
             (Stat::VerdictObserved, NEXT)
         }
     }
@@ -197,7 +198,7 @@ fn echo_came(interface: &Interface, slot: Slot, ipv6: &Ipv6, message: EchoMessag
     }
     let counted = count_echo(message.kind, slot, &IN);
     if let (Echo::Request, Some(number), true) = (message.kind, message.number, to.is_address()) {
-        proof::came(interface, &tables, ipv6, number, &counted);
+        echo_pairing::request_arrived(interface, &tables, ipv6, number, &counted);
     }
 }
 

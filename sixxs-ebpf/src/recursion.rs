@@ -10,14 +10,14 @@ use sixxs_common::{
 
 use crate::{
     frame::{self, Frame},
-    leak, maps,
+    leak_event, maps,
 };
 
 /// Whether the packet, which is about to leave by the tunnel in `slot`, is one of that tunnel's own outer
 /// packets. If so, it is counted for the tunnel and reported. Batches are ignored: no tunnel carries
 /// them on as batches.
 #[inline(always)]
-pub(crate) fn is_one(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
+pub(crate) fn detect(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     may_carry(ipv6.next_header)
         && frame.gso_bytes() == 0
         && sixxs_recursion(frame.context().as_ptr().cast(), ipv6.offset, slot) != 0
@@ -25,7 +25,7 @@ pub(crate) fn is_one(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
 
 /// Whether the packet is about to enter the tunnel in `slot` and its flow is already known as outer packets.
 #[inline(always)]
-pub(crate) fn is_known(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
+pub(crate) fn is_recursive_flow(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     if !may_carry(ipv6.next_header) {
         return false;
     }
@@ -58,7 +58,7 @@ fn key_of(frame: &Frame, ipv6: &Ipv6) -> u64 {
     key(ipv6.source, ipv6.destination, ipv6.next_header, ports)
 }
 
-/// [`is_one`], as 1 or 0. A global function: the kernel verifies it separately, and only once.
+/// [`detect`], as 1 or 0. A global function: the kernel verifies it separately, and only once.
 #[cold]
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -102,10 +102,10 @@ fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
         return 0; // unreachable: the map has one entry
     };
     let upper = packet::transport(frame, ipv6);
-    leak::write_down(event, frame, interface, ipv6, upper.as_ref(), slot);
+    leak_event::fill(event, frame, interface, ipv6, upper.as_ref(), slot);
     event.record.treatment = Treatment::Recursion.raw();
     event.record.recursive_until = (until_ns / 1_000_000_000) as u32;
     counters.add(Stat::Recursions, 1);
-    leak::report(event, counters);
+    leak_event::report(event, counters);
     1
 }

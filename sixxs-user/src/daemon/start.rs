@@ -17,7 +17,7 @@ use super::{
     operations::Operations,
     reconciler::Reconciler,
     reload::Trial,
-    tunnels::Tunnels,
+    tunnels::{Stopped, Tunnels},
 };
 use crate::{
     bpf::{Kernel, Rings},
@@ -67,19 +67,7 @@ pub(super) async fn start(
     let tunnels = Tunnels::start_all(&config, &context);
     let (kernel, rings) = load(paths, options, &netlink).await?;
 
-    let (stopped_to, stopped) = mpsc::channel(WAITING);
-    let (requests_to, requests) = mpsc::channel(WAITING);
-    let (quits_to, quits) = mpsc::channel(1);
-    let handle = DaemonHandle {
-        requests: requests_to,
-        quits: quits_to,
-        clock: options.movable_clock.then(|| clock.clone()),
-    };
-    let receivers = Receivers {
-        stopped,
-        requests,
-        quits,
-    };
+    let (stopped_to, handle, receivers) = channels(options, &clock);
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let parts = (
@@ -103,6 +91,24 @@ pub(super) async fn start(
     let pruning = tokio::spawn(prune(connects));
     let daemon = Daemon::new(operations, options.on_demand, pruning)?;
     Ok((daemon, sources))
+}
+
+/// The daemon's channels: their senders for drivers and clients, and the receivers.
+fn channels(options: &Options, clock: &Clock) -> (mpsc::Sender<Stopped>, DaemonHandle, Receivers) {
+    let (stopped_to, stopped) = mpsc::channel(WAITING);
+    let (requests_to, requests) = mpsc::channel(WAITING);
+    let (quits_to, quits) = mpsc::channel(1);
+    let handle = DaemonHandle {
+        requests: requests_to,
+        quits: quits_to,
+        clock: options.movable_clock.then(|| clock.clone()),
+    };
+    let receivers = Receivers {
+        stopped,
+        requests,
+        quits,
+    };
+    (stopped_to, handle, receivers)
 }
 
 async fn load(

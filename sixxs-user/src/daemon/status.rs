@@ -106,25 +106,37 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
             incoming: get(Stat::InBytes),
             out: get(Stat::OutBytes),
         },
-        echo: api::Echo {
-            requests_in: get(Stat::InRequests),
-            replies_out: get(Stat::OutReplies),
-            requests_out: get(Stat::OutRequests),
-            replies_in: get(Stat::InReplies),
-            last_request_in_seconds_ago: readings.age(name, Stat::LastRequestIn),
-            last_reply_out_seconds_ago: readings.age(name, Stat::LastReplyOut),
-        },
+        echo: echo(name, readings),
         proof: proof(name, readings, snapshot.echo_times.get(name)),
-        leaks: api::Leaks {
-            redirected: get(Stat::LeakRedirected),
-            dropped: get(Stat::LeakDropped),
-            observed: get(Stat::LeakObserved),
-            too_big: get(Stat::LeakTooBig),
-        },
+        leaks: leaks(name, readings),
         strays: get(Stat::VerdictStray),
         loops: get(Stat::VerdictLoop),
         recursions: get(Stat::Recursions),
         refused: refused(&known.view.refused, get(Stat::InOwnSource)),
+    }
+}
+
+/// Echo messages of a tunnel.
+fn echo(name: &IfName, readings: &Readings) -> api::Echo {
+    let get = |stat| readings.get(name, stat);
+    api::Echo {
+        requests_in: get(Stat::InRequests),
+        replies_out: get(Stat::OutReplies),
+        requests_out: get(Stat::OutRequests),
+        replies_in: get(Stat::InReplies),
+        last_request_in_seconds_ago: readings.age(name, Stat::LastRequestIn),
+        last_reply_out_seconds_ago: readings.age(name, Stat::LastReplyOut),
+    }
+}
+
+/// Leaks of a tunnel, by treatment.
+fn leaks(name: &IfName, readings: &Readings) -> api::Leaks {
+    let get = |stat| readings.get(name, stat);
+    api::Leaks {
+        redirected: get(Stat::LeakRedirected),
+        dropped: get(Stat::LeakDropped),
+        observed: get(Stat::LeakObserved),
+        too_big: get(Stat::LeakTooBig),
     }
 }
 

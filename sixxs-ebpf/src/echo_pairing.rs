@@ -23,7 +23,7 @@ use crate::{
 /// The reply time is measured only if the request is the first one since the last clock tick: the exact clock
 /// costs more than everything else here.
 #[inline(always)]
-pub(crate) fn came(
+pub(crate) fn request_arrived(
     interface: &Interface,
     tables: &maps::InKernel,
     ipv6: &Ipv6,
@@ -44,13 +44,13 @@ pub(crate) fn came(
 
 /// A reply leaves by the tunnel that its source belongs to.
 #[inline(always)]
-pub(crate) fn left(ipv6: &Ipv6, number: u32) {
+pub(crate) fn reply_left(ipv6: &Ipv6, number: u32) {
     sixxs_replied(echo::tag(ipv6.source, ipv6.destination, number), 1);
 }
 
 /// A packet leaves, or was dropped, at another interface than the tunnel that its source belongs to.
 #[inline(always)]
-pub(crate) fn elsewhere(frame: &Frame, ipv6: &Ipv6) {
+pub(crate) fn reply_misrouted(frame: &Frame, ipv6: &Ipv6) {
     if let Some(EchoMessage {
         kind: Echo::Reply,
         number: Some(number),
