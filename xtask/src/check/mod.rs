@@ -6,6 +6,7 @@ pub(crate) mod cycles;
 pub(crate) mod directions;
 pub(crate) mod layout;
 pub(crate) mod modules;
+pub(crate) mod prose;
 mod rust;
 pub(crate) mod sizes;
 pub(crate) mod source;

