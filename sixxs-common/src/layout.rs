@@ -1,6 +1,7 @@
-//! Keys and values of the maps, as kernel and user space share them.
+//! Keys and values of the BPF maps, which the kernel programs and user space share.
 //!
-//! A change of shape here needs a new [`VERSION`]: maps are pinned and outlive the daemon.
+//! Every change of a layout here needs a new [`VERSION`]: the maps are pinned, and exist longer than the
+//! daemon.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -10,42 +11,42 @@ use crate::{
     stat::Counters,
 };
 
-/// Version of everything in this module; part of the path that maps are pinned under.
+/// Version of all types in this module. It is part of the path at which the maps are pinned.
 ///
-/// What was counted survives a change of it, as long as two things stay: a slot's state begins with
-/// [`CAPACITY`](crate::stat::CAPACITY) counters, and new ones come after those in use.
+/// User space carries the counters over to a new version. For that, two properties must not change: the state
+/// of a slot begins with [`CAPACITY`](crate::stat::CAPACITY) counters, and new counters are appended.
 pub const VERSION: u32 = 4;
 
-/// Places for interfaces and tunnels: each tunnel and each uplink has one slot, for ever the same
-/// for the same name.
+/// The number of slots. Each tunnel and each uplink has a slot. A name keeps its slot for the lifetime of the
+/// pinned maps; the slot of an unused name is reused only if all slots are taken.
 pub const SLOTS: u32 = 512;
 
-/// The slot of interfaces that are no uplinks yet: never anybody else's.
+/// The slot of interfaces that are no uplinks yet, but may become uplinks. No tunnel or uplink gets it.
 pub const NEWCOMERS_SLOT: u32 = SLOTS - 1;
 
-/// Size of the interface table. A power of two, well above the number of interfaces with
-/// programs, so that runs of collisions stay short.
+/// Size of the interface table: a power of two, well above the number of interfaces with programs. So
+/// collision chains stay short.
 pub const INTERFACES: u32 = 2048;
 
-/// How far an interface's entry may stand from its place in the table.
+/// The number of places in the table that are probed for an interface's entry.
 pub const PROBES: u32 = 8;
 
-/// Source prefixes compared one by one before the trie is used instead.
+/// The maximum number of source prefixes that are compared one by one. With more, the programs use the trie.
 pub const FEW_SOURCES: usize = 8;
 
-/// Source prefixes at most.
+/// The maximum number of source prefixes.
 pub const SOURCES: u32 = 131_072;
 
-/// Direct destinations at most, over all tunnels.
+/// The maximum number of direct destinations, over all tunnels.
 pub const DIRECTS: u32 = 16_384;
 
-/// Leaking conversations remembered at a time; the least recently used one gives way.
+/// The maximum number of leaking flows with a record. A new flow replaces the least recently used one.
 pub const FLOWS: u32 = 8192;
 
-/// Size of the event ring in bytes.
+/// Size of the ring buffer for events, in bytes.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
-/// What an interface is to the programs.
+/// The role of an interface in the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Role {
@@ -56,7 +57,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Its number in [`Interface::role`].
+    /// The value of [`Interface::role`].
     #[inline(always)]
     #[must_use]
     pub const fn raw(self) -> u8 {
@@ -64,7 +65,7 @@ impl Role {
     }
 }
 
-/// The number names no role.
+/// The number is not a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRole;
 
@@ -81,59 +82,62 @@ impl TryFrom<u8> for Role {
     }
 }
 
-/// An interface with our programs on it. The table is indexed by interface index modulo its size,
-/// with linear probing: an array lookup is inlined by the verifier, a hash lookup is a call.
+/// An interface with programs of this project. The index in the table is the interface index modulo the
+/// table's size, with linear probing. The verifier inlines an array lookup, but a hash lookup is a function
+/// call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Interface {
     /// Interface index; 0 in an empty entry.
     pub ifindex: u32,
-    /// Its slot.
+    /// The interface's slot.
     pub slot: u32,
     /// [`Role`]; 0 in an empty entry.
     pub role: u8,
-    /// Bytes of link layer before the IP header: 14 or 0.
+    /// Length of the link-layer header before the IP header, in bytes: 14 or 0.
     pub link_bytes: u8,
-    /// Its own link-layer address, zero where it has none.
+    /// The interface's own link-layer address; zero if it has none.
     pub mac: [u8; 6],
-    /// [`Control::generation`], here because the programs read this entry anyway.
+    /// [`Control::generation`]. It is copied here because the programs read this entry for each packet.
     pub generation: u64,
-    /// Zero.
+    /// Always 0.
     pub reserved: u64,
-    /// Our address in the tunnel, which nobody else may send from; unspecified: any may come in.
+    /// The local address of the tunnel. A packet that arrives with this source address is dropped.
+    /// Unspecified: no packet is dropped for its source.
     pub own: Address,
 }
 
 const _: () = assert!(size_of::<Interface>() == 48);
 
-/// Where in the interface table an index may stand, the preferred place first.
+/// The index in the interface table to probe for the entry of an interface. `probe` 0 is the preferred index.
 #[inline(always)]
 pub const fn interface_place(ifindex: u32, probe: u32) -> u32 {
     ifindex.wrapping_add(probe) % INTERFACES
 }
 
-/// What a source prefix belongs to.
+/// The tunnel that a source prefix belongs to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Source {
     /// The tunnel's slot.
     pub tunnel: u16,
-    /// Length of the prefix; 128 for an address of the tunnel itself, 0 for its far end.
+    /// Length of the prefix in bits; 128 for an address of the tunnel itself, 0 for its far end.
     pub bits: u16,
-    /// Index of an uplink that has this very address as well, and by which it may leave; 0 for
-    /// none, [`ANY_UPLINK`] where several have it. With [`GROUPS_ONLY`] only to multicast groups.
+    /// Interface index of an uplink that has the same address: packets from it may leave by this uplink. 0:
+    /// no uplink has it. [`ANY_UPLINK`]: several uplinks have it. With the bit [`GROUPS_ONLY`], only packets
+    /// to multicast groups may leave by the uplink.
     pub home: u32,
 }
 
 impl Source {
-    /// Of nobody.
+    /// The value for addresses that belong to no tunnel.
     pub const NOBODYS: Self = Self {
         tunnel: NOBODY,
         bits: 0,
         home: 0,
     };
 
-    /// A prefix of this length of the tunnel in `slot`, which is below [`SLOTS`].
+    /// A prefix with a length of `bits` that belongs to the tunnel in `slot`. `slot` is below [`SLOTS`].
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -147,13 +151,14 @@ impl Source {
         }
     }
 
-    /// The far end of the tunnel in `slot`, or a next hop there, where a prefix of the tunnel has it.
+    /// The far end or the next hop of the tunnel in `slot`, if a prefix of the tunnel contains it.
     #[must_use]
     pub const fn far_end(slot: u32) -> Self {
         Self::new(slot, 0, 0)
     }
 
-    /// Whether it may leave by the uplink of this index, which has it as well.
+    /// Whether packets from this source may leave by the uplink with this index, because the uplink has the
+    /// same address. `to_group`: the destination is a multicast group.
     #[inline(always)]
     #[must_use]
     pub const fn is_at_home(self, ifindex: u32, to_group: bool) -> bool {
@@ -164,7 +169,7 @@ impl Source {
         to_group && (home == ifindex | GROUPS_ONLY || home == SEVERAL_GROUPS_ONLY)
     }
 
-    /// Whether packets to it come here by the tunnel.
+    /// Whether packets to this prefix arrive at this host by the tunnel.
     #[inline(always)]
     #[must_use]
     pub const fn is_here(self) -> bool {
@@ -178,7 +183,7 @@ impl Source {
         self.tunnel as u32
     }
 
-    /// Whether it is an address of the tunnel itself, which this host answers for.
+    /// Whether it is an address of the tunnel itself: this host answers for it.
     #[inline(always)]
     #[must_use]
     pub const fn is_address(self) -> bool {
@@ -186,60 +191,62 @@ impl Source {
     }
 }
 
-/// Length in bits of the shortest prefix that a broker routes to somebody. A shorter one says "all
-/// sources", and not what is behind this host.
+/// Length in bits of the shortest prefix that a broker routes to a client. A shorter prefix means "all
+/// sources", not the networks behind this host.
 pub const SHORTEST_ROUTED: u16 = 16;
 
-/// [`Source::home`]: the address is on more than one uplink.
+/// Value of [`Source::home`]: more than one uplink has the address.
 pub const ANY_UPLINK: u32 = u32::MAX;
 
-/// Bit of [`Source::home`]: the address is out of a prefix that a broker routes here, and the provider takes
-/// nothing from it.
+/// Bit of [`Source::home`]: the address is within a prefix that a broker routes to this host. The provider of
+/// the uplink accepts no packets from it.
 pub const GROUPS_ONLY: u32 = 1 << 31;
 
-/// [`Source::home`]: such an address is on more than one uplink.
+/// Value of [`Source::home`]: more than one uplink has the address, with the same restriction as
+/// [`GROUPS_ONLY`].
 pub const SEVERAL_GROUPS_ONLY: u32 = ANY_UPLINK - 1;
 
-/// [`Source::tunnel`] of a [`Recent`] address that belongs to no tunnel: no slot.
+/// Value of [`Source::tunnel`] in a [`Recent`] entry: the address belongs to no tunnel. It is not a valid
+/// slot.
 pub const NOBODY: u16 = u16::MAX;
 
 const _: () = assert!(SLOTS < NOBODY as u32);
 
-/// What one processor keeps of a slot, and no other one writes.
+/// The state of a slot on one processor. No other processor writes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct SlotState {
-    /// What was counted.
+    /// The counters.
     pub counters: Counters,
-    /// What was found out about addresses seen last: of sources in the first half, of destinations in the
-    /// second, each in the place there that [`Address::place_among`] gives it. Nearly all packets of a
-    /// host have one of few sources and destinations: so most lookups end here, at the same low price for
-    /// two prefixes and for 100,000.
+    /// Cached lookups of recent addresses: sources in the first half, destinations in the second half. Within
+    /// its half, the index of an address is [`Address::place_among`]. Nearly all packets of a host use few
+    /// sources and destinations. So the cache answers most lookups, at the same low cost for two prefixes and
+    /// for 100,000.
     pub recent: [Recent; RECENT],
 }
 
-/// Addresses remembered per interface and processor.
+/// Number of cached addresses per interface and processor.
 pub const RECENT: usize = 2 * RECENT_OF_A_KIND;
 
-/// Of these, sources, and as many destinations: a power of two.
+/// Number of cached sources, and also of cached destinations; a power of two.
 pub const RECENT_OF_A_KIND: usize = 8;
 
-/// Whose an address was when it was looked up.
+/// A cached lookup of an address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Recent {
     /// The address.
     pub address: Address,
-    /// [`Interface::generation`] of that time: in any other this says nothing.
+    /// [`Interface::generation`] at the time of the lookup. The entry is invalid in any other generation.
     pub generation: u64,
-    /// Whose it was; [`Source::NOBODYS`] for nobody's.
+    /// The result of the lookup; [`Source::NOBODYS`] if the address belongs to no tunnel.
     pub source: Source,
 }
 
 const _: () = assert!(size_of::<Recent>() == 32);
 
 impl Recent {
-    /// Whether this is about `address`, and still true.
+    /// Whether the entry is for `address`, and valid in this generation.
     #[inline(always)]
     #[must_use]
     pub const fn is_about(&self, address: Address, generation: u64) -> bool {
@@ -247,8 +254,8 @@ impl Recent {
     }
 }
 
-/// Data of a key in the trie of direct destinations: the tunnel's slot in network order, then the
-/// address. The slot counts as the first [`DIRECT_SLOT_BITS`] bits of each prefix.
+/// Data of a key in the trie of direct destinations: the tunnel's slot in network byte order, then the
+/// address. The slot is the first [`DIRECT_SLOT_BITS`] bits of each prefix.
 #[inline(always)]
 #[must_use]
 pub const fn direct_key(slot: u32, destination: Address) -> [u8; 20] {
@@ -259,7 +266,7 @@ pub const fn direct_key(slot: u32, destination: Address) -> [u8; 20] {
     ]
 }
 
-/// Bits that the slot takes in a [`direct_key`].
+/// Length of the slot in a [`direct_key`], in bits.
 pub const DIRECT_SLOT_BITS: u32 = 32;
 
 /// A source prefix in [`SourceTable`].
@@ -268,29 +275,29 @@ pub const DIRECT_SLOT_BITS: u32 = 32;
 pub struct FewSource {
     /// The prefix.
     pub prefix: Prefix,
-    /// Whose it is.
+    /// The tunnel that the prefix belongs to.
     pub source: Source,
 }
 
-/// How sources are looked up. There are two, used in turn: the one not in use is written, then
-/// [`Control::table`] names it, so that no packet meets a half-written one.
+/// The source prefixes for the lookup. There are two tables: user space writes the inactive one, then sets
+/// [`Control::table`] to it. So no packet meets a partly written table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct SourceTable {
-    /// What all prefixes have in common: an address outside belongs to no tunnel.
+    /// A prefix that contains all source prefixes. An address outside of it belongs to no tunnel.
     pub common: Prefix,
-    /// Number of entries of `few`, the longest prefixes first; [`USE_TRIE`] when there are more
-    /// than fit.
+    /// Number of used entries in `few`, the longest prefixes first; [`USE_TRIE`] if there are more prefixes
+    /// than entries.
     pub count: u32,
-    /// Zero.
+    /// Always 0.
     pub reserved: u32,
-    /// The prefixes.
+    /// The source prefixes.
     pub few: [FewSource; FEW_SOURCES],
 }
 
 const _: () = assert!(size_of::<SourceTable>() == 40 + FEW_SOURCES * 40);
 
-/// [`SourceTable::count`]: look in the trie.
+/// Value of [`SourceTable::count`]: the programs look up sources in the trie.
 pub const USE_TRIE: u32 = u32::MAX;
 
 impl SourceTable {
@@ -306,50 +313,50 @@ impl SourceTable {
     };
 }
 
-/// The one entry of the control map.
+/// The only entry of the control map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Control {
-    /// Which of the two source tables is in use: 0 or 1.
+    /// Index of the active source table: 0 or 1.
     pub table: u32,
-    /// Zero.
+    /// Always 0.
     pub reserved: u32,
-    /// Another one after each change of the sources, and never 0; what was remembered under an
-    /// earlier one counts no more.
+    /// Changes with every change of the sources, and is never 0. Lookups that were cached in an earlier
+    /// generation are invalid.
     pub generation: u64,
 }
 
-/// A tunnel, by slot: written by user space, read by the programs.
+/// The entry of a tunnel, by slot. User space writes it, and the programs read it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Tunnel {
-    /// Index of its interface; 0 while there is none that is up.
+    /// Index of the tunnel's interface; 0 if there is no such interface, or if it is down.
     pub ifindex: u32,
-    /// What fits into it, in bytes of IPv6 packet: the smaller of the configured MTU and the
-    /// interface's.
+    /// The largest IPv6 packet that fits, in bytes: the smaller of the configured MTU and the interface's
+    /// MTU.
     pub mtu: u32,
     /// [`OnLeak`](crate::treatment::OnLeak).
     pub on_leak: u8,
-    /// Bytes of link layer: 14 or 0.
+    /// Length of the link-layer header, in bytes: 14 or 0.
     pub link_bytes: u8,
     /// The interface's own link-layer address.
     pub mac: [u8; 6],
-    /// Next hop on an interface with a link layer.
+    /// The next hop, for an interface with a link layer.
     pub next_hop: NextHop,
-    /// Zero.
+    /// Always 0.
     pub reserved: u32,
-    /// Who sends Packet Too Big in the tunnel's name.
+    /// The source address of Packet Too Big.
     pub router: Address,
 }
 
 const _: () = assert!(size_of::<Tunnel>() == 56);
 
-/// A next hop in the shape of the kernel's `struct bpf_redir_neigh`, so that the helper can be
-/// given the map's own memory.
+/// A next hop in the layout of the kernel's `struct bpf_redir_neigh`, so that the programs can pass the map
+/// value itself to the helper.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct NextHop {
-    /// [`AF_INET6`]; 0 for none.
+    /// [`AF_INET6`]; 0 if there is no next hop.
     pub family: u32,
     /// The address.
     pub octets: [u8; 16],
@@ -360,32 +367,34 @@ const _: () = assert!(size_of::<NextHop>() == 20);
 /// `AF_INET6`.
 pub const AF_INET6: u32 = 10;
 
-/// What the programs keep per tunnel for themselves. Processors may race for it: then a few events
-/// too many or too few are let through, which hurts nobody.
+/// The state of a tunnel that only the programs use. Several processors may write it at the same time. Then a
+/// few events too many or too few pass the limit, which does no harm.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct TunnelState {
-    /// Start of the second in which `events` counts, in nanoseconds of CLOCK_MONOTONIC.
+    /// Start of the second for which `events` counts, in nanoseconds of CLOCK_MONOTONIC.
     pub window_ns: u64,
-    /// Events let through in it.
+    /// Number of events that were admitted in this second.
     pub events: u64,
-    /// When a socket bound to an uplink last leaked from this tunnel; 0 for never.
+    /// Time of the last leak from this tunnel by a socket that is bound to an uplink, in nanoseconds of
+    /// CLOCK_MONOTONIC; 0: never.
     pub bound_ns: u64,
-    /// When the first echo request came whose reply was waited for; 0 for never.
+    /// Arrival time of the first echo request whose reply was expected, in nanoseconds of CLOCK_MONOTONIC; 0:
+    /// never.
     pub watched_ns: u64,
 }
 
-/// Events a second that a tunnel may cause.
+/// The maximum number of events per second and tunnel.
 pub const EVENTS_PER_SECOND: u64 = 64;
 
-/// A flow is reported at its first packet, then at most once in this time.
+/// A flow is reported at its first packet, and then at most once per this time.
 pub const FLOW_REPORT_NS: u64 = 1_000_000_000;
 
-/// How long after the last leak from a bound socket answers are still looked up for it.
+/// The time after the last leak from a bound socket during which its answers are looked up.
 pub const STEER_NS: u64 = 300_000_000_000;
 
 impl TunnelState {
-    /// Takes one event from the budget of this second, if there is one left.
+    /// Takes one event from the limit of this second; false if the limit is reached.
     #[inline(always)]
     pub fn admit(&mut self, now_ns: u64) -> bool {
         if now_ns.wrapping_sub(self.window_ns) >= 1_000_000_000 {
@@ -399,7 +408,7 @@ impl TunnelState {
         true
     }
 
-    /// Whether answers may have to be handed to a socket that is bound to an uplink.
+    /// Whether answers may have to be redirected to a socket that is bound to an uplink.
     #[inline(always)]
     #[must_use]
     pub const fn steers(&self, now_ns: u64) -> bool {
@@ -407,41 +416,41 @@ impl TunnelState {
     }
 }
 
-/// What is known of a leaking flow.
+/// The record of a leaking flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct FlowRecord {
-    /// Packets of it that leaked, as the kernel hands them over.
+    /// Number of leaked packets, as the kernel passes them to the programs: a batch of segments counts once.
     pub packets: u64,
-    /// Bytes of them, without link layer.
+    /// Bytes in these packets, without the link layer.
     pub bytes: u64,
-    /// When it was last reported, in nanoseconds of CLOCK_MONOTONIC.
+    /// Time of the last report, in nanoseconds of CLOCK_MONOTONIC.
     pub reported_ns: u64,
-    /// Control group of the sending socket (its inode number under /sys/fs/cgroup); 0 for none.
+    /// Control group of the sending socket (its inode number under /sys/fs/cgroup); 0 if there is none.
     pub cgroup: u64,
     /// Slot of the tunnel that the source belongs to.
     pub tunnel: u32,
-    /// Interface by which it was about to leave.
+    /// Index of the interface by which the packet was about to leave.
     pub ifindex: u32,
-    /// Interface by which it came in, for a forwarded packet; 0 for our own.
+    /// Index of the interface by which a forwarded packet arrived; 0 for a packet of this host.
     pub from_ifindex: u32,
-    /// Interface that the sending socket is bound to; 0 for none.
+    /// Index of the interface that the sending socket is bound to; 0 if it is not bound.
     pub bound_ifindex: u32,
-    /// Owner of the sending socket; [`NO_UID`] where there is none.
+    /// User ID of the sending socket's owner; [`NO_UID`] if there is no socket.
     pub uid: u32,
-    /// [`Treatment`](crate::treatment::Treatment) of its last packet.
+    /// [`Treatment`](crate::treatment::Treatment) of the flow's last packet.
     pub treatment: u32,
-    /// The mark of its first packet (`SO_MARK`, or a firewall's); 0 for none.
+    /// The mark of the flow's first packet (from `SO_MARK` or a firewall); 0 if there is none.
     pub mark: u32,
-    /// Until when its packets are taken for a tunnel's own outer packets, which go into no tunnel that they
-    /// carry: in seconds of CLOCK_MONOTONIC; 0 for never.
+    /// Until this time, the flow counts as outer packets of a tunnel, which are not redirected into a tunnel
+    /// that they carry. In seconds of CLOCK_MONOTONIC; 0: never.
     pub recursive_until: u32,
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 64);
 
 impl FlowRecord {
-    /// Whether it is taken for a tunnel's own outer packets at this time.
+    /// Whether the flow counts as outer packets of a tunnel at this time.
     #[inline(always)]
     #[must_use]
     pub const fn is_recursive(&self, now_ns: u64) -> bool {
@@ -449,27 +458,27 @@ impl FlowRecord {
     }
 }
 
-/// [`FlowRecord::uid`]: no socket, as for a forwarded packet.
+/// Value of [`FlowRecord::uid`]: there is no socket, as for a forwarded packet.
 pub const NO_UID: u32 = u32::MAX;
 
-/// A leak event in the ring.
+/// An event about a leak, in the ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct LeakEvent {
-    /// Which conversation.
+    /// The flow.
     pub flow: Flow,
-    /// What was known of it then.
+    /// The record of the flow at the time of the event.
     pub record: FlowRecord,
 }
 
 const _: () = assert!(size_of::<LeakEvent>() == 104);
 
-/// Name of the interface that a slot belongs to, zero-padded. Only user space reads and writes it;
-/// it is pinned beside the counters so that both survive together.
+/// Name of the interface that a slot belongs to, padded with zeros. Only user space reads and writes it. It
+/// is pinned together with the counters, so that both survive a restart.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct SlotName {
-    /// As the kernel has it: at most 15 bytes and a zero.
+    /// The name, in the kernel's format: at most 15 bytes, then a zero.
     pub bytes: [u8; 16],
 }
 

@@ -1,22 +1,22 @@
-//! What the programs do with a leak.
+//! The actions of the programs for leaks.
 //!
-//! [`treat`] decides it, for the kernel program and for `sixxs explain` alike. The maps hold the raw
-//! numbers of these enums; [`TryFrom`] reads them back.
+//! [`treat`] decides on the action, both for the kernel program and for `sixxs explain`. The maps store the
+//! raw numbers of these enums; [`TryFrom`] converts them back.
 
 use core::{fmt, str::FromStr};
 
 use crate::{layout::Tunnel, stat::Stat, too_big::MINIMUM_MTU};
 
-/// The policy for leaks, as the configuration names it.
+/// The policy for leaks, from the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum OnLeak {
-    /// Put it into the right tunnel.
+    /// Redirects the leak into the tunnel that its source belongs to.
     #[default]
     Redirect = 0,
-    /// Drop it.
+    /// Drops the leak.
     Drop = 1,
-    /// Count and report it, and let it pass.
+    /// Counts and reports the leak, and lets it pass.
     Observe = 2,
 }
 
@@ -24,14 +24,14 @@ impl OnLeak {
     /// All policies.
     pub const ALL: [Self; 3] = [Self::Redirect, Self::Drop, Self::Observe];
 
-    /// Its number in [`Tunnel::on_leak`].
+    /// The value of [`Tunnel::on_leak`].
     #[inline(always)]
     #[must_use]
     pub const fn raw(self) -> u8 {
         self as u8
     }
 
-    /// Its name in the configuration.
+    /// The policy's name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl fmt::Display for OnLeak {
     }
 }
 
-/// The number or the word names no treatment.
+/// The number or the word is not one of the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unknown;
 
@@ -83,23 +83,24 @@ impl fmt::Display for Unknown {
 
 impl core::error::Error for Unknown {}
 
-/// What happens to a leak.
+/// The action for one leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Treatment {
-    /// It goes into the tunnel.
+    /// The leak is redirected into the tunnel.
     Redirected = 0,
-    /// It is dropped by policy.
+    /// The leak is dropped by policy.
     Dropped = 1,
-    /// It passes by policy.
+    /// The leak passes by policy.
     Observed = 2,
-    /// It is too big for the tunnel. The sender gets a Packet Too Big.
+    /// The leak is too big for the tunnel. The sender gets a Packet Too Big.
     TooBig = 3,
-    /// It is dropped, because the tunnel's interface does not exist or is down.
+    /// The leak is dropped, because the tunnel's interface does not exist or is down.
     NoTunnel = 4,
-    /// It is dropped, because it is an outer packet of the tunnel that it would go into.
+    /// The leak is dropped, because it is an outer packet of the tunnel to which it would be redirected.
     Recursion = 5,
-    /// It is too big for the tunnel, and dropped, because no Packet Too Big may or can be sent.
+    /// The leak is too big for the tunnel. It is dropped without a Packet Too Big, because none is allowed or
+    /// possible.
     Unanswered = 6,
 }
 
@@ -115,14 +116,14 @@ impl Treatment {
         Self::Unanswered,
     ];
 
-    /// Its number in [`FlowRecord::treatment`](crate::layout::FlowRecord::treatment).
+    /// The value of [`FlowRecord::treatment`](crate::layout::FlowRecord::treatment).
     #[inline(always)]
     #[must_use]
     pub const fn raw(self) -> u32 {
         self as u32
     }
 
-    /// Its name in JSON.
+    /// The name in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -170,32 +171,32 @@ impl TryFrom<u32> for Treatment {
 /// Whether a packet fits an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// It does.
+    /// The packet fits.
     Fits,
-    /// It does not; the interface has this MTU, in bytes.
+    /// The packet does not fit. The interface has this MTU, in bytes.
     TooBig(u32),
     /// The interface does not exist.
     NoInterface,
 }
 
-/// What [`treat`] asks about a packet. It asks only what it needs.
+/// The properties of a packet that [`treat`] reads. It reads only those that it needs.
 pub trait Leak {
-    /// Length in bytes of the IPv6 packet; of the longest segment, for a batch.
+    /// Length of the IPv6 packet in bytes; for a batch, of its longest segment.
     fn longest_bytes(&self) -> u32;
 
-    /// Whether it fits the interface with this index.
+    /// Whether the packet fits the interface with this index.
     fn fit(&self, ifindex: u32) -> Fit;
 
-    /// Whether it is a known outer packet of the tunnel.
+    /// Whether the packet is a known outer packet of the tunnel.
     fn is_recursion(&self) -> bool;
 }
 
 /// The outcome of [`treat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What to do. Doing it can fail: see [`Treatment::NoTunnel`] and [`Treatment::Unanswered`].
+    /// The action. It can fail: see [`Treatment::NoTunnel`] and [`Treatment::Unanswered`].
     pub treatment: Treatment,
-    /// For [`Treatment::TooBig`] the MTU in bytes that the answer reports; otherwise 0.
+    /// For [`Treatment::TooBig`], the MTU in the Packet Too Big, in bytes; otherwise 0.
     pub mtu: u32,
 }
 
@@ -218,7 +219,7 @@ pub fn treat<L: Leak>(tunnel: &Tunnel, leak: &L) -> Decision {
     let longest = leak.longest_bytes();
     match leak.fit(tunnel.ifindex) {
         Fit::NoInterface => return decided(Treatment::NoTunnel),
-        // Every IPv6 link takes a packet of this length.
+        // IPv6 requires that every link carries packets of this length (RFC 8200, section 5).
         _ if longest <= MINIMUM_MTU => {}
         Fit::TooBig(mtu) => return too_big(mtu.min(tunnel.mtu)),
         Fit::Fits if longest > tunnel.mtu => return too_big(tunnel.mtu),
@@ -256,21 +257,21 @@ mod tests {
     }
 
     #[test]
-    #[rustfmt::skip] // a table reads best as one
+    #[rustfmt::skip] // one case per line
     fn every_treatment() {
         use Treatment::{Dropped, NoTunnel, Observed, Recursion, Redirected, TooBig};
         const REDIRECT: u8 = OnLeak::Redirect.raw();
         const DROP: u8 = OnLeak::Drop.raw();
         const OBSERVE: u8 = OnLeak::Observe.raw();
         let (fits, none, narrow) = (Fit::Fits, Fit::NoInterface, Fit::TooBig(1300));
-        // policy, tunnel's index and MTU, packet's bytes, fit and recursion, expected treatment and MTU
+        // policy, tunnel's index and MTU, packet's length, fit and recursion, expected treatment and MTU
         for (on_leak, ifindex, mtu, bytes, fit, is_recursion, treatment, reported) in [
             (REDIRECT, 7, 1400,  100, fits,              false, Redirected,    0),
             (REDIRECT, 7, 1400, 1400, fits,              false, Redirected,    0),
             (REDIRECT, 7, 1400, 1401, fits,              false, TooBig,     1400),
             (REDIRECT, 7, 1400, 1400, narrow,            false, TooBig,     1300),
             (REDIRECT, 7, 1280, 1400, narrow,            false, TooBig,     1280),
-            // No link has less than IPv6's minimum, whatever it says.
+            // IPv6 requires an MTU of at least 1280 bytes. A smaller MTU counts as 1280.
             (REDIRECT, 7, 1000, 1280, fits,              false, Redirected,    0),
             (REDIRECT, 7, 1000, 1281, fits,              false, TooBig,     1280),
             (REDIRECT, 7, 1400, 1280, Fit::TooBig(1000), false, Redirected,    0),
@@ -281,12 +282,12 @@ mod tests {
             (REDIRECT, 7, 1400,  100, fits,              true,  Recursion,     0),
             (REDIRECT, 7, 1400, 1401, fits,              true,  TooBig,     1400),
             (REDIRECT, 7, 1400,  100, none,              true,  NoTunnel,      0),
-            // The policy comes first.
+            // The policy is checked first.
             (DROP,     7, 1400,  100, fits,              false, Dropped,       0),
             (DROP,     0, 1400, 9000, none,              true,  Dropped,       0),
             (OBSERVE,  7, 1400,  100, fits,              false, Observed,      0),
             (OBSERVE,  0, 1400, 9000, none,              true,  Observed,      0),
-            // A policy that nobody writes redirects.
+            // An unknown policy redirects.
             (9,        7, 1400,  100, fits,              false, Redirected,    0),
         ] {
             let tunnel = Tunnel { ifindex, mtu, on_leak, ..Tunnel::default() };

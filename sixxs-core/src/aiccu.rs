@@ -1,11 +1,11 @@
 //! `aiccu.conf`, the configuration file of the AICCU client.
 //!
-//! One `key value` a line with one blank between; further blanks belong to the value, and tabs
-//! separate nothing. A value may stand in quotes. Lines that begin with `#`, `;` or `//` are
-//! comments. What AICCU knew and this program has no use for is named in [`Aiccu::notes`], as are
-//! keys that AICCU did not know either, which were but a warning.
+//! Each line is `key value`, separated by one space. Further spaces belong to the value; a tab is not a
+//! separator. A value may be in quotes. Lines that begin with `#`, `;` or `//` are comments. [`Aiccu::notes`]
+//! names the keys of AICCU that have no effect here, and unknown keys, for which AICCU only printed a
+//! warning.
 //!
-//! The file holds a password: no message shows a value of a key that could be one.
+//! The file contains a password. No message shows a value of a key that could be the password.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,47 +21,47 @@ use crate::{
     types::IfName,
 };
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aiccu {
-    /// The user's name at the broker.
+    /// The user name at the broker.
     pub username: String,
-    /// The password that goes with it.
+    /// The user's password at the broker.
     pub password: Secret,
     /// The TIC server.
     pub server: Server,
     /// The tunnel's interface (`ipv6_interface`).
     pub interface: IfName,
-    /// Which tunnel; `None`: the account's only one.
+    /// The tunnel's ID; `None`: the only tunnel of the account.
     pub tunnel_id: Option<String>,
-    /// Our IPv4 address, instead of the one that TIC gives.
+    /// The local IPv4 address, instead of the address from TIC.
     pub local_ipv4_override: Option<Ipv4Addr>,
-    /// A program that is run once after set-up.
+    /// A program that runs once, after the setup.
     pub setupscript: Option<String>,
-    /// Where the process id is written.
+    /// The path of the file for the process ID.
     pub pidfile: String,
-    /// Whether to go to the background.
+    /// Whether to run in the background.
     pub daemonize: bool,
-    /// Whether to say more.
+    /// Whether to print more messages.
     pub verbose: bool,
-    /// Whether to give up rather than talk to the TIC server in clear.
+    /// Whether to stop if the TIC server does not offer TLS.
     pub requiretls: bool,
-    /// Whether to send beats.
+    /// Whether to send heartbeats.
     pub makebeats: bool,
-    /// Whether our IPv4 address is not the one that the broker sees.
+    /// Whether the broker receives packets from another IPv4 address than the host's own, because of a NAT.
     pub behindnat: bool,
-    /// Whether to leave addresses and routes to others.
+    /// Whether to leave addresses and routes to other software.
     pub noconfigure: bool,
-    /// What the user should know, in the order of the file.
+    /// Notes for the user, in the order of the file.
     pub notes: Vec<Note>,
 }
 
-/// Something in the file that has no effect.
+/// A note about an entry in the file that has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// Its line, from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// What it is, and why.
+    /// The entry, and the reason.
     pub text: String,
 }
 
@@ -71,22 +71,22 @@ impl fmt::Display for Note {
     }
 }
 
-/// The TIC server unless another is named. It does not answer any more; one has to be named, and
-/// whoever has an old file is told so by the connect.
+/// The default TIC server. It no longer answers, so the file has to name another one. With an old file, the
+/// connect fails and reports this.
 const SERVER: &str = "tic.sixxs.net";
 const INTERFACE: &str = "aiccu";
 const PIDFILE: &str = "/var/run/aiccu.pid";
 
-/// The longest file; AICCU's own, with all its comments, has 3 KiB.
+/// The maximum length of a file. AICCU's own file, with all its comments, has 3 KiB.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// The longest line.
+/// The maximum length of a line.
 const MAX_LINE_BYTES: usize = 4096;
 
 const TRUE: &[&str] = &["yes", "true"];
 const FALSE: &[&str] = &["no", "false"];
 
-/// Keys of AICCU that change nothing here, and why.
+/// Keys of AICCU that have no effect here, with the reason.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     (
         "automatic",
@@ -118,7 +118,7 @@ const KEYS: &[&str] = &[
     "noconfigure",
 ];
 
-/// Reads the file's bytes. `file` is its name, for messages.
+/// Reads the bytes of the file. `file` is the name for messages.
 pub fn parse(file: &str, bytes: &[u8]) -> Result<Aiccu, Invalid> {
     let mut reader = Reader::default();
     let draft = if bytes.len() > MAX_BYTES {
@@ -135,7 +135,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Aiccu, Invalid> {
     reader.diagnostics.check(file, aiccu)
 }
 
-/// A value and the line that it is on.
+/// A value and its line.
 #[derive(Clone, Copy)]
 struct Value<'a> {
     line: usize,
@@ -145,7 +145,7 @@ struct Value<'a> {
 #[derive(Default)]
 struct Reader<'a> {
     values: BTreeMap<&'static str, Value<'a>>,
-    /// Keys whose value cannot be used.
+    /// Keys with an invalid value.
     invalid: BTreeSet<&'static str>,
     notes: Vec<Note>,
     diagnostics: Diagnostics,
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
             let message = "expected one blank between key and value, found a tab";
             return self.invalid(line, key, message);
         }
-        // A lone word may be anything, a password that lost its key too.
+        // A single word may be anything, for instance a password without its key. So no message shows it.
         let is_key = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if !value.is_empty() && (1..=32).contains(&word.len()) && word.bytes().all(is_key) {
             self.note(line, format!("unknown key {word} has no effect"));
@@ -343,13 +343,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The value within its quotes, if it is in quotes.
+/// The value without its quotes, if it has quotes.
 fn unquoted(value: &str) -> &str {
     let within = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
     within('"').or_else(|| within('\'')).unwrap_or(value)
 }
 
-/// A value as it is shown: short, for a long one is something else in the wrong place.
+/// A value for a message. A long value may be a secret in the wrong place, so it is not part of the message.
 fn quoted(text: &str) -> String {
     if text.chars().count() <= 40 {
         format!("{text:?}")

@@ -224,7 +224,7 @@ proptest! {
         }
     }
 
-    /// Wherever it stands, if it is not the value of a key that is shown.
+    /// The password appears in no message and no debug output, unless it is the value of a key that is shown.
     #[test]
     fn a_password_is_never_shown(
         before in "(password|password |password\t|passwort |  | password |\"|)",

@@ -1,15 +1,16 @@
-//! Faults in files that users write: each with its line, its key and a message, and all at once.
+//! Faults in files that users write. All faults of a file are reported at once, each with its line, its key
+//! and a message.
 //!
-//! Below the readers of all such files, which know nothing of each other's format.
+//! The parsers of these files use this module; it depends on none of their formats.
 
 use std::fmt;
 
-/// Where something stands in a file; for a missing key, where its section begins.
+/// A position in a file; for a missing key, the position where its section begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// Line in the file, from 1.
+    /// Line in the file, counted from 1.
     pub line: usize,
-    /// Path of the key, such as `tunnel[2].mtu` (tunnels count from 1); empty for a fault of syntax.
+    /// Path of the key, such as `tunnel[2].mtu` (tunnels count from 1); empty for a syntax error.
     pub key: String,
 }
 
@@ -20,7 +21,7 @@ pub struct Diagnostic {
     pub line: usize,
     /// [`Location::key`].
     pub key: String,
-    /// What is wrong and what was expected.
+    /// The fault, and the expected value.
     pub message: String,
 }
 
@@ -41,7 +42,7 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Adds one.
+    /// Adds a fault.
     pub fn add(&mut self, location: &Location, message: impl Into<String>) {
         self.found.push(Diagnostic {
             line: location.line,
@@ -50,23 +51,23 @@ impl Diagnostics {
         });
     }
 
-    /// Adds those of a part.
+    /// Adds the faults of a part.
     pub fn extend(&mut self, part: Self) {
         self.found.extend(part.found);
     }
 
-    /// Adds those of a part, and returns the part's value.
+    /// Adds the faults of a part, and returns the part's value.
     pub fn absorb<T>(&mut self, (value, part): (T, Self)) -> T {
         self.extend(part);
         value
     }
 
-    /// What the file was read into, unless something is wrong. Faults come in the order of the file.
+    /// Returns the value if there is no fault, otherwise the faults, sorted by line.
     pub fn check<T>(mut self, file: &str, value: Option<T>) -> Result<T, Invalid> {
         match value {
             Some(value) if self.found.is_empty() => Ok(value),
             _ => {
-                // Stable: faults of one line stay in the order in which they were found.
+                // The sort is stable: faults in the same line keep the order in which they were found.
                 self.found.sort_by_key(|diagnostic| diagnostic.line);
                 Err(Invalid {
                     file: file.to_owned(),
@@ -77,12 +78,12 @@ impl Diagnostics {
     }
 }
 
-/// The file cannot be used.
+/// The faults of a file that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid {
-    /// Its path.
+    /// The path of the file.
     pub file: String,
-    /// What is wrong, by line; at least one.
+    /// The faults, sorted by line; at least one.
     pub diagnostics: Vec<Diagnostic>,
 }
 

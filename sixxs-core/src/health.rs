@@ -149,8 +149,8 @@ impl Leaking {
     }
 }
 
-/// The treatment by which health judges: an answer to what is too big is as good as a redirect, and all
-/// that is dropped is equal.
+/// The treatment that determines the health. A leak that is too big for the tunnel counts like a redirect,
+/// and the reason for a drop makes no difference.
 const fn judged(treatment: Treatment) -> Treatment {
     match treatment {
         Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => Treatment::Redirected,

@@ -1,4 +1,4 @@
-//! Accounts at brokers, by which a tunnel's parameters are to be had.
+//! Accounts at brokers, from which the daemon gets the parameters of a tunnel.
 
 use std::path::Path;
 
@@ -9,19 +9,19 @@ use crate::{
     types::IfName,
 };
 
-/// Gives the bytes of another file, or says why not.
+/// Returns the bytes of another file, or the reason why it cannot be read.
 pub type Files<'a> = &'a dyn Fn(&str) -> Result<Zeroizing<Vec<u8>>, String>;
 
 /// The files that a configuration refers to.
 #[derive(Clone, Copy)]
 pub(super) struct Includes<'a> {
-    /// Where the configuration stands, and relative paths begin.
+    /// The directory of the configuration file, at which relative paths begin.
     pub(super) directory: &'a Path,
     pub(super) read: Files<'a>,
 }
 
 impl Includes<'_> {
-    /// A path as it is to be used, from one in the configuration.
+    /// The usable path for a path in the configuration.
     pub(super) fn path(self, file: &str) -> String {
         self.directory.join(file).display().to_string()
     }
@@ -30,16 +30,16 @@ impl Includes<'_> {
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// The file that it stands in.
+    /// The path of the aiccu.conf.
     pub file: String,
-    /// What the file says.
+    /// The contents of the file.
     pub aiccu: Aiccu,
-    /// How to talk to the TIC server.
+    /// The TLS settings for the TIC server.
     pub tls: Tls,
 }
 
 impl Account {
-    /// What stands in the file and has no effect on the tunnel of this name.
+    /// Notes about entries in the file that have no effect on the tunnel with this name.
     pub(super) fn notes(&self, name: &IfName) -> Vec<String> {
         let mut notes: Vec<_> = self.aiccu.notes.iter().map(ToString::to_string).collect();
         if self.aiccu.interface != *name {
@@ -58,13 +58,13 @@ impl Account {
 /// TLS with a TIC server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// The file with the authority that vouches for it; `None`: the system's authorities.
+    /// The file with the certificate of the authority for the server; `None`: the system's authorities.
     pub ca: Option<String>,
-    /// Whether its certificate is checked.
+    /// Whether the server's certificate is verified.
     pub verify: bool,
 }
 
-/// Reads an aiccu.conf; otherwise returns all that is wrong with it.
+/// Reads an aiccu.conf. The error lists all faults in it.
 pub(super) fn read(file: String, tls: Tls, includes: Includes<'_>) -> Result<Account, Vec<String>> {
     let bytes = (includes.read)(&file).map_err(|reason| vec![reason])?;
     match aiccu::parse(&file, &bytes) {

@@ -1,38 +1,38 @@
-//! `[alert]`: whom alerts are handed to.
+//! `[alert]`: the hooks that receive alerts.
 
 use super::section::{Located, Section};
 use crate::{diagnostics::Diagnostics, secret::Secret};
 
-/// Whom alerts are handed to.
+/// The hooks that receive alerts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alerting {
-    /// A program and its arguments, run for each alert; empty for none.
+    /// A program and its arguments, run for each alert; empty: no program.
     pub command: Vec<String>,
     /// A web server.
     pub webhook: Option<Webhook>,
 }
 
-/// A web server that alerts are posted to. What is behind its name is often as good as a password.
+/// A web server to which alerts are posted. The path of its URL often works like a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
-    /// Whether by TLS.
+    /// Whether to use TLS.
     pub tls: bool,
-    /// Its name or address, as in the URL: an IPv6 address in brackets.
+    /// The name or address from the URL: an IPv6 address is in brackets.
     pub host: String,
     /// Its port.
     pub port: u16,
     /// Path and query, from the first slash.
     pub target: Secret,
-    /// A file with the certificates (PEM) of the authorities that count; `None`: the system's.
+    /// A file with the certificates (PEM) of the trusted authorities; `None`: the system's authorities.
     pub ca: Option<String>,
 }
 
 const URL: &str = "expected \"https://HOST/PATH\" or \"http://HOST/PATH\"";
 
-/// The longest URL that is taken.
+/// The maximum length of a URL, in bytes.
 const LONGEST: usize = 2048;
 
-/// Reads the section.
+/// Reads `[alert]`.
 pub(super) fn read(mut section: Section<'_>) -> (Alerting, Diagnostics) {
     let command = section.strings("command", "a list of strings: a program and its arguments");
     let url = section.secret("webhook");
@@ -66,7 +66,7 @@ pub(super) fn read(mut section: Section<'_>) -> (Alerting, Diagnostics) {
     (alerting, diagnostics)
 }
 
-/// Reads a URL (RFC 3986 §3), of which the errors repeat nothing.
+/// Reads a URL (RFC 3986 §3). The errors contain no part of it.
 fn webhook(url: &str) -> Result<Webhook, &'static str> {
     if url.len() > LONGEST {
         return Err("it is too long");
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[rustfmt::skip] // a table reads best as one
+    #[rustfmt::skip] // one case per line
     fn urls() {
         for (url, tls, host, port, target) in [
             ("https://example.net/a/b?c=d", true, "example.net", 443, "/a/b?c=d"),

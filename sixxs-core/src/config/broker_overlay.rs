@@ -1,4 +1,4 @@
-//! The parameters that brokers report, laid over the configuration.
+//! Completes the configuration with the parameters from brokers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,29 +13,30 @@ use crate::{
     types::{IfName, InterfaceAddress, Mtu, Prefix},
 };
 
-/// `makebeats no`: AYIYA needs a first beat all the same, and has its packets to show for the rest.
+/// Heartbeat interval for `makebeats no`. AYIYA needs a first heartbeat in any case; afterwards its data
+/// packets show the broker that the client is up.
 const SELDOM: Duration = Duration::from_secs(24 * 3600);
 
-/// The parameters that a broker reports for a tunnel.
+/// The parameters of a tunnel from its broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
-    /// How packets are carried: native, and no account.
+    /// The encapsulation: a native kind, but never an account.
     pub kind: Kind,
-    /// Our end.
+    /// The local address in the tunnel.
     pub address: InterfaceAddress,
-    /// The broker's end.
+    /// The broker's address in the tunnel.
     pub peer: Ipv6Addr,
     /// The largest packet.
     pub mtu: Mtu,
 }
 
 impl Learned {
-    /// From a broker's answer, with what the account's file says about it.
+    /// From the broker's answer and the settings in the account's file.
     #[must_use]
     pub fn new(account: &Account, parameters: &tic::Parameters) -> Self {
         let aiccu = &account.aiccu;
         let beats = |interval| Heartbeat {
-            // There for every kind that has beats.
+            // The broker sends a password for every kind with heartbeats.
             password: parameters
                 .password
                 .clone()
@@ -71,7 +72,8 @@ impl Learned {
 }
 
 impl Tunnel {
-    /// With the parameters of the broker. An MTU of the file's may make the broker's smaller, not larger.
+    /// This tunnel with the broker's parameters. An MTU in the configuration may reduce the broker's MTU, but
+    /// not increase it.
     #[must_use]
     pub fn with(&self, learned: &Learned) -> Self {
         Self {
@@ -84,27 +86,28 @@ impl Tunnel {
     }
 }
 
-/// What of the host's own no broker can give away, and the interface that has it.
+/// Addresses and networks of the host that no broker may assign, with their interface.
 pub type Taken = BTreeSet<(Prefix, IfName)>;
 
-/// The parameters of a broker contradict the file, or the host.
+/// The parameters from a broker contradict the configuration or the host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the broker gives it {address}, which is within {source_of_other} of {other}")]
 pub struct Conflict {
     /// The tunnel.
     pub tunnel: IfName,
-    /// Its address, or that of its far end.
+    /// The tunnel's address, or the address of its far end.
     pub address: Ipv6Addr,
-    /// The address or prefix of the other one.
+    /// The address or prefix that contains it.
     pub source_of_other: Prefix,
-    /// The other one: a tunnel, or an interface of the host.
+    /// The owner of that prefix: another tunnel, or an interface of the host.
     pub other: IfName,
 }
 
 impl Config {
-    /// With the parameters of brokers, by tunnel; what contradicts other tunnels or takes what the host has
-    /// elsewhere is left out and named. `before` is the outcome of the last time: of two tunnels with one
-    /// address the one that had it keeps it, whatever the broker of the other says.
+    /// This configuration with the parameters from brokers, by tunnel. Parameters that contradict another
+    /// tunnel or the host's own networks are not applied, and returned as conflicts. `before` is the previous
+    /// result: if the brokers of two tunnels assign the same address, the tunnel that already had it keeps
+    /// it.
     #[must_use]
     pub fn with(
         &self,
@@ -144,7 +147,7 @@ impl Config {
         (whole, conflicts)
     }
 
-    /// The source in which `address` lies, and its tunnel, if it is another one than `but`.
+    /// The source that contains `address`, and its tunnel, among all tunnels except `but`.
     fn owner_of(&self, address: Ipv6Addr, but: &IfName) -> Option<(Prefix, IfName)> {
         let others = self.tunnels.iter().filter(|other| other.name != *but);
         let mut sources = others.flat_map(|other| other.sources().map(|s| (s, other.name.clone())));
@@ -152,7 +155,7 @@ impl Config {
     }
 }
 
-/// The longest of the host's own prefixes that the address is within.
+/// The longest of the host's own prefixes that contains the address.
 fn owner_among(taken: &Taken, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
     let within = taken.iter().filter(|(prefix, _)| prefix.contains(address));
     within.max_by_key(|(prefix, _)| prefix.bits()).cloned()
@@ -200,7 +203,7 @@ mod tests {
         let (first, after) = refused(&before);
         assert_eq!(first, ["sixxs0"]);
         assert_eq!(refused(&after).0, ["sixxs0"], "it stays so");
-        // Nobody had it before: the first of the file.
+        // Neither tunnel had the address before: the first one in the file gets it.
         assert_eq!(refused(&config).0, ["sixxs1"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Checks over all tunnels: what they may not share, and how many there may be.
+//! Checks over all tunnels: the properties that they must not share, and their number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,20 +13,22 @@ use crate::{
     types::{IfName, Prefix},
 };
 
-/// Tunnels at most: each has a slot in the programs' tables, and uplinks need some as well.
+/// The maximum number of tunnels. Each has a slot in the programs' tables, and uplinks need some slots as
+/// well.
 pub(super) const TUNNELS: usize = layout::SLOTS as usize - 64;
 
-/// Sources at most, over all tunnels: addresses of uplinks within them need some room as well.
+/// The maximum number of sources, over all tunnels. Addresses of uplinks within them need some entries as
+/// well.
 const SOURCES: usize = layout::SOURCES as usize - 1024;
 
-/// Direct destinations at most, over all tunnels.
+/// The maximum number of direct destinations, over all tunnels.
 const DIRECTS: usize = layout::DIRECTS as usize;
 
-/// The loopback interface, in every network namespace (`LOOPBACK_IFINDEX` is fixed, and so is the name
-/// that the kernel gives it).
+/// The loopback interface of every network namespace. Its name and its index (`LOOPBACK_IFINDEX`) are fixed
+/// in the kernel.
 const LOOPBACK: &str = "lo";
 
-/// Where the parts of a tunnel are that other tunnels may contradict.
+/// Locations of the parts of a tunnel that other tunnels may contradict.
 pub(super) struct Locations {
     pub(super) name: Location,
     pub(super) table: Location,
@@ -83,7 +85,7 @@ pub(super) fn check(
     diagnostics
 }
 
-/// The programs' tables have limits.
+/// Checks the limits of the programs' tables.
 fn check_counts(tunnels: &[Tunnel], diagnostics: &mut Diagnostics) {
     let total = |count: fn(&Tunnel) -> usize| tunnels.iter().map(count).sum::<usize>();
     let sources = total(|tunnel| tunnel.sources().count());
@@ -101,7 +103,7 @@ fn check_counts(tunnels: &[Tunnel], diagnostics: &mut Diagnostics) {
     }
 }
 
-/// Nothing leaves this host by the loopback interface.
+/// Reports the loopback interface: no packet leaves this host by it.
 fn check_loopback(name: &IfName, location: &Location, diagnostics: &mut Diagnostics) {
     if name.as_str() == LOOPBACK {
         diagnostics.add(
@@ -111,8 +113,9 @@ fn check_loopback(name: &IfName, location: &Location, diagnostics: &mut Diagnost
     }
 }
 
-/// No source may lie within another, nor stand twice. In the order of addresses, and the shorter
-/// prefix first, whatever contains a source stands right before it, among those not yet left.
+/// Reports sources that overlap a source of another tunnel, or that are listed twice. The sources are sorted
+/// by address, shorter prefixes first. So `around` always holds exactly the earlier sources that contain the
+/// current one.
 fn check_sources(tunnels: &[Tunnel], locations: &[Locations], diagnostics: &mut Diagnostics) {
     let mut sources: Vec<_> = tunnels
         .iter()

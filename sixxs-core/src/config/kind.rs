@@ -1,4 +1,4 @@
-//! Reads the `kind` of a tunnel and the keys that go with it.
+//! Reads the `kind` of a tunnel, and the keys that depend on it.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -24,7 +24,7 @@ enum Name {
     Ayiya,
 }
 
-/// What is expected behind `kind`.
+/// The accepted values of `kind`, for messages.
 const NAMES: &str = "\"interface\", \"command\", \"6in4\", \"6in4-heartbeat\" or \"ayiya\"";
 
 impl FromStr for Name {
@@ -42,7 +42,7 @@ impl FromStr for Name {
     }
 }
 
-/// The keys that only some kinds have.
+/// `kind`, and the keys that only some kinds have.
 pub(super) const KEYS: &[&str] = &[
     "kind",
     "up",
@@ -57,14 +57,14 @@ pub(super) const KEYS: &[&str] = &[
     "tls_verify",
 ];
 
-/// Seconds between beats. Brokers take two minutes of silence for the end of a tunnel.
+/// Range of seconds between heartbeats. Brokers regard a tunnel as down after two minutes of silence.
 const INTERVALS: std::ops::RangeInclusive<u32> = 1..=3600;
 
 const ARGUMENTS: &str = "a list of strings: a program and its arguments";
 
 const REMOTE4: &str = "the broker's IPv4 address";
 
-/// The fields, before it is known whether they belong to the kind.
+/// The fields, before it is checked whether they belong to the kind.
 pub(super) struct Fields {
     kind: Field<Name>,
     up: Field<Vec<String>>,
@@ -96,12 +96,12 @@ impl Fields {
         }
     }
 
-    /// Whether there is an `aiccu`, right or wrong.
+    /// Whether there is an `aiccu` key, valid or not.
     pub(super) const fn has_account(&self) -> bool {
         !self.aiccu.is_absent()
     }
 
-    /// The kind that they make.
+    /// Checks the fields, and returns the kind.
     pub(super) fn check(
         self,
         includes: Includes<'_>,
@@ -156,7 +156,8 @@ impl Fields {
         }
     }
 
-    /// `line` is that of `kind`, which asks for other keys; so for all kinds.
+    /// `line` is the line of `kind`, which requires other keys. Diagnostics about missing keys name this
+    /// line. The same applies to the functions below.
     fn command(self, line: usize, diagnostics: &mut Diagnostics) -> Option<Kind> {
         let up = self.up.asked_for_at(line);
         let up = up.required(ARGUMENTS, diagnostics)?;
@@ -213,7 +214,7 @@ impl Fields {
         }))
     }
 
-    /// Reports the keys that do not go with the kind.
+    /// Reports the keys that do not belong to the kind.
     fn refuse_others(&self, kind: Name, diagnostics: &mut Diagnostics) {
         use Name::{Ayiya, Command, Heartbeat, SixInFour};
         const COMMAND: (&[Name], &str) = (&[Command], "kind = \"command\"");

@@ -1,14 +1,14 @@
-//! The configuration file: TOML in, [`Config`] or a list of diagnostics out.
+//! The configuration file: reads TOML into a [`Config`], or into a list of diagnostics.
 //!
-//! After [`parse`] nothing is checked again: every value in [`Config`] is in range, and no two
-//! tunnels contradict each other. The way from the text:
+//! After [`parse`], no other module checks the values: every value in [`Config`] is in range, and no two
+//! tunnels contradict each other. The modules, in the order in which the text passes through them:
 //!
-//! * `section` – takes the keys of a table: each set, absent or invalid, with its line
+//! * `section` – takes the keys of a table: each is set, absent or invalid, with its line
 //! * `tunnel`, `kind`, `account`, `alerting` – check the fields of one section
-//! * `cross_check` – checks what tunnels may not share
-//! * `model` – what comes out
+//! * `cross_check` – checks the properties that tunnels must not share
+//! * `model` – the types of the result
 //!
-//! `broker_overlay` and `runtime_tunnels` change a [`Config`] that is there.
+//! `broker_overlay` and `runtime_tunnels` change an existing [`Config`].
 
 mod account;
 mod alerting;
@@ -56,16 +56,16 @@ const KEYS: &[&str] = &[
     "tunnel",
 ];
 
-/// Of the times of a connect limit: a month.
+/// The maximum for each time of a connect limit: a month.
 const LONGEST_SECONDS: u32 = 31 * 24 * 3600;
 
-/// Reads a configuration that refers to no other files. `file` is only for messages.
+/// Reads a configuration that refers to no other files. `file` is the name for messages.
 pub fn parse(file: &str, text: &str) -> Result<Config, Invalid> {
     let none = |other: &str| Err(format!("expected no other file, found {other:?}"));
     parse_with(file, text, &none)?.with_tunnels(file)
 }
 
-/// The text of a configuration.
+/// The bytes of a configuration as text; an error if they are not UTF-8. `file` is the name for messages.
 pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
     str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
@@ -85,8 +85,8 @@ pub fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Invalid> {
     })
 }
 
-/// Reads a configuration, and by `files` those that it refers to; it may have no tunnels. Relative
-/// paths begin at the directory of `file`, which else is only for messages.
+/// Reads a configuration that may have no tunnels. `files` reads the files to which it refers. Relative paths
+/// begin at the directory of `file`; otherwise `file` is only the name for messages.
 pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, Invalid> {
     let lines = Lines::of(text);
     let includes = Includes {
@@ -111,7 +111,7 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
     diagnostics.check(file, config)
 }
 
-/// Reads the whole file: settings, then each tunnel, then what they may not share.
+/// Reads the whole file: the settings, then each tunnel, then the checks over all tunnels.
 fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostics) {
     let uplinks = section.one_or_many::<IfName>("uplinks", "a list of interface names");
     if !uplinks.is_absent() && uplinks.items().is_empty() {
@@ -139,12 +139,13 @@ fn read(mut section: Section<'_>, includes: Includes<'_>) -> (Config, Diagnostic
     (config, diagnostics)
 }
 
-/// Reads all keys of the file that are left, without uplinks and tunnels.
+/// Reads the remaining keys of the file: all except uplinks and tunnels.
 fn settings(mut section: Section<'_>) -> (Config, Diagnostics) {
     let on_leak = section.parsed("on_leak", "\"redirect\", \"drop\" or \"observe\"");
     let direct_connected = section.boolean("direct_connected");
-    // Below: 0 is the local table's, and the rules for direct destinations need the place before.
-    // Above: 32766 is the main table's, and a rule behind it is never asked.
+    // Minimum: priority 0 belongs to the rule of the local table, and the rules for direct destinations use
+    // this priority minus 1. Maximum: 32766 belongs to the rule of the main table, and the kernel does
+    // not reach a rule after it.
     let rule_priority = section.integer("rule_priority", 2..=32765);
     let rule_mode = section.parsed("rule_mode", "\"rules\" or \"subtrees\"");
     let address = "an address with a port, such as \"127.0.0.1:9346\"";

@@ -1,4 +1,4 @@
-//! The configuration as values that are in range and do not contradict each other.
+//! The types of a checked configuration: values that are in range and do not contradict each other.
 
 use std::{
     fmt,
@@ -18,32 +18,34 @@ use crate::{
     types::{IfName, InterfaceAddress, Mtu, Prefix, RulePriority, TableId},
 };
 
-/// What is wanted.
+/// The desired configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Native uplinks; `None`: every exit that is no tunnel.
+    /// Native uplinks; `None`: every exit that is not a tunnel.
     pub uplinks: Option<Vec<IfName>>,
-    /// What the programs do with a leak.
+    /// The action for leaks.
     pub on_leak: OnLeak,
-    /// Whether local networks are direct (`routing::connected`).
+    /// Whether local networks are reached without the tunnels (`routing::connected`).
     pub direct_connected: bool,
-    /// Priority of the rules by source; those for direct destinations come right before.
+    /// Priority of the policy rules that select by source. In [`RuleMode::Rules`], the rules for direct
+    /// destinations have this priority minus 1.
     pub rule_priority: RulePriority,
-    /// How often brokers are connected to.
+    /// The limit of connects to each broker.
     pub connect_limit: Limit,
-    /// How packets are led to the tunnels.
+    /// The method by which the kernel selects the routes of a tunnel.
     pub rule_mode: RuleMode,
-    /// Where metrics are served by TCP; `None`: nowhere.
+    /// TCP address at which metrics are served; `None`: they are not served.
     pub metrics: Option<SocketAddr>,
-    /// Names by which they may be asked for, beside addresses and this host's own name.
+    /// Host names with which clients may request the metrics, in addition to addresses and this host's own
+    /// name.
     pub metrics_hosts: Vec<HostName>,
-    /// Whom alerts are handed to.
+    /// The hooks that receive alerts.
     pub alerting: Alerting,
     /// The tunnels in the order of the file.
     pub tunnels: Vec<Tunnel>,
 }
 
-/// No tunnels, and everything else as it is unless told otherwise.
+/// No tunnels, and the default of each setting.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -62,14 +64,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether brokers are asked for anything.
+    /// Whether there are tunnels whose parameters come from a broker.
     #[must_use]
     pub fn has_accounts(&self) -> bool {
         let mut tunnels = self.tunnels.iter();
         tunnels.any(|tunnel| matches!(tunnel.kind, Kind::Account(_)))
     }
 
-    /// If it has tunnels. Without any there is nothing to do, which nobody wants.
+    /// Returns the configuration if it has tunnels, otherwise an error: without tunnels the daemon has no
+    /// task.
     pub fn with_tunnels(self, file: &str) -> Result<Self, Invalid> {
         if !self.tunnels.is_empty() {
             return Ok(self);
@@ -84,7 +87,7 @@ impl Config {
         })
     }
 
-    /// What the user should know: what stands in a file that is referred to and has no effect.
+    /// Notes for the user: entries without effect in the files to which the configuration refers.
     pub fn notes(&self) -> impl Iterator<Item = String> {
         self.tunnels.iter().flat_map(|tunnel| match &tunnel.kind {
             Kind::Account(account) => account.notes(&tunnel.name),
@@ -92,7 +95,7 @@ impl Config {
         })
     }
 
-    /// Whether there is something in it that others must not read.
+    /// Whether the configuration contains a secret, which other users must not read.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
         self.alerting.webhook.is_some()
@@ -100,14 +103,14 @@ impl Config {
     }
 }
 
-/// How packets are led to the tunnels by their source.
+/// The method by which packets reach their tunnel, by source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RuleMode {
-    /// A rule per address and prefix, and a table per tunnel.
+    /// A policy rule per address and prefix, and a routing table per tunnel.
     #[default]
     Rules,
-    /// One rule, and one table with source-specific routes (`CONFIG_IPV6_SUBTREES`): a packet costs
-    /// the same however many tunnels there are.
+    /// One policy rule, and one routing table with source-specific routes (`CONFIG_IPV6_SUBTREES`). The cost
+    /// of a packet does not depend on the number of tunnels.
     Subtrees,
 }
 
@@ -123,13 +126,13 @@ impl FromStr for RuleMode {
     }
 }
 
-/// The one table of [`RuleMode::Subtrees`].
+/// The routing table of [`RuleMode::Subtrees`].
 pub const SUBTREES_TABLE: TableId = TableId(200);
 
-/// Priority of the rules by source unless told otherwise.
+/// Default priority of the policy rules that select by source.
 pub(super) const RULE_PRIORITY: u32 = 16383;
 
-/// The word is none of the expected ones.
+/// The word is not one of the expected words.
 #[derive(Clone, Copy, Debug)]
 pub struct UnknownValue(pub(super) &'static str);
 
@@ -142,33 +145,33 @@ impl fmt::Display for UnknownValue {
 /// A tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Its interface.
+    /// The name of its interface.
     pub name: IfName,
-    /// Who makes the interface.
+    /// The software that creates the interface.
     pub kind: Kind,
-    /// Its addresses; with `prefixes` at least one entry.
+    /// The tunnel's own addresses. `addresses` and `prefixes` together have at least one entry.
     pub addresses: Vec<InterfaceAddress>,
-    /// Its far end.
+    /// The tunnel's address at the far end.
     pub peer: Option<Ipv6Addr>,
-    /// What `sixxs check` pings.
+    /// The address that `sixxs check` pings.
     pub check_target: Option<Ipv6Addr>,
-    /// Routed prefixes whose packets belong to this tunnel too.
+    /// Routed prefixes: packets from them also belong to this tunnel.
     pub prefixes: Vec<Prefix>,
-    /// Destinations reached without the tunnel.
+    /// Destinations that are reached without the tunnel.
     pub direct: Vec<Prefix>,
     /// Its routing table.
     pub table: TableId,
-    /// The largest packet; `None`: what the interface says.
+    /// The largest packet; `None`: the interface's MTU applies.
     pub mtu: Option<Mtu>,
-    /// Next hop on an interface with a link layer.
+    /// The next hop, for an interface with a link layer.
     pub gateway: Option<Ipv6Addr>,
-    /// Whether an interface of our making gets its addresses from somebody else (`noconfigure`).
+    /// Whether other software sets the addresses of an interface that the daemon creates (`noconfigure`).
     pub addresses_by_others: bool,
 }
 
 impl Tunnel {
-    /// Whether `other`, of the same name, is another tunnel to whoever makes the interface. All else
-    /// is rules, routes and programs.
+    /// Whether the driver has to restart the tunnel to change it into `other`, which has the same name. All
+    /// other differences concern only rules, routes and programs.
     #[must_use]
     pub fn differs_to_driver(&self, other: &Self) -> bool {
         let has_other_ends = self.addresses != other.addresses || self.peer != other.peer;
@@ -177,36 +180,36 @@ impl Tunnel {
             || self.addresses_by_others != other.addresses_by_others
     }
 
-    /// Everything that a packet's source can be to belong to this tunnel: addresses, then prefixes.
+    /// The sources of packets that belong to this tunnel: addresses, then prefixes.
     pub fn sources(&self) -> impl Iterator<Item = Prefix> {
         let addresses = self.addresses.iter().map(|a| Prefix::host(a.address));
         addresses.chain(self.prefixes.iter().copied())
     }
 
-    /// The prefixes that a broker may have routed to it.
+    /// The prefixes that a broker may have routed to the tunnel.
     pub fn routed_prefixes(&self) -> impl Iterator<Item = Prefix> {
         let prefixes = self.prefixes.iter().copied();
         prefixes.filter(|prefix| u16::from(prefix.bits()) >= SHORTEST_ROUTED)
     }
 }
 
-/// Who makes a tunnel's interface.
+/// The software that creates a tunnel's interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Somebody else.
+    /// Other software.
     Interface,
-    /// Commands of the user's: argument vectors, run without a shell.
+    /// Commands of the user: argument vectors, run without a shell.
     Command {
-        /// Makes the interface.
+        /// Creates the interface.
         up: Vec<String>,
-        /// Removes it; empty: nothing is run.
+        /// Removes the interface; empty: no command is run.
         down: Vec<String>,
     },
-    /// We do: IPv6 in IPv4 (RFC 4213).
+    /// The daemon: IPv6 in IPv4 (RFC 4213).
     SixInFour(SixInFour),
-    /// We do: AYIYA.
+    /// The daemon: AYIYA.
     Ayiya(Ayiya),
-    /// We do, once the broker has said how.
+    /// The daemon, with the kind and the parameters from the broker.
     Account(Box<Account>),
 }
 
@@ -228,14 +231,15 @@ impl Kind {
         }
     }
 
-    /// Whether the interface is ours: then so are its addresses, its MTU and its being up.
+    /// Whether the daemon creates the interface. Then it also sets the addresses and the MTU, and brings the
+    /// interface up.
     #[must_use]
     pub const fn is_native(&self) -> bool {
         matches!(self, Self::SixInFour(_) | Self::Ayiya(_) | Self::Account(_))
     }
 
-    /// The broker that it connects to when it starts, as the configuration names it; `None`: a start
-    /// is no connect, or it is not known yet of which kind the tunnel is.
+    /// The broker to which a tunnel of this kind connects when it starts, as named in the configuration.
+    /// `None`: the start is not a connect, or the kind is not known yet.
     #[must_use]
     pub fn connects_to(&self) -> Option<String> {
         match self {
@@ -249,7 +253,7 @@ impl Kind {
         }
     }
 
-    /// Whether there is a password in it.
+    /// Whether it contains a password.
     pub(super) const fn has_secrets(&self) -> bool {
         matches!(
             self,
@@ -264,31 +268,31 @@ impl Kind {
 /// IPv6 in IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SixInFour {
-    /// Our address outside; `None`: the one that the route to the broker uses.
+    /// The local IPv4 address; `None`: the source address of the route to the broker.
     pub local4: Option<Ipv4Addr>,
-    /// The broker's.
+    /// The broker's IPv4 address.
     pub remote4: Ipv4Addr,
-    /// Tells the broker our address; `None`: it knows.
+    /// Reports the local IPv4 address to the broker; `None`: the broker already knows the address.
     pub heartbeat: Option<Heartbeat>,
 }
 
-/// What tells the broker where we are.
+/// The parameters of the signed heartbeats that report this host's endpoint to the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Shared with the broker.
+    /// The password that this host shares with the broker.
     pub password: Secret,
-    /// Between beats.
+    /// Time between heartbeats.
     pub interval: Duration,
 }
 
 /// AYIYA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ayiya {
-    /// Our address outside; `None`: the one that the route to the broker uses.
+    /// The local IPv4 address; `None`: the source address of the route to the broker.
     pub local4: Option<Ipv4Addr>,
     /// The broker.
     pub remote: Remote,
-    /// The password and the time between beats.
+    /// The password, and the time between heartbeats.
     pub heartbeat: Heartbeat,
 }
 
@@ -297,7 +301,7 @@ pub struct Ayiya {
 pub enum Remote {
     /// Its address.
     Address(IpAddr),
-    /// Its name, looked up when needed.
+    /// Its name, which is resolved when it is needed.
     Name(String),
 }
 
@@ -329,7 +333,7 @@ impl FromStr for Remote {
                     .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         };
         let name = text.strip_suffix('.').unwrap_or(text);
-        // All digits and dots would be an address written wrongly.
+        // A name of only digits and dots is an invalid IPv4 address.
         let has_letter = name.bytes().any(|byte| byte.is_ascii_alphabetic());
         if name.len() <= 253 && has_letter && name.split('.').all(is_label) {
             Ok(Self::Name(text.to_owned()))

@@ -5,25 +5,25 @@ use super::{
 };
 use crate::types::{IfName, TableId};
 
-/// The tunnel cannot be added.
+/// The reason why a tunnel cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// There is one of that name.
+    /// Another tunnel has this name.
     #[error("there is a tunnel {0} already; choose another ipv6_interface")]
     Name(IfName),
-    /// It is an uplink's.
+    /// The name belongs to an uplink.
     #[error("{0} is an uplink; choose another ipv6_interface")]
     Uplink(IfName),
-    /// Its table is another one's.
+    /// Another tunnel has this routing table.
     #[error("table {0} is that of {1}")]
     Table(TableId, IfName),
-    /// No more fit.
+    /// The maximum number of tunnels is reached.
     #[error("there are {TUNNELS} tunnels already, which is the most there can be")]
     TooMany,
 }
 
 impl Config {
-    /// Adds the tunnel of an account, with a table that no other has; returns it.
+    /// Adds the tunnel of an account, with a routing table that no other tunnel has. Returns the tunnel.
     pub fn add(&mut self, account: Account) -> Result<Tunnel, Refused> {
         let name = account.aiccu.interface.clone();
         self.has_room(&name)?;
@@ -52,7 +52,7 @@ impl Config {
         Ok(tunnel)
     }
 
-    /// Adds a tunnel as it is, which was added to another configuration.
+    /// Adds an existing tunnel of another configuration, without changes.
     pub fn keep(&mut self, tunnel: Tunnel) -> Result<(), Refused> {
         self.has_room(&tunnel.name)?;
         let has_its_table = |other: &&Tunnel| other.table == tunnel.table;

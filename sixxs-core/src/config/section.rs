@@ -1,7 +1,7 @@
-//! Reads the keys of a TOML table, and reports precisely what is wrong with their values.
+//! Reads the keys of a TOML table, and reports faults in their values with line and key.
 //!
-//! A [`Section`] collects its own diagnostics. Whoever reads one takes all keys first, then calls
-//! [`Section::finish`] and checks what the [`Field`]s hold.
+//! A [`Section`] collects its own diagnostics. Its reader takes all keys first, then calls
+//! [`Section::finish`] and checks the values of the [`Field`]s.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use crate::{
     secret::Secret,
 };
 
-/// Finds lines by offset in a text.
+/// Converts offsets in a text to line numbers.
 pub(super) struct Lines {
     ends: Vec<usize>,
 }
@@ -34,7 +34,7 @@ impl Lines {
         }
     }
 
-    /// The line, from 1, in which the span begins.
+    /// The line in which the span begins. Lines count from 1.
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
         1 + self.ends.partition_point(|end| *end < span.start)
     }
@@ -47,14 +47,14 @@ pub(super) struct Located<T> {
     pub(super) location: Location,
 }
 
-/// What a section has for a key.
+/// The result of reading a key of a section.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Field<T> {
-    /// A value that can be used.
+    /// A usable value.
     Set(Located<T>),
-    /// Nothing; the location is for diagnostics that ask for the key.
+    /// No value. Diagnostics about the missing key use the location.
     Absent(Location),
-    /// A value that cannot be used. The section has a diagnostic about it, so no other is needed.
+    /// An unusable value. The section already has a diagnostic about it, so no other is needed.
     Invalid,
 }
 
@@ -69,7 +69,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The location of the value, if it can be used.
+    /// The location of the value, if the value is usable.
     pub(super) fn location(&self) -> Option<&Location> {
         self.as_set().map(|set| &set.location)
     }
@@ -108,7 +108,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// Diagnostics that ask for the key name this line.
+    /// Sets the line that diagnostics about a missing key name.
     pub(super) fn asked_for_at(self, line: usize) -> Self {
         match self {
             Self::Absent(location) => Self::Absent(Location { line, ..location }),
@@ -116,7 +116,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value, which has to be there.
+    /// The value; reports a missing one.
     pub(super) fn required(
         self,
         expected: &str,
@@ -134,19 +134,19 @@ impl<T> Field<T> {
 }
 
 impl<T> List<T> {
-    /// The values that can be used.
+    /// The usable values; empty if the key is absent or invalid.
     pub(super) fn items(&self) -> &[Located<T>] {
         self.as_set().map_or(&[], |list| &list.value)
     }
 
-    /// The values that can be used, without their locations.
+    /// The usable values, without their locations; `None` if the key is absent or invalid.
     pub(super) fn values(self) -> Option<Vec<T>> {
         let list = self.value()?;
         Some(list.into_iter().map(|item| item.value).collect())
     }
 }
 
-/// The begin of a section.
+/// The beginning of a section.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
     line: usize,
@@ -161,7 +161,7 @@ impl Head {
         }
     }
 
-    /// The location of a key that is missing, or of what concerns the whole section.
+    /// The location for a missing key, or for a fault that concerns the whole section.
     pub(super) fn location(&self, key: &str) -> Location {
         self.location_in(self.line, key)
     }
@@ -174,7 +174,7 @@ impl Head {
     }
 }
 
-/// A table. Each key is taken once; keys that are left at the end are unknown.
+/// A table. Each key can be taken once; the keys that remain at the end are unknown.
 pub(super) struct Section<'a> {
     entries: BTreeMap<String, (usize, Spanned<DeValue<'a>>)>,
     head: Head,
@@ -200,12 +200,12 @@ impl<'a> Section<'a> {
         self.head.clone()
     }
 
-    /// Reports a fault about a key, at the begin of the section.
+    /// Reports a fault about a key, with the line of the section's beginning.
     pub(super) fn report(&mut self, key: &str, message: &str) {
         self.diagnostics.add(&self.head.location(key), message);
     }
 
-    /// Reports the keys that nobody took. Returns all diagnostics of the section.
+    /// Reports the remaining keys as unknown. Returns all diagnostics of the section.
     pub(super) fn finish(mut self, known: &[&str]) -> Diagnostics {
         for (key, (line, _)) in self.entries {
             let message = format!("unknown key; expected one of {}", known.join(", "));
@@ -215,7 +215,7 @@ impl<'a> Section<'a> {
         self.diagnostics
     }
 
-    /// A string that parses as `T`; `expected` describes it.
+    /// A string that parses as `T`. `expected` describes it in messages.
     pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
         &mut self,
         key: &str,
@@ -224,13 +224,12 @@ impl<'a> Section<'a> {
         self.field(key, |value| parse(&value, expected))
     }
 
-    /// An IPv6 address.
     pub(super) fn ipv6(&mut self, key: &str) -> Field<Ipv6Addr> {
         let address = self.parsed::<Address>(key, "an IPv6 address");
         address.map(|Address(address)| address)
     }
 
-    /// A string that no message shows.
+    /// A string that is never part of a message.
     pub(super) fn secret(&mut self, key: &str) -> Field<Secret> {
         self.field(key, |value| match value {
             DeValue::String(text) => Ok(Secret::from(text.as_ref())),
@@ -238,7 +237,6 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A list of strings.
     pub(super) fn strings(&mut self, key: &str, expected: &str) -> Field<Vec<String>> {
         self.field(key, |value| {
             let DeValue::Array(values) = value else {
@@ -255,7 +253,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// An integer of a range.
+    /// An integer within `range`.
     pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<u32>) -> Field<u32> {
         self.field(key, |value| {
             if let DeValue::Integer(integer) = &value
@@ -273,7 +271,6 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A boolean.
     pub(super) fn boolean(&mut self, key: &str) -> Field<bool> {
         self.field(key, |value| match value {
             DeValue::Boolean(value) => Ok(value),
@@ -284,8 +281,8 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// One string or a list of them, each parsing as `T`. Values that do not parse are reported and
-    /// left out; a list with no other values is invalid.
+    /// One string or a list of strings, each of which parses as `T`. Values that do not parse are reported
+    /// and left out. A list in which no value parses is invalid.
     pub(super) fn one_or_many<T: FromStr<Err: fmt::Display>>(
         &mut self,
         key: &str,
@@ -382,7 +379,7 @@ impl<'a> Section<'a> {
         Self::new(table, head, self.lines)
     }
 
-    /// Takes a key; `read` returns the value, or what is wrong with it.
+    /// Takes a key. `read` returns the value, or a message about the fault in it.
     fn field<T>(
         &mut self,
         key: &str,
@@ -424,7 +421,7 @@ fn parse<T: FromStr<Err: fmt::Display>>(value: &DeValue<'_>, expected: &str) -> 
         .map_err(|error| format!("expected {expected}, found {text:?}: {error}"))
 }
 
-/// A value for a message. A long string may be a secret in the wrong place, so it is not shown.
+/// A value for a message. A long string may be a secret in the wrong place, so it is not part of the message.
 fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) if text.chars().count() <= 40 => format!("{text:?}"),

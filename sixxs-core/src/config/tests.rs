@@ -113,7 +113,7 @@ fn defaults() {
     assert_eq!(config.tunnels[1].table, TableId(201));
 }
 
-/// Paths are the same wherever the program is called.
+/// Relative paths do not depend on the working directory.
 #[test]
 fn relative_paths_begin_at_the_configuration() {
     let text = "[[tunnel]]\nname = \"a\"\naiccu = \"a.conf\"\ntls_ca = \"ca.pem\"\n\
@@ -140,7 +140,7 @@ fn relative_paths_begin_at_the_configuration() {
     assert!(matches!(&here.tunnels[0].kind, Kind::Account(a) if a.file == "a.conf"));
 }
 
-/// What the README tells people to write is right.
+/// The examples in the README are valid configurations.
 #[test]
 fn the_documented_configurations_are_good() {
     let readme = include_str!("../../../README.md");
@@ -160,7 +160,7 @@ fn the_documented_configurations_are_good() {
     }
 }
 
-/// Tables are numbered in the order of the file, and never one of the system's.
+/// Tables are numbered in the order of the file. The system's tables are skipped.
 #[test]
 fn sixty_tunnels_leave_the_system_its_tables() {
     let text: String = (0..60)
@@ -198,7 +198,7 @@ fn there_are_limits() {
     );
 }
 
-/// A hundred thousand prefixes in a moment, not in a minute.
+/// Reading 100,000 prefixes takes less than 10 seconds.
 #[test]
 fn long_lists_are_read_in_no_time() {
     let prefixes: Vec<_> = (0..100_000u32)
@@ -221,7 +221,7 @@ fn long_lists_are_read_in_no_time() {
 }
 
 proptest! {
-    /// Whatever the text: a result, never a panic, and every refusal says why.
+    /// The parser never panics, and every error has at least one diagnostic.
     #[test]
     fn any_text_is_safe(text in "(\\PC|[\n=\\[\\]\"])*") {
         if let Err(invalid) = parse("f", &text) {
@@ -229,7 +229,7 @@ proptest! {
         }
     }
 
-    /// A good file with bytes changed.
+    /// The same for a valid file with one changed character.
     #[test]
     fn damaged_files_are_safe(at in 0..GOOD.len(), with in any::<char>()) {
         let mut text = GOOD.to_owned();

@@ -1,4 +1,4 @@
-//! Reads a `[[tunnel]]`.
+//! Reads a `[[tunnel]]` section.
 
 use std::{net::Ipv6Addr, ops::RangeInclusive};
 
@@ -15,10 +15,10 @@ use crate::{
     types::{IfName, InterfaceAddress, Mtu, Prefix, TableId},
 };
 
-/// First table handed out.
+/// The routing table of the first tunnel.
 const FIRST_TABLE: u32 = 200;
 
-/// `default`, `main` and `local`.
+/// The routing tables `default`, `main` and `local`.
 const SYSTEM_TABLES: RangeInclusive<u32> = 253..=255;
 
 const KEYS: &[&str] = &[
@@ -35,7 +35,7 @@ const KEYS: &[&str] = &[
 
 const PREFIXES: &str = "IPv6 prefixes, such as 2001:db8:bb::/48";
 
-/// Reads the section at `position`: takes all fields, checks each, then all together.
+/// Reads the section at `position`: takes all fields, checks each of them, then checks them together.
 pub(super) fn read(
     mut section: Section<'_>,
     position: u32,
@@ -61,7 +61,7 @@ pub(super) fn read(
     fields.into_tunnel(kind, position)
 }
 
-/// The fields of a tunnel of any kind.
+/// The fields that all kinds of tunnel have.
 struct Fields {
     head: Head,
     diagnostics: Diagnostics,
@@ -77,7 +77,7 @@ struct Fields {
 }
 
 impl Fields {
-    /// Takes the rest of a section.
+    /// Takes the remaining keys of a section.
     fn take(mut section: Section<'_>) -> Self {
         let address = "an IPv6 address, such as 2001:db8::2/64";
         Self {
@@ -91,7 +91,7 @@ impl Fields {
             table: section.integer("table", 1..=u32::MAX),
             mtu: section.integer("mtu", Mtu::MINIMUM.0..=65535),
             gateway: section.ipv6("gateway"),
-            // Last: all other keys are unknown.
+            // Last, because it reports all other keys as unknown.
             diagnostics: section.finish(&[KEYS, kind::KEYS].concat()),
         }
     }
@@ -165,8 +165,8 @@ impl Fields {
         }
     }
 
-    /// An address or a prefix has to be there, unless the broker of an account gives the address; a
-    /// native tunnel needs an address. A key with a wrong value counts as there.
+    /// Reports a missing address. A tunnel needs an address or a prefix, unless the broker of an account
+    /// assigns the address. A native tunnel needs an address. A key with an invalid value counts as present.
     fn check_presence(&mut self, kind: Option<&Kind>, has_account: bool) {
         let is_empty = self.addresses.items().is_empty() && !self.addresses.is_invalid();
         if !is_empty {
@@ -189,7 +189,7 @@ impl Fields {
             .add(&self.head.location("address"), message);
     }
 
-    /// Checks what an interface of our own making needs.
+    /// Checks the requirements for an interface that the daemon creates.
     fn check_native(&mut self, kind: &Kind) {
         for Located { value, location } in self.addresses.items() {
             if !InterfaceAddress::TUNNEL_BITS.contains(&value.bits) {
@@ -212,7 +212,8 @@ impl Fields {
     }
 
     fn check_ayiya(&mut self) {
-        // It signs with one identity, and knows the broker by its own.
+        // The peer is required: AYIYA signs with one identity, and identifies the broker by the broker's
+        // address.
         if let Field::Absent(location) = &self.peer {
             let message = "missing; expected the broker's address in the tunnel";
             self.diagnostics.add(location, message);
@@ -266,12 +267,12 @@ impl Fields {
     }
 }
 
-/// The largest packet that fits into a datagram that AYIYA's brokers take.
+/// The largest packet that fits into a datagram that AYIYA brokers accept, in bytes.
 #[expect(clippy::cast_possible_truncation, reason = "some 2,000")]
 const AYIYA_MTU: u32 = (LARGEST_BYTES - HEADER_BYTES) as u32;
 
-/// The table of the tunnel at this position, unless it names one: 200, 201, … without those that
-/// the system has.
+/// The routing table of the tunnel at this position, if the configuration does not name one: 200, 201, …
+/// without the tables of the system.
 pub(super) const fn table_of(position: u32) -> u32 {
     let id = FIRST_TABLE + position;
     if id < *SYSTEM_TABLES.start() {
@@ -281,7 +282,8 @@ pub(super) const fn table_of(position: u32) -> u32 {
     }
 }
 
-/// An address that a host can have and be reached by from elsewhere.
+/// Whether it is a unicast address by which other hosts can reach this host: not unspecified, loopback,
+/// multicast, link-local or IPv4-mapped.
 fn is_unicast(address: Ipv6Addr) -> bool {
     let first = address.segments()[0];
     !(address.is_unspecified()

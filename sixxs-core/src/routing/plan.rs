@@ -32,7 +32,8 @@ pub struct Plan {
 }
 
 impl Desired {
-    /// The rules that belong beside those of others.
+    /// The desired rules beside the foreign rules of this host. They include `local` if the local table is
+    /// not looked up before the first rule.
     #[must_use]
     pub fn rules_beside(&self, local_table: LocalTable) -> BTreeSet<Rule> {
         let first = self.rules.first().map(|rule| rule.priority);

@@ -1,25 +1,26 @@
-//! The pages of the commands, `sixxs(8)` and one for each below it, from the command line itself.
+//! The manual pages of the commands: `sixxs(8)`, and one for each subcommand. They are generated from the
+//! definition of the command line.
 
 use anyhow::{Context as _, Result};
 use clap::Command;
 use clap_mangen::Man;
 
-/// Of system administration.
+/// The manual section for system administration.
 const SECTION: &str = "8";
 
-/// Names of files, and what is in them.
+/// The file names and the contents of all pages.
 pub(crate) fn pages() -> Result<Vec<(String, Vec<u8>)>> {
     let mut whole = sixxs_user::cli::command();
     whole.build();
     let mut pages = Vec::new();
     add(&whole, &mut pages)?;
-    // `aiccu` is another name of the program.
+    // The program can also be called as `aiccu`.
     let alias = format!(".so man{SECTION}/sixxs-aiccu.{SECTION}\n");
     pages.push((format!("aiccu.{SECTION}"), alias.into_bytes()));
     Ok(pages)
 }
 
-/// The page of a command, and those of the ones below it.
+/// Adds the pages of a command and of its subcommands.
 fn add(command: &Command, pages: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     let name = command.get_display_name().unwrap_or(command.get_name());
     let man = Man::new(command.clone())
@@ -35,7 +36,7 @@ fn add(command: &Command, pages: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     shown(command).try_for_each(|below| add(below, pages))
 }
 
-/// Those that people are told of.
+/// The visible subcommands.
 fn shown(command: &Command) -> impl Iterator<Item = &Command> {
     let below = command.get_subcommands();
     below.filter(|below| !below.is_hide_set() && below.get_name() != "help")

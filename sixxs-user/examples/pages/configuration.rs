@@ -1,16 +1,16 @@
-//! The page of the configuration, `sixxs.toml(5)`, from the part of docs/reference.md about it: there
-//! is one description.
+//! The manual page of the configuration, `sixxs.toml(5)`. It is generated from the chapter "Configuration" of
+//! docs/reference.md, so that there is only one description.
 
 use anyhow::{Context as _, Result};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use crate::page::Page;
 
-/// The headings before and behind the part.
+/// The headings that enclose the chapter.
 const FROM: &str = "\n## Configuration\n";
 const TO: &str = "\n## ";
 
-/// Its file's name, and what is in it.
+/// The file name and the contents of the page.
 pub(crate) fn page(reference: &str) -> Result<(String, Vec<u8>)> {
     let mut page = Page::new("sixxs.toml", 5, "the configuration of sixxs");
     page.request(".SH DESCRIPTION");
@@ -34,7 +34,7 @@ fn part(reference: &str) -> Result<&str> {
     Ok(behind.split_once(TO).map_or(behind, |(part, _)| part))
 }
 
-/// Whatever is in no table. Links are left out, as pages have none; their text stays.
+/// Adds an event outside of tables. Links become plain text, because manual pages have no links.
 fn add(event: Event<'_>, page: &mut Page) {
     match event {
         Event::Start(Tag::Heading { .. }) => page.begin(".SH \""),
@@ -53,17 +53,17 @@ fn add(event: Event<'_>, page: &mut Page) {
     }
 }
 
-/// The table that is being read. Rows become entries: the first column names it, the last tells of it,
-/// those between come behind that by their headings.
+/// The current table. Each row becomes an entry: the first column is its tag, and the last column is its
+/// text. The columns between them are added in parentheses, with their headings.
 #[derive(Debug, Default)]
 struct Table<'a> {
     headings: Vec<Vec<Event<'a>>>,
-    /// Of the row that is being read; `None`: not in a table.
+    /// The cells of the current row; `None`: outside of a table.
     cells: Option<Vec<Vec<Event<'a>>>>,
 }
 
 impl<'a> Table<'a> {
-    /// Takes what is in a table; gives back what is not.
+    /// Takes an event inside of a table. Returns an event outside of tables.
     fn take(&mut self, event: Event<'a>, page: &mut Page) -> Option<Event<'a>> {
         match &event {
             Event::Start(Tag::Table(_)) => self.cells = Some(Vec::new()),

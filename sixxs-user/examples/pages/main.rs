@@ -1,6 +1,6 @@
-//! Writes what is installed beside the program to be read: a manual page for each of its commands,
-//! one for its configuration, and completions for shells. An example, so that the program itself
-//! does not carry it.
+//! Writes the documentation files that are installed with the program: a manual page for each command, one
+//! for the configuration, and completions for shells. It is an example, so that the program itself does not
+//! contain this code.
 //!
 //! `cargo run --example pages -- DIRECTORY`
 
@@ -13,7 +13,7 @@ use std::{env, fs, path::PathBuf};
 use anyhow::{Context as _, Result};
 use clap_complete::{Shell, generate_to};
 
-/// The configuration's only description.
+/// The only description of the configuration.
 const REFERENCE: &str = include_str!("../../../docs/reference.md");
 
 fn main() -> Result<()> {

@@ -1,9 +1,9 @@
-//! What is wrong, by line and key.
+//! Faults are reported with line and key.
 
 use super::*;
 
-/// Each wrong line, put in place of a right one, is named with its line and key, and what was
-/// expected; nothing else is.
+/// Each invalid line replaces a valid one. The only diagnostic names its line, its key and the expected
+/// value.
 #[test]
 fn every_fault_is_named() {
     for (right, wrong, line, key, message) in [
@@ -328,7 +328,7 @@ fn every_fault_is_named() {
     }
 }
 
-/// A value that is there and wrong is not said to be missing as well.
+/// An invalid value is not also reported as missing.
 #[test]
 fn what_is_there_is_not_called_missing() {
     let is_there = "address = \"2001:db8:a::2/64\"";
@@ -405,7 +405,7 @@ fn what_is_there_is_not_called_missing() {
     }
 }
 
-/// An account that is not to be had is one fault.
+/// An account that cannot be read is one fault.
 #[test]
 fn an_account_that_is_wrong_is_told_once() {
     let none = |file: &str| Err(format!("{file}: no such file"));
@@ -450,7 +450,7 @@ fn all_faults_are_named_at_once() {
     assert_eq!(parse("f", &text).unwrap_err().diagnostics.len(), 3);
 }
 
-/// The whole message, for faults of one file each.
+/// The complete message for one fault per file.
 #[test]
 fn faults_are_named_in_full() {
     let tunnel = |keys: &str| format!("[[tunnel]]\nname = \"sixxs0\"\n{keys}\n");

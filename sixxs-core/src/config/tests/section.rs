@@ -1,4 +1,4 @@
-//! Sections and their fields.
+//! Tests of sections and their fields.
 
 use toml::de::DeTable;
 
@@ -37,7 +37,7 @@ fn a_field_is_set_absent_or_invalid() {
         set.as_set().map(|set| (set.value, set.location.line)),
         Some((5, 1))
     );
-    // A key is taken once.
+    // A key can be taken only once.
     let absent = section.integer("port", 1..=9);
     assert_eq!(absent, Field::Absent(Head::of_file().location("port")));
     let mut inner = section.section("inner").value().unwrap();
