@@ -22,7 +22,6 @@ const LARGE_FUNCTIONS: &[(&str, &str)] = &[
     ("sixxs-core/src/doctor/host.rs", "pins"),
     ("sixxs-core/src/explain/cause.rs", "cause"),
     ("sixxs-core/src/explain/path.rs", "explain"),
-    ("sixxs-user/src/cli/top/view/mod.rs", "draw"),
     ("sixxs-user/src/metrics/families.rs", "tunnels"),
     ("sixxs-user/src/control/text.rs", "tunnel"),
     ("sixxs-user/src/preview.rs", "preview"),
