@@ -46,26 +46,19 @@ pub async fn preview(
     let whole = whole.with_direct(&networks.clone().unwrap_or_default());
 
     let mut desired = Desired::new(&whole, is_wanted);
-    let ours = whole.tunnels.iter().filter(|tunnel| {
-        tunnel.kind.is_native() && is_wanted(tunnel) && starts.contains(&tunnel.name)
-    });
-    for tunnel in ours {
+    let is_started = |tunnel: &&Tunnel| starts.contains(&tunnel.name);
+    let started = whole.tunnels.iter().filter(is_started);
+    for tunnel in started.filter(|tunnel| tunnel.kind.is_native() && is_wanted(tunnel)) {
         desired.set_up(tunnel);
     }
-    let guarded = |config: &Config, links: &Links| -> BTreeSet<IfName> {
-        let enforcement = Enforcement::new(config, links, is_wanted);
-        let interfaces = enforcement.interfaces.into_iter();
-        let uplinks = interfaces.filter(|(_, interface)| interface.role == Role::Uplink);
-        uplinks.map(|(name, _)| name).collect()
-    };
-    let guarded_before = guarded(before.in_force, &observed.links);
-    let guarded_after = guarded(&whole, &observed.links);
+    let uplinks = uplink_changes(
+        &guarded(before.in_force, &observed.links, is_wanted),
+        &guarded(&whole, &observed.links, is_wanted),
+    );
 
     // Interfaces of kind `interface` are not made by this program.
-    let made = whole
-        .tunnels
-        .iter()
-        .filter(|tunnel| !matches!(tunnel.kind, Kind::Interface) && starts.contains(&tunnel.name));
+    let made = whole.tunnels.iter().filter(is_started);
+    let made = made.filter(|tunnel| !matches!(tunnel.kind, Kind::Interface));
     observed.links = with_made(&observed.links, made);
     let plan = diff(&desired, &observed);
 
@@ -75,27 +68,47 @@ pub async fn preview(
         .collect();
     problems.extend(networks.err());
     problems.extend(plan.problems.iter().map(ToString::to_string));
-    let names = |list: &[IfName]| list.iter().map(ToString::to_string).collect();
-    let only = |these: &BTreeSet<IfName>, those: &BTreeSet<IfName>| {
-        these.difference(those).map(ToString::to_string).collect()
-    };
     Ok(api::Preview {
         faults: Vec::new(),
-        tunnels: api::TunnelChanges {
-            added: names(&change.added),
-            removed: names(&change.removed),
-            restarted: names(&change.restarted),
-            altered: names(&change.altered),
-        },
+        tunnels: tunnel_changes(&change),
         settings: change.settings.iter().map(ToString::to_string).collect(),
-        uplinks: api::UplinkChanges {
-            guarded: only(&guarded_after, &guarded_before),
-            released: only(&guarded_before, &guarded_after),
-        },
+        uplinks,
         connects: connects_of(new, &whole, &starts, learned, connects, clock).await?,
         commands: plan.steps.iter().map(ToString::to_string).collect(),
         problems,
     })
+}
+
+fn tunnel_changes(change: &Change) -> api::TunnelChanges {
+    let names = |list: &[IfName]| list.iter().map(ToString::to_string).collect();
+    api::TunnelChanges {
+        added: names(&change.added),
+        removed: names(&change.removed),
+        restarted: names(&change.restarted),
+        altered: names(&change.altered),
+    }
+}
+
+/// The uplinks where a program is attached.
+fn guarded(
+    config: &Config,
+    links: &Links,
+    is_wanted: impl Fn(&Tunnel) -> bool,
+) -> BTreeSet<IfName> {
+    let enforcement = Enforcement::new(config, links, is_wanted);
+    let interfaces = enforcement.interfaces.into_iter();
+    let uplinks = interfaces.filter(|(_, interface)| interface.role == Role::Uplink);
+    uplinks.map(|(name, _)| name).collect()
+}
+
+fn uplink_changes(before: &BTreeSet<IfName>, after: &BTreeSet<IfName>) -> api::UplinkChanges {
+    let only = |these: &BTreeSet<IfName>, those: &BTreeSet<IfName>| {
+        these.difference(those).map(ToString::to_string).collect()
+    };
+    api::UplinkChanges {
+        guarded: only(after, before),
+        released: only(before, after),
+    }
 }
 
 /// The links after the interfaces of these tunnels are made.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier,
     links::{FdLink, PinnedLink},
-    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+    tc::{SchedClassifierLink, TcAttachOptions},
 };
 use sixxs_core::{
     link::Links,
@@ -15,15 +15,12 @@ use sixxs_core::{
 use tracing::{debug, warn};
 
 use super::{
-    Pins, program_id,
+    AttachPoint, Pins, clsact,
     tcx::{self, attach_type},
 };
 use crate::{
     host::files,
-    netlink::{
-        Netlink, name_to_index,
-        tc::{Direction, Filter},
-    },
+    netlink::{Netlink, name_to_index, tc::Direction},
 };
 
 /// How a program is attached.
@@ -68,15 +65,6 @@ impl FromStr for HookChoice {
         }
     }
 }
-
-/// Handle that identifies our filters: "ixxs".
-pub(super) const HANDLE: u32 = 0x6978_7873;
-
-/// Filter priorities to try: the first one, so that no other filter ends the chain before ours; and another
-/// one, in case a filter of another kind uses the first.
-const PRIORITIES: [u16; 2] = [1, 116];
-
-type AttachPoint = (IfIndex, Direction);
 
 /// A program that is attached.
 enum Attached {
@@ -144,17 +132,7 @@ impl Attachments {
             bail!("the interface was made anew meanwhile");
         }
         let place = (index, direction);
-        let still_there = match self.attached.get(&place) {
-            Some(Attached::Tcx(_)) => tcx::has(program, index, direction)?,
-            Some(Attached::Clsact) => {
-                let own = program_id(program)?;
-                let filter = our_filter(netlink, index, direction).await?;
-                // Other software may have put another program into our filter.
-                filter.is_some_and(|filter| filter.program == Some(own))
-            }
-            None => false,
-        };
-        if still_there {
+        if self.is_in_place(program, place, netlink).await? {
             // Even if pinning fails, the program is attached.
             self.pin_again(place)?;
             return Ok(Found::InPlace);
@@ -163,37 +141,60 @@ impl Attachments {
             Some(_) => Found::TakenAway,
             None => Found::Nothing,
         };
-        let attached = match self.choice {
-            HookChoice::Only(Hook::Tcx) => self.tcx(program, name, place)?,
-            HookChoice::Only(Hook::Clsact) => self.clsact(program, name, place, netlink).await?,
-            // An existing link stays: to detach a link costs as much as to make one.
-            HookChoice::Auto
-                if by_filter
-                    && !tcx::is_attached_here(
-                        &self.pins.link(index, direction),
-                        index,
-                        direction,
-                    ) =>
-            {
-                self.clsact(program, name, place, netlink).await?
-            }
-            HookChoice::Auto => match self.tcx(program, name, place) {
-                Ok(attached) => attached,
-                // Kernels before 6.6 have no TCX: EINVAL.
-                Err(error) if is_invalid(&error) => {
-                    self.clsact(program, name, place, netlink).await?
-                }
-                Err(error) => return Err(error),
-            },
-        };
+        let attached = self
+            .attach(program, name, place, by_filter, netlink)
+            .await?;
         let hook = attached.hook();
         self.attached.insert(place, attached);
         // After a change of hook: the program at the other hook would count every packet twice.
         match hook {
-            Hook::Tcx => remove_filter(netlink, place).await?,
+            Hook::Tcx => clsact::remove_filter(netlink, place).await?,
             Hook::Clsact => self.pins.remove_link(index, direction)?,
         }
         Ok(found)
+    }
+
+    /// Whether the program is still attached where this run attached it.
+    async fn is_in_place(
+        &self,
+        program: &SchedClassifier,
+        place: AttachPoint,
+        netlink: &Netlink,
+    ) -> anyhow::Result<bool> {
+        match self.attached.get(&place) {
+            Some(Attached::Tcx(_)) => tcx::has(program, place.0, place.1),
+            Some(Attached::Clsact) => clsact::has(program, place, netlink).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Attaches the program at the hook that the user chose, or that suits best.
+    async fn attach(
+        &self,
+        program: &mut SchedClassifier,
+        name: &IfName,
+        place: AttachPoint,
+        by_filter: bool,
+        netlink: &Netlink,
+    ) -> anyhow::Result<Attached> {
+        match self.choice {
+            HookChoice::Only(Hook::Tcx) => return self.tcx(program, name, place),
+            HookChoice::Only(Hook::Clsact) => {}
+            HookChoice::Auto => {
+                // An existing link stays: to detach a link costs as much as to make one.
+                let (index, direction) = place;
+                let link = self.pins.link(index, direction);
+                if !by_filter || tcx::is_attached_here(&link, index, direction) {
+                    match self.tcx(program, name, place) {
+                        // Kernels before 6.6 have no TCX: EINVAL.
+                        Err(error) if is_invalid(&error) => {}
+                        outcome => return outcome,
+                    }
+                }
+            }
+        }
+        clsact::attach(&self.pins, program, name, place, netlink).await?;
+        Ok(Attached::Clsact)
     }
 
     /// Pins all links again whose pins were removed.
@@ -296,61 +297,6 @@ impl Attachments {
         Ok(Attached::Tcx(vec![link]))
     }
 
-    async fn clsact(
-        &self,
-        program: &mut SchedClassifier,
-        name: &IfName,
-        (index, direction): AttachPoint,
-        netlink: &Netlink,
-    ) -> anyhow::Result<Attached> {
-        let ours = our_filter(netlink, index, direction).await?;
-        // The kernel lists the qdiscs of all interfaces, even if the request names one. Our filter implies the
-        // qdisc, so skip the request then.
-        if ours.is_none() && !netlink.has_clsact(index).await? {
-            // Mark it before it exists: if the daemon dies in between, an unmarked qdisc would stay forever.
-            self.pins.mark_clsact(index)?;
-            match tc::qdisc_add_clsact(name.as_str()) {
-                Ok(()) => {}
-                Err(error) => {
-                    self.pins.unmark_clsact(index);
-                    if !is_there_already(&error) {
-                        return Err(error).context("add the clsact qdisc");
-                    }
-                }
-            }
-        }
-        if let Some(ours) = ours {
-            let link = filter(name, direction, ours.priority)?;
-            let id = program
-                .attach_to_link(link)
-                .context("replace our clsact filter")?;
-            // Dropping the link would detach it; the filter has to outlive the daemon.
-            std::mem::forget(program.take_link(id)?);
-        } else {
-            let mut tried = None;
-            for priority in PRIORITIES {
-                let options = NlOptions {
-                    priority,
-                    handle: TcHandle::from(HANDLE),
-                    classid: None,
-                };
-                let options = TcAttachOptions::Netlink(options);
-                match program.attach_with_options(name.as_str(), attach_type(direction), options) {
-                    Ok(id) => {
-                        std::mem::forget(program.take_link(id)?);
-                        tried = None;
-                        break;
-                    }
-                    Err(error) => tried = Some(error),
-                }
-            }
-            if let Some(error) = tried {
-                return Err(error).context("add a clsact filter");
-            }
-        }
-        Ok(Attached::Clsact)
-    }
-
     /// Whether a TCX hook of an existing interface has lost our program. The kernel sends no event for that.
     /// `own` returns the program's ID.
     pub(super) fn has_lost(&self, own: impl Fn(Direction) -> u32) -> bool {
@@ -396,7 +342,7 @@ impl Attachments {
         }
         for place in places {
             if !matches!(self.attached.remove(&place), Some(Attached::Tcx(_)))
-                && let Err(error) = remove_filter(netlink, place).await
+                && let Err(error) = clsact::remove_filter(netlink, place).await
             {
                 problems.push(format!("{error:#}"));
             }
@@ -407,7 +353,7 @@ impl Attachments {
                     if Direction::BOTH
                         .iter()
                         .all(|direction| !keep(index, *direction))
-                        && let Err(error) = remove_clsact(&self.pins, netlink, index).await
+                        && let Err(error) = clsact::remove_clsact(&self.pins, netlink, index).await
                     {
                         problems.push(format!("{error:#}"));
                     }
@@ -452,71 +398,6 @@ fn attach_first(
     Ok(program.take_link(id)?.try_into()?)
 }
 
-/// Our filter, if it exists.
-pub(super) async fn our_filter(
-    netlink: &Netlink,
-    index: IfIndex,
-    direction: Direction,
-) -> anyhow::Result<Option<Filter>> {
-    let filters = netlink.filters(index, direction).await?;
-    Ok(filters
-        .into_iter()
-        .find(|filter| filter.kind == "bpf" && filter.handle == HANDLE))
-}
-
-fn filter(
-    name: &IfName,
-    direction: Direction,
-    priority: u16,
-) -> anyhow::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(
-        name.as_str(),
-        attach_type(direction),
-        priority,
-        TcHandle::from(HANDLE),
-        None,
-    )
-    .with_context(|| format!("look up interface {name}"))
-}
-
-/// Removes our filter from an interface, if both exist.
-pub(super) async fn remove_filter(
-    netlink: &Netlink,
-    (index, direction): AttachPoint,
-) -> anyhow::Result<()> {
-    let Some(name) = crate::netlink::index_to_name(index) else {
-        return Ok(());
-    };
-    if let Some(ours) = our_filter(netlink, index, direction).await? {
-        use aya::programs::Link as _;
-        filter(&name, direction, ours.priority)?
-            .detach()
-            .with_context(|| format!("remove our filter from {name} {}", direction.name()))?;
-    }
-    Ok(())
-}
-
-/// Removes the clsact qdisc of an interface if it is ours and has no filters left.
-pub(super) async fn remove_clsact(
-    pins: &Pins,
-    netlink: &Netlink,
-    index: IfIndex,
-) -> anyhow::Result<()> {
-    if crate::netlink::index_to_name(index).is_some() {
-        for direction in Direction::BOTH {
-            if !netlink.filters(index, direction).await?.is_empty() {
-                return Ok(());
-            }
-        }
-        if pins.unmark_clsact(index) && netlink.has_clsact(index).await? {
-            netlink.delete_clsact(index).await?;
-        }
-    } else {
-        pins.unmark_clsact(index);
-    }
-    Ok(())
-}
-
 fn is_invalid(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
@@ -528,18 +409,4 @@ fn is_invalid(error: &anyhow::Error) -> bool {
                     if error.io_error.kind() == io::ErrorKind::InvalidInput
             )
     })
-}
-
-fn is_there_already(error: &TcError) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    matches!(error, TcError::AlreadyAttached)
 }

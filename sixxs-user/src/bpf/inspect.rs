@@ -11,7 +11,7 @@ use sixxs_core::types::{IfIndex, IfName};
 
 use super::{
     EGRESS, Hook, INGRESS, OBJECT,
-    hook::HANDLE,
+    clsact::HANDLE,
     object,
     pins::{Pins, is_mount_point, mount_point, on_bpffs},
     shape,

@@ -5,14 +5,17 @@
 //! Maps and links are pinned, so that enforcement outlives the daemon, and a new daemon takes over without
 //! a gap.
 
+mod clsact;
 mod counter_migration;
 mod dry_run;
 mod hook;
 mod inspect;
+mod load;
 mod object;
 mod pins;
 mod pod;
 mod remove;
+mod rings;
 mod shape;
 mod syscall;
 mod tables;
@@ -22,26 +25,17 @@ mod unscoped;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::AsRawFd,
-    path::{Path, PathBuf},
-    thread,
+    path::PathBuf,
 };
 
-use anyhow::{Context as _, anyhow, ensure};
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{MapData, RingBuf},
-    programs::{Program, SchedClassifier},
-};
+use anyhow::{Context as _, anyhow};
+use aya::{Ebpf, maps::MapData, programs::SchedClassifier};
 use sixxs_common::{echo::Times, flow::Flow, layout::FlowRecord, stat::Counters};
 use sixxs_core::{
     enforce::{Enforcement, Interface, Role},
     link::Links,
-    types::IfName,
+    types::{IfIndex, IfName},
 };
-
-use tokio::io::{Interest, unix::AsyncFd};
-use tracing::warn;
 
 use crate::{
     host::files,
@@ -52,6 +46,7 @@ pub use dry_run::dry_run;
 pub use hook::{Hook, HookChoice};
 pub use inspect::{Seen, SeenPins, seen_at, seen_pins};
 pub use remove::remove;
+pub use rings::{Debugging, LeakRing, RingReader, Rings, wait_on};
 
 use hook::{Attachments, Found};
 use pins::Pins;
@@ -64,6 +59,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 /// Names of the programs in the object.
 const EGRESS: &str = "sixxs_egress";
 const INGRESS: &str = "sixxs_ingress";
+
+/// Where a program is attached.
+type AttachPoint = (IfIndex, Direction);
 
 /// The programs in the kernel, with their maps.
 pub struct Kernel {
@@ -92,40 +90,6 @@ pub struct Synced {
     pub attached_again: Vec<(IfName, Direction)>,
 }
 
-/// Debug log of the programs, through `log`.
-pub type Debugging = aya_log::EbpfLogger<&'static dyn log::Log>;
-
-/// Leak events of the programs.
-pub type LeakRing = RingBuf<MapData>;
-
-/// Readers of the ring buffers; the caller waits on them.
-pub struct Rings {
-    /// Leak events.
-    pub events: LeakRing,
-    /// Debugging output; `None` if it is off, and then it costs nothing.
-    pub debugging: Option<Debugging>,
-}
-
-/// Lets a task wait until a ring buffer has data.
-pub fn wait_on<T: RingReader>(ring: T) -> std::io::Result<AsyncFd<T>> {
-    // SAFETY: all `RingReader` types own their descriptor, always return the same one, and close it only
-    // on drop; the `AsyncFd` deregisters it before it drops them.
-    let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
-    Ok(registered?)
-}
-
-/// One of the readers in [`Rings`].
-pub trait RingReader: AsRawFd + sealed::Sealed {}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for aya::maps::RingBuf<aya::maps::MapData> {}
-    impl Sealed for super::Debugging {}
-}
-
-impl RingReader for RingBuf<MapData> {}
-impl RingReader for Debugging {}
-
 /// Whether the kernel supports programs for traffic control; `None` if this process cannot determine it.
 #[must_use]
 pub fn is_supported() -> Option<bool> {
@@ -133,117 +97,6 @@ pub fn is_supported() -> Option<bool> {
 }
 
 impl Kernel {
-    /// Loads the programs. They use the pinned maps of an earlier run, if there are any.
-    pub fn load(
-        pin_dir: &Path,
-        hook: HookChoice,
-        debugging: bool,
-    ) -> anyhow::Result<(Self, Rings)> {
-        let load = |pins: &Pins| Self::load_with(pins, hook, debugging);
-        let refused = match Pins::prepare(pin_dir).and_then(|pins| load(&pins)) {
-            Ok(loaded) => return Ok(loaded),
-            Err(error) => error,
-        };
-        // Programs that cannot be pinned can still be attached.
-        let Ok((mut kernel, rings)) = load(&Pins::none(pin_dir)?) else {
-            return Err(refused);
-        };
-        kernel.unpinned = Some(format!(
-            "nothing can be pinned: {refused:#}; programs end with the daemon, and count from zero (`sixxs doctor` \
-             says what to do; then start it again)"
-        ));
-        Ok((kernel, rings))
-    }
-
-    fn load_with(pins: &Pins, hook: HookChoice, debugging: bool) -> anyhow::Result<(Self, Rings)> {
-        if !pins.are_kept() {
-            return Self::load_once(pins, Vec::new(), hook, debugging);
-        }
-        for strange in pins.set_strange_maps_aside(&object::pinned_maps(OBJECT)?)? {
-            warn!("{strange}");
-        }
-        let mut others = Vec::new();
-        for other in pins.others()? {
-            pins.adopt(&other)?;
-            others.push(Former {
-                pins: other,
-                is_shared: false,
-            });
-        }
-        let mut tries = 3;
-        loop {
-            match Self::load_once(pins, others.clone(), hook, debugging) {
-                // The directories were removed meanwhile.
-                Err(_) if tries > 1 && !pins.are_there() => {
-                    tries -= 1;
-                    pins.make()?;
-                }
-                loaded => return loaded,
-            }
-        }
-    }
-
-    fn load_once(
-        pins: &Pins,
-        others: Vec<Former>,
-        hook: HookChoice,
-        debugging: bool,
-    ) -> anyhow::Result<(Self, Rings)> {
-        let level = if debugging {
-            aya_log::Level::Debug as u8
-        } else {
-            0
-        };
-        let unpinned;
-        let object = if pins.are_kept() {
-            OBJECT
-        } else {
-            unpinned = object::without_pins(OBJECT)?;
-            bytemuck::cast_slice(&unpinned)
-        };
-        let are_new = pins.have_no_maps()?;
-        let mut ebpf = loader()
-            .btf(None)
-            .default_map_pin_directory(pins.maps())
-            .override_global(aya_log::LEVEL, &level, true)
-            .load(object)
-            .context("load the eBPF object")?;
-        load_programs(&mut ebpf)?;
-        let numbers = [
-            program_id(program(&mut ebpf, EGRESS)?)?,
-            program_id(program(&mut ebpf, INGRESS)?)?,
-        ];
-        let pinned = if pins.are_kept() {
-            pins.pinned_maps()?
-        } else {
-            Vec::new()
-        };
-        ensure!(
-            !pinned.is_empty() || !pins.are_kept(),
-            "the pins were taken away just now"
-        );
-        let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
-        let debugging = if debugging {
-            let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
-            Some(logger)
-        } else {
-            None
-        };
-        let tables = Tables::new(&mut ebpf, are_new)?;
-        let kernel = Self {
-            ebpf,
-            tables,
-            attachments: Attachments::new(pins.clone(), hook),
-            numbers,
-            pins: pins.clone(),
-            pinned,
-            others,
-            unpinned: None,
-        };
-        let rings = Rings { events, debugging };
-        Ok((kernel, rings))
-    }
-
     /// Takes over the pins of this namespace that earlier versions made outside a namespace's directory. Call
     /// it before the first [`Kernel::sync`].
     pub async fn take_over(&mut self, netlink: &Netlink) -> anyhow::Result<()> {
@@ -280,8 +133,37 @@ impl Kernel {
         // Pin links first: they keep programs and maps alive if the daemon dies. `ensure` below reports
         // failed pins, with the interface.
         self.attachments.pin_all_again();
-        let mut failures = self.pin_again();
-        let mut attached_again = Vec::new();
+        let mut synced = Synced {
+            failures: self.pin_again(),
+            problems: self.unpinned.iter().cloned().collect(),
+            attached_again: Vec::new(),
+        };
+        self.attach_all(wanted, netlink, &mut synced).await?;
+        let keep = |index, direction| {
+            wanted.interfaces.values().any(|interface: &Interface| {
+                interface.index == index && directions(interface.role).contains(&direction)
+            })
+        };
+        let undetached = self.attachments.retain(keep, links, netlink).await;
+        synced.failures.extend(undetached);
+        self.tables.forget(wanted)?;
+        // Until all programs are replaced, the old ones still count in their own maps.
+        if synced.failures.is_empty()
+            && let Err(error) = self.carry()
+        {
+            let failure = format!("take over what was counted: {error:#}");
+            synced.failures.push(failure);
+        }
+        Ok(synced)
+    }
+
+    /// Attaches all programs that are wanted and not attached.
+    async fn attach_all(
+        &mut self,
+        wanted: &Enforcement,
+        netlink: &Netlink,
+        synced: &mut Synced,
+    ) -> anyhow::Result<()> {
         for (name, interface) in &wanted.interfaces {
             for direction in directions(interface.role) {
                 let program = match direction {
@@ -299,11 +181,11 @@ impl Kernel {
                     )
                     .await;
                 match attached {
-                    Ok(Found::TakenAway) => attached_again.push((name.clone(), *direction)),
+                    Ok(Found::TakenAway) => synced.attached_again.push((name.clone(), *direction)),
                     Ok(Found::InPlace | Found::Nothing) => {}
                     Err(error) => {
                         let direction = direction.name();
-                        failures.push(format!(
+                        synced.failures.push(format!(
                             "attach to {name} {direction}: {error:#}; {}",
                             crate::host::kernel_support::why_not_attached()
                         ));
@@ -311,24 +193,7 @@ impl Kernel {
                 }
             }
         }
-        let keep = |index, direction| {
-            wanted.interfaces.values().any(|interface: &Interface| {
-                interface.index == index && directions(interface.role).contains(&direction)
-            })
-        };
-        failures.extend(self.attachments.retain(keep, links, netlink).await);
-        self.tables.forget(wanted)?;
-        // Until all programs are replaced, the old ones still count in their own maps.
-        if failures.is_empty()
-            && let Err(error) = self.carry()
-        {
-            failures.push(format!("take over what was counted: {error:#}"));
-        }
-        Ok(Synced {
-            failures,
-            problems: self.unpinned.iter().cloned().collect(),
-            attached_again,
-        })
+        Ok(())
     }
 
     /// Whether a program was detached from an interface. The kernel sends no event when a TCX link is detached.
@@ -474,40 +339,6 @@ const fn directions(role: Role) -> &'static [Direction] {
         Role::Uplink | Role::Newcomer | Role::Candidate => &[Direction::Egress],
         Role::Tunnel => &[Direction::Egress, Direction::Ingress],
     }
-}
-
-/// Loads all programs in parallel: the kernel's verifier takes most of the start-up time.
-fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    thread::scope(|scope| {
-        let mut programs = ebpf.programs_mut();
-        let one_here = programs.next();
-        let others: Vec<_> = programs
-            .map(|(name, program)| (name, scope.spawn(|| load(program))))
-            .collect();
-        if let Some((name, program)) = one_here {
-            load(program).with_context(|| format!("load the program {name}"))?;
-        }
-        for (name, load) in others {
-            load.join()
-                .map_err(|_panic| anyhow!("loading the program {name} panicked"))?
-                .with_context(|| format!("load the program {name}"))?;
-        }
-        Ok(())
-    })
-}
-
-/// A loader. aya up to 0.14 reads the kernel's BTF even if it is not used. Meanwhile a thread probes the
-/// kernel's features, which a load needs.
-fn loader() -> EbpfLoader<'static> {
-    thread::scope(|scope| {
-        scope.spawn(aya::features);
-        EbpfLoader::new()
-    })
-}
-
-fn load(program: &mut Program) -> anyhow::Result<()> {
-    let program: &mut SchedClassifier = program.try_into()?;
-    Ok(program.load()?)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     Pins,
-    hook::{remove_clsact, remove_filter},
+    clsact::{remove_clsact, remove_filter},
     pins, unscoped,
 };
 use crate::netlink::{Netlink, tc::Direction};

@@ -9,7 +9,7 @@ use aya::{
 };
 use sixxs_core::types::IfIndex;
 
-use super::{hook::our_filter, pins::Pins, tcx};
+use super::{clsact::our_filter, pins::Pins, tcx};
 use crate::netlink::{Netlink, indexes, tc::Direction};
 
 /// Pins that were taken over.

@@ -25,7 +25,7 @@ use clap::{
 use crate::{
     bpf::HookChoice,
     control,
-    control::api::{Names, Reload},
+    control::api::Names,
     control::client,
     daemon::{self, Options},
     host::config_file,
@@ -292,26 +292,13 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
             on_demand,
             movable_clock,
         } => {
-            let config = if on_demand {
-                config_file::read_or_default(&paths.config)?
-            } else {
-                config_file::read(&paths.config)?
-            };
-            log_to_stderr(program_log)?;
-            for note in config.notes() {
-                tracing::warn!("{note}");
-            }
             let options = Options {
                 hook,
                 program_log,
                 movable_clock,
                 on_demand,
             };
-            if daemon::run(&paths, config, &options).await? == daemon::End::Idle {
-                // The daemon ran only for these tunnels, which are gone.
-                teardown::down(&paths).await?;
-            }
-            Ok(ExitCode::SUCCESS)
+            run_daemon(&paths, &options).await
         }
         Command::Start { names, refresh } => act(&paths, "start", names, refresh).await,
         Command::Stop { names } => act(&paths, "stop", names, false).await,
@@ -324,19 +311,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
         Command::Doctor => doctor::doctor(&paths, json).await,
         Command::Explain(asked) => explain::explain(&paths, json, asked).await,
         Command::Reload { check: true, .. } => reload::check(&paths, json, is_config_given).await,
-        Command::Reload { confirm, .. } => {
-            let reload = Reload {
-                confirm_within_seconds: confirm,
-            };
-            client::post(&socket, "/v1/reload", &reload).await?;
-            if let Some(seconds) = confirm.filter(|_| !json) {
-                show::print(&format!(
-                    "the new configuration is in force; in {seconds} s the one before is back, unless \
-                     `sixxs confirm` comes first\n"
-                ))?;
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Reload { confirm, .. } => reload::reload(&socket, json, confirm).await,
         Command::Confirm => {
             client::post(&socket, "/v1/confirm", &()).await?;
             Ok(ExitCode::SUCCESS)
@@ -348,6 +323,23 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+async fn run_daemon(paths: &Paths, options: &Options) -> anyhow::Result<ExitCode> {
+    let config = if options.on_demand {
+        config_file::read_or_default(&paths.config)?
+    } else {
+        config_file::read(&paths.config)?
+    };
+    log_to_stderr(options.program_log)?;
+    for note in config.notes() {
+        tracing::warn!("{note}");
+    }
+    if daemon::run(paths, config, options).await? == daemon::End::Idle {
+        // The daemon ran only for these tunnels, which are gone.
+        teardown::down(paths).await?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn act(

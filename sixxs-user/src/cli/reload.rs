@@ -1,16 +1,16 @@
-//! `sixxs reload --check`: shows the changes that a reload would make.
+//! `sixxs reload`, and `sixxs reload --check`: shows the changes that a reload would make.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{collections::BTreeSet, path::Path, process::ExitCode};
 
 use sixxs_core::config::Config;
 
 use super::{
     BAD_CONFIG,
-    show::{line, note, verdict},
+    show::{line, note, print, verdict},
 };
 use crate::{
     broker::{cache::Cache, connects::Connects},
-    control::api::{CheckReload, ConfigText, Preview},
+    control::api::{CheckReload, ConfigText, Preview, Reload},
     control::client,
     driver,
     host::clock::Clock,
@@ -19,6 +19,26 @@ use crate::{
     netlink::Netlink,
     preview::{Before, preview},
 };
+
+/// Lets the daemon load the file. `confirm`: the number of seconds after which it reverts without a
+/// confirmation.
+pub(super) async fn reload(
+    socket: &Path,
+    json: bool,
+    confirm: Option<u64>,
+) -> anyhow::Result<ExitCode> {
+    let reload = Reload {
+        confirm_within_seconds: confirm,
+    };
+    client::post(socket, "/v1/reload", &reload).await?;
+    if let Some(seconds) = confirm.filter(|_| !json) {
+        print(&format!(
+            "the new configuration is in force; in {seconds} s the one before is back, unless \
+             `sixxs confirm` comes first\n"
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Queries the daemon; without a daemon, everything in the file is new. `is_given`: the file is named on the
 /// command line or in the environment, and may differ from the daemon's.

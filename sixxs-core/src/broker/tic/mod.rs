@@ -205,10 +205,17 @@ impl Client {
     /// Handles a complete reply of one line.
     fn reply(&mut self, stage: Stage, line: &str, now: u64) -> Result<Vec<Action>, Problem> {
         let (code, words) = parse(line)?;
-        let good = (200..=299).contains(&code);
-        if stage == Stage::StartTls && !good {
-            let too_often = is_too_often(words);
-            if too_often {
+        if (200..=299).contains(&code) {
+            self.next_command(stage, words, now)
+        } else {
+            self.rejected(stage, words)
+        }
+    }
+
+    /// Handles an error reply. Only `starttls` may fail without ending the dialogue.
+    fn rejected(&mut self, stage: Stage, words: &str) -> Result<Vec<Action>, Problem> {
+        if stage == Stage::StartTls {
+            if is_too_often(words) {
                 return Err(self.refusal(words));
             }
             if self.login.require_tls {
@@ -216,15 +223,22 @@ impl Client {
             }
             return Ok(vec![self.send_username()]);
         }
-        if !good {
-            // Before a user name was sent, the refusal does not concern this client, unless it
-            // mentions the limit. Two such refusals in a day, taken for lockouts, would block this
-            // client for a week.
-            return Err(match (stage, self.refusal(words)) {
-                (Stage::Greeting, Problem::Refused(words)) => Problem::Unavailable(words),
-                (_, problem) => problem,
-            });
-        }
+        // Before a user name was sent, the refusal does not concern this client, unless it mentions
+        // the limit. Two such refusals in a day, taken for lockouts, would block this client for a
+        // week.
+        Err(match (stage, self.refusal(words)) {
+            (Stage::Greeting, Problem::Refused(words)) => Problem::Unavailable(words),
+            (_, problem) => problem,
+        })
+    }
+
+    /// Continues after a success reply with the text `words`.
+    fn next_command(
+        &mut self,
+        stage: Stage,
+        words: &str,
+        now: u64,
+    ) -> Result<Vec<Action>, Problem> {
         let action = match stage {
             Stage::Greeting => {
                 let Agent {
@@ -254,19 +268,24 @@ impl Client {
                 let line = Zeroizing::new(format!("authenticate md5 {}", *self.answer));
                 self.send(Stage::Authenticate, &line)
             }
-            Stage::Authenticate => match self.goal.clone() {
-                Goal::Parameters {
-                    tunnel_id: Some(id),
-                } => self.show(id),
-                Goal::Parameters { tunnel_id: None } | Goal::Tunnels => {
-                    self.list(Stage::List, String::new(), "tunnel list")
-                }
-                Goal::Pops => self.list(Stage::List, String::new(), "pop list"),
-            },
+            Stage::Authenticate => self.query(),
             // These are lists. Before the first command there is no reply.
             Stage::List | Stage::Show | Stage::Login => return Ok(Vec::new()),
         };
         Ok(vec![action])
+    }
+
+    /// The first query of a client that is logged in.
+    fn query(&mut self) -> Action {
+        match self.goal.clone() {
+            Goal::Parameters {
+                tunnel_id: Some(id),
+            } => self.show(id),
+            Goal::Parameters { tunnel_id: None } | Goal::Tunnels => {
+                self.list(Stage::List, String::new(), "tunnel list")
+            }
+            Goal::Pops => self.list(Stage::List, String::new(), "pop list"),
+        }
     }
 
     /// Handles a complete list.

@@ -32,7 +32,7 @@ use sixxs_core::{
     },
     link::Links,
     routing::{
-        Desired, Plan, Step, UNREACHABLE_METRIC,
+        Desired, Observed, Plan, Step, UNREACHABLE_METRIC,
         desired::RouteKey,
         diff,
         plan::{Route, To},
@@ -136,51 +136,20 @@ async fn gather(paths: &Paths) -> Facts {
         Ok(config) => (Some(config), None),
         Err(wrong) => (None, Some(why_not(wrong))),
     };
-    let (mut not_asked, mut silent) = (None, None);
-    let status = match client::status_soon(&paths.socket()).await {
-        Ok(status) => Some(status),
-        Err(error) => {
-            if error.is::<client::Silent>() {
-                silent = Some(error.to_string());
-            } else if !error.is::<client::NoDaemon>() {
-                not_asked = Some(format!("{error:#}"));
-            }
-            None
-        }
-    };
+    let status = client::status_soon(&paths.socket()).await;
     let mut facts = Facts {
-        host: host(paths, config.as_ref(), status.as_ref()),
+        host: host(paths, config.as_ref(), status.as_ref().ok()),
         configuration,
         managers: managers::managers(config.as_ref()),
-        daemon: Daemon {
-            problems: status.as_ref().map(problems),
-            not_asked,
-            silent,
-            missing: 0,
-            others: managers::other_daemons(paths).await,
-            group: managers::group(&paths.group),
-            not_writable: config
-                .as_ref()
-                .filter(|config| has_native(config))
-                .and_then(|_| managers::not_writable(&paths.state_dir)),
-        },
+        daemon: daemon(paths, config.as_ref(), status.as_ref()).await,
         ..Facts::default()
     };
+    let status = status.ok();
     let config = config.unwrap_or_default();
     let depends_on_clock = brokers::depends_on_clock(&config);
     let config = broker_overlay::overlaid(&config, paths, status.as_ref()).await;
-    // Exits matter even if the configuration names the uplinks.
-    let scope = Scope {
-        exits: true,
-        ..Scope::of(&config)
-    };
-    let looked = async {
-        let mut netlink = Netlink::open()?;
-        let observed = netlink.observe(&scope).await?;
-        anyhow::Ok((netlink, observed))
-    };
-    let (netlink, observed) = match looked.await {
-        Ok(looked) => looked,
+    let (netlink, observed) = match observe(&config).await {
+        Ok(observed) => observed,
         Err(error) => {
             let lacks_rules = format!("{error:#}").contains("no rules for IPv6");
             facts.host.rules = lacks_rules.then_some(false);
@@ -201,19 +170,53 @@ async fn gather(paths: &Paths) -> Facts {
         status,
         depends_on_clock,
     };
-    let (filters, tried, settings, routing) = tokio::join!(
+    (facts.filters, facts.paths, facts.settings, facts.routing) = tokio::join!(
         filters::filters(&view),
         brokers::paths(&view),
         settings::settings(&view),
         routing::routing(&view),
     );
-    facts.filters = filters;
-    facts.paths = tried;
-    facts.settings = settings;
-    facts.routing = routing;
     facts.brokers = brokers::brokers(&view);
     facts.sockets = sockets::sockets(&view);
     facts
+}
+
+/// Facts about the daemon, by its status or the reason why there is none.
+async fn daemon(
+    paths: &Paths,
+    config: Option<&Config>,
+    status: Result<&Status, &anyhow::Error>,
+) -> Daemon {
+    let (mut not_asked, mut silent) = (None, None);
+    if let Err(error) = status {
+        if error.is::<client::Silent>() {
+            silent = Some(error.to_string());
+        } else if !error.is::<client::NoDaemon>() {
+            not_asked = Some(format!("{error:#}"));
+        }
+    }
+    Daemon {
+        problems: status.ok().map(problems),
+        not_asked,
+        silent,
+        missing: 0,
+        others: managers::other_daemons(paths).await,
+        group: managers::group(&paths.group),
+        not_writable: config
+            .filter(|config| has_native(config))
+            .and_then(|_| managers::not_writable(&paths.state_dir)),
+    }
+}
+
+async fn observe(config: &Config) -> anyhow::Result<(Netlink, Observed)> {
+    // Exits matter even if the configuration names the uplinks.
+    let scope = Scope {
+        exits: true,
+        ..Scope::of(config)
+    };
+    let mut netlink = Netlink::open()?;
+    let observed = netlink.observe(&scope).await?;
+    Ok((netlink, observed))
 }
 
 /// Why there is no valid configuration.

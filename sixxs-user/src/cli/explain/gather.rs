@@ -40,37 +40,8 @@ struct View<'a> {
 
 /// Observes the host, and queries the kernel.
 pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
-    let (source, zone) = address(&asked.source)?;
-    let (destination, scope) = address(&asked.destination)?;
-    if source.is_unicast_link_local() {
-        bail!(BadArgument(format!(
-            "{source}: a link-local address belongs to no tunnel, and is told apart by its interface alone"
-        )));
-    }
-    if let Some(zone) = zone {
-        bail!(BadArgument(format!(
-            "{}: a zone does not belong here; to bind the socket to an interface: --oif {zone}",
-            asked.source
-        )));
-    }
-    let oif = asked.oif.clone().or(scope);
-    if destination.is_unicast_link_local() && oif.is_none() {
-        bail!(BadArgument(format!(
-            "{destination}: a link-local address needs its interface: {destination}%net0"
-        )));
-    }
-    let config = match config_file::read(&paths.config) {
-        Ok(config) => config,
-        // Without a configuration the kernel's route is still useful.
-        Err(wrong) if wrong.is_missing() => {
-            show::complain(&format!(
-                "there is no {}: no source is known to be a tunnel's",
-                paths.config.display()
-            ));
-            Config::default()
-        }
-        Err(wrong) => return Err(wrong.into()),
-    };
+    let (source, destination, oif) = addresses(asked)?;
+    let config = config_or_default(paths)?;
     let (status, daemon) = match client::status_soon(&paths.socket()).await {
         Ok(status) => (Some(status), Some(true)),
         Err(error) => (None, error.is::<client::NoDaemon>().then_some(false)),
@@ -127,6 +98,45 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         rules,
         packet,
     })
+}
+
+/// Source, destination, and the interface that the socket is bound to.
+fn addresses(asked: &Asked) -> anyhow::Result<(Ipv6Addr, Ipv6Addr, Option<String>)> {
+    let (source, zone) = address(&asked.source)?;
+    let (destination, scope) = address(&asked.destination)?;
+    if source.is_unicast_link_local() {
+        bail!(BadArgument(format!(
+            "{source}: a link-local address belongs to no tunnel, and is told apart by its interface alone"
+        )));
+    }
+    if let Some(zone) = zone {
+        bail!(BadArgument(format!(
+            "{}: a zone does not belong here; to bind the socket to an interface: --oif {zone}",
+            asked.source
+        )));
+    }
+    let oif = asked.oif.clone().or(scope);
+    if destination.is_unicast_link_local() && oif.is_none() {
+        bail!(BadArgument(format!(
+            "{destination}: a link-local address needs its interface: {destination}%net0"
+        )));
+    }
+    Ok((source, destination, oif))
+}
+
+fn config_or_default(paths: &Paths) -> anyhow::Result<Config> {
+    match config_file::read(&paths.config) {
+        Ok(config) => Ok(config),
+        // Without a configuration the kernel's route is still useful.
+        Err(wrong) if wrong.is_missing() => {
+            show::complain(&format!(
+                "there is no {}: no source is known to be a tunnel's",
+                paths.config.display()
+            ));
+            Ok(Config::default())
+        }
+        Err(wrong) => Err(wrong.into()),
+    }
 }
 
 /// Whether leaks at an interface are not detected because the configuration names other uplinks.

@@ -19,8 +19,9 @@ use ratatui_core::{
 use self::{table::Columns, theme::Meaning};
 use super::{
     app::{App, Over},
-    model::{Model, Sort, badness},
+    model::{Model, Sort, TunnelMeters, badness},
 };
+use crate::control::api::Tunnel;
 
 pub(super) use self::theme::Theme;
 
@@ -96,29 +97,12 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
         canvas.line(0, &head(app, canvas.width(), theme));
     });
     rest = rest.part(parts.tunnels, |canvas| {
-        canvas.line(0, &columns.tunnel_headings(app.sort, theme));
-        let rows = canvas.height().saturating_sub(1);
-        let first = first_shown(app.selected(), rows, tunnels.len());
-        let shown = tunnels.iter().enumerate().skip(first).take(rows);
-        for (line, (place, tunnel)) in (1..).zip(shown) {
-            let selected = place == app.selected();
-            canvas.line(line, &columns.tunnel(*tunnel, model, selected, theme));
-        }
-        if tunnels.is_empty() {
-            let none = Span::styled("  no tunnels", theme.style(Meaning::Quiet));
-            canvas.line(1, &none.into());
-        }
+        draw_tunnels(canvas, app, &columns, &tunnels, theme);
     });
     rest = rest.part(parts.detail, |canvas| {
         if let Some((tunnel, _)) = tunnels.get(app.selected()) {
             let text = detail(tunnel, app.selected(), tunnels.len());
-            let text = words::harmless(&text, theme.ascii);
-            let text = words::cut(&text, canvas.width(), theme.ascii);
-            let meaning = match badness(tunnel) {
-                2 => Meaning::Bad,
-                _ => Meaning::Quiet,
-            };
-            canvas.line(0, &Span::styled(text, theme.style(meaning)).into());
+            draw_detail(canvas, tunnel, &text, theme);
         }
     });
     rest = rest.part(parts.uplinks, |canvas| {
@@ -139,6 +123,39 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
     if app.over == Over::Help {
         help::draw(theme, area, buffer);
     }
+}
+
+/// The headings, and the tunnels around the selected one.
+fn draw_tunnels(
+    canvas: &mut Canvas<'_>,
+    app: &App,
+    columns: &Columns,
+    tunnels: &[(&Tunnel, &TunnelMeters)],
+    theme: Theme,
+) {
+    canvas.line(0, &columns.tunnel_headings(app.sort, theme));
+    let rows = canvas.height().saturating_sub(1);
+    let first = first_shown(app.selected(), rows, tunnels.len());
+    let shown = tunnels.iter().enumerate().skip(first).take(rows);
+    for (line, (place, tunnel)) in (1..).zip(shown) {
+        let selected = place == app.selected();
+        canvas.line(line, &columns.tunnel(*tunnel, app.shown(), selected, theme));
+    }
+    if tunnels.is_empty() {
+        let none = Span::styled("  no tunnels", theme.style(Meaning::Quiet));
+        canvas.line(1, &none.into());
+    }
+}
+
+/// The details of a tunnel, in one line.
+fn draw_detail(canvas: &mut Canvas<'_>, tunnel: &Tunnel, text: &str, theme: Theme) {
+    let text = words::harmless(text, theme.ascii);
+    let text = words::cut(&text, canvas.width(), theme.ascii);
+    let meaning = match badness(tunnel) {
+        2 => Meaning::Bad,
+        _ => Meaning::Quiet,
+    };
+    canvas.line(0, &Span::styled(text, theme.style(meaning)).into());
 }
 
 /// A part of the screen to draw lines on.
@@ -250,7 +267,7 @@ fn verdict(model: &Model) -> (String, Meaning) {
 }
 
 /// Details of a tunnel, its problems first.
-fn detail(tunnel: &crate::control::api::Tunnel, place: usize, all: usize) -> String {
+fn detail(tunnel: &Tunnel, place: usize, all: usize) -> String {
     let mut parts = Vec::new();
     parts.extend(tunnel.reason.clone());
     parts.extend(tunnel.health_reasons.iter().cloned());

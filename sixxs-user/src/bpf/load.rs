@@ -1,0 +1,168 @@
+//! Loads the programs, with the pinned maps of an earlier run.
+
+use std::{path::Path, thread};
+
+use anyhow::{Context as _, anyhow, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::RingBuf,
+    programs::{Program, SchedClassifier},
+};
+use tracing::warn;
+
+use super::{
+    EGRESS, HookChoice, INGRESS, Kernel, OBJECT, Rings,
+    hook::Attachments,
+    object,
+    pins::Pins,
+    program, program_id,
+    tables::{self, Tables},
+    unscoped::Former,
+};
+
+impl Kernel {
+    /// Loads the programs. They use the pinned maps of an earlier run, if there are any.
+    pub fn load(
+        pin_dir: &Path,
+        hook: HookChoice,
+        debugging: bool,
+    ) -> anyhow::Result<(Self, Rings)> {
+        let load = |pins: &Pins| Self::load_with(pins, hook, debugging);
+        let refused = match Pins::prepare(pin_dir).and_then(|pins| load(&pins)) {
+            Ok(loaded) => return Ok(loaded),
+            Err(error) => error,
+        };
+        // Programs that cannot be pinned can still be attached.
+        let Ok((mut kernel, rings)) = load(&Pins::none(pin_dir)?) else {
+            return Err(refused);
+        };
+        kernel.unpinned = Some(format!(
+            "nothing can be pinned: {refused:#}; programs end with the daemon, and count from zero (`sixxs doctor` \
+             says what to do; then start it again)"
+        ));
+        Ok((kernel, rings))
+    }
+
+    fn load_with(pins: &Pins, hook: HookChoice, debugging: bool) -> anyhow::Result<(Self, Rings)> {
+        if !pins.are_kept() {
+            return Self::load_once(pins, Vec::new(), hook, debugging);
+        }
+        for strange in pins.set_strange_maps_aside(&object::pinned_maps(OBJECT)?)? {
+            warn!("{strange}");
+        }
+        let mut others = Vec::new();
+        for other in pins.others()? {
+            pins.adopt(&other)?;
+            others.push(Former {
+                pins: other,
+                is_shared: false,
+            });
+        }
+        let mut tries = 3;
+        loop {
+            match Self::load_once(pins, others.clone(), hook, debugging) {
+                // The directories were removed meanwhile.
+                Err(_) if tries > 1 && !pins.are_there() => {
+                    tries -= 1;
+                    pins.make()?;
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    fn load_once(
+        pins: &Pins,
+        others: Vec<Former>,
+        hook: HookChoice,
+        debugging: bool,
+    ) -> anyhow::Result<(Self, Rings)> {
+        let level = if debugging {
+            aya_log::Level::Debug as u8
+        } else {
+            0
+        };
+        let unpinned;
+        let object = if pins.are_kept() {
+            OBJECT
+        } else {
+            unpinned = object::without_pins(OBJECT)?;
+            bytemuck::cast_slice(&unpinned)
+        };
+        let are_new = pins.have_no_maps()?;
+        let mut ebpf = loader()
+            .btf(None)
+            .default_map_pin_directory(pins.maps())
+            .override_global(aya_log::LEVEL, &level, true)
+            .load(object)
+            .context("load the eBPF object")?;
+        load_programs(&mut ebpf)?;
+        let numbers = [
+            program_id(program(&mut ebpf, EGRESS)?)?,
+            program_id(program(&mut ebpf, INGRESS)?)?,
+        ];
+        let pinned = if pins.are_kept() {
+            pins.pinned_maps()?
+        } else {
+            Vec::new()
+        };
+        ensure!(
+            !pinned.is_empty() || !pins.are_kept(),
+            "the pins were taken away just now"
+        );
+        let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
+        let debugging = if debugging {
+            let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
+            Some(logger)
+        } else {
+            None
+        };
+        let tables = Tables::new(&mut ebpf, are_new)?;
+        let kernel = Self {
+            ebpf,
+            tables,
+            attachments: Attachments::new(pins.clone(), hook),
+            numbers,
+            pins: pins.clone(),
+            pinned,
+            others,
+            unpinned: None,
+        };
+        let rings = Rings { events, debugging };
+        Ok((kernel, rings))
+    }
+}
+
+/// Loads all programs in parallel: the kernel's verifier takes most of the start-up time.
+fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    thread::scope(|scope| {
+        let mut programs = ebpf.programs_mut();
+        let one_here = programs.next();
+        let others: Vec<_> = programs
+            .map(|(name, program)| (name, scope.spawn(|| load(program))))
+            .collect();
+        if let Some((name, program)) = one_here {
+            load(program).with_context(|| format!("load the program {name}"))?;
+        }
+        for (name, load) in others {
+            load.join()
+                .map_err(|_panic| anyhow!("loading the program {name} panicked"))?
+                .with_context(|| format!("load the program {name}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// A loader. aya up to 0.14 reads the kernel's BTF even if it is not used. Meanwhile a thread probes the
+/// kernel's features, which a load needs.
+fn loader() -> EbpfLoader<'static> {
+    thread::scope(|scope| {
+        scope.spawn(aya::features);
+        EbpfLoader::new()
+    })
+}
+
+fn load(program: &mut Program) -> anyhow::Result<()> {
+    let program: &mut SchedClassifier = program.try_into()?;
+    Ok(program.load()?)
+}

@@ -1,0 +1,207 @@
+//! The state of tunnels, uplinks and brokers.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+/// `sixxs status --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether every tunnel is healthy, and every uplink has its program.
+    pub healthy: bool,
+    /// Number of repairs since the daemon started.
+    pub corrections: u64,
+    /// The tunnels, in the order of the configuration.
+    pub tunnels: Vec<Tunnel>,
+    /// The native uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// Brokers with recent connects.
+    #[serde(default)]
+    pub brokers: Vec<Broker>,
+    /// Problems, as messages.
+    pub problems: Vec<String>,
+}
+
+/// The remaining connect limit of a broker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Broker {
+    /// Its name or address, as used for connects.
+    pub name: String,
+    /// Number of connects that are allowed now.
+    pub slots_left: u32,
+    /// Maximum of `slots_left`.
+    pub slots: u32,
+    /// Seconds until another connect is allowed; `null` if all are available.
+    pub next_slot_in_seconds: Option<f64>,
+    /// End of its lockout, in RFC 3339; `null` if there is none.
+    pub locked_out_until: Option<String>,
+}
+
+/// A tunnel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The name of its interface.
+    pub name: String,
+    /// `interface`, `command`, …
+    pub kind: String,
+    /// `down`, `waiting`, `connecting`, `up`, `locked_out`, `failed`.
+    pub state: String,
+    /// Whether it is `failed`, and the next attempt is within minutes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retrying: bool,
+    /// The aiccu.conf that it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// End of the lockout in the state `locked_out`, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// The broker's endpoint of a native tunnel: address and port, or only the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The carrier of a native tunnel: `tun` or `sit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<String>,
+    /// The reason for the state, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `healthy`, `degraded` (replies leave by the tunnel because the programs redirect them) or `failing`.
+    #[serde(default)]
+    pub health: String,
+    /// The reasons why it is not healthy, the worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_reasons: Vec<String>,
+    /// The index of its interface.
+    pub ifindex: Option<u32>,
+    /// Its addresses.
+    pub addresses: Vec<Ipv6Addr>,
+    /// Prefixes that are routed through it.
+    pub prefixes: Vec<String>,
+    /// The address of its far end.
+    pub peer: Option<Ipv6Addr>,
+    /// The address that `sixxs check` pings.
+    pub check_target: Option<Ipv6Addr>,
+    /// Its routing table.
+    pub table: u32,
+    /// MTU of the interface, in bytes.
+    pub mtu: Option<u32>,
+    /// `in_place` or `missing`.
+    pub routing: String,
+    /// `attached` or `missing`.
+    pub program: String,
+    /// Number of packets on its interface.
+    pub packets: InOut,
+    /// Number of bytes on its interface, without link layer.
+    pub bytes: InOut,
+    /// Echo messages on its interface.
+    pub echo: Echo,
+    /// Whether echo requests are answered.
+    #[serde(default)]
+    pub proof: Proof,
+    /// Leaks of packets with its sources, at any interface.
+    pub leaks: Leaks,
+    /// Packets that left by its interface, with a source that belongs to no tunnel.
+    pub strays: u64,
+    /// Packets that did not leave by its interface, because a tunnel would have routed them back.
+    #[serde(default)]
+    pub loops: u64,
+    /// Its own outer packets that were routed into it, at any interface; they were dropped.
+    #[serde(default)]
+    pub recursions: u64,
+    /// Refused packets from the broker of a native tunnel, by reason; reasons with count 0 are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// Counts in both directions.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct InOut {
+    /// Incoming.
+    #[serde(rename = "in")]
+    pub incoming: u64,
+    /// Outgoing.
+    pub out: u64,
+}
+
+/// Echo messages.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Echo {
+    /// Requests from outside.
+    pub requests_in: u64,
+    /// Our replies.
+    pub replies_out: u64,
+    /// Our requests.
+    pub requests_out: u64,
+    /// Replies from outside.
+    pub replies_in: u64,
+    /// Seconds since the last request from outside; `null` for never.
+    pub last_request_in_seconds_ago: Option<f64>,
+    /// Seconds since our last reply; `null` for never.
+    pub last_reply_out_seconds_ago: Option<f64>,
+}
+
+/// Echo requests from outside to a tunnel's own addresses, paired with their replies by identifier and
+/// sequence number. (For addresses of a routed prefix, other hosts reply, or none.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Requests for which a reply was expected.
+    pub requests: u64,
+    /// Requests whose reply left by the tunnel.
+    pub answered: u64,
+    /// Requests whose reply was about to leave by another interface, where it passed or was dropped.
+    pub astray: u64,
+    /// Requests without any reply after a second.
+    pub unanswered: u64,
+    /// Percentage of answered requests, among those old enough for a reply; 100 only if all were answered.
+    /// `null` if there are none.
+    pub answered_percent: Option<f64>,
+    /// Seconds since the last answer; `null` for never.
+    pub last_answered_seconds_ago: Option<f64>,
+    /// Median time from request to reply, in seconds; `null` if there are no replies.
+    pub median_seconds: Option<f64>,
+    /// Seconds since the first of the requests; `null` if there are none.
+    pub watched_seconds: Option<f64>,
+}
+
+/// Number of leaks, by treatment.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Leaks {
+    /// Redirected into the tunnel.
+    pub redirected: u64,
+    /// Dropped.
+    pub dropped: u64,
+    /// Passed unchanged.
+    pub observed: u64,
+    /// Answered with Packet Too Big.
+    pub too_big: u64,
+}
+
+/// A native uplink.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Uplink {
+    /// The name of its interface.
+    pub name: String,
+    /// The index of its interface.
+    pub ifindex: Option<u32>,
+    /// `attached` or `missing`.
+    pub program: String,
+    /// `tcx` or `clsact`.
+    pub hook: Option<String>,
+    /// Number of packets that left.
+    pub packets: Out,
+    /// Number of bytes that left, without link layer.
+    pub bytes: Out,
+    /// Leaks detected here.
+    pub leaks: u64,
+}
+
+/// A count in one direction.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Out {
+    /// Outgoing.
+    pub out: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(truth: &bool) -> bool {
+    !*truth
+}
