@@ -318,6 +318,38 @@ fn the_daemon_waits_for_down_at_its_end() -> Result<()> {
     Ok(())
 }
 
+/// A reload adds a tunnel, but has to wait for the `down` of another one first. Until then the new one is
+/// configured and has no driver.
+#[test]
+fn status_works_while_a_reload_waits_for_down() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
+    let down = notes.script("echo begun >> $notes; sleep 1; ip link delete made0");
+    let before = config_with(&fixture.lab, &script(MAKES), &down);
+    fixture.lab.write_config(&before)?;
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is up", is_up)?;
+    let after = fixture.lab.config("")
+        + "\n[[tunnel]]\nname = \"new0\"\nkind = \"interface\"\naddress = \"2001:db8:d::2/64\"\n";
+    fixture.lab.write_config(&after)?;
+    thread::scope(|scope| {
+        let reload = scope.spawn(|| fixture.program.ok(&["reload"]));
+        notes.until("down is at work", |notes| notes == "begun\n")?;
+        let status = fixture.program.status()?;
+        assert_eq!(status.tunnel("new0").state, "down");
+        fixture.program.ok(&["counters"])?;
+        reload.join().expect("the client does not panic")?;
+        fixture
+            .program
+            .status_until("the new one waits", |status| {
+                status.tunnel("new0").state == "waiting"
+            })?;
+        anyhow::Ok(())
+    })?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
 #[test]
 fn a_half_made_interface_is_not_taken_over() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
