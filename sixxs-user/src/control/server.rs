@@ -49,7 +49,7 @@ use super::{
     request::{Quit, Request, Requests, Verb},
 };
 use crate::{
-    control::api::{AccountFile, Alert, Displacement, Names, Reload},
+    control::api::{AccountFile, Alert, Displacement, METRICS_TYPE, Names, Reload},
     host::clock::Clock,
     host::config_file,
     host::files,
@@ -155,7 +155,7 @@ async fn counters(State(requests): State<Requests>) -> Result<Response, Refused>
 
 async fn metrics(State(requests): State<Requests>) -> Result<Response, Refused> {
     let page = ask(&requests, Request::Metrics).await??;
-    Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], page).into_response())
+    Ok(([(CONTENT_TYPE, METRICS_TYPE)], page).into_response())
 }
 
 async fn plan(State(requests): State<Requests>) -> Result<Response, Refused> {

@@ -26,8 +26,7 @@ use tracing::debug;
 
 use crate::{
     control::connection_limiter::{Asked, Connections},
-    control::{Request, Requests},
-    metrics,
+    control::{Request, Requests, api::METRICS_TYPE},
 };
 
 /// Maximum number of connections; for one more, the oldest is closed.
@@ -188,7 +187,7 @@ async fn answer(
     match ask(requests).await {
         Ok(page) => {
             let mut response = Response::new(Full::new(Bytes::from(page)));
-            let kind = hyper::header::HeaderValue::from_static(metrics::CONTENT_TYPE);
+            let kind = hyper::header::HeaderValue::from_static(METRICS_TYPE);
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }

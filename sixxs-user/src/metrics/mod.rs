@@ -19,9 +19,6 @@ use sixxs_core::echo_health::EchoCounts;
 
 use crate::control::api::{InOut, Status};
 
-/// The media type of [`MetricsSnapshot::write`].
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Upper bounds of the buckets of repair times, in seconds.
 const REPAIRS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,

@@ -19,6 +19,9 @@ pub use self::{
     status::{Broker, Echo, InOut, Leaks, Out, Proof, Status, Tunnel, Uplink},
 };
 
+/// The media type of metrics.
+pub(crate) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// `sixxs counters --json`: by interface, then by the counter's name.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counters {
