@@ -108,7 +108,7 @@ impl Tunnel {
         }
     }
 
-    /// Makes the host's interface, with its address; [`Lab::new`] has done it for a new lab. Not for native
+    /// Makes the host's interface, with its address; `Lab::new` has done it for a new lab. Not for native
     /// tunnels.
     pub fn create(&self) -> Result<()> {
         match &self.link {

@@ -43,7 +43,7 @@ pub enum Outcome {
     Open,
     /// The rate limit for connects refused it.
     Locked(Verdict),
-    /// There were [`MOST_CONNECTIONS`] already.
+    /// There were `MOST_CONNECTIONS` already.
     Busy,
     /// The client sent `QUIT`.
     Quit,
