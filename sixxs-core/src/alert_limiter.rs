@@ -181,8 +181,8 @@ mod tests {
         let configured = BTreeSet::from(["sixxs0", "he-ipv6"]);
         for (text, expected) in [
             (
-                "ip (process 4711) keeps taking away what is ours",
-                "ip (process #) keeps taking away what is ours",
+                "ip (process 4711) keeps removing rules or routes of sixxs",
+                "ip (process #) keeps removing rules or routes of sixxs",
             ),
             (
                 "attach the program to veth1a2b egress: No such device (os error 19)",

@@ -15,10 +15,10 @@ pub enum Refused {
     #[error("{0} is an uplink; choose another ipv6_interface")]
     Uplink(IfName),
     /// Its table is another one's.
-    #[error("table {0} is that of {1}")]
+    #[error("table {0} belongs to {1}")]
     Table(TableId, IfName),
     /// No more fit.
-    #[error("there are {TUNNELS} tunnels already, which is the most there can be")]
+    #[error("there are {TUNNELS} tunnels already, which is the maximum")]
     TooMany,
 }
 

@@ -91,8 +91,8 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         has(
             "programs",
             host.programs,
-            "the kernel takes programs for traffic control",
-            "the kernel takes no programs for traffic control",
+            "the kernel accepts programs for traffic control",
+            "the kernel accepts no programs for traffic control",
             "a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF; in a \
              container, the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
         ),
@@ -134,14 +134,14 @@ fn pins(pins: &Pins) -> Vec<Finding> {
         findings.push(Finding::not(
             "pins",
             Verdict::Note,
-            format!("not found out whether {directory} is on a bpffs"),
+            format!("cannot determine whether {directory} is on a bpffs"),
             "run it as root",
         ));
     } else if !pins.mounted && pins.mountable == Some(false) {
         findings.push(Finding::not(
             "pins",
             Verdict::Bad,
-            format!("{directory} is on no bpffs, and this process may not mount one"),
+            format!("{directory} is not on a bpffs, and this process may not mount one"),
             format!(
                 "mkdir -p {0}; mount -t bpf bpf {0}; or run it with CAP_SYS_ADMIN",
                 pins.mount_point
@@ -150,14 +150,14 @@ fn pins(pins: &Pins) -> Vec<Finding> {
     } else if !pins.mounted && pins.refused.is_none() {
         findings.push(Finding::good(
             "pins",
-            format!("{directory} is on no bpffs yet: sixxs run mounts one"),
+            format!("{directory} is not on a bpffs yet: sixxs run mounts one"),
         ));
     }
     if let Some(refused) = &pins.refused {
         let cure = match &refused.read_only {
             Some(mount) => format!("mount -o remount,rw {mount}"),
             None => {
-                "have it a directory that root may write to; or choose another --pin-dir".into()
+                "make it a directory that root may write to; or choose another --pin-dir".into()
             }
         };
         findings.push(Finding::not(
@@ -175,7 +175,7 @@ fn pins(pins: &Pins) -> Vec<Finding> {
             "pins",
             Verdict::Note,
             format!(
-                "others pinned something in the places of our maps: {}",
+                "other software pinned something in the places of the maps of sixxs: {}",
                 pins.strange.join(", ")
             ),
             "sixxs run moves it out of the way",
@@ -186,7 +186,7 @@ fn pins(pins: &Pins) -> Vec<Finding> {
             "pins",
             Verdict::Note,
             format!(
-                "another version left {} in {directory}: its programs hold until the next start",
+                "another version left {} in {directory}: its programs stay in force until the next start",
                 pins.left.join(", ")
             ),
             "sixxs run takes them over, sixxs down removes them",
@@ -211,7 +211,7 @@ fn kernel(release: &str) -> Finding {
         None => Finding::not(
             "kernel",
             Verdict::Note,
-            format!("Linux {release:?}: what that is, nobody knows"),
+            format!("Linux {release:?}: unknown version"),
             "none known",
         ),
     }
@@ -228,7 +228,7 @@ pub fn too_old(release: &str) -> Option<String> {
 fn old(release: &str) -> String {
     let (major, minor) = OLDEST;
     format!(
-        "Linux {release} is older than {major}.{minor}, the oldest that sixxs is tried on: if its \
+        "Linux {release} is older than {major}.{minor}, the oldest that sixxs is tested on: if its \
          programs are refused, that is why"
     )
 }

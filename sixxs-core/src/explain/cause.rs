@@ -214,13 +214,15 @@ impl Cause {
     pub fn sentence(&self) -> String {
         match self {
             Self::Bound { interface } => {
-                format!("the socket is bound to {interface}, and so is never led to the tunnel")
+                format!(
+                    "the socket is bound to {interface}, and its packets are never routed to the tunnel"
+                )
             }
             Self::Stopped { tunnel } => format!("{tunnel} is stopped, and its rules are gone"),
             Self::Shadowed { rule, certain } => {
                 let leads = if *certain { "leads" } else { "may lead" };
                 format!(
-                    "a rule of others comes before ours and {leads} it elsewhere: {}: {rule}",
+                    "a foreign rule comes before ours and {leads} it elsewhere: {}: {rule}",
                     rule.priority
                 )
             }
@@ -230,7 +232,7 @@ impl Cause {
                 daemon,
             } => {
                 let forwarded = forwarded_from.as_ref().map_or(String::new(), |from| {
-                    format!(" for what comes in by {from}")
+                    format!(" for packets that arrive by {from}")
                 });
                 let Rule { from, table, .. } = rule;
                 format!(
@@ -247,8 +249,8 @@ impl Cause {
                 nobody_puts_it_back(*daemon)
             ),
             Self::Translated { from, .. } => format!(
-                "it came in by {from} with another source, by which its route was chosen; NAT put the \
-                 tunnel's address there afterwards"
+                "it arrived by {from} with another source, by which its route was chosen; NAT put the tunnel's \
+                 address there afterwards"
             ),
             Self::SourceChosen { interface } => format!(
                 "the socket has no address, and {interface} has no global one: the kernel chose the route first, \
@@ -257,15 +259,15 @@ impl Cause {
             Self::PutBack { by } => {
                 let by = by
                     .as_ref()
-                    .map_or(String::new(), |by| format!(", taken away by {by}"));
-                format!("its rule or route was missing a moment ago{by}, and has been put back")
+                    .map_or(String::new(), |by| format!(", removed by {by}"));
+                format!("its rule or route was missing a moment ago{by}, and has been restored")
             }
             Self::Recursion { tunnel, endpoint } => format!(
                 "they are the outer packets of a tunnel, to {endpoint}, and have an address of {tunnel}: put into \
                  {tunnel} they would come back, each time longer"
             ),
             Self::NotAsked => {
-                "the rules are in place and were not asked: they were put back since, or \
+                "the rules are in place and were not consulted: they were restored since, or \
                                the sender chose the interface packet by packet"
                     .to_owned()
             }
@@ -293,7 +295,7 @@ impl Cause {
                 tunnel,
                 table,
             } => format!(
-                "lead replies by the mark of their connection: nft add table inet sixxs-nat; \
+                "route replies by the mark of their connection: nft add table inet sixxs-nat; \
                  nft add chain inet sixxs-nat in '{{ type filter hook prerouting priority mangle; }}'; \
                  nft add rule inet sixxs-nat in iifname {tunnel} ct mark set {table}; \
                  nft add rule inet sixxs-nat in iifname {from} meta mark set ct mark; \
@@ -315,12 +317,12 @@ impl Cause {
                 rule.from, rule.table, rule.priority
             ),
             Self::RouteMissing { .. } => {
-                "sixxs plan shows the route; sixxs status what is in its way".to_owned()
+                "sixxs plan shows the route; sixxs status shows what prevents it".to_owned()
             }
             Self::PutBack { by: Some(by) } => {
                 format!("have {by} leave rules and routes of protocol {PROTOCOL} alone")
             }
-            Self::PutBack { by: None } => "sixxs alerts says what was put back".to_owned(),
+            Self::PutBack { by: None } => "sixxs alerts lists what was restored".to_owned(),
             Self::Recursion { endpoint, .. } => {
                 let to = endpoint.address;
                 format!(
@@ -329,7 +331,8 @@ impl Cause {
                 )
             }
             Self::NotAsked => {
-                "sixxs alerts --follow: corrections there say who takes rules away".to_owned()
+                "sixxs alerts --follow: corrections there name the process that removes rules"
+                    .to_owned()
             }
         }
     }
@@ -337,7 +340,7 @@ impl Cause {
 
 fn nobody_puts_it_back(daemon: Option<bool>) -> &'static str {
     match daemon {
-        Some(false) => ", and no daemon runs that would put it back",
+        Some(false) => ", and no daemon runs that would restore it",
         Some(true) | None => "",
     }
 }
@@ -390,8 +393,8 @@ mod tests {
     fn every_cause_has_a_sentence_and_a_cure() {
         type Set = fn(&mut LeakFacts);
         let cases: [(&str, &str, &str, Set); 12] = [
-            ("not_asked", "were not asked", "alerts", |_| {}),
-            ("translated", "came in by br0 with another source", "nft add rule inet sixxs-nat in iifname sixxs0 ct mark set 200", |c| c.forwarded_from = Some("br0".into())),
+            ("not_asked", "were not consulted", "alerts", |_| {}),
+            ("translated", "arrived by br0 with another source", "nft add rule inet sixxs-nat in iifname sixxs0 ct mark set 200", |c| c.forwarded_from = Some("br0".into())),
             ("source_chosen", "net0 has no global one", "give net0 a global address", |c| c.without_address = Some("net0".into())),
             ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
             ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
@@ -399,7 +402,7 @@ mod tests {
             ("shadowed", "may lead", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
             ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
-            ("rule_missing", "comes in by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
+            ("rule_missing", "arrive by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
             ("route_missing", "table 200 has no route through sixxs0", "sixxs plan", |c| c.route_in_place = false),
             // A possible cause is reported only if there is no certain one.
             ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),

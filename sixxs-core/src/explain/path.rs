@@ -147,8 +147,8 @@ pub fn explain(facts: &Facts) -> Explanation {
             Met::Taken => "taken",
             // The kernel reports only the route that it chose from a table, and it reports no route that
             // refuses.
-            Met::Passed if found.is_none() => "nothing there for it, or a route that refuses it",
-            Met::Passed => "nothing there for it",
+            Met::Passed if found.is_none() => "no route for it there, or a route that refuses it",
+            Met::Passed => "no route for it there",
         };
         steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
     }
@@ -255,24 +255,24 @@ fn described(route: &Route) -> String {
 
 fn program(facts: &Facts, interface: &IfName) -> String {
     let decided = match &facts.program {
-        Program::None => return format!("none of ours at {interface}"),
-        Program::Unknown(why) => return format!("not found out at {interface}: {why}"),
+        Program::None => return format!("no sixxs program at {interface}"),
+        Program::Unknown(why) => return format!("unknown at {interface}: {why}"),
         Program::There(decided) => decided,
     };
     let says = match decided.verdict {
-        None => "in no use there, lets everything pass",
-        Some(Verdict::NotOurs) => "of no tunnel, passes",
+        None => "inactive there, lets everything pass",
+        Some(Verdict::NotOurs) => "no tunnel's source, passes",
         Some(Verdict::Exempt) => "may leave here, passes",
         Some(Verdict::Own) => "the tunnel's own, passes",
         Some(Verdict::Stray) => "a stray, passes",
-        Some(Verdict::Loop) => "would come back, dropped",
+        Some(Verdict::Loop) => "would be routed back, dropped",
         Some(Verdict::OtherProtocol | Verdict::Unparsed) => "passes",
         Some(Verdict::Leak(_)) => "a leak",
     };
     let stale = if agrees(facts, decided) {
         ""
     } else {
-        "; its maps are not of this configuration"
+        "; its maps are of another configuration"
     };
     format!("sixxs_egress at {interface}: {says}{stale}")
 }
@@ -293,7 +293,7 @@ fn agrees(facts: &Facts, decided: &Decided) -> bool {
 fn refused(facts: &Facts, error: &str) -> String {
     match &facts.owner {
         Some((tunnel, _)) if !facts.is_tunnel_up => {
-            format!("goes nowhere: {tunnel} is down, and its packets take no other way ({error})")
+            format!("goes nowhere: {tunnel} is down, and its packets have no other route ({error})")
         }
         _ => format!("goes nowhere: {error}"),
     }
@@ -310,7 +310,7 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
         .map(|bytes| {
             let sender = match &facts.packet.iif {
                 Some(_) => "the sender gets Packet Too Big",
-                None => "it is cut, or the sender gets EMSGSIZE",
+                None => "it is fragmented, or the sender gets EMSGSIZE",
             };
             let mtu = route.mtu;
             (
@@ -329,17 +329,17 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
         Some(Verdict::Loop) => return goes_round(facts, name),
         Some(Verdict::Stray) => {
             let text = format!(
-                "leaves by {name}{via}, and the broker drops it: its source is of no tunnel"
+                "leaves by {name}{via}, and the broker drops it: its source belongs to no tunnel"
             );
             return (Outcome::Leaks, text);
         }
-        _ => format!("leaves by {name}{via}; its source is of no tunnel"),
+        _ => format!("leaves by {name}{via}; its source belongs to no tunnel"),
     };
     too_big.unwrap_or((Outcome::Leaves, leaves))
 }
 
 fn goes_round(facts: &Facts, name: &IfName) -> (Outcome, String) {
-    let round = format!("would leave by {name}, and a tunnel would bring it back");
+    let round = format!("would leave by {name}, and a tunnel would route it back");
     match &facts.program {
         Program::There(decided) if decided.verdict == Some(Verdict::Loop) => {
             (Outcome::Dropped, format!("{round}: the program drops it"))
@@ -379,7 +379,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
     let decision = treated(decided, facts.bytes.unwrap_or_default());
     match decision.treatment {
         Treatment::Redirected => {
-            let text = format!("would leak by {name}, and is put into {tunnel} by the program");
+            let text = format!("would leak by {name}, and the program redirects it into {tunnel}");
             (Outcome::Caught, text)
         }
         Treatment::Dropped => (
@@ -392,7 +392,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
         ),
         Treatment::NoTunnel => (
             Outcome::Dropped,
-            format!("would leak by {name}, and is dropped, as {tunnel} is not there"),
+            format!("would leak by {name}, and is dropped, as {tunnel} does not exist"),
         ),
         Treatment::TooBig | Treatment::Unanswered => {
             let mtu = decision.mtu;

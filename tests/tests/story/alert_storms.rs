@@ -90,7 +90,7 @@ fn rules_taken_away_without_end() -> Result<()> {
     assert!(corrections > 50, "no flood: {corrections} corrections");
     told.is_brief(&[
         "taken away by ip (process",
-        "and others) keeps taking away what is ours",
+        "and others) keeps removing rules or routes of sixxs",
     ]);
 
     // The suppressed alerts are summed up, in `alerts` and for the hook.

@@ -112,7 +112,7 @@ const WRONGS: &[Wrong] = &[
     ),
     wrong(
         |tic| is_enabled(tic, "disabled"),
-        "T1 is not enabled: the server says UserState \"enabled\", AdminState \"disabled\"",
+        "T1 is not enabled: the server reports UserState \"enabled\", AdminState \"disabled\"",
     ),
     wrong(
         |tic| {
@@ -144,7 +144,7 @@ const WRONGS: &[Wrong] = &[
     ),
     wrong(
         |tic| at(tic, Stage::Greeting, Fault::Say("400 Back at noon".into())),
-        "the server takes no one in now: \"Back at noon\"",
+        "the server accepts no logins at the moment: \"Back at noon\"",
     ),
     wrong(
         |tic| at(tic, Stage::Challenge, Fault::Close),
