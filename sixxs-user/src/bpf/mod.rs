@@ -150,7 +150,7 @@ impl Kernel {
         };
         kernel.unpinned = Some(format!(
             "nothing can be pinned: {refused:#}; programs end with the daemon, and count from zero (`sixxs doctor` \
-             says what to do; then start it again)"
+             shows the fix; then restart it)"
         ));
         Ok((kernel, rings))
     }
@@ -220,7 +220,7 @@ impl Kernel {
         };
         ensure!(
             !pinned.is_empty() || !pins.are_kept(),
-            "the pins were taken away just now"
+            "the pins have just been removed"
         );
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
         let debugging = if debugging {
@@ -322,7 +322,7 @@ impl Kernel {
         if failures.is_empty()
             && let Err(error) = self.carry()
         {
-            failures.push(format!("take over what was counted: {error:#}"));
+            failures.push(format!("take over the counters: {error:#}"));
         }
         Ok(Synced {
             failures,
@@ -360,14 +360,14 @@ impl Kernel {
     pub fn restore(&mut self) -> anyhow::Result<Vec<String>> {
         let mut restored = Vec::new();
         for (path, map) in &self.pinned {
-            let wanted = map.info().context("ask for a map's number")?.id();
+            let wanted = map.info().context("query a map's number")?.id();
             // The next round restores a missing pin.
             if path.exists() && shape::pinned(path).map(|found| found.number) != Some(wanted) {
                 files::file(path)?;
                 map.pin(path)
                     .with_context(|| format!("pin {} again", path.display()))?;
                 restored.push(format!(
-                    "pin {} again, where something else was",
+                    "pin {} again, where another object was",
                     path.display()
                 ));
             }
@@ -376,7 +376,7 @@ impl Kernel {
         let maps = self.tables.restore()?;
         let written = maps
             .iter()
-            .map(|map| format!("write the map {map} again, which somebody else had written to"));
+            .map(|map| format!("write the map {map} again, which another process had written to"));
         restored.extend(written);
         Ok(restored)
     }
@@ -518,5 +518,5 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedCl
 }
 
 fn program_id(program: &SchedClassifier) -> anyhow::Result<u32> {
-    Ok(program.info().context("ask for the program's number")?.id())
+    Ok(program.info().context("query the program's number")?.id())
 }

@@ -262,7 +262,7 @@ async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
     let mut daemon = command.spawn().context("start the daemon")?;
     let begun = Instant::now();
     while !answers(paths).await? {
-        if let Some(status) = daemon.try_wait().context("look after the daemon")?
+        if let Some(status) = daemon.try_wait().context("wait for the daemon")?
             // Another process may have started one meanwhile.
             && !answers(paths).await?
         {

@@ -89,7 +89,7 @@ fn rules_taken_away_without_end() -> Result<()> {
     let corrections = fixture.program.status()?.corrections;
     assert!(corrections > 50, "no flood: {corrections} corrections");
     told.is_brief(&[
-        "taken away by ip (process",
+        "removed by ip (process",
         "and others) keeps removing rules or routes of sixxs",
     ]);
 

@@ -122,7 +122,7 @@ fn another_address_is_told() -> Result<()> {
     gives(&fixture, address)?;
     let alerts = || Ok(fixture.program.ok(&["alerts"])?.stdout);
     let told = format!(
-        "{}: the broker gives it {address} with {} as its far end, where it had {} with {}",
+        "{}: the broker now assigns {address} with the peer {}; before it was {} with {}",
         plan.interface, plan.peer, plan.address, plan.peer
     );
     wait::until("it is told", LIMIT, alerts, |alerts| alerts.contains(&told))?;
