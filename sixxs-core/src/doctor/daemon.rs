@@ -69,6 +69,13 @@ pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Fi
             format!("kill {process}"),
         ));
     }
+    findings.extend(reported(daemon, run));
+    findings
+}
+
+/// What the daemon reports; or the reason why it reports nothing. `run` is the command that starts it.
+fn reported(daemon: &Daemon, run: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
     match &daemon.problems {
         _ if daemon.silent.is_some() || daemon.not_asked.is_some() => {
             let fix = "systemctl restart sixxs";

@@ -61,8 +61,19 @@ pub struct Refused {
 }
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
+    let mut findings = vec![kernel(&host.release)];
+    findings.extend(routing(host));
+    findings.extend(programs(host));
+    if host.bpffs {
+        findings.extend(pins(&host.pins));
+    }
+    findings.extend(carriers(host));
+    findings
+}
+
+/// IPv6, and its rules and routes.
+fn routing(host: &Host) -> Vec<Finding> {
     let mut findings = vec![
-        kernel(&host.release),
         has(
             "ipv6",
             Some(host.ipv6),
@@ -87,7 +98,12 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
             "rule_mode = \"rules\", or a kernel with CONFIG_IPV6_SUBTREES",
         ));
     }
-    findings.extend([
+    findings
+}
+
+/// Programs, and the file system for their pins.
+fn programs(host: &Host) -> [Finding; 2] {
+    [
         has(
             "programs",
             host.programs,
@@ -103,10 +119,12 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
             "there is no file system for BPF",
             "a kernel with CONFIG_BPF_SYSCALL",
         ),
-    ]);
-    if host.bpffs {
-        findings.extend(pins(&host.pins));
-    }
+    ]
+}
+
+/// Carriers of native tunnels.
+fn carriers(host: &Host) -> Vec<Finding> {
+    let mut findings = Vec::new();
     if let Some(tun) = host.tun {
         findings.push(has(
             "tun",
@@ -130,46 +148,11 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
 fn pins(pins: &Pins) -> Vec<Finding> {
     let directory = &pins.directory;
     let mut findings = Vec::new();
-    if !pins.mounted && pins.mountable.is_none() {
-        findings.push(Finding::not(
-            "pins",
-            Verdict::Note,
-            format!("cannot determine whether {directory} is on a bpffs"),
-            "run it as root",
-        ));
-    } else if !pins.mounted && pins.mountable == Some(false) {
-        findings.push(Finding::not(
-            "pins",
-            Verdict::Bad,
-            format!("{directory} is not on a bpffs, and this process may not mount one"),
-            format!(
-                "mkdir -p {0}; mount -t bpf bpf {0}; or run it with CAP_SYS_ADMIN",
-                pins.mount_point
-            ),
-        ));
-    } else if !pins.mounted && pins.refused.is_none() {
-        findings.push(Finding::good(
-            "pins",
-            format!("{directory} is not on a bpffs yet: sixxs run mounts one"),
-        ));
+    if !pins.mounted {
+        findings.extend(not_mounted(pins));
     }
-    if let Some(refused) = &pins.refused {
-        let cure = match &refused.read_only {
-            Some(mount) => format!("mount -o remount,rw {mount}"),
-            None => {
-                "make it a directory that root may write to; or choose another --pin-dir".into()
-            }
-        };
-        findings.push(Finding::not(
-            "pins",
-            Verdict::Bad,
-            format!(
-                "nothing can be pinned in {directory}: {}; programs end with the daemon",
-                refused.why
-            ),
-            format!("{cure}; for good, start the daemon again"),
-        ));
-    }
+    let refused = pins.refused.as_ref();
+    findings.extend(refused.map(|refused| not_pinned(directory, refused)));
     if !pins.strange.is_empty() {
         findings.push(Finding::not(
             "pins",
@@ -193,6 +176,49 @@ fn pins(pins: &Pins) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// The directory is not on a BPF file system. `None`: another finding has the reason.
+fn not_mounted(pins: &Pins) -> Option<Finding> {
+    let directory = &pins.directory;
+    match pins.mountable {
+        None => Some(Finding::not(
+            "pins",
+            Verdict::Note,
+            format!("cannot determine whether {directory} is on a bpffs"),
+            "run it as root",
+        )),
+        Some(false) => Some(Finding::not(
+            "pins",
+            Verdict::Bad,
+            format!("{directory} is not on a bpffs, and this process may not mount one"),
+            format!(
+                "mkdir -p {0}; mount -t bpf bpf {0}; or run it with CAP_SYS_ADMIN",
+                pins.mount_point
+            ),
+        )),
+        Some(true) if pins.refused.is_none() => Some(Finding::good(
+            "pins",
+            format!("{directory} is not on a bpffs yet: sixxs run mounts one"),
+        )),
+        Some(true) => None,
+    }
+}
+
+fn not_pinned(directory: &str, refused: &Refused) -> Finding {
+    let cure = match &refused.read_only {
+        Some(mount) => format!("mount -o remount,rw {mount}"),
+        None => "make it a directory that root may write to; or choose another --pin-dir".into(),
+    };
+    Finding::not(
+        "pins",
+        Verdict::Bad,
+        format!(
+            "nothing can be pinned in {directory}: {}; programs end with the daemon",
+            refused.why
+        ),
+        format!("{cure}; for good, start the daemon again"),
+    )
 }
 
 fn kernel(release: &str) -> Finding {

@@ -126,69 +126,62 @@ impl fmt::Display for Endpoint {
 
 /// Finds the reason why a packet leaves by the wrong interface.
 #[must_use]
-pub fn cause(circumstances: &LeakFacts) -> Cause {
-    let LeakFacts {
-        tunnel,
-        bound_to,
-        forwarded_from,
-        wanted,
-        daemon,
-        rule,
-        rule_in_place,
-        route_in_place,
-        is_own_address,
-        without_address,
-        before,
-    } = circumstances;
-    let shadowed = |wanted: Match| {
-        let (rule, how) = before.as_ref()?;
-        (*how == wanted).then(|| Cause::Shadowed {
-            rule: rule.clone(),
-            certain: *how == Match::Yes,
-        })
-    };
-    if let Some(interface) = bound_to {
+pub fn cause(facts: &LeakFacts) -> Cause {
+    if let Some(interface) = &facts.bound_to {
         let interface = interface.clone();
         return Cause::Bound { interface };
     }
     // A forwarded packet has an address of this host as source only if it was translated here.
-    if let (Some(from), true) = (forwarded_from, is_own_address) {
+    if let (Some(from), true) = (&facts.forwarded_from, facts.is_own_address) {
         return Cause::Translated {
             from: from.clone(),
-            tunnel: tunnel.clone(),
-            table: rule.table,
+            tunnel: facts.tunnel.clone(),
+            table: facts.rule.table,
         };
     }
-    if !wanted {
-        let tunnel = tunnel.clone();
+    if !facts.wanted {
+        let tunnel = facts.tunnel.clone();
         return Cause::Stopped { tunnel };
     }
-    if let Some(shadowed) = shadowed(Match::Yes) {
-        return shadowed;
+    // A rule that may match is less probable as the cause than a missing rule or route.
+    let shadowed_or_missing = shadowed(facts, Match::Yes)
+        .or_else(|| missing(facts))
+        .or_else(|| shadowed(facts, Match::Perhaps));
+    if let Some(cause) = shadowed_or_missing {
+        return cause;
     }
-    if !rule_in_place {
-        return Cause::RuleMissing {
-            rule: *rule,
-            daemon: *daemon,
-            forwarded_from: forwarded_from.clone(),
-        };
-    }
-    if !route_in_place {
-        return Cause::RouteMissing {
-            tunnel: tunnel.clone(),
-            table: rule.table,
-            daemon: *daemon,
-        };
-    }
-    if let Some(shadowed) = shadowed(Match::Perhaps) {
-        return shadowed;
-    }
-    match (forwarded_from, without_address) {
+    match (&facts.forwarded_from, &facts.without_address) {
         (None, Some(interface)) => Cause::SourceChosen {
             interface: interface.clone(),
         },
         _ => Cause::NotAsked,
     }
+}
+
+/// A foreign rule before ours that matches the packet like this.
+fn shadowed(facts: &LeakFacts, wanted: Match) -> Option<Cause> {
+    let (rule, how) = facts.before.as_ref()?;
+    (*how == wanted).then(|| Cause::Shadowed {
+        rule: rule.clone(),
+        certain: *how == Match::Yes,
+    })
+}
+
+/// Our rule, or our route.
+fn missing(facts: &LeakFacts) -> Option<Cause> {
+    let rule = facts.rule;
+    if !facts.rule_in_place {
+        return Some(Cause::RuleMissing {
+            rule,
+            daemon: facts.daemon,
+            forwarded_from: facts.forwarded_from.clone(),
+        });
+    }
+    (!facts.route_in_place).then(|| Cause::RouteMissing {
+        tunnel: facts.tunnel.clone(),
+        table: rule.table,
+        daemon: facts.daemon,
+    })
 }
 
 impl Cause {

@@ -112,11 +112,14 @@ impl Outcome {
     }
 }
 
+/// An examined object, and its result.
+type Step = (&'static str, String);
+
 /// The whole explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// The examined objects and their results.
-    pub steps: Vec<(&'static str, String)>,
+    pub steps: Vec<Step>,
     /// The result for the packet.
     pub outcome: Outcome,
     /// The result as a sentence.
@@ -135,50 +138,9 @@ const SHOWN: usize = 20;
 #[must_use]
 pub fn explain(facts: &Facts) -> Explanation {
     let mut steps = vec![("source", source(facts))];
-    let found = match &facts.way {
-        Way::Out(route) => Some((route.table, route.destination.bits())),
-        Way::Here(table) => Some((*table, 128)),
-        Way::Refused(_) => None,
-    };
-    let met = rules::met(&facts.rules, &facts.packet, found);
-    let more = met.len().saturating_sub(SHOWN);
-    for (rule, met) in met.into_iter().take(SHOWN) {
-        let what = match met {
-            Met::Taken => "taken",
-            // The kernel reports only the route that it chose from a table, and it reports no route that
-            // refuses.
-            Met::Passed if found.is_none() => "no route for it there, or a route that refuses it",
-            Met::Passed => "no route for it there",
-        };
-        steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
-    }
-    if more > 0 {
-        steps.push(("rule", format!("and {more} more")));
-    }
-    let (outcome, sentence) = match &facts.way {
-        Way::Refused(error) => {
-            steps.push(("route", format!("none: {error}")));
-            (Outcome::Refused, refused(facts, error))
-        }
-        Way::Here(_) => {
-            steps.push(("route", "local: the destination is this host's".to_owned()));
-            (Outcome::Stays, "stays on this host".to_owned())
-        }
-        Way::Out(route) => {
-            steps.push(("route", described(route)));
-            steps.push(("program", program(facts, &route.interface)));
-            if let Some(bytes) = facts.bytes {
-                let mtu = route.mtu;
-                let fits = if bytes <= mtu.0 {
-                    "fits"
-                } else {
-                    "does not fit"
-                };
-                steps.push(("size", format!("{bytes} bytes: {fits} {mtu}")));
-            }
-            out(facts, route)
-        }
-    };
+    steps.extend(rule_steps(facts));
+    let (route_steps, outcome, sentence) = route(facts);
+    steps.extend(route_steps);
     let recursion = recursion(facts);
     let (outcome, sentence) = match &recursion {
         Some(_) => (Outcome::Dropped, DROPPED.to_owned()),
@@ -202,6 +164,62 @@ pub fn explain(facts: &Facts) -> Explanation {
         sentence,
         cause,
     }
+}
+
+/// The rules that the packet matches, and their results.
+fn rule_steps(facts: &Facts) -> Vec<Step> {
+    let found = match &facts.way {
+        Way::Out(route) => Some((route.table, route.destination.bits())),
+        Way::Here(table) => Some((*table, 128)),
+        Way::Refused(_) => None,
+    };
+    let met = rules::met(&facts.rules, &facts.packet, found);
+    let more = met.len().saturating_sub(SHOWN);
+    let mut steps = Vec::new();
+    for (rule, met) in met.into_iter().take(SHOWN) {
+        let what = match met {
+            Met::Taken => "taken",
+            // The kernel reports only the route that it chose from a table, and it reports no route that
+            // refuses.
+            Met::Passed if found.is_none() => "no route for it there, or a route that refuses it",
+            Met::Passed => "no route for it there",
+        };
+        steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
+    }
+    if more > 0 {
+        steps.push(("rule", format!("and {more} more")));
+    }
+    steps
+}
+
+/// The route, the program and the size, with the result for the packet and its sentence.
+fn route(facts: &Facts) -> (Vec<Step>, Outcome, String) {
+    let route = match &facts.way {
+        Way::Refused(error) => {
+            let steps = vec![("route", format!("none: {error}"))];
+            return (steps, Outcome::Refused, refused(facts, error));
+        }
+        Way::Here(_) => {
+            let steps = vec![("route", "local: the destination is this host's".to_owned())];
+            return (steps, Outcome::Stays, "stays on this host".to_owned());
+        }
+        Way::Out(route) => route,
+    };
+    let mut steps = vec![
+        ("route", described(route)),
+        ("program", program(facts, &route.interface)),
+    ];
+    if let Some(bytes) = facts.bytes {
+        let mtu = route.mtu;
+        let fits = if bytes <= mtu.0 {
+            "fits"
+        } else {
+            "does not fit"
+        };
+        steps.push(("size", format!("{bytes} bytes: {fits} {mtu}")));
+    }
+    let (outcome, sentence) = out(facts, route);
+    (steps, outcome, sentence)
 }
 
 /// The cause, if the program treats packets like this one as outer packets of the tunnel.

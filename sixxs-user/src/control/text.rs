@@ -210,6 +210,13 @@ fn brokers(text: &mut String, brokers: &[Broker]) {
 }
 
 fn tunnel(text: &mut String, tunnel: &Tunnel) {
+    tunnel_state(text, tunnel);
+    tunnel_traffic(text, tunnel);
+    tunnel_drops(text, tunnel);
+}
+
+/// State, addresses, and the objects in place.
+fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     let mut line = format!("{:<15} {:<10} {}", tunnel.name, tunnel.state, tunnel.kind);
     line.push_str(&format!(", table {}", tunnel.table));
     if let Some(mtu) = tunnel.mtu {
@@ -240,6 +247,10 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
             tunnel.program
         ),
     );
+}
+
+/// Packets, and echo requests with their replies.
+fn tunnel_traffic(text: &mut String, tunnel: &Tunnel) {
     push(
         text,
         &format!(
@@ -265,6 +276,10 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
     if let Some(line) = answers(&tunnel.proof) {
         push(text, &format!("  answers   {line}"));
     }
+}
+
+/// Leaks, and packets that were dropped or refused.
+fn tunnel_drops(text: &mut String, tunnel: &Tunnel) {
     let Leaks {
         redirected,
         dropped,

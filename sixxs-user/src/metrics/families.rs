@@ -179,8 +179,22 @@ impl MetricsSnapshot {
     }
 
     pub(super) fn tunnels(&self, families: &mut Families<'_>) -> fmt::Result {
-        let tunnels = || self.status.tunnels.iter();
-        let leaks = tunnels().flat_map(|tunnel| {
+        self.leaks(families)?;
+        self.states(families)?;
+        families.counters(
+            "sixxs_tunnel_refused",
+            "Packets from the broker of a native tunnel that were refused, by reason",
+            self.status.tunnels.iter().flat_map(|tunnel| {
+                tunnel.refused.iter().map(|(reason, count)| {
+                    let labels = [("tunnel", tunnel.name.as_str()), ("reason", reason)];
+                    (labels, *count)
+                })
+            }),
+        )
+    }
+
+    fn leaks(&self, families: &mut Families<'_>) -> fmt::Result {
+        let leaks = self.status.tunnels.iter().flat_map(|tunnel| {
             let leaks = tunnel.leaks;
             [
                 ("redirected", leaks.redirected),
@@ -197,7 +211,11 @@ impl MetricsSnapshot {
             "sixxs_tunnel_leaks",
             "Leaks of a tunnel's addresses, wherever they leaked, by treatment",
             leaks,
-        )?;
+        )
+    }
+
+    fn states(&self, families: &mut Families<'_>) -> fmt::Result {
+        let tunnels = || self.status.tunnels.iter();
         let states = tunnels().flat_map(|tunnel| {
             STATES.map(|state| {
                 let is = flag(tunnel.state == state);
@@ -227,16 +245,6 @@ impl MetricsSnapshot {
             tunnels().map(|tunnel| {
                 let is = flag(tunnel.routing == "in_place");
                 ([("tunnel", tunnel.name.as_str())], is)
-            }),
-        )?;
-        families.counters(
-            "sixxs_tunnel_refused",
-            "Packets from the broker of a native tunnel that were refused, by reason",
-            tunnels().flat_map(|tunnel| {
-                tunnel.refused.iter().map(|(reason, count)| {
-                    let labels = [("tunnel", tunnel.name.as_str()), ("reason", reason)];
-                    (labels, *count)
-                })
             }),
         )
     }

@@ -22,19 +22,12 @@ const LARGE_FILES: &[&str] = &[
 /// is not larger is an error.
 const LARGE_FUNCTIONS: &[(&str, &str)] = &[
     ("sixxs-core/src/broker/tic/mod.rs", "reply"),
-    ("sixxs-core/src/doctor/daemon.rs", "findings"),
-    ("sixxs-core/src/doctor/host.rs", "findings"),
-    ("sixxs-core/src/doctor/host.rs", "pins"),
-    ("sixxs-core/src/explain/cause.rs", "cause"),
-    ("sixxs-core/src/explain/path.rs", "explain"),
     ("sixxs-user/src/bpf/hook.rs", "ensure"),
     ("sixxs-user/src/bpf/mod.rs", "sync"),
     ("sixxs-user/src/cli/doctor/mod.rs", "gather"),
     ("sixxs-user/src/cli/explain/gather.rs", "gather"),
     ("sixxs-user/src/cli/mod.rs", "run"),
     ("sixxs-user/src/cli/top/view/mod.rs", "draw"),
-    ("sixxs-user/src/metrics/families.rs", "tunnels"),
-    ("sixxs-user/src/control/text.rs", "tunnel"),
     ("sixxs-user/src/preview.rs", "preview"),
 ];
 
