@@ -189,8 +189,8 @@ mod tests {
                 "attach the program to # egress: No such device (os error #)",
             ),
             (
-                "sixxs0: packets from 2001:db8:a::2 are led elsewhere (priority 100 or 101)",
-                "sixxs0: packets from # are led elsewhere (priority # or #)",
+                "sixxs0: packets from 2001:db8:a::2 are routed elsewhere (priority 100 or 101)",
+                "sixxs0: packets from # are routed elsewhere (priority # or #)",
             ),
             (
                 "he-ipv6: no broker at 192.0.2.1:3874.",

@@ -144,12 +144,12 @@ fn rules_of_others() {
     for (fate, expected) in [
         (
             ShadowFate::Redirected,
-            "degraded; a rule before ours (priority 100) leads its packets elsewhere; the program \
+            "degraded; a rule before ours (priority 100) routes its packets elsewhere; the program \
              redirects them; `sixxs doctor` shows how to remove that rule or move it behind ours",
         ),
         (
             ShadowFate::Lost,
-            "failing; a rule before ours (priority 100) leads its packets elsewhere; `sixxs doctor` shows \
+            "failing; a rule before ours (priority 100) routes its packets elsewhere; `sixxs doctor` shows \
              how to remove that rule or move it behind ours",
         ),
         (

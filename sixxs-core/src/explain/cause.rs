@@ -213,9 +213,9 @@ impl Cause {
             }
             Self::Stopped { tunnel } => format!("{tunnel} is stopped, and its rules are gone"),
             Self::Shadowed { rule, certain } => {
-                let leads = if *certain { "leads" } else { "may lead" };
+                let routes = if *certain { "routes" } else { "may route" };
                 format!(
-                    "a foreign rule comes before ours and {leads} it elsewhere: {}: {rule}",
+                    "a foreign rule comes before ours and {routes} it elsewhere: {}: {rule}",
                     rule.priority
                 )
             }
@@ -391,8 +391,8 @@ mod tests {
             ("source_chosen", "net0 has no global one", "give net0 a global address", |c| c.without_address = Some("net0".into())),
             ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
             ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
-            ("shadowed", "leads it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
-            ("shadowed", "may lead", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
+            ("shadowed", "routes it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
+            ("shadowed", "may route", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
             ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
             ("rule_missing", "arrive by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),

@@ -123,9 +123,9 @@ fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match effect.fate {
         ShadowFate::Redirected => write!(
             f,
-            "{rule} leads its packets elsewhere; the program redirects them"
+            "{rule} routes its packets elsewhere; the program redirects them"
         )?,
-        ShadowFate::Lost => write!(f, "{rule} leads its packets elsewhere")?,
+        ShadowFate::Lost => write!(f, "{rule} routes its packets elsewhere")?,
         ShadowFate::Refused => write!(f, "{rule} refuses its packets")?,
     }
     write!(
