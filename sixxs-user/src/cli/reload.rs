@@ -74,7 +74,7 @@ fn text(found: &Preview) -> String {
     list(&found.tunnels.added, "tunnel ", " is added");
     list(&found.tunnels.removed, "tunnel ", " is removed");
     list(&found.tunnels.restarted, "tunnel ", " is restarted");
-    list(&found.tunnels.altered, "tunnel ", " goes on, altered");
+    list(&found.tunnels.altered, "tunnel ", " continues, changed");
     list(&found.settings, "setting `", "` has another value");
     list(&found.uplinks.guarded, "uplink ", " gets the program");
     list(&found.uplinks.released, "uplink ", " loses the program");

@@ -42,7 +42,7 @@ pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
         Some(libc::ENOSYS) => "this kernel was built without CONFIG_BPF_SYSCALL",
         // Errors of files and of disk space; the error itself is clear.
         Some(libc::EROFS | libc::ENOSPC | libc::ENOTDIR | libc::EEXIST | libc::EDQUOT) => {
-            "the kernel does not lack a feature"
+            "no kernel feature is missing"
         }
         _ => "Linux 6.1 or newer with BPF is needed: see Kernels in the README",
     }
