@@ -206,11 +206,9 @@ impl Cause {
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
-            Self::Bound { interface } => {
-                format!(
-                    "the socket is bound to {interface}, and its packets are never routed to the tunnel"
-                )
-            }
+            Self::Bound { interface } => format!(
+                "the socket is bound to {interface}, and its packets are never routed to the tunnel"
+            ),
             Self::Stopped { tunnel } => format!("{tunnel} is stopped, and its rules are gone"),
             Self::Shadowed { rule, certain } => {
                 let routes = if *certain { "routes" } else { "may route" };
@@ -230,7 +228,7 @@ impl Cause {
                 let Rule { from, table, .. } = rule;
                 format!(
                     "the rule from {from} to table {table}{forwarded} is missing{}",
-                    nobody_puts_it_back(*daemon)
+                    not_restored(*daemon)
                 )
             }
             Self::RouteMissing {
@@ -239,7 +237,7 @@ impl Cause {
                 daemon,
             } => format!(
                 "table {table} has no route through {tunnel}{}",
-                nobody_puts_it_back(*daemon)
+                not_restored(*daemon)
             ),
             Self::Translated { from, .. } => format!(
                 "it arrived by {from} with another source, by which its route was chosen; NAT put the tunnel's \
@@ -256,12 +254,12 @@ impl Cause {
                 format!("its rule or route was missing a moment ago{by}, and has been restored")
             }
             Self::Recursion { tunnel, endpoint } => format!(
-                "they are the outer packets of a tunnel, to {endpoint}, and have an address of {tunnel}: put into \
-                 {tunnel} they would come back, each time longer"
+                "they are the outer packets of a tunnel, to {endpoint}, and have an address of {tunnel}: redirected \
+                 into {tunnel} they would come back, each time longer"
             ),
             Self::NotAsked => {
-                "the rules are in place and were not consulted: they were restored since, or \
-                               the sender chose the interface packet by packet"
+                "the rules are in place and were not consulted: they were restored since, or the \
+                               sender chose the interface packet by packet"
                     .to_owned()
             }
         }
@@ -331,7 +329,7 @@ impl Cause {
     }
 }
 
-fn nobody_puts_it_back(daemon: Option<bool>) -> &'static str {
+fn not_restored(daemon: Option<bool>) -> &'static str {
     match daemon {
         Some(false) => ", and no daemon runs that would restore it",
         Some(true) | None => "",
