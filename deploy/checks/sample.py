@@ -94,7 +94,7 @@ def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]
     yield "sixxs_build", "info", "The version.", iter([({"version": "0.1.0"}, 1)])
     yield "sixxs_healthy", "gauge", "Whether all is well.", one(host.well)
     yield "sixxs_problems", "gauge", "What could not be done.", one(2 * ill)
-    yield "sixxs_corrections", "counter", "What was put back.", one(trouble)
+    yield "sixxs_corrections", "counter", "Rules, routes and other objects that were removed and have been restored", one(trouble)
     yield "sixxs_lost_events", "counter", "Leaks that the daemon did not hear of.", one(trouble)
     yield "sixxs_repair_duration_seconds", "histogram", "How long repairs took.", one(trouble)
     yield "sixxs_interface_packets", "counter", "Packets.", both_ways(grows)

@@ -30,44 +30,44 @@ macro_rules! stats {
 }
 
 stats! {
-    InPackets, "in_packets", "Packets that came in by the interface, as the kernel hands them over: a batch of GRO counts once.";
-    InBytes, "in_bytes", "Bytes that came in by the interface, without link layer.";
-    InRequests, "in_echo_requests", "ICMPv6 echo requests that came in for its own addresses and prefixes.";
-    InReplies, "in_echo_replies", "ICMPv6 echo replies that came in for its own addresses and prefixes.";
-    InUnparsed, "in_unparsed", "Packets that came in, say they are IPv6 and cannot be parsed; they pass.";
-    InOwnSource, "in_own_source", "Packets that came in by a native tunnel and say they are from its own address; dropped.";
-    InSteered, "in_steered", "Packets that came in for a socket bound to an uplink, and were handed on as if they had come in by it.";
+    InPackets, "in_packets", "Packets that arrived by the interface, as the kernel hands them over: a batch of GRO counts once.";
+    InBytes, "in_bytes", "Bytes that arrived by the interface, without link layer.";
+    InRequests, "in_echo_requests", "ICMPv6 echo requests that arrived for its own addresses and prefixes.";
+    InReplies, "in_echo_replies", "ICMPv6 echo replies that arrived for its own addresses and prefixes.";
+    InUnparsed, "in_unparsed", "Packets that arrived, are marked as IPv6 but cannot be parsed; they pass.";
+    InOwnSource, "in_own_source", "Packets that arrived by a native tunnel with its own address as source; dropped.";
+    InSteered, "in_steered", "Packets that arrived for a socket bound to an uplink, and were delivered as if they had arrived by it.";
     OutBytes, "out_bytes", "Bytes that left by the interface, without link layer.";
     OutRequests, "out_echo_requests", "ICMPv6 echo requests that left from the tunnel's own addresses and prefixes.";
     OutReplies, "out_echo_replies", "ICMPv6 echo replies that left from the tunnel's own addresses and prefixes.";
     VerdictOther, "out_not_ipv6", "Packets that left and are not IPv6.";
-    VerdictUnparsed, "out_unparsed", "Packets that left, say they are IPv6 and cannot be parsed.";
-    VerdictNotOurs, "out_not_ours", "Packets that left by an uplink with a source of no tunnel.";
+    VerdictUnparsed, "out_unparsed", "Packets that left, are marked as IPv6 but cannot be parsed.";
+    VerdictNotOurs, "out_not_ours", "Packets that left by an uplink with a source that belongs to no tunnel.";
     VerdictExempt, "out_exempt", "Packets with a tunnel's source, or of link scope, that may leave by this interface.";
     VerdictOwn, "out_own", "Packets that left by the tunnel that their source belongs to.";
-    VerdictStray, "out_stray", "Packets that left by a tunnel with a source of no tunnel: the broker will drop them.";
-    VerdictRedirected, "leaks_caught_redirected", "Leaks caught at this interface and put into the right tunnel.";
+    VerdictStray, "out_stray", "Packets that left by a tunnel with a source that belongs to no tunnel: the broker will drop them.";
+    VerdictRedirected, "leaks_caught_redirected", "Leaks caught at this interface and redirected into the right tunnel.";
     VerdictDropped, "leaks_caught_dropped", "Leaks caught at this interface and dropped.";
-    VerdictObserved, "leaks_caught_observed", "Leaks seen at this interface and let pass.";
-    VerdictTooBig, "leaks_caught_too_big", "Leaks caught at this interface, too big for the tunnel and answered so.";
-    LeakRedirected, "leaks_redirected", "Leaks of this tunnel's addresses, wherever, that were put into the tunnel.";
-    LeakDropped, "leaks_dropped", "Leaks of this tunnel's addresses, wherever, that were dropped: by order, or because the tunnel was not there.";
-    LeakObserved, "leaks_observed", "Leaks of this tunnel's addresses, wherever, that were let pass.";
-    LeakTooBig, "leaks_too_big", "Leaks of this tunnel's addresses, wherever, too big for it, and so answered by Packet Too Big or, where no answer is allowed, dropped.";
-    LeakNoTunnel, "leaks_without_tunnel", "Those among the dropped leaks for which the tunnel's interface was not there.";
+    VerdictObserved, "leaks_caught_observed", "Leaks detected at this interface and let pass.";
+    VerdictTooBig, "leaks_caught_too_big", "Leaks caught at this interface, too big for the tunnel and answered by Packet Too Big.";
+    LeakRedirected, "leaks_redirected", "Leaks of this tunnel's addresses, wherever they leaked, that were redirected into the tunnel.";
+    LeakDropped, "leaks_dropped", "Leaks of this tunnel's addresses, wherever they leaked, that were dropped: as configured, or because the tunnel did not exist.";
+    LeakObserved, "leaks_observed", "Leaks of this tunnel's addresses, wherever they leaked, that were let pass.";
+    LeakTooBig, "leaks_too_big", "Leaks of this tunnel's addresses, wherever they leaked, that were too big for it, and so answered by Packet Too Big or, where no answer is allowed, dropped.";
+    LeakNoTunnel, "leaks_without_tunnel", "Dropped leaks for which the tunnel's interface did not exist.";
     EventsLost, "events_lost", "Leak events not reported because there were too many; the leaks themselves are counted.";
-    LastRequestIn, "last_echo_request_in_ns", "When the last echo request came in, in nanoseconds of CLOCK_MONOTONIC; 0 for never.";
-    LastReplyIn, "last_echo_reply_in_ns", "When the last echo reply came in.";
+    LastRequestIn, "last_echo_request_in_ns", "When the last echo request arrived, in nanoseconds of CLOCK_MONOTONIC; 0 for never.";
+    LastReplyIn, "last_echo_reply_in_ns", "When the last echo reply arrived.";
     LastRequestOut, "last_echo_request_out_ns", "When the last echo request left.";
     LastReplyOut, "last_echo_reply_out_ns", "When the last echo reply left.";
-    EchoWatched, "echo_watched", "Echo requests that came in by the tunnel for an address of its own (not of a routed prefix), and whose reply is waited for.";
-    EchoAnswered, "echo_answered", "Those whose reply left by the tunnel.";
-    EchoAstray, "echo_astray", "Those whose reply was about to leave by another interface, and was let pass or dropped there.";
-    EchoForgotten, "echo_forgotten", "Those that gave way to others before their reply came: there were too many at a time.";
-    LastAnswer, "last_echo_answered_ns", "When the last such reply left by the tunnel.";
-    VerdictLoop, "out_loops", "Packets that were about to leave by the tunnel, and that a tunnel would have brought back; dropped.";
-    VerdictRecursion, "out_recursions", "A tunnel's own outer packets that were about to go into the tunnel that they carry, caught at this interface; dropped.";
-    Recursions, "recursions", "Outer packets with this tunnel's address, wherever, that were about to go into it although they carry it; dropped.";
+    EchoWatched, "echo_watched", "Echo requests that arrived by the tunnel for an address of its own (not of a routed prefix), and whose reply is expected.";
+    EchoAnswered, "echo_answered", "Watched echo requests whose reply left by the tunnel.";
+    EchoAstray, "echo_astray", "Watched echo requests whose reply was routed to another interface, and was let pass or dropped there.";
+    EchoForgotten, "echo_forgotten", "Watched echo requests that were replaced by others before their reply left: there were too many at a time.";
+    LastAnswer, "last_echo_answered_ns", "When the last reply to a watched echo request left by the tunnel.";
+    VerdictLoop, "out_loops", "Packets dropped when leaving by the tunnel, since a tunnel would have routed them back.";
+    VerdictRecursion, "out_recursions", "A tunnel's own outer packets that were routed into the tunnel that they carry, caught at this interface; dropped.";
+    Recursions, "recursions", "Outer packets with this tunnel's address that were routed into it although they carry it, at any interface; dropped.";
 }
 
 /// Number of entries in [`Counters`]: more than there are counters, so that a new one does not change

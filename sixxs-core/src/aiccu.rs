@@ -94,8 +94,8 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ),
     (
         "defaultroute",
-        "the default route is one in the tunnel's own table, for what comes from its addresses; \
-         that of the host stays as it is",
+        "the default route is in the tunnel's own table, for packets from its addresses; the host's \
+         default route is not changed",
     ),
 ];
 
@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
             .insert(key, Value { line, text: value })
             .is_some()
         {
-            self.note(line, format!("{key} is there twice: this one counts"));
+            self.note(line, format!("{key} is given twice: this one counts"));
         }
     }
 

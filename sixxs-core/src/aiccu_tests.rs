@@ -112,7 +112,7 @@ fn what_has_no_effect_is_named_and_no_secret_with_it() {
             "line 4: a line that is no key and value has no effect",
             "line 5: a line that is no key and value has no effect",
             "line 6: a line that is no key and value has no effect",
-            "line 8: verbose is there twice: this one counts",
+            "line 8: verbose is given twice: this one counts",
         ]
     );
 }

@@ -181,16 +181,16 @@ mod tests {
         let configured = BTreeSet::from(["sixxs0", "he-ipv6"]);
         for (text, expected) in [
             (
-                "ip (process 4711) keeps taking away what is ours",
-                "ip (process #) keeps taking away what is ours",
+                "ip (process 4711) keeps removing rules or routes of sixxs",
+                "ip (process #) keeps removing rules or routes of sixxs",
             ),
             (
                 "attach the program to veth1a2b egress: No such device (os error 19)",
                 "attach the program to # egress: No such device (os error #)",
             ),
             (
-                "sixxs0: packets from 2001:db8:a::2 are led elsewhere (priority 100 or 101)",
-                "sixxs0: packets from # are led elsewhere (priority # or #)",
+                "sixxs0: packets from 2001:db8:a::2 are routed elsewhere (priority 100 or 101)",
+                "sixxs0: packets from # are routed elsewhere (priority # or #)",
             ),
             (
                 "he-ipv6: no broker at 192.0.2.1:3874.",

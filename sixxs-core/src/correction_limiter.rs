@@ -135,10 +135,10 @@ impl CorrectionLimiter {
         let who = self
             .by
             .as_ref()
-            .map_or("somebody".to_owned(), Culprit::to_string);
+            .map_or("other software".to_owned(), Culprit::to_string);
         Some(format!(
-            "{who} keeps taking away what is ours; each time it is put back, and meanwhile the \
-             programs redirect what leaks. Have it leave rules and routes of protocol 116 alone"
+            "{who} keeps removing rules or routes of sixxs; each is restored, and meanwhile the \
+             programs redirect the packets that leak. Have it leave rules and routes of protocol 116 alone"
         ))
     }
 }

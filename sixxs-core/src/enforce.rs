@@ -151,7 +151,7 @@ impl Enforcement {
         }
         if config.uplinks.is_none() && !has_exit(links) {
             all.problems.push(
-                "no route in any table leads to the world: there is no uplink to catch leaks at"
+                "no route in any table leads to the internet: there is no uplink to catch leaks at"
                     .to_owned(),
             );
         }

@@ -123,7 +123,7 @@ fn of_very_many_addresses_some_are_named() {
     facts.addresses = &many;
     let health = Health::judge(&facts);
     assert_eq!(health.reasons.len(), NAMED + 1);
-    let last = "9996 more of its addresses are not as they should be";
+    let last = "9996 more of its addresses have a fault";
     assert_eq!(health.reasons[NAMED].to_string(), last);
 }
 
@@ -144,17 +144,17 @@ fn rules_of_others() {
     for (fate, expected) in [
         (
             ShadowFate::Redirected,
-            "degraded; a rule before ours (priority 100) leads its packets elsewhere; the program \
-             redirects them; `sixxs doctor` says how to remove that rule or move it behind ours",
+            "degraded; a rule before ours (priority 100) routes its packets elsewhere; the program \
+             redirects them; `sixxs doctor` shows how to remove that rule or move it behind ours",
         ),
         (
             ShadowFate::Lost,
-            "failing; a rule before ours (priority 100) leads its packets elsewhere; `sixxs doctor` says \
+            "failing; a rule before ours (priority 100) routes its packets elsewhere; `sixxs doctor` shows \
              how to remove that rule or move it behind ours",
         ),
         (
             ShadowFate::Refused,
-            "failing; a rule before ours (priority 100) refuses its packets; `sixxs doctor` says how to \
+            "failing; a rule before ours (priority 100) refuses its packets; `sixxs doctor` shows how to \
              remove that rule or move it behind ours",
         ),
     ] {
@@ -221,15 +221,15 @@ fn leaks_that_go_on() {
     for (fate, expected) in [
         (
             Treatment::Redirected,
-            "degraded; packets of it go to other interfaces; the program redirects them",
+            "degraded; its packets go to other interfaces; the program redirects them",
         ),
         (
             Treatment::Dropped,
-            "failing; packets of it go to other interfaces; the program drops them",
+            "failing; its packets go to other interfaces; the program drops them",
         ),
         (
             Treatment::Observed,
-            "failing; packets of it leave by other interfaces",
+            "failing; its packets leave by other interfaces",
         ),
     ] {
         let mut facts = good(&link);

@@ -194,7 +194,7 @@ pub enum BadPrefix {
     #[error("that is IPv4")]
     Ipv4,
     /// Bits after the prefix length are set.
-    #[error("bits are set behind the length; the prefix is {0}")]
+    #[error("bits after the prefix length are set; the prefix is {0}")]
     HostBits(Prefix),
 }
 

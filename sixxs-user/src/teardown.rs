@@ -60,8 +60,8 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
     }
     problems.extend(hanging.map(|error| {
         format!(
-            "{error} What it made is taken away all the same; if it goes on it puts that back: end it \
-             by force, and call this again"
+            "{error} Its rules, routes and programs are removed all the same; if it continues to run, it \
+             restores them: kill it, and run this again"
         )
     }));
     if problems.is_empty() {
@@ -100,7 +100,7 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
             }
         }
         if begun.elapsed() > PATIENCE {
-            bail!("the daemon does not end; end it by force, and call this again");
+            bail!("the daemon does not end; kill it, and run this again");
         }
         sleep(Duration::from_millis(10)).await;
     }
@@ -114,7 +114,7 @@ fn refuse_another_namespace(lock: &Path) -> anyhow::Result<()> {
     if holder.namespace != namespace::cookie()? {
         bail!(
             "the daemon (process {}) runs in another network namespace, and its rules, routes and programs are \
-             there; nothing was changed. Take them away there: nsenter --net={} sixxs down",
+             there; nothing was changed. Remove them there: nsenter --net={} sixxs down",
             holder.process,
             namespace::file_of(holder.process).display()
         );

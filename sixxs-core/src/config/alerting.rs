@@ -72,7 +72,7 @@ fn webhook(url: &str) -> Result<Webhook, &'static str> {
         return Err("it is too long");
     }
     if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("there is a space, or something else that has to be escaped by %");
+        return Err("it contains a space, or another character that has to be escaped by %");
     }
     let (tls, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (true, rest),
@@ -82,7 +82,7 @@ fn webhook(url: &str) -> Result<Webhook, &'static str> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, behind) = rest.split_at(end);
     if authority.contains('@') {
-        return Err("there is a user's name in it, which is not supported");
+        return Err("it contains a user name, which is not supported");
     }
     let behind = behind.split_once('#').map_or(behind, |(behind, _)| behind);
     let (host, port) = match authority.rsplit_once(':') {
@@ -96,11 +96,11 @@ fn webhook(url: &str) -> Result<Webhook, &'static str> {
     let of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let is_name = !host.is_empty() && host.bytes().all(of_name);
     if !(is_address || is_name) {
-        return Err("there is no host's name or address in it");
+        return Err("it contains no host name or address");
     }
     let port = match port {
         Some(port) => match port.parse() {
-            Ok(0) | Err(_) => return Err("its port is none"),
+            Ok(0) | Err(_) => return Err("its port is not valid"),
             Ok(port) => port,
         },
         None if tls => 443,

@@ -91,7 +91,7 @@ pub type Taken = BTreeSet<(Prefix, IfName)>;
 
 /// The parameters from a broker contradict the configuration or the host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the broker gives it {address}, which is within {source_of_other} of {other}")]
+#[error("the broker assigns it {address}, which is within {source_of_other} of {other}")]
 pub struct Conflict {
     /// The tunnel.
     pub tunnel: IfName,

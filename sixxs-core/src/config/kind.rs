@@ -138,7 +138,7 @@ impl Fields {
         diagnostics: &mut Diagnostics,
     ) -> Option<Kind> {
         if let Some(kind) = self.kind.as_set() {
-            let message = "expected no kind beside aiccu: the broker says it";
+            let message = "expected no kind together with aiccu: the broker provides it";
             diagnostics.add(&kind.location, message);
         }
         let tls = Tls {

@@ -15,10 +15,10 @@ pub enum Refused {
     #[error("{0} is an uplink; choose another ipv6_interface")]
     Uplink(IfName),
     /// Another tunnel has this routing table.
-    #[error("table {0} is that of {1}")]
+    #[error("table {0} belongs to {1}")]
     Table(TableId, IfName),
     /// The maximum number of tunnels is reached.
-    #[error("there are {TUNNELS} tunnels already, which is the most there can be")]
+    #[error("there are {TUNNELS} tunnels already, which is the maximum")]
     TooMany,
 }
 

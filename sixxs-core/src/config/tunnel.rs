@@ -124,7 +124,7 @@ impl Fields {
             }
             if value.bits() < 16 {
                 let message = format!(
-                    "expected a prefix of 16 bits or more, found {value}: it would catch the packets of others"
+                    "expected a prefix of 16 bits or more, found {value}: it would catch foreign packets"
                 );
                 self.diagnostics.add(location, message);
             }
@@ -160,7 +160,7 @@ impl Fields {
         let address = self.addresses.items().first();
         let address = address.map(|address| &address.location);
         for location in address.into_iter().chain(self.peer.location()) {
-            let message = "expected none beside aiccu: the broker says it";
+            let message = "expected none together with aiccu: the broker provides it";
             self.diagnostics.add(location, message);
         }
     }
@@ -181,7 +181,7 @@ impl Fields {
                 false => format!("{expected}, found an empty list"),
             }
         } else if kind.is_some_and(is_native) {
-            "missing; expected the address of our end of the tunnel".to_owned()
+            "missing; expected the address of this end of the tunnel".to_owned()
         } else {
             return;
         };
@@ -194,8 +194,8 @@ impl Fields {
         for Located { value, location } in self.addresses.items() {
             if !InterfaceAddress::TUNNEL_BITS.contains(&value.bits) {
                 let message = format!(
-                    "expected a length of 64 to 128, found {}/{}: destinations within it would be led into \
-                     the tunnel, those of others too; what the broker routes to you goes under prefixes",
+                    "expected a length of 64 to 128, found {}/{}: destinations within it would be routed into \
+                     the tunnel, also those of other hosts; networks that the broker routes to you go under prefixes",
                     value.address, value.bits
                 );
                 self.diagnostics.add(location, message);

@@ -46,8 +46,8 @@ pub(super) fn findings(brokers: &Brokers) -> Vec<Finding> {
                 "clock",
                 Verdict::Bad,
                 format!(
-                    "{count} datagrams of {tunnel}'s broker were refused for their time: its clock and \
-                     ours are more than 120 s apart"
+                    "{count} datagrams of {tunnel}'s broker were refused because of their time: its clock \
+                     and this host's are more than 120 s apart"
                 ),
                 SET,
             ));
@@ -56,7 +56,7 @@ pub(super) fn findings(brokers: &Brokers) -> Vec<Finding> {
             findings.push(Finding::not(
                 "clock",
                 Verdict::Note,
-                "nothing keeps the clock right, and brokers refuse what is more than 120 s off",
+                "the clock is not synchronised, and brokers refuse datagrams that are more than 120 s off",
                 SET,
             ));
         }
@@ -67,15 +67,15 @@ pub(super) fn findings(brokers: &Brokers) -> Vec<Finding> {
             findings.push(Finding::not(
                 "connects",
                 Verdict::Bad,
-                format!("{name} refuses us until {until}: it was connected to too often"),
-                "wait; stop whatever else connects to it",
+                format!("{name} refuses this host until {until}: too many connects"),
+                "wait; stop other programs that connect to it",
             ));
         } else if !standing.has_slot {
             findings.push(Finding::not(
                 "connects",
                 Verdict::Note,
-                format!("no connect to {name} is left for now"),
-                "wait; sixxs status says for how long",
+                format!("no connect to {name} is left at the moment"),
+                "wait; sixxs status shows for how long",
             ));
         }
     }

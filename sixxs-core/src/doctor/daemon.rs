@@ -55,7 +55,7 @@ pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Fi
         findings.push(Finding::not(
             "group",
             Verdict::Note,
-            format!("there is no group {group}: only root may ask the daemon"),
+            format!("there is no group {group}: only root may query the daemon"),
             format!("groupadd --system {group}, then restart the daemon"),
         ));
     }
@@ -64,11 +64,18 @@ pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Fi
             "daemon",
             Verdict::Bad,
             format!(
-                "process {process} is a daemon of another run directory: both change the same rules"
+                "process {process} is a daemon with another run directory: both change the same rules"
             ),
             format!("kill {process}"),
         ));
     }
+    findings.extend(reported(daemon, run));
+    findings
+}
+
+/// What the daemon reports; or the reason why it reports nothing. `run` is the command that starts it.
+fn reported(daemon: &Daemon, run: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
     match &daemon.problems {
         _ if daemon.silent.is_some() || daemon.not_asked.is_some() => {
             let fix = "systemctl restart sixxs";
@@ -91,7 +98,7 @@ pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Fi
         None => findings.push(Finding::not(
             "daemon",
             Verdict::Note,
-            "no daemon runs; what it put in place before still holds",
+            "no daemon runs; its rules, routes and programs are still in place",
             run,
         )),
         Some(problems) if problems.is_empty() => {
@@ -111,13 +118,14 @@ pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Fi
 fn not_writable(found: &NotWritable) -> Finding {
     let NotWritable { directory, why } = found;
     let bad = |why: String, fix: String| {
-        let detail =
-            format!("{directory} cannot be written to: {why}; no broker is connected to without");
+        let detail = format!(
+            "{directory} cannot be written to: {why}; without it, no connect to a broker is made"
+        );
         Finding::not("state", Verdict::Bad, detail, fix)
     };
     match why {
         WhyNot::ReadOnly(mounted) => bad(
-            format!("what is mounted on {mounted} is read-only"),
+            format!("the file system on {mounted} is read-only"),
             format!("mount -o remount,rw {mounted}; or --state-dir DIR"),
         ),
         WhyNot::InTheWay(file) => bad(
@@ -131,7 +139,7 @@ fn not_writable(found: &NotWritable) -> Finding {
         WhyNot::NotAsked => Finding::not(
             "state",
             Verdict::Note,
-            format!("not found out whether {directory} can be written to"),
+            format!("cannot determine whether {directory} can be written to"),
             "run it as root",
         ),
     }

@@ -97,11 +97,11 @@ fn not_listed(not_listed: &NotListed) -> Finding {
     let NotListed { asked, why } = not_listed;
     let (detail, fix) = match why {
         Some(why) => (
-            format!("packet filters were not looked at: {why}"),
-            format!("run it as root; it asks {asked}"),
+            format!("packet filters were not checked: {why}"),
+            format!("run it as root; it runs {asked}"),
         ),
         None => (
-            format!("packet filters of ip6tables were not looked at: there is no {asked}"),
+            format!("packet filters of ip6tables were not checked: there is no {asked}"),
             "apt-get install iptables".to_owned(),
         ),
     };
@@ -120,14 +120,14 @@ fn of_tunnels(hit: &Hit<'_>) -> Option<Finding> {
         (all, []) => (
             Verdict::Note,
             format!(
-                "would drop what comes in by {} as soon as our rules are missing",
+                "would drop packets that arrive by {} as soon as the rules of sixxs are missing",
                 names(all)
             ),
         ),
         (_, cut_off) => (
             Verdict::Bad,
             format!(
-                "drops what comes in by {}, since no rule leads the answers there",
+                "drops packets that arrive by {}, since no rule routes the answers there",
                 names(cut_off)
             ),
         ),
@@ -167,7 +167,7 @@ fn of_uplinks(hit: &Hit<'_>) -> Option<Finding> {
 
 fn drops_answers(uplinks: &[&str]) -> String {
     format!(
-        "drops answers to sockets that are bound to {} and have a tunnel's address, since they come in there",
+        "drops answers to sockets that are bound to {} and have a tunnel's address, since they arrive there",
         uplinks.join(" and ")
     )
 }
@@ -225,18 +225,18 @@ mod tests {
             (
                 "sixxs*",
                 Verdict::Bad,
-                "drops what comes in by sixxs0, since no rule leads the answers there",
+                "drops packets that arrive by sixxs0, since no rule routes the answers there",
             ),
             (
                 "sixxs1",
                 Verdict::Note,
-                "would drop what comes in by sixxs1 as soon as our rules are missing",
+                "would drop packets that arrive by sixxs1 as soon as the rules of sixxs are missing",
             ),
             (
                 "net0",
                 Verdict::Note,
                 "drops answers to sockets that are bound to net0 and have a tunnel's address, since \
-                 they come in there",
+                 they arrive there",
             ),
         ] {
             let expected = (verdict, format!("{place} {detail}"));

@@ -61,8 +61,19 @@ pub struct Refused {
 }
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
+    let mut findings = vec![kernel(&host.release)];
+    findings.extend(routing(host));
+    findings.extend(programs(host));
+    if host.bpffs {
+        findings.extend(pins(&host.pins));
+    }
+    findings.extend(carriers(host));
+    findings
+}
+
+/// IPv6, and its rules and routes.
+fn routing(host: &Host) -> Vec<Finding> {
     let mut findings = vec![
-        kernel(&host.release),
         has(
             "ipv6",
             Some(host.ipv6),
@@ -87,12 +98,17 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
             "rule_mode = \"rules\", or a kernel with CONFIG_IPV6_SUBTREES",
         ));
     }
-    findings.extend([
+    findings
+}
+
+/// Programs, and the file system for their pins.
+fn programs(host: &Host) -> [Finding; 2] {
+    [
         has(
             "programs",
             host.programs,
-            "the kernel takes programs for traffic control",
-            "the kernel takes no programs for traffic control",
+            "the kernel accepts programs for traffic control",
+            "the kernel accepts no programs for traffic control",
             "a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF; in a \
              container, the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
         ),
@@ -103,10 +119,12 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
             "there is no file system for BPF",
             "a kernel with CONFIG_BPF_SYSCALL",
         ),
-    ]);
-    if host.bpffs {
-        findings.extend(pins(&host.pins));
-    }
+    ]
+}
+
+/// Carriers of native tunnels.
+fn carriers(host: &Host) -> Vec<Finding> {
+    let mut findings = Vec::new();
     if let Some(tun) = host.tun {
         findings.push(has(
             "tun",
@@ -130,52 +148,17 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
 fn pins(pins: &Pins) -> Vec<Finding> {
     let directory = &pins.directory;
     let mut findings = Vec::new();
-    if !pins.mounted && pins.mountable.is_none() {
-        findings.push(Finding::not(
-            "pins",
-            Verdict::Note,
-            format!("not found out whether {directory} is on a bpffs"),
-            "run it as root",
-        ));
-    } else if !pins.mounted && pins.mountable == Some(false) {
-        findings.push(Finding::not(
-            "pins",
-            Verdict::Bad,
-            format!("{directory} is on no bpffs, and this process may not mount one"),
-            format!(
-                "mkdir -p {0}; mount -t bpf bpf {0}; or run it with CAP_SYS_ADMIN",
-                pins.mount_point
-            ),
-        ));
-    } else if !pins.mounted && pins.refused.is_none() {
-        findings.push(Finding::good(
-            "pins",
-            format!("{directory} is on no bpffs yet: sixxs run mounts one"),
-        ));
+    if !pins.mounted {
+        findings.extend(not_mounted(pins));
     }
-    if let Some(refused) = &pins.refused {
-        let cure = match &refused.read_only {
-            Some(mount) => format!("mount -o remount,rw {mount}"),
-            None => {
-                "have it a directory that root may write to; or choose another --pin-dir".into()
-            }
-        };
-        findings.push(Finding::not(
-            "pins",
-            Verdict::Bad,
-            format!(
-                "nothing can be pinned in {directory}: {}; programs end with the daemon",
-                refused.why
-            ),
-            format!("{cure}; for good, start the daemon again"),
-        ));
-    }
+    let refused = pins.refused.as_ref();
+    findings.extend(refused.map(|refused| not_pinned(directory, refused)));
     if !pins.strange.is_empty() {
         findings.push(Finding::not(
             "pins",
             Verdict::Note,
             format!(
-                "others pinned something in the places of our maps: {}",
+                "other software pinned something in the places of the maps of sixxs: {}",
                 pins.strange.join(", ")
             ),
             "sixxs run moves it out of the way",
@@ -186,13 +169,56 @@ fn pins(pins: &Pins) -> Vec<Finding> {
             "pins",
             Verdict::Note,
             format!(
-                "another version left {} in {directory}: its programs hold until the next start",
+                "another version left {} in {directory}: its programs stay in force until the next start",
                 pins.left.join(", ")
             ),
             "sixxs run takes them over, sixxs down removes them",
         ));
     }
     findings
+}
+
+/// The directory is not on a BPF file system. `None`: another finding has the reason.
+fn not_mounted(pins: &Pins) -> Option<Finding> {
+    let directory = &pins.directory;
+    match pins.mountable {
+        None => Some(Finding::not(
+            "pins",
+            Verdict::Note,
+            format!("cannot determine whether {directory} is on a bpffs"),
+            "run it as root",
+        )),
+        Some(false) => Some(Finding::not(
+            "pins",
+            Verdict::Bad,
+            format!("{directory} is not on a bpffs, and this process may not mount one"),
+            format!(
+                "mkdir -p {0}; mount -t bpf bpf {0}; or run it with CAP_SYS_ADMIN",
+                pins.mount_point
+            ),
+        )),
+        Some(true) if pins.refused.is_none() => Some(Finding::good(
+            "pins",
+            format!("{directory} is not on a bpffs yet: sixxs run mounts one"),
+        )),
+        Some(true) => None,
+    }
+}
+
+fn not_pinned(directory: &str, refused: &Refused) -> Finding {
+    let cure = match &refused.read_only {
+        Some(mount) => format!("mount -o remount,rw {mount}"),
+        None => "make it a directory that root may write to; or choose another --pin-dir".into(),
+    };
+    Finding::not(
+        "pins",
+        Verdict::Bad,
+        format!(
+            "nothing can be pinned in {directory}: {}; programs end with the daemon",
+            refused.why
+        ),
+        format!("{cure}; for good, start the daemon again"),
+    )
 }
 
 fn kernel(release: &str) -> Finding {
@@ -211,7 +237,7 @@ fn kernel(release: &str) -> Finding {
         None => Finding::not(
             "kernel",
             Verdict::Note,
-            format!("Linux {release:?}: what that is, nobody knows"),
+            format!("Linux {release:?}: unknown version"),
             "none known",
         ),
     }
@@ -228,7 +254,7 @@ pub fn too_old(release: &str) -> Option<String> {
 fn old(release: &str) -> String {
     let (major, minor) = OLDEST;
     format!(
-        "Linux {release} is older than {major}.{minor}, the oldest that sixxs is tried on: if its \
+        "Linux {release} is older than {major}.{minor}, the oldest that sixxs is tested on: if its \
          programs are refused, that is why"
     )
 }

@@ -30,7 +30,7 @@ fn network_manager(managed: &[String]) -> Finding {
     if managed.is_empty() {
         return Finding::good(
             "NetworkManager",
-            "NetworkManager runs, and was told to leave the tunnels alone",
+            "NetworkManager runs, and is configured to leave the tunnels alone",
         );
     }
     let names: Vec<_> = managed
@@ -41,8 +41,8 @@ fn network_manager(managed: &[String]) -> Finding {
         "NetworkManager",
         Verdict::Note,
         format!(
-            "NetworkManager runs; it leaves our rules alone, and takes routes and addresses from \
-             interfaces that it manages, which {} may become",
+            "NetworkManager runs; it leaves the rules of sixxs alone, and removes routes and \
+             addresses from interfaces that it manages, which {} may become",
             managed.join(" and ")
         ),
         format!(
@@ -62,7 +62,7 @@ fn networkd(networkd: Networkd) -> Finding {
         (false, false) => {
             return Finding::good(
                 "networkd",
-                "systemd-networkd runs, and leaves others' rules and routes alone",
+                "systemd-networkd runs, and leaves foreign rules and routes alone",
             );
         }
         (true, true) => "rules and routes",
@@ -73,8 +73,8 @@ fn networkd(networkd: Networkd) -> Finding {
         "networkd",
         Verdict::Bad,
         format!(
-            "systemd-networkd runs, and deletes {what} that it did not make: each time they are put \
-             back"
+            "systemd-networkd runs, and deletes {what} that it did not make: the daemon restores them each \
+             time"
         ),
         "in /etc/systemd/networkd.conf.d/10-sixxs.conf: [Network] ManageForeignRoutingPolicyRules=no \
          and ManageForeignRoutes=no, then restart systemd-networkd",

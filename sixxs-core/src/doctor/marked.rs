@@ -102,11 +102,11 @@ fn finding(marked: &Marked) -> Finding {
     let names: Vec<_> = tunnels.iter().map(|tunnel| &*tunnel.name).collect();
     let fate = match fate {
         Fate::Refused => "refused".to_owned(),
-        Fate::Lost(interface) => format!("led to {interface}"),
-        Fate::Redirected => "led elsewhere and redirected".to_owned(),
+        Fate::Lost(interface) => format!("routed to {interface}"),
+        Fate::Redirected => "routed elsewhere and redirected".to_owned(),
     };
     let detail = format!(
-        "packets of {} that somebody marks are {fate} by a rule before ours: {}: {rule}",
+        "packets of {} with a mark are {fate} by a rule before ours: {}: {rule}",
         names.join(", "),
         rule.priority
     );
@@ -212,13 +212,13 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(
             found[0].0,
-            "packets of sixxs0, sixxs1 that somebody marks are refused by a rule before ours: 100: from all fwmark 0x7 unreachable"
+            "packets of sixxs0, sixxs1 with a mark are refused by a rule before ours: 100: from all fwmark 0x7 unreachable"
         );
         assert!(found[0].1.starts_with(
             "ip -6 rule add from 2001:db8:a::2 fwmark 0x7 lookup 200 priority 99 && \
              ip -6 rule add from 2001:db8:b::2 fwmark 0x7 lookup 201 priority 99; or move it behind ours: "
         ));
-        assert!(found[1].0.contains("led to net1"));
+        assert!(found[1].0.contains("routed to net1"));
         // No priority is free before it.
         assert!(found[1].1.starts_with("ip -6 rule del"));
     }

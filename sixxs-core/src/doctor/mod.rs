@@ -137,7 +137,7 @@ fn configuration(why: &Configuration, daemon: &daemon::Daemon) -> Finding {
                 Verdict::Bad
             },
             format!("there is no {file}"),
-            "--config FILE, or write it: docs/reference.md has every key; only sixxs aiccu does without",
+            "--config FILE, or write it: docs/reference.md has every key; only sixxs aiccu runs without one",
         ),
         Configuration::NotPermitted(file) => (
             Verdict::Note,
@@ -160,7 +160,7 @@ fn has(about: &'static str, there: Option<bool>, good: &str, bad: &str, fix: &st
         None => Finding::not(
             about,
             Verdict::Note,
-            format!("not found out whether {good}"),
+            format!("cannot determine whether {good}"),
             "run it as root",
         ),
     }

@@ -22,7 +22,7 @@ pub(super) fn findings(paths: &[Path]) -> impl Iterator<Item = Finding> {
         Finding::not(
             "mtu",
             Verdict::Bad,
-            format!("{tunnel} has an MTU of {mtu} bytes, and packets of more than {fits} are lost on the way"),
+            format!("{tunnel} has an MTU of {mtu} bytes, and packets of more than {fits} are lost in transit"),
             if *fits >= 1280 {
                 format!("mtu = {fits} for {tunnel}; and at the broker")
             } else {

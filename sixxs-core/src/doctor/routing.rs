@@ -87,7 +87,7 @@ pub(super) fn findings(routing: &RoutingFacts) -> Vec<Finding> {
         findings.push(Finding::not(
             "uplink",
             Verdict::Bad,
-            "no route in any table leads to the world: there is nowhere to catch leaks",
+            "no route in any table leads to the internet: there is nowhere to catch leaks",
             "add a default route; or name the uplinks in the configuration, by the key `uplinks`",
         ));
     }
@@ -102,7 +102,7 @@ pub(super) fn findings(routing: &RoutingFacts) -> Vec<Finding> {
             "uplink",
             Verdict::Bad,
             format!(
-                "{name} is an exit (a route leads to the world there) and is not among the uplinks: leaks \
+                "{name} is an exit (a route leads to the internet there) and is not among the uplinks: leaks \
                  there are not watched, and pass"
             ),
             format!(
@@ -118,8 +118,8 @@ pub(super) fn findings(routing: &RoutingFacts) -> Vec<Finding> {
         Finding::not(
             "program",
             Verdict::Bad,
-            format!("{name} has no program of ours: what leaks there passes"),
-            "sixxs run; where it runs, sixxs status says why",
+            format!("{name} has no program of sixxs: leaks there pass"),
+            "sixxs run; if it runs already, sixxs status shows why",
         )
     }));
     findings.extend(routing.before_ours.iter().map(|before| {
@@ -132,8 +132,8 @@ pub(super) fn findings(routing: &RoutingFacts) -> Vec<Finding> {
             "program order",
             Verdict::Bad,
             format!(
-                "{what} sees what leaves by {interface} before our program does: where it ends the \
-                 matter, leaks are not seen"
+                "{what} gets the packets that leave by {interface} before the program of sixxs does: \
+                 where it decides about them, leaks are not detected"
             ),
             fix,
         )
@@ -152,7 +152,7 @@ fn shadow(shadow: &Shadow) -> Finding {
         "shadowed",
         Verdict::Bad,
         format!(
-            "packets of {tunnel} from {source} are led elsewhere by a rule before ours: {}: {rule}",
+            "packets of {tunnel} from {source} are routed elsewhere by a rule before ours: {}: {rule}",
             rule.priority
         ),
         rule.cures(),
@@ -170,17 +170,19 @@ fn address(address: &Address) -> Finding {
     let (verdict, detail, fix) = match ailment {
         Ailment::Nowhere => (
             Verdict::Bad,
-            format!("no interface has {address}, which is {tunnel}'s: nobody answers for it"),
+            format!("no interface has {address} of {tunnel}: this host does not answer for it"),
             add,
         ),
         Ailment::Duplicate => (
             Verdict::Bad,
-            format!("{address} of {tunnel} is not in use: somebody else on the link has it, too"),
+            format!("{address} of {tunnel} is not in use: another host on the link has it, too"),
             format!("ip -6 address del {address}/{bits} dev {tunnel}; {add}"),
         ),
         Ailment::Tentative => (
             Verdict::Note,
-            format!("{address} of {tunnel} is not in use yet: it is being looked for on the link"),
+            format!(
+                "{address} of {tunnel} is not in use yet: duplicate address detection has not ended"
+            ),
             add,
         ),
     };

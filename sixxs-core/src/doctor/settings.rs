@@ -112,8 +112,8 @@ fn uplink(uplink: &Uplink) -> Option<Finding> {
             "accept_ra",
             Verdict::Bad,
             format!(
-                "{name} has no default route that lasts, and while this host forwards, none is taken \
-                 from routers there"
+                "{name} has no permanent default route, and while this host forwards, it accepts none from \
+                 routers there"
             ),
             format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", key(name)),
         )
@@ -127,7 +127,7 @@ fn icmp(icmp: &Icmp) -> Vec<Finding> {
         findings.push(Finding::not(
             "echo",
             Verdict::Bad,
-            "this host answers no ping: a broker takes its tunnels for dead",
+            "this host answers no ping: a broker considers its tunnels down",
             "sysctl -w net.ipv6.icmp.echo_ignore_all=0",
         ));
     }
@@ -140,7 +140,7 @@ fn icmp(icmp: &Icmp) -> Vec<Finding> {
         (
             ECHO_REPLY,
             "answers to pings",
-            "a broker may take its tunnels for dead",
+            "a broker may consider its tunnels down",
         ),
         (
             PACKET_TOO_BIG,
@@ -162,7 +162,7 @@ fn icmp(icmp: &Icmp) -> Vec<Finding> {
             "icmp rate",
             Verdict::Note,
             format!(
-                "errors are sent once in {rate} ms at most: who asks for what is unreachable waits for a \
+                "errors are sent once in {rate} ms at most: clients of unreachable destinations wait for a \
                  time-out"
             ),
             format!("sysctl -w net.ipv6.icmp.ratelimit={USUAL_RATE_MS}"),
@@ -183,7 +183,7 @@ fn outer(outer: &Outer) -> Option<Finding> {
             "rp_filter",
             Verdict::Bad,
             format!(
-                "what the broker of {tunnel} sends comes in by {comes_by}, and is dropped there, since \
+                "packets of the broker of {tunnel} arrive by {comes_by}, and are dropped there, since \
                  the route to the broker leads out of {leaves_by}"
             ),
             // The larger of both values counts: 2 (loose) for the interface is more than 1 for all.

@@ -92,12 +92,12 @@ pub(super) fn findings(sockets: &Sockets) -> Vec<Finding> {
         "udp services",
         Verdict::Note,
         format!(
-            "UDP services listen on [::]: {}. One that does not ask for each packet's destination \
-             (IPV6_RECVPKTINFO) answers from an address of {uplink}, and a client that asked {address} drops that",
+            "UDP services listen on [::]: {}. One that does not request each packet's destination \
+             (IPV6_RECVPKTINFO) answers from an address of {uplink}, and a client that queried {address} drops that",
             names.join(", ")
         ),
         format!(
-            "ask it from outside at {address} and look for answers at the uplink: tcpdump -ni {uplink} \
+            "query it from outside at {address} and look for answers at the uplink: tcpdump -ni {uplink} \
              'ip6 and udp src port {}'; if there are any, have it listen on {address} itself",
             first.port
         ),

@@ -126,69 +126,62 @@ impl fmt::Display for Endpoint {
 
 /// Finds the reason why a packet leaves by the wrong interface.
 #[must_use]
-pub fn cause(circumstances: &LeakFacts) -> Cause {
-    let LeakFacts {
-        tunnel,
-        bound_to,
-        forwarded_from,
-        wanted,
-        daemon,
-        rule,
-        rule_in_place,
-        route_in_place,
-        is_own_address,
-        without_address,
-        before,
-    } = circumstances;
-    let shadowed = |wanted: Match| {
-        let (rule, how) = before.as_ref()?;
-        (*how == wanted).then(|| Cause::Shadowed {
-            rule: rule.clone(),
-            certain: *how == Match::Yes,
-        })
-    };
-    if let Some(interface) = bound_to {
+pub fn cause(facts: &LeakFacts) -> Cause {
+    if let Some(interface) = &facts.bound_to {
         let interface = interface.clone();
         return Cause::Bound { interface };
     }
     // A forwarded packet has an address of this host as source only if it was translated here.
-    if let (Some(from), true) = (forwarded_from, is_own_address) {
+    if let (Some(from), true) = (&facts.forwarded_from, facts.is_own_address) {
         return Cause::Translated {
             from: from.clone(),
-            tunnel: tunnel.clone(),
-            table: rule.table,
+            tunnel: facts.tunnel.clone(),
+            table: facts.rule.table,
         };
     }
-    if !wanted {
-        let tunnel = tunnel.clone();
+    if !facts.wanted {
+        let tunnel = facts.tunnel.clone();
         return Cause::Stopped { tunnel };
     }
-    if let Some(shadowed) = shadowed(Match::Yes) {
-        return shadowed;
+    // A rule that may match is less probable as the cause than a missing rule or route.
+    let shadowed_or_missing = shadowed(facts, Match::Yes)
+        .or_else(|| missing(facts))
+        .or_else(|| shadowed(facts, Match::Perhaps));
+    if let Some(cause) = shadowed_or_missing {
+        return cause;
     }
-    if !rule_in_place {
-        return Cause::RuleMissing {
-            rule: *rule,
-            daemon: *daemon,
-            forwarded_from: forwarded_from.clone(),
-        };
-    }
-    if !route_in_place {
-        return Cause::RouteMissing {
-            tunnel: tunnel.clone(),
-            table: rule.table,
-            daemon: *daemon,
-        };
-    }
-    if let Some(shadowed) = shadowed(Match::Perhaps) {
-        return shadowed;
-    }
-    match (forwarded_from, without_address) {
+    match (&facts.forwarded_from, &facts.without_address) {
         (None, Some(interface)) => Cause::SourceChosen {
             interface: interface.clone(),
         },
         _ => Cause::NotAsked,
     }
+}
+
+/// A foreign rule before ours that matches the packet like this.
+fn shadowed(facts: &LeakFacts, wanted: Match) -> Option<Cause> {
+    let (rule, how) = facts.before.as_ref()?;
+    (*how == wanted).then(|| Cause::Shadowed {
+        rule: rule.clone(),
+        certain: *how == Match::Yes,
+    })
+}
+
+/// Our rule, or our route.
+fn missing(facts: &LeakFacts) -> Option<Cause> {
+    let rule = facts.rule;
+    if !facts.rule_in_place {
+        return Some(Cause::RuleMissing {
+            rule,
+            daemon: facts.daemon,
+            forwarded_from: facts.forwarded_from.clone(),
+        });
+    }
+    (!facts.route_in_place).then(|| Cause::RouteMissing {
+        tunnel: facts.tunnel.clone(),
+        table: rule.table,
+        daemon: facts.daemon,
+    })
 }
 
 impl Cause {
@@ -213,14 +206,14 @@ impl Cause {
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
-            Self::Bound { interface } => {
-                format!("the socket is bound to {interface}, and so is never led to the tunnel")
-            }
+            Self::Bound { interface } => format!(
+                "the socket is bound to {interface}, and its packets are never routed to the tunnel"
+            ),
             Self::Stopped { tunnel } => format!("{tunnel} is stopped, and its rules are gone"),
             Self::Shadowed { rule, certain } => {
-                let leads = if *certain { "leads" } else { "may lead" };
+                let routes = if *certain { "routes" } else { "may route" };
                 format!(
-                    "a rule of others comes before ours and {leads} it elsewhere: {}: {rule}",
+                    "a foreign rule comes before ours and {routes} it elsewhere: {}: {rule}",
                     rule.priority
                 )
             }
@@ -230,12 +223,12 @@ impl Cause {
                 daemon,
             } => {
                 let forwarded = forwarded_from.as_ref().map_or(String::new(), |from| {
-                    format!(" for what comes in by {from}")
+                    format!(" for packets that arrive by {from}")
                 });
                 let Rule { from, table, .. } = rule;
                 format!(
                     "the rule from {from} to table {table}{forwarded} is missing{}",
-                    nobody_puts_it_back(*daemon)
+                    not_restored(*daemon)
                 )
             }
             Self::RouteMissing {
@@ -244,11 +237,11 @@ impl Cause {
                 daemon,
             } => format!(
                 "table {table} has no route through {tunnel}{}",
-                nobody_puts_it_back(*daemon)
+                not_restored(*daemon)
             ),
             Self::Translated { from, .. } => format!(
-                "it came in by {from} with another source, by which its route was chosen; NAT put the \
-                 tunnel's address there afterwards"
+                "it arrived by {from} with another source, by which its route was chosen; NAT put the tunnel's \
+                 address there afterwards"
             ),
             Self::SourceChosen { interface } => format!(
                 "the socket has no address, and {interface} has no global one: the kernel chose the route first, \
@@ -257,16 +250,16 @@ impl Cause {
             Self::PutBack { by } => {
                 let by = by
                     .as_ref()
-                    .map_or(String::new(), |by| format!(", taken away by {by}"));
-                format!("its rule or route was missing a moment ago{by}, and has been put back")
+                    .map_or(String::new(), |by| format!(", removed by {by}"));
+                format!("its rule or route was missing a moment ago{by}, and has been restored")
             }
             Self::Recursion { tunnel, endpoint } => format!(
-                "they are the outer packets of a tunnel, to {endpoint}, and have an address of {tunnel}: put into \
-                 {tunnel} they would come back, each time longer"
+                "they are the outer packets of a tunnel, to {endpoint}, and have an address of {tunnel}: redirected \
+                 into {tunnel} they would come back, each time longer"
             ),
             Self::NotAsked => {
-                "the rules are in place and were not asked: they were put back since, or \
-                               the sender chose the interface packet by packet"
+                "the rules are in place and were not consulted: they were restored since, or the \
+                               sender chose the interface packet by packet"
                     .to_owned()
             }
         }
@@ -293,7 +286,7 @@ impl Cause {
                 tunnel,
                 table,
             } => format!(
-                "lead replies by the mark of their connection: nft add table inet sixxs-nat; \
+                "route replies by the mark of their connection: nft add table inet sixxs-nat; \
                  nft add chain inet sixxs-nat in '{{ type filter hook prerouting priority mangle; }}'; \
                  nft add rule inet sixxs-nat in iifname {tunnel} ct mark set {table}; \
                  nft add rule inet sixxs-nat in iifname {from} meta mark set ct mark; \
@@ -315,12 +308,12 @@ impl Cause {
                 rule.from, rule.table, rule.priority
             ),
             Self::RouteMissing { .. } => {
-                "sixxs plan shows the route; sixxs status what is in its way".to_owned()
+                "sixxs plan shows the route; sixxs status shows what prevents it".to_owned()
             }
             Self::PutBack { by: Some(by) } => {
                 format!("have {by} leave rules and routes of protocol {PROTOCOL} alone")
             }
-            Self::PutBack { by: None } => "sixxs alerts says what was put back".to_owned(),
+            Self::PutBack { by: None } => "sixxs alerts lists what was restored".to_owned(),
             Self::Recursion { endpoint, .. } => {
                 let to = endpoint.address;
                 format!(
@@ -329,15 +322,16 @@ impl Cause {
                 )
             }
             Self::NotAsked => {
-                "sixxs alerts --follow: corrections there say who takes rules away".to_owned()
+                "sixxs alerts --follow: corrections there name the process that removes rules"
+                    .to_owned()
             }
         }
     }
 }
 
-fn nobody_puts_it_back(daemon: Option<bool>) -> &'static str {
+fn not_restored(daemon: Option<bool>) -> &'static str {
     match daemon {
-        Some(false) => ", and no daemon runs that would put it back",
+        Some(false) => ", and no daemon runs that would restore it",
         Some(true) | None => "",
     }
 }
@@ -390,16 +384,16 @@ mod tests {
     fn every_cause_has_a_sentence_and_a_cure() {
         type Set = fn(&mut LeakFacts);
         let cases: [(&str, &str, &str, Set); 12] = [
-            ("not_asked", "were not asked", "alerts", |_| {}),
-            ("translated", "came in by br0 with another source", "nft add rule inet sixxs-nat in iifname sixxs0 ct mark set 200", |c| c.forwarded_from = Some("br0".into())),
+            ("not_asked", "were not consulted", "alerts", |_| {}),
+            ("translated", "arrived by br0 with another source", "nft add rule inet sixxs-nat in iifname sixxs0 ct mark set 200", |c| c.forwarded_from = Some("br0".into())),
             ("source_chosen", "net0 has no global one", "give net0 a global address", |c| c.without_address = Some("net0".into())),
             ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
             ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
-            ("shadowed", "leads it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
-            ("shadowed", "may lead", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
+            ("shadowed", "routes it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
+            ("shadowed", "may route", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
             ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
-            ("rule_missing", "comes in by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
+            ("rule_missing", "arrive by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
             ("route_missing", "table 200 has no route through sixxs0", "sixxs plan", |c| c.route_in_place = false),
             // A possible cause is reported only if there is no certain one.
             ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),

@@ -112,11 +112,14 @@ impl Outcome {
     }
 }
 
+/// An examined object, and its result.
+type Step = (&'static str, String);
+
 /// The whole explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// The examined objects and their results.
-    pub steps: Vec<(&'static str, String)>,
+    pub steps: Vec<Step>,
     /// The result for the packet.
     pub outcome: Outcome,
     /// The result as a sentence.
@@ -135,50 +138,9 @@ const SHOWN: usize = 20;
 #[must_use]
 pub fn explain(facts: &Facts) -> Explanation {
     let mut steps = vec![("source", source(facts))];
-    let found = match &facts.way {
-        Way::Out(route) => Some((route.table, route.destination.bits())),
-        Way::Here(table) => Some((*table, 128)),
-        Way::Refused(_) => None,
-    };
-    let met = rules::met(&facts.rules, &facts.packet, found);
-    let more = met.len().saturating_sub(SHOWN);
-    for (rule, met) in met.into_iter().take(SHOWN) {
-        let what = match met {
-            Met::Taken => "taken",
-            // The kernel reports only the route that it chose from a table, and it reports no route that
-            // refuses.
-            Met::Passed if found.is_none() => "nothing there for it, or a route that refuses it",
-            Met::Passed => "nothing there for it",
-        };
-        steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
-    }
-    if more > 0 {
-        steps.push(("rule", format!("and {more} more")));
-    }
-    let (outcome, sentence) = match &facts.way {
-        Way::Refused(error) => {
-            steps.push(("route", format!("none: {error}")));
-            (Outcome::Refused, refused(facts, error))
-        }
-        Way::Here(_) => {
-            steps.push(("route", "local: the destination is this host's".to_owned()));
-            (Outcome::Stays, "stays on this host".to_owned())
-        }
-        Way::Out(route) => {
-            steps.push(("route", described(route)));
-            steps.push(("program", program(facts, &route.interface)));
-            if let Some(bytes) = facts.bytes {
-                let mtu = route.mtu;
-                let fits = if bytes <= mtu.0 {
-                    "fits"
-                } else {
-                    "does not fit"
-                };
-                steps.push(("size", format!("{bytes} bytes: {fits} {mtu}")));
-            }
-            out(facts, route)
-        }
-    };
+    steps.extend(rule_steps(facts));
+    let (route_steps, outcome, sentence) = route(facts);
+    steps.extend(route_steps);
     let recursion = recursion(facts);
     let (outcome, sentence) = match &recursion {
         Some(_) => (Outcome::Dropped, DROPPED.to_owned()),
@@ -202,6 +164,62 @@ pub fn explain(facts: &Facts) -> Explanation {
         sentence,
         cause,
     }
+}
+
+/// The rules that the packet matches, and their results.
+fn rule_steps(facts: &Facts) -> Vec<Step> {
+    let found = match &facts.way {
+        Way::Out(route) => Some((route.table, route.destination.bits())),
+        Way::Here(table) => Some((*table, 128)),
+        Way::Refused(_) => None,
+    };
+    let met = rules::met(&facts.rules, &facts.packet, found);
+    let more = met.len().saturating_sub(SHOWN);
+    let mut steps = Vec::new();
+    for (rule, met) in met.into_iter().take(SHOWN) {
+        let what = match met {
+            Met::Taken => "taken",
+            // The kernel reports only the route that it chose from a table, and it reports no route that
+            // refuses.
+            Met::Passed if found.is_none() => "no route for it there, or a route that refuses it",
+            Met::Passed => "no route for it there",
+        };
+        steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
+    }
+    if more > 0 {
+        steps.push(("rule", format!("and {more} more")));
+    }
+    steps
+}
+
+/// The route, the program and the size, with the result for the packet and its sentence.
+fn route(facts: &Facts) -> (Vec<Step>, Outcome, String) {
+    let route = match &facts.way {
+        Way::Refused(error) => {
+            let steps = vec![("route", format!("none: {error}"))];
+            return (steps, Outcome::Refused, refused(facts, error));
+        }
+        Way::Here(_) => {
+            let steps = vec![("route", "local: the destination is this host's".to_owned())];
+            return (steps, Outcome::Stays, "stays on this host".to_owned());
+        }
+        Way::Out(route) => route,
+    };
+    let mut steps = vec![
+        ("route", described(route)),
+        ("program", program(facts, &route.interface)),
+    ];
+    if let Some(bytes) = facts.bytes {
+        let mtu = route.mtu;
+        let fits = if bytes <= mtu.0 {
+            "fits"
+        } else {
+            "does not fit"
+        };
+        steps.push(("size", format!("{bytes} bytes: {fits} {mtu}")));
+    }
+    let (outcome, sentence) = out(facts, route);
+    (steps, outcome, sentence)
 }
 
 /// The cause, if the program treats packets like this one as outer packets of the tunnel.
@@ -255,24 +273,24 @@ fn described(route: &Route) -> String {
 
 fn program(facts: &Facts, interface: &IfName) -> String {
     let decided = match &facts.program {
-        Program::None => return format!("none of ours at {interface}"),
-        Program::Unknown(why) => return format!("not found out at {interface}: {why}"),
+        Program::None => return format!("no sixxs program at {interface}"),
+        Program::Unknown(why) => return format!("unknown at {interface}: {why}"),
         Program::There(decided) => decided,
     };
     let says = match decided.verdict {
-        None => "in no use there, lets everything pass",
-        Some(Verdict::NotOurs) => "of no tunnel, passes",
+        None => "inactive there, lets everything pass",
+        Some(Verdict::NotOurs) => "no tunnel's source, passes",
         Some(Verdict::Exempt) => "may leave here, passes",
         Some(Verdict::Own) => "the tunnel's own, passes",
         Some(Verdict::Stray) => "a stray, passes",
-        Some(Verdict::Loop) => "would come back, dropped",
+        Some(Verdict::Loop) => "would be routed back, dropped",
         Some(Verdict::OtherProtocol | Verdict::Unparsed) => "passes",
         Some(Verdict::Leak(_)) => "a leak",
     };
     let stale = if agrees(facts, decided) {
         ""
     } else {
-        "; its maps are not of this configuration"
+        "; its maps are of another configuration"
     };
     format!("sixxs_egress at {interface}: {says}{stale}")
 }
@@ -293,7 +311,7 @@ fn agrees(facts: &Facts, decided: &Decided) -> bool {
 fn refused(facts: &Facts, error: &str) -> String {
     match &facts.owner {
         Some((tunnel, _)) if !facts.is_tunnel_up => {
-            format!("goes nowhere: {tunnel} is down, and its packets take no other way ({error})")
+            format!("goes nowhere: {tunnel} is down, and its packets have no other route ({error})")
         }
         _ => format!("goes nowhere: {error}"),
     }
@@ -310,7 +328,7 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
         .map(|bytes| {
             let sender = match &facts.packet.iif {
                 Some(_) => "the sender gets Packet Too Big",
-                None => "it is cut, or the sender gets EMSGSIZE",
+                None => "it is fragmented, or the sender gets EMSGSIZE",
             };
             let mtu = route.mtu;
             (
@@ -329,17 +347,17 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
         Some(Verdict::Loop) => return goes_round(facts, name),
         Some(Verdict::Stray) => {
             let text = format!(
-                "leaves by {name}{via}, and the broker drops it: its source is of no tunnel"
+                "leaves by {name}{via}, and the broker drops it: its source belongs to no tunnel"
             );
             return (Outcome::Leaks, text);
         }
-        _ => format!("leaves by {name}{via}; its source is of no tunnel"),
+        _ => format!("leaves by {name}{via}; its source belongs to no tunnel"),
     };
     too_big.unwrap_or((Outcome::Leaves, leaves))
 }
 
 fn goes_round(facts: &Facts, name: &IfName) -> (Outcome, String) {
-    let round = format!("would leave by {name}, and a tunnel would bring it back");
+    let round = format!("would leave by {name}, and a tunnel would route it back");
     match &facts.program {
         Program::There(decided) if decided.verdict == Some(Verdict::Loop) => {
             (Outcome::Dropped, format!("{round}: the program drops it"))
@@ -379,7 +397,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
     let decision = treated(decided, facts.bytes.unwrap_or_default());
     match decision.treatment {
         Treatment::Redirected => {
-            let text = format!("would leak by {name}, and is put into {tunnel} by the program");
+            let text = format!("would leak by {name}, and the program redirects it into {tunnel}");
             (Outcome::Caught, text)
         }
         Treatment::Dropped => (
@@ -392,7 +410,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
         ),
         Treatment::NoTunnel => (
             Outcome::Dropped,
-            format!("would leak by {name}, and is dropped, as {tunnel} is not there"),
+            format!("would leak by {name}, and is dropped, as {tunnel} does not exist"),
         ),
         Treatment::TooBig | Treatment::Unanswered => {
             let mtu = decision.mtu;

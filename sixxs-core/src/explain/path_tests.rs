@@ -92,17 +92,17 @@ fn every_end() {
     let cases = [
         (Leaves, "leaves by sixxs0 through fe80::1; replies reach", facts("sixxs0", Verdict::Own, Program::None), none),
         (Leaves, "reached without the tunnel", facts("net0", Verdict::Exempt, Program::None), none),
-        (Leaves, "its source is of no tunnel", facts("net0", Verdict::NotOurs, Program::None), none),
+        (Leaves, "its source belongs to no tunnel", facts("net0", Verdict::NotOurs, Program::None), none),
         (Leaks, "the broker drops it", facts("sixxs0", Verdict::Stray, Program::None), none),
         (Dropped, "the program drops it", facts("sixxs0", Verdict::Loop, there(Verdict::Loop, OnLeak::Redirect, 0)), none),
-        (Leaks, "would bring it back", facts("sixxs0", Verdict::Loop, Program::None), none),
+        (Leaks, "would route it back", facts("sixxs0", Verdict::Loop, Program::None), none),
         (TooBig, "EMSGSIZE", facts("sixxs0", Verdict::Own, Program::None), big),
         (Leaks, "would leak by net0: the rule from 2001:db8:a::2", facts("net0", LEAK, Program::None), none),
         (Leaks, "unless a program is there", facts("net0", LEAK, Program::Unknown("not permitted".into())), none),
-        (Caught, "put into sixxs0 by the program: the rule", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), none),
+        (Caught, "program redirects it into sixxs0: the rule", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), none),
         (Dropped, "on_leak", facts("net0", LEAK, there(LEAK, OnLeak::Drop, 7)), none),
         (Leaks, "counted", facts("net0", LEAK, there(LEAK, OnLeak::Observe, 7)), none),
-        (Dropped, "sixxs0 is not there", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 0)), none),
+        (Dropped, "sixxs0 does not exist", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 0)), none),
         (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), big),
         (Leaks, "would leak by net0", facts("net0", LEAK, there(Verdict::NotOurs, OnLeak::Redirect, 7)), none),
         (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.way = Way::Here(TableId(255))),
@@ -191,7 +191,7 @@ fn maps_of_another_configuration_are_told() {
         explain(&facts)
             .steps
             .into_iter()
-            .any(|(_, text)| text.contains("not of this"))
+            .any(|(_, text)| text.contains("of another configuration"))
     };
     // A tunnel's slot is not its position in the configuration.
     assert!(!program(Verdict::Leak(7), "sixxs0"));

@@ -98,7 +98,7 @@ impl fmt::Display for Reason {
             ),
             Self::NoAddress(address) => write!(f, "{address} is not on its interface"),
             Self::MoreAddresses(more) => {
-                write!(f, "{more} more of its addresses are not as they should be")
+                write!(f, "{more} more of its addresses have a fault")
             }
             Self::CoversUplink(name) => write!(
                 f,
@@ -123,14 +123,14 @@ fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match effect.fate {
         ShadowFate::Redirected => write!(
             f,
-            "{rule} leads its packets elsewhere; the program redirects them"
+            "{rule} routes its packets elsewhere; the program redirects them"
         )?,
-        ShadowFate::Lost => write!(f, "{rule} leads its packets elsewhere")?,
+        ShadowFate::Lost => write!(f, "{rule} routes its packets elsewhere")?,
         ShadowFate::Refused => write!(f, "{rule} refuses its packets")?,
     }
     write!(
         f,
-        "; `sixxs doctor` says how to remove that rule or move it behind ours"
+        "; `sixxs doctor` shows how to remove that rule or move it behind ours"
     )
 }
 
@@ -138,17 +138,17 @@ fn leaking(treatment: Treatment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match treatment {
         Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => write!(
             f,
-            "packets of it go to other interfaces; the program redirects them"
+            "its packets go to other interfaces; the program redirects them"
         )?,
         Treatment::Dropped | Treatment::NoTunnel => write!(
             f,
-            "packets of it go to other interfaces; the program drops them (`on_leak`)"
+            "its packets go to other interfaces; the program drops them (`on_leak`)"
         )?,
         Treatment::Recursion => write!(
             f,
             "its outer packets have its own address and would go into it; the program drops them"
         )?,
-        Treatment::Observed => write!(f, "packets of it leave by other interfaces (`on_leak`)")?,
+        Treatment::Observed => write!(f, "its packets leave by other interfaces (`on_leak`)")?,
     }
-    write!(f, "; `sixxs alerts` says whose they are")
+    write!(f, "; `sixxs alerts` names the senders")
 }

@@ -143,7 +143,7 @@ pub enum Problem {
     },
     /// A foreign default route has the same key as ours, or comes before it.
     #[error(
-        "table {table} has a default route with metric {metric} that somebody else made (protocol {protocol}) \
+        "table {table} has a default route with metric {metric} that other software made (protocol {protocol}) \
          and that comes before ours; choose another `table` or remove that route"
     )]
     Occupied {
@@ -390,7 +390,7 @@ impl fmt::Display for Step {
             }
             Self::DeleteRule(ObservedRule::Foreign(position)) => write!(
                 f,
-                "# rule {position} of `ip -6 rule` has protocol {PROTOCOL} and is none of ours as it stands"
+                "# rule {position} of `ip -6 rule` has protocol {PROTOCOL} and was not made like this by sixxs"
             ),
             Self::DeleteRoute(route) => {
                 f.write_str("ip -6 route del ")?;

@@ -129,7 +129,7 @@ impl Attachments {
     ) -> anyhow::Result<Found> {
         // aya attaches by name. If the name belongs to another interface by now, the next round handles it.
         if name_to_index(name.as_str())? != index.0 {
-            bail!("the interface was made anew meanwhile");
+            bail!("the interface was created again meanwhile");
         }
         let place = (index, direction);
         if self.is_in_place(program, place, netlink).await? {
@@ -238,7 +238,7 @@ impl Attachments {
             };
             let path = self.pins.link(place.0, place.1);
             let own = handles.first().context("the link has no handle left")?;
-            let own = own.info().context("ask for a link's number")?.id();
+            let own = own.info().context("query a link's number")?.id();
             let found = tcx::pinned(&path).ok().flatten();
             if path.exists() && found.is_none_or(|found| found.number != own) {
                 files::file(&path)?;
@@ -249,7 +249,7 @@ impl Attachments {
         for (place, path) in restored {
             self.pin_again(place)?;
             told.push(format!(
-                "pin {} again, where something else was",
+                "pin {} again, where another object was",
                 path.display()
             ));
         }

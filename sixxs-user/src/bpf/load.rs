@@ -38,7 +38,7 @@ impl Kernel {
         };
         kernel.unpinned = Some(format!(
             "nothing can be pinned: {refused:#}; programs end with the daemon, and count from zero (`sixxs doctor` \
-             says what to do; then start it again)"
+             shows the fix; then restart it)"
         ));
         Ok((kernel, rings))
     }
@@ -108,7 +108,7 @@ impl Kernel {
         };
         ensure!(
             !pinned.is_empty() || !pins.are_kept(),
-            "the pins were taken away just now"
+            "the pins have just been removed"
         );
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
         let debugging = if debugging {

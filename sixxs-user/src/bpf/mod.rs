@@ -151,7 +151,7 @@ impl Kernel {
         if synced.failures.is_empty()
             && let Err(error) = self.carry()
         {
-            let failure = format!("take over what was counted: {error:#}");
+            let failure = format!("take over the counters: {error:#}");
             synced.failures.push(failure);
         }
         Ok(synced)
@@ -225,14 +225,14 @@ impl Kernel {
     pub fn restore(&mut self) -> anyhow::Result<Vec<String>> {
         let mut restored = Vec::new();
         for (path, map) in &self.pinned {
-            let wanted = map.info().context("ask for a map's number")?.id();
+            let wanted = map.info().context("query a map's number")?.id();
             // The next round restores a missing pin.
             if path.exists() && shape::pinned(path).map(|found| found.number) != Some(wanted) {
                 files::file(path)?;
                 map.pin(path)
                     .with_context(|| format!("pin {} again", path.display()))?;
                 restored.push(format!(
-                    "pin {} again, where something else was",
+                    "pin {} again, where another object was",
                     path.display()
                 ));
             }
@@ -241,7 +241,7 @@ impl Kernel {
         let maps = self.tables.restore()?;
         let written = maps
             .iter()
-            .map(|map| format!("write the map {map} again, which somebody else had written to"));
+            .map(|map| format!("write the map {map} again, which another process had written to"));
         restored.extend(written);
         Ok(restored)
     }
@@ -349,5 +349,5 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedCl
 }
 
 fn program_id(program: &SchedClassifier) -> anyhow::Result<u32> {
-    Ok(program.info().context("ask for the program's number")?.id())
+    Ok(program.info().context("query the program's number")?.id())
 }

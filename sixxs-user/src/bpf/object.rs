@@ -33,7 +33,7 @@ pub(super) fn pinned_maps(object: &[u8]) -> anyhow::Result<BTreeMap<String, Shap
         let begin = usize::try_from(symbol.address())?;
         let definition = data.get(begin..begin + DEFINITION);
         let definition =
-            definition.ok_or_else(|| anyhow!("the eBPF object's map {name} is not whole"))?;
+            definition.ok_or_else(|| anyhow!("the eBPF object's map {name} is not complete"))?;
         let (members, _) = definition.as_chunks::<4>();
         let [kind, key_bytes, value_bytes, entries, _, _, pinning] =
             <[[u8; 4]; 7]>::try_from(members)?.map(u32::from_le_bytes);
@@ -64,7 +64,7 @@ pub(super) fn without_pins(object: &[u8]) -> anyhow::Result<Vec<u64>> {
     copy[..object.len()].copy_from_slice(object);
     let definitions = copy
         .get_mut(begin..end)
-        .context("the eBPF object's maps are not whole")?;
+        .context("the eBPF object's maps are not complete")?;
     for definition in definitions.chunks_exact_mut(DEFINITION) {
         definition[PINNING].fill(0);
     }

@@ -109,9 +109,9 @@ impl Pins {
             })?;
             if is_in_a_mount_namespace() {
                 warn!(
-                    "{} is mounted for this mount namespace alone: programs end with the daemon, and other \
+                    "{} is mounted in this mount namespace only: programs end with the daemon, and other \
                      commands do not find them; mount it before, or enter a network namespace by `nsenter \
-                     --net=FILE` in the place of `ip netns exec`",
+                     --net=FILE` instead of `ip netns exec`",
                     point.display()
                 );
             }
@@ -263,7 +263,7 @@ impl Pins {
             fs::rename(&from, &to).with_context(|| format!("move {} away", from.display()))?;
             let found = found.map_or("no map".to_owned(), |found| format!("a map of {found}"));
             moved.push(format!(
-                "{} is not of sixxs ({found}; ours is of {wanted}): it is in {} now",
+                "{} is not of sixxs ({found}; its own is of {wanted}): it has been moved to {}",
                 from.display(),
                 to.display()
             ));

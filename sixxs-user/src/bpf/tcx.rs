@@ -180,7 +180,7 @@ pub(super) fn detach_former(
     index: IfIndex,
     direction: Direction,
 ) -> anyhow::Result<()> {
-    let own = program.info().context("ask for the program's name")?;
+    let own = program.info().context("query the program's name")?;
     let attached =
         attached(index, direction).with_context(|| format!("list the TCX programs of {name}"))?;
     if attached.len() == 1 {

@@ -49,7 +49,7 @@ impl Cache {
             Ok(Some((there, parameters))) if there == *asked => Some(parameters),
             Ok(_) => None,
             Err(error) => {
-                tracing::warn!("{shown}: {error:#}; the broker will be asked again");
+                tracing::warn!("{shown}: {error:#}; the broker will be queried again");
                 None
             }
         }

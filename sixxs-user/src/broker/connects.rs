@@ -227,7 +227,7 @@ impl Connects {
     ) -> anyhow::Result<T> {
         let connects = self.clone();
         blocking(move || connects.change(change)).await.context(
-            "record connects to brokers, without which none is made; the state directory must be \
+            "record connects to brokers, without which no connect is made; the state directory must be \
              writable and have room (--state-dir)",
         )
     }

@@ -144,7 +144,7 @@ async fn what_cannot_be_recorded_is_not_done() {
     let (connects, _) = by_hand(&file.join("state"));
     let error = format!("{:#}", connects.take(BROKER).await.err().unwrap());
     assert!(
-        error.starts_with("record connects to brokers, without which none is made"),
+        error.starts_with("record connects to brokers, without which no connect is made"),
         "{error}"
     );
     assert!(error.contains("Not a directory"), "{error}");

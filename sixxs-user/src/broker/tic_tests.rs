@@ -370,7 +370,7 @@ async fn servers_that_stall_talk_nonsense_or_hang_up() {
         ),
         (
             Fake::says("200 Hi\n".repeat(100_000)).await,
-            "spoke out of turn",
+            "sent unexpected data",
         ),
         (hangs_up, "the server closed the connection"),
     ] {

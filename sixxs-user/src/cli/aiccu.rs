@@ -201,7 +201,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
     if let Err(error) = wait_until_up(paths, &conf).await {
         // Leave nothing behind of a tunnel that does not start.
         if let Err(stop) = conf.stop(paths).await {
-            show::complain(&format!("stop what did not start: {stop:#}"));
+            show::complain(&format!("stop the tunnel that did not start: {stop:#}"));
         }
         return Err(error);
     }
@@ -262,7 +262,7 @@ async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
     let mut daemon = command.spawn().context("start the daemon")?;
     let begun = Instant::now();
     while !answers(paths).await? {
-        if let Some(status) = daemon.try_wait().context("look after the daemon")?
+        if let Some(status) = daemon.try_wait().context("wait for the daemon")?
             // Another process may have started one meanwhile.
             && !answers(paths).await?
         {

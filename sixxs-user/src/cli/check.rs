@@ -93,7 +93,7 @@ fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
                         tunnel: tunnel.name.clone(),
                         check: "check",
                         pass: false,
-                        detail: "a check broke down; this is a bug".to_owned(),
+                        detail: "a check panicked; this is a bug".to_owned(),
                     }]
                 })
             })

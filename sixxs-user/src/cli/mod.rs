@@ -48,7 +48,7 @@ const NO_DAEMON: u8 = 4;
 #[command(
     name = "sixxs",
     version,
-    about = "Sends replies back through the tunnel that their requests came by, and catches what leaks",
+    about = "Sends replies back through the tunnel that their requests arrived by, and catches leaks",
     max_term_width = 100
 )]
 struct Cli {
@@ -179,21 +179,21 @@ enum Command {
     },
     /// Show every counter, per interface.
     Counters {
-        /// Also those that are zero.
+        /// Also counters that are zero.
         #[arg(long)]
         all: bool,
     },
     /// Show leak alerts and corrections, newest last.
     Alerts {
-        /// Continue with new ones.
+        /// Continue with new entries.
         #[arg(long)]
         follow: bool,
     },
     /// Ping from each tunnel address, and check rules, routes and programs.
     #[command(after_help = "Exit status: 0 all pass, 3 a check failed.")]
     Check { names: Vec<String> },
-    /// Find what on this host is in the way, and show the fix; change nothing.
-    #[command(after_help = "Exit status: 0 nothing is, 3 something is.")]
+    /// Find problems on this host, and show their fixes; change nothing.
+    #[command(after_help = "Exit status: 0 no problems, 3 problems.")]
     Doctor,
     /// Show the path that a packet would take: rules, route, program, size; and why, if it is the wrong one.
     Explain(explain::Asked),

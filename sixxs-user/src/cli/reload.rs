@@ -33,7 +33,7 @@ pub(super) async fn reload(
     client::post(socket, "/v1/reload", &reload).await?;
     if let Some(seconds) = confirm.filter(|_| !json) {
         print(&format!(
-            "the new configuration is in force; in {seconds} s the one before is back, unless \
+            "the new configuration is in force; in {seconds} s the one before is restored, unless \
              `sixxs confirm` comes first\n"
         ))?;
     }
@@ -94,7 +94,7 @@ fn text(found: &Preview) -> String {
     list(&found.tunnels.added, "tunnel ", " is added");
     list(&found.tunnels.removed, "tunnel ", " is removed");
     list(&found.tunnels.restarted, "tunnel ", " is restarted");
-    list(&found.tunnels.altered, "tunnel ", " goes on, altered");
+    list(&found.tunnels.altered, "tunnel ", " continues, changed");
     list(&found.settings, "setting `", "` has another value");
     list(&found.uplinks.guarded, "uplink ", " gets the program");
     list(&found.uplinks.released, "uplink ", " loses the program");

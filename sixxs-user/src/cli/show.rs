@@ -137,7 +137,7 @@ pub(super) fn line<T: Serialize>(value: &T) -> anyhow::Result<String> {
 
 /// The reader of the output has closed the pipe: `sixxs alerts | head`.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads the output any more")]
+#[error("the output is not read any more")]
 pub(super) struct ReaderGone;
 
 /// Prints a command's output: all output goes through here.

@@ -49,7 +49,7 @@ const CHANGES_WITHIN: Duration = Duration::from_secs(150);
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
     let exchange = async { whole(request(socket, Method::GET, path, Bytes::new()).await?).await };
     let body = within(TELLS_WITHIN, exchange).await?;
-    serde_json::from_slice(&body).with_context(|| format!("understand the answer to {path}"))
+    serde_json::from_slice(&body).with_context(|| format!("parse the answer to {path}"))
 }
 
 /// The status, with a short time limit, for callers that also have other sources.
@@ -76,7 +76,7 @@ pub async fn ask<T: Serialize + Sync, A: DeserializeOwned>(
     alive(socket).await?;
     let exchange = async { whole(request(socket, Method::POST, path, body).await?).await };
     let answer = within(CHANGES_WITHIN, exchange).await?;
-    serde_json::from_slice(&answer).with_context(|| format!("understand the answer to {path}"))
+    serde_json::from_slice(&answer).with_context(|| format!("parse the answer to {path}"))
 }
 
 /// Checks that the daemon answers at all, so that callers do not wait long for one that hangs.

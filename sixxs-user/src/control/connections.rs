@@ -177,7 +177,7 @@ async fn converse(stream: UnixStream, app: Router, caller: Caller, asked: Asked)
 
 async fn refuse(stream: UnixStream, most: usize) {
     let service = service_fn(move |_| async move {
-        let why = format!("{most} connections are at work here already; try again later");
+        let why = format!("all {most} connections are busy; try again later");
         Ok::<_, Infallible>(Refused::busy(why).into_response())
     });
     let served = http1::Builder::new()

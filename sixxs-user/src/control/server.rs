@@ -255,7 +255,7 @@ async fn check_reload(
     let wrong = |error: &dyn std::fmt::Display| {
         Refused(
             StatusCode::BAD_REQUEST,
-            format!("read the question: {error}"),
+            format!("read the request: {error}"),
         )
     };
     let body = to_bytes(body, CHECK_BYTES).await;

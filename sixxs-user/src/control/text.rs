@@ -29,10 +29,10 @@ fn about(about: &About) -> String {
         } => {
             let tunnel = tunnel.as_ref().map_or(String::new(), |t| format!("{t}: "));
             let by = match by {
-                Some(by) => format!("taken away by {by}"),
+                Some(by) => format!("removed by {by}"),
                 None => "was missing".to_owned(),
             };
-            format!("{tunnel}{by}, put back: {correction}")
+            format!("{tunnel}{by}, restored: {correction}")
         }
         About::Tunnel {
             tunnel,
@@ -76,9 +76,9 @@ fn leak_line(leak: &Leak) -> String {
         leak.protocol.as_deref().unwrap_or("?"),
         leak.interface.as_deref().unwrap_or("?"),
         match leak.treatment.as_deref() {
-            Some("too_big") => "too big for the tunnel, sender told",
-            Some("recursion") => "dropped, the tunnel would carry itself",
-            Some("no_tunnel") => "dropped, the tunnel is not there",
+            Some("too_big") => "too big for the tunnel, sender informed",
+            Some("recursion") => "dropped, the tunnel would carry its own outer packets",
+            Some("no_tunnel") => "dropped, the tunnel does not exist",
             Some(treatment) => treatment,
             None => "?",
         }
@@ -186,7 +186,10 @@ fn brokers(text: &mut String, brokers: &[Broker]) {
             ..
         } = broker;
         if let Some(until) = &broker.locked_out_until {
-            push(text, &format!("broker {name} refuses us until {until}"));
+            push(
+                text,
+                &format!("broker {name} refuses this host until {until}"),
+            );
             continue;
         }
         let left = format!("{name} {slots_left} of {slots}");
@@ -207,6 +210,13 @@ fn brokers(text: &mut String, brokers: &[Broker]) {
 }
 
 fn tunnel(text: &mut String, tunnel: &Tunnel) {
+    tunnel_state(text, tunnel);
+    tunnel_traffic(text, tunnel);
+    tunnel_drops(text, tunnel);
+}
+
+/// State, addresses, and the objects in place.
+fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
     let mut line = format!("{:<15} {:<10} {}", tunnel.name, tunnel.state, tunnel.kind);
     line.push_str(&format!(", table {}", tunnel.table));
     if let Some(mtu) = tunnel.mtu {
@@ -237,6 +247,10 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
             tunnel.program
         ),
     );
+}
+
+/// Packets, and echo requests with their replies.
+fn tunnel_traffic(text: &mut String, tunnel: &Tunnel) {
     push(
         text,
         &format!(
@@ -262,6 +276,10 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
     if let Some(line) = answers(&tunnel.proof) {
         push(text, &format!("  answers   {line}"));
     }
+}
+
+/// Leaks, and packets that were dropped or refused.
+fn tunnel_drops(text: &mut String, tunnel: &Tunnel) {
     let Leaks {
         redirected,
         dropped,
@@ -278,7 +296,7 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
         push(
             text,
             &format!(
-                "  strays    {} packets left with a source of no tunnel: the far end drops them",
+                "  strays    {} packets left with no tunnel's source: the far end drops them",
                 tunnel.strays
             ),
         );
@@ -287,7 +305,7 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
         push(
             text,
             &format!(
-                "  loops     {} packets dropped that a tunnel would have brought back",
+                "  loops     {} packets dropped: a tunnel would have routed them back",
                 tunnel.loops
             ),
         );
@@ -296,7 +314,7 @@ fn tunnel(text: &mut String, tunnel: &Tunnel) {
         push(
             text,
             &format!(
-                "  recursion {} of its own outer packets dropped that would have gone into it",
+                "  recursion {} outer packets dropped that were routed into their own tunnel",
                 tunnel.recursions
             ),
         );

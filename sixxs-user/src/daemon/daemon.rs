@@ -389,10 +389,10 @@ impl Daemon {
         info!(
             "{}",
             match (ending.is_idle, ending.stop_tunnels) {
-                (true, _) => "no tunnel is left: ending, and taking away what is enforced",
+                (true, _) => "no tunnel is left: ending, and removing rules, routes and programs",
                 (false, true) =>
-                    "stopping all tunnels and ending; `sixxs down` takes away what is enforced",
-                (false, false) => "ending; what is enforced stays in place",
+                    "stopping all tunnels and ending; `sixxs down` removes rules, routes and programs",
+                (false, false) => "ending; rules, routes and programs stay in place",
             }
         );
         systemd::stopping()?;

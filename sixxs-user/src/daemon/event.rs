@@ -258,7 +258,7 @@ impl Sources {
             () = watchdog.keep_telling() => None,
             done = work(stopped) => Some(done),
             () = signals.terminate() => {
-                warn!("told to end once more: commands at work are killed");
+                warn!("second request to end: running commands are killed");
                 None
             }
         }

@@ -245,7 +245,7 @@ fn moved(name: &IfName, old: &Learned, new: &Learned) -> Option<String> {
     let is_same = (old.address, old.peer) == (new.address, new.peer);
     (!is_same).then(|| {
         format!(
-            "{name}: the broker gives it {} with {} as its far end, where it had {} with {}",
+            "{name}: the broker now assigns {} with the peer {}; before it was {} with {}",
             new.address.address, new.peer, old.address.address, old.peer
         )
     })

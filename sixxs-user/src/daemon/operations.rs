@@ -227,16 +227,16 @@ impl Operations {
         match self.take_over(config.clone()) {
             Ok(changes) => {
                 let problem = format!(
-                    "nobody confirmed the new configuration: back to the one before; {} is still the new one",
+                    "the new configuration was not confirmed: reverted to the one before; {} still has the new one",
                     self.enforcer.paths.config.display()
                 );
                 self.enforcer.raise([About::Problem { problem }]);
-                let answer = log_outcome("go back to the configuration before");
+                let answer = log_outcome("revert to the configuration before");
                 self.follow(changes, answer).await;
             }
             Err(refusal) => {
                 // A tunnel is being stopped: a moment later it can be done.
-                info!("go back to the configuration before: {refusal}");
+                info!("revert to the configuration before: {refusal}");
                 let now = self.enforcer.now();
                 self.trial.retry(config, now);
             }

@@ -148,7 +148,10 @@ impl TamperLog {
         let summary = self.contest.summary(now)?;
         Some(About::Correction {
             tunnel: None,
-            correction: format!("{} more rules, routes and the like", summary.corrections),
+            correction: format!(
+                "{} more rules, routes and similar objects",
+                summary.corrections
+            ),
             by: summary.by.as_ref().map(Culprit::to_string),
         })
     }

@@ -274,7 +274,7 @@ impl Tunnels {
                     let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
                     anyhow::bail!(
                         "{} is up, and no connect to {broker} is left for it until {until}: a restart \
-                         would leave it down; wait, or stop it and start it all the same",
+                         would leave it down; wait, or stop and start it nevertheless",
                         tunnel.name
                     );
                 }

@@ -87,9 +87,7 @@ impl Hooks {
                 for hook in &self.hooks {
                     if hook.queue.push(line.clone()) {
                         let name = hook.name;
-                        warn!(
-                            "alerts come faster than the hook {name} takes them: the oldest are dropped"
-                        );
+                        warn!("the hook {name} is too slow: the oldest alerts are dropped");
                     }
                 }
             }
@@ -124,7 +122,7 @@ impl Hooks {
             }
         };
         if timeout(limit, finished).await.is_err() {
-            warn!("not all alerts were handed on");
+            warn!("not all alerts were delivered");
         }
     }
 }

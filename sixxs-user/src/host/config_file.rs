@@ -26,7 +26,7 @@ pub enum Error {
         error: io::Error,
     },
     /// It contains secrets, but its mode lets others read it.
-    #[error("{file}: it has secrets in it and everybody can read it; run `chmod o= {file}`")]
+    #[error("{file}: it contains secrets and every user can read it; run `chmod o= {file}`")]
     Exposed {
         /// Its path.
         file: String,
@@ -106,7 +106,7 @@ pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
         let (file, metadata) = open(Path::new(path))?;
         if is_exposed(&metadata) {
             return Err(io::Error::other(format!(
-                "it has a password in it and everybody can read it; run `chmod o= {path}`"
+                "it contains a password and every user can read it; run `chmod o= {path}`"
             )));
         }
         read_at_most(aiccu::MAX_BYTES, &file, &metadata)

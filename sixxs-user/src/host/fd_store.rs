@@ -70,7 +70,7 @@ impl FdStore {
             HashMap::new()
         });
         let orders = orders().unwrap_or_else(|error| {
-            warn!("nothing is held for the next run: {error:#}");
+            warn!("systemd holds nothing for the next run: {error:#}");
             None
         });
         let is_wanted = |key: &str| {
@@ -137,7 +137,7 @@ impl FdStore {
         if let Some(orders) = &self.orders
             && orders.try_send(order).is_err()
         {
-            debug!("systemd takes no more orders");
+            debug!("systemd accepts no more requests");
         }
     }
 

@@ -37,12 +37,12 @@ pub(crate) fn why_no_bpf(error: &anyhow::Error) -> &'static str {
     match causes.last() {
         Some(libc::EPERM | libc::EACCES) => {
             "run as root, or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; a kernel that is locked \
-             down (/sys/kernel/security/lockdown) or a container may refuse it all the same"
+             down (/sys/kernel/security/lockdown) or a container may still refuse it"
         }
         Some(libc::ENOSYS) => "this kernel was built without CONFIG_BPF_SYSCALL",
         // Errors of files and of disk space; the error itself is clear.
         Some(libc::EROFS | libc::ENOSPC | libc::ENOTDIR | libc::EEXIST | libc::EDQUOT) => {
-            "that is no lack of the kernel's"
+            "no kernel feature is missing"
         }
         _ => "Linux 6.1 or newer with BPF is needed: see Kernels in the README",
     }

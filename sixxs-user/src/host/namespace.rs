@@ -27,7 +27,7 @@ pub fn cookie() -> anyhow::Result<u64> {
         )
     };
     if asked < 0 {
-        return Err(io::Error::last_os_error()).context("ask for the network namespace's number");
+        return Err(io::Error::last_os_error()).context("query the network namespace's number");
     }
     Ok(cookie)
 }

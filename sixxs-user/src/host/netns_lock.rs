@@ -35,15 +35,15 @@ pub(crate) fn namespace() -> anyhow::Result<Option<Socket>> {
     match holder {
         Ok(holder) if holder.uid() == 0 || holder.uid() == geteuid().as_raw() => bail!(
             "another sixxs (process {}) runs in this network namespace, and two would undo each other's \
-             work; stop it, or run this one in a namespace of its own",
+             changes; stop it, or run this one in a namespace of its own",
             holder.pid()
         ),
         Ok(holder) => warn!(
-            "process {} of user {} has taken the name by which daemons find each other; going on",
+            "process {} of user {} has taken the name by which daemons detect each other; continuing without it",
             holder.pid(),
             holder.uid()
         ),
-        Err(error) => debug!("who has taken our name: {error}"),
+        Err(error) => debug!("which process has taken the name of sixxs: {error}"),
     }
     Ok(None)
 }

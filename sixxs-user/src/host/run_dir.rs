@@ -47,7 +47,7 @@ pub(crate) fn lock(paths: &Paths) -> anyhow::Result<Option<Flock<File>>> {
     let file = match open(paths) {
         Ok(file) => file,
         Err(error) if has_no_room(&error) => {
-            warn!("{error:#}; going on without a lock");
+            warn!("{error:#}; continuing without a lock");
             return Ok(None);
         }
         Err(error) => return Err(error),

@@ -23,7 +23,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     match there {
         Some(text) if text == wanted => return Ok(false),
         Some(text) if !table_names::is_ours(&text) => bail!(
-            "{} was not written by sixxs; move it away for tables to have names",
+            "{} was not written by sixxs; move it away so that tables get names",
             file.display()
         ),
         _ => {}

@@ -171,8 +171,7 @@ async fn answer(
     requests: &Requests,
 ) -> Response<Full<Bytes>> {
     if !asks_for_us(request, names) {
-        let why =
-            "this is no name of this host; ask for its address, or add the name to metrics_hosts\n";
+        let why = "this is not a name of this host; request its address, or add the name to metrics_hosts\n";
         return plain(StatusCode::FORBIDDEN, why);
     }
     if request.uri().path() != "/metrics" {

@@ -29,25 +29,25 @@ impl MetricsSnapshot {
     pub(super) fn daemon(&self, families: &mut Families<'_>) -> fmt::Result {
         families.family(
             "sixxs_build",
-            "What this is",
+            "Version of the program",
             MetricType::Info,
             |mut metric| metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))]),
         )?;
         let status = &self.status;
         families.gauge(
             "sixxs_healthy",
-            "Whether every tunnel is up, its routing in place and its programs attached",
+            "Whether every tunnel is up, with its routing in place and its programs attached",
             flag(status.healthy),
         )?;
         let problems = u32::try_from(status.problems.len()).unwrap_or(u32::MAX);
         families.gauge(
             "sixxs_problems",
-            "Problems that sixxs status names",
+            "Problems that sixxs status lists",
             problems.into(),
         )?;
         families.counter(
             "sixxs_corrections",
-            "What somebody took away and was put back",
+            "Rules, routes and other objects that were removed and have been restored",
             status.corrections,
         )?;
         families.counter(
@@ -57,13 +57,13 @@ impl MetricsSnapshot {
         )?;
         families.family(
             "sixxs_repair_duration_seconds",
-            "From the first event to the end of the round that put back what was missing",
+            "From the first event to the end of the round that restored the missing objects",
             MetricType::Histogram,
             |metric| self.repairs.encode(metric),
         )?;
         families.counters(
             "sixxs_hook_dropped",
-            "Alerts that did not reach the hook: given up, or its queue was full",
+            "Alerts that did not reach the hook: the delivery was given up, or the queue was full",
             self.hooks_dropped
                 .iter()
                 .map(|(hook, dropped)| ([("hook", *hook)], *dropped)),
@@ -80,15 +80,15 @@ impl MetricsSnapshot {
         let uplinks = || self.status.uplinks.iter();
         families.counters(
             "sixxs_interface_packets",
-            "Packets through an interface, as the kernel hands them over: a batch counts once; of \
-             uplinks those that left",
+            "Packets through an interface, as the kernel hands them over: a batch counts once; for \
+             uplinks only packets that left",
             self.interfaces()
                 .flat_map(|(name, packets, _)| both(name, packets))
                 .chain(uplinks().map(|uplink| out(&uplink.name, uplink.packets.out))),
         )?;
         families.counters(
             "sixxs_interface_bytes",
-            "Bytes through an interface, without link layer; of uplinks those that left",
+            "Bytes through an interface, without link layer; for uplinks only those of packets that left",
             self.interfaces()
                 .flat_map(|(name, _, bytes)| both(name, bytes))
                 .chain(uplinks().map(|uplink| out(&uplink.name, uplink.bytes.out))),
@@ -123,7 +123,7 @@ impl MetricsSnapshot {
         };
         families.gauges(
             "sixxs_echo_last_request_timestamp_seconds",
-            "When the last echo request came in by a tunnel",
+            "When the last echo request arrived by a tunnel",
             last(|echo| echo.last_request_in_seconds_ago),
         )?;
         families.gauges(
@@ -139,21 +139,21 @@ impl MetricsSnapshot {
         } = &self.status;
         families.counters(
             "sixxs_strays",
-            "Packets that left by a tunnel with a source of no tunnel: the far end drops them",
+            "Packets that left by a tunnel with a source that belongs to no tunnel: the far end drops them",
             tunnels
                 .iter()
                 .map(|tunnel| ([("interface", tunnel.name.as_str())], tunnel.strays)),
         )?;
         families.counters(
             "sixxs_loops",
-            "Packets that were about to leave by a tunnel, and that a tunnel would have brought back; dropped",
+            "Packets dropped when leaving by a tunnel, since a tunnel would have routed them back",
             tunnels
                 .iter()
                 .map(|tunnel| ([("interface", tunnel.name.as_str())], tunnel.loops)),
         )?;
         families.counters(
             "sixxs_recursions",
-            "Outer packets of a tunnel with its own address, that were about to go into it; dropped",
+            "Outer packets of a tunnel with its own address that were dropped, since they were routed into it",
             tunnels
                 .iter()
                 .map(|tunnel| ([("tunnel", tunnel.name.as_str())], tunnel.recursions)),
@@ -179,8 +179,22 @@ impl MetricsSnapshot {
     }
 
     pub(super) fn tunnels(&self, families: &mut Families<'_>) -> fmt::Result {
-        let tunnels = || self.status.tunnels.iter();
-        let leaks = tunnels().flat_map(|tunnel| {
+        self.leaks(families)?;
+        self.states(families)?;
+        families.counters(
+            "sixxs_tunnel_refused",
+            "Packets from the broker of a native tunnel that were refused, by reason",
+            self.status.tunnels.iter().flat_map(|tunnel| {
+                tunnel.refused.iter().map(|(reason, count)| {
+                    let labels = [("tunnel", tunnel.name.as_str()), ("reason", reason)];
+                    (labels, *count)
+                })
+            }),
+        )
+    }
+
+    fn leaks(&self, families: &mut Families<'_>) -> fmt::Result {
+        let leaks = self.status.tunnels.iter().flat_map(|tunnel| {
             let leaks = tunnel.leaks;
             [
                 ("redirected", leaks.redirected),
@@ -195,9 +209,13 @@ impl MetricsSnapshot {
         });
         families.counters(
             "sixxs_tunnel_leaks",
-            "Leaks of a tunnel's addresses, wherever they leaked, by what was done",
+            "Leaks of a tunnel's addresses, wherever they leaked, by treatment",
             leaks,
-        )?;
+        )
+    }
+
+    fn states(&self, families: &mut Families<'_>) -> fmt::Result {
+        let tunnels = || self.status.tunnels.iter();
         let states = tunnels().flat_map(|tunnel| {
             STATES.map(|state| {
                 let is = flag(tunnel.state == state);
@@ -206,7 +224,7 @@ impl MetricsSnapshot {
         });
         families.gauges(
             "sixxs_tunnel_state",
-            "A tunnel's state: 1 for the one that it is in",
+            "A tunnel's state: 1 for the current one",
             states,
         )?;
         let healths = tunnels().flat_map(|tunnel| {
@@ -218,7 +236,7 @@ impl MetricsSnapshot {
         });
         families.gauges(
             "sixxs_tunnel_health",
-            "A tunnel's health as the daemon judges it: 1 for the one that it has",
+            "A tunnel's health as the daemon assesses it: 1 for the current level",
             healths,
         )?;
         families.gauges(
@@ -227,16 +245,6 @@ impl MetricsSnapshot {
             tunnels().map(|tunnel| {
                 let is = flag(tunnel.routing == "in_place");
                 ([("tunnel", tunnel.name.as_str())], is)
-            }),
-        )?;
-        families.counters(
-            "sixxs_tunnel_refused",
-            "What came from the broker of a native tunnel and was refused, by reason",
-            tunnels().flat_map(|tunnel| {
-                tunnel.refused.iter().map(|(reason, count)| {
-                    let labels = [("tunnel", tunnel.name.as_str()), ("reason", reason)];
-                    (labels, *count)
-                })
             }),
         )
     }
@@ -250,29 +258,29 @@ impl MetricsSnapshot {
         };
         families.counters(
             "sixxs_tunnel_requests",
-            "Echo requests from outside to a tunnel's own addresses, whose reply was waited for",
+            "Echo requests from outside to a tunnel's own addresses, whose reply is expected",
             counts(|counted| counted.requests),
         )?;
         families.counters(
             "sixxs_tunnel_requests_answered",
-            "Those whose reply left by the tunnel",
+            "Echo requests from outside whose reply left by the tunnel",
             counts(|counted| counted.answered),
         )?;
         families.counters(
             "sixxs_tunnel_requests_astray",
-            "Those whose reply was about to leave by another interface, and was let pass or \
-             dropped there",
+            "Echo requests from outside whose reply was routed to another interface, and was let pass \
+             or dropped there",
             counts(|counted| counted.astray),
         )?;
         families.counters(
             "sixxs_tunnel_requests_forgotten",
-            "Those of which it is not known, because there were too many at a time",
+            "Echo requests from outside whose reply is not known, because there were too many at a time",
             counts(|counted| counted.forgotten),
         )?;
         families.family(
             "sixxs_tunnel_reply_duration_seconds",
-            "From an echo request to its reply, inside this host; of many between two ticks of the \
-             kernel's clock, the first on each processor",
+            "Time from an echo request to its reply, inside this host; of several between two ticks of \
+             the kernel's clock, only the first on each processor",
             MetricType::Histogram,
             |mut metric| {
                 for (tunnel, page) in tunnels() {
@@ -301,7 +309,7 @@ impl MetricsSnapshot {
         )?;
         families.gauges(
             "sixxs_broker_connect_slots_free",
-            "Those that can be made at once",
+            "Connects to a broker that can be made now",
             brokers().map(|broker| ([("broker", broker.name.as_str())], broker.slots_left.into())),
         )?;
         let until = brokers().filter_map(|broker| {
@@ -311,7 +319,7 @@ impl MetricsSnapshot {
         });
         families.gauges(
             "sixxs_broker_locked_out_until_timestamp_seconds",
-            "Until when a broker refuses us",
+            "Until when a broker refuses this host",
             until,
         )
     }

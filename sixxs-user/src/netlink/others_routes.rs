@@ -195,7 +195,7 @@ impl Dump {
             };
             let (length, seen) = (word(0) as usize, word(8));
             let Some(message) = datagram.get(..length).filter(|_| length >= NLMSGHDR) else {
-                return Err(RequestError::Broken("a message is cut off".to_owned()));
+                return Err(RequestError::Broken("a message is truncated".to_owned()));
             };
             let next = length.next_multiple_of(4).min(datagram.len());
             datagram = &datagram[next..];

@@ -146,7 +146,7 @@ impl Netlink {
         });
         let taken: BTreeSet<_> = groups.collect();
         let mut free = GROUPS.filter(|group| !taken.contains(group));
-        free.next().context("every group of interfaces is taken")
+        free.next().context("every group of interfaces is in use")
     }
 
     /// Removes an interface, which must be ours; it may be gone.

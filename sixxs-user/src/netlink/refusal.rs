@@ -60,7 +60,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.error)?;
         if let Some(words) = &self.words {
-            return write!(f, "; the kernel says: {}", words);
+            return write!(f, "; the kernel reports: {}", words);
         }
         if self.raw_os_error() == Some(libc::EPERM) {
             write!(f, "; run as root or grant CAP_NET_ADMIN")?;

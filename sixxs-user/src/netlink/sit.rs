@@ -33,7 +33,7 @@ pub enum NoSit {
     #[error("this kernel has no sit")]
     Unsupported,
     /// Another interface has this name or the same two endpoints.
-    #[error("somebody else has an interface of that name, or a tunnel between the same addresses")]
+    #[error("another interface has that name, or a tunnel between the same addresses")]
     Taken,
     /// Any other error.
     #[error(transparent)]

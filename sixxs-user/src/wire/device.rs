@@ -186,7 +186,7 @@ fn explain(error: &io::Error, name: &IfName) -> anyhow::Error {
             anyhow::anyhow!("{what}: {error}; is there a /dev/net/tun, and the module tun?")
         }
         Some(libc::EBUSY | libc::EINVAL | libc::EEXIST) => {
-            anyhow::anyhow!("{what}: {error}; somebody else has an interface of that name")
+            anyhow::anyhow!("{what}: {error}; another interface has that name")
         }
         _ => anyhow::anyhow!("{what}: {error}"),
     }

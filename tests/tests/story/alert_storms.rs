@@ -89,8 +89,8 @@ fn rules_taken_away_without_end() -> Result<()> {
     let corrections = fixture.program.status()?.corrections;
     assert!(corrections > 50, "no flood: {corrections} corrections");
     told.is_brief(&[
-        "taken away by ip (process",
-        "and others) keeps taking away what is ours",
+        "removed by ip (process",
+        "and others) keeps removing rules or routes of sixxs",
     ]);
 
     // The suppressed alerts are summed up, in `alerts` and for the hook.

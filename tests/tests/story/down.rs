@@ -72,8 +72,8 @@ fn the_last_log_line_shows_whether_rules_stay() -> Result<()> {
             || Ok(daemon.log()),
             |log| log.contains("ending"),
         )?;
-        assert_eq!(log.contains("stays in place"), !is_down, "{log}");
-        assert_eq!(log.contains("`sixxs down` takes away"), is_down, "{log}");
+        assert_eq!(log.contains("programs stay in place"), !is_down, "{log}");
+        assert_eq!(log.contains("`sixxs down` removes"), is_down, "{log}");
         assert_eq!(daemon.wait()?, 0);
         assert_eq!(fixture.own_rules()?.is_empty(), is_down);
     }

@@ -77,7 +77,9 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     );
     assert!(text(&bound, "cure").contains("bind the program to the address"));
     assert!(
-        !bound.to_string().contains("not of this configuration"),
+        !bound
+            .to_string()
+            .contains("maps are of another configuration"),
         "{bound:#}"
     );
     // `explain` sends nothing, and changes no counter.
@@ -164,7 +166,9 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     fixture.lab.write_config(&config)?;
     let stale = explained(&fixture, &[source, to, "--oif", UPLINK])?;
     assert!(
-        stale.to_string().contains("not of this configuration"),
+        stale
+            .to_string()
+            .contains("maps are of another configuration"),
         "{stale:#}"
     );
     fixture.lab.write_config(&fixture.lab.config(""))?;
@@ -294,7 +298,7 @@ fn forwarded_and_direct_packets_are_explained() -> Result<()> {
             "{leak:#}"
         );
         assert!(
-            text(&leak, "sentence").contains("comes in by lan1"),
+            text(&leak, "sentence").contains("arrive by lan1"),
             "{leak:#}"
         );
         let long = explained(&fixture, &[lan, to, "--iif", "lan1", "--size", "1400"])?;

@@ -46,7 +46,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
     let explain = ["explain", &address.to_string(), &outside];
     let told = fixture.program.run(&explain)?.stdout;
     assert!(
-        told.contains("comes before ours and leads it elsewhere: 16382"),
+        told.contains("comes before ours and routes it elsewhere: 16382"),
         "{told}"
     );
 

@@ -177,7 +177,7 @@ fn foreign_rules_with_precedence_change_the_health() -> Result<()> {
         (
             "lookup main",
             "degraded",
-            "leads its packets elsewhere; the program redirects them",
+            "routes its packets elsewhere; the program redirects them",
         ),
         ("blackhole", "failing", "refuses its packets"),
         ("prohibit", "failing", "refuses its packets"),
@@ -185,7 +185,7 @@ fn foreign_rules_with_precedence_change_the_health() -> Result<()> {
         (
             "goto 32766",
             "degraded",
-            "leads its packets elsewhere; the program redirects them",
+            "routes its packets elsewhere; the program redirects them",
         ),
     ] {
         let rule = format!("from 2001:db8:a::2 priority 100 {action}");

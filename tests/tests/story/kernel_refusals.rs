@@ -55,7 +55,7 @@ fn ipv6_goes_for_a_moment() -> Result<()> {
         )?;
     }
     let told = fixture.program.ok(&["alerts"])?.stdout;
-    assert!(told.contains("put back"), "{told}");
+    assert!(told.contains("restored"), "{told}");
     assert!(!told.contains("problem"), "{told}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())

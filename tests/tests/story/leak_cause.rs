@@ -51,7 +51,7 @@ fn a_bound_socket_is_told_to_bind_to_the_address() -> Result<()> {
         "{alert:#}"
     );
     let lines = fixture.program.ok(&["alerts"])?.stdout;
-    let line = "; why: the socket is bound to net0, and so is never led to the tunnel; cure: bind";
+    let line = "; why: the socket is bound to net0, and its packets are never routed to the tunnel; cure: bind";
     assert!(lines.contains(line), "{lines}");
     Ok(())
 }

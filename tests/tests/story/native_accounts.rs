@@ -112,7 +112,7 @@ const WRONGS: &[Wrong] = &[
     ),
     wrong(
         |tic| is_enabled(tic, "disabled"),
-        "T1 is not enabled: the server says UserState \"enabled\", AdminState \"disabled\"",
+        "T1 is not enabled: the server reports UserState \"enabled\", AdminState \"disabled\"",
     ),
     wrong(
         |tic| {
@@ -144,7 +144,7 @@ const WRONGS: &[Wrong] = &[
     ),
     wrong(
         |tic| at(tic, Stage::Greeting, Fault::Say("400 Back at noon".into())),
-        "the server takes no one in now: \"Back at noon\"",
+        "the server accepts no logins at the moment: \"Back at noon\"",
     ),
     wrong(
         |tic| at(tic, Stage::Challenge, Fault::Close),
@@ -251,7 +251,7 @@ fn a_stalled_server_fails_the_tunnel_after_10_s() -> Result<()> {
     let tic = fixture.lab.tic()?;
     tic.misbehave(Stage::Username, Fault::Stall);
     let daemon = fixture.start()?;
-    first_state(&fixture, "connecting", "asking 203.0.113.9")?;
+    first_state(&fixture, "connecting", "querying 203.0.113.9")?;
     fixture
         .program
         .status_until("the other is up", |status| status.tunnels[1].is_whole())?;
@@ -315,9 +315,9 @@ fn a_lockout_is_waited_out() -> Result<()> {
 
     // A restart of the tunnel or of the daemon changes nothing.
     fixture.program.ok(&["restart", "--refresh", name])?;
-    first_state(&fixture, "locked_out", "connecting too often")?;
+    first_state(&fixture, "locked_out", "too many connects")?;
     let daemon = again(&fixture, daemon)?;
-    first_state(&fixture, "locked_out", "connecting too often")?;
+    first_state(&fixture, "locked_out", "too many connects")?;
     the_other_goes_on_and_nobody_asks(&fixture, 50)?;
 
     fixture.wait_until_up().with_context(|| daemon.log())?;

@@ -63,7 +63,7 @@ fn addresses_in_use_are_refused() -> Result<()> {
         ),
     ] {
         gives(&fixture, address)?;
-        let words = format!("the broker gives it {address}, {words}");
+        let words = format!("the broker assigns it {address}, {words}");
         let status = fixture.program.status_until(&words, |status| {
             let tunnel = status.tunnel(name);
             let reason = tunnel.reason.as_deref().unwrap_or_default();
@@ -122,7 +122,7 @@ fn another_address_is_told() -> Result<()> {
     gives(&fixture, address)?;
     let alerts = || Ok(fixture.program.ok(&["alerts"])?.stdout);
     let told = format!(
-        "{}: the broker gives it {address} with {} as its far end, where it had {} with {}",
+        "{}: the broker now assigns {address} with the peer {}; before it was {} with {}",
         plan.interface, plan.peer, plan.address, plan.peer
     );
     wait::until("it is told", LIMIT, alerts, |alerts| alerts.contains(&told))?;
@@ -131,7 +131,7 @@ fn another_address_is_told() -> Result<()> {
     // A daemon that knows the former address from an earlier run reports it too.
     let daemon = fixture.start()?;
     gives(&fixture, plan.address)?;
-    let told = format!("the broker gives it {} with", plan.address);
+    let told = format!("the broker now assigns {} with", plan.address);
     wait::until("it is told", LIMIT, alerts, |alerts| alerts.contains(&told))?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -91,7 +91,7 @@ fn the_time_of_the_next_connect_is_reported() -> Result<()> {
     let waits = |status: &Status| {
         reason(status).is_some_and(|reason| {
             reason.starts_with("no connect until ")
-                && reason.ends_with(" UTC: the broker was connected to 3 times just now")
+                && reason.ends_with(" UTC: there were 3 connects to the broker recently")
         })
     };
     let first = fixture.program.status_until("it waits", waits)?;

@@ -114,7 +114,7 @@ fn a_foreign_device_is_not_taken_over() -> Result<()> {
         .program
         .status_until("it says whose it is", |status| {
             let reason = status.tunnel("sixxs0").reason.as_deref();
-            reason.is_some_and(|reason| reason.contains("somebody else has an interface"))
+            reason.is_some_and(|reason| reason.contains("another interface has that name"))
         })?;
     assert_eq!(status.tunnel("sixxs1").state, "up");
     assert_eq!(daemon.stop()?, 0);

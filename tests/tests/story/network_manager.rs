@@ -69,7 +69,7 @@ fn routes_of_a_managed_tunnel_are_restored() -> Result<()> {
     wait::until("our route is back", limit, again, |now| *now == routes)?;
     let told = fixture.program.ok(&["alerts"])?.stdout;
     ensure!(
-        told.contains(&format!("put back: ip -6 route add default dev {name}")),
+        told.contains(&format!("restored: ip -6 route add default dev {name}")),
         "{told}"
     );
     fixture.ensure_nothing_lost()?;

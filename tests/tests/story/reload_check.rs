@@ -117,7 +117,7 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
     for line in [
         "# tunnel sixxs7 is added",
         "# tunnel sixxs0 is removed",
-        "# tunnel sixxs1 goes on, altered",
+        "# tunnel sixxs1 continues, changed",
         "# setting `rule_priority` has another value",
         "ip link set sixxs7 mtu 1280 up",
         "# connects to 192.0.2.77: 1 needed, 3 left",

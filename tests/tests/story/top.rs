@@ -94,9 +94,9 @@ fn at_several_sizes() -> Result<()> {
             assert!(screen.contains("net0"), "{screen}");
         }
         tmux.key("?")?;
-        tmux.until("help", |screen| screen.contains("sort by the next"))?;
+        tmux.until("help", |screen| screen.contains("next sort column"))?;
         tmux.key("Escape")?;
-        tmux.until("no help", |screen| !screen.contains("sort by the next"))?;
+        tmux.until("no help", |screen| !screen.contains("next sort column"))?;
         end(&tmux)?;
     }
     pings.stop()?;

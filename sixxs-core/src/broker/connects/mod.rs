@@ -160,15 +160,15 @@ pub enum Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Slots(1) => f.write_str("the broker was just connected to"),
+            Self::Slots(1) => f.write_str("the last connect to the broker was too recent"),
             Self::Slots(connects) => {
-                write!(f, "the broker was connected to {connects} times just now")
+                write!(f, "there were {connects} connects to the broker recently")
             }
             Self::Unreadable => f.write_str("the record of connects was damaged"),
-            Self::LockedOut => f.write_str("the broker refused us for connecting too often"),
-            Self::Blocked => {
-                f.write_str("the broker refused us for connecting too often a second time in a day")
-            }
+            Self::LockedOut => f.write_str("the broker refused this host for too many connects"),
+            Self::Blocked => f.write_str(
+                "the broker refused this host for too many connects a second time in a day",
+            ),
         }
     }
 }

@@ -36,7 +36,7 @@ fn three_connects_in_a_minute() {
     assert_eq!(wait.remaining, Duration::from_secs(35));
     assert_eq!(
         wait.to_string(),
-        "the broker was connected to 3 times just now; the next connect is possible in 35 s"
+        "there were 3 connects to the broker recently; the next connect is possible in 35 s"
     );
     let standing = ledger.standing(BROKER, &limit, &now);
     assert_eq!((standing.slots_left, standing.slots), (0, 3));

@@ -60,17 +60,17 @@ pub struct Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The client connected too often.
-    #[error("the server refuses us for connecting too often: {0:?}")]
+    #[error("the server refuses this host for too many connects: {0:?}")]
     TooOften(String),
     /// The server accepts no client at the moment.
-    #[error("the server takes no one in now: {0:?}")]
+    #[error("the server accepts no logins at the moment: {0:?}")]
     Unavailable(String),
     /// The server refused the request.
     #[error("the server refuses: {0:?}")]
     Refused(String),
     /// The tunnel is disabled.
     #[error(
-        "tunnel {id} is not enabled: the server says UserState {user:?}, AdminState {admin:?}; \
+        "tunnel {id} is not enabled: the server reports UserState {user:?}, AdminState {admin:?}; \
          enable it at the broker"
     )]
     NotEnabled {
@@ -89,8 +89,8 @@ pub enum Problem {
     SeveralTunnels(Vec<String>),
     /// The clocks differ by more than brokers tolerate.
     #[error(
-        "this host's clock is {} s {} the server's, and {max} s is the most that works; \
-         set it, best by NTP", .ahead.unsigned_abs(), if *.ahead > 0 { "ahead of" } else { "behind" },
+        "this host's clock is {} s {} the server's, and {max} s is the most that it \
+         accepts; set it, best by NTP", .ahead.unsigned_abs(), if *.ahead > 0 { "ahead of" } else { "behind" },
          max = super::MAX_CLOCK_DIFFERENCE_SECONDS
     )]
     Clock {
@@ -101,7 +101,7 @@ pub enum Problem {
     #[error("TLS is required, and the server does not offer it: {0:?}")]
     NoTls(String),
     /// Unexpected bytes. Before TLS, they may be an attempt to inject replies.
-    #[error("the server, or somebody in between, spoke out of turn")]
+    #[error("the server, or an attacker on the path, sent unexpected data")]
     OutOfTurn,
     /// More data than any valid reply has.
     #[error("the server sent {0} of more than {1} {2}")]
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(
             error(3600).to_string(),
             "comparing clocks: this host's clock is 3600 s ahead of the server's, and 120 s is \
-             the most that works; set it, best by NTP"
+             the most that it accepts; set it, best by NTP"
         );
         assert!(
             error(-121)

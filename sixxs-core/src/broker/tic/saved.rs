@@ -55,7 +55,9 @@ pub fn text(asked: &Asked, parameters: &Parameters) -> Zeroizing<String> {
     } = parameters;
     // More capacity than the text needs: a reallocation would leave an unwiped copy.
     let mut text = Zeroizing::new(String::with_capacity(16 * 1024));
-    text.push_str("# What the broker told of this tunnel. Written by sixxs; holds a password.\n");
+    text.push_str(
+        "# Parameters of this tunnel from the broker. Written by sixxs; holds a password.\n",
+    );
     let mut number = |key: &str, value: u64| {
         // Writing into a String does not fail.
         let _infallible = writeln!(text, "{key} = {value}");

@@ -234,26 +234,26 @@ fn refusals() {
             "200 SixXS TIC Service ready",
             "400 Down for maintenance",
             Class::Unavailable,
-            "greeting: the server takes no one in now: \"Down for maintenance\"",
+            "greeting: the server accepts no logins at the moment: \"Down for maintenance\"",
         ),
         (
             "200 SixXS TIC Service ready",
             "500 You connect too often",
             Class::TooOften,
-            "greeting: the server refuses us for connecting too often: \"You connect too often\"",
+            "greeting: the server refuses this host for too many connects: \"You connect too often\"",
         ),
         (
             "200 Client Identity accepted",
             "400 Too many connects\x07",
             Class::TooOften,
-            "introduction: the server refuses us for connecting too often: \"Too many connects\"",
+            "introduction: the server refuses this host for too many connects: \"Too many connects\"",
         ),
         (
             "200 1600000000",
             "200 1600000121",
             Class::Clock,
             "comparing clocks: this host's clock is 121 s behind the server's, and 120 s is the \
-             most that works; set it, best by NTP",
+             most that it accepts; set it, best by NTP",
         ),
         (
             "200 1600000000",
@@ -265,7 +265,7 @@ fn refusals() {
             "400 This service",
             "500 You are blocked. This service",
             Class::TooOften,
-            "starting TLS: the server refuses us for connecting too often: \"You are blocked. \
+            "starting TLS: the server refuses this host for too many connects: \"You are blocked. \
              This service is not SSL enabled (yet)\"",
         ),
         (
@@ -471,13 +471,13 @@ fn parameters() {
         (
             "UserState: enabled",
             "UserState: disabled",
-            "tunnel T42 is not enabled: the server says UserState \"disabled\", AdminState \
+            "tunnel T42 is not enabled: the server reports UserState \"disabled\", AdminState \
              \"enabled\"; enable it at the broker",
         ),
         (
             "AdminState: enabled",
             "AdminState: requested",
-            "tunnel T42 is not enabled: the server says UserState \"enabled\", AdminState \
+            "tunnel T42 is not enabled: the server reports UserState \"enabled\", AdminState \
              \"requested\"; enable it at the broker",
         ),
         (

@@ -512,15 +512,15 @@ fn faults_are_named_in_full() {
         ),
         (
             tunnel("kind = \"6in4\"\nremote4 = \"192.0.2.1\"\nprefixes = \"2001:db8::/48\""),
-            "line 1: tunnel[1].address: missing; expected the address of our end of the tunnel",
+            "line 1: tunnel[1].address: missing; expected the address of this end of the tunnel",
         ),
         (
             tunnel("aiccu = \"/a.conf\"\nkind = \"6in4\""),
-            "line 4: tunnel[1].kind: expected no kind beside aiccu: the broker says it",
+            "line 4: tunnel[1].kind: expected no kind together with aiccu: the broker provides it",
         ),
         (
             native("aiccu = \"/a.conf\""),
-            "line 3: tunnel[1].address: expected none beside aiccu: the broker says it",
+            "line 3: tunnel[1].address: expected none together with aiccu: the broker provides it",
         ),
         (
             tunnel("kind = \"interface\"\naddress = [\"2001:db8::2\", \"2001:db8::2\"]"),

@@ -79,10 +79,7 @@ pub(super) async fn leave_behind(paths: &Paths, conf: &Conf) -> anyhow::Result<E
         .context("start the tunnel's process")?;
     let begun = Instant::now();
     while self::holder(&conf.aiccu.pidfile)?.is_none_or(|pid| pid.as_raw() != holder_pid(&holder)) {
-        if let Some(status) = holder
-            .try_wait()
-            .context("look after the tunnel's process")?
-        {
+        if let Some(status) = holder.try_wait().context("wait for the tunnel's process")? {
             bail!(
                 "the tunnel's process ended ({status}); can it write {}?",
                 conf.aiccu.pidfile

@@ -17,7 +17,7 @@ use crate::{
 
 pub(super) async fn tunnels(paths: &Paths, account: &Account) -> anyhow::Result<ExitCode> {
     let Outcome::Tunnels(tunnels) = ask(paths, account, Goal::Tunnels).await? else {
-        bail!("the server answered something else");
+        bail!("the server sent an unexpected answer");
     };
     for tunnel in tunnels {
         let TunnelLine {
@@ -33,7 +33,7 @@ pub(super) async fn tunnels(paths: &Paths, account: &Account) -> anyhow::Result<
 
 pub(super) async fn pops(paths: &Paths, account: &Account) -> anyhow::Result<ExitCode> {
     let Outcome::Pops(pops) = ask(paths, account, Goal::Pops).await? else {
-        bail!("the server answered something else");
+        bail!("the server sent an unexpected answer");
     };
     for pop in pops {
         show::print(format!("{} {}", pop.id, pop.words).trim_end())?;

@@ -90,7 +90,7 @@ async fn fetch(paths: &Paths, account: &Account, conf: &super::Conf) -> Result<P
     };
     match tic::fetch(lists::request(conf, account, goal), &connects).await {
         Ok(Outcome::Parameters(parameters)) => Ok(parameters),
-        Ok(_) => Err("the server answered something else".to_owned()),
+        Ok(_) => Err("the server sent an unexpected answer".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

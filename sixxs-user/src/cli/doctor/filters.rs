@@ -71,7 +71,7 @@ async fn tunnels(view: &View) -> Vec<Tunnel> {
 /// The output of nft; null if nft is not installed, since then it made no rules.
 async fn list() -> anyhow::Result<Value> {
     match output("nft", &["-j", "list", "ruleset"]).await? {
-        Some(listed) => serde_json::from_slice(&listed).context("understand what nft lists"),
+        Some(listed) => serde_json::from_slice(&listed).context("parse the output of nft"),
         None => Ok(Value::Null),
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn address(text: &str) -> Result<(Ipv6Addr, Option<String>), BadArgum
     };
     let expected = |what: &str| BadArgument(format!("{text:?}: {what}"));
     if address.parse::<Ipv4Addr>().is_ok() {
-        return Err(expected("that is IPv4; only IPv6 is led by tunnels' rules"));
+        return Err(expected("that is IPv4; tunnels' rules apply to IPv6 only"));
     }
     let address: Ipv6Addr = address
         .parse()

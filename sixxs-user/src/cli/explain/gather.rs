@@ -106,7 +106,7 @@ fn addresses(asked: &Asked) -> anyhow::Result<(Ipv6Addr, Ipv6Addr, Option<String
     let (destination, scope) = address(&asked.destination)?;
     if source.is_unicast_link_local() {
         bail!(BadArgument(format!(
-            "{source}: a link-local address belongs to no tunnel, and is told apart by its interface alone"
+            "{source}: a link-local address belongs to no tunnel, and is distinguished by its interface only"
         )));
     }
     if let Some(zone) = zone {
@@ -130,7 +130,7 @@ fn config_or_default(paths: &Paths) -> anyhow::Result<Config> {
         // Without a configuration the kernel's route is still useful.
         Err(wrong) if wrong.is_missing() => {
             show::complain(&format!(
-                "there is no {}: no source is known to be a tunnel's",
+                "there is no {}: no tunnel's sources are known",
                 paths.config.display()
             ));
             Ok(Config::default())
@@ -220,7 +220,7 @@ fn meaning(error: &io::Error) -> String {
 /// The verdict of our program at an interface.
 async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet) -> Program {
     if !nix::unistd::geteuid().is_root() {
-        return Program::Unknown("only root may look".to_owned());
+        return Program::Unknown("only root may read it".to_owned());
     }
     let seen = bpf::seen_at(netlink, &link.name, link.index, Direction::Egress).await;
     match seen {

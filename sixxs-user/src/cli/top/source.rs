@@ -49,7 +49,7 @@ pub(super) async fn poll(socket: PathBuf, every: Duration, news: Sender<News>) {
                 News::Lost("it is not running".to_owned())
             }
             Ok(Err(error)) => News::Lost(format!("{error:#}")),
-            Err(_) => News::Lost("it is running, and does not answer".to_owned()),
+            Err(_) => News::Lost("it is running, but does not answer".to_owned()),
         };
         if news.send(one).await.is_err() {
             return;

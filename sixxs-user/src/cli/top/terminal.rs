@@ -52,7 +52,7 @@ pub(super) enum Unfit {
     )]
     NoTerminal,
     /// TERM=dumb.
-    #[error("a terminal with TERM=dumb has no places to draw at; use `sixxs status`")]
+    #[error("with TERM=dumb the terminal cannot position text; use `sixxs status`")]
     Dumb,
 }
 

@@ -71,7 +71,7 @@ impl NativeTunnel {
             self.stale_after = Some(stale);
             self.keep(&tunnel.with(&learned)).await;
             info!(
-                "{}: nothing was heard of the broker; asking TIC anew",
+                "{}: the broker does not answer; querying TIC again",
                 self.context.name
             );
             stale = (stale * 2).min(LONGEST_STALE);
@@ -90,12 +90,15 @@ impl Context {
         }
         let mut backoff = Backoff::default();
         loop {
-            let words = format!("asking {} about the tunnel", aiccu.server);
+            let words = format!("querying {} about the tunnel", aiccu.server);
             self.status.set(DriverState::Working(Some(words)));
             let pause = match tic::fetch(request(account), &self.connects).await {
                 Ok(Outcome::Parameters(parameters)) => {
                     if let Err(error) = self.cache.save(&self.name, &asked, &parameters).await {
-                        warn!("{}: keep what the broker said: {error:#}", self.name);
+                        warn!(
+                            "{}: save the parameters from the broker: {error:#}",
+                            self.name
+                        );
                     }
                     return parameters;
                 }

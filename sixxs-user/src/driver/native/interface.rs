@@ -157,10 +157,10 @@ impl NativeTunnel {
             }
             (LinkByName::OurSit(index), _) => {
                 netlink.delete_link(index).await?;
-                bail!("a tunnel of the kernel's was in the place of {name}");
+                bail!("a tunnel of the kernel had the name {name}");
             }
             (LinkByName::Others, _) => {
-                bail!("make the TUN device {name}: somebody else has an interface of that name")
+                bail!("make the TUN device {name}: another interface has that name")
             }
         };
         fd_store.hold(name, What::Device, &device);

@@ -96,7 +96,7 @@ impl IoThread {
         let job: Job = Box::new(move |shared| Box::pin(work(shared)));
         self.jobs
             .try_send(job)
-            .map_err(|_| anyhow::anyhow!("the tunnels' thread takes no more tunnels"))
+            .map_err(|_| anyhow::anyhow!("the tunnels' thread accepts no more tunnels"))
     }
 }
 

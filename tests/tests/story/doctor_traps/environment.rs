@@ -148,7 +148,7 @@ fn a_broker_that_refuses_us() -> Result<()> {
         anyhow::bail!("one broker refuses: {found:#?}");
     };
     let detail = trap["detail"].as_str().context("detail")?;
-    assert!(detail.contains(" refuses us until 20"), "{detail}");
+    assert!(detail.contains(" refuses this host until 20"), "{detail}");
     // The fix is to wait. The clock that includes suspended time moves forward, so this ends at once.
     assert!(fix(trap)?.starts_with("wait;"));
     lab.tic()?.behave();
@@ -246,7 +246,7 @@ fn programs_that_hang_or_print_too_much_are_cut_off() -> Result<()> {
         );
         let said = report.to_string();
         assert!(
-            said.contains("not looked at") && said.contains(expected),
+            said.contains("not checked") && said.contains(expected),
             "{script}: {report:#}"
         );
     }

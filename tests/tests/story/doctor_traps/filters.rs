@@ -269,7 +269,7 @@ fn rules_that_refuse_marked_packets_are_found() -> Result<()> {
     host.sh("ip -6 rule add fwmark 7 lookup 77 priority 100")?;
     let found = trap(&fixture, "marked", "note")?;
     let detail = found["detail"].as_str().context("a detail")?;
-    assert!(detail.contains("led to net1"), "{detail}");
+    assert!(detail.contains("routed to net1"), "{detail}");
     is_fixed(&fixture, "marked", "note")?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -290,7 +290,7 @@ fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
     let found = trap(fixture, "marked", "note")?;
     let detail = found["detail"].as_str().context("a detail")?;
     let expected = format!(
-        "sixxs0, sixxs1 that somebody marks are refused by a rule before ours: \
+        "sixxs0, sixxs1 with a mark are refused by a rule before ours: \
                             100: from all fwmark 0x7 {action}"
     );
     assert!(detail.contains(&expected), "{detail}");

@@ -84,7 +84,10 @@ fn troubles(model: &Model, width: usize, whole: bool, theme: Theme) -> Vec<Line<
     let most = if whole { usize::MAX } else { AT_MOST };
     let refusals = status.brokers.iter().filter_map(|broker| {
         let until = broker.locked_out_until.as_ref()?;
-        Some(format!("broker {} refuses us until {until}", broker.name))
+        Some(format!(
+            "broker {} refuses this host until {until}",
+            broker.name
+        ))
     });
     let problems = status.problems.iter().map(|one| format!("problem: {one}"));
     problems

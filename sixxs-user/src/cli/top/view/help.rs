@@ -12,25 +12,25 @@ const KEYS: [(&str, &str); 10] = [
     ("q, Ctrl-C", "quit"),
     ("↑ ↓, k j", "select a tunnel, or scroll"),
     ("PgUp, PgDn", "a page; Home, End: the ends"),
-    ("s, S", "sort by the next, reverse"),
+    ("s, S", "next sort column, reverse"),
     ("u, r", "start (Enter too), restart"),
     ("d", "stop it; asks first"),
     ("a, Esc", "read whole alerts; back"),
-    ("p", "pause, go on"),
-    ("Ctrl-L, -Z", "draw anew; suspend"),
+    ("p", "pause, continue"),
+    ("Ctrl-L, -Z", "redraw; suspend"),
     ("?, h", "this help; any key: back"),
 ];
 
 const COLUMNS: [(&str, &str); 9] = [
     ("state", "the tunnel's, or what is missing"),
     ("in/s, out/s", "bytes through the interface"),
-    ("lately", "both: 5 s a sign, up to its highest"),
+    ("lately", "both: 5 s per character, to scale"),
     ("ping/s", "echo requests from outside"),
     ("answd", "how many of them were answered"),
     ("median", "half of the answers took no longer"),
-    ("last", "when the last one was"),
-    ("leaks", "packets on a wrong way out"),
-    ("leak/s", "of them in a second"),
+    ("last", "time since the last answer"),
+    ("leaks", "packets to a wrong interface"),
+    ("leak/s", "leaks per second"),
 ];
 
 /// Draws it in the middle, as much as fits.

@@ -32,7 +32,8 @@ use crate::{
 };
 
 /// The state of a broker that refuses our packets, in words.
-const REFUSED: &str = "the broker refuses our packets; does it know our IPv4 address?";
+const REFUSED: &str =
+    "the broker refuses the packets of this host; does it know this host's IPv4 address?";
 
 /// The result of moving the packets of one turn.
 #[derive(Clone, Copy, Debug, Default)]
