@@ -79,7 +79,7 @@ fn commands_give_up_when_the_daemon_hangs() -> Result<()> {
     }
     let down = fixture.program.run(&["down"])?;
     assert_eq!(down.code, 1, "{down:#?}");
-    assert!(down.stderr.contains("end it by force"), "{down:#?}");
+    assert!(down.stderr.contains("kill it"), "{down:#?}");
     assert_eq!(fixture.own_rules()?, "");
     daemon.kill().context("end it by force")?;
     fixture.program.ok(&["down"])?;

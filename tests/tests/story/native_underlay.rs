@@ -223,7 +223,8 @@ fn brokers_that_restart() -> Result<()> {
             fixture.program.status_until("it is refused", |status| {
                 let tunnel = status.tunnel(name);
                 let reason = tunnel.reason.as_deref().unwrap_or_default();
-                tunnel.state == "connecting" && reason.contains("the broker refuses our packets")
+                tunnel.state == "connecting"
+                    && reason.contains("the broker refuses the packets of this host")
             })?;
         }
         pop.start()?;
