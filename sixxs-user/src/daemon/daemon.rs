@@ -245,6 +245,9 @@ impl Daemon {
     fn report_health(&mut self) -> anyhow::Result<()> {
         let mut health = std::mem::take(&mut self.health);
         let reports = self.snapshot(false).map(|now| health.report(&now));
+        if reports.is_err() {
+            health.postpone(self.now());
+        }
         self.health = health;
         self.enforcer_mut().raise(reports?);
         Ok(())

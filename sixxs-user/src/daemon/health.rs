@@ -31,6 +31,11 @@ impl HealthMonitor {
         self.due.get_or_insert(now.saturating_add(REPAIR));
     }
 
+    /// A judgement failed: tries again later.
+    pub(super) fn postpone(&mut self, now: Duration) {
+        self.due = Some(now.saturating_add(REPAIR));
+    }
+
     /// When health is judged next; `None`: when something changes.
     pub(super) const fn due(&self) -> Option<Duration> {
         self.due

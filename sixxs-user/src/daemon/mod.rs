@@ -15,8 +15,8 @@
 //! * one that prunes the record of connects; it ends with the daemon;
 //! * the netlink connection ([`crate::netlink`]).
 //!
-//! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it. Only
-//! `sixxs down` removes them.
+//! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it. `sixxs
+//! down` removes them, and so does the end of an idle daemon that was started on demand.
 
 mod alerts;
 mod control_groups;

@@ -2,7 +2,7 @@
 //!
 //! Works on the rounds below it. Must not know leaks, health or the loop.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sixxs_core::{
     aiccu,
@@ -170,7 +170,12 @@ impl Operations {
         if !start.is_empty() {
             self.enforcer.intent.note_start();
         }
-        for tunnel in &start {
+        // A reload may have removed a tunnel that was to start here.
+        let wanted: BTreeSet<_> = {
+            let tunnels = self.enforcer.intent.wanted().tunnels.iter();
+            tunnels.map(|tunnel| tunnel.name.clone()).collect()
+        };
+        for tunnel in start.iter().filter(|tunnel| wanted.contains(&tunnel.name)) {
             self.enforcer.tunnels.start(tunnel, &self.context, refresh);
         }
         if let Err(error) = self.enforcer.reconcile().await {

@@ -181,8 +181,9 @@ impl Recent {
 
     fn of(&self, tunnel: &IfName, now: Duration) -> Option<Option<String>> {
         let keys = [Some(tunnel.clone()), None];
-        let (at, by) = keys.iter().find_map(|key| self.0.get(key))?;
-        (now.saturating_sub(*at) <= LATELY).then(|| by.clone())
+        let mut found = keys.iter().filter_map(|key| self.0.get(key));
+        let (_, by) = found.find(|(at, _)| now.saturating_sub(*at) <= LATELY)?;
+        Some(by.clone())
     }
 }
 
@@ -381,5 +382,10 @@ mod tests {
         recent.note(Some(name.clone()), by.clone(), at(3000));
         assert_eq!(recent.of(&name, at(4000)), Some(by));
         assert_eq!(recent.of(&name, at(9000)), None);
+        // An old correction of the tunnel does not hide a recent one of all tunnels.
+        recent.note(Some(name.clone()), None, at(20_000));
+        recent.note(None, Some("ip (process 8)".to_owned()), at(22_000));
+        let by = Some("ip (process 8)".to_owned());
+        assert_eq!(recent.of(&name, at(24_000)), Some(by));
     }
 }

@@ -1,9 +1,9 @@
 //! Drivers: what makes the interface of a tunnel, and keeps it there.
 //!
 //! A driver gets its part of the configuration, and after each scan the tunnel's interface. It reports
-//! `Working`, `Done` (the interface exists or is about to appear) or `Failed`; whether the interface exists,
-//! netlink reports. [`Driver::stop`] and [`Driver::detach`] end it and wait; a dropped driver is killed.
-//! A new kind of tunnel is added here, and nowhere else in the daemon.
+//! a [`DriverState`]; whether the interface exists, netlink reports. [`Driver::stop`] and [`Driver::detach`]
+//! end it and wait; a dropped driver is killed. A new kind of tunnel is added here, and nowhere else in the
+//! daemon.
 //!
 //! Tasks: at most one per driver, which ends with it, and one per command that it runs
 //! ([`stderr_tail`]).

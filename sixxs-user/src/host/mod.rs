@@ -1,6 +1,6 @@
 //! The host around the program: files, directories, clocks, limits and the network namespace.
 //!
-//! Each file stands alone, and knows nothing of tunnels, brokers or the daemon.
+//! Nothing here knows tunnels, brokers or the daemon.
 
 pub mod clock;
 pub mod config_file;

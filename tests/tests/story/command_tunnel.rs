@@ -350,6 +350,37 @@ fn status_works_while_a_reload_waits_for_down() -> Result<()> {
     Ok(())
 }
 
+/// A second reload removes the tunnel that the first one is about to start.
+#[test]
+fn a_tunnel_that_a_second_reload_removes_does_not_start() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
+    let down = notes.script("echo begun >> $notes; sleep 1; ip link delete made0");
+    let before = config_with(&fixture.lab, &script(MAKES), &down);
+    fixture.lab.write_config(&before)?;
+    let daemon = fixture.start()?;
+    fixture.program.status_until("it is up", is_up)?;
+    let up = notes.script("echo new >> $notes");
+    let after = fixture.lab.config("")
+        + &format!(
+            "\n[[tunnel]]\nname = \"new0\"\nkind = \"command\"\nup = {up}\ndown = []\n\
+             address = \"2001:db8:d::2/64\"\n"
+        );
+    fixture.lab.write_config(&after)?;
+    thread::scope(|scope| {
+        let reload = scope.spawn(|| fixture.program.ok(&["reload"]));
+        notes.until("down is at work", |notes| notes == "begun\n")?;
+        fixture.lab.write_config(&fixture.lab.config(""))?;
+        fixture.program.ok(&["reload"])?;
+        reload.join().expect("the client does not panic")?;
+        anyhow::Ok(())
+    })?;
+    assert_eq!(fixture.program.status()?.tunnels.len(), 2);
+    assert_eq!(notes.read()?, "begun\n");
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
 #[test]
 fn a_half_made_interface_is_not_taken_over() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -26,6 +26,9 @@ use crate::{host::clock::Clock, wire::Datagrams};
 /// forge that answer.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(60);
 
+/// Pause after the connect limit has refused an announcement: each attempt reads a file.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Sends heartbeats to one broker.
 pub(super) struct HeartbeatSender {
     clock: Clock,
@@ -35,6 +38,8 @@ pub(super) struct HeartbeatSender {
     beats: HeartbeatSchedule,
     /// When the last announcement began.
     announced: Duration,
+    /// When an announcement was last refused by the connect limit.
+    refused: Option<Duration>,
     socket: Datagrams,
     to: SocketAddr,
 }
@@ -57,6 +62,7 @@ impl HeartbeatSender {
             path,
             beats: HeartbeatSchedule::new(BURST, heartbeat.interval, elapsed),
             announced: elapsed,
+            refused: None,
             // The broker takes the heartbeat's source for our end of the tunnel.
             socket: Datagrams::open(Some(path.source), 0, path.remote)?,
             to: SocketAddr::new(path.remote, heartbeat::PORT),
@@ -85,7 +91,14 @@ impl HeartbeatSender {
 
     /// Whether the broker may be sent another announcement before the next heartbeat is due.
     pub(super) fn may_announce(&self, elapsed: Duration) -> bool {
+        let is_refused = |refused: Duration| elapsed < refused.saturating_add(ASK_AGAIN);
         elapsed >= self.announced.saturating_add(ANNOUNCE_AGAIN)
+            && !self.refused.is_some_and(is_refused)
+    }
+
+    /// The connect limit allows no announcement now.
+    pub(super) const fn refuse(&mut self, elapsed: Duration) {
+        self.refused = Some(elapsed);
     }
 
     /// Announces this tunnel again, as at a start.

@@ -148,13 +148,12 @@ impl<'a> SixInFourCarrier<'a> {
     /// The broker has forgotten our address: announces it at once, if a connect is allowed now.
     async fn announce(&self, context: &Context, sender: &mut HeartbeatSender, path: BrokerPath) {
         let elapsed = context.clock.now().elapsed;
-        if sender.may_announce(elapsed)
-            && matches!(
-                context.take_slot(&self.broker(), path.remote).await,
-                Ok(Ok(_))
-            )
-        {
-            sender.announce(elapsed);
+        if !sender.may_announce(elapsed) {
+            return;
+        }
+        match context.take_slot(&self.broker(), path.remote).await {
+            Ok(Ok(_slot)) => sender.announce(elapsed),
+            Ok(Err(_)) | Err(_) => sender.refuse(elapsed),
         }
     }
 }
