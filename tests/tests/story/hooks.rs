@@ -28,7 +28,7 @@ fn configure(fixture: &Fixture, extra: &str) -> Result<()> {
     let printed = fixture.program.run(&["plan"])?;
     if extra.contains("webhook") {
         assert!(
-            printed.code == 2 && printed.stderr.contains("it has secrets in it"),
+            printed.code == 2 && printed.stderr.contains("it contains secrets"),
             "{printed:#?}"
         );
     }
