@@ -2,18 +2,29 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::sleep,
+};
+use tracing::debug;
 
 use crate::host::memory;
 
 /// After this many connections, freed memory is worth returning to the kernel.
 const STORM: usize = 64;
+
+/// Pause after an error of `accept`, such as a lack of descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether a connection has an unanswered request. A server that does not call `clear` counts a connection as
 /// busy after its first request.
@@ -64,8 +75,29 @@ impl<C: PartialEq> Connections<C> {
         }
     }
 
+    /// Waits for the next connection, while others end. `what` names the listener in the log.
+    pub(crate) async fn accept<S, A>(
+        &mut self,
+        what: &str,
+        mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(S, A)>>,
+    ) -> S {
+        loop {
+            let accepted = tokio::select! {
+                accepted = poll_fn(&mut poll_accept) => accepted,
+                () = self.ended() => continue,
+            };
+            match accepted {
+                Ok((stream, _)) => return stream,
+                Err(error) => {
+                    debug!("accept a connection {what}: {error}");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
     /// Waits until a connection has ended.
-    pub(crate) async fn ended(&mut self) {
+    async fn ended(&mut self) {
         if self.tasks.join_next().await.is_none() {
             return std::future::pending().await;
         }

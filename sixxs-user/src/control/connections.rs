@@ -21,7 +21,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::debug;
 
@@ -46,9 +46,6 @@ const ASKS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Time limit of a connection, unless it follows alerts. No client waits longer for a response.
 const LONGEST: Duration = Duration::from_secs(180);
-
-/// Pause after an error of `accept`, such as a lack of descriptors.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// The class of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,18 +108,11 @@ impl Caller {
 pub(super) async fn serve(listener: UnixListener, app: Router) {
     let mut connections = Connections::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = connections.ended() => continue,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                debug!("accept a connection to the control socket: {error}");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
+        let stream = connections
+            .accept("to the control socket", |context| {
+                listener.poll_accept(context)
+            })
+            .await;
         let caller = Caller::of(&stream);
         let (class, most) = match caller.uid {
             Some(0) => (Class::Root, OF_ROOT),

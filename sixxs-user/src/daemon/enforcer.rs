@@ -200,14 +200,7 @@ impl Enforcer {
         self.drain_changes();
         self.tunnels.observe(self.reconciler.links());
 
-        let (names, started) = (self.tunnels.names(), self.tunnels.started());
-        let goal = Goal {
-            config: self.intent.effective(),
-            desired: &self.intent.desired(&started),
-            scope: &scope,
-            names: &names,
-            started: &started,
-        };
+        let goal = goal(&self.intent, &self.tunnels);
         let now = self.started.elapsed();
         let round = self.reconciler.run(&goal, &self.paths, now).await;
         let exported = self.endpoints.export(self.intent.effective()).await;
@@ -263,14 +256,7 @@ impl Enforcer {
         let now = self.now();
         self.program_poll.went(now, took, is_missing);
         if is_missing {
-            let (names, started) = (self.tunnels.names(), self.tunnels.started());
-            let goal = Goal {
-                config: self.intent.effective(),
-                desired: &self.intent.desired(&started),
-                scope: &Scope::of(self.intent.wanted()),
-                names: &names,
-                started: &started,
-            };
+            let goal = goal(&self.intent, &self.tunnels);
             let corrections = self.reconciler.attach_again(&goal, now).await;
             self.record(corrections);
             self.schedule(Urgency::Paced);
@@ -284,5 +270,17 @@ impl Enforcer {
         self.record(restored);
         self.endpoints.listen();
         self.schedule(Urgency::Paced);
+    }
+}
+
+/// The state that the next round brings about.
+fn goal<'a>(intent: &'a Intent, tunnels: &Tunnels) -> Goal<'a> {
+    let started = tunnels.started();
+    Goal {
+        config: intent.effective(),
+        desired: intent.desired(&started),
+        scope: Scope::of(intent.wanted()),
+        names: tunnels.names(),
+        started,
     }
 }

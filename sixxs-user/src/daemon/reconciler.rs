@@ -34,13 +34,13 @@ pub(super) struct Goal<'a> {
     /// The configuration in force.
     pub(super) config: &'a Config,
     /// Rules, routes and interfaces.
-    pub(super) desired: &'a Desired,
+    pub(super) desired: Desired,
     /// What a scan has to read.
-    pub(super) scope: &'a Scope,
+    pub(super) scope: Scope,
     /// All tunnels, started or not.
-    pub(super) names: &'a BTreeSet<IfName>,
+    pub(super) names: BTreeSet<IfName>,
     /// The tunnels that are started.
-    pub(super) started: &'a BTreeSet<IfName>,
+    pub(super) started: BTreeSet<IfName>,
 }
 
 impl Goal<'_> {
@@ -175,7 +175,7 @@ impl Reconciler {
         let mut round = Round::default();
         self.enforce(goal, &mut round, now).await;
         let owners = Owners::of(goal.config);
-        let intent = (goal.desired, &owners, goal.scope);
+        let intent = (&goal.desired, &owners, &goal.scope);
         let corrections = &mut round.corrections;
         let routes = &mut self.routes;
         let problems = routes.reconcile(&mut self.netlink, intent, corrections, now);
@@ -195,7 +195,7 @@ impl Reconciler {
         self.enforcement = Enforcement::new(goal.config, links, is_started);
         round.problems.extend(self.enforcement.problems.clone());
         let kernel = &mut self.kernel;
-        let sync = kernel.sync(&self.enforcement, goal.names, links, &self.netlink);
+        let sync = kernel.sync(&self.enforcement, &goal.names, links, &self.netlink);
         let synced = sync.await.unwrap_or_else(|error| Synced {
             failures: vec![format!("{error:#}")],
             ..Synced::default()

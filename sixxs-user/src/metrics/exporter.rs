@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{oneshot, watch},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tracing::debug;
 
@@ -37,9 +37,6 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Time limit for a request to be complete.
 const ASKS_WITHIN: Duration = Duration::from_secs(5);
-
-/// Pause after an error of `accept`, such as a lack of descriptors.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// The names in the configuration, and the host's own.
 type Names = Arc<[HostName]>;
@@ -105,18 +102,9 @@ fn with_own(names: &[HostName]) -> Names {
 async fn accept(listener: TcpListener, names: watch::Receiver<Names>, requests: Requests) {
     let mut connections = Connections::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = connections.ended() => continue,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                debug!("accept a connection for metrics: {error}");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
+        let stream = connections
+            .accept("for metrics", |context| listener.poll_accept(context))
+            .await;
         if !connections.has_room(&(), CONNECTIONS) {
             connections.give_up_oldest(&());
         }

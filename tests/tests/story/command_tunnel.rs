@@ -318,36 +318,52 @@ fn the_daemon_waits_for_down_at_its_end() -> Result<()> {
     Ok(())
 }
 
-/// A reload adds a tunnel, but has to wait for the `down` of another one first. Until then the new one is
-/// configured and has no driver.
-#[test]
-fn status_works_while_a_reload_waits_for_down() -> Result<()> {
-    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
-    let notes = Notes::of(&fixture.lab);
+/// A reload adds a tunnel, and has to wait for the `down` of another one first. Calls `meanwhile` during the
+/// wait; `is_right` holds afterwards.
+fn during_a_reload_that_waits(
+    fixture: &Fixture,
+    notes: &Notes,
+    added: &str,
+    meanwhile: impl FnOnce() -> Result<()>,
+    is_right: impl Fn(&Status) -> bool,
+) -> Result<()> {
     let down = notes.script("echo begun >> $notes; sleep 1; ip link delete made0");
     let before = config_with(&fixture.lab, &script(MAKES), &down);
     fixture.lab.write_config(&before)?;
     let daemon = fixture.start()?;
     fixture.program.status_until("it is up", is_up)?;
-    let after = fixture.lab.config("")
-        + "\n[[tunnel]]\nname = \"new0\"\nkind = \"interface\"\naddress = \"2001:db8:d::2/64\"\n";
-    fixture.lab.write_config(&after)?;
+    let address = "address = \"2001:db8:d::2/64\"";
+    let tunnel = format!("\n[[tunnel]]\nname = \"new0\"\n{added}\n{address}\n");
+    fixture
+        .lab
+        .write_config(&(fixture.lab.config("") + &tunnel))?;
     thread::scope(|scope| {
         let reload = scope.spawn(|| fixture.program.ok(&["reload"]));
         notes.until("down is at work", |notes| notes == "begun\n")?;
+        meanwhile()?;
+        reload.join().ok().context("the client panicked")??;
+        anyhow::Ok(())
+    })?;
+    fixture
+        .program
+        .status_until("the reload is over", is_right)?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// Until the other tunnel is down, the new one is configured and has no driver.
+#[test]
+fn status_works_while_a_reload_waits_for_down() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
+    let meanwhile = || {
         let status = fixture.program.status()?;
         assert_eq!(status.tunnel("new0").state, "down");
         fixture.program.ok(&["counters"])?;
-        reload.join().expect("the client does not panic")?;
-        fixture
-            .program
-            .status_until("the new one waits", |status| {
-                status.tunnel("new0").state == "waiting"
-            })?;
-        anyhow::Ok(())
-    })?;
-    assert_eq!(daemon.stop()?, 0);
-    Ok(())
+        Ok(())
+    };
+    let waits = |status: &Status| status.tunnel("new0").state == "waiting";
+    during_a_reload_that_waits(&fixture, &notes, "kind = \"interface\"", meanwhile, waits)
 }
 
 /// A second reload removes the tunnel that the first one is about to start.
@@ -355,29 +371,17 @@ fn status_works_while_a_reload_waits_for_down() -> Result<()> {
 fn a_tunnel_that_a_second_reload_removes_does_not_start() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let notes = Notes::of(&fixture.lab);
-    let down = notes.script("echo begun >> $notes; sleep 1; ip link delete made0");
-    let before = config_with(&fixture.lab, &script(MAKES), &down);
-    fixture.lab.write_config(&before)?;
-    let daemon = fixture.start()?;
-    fixture.program.status_until("it is up", is_up)?;
     let up = notes.script("echo new >> $notes");
-    let after = fixture.lab.config("")
-        + &format!(
-            "\n[[tunnel]]\nname = \"new0\"\nkind = \"command\"\nup = {up}\ndown = []\n\
-             address = \"2001:db8:d::2/64\"\n"
-        );
-    fixture.lab.write_config(&after)?;
-    thread::scope(|scope| {
-        let reload = scope.spawn(|| fixture.program.ok(&["reload"]));
-        notes.until("down is at work", |notes| notes == "begun\n")?;
+    let added = format!("kind = \"command\"\nup = {up}\ndown = []");
+    let meanwhile = || {
         fixture.lab.write_config(&fixture.lab.config(""))?;
         fixture.program.ok(&["reload"])?;
-        reload.join().expect("the client does not panic")?;
-        anyhow::Ok(())
-    })?;
-    assert_eq!(fixture.program.status()?.tunnels.len(), 2);
+        assert_eq!(fixture.program.status()?.tunnels.len(), 2);
+        Ok(())
+    };
+    let has_two = |status: &Status| status.tunnels.len() == 2;
+    during_a_reload_that_waits(&fixture, &notes, &added, meanwhile, has_two)?;
     assert_eq!(notes.read()?, "begun\n");
-    assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
 

@@ -11,50 +11,28 @@ const MOST_LINES: usize = 500;
 /// Most lines of a function, from `fn` to its closing brace.
 const MOST_FUNCTION_LINES: usize = 60;
 
-/// Files that are known to be larger. The list may only get shorter. An entry that is not larger is an error.
-const LARGE_FILES: &[&str] = &[];
-
-/// Functions that are known to be larger: the file and the name. The list may only get shorter. An entry that
-/// is not larger is an error.
-const LARGE_FUNCTIONS: &[(&str, &str)] = &[];
-
-/// Files and functions that are too large, and entries of the lists that are out of date, a line each.
+/// Files and functions that are too large, a line each.
 pub(crate) fn violations(files: &[File]) -> Vec<String> {
-    check(files, LARGE_FILES, LARGE_FUNCTIONS)
-}
-
-fn check(files: &[File], large_files: &[&str], large_functions: &[(&str, &str)]) -> Vec<String> {
     let mut found = Vec::new();
-    let mut unused_files = large_files.to_vec();
-    let mut unused_functions = large_functions.to_vec();
     for file in files.iter().filter(|file| is_checked(file)) {
-        let path = file.path.display().to_string();
+        let path = file.path.display();
         let all = rust::tokens(&file.text);
         let product = rust::without_tests(&all);
         let lines = lines(file, &all, &product);
-        if lines > MOST_LINES && !take(&mut unused_files, |known| *known == path) {
+        if lines > MOST_LINES {
             found.push(format!("{path}: {lines} lines, more than {MOST_LINES}"));
         }
-        let functions = if is_suite(file) {
-            Vec::new()
-        } else {
-            functions(&product)
-        };
-        for (name, line, lines) in functions {
-            let is_it = |(file, function): &(&str, &str)| *file == path && *function == name;
-            if lines > MOST_FUNCTION_LINES && !take(&mut unused_functions, is_it) {
+        if is_suite(file) {
+            continue;
+        }
+        for (name, line, lines) in functions(&product) {
+            if lines > MOST_FUNCTION_LINES {
                 found.push(format!(
                     "{path}:{line}: fn {name} has {lines} lines, more than {MOST_FUNCTION_LINES}"
                 ));
             }
         }
     }
-    let files = unused_files.into_iter().map(str::to_owned);
-    let functions = unused_functions.into_iter();
-    let functions = functions.map(|(file, name)| format!("{file}: fn {name}"));
-    found.extend(files.chain(functions).map(|entry| {
-        format!("{entry} is in the list of known sizes, but is not too large; remove the entry")
-    }));
     found
 }
 
@@ -73,11 +51,6 @@ fn is_suite(file: &File) -> bool {
 }
 
 /// Removes the first entry that matches; whether there was one.
-fn take<T>(entries: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> bool {
-    let at = entries.iter().position(is_it);
-    at.map(|at| entries.remove(at)).is_some()
-}
-
 /// Lines of a file without those of its tests, comments included.
 fn lines(file: &File, all: &[Token<'_>], product: &[Token<'_>]) -> usize {
     let total = file.text.lines().count();
@@ -143,39 +116,29 @@ mod tests {
     #[test]
     fn a_large_file_is_found() {
         let large = "// a\n".repeat(501);
-        let found = check(&file(&large), &[], &[]);
+        let found = violations(&file(&large));
         assert_eq!(found, ["a/src/x.rs: 501 lines, more than 500"]);
-        assert_eq!(check(&file(&"// a\n".repeat(500)), &[], &[]), [""; 0]);
-        assert_eq!(check(&file(&large), &["a/src/x.rs"], &[]), [""; 0]);
+        assert_eq!(violations(&file(&"// a\n".repeat(500))), [""; 0]);
     }
 
     #[test]
     fn tests_do_not_count() {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "    a;\n".repeat(600));
         assert_eq!(
-            check(&file(&("fn f() {}\n".to_owned() + &tests)), &[], &[]),
+            violations(&file(&("fn f() {}\n".to_owned() + &tests))),
             [""; 0]
         );
         let more = "// a\n".repeat(500) + "fn f() {}\n" + &tests;
-        let found = check(&file(&more), &[], &[]);
+        let found = violations(&file(&more));
         assert_eq!(found, ["a/src/x.rs: 501 lines, more than 500"]);
     }
 
     #[test]
     fn a_large_function_is_found() {
         let text = "fn f();\n".to_owned() + &long_function();
-        let found = check(&file(&text), &[], &[]);
+        let found = violations(&file(&text));
         assert_eq!(found, ["a/src/x.rs:2: fn long has 64 lines, more than 60"]);
-        assert_eq!(check(&file(&text), &[], &[("a/src/x.rs", "long")]), [""; 0]);
         let in_tests = format!("#[cfg(test)]\nmod tests {{ {} }}", long_function());
-        assert_eq!(check(&file(&in_tests), &[], &[]), [""; 0]);
-    }
-
-    #[test]
-    fn an_entry_that_is_not_too_large_is_an_error() {
-        let text = "fn f() {}\n";
-        assert_eq!(check(&file(text), &["a/src/x.rs"], &[]).len(), 1);
-        assert_eq!(check(&file(text), &["gone.rs"], &[]).len(), 1);
-        assert_eq!(check(&file(text), &[], &[("a/src/x.rs", "f")]).len(), 1);
+        assert_eq!(violations(&file(&in_tests)), [""; 0]);
     }
 }

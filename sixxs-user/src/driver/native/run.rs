@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     Context, NativeTunnel,
     broker_path::BrokerPath,
-    carrier::{Carried, Carrier},
+    carrier::{Carried, Carrier, LinkEnds},
     session_store::SavedSession,
 };
 use crate::{
@@ -56,10 +56,10 @@ impl NativeTunnel {
     }
 
     async fn keep_link<C: Carrier>(&mut self, carrier: &mut C) -> End {
-        let broker = carrier.broker();
-        let mut saved = self.context.resumable(carrier);
+        let ends = carrier.ends().clone();
+        let mut saved = self.context.resumable(&ends);
         let path = saved.as_ref().map(|saved| saved.path);
-        let mut link = Link::new(carrier.counts_as_connect(), path);
+        let mut link = Link::new(ends.counts_as_connect, path);
         loop {
             if let Some(state) = link.take_state() {
                 self.context.status.set(state);
@@ -68,11 +68,11 @@ impl NativeTunnel {
                 Next::Locate => {
                     // Changes from here on end the wait below.
                     self.outside.mark_unchanged();
-                    let local4 = carrier.local4();
-                    link.located(BrokerPath::find(&broker, local4, link.last()).await);
+                    let found = BrokerPath::find(&ends.broker, ends.local4, link.last()).await;
+                    link.located(found);
                 }
                 Next::TakeSlot(path) => {
-                    let slot = self.context.slot(&broker, path, carrier).await;
+                    let slot = self.context.slot(&ends, path).await;
                     link.slot(path, slot);
                 }
                 Next::Carry { path, .. } => {
@@ -111,7 +111,7 @@ impl NativeTunnel {
         };
         self.context
             .status
-            .set_endpoint(carrier.endpoint(path), C::NAME);
+            .set_endpoint(carrier.ends().endpoint(path), C::NAME);
         match self.carry_on(carrier, &mut open, path).await {
             Ok(stopped) => stopped,
             Err(error) => {
@@ -141,7 +141,7 @@ impl NativeTunnel {
                 }
                 () = sleep(pause.min(LONGEST_SLEEP)) => {}
                 changed = self.outside.changed() => {
-                    if changed.is_ok() && !path.is_valid(carrier.local4()) {
+                    if changed.is_ok() && !path.is_valid(carrier.ends().local4) {
                         return Ok(Stopped::Interrupted(Interruption::PathLost));
                     }
                     carrier.route_changed(&self.context, open);
@@ -166,20 +166,18 @@ async fn interface_lost(observed: &mut watch::Receiver<Option<IfIndex>>, index: 
 
 impl Context {
     /// The session of an earlier run, if the broker still takes us for the same.
-    fn resumable<C: Carrier>(&self, carrier: &C) -> Option<SavedSession> {
+    fn resumable(&self, ends: &LinkEnds) -> Option<SavedSession> {
         let now = self.clock.now().elapsed;
-        let broker = carrier.broker().to_string();
-        let saved = self
-            .sessions
-            .load(&self.name, &broker, carrier.address(), now);
-        saved.filter(|saved| saved.path.is_valid(carrier.local4()))
+        let broker = ends.broker.to_string();
+        let saved = self.sessions.load(&self.name, &broker, ends.address, now);
+        saved.filter(|saved| saved.path.is_valid(ends.local4))
     }
 
     /// Takes a slot of the connect limit, which is used at once.
-    async fn slot<C: Carrier>(&self, broker: &Remote, path: BrokerPath, carrier: &C) -> Slot {
-        let wait = match self.take_slot(broker, path.remote).await {
+    async fn slot(&self, ends: &LinkEnds, path: BrokerPath) -> Slot {
+        let wait = match self.take_slot(&ends.broker, path.remote).await {
             Ok(Ok(_slot)) => {
-                let is_path_valid = path.is_valid(carrier.local4());
+                let is_path_valid = path.is_valid(ends.local4);
                 return Slot::Taken { is_path_valid };
             }
             Ok(Err(wait)) => wait,
@@ -233,7 +231,7 @@ mod tests {
         cell::RefCell,
         collections::{BTreeSet, VecDeque},
         io,
-        net::{Ipv4Addr, Ipv6Addr},
+        net::Ipv4Addr,
         path::Path,
         rc::Rc,
     };
@@ -253,7 +251,7 @@ mod tests {
 
     /// A carrier that opens nothing. Each time it is polled it does the next thing of its script.
     struct FakeCarrier {
-        counts: bool,
+        ends: LinkEnds,
         script: VecDeque<io::Result<Interruption>>,
         /// For each time it was opened: whether a session was resumed.
         opened: Vec<bool>,
@@ -264,24 +262,8 @@ mod tests {
 
         type Open = ();
 
-        fn broker(&self) -> Remote {
-            Remote::Address(Ipv4Addr::LOCALHOST.into())
-        }
-
-        fn local4(&self) -> Option<Ipv4Addr> {
-            None
-        }
-
-        fn address(&self) -> Ipv6Addr {
-            "2001:db8:a::2".parse().unwrap()
-        }
-
-        fn counts_as_connect(&self) -> bool {
-            self.counts
-        }
-
-        fn endpoint(&self, path: BrokerPath) -> String {
-            path.remote.to_string()
+        fn ends(&self) -> &LinkEnds {
+            &self.ends
         }
 
         fn explain_open(error: &io::Error) -> String {
@@ -367,7 +349,13 @@ mod tests {
 
     fn carrier(counts: bool, script: Vec<io::Result<Interruption>>) -> FakeCarrier {
         FakeCarrier {
-            counts,
+            ends: LinkEnds {
+                broker: Remote::Address(Ipv4Addr::LOCALHOST.into()),
+                port: None,
+                local4: None,
+                address: "2001:db8:a::2".parse().unwrap(),
+                counts_as_connect: counts,
+            },
             script: script.into(),
             opened: Vec::new(),
         }

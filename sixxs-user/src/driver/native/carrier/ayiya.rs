@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -11,11 +11,11 @@ use sixxs_core::{
         ayiya::{Action, Identity, Now, Received, SILENCE, Session, wire::PORT},
         link::Interruption,
     },
-    config::{Ayiya, Remote, Tunnel},
+    config::{Ayiya, Tunnel},
     tunnel::DriverState,
 };
 
-use super::{Carried, Carrier, TUN, TURN};
+use super::{Carried, Carrier, LinkEnds, TUN, TURN};
 use crate::{
     driver::{
         StatusSender,
@@ -33,7 +33,7 @@ const SAVE: Duration = Duration::from_secs(30);
 /// Carries AYIYA. The session outlives its sockets.
 pub(in crate::driver::native) struct AyiyaCarrier<'a> {
     device: &'a Device,
-    config: &'a Ayiya,
+    ends: LinkEnds,
     session: Session,
     stale_after: Option<Duration>,
 }
@@ -52,7 +52,7 @@ impl<'a> AyiyaCarrier<'a> {
     pub(in crate::driver::native) fn new(
         device: &'a Device,
         tunnel: &Tunnel,
-        config: &'a Ayiya,
+        config: &Ayiya,
         stale_after: Option<Duration>,
         elapsed: Duration,
     ) -> Option<Self> {
@@ -64,7 +64,13 @@ impl<'a> AyiyaCarrier<'a> {
         };
         Some(Self {
             device,
-            config,
+            ends: LinkEnds {
+                broker: config.remote.clone(),
+                port: Some(PORT),
+                local4: config.local4,
+                address: identity.address,
+                counts_as_connect: true,
+            },
             session: Session::new(&identity, elapsed),
             stale_after,
         })
@@ -92,7 +98,7 @@ impl<'a> AyiyaCarrier<'a> {
             let saved = SavedSession {
                 path: open.path,
                 port: open.socket.port(),
-                remote: self.config.remote.to_string(),
+                remote: self.ends.broker.to_string(),
                 address: session.address(),
                 known,
                 until: known + SILENCE,
@@ -123,24 +129,8 @@ impl Carrier for AyiyaCarrier<'_> {
 
     type Open = Open;
 
-    fn broker(&self) -> Remote {
-        self.config.remote.clone()
-    }
-
-    fn local4(&self) -> Option<Ipv4Addr> {
-        self.config.local4
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        self.session.address()
-    }
-
-    fn counts_as_connect(&self) -> bool {
-        true
-    }
-
-    fn endpoint(&self, path: BrokerPath) -> String {
-        SocketAddr::new(path.remote, PORT).to_string()
+    fn ends(&self) -> &LinkEnds {
+        &self.ends
     }
 
     fn explain_open(error: &io::Error) -> String {
@@ -153,7 +143,7 @@ impl Carrier for AyiyaCarrier<'_> {
         path: BrokerPath,
         resumed: Option<&SavedSession>,
     ) -> io::Result<Open> {
-        let local = self.config.local4.map(IpAddr::V4);
+        let local = self.ends.local4.map(IpAddr::V4);
         let port = resumed.map_or(0, |saved| saved.port);
         let socket = context.fd_store.socket(
             &context.name,

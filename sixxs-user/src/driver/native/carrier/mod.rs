@@ -9,17 +9,23 @@ mod six_in_four;
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
-use sixxs_core::{broker::link::Interruption, config::Remote};
+use sixxs_core::{
+    broker::link::Interruption,
+    config::{Remote, SixInFour},
+};
 
 pub(super) use ayiya::AyiyaCarrier;
 pub(super) use sit::SitCarrier;
 pub(super) use six_in_four::SixInFourCarrier;
 
-use super::{Context, broker_path::BrokerPath, session_store::SavedSession};
+use super::{
+    Context, broker_path::BrokerPath, heartbeat_sender::HeartbeatSender,
+    session_store::SavedSession,
+};
 
 /// Limit of batches in one direction, before the other direction and other tunnels get their turn.
 const TURN: usize = 4;
@@ -36,6 +42,56 @@ pub(super) enum Carried {
     InterfaceLost,
 }
 
+/// Both ends of a link to a broker.
+#[derive(Clone, Debug)]
+pub(super) struct LinkEnds {
+    /// The broker.
+    pub(super) broker: Remote,
+    /// The broker's port, where the encapsulation has ports.
+    pub(super) port: Option<u16>,
+    /// Our outer address, if the configuration has one.
+    pub(super) local4: Option<Ipv4Addr>,
+    /// Our address in the tunnel.
+    pub(super) address: Ipv6Addr,
+    /// Whether opening the link counts as a connect to the broker.
+    pub(super) counts_as_connect: bool,
+}
+
+impl LinkEnds {
+    /// The ends of 6in4, with our address `address`. Without heartbeats the broker is sent nothing.
+    fn of_six_in_four(outer: &SixInFour, address: Ipv6Addr) -> Self {
+        Self {
+            broker: Remote::Address(outer.remote4.into()),
+            port: None,
+            local4: outer.local4,
+            address,
+            counts_as_connect: outer.heartbeat.is_some(),
+        }
+    }
+
+    /// The broker's endpoint, as the status shows it.
+    pub(super) fn endpoint(&self, path: BrokerPath) -> String {
+        match self.port {
+            Some(port) => SocketAddr::new(path.remote, port).to_string(),
+            None => path.remote.to_string(),
+        }
+    }
+}
+
+/// Opens the heartbeats of 6in4, if the broker wants them.
+fn heartbeats(
+    context: &Context,
+    (outer, address): (&SixInFour, Ipv6Addr),
+    path: BrokerPath,
+    resumed: Option<&SavedSession>,
+) -> io::Result<Option<HeartbeatSender>> {
+    let open = |heartbeat| {
+        let clock = context.clock.clone();
+        HeartbeatSender::open(heartbeat, address, path, clock, resumed)
+    };
+    outer.heartbeat.as_ref().map(open).transpose()
+}
+
 /// Carries packets between an interface and a broker.
 pub(super) trait Carrier {
     /// Its name in the status.
@@ -44,20 +100,8 @@ pub(super) trait Carrier {
     /// Sockets, and all that ends with them.
     type Open;
 
-    /// The broker.
-    fn broker(&self) -> Remote;
-
-    /// Our outer address, if the configuration has one.
-    fn local4(&self) -> Option<Ipv4Addr>;
-
-    /// Our address in the tunnel.
-    fn address(&self) -> Ipv6Addr;
-
-    /// Whether opening it counts as a connect to the broker.
-    fn counts_as_connect(&self) -> bool;
-
-    /// The broker's endpoint, as the status shows it.
-    fn endpoint(&self, path: BrokerPath) -> String;
+    /// Both ends of the link.
+    fn ends(&self) -> &LinkEnds;
 
     /// An error of [`Carrier::open`] in words.
     fn explain_open(error: &io::Error) -> String;

@@ -1,18 +1,14 @@
 //! 6in4 by the kernel's `sit`: the kernel moves the packets, and only heartbeats leave from here.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use sixxs_core::{
     broker::link::Interruption,
-    config::{Remote, SixInFour, Tunnel},
+    config::{SixInFour, Tunnel},
     tunnel::DriverState,
 };
 
-use super::{Carried, Carrier};
+use super::{Carried, Carrier, LinkEnds, heartbeats};
 use crate::driver::native::{
     Context, broker_path::BrokerPath, heartbeat_sender::HeartbeatSender,
     session_store::SavedSession,
@@ -21,14 +17,15 @@ use crate::driver::native::{
 /// A tunnel that the kernel carries.
 pub(in crate::driver::native) struct SitCarrier<'a> {
     outer: &'a SixInFour,
-    address: Ipv6Addr,
+    ends: LinkEnds,
 }
 
 impl<'a> SitCarrier<'a> {
     /// `None`: the tunnel lacks an address.
     pub(in crate::driver::native) fn new(tunnel: &Tunnel, outer: &'a SixInFour) -> Option<Self> {
         let address = tunnel.addresses.first()?.address;
-        Some(Self { outer, address })
+        let ends = LinkEnds::of_six_in_four(outer, address);
+        Some(Self { outer, ends })
     }
 }
 
@@ -37,24 +34,8 @@ impl Carrier for SitCarrier<'_> {
 
     type Open = Option<HeartbeatSender>;
 
-    fn broker(&self) -> Remote {
-        Remote::Address(IpAddr::V4(self.outer.remote4))
-    }
-
-    fn local4(&self) -> Option<Ipv4Addr> {
-        self.outer.local4
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        self.address
-    }
-
-    fn counts_as_connect(&self) -> bool {
-        self.outer.heartbeat.is_some()
-    }
-
-    fn endpoint(&self, path: BrokerPath) -> String {
-        path.remote.to_string()
+    fn ends(&self) -> &LinkEnds {
+        &self.ends
     }
 
     fn explain_open(error: &io::Error) -> String {
@@ -67,12 +48,7 @@ impl Carrier for SitCarrier<'_> {
         path: BrokerPath,
         resumed: Option<&SavedSession>,
     ) -> io::Result<Self::Open> {
-        let heartbeat = self.outer.heartbeat.as_ref();
-        let open = heartbeat.map(|heartbeat| {
-            let clock = context.clock.clone();
-            HeartbeatSender::open(heartbeat, self.address, path, clock, resumed)
-        });
-        open.transpose()
+        heartbeats(context, (self.outer, self.ends.address), path, resumed)
     }
 
     async fn poll(

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
@@ -13,13 +13,13 @@ use sixxs_core::{
         link::Interruption,
         path_mtu::{self, Budget},
     },
-    config::{Remote, SixInFour, Tunnel},
+    config::{SixInFour, Tunnel},
     tunnel::DriverState,
     types::Mtu,
 };
 use tracing::debug;
 
-use super::{Carried, Carrier, TUN, TURN};
+use super::{Carried, Carrier, LinkEnds, TUN, TURN, heartbeats};
 use crate::{
     driver::{
         StatusSender,
@@ -112,7 +112,7 @@ impl TooBig {
 pub(in crate::driver::native) struct SixInFourCarrier<'a> {
     device: &'a Device,
     outer: &'a SixInFour,
-    address: Ipv6Addr,
+    ends: LinkEnds,
     addresses: Vec<Ipv6Addr>,
     mtu: Mtu,
     router: Ipv6Addr,
@@ -138,7 +138,7 @@ impl<'a> SixInFourCarrier<'a> {
         Some(Self {
             device,
             outer,
-            address,
+            ends: LinkEnds::of_six_in_four(outer, address),
             addresses,
             mtu: tunnel.mtu.unwrap_or(Mtu::MINIMUM),
             router: tunnel.peer.unwrap_or(address),
@@ -151,7 +151,7 @@ impl<'a> SixInFourCarrier<'a> {
         if !sender.may_announce(elapsed) {
             return;
         }
-        match context.take_slot(&self.broker(), path.remote).await {
+        match context.take_slot(&self.ends.broker, path.remote).await {
             Ok(Ok(_slot)) => sender.announce(elapsed),
             Ok(Err(_)) | Err(_) => sender.refuse(elapsed),
         }
@@ -163,25 +163,8 @@ impl Carrier for SixInFourCarrier<'_> {
 
     type Open = Open;
 
-    fn broker(&self) -> Remote {
-        Remote::Address(IpAddr::V4(self.outer.remote4))
-    }
-
-    fn local4(&self) -> Option<Ipv4Addr> {
-        self.outer.local4
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        self.address
-    }
-
-    fn counts_as_connect(&self) -> bool {
-        // Without heartbeats the broker is sent nothing.
-        self.outer.heartbeat.is_some()
-    }
-
-    fn endpoint(&self, path: BrokerPath) -> String {
-        path.remote.to_string()
+    fn ends(&self) -> &LinkEnds {
+        &self.ends
     }
 
     fn explain_open(error: &io::Error) -> String {
@@ -207,14 +190,11 @@ impl Carrier for SixInFourCarrier<'_> {
             |held| Protocol41::adopt(held, local, remote),
             || Protocol41::open(local, remote),
         )?;
-        let heartbeat = self.outer.heartbeat.as_ref();
-        let heartbeats = heartbeat.map(|heartbeat| {
-            let clock = context.clock.clone();
-            HeartbeatSender::open(heartbeat, self.address, path, clock, resumed)
-        });
+        let ours = (self.outer, self.ends.address);
+        let heartbeats = heartbeats(context, ours, path, resumed)?;
         Ok(Open {
             socket,
-            heartbeats: heartbeats.transpose()?,
+            heartbeats,
             is_refused: false,
             too_big: TooBig::new(self.router),
         })
