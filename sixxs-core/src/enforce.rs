@@ -346,16 +346,9 @@ mod tests {
 
     fn link(index: u32, name: &str, addresses: &[&str]) -> Link {
         Link {
-            index: IfIndex(index),
-            name: name.parse().unwrap(),
-            up: true,
-            mtu: Mtu(1500),
             layer: LinkLayer::Ethernet([2, 0, 0, 0, 0, 9]),
-            carrier: true,
-            unusable: BTreeMap::new(),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-            is_exit: false,
-            candidate: Candidate::Never,
+            ..Link::up(IfIndex(index), name.parse().unwrap(), Mtu(1500))
         }
     }
 

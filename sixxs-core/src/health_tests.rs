@@ -1,8 +1,6 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::{
-    link::{Candidate, LinkLayer},
+    link::Candidate,
     types::{IfIndex, Mtu},
 };
 
@@ -10,16 +8,9 @@ const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2);
 
 fn good_link() -> Link {
     Link {
-        index: IfIndex(7),
-        name: "sixxs0".parse().unwrap(),
-        up: true,
-        mtu: Mtu(1280),
-        layer: LinkLayer::None,
-        carrier: true,
         addresses: vec![ADDRESS],
-        unusable: BTreeMap::new(),
-        is_exit: false,
         candidate: Candidate::Settled,
+        ..Link::up(IfIndex(7), "sixxs0".parse().unwrap(), Mtu(1280))
     }
 }
 

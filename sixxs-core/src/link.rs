@@ -62,6 +62,23 @@ pub struct Link {
 }
 
 impl Link {
+    /// An interface that is up and has a carrier, without a link layer and addresses.
+    #[must_use]
+    pub const fn up(index: IfIndex, name: IfName, mtu: Mtu) -> Self {
+        Self {
+            index,
+            name,
+            up: true,
+            mtu,
+            layer: LinkLayer::None,
+            carrier: true,
+            addresses: Vec::new(),
+            unusable: BTreeMap::new(),
+            is_exit: false,
+            candidate: Candidate::Never,
+        }
+    }
+
     /// The global unicast addresses, `2000::/3` (RFC 4291 §2.4).
     pub fn global_addresses(&self) -> impl Iterator<Item = &Ipv6Addr> {
         let is_global = |address: &&Ipv6Addr| address.octets()[0] >> 5 == 0b001;

@@ -112,24 +112,13 @@ pub fn state(wanted: bool, driver: &DriverState, link: Option<&Link>) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        link::{Candidate, LinkLayer},
-        types::{IfIndex, Mtu},
-    };
+    use crate::types::{IfIndex, Mtu};
 
     #[test]
     fn every_case() {
         let link = |up| Link {
-            index: IfIndex(3),
-            name: "sixxs0".parse().unwrap(),
             up,
-            mtu: Mtu(1280),
-            layer: LinkLayer::None,
-            carrier: true,
-            addresses: vec![],
-            unusable: std::collections::BTreeMap::new(),
-            is_exit: false,
-            candidate: Candidate::Never,
+            ..Link::up(IfIndex(3), "sixxs0".parse().unwrap(), Mtu(1280))
         };
         let failed = DriverState::Failed("exit status 1".to_owned());
         let retrying = DriverState::Retrying("no route to host".to_owned());

@@ -6,7 +6,7 @@ use sixxs_core::{
     change::Change,
     config::{Config, Kind, Learned, Tunnel},
     enforce::{Enforcement, Role},
-    link::{Candidate, Link, LinkLayer, Links},
+    link::{Candidate, Link, Links},
     routing::{Desired, connected::local_networks, diff},
     types::{IfIndex, IfName, Mtu},
 };
@@ -116,21 +116,17 @@ fn with_made<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links
     let is_missing = |tunnel: &&Tunnel| links.by_name(&tunnel.name).is_none();
     // The kernel never assigns these indexes: it counts up to the largest `int`.
     let to_come = made.filter(is_missing).zip(0..).map(|(tunnel, at)| Link {
-        index: IfIndex(u32::MAX - at),
-        name: tunnel.name.clone(),
-        up: true,
-        // An impossible MTU, so that the plan contains the commands that set up a native tunnel's interface.
-        mtu: if tunnel.kind.is_native() {
-            Mtu(u32::MAX)
-        } else {
-            tunnel.mtu.unwrap_or(Mtu::MINIMUM)
-        },
-        layer: LinkLayer::None,
-        carrier: true,
-        addresses: Vec::new(),
-        unusable: BTreeMap::new(),
-        is_exit: false,
         candidate: Candidate::Settled,
+        ..Link::up(
+            IfIndex(u32::MAX - at),
+            tunnel.name.clone(),
+            // An impossible MTU, so that the plan contains the commands that set up a native tunnel's interface.
+            if tunnel.kind.is_native() {
+                Mtu(u32::MAX)
+            } else {
+                tunnel.mtu.unwrap_or(Mtu::MINIMUM)
+            },
+        )
     });
     links.iter().cloned().chain(to_come).collect()
 }

@@ -84,7 +84,6 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
     use crate::{
@@ -98,16 +97,9 @@ mod tests {
 
     fn link(index: u32, name: &str) -> Link {
         Link {
-            index: IfIndex(index),
-            name: name.parse().unwrap(),
-            up: true,
-            mtu: Mtu(1500),
             layer: LinkLayer::Ethernet([2; 6]),
-            carrier: true,
-            addresses: Vec::new(),
-            unusable: BTreeMap::new(),
-            is_exit: false,
             candidate: Candidate::Settled,
+            ..Link::up(IfIndex(index), name.parse().unwrap(), Mtu(1500))
         }
     }
 

@@ -199,11 +199,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config,
-        link::{Candidate, Link, LinkLayer},
-        routing::diff,
-    };
+    use crate::{config, link::Link, routing::diff};
 
     fn config() -> Config {
         let text = "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8:a::2/64\"\n\
@@ -212,17 +208,8 @@ mod tests {
     }
 
     fn observed(names: &[&str]) -> Observed {
-        let link = |(index, name): (u32, &&str)| Link {
-            index: IfIndex(index),
-            name: name.parse().unwrap(),
-            up: true,
-            mtu: Mtu(1500),
-            layer: LinkLayer::None,
-            carrier: true,
-            addresses: vec![],
-            unusable: BTreeMap::new(),
-            is_exit: false,
-            candidate: Candidate::Never,
+        let link = |(index, name): (u32, &&str)| {
+            Link::up(IfIndex(index), name.parse().unwrap(), Mtu(1500))
         };
         Observed {
             links: (3..).zip(names).map(link).collect(),

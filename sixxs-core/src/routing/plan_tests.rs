@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     config::{self, Config, RuleMode},
     explain::rules::{Action, PolicyRule, Selector},
-    link::{Candidate, Link, LinkLayer},
+    link::{Link, LinkLayer},
     routing::{DEFAULT_METRIC, UNREACHABLE_METRIC, observed::LocalTable},
     types::{Prefix, RulePriority},
 };
@@ -31,16 +31,8 @@ fn config() -> Config {
 
 fn link(index: u32, name: &str, up: bool) -> Link {
     Link {
-        index: IfIndex(index),
-        name: name.parse().unwrap(),
         up,
-        mtu: Mtu(1500),
-        layer: LinkLayer::None,
-        carrier: true,
-        addresses: vec![],
-        unusable: BTreeMap::new(),
-        is_exit: false,
-        candidate: Candidate::Never,
+        ..Link::up(IfIndex(index), name.parse().unwrap(), Mtu(1500))
     }
 }
 

@@ -43,23 +43,15 @@ mod tests {
     use super::*;
     use crate::{
         config::{Kind, Learned, parse},
-        link::{Candidate, LinkLayer},
         routing::connected::ConnectedRoute,
         types::{IfIndex, Mtu},
     };
 
     fn link(index: u32, name: &str, address: &str, is_exit: bool) -> Link {
         Link {
-            index: IfIndex(index),
-            name: name.parse().unwrap(),
-            up: true,
-            mtu: Mtu(1500),
-            layer: LinkLayer::None,
             addresses: vec![address.parse().unwrap()],
-            carrier: true,
-            unusable: BTreeMap::new(),
             is_exit,
-            candidate: Candidate::Never,
+            ..Link::up(IfIndex(index), name.parse().unwrap(), Mtu(1500))
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sixxs_core::{
     config::{self, Config},
     echo_health::EchoHealth,
-    link::{Candidate, Link, LinkLayer},
+    link::Link,
     routing::{Observed, Plan},
     tunnel,
     types::{IfIndex, Mtu},
@@ -30,18 +30,7 @@ pub(super) fn config(names: &[&str]) -> Config {
 
 /// An interface that is up.
 pub(super) fn link(index: u32, name: &str) -> Link {
-    Link {
-        index: IfIndex(index),
-        name: name.parse().unwrap(),
-        up: true,
-        mtu: Mtu(1500),
-        layer: LinkLayer::None,
-        carrier: true,
-        addresses: vec![],
-        unusable: BTreeMap::new(),
-        is_exit: false,
-        candidate: Candidate::Never,
-    }
+    Link::up(IfIndex(index), name.parse().unwrap(), Mtu(1500))
 }
 
 /// A host with these interfaces, which have indexes from 3.
