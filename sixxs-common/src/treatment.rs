@@ -123,19 +123,6 @@ impl Treatment {
         self as u32
     }
 
-    /// The name in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Redirected => "redirected",
-            Self::Dropped => "dropped",
-            Self::Observed => "observed",
-            Self::TooBig | Self::Unanswered => "too_big",
-            Self::NoTunnel => "no_tunnel",
-            Self::Recursion => "recursion",
-        }
-    }
-
     /// The counter of the tunnel. [`Self::NoTunnel`] also counts as [`Stat::LeakNoTunnel`].
     #[inline(always)]
     #[must_use]

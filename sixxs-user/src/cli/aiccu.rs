@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use super::show;
 use crate::{
-    control::api::{AccountFile, Status, Tunnel},
+    control::api::{AccountFile, State, Status, Tunnel},
     control::client,
     host::config_file,
     host::paths::Paths,
@@ -220,10 +220,10 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
             bail!("the tunnel of {} was stopped", conf.path);
         };
         let reason = tunnel.reason.clone().unwrap_or_default();
-        match tunnel.state.as_str() {
-            "up" => return Ok(()),
-            "failed" => bail!("{reason}"),
-            "locked_out" => bail!("{reason} (until {})", tunnel.until.unwrap_or_default()),
+        match tunnel.state {
+            State::Up => return Ok(()),
+            State::Failed => bail!("{reason}"),
+            State::LockedOut => bail!("{reason} (until {})", tunnel.until.unwrap_or_default()),
             _ if begun.elapsed() > TUNNEL_STARTS => bail!(
                 "{} is not up after {} s: {reason}",
                 tunnel.name,

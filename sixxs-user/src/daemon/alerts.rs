@@ -9,13 +9,12 @@ use std::{
 use sixxs_core::{
     alert_limiter::{AlertKey, AlertLimiter, cause},
     config::Config,
-    health::Level,
 };
 use tokio::{sync::broadcast, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    control::api::{About, Alert, Leak},
+    control::api::{About, Alert, Health, Leak},
     hooks::Hooks,
     host::clock::Clock,
     host::plain::Plain,
@@ -184,7 +183,7 @@ impl Alerts {
         let shown = Plain::line(&crate::control::text::alert(&alert));
         match &alert.about {
             About::Tunnel { .. } => info!("{shown}"),
-            About::Health { health, .. } if health == Level::Healthy.name() => info!("{shown}"),
+            About::Health { health, .. } if *health == Health::Healthy => info!("{shown}"),
             _ => warn!("{shown}"),
         }
         if self.kept.len() == KEPT {
@@ -209,7 +208,8 @@ impl Alerts {
 /// The cause of a leak: what leaks of one group have in common.
 fn leak_cause(leak: &Leak) -> String {
     let sender = [&leak.container, &leak.unit, &leak.cgroup_path];
-    let parts = [&leak.interface, &leak.treatment, &leak.cause];
+    let treatment = leak.treatment.map(|treatment| treatment.to_string());
+    let parts = [&leak.interface, &treatment, &leak.cause];
     let parts = parts.into_iter().chain(sender).flatten();
     let uid = leak.uid.map(|uid| format!("uid {uid}"));
     let parts = parts.cloned().chain(uid).collect::<Vec<_>>();

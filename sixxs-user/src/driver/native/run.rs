@@ -111,7 +111,7 @@ impl NativeTunnel {
         };
         self.context
             .status
-            .set_endpoint(carrier.ends().endpoint(path), C::NAME);
+            .set_endpoint(carrier.ends().endpoint(path), C::KIND);
         match self.carry_on(carrier, &mut open, path).await {
             Ok(stopped) => stopped,
             Err(error) => {
@@ -236,7 +236,7 @@ mod tests {
         rc::Rc,
     };
 
-    use sixxs_core::broker::connects::Limit;
+    use sixxs_core::{broker::connects::Limit, tunnel::CarrierKind};
 
     use super::*;
     use crate::{
@@ -258,7 +258,7 @@ mod tests {
     }
 
     impl Carrier for FakeCarrier {
-        const NAME: &'static str = "fake";
+        const KIND: CarrierKind = CarrierKind::Tun;
 
         type Open = ();
 
