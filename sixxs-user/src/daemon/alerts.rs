@@ -79,6 +79,13 @@ impl Alerts {
         self.problems = problems;
     }
 
+    /// Adds problems to the present ones, and raises alerts of new ones.
+    pub(super) fn add_problems(&mut self, problems: Vec<String>) {
+        let known = self.problems.iter().cloned();
+        let all: BTreeSet<_> = known.chain(problems).collect();
+        self.set_problems(all.into_iter().collect());
+    }
+
     /// What is wrong with hooks, in words.
     pub(super) fn hook_problems(&self) -> impl Iterator<Item = String> {
         self.hooks.problems()
@@ -98,10 +105,8 @@ impl Alerts {
     /// Takes the hooks of a configuration, and the names by which causes differ.
     pub(super) fn set(&mut self, config: &Config) {
         self.hooks.set(&config.alerting);
-        let names = || config.tunnels.iter().map(|tunnel| tunnel.name.as_str());
-        if !self.tunnels.iter().map(String::as_str).eq(names()) {
-            self.tunnels = names().map(str::to_owned).collect();
-        }
+        let names = config.tunnels.iter();
+        self.tunnels = names.map(|tunnel| tunnel.name.to_string()).collect();
     }
 
     /// Reports an alert at once, or suppresses it until the next summary of its cause.

@@ -179,7 +179,8 @@ impl Intent {
                 }
             })
         };
-        names.iter().map(find).collect()
+        let unique: BTreeSet<_> = names.iter().collect();
+        unique.into_iter().map(find).collect()
     }
 
     /// The tunnel of the account in this file.
@@ -280,7 +281,7 @@ mod tests {
     fn tunnels_are_chosen_by_name() {
         let intent = Intent::new(config(&["b", "a"]));
         assert_eq!(names(&intent.choose(&[]).unwrap()), ["b", "a"]);
-        let chosen = intent.choose(&["a".to_owned()]).unwrap();
+        let chosen = intent.choose(&["a".to_owned(), "a".to_owned()]).unwrap();
         assert_eq!(names(&chosen), ["a"]);
         let error = intent.choose(&["c".to_owned()]).unwrap_err();
         assert_eq!(error.to_string(), "no tunnel \"c\"; there are a, b");

@@ -37,6 +37,8 @@ pub(super) struct Operations {
     /// Where tasks report that drivers have stopped.
     pub(super) stopped_to: mpsc::Sender<Stopped>,
     pub(super) trial: Trial,
+    /// Tunnels that start once other drivers have stopped.
+    pub(super) pending: BTreeSet<IfName>,
 }
 
 impl Operations {
@@ -98,6 +100,8 @@ impl Operations {
         };
         let stops = stops.to_vec();
         let start = if verb == Verb::Stop { vec![] } else { chosen };
+        // A request overrides what an earlier one has left to do.
+        self.pending.retain(|name| !names.contains(name));
         let stopped = Stopped {
             refresh,
             ..Stopped::new(names, start, answer)
@@ -142,16 +146,25 @@ impl Operations {
     async fn stop_then(&mut self, names: &[IfName], stopped: Stopped) {
         let drivers = self.enforcer.tunnels.take_drivers(names);
         if drivers.is_empty() {
-            self.drivers_stopped(stopped).await;
+            self.finish(stopped).await;
             return;
         }
         // Rules and sources go first, the interface after them.
         self.enforcer.reconcile_or_report().await;
+        self.pending
+            .extend(stopped.start.iter().map(|tunnel| tunnel.name.clone()));
         stop_in_task(drivers, stopped, self.stopped_to.clone());
     }
 
-    /// Drivers have stopped: starts the tunnels that are to be started, and answers.
-    pub(super) async fn drivers_stopped(&mut self, stopped: Stopped) {
+    /// Drivers have stopped: does what is left to do.
+    pub(super) async fn drivers_stopped(&mut self, mut stopped: Stopped) {
+        let pending = &mut self.pending;
+        stopped.start.retain(|tunnel| pending.remove(&tunnel.name));
+        self.finish(stopped).await;
+    }
+
+    /// Starts the tunnels that are to be started, and answers.
+    async fn finish(&mut self, stopped: Stopped) {
         let Stopped {
             names,
             start,

@@ -246,8 +246,8 @@ impl Tunnels {
     pub(super) fn has_stopped(&mut self, name: &IfName, is_gone: bool) {
         if is_gone {
             self.0.remove(name);
-        } else if let Some(running) = self.0.get_mut(name) {
-            running.is_stopping = false;
+        } else {
+            self.0.entry(name.clone()).or_default().is_stopping = false;
         }
     }
 
