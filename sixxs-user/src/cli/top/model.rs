@@ -301,9 +301,18 @@ fn how_bad(about: &About) -> u8 {
     match about {
         About::Leak(leak) if leak.treatment == Some(Treatment::Redirected) => 1,
         About::Leak(_) | About::Problem { .. } => 2,
-        About::Tunnel { state, .. } if matches!(state, State::Failed | State::LockedOut) => 2,
-        About::Health { health, .. } if *health == Health::Failing => 2,
-        About::Health { health, .. } if *health == Health::Degraded => 1,
+        About::Tunnel {
+            state: State::Failed | State::LockedOut,
+            ..
+        } => 2,
+        About::Health {
+            health: Health::Failing,
+            ..
+        } => 2,
+        About::Health {
+            health: Health::Degraded,
+            ..
+        } => 1,
         About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => 0,
     }
 }

@@ -156,7 +156,7 @@ impl NativeTunnel {
     }
 }
 
-/// Waits until our interface is gone or renamed. The scans tell, once one has found it.
+/// Waits until our interface is gone or renamed. Scans report it, once one has found it.
 async fn interface_lost(
     observed: &mut watch::Receiver<Option<IfIndex>>,
     (name, index): (&IfName, IfIndex),
@@ -180,7 +180,7 @@ async fn interface_lost(
     }
 }
 
-/// Whether the kernel has no interface of ours with this name and this index.
+/// Whether the interface that this program made with this name and index is gone.
 async fn is_lost(name: &IfName, index: IfIndex) -> bool {
     let there = async { Netlink::open()?.there(name).await };
     match there.await {
