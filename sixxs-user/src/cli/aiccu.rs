@@ -23,7 +23,7 @@ use clap::{Args, Subcommand};
 use sixxs_core::aiccu::{self, Aiccu};
 use tokio::time::sleep;
 
-use super::show;
+use super::output;
 use crate::{
     control::api::{AccountFile, Program, Routing, State, Status, Tunnel},
     control::client,
@@ -120,11 +120,11 @@ pub(super) async fn run(paths: &Paths, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Brokers(account) => lists::pops(paths, &account).await,
         Verb::Test(account) | Verb::Autotest(account) => test::test(paths, &account).await,
         Verb::License => {
-            show::print(include_str!("aiccu/licence.txt"))?;
+            output::print(include_str!("aiccu/licence.txt"))?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Version => {
-            show::print(&format!("sixxs {}\n", env!("CARGO_PKG_VERSION")))?;
+            output::print(&format!("sixxs {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Hold(File { file }) => hold::hold(paths, &read(&file)?).await,
@@ -189,7 +189,7 @@ impl Conf {
 async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
     let conf = read(&start.file.file)?;
     for note in &conf.aiccu.notes {
-        show::complain(&format!("{}: {note}", conf.path));
+        output::message(&format!("{}: {note}", conf.path));
     }
     if let Some(pid) = hold::holder(&conf.aiccu.pidfile)? {
         bail!(
@@ -204,7 +204,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
     if let Err(error) = wait_until_up(paths, &conf).await {
         // Leave nothing behind of a tunnel that does not start.
         if let Err(stop) = conf.stop(paths).await {
-            show::complain(&format!("stop the tunnel that did not start: {stop:#}"));
+            output::message(&format!("stop the tunnel that did not start: {stop:#}"));
         }
         return Err(error);
     }
@@ -228,7 +228,7 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
         match tunnel.state {
             State::Up if is_guarded(&tunnel) => return Ok(()),
             State::Up if up_since.get_or_insert_with(Instant::now).elapsed() > GUARD_STARTS => {
-                show::complain(&format!(
+                output::message(&format!(
                     "{} is up, but replies may not leave by it: see `sixxs status`",
                     tunnel.name
                 ));
@@ -244,7 +244,7 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
             _ => {}
         }
         if conf.aiccu.verbose && told.as_ref() != Some(&reason) && !reason.is_empty() {
-            show::complain(&reason);
+            output::message(&reason);
             told = Some(reason);
         }
         sleep(LOOK).await;

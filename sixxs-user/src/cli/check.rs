@@ -5,7 +5,7 @@ use std::{net::Ipv6Addr, path::Path, process::ExitCode, thread};
 use anyhow::bail;
 use serde::Serialize;
 
-use super::show;
+use super::output;
 use crate::{
     control::api::{Health, Program, Routing, State, Status, Tunnel},
     control::client,
@@ -46,7 +46,7 @@ pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow
         checks,
     };
     let shown = if json {
-        show::line(&report)?
+        output::json_line(&report)?
     } else {
         let line = |check: &Check| {
             let verdict = if check.pass { "pass" } else { "FAIL" };
@@ -57,7 +57,7 @@ pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow
         };
         report.checks.iter().map(line).collect()
     };
-    show::verdict(&shown, report.pass)
+    output::print_and_exit_code(&shown, report.pass)
 }
 
 fn choose(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {

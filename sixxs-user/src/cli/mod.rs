@@ -5,17 +5,12 @@ mod broker_overlay;
 mod check;
 mod doctor;
 mod explain;
+mod output;
 mod reload;
 mod show;
 mod top;
 
-use std::{
-    env,
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{env, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{
@@ -30,7 +25,6 @@ use crate::{
     daemon::{self, Options},
     host::config_file,
     host::paths::Paths,
-    host::plain::Plain,
     teardown,
 };
 
@@ -251,7 +245,7 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    if error.is::<show::ReaderGone>() {
+    if error.is::<output::ReaderGone>() {
         return ExitCode::SUCCESS;
     }
     let status = if error.is::<client::NoDaemon>() {
@@ -261,12 +255,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     } else {
         FAILED
     };
-    // If stderr is closed, the exit status has to be enough.
-    let _unheard = writeln!(
-        io::stderr(),
-        "sixxs: {}",
-        Plain::lines(&format!("{error:#}"))
-    );
+    output::message(&format!("{error:#}"));
     ExitCode::from(status)
 }
 

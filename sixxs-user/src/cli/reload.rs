@@ -6,7 +6,7 @@ use sixxs_core::config::Config;
 
 use super::{
     BAD_CONFIG,
-    show::{line, note, print, verdict},
+    output::{json_line, note, print, print_and_exit_code},
 };
 use crate::{
     broker::{cache::Cache, connects::Connects},
@@ -59,9 +59,13 @@ pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::
         }
         outcome => outcome?,
     };
-    let shown = if json { line(&found)? } else { text(&found) };
+    let shown = if json {
+        json_line(&found)?
+    } else {
+        text(&found)
+    };
     let is_nothing = found.is_nothing();
-    let status = verdict(&shown, is_nothing)?;
+    let status = print_and_exit_code(&shown, is_nothing)?;
     Ok(if found.faults.is_empty() {
         status
     } else {

@@ -2,17 +2,18 @@
 
 use std::{
     env,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     path::Path,
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
-use serde::Serialize;
 use sixxs_core::routing::{Desired, diff};
 
-use super::{UNHEALTHY, broker_overlay};
+use super::{
+    broker_overlay,
+    output::{json_line, note, print, print_and_exit_code, redraw},
+};
 use crate::{
     control::api::{Alert, Counters, Plan, Status},
     control::client,
@@ -26,43 +27,57 @@ use crate::{
 /// Width for wrapping: terminals have at least this many columns.
 const COLUMNS: usize = 80;
 
+/// Interval of `status --watch`.
+const INTERVAL: Duration = Duration::from_secs(1);
+
 pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Result<ExitCode> {
-    let draws = io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|kind| kind != "dumb");
-    let mut is_first = true;
-    loop {
-        let status: Status = client::get(socket, "/v1/status").await?;
-        let shown = if json {
-            line(&status)?
-        } else if io::stdout().is_terminal() {
-            text::wrapped(&text::status(&status), COLUMNS)
-        } else {
-            text::status(&status)
-        };
-        if !watch {
-            return verdict(&shown, status.healthy);
-        }
-        if json || is_first && !draws {
-            print(&shown)?;
-        } else if draws {
-            redraw(&Plain::lines(&shown))?;
-        } else {
-            print(&format!("\n{shown}"))?;
-        }
-        is_first = false;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    if watch {
+        self::watch(socket, json).await
+    } else {
+        snapshot(socket, json).await
     }
 }
 
-/// Redraws the screen: moves the cursor home, clears each line to its end, then clears the rest.
-fn redraw(screen: &Plain) -> anyhow::Result<()> {
-    let lines = screen.as_str().replace('\n', "\x1b[K\n");
-    write(&format!("\x1b[H{lines}\x1b[J"))
+/// Shows the status once.
+async fn snapshot(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let status: Status = client::get(socket, "/v1/status").await?;
+    print_and_exit_code(&shown(&status, json)?, status.healthy)
+}
+
+/// Shows the status every second until an error: redraws a terminal, or prints one status below the other.
+async fn watch(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let is_dumb = || env::var_os("TERM").is_some_and(|kind| kind == "dumb");
+    let redraws = !json && io::stdout().is_terminal() && !is_dumb();
+    let mut separator = "";
+    loop {
+        let status: Status = client::get(socket, "/v1/status").await?;
+        let shown = shown(&status, json)?;
+        if redraws {
+            redraw(&shown)?;
+        } else {
+            print(&format!("{separator}{shown}"))?;
+        }
+        if !json {
+            separator = "\n";
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn shown(status: &Status, json: bool) -> anyhow::Result<String> {
+    Ok(if json {
+        json_line(status)?
+    } else if io::stdout().is_terminal() {
+        text::wrapped(&text::status(status), COLUMNS)
+    } else {
+        text::status(status)
+    })
 }
 
 pub(super) async fn counters(socket: &Path, json: bool, all: bool) -> anyhow::Result<ExitCode> {
     let counters: Counters = client::get(socket, "/v1/counters").await?;
     print(&if json {
-        line(&counters)?
+        json_line(&counters)?
     } else {
         text::counters(&counters, all)
     })?;
@@ -92,13 +107,14 @@ pub(super) async fn alerts(socket: &Path, json: bool, follow: bool) -> anyhow::R
 pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> {
     let plan: Plan = match client::get(&paths.socket(), "/v1/plan").await {
         Ok(plan) => plan,
-        Err(_) => {
+        Err(error) if error.is::<client::NoDaemon>() => {
             let config = config_file::read(&paths.config)?;
             let config = broker_overlay::overlaid(&config, paths, None).await;
             let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
             let config = broker_overlay::beside(config, &observed);
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
+        Err(error) => return Err(error),
     };
     let asked = absolute(&paths.config);
     if let Some(file) = plan.config.as_ref().filter(|file| **file != asked) {
@@ -108,62 +124,11 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
         ));
     }
     let shown = if json {
-        line(&plan)?
+        json_line(&plan)?
     } else {
         let problems = plan.problems.iter().map(|problem| format!("# {problem}\n"));
         let commands = plan.commands.iter().map(|command| format!("{command}\n"));
         problems.chain(commands).collect()
     };
-    verdict(&shown, plan.commands.is_empty() && plan.problems.is_empty())
-}
-
-/// Prints a note to stderr.
-pub(super) fn note(text: &str) {
-    // An error means that stderr is closed, which does not matter.
-    let _unheard = writeln!(io::stderr(), "sixxs: note: {}", Plain::line(text));
-}
-
-pub(super) fn exit(good: bool) -> ExitCode {
-    if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(UNHEALTHY)
-    }
-}
-
-pub(super) fn line<T: Serialize>(value: &T) -> anyhow::Result<String> {
-    Ok(format!("{}\n", Plain::json(&serde_json::to_string(value)?)))
-}
-
-/// The reader of the output has closed the pipe: `sixxs alerts | head`.
-#[derive(Debug, thiserror::Error)]
-#[error("the output is not read any more")]
-pub(super) struct ReaderGone;
-
-/// Prints a command's output: all output goes through here.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
-    write(Plain::lines(text).as_str())
-}
-
-/// Prints all output of a command and returns its exit status, which does not depend on the reader.
-pub(super) fn verdict(text: &str, good: bool) -> anyhow::Result<ExitCode> {
-    match print(text) {
-        Err(error) if !error.is::<ReaderGone>() => Err(error),
-        _ => Ok(exit(good)),
-    }
-}
-
-fn write(text: &str) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => bail!(ReaderGone),
-        written => written.context("write to stdout"),
-    }
-}
-
-/// Prints a message to stderr.
-pub(super) fn complain(text: &str) {
-    // An error means that stderr is closed, which does not matter.
-    let _unheard = writeln!(io::stderr(), "sixxs: {}", Plain::lines(text));
+    print_and_exit_code(&shown, plan.commands.is_empty() && plan.problems.is_empty())
 }

@@ -33,7 +33,7 @@ fn others_are_refused() -> Result<()> {
     // A copy that all users may execute, independent of the build directory.
     let copy = fixture.lab.paths().base().join("sixxs");
     fixture.program.copy_to(&copy)?;
-    for command in ["status", "stop", "down"] {
+    for command in ["status", "plan", "stop", "down"] {
         let mut nobody = Command::new("setpriv");
         nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         nobody.arg(&copy).arg(command);

@@ -10,7 +10,7 @@ use crate::{
         connects::Connects,
         tic::{self, Goal, Login, Outcome, Request, Times, TlsChoice, TunnelLine},
     },
-    cli::show,
+    cli::output,
     host::config_file,
     host::paths::Paths,
 };
@@ -26,7 +26,7 @@ pub(super) async fn tunnels(paths: &Paths, account: &Account) -> anyhow::Result<
             local4,
             pop,
         } = tunnel;
-        show::print(&format!("{id} {address} {local4} {pop}\n"))?;
+        output::print(&format!("{id} {address} {local4} {pop}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -36,8 +36,8 @@ pub(super) async fn pops(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         bail!("the server sent an unexpected answer");
     };
     for pop in pops {
-        show::print(format!("{} {}", pop.id, pop.words).trim_end())?;
-        show::print("\n")?;
+        output::print(format!("{} {}", pop.id, pop.words).trim_end())?;
+        output::print("\n")?;
     }
     Ok(ExitCode::SUCCESS)
 }

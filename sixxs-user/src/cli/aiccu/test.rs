@@ -10,7 +10,7 @@ use crate::{
         cache::Cache,
         tic::{self, Goal, Outcome},
     },
-    cli::show,
+    cli::output,
     control::{api::State, client::NoDaemon},
     host::{paths::Paths, ping::ping},
 };
@@ -77,9 +77,9 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
             Ok(words) => ("pass", words),
             Err(words) => ("FAIL", words),
         };
-        show::print(&format!("{verdict}  {what:<14} {words}\n"))?;
+        output::print(&format!("{verdict}  {what:<14} {words}\n"))?;
     }
-    Ok(show::exit(all_good))
+    Ok(output::exit_code(all_good))
 }
 
 async fn fetch(paths: &Paths, account: &Account, conf: &super::Conf) -> Result<Parameters, String> {

@@ -40,7 +40,7 @@ use sixxs_core::{
     types::{Prefix, TableId},
 };
 
-use super::{broker_overlay, show};
+use super::{broker_overlay, output};
 use crate::{
     bpf::{self, SeenPins},
     control::api::{Carrier, Kind, State, Status},
@@ -93,7 +93,7 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
         findings: told.collect(),
     };
     let shown = if json {
-        show::line(&report)?
+        output::json_line(&report)?
     } else {
         let mut shown = String::new();
         for Told {
@@ -114,7 +114,7 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
         }
         shown
     };
-    show::verdict(&shown, report.healthy)
+    output::print_and_exit_code(&shown, report.healthy)
 }
 
 /// Input of the other files: the configuration with the brokers' parameters, the host's state, and the status.

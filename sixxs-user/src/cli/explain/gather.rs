@@ -20,7 +20,7 @@ use sixxs_core::{
 use super::arguments::{Asked, BadArgument, address, interface};
 use crate::{
     bpf,
-    cli::{broker_overlay, show},
+    cli::{broker_overlay, output},
     control::api::{State, Status},
     control::client,
     host::config_file,
@@ -129,7 +129,7 @@ fn config_or_default(paths: &Paths) -> anyhow::Result<Config> {
         Ok(config) => Ok(config),
         // Without a configuration the kernel's route is still useful.
         Err(wrong) if wrong.is_missing() => {
-            show::complain(&format!(
+            output::message(&format!(
                 "there is no {}: no tunnel's sources are known",
                 paths.config.display()
             ));

@@ -11,7 +11,7 @@ use std::{net::Ipv6Addr, process::ExitCode};
 use serde::Serialize;
 use sixxs_core::explain::path::{self, Explanation, Way};
 
-use super::show;
+use super::output;
 use crate::host::paths::Paths;
 
 pub(super) use arguments::{Asked, BadArgument};
@@ -63,18 +63,18 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
             cause: cause.as_ref().map(|cause| cause.name()),
             cure,
         };
-        show::print(&show::line(&told)?)?;
+        output::print(&output::json_line(&told)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut before = "";
     for (about, detail) in &steps {
         let label = if *about == before { "" } else { about };
-        show::print(&wrapped(label, detail))?;
+        output::print(&wrapped(label, detail))?;
         before = about;
     }
-    show::print(&wrapped("so it", &sentence))?;
+    output::print(&wrapped("so it", &sentence))?;
     if let Some(cure) = cure {
-        show::print(&wrapped("cure", &cure))?;
+        output::print(&wrapped("cure", &cure))?;
     }
     Ok(ExitCode::SUCCESS)
 }
