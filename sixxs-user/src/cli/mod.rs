@@ -10,7 +10,12 @@ mod reload;
 mod show;
 mod top;
 
-use std::{env, io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{
@@ -19,22 +24,20 @@ use clap::{
 
 use crate::{
     bpf::HookChoice,
-    control,
-    control::api::Names,
-    control::client,
-    daemon::{self, Options},
+    control::{self, Verb, api::Names, client},
+    daemon,
     host::config_file,
     host::paths::Paths,
     teardown,
 };
 
-/// The command failed.
+// Exit statuses.
+
 const FAILED: u8 = 1;
 /// An invalid configuration, or (by clap) an invalid command line.
 const BAD_CONFIG: u8 = 2;
 /// The command found a problem.
 const UNHEALTHY: u8 = 3;
-/// No daemon runs.
 const NO_DAEMON: u8 = 4;
 
 /// The whole command line.
@@ -47,7 +50,7 @@ const NO_DAEMON: u8 = 4;
 )]
 struct Cli {
     #[command(flatten)]
-    places: Places,
+    options: GlobalOptions,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
@@ -56,7 +59,7 @@ struct Cli {
 }
 
 #[derive(Args)]
-struct Places {
+struct GlobalOptions {
     /// The configuration file.
     #[arg(
         long,
@@ -122,6 +125,19 @@ struct Places {
         default_value = "auto"
     )]
     hook: HookChoice,
+}
+
+impl GlobalOptions {
+    fn paths(self) -> Paths {
+        Paths {
+            config: self.config,
+            run_dir: self.run_dir,
+            state_dir: self.state_dir,
+            pin_dir: self.pin_dir,
+            rt_tables_dir: self.rt_tables_dir,
+            group: self.group,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -261,19 +277,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
     let Cli {
-        places,
+        options,
         json,
         command,
     } = cli;
-    let hook = places.hook;
-    let paths = Paths {
-        config: places.config,
-        run_dir: places.run_dir,
-        state_dir: places.state_dir,
-        pin_dir: places.pin_dir,
-        rt_tables_dir: places.rt_tables_dir,
-        group: places.group,
-    };
+    let hook = options.hook;
+    let paths = options.paths();
     let socket = paths.socket();
     match command {
         Command::Run {
@@ -281,7 +290,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
             on_demand,
             movable_clock,
         } => {
-            let options = Options {
+            let options = daemon::Options {
                 hook,
                 program_log,
                 movable_clock,
@@ -289,9 +298,18 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
             };
             run_daemon(&paths, &options).await
         }
-        Command::Start { names, refresh } => act(&paths, "start", names, refresh).await,
-        Command::Stop { names } => act(&paths, "stop", names, false).await,
-        Command::Restart { names, refresh } => act(&paths, "restart", names, refresh).await,
+        Command::Start { names, refresh } => {
+            change_tunnels(&socket, Verb::Start, names, refresh).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Stop { names } => {
+            change_tunnels(&socket, Verb::Stop, names, false).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Restart { names, refresh } => {
+            change_tunnels(&socket, Verb::Restart, names, refresh).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Status { watch } => show::status(&socket, json, watch).await,
         Command::Top { interval, ascii } => top::top(&socket, interval, ascii).await,
         Command::Counters { all } => show::counters(&socket, json, all).await,
@@ -314,7 +332,7 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn run_daemon(paths: &Paths, options: &Options) -> anyhow::Result<ExitCode> {
+async fn run_daemon(paths: &Paths, options: &daemon::Options) -> anyhow::Result<ExitCode> {
     let config = if options.on_demand {
         config_file::read_or_default(&paths.config)?
     } else {
@@ -331,15 +349,15 @@ async fn run_daemon(paths: &Paths, options: &Options) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn act(
-    paths: &Paths,
-    verb: &str,
+/// Makes the daemon start, stop or restart tunnels; without names, all of them.
+async fn change_tunnels(
+    socket: &Path,
+    verb: Verb,
     tunnels: Vec<String>,
     refresh: bool,
-) -> anyhow::Result<ExitCode> {
-    let path = format!("/v1/tunnels/{verb}");
-    client::post(&paths.socket(), &path, &Names { tunnels, refresh }).await?;
-    Ok(ExitCode::SUCCESS)
+) -> anyhow::Result<()> {
+    let path = format!("/v1/tunnels/{}", verb.name());
+    client::post(socket, &path, &Names { tunnels, refresh }).await
 }
 
 /// Sends the daemon's log to stderr. The journal adds its own timestamps.
@@ -350,7 +368,7 @@ fn log_to_stderr(program_log: bool) -> anyhow::Result<()> {
     let default = if program_log {
         "info,netlink_packet_route=error,sixxs_ebpf=debug"
     } else {
-        // That crate logs kernel attributes that it does not know as a bug, in each round.
+        // netlink_packet_route logs kernel attributes that it does not know as a bug, in each round.
         "info,netlink_packet_route=error"
     };
     let filter = match env::var("SIXXS_LOG") {

@@ -72,6 +72,18 @@ pub enum Verb {
     Restart,
 }
 
+impl Verb {
+    /// The name in the control socket's paths.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+        }
+    }
+}
+
 /// A request that the daemon's loop answers.
 #[derive(Debug)]
 pub enum Request {
