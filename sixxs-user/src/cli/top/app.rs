@@ -4,6 +4,10 @@ use super::{
     keys::Key,
     model::{Model, Sort},
 };
+use crate::control::Verb;
+
+/// Number of rows that PageUp and PageDown move.
+const PAGE: usize = 10;
 
 /// The screen's state.
 #[derive(Clone, Debug)]
@@ -15,7 +19,7 @@ pub(super) struct App {
     pub(super) reverse: bool,
     /// By name, so that the selection stays when the order changes.
     selected: Option<String>,
-    pub(super) over: Over,
+    pub(super) overlay: Overlay,
     /// Whether the alerts have most of the screen, and the arrow keys scroll them.
     pub(super) reading: bool,
     /// Number of lines of alerts below the visible ones.
@@ -26,7 +30,7 @@ pub(super) struct App {
 
 /// What is on top of the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum Overlay {
     #[default]
     Nothing,
     Help,
@@ -43,47 +47,18 @@ pub(super) struct Notice {
     under_way: bool,
 }
 
-/// An action on a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
-    Start,
-    Stop,
-    Restart,
-}
-
-impl Verb {
-    /// The name in the control socket's paths.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Stop => "stop",
-            Self::Restart => "restart",
-        }
-    }
-
-    fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Start => ("starting", "started"),
-            Self::Stop => ("stopping", "stopped"),
-            Self::Restart => ("restarting", "restarted"),
-        }
-    }
-}
-
-/// A request by a key to the outside.
+/// The effect of a key outside of the screen's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum Effect {
     Nothing,
     Quit,
     /// Suspend the process, like the shell's job control.
     Suspend,
     /// Redraw the terminal completely.
-    DrawAnew,
-    Do(Verb, String),
+    Redraw,
+    /// Make the daemon start, stop or restart a tunnel.
+    Request(Verb, String),
 }
-
-/// Number of rows that PageUp and PageDown move.
-const PAGE: usize = 10;
 
 impl App {
     pub(super) fn new(model: Model) -> Self {
@@ -93,7 +68,7 @@ impl App {
             sort: Sort::default(),
             reverse: false,
             selected: None,
-            over: Over::default(),
+            overlay: Overlay::default(),
             reading: false,
             scrolled: 0,
             notice: None,
@@ -110,48 +85,56 @@ impl App {
         self.frozen.is_some()
     }
 
-    /// The position of the selected tunnel among those shown; 0 if it is gone.
-    pub(super) fn selected(&self) -> usize {
+    /// The row of the selected tunnel among those shown; 0 if it is gone.
+    pub(super) fn selected_row(&self) -> usize {
         let tunnels = self.shown().tunnels(self.sort, self.reverse);
         let is_selected = |name: &str| self.selected.as_deref() == Some(name);
-        let place = tunnels
+        let row = tunnels
             .iter()
             .position(|(tunnel, _)| is_selected(&tunnel.name));
-        place.unwrap_or(0)
+        row.unwrap_or(0)
     }
 
-    /// Handles a key.
-    pub(super) fn key(&mut self, key: Key) -> Act {
+    pub(super) fn on_key(&mut self, key: Key) -> Effect {
         if self.notice.as_ref().is_some_and(|notice| !notice.under_way) {
             self.notice = None;
         }
-        match key {
-            Key::Control('c') => return Act::Quit,
-            Key::Control('z') => return Act::Suspend,
-            Key::Control('l') => return Act::DrawAnew,
-            _ => {}
+        if let Some(effect) = on_global_key(key) {
+            return effect;
         }
-        match std::mem::take(&mut self.over) {
-            Over::Nothing => {}
-            Over::Help => {
-                return match key {
-                    Key::Character('q') => Act::Quit,
-                    _ => Act::Nothing,
-                };
+        match std::mem::take(&mut self.overlay) {
+            Overlay::Nothing => self.on_table_key(key),
+            overlay => self.on_overlay_key(overlay, key),
+        }
+    }
+
+    /// Handles a key while something covers the screen: any key closes it.
+    fn on_overlay_key(&mut self, overlay: Overlay, key: Key) -> Effect {
+        match (overlay, key) {
+            (Overlay::Help, Key::Character('q')) => Effect::Quit,
+            (Overlay::Stop(name), Key::Character('y' | 'Y')) => self.request(Verb::Stop, name),
+            (Overlay::Stop(name), _) => {
+                self.set_notice(format!("{name} is not stopped"), false);
+                Effect::Nothing
             }
-            Over::Stop(name) => {
-                if matches!(key, Key::Character('y' | 'Y')) {
-                    return self.ask(Verb::Stop, name);
+            (Overlay::Help | Overlay::Nothing, _) => Effect::Nothing,
+        }
+    }
+
+    /// Handles a key while tunnels and alerts are the whole screen.
+    fn on_table_key(&mut self, key: Key) -> Effect {
+        match key {
+            Key::Character('q') => return Effect::Quit,
+            Key::Character('u') | Key::Enter => return self.request_for_selected(Verb::Start),
+            Key::Character('r') => return self.request_for_selected(Verb::Restart),
+            Key::Character('d') => {
+                if let Some(name) = self.selected_name() {
+                    self.overlay = Overlay::Stop(name);
                 }
-                self.say(format!("{name} is not stopped"), false);
-                return Act::Nothing;
             }
-        }
-        match key {
-            Key::Character('q') => return Act::Quit,
-            Key::Character('?' | 'h') => self.over = Over::Help,
-            Key::Character('a') => self.read(!self.reading),
-            Key::Escape => self.read(false),
+            Key::Character('?' | 'h') => self.overlay = Overlay::Help,
+            Key::Character('a') => self.set_reading(!self.reading),
+            Key::Escape => self.set_reading(false),
             Key::Character('s') => self.sort = self.sort.next(),
             Key::Character('S') => self.reverse = !self.reverse,
             Key::Character('p') => {
@@ -159,13 +142,6 @@ impl App {
                     Some(_) => None,
                     None => Some(Box::new(self.model.clone())),
                 };
-            }
-            Key::Character('u') | Key::Enter => return self.ask_selected(Verb::Start),
-            Key::Character('r') => return self.ask_selected(Verb::Restart),
-            Key::Character('d') => {
-                if let Some(name) = self.selected_name() {
-                    self.over = Over::Stop(name);
-                }
             }
             Key::Up | Key::Character('k') => self.up(1),
             Key::Down | Key::Character('j') => self.down(1),
@@ -175,18 +151,18 @@ impl App {
             Key::End => self.down(usize::MAX),
             _ => {}
         }
-        Act::Nothing
+        Effect::Nothing
     }
 
     /// Handles the result of a request to the daemon.
-    pub(super) fn done(&mut self, verb: Verb, name: &str, outcome: Result<(), String>) {
+    pub(super) fn done(&mut self, verb: Verb, name: &str, outcome: anyhow::Result<()>) {
         match outcome {
-            Ok(()) => self.say(format!("{name} {}", verb.words().1), false),
-            Err(why) => self.say(format!("{} {name}: {why}", verb.name()), true),
+            Ok(()) => self.set_notice(format!("{name} {}", words(verb).1), false),
+            Err(error) => self.set_notice(format!("{} {name}: {error:#}", verb.name()), true),
         }
     }
 
-    fn read(&mut self, reading: bool) {
+    fn set_reading(&mut self, reading: bool) {
         self.reading = reading;
         self.scrolled = 0;
     }
@@ -196,7 +172,7 @@ impl App {
             // The view limits it to the number of lines.
             self.scrolled = self.scrolled.saturating_add(by);
         } else {
-            self.select(self.selected().saturating_sub(by));
+            self.select(self.selected_row().saturating_sub(by));
         }
     }
 
@@ -204,46 +180,65 @@ impl App {
         if self.reading {
             self.scrolled = self.scrolled.saturating_sub(by);
         } else {
-            self.select(self.selected().saturating_add(by));
+            self.select(self.selected_row().saturating_add(by));
         }
     }
 
-    fn select(&mut self, place: usize) {
+    fn select(&mut self, row: usize) {
         let tunnels = self.shown().tunnels(self.sort, self.reverse);
         let last = tunnels.len().saturating_sub(1);
-        let name = tunnels.get(place.min(last));
+        let name = tunnels.get(row.min(last));
         let name = name.map(|(tunnel, _)| tunnel.name.clone());
         self.selected = name;
     }
 
     fn selected_name(&self) -> Option<String> {
         let tunnels = self.shown().tunnels(self.sort, self.reverse);
-        let (tunnel, _) = tunnels.get(self.selected())?;
+        let (tunnel, _) = tunnels.get(self.selected_row())?;
         Some(tunnel.name.clone())
     }
 
-    fn ask_selected(&mut self, verb: Verb) -> Act {
+    fn request_for_selected(&mut self, verb: Verb) -> Effect {
         match self.selected_name() {
-            Some(name) => self.ask(verb, name),
-            None => Act::Nothing,
+            Some(name) => self.request(verb, name),
+            None => Effect::Nothing,
         }
     }
 
-    fn ask(&mut self, verb: Verb, name: String) -> Act {
+    fn request(&mut self, verb: Verb, name: String) -> Effect {
         self.notice = Some(Notice {
-            text: format!("{} {name} …", verb.words().0),
+            text: format!("{} {name} …", words(verb).0),
             bad: false,
             under_way: true,
         });
-        Act::Do(verb, name)
+        Effect::Request(verb, name)
     }
 
-    fn say(&mut self, text: String, bad: bool) {
+    fn set_notice(&mut self, text: String, bad: bool) {
         self.notice = Some(Notice {
             text,
             bad,
             under_way: false,
         });
+    }
+}
+
+/// Handles a key that does the same on every screen.
+fn on_global_key(key: Key) -> Option<Effect> {
+    match key {
+        Key::Control('c') => Some(Effect::Quit),
+        Key::Control('z') => Some(Effect::Suspend),
+        Key::Control('l') => Some(Effect::Redraw),
+        _ => None,
+    }
+}
+
+/// The words for an action that is running, and for one that is complete.
+fn words(verb: Verb) -> (&'static str, &'static str) {
+    match verb {
+        Verb::Start => ("starting", "started"),
+        Verb::Stop => ("stopping", "stopped"),
+        Verb::Restart => ("restarting", "restarted"),
     }
 }
 
@@ -268,29 +263,31 @@ mod tests {
         let status = json!({"healthy": true, "corrections": 0, "uplinks": [], "problems": [],
             "tunnels": [tunnel("b"), tunnel("a")]});
         let mut model = Model::new(Duration::from_secs(1));
-        model.take(serde_json::from_value(status).unwrap(), Duration::ZERO);
+        model.set_status(serde_json::from_value(status).unwrap(), Duration::ZERO);
         App::new(model)
     }
 
-    fn press(app: &mut App, keys: &str) -> Vec<Act> {
-        let acts = keys.chars().map(|key| app.key(Key::Character(key)));
-        acts.filter(|act| *act != Act::Nothing).collect()
+    fn press(app: &mut App, keys: &str) -> Vec<Effect> {
+        let effects = keys.chars().map(|key| app.on_key(Key::Character(key)));
+        effects
+            .filter(|effect| *effect != Effect::Nothing)
+            .collect()
     }
 
     #[test]
     fn only_yes_stops_a_tunnel() {
         for (keys, expected) in [
-            ("dy", vec![Act::Do(Verb::Stop, "b".into())]),
-            ("dY", vec![Act::Do(Verb::Stop, "b".into())]),
+            ("dy", vec![Effect::Request(Verb::Stop, "b".into())]),
+            ("dY", vec![Effect::Request(Verb::Stop, "b".into())]),
             ("dn", vec![]),
             ("dq", vec![]),
             ("ddy", vec![]),
-            ("jdy", vec![Act::Do(Verb::Stop, "a".into())]),
-            ("u", vec![Act::Do(Verb::Start, "b".into())]),
-            ("jr", vec![Act::Do(Verb::Restart, "a".into())]),
-            ("?q", vec![Act::Quit]),
+            ("jdy", vec![Effect::Request(Verb::Stop, "a".into())]),
+            ("u", vec![Effect::Request(Verb::Start, "b".into())]),
+            ("jr", vec![Effect::Request(Verb::Restart, "a".into())]),
+            ("?q", vec![Effect::Quit]),
             ("?u", vec![]),
-            ("q", vec![Act::Quit]),
+            ("q", vec![Effect::Quit]),
         ] {
             assert_eq!(press(&mut app(), keys), expected, "{keys}");
         }
@@ -300,23 +297,26 @@ mod tests {
     fn the_selected_stays_when_the_order_changes() {
         let mut app = app();
         press(&mut app, "j");
-        assert_eq!(app.selected(), 1);
+        assert_eq!(app.selected_row(), 1);
         press(&mut app, "s");
         assert_eq!(app.sort, Sort::Name);
-        assert_eq!(app.selected(), 0);
+        assert_eq!(app.selected_row(), 0);
         // While the question is open, a change of the order does not change its subject.
         press(&mut app, "d");
         app.sort = Sort::File;
-        assert_eq!(press(&mut app, "y"), [Act::Do(Verb::Stop, "a".into())]);
+        assert_eq!(
+            press(&mut app, "y"),
+            [Effect::Request(Verb::Stop, "a".into())]
+        );
     }
 
     #[test]
-    fn what_is_said_goes_with_the_next_key_unless_it_goes_on() {
+    fn a_notice_ends_with_the_next_key_unless_its_request_runs() {
         let mut app = app();
         press(&mut app, "u");
         press(&mut app, "j");
         assert_eq!(app.notice.as_ref().unwrap().text, "starting b …");
-        app.done(Verb::Start, "b", Err("not root".into()));
+        app.done(Verb::Start, "b", Err(anyhow::anyhow!("not root")));
         assert_eq!(app.notice.as_ref().unwrap().text, "start b: not root");
         press(&mut app, "j");
         assert_eq!(app.notice, None);
@@ -328,7 +328,7 @@ mod tests {
         press(&mut app, "p");
         let mut status = app.model.status().unwrap().clone();
         status.corrections = 9;
-        app.model.take(status, Duration::from_secs(1));
+        app.model.set_status(status, Duration::from_secs(1));
         assert_eq!(app.shown().status().unwrap().corrections, 0);
         press(&mut app, "p");
         assert_eq!(app.shown().status().unwrap().corrections, 9);
@@ -338,7 +338,7 @@ mod tests {
     fn keys_in_an_empty_table_do_nothing() {
         let mut app = App::new(Model::new(Duration::from_secs(1)));
         assert_eq!(press(&mut app, "jkdurspa?"), []);
-        app.key(Key::End);
-        assert_eq!(app.selected(), 0);
+        app.on_key(Key::End);
+        assert_eq!(app.selected_row(), 0);
     }
 }

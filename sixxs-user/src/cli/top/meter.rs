@@ -25,16 +25,16 @@ struct Bucket {
 }
 
 impl Meter {
-    /// Adds the counter's value at a time. After a pause longer than `longest`, or a reset of the counter, the
-    /// time between is unknown.
-    pub(super) fn take(&mut self, at: Duration, value: u64, longest: Duration) {
+    /// Adds the counter's value at a time. After a pause longer than `stale_after`, or a reset of the counter,
+    /// the time between is unknown.
+    pub(super) fn add(&mut self, at: Duration, value: u64, stale_after: Duration) {
         let before = self.last.replace((at, value));
         self.rate = None;
         let Some((then, old)) = before else { return };
         let (Some(growth), Some(over)) = (value.checked_sub(old), at.checked_sub(then)) else {
             return;
         };
-        if over.is_zero() || over > longest {
+        if over.is_zero() || over > stale_after {
             return;
         }
         self.rate = Some(growth as f64 / over.as_secs_f64());
@@ -56,7 +56,7 @@ impl Meter {
     }
 
     /// Forgets the last value, after losing the daemon: the next value starts over.
-    pub(super) fn lose(&mut self) {
+    pub(super) fn forget_last(&mut self) {
         self.last = None;
         self.rate = None;
     }
@@ -107,12 +107,12 @@ pub(super) fn sum(one: Vec<Option<u64>>, other: &[Option<u64>]) -> Vec<Option<u6
 mod tests {
     use super::*;
 
-    const LONGEST: Duration = Duration::from_secs(5);
+    const STALE_AFTER: Duration = Duration::from_secs(5);
 
     fn after(samples: &[(u64, u64)]) -> Meter {
         let mut meter = Meter::default();
         for (seconds, value) in samples {
-            meter.take(Duration::from_secs(*seconds), *value, LONGEST);
+            meter.add(Duration::from_secs(*seconds), *value, STALE_AFTER);
         }
         meter
     }
@@ -124,7 +124,7 @@ mod tests {
             ("growth", &[(0, 7), (1, 107)], Some(100.0)),
             ("two seconds", &[(0, 0), (2, 100)], Some(50.0)),
             ("nothing", &[(0, 7), (1, 7)], Some(0.0)),
-            ("begun anew", &[(0, 700), (1, 7)], None),
+            ("restarted", &[(0, 700), (1, 7)], None),
             ("and on from there", &[(0, 700), (1, 7), (2, 9)], Some(2.0)),
             ("a long pause", &[(0, 0), (60, 6000)], None),
             (
@@ -150,8 +150,8 @@ mod tests {
         let at = |seconds| Duration::from_secs(seconds);
         assert_eq!(meter.history(at(7), 3), [None, Some(10), Some(16)]);
         // A time without values.
-        meter.take(at(27), 1000, LONGEST);
-        meter.take(at(28), 1003, LONGEST);
+        meter.add(at(27), 1000, STALE_AFTER);
+        meter.add(at(28), 1003, STALE_AFTER);
         let expected = [Some(10), Some(16), None, None, None, Some(3)];
         assert_eq!(meter.history(at(28), 6), expected);
         // Time passes even without new values.
@@ -160,11 +160,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_begins_anew() {
+    fn the_rate_restarts_after_a_loss() {
         let mut meter = after(&[(0, 0), (1, 10)]);
-        meter.lose();
+        meter.forget_last();
         assert_eq!(meter.rate(), None);
-        meter.take(Duration::from_secs(2), 1000, LONGEST);
+        meter.add(Duration::from_secs(2), 1000, STALE_AFTER);
         assert_eq!(meter.rate(), None);
         assert_eq!(
             meter.history(Duration::from_secs(2), 1),
@@ -177,7 +177,7 @@ mod tests {
     fn history_does_not_grow_for_ever() {
         let mut meter = Meter::default();
         for second in 0..100_000 {
-            meter.take(Duration::from_secs(second), second, LONGEST);
+            meter.add(Duration::from_secs(second), second, STALE_AFTER);
         }
         assert_eq!(meter.history.len(), KEPT);
     }

@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use self::{
-    app::{Act, App},
+    app::{App, Effect},
     backend::Sequences,
     keys::Keys,
     model::Model,
@@ -70,7 +70,7 @@ pub(super) async fn top(socket: &Path, every: Duration, ascii: bool) -> anyhow::
     // Before taking the terminal, so that an error message appears normally.
     let status: Status = client::get(socket, "/v1/status").await?;
     let mut top = Top::open(socket.to_owned(), every, Theme::of_environment(ascii))?;
-    top.learn(News::Status(Box::new(status), Instant::now()));
+    top.on_news(News::Status(Box::new(status), Instant::now()));
     let ended = top.run().await;
     drop(top);
     match ended {
@@ -103,30 +103,30 @@ struct Top {
     /// Whether the shown frame is out of date.
     stale: bool,
     news: Receiver<News>,
-    tell: Sender<News>,
+    sender: Sender<News>,
     tasks: JoinSet<()>,
-    signals: Listened,
+    signals: SignalStreams,
     terminal: Terminal,
 }
 
-struct Listened {
+struct SignalStreams {
     hangup: Signals,
     interrupt: Signals,
     terminate: Signals,
     stop: Signals,
-    go_on: Signals,
+    resume: Signals,
     resized: Signals,
 }
 
-/// The effect of a signal.
-enum Told {
+/// A signal, by its effect.
+enum SignalEvent {
     End(u8),
     Stop,
-    GoOn,
+    Continue,
     Resized,
 }
 
-impl Listened {
+impl SignalStreams {
     fn new() -> io::Result<Self> {
         let of = |which: Signal| signal(SignalKind::from_raw(which as i32));
         Ok(Self {
@@ -134,19 +134,19 @@ impl Listened {
             interrupt: of(Signal::SIGINT)?,
             terminate: of(Signal::SIGTERM)?,
             stop: of(Signal::SIGTSTP)?,
-            go_on: of(Signal::SIGCONT)?,
+            resume: of(Signal::SIGCONT)?,
             resized: of(Signal::SIGWINCH)?,
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> SignalEvent {
         tokio::select! {
-            _ = self.hangup.recv() => Told::End(1),
-            _ = self.interrupt.recv() => Told::End(2),
-            _ = self.terminate.recv() => Told::End(15),
-            _ = self.stop.recv() => Told::Stop,
-            _ = self.go_on.recv() => Told::GoOn,
-            _ = self.resized.recv() => Told::Resized,
+            _ = self.hangup.recv() => SignalEvent::End(1),
+            _ = self.interrupt.recv() => SignalEvent::End(2),
+            _ = self.terminate.recv() => SignalEvent::End(15),
+            _ = self.stop.recv() => SignalEvent::Stop,
+            _ = self.resume.recv() => SignalEvent::Continue,
+            _ = self.resized.recv() => SignalEvent::Resized,
         }
     }
 }
@@ -154,13 +154,13 @@ impl Listened {
 impl Top {
     fn open(socket: PathBuf, every: Duration, theme: Theme) -> anyhow::Result<Self> {
         // Before taking the terminal: from then on, a signal must not end the process without restoring it.
-        let signals = Listened::new().context("listen for signals")?;
+        let signals = SignalStreams::new().context("listen for signals")?;
         let terminal = Terminal::open()?;
         let drawing = Drawing::new(Sequences::new(terminal.size()))?;
-        let (tell, news) = channel(NEWS);
+        let (sender, news) = channel(NEWS);
         let mut tasks = JoinSet::new();
-        tasks.spawn(source::poll(socket.clone(), every, tell.clone()));
-        tasks.spawn(source::follow(socket.clone(), tell.clone()));
+        tasks.spawn(source::poll(socket.clone(), every, sender.clone()));
+        tasks.spawn(source::follow(socket.clone(), sender.clone()));
         let now = Instant::now();
         Ok(Self {
             socket,
@@ -173,7 +173,7 @@ impl Top {
             drawn: now,
             stale: true,
             news,
-            tell,
+            sender,
             tasks,
             signals,
             terminal,
@@ -189,21 +189,21 @@ impl Top {
             let waiting = self.stale && !writing;
             let pause = ALERT_PAUSE.saturating_sub(self.drawn.elapsed());
             let end = tokio::select! {
-                told = self.signals.next() => self.heed(told)?,
+                event = self.signals.next() => self.on_signal(event)?,
                 read = self.terminal.read(&mut typed) => {
                     let keys = self.keys.take(&typed[..read?]);
-                    self.press(keys)?
+                    self.on_keys(keys)?
                 }
                 () = sleep(REST_OF_KEY), if self.keys.is_pending() => {
                     let keys = self.keys.give_up();
-                    self.press(keys)?
+                    self.on_keys(keys)?
                 }
                 written = self.terminal.write(&self.unwritten), if writing => {
                     self.unwritten.drain(..written?);
                     None
                 }
                 Some(news) = self.news.recv() => {
-                    if self.learn(news) {
+                    if self.on_news(news) {
                         self.draw()?;
                     }
                     None
@@ -225,19 +225,19 @@ impl Top {
     }
 
     /// Handles news from the daemon; returns whether to redraw at once.
-    fn learn(&mut self, news: News) -> bool {
+    fn on_news(&mut self, news: News) -> bool {
         self.stale = true;
         match news {
             News::Status(status, at) => {
                 let at = at.saturating_duration_since(self.began);
-                self.app.model.take(*status, at);
+                self.app.model.set_status(*status, at);
             }
             News::Lost(why) => {
                 let now = jiff::Timestamp::now().to_string();
-                self.app.model.lose(model::time_of_day(&now), why);
+                self.app.model.set_lost(model::time_of_day(&now), why);
             }
             News::Alert(line) => {
-                self.app.model.tell(&line);
+                self.app.model.add_alert(&line);
                 return false;
             }
             News::Done(verb, name, outcome) => self.app.done(verb, &name, outcome),
@@ -245,16 +245,20 @@ impl Top {
         true
     }
 
-    fn press(&mut self, keys: impl IntoIterator<Item = keys::Key>) -> anyhow::Result<Option<End>> {
+    fn on_keys(
+        &mut self,
+        keys: impl IntoIterator<Item = keys::Key>,
+    ) -> anyhow::Result<Option<End>> {
         for key in keys {
-            match self.app.key(key) {
-                Act::Nothing => {}
-                Act::Quit => return Ok(Some(End::Asked)),
-                Act::Suspend => self.suspend()?,
-                Act::DrawAnew => self.draw_anew()?,
-                Act::Do(verb, name) => {
-                    let (socket, tell) = (self.socket.clone(), self.tell.clone());
-                    self.tasks.spawn(source::act(socket, verb, name, tell));
+            match self.app.on_key(key) {
+                Effect::Nothing => {}
+                Effect::Quit => return Ok(Some(End::Asked)),
+                Effect::Suspend => self.suspend()?,
+                Effect::Redraw => self.redraw()?,
+                Effect::Request(verb, name) => {
+                    let (socket, sender) = (self.socket.clone(), self.sender.clone());
+                    self.tasks
+                        .spawn(source::request(socket, verb, name, sender));
                 }
             }
         }
@@ -262,16 +266,16 @@ impl Top {
         Ok(None)
     }
 
-    fn heed(&mut self, told: Told) -> anyhow::Result<Option<End>> {
-        match told {
-            Told::End(number) => return Ok(Some(End::Signal(number))),
-            Told::Stop => self.suspend()?,
+    fn on_signal(&mut self, event: SignalEvent) -> anyhow::Result<Option<End>> {
+        match event {
+            SignalEvent::End(number) => return Ok(Some(End::Signal(number))),
+            SignalEvent::Stop => self.suspend()?,
             // The process was stopped by SIGSTOP, and the shell may have used the terminal since.
-            Told::GoOn => {
+            SignalEvent::Continue => {
                 self.terminal.take()?;
-                self.draw_anew()?;
+                self.redraw()?;
             }
-            Told::Resized => {
+            SignalEvent::Resized => {
                 let size = self.terminal.size();
                 self.drawing.backend_mut().resize(size);
                 self.draw()?;
@@ -289,7 +293,7 @@ impl Top {
     }
 
     /// Redraws completely, regardless of the terminal's contents.
-    fn draw_anew(&mut self) -> anyhow::Result<()> {
+    fn redraw(&mut self) -> anyhow::Result<()> {
         self.unwritten.clear();
         let size = self.terminal.size();
         self.drawing.backend_mut().resize(size);

@@ -21,13 +21,15 @@ const ALERTS: usize = 1000;
 /// All data for drawing the screen.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
-    longest: Duration,
-    at: Duration,
+    /// The time without a status after which rates are unknown.
+    stale_after: Duration,
+    /// The time of the last status, since any fixed start.
+    received_at: Duration,
     status: Option<Status>,
     lost: Option<Lost>,
     tunnels: BTreeMap<String, TunnelMeters>,
     uplinks: BTreeMap<String, UplinkMeters>,
-    alerts: VecDeque<Told>,
+    alerts: VecDeque<AlertLine>,
 }
 
 /// The daemon does not answer.
@@ -55,17 +57,26 @@ pub(super) struct UplinkMeters {
     pub(super) leaks: Meter,
 }
 
-/// An alert.
+/// An alert, ready for the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct AlertLine {
     /// The JSON, to recognise it when it comes again.
     line: String,
     /// The time of day.
     pub(super) time: String,
     /// The alert as text.
     pub(super) text: String,
-    /// Urgency: 0 none, 1 handled already, 2 needs action now.
-    pub(super) badness: u8,
+    pub(super) urgency: Urgency,
+}
+
+/// Whether a tunnel's condition or an alert needs action by the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    None,
+    /// The program has handled it, or it may resolve by itself.
+    Low,
+    /// It needs action now.
+    High,
 }
 
 /// The sort key of tunnels. Higher values and worse states come first.
@@ -122,8 +133,8 @@ impl Model {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             // One request or its answer may be late.
-            longest: (interval * 3).max(Duration::from_secs(3)),
-            at: Duration::ZERO,
+            stale_after: (interval * 3).max(Duration::from_secs(3)),
+            received_at: Duration::ZERO,
             status: None,
             lost: None,
             tunnels: BTreeMap::new(),
@@ -133,8 +144,8 @@ impl Model {
     }
 
     /// Stores a new status, with the time since any fixed start.
-    pub(super) fn take(&mut self, status: Status, at: Duration) {
-        let longest = self.longest;
+    pub(super) fn set_status(&mut self, status: Status, at: Duration) {
+        let stale_after = self.stale_after;
         let (tunnels, uplinks) = (&status.tunnels, &status.uplinks);
         self.tunnels
             .retain(|name, _| tunnels.iter().any(|tunnel| tunnel.name == *name));
@@ -142,58 +153,58 @@ impl Model {
             .retain(|name, _| uplinks.iter().any(|uplink| uplink.name == *name));
         for tunnel in tunnels {
             let meters = self.tunnels.entry(tunnel.name.clone()).or_default();
-            meters.bytes_in.take(at, tunnel.bytes.incoming, longest);
-            meters.bytes_out.take(at, tunnel.bytes.out, longest);
-            meters.pings.take(at, tunnel.echo.requests_in, longest);
-            meters.leaks.take(at, leaks(tunnel), longest);
+            meters.bytes_in.add(at, tunnel.bytes.incoming, stale_after);
+            meters.bytes_out.add(at, tunnel.bytes.out, stale_after);
+            meters.pings.add(at, tunnel.echo.requests_in, stale_after);
+            meters.leaks.add(at, leaks(tunnel), stale_after);
         }
         for uplink in uplinks {
             let meters = self.uplinks.entry(uplink.name.clone()).or_default();
-            meters.bytes_out.take(at, uplink.bytes.out, longest);
-            meters.leaks.take(at, uplink.leaks, longest);
+            meters.bytes_out.add(at, uplink.bytes.out, stale_after);
+            meters.leaks.add(at, uplink.leaks, stale_after);
         }
-        self.at = at;
+        self.received_at = at;
         self.status = Some(status);
         self.lost = None;
     }
 
     /// Records that the daemon does not answer, at this time of day.
-    pub(super) fn lose(&mut self, since: String, why: String) {
+    pub(super) fn set_lost(&mut self, since: String, why: String) {
         for meters in self.tunnels.values_mut() {
-            meters.bytes_in.lose();
-            meters.bytes_out.lose();
-            meters.pings.lose();
-            meters.leaks.lose();
+            meters.bytes_in.forget_last();
+            meters.bytes_out.forget_last();
+            meters.pings.forget_last();
+            meters.leaks.forget_last();
         }
         for meters in self.uplinks.values_mut() {
-            meters.bytes_out.lose();
-            meters.leaks.lose();
+            meters.bytes_out.forget_last();
+            meters.leaks.forget_last();
         }
         let since = self.lost.take().map_or(since, |lost| lost.since);
         self.lost = Some(Lost { since, why });
     }
 
     /// Adds an alert, as a line of JSON. Ignores one that is already there: a new connection repeats them.
-    pub(super) fn tell(&mut self, line: &str) {
-        if self.alerts.iter().any(|told| told.line == line) {
+    pub(super) fn add_alert(&mut self, line: &str) {
+        if self.alerts.iter().any(|alert| alert.line == line) {
             return;
         }
-        let told = match serde_json::from_str::<Alert>(line) {
-            Ok(alert) => Told {
+        let alert = match serde_json::from_str::<Alert>(line) {
+            Ok(alert) => AlertLine {
                 line: line.to_owned(),
                 time: time_of_day(&alert.time),
                 text: text::alert(&alert),
-                badness: how_bad(&alert.about),
+                urgency: urgency(&alert.about),
             },
             // An alert of a newer daemon: show the JSON.
-            Err(_) => Told {
+            Err(_) => AlertLine {
                 line: line.to_owned(),
                 time: String::new(),
                 text: line.to_owned(),
-                badness: 0,
+                urgency: Urgency::None,
             },
         };
-        self.alerts.push_back(told);
+        self.alerts.push_back(alert);
         if self.alerts.len() > ALERTS {
             self.alerts.pop_front();
         }
@@ -204,18 +215,18 @@ impl Model {
         self.status.as_ref()
     }
 
-    /// The time of the last status.
-    pub(super) fn at(&self) -> Duration {
-        self.at
+    /// The time of the last status, since any fixed start.
+    pub(super) fn received_at(&self) -> Duration {
+        self.received_at
     }
 
-    /// Whether the daemon stopped answering.
+    /// Since when and why the daemon does not answer; `None` if it does.
     pub(super) fn lost(&self) -> Option<&Lost> {
         self.lost.as_ref()
     }
 
     /// Newest last.
-    pub(super) fn alerts(&self) -> &VecDeque<Told> {
+    pub(super) fn alerts(&self) -> &VecDeque<AlertLine> {
         &self.alerts
     }
 
@@ -229,7 +240,7 @@ impl Model {
         rows.sort_by(|(one, of_one), (other, of_other)| match sort {
             Sort::File => Ordering::Equal,
             Sort::Name => one.name.cmp(&other.name),
-            Sort::State => badness(one).cmp(&badness(other)).reverse(),
+            Sort::State => tunnel_urgency(other).cmp(&tunnel_urgency(one)),
             Sort::In => more(of_one.bytes_in.rate(), of_other.bytes_in.rate()),
             Sort::Out => more(of_one.bytes_out.rate(), of_other.bytes_out.rate()),
             Sort::Pings => more(of_one.pings.rate(), of_other.pings.rate()),
@@ -276,14 +287,13 @@ pub(super) fn condition(tunnel: &Tunnel) -> &'static str {
     }
 }
 
-/// Urgency of a tunnel's condition: 0 none, 1 may resolve by itself, 2 needs action now.
-pub(super) fn badness(tunnel: &Tunnel) -> u8 {
+pub(super) fn tunnel_urgency(tunnel: &Tunnel) -> Urgency {
     let is_complete = tunnel.program == Program::Attached && tunnel.routing == Routing::InPlace;
     match (tunnel.state, tunnel.health) {
-        (State::Up, Health::Healthy | Health::Unknown) if is_complete => 0,
-        (State::Up, Health::Degraded) if is_complete => 1,
-        (State::Down | State::Waiting | State::Connecting, _) => 1,
-        _ => 2,
+        (State::Up, Health::Healthy | Health::Unknown) if is_complete => Urgency::None,
+        (State::Up, Health::Degraded) if is_complete => Urgency::Low,
+        (State::Down | State::Waiting | State::Connecting, _) => Urgency::Low,
+        _ => Urgency::High,
     }
 }
 
@@ -297,23 +307,23 @@ fn more(one: Option<f64>, other: Option<f64>) -> Ordering {
     or_least(other).total_cmp(&or_least(one))
 }
 
-fn how_bad(about: &About) -> u8 {
+fn urgency(about: &About) -> Urgency {
     match about {
-        About::Leak(leak) if leak.treatment == Some(Treatment::Redirected) => 1,
-        About::Leak(_) | About::Problem { .. } => 2,
+        About::Leak(leak) if leak.treatment == Some(Treatment::Redirected) => Urgency::Low,
+        About::Leak(_) | About::Problem { .. } => Urgency::High,
         About::Tunnel {
             state: State::Failed | State::LockedOut,
             ..
-        } => 2,
+        } => Urgency::High,
         About::Health {
             health: Health::Failing,
             ..
-        } => 2,
+        } => Urgency::High,
         About::Health {
             health: Health::Degraded,
             ..
-        } => 1,
-        About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => 0,
+        } => Urgency::Low,
+        About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => Urgency::None,
     }
 }
 

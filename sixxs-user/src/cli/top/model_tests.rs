@@ -25,7 +25,7 @@ fn status(tunnels: &[(&str, u64)]) -> Status {
 fn after(samples: &[(u64, &[(&str, u64)])]) -> Model {
     let mut model = Model::new(Duration::from_secs(1));
     for (second, tunnels) in samples {
-        model.take(status(tunnels), Duration::from_secs(*second));
+        model.set_status(status(tunnels), Duration::from_secs(*second));
     }
     model
 }
@@ -50,7 +50,7 @@ fn tunnels_come_and_go() {
         [("b".into(), Some(30.0)), ("c".into(), None)]
     );
     // A tunnel that returns is new: its meters were removed.
-    model.take(status(&[("a", 15)]), Duration::from_secs(3));
+    model.set_status(status(&[("a", 15)]), Duration::from_secs(3));
     assert_eq!(rates(&model), [("a".into(), None)]);
     assert_eq!(model.tunnels.len(), 1, "nothing is kept of those that went");
 }
@@ -58,18 +58,18 @@ fn tunnels_come_and_go() {
 #[test]
 fn a_daemon_that_was_away_is_a_beginning() {
     let mut model = after(&[(0, &[("a", 0)]), (1, &[("a", 10)])]);
-    model.lose("12:00:01".into(), "why".into());
-    model.lose("12:00:02".into(), "why else".into());
+    model.set_lost("12:00:01".into(), "why".into());
+    model.set_lost("12:00:02".into(), "why else".into());
     let lost = model.lost().unwrap();
     assert_eq!(
         (lost.since.as_str(), lost.why.as_str()),
         ("12:00:01", "why else")
     );
     assert_eq!(rates(&model), [("a".into(), None)]);
-    model.take(status(&[("a", 1000)]), Duration::from_secs(2));
+    model.set_status(status(&[("a", 1000)]), Duration::from_secs(2));
     assert!(model.lost().is_none());
     assert_eq!(rates(&model), [("a".into(), None)]);
-    model.take(status(&[("a", 1001)]), Duration::from_secs(3));
+    model.set_status(status(&[("a", 1001)]), Duration::from_secs(3));
     assert_eq!(rates(&model), [("a".into(), Some(1.0))]);
 }
 
@@ -83,7 +83,7 @@ fn in_any_order() {
         status.tunnels[2].proof.answered_percent = Some(50.0);
         status.tunnels[0].proof.answered_percent = Some(100.0);
         status.tunnels[0].leaks.dropped = 100;
-        model.take(status, Duration::from_secs(second));
+        model.set_status(status, Duration::from_secs(second));
     }
     for (sort, expected) in [
         (Sort::File, ["c", "a", "b"]),
@@ -121,25 +121,25 @@ fn every_order_comes_round() {
 }
 
 #[test]
-fn alerts_are_told_once_and_not_kept_for_ever() {
+fn alerts_are_added_once_and_not_kept_for_ever() {
     let mut model = Model::new(Duration::from_secs(1));
     let line = |number: u32| {
         let time = format!("2024-01-01T12:00:00.{number:06}Z");
         json!({"time": time, "kind": "problem", "problem": "none"}).to_string()
     };
     for number in 0..2000 {
-        model.tell(&line(number));
+        model.add_alert(&line(number));
     }
     assert_eq!(model.alerts().len(), ALERTS);
     // After a lost connection, all alerts come again.
     for number in 1900..2001 {
-        model.tell(&line(number));
+        model.add_alert(&line(number));
     }
     assert_eq!(model.alerts().len(), ALERTS);
     let last = model.alerts().back().unwrap();
     assert_eq!(last.time, "12:00:00");
     assert_eq!(last.text, "problem: none");
     assert!(last.line.contains("002000"));
-    model.tell("not JSON");
+    model.add_alert("not JSON");
     assert_eq!(model.alerts().back().unwrap().text, "not JSON");
 }

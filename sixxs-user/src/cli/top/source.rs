@@ -1,7 +1,7 @@
 //! Tasks that query the daemon, and their messages.
 //!
 //! Tasks: [`poll`] gets the status, [`follow`] receives alerts; both run until they are aborted, or the
-//! receiver is gone. [`act`] ends with its action.
+//! receiver is gone. [`request`] ends with its action.
 
 use std::{
     path::PathBuf,
@@ -13,11 +13,14 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::app::Verb;
-use crate::{
-    control::api::{Names, Status},
-    control::client,
-};
+use super::super::change_tunnels;
+use crate::control::{Verb, api::Status, client};
+
+/// Time limit for an answer, after which the daemon counts as unreachable; normally it takes milliseconds.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
+/// Pause before connecting to a daemon that is gone.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A message from the daemon.
 #[derive(Debug)]
@@ -27,14 +30,8 @@ pub(super) enum News {
     Lost(String),
     /// A line of JSON.
     Alert(String),
-    Done(Verb, String, Result<(), String>),
+    Done(Verb, String, anyhow::Result<()>),
 }
-
-/// Time limit for an answer, after which the daemon counts as unreachable; normally it takes milliseconds.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
-
-/// Pause before connecting to a daemon that is gone.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// Gets the status at each tick.
 pub(super) async fn poll(socket: PathBuf, every: Duration, news: Sender<News>) {
@@ -60,25 +57,19 @@ pub(super) async fn poll(socket: PathBuf, every: Duration, news: Sender<News>) {
 /// Receives alerts, the earlier ones first. [`poll`] reports whether the daemon is there.
 pub(super) async fn follow(socket: PathBuf, news: Sender<News>) {
     while !news.is_closed() {
-        let listened = client::lines(&socket, "/v1/alerts?follow=true", |line| {
+        let ended = client::lines(&socket, "/v1/alerts?follow=true", |line| {
             // If alerts come too fast, the connection ends, and the next one repeats them.
             Ok(news.try_send(News::Alert(line.to_owned()))?)
         });
         // Connect again after any error.
-        let _ended = listened.await;
+        let _unused = ended.await;
         sleep(AGAIN).await;
     }
 }
 
-/// Sends a request for an action to the daemon.
-pub(super) async fn act(socket: PathBuf, verb: Verb, name: String, news: Sender<News>) {
-    let path = format!("/v1/tunnels/{}", verb.name());
-    let names = Names {
-        tunnels: vec![name.clone()],
-        refresh: false,
-    };
-    let done = client::post(&socket, &path, &names).await;
-    let outcome = done.map_err(|error| format!("{error:#}"));
+/// Makes the daemon start, stop or restart a tunnel.
+pub(super) async fn request(socket: PathBuf, verb: Verb, name: String, news: Sender<News>) {
+    let outcome = change_tunnels(&socket, verb, vec![name.clone()], false).await;
     // An error means that the screen has ended.
-    let _unheard = news.send(News::Done(verb, name, outcome)).await;
+    let _unread = news.send(News::Done(verb, name, outcome)).await;
 }

@@ -262,8 +262,8 @@ mod tests {
         let _end = File::from(pair.master).read_to_end(&mut written);
         let written = String::from_utf8_lossy(&written);
         let (taken, rest) = written.split_once("\x1b[?1049h").unwrap();
-        let (_, said) = rest.split_once(LEAVE).unwrap();
+        let (_, after) = rest.split_once(LEAVE).unwrap();
         assert!(!taken.contains("mistake"), "{written:?}");
-        assert!(said.contains("as somebody's mistake would"), "{written:?}");
+        assert!(after.contains("as somebody's mistake would"), "{written:?}");
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn lines(app: &App, width: usize, height: usize, theme: Theme) -> Vec
     let most = (room / 2).min(room.saturating_sub(newest));
     troubles.truncate(most.max(1));
     let room = room.saturating_sub(troubles.len());
-    let (told, below) = told(app, model, width, room, theme);
+    let (alerts, below) = newest_alerts(app, model, width, room, theme);
 
     let title = match (below, app.reading) {
         (0, false) => "alerts (UTC)".to_owned(),
@@ -39,7 +39,7 @@ pub(super) fn lines(app: &App, width: usize, height: usize, theme: Theme) -> Vec
     };
     let mut lines = vec![rule(&title, width, theme)];
     lines.extend(troubles);
-    lines.extend(told);
+    lines.extend(alerts);
     lines
 }
 
@@ -55,10 +55,10 @@ pub(super) fn wanted(app: &App, width: usize, theme: Theme) -> usize {
 /// Number of lines of the newest alert.
 fn newest(model: &Model, width: usize, theme: Theme) -> usize {
     let newest = model.alerts().iter().next_back();
-    newest.map_or(0, |told| {
+    newest.map_or(0, |alert| {
         paragraph(
-            &told.time,
-            &told.text,
+            &alert.time,
+            &alert.text,
             Meaning::Plain,
             width,
             usize::MAX,
@@ -97,7 +97,7 @@ fn troubles(model: &Model, width: usize, whole: bool, theme: Theme) -> Vec<Line<
 }
 
 /// The latest alerts that fit, and the number of lines below them.
-fn told(
+fn newest_alerts(
     app: &App,
     model: &Model,
     width: usize,
@@ -107,18 +107,18 @@ fn told(
     // Start with the newest alert, up to the height of the pane and the scrolled lines.
     let wanted = room.saturating_add(app.scrolled);
     let mut upwards = Vec::new();
-    for told in model.alerts().iter().rev() {
+    for alert in model.alerts().iter().rev() {
         if upwards.len() >= wanted {
             break;
         }
-        let meaning = Meaning::of_badness(told.badness, Meaning::Plain);
+        let meaning = Meaning::of_urgency(alert.urgency, Meaning::Plain);
         // The newest one gets more room, since the cure is at its end.
         let most = match upwards.is_empty() {
             _ if app.reading => usize::MAX,
             true => room,
             false => AT_MOST,
         };
-        let lines = paragraph(&told.time, &told.text, meaning, width, most, theme);
+        let lines = paragraph(&alert.time, &alert.text, meaning, width, most, theme);
         // While scrolling, show parts of an alert; otherwise leave out one that does not fit.
         if !app.reading && !upwards.is_empty() && upwards.len() + lines.len() > room {
             break;

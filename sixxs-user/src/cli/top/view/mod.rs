@@ -18,8 +18,8 @@ use ratatui_core::{
 
 use self::{table::Columns, theme::Meaning};
 use super::{
-    app::{App, Over},
-    model::{Model, Sort, TunnelMeters, badness},
+    app::{App, Overlay},
+    model::{Model, Sort, TunnelMeters, Urgency, tunnel_urgency},
 };
 use crate::control::api::Tunnel;
 
@@ -100,8 +100,8 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
         draw_tunnels(canvas, app, &columns, &tunnels, theme);
     });
     rest = rest.part(parts.detail, |canvas| {
-        if let Some((tunnel, _)) = tunnels.get(app.selected()) {
-            let text = detail(tunnel, app.selected(), tunnels.len());
+        if let Some((tunnel, _)) = tunnels.get(app.selected_row()) {
+            let text = detail(tunnel, app.selected_row(), tunnels.len());
             draw_detail(canvas, tunnel, &text, theme);
         }
     });
@@ -120,7 +120,7 @@ pub(super) fn draw(app: &App, theme: Theme, area: Rect, buffer: &mut Buffer) {
     rest.part(parts.foot, |canvas| {
         canvas.line(0, &foot(app, canvas.width(), theme));
     });
-    if app.over == Over::Help {
+    if app.overlay == Overlay::Help {
         help::draw(theme, area, buffer);
     }
 }
@@ -135,10 +135,10 @@ fn draw_tunnels(
 ) {
     canvas.line(0, &columns.tunnel_headings(app.sort, theme));
     let rows = canvas.height().saturating_sub(1);
-    let first = first_shown(app.selected(), rows, tunnels.len());
+    let first = first_shown(app.selected_row(), rows, tunnels.len());
     let shown = tunnels.iter().enumerate().skip(first).take(rows);
     for (line, (place, tunnel)) in (1..).zip(shown) {
-        let selected = place == app.selected();
+        let selected = place == app.selected_row();
         canvas.line(line, &columns.tunnel(*tunnel, app.shown(), selected, theme));
     }
     if tunnels.is_empty() {
@@ -151,8 +151,8 @@ fn draw_tunnels(
 fn draw_detail(canvas: &mut Canvas<'_>, tunnel: &Tunnel, text: &str, theme: Theme) {
     let text = words::harmless(text, theme.ascii);
     let text = words::cut(&text, canvas.width(), theme.ascii);
-    let meaning = match badness(tunnel) {
-        2 => Meaning::Bad,
+    let meaning = match tunnel_urgency(tunnel) {
+        Urgency::High => Meaning::Bad,
         _ => Meaning::Quiet,
     };
     canvas.line(0, &Span::styled(text, theme.style(meaning)).into());
@@ -216,10 +216,10 @@ fn first_shown(selected: usize, rows: usize, all: usize) -> usize {
 /// The first line: the overall state.
 fn head(app: &App, width: usize, theme: Theme) -> Line<'static> {
     let model = app.shown();
-    let (said, meaning) = verdict(model);
+    let (text, meaning) = verdict(model);
     let mut spans = vec![
         Span::styled(" sixxs  ", theme.style(Meaning::Title)),
-        Span::styled(words::harmless(&said, theme.ascii), theme.style(meaning)),
+        Span::styled(words::harmless(&text, theme.ascii), theme.style(meaning)),
     ];
     if let Some(status) = model.status()
         && model.lost().is_none()
@@ -247,14 +247,18 @@ fn head(app: &App, width: usize, theme: Theme) -> Line<'static> {
 
 fn verdict(model: &Model) -> (String, Meaning) {
     if let Some(lost) = model.lost() {
-        let said = format!("DAEMON UNREACHABLE since {} UTC: {}", lost.since, lost.why);
-        return (said, Meaning::Bad);
+        let text = format!("DAEMON UNREACHABLE since {} UTC: {}", lost.since, lost.why);
+        return (text, Meaning::Bad);
     }
     let Some(status) = model.status() else {
         return ("waiting for the daemon".to_owned(), Meaning::Quiet);
     };
     let all = status.tunnels.len();
-    let ill = status.tunnels.iter().filter(|t| badness(t) > 0).count();
+    let ill = status
+        .tunnels
+        .iter()
+        .filter(|t| tunnel_urgency(t) > Urgency::None)
+        .count();
     match (status.healthy, ill) {
         (true, _) => match all {
             0 => ("no tunnels".to_owned(), Meaning::Quiet),
@@ -293,13 +297,13 @@ fn detail(tunnel: &Tunnel, place: usize, all: usize) -> String {
 
 /// The last line: a question, a message, or the keys.
 fn foot(app: &App, width: usize, theme: Theme) -> Line<'static> {
-    let say = |text: &str, meaning| {
+    let line = |text: &str, meaning| {
         let text = words::harmless(&format!(" {text}"), theme.ascii);
         let text = words::cut(&text, width, theme.ascii);
         Line::from(Span::styled(text, theme.style(meaning)))
     };
-    if let Over::Stop(name) = &app.over {
-        return say(&format!("stop {name}? y/n"), Meaning::Title);
+    if let Overlay::Stop(name) = &app.overlay {
+        return line(&format!("stop {name}? y/n"), Meaning::Title);
     }
     if let Some(notice) = &app.notice {
         let meaning = if notice.bad {
@@ -307,7 +311,7 @@ fn foot(app: &App, width: usize, theme: Theme) -> Line<'static> {
         } else {
             Meaning::Title
         };
-        return say(&notice.text, meaning);
+        return line(&notice.text, meaning);
     }
     let sort = match (app.sort, app.reverse) {
         (Sort::File, false) => "sort".to_owned(),

@@ -5,7 +5,7 @@ use ratatui_core::text::{Line, Span};
 use super::{
     super::{
         meter,
-        model::{Model, Sort, TunnelMeters, UplinkMeters, badness, condition, leaks},
+        model::{Model, Sort, TunnelMeters, UplinkMeters, condition, leaks, tunnel_urgency},
     },
     theme::{Meaning, Theme},
     words,
@@ -191,14 +191,14 @@ impl Columns {
                 Column::Name if selected => (tunnel.name.clone(), Meaning::Title),
                 Column::Name => plain(tunnel.name.clone()),
                 Column::State => {
-                    let meaning = Meaning::of_badness(badness(tunnel), Meaning::Good);
+                    let meaning = Meaning::of_urgency(tunnel_urgency(tunnel), Meaning::Good);
                     (condition(tunnel).to_owned(), meaning)
                 }
                 Column::In => quiet_zero(meters.bytes_in.rate(), words::bytes),
                 Column::Out => quiet_zero(meters.bytes_out.rate(), words::bytes),
                 Column::History => {
-                    let came = meters.bytes_in.history(model.at(), width);
-                    let went = meters.bytes_out.history(model.at(), width);
+                    let came = meters.bytes_in.history(model.received_at(), width);
+                    let went = meters.bytes_out.history(model.received_at(), width);
                     let line = theme.sparkline(&meter::sum(came, &went), LITTLE);
                     (line, Meaning::Graph)
                 }
@@ -235,7 +235,7 @@ impl Columns {
             },
             Column::Out => quiet_zero(meters.bytes_out.rate(), words::bytes),
             Column::History => {
-                let history = meters.bytes_out.history(model.at(), width);
+                let history = meters.bytes_out.history(model.received_at(), width);
                 (theme.sparkline(&history, LITTLE), Meaning::Graph)
             }
             Column::Leaks => leak_count(uplink.leaks, meters.leaks.rate()),

@@ -9,14 +9,10 @@ use ratatui_core::{backend::TestBackend, terminal::Terminal};
 use serde_json::json;
 
 use super::{
-    super::{
-        app::{App, Verb},
-        keys::Key,
-        model::Model,
-    },
+    super::{app::App, keys::Key, model::Model},
     *,
 };
-use crate::control::api::Status;
+use crate::control::{Verb, api::Status};
 
 const COLOURED: Theme = Theme {
     colour: true,
@@ -70,7 +66,7 @@ fn app(names: &[String], change: impl Fn(&mut serde_json::Value)) -> App {
             change(&mut value);
         }
         let status: Status = serde_json::from_value(value).unwrap();
-        model.take(status, Duration::from_secs(second));
+        model.set_status(status, Duration::from_secs(second));
     }
     App::new(model)
 }
@@ -133,7 +129,7 @@ fn usual() -> App {
         failed["proof"] = json!({"requests": 0, "answered": 0, "astray": 0, "unanswered": 0});
     });
     for number in 0..9 {
-        app.model.tell(&leak(number, "it is bound to net0"));
+        app.model.add_alert(&leak(number, "it is bound to net0"));
     }
     app
 }
@@ -141,18 +137,18 @@ fn usual() -> App {
 #[test]
 fn sizes() {
     let mut app = usual();
-    app.key(Key::Down);
-    app.key(Key::Down);
+    app.on_key(Key::Down);
+    app.on_key(Key::Down);
     for (width, height) in SIZES {
         let shown = screen(&app, (width, height), COLOURED);
         as_in_the_file(&format!("{width}x{height}"), &shown);
     }
     as_in_the_file("ascii", &screen(&app, (80, 24), PLAIN));
-    app.key(Key::Character('?'));
+    app.on_key(Key::Character('?'));
     as_in_the_file("help", &screen(&app, (80, 24), COLOURED));
     as_in_the_file("help-40x10", &screen(&app, (40, 10), COLOURED));
-    app.key(Key::Escape);
-    app.key(Key::Character('a'));
+    app.on_key(Key::Escape);
+    app.on_key(Key::Character('a'));
     as_in_the_file("reading", &screen(&app, (80, 24), COLOURED));
 }
 
@@ -163,7 +159,7 @@ fn the_help_has_every_column() {
     let heads = screen(&app, (120, 40), COLOURED);
     let heads = heads.lines().find(|line| line.contains(" state "));
     let heads = heads.unwrap().to_owned();
-    app.key(Key::Character('?'));
+    app.on_key(Key::Character('?'));
     for size in [(80, 24), (120, 40)] {
         let help = screen(&app, size, COLOURED);
         for head in heads.split_whitespace().skip(1) {
@@ -202,7 +198,7 @@ fn many_tunnels_scroll() {
     let mut app = app(&many(), |_| {});
     let shown = |app: &App| screen(app, (80, 24), COLOURED);
     assert!(shown(&app).contains("▸tunnel0 "), "{}", shown(&app));
-    app.key(Key::End);
+    app.on_key(Key::End);
     as_in_the_file("many", &shown(&app));
     for (key, expected) in [
         (Key::PageUp, "▸tunnel189"),
@@ -211,7 +207,7 @@ fn many_tunnels_scroll() {
         (Key::Home, "▸tunnel0 "),
         (Key::Up, "▸tunnel0 "),
     ] {
-        app.key(key);
+        app.on_key(key);
         assert!(shown(&app).contains(expected), "{key:?}: {}", shown(&app));
     }
 }
@@ -223,7 +219,7 @@ fn the_newest_alert_is_whole() {
         let problem = |number| format!("uplink net{number}: no program could be attached: EPERM");
         status["problems"] = (0..5).map(problem).collect();
     });
-    app.model.tell(&leak(1, "it is bound to net0"));
+    app.model.add_alert(&leak(1, "it is bound to net0"));
     let mut longest: serde_json::Value = serde_json::from_str(&leak(2, "")).unwrap();
     let address = "2001:db8:1111:2222:3333:4444:5555:6666";
     for (key, value) in [
@@ -244,7 +240,7 @@ fn the_newest_alert_is_whole() {
     ] {
         longest[key] = value;
     }
-    app.model.tell(&longest.to_string());
+    app.model.add_alert(&longest.to_string());
     let shown = screen(&app, (80, 24), COLOURED);
     assert!(shown.contains("THE END"), "{shown}");
     as_in_the_file("newest", &shown);
@@ -254,9 +250,9 @@ fn the_newest_alert_is_whole() {
 fn the_daemon_is_gone() {
     let mut app = app(&named(&["sixxs0"]), |_| {});
     app.model
-        .lose("12:03:11".into(), "it is not running".into());
+        .set_lost("12:03:11".into(), "it is not running".into());
     app.model
-        .lose("12:03:12".into(), "it is not running".into());
+        .set_lost("12:03:12".into(), "it is not running".into());
     as_in_the_file("lost", &screen(&app, (80, 24), COLOURED));
 }
 
@@ -271,11 +267,11 @@ fn nobody_steers_the_terminal() {
         status["tunnels"][0]["reason"] = evil.clone().into();
         status["uplinks"][0]["program"] = evil.clone().into();
     });
-    app.model.tell(&leak(1, &evil));
-    app.model.tell(&evil);
+    app.model.add_alert(&leak(1, &evil));
+    app.model.add_alert(&evil);
     let mut other = app.clone();
-    other.model.lose(evil.clone(), evil.clone());
-    other.done(Verb::Stop, &evil, Err(evil.clone()));
+    other.model.set_lost(evil.clone(), evil.clone());
+    other.done(Verb::Stop, &evil, Err(anyhow::anyhow!(evil.clone())));
     for app in [&mut app, &mut other] {
         for key in ['a', '?', '?', 'd'] {
             for size in SIZES.into_iter().chain([(1, 1), (3, 2), (9, 40), (300, 3)]) {
@@ -294,7 +290,7 @@ fn nobody_steers_the_terminal() {
                     }
                 }
             }
-            app.key(Key::Character(key));
+            app.on_key(Key::Character(key));
         }
     }
 }

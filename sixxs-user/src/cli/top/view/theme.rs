@@ -4,6 +4,8 @@ use std::env;
 
 use ratatui_core::style::{Color, Modifier, Style};
 
+use super::super::model::Urgency;
+
 /// The terminal's abilities and the user's preferences.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Theme {
@@ -28,12 +30,12 @@ pub(super) enum Meaning {
 }
 
 impl Meaning {
-    /// From 0, which becomes `good`, to 2.
-    pub(super) fn of_badness(badness: u8, good: Self) -> Self {
-        match badness {
-            0 => good,
-            1 => Self::Doubtful,
-            _ => Self::Bad,
+    /// By urgency; without any, it is `good`.
+    pub(super) fn of_urgency(urgency: Urgency, good: Self) -> Self {
+        match urgency {
+            Urgency::None => good,
+            Urgency::Low => Self::Doubtful,
+            Urgency::High => Self::Bad,
         }
     }
 }
