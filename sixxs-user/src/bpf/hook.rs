@@ -220,7 +220,7 @@ impl Attachments {
         }
         // aya drops a link that it fails to pin, so check first that it can.
         self.pins.ready()?;
-        files::file(&path)?;
+        files::remove_if_present(&path)?;
         let pinned = handles.pop().context("the link has no handle left")?;
         let pinned = pinned.pin(&path).context("pin the link again")?;
         handles.push(pinned.into());
@@ -241,7 +241,7 @@ impl Attachments {
             let own = own.info().context("query a link's number")?.id();
             let found = tcx::pinned(&path).ok().flatten();
             if path.exists() && found.is_none_or(|found| found.number != own) {
-                files::file(&path)?;
+                files::remove_if_present(&path)?;
                 restored.push((*place, path));
             }
         }

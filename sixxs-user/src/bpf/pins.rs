@@ -242,7 +242,7 @@ impl Pins {
         if !self.are_kept {
             return Ok(());
         }
-        files::file(&self.link(index, direction))
+        files::remove_if_present(&self.link(index, direction))
     }
 
     /// Moves foreign objects out of the places of our maps; returns one message for each.

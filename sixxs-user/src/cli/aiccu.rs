@@ -11,10 +11,10 @@ mod lists;
 mod test;
 
 use std::{
-    env, fs, io,
+    env, fs,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -32,19 +32,19 @@ use crate::{
 };
 
 /// The configuration file of AICCU.
-const FILE: &str = "/etc/aiccu.conf";
+const DEFAULT_CONF: &str = "/etc/aiccu.conf";
 
 /// Time limit for a started daemon to answer.
-const DAEMON_STARTS: Duration = Duration::from_secs(15);
+const DAEMON_LIMIT: Duration = Duration::from_secs(15);
 
 /// Time limit for a tunnel to be up. It may have to wait for a slot.
-const TUNNEL_STARTS: Duration = Duration::from_secs(90);
+const TUNNEL_LIMIT: Duration = Duration::from_secs(90);
 
 /// Time limit for a tunnel that is up to get its rules, its routes and its programs.
-const GUARD_STARTS: Duration = Duration::from_secs(5);
+const GUARD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Interval for checking the daemon and the tunnel.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The commands of AICCU.
 #[derive(Subcommand)]
@@ -73,7 +73,7 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct File {
     /// The aiccu.conf of the tunnel.
-    #[arg(default_value = FILE)]
+    #[arg(default_value = DEFAULT_CONF)]
     file: PathBuf,
 }
 
@@ -199,7 +199,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
         );
     }
     let request = conf.request(&start.tls, start.refresh)?;
-    have_daemon(paths).await?;
+    ensure_daemon(paths).await?;
     client::post(&paths.socket(), "/v1/aiccu/start", &request).await?;
     if let Err(error) = wait_until_up(paths, &conf).await {
         // Leave nothing behind of a tunnel that does not start.
@@ -218,7 +218,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
 /// Waits until the tunnel is up, and replies leave by it.
 async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut told = None;
+    let mut last_reason = None;
     let mut up_since = None;
     loop {
         let Some(tunnel) = conf.tunnel(paths).await? else {
@@ -227,7 +227,7 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
         let reason = tunnel.reason.clone().unwrap_or_default();
         match tunnel.state {
             State::Up if is_guarded(&tunnel) => return Ok(()),
-            State::Up if up_since.get_or_insert_with(Instant::now).elapsed() > GUARD_STARTS => {
+            State::Up if up_since.get_or_insert_with(Instant::now).elapsed() > GUARD_LIMIT => {
                 output::message(&format!(
                     "{} is up, but replies may not leave by it: see `sixxs status`",
                     tunnel.name
@@ -236,18 +236,18 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
             }
             State::Failed => bail!("{reason}"),
             State::LockedOut => bail!("{reason} (until {})", tunnel.until.unwrap_or_default()),
-            _ if begun.elapsed() > TUNNEL_STARTS => bail!(
+            _ if begun.elapsed() > TUNNEL_LIMIT => bail!(
                 "{} is not up after {} s: {reason}",
                 tunnel.name,
-                TUNNEL_STARTS.as_secs()
+                TUNNEL_LIMIT.as_secs()
             ),
             _ => {}
         }
-        if conf.aiccu.verbose && told.as_ref() != Some(&reason) && !reason.is_empty() {
+        if conf.aiccu.verbose && last_reason.as_ref() != Some(&reason) && !reason.is_empty() {
             output::message(&reason);
-            told = Some(reason);
+            last_reason = Some(reason);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -257,10 +257,15 @@ fn is_guarded(tunnel: &Tunnel) -> bool {
 }
 
 /// Makes sure that a daemon runs: starts one if none answers.
-async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
+async fn ensure_daemon(paths: &Paths) -> anyhow::Result<()> {
     if answers(paths).await? {
         return Ok(());
     }
+    let daemon = spawn_daemon(paths)?;
+    wait_for_daemon(paths, daemon).await
+}
+
+fn spawn_daemon(paths: &Paths) -> anyhow::Result<Child> {
     let program = env::current_exe().context("find this program")?;
     let log_dir = &paths.run_dir;
     fs::create_dir_all(log_dir).with_context(|| format!("create {}", log_dir.display()))?;
@@ -276,27 +281,31 @@ async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
         .stderr(log)
         // Signals to the caller's process group must not reach the daemon.
         .process_group(0);
-    let mut daemon = command.spawn().context("start the daemon")?;
+    command.spawn().context("start the daemon")
+}
+
+async fn wait_for_daemon(paths: &Paths, mut daemon: Child) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !answers(paths).await? {
         if let Some(status) = daemon.try_wait().context("wait for the daemon")?
             // Another process may have started one meanwhile.
             && !answers(paths).await?
         {
-            let said = fs::read_to_string(paths.log()).unwrap_or_default();
-            bail!("the daemon ended ({status}): {}", said.trim());
+            let log = fs::read_to_string(paths.log()).unwrap_or_default();
+            bail!("the daemon ended ({status}): {}", log.trim());
         }
-        if begun.elapsed() > DAEMON_STARTS {
+        if begun.elapsed() > DAEMON_LIMIT {
             bail!("the daemon does not answer; see {}", paths.log().display());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
+/// Whether a daemon answers; an error if one may run, but does not answer.
 async fn answers(paths: &Paths) -> anyhow::Result<bool> {
-    match client::get::<Status>(&paths.socket(), "/v1/status").await {
-        Ok(_) => Ok(true),
+    match client::alive(&paths.socket()).await {
+        Ok(()) => Ok(true),
         Err(error) if error.is::<client::NoDaemon>() => Ok(false),
         Err(error) => Err(error),
     }
@@ -313,15 +322,5 @@ async fn stop(paths: &Paths, file: &Path) -> anyhow::Result<ExitCode> {
             bail!("the tunnel of {} is not running", conf.path)
         }
         outcome => outcome.map(|()| ExitCode::SUCCESS),
-    }
-}
-
-/// Removes a file, which may be gone already.
-fn remove(path: &str) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {path}"))
-        }
-        _ => Ok(()),
     }
 }

@@ -30,7 +30,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     }
     // Write to another name first: `ip` reads only *.conf, so it never reads half a file.
     let draft = file.with_extension("new");
-    files::unfinished(&draft, write(&draft, &wanted, &file))?;
+    files::remove_on_error(&draft, write(&draft, &wanted, &file))?;
     Ok(was_missing)
 }
 

@@ -19,22 +19,23 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use super::{Conf, remove};
+use super::Conf;
 use crate::{
     control::{api::State, client},
     host::{files, paths::Paths},
 };
 
 /// Interval for checking the tunnel.
-const LOOK_AFTER: Duration = Duration::from_secs(2);
+const TUNNEL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time limit for a holder to end: it may have to wait until the tunnel's interface is removed.
-const ENDS: Duration = Duration::from_secs(75);
+const END_LIMIT: Duration = Duration::from_secs(75);
 
 /// Time limit for a background holder to write its pidfile.
-const STARTS: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(10);
 
-const LOOK: Duration = Duration::from_millis(20);
+/// Interval for checking the holder.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Holds a tunnel until a signal arrives, and stops the tunnel then, or until something else stops it.
 pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
@@ -42,19 +43,19 @@ pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode>
     let mut interrupt = signal(SignalKind::interrupt())?;
     let pidfile = &conf.aiccu.pidfile;
     write(pidfile)?;
-    let mut look_after = interval(LOOK_AFTER);
+    let mut ticks = interval(TUNNEL_INTERVAL);
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break stop(paths, conf).await,
             _ = interrupt.recv() => break stop(paths, conf).await,
-            _ = look_after.tick() => match conf.tunnel(paths).await {
+            _ = ticks.tick() => match conf.tunnel(paths).await {
                 Ok(Some(tunnel)) if tunnel.state != State::Down => {}
                 Ok(_) => break Ok(ExitCode::SUCCESS),
                 Err(error) => break Err(error.context("the daemon is gone, and the tunnel with it")),
             },
         }
     };
-    remove(pidfile)?;
+    files::remove_if_present(Path::new(pidfile))?;
     outcome
 }
 
@@ -88,10 +89,10 @@ pub(super) async fn leave_behind(paths: &Paths, conf: &Conf) -> anyhow::Result<E
                 conf.aiccu.pidfile
             );
         }
-        if begun.elapsed() > STARTS {
+        if begun.elapsed() > START_LIMIT {
             bail!("the tunnel's process did not write {}", conf.aiccu.pidfile);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -129,7 +130,7 @@ fn write(pidfile: &str) -> anyhow::Result<()> {
     let draft = format!("{pidfile}.new");
     let written = fs::write(&draft, format!("{}\n", std::process::id()))
         .and_then(|()| fs::rename(&draft, pidfile));
-    files::unfinished(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
+    files::remove_on_error(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
 }
 
 /// Ends the holder and waits for that; false if there is none.
@@ -144,10 +145,10 @@ pub(super) async fn end(pidfile: &str) -> anyhow::Result<bool> {
     }
     let begun = Instant::now();
     while holder(pidfile)? == Some(pid) {
-        if begun.elapsed() > ENDS {
+        if begun.elapsed() > END_LIMIT {
             bail!("process {pid} does not end");
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(true)
 }

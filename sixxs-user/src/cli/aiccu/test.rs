@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// One check.
-struct Look {
+struct Check {
     what: &'static str,
     outcome: Result<String, String>,
 }
 
 pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<ExitCode> {
     let conf = read(&account.file.file)?;
-    let mut looks = vec![Look {
+    let mut checks = vec![Check {
         what: "configuration",
         outcome: Ok(format!("{}: good", conf.path)),
     }];
@@ -38,7 +38,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         Some(parameters) => Ok(parameters),
         None => fetch(paths, account, &conf).await,
     };
-    looks.push(Look {
+    checks.push(Check {
         what: "broker",
         outcome: parameters.as_ref().map(describe).map_err(Clone::clone),
     });
@@ -47,7 +47,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         Err(error) if error.is::<NoDaemon>() => Err("it is not running".to_owned()),
         Err(error) => Err(format!("{error:#}")),
     };
-    looks.push(Look {
+    checks.push(Check {
         what: "tunnel",
         outcome: match &tunnel {
             Ok(tunnel) if tunnel.state == State::Up => Ok(format!("{} is up", tunnel.name)),
@@ -62,7 +62,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
     });
     if let (Ok(parameters), Ok(_)) = (&parameters, &tunnel) {
         let address = parameters.address.address;
-        looks.push(Look {
+        checks.push(Check {
             what: "far end",
             outcome: match ping(address, parameters.peer) {
                 Ok(Some(time)) => Ok(format!("{} answers, {time:.1?}", parameters.peer)),
@@ -71,8 +71,8 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
             },
         });
     }
-    let all_good = looks.iter().all(|look| look.outcome.is_ok());
-    for Look { what, outcome } in looks {
+    let all_good = checks.iter().all(|check| check.outcome.is_ok());
+    for Check { what, outcome } in checks {
         let (verdict, words) = match outcome {
             Ok(words) => ("pass", words),
             Err(words) => ("FAIL", words),
