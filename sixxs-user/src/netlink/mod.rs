@@ -47,6 +47,7 @@ pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
 pub use observe::GLOBAL;
 pub use route_query::{Found, RouteQuery, RouteResult};
+pub use rules::NoPolicyRules;
 pub use watch::{Change, OthersChange, OutsideWatcher, Removal, Removed, Watcher};
 
 /// Timeout of a request; the kernel always answers faster.

@@ -15,6 +15,11 @@ use sixxs_core::{
 
 use super::{DUMP, Netlink, RequestError};
 
+/// The kernel has no policy rules for IPv6.
+#[derive(Debug, thiserror::Error)]
+#[error("this kernel has no rules for IPv6 (CONFIG_IPV6_MULTIPLE_TABLES)")]
+pub struct NoPolicyRules;
+
 impl Netlink {
     /// Our rules, with their messages, and the foreign rules.
     pub(super) async fn rules(
@@ -54,7 +59,7 @@ impl Netlink {
             Err(RequestError::Kernel(error))
                 if error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
             {
-                bail!("this kernel has no rules for IPv6 (CONFIG_IPV6_MULTIPLE_TABLES)");
+                bail!(NoPolicyRules);
             }
             answers => answers.context("list the rules")?,
         };

@@ -10,7 +10,7 @@ use sixxs_core::{
     },
 };
 
-use super::View;
+use super::HostView;
 use crate::{control::api, host::clock, host::ping};
 
 /// Part of a tunnel's reason if its broker refused it because of the clock.
@@ -20,7 +20,7 @@ const CLOCK_IS_OFF: &str = "this host's clock is";
 const TRIED: usize = 64;
 
 /// The largest packets through tunnels that have an address to ping. Lost packets take time.
-pub(super) async fn paths(view: &View) -> Vec<Path> {
+pub(super) async fn paths(view: &HostView) -> Vec<Path> {
     let mut routing = Vec::new();
     for tunnel in &view.config.tunnels {
         let link = view.links.by_name(&tunnel.name).filter(|link| link.up);
@@ -52,7 +52,7 @@ fn path((tunnel, source, target, mtu): &(String, Ipv6Addr, Ipv6Addr, u32)) -> Op
     })
 }
 
-pub(super) fn brokers(view: &View) -> Brokers {
+pub(super) fn brokers(view: &HostView) -> Brokers {
     let tunnels = || view.status.iter().flat_map(|status| &status.tunnels);
     let wrong = |tunnel: &api::Tunnel| {
         let reason = tunnel.reason.clone()?;

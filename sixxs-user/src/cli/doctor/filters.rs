@@ -10,10 +10,10 @@ use sixxs_core::{
     enforce,
 };
 
-use super::{View, ip6tables, listing::output};
+use super::{HostView, ip6tables, listing::output};
 use crate::netlink::{RouteQuery, RouteResult};
 
-pub(super) async fn filters(view: &View) -> Filters {
+pub(super) async fn filters(view: &HostView) -> Filters {
     let (by_nft, legacy, tunnels) = tokio::join!(by_nft(), ip6tables::legacy(), tunnels(view));
     let uplinks = enforce::uplinks(&view.config, &view.links).into_iter();
     let mut filters = Filters {
@@ -48,7 +48,7 @@ async fn by_nft() -> Result<Vec<Chain>, NotListed> {
 }
 
 /// The existing tunnels, and whether packets with their sources are routed back into them.
-async fn tunnels(view: &View) -> Vec<Tunnel> {
+async fn tunnels(view: &HostView) -> Vec<Tunnel> {
     let mut tunnels = Vec::new();
     for tunnel in &view.config.tunnels {
         let link = view.links.by_name(&tunnel.name);

@@ -8,15 +8,15 @@ use sixxs_core::{
     link::Link,
 };
 
-use super::View;
+use super::HostView;
 use crate::{
     bpf::{self, Hook, Seen},
     netlink::tc::Direction,
     rule_shadowing,
 };
 
-pub(super) async fn routing(view: &View) -> RoutingFacts {
-    let View {
+pub(super) async fn routing(view: &HostView) -> RoutingFacts {
+    let HostView {
         config,
         links,
         netlink,
@@ -96,7 +96,7 @@ fn before(uplink: &Link, seen: &[Seen]) -> Vec<Before> {
 }
 
 /// Problems with addresses of tunnels whose interface is up.
-async fn addresses(view: &View) -> Vec<Address> {
+async fn addresses(view: &HostView) -> Vec<Address> {
     let Ok(seen) = view.netlink.seen_addresses().await else {
         return Vec::new();
     };

@@ -13,13 +13,13 @@ use sixxs_core::{
     types::IfIndex,
 };
 
-use super::{View, read};
+use super::{HostView, read};
 use crate::netlink::{RouteQuery, RouteResult};
 
 /// Protocol of routes from router advertisements (`RTPROT_RA`).
 const BY_ADVERTISEMENT: u8 = 9;
 
-pub(super) async fn settings(view: &View) -> Settings {
+pub(super) async fn settings(view: &HostView) -> Settings {
     let tunnels = || view.config.tunnels.iter();
     let uplinks = enforce::uplinks(&view.config, &view.links);
     let ours = tunnels().map(|tunnel| tunnel.name.to_string());
@@ -72,7 +72,7 @@ pub(super) async fn settings(view: &View) -> Settings {
 }
 
 /// Whether an interface has a default route that is not from a router advertisement.
-async fn has_lasting_default(view: &View, index: IfIndex) -> bool {
+async fn has_lasting_default(view: &HostView, index: IfIndex) -> bool {
     let question = RouteQuery {
         oif: Some(index),
         ..RouteQuery::default()
@@ -84,7 +84,7 @@ async fn has_lasting_default(view: &View, index: IfIndex) -> bool {
 }
 
 /// The routes of outer packets, for tunnels with a configured outer address.
-async fn outer(view: &View) -> Vec<Outer> {
+async fn outer(view: &HostView) -> Vec<Outer> {
     let mut routing = Vec::new();
     for tunnel in &view.config.tunnels {
         let ends = match &tunnel.kind {

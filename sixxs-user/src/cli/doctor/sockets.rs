@@ -7,9 +7,9 @@ use sixxs_core::{
     enforce,
 };
 
-use super::{View, managers::processes, read};
+use super::{HostView, managers::processes, read};
 
-pub(super) fn sockets(view: &View) -> Sockets {
+pub(super) fn sockets(view: &HostView) -> Sockets {
     let range = read("/proc/sys/net/ipv4/ip_local_port_range");
     let found = wildcards(&read("/proc/net/udp6"), ephemeral(&range));
     let owners = match found.as_slice() {
