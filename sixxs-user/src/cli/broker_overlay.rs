@@ -17,7 +17,7 @@ pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Sta
     // The daemon reports conflicts.
     let (mut whole, _conflicts) = config.with(&kept, &Taken::new(), config);
     if let Some(status) = status {
-        hear(&mut whole, status);
+        overlay_addresses(&mut whole, status);
     }
     whole
 }
@@ -29,12 +29,12 @@ pub(super) fn beside(config: Config, observed: &Observed) -> Config {
 }
 
 /// Takes addresses from the daemon's status, for tunnels without any.
-fn hear(config: &mut Config, status: &Status) {
+fn overlay_addresses(config: &mut Config, status: &Status) {
     for tunnel in &mut config.tunnels {
         let name = tunnel.name.as_str();
-        let said = status.tunnels.iter().find(|said| said.name == name);
-        if let Some(said) = said.filter(|_| tunnel.addresses.is_empty()) {
-            let addresses = said.addresses.iter();
+        let reported = status.tunnels.iter().find(|tunnel| tunnel.name == name);
+        if let Some(reported) = reported.filter(|_| tunnel.addresses.is_empty()) {
+            let addresses = reported.addresses.iter();
             let whole = |address: &Ipv6Addr| InterfaceAddress {
                 address: *address,
                 bits: 128,

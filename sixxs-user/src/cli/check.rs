@@ -12,6 +12,9 @@ use crate::{
     host::ping::ping,
 };
 
+/// Time limit for a reply; one that is still missing then counts as missing.
+const REPLY_LIMIT_SECONDS: f64 = 2.0;
+
 /// The result of one check.
 #[derive(Debug, Serialize)]
 struct Check {
@@ -82,7 +85,7 @@ fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
     thread::scope(|scope| {
         let running: Vec<_> = tunnels
             .iter()
-            .map(|tunnel| scope.spawn(|| of_tunnel(tunnel)))
+            .map(|tunnel| scope.spawn(|| check_tunnel(tunnel)))
             .collect();
         running
             .into_iter()
@@ -101,7 +104,7 @@ fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
     })
 }
 
-fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
+fn check_tunnel(tunnel: &Tunnel) -> Vec<Check> {
     let check = |check, pass, detail| Check {
         tunnel: tunnel.name.clone(),
         check,
@@ -125,7 +128,7 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
             tunnel.program.to_string(),
         ),
     ];
-    checks.push(answered(tunnel));
+    checks.push(check_answers(tunnel));
     // Health problems that the other checks do not cover.
     if matches!(tunnel.health, Health::Degraded | Health::Failing) {
         let reasons = tunnel.health_reasons.join("; ");
@@ -138,7 +141,7 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
     match tunnel.check_target.or(tunnel.peer) {
         Some(target) => {
             for source in &tunnel.addresses {
-                checks.push(pinged(&tunnel.name, *source, target));
+                checks.push(check_ping(&tunnel.name, *source, target));
             }
         }
         None => checks.push(check(
@@ -150,7 +153,7 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
     checks
 }
 
-fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
+fn check_ping(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
     let (pass, detail) = match ping(source, target) {
         Ok(Some(time)) => (
             true,
@@ -170,12 +173,9 @@ fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
     }
 }
 
-/// Time limit for a reply; one that is still missing then counts as missing.
-const PATIENCE_SECONDS: f64 = 2.0;
-
 /// Whether requests from outside were answered, by the programs' counters. For a tunnel with routed prefixes it
 /// always passes: the hosts there need not answer or exist.
-fn answered(tunnel: &Tunnel) -> Check {
+fn check_answers(tunnel: &Tunnel) -> Check {
     let echo = &tunnel.echo;
     let (pass, detail) = match (
         echo.last_request_in_seconds_ago,
@@ -183,11 +183,11 @@ fn answered(tunnel: &Tunnel) -> Check {
     ) {
         (None, _) => (true, "no ping from outside yet".to_owned()),
         (Some(request), None) => (
-            request < PATIENCE_SECONDS,
+            request < REPLY_LIMIT_SECONDS,
             format!("{} pings from outside, none answered", echo.requests_in),
         ),
         (Some(request), Some(reply)) => (
-            reply < request + PATIENCE_SECONDS,
+            reply < request + REPLY_LIMIT_SECONDS,
             format!(
                 "{} pings from outside, {} answered; last {request:.1} s ago, last answer {reply:.1} s ago",
                 echo.requests_in, echo.replies_out

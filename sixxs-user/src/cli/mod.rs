@@ -317,7 +317,9 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
         Command::Check { names } => check::check(&socket, json, &names).await,
         Command::Doctor => doctor::doctor(&paths, json).await,
         Command::Explain(asked) => explain::explain(&paths, json, asked).await,
-        Command::Reload { check: true, .. } => reload::check(&paths, json, is_config_given).await,
+        Command::Reload { check: true, .. } => {
+            reload::preview_reload(&paths, json, is_config_given).await
+        }
         Command::Reload { confirm, .. } => reload::reload(&socket, json, confirm).await,
         Command::Confirm => {
             client::post(&socket, "/v1/confirm", &()).await?;

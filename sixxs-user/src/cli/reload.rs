@@ -42,16 +42,20 @@ pub(super) async fn reload(
 
 /// Queries the daemon; without a daemon, everything in the file is new. `is_given`: the file is named on the
 /// command line or in the environment, and may differ from the daemon's.
-pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::Result<ExitCode> {
-    let mut asked = CheckReload::default();
+pub(super) async fn preview_reload(
+    paths: &Paths,
+    json: bool,
+    is_given: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut request = CheckReload::default();
     if is_given {
         let (_, text) = config_file::read_text(&paths.config)?;
-        asked.instead = Some(ConfigText {
+        request.instead = Some(ConfigText {
             file: absolute(&paths.config),
             text: text.to_string(),
         });
     }
-    let outcome = client::ask(&paths.socket(), "/v1/reload/check", &asked).await;
+    let outcome = client::ask(&paths.socket(), "/v1/reload/check", &request).await;
     let found: Preview = match outcome {
         Err(error) if error.is::<client::NoDaemon>() => {
             note("there is no daemon: this is what its start would do");
@@ -90,18 +94,21 @@ async fn without_daemon(paths: &Paths) -> anyhow::Result<Preview> {
 
 /// Shell commands; everything else is in shell comments.
 fn text(found: &Preview) -> String {
+    let tunnels = &found.tunnels;
+    let uplinks = &found.uplinks;
     let mut lines = Vec::new();
-    let mut list = |names: &[String], what: &str, becomes: &str| {
-        lines.extend(names.iter().map(|name| format!("# {what}{name}{becomes}")));
-    };
-    list(&found.faults, "", "");
-    list(&found.tunnels.added, "tunnel ", " is added");
-    list(&found.tunnels.removed, "tunnel ", " is removed");
-    list(&found.tunnels.restarted, "tunnel ", " is restarted");
-    list(&found.tunnels.altered, "tunnel ", " continues, changed");
-    list(&found.settings, "setting `", "` has another value");
-    list(&found.uplinks.guarded, "uplink ", " gets the program");
-    list(&found.uplinks.released, "uplink ", " loses the program");
+    for (names, line) in [
+        (&found.faults, "# NAME"),
+        (&tunnels.added, "# tunnel NAME is added"),
+        (&tunnels.removed, "# tunnel NAME is removed"),
+        (&tunnels.restarted, "# tunnel NAME is restarted"),
+        (&tunnels.altered, "# tunnel NAME continues, changed"),
+        (&found.settings, "# setting `NAME` has another value"),
+        (&uplinks.guarded, "# uplink NAME gets the program"),
+        (&uplinks.released, "# uplink NAME loses the program"),
+    ] {
+        lines.extend(names.iter().map(|name| line.replace("NAME", name)));
+    }
     for needed in &found.connects {
         let next = needed.next.as_ref();
         let next = next.map_or_else(String::new, |next| format!("; the next one at {next}"));

@@ -183,14 +183,14 @@ fn orders() -> anyhow::Result<Option<SyncSender<Order>>> {
     let (orders, waiting) = sync_channel(WAITING);
     thread::Builder::new()
         .name("fd-store".to_owned())
-        .spawn(move || tell(&waiting))
+        .spawn(move || notify_systemd(&waiting))
         .context("start a thread")?;
     Ok(Some(orders))
 }
 
-fn tell(orders: &Receiver<Order>) {
+fn notify_systemd(orders: &Receiver<Order>) {
     for order in orders {
-        let told = match &order {
+        let sent = match &order {
             Order::Hold(key, descriptor) => sd_notify::notify_with_fds(
                 &[
                     NotifyState::FdStore,
@@ -204,7 +204,7 @@ fn tell(orders: &Receiver<Order>) {
                 sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(key)])
             }
         };
-        if let Err(error) = told {
+        if let Err(error) = sent {
             debug!("{order:?}: {error}");
         }
     }

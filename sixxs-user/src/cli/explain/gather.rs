@@ -150,9 +150,9 @@ fn is_unnamed(config: &Config, name: &IfName) -> bool {
 }
 
 fn is_wanted(status: Option<&Status>, tunnel: &Tunnel) -> bool {
-    let said = status.into_iter().flat_map(|status| &status.tunnels);
-    let mut own = said.filter(|said| said.name == tunnel.name.as_str());
-    own.all(|said| said.state != State::Down)
+    let tunnels = status.into_iter().flat_map(|status| &status.tunnels);
+    let mut own = tunnels.filter(|reported| reported.name == tunnel.name.as_str());
+    own.all(|reported| reported.state != State::Down)
 }
 
 /// The tunnel that owns a source, by the longest matching address or prefix.

@@ -18,7 +18,7 @@ pub(super) use arguments::{Asked, BadArgument};
 
 /// The JSON output.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Report<'a> {
     source: Ipv6Addr,
     destination: Ipv6Addr,
     tunnel: Option<&'a str>,
@@ -46,7 +46,7 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
     } = path::explain(&facts);
     let cure = cause.as_ref().map(|cause| cause.cure());
     if json {
-        let told = Told {
+        let report = Report {
             source: facts.packet.source,
             destination: facts.packet.destination,
             tunnel: facts.owner.as_ref().map(|(name, _)| name.as_str()),
@@ -63,7 +63,7 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
             cause: cause.as_ref().map(|cause| cause.name()),
             cure,
         };
-        output::print(&output::json_line(&told)?)?;
+        output::print(&output::json_line(&report)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut before = "";
