@@ -84,7 +84,7 @@ fn run() -> Result<()> {
         stream?.stop()?;
     }
     daemon.stop()?;
-    program.ok(&["down"])?;
+    program.run_ok(&["down"])?;
     Ok(())
 }
 

@@ -340,7 +340,7 @@ impl<'a> Host<'a> {
         self.losses.daemon_ended();
         let last = counts(self.lab)?;
         self.losses.settle(&last).context("after its end")?;
-        self.program.ok(&["down"])?;
+        self.program.run_ok(&["down"])?;
         let left = owned_state::rules(self.lab.host())? + &owned_state::routes(self.lab.host())?;
         ensure!(left.is_empty(), "left behind: {left}");
         Ok(())

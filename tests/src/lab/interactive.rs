@@ -156,7 +156,7 @@ fn end(lab: &Lab) -> Result<()> {
         // Without a built program, nothing ran.
         Err(_) => return Ok(()),
     };
-    program.ok(&["down"])?;
+    program.run_ok(&["down"])?;
     Ok(())
 }
 

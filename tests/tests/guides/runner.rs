@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use sixxs_tests::lab::Lab;
 use sixxs_tests::lab::netns::Namespace;
 use sixxs_tests::network_managers::{self, networkd::Networkd};
-use sixxs_tests::program::{Daemon, Hook, Printed, Program, finish};
+use sixxs_tests::program::{Daemon, Hook, Output, Program, finish};
 use sixxs_tests::wait;
 
 use crate::markdown::{Action, Guide, Prompt, Step};
@@ -114,7 +114,7 @@ impl<'a> Runner<'a> {
                 exits,
             } => {
                 let once = || self.type_in(*at, line);
-                let is_right = |seen: &Printed| {
+                let is_right = |seen: &Output| {
                     let all = format!("{}{}", seen.stdout, seen.stderr);
                     seen.code == *exits && matches(printed, &all)
                 };
@@ -141,7 +141,7 @@ impl<'a> Runner<'a> {
     }
 
     /// With bash: the shell of busybox, which the virtual machine has, would run its own `ping`.
-    fn type_in(&self, at: Prompt, line: &str) -> Result<Printed> {
+    fn type_in(&self, at: Prompt, line: &str) -> Result<Output> {
         finish(
             self.sandbox
                 .command(self.node(at)?, "bash")

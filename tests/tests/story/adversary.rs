@@ -82,6 +82,6 @@ fn commands_give_up_when_the_daemon_hangs() -> Result<()> {
     assert!(down.stderr.contains("kill it"), "{down:#?}");
     assert_eq!(fixture.own_rules()?, "");
     daemon.kill().context("end it by force")?;
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::probe;
-use sixxs_tests::program::{Hook, Printed, finish};
+use sixxs_tests::program::{Hook, Output, finish};
 use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
@@ -56,7 +56,7 @@ impl Scenario {
         command
     }
 
-    fn aiccu(&self, verb: &str, index: usize) -> Result<Printed> {
+    fn aiccu(&self, verb: &str, index: usize) -> Result<Output> {
         finish(&mut self.command(&[verb, &self.files[index]]))
     }
 

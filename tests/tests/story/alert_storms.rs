@@ -99,7 +99,7 @@ fn rules_taken_away_without_end() -> Result<()> {
     let alerts = wait::until("the rest is told", limit, together, |alerts| {
         alerts.iter().any(|alert| alert["more"].as_u64() > Some(0))
     })?;
-    let text = fixture.program.ok(&["alerts"])?.stdout;
+    let text = fixture.program.run_ok(&["alerts"])?.stdout;
     assert!(text.contains("more like it)"), "{text}");
     assert_eq!(daemon.stop()?, 0);
     assert!(

@@ -113,7 +113,7 @@ fn corrections_and_tunnels_are_told() -> Result<()> {
     kinds("correction")?;
     fixture.lab.tunnels()[0].delete()?;
     kinds("tunnel")?;
-    let printed = fixture.program.ok(&["alerts"])?;
+    let printed = fixture.program.run_ok(&["alerts"])?;
     assert!(printed.stdout.lines().count() >= 2, "{printed:#?}");
     assert_eq!(daemon.stop()?, 0);
     Ok(())

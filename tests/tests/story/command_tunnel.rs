@@ -77,12 +77,12 @@ fn start_and_stop_run_the_commands() -> Result<()> {
         fixture.ensure_outside_answered(tunnel)?;
     }
 
-    fixture.program.ok(&["stop", "made0"])?;
+    fixture.program.run_ok(&["stop", "made0"])?;
     fixture.program.status_until("it is down", |status| {
         status.tunnel("made0").state == "down"
     })?;
     assert!(!interface_is_there(&fixture)?);
-    fixture.program.ok(&["start", "made0"])?;
+    fixture.program.run_ok(&["start", "made0"])?;
     let made = || interface_is_there(&fixture);
     wait::until("it is made again", Duration::from_secs(5), made, |there| {
         *there
@@ -90,7 +90,7 @@ fn start_and_stop_run_the_commands() -> Result<()> {
     fixture.program.status_until("it is back", |status| {
         status.tunnel("made0").ifindex.is_some()
     })?;
-    fixture.program.ok(&["restart", "made0"])?;
+    fixture.program.run_ok(&["restart", "made0"])?;
     fixture.program.status_until("it is back", |status| {
         status.tunnel("made0").ifindex.is_some()
     })?;
@@ -100,8 +100,8 @@ fn start_and_stop_run_the_commands() -> Result<()> {
         "{nobody:#?}"
     );
 
-    fixture.program.ok(&["stop", "made0"])?;
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["stop", "made0"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
     assert_same(&before, &take(&fixture.lab)?);
     Ok(())
@@ -237,7 +237,7 @@ fn up_is_gone_with_its_children_before_down_is_run() -> Result<()> {
     notes.until("up is at work", |notes| notes == "up\n")?;
     let status = fixture.program.status()?;
     assert_eq!(status.tunnel("made0").state, "connecting");
-    fixture.program.ok(&["stop", "made0"])?;
+    fixture.program.run_ok(&["stop", "made0"])?;
     assert_eq!(notes.read()?, "up\nfree\n");
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -305,7 +305,7 @@ fn the_daemon_waits_for_down_at_its_end() -> Result<()> {
             scope.spawn(|| fixture.program.run(&["stop", "made0"]));
             notes.until("down is at work", |notes| notes == "begun\n")?;
             if by_request {
-                fixture.program.ok(&["down"])?;
+                fixture.program.run_ok(&["down"])?;
                 assert_eq!(daemon.wait()?, 0);
             } else {
                 assert_eq!(daemon.stop()?, 0);
@@ -338,7 +338,7 @@ fn during_a_reload_that_waits(
         .lab
         .write_config(&(fixture.lab.config("") + &tunnel))?;
     thread::scope(|scope| {
-        let reload = scope.spawn(|| fixture.program.ok(&["reload"]));
+        let reload = scope.spawn(|| fixture.program.run_ok(&["reload"]));
         notes.until("down is at work", |notes| notes == "begun\n")?;
         meanwhile()?;
         reload.join().ok().context("the client panicked")??;
@@ -359,7 +359,7 @@ fn status_works_while_a_reload_waits_for_down() -> Result<()> {
     let meanwhile = || {
         let status = fixture.program.status()?;
         assert_eq!(status.tunnel("new0").state, "down");
-        fixture.program.ok(&["counters"])?;
+        fixture.program.run_ok(&["counters"])?;
         Ok(())
     };
     let waits = |status: &Status| status.tunnel("new0").state == "waiting";
@@ -375,7 +375,7 @@ fn a_tunnel_that_a_second_reload_removes_does_not_start() -> Result<()> {
     let added = format!("kind = \"command\"\nup = {up}\ndown = []");
     let meanwhile = || {
         fixture.lab.write_config(&fixture.lab.config(""))?;
-        fixture.program.ok(&["reload"])?;
+        fixture.program.run_ok(&["reload"])?;
         assert_eq!(fixture.program.status()?.tunnels.len(), 2);
         Ok(())
     };
@@ -393,7 +393,7 @@ fn a_tunnel_that_is_stopped_before_its_reload_is_done_does_not_start() -> Result
     let up = notes.script("echo new >> $notes");
     let added = format!("kind = \"command\"\nup = {up}\ndown = []");
     let meanwhile = || {
-        fixture.program.ok(&["stop", "new0"])?;
+        fixture.program.run_ok(&["stop", "new0"])?;
         Ok(())
     };
     let is_down = |status: &Status| status.tunnel("new0").state == "down";

@@ -20,7 +20,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     let before = take(&fixture.lab)?;
     let daemon = live(&fixture)?;
     assert_ne!(before, take(&fixture.lab)?);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
     assert_same(&before, &take(&fixture.lab)?);
     Ok(())
@@ -48,7 +48,7 @@ fn from_another_namespace() -> Result<()> {
     );
     assert_same(&at_work, &take(&fixture.lab)?);
     assert!(fixture.program.status()?.healthy);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
     assert_same(&before, &take(&fixture.lab)?);
     Ok(())
@@ -62,7 +62,7 @@ fn the_last_log_line_shows_whether_rules_stay() -> Result<()> {
     for is_down in [false, true] {
         let daemon = fixture.start()?;
         if is_down {
-            fixture.program.ok(&["down"])?;
+            fixture.program.run_ok(&["down"])?;
         } else {
             daemon.signal(Signal::SIGTERM)?;
         }
@@ -89,14 +89,14 @@ fn without_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     let before = take(&fixture.lab)?;
     live(&fixture)?.kill()?;
     assert_ne!(before, take(&fixture.lab)?);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_same(&before, &take(&fixture.lab)?);
     // A second `down` has nothing to do. A new start works.
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_same(&before, &take(&fixture.lab)?);
     let daemon = fixture.start()?;
     assert_eq!(daemon.stop()?, 0);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }
@@ -164,7 +164,7 @@ fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
     untouched("after a repair")?;
     assert_eq!(daemon.stop()?, 0);
     untouched("after a stop")?;
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_same(&before, &take(&fixture.lab)?);
     Ok(())
 }

@@ -59,7 +59,7 @@ fn each_reply_is_paired_with_its_request(flavour: Flavour, hook: Hook) -> Result
         "{after:?}"
     );
     assert_eq!(proof(second.plan.interface)?.requests, 0);
-    let screen = fixture.program.ok(&["status"])?.stdout;
+    let screen = fixture.program.run_ok(&["status"])?.stdout;
     assert!(
         screen.contains("  answers   100% of pings, last "),
         "{screen}"

@@ -150,7 +150,7 @@ fn with_a_daemon(flavour: Flavour, hook: Hook) -> Result<()> {
     // The text fits into 80 columns.
     let printed = fixture
         .program
-        .ok(&["explain", source, to, "--oif", UPLINK])?
+        .run_ok(&["explain", source, to, "--oif", UPLINK])?
         .stdout;
     assert!(
         printed.lines().all(|line| line.chars().count() <= 80),
@@ -247,7 +247,7 @@ fn without_a_daemon() -> Result<()> {
     );
 
     let daemon = fixture.start()?;
-    fixture.program.ok(&["stop", "sixxs0"])?;
+    fixture.program.run_ok(&["stop", "sixxs0"])?;
     let stopped = explained(&fixture, &[source, to])?;
     assert_eq!(
         ends(&stopped),

@@ -128,12 +128,12 @@ fn descriptors_of_removed_tunnels_are_dropped() -> Result<()> {
     let daemon = scenario.start()?;
     scenario.store.holds(&ALL)?;
     let program = &scenario.fixture.program;
-    program.ok(&["stop", "sixxs0"])?;
+    program.run_ok(&["stop", "sixxs0"])?;
     scenario.store.holds(&["device.sixxs1", "socket.sixxs1"])?;
-    program.ok(&["start", "sixxs0"])?;
+    program.run_ok(&["start", "sixxs0"])?;
     scenario.store.holds(&ALL)?;
     // The device is created again while the descriptor of the old one is still held.
-    program.ok(&["restart", "sixxs1"])?;
+    program.run_ok(&["restart", "sixxs1"])?;
     scenario.fixture.wait_until_up()?;
     scenario.store.holds(&ALL)?;
     assert_eq!(daemon.stop()?, 0);
@@ -147,7 +147,7 @@ fn descriptors_of_removed_tunnels_are_dropped() -> Result<()> {
     scenario.store.holds(&["device.sixxs0", "socket.sixxs0"])?;
     let links = scenario.fixture.host().sh("ip -brief link show")?;
     assert!(!links.contains("sixxs1"), "{links}");
-    program.ok(&["down"])?;
+    program.run_ok(&["down"])?;
     assert_eq!(daemon.wait()?, 0);
     scenario.store.holds(&[])
 }

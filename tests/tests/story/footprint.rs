@@ -93,7 +93,7 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
         reference = reference.max(self::reference()?);
         within = reference.mul_f64(READY_WITHIN) + attaching;
         assert_eq!(daemon.stop()?, 0);
-        fixture.program.ok(&["down"])?;
+        fixture.program.run_ok(&["down"])?;
     }
     let own = best.saturating_sub(attaching).as_secs_f64() / reference.as_secs_f64();
     println!(
@@ -107,7 +107,7 @@ fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     }
     for _ in 0..20 {
         fixture.program.status()?;
-        fixture.program.ok(&["counters"])?;
+        fixture.program.run_ok(&["counters"])?;
     }
     let resident = daemon.resident_kib()?;
     let own = daemon.anonymous_kib()?;

@@ -126,10 +126,10 @@ fn a_prefix_over_the_uplinks_own_address() -> Result<()> {
     let wrong = good.replace("[[tunnel]]\nname = \"sixxs1\"", native);
     assert_ne!(good, wrong);
     fixture.lab.write_config(&wrong)?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     is_judged(&fixture, "failing", "cover every address of net0")?;
     fixture.lab.write_config(&good)?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     is_healthy(&fixture)
 }
 

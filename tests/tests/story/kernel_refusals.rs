@@ -54,7 +54,7 @@ fn ipv6_goes_for_a_moment() -> Result<()> {
             |now| *now == routes,
         )?;
     }
-    let told = fixture.program.ok(&["alerts"])?.stdout;
+    let told = fixture.program.run_ok(&["alerts"])?.stdout;
     assert!(told.contains("restored"), "{told}");
     assert!(!told.contains("problem"), "{told}");
     assert_eq!(daemon.stop()?, 0);

@@ -50,7 +50,7 @@ fn a_bound_socket_is_told_to_bind_to_the_address() -> Result<()> {
         alert["cure"], "bind the program to the address, not to net0",
         "{alert:#}"
     );
-    let lines = fixture.program.ok(&["alerts"])?.stdout;
+    let lines = fixture.program.run_ok(&["alerts"])?.stdout;
     let line = "; why: the socket is bound to net0, and its packets are never routed to the tunnel; cure: bind";
     assert!(lines.contains(line), "{lines}");
     Ok(())

@@ -97,7 +97,7 @@ fn connected_networks_are_reached_without_a_tunnel() -> Result<()> {
     fixture.ensure_nothing_lost()?;
     assert_eq!(fixture.program.status()?.corrections, 0);
     assert_eq!(daemon.stop()?, 0);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_eq!(fixture.own_rules()?, "");
     Ok(())
 }
@@ -133,7 +133,7 @@ fn direct_connected_false_leads_local_networks_into_the_tunnel() -> Result<()> {
     fixture
         .lab
         .write_config(&fixture.lab.config("").replace("uplinks = [\"net0\"]\n", ""))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     is_direct(&fixture, "fd00:d0c::/64", true)?;
     assert_eq!(pings(&fixture)?.answered, COUNT);
     assert_eq!(daemon.stop()?, 0);

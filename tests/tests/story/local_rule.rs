@@ -72,7 +72,7 @@ fn moved(extra: &str) -> Result<()> {
     has_local_rules(&fixture, true)?;
     assert_eq!(daemon.stop()?, 0);
     they_are_needed(&fixture)?;
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     assert_eq!(fixture.own_rules()?, "");
     assert!(
         host.sh("ip -6 rule show priority 32765")?

@@ -98,7 +98,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     }
     let status = fixture.program.status()?;
     assert!(status.tunnels.iter().all(|tunnel| tunnel.loops == COUNT));
-    let screen = fixture.program.ok(&["status"])?;
+    let screen = fixture.program.run_ok(&["status"])?;
     assert!(screen.stdout.contains("10 packets dropped"), "{screen:?}");
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
     fixture.ensure_nothing_lost()?;

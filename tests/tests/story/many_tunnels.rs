@@ -58,7 +58,7 @@ fn two_hundred() -> Result<()> {
         |status| status.tunnels.iter().all(Tunnel::is_whole),
     )?;
     let stops = Instant::now();
-    let printed = fixture.program.ok(&["down"])?;
+    let printed = fixture.program.run_ok(&["down"])?;
     let took = stops.elapsed();
     println!("down in {took:?}");
     assert!(took < ENDS_WITHIN, "{took:?}: {printed:#?}");

@@ -226,12 +226,12 @@ fn only_metrics_are_served_and_idle_clients_do_not_block() -> Result<()> {
 
     // The configuration disables the listener, moves it to an unusable address, and restores it.
     fixture.lab.write_config(&fixture.lab.config(""))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     assert!(connect(host).is_err());
     fixture
         .lab
         .write_config(&fixture.lab.config("metrics = \"192.0.2.77:9346\"\n"))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     let status = fixture.program.status()?;
     let told = |problem: &String| problem.contains("serve metrics at 192.0.2.77:9346");
     assert!(
@@ -239,7 +239,7 @@ fn only_metrics_are_served_and_idle_clients_do_not_block() -> Result<()> {
         "{status:#?}"
     );
     fixture.lab.write_config(&fixture.lab.config(&extra))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     assert!(fixture.program.status()?.problems.is_empty());
     page(host)?;
     assert_eq!(daemon.stop()?, 0);
@@ -278,7 +278,7 @@ fn foreign_names_are_refused() -> Result<()> {
     }
     let names = config("metrics_hosts = [\"web1.example.net\"]\n");
     fixture.lab.write_config(&fixture.lab.config(&names))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     assert_eq!(status("web1.example.net:9346")?, "200");
     assert_eq!(status("rebound.example")?, "403");
     assert_eq!(daemon.stop()?, 0);

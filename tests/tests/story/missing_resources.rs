@@ -105,7 +105,7 @@ fn a_bpffs_that_is_read_only(_: Flavour, hook: Hook) -> Result<()> {
     }
     fixture.host().sh(&format!("mount -o remount,rw {shown}"))?;
     ensure!(daemon.stop()? == 0);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     ensure!(!pins.exists());
     Ok(())
 }
@@ -152,7 +152,7 @@ fn a_foreign_map() -> Result<()> {
     leaks_are_caught(&fixture)?;
     ensure!(fixture.program.status()?.healthy);
     ensure!(daemon.stop()? == 0);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     Ok(())
 }
 
@@ -194,7 +194,7 @@ fn directories_that_are_full() -> Result<()> {
     let left: Vec<_> = fs::read_dir(&tables)?.collect::<Result<_, _>>()?;
     ensure!(left.len() == 1, "{left:?}");
     ensure!(daemon.stop()? == 0);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
 
     // No space even for a socket or a lock.
     let shown = run.display();

@@ -54,7 +54,7 @@ fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
 
     let [first, _] = lab.tunnels();
     let name = first.plan.interface;
-    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.run_ok(&["restart", "--refresh", name])?;
     let asked = || Ok(tic.connects().len());
     let limit = Duration::from_secs(5);
     wait::until("it is asked for anew", limit, asked, |count| *count == 3)?;
@@ -218,7 +218,7 @@ fn faults_of_the_broker_are_reported_and_not_retried() -> Result<()> {
         right(tic)?;
         make(tic)?;
         let connects = tic.connects().len();
-        fixture.program.ok(&["restart", "--refresh", name])?;
+        fixture.program.run_ok(&["restart", "--refresh", name])?;
         let status = first_state(&fixture, "failed", words)?;
         assert_eq!(tic.connects().len(), connects + 1, "{words}");
         the_other_goes_on_and_nobody_asks(&fixture, 20)?;
@@ -230,7 +230,7 @@ fn faults_of_the_broker_are_reported_and_not_retried() -> Result<()> {
     }
     right(tic)?;
     tic.stop();
-    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.run_ok(&["restart", "--refresh", name])?;
     first_state(&fixture, "failed", "Connection refused")?;
     tic.start()?;
     // The server gets no connect during a longer time either.
@@ -238,7 +238,7 @@ fn faults_of_the_broker_are_reported_and_not_retried() -> Result<()> {
     let grown = daemon.resident_kib()?.saturating_sub(before);
     assert!(grown < 4096, "the daemon has grown by {grown} KiB");
 
-    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.run_ok(&["restart", "--refresh", name])?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     assert_eq!(daemon.stop()?, 0);
@@ -314,7 +314,7 @@ fn a_lockout_is_waited_out() -> Result<()> {
     assert_eq!(tic.connects().len(), 4);
 
     // A restart of the tunnel or of the daemon changes nothing.
-    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.run_ok(&["restart", "--refresh", name])?;
     first_state(&fixture, "locked_out", "too many connects")?;
     let daemon = again(&fixture, daemon)?;
     first_state(&fixture, "locked_out", "too many connects")?;
@@ -372,7 +372,7 @@ fn wait_online_waits_only_for_tunnels_that_are_retried() -> Result<()> {
     assert!(is_waited_for(&fixture)?);
     tic.start()?;
     password(tic, "another one")?;
-    fixture.program.ok(&["restart", name])?;
+    fixture.program.run_ok(&["restart", name])?;
     let status = first_state(&fixture, "failed", "Login failed")?;
     assert!(!status.tunnel(name).retrying, "{status:#?}");
     fixture
@@ -380,7 +380,7 @@ fn wait_online_waits_only_for_tunnels_that_are_retried() -> Result<()> {
         .status_until("the other is up", |s| s.tunnels[1].is_whole())?;
     assert!(!is_waited_for(&fixture)?);
     password(tic, PASSWORD)?;
-    fixture.program.ok(&["restart", name])?;
+    fixture.program.run_ok(&["restart", name])?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())

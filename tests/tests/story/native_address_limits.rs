@@ -39,7 +39,7 @@ fn gives(fixture: &Fixture, address: Ipv6Addr) -> Result<()> {
         tunnel.address = address;
     });
     let name = fixture.lab.tunnels()[0].plan.interface;
-    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.run_ok(&["restart", "--refresh", name])?;
     Ok(())
 }
 
@@ -120,7 +120,7 @@ fn another_address_is_told() -> Result<()> {
     let plan = fixture.lab.tunnels()[0].plan;
     let address = Ipv6Addr::from_bits(plan.address.to_bits() + 1);
     gives(&fixture, address)?;
-    let alerts = || Ok(fixture.program.ok(&["alerts"])?.stdout);
+    let alerts = || Ok(fixture.program.run_ok(&["alerts"])?.stdout);
     let told = format!(
         "{}: the broker now assigns {address} with the peer {}; before it was {} with {}",
         plan.interface, plan.peer, plan.address, plan.peer

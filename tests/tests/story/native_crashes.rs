@@ -84,8 +84,8 @@ fn the_time_of_the_next_connect_is_reported() -> Result<()> {
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     for _ in 0..3 {
-        fixture.program.ok(&["stop", "sixxs0"])?;
-        fixture.program.ok(&["start", "sixxs0"])?;
+        fixture.program.run_ok(&["stop", "sixxs0"])?;
+        fixture.program.run_ok(&["start", "sixxs0"])?;
     }
     let reason = |status: &Status| status.tunnel("sixxs0").reason.clone();
     let waits = |status: &Status| {

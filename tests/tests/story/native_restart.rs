@@ -71,7 +71,7 @@ fn a_restart_loses_at_most_50_ms_and_no_session() -> Result<()> {
     // `down` removes the devices and the saved sessions.
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     let links = fixture.host().sh("ip -brief link show")?;
     assert!(!links.contains("sixxs"), "{links}");
     assert!(!lab.paths().run().join("ways").exists());
@@ -141,7 +141,7 @@ fn a_restart_without_a_free_connect_is_refused() -> Result<()> {
     let [first, second] = fixture.lab.tunnels();
     let [name, other] = [first, second].map(|tunnel| tunnel.plan.interface);
     for _ in 0..2 {
-        fixture.program.ok(&["restart", name])?;
+        fixture.program.run_ok(&["restart", name])?;
         fixture.wait_until_up().with_context(|| daemon.log())?;
     }
     let pings = PingStream::start(
@@ -167,12 +167,12 @@ fn a_restart_without_a_free_connect_is_refused() -> Result<()> {
     }
     let pings = pings.stop()?;
     ensure!(pings.all_answered(), "{pings:?}");
-    fixture.program.ok(&["restart", other])?;
+    fixture.program.run_ok(&["restart", other])?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
 
     // An explicit stop and start is still possible.
-    fixture.program.ok(&["stop", name])?;
-    fixture.program.ok(&["start", name])?;
+    fixture.program.run_ok(&["stop", name])?;
+    fixture.program.run_ok(&["start", name])?;
     fixture
         .program
         .status_until("it waits for a connect", |status| {

@@ -44,7 +44,7 @@ fn nothing_shows_a_password() -> Result<()> {
     let echo = format!("400 I know you by {PASSWORD}");
     tic.misbehave(Stage::Authenticate, Fault::Say(echo));
     let name = lab.tunnels()[0].plan.interface;
-    fixture.program.ok(&["restart", "--refresh", name])?;
+    fixture.program.run_ok(&["restart", "--refresh", name])?;
     fixture.program.status_until("it is refused", |status| {
         status.tunnel(name).state == "failed"
     })?;

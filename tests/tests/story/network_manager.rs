@@ -67,7 +67,7 @@ fn routes_of_a_managed_tunnel_are_restored() -> Result<()> {
     let limit = Duration::from_secs(5);
     let again = || fixture.own_routes();
     wait::until("our route is back", limit, again, |now| *now == routes)?;
-    let told = fixture.program.ok(&["alerts"])?.stdout;
+    let told = fixture.program.run_ok(&["alerts"])?.stdout;
     ensure!(
         told.contains(&format!("restored: ip -6 route add default dev {name}")),
         "{told}"

@@ -92,7 +92,7 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
     let there = second.start()?;
     leaks_are_caught(&second)?;
     ensure!(second.pins_in(&shared)?.exists());
-    second.program.ok(&["down"])?;
+    second.program.run_ok(&["down"])?;
     ensure!(there.wait()? == 0);
     ensure!(!second.pins_in(&shared)?.exists());
     ensure!((listed(&first.pins()?)?, programs(&first)?) == before);
@@ -100,7 +100,7 @@ fn two_daemons_share_a_directory(_: Flavour, hook: Hook) -> Result<()> {
     ensure!(first.program.status()?.corrections == 0);
     ensure!(here.stop()? == 0);
     // The last `down` also removes the directory.
-    first.program.ok(&["down"])?;
+    first.program.run_ok(&["down"])?;
     ensure!(!shared.exists());
     Ok(())
 }
@@ -135,7 +135,7 @@ fn old_pins_belong_to_the_namespace_of_their_programs(_: Flavour, hook: Hook) ->
             == 0
     );
     ensure!(daemon.stop()? == 0);
-    second.program.ok(&["down"])?;
+    second.program.run_ok(&["down"])?;
     ensure!(listed(&old)? == left);
     ensure!(bpf::tcx(first.host(), UPLINK, false)? == programs);
     // The daemon of their own namespace takes them over, with their counters.
@@ -150,7 +150,7 @@ fn old_pins_belong_to_the_namespace_of_their_programs(_: Flavour, hook: Hook) ->
     ensure!(daemon.stop()? == 0);
     // `down` removes them too.
     fs::rename(first.version()?, &old)?;
-    first.program.ok(&["down"])?;
+    first.program.run_ok(&["down"])?;
     ensure!(!shared.exists());
     ensure!(bpf::tcx_named(first.host(), UPLINK, false, EGRESS)?.is_empty());
     Ok(())

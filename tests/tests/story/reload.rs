@@ -42,7 +42,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     // Another table and one more prefix for the second tunnel.
     let changed = format!("{good}\nprefixes = [\"2001:db8:bb::/48\"]\ntable = 300\n");
     fixture.lab.write_config(&changed)?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     let rules = fixture.own_rules()?;
     let of_first = |rules: &str| -> Vec<String> {
         // The first tunnel has one more rule: for packets to the new prefix, without a tunnel.
@@ -64,7 +64,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     fixture
         .lab
         .write_config(&format!("{to_its_mtu}{after_it}"))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     let routes = fixture.lab.host().sh("ip -6 route show table 300")?;
     assert!(!routes.contains("mtu"), "{routes}");
     assert_eq!(fixture.program.status()?.corrections, 0);
@@ -72,7 +72,7 @@ fn only_what_changed_is_touched() -> Result<()> {
     // Without the second tunnel.
     let (only_first, _) = good.rsplit_once("[[tunnel]]").unwrap_or_default();
     fixture.lab.write_config(only_first)?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     let to_tables = |rules: &str| rules.matches(" lookup 20").count();
     let of_first = of_first(&before).join("\n");
     assert_eq!(to_tables(&of_first), to_tables(&fixture.own_rules()?));
@@ -118,7 +118,7 @@ fn what_nobody_confirms_is_given_up_again() -> Result<()> {
     fixture
         .lab
         .write_config(&format!("{good}\ntable = 300\n"))?;
-    fixture.program.ok(&["reload", "--confirm", "1"])?;
+    fixture.program.run_ok(&["reload", "--confirm", "1"])?;
     ensure!(moved(&fixture.own_rules()?), "the table is the new one");
     rules_until(&fixture, "the configuration before is back", |rules| {
         rules == before
@@ -126,12 +126,12 @@ fn what_nobody_confirms_is_given_up_again() -> Result<()> {
     let late = fixture.program.run(&["confirm"])?;
     assert_eq!(late.code, 1, "{late:#?}");
 
-    let printed = fixture.program.ok(&["reload", "--confirm", "60"])?;
+    let printed = fixture.program.run_ok(&["reload", "--confirm", "60"])?;
     ensure!(
         printed.stdout.contains("in force; in 60 s") && printed.stdout.contains("`sixxs confirm`"),
         "{printed:#?}"
     );
-    fixture.program.ok(&["confirm"])?;
+    fixture.program.run_ok(&["confirm"])?;
     ensure!(moved(&fixture.own_rules()?), "the table is the new one");
     Ok(())
 }
@@ -151,7 +151,7 @@ fn a_native_tunnel_that_did_not_change_goes_on() -> Result<()> {
     fixture
         .lab
         .write_config(&(good + "local4 = \"192.0.2.10\"\n"))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     fixture.wait_until_up()?;
     let after = indices()?;
     assert_eq!(before[0], after[0], "the first tunnel was touched");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sixxs_tests::broker::Kind;
 use sixxs_tests::lab::Spec;
 use sixxs_tests::lab::topology::Flavour;
-use sixxs_tests::program::{Hook, Printed};
+use sixxs_tests::program::{Hook, Output};
 
 use crate::fixture::Fixture;
 
@@ -36,7 +36,7 @@ fn other(fixture: &Fixture, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn check(fixture: &Fixture, file: &Path) -> Result<Printed> {
+fn check(fixture: &Fixture, file: &Path) -> Result<Output> {
     let file = file.to_str().context("a path")?;
     fixture
         .program
@@ -139,7 +139,7 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
 
     // The reload makes the reported changes.
     fs::copy(&file, fixture.lab.paths().config())?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     let rules = fixture.own_rules()?;
     assert!(rules.contains("from 2001:db8:bb::/48"), "{rules}");
     assert!(!rules.contains("2001:db8:a::2"), "{rules}");
@@ -173,7 +173,7 @@ fn saved_parameters_of_brokers_are_used() -> Result<()> {
     let printed = fixture.program.run(&["reload", "--check"])?;
     assert_eq!(printed.stdout, "# nothing changes\n");
     assert_eq!(daemon.stop()?, 0);
-    fixture.program.ok(&["down"])?;
+    fixture.program.run_ok(&["down"])?;
     let printed = fixture.program.run(&["reload", "--check"])?;
     assert!(printed.stdout.contains(&rule), "{printed:#?}");
     Ok(())
@@ -183,11 +183,11 @@ fn saved_parameters_of_brokers_are_used() -> Result<()> {
 fn plan_says_whose_configuration_it_is_about() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
-    let plain = fixture.program.ok(&["plan"])?;
+    let plain = fixture.program.run_ok(&["plan"])?;
     assert_eq!(plain.stderr, "");
     let wrong = other(&fixture, "nonsense")?;
     let file = wrong.to_str().context("a path")?;
-    let printed = fixture.program.ok(&["plan", "--config", file])?;
+    let printed = fixture.program.run_ok(&["plan", "--config", file])?;
     let expected = format!("`sixxs reload --check --config {file}`");
     assert!(printed.stderr.contains(&expected), "{printed:#?}");
     assert_eq!(daemon.stop()?, 0);

@@ -40,7 +40,7 @@ fn one_screen() -> Result<()> {
     for tunnel in fixture.lab.tunnels() {
         fixture.ensure_outside_answered(tunnel)?;
     }
-    let printed = fixture.program.ok(&["status"])?;
+    let printed = fixture.program.run_ok(&["status"])?;
     assert!(printed.stdout.lines().count() <= 24, "{}", printed.stdout);
     for line in printed.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line}");
@@ -164,7 +164,7 @@ fn counters_per_interface() -> Result<()> {
     for tunnel in fixture.lab.tunnels() {
         fixture.ensure_outside_answered(tunnel)?;
     }
-    let printed = fixture.program.ok(&["counters"])?;
+    let printed = fixture.program.run_ok(&["counters"])?;
     for interface in ["net0", "sixxs0", "sixxs1"] {
         assert!(printed.stdout.contains(interface), "{}", printed.stdout);
     }

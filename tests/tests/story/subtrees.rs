@@ -29,7 +29,7 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
     )?;
     let rules = fs::read_to_string(fixture.lab.paths().config())?;
     fixture.lab.write_config(&format!("{SUBTREES}{rules}"))?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     assert_eq!(fixture.own_rules()?.lines().count(), 1);
     assert_eq!(fixture.own_routes()?.lines().count(), 4);
     fixture.ensure_outside_answered(second)?;
@@ -47,7 +47,7 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
     ensure!(status.healthy && status.corrections >= 5, "{status:#?}");
 
     fixture.lab.write_config(&rules)?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     assert_eq!([fixture.own_rules()?, fixture.own_routes()?], before);
     let pings = pings.stop()?;
     ensure!(pings.all_answered(), "{pings:?}");

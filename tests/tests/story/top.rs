@@ -187,7 +187,7 @@ fn users_who_are_not_root_change_nothing() -> Result<()> {
     for name in ["sixxs0", "sixxs1"] {
         assert_eq!(fixture.program.status()?.tunnel(name).state, "up");
     }
-    let alerts = fixture.program.ok(&["alerts"])?.stdout;
+    let alerts = fixture.program.run_ok(&["alerts"])?.stdout;
     assert!(!alerts.contains(": down"), "{alerts}");
     end(&tmux)?;
     assert_eq!(daemon.stop()?, 0);

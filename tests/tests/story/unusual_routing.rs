@@ -148,7 +148,7 @@ fn a_route_of_others_in_our_table() -> Result<()> {
         let plan = fixture.program.run(&["plan"])?;
         assert_eq!(plan.code, 3, "{plan:#?}");
         fixture.ensure_outside_answered(second)?;
-        fixture.program.ok(&["down"])?;
+        fixture.program.run_ok(&["down"])?;
         assert_eq!(daemon.wait()?, 0);
         let left = fixture.host().sh("ip -6 route show table 200")?;
         assert!(

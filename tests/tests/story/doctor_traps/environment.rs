@@ -57,7 +57,7 @@ fn a_path_that_is_too_narrow() -> Result<()> {
         .config("")
         .replacen("mtu = 1480", &format!("mtu = {mtu}"), 1);
     fixture.lab.write_config(&config)?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     assert!(traps(&fixture, "mtu")?.is_empty());
     assert_eq!(daemon.stop()?, 0);
     Ok(())
@@ -118,7 +118,7 @@ fn a_clock_that_differs_from_the_brokers_is_found() -> Result<()> {
     assert!(fix(trap)?.starts_with("timedatectl set-ntp true"));
     // The effect of the fix: both clocks agree.
     lab.tic()?.set_time_ahead(0);
-    fixture.program.ok(&["restart", name])?;
+    fixture.program.run_ok(&["restart", name])?;
     fixture.wait_until_up()?;
     assert!(bad()?.is_empty());
     assert_eq!(daemon.stop()?, 0);
@@ -158,7 +158,7 @@ fn a_broker_that_refuses_us() -> Result<()> {
     assert_eq!(lab.tic()?.connects().len(), connects, "it was left alone");
     fixture
         .program
-        .ok(&["restart", lab.tunnels()[0].plan.interface])?;
+        .run_ok(&["restart", lab.tunnels()[0].plan.interface])?;
     fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())

@@ -328,7 +328,7 @@ fn a_foreign_program_that_runs_first_is_found() -> Result<()> {
         let _before = bpf::attach(fixture.host(), &empty, UPLINK, false, Order::First)?;
         trap(&fixture, "program order", "bad")?;
         // These are the steps of the fix.
-        fixture.program.ok(&["down"])?;
+        fixture.program.run_ok(&["down"])?;
         assert_eq!(daemon.wait()?, 0);
         daemon = fixture.start()?;
         assert!(traps(&fixture, "program order")?.is_empty());

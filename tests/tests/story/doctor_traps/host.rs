@@ -34,7 +34,7 @@ fn pins_of_another_version() -> Result<()> {
         assert!(told.contains(&format!("sixxs {command} ")), "{told}");
         match command {
             "run" => assert_eq!(fixture.start()?.stop()?, 0),
-            other => drop(fixture.program.ok(&[other])?),
+            other => drop(fixture.program.run_ok(&[other])?),
         }
         assert!(traps(&fixture, "pins")?.is_empty());
     }
@@ -80,7 +80,7 @@ fn a_kernel_without_subtrees() -> Result<()> {
     let line = fixed.split(", or").next().unwrap_or_default();
     let config = fixture.lab.config(&format!("{line}\n"));
     fixture.lab.write_config(&config)?;
-    fixture.program.ok(&["reload"])?;
+    fixture.program.run_ok(&["reload"])?;
     fixture.wait_until_up()?;
     for tunnel in fixture.lab.tunnels() {
         fixture.ensure_outside_answered(tunnel)?;
@@ -118,7 +118,7 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     })?;
     assert_ne!(status.tunnel(name).state, "up");
     is_fixed(&fixture, "state", "bad")?;
-    fixture.program.ok(&["restart", name])?;
+    fixture.program.run_ok(&["restart", name])?;
     fixture.wait_until_up()?;
     assert_eq!(daemon.stop()?, 0);
 
