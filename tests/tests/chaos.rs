@@ -16,12 +16,12 @@ use sixxs_tests::program::Hook;
 const USUAL: Duration = Duration::from_secs(16);
 
 fn inject(variant: &Variant) -> Result<()> {
-    let _alone = alone();
+    let _exclusive = exclusive();
     run(variant, Options::from_environment(USUAL)?)
 }
 
 /// Runs one test at a time, because repairs are timed.
-fn alone() -> MutexGuard<'static, ()> {
+fn exclusive() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -64,7 +64,7 @@ fn chaos_native() -> Result<()> {
 /// Each check reports damage that a stopped daemon does not repair.
 #[test]
 fn what_is_not_repaired_is_noticed() -> Result<()> {
-    let _alone = alone();
+    let _exclusive = exclusive();
     on_host(&usual(), |host, _, _| {
         for action in [
             Action::FlushRules,
@@ -91,7 +91,7 @@ fn what_is_not_repaired_is_noticed() -> Result<()> {
 /// Packets that the ISP drops are an error unless an action removed a program.
 #[test]
 fn what_is_lost_is_noticed() -> Result<()> {
-    let _alone = alone();
+    let _exclusive = exclusive();
     let outcome = on_host(&usual(), |host, _, _| {
         host.apply(&[at_once(Action::Freeze)])?;
         // Not by an action, so that there is no excuse.

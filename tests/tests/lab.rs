@@ -76,12 +76,15 @@ fn rules_by_hand_heal(flavour: Flavour) -> Result<()> {
             from.name()
         );
     }
-    assert_eq!(lab.filtered()?, 0);
+    assert_eq!(lab.dropped_by_isp()?, 0);
 
     // For a socket bound to the uplink, the kernel does not consult the rules.
     let socket = leak::udp_socket(lab.host(), addresses[0], Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 10, 100)?;
-    assert_eq!((lab.filtered()?, outside_services.discarded()), (10, 0));
+    assert_eq!(
+        (lab.dropped_by_isp()?, outside_services.discarded()),
+        (10, 0)
+    );
 
     // A deleted interface loses its routes. The new one has the address again, but not the route.
     lab.tunnels()[0].delete()?;

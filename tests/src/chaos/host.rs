@@ -350,7 +350,7 @@ impl<'a> Host<'a> {
 /// Packets per filter.
 pub fn counts(lab: &Lab) -> Result<Counts> {
     let [first, second] = lab.tunnels();
-    let mut counts = Counts::from([(Filter::Isp, lab.filtered()?)]);
+    let mut counts = Counts::from([(Filter::Isp, lab.dropped_by_isp()?)]);
     for (number, tunnel) in [first, second].into_iter().enumerate() {
         let seen = tunnel.broker_counters()?;
         counts.insert(Filter::Broker(number), seen.get("strays")?);

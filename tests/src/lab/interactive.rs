@@ -29,7 +29,7 @@ fn interactive_lab() -> Result<Lab> {
         interactive: true,
         ..Spec::native([Kind::Ayiya, Kind::Heartbeat])
     })?;
-    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    lab.write_config(&lab.write_aiccu_confs("", true)?)?;
     Ok(lab)
 }
 
@@ -137,7 +137,7 @@ pub fn demo(seconds: Option<u64>) -> Result<()> {
     }
     println!(
         "the ISP dropped {} packets; taking everything down",
-        lab.filtered()?
+        lab.dropped_by_isp()?
     );
     if ended.is_ok() {
         let code = daemon.stop()?;
@@ -207,7 +207,7 @@ fn picture(
             state.pings.answered
         )?;
     }
-    let filtered = lab.filtered()?;
+    let filtered = lab.dropped_by_isp()?;
     writeln!(
         head,
         "  dropped by the ISP, for a source that is not its own: {filtered}\n"

@@ -59,13 +59,13 @@ pub struct Lab {
 }
 
 /// Whether the kernel encapsulates 6in4 itself. It leaves the checksums of inner packets to the card then.
-fn carries_in_kernel(kinds: [Option<Kind>; 2]) -> bool {
+fn carries_in_kernel(spec: &Spec) -> bool {
     let is_in_kernel = |kind: &_| matches!(kind, Some(Kind::SixInFour | Kind::Heartbeat));
-    kinds.iter().any(is_in_kernel) && kernel::has_sit()
+    spec.kinds().iter().any(is_in_kernel) && kernel::has_sit()
 }
 
-/// The name of a lab, and the prefix of its namespaces.
-fn names(interactive: bool) -> (String, String) {
+/// The name of a lab, and the prefix of its namespaces, which no other lab has.
+fn unique_names(interactive: bool) -> (String, String) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     if interactive {
         return (INTERACTIVE.to_owned(), "sixxs".to_owned());
@@ -123,6 +123,50 @@ impl Nodes {
         let (_, namespace) = found.with_context(|| format!("the lab has no {name}"))?;
         Ok(namespace.clone())
     }
+
+    /// Starts the TIC server of a lab with native tunnels, and writes its certificate authority.
+    fn start_tic(&self, spec: &Spec) -> Result<Option<Tic>> {
+        let Some(kinds) = spec.brokers else {
+            return Ok(None);
+        };
+        let tic = native::tic(&self.find("outside")?, kinds, spec.mtu)?;
+        let path = self.dir.paths().tls_ca();
+        std::fs::write(&path, tic.authority_pem())
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(Some(tic))
+    }
+
+    /// Routes the prefix of the additional tunnels to their PoP.
+    fn route_extra_tunnels(&self) -> Result<()> {
+        let [first, _] = &TUNNELS;
+        self.find("core")?.ip(&format!(
+            "route add {EXTRA_PREFIX} via fe80::2 dev {}\n",
+            first.pop
+        ))
+    }
+
+    fn start_nat(&self, spec: &Spec) -> Result<Option<Nat>> {
+        match spec.nat {
+            true => Ok(Some(Nat::new(&self.find("isp")?)?)),
+            false => Ok(None),
+        }
+    }
+
+    fn start_tunnels(&self, spec: &Spec) -> Result<[Tunnel; 2]> {
+        let tunnel = |plan: &'static TunnelPlan, kind| {
+            Tunnel::new(plan, spec, kind, self.find("host")?, self.find(plan.pop)?)
+        };
+        let [first, second] = &TUNNELS;
+        let kinds = spec.kinds();
+        Ok([tunnel(first, kinds[0])?, tunnel(second, kinds[1])?])
+    }
+
+    fn lans(&self, spec: &Spec) -> Result<Option<[Namespace; 2]>> {
+        match spec.lans {
+            true => Ok(Some([self.find("lan1")?, self.find("lan2")?])),
+            false => Ok(None),
+        }
+    }
 }
 
 impl Lab {
@@ -132,53 +176,28 @@ impl Lab {
             nix::unistd::geteuid().is_root(),
             "the lab needs root: it makes network namespaces"
         );
-        let (id, prefix) = names(spec.interactive);
+        let (id, prefix) = unique_names(spec.interactive);
         let nodes = Nodes::create(&id, &prefix, spec.lans)?;
         nodes.wire(&prefix, spec.lans)?;
-        let find = |name: &str| nodes.find(name);
-        nft::load(&find("isp")?, ISP_RULES)?;
-        let [first, second] = &TUNNELS;
-        let kinds = spec.brokers.map_or([None; 2], |kinds| kinds.map(Some));
-        let tunnel = |plan: &'static TunnelPlan, kind| {
-            Tunnel::new(plan, &spec, kind, find("host")?, find(plan.pop)?)
-        };
-        let tic = match spec.brokers {
-            Some(kinds) => Some(native::tic(&find("outside")?, kinds, spec.mtu)?),
-            None => None,
-        };
-        if let Some(tic) = &tic {
-            let path = nodes.dir.paths().tls_ca();
-            std::fs::write(&path, tic.authority_pem())
-                .with_context(|| format!("write {}", path.display()))?;
-        }
-        if carries_in_kernel(kinds) {
-            sum_before_sending(&find("host")?, UPLINK)?;
+        nft::load(&nodes.find("isp")?, ISP_RULES)?;
+        let tic = nodes.start_tic(&spec)?;
+        if carries_in_kernel(&spec) {
+            sum_before_sending(&nodes.find("host")?, UPLINK)?;
         }
         if spec.extra_tunnels > 0 {
-            find("core")?.ip(&format!(
-                "route add {EXTRA_PREFIX} via fe80::2 dev {}\n",
-                first.pop
-            ))?;
+            nodes.route_extra_tunnels()?;
         }
-        let nat = match spec.nat {
-            true => Some(Nat::new(&find("isp")?)?),
-            false => None,
-        };
         let lab = Self {
-            tunnels: [tunnel(first, kinds[0])?, tunnel(second, kinds[1])?],
+            nat: nodes.start_nat(&spec)?,
+            tunnels: nodes.start_tunnels(&spec)?,
             tic,
-            nat,
             host4: Mutex::new(HOST4),
             spec,
-            outside: find("outside")?,
-            core: find("core")?,
-            isp: find("isp")?,
-            host: find("host")?,
-            lans: if spec.lans {
-                Some([find("lan1")?, find("lan2")?])
-            } else {
-                None
-            },
+            outside: nodes.find("outside")?,
+            core: nodes.find("core")?,
+            isp: nodes.find("isp")?,
+            host: nodes.find("host")?,
+            lans: nodes.lans(&spec)?,
             dir: nodes.dir,
         };
         lab.wait_for_uplink()?;
@@ -261,7 +280,7 @@ impl Lab {
     }
 
     /// Packets from the host that the ISP's filter dropped.
-    pub fn filtered(&self) -> Result<u64> {
+    pub fn dropped_by_isp(&self) -> Result<u64> {
         nft::read(&self.isp)?.get("filtered")
     }
 
@@ -288,12 +307,12 @@ impl Lab {
         (0..self.spec.extra_tunnels).map(ExtraTunnel)
     }
 
-    /// A configuration that names two aiccu.conf files, and writes them; all other parameters come from them
-    /// and from the TIC server.
-    pub fn config_by_aiccu(&self, extra: &str, requiretls: bool) -> Result<String> {
+    /// Writes an aiccu.conf for each tunnel, and returns a configuration that names them. All other parameters
+    /// come from them and from the TIC server.
+    pub fn write_aiccu_confs(&self, extra: &str, requiretls: bool) -> Result<String> {
         let paths = [
-            self.aiccu_conf(0, requiretls)?,
-            self.aiccu_conf(1, requiretls)?,
+            self.write_aiccu_conf(0, requiretls)?,
+            self.write_aiccu_conf(1, requiretls)?,
         ];
         let tls_ca = self.paths().tls_ca();
         Ok(self.config_of(extra, |index, _| {
@@ -318,7 +337,7 @@ impl Lab {
     }
 
     /// Writes the aiccu.conf of one tunnel and returns its path.
-    pub fn aiccu_conf(&self, index: usize, requiretls: bool) -> Result<PathBuf> {
+    pub fn write_aiccu_conf(&self, index: usize, requiretls: bool) -> Result<PathBuf> {
         let interface = TUNNELS
             .get(index)
             .context("a lab has two tunnels")?

@@ -37,6 +37,11 @@ impl Spec {
         }
     }
 
+    /// The kind of each tunnel that the program under test makes.
+    pub(crate) fn kinds(&self) -> [Option<Kind>; 2] {
+        self.brokers.map_or([None; 2], |kinds| kinds.map(Some))
+    }
+
     /// A lab with native tunnels.
     pub fn native(kinds: [Kind; 2]) -> Self {
         Self {

@@ -152,7 +152,7 @@ fn whole_dialogue() -> Result<()> {
     );
     assert!(connect.logged_in && !connect.tls && connect.lines.len() == 13);
 
-    let path = lab.aiccu_conf(1, true)?;
+    let path = lab.write_aiccu_conf(1, true)?;
     let mode = std::fs::metadata(&path)?.permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let text = std::fs::read_to_string(&path)?;

@@ -35,11 +35,12 @@ impl Drop for Scenario {
 
 impl Scenario {
     fn new(config: &str) -> Result<Self> {
-        let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+        let fixture =
+            Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
         fixture.lab.write_config(config)?;
         let mut files = Vec::new();
         for index in 0..2 {
-            let path = fixture.lab.aiccu_conf(index, true)?;
+            let path = fixture.lab.write_aiccu_conf(index, true)?;
             let text = fs::read_to_string(&path)? + "daemonize true\n";
             fs::write(&path, text)?;
             files.push(path.display().to_string());

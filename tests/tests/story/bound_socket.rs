@@ -9,7 +9,7 @@ use sixxs_tests::probe::leak::{self, Cause};
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
-use crate::fixture::{Fixture, alone};
+use crate::fixture::{Fixture, exclusive};
 
 /// Limit for 100 MB. Normally it takes a fraction of this time.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ fn upload_without_segmentation_offload(flavour: Flavour, hook: Hook) -> Result<(
 }
 
 fn upload(fixture: &Fixture) -> Result<()> {
-    let _alone = alone();
+    let _exclusive = exclusive();
     let daemon = fixture.start()?;
     let [first, second] = fixture.lab.tunnels();
     let megabytes = 1_000_000;

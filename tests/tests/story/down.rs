@@ -10,7 +10,7 @@ use sixxs_tests::program::snapshot::{Snapshot, assert_same, take};
 use sixxs_tests::program::{Daemon, Hook, finish};
 use sixxs_tests::wait;
 
-use crate::fixture::{Fixture, PRIORITY};
+use crate::fixture::{Fixture, RULE_PRIORITY};
 
 variants!(with_a_daemon:
     tun(Tun, Auto), veth(Veth, Auto), tun_clsact(Tun, Clsact), veth_clsact(Veth, Clsact));
@@ -118,9 +118,9 @@ fn with_foreign_things(flavour: Flavour, hook: Hook) -> Result<()> {
         format!("tc qdisc add dev {} clsact", first.interface),
         // Rules with the daemon's priority: one with another selector and table, and one that is equal to a
         // rule of the daemon.
-        format!("ip -6 rule add from 2001:db8:c::/64 lookup 300 priority {PRIORITY}"),
+        format!("ip -6 rule add from 2001:db8:c::/64 lookup 300 priority {RULE_PRIORITY}"),
         format!(
-            "ip -6 rule add from {} lookup 200 priority {PRIORITY} protocol static",
+            "ip -6 rule add from {} lookup 200 priority {RULE_PRIORITY} protocol static",
             first.address
         ),
         format!(

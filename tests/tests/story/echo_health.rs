@@ -128,7 +128,7 @@ fn a_tunnel_without_replies_is_reported_as_failing() -> Result<()> {
 
 #[test]
 fn replies_through_another_interface_are_reported() -> Result<()> {
-    let fixture = Fixture::of(
+    let fixture = Fixture::with_spec(
         Spec::new(Flavour::Tun),
         Hook::Auto,
         "on_leak = \"observe\"\n",

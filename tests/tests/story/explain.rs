@@ -267,7 +267,7 @@ fn forwarded_and_direct_packets_are_explained() -> Result<()> {
             lans: true,
             ..Spec::new(Flavour::Tun)
         };
-        let fixture = Fixture::of(spec, Hook::Auto, mode)?;
+        let fixture = Fixture::with_spec(spec, Hook::Auto, mode)?;
         let daemon = fixture.start()?;
         let (lan, lan2, to) = ("2001:db8:bb:1::2", "2001:db8:bb:2::2", &OUTSIDE.to_string());
         assert_eq!(lan, LAN1.to_string());

@@ -39,7 +39,7 @@ struct Scenario {
 impl Scenario {
     fn new(extra: &str) -> Result<Self> {
         let kinds = [Kind::Ayiya, Kind::SixInFour];
-        let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, extra)?;
+        let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, extra)?;
         let store = FdStore::listen(&fixture.lab.paths().base().join("notify.sock"))?;
         Ok(Self { fixture, store })
     }

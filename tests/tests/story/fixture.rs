@@ -15,7 +15,8 @@ use sixxs_tests::program::status;
 use sixxs_tests::program::{Daemon, Hook, Program};
 use sixxs_tests::wait;
 
-pub(crate) const PRIORITY: u32 = 16383;
+/// The default priority of the program's rules.
+pub(crate) const RULE_PRIORITY: u32 = 16383;
 
 /// A lab with a configuration, services on both sides, and the program, not started yet.
 pub(crate) struct Fixture {
@@ -27,11 +28,11 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new(flavour: Flavour, hook: Hook) -> Result<Self> {
-        Self::of(Spec::new(flavour), hook, "")
+        Self::with_spec(Spec::new(flavour), hook, "")
     }
 
-    /// Puts `extra` at the top of the configuration.
-    pub(crate) fn of(spec: Spec, hook: Hook, extra: &str) -> Result<Self> {
+    /// Builds any kind of lab, and puts `extra` at the top of the configuration.
+    pub(crate) fn with_spec(spec: Spec, hook: Hook, extra: &str) -> Result<Self> {
         let lab = Lab::new(spec)?;
         lab.write_config(&lab.config(extra))?;
         let program = Program::new(&lab, hook)?;
@@ -61,7 +62,7 @@ impl Fixture {
     }
 
     /// Directory of the host's pins of the present layout.
-    pub(crate) fn version(&self) -> Result<PathBuf> {
+    pub(crate) fn layout_dir(&self) -> Result<PathBuf> {
         let version = format!("v{}", sixxs_common::layout::VERSION);
         Ok(self.pins()?.join(version))
     }
@@ -84,11 +85,20 @@ impl Fixture {
     /// Returns the number of pings.
     pub(crate) fn ensure_outside_answered(&self, tunnel: &Tunnel) -> Result<u64> {
         self.wait_for_addresses()?;
+        let pings = self.ensure_pings_answered(tunnel)?;
+        self.ensure_udp_answered(tunnel)?;
+        self.ensure_tcp_transfers(tunnel)?;
+        Ok(pings)
+    }
+
+    /// Checks that the tunnel answers all pings, and that requests and replies pass the broker. Returns the
+    /// number of pings.
+    fn ensure_pings_answered(&self, tunnel: &Tunnel) -> Result<u64> {
         let count = 20;
-        let (address, outside) = (tunnel.plan.address, self.lab.outside());
+        let address = tunnel.plan.address;
         let before = tunnel.broker_counters()?;
         let host_before = self.host().counts()?;
-        let pings = probe::ping(outside, address, count)?;
+        let pings = probe::ping(self.lab.outside(), address, count)?;
         let after = tunnel.broker_counters()?;
         if pings.sent != count || !pings.all_answered() {
             let host = self.host().counts()?;
@@ -102,17 +112,28 @@ impl Fixture {
             let seen = after.get(name)? - before.get(name)?;
             ensure!(seen == count, "{name} of {}: {seen}", tunnel.plan.pop);
         }
+        Ok(count)
+    }
+
+    fn ensure_udp_answered(&self, tunnel: &Tunnel) -> Result<()> {
+        let address = tunnel.plan.address;
         for size in [100, 1200] {
-            let answered = probe::udp_echo(outside, address, 5, size, true)?;
+            let answered = probe::udp_echo(self.lab.outside(), address, 5, size, true)?;
             ensure!(
                 answered == 5,
                 "udp echo of {size} bytes from {address}: {answered} of 5"
             );
         }
+        Ok(())
+    }
+
+    /// Checks that TCP transfers a megabyte in both directions.
+    fn ensure_tcp_transfers(&self, tunnel: &Tunnel) -> Result<()> {
+        let (address, outside) = (tunnel.plan.address, self.lab.outside());
         let limit = Duration::from_secs(10);
         probe::tcp_transfer(outside, address, 1_000_000, 1_000_000, limit)
             .with_context(|| format!("tcp with {address}"))?;
-        Ok(count)
+        Ok(())
     }
 
     /// Waits until the host accepts packets to all its addresses. The kernel lists an address before that,
@@ -126,8 +147,8 @@ impl Fixture {
 
     /// Checks that neither the ISP nor a broker dropped a packet.
     pub(crate) fn ensure_nothing_lost(&self) -> Result<()> {
-        let filtered = self.lab.filtered()?;
-        ensure!(filtered == 0, "the ISP dropped {filtered} packets");
+        let dropped = self.lab.dropped_by_isp()?;
+        ensure!(dropped == 0, "the ISP dropped {dropped} packets");
         for tunnel in self.lab.tunnels() {
             let strays = tunnel.broker_counters()?.get("strays")?;
             ensure!(strays == 0, "{} dropped {strays} packets", tunnel.plan.pop);
@@ -189,7 +210,7 @@ impl Fixture {
 /// A configuration whose first tunnel is configured by its account, and the second one in full.
 pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
     const BEGIN: &str = "\n[[tunnel]]";
-    let (by_account, whole) = (lab.config_by_aiccu(extra, true)?, lab.config(""));
+    let (by_account, whole) = (lab.write_aiccu_confs(extra, true)?, lab.config(""));
     let mut parts = by_account.split(BEGIN);
     let (top, first) = (parts.next(), parts.next());
     let parts = [top, first, whole.split(BEGIN).nth(2)];
@@ -198,7 +219,7 @@ pub(crate) fn mixed_config(lab: &Lab, extra: &str) -> Result<String> {
 }
 
 /// Lock for tests that use a whole processor or measure time.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn exclusive() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
 }

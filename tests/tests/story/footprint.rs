@@ -9,7 +9,7 @@ use sixxs_tests::lab::netns::Namespace;
 use sixxs_tests::lab::topology::{Flavour, TUNNELS, UPLINK};
 use sixxs_tests::program::Hook;
 
-use crate::fixture::{Fixture, alone};
+use crate::fixture::{Fixture, exclusive};
 
 /// Limit for a start with existing interfaces, in the release build: the time of [`REFERENCE`], this many
 /// times. The time that the kernel waits while programs are attached is added.
@@ -70,7 +70,7 @@ fn reference() -> Result<Duration> {
 
 fn start_and_memory(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = Fixture::new(flavour, hook)?;
-    let _alone = alone();
+    let _exclusive = exclusive();
     // Attaching filters to a clsact qdisc has no grace period.
     let attaching = if hook != Hook::Clsact && kernel::has_tcx()? {
         attaching(fixture.host())?

@@ -32,7 +32,7 @@ fn lans_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
         lans: true,
         ..Spec::new(flavour)
     };
-    let fixture = Fixture::of(spec, hook, extra)?;
+    let fixture = Fixture::with_spec(spec, hook, extra)?;
     let [lan1, lan2] = fixture.lab.lans()?;
     let _lan_services = [
         Services::start(lan1, &[LAN1])?,
@@ -122,7 +122,7 @@ fn a_routed_address_on_the_uplink() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
     let host = fixture.host();
     let own: Ipv6Addr = "2001:db8:bb:2::1".parse()?;

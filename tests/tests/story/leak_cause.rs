@@ -118,7 +118,7 @@ fn a_forwarded_packet_says_where_it_came_in() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let _daemon = fixture.start()?;
     fixture
         .host()

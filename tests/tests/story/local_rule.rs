@@ -32,7 +32,7 @@ fn moved(extra: &str) -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let fixture = Fixture::of(spec, Hook::Auto, extra)?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, extra)?;
     let host = fixture.host();
     let daemon = fixture.start()?;
     let own = fixture.own_rules()?;

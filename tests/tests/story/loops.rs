@@ -110,7 +110,7 @@ fn two_prefixes(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
     forge(&fixture, 0, HOLES[1])?;
     assert_eq!(came(&fixture)?[1] - before[1], COUNT);
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
-    assert_eq!(fixture.lab.filtered()?, COUNT);
+    assert_eq!(fixture.lab.dropped_by_isp()?, COUNT);
 
     // With everything in place again, pings from outside are answered.
     let daemon = fixture.start()?;
@@ -140,7 +140,7 @@ fn forged_sources_send_nothing_into_native_tunnels_in_reverse_order() -> Result<
 /// One tunnel has a prefix, and the other one's address is forged.
 fn forged(spec: Spec) -> Result<()> {
     let spec = Spec { lans: true, ..spec };
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     let left_before = fixture.reached_brokers()?;
@@ -173,7 +173,7 @@ fn fixture(flavour: Flavour, hook: Hook, extra: &str) -> Result<Fixture> {
         lans: true,
         ..Spec::new(flavour)
     };
-    let fixture = Fixture::of(spec, hook, extra)?;
+    let fixture = Fixture::with_spec(spec, hook, extra)?;
     let lab = &fixture.lab;
     let [first, _] = lab.tunnels();
     let address = format!("address = \"{}/64\"\n", first.plan.address);

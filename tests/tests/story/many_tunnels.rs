@@ -27,7 +27,7 @@ fn two_hundred() -> Result<()> {
         ..Spec::native([Kind::Ayiya; 2])
     };
     // Each tunnel is a connect to the broker. All of them at once exceed the default limit.
-    let fixture = Fixture::of(spec, Hook::Auto, "[connect_limit]\nconnects = 1000\n")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "[connect_limit]\nconnects = 1000\n")?;
     let daemon = fixture.start()?;
     let up = wait::until(
         "every tunnel is whole",

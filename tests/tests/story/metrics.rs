@@ -69,7 +69,7 @@ fn value(page: &str, sample: &str) -> Result<f64> {
 #[test]
 fn everything_is_told() -> Result<()> {
     let extra = format!("metrics = \"{AT}\"\n");
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
     let daemon = fixture.start()?;
     let host = fixture.host();
     let [first, _] = fixture.lab.tunnels();
@@ -193,7 +193,7 @@ fn prometheus_takes(page: &str) -> Result<()> {
 #[test]
 fn only_metrics_are_served_and_idle_clients_do_not_block() -> Result<()> {
     let extra = format!("metrics = \"{AT}\"\n");
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
     let daemon = fixture.start()?;
     let host = fixture.host();
     for (request, expected) in [
@@ -251,7 +251,7 @@ fn only_metrics_are_served_and_idle_clients_do_not_block() -> Result<()> {
 #[test]
 fn foreign_names_are_refused() -> Result<()> {
     let config = |names: &str| format!("metrics = \"{AT}\"\n{names}");
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, &config(""))?;
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, &config(""))?;
     let daemon = fixture.start()?;
     let host = fixture.host();
     let status = |name: &str| -> Result<String> {

@@ -136,7 +136,7 @@ fn a_bpffs_that_became_read_only() -> Result<()> {
 fn a_foreign_map() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     ensure!(fixture.start()?.stop()? == 0);
-    let version = fixture.version()?;
+    let version = fixture.layout_dir()?;
     let map = version.join("maps/SOURCES");
     fs::remove_file(&map)?;
     bpf::pin_array(&map, false, 8, 1, &[1; 8])?;

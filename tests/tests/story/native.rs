@@ -24,7 +24,7 @@ pairs!(every_reply_takes_its_tunnel:
     ayiya_and_heartbeat(Ayiya, Heartbeat), six_in_four_and_ayiya(SixInFour, Ayiya));
 
 fn every_reply_takes_its_tunnel(kinds: [Kind; 2]) -> Result<()> {
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     for tunnel in fixture.lab.tunnels() {

@@ -24,9 +24,9 @@ const FLOOD_BYTES: u64 = 64 << 20;
 
 #[test]
 fn a_restart_needs_no_connect_and_a_refresh_one() -> Result<()> {
-    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(KINDS), Hook::Auto, "")?;
     let lab = &fixture.lab;
-    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    lab.write_config(&lab.write_aiccu_confs("", true)?)?;
     let tic = lab.tic()?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
@@ -173,7 +173,7 @@ fn right(tic: &Tic) -> Result<()> {
 
 /// The first tunnel is defined by an account, the second one by the configuration.
 fn mixed(extra: &str, instead: impl Fn(String) -> String) -> Result<Fixture> {
-    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(KINDS), Hook::Auto, "")?;
     let config = instead(mixed_config(&fixture.lab, extra)?);
     fixture.lab.write_config(&config)?;
     Ok(fixture)

@@ -19,11 +19,11 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Two tunnels with accounts, at a server with a high connect limit.
 fn begin() -> Result<Fixture> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let limit = "[connect_limit]\nconnects = 1000\n";
     fixture
         .lab
-        .write_config(&fixture.lab.config_by_aiccu(limit, true)?)?;
+        .write_config(&fixture.lab.write_aiccu_confs(limit, true)?)?;
     fixture.lab.tic()?.set_rule(Rule {
         connects: 1000,
         ..Rule::default()

@@ -16,7 +16,7 @@ use sixxs_tests::probe::frame;
 use sixxs_tests::probe::{self, PingStream};
 use sixxs_tests::program::{Daemon, Hook};
 
-use crate::fixture::{Fixture, alone};
+use crate::fixture::{Fixture, exclusive};
 
 /// Number of datagrams of each kind of attack.
 const EACH: usize = 10_000;
@@ -26,7 +26,7 @@ const LARGE: usize = 300;
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 
 fn start(kinds: [Kind; 2]) -> Result<(Fixture, Daemon)> {
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in fixture.lab.tunnels() {
@@ -76,7 +76,7 @@ fn stands(
 
 #[test]
 fn invalid_ayiya_datagrams_are_refused() -> Result<()> {
-    let _alone = alone();
+    let _exclusive = exclusive();
     let (fixture, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
     let [tunnel, _] = fixture.lab.tunnels();
     let (pop, address) = (tunnel.broker()?, tunnel.plan.address);
@@ -121,7 +121,7 @@ fn invalid_ayiya_datagrams_are_refused() -> Result<()> {
 
 #[test]
 fn replayed_and_foreign_ayiya_datagrams_are_refused() -> Result<()> {
-    let _alone = alone();
+    let _exclusive = exclusive();
     let (fixture, daemon) = start([Kind::Ayiya, Kind::SixInFour])?;
     let [tunnel, _] = fixture.lab.tunnels();
     let (pop, address) = (tunnel.broker()?, tunnel.plan.address);
@@ -158,7 +158,7 @@ fn replayed_and_foreign_ayiya_datagrams_are_refused() -> Result<()> {
 
 #[test]
 fn forged_protocol_41_packets_are_refused() -> Result<()> {
-    let _alone = alone();
+    let _exclusive = exclusive();
     let kinds = [Kind::SixInFour, Kind::Heartbeat];
     let (fixture, daemon) = start(kinds)?;
     for (tunnel, kind) in fixture.lab.tunnels().iter().zip(kinds) {

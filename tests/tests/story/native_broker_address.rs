@@ -13,7 +13,7 @@ use crate::fixture::Fixture;
 
 /// A lab whose first tunnel is AYIYA, with this line as the address of its broker.
 fn with_remote(remote: &str) -> Result<Fixture> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
     let config = fixture.lab.config("");
     let changed = config.replacen("remote4 = \"198.51.100.1\"", remote, 1);
     ensure!(changed != config, "the lab has a broker to be replaced");

@@ -18,9 +18,9 @@ const MOST: u64 = 3;
 #[test]
 fn ten_crashes_cause_at_most_three_connects() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let lab = &fixture.lab;
-    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    lab.write_config(&lab.write_aiccu_confs("", true)?)?;
     let tic = lab.tic()?;
     let kept = lab.paths().state().join("tic");
     for round in 0..10 {
@@ -55,9 +55,9 @@ fn ten_crashes_cause_at_most_three_connects() -> Result<()> {
 #[test]
 fn ten_crashes_with_a_saved_session_cause_no_connect() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let lab = &fixture.lab;
-    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    lab.write_config(&lab.write_aiccu_confs("", true)?)?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     daemon.kill()?;
@@ -80,7 +80,7 @@ fn ten_crashes_with_a_saved_session_cause_no_connect() -> Result<()> {
 /// The reported time does not change during the wait.
 #[test]
 fn the_time_of_the_next_connect_is_reported() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     for _ in 0..3 {

@@ -15,7 +15,7 @@ fn a_changed_device_is_repaired_within_4_s() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
     // Each new device needs a session set-up.
     let limit = "[connect_limit]\nconnects = 100\n";
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, limit)?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, limit)?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     for (tunnel, other) in fixture.lab.tunnels().iter().zip([1, 0]) {
@@ -62,7 +62,7 @@ fn a_changed_device_is_repaired_within_4_s() -> Result<()> {
 #[test]
 fn renamed_it_is_made_anew() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     for tunnel in fixture.lab.tunnels() {

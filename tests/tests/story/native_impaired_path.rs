@@ -19,7 +19,7 @@ const DATAGRAMS: u64 = 3000;
 #[test]
 fn loss_order_and_repeats() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     let bad = |seed| Impairment {

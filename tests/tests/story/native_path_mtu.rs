@@ -78,7 +78,7 @@ fn senders_learn_the_path_mtu_of_the_tunnel() -> Result<()> {
         mtu: 1480,
         ..Spec::native([Kind::SixInFour, Kind::Heartbeat])
     };
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     let tunnels = fixture.lab.tunnels();
@@ -120,7 +120,7 @@ fn senders_learn_the_path_mtu_of_the_tunnel() -> Result<()> {
 #[test]
 fn ayiya_goes_in_fragments() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
     narrows(&fixture, 1200)?;

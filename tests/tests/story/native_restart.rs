@@ -19,9 +19,9 @@ const INTERVAL: Duration = Duration::from_millis(1);
 #[test]
 fn a_restart_loses_at_most_50_ms_and_no_session() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::Heartbeat];
-    let fixture = Fixture::of(Spec::native(kinds), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let lab = &fixture.lab;
-    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    lab.write_config(&lab.write_aiccu_confs("", true)?)?;
     let mut daemon = fixture.start()?;
     fixture.wait_until_up()?;
     let before = fixture.program.status()?;
@@ -102,7 +102,7 @@ fn counts(
 /// A foreign device, and a device of the daemon for a tunnel that was removed from the configuration.
 #[test]
 fn a_foreign_device_is_not_taken_over() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let config = fixture.lab.config("");
     let daemon = fixture.start()?;
     fixture.wait_until_up()?;
@@ -135,7 +135,7 @@ fn a_foreign_device_is_not_taken_over() -> Result<()> {
 /// A working tunnel is not stopped for a restart if no connect to its broker is left.
 #[test]
 fn a_restart_without_a_free_connect_is_refused() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::SixInFour]), Hook::Auto, "")?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;
     let [first, second] = fixture.lab.tunnels();

@@ -29,7 +29,7 @@ fn secrets() -> Vec<String> {
 
 #[test]
 fn nothing_shows_a_password() -> Result<()> {
-    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(KINDS), Hook::Auto, "")?;
     let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
     let mut run = fixture.program.command(&["run"]);
@@ -81,7 +81,7 @@ fn nothing_shows_a_password() -> Result<()> {
 
 #[test]
 fn files_that_all_can_read_are_refused() -> Result<()> {
-    let fixture = Fixture::of(Spec::native(KINDS), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native(KINDS), Hook::Auto, "")?;
     let lab = &fixture.lab;
     let config = lab.write_config(&mixed_config(lab, "")?)?;
     let aiccu = lab.paths().aiccu_conf(lab.tunnels()[0].plan.interface);

@@ -21,7 +21,7 @@ const NO_LIMIT: &str = "[connect_limit]\nconnects = 1000\n";
 const SOON: Duration = Duration::from_secs(5);
 
 fn start(spec: Spec, interval: u32) -> Result<(Fixture, Daemon)> {
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let config = fixture.lab.config(NO_LIMIT).replace(
         "heartbeat_interval = 60",
         &format!("heartbeat_interval = {interval}"),
@@ -273,7 +273,7 @@ fn six_in_four_works_only_from_the_registered_address() -> Result<()> {
 /// Status reports that a broker does not answer at the start. When it starts to answer, the tunnel comes up.
 #[test]
 fn a_tunnel_comes_up_when_its_broker_starts_later() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let [first, second] = fixture.lab.tunnels();
     let pop = first.broker()?;
     pop.stop();

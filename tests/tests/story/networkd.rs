@@ -22,7 +22,7 @@ variants!(no_ping_is_lost_while_networkd_deletes_the_rules: tun(Tun, Auto), veth
 fn no_ping_is_lost_while_networkd_deletes_the_rules(flavour: Flavour, hook: Hook) -> Result<()> {
     // Another interface would add rules for its local network, but the test compares the rules.
     let extra = "direct_connected = false\n";
-    let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
+    let fixture = Fixture::with_spec(Spec::new(flavour), hook, extra)?;
     let files = [("10-uplink.network", networkd::uplink())];
     let mut networkd = Networkd::new(&fixture.lab, &files)?;
     println!("{}", networkd.version()?);

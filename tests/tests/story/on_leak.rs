@@ -17,7 +17,7 @@ variants!(drop_drops: tun_drop(Tun, Auto), veth_drop(Veth, Auto), tun_drop_clsac
 
 fn drop_drops(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = leak_under(flavour, hook, "on_leak = \"drop\"")?;
-    assert_eq!(fixture.lab.filtered()?, 0);
+    assert_eq!(fixture.lab.dropped_by_isp()?, 0);
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
     let daemon = fixture.start()?;
     for tunnel in &fixture.program.status()?.tunnels {
@@ -39,7 +39,7 @@ variants!(observe_observes:
 
 fn observe_observes(flavour: Flavour, hook: Hook) -> Result<()> {
     let fixture = leak_under(flavour, hook, "on_leak = \"observe\"")?;
-    assert_eq!(fixture.lab.filtered()?, 2 * (BOUND + PINGS));
+    assert_eq!(fixture.lab.dropped_by_isp()?, 2 * (BOUND + PINGS));
     assert_eq!(fixture.reached_brokers()?, [0, 0]);
     let daemon = fixture.start()?;
     for tunnel in &fixture.program.status()?.tunnels {
@@ -59,7 +59,7 @@ fn observe_observes(flavour: Flavour, hook: Hook) -> Result<()> {
 /// Sends leaks from each tunnel's address: first from a socket bound to the uplink while the daemon runs,
 /// then replies to pings without daemon and rules. None of the pings is answered.
 fn leak_under(flavour: Flavour, hook: Hook, extra: &str) -> Result<Fixture> {
-    let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
+    let fixture = Fixture::with_spec(Spec::new(flavour), hook, extra)?;
     let daemon = fixture.start()?;
     for tunnel in fixture.lab.tunnels() {
         let cause = Cause::Device(UPLINK);

@@ -116,7 +116,7 @@ fn old_pins_belong_to_the_namespace_of_their_programs(_: Flavour, hook: Hook) ->
     first.ensure_outside_answered(&first.lab.tunnels()[0])?;
     // The pins as an earlier version left them.
     let old = shared.join("v3");
-    fs::rename(first.version()?, &old)?;
+    fs::rename(first.layout_dir()?, &old)?;
     let left = listed(&old)?;
     let programs = bpf::tcx(first.host(), UPLINK, false)?;
     let daemon = second.start()?;
@@ -149,7 +149,7 @@ fn old_pins_belong_to_the_namespace_of_their_programs(_: Flavour, hook: Hook) ->
     leaks_are_caught(&first)?;
     ensure!(daemon.stop()? == 0);
     // `down` removes them too.
-    fs::rename(first.version()?, &old)?;
+    fs::rename(first.layout_dir()?, &old)?;
     first.program.run_ok(&["down"])?;
     ensure!(!shared.exists());
     ensure!(bpf::tcx_named(first.host(), UPLINK, false, EGRESS)?.is_empty());
@@ -165,7 +165,7 @@ fn links_are_pinned_before_maps() -> Result<()> {
         return Ok(());
     }
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
-    let version = fixture.version()?;
+    let version = fixture.layout_dir()?;
     let inodes = |directory: &str| -> Result<Vec<u64>> {
         let entries = fs::read_dir(version.join(directory)).into_iter().flatten();
         let inodes = entries.map(|entry| Ok(entry?.metadata()?.ino()));
@@ -203,10 +203,10 @@ fn emptied_maps_and_replaced_pins_are_repaired_within_35_s() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
     leaks_are_caught(&fixture)?;
-    let version = fixture.version()?;
+    let version = fixture.layout_dir()?;
     const MAPS: [&str; 8] = [
         "SLOTS",
         "TIMES",

@@ -138,7 +138,7 @@ fn what_nobody_confirms_is_given_up_again() -> Result<()> {
 
 #[test]
 fn a_native_tunnel_that_did_not_change_goes_on() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let _daemon = fixture.start()?;
     fixture.wait_until_up()?;
     let [first, second] = fixture.lab.tunnels().each_ref().map(|t| t.plan.interface);

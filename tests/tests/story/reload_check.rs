@@ -155,10 +155,10 @@ fn a_daemon_compares_with_what_it_has() -> Result<()> {
 
 #[test]
 fn saved_parameters_of_brokers_are_used() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     fixture
         .lab
-        .write_config(&fixture.lab.config_by_aiccu("", true)?)?;
+        .write_config(&fixture.lab.write_aiccu_confs("", true)?)?;
     let address = fixture.lab.tunnels()[0].plan.address;
     let rule = format!("rule add from {address} lookup");
     // Each tunnel needs a request to its broker first: their future addresses are unknown.

@@ -24,7 +24,7 @@ fn every_reply_takes_its_tunnel(flavour: Flavour, hook: Hook) -> Result<()> {
 }
 
 fn replies_with(flavour: Flavour, hook: Hook, extra: &str) -> Result<()> {
-    let fixture = Fixture::of(Spec::new(flavour), hook, extra)?;
+    let fixture = Fixture::with_spec(Spec::new(flavour), hook, extra)?;
     let daemon = fixture.start()?;
     let [first, second] = fixture.lab.tunnels();
 

@@ -26,9 +26,9 @@ fn finding(fixture: &Fixture, about: &str) -> Result<Option<Value>> {
 
 #[test]
 fn tunnels_of_accounts_without_a_daemon() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let lab = &fixture.lab;
-    lab.write_config(&lab.config_by_aiccu("", true)?)?;
+    lab.write_config(&lab.write_aiccu_confs("", true)?)?;
     let [first, second] = lab.tunnels().each_ref().map(|tunnel| tunnel.plan);
     let source = first.address.to_string();
     // No broker was queried yet.

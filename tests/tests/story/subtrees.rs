@@ -12,7 +12,7 @@ use sixxs_tests::probe::PingStream;
 use sixxs_tests::program::Hook;
 use sixxs_tests::wait;
 
-use crate::fixture::{Fixture, alone};
+use crate::fixture::{Fixture, exclusive};
 
 const SUBTREES: &str = "rule_mode = \"subtrees\"\n";
 
@@ -59,8 +59,8 @@ fn from_rules_to_subtrees_and_back() -> Result<()> {
 /// Ten thousand addresses are in place soon after the start, and soon after a flush.
 #[test]
 fn ten_thousand_addresses() -> Result<()> {
-    let _alone = alone();
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let _exclusive = exclusive();
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, "")?;
     let config = fs::read_to_string(fixture.lab.paths().config())?;
     let (head, second) = config.rsplit_once("[[tunnel]]").unwrap_or_default();
     let mut addresses = String::new();

@@ -204,7 +204,7 @@ fn pins_come_back() -> Result<()> {
     let daemon = fixture.start()?;
     fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
     let before = fixture.program.status()?;
-    let version = fixture.version()?;
+    let version = fixture.layout_dir()?;
     let all = pinned(&version);
     ensure!(all.len() > 10, "{all:?}");
     fs::remove_dir_all(&version).context("take the pins away")?;
@@ -335,7 +335,7 @@ fn an_upgrade_carries_counters_over() -> Result<()> {
         let address = TUNNELS[1].address;
         let interval = Duration::from_millis(2);
         let stream = PingStream::start(fixture.lab.outside(), address, interval)?;
-        let (pins, version) = (fixture.pins()?, fixture.version()?);
+        let (pins, version) = (fixture.pins()?, fixture.layout_dir()?);
         let mut before = Vec::new();
         for other in ["v2", "v1000"] {
             fs::rename(&version, pins.join(other))?;

@@ -15,18 +15,18 @@ fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
     let lab = Lab::new(Spec::new(flavour))?;
     let addresses = lab.tunnels().each_ref().map(|t| t.plan.address);
     let _services = Services::start(lab.host(), &addresses)?;
-    assert_eq!(lab.filtered()?, 0);
+    assert_eq!(lab.dropped_by_isp()?, 0);
     let mut filtered = 0;
     for tunnel in lab.tunnels() {
         let address = tunnel.plan.address;
         let pings = probe::ping(lab.outside(), address, 20)?;
         assert_eq!((pings.sent, pings.answered), (20, 0));
         filtered += 20;
-        assert_eq!(lab.filtered()?, filtered);
+        assert_eq!(lab.dropped_by_isp()?, filtered);
 
         assert_eq!(probe::udp_echo(lab.outside(), address, 5, 100, false)?, 0);
         filtered += 5;
-        assert_eq!(lab.filtered()?, filtered);
+        assert_eq!(lab.dropped_by_isp()?, filtered);
 
         // The requests arrived through the tunnel, but the replies left elsewhere.
         let seen = tunnel.broker_counters()?;
@@ -43,6 +43,6 @@ fn every_reply_is_filtered(flavour: Flavour, _: Hook) -> Result<()> {
         )?);
     }
     // The number of TCP retransmissions is not fixed.
-    assert!(lab.filtered()? >= filtered + 2);
+    assert!(lab.dropped_by_isp()? >= filtered + 2);
     Ok(())
 }

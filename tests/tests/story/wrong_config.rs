@@ -268,7 +268,7 @@ const WRONGS: &[Wrong] = &[
 
 #[test]
 fn each_fault_is_reported_with_line_and_key() -> Result<()> {
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, "")?;
     let before = take(&fixture.lab)?;
     let mut faults = String::new();
     for wrong in WRONGS {
@@ -305,7 +305,7 @@ fn each_fault_is_reported_with_line_and_key() -> Result<()> {
 
 #[test]
 fn files_that_are_missing_or_empty() -> Result<()> {
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, "")?;
     let before = take(&fixture.lab)?;
     let path = fixture.lab.paths().config();
 
@@ -330,7 +330,7 @@ fn files_that_are_missing_or_empty() -> Result<()> {
 /// The unmodified file is accepted. It has no secrets, so others may read it.
 #[test]
 fn the_unmodified_file_is_accepted() -> Result<()> {
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, "")?;
     let path = fixture.lab.write_config(RIGHT)?;
     let mode = std::fs::metadata(&path)?.permissions().mode();
     assert_ne!(mode & 0o044, 0, "readable by others, as it has no secrets");

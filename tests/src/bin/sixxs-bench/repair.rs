@@ -110,7 +110,7 @@ pub(crate) fn measure(times: usize) -> Result<String> {
 fn repairs(lab: &Lab, program: &Program, subject: &Subject, times: usize) -> Result<Repairs> {
     let [tunnel, _] = &TUNNELS;
     let redirected = || Ok::<_, anyhow::Error>(program.status()?.tunnel(tunnel.interface).leaks);
-    let (leaks, filtered) = (redirected()?, lab.filtered()?);
+    let (leaks, filtered) = (redirected()?, lab.dropped_by_isp()?);
     let socket = leak::udp_socket(lab.host(), tunnel.address, subject.cause)?;
     let (sent, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
@@ -134,7 +134,7 @@ fn repairs(lab: &Lab, program: &Program, subject: &Subject, times: usize) -> Res
         sent: sent.into_inner(),
         refused: refused.into_inner(),
         redirected: redirected()?.redirected - leaks.redirected,
-        filtered: lab.filtered()? - filtered,
+        filtered: lab.dropped_by_isp()? - filtered,
     })
 }
 

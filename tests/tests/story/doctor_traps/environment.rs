@@ -27,7 +27,7 @@ fn a_path_that_is_too_narrow() -> Result<()> {
         mtu: 1480,
         ..Spec::new(Flavour::Tun)
     };
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     let daemon = fixture.start()?;
     assert!(traps(&fixture, "mtu")?.is_empty());
     let [tunnel, _] = fixture.lab.tunnels();
@@ -66,7 +66,7 @@ fn a_path_that_is_too_narrow() -> Result<()> {
 /// A broker and a client whose clocks differ too much reject each other's packets.
 #[test]
 fn a_clock_that_is_off() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
     let daemon = fixture
         .program
         .start_as(fixture.program.command(&clock::MOVABLE))?;
@@ -92,7 +92,7 @@ fn a_clock_that_is_off() -> Result<()> {
 /// The clocks are compared before a broker is queried about a tunnel.
 #[test]
 fn a_clock_that_differs_from_the_brokers_is_found() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
     let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
     // The machine itself may not synchronise its clock: that is only a note.
@@ -128,7 +128,7 @@ fn a_clock_that_differs_from_the_brokers_is_found() -> Result<()> {
 /// A broker that refuses too frequent connects gets no connects until the refusal expires.
 #[test]
 fn a_broker_that_refuses_us() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Ayiya]), Hook::Auto, "")?;
     let lab = &fixture.lab;
     lab.write_config(&mixed_config(lab, "")?)?;
     let refusal = Fault::Say("500 You connect too often".to_owned());

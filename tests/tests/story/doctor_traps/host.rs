@@ -23,7 +23,7 @@ const SUBTREES: &str = "rule_mode = \"subtrees\"\n";
 #[test]
 fn pins_of_another_version() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
-    let (pins, version) = (fixture.pins()?, fixture.version()?);
+    let (pins, version) = (fixture.pins()?, fixture.layout_dir()?);
     for command in ["run", "down"] {
         assert_eq!(fixture.start()?.stop()?, 0);
         assert!(traps(&fixture, "pins")?.is_empty());
@@ -44,7 +44,7 @@ fn pins_of_another_version() -> Result<()> {
 /// The kernel may lack the source-specific routes that `rule_mode = "subtrees"` needs.
 #[test]
 fn a_kernel_without_subtrees() -> Result<()> {
-    let fixture = Fixture::of(Spec::new(Flavour::Tun), Hook::Auto, SUBTREES)?;
+    let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, SUBTREES)?;
     let found = || {
         let mut doctor = fixture.program.command(&["doctor", "--json"]);
         let refused = no_subtrees::simulate(&mut doctor)?;
@@ -96,7 +96,7 @@ fn a_kernel_without_subtrees() -> Result<()> {
 #[test]
 fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
     let spec = Spec::native([Kind::SixInFour, Kind::Ayiya]);
-    let mut fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let mut fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     fixture.program.move_to(Mounts::new(fixture.host(), &[])?);
     let state = fixture.lab.paths().state();
     let shown = state.display();
@@ -137,7 +137,7 @@ fn a_state_directory_that_cannot_be_written_to() -> Result<()> {
 #[test]
 fn an_unprivileged_doctor_only_notes_the_state_directory() -> Result<()> {
     let spec = Spec::native([Kind::SixInFour, Kind::SixInFour]);
-    let fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     fs::create_dir(fixture.lab.paths().state())?;
     // The file contains no secrets.
     fs::set_permissions(fixture.lab.paths().config(), Permissions::from_mode(0o644))?;
@@ -164,7 +164,7 @@ fn a_bpffs_that_cannot_be_mounted_is_found() -> Result<()> {
 #[test]
 fn no_tun_devices() -> Result<()> {
     let spec = Spec::native([Kind::Ayiya, Kind::Ayiya]);
-    let mut fixture = Fixture::of(spec, Hook::Auto, "")?;
+    let mut fixture = Fixture::with_spec(spec, Hook::Auto, "")?;
     fixture.program.move_to(Mounts::new(fixture.host(), &[])?);
     assert!(traps(&fixture, "tun")?.is_empty());
     fixture.program.shell("mount -t tmpfs none /dev/net")?;

@@ -86,7 +86,7 @@ fn networks_behind_a_host_that_does_not_forward() -> Result<()> {
         lans: true,
         ..Spec::new(Flavour::Tun)
     };
-    let fixture = Fixture::of(spec, Hook::Auto, "rule_mode = \"subtrees\"\n")?;
+    let fixture = Fixture::with_spec(spec, Hook::Auto, "rule_mode = \"subtrees\"\n")?;
     assert!(traps(&fixture, "forwarding")?.is_empty());
     assert!(traps(&fixture, "subtrees")?.is_empty());
     fixture
@@ -106,7 +106,7 @@ fn networks_behind_a_host_that_does_not_forward() -> Result<()> {
 /// The broker's packets arrive at one uplink, but the route to the broker leads out of another.
 #[test]
 fn strict_filters_of_outer_packets() -> Result<()> {
-    let fixture = Fixture::of(Spec::native([Kind::SixInFour, Kind::Ayiya]), Hook::Auto, "")?;
+    let fixture = Fixture::with_spec(Spec::native([Kind::SixInFour, Kind::Ayiya]), Hook::Auto, "")?;
     fixture
         .host()
         .ip("link add net1 type veth peer name far1\n\
