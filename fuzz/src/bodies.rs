@@ -192,7 +192,7 @@ pub fn tic(bytes: &[u8]) {
 
 /// A heartbeat as the broker reads it, and one of the program with the time from these bytes.
 pub fn beat(bytes: &[u8]) {
-    if let Some(beat) = broker::heartbeat::Beat::read(bytes) {
+    if let Some(beat) = broker::heartbeat::Heartbeat::read(bytes) {
         // Without the password a valid signature is practically impossible.
         assert!(!beat.is_signed(PASSWORD) || bytes.len() > 70);
         assert!(beat.is_recent(beat.unix_seconds));
@@ -203,7 +203,7 @@ pub fn beat(bytes: &[u8]) {
         let address = Ipv6Addr::from(*address);
         let seconds = u64::from_be_bytes(*seconds);
         let text = heartbeat::beat(address, seconds, &Secret::from(PASSWORD));
-        let beat = broker::heartbeat::Beat::read(text.as_bytes()).expect("it is read");
+        let beat = broker::heartbeat::Heartbeat::read(text.as_bytes()).expect("it is read");
         assert!(beat.is_signed(PASSWORD) && !beat.is_signed("another"));
         assert_eq!((beat.tunnel, beat.unix_seconds), (address, seconds));
         assert_eq!(beat.sender, None);

@@ -10,8 +10,8 @@ const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Factor for all time limits, from `SIXXS_TEST_PATIENCE`; for example on an emulated processor.
 pub fn patience() -> u32 {
-    let said = std::env::var("SIXXS_TEST_PATIENCE").ok();
-    said.and_then(|said| said.parse().ok()).unwrap_or(1)
+    let factor = std::env::var("SIXXS_TEST_PATIENCE").ok();
+    factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
 
 /// Calls `seen` until `good` accepts its value, and returns that.

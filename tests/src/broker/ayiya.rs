@@ -177,11 +177,12 @@ mod tests {
     #[test]
     fn datagrams_of_the_historical_client() {
         let key = Key::of(PASSWORD);
-        let (beat, data) = (bytes(BEAT), bytes(DATA));
-        assert_eq!(seal(&key, CLIENT, TIME, (NOOP, NONE), &[]), beat);
+        let (heartbeat, data) = (bytes(BEAT), bytes(DATA));
+        assert_eq!(seal(&key, CLIENT, TIME, (NOOP, NONE), &[]), heartbeat);
         let payload = &data[HEADER_BYTES..];
         assert_eq!(seal(&key, CLIENT, TIME, (FORWARD, IPV6), payload), data);
-        for (datagram, operation, next_header) in [(&beat, NOOP, NONE), (&data, FORWARD, IPV6)] {
+        for (datagram, operation, next_header) in [(&heartbeat, NOOP, NONE), (&data, FORWARD, IPV6)]
+        {
             let read = header(datagram).unwrap();
             let expected = Header {
                 identity: CLIENT,

@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Valid heartbeats, of AYIYA (noop) and of the heartbeat protocol.
-    pub beats: u64,
+    pub heartbeats: u64,
     /// Valid datagrams with an IPv6 packet.
     pub forwards: u64,
     /// Valid AYIYA datagrams with any other operation.
@@ -59,7 +59,7 @@ impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         // All fields by name, so that the compiler reports a missing one.
         let Self {
-            beats,
+            heartbeats,
             forwards,
             other_operations,
             bad_form,
@@ -78,7 +78,7 @@ impl AddAssign for Counts {
             pings_sent,
             pings_answered,
         } = other;
-        self.beats += beats;
+        self.heartbeats += heartbeats;
         self.forwards += forwards;
         self.other_operations += other_operations;
         self.bad_form += bad_form;

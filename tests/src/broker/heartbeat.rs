@@ -16,7 +16,7 @@ pub const CLOCK_SKEW_SECONDS: u64 = 120;
 
 /// A well-formed heartbeat; its signature is not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beat<'a> {
+pub struct Heartbeat<'a> {
     /// The client's address in the tunnel, which identifies it.
     pub tunnel: Ipv6Addr,
     /// The address that the client claims; `None`: the word `sender`.
@@ -27,7 +27,7 @@ pub struct Beat<'a> {
     signature: &'a str,
 }
 
-impl<'a> Beat<'a> {
+impl<'a> Heartbeat<'a> {
     /// Reads `HEARTBEAT TUNNEL <inner IPv6> sender|<IPv4> <unix time> <md5>`.
     pub fn read(datagram: &'a [u8]) -> Option<Self> {
         if datagram.len() >= LONGEST_BYTES {
@@ -95,12 +95,12 @@ mod tests {
 
     #[test]
     fn the_draft_s_example() {
-        let beat = write(TUNNEL, "10.100.13.42", TIME, "hartslag");
+        let heartbeat = write(TUNNEL, "10.100.13.42", TIME, "hartslag");
         assert_eq!(
-            beat,
+            heartbeat,
             "HEARTBEAT TUNNEL 2001:db8::2 10.100.13.42 1063665852 da46fdc28f568bb62d29661f73758095"
         );
-        let read = Beat::read(beat.as_bytes()).unwrap();
+        let read = Heartbeat::read(heartbeat.as_bytes()).unwrap();
         assert_eq!((read.tunnel, read.unix_seconds), (TUNNEL, TIME));
         assert!(read.is_signed("hartslag") && !read.is_signed("other"));
         assert!(read.is_from(Ipv4Addr::new(10, 100, 13, 42)));
@@ -111,15 +111,15 @@ mod tests {
 
     #[test]
     fn the_word_sender_leaves_the_source_open() {
-        let beat = write(TUNNEL, "sender", TIME, "hartslag");
-        let read = Beat::read(beat.as_bytes()).unwrap();
+        let heartbeat = write(TUNNEL, "sender", TIME, "hartslag");
+        let read = Heartbeat::read(heartbeat.as_bytes()).unwrap();
         assert!(read.sender.is_none() && read.is_from(Ipv4Addr::LOCALHOST));
     }
 
     #[test]
-    fn what_is_not_a_beat() {
+    fn what_is_not_a_heartbeat() {
         let good = write(TUNNEL, "sender", TIME, "hartslag");
-        let beats = [
+        let heartbeats = [
             String::new(),
             format!("{good}\n"),
             format!(" {good}"),
@@ -130,9 +130,9 @@ mod tests {
             good[..good.len() - 1].to_owned(),
             format!("{good} {}", "x".repeat(200)),
         ];
-        for beat in beats {
-            assert_eq!(Beat::read(beat.as_bytes()), None, "{beat}");
+        for heartbeat in heartbeats {
+            assert_eq!(Heartbeat::read(heartbeat.as_bytes()), None, "{heartbeat}");
         }
-        assert_eq!(Beat::read(&[0xff; 60]), None);
+        assert_eq!(Heartbeat::read(&[0xff; 60]), None);
     }
 }

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_path_does_as_told() {
+    fn a_bad_path_does_as_configured() {
         let settings = Impairment {
             loss: 1.0,
             reorder: 2.0,

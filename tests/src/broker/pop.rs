@@ -174,7 +174,7 @@ impl Pop {
     pub fn ping_every(&self, interval: Duration) {
         let mut state = self.state();
         state.ping_interval = interval;
-        state.plan_pings_anew();
+        state.replan_pings();
     }
 
     /// Sets the time without datagrams after which a client with a changing endpoint is down.
@@ -221,7 +221,7 @@ impl Pop {
         datagrams: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<u64> {
         let session = self.session(address)?;
-        let endpoint = session.endpoint.context("the client was not heard yet")?;
+        let endpoint = session.endpoint.context("the client has not sent yet")?;
         let IpAddr::V4(to) = endpoint.ip() else {
             anyhow::bail!("the client is at {endpoint}, not at an IPv4 address");
         };

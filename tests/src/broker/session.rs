@@ -39,7 +39,7 @@ pub struct Session {
     /// Its counters.
     pub counts: Counts,
     pub(super) key: Key,
-    pub(super) heard: Option<Instant>,
+    pub(super) last_received: Option<Instant>,
     pub(super) next_ping: Option<Instant>,
     pub(super) pings: u16,
 }
@@ -51,7 +51,7 @@ impl Session {
             endpoint: None,
             up: false,
             counts: Counts::default(),
-            heard: None,
+            last_received: None,
             next_ping: None,
             pings: 0,
             setup,
@@ -68,7 +68,7 @@ impl Session {
         };
         self.endpoint = registered.map(|address| SocketAddr::new(address.into(), 0));
         self.up = registered.is_some();
-        self.heard = None;
+        self.last_received = None;
         self.next_ping = None;
     }
 
@@ -86,7 +86,7 @@ impl Session {
             self.counts.endpoint_changes += 1;
         }
         self.endpoint = Some(endpoint);
-        self.heard = Some(now);
+        self.last_received = Some(now);
         self.up = true;
     }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::counts::Counts;
-use super::heartbeat::Beat;
+use super::heartbeat::Heartbeat;
 use super::impairment::Lane;
 use super::session::{Datagram, HEADROOM, Protocol, Session, Setup};
 use super::{Kind, ayiya, ping, protocol41};
@@ -168,7 +168,7 @@ impl State {
         }
         session.update_endpoint(datagram.endpoint, now);
         match header.operation {
-            ayiya::NOOP => session.counts.beats += 1,
+            ayiya::NOOP => session.counts.heartbeats += 1,
             // A forward needs a packet. The receiver checks the packet's length.
             ayiya::FORWARD if header.next_header == ayiya::IPV6 => return Some((index?, payload)),
             _ => session.counts.other_operations += 1,
@@ -177,28 +177,29 @@ impl State {
     }
 
     fn heartbeat(&mut self, datagram: Datagram<&[u8]>, unix_seconds: u64, now: Instant) {
-        let (Some(beat), IpAddr::V4(source)) = (Beat::read(datagram.bytes), datagram.endpoint.ip())
+        let (Some(heartbeat), IpAddr::V4(source)) =
+            (Heartbeat::read(datagram.bytes), datagram.endpoint.ip())
         else {
             self.nobody.bad_form += 1;
             return;
         };
         let session = self
-            .session_mut(beat.tunnel)
+            .session_mut(heartbeat.tunnel)
             .filter(|session| session.setup.kind == Kind::Heartbeat);
         let Some(session) = session else {
             self.nobody.bad_identity += 1;
             return;
         };
-        let fault = if !beat.is_recent(unix_seconds) {
+        let fault = if !heartbeat.is_recent(unix_seconds) {
             &mut session.counts.bad_time
-        } else if !beat.is_signed(&session.setup.password) {
+        } else if !heartbeat.is_signed(&session.setup.password) {
             &mut session.counts.bad_signature
-        } else if !beat.is_from(source) {
+        } else if !heartbeat.is_from(source) {
             &mut session.counts.bad_source
         } else {
             // Protocol 41 has no ports.
             session.update_endpoint(SocketAddr::new(source.into(), 0), now);
-            &mut session.counts.beats
+            &mut session.counts.heartbeats
         };
         *fault += 1;
     }
@@ -228,7 +229,7 @@ impl State {
         }
         // Traffic keeps a tunnel up, but only a heartbeat brings it up again.
         if session.up {
-            session.heard = Some(now);
+            session.last_received = Some(now);
         }
         Some((index, packet))
     }
@@ -282,8 +283,8 @@ impl State {
             if session.setup.kind != Kind::SixInFour
                 && session.up
                 && session
-                    .heard
-                    .is_none_or(|heard| now >= heard + self.silence_limit)
+                    .last_received
+                    .is_none_or(|received| now >= received + self.silence_limit)
             {
                 session.up = false;
                 session.counts.went_down += 1;
@@ -307,7 +308,7 @@ impl State {
     }
 
     /// Reschedules every tunnel's next ping, by the present interval.
-    pub(crate) fn plan_pings_anew(&mut self) {
+    pub(crate) fn replan_pings(&mut self) {
         for session in &mut self.sessions {
             session.next_ping = None;
         }
@@ -318,8 +319,8 @@ impl State {
         let sessions = self.sessions.iter().filter(|session| session.up);
         let pings = sessions.clone().filter_map(|session| session.next_ping);
         let silences = sessions
-            .filter_map(|session| session.heard)
-            .map(|heard| heard + self.silence_limit);
+            .filter_map(|session| session.last_received)
+            .map(|received| received + self.silence_limit);
         let lanes = [self.up.deadline(), self.down.deadline()];
         pings
             .chain(silences)
@@ -372,7 +373,7 @@ mod tests {
         state.leaving(&mut packet, NOW).map(|sent| sent.kept())
     }
 
-    fn beat(setup: &Setup, time: u64) -> Vec<u8> {
+    fn heartbeat(setup: &Setup, time: u64) -> Vec<u8> {
         let key = Key::of(&setup.password);
         let operation = (ayiya::NOOP, ayiya::NONE);
         ayiya::seal(&key, setup.address, time, operation, &[])
@@ -386,9 +387,9 @@ mod tests {
         let packet = ping::request(OUTSIDE, setup.address, 1);
         assert_eq!(leaving(&mut state, &packet), None);
         for (second, from) in [(0, endpoint(10, 4000)), (60, endpoint(10, 4001))] {
-            let beat = datagram(Protocol::Ayiya, from, beat(&setup, NOW));
+            let heartbeat = datagram(Protocol::Ayiya, from, heartbeat(&setup, NOW));
             let now = start + Duration::from_secs(second);
-            assert_eq!(state.arrived(beat.lent(), NOW, now), None);
+            assert_eq!(state.arrived(heartbeat.lent(), NOW, now), None);
             let sent = leaving(&mut state, &packet).unwrap();
             assert_eq!((sent.protocol, sent.endpoint), (Protocol::Ayiya, from));
             assert_eq!(&sent.bytes[ayiya::HEADER_BYTES..], packet);
@@ -403,7 +404,7 @@ mod tests {
         }
         assert_eq!(leaving(&mut state, &packet), None);
         let counts = state.counts();
-        assert_eq!((counts.beats, counts.endpoint_changes), (2, 1));
+        assert_eq!((counts.heartbeats, counts.endpoint_changes), (2, 1));
         assert_eq!((counts.sent, counts.unsent, counts.went_down), (2, 2, 1));
         assert_eq!((counts.pings_sent, out.len()), (1, 1));
     }
@@ -456,16 +457,20 @@ mod tests {
         let to = ping::request(OUTSIDE, moving.address, 1);
         assert_eq!(leaving(&mut state, &to), None);
         for (last, literal) in [(11, "192.0.2.12"), (11, "sender"), (12, "192.0.2.12")] {
-            let beat = heartbeat::write(moving.address, literal, NOW, &moving.password);
-            let beat = datagram(Protocol::Heartbeat, endpoint(last, 999), beat.into_bytes());
-            assert_eq!(state.arrived(beat.lent(), NOW, now), None);
+            let heartbeat = heartbeat::write(moving.address, literal, NOW, &moving.password);
+            let heartbeat = datagram(
+                Protocol::Heartbeat,
+                endpoint(last, 999),
+                heartbeat.into_bytes(),
+            );
+            assert_eq!(state.arrived(heartbeat.lent(), NOW, now), None);
         }
         assert!(state.arrived(from(&moving, 11).lent(), NOW, now).is_none());
         assert!(state.arrived(from(&moving, 12).lent(), NOW, now).is_some());
         let sent = leaving(&mut state, &to).unwrap();
         assert_eq!((sent.endpoint, sent.bytes), (endpoint(12, 0), to));
         let counts = state.counts();
-        assert_eq!((counts.beats, counts.endpoint_changes), (2, 1));
+        assert_eq!((counts.heartbeats, counts.endpoint_changes), (2, 1));
         assert_eq!((counts.bad_source, counts.delivered), (4, 2));
         state.forget();
         assert!(state.arrived(from(&fixed, 10).lent(), NOW, now).is_some());

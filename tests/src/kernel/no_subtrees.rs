@@ -42,15 +42,15 @@ nix::ioctl_readwrite!(
 
 /// Simulates such a kernel for a command. Returns the count of refused routes.
 pub fn simulate(command: &mut Command) -> Result<Arc<AtomicU64>> {
-    let [(told, tell), (heard, hear)] = [
+    let [(listener_from, listener_to), (ready_from, ready_to)] = [
         pipe2(OFlag::O_CLOEXEC).context("make a pipe")?,
         pipe2(OFlag::O_CLOEXEC).context("make a pipe")?,
     ];
     let refused = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&refused);
     std::thread::spawn(move || {
-        let watched =
-            fetch(File::from(told), File::from(hear)).and_then(|listener| watch(&listener, &count));
+        let watched = fetch(File::from(listener_from), File::from(ready_to))
+            .and_then(|listener| watch(&listener, &count));
         if let Err(error) = watched {
             eprintln!("simulate a kernel without subtrees: {error:#}");
         }
@@ -60,9 +60,9 @@ pub fn simulate(command: &mut Command) -> Result<Arc<AtomicU64>> {
         let mut words = [0; 8];
         words[..4].copy_from_slice(&std::process::id().to_ne_bytes());
         words[4..].copy_from_slice(&listener.to_ne_bytes());
-        write(&tell, &words)?;
+        write(&listener_to, &words)?;
         // Wait until the listener was fetched.
-        read(&heard, &mut words[..1])?;
+        read(&ready_from, &mut words[..1])?;
         Ok(())
     };
     // SAFETY: between fork and exec `begin` only makes system calls: no allocation, no lock.
@@ -114,9 +114,11 @@ fn install() -> io::Result<i32> {
 }
 
 /// Copies the listener descriptor from the program.
-fn fetch(mut told: File, mut hear: File) -> Result<OwnedFd> {
+fn fetch(mut listener_from: File, mut ready_to: File) -> Result<OwnedFd> {
     let mut words = [0; 8];
-    told.read_exact(&mut words).context("the program starts")?;
+    listener_from
+        .read_exact(&mut words)
+        .context("the program starts")?;
     let [process, listener] = [&words[..4], &words[4..]]
         .map(|word| i64::from(i32::from_ne_bytes(word.try_into().unwrap_or_default())));
     let own = |descriptor: i64| -> io::Result<OwnedFd> {
@@ -134,7 +136,7 @@ fn fetch(mut told: File, mut hear: File) -> Result<OwnedFd> {
     let fetched =
         own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), listener, 0) });
     let fetched = fetched.context("get its descriptor")?;
-    hear.write_all(&[1]).context("let it go on")?;
+    ready_to.write_all(&[1]).context("let it continue")?;
     Ok(fetched)
 }
 

@@ -76,7 +76,7 @@ impl Gaps {
 #[derive(Debug)]
 pub struct Events {
     stop: Arc<AtomicBool>,
-    heard: Receiver<Event>,
+    events: Receiver<Event>,
     trouble: Arc<Mutex<Option<io::Error>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -87,8 +87,8 @@ impl Events {
         let socket = namespace.run(open)?;
         let stop = Arc::new(AtomicBool::new(false));
         let trouble: Arc<Mutex<Option<io::Error>>> = Arc::default();
-        let (stopped, told) = (Arc::clone(&stop), Arc::clone(&trouble));
-        let (sender, heard) = channel();
+        let (stopped, failed) = (Arc::clone(&stop), Arc::clone(&trouble));
+        let (sender, events) = channel();
         let listen = move || {
             let mut buffer = vec![0; 1 << 16];
             while !stopped.load(Ordering::Relaxed) {
@@ -96,7 +96,7 @@ impl Events {
                     Ok(length) => length,
                     Err(e) if is_time_out(&e) => continue,
                     Err(e) => {
-                        *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
                         return;
                     }
                 };
@@ -111,7 +111,7 @@ impl Events {
         let thread = std::thread::Builder::new().name("events".to_owned());
         Ok(Self {
             stop,
-            heard,
+            events,
             trouble,
             thread: Some(thread.spawn(listen).context("listen to events")?),
         })
@@ -119,7 +119,7 @@ impl Events {
 
     /// The next event; `None` at the limit.
     pub fn next(&self, limit: Duration) -> Result<Option<Event>> {
-        match self.heard.recv_timeout(limit) {
+        match self.events.recv_timeout(limit) {
             Ok(event) => Ok(Some(event)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => {

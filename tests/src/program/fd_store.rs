@@ -64,14 +64,14 @@ impl FdStore {
     }
 
     fn names(&mut self) -> Result<Vec<String>> {
-        while self.hear()? {}
+        while self.receive()? {}
         let mut names: Vec<_> = self.held.iter().map(|(name, _)| name.clone()).collect();
         names.sort();
         Ok(names)
     }
 
     /// Receives one message; false if there is none.
-    fn hear(&mut self) -> Result<bool> {
+    fn receive(&mut self) -> Result<bool> {
         let mut buffer = [0; 4096];
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let mut space = nix::cmsg_space!([RawFd; 4]);

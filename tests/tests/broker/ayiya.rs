@@ -32,9 +32,11 @@ fn lab(nat: bool) -> Result<(Lab, Client, Services)> {
     Ok((lab, client, services))
 }
 
-fn beats(pop: &Pop, count: u64) -> Result<()> {
+fn wait_for_heartbeats(pop: &Pop, count: u64) -> Result<()> {
     let seen = || Ok(pop.counts());
-    wait::until("the beats arrive", LIMIT, seen, |seen| seen.beats >= count)?;
+    wait::until("the heartbeats arrive", LIMIT, seen, |seen| {
+        seen.heartbeats >= count
+    })?;
     Ok(())
 }
 
@@ -43,12 +45,12 @@ fn carries_pings_and_calls_down() -> Result<()> {
     let (lab, client, _services) = lab(false)?;
     let [tunnel, _] = lab.tunnels();
     let pop = tunnel.broker()?;
-    let unheard = probe::ping(lab.outside(), client.plan.address, 1)?;
-    assert_eq!(unheard.answered, 0);
+    let early = probe::ping(lab.outside(), client.plan.address, 1)?;
+    assert_eq!(early.answered, 0);
     assert!(pop.counts().unsent >= 1 && client.received() == 0);
 
-    client.beat()?;
-    beats(pop, 1)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 1)?;
     carries(&lab, &client)?;
     assert_eq!(tunnel.broker_counters()?.get("strays")?, 0);
 
@@ -65,7 +67,7 @@ fn carries_pings_and_calls_down() -> Result<()> {
     pop.set_silence_limit(Duration::from_millis(200));
     wait::until("it is called down", LIMIT, seen, |seen| seen.went_down == 1)?;
     assert!(!pop.first()?.up);
-    client.beat()?;
+    client.keepalive()?;
     wait::until("it is up", LIMIT, || Ok(pop.first()?.up), |up| *up)?;
     let counts = pop.counts();
     assert_eq!(
@@ -82,23 +84,25 @@ fn clock_and_restart() -> Result<()> {
     let (lab, client, _services) = lab(false)?;
     let pop = lab.tunnels()[0].broker()?;
     pop.clock().set_ahead(-130);
-    client.beat()?;
+    client.keepalive()?;
     let seen = || Ok(pop.counts());
-    wait::until("a beat is early", LIMIT, seen, |seen| seen.bad_time == 1)?;
+    wait::until("a heartbeat is early", LIMIT, seen, |seen| {
+        seen.bad_time == 1
+    })?;
     pop.clock().set_ahead(0);
     client.send(b"hello")?;
     wait::until("it is no AYIYA", LIMIT, seen, |seen| seen.bad_form == 1)?;
-    client.beat()?;
-    beats(pop, 1)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 1)?;
 
     pop.stop();
-    client.beat()?;
+    client.keepalive()?;
     let lost = probe::ping(lab.outside(), client.plan.address, 2)?;
     assert_eq!(lost.answered, 0);
     pop.start()?;
     assert_eq!(pop.first()?.endpoint, None);
-    client.beat()?;
-    beats(pop, 2)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 2)?;
     assert_eq!(client.received(), 0, "old packets came out of the new PoP");
     carries(&lab, &client)
 }
@@ -109,8 +113,8 @@ fn wrong_datagrams_arrive() -> Result<()> {
     const EACH: usize = 100;
     let (lab, client, services) = lab(false)?;
     let pop = lab.tunnels()[0].broker()?;
-    client.beat()?;
-    beats(pop, 1)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 1)?;
     let address = client.plan.address;
     let packet = frame::udp(OUTSIDE, address, b"an intruder")?;
     let forger = pop.forger(address, 1)?;
@@ -142,8 +146,8 @@ fn wrong_datagrams_arrive() -> Result<()> {
     let seen = || Ok(services.discarded());
     wait::until("repeats come through", LIMIT, seen, |seen| *seen == 3)?;
     assert!(pop.recorded().is_empty());
-    client.beat()?;
-    beats(pop, 2)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 2)?;
     let recorded = pop.recorded();
     assert!(recorded.len() == 1 && recorded[0].received, "{recorded:?}");
     Ok(())
@@ -153,8 +157,8 @@ fn wrong_datagrams_arrive() -> Result<()> {
 fn bad_path() -> Result<()> {
     let (lab, client, _services) = lab(false)?;
     let pop = lab.tunnels()[0].broker()?;
-    client.beat()?;
-    beats(pop, 1)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 1)?;
     let bad = Impairment {
         loss: 1.0,
         reorder: 2.0,
@@ -181,8 +185,8 @@ fn bad_path() -> Result<()> {
 fn behind_address_translation() -> Result<()> {
     let (lab, client, _services) = lab(true)?;
     let (pop, nat) = (lab.tunnels()[0].broker()?, lab.nat()?);
-    client.beat()?;
-    beats(pop, 1)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 1)?;
     let first = pop.first()?.endpoint;
     assert_eq!(first.map(|at| at.ip()), Some(IpAddr::V4(nat.address())));
     carries(&lab, &client)?;
@@ -192,16 +196,16 @@ fn behind_address_translation() -> Result<()> {
     let lost = probe::ping(lab.outside(), client.plan.address, 2)?;
     assert_eq!(lost.answered, 0);
     assert_eq!(nat.unsolicited()?, before + 2);
-    client.beat()?;
-    beats(pop, 2)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 2)?;
     let second = pop.first()?.endpoint;
     assert_eq!(second.map(|at| at.ip()), first.map(|at| at.ip()));
     assert_ne!(second, first);
     carries(&lab, &client)?;
 
     nat.rebind_address()?;
-    client.beat()?;
-    beats(pop, 3)?;
+    client.keepalive()?;
+    wait_for_heartbeats(pop, 3)?;
     let third = pop.first()?.endpoint;
     assert_eq!(third.map(|at| at.ip()), Some(IpAddr::V4(nat.address())));
     assert_ne!(third.map(|at| at.ip()), second.map(|at| at.ip()));
@@ -235,7 +239,7 @@ fn more_tunnels_at_one_pop_and_ipv6_outside() -> Result<()> {
             socket6.send_to(&beat(more), (plan.remote6, PORT))?;
         }
     }
-    beats(pop, 200)?;
+    wait_for_heartbeats(pop, 200)?;
     for number in [198, 199] {
         let address = ExtraTunnel(number).address();
         probe::ping(lab.outside(), address, 2)?;

@@ -28,7 +28,7 @@ pub(crate) struct Client {
     pub(crate) plan: &'static TunnelPlan,
     password: &'static str,
     host: Namespace,
-    beats: UdpSocket,
+    udp: UdpSocket,
     /// Number of all received datagrams.
     received: Arc<AtomicU64>,
     /// Number of valid received datagrams.
@@ -61,23 +61,23 @@ impl Client {
             Kind::Ayiya => ayiya::PORT,
             Kind::SixInFour | Kind::Heartbeat => heartbeat::PORT,
         };
-        let (beats, outer) = lab.host().run(|| {
-            let beats = UdpSocket::bind("0.0.0.0:0").context("open a UDP socket")?;
+        let (udp, outer) = lab.host().run(|| {
+            let udp = UdpSocket::bind("0.0.0.0:0").context("open a UDP socket")?;
             let protocol = Protocol::from(nix::libc::IPPROTO_IPV6);
             let outer = Socket::new(Domain::IPV4, Type::RAW, Some(protocol));
-            Ok((beats, outer.context("open a raw socket")?))
+            Ok((udp, outer.context("open a raw socket")?))
         })?;
         let remote = SocketAddrV4::new(plan.remote4, port);
-        beats.connect(remote).context("connect")?;
+        udp.connect(remote).context("connect")?;
         outer.set_nonblocking(true).context("never wait")?;
-        beats.set_nonblocking(true).context("never wait")?;
+        udp.set_nonblocking(true).context("never wait")?;
         let (received, right) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
         let carrier = Carrier {
             plan,
             key: Key::of(password),
             device,
-            beats: beats.try_clone().context("share the socket")?,
+            udp: udp.try_clone().context("share the socket")?,
             outer,
             received: Arc::clone(&received),
             right: Arc::clone(&right),
@@ -91,7 +91,7 @@ impl Client {
             plan,
             password,
             host: lab.host().clone(),
-            beats,
+            udp,
             received,
             right,
             stop,
@@ -104,31 +104,33 @@ impl Client {
     }
 
     /// Sends a heartbeat of AYIYA.
-    pub(crate) fn beat(&self) -> Result<()> {
+    pub(crate) fn keepalive(&self) -> Result<()> {
         let (key, now) = (Key::of(self.password), Clock::new().seconds());
         let operation = (ayiya::NOOP, ayiya::NONE);
-        let beat = ayiya::seal(&key, self.plan.address, now, operation, &[]);
-        self.send(&beat)
+        let keepalive = ayiya::seal(&key, self.plan.address, now, operation, &[]);
+        self.send(&keepalive)
     }
 
     /// Sends a heartbeat of the heartbeat protocol, with the placeholder `sender` or a literal address.
     pub(crate) fn heartbeat(&self, sender: Option<Ipv4Addr>) -> Result<()> {
         let sender = sender.map_or("sender".to_owned(), |address| address.to_string());
         let now = Clock::new().seconds();
-        let beat = heartbeat::write(self.plan.address, &sender, now, self.password);
+        let datagram = heartbeat::write(self.plan.address, &sender, now, self.password);
         // Not through the connected socket, which keeps the first address of the host.
         let to = SocketAddrV4::new(self.plan.remote4, heartbeat::PORT);
         let socket = self
             .host
             .run(|| UdpSocket::bind("0.0.0.0:0").context("open a UDP socket"))?;
-        socket.send_to(beat.as_bytes(), to).context("send a beat")?;
+        socket
+            .send_to(datagram.as_bytes(), to)
+            .context("send a heartbeat")?;
         Ok(())
     }
 
     pub(crate) fn send(&self, datagram: &[u8]) -> Result<()> {
-        let sent = self.beats.send(datagram);
+        let sent = self.udp.send(datagram);
         // The first error may be an ICMP error of an earlier datagram, from a time when the broker was down.
-        let sent = sent.or_else(|_| self.beats.send(datagram));
+        let sent = sent.or_else(|_| self.udp.send(datagram));
         ensure!(sent.context("send")? == datagram.len());
         Ok(())
     }
@@ -149,7 +151,7 @@ struct Carrier {
     plan: &'static TunnelPlan,
     key: Key,
     device: File,
-    beats: UdpSocket,
+    udp: UdpSocket,
     outer: Socket,
     received: Arc<AtomicU64>,
     right: Arc<AtomicU64>,
@@ -160,7 +162,7 @@ impl Carrier {
     fn ayiya(&self) {
         let forward = (ayiya::FORWARD, ayiya::IPV6);
         self.carry(
-            |buffer| self.beats.recv(buffer),
+            |buffer| self.udp.recv(buffer),
             |datagram| {
                 let header = ayiya::header(datagram)?;
                 let right = header.identity == self.plan.peer
@@ -173,7 +175,7 @@ impl Carrier {
             |packet| {
                 let (now, from) = (Clock::new().seconds(), self.plan.address);
                 let datagram = ayiya::seal(&self.key, from, now, forward, packet);
-                self.beats.send(&datagram)
+                self.udp.send(&datagram)
             },
         );
     }

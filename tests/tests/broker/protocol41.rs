@@ -63,12 +63,16 @@ fn follows_heartbeats() -> Result<()> {
     wait::until("it names another", LIMIT, seen, |seen| seen.bad_source == 4)?;
 
     client.heartbeat(Some(HOST4))?;
-    wait::until("it is heard", LIMIT, seen, |seen| seen.beats == 1)?;
+    wait::until("the heartbeat arrives", LIMIT, seen, |seen| {
+        seen.heartbeats == 1
+    })?;
     carries(&lab, &client)?;
 
     lab.move_host4(MOVED)?;
     client.heartbeat(None)?;
-    wait::until("it is heard", LIMIT, seen, |seen| seen.beats == 2)?;
+    wait::until("the heartbeat arrives", LIMIT, seen, |seen| {
+        seen.heartbeats == 2
+    })?;
     carries(&lab, &client)?;
     let counts = pop.counts();
     assert_eq!(

@@ -36,14 +36,14 @@ impl<S: Read + Write> Talk<S> {
         Ok(line.trim_end().to_owned())
     }
 
-    fn say(&mut self, line: &str) -> Result<String> {
+    fn ask(&mut self, line: &str) -> Result<String> {
         let sent = self.0.get_mut().write_all(format!("{line}\n").as_bytes());
         sent.context("send a line")?;
         self.line()
     }
 
     fn list(&mut self, line: &str) -> Result<Vec<String>> {
-        let first = self.say(line)?;
+        let first = self.ask(line)?;
         ensure!(first.starts_with("201"), "{first}");
         let mut lines = Vec::new();
         loop {
@@ -57,12 +57,12 @@ impl<S: Read + Write> Talk<S> {
 
     fn log_in(&mut self, password: &str) -> Result<String> {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        self.say(&format!("username {USERNAME}"))?;
-        let challenge = self.say("challenge md5")?;
+        self.ask(&format!("username {USERNAME}"))?;
+        let challenge = self.ask("challenge md5")?;
         let challenge = challenge.strip_prefix("200 ").context("a challenge")?;
         let password = hex(&Md5::digest(password));
         let answer = hex(&Md5::digest(format!("{challenge}{password}")));
-        self.say(&format!("authenticate md5 {answer}"))
+        self.ask(&format!("authenticate md5 {answer}"))
     }
 }
 
@@ -85,7 +85,7 @@ fn greeted(lab: &Lab) -> Result<Talk<TcpStream>> {
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 fn start_tls(lab: &Lab, mut talk: Talk<TcpStream>) -> Result<Talk<Tls>> {
-    let answer = talk.say("starttls")?;
+    let answer = talk.ask("starttls")?;
     ensure!(answer.starts_with('2'), "{answer}");
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(lab.paths().tls_ca())?)?;
@@ -116,8 +116,8 @@ fn whole_dialogue() -> Result<()> {
     let lab = lab()?;
     let tic = lab.tic()?;
     let mut talk = greeted(&lab)?;
-    talk.say("client TIC/draft-00 hand/1 Linux/6")?;
-    let time = talk.say("get unixtime")?;
+    talk.ask("client TIC/draft-00 hand/1 Linux/6")?;
+    let time = talk.ask("get unixtime")?;
     let time: u64 = time.strip_prefix("200 ").context("a time")?.parse()?;
     assert!(time.abs_diff(tic.clock().seconds()) < 5);
     assert!(talk.log_in("wrong")?.starts_with('4'));
@@ -142,7 +142,7 @@ fn whole_dialogue() -> Result<()> {
     }
     assert_eq!(talk.list("pop list")?, ["pop0", "pop1"]);
     assert!(talk.list("pop show pop1")?.len() > 5);
-    assert!(talk.say("QUIT bye")?.starts_with('2'));
+    assert!(talk.ask("QUIT bye")?.starts_with('2'));
     let connect = last(tic)?;
     assert_eq!(connect.outcome, Outcome::Quit);
     assert_eq!(connect.user.as_deref(), Some(USERNAME));
@@ -168,7 +168,7 @@ fn in_tls() -> Result<()> {
     assert!(talk.log_in(PASSWORD)?.starts_with('2'));
     assert_eq!(talk.list("tunnel list")?.len(), 2);
     assert!(talk.list("tunnel show T1")?.len() > 10);
-    assert!(talk.say("starttls")?.starts_with('4'));
+    assert!(talk.ask("starttls")?.starts_with('4'));
     drop(talk);
     let connect = last(tic)?;
     assert!(connect.tls && connect.logged_in && connect.outcome == Outcome::Left);
@@ -243,7 +243,7 @@ fn faults() -> Result<()> {
 
     tic.misbehave(Stage::StartTls, Fault::Say("400 no TLS here".to_owned()));
     let mut talk = greeted(&lab)?;
-    assert_eq!(talk.say("starttls")?, "400 no TLS here");
+    assert_eq!(talk.ask("starttls")?, "400 no TLS here");
     assert!(talk.log_in(PASSWORD)?.starts_with('2'));
 
     tic.misbehave(Stage::TunnelShow, Fault::Flood(3_000_000));
@@ -262,17 +262,17 @@ fn faults() -> Result<()> {
 
     tic.misbehave(Stage::UnixTime, Fault::Trickle(Duration::from_millis(10)));
     let begun = Instant::now();
-    assert!(talk.say("get unixtime")?.starts_with("200"));
+    assert!(talk.ask("get unixtime")?.starts_with("200"));
     assert!(begun.elapsed() > Duration::from_millis(100));
 
     tic.misbehave(Stage::Client, Fault::Close);
-    let closed = talk.say("client x").map_err(|e| format!("{e:#}"));
+    let closed = talk.ask("client x").map_err(|e| format!("{e:#}"));
     assert!(closed.is_err_and(|e| e.contains("cut off")));
 
     tic.behave();
     tic.set_time_ahead(-500);
     let mut talk = greeted(&lab)?;
-    let time: u64 = talk.say("get unixtime")?[4..].parse()?;
+    let time: u64 = talk.ask("get unixtime")?[4..].parse()?;
     let behind = tic.clock().seconds() - time;
     assert!((495..505).contains(&behind), "{behind}");
 

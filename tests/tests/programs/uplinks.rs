@@ -87,7 +87,7 @@ fn what_may_leave_by_an_uplink_passes() -> Result<()> {
 }
 
 #[test]
-fn leaks_of_an_uplink_are_treated_as_told() -> Result<()> {
+fn leaks_of_an_uplink_are_treated_as_configured() -> Result<()> {
     let to_plain = |name, to| Golden::redirected(name, "plain", from_to("2001:db8:a::2", to));
     check_all(
         "net0",

@@ -48,11 +48,11 @@ fn flood(fixture: &Fixture, daemon: &Daemon, lines: &str) -> Result<FloodReports
             .skip(before)
             .map(str::to_owned)
             .collect(),
-        hook_runs: told_to_hook(fixture)?,
+        hook_runs: runs_of_hook(fixture)?,
     })
 }
 
-fn told_to_hook(fixture: &Fixture) -> Result<usize> {
+fn runs_of_hook(fixture: &Fixture) -> Result<usize> {
     let told = fixture.lab.paths().base().join("told");
     Ok(std::fs::read_to_string(told)?.lines().count())
 }
@@ -79,7 +79,7 @@ impl FloodReports {
 }
 
 #[test]
-fn rules_taken_away_without_end() -> Result<()> {
+fn rules_removed_without_end() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let config = fixture.lab.config(&extra(&fixture));
     fixture.lab.write_config(&config)?;
@@ -103,7 +103,7 @@ fn rules_taken_away_without_end() -> Result<()> {
     assert!(text.contains("more like it)"), "{text}");
     assert_eq!(daemon.stop()?, 0);
     assert!(
-        alerts.len() <= FEW && told_to_hook(&fixture)? <= FEW,
+        alerts.len() <= FEW && runs_of_hook(&fixture)? <= FEW,
         "{alerts:#?}"
     );
     Ok(())

@@ -98,7 +98,7 @@ fn sum(alerts: &[Value]) -> u64 {
 }
 
 #[test]
-fn corrections_and_tunnels_are_told() -> Result<()> {
+fn corrections_and_tunnels_are_reported() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     let kinds = |wanted: &'static str| {

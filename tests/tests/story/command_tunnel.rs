@@ -108,7 +108,7 @@ fn start_and_stop_run_the_commands() -> Result<()> {
 }
 
 #[test]
-fn a_command_that_fails_is_told() -> Result<()> {
+fn a_command_that_fails_is_reported() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     for (up, reason) in [
         (
@@ -194,7 +194,7 @@ fn background_processes_of_up_keep_running() -> Result<()> {
 }
 
 #[test]
-fn the_last_line_of_much_output_is_told() -> Result<()> {
+fn the_last_line_of_much_output_is_reported() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let notes = Notes::of(&fixture.lab);
     let up = notes.script(
@@ -276,7 +276,7 @@ fn a_second_sigterm_ends_the_daemon_at_once() -> Result<()> {
     notes.until("up is at work", |notes| notes == "begun\n")?;
     daemon.signal(Signal::SIGTERM)?;
     let log = || Ok(daemon.log());
-    wait::until("the first is heard", LONG, log, |log| {
+    wait::until("the first is logged", LONG, log, |log| {
         log.contains("ending")
     })?;
     assert_eq!(daemon.stop()?, 0);

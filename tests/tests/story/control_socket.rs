@@ -214,7 +214,7 @@ fn idle_connections_shut_nobody_out() -> Result<()> {
     let now = descriptors(&daemon)?;
     assert!(now <= before + 64, "{before} descriptors, then {now}");
     drop(following);
-    wait::until("members are heard", LIMIT, as_member, |p| p.code == 0)?;
+    wait::until("members get answers", LIMIT, as_member, |p| p.code == 0)?;
     assert_eq!(daemon.stop()?, 0);
     Ok(())
 }
@@ -286,7 +286,7 @@ fn storm(fixture: &Fixture, connections: usize) -> Result<()> {
         open.push(stream);
     }
     // The daemon has read all these requests before it answers this one.
-    fixture.program.status_until("it is heard", |_| true)?;
+    fixture.program.status_until("it answers", |_| true)?;
     Ok(())
 }
 

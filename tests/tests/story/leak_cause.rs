@@ -18,16 +18,16 @@ use sixxs_tests::wait;
 
 use crate::fixture::Fixture;
 
-const TOLD: Duration = Duration::from_secs(10);
+const ALERT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits for the first leak alert that matches.
-fn told(fixture: &Fixture, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
+fn leak_alert(fixture: &Fixture, what: &str, like: impl Fn(&Value) -> bool) -> Result<Value> {
     let find = || {
         let (_, alerts) = fixture.program.json(&["alerts"])?;
         let mut leaks = alerts.into_iter().filter(|alert| alert["kind"] == "leak");
-        leaks.find(&like).context("no such leak was told")
+        leaks.find(&like).context("no such leak was reported")
     };
-    wait::until(what, TOLD, find, |_| true)
+    wait::until(what, ALERT_LIMIT, find, |_| true)
 }
 
 fn text<'a>(alert: &'a Value, key: &str) -> &'a str {
@@ -35,13 +35,13 @@ fn text<'a>(alert: &'a Value, key: &str) -> &'a str {
 }
 
 #[test]
-fn a_bound_socket_is_told_to_bind_to_the_address() -> Result<()> {
+fn a_bound_socket_is_to_be_bound_to_the_address() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let _daemon = fixture.start()?;
     let [tunnel, _] = fixture.lab.tunnels();
     let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Device(UPLINK))?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
-    let alert = told(&fixture, "the leak is told", |alert| {
+    let alert = leak_alert(&fixture, "the leak is reported", |alert| {
         alert["cause"] == "bound"
     })?;
     assert_eq!(alert["bound_to"], UPLINK, "{alert:#}");
@@ -65,7 +65,9 @@ fn a_rule_of_others_is_named() -> Result<()> {
     fixture.host().sh(&format!("ip -6 rule add {theirs}"))?;
     let socket = leak::udp_socket(fixture.host(), tunnel.plan.address, Cause::Mark(0x10))?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
-    let alert = told(&fixture, "the leak is told", |alert| alert["mark"] == 0x10)?;
+    let alert = leak_alert(&fixture, "the leak is reported", |alert| {
+        alert["mark"] == 0x10
+    })?;
     assert_eq!(alert["cause"], "shadowed", "{alert:#}");
     assert!(
         text(&alert, "why").contains("100: from all fwmark 0x10 lookup main"),
@@ -102,7 +104,7 @@ fn who_took_the_rule_away_is_named() -> Result<()> {
     fixture.delete_own_rules()?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
     daemon.signal(Signal::SIGCONT)?;
-    let alert = told(&fixture, "the leak is told", |alert| {
+    let alert = leak_alert(&fixture, "the leak is reported", |alert| {
         alert["cause"] == "put_back"
     })?;
     assert!(
@@ -113,7 +115,7 @@ fn who_took_the_rule_away_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_forwarded_packet_says_where_it_came_in() -> Result<()> {
+fn a_forwarded_packet_has_its_incoming_interface() -> Result<()> {
     let spec = Spec {
         lans: true,
         ..Spec::new(Flavour::Tun)
@@ -127,7 +129,7 @@ fn a_forwarded_packet_says_where_it_came_in() -> Result<()> {
     let socket = leak::udp_socket(lan, LAN1, Cause::Rules)?;
     leak::send(&socket, OUTSIDE, 3, 100)?;
     let from = |alert: &Value| alert["forwarded_from"] == "lan1";
-    let alert = told(&fixture, "the leak is told", from)?;
+    let alert = leak_alert(&fixture, "the leak is reported", from)?;
     assert_eq!(alert["cause"], "shadowed", "{alert:#}");
     assert!(
         alert["uid"].is_null() && alert["unit"].is_null(),
@@ -187,7 +189,9 @@ fn a_service_is_named() -> Result<()> {
     let unit = format!("sixxs-test-{}.service", std::process::id());
     let group = ControlGroup::named(&unit)?;
     group.leaks(&fixture, address)?;
-    let alert = told(&fixture, "the leak is told", |alert| alert["unit"] == *unit)?;
+    let alert = leak_alert(&fixture, "the leak is reported", |alert| {
+        alert["unit"] == *unit
+    })?;
     assert_eq!(text(&alert, "cgroup_path"), format!("/{unit}"), "{alert:#}");
     assert_eq!(
         (&alert["protocol"], &alert["cause"]),
@@ -217,7 +221,9 @@ fn control_characters_in_unit_names_are_escaped() -> Result<()> {
     group.leaks(&fixture, address)?;
 
     // JSON contains the exact name, with escapes.
-    told(&fixture, "the leak is told", |alert| alert["unit"] == *unit)?;
+    leak_alert(&fixture, "the leak is reported", |alert| {
+        alert["unit"] == *unit
+    })?;
     let mut texts = vec![daemon.log()];
     for command in [
         &["alerts"][..],
@@ -298,12 +304,12 @@ fn a_reply_that_nat_translated_is_explained() -> Result<()> {
         Ok(())
     };
     asks()?;
-    let alert = told(&fixture, "the leak is told", |alert| {
+    let alert = leak_alert(&fixture, "the leak is reported", |alert| {
         alert["cause"] == "translated"
     })?;
     assert_eq!(alert["forwarded_from"], "ctr0", "{alert:#}");
     let leaks = || Ok(fixture.program.status()?.tunnel("sixxs0").leaks.redirected);
-    let before = wait::until("it is counted", TOLD, leaks, |leaks| *leaks == 1)?;
+    let before = wait::until("it is counted", ALERT_LIMIT, leaks, |leaks| *leaks == 1)?;
     let (_, commands) = text(&alert, "cure").split_once(": ").context("a cure")?;
     fixture.program.shell(commands)?;
     asks()?;
@@ -322,7 +328,7 @@ fn an_address_that_the_kernel_chose() -> Result<()> {
     host.sh("ip -6 neighbour replace fe80::fe lladdr 02:00:00:00:00:fe dev net0")?;
     let socket = host.run(|| Ok(UdpSocket::bind(("::", 0))?))?;
     socket.send_to(b"?", (OUTSIDE, 9))?;
-    let alert = told(&fixture, "the leak is told", |alert| {
+    let alert = leak_alert(&fixture, "the leak is reported", |alert| {
         alert["cause"] == "source_chosen"
     })?;
     let cure = "give net0 a global address, or bind the program to an address";

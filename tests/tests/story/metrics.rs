@@ -67,7 +67,7 @@ fn value(page: &str, sample: &str) -> Result<f64> {
 }
 
 #[test]
-fn everything_is_told() -> Result<()> {
+fn everything_is_exported() -> Result<()> {
     let extra = format!("metrics = \"{AT}\"\n");
     let fixture = Fixture::with_spec(Spec::new(Flavour::Tun), Hook::Auto, &extra)?;
     let daemon = fixture.start()?;

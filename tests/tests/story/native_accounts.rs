@@ -190,7 +190,7 @@ fn first_state(fixture: &Fixture, state: &str, words: &str) -> Result<Status> {
 }
 
 /// All pings through the second tunnel are answered, and the server gets no connect meanwhile.
-fn the_other_goes_on_and_nobody_asks(fixture: &Fixture, count: u64) -> Result<()> {
+fn the_other_continues_and_the_broker_gets_no_request(fixture: &Fixture, count: u64) -> Result<()> {
     fixture.wait_for_addresses()?;
     let tic = fixture.lab.tic()?;
     let [_, second] = fixture.lab.tunnels();
@@ -221,7 +221,7 @@ fn faults_of_the_broker_are_reported_and_not_retried() -> Result<()> {
         fixture.program.run_ok(&["restart", "--refresh", name])?;
         let status = first_state(&fixture, "failed", words)?;
         assert_eq!(tic.connects().len(), connects + 1, "{words}");
-        the_other_goes_on_and_nobody_asks(&fixture, 20)?;
+        the_other_continues_and_the_broker_gets_no_request(&fixture, 20)?;
         if words.contains("behind") {
             let reason = status.tunnel(name).reason.as_deref().unwrap_or_default();
             let seconds: Vec<u64> = reason.split(' ').filter_map(|w| w.parse().ok()).collect();
@@ -234,7 +234,7 @@ fn faults_of_the_broker_are_reported_and_not_retried() -> Result<()> {
     first_state(&fixture, "failed", "Connection refused")?;
     tic.start()?;
     // The server gets no connect during a longer time either.
-    the_other_goes_on_and_nobody_asks(&fixture, 200)?;
+    the_other_continues_and_the_broker_gets_no_request(&fixture, 200)?;
     let grown = daemon.resident_kib()?.saturating_sub(before);
     assert!(grown < 4096, "the daemon has grown by {grown} KiB");
 
@@ -256,7 +256,7 @@ fn a_stalled_server_fails_the_tunnel_after_10_s() -> Result<()> {
         .program
         .status_until("the other is up", |status| status.tunnels[1].is_whole())?;
     // Pings during eight of the ten seconds.
-    the_other_goes_on_and_nobody_asks(&fixture, 800)?;
+    the_other_continues_and_the_broker_gets_no_request(&fixture, 800)?;
     let status = first_state(&fixture, "failed", "user name: no answer within 10s")?;
     assert!(status.tunnels[1].is_whole(), "{status:#?}");
     assert_eq!(tic.connects().len(), 1);
@@ -318,7 +318,7 @@ fn a_lockout_is_waited_out() -> Result<()> {
     first_state(&fixture, "locked_out", "too many connects")?;
     let daemon = again(&fixture, daemon)?;
     first_state(&fixture, "locked_out", "too many connects")?;
-    the_other_goes_on_and_nobody_asks(&fixture, 50)?;
+    the_other_continues_and_the_broker_gets_no_request(&fixture, 50)?;
 
     fixture.wait_until_up().with_context(|| daemon.log())?;
     let connects = tic.connects();

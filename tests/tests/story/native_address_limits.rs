@@ -113,7 +113,7 @@ fn a_tunnel_fails_while_the_host_has_its_prefix() -> Result<()> {
 }
 
 #[test]
-fn another_address_is_told() -> Result<()> {
+fn another_address_is_reported() -> Result<()> {
     let fixture = begin()?;
     let daemon = fixture.start()?;
     fixture.wait_until_up().with_context(|| daemon.log())?;

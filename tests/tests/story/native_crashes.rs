@@ -44,7 +44,7 @@ fn ten_crashes_cause_at_most_three_connects() -> Result<()> {
         let counts = tunnel.broker()?.counts();
         // Each session set-up starts with several heartbeats, and for AYIYA from another port.
         let burst = if kind == Kind::Ayiya { 3 } else { 2 };
-        assert!(counts.beats <= MOST * burst, "{kind:?}: {counts:?}");
+        assert!(counts.heartbeats <= MOST * burst, "{kind:?}: {counts:?}");
         assert!(counts.endpoint_changes < MOST, "{kind:?}: {counts:?}");
     }
     Ok(())
@@ -70,7 +70,7 @@ fn ten_crashes_with_a_saved_session_cause_no_connect() -> Result<()> {
     // The PoPs observed one run: the heartbeats of one start, from one port.
     for tunnel in lab.tunnels() {
         let counts = tunnel.broker()?.counts();
-        assert!(counts.beats <= 3, "{counts:?}");
+        assert!(counts.heartbeats <= 3, "{counts:?}");
         assert_eq!(counts.endpoint_changes, 0, "{counts:?}");
     }
     assert_eq!(daemon.stop()?, 0);

@@ -60,7 +60,7 @@ fn a_changed_device_is_repaired_within_4_s() -> Result<()> {
 
 /// After a rename, the device no longer belongs to the daemon: a new one replaces it.
 #[test]
-fn renamed_it_is_made_anew() -> Result<()> {
+fn renamed_it_is_made_again() -> Result<()> {
     let kinds = [Kind::Ayiya, Kind::SixInFour];
     let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
     let daemon = fixture.start()?;

@@ -28,7 +28,7 @@ fn cut(fixture: &Fixture) -> Result<u64> {
     counted(&fixture.host().sh("cat /proc/net/snmp")?, "FragCreates")
 }
 
-fn told_too_big(fixture: &Fixture) -> Result<u64> {
+fn too_big_received(fixture: &Fixture) -> Result<u64> {
     let counts = fixture.host().sh("cat /proc/net/snmp6")?;
     let line = counts
         .lines()
@@ -85,14 +85,14 @@ fn senders_learn_the_path_mtu_of_the_tunnel() -> Result<()> {
     for tunnel in tunnels {
         transfers(&fixture, tunnel)?;
     }
-    assert_eq!((cut(&fixture)?, told_too_big(&fixture)?), (0, 0));
+    assert_eq!((cut(&fixture)?, too_big_received(&fixture)?), (0, 0));
 
     narrows(&fixture, 1400)?;
     for tunnel in tunnels {
         fixture.forget_path_mtu()?;
-        let before = told_too_big(&fixture)?;
+        let before = too_big_received(&fixture)?;
         learns(&fixture, tunnel, 1380)?;
-        assert!(told_too_big(&fixture)? > before);
+        assert!(too_big_received(&fixture)? > before);
         fixture.forget_path_mtu()?;
         transfers(&fixture, tunnel).with_context(|| daemon.log())?;
         fixture.ensure_outside_answered(tunnel)?;

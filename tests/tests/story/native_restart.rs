@@ -33,7 +33,7 @@ fn a_restart_loses_at_most_50_ms_and_no_session() -> Result<()> {
         let address = tunnel.plan.address;
         PingStream::start(lab.outside(), address, INTERVAL)
     });
-    let beats: Vec<_> = counts(&fixture, |counts| counts.beats)?;
+    let heartbeats: Vec<_> = counts(&fixture, |counts| counts.heartbeats)?;
     let ends: [fn(Daemon) -> Result<()>; 4] = [killed, stopped, killed, stopped];
     for end in ends {
         std::thread::sleep(Duration::from_millis(300));
@@ -64,7 +64,7 @@ fn a_restart_loses_at_most_50_ms_and_no_session() -> Result<()> {
     }
     assert_eq!(lab.tic()?.connects().len(), connects);
     assert_eq!(counts(&fixture, |counts| counts.endpoint_changes)?, [0, 0]);
-    assert_eq!(counts(&fixture, |counts| counts.beats)?, beats);
+    assert_eq!(counts(&fixture, |counts| counts.heartbeats)?, heartbeats);
     fixture.ensure_nothing_lost()?;
     assert_eq!(daemon.stop()?, 0);
 

@@ -137,7 +137,7 @@ fn what_nobody_confirms_is_given_up_again() -> Result<()> {
 }
 
 #[test]
-fn a_native_tunnel_that_did_not_change_goes_on() -> Result<()> {
+fn a_native_tunnel_that_did_not_change_continues() -> Result<()> {
     let fixture = Fixture::with_spec(Spec::native([Kind::Ayiya, Kind::Heartbeat]), Hook::Auto, "")?;
     let _daemon = fixture.start()?;
     fixture.wait_until_up()?;

@@ -180,7 +180,7 @@ fn saved_parameters_of_brokers_are_used() -> Result<()> {
 }
 
 #[test]
-fn plan_says_whose_configuration_it_is_about() -> Result<()> {
+fn plan_names_the_configuration_that_it_is_about() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
     let daemon = fixture.start()?;
     let plain = fixture.program.run_ok(&["plan"])?;

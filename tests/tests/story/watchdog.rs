@@ -33,8 +33,8 @@ fn until(socket: &UnixDatagram, word: &str, besides: &str) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(10) {
         match hear(socket, LIMIT)? {
-            Some(heard) if heard.trim() == word => return Ok(()),
-            Some(heard) if heard.trim() == besides => {}
+            Some(message) if message.trim() == word => return Ok(()),
+            Some(message) if message.trim() == besides => {}
             other => bail!("{other:?} in place of {word}"),
         }
     }

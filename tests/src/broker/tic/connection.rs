@@ -67,8 +67,8 @@ pub(super) fn turn_away(mut stream: TcpStream, verdict: Verdict, now: Duration) 
         .set_write_timeout(Some(Duration::from_secs(1)))
         .context("set a time limit")?;
     // The client may have closed the connection already.
-    let told = writeln!(stream, "{words}").and_then(|()| stream.shutdown(Shutdown::Write));
-    drop(told);
+    let sent = writeln!(stream, "{words}").and_then(|()| stream.shutdown(Shutdown::Write));
+    drop(sent);
     Ok(())
 }
 
@@ -127,7 +127,7 @@ impl<'a> Connection<'a> {
             lines: vec!["200 TIC service of the lab ready".to_owned()],
             then: Then::GoOn,
         };
-        if let Some(outcome) = self.say(&greeting)? {
+        if let Some(outcome) = self.send(&greeting)? {
             return Ok(outcome);
         }
         while let Some(line) = self.line()? {
@@ -146,7 +146,7 @@ impl<'a> Connection<'a> {
                     connect.lines.push(line);
                 }
             });
-            if let Some(outcome) = self.say(&answer)? {
+            if let Some(outcome) = self.send(&answer)? {
                 return Ok(outcome);
             }
         }
@@ -154,7 +154,7 @@ impl<'a> Connection<'a> {
     }
 
     fn close(&mut self) {
-        let told = match &mut self.stream {
+        let sent = match &mut self.stream {
             Some(Stream::Tls(stream)) => {
                 stream.conn.send_close_notify();
                 stream.flush()
@@ -162,11 +162,11 @@ impl<'a> Connection<'a> {
             Some(Stream::Clear(_)) | None => Ok(()),
         };
         // The client or the server's end may have closed it already.
-        drop(told.and_then(|()| self.handle.shutdown(Shutdown::Both)));
+        drop(sent.and_then(|()| self.handle.shutdown(Shutdown::Both)));
     }
 
     /// Sends an answer, or injects a fault. Returns the outcome if the connection is over.
-    fn say(&mut self, answer: &Answer) -> Result<Option<Outcome>> {
+    fn send(&mut self, answer: &Answer) -> Result<Option<Outcome>> {
         let lines: String = answer
             .lines
             .iter()

@@ -256,35 +256,35 @@ mod tests {
     #[test]
     fn the_whole_dialogue() {
         let mut dialogue = Dialogue::new("a challenge of words".to_owned());
-        let mut say = |line: &str| dialogue.answer(line, &registry(), 1_600_000_000);
+        let mut answer_to = |line: &str| dialogue.answer(line, &registry(), 1_600_000_000);
         let words = |line: &str| vec![line.to_owned()];
-        assert_eq!(say("get unixtime").lines, words("200 1600000000"));
-        assert_eq!(say("starttls").then, Then::StartTls);
-        assert!(say("tunnel list").lines[0].starts_with("403"));
-        assert!(say("challenge md5").lines[0].starts_with("400"));
-        say("client TIC/draft-00 sixxs/0.1 Linux/6.1");
-        say("username LAB-1");
-        let challenge = say("challenge md5").lines;
+        assert_eq!(answer_to("get unixtime").lines, words("200 1600000000"));
+        assert_eq!(answer_to("starttls").then, Then::StartTls);
+        assert!(answer_to("tunnel list").lines[0].starts_with("403"));
+        assert!(answer_to("challenge md5").lines[0].starts_with("400"));
+        answer_to("client TIC/draft-00 sixxs/0.1 Linux/6.1");
+        answer_to("username LAB-1");
+        let challenge = answer_to("challenge md5").lines;
         assert_eq!(challenge, words("200 a challenge of words"));
         // printf %s 'a challenge of words'$(printf secret | md5sum | cut -c1-32) | md5sum
         let right = "authenticate md5 3614329c361b72487f9e7342058da410";
-        assert!(say(right).lines[0].starts_with("200"));
+        assert!(answer_to(right).lines[0].starts_with("200"));
         assert_eq!(
-            say("TUNNEL LIST").lines,
+            answer_to("TUNNEL LIST").lines,
             [
                 "201 Listing tunnels",
                 "T1 2001:db8:a::2 192.0.2.10 pop0",
                 "202 End of list"
             ]
         );
-        let show = say("tunnel show T1").lines;
+        let show = answer_to("tunnel show T1").lines;
         assert!(show.contains(&"IPv4 Endpoint: 192.0.2.10".to_owned()));
         assert!(show.contains(&"Something: else".to_owned()));
-        assert!(say("tunnel show T2").lines[0].starts_with("404"));
-        assert_eq!(say("pop list").lines[1], "pop0");
-        assert_eq!(say("pop show pop0").lines[1], "POPId: pop0");
-        assert_eq!(say("QUIT so long").then, Then::Close);
-        assert_eq!(say("tunnels").stage, Stage::Unknown);
+        assert!(answer_to("tunnel show T2").lines[0].starts_with("404"));
+        assert_eq!(answer_to("pop list").lines[1], "pop0");
+        assert_eq!(answer_to("pop show pop0").lines[1], "POPId: pop0");
+        assert_eq!(answer_to("QUIT so long").then, Then::Close);
+        assert_eq!(answer_to("tunnels").stage, Stage::Unknown);
         assert_eq!(
             dialogue.client.as_deref(),
             Some("TIC/draft-00 sixxs/0.1 Linux/6.1")
@@ -294,16 +294,18 @@ mod tests {
     #[test]
     fn a_challenge_is_good_for_one_try() {
         let mut dialogue = Dialogue::new("a challenge of words".to_owned());
-        let mut say = |line: &str| dialogue.answer(line, &registry(), 0).lines[0].clone();
-        say("username LAB-1");
-        say("challenge md5");
-        assert!(say("authenticate md5 0123").starts_with("400 Login failed"));
-        assert!(say("authenticate md5 3614329c361b72487f9e7342058da410").starts_with("400 Ask"));
-        assert!(say("tunnel list").starts_with("403"));
-        say("username nobody");
-        say("challenge md5");
+        let mut answer_to = |line: &str| dialogue.answer(line, &registry(), 0).lines[0].clone();
+        answer_to("username LAB-1");
+        answer_to("challenge md5");
+        assert!(answer_to("authenticate md5 0123").starts_with("400 Login failed"));
         assert!(
-            say("authenticate md5 3614329c361b72487f9e7342058da410")
+            answer_to("authenticate md5 3614329c361b72487f9e7342058da410").starts_with("400 Ask")
+        );
+        assert!(answer_to("tunnel list").starts_with("403"));
+        answer_to("username nobody");
+        answer_to("challenge md5");
+        assert!(
+            answer_to("authenticate md5 3614329c361b72487f9e7342058da410")
                 .starts_with("400 Login failed")
         );
     }

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_on_while_refused_is_blocked() {
+    fn who_continues_while_refused_is_blocked() {
         let mut lockout = Lockout::default();
         let verdicts = (0..10).map(|second| {
             let now = Duration::from_secs(START + second);
