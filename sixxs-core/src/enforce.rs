@@ -10,7 +10,9 @@ use std::{
     net::Ipv6Addr,
 };
 
-use sixxs_common::layout::{ANY_UPLINK, GROUPS_ONLY, SEVERAL_GROUPS_ONLY, SHORTEST_ROUTED};
+use sixxs_common::layout::{
+    ANY_UPLINK, ANY_UPLINK_MULTICAST_ONLY, MULTICAST_ONLY, SHORTEST_ROUTED,
+};
 
 use crate::{
     config::{Config, OnLeak, Tunnel},
@@ -112,9 +114,9 @@ impl Source {
         match (self.home, self.is_routed) {
             (Home::Nowhere, _) => 0,
             (Home::Uplink(index), false) => index.0,
-            (Home::Uplink(index), true) => index.0 | GROUPS_ONLY,
+            (Home::Uplink(index), true) => index.0 | MULTICAST_ONLY,
             (Home::Several, false) => ANY_UPLINK,
-            (Home::Several, true) => SEVERAL_GROUPS_ONLY,
+            (Home::Several, true) => ANY_UPLINK_MULTICAST_ONLY,
         }
     }
 }
@@ -489,7 +491,10 @@ mod tests {
         let routed: Vec<_> = all.sources.iter().map(|source| source.is_routed).collect();
         assert_eq!(routed, [false, true, true, true]);
         let numbers: Vec<_> = all.sources.iter().map(Source::home_number).collect();
-        assert_eq!(numbers, [0, 2 | GROUPS_ONLY, SEVERAL_GROUPS_ONLY, 0]);
+        assert_eq!(
+            numbers,
+            [0, 2 | MULTICAST_ONLY, ANY_UPLINK_MULTICAST_ONLY, 0]
+        );
     }
 
     #[test]

@@ -153,7 +153,9 @@ impl Leaking {
 /// and the reason for a drop makes no difference.
 const fn judged(treatment: Treatment) -> Treatment {
     match treatment {
-        Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => Treatment::Redirected,
+        Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped => {
+            Treatment::Redirected
+        }
         Treatment::Dropped | Treatment::NoTunnel => Treatment::Dropped,
         Treatment::Observed | Treatment::Recursion => treatment,
     }

@@ -48,7 +48,7 @@ pub(crate) fn now_ns() -> u64 {
 
 /// The exact time of the same clock, to measure microseconds.
 #[inline(always)]
-pub(crate) fn exactly_now_ns() -> u64 {
+pub(crate) fn precise_now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -109,7 +109,7 @@ impl Packet for Frame {
 /// have their headers there.
 #[cold]
 #[inline(never)]
-fn bring_in(frame: &Frame, bytes: u32) -> bool {
+fn pull_in(frame: &Frame, bytes: u32) -> bool {
     frame.pull(bytes).is_ok()
 }
 
@@ -158,7 +158,7 @@ impl Frame {
         if start + N <= self.linear_end() {
             return Some(start);
         }
-        if !bring_in(self, offset + length::<N>()) {
+        if !pull_in(self, offset + length::<N>()) {
             return None;
         }
         let start = self.linear_start() + offset as usize;

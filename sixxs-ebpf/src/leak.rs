@@ -76,7 +76,7 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
     let treatment = match treatment {
         Treatment::TooBig => match answer(&leak, interface, tunnel, mtu, bound_here) {
             Ok(()) => Treatment::TooBig,
-            Err(Refused) => Treatment::Unanswered,
+            Err(Refused) => Treatment::TooBigDropped,
         },
         Treatment::Redirected => match redirect(frame, interface, ipv6, tunnel) {
             Ok(()) => Treatment::Redirected,

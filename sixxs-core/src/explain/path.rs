@@ -412,7 +412,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
             Outcome::Dropped,
             format!("would leak by {name}, and is dropped, as {tunnel} does not exist"),
         ),
-        Treatment::TooBig | Treatment::Unanswered => {
+        Treatment::TooBig | Treatment::TooBigDropped => {
             let mtu = decision.mtu;
             let text = format!(
                 "would leak by {name}, and is too big for {tunnel}: Packet Too Big, mtu {mtu}"

@@ -55,7 +55,7 @@ impl Reason {
                 fate: ShadowFate::Redirected,
                 ..
             })
-            | Self::Leaking(Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered) => {
+            | Self::Leaking(Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped) => {
                 Level::Degraded
             }
             _ => Level::Failing,
@@ -136,7 +136,7 @@ fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn leaking(treatment: Treatment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match treatment {
-        Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => write!(
+        Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped => write!(
             f,
             "its packets go to other interfaces; the program redirects them"
         )?,

@@ -271,7 +271,7 @@ impl Tables {
 
     /// The place of an interface's entry, or a free place for it.
     fn place(&self, ifindex: u32) -> anyhow::Result<u32> {
-        let places = || (0..layout::PROBES).map(|probe| layout::interface_place(ifindex, probe));
+        let places = || (0..layout::PROBES).map(|probe| layout::probe_index(ifindex, probe));
         let is_its = |place: &u32| self.places.get(place).is_some_and(|i| i.ifindex == ifindex);
         let is_free = |place: &u32| !self.places.contains_key(place);
         places()

@@ -51,8 +51,8 @@ impl Tables {
         since_ns: u64,
     ) -> anyhow::Result<BTreeMap<u32, u64>> {
         let mut waiting = BTreeMap::new();
-        for place in 0..echo::PLACES {
-            let Raw(pending) = self.echoes.get(&place, 0).context("read an echo request")?;
+        for index in 0..echo::ENTRIES {
+            let Raw(pending) = self.echoes.get(&index, 0).context("read an echo request")?;
             if pending.tag != 0 && pending.at_ns >= since_ns {
                 *waiting.entry(pending.slot).or_default() += 1;
             }
@@ -70,7 +70,7 @@ impl Tables {
 pub(in crate::bpf) fn sum(values: &[Counters]) -> Counters {
     let mut sums = [0; CAPACITY];
     for stat in Stat::ALL {
-        sums[stat.index()] = stat.over(values);
+        sums[stat.index()] = stat.combined(values);
     }
     sums
 }
