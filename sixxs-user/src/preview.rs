@@ -41,7 +41,8 @@ pub async fn preview(
     let starts = change.starts();
     let is_wanted = |tunnel: &Tunnel| !before.stopped.contains(&tunnel.name);
     let mut observed = netlink.observe(&Scope::of(new)).await?;
-    let (whole, conflicts) = new.with(learned, &new.taken(&observed), before.config);
+    let (whole, conflicts) =
+        new.with_learned(learned, &new.host_prefixes(&observed), before.config);
     let networks = local_networks(&whole, &observed.links, &observed.connected);
     let whole = whole.with_direct(&networks.clone().unwrap_or_default());
 

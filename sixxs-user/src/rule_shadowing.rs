@@ -122,7 +122,7 @@ async fn taken<'a>(
         mark,
         ..RouteQuery::default()
     };
-    let (found, leaves_by) = match netlink.way(question).await? {
+    let (found, leaves_by) = match netlink.query_route(question).await? {
         RouteResult::By(found) if found.index == Some(link.index) => return Ok(None),
         RouteResult::By(found) => (Some((found.table, found.destination.bits())), found.index),
         RouteResult::Refused(_) => (None, None),

@@ -75,7 +75,7 @@ impl Tunnel {
     /// This tunnel with the broker's parameters. An MTU in the configuration may reduce the broker's MTU, but
     /// not increase it.
     #[must_use]
-    pub fn with(&self, learned: &Learned) -> Self {
+    pub fn with_learned(&self, learned: &Learned) -> Self {
         Self {
             kind: learned.kind.clone(),
             addresses: vec![learned.address],
@@ -87,7 +87,7 @@ impl Tunnel {
 }
 
 /// Addresses and networks of the host that no broker may assign, with their interface.
-pub type Taken = BTreeSet<(Prefix, IfName)>;
+pub type HostPrefixes = BTreeSet<(Prefix, IfName)>;
 
 /// The parameters from a broker contradict the configuration or the host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,10 +109,10 @@ impl Config {
     /// result: if the brokers of two tunnels assign the same address, the tunnel that already had it keeps
     /// it.
     #[must_use]
-    pub fn with(
+    pub fn with_learned(
         &self,
         learned: &BTreeMap<IfName, Learned>,
-        taken: &Taken,
+        host_prefixes: &HostPrefixes,
         before: &Self,
     ) -> (Self, Vec<Conflict>) {
         let had = |tunnel: &Tunnel| {
@@ -131,7 +131,7 @@ impl Config {
                 continue;
             };
             let (address, peer) = (learned.address.address, learned.peer);
-            let host = |address| Some((address, owner_among(taken, address)?));
+            let host = |address| Some((address, owner_among(host_prefixes, address)?));
             let other_tunnel = whole.owner_of(address, &tunnel.name);
             let other = other_tunnel.map(|other| (address, other));
             match other.or_else(|| host(address)).or_else(|| host(peer)) {
@@ -141,7 +141,7 @@ impl Config {
                     source_of_other,
                     other,
                 }),
-                None => whole.tunnels[at] = tunnel.with(learned),
+                None => whole.tunnels[at] = tunnel.with_learned(learned),
             }
         }
         (whole, conflicts)
@@ -156,8 +156,10 @@ impl Config {
 }
 
 /// The longest of the host's own prefixes that contains the address.
-fn owner_among(taken: &Taken, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
-    let within = taken.iter().filter(|(prefix, _)| prefix.contains(address));
+fn owner_among(host_prefixes: &HostPrefixes, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
+    let within = host_prefixes
+        .iter()
+        .filter(|(prefix, _)| prefix.contains(address));
     within.max_by_key(|(prefix, _)| prefix.bits()).cloned()
 }
 
@@ -187,16 +189,16 @@ mod tests {
             let learned = addresses.map(learned);
             names.iter().cloned().zip(learned).collect()
         };
-        let taken = Taken::new();
-        let (before, conflicts) = config.with(
+        let host_prefixes = HostPrefixes::new();
+        let (before, conflicts) = config.with_learned(
             &all(["2001:db8:a::2/64", "2001:db8:b::2/64"]),
-            &taken,
+            &host_prefixes,
             &config,
         );
         assert_eq!(conflicts, []);
         let both = all(["2001:db8:b::2/64", "2001:db8:b::2/64"]);
         let refused = |before: &Config| {
-            let (after, conflicts) = config.with(&both, &taken, before);
+            let (after, conflicts) = config.with_learned(&both, &host_prefixes, before);
             let refused: Vec<_> = conflicts.iter().map(|c| c.tunnel.to_string()).collect();
             (refused, after)
         };

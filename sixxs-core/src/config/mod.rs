@@ -27,7 +27,7 @@ use toml::de::DeTable;
 use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
-pub use broker_overlay::{Conflict, Learned, Taken};
+pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 use model::RULE_PRIORITY;
 pub use model::{
     Ayiya, BadRemote, Config, Heartbeat, Kind, Remote, RuleMode, SUBTREES_TABLE, SixInFour, Tunnel,

@@ -33,7 +33,7 @@ pub struct LeakFacts {
     pub is_own_address: bool,
     /// The interface by which it leaves, if this has no global address.
     pub without_address: Option<String>,
-    /// A foreign rule before ours that the packet matches ([`before`](super::rules::before)).
+    /// A foreign rule before ours that the packet matches ([`foreign_match`](super::rules::foreign_match)).
     pub before: Option<(PolicyRule, Match)>,
 }
 
@@ -399,9 +399,9 @@ mod tests {
             ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),
         ];
         for (name, sentence, cure, set) in cases {
-            let mut circumstances = healthy();
-            set(&mut circumstances);
-            let cause = cause(&circumstances);
+            let mut leak_facts = healthy();
+            set(&mut leak_facts);
+            let cause = cause(&leak_facts);
             assert_eq!(cause.name(), name, "{cause:?}");
             assert!(cause.sentence().contains(sentence), "{}", cause.sentence());
             assert!(cause.cure().contains(cure), "{}", cause.cure());

@@ -6,7 +6,7 @@ use sixxs_common::{decide::Verdict, treatment::Treatment};
 
 use super::{
     Cause, LeakFacts, Packet, cause,
-    rules::{self, Met, PolicyRule},
+    rules::{self, PolicyRule, RuleEffect},
     verdict::{Decided, treated},
 };
 use crate::types::{IfName, Metric, Mtu, Prefix, TableId};
@@ -25,7 +25,7 @@ pub struct Facts {
     /// All policy rules.
     pub rules: Vec<PolicyRule>,
     /// The kernel's routing decision.
-    pub way: Way,
+    pub decision: RoutingDecision,
     /// The programs' verdict according to the configuration, for a packet that leaves.
     pub verdict: Option<Verdict>,
     /// The program at the interface by which it leaves.
@@ -33,12 +33,12 @@ pub struct Facts {
     /// Whether the configuration names uplinks, but not the interface by which the packet leaves.
     pub is_unnamed_exit: bool,
     /// The facts for the cause, if it leaves by the wrong interface.
-    pub circumstances: Option<LeakFacts>,
+    pub leak_facts: Option<LeakFacts>,
 }
 
 /// The kernel's routing decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RoutingDecision {
     /// It leaves by a route.
     Out(Route),
     /// The destination is an address of this host.
@@ -146,10 +146,10 @@ pub fn explain(facts: &Facts) -> Explanation {
         Some(_) => (Outcome::Dropped, DROPPED.to_owned()),
         None => (outcome, sentence),
     };
-    let is_refused = matches!(facts.way, Way::Refused(_)) && facts.is_tunnel_up;
+    let is_refused = matches!(facts.decision, RoutingDecision::Refused(_)) && facts.is_tunnel_up;
     let is_leak = matches!(facts.verdict, Some(Verdict::Leak(_)));
-    let circumstances = facts.circumstances.as_ref();
-    let cause = circumstances.map(cause).filter(|cause| {
+    let leak_facts = facts.leak_facts.as_ref();
+    let cause = leak_facts.map(cause).filter(|cause| {
         // A refused packet was routed by our rule or by one before it: only such a rule can be the cause.
         is_leak || (is_refused && matches!(cause, Cause::Shadowed { certain: true, .. }))
     });
@@ -168,21 +168,23 @@ pub fn explain(facts: &Facts) -> Explanation {
 
 /// The rules that the packet matches, and their results.
 fn rule_steps(facts: &Facts) -> Vec<Step> {
-    let found = match &facts.way {
-        Way::Out(route) => Some((route.table, route.destination.bits())),
-        Way::Here(table) => Some((*table, 128)),
-        Way::Refused(_) => None,
+    let found = match &facts.decision {
+        RoutingDecision::Out(route) => Some((route.table, route.destination.bits())),
+        RoutingDecision::Here(table) => Some((*table, 128)),
+        RoutingDecision::Refused(_) => None,
     };
-    let met = rules::met(&facts.rules, &facts.packet, found);
-    let more = met.len().saturating_sub(SHOWN);
+    let matched = rules::matching_rules(&facts.rules, &facts.packet, found);
+    let more = matched.len().saturating_sub(SHOWN);
     let mut steps = Vec::new();
-    for (rule, met) in met.into_iter().take(SHOWN) {
-        let what = match met {
-            Met::Taken => "taken",
+    for (rule, matched) in matched.into_iter().take(SHOWN) {
+        let what = match matched {
+            RuleEffect::Taken => "taken",
             // The kernel reports only the route that it chose from a table, and it reports no route that
             // refuses.
-            Met::Passed if found.is_none() => "no route for it there, or a route that refuses it",
-            Met::Passed => "no route for it there",
+            RuleEffect::Passed if found.is_none() => {
+                "no route for it there, or a route that refuses it"
+            }
+            RuleEffect::Passed => "no route for it there",
         };
         steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
     }
@@ -194,16 +196,16 @@ fn rule_steps(facts: &Facts) -> Vec<Step> {
 
 /// The route, the program and the size, with the result for the packet and its sentence.
 fn route(facts: &Facts) -> (Vec<Step>, Outcome, String) {
-    let route = match &facts.way {
-        Way::Refused(error) => {
+    let route = match &facts.decision {
+        RoutingDecision::Refused(error) => {
             let steps = vec![("route", format!("none: {error}"))];
             return (steps, Outcome::Refused, refused(facts, error));
         }
-        Way::Here(_) => {
+        RoutingDecision::Here(_) => {
             let steps = vec![("route", "local: the destination is this host's".to_owned())];
             return (steps, Outcome::Stays, "stays on this host".to_owned());
         }
-        Way::Out(route) => route,
+        RoutingDecision::Out(route) => route,
     };
     let mut steps = vec![
         ("route", described(route)),

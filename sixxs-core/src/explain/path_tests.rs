@@ -40,7 +40,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
             selector: Selector::ALL,
             action: Action::Lookup(TableId(254), None),
         }],
-        way: Way::Out(Route {
+        decision: RoutingDecision::Out(Route {
             table: TableId(254),
             destination: Prefix::ALL,
             from: Prefix::ALL,
@@ -52,7 +52,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
         is_unnamed_exit: false,
         verdict: Some(verdict),
         program,
-        circumstances: Some(LeakFacts {
+        leak_facts: Some(LeakFacts {
             tunnel,
             bound_to: None,
             forwarded_from: None,
@@ -105,9 +105,9 @@ fn every_end() {
         (Dropped, "sixxs0 does not exist", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 0)), none),
         (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), big),
         (Leaks, "would leak by net0", facts("net0", LEAK, there(Verdict::NotOurs, OnLeak::Redirect, 7)), none),
-        (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.way = Way::Here(TableId(255))),
-        (Refused, "goes nowhere: No route", facts("net0", Verdict::Own, Program::None), |f| f.way = Way::Refused("No route to host".into())),
-        (Refused, "sixxs0 is down", facts("net0", Verdict::Own, Program::None), |f| { f.way = Way::Refused("No route to host".into()); f.is_tunnel_up = false; }),
+        (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.decision = RoutingDecision::Here(TableId(255))),
+        (Refused, "goes nowhere: No route", facts("net0", Verdict::Own, Program::None), |f| f.decision = RoutingDecision::Refused("No route to host".into())),
+        (Refused, "sixxs0 is down", facts("net0", Verdict::Own, Program::None), |f| { f.decision = RoutingDecision::Refused("No route to host".into()); f.is_tunnel_up = false; }),
     ];
     for (outcome, sentence, mut facts, set) in cases {
         set(&mut facts);
@@ -155,7 +155,8 @@ fn an_exit_that_is_not_named_is_pointed_at() {
 #[test]
 fn a_rule_that_refuses_is_named() {
     let mut facts = facts("net0", Verdict::Own, Program::None);
-    facts.way = Way::Refused("a `blackhole` rule or route drops it: Invalid argument".into());
+    facts.decision =
+        RoutingDecision::Refused("a `blackhole` rule or route drops it: Invalid argument".into());
     let theirs = PolicyRule {
         priority: RulePriority(100),
         ours: false,
@@ -163,8 +164,8 @@ fn a_rule_that_refuses_is_named() {
         action: Action::Refuse("blackhole"),
     };
     facts.rules.insert(0, theirs.clone());
-    if let Some(circumstances) = &mut facts.circumstances {
-        circumstances.before = Some((theirs, Match::Yes));
+    if let Some(leak_facts) = &mut facts.leak_facts {
+        leak_facts.before = Some((theirs, Match::Yes));
     }
     let explained = explain(&facts);
     let mut steps = explained.steps.iter().rev();

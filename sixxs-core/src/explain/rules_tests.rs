@@ -63,8 +63,8 @@ fn rules_are_met_up_to_the_one_that_leads_away() {
         rule(32766, 254, |_| {}),
     ];
     let met = |found| {
-        let met = met(&rules, &packet(), found).into_iter();
-        met.map(|(rule, how)| (rule.priority.0, how == Met::Taken))
+        let met = matching_rules(&rules, &packet(), found).into_iter();
+        met.map(|(rule, how)| (rule.priority.0, how == RuleEffect::Taken))
             .collect::<Vec<_>>()
     };
     let table = |table| TableId(table);
@@ -80,7 +80,7 @@ fn rules_are_met_up_to_the_one_that_leads_away() {
     let mut jump = rules.to_vec();
     jump[1] = rule(100, 0, |_| {});
     jump[1].action = Action::Goto(RulePriority(32766));
-    let met = super::met(&jump, &packet(), Some((table(254), 0)));
+    let met = super::matching_rules(&jump, &packet(), Some((table(254), 0)));
     assert_eq!(met.len(), 3);
 }
 
@@ -145,13 +145,13 @@ fn rules_of_others_before_ours() {
         rule(32766, 254, |_| {}),
     ];
     let ours = RulePriority(16383);
-    let (found, how) = before(&rules, &packet(), ours).unwrap();
+    let (found, how) = foreign_match(&rules, &packet(), ours).unwrap();
     assert_eq!((found.priority.0, how), (100, Match::Yes));
     let mut other = packet();
     other.uid = None;
-    let (found, how) = before(&rules, &other, ours).unwrap();
+    let (found, how) = foreign_match(&rules, &other, ours).unwrap();
     assert_eq!((found.priority.0, how), (50, Match::Perhaps));
-    assert_eq!(before(&rules[2..], &other, ours), None);
+    assert_eq!(foreign_match(&rules[2..], &other, ours), None);
     assert_eq!(
         rules[2].command("del"),
         "ip -6 rule del from all uidrange 1000-1000 lookup main priority 100"

@@ -132,7 +132,7 @@ impl Desired {
     /// PRIORITY + 2  from all lookup DIRECTS    unreachable INSIDE from A       else nowhere
     /// ```
     fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
-        let place = |table, metric, destination, source| RouteKey {
+        let key = |table, metric, destination, source| RouteKey {
             table,
             metric,
             destination,
@@ -155,17 +155,17 @@ impl Desired {
         }
         self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {
-            let default = |metric| place(SUBTREES_TABLE, metric, Prefix::ALL, from);
+            let default = |metric| key(SUBTREES_TABLE, metric, Prefix::ALL, from);
             self.routes.insert(default(DEFAULT_METRIC), through(tunnel));
             self.routes
                 .insert(default(UNREACHABLE_METRIC), Target::Unreachable);
             for to in inside {
                 self.routes.insert(
-                    place(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
+                    key(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
                     Target::Throw,
                 );
                 self.routes.insert(
-                    place(DIRECTS_TABLE, UNREACHABLE_METRIC, *to, from),
+                    key(DIRECTS_TABLE, UNREACHABLE_METRIC, *to, from),
                     Target::Unreachable,
                 );
             }
@@ -174,19 +174,19 @@ impl Desired {
 
     fn add(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
         let through = through(tunnel);
-        let place = |metric, destination| RouteKey {
+        let key = |metric, destination| RouteKey {
             table: tunnel.table,
             metric,
             destination,
             source: Prefix::ALL,
         };
         self.routes
-            .insert(place(DEFAULT_METRIC, Prefix::ALL), through);
+            .insert(key(DEFAULT_METRIC, Prefix::ALL), through);
         // Also for destinations that are reached without the tunnel but have no route: through the tunnel the
         // packets would come back.
         for destination in inside.iter().copied().chain([Prefix::ALL]) {
             self.routes
-                .insert(place(UNREACHABLE_METRIC, destination), Target::Unreachable);
+                .insert(key(UNREACHABLE_METRIC, destination), Target::Unreachable);
         }
         self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {

@@ -44,24 +44,24 @@ pub struct WideRoute {
 /// `suppress_prefixlength` does not exclude a table. The kernel compares it with the length of the route
 /// that it found, which is 128 for a destination with a learned path MTU (`fib6_rule_suppress`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led(BTreeSet<TableId>);
+pub struct LookedUpTables(BTreeSet<TableId>);
 
-impl Led {
+impl LookedUpTables {
     /// From foreign `rules`. `own`: the tables of our rules; `vrfs`: the tables of VRFs.
     #[must_use]
-    pub fn by(rules: &[PolicyRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
-        let mut led = own.clone();
+    pub fn of(rules: &[PolicyRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
+        let mut tables = own.clone();
         for rule in rules {
             match rule.action {
                 Action::Lookup(LOCAL_TABLE, _) => {}
-                Action::Lookup(OF_VRF, _) => led.extend(vrfs),
+                Action::Lookup(OF_VRF, _) => tables.extend(vrfs),
                 Action::Lookup(table, _) => {
-                    led.insert(table);
+                    tables.insert(table);
                 }
                 Action::Goto(_) | Action::Nop | Action::Refuse(_) | Action::Other => {}
             }
         }
-        Self(led)
+        Self(tables)
     }
 
     /// The interfaces that are exits according to `routes`.
@@ -138,7 +138,7 @@ mod tests {
         routes.iter().map(route).collect()
     }
 
-    fn exits(led: &Led, of: &[(u32, &str, u32)]) -> Vec<u32> {
+    fn exits(led: &LookedUpTables, of: &[(u32, &str, u32)]) -> Vec<u32> {
         let exits = led.exits(&routes(of)).into_iter();
         exits.map(|index| index.0).collect()
     }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     #[rustfmt::skip] // one table is easier to read
     fn what_covers_an_eighth_of_the_world_is_an_exit() {
-        let led = Led::by(&[rule(254, None), rule(53, None)], &tables(&[]), &tables(&[]));
+        let led = LookedUpTables::of(&[rule(254, None), rule(53, None)], &tables(&[]), &tables(&[]));
         /// A table, a destination and an interface.
         type Via<'a> = (u32, &'a str, u32);
         let cases: [(&str, &[Via<'_>], &[u32]); 22] = [
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_longest_pieces_may_cover_it_together() {
-        let led = Led::by(&[rule(53, None)], &tables(&[]), &tables(&[]));
+        let led = LookedUpTables::of(&[rule(53, None)], &tables(&[]), &tables(&[]));
         let piece = |first: u16| WideRoute {
             table: TableId(53),
             destination: Prefix::containing([first, 0, 0, 0, 0, 0, 0, 0].into(), PIECE_BITS),
@@ -205,7 +205,7 @@ mod tests {
             (255, "::/0", 10),
         ];
         let exits_by = |rules: &[PolicyRule], own: &[u32], vrfs: &[u32]| {
-            exits(&Led::by(rules, &tables(own), &tables(vrfs)), all)
+            exits(&LookedUpTables::of(rules, &tables(own), &tables(vrfs)), all)
         };
         assert_eq!(exits_by(&[rule(254, None)], &[], &[]), [2]);
         // A suppressed route may still be found.

@@ -35,8 +35,8 @@ impl InPlace {
         let present = rules.filter(|rule| !plan.steps.contains(&Step::AddRule(*rule)));
         in_place.rules.extend(present);
         let routes = desired.routes.iter();
-        let present = routes.filter(|(place, target)| !is_missing(**place, target, plan));
-        let present = present.map(|(place, target)| (*place, target.clone()));
+        let present = routes.filter(|(key, target)| !is_missing(**key, target, plan));
+        let present = present.map(|(key, target)| (*key, target.clone()));
         in_place.routes.extend(present);
         for (name, wanted) in &desired.interfaces {
             let Some(link) = observed.links.by_name(name) else {
@@ -54,12 +54,12 @@ impl InPlace {
     }
 
     /// Keeps from the round before what a failed step could not restore yet.
-    pub fn keep<'a>(&mut self, before: &Self, failed: impl Iterator<Item = &'a Step>) {
+    pub fn keep_failed<'a>(&mut self, before: &Self, failed: impl Iterator<Item = &'a Step>) {
         for step in failed {
             match step {
-                Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
-                    let target = before.routes.get(place).cloned();
-                    self.routes.extend(target.map(|target| (*place, target)));
+                Step::AddRoute(Route { key, .. }) | Step::ReplaceRoute(Route { key, .. }) => {
+                    let target = before.routes.get(key).cloned();
+                    self.routes.extend(target.map(|target| (*key, target)));
                 }
                 Step::AddRule(rule) => self.rules.extend(before.rules.get(rule).copied()),
                 Step::SetUp(..)
@@ -81,9 +81,9 @@ impl InPlace {
                 self.addresses.contains(&(*index, own.address.address))
             }
             Step::AddRule(rule) => self.rules.contains(rule),
-            Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
-                let target = desired.routes.get(place);
-                target.is_some() && self.routes.get(place) == target
+            Step::AddRoute(Route { key, .. }) | Step::ReplaceRoute(Route { key, .. }) => {
+                let target = desired.routes.get(key);
+                target.is_some() && self.routes.get(key) == target
             }
             // A gateway comes and goes with its interface.
             Step::KeepNeighbour(..)
@@ -95,9 +95,9 @@ impl InPlace {
 }
 
 /// Whether a route is not there: the plan adds it, or it waits for its interface.
-fn is_missing(place: RouteKey, target: &Target, plan: &Plan) -> bool {
+fn is_missing(key: RouteKey, target: &Target, plan: &Plan) -> bool {
     let is_added = plan.steps.iter().any(|step| match step {
-        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
+        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.key == key,
         Step::SetUp(..)
         | Step::AddAddress(..)
         | Step::AddRule(_)
@@ -112,7 +112,7 @@ fn is_missing(place: RouteKey, target: &Target, plan: &Plan) -> bool {
                 Problem::InterfaceMissing { name, .. }
                 | Problem::InterfaceDown { name, .. }
                 | Problem::MtuTooSmall { name, .. } => name == wanted,
-                Problem::Occupied { table, .. } => *table == place.table,
+                Problem::Occupied { table, .. } => *table == key.table,
             })
         }
         _ => false,
@@ -160,7 +160,7 @@ impl Step {
             Self::SetUp(_, name, _) | Self::AddAddress(_, name, _) => Some(name),
             Self::AddRule(rule) => owners.tunnel(rule.table, rule.from),
             Self::AddRoute(route) | Self::ReplaceRoute(route) => {
-                owners.tunnel(route.place.table, route.place.source)
+                owners.tunnel(route.key.table, route.key.source)
             }
             Self::KeepNeighbour(_, neighbour) => Some(&neighbour.interface),
             Self::DeleteRule(_) | Self::DeleteRoute(_) | Self::DeleteNeighbour(..) => None,
@@ -174,12 +174,12 @@ impl Plan {
     #[must_use]
     pub fn is_complete_for(&self, tunnel: &Tunnel) -> bool {
         let sources: Vec<_> = tunnel.sources().collect();
-        let is_its = |place: RouteKey| match place.source {
-            Prefix::ALL => place.table == tunnel.table,
+        let is_its = |key: RouteKey| match key.source {
+            Prefix::ALL => key.table == tunnel.table,
             source => sources.contains(&source),
         };
         let is_about = |step: &Step| match step {
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.place),
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.key),
             // A rule for every source is needed by all tunnels.
             Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
             Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
@@ -253,7 +253,7 @@ mod tests {
         for step in &plan.steps {
             let mut after = in_place(&desired, &plan.steps, |lacking| lacking == step);
             assert!(!after.is_restored_by(step, &desired), "{step}");
-            after.keep(&before, [step].into_iter());
+            after.keep_failed(&before, [step].into_iter());
             assert!(after.is_restored_by(step, &desired), "{step}");
         }
     }

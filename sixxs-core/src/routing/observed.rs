@@ -47,8 +47,8 @@ impl Default for LocalTable {
 impl LocalTable {
     /// From these rules.
     #[must_use]
-    pub fn by(rules: &[PolicyRule]) -> Self {
-        let mut asking = rules.iter().filter(|rule| rule.asks_local_table());
+    pub fn of(rules: &[PolicyRule]) -> Self {
+        let mut asking = rules.iter().filter(|rule| rule.looks_up_local_table());
         asking
             .next()
             .map_or(Self::Never, |rule| Self::At(rule.priority))
@@ -134,7 +134,7 @@ impl ObservedRoute {
 
     /// The key that distinguishes it from other routes.
     #[must_use]
-    pub const fn place(&self) -> RouteKey {
+    pub const fn key(&self) -> RouteKey {
         RouteKey {
             table: self.table,
             metric: self.metric,

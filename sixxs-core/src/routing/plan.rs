@@ -78,7 +78,7 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Its key.
-    pub place: RouteKey,
+    pub key: RouteKey,
     /// Its target.
     pub to: To,
 }
@@ -168,9 +168,9 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
         }
     }
     let mut routes = Routes::of(observed);
-    for (place, target) in &desired.routes {
-        match resolve(*place, target, &observed.links) {
-            Ok(route) => routes.place(route, &mut plan),
+    for (key, target) in &desired.routes {
+        match resolve(*key, target, &observed.links) {
+            Ok(route) => routes.plan_route(route, &mut plan),
             // Many routes may wait for one interface.
             Err(problem) if plan.problems.contains(&problem) => {}
             Err(problem) => plan.problems.push(problem),
@@ -252,7 +252,7 @@ impl<'a> Routes<'a> {
         };
         for (order, route) in observed.routes.iter().enumerate() {
             if route.is_ours() {
-                let same = routes.ours.entry(route.place()).or_default();
+                let same = routes.ours.entry(route.key()).or_default();
                 same.push((order, route));
             } else {
                 let key = (route.table, route.destination, route.source);
@@ -263,13 +263,13 @@ impl<'a> Routes<'a> {
     }
 
     /// Handles one desired route.
-    fn place(&mut self, route: Route, plan: &mut Plan) {
+    fn plan_route(&mut self, route: Route, plan: &mut Plan) {
         let RouteKey {
             table,
             metric,
             destination,
             source,
-        } = route.place;
+        } = route.key;
         let others = self.theirs.get(&(table, destination, source));
         let others = others.map(Vec::as_slice).unwrap_or_default();
         let is_here = |other: &&&ObservedRoute| other.metric == metric;
@@ -284,7 +284,7 @@ impl<'a> Routes<'a> {
                 protocol: other.protocol,
             });
         }
-        let same = self.ours.entry(route.place).or_default();
+        let same = self.ours.entry(route.key).or_default();
         if let Some(at) = same.iter().position(|(_, ours)| route.is(&ours.target)) {
             same.remove(at);
         } else if others.iter().any(|other| is_here(&other)) {
@@ -305,13 +305,13 @@ impl<'a> Routes<'a> {
     }
 }
 
-fn resolve(place: RouteKey, target: &Target, links: &Links) -> Result<Route, Problem> {
+fn resolve(key: RouteKey, target: &Target, links: &Links) -> Result<Route, Problem> {
     let to = match target {
         Target::Unreachable => To::Unreachable,
         Target::Throw => To::Throw,
         Target::Interface { name, gateway, mtu } => {
             let name = name.clone();
-            let table = place.table;
+            let table = key.table;
             let Some(link) = links.by_name(&name) else {
                 return Err(Problem::InterfaceMissing { name, table });
             };
@@ -331,7 +331,7 @@ fn resolve(place: RouteKey, target: &Target, links: &Links) -> Result<Route, Pro
             })
         }
     };
-    Ok(Route { place, to })
+    Ok(Route { key, to })
 }
 
 impl Route {
@@ -427,7 +427,7 @@ impl fmt::Display for Route {
             metric,
             destination,
             source,
-        } = self.place;
+        } = self.key;
         let via = match &self.to {
             To::Via(via) => Some(via),
             To::Unreachable => {

@@ -108,7 +108,7 @@ fn one_of_each(neighbours: Vec<ObservedNeighbour>) -> Vec<ObservedNeighbour> {
 fn without_doubles(routes: Vec<ObservedRoute>) -> Vec<ObservedRoute> {
     let mut kept: Vec<ObservedRoute> = Vec::new();
     for route in routes {
-        let key = ObservedRoute::place;
+        let key = ObservedRoute::key;
         if !kept.iter().any(|other| key(other) == key(&route)) {
             kept.push(route);
         }

@@ -127,7 +127,7 @@ fn the_local_table_comes_before_ours() {
     ] {
         config.rule_mode = mode;
         let observed = Observed {
-            local_table: LocalTable::by(&rules),
+            local_table: LocalTable::of(&rules),
             ..both_up()
         };
         let desired = Desired::new(&config, |_| true);
@@ -194,8 +194,8 @@ fn what_is_behind_the_host_takes_no_tunnel() {
         ]
     );
     for to in ["2001:db8:5::/64", "2001:db8:aa::/48", "2001:db8:bb::/48"] {
-        let refused = |(place, target): (&RouteKey, &Target)| {
-            place.destination == to.parse().unwrap() && *target == Target::Unreachable
+        let refused = |(key, target): (&RouteKey, &Target)| {
+            key.destination == to.parse().unwrap() && *target == Target::Unreachable
         };
         assert!(second.routes.iter().any(refused), "{to}");
     }
@@ -379,7 +379,7 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 link.addresses.push(address.address);
             }),
             Step::AddRoute(route) => {
-                let taken = |r: &ObservedRoute| r.place() == route.place;
+                let taken = |r: &ObservedRoute| r.key() == route.key;
                 assert!(!state.routes.iter().any(taken), "EEXIST: {step}");
                 state.routes.push(made(route));
             }
@@ -387,7 +387,7 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 let at = state
                     .routes
                     .iter()
-                    .position(|r| r.place() == route.place)
+                    .position(|r| r.key() == route.key)
                     .expect("something to replace");
                 assert!(state.routes[at].is_ours(), "not ours: {step}");
                 state.routes[at] = made(route);
@@ -441,10 +441,10 @@ fn change_link(state: &mut Observed, index: IfIndex, change: impl Fn(&mut Link))
 
 fn made(route: &Route) -> ObservedRoute {
     ObservedRoute {
-        table: route.place.table,
-        destination: route.place.destination,
-        source: route.place.source,
-        metric: route.place.metric,
+        table: route.key.table,
+        destination: route.key.destination,
+        source: route.key.source,
+        metric: route.key.metric,
         protocol: PROTOCOL,
         target: match &route.to {
             To::Unreachable => ObservedTarget::Unreachable,

@@ -4,7 +4,7 @@
 use std::net::Ipv6Addr;
 
 use sixxs_core::{
-    config::{Config, Taken},
+    config::{Config, HostPrefixes},
     routing::{Observed, connected::local_networks},
     types::InterfaceAddress,
 };
@@ -15,7 +15,7 @@ use crate::{broker::cache::Cache, control::api::Status, driver, host::paths::Pat
 pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {
     let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
     // The daemon reports conflicts.
-    let (mut whole, _conflicts) = config.with(&kept, &Taken::new(), config);
+    let (mut whole, _conflicts) = config.with_learned(&kept, &HostPrefixes::new(), config);
     if let Some(status) = status {
         hear(&mut whole, status);
     }

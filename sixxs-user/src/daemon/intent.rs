@@ -8,7 +8,7 @@ use std::{
 };
 
 use sixxs_core::{
-    config::{Account, Config, Conflict, Kind, Learned, Taken, Tunnel},
+    config::{Account, Config, Conflict, HostPrefixes, Kind, Learned, Tunnel},
     routing::{Desired, Observed, connected::local_networks},
     types::{IfName, Prefix},
 };
@@ -37,7 +37,7 @@ pub(super) struct Intent {
     made: BTreeSet<IfName>,
     conflicts: Vec<Conflict>,
     /// Addresses of the host, which no broker can assign; as of the last scan.
-    taken: Taken,
+    host_prefixes: HostPrefixes,
     /// Local networks as of the last scan; `None` before the first.
     local_networks: Option<BTreeSet<Prefix>>,
     /// Whether a request has started a tunnel in this run.
@@ -54,7 +54,7 @@ impl Intent {
             learned: BTreeMap::new(),
             made: BTreeSet::new(),
             conflicts: Vec::new(),
-            taken: Taken::new(),
+            host_prefixes: HostPrefixes::new(),
             local_networks: None,
             had_tunnels: false,
         }
@@ -137,13 +137,13 @@ impl Intent {
             Ok(networks) => (networks, None),
             Err(too_many) => (BTreeSet::new(), Some(too_many)),
         };
-        let taken = match self.wanted.has_accounts() {
-            true => self.wanted.taken(observed),
-            false => Taken::new(),
+        let host_prefixes = match self.wanted.has_accounts() {
+            true => self.wanted.host_prefixes(observed),
+            false => HostPrefixes::new(),
         };
-        if self.local_networks.as_ref() != Some(&networks) || taken != self.taken {
+        if self.local_networks.as_ref() != Some(&networks) || host_prefixes != self.host_prefixes {
             self.local_networks = Some(networks);
-            self.taken = taken;
+            self.host_prefixes = host_prefixes;
             self.overlay();
         }
         let conflicts = self.conflicts.iter();
@@ -154,7 +154,8 @@ impl Intent {
     /// Completes the wanted configuration with what brokers assigned.
     fn overlay(&mut self) {
         let wanted = &self.wanted;
-        let (config, conflicts) = wanted.with(&self.learned, &self.taken, &self.effective);
+        let (config, conflicts) =
+            wanted.with_learned(&self.learned, &self.host_prefixes, &self.effective);
         let none = BTreeSet::new();
         self.effective = config.with_direct(self.local_networks.as_ref().unwrap_or(&none));
         self.conflicts = conflicts;
@@ -214,7 +215,7 @@ impl Intent {
     pub(super) fn keep_runtime(&self, config: &mut Config) -> Result<(), String> {
         let tunnels = self.wanted.tunnels.iter();
         for tunnel in tunnels.filter(|tunnel| self.runtime.contains(&tunnel.name)) {
-            config.keep(tunnel.clone()).map_err(|refused| {
+            config.add_existing(tunnel.clone()).map_err(|refused| {
                 format!("{refused}: it was started by its account; stop it first")
             })?;
         }

@@ -103,7 +103,7 @@ impl Routes {
         let in_place = InPlace::of(desired, &self.observed, &self.plan);
         let before = std::mem::replace(&mut self.in_place, in_place);
         let failed = failed.iter().map(|failure| &failure.step);
-        self.in_place.keep(&before, failed);
+        self.in_place.keep_failed(&before, failed);
         Ok(problems)
     }
 

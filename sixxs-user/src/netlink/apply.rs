@@ -193,15 +193,15 @@ fn route_message(route: &Route) -> RouteMessage {
     message.header.address_family = AddressFamily::Inet6;
     message.header.protocol = RouteProtocol::from(PROTOCOL);
     message.header.scope = RouteScope::Universe;
-    message.header.source_prefix_length = route.place.source.bits();
-    message.header.destination_prefix_length = route.place.destination.bits();
+    message.header.source_prefix_length = route.key.source.bits();
+    message.header.destination_prefix_length = route.key.destination.bits();
     message.attributes = vec![
-        RouteAttribute::Table(route.place.table.0),
-        RouteAttribute::Priority(route.place.metric.0),
+        RouteAttribute::Table(route.key.table.0),
+        RouteAttribute::Priority(route.key.metric.0),
     ];
-    message.attributes.extend(to(route.place.destination));
-    if route.place.source != Prefix::ALL {
-        let source = RouteAddress::Inet6(route.place.source.address());
+    message.attributes.extend(to(route.key.destination));
+    if route.key.source != Prefix::ALL {
+        let source = RouteAddress::Inet6(route.key.source.address());
         message.attributes.push(RouteAttribute::Source(source));
     }
     message.header.kind = match &route.to {

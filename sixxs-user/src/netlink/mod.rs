@@ -46,7 +46,7 @@ use refusal::Refusal;
 pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
 pub use observe::GLOBAL;
-pub use route_query::{Found, RouteQuery, RouteResult};
+pub use route_query::{FoundRoute, RouteQuery, RouteResult};
 pub use watch::{Change, OthersChange, OutsideWatcher, Removal, Removed, Watcher};
 
 /// Timeout of a request; the kernel always answers faster.

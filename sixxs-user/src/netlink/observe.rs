@@ -30,7 +30,7 @@ use sixxs_core::{
     routing::{
         MAIN_TABLE, Observed,
         connected::ConnectedRoute,
-        exits::Led,
+        exits::LookedUpTables,
         observed::{LocalTable, ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
     types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
@@ -55,8 +55,8 @@ impl Netlink {
         let (mut links, vrfs, on_link) = self.links().await?;
         (self.rules, self.others_rules) = self.rules().await?;
         if scope.exits {
-            let led = Led::by(&self.others_rules, &scope.tables, &vrfs);
-            self.find_exits(&mut links, &led).await?;
+            let tables = LookedUpTables::of(&self.others_rules, &scope.tables, &vrfs);
+            self.find_exits(&mut links, &tables).await?;
             self.find_newcomers(&mut links);
         }
         let connected = if scope.connected {
@@ -80,7 +80,7 @@ impl Netlink {
         Ok(Observed {
             links,
             neighbours,
-            local_table: LocalTable::by(&self.others_rules),
+            local_table: LocalTable::of(&self.others_rules),
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
             connected,
@@ -89,14 +89,18 @@ impl Netlink {
     }
 
     /// Sets for each interface whether it is an exit, or was one within the grace period.
-    async fn find_exits(&mut self, links: &mut [Link], led: &Led) -> anyhow::Result<()> {
+    async fn find_exits(
+        &mut self,
+        links: &mut [Link],
+        tables: &LookedUpTables,
+    ) -> anyhow::Result<()> {
         let answer = self.others_routes.look().await?;
-        let (exits, has_hidden) = (led.exits(&answer.routes), answer.has_hidden);
+        let (exits, has_hidden) = (tables.exits(&answer.routes), answer.has_hidden);
         let now = Instant::now();
         let before = std::mem::take(&mut self.exits);
         for link in links.iter_mut().filter(|link| link.up) {
             let is_hidden_exit = has_hidden
-                && led.has_main()
+                && tables.has_main()
                 && !exits.contains(&link.index)
                 && self.has_default_route(link.index).await?;
             let gone = if is_hidden_exit || exits.contains(&link.index) {

@@ -8,7 +8,7 @@ use sixxs_core::{
     enforce::Enforcement,
     explain::{
         LeakFacts, Packet,
-        path::{Facts, Program, Route, Way},
+        path::{Facts, Program, Route, RoutingDecision},
         rules::{self, Action, PolicyRule},
         verdict::verdict,
     },
@@ -71,7 +71,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         oif: oif_index,
     };
     let rules = netlink.everybodys_rules().await?;
-    let (way, exit) = way(&netlink, links, question).await?;
+    let (decision, exit) = query_route(&netlink, links, question).await?;
     let view = View {
         config: &config,
         observed: &observed,
@@ -86,7 +86,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         is_tunnel_up: owner
             .and_then(|(tunnel, _)| links.by_name(&tunnel.name))
             .is_some_and(|link| link.up),
-        circumstances: owner.map(|(tunnel, by)| circumstances(&view, tunnel, by, &packet)),
+        leak_facts: owner.map(|(tunnel, by)| leak_facts(&view, tunnel, by, &packet)),
         owner: owner.map(|(tunnel, by)| (tunnel.name.clone(), by)),
         is_unnamed_exit: exit.is_some_and(|link| is_unnamed(&config, &link.name)),
         verdict: exit.map(|link| verdict(&enforcement, &packet, &link.name, link.index)),
@@ -94,7 +94,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
             Some(link) => program(paths, &netlink, link, &packet).await,
             None => Program::None,
         },
-        way,
+        decision,
         rules,
         packet,
     })
@@ -164,12 +164,12 @@ fn owner(config: &Config, source: Ipv6Addr) -> Option<(&Tunnel, Prefix)> {
 }
 
 /// The kernel's route, and the interface by which the packet leaves.
-async fn way<'a>(
+async fn query_route<'a>(
     netlink: &Netlink,
     links: &'a Links,
     question: RouteQuery,
-) -> anyhow::Result<(Way, Option<&'a Link>)> {
-    let mut answer = netlink.way(question).await?;
+) -> anyhow::Result<(RoutingDecision, Option<&'a Link>)> {
+    let mut answer = netlink.query_route(question).await?;
     if let Some(oif) = question.oif
         && !matches!(&answer, netlink::RouteResult::By(found) if found.index == Some(oif))
     {
@@ -179,18 +179,20 @@ async fn way<'a>(
             source: None,
             ..question
         };
-        answer = netlink.way(strictly).await?;
+        answer = netlink.query_route(strictly).await?;
     }
     let found = match answer {
-        netlink::RouteResult::Refused(error) => return Ok((Way::Refused(meaning(&error)), None)),
+        netlink::RouteResult::Refused(error) => {
+            return Ok((RoutingDecision::Refused(meaning(&error)), None));
+        }
         netlink::RouteResult::By(found) if found.is_local => {
-            return Ok((Way::Here(found.table), None));
+            return Ok((RoutingDecision::Here(found.table), None));
         }
         netlink::RouteResult::By(found) => found,
     };
     let Some(link) = found.index.and_then(|index| links.by_index(index)) else {
         let gone = "it leads to an interface that is not there".to_owned();
-        return Ok((Way::Refused(gone), None));
+        return Ok((RoutingDecision::Refused(gone), None));
     };
     let mtu = found.mtu.filter(|mtu| *mtu > 0).map_or(link.mtu, Mtu);
     let route = Route {
@@ -202,7 +204,7 @@ async fn way<'a>(
         interface: link.name.clone(),
         mtu: mtu.min(link.mtu),
     };
-    Ok((Way::Out(route), Some(link)))
+    Ok((RoutingDecision::Out(route), Some(link)))
 }
 
 /// An error of a route query, with its meaning (the kernel's `fib6_rule_action` and `ip6_rt_type_to_error`).
@@ -234,7 +236,7 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
 }
 
 /// The state that matters for routing a tunnel's packet, by the address or prefix that contains its source.
-fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> LeakFacts {
+fn leak_facts(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> LeakFacts {
     let View {
         config,
         observed,
@@ -255,7 +257,7 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
         let is_its = route.source.bits() == 0 || route.source == by;
         route.is_ours() && route.table == leading.table && is_its && leads_there(&route.target)
     });
-    let before = rules::before(rules, packet, leading.priority);
+    let before = rules::foreign_match(rules, packet, leading.priority);
     let links = &observed.links;
     LeakFacts {
         tunnel: tunnel.name.clone(),

@@ -9,7 +9,7 @@ mod gather;
 use std::{net::Ipv6Addr, process::ExitCode};
 
 use serde::Serialize;
-use sixxs_core::explain::path::{self, Explanation, Way};
+use sixxs_core::explain::path::{self, Explanation, RoutingDecision};
 
 use super::show;
 use crate::host::paths::Paths;
@@ -50,9 +50,9 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
             source: facts.packet.source,
             destination: facts.packet.destination,
             tunnel: facts.owner.as_ref().map(|(name, _)| name.as_str()),
-            interface: match &facts.way {
-                Way::Out(route) => Some(route.interface.as_str()),
-                Way::Here(_) | Way::Refused(_) => None,
+            interface: match &facts.decision {
+                RoutingDecision::Out(route) => Some(route.interface.as_str()),
+                RoutingDecision::Here(_) | RoutingDecision::Refused(_) => None,
             },
             steps: steps
                 .iter()

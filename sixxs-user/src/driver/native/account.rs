@@ -69,7 +69,7 @@ impl NativeTunnel {
                 self.context.run_setup_script(script.clone());
             }
             self.stale_after = Some(stale);
-            self.keep(&tunnel.with(&learned)).await;
+            self.keep(&tunnel.with_learned(&learned)).await;
             info!(
                 "{}: the broker does not answer; querying TIC again",
                 self.context.name

@@ -2,7 +2,7 @@
 
 use super::{Observed, exits::PIECE_BITS};
 use crate::{
-    config::{Config, Taken},
+    config::{Config, HostPrefixes},
     link::Link,
     types::Prefix,
 };
@@ -10,13 +10,13 @@ use crate::{
 impl Config {
     /// What the host has: every address of its interfaces, and what an uplink has on its link.
     #[must_use]
-    pub fn taken(&self, observed: &Observed) -> Taken {
+    pub fn host_prefixes(&self, observed: &Observed) -> HostPrefixes {
         let is_tunnel = |link: &&Link| self.tunnels.iter().any(|tunnel| tunnel.name == link.name);
         let is_uplink = |link: &Link| match &self.uplinks {
             Some(uplinks) => uplinks.contains(&link.name),
             None => link.is_exit,
         };
-        let mut taken = Taken::new();
+        let mut host_prefixes = HostPrefixes::new();
         for link in observed.links.iter().filter(|link| !is_tunnel(link)) {
             let own = link.addresses.iter().map(|own| Prefix::host(*own));
             let on_link = observed.on_link.iter().chain(&observed.connected);
@@ -26,9 +26,9 @@ impl Config {
                 // A piece of the world is on nobody's link.
                 .filter(|prefix| prefix.bits() > PIECE_BITS);
             let all = own.chain(on_link).filter(|prefix| !is_link_local(*prefix));
-            taken.extend(all.map(|prefix| (prefix, link.name.clone())));
+            host_prefixes.extend(all.map(|prefix| (prefix, link.name.clone())));
         }
-        taken
+        host_prefixes
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
             connected: vec![route("2001:db8:fe::/56", 2)],
             ..Observed::default()
         };
-        let taken = config.taken(&observed);
+        let host_prefixes = config.host_prefixes(&observed);
         let name = config.tunnels[0].name.clone();
         let far = "2001:db8:a::1";
         for (address, peer, other) in [
@@ -102,8 +102,11 @@ mod tests {
                 peer: peer.parse().unwrap(),
                 mtu: Mtu::MINIMUM,
             };
-            let (whole, conflicts) =
-                config.with(&BTreeMap::from([(name.clone(), learned)]), &taken, &config);
+            let (whole, conflicts) = config.with_learned(
+                &BTreeMap::from([(name.clone(), learned)]),
+                &host_prefixes,
+                &config,
+            );
             let found = conflicts.first().map(|conflict| conflict.other.as_str());
             assert_eq!(found, other, "{address}");
             let has_it = whole.tunnels[0].addresses[0].address.to_string() == address;
