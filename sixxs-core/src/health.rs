@@ -14,7 +14,7 @@ use sixxs_common::treatment::Treatment;
 
 use crate::{
     echo_health::EchoHealth,
-    failure_tracker::REPAIR,
+    failure_tracker::REPAIR_TIME,
     link::{Link, Unusable},
     tunnel::State,
     types::{IfName, Mtu, RulePriority},
@@ -74,7 +74,7 @@ pub struct Facts<'a> {
     /// Addresses of the tunnel that are on another interface.
     pub elsewhere: &'a [(Ipv6Addr, IfName)],
     /// An uplink whose addresses all belong to the tunnel or to its prefixes.
-    pub covers: Option<&'a IfName>,
+    pub covered_uplink: Option<&'a IfName>,
     /// Whether its rules and routes are in place.
     pub is_routed: bool,
     /// Whether its program is attached.
@@ -86,7 +86,7 @@ pub struct Facts<'a> {
     /// Number of requests without a reply since the last reply, except recent ones; 0 for none.
     pub unanswered_in_a_row: u64,
     /// The result of echo pairing over a longer time.
-    pub manner: EchoHealth,
+    pub echo_health: EchoHealth,
 }
 
 /// The effect of a foreign rule on the packets of a tunnel.
@@ -132,7 +132,7 @@ impl Leaking {
     }
 
     /// One more leak.
-    pub fn go_on(&mut self, now: Duration, treatment: Treatment) {
+    pub fn add(&mut self, now: Duration, treatment: Treatment) {
         if now.saturating_sub(self.last) > Self::QUIET {
             self.since = now;
         }
@@ -144,7 +144,7 @@ impl Leaking {
     #[must_use]
     pub fn treatment(&self, now: Duration) -> Option<Treatment> {
         let goes_on = now.saturating_sub(self.last) <= Self::QUIET;
-        let lasts = self.last.saturating_sub(self.since) >= REPAIR;
+        let lasts = self.last.saturating_sub(self.since) >= REPAIR_TIME;
         (goes_on && lasts).then_some(self.treatment)
     }
 }
@@ -174,7 +174,7 @@ impl Health {
         let mut reasons = Vec::new();
         if *facts.state == State::Up {
             reasons.extend(link(facts));
-            reasons.extend(facts.covers.cloned().map(Reason::CoversUplink));
+            reasons.extend(facts.covered_uplink.cloned().map(Reason::CoversUplink));
             reasons.extend(facts.shadow.cloned().map(Reason::Shadowed));
             reasons.extend(facts.leaks.map(Reason::Leaking));
             reasons.extend(silence(facts));
@@ -237,7 +237,7 @@ fn silence(facts: &Facts<'_>) -> Option<Reason> {
     if row >= UNANSWERED {
         return Some(Reason::Unanswered(row));
     }
-    (facts.manner != EchoHealth::Fine).then_some(Reason::Silent(facts.manner))
+    (facts.echo_health != EchoHealth::Fine).then_some(Reason::Silent(facts.echo_health))
 }
 
 #[cfg(test)]

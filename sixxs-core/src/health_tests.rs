@@ -20,13 +20,13 @@ fn good(link: &Link) -> Facts<'_> {
         link: Some(link),
         addresses: &[ADDRESS],
         elsewhere: &[],
-        covers: None,
+        covered_uplink: None,
         is_routed: true,
         has_program: true,
         shadow: None,
         leaks: None,
         unanswered_in_a_row: 0,
-        manner: EchoHealth::Fine,
+        echo_health: EchoHealth::Fine,
     }
 }
 
@@ -98,7 +98,7 @@ fn prefixes_that_cover_an_uplink() {
     let link = good_link();
     let uplink = "net0".parse().unwrap();
     let mut facts = good(&link);
-    facts.covers = Some(&uplink);
+    facts.covered_uplink = Some(&uplink);
     assert_eq!(
         judged(&facts),
         "failing; its addresses and prefixes cover every address of net0: all native traffic goes into the \
@@ -168,7 +168,7 @@ fn the_worst_reason_comes_first() {
     };
     let mut facts = good(&link);
     facts.shadow = Some(&effect);
-    facts.manner = EchoHealth::Silent {
+    facts.echo_health = EchoHealth::Silent {
         requests: 9,
         answered: 0,
     };
@@ -235,16 +235,16 @@ fn leaks_of_a_moment_are_none() {
     let at = Duration::from_millis;
     let fate = Treatment::Redirected;
     let mut leaking = Leaking::begin(at(0), fate);
-    leaking.go_on(at(900), fate);
+    leaking.add(at(900), fate);
     assert_eq!(
         leaking.treatment(at(1000)),
         None,
         "a repair may take so long"
     );
-    leaking.go_on(at(1000), fate);
+    leaking.add(at(1000), fate);
     assert_eq!(leaking.treatment(at(1000)), Some(fate));
     assert_eq!(leaking.treatment(at(6000)), Some(fate));
     assert_eq!(leaking.treatment(at(6001)), None, "they have ended");
-    leaking.go_on(at(7000), fate);
+    leaking.add(at(7000), fate);
     assert_eq!(leaking.treatment(at(7000)), None, "they begin anew");
 }

@@ -111,7 +111,7 @@ impl fmt::Display for Reason {
                 f,
                 "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
             ),
-            Self::Silent(manner) => manner.fmt(f),
+            Self::Silent(health) => health.fmt(f),
             Self::NotRouted => write!(f, "its rules or routes are missing"),
             Self::NoProgram => write!(f, "its program is not attached"),
         }

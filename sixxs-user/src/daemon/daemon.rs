@@ -268,7 +268,7 @@ impl Daemon {
             let state = TunnelState {
                 view: enforcer.tunnels.view(&name, links.by_name(&name)),
                 account: enforcer.intent.account_file(&name),
-                manner: echo.manner(&name),
+                echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
             };

@@ -254,7 +254,7 @@ impl Enforcer {
         let is_missing = self.reconciler.has_lost_a_program();
         let took = processor_time()?.saturating_sub(before);
         let now = self.now();
-        self.program_poll.went(now, took, is_missing);
+        self.program_poll.ended(now, took, is_missing);
         if is_missing {
             let goal = goal(&self.intent, &self.tunnels);
             let corrections = self.reconciler.attach_again(&goal, now).await;

@@ -52,7 +52,7 @@ impl LeakReports {
         let treatment = Treatment::try_from(record.treatment).unwrap_or(Treatment::Dropped);
         self.leaking
             .entry(record.tunnel)
-            .and_modify(|leaking| leaking.go_on(now, treatment))
+            .and_modify(|leaking| leaking.add(now, treatment))
             .or_insert_with(|| Leaking::begin(now, treatment));
     }
 

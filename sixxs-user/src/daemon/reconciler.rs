@@ -87,7 +87,7 @@ pub(super) struct Reconciler {
     unrestored: Vec<String>,
     /// Failures to attach programs or to fill their maps, until the next round shows whether they last:
     /// somebody else may change the same thing.
-    lasting: FailureTracker,
+    failures: FailureTracker,
     /// Whether this run has written the names of the routing tables.
     has_named: bool,
 }
@@ -102,7 +102,7 @@ impl Reconciler {
             enforcement: Enforcement::default(),
             shadows: Vec::new(),
             unrestored: Vec::new(),
-            lasting: FailureTracker::default(),
+            failures: FailureTracker::default(),
             has_named: false,
         }
     }
@@ -202,7 +202,7 @@ impl Reconciler {
         });
         round
             .problems
-            .extend(self.lasting.look(now, &synced.failures));
+            .extend(self.failures.update(now, &synced.failures));
         round.problems.extend(synced.problems);
         for (name, direction) in synced.attached_again {
             let step = format!("attach the program to {name} {}", direction.name());
@@ -250,7 +250,7 @@ impl Reconciler {
     /// `started`: the start of the daemon.
     pub(super) fn retry_due(&self, started: Instant) -> Option<Instant> {
         let failed = self.routes.retry_due().into_iter();
-        let failed = failed.chain(self.lasting.due());
+        let failed = failed.chain(self.failures.due());
         let failed = failed.map(|due| crate::host::clock::after(started, due));
         let exit_ends = self.netlink.exit_ends().map(Instant::from_std);
         failed.chain(exit_ends).min()

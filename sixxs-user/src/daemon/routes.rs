@@ -42,7 +42,7 @@ pub(super) struct Routes {
     plan: Plan,
     in_place: InPlace,
     /// Steps that failed, until the next round shows whether they succeed.
-    lasting: FailureTracker,
+    failures: FailureTracker,
 }
 
 impl Routes {
@@ -93,7 +93,7 @@ impl Routes {
             self.plan = diff(desired, &self.observed);
         }
         let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
-        let mut problems = self.lasting.look(now, &failures);
+        let mut problems = self.failures.update(now, &failures);
         let found = self.plan.problems.iter().filter(|problem| match problem {
             Problem::Occupied { .. } | Problem::MtuTooSmall { .. } => true,
             // The state of the tunnel shows a missing interface.
@@ -109,7 +109,7 @@ impl Routes {
 
     /// When to scan again, to see whether a failed step succeeds.
     pub(super) fn retry_due(&self) -> Option<Duration> {
-        self.lasting.due()
+        self.failures.due()
     }
 }
 

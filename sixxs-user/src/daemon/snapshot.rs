@@ -56,7 +56,7 @@ pub(super) struct TunnelState {
     /// The file of its account, if it has one.
     pub(super) account: Option<String>,
     /// How it has answered lately.
-    pub(super) manner: EchoHealth,
+    pub(super) echo_health: EchoHealth,
     /// Echo requests since its last reply.
     pub(super) unanswered_in_a_row: u64,
     /// The treatment of its packets that leak at present.

@@ -27,7 +27,7 @@ use sixxs_common::{
     stat::{CAPACITY, Counters},
 };
 use sixxs_core::{
-    enforce::{Enforcement, Interface, Outlet, Role, slots},
+    enforce::{Enforcement, Interface, RedirectTarget, Role, slots},
     types::IfName,
 };
 
@@ -53,12 +53,12 @@ pub(super) struct Tables {
     directs: LpmTrie<MapData, [u8; 20], u32>,
     tunnels: Array<MapData, Raw<layout::Tunnel>>,
     /// The entries of `tunnels` that are not empty, by slot.
-    outlets: BTreeMap<u32, layout::Tunnel>,
+    tunnel_entries: BTreeMap<u32, layout::Tunnel>,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
     states: Array<MapData, Raw<layout::TunnelState>>,
     echoes: Array<MapData, Raw<Pending>>,
     times: PerCpuHashMap<MapData, u32, Raw<Times>>,
-    /// Slots that have an entry in `times`.
+    /// SlotAssignment that have an entry in `times`.
     timed: BTreeSet<u32>,
     /// Counts of programs with maps of another layout.
     carried: Array<MapData, Raw<Counters>>,
@@ -92,11 +92,11 @@ impl Tables {
             }
         }
         let tunnels: Array<_, Raw<layout::Tunnel>> = take(ebpf, "TUNNELS")?.try_into()?;
-        let mut outlets = BTreeMap::new();
+        let mut tunnel_entries = BTreeMap::new();
         for slot in filled(layout::SLOTS) {
             let there = tunnels.get(&slot, 0).context("read a tunnel")?.0;
             if there != layout::Tunnel::default() {
-                outlets.insert(slot, there);
+                tunnel_entries.insert(slot, there);
             }
         }
         Ok(Self {
@@ -110,7 +110,7 @@ impl Tables {
             sources: take(ebpf, "SOURCES")?.try_into()?,
             directs: take(ebpf, "DIRECTS")?.try_into()?,
             tunnels,
-            outlets,
+            tunnel_entries,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
             states: take(ebpf, "STATES")?.try_into()?,
             echoes: take(ebpf, "ECHOES")?.try_into()?,
@@ -177,11 +177,11 @@ impl Tables {
             self.carried
                 .set(*slot, Raw([0; CAPACITY]), 0)
                 .context("reset counters")?;
-            let name = assigned.of.iter().find(|(_, held)| *held == slot);
+            let name = assigned.by_name.iter().find(|(_, held)| *held == slot);
             let name = name.map(|(name, _)| write_name(name)).unwrap_or_default();
             self.names.set(*slot, Raw(name), 0).context("name a slot")?;
         }
-        self.slots = assigned.of;
+        self.slots = assigned.by_name;
         Ok(())
     }
 
@@ -192,15 +192,15 @@ impl Tables {
 
     /// Writes the redirect targets for leaks.
     fn write_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
-        for (name, outlet) in &wanted.tunnels {
+        for (name, target) in &wanted.tunnels {
             let slot = self.slot(name)?;
             self.time(slot)?;
-            let entry = tunnel_entry(outlet);
-            if self.outlets.get(&slot) != Some(&entry) {
+            let entry = tunnel_entry(target);
+            if self.tunnel_entries.get(&slot) != Some(&entry) {
                 self.tunnels
                     .set(slot, Raw(entry), 0)
                     .with_context(|| format!("write tunnel {name}"))?;
-                self.outlets.insert(slot, entry);
+                self.tunnel_entries.insert(slot, entry);
             }
         }
         Ok(())
@@ -226,11 +226,11 @@ impl Tables {
     /// Clears the entries of tunnels that are no longer wanted; call it after their sources are removed.
     fn forget_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, slot) in &self.slots {
-            if !wanted.tunnels.contains_key(name) && self.outlets.contains_key(slot) {
+            if !wanted.tunnels.contains_key(name) && self.tunnel_entries.contains_key(slot) {
                 self.tunnels
                     .set(*slot, Raw(layout::Tunnel::default()), 0)
                     .with_context(|| format!("clear tunnel {name}"))?;
-                self.outlets.remove(slot);
+                self.tunnel_entries.remove(slot);
             }
         }
         Ok(())
@@ -335,21 +335,21 @@ fn tolerate_missing(result: Result<(), MapError>) -> anyhow::Result<()> {
     }
 }
 
-fn tunnel_entry(outlet: &Outlet) -> layout::Tunnel {
+fn tunnel_entry(target: &RedirectTarget) -> layout::Tunnel {
     layout::Tunnel {
-        ifindex: outlet.index.map_or(0, |index| index.0),
-        mtu: outlet.mtu.0,
-        on_leak: outlet.on_leak.raw(),
-        link_bytes: link_bytes(outlet.mac),
-        mac: outlet.mac.unwrap_or_default(),
-        next_hop: outlet
+        ifindex: target.index.map_or(0, |index| index.0),
+        mtu: target.mtu.0,
+        on_leak: target.on_leak.raw(),
+        link_bytes: link_bytes(target.mac),
+        mac: target.mac.unwrap_or_default(),
+        next_hop: target
             .gateway
             .map_or_else(layout::NextHop::default, |gateway| layout::NextHop {
                 family: layout::AF_INET6,
                 octets: gateway.octets(),
             }),
         reserved: 0,
-        router: Address::from_octets(outlet.router.octets()),
+        router: Address::from_octets(target.router.octets()),
     }
 }
 

@@ -68,7 +68,7 @@ impl Tables {
     fn restore_tunnels(&mut self) -> anyhow::Result<bool> {
         let mut restored = false;
         for slot in 0..layout::SLOTS {
-            let right = self.outlets.get(&slot).copied().unwrap_or_default();
+            let right = self.tunnel_entries.get(&slot).copied().unwrap_or_default();
             if self.tunnels.get(&slot, 0).context("read a tunnel")?.0 != right {
                 self.tunnels
                     .set(slot, Raw(right), 0)
