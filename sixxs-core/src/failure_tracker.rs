@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_no_problem() {
+    fn short_failures_are_no_problem() {
         let mut lasting = FailureTracker::default();
         let both = failures(&["one", "other"]);
         assert!(tracker.update(START, &both).is_empty());
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_again_begins_anew() {
+    fn a_failure_that_returns_starts_again() {
         let mut lasting = FailureTracker::default();
         let one = failures(&["one"]);
         assert!(tracker.update(START, &one).is_empty());

@@ -79,9 +79,9 @@ pub struct Facts<'a> {
     pub is_routed: bool,
     /// Whether its program is attached.
     pub has_program: bool,
-    /// A foreign rule that comes before ours.
+    /// A foreign rule that comes before the rules of sixxs.
     pub shadow: Option<&'a ShadowEffect>,
-    /// The result for packets that go to other interfaces, if this continues ([`Leaking::treatment`]).
+    /// The treatment of packets that go to other interfaces, while they continue to ([`Leaking::treatment`]).
     pub leaks: Option<Treatment>,
     /// Number of requests without a reply since the last reply, except recent ones; 0 for none.
     pub unanswered_in_a_row: u64,
@@ -94,11 +94,11 @@ pub struct Facts<'a> {
 pub struct ShadowEffect {
     /// The priority of the rule.
     pub priority: RulePriority,
-    /// The result for the packets.
+    /// What happens to the packets.
     pub fate: ShadowFate,
 }
 
-/// The result for packets that a foreign rule takes.
+/// What happens to packets that a foreign rule takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShadowFate {
     /// They leave by an interface whose program redirects them into the tunnel.
@@ -140,7 +140,7 @@ impl Leaking {
         self.treatment = judged(treatment);
     }
 
-    /// The result for the packets, if the leaks continue for longer than a repair takes.
+    /// The treatment of the packets, if the leaks continue for longer than a repair takes.
     #[must_use]
     pub fn treatment(&self, now: Duration) -> Option<Treatment> {
         let goes_on = now.saturating_sub(self.last) <= Self::QUIET;

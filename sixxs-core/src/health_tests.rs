@@ -135,18 +135,18 @@ fn rules_of_others() {
     for (fate, expected) in [
         (
             ShadowFate::Redirected,
-            "degraded; a rule before ours (priority 100) routes its packets elsewhere; the program \
-             redirects them; `sixxs doctor` shows how to remove that rule or move it behind ours",
+            "degraded; a rule before the rules of sixxs (priority 100) routes its packets elsewhere; the program \
+             redirects them; `sixxs doctor` shows how to remove that rule or move it behind the rules of sixxs",
         ),
         (
             ShadowFate::Lost,
-            "failing; a rule before ours (priority 100) routes its packets elsewhere; `sixxs doctor` shows \
-             how to remove that rule or move it behind ours",
+            "failing; a rule before the rules of sixxs (priority 100) routes its packets elsewhere; `sixxs doctor` shows \
+             how to remove that rule or move it behind the rules of sixxs",
         ),
         (
             ShadowFate::Refused,
-            "failing; a rule before ours (priority 100) refuses its packets; `sixxs doctor` shows how to \
-             remove that rule or move it behind ours",
+            "failing; a rule before the rules of sixxs (priority 100) refuses its packets; `sixxs doctor` shows how to \
+             remove that rule or move it behind the rules of sixxs",
         ),
     ] {
         let effect = ShadowEffect {

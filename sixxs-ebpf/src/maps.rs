@@ -292,9 +292,9 @@ extern "C" fn sixxs_comes_here(high: u64, low: u64, number: u32, generation: u64
 
 // Not inlined: they would take space on the stack of the common path.
 
-/// Looks an address up, and stores the result in `cached`. If user space changes the tables at the same time, it sets a new generation
-/// afterwards, so the entry cached here belongs to the old one and expires. The address is passed as two
-/// words, which fit in registers; a single value would be passed in memory.
+/// Looks an address up, and stores the result in `cached`. If user space changes the tables at the same time, it
+/// sets a new generation afterwards, so the result belongs to the old one and expires. The address is passed as
+/// two words, which fit in registers; a single value would be passed in memory.
 #[cold]
 #[inline(never)]
 fn cache_source(cached: &mut CachedLookup, high: u64, low: u64, generation: u64) {

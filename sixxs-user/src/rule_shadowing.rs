@@ -1,5 +1,5 @@
-//! Finds foreign rules that come before ours and route elsewhere. It queries the kernel: the effect of a rule
-//! depends on more than its own contents.
+//! Finds foreign rules that come before the rules of sixxs and route elsewhere. It queries the kernel: the effect
+//! of a rule depends on more than its own contents.
 
 use std::net::Ipv6Addr;
 

@@ -1,5 +1,5 @@
-//! Foreign rules that come before ours and match a firewall mark. Software that sets the mark (a filter, a
-//! socket) diverts packets from their tunnel; packets without the mark do not show this.
+//! Foreign rules that come before the rules of sixxs and match a firewall mark. Software that sets the mark (a
+//! filter, a socket) diverts packets from their tunnel; packets without the mark do not show this.
 
 use std::net::Ipv6Addr;
 
@@ -12,7 +12,7 @@ use crate::{
 /// The maximum number of marks to try.
 const MOST: usize = 64;
 
-/// A foreign rule before ours, and its effect on packets with its mark.
+/// A foreign rule before the rules of sixxs, and its effect on packets with its mark.
 #[derive(Clone, Debug)]
 pub struct Marked {
     /// The rule.
@@ -106,7 +106,7 @@ fn finding(marked: &Marked) -> Finding {
         Fate::Redirected => "routed elsewhere and redirected".to_owned(),
     };
     let detail = format!(
-        "packets of {} with a mark are {fate} by a rule before ours: {}: {rule}",
+        "packets of {} with a mark are {fate} by a rule before the rules of sixxs: {}: {rule}",
         names.join(", "),
         rule.priority
     );
@@ -134,7 +134,7 @@ fn cures(rule: &PolicyRule, tunnels: &[MarkedTunnel]) -> String {
         .collect();
     let first = lines.join(" && ");
     match rule.behind_ours() {
-        Some(moves) => format!("{first}; or move it behind ours: {moves}"),
+        Some(moves) => format!("{first}; or move it behind the rules of sixxs: {moves}"),
         None => first,
     }
 }
@@ -212,11 +212,11 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(
             found[0].0,
-            "packets of sixxs0, sixxs1 with a mark are refused by a rule before ours: 100: from all fwmark 0x7 unreachable"
+            "packets of sixxs0, sixxs1 with a mark are refused by a rule before the rules of sixxs: 100: from all fwmark 0x7 unreachable"
         );
         assert!(found[0].1.starts_with(
             "ip -6 rule add from 2001:db8:a::2 fwmark 0x7 lookup 200 priority 99 && \
-             ip -6 rule add from 2001:db8:b::2 fwmark 0x7 lookup 201 priority 99; or move it behind ours: "
+             ip -6 rule add from 2001:db8:b::2 fwmark 0x7 lookup 201 priority 99; or move it behind the rules of sixxs: "
         ));
         assert!(found[1].0.contains("routed to net1"));
         // No priority is free before it.

@@ -39,7 +39,7 @@ pub struct Shadow {
     pub tunnel: String,
     /// The source of its packets.
     pub source: Ipv6Addr,
-    /// The rule; it comes before ours.
+    /// The rule; it comes before the rules of sixxs.
     pub rule: PolicyRule,
     /// The interface to which it leads; `None`: it refuses the packets (`blackhole`, `unreachable`,
     /// …).
@@ -152,7 +152,7 @@ fn shadow(shadow: &Shadow) -> Finding {
         "shadowed",
         Verdict::Bad,
         format!(
-            "packets of {tunnel} from {source} are routed elsewhere by a rule before ours: {}: {rule}",
+            "packets of {tunnel} from {source} are routed elsewhere by a rule before the rules of sixxs: {}: {rule}",
             rule.priority
         ),
         rule.cures(),

@@ -11,12 +11,12 @@ use crate::{
 /// The priority of the rule for the main table, on every host.
 const MAIN_PRIORITY: RulePriority = RulePriority(32766);
 
-/// A policy rule, ours or foreign.
+/// A policy rule of sixxs, or a foreign one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
     /// Its priority.
     pub priority: RulePriority,
-    /// Whether it carries our protocol number.
+    /// Whether it is a rule of sixxs: it carries the protocol number of sixxs.
     pub ours: bool,
     /// Its conditions.
     pub selector: Selector,
@@ -155,8 +155,8 @@ impl PolicyRule {
         format!("ip -6 rule {verb} {self} priority {}", self.priority)
     }
 
-    /// The commands that move it behind our rules and before the rule for the main table. `None` if it
-    /// cannot be there, since rules jump only forwards. A lower number for our rules would not help: a rule
+    /// The commands that move it behind the rules of sixxs and before the rule for the main table. `None` if it
+    /// cannot be there, since rules jump only forwards. A lower number for the rules of sixxs would not help: a rule
     /// added without a priority (as by wg-quick) gets the lowest existing number, minus one
     /// (`fib_default_rule_pref`).
     #[must_use]
@@ -176,12 +176,12 @@ impl PolicyRule {
         ))
     }
 
-    /// The commands that resolve the conflict: its removal, or its move behind our rules.
+    /// The commands that resolve the conflict: its removal, or its move behind the rules of sixxs.
     #[must_use]
     pub fn cures(&self) -> String {
         let delete = self.command("del");
         match self.behind_ours() {
-            Some(moves) => format!("{delete}; or move it behind ours: {moves}"),
+            Some(moves) => format!("{delete}; or move it behind the rules of sixxs: {moves}"),
             None => delete,
         }
     }
@@ -258,7 +258,7 @@ pub enum RuleEffect {
     Taken,
 }
 
-/// The rules that a packet matches, in order, up to the one that takes it: the first one for the table in
+/// The rules that a packet matches, in order, up to the one that takes it. That is the first one for the table in
 /// which the kernel found a route. `found` has that table and the length of the route's destination. `None`:
 /// the kernel found no route; then a refusing rule took the packet, or it passed all rules.
 #[must_use]
@@ -295,8 +295,8 @@ fn is_resolved(rules: &[PolicyRule], target: RulePriority) -> bool {
     rules.iter().any(|rule| rule.priority == target)
 }
 
-/// The foreign rule before `ours` that keeps a packet from our rules: the one that takes it, or the one that
-/// jumps over ours. `found` as in [`matching_rules`].
+/// The foreign rule before the priority `ours` that keeps a packet from the rules of sixxs: the one that takes it,
+/// or the one that jumps over them. `found` as in [`matching_rules`].
 #[must_use]
 pub fn shadowing<'a>(
     rules: &'a [PolicyRule],
@@ -322,7 +322,7 @@ pub fn shadowing<'a>(
     matched.iter().map(|(rule, _)| *rule).find(jumps_over)
 }
 
-/// The foreign rule before `ours` that a packet matches, except rules for the local table. A certain match
+/// The foreign rule before the priority `ours` that a packet matches, except rules for the local table. A certain match
 /// is preferred to a possible one.
 #[must_use]
 pub fn foreign_match<'a>(

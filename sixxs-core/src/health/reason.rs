@@ -32,7 +32,7 @@ pub enum Reason {
     MoreAddresses(usize),
     /// All addresses of this uplink belong to the tunnel or to its prefixes.
     CoversUplink(IfName),
-    /// A foreign rule comes before ours.
+    /// A foreign rule comes before the rules of sixxs.
     Shadowed(ShadowEffect),
     /// Its packets continue to go to other interfaces.
     Leaking(Treatment),
@@ -119,7 +119,10 @@ impl fmt::Display for Reason {
 }
 
 fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let rule = format!("a rule before ours (priority {})", effect.priority);
+    let rule = format!(
+        "a rule before the rules of sixxs (priority {})",
+        effect.priority
+    );
     match effect.fate {
         ShadowFate::Redirected => write!(
             f,
@@ -130,7 +133,7 @@ fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     write!(
         f,
-        "; `sixxs doctor` shows how to remove that rule or move it behind ours"
+        "; `sixxs doctor` shows how to remove that rule or move it behind the rules of sixxs"
     )
 }
 

@@ -1,4 +1,4 @@
-//! The addresses and prefixes of the host that no broker can give away.
+//! The addresses and prefixes of the host, which no broker may assign.
 
 use super::{Observed, exits::PIECE_BITS};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Config {
-    /// What the host has: every address of its interfaces, and what an uplink has on its link.
+    /// The addresses of all interfaces except tunnels, and the on-link prefixes of uplinks.
     #[must_use]
     pub fn host_prefixes(&self, observed: &Observed) -> HostPrefixes {
         let is_tunnel = |link: &&Link| self.tunnels.iter().any(|tunnel| tunnel.name == link.name);
@@ -23,7 +23,7 @@ impl Config {
             let on_link = on_link
                 .filter(|route| is_uplink(link) && route.index == link.index)
                 .map(|route| route.destination)
-                // A piece of the world is on nobody's link.
+                // A shorter prefix is a part of the internet, and not on any link.
                 .filter(|prefix| prefix.bits() > PIECE_BITS);
             let all = own.chain(on_link).filter(|prefix| !is_link_local(*prefix));
             host_prefixes.extend(all.map(|prefix| (prefix, link.name.clone())));
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_has_is_no_brokers_to_give() {
+    fn a_broker_cannot_assign_prefixes_of_the_host() {
         let text =
             "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8:1::2\"";
         let config = parse("f", text).unwrap();

@@ -1,4 +1,4 @@
-//! Questions about a step of a plan: whose tunnel it serves, and whether it restores something.
+//! Answers two questions about a step of a plan: which tunnel it serves, and whether it restores a missing object.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ use crate::{
     types::{IfIndex, IfName, Mtu, Prefix, TableId},
 };
 
-/// The desired state that was in place after a round. What of it is missing later was removed by
-/// somebody else. A changed intent is not in it.
+/// The desired objects that were in place after a round. If one of them is missing later, other software removed
+/// it. Objects that the intent added since are not among them.
 #[derive(Clone, Debug, Default)]
 pub struct InPlace {
     rules: BTreeSet<Rule>,
@@ -53,7 +53,8 @@ impl InPlace {
         in_place
     }
 
-    /// Keeps from the round before what a failed step could not restore yet.
+    /// Keeps the objects of the previous round that a failed step could not restore, so that a later success
+    /// still counts as a correction.
     pub fn keep_failed<'a>(&mut self, before: &Self, failed: impl Iterator<Item = &'a Step>) {
         for step in failed {
             match step {
@@ -72,7 +73,7 @@ impl InPlace {
         }
     }
 
-    /// Whether a step restores something that was in place.
+    /// Whether a step restores an object that was in place.
     #[must_use]
     pub fn is_restored_by(&self, step: &Step, desired: &Desired) -> bool {
         match step {
@@ -85,7 +86,7 @@ impl InPlace {
                 let target = desired.routes.get(key);
                 target.is_some() && self.routes.get(key) == target
             }
-            // A gateway comes and goes with its interface.
+            // The kernel removes a neighbour together with its interface, so a missing one shows no removal.
             Step::KeepNeighbour(..)
             | Step::DeleteRule(_)
             | Step::DeleteRoute(_)
@@ -94,7 +95,7 @@ impl InPlace {
     }
 }
 
-/// Whether a route is not there: the plan adds it, or it waits for its interface.
+/// Whether a route is missing: the plan adds it, or a problem keeps the plan from adding it.
 fn is_missing(key: RouteKey, target: &Target, plan: &Plan) -> bool {
     let is_added = plan.steps.iter().any(|step| match step {
         Step::AddRoute(route) | Step::ReplaceRoute(route) => route.key == key,
@@ -120,7 +121,8 @@ fn is_missing(key: RouteKey, target: &Target, plan: &Plan) -> bool {
     is_added || waits()
 }
 
-/// The tunnel of each table and each source. There may be ten thousand of either.
+/// The tunnel of each table and each source. A configuration has a few hundred tunnels at most, but it may have
+/// more than a hundred thousand sources.
 #[derive(Clone, Debug)]
 pub struct Owners {
     tables: BTreeMap<TableId, IfName>,
@@ -128,7 +130,7 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Those of a configuration.
+    /// The owners in a configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let tunnels = || config.tunnels.iter();
@@ -153,7 +155,7 @@ impl Owners {
 }
 
 impl Step {
-    /// The tunnel that this step serves; `None`: it serves all, or removes something.
+    /// The tunnel that this step serves; `None`: it serves all tunnels, or removes an object.
     #[must_use]
     pub fn tunnel<'a>(&'a self, owners: &'a Owners) -> Option<&'a IfName> {
         match self {
@@ -169,8 +171,8 @@ impl Step {
 }
 
 impl Plan {
-    /// Whether a tunnel lacks nothing: no step adds anything for it, and no problem holds it up. What is
-    /// to be removed does not count.
+    /// Whether everything of a tunnel is in place: no step adds an object for it, and no problem prevents one.
+    /// Objects that are still to be removed do not count.
     #[must_use]
     pub fn is_complete_for(&self, tunnel: &Tunnel) -> bool {
         let sources: Vec<_> = tunnel.sources().collect();
@@ -180,7 +182,7 @@ impl Plan {
         };
         let is_about = |step: &Step| match step {
             Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.key),
-            // A rule for every source is needed by all tunnels.
+            // All tunnels need a rule for every source.
             Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
             Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
             Step::SetUp(_, name, _) | Step::AddAddress(_, name, _) => *name == tunnel.name,
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_step_stays_something_to_restore() {
+    fn an_object_that_a_failed_step_lacks_can_still_be_restored() {
         let config = config();
         let desired = Desired::new(&config, |_| true);
         let plan = diff(&desired, &observed(&["sixxs0", "sixxs1"]));

@@ -141,10 +141,10 @@ pub enum Problem {
         /// Its MTU.
         mtu: Mtu,
     },
-    /// A foreign default route has the same key as ours, or comes before it.
+    /// A foreign default route has the same key as the one of sixxs, or comes before it.
     #[error(
         "table {table} has a default route with metric {metric} that other software made (protocol {protocol}) \
-         and that comes before ours; choose another `table` or remove that route"
+         and that comes before the one of sixxs; choose another `table` or remove that route"
     )]
     Occupied {
         /// The table.
@@ -262,7 +262,7 @@ impl<'a> Routes<'a> {
         routes
     }
 
-    /// Handles one desired route.
+    /// Adds the step for one desired route, or its problem.
     fn plan_route(&mut self, route: Route, plan: &mut Plan) {
         let RouteKey {
             table,
@@ -288,7 +288,7 @@ impl<'a> Routes<'a> {
         if let Some(at) = same.iter().position(|(_, ours)| route.is(&ours.target)) {
             same.remove(at);
         } else if others.iter().any(|other| is_here(&other)) {
-            // The route is foreign: ours would become an additional next hop of it.
+            // The route is foreign: a route of sixxs would become an additional next hop of it.
         } else if same.is_empty() {
             plan.steps.push(Step::AddRoute(route));
         } else {

@@ -81,7 +81,7 @@ pub(super) struct Reconciler {
     kernel: Kernel,
     routes: Routes,
     enforcement: Enforcement,
-    /// Foreign policy rules before ours, as of the last scan.
+    /// Foreign policy rules before the rules of sixxs, as of the last scan.
     shadows: Vec<Shadow>,
     /// Pins or maps that could not be restored, as of the last time they were read back.
     unrestored: Vec<String>,
@@ -137,7 +137,7 @@ impl Reconciler {
         self.routes.plan()
     }
 
-    /// Foreign policy rules before ours, as of the last scan.
+    /// Foreign policy rules before the rules of sixxs, as of the last scan.
     pub(super) fn shadows(&self) -> &[Shadow] {
         &self.shadows
     }

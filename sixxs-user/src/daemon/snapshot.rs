@@ -28,7 +28,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) links: &'a Links,
     /// What the last scan left to do.
     pub(super) plan: &'a Plan,
-    /// Foreign policy rules before ours, as of the last scan.
+    /// Foreign policy rules before the rules of sixxs, as of the last scan.
     pub(super) shadows: &'a [Shadow],
     /// How the programs of interfaces are attached.
     pub(super) hooks: BTreeMap<IfName, Hook>,

@@ -17,8 +17,7 @@ pub struct Damaged {
     pub expected: &'static str,
 }
 
-pub(super) const HEAD: &str =
-    "# How often brokers were connected to. Written by sixxs; damaged, it counts as too often.";
+pub(super) const HEAD: &str = "# Recent connects to brokers, written by sixxs. If this file is damaged, sixxs assumes that no connect is left.";
 pub(super) const VERSION: &str = "sixxs-connects 1";
 
 impl Ledger {
