@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_through_a_path() {
+    fn the_size_that_fits_a_path() {
         for (path, most) in [
             (1500, 1480),
             (1400, 1380),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sent_too_much_is_told_what_fits() {
+    fn a_sender_of_large_packets_gets_the_size_that_fits() {
         let router: Ipv6Addr = "2001:db8:a::1".parse().unwrap();
         let told = answer(&a_packet(17, 0), router, 1380).unwrap();
         assert_eq!(told.len(), 1280);

@@ -21,7 +21,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 use sixxs_core::broker::connects::{Ledger, Moment};
-pub use sixxs_core::broker::connects::{Limit, Standing, Wait, Why};
+pub use sixxs_core::broker::connects::{Limit, Standing, Wait, WaitReason};
 
 use super::{blocking, durable};
 
@@ -168,7 +168,7 @@ impl Connects {
             .await?;
         Ok(wait.unwrap_or(Wait {
             remaining: self.limit().lockout,
-            why: Why::LockedOut,
+            why: WaitReason::LockedOut,
         }))
     }
 

@@ -63,7 +63,7 @@ async fn the_limit_is_kept_across_processes_and_reboots() {
     let wait = take(&connects).await.err().unwrap();
     assert_eq!(
         (wait.why, wait.remaining),
-        (Why::Slots(3), Duration::from_secs(65))
+        (WaitReason::Slots(3), Duration::from_secs(65))
     );
     let standing = connects.standing(BROKER).await.unwrap();
     assert_eq!((standing.slots_left, standing.slots), (0, 3));
@@ -104,7 +104,7 @@ async fn a_lockout_is_noted_by_and_by() {
     let wait = connects.refused_each(&names).await.unwrap();
     assert_eq!(
         (wait.why, wait.remaining),
-        (Why::LockedOut, Duration::from_secs(305))
+        (WaitReason::LockedOut, Duration::from_secs(305))
     );
     let standings = connects.standings().await.unwrap();
     assert_eq!(standings.keys().collect::<Vec<_>>(), ["192.0.2.1", BROKER]);
@@ -130,7 +130,7 @@ async fn a_damaged_ledger_is_no_empty_one() {
     for damage in [Vec::new(), b"x".to_vec(), vec![b'#'; 2_000_000]] {
         fs::write(connects.file(), damage).unwrap();
         let wait = take(&connects).await.err().unwrap();
-        assert_eq!(wait.why, Why::Unreadable);
+        assert_eq!(wait.why, WaitReason::Unreadable);
         hands.pass(wait.remaining);
         assert!(take(&connects).await.is_ok());
     }

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    super::connects::{Limit, Why},
+    super::connects::{Limit, WaitReason},
     *,
 };
 
@@ -300,7 +300,7 @@ async fn a_lockout_is_waited_out() {
         error.problem,
         Problem::TooOften("You connect too often".to_owned())
     );
-    assert_eq!(wait.why, Why::LockedOut);
+    assert_eq!(wait.why, WaitReason::LockedOut);
 
     // The lockout applies to the host name and to its address.
     let mut request = server.request();
@@ -322,7 +322,7 @@ async fn a_lockout_is_waited_out() {
     let Error::TooOften { wait, .. } = again else {
         panic!("{again}");
     };
-    assert_eq!((wait.why, server.accepted()), (Why::Blocked, 2));
+    assert_eq!((wait.why, server.accepted()), (WaitReason::Blocked, 2));
 }
 
 #[tokio::test]

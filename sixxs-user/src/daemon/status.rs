@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(shown.next_slot_in_seconds, Some(2.0));
         standing.locked_out = Some(Wait {
             remaining: Duration::from_secs(60),
-            why: Why::Slots(4),
+            why: WaitReason::Slots(4),
         });
         let shown = broker("broker".to_owned(), standing, 1_000_000_000);
         assert_eq!(shown.slots_left, 0);

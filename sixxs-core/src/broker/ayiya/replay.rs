@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_refused_for_as_long_as_their_time_is_good() {
+    fn repeats_are_refused_while_their_time_is_valid() {
         let mut replay = Replay::default();
         for second in 1000..3000 {
             assert!(replay.is_new(&signature(second), second));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_with_more_than_can_be_remembered_stops_nothing() {
+    fn a_second_with_more_datagrams_than_memory_loses_none() {
         let mut replay = Replay::with_slots(256);
         for number in 0..5000 {
             assert!(replay.is_new(&signature(number), 1000));

@@ -78,12 +78,12 @@ impl Ledger {
         };
         match *words {
             ["connect", broker, then, noted] => {
-                let account = self.accounts.entry(broker.to_owned()).or_default();
-                account.taken.push(age(then, noted)?);
+                let entry = self.entries.entry(broker.to_owned()).or_default();
+                entry.taken.push(age(then, noted)?);
             }
             ["refused", broker, time @ ("first" | "again"), then, noted] => {
-                let account = self.accounts.entry(broker.to_owned()).or_default();
-                account.refused = Some(Refusal {
+                let entry = self.entries.entry(broker.to_owned()).or_default();
+                entry.refused = Some(Refusal {
                     age: age(then, noted)?,
                     again: time == "again",
                 });
@@ -106,11 +106,11 @@ impl Ledger {
         if let Some(age) = &self.unreadable {
             line(format_args!("unreadable"), age);
         }
-        for (broker, account) in &self.accounts {
-            for age in &account.taken {
+        for (broker, entry) in &self.entries {
+            for age in &entry.taken {
                 line(format_args!("connect {broker}"), age);
             }
-            if let Some(Refusal { age, again }) = &account.refused {
+            if let Some(Refusal { age, again }) = &entry.refused {
                 let time = if *again { "again" } else { "first" };
                 line(format_args!("refused {broker} {time}"), age);
             }

@@ -93,13 +93,13 @@ impl Refusal {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Account {
+struct BrokerEntry {
     /// The ages of taken slots.
     taken: Vec<Age>,
     refused: Option<Refusal>,
 }
 
-impl Account {
+impl BrokerEntry {
     fn prune(&mut self, limit: &Limit, now: Duration) {
         self.taken
             .retain(|age| age.left(limit.span(), now).is_some());
@@ -141,12 +141,12 @@ pub struct Wait {
     /// The waiting time, from the given moment.
     pub remaining: Duration,
     /// The reason.
-    pub why: Why,
+    pub why: WaitReason,
 }
 
 /// The reason why no connect is possible now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum WaitReason {
     /// Every slot is taken; the number of slots.
     Slots(u32),
     /// The ledger could not be read: every slot may be taken.
@@ -157,7 +157,7 @@ pub enum Why {
     Blocked,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Slots(1) => f.write_str("the last connect to the broker was too recent"),
@@ -189,7 +189,7 @@ impl fmt::Display for Wait {
     }
 }
 
-impl Why {
+impl WaitReason {
     /// Whether the broker refused the client; false: the limit is local.
     #[must_use]
     pub const fn is_lockout(self) -> bool {
@@ -227,7 +227,7 @@ impl Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     boot: BootId,
-    accounts: BTreeMap<String, Account>,
+    entries: BTreeMap<String, BrokerEntry>,
     /// Set if the file could not be read: then all slots of every broker count as taken.
     unreadable: Option<Age>,
 }
@@ -238,7 +238,7 @@ impl Ledger {
     pub const fn new(boot: BootId) -> Self {
         Self {
             boot,
-            accounts: BTreeMap::new(),
+            entries: BTreeMap::new(),
             unreadable: None,
         }
     }
@@ -255,8 +255,8 @@ impl Ledger {
             return Err(wait);
         }
         for broker in brokers {
-            let account = self.accounts.entry(broker).or_default();
-            account.taken.push(Age::new(now.since_boot));
+            let entry = self.entries.entry(broker).or_default();
+            entry.taken.push(Age::new(now.since_boot));
         }
         Ok(())
     }
@@ -265,14 +265,14 @@ impl Ledger {
     pub fn refused(&mut self, brokers: &[&str], limit: &Limit, now: &Moment) {
         self.forget(limit, now.since_boot);
         for broker in brokers {
-            let account = self.accounts.entry(key(broker)).or_default();
-            let again = account.refused.is_some_and(|earlier| {
+            let entry = self.entries.entry(key(broker)).or_default();
+            let again = entry.refused.is_some_and(|earlier| {
                 // During a lockout, only connects already in progress are refused: that is one
                 // incident, not two.
                 let same = earlier.left(limit, now.since_boot).is_some();
                 if same { earlier.again } else { true }
             });
-            account.refused = Some(Refusal {
+            entry.refused = Some(Refusal {
                 age: Age::new(now.since_boot),
                 again,
             });
@@ -297,7 +297,7 @@ impl Ledger {
 
     /// The brokers with entries.
     pub fn brokers(&self) -> impl Iterator<Item = &str> {
-        self.accounts.keys().map(String::as_str)
+        self.entries.keys().map(String::as_str)
     }
 
     /// Whether the file was damaged recently, so that no connect to any broker is possible.
@@ -310,7 +310,7 @@ impl Ledger {
     /// no waiting. The caller should write the ledger afterwards.
     pub fn prune(&mut self, limit: &Limit, now: &Moment) {
         self.forget(limit, now.since_boot);
-        let ages = self.accounts.values_mut().flat_map(Account::ages);
+        let ages = self.entries.values_mut().flat_map(BrokerEntry::ages);
         for age in ages.chain(self.unreadable.as_mut()) {
             age.note(now.since_boot);
         }
@@ -321,11 +321,11 @@ impl Ledger {
     pub fn prune_due(&self, limit: &Limit, now: &Moment) -> Option<Duration> {
         let now = now.since_boot;
         // One write for all connects, when the last one has expired.
-        let connects = self.accounts.values().flat_map(|account| &account.taken);
+        let connects = self.entries.values().flat_map(|entry| &entry.taken);
         let connects = connects.chain(&self.unreadable);
         let connects = connects.map(|age| age.left(limit.span(), now).unwrap_or_default());
-        let refusals = self.accounts.values().filter_map(|account| {
-            let refusal = account.refused?;
+        let refusals = self.entries.values().filter_map(|entry| {
+            let refusal = entry.refused?;
             let (every, over) = match refusal.left(limit, now) {
                 Some(left) => (NOTE_LOCKOUT, left),
                 None => (NOTE_MEMORY, MEMORY.saturating_sub(refusal.age.at(now))),
@@ -337,9 +337,9 @@ impl Ledger {
     }
 
     fn forget(&mut self, limit: &Limit, now: Duration) {
-        self.accounts.retain(|_, account| {
-            account.prune(limit, now);
-            !account.is_empty()
+        self.entries.retain(|_, entry| {
+            entry.prune(limit, now);
+            !entry.is_empty()
         });
         let over = |age: &Age| age.left(limit.span(), now).is_none();
         self.unreadable = self.unreadable.filter(|age| !over(age));
@@ -352,9 +352,9 @@ impl Ledger {
         let slot = free.and_then(|index| lefts.get(index)).map(|left| Wait {
             remaining: *left,
             why: if self.unreadable.is_some() {
-                Why::Unreadable
+                WaitReason::Unreadable
             } else {
-                Why::Slots(slots)
+                WaitReason::Slots(slots)
             },
         });
         let lockout = self.lockout(broker, limit, now);
@@ -365,7 +365,7 @@ impl Ledger {
 
     /// The remaining times of the taken slots, shortest first.
     fn lefts(&self, broker: &str, limit: &Limit, now: Duration) -> Vec<Duration> {
-        let taken = self.accounts.get(broker).map(|account| &account.taken);
+        let taken = self.entries.get(broker).map(|entry| &entry.taken);
         let taken = taken.into_iter().flatten();
         let unreadable = self
             .unreadable
@@ -378,12 +378,12 @@ impl Ledger {
     }
 
     fn lockout(&self, broker: &str, limit: &Limit, now: Duration) -> Option<Wait> {
-        let refusal = self.accounts.get(broker)?.refused?;
+        let refusal = self.entries.get(broker)?.refused?;
         let remaining = refusal.left(limit, now)?;
         let why = if refusal.again {
-            Why::Blocked
+            WaitReason::Blocked
         } else {
-            Why::LockedOut
+            WaitReason::LockedOut
         };
         Some(Wait { remaining, why })
     }

@@ -103,7 +103,7 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     ledger.refused(&[BROKER], &limit, &moment("a", 101.0));
     let now = moment("a", 161.0);
     let wait = ledger.take(&[BROKER], &limit, &now).unwrap_err();
-    assert_eq!(wait.why, Why::LockedOut);
+    assert_eq!(wait.why, WaitReason::LockedOut);
     assert_eq!(wait.remaining, Duration::from_secs(245));
     let standing = ledger.standing(BROKER, &limit, &now);
     assert_eq!(standing.locked_out, Some(wait));
@@ -127,18 +127,18 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     let wait = ledger
         .take(&[BROKER], &limit, &moment("b", 1000.0))
         .unwrap_err();
-    assert_eq!(wait.why, Why::Blocked);
+    assert_eq!(wait.why, WaitReason::Blocked);
     assert!(wait.remaining > Duration::from_secs(6 * 24 * 3600));
     let over = 7.0 * 24.0 * 3600.0 + 251.0;
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", over)), Ok(()));
     // That was over a day ago: the next refusal counts as the first.
     ledger.refused(&[BROKER], &limit, &moment("b", over + 1.0));
     let standing = ledger.standing(BROKER, &limit, &moment("b", over + 1.0));
-    assert_eq!(standing.locked_out.unwrap().why, Why::LockedOut);
+    assert_eq!(standing.locked_out.unwrap().why, WaitReason::LockedOut);
 }
 
 #[test]
-fn pruned_it_is_empty() {
+fn a_pruned_ledger_is_empty() {
     let limit = Limit::default();
     let now = moment("a", 10.0);
     let empty = Ledger::new(now.boot.clone());
@@ -152,7 +152,7 @@ fn pruned_it_is_empty() {
 }
 
 #[test]
-fn damaged_counts_as_every_slot_taken_now() {
+fn in_a_damaged_ledger_every_slot_is_taken() {
     let limit = Limit::default();
     let now = moment("a", 1000.0);
     let mut good = Ledger::new(now.boot.clone());
@@ -177,7 +177,7 @@ fn damaged_counts_as_every_slot_taken_now() {
         assert!(damaged.is_some(), "{}", String::from_utf8_lossy(&file));
         for broker in [BROKER, "any.example"] {
             let wait = ledger.take(&[broker], &limit, &now).unwrap_err();
-            assert_eq!(wait.why, Why::Unreadable);
+            assert_eq!(wait.why, WaitReason::Unreadable);
             assert_eq!(wait.remaining, Duration::from_secs(65));
         }
         // Writing it back repairs it.

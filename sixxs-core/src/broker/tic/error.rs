@@ -100,12 +100,12 @@ pub enum Problem {
     /// TLS is required, but the server does not offer it.
     #[error("TLS is required, and the server does not offer it: {0:?}")]
     NoTls(String),
-    /// Unexpected bytes. Before TLS, they may be an attempt to inject replies.
+    /// Data that is not the reply to a command. Before TLS, it may be an attempt to inject replies.
     #[error("the server, or an attacker on the path, sent unexpected data")]
-    OutOfTurn,
+    UnexpectedData,
     /// More data than any valid reply has.
     #[error("the server sent {0} of more than {1} {2}")]
-    TooMuch(&'static str, usize, &'static str),
+    TooMuchData(&'static str, usize, &'static str),
     /// The reply does not follow the protocol.
     #[error("the server sent {0}")]
     Garbage(String),
@@ -148,9 +148,10 @@ impl Error {
             | Problem::Login(_) => Class::Refused,
             Problem::Clock { .. } => Class::Clock,
             Problem::NoTls(_) => Class::Tls,
-            Problem::OutOfTurn | Problem::TooMuch(..) | Problem::Garbage(_) | Problem::Closed => {
-                Class::Garbage
-            }
+            Problem::UnexpectedData
+            | Problem::TooMuchData(..)
+            | Problem::Garbage(_)
+            | Problem::Closed => Class::Garbage,
         }
     }
 }
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_for_connecting_too_often_are_told_from_others() {
+    fn refusals_for_connecting_too_often_are_recognised() {
         for words in [
             "You are connecting too often",
             "Too many connections, try again later",

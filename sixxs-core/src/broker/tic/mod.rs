@@ -162,8 +162,8 @@ impl Client {
         while !bytes.is_empty() {
             match self.state {
                 State::Over(_) => break,
-                State::Tls => return Err(Problem::OutOfTurn),
-                _ if !actions.is_empty() => return Err(Problem::OutOfTurn),
+                State::Tls => return Err(Problem::UnexpectedData),
+                _ if !actions.is_empty() => return Err(Problem::UnexpectedData),
                 _ => {}
             }
             let Some(line) = self.lines.next(&mut bytes)? else {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sixxs_core::{
-    broker::tic::saved::Asked,
+    broker::tic::saved::Query,
     config::{Account, Learned, Tunnel},
     tunnel::{DriverState, LockedOut},
     types::IfName,
@@ -37,13 +37,13 @@ const SLOT_AGAIN: Duration = Duration::from_secs(60);
 
 /// The stored parameters of an account's tunnel.
 pub(crate) async fn known(cache: &Cache, name: &IfName, account: &Account) -> Option<Learned> {
-    let parameters = cache.load(name, &asked(account)).await?;
+    let parameters = cache.load(name, &query(account)).await?;
     Some(Learned::new(account, &parameters))
 }
 
-fn asked(account: &Account) -> Asked {
+fn query(account: &Account) -> Query {
     let aiccu = &account.aiccu;
-    Asked {
+    Query {
         server: aiccu.server.clone(),
         username: aiccu.username.clone(),
         tunnel_id: aiccu.tunnel_id.clone(),
@@ -84,8 +84,8 @@ impl Context {
     /// The stored parameters, or those that the TIC server returns; waits until it does.
     async fn parameters(&self, account: &Account, refresh: bool) -> Parameters {
         let aiccu = &account.aiccu;
-        let asked = asked(account);
-        if !refresh && let Some(parameters) = self.cache.load(&self.name, &asked).await {
+        let query = query(account);
+        if !refresh && let Some(parameters) = self.cache.load(&self.name, &query).await {
             return parameters;
         }
         let mut backoff = Backoff::default();
@@ -94,7 +94,7 @@ impl Context {
             self.status.set(DriverState::Working(Some(words)));
             let pause = match tic::fetch(request(account), &self.connects).await {
                 Ok(Outcome::Parameters(parameters)) => {
-                    if let Err(error) = self.cache.save(&self.name, &asked, &parameters).await {
+                    if let Err(error) = self.cache.save(&self.name, &query, &parameters).await {
                         warn!(
                             "{}: save the parameters from the broker: {error:#}",
                             self.name

@@ -35,7 +35,7 @@ pub(super) struct HeartbeatSender {
     heartbeat: Heartbeat,
     address: Ipv6Addr,
     path: BrokerPath,
-    beats: HeartbeatSchedule,
+    schedule: HeartbeatSchedule,
     /// When the last announcement began.
     announced: Duration,
     /// When an announcement was last refused by the connect limit.
@@ -60,7 +60,7 @@ impl HeartbeatSender {
             heartbeat: heartbeat.clone(),
             address,
             path,
-            beats: HeartbeatSchedule::new(BURST, heartbeat.interval, elapsed),
+            schedule: HeartbeatSchedule::new(BURST, heartbeat.interval, elapsed),
             announced: elapsed,
             refused: None,
             // The broker takes the heartbeat's source for our end of the tunnel.
@@ -69,14 +69,14 @@ impl HeartbeatSender {
         };
         if let Some(saved) = resumed {
             sender.announced = saved.known;
-            sender.beats.go_on(saved.due);
+            sender.schedule.resume(saved.due);
         }
         Ok(sender)
     }
 
     fn session(&self) -> SavedSession {
-        let due = self.beats.due();
-        let beat = due.saturating_sub(self.beats.interval());
+        let due = self.schedule.due();
+        let beat = due.saturating_sub(self.schedule.interval());
         SavedSession {
             path: self.path,
             port: 0,
@@ -84,7 +84,7 @@ impl HeartbeatSender {
             address: self.address,
             known: self.announced,
             // One heartbeat may be missed.
-            until: beat.saturating_add(self.beats.interval().saturating_mul(2)),
+            until: beat.saturating_add(self.schedule.interval().saturating_mul(2)),
             due,
         }
     }
@@ -104,7 +104,7 @@ impl HeartbeatSender {
     /// Announces this tunnel again, as at a start.
     pub(super) fn announce(&mut self, elapsed: Duration) {
         self.announced = elapsed;
-        self.beats.begin_again(elapsed);
+        self.schedule.restart(elapsed);
     }
 
     /// Sends a heartbeat if one is due, and saves the session. Returns the time until the next.
@@ -114,16 +114,16 @@ impl HeartbeatSender {
         name: &IfName,
     ) -> io::Result<Duration> {
         let time = self.clock.now();
-        if self.beats.take(time.elapsed) {
+        if self.schedule.take(time.elapsed) {
             sessions.save(name, &self.session());
             let password = &self.heartbeat.password;
-            let text = heartbeat::beat(self.address, time.unix_seconds, password);
+            let text = heartbeat::datagram(self.address, time.unix_seconds, password);
             match self.socket.send(self.to, text.as_bytes(), text.len()) {
                 Err(error) if is_of_the_socket(&error) => return Err(error),
                 // A heartbeat that cannot be sent now is lost, as on the path.
                 _ => {}
             }
         }
-        Ok(self.beats.due().saturating_sub(time.elapsed))
+        Ok(self.schedule.due().saturating_sub(time.elapsed))
     }
 }

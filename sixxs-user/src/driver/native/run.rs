@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use sixxs_core::{
-    broker::link::{Interruption, Link, Next, Slot},
+    broker::link::{BrokerLink, Interruption, Next, SlotOutcome},
     config::Remote,
     tunnel::{DriverState, LockedOut},
     types::IfIndex,
@@ -59,7 +59,7 @@ impl NativeTunnel {
         let ends = carrier.ends().clone();
         let mut saved = self.context.resumable(&ends);
         let path = saved.as_ref().map(|saved| saved.path);
-        let mut link = Link::new(ends.counts_as_connect, path);
+        let mut link = BrokerLink::new(ends.counts_as_connect, path);
         loop {
             if let Some(state) = link.take_state() {
                 self.context.status.set(state);
@@ -68,7 +68,7 @@ impl NativeTunnel {
                 Next::Locate => {
                     // Changes from here on end the wait below.
                     self.outside.mark_unchanged();
-                    let found = BrokerPath::find(&ends.broker, ends.local4, link.last()).await;
+                    let found = BrokerPath::find(&ends.broker, ends.local4, link.last_path()).await;
                     link.located(found);
                 }
                 Next::TakeSlot(path) => {
@@ -174,15 +174,15 @@ impl Context {
     }
 
     /// Takes a slot of the connect limit, which is used at once.
-    async fn slot(&self, ends: &LinkEnds, path: BrokerPath) -> Slot {
+    async fn slot(&self, ends: &LinkEnds, path: BrokerPath) -> SlotOutcome {
         let wait = match self.take_slot(&ends.broker, path.remote).await {
             Ok(Ok(_slot)) => {
                 let is_path_valid = path.is_valid(ends.local4);
-                return Slot::Taken { is_path_valid };
+                return SlotOutcome::Taken { is_path_valid };
             }
             Ok(Err(wait)) => wait,
             Err(error) => {
-                return Slot::Refused {
+                return SlotOutcome::Refused {
                     state: DriverState::Retrying(format!("{error:#}")),
                     pause: SLOT_AGAIN,
                 };
@@ -197,7 +197,7 @@ impl Context {
         } else {
             DriverState::Working(Some(self.until(&wait)))
         };
-        Slot::Refused {
+        SlotOutcome::Refused {
             state,
             pause: wait.remaining.min(SLOT_AGAIN),
         }
@@ -347,7 +347,7 @@ mod tests {
         (carrier, state)
     }
 
-    fn carrier(counts: bool, script: Vec<io::Result<Interruption>>) -> FakeCarrier {
+    fn carrier(counts_as_connect: bool, script: Vec<io::Result<Interruption>>) -> FakeCarrier {
         FakeCarrier {
             ends: LinkEnds {
                 broker: Remote::Address(Ipv4Addr::LOCALHOST.into()),

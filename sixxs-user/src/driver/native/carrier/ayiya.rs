@@ -77,7 +77,7 @@ impl<'a> AyiyaCarrier<'a> {
     }
 
     /// The broker is silent: it may have another address, or not know this tunnel any more.
-    fn doubt(&self, elapsed: Duration) -> Interruption {
+    fn interruption(&self, elapsed: Duration) -> Interruption {
         let silent_since = self.session.silent_since();
         match self.stale_after {
             Some(after) if elapsed >= silent_since.saturating_add(after) => Interruption::Stale,
@@ -89,11 +89,11 @@ impl<'a> AyiyaCarrier<'a> {
     /// answers.
     fn save(&self, context: &Context, open: &mut Open, elapsed: Duration) {
         let session = &self.session;
-        let (known, due) = (session.silent_since(), session.beat_due());
+        let (known, due) = (session.silent_since(), session.keepalive_due());
         let is_due = open
             .saved
             .is_none_or(|(then, next)| next != due || known >= then.saturating_add(SAVE));
-        if is_due && session.answers(elapsed) {
+        if is_due && session.is_answering(elapsed) {
             open.saved = Some((known, due));
             let saved = SavedSession {
                 path: open.path,
@@ -110,10 +110,10 @@ impl<'a> AyiyaCarrier<'a> {
 
     fn state(&self, broker: IpAddr, elapsed: Duration) -> DriverState {
         let session = &self.session;
-        if session.answers(elapsed) {
+        if session.is_answering(elapsed) {
             return DriverState::Done;
         }
-        DriverState::Working(Some(if session.was_heard() {
+        DriverState::Working(Some(if session.has_received() {
             let silence = elapsed.saturating_sub(session.silent_since());
             // In minutes, so that the state does not change every second.
             let minutes = silence.as_secs() / 60;
@@ -151,8 +151,8 @@ impl Carrier for AyiyaCarrier<'_> {
             || Datagrams::open(local, port, path.remote),
         )?;
         match resumed {
-            Some(saved) => self.session.go_on(saved.known, saved.due),
-            None => self.session.begin_again(context.clock.now().elapsed),
+            Some(saved) => self.session.resume(saved.known, saved.due),
+            None => self.session.restart(context.clock.now().elapsed),
         }
         Ok(Open {
             socket,
@@ -172,7 +172,7 @@ impl Carrier for AyiyaCarrier<'_> {
         while let Some(action) = self.session.poll(time) {
             match action {
                 Action::Send(datagram) => send(&open.socket, open.to, &datagram, datagram.len())?,
-                Action::Doubt => return Ok(Err(self.doubt(time.elapsed))),
+                Action::LocateAgain => return Ok(Err(self.interruption(time.elapsed))),
             }
         }
         context.status.set(self.state(path.remote, time.elapsed));
