@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The state before a reload.
-pub struct Before<'a> {
+pub struct CurrentState<'a> {
     /// The configuration from the file.
     pub config: &'a Config,
     /// The configuration with the brokers' parameters.
@@ -30,7 +30,7 @@ pub struct Before<'a> {
 
 /// The changes that a reload of `new` would make. `learned`: parameters from brokers.
 pub async fn preview(
-    before: Before<'_>,
+    before: CurrentState<'_>,
     new: &Config,
     learned: &BTreeMap<IfName, Learned>,
     netlink: &mut Netlink,

@@ -55,7 +55,6 @@ enum Class {
     Refused,
 }
 
-/// Accepts connections until it is dropped.
 /// The client of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
@@ -105,6 +104,7 @@ impl Caller {
     }
 }
 
+/// Accepts connections to the control socket, and serves each in a task. Dropping the future ends them all.
 pub(super) async fn serve(listener: UnixListener, app: Router) {
     let mut connections = Connections::new();
     loop {

@@ -15,7 +15,7 @@
 //! The socket's owner and mode allow connections only by root and members of the group `sixxs`. All of them may
 //! read; only root may change anything.
 //!
-//! Tasks: one that accepts connections, and those of `serve.rs`; they end with the daemon.
+//! Tasks: one that accepts connections, and one per connection (`connections.rs`); they end with the daemon.
 
 use std::{
     fs,

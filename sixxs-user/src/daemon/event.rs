@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{systemd::Watchdog, tunnels::Stopped};
+use super::{systemd::Watchdog, tunnels::StoppedDrivers};
 use crate::{
     bpf::{self, Debugging, LeakRing, Rings},
     control::{Quit, Request},
@@ -49,7 +49,7 @@ pub(super) enum Event {
     /// A driver reports something new.
     DriverReport,
     /// Drivers have stopped.
-    Stopped(Stopped),
+    Stopped(StoppedDrivers),
     /// The kernel programs report leaks.
     Leaks(Vec<LeakEvent>),
     /// A client requests something.
@@ -66,8 +66,8 @@ pub(super) enum Event {
     TrialEnds,
     /// [`Deadlines::health`].
     HealthDue,
-    /// [`Deadlines::unnamed`].
-    UnnamedDue,
+    /// [`Deadlines::unattributed`].
+    UnattributedDue,
     /// Leaks are to be reported.
     LeakLinesDue,
     /// Tunnels are to be observed.
@@ -89,7 +89,7 @@ pub(super) struct Deadlines {
     /// A judgement of health.
     pub(super) health: Option<Instant>,
     /// Corrections whose event has not come.
-    pub(super) unnamed: Option<Instant>,
+    pub(super) unattributed: Option<Instant>,
     /// Whether leaks or summaries wait to be reported.
     pub(super) has_lines: bool,
 }
@@ -131,7 +131,7 @@ impl Signals {
 /// Receiving ends of the daemon's channels.
 pub(super) struct Receivers {
     /// Drivers that have stopped.
-    pub(super) stopped: mpsc::Receiver<Stopped>,
+    pub(super) stopped: mpsc::Receiver<StoppedDrivers>,
     /// Requests.
     pub(super) requests: mpsc::Receiver<Request>,
     /// Requests to end.
@@ -224,13 +224,13 @@ impl Sources {
                 () = sleep_until(deadlines.poll) => Event::PollDue,
                 () = at(deadlines.trial) => Event::TrialEnds,
                 () = at(deadlines.health) => Event::HealthDue,
-                () = at(deadlines.unnamed) => Event::UnnamedDue,
+                () = at(deadlines.unattributed) => Event::UnattributedDue,
                 _ = leak_lines.tick(), if deadlines.has_lines => Event::LeakLinesDue,
                 _ = echo.tick() => Event::EchoDue,
                 _ = resync.tick() => Event::Resync,
                 // A task of its own would report that all is well while the loop hangs.
                 () = watchdog.due() => {
-                    watchdog.tell();
+                    watchdog.ping();
                     continue;
                 }
                 () = log_debugging(debugging.as_mut()) => continue,
@@ -242,7 +242,7 @@ impl Sources {
     /// daemon ends.
     pub(super) async fn finish<T>(
         self,
-        work: impl AsyncFnOnce(mpsc::Receiver<Stopped>) -> T,
+        work: impl AsyncFnOnce(mpsc::Receiver<StoppedDrivers>) -> T,
     ) -> Option<T> {
         let Self {
             mut signals,
@@ -255,7 +255,7 @@ impl Sources {
         } = receivers;
         drop(requests);
         tokio::select! {
-            () = watchdog.keep_telling() => None,
+            () = watchdog.keep_pinging() => None,
             done = work(stopped) => Some(done),
             () = signals.terminate() => {
                 warn!("second request to end: running commands are killed");

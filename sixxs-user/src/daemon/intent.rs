@@ -17,7 +17,7 @@ use sixxs_core::{
 #[derive(Clone, Debug)]
 pub(super) struct DriverReport {
     /// Whether it has made the interface.
-    pub(super) has_made: bool,
+    pub(super) has_made_interface: bool,
     /// What its broker assigned.
     pub(super) learned: Option<Learned>,
 }
@@ -116,10 +116,14 @@ impl Intent {
         self.made.clear();
         for (name, report) in reports {
             if let Some(new) = report.learned {
-                problems.extend(learned.get(&name).and_then(|old| moved(&name, old, &new)));
+                problems.extend(
+                    learned
+                        .get(&name)
+                        .and_then(|old| address_change(&name, old, &new)),
+                );
                 learned.insert(name.clone(), new);
             }
-            if report.has_made {
+            if report.has_made_interface {
                 self.made.insert(name);
             }
         }
@@ -212,7 +216,7 @@ impl Intent {
     }
 
     /// Adds the tunnels that were added at run time to a new configuration.
-    pub(super) fn keep_runtime(&self, config: &mut Config) -> Result<(), String> {
+    pub(super) fn add_runtime_tunnels(&self, config: &mut Config) -> Result<(), String> {
         let tunnels = self.wanted.tunnels.iter();
         for tunnel in tunnels.filter(|tunnel| self.runtime.contains(&tunnel.name)) {
             config.add_existing(tunnel.clone()).map_err(|refused| {
@@ -231,7 +235,7 @@ impl Intent {
     }
 
     /// Tunnels are started now.
-    pub(super) const fn note_start(&mut self) {
+    pub(super) const fn record_start(&mut self) {
         self.had_tunnels = true;
     }
 
@@ -242,7 +246,7 @@ impl Intent {
 }
 
 /// A problem, if a broker has assigned other addresses than before.
-fn moved(name: &IfName, old: &Learned, new: &Learned) -> Option<String> {
+fn address_change(name: &IfName, old: &Learned, new: &Learned) -> Option<String> {
     let is_same = (old.address, old.peer) == (new.address, new.peer);
     (!is_same).then(|| {
         format!(
@@ -292,7 +296,7 @@ mod tests {
     fn a_daemon_on_demand_is_idle_after_its_last_tunnel_or_its_grace_period() {
         let mut empty = Intent::new(Config::default());
         assert!(!empty.is_idle(false) && empty.is_idle(true));
-        empty.note_start();
+        empty.record_start();
         assert!(empty.is_idle(false));
         assert!(!Intent::new(config(&["a"])).is_idle(true));
     }
@@ -303,7 +307,7 @@ mod tests {
         let started = ["a", "b"].map(|name| name.parse().unwrap()).into();
         assert!(intent.desired(&started).interfaces.is_empty());
         let report = DriverReport {
-            has_made: true,
+            has_made_interface: true,
             learned: None,
         };
         let reports = [("b".parse().unwrap(), report)].into_iter();
@@ -342,7 +346,7 @@ mod tests {
         };
         let report = |address: &str| {
             let report = DriverReport {
-                has_made: false,
+                has_made_interface: false,
                 learned: Some(learned(address)),
             };
             [("a".parse().unwrap(), report)].into_iter()

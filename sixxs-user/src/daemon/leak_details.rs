@@ -30,7 +30,7 @@ use sixxs_core::{
 
 use crate::{control::api, netlink::index_to_name};
 
-/// What is known about the host while a leak is described.
+/// The facts about the host that explain a leak.
 pub(super) struct Evidence<'a> {
     /// The configuration in force.
     pub(super) config: &'a Config,
@@ -38,7 +38,7 @@ pub(super) struct Evidence<'a> {
     pub(super) started: &'a BTreeSet<IfName>,
     /// Slots by interface.
     pub(super) slots: &'a BTreeMap<IfName, u32>,
-    /// What the last scan left to do.
+    /// The steps and problems that the last round left.
     pub(super) plan: &'a Plan,
     /// Foreign policy rules.
     pub(super) others_rules: &'a [PolicyRule],

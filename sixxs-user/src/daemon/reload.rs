@@ -17,10 +17,10 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// A configuration on trial. Times are since the start of the daemon.
 #[derive(Debug, Default)]
-pub(super) struct Trial(Option<Before>);
+pub(super) struct Trial(Option<Rollback>);
 
 #[derive(Debug)]
-struct Before {
+struct Rollback {
     config: Config,
     ends: Duration,
 }
@@ -34,7 +34,7 @@ impl Trial {
         now: Duration,
     ) {
         let earlier = self.0.take();
-        self.0 = confirm_within.map(|time| Before {
+        self.0 = confirm_within.map(|time| Rollback {
             // A trial during a trial reverts to the last configuration that was confirmed.
             config: earlier.map_or(before, |earlier| earlier.config),
             ends: now.saturating_add(time),
@@ -61,7 +61,7 @@ impl Trial {
 
     /// The revert to this configuration is tried again later.
     pub(super) fn retry(&mut self, config: Config, now: Duration) {
-        self.0 = Some(Before {
+        self.0 = Some(Rollback {
             config,
             ends: now.saturating_add(RETRY),
         });

@@ -17,7 +17,7 @@ use super::{
     operations::Operations,
     reconciler::Reconciler,
     reload::Trial,
-    tunnels::{Stopped, Tunnels},
+    tunnels::{StoppedDrivers, Tunnels},
 };
 use crate::{
     bpf::{Kernel, Rings},
@@ -67,7 +67,7 @@ pub(super) async fn start(
     let tunnels = Tunnels::start_all(&config, &context);
     let (kernel, rings) = load(paths, options, &netlink).await?;
 
-    let (stopped_to, handle, receivers) = channels(options, &clock);
+    let (stopped_sender, handle, receivers) = channels(options, &clock);
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let parts = (
@@ -85,7 +85,7 @@ pub(super) async fn start(
     let operations = Operations {
         enforcer,
         context,
-        stopped_to,
+        stopped_sender,
         trial: Trial::default(),
     };
     let pruning = tokio::spawn(prune(connects));
@@ -94,8 +94,11 @@ pub(super) async fn start(
 }
 
 /// The daemon's channels: their senders for drivers and clients, and the receivers.
-fn channels(options: &Options, clock: &Clock) -> (mpsc::Sender<Stopped>, DaemonHandle, Receivers) {
-    let (stopped_to, stopped) = mpsc::channel(WAITING);
+fn channels(
+    options: &Options,
+    clock: &Clock,
+) -> (mpsc::Sender<StoppedDrivers>, DaemonHandle, Receivers) {
+    let (stopped_sender, stopped) = mpsc::channel(WAITING);
     let (requests_to, requests) = mpsc::channel(WAITING);
     let (quits_to, quits) = mpsc::channel(1);
     let handle = DaemonHandle {
@@ -108,7 +111,7 @@ fn channels(options: &Options, clock: &Clock) -> (mpsc::Sender<Stopped>, DaemonH
         requests,
         quits,
     };
-    (stopped_to, handle, receivers)
+    (stopped_sender, handle, receivers)
 }
 
 async fn load(

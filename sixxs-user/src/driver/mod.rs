@@ -1,12 +1,17 @@
-//! Drivers: what makes the interface of a tunnel, and keeps it there.
+//! Drivers: a driver makes the interface of a tunnel, and keeps it there.
 //!
 //! A driver gets its part of the configuration, and after each scan the tunnel's interface. It reports
 //! a [`DriverState`]; whether the interface exists, netlink reports. [`Driver::stop`] and [`Driver::detach`]
 //! end it and wait; a dropped driver is killed. A new kind of tunnel is added here, and nowhere else in the
 //! daemon.
 //!
-//! Tasks: at most one per driver, which ends with it, and one per command that it runs
-//! ([`stderr_tail`]).
+//! Tasks:
+//! * one per driver with a command, which ends when the driver is stopped, detached or dropped;
+//! * one per running command, which reads its standard error output ([`stderr_tail`]) and ends with the last
+//!   writer;
+//! * on the I/O thread ([`native`]): one per native tunnel, which ends with its driver; one per setup script of
+//!   AICCU, which ends with the script; one that watches for changes of the network path, and one that removes
+//!   interfaces, which both end with the thread.
 
 mod backoff;
 mod command;
@@ -135,7 +140,7 @@ pub struct DriverStatus {
     /// Its state.
     pub state: DriverState,
     /// Whether the interface exists and the driver has made it.
-    pub has_made: bool,
+    pub has_made_interface: bool,
     /// The broker's endpoint: an address, with a port where there is one.
     pub endpoint: Option<String>,
     /// What carries the packets: `tun` or `sit`.
@@ -246,7 +251,7 @@ impl StatusSender {
     ) -> (Self, watch::Receiver<DriverStatus>) {
         let (status, receiver) = watch::channel(DriverStatus {
             state: initial,
-            has_made: false,
+            has_made_interface: false,
             endpoint: None,
             carrier: None,
             learned: None,
@@ -267,8 +272,8 @@ impl StatusSender {
         self.change(|status| status.state = state);
     }
 
-    fn set_made(&self, has_made: bool) {
-        self.change(|status| status.has_made = has_made);
+    fn set_made_interface(&self, has_made_interface: bool) {
+        self.change(|status| status.has_made_interface = has_made_interface);
     }
 
     fn set_endpoint(&self, endpoint: String, carrier: &'static str) {

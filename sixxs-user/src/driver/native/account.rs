@@ -149,7 +149,11 @@ impl Context {
         let name = self.name.clone();
         let mut status = self.status.subscribe();
         tokio::task::spawn_local(async move {
-            if status.wait_for(|status| status.has_made).await.is_err() {
+            if status
+                .wait_for(|status| status.has_made_interface)
+                .await
+                .is_err()
+            {
                 // The tunnel has ended before.
                 return;
             }

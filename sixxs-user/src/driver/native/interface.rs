@@ -45,10 +45,10 @@ impl NativeTunnel {
                 }
             };
             self.interface = Some(device.index());
-            self.context.status.set_made(true);
+            self.context.status.set_made_interface(true);
             let made = Instant::now();
             let end = self.carry(&device, tunnel).await;
-            self.context.status.set_made(false);
+            self.context.status.set_made_interface(false);
             match end {
                 End::Stale => {
                     self.device = Some(device);
@@ -114,10 +114,10 @@ impl NativeTunnel {
                 }
             };
             self.interface = Some(index);
-            self.context.status.set_made(true);
+            self.context.status.set_made_interface(true);
             let made = Instant::now();
             self.run(index, &mut carrier).await;
-            self.context.status.set_made(false);
+            self.context.status.set_made_interface(false);
             // Another program that removed it may remove the next one too.
             sleep(backoff.lost(made.elapsed())).await;
         }
