@@ -1,4 +1,4 @@
-//! The intended state: the configuration file, tunnels added at run time, and what brokers assigned.
+//! The intended state: the configuration file, tunnels added at run time, and the parameters from brokers.
 //!
 //! Owns all three and the configuration that they add up to. Must not know drivers, the kernel or the loop.
 
@@ -18,7 +18,7 @@ use sixxs_core::{
 pub(super) struct DriverReport {
     /// Whether it has made the interface.
     pub(super) has_made_interface: bool,
-    /// What its broker assigned.
+    /// The parameters from its broker.
     pub(super) learned: Option<Learned>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct DriverReport {
 pub(super) struct Intent {
     /// The file, and the tunnels added at run time.
     wanted: Config,
-    /// `wanted`, completed with what brokers assigned.
+    /// `wanted`, completed with the parameters from brokers.
     effective: Config,
     /// Tunnels of `wanted` that are not in the file. They are dropped when they are stopped.
     runtime: BTreeSet<IfName>,
@@ -65,7 +65,7 @@ impl Intent {
         &self.wanted
     }
 
-    /// The configuration in force: completed with what brokers assigned.
+    /// The configuration in force: completed with the parameters from brokers.
     pub(super) const fn effective(&self) -> &Config {
         &self.effective
     }
@@ -79,12 +79,12 @@ impl Intent {
         config
     }
 
-    /// What brokers assigned.
+    /// The parameters from brokers.
     pub(super) const fn learned(&self) -> &BTreeMap<IfName, Learned> {
         &self.learned
     }
 
-    /// Tunnels for which something that a broker assigned cannot be used.
+    /// Tunnels whose parameters from the broker cannot be used.
     pub(super) fn conflicts(&self) -> &[Conflict] {
         &self.conflicts
     }
@@ -155,7 +155,7 @@ impl Intent {
         conflicts.chain(problem).collect()
     }
 
-    /// Completes the wanted configuration with what brokers assigned.
+    /// Completes the wanted configuration with the parameters from brokers.
     fn overlay(&mut self) {
         let wanted = &self.wanted;
         let (config, conflicts) =
@@ -358,7 +358,7 @@ mod tests {
         let problems = intent.learn(report("2001:db8:f::3/64"));
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("2001:db8:f::3"), "{problems:?}");
-        // A reload that stops the tunnel drops what its broker assigned.
+        // A reload that stops the tunnel drops its parameters from the broker.
         let name = "a".parse().unwrap();
         intent.replace(config(&["a"]), &[name]);
         assert!(intent.learned().is_empty());

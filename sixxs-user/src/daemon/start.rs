@@ -77,7 +77,7 @@ pub(super) async fn start(
     );
     let outlets = (Endpoints::new(paths.clone(), handle), Alerts::new(clock));
     let mut enforcer = Enforcer::new(parts, outlets, watcher, paths.clone());
-    // A driver reports later. Until then its tunnel has what its broker assigned in an earlier run.
+    // A driver reports later. Until then its tunnel has the stored parameters.
     let learned = context.known(enforcer.intent.wanted()).await;
     enforcer.intent.resume(learned);
     enforcer.reconcile().await?;

@@ -57,7 +57,7 @@ pub struct DriverContext {
     pub clock: Clock,
     /// The connect limit of brokers.
     pub connects: Connects,
-    /// What brokers assigned.
+    /// The stored parameters from brokers.
     pub cache: Cache,
     /// Sessions with brokers.
     pub(crate) sessions: SessionStore,
@@ -97,7 +97,7 @@ impl DriverContext {
         }
     }
 
-    /// What brokers assigned to these tunnels in earlier runs.
+    /// The stored parameters of these tunnels.
     pub async fn known(&self, config: &Config) -> BTreeMap<IfName, Learned> {
         known(&self.cache, config).await
     }
@@ -121,7 +121,7 @@ impl DriverContext {
     }
 }
 
-/// What brokers assigned to these tunnels when they were last asked.
+/// The parameters of these tunnels from the last answers of their brokers.
 pub async fn known(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> {
     let mut known = BTreeMap::new();
     for Tunnel { name, kind, .. } in &config.tunnels {
@@ -143,9 +143,9 @@ pub struct DriverStatus {
     pub has_made_interface: bool,
     /// The broker's endpoint: an address, with a port where there is one.
     pub endpoint: Option<String>,
-    /// What carries the packets: `tun` or `sit`.
+    /// The carrier of the packets: `tun` or `sit`.
     pub carrier: Option<&'static str>,
-    /// What the broker assigned.
+    /// The parameters from the broker.
     pub learned: Option<Learned>,
 }
 
@@ -166,12 +166,12 @@ enum Kind {
     /// Commands of the user make it.
     Command(command::Command),
     /// This program makes it.
-    Native(native::Native),
+    Native(native::NativeHandle),
 }
 
 impl Driver {
-    /// Starts it. It waits for the first [`Driver::observe_link`]. `refresh`: stored answers of a broker do
-    /// not count.
+    /// Starts it. It waits for the first [`Driver::observe_link`]. With `refresh` it asks the broker again, even if
+    /// there are stored parameters.
     #[must_use]
     pub fn start(tunnel: &Tunnel, context: &DriverContext, refresh: bool) -> Self {
         let initial = match tunnel.kind {
@@ -186,7 +186,9 @@ impl Driver {
                 Kind::Command(command::Command::start(up.clone(), down.clone(), sender))
             }
             config::Kind::SixInFour(_) | config::Kind::Ayiya(_) | config::Kind::Account(_) => {
-                Kind::Native(native::Native::start(tunnel, sender, context, refresh))
+                Kind::Native(native::NativeHandle::start(
+                    tunnel, sender, context, refresh,
+                ))
             }
         };
         Self {
@@ -226,7 +228,7 @@ impl Driver {
         }
     }
 
-    /// Ends the driver without its tunnel, and leaves nothing half-done.
+    /// Ends the driver; its interface stays. Waits for a running command.
     pub async fn detach(self) -> anyhow::Result<()> {
         match self.kind {
             Kind::Interface => Ok(()),

@@ -17,14 +17,14 @@ use std::{
 use anyhow::Context as _;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinHandle, time};
 
-/// What is kept of the output.
+/// This much of the end of the output is stored.
 const TAIL_BYTES: usize = 1024;
 
-/// Characters that are shown of a line.
+/// Limit of the characters shown of a line.
 const LINE_CHARS: usize = 200;
 
-/// After a command's end: how long a process that it left behind may hold up the last line.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// After a command's end, a process that it has left behind may hold up the last line for this long.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 
 /// The end of a command's output.
 pub(super) struct StderrTail {
@@ -39,19 +39,19 @@ impl StderrTail {
         // Open for reading as well (Linux: fifo(7)), so that the pipe has a reader when the daemon
         // has ended and the tunnel's program has not.
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-        let both = File::options().read(true).write(true).open(&path);
-        let both = both.with_context(|| format!("open {path}"))?;
+        let writer = File::options().read(true).write(true).open(&path);
+        let writer = writer.with_context(|| format!("open {path}"))?;
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))
             .context("make a pipe's end non-blocking")?;
         let tail = Arc::new(Mutex::new(Vec::new()));
         let drain = tokio::spawn(drain(reader, Arc::clone(&tail)));
-        Ok((Self { tail, drain }, Stdio::from(both)))
+        Ok((Self { tail, drain }, Stdio::from(writer)))
     }
 
     /// The last line, once the command has ended.
     pub(super) async fn line(&mut self) -> Option<String> {
-        // Either way there is a tail to look at.
-        let _whole = time::timeout(PATIENCE, &mut self.drain).await;
+        // After the time limit, the tail may lack the last line.
+        let _whole = time::timeout(DRAIN_LIMIT, &mut self.drain).await;
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         last_line(&tail)
     }

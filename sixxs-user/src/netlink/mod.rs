@@ -47,7 +47,7 @@ pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
 pub use observe::GLOBAL;
 pub use route_query::{FoundRoute, RouteQuery, RouteResult};
-pub use watch::{Change, OthersChange, OutsideWatcher, Removal, Removed, Watcher};
+pub use watch::{Change, OthersChange, PathWatcher, Removal, Removed, Watcher};
 
 /// Timeout of a request; the kernel always answers faster.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -157,7 +157,7 @@ fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Cha
 }
 
 /// A subscription to changes that may affect the path to a broker.
-pub struct OutsideWatcher(Watcher);
+pub struct PathWatcher(Watcher);
 
 /// Interfaces, addresses and routes of both families, since a broker may be reached by any of them.
 const OUTSIDE_GROUPS: [MulticastGroup; 5] = [
@@ -168,7 +168,7 @@ const OUTSIDE_GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
-impl OutsideWatcher {
+impl PathWatcher {
     /// Subscribes.
     pub fn subscribe() -> anyhow::Result<Self> {
         Ok(Self(Watcher::to(&OUTSIDE_GROUPS)?))

@@ -70,7 +70,7 @@ impl Device {
     }
 
     /// Makes the device persistent: the next `create` with this name takes it over.
-    pub fn keep(&self) -> anyhow::Result<()> {
+    pub fn make_persistent(&self) -> anyhow::Result<()> {
         // SAFETY: the descriptor is open; the argument is a number, which the kernel compares with 0.
         let kept = unsafe { tun_set_persist(self.tun.as_raw_fd(), 1) };
         kept.map(drop).context("keep the TUN device")

@@ -51,8 +51,8 @@ fn query(account: &Account) -> Query {
 }
 
 impl NativeTunnel {
-    /// Keeps the tunnel of an account up; never ends.
-    pub(super) async fn keep_account(
+    /// Keeps the tunnel of an account up; never returns.
+    pub(super) async fn keep_up_account(
         &mut self,
         tunnel: &Tunnel,
         account: &Account,
@@ -69,7 +69,7 @@ impl NativeTunnel {
                 self.context.run_setup_script(script.clone());
             }
             self.stale_after = Some(stale);
-            self.keep(&tunnel.with_learned(&learned)).await;
+            self.keep_up(&tunnel.with_learned(&learned)).await;
             info!(
                 "{}: the broker does not answer; querying TIC again",
                 self.context.name
@@ -103,7 +103,7 @@ impl Context {
                     return parameters;
                 }
                 // The request was for parameters only.
-                Ok(Outcome::Tunnels(_) | Outcome::Pops(_)) => backoff.failed(),
+                Ok(Outcome::Tunnels(_) | Outcome::Pops(_)) => backoff.after_failure(),
                 Err(error) => self.pause_after(&error, &mut backoff),
             };
             sleep(pause).await;
@@ -126,7 +126,7 @@ impl Context {
             Retry::After(wait) => {
                 let words = match error {
                     tic::Error::Wait { server, wait } => {
-                        format!("{server}: {}", self.until(wait))
+                        format!("{server}: {}", self.describe_wait(wait))
                     }
                     error => error.to_string(),
                 };
@@ -135,7 +135,7 @@ impl Context {
             }
             Retry::Later => {
                 self.status.set(DriverState::Retrying(error.to_string()));
-                backoff.failed()
+                backoff.after_failure()
             }
             Retry::WhenChanged => {
                 self.status.set(DriverState::Failed(error.to_string()));

@@ -1,4 +1,4 @@
-//! Sends the heartbeats by which a broker learns our IPv4 address.
+//! Sends the heartbeats by which a broker learns the IPv4 address of this host.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use sixxs_core::{
 
 use super::{
     broker_path::BrokerPath,
-    resolve::is_of_the_socket,
+    resolve::is_socket_error,
     session_store::{SavedSession, SessionStore},
 };
 use crate::{host::clock::Clock, wire::Datagrams};
@@ -119,7 +119,7 @@ impl HeartbeatSender {
             let password = &self.heartbeat.password;
             let text = heartbeat::datagram(self.address, time.unix_seconds, password);
             match self.socket.send(self.to, text.as_bytes(), text.len()) {
-                Err(error) if is_of_the_socket(&error) => return Err(error),
+                Err(error) if is_socket_error(&error) => return Err(error),
                 // A heartbeat that cannot be sent now is lost, as on the path.
                 _ => {}
             }

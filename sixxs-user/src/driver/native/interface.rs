@@ -13,7 +13,7 @@ use tracing::debug;
 use super::{
     Context, NativeTunnel,
     carrier::{AyiyaCarrier, SitCarrier, SixInFourCarrier},
-    run::End,
+    run::LinkOutcome,
 };
 use crate::{
     driver::backoff::Backoff,
@@ -27,11 +27,11 @@ use crate::{
 };
 
 impl NativeTunnel {
-    /// Keeps a tunnel up; ends only when what its broker assigned may be outdated.
-    pub(super) async fn keep(&mut self, tunnel: &Tunnel) {
+    /// Keeps a tunnel up; returns only when its parameters from the broker may be outdated.
+    pub(super) async fn keep_up(&mut self, tunnel: &Tunnel) {
         self.context.status.set(DriverState::Working(None));
         if let Kind::SixInFour(outer) = &tunnel.kind {
-            self.keep_sit(tunnel, outer).await;
+            self.keep_up_by_sit(tunnel, outer).await;
         }
         let mut backoff = Backoff::default();
         loop {
@@ -39,7 +39,7 @@ impl NativeTunnel {
             let device = match self.device().await {
                 Ok(device) => device,
                 Err(error) => {
-                    self.retry_after(&format!("{error:#}"), backoff.failed())
+                    self.retry_after(&format!("{error:#}"), backoff.after_failure())
                         .await;
                     continue;
                 }
@@ -50,11 +50,11 @@ impl NativeTunnel {
             let end = self.carry(&device, tunnel).await;
             self.context.status.set_made_interface(false);
             match end {
-                End::Stale => {
+                LinkOutcome::Stale => {
                     self.device = Some(device);
                     return;
                 }
-                End::InterfaceLost => {
+                LinkOutcome::InterfaceLost => {
                     // It may have another name by now.
                     if let Err(error) = self.remove_interface().await {
                         debug!("{}: {error:#}", self.context.name);
@@ -62,13 +62,13 @@ impl NativeTunnel {
                     self.context.fd_store.forget(&self.context.name);
                     drop(device);
                     // Another program that removed it may remove the next one too.
-                    sleep(backoff.lost(made.elapsed())).await;
+                    sleep(backoff.after_loss(made.elapsed())).await;
                 }
             }
         }
     }
 
-    async fn carry(&mut self, device: &Device, tunnel: &Tunnel) -> End {
+    async fn carry(&mut self, device: &Device, tunnel: &Tunnel) -> LinkOutcome {
         let index = device.index();
         match &tunnel.kind {
             Kind::Ayiya(ayiya) => {
@@ -89,8 +89,8 @@ impl NativeTunnel {
         }
     }
 
-    /// Keeps a tunnel up by the kernel's `sit`; ends only if the kernel has none.
-    async fn keep_sit(&mut self, tunnel: &Tunnel, outer: &SixInFour) {
+    /// Keeps a tunnel up by the kernel's `sit`; returns only if the kernel does not support it.
+    async fn keep_up_by_sit(&mut self, tunnel: &Tunnel, outer: &SixInFour) {
         let Some(mut carrier) = SitCarrier::new(tunnel, outer) else {
             return self.lacks_addresses().await;
         };
@@ -108,7 +108,7 @@ impl NativeTunnel {
                 Ok(index) => index,
                 Err(NoSit::Unsupported) => return,
                 Err(error) => {
-                    self.retry_after(&format!("{error:#}"), backoff.failed())
+                    self.retry_after(&format!("{error:#}"), backoff.after_failure())
                         .await;
                     continue;
                 }
@@ -119,7 +119,7 @@ impl NativeTunnel {
             self.run(index, &mut carrier).await;
             self.context.status.set_made_interface(false);
             // Another program that removed it may remove the next one too.
-            sleep(backoff.lost(made.elapsed())).await;
+            sleep(backoff.after_loss(made.elapsed())).await;
         }
     }
 
@@ -136,14 +136,14 @@ impl NativeTunnel {
         std::future::pending().await
     }
 
-    /// Our device: the one of an earlier run, or a new one. It outlives the process, so that a restart
-    /// finds it with its addresses, routes and rules.
+    /// The tunnel's TUN device: the one of an earlier run, or a new one. It outlives the process, so that a
+    /// restart finds it with its addresses, routes and rules.
     async fn device(&mut self) -> anyhow::Result<Device> {
         let Context { name, fd_store, .. } = &self.context;
         let netlink = Netlink::open()?;
-        let there = netlink.there(name).await?;
+        let by_name = netlink.link_by_name(name).await?;
         let before = self.device.take();
-        let device = match (there, before) {
+        let device = match (by_name, before) {
             (LinkByName::OurTun(index), Some(device)) if index == device.index() => {
                 return Ok(device);
             }
@@ -152,7 +152,7 @@ impl NativeTunnel {
                 let device = Device::create(name, None)?;
                 // Until it has its mark, the kernel removes it with this process.
                 netlink.mark(device.index()).await?;
-                device.keep()?;
+                device.make_persistent()?;
                 device
             }
             (LinkByName::OurSit(index), _) => {
@@ -167,13 +167,13 @@ impl NativeTunnel {
         Ok(device)
     }
 
-    /// Removes our interface, if there is one.
+    /// Removes the interface that this tunnel has made, if it exists.
     pub(super) async fn remove_interface(&mut self) -> anyhow::Result<()> {
         let Some(index) = self.interface.take() else {
             return Ok(());
         };
         let netlink = Netlink::open()?;
-        match netlink.there(&self.context.name).await? {
+        match netlink.link_by_name(&self.context.name).await? {
             LinkByName::OurSit(found) if found == index => self.remover.remove(index).await,
             _ if netlink.is_our_tun(index).await? => self.remover.remove(index).await,
             _ => Ok(()),

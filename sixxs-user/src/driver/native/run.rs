@@ -32,30 +32,30 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(15);
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a link has ended.
-pub(super) enum End {
+pub(super) enum LinkOutcome {
     /// The interface is gone, or has another name.
     InterfaceLost,
     /// The broker has been silent for too long.
     Stale,
 }
 
-/// Why a carrier has stopped.
-enum Stopped {
+/// Why a carrier has stopped carrying packets.
+enum CarryOutcome {
     Interrupted(Interruption),
     InterfaceLost,
 }
 
 impl NativeTunnel {
     /// Keeps the link of a carrier, whose interface has this index.
-    pub(super) async fn run<C: Carrier>(&mut self, index: IfIndex, carrier: &mut C) -> End {
+    pub(super) async fn run<C: Carrier>(&mut self, index: IfIndex, carrier: &mut C) -> LinkOutcome {
         let mut observed = self.observed.clone();
         tokio::select! {
-            () = interface_lost(&mut observed, index) => End::InterfaceLost,
+            () = interface_lost(&mut observed, index) => LinkOutcome::InterfaceLost,
             end = self.keep_link(carrier) => end,
         }
     }
 
-    async fn keep_link<C: Carrier>(&mut self, carrier: &mut C) -> End {
+    async fn keep_link<C: Carrier>(&mut self, carrier: &mut C) -> LinkOutcome {
         let ends = carrier.ends().clone();
         let mut saved = self.context.resumable(&ends);
         let path = saved.as_ref().map(|saved| saved.path);
@@ -67,82 +67,82 @@ impl NativeTunnel {
             match link.next() {
                 Next::Locate => {
                     // Changes from here on end the wait below.
-                    self.outside.mark_unchanged();
+                    self.path_changes.mark_unchanged();
                     let found = BrokerPath::find(&ends.broker, ends.local4, link.last_path()).await;
                     link.located(found);
                 }
                 Next::TakeSlot(path) => {
-                    let slot = self.context.slot(&ends, path).await;
+                    let slot = self.context.request_slot(&ends, path).await;
                     link.slot(path, slot);
                 }
                 Next::Carry { path, .. } => {
-                    match self.carry_until_stopped(carrier, path, saved.take()).await {
-                        Stopped::Interrupted(interruption) => link.carried(interruption),
-                        Stopped::InterfaceLost => return End::InterfaceLost,
+                    match self.open_and_carry(carrier, path, saved.take()).await {
+                        CarryOutcome::Interrupted(interruption) => link.carried(interruption),
+                        CarryOutcome::InterfaceLost => return LinkOutcome::InterfaceLost,
                     }
                 }
                 Next::WaitForChange(limit) => {
-                    // Either way the broker is looked for again.
-                    let _changed = timeout(limit, self.outside.changed()).await;
+                    // The broker is looked for again after a change and after the limit.
+                    let _changed = timeout(limit, self.path_changes.changed()).await;
                     link.waited();
                 }
                 Next::Wait(pause) => {
                     sleep(pause).await;
                     link.waited();
                 }
-                Next::Stale => return End::Stale,
+                Next::Stale => return LinkOutcome::Stale,
             }
         }
     }
 
     /// Opens a carrier's sockets, and carries packets until something stops it.
-    async fn carry_until_stopped<C: Carrier>(
+    async fn open_and_carry<C: Carrier>(
         &mut self,
         carrier: &mut C,
         path: BrokerPath,
         saved: Option<SavedSession>,
-    ) -> Stopped {
+    ) -> CarryOutcome {
         let mut open = match carrier.open(&self.context, path, saved.as_ref()) {
             Ok(open) => open,
             Err(error) => {
                 let reason = C::explain_open(&error);
-                return Stopped::Interrupted(Interruption::NotOpened(reason));
+                return CarryOutcome::Interrupted(Interruption::NotOpened(reason));
             }
         };
         self.context
             .status
             .set_endpoint(carrier.ends().endpoint(path), C::NAME);
-        match self.carry_on(carrier, &mut open, path).await {
+        match self.carry_packets(carrier, &mut open, path).await {
             Ok(stopped) => stopped,
             Err(error) => {
                 // A new socket does not have this error.
                 debug!("{}: {error}", self.context.name);
-                Stopped::Interrupted(Interruption::Failed(error.to_string()))
+                CarryOutcome::Interrupted(Interruption::Failed(error.to_string()))
             }
         }
     }
 
-    async fn carry_on<C: Carrier>(
+    async fn carry_packets<C: Carrier>(
         &mut self,
         carrier: &mut C,
         open: &mut C::Open,
         path: BrokerPath,
-    ) -> std::io::Result<Stopped> {
+    ) -> std::io::Result<CarryOutcome> {
         loop {
             let pause = match carrier.poll(&self.context, open, path).await? {
                 Ok(pause) => pause,
-                Err(interruption) => return Ok(Stopped::Interrupted(interruption)),
+                Err(interruption) => return Ok(CarryOutcome::Interrupted(interruption)),
             };
             tokio::select! {
                 carried = carrier.carry(&self.context, open) => {
                     if carried? == Carried::InterfaceLost {
-                        return Ok(Stopped::InterfaceLost);
+                        return Ok(CarryOutcome::InterfaceLost);
                     }
                 }
                 () = sleep(pause.min(LONGEST_SLEEP)) => {}
-                changed = self.outside.changed() => {
+                changed = self.path_changes.changed() => {
                     if changed.is_ok() && !path.is_valid(carrier.ends().local4) {
-                        return Ok(Stopped::Interrupted(Interruption::PathLost));
+                        return Ok(CarryOutcome::Interrupted(Interruption::PathLost));
                     }
                     carrier.route_changed(&self.context, open);
                 }
@@ -151,7 +151,7 @@ impl NativeTunnel {
     }
 }
 
-/// Waits until our interface is gone or renamed, after a scan has found it once.
+/// Waits until a scan has found the tunnel's interface and a later one has not: it is gone or renamed.
 async fn interface_lost(observed: &mut watch::Receiver<Option<IfIndex>>, index: IfIndex) {
     let is_ours = |observed: &Option<IfIndex>| *observed == Some(index);
     let lost = async {
@@ -165,7 +165,7 @@ async fn interface_lost(observed: &mut watch::Receiver<Option<IfIndex>>, index: 
 }
 
 impl Context {
-    /// The session of an earlier run, if the broker still takes us for the same.
+    /// The session of an earlier run, if it has not expired and the path to the broker is the same.
     fn resumable(&self, ends: &LinkEnds) -> Option<SavedSession> {
         let now = self.clock.now().elapsed;
         let broker = ends.broker.to_string();
@@ -173,8 +173,8 @@ impl Context {
         saved.filter(|saved| saved.path.is_valid(ends.local4))
     }
 
-    /// Takes a slot of the connect limit, which is used at once.
-    async fn slot(&self, ends: &LinkEnds, path: BrokerPath) -> SlotOutcome {
+    /// Requests a slot of the connect limit; the caller connects at once.
+    async fn request_slot(&self, ends: &LinkEnds, path: BrokerPath) -> SlotOutcome {
         let wait = match self.take_slot(&ends.broker, path.remote).await {
             Ok(Ok(_slot)) => {
                 let is_path_valid = path.is_valid(ends.local4);
@@ -195,7 +195,7 @@ impl Context {
                 reason: wait.to_string(),
             })
         } else {
-            DriverState::Working(Some(self.until(&wait)))
+            DriverState::Working(Some(self.describe_wait(&wait)))
         };
         SlotOutcome::Refused {
             state,
@@ -203,8 +203,8 @@ impl Context {
         }
     }
 
-    /// Until when there is no connect, and why.
-    pub(super) fn until(&self, wait: &Wait) -> String {
+    /// Describes a wait: until when no connect is allowed, and why.
+    pub(super) fn describe_wait(&self, wait: &Wait) -> String {
         let seconds = self.clock.unix_seconds().saturating_add(wait.seconds());
         match time_of_day(seconds) {
             Some(until) => format!("no connect until {until}: {}", wait.why),
@@ -315,9 +315,9 @@ mod tests {
                 fd_store: FdStore::open(&BTreeSet::new()),
                 buffers: Rc::new(RefCell::new(Buffers::default())),
             },
-            remover: Remover::begin(),
+            remover: Remover::start(),
             observed: watch::channel(None).1,
-            outside: watch::channel(0).1,
+            path_changes: watch::channel(0).1,
             stale_after: None,
             interface: None,
             device: None,
@@ -354,7 +354,7 @@ mod tests {
                 port: None,
                 local4: None,
                 address: "2001:db8:a::2".parse().unwrap(),
-                counts_as_connect: counts,
+                counts_as_connect,
             },
             script: script.into(),
             opened: Vec::new(),

@@ -20,7 +20,7 @@ use crate::{
     driver::{
         StatusSender,
         native::{
-            Context, broker_path::BrokerPath, io_thread::Buffers, resolve::is_of_the_socket,
+            Context, broker_path::BrokerPath, io_thread::Buffers, resolve::is_socket_error,
             session_store::SavedSession,
         },
     },
@@ -76,7 +76,8 @@ impl<'a> AyiyaCarrier<'a> {
         })
     }
 
-    /// The broker is silent: it may have another address, or not know this tunnel any more.
+    /// The interruption of a link whose broker is silent: the broker may have another address, or no longer know
+    /// this tunnel.
     fn interruption(&self, elapsed: Duration) -> Interruption {
         let silent_since = self.session.silent_since();
         match self.stale_after {
@@ -187,20 +188,20 @@ impl Carrier for AyiyaCarrier<'_> {
                 ready?;
                 let time = context.clock.unix_seconds();
                 let buffers = &mut context.buffers.borrow_mut();
-                up(buffers, self.device, open, &self.session, time)
+                send_packets(buffers, self.device, open, &self.session, time)
             }
             ready = open.socket.readable() => {
                 ready?;
                 let time = context.clock.now();
                 let buffers = &mut context.buffers.borrow_mut();
-                down(buffers, self.device, open, &mut self.session, time, &context.status)
+                receive_packets(buffers, self.device, open, &mut self.session, time, &context.status)
             }
         }
     }
 }
 
-/// Moves packets of this host to the broker.
-fn up(
+/// Moves packets from this host to the broker.
+fn send_packets(
     buffers: &mut Buffers,
     device: &Device,
     open: &Open,
@@ -226,8 +227,8 @@ fn up(
     }
 }
 
-/// Moves packets of the broker to this host.
-fn down(
+/// Moves packets from the broker to this host.
+fn receive_packets(
     buffers: &mut Buffers,
     device: &Device,
     open: &Open,
@@ -257,7 +258,7 @@ fn down(
                 Err(fault) => status.count_refusal(fault),
             }
         }
-        // While the packets are in the processor's cache.
+        // Written now, while the packets are in the processor's cache.
         if inbox.write(device).is_err() {
             return Ok(Carried::InterfaceLost);
         }
@@ -268,7 +269,7 @@ fn down(
 /// Sends a batch. Errors about packets in transit are ignored: the next packet may get through.
 fn send(socket: &Datagrams, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
     match socket.send(to, batch, stride) {
-        Err(error) if is_of_the_socket(&error) => Err(error),
+        Err(error) if is_socket_error(&error) => Err(error),
         _ => Ok(()),
     }
 }

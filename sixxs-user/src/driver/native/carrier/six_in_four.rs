@@ -25,7 +25,7 @@ use crate::{
         StatusSender,
         native::{
             Context, broker_path::BrokerPath, heartbeat_sender::HeartbeatSender,
-            io_thread::Buffers, resolve::is_of_the_socket, session_store::SavedSession,
+            io_thread::Buffers, resolve::is_socket_error, session_store::SavedSession,
         },
     },
     wire::{Device, Inbox, Protocol41},
@@ -49,7 +49,7 @@ struct Turn {
 impl Turn {
     /// Takes an error of the socket. Most are about packets in transit, which are lost, and no more.
     fn take(&mut self, error: io::Error) -> io::Result<()> {
-        if is_of_the_socket(&error) {
+        if is_socket_error(&error) {
             return Err(error);
         }
         if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
@@ -226,7 +226,7 @@ impl Carrier for SixInFourCarrier<'_> {
         let turn = tokio::select! {
             ready = self.device.readable() => {
                 ready?;
-                up(&mut context.buffers.borrow_mut(), self.device, open)?
+                send_packets(&mut context.buffers.borrow_mut(), self.device, open)?
             }
             ready = open.socket.readable() => {
                 ready?;
@@ -249,7 +249,7 @@ impl Carrier for SixInFourCarrier<'_> {
 }
 
 /// Moves packets of this host to the broker.
-fn up(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Turn> {
+fn send_packets(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Turn> {
     let Open {
         socket, too_big, ..
     } = open;
@@ -288,7 +288,12 @@ fn up(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Tur
 
 impl SixInFourCarrier<'_> {
     /// Moves packets of the broker to this host. The kernel passes only those from the broker's address.
-    fn down(&self, buffers: &mut Buffers, open: &Open, status: &StatusSender) -> io::Result<Turn> {
+    fn receive_packets(
+        &self,
+        buffers: &mut Buffers,
+        open: &Open,
+        status: &StatusSender,
+    ) -> io::Result<Turn> {
         let Buffers {
             inbox, messages, ..
         } = buffers;
