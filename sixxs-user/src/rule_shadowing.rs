@@ -30,14 +30,14 @@ pub(crate) async fn shadows(
     wanted: impl Fn(&Tunnel) -> bool,
 ) -> anyhow::Result<Vec<Shadow>> {
     // This includes the priority of the rules for `direct`, one below: there the older rule comes first.
-    let ours = config.rule_priority;
-    let is_before = |rule: &&PolicyRule| rule.priority.0 > 0 && rule.priority < ours;
+    let own_priority = config.rule_priority;
+    let is_before = |rule: &&PolicyRule| rule.priority.0 > 0 && rule.priority < own_priority;
     let mut shadows = Vec::new();
-    if !netlink.others_rules().iter().any(|rule| is_before(&rule)) {
+    if !netlink.foreign_rules().iter().any(|rule| is_before(&rule)) {
         return Ok(shadows);
     }
     for (tunnel, link, source) in ready(config, links).filter(|(tunnel, ..)| wanted(tunnel)) {
-        if let Some((rule, leaves_by)) = taken(netlink, ours, link, source, None).await? {
+        if let Some((rule, leaves_by)) = taken(netlink, own_priority, link, source, None).await? {
             shadows.push(Shadow {
                 tunnel: tunnel.name.to_string(),
                 source,
@@ -55,16 +55,19 @@ pub(crate) async fn marked(
     config: &Config,
     links: &Links,
 ) -> anyhow::Result<Vec<Marked>> {
-    let ours = config.rule_priority;
-    let marks = marked::marks(netlink.others_rules(), ours);
+    let own_priority = config.rule_priority;
+    let marks = marked::marks(netlink.foreign_rules(), own_priority);
     let mut all = Vec::new();
     for (tunnel, link, source) in ready(config, links).filter(|_| !marks.is_empty()) {
         // A rule for all packets is reported by `shadows`.
-        if taken(netlink, ours, link, source, None).await?.is_some() {
+        if taken(netlink, own_priority, link, source, None)
+            .await?
+            .is_some()
+        {
             continue;
         }
         for mark in &marks {
-            let taken = taken(netlink, ours, link, source, Some(*mark)).await?;
+            let taken = taken(netlink, own_priority, link, source, Some(*mark)).await?;
             let Some((rule, leaves_by)) = taken.filter(|(rule, _)| rule.selector.mark.is_some())
             else {
                 continue;
@@ -112,7 +115,7 @@ fn ready<'a>(
 /// the packet takes the tunnel.
 async fn taken<'a>(
     netlink: &'a Netlink,
-    ours: RulePriority,
+    own_priority: RulePriority,
     link: &Link,
     source: Ipv6Addr,
     mark: Option<u32>,
@@ -135,6 +138,6 @@ async fn taken<'a>(
         iif: None,
         oif: None,
     };
-    let rule = rules::shadowing(netlink.others_rules(), &packet, found, ours);
+    let rule = rules::shadowing(netlink.foreign_rules(), &packet, found, own_priority);
     Ok(rule.map(|rule| (rule, found.and(leaves_by))))
 }

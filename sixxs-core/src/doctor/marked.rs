@@ -45,17 +45,17 @@ pub enum Fate {
     Redirected,
 }
 
-/// The marks that foreign rules before `ours` match, each once. Marks that match unmarked packets are left
+/// The marks that foreign rules before `own_priority` match, each once. Marks that match unmarked packets are left
 /// out: other checks show where these packets go.
 #[must_use]
-pub fn marks(rules: &[PolicyRule], ours: RulePriority) -> Vec<u32> {
+pub fn marks(rules: &[PolicyRule], own_priority: RulePriority) -> Vec<u32> {
     let mut marks = Vec::new();
     for rule in rules {
         let leads = matches!(
             rule.action,
             Action::Lookup(_, None) | Action::Refuse(_) | Action::Goto(_) | Action::Other
         );
-        let is_before = !rule.ours && rule.priority.0 > 0 && rule.priority < ours;
+        let is_before = !rule.is_ours && rule.priority.0 > 0 && rule.priority < own_priority;
         if let Some((value, mask)) = rule.selector.mark
             && value & mask != 0
             && !rule.selector.not
@@ -147,7 +147,7 @@ mod tests {
     fn rule(priority: u32, mark: Option<(u32, u32)>, action: Action) -> PolicyRule {
         PolicyRule {
             priority: RulePriority(priority),
-            ours: false,
+            is_ours: false,
             selector: Selector {
                 mark,
                 ..Selector::ALL
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn only_marks_that_matter_are_tried() {
-        let ours = RulePriority(16383);
+        let own_priority = RulePriority(16383);
         let mut not = rule(90, Some((9, u32::MAX)), MAIN);
         not.selector.not = true;
         let rules = [
@@ -176,7 +176,7 @@ mod tests {
             rule(16383, Some((3, u32::MAX)), REFUSE),
             rule(32764, Some((4, u32::MAX)), REFUSE),
         ];
-        assert_eq!(marks(&rules, ours), [1, 0x3d00]);
+        assert_eq!(marks(&rules, own_priority), [1, 0x3d00]);
         assert_eq!(marks(&rules[7..8], RulePriority(100)), [0; 0]);
     }
 

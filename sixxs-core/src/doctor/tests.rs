@@ -19,7 +19,7 @@ use crate::{
 fn a_rule() -> PolicyRule {
     PolicyRule {
         priority: RulePriority(100),
-        ours: false,
+        is_ours: false,
         selector: Selector::ALL,
         action: Action::Lookup(TableId(254), None),
     }

@@ -370,7 +370,7 @@ mod tests {
     fn theirs(how: Match) -> Option<(PolicyRule, Match)> {
         let rule = PolicyRule {
             priority: RulePriority(100),
-            ours: false,
+            is_ours: false,
             selector: Selector {
                 mark: Some((0x77, u32::MAX)),
                 ..Selector::ALL

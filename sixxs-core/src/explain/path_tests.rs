@@ -36,7 +36,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
         is_tunnel_up: true,
         rules: vec![PolicyRule {
             priority: RulePriority(32766),
-            ours: false,
+            is_ours: false,
             selector: Selector::ALL,
             action: Action::Lookup(TableId(254), None),
         }],
@@ -159,7 +159,7 @@ fn a_rule_that_refuses_is_named() {
         RoutingDecision::Refused("a `blackhole` rule or route drops it: Invalid argument".into());
     let theirs = PolicyRule {
         priority: RulePriority(100),
-        ours: false,
+        is_ours: false,
         selector: Selector::ALL,
         action: Action::Refuse("blackhole"),
     };

@@ -17,7 +17,7 @@ pub struct PolicyRule {
     /// Its priority.
     pub priority: RulePriority,
     /// Whether it is a rule of sixxs: it carries the protocol number of sixxs.
-    pub ours: bool,
+    pub is_ours: bool,
     /// Its conditions.
     pub selector: Selector,
     /// Its action.
@@ -295,18 +295,19 @@ fn is_resolved(rules: &[PolicyRule], target: RulePriority) -> bool {
     rules.iter().any(|rule| rule.priority == target)
 }
 
-/// The foreign rule before the priority `ours` that keeps a packet from the rules of sixxs: the one that takes it,
+/// The foreign rule before the priority `own_priority` that keeps a packet from the rules of sixxs: the one that takes it,
 /// or the one that jumps over them. `found` as in [`matching_rules`].
 #[must_use]
 pub fn shadowing<'a>(
     rules: &'a [PolicyRule],
     packet: &Packet,
     found: Option<(TableId, u8)>,
-    ours: RulePriority,
+    own_priority: RulePriority,
 ) -> Option<&'a PolicyRule> {
-    let is_before = |rule: &PolicyRule| !rule.ours && rule.priority.0 > 0 && rule.priority < ours;
+    let is_before =
+        |rule: &PolicyRule| !rule.is_ours && rule.priority.0 > 0 && rule.priority < own_priority;
     if found.is_none() {
-        let (rule, how) = foreign_match(rules, packet, ours)?;
+        let (rule, how) = foreign_match(rules, packet, own_priority)?;
         return (how == Match::Yes).then_some(rule);
     }
     let matched = matching_rules(rules, packet, found);
@@ -316,23 +317,26 @@ pub fn shadowing<'a>(
     }
     let jumps_over = |rule: &&PolicyRule| {
         let jumps = matches!(rule.action, Action::Goto(target)
-            if target > ours && is_resolved(rules, target));
+            if target > own_priority && is_resolved(rules, target));
         jumps && is_before(rule) && rule.matches(packet) == Match::Yes
     };
     matched.iter().map(|(rule, _)| *rule).find(jumps_over)
 }
 
-/// The foreign rule before the priority `ours` that a packet matches, except rules for the local table. A certain match
+/// The foreign rule before the priority `own_priority` that a packet matches, except rules for the local table. A certain match
 /// is preferred to a possible one.
 #[must_use]
 pub fn foreign_match<'a>(
     rules: &'a [PolicyRule],
     packet: &Packet,
-    ours: RulePriority,
+    own_priority: RulePriority,
 ) -> Option<(&'a PolicyRule, Match)> {
     let is_before = |rule: &&PolicyRule| {
         let leads = !matches!(rule.action, Action::Nop) && !rule.looks_up_local_table();
-        !rule.ours && leads && rule.priority.0 > 0 && rule.priority < ours.min(MAIN_PRIORITY)
+        !rule.is_ours
+            && leads
+            && rule.priority.0 > 0
+            && rule.priority < own_priority.min(MAIN_PRIORITY)
     };
     let matched = || {
         let matched = rules.iter().filter(is_before);

@@ -16,7 +16,7 @@ fn rule(priority: u32, table: u32, set: impl Fn(&mut Selector)) -> PolicyRule {
     set(&mut selector);
     PolicyRule {
         priority: RulePriority(priority),
-        ours: false,
+        is_ours: false,
         selector,
         action: Action::Lookup(TableId(table), None),
     }

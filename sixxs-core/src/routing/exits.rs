@@ -119,7 +119,7 @@ mod tests {
     fn rule(table: u32, suppressed: Option<u32>) -> PolicyRule {
         PolicyRule {
             priority: RulePriority(5269),
-            ours: false,
+            is_ours: false,
             selector: Selector::ALL,
             action: Action::Lookup(TableId(table), suppressed),
         }

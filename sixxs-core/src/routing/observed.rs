@@ -69,9 +69,9 @@ pub struct ObservedNeighbour {
     /// Its address.
     pub address: Ipv6Addr,
     /// Whether it carries our protocol number.
-    pub ours: bool,
+    pub is_ours: bool,
     /// Whether the kernel keeps it resolved, or its entry is permanent.
-    pub lasting: bool,
+    pub stays_resolved: bool,
 }
 
 /// A rule with our protocol number.

@@ -176,7 +176,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
             Err(problem) => plan.problems.push(problem),
         }
     }
-    let mut old_neighbours: Vec<_> = observed.neighbours.iter().filter(|n| n.ours).collect();
+    let mut old_neighbours: Vec<_> = observed.neighbours.iter().filter(|n| n.is_ours).collect();
     for neighbour in &desired.neighbours {
         keep_neighbour(neighbour, observed, &mut old_neighbours, &mut plan);
     }
@@ -230,7 +230,11 @@ fn keep_neighbour(
     }
     let is_it = |n: &ObservedNeighbour| n.index == link.index && n.address == wanted.address;
     old.retain(|n| !is_it(n));
-    if !observed.neighbours.iter().any(|n| is_it(n) && n.lasting) {
+    if !observed
+        .neighbours
+        .iter()
+        .any(|n| is_it(n) && n.stays_resolved)
+    {
         plan.steps
             .push(Step::KeepNeighbour(link.index, wanted.clone()));
     }

@@ -104,7 +104,7 @@ fn the_local_table_comes_before_ours() {
     let mut config = config();
     let others = |priority, bits| PolicyRule {
         priority: RulePriority(priority),
-        ours: false,
+        is_ours: false,
         selector: Selector {
             from: Prefix::containing("2001:db8::".parse().unwrap(), bits),
             ..Selector::ALL
@@ -399,19 +399,19 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                     !state
                         .neighbours
                         .iter()
-                        .any(|n| there(n) && n.lasting && !n.ours),
+                        .any(|n| there(n) && n.stays_resolved && !n.is_ours),
                     "not ours: {step}"
                 );
                 state.neighbours.retain(|n| !there(n));
                 state.neighbours.push(ObservedNeighbour {
                     index: *index,
                     address: neighbour.address,
-                    ours: true,
-                    lasting: true,
+                    is_ours: true,
+                    stays_resolved: true,
                 });
             }
             Step::DeleteNeighbour(neighbour, _) => {
-                assert!(neighbour.ours, "not ours: {step}");
+                assert!(neighbour.is_ours, "not ours: {step}");
                 state.neighbours.retain(|n| n != neighbour);
             }
             Step::AddRule(rule) => state.rules.push(ObservedRule::Plain(*rule)),

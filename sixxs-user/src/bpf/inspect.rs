@@ -26,7 +26,7 @@ use crate::netlink::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Whether it is our program.
-    pub ours: bool,
+    pub is_ours: bool,
     /// How it is attached.
     pub hook: Hook,
     /// The name of a program, or the kind of a filter.
@@ -52,7 +52,7 @@ pub async fn seen_at(
     let programs = tcx.iter().map(|program| {
         let name = program.name_as_str().unwrap_or_default();
         Seen {
-            ours: name == own,
+            is_ours: name == own,
             hook: Hook::Tcx,
             name: name.to_owned(),
             number: program.id(),
@@ -71,7 +71,7 @@ pub async fn seen_at(
             ..
         } = filter;
         Seen {
-            ours: kind == "bpf" && handle == HANDLE,
+            is_ours: kind == "bpf" && handle == HANDLE,
             hook: Hook::Clsact,
             name: kind,
             number: priority.into(),

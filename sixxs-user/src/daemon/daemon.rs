@@ -218,7 +218,7 @@ impl Daemon {
             started: &enforcer.tunnels.started(),
             slots: kernel.slots(),
             plan: enforcer.reconciler.plan(),
-            others_rules: enforcer.reconciler.others_rules(),
+            foreign_rules: enforcer.reconciler.foreign_rules(),
             links: enforcer.reconciler.links(),
         };
         let recent = |tunnel: &IfName| enforcer.tamper_log.recent(tunnel, now);

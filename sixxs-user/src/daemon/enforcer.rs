@@ -22,7 +22,7 @@ use crate::{
     host::clock::{after, processor_time},
     host::paths::Paths,
     metrics,
-    netlink::{Change, OthersChange, Scope, Watcher},
+    netlink::{Change, ForeignRouteChange, Scope, Watcher},
 };
 
 /// Limit of netlink events taken before a scan.
@@ -146,10 +146,10 @@ impl Enforcer {
             let named = self.tamper_log.record_removal(removal, is_late, now);
             self.raise(named);
         }
-        if change.others != OthersChange::Same {
-            self.reconciler.netlink().others_routes_changed();
+        if change.foreign_routes != ForeignRouteChange::Same {
+            self.reconciler.netlink().foreign_routes_changed();
         }
-        match change.is_new_link || change.others == OthersChange::More {
+        match change.is_new_link || change.foreign_routes == ForeignRouteChange::More {
             true => Urgency::AtOnce,
             false => Urgency::Paced,
         }

@@ -41,7 +41,7 @@ pub(super) struct Evidence<'a> {
     /// The steps and problems that the last round left.
     pub(super) plan: &'a Plan,
     /// Foreign policy rules.
-    pub(super) others_rules: &'a [PolicyRule],
+    pub(super) foreign_rules: &'a [PolicyRule],
     /// Interfaces.
     pub(super) links: &'a Links,
 }
@@ -130,7 +130,7 @@ impl Evidence<'_> {
         let own = tunnel.sources().filter(|own| own.contains(source));
         let longest = own.max_by_key(|own| own.bits())?;
         let rule = leading_rule(self.config, tunnel, longest);
-        let before = rules::foreign_match(self.others_rules, packet, rule.priority);
+        let before = rules::foreign_match(self.foreign_rules, packet, rule.priority);
         let mut links = self.links.iter();
         let leaves_by = self.links.by_index(leaves_by);
         Some(LeakFacts {

@@ -118,8 +118,8 @@ impl Reconciler {
     }
 
     /// Foreign policy rules, as of the last scan.
-    pub(super) fn others_rules(&self) -> &[PolicyRule] {
-        self.netlink.others_rules()
+    pub(super) fn foreign_rules(&self) -> &[PolicyRule] {
+        self.netlink.foreign_rules()
     }
 
     /// The host, as the last scan found it.

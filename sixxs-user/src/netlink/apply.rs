@@ -29,7 +29,7 @@ use sixxs_core::{
     types::{IfIndex, Mtu, PROTOCOL, Prefix},
 };
 
-use super::{Netlink, RequestError, batch::TOGETHER};
+use super::{Netlink, RequestError, batch::BATCH_SIZE};
 
 /// The result of a plan.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl Netlink {
     /// Applies every step; if one fails, the others still run.
     pub async fn apply(&mut self, plan: &Plan) -> Outcome {
         let mut outcome = Outcome::default();
-        for steps in plan.steps.chunks(TOGETHER) {
+        for steps in plan.steps.chunks(BATCH_SIZE) {
             // A rule that is already gone needs no message.
             let (steps, changes): (Vec<_>, Vec<_>) = steps
                 .iter()
@@ -100,7 +100,7 @@ impl Netlink {
                 RouteNetlinkMessage::NewRoute(route_message(route)),
                 CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
             ),
-            // No NLM_F_EXCL: ours is needed even beside a foreign rule with the same content, which its owner
+            // No NLM_F_EXCL: this rule is needed even beside a foreign rule with the same content, which its owner
             // may remove at any time.
             Step::AddRule(rule) => (
                 RouteNetlinkMessage::NewRule(rule_message(rule)),

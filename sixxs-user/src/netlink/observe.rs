@@ -53,14 +53,14 @@ impl Netlink {
     /// Reads interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
         let (mut links, vrfs, on_link) = self.links().await?;
-        (self.rules, self.others_rules) = self.rules().await?;
+        (self.rules, self.foreign_rules) = self.rules().await?;
         if scope.exits {
-            let tables = LookedUpTables::of(&self.others_rules, &scope.tables, &vrfs);
+            let tables = LookedUpTables::of(&self.foreign_rules, &scope.tables, &vrfs);
             self.find_exits(&mut links, &tables).await?;
             self.find_newcomers(&mut links);
         }
         let connected = if scope.connected {
-            self.others_routes.look().await?.connected.clone()
+            self.foreign_routes.current().await?.connected.clone()
         } else {
             Vec::new()
         };
@@ -68,7 +68,7 @@ impl Netlink {
         let mut routes = self
             .routes(None, Some(PROTOCOL))
             .await
-            .context("list our routes")?;
+            .context("list the routes of sixxs")?;
         for table in &scope.tables {
             let theirs = self
                 .routes(Some(*table), None)
@@ -80,7 +80,7 @@ impl Netlink {
         Ok(Observed {
             links,
             neighbours,
-            local_table: LocalTable::of(&self.others_rules),
+            local_table: LocalTable::of(&self.foreign_rules),
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
             connected,
@@ -94,7 +94,7 @@ impl Netlink {
         links: &mut [Link],
         tables: &LookedUpTables,
     ) -> anyhow::Result<()> {
-        let answer = self.others_routes.look().await?;
+        let answer = self.foreign_routes.current().await?;
         let (exits, has_hidden) = (tables.exits(&answer.routes), answer.has_hidden);
         let now = Instant::now();
         let before = std::mem::take(&mut self.exits);
@@ -126,8 +126,8 @@ impl Netlink {
     }
 
     /// Invalidates cached routes, after an event for a foreign route that matters.
-    pub fn others_routes_changed(&mut self) {
-        self.others_routes.changed();
+    pub fn foreign_routes_changed(&mut self) {
+        self.foreign_routes.changed();
     }
 
     /// Marks candidates that are new or came up lately; interfaces that were up at the first observation are
@@ -222,7 +222,7 @@ impl Netlink {
                 RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
                 _ => None,
             })
-            .filter(|neighbour| neighbour.ours || neighbour.lasting)
+            .filter(|neighbour| neighbour.is_ours || neighbour.stays_resolved)
             .collect())
     }
 
@@ -344,12 +344,12 @@ fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer 
 
 fn neighbour(message: &NeighbourMessage) -> Option<ObservedNeighbour> {
     let mut address = None;
-    let mut ours = false;
+    let mut is_ours = false;
     let mut managed = false;
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(*ip),
-            NeighbourAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
+            NeighbourAttribute::Protocol(protocol) => is_ours = u8::from(*protocol) == PROTOCOL,
             NeighbourAttribute::ExtFlags(flags) => {
                 managed = flags.contains(NeighbourExtFlags::Managed);
             }
@@ -359,8 +359,8 @@ fn neighbour(message: &NeighbourMessage) -> Option<ObservedNeighbour> {
     Some(ObservedNeighbour {
         index: IfIndex(message.header.ifindex),
         address: address?,
-        ours,
-        lasting: managed || message.header.state == NeighbourState::Permanent,
+        is_ours,
+        stays_resolved: managed || message.header.state == NeighbourState::Permanent,
     })
 }
 

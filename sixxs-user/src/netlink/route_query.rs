@@ -83,7 +83,7 @@ impl Netlink {
         Ok(RouteResult::By(found(&matched, &chosen)))
     }
 
-    /// The outgoing interface for an IPv4 destination, from one of our addresses.
+    /// The outgoing interface for an IPv4 destination, from an address of this host.
     pub async fn egress_interface4(
         &self,
         source: Ipv4Addr,

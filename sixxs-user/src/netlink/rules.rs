@@ -1,4 +1,4 @@
-//! Policy rules: ours as plain data, foreign ones as far as they can be parsed.
+//! Policy rules: those of sixxs as plain data, foreign ones as far as they can be parsed.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -34,14 +34,14 @@ impl Netlink {
     }
 
     /// All rules, in the order in which the kernel evaluates them.
-    pub async fn everybodys_rules(&self) -> anyhow::Result<Vec<PolicyRule>> {
+    pub async fn all_rules(&self) -> anyhow::Result<Vec<PolicyRule>> {
         Ok(self.rule_messages().await?.iter().map(seen).collect())
     }
 
     /// Foreign rules from the last observation.
     #[must_use]
-    pub fn others_rules(&self) -> &[PolicyRule] {
-        &self.others_rules
+    pub fn foreign_rules(&self) -> &[PolicyRule] {
+        &self.foreign_rules
     }
 
     async fn rule_messages(&self) -> anyhow::Result<Vec<RuleMessage>> {
@@ -149,7 +149,7 @@ fn seen(message: &RuleMessage) -> PolicyRule {
     selector.mark = mark.map(|mark| (mark, mask));
     PolicyRule {
         priority: RulePriority(priority),
-        ours: is_ours(message),
+        is_ours: is_ours(message),
         selector,
         action: match (header.action, goto) {
             (RuleAction::ToTable, _) => Action::Lookup(TableId(table), suppressed),

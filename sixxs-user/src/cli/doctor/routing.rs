@@ -41,7 +41,7 @@ pub(super) async fn routing(view: &View) -> RoutingFacts {
             continue;
         };
         before_ours.extend(before(uplink, &seen));
-        if view.has_rules && seen.iter().all(|seen| !seen.ours) {
+        if view.has_rules && seen.iter().all(|seen| !seen.is_ours) {
             without_program.push(uplink.name.to_string());
         }
     }
@@ -70,7 +70,10 @@ pub(super) async fn routing(view: &View) -> RoutingFacts {
 /// Programs and filters before ours; none if ours is missing.
 fn before(uplink: &Link, seen: &[Seen]) -> Vec<Before> {
     let interface = uplink.name.to_string();
-    let ours = seen.iter().position(|seen| seen.ours).unwrap_or_default();
+    let ours = seen
+        .iter()
+        .position(|seen| seen.is_ours)
+        .unwrap_or_default();
     let before = seen[..ours].iter().map(|other| {
         let Seen { name, number, .. } = other;
         let (what, fix) = match other.hook {

@@ -70,7 +70,7 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         iif: iif_index,
         oif: oif_index,
     };
-    let rules = netlink.everybodys_rules().await?;
+    let rules = netlink.all_rules().await?;
     let (decision, exit) = query_route(&netlink, links, question).await?;
     let view = View {
         config: &config,
@@ -227,7 +227,7 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
     let seen = bpf::seen_at(netlink, &link.name, link.index, Direction::Egress).await;
     match seen {
         Err(error) => Program::Unknown(format!("{error:#}")),
-        Ok(seen) if seen.iter().all(|seen| !seen.ours) => Program::None,
+        Ok(seen) if seen.iter().all(|seen| !seen.is_ours) => Program::None,
         Ok(_) => match bpf::dry_run(&paths.pin_dir, link.index, packet) {
             Ok(decided) => Program::There(decided),
             Err(error) => Program::Unknown(format!("{error:#}")),
@@ -248,7 +248,7 @@ fn leak_facts(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> 
     let is_ours = |rule: &PolicyRule| {
         let leads = rule.action == Action::Lookup(leading.table, None);
         let is_it = rule.priority == leading.priority && rule.selector.from == leading.from;
-        rule.ours && is_it && leads
+        rule.is_ours && is_it && leads
     };
     let index = observed.links.by_name(&tunnel.name).map(|link| link.index);
     let leads_there = |target: &ObservedTarget| matches!(target, ObservedTarget::Interface { index: to, .. } if Some(*to) == index);

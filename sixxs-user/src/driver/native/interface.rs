@@ -159,7 +159,7 @@ impl NativeTunnel {
                 netlink.delete_link(index).await?;
                 bail!("a tunnel of the kernel had the name {name}");
             }
-            (LinkByName::Others, _) => {
+            (LinkByName::Foreign, _) => {
                 bail!("make the TUN device {name}: another interface has that name")
             }
         };
