@@ -295,8 +295,8 @@ fn is_resolved(rules: &[PolicyRule], target: RulePriority) -> bool {
     rules.iter().any(|rule| rule.priority == target)
 }
 
-/// The foreign rule before the priority `own_priority` that keeps a packet from the rules of sixxs: the one that takes it,
-/// or the one that jumps over them. `found` as in [`matching_rules`].
+/// The foreign rule before `own_priority` that keeps a packet from the rules of sixxs: the one that takes it, or the
+/// one that jumps over them. `found` as in [`matching_rules`].
 #[must_use]
 pub fn shadowing<'a>(
     rules: &'a [PolicyRule],
@@ -323,8 +323,8 @@ pub fn shadowing<'a>(
     matched.iter().map(|(rule, _)| *rule).find(jumps_over)
 }
 
-/// The foreign rule before the priority `own_priority` that a packet matches, except rules for the local table. A certain match
-/// is preferred to a possible one.
+/// The foreign rule before `own_priority` that a packet matches, except rules for the local table. A certain match is
+/// preferred to a possible one.
 #[must_use]
 pub fn foreign_match<'a>(
     rules: &'a [PolicyRule],
