@@ -76,7 +76,7 @@ fn counted(programs: &Programs) -> Result<EchoCounts> {
 
 fn loaded(host: &Host) -> Result<Programs> {
     let mut programs = Programs::load()?;
-    programs.kernel.fill(&host.0)?;
+    programs.kernel.write_maps(&host.0)?;
     Ok(programs)
 }
 
@@ -202,7 +202,7 @@ fn a_reply_that_leaves_elsewhere_is_astray_unless_it_is_put_into_the_tunnel() ->
     ] {
         let mut programs = loaded(&at_tunnel()?)?;
         comes(&programs, OWN, 1)?;
-        programs.kernel.fill(&at_uplink(on_leak)?.0)?;
+        programs.kernel.write_maps(&at_uplink(on_leak)?.0)?;
         for _ in 0..2 {
             leaves(&programs, OWN, 1)?;
             let expected = EchoCounts {
@@ -213,7 +213,7 @@ fn a_reply_that_leaves_elsewhere_is_astray_unless_it_is_put_into_the_tunnel() ->
             assert_eq!(counted(&programs)?, expected, "{on_leak:?}");
         }
         // The tunnel's own program processes a redirected reply afterwards.
-        programs.kernel.fill(&at_tunnel()?.0)?;
+        programs.kernel.write_maps(&at_tunnel()?.0)?;
         leaves(&programs, OWN, 1)?;
         assert_eq!(counted(&programs)?.answered, 1 - astray, "{on_leak:?}");
     }

@@ -25,7 +25,7 @@ use crate::netlink::{
 /// A program or filter that receives an interface's packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Whether it is our program.
+    /// Whether it is a program of sixxs.
     pub is_ours: bool,
     /// How it is attached.
     pub hook: Hook,
@@ -90,7 +90,7 @@ pub struct SeenPins {
     pub left: Vec<String>,
     /// Why nothing can be pinned; with the mount point, if its file system is read-only.
     pub refused: Option<(String, Option<PathBuf>)>,
-    /// Foreign objects in the places of our maps.
+    /// Foreign objects in the places of the maps of sixxs.
     pub strange: Vec<PathBuf>,
 }
 

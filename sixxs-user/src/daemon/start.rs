@@ -122,10 +122,10 @@ async fn load(
     let (mut kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
         .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel_support::why_no_bpf(&error)))?;
     kernel.take_over(netlink).await?;
-    for stranger in kernel.strangers()? {
+    for pins in kernel.other_namespace_pins()? {
         info!(
             "{} belongs to another network namespace and is left alone",
-            stranger.display()
+            pins.display()
         );
     }
     Ok((kernel, rings))
