@@ -52,7 +52,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
         // A daemon that continues to run needs its socket.
         match hanging {
             Some(_) => Ok(()),
-            None => files::file(&paths.socket()),
+            None => files::remove_if_exists(&paths.socket()),
         },
         lock.map_or(Ok(()), |lock| run_dir::remove(paths, lock)),
     ] {

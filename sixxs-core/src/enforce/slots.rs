@@ -13,7 +13,7 @@ use crate::types::IfName;
 pub struct SlotAssignment {
     /// The slot of each requested name.
     pub by_name: BTreeMap<IfName, u32>,
-    /// SlotAssignment with a new name: the caller has to reset their counters and store the name.
+    /// Slots with a new name: the caller has to reset their counters and store the name.
     pub fresh: Vec<u32>,
 }
 

@@ -220,7 +220,7 @@ impl Attachments {
         }
         // aya drops a link that it fails to pin, so check first that it can.
         self.pins.ensure_writable()?;
-        files::file(&path)?;
+        files::remove_if_exists(&path)?;
         let pinned = handles.pop().context("the link has no handle left")?;
         let pinned = pinned.pin(&path).context("pin the link again")?;
         handles.push(pinned.into());
@@ -241,7 +241,7 @@ impl Attachments {
             let own = own.info().context("query a link's ID")?.id();
             let found = tcx::pinned(&path).ok().flatten();
             if path.exists() && found.is_none_or(|found| found.id != own) {
-                files::file(&path)?;
+                files::remove_if_exists(&path)?;
                 restored.push((*point, path));
             }
         }

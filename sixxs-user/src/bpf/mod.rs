@@ -228,7 +228,7 @@ impl Kernel {
             let wanted = map.info().context("query a map's ID")?.id();
             // The next round restores a missing pin.
             if path.exists() && shape::pinned(path).map(|found| found.id) != Some(wanted) {
-                files::file(path)?;
+                files::remove_if_exists(path)?;
                 map.pin(path)
                     .with_context(|| format!("pin {} again", path.display()))?;
                 restored.push(format!(

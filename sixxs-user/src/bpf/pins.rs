@@ -242,7 +242,7 @@ impl Pins {
         if !self.is_enabled {
             return Ok(());
         }
-        files::file(&self.link(index, direction))
+        files::remove_if_exists(&self.link(index, direction))
     }
 
     /// Moves foreign objects out of the places of the maps; returns one message for each.

@@ -62,7 +62,8 @@ fn take(pins: &Pins, other: &Pins, local: &LocalAttachments) -> anyhow::Result<O
         .collect();
     let maps = map_ids(other)?;
     let users = users(&maps);
-    // Without permission to list programs, decide by the links, or by whether our filters exist local at all.
+    // Without permission to list programs, decide by the links, or by whether filters of sixxs exist in this
+    // namespace.
     let filters: Vec<_> = local
         .filters
         .iter()

@@ -75,7 +75,7 @@ impl Cache {
     /// Removes the parameters of a tunnel, because the broker does not accept them any more.
     pub async fn remove(&self, name: &IfName) -> anyhow::Result<()> {
         let file = self.file(name);
-        blocking(move || files::file(&file)).await
+        blocking(move || files::remove_if_exists(&file)).await
     }
 
     fn file(&self, name: &IfName) -> PathBuf {

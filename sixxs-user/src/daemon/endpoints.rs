@@ -82,7 +82,7 @@ impl Endpoints {
     pub(super) fn close(self) -> anyhow::Result<()> {
         if let Some(server) = self.control {
             server.abort();
-            files::file(&self.paths.socket())?;
+            files::remove_if_exists(&self.paths.socket())?;
         }
         Ok(())
     }

@@ -94,7 +94,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         warn!("{note}");
     }
     let _lock = run_dir::lock(paths)?;
-    let _claim = netns_lock::namespace()?;
+    let _claim = netns_lock::acquire()?;
     let (mut daemon, mut sources) = start::start(paths, config, options).await?;
     let ending = daemon.work(&mut sources).await?;
     let end = match ending.is_idle {

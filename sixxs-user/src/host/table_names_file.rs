@@ -1,4 +1,4 @@
-//! Maintains the file with the names of our routing tables.
+//! Maintains the file with the names of the routing tables of sixxs.
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -30,7 +30,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     }
     // Write to another name first: `ip` reads only *.conf, so it never reads half a file.
     let draft = file.with_extension("new");
-    files::unfinished(&draft, write(&draft, &wanted, &file))?;
+    files::remove_draft_on_error(&draft, write(&draft, &wanted, &file))?;
     Ok(was_missing)
 }
 
@@ -42,7 +42,7 @@ fn write(draft: &Path, text: &str, file: &Path) -> anyhow::Result<()> {
     fs::rename(draft, file).with_context(|| format!("write {}", file.display()))
 }
 
-/// Removes the file, and the directory if we made it and it is empty.
+/// Removes the file, and the directory if sixxs made it and it is empty.
 pub fn remove(paths: &Paths) -> anyhow::Result<()> {
     let file = paths.table_names();
     let Some(text) = read(&file)? else {

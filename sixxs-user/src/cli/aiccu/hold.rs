@@ -126,7 +126,8 @@ fn write(pidfile: &str) -> anyhow::Result<()> {
     let draft = format!("{pidfile}.new");
     let written = fs::write(&draft, format!("{}\n", std::process::id()))
         .and_then(|()| fs::rename(&draft, pidfile));
-    files::unfinished(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
+    files::remove_draft_on_error(Path::new(&draft), written)
+        .with_context(|| format!("write {pidfile}"))
 }
 
 /// Ends the holder and waits for that; false if there is none.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     driver::backoff::Backoff,
-    host::fd_store::What,
+    host::fd_store::Descriptor,
     netlink::{
         Netlink,
         owned_links::LinkByName,
@@ -147,7 +147,9 @@ impl NativeTunnel {
             (LinkByName::OurTun(index), Some(device)) if index == device.index() => {
                 return Ok(device);
             }
-            (LinkByName::OurTun(_), _) => Device::create(name, fd_store.take(name, What::Device))?,
+            (LinkByName::OurTun(_), _) => {
+                Device::create(name, fd_store.take(name, Descriptor::Device))?
+            }
             (LinkByName::Nothing, _) => {
                 let device = Device::create(name, None)?;
                 // Until it has its mark, the kernel removes it with this process.
@@ -163,7 +165,7 @@ impl NativeTunnel {
                 bail!("make the TUN device {name}: another interface has that name")
             }
         };
-        fd_store.hold(name, What::Device, &device);
+        fd_store.hold(name, Descriptor::Device, &device);
         Ok(device)
     }
 

@@ -79,7 +79,8 @@ impl SessionStore {
             let draft = self.directory.join(format!("{name}.interface.new"));
             let written = fs::write(&draft, text)
                 .and_then(|()| fs::rename(&draft, self.directory.join(name.as_str())));
-            files::unfinished(&draft, written).with_context(|| format!("write {}", draft.display()))
+            files::remove_draft_on_error(&draft, written)
+                .with_context(|| format!("write {}", draft.display()))
         };
         if let Err(error) = save() {
             debug!("{name}: save the session with the broker: {error:#}");
@@ -88,7 +89,7 @@ impl SessionStore {
 
     /// Removes the session of a tunnel.
     pub(super) fn remove(&self, name: &IfName) {
-        if let Err(error) = files::file(&self.directory.join(name.as_str())) {
+        if let Err(error) = files::remove_if_exists(&self.directory.join(name.as_str())) {
             debug!("{name}: remove the session with the broker: {error:#}");
         }
     }
