@@ -272,7 +272,7 @@ pub fn connects(bytes: &[u8]) {
         if standing.locked_out.is_some() || damaged.is_some() {
             assert_eq!(taken, 0);
         }
-        ledger.refused(&[BROKER], &limit, &now);
+        ledger.lock_out(&[BROKER], &limit, &now);
         ledger.prune(&limit, &now);
         assert!(ledger.take(&[BROKER], &limit, &now).is_err());
         let (again, damaged) = Ledger::read(ledger.text().as_bytes(), &now);

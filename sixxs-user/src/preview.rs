@@ -60,7 +60,7 @@ pub async fn preview(
     // Interfaces of kind `interface` are not made by this program.
     let made = whole.tunnels.iter().filter(is_started);
     let made = made.filter(|tunnel| !matches!(tunnel.kind, Kind::Interface));
-    observed.links = with_made(&observed.links, made);
+    observed.links = with_new_interfaces(&observed.links, made);
     let plan = diff(&desired, &observed);
 
     let mut problems: Vec<_> = conflicts
@@ -113,7 +113,7 @@ fn uplink_changes(before: &BTreeSet<IfName>, after: &BTreeSet<IfName>) -> api::U
 }
 
 /// The links after the interfaces of these tunnels are made.
-fn with_made<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links {
+fn with_new_interfaces<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links {
     let is_missing = |tunnel: &&Tunnel| links.by_name(&tunnel.name).is_none();
     // The kernel never assigns these indexes: it counts up to the largest `int`.
     let to_come = made.filter(is_missing).zip(0..).map(|(tunnel, at)| Link {

@@ -36,8 +36,10 @@ pub(crate) async fn shadows(
     if !netlink.foreign_rules().iter().any(|rule| is_before(&rule)) {
         return Ok(shadows);
     }
-    for (tunnel, link, source) in ready(config, links).filter(|(tunnel, ..)| wanted(tunnel)) {
-        if let Some((rule, leaves_by)) = taken(netlink, own_priority, link, source, None).await? {
+    for (tunnel, link, source) in tunnels_up(config, links).filter(|(tunnel, ..)| wanted(tunnel)) {
+        if let Some((rule, leaves_by)) =
+            shadowing_rule(netlink, own_priority, link, source, None).await?
+        {
             shadows.push(Shadow {
                 tunnel: tunnel.name.to_string(),
                 source,
@@ -58,16 +60,16 @@ pub(crate) async fn marked(
     let own_priority = config.rule_priority;
     let marks = marked::marks(netlink.foreign_rules(), own_priority);
     let mut all = Vec::new();
-    for (tunnel, link, source) in ready(config, links).filter(|_| !marks.is_empty()) {
+    for (tunnel, link, source) in tunnels_up(config, links).filter(|_| !marks.is_empty()) {
         // A rule for all packets is reported by `shadows`.
-        if taken(netlink, own_priority, link, source, None)
+        if shadowing_rule(netlink, own_priority, link, source, None)
             .await?
             .is_some()
         {
             continue;
         }
         for mark in &marks {
-            let taken = taken(netlink, own_priority, link, source, Some(*mark)).await?;
+            let taken = shadowing_rule(netlink, own_priority, link, source, Some(*mark)).await?;
             let Some((rule, leaves_by)) = taken.filter(|(rule, _)| rule.selector.mark.is_some())
             else {
                 continue;
@@ -100,7 +102,7 @@ fn fate(config: &Config, links: &Links, leaves_by: Option<IfIndex>) -> Fate {
 }
 
 /// Tunnels that are up, with their first address.
-fn ready<'a>(
+fn tunnels_up<'a>(
     config: &'a Config,
     links: &'a Links,
 ) -> impl Iterator<Item = (&'a Tunnel, &'a Link, Ipv6Addr)> {
@@ -113,7 +115,7 @@ fn ready<'a>(
 
 /// The rule that routes a packet of a tunnel elsewhere, and the interface by which it leaves then; `None` if
 /// the packet takes the tunnel.
-async fn taken<'a>(
+async fn shadowing_rule<'a>(
     netlink: &'a Netlink,
     own_priority: RulePriority,
     link: &Link,

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Time limit for the daemon to end.
-const PATIENCE: Duration = Duration::from_secs(70);
+const DAEMON_END_LIMIT: Duration = Duration::from_secs(70);
 
 /// Ends the daemon if there is one, then removes rules, routes, programs, pins and files.
 pub async fn down(paths: &Paths) -> anyhow::Result<()> {
@@ -92,14 +92,14 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
             // The response may be lost when the daemon ends; wait for the lock instead.
             let socket = paths.socket();
             let quit = client::post(&socket, "/v1/quit?stop=true", &());
-            match timeout(PATIENCE, quit).await {
+            match timeout(DAEMON_END_LIMIT, quit).await {
                 // The daemon does not listen yet: try again.
                 Ok(Err(error)) if error.is::<client::NoDaemon>() => {}
                 Ok(Err(error)) if error.is::<client::Silent>() => return Err(error),
                 _ => asked = true,
             }
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > DAEMON_END_LIMIT {
             bail!("the daemon does not end; kill it, and run this again");
         }
         sleep(Duration::from_millis(10)).await;

@@ -101,7 +101,7 @@ async fn a_lockout_is_noted_by_and_by() {
     assert!(!connects.file().exists());
     let names = [BROKER, "192.0.2.1"];
     assert!(connects.take_each(&names).await.unwrap().is_ok());
-    let wait = connects.refused_each(&names).await.unwrap();
+    let wait = connects.lock_out_each(&names).await.unwrap();
     assert_eq!(
         (wait.why, wait.remaining),
         (WaitReason::LockedOut, Duration::from_secs(305))

@@ -6,7 +6,7 @@ use sixxs_core::config::Config;
 
 use super::{
     BAD_CONFIG,
-    show::{line, note, print, verdict},
+    show::{line, note, print, print_result},
 };
 use crate::{
     broker::{cache::Cache, connects::Connects},
@@ -61,7 +61,7 @@ pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::
     };
     let shown = if json { line(&found)? } else { text(&found) };
     let is_nothing = found.is_nothing();
-    let status = verdict(&shown, is_nothing)?;
+    let status = print_result(&shown, is_nothing)?;
     Ok(if found.faults.is_empty() {
         status
     } else {

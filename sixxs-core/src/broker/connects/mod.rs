@@ -262,7 +262,7 @@ impl Ledger {
     }
 
     /// Records that the broker refused the client for connecting too often.
-    pub fn refused(&mut self, brokers: &[&str], limit: &Limit, now: &Moment) {
+    pub fn lock_out(&mut self, brokers: &[&str], limit: &Limit, now: &Moment) {
         self.forget(limit, now.since_boot);
         for broker in brokers {
             let entry = self.entries.entry(key(broker)).or_default();

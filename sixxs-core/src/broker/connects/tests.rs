@@ -98,9 +98,9 @@ fn a_reboot_releases_nothing_and_counts_from_its_start() {
 fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     let limit = Limit::default();
     let mut ledger = Ledger::new("a".parse().unwrap());
-    ledger.refused(&[BROKER], &limit, &moment("a", 100.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("a", 100.0));
     // Two connects were in progress at the same time: still one incident.
-    ledger.refused(&[BROKER], &limit, &moment("a", 101.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("a", 101.0));
     let now = moment("a", 161.0);
     let wait = ledger.take(&[BROKER], &limit, &now).unwrap_err();
     assert_eq!(wait.why, WaitReason::LockedOut);
@@ -123,7 +123,7 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     assert_eq!(wait.remaining, Duration::from_secs(240));
 
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", 245.0)), Ok(()));
-    ledger.refused(&[BROKER], &limit, &moment("b", 246.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("b", 246.0));
     let wait = ledger
         .take(&[BROKER], &limit, &moment("b", 1000.0))
         .unwrap_err();
@@ -132,7 +132,7 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     let over = 7.0 * 24.0 * 3600.0 + 251.0;
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", over)), Ok(()));
     // That was over a day ago: the next refusal counts as the first.
-    ledger.refused(&[BROKER], &limit, &moment("b", over + 1.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("b", over + 1.0));
     let standing = ledger.standing(BROKER, &limit, &moment("b", over + 1.0));
     assert_eq!(standing.locked_out.unwrap().why, WaitReason::LockedOut);
 }
@@ -157,7 +157,7 @@ fn in_a_damaged_ledger_every_slot_is_taken() {
     let now = moment("a", 1000.0);
     let mut good = Ledger::new(now.boot.clone());
     assert_eq!(good.take(&[BROKER, "192.0.2.1"], &limit, &now), Ok(()));
-    good.refused(&[BROKER], &limit, &now);
+    good.lock_out(&[BROKER], &limit, &now);
     let text = good.text();
     let lines: Vec<&str> = text.lines().collect();
     let mut files: Vec<Vec<u8>> = (0..text.len())
@@ -377,7 +377,7 @@ impl World {
             Event::Note(p) => {
                 if let Process::Refused = self.processes[p] {
                     self.processes[p] = Process::Idle;
-                    self.locked(|l, limit, now| l.refused(&[BROKER], limit, now));
+                    self.locked(|l, limit, now| l.lock_out(&[BROKER], limit, now));
                     self.notes += 1;
                     match self.refusals.last_mut() {
                         Some(last) if self.truth < *last + Limit::default().lockout => {

@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// One check.
-struct Look {
+struct Check {
     what: &'static str,
     outcome: Result<String, String>,
 }
 
 pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<ExitCode> {
     let conf = read(&account.file.file)?;
-    let mut looks = vec![Look {
+    let mut looks = vec![Check {
         what: "configuration",
         outcome: Ok(format!("{}: good", conf.path)),
     }];
@@ -39,7 +39,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         Some(parameters) => Ok(parameters),
         None => fetch(paths, account, &conf).await,
     };
-    looks.push(Look {
+    looks.push(Check {
         what: "broker",
         outcome: parameters.as_ref().map(describe).map_err(Clone::clone),
     });
@@ -48,7 +48,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         Err(error) if error.is::<NoDaemon>() => Err("it is not running".to_owned()),
         Err(error) => Err(format!("{error:#}")),
     };
-    looks.push(Look {
+    looks.push(Check {
         what: "tunnel",
         outcome: match &tunnel {
             Ok(tunnel) if tunnel.state == "up" => Ok(format!("{} is up", tunnel.name)),
@@ -63,7 +63,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
     });
     if let (Ok(parameters), Ok(_)) = (&parameters, &tunnel) {
         let address = parameters.address.address;
-        looks.push(Look {
+        looks.push(Check {
             what: "far end",
             outcome: match ping(address, parameters.peer) {
                 Ok(Some(time)) => Ok(format!("{} answers, {time:.1?}", parameters.peer)),
@@ -73,7 +73,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         });
     }
     let all_good = looks.iter().all(|look| look.outcome.is_ok());
-    for Look { what, outcome } in looks {
+    for Check { what, outcome } in looks {
         let (verdict, words) = match outcome {
             Ok(words) => ("pass", words),
             Err(words) => ("FAIL", words),

@@ -114,7 +114,7 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
         }
         shown
     };
-    show::verdict(&shown, report.healthy)
+    show::print_result(&shown, report.healthy)
 }
 
 /// Input of the other files: the configuration with the brokers' parameters, the host's state, and the status.
@@ -147,7 +147,7 @@ async fn gather(paths: &Paths) -> Facts {
     let status = status.ok();
     let config = config.unwrap_or_default();
     let depends_on_clock = brokers::depends_on_clock(&config);
-    let config = broker_overlay::overlaid(&config, paths, status.as_ref()).await;
+    let config = broker_overlay::with_broker_parameters(&config, paths, status.as_ref()).await;
     let (netlink, observed) = match observe(&config).await {
         Ok(observed) => observed,
         Err(error) => {
@@ -157,7 +157,7 @@ async fn gather(paths: &Paths) -> Facts {
         }
     };
     facts.host.rules = Some(true);
-    let config = broker_overlay::beside(config, &observed);
+    let config = broker_overlay::with_local_networks(config, &observed);
     if facts.daemon.problems.is_none() {
         let plan = diff(&Desired::new(&config, |_| true), &observed);
         facts.daemon.missing = plan.steps.len();

@@ -8,7 +8,7 @@ use sixxs_core::{link::Links, types::IfIndex};
 
 /// The arguments of `sixxs explain`.
 #[derive(Args)]
-pub(in crate::cli) struct Asked {
+pub(in crate::cli) struct Arguments {
     /// The packet's source, an IPv6 address.
     #[arg(value_name = "SRC")]
     pub(super) source: String,
