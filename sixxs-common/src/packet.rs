@@ -411,7 +411,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_protocols_are_told_from_faults() {
+    fn other_protocols_are_not_reported_as_invalid() {
         let ipv4 = [
             0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
         ];

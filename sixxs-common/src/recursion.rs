@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn outer_packets_of_outer_packets_are_known() {
+    fn recursive_outer_packets_are_recognised() {
         let ping = packet(
             OURS,
             "2001:db8:ffff::9",

@@ -98,7 +98,7 @@ fn one_blank_separates_and_the_rest_is_the_value() {
 }
 
 #[test]
-fn what_has_no_effect_is_named_and_no_secret_with_it() {
+fn keys_without_effect_are_reported_without_secrets() {
     let aiccu = read(&format!(
         "{LEAST}dns_server 192.0.2.53\nhunter2\n passwort hunter2\n{} x\nverbose no\nverbose yes\n",
         "hunter2".repeat(9)

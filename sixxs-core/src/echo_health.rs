@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_or_is_forgotten_is_not_unanswered() {
+    fn pending_and_evicted_requests_are_not_unanswered() {
         let all = EchoCounts {
             forgotten: 1,
             ..counted(10, 7, 0)

@@ -107,7 +107,7 @@ fn prefixes_that_cover_an_uplink() {
 }
 
 #[test]
-fn of_very_many_addresses_some_are_named() {
+fn a_reason_names_only_some_of_many_addresses() {
     let link = good_link();
     let many: Vec<_> = (0..10_000_u128).map(Ipv6Addr::from).collect();
     let mut facts = good(&link);
@@ -207,7 +207,7 @@ fn a_tunnel_that_is_not_up() {
 }
 
 #[test]
-fn leaks_that_go_on() {
+fn lasting_leaks_are_a_problem() {
     let link = good_link();
     for (fate, expected) in [
         (
@@ -231,7 +231,7 @@ fn leaks_that_go_on() {
 }
 
 #[test]
-fn leaks_of_a_moment_are_none() {
+fn brief_leaks_are_no_problem() {
     let at = Duration::from_millis;
     let fate = Treatment::Redirected;
     let mut leaking = Leaking::begin(at(0), fate);

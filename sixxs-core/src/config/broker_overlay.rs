@@ -169,7 +169,7 @@ mod tests {
     use crate::config::parse;
 
     #[test]
-    fn who_has_an_address_keeps_it() {
+    fn a_configured_address_takes_precedence() {
         let tunnel = |name: &str, address: &str| {
             let file = "kind = \"interface\"";
             format!("[[tunnel]]\nname = \"{name}\"\n{file}\naddress = \"{address}\"\n")

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_hit() {
+    fn reverse_path_filters_are_judged_by_interface() {
         let place = "a packet filter (inet t c, handle 4)";
         for (names, verdict, detail) in [
             (

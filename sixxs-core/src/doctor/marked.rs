@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_is_told_together_and_what_is_redirected_is_not() {
+    fn refused_tunnels_share_a_finding() {
         let refusal = rule(100, Some((7, u32::MAX)), REFUSE);
         let tunnel = |name: &str, source: &str, table| MarkedTunnel {
             name: name.to_owned(),

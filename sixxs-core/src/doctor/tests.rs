@@ -82,7 +82,7 @@ fn found(facts: &Facts, about: &str) -> Finding {
 }
 
 #[test]
-fn a_good_host_is_called_good() {
+fn a_host_without_problems_has_no_findings() {
     for finding in examine(&good()) {
         assert_eq!(finding.verdict, Verdict::Good, "{finding:?}");
     }
@@ -168,7 +168,7 @@ fn each_trap_is_found_and_has_a_fix() {
 
 #[test]
 #[rustfmt::skip] // one table is easier to read
-fn what_looks_like_a_trap_and_is_none() {
+fn harmless_settings_are_not_reported() {
     type Set = fn(&mut Facts);
     let sets: [(&str, Set); 5] = [
         ("rp_filter where the way back is the same", |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net0".into(), rp_filter: 1, leaves_by: "net0".into() }]),
@@ -188,7 +188,7 @@ fn what_looks_like_a_trap_and_is_none() {
 /// An ordinary user is advised to run the check as root, and gets no findings about facts that are
 /// not visible.
 #[test]
-fn an_ordinary_user_is_sent_to_root() {
+fn an_unprivileged_user_is_told_to_use_root() {
     let mut facts = good();
     facts.configuration = Some(Configuration::NotPermitted("/s.toml".into()));
     facts.host.pins.mounted = false;

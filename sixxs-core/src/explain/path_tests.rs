@@ -84,7 +84,7 @@ fn there(verdict: Verdict, on_leak: OnLeak, ifindex: u32) -> Program {
 
 #[test]
 #[rustfmt::skip] // one table is easier to read
-fn every_end() {
+fn every_outcome_is_explained() {
     use Outcome::{Caught, Dropped, Leaks, Leaves, Refused, Stays, TooBig};
     type Set = fn(&mut Facts);
     let none: Set = |_| {};
@@ -144,7 +144,7 @@ fn outer_packets_of_a_tunnel_are_named() {
 }
 
 #[test]
-fn an_exit_that_is_not_named_is_pointed_at() {
+fn an_exit_that_is_not_a_configured_uplink_is_reported() {
     let mut facts = facts("ts1", LEAK, Program::None);
     facts.is_unnamed_exit = true;
     let sentence = explain(&facts).sentence;
@@ -183,7 +183,7 @@ fn a_rule_that_refuses_is_named() {
 }
 
 #[test]
-fn maps_of_another_configuration_are_told() {
+fn maps_of_another_configuration_are_reported() {
     let program = |verdict, name: &str| {
         let mut facts = facts("net0", LEAK, there(verdict, OnLeak::Redirect, 7));
         if let Program::There(decided) = &mut facts.program {

@@ -24,7 +24,7 @@ fn rule(priority: u32, table: u32, set: impl Fn(&mut Selector)) -> PolicyRule {
 
 #[test]
 #[rustfmt::skip] // one table is easier to read
-fn what_rules_ask_for() {
+fn selectors_of_rules_match_packets() {
     type Set = fn(&mut Selector);
     let cases: [(&str, Match, Set); 13] = [
         ("all", Match::Yes, |_| {}),
@@ -51,7 +51,7 @@ fn what_rules_ask_for() {
 }
 
 #[test]
-fn rules_are_met_up_to_the_one_that_leads_away() {
+fn matching_rules_end_at_the_rule_that_decides() {
     let ours: Prefix = "2001:db8:a::2".parse().unwrap();
     let mut direct = rule(16382, 254, |s| s.from = ours);
     direct.action = Action::Lookup(TableId(254), Some(0));
@@ -85,7 +85,7 @@ fn rules_are_met_up_to_the_one_that_leads_away() {
 }
 
 #[test]
-fn rules_that_keep_a_packet_from_ours() {
+fn rules_that_keep_a_packet_from_the_rules_of_sixxs() {
     let main = Some((TableId(254), 0));
     let last = rule(32766, 254, |_| {});
     let jump = |priority, target| {
@@ -137,7 +137,7 @@ fn a_jump_is_moved_only_where_it_can_jump_forwards() {
 }
 
 #[test]
-fn rules_of_others_before_ours() {
+fn foreign_rules_before_the_rules_of_sixxs() {
     let rules = [
         rule(0, 255, |_| {}),
         rule(50, 254, |s| s.more = true),

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_reported_once() {
+    fn a_lasting_change_is_reported_once() {
         let mut watch = Watch::default();
         let silent = |row| [Reason::Unanswered(row)];
         let times = reported(
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_not_reported() {
+    fn a_brief_change_is_not_reported() {
         let mut watch = Watch::default();
         for tenths in (0..1000).step_by(10) {
             let bad = (tenths, &[Reason::NotRouted][..]);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn one_more_kind_of_reason_is_reported_and_one_less_is_not() {
+    fn an_added_kind_of_reason_is_reported_and_a_removed_one_is_not() {
         let mut watch = Watch::default();
         let one: &[_] = &[Reason::NoCarrier];
         let both: &[_] = &[Reason::NoCarrier, Reason::NoProgram];
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_tells_when_it_is_due() {
+    fn a_change_is_reported_when_it_is_due() {
         let mut watch = Watch::default();
         let at = Duration::from_secs;
         assert!(!watch.observe(at(3), &health(&[Reason::NoCarrier])));

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_are_told() {
+    fn too_many_connected_networks_are_reported() {
         let routes: Vec<_> = (0..4097)
             .map(|number| route(&format!("fd00:{number:x}::/64"), 3))
             .collect();

@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_link_local_address_is_aiccus() {
+    fn the_link_local_address_is_that_of_aiccu() {
         let made = link_local("2001:db8:2ff:1::2".parse().unwrap());
         assert_eq!(made.address.to_string(), "fe80::cb8:2ff:1:2");
     }

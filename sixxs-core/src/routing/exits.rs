@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     #[rustfmt::skip] // one table is easier to read
-    fn what_covers_an_eighth_of_the_world_is_an_exit() {
+    fn an_interface_with_routes_to_an_eighth_of_all_addresses_is_an_exit() {
         let led = LookedUpTables::of(&[rule(254, None), rule(53, None)], &tables(&[]), &tables(&[]));
         /// A table, a destination and an interface.
         type Via<'a> = (u32, &'a str, u32);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_pieces_may_cover_it_together() {
+    fn the_longest_prefixes_may_cover_an_eighth_together() {
         let led = LookedUpTables::of(&[rule(53, None)], &tables(&[]), &tables(&[]));
         let piece = |first: u16| WideRoute {
             table: TableId(53),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn which_tables_rules_lead_to() {
+    fn looked_up_tables_are_those_of_the_rules() {
         let all: &[_] = &[
             (254, "::/0", 2),
             (53, "::/0", 7),

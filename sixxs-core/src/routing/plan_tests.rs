@@ -100,7 +100,7 @@ fn the_plan_with_subtrees() {
 
 /// One of our rules looks up the local table only if no foreign rule does so before our rules.
 #[test]
-fn the_local_table_comes_before_ours() {
+fn the_local_table_comes_before_the_rules_of_sixxs() {
     let mut config = config();
     let others = |priority, bits| PolicyRule {
         priority: RulePriority(priority),
@@ -170,7 +170,7 @@ fn inside(desired: &Desired) -> Vec<String> {
 /// Packets to prefixes behind this host, by any tunnel, leave by no tunnel, regardless of `direct`,
 /// and even if that tunnel is stopped.
 #[test]
-fn what_is_behind_the_host_takes_no_tunnel() {
+fn traffic_to_networks_behind_the_host_takes_no_tunnel() {
     let mut config = config();
     config.tunnels[0].prefixes = vec!["2001:db8:aa::/48".parse().unwrap()];
     config.tunnels[1].direct = vec!["2001:db8:5::/64".parse().unwrap()];
@@ -229,7 +229,7 @@ fn too_many_pairs_are_left_to_the_programs() {
 }
 
 #[test]
-fn the_kernel_takes_no_route_for_a_small_mtu() {
+fn an_mtu_below_the_ipv6_minimum_is_reported() {
     let mut small = link(3, "sixxs0", true);
     small.mtu = Mtu(1000);
     let observed = Observed {
@@ -276,7 +276,7 @@ fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
 }
 
 #[test]
-fn a_route_of_others_in_our_place_is_left_and_named() {
+fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
     let config = config();
     let mut observed = both_up();
     let theirs = ObservedRoute {
@@ -309,7 +309,7 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
 
 /// A native tunnel's interface is set up by the plan; what exists already does not change.
 #[test]
-fn an_interface_of_our_own_is_set_up() {
+fn an_interface_that_sixxs_has_made_is_set_up() {
     let config = config::parse(
         "f",
         r#"

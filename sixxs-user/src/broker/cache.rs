@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_there_for_the_same_question() {
+    async fn saved_parameters_are_loaded_for_the_same_query() {
         let state = tempfile::tempdir().unwrap();
         let cache = Cache::new(&state.path().join("not/yet"));
         let (name, query, parameters) = example();

@@ -313,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_leak_events_are_taken() {
+    fn only_complete_leak_events_are_read() {
         let event = LeakEvent::zeroed();
         let bytes = bytes_of(&event);
         assert!(leak_event(bytes).is_some());

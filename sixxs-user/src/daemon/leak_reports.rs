@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn every_leak_counts_once() {
+    fn each_leak_is_counted_once() {
         let mut counters: Counters = [0; sixxs_common::stat::CAPACITY];
         for (value, stat) in (1..).zip([
             Stat::LeakRedirected,

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_never_settles_gets_three_rounds() {
+    fn a_host_that_keeps_changing_gets_three_passes() {
         let mut scene = Scene::new();
         let scans = std::iter::repeat_with(one_link).take(4);
         let (problems, corrections) = scene.round(scans).unwrap();

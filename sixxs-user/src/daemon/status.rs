@@ -239,7 +239,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_missing_shows() {
+    fn missing_objects_appear_in_the_status() {
         let config = config(&["sixxs0", "sixxs1"]);
         let host = host(&["sixxs0", "sixxs1", "net0"]);
         let plan = Plan::default();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_locks_us_out_has_no_slot_left() {
+    fn a_broker_with_a_lockout_has_no_slot_left() {
         let mut standing = Standing {
             slots: 4,
             slots_left: 3,

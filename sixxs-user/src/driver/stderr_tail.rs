@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_is_fit_to_be_shown() {
+    fn the_last_line_is_printable() {
         for (output, expected) in [
             ("", None),
             ("\n \r\n", None),

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_is_told_each_alert_in_turn() {
+    async fn a_command_gets_each_alert_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("told");
         let script = format!("cat >> {}", file.display());
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_fails_is_tried_again_and_then_named() {
+    async fn a_failing_hook_is_retried_and_then_reported() {
         let mut hooks = Hooks::default();
         hooks.set(&commands(&["sh", "-c", "echo no disk >&2; exit 3"]));
         hooks.raise(&alert("one"));

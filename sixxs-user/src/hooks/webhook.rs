@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_goes_wrong_is_told_without_the_secret() {
+    async fn errors_do_not_contain_the_secret() {
         for (answer, expected) in [
             (
                 "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_has_to_be_who_it_says() {
+    async fn the_certificate_of_a_server_is_verified() {
         let directory = tempfile::tempdir().unwrap();
         let [(ours, ca), (theirs, _)] = ["ours", "theirs"].map(|name| {
             let CertifiedKey { cert, signing_key } =

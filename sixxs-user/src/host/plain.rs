@@ -83,7 +83,7 @@ mod tests {
     const NASTY: &str = "a\u{1b}]0;x\u{7}\u{9b}31m\u{202e}b\u{e0041}\nc";
 
     #[test]
-    fn nothing_steers() {
+    fn control_characters_are_escaped() {
         let text = Plain::lines(NASTY);
         assert_eq!(
             text.as_str(),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_what_it_says() {
+    fn escaped_json_has_the_same_meaning() {
         let line = serde_json::to_string(NASTY).unwrap();
         let plain = Plain::json(&line);
         assert!(!plain.as_str().chars().any(steers), "{plain}");

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_peoples_routes_do_not_matter() {
+    fn routes_of_routing_daemons_do_not_matter() {
         let message = |kind: u16, bits: u8, protocol: u8| {
             let mut message = vec![0; 28];
             message[4..6].copy_from_slice(&kind.to_ne_bytes());
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn who_took_something_away_is_seen() {
+    fn the_process_of_a_removal_is_parsed() {
         let message = |kind: u16, process: u32| {
             let mut message = vec![0; 28];
             message[4..6].copy_from_slice(&kind.to_ne_bytes());

@@ -84,7 +84,7 @@ fn a_list_has_the_values_that_parse() {
 }
 
 #[test]
-fn a_required_field_is_asked_for_once() {
+fn a_missing_field_is_reported_once() {
     let mut diagnostics = Diagnostics::default();
     let absent = || Field::<u32>::Absent(Head::of_file().location("mtu"));
     assert_eq!(

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_said() {
+    fn invalid_arguments_are_explained() {
         for (text, expected) in [
             ("192.0.2.1", "IPv4"),
             ("nonsense", "expected an IPv6 address"),
