@@ -49,7 +49,7 @@ impl Exit {
 pub enum Verdict {
     /// Not IPv6.
     OtherProtocol,
-    /// Marked as IPv6, but cannot be parsed. It passes: we do not touch packets that we do not
+    /// Marked as IPv6, but cannot be parsed. It passes: the programs do not touch packets that they do not
     /// understand.
     Unparsed,
     /// At an uplink: the source belongs to no tunnel.
@@ -58,7 +58,7 @@ pub enum Verdict {
     Exempt,
     /// At a tunnel: the source belongs to this tunnel.
     Own,
-    /// At a tunnel: the source belongs to no tunnel. The broker drops such packets; we never change
+    /// At a tunnel: the source belongs to no tunnel. The broker drops such packets; the programs never change
     /// them.
     Stray,
     /// At a tunnel: a tunnel would bring the packet back here, until its hop limit is used up.

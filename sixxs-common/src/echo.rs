@@ -81,7 +81,7 @@ impl Pending {
     }
 }
 
-/// Identifies a request and its reply by one number, never 0: a hash of our address, the remote
+/// Identifies a request and its reply by one number, never 0: a hash of this host's address, the remote
 /// address, and the message's identifier and sequence number (RFC 4443 §4.1) as they are in the
 /// packet.
 #[inline(always)]

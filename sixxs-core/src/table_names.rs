@@ -1,4 +1,4 @@
-//! The file in `rt_tables.d` with the names of our routing tables.
+//! The file in `rt_tables.d` with the names of the routing tables of sixxs.
 
 use std::fmt::Write as _;
 

@@ -105,7 +105,7 @@ impl Packet for Frame {
     }
 }
 
-/// Pulls the first `bytes` of the frame into the linear part. Not inlined: most frames that we inspect
+/// Pulls the first `bytes` of the frame into the linear part. Not inlined: most inspected frames
 /// have their headers there.
 #[cold]
 #[inline(never)]

@@ -39,7 +39,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
 
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::default()).await?;
-    // Nothing is desired, so the diff deletes every object with our mark.
+    // Nothing is desired, so the diff deletes every object with the mark of sixxs.
     let plan = diff(&Desired::default(), &observed);
     let outcome = netlink.apply(&plan).await;
     let mut problems: Vec<_> = outcome.failed.iter().map(ToString::to_string).collect();

@@ -47,7 +47,7 @@ pub struct Pins {
     pub left: Vec<String>,
     /// The reason why nothing can be pinned.
     pub refused: Option<Refused>,
-    /// Foreign pins at the paths of our maps.
+    /// Foreign pins at the paths of the maps of sixxs.
     pub strange: Vec<String>,
 }
 

@@ -24,7 +24,7 @@ pub struct RoutingFacts {
     pub shadows: Vec<Shadow>,
     /// Foreign rules that take packets of tunnels if these have a mark.
     pub marked: Vec<Marked>,
-    /// Uplinks without the program, although our rules are in place.
+    /// Uplinks without the program, although the rules of sixxs are in place.
     pub without_program: Vec<String>,
     /// Objects that handle an uplink's packets before the program.
     pub before_ours: Vec<Before>,

@@ -150,7 +150,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     let is_leak = matches!(facts.verdict, Some(Verdict::Leak(_)));
     let leak_facts = facts.leak_facts.as_ref();
     let cause = leak_facts.map(cause).filter(|cause| {
-        // A refused packet was routed by our rule or by one before it: only such a rule can be the cause.
+        // A refused packet was routed by a rule of sixxs or by one before it: only such a rule can be the cause.
         is_leak || (is_refused && matches!(cause, Cause::Shadowed { certain: true, .. }))
     });
     let cause = recursion.or(cause);

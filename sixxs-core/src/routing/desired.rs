@@ -19,7 +19,7 @@ use crate::{
 pub struct Desired {
     /// Rules.
     pub rules: BTreeSet<Rule>,
-    /// Rules that are needed only if no foreign rule looks up the local table before our rules: otherwise
+    /// Rules that are needed only if no foreign rule looks up the local table before the rules of sixxs: otherwise
     /// packets to an address of this host take the tunnel.
     pub local: BTreeSet<Rule>,
     /// Routes.
@@ -49,7 +49,7 @@ pub struct OwnAddress {
     pub peer: Option<Ipv6Addr>,
 }
 
-/// The key of a route: the kernel has at most one of our routes for each key.
+/// The key of a route: the kernel has at most one route of sixxs for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// Its table.
@@ -254,7 +254,7 @@ pub fn leading_rule(config: &Config, tunnel: &Tunnel, source: Prefix) -> Rule {
     }
 }
 
-/// The rule that looks up addresses of this host before all our other rules. In the mode `rules` it applies
+/// The rule that looks up addresses of this host before all other rules of sixxs. In the mode `rules` it applies
 /// only to that source: the host's administrator had a reason to move the local table's rule for other
 /// packets.
 fn local_rule(config: &Config, source: Prefix) -> Rule {

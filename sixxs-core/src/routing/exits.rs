@@ -47,7 +47,7 @@ pub struct WideRoute {
 pub struct LookedUpTables(BTreeSet<TableId>);
 
 impl LookedUpTables {
-    /// From foreign `rules`. `own`: the tables of our rules; `vrfs`: the tables of VRFs.
+    /// From foreign `rules`. `own`: the tables of the rules of sixxs; `vrfs`: the tables of VRFs.
     #[must_use]
     pub fn of(rules: &[PolicyRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
         let mut tables = own.clone();
@@ -211,7 +211,7 @@ mod tests {
         // A suppressed route may still be found.
         let suppressing = [rule(254, Some(0)), rule(60, Some(3))];
         assert_eq!(exits_by(&suppressing, &[], &[]), [2, 8]);
-        // A foreign default route in one of our tables.
+        // A foreign default route in a table of sixxs.
         assert_eq!(exits_by(&[], &[200], &[]), [9]);
         // One rule leads to the tables of all VRFs; without it, no rule does.
         assert_eq!(exits_by(&[rule(0, None)], &[], &[53, 60]), [7, 8]);

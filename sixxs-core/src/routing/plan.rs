@@ -60,17 +60,17 @@ pub enum Step {
     AddAddress(IfIndex, IfName, OwnAddress),
     /// Adds a route.
     AddRoute(Route),
-    /// Replaces one of our routes that has another target.
+    /// Replaces a route of sixxs that has another target.
     ReplaceRoute(Route),
     /// Makes the kernel keep a gateway resolved, on the interface with this index.
     KeepNeighbour(IfIndex, Neighbour),
     /// Adds a rule.
     AddRule(Rule),
-    /// Removes one of our rules.
+    /// Removes a rule of sixxs.
     DeleteRule(ObservedRule),
-    /// Removes one of our routes.
+    /// Removes a route of sixxs.
     DeleteRoute(ObservedRoute),
-    /// Removes one of our neighbours, from the interface of this name.
+    /// Removes a neighbour of sixxs, from the interface of this name.
     DeleteNeighbour(ObservedNeighbour, IfName),
 }
 
@@ -156,7 +156,7 @@ pub enum Problem {
     },
 }
 
-/// The changes from the observed to the desired state. Only objects with our protocol number are replaced or
+/// The changes from the observed to the desired state. Only objects with the protocol number of sixxs are replaced or
 /// removed.
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
@@ -242,7 +242,7 @@ fn keep_neighbour(
 
 /// The observed routes, by key. There may be tens of thousands.
 struct Routes<'a> {
-    /// Our routes that match no desired one yet, in the kernel's order.
+    /// The routes of sixxs that match no desired one yet, in the kernel's order.
     ours: BTreeMap<RouteKey, Vec<(usize, &'a ObservedRoute)>>,
     /// Foreign routes.
     theirs: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
@@ -301,7 +301,7 @@ impl<'a> Routes<'a> {
         }
     }
 
-    /// Our surplus routes.
+    /// The surplus routes of sixxs.
     fn surplus(&self) -> impl Iterator<Item = &'a ObservedRoute> {
         let mut left: Vec<_> = self.ours.values().flatten().copied().collect();
         left.sort_by_key(|(order, _)| *order);

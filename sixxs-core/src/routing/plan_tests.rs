@@ -98,7 +98,7 @@ fn the_plan_with_subtrees() {
     );
 }
 
-/// One of our rules looks up the local table only if no foreign rule does so before our rules.
+/// A rule of sixxs looks up the local table only if no foreign rule before it does.
 #[test]
 fn the_local_table_comes_before_the_rules_of_sixxs() {
     let mut config = config();
@@ -294,7 +294,7 @@ fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
     let after = apply(&plan, observed);
     assert!(after.routes.contains(&theirs));
 
-    // A route that only comes before ours is reported too, and ours is added behind it.
+    // A foreign route before the route of sixxs is reported too, and the route of sixxs is added behind it.
     let mut observed = both_up();
     observed.routes.push(ObservedRoute {
         metric: Metric(100),

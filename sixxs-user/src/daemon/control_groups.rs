@@ -1,6 +1,6 @@
-//! Finds the control group of a process that sent a leak, and what it belongs to.
+//! Finds the control group of a process that sent a leak, and its systemd unit or container.
 //!
-//! Owns a cache of paths. Must not know what a leak is, beyond the control group's ID.
+//! Owns a cache of paths. Knows nothing of a leak beyond the control group's ID.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,4 @@
-//! The daemon: composes the parts, and carries out what an event asks for.
+//! The daemon: composes the parts, and handles events.
 //!
 //! The only file that knows all parts. A part gets what it needs as arguments.
 
@@ -387,7 +387,7 @@ impl Daemon {
         }
     }
 
-    /// Ends drivers and tasks. What is enforced stays in place.
+    /// Ends drivers and tasks. Programs, rules and routes stay in place.
     pub(super) async fn shut_down(self, sources: Sources, ending: Ending) -> anyhow::Result<()> {
         info!(
             "{}",

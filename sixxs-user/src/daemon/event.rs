@@ -1,4 +1,4 @@
-//! What the loop waits for: signals, netlink, drivers, leaks, requests and deadlines.
+//! The events that the loop waits for: signals, netlink, drivers, leaks, requests and deadlines.
 //!
 //! Must not know what an event leads to.
 

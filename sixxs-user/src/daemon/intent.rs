@@ -13,7 +13,7 @@ use sixxs_core::{
     types::{IfName, Prefix},
 };
 
-/// What a driver has reported about its tunnel.
+/// The reports of a driver about its tunnel.
 #[derive(Clone, Debug)]
 pub(super) struct DriverReport {
     /// Whether it has made the interface.
@@ -105,8 +105,8 @@ impl Intent {
         self.overlay();
     }
 
-    /// Takes the present reports of all drivers. What a broker assigned to a tunnel that is stopped now
-    /// stays valid. Returns problems: tunnels whose addresses have changed.
+    /// Takes the present reports of all drivers. The parameters from the broker
+    /// of a tunnel that is stopped now stay valid. Returns problems: tunnels whose addresses have changed.
     pub(super) fn learn(
         &mut self,
         reports: impl Iterator<Item = (IfName, DriverReport)>,
@@ -226,8 +226,8 @@ impl Intent {
         Ok(())
     }
 
-    /// Replaces the wanted configuration. What brokers assigned to tunnels that are stopped for it is
-    /// dropped.
+    /// Replaces the wanted configuration. The parameters from the brokers of
+    /// tunnels that are stopped for it are dropped.
     pub(super) fn replace(&mut self, config: Config, stopped: &[IfName]) {
         self.learned.retain(|name, _| !stopped.contains(name));
         self.wanted = config;

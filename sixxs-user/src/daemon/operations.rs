@@ -40,7 +40,7 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    /// What is left to do, by a scan that changes nothing.
+    /// The remaining steps and problems, by a scan that changes nothing.
     pub(super) async fn plan(&mut self) -> anyhow::Result<api::Plan> {
         let scope = Scope::of(self.enforcer.intent.wanted());
         let observed = self.enforcer.reconciler.netlink().observe(&scope).await?;
@@ -267,7 +267,7 @@ impl Operations {
         self.stop_then(&stop, stopped).await;
     }
 
-    /// What a reload would change.
+    /// The changes that a reload would make.
     pub(super) async fn preview(
         &mut self,
         asked: api::CheckReload,

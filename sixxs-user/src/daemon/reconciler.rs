@@ -35,7 +35,7 @@ pub(super) struct Goal<'a> {
     pub(super) config: &'a Config,
     /// Rules, routes and interfaces.
     pub(super) desired: Desired,
-    /// What a scan has to read.
+    /// The scope of a scan.
     pub(super) scope: Scope,
     /// All tunnels, started or not.
     pub(super) names: BTreeSet<IfName>,
@@ -75,7 +75,7 @@ impl Round {
     }
 }
 
-/// The host, and what the last scan found.
+/// The host, and the results of the last scan.
 pub(super) struct Reconciler {
     netlink: Netlink,
     kernel: Kernel,

@@ -1,4 +1,4 @@
-//! A reload: what a new configuration stops and starts, and the configuration to revert to.
+//! A reload: the tunnels that a new configuration stops and starts, and the configuration to revert to.
 //!
 //! Must not know drivers, the kernel or the loop: the loop carries out what this decides.
 
@@ -68,7 +68,7 @@ impl Trial {
     }
 }
 
-/// What a new configuration asks of drivers.
+/// The drivers that a new configuration stops and starts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Tunnels that are gone, or differ.

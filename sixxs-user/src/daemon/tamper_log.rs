@@ -1,4 +1,4 @@
-//! Records what other programs remove and what the daemon restores, and names the process behind it.
+//! Records the objects that other programs remove and the daemon restores, and names the process behind it.
 //!
 //! Removals arrive as netlink events; corrections come from the scan. The kernel removes first and sends
 //! the event afterwards, so a scan can find something missing before its event is there. Such a correction

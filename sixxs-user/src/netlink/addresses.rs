@@ -87,7 +87,7 @@ fn seen(message: &AddressMessage) -> Option<SeenAddress> {
     let mut flags = None;
     for attribute in &message.attributes {
         match attribute {
-            // In a point-to-point address IFA_LOCAL is our end and IFA_ADDRESS the peer.
+            // In a point-to-point address IFA_LOCAL is the local end and IFA_ADDRESS the peer.
             AddressAttribute::Local(IpAddr::V6(address)) => local = Some(*address),
             AddressAttribute::Address(IpAddr::V6(address)) => other = Some(*address),
             AddressAttribute::Flags(all) => flags = Some(*all),

@@ -16,7 +16,7 @@ use sixxs_core::{
 use super::{DUMP, Netlink, RequestError};
 
 impl Netlink {
-    /// Our rules, with their messages, and the foreign rules.
+    /// The rules of sixxs, with their messages, and the foreign rules.
     pub(super) async fn rules(
         &self,
     ) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<PolicyRule>)> {

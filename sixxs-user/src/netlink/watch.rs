@@ -180,7 +180,7 @@ impl PathWatcher {
     }
 }
 
-/// Whether a message matters. A router adds and removes thousands of routes. Only these matter: our own, those
+/// Whether a message matters. A router adds and removes thousands of routes. Only these matter: those of sixxs, those
 /// with short destinations, which may make an interface an exit, and those to local networks.
 ///
 /// Layout: `nlmsghdr` (type at offset 4), then `rtmsg` (destination length at 1, table at 4, protocol at 5),

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{host::clock::Clock, wire::Datagrams};
 
-/// The shortest time between two announcements to a broker that reports that it does not know us. Anybody could
+/// The shortest time between two announcements to a broker that reports that it does not know this host. Anybody could
 /// forge that answer.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -45,7 +45,7 @@ pub(super) struct HeartbeatSender {
 }
 
 impl HeartbeatSender {
-    /// For the tunnel whose address at our end is `address`. The first heartbeat is due at once, unless a
+    /// For the tunnel whose address at the local end is `address`. The first heartbeat is due at once, unless a
     /// session is resumed.
     pub(super) fn open(
         heartbeat: &Heartbeat,
@@ -63,7 +63,7 @@ impl HeartbeatSender {
             schedule: HeartbeatSchedule::new(BURST, heartbeat.interval, elapsed),
             announced: elapsed,
             refused: None,
-            // The broker takes the heartbeat's source for our end of the tunnel.
+            // The broker takes the heartbeat's source for the local end of the tunnel.
             socket: Datagrams::open(Some(path.source), 0, path.remote)?,
             to: SocketAddr::new(path.remote, heartbeat::PORT),
         };

@@ -32,7 +32,7 @@ const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 type Job = Box<dyn FnOnce(&Shared) -> Work + Send>;
 
-/// What the tunnels of the thread share.
+/// The state that the tunnels of the thread share.
 #[derive(Clone)]
 pub(super) struct Shared {
     /// Empty between the turns of two tunnels.

@@ -32,7 +32,7 @@ pub(super) struct SavedSession {
     /// The path to the broker.
     #[serde(rename = "way")]
     pub(super) path: BrokerPath,
-    /// Our port; 0 where it does not matter.
+    /// The local port; 0 if it does not matter.
     pub(super) port: u16,
     /// The broker, as the configuration names it.
     pub(super) remote: String,
@@ -69,7 +69,7 @@ impl SessionStore {
         is_valid.then_some(saved)
     }
 
-    /// Saves a session in place of the last one. Without it a restart takes longer, and no more.
+    /// Saves a session in place of the last one. Without the file a restart only takes longer.
     pub(super) fn save(&self, name: &IfName, session: &SavedSession) {
         let save = || -> anyhow::Result<()> {
             fs::create_dir_all(&self.directory)

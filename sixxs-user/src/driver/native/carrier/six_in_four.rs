@@ -31,7 +31,7 @@ use crate::{
     wire::{Device, Inbox, Protocol41},
 };
 
-/// The state of a broker that refuses our packets, in words.
+/// The state of a broker that refuses the packets of this host, in words.
 const REFUSED: &str =
     "the broker refuses the packets of this host; does it know this host's IPv4 address?";
 
@@ -42,12 +42,12 @@ struct Turn {
     is_over: bool,
     /// The broker sent something.
     was_answered: bool,
-    /// The broker has no tunnel for our address (ICMP protocol unreachable).
+    /// The broker has no tunnel for the address of this host (ICMP protocol unreachable).
     was_refused: bool,
 }
 
 impl Turn {
-    /// Takes an error of the socket. Most are about packets in transit, which are lost, and no more.
+    /// Takes an error of the socket. Most are about packets in transit, which are only lost.
     fn take(&mut self, error: io::Error) -> io::Result<()> {
         if is_socket_error(&error) {
             return Err(error);
@@ -145,7 +145,7 @@ impl<'a> SixInFourCarrier<'a> {
         })
     }
 
-    /// The broker has forgotten our address: announces it at once, if a connect is allowed now.
+    /// The broker has forgotten the address of this host: announces it at once, if a connect is allowed now.
     async fn announce(&self, context: &Context, sender: &mut HeartbeatSender, path: BrokerPath) {
         let elapsed = context.clock.now().elapsed;
         if !sender.may_announce(elapsed) {
