@@ -411,7 +411,7 @@ impl TunnelState {
     /// Whether answers may have to be redirected to a socket that is bound to an uplink.
     #[inline(always)]
     #[must_use]
-    pub const fn steers(&self, now_ns: u64) -> bool {
+    pub const fn may_need_steering(&self, now_ns: u64) -> bool {
         self.bound_ns != 0 && now_ns.wrapping_sub(self.bound_ns) < STEER_NS
     }
 }
@@ -507,9 +507,9 @@ mod tests {
     #[test]
     fn steering_ends() {
         let mut state = TunnelState::default();
-        assert!(!state.steers(1));
+        assert!(!state.may_need_steering(1));
         state.bound_ns = 10;
-        assert!(state.steers(10 + STEER_NS - 1));
-        assert!(!state.steers(10 + STEER_NS));
+        assert!(state.may_need_steering(10 + STEER_NS - 1));
+        assert!(!state.may_need_steering(10 + STEER_NS));
     }
 }

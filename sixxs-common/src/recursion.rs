@@ -176,7 +176,7 @@ impl Growth {
     /// transit. If there are more packets than these, or if the flow continues to grow, the tunnel is not
     /// their origin.
     #[inline(always)]
-    pub fn known(
+    pub fn known_verdict(
         &mut self,
         key: u64,
         bytes: u32,
@@ -218,7 +218,7 @@ impl Growth {
     /// Records a packet of `bytes` bytes. Returns whether the flow has grown like outer packets do. A flow
     /// with a valid result keeps its entry.
     #[inline(always)]
-    pub fn grows(&mut self, key: u64, bytes: u32, now_ns: u64) -> bool {
+    pub fn record_growth(&mut self, key: u64, bytes: u32, now_ns: u64) -> bool {
         if self.key != key || now_ns.wrapping_sub(self.since_ns) > WINDOW_NS {
             if now_ns < self.until_ns {
                 return false;
@@ -344,9 +344,11 @@ mod tests {
         assert!(!nested(&around("2001:db8:c0::9", OURS, UDP, 8, &users)));
     }
 
-    fn grows(sizes: impl IntoIterator<Item = u32>) -> bool {
+    fn record_growth(sizes: impl IntoIterator<Item = u32>) -> bool {
         let mut growth = Growth::default();
-        sizes.into_iter().any(|size| growth.grows(7, size, 1000))
+        sizes
+            .into_iter()
+            .any(|size| growth.record_growth(7, size, 1000))
     }
 
     #[test]
@@ -384,7 +386,7 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(grows(sizes), expected, "{name}");
+            assert_eq!(record_growth(sizes), expected, "{name}");
         }
     }
 
@@ -392,10 +394,10 @@ mod tests {
     fn growth_is_of_one_flow_and_of_one_second() {
         let mut growth = Growth::default();
         for (number, size) in (100..1280).step_by(48).enumerate() {
-            assert!(!growth.grows(number as u64 % 2 + 1, size, 1000));
+            assert!(!growth.record_growth(number as u64 % 2 + 1, size, 1000));
         }
         for (second, size) in (1..).zip((100..1280).step_by(48)) {
-            assert!(!growth.grows(7, size, second * 1_100_000_000));
+            assert!(!growth.record_growth(7, size, second * 1_100_000_000));
         }
     }
 
@@ -409,37 +411,49 @@ mod tests {
             ..Growth::default()
         };
         let none = || 100;
-        assert_eq!(growth.known(7, 152, second, none), None);
+        assert_eq!(growth.known_verdict(7, 152, second, none), None);
         growth.mark_recursive(7, false, second, 100);
-        assert_eq!(growth.known(8, 152, second, none), None, "another flow");
+        assert_eq!(
+            growth.known_verdict(8, 152, second, none),
+            None,
+            "another flow"
+        );
         // The packets in transit, then one for each packet of other flows.
         let mut held = growth;
         for number in 0..1000 {
             let others = || 100 + number;
             assert_eq!(
-                held.known(7, 152, second, others),
+                held.known_verdict(7, 152, second, others),
                 Some(FlowVerdict::Recursion)
             );
         }
-        assert_eq!(held.known(7, 152, 62 * second, none), None, "long ago");
+        assert_eq!(
+            held.known_verdict(7, 152, 62 * second, none),
+            None,
+            "long ago"
+        );
         // More than that.
         let mut alone = growth;
-        let dropped = (0..100)
-            .take_while(|_| alone.known(7, 152, second, none) == Some(FlowVerdict::Recursion));
+        let dropped = (0..100).take_while(|_| {
+            alone.known_verdict(7, 152, second, none) == Some(FlowVerdict::Recursion)
+        });
         assert!(dropped.count() < 8);
-        assert_eq!(alone.known(7, 152, second, none), Some(FlowVerdict::Passes));
+        assert_eq!(
+            alone.known_verdict(7, 152, second, none),
+            Some(FlowVerdict::Passes)
+        );
         // The flow continues to grow.
         assert_eq!(
-            growth.clone().known(7, 440, second, none),
+            growth.clone().known_verdict(7, 440, second, none),
             Some(FlowVerdict::Passes)
         );
         // A flow detected by nesting is never cleared.
         growth.mark_recursive(7, true, second, 100);
         assert!(
-            (0..100).all(|_| growth.known(7, 440, second, none) == Some(FlowVerdict::Recursion))
+            (0..100).all(|_| growth.known_verdict(7, 440, second, none) == Some(FlowVerdict::Recursion))
         );
         // No other flow takes the entry in that time.
-        assert!(!growth.grows(9, 100, 2 * second) && growth.key == 7);
+        assert!(!growth.record_growth(9, 100, 2 * second) && growth.key == 7);
     }
 
     proptest! {
@@ -452,7 +466,7 @@ mod tests {
         /// Packets of random lengths are not taken for growth.
         #[test]
         fn random_lengths_are_no_growth(sizes in proptest::collection::vec(48u32..1280, 0..2000)) {
-            prop_assert!(!grows(sizes));
+            prop_assert!(!record_growth(sizes));
         }
 
         #[test]

@@ -297,7 +297,7 @@ mod tests {
     }
 
     /// The results after each look, at a time in seconds, with these counters.
-    fn manners(observations: &[(u64, EchoCounts)]) -> Vec<EchoHealth> {
+    fn healths(observations: &[(u64, EchoCounts)]) -> Vec<EchoHealth> {
         let mut monitor = EchoMonitor::default();
         let observations = observations.iter();
         observations
@@ -326,7 +326,7 @@ mod tests {
             (120, counted(541, 11, 0)),
         ];
         assert_eq!(
-            manners(&observations),
+            healths(&observations),
             [
                 EchoHealth::Fine,
                 EchoHealth::Fine,
@@ -357,7 +357,7 @@ mod tests {
             (80, counted(1001, 997, 3)),
         ];
         assert_eq!(
-            manners(&observations),
+            healths(&observations),
             [
                 EchoHealth::Fine,
                 astray(10),

@@ -127,7 +127,7 @@ impl Leaking {
         Self {
             since: now,
             last: now,
-            treatment: judged(treatment),
+            treatment: health_treatment(treatment),
         }
     }
 
@@ -137,7 +137,7 @@ impl Leaking {
             self.since = now;
         }
         self.last = now;
-        self.treatment = judged(treatment);
+        self.treatment = health_treatment(treatment);
     }
 
     /// The treatment of the packets, if the leaks continue for longer than a repair takes.
@@ -151,7 +151,7 @@ impl Leaking {
 
 /// The treatment that determines the health. A leak that is too big for the tunnel counts like a redirect,
 /// and the reason for a drop makes no difference.
-const fn judged(treatment: Treatment) -> Treatment {
+const fn health_treatment(treatment: Treatment) -> Treatment {
     match treatment {
         Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped => {
             Treatment::Redirected

@@ -100,11 +100,11 @@ impl LeakGrouper {
         self.flows.is_empty()
     }
 
-    /// Returns the lines; called once a second. `read` returns the kernel's current record of a
+    /// Returns the lines that are due; called once a second. `read` returns the kernel's current record of a
     /// flow. `totals` has the leaks counted per tunnel slot. The caller must read them before this
     /// call: then packets that leak in between are in the flows' records, and do not count as
     /// packets of unknown flows.
-    pub fn tick(
+    pub fn take_lines(
         &mut self,
         now: Duration,
         read: impl Fn(&Flow) -> Option<FlowRecord>,
@@ -187,7 +187,8 @@ mod tests {
         let mut counts = Vec::new();
         for second in 1..4 {
             let packets = second * 1000;
-            let lines = grouper.tick(seconds(second), |_| Some(record(packets)), [(1, packets)]);
+            let lines =
+                grouper.take_lines(seconds(second), |_| Some(record(packets)), [(1, packets)]);
             counts.extend(lines.into_iter().map(|line| line.packets));
         }
         assert_eq!(counts, [1000, 1000, 1000]);
@@ -200,7 +201,7 @@ mod tests {
             grouper.event(flow(port), record(1), seconds(0));
         }
         // 500 packets leaked; the kernel reported 64 flows of one packet each.
-        let lines = grouper.tick(seconds(1), |_| Some(record(1)), [(1, 500)]);
+        let lines = grouper.take_lines(seconds(1), |_| Some(record(1)), [(1, 500)]);
         assert_eq!(lines.len(), MAX_NAMED_FLOWS + 1);
         assert_eq!(lines.iter().map(|line| line.packets).sum::<u64>(), 500);
         assert!(lines.last().unwrap().flow.is_none());
@@ -212,26 +213,26 @@ mod tests {
         grouper.event(flow(1), record(1), seconds(0));
         assert_eq!(
             grouper
-                .tick(seconds(1), |_| Some(record(1)), [(1, 1)])
+                .take_lines(seconds(1), |_| Some(record(1)), [(1, 1)])
                 .len(),
             1
         );
         assert_eq!(
             grouper
-                .tick(seconds(2), |_| Some(record(1)), [(1, 1)])
+                .take_lines(seconds(2), |_| Some(record(1)), [(1, 1)])
                 .len(),
             0
         );
         assert!(!grouper.is_idle());
         assert_eq!(
             grouper
-                .tick(seconds(7), |_| Some(record(1)), [(1, 1)])
+                .take_lines(seconds(7), |_| Some(record(1)), [(1, 1)])
                 .len(),
             0
         );
         assert!(grouper.is_idle());
         grouper.event(flow(1), record(2), seconds(60));
-        let lines = grouper.tick(seconds(61), |_| Some(record(2)), [(1, 2)]);
+        let lines = grouper.take_lines(seconds(61), |_| Some(record(2)), [(1, 2)]);
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0].packets, 1);
     }
@@ -240,7 +241,7 @@ mod tests {
     fn leaks_counted_before_the_start_are_not_reported() {
         let mut grouper = LeakGrouper::new([(1, 100)].into_iter().collect());
         grouper.event(flow(1), record(3), seconds(0));
-        let lines = grouper.tick(seconds(1), |_| Some(record(3)), [(1, 101)]);
+        let lines = grouper.take_lines(seconds(1), |_| Some(record(3)), [(1, 101)]);
         assert_eq!(
             lines.iter().map(|line| line.packets).collect::<Vec<_>>(),
             [1]
@@ -255,7 +256,8 @@ mod tests {
         let mut reported = 0;
         for second in 1..5 {
             let total = second * 1000;
-            let lines = grouper.tick(seconds(second), |_| Some(record(total + 7)), [(1, total)]);
+            let lines =
+                grouper.take_lines(seconds(second), |_| Some(record(total + 7)), [(1, total)]);
             assert_eq!(lines.len(), 1);
             reported += lines[0].packets;
         }

@@ -43,7 +43,7 @@ impl Default for ReconcileLimiter {
 
 impl ReconcileLimiter {
     /// Records a change.
-    pub fn changed(&mut self, now: Duration) {
+    pub fn record_change(&mut self, now: Duration) {
         self.count(now);
         self.since.get_or_insert(now);
         if self.due.is_none() {
@@ -71,7 +71,7 @@ impl ReconcileLimiter {
     }
 
     /// Starts a round. Returns the time of the first change that waited for it.
-    pub fn begin(&mut self, now: Duration) -> Option<Duration> {
+    pub fn begin_round(&mut self, now: Duration) -> Option<Duration> {
         self.count(now);
         self.due = None;
         self.since.take()
@@ -160,8 +160,8 @@ mod tests {
     fn a_change_is_handled_within_a_millisecond() {
         let mut limiter = ReconcileLimiter::default();
         assert_eq!(limiter.due(), None);
-        limiter.changed(Duration::from_secs(1));
-        limiter.changed(Duration::from_millis(1001));
+        limiter.record_change(Duration::from_secs(1));
+        limiter.record_change(Duration::from_millis(1001));
         assert_eq!(limiter.due(), Some(Duration::from_millis(1001)));
     }
 
@@ -171,9 +171,9 @@ mod tests {
         let mut limiter = ReconcileLimiter::default();
         let (mut now, mut rounds) = (Duration::ZERO, 0);
         while now < Duration::from_secs(10) {
-            limiter.changed(now);
+            limiter.record_change(now);
             if limiter.due().is_some_and(|due| due <= now) {
-                limiter.begin(now);
+                limiter.begin_round(now);
                 now += round;
                 limiter.end(now, round);
                 rounds += 1;
@@ -187,9 +187,9 @@ mod tests {
     #[test]
     fn an_urgent_change_ignores_the_debt() {
         let mut limiter = ReconcileLimiter::default();
-        limiter.begin(Duration::ZERO);
+        limiter.begin_round(Duration::ZERO);
         limiter.end(Duration::from_secs(1), Duration::from_secs(1));
-        limiter.changed(Duration::from_secs(1));
+        limiter.record_change(Duration::from_secs(1));
         assert!(limiter.due() > Some(Duration::from_millis(1500)));
         limiter.urgent(Duration::from_millis(1200));
         assert_eq!(limiter.due(), Some(Duration::from_millis(1201)));
@@ -199,9 +199,9 @@ mod tests {
     fn a_busy_machine_makes_no_debt() {
         let mut limiter = ReconcileLimiter::default();
         let second = Duration::from_secs(1);
-        limiter.begin(Duration::ZERO);
+        limiter.begin_round(Duration::ZERO);
         limiter.end(second, Duration::from_millis(1));
-        limiter.changed(second);
+        limiter.record_change(second);
         assert_eq!(limiter.due(), Some(second + GATHER));
     }
 

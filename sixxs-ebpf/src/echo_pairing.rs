@@ -114,7 +114,7 @@ extern "C" fn sixxs_replied(tag: u64, by_tunnel: u32) -> u32 {
         return 0;
     }
     slot.add(Stat::EchoAnswered, 1);
-    slot.renew(Stat::LastAnswer, frame::now_ns());
+    slot.update_time(Stat::LastAnswer, frame::now_ns());
     if pending.is_timed != 0 {
         let took = frame::precise_now_ns().wrapping_sub(pending.at_ns);
         maps::add_time(tunnel, took);

@@ -212,7 +212,7 @@ fn count_echo(kind: Echo, slot: Slot, stats: &EchoStats) -> Counted {
     let tick_ns = frame::now_ns();
     Counted {
         tick_ns,
-        is_first: slot.renew(last, tick_ns),
+        is_first: slot.update_time(last, tick_ns),
     }
 }
 

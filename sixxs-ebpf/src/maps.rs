@@ -88,7 +88,7 @@ impl Slot {
 
     /// Stores a point in time; returns whether it differs from the stored one.
     #[inline(always)]
-    pub(crate) fn renew(self, stat: Stat, value: u64) -> bool {
+    pub(crate) fn update_time(self, stat: Stat, value: u64) -> bool {
         // SAFETY: as in `add`.
         unsafe {
             let before = core::mem::replace(&mut (*self.state).counters[stat.index()], value);
@@ -211,7 +211,7 @@ pub(crate) fn add_time(slot: u32, ns: u64) {
 
 /// This processor's buffer for an event.
 #[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut LeakEvent> {
+pub(crate) fn event_buffer() -> Option<&'static mut LeakEvent> {
     // SAFETY: the pointer is a map value, checked for null. No other program of this object runs on this
     // processor until this one returns, and this one takes the reference only once.
     SCRATCH.get_ptr_mut(0).map(|event| unsafe { &mut *event })

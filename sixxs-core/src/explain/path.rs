@@ -208,7 +208,7 @@ fn route(facts: &Facts) -> (Vec<Step>, Outcome, String) {
         RoutingDecision::Out(route) => route,
     };
     let mut steps = vec![
-        ("route", described(route)),
+        ("route", describe(route)),
         ("program", program(facts, &route.interface)),
     ];
     if let Some(bytes) = facts.bytes {
@@ -245,7 +245,7 @@ fn source(facts: &Facts) -> String {
     }
 }
 
-fn described(route: &Route) -> String {
+fn describe(route: &Route) -> String {
     let Route {
         table,
         destination,

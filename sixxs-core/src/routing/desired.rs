@@ -87,10 +87,10 @@ impl Desired {
         let mut desired = Self::default();
         let behind = behind(config);
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
-            let inside = inside(tunnel, &behind);
+            let local = local_destinations(tunnel, &behind);
             match config.rule_mode {
-                RuleMode::Rules => desired.add(config, tunnel, &inside),
-                RuleMode::Subtrees => desired.add_subtrees(config, tunnel, &inside),
+                RuleMode::Rules => desired.add(config, tunnel, &local),
+                RuleMode::Subtrees => desired.add_subtrees(config, tunnel, &local),
             }
         }
         desired
@@ -131,7 +131,7 @@ impl Desired {
     /// PRIORITY + 1  from all lookup main suppress_prefixlength 0               the LANs
     /// PRIORITY + 2  from all lookup DIRECTS    unreachable INSIDE from A       else nowhere
     /// ```
-    fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
+    fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel, local: &BTreeSet<Prefix>) {
         let key = |table, metric, destination, source| RouteKey {
             table,
             metric,
@@ -149,17 +149,18 @@ impl Desired {
                 no_default,
             })
         };
-        if !inside.is_empty() {
+        if !local.is_empty() {
             rule(1, MAIN_TABLE, true);
             rule(2, DIRECTS_TABLE, false);
         }
         self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {
             let default = |metric| key(SUBTREES_TABLE, metric, Prefix::ALL, from);
-            self.routes.insert(default(DEFAULT_METRIC), through(tunnel));
+            self.routes
+                .insert(default(DEFAULT_METRIC), tunnel_target(tunnel));
             self.routes
                 .insert(default(UNREACHABLE_METRIC), Target::Unreachable);
-            for to in inside {
+            for to in local {
                 self.routes.insert(
                     key(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
                     Target::Throw,
@@ -172,19 +173,18 @@ impl Desired {
         }
     }
 
-    fn add(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
-        let through = through(tunnel);
+    fn add(&mut self, config: &Config, tunnel: &Tunnel, local: &BTreeSet<Prefix>) {
+        let target = tunnel_target(tunnel);
         let key = |metric, destination| RouteKey {
             table: tunnel.table,
             metric,
             destination,
             source: Prefix::ALL,
         };
-        self.routes
-            .insert(key(DEFAULT_METRIC, Prefix::ALL), through);
+        self.routes.insert(key(DEFAULT_METRIC, Prefix::ALL), target);
         // Also for destinations that are reached without the tunnel but have no route: through the tunnel the
         // packets would come back.
-        for destination in inside.iter().copied().chain([Prefix::ALL]) {
+        for destination in local.iter().copied().chain([Prefix::ALL]) {
             self.routes
                 .insert(key(UNREACHABLE_METRIC, destination), Target::Unreachable);
         }
@@ -194,7 +194,7 @@ impl Desired {
             self.local.insert(local_rule(config, from));
             // One priority earlier: destinations that are reached without the tunnel, such as the LANs behind
             // this host. They do not use the main table's default route, which leads to the uplink.
-            for to in inside {
+            for to in local {
                 self.rules.insert(Rule {
                     priority: RulePriority(config.rule_priority.0 - 1),
                     from,
@@ -230,7 +230,7 @@ fn behind(config: &Config) -> BTreeSet<Prefix> {
 
 /// Destinations that a tunnel's sources reach without any tunnel. Packets to prefixes behind this host would
 /// come back through a tunnel.
-fn inside(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
+fn local_destinations(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
     let direct = tunnel.direct.iter().copied();
     direct
         .chain(tunnel.routed_prefixes())
@@ -267,7 +267,7 @@ fn local_rule(config: &Config, source: Prefix) -> Rule {
     }
 }
 
-fn through(tunnel: &Tunnel) -> Target {
+fn tunnel_target(tunnel: &Tunnel) -> Target {
     Target::Interface {
         name: tunnel.name.clone(),
         gateway: tunnel.gateway,

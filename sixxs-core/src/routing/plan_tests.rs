@@ -161,7 +161,7 @@ fn the_local_table_comes_before_the_rules_of_sixxs() {
 }
 
 /// Destinations that the tunnels' sources reach by the main table or not at all, for all tunnels.
-fn inside(desired: &Desired) -> Vec<String> {
+fn local_destinations(desired: &Desired) -> Vec<String> {
     let rules = desired.rules.iter();
     let pairs = rules.filter_map(|rule| Some(format!("{} to {}", rule.from, rule.to?)));
     pairs.collect()
@@ -176,7 +176,7 @@ fn traffic_to_networks_behind_the_host_takes_no_tunnel() {
     config.tunnels[1].direct = vec!["2001:db8:5::/64".parse().unwrap()];
     let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
     assert_eq!(
-        inside(&Desired::new(&config, first)),
+        local_destinations(&Desired::new(&config, first)),
         [
             "2001:db8:a::2 to 2001:db8:aa::/48",
             "2001:db8:a::2 to 2001:db8:bb::/48",
@@ -186,7 +186,7 @@ fn traffic_to_networks_behind_the_host_takes_no_tunnel() {
     );
     let second = Desired::new(&config, |tunnel| !first(tunnel));
     assert_eq!(
-        inside(&second)[..3],
+        local_destinations(&second)[..3],
         [
             "2001:db8:b::2 to 2001:db8:5::/64",
             "2001:db8:b::2 to 2001:db8:aa::/48",
@@ -204,7 +204,7 @@ fn traffic_to_networks_behind_the_host_takes_no_tunnel() {
     config.tunnels[1].prefixes.clear();
     config.tunnels[1].direct.clear();
     assert_eq!(
-        inside(&Desired::new(&config, |_| true)),
+        local_destinations(&Desired::new(&config, |_| true)),
         Vec::<String>::new()
     );
 }

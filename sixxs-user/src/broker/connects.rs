@@ -74,7 +74,7 @@ pub struct ConnectPermit {
 impl ConnectPermit {
     /// The time limit for the connect from now on; abort the connect when it expires. `None`: the permission
     /// has expired, and another slot is needed.
-    pub fn left(&self) -> anyhow::Result<Option<Duration>> {
+    pub fn remaining(&self) -> anyhow::Result<Option<Duration>> {
         let now = self.clock.now()?;
         if now.boot != self.taken.boot {
             return Ok(None);
@@ -116,7 +116,7 @@ impl Connects {
         *self.limit.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot for a broker, by its name or address. Connect immediately: see [`ConnectPermit::left`].
+    /// Takes a slot for a broker, by its name or address. Connect immediately: see [`ConnectPermit::remaining`].
     pub async fn take(&self, broker: &str) -> anyhow::Result<Result<ConnectPermit, Wait>> {
         self.take_each(&[broker]).await
     }

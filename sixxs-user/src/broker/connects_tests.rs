@@ -86,11 +86,11 @@ async fn a_slot_expires() {
     let directory = tempfile::tempdir().unwrap();
     let (connects, clock) = with_manual_clock(directory.path());
     let slot = take(&connects).await.ok().unwrap();
-    assert_eq!(slot.left().unwrap(), Some(Duration::from_secs(5)));
+    assert_eq!(slot.remaining().unwrap(), Some(Duration::from_secs(5)));
     clock.pass(Duration::from_secs(4));
-    assert_eq!(slot.left().unwrap(), Some(Duration::from_secs(1)));
+    assert_eq!(slot.remaining().unwrap(), Some(Duration::from_secs(1)));
     clock.pass(Duration::from_secs(1));
-    assert_eq!(slot.left().unwrap(), None);
+    assert_eq!(slot.remaining().unwrap(), None);
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ fn a_process_that_connects() {
             .unwrap();
         loop {
             if let Ok(slot) = take(&connects).await
-                && slot.left().unwrap().is_some()
+                && slot.remaining().unwrap().is_some()
             {
                 // The connect.
                 let now = crate::host::clock::Clock::default().since_boot().unwrap();

@@ -304,7 +304,7 @@ impl Fetch<'_> {
                 }
                 Err(error) => return Err(Error::Local(error)),
             };
-            let Some(left) = slot.left().map_err(Error::Local)? else {
+            let Some(left) = slot.remaining().map_err(Error::Local)? else {
                 let error = anyhow!("recording the connect took too long; the disk is slow");
                 return Err(Error::Local(error));
             };

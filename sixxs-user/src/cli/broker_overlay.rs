@@ -17,7 +17,7 @@ pub(super) async fn with_broker_parameters(
     paths: &Paths,
     status: Option<&Status>,
 ) -> Config {
-    let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
+    let kept = driver::stored_parameters(&Cache::new(&paths.state_dir), config).await;
     // The daemon reports conflicts.
     let (mut whole, _conflicts) = config.with_learned(&kept, &HostPrefixes::new(), config);
     if let Some(status) = status {

@@ -71,7 +71,7 @@ pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::
 
 async fn without_daemon(paths: &Paths) -> anyhow::Result<Preview> {
     let new = config_file::read(&paths.config)?;
-    let learned = driver::known(&Cache::new(&paths.state_dir), &new).await;
+    let learned = driver::stored_parameters(&Cache::new(&paths.state_dir), &new).await;
     let connects = Connects::new(&paths.state_dir, new.connect_limit);
     let nothing = Config::default();
     let before = CurrentState {

@@ -202,7 +202,7 @@ impl Alerts {
     }
 
     fn now(&self) -> String {
-        stamp(self.clock.wall())
+        timestamp(self.clock.wall())
     }
 }
 
@@ -248,7 +248,7 @@ fn merged(before: Alert, after: Alert) -> Alert {
 }
 
 /// A time in RFC 3339, to the millisecond. The length of the text is always the same.
-fn stamp(time: jiff::Timestamp) -> String {
+fn timestamp(time: jiff::Timestamp) -> String {
     format!("{time:.3}")
 }
 
@@ -263,7 +263,7 @@ mod tests {
             ("2026-01-02T03:04:51.7Z", "2026-01-02T03:04:51.700Z"),
             ("2026-01-02T03:04:05.0129Z", "2026-01-02T03:04:05.012Z"),
         ] {
-            assert_eq!(stamp(time.parse().unwrap()), expected);
+            assert_eq!(timestamp(time.parse().unwrap()), expected);
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct ControlGroups {
 
 impl ControlGroups {
     /// A new report begins, with its own limit of searches.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin_report(&mut self) {
         self.searches = 0;
     }
 

@@ -92,7 +92,7 @@ impl Daemon {
             is_ready: false,
         };
         let totals = daemon.leak_totals()?;
-        daemon.leak_reports.begin(totals);
+        daemon.leak_reports.start_at(totals);
         Ok(daemon)
     }
 
@@ -121,7 +121,7 @@ impl Daemon {
                 });
             }
             if !self.is_ready && enforcer.reconciler.is_ready() {
-                systemd::ready()?;
+                systemd::notify_ready()?;
                 self.is_ready = true;
             }
             enforcer.schedule_rescan();
@@ -222,7 +222,7 @@ impl Daemon {
             links: enforcer.reconciler.links(),
         };
         let recent = |tunnel: &IfName| enforcer.tamper_log.recent(tunnel, now);
-        self.control_groups.begin();
+        self.control_groups.begin_report();
         for line in lines {
             let mut leak = evidence.leak(&line);
             add_sender(&mut self.control_groups, &mut leak);
@@ -379,7 +379,11 @@ impl Daemon {
                     .await;
             }
             Request::Tunnels(verb, names, answer) => {
-                let chosen = self.operations.enforcer.intent.choose(&names.tunnels);
+                let chosen = self
+                    .operations
+                    .enforcer
+                    .intent
+                    .select_tunnels(&names.tunnels);
                 self.operations
                     .control(verb, chosen, names.refresh, answer)
                     .await;

@@ -121,7 +121,7 @@ impl Enforcer {
     pub(super) fn schedule(&mut self, urgency: Urgency) {
         let now = self.now();
         match urgency {
-            Urgency::Paced => self.limiter.changed(now),
+            Urgency::Paced => self.limiter.record_change(now),
             Urgency::AtOnce => self.limiter.urgent(now),
         }
     }
@@ -232,7 +232,7 @@ impl Enforcer {
 
     /// Runs a round, and counts its processor time for the rate limit.
     pub(super) async fn scan_within_limit(&mut self) -> anyhow::Result<()> {
-        let since = self.limiter.begin(self.started.elapsed());
+        let since = self.limiter.begin_round(self.started.elapsed());
         let before = processor_time()?;
         let corrections = self.tamper_log.corrections();
         self.reconcile_or_report().await;

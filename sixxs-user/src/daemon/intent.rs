@@ -166,7 +166,7 @@ impl Intent {
     }
 
     /// The tunnels with these names; without names, all.
-    pub(super) fn choose(&self, names: &[String]) -> Result<Vec<Tunnel>, String> {
+    pub(super) fn select_tunnels(&self, names: &[String]) -> Result<Vec<Tunnel>, String> {
         if names.is_empty() {
             return Ok(self.wanted.tunnels.clone());
         }
@@ -283,10 +283,10 @@ mod tests {
     #[test]
     fn tunnels_are_chosen_by_name() {
         let intent = Intent::new(config(&["b", "a"]));
-        assert_eq!(names(&intent.choose(&[]).unwrap()), ["b", "a"]);
-        let chosen = intent.choose(&["a".to_owned()]).unwrap();
+        assert_eq!(names(&intent.select_tunnels(&[]).unwrap()), ["b", "a"]);
+        let chosen = intent.select_tunnels(&["a".to_owned()]).unwrap();
         assert_eq!(names(&chosen), ["a"]);
-        let error = intent.choose(&["c".to_owned()]).unwrap_err();
+        let error = intent.select_tunnels(&["c".to_owned()]).unwrap_err();
         assert_eq!(error, "no tunnel \"c\"; there are a, b");
         let error = intent.tunnel_of("/nowhere/aiccu.conf").unwrap_err();
         assert_eq!(error, "the tunnel of /nowhere/aiccu.conf is not running");

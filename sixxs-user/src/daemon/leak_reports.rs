@@ -41,7 +41,7 @@ pub(super) struct LeakReports {
 
 impl LeakReports {
     /// Starts at these totals by slot: an earlier run has reported them.
-    pub(super) fn begin(&mut self, totals: impl IntoIterator<Item = (u32, u64)>) {
+    pub(super) fn start_at(&mut self, totals: impl IntoIterator<Item = (u32, u64)>) {
         self.lines = LeakGrouper::new(totals.into_iter().collect());
     }
 
@@ -68,7 +68,7 @@ impl LeakReports {
         totals: Vec<(u32, u64)>,
         now: Duration,
     ) -> Vec<LeakLine> {
-        let lines = self.lines.tick(now, read, totals);
+        let lines = self.lines.take_lines(now, read, totals);
         let mut new = Vec::new();
         for line in lines {
             if !self.is_reported(&line, now) {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn leaks_of_an_earlier_run_are_not_reported() {
         let mut reports = LeakReports::default();
-        reports.begin([(3, 100)]);
+        reports.start_at([(3, 100)]);
         let lines = reports.lines(|_| None, vec![(3, 100)], at(1));
         assert!(lines.is_empty(), "{lines:?}");
     }

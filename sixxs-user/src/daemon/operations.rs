@@ -252,7 +252,7 @@ impl Operations {
     fn adopt(&mut self, mut config: Config) -> Result<Changes, String> {
         self.enforcer.intent.add_runtime_tunnels(&mut config)?;
         let changes = Changes::between(self.enforcer.intent.wanted(), &config);
-        self.refuse_stopping(changes.touched())?;
+        self.refuse_stopping(changes.affected())?;
         self.context.connects.set_limit(config.connect_limit);
         self.enforcer.intent.replace(config, &changes.stop);
         Ok(changes)
@@ -288,7 +288,7 @@ impl Operations {
             return Ok(faulty(refusal));
         }
         let stops = Changes::between(self.enforcer.intent.wanted(), &new).stop;
-        let mut learned = self.context.known(&new).await;
+        let mut learned = self.context.stored_parameters(&new).await;
         let present = self.enforcer.intent.learned().iter();
         let kept = present.filter(|(name, _)| !stops.contains(name));
         learned.extend(kept.map(|(name, assigned)| (name.clone(), assigned.clone())));

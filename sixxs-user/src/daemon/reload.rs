@@ -91,7 +91,7 @@ impl Changes {
     }
 
     /// The tunnels that it stops or starts.
-    pub(super) fn touched(&self) -> impl Iterator<Item = &IfName> {
+    pub(super) fn affected(&self) -> impl Iterator<Item = &IfName> {
         let start = self.start.iter().map(|tunnel| &tunnel.name);
         self.stop.iter().chain(start)
     }
@@ -123,7 +123,7 @@ mod tests {
         let old = config(&[("a", "/1"), ("b", "/2"), ("c", "/3")]);
         let new = config(&[("a", "/1"), ("b", "/9"), ("d", "/4")]);
         let changes = Changes::between(&old, &new);
-        let mut touched: Vec<_> = changes.touched().map(IfName::as_str).collect();
+        let mut touched: Vec<_> = changes.affected().map(IfName::as_str).collect();
         touched.sort_unstable();
         assert_eq!(touched, ["b", "b", "c", "d"]);
         let started = changes.start.iter().map(|tunnel| tunnel.name.as_str());

@@ -78,7 +78,7 @@ pub(super) async fn start(
     let outlets = (Endpoints::new(paths.clone(), handle), Alerts::new(clock));
     let mut enforcer = Enforcer::new(parts, outlets, watcher, paths.clone());
     // A driver reports later. Until then its tunnel has the stored parameters.
-    let learned = context.known(enforcer.intent.wanted()).await;
+    let learned = context.stored_parameters(enforcer.intent.wanted()).await;
     enforcer.intent.resume(learned);
     enforcer.reconcile().await?;
     enforcer.endpoints.listen();

@@ -12,7 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
 /// Notifies systemd, and the readers of stderr.
-pub(super) fn ready() -> anyhow::Result<()> {
+pub(super) fn notify_ready() -> anyhow::Result<()> {
     notify(&[NotifyState::Ready])?;
     writeln!(io::stderr(), "ready").context("write to stderr")
 }

@@ -98,8 +98,8 @@ impl DriverContext {
     }
 
     /// The stored parameters of these tunnels.
-    pub async fn known(&self, config: &Config) -> BTreeMap<IfName, Learned> {
-        known(&self.cache, config).await
+    pub async fn stored_parameters(&self, config: &Config) -> BTreeMap<IfName, Learned> {
+        stored_parameters(&self.cache, config).await
     }
 
     fn clone_shared(&self) -> SharedContext {
@@ -122,11 +122,11 @@ impl DriverContext {
 }
 
 /// The parameters of these tunnels from the last answers of their brokers.
-pub async fn known(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> {
+pub async fn stored_parameters(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> {
     let mut known = BTreeMap::new();
     for Tunnel { name, kind, .. } in &config.tunnels {
         if let config::Kind::Account(account) = kind
-            && let Some(learned) = native::account::known(cache, name, account).await
+            && let Some(learned) = native::account::stored_parameters(cache, name, account).await
         {
             known.insert(name.clone(), learned);
         }

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::stderr_tail::{StderrTail, shown};
+use super::stderr_tail::{StderrTail, printable_line};
 use crate::{host::clock::after, host::fd_store};
 
 /// Time limit of a command.
@@ -65,7 +65,7 @@ impl Process {
         let [program, arguments @ ..] = command else {
             bail!("an empty command");
         };
-        let line = shown(&command.join(" "));
+        let line = printable_line(&command.join(" "));
         let (stderr_tail, stderr) = StderrTail::new()?;
         let mut command = Command::new(program);
         for name in fd_store::ENVIRONMENT {

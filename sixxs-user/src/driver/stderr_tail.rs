@@ -71,11 +71,11 @@ async fn drain(mut reader: pipe::Receiver, tail: Arc<Mutex<Vec<u8>>>) {
 fn last_line(output: &[u8]) -> Option<String> {
     let output = String::from_utf8_lossy(output);
     let mut lines = output.split(['\n', '\r']).map(str::trim);
-    lines.rfind(|line| !line.is_empty()).map(shown)
+    lines.rfind(|line| !line.is_empty()).map(printable_line)
 }
 
-/// Fit to be shown in one line: without control characters, and not too long.
-pub(super) fn shown(text: &str) -> String {
+/// The text in one line: without control characters, and truncated to [`LINE_CHARS`].
+pub(super) fn printable_line(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let mut line: String = text.chars().map(clean).take(LINE_CHARS).collect();
     if text.chars().nth(LINE_CHARS).is_some() {

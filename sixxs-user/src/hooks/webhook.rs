@@ -29,7 +29,7 @@ pub(super) async fn post(webhook: &Webhook, line: &str) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("connect to {host}, port {port}"))?;
     if !webhook.tls {
-        return over(stream, webhook, line).await;
+        return post_over(stream, webhook, line).await;
     }
     let choice = TlsChoice {
         ca: webhook.ca.as_ref().map(PathBuf::from),
@@ -41,10 +41,10 @@ pub(super) async fn post(webhook: &Webhook, line: &str) -> anyhow::Result<()> {
         .connect(name, stream)
         .await
         .with_context(|| format!("start TLS with {host}"))?;
-    over(stream, webhook, line).await
+    post_over(stream, webhook, line).await
 }
 
-async fn over(
+async fn post_over(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     webhook: &Webhook,
     line: &str,

@@ -66,7 +66,7 @@ impl Netlink {
         Ok(answers
             .into_iter()
             .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => seen(&message),
+                RouteNetlinkMessage::NewAddress(message) => parse_address(&message),
                 _ => None,
             })
             .collect())
@@ -82,7 +82,7 @@ impl Netlink {
     }
 }
 
-fn seen(message: &AddressMessage) -> Option<SeenAddress> {
+fn parse_address(message: &AddressMessage) -> Option<SeenAddress> {
     let (mut local, mut other) = (None, None);
     let mut flags = None;
     for attribute in &message.attributes {

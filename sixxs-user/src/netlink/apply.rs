@@ -199,7 +199,9 @@ fn route_message(route: &Route) -> RouteMessage {
         RouteAttribute::Table(route.key.table.0),
         RouteAttribute::Priority(route.key.metric.0),
     ];
-    message.attributes.extend(to(route.key.destination));
+    message
+        .attributes
+        .extend(destination_attribute(route.key.destination));
     if route.key.source != Prefix::ALL {
         let source = RouteAddress::Inet6(route.key.source.address());
         message.attributes.push(RouteAttribute::Source(source));
@@ -226,7 +228,7 @@ fn route_message(route: &Route) -> RouteMessage {
 }
 
 /// The destination attribute, unless it is the default route.
-fn to(destination: Prefix) -> Option<RouteAttribute> {
+fn destination_attribute(destination: Prefix) -> Option<RouteAttribute> {
     (destination != Prefix::ALL)
         .then(|| RouteAttribute::Destination(RouteAddress::Inet6(destination.address())))
 }
@@ -249,7 +251,9 @@ fn delete_message(route: &ObservedRoute) -> RouteMessage {
         RouteAttribute::Table(route.table.0),
         RouteAttribute::Priority(route.metric.0),
     ];
-    message.attributes.extend(to(route.destination));
+    message
+        .attributes
+        .extend(destination_attribute(route.destination));
     if route.source.bits() != 0 {
         let source = RouteAddress::Inet6(route.source.address());
         message.attributes.push(RouteAttribute::Source(source));

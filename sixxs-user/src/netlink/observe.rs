@@ -286,7 +286,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         index: IfIndex(header.index),
         up: header.flags.contains(LinkFlags::Up),
         mtu: Mtu(mtu),
-        layer: layer(header.link_layer_type, mac, &name),
+        layer: link_layer(header.link_layer_type, mac, &name),
         name,
         carrier: header.flags.contains(LinkFlags::LowerUp),
         addresses: Vec::new(),
@@ -320,7 +320,7 @@ fn vrf_table(message: &LinkMessage) -> Option<TableId> {
 
 /// The layer at which the programs receive an interface's packets, by its `ARPHRD_` type: without a header
 /// before IP, with an Ethernet header, or with one that the programs do not support.
-fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer {
+fn link_layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer {
     match kind {
         LinkLayerType::Ether | LinkLayerType::Loopback => {
             LinkLayer::Ethernet(mac.unwrap_or_default())

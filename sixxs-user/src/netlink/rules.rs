@@ -27,7 +27,7 @@ impl Netlink {
                     rule(&message).map_or(ObservedRule::Foreign(position), ObservedRule::Plain);
                 ours.push((known, message));
             } else {
-                others.push(seen(&message));
+                others.push(parse_rule(&message));
             }
         }
         Ok((ours, others))
@@ -35,7 +35,7 @@ impl Netlink {
 
     /// All rules, in the order in which the kernel evaluates them.
     pub async fn all_rules(&self) -> anyhow::Result<Vec<PolicyRule>> {
-        Ok(self.rule_messages().await?.iter().map(seen).collect())
+        Ok(self.rule_messages().await?.iter().map(parse_rule).collect())
     }
 
     /// Foreign rules from the last observation.
@@ -110,7 +110,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
 }
 
 /// Parses any rule, as far as possible.
-fn seen(message: &RuleMessage) -> PolicyRule {
+fn parse_rule(message: &RuleMessage) -> PolicyRule {
     let header = &message.header;
     let mut selector = Selector {
         not: header.flags.contains(RuleFlags::Invert),

@@ -86,10 +86,10 @@ const HEAD_BYTES: usize = 64;
 impl Watcher {
     /// Subscribes. Observe the kernel only afterwards, so that no change is missed.
     pub fn subscribe() -> anyhow::Result<Self> {
-        Self::to(&GROUPS)
+        Watcher::subscribe_to(&GROUPS)
     }
 
-    fn to(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
+    fn subscribe_to(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
             let inner: &mut Socket = socket.socket_mut();
@@ -171,7 +171,7 @@ const PATH_GROUPS: [MulticastGroup; 5] = [
 impl PathWatcher {
     /// Subscribes.
     pub fn subscribe() -> anyhow::Result<Self> {
-        Ok(Self(Watcher::to(&PATH_GROUPS)?))
+        Ok(Self(Watcher::subscribe_to(&PATH_GROUPS)?))
     }
 
     /// Like [`Watcher::changed`].

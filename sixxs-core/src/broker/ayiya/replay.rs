@@ -92,7 +92,9 @@ struct Generation {
 
 impl Generation {
     fn has(&self, print: u64) -> bool {
-        self.slots.get(self.place(print)).is_some_and(|s| *s != 0)
+        self.slots
+            .get(self.index_of(print))
+            .is_some_and(|s| *s != 0)
     }
 
     fn has_room(&self, most_slots: usize) -> bool {
@@ -104,11 +106,11 @@ impl Generation {
         if (self.used + 1) * 2 > self.slots.len() {
             self.grow();
         }
-        let place = self.place(print);
-        if self.slots[place] != 0 {
+        let index = self.index_of(print);
+        if self.slots[index] != 0 {
             return false;
         }
-        self.slots[place] = print;
+        self.slots[index] = print;
         self.used += 1;
         self.latest = self.latest.max(unix_seconds);
         true
@@ -118,24 +120,24 @@ impl Generation {
         let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
         let prints = std::mem::replace(&mut self.slots, vec![0; slots]);
         for print in prints.into_iter().filter(|print| *print != 0) {
-            let place = self.place(print);
-            self.slots[place] = print;
+            let index = self.index_of(print);
+            self.slots[index] = print;
         }
     }
 
     /// The slot of an entry, or the free slot for it.
-    fn place(&self, print: u64) -> usize {
+    fn index_of(&self, print: u64) -> usize {
         let mask = self.slots.len().wrapping_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
-        let mut place = print as usize & mask;
+        let mut index = print as usize & mask;
         while self
             .slots
-            .get(place)
+            .get(index)
             .is_some_and(|s| *s != 0 && *s != print)
         {
-            place = (place + 1) & mask;
+            index = (index + 1) & mask;
         }
-        place
+        index
     }
 }
 

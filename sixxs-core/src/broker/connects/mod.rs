@@ -76,7 +76,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn left(self, limit: &Limit, now: Duration) -> Option<Duration> {
+    fn remaining(self, limit: &Limit, now: Duration) -> Option<Duration> {
         let length = if self.again {
             limit.block
         } else {
@@ -84,11 +84,12 @@ impl Refusal {
         };
         // The broker's clock started no later than the local one, but the local one may run
         // slightly fast.
-        self.age.left(length.saturating_add(limit.grace()), now)
+        self.age
+            .remaining(length.saturating_add(limit.grace()), now)
     }
 
     fn forgotten(self, limit: &Limit, now: Duration) -> bool {
-        self.left(limit, now).is_none() && self.age.at(now) >= MEMORY
+        self.remaining(limit, now).is_none() && self.age.at(now) >= MEMORY
     }
 }
 
@@ -102,7 +103,7 @@ struct BrokerEntry {
 impl BrokerEntry {
     fn prune(&mut self, limit: &Limit, now: Duration) {
         self.taken
-            .retain(|age| age.left(limit.span(), now).is_some());
+            .retain(|age| age.remaining(limit.slot_lifetime(), now).is_some());
         self.refused = self.refused.filter(|r| !r.forgotten(limit, now));
     }
 
@@ -130,7 +131,7 @@ impl Limit {
     }
 
     /// The time for which a slot stays taken.
-    fn span(&self) -> Duration {
+    fn slot_lifetime(&self) -> Duration {
         self.window.saturating_add(self.grace())
     }
 }
@@ -269,7 +270,7 @@ impl Ledger {
             let again = entry.refused.is_some_and(|earlier| {
                 // During a lockout, only connects already in progress are refused: that is one
                 // incident, not two.
-                let same = earlier.left(limit, now.since_boot).is_some();
+                let same = earlier.remaining(limit, now.since_boot).is_some();
                 if same { earlier.again } else { true }
             });
             entry.refused = Some(Refusal {
@@ -284,7 +285,7 @@ impl Ledger {
     pub fn standing(&self, broker: &str, limit: &Limit, now: &Moment) -> Standing {
         let now = now.since_boot;
         let broker = key(broker);
-        let lefts = self.lefts(&broker, limit, now);
+        let lefts = self.remaining_times(&broker, limit, now);
         let slots = limit.slots();
         let used = u32::try_from(lefts.len()).unwrap_or(u32::MAX);
         Standing {
@@ -323,10 +324,13 @@ impl Ledger {
         // One write for all connects, when the last one has expired.
         let connects = self.entries.values().flat_map(|entry| &entry.taken);
         let connects = connects.chain(&self.unreadable);
-        let connects = connects.map(|age| age.left(limit.span(), now).unwrap_or_default());
+        let connects = connects.map(|age| {
+            age.remaining(limit.slot_lifetime(), now)
+                .unwrap_or_default()
+        });
         let refusals = self.entries.values().filter_map(|entry| {
             let refusal = entry.refused?;
-            let (every, over) = match refusal.left(limit, now) {
+            let (every, over) = match refusal.remaining(limit, now) {
                 Some(left) => (NOTE_LOCKOUT, left),
                 None => (NOTE_MEMORY, MEMORY.saturating_sub(refusal.age.at(now))),
             };
@@ -341,12 +345,12 @@ impl Ledger {
             entry.prune(limit, now);
             !entry.is_empty()
         });
-        let over = |age: &Age| age.left(limit.span(), now).is_none();
+        let over = |age: &Age| age.remaining(limit.slot_lifetime(), now).is_none();
         self.unreadable = self.unreadable.filter(|age| !over(age));
     }
 
     fn wait(&self, broker: &str, limit: &Limit, now: Duration) -> Option<Wait> {
-        let lefts = self.lefts(broker, limit, now);
+        let lefts = self.remaining_times(broker, limit, now);
         let slots = limit.slots();
         let free = lefts.len().checked_sub(slots as usize);
         let slot = free.and_then(|index| lefts.get(index)).map(|left| Wait {
@@ -364,14 +368,14 @@ impl Ledger {
     }
 
     /// The remaining times of the taken slots, shortest first.
-    fn lefts(&self, broker: &str, limit: &Limit, now: Duration) -> Vec<Duration> {
+    fn remaining_times(&self, broker: &str, limit: &Limit, now: Duration) -> Vec<Duration> {
         let taken = self.entries.get(broker).map(|entry| &entry.taken);
         let taken = taken.into_iter().flatten();
         let unreadable = self
             .unreadable
             .iter()
             .flat_map(|age| std::iter::repeat_n(age, limit.slots() as usize));
-        let left = |age: &Age| age.left(limit.span(), now);
+        let left = |age: &Age| age.remaining(limit.slot_lifetime(), now);
         let mut lefts: Vec<Duration> = taken.chain(unreadable).filter_map(left).collect();
         lefts.sort_unstable();
         lefts
@@ -379,7 +383,7 @@ impl Ledger {
 
     fn lockout(&self, broker: &str, limit: &Limit, now: Duration) -> Option<Wait> {
         let refusal = self.entries.get(broker)?.refused?;
-        let remaining = refusal.left(limit, now)?;
+        let remaining = refusal.remaining(limit, now)?;
         let why = if refusal.again {
             WaitReason::Blocked
         } else {

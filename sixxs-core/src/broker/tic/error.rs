@@ -160,7 +160,7 @@ impl Error {
 const SHOWN_CHARS: usize = 200;
 
 /// Sanitises a text for display in one line: without control characters, and limited in length.
-pub(super) fn shown(words: &str) -> String {
+pub(super) fn printable(words: &str) -> String {
     let clean = clean(words);
     let mut shown: String = clean.trim().chars().take(SHOWN_CHARS).collect();
     if clean.trim().chars().nth(SHOWN_CHARS).is_some() {
@@ -229,8 +229,8 @@ mod tests {
 
     #[test]
     fn words_are_cleaned() {
-        assert_eq!(shown(" a\x1b[31m\r\x07b\u{9b} "), "a [31m  b");
-        assert_eq!(shown(&"é".repeat(201)), "é".repeat(200) + "…");
+        assert_eq!(printable(" a\x1b[31m\r\x07b\u{9b} "), "a [31m  b");
+        assert_eq!(printable(&"é".repeat(201)), "é".repeat(200) + "…");
     }
 
     #[test]

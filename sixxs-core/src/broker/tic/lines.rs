@@ -69,7 +69,7 @@ impl Lines {
 
     /// Length and capacity of the buffer for the incomplete line.
     #[cfg(test)]
-    pub(super) fn kept(&self) -> (usize, usize) {
+    pub(super) fn buffer_size(&self) -> (usize, usize) {
         (self.begun.len(), self.begun.capacity())
     }
 }
@@ -90,7 +90,7 @@ mod tests {
                 }
             }
             assert_eq!(found, ["200 one", "", "201 two"], "{size}");
-            assert_eq!(lines.kept(), (4, MAX_LINE_BYTES));
+            assert_eq!(lines.buffer_size(), (4, MAX_LINE_BYTES));
         }
     }
 

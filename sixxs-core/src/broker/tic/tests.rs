@@ -574,7 +574,7 @@ proptest! {
                     prop_assert!(challenged || !sent.starts_with("authenticate"));
                     challenged |= sent.starts_with("challenge");
                 }
-                let (kept, capacity) = client.lines.kept();
+                let (kept, capacity) = client.lines.buffer_size();
                 prop_assert!(kept <= capacity && capacity == lines::MAX_LINE_BYTES);
                 if let State::List { items, .. } = &client.state {
                     let bytes: usize = items.iter().map(|item| item.len()).sum();

@@ -91,7 +91,7 @@ impl Tables {
         if sources.len() <= FEW_SOURCES {
             for (entry, source) in table.few.iter_mut().zip(sources) {
                 *entry = FewSource {
-                    prefix: shared(source.prefix),
+                    prefix: to_common(source.prefix),
                     source: self.source_entry(source)?,
                 };
                 table.count += 1;
@@ -145,7 +145,7 @@ impl Tables {
     }
 }
 
-fn shared(prefix: CorePrefix) -> Prefix {
+fn to_common(prefix: CorePrefix) -> Prefix {
     Prefix::new(
         Address::from_octets(prefix.address().octets()),
         prefix.bits(),
@@ -163,5 +163,5 @@ fn common(sources: &[Source]) -> Prefix {
         let same = u8::try_from(differing.leading_zeros()).unwrap_or(128);
         bits = bits.min(same).min(source.prefix.bits());
     }
-    shared(CorePrefix::containing(first.prefix.address(), bits))
+    to_common(CorePrefix::containing(first.prefix.address(), bits))
 }

@@ -36,7 +36,11 @@ const REFUSED: Duration = Duration::from_secs(3600);
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
 
 /// The stored parameters of an account's tunnel.
-pub(crate) async fn known(cache: &Cache, name: &IfName, account: &Account) -> Option<Learned> {
+pub(crate) async fn stored_parameters(
+    cache: &Cache,
+    name: &IfName,
+    account: &Account,
+) -> Option<Learned> {
     let parameters = cache.load(name, &query(account)).await?;
     Some(Learned::new(account, &parameters))
 }
