@@ -14,7 +14,7 @@ pub const ENTRIES: u32 = 4096;
 
 /// After this time, an unanswered request may be evicted without being counted, and the same request
 /// counts as new.
-pub const PATIENCE_NS: u64 = 10_000_000_000;
+pub const REQUEST_LIFETIME_NS: u64 = 10_000_000_000;
 
 /// A request that waits for its reply. Processors may race for an entry: then one of two requests for
 /// the same entry is evicted without being counted.
@@ -50,7 +50,7 @@ impl Pending {
     #[inline(always)]
     pub fn watch(&mut self, tag: u64, slot: u32, tick_ns: u64) -> Watched {
         // An exact `at_ns` may be later than the last tick: a difference of the two could underflow.
-        let waits = self.tag != 0 && self.at_ns.wrapping_add(PATIENCE_NS) > tick_ns;
+        let waits = self.tag != 0 && self.at_ns.wrapping_add(REQUEST_LIFETIME_NS) > tick_ns;
         let watched = match waits {
             true if self.tag == tag => return Watched::Repeated,
             true => Watched::Evicted(self.slot),
@@ -202,8 +202,14 @@ mod tests {
         let mut pending = Pending::default();
         assert_eq!(pending.watch(one, 3, 100), Watched::New);
         assert_eq!(pending.watch(two, 4, 200), Watched::Evicted(3));
-        assert_eq!(pending.watch(one, 3, 200 + PATIENCE_NS), Watched::New);
-        assert_eq!(pending.watch(one, 3, 200 + 2 * PATIENCE_NS), Watched::New);
+        assert_eq!(
+            pending.watch(one, 3, 200 + REQUEST_LIFETIME_NS),
+            Watched::New
+        );
+        assert_eq!(
+            pending.watch(one, 3, 200 + 2 * REQUEST_LIFETIME_NS),
+            Watched::New
+        );
     }
 
     #[test]

@@ -43,7 +43,7 @@ const STEPS: core::ops::RangeInclusive<u32> = IPV6_HEADER_BYTES..=400;
 const WINDOW_NS: u64 = 1_000_000_000;
 
 /// Time for which a flow is treated as outer packets.
-const HOLDS_NS: u64 = 60_000_000_000;
+const RECURSIVE_NS: u64 = 60_000_000_000;
 
 /// A flow that turned out not to be outer packets is not examined again for this time.
 const CLEARED_NS: u64 = 60_000_000_000;
@@ -209,7 +209,7 @@ impl Growth {
     #[inline(always)]
     pub fn mark_recursive(&mut self, key: u64, is_proved: bool, now_ns: u64, others: u64) {
         self.key = key;
-        self.until_ns = now_ns + HOLDS_NS;
+        self.until_ns = now_ns + RECURSIVE_NS;
         self.others = others;
         self.dropped = 1;
         self.is_proved = is_proved as u32;

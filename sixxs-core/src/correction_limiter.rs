@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 const BURST: u32 = 20;
 
 /// After this time, one more may be reported.
-const EARN: Duration = Duration::from_secs(1);
+const CREDIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The interval of summaries of all other corrections.
 const SUMMARY: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ impl CorrectionLimiter {
     /// Records that an object was restored; `by`: the process that removed it, if known. Returns
     /// whether to report this correction by itself.
     pub fn corrected(&mut self, now: Duration, by: Option<&Culprit>) -> bool {
-        let earned = now.saturating_sub(self.credited_at).as_secs() / EARN.as_secs();
+        let earned = now.saturating_sub(self.credited_at).as_secs() / CREDIT_INTERVAL.as_secs();
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(BURST);
             self.credit = self.credit.saturating_add(earned).min(BURST);

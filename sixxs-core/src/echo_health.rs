@@ -144,10 +144,10 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 
 /// Replies that leave elsewhere count if they are at least one in this many requests. Fewer are
 /// transient, for example when an exit appears.
-const ASTRAY_IN: u64 = 10;
+const ELSEWHERE_ONE_IN: u64 = 10;
 
 /// Fewer requests are too few to judge.
-const ENOUGH: u64 = 3;
+const MIN_REQUESTS: u64 = 3;
 
 /// Watches the replies of one tunnel.
 #[derive(Clone, Debug, Default)]
@@ -211,14 +211,14 @@ impl EchoMonitor {
 /// `None`: too few requests to judge.
 fn judge(recent: &EchoCounts, waiting: u64) -> Option<EchoHealth> {
     let requests = recent.due(waiting);
-    if recent.astray > 0 && recent.astray.saturating_mul(ASTRAY_IN) >= requests {
+    if recent.astray > 0 && recent.astray.saturating_mul(ELSEWHERE_ONE_IN) >= requests {
         return Some(EchoHealth::Astray {
             requests,
             astray: recent.astray,
         });
     }
     let answered = recent.answered;
-    if requests < ENOUGH {
+    if requests < MIN_REQUESTS {
         // Too few requests to judge, unless all were answered.
         return (answered > 0 && answered == requests).then_some(EchoHealth::Fine);
     }

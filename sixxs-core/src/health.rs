@@ -119,7 +119,7 @@ pub struct Leaking {
 
 impl Leaking {
     /// After this time without a leak, the leaks have ended. The programs report each flow once a second.
-    const QUIET: Duration = Duration::from_secs(5);
+    const QUIET_TIME: Duration = Duration::from_secs(5);
 
     /// The first leak.
     #[must_use]
@@ -133,7 +133,7 @@ impl Leaking {
 
     /// One more leak.
     pub fn add(&mut self, now: Duration, treatment: Treatment) {
-        if now.saturating_sub(self.last) > Self::QUIET {
+        if now.saturating_sub(self.last) > Self::QUIET_TIME {
             self.since = now;
         }
         self.last = now;
@@ -143,7 +143,7 @@ impl Leaking {
     /// The treatment of the packets, if the leaks continue for longer than a repair takes.
     #[must_use]
     pub fn treatment(&self, now: Duration) -> Option<Treatment> {
-        let goes_on = now.saturating_sub(self.last) <= Self::QUIET;
+        let goes_on = now.saturating_sub(self.last) <= Self::QUIET_TIME;
         let lasts = self.last.saturating_sub(self.since) >= REPAIR_TIME;
         (goes_on && lasts).then_some(self.treatment)
     }

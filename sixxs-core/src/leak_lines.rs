@@ -10,7 +10,7 @@ use sixxs_common::{flow::Flow, layout::FlowRecord};
 pub const MAX_NAMED_FLOWS: usize = 10;
 
 /// A flow without leaks for this time is forgotten.
-const QUIET: Duration = Duration::from_secs(5);
+const QUIET_TIME: Duration = Duration::from_secs(5);
 
 /// The maximum number of tracked flows; the shared line still counts more.
 const MAX_FLOWS: usize = 1024;
@@ -131,7 +131,7 @@ impl LeakGrouper {
             });
         }
         self.flows
-            .retain(|_, watched| now.saturating_sub(watched.active) < QUIET);
+            .retain(|_, watched| now.saturating_sub(watched.active) < QUIET_TIME);
 
         let mut all = Vec::new();
         for (tunnel, total) in totals {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Changes come in bursts: after the first one, the round waits this long for more.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER_TIME: Duration = Duration::from_millis(1);
 
 /// Processor time that rounds may use in a burst, before they are spaced out.
 const BURST: Duration = Duration::from_millis(100);
@@ -12,7 +12,7 @@ const BURST: Duration = Duration::from_millis(100);
 const SHARE: u32 = 10;
 
 /// After the burst, the shortest and the longest delay of a change.
-const SPACED: Duration = Duration::from_millis(20);
+const MIN_DELAY: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// One pending flag, a short delay, and a limit on the processor time of rounds. No event can postpone
@@ -48,9 +48,9 @@ impl ReconcileLimiter {
         self.since.get_or_insert(now);
         if self.due.is_none() {
             let delay = if self.credit.is_zero() {
-                self.debt.saturating_mul(SHARE).clamp(SPACED, LONGEST)
+                self.debt.saturating_mul(SHARE).clamp(MIN_DELAY, LONGEST)
             } else {
-                GATHER
+                GATHER_TIME
             };
             self.due = Some(now.saturating_add(delay));
         }
@@ -60,7 +60,7 @@ impl ReconcileLimiter {
     /// guarded.
     pub fn urgent(&mut self, now: Duration) {
         self.since.get_or_insert(now);
-        let soon = now.saturating_add(GATHER);
+        let soon = now.saturating_add(GATHER_TIME);
         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
@@ -202,7 +202,7 @@ mod tests {
         limiter.begin_round(Duration::ZERO);
         limiter.end(second, Duration::from_millis(1));
         limiter.record_change(second);
-        assert_eq!(limiter.due(), Some(second + GATHER));
+        assert_eq!(limiter.due(), Some(second + GATHER_TIME));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::tunnel::DriverState;
 pub const LOCATE_AGAIN: Duration = Duration::from_secs(30);
 
 /// A socket that could not be opened, or broke, is opened again after this time.
-pub const OPEN_AGAIN: Duration = Duration::from_secs(5);
+pub const REOPEN_PAUSE: Duration = Duration::from_secs(5);
 
 /// The next action of the caller. `P`: the path to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,11 +177,11 @@ impl<P: Copy> BrokerLink<P> {
             Interruption::NotOpened(_) if is_resumed => Next::Locate,
             Interruption::NotOpened(reason) => {
                 self.state = Some(DriverState::Retrying(reason));
-                Next::Wait(OPEN_AGAIN)
+                Next::Wait(REOPEN_PAUSE)
             }
             Interruption::Failed(reason) => {
                 self.state = Some(DriverState::Working(Some(reason)));
-                Next::Wait(OPEN_AGAIN)
+                Next::Wait(REOPEN_PAUSE)
             }
         };
     }
@@ -304,7 +304,7 @@ mod tests {
         ] {
             let mut link = located(false);
             link.carried(interruption);
-            assert_eq!(link.next(), Next::Wait(OPEN_AGAIN));
+            assert_eq!(link.next(), Next::Wait(REOPEN_PAUSE));
             assert_eq!(link.take_state(), Some(state));
             link.waited();
             link.located(Ok(2));

@@ -15,7 +15,7 @@ use crate::{
 
 /// Heartbeat interval for `makebeats no`. AYIYA needs a first heartbeat in any case; afterwards its data
 /// packets show the broker that the client is up.
-const SELDOM: Duration = Duration::from_secs(24 * 3600);
+const RARE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// The parameters of a tunnel from its broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,11 @@ impl Learned {
             tic::Kind::Ayiya => Kind::Ayiya(Ayiya {
                 local4,
                 remote: Remote::Address(parameters.remote4.into()),
-                heartbeat: beats(if aiccu.makebeats { interval } else { SELDOM }),
+                heartbeat: beats(if aiccu.makebeats {
+                    interval
+                } else {
+                    RARE_INTERVAL
+                }),
             }),
         };
         Self {

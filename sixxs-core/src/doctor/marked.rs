@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The maximum number of marks to try.
-const MOST: usize = 64;
+const MAX_MARKS: usize = 64;
 
 /// A foreign rule before the rules of sixxs, and its effect on packets with its mark.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ pub fn marks(rules: &[PolicyRule], own_priority: RulePriority) -> Vec<u32> {
             && leads
             && is_before
             && !marks.contains(&value)
-            && marks.len() < MOST
+            && marks.len() < MAX_MARKS
         {
             marks.push(value);
         }

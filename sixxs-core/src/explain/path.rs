@@ -132,7 +132,7 @@ pub struct Explanation {
 const DROPPED: &str = "dropped by the program";
 
 /// The maximum number of rules to show.
-const SHOWN: usize = 20;
+const MAX_SHOWN_RULES: usize = 20;
 
 /// Explains the path of a packet.
 #[must_use]
@@ -174,9 +174,9 @@ fn rule_steps(facts: &Facts) -> Vec<Step> {
         RoutingDecision::Refused(_) => None,
     };
     let matched = rules::matching_rules(&facts.rules, &facts.packet, found);
-    let more = matched.len().saturating_sub(SHOWN);
+    let more = matched.len().saturating_sub(MAX_SHOWN_RULES);
     let mut steps = Vec::new();
-    for (rule, matched) in matched.into_iter().take(SHOWN) {
+    for (rule, matched) in matched.into_iter().take(MAX_SHOWN_RULES) {
         let what = match matched {
             RuleEffect::Taken => "taken",
             // The kernel reports only the route that it chose from a table, and it reports no route that

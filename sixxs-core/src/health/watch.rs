@@ -14,7 +14,7 @@ use super::{Health, Level, Reason};
 use crate::failure_tracker::REPAIR_TIME;
 
 /// Better health is reported when it has lasted this long.
-const STABLE: Duration = Duration::from_secs(5);
+const STABLE_TIME: Duration = Duration::from_secs(5);
 
 /// Watches the health of one tunnel.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +41,7 @@ impl Change {
     const fn settles_in(self) -> Duration {
         match self {
             Self::Worse => REPAIR_TIME,
-            Self::Better => STABLE,
+            Self::Better => STABLE_TIME,
         }
     }
 }

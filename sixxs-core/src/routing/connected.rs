@@ -14,7 +14,7 @@ use crate::{
 
 /// The maximum number of pairs of a source and a local network: a packet is compared with their rules
 /// one by one.
-pub const MOST_PAIRS: usize = 4096;
+pub const MAX_PAIRS: usize = 4096;
 
 /// A foreign route of the main table to destinations on the link: unicast, without a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,9 +56,9 @@ pub fn local_networks(
     let networks = routes.iter().filter(local).map(|route| route.destination);
     let networks: BTreeSet<_> = networks.filter(is_new).collect();
     let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
-    let most = MOST_PAIRS / sources.max(1);
+    let most = MAX_PAIRS / sources.max(1);
     // With more routes than that, the rest was not read.
-    if networks.len() > most || routes.len() > MOST_PAIRS {
+    if networks.len() > most || routes.len() > MAX_PAIRS {
         return Err(format!(
             "there are more than {most} local networks, too many for {sources} addresses and prefixes of tunnels: \
              replies to them leave by the tunnels; name those that matter in `direct`, and set \

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     DEFAULT_METRIC, DIRECTS_TABLE, LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule, UNREACHABLE_METRIC,
-    connected::MOST_PAIRS,
+    connected::MAX_PAIRS,
 };
 use crate::{
     config::{Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel},
@@ -211,7 +211,7 @@ impl Desired {
 /// is compared with all rules one by one; routes with subtrees cost only memory.
 const fn most_pairs(mode: RuleMode) -> usize {
     match mode {
-        RuleMode::Rules => MOST_PAIRS,
+        RuleMode::Rules => MAX_PAIRS,
         RuleMode::Subtrees => 65_536,
     }
 }

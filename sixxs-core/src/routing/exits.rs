@@ -23,7 +23,7 @@ pub const PIECE_BITS: u8 = 16;
 const EIGHTH: u32 = 1 << (PIECE_BITS - WORLD_BITS);
 
 /// The table number in a rule for the tables of VRFs (`l3mdev`).
-const OF_VRF: TableId = TableId(0);
+const VRF_TABLES: TableId = TableId(0);
 
 /// The loopback's index in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: IfIndex = IfIndex(1);
@@ -54,7 +54,7 @@ impl LookedUpTables {
         for rule in rules {
             match rule.action {
                 Action::Lookup(LOCAL_TABLE, _) => {}
-                Action::Lookup(OF_VRF, _) => tables.extend(vrfs),
+                Action::Lookup(VRF_TABLES, _) => tables.extend(vrfs),
                 Action::Lookup(table, _) => {
                     tables.insert(table);
                 }

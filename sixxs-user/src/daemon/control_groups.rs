@@ -17,8 +17,8 @@ const DIRECTORIES: usize = 20_000;
 /// Limit of searches per report. Each may take milliseconds.
 const SEARCHES: usize = 2;
 
-/// Limit of control groups remembered.
-const REMEMBERED: usize = 1024;
+/// Limit of cached control groups.
+const MAX_CACHED: usize = 1024;
 
 /// The paths of control groups, by their ID.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl ControlGroups {
         self.searches += 1;
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let path = mounted(&mounts).and_then(|root| search(&root, number));
-        if self.known.len() >= REMEMBERED {
+        if self.known.len() >= MAX_CACHED {
             self.known.clear();
         }
         self.known.insert(number, path.clone());

@@ -35,7 +35,7 @@ use crate::{
 const WAITING: usize = 32;
 
 /// The record of connects is pruned at least this often.
-const PRUNE: Duration = Duration::from_secs(60);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts everything, and reconciles once.
 pub(super) async fn start(
@@ -146,12 +146,12 @@ fn raise_descriptor_limit() {
 async fn prune(connects: Connects) {
     loop {
         let due = match connects.prune().await {
-            Ok(due) => due.unwrap_or(PRUNE),
+            Ok(due) => due.unwrap_or(PRUNE_INTERVAL),
             Err(error) => {
                 debug!("{error:#}");
-                PRUNE
+                PRUNE_INTERVAL
             }
         };
-        sleep(due.clamp(Duration::from_secs(1), PRUNE)).await;
+        sleep(due.clamp(Duration::from_secs(1), PRUNE_INTERVAL)).await;
     }
 }

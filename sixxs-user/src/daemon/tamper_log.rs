@@ -16,8 +16,8 @@ use crate::{
     netlink::{Removal, Removed},
 };
 
-/// Limit of processes remembered between two scans.
-const REMEMBERED: usize = 64;
+/// Limit of processes recorded between two scans.
+const MAX_PROCESSES: usize = 64;
 
 /// How long a correction waits for its event. The kernel may preempt the removing process between the removal and
 /// the event.
@@ -251,7 +251,7 @@ fn add(removals: &mut Vec<Event>, what: Removed, by: Option<Culprit>) {
         (None, None) => true,
         _ => false,
     });
-    if !is_known && removals.len() < REMEMBERED {
+    if !is_known && removals.len() < MAX_PROCESSES {
         removals.push((what, by));
     }
 }

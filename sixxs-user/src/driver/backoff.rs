@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The first pause after a loss of the interface. It gives a program the time to make its interface again.
-const SOON: Duration = Duration::from_secs(1);
+const AFTER_LOSS: Duration = Duration::from_secs(1);
 
 /// First pause after a failure; it doubles each time. All brokers allow connects at this interval.
 const FIRST: Duration = Duration::from_secs(30);
@@ -25,8 +25,8 @@ impl Backoff {
     /// The pause after the loss of an interface that existed for `lasted`.
     pub(super) fn after_loss(&mut self, lasted: Duration) -> Duration {
         if lasted >= LONGEST || self.last.is_zero() {
-            self.last = SOON;
-            return SOON;
+            self.last = AFTER_LOSS;
+            return AFTER_LOSS;
         }
         self.after_failure()
     }

@@ -36,7 +36,7 @@ const CONNECTIONS: usize = 16;
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Time limit for a request to be complete.
-const ASKS_WITHIN: Duration = Duration::from_secs(5);
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The names in the configuration, and the host's own.
 type Names = Arc<[HostName]>;
@@ -131,7 +131,7 @@ async fn converse(stream: TcpStream, names: Names, requests: Requests, has_reque
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ASKS_WITHIN)
+        .header_read_timeout(REQUEST_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = served.await {
         debug!("a connection for metrics: {error}");

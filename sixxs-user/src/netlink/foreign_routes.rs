@@ -21,7 +21,7 @@ use rtnetlink::{
 };
 use sixxs_core::{
     routing::{
-        connected::{ConnectedRoute, MOST_PAIRS},
+        connected::{ConnectedRoute, MAX_PAIRS},
         exits::{LOOPBACK, PIECE_BITS, WideRoute},
     },
     types::{IfIndex, PROTOCOL, TableId},
@@ -218,7 +218,7 @@ impl Dump {
                     self.count += 1;
                     if is_wide(message) {
                         self.add(message)?;
-                    } else if may_be_connected(message) && self.answer.connected.len() <= MOST_PAIRS
+                    } else if may_be_connected(message) && self.answer.connected.len() <= MAX_PAIRS
                     {
                         self.add_connected(message)?;
                     }

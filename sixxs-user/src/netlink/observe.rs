@@ -44,11 +44,11 @@ pub const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 const GLOBAL_BITS: u8 = 3;
 
 /// After this time, other software has finished setting up a new interface.
-const FRESH: Duration = Duration::from_secs(60);
+const NEW_LINK_TIME: Duration = Duration::from_secs(60);
 
 /// Grace period for an exit whose route disappeared. A network manager that sets an interface up again
 /// removes the route and adds it back.
-const LINGER: Duration = Duration::from_secs(5);
+const EXIT_GRACE: Duration = Duration::from_secs(5);
 impl Netlink {
     /// Reads interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
@@ -110,7 +110,7 @@ impl Netlink {
             } else {
                 continue;
             };
-            link.is_exit = gone.is_none_or(|gone| now.duration_since(gone) < LINGER);
+            link.is_exit = gone.is_none_or(|gone| now.duration_since(gone) < EXIT_GRACE);
             if link.is_exit {
                 self.exits.insert(link.index, gone);
             }
@@ -122,7 +122,7 @@ impl Netlink {
     #[must_use]
     pub fn exit_ends(&self) -> Option<Instant> {
         let gone = self.exits.values().flatten().min();
-        gone.map(|gone| gone.checked_add(LINGER).unwrap_or(*gone))
+        gone.map(|gone| gone.checked_add(EXIT_GRACE).unwrap_or(*gone))
     }
 
     /// Invalidates cached routes, after an event for a foreign route that matters.
@@ -141,7 +141,7 @@ impl Netlink {
                 Some(seen) => *seen.get(&link.index).unwrap_or(&Some(now)),
                 None => None,
             };
-            let since = since.filter(|since| now.duration_since(*since) < FRESH);
+            let since = since.filter(|since| now.duration_since(*since) < NEW_LINK_TIME);
             if since.is_some() && link.candidate == Candidate::Settled {
                 link.candidate = Candidate::Fresh;
             }

@@ -16,7 +16,7 @@ const FIRST_SLOTS: usize = 64;
 
 /// The maximum number of slots of a generation; a power of two. Two generations of 8-byte slots use
 /// 4 MiB each.
-const MOST_SLOTS: usize = 1 << 19;
+const MAX_SLOTS: usize = 1 << 19;
 
 /// The accepted datagrams of the last minutes.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Replay {
 
 impl Default for Replay {
     fn default() -> Self {
-        Self::with_slots(MOST_SLOTS)
+        Self::with_slots(MAX_SLOTS)
     }
 }
 

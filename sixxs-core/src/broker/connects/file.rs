@@ -17,7 +17,7 @@ pub struct Damaged {
     pub expected: &'static str,
 }
 
-pub(super) const HEAD: &str = "# Recent connects to brokers, written by sixxs. If this file is damaged, sixxs assumes that no connect is left.";
+pub(super) const HEADER: &str = "# Recent connects to brokers, written by sixxs. If this file is damaged, sixxs assumes that no connect is left.";
 pub(super) const VERSION: &str = "sixxs-connects 1";
 
 impl Ledger {
@@ -97,7 +97,7 @@ impl Ledger {
     /// The text of the file.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{HEAD}\n{VERSION}\nboot {}\n", self.boot.0);
+        let mut text = format!("{HEADER}\n{VERSION}\nboot {}\n", self.boot.0);
         let mut line = |what: fmt::Arguments<'_>, age: &Age| {
             let [then, noted] = [age.then, age.noted].map(nanoseconds);
             // Writing into a String does not fail.

@@ -59,10 +59,10 @@ pub const MEMORY: Duration = Duration::from_secs(24 * 3600);
 
 /// During a lockout, its age is written down at this interval, so that a reboot does not restart
 /// the lockout.
-const NOTE_LOCKOUT: Duration = Duration::from_secs(60);
+const LOCKOUT_SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The age of a refusal after its lockout is written down at this interval.
-const NOTE_MEMORY: Duration = Duration::from_secs(3600);
+const REFUSAL_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The maximum number of connects in a limit.
 pub const MAX_CONNECTS: u32 = 1000;
@@ -331,8 +331,11 @@ impl Ledger {
         let refusals = self.entries.values().filter_map(|entry| {
             let refusal = entry.refused?;
             let (every, over) = match refusal.remaining(limit, now) {
-                Some(left) => (NOTE_LOCKOUT, left),
-                None => (NOTE_MEMORY, MEMORY.saturating_sub(refusal.age.at(now))),
+                Some(left) => (LOCKOUT_SAVE_INTERVAL, left),
+                None => (
+                    REFUSAL_SAVE_INTERVAL,
+                    MEMORY.saturating_sub(refusal.age.at(now)),
+                ),
             };
             let unnoted = now.saturating_sub(refusal.age.noted);
             Some(every.saturating_sub(unnoted).min(over))

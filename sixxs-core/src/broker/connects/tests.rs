@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::{
-    file::{HEAD, VERSION},
+    file::{HEADER, VERSION},
     *,
 };
 
@@ -466,7 +466,7 @@ proptest! {
     #[test]
     fn no_numbers_are_too_strange(numbers in prop::collection::vec(any::<u64>(), 6), now in any::<u64>()) {
         let lines = format!(
-            "{HEAD}\n{VERSION}\nboot a\nunreadable {} {}\nconnect b {} {}\nrefused b again {} {}\nend 7\n",
+            "{HEADER}\n{VERSION}\nboot a\nunreadable {} {}\nconnect b {} {}\nrefused b again {} {}\nend 7\n",
             numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5],
         );
         let now = Moment { boot: "a".parse().unwrap(), since_boot: Duration::from_nanos(now) };

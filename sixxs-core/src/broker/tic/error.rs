@@ -157,13 +157,13 @@ impl Error {
 }
 
 /// The maximum number of characters to show of a server's text.
-const SHOWN_CHARS: usize = 200;
+const MAX_CHARS: usize = 200;
 
 /// Sanitises a text for display in one line: without control characters, and limited in length.
 pub(super) fn printable(words: &str) -> String {
     let clean = clean(words);
-    let mut shown: String = clean.trim().chars().take(SHOWN_CHARS).collect();
-    if clean.trim().chars().nth(SHOWN_CHARS).is_some() {
+    let mut shown: String = clean.trim().chars().take(MAX_CHARS).collect();
+    if clean.trim().chars().nth(MAX_CHARS).is_some() {
         shown.push('…');
     }
     shown
@@ -177,7 +177,7 @@ pub(super) fn clean(words: &str) -> Zeroizing<String> {
 
 /// Whether the text of a refusal is about connecting too often.
 pub(super) fn is_too_often(words: &str) -> bool {
-    const TELLING: &[&str] = &[
+    const PHRASES: &[&str] = &[
         "block",
         "blocked",
         "exceeded",
@@ -197,7 +197,7 @@ pub(super) fn is_too_often(words: &str) -> bool {
     ];
     words
         .split(|c: char| !c.is_ascii_alphabetic())
-        .any(|word| TELLING.contains(&word.to_ascii_lowercase().as_str()))
+        .any(|word| PHRASES.contains(&word.to_ascii_lowercase().as_str()))
 }
 
 #[cfg(test)]

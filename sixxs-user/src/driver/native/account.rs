@@ -30,10 +30,10 @@ const STALE: Duration = Duration::from_secs(15 * 60);
 const LONGEST_STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// Pause after an answer that stays the same until somebody changes something at the broker.
-const REFUSED: Duration = Duration::from_secs(3600);
+const REFUSED_PAUSE: Duration = Duration::from_secs(3600);
 
 /// A slot is requested again after this time.
-const SLOT_AGAIN: Duration = Duration::from_secs(60);
+const SLOT_RETRY: Duration = Duration::from_secs(60);
 
 /// The stored parameters of an account's tunnel.
 pub(crate) async fn stored_parameters(
@@ -125,7 +125,7 @@ impl Context {
                         .saturating_add(wait.remaining.as_secs()),
                     reason: error.to_string(),
                 }));
-                wait.remaining.min(SLOT_AGAIN)
+                wait.remaining.min(SLOT_RETRY)
             }
             Retry::After(wait) => {
                 let words = match error {
@@ -135,7 +135,7 @@ impl Context {
                     error => error.to_string(),
                 };
                 self.status.set(DriverState::Working(Some(words)));
-                wait.remaining.min(SLOT_AGAIN)
+                wait.remaining.min(SLOT_RETRY)
             }
             Retry::Later => {
                 self.status.set(DriverState::Retrying(error.to_string()));
@@ -143,7 +143,7 @@ impl Context {
             }
             Retry::WhenChanged => {
                 self.status.set(DriverState::Failed(error.to_string()));
-                REFUSED
+                REFUSED_PAUSE
             }
         }
     }

@@ -24,10 +24,10 @@ use crate::{host::clock::Clock, wire::Datagrams};
 
 /// The shortest time between two announcements to a broker that reports that it does not know this host. Anybody could
 /// forge that answer.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(60);
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Pause after the connect limit has refused an announcement: each attempt reads a file.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+const SLOT_RETRY: Duration = Duration::from_secs(5);
 
 /// Sends heartbeats to one broker.
 pub(super) struct HeartbeatSender {
@@ -91,8 +91,8 @@ impl HeartbeatSender {
 
     /// Whether the broker may be sent another announcement before the next heartbeat is due.
     pub(super) fn may_announce(&self, elapsed: Duration) -> bool {
-        let is_refused = |refused: Duration| elapsed < refused.saturating_add(ASK_AGAIN);
-        elapsed >= self.announced.saturating_add(ANNOUNCE_AGAIN)
+        let is_refused = |refused: Duration| elapsed < refused.saturating_add(SLOT_RETRY);
+        elapsed >= self.announced.saturating_add(ANNOUNCE_INTERVAL)
             && !self.refused.is_some_and(is_refused)
     }
 

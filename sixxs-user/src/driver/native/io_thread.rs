@@ -27,7 +27,7 @@ use crate::{
 const WAITING: usize = 1024;
 
 /// Pause after a change, since many addresses change at once.
-const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
+const SETTLE_TIME: std::time::Duration = std::time::Duration::from_millis(20);
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 type Job = Box<dyn FnOnce(&Shared) -> Work + Send>;
@@ -125,7 +125,7 @@ async fn watch_path_changes(changes: &watch::Sender<u64>) -> anyhow::Result<()> 
     loop {
         watcher.changed().await?;
         changes.send_modify(|count| *count += 1);
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(SETTLE_TIME).await;
         // A change during the pause is counted after it.
     }
 }

@@ -16,7 +16,7 @@ use crate::netlink::Netlink;
 const WAITING: usize = 1024;
 
 /// After the first request, the group waits this long for further requests.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER_TIME: Duration = Duration::from_millis(5);
 
 /// An interface, and where the outcome goes.
 type RemovalRequest = (IfIndex, oneshot::Sender<Result<(), String>>);
@@ -48,7 +48,7 @@ impl Remover {
 
 async fn remove_in_groups(mut waiting: mpsc::Receiver<RemovalRequest>) {
     while let Some(first) = waiting.recv().await {
-        sleep(GATHER).await;
+        sleep(GATHER_TIME).await;
         let mut requests = vec![first];
         while let Ok(more) = waiting.try_recv() {
             requests.push(more);

@@ -29,7 +29,7 @@ use crate::{
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
 
 /// A slot is requested again after this time: the clock or the record of connects may have changed.
-const SLOT_AGAIN: Duration = Duration::from_secs(60);
+const SLOT_RETRY: Duration = Duration::from_secs(60);
 
 /// Why a link has ended.
 pub(super) enum LinkOutcome {
@@ -184,7 +184,7 @@ impl Context {
             Err(error) => {
                 return SlotOutcome::Refused {
                     state: DriverState::Retrying(format!("{error:#}")),
-                    pause: SLOT_AGAIN,
+                    pause: SLOT_RETRY,
                 };
             }
         };
@@ -199,7 +199,7 @@ impl Context {
         };
         SlotOutcome::Refused {
             state,
-            pause: wait.remaining.min(SLOT_AGAIN),
+            pause: wait.remaining.min(SLOT_RETRY),
         }
     }
 

@@ -15,7 +15,7 @@ use sixxs_core::{
     tunnel::DriverState,
 };
 
-use super::{Carried, Carrier, LinkEnds, TUN, TURN};
+use super::{Carried, Carrier, LinkEnds, MAX_BATCHES, TUN};
 use crate::{
     driver::{
         StatusSender,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The session is saved at this interval while the broker answers.
-const SAVE: Duration = Duration::from_secs(30);
+const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Carries AYIYA. The session outlives its sockets.
 pub(in crate::driver::native) struct AyiyaCarrier<'a> {
@@ -93,7 +93,7 @@ impl<'a> AyiyaCarrier<'a> {
         let (known, due) = (session.silent_since(), session.keepalive_due());
         let is_due = open
             .saved
-            .is_none_or(|(then, next)| next != due || known >= then.saturating_add(SAVE));
+            .is_none_or(|(then, next)| next != due || known >= then.saturating_add(SAVE_INTERVAL));
         if is_due && session.is_answering(elapsed) {
             open.saved = Some((known, due));
             let saved = SavedSession {
@@ -212,7 +212,7 @@ fn send_packets(
     let sealer = session.sealer();
     let mut turn = 0;
     loop {
-        let Ok(more) = outbox.fill((turn < TURN).then_some(device)) else {
+        let Ok(more) = outbox.fill((turn < MAX_BATCHES).then_some(device)) else {
             return Ok(Carried::InterfaceLost);
         };
         for datagram in outbox.datagrams() {
@@ -239,7 +239,7 @@ fn receive_packets(
     let Buffers {
         arrivals, inbox, ..
     } = buffers;
-    for _ in 0..TURN {
+    for _ in 0..MAX_BATCHES {
         if !open.socket.receive(arrivals)? {
             break;
         }

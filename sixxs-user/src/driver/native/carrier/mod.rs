@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Limit of batches in one direction, before the other direction and other tunnels get their turn.
-const TURN: usize = 4;
+const MAX_BATCHES: usize = 4;
 
 /// The name in the status if this process carries the packets.
 const TUN: &str = "tun";

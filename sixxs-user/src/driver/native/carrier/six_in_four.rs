@@ -19,7 +19,7 @@ use sixxs_core::{
 };
 use tracing::debug;
 
-use super::{Carried, Carrier, LinkEnds, TUN, TURN, heartbeats};
+use super::{Carried, Carrier, LinkEnds, MAX_BATCHES, TUN, heartbeats};
 use crate::{
     driver::{
         StatusSender,
@@ -257,7 +257,7 @@ fn send_packets(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::
     let mut turn = Turn::default();
     let mut batches = 0;
     loop {
-        let Ok(more) = plain.fill((batches < TURN).then_some(device)) else {
+        let Ok(more) = plain.fill((batches < MAX_BATCHES).then_some(device)) else {
             turn.is_over = true;
             return Ok(turn);
         };
@@ -300,7 +300,7 @@ impl SixInFourCarrier<'_> {
         let device = self.device;
         let mut turn = Turn::default();
         let mtu = usize::try_from(self.mtu.0).unwrap_or(usize::MAX);
-        for _ in 0..TURN {
+        for _ in 0..MAX_BATCHES {
             match open.socket.receive(messages) {
                 Ok(true) => {}
                 Ok(false) => break,
