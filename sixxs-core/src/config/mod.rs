@@ -34,7 +34,7 @@ pub use model::{
     UnknownValue,
 };
 pub use runtime_tunnels::Refused;
-use section::{Head, Lines, Section};
+use section::{Lines, Section, SectionHeader};
 pub use sixxs_common::treatment::OnLeak;
 
 use crate::{
@@ -96,7 +96,7 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
     let mut diagnostics = Diagnostics::default();
     let config = match DeTable::parse(text) {
         Ok(table) => {
-            let section = Section::new(table.into_inner(), Head::of_file(), &lines);
+            let section = Section::new(table.into_inner(), SectionHeader::of_file(), &lines);
             Some(diagnostics.absorb(read(section, includes)))
         }
         Err(error) => {

@@ -80,14 +80,14 @@ pub struct Route {
     /// Its key.
     pub key: RouteKey,
     /// Its target.
-    pub to: To,
+    pub to: RouteTarget,
 }
 
 /// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum To {
+pub enum RouteTarget {
     /// Through an interface.
-    Via(Via),
+    Interface(RouteInterface),
     /// `unreachable`.
     Unreachable,
     /// `throw`.
@@ -96,7 +96,7 @@ pub enum To {
 
 /// The interface of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Via {
+pub struct RouteInterface {
     /// Its index.
     pub index: IfIndex,
     /// Its name, for display.
@@ -279,7 +279,8 @@ impl<'a> Routes<'a> {
         let is_here = |other: &&&ObservedRoute| other.metric == metric;
         // An `unreachable` route tolerates foreign routes before it.
         let comes_first = |other: &&&ObservedRoute| {
-            is_here(other) || (other.metric <= metric && matches!(route.to, To::Via(_)))
+            is_here(other)
+                || (other.metric <= metric && matches!(route.to, RouteTarget::Interface(_)))
         };
         if let Some(other) = others.iter().find(comes_first) {
             plan.problems.push(Problem::Occupied {
@@ -311,8 +312,8 @@ impl<'a> Routes<'a> {
 
 fn resolve(key: RouteKey, target: &Target, links: &Links) -> Result<Route, Problem> {
     let to = match target {
-        Target::Unreachable => To::Unreachable,
-        Target::Throw => To::Throw,
+        Target::Unreachable => RouteTarget::Unreachable,
+        Target::Throw => RouteTarget::Throw,
         Target::Interface { name, gateway, mtu } => {
             let name = name.clone();
             let table = key.table;
@@ -326,7 +327,7 @@ fn resolve(key: RouteKey, target: &Target, links: &Links) -> Result<Route, Probl
                 let mtu = link.mtu;
                 return Err(Problem::MtuTooSmall { name, table, mtu });
             }
-            To::Via(Via {
+            RouteTarget::Interface(RouteInterface {
                 index: link.index,
                 name,
                 gateway: *gateway,
@@ -342,11 +343,10 @@ impl Route {
     /// Whether an observed target is the target of this route.
     fn is(&self, target: &ObservedTarget) -> bool {
         match (&self.to, target) {
-            (To::Unreachable, ObservedTarget::Unreachable) | (To::Throw, ObservedTarget::Throw) => {
-                true
-            }
+            (RouteTarget::Unreachable, ObservedTarget::Unreachable)
+            | (RouteTarget::Throw, ObservedTarget::Throw) => true,
             (
-                To::Via(via),
+                RouteTarget::Interface(via),
                 ObservedTarget::Interface {
                     index,
                     gateway,
@@ -433,12 +433,12 @@ impl fmt::Display for Route {
             source,
         } = self.key;
         let via = match &self.to {
-            To::Via(via) => Some(via),
-            To::Unreachable => {
+            RouteTarget::Interface(via) => Some(via),
+            RouteTarget::Unreachable => {
                 f.write_str("unreachable ")?;
                 None
             }
-            To::Throw => {
+            RouteTarget::Throw => {
                 f.write_str("throw ")?;
                 None
             }

@@ -447,9 +447,9 @@ fn made(route: &Route) -> ObservedRoute {
         metric: route.key.metric,
         protocol: PROTOCOL,
         target: match &route.to {
-            To::Unreachable => ObservedTarget::Unreachable,
-            To::Throw => ObservedTarget::Throw,
-            To::Via(via) => ObservedTarget::Interface {
+            RouteTarget::Unreachable => ObservedTarget::Unreachable,
+            RouteTarget::Throw => ObservedTarget::Throw,
+            RouteTarget::Interface(via) => ObservedTarget::Interface {
                 index: via.index,
                 gateway: via.gateway,
                 mtu: via.mtu.map_or(0, |mtu| mtu.0),

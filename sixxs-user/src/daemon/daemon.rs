@@ -411,7 +411,7 @@ impl Daemon {
         let Enforcer {
             tunnels,
             alerts,
-            endpoints,
+            listeners,
             ..
         } = enforcer;
         let drivers = tunnels.into_drivers();
@@ -444,7 +444,7 @@ impl Daemon {
             let _gone = done.send(());
         }
         self.pruning.abort();
-        endpoints.close().context("close the control socket")
+        listeners.close().context("close the control socket")
     }
 }
 

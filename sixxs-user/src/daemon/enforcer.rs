@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{
     alerts::Alerts,
-    endpoints::Endpoints,
     intent::Intent,
+    listeners::Listeners,
     reconciler::{Goal, Reconciler},
     tamper_log::{Correction, TamperLog},
     tunnels::Tunnels,
@@ -44,7 +44,7 @@ pub(super) struct Enforcer {
     pub(super) intent: Intent,
     pub(super) tunnels: Tunnels,
     pub(super) reconciler: Reconciler,
-    pub(super) endpoints: Endpoints,
+    pub(super) listeners: Listeners,
     pub(super) alerts: Alerts,
     pub(super) tamper_log: TamperLog,
     watcher: Arc<Watcher>,
@@ -62,7 +62,7 @@ impl Enforcer {
     /// Nothing is scanned yet.
     pub(super) fn new(
         (intent, tunnels, reconciler): (Intent, Tunnels, Reconciler),
-        (endpoints, alerts): (Endpoints, Alerts),
+        (listeners, alerts): (Listeners, Alerts),
         watcher: Arc<Watcher>,
         paths: Paths,
     ) -> Self {
@@ -72,7 +72,7 @@ impl Enforcer {
             intent,
             tunnels,
             reconciler,
-            endpoints,
+            listeners,
             alerts,
             tamper_log: TamperLog::default(),
             watcher,
@@ -203,7 +203,7 @@ impl Enforcer {
         let goal = goal(&self.intent, &self.tunnels);
         let now = self.started.elapsed();
         let round = self.reconciler.run(&goal, &self.paths, now).await;
-        let exported = self.endpoints.export(self.intent.effective()).await;
+        let exported = self.listeners.export(self.intent.effective()).await;
         self.record(round.corrections);
         self.tamper_log.end_round();
 
@@ -212,7 +212,7 @@ impl Enforcer {
         problems.extend(exported.err().map(|error| format!("{error:#}")));
         problems.extend(self.tamper_log.problem(now));
         problems.extend(self.reconciler.unrestored().iter().cloned());
-        problems.extend(self.endpoints.problem().cloned());
+        problems.extend(self.listeners.problem().cloned());
         problems.extend(self.alerts.hook_problems());
         self.alerts.set_problems(problems);
         let changes = self.tunnels.changes(self.reconciler.links());
@@ -268,7 +268,7 @@ impl Enforcer {
     pub(super) fn resync(&mut self) {
         let restored = self.reconciler.restore();
         self.record(restored);
-        self.endpoints.listen();
+        self.listeners.listen();
         self.schedule(Urgency::Paced);
     }
 }

@@ -8,8 +8,8 @@
 //! [`status`] and [`metrics_snapshot`] are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
-//! * the control server ([`crate::control`]): `endpoints` starts it, and aborts it when the daemon ends;
-//! * the metrics exporter: `endpoints` starts it when the configuration names an address for it; it ends with
+//! * the control server ([`crate::control`]): `listeners` starts it, and aborts it when the daemon ends;
+//! * the metrics exporter: `listeners` starts it when the configuration names an address for it; it ends with
 //!   the daemon or with that setting;
 //! * one per alert hook ([`crate::hooks`]): [`alerts`] starts it with the configuration of the hook; it ends
 //!   with that configuration or with the daemon;
@@ -37,7 +37,6 @@ mod control_groups;
 )]
 mod daemon;
 mod echo_health;
-mod endpoints;
 mod enforcer;
 mod event;
 #[cfg(test)]
@@ -46,6 +45,7 @@ mod health;
 mod intent;
 mod leak_details;
 mod leak_reports;
+mod listeners;
 mod metrics_snapshot;
 mod operations;
 mod readings;

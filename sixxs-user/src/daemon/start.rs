@@ -10,10 +10,10 @@ use super::{
     Options,
     alerts::Alerts,
     daemon::Daemon,
-    endpoints::Endpoints,
     enforcer::Enforcer,
     event::{Receivers, Signals, Sources},
     intent::Intent,
+    listeners::Listeners,
     operations::Operations,
     reconciler::Reconciler,
     reload::Trial,
@@ -75,13 +75,13 @@ pub(super) async fn start(
         tunnels,
         Reconciler::new(netlink, kernel),
     );
-    let outlets = (Endpoints::new(paths.clone(), handle), Alerts::new(clock));
+    let outlets = (Listeners::new(paths.clone(), handle), Alerts::new(clock));
     let mut enforcer = Enforcer::new(parts, outlets, watcher, paths.clone());
     // A driver reports later. Until then its tunnel has the stored parameters.
     let learned = context.stored_parameters(enforcer.intent.wanted()).await;
     enforcer.intent.resume(learned);
     enforcer.reconcile().await?;
-    enforcer.endpoints.listen();
+    enforcer.listeners.listen();
     let operations = Operations {
         enforcer,
         context,

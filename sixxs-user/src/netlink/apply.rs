@@ -24,7 +24,7 @@ use sixxs_core::{
         Rule, Step,
         desired::OwnAddress,
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
-        plan::{Plan, Route, To},
+        plan::{Plan, Route, RouteTarget},
     },
     types::{IfIndex, Mtu, PROTOCOL, Prefix},
 };
@@ -207,11 +207,11 @@ fn route_message(route: &Route) -> RouteMessage {
         message.attributes.push(RouteAttribute::Source(source));
     }
     message.header.kind = match &route.to {
-        To::Via(_) => RouteType::Unicast,
-        To::Unreachable => RouteType::Unreachable,
-        To::Throw => RouteType::Throw,
+        RouteTarget::Interface(_) => RouteType::Unicast,
+        RouteTarget::Unreachable => RouteType::Unreachable,
+        RouteTarget::Throw => RouteType::Throw,
     };
-    if let To::Via(via) = &route.to {
+    if let RouteTarget::Interface(via) = &route.to {
         message.attributes.push(RouteAttribute::Oif(via.index.0));
         if let Some(gateway) = via.gateway {
             let gateway = RouteAddress::Inet6(gateway);
