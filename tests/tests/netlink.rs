@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use sixxs_core::routing::desired::RouteKey;
-use sixxs_core::routing::plan::{Route, To};
+use sixxs_core::routing::plan::{Route, RouteTarget};
 use sixxs_core::routing::{Plan, Step};
 use sixxs_core::types::{Metric, Prefix, TableId};
 use sixxs_tests::lab::topology::Flavour;
@@ -19,7 +19,7 @@ fn step(number: u16) -> Step {
             destination: Prefix::containing(destination, 64),
             source: Prefix::ALL,
         },
-        to: To::Unreachable,
+        to: RouteTarget::Unreachable,
     })
 }
 

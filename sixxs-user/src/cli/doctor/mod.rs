@@ -35,7 +35,7 @@ use sixxs_core::{
         Desired, Observed, Plan, Step, UNREACHABLE_METRIC,
         desired::RouteKey,
         diff,
-        plan::{Route, To},
+        plan::{Route, RouteTarget},
     },
     types::{Prefix, TableId},
 };
@@ -312,7 +312,7 @@ fn try_subtrees() -> Option<bool> {
             destination: Prefix::ALL,
             source: "2001:db8::1".parse().ok()?,
         };
-        let to = To::Unreachable;
+        let to = RouteTarget::Unreachable;
         let plan = Plan {
             steps: vec![Step::AddRoute(Route { place, to })],
             problems: Vec::new(),
