@@ -144,7 +144,7 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 
 /// Replies that leave elsewhere count if they are at least one in this many requests. Fewer are
 /// transient, for example when an exit appears.
-const ELSEWHERE_ONE_IN: u64 = 10;
+const ASTRAY_ONE_IN: u64 = 10;
 
 /// Fewer requests are too few to judge.
 const MIN_REQUESTS: u64 = 3;
@@ -211,7 +211,7 @@ impl EchoMonitor {
 /// `None`: too few requests to judge.
 fn judge(recent: &EchoCounts, waiting: u64) -> Option<EchoHealth> {
     let requests = recent.due(waiting);
-    if recent.astray > 0 && recent.astray.saturating_mul(ELSEWHERE_ONE_IN) >= requests {
+    if recent.astray > 0 && recent.astray.saturating_mul(ASTRAY_ONE_IN) >= requests {
         return Some(EchoHealth::Astray {
             requests,
             astray: recent.astray,

@@ -94,7 +94,7 @@ impl LeakGrouper {
         }
     }
 
-    /// Whether there is nothing to report or to forget, so that [`LeakGrouper::tick`] can be skipped.
+    /// Whether there is nothing to report or to forget, so that [`LeakGrouper::take_lines`] can be skipped.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.flows.is_empty()

@@ -61,7 +61,7 @@ impl LeakReports {
         self.lines.is_idle()
     }
 
-    /// The lines to report since the last call. `read` and `totals` as for [`LeakGrouper::tick`].
+    /// The lines to report since the last call. `read` and `totals` as for [`LeakGrouper::take_lines`].
     pub(super) fn lines(
         &mut self,
         read: impl Fn(&Flow) -> Option<FlowRecord>,
