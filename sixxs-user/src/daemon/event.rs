@@ -1,6 +1,6 @@
 //! The events that the loop waits for: signals, netlink, drivers, leaks, requests and deadlines.
 //!
-//! Must not know what an event leads to.
+//! Must not know the reactions to an event.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -68,27 +68,27 @@ pub(super) enum Event {
     HealthDue,
     /// [`Deadlines::unattributed`].
     UnattributedDue,
-    /// Leaks are to be reported.
+    /// Leaks must be reported.
     LeakLinesDue,
-    /// Tunnels are to be observed.
+    /// Tunnels must be observed.
     EchoDue,
-    /// Everything is to be scanned and read back.
+    /// Everything must be scanned and read back.
     Resync,
 }
 
-/// When the parts want something to be done; `None`: not at all.
+/// The times at which the parts need the loop; `None`: they do not need it.
 pub(super) struct Deadlines {
-    /// A requested scan.
+    /// The time of a requested scan.
     pub(super) scan: Option<Instant>,
-    /// A scan that shows whether failures are over.
+    /// The time of a scan that shows whether failures have ended.
     pub(super) retry: Option<Instant>,
-    /// Asking the kernel for programs that were detached.
+    /// The time of the next search for detached programs.
     pub(super) poll: Instant,
     /// The end of a configuration on trial.
     pub(super) trial: Option<Instant>,
-    /// A judgement of health.
+    /// The time of the next judgement of health.
     pub(super) health: Option<Instant>,
-    /// Corrections whose event has not come.
+    /// The time at which corrections without an event are reported.
     pub(super) unattributed: Option<Instant>,
     /// Whether leaks or summaries wait to be reported.
     pub(super) has_lines: bool,
@@ -102,7 +102,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Handles them from now on.
+    /// Installs the handlers.
     pub(super) fn handle() -> anyhow::Result<Self> {
         // Without a handler they would end the daemon. SIG_IGN would be inherited by commands.
         for kind in [

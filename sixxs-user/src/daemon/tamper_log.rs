@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// Who is named in an alert; the outer value: whether it is one about a correction.
+    /// The process named in an alert about a correction; the outer `None`: the alert has another subject.
     fn culprit(about: &About) -> Option<Option<&str>> {
         match about {
             About::Correction { by, .. } => Some(by.as_deref()),
