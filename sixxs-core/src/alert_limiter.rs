@@ -53,7 +53,7 @@ impl<T> Default for AlertLimiter<T> {
 }
 
 impl<T> AlertLimiter<T> {
-    /// Takes an alert. Returns it if it is to be reported at once; otherwise holds it back until the
+    /// Takes an alert. Returns it if it can be reported at once; otherwise holds it back until the
     /// summary. `merge` adds the numbers of an earlier alert to a later one.
     pub fn admit(
         &mut self,

@@ -37,7 +37,7 @@ impl HeartbeatSchedule {
         }
     }
 
-    /// Starts again: the broker is to be informed at once.
+    /// Starts again: the next heartbeat is due at once.
     pub fn restart(&mut self, now: Duration) {
         self.left = self.burst;
         self.due = now;

@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::control::api;
 
-/// Where the result of a request goes.
+/// The receiver of the result of a request.
 pub type Answer<T> = oneshot::Sender<T>;
 
 /// The result of an action; the error is a message for the user.

@@ -4,7 +4,7 @@
 //! starts, stops and reloads, [`enforcer`] scans and repairs. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] how tunnels do, [`alerts`], [`reload`]. [`snapshot`] is the state as plain data;
+//! and [`health`] the health of tunnels, [`alerts`], [`reload`]. [`snapshot`] is the state as plain data;
 //! [`status`] and [`metrics_snapshot`] are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:

@@ -150,7 +150,7 @@ impl Operations {
         stop_in_task(drivers, stopped, self.stopped_sender.clone());
     }
 
-    /// Drivers have stopped: starts the tunnels that are to be started, and answers.
+    /// Drivers have stopped: starts the tunnels that waited for that, and answers.
     pub(super) async fn drivers_stopped(&mut self, stopped: StoppedDrivers) {
         let StoppedDrivers {
             names,
@@ -309,7 +309,7 @@ impl Operations {
     }
 }
 
-/// Where an outcome goes for which no client waits.
+/// The receiver of an outcome for which no client waits: a task that logs it.
 fn log_outcome(what: &'static str) -> Answer<Outcome> {
     let (answer, outcome) = oneshot::channel::<Outcome>();
     tokio::spawn(async move {

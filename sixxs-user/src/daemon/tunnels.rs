@@ -34,7 +34,7 @@ pub(super) struct StoppedDrivers {
     pub(super) start: Vec<Tunnel>,
     /// Whether to query brokers again, although their parameters are stored.
     pub(super) refresh: bool,
-    /// Where the outcome goes.
+    /// The receiver of the outcome.
     pub(super) answer: Answer<Outcome>,
     /// Errors of the drivers, as messages.
     pub(super) problems: Vec<String>,

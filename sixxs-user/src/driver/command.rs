@@ -99,7 +99,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Keeps the interface up until an order comes.
+    /// Keeps the interface up until an order arrives.
     async fn run(mut self, ordered: oneshot::Receiver<Order>) -> anyhow::Result<()> {
         let order = tokio::select! {
             order = ordered => order,

@@ -33,7 +33,7 @@ pub(super) struct StderrTail {
 }
 
 impl StderrTail {
-    /// Makes the pipe; a command is to be given its end for writing.
+    /// Makes the pipe, and returns its writing end for a command.
     pub(super) fn new() -> anyhow::Result<(Self, Stdio)> {
         let (reader, writer) = io::pipe().context("make a pipe")?;
         // Open for reading as well (Linux: fifo(7)), so that the pipe has a reader when the daemon

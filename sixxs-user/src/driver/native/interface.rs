@@ -129,7 +129,7 @@ impl NativeTunnel {
         sleep(pause).await;
     }
 
-    /// The configuration promises addresses for every kind that comes here.
+    /// Reports a tunnel without addresses. The configuration guarantees them for every kind that is carried.
     async fn lacks_addresses<T>(&self) -> T {
         let reason = "its addresses are not known".to_owned();
         self.context.status.set(DriverState::Failed(reason));

@@ -18,7 +18,7 @@ const WAITING: usize = 1024;
 /// After the first request, the group waits this long for further requests.
 const GATHER_TIME: Duration = Duration::from_millis(5);
 
-/// An interface, and where the outcome goes.
+/// An interface, and the receiver of the outcome.
 type RemovalRequest = (IfIndex, oneshot::Sender<Result<(), String>>);
 
 /// Removes interfaces.
