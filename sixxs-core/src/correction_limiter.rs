@@ -172,13 +172,13 @@ mod tests {
     #[test]
     fn many_corrections_are_reported_in_summaries_with_their_culprit() {
         let mut limiter = CorrectionLimiter::default();
-        let mut told = 0;
+        let mut reported = 0;
         let mut last_summary = 0;
         let mut problems = std::collections::BTreeSet::new();
         for millisecond in 0..100_000u64 {
             let now = Duration::from_millis(millisecond);
             if limiter.corrected(now, Some(&by("networkd", 7))) {
-                told += 1;
+                reported += 1;
             }
             if let Some(summary) = limiter.summary(now) {
                 assert_eq!(summary.by, Some(by("networkd", 7)));
@@ -186,7 +186,7 @@ mod tests {
             }
             problems.extend(limiter.problem(now));
         }
-        assert!((100..=130).contains(&told), "{told}");
+        assert!((100..=130).contains(&reported), "{reported}");
         assert!(last_summary > 80_000, "{last_summary}");
         assert_eq!(problems.len(), 1);
         assert!(
@@ -198,7 +198,7 @@ mod tests {
         // The last corrections are in a summary; then the conflict is over.
         let end = seconds(120);
         assert_eq!(
-            told + last_summary + limiter.summary(end).unwrap().corrections,
+            reported + last_summary + limiter.summary(end).unwrap().corrections,
             100_000
         );
         assert!(limiter.problem(end).is_some());

@@ -340,10 +340,10 @@ fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
     let here = homes
         .into_iter()
         .map(|(prefix, home)| source(prefix, home, false));
-    let there = far_ends
+    let far_end_sources = far_ends
         .into_iter()
         .map(|prefix| source(prefix, Home::Nowhere, true));
-    here.chain(there).collect()
+    here.chain(far_end_sources).collect()
 }
 
 #[cfg(test)]

@@ -89,8 +89,8 @@ pub fn add(all: &mut Vec<Marked>, rule: &PolicyRule, fate: Fate, tunnel: MarkedT
 /// Redirected packets are not reported: VPNs mark packets of their own sockets so that they leave by the
 /// uplink, and these have the uplink's address.
 pub(super) fn findings(all: &[Marked]) -> impl Iterator<Item = Finding> {
-    let told = all.iter().filter(|marked| marked.fate != Fate::Redirected);
-    told.map(finding)
+    let refused = all.iter().filter(|marked| marked.fate != Fate::Redirected);
+    refused.map(finding)
 }
 
 fn finding(marked: &Marked) -> Finding {

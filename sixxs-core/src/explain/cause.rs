@@ -367,7 +367,7 @@ mod tests {
         }
     }
 
-    fn theirs(how: Match) -> Option<(PolicyRule, Match)> {
+    fn foreign_rule(how: Match) -> Option<(PolicyRule, Match)> {
         let rule = PolicyRule {
             priority: RulePriority(100),
             is_ours: false,
@@ -390,14 +390,14 @@ mod tests {
             ("source_chosen", "net0 has no global one", "give net0 a global address", |c| c.without_address = Some("net0".into())),
             ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
             ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
-            ("shadowed", "routes it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
-            ("shadowed", "may route", "move it behind the rules of sixxs: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
+            ("shadowed", "routes it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = foreign_rule(Match::Yes)),
+            ("shadowed", "may route", "move it behind the rules of sixxs: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = foreign_rule(Match::Perhaps)),
             ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
             ("rule_missing", "arrive by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
             ("route_missing", "table 200 has no route through sixxs0", "sixxs plan", |c| c.route_in_place = false),
             // A possible cause is reported only if there is no certain one.
-            ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),
+            ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = foreign_rule(Match::Perhaps); }),
         ];
         for (name, sentence, cure, set) in cases {
             let mut leak_facts = healthy();

@@ -74,7 +74,7 @@ pub enum Program {
     /// Unknown, with the reason.
     Unknown(String),
     /// It is attached; this is its decision, according to its maps.
-    There(Decided),
+    Attached(Decided),
 }
 
 /// The result for a packet.
@@ -226,7 +226,7 @@ fn route(facts: &Facts) -> (Vec<Step>, Outcome, String) {
 
 /// The cause, if the program treats packets like this one as outer packets of the tunnel.
 fn recursion(facts: &Facts) -> Option<Cause> {
-    let Program::There(decided) = &facts.program else {
+    let Program::Attached(decided) = &facts.program else {
         return None;
     };
     let (tunnel, _) = facts.owner.as_ref()?;
@@ -277,7 +277,7 @@ fn program(facts: &Facts, interface: &IfName) -> String {
     let decided = match &facts.program {
         Program::None => return format!("no sixxs program at {interface}"),
         Program::Unknown(why) => return format!("unknown at {interface}: {why}"),
-        Program::There(decided) => decided,
+        Program::Attached(decided) => decided,
     };
     let says = match decided.verdict {
         None => "inactive there, lets everything pass",
@@ -361,14 +361,14 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
 fn goes_round(facts: &Facts, name: &IfName) -> (Outcome, String) {
     let round = format!("would leave by {name}, and a tunnel would route it back");
     match &facts.program {
-        Program::There(decided) if decided.verdict == Some(Verdict::Loop) => {
+        Program::Attached(decided) if decided.verdict == Some(Verdict::Loop) => {
             (Outcome::Dropped, format!("{round}: the program drops it"))
         }
         Program::Unknown(_) => (
             Outcome::Leaks,
             format!("{round}, unless a program is there"),
         ),
-        Program::None | Program::There(_) => (Outcome::Leaks, round),
+        Program::None | Program::Attached(_) => (Outcome::Leaks, round),
     }
 }
 
@@ -391,7 +391,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
                 format!("would leak by {name}, unless a program is there"),
             );
         }
-        Program::There(decided) => decided,
+        Program::Attached(decided) => decided,
     };
     if !matches!(decided.verdict, Some(Verdict::Leak(_))) {
         return (Outcome::Leaks, format!("would leak by {name}{unnamed}"));

@@ -155,10 +155,10 @@ mod tests {
             .collect();
         let config = parse("test", ONE).unwrap();
         let links = [link(3, "br0")].into_iter().collect();
-        let told = local_networks(&config, &links, &routes).unwrap_err();
+        let error = local_networks(&config, &links, &routes).unwrap_err();
         assert!(
-            told.starts_with("there are more than 4096 local networks"),
-            "{told}"
+            error.starts_with("there are more than 4096 local networks"),
+            "{error}"
         );
         assert!(local_networks(&config, &links, &routes[1..]).is_ok());
     }

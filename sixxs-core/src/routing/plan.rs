@@ -181,15 +181,15 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
         keep_neighbour(neighbour, observed, &mut old_neighbours, &mut plan);
     }
     let mut missing = desired.rules_beside(observed.local_table);
-    let mut doomed = Vec::new();
+    let mut deletions = Vec::new();
     for rule in &observed.rules {
         match rule {
             ObservedRule::Plain(plain) if missing.remove(plain) => {}
-            other => doomed.push(Step::DeleteRule(other.clone())),
+            other => deletions.push(Step::DeleteRule(other.clone())),
         }
     }
     plan.steps.extend(missing.into_iter().map(Step::AddRule));
-    plan.steps.extend(doomed);
+    plan.steps.extend(deletions);
     plan.steps
         .extend(routes.surplus().cloned().map(Step::DeleteRoute));
     plan.steps
@@ -245,14 +245,14 @@ struct Routes<'a> {
     /// The routes of sixxs that match no desired one yet, in the kernel's order.
     ours: BTreeMap<RouteKey, Vec<(usize, &'a ObservedRoute)>>,
     /// Foreign routes.
-    theirs: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
+    foreign: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
 }
 
 impl<'a> Routes<'a> {
     fn of(observed: &'a Observed) -> Self {
         let mut routes = Self {
             ours: BTreeMap::new(),
-            theirs: BTreeMap::new(),
+            foreign: BTreeMap::new(),
         };
         for (order, route) in observed.routes.iter().enumerate() {
             if route.is_ours() {
@@ -260,7 +260,7 @@ impl<'a> Routes<'a> {
                 same.push((order, route));
             } else {
                 let key = (route.table, route.destination, route.source);
-                routes.theirs.entry(key).or_default().push(route);
+                routes.foreign.entry(key).or_default().push(route);
             }
         }
         routes
@@ -274,7 +274,7 @@ impl<'a> Routes<'a> {
             destination,
             source,
         } = route.key;
-        let others = self.theirs.get(&(table, destination, source));
+        let others = self.foreign.get(&(table, destination, source));
         let others = others.map(Vec::as_slice).unwrap_or_default();
         let is_here = |other: &&&ObservedRoute| other.metric == metric;
         // An `unreachable` route tolerates foreign routes before it.

@@ -279,7 +279,7 @@ fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
 fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
     let config = config();
     let mut observed = both_up();
-    let theirs = ObservedRoute {
+    let foreign = ObservedRoute {
         table: TableId(200),
         destination: Prefix::ALL,
         source: Prefix::ALL,
@@ -287,18 +287,18 @@ fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
         protocol: 4,
         target: ObservedTarget::Other,
     };
-    observed.routes.push(theirs.clone());
+    observed.routes.push(foreign.clone());
     let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
     let plan = diff(&Desired::new(&config, first), &observed);
     assert_eq!(plan.problems.len(), 1);
     let after = apply(&plan, observed);
-    assert!(after.routes.contains(&theirs));
+    assert!(after.routes.contains(&foreign));
 
     // A foreign route before the route of sixxs is reported too, and the route of sixxs is added behind it.
     let mut observed = both_up();
     observed.routes.push(ObservedRoute {
         metric: Metric(100),
-        ..theirs
+        ..foreign
     });
     let plan = diff(&Desired::new(&config, first), &observed);
     assert_eq!(plan.problems.len(), 1);
@@ -393,16 +393,16 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 state.routes[at] = made(route);
             }
             Step::KeepNeighbour(index, neighbour) => {
-                let there =
+                let is_it =
                     |n: &ObservedNeighbour| (n.index, n.address) == (*index, neighbour.address);
                 assert!(
                     !state
                         .neighbours
                         .iter()
-                        .any(|n| there(n) && n.stays_resolved && !n.is_ours),
+                        .any(|n| is_it(n) && n.stays_resolved && !n.is_ours),
                     "not ours: {step}"
                 );
-                state.neighbours.retain(|n| !there(n));
+                state.neighbours.retain(|n| !is_it(n));
                 state.neighbours.push(ObservedNeighbour {
                     index: *index,
                     address: neighbour.address,

@@ -121,13 +121,13 @@ pub fn seen_pins(pin_dir: &Path) -> SeenPins {
 /// Why a directory cannot be created or written to.
 fn refused(directory: &Path) -> Option<(String, Option<PathBuf>)> {
     let mut above = directory.ancestors();
-    let there = above.find(|path| path.symlink_metadata().is_ok())?;
-    let shown = there.display();
-    if !there.is_dir() {
+    let nearest = above.find(|path| path.symlink_metadata().is_ok())?;
+    let shown = nearest.display();
+    if !nearest.is_dir() {
         return Some((format!("{shown} is no directory"), None));
     }
-    let error = access(there, AccessFlags::W_OK).err()?;
-    let mut mounts = there.ancestors().filter(|path| is_mount_point(path));
+    let error = access(nearest, AccessFlags::W_OK).err()?;
+    let mut mounts = nearest.ancestors().filter(|path| is_mount_point(path));
     let mount = mounts.next().filter(|_| error == Errno::EROFS);
     Some((
         format!("{shown}: {}", error.desc()),

@@ -214,7 +214,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
 
 async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut told = None;
+    let mut last_reason = None;
     loop {
         let Some(tunnel) = conf.tunnel(paths).await? else {
             bail!("the tunnel of {} was stopped", conf.path);
@@ -231,9 +231,9 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
             ),
             _ => {}
         }
-        if conf.aiccu.verbose && told.as_ref() != Some(&reason) && !reason.is_empty() {
+        if conf.aiccu.verbose && last_reason.as_ref() != Some(&reason) && !reason.is_empty() {
             show::print_error(&reason);
-            told = Some(reason);
+            last_reason = Some(reason);
         }
         sleep(POLL_INTERVAL).await;
     }
@@ -266,8 +266,8 @@ async fn ensure_daemon(paths: &Paths) -> anyhow::Result<()> {
             // Another process may have started one meanwhile.
             && !has_daemon(paths).await?
         {
-            let said = fs::read_to_string(paths.log()).unwrap_or_default();
-            bail!("the daemon ended ({status}): {}", said.trim());
+            let log = fs::read_to_string(paths.log()).unwrap_or_default();
+            bail!("the daemon ended ({status}): {}", log.trim());
         }
         if begun.elapsed() > DAEMON_START_LIMIT {
             bail!("the daemon does not answer; see {}", paths.log().display());

@@ -36,9 +36,9 @@ pub(super) fn with_local_networks(config: Config, observed: &Observed) -> Config
 fn take_addresses(config: &mut Config, status: &Status) {
     for tunnel in &mut config.tunnels {
         let name = tunnel.name.as_str();
-        let said = status.tunnels.iter().find(|said| said.name == name);
-        if let Some(said) = said.filter(|_| tunnel.addresses.is_empty()) {
-            let addresses = said.addresses.iter();
+        let observed = status.tunnels.iter().find(|observed| observed.name == name);
+        if let Some(observed) = observed.filter(|_| tunnel.addresses.is_empty()) {
+            let addresses = observed.addresses.iter();
             let whole = |address: &Ipv6Addr| InterfaceAddress {
                 address: *address,
                 bits: 128,

@@ -203,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_gets_each_alert_in_order() {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("told");
+        let file = directory.path().join("alerts");
         let script = format!("cat >> {}", file.display());
         let mut hooks = Hooks::default();
         hooks.set(&commands(&["sh", "-c", &script]));
@@ -211,8 +211,8 @@ mod tests {
             hooks.raise(&alert(problem));
         }
         hooks.finish(Duration::from_secs(10)).await;
-        let told = std::fs::read_to_string(&file).unwrap();
-        let lines: Vec<_> = told.lines().collect();
+        let alerts = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = alerts.lines().collect();
         let line = |problem| {
             format!(r#"{{"time":"2026-01-01T00:00:00Z","kind":"problem","problem":"{problem}"}}"#)
         };

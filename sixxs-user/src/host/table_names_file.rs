@@ -11,16 +11,16 @@ use crate::{host::files, host::paths::Paths};
 /// Returns whether the file was missing.
 pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     let file = paths.table_names();
-    let there = read(&file)?;
-    let mut made_directory = there.as_deref().is_some_and(table_names::made_directory);
+    let existing = read(&file)?;
+    let mut made_directory = existing.as_deref().is_some_and(table_names::made_directory);
     if !paths.rt_tables_dir.exists() {
         fs::create_dir_all(&paths.rt_tables_dir)
             .with_context(|| format!("create {}", paths.rt_tables_dir.display()))?;
         made_directory = true;
     }
     let wanted = table_names::text(config, made_directory);
-    let was_missing = there.is_none();
-    match there {
+    let was_missing = existing.is_none();
+    match existing {
         Some(text) if text == wanted => return Ok(false),
         Some(text) if !table_names::is_ours(&text) => bail!(
             "{} was not written by sixxs; move it away so that tables get names",

@@ -70,11 +70,11 @@ impl Netlink {
             .await
             .context("list the routes of sixxs")?;
         for table in &scope.tables {
-            let theirs = self
+            let all = self
                 .routes(Some(*table), None)
                 .await
                 .with_context(|| format!("list the routes of table {table}"))?;
-            routes.extend(theirs.into_iter().filter(|route| !route.is_ours()));
+            routes.extend(all.into_iter().filter(|route| !route.is_ours()));
         }
         let neighbours = self.neighbours().await?;
         Ok(Observed {

@@ -229,7 +229,7 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
         Err(error) => Program::Unknown(format!("{error:#}")),
         Ok(seen) if seen.iter().all(|seen| !seen.is_ours) => Program::None,
         Ok(_) => match bpf::dry_run(&paths.pin_dir, link.index, packet) {
-            Ok(decided) => Program::There(decided),
+            Ok(decided) => Program::Attached(decided),
             Err(error) => Program::Unknown(format!("{error:#}")),
         },
     }
