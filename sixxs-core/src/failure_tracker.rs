@@ -56,29 +56,29 @@ mod tests {
 
     #[test]
     fn short_failures_are_no_problem() {
-        let mut lasting = FailureTracker::default();
+        let mut tracker = FailureTracker::default();
         let both = failures(&["one", "other"]);
         assert!(tracker.update(START, &both).is_empty());
-        assert_eq!(lasting.due(), Some(START + REPAIR_TIME));
+        assert_eq!(tracker.due(), Some(START + REPAIR_TIME));
         assert!(tracker.update(START + MOMENT, &both).is_empty());
         let other = failures(&["other"]);
         assert_eq!(tracker.update(START + REPAIR_TIME, &other), other);
         assert_eq!(
-            lasting.due(),
+            tracker.due(),
             None,
             "it counts: the next round is soon enough"
         );
         assert!(tracker.update(START + REPAIR_TIME, &[]).is_empty());
-        assert_eq!(lasting.due(), None);
+        assert_eq!(tracker.due(), None);
     }
 
     #[test]
     fn a_failure_that_returns_starts_again() {
-        let mut lasting = FailureTracker::default();
+        let mut tracker = FailureTracker::default();
         let one = failures(&["one"]);
         assert!(tracker.update(START, &one).is_empty());
         assert!(tracker.update(START + MOMENT, &[]).is_empty());
         assert!(tracker.update(START + REPAIR_TIME, &one).is_empty());
-        assert_eq!(lasting.due(), Some(START + REPAIR_TIME + REPAIR_TIME));
+        assert_eq!(tracker.due(), Some(START + REPAIR_TIME + REPAIR_TIME));
     }
 }

@@ -13,7 +13,7 @@ use sixxs_user::netlink::Netlink;
 fn step(number: u16) -> Step {
     let destination = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x77, number, 0, 0, 0, 0);
     Step::AddRoute(Route {
-        place: RouteKey {
+        key: RouteKey {
             table: TableId(77),
             metric: Metric(1),
             destination: Prefix::containing(destination, 64),

@@ -202,7 +202,7 @@ mod tests {
     };
 
     fn located(counts_as_connect: bool) -> BrokerLink<u8> {
-        let mut link = BrokerLink::new(counts, None);
+        let mut link = BrokerLink::new(counts_as_connect, None);
         assert_eq!(link.next(), Next::Locate);
         link.located(Ok(1));
         link

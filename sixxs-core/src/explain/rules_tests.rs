@@ -80,7 +80,7 @@ fn matching_rules_end_at_the_rule_that_decides() {
     let mut jump = rules.to_vec();
     jump[1] = rule(100, 0, |_| {});
     jump[1].action = Action::Goto(RulePriority(32766));
-    let met = super::matching_rules(&jump, &packet(), Some((table(254), 0)));
+    let met = matching_rules(&jump, &packet(), Some((table(254), 0)));
     assert_eq!(met.len(), 3);
 }
 

@@ -50,17 +50,17 @@ impl Kernel {
         for strange in pins.move_foreign_objects(&object::pinned_maps(OBJECT)?)? {
             warn!("{strange}");
         }
-        let mut others = Vec::new();
+        let mut former = Vec::new();
         for other in pins.others()? {
             pins.adopt(&other)?;
-            others.push(FormerPins {
+            former.push(FormerPins {
                 pins: other,
                 is_shared: false,
             });
         }
         let mut tries = 3;
         loop {
-            match Self::load_once(pins, others.clone(), hook, debugging) {
+            match Self::load_once(pins, former.clone(), hook, debugging) {
                 // The directories were removed meanwhile.
                 Err(_) if tries > 1 && !pins.have_directories() => {
                     tries -= 1;
@@ -73,7 +73,7 @@ impl Kernel {
 
     fn load_once(
         pins: &Pins,
-        others: Vec<FormerPins>,
+        former: Vec<FormerPins>,
         hook: HookChoice,
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
@@ -97,7 +97,7 @@ impl Kernel {
             .load(object)
             .context("load the eBPF object")?;
         load_programs(&mut ebpf)?;
-        let numbers = [
+        let program_ids = [
             program_id(program(&mut ebpf, EGRESS)?)?,
             program_id(program(&mut ebpf, INGRESS)?)?,
         ];
@@ -122,10 +122,10 @@ impl Kernel {
             ebpf,
             tables,
             attachments: Attachments::new(pins.clone(), hook),
-            numbers,
+            program_ids,
             pins: pins.clone(),
             pinned,
-            others,
+            former,
             unpinned: None,
         };
         let rings = Rings { events, debugging };

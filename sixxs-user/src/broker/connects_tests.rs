@@ -41,8 +41,8 @@ impl ManualClock {
 
 fn with_manual_clock(directory: &Path) -> (Connects, Arc<ManualClock>) {
     let clock = ManualClock::new();
-    let clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
-    let connects = Connects::with_clock(directory, Limit::default(), clock);
+    let shared: Arc<dyn Clock> = Arc::clone(&clock) as _;
+    let connects = Connects::with_clock(directory, Limit::default(), shared);
     (connects, clock)
 }
 

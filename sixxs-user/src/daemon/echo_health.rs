@@ -90,17 +90,14 @@ mod tests {
             let now = Duration::from_secs(seconds);
             monitors.observe(&names, &readings(round * 10, 0), now);
         }
-        assert!(matches!(
-            monitors.echo_health(&name),
-            EchoHealth::Silent { .. }
-        ));
+        assert!(matches!(monitors.health(&name), EchoHealth::Silent { .. }));
         assert!(monitors.unanswered_in_a_row(&name, &readings(80, 0)) >= 60);
         monitors.observe(
             &BTreeSet::new(),
             &Readings::default(),
             Duration::from_secs(90),
         );
-        assert_eq!(monitors.echo_health(&name), EchoHealth::Fine);
+        assert_eq!(monitors.health(&name), EchoHealth::Fine);
         assert_eq!(monitors.unanswered_in_a_row(&name, &readings(80, 0)), 0);
     }
 

@@ -228,7 +228,7 @@ mod tests {
     use std::time::Duration;
 
     use sixxs_core::{
-        broker::connects::{Wait, Why},
+        broker::connects::{Wait, WaitReason},
         routing::{Desired, Plan, diff},
     };
 

@@ -130,7 +130,7 @@ impl TamperLog {
             let named = by.as_ref().map(Culprit::to_string);
             if matches!(correction.removed, Removed::Rule | Removed::Route) {
                 self.recent
-                    .note(correction.tunnel.clone(), named.clone(), at);
+                    .record(correction.tunnel.clone(), named.clone(), at);
             }
             if self.limiter.corrected(now, by.as_ref()) {
                 reported.push(About::Correction {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     fn networkd() -> Option<Culprit> {
-        Some(culprit("networkd", 8))
+        Some(named_process("networkd", 8))
     }
 
     #[test]

@@ -306,7 +306,7 @@ fn try_subtrees() -> Option<bool> {
             .enable_all()
             .build()
             .ok()?;
-        let place = RouteKey {
+        let key = RouteKey {
             table: TableId(200),
             metric: UNREACHABLE_METRIC,
             destination: Prefix::ALL,
@@ -314,7 +314,7 @@ fn try_subtrees() -> Option<bool> {
         };
         let to = RouteTarget::Unreachable;
         let plan = Plan {
-            steps: vec![Step::AddRoute(Route { place, to })],
+            steps: vec![Step::AddRoute(Route { key, to })],
             problems: Vec::new(),
         };
         runtime.block_on(async {

@@ -230,7 +230,7 @@ impl Carrier for SixInFourCarrier<'_> {
             }
             ready = open.socket.readable() => {
                 ready?;
-                self.down(&mut context.buffers.borrow_mut(), open, &context.status)?
+                self.receive_packets(&mut context.buffers.borrow_mut(), open, &context.status)?
             }
         };
         if turn.is_over {
