@@ -88,7 +88,7 @@ impl Address {
     /// A hash of the address: an index below `count` (a power of two above 1), evenly distributed.
     #[inline(always)]
     #[must_use]
-    pub const fn place_among(self, count: usize) -> usize {
+    pub const fn hash_below(self, count: usize) -> usize {
         // 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4): the highest bits of the
         // product depend on the whole address.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -184,7 +184,7 @@ mod tests {
             let mut found = [0; 16];
             for number in 0..16 {
                 let octets = (u128::from_be_bytes(base) + number * step).to_be_bytes();
-                found[Address::from_octets(octets).place_among(16)] += 1;
+                found[Address::from_octets(octets).hash_below(16)] += 1;
             }
             assert!(found.iter().all(|count| *count <= 4), "{step}: {found:?}");
         }

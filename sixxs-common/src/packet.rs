@@ -5,7 +5,7 @@ use crate::address::Address;
 /// Bytes of a frame, by offset from its start.
 pub trait Packet {
     /// `N` bytes (2 or more) at `offset`, or `None` if the frame ends before or the offset is above
-    /// [`REACH`].
+    /// [`MAX_HEADER_OFFSET`].
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
     /// `N` words in native byte order at `offset`, aligned or not, and the two bytes before them (zero at
@@ -24,7 +24,7 @@ pub trait Packet {
 impl Packet for [u8] {
     #[inline]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        if offset > REACH {
+        if offset > MAX_HEADER_OFFSET {
             return None;
         }
         let start = offset as usize;
@@ -37,7 +37,7 @@ impl Packet for [u8] {
             Some(before) => self.load(before)?,
             None => [0; 2],
         };
-        if offset > REACH {
+        if offset > MAX_HEADER_OFFSET {
             return None;
         }
         let (words, _) = self.get(offset as usize..)?.as_chunks();
@@ -48,7 +48,7 @@ impl Packet for [u8] {
 
 /// The largest offset at which a header is read. It limits the walk over extension headers: RFC 8504 §5.3
 /// allows a node to limit their number and length.
-pub const REACH: u32 = 1024;
+pub const MAX_HEADER_OFFSET: u32 = 1024;
 
 /// The maximum number of extension headers to walk.
 const CHAIN: u32 = 8;
@@ -221,7 +221,7 @@ pub struct Transport {
 }
 
 /// Walks the extension headers (RFC 8200 §4). `None`: the chain is truncated, too long, or exceeds
-/// [`REACH`].
+/// [`MAX_HEADER_OFFSET`].
 #[inline(always)]
 pub fn transport<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Transport> {
     walk(packet, ipv6.next_header, ipv6.offset)
@@ -257,7 +257,7 @@ fn walk<P: Packet + ?Sized>(packet: &P, next_header: u8, offset: u32) -> Option<
         }
         protocol = next;
         offset += bytes;
-        if offset > REACH {
+        if offset > MAX_HEADER_OFFSET {
             return None;
         }
         headers += 1;
@@ -411,7 +411,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_protocols_are_told_from_faults() {
+    fn other_protocols_are_not_reported_as_invalid() {
         let ipv4 = [
             0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
         ];

@@ -22,7 +22,7 @@ pub const QUOTED_BYTES: u32 = MINIMUM_MTU - HEADER_BYTES;
 /// ICMPv6 type Packet Too Big.
 const PACKET_TOO_BIG: u8 = 2;
 
-/// Hop limit of the packets that we send: nodes use 64 (RFC 1700, to which CurHopLimit in RFC 4861
+/// Hop limit of the packets that the programs send: nodes use 64 (RFC 1700, to which CurHopLimit in RFC 4861
 /// §6.3.2 refers).
 const HOP_LIMIT: u8 = 64;
 

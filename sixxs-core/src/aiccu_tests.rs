@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LEAST: &str = "username ABC1-SIXXS\npassword hartslag\n";
+const MINIMAL: &str = "username ABC1-SIXXS\npassword hartslag\n";
 
 fn read(text: &str) -> Result<Aiccu, String> {
     parse("aiccu.conf", text.as_bytes()).map_err(|invalid| invalid.to_string())
@@ -15,7 +15,7 @@ fn notes(aiccu: &Aiccu) -> Vec<String> {
 #[test]
 fn defaults() {
     assert_eq!(
-        read(LEAST),
+        read(MINIMAL),
         Ok(Aiccu {
             username: "ABC1-SIXXS".to_owned(),
             password: Secret::from("hartslag"),
@@ -98,9 +98,9 @@ fn one_blank_separates_and_the_rest_is_the_value() {
 }
 
 #[test]
-fn what_has_no_effect_is_named_and_no_secret_with_it() {
+fn keys_without_effect_are_reported_without_secrets() {
     let aiccu = read(&format!(
-        "{LEAST}dns_server 192.0.2.53\nhunter2\n passwort hunter2\n{} x\nverbose no\nverbose yes\n",
+        "{MINIMAL}dns_server 192.0.2.53\nhunter2\n passwort hunter2\n{} x\nverbose no\nverbose yes\n",
         "hunter2".repeat(9)
     ))
     .unwrap();
@@ -140,51 +140,51 @@ fn faults() {
           characters in the value",
         ),
         (
-            "LEAST protocol tsp",
+            "MINIMAL protocol tsp",
             "aiccu.conf: line 3: protocol: expected tic, found \"tsp\"",
         ),
         (
-            "LEAST server a b",
+            "MINIMAL server a b",
             "aiccu.conf: line 3: server: expected a TIC server, such as \
           tic.example or tic.example:3874, found \"a b\": expected a host name or address; a port \
           may follow, as in tic.example:3874",
         ),
         (
-            "LEAST ipv6_interface a/b",
+            "MINIMAL ipv6_interface a/b",
             "aiccu.conf: line 3: ipv6_interface: expected an interface \
           name, found \"a/b\": an interface name has 1 to 15 characters, none of them blank, '/', ':' \
           or '%'",
         ),
         (
-            "LEAST tunnel_id T1 T2",
+            "MINIMAL tunnel_id T1 T2",
             "aiccu.conf: line 3: tunnel_id: expected a tunnel's id, such as \
           T1234, found \"T1 T2\"",
         ),
         (
-            "LEAST local_ipv4_override ::1",
+            "MINIMAL local_ipv4_override ::1",
             "aiccu.conf: line 3: local_ipv4_override: expected an \
           IPv4 address, found \"::1\": invalid IPv4 address syntax",
         ),
         (
-            "LEAST pidfile aiccu.pid",
+            "MINIMAL pidfile aiccu.pid",
             "aiccu.conf: line 3: pidfile: expected an absolute path, found \
           \"aiccu.pid\"",
         ),
         (
-            "LEAST daemonize 1",
+            "MINIMAL daemonize 1",
             "aiccu.conf: line 3: daemonize: expected yes, true, no or false, \
           found \"1\"",
         ),
         (
-            "LEAST automatic perhaps",
+            "MINIMAL automatic perhaps",
             "aiccu.conf: line 3: automatic: expected yes, true, no or \
           false, found \"perhaps\"",
         ),
     ] {
-        let text = text.replace("LEAST ", LEAST);
+        let text = text.replace("MINIMAL ", MINIMAL);
         assert_eq!(read(&text).unwrap_err(), expected);
     }
-    let long = format!("{LEAST}server {}", "x".repeat(MAX_LINE_BYTES));
+    let long = format!("{MINIMAL}server {}", "x".repeat(MAX_LINE_BYTES));
     assert!(
         read(&long)
             .unwrap_err()

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_through_a_path() {
+    fn the_size_that_fits_a_path() {
         for (path, most) in [
             (1500, 1480),
             (1400, 1380),
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn who_sent_too_much_is_told_what_fits() {
+    fn a_sender_of_large_packets_gets_the_size_that_fits() {
         let router: Ipv6Addr = "2001:db8:a::1".parse().unwrap();
-        let told = answer(&a_packet(17, 0), router, 1380).unwrap();
-        assert_eq!(told.len(), 1280);
-        assert_eq!(told[8..24], router.octets());
-        assert_eq!(told[24..40], a_packet(17, 0)[8..24]);
-        assert_eq!((told[40], &told[44..48]), (2, &1380u32.to_be_bytes()[..]));
-        assert_eq!(told[48..], a_packet(17, 0)[..1232]);
+        let reply = answer(&a_packet(17, 0), router, 1380).unwrap();
+        assert_eq!(reply.len(), 1280);
+        assert_eq!(reply[8..24], router.octets());
+        assert_eq!(reply[24..40], a_packet(17, 0)[8..24]);
+        assert_eq!((reply[40], &reply[44..48]), (2, &1380u32.to_be_bytes()[..]));
+        assert_eq!(reply[48..], a_packet(17, 0)[..1232]);
         // An echo request gets an answer. An error, an unspecified source and a truncated packet get none.
         assert!(answer(&a_packet(58, 128), router, 1380).is_some());
         assert!(answer(&a_packet(58, 1), router, 1380).is_none());

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_network_manager() {
+    fn interfaces_that_network_manager_manages_are_found() {
         let interfaces = ["sixxs0".to_owned(), "sixxs1".to_owned()];
         let left =
             |files: &[&str]| left_to_network_manager(files.iter().copied(), &interfaces).join(" ");

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn by_a_rule() {
+    fn reverse_path_filters_in_rules_are_found() {
         let base = |rules: &[Rule]| found(&[chain("c", Some(Policy::Accept), rules)]);
         let drop = rule(4, &[MISSING], Action::Drop);
         let hit = Some("inet t c, handle 4".to_owned());
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn by_a_jump_a_map_or_the_policy() {
+    fn reverse_path_filters_behind_jumps_maps_and_policies_are_found() {
         let to = |action| chain("c", Some(Policy::Accept), &[rule(4, &[MISSING], action)]);
         let other = chain("d", None, &[rule(9, &[], Action::Drop)]);
         let hit = Some("inet t d, handle 9".to_owned());
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_jumps_ends() {
+    fn a_cycle_of_jumps_ends() {
         let ring = chain(
             "c",
             Some(Policy::Accept),

@@ -6,7 +6,7 @@ use super::{
     managers::read_networkd,
     marked::{Fate, Marked, MarkedTunnel},
     paths::Path,
-    routing::{Address, Ailment, Before, Shadow},
+    routing::{Address, AddressFault, EarlierHandler, Shadow},
     ruleset::{Action as FilterAction, Chain, Condition, Home, Policy, Reverse, Rule, Tool},
     settings::{Outer, Uplink},
     *,
@@ -19,7 +19,7 @@ use crate::{
 fn a_rule() -> PolicyRule {
     PolicyRule {
         priority: RulePriority(100),
-        ours: false,
+        is_ours: false,
         selector: Selector::ALL,
         action: Action::Lookup(TableId(254), None),
     }
@@ -82,7 +82,7 @@ fn found(facts: &Facts, about: &str) -> Finding {
 }
 
 #[test]
-fn a_good_host_is_called_good() {
+fn a_host_without_problems_has_no_findings() {
     for finding in examine(&good()) {
         assert_eq!(finding.verdict, Verdict::Good, "{finding:?}");
     }
@@ -135,8 +135,8 @@ fn each_trap_is_found_and_has_a_fix() {
         ("marked", Note, |f| f.routing.marked = vec![a_marked_rule()]),
         ("enforcement", Bad, |f| f.routing.not_enforced = vec!["uplink net9 does not exist".into()]),
         ("program", Bad, |f| f.routing.without_program = vec!["net0".into()]),
-        ("program order", Bad, |f| f.routing.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
-        ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, ailment: Ailment::Nowhere }]),
+        ("program order", Bad, |f| f.routing.earlier_handlers = vec![EarlierHandler { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
+        ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, fault: AddressFault::Nowhere }]),
         ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd([]))),
         ("NetworkManager", Note, |f| f.managers.network_manager = Some(vec!["sixxs0".into()])),
         ("mtu", Bad, |f| f.paths = vec![Path { tunnel: "sixxs0".into(), mtu: 1480, fits: 1452 }]),
@@ -168,7 +168,7 @@ fn each_trap_is_found_and_has_a_fix() {
 
 #[test]
 #[rustfmt::skip] // one table is easier to read
-fn what_looks_like_a_trap_and_is_none() {
+fn harmless_settings_are_not_reported() {
     type Set = fn(&mut Facts);
     let sets: [(&str, Set); 5] = [
         ("rp_filter where the way back is the same", |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net0".into(), rp_filter: 1, leaves_by: "net0".into() }]),
@@ -188,7 +188,7 @@ fn what_looks_like_a_trap_and_is_none() {
 /// An ordinary user is advised to run the check as root, and gets no findings about facts that are
 /// not visible.
 #[test]
-fn an_ordinary_user_is_sent_to_root() {
+fn an_unprivileged_user_is_told_to_use_root() {
     let mut facts = good();
     facts.configuration = Some(Configuration::NotPermitted("/s.toml".into()));
     facts.host.pins.mounted = false;

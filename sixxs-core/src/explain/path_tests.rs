@@ -36,11 +36,11 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
         is_tunnel_up: true,
         rules: vec![PolicyRule {
             priority: RulePriority(32766),
-            ours: false,
+            is_ours: false,
             selector: Selector::ALL,
             action: Action::Lookup(TableId(254), None),
         }],
-        way: Way::Out(Route {
+        decision: RoutingDecision::Out(Route {
             table: TableId(254),
             destination: Prefix::ALL,
             from: Prefix::ALL,
@@ -52,7 +52,7 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
         is_unnamed_exit: false,
         verdict: Some(verdict),
         program,
-        circumstances: Some(LeakFacts {
+        leak_facts: Some(LeakFacts {
             tunnel,
             bound_to: None,
             forwarded_from: None,
@@ -68,8 +68,8 @@ fn facts(interface: &str, verdict: Verdict, program: Program) -> Facts {
     }
 }
 
-fn there(verdict: Verdict, on_leak: OnLeak, ifindex: u32) -> Program {
-    Program::There(Decided {
+fn reached(verdict: Verdict, on_leak: OnLeak, ifindex: u32) -> Program {
+    Program::Attached(Decided {
         verdict: Some(verdict),
         tunnel: Tunnel {
             ifindex,
@@ -84,7 +84,7 @@ fn there(verdict: Verdict, on_leak: OnLeak, ifindex: u32) -> Program {
 
 #[test]
 #[rustfmt::skip] // one table is easier to read
-fn every_end() {
+fn every_outcome_is_explained() {
     use Outcome::{Caught, Dropped, Leaks, Leaves, Refused, Stays, TooBig};
     type Set = fn(&mut Facts);
     let none: Set = |_| {};
@@ -94,20 +94,20 @@ fn every_end() {
         (Leaves, "reached without the tunnel", facts("net0", Verdict::Exempt, Program::None), none),
         (Leaves, "its source belongs to no tunnel", facts("net0", Verdict::NotOurs, Program::None), none),
         (Leaks, "the broker drops it", facts("sixxs0", Verdict::Stray, Program::None), none),
-        (Dropped, "the program drops it", facts("sixxs0", Verdict::Loop, there(Verdict::Loop, OnLeak::Redirect, 0)), none),
+        (Dropped, "the program drops it", facts("sixxs0", Verdict::Loop, reached(Verdict::Loop, OnLeak::Redirect, 0)), none),
         (Leaks, "would route it back", facts("sixxs0", Verdict::Loop, Program::None), none),
         (TooBig, "EMSGSIZE", facts("sixxs0", Verdict::Own, Program::None), big),
         (Leaks, "would leak by net0: the rule from 2001:db8:a::2", facts("net0", LEAK, Program::None), none),
         (Leaks, "unless a program is there", facts("net0", LEAK, Program::Unknown("not permitted".into())), none),
-        (Caught, "program redirects it into sixxs0: the rule", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), none),
-        (Dropped, "on_leak", facts("net0", LEAK, there(LEAK, OnLeak::Drop, 7)), none),
-        (Leaks, "counted", facts("net0", LEAK, there(LEAK, OnLeak::Observe, 7)), none),
-        (Dropped, "sixxs0 does not exist", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 0)), none),
-        (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, there(LEAK, OnLeak::Redirect, 7)), big),
-        (Leaks, "would leak by net0", facts("net0", LEAK, there(Verdict::NotOurs, OnLeak::Redirect, 7)), none),
-        (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.way = Way::Here(TableId(255))),
-        (Refused, "goes nowhere: No route", facts("net0", Verdict::Own, Program::None), |f| f.way = Way::Refused("No route to host".into())),
-        (Refused, "sixxs0 is down", facts("net0", Verdict::Own, Program::None), |f| { f.way = Way::Refused("No route to host".into()); f.is_tunnel_up = false; }),
+        (Caught, "program redirects it into sixxs0: the rule", facts("net0", LEAK, reached(LEAK, OnLeak::Redirect, 7)), none),
+        (Dropped, "on_leak", facts("net0", LEAK, reached(LEAK, OnLeak::Drop, 7)), none),
+        (Leaks, "counted", facts("net0", LEAK, reached(LEAK, OnLeak::Observe, 7)), none),
+        (Dropped, "sixxs0 does not exist", facts("net0", LEAK, reached(LEAK, OnLeak::Redirect, 0)), none),
+        (TooBig, "Packet Too Big, mtu 1400", facts("net0", LEAK, reached(LEAK, OnLeak::Redirect, 7)), big),
+        (Leaks, "would leak by net0", facts("net0", LEAK, reached(Verdict::NotOurs, OnLeak::Redirect, 7)), none),
+        (Stays, "stays on this host", facts("net0", Verdict::NotOurs, Program::None), |f| f.decision = RoutingDecision::Here(TableId(255))),
+        (Refused, "goes nowhere: No route", facts("net0", Verdict::Own, Program::None), |f| f.decision = RoutingDecision::Refused("No route to host".into())),
+        (Refused, "sixxs0 is down", facts("net0", Verdict::Own, Program::None), |f| { f.decision = RoutingDecision::Refused("No route to host".into()); f.is_tunnel_up = false; }),
     ];
     for (outcome, sentence, mut facts, set) in cases {
         set(&mut facts);
@@ -121,8 +121,8 @@ fn every_end() {
 #[test]
 fn outer_packets_of_a_tunnel_are_named() {
     for (interface, verdict) in [("net0", LEAK), ("sixxs0", Verdict::Own)] {
-        let mut facts = facts(interface, verdict, there(verdict, OnLeak::Redirect, 7));
-        if let Program::There(decided) = &mut facts.program {
+        let mut facts = facts(interface, verdict, reached(verdict, OnLeak::Redirect, 7));
+        if let Program::Attached(decided) = &mut facts.program {
             let address = facts.packet.destination;
             decided.recursion = Some(Endpoint {
                 address,
@@ -144,7 +144,7 @@ fn outer_packets_of_a_tunnel_are_named() {
 }
 
 #[test]
-fn an_exit_that_is_not_named_is_pointed_at() {
+fn an_exit_that_is_not_a_configured_uplink_is_reported() {
     let mut facts = facts("ts1", LEAK, Program::None);
     facts.is_unnamed_exit = true;
     let sentence = explain(&facts).sentence;
@@ -155,16 +155,17 @@ fn an_exit_that_is_not_named_is_pointed_at() {
 #[test]
 fn a_rule_that_refuses_is_named() {
     let mut facts = facts("net0", Verdict::Own, Program::None);
-    facts.way = Way::Refused("a `blackhole` rule or route drops it: Invalid argument".into());
-    let theirs = PolicyRule {
+    facts.decision =
+        RoutingDecision::Refused("a `blackhole` rule or route drops it: Invalid argument".into());
+    let foreign = PolicyRule {
         priority: RulePriority(100),
-        ours: false,
+        is_ours: false,
         selector: Selector::ALL,
         action: Action::Refuse("blackhole"),
     };
-    facts.rules.insert(0, theirs.clone());
-    if let Some(circumstances) = &mut facts.circumstances {
-        circumstances.before = Some((theirs, Match::Yes));
+    facts.rules.insert(0, foreign.clone());
+    if let Some(leak_facts) = &mut facts.leak_facts {
+        leak_facts.before = Some((foreign, Match::Yes));
     }
     let explained = explain(&facts);
     let mut steps = explained.steps.iter().rev();
@@ -182,10 +183,10 @@ fn a_rule_that_refuses_is_named() {
 }
 
 #[test]
-fn maps_of_another_configuration_are_told() {
+fn maps_of_another_configuration_are_reported() {
     let program = |verdict, name: &str| {
-        let mut facts = facts("net0", LEAK, there(verdict, OnLeak::Redirect, 7));
-        if let Program::There(decided) = &mut facts.program {
+        let mut facts = facts("net0", LEAK, reached(verdict, OnLeak::Redirect, 7));
+        if let Program::Attached(decided) = &mut facts.program {
             decided.name = name.parse().ok();
         }
         explain(&facts)

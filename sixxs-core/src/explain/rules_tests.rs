@@ -16,7 +16,7 @@ fn rule(priority: u32, table: u32, set: impl Fn(&mut Selector)) -> PolicyRule {
     set(&mut selector);
     PolicyRule {
         priority: RulePriority(priority),
-        ours: false,
+        is_ours: false,
         selector,
         action: Action::Lookup(TableId(table), None),
     }
@@ -24,7 +24,7 @@ fn rule(priority: u32, table: u32, set: impl Fn(&mut Selector)) -> PolicyRule {
 
 #[test]
 #[rustfmt::skip] // one table is easier to read
-fn what_rules_ask_for() {
+fn selectors_of_rules_match_packets() {
     type Set = fn(&mut Selector);
     let cases: [(&str, Match, Set); 13] = [
         ("all", Match::Yes, |_| {}),
@@ -51,7 +51,7 @@ fn what_rules_ask_for() {
 }
 
 #[test]
-fn rules_are_met_up_to_the_one_that_leads_away() {
+fn matching_rules_end_at_the_rule_that_decides() {
     let ours: Prefix = "2001:db8:a::2".parse().unwrap();
     let mut direct = rule(16382, 254, |s| s.from = ours);
     direct.action = Action::Lookup(TableId(254), Some(0));
@@ -63,8 +63,8 @@ fn rules_are_met_up_to_the_one_that_leads_away() {
         rule(32766, 254, |_| {}),
     ];
     let met = |found| {
-        let met = met(&rules, &packet(), found).into_iter();
-        met.map(|(rule, how)| (rule.priority.0, how == Met::Taken))
+        let met = matching_rules(&rules, &packet(), found).into_iter();
+        met.map(|(rule, how)| (rule.priority.0, how == RuleEffect::Taken))
             .collect::<Vec<_>>()
     };
     let table = |table| TableId(table);
@@ -80,12 +80,12 @@ fn rules_are_met_up_to_the_one_that_leads_away() {
     let mut jump = rules.to_vec();
     jump[1] = rule(100, 0, |_| {});
     jump[1].action = Action::Goto(RulePriority(32766));
-    let met = super::met(&jump, &packet(), Some((table(254), 0)));
+    let met = matching_rules(&jump, &packet(), Some((table(254), 0)));
     assert_eq!(met.len(), 3);
 }
 
 #[test]
-fn rules_that_keep_a_packet_from_ours() {
+fn rules_that_keep_a_packet_from_the_rules_of_sixxs() {
     let main = Some((TableId(254), 0));
     let last = rule(32766, 254, |_| {});
     let jump = |priority, target| {
@@ -137,7 +137,7 @@ fn a_jump_is_moved_only_where_it_can_jump_forwards() {
 }
 
 #[test]
-fn rules_of_others_before_ours() {
+fn foreign_rules_before_the_rules_of_sixxs() {
     let rules = [
         rule(0, 255, |_| {}),
         rule(50, 254, |s| s.more = true),
@@ -145,13 +145,13 @@ fn rules_of_others_before_ours() {
         rule(32766, 254, |_| {}),
     ];
     let ours = RulePriority(16383);
-    let (found, how) = before(&rules, &packet(), ours).unwrap();
+    let (found, how) = foreign_match(&rules, &packet(), ours).unwrap();
     assert_eq!((found.priority.0, how), (100, Match::Yes));
     let mut other = packet();
     other.uid = None;
-    let (found, how) = before(&rules, &other, ours).unwrap();
+    let (found, how) = foreign_match(&rules, &other, ours).unwrap();
     assert_eq!((found.priority.0, how), (50, Match::Perhaps));
-    assert_eq!(before(&rules[2..], &other, ours), None);
+    assert_eq!(foreign_match(&rules[2..], &other, ours), None);
     assert_eq!(
         rules[2].command("del"),
         "ip -6 rule del from all uidrange 1000-1000 lookup main priority 100"

@@ -36,20 +36,20 @@ pub fn treated(decided: &Decided, bytes: u32) -> Decision {
     let is_recursion = decided.recursion.is_some();
     treat(
         &decided.tunnel,
-        &Asked {
+        &HypotheticalLeak {
             bytes,
             is_recursion,
         },
     )
 }
 
-/// An imagined leak.
-struct Asked {
+/// A leak that is not real.
+struct HypotheticalLeak {
     bytes: u32,
     is_recursion: bool,
 }
 
-impl Leak for Asked {
+impl Leak for HypotheticalLeak {
     fn longest_bytes(&self) -> u32 {
         self.bytes
     }
@@ -68,7 +68,7 @@ impl Leak for Asked {
 /// interface that is neither uplink nor tunnel counts as an uplink.
 #[must_use]
 pub fn verdict(wanted: &Enforcement, packet: &Packet, name: &IfName, index: IfIndex) -> Verdict {
-    let tables = Wanted(wanted);
+    let tables = DesiredTables(wanted);
     let role = wanted.interfaces.get(name).map(|interface| interface.role);
     let exit = match (role, tables.slot(name)) {
         (Some(Role::Tunnel), Some(slot)) => decide::Exit::Tunnel(slot),
@@ -90,16 +90,16 @@ pub fn header(packet: &Packet) -> Ipv6 {
 }
 
 /// The desired state as tables; a tunnel's slot is its position in the order of names.
-struct Wanted<'a>(&'a Enforcement);
+struct DesiredTables<'a>(&'a Enforcement);
 
-impl Wanted<'_> {
+impl DesiredTables<'_> {
     fn slot(&self, tunnel: &IfName) -> Option<u32> {
         let place = self.0.tunnels.keys().position(|name| name == tunnel)?;
         u32::try_from(place).ok()
     }
 }
 
-impl decide::Tables for Wanted<'_> {
+impl decide::Tables for DesiredTables<'_> {
     fn source(&self, address: Address) -> Option<Source> {
         let address = Ipv6Addr::from(address.octets());
         let mut sources = self.0.sources.iter();

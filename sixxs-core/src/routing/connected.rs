@@ -14,7 +14,7 @@ use crate::{
 
 /// The maximum number of pairs of a source and a local network: a packet is compared with their rules
 /// one by one.
-pub const MOST_PAIRS: usize = 4096;
+pub const MAX_PAIRS: usize = 4096;
 
 /// A foreign route of the main table to destinations on the link: unicast, without a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,9 +69,9 @@ pub fn local_networks(
     let networks = routes.iter().filter(local).map(|route| route.destination);
     let networks: BTreeSet<_> = networks.filter(is_new).collect();
     let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
-    let limit = MOST_PAIRS / sources.max(1);
+    let limit = MAX_PAIRS / sources.max(1);
     // With more routes than that, the rest was not read.
-    if networks.len() > limit || routes.len() > MOST_PAIRS {
+    if networks.len() > limit || routes.len() > MAX_PAIRS {
         return Err(TooManyNetworks { limit, sources });
     }
     Ok(networks)
@@ -158,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn too_many_are_told() {
+    fn too_many_connected_networks_are_reported() {
         let routes: Vec<_> = (0..4097)
             .map(|number| route(&format!("fd00:{number:x}::/64"), 3))
             .collect();
         let config = parse("test", ONE).unwrap();
         let links = [link(3, "br0")].into_iter().collect();
-        let told = local_networks(&config, &links, &routes).unwrap_err();
-        assert_eq!((told.limit, told.sources), (4096, 1));
+        let error = local_networks(&config, &links, &routes).unwrap_err();
+        assert_eq!((error.limit, error.sources), (4096, 1));
         assert!(local_networks(&config, &links, &routes[1..]).is_ok());
     }
 

@@ -32,19 +32,19 @@ use crate::{
 };
 
 /// The configuration file of AICCU.
-const FILE: &str = "/etc/aiccu.conf";
+const DEFAULT_FILE: &str = "/etc/aiccu.conf";
 
 /// Time limit for a started daemon to answer.
-const DAEMON_STARTS: Duration = Duration::from_secs(15);
+const DAEMON_START_LIMIT: Duration = Duration::from_secs(15);
 
 /// Time limit for a tunnel to be up. It may have to wait for a slot.
-const TUNNEL_STARTS: Duration = Duration::from_secs(90);
+const TUNNEL_START_LIMIT: Duration = Duration::from_secs(90);
 
 /// Time limit for a tunnel that is up to get its rules, its routes and its programs.
-const GUARD_STARTS: Duration = Duration::from_secs(5);
+const GUARD_START_LIMIT: Duration = Duration::from_secs(5);
 
 /// Interval for checking the daemon and the tunnel.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The commands of AICCU.
 #[derive(Subcommand)]
@@ -73,7 +73,7 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct File {
     /// The aiccu.conf of the tunnel.
-    #[arg(default_value = FILE)]
+    #[arg(default_value = DEFAULT_FILE)]
     file: PathBuf,
 }
 
@@ -189,7 +189,7 @@ impl Conf {
 async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
     let conf = read(&start.file.file)?;
     for note in &conf.aiccu.notes {
-        show::complain(&format!("{}: {note}", conf.path));
+        show::print_error(&format!("{}: {note}", conf.path));
     }
     if let Some(pid) = hold::holder(&conf.aiccu.pidfile)? {
         bail!(
@@ -199,17 +199,17 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
         );
     }
     let request = conf.request(&start.tls, start.refresh)?;
-    have_daemon(paths).await?;
+    ensure_daemon(paths).await?;
     client::post(&paths.socket(), "/v1/aiccu/start", &request).await?;
     if let Err(error) = wait_until_up(paths, &conf).await {
         // Leave nothing behind of a tunnel that does not start.
         if let Err(stop) = conf.stop(paths).await {
-            show::complain(&format!("stop the tunnel that did not start: {stop:#}"));
+            show::print_error(&format!("stop the tunnel that did not start: {stop:#}"));
         }
         return Err(error);
     }
     if conf.aiccu.daemonize {
-        hold::leave_behind(paths, &conf).await
+        hold::start_in_background(paths, &conf).await
     } else {
         hold::hold(paths, &conf).await
     }
@@ -218,7 +218,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
 /// Waits until the tunnel is up, and replies leave by it.
 async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut told = None;
+    let mut last_reason = None;
     let mut up_since = None;
     loop {
         let Some(tunnel) = conf.tunnel(paths).await? else {
@@ -227,8 +227,10 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
         let reason = tunnel.reason.clone().unwrap_or_default();
         match tunnel.state {
             State::Up if is_guarded(&tunnel) => return Ok(()),
-            State::Up if up_since.get_or_insert_with(Instant::now).elapsed() > GUARD_STARTS => {
-                show::complain(&format!(
+            State::Up
+                if up_since.get_or_insert_with(Instant::now).elapsed() > GUARD_START_LIMIT =>
+            {
+                show::print_error(&format!(
                     "{} is up, but replies may not leave by it: see `sixxs status`",
                     tunnel.name
                 ));
@@ -236,18 +238,18 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
             }
             State::Failed => bail!("{reason}"),
             State::LockedOut => bail!("{reason} (until {})", tunnel.until.unwrap_or_default()),
-            _ if begun.elapsed() > TUNNEL_STARTS => bail!(
+            _ if begun.elapsed() > TUNNEL_START_LIMIT => bail!(
                 "{} is not up after {} s: {reason}",
                 tunnel.name,
-                TUNNEL_STARTS.as_secs()
+                TUNNEL_START_LIMIT.as_secs()
             ),
             _ => {}
         }
-        if conf.aiccu.verbose && told.as_ref() != Some(&reason) && !reason.is_empty() {
-            show::complain(&reason);
-            told = Some(reason);
+        if conf.aiccu.verbose && last_reason.as_ref() != Some(&reason) && !reason.is_empty() {
+            show::print_error(&reason);
+            last_reason = Some(reason);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -257,8 +259,8 @@ fn is_guarded(tunnel: &Tunnel) -> bool {
 }
 
 /// Makes sure that a daemon runs: starts one if none answers.
-async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
-    if answers(paths).await? {
+async fn ensure_daemon(paths: &Paths) -> anyhow::Result<()> {
+    if has_daemon(paths).await? {
         return Ok(());
     }
     let program = env::current_exe().context("find this program")?;
@@ -278,23 +280,23 @@ async fn have_daemon(paths: &Paths) -> anyhow::Result<()> {
         .process_group(0);
     let mut daemon = command.spawn().context("start the daemon")?;
     let begun = Instant::now();
-    while !answers(paths).await? {
+    while !has_daemon(paths).await? {
         if let Some(status) = daemon.try_wait().context("wait for the daemon")?
             // Another process may have started one meanwhile.
-            && !answers(paths).await?
+            && !has_daemon(paths).await?
         {
-            let said = fs::read_to_string(paths.log()).unwrap_or_default();
-            bail!("the daemon ended ({status}): {}", said.trim());
+            let log = fs::read_to_string(paths.log()).unwrap_or_default();
+            bail!("the daemon ended ({status}): {}", log.trim());
         }
-        if begun.elapsed() > DAEMON_STARTS {
+        if begun.elapsed() > DAEMON_START_LIMIT {
             bail!("the daemon does not answer; see {}", paths.log().display());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-async fn answers(paths: &Paths) -> anyhow::Result<bool> {
+async fn has_daemon(paths: &Paths) -> anyhow::Result<bool> {
     match client::get::<Status>(&paths.socket(), "/v1/status").await {
         Ok(_) => Ok(true),
         Err(error) if error.is::<client::NoDaemon>() => Ok(false),

@@ -4,7 +4,7 @@
 use std::net::Ipv6Addr;
 
 use sixxs_core::{
-    config::{Config, Taken},
+    config::{Config, HostPrefixes},
     routing::{Observed, connected::local_networks},
     types::InterfaceAddress,
 };
@@ -12,29 +12,33 @@ use sixxs_core::{
 use crate::{broker::cache::Cache, control::api::Status, driver, host::paths::Paths};
 
 /// The configuration with the parameters from brokers.
-pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {
-    let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
+pub(super) async fn with_broker_parameters(
+    config: &Config,
+    paths: &Paths,
+    status: Option<&Status>,
+) -> Config {
+    let kept = driver::stored_parameters(&Cache::new(&paths.state_dir), config).await;
     // The daemon reports conflicts.
-    let (mut whole, _conflicts) = config.with(&kept, &Taken::new(), config);
+    let (mut whole, _conflicts) = config.with_learned(&kept, &HostPrefixes::new(), config);
     if let Some(status) = status {
-        hear(&mut whole, status);
+        take_addresses(&mut whole, status);
     }
     whole
 }
 
 /// The configuration with the observed local networks. If there are too many, only the daemon reports that.
-pub(super) fn beside(config: Config, observed: &Observed) -> Config {
+pub(super) fn with_local_networks(config: Config, observed: &Observed) -> Config {
     let networks = local_networks(&config, &observed.links, &observed.connected);
     config.with_direct(&networks.unwrap_or_default())
 }
 
 /// Takes addresses from the daemon's status, for tunnels without any.
-fn hear(config: &mut Config, status: &Status) {
+fn take_addresses(config: &mut Config, status: &Status) {
     for tunnel in &mut config.tunnels {
         let name = tunnel.name.as_str();
-        let said = status.tunnels.iter().find(|said| said.name == name);
-        if let Some(said) = said.filter(|_| tunnel.addresses.is_empty()) {
-            let addresses = said.addresses.iter();
+        let observed = status.tunnels.iter().find(|observed| observed.name == name);
+        if let Some(observed) = observed.filter(|_| tunnel.addresses.is_empty()) {
+            let addresses = observed.addresses.iter();
             let whole = |address: &Ipv6Addr| InterfaceAddress {
                 address: *address,
                 bits: 128,

@@ -30,7 +30,7 @@ struct Report {
 pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow::Result<ExitCode> {
     let checks = match client::get::<Status>(socket, "/v1/status").await {
         Ok(status) => {
-            let tunnels = choose(&status, names)?;
+            let tunnels = select_tunnels(&status, names)?;
             checks(&tunnels)
         }
         Err(error) if error.is::<client::NoDaemon>() => vec![Check {
@@ -57,10 +57,10 @@ pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow
         };
         report.checks.iter().map(line).collect()
     };
-    show::verdict(&shown, report.pass)
+    show::print_result(&shown, report.pass)
 }
 
-fn choose(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {
+fn select_tunnels(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {
     if names.is_empty() {
         return Ok(status.tunnels.clone());
     }
@@ -82,7 +82,7 @@ fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
     thread::scope(|scope| {
         let running: Vec<_> = tunnels
             .iter()
-            .map(|tunnel| scope.spawn(|| of_tunnel(tunnel)))
+            .map(|tunnel| scope.spawn(|| tunnel_checks(tunnel)))
             .collect();
         running
             .into_iter()
@@ -101,7 +101,7 @@ fn checks(tunnels: &[Tunnel]) -> Vec<Check> {
     })
 }
 
-fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
+fn tunnel_checks(tunnel: &Tunnel) -> Vec<Check> {
     let check = |check, pass, detail| Check {
         tunnel: tunnel.name.clone(),
         check,
@@ -138,7 +138,7 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
     match tunnel.check_target.or(tunnel.peer) {
         Some(target) => {
             for source in &tunnel.addresses {
-                checks.push(pinged(&tunnel.name, *source, target));
+                checks.push(ping_check(&tunnel.name, *source, target));
             }
         }
         None => checks.push(check(
@@ -150,7 +150,7 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
     checks
 }
 
-fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
+fn ping_check(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
     let (pass, detail) = match ping(source, target) {
         Ok(Some(time)) => (
             true,
@@ -171,7 +171,7 @@ fn pinged(tunnel: &str, source: Ipv6Addr, target: Ipv6Addr) -> Check {
 }
 
 /// Time limit for a reply; one that is still missing then counts as missing.
-const PATIENCE_SECONDS: f64 = 2.0;
+const REPLY_LIMIT_SECONDS: f64 = 2.0;
 
 /// Whether requests from outside were answered, by the programs' counters. For a tunnel with routed prefixes it
 /// always passes: the hosts there need not answer or exist.
@@ -183,11 +183,11 @@ fn answered(tunnel: &Tunnel) -> Check {
     ) {
         (None, _) => (true, "no ping from outside yet".to_owned()),
         (Some(request), None) => (
-            request < PATIENCE_SECONDS,
+            request < REPLY_LIMIT_SECONDS,
             format!("{} pings from outside, none answered", echo.requests_in),
         ),
         (Some(request), Some(reply)) => (
-            reply < request + PATIENCE_SECONDS,
+            reply < request + REPLY_LIMIT_SECONDS,
             format!(
                 "{} pings from outside, {} answered; last {request:.1} s ago, last answer {reply:.1} s ago",
                 echo.requests_in, echo.replies_out

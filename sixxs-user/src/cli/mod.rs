@@ -53,7 +53,7 @@ const NO_DAEMON: u8 = 4;
 )]
 struct Cli {
     #[command(flatten)]
-    places: Places,
+    paths_given: PathOptions,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
@@ -62,7 +62,7 @@ struct Cli {
 }
 
 #[derive(Args)]
-struct Places {
+struct PathOptions {
     /// The configuration file.
     #[arg(
         long,
@@ -196,7 +196,7 @@ enum Command {
     #[command(after_help = "Exit status: 0 no problems, 3 problems.")]
     Doctor,
     /// Show the path that a packet would take: rules, route, program, size; and why, if it is the wrong one.
-    Explain(explain::Asked),
+    Explain(explain::Arguments),
     /// Show missing objects, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,
@@ -272,18 +272,18 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
     let Cli {
-        places,
+        paths_given,
         json,
         command,
     } = cli;
-    let hook = places.hook;
+    let hook = paths_given.hook;
     let paths = Paths {
-        config: places.config,
-        run_dir: places.run_dir,
-        state_dir: places.state_dir,
-        pin_dir: places.pin_dir,
-        rt_tables_dir: places.rt_tables_dir,
-        group: places.group,
+        config: paths_given.config,
+        run_dir: paths_given.run_dir,
+        state_dir: paths_given.state_dir,
+        pin_dir: paths_given.pin_dir,
+        rt_tables_dir: paths_given.rt_tables_dir,
+        group: paths_given.group,
     };
     let socket = paths.socket();
     match command {
@@ -300,9 +300,11 @@ async fn run(cli: Cli, is_config_given: bool) -> anyhow::Result<ExitCode> {
             };
             run_daemon(&paths, &options).await
         }
-        Command::Start { names, refresh } => act(&paths, "start", names, refresh).await,
-        Command::Stop { names } => act(&paths, "stop", names, false).await,
-        Command::Restart { names, refresh } => act(&paths, "restart", names, refresh).await,
+        Command::Start { names, refresh } => control_tunnels(&paths, "start", names, refresh).await,
+        Command::Stop { names } => control_tunnels(&paths, "stop", names, false).await,
+        Command::Restart { names, refresh } => {
+            control_tunnels(&paths, "restart", names, refresh).await
+        }
         Command::Status { watch } => show::status(&socket, json, watch).await,
         Command::Top { interval, ascii } => top::top(&socket, interval, ascii).await,
         Command::Counters { all } => show::counters(&socket, json, all).await,
@@ -342,7 +344,7 @@ async fn run_daemon(paths: &Paths, options: &Options) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn act(
+async fn control_tunnels(
     paths: &Paths,
     verb: &str,
     tunnels: Vec<String>,

@@ -6,7 +6,7 @@ use sixxs_core::config::Config;
 
 use super::{
     BAD_CONFIG,
-    show::{line, note, print, verdict},
+    show::{line, note, print, print_result},
 };
 use crate::{
     broker::{cache::Cache, connects::Connects},
@@ -17,7 +17,7 @@ use crate::{
     host::config_file,
     host::paths::{Paths, absolute},
     netlink::Netlink,
-    preview::{Before, preview},
+    preview::{CurrentState, preview},
 };
 
 /// Lets the daemon load the file. `confirm`: the number of seconds after which it reverts without a
@@ -61,7 +61,7 @@ pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::
     };
     let shown = if json { line(&found)? } else { text(&found) };
     let is_nothing = found.is_nothing();
-    let status = verdict(&shown, is_nothing)?;
+    let status = print_result(&shown, is_nothing)?;
     Ok(if found.faults.is_empty() {
         status
     } else {
@@ -71,10 +71,10 @@ pub(super) async fn check(paths: &Paths, json: bool, is_given: bool) -> anyhow::
 
 async fn without_daemon(paths: &Paths) -> anyhow::Result<Preview> {
     let new = config_file::read(&paths.config)?;
-    let learned = driver::known(&Cache::new(&paths.state_dir), &new).await;
+    let learned = driver::stored_parameters(&Cache::new(&paths.state_dir), &new).await;
     let connects = Connects::new(&paths.state_dir, new.connect_limit);
     let nothing = Config::default();
-    let before = Before {
+    let before = CurrentState {
         config: &nothing,
         in_force: &nothing,
         stopped: BTreeSet::new(),

@@ -39,7 +39,7 @@ pub(super) async fn status(socket: &Path, json: bool, watch: bool) -> anyhow::Re
             text::status(&status)
         };
         if !watch {
-            return verdict(&shown, status.healthy);
+            return print_result(&shown, status.healthy);
         }
         if json || is_first && !draws {
             print(&shown)?;
@@ -94,9 +94,9 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
         Ok(plan) => plan,
         Err(_) => {
             let config = config_file::read(&paths.config)?;
-            let config = broker_overlay::overlaid(&config, paths, None).await;
+            let config = broker_overlay::with_broker_parameters(&config, paths, None).await;
             let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
-            let config = broker_overlay::beside(config, &observed);
+            let config = broker_overlay::with_local_networks(config, &observed);
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
     };
@@ -114,7 +114,7 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
         let commands = plan.commands.iter().map(|command| format!("{command}\n"));
         problems.chain(commands).collect()
     };
-    verdict(&shown, plan.commands.is_empty() && plan.problems.is_empty())
+    print_result(&shown, plan.commands.is_empty() && plan.problems.is_empty())
 }
 
 /// Prints a note to stderr.
@@ -146,7 +146,7 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Prints all output of a command and returns its exit status, which does not depend on the reader.
-pub(super) fn verdict(text: &str, good: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn print_result(text: &str, good: bool) -> anyhow::Result<ExitCode> {
     match print(text) {
         Err(error) if !error.is::<ReaderGone>() => Err(error),
         _ => Ok(exit(good)),
@@ -163,7 +163,7 @@ fn write(text: &str) -> anyhow::Result<()> {
 }
 
 /// Prints a message to stderr.
-pub(super) fn complain(text: &str) {
+pub(super) fn print_error(text: &str) {
     // An error means that stderr is closed, which does not matter.
     let _unheard = writeln!(io::stderr(), "sixxs: {}", Plain::lines(text));
 }

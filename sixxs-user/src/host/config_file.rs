@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     /// The error messages for a path as configuration and as account file, with a time limit.
-    fn said(path: &Path) -> [String; 2] {
+    fn errors(path: &Path) -> [String; 2] {
         let (to, from) = mpsc::channel();
         let path = path.to_owned();
         thread::spawn(move || {
@@ -228,16 +228,16 @@ mod tests {
             (Path::new("/tmp"), "a directory"),
             (Path::new("/dev/zero"), "a device"),
         ] {
-            for said in said(path) {
+            for error in errors(path) {
                 let expected = format!("{}: it is {what}; name a regular file", path.display());
-                assert!(said.starts_with(&expected), "{said}");
-                assert!(!said.contains("chmod"), "{said}");
+                assert!(error.starts_with(&expected), "{error}");
+                assert!(!error.contains("chmod"), "{error}");
             }
         }
     }
 
     #[test]
-    fn what_is_too_long_is_not_read_to_its_end() {
+    fn a_file_that_is_too_long_is_not_read_completely() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 40).unwrap();
         let config = read(file.path()).unwrap_err().to_string();
@@ -252,8 +252,8 @@ mod tests {
     fn text_that_is_not_utf8_is_named_by_its_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), b"on_leak = \"drop\"\n\n# caf\xe9\n").unwrap();
-        let said = read(file.path()).unwrap_err().to_string();
+        let error = read(file.path()).unwrap_err().to_string();
         let expected = format!("{}: line 3: not UTF-8", file.path().display());
-        assert!(said.starts_with(&expected), "{said}");
+        assert!(error.starts_with(&expected), "{error}");
     }
 }

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_answers_to_ours_are_answers() {
+    fn only_replies_to_probes_are_accepted() {
         let (us, peer) = (
             "2001:db8:a::2".parse().unwrap(),
             "2001:db8:a::1".parse().unwrap(),

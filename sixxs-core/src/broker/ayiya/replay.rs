@@ -16,7 +16,7 @@ const FIRST_SLOTS: usize = 64;
 
 /// The maximum number of slots of a generation; a power of two. Two generations of 8-byte slots use
 /// 4 MiB each.
-const MOST_SLOTS: usize = 1 << 19;
+const MAX_SLOTS: usize = 1 << 19;
 
 /// The accepted datagrams of the last minutes.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Replay {
 
 impl Default for Replay {
     fn default() -> Self {
-        Self::with_slots(MOST_SLOTS)
+        Self::with_slots(MAX_SLOTS)
     }
 }
 
@@ -92,7 +92,9 @@ struct Generation {
 
 impl Generation {
     fn has(&self, print: u64) -> bool {
-        self.slots.get(self.place(print)).is_some_and(|s| *s != 0)
+        self.slots
+            .get(self.index_of(print))
+            .is_some_and(|s| *s != 0)
     }
 
     fn has_room(&self, most_slots: usize) -> bool {
@@ -104,11 +106,11 @@ impl Generation {
         if (self.used + 1) * 2 > self.slots.len() {
             self.grow();
         }
-        let place = self.place(print);
-        if self.slots[place] != 0 {
+        let index = self.index_of(print);
+        if self.slots[index] != 0 {
             return false;
         }
-        self.slots[place] = print;
+        self.slots[index] = print;
         self.used += 1;
         self.latest = self.latest.max(unix_seconds);
         true
@@ -118,24 +120,24 @@ impl Generation {
         let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
         let prints = std::mem::replace(&mut self.slots, vec![0; slots]);
         for print in prints.into_iter().filter(|print| *print != 0) {
-            let place = self.place(print);
-            self.slots[place] = print;
+            let index = self.index_of(print);
+            self.slots[index] = print;
         }
     }
 
     /// The slot of an entry, or the free slot for it.
-    fn place(&self, print: u64) -> usize {
+    fn index_of(&self, print: u64) -> usize {
         let mask = self.slots.len().wrapping_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
-        let mut place = print as usize & mask;
+        let mut index = print as usize & mask;
         while self
             .slots
-            .get(place)
+            .get(index)
             .is_some_and(|s| *s != 0 && *s != print)
         {
-            place = (place + 1) & mask;
+            index = (index + 1) & mask;
         }
-        place
+        index
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_refused_for_as_long_as_their_time_is_good() {
+    fn repeats_are_refused_while_their_time_is_valid() {
         let mut replay = Replay::default();
         for second in 1000..3000 {
             assert!(replay.is_new(&signature(second), second));
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_with_more_than_can_be_remembered_stops_nothing() {
+    fn a_second_with_more_datagrams_than_memory_loses_none() {
         let mut replay = Replay::with_slots(256);
         for number in 0..5000 {
             assert!(replay.is_new(&signature(number), 1000));

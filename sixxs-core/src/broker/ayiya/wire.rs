@@ -106,7 +106,7 @@ impl Sealer {
 
     /// A keepalive.
     #[must_use]
-    pub fn beat(&self, unix_seconds: u64) -> [u8; HEADER_BYTES] {
+    pub fn keepalive(&self, unix_seconds: u64) -> [u8; HEADER_BYTES] {
         let mut datagram = [0; HEADER_BYTES];
         self.seal(&mut datagram, Operation::Noop, unix_seconds);
         datagram
@@ -314,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn the_vectors_both_ways() {
+    fn test_vectors_in_both_directions() {
         let key = Key::of(&password());
         assert_eq!(
             key.0[..],
             bytes("5ec7fae6e1e0bbc6ffb40837a5c26b2855dc7fba")[..]
         );
         let sealer = Sealer::new(us(), &password());
-        assert_eq!(sealer.beat(TIME_SENT)[..], bytes(BEAT)[..]);
+        assert_eq!(sealer.keepalive(TIME_SENT)[..], bytes(BEAT)[..]);
         let forward = bytes(FORWARD);
         let mut made = vec![0; HEADER_BYTES];
         made.extend_from_slice(&forward[HEADER_BYTES..]);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_bit_and_every_cut_is_noticed() {
+    fn every_changed_bit_and_every_truncation_is_detected() {
         let opener = Opener::new(us(), &password());
         let forward = bytes(FORWARD);
         for bit in 0..forward.len() * 8 {
@@ -385,12 +385,12 @@ mod tests {
         let sealer = Sealer::new(us(), &password());
         let opener = Opener::new(us(), &password());
         let wrap = 1u64 << 32;
-        let beat = sealer.beat(wrap + 5);
+        let beat = sealer.keepalive(wrap + 5);
         assert_eq!(opener.open(&beat, wrap - 5).unwrap().unix_seconds, wrap + 5);
-        let beat = sealer.beat(wrap - 5);
+        let beat = sealer.keepalive(wrap - 5);
         assert_eq!(opener.open(&beat, wrap + 5).unwrap().unix_seconds, wrap - 5);
         // A machine without a real-time clock starts in 1970.
-        let beat = sealer.beat(wrap - 1);
+        let beat = sealer.keepalive(wrap - 1);
         assert_eq!(opener.open(&beat, 3), Err(DropReason::Time));
     }
 }

@@ -330,7 +330,7 @@ fn refusals() {
 }
 
 #[test]
-fn a_password_said_again_is_not_shown() {
+fn a_repeated_password_is_not_shown() {
     let mut login = login(false);
     login.password = Secret::from("two words");
     for said in ["no two words", "no two\x07words", "no two\twords"] {
@@ -372,7 +372,7 @@ fn the_answer_to_a_challenge() {
 }
 
 #[test]
-fn nothing_in_clear_is_taken_for_tls() {
+fn clear_text_is_not_accepted_as_tls_data() {
     let starts = WHOLE.find("> starttls").unwrap();
     let begun = || {
         let mut client = Client::new(login(false), any_tunnel()).unwrap();
@@ -382,7 +382,7 @@ fn nothing_in_clear_is_taken_for_tls() {
     };
     let mut client = begun();
     let error = client.received(b"200 Go\n200 injected\n", NOW).unwrap_err();
-    assert_eq!(error.problem, Problem::OutOfTurn);
+    assert_eq!(error.problem, Problem::UnexpectedData);
 
     let mut client = begun();
     assert!(matches!(
@@ -390,13 +390,13 @@ fn nothing_in_clear_is_taken_for_tls() {
         [Action::StartTls]
     ));
     let error = client.received(b"2", NOW).unwrap_err();
-    assert_eq!(error.problem, Problem::OutOfTurn);
+    assert_eq!(error.problem, Problem::UnexpectedData);
     // The dialogue is over: a later start of TLS has no effect.
     assert!(client.tls_is_up().is_empty());
 }
 
 #[test]
-fn what_goes_into_a_line_does_not_end_it() {
+fn values_cannot_end_a_line() {
     let evil = |change: fn(&mut Login)| {
         let mut login = login(false);
         change(&mut login);
@@ -409,7 +409,7 @@ fn what_goes_into_a_line_does_not_end_it() {
 }
 
 #[test]
-fn a_server_that_hangs_up() {
+fn a_server_that_closes_the_connection() {
     let mut client = Client::new(login(false), any_tunnel()).unwrap();
     client.received(b"200 Hel", NOW).unwrap();
     let error = client.closed().unwrap();
@@ -574,7 +574,7 @@ proptest! {
                     prop_assert!(challenged || !sent.starts_with("authenticate"));
                     challenged |= sent.starts_with("challenge");
                 }
-                let (kept, capacity) = client.lines.kept();
+                let (kept, capacity) = client.lines.buffer_size();
                 prop_assert!(kept <= capacity && capacity == lines::MAX_LINE_BYTES);
                 if let State::List { items, .. } = &client.state {
                     let bytes: usize = items.iter().map(|item| item.len()).sum();

@@ -3,7 +3,7 @@
 use toml::de::DeTable;
 
 use crate::{
-    config::section::{Field, Head, Lines, List, Section},
+    config::section::{Field, Lines, List, Section, SectionHeader},
     diagnostics::{Diagnostics, Location},
 };
 
@@ -19,7 +19,7 @@ flag = 1
 
 fn section(lines: &Lines) -> Section<'_> {
     let table = DeTable::parse(TEXT).unwrap().into_inner();
-    Section::new(table, Head::of_file(), lines)
+    Section::new(table, SectionHeader::of_file(), lines)
 }
 
 fn found(diagnostics: Diagnostics) -> Vec<(usize, String)> {
@@ -39,7 +39,10 @@ fn a_field_is_set_absent_or_invalid() {
     );
     // A key can be taken only once.
     let absent = section.integer("port", 1..=9);
-    assert_eq!(absent, Field::Absent(Head::of_file().location("port")));
+    assert_eq!(
+        absent,
+        Field::Absent(SectionHeader::of_file().location("port"))
+    );
     let mut inner = section.section("inner").value().unwrap();
     assert!(inner.boolean("flag").is_invalid());
     assert_eq!(
@@ -84,9 +87,9 @@ fn a_list_has_the_values_that_parse() {
 }
 
 #[test]
-fn a_required_field_is_asked_for_once() {
+fn a_missing_field_is_reported_once() {
     let mut diagnostics = Diagnostics::default();
-    let absent = || Field::<u32>::Absent(Head::of_file().location("mtu"));
+    let absent = || Field::<u32>::Absent(SectionHeader::of_file().location("mtu"));
     assert_eq!(
         Field::<u32>::Invalid.required("a number", &mut diagnostics),
         None

@@ -26,15 +26,15 @@ use crate::{
 };
 
 /// Interval for checking the tunnel.
-const LOOK_AFTER: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time limit for a holder to end: it may have to wait until the tunnel's interface is removed.
-const ENDS: Duration = Duration::from_secs(75);
+const END_LIMIT: Duration = Duration::from_secs(75);
 
 /// Time limit for a background holder to write its pidfile.
-const STARTS: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(10);
 
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Holds a tunnel until a signal arrives, and stops the tunnel then, or until something else stops it.
 pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
@@ -42,7 +42,7 @@ pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode>
     let mut interrupt = signal(SignalKind::interrupt())?;
     let pidfile = &conf.aiccu.pidfile;
     write(pidfile)?;
-    let mut look_after = interval(LOOK_AFTER);
+    let mut look_after = interval(CHECK_INTERVAL);
     let outcome = loop {
         tokio::select! {
             _ = terminate.recv() => break stop(paths, conf).await,
@@ -67,7 +67,7 @@ async fn stop(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
 }
 
 /// Starts a holder in the background, and waits until it has written its pidfile.
-pub(super) async fn leave_behind(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
+pub(super) async fn start_in_background(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
     let program = env::current_exe().context("find this program")?;
     let mut command = Command::new(program);
     paths.pass_on(&mut command);
@@ -88,10 +88,10 @@ pub(super) async fn leave_behind(paths: &Paths, conf: &Conf) -> anyhow::Result<E
                 conf.aiccu.pidfile
             );
         }
-        if begun.elapsed() > STARTS {
+        if begun.elapsed() > START_LIMIT {
             bail!("the tunnel's process did not write {}", conf.aiccu.pidfile);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -112,16 +112,16 @@ pub(super) fn holder(pidfile: &str) -> anyhow::Result<Option<Pid>> {
         return Ok(None);
     };
     // Process IDs are reused, so check that the process runs this program.
-    let ours = env::current_exe().context("find this program")?;
-    let its = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let is_ours = its.is_some_and(|its| is_same(&its, &ours));
+    let own = env::current_exe().context("find this program")?;
+    let other = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let is_ours = other.is_some_and(|other| is_same_program(&other, &own));
     Ok((pid > 0 && is_ours).then(|| Pid::from_raw(pid)))
 }
 
 /// Whether both are the same program, even if its file was replaced after that process started.
-fn is_same(its: &Path, ours: &Path) -> bool {
-    let its = its.to_string_lossy();
-    Path::new(its.trim_end_matches(" (deleted)")) == ours
+fn is_same_program(other: &Path, own: &Path) -> bool {
+    let other = other.to_string_lossy();
+    Path::new(other.trim_end_matches(" (deleted)")) == own
 }
 
 fn write(pidfile: &str) -> anyhow::Result<()> {
@@ -129,7 +129,8 @@ fn write(pidfile: &str) -> anyhow::Result<()> {
     let draft = format!("{pidfile}.new");
     let written = fs::write(&draft, format!("{}\n", std::process::id()))
         .and_then(|()| fs::rename(&draft, pidfile));
-    files::unfinished(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
+    files::remove_draft_on_error(Path::new(&draft), written)
+        .with_context(|| format!("write {pidfile}"))
 }
 
 /// Ends the holder and waits for that; false if there is none.
@@ -144,10 +145,10 @@ pub(super) async fn end(pidfile: &str) -> anyhow::Result<bool> {
     }
     let begun = Instant::now();
     while holder(pidfile)? == Some(pid) {
-        if begun.elapsed() > ENDS {
+        if begun.elapsed() > END_LIMIT {
             bail!("process {pid} does not end");
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(true)
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, process::ExitCode};
 
-use sixxs_core::broker::tic::{Parameters, saved::Asked};
+use sixxs_core::broker::tic::{Parameters, saved::Query};
 
 use super::{Account, lists, read};
 use crate::{
@@ -16,29 +16,29 @@ use crate::{
 };
 
 /// One check.
-struct Look {
+struct Check {
     what: &'static str,
     outcome: Result<String, String>,
 }
 
 pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<ExitCode> {
     let conf = read(&account.file.file)?;
-    let mut looks = vec![Look {
+    let mut looks = vec![Check {
         what: "configuration",
         outcome: Ok(format!("{}: good", conf.path)),
     }];
-    let asked = Asked {
+    let query = Query {
         server: conf.aiccu.server.clone(),
         username: conf.aiccu.username.clone(),
         tunnel_id: conf.aiccu.tunnel_id.clone(),
     };
     let cache = Cache::new(&paths.state_dir);
     // Saved parameters need no connect.
-    let parameters = match cache.load(&conf.aiccu.interface, &asked).await {
+    let parameters = match cache.load(&conf.aiccu.interface, &query).await {
         Some(parameters) => Ok(parameters),
         None => fetch(paths, account, &conf).await,
     };
-    looks.push(Look {
+    looks.push(Check {
         what: "broker",
         outcome: parameters.as_ref().map(describe).map_err(Clone::clone),
     });
@@ -47,7 +47,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         Err(error) if error.is::<NoDaemon>() => Err("it is not running".to_owned()),
         Err(error) => Err(format!("{error:#}")),
     };
-    looks.push(Look {
+    looks.push(Check {
         what: "tunnel",
         outcome: match &tunnel {
             Ok(tunnel) if tunnel.state == State::Up => Ok(format!("{} is up", tunnel.name)),
@@ -62,7 +62,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
     });
     if let (Ok(parameters), Ok(_)) = (&parameters, &tunnel) {
         let address = parameters.address.address;
-        looks.push(Look {
+        looks.push(Check {
             what: "far end",
             outcome: match ping(address, parameters.peer) {
                 Ok(Some(time)) => Ok(format!("{} answers, {time:.1?}", parameters.peer)),
@@ -72,7 +72,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         });
     }
     let all_good = looks.iter().all(|look| look.outcome.is_ok());
-    for Look { what, outcome } in looks {
+    for Check { what, outcome } in looks {
         let (verdict, words) = match outcome {
             Ok(words) => ("pass", words),
             Err(words) => ("FAIL", words),

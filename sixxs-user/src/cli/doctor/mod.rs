@@ -35,7 +35,7 @@ use sixxs_core::{
         Desired, Observed, Plan, Step, UNREACHABLE_METRIC,
         desired::RouteKey,
         diff,
-        plan::{Route, To},
+        plan::{Route, RouteTarget},
     },
     types::{Prefix, TableId},
 };
@@ -114,7 +114,7 @@ pub(super) async fn doctor(paths: &Paths, json: bool) -> anyhow::Result<ExitCode
         }
         shown
     };
-    show::verdict(&shown, report.healthy)
+    show::print_result(&shown, report.healthy)
 }
 
 /// Input of the other files: the configuration with the brokers' parameters, the host's state, and the status.
@@ -147,7 +147,7 @@ async fn gather(paths: &Paths) -> Facts {
     let status = status.ok();
     let config = config.unwrap_or_default();
     let depends_on_clock = brokers::depends_on_clock(&config);
-    let config = broker_overlay::overlaid(&config, paths, status.as_ref()).await;
+    let config = broker_overlay::with_broker_parameters(&config, paths, status.as_ref()).await;
     let (netlink, observed) = match observe(&config).await {
         Ok(observed) => observed,
         Err(error) => {
@@ -157,7 +157,7 @@ async fn gather(paths: &Paths) -> Facts {
         }
     };
     facts.host.rules = Some(true);
-    let config = broker_overlay::beside(config, &observed);
+    let config = broker_overlay::with_local_networks(config, &observed);
     if facts.daemon.problems.is_none() {
         let plan = diff(&Desired::new(&config, |_| true), &observed);
         facts.daemon.missing = plan.steps.len();
@@ -307,15 +307,15 @@ fn try_subtrees() -> Option<bool> {
             .enable_all()
             .build()
             .ok()?;
-        let place = RouteKey {
+        let key = RouteKey {
             table: TableId(200),
             metric: UNREACHABLE_METRIC,
             destination: Prefix::ALL,
             source: "2001:db8::1".parse().ok()?,
         };
-        let to = To::Unreachable;
+        let to = RouteTarget::Unreachable;
         let plan = Plan {
-            steps: vec![Step::AddRoute(Route { place, to })],
+            steps: vec![Step::AddRoute(Route { key, to })],
             problems: Vec::new(),
         };
         runtime.block_on(async {

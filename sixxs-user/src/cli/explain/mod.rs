@@ -9,16 +9,16 @@ mod gather;
 use std::{net::Ipv6Addr, process::ExitCode};
 
 use serde::Serialize;
-use sixxs_core::explain::path::{self, Explanation, Way};
+use sixxs_core::explain::path::{self, Explanation, RoutingDecision};
 
 use super::show;
 use crate::host::paths::Paths;
 
-pub(super) use arguments::{Asked, BadArgument};
+pub(super) use arguments::{Arguments, BadArgument};
 
 /// The JSON output.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Output<'a> {
     source: Ipv6Addr,
     destination: Ipv6Addr,
     tunnel: Option<&'a str>,
@@ -36,8 +36,12 @@ struct Step<'a> {
     detail: &'a str,
 }
 
-pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::Result<ExitCode> {
-    let facts = gather::gather(paths, &asked).await?;
+pub(super) async fn explain(
+    paths: &Paths,
+    json: bool,
+    arguments: Arguments,
+) -> anyhow::Result<ExitCode> {
+    let facts = gather::gather(paths, &arguments).await?;
     let Explanation {
         steps,
         outcome,
@@ -46,13 +50,13 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
     } = path::explain(&facts);
     let cure = cause.as_ref().map(|cause| cause.cure());
     if json {
-        let told = Told {
+        let output = Output {
             source: facts.packet.source,
             destination: facts.packet.destination,
             tunnel: facts.owner.as_ref().map(|(name, _)| name.as_str()),
-            interface: match &facts.way {
-                Way::Out(route) => Some(route.interface.as_str()),
-                Way::Here(_) | Way::Refused(_) => None,
+            interface: match &facts.decision {
+                RoutingDecision::Out(route) => Some(route.interface.as_str()),
+                RoutingDecision::Here(_) | RoutingDecision::Refused(_) => None,
             },
             steps: steps
                 .iter()
@@ -63,7 +67,7 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
             cause: cause.as_ref().map(|cause| cause.name()),
             cure,
         };
-        show::print(&show::line(&told)?)?;
+        show::print(&show::line(&output)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut before = "";

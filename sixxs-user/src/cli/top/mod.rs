@@ -64,7 +64,7 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 /// Shows the screen until it is ended.
 pub(super) async fn top(socket: &Path, every: Duration, ascii: bool) -> anyhow::Result<ExitCode> {
     if let Err(unfit) = terminal::check() {
-        super::show::complain(&unfit.to_string());
+        super::show::print_error(&unfit.to_string());
         return Ok(ExitCode::from(BAD_CONFIG));
     }
     // Before taking the terminal, so that an error message appears normally.

@@ -62,7 +62,10 @@ pub(crate) fn measure(rounds: u32) -> Result<String> {
     for count in PREFIXES {
         for kernel in &mut kernels {
             load_ms = load_ms.min(kernel.programs.load_time.as_secs_f64() * 1e3);
-            kernel.programs.kernel.fill(&host(kernel.role, count)?.0)?;
+            kernel
+                .programs
+                .kernel
+                .write_maps(&host(kernel.role, count)?.0)?;
         }
         let subjects = subjects(count);
         let all = in_turn(&empty, &kernels, &subjects, rounds)?;
