@@ -312,4 +312,28 @@ mod tests {
         assert_eq!(OnLeak::try_from(3), Err(Unknown));
         assert_eq!("panic".parse::<OnLeak>(), Err(Unknown));
     }
+
+    #[test]
+    fn each_treatment_has_its_name_and_its_counter() {
+        for (treatment, name, counter) in [
+            (Treatment::Redirected, "redirected", "leaks_redirected"),
+            (Treatment::Dropped, "dropped", "leaks_dropped"),
+            (Treatment::Observed, "observed", "leaks_observed"),
+            (Treatment::TooBig, "too_big", "leaks_too_big"),
+            (Treatment::Unanswered, "too_big", "leaks_too_big"),
+            (Treatment::NoTunnel, "no_tunnel", "leaks_dropped"),
+            (Treatment::Recursion, "recursion", "recursions"),
+        ] {
+            assert_eq!(treatment.name(), name);
+            assert_eq!(treatment.stat().name(), counter, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_printed_as_it_is_written() {
+        for policy in OnLeak::ALL {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        assert_eq!(Unknown.to_string(), "no such treatment");
+    }
 }
