@@ -167,3 +167,39 @@ fn answers_to_probes_are_ours_and_not_the_hosts() {
     assert_eq!(received, Ok(Received::Alive));
     assert!(session.answers(Duration::from_secs(1)));
 }
+
+/// The broker must not notice a restart.
+#[test]
+fn a_session_that_goes_on_waits_for_its_next_keepalive() {
+    let mut session = Session::new(&identity(), Duration::from_secs(100));
+    assert!(!session.was_heard());
+    assert_eq!(session.silent_since(), Duration::from_secs(100));
+    session.go_on(Duration::from_secs(40), Duration::from_secs(130));
+    assert!(session.was_heard());
+    assert_eq!(session.silent_since(), Duration::from_secs(40));
+    assert_eq!(session.beat_due(), Duration::from_secs(130));
+    assert!(session.answers(Duration::from_secs(169)));
+    assert!(!session.answers(Duration::from_secs(170)));
+    let done = run(&mut session, 100, 200);
+    assert_eq!(of(&done, 'b'), [130, 190]);
+    // The silence began at the last datagram, before the restart.
+    assert_eq!(of(&done, 'p')[..3], [170, 171, 173]);
+    assert_eq!(of(&done, 'd'), [] as [u64; 0]);
+}
+
+#[test]
+fn a_first_datagram_proves_that_the_broker_is_there() {
+    let mut session = Session::new(&identity(), Duration::ZERO);
+    assert_eq!(session.address(), identity().address);
+    assert!(!session.was_heard());
+    let keepalive = broker().beat(START + 5);
+    assert_eq!(session.receive(&keepalive, at(5)), Ok(Received::Alive));
+    assert!(session.was_heard());
+    assert_eq!(session.silent_since(), Duration::from_secs(5));
+    // It seals as this end.
+    let Identity {
+        address, password, ..
+    } = identity();
+    let opener = Opener::new(address, &password);
+    assert!(opener.open(&session.sealer().beat(START), START).is_ok());
+}
