@@ -89,11 +89,10 @@ pub fn add(all: &mut Vec<Marked>, rule: &PolicyRule, fate: Fate, tunnel: MarkedT
 /// Redirected packets are not reported: VPNs mark packets of their own sockets so that they leave by the
 /// uplink, and these have the uplink's address.
 pub(super) fn findings(all: &[Marked]) -> impl Iterator<Item = Finding> {
-    let told = all.iter().filter(|marked| marked.fate != Fate::Redirected);
-    told.map(finding)
+    all.iter().filter_map(finding)
 }
 
-fn finding(marked: &Marked) -> Finding {
+fn finding(marked: &Marked) -> Option<Finding> {
     let Marked {
         rule,
         fate,
@@ -103,14 +102,15 @@ fn finding(marked: &Marked) -> Finding {
     let fate = match fate {
         Fate::Refused => "refused".to_owned(),
         Fate::Lost(interface) => format!("routed to {interface}"),
-        Fate::Redirected => "routed elsewhere and redirected".to_owned(),
+        Fate::Redirected => return None,
     };
     let detail = format!(
         "packets of {} with a mark are {fate} by a rule before ours: {}: {rule}",
         names.join(", "),
         rule.priority
     );
-    Finding::not("marked", Verdict::Note, detail, cures(rule, tunnels))
+    let cures = cures(rule, tunnels);
+    Some(Finding::not("marked", Verdict::Note, detail, cures))
 }
 
 /// Suggests rules before it for these packets, if a priority is free, so that the rule stays unchanged for
