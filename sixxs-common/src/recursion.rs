@@ -475,6 +475,22 @@ mod tests {
         assert_ne!(there, back);
     }
 
+    /// Both ends have to be the same, also if they differ by the same bit.
+    #[test]
+    fn packets_of_neighbours_are_no_outer_packets() {
+        for (from, to, expected) in [
+            (OURS, ENDPOINT, true),
+            ("2001:db8:a::3", ENDPOINT, false),
+            (OURS, "2001:db8:c0::", false),
+            ("2001:db8:a::3", "2001:db8:c0::", false),
+            (ENDPOINT, OURS, false),
+        ] {
+            let inner = packet(from, to, UDP, &[0; 8]);
+            let outer = around(ENDPOINT, OURS, UDP, 8, &inner);
+            assert_eq!(nested(&outer), expected, "{from} to {to}");
+        }
+    }
+
     #[test]
     fn only_so_many_packets_are_looked_into() {
         let mut bytes = packet(OURS, ENDPOINT, UDP, &[0; 8]);
