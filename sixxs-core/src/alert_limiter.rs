@@ -292,7 +292,7 @@ mod tests {
         // Bounded causes do not count, however many there are.
         assert!((0..2 * APART).all(|number| is_told("leak", number, true)));
         assert!((0..APART).all(|number| is_told("leak", 1000 + number, false)));
-        // From here on they are one cause, whose first alert is told.
+        // From here on they are one cause, whose first alert is reported.
         assert!(is_told("leak", 2000, false));
         assert!(!is_told("leak", 2001, false));
         assert!(is_told("problem", 2001, false), "another kind");

@@ -240,7 +240,7 @@ fn without_a_configuration_there_is_nothing_to_run() {
     }
 }
 
-/// The pins are explained once: a reason that nothing can be pinned says more than a missing file system.
+/// The pins are explained once: a reason that nothing can be pinned is more precise than a missing file system.
 #[test]
 fn a_place_that_refuses_pins_is_named_once() {
     let mut facts = good();
