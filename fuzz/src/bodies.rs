@@ -232,7 +232,7 @@ pub fn toml(bytes: &[u8]) {
         return;
     };
     let files = |path: &str| match path {
-        "/none" => Err("no such file".to_owned()),
+        "/none" => Err("no such file".into()),
         _ => Ok(ACCOUNT.to_vec().into()),
     };
     let with_files = config::parse_with("sixxs.toml", text, &files);

@@ -39,9 +39,6 @@ pub enum Level {
 }
 
 impl Level {
-    /// All, from good to bad.
-    pub const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Failing];
-
     /// Its name in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -47,6 +47,15 @@ pub enum State {
     Failed(String),
 }
 
+/// What carries the packets of a native tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarrierKind {
+    /// The daemon, by a TUN device.
+    Tun,
+    /// The kernel, by a `sit` device.
+    Sit,
+}
+
 impl State {
     /// Whether the driver retries without a change by a user.
     #[must_use]
@@ -54,7 +63,7 @@ impl State {
         matches!(self, Self::Retrying(_))
     }
 
-    /// Its name in JSON.
+    /// Its name in messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {

@@ -66,7 +66,7 @@ pub async fn preview(
         .iter()
         .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
         .collect();
-    problems.extend(networks.err());
+    problems.extend(networks.err().map(|error| error.to_string()));
     problems.extend(plan.problems.iter().map(ToString::to_string));
     Ok(api::Preview {
         faults: Vec::new(),

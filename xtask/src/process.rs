@@ -11,6 +11,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+/// Limit of arguments in a message.
+const SHOWN_ARGUMENTS: usize = 60;
+
 /// Runs `command` with this process's output. `verb` is its purpose; `advice` is the remedy if it fails.
 pub(crate) fn run(verb: &str, command: &mut Command, advice: &str) -> Result<()> {
     let status = command
@@ -59,7 +62,7 @@ pub(crate) fn become_command(verb: &str, command: &mut Command) -> Result<Infall
     Err(error).with_context(|| format!("{verb}: start `{}`", line(command)))
 }
 
-/// The command line as a shell would accept it, with the variables set for it.
+/// The command line as a shell would accept it, with the variables set for it. A long list of files is cut.
 pub(crate) fn line(command: &Command) -> String {
     let mut words = Vec::new();
     for (name, value) in command.get_envs() {
@@ -68,7 +71,11 @@ pub(crate) fn line(command: &Command) -> String {
         }
     }
     words.push(quote(command.get_program()));
-    words.extend(command.get_args().map(quote));
+    words.extend(command.get_args().take(SHOWN_ARGUMENTS).map(quote));
+    let hidden = command.get_args().len().saturating_sub(SHOWN_ARGUMENTS);
+    if hidden > 0 {
+        words.push(format!("… ({hidden} more)"));
+    }
     words.join(" ")
 }
 
@@ -97,6 +104,14 @@ mod tests {
             line(&command),
             r"RUSTC_BOOTSTRAP=1 /usr/bin/cargo build 'a b' 'it'\''s' ''"
         );
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let mut command = Command::new("check");
+        command.args(vec!["a"; SHOWN_ARGUMENTS + 3]);
+        let line = line(&command);
+        assert!(line.ends_with(" a a … (3 more)"), "{line}");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! The caller carries out [`Link::next`], and reports the result with the method of the same name. A
 //! lost interface ends the link from outside.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::tunnel::DriverState;
 
@@ -124,13 +124,13 @@ impl<P: Copy> Link<P> {
         self.state.take()
     }
 
-    /// The result of [`Next::Locate`]; the error is in words.
-    pub fn located(&mut self, result: Result<P, String>) {
+    /// The result of [`Next::Locate`].
+    pub fn located(&mut self, result: Result<P, impl fmt::Display>) {
         self.next = match result {
             Ok(path) if self.counts => Next::TakeSlot(path),
             Ok(path) => self.carry(path),
             Err(reason) => {
-                self.state = Some(DriverState::Working(Some(reason)));
+                self.state = Some(DriverState::Working(Some(reason.to_string())));
                 Next::WaitForChange(LOCATE_AGAIN)
             }
         };
@@ -203,7 +203,7 @@ mod tests {
     fn located(counts: bool) -> Link<u8> {
         let mut link = Link::new(counts, None);
         assert_eq!(link.next(), Next::Locate);
-        link.located(Ok(1));
+        link.located(Ok::<_, String>(1));
         link
     }
 
@@ -283,7 +283,7 @@ mod tests {
             let mut link = resumed();
             link.carried(interruption);
             assert_eq!((link.next(), link.take_state()), (Next::Locate, None));
-            link.located(Ok(2));
+            link.located(Ok::<_, String>(2));
             assert_eq!(link.next(), Next::TakeSlot(2));
         }
     }
@@ -306,7 +306,7 @@ mod tests {
             assert_eq!(link.next(), Next::Wait(OPEN_AGAIN));
             assert_eq!(link.take_state(), Some(state));
             link.waited();
-            link.located(Ok(2));
+            link.located(Ok::<_, String>(2));
             assert_eq!(link.last(), Some(2));
         }
     }

@@ -1,6 +1,6 @@
 //! Accounts at brokers, from which the daemon gets the parameters of a tunnel.
 
-use std::path::Path;
+use std::{error::Error, path::Path};
 
 use zeroize::Zeroizing;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Returns the bytes of another file, or the reason why it cannot be read.
-pub type Files<'a> = &'a dyn Fn(&str) -> Result<Zeroizing<Vec<u8>>, String>;
+pub type Files<'a> = &'a dyn Fn(&str) -> Result<Zeroizing<Vec<u8>>, Box<dyn Error>>;
 
 /// The files that a configuration refers to.
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ pub struct Tls {
 
 /// Reads an aiccu.conf. The error lists all faults in it.
 pub(super) fn read(file: String, tls: Tls, includes: Includes<'_>) -> Result<Account, Vec<String>> {
-    let bytes = (includes.read)(&file).map_err(|reason| vec![reason])?;
+    let bytes = (includes.read)(&file).map_err(|reason| vec![reason.to_string()])?;
     match aiccu::parse(&file, &bytes) {
         Ok(aiccu) => Ok(Account { file, aiccu, tls }),
         Err(invalid) => {

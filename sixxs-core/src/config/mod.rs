@@ -61,7 +61,7 @@ const LONGEST_SECONDS: u32 = 31 * 24 * 3600;
 
 /// Reads a configuration that refers to no other files. `file` is the name for messages.
 pub fn parse(file: &str, text: &str) -> Result<Config, Invalid> {
-    let none = |other: &str| Err(format!("expected no other file, found {other:?}"));
+    let none = |other: &str| Err(format!("expected no other file, found {other:?}").into());
     parse_with(file, text, &none)?.with_tunnels(file)
 }
 

@@ -214,23 +214,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its name in the configuration and in status.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Interface => "interface",
-            Self::Command { .. } => "command",
-            Self::SixInFour(SixInFour {
-                heartbeat: None, ..
-            }) => "6in4",
-            Self::SixInFour(SixInFour {
-                heartbeat: Some(_), ..
-            }) => "6in4-heartbeat",
-            Self::Ayiya(_) => "ayiya",
-            Self::Account(_) => "aiccu",
-        }
-    }
-
     /// Whether the daemon creates the interface. Then it also sets the addresses and the MTU, and brings the
     /// interface up.
     #[must_use]

@@ -84,8 +84,14 @@ fn native_tunnels() {
         "#,
     )
     .unwrap();
-    let kinds: Vec<_> = config.tunnels.iter().map(|t| t.kind.name()).collect();
-    assert_eq!(kinds, ["6in4", "6in4-heartbeat", "ayiya"]);
+    let heartbeats = config.tunnels.iter().map(|tunnel| match &tunnel.kind {
+        Kind::SixInFour(outer) => Some(outer.heartbeat.is_some()),
+        _ => None,
+    });
+    assert_eq!(
+        heartbeats.collect::<Vec<_>>(),
+        [Some(false), Some(true), None]
+    );
     let mtus: Vec<_> = config.tunnels.iter().map(|t| t.mtu.unwrap().0).collect();
     assert_eq!(mtus, [1280, 1280, 1428]);
     assert!(config.has_secrets());

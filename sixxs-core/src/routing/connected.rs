@@ -25,12 +25,25 @@ pub struct ConnectedRoute {
     pub index: IfIndex,
 }
 
-/// The local networks among `routes`; `Err`: there are too many, in words.
+/// There are too many local networks for the kernel programs' map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there are more than {limit} local networks, too many for {sources} addresses and prefixes of tunnels: \
+     replies to them leave by the tunnels; name those that matter in `direct`, and set `direct_connected = false`"
+)]
+pub struct TooManyNetworks {
+    /// Limit of networks for this number of sources.
+    pub limit: usize,
+    /// Number of addresses and prefixes of all tunnels.
+    pub sources: usize,
+}
+
+/// The local networks among `routes`.
 pub fn local_networks(
     config: &Config,
     links: &Links,
     routes: &[ConnectedRoute],
-) -> Result<BTreeSet<Prefix>, String> {
+) -> Result<BTreeSet<Prefix>, TooManyNetworks> {
     if !config.direct_connected {
         return Ok(BTreeSet::new());
     }
@@ -56,14 +69,10 @@ pub fn local_networks(
     let networks = routes.iter().filter(local).map(|route| route.destination);
     let networks: BTreeSet<_> = networks.filter(is_new).collect();
     let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
-    let most = MOST_PAIRS / sources.max(1);
+    let limit = MOST_PAIRS / sources.max(1);
     // With more routes than that, the rest was not read.
-    if networks.len() > most || routes.len() > MOST_PAIRS {
-        return Err(format!(
-            "there are more than {most} local networks, too many for {sources} addresses and prefixes of tunnels: \
-             replies to them leave by the tunnels; name those that matter in `direct`, and set \
-             `direct_connected = false`"
-        ));
+    if networks.len() > limit || routes.len() > MOST_PAIRS {
+        return Err(TooManyNetworks { limit, sources });
     }
     Ok(networks)
 }
@@ -156,10 +165,7 @@ mod tests {
         let config = parse("test", ONE).unwrap();
         let links = [link(3, "br0")].into_iter().collect();
         let told = local_networks(&config, &links, &routes).unwrap_err();
-        assert!(
-            told.starts_with("there are more than 4096 local networks"),
-            "{told}"
-        );
+        assert_eq!((told.limit, told.sources), (4096, 1));
         assert!(local_networks(&config, &links, &routes[1..]).is_ok());
     }
 

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use super::show;
 use crate::{
-    control::api::{AccountFile, Status, Tunnel},
+    control::api::{AccountFile, Program, Routing, State, Status, Tunnel},
     control::client,
     host::config_file,
     host::paths::Paths,
@@ -39,6 +39,9 @@ const DAEMON_STARTS: Duration = Duration::from_secs(15);
 
 /// Time limit for a tunnel to be up. It may have to wait for a slot.
 const TUNNEL_STARTS: Duration = Duration::from_secs(90);
+
+/// Time limit for a tunnel that is up to get its rules, its routes and its programs.
+const GUARD_STARTS: Duration = Duration::from_secs(5);
 
 /// Interval for checking the daemon and the tunnel.
 const LOOK: Duration = Duration::from_millis(100);
@@ -212,18 +215,27 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Waits until the tunnel is up, and replies leave by it.
 async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut told = None;
+    let mut up_since = None;
     loop {
         let Some(tunnel) = conf.tunnel(paths).await? else {
             bail!("the tunnel of {} was stopped", conf.path);
         };
         let reason = tunnel.reason.clone().unwrap_or_default();
-        match tunnel.state.as_str() {
-            "up" => return Ok(()),
-            "failed" => bail!("{reason}"),
-            "locked_out" => bail!("{reason} (until {})", tunnel.until.unwrap_or_default()),
+        match tunnel.state {
+            State::Up if is_guarded(&tunnel) => return Ok(()),
+            State::Up if up_since.get_or_insert_with(Instant::now).elapsed() > GUARD_STARTS => {
+                show::complain(&format!(
+                    "{} is up, but replies may not leave by it: see `sixxs status`",
+                    tunnel.name
+                ));
+                return Ok(());
+            }
+            State::Failed => bail!("{reason}"),
+            State::LockedOut => bail!("{reason} (until {})", tunnel.until.unwrap_or_default()),
             _ if begun.elapsed() > TUNNEL_STARTS => bail!(
                 "{} is not up after {} s: {reason}",
                 tunnel.name,
@@ -237,6 +249,11 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
         }
         sleep(LOOK).await;
     }
+}
+
+/// Whether a tunnel has its rules, its routes and its programs.
+fn is_guarded(tunnel: &Tunnel) -> bool {
+    tunnel.routing == Routing::InPlace && tunnel.program == Program::Attached
 }
 
 /// Makes sure that a daemon runs: starts one if none answers.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    control::api::{Status, Tunnel},
+    control::api::{Health, Program, Routing, State, Status, Tunnel},
     control::client,
     host::ping::ping,
 };
@@ -110,24 +110,24 @@ fn of_tunnel(tunnel: &Tunnel) -> Vec<Check> {
     };
     let state = match &tunnel.reason {
         Some(reason) => format!("{}: {reason}", tunnel.state),
-        None => tunnel.state.clone(),
+        None => tunnel.state.to_string(),
     };
     let mut checks = vec![
-        check("state", tunnel.state == "up", state),
+        check("state", tunnel.state == State::Up, state),
         check(
             "routing",
-            tunnel.routing == "in_place",
-            tunnel.routing.replace('_', " "),
+            tunnel.routing == Routing::InPlace,
+            tunnel.routing.name().replace('_', " "),
         ),
         check(
             "program",
-            tunnel.program == "attached",
-            tunnel.program.clone(),
+            tunnel.program == Program::Attached,
+            tunnel.program.to_string(),
         ),
     ];
     checks.push(answered(tunnel));
     // Health problems that the other checks do not cover.
-    if matches!(tunnel.health.as_str(), "degraded" | "failing") {
+    if matches!(tunnel.health, Health::Degraded | Health::Failing) {
         let reasons = tunnel.health_reasons.join("; ");
         checks.push(check(
             "health",

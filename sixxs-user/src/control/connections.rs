@@ -26,8 +26,11 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    control::api::Refusal,
-    control::connection_limiter::{Asked, Connections},
+    control::{
+        ActionError,
+        api::Refusal,
+        connection_limiter::{Asked, Connections},
+    },
     host::clock,
 };
 
@@ -55,7 +58,6 @@ enum Class {
     Refused,
 }
 
-/// Accepts connections until it is dropped.
 /// The client of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
@@ -85,6 +87,12 @@ impl From<anyhow::Error> for Refused {
     }
 }
 
+impl From<ActionError> for Refused {
+    fn from(error: ActionError) -> Self {
+        Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+    }
+}
+
 impl Caller {
     pub(super) fn of(stream: &UnixStream) -> Self {
         let credentials = stream.peer_cred();
@@ -105,6 +113,7 @@ impl Caller {
     }
 }
 
+/// Accepts connections until it is dropped.
 pub(super) async fn serve(listener: UnixListener, app: Router) {
     let mut connections = Connections::new();
     loop {

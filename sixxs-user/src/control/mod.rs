@@ -9,6 +9,6 @@ mod request;
 mod server;
 pub mod text;
 
-pub use request::{Answer, Outcome, Quit, Request, Requests, Verb};
+pub use request::{ActionError, Answer, Outcome, Quit, Request, Requests, Verb};
 pub(crate) use server::CONFIRM_SECONDS;
 pub use server::{DaemonHandle, listen};

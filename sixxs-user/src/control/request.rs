@@ -4,15 +4,59 @@
 
 use std::time::Duration;
 
+use sixxs_core::{config::Refused, diagnostics::Invalid, types::IfName};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::control::api;
+use crate::{control::api, host::config_file};
 
 /// Where the result of a request goes.
 pub type Answer<T> = oneshot::Sender<T>;
 
-/// The result of an action; the error is a message for the user.
-pub type Outcome = Result<(), String>;
+/// The result of an action.
+pub type Outcome = Result<(), ActionError>;
+
+/// Why an action failed, or was refused. The text is for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    /// No tunnel has this name.
+    #[error("no tunnel {name:?}; there are {known}")]
+    NoSuchTunnel {
+        /// The name.
+        name: String,
+        /// The names of all tunnels.
+        known: String,
+    },
+    /// The tunnel of this account file is not running.
+    #[error("the tunnel of {0} is not running")]
+    NotRunning(String),
+    /// The driver of this tunnel is being stopped.
+    #[error("{0} is being stopped; try again in a moment")]
+    Stopping(IfName),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
+    /// The account file cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] config_file::UnreadableSecret),
+    /// The account file is wrong.
+    #[error(transparent)]
+    Account(#[from] Invalid),
+    /// The tunnel of an account does not fit into the configuration.
+    #[error(transparent)]
+    NoRoom(#[from] Refused),
+    /// The new configuration does not fit a tunnel that an account has started.
+    #[error("{0}: it was started by its account; stop it first")]
+    Conflict(Refused),
+    /// No reload waits for its confirmation.
+    #[error("there is nothing to confirm; has its time run out?")]
+    NothingToConfirm,
+    /// A broker does not allow the restart.
+    #[error("{0:#}")]
+    NotNow(anyhow::Error),
+    /// The action was carried out, with these problems.
+    #[error("{}", .0.join("; "))]
+    Problems(Vec<String>),
+}
 
 /// The sending end of the daemon's queue of requests.
 pub type Requests = mpsc::Sender<Request>;

@@ -216,9 +216,7 @@ async fn tunnels(
             ));
         }
     };
-    ask(&requests, |answer| Request::Tunnels(verb, names, answer))
-        .await?
-        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    ask(&requests, |answer| Request::Tunnels(verb, names, answer)).await??;
     Ok(Json(serde_json::json!({})).into_response())
 }
 
@@ -239,9 +237,7 @@ async fn aiccu(
             ));
         }
     };
-    ask(&requests, |answer| Request::Account(verb, file, answer))
-        .await?
-        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    ask(&requests, |answer| Request::Account(verb, file, answer)).await??;
     Ok(Json(serde_json::json!({})).into_response())
 }
 
@@ -280,9 +276,7 @@ async fn reload(
         ));
     }
     let within = within.map(Duration::from_secs);
-    ask(&requests, |answer| Request::Reload(within, answer))
-        .await?
-        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    ask(&requests, |answer| Request::Reload(within, answer)).await??;
     Ok(Json(serde_json::json!({})).into_response())
 }
 
@@ -305,9 +299,7 @@ async fn confirm(
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Result<Response, Refused> {
     caller.may_change()?;
-    ask(&requests, Request::Confirm)
-        .await?
-        .map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))?;
+    ask(&requests, Request::Confirm).await??;
     Ok(Json(serde_json::json!({})).into_response())
 }
 

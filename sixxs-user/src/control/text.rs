@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::control::api::{
-    About, Alert, Broker, Counters, Leak, Leaks, Proof, Status, Tunnel, Uplink,
+    About, Alert, Broker, Counters, Leak, Leaks, Proof, Status, Treatment, Tunnel, Uplink,
 };
 
 /// Width of the terminal in columns.
@@ -75,11 +75,11 @@ fn leak_line(leak: &Leak) -> String {
         leak.tunnel,
         leak.protocol.as_deref().unwrap_or("?"),
         leak.interface.as_deref().unwrap_or("?"),
-        match leak.treatment.as_deref() {
-            Some("too_big") => "too big for the tunnel, sender informed",
-            Some("recursion") => "dropped, the tunnel would carry its own outer packets",
-            Some("no_tunnel") => "dropped, the tunnel does not exist",
-            Some(treatment) => treatment,
+        match leak.treatment {
+            Some(Treatment::TooBig) => "too big for the tunnel, sender informed",
+            Some(Treatment::Recursion) => "dropped, the tunnel would carry its own outer packets",
+            Some(Treatment::NoTunnel) => "dropped, the tunnel does not exist",
+            Some(treatment) => treatment.name(),
             None => "?",
         }
     );
@@ -243,7 +243,7 @@ fn tunnel_state(text: &mut String, tunnel: &Tunnel) {
         text,
         &format!(
             "  in place  rules and routes: {}, programs: {}",
-            tunnel.routing.replace('_', " "),
+            tunnel.routing.name().replace('_', " "),
             tunnel.program
         ),
     );
@@ -527,7 +527,7 @@ mod tests {
             protocol: Some("udp".into()),
             ports: Some([5353, 53]),
             packets: 12,
-            treatment: Some("redirected".into()),
+            treatment: Some(Treatment::Redirected),
             uid: Some(1000),
             cgroup: Some(77),
             cgroup_path: Some("/system.slice/dns.service".into()),

@@ -9,13 +9,12 @@ use std::{
 use sixxs_core::{
     alert_limiter::{AlertKey, AlertLimiter, cause},
     config::Config,
-    health::Level,
 };
 use tokio::{sync::broadcast, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    control::api::{About, Alert, Leak},
+    control::api::{About, Alert, Health, Leak},
     hooks::Hooks,
     host::clock::Clock,
     host::plain::Plain,
@@ -80,6 +79,13 @@ impl Alerts {
         self.problems = problems;
     }
 
+    /// Adds problems to the present ones, and raises alerts of new ones.
+    pub(super) fn add_problems(&mut self, problems: Vec<String>) {
+        let known = self.problems.iter().cloned();
+        let all: BTreeSet<_> = known.chain(problems).collect();
+        self.set_problems(all.into_iter().collect());
+    }
+
     /// What is wrong with hooks, in words.
     pub(super) fn hook_problems(&self) -> impl Iterator<Item = String> {
         self.hooks.problems()
@@ -99,10 +105,8 @@ impl Alerts {
     /// Takes the hooks of a configuration, and the names by which causes differ.
     pub(super) fn set(&mut self, config: &Config) {
         self.hooks.set(&config.alerting);
-        let names = || config.tunnels.iter().map(|tunnel| tunnel.name.as_str());
-        if !self.tunnels.iter().map(String::as_str).eq(names()) {
-            self.tunnels = names().map(str::to_owned).collect();
-        }
+        let names = config.tunnels.iter();
+        self.tunnels = names.map(|tunnel| tunnel.name.to_string()).collect();
     }
 
     /// Reports an alert at once, or suppresses it until the next summary of its cause.
@@ -184,7 +188,7 @@ impl Alerts {
         let shown = Plain::line(&crate::control::text::alert(&alert));
         match &alert.about {
             About::Tunnel { .. } => info!("{shown}"),
-            About::Health { health, .. } if health == Level::Healthy.name() => info!("{shown}"),
+            About::Health { health, .. } if *health == Health::Healthy => info!("{shown}"),
             _ => warn!("{shown}"),
         }
         if self.kept.len() == KEPT {
@@ -209,7 +213,8 @@ impl Alerts {
 /// The cause of a leak: what leaks of one group have in common.
 fn leak_cause(leak: &Leak) -> String {
     let sender = [&leak.container, &leak.unit, &leak.cgroup_path];
-    let parts = [&leak.interface, &leak.treatment, &leak.cause];
+    let treatment = leak.treatment.map(|treatment| treatment.to_string());
+    let parts = [&leak.interface, &treatment, &leak.cause];
     let parts = parts.into_iter().chain(sender).flatten();
     let uid = leak.uid.map(|uid| format!("uid {uid}"));
     let parts = parts.cloned().chain(uid).collect::<Vec<_>>();

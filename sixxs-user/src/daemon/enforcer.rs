@@ -226,7 +226,8 @@ impl Enforcer {
         if let Err(error) = self.reconcile().await {
             let mut problems = vec![format!("{error:#}")];
             problems.extend(self.reconciler.reconnect().err().map(|e| format!("{e:#}")));
-            self.alerts.set_problems(problems);
+            // The problems of the last scan may still be there.
+            self.alerts.add_problems(problems);
         }
     }
 

@@ -48,7 +48,7 @@ impl HealthMonitor {
         let changed = self.changed(snapshot.now, tunnels.map(judge).collect());
         let report = |(name, health): (IfName, Health)| About::Health {
             tunnel: name.to_string(),
-            health: health.level.name().to_owned(),
+            health: health.level.into(),
             reasons: health.reasons.iter().map(ToString::to_string).collect(),
         };
         changed.into_iter().map(report).collect()
@@ -134,6 +134,7 @@ mod tests {
     use sixxs_core::{health::Level, routing::Plan};
 
     use super::*;
+    use crate::control::api;
     use crate::{
         bpf::Hook,
         daemon::fixture::{config, host, snapshot},
@@ -193,6 +194,6 @@ mod tests {
         let About::Health { tunnel, health, .. } = &reports[0] else {
             panic!("{reports:?}");
         };
-        assert_eq!((tunnel.as_str(), health.as_str()), ("sixxs0", "failing"));
+        assert_eq!((tunnel.as_str(), *health), ("sixxs0", api::Health::Failing));
     }
 }

@@ -13,6 +13,8 @@ use sixxs_core::{
     types::{IfName, Prefix},
 };
 
+use crate::control::ActionError;
+
 /// What a driver has reported about its tunnel.
 #[derive(Clone, Debug)]
 pub(super) struct DriverReport {
@@ -135,7 +137,7 @@ impl Intent {
         let networks = local_networks(&self.wanted, &observed.links, &observed.connected);
         let (networks, problem) = match networks {
             Ok(networks) => (networks, None),
-            Err(too_many) => (BTreeSet::new(), Some(too_many)),
+            Err(too_many) => (BTreeSet::new(), Some(too_many.to_string())),
         };
         let taken = match self.wanted.has_accounts() {
             true => self.wanted.taken(observed),
@@ -161,7 +163,7 @@ impl Intent {
     }
 
     /// The tunnels with these names; without names, all.
-    pub(super) fn choose(&self, names: &[String]) -> Result<Vec<Tunnel>, String> {
+    pub(super) fn choose(&self, names: &[String]) -> Result<Vec<Tunnel>, ActionError> {
         if names.is_empty() {
             return Ok(self.wanted.tunnels.clone());
         }
@@ -171,20 +173,22 @@ impl Intent {
                 let mut names: Vec<_> = self.wanted.tunnels.iter().map(|t| &t.name).collect();
                 names.sort();
                 let names: Vec<_> = names.into_iter().map(IfName::as_str).collect();
-                format!("no tunnel {name:?}; there are {}", names.join(", "))
+                ActionError::NoSuchTunnel {
+                    name: name.clone(),
+                    known: names.join(", "),
+                }
             })
         };
-        names.iter().map(find).collect()
+        let unique: BTreeSet<_> = names.iter().collect();
+        unique.into_iter().map(find).collect()
     }
 
     /// The tunnel of the account in this file.
-    pub(super) fn tunnel_of(&self, file: &str) -> Result<Tunnel, String> {
+    pub(super) fn tunnel_of(&self, file: &str) -> Result<Tunnel, ActionError> {
         let file = canonical(file);
         let is_its = |tunnel: &&Tunnel| account_file(tunnel).as_ref() == Some(&file);
         let found = self.wanted.tunnels.iter().find(is_its);
-        found
-            .cloned()
-            .ok_or_else(|| format!("the tunnel of {file} is not running"))
+        found.cloned().ok_or(ActionError::NotRunning(file))
     }
 
     /// The account file of a tunnel, by its canonical path.
@@ -194,8 +198,8 @@ impl Intent {
     }
 
     /// Adds the tunnel of an account.
-    pub(super) fn add(&mut self, account: Account) -> Result<Tunnel, String> {
-        let tunnel = self.wanted.add(account).map_err(|e| e.to_string())?;
+    pub(super) fn add(&mut self, account: Account) -> Result<Tunnel, ActionError> {
+        let tunnel = self.wanted.add(account)?;
         self.runtime.insert(tunnel.name.clone());
         self.overlay();
         Ok(tunnel)
@@ -211,12 +215,10 @@ impl Intent {
     }
 
     /// Adds the tunnels that were added at run time to a new configuration.
-    pub(super) fn keep_runtime(&self, config: &mut Config) -> Result<(), String> {
+    pub(super) fn keep_runtime(&self, config: &mut Config) -> Result<(), ActionError> {
         let tunnels = self.wanted.tunnels.iter();
         for tunnel in tunnels.filter(|tunnel| self.runtime.contains(&tunnel.name)) {
-            config.keep(tunnel.clone()).map_err(|refused| {
-                format!("{refused}: it was started by its account; stop it first")
-            })?;
+            config.keep(tunnel.clone()).map_err(ActionError::Conflict)?;
         }
         Ok(())
     }
@@ -279,12 +281,12 @@ mod tests {
     fn tunnels_are_chosen_by_name() {
         let intent = Intent::new(config(&["b", "a"]));
         assert_eq!(names(&intent.choose(&[]).unwrap()), ["b", "a"]);
-        let chosen = intent.choose(&["a".to_owned()]).unwrap();
+        let chosen = intent.choose(&["a".to_owned(), "a".to_owned()]).unwrap();
         assert_eq!(names(&chosen), ["a"]);
         let error = intent.choose(&["c".to_owned()]).unwrap_err();
-        assert_eq!(error, "no tunnel \"c\"; there are a, b");
+        assert_eq!(error.to_string(), "no tunnel \"c\"; there are a, b");
         let error = intent.tunnel_of("/nowhere/aiccu.conf").unwrap_err();
-        assert_eq!(error, "the tunnel of /nowhere/aiccu.conf is not running");
+        assert!(matches!(error, ActionError::NotRunning(file) if file == "/nowhere/aiccu.conf"));
     }
 
     #[test]

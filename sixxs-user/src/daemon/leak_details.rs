@@ -71,7 +71,7 @@ impl Evidence<'_> {
                 .filter(|flow| flow.local_port != 0 || flow.remote_port != 0)
                 .map(|flow| [flow.local_port, flow.remote_port]),
             packets: line.packets,
-            treatment: record.map(|record| treatment(record.treatment).to_owned()),
+            treatment: record.map(|record| treatment(record.treatment)),
             uid: record.map(|record| record.uid).filter(|uid| *uid != NO_UID),
             cgroup: record
                 .map(|record| record.cgroup)
@@ -189,6 +189,6 @@ fn protocol(number: u32) -> String {
     }
 }
 
-fn treatment(number: u32) -> &'static str {
-    Treatment::try_from(number).map_or("unknown", Treatment::name)
+fn treatment(number: u32) -> api::Treatment {
+    Treatment::try_from(number).map_or(api::Treatment::Unknown, api::Treatment::from)
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     broker::connects::Connects,
     control::api::{self, About, ConfigText},
-    control::{Answer, Outcome, Verb},
+    control::{ActionError, Answer, Outcome, Verb},
     driver::DriverContext,
     host::config_file,
     host::paths::absolute,
@@ -37,6 +37,8 @@ pub(super) struct Operations {
     /// Where tasks report that drivers have stopped.
     pub(super) stopped_to: mpsc::Sender<Stopped>,
     pub(super) trial: Trial,
+    /// Tunnels that start once other drivers have stopped.
+    pub(super) pending: BTreeSet<IfName>,
 }
 
 impl Operations {
@@ -55,12 +57,12 @@ impl Operations {
     }
 
     /// The tunnel of the account in this file, which is added if it is new.
-    pub(super) fn add_account(&mut self, file: &api::AccountFile) -> Result<Tunnel, String> {
+    pub(super) fn add_account(&mut self, file: &api::AccountFile) -> Result<Tunnel, ActionError> {
         if let Ok(known) = self.enforcer.intent.tunnel_of(&file.file) {
             return Ok(known);
         }
         let bytes = config_file::read_secret(&file.file)?;
-        let aiccu = aiccu::parse(&file.file, &bytes).map_err(|invalid| invalid.to_string())?;
+        let aiccu = aiccu::parse(&file.file, &bytes)?;
         self.enforcer.intent.add(Account {
             file: file.file.clone(),
             aiccu,
@@ -76,7 +78,7 @@ impl Operations {
     pub(super) async fn act(
         &mut self,
         verb: Verb,
-        chosen: Result<Vec<Tunnel>, String>,
+        chosen: Result<Vec<Tunnel>, ActionError>,
         refresh: bool,
         answer: Answer<Outcome>,
     ) {
@@ -98,6 +100,8 @@ impl Operations {
         };
         let stops = stops.to_vec();
         let start = if verb == Verb::Stop { vec![] } else { chosen };
+        // A request overrides what an earlier one has left to do.
+        self.pending.retain(|name| !names.contains(name));
         let stopped = Stopped {
             refresh,
             ..Stopped::new(names, start, answer)
@@ -110,7 +114,7 @@ impl Operations {
         verb: Verb,
         chosen: Vec<Tunnel>,
         refresh: bool,
-    ) -> Result<Vec<Tunnel>, String> {
+    ) -> Result<Vec<Tunnel>, ActionError> {
         let names = chosen.iter().map(|tunnel| &tunnel.name);
         self.refuse_stopping(names)?;
         if verb == Verb::Restart {
@@ -122,7 +126,7 @@ impl Operations {
                 .enforcer
                 .tunnels
                 .check_restart(&chosen, refresh, state, &self.context);
-            check.await.map_err(|error| format!("{error:#}"))?;
+            check.await.map_err(ActionError::NotNow)?;
         }
         Ok(chosen)
     }
@@ -131,9 +135,9 @@ impl Operations {
     fn refuse_stopping<'a>(
         &self,
         mut names: impl Iterator<Item = &'a IfName>,
-    ) -> Result<(), String> {
+    ) -> Result<(), ActionError> {
         match names.find(|name| self.enforcer.tunnels.is_stopping(name)) {
-            Some(name) => Err(format!("{name} is being stopped; try again in a moment")),
+            Some(name) => Err(ActionError::Stopping(name.clone())),
             None => Ok(()),
         }
     }
@@ -142,16 +146,25 @@ impl Operations {
     async fn stop_then(&mut self, names: &[IfName], stopped: Stopped) {
         let drivers = self.enforcer.tunnels.take_drivers(names);
         if drivers.is_empty() {
-            self.drivers_stopped(stopped).await;
+            self.finish(stopped).await;
             return;
         }
         // Rules and sources go first, the interface after them.
         self.enforcer.reconcile_or_report().await;
+        self.pending
+            .extend(stopped.start.iter().map(|tunnel| tunnel.name.clone()));
         stop_in_task(drivers, stopped, self.stopped_to.clone());
     }
 
-    /// Drivers have stopped: starts the tunnels that are to be started, and answers.
-    pub(super) async fn drivers_stopped(&mut self, stopped: Stopped) {
+    /// Drivers have stopped: does what is left to do.
+    pub(super) async fn drivers_stopped(&mut self, mut stopped: Stopped) {
+        let pending = &mut self.pending;
+        stopped.start.retain(|tunnel| pending.remove(&tunnel.name));
+        self.finish(stopped).await;
+    }
+
+    /// Starts the tunnels that are to be started, and answers.
+    async fn finish(&mut self, stopped: Stopped) {
         let Stopped {
             names,
             start,
@@ -183,7 +196,7 @@ impl Operations {
         }
         let outcome = match problems.is_empty() {
             true => Ok(()),
-            false => Err(problems.join("; ")),
+            false => Err(ActionError::Problems(problems)),
         };
         let _gone = answer.send(outcome);
     }
@@ -197,7 +210,7 @@ impl Operations {
         let config = match config_file::read(&self.enforcer.paths.config) {
             Ok(config) => config,
             Err(error) => {
-                let _gone = answer.send(Err(error.to_string()));
+                let _gone = answer.send(Err(error.into()));
                 return;
             }
         };
@@ -240,16 +253,21 @@ impl Operations {
                 self.follow(changes, answer).await;
             }
             Err(refusal) => {
-                // A tunnel is being stopped: a moment later it can be done.
-                info!("revert to the configuration before: {refusal}");
+                let passes = matches!(refusal, ActionError::Stopping(_));
                 let now = self.enforcer.now();
-                self.trial.retry(config, now);
+                let is_new = self.trial.retry(config, &refusal, now);
+                if is_new && !passes {
+                    let problem = format!(
+                        "the new configuration was not confirmed, but it cannot be reverted yet: {refusal}"
+                    );
+                    self.enforcer.raise([About::Problem { problem }]);
+                }
             }
         }
     }
 
     /// Makes a configuration the wanted one. Returns the tunnels to stop and to start for it.
-    fn take_over(&mut self, mut config: Config) -> Result<Changes, String> {
+    fn take_over(&mut self, mut config: Config) -> Result<Changes, ActionError> {
         self.enforcer.intent.keep_runtime(&mut config)?;
         let changes = Changes::between(self.enforcer.intent.wanted(), &config);
         self.refuse_stopping(changes.touched())?;
@@ -285,7 +303,7 @@ impl Operations {
             Err(error) => return Ok(faulty(error.to_string())),
         };
         if let Err(refusal) = self.enforcer.intent.keep_runtime(&mut new) {
-            return Ok(faulty(refusal));
+            return Ok(faulty(refusal.to_string()));
         }
         let stops = Changes::between(self.enforcer.intent.wanted(), &new).stop;
         let mut learned = self.context.known(&new).await;

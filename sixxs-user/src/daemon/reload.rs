@@ -10,15 +10,20 @@ use sixxs_core::{
     types::IfName,
 };
 
-use crate::control::Outcome;
+use crate::control::{ActionError, Outcome};
 
 /// When a revert cannot be carried out, it is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A configuration on trial. Times are since the start of the daemon.
 #[derive(Debug, Default)]
-pub(super) struct Trial(Option<Before>);
+pub(super) struct Trial {
+    before: Option<Before>,
+    /// Why the last revert was refused.
+    refusal: Option<String>,
+}
 
+/// The configuration to revert to, and when.
 #[derive(Debug)]
 struct Before {
     config: Config,
@@ -33,38 +38,44 @@ impl Trial {
         confirm_within: Option<Duration>,
         now: Duration,
     ) {
-        let earlier = self.0.take();
-        self.0 = confirm_within.map(|time| Before {
+        let earlier = self.before.take();
+        self.before = confirm_within.map(|time| Before {
             // A trial during a trial reverts to the last configuration that was confirmed.
             config: earlier.map_or(before, |earlier| earlier.config),
             ends: now.saturating_add(time),
         });
+        self.refusal = None;
     }
 
     /// When to revert.
     pub(super) fn ends(&self) -> Option<Duration> {
-        self.0.as_ref().map(|before| before.ends)
+        self.before.as_ref().map(|before| before.ends)
     }
 
     /// Confirms the present configuration.
     pub(super) fn confirm(&mut self) -> Outcome {
-        match self.0.take() {
+        match self.before.take() {
             Some(_) => Ok(()),
-            None => Err("there is nothing to confirm; has its time run out?".to_owned()),
+            None => Err(ActionError::NothingToConfirm),
         }
     }
 
     /// Ends the trial. Returns the configuration to revert to.
     pub(super) fn end(&mut self) -> Option<Config> {
-        self.0.take().map(|before| before.config)
+        self.before.take().map(|before| before.config)
     }
 
-    /// The revert to this configuration is tried again later.
-    pub(super) fn retry(&mut self, config: Config, now: Duration) {
-        self.0 = Some(Before {
+    /// The revert to this configuration was refused, and is tried again later. Returns whether the refusal
+    /// differs from the last one.
+    pub(super) fn retry(&mut self, config: Config, refusal: &ActionError, now: Duration) -> bool {
+        self.before = Some(Before {
             config,
             ends: now.saturating_add(RETRY),
         });
+        let refusal = Some(refusal.to_string());
+        let is_new = self.refusal != refusal;
+        self.refusal = refusal;
+        is_new
     }
 }
 
@@ -142,9 +153,11 @@ mod tests {
         assert_eq!(trial.ends(), Some(at(70)));
         assert_eq!(trial.end(), Some(first.clone()));
         assert_eq!((trial.ends(), trial.end()), (None, None));
-        // A tunnel is being stopped just now.
-        trial.retry(first.clone(), at(70));
+        let refusal = ActionError::Stopping("a".parse().unwrap());
+        assert!(trial.retry(first.clone(), &refusal, at(70)));
         assert_eq!(trial.ends(), Some(at(71)));
+        assert_eq!(trial.end(), Some(first.clone()));
+        assert!(!trial.retry(first.clone(), &refusal, at(71)));
         trial.confirm().unwrap();
         assert_eq!(trial.ends(), None);
         // A reload without a trial confirms.

@@ -1,6 +1,6 @@
 //! Starts the daemon: opens netlink, loads the programs, starts the drivers and composes the parts.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sixxs_core::config::Config;
 use tokio::{sync::mpsc, time::sleep};
@@ -83,6 +83,7 @@ pub(super) async fn start(
     enforcer.reconcile().await?;
     enforcer.endpoints.listen();
     let operations = Operations {
+        pending: BTreeSet::new(),
         enforcer,
         context,
         stopped_to,

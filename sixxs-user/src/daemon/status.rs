@@ -6,17 +6,12 @@ use sixxs_common::stat::{Counters, Stat};
 use sixxs_core::{
     broker::{ayiya::wire::DropReason, connects::Standing},
     config::{Config, Tunnel},
-    health::Level,
     link::Links,
     types::IfName,
 };
 
 use super::{echo_health::proof, health, readings::Readings, snapshot::Snapshot};
-use crate::control::api;
-
-const IN_PLACE: &str = "in_place";
-const ATTACHED: &str = "attached";
-const MISSING: &str = "missing";
+use crate::{bpf::Hook, control::api};
 
 /// The status of the daemon. `standings`: how each broker limits connects. `unix_seconds`: the time.
 pub(super) fn status(
@@ -30,8 +25,8 @@ pub(super) fn status(
         .collect();
     let uplinks = uplink_names(snapshot.config, snapshot.links);
     let uplinks: Vec<_> = uplinks.iter().map(|name| uplink(snapshot, name)).collect();
-    let is_healthy = |tunnel: &api::Tunnel| tunnel.health == Level::Healthy.name();
-    let has_program = |uplink: &api::Uplink| uplink.program == ATTACHED;
+    let is_healthy = |tunnel: &api::Tunnel| tunnel.health == api::Health::Healthy;
+    let has_program = |uplink: &api::Uplink| uplink.program == api::Program::Attached;
     let brokers = standings.into_iter();
     api::Status {
         healthy: tunnels.iter().all(is_healthy) && uplinks.iter().all(has_program),
@@ -69,22 +64,18 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
     let state = &known.view.state;
     let link = snapshot.links.by_name(name);
     let health = health::judge(snapshot, tunnel);
-    let shown = |is_there: bool, there: &str| {
-        let shown = if is_there { there } else { MISSING };
-        shown.to_owned()
-    };
     api::Tunnel {
         name: name.to_string(),
-        kind: tunnel.kind.name().to_owned(),
-        state: state.name().to_owned(),
+        kind: api::Kind::from(&tunnel.kind),
+        state: state.into(),
         retrying: state.is_retrying(),
         reason: state.reason().map(str::to_owned),
-        health: health.level.name().to_owned(),
+        health: health.level.into(),
         health_reasons: health.reasons.iter().map(ToString::to_string).collect(),
         account: known.account.clone(),
         until: state.until_unix().map(rfc3339),
         endpoint: known.view.endpoint.clone(),
-        carrier: known.view.carrier.clone(),
+        carrier: known.view.carrier.map(api::Carrier::from),
         ifindex: link.map(|link| link.index.0),
         addresses: tunnel.addresses.iter().map(|a| a.address).collect(),
         prefixes: tunnel.prefixes.iter().map(ToString::to_string).collect(),
@@ -96,8 +87,11 @@ fn tunnel_status(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> api::Tunnel {
             (Some(mtu), None) => Some(mtu.0),
             (None, link) => link.map(|link| link.mtu.0),
         },
-        routing: shown(snapshot.is_routed(tunnel), IN_PLACE),
-        program: shown(snapshot.has_program(name), ATTACHED),
+        routing: match snapshot.is_routed(tunnel) {
+            true => api::Routing::InPlace,
+            false => api::Routing::Missing,
+        },
+        program: program(snapshot.hooks.get(name)),
         packets: api::InOut {
             incoming: get(Stat::InPackets),
             out: packets_out(readings.counters(name)),
@@ -173,12 +167,14 @@ fn uplink(snapshot: &Snapshot<'_>, name: &IfName) -> api::Uplink {
     let counters = snapshot.readings.counters(name);
     let hook = snapshot.hooks.get(name);
     let link = snapshot.links.by_name(name);
-    let program = if hook.is_some() { ATTACHED } else { MISSING };
     api::Uplink {
         name: name.to_string(),
         ifindex: link.map(|link| link.index.0),
-        program: program.to_owned(),
-        hook: hook.map(|hook| hook.name().to_owned()),
+        program: program(hook),
+        hook: hook.map(|hook| match hook {
+            Hook::Tcx => api::Hook::Tcx,
+            Hook::Clsact => api::Hook::Clsact,
+        }),
         packets: api::Out {
             out: packets_out(counters),
         },
@@ -186,6 +182,14 @@ fn uplink(snapshot: &Snapshot<'_>, name: &IfName) -> api::Uplink {
             out: counters[Stat::OutBytes.index()],
         },
         leaks: CAUGHT.iter().map(|stat| counters[stat.index()]).sum(),
+    }
+}
+
+/// Whether the programs are attached, from the hook at which they were found.
+const fn program(hook: Option<&Hook>) -> api::Program {
+    match hook {
+        Some(_) => api::Program::Attached,
+        None => api::Program::Missing,
     }
 }
 
@@ -233,10 +237,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        bpf::Hook,
-        daemon::fixture::{config, host, snapshot},
-    };
+    use crate::daemon::fixture::{config, host, snapshot};
 
     #[test]
     fn what_is_missing_shows() {
@@ -248,15 +249,18 @@ mod tests {
             .map(|name| (name.parse().unwrap(), Hook::Tcx))
             .into();
         let shown = status(&now, BTreeMap::new(), 0);
-        let programs = shown.tunnels.iter().map(|tunnel| tunnel.program.as_str());
-        assert_eq!(programs.collect::<Vec<_>>(), [ATTACHED, MISSING]);
-        assert_eq!(shown.uplinks[0].hook.as_deref(), Some("tcx"));
-        assert_eq!(shown.tunnels[0].routing, IN_PLACE);
+        let programs = shown.tunnels.iter().map(|tunnel| tunnel.program);
+        assert_eq!(
+            programs.collect::<Vec<_>>(),
+            [api::Program::Attached, api::Program::Missing]
+        );
+        assert_eq!(shown.uplinks[0].hook, Some(api::Hook::Tcx));
+        assert_eq!(shown.tunnels[0].routing, api::Routing::InPlace);
         assert!(!shown.healthy);
         let plan = diff(&Desired::new(&config, |_| true), &host);
         let now = snapshot(&config, &host, &plan);
         let shown = status(&now, BTreeMap::new(), 0);
-        assert_eq!(shown.tunnels[0].routing, MISSING);
+        assert_eq!(shown.tunnels[0].routing, api::Routing::Missing);
     }
 
     #[test]

@@ -12,15 +12,17 @@ use sixxs_core::{
     broker::ayiya::wire::DropReason,
     config::{Config, Conflict, Kind, Tunnel},
     link::{Link, Links},
-    tunnel::{self, DriverState},
+    tunnel::{self, CarrierKind, DriverState},
     types::IfName,
 };
 use tokio::sync::mpsc;
 
 use super::intent::DriverReport;
 use crate::{
-    control::api::About,
-    control::{Answer, Outcome},
+    control::{
+        Answer, Outcome,
+        api::{self, About},
+    },
     driver::{Driver, DriverContext, DriverStatus},
     host::clock::time_of_day,
 };
@@ -65,7 +67,7 @@ pub(super) struct TunnelView {
     /// The broker that its driver sends to.
     pub(super) endpoint: Option<String>,
     /// What carries it.
-    pub(super) carrier: Option<String>,
+    pub(super) carrier: Option<CarrierKind>,
     /// Packets of its broker that the driver has refused, by reason.
     pub(super) refused: BTreeMap<String, u64>,
 }
@@ -205,7 +207,7 @@ impl Tunnels {
             }
             changes.push(About::Tunnel {
                 tunnel: name.to_string(),
-                state: state.name().to_owned(),
+                state: api::State::from(&state),
                 reason: state.reason().map(str::to_owned),
             });
             running.reported = Some(state);
@@ -221,7 +223,7 @@ impl Tunnels {
         TunnelView {
             state: running.state(link),
             endpoint: status.as_ref().and_then(|status| status.endpoint.clone()),
-            carrier: status.and_then(|status| status.carrier.map(str::to_owned)),
+            carrier: status.and_then(|status| status.carrier),
             refused: running.refused(),
         }
     }
@@ -244,8 +246,8 @@ impl Tunnels {
     pub(super) fn has_stopped(&mut self, name: &IfName, is_gone: bool) {
         if is_gone {
             self.0.remove(name);
-        } else if let Some(running) = self.0.get_mut(name) {
-            running.is_stopping = false;
+        } else {
+            self.0.entry(name.clone()).or_default().is_stopping = false;
         }
     }
 

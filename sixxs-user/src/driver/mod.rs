@@ -26,7 +26,7 @@ use sixxs_core::{
     broker::ayiya::wire::DropReason,
     config::{self, Config, Learned, Tunnel},
     link::Link,
-    tunnel::DriverState,
+    tunnel::{CarrierKind, DriverState},
     types::IfName,
 };
 use tokio::sync::{Notify, watch};
@@ -138,8 +138,8 @@ pub struct DriverStatus {
     pub has_made: bool,
     /// The broker's endpoint: an address, with a port where there is one.
     pub endpoint: Option<String>,
-    /// What carries the packets: `tun` or `sit`.
-    pub carrier: Option<&'static str>,
+    /// What carries the packets.
+    pub carrier: Option<CarrierKind>,
     /// What the broker assigned.
     pub learned: Option<Learned>,
 }
@@ -271,7 +271,7 @@ impl StatusSender {
         self.change(|status| status.has_made = has_made);
     }
 
-    fn set_endpoint(&self, endpoint: String, carrier: &'static str) {
+    fn set_endpoint(&self, endpoint: String, carrier: CarrierKind) {
         self.change(|status| {
             status.endpoint = Some(endpoint);
             status.carrier = Some(carrier);

@@ -36,6 +36,14 @@ pub enum Error {
     Invalid(#[from] Invalid),
 }
 
+/// A file that contains passwords cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {error}{}", hint(.error))]
+pub struct UnreadableSecret {
+    file: String,
+    error: io::Error,
+}
+
 impl Error {
     /// Whether there is no such file.
     #[must_use]
@@ -71,7 +79,7 @@ pub fn read_text(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
 
 /// Parses a configuration, and reads the files that it refers to.
 pub fn parse(file: &str, text: &str) -> Result<Config, Error> {
-    let config = config::parse_with(file, text, &read_secret)?;
+    let config = config::parse_with(file, text, &read_account)?;
     Ok(config.with_tunnels(file)?)
 }
 
@@ -84,7 +92,7 @@ fn read_any(path: &Path) -> Result<(Config, Zeroizing<String>), Error> {
     };
     let (bytes, metadata) = read_whole(path).map_err(unreadable)?;
     let text = config::text(&file, &bytes)?;
-    let config = config::parse_with(&file, text, &read_secret)?;
+    let config = config::parse_with(&file, text, &read_account)?;
     if config.has_secrets() && is_exposed(&metadata) {
         return Err(Error::Exposed { file });
     }
@@ -99,9 +107,8 @@ pub fn read_or_default(path: &Path) -> Result<Config, Error> {
     }
 }
 
-/// Reads a file that contains passwords; the error is a message. A file that is too long is truncated, and its
-/// parser reports that.
-pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Reads a file that contains passwords. A file that is too long is truncated, and its parser reports that.
+pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, UnreadableSecret> {
     let read = || -> io::Result<Zeroizing<Vec<u8>>> {
         let (file, metadata) = open(Path::new(path))?;
         if is_exposed(&metadata) {
@@ -111,7 +118,14 @@ pub fn read_secret(path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
         }
         read_at_most(aiccu::MAX_BYTES, &file, &metadata)
     };
-    read().map_err(|error| format!("{path}: {error}{}", hint(&error)))
+    read().map_err(|error| UnreadableSecret {
+        file: path.to_owned(),
+        error,
+    })
+}
+
+fn read_account(path: &str) -> Result<Zeroizing<Vec<u8>>, Box<dyn std::error::Error>> {
+    Ok(read_secret(path)?)
 }
 
 /// Reads a regular file of at most `MAX_BYTES`.
@@ -194,7 +208,7 @@ mod tests {
         let path = path.to_owned();
         thread::spawn(move || {
             let config = read(&path).unwrap_err().to_string();
-            let account = read_secret(path.to_str().unwrap()).unwrap_err();
+            let account = read_secret(path.to_str().unwrap()).unwrap_err().to_string();
             to.send([config, account]).unwrap();
         });
         from.recv_timeout(Duration::from_secs(10)).unwrap()

@@ -7,19 +7,10 @@ use prometheus_client::{
     metrics::MetricType,
 };
 use sixxs_common::echo::{BUCKETS, Times, bucket_end_ns};
-use sixxs_core::{echo_health::EchoCounts, health::Level};
+use sixxs_core::echo_health::EchoCounts;
 
 use super::{Families, MetricsSnapshot};
-use crate::control::api::{Echo, InOut, Status};
-
-const STATES: [&str; 6] = [
-    "down",
-    "waiting",
-    "connecting",
-    "up",
-    "locked_out",
-    "failed",
-];
+use crate::control::api::{Echo, Health, InOut, Program, Routing, State, Status};
 
 fn flag(is: bool) -> f64 {
     if is { 1.0 } else { 0.0 }
@@ -160,13 +151,16 @@ impl MetricsSnapshot {
         )?;
         let attached = tunnels
             .iter()
-            .map(|tunnel| (&tunnel.name, &tunnel.program))
-            .chain(uplinks.iter().map(|uplink| (&uplink.name, &uplink.program)));
+            .map(|tunnel| (&tunnel.name, tunnel.program))
+            .chain(uplinks.iter().map(|uplink| (&uplink.name, uplink.program)));
         families.gauges(
             "sixxs_program_attached",
             "Whether an interface's programs are attached",
             attached.map(|(name, program)| {
-                ([("interface", name.as_str())], flag(program == "attached"))
+                (
+                    [("interface", name.as_str())],
+                    flag(program == Program::Attached),
+                )
             }),
         )?;
         families.counters(
@@ -217,9 +211,12 @@ impl MetricsSnapshot {
     fn states(&self, families: &mut Families<'_>) -> fmt::Result {
         let tunnels = || self.status.tunnels.iter();
         let states = tunnels().flat_map(|tunnel| {
-            STATES.map(|state| {
-                let is = flag(tunnel.state == state);
-                ([("tunnel", tunnel.name.as_str()), ("state", state)], is)
+            State::ALL.iter().map(|state| {
+                let is = flag(tunnel.state == *state);
+                (
+                    [("tunnel", tunnel.name.as_str()), ("state", state.name())],
+                    is,
+                )
             })
         });
         families.gauges(
@@ -228,10 +225,12 @@ impl MetricsSnapshot {
             states,
         )?;
         let healths = tunnels().flat_map(|tunnel| {
-            Level::ALL.map(|level| {
-                let is = flag(tunnel.health == level.name());
-                let tunnel = tunnel.name.as_str();
-                ([("tunnel", tunnel), ("health", level.name())], is)
+            Health::ALL.iter().map(|health| {
+                let is = flag(tunnel.health == *health);
+                (
+                    [("tunnel", tunnel.name.as_str()), ("health", health.name())],
+                    is,
+                )
             })
         });
         families.gauges(
@@ -243,7 +242,7 @@ impl MetricsSnapshot {
             "sixxs_tunnel_routing_in_place",
             "Whether a tunnel's rules and routes are in place",
             tunnels().map(|tunnel| {
-                let is = flag(tunnel.routing == "in_place");
+                let is = flag(tunnel.routing == Routing::InPlace);
                 ([("tunnel", tunnel.name.as_str())], is)
             }),
         )

@@ -91,15 +91,12 @@ impl Netlink {
         }
     }
 
-    /// Whether an interface is our TUN device, under any name.
-    pub async fn is_our_tun(&self, index: IfIndex) -> anyhow::Result<bool> {
+    /// Whether an interface is there and ours, under any name.
+    pub async fn is_ours(&self, index: IfIndex) -> anyhow::Result<bool> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
         let found = self.look_up(message).await?;
-        Ok(matches!(
-            found.as_ref().and_then(marked),
-            Some((_, LinkByName::OurTun(_)))
-        ))
+        Ok(found.as_ref().and_then(marked).is_some())
     }
 
     /// Removes interfaces, which must be ours; some may be gone already. Puts them into one group first

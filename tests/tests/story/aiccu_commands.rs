@@ -74,9 +74,14 @@ impl Scenario {
     }
 
     fn answers(&self, index: usize) -> Result<()> {
-        let address = self.fixture.lab.tunnels()[index].plan.address;
+        let tunnel = &self.fixture.lab.tunnels()[index];
+        let address = tunnel.plan.address;
         let pings = probe::ping(self.fixture.lab.outside(), address, 5)?;
-        ensure!(pings.all_answered(), "ping {address}: {pings:?}");
+        ensure!(
+            pings.all_answered(),
+            "ping {address}: {pings:?}; broker: {:?}",
+            tunnel.broker()?.counts()
+        );
         Ok(())
     }
 

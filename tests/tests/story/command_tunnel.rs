@@ -385,6 +385,23 @@ fn a_tunnel_that_a_second_reload_removes_does_not_start() -> Result<()> {
     Ok(())
 }
 
+/// A request stops the tunnel that a reload is about to start.
+#[test]
+fn a_tunnel_that_is_stopped_before_its_reload_is_done_does_not_start() -> Result<()> {
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let notes = Notes::of(&fixture.lab);
+    let up = notes.script("echo new >> $notes");
+    let added = format!("kind = \"command\"\nup = {up}\ndown = []");
+    let meanwhile = || {
+        fixture.program.ok(&["stop", "new0"])?;
+        Ok(())
+    };
+    let is_down = |status: &Status| status.tunnel("new0").state == "down";
+    during_a_reload_that_waits(&fixture, &notes, &added, meanwhile, is_down)?;
+    assert_eq!(notes.read()?, "begun\n");
+    Ok(())
+}
+
 #[test]
 fn a_half_made_interface_is_not_taken_over() -> Result<()> {
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;

@@ -408,7 +408,7 @@ fn what_is_there_is_not_called_missing() {
 /// An account that cannot be read is one fault.
 #[test]
 fn an_account_that_is_wrong_is_told_once() {
-    let none = |file: &str| Err(format!("{file}: no such file"));
+    let none = |file: &str| Err(format!("{file}: no such file").into());
     let empty = |_: &str| Ok(Vec::new().into());
     for (text, files, message) in [
         (

@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use super::{Conf, remove};
-use crate::{control::client, host::files, host::paths::Paths};
+use crate::{
+    control::{api::State, client},
+    host::{files, paths::Paths},
+};
 
 /// Interval for checking the tunnel.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
@@ -45,7 +48,7 @@ pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode>
             _ = terminate.recv() => break stop(paths, conf).await,
             _ = interrupt.recv() => break stop(paths, conf).await,
             _ = look_after.tick() => match conf.tunnel(paths).await {
-                Ok(Some(tunnel)) if tunnel.state != "down" => {}
+                Ok(Some(tunnel)) if tunnel.state != State::Down => {}
                 Ok(_) => break Ok(ExitCode::SUCCESS),
                 Err(error) => break Err(error.context("the daemon is gone, and the tunnel with it")),
             },

@@ -11,9 +11,8 @@ use crate::{
         tic::{self, Goal, Outcome},
     },
     cli::show,
-    control::client::NoDaemon,
-    host::paths::Paths,
-    host::ping::ping,
+    control::{api::State, client::NoDaemon},
+    host::{paths::Paths, ping::ping},
 };
 
 /// One check.
@@ -51,7 +50,7 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
     looks.push(Look {
         what: "tunnel",
         outcome: match &tunnel {
-            Ok(tunnel) if tunnel.state == "up" => Ok(format!("{} is up", tunnel.name)),
+            Ok(tunnel) if tunnel.state == State::Up => Ok(format!("{} is up", tunnel.name)),
             Ok(tunnel) => Err(format!(
                 "{} is {}: {}",
                 tunnel.name,

@@ -43,7 +43,7 @@ use sixxs_core::{
 use super::{broker_overlay, show};
 use crate::{
     bpf::{self, SeenPins},
-    control::api::Status,
+    control::api::{Carrier, Kind, State, Status},
     control::client,
     host::config_file,
     host::kernel_support,
@@ -245,7 +245,8 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
     } = bpf::seen_pins(&paths.pin_dir);
     let has_subtrees = |config: &Config| config.rule_mode == RuleMode::Subtrees;
     let carriers = status.iter().flat_map(|status| &status.tunnels);
-    let mut six_in_four = carriers.filter(|tunnel| tunnel.kind.starts_with("6in4"));
+    let mut six_in_four =
+        carriers.filter(|tunnel| matches!(tunnel.kind, Kind::SixInFour | Kind::SixInFourHeartbeat));
     Host {
         release: kernel_support::release(),
         ipv6: kernel_support::has_ipv6(),
@@ -281,7 +282,7 @@ fn host(paths: &Paths, config: Option<&Config>, status: Option<&Status>) -> Host
             .filter(|config| has_native(config))
             .map(|_| Path::new("/dev/net/tun").exists()),
         sit: six_in_four
-            .any(|tunnel| tunnel.carrier.as_deref() == Some("tun"))
+            .any(|tunnel| tunnel.carrier == Some(Carrier::Tun))
             .then_some(false),
     }
 }
@@ -347,7 +348,10 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The daemon's problems, and the health problems of tunnels that are up.
 fn problems(status: &Status) -> Vec<String> {
-    let tunnels = status.tunnels.iter().filter(|tunnel| tunnel.state == "up");
+    let tunnels = status
+        .tunnels
+        .iter()
+        .filter(|tunnel| tunnel.state == State::Up);
     let reasons = tunnels.flat_map(|tunnel| {
         let reasons = tunnel.health_reasons.iter();
         reasons.map(|reason| format!("{} is {}: {reason}", tunnel.name, tunnel.health))

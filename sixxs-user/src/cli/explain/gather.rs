@@ -21,7 +21,7 @@ use super::arguments::{Asked, BadArgument, address, interface};
 use crate::{
     bpf,
     cli::{broker_overlay, show},
-    control::api::Status,
+    control::api::{State, Status},
     control::client,
     host::config_file,
     host::paths::Paths,
@@ -152,7 +152,7 @@ fn is_unnamed(config: &Config, name: &IfName) -> bool {
 fn is_wanted(status: Option<&Status>, tunnel: &Tunnel) -> bool {
     let said = status.into_iter().flat_map(|status| &status.tunnels);
     let mut own = said.filter(|said| said.name == tunnel.name.as_str());
-    own.all(|said| said.state != "down")
+    own.all(|said| said.state != State::Down)
 }
 
 /// The tunnel that owns a source, by the longest matching address or prefix.

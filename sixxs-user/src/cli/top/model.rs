@@ -9,7 +9,9 @@ use std::{
 
 use super::meter::Meter;
 use crate::{
-    control::api::{About, Alert, Status, Tunnel, Uplink},
+    control::api::{
+        About, Alert, Health, Program, Routing, State, Status, Treatment, Tunnel, Uplink,
+    },
     control::text,
 };
 
@@ -263,21 +265,24 @@ pub(super) fn leaks(tunnel: &Tunnel) -> u64 {
 }
 
 /// A tunnel's condition as one word: its state, or the problem of one that is up.
-pub(super) fn condition(tunnel: &Tunnel) -> &str {
-    match tunnel.state.as_str() {
-        "up" if tunnel.program != "attached" => "no program",
-        "up" if tunnel.routing != "in_place" => "no routes",
-        "up" if tunnel.health == "failing" => "failing",
-        "up" if tunnel.health == "degraded" => "degraded",
-        state => state,
+pub(super) fn condition(tunnel: &Tunnel) -> &'static str {
+    match tunnel.state {
+        State::Up if tunnel.program != Program::Attached => "no program",
+        State::Up if tunnel.routing != Routing::InPlace => "no routes",
+        State::Up if matches!(tunnel.health, Health::Degraded | Health::Failing) => {
+            tunnel.health.name()
+        }
+        state => state.name(),
     }
 }
 
 /// Urgency of a tunnel's condition: 0 none, 1 may resolve by itself, 2 needs action now.
 pub(super) fn badness(tunnel: &Tunnel) -> u8 {
-    match condition(tunnel) {
-        "up" => 0,
-        "down" | "waiting" | "connecting" | "degraded" => 1,
+    let is_complete = tunnel.program == Program::Attached && tunnel.routing == Routing::InPlace;
+    match (tunnel.state, tunnel.health) {
+        (State::Up, Health::Healthy | Health::Unknown) if is_complete => 0,
+        (State::Up, Health::Degraded) if is_complete => 1,
+        (State::Down | State::Waiting | State::Connecting, _) => 1,
         _ => 2,
     }
 }
@@ -294,11 +299,20 @@ fn more(one: Option<f64>, other: Option<f64>) -> Ordering {
 
 fn how_bad(about: &About) -> u8 {
     match about {
-        About::Leak(leak) if leak.treatment.as_deref() == Some("redirected") => 1,
+        About::Leak(leak) if leak.treatment == Some(Treatment::Redirected) => 1,
         About::Leak(_) | About::Problem { .. } => 2,
-        About::Tunnel { state, .. } if matches!(state.as_str(), "failed" | "locked_out") => 2,
-        About::Health { health, .. } if health == "failing" => 2,
-        About::Health { health, .. } if health == "degraded" => 1,
+        About::Tunnel {
+            state: State::Failed | State::LockedOut,
+            ..
+        } => 2,
+        About::Health {
+            health: Health::Failing,
+            ..
+        } => 2,
+        About::Health {
+            health: Health::Degraded,
+            ..
+        } => 1,
         About::Tunnel { .. } | About::Health { .. } | About::Correction { .. } => 0,
     }
 }

@@ -78,8 +78,8 @@ fn in_any_order() {
     let mut model = Model::new(Duration::from_secs(1));
     for second in [0, 1] {
         let mut status = status(&[("c", second), ("a", 3 * second), ("b", 2 * second)]);
-        status.tunnels[1].state = "connecting".into();
-        status.tunnels[2].routing = "missing".into();
+        status.tunnels[1].state = State::Connecting;
+        status.tunnels[2].routing = Routing::Missing;
         status.tunnels[2].proof.answered_percent = Some(50.0);
         status.tunnels[0].proof.answered_percent = Some(100.0);
         status.tunnels[0].leaks.dropped = 100;

@@ -4,6 +4,8 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::value::{Health, State, Treatment};
+
 /// One line of `sixxs alerts --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Alert {
@@ -39,7 +41,7 @@ pub enum About {
         /// The tunnel.
         tunnel: String,
         /// Its new state.
-        state: String,
+        state: State,
         /// The reason, if there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
@@ -48,8 +50,8 @@ pub enum About {
     Health {
         /// The tunnel.
         tunnel: String,
-        /// `healthy`, `degraded` or `failing`.
-        health: String,
+        /// Its new health.
+        health: Health,
         /// The reasons why it is not healthy, the worst first.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         reasons: Vec<String>,
@@ -79,8 +81,8 @@ pub struct Leak {
     pub ports: Option<[u16; 2]>,
     /// Number of packets since the last line of this kind.
     pub packets: u64,
-    /// `redirected`, `dropped`, `observed`, `too_big`, or `no_tunnel` (dropped because the tunnel was missing).
-    pub treatment: Option<String>,
+    /// What became of them.
+    pub treatment: Option<Treatment>,
     /// User ID of the sending socket's owner.
     pub uid: Option<u32>,
     /// Control group of the sending socket, as its inode number.

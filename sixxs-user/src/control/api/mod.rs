@@ -5,6 +5,7 @@
 mod alert;
 mod reload;
 mod status;
+mod value;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub use self::{
         CheckReload, ConfigText, ConnectsNeeded, Preview, Reload, TunnelChanges, UplinkChanges,
     },
     status::{Broker, Echo, InOut, Leaks, Out, Proof, Status, Tunnel, Uplink},
+    value::{Carrier, Health, Hook, Kind, Program, Routing, State, Treatment},
 };
 
 /// The media type of metrics.

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::value::{Carrier, Health, Hook, Kind, Program, Routing, State};
+
 /// `sixxs status --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -42,10 +44,10 @@ pub struct Broker {
 pub struct Tunnel {
     /// The name of its interface.
     pub name: String,
-    /// `interface`, `command`, …
-    pub kind: String,
-    /// `down`, `waiting`, `connecting`, `up`, `locked_out`, `failed`.
-    pub state: String,
+    /// The software that creates its interface.
+    pub kind: Kind,
+    /// Its state.
+    pub state: State,
     /// Whether it is `failed`, and the next attempt is within minutes.
     #[serde(default, skip_serializing_if = "is_false")]
     pub retrying: bool,
@@ -58,15 +60,15 @@ pub struct Tunnel {
     /// The broker's endpoint of a native tunnel: address and port, or only the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The carrier of a native tunnel: `tun` or `sit`.
+    /// The carrier of a native tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub carrier: Option<String>,
+    pub carrier: Option<Carrier>,
     /// The reason for the state, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// `healthy`, `degraded` (replies leave by the tunnel because the programs redirect them) or `failing`.
+    /// Its health.
     #[serde(default)]
-    pub health: String,
+    pub health: Health,
     /// The reasons why it is not healthy, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_reasons: Vec<String>,
@@ -84,10 +86,10 @@ pub struct Tunnel {
     pub table: u32,
     /// MTU of the interface, in bytes.
     pub mtu: Option<u32>,
-    /// `in_place` or `missing`.
-    pub routing: String,
-    /// `attached` or `missing`.
-    pub program: String,
+    /// Whether its rules and routes are there.
+    pub routing: Routing,
+    /// Whether the programs are attached.
+    pub program: Program,
     /// Number of packets on its interface.
     pub packets: InOut,
     /// Number of bytes on its interface, without link layer.
@@ -182,10 +184,10 @@ pub struct Uplink {
     pub name: String,
     /// The index of its interface.
     pub ifindex: Option<u32>,
-    /// `attached` or `missing`.
-    pub program: String,
-    /// `tcx` or `clsact`.
-    pub hook: Option<String>,
+    /// Whether the programs are attached.
+    pub program: Program,
+    /// How the programs are attached.
+    pub hook: Option<Hook>,
     /// Number of packets that left.
     pub packets: Out,
     /// Number of bytes that left, without link layer.

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sixxs_core::config::Remote;
 
-use super::resolve::{resolve, source_for};
+use super::resolve::{Unresolved, resolve, source_for};
 
 /// A path to a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,19 +21,19 @@ pub(super) struct BrokerPath {
 
 impl BrokerPath {
     /// Finds the path to a broker. A broker whose name cannot be resolved is taken to be where it was
-    /// `last`. The error is in words.
+    /// `last`.
     pub(super) async fn find(
         remote: &Remote,
         local4: Option<Ipv4Addr>,
         last: Option<Self>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, NoPath> {
         let address = match (resolve(remote).await, last) {
             (Ok(address), _) => address,
             (Err(_), Some(last)) => last.remote,
-            (Err(reason), None) => return Err(reason),
+            (Err(reason), None) => return Err(reason.into()),
         };
         let source =
-            source_for(address, local4).map_err(|error| no_path(&error, address, local4))?;
+            source_for(address, local4).map_err(|error| NoPath::of(error, address, local4))?;
         Ok(Self {
             remote: address,
             source,
@@ -46,14 +46,36 @@ impl BrokerPath {
     }
 }
 
-fn no_path(error: &io::Error, remote: IpAddr, local4: Option<Ipv4Addr>) -> String {
-    match (error.kind(), local4) {
-        (io::ErrorKind::AddrNotAvailable, Some(local4)) => {
-            format!("this host does not have the address {local4}")
+/// Why there is no path to a broker.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoPath {
+    /// Its name has no address.
+    #[error(transparent)]
+    Unresolved(#[from] Unresolved),
+    /// The configured outer address is not on this host.
+    #[error("this host does not have the address {0}")]
+    NotOurAddress(Ipv4Addr),
+    /// No route leads there.
+    #[error("there is no route to the broker, {0}")]
+    NoRoute(IpAddr),
+    /// Any other error.
+    #[error("reach the broker, {remote}: {error}")]
+    Other {
+        /// The broker.
+        remote: IpAddr,
+        /// The kernel's error.
+        error: io::Error,
+    },
+}
+
+impl NoPath {
+    fn of(error: io::Error, remote: IpAddr, local4: Option<Ipv4Addr>) -> Self {
+        match (error.kind(), local4) {
+            (io::ErrorKind::AddrNotAvailable, Some(local4)) => Self::NotOurAddress(local4),
+            (io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable, _) => {
+                Self::NoRoute(remote)
+            }
+            _ => Self::Other { remote, error },
         }
-        (io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable, _) => {
-            format!("there is no route to the broker, {remote}")
-        }
-        _ => format!("reach the broker, {remote}: {error}"),
     }
 }

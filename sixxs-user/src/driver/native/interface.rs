@@ -55,10 +55,7 @@ impl NativeTunnel {
                     return;
                 }
                 End::InterfaceLost => {
-                    // It may have another name by now.
-                    if let Err(error) = self.remove_interface().await {
-                        debug!("{}: {error:#}", self.context.name);
-                    }
+                    self.remove_lost().await;
                     self.context.fd_store.forget(&self.context.name);
                     drop(device);
                     // Another program that removed it may remove the next one too.
@@ -116,8 +113,11 @@ impl NativeTunnel {
             self.interface = Some(index);
             self.context.status.set_made(true);
             let made = Instant::now();
-            self.run(index, &mut carrier).await;
+            let end = self.run(index, &mut carrier).await;
             self.context.status.set_made(false);
+            if matches!(end, End::InterfaceLost) {
+                self.remove_lost().await;
+            }
             // Another program that removed it may remove the next one too.
             sleep(backoff.lost(made.elapsed())).await;
         }
@@ -167,16 +167,23 @@ impl NativeTunnel {
         Ok(device)
     }
 
-    /// Removes our interface, if there is one.
+    /// Removes our interface, if there is one, under any name.
     pub(super) async fn remove_interface(&mut self) -> anyhow::Result<()> {
-        let Some(index) = self.interface.take() else {
+        let Some(index) = self.interface else {
             return Ok(());
         };
-        let netlink = Netlink::open()?;
-        match netlink.there(&self.context.name).await? {
-            LinkByName::OurSit(found) if found == index => self.remover.remove(index).await,
-            _ if netlink.is_our_tun(index).await? => self.remover.remove(index).await,
-            _ => Ok(()),
+        if Netlink::open()?.is_ours(index).await? {
+            self.remover.remove(index).await?;
+        }
+        // Only now: this may be dropped while it waits, and is called again then.
+        self.interface = None;
+        Ok(())
+    }
+
+    /// Removes our interface after it was lost: it may only have another name.
+    async fn remove_lost(&mut self) {
+        if let Err(error) = self.remove_interface().await {
+            debug!("{}: {error:#}", self.context.name);
         }
     }
 }

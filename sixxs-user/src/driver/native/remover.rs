@@ -2,7 +2,7 @@
 //!
 //! Tasks: one, which ends with the thread of the tunnels.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sixxs_core::types::IfIndex;
 use tokio::{
@@ -19,7 +19,7 @@ const WAITING: usize = 1024;
 const GATHER: Duration = Duration::from_millis(5);
 
 /// An interface, and where the outcome goes.
-type Doomed = (IfIndex, oneshot::Sender<Result<(), String>>);
+type Doomed = (IfIndex, oneshot::Sender<Result<(), Arc<anyhow::Error>>>);
 
 /// Removes interfaces.
 #[derive(Clone)]
@@ -42,7 +42,8 @@ impl Remover {
         if self.doomed.send((index, answer)).await.is_err() {
             return Ok(());
         }
-        outcome.await.unwrap_or(Ok(())).map_err(anyhow::Error::msg)
+        let outcome = outcome.await.unwrap_or(Ok(()));
+        outcome.map_err(|shared| anyhow::anyhow!("{shared:#}"))
     }
 }
 
@@ -55,7 +56,7 @@ async fn remove_together(mut waiting: mpsc::Receiver<Doomed>) {
         }
         let indices: Vec<_> = doomed.iter().map(|(index, _)| *index).collect();
         let removed = async { Netlink::open()?.delete_links(&indices).await };
-        let outcome = removed.await.map_err(|error| format!("{error:#}"));
+        let outcome = removed.await.map_err(Arc::new);
         for (_, answer) in doomed {
             // The tunnel may have ended.
             let _unread = answer.send(outcome.clone());

@@ -12,8 +12,27 @@ use tokio::{net::lookup_host, time::timeout};
 /// Limit for a name server to answer.
 const LOOKUP: Duration = Duration::from_secs(10);
 
-/// Resolves the broker's address. The error is in words.
-pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, String> {
+/// Why a broker's name has no address.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unresolved {
+    /// The name exists, without an address.
+    #[error("{0} has no address")]
+    NoAddress(String),
+    /// The lookup failed.
+    #[error("look up {name}: {error}")]
+    Failed {
+        /// The name.
+        name: String,
+        /// The resolver's error.
+        error: io::Error,
+    },
+    /// No name server answered in time.
+    #[error("look up {0}: no answer for {limit} s", limit = LOOKUP.as_secs())]
+    TimedOut(String),
+}
+
+/// Resolves the broker's address.
+pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, Unresolved> {
     let name = match remote {
         Remote::Address(address) => return Ok(*address),
         Remote::Name(name) => name,
@@ -21,13 +40,13 @@ pub(super) async fn resolve(remote: &Remote) -> Result<IpAddr, String> {
     match timeout(LOOKUP, lookup_host((name.as_str(), 0))).await {
         Ok(Ok(mut addresses)) => match addresses.next() {
             Some(address) => Ok(address.ip()),
-            None => Err(format!("{name} has no address")),
+            None => Err(Unresolved::NoAddress(name.clone())),
         },
-        Ok(Err(error)) => Err(format!("look up {name}: {error}")),
-        Err(_) => Err(format!(
-            "look up {name}: no answer for {} s",
-            LOOKUP.as_secs()
-        )),
+        Ok(Err(error)) => Err(Unresolved::Failed {
+            name: name.clone(),
+            error,
+        }),
+        Err(_) => Err(Unresolved::TimedOut(name.clone())),
     }
 }
 

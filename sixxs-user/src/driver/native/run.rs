@@ -6,7 +6,7 @@ use sixxs_core::{
     broker::link::{Interruption, Link, Next, Slot},
     config::Remote,
     tunnel::{DriverState, LockedOut},
-    types::IfIndex,
+    types::{IfIndex, IfName},
 };
 use tokio::{
     sync::watch,
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     broker::connects::{self, Wait},
     host::clock::time_of_day,
+    netlink::{Netlink, owned_links::LinkByName},
 };
 
 /// The clock is read at least this often: timers stand still while the machine sleeps.
@@ -30,6 +31,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(15);
 
 /// A slot is requested again after this time: the clock or the record of connects may have changed.
 const SLOT_AGAIN: Duration = Duration::from_secs(60);
+
+/// A scan finds a new interface within this time.
+const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a link has ended.
 pub(super) enum End {
@@ -49,8 +53,9 @@ impl NativeTunnel {
     /// Keeps the link of a carrier, whose interface has this index.
     pub(super) async fn run<C: Carrier>(&mut self, index: IfIndex, carrier: &mut C) -> End {
         let mut observed = self.observed.clone();
+        let name = self.context.name.clone();
         tokio::select! {
-            () = interface_lost(&mut observed, index) => End::InterfaceLost,
+            () = interface_lost(&mut observed, (&name, index)) => End::InterfaceLost,
             end = self.keep_link(carrier) => end,
         }
     }
@@ -111,7 +116,7 @@ impl NativeTunnel {
         };
         self.context
             .status
-            .set_endpoint(carrier.ends().endpoint(path), C::NAME);
+            .set_endpoint(carrier.ends().endpoint(path), C::KIND);
         match self.carry_on(carrier, &mut open, path).await {
             Ok(stopped) => stopped,
             Err(error) => {
@@ -151,16 +156,40 @@ impl NativeTunnel {
     }
 }
 
-/// Waits until our interface is gone or renamed, after a scan has found it once.
-async fn interface_lost(observed: &mut watch::Receiver<Option<IfIndex>>, index: IfIndex) {
+/// Waits until our interface is gone or renamed. Scans report it, once one has found it.
+async fn interface_lost(
+    observed: &mut watch::Receiver<Option<IfIndex>>,
+    (name, index): (&IfName, IfIndex),
+) {
     let is_ours = |observed: &Option<IfIndex>| *observed == Some(index);
     let lost = async {
-        observed.wait_for(is_ours).await?;
-        observed.wait_for(|observed| !is_ours(observed)).await
+        loop {
+            match timeout(FOUND_WITHIN, observed.wait_for(is_ours)).await {
+                Ok(found) => break found.map(|_| ())?,
+                // It may have been removed before the first scan.
+                Err(_) if is_lost(name, index).await => return Ok(()),
+                Err(_) => {}
+            }
+        }
+        let lost = observed.wait_for(|observed| !is_ours(observed)).await;
+        lost.map(|_| ())
     };
     if lost.await.is_err() {
         // The handle is dropped: the missing order ends the tunnel.
         std::future::pending::<()>().await;
+    }
+}
+
+/// Whether the interface that this program made with this name and index is gone.
+async fn is_lost(name: &IfName, index: IfIndex) -> bool {
+    let there = async { Netlink::open()?.there(name).await };
+    match there.await {
+        Ok(LinkByName::OurTun(found) | LinkByName::OurSit(found)) => found != index,
+        Ok(LinkByName::Nothing | LinkByName::Others) => true,
+        Err(error) => {
+            debug!("{name}: {error:#}");
+            false
+        }
     }
 }
 
@@ -236,7 +265,7 @@ mod tests {
         rc::Rc,
     };
 
-    use sixxs_core::broker::connects::Limit;
+    use sixxs_core::{broker::connects::Limit, tunnel::CarrierKind};
 
     use super::*;
     use crate::{
@@ -258,7 +287,7 @@ mod tests {
     }
 
     impl Carrier for FakeCarrier {
-        const NAME: &'static str = "fake";
+        const KIND: CarrierKind = CarrierKind::Tun;
 
         type Open = ();
 

@@ -150,6 +150,11 @@ fn subjects(count: u32) -> Vec<Subject> {
             Direction::Egress,
             echo(own, outside, ECHO_REPLY),
         ),
+        // May be an outer packet of the tunnel itself, which takes another look.
+        Subject {
+            target: None,
+            ..counted("UDP counted at egress", Direction::Egress, from(own))
+        },
         Subject {
             name: "leak redirected",
             role: Role::Uplink,

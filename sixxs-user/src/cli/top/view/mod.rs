@@ -272,7 +272,7 @@ fn detail(tunnel: &Tunnel, place: usize, all: usize) -> String {
     parts.extend(tunnel.reason.clone());
     parts.extend(tunnel.health_reasons.iter().cloned());
     parts.extend(tunnel.until.as_ref().map(|until| format!("until {until}")));
-    parts.push(tunnel.kind.clone());
+    parts.push(tunnel.kind.to_string());
     parts.extend(tunnel.endpoint.as_ref().map(|to| format!("to {to}")));
     parts.extend(tunnel.addresses.iter().map(ToString::to_string));
     parts.extend(tunnel.prefixes.iter().cloned());

@@ -10,7 +10,7 @@ use super::{
     theme::{Meaning, Theme},
     words,
 };
-use crate::control::api::{Tunnel, Uplink};
+use crate::control::api::{Program, Tunnel, Uplink};
 
 /// A column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,10 +229,10 @@ impl Columns {
     ) -> Line<'static> {
         self.line(" ", Meaning::Plain, theme, |column, width| match column {
             Column::Name => (uplink.name.clone(), Meaning::Plain),
-            Column::State if uplink.program == "attached" => {
-                (uplink.program.clone(), Meaning::Good)
-            }
-            Column::State => (uplink.program.clone(), Meaning::Bad),
+            Column::State => match uplink.program {
+                Program::Attached => (uplink.program.to_string(), Meaning::Good),
+                Program::Missing | Program::Unknown => (uplink.program.to_string(), Meaning::Bad),
+            },
             Column::Out => quiet_zero(meters.bytes_out.rate(), words::bytes),
             Column::History => {
                 let history = meters.bytes_out.history(model.at(), width);

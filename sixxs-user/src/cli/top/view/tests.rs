@@ -267,6 +267,7 @@ fn nobody_steers_the_terminal() {
     let mut app = app(&named(&["\x1b[31m", "sixxs1"]), |status| {
         status["problems"] = json!([evil]);
         status["tunnels"][0]["state"] = evil.clone().into();
+        status["tunnels"][0]["endpoint"] = evil.clone().into();
         status["tunnels"][0]["reason"] = evil.clone().into();
         status["uplinks"][0]["program"] = evil.clone().into();
     });

@@ -12,10 +12,10 @@ use sixxs_core::{
         link::Interruption,
     },
     config::{Ayiya, Tunnel},
-    tunnel::DriverState,
+    tunnel::{CarrierKind, DriverState},
 };
 
-use super::{Carried, Carrier, LinkEnds, TUN, TURN};
+use super::{Carried, Carrier, LinkEnds, TURN};
 use crate::{
     driver::{
         StatusSender,
@@ -125,7 +125,7 @@ impl<'a> AyiyaCarrier<'a> {
 }
 
 impl Carrier for AyiyaCarrier<'_> {
-    const NAME: &'static str = TUN;
+    const KIND: CarrierKind = CarrierKind::Tun;
 
     type Open = Open;
 

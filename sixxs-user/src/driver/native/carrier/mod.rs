@@ -16,6 +16,7 @@ use std::{
 use sixxs_core::{
     broker::link::Interruption,
     config::{Remote, SixInFour},
+    tunnel::CarrierKind,
 };
 
 pub(super) use ayiya::AyiyaCarrier;
@@ -29,9 +30,6 @@ use super::{
 
 /// Limit of batches in one direction, before the other direction and other tunnels get their turn.
 const TURN: usize = 4;
-
-/// The name in the status, where this process carries the packets.
-const TUN: &str = "tun";
 
 /// The result of moving packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +92,8 @@ fn heartbeats(
 
 /// Carries packets between an interface and a broker.
 pub(super) trait Carrier {
-    /// Its name in the status.
-    const NAME: &'static str;
+    /// Its kind.
+    const KIND: CarrierKind;
 
     /// Sockets, and all that ends with them.
     type Open;

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use sixxs_core::{
     broker::link::Interruption,
     config::{SixInFour, Tunnel},
-    tunnel::DriverState,
+    tunnel::{CarrierKind, DriverState},
 };
 
 use super::{Carried, Carrier, LinkEnds, heartbeats};
@@ -30,7 +30,7 @@ impl<'a> SitCarrier<'a> {
 }
 
 impl Carrier for SitCarrier<'_> {
-    const NAME: &'static str = "sit";
+    const KIND: CarrierKind = CarrierKind::Sit;
 
     type Open = Option<HeartbeatSender>;
 

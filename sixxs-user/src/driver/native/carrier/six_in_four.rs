@@ -14,12 +14,12 @@ use sixxs_core::{
         path_mtu::{self, Budget},
     },
     config::{SixInFour, Tunnel},
-    tunnel::DriverState,
+    tunnel::{CarrierKind, DriverState},
     types::Mtu,
 };
 use tracing::debug;
 
-use super::{Carried, Carrier, LinkEnds, TUN, TURN, heartbeats};
+use super::{Carried, Carrier, LinkEnds, TURN, heartbeats};
 use crate::{
     driver::{
         StatusSender,
@@ -159,7 +159,7 @@ impl<'a> SixInFourCarrier<'a> {
 }
 
 impl Carrier for SixInFourCarrier<'_> {
-    const NAME: &'static str = TUN;
+    const KIND: CarrierKind = CarrierKind::Tun;
 
     type Open = Open;
 
