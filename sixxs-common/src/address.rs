@@ -190,6 +190,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_bit_of_an_address_counts() {
+        let base = 0x2001_0db8_000a_0000_0000_0000_0000_0002_u128;
+        let address = |number: u128| Address::from_octets(number.to_be_bytes());
+        for place in 0..128 {
+            let bit = 1 << (127 - place);
+            // The second pair differs by the same bit in both halves.
+            for other in [base ^ bit, base ^ bit ^ bit.rotate_left(64)] {
+                assert_ne!(address(base).difference(address(other)), 0, "{place}");
+            }
+            for bits in 0..=128 {
+                let prefix = Prefix::new(address(base), bits);
+                let is_within = address(base ^ bit).within(&prefix);
+                assert_eq!(is_within, bits <= place, "{bits} {place}");
+            }
+        }
+        let longest = Prefix::new(address(base), 128);
+        assert_eq!(Prefix::new(address(base), 129), longest);
+        assert_eq!(Prefix::new(address(base), u8::MAX), longest);
+    }
+
+    #[test]
+    fn multicast_is_ff00_with_eight_bits() {
+        for (text, expected) in [("ff00::", true), ("ff0e::1", true), ("fe80::1", false)] {
+            assert_eq!(address(text).is_multicast(), expected, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn within_agrees_with_arithmetic(a: u128, b: u128, bits in 0u8..=128) {

@@ -224,4 +224,21 @@ mod tests {
             assert_eq!(decide(Err(NoIpv6::Malformed), exit, &host), Verdict::Unparsed);
         }
     }
+
+    #[test]
+    fn an_interface_of_unknown_role_counts_as_an_uplink() {
+        for (role, expected) in [
+            (Role::Uplink.raw(), Exit::Uplink(2)),
+            (Role::Tunnel.raw(), Exit::Tunnel(5)),
+            (0, Exit::Uplink(2)),
+        ] {
+            let interface = Interface {
+                ifindex: 2,
+                slot: 5,
+                role,
+                ..Interface::default()
+            };
+            assert_eq!(Exit::of(&interface), expected, "{role}");
+        }
+    }
 }

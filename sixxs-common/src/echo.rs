@@ -213,6 +213,46 @@ mod tests {
     }
 
     #[test]
+    fn a_request_waits_until_the_patience_ends() {
+        let [one, two] = [1, 2].map(|message| tag(address(1), address(2), message));
+        for (passed, again, other) in [
+            (
+                REQUEST_LIFETIME_NS - 1,
+                Watched::Repeated,
+                Watched::Evicted(3),
+            ),
+            (REQUEST_LIFETIME_NS, Watched::New, Watched::New),
+        ] {
+            let mut place = Pending::default();
+            assert_eq!(place.watch(one, 3, 100), Watched::New);
+            assert_eq!({ place }.watch(one, 3, 100 + passed), again);
+            assert_eq!(place.watch(two, 4, 100 + passed), other);
+            assert_eq!((place.tag, place.slot), (two, 4));
+        }
+    }
+
+    /// The words of a request are the coefficients of a polynomial, here by Horner's method. It is the same
+    /// in all versions, since the entries of one serve the next.
+    #[test]
+    fn a_tag_is_a_polynomial_of_all_words() {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        for words in [
+            [1, 2, 3, 4, 5],
+            [u64::MAX, 0, u64::MAX, 0, 7],
+            [0x20, 1 << 63, 0x30, 1 << 62, u32::MAX.into()],
+        ] {
+            let [a, b, c, d, message] = words;
+            let sum = words.iter().fold(0_u64, |sum, word| {
+                sum.wrapping_add(*word).wrapping_mul(GOLDEN)
+            });
+            let mixed = (sum ^ (sum / (1 << 29))).wrapping_mul(GOLDEN);
+            let [local, remote] = [[a, b], [c, d]].map(Address::from_words);
+            let message = u32::try_from(message).unwrap();
+            assert_eq!(tag(local, remote, message), mixed / 2 * 2 + 1);
+        }
+    }
+
+    #[test]
     fn tags_differ_and_spread() {
         let mut tags = BTreeSet::new();
         let mut entries = BTreeSet::new();

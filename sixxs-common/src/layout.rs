@@ -512,4 +512,85 @@ mod tests {
         assert!(state.may_need_steering(10 + STEER_NS - 1));
         assert!(!state.may_need_steering(10 + STEER_NS));
     }
+
+    #[test]
+    fn an_interface_has_its_own_places_in_the_table() {
+        for (ifindex, first) in [
+            (0, 0),
+            (5, 5),
+            (INTERFACES - 1, INTERFACES - 1),
+            (INTERFACES, 0),
+            (3 * INTERFACES + 7, 7),
+            (u32::MAX, INTERFACES - 1),
+        ] {
+            let places = (0..PROBES).map(|probe| probe_index(ifindex, probe));
+            let expected = (first..first + PROBES).map(|place| place % INTERFACES);
+            assert!(places.eq(expected), "{ifindex}");
+        }
+    }
+
+    #[test]
+    fn a_source_tells_whose_it_is_and_what_is_behind_it() {
+        // its entry, whether packets to it arrive here, and whether it is this host's address
+        for (source, is_here, is_address) in [
+            (Source::new(511, 128, 0), true, true),
+            (Source::new(511, 127, 0), true, false),
+            (Source::new(511, 16, 0), true, false),
+            (Source::new(511, 15, 0), false, false),
+            (Source::far_end(511), false, false),
+        ] {
+            assert_eq!(source.slot(), 511, "{source:?}");
+            assert_eq!(source.is_here(), is_here, "{source:?}");
+            assert_eq!(source.is_address(), is_address, "{source:?}");
+        }
+        assert!(!Source::NONE.is_here());
+        assert!(Source::NONE.slot() >= SLOTS);
+    }
+
+    #[test]
+    fn a_cached_lookup_is_of_one_address_and_one_generation() {
+        let entry = CachedLookup {
+            address: Address::from_words([6, 9]),
+            generation: 6,
+            source: Source::NONE,
+        };
+        for (words, generation, expected) in [
+            ([6, 9], 6, true),
+            ([7, 9], 6, false),
+            ([6, 8], 6, false),
+            ([6, 9], 7, false),
+            // Both differ, and by the same bit.
+            ([7, 9], 7, false),
+        ] {
+            let is_valid_for = entry.is_valid_for(Address::from_words(words), generation);
+            assert_eq!(is_valid_for, expected, "{words:?} {generation}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_direct_destination_begins_with_the_slot() {
+        let octets = *b"0123456789abcdef";
+        let key = direct_key(0x0102_0304, Address::from_octets(octets));
+        let (slot, address) = key.split_at(DIRECT_SLOT_BITS as usize / 8);
+        assert_eq!((slot, address), (&[1, 2, 3, 4][..], &octets[..]));
+    }
+
+    #[test]
+    fn a_flow_counts_as_outer_packets_for_a_time() {
+        for (recursive_until, now_ns, expected) in [
+            (0, 0, false),
+            (0, 1, false),
+            (3, 0, true),
+            (3, 2_999_999_999, true),
+            (3, 3_000_000_000, false),
+            (u32::MAX, 4_294_967_294_999_999_999, true),
+        ] {
+            let record = FlowRecord {
+                recursive_until,
+                ..FlowRecord::default()
+            };
+            let found = record.is_recursive(now_ns);
+            assert_eq!(found, expected, "{recursive_until} {now_ns}");
+        }
+    }
 }

@@ -456,6 +456,166 @@ mod tests {
         assert!(!growth.record_growth(9, 100, 2 * second) && growth.key == 7);
     }
 
+    #[test]
+    fn what_waits_for_answers_carries_nothing() {
+        for (protocol, expected) in [(TCP, false), (ICMPV6, false), (UDP, true), (GRE, true)] {
+            assert_eq!(may_carry(protocol), expected, "{protocol}");
+        }
+    }
+
+    /// A bit that did not count would make two flows one.
+    #[test]
+    fn keys_differ_in_each_field_and_spread() {
+        let mut places = [0; FLOWS_PER_TUNNEL as usize];
+        for field in 0..6 {
+            let mut keys = std::collections::BTreeSet::new();
+            let changes = (0..64).map(|bit| 1_u64 << bit).chain([0]);
+            for change in changes {
+                let mut words = [0x2001_0db8, 7, 0x2001_0db9, 9, 17, 0x1234_5678];
+                words[field] ^= change;
+                let [a, b, c, d, protocol, ports] = words;
+                let (Ok(protocol), Ok(ports)) = (u8::try_from(protocol), u32::try_from(ports))
+                else {
+                    continue;
+                };
+                let [source, destination] = [[a, b], [c, d]].map(Address::from_words);
+                let key = key(source, destination, protocol, ports);
+                assert!(keys.insert(key), "{field} {change:#x}");
+                places[entry_index(0, key) as usize] += 1;
+            }
+        }
+        // 38 flows at each place would be even.
+        assert!(
+            places.iter().all(|count| (15..75).contains(count)),
+            "{places:?}"
+        );
+        let ends = [[1, 2], [3, 4]].map(Address::from_words);
+        let [there, back] = [(0, 1), (1, 0)].map(|(from, to)| key(ends[from], ends[to], UDP, 0));
+        assert_ne!(there, back);
+    }
+
+    /// Both ends have to be the same, also if they differ by the same bit.
+    #[test]
+    fn packets_of_neighbours_are_no_outer_packets() {
+        for (from, to, expected) in [
+            (OURS, ENDPOINT, true),
+            ("2001:db8:a::3", ENDPOINT, false),
+            (OURS, "2001:db8:c0::", false),
+            ("2001:db8:a::3", "2001:db8:c0::", false),
+            (ENDPOINT, OURS, false),
+        ] {
+            let inner = packet(from, to, UDP, &[0; 8]);
+            let outer = around(ENDPOINT, OURS, UDP, 8, &inner);
+            assert_eq!(nested(&outer), expected, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn only_so_many_packets_are_looked_into() {
+        let mut bytes = packet(OURS, ENDPOINT, UDP, &[0; 8]);
+        for depth in 1..=4 {
+            // Rings of this many tunnels, of which the packet crosses the first one again.
+            let ring = around(ENDPOINT, OURS, UDP, 8, &bytes);
+            assert_eq!(nested(&ring), depth <= 2, "{depth}");
+            let other = format!("2001:db8:b::{depth}");
+            bytes = around(ENDPOINT, &other, UDP, 8, &bytes);
+        }
+    }
+
+    /// The growth of a flow is proved at the fifth equal step.
+    #[test]
+    fn the_fifth_equal_step_is_the_proof() {
+        for (step, expected) in [(39, None), (40, Some(5)), (400, Some(5)), (401, None)] {
+            let mut growth = Growth::default();
+            let proof = (0..20).position(|round| growth.record_growth(7, 100 + round * step, 1000));
+            assert_eq!(proof, expected, "{step}");
+        }
+    }
+
+    #[test]
+    fn growth_has_a_second_from_its_first_packet() {
+        const SECOND: u64 = 1_000_000_000;
+        for (last, expected) in [(SECOND, true), (SECOND + 1, false)] {
+            let mut growth = Growth::default();
+            let mut found = false;
+            for (round, size) in (0..=6).zip((100..).step_by(48)) {
+                let now = 1000 + if round == 6 { last } else { round };
+                found = growth.record_growth(7, size, now);
+            }
+            assert_eq!(found, expected, "{last}");
+        }
+        // Packets of the flow that entered the tunnel are counted.
+        let mut growth = Growth::default();
+        for size in [100, 100, 90, 148] {
+            growth.record_growth(7, size, 1000);
+        }
+        let Growth {
+            passed,
+            longest,
+            step,
+            equal_steps: rounds,
+            ..
+        } = growth;
+        assert_eq!((passed, longest, step, rounds), (4, 148, 48, 1));
+    }
+
+    #[test]
+    fn a_verdict_holds_for_a_minute() {
+        const MINUTE: u64 = 60_000_000_000;
+        let begin = 5_000_000_000;
+        let mut growth = Growth {
+            longest: 200,
+            step: 48,
+            ..Growth::default()
+        };
+        growth.mark_recursive(7, false, begin, 100);
+        let mut held = growth;
+        let recursion = Some(FlowVerdict::Recursion);
+        assert_eq!(
+            held.known_verdict(7, 152, begin + MINUTE - 1, || 200),
+            recursion
+        );
+        assert_eq!(held.known_verdict(7, 152, begin + MINUTE, || 200), None);
+        // Acquitted, because it grows on: for a minute from then.
+        let mut free = growth;
+        let passes = Some(FlowVerdict::Passes);
+        let then = begin + 10;
+        assert_eq!(free.known_verdict(7, 248, then, || 200), passes);
+        assert_eq!(
+            free.known_verdict(7, 152, then + MINUTE - 1, || 200),
+            passes
+        );
+        assert!(!free.record_growth(9, 100, then + MINUTE - 1) && free.key == 7);
+        assert_eq!(free.known_verdict(7, 152, then + MINUTE, || 200), None);
+        assert!(!free.record_growth(9, 100, then + MINUTE) && free.key == 9);
+    }
+
+    /// Each outer packet has its cause: a packet of another flow, or one that was in transit.
+    #[test]
+    fn one_packet_more_than_its_causes_is_allowed() {
+        for (passed, others, dropped, expected) in [
+            (0, 0, 1, FlowVerdict::Passes),
+            (1, 0, 1, FlowVerdict::Recursion),
+            (0, 1, 1, FlowVerdict::Recursion),
+            (2, 0, 3, FlowVerdict::Passes),
+            (1, 2, 3, FlowVerdict::Recursion),
+            (0, 2, 3, FlowVerdict::Passes),
+            // Only powers of two are compared.
+            (0, 0, 4, FlowVerdict::Recursion),
+        ] {
+            let mut growth = Growth {
+                passed,
+                longest: 500,
+                step: 48,
+                ..Growth::default()
+            };
+            growth.mark_recursive(7, false, 1000, 100);
+            growth.dropped = dropped;
+            let found = growth.known_verdict(7, 100, 2000, || 100 + others);
+            assert_eq!(found, Some(expected), "{passed} {others} {dropped}");
+        }
+    }
+
     proptest! {
         /// Arbitrary bytes cause no panic.
         #[test]

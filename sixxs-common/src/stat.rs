@@ -163,4 +163,12 @@ mod tests {
         assert_eq!(Stat::InPackets.combined([&one, &two]), 7);
         assert_eq!(Stat::LastReplyOut.combined([&one, &two]), 40);
     }
+
+    #[test]
+    fn only_times_are_called_so() {
+        for stat in Stat::ALL {
+            let is_called_so = stat.name().ends_with("_ns");
+            assert_eq!(stat.is_time(), is_called_so, "{}", stat.name());
+        }
+    }
 }

@@ -300,4 +300,27 @@ mod tests {
         assert_eq!(OnLeak::try_from(3), Err(Unknown));
         assert_eq!("panic".parse::<OnLeak>(), Err(Unknown));
     }
+
+    #[test]
+    fn each_treatment_has_its_counter() {
+        for (treatment, counter) in [
+            (Treatment::Redirected, "leaks_redirected"),
+            (Treatment::Dropped, "leaks_dropped"),
+            (Treatment::Observed, "leaks_observed"),
+            (Treatment::TooBig, "leaks_too_big"),
+            (Treatment::TooBigDropped, "leaks_too_big"),
+            (Treatment::NoTunnel, "leaks_dropped"),
+            (Treatment::Recursion, "recursions"),
+        ] {
+            assert_eq!(treatment.stat().name(), counter, "{treatment:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_printed_as_it_is_written() {
+        for policy in OnLeak::ALL {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        assert_eq!(Unknown.to_string(), "no such treatment");
+    }
 }

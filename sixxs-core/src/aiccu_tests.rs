@@ -238,3 +238,45 @@ proptest! {
         prop_assert!(!shown.contains("hunter2"), "{}", shown);
     }
 }
+
+#[test]
+fn values_at_the_edges_of_what_is_read_or_shown() {
+    let at_most = "username u\n".to_owned() + &"#".repeat(MAX_BYTES - 11 - 11) + "\npassword x";
+    assert_eq!(at_most.len(), MAX_BYTES);
+    assert!(read(&at_most).is_ok());
+    assert!(read(&(at_most + "\n")).is_err());
+    let line = |length: usize| format!("username u\npassword {}\n", "x".repeat(length - 9));
+    assert!(read(&line(MAX_LINE_BYTES)).is_ok());
+    assert!(read(&line(MAX_LINE_BYTES + 1)).is_err());
+    let (short, long) = ("é".repeat(40), "é".repeat(41));
+    for (value, shown) in [
+        (&short, format!("{short:?}")),
+        (&long, "a long value".to_owned()),
+    ] {
+        let refused = read(&format!("{MINIMAL}pidfile {value}\n")).unwrap_err();
+        assert!(refused.ends_with(&format!("found {shown}")), "{refused}");
+    }
+    // A key that is not known is shown if it can be none but a key.
+    let key = "k".repeat(32);
+    for (line, is_shown) in [
+        (format!("{key} x"), true),
+        (format!("{key}k x"), false),
+        ("a-b_c x".to_owned(), true),
+        ("a+b x".to_owned(), false),
+        ("word".to_owned(), false),
+    ] {
+        let notes = notes(&read(&format!("{MINIMAL}{line}\n")).unwrap());
+        assert_eq!(notes.len(), 1);
+        assert_eq!(notes[0].contains("unknown key"), is_shown, "{line}");
+    }
+}
+
+/// Its value is not complained of a second time, as missing.
+#[test]
+fn an_invalid_value_is_told_once() {
+    for key in ["username", "password"] {
+        let text = MINIMAL.replace(key, &format!("{key}\t"));
+        let refused = read(&text).unwrap_err();
+        assert_eq!(refused.lines().count(), 1, "{refused}");
+    }
+}

@@ -279,4 +279,52 @@ mod tests {
                 .is_some()
         );
     }
+
+    /// Alerts of one kind share a cause once there are very many of them.
+    #[test]
+    fn kinds_do_not_share_their_causes() {
+        let mut flood = AlertLimiter::default();
+        let now = seconds(0);
+        let mut is_told = |kind: &str, number: usize, is_bounded| {
+            let key = AlertKey {
+                kind: kind.to_owned(),
+                text: number.to_string(),
+                at_once: 1,
+                is_bounded,
+            };
+            flood.admit(now, key, number, |_, after| after).is_some()
+        };
+        // Bounded causes do not count, however many there are.
+        assert!((0..2 * MAX_SEPARATE).all(|number| is_told("leak", number, true)));
+        assert!((0..MAX_SEPARATE).all(|number| is_told("leak", 1000 + number, false)));
+        // From here on they are one cause, whose first alert is reported.
+        assert!(is_told("leak", 2000, false));
+        assert!(!is_told("leak", 2001, false));
+        assert!(is_told("problem", 2001, false), "another kind");
+        assert!(is_told("leak", 2002, true), "a bounded one");
+    }
+
+    #[test]
+    fn a_quiet_cause_starts_again_at_its_time() {
+        for (pause, is_told) in [(9, false), (10, true)] {
+            let mut flood = AlertLimiter::default();
+            assert_eq!(flood.admit(seconds(5), of("one"), 1, |_, b| b), Some(1));
+            let again = flood.admit(seconds(5 + pause), of("one"), 2, |_, b| b);
+            assert_eq!(again.is_some(), is_told, "{pause}");
+            assert_eq!(flood.has_more(), !is_told);
+        }
+    }
+
+    #[test]
+    fn none_at_once_means_one() {
+        let mut flood = AlertLimiter::default();
+        let key = AlertKey {
+            at_once: 0,
+            ..of("one")
+        };
+        assert_eq!(flood.admit(seconds(0), key.clone(), 1, |_, b| b), Some(1));
+        assert_eq!(flood.admit(seconds(0), key, 2, |_, b| b), None);
+        assert_eq!(flood.rest(), [(2, 0)]);
+        assert!(!flood.has_more());
+    }
 }

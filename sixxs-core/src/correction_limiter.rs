@@ -221,4 +221,59 @@ mod tests {
             assert!(problem.starts_with(&begins), "{problems:#?}");
         }
     }
+
+    #[test]
+    fn a_summary_is_due_until_it_is_told() {
+        let mut contest = CorrectionLimiter::default();
+        for _ in 0..BURST {
+            assert!(contest.corrected(seconds(0), None));
+            assert!(!contest.has_more());
+        }
+        assert!(!contest.corrected(seconds(0), None));
+        assert!(contest.has_more());
+        assert_eq!(contest.summary(seconds(9)), None);
+        assert!(contest.has_more());
+        let summary = contest.summary(seconds(10));
+        let expected = Summary {
+            corrections: 1,
+            by: None,
+        };
+        assert_eq!(summary, Some(expected));
+        assert!(!contest.has_more());
+        let problem = contest.problem(seconds(29)).unwrap_or_default();
+        assert!(problem.starts_with("other software keeps"), "{problem}");
+        assert_eq!(contest.problem(seconds(30)), None);
+    }
+
+    #[test]
+    fn one_more_may_be_told_each_second() {
+        let mut contest = CorrectionLimiter::default();
+        let mut told = |now, count| {
+            let now = Duration::from_millis(now);
+            (0..count).filter(|_| contest.corrected(now, None)).count()
+        };
+        assert_eq!(told(0, 30), 20);
+        assert_eq!(told(999, 5), 0);
+        assert_eq!(told(1000, 5), 1);
+        assert_eq!(told(4500, 5), 3);
+        assert_eq!(told(5400, 5), 0);
+        assert_eq!(told(5500, 5), 1);
+        assert_eq!(told(100_000, 30), 20);
+    }
+
+    #[test]
+    fn others_of_the_same_name_are_mentioned() {
+        for (name, process, others, joins, expected) in [
+            ("ip", 7, false, true, "ip (process 7)"),
+            ("ip", 8, false, true, "ip (process 7 and others)"),
+            ("ip", 7, true, true, "ip (process 7 and others)"),
+            ("networkd", 8, true, false, "ip (process 7)"),
+        ] {
+            let mut first = by("ip", 7);
+            let mut other = by(name, process);
+            other.others = others;
+            assert_eq!(first.merge(&other), joins, "{other}");
+            assert_eq!(first.to_string(), expected);
+        }
+    }
 }

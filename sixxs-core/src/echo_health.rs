@@ -371,4 +371,138 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn counts_are_read_from_the_counters_of_their_names() {
+        let mut counters = [0; sixxs_common::stat::CAPACITY];
+        for (place, value) in counters.iter_mut().zip(1000..) {
+            *place = value;
+        }
+        let at = |name: &str| {
+            let stat = Stat::ALL.iter().find(|stat| stat.name() == name);
+            counters[stat.unwrap().index()]
+        };
+        let expected = EchoCounts {
+            requests: at("echo_watched"),
+            answered: at("echo_answered"),
+            astray: at("echo_astray"),
+            forgotten: at("echo_forgotten"),
+        };
+        assert_eq!(EchoCounts::of(&counters), expected);
+    }
+
+    #[test]
+    fn results_read_as_clauses() {
+        let (requests, answered, astray) = (40, 2, 9);
+        for (health, expected) in [
+            (EchoHealth::Fine, "it answers"),
+            (
+                EchoHealth::Silent { requests, answered },
+                "it does not answer: of 40 echo requests in 30 s, 2 got a reply; see `sixxs doctor`",
+            ),
+            (
+                EchoHealth::Astray { requests, astray },
+                "its replies leave elsewhere or are dropped: 9 of 40 in 30 s; see `sixxs alerts`",
+            ),
+        ] {
+            let text = health.to_string();
+            assert!(text.starts_with(expected), "{text}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip] // one case per line
+    fn few_requests_are_judged_only_if_all_were_answered() {
+        let silent = |requests, answered| Some(EchoHealth::Silent { requests, answered });
+        let astray = |requests, astray| Some(EchoHealth::Astray { requests, astray });
+        let fine = Some(EchoHealth::Fine);
+        // requests, answered, astray, waiting
+        for (requests, answered, gone, waiting, expected) in [
+            (0, 0, 0, 0, None),
+            (1, 0, 0, 0, None),
+            (1, 1, 0, 0, fine),
+            (2, 1, 0, 0, None),
+            (2, 1, 0, 1, fine),
+            (2, 0, 0, 0, None),
+            (3, 0, 0, 0, silent(3, 0)),
+            (3, 0, 0, 1, None),
+            (4, 0, 0, 1, silent(3, 0)),
+            (20, 1, 0, 0, silent(20, 1)),
+            (20, 2, 0, 0, fine),
+            (20, 18, 2, 0, astray(20, 2)),
+            (21, 19, 2, 0, fine),
+            (1, 0, 1, 0, astray(1, 1)),
+        ] {
+            let found = judge(&counted(requests, answered, gone), waiting);
+            assert_eq!(found, expected, "{requests} {answered} {gone} {waiting}");
+        }
+    }
+
+    #[test]
+    fn counters_that_change_while_they_are_read_do_no_harm() {
+        let torn = counted(5, 4, 3);
+        assert_eq!(torn.unanswered(0), 0);
+        assert_eq!(torn.answered_per_mille(0), Some(571));
+        let forgotten = EchoCounts {
+            forgotten: 9,
+            ..counted(5, 2, 1)
+        };
+        assert_eq!(forgotten.unanswered(0), 0);
+        assert_eq!(forgotten.answered_per_mille(0), Some(666));
+        let earlier = EchoCounts {
+            forgotten: 3,
+            ..counted(9, 4, 2)
+        };
+        let later = EchoCounts {
+            forgotten: 4,
+            ..counted(20, 11, 5)
+        };
+        let since = later.since(&earlier);
+        assert_eq!(
+            since,
+            EchoCounts {
+                forgotten: 1,
+                ..counted(11, 7, 3)
+            }
+        );
+    }
+
+    /// The comparison is with the counters of at least 30 seconds before.
+    #[test]
+    fn what_is_long_ago_does_not_count() {
+        let mut vigil = EchoMonitor::default();
+        let mut look = |seconds, requests, answered| {
+            let at = Duration::from_secs(seconds);
+            vigil.observe(at, counted(requests, answered, 0), 0);
+            vigil.health()
+        };
+        assert_eq!(look(0, 0, 0), EchoHealth::Fine);
+        assert_eq!(look(10, 100, 100), EchoHealth::Fine);
+        // 100 answers of 110 requests since the start, and none of 10 since the second look.
+        assert_eq!(look(39, 110, 100), EchoHealth::Fine);
+        let expected = EchoHealth::Silent {
+            requests: 11,
+            answered: 0,
+        };
+        assert_eq!(look(40, 111, 100), expected);
+    }
+
+    #[test]
+    fn the_median_moves_within_its_bucket() {
+        let replies = |counts: &[(usize, u64)]| {
+            let mut times = Times::NONE;
+            for (bucket, count) in counts {
+                times.replies[*bucket] = *count;
+            }
+            median(&times).map(|median| median.as_nanos())
+        };
+        // The first bucket ends at 1024 ns, the next ones at 2048 and 3072 ns.
+        assert_eq!(replies(&[(0, 1)]), Some(1024));
+        assert_eq!(replies(&[(0, 4)]), Some(512));
+        assert_eq!(replies(&[(0, 1), (1, 1)]), Some(1024));
+        assert_eq!(replies(&[(0, 1), (1, 2)]), Some(1536));
+        assert_eq!(replies(&[(1, 4)]), Some(1536));
+        assert_eq!(replies(&[(0, 2), (1, 8)]), Some(1024 + 384));
+        assert_eq!(replies(&[]), None);
+    }
 }

@@ -530,4 +530,50 @@ mod tests {
         downed.up = false;
         assert_eq!(target(&with, vec![downed]).0.index, None);
     }
+
+    /// A shorter prefix means "all sources", including those that the provider of an uplink accepts.
+    #[test]
+    fn only_prefixes_of_some_length_are_routed_by_a_broker() {
+        let address = "2001:db8:cc::1";
+        let net0 = link(2, "net0", &[address]);
+        let links: Links = [net0].into_iter().collect();
+        for (prefixes, number) in [
+            (&["2001:db8:cc::/48"][..], 2 | MULTICAST_ONLY),
+            (&["2001::/16"], 2 | MULTICAST_ONLY),
+            (&["2000::/15"], 2),
+            (&["2000::/3"], 2),
+            (&["2000::/3", "2001:db8:dd::/48"], 2),
+            (&["2000::/3", "2001:db8:cc::/64"], 2 | MULTICAST_ONLY),
+        ] {
+            let mut config = config(&format!("uplinks = [\"net0\"]\n{ONE}"));
+            config.tunnels[0].prefixes = prefixes.iter().map(|p| p.parse().unwrap()).collect();
+            let sources = Enforcement::new(&config, &links, |_| true).sources;
+            let own = sources.iter().find(|s| s.prefix.to_string() == address);
+            let found = own.map(Source::home_number);
+            assert_eq!(found, Some(number), "{prefixes:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_layer_that_cannot_be_read_is_a_problem_of_uplinks_and_tunnels() {
+        let text = format!("uplinks = [\"net0\", \"net9\"]\n{ONE}");
+        let mut net0 = link(2, "net0", &[]);
+        net0.layer = LinkLayer::Unsupported(32);
+        let tunnel = Link {
+            layer: LinkLayer::None,
+            ..link(3, "sixxs0", &[])
+        };
+        let links: Links = [net0, tunnel].into_iter().collect();
+        let found = Enforcement::new(&config(&text), &links, |_| true);
+        assert_eq!(
+            found.problems,
+            [
+                "interface net0 has a link layer that the programs cannot read (ARPHRD 32)",
+                "uplink net9 does not exist",
+            ]
+        );
+        let interfaces: Vec<_> = found.interfaces.values().collect();
+        assert_eq!(interfaces.len(), 1);
+        assert_eq!((interfaces[0].mac, interfaces[0].own), (None, None));
+    }
 }

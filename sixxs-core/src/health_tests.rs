@@ -248,3 +248,90 @@ fn brief_leaks_are_no_problem() {
     leaking.add(at(7000), fate);
     assert_eq!(leaking.treatment(at(7000)), None, "they begin anew");
 }
+
+/// The programs distinguish more treatments than users.
+#[test]
+fn treatments_are_judged_by_what_becomes_of_the_packets() {
+    use Treatment::{Dropped, NoTunnel, Observed, Recursion, Redirected, TooBig, TooBigDropped};
+    let link = good_link();
+    for (treatment, judged_as, level, text) in [
+        (
+            Redirected,
+            Redirected,
+            Level::Degraded,
+            "the program redirects them",
+        ),
+        (
+            TooBig,
+            Redirected,
+            Level::Degraded,
+            "the program redirects them",
+        ),
+        (
+            TooBigDropped,
+            Redirected,
+            Level::Degraded,
+            "the program redirects them",
+        ),
+        (
+            Dropped,
+            Dropped,
+            Level::Failing,
+            "the program drops them (`on_leak`)",
+        ),
+        (
+            NoTunnel,
+            Dropped,
+            Level::Failing,
+            "the program drops them (`on_leak`)",
+        ),
+        (
+            Observed,
+            Observed,
+            Level::Failing,
+            "leave by other interfaces (`on_leak`)",
+        ),
+        (
+            Recursion,
+            Recursion,
+            Level::Failing,
+            "its outer packets have its own address",
+        ),
+    ] {
+        let at = Duration::from_secs;
+        let mut leaking = Leaking::begin(at(0), treatment);
+        leaking.add(at(3), treatment);
+        assert_eq!(leaking.treatment(at(3)), Some(judged_as));
+        let mut facts = good(&link);
+        facts.leaks = Some(treatment);
+        let health = Health::judge(&facts);
+        assert_eq!(health.level, level, "{treatment:?}");
+        let reason = health.reasons[0].to_string();
+        assert!(reason.contains(text), "{reason}");
+        assert!(reason.ends_with("; `sixxs alerts` names the senders"));
+    }
+}
+
+#[test]
+fn the_states_of_a_tunnel_that_is_not_up() {
+    let link = good_link();
+    for (state, expected) in [
+        (State::Down, "failing; it is down"),
+        (State::Connecting(None), "failing; it is connecting"),
+        (
+            State::Failed("exit status 1".to_owned()),
+            "failing; it is failed: exit status 1",
+        ),
+        (
+            State::LockedOut(crate::tunnel::LockedOut {
+                until_unix: 0,
+                reason: "too often".to_owned(),
+            }),
+            "failing; it is locked out: too often",
+        ),
+    ] {
+        let mut facts = good(&link);
+        facts.state = &state;
+        assert_eq!(judged(&facts), expected);
+    }
+}

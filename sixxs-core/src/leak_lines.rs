@@ -272,4 +272,71 @@ mod tests {
         }
         assert_eq!(grouper.flows.len(), MAX_FLOWS);
     }
+
+    /// The kernel keeps records of a limited number of flows, and starts again from zero.
+    #[test]
+    fn a_record_that_starts_again_is_told_from_its_start() {
+        let told = |merger: &mut LeakGrouper, second, packets, total| {
+            let lines = merger.take_lines(seconds(second), |_| Some(record(packets)), [(1, total)]);
+            lines.iter().map(|line| line.packets).collect::<Vec<_>>()
+        };
+        let mut merger = LeakGrouper::default();
+        merger.event(flow(1), record(1), seconds(0));
+        assert_eq!(told(&mut merger, 1, 10, 10), [10]);
+        // The same record again is no news.
+        merger.event(flow(1), record(10), seconds(1));
+        assert_eq!(told(&mut merger, 2, 10, 10), []);
+        // Until there is an event, a lower count is not believed.
+        assert_eq!(told(&mut merger, 3, 4, 10), []);
+        merger.event(flow(1), record(1), seconds(3));
+        assert_eq!(told(&mut merger, 4, 4, 14), [4]);
+    }
+
+    #[test]
+    fn an_event_keeps_a_flow_from_being_forgotten() {
+        let mut merger = LeakGrouper::default();
+        merger.event(flow(1), record(1), seconds(0));
+        let tick = |merger: &mut LeakGrouper, second| {
+            merger.take_lines(seconds(second), |_| None, [(1, 1)]);
+            !merger.is_idle()
+        };
+        assert!(tick(&mut merger, 1));
+        merger.event(flow(1), record(1), seconds(5));
+        assert!(tick(&mut merger, 9));
+        assert!(!tick(&mut merger, 10));
+    }
+
+    #[test]
+    fn lines_of_tunnels_are_apart_and_the_busiest_flows_come_first() {
+        let of = |tunnel, packets| FlowRecord {
+            tunnel,
+            ..record(packets)
+        };
+        let mut merger = LeakGrouper::default();
+        merger.event(flow(1), of(1, 1), seconds(0));
+        merger.event(flow(2), of(1, 1), seconds(0));
+        merger.event(flow(3), of(2, 1), seconds(0));
+        let read = |flow: &Flow| {
+            Some(match flow.local_port {
+                1 => of(1, 5),
+                2 => of(1, 9),
+                _ => of(2, 7),
+            })
+        };
+        let lines = merger.take_lines(seconds(1), read, [(1, 20), (2, 7)]);
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| {
+                let port = line.flow.map(|(flow, _)| flow.local_port);
+                (line.tunnel, port, line.packets)
+            })
+            .collect();
+        let expected = [
+            (1, Some(2), 9),
+            (1, Some(1), 5),
+            (1, None, 6),
+            (2, Some(3), 7),
+        ];
+        assert_eq!(told, expected);
+    }
 }

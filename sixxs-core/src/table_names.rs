@@ -73,4 +73,15 @@ mod tests {
         }
         assert!(!is_ours("200 sixxs0\n"));
     }
+
+    #[test]
+    fn with_subtrees_the_shared_tables_have_names() {
+        let config = Config {
+            rule_mode: RuleMode::Subtrees,
+            ..Config::default()
+        };
+        let text = text(&config, false);
+        assert!(text.ends_with("\n200 sixxs\n201 sixxs-direct\n"), "{text}");
+        assert!(is_ours(&text) && !made_directory(&text));
+    }
 }

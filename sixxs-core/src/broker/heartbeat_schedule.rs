@@ -113,4 +113,13 @@ mod tests {
         let mut keepalives = HeartbeatSchedule::new(2, Duration::ZERO, Duration::ZERO);
         assert_eq!(beats_until(&mut keepalives, 0, 100), [0, 1, 61]);
     }
+
+    #[test]
+    fn an_interval_is_kept_unless_it_is_none() {
+        for (interval, expected) in [(1, 1), (60, 60), (0, 60)] {
+            let interval = Duration::from_secs(interval);
+            let beats = HeartbeatSchedule::new(3, interval, Duration::ZERO);
+            assert_eq!(beats.interval(), Duration::from_secs(expected));
+        }
+    }
 }

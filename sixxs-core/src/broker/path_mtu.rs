@@ -182,4 +182,38 @@ mod tests {
             [50, 0, 3, 50, 0]
         );
     }
+
+    #[test]
+    fn up_to_the_minimum_mtu_everything_fits() {
+        for (bytes, expected) in [(0, true), (1280, true), (1281, false)] {
+            assert_eq!(fits_always(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn errors_are_recognised_behind_extension_headers() {
+        let router: Ipv6Addr = "2001:db8:a::1".parse().unwrap();
+        for (name, next_header, message, is_answered) in [
+            ("the last error", 58, 127, false),
+            ("the first query", 58, 128, true),
+            ("no ICMPv6", 17, 1, true),
+            ("behind options", 60, 58, false),
+        ] {
+            let packet = a_packet(next_header, message);
+            assert_eq!(
+                answer(&packet, router, 1380).is_some(),
+                is_answered,
+                "{name}"
+            );
+        }
+        let mut group = a_packet(17, 0);
+        group[8] = 0xff;
+        assert!(answer(&group, router, 1380).is_none());
+        let mut other = a_packet(17, 0);
+        other[0] = 0x45;
+        assert!(answer(&other, router, 1380).is_none(), "IPv4");
+        // 1232 bytes are quoted.
+        assert!(answer(&a_packet(17, 0)[..1232], router, 1380).is_some());
+        assert!(answer(&a_packet(17, 0)[..1231], router, 1380).is_none());
+    }
 }

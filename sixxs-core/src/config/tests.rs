@@ -3,8 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::types::TableId;
 
+mod accounts;
 mod faults;
 mod section;
+mod values;
 
 const GOOD: &str = r#"
 uplinks = ["net0"]

@@ -89,11 +89,10 @@ pub fn add(all: &mut Vec<Marked>, rule: &PolicyRule, fate: Fate, tunnel: MarkedT
 /// Redirected packets are not reported: VPNs mark packets of their own sockets so that they leave by the
 /// uplink, and these have the uplink's address.
 pub(super) fn findings(all: &[Marked]) -> impl Iterator<Item = Finding> {
-    let refused = all.iter().filter(|marked| marked.fate != Fate::Redirected);
-    refused.map(finding)
+    all.iter().filter_map(finding)
 }
 
-fn finding(marked: &Marked) -> Finding {
+fn finding(marked: &Marked) -> Option<Finding> {
     let Marked {
         rule,
         fate,
@@ -103,14 +102,15 @@ fn finding(marked: &Marked) -> Finding {
     let fate = match fate {
         Fate::Refused => "refused".to_owned(),
         Fate::Lost(interface) => format!("routed to {interface}"),
-        Fate::Redirected => "routed elsewhere and redirected".to_owned(),
+        Fate::Redirected => return None,
     };
     let detail = format!(
         "packets of {} with a mark are {fate} by a rule before the rules of sixxs: {}: {rule}",
         names.join(", "),
         rule.priority
     );
-    Finding::not("marked", Verdict::Note, detail, cures(rule, tunnels))
+    let cures = cures(rule, tunnels);
+    Some(Finding::not("marked", Verdict::Note, detail, cures))
 }
 
 /// Suggests rules before it for these packets, if a priority is free, so that the rule stays unchanged for
@@ -221,5 +221,52 @@ mod tests {
         assert!(found[1].0.contains("routed to net1"));
         // No priority is free before it.
         assert!(found[1].1.starts_with("ip -6 rule del"));
+    }
+
+    #[test]
+    fn a_mark_of_a_rule_that_takes_no_packet_from_ours_is_left_out() {
+        type Set = fn(&mut PolicyRule);
+        let cases: [(&str, &[u32], Set); 8] = [
+            ("a rule before ours", &[7], |_| {}),
+            ("just before ours", &[7], |r| {
+                r.priority = RulePriority(16382)
+            }),
+            ("at our place", &[], |r| r.priority = RulePriority(16383)),
+            ("the kernel's own", &[], |r| r.priority = RulePriority(0)),
+            ("our own", &[], |r| r.is_ours = true),
+            ("a jump", &[7], |r| {
+                r.action = Action::Goto(RulePriority(20_000))
+            }),
+            ("nothing to do", &[], |r| r.action = Action::Nop),
+            ("no bits in the mask", &[], |r| {
+                r.selector.mark = Some((7, 8))
+            }),
+        ];
+        for (name, expected, set) in cases {
+            let mut rule = rule(100, Some((7, u32::MAX)), MAIN);
+            set(&mut rule);
+            assert_eq!(marks(&[rule], RulePriority(16383)), expected, "{name}");
+        }
+        let many: Vec<_> = (1..200)
+            .map(|mark| rule(100, Some((mark, u32::MAX)), MAIN))
+            .collect();
+        assert_eq!(marks(&many, RulePriority(16383)).len(), MAX_MARKS);
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_moved_gets_rules_before_it_only() {
+        let jump = Action::Goto(RulePriority(20_000));
+        let marked = Marked {
+            rule: rule(100, Some((0x70, 0xf0)), jump),
+            fate: Fate::Refused,
+            tunnels: vec![MarkedTunnel {
+                name: "sixxs0".to_owned(),
+                source: "2001:db8:a::2".parse().unwrap(),
+                table: TableId(200),
+            }],
+        };
+        let found = findings(std::slice::from_ref(&marked)).next().unwrap();
+        let expected = "ip -6 rule add from 2001:db8:a::2 fwmark 0x70/0xf0 lookup 200 priority 99";
+        assert_eq!(found.fix.as_deref(), Some(expected));
     }
 }

@@ -446,4 +446,66 @@ mod tests {
             r#"nft insert rule inet t d position 9 iifname '{ "sixxs0" }' return"#
         );
     }
+
+    #[test]
+    fn exceptions_of_each_tool() {
+        let at = |tool, table: &str, base| {
+            let mut chain = chain("PREROUTING", base, &[rule(3, &[], Action::Drop)]);
+            chain.home = Home {
+                tool,
+                family: "inet".to_owned(),
+                table: table.to_owned(),
+            };
+            chain
+        };
+        let (base, legacy) = (Some(Policy::Drop), Tool::Ip6tables("ip6tables-legacy"));
+        for (chain, by_rule, place, exception) in [
+            (
+                at(legacy, "raw", base),
+                true,
+                "ip6tables-legacy -t raw, PREROUTING, rule 3",
+                "ip6tables-legacy -t raw -I PREROUTING 3 -i a -j RETURN; \
+                 ip6tables-legacy -t raw -I PREROUTING 3 -i b -j RETURN",
+            ),
+            (
+                at(legacy, "raw", base),
+                false,
+                "ip6tables-legacy -t raw, PREROUTING, policy DROP",
+                "ip6tables-legacy -t raw -A PREROUTING -i a -j ACCEPT; \
+                 ip6tables-legacy -t raw -A PREROUTING -i b -j ACCEPT",
+            ),
+            (
+                at(Tool::Nft, "firewalld", base),
+                true,
+                "inet firewalld PREROUTING, handle 3",
+                "nft insert rule inet firewalld PREROUTING position 3 iifname '{ \"a\", \"b\" }' accept; \
+                 for good: IPv6_rpfilter=no in /etc/firewalld/firewalld.conf",
+            ),
+        ] {
+            let rule = chain.rules.first().filter(|_| by_rule);
+            let dropped = Dropped {
+                chain: &chain,
+                rule,
+            };
+            assert_eq!(dropped.place(), place);
+            assert_eq!(dropped.exception(&["a", "b"]), exception);
+        }
+    }
+
+    #[test]
+    fn a_chain_without_a_decision_continues_after_a_jump_and_not_after_a_goto() {
+        let drop = rule(5, &[MISSING], Action::Drop);
+        let undecided = chain("d", None, &[rule(9, &[], Action::Return)]);
+        for (action, expected) in [
+            (
+                Action::Jump("d".into()),
+                Some("inet t c, handle 5".to_owned()),
+            ),
+            (Action::Goto("d".into()), None),
+        ] {
+            let first = rule(4, &[], action);
+            let base = chain("c", Some(Policy::Accept), &[first, drop.clone()]);
+            assert_eq!(found(&[base, undecided.clone()]), expected);
+        }
+    }
 }

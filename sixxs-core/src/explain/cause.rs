@@ -409,4 +409,75 @@ mod tests {
             assert!(!cause.sentence().contains('\n') && !cause.cure().contains('\n'));
         }
     }
+
+    #[test]
+    fn what_was_restored_is_told_with_its_remover() {
+        for (by, sentence, cure) in [
+            (
+                Some("networkd".to_owned()),
+                "its rule or route was missing a moment ago, removed by networkd, and has been restored",
+                "have networkd leave rules and routes of protocol 116 alone",
+            ),
+            (
+                None,
+                "its rule or route was missing a moment ago, and has been restored",
+                "sixxs alerts lists what was restored",
+            ),
+        ] {
+            let cause = Cause::PutBack { by };
+            assert_eq!(cause.name(), "put_back");
+            assert_eq!(cause.sentence(), sentence);
+            assert_eq!(cause.cure(), cure);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_port_is_an_address() {
+        let address = "2001:db8::1".parse().unwrap();
+        for (port, expected) in [(0, "2001:db8::1"), (5072, "[2001:db8::1]:5072")] {
+            assert_eq!(Endpoint { address, port }.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_jump_that_may_match_is_removed() {
+        let Some((rule, _)) = foreign_rule(Match::Perhaps) else {
+            panic!("there is a rule");
+        };
+        let jump = PolicyRule {
+            action: Action::Goto(RulePriority(20_000)),
+            ..rule
+        };
+        let cause = Cause::Shadowed {
+            rule: jump.clone(),
+            certain: false,
+        };
+        assert_eq!(cause.cure(), jump.command("del"));
+    }
+
+    /// Which of several causes is named: the first in this list.
+    #[test]
+    fn one_cause_hides_the_next() {
+        type Set = fn(&mut LeakFacts);
+        let causes: [(&str, Set); 7] = [
+            ("bound", |c| c.bound_to = Some("net0".into())),
+            ("stopped", |c| c.wanted = false),
+            ("shadowed", |c| c.before = foreign_rule(Match::Yes)),
+            ("rule_missing", |c| c.rule_in_place = false),
+            ("route_missing", |c| c.route_in_place = false),
+            ("source_chosen", |c| c.without_address = Some("net0".into())),
+            ("not_asked", |_| {}),
+        ];
+        for (place, (name, _)) in causes.iter().enumerate() {
+            let mut facts = healthy();
+            causes[place..].iter().for_each(|(_, set)| set(&mut facts));
+            assert_eq!(cause(&facts).name(), *name);
+        }
+        // A forwarded packet has its source before it is routed.
+        let mut facts = healthy();
+        facts.is_own_address = false;
+        facts.forwarded_from = Some("lan1".to_owned());
+        facts.without_address = Some("net0".to_owned());
+        assert_eq!(cause(&facts).name(), "not_asked");
+    }
 }

@@ -199,3 +199,210 @@ fn maps_of_another_configuration_are_reported() {
     assert!(program(Verdict::Leak(0), "sixxs1"));
     assert!(program(Verdict::NotOurs, "sixxs0"));
 }
+
+#[test]
+fn outcomes_have_names() {
+    use Outcome::{Caught, Dropped, Leaks, Leaves, Refused, Stays, TooBig};
+    let all = [Leaves, Leaks, Caught, Dropped, TooBig, Stays, Refused];
+    assert_eq!(
+        all.map(Outcome::name),
+        [
+            "leaves", "leaks", "caught", "dropped", "too_big", "stays", "refused"
+        ]
+    );
+}
+
+/// The text of the only step about a subject.
+fn step(facts: &Facts, subject: &str) -> String {
+    let steps = explain(facts).steps.into_iter();
+    let mut texts = steps.filter(|(about, _)| *about == subject);
+    let (_, text) = texts.next().unwrap();
+    assert_eq!(texts.next(), None);
+    text
+}
+
+#[test]
+#[rustfmt::skip] // one table is easier to read
+fn what_the_program_says() {
+    let says = |verdict| Program::Attached(Decided {
+        verdict,
+        tunnel: Tunnel::default(),
+        name: "sixxs0".parse().ok(),
+        recursion: None,
+    });
+    let stale = "; its maps are of another configuration";
+    for (program, wanted, expected) in [
+        (Program::None, LEAK, "no sixxs program at net0".to_owned()),
+        (Program::Unknown("why".into()), LEAK, "unknown at net0: why".to_owned()),
+        (says(None), LEAK, "sixxs_egress at net0: inactive there, lets everything pass".to_owned()),
+        (says(Some(Verdict::NotOurs)), Verdict::NotOurs, "sixxs_egress at net0: no tunnel's source, passes".to_owned()),
+        (says(Some(Verdict::Exempt)), Verdict::Exempt, "sixxs_egress at net0: may leave here, passes".to_owned()),
+        (says(Some(Verdict::Own)), Verdict::Own, "sixxs_egress at net0: the tunnel's own, passes".to_owned()),
+        (says(Some(Verdict::Stray)), Verdict::Stray, "sixxs_egress at net0: a stray, passes".to_owned()),
+        (says(Some(Verdict::Loop)), Verdict::Loop, "sixxs_egress at net0: would be routed back, dropped".to_owned()),
+        (says(Some(Verdict::Unparsed)), Verdict::Unparsed, "sixxs_egress at net0: passes".to_owned()),
+        (says(Some(LEAK)), LEAK, "sixxs_egress at net0: a leak".to_owned()),
+        (says(Some(Verdict::Exempt)), Verdict::Own, format!("sixxs_egress at net0: may leave here, passes{stale}")),
+        (says(Some(LEAK)), Verdict::Own, format!("sixxs_egress at net0: a leak{stale}")),
+    ] {
+        assert_eq!(step(&facts("net0", wanted, program), "program"), expected);
+    }
+}
+
+#[test]
+fn whose_the_source_is() {
+    for (prefix, expected) in [
+        (None, "2001:db8:a::2 belongs to no tunnel"),
+        (
+            Some("2001:db8:a::2"),
+            "2001:db8:a::2 is an address of sixxs0",
+        ),
+        (
+            Some("2001:db8:a::/48"),
+            "2001:db8:a::2 is in 2001:db8:a::/48, which is routed by sixxs0",
+        ),
+    ] {
+        let mut facts = facts("net0", LEAK, Program::None);
+        let prefix: Option<Prefix> = prefix.map(|prefix| prefix.parse().unwrap());
+        facts.owner = prefix.map(|prefix| ("sixxs0".parse().unwrap(), prefix));
+        assert_eq!(step(&facts, "source"), expected);
+        let sentence = explain(&facts).sentence;
+        assert!(sentence.starts_with("would leak by net0"), "{sentence}");
+    }
+}
+
+#[test]
+fn a_route_is_described_like_ip_does() {
+    type Set = fn(&mut Route);
+    let cases: [(&str, Set); 4] = [
+        (
+            "default via fe80::1 dev net0 table main metric 1024 mtu 1500",
+            |_| {},
+        ),
+        ("default dev net0 table 300 metric 1024 mtu 1500", |r| {
+            r.gateway = None;
+            r.table = TableId(300);
+        }),
+        (
+            "2001:db8::/32 via fe80::1 dev net0 table main metric 7 mtu 1280",
+            |r| {
+                r.destination = "2001:db8::/32".parse().unwrap();
+                r.metric = Metric(7);
+                r.mtu = Mtu(1280);
+            },
+        ),
+        (
+            "default from 2001:db8:a::/48 via fe80::1 dev net0 table main metric 1024 mtu 1500",
+            |r| {
+                r.from = "2001:db8:a::/48".parse().unwrap();
+            },
+        ),
+    ];
+    for (expected, set) in cases {
+        let mut facts = facts("net0", Verdict::NotOurs, Program::None);
+        if let RoutingDecision::Out(route) = &mut facts.decision {
+            set(route);
+        }
+        assert_eq!(step(&facts, "route"), expected);
+    }
+}
+
+#[test]
+fn a_length_is_compared_with_the_mtu() {
+    for (bytes, iif, size, outcome, sentence) in [
+        (
+            1499,
+            None,
+            "1499 bytes: fits 1500",
+            Outcome::Leaves,
+            "leaves by net0 through fe80::1",
+        ),
+        (
+            1500,
+            None,
+            "1500 bytes: fits 1500",
+            Outcome::Leaves,
+            "leaves by net0 through fe80::1",
+        ),
+        (
+            1501,
+            None,
+            "1501 bytes: does not fit 1500",
+            Outcome::TooBig,
+            "it is fragmented",
+        ),
+        (
+            1501,
+            Some("lan0"),
+            "1501 bytes: does not fit 1500",
+            Outcome::TooBig,
+            "the sender gets",
+        ),
+    ] {
+        let mut facts = facts("net0", Verdict::Own, Program::None);
+        facts.bytes = Some(bytes);
+        facts.packet.iif = iif.map(str::to_owned);
+        assert_eq!(step(&facts, "size"), size);
+        let explained = explain(&facts);
+        assert_eq!(explained.outcome, outcome, "{bytes}");
+        assert!(
+            explained.sentence.contains(sentence),
+            "{}",
+            explained.sentence
+        );
+    }
+}
+
+#[test]
+fn of_very_many_rules_the_first_are_shown() {
+    for (count, expected, last) in [
+        (20, 20, "32766  from all lookup main: taken"),
+        (21, 21, "and 1 more"),
+        (30, 21, "and 10 more"),
+    ] {
+        let mut facts = facts("net0", Verdict::NotOurs, Program::None);
+        let main = facts.rules.remove(0);
+        let nop = |priority| PolicyRule {
+            priority: RulePriority(priority),
+            action: Action::Nop,
+            ..main.clone()
+        };
+        facts.rules = (1..count).map(nop).chain([main.clone()]).collect();
+        let steps = explain(&facts).steps.into_iter();
+        let rules: Vec<_> = steps.filter(|(about, _)| *about == "rule").collect();
+        assert_eq!(rules.len(), expected, "{count}");
+        assert_eq!(rules[0].1, "    1  from all nop: no route for it there");
+        assert_eq!(rules[expected - 1].1.trim(), last, "{count}");
+    }
+}
+
+#[test]
+fn a_loop_is_dropped_where_the_program_sees_it() {
+    let leaf = |program| explain(&facts("sixxs0", Verdict::Loop, program));
+    for (program, outcome, end) in [
+        (
+            Program::None,
+            Outcome::Leaks,
+            "a tunnel would route it back",
+        ),
+        (
+            Program::Unknown("no".to_owned()),
+            Outcome::Leaks,
+            "a tunnel would route it back, unless a program is there",
+        ),
+        (
+            reached(Verdict::Own, OnLeak::Redirect, 0),
+            Outcome::Leaks,
+            "a tunnel would route it back",
+        ),
+        (
+            reached(Verdict::Loop, OnLeak::Redirect, 0),
+            Outcome::Dropped,
+            "a tunnel would route it back: the program drops it",
+        ),
+    ] {
+        let explained = leaf(program);
+        assert_eq!(explained.outcome, outcome);
+        assert!(explained.sentence.ends_with(end), "{}", explained.sentence);
+    }
+}

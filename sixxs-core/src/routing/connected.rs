@@ -176,4 +176,36 @@ mod tests {
         let with = config.with_direct(&networks).with_direct(&networks);
         assert_eq!(with.tunnels[0].direct, ["fd00:1::/64".parse().unwrap()]);
     }
+
+    /// Each source has a rule for each network.
+    #[test]
+    fn more_sources_leave_room_for_fewer_networks() {
+        let routes: Vec<_> = (0..4097)
+            .map(|number| route(&format!("fd00:{number:x}::/64"), 3))
+            .collect();
+        let three = format!("{ONE}prefixes = [\"2001:db8:b::/48\", \"2001:db8:c::/48\"]\n");
+        let links = [link(3, "br0")].into_iter().collect();
+        for (text, most) in [(ONE, 4096), (three.as_str(), 1365)] {
+            let config = parse("test", text).unwrap();
+            let found = |count| local_networks(&config, &links, &routes[..count]);
+            assert_eq!(found(most).map(|networks| networks.len()), Ok(most));
+            assert!(found(most + 1).is_err(), "{most}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_a_tunnel_routes_is_no_local_one() {
+        let routed = format!("{ONE}prefixes = [\"fd00:d0c::/48\"]\n");
+        for (destination, is_local) in [
+            ("fd00:d0c::/48", false),
+            ("fd00:d0c:0:7::/64", false),
+            ("fd00:d0c::/47", true),
+            ("fd00:d0d::/48", true),
+            ("fe80::/64", false),
+            ("ff05::/64", false),
+        ] {
+            let found = found(&routed, vec![link(3, "br0")], &[route(destination, 3)]);
+            assert_eq!(!found.is_empty(), is_local, "{destination}");
+        }
+    }
 }

@@ -222,4 +222,12 @@ mod tests {
         refusing.action = Action::Refuse("unreachable");
         assert_eq!(exits_by(&[refusing], &[], &[]), [0; 0]);
     }
+
+    #[test]
+    fn the_main_table_is_one_of_them_or_not() {
+        for (table, expected) in [(254, true), (53, false), (255, false)] {
+            let led = LookedUpTables::of(&[rule(table, None)], &tables(&[]), &tables(&[]));
+            assert_eq!(led.has_main(), expected, "{table}");
+        }
+    }
 }

@@ -296,4 +296,147 @@ mod tests {
         let by_interface = routes.filter(|target| matches!(target, Target::Interface { .. }));
         assert_eq!(by_interface.count(), 1);
     }
+
+    /// An interface of our own, which the plan brings up with its MTU and its addresses.
+    #[test]
+    fn an_interface_of_our_own_is_restored_piece_by_piece() {
+        let text = "[[tunnel]]\nname = \"sixxs0\"\nkind = \"ayiya\"\nremote4 = \"192.0.2.1\"\npassword = \"p\"\n\
+                    address = \"2001:db8:a::2/64\"\npeer = \"2001:db8:a::1\"\nmtu = 1400\n";
+        let config = config::parse("test", text).unwrap();
+        let mut desired = Desired::new(&config, |_| true);
+        desired.set_up(&config.tunnels[0]);
+        let own = &desired.interfaces[&config.tunnels[0].name].addresses;
+        let own: Vec<_> = own.iter().map(|own| own.address.address).collect();
+        assert_eq!(own.len(), 2);
+        let with = |up, mtu, addresses: &[Ipv6Addr]| {
+            let link = Link {
+                up,
+                addresses: addresses.to_vec(),
+                ..Link::up(IfIndex(3), "sixxs0".parse().unwrap(), Mtu(mtu))
+            };
+            Observed {
+                links: [link].into_iter().collect(),
+                ..Observed::default()
+            }
+        };
+        let missing = diff(&desired, &with(false, 1280, &[]));
+        let steps: Vec<_> = missing.steps[..3].iter().collect();
+        let owners = Owners::of(&config);
+        for step in &steps {
+            assert_eq!(
+                step.tunnel(&owners),
+                Some(&config.tunnels[0].name),
+                "{step}"
+            );
+            let plan = Plan {
+                steps: vec![(*step).clone()],
+                problems: vec![],
+            };
+            assert!(!plan.is_complete_for(&config.tunnels[0]), "{step}");
+        }
+        for (name, before, expected) in [
+            ("nothing", with(false, 1280, &[]), [false, false, false]),
+            ("down", with(false, 1400, &[]), [false, false, false]),
+            ("another MTU", with(true, 1280, &[]), [false, false, false]),
+            ("no addresses", with(true, 1400, &[]), [true, false, false]),
+            (
+                "the first",
+                with(true, 1400, &own[..1]),
+                [true, true, false],
+            ),
+            (
+                "the second",
+                with(true, 1400, &own[1..]),
+                [true, false, true],
+            ),
+            ("all", with(true, 1400, &own), [true, true, true]),
+            ("no interface", Observed::default(), [false, false, false]),
+        ] {
+            let in_place = InPlace::of(&desired, &before, &Plan::default());
+            let restored = steps
+                .iter()
+                .map(|step| in_place.is_restored_by(step, &desired));
+            assert!(restored.eq(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_removed_serves_no_tunnel_and_keeps_none_waiting() {
+        let config = config();
+        let desired = Desired::new(&config, |_| true);
+        let done = diff(&desired, &observed(&["sixxs0", "sixxs1"]));
+        let rule = *desired.rules.first().unwrap();
+        let step = Step::DeleteRule(crate::routing::observed::ObservedRule::Plain(rule));
+        assert_eq!(step.tunnel(&Owners::of(&config)), None);
+        let in_place = InPlace::of(&desired, &observed(&["sixxs0", "sixxs1"]), &Plan::default());
+        assert!(!in_place.is_restored_by(&step, &desired));
+        let plan = Plan {
+            steps: vec![step],
+            problems: vec![],
+        };
+        for tunnel in &config.tunnels {
+            assert!(plan.is_complete_for(tunnel));
+            assert!(!done.is_complete_for(tunnel));
+        }
+    }
+
+    /// A gateway comes and goes with its interface, so its return is no correction.
+    #[test]
+    fn a_gateway_belongs_to_its_tunnel() {
+        let config = config();
+        let [first, second] = &config.tunnels[..] else {
+            panic!("two tunnels");
+        };
+        let neighbour = crate::routing::Neighbour {
+            interface: first.name.clone(),
+            address: "fe80::1".parse().unwrap(),
+        };
+        let step = Step::KeepNeighbour(IfIndex(3), neighbour);
+        assert_eq!(step.tunnel(&Owners::of(&config)), Some(&first.name));
+        let plan = Plan {
+            steps: vec![step.clone()],
+            problems: vec![],
+        };
+        assert!(!plan.is_complete_for(first));
+        assert!(plan.is_complete_for(second));
+        let in_place = InPlace::of(&Desired::default(), &Observed::default(), &Plan::default());
+        assert!(!in_place.is_restored_by(&step, &Desired::default()));
+    }
+
+    #[test]
+    fn a_problem_holds_up_the_tunnels_that_it_concerns() {
+        let config = config();
+        let [first, second] = &config.tunnels[..] else {
+            panic!("two tunnels");
+        };
+        let desired = Desired::new(&config, |_| true);
+        let name = || first.name.clone();
+        let small = Link {
+            mtu: Mtu(1000),
+            ..Link::up(IfIndex(3), name(), Mtu(1500))
+        };
+        let down = Link {
+            up: false,
+            ..Link::up(IfIndex(3), name(), Mtu(1500))
+        };
+        let other = Link::up(IfIndex(4), second.name.clone(), Mtu(1500));
+        for links in [
+            vec![other.clone()],
+            vec![small, other.clone()],
+            vec![down, other],
+        ] {
+            let observed = Observed {
+                links: links.into_iter().collect(),
+                ..Observed::default()
+            };
+            let problems = diff(&desired, &observed).problems;
+            assert_eq!(problems.len(), 1);
+            let plan = Plan {
+                steps: vec![],
+                problems,
+            };
+            assert!(!plan.is_complete_for(first));
+            assert!(plan.is_complete_for(second));
+        }
+    }
 }

@@ -214,4 +214,42 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_generation_is_at_most_half_full_and_not_wasteful() {
+        let mut generation = Generation::default();
+        assert!(generation.has_room(FIRST_SLOTS));
+        for number in 1..=1000 {
+            assert!(generation.insert(number, 1000 + number % 7));
+            assert!(!generation.insert(number, 5000), "it is there already");
+            let (used, slots) = (generation.used, generation.slots.len());
+            assert_eq!(used, usize::try_from(number).unwrap());
+            assert!(
+                slots.is_power_of_two() && slots >= 2 * used,
+                "{used} {slots}"
+            );
+            assert!(slots <= (4 * used).max(FIRST_SLOTS), "{used} {slots}");
+            assert!((1..=number).all(|known| generation.has(known)), "{number}");
+            assert!(!generation.has(number + 1));
+        }
+        assert_eq!(generation.latest, 1006);
+        for (slots, has_room) in [(2000, false), (2001, false), (2002, true)] {
+            assert_eq!(generation.has_room(slots), has_room, "{slots}");
+        }
+    }
+
+    /// A full memory forgets the oldest entries, and with them all datagrams up to their time.
+    #[test]
+    fn what_is_forgotten_is_refused_up_to_its_time() {
+        let mut replay = Replay::with_slots(FIRST_SLOTS);
+        for number in 0..200 {
+            assert!(replay.is_new(&signature(number), 1000 + number));
+        }
+        assert!(replay.forgotten_until > 1000);
+        let until = replay.forgotten_until;
+        assert!(!replay.is_new(&signature(900), until), "it could be a copy");
+        assert!(replay.is_new(&signature(901), until + 1));
+        // Two generations hold the latest ones.
+        assert!(until + 32 <= 1199, "{until}");
+    }
 }

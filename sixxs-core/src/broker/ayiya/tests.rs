@@ -167,3 +167,43 @@ fn replies_to_probes_do_not_reach_the_host() {
     assert_eq!(received, Ok(Received::Alive));
     assert!(session.is_answering(Duration::from_secs(1)));
 }
+
+/// The broker must not notice a restart.
+#[test]
+fn a_session_that_goes_on_waits_for_its_next_keepalive() {
+    let mut session = Session::new(&identity(), Duration::from_secs(100));
+    assert!(!session.has_received());
+    assert_eq!(session.silent_since(), Duration::from_secs(100));
+    session.resume(Duration::from_secs(40), Duration::from_secs(130));
+    assert!(session.has_received());
+    assert_eq!(session.silent_since(), Duration::from_secs(40));
+    assert_eq!(session.keepalive_due(), Duration::from_secs(130));
+    assert!(session.is_answering(Duration::from_secs(169)));
+    assert!(!session.is_answering(Duration::from_secs(170)));
+    let done = run(&mut session, 100, 200);
+    assert_eq!(of(&done, 'b'), [130, 190]);
+    // The silence began at the last datagram, before the restart.
+    assert_eq!(of(&done, 'p')[..3], [170, 171, 173]);
+    assert_eq!(of(&done, 'd'), [] as [u64; 0]);
+}
+
+#[test]
+fn a_first_datagram_proves_that_the_broker_is_there() {
+    let mut session = Session::new(&identity(), Duration::ZERO);
+    assert_eq!(session.address(), identity().address);
+    assert!(!session.has_received());
+    let keepalive = broker().keepalive(START + 5);
+    assert_eq!(session.receive(&keepalive, at(5)), Ok(Received::Alive));
+    assert!(session.has_received());
+    assert_eq!(session.silent_since(), Duration::from_secs(5));
+    // It seals as this end.
+    let Identity {
+        address, password, ..
+    } = identity();
+    let opener = Opener::new(address, &password);
+    assert!(
+        opener
+            .open(&session.sealer().keepalive(START), START)
+            .is_ok()
+    );
+}

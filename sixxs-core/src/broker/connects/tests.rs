@@ -483,3 +483,80 @@ proptest! {
         prop_assert_eq!(later, ledger);
     }
 }
+
+#[test]
+#[rustfmt::skip] // one case per line
+fn reasons_are_told_and_whose_they_are() {
+    for (why, expected, is_lockout) in [
+        (WaitReason::Slots(1), "the last connect to the broker was too recent", false),
+        (WaitReason::Slots(2), "there were 2 connects to the broker recently", false),
+        (WaitReason::Unreadable, "the record of connects was damaged", false),
+        (WaitReason::LockedOut, "the broker refused this host for too many connects", true),
+        (WaitReason::Blocked, "the broker refused this host for too many connects a second time in a day", true),
+    ] {
+        assert_eq!(why.to_string(), expected);
+        assert_eq!(why.is_lockout(), is_lockout, "{expected}");
+    }
+}
+
+#[test]
+fn seconds_are_rounded_up() {
+    for (remaining, expected) in [
+        (Duration::ZERO, 0),
+        (Duration::from_nanos(1), 1),
+        (Duration::from_secs(1), 1),
+        (Duration::new(1, 1), 2),
+    ] {
+        let why = WaitReason::Unreadable;
+        assert_eq!(Wait { remaining, why }.seconds(), expected);
+    }
+}
+
+#[test]
+fn brokers_with_entries_are_listed() {
+    let limit = Limit::default();
+    let mut ledger = Ledger::new("a".parse().unwrap());
+    assert_eq!(ledger.brokers().count(), 0);
+    let now = moment("a", 10.0);
+    assert_eq!(ledger.take(&[BROKER, "192.0.2.1"], &limit, &now), Ok(()));
+    ledger.lock_out(&["pop.example.net"], &limit, &now);
+    let brokers: Vec<_> = ledger.brokers().collect();
+    assert_eq!(brokers, ["192.0.2.1", "pop.example.net", BROKER]);
+}
+
+/// A connect that is not complete yet counts for a while longer.
+#[test]
+fn a_slot_stays_taken_for_the_window_and_the_grace() {
+    for (window, grace) in [(60, 5.0), (20, 5.0), (16, 4.0), (1, 0.25)] {
+        let limit = Limit {
+            connects: 1,
+            window: Duration::from_secs(window),
+            ..Limit::default()
+        };
+        assert_eq!(limit.grace(), Duration::from_secs_f64(grace));
+        let mut ledger = Ledger::new("a".parse().unwrap());
+        assert_eq!(ledger.take(&[BROKER], &limit, &moment("a", 10.0)), Ok(()));
+        let end = 10.0 + f64::from(u32::try_from(window).unwrap()) + grace;
+        assert!(
+            ledger
+                .take(&[BROKER], &limit, &moment("a", end - 0.01))
+                .is_err()
+        );
+        assert_eq!(ledger.take(&[BROKER], &limit, &moment("a", end)), Ok(()));
+    }
+}
+
+#[test]
+fn boot_ids_are_short_words() {
+    let longest = "a".repeat(64);
+    for (text, is_good) in [
+        ("9f1c6ac5-9d5b-4d8c-a3cb-4aa7d4c2b7f1", true),
+        (longest.as_str(), true),
+        (&format!("{longest}a"), false),
+        ("", false),
+        ("a b", false),
+        ("ö", false),
+    ] {
+        assert_eq!(text.parse::<BootId>().is_ok(), is_good, "{text}");
+    }
+}

@@ -250,4 +250,61 @@ mod tests {
                 .contains("is 121 s behind the server's")
         );
     }
+
+    #[test]
+    fn each_problem_has_its_reaction() {
+        let words = || "words".to_owned();
+        for (problem, class) in [
+            (Problem::TooOften(words()), Class::TooOften),
+            (Problem::Unavailable(words()), Class::Unavailable),
+            (Problem::Refused(words()), Class::Refused),
+            (Problem::NoTunnels, Class::Refused),
+            (Problem::SeveralTunnels(vec![words()]), Class::Refused),
+            (Problem::Login("words"), Class::Refused),
+            (Problem::Clock { ahead: 121 }, Class::Clock),
+            (Problem::NoTls(words()), Class::Tls),
+            (Problem::UnexpectedData, Class::Garbage),
+            (Problem::TooMuchData("a line", 1, "bytes"), Class::Garbage),
+            (Problem::Garbage(words()), Class::Garbage),
+            (Problem::Closed, Class::Garbage),
+        ] {
+            let stage = Stage::Login;
+            assert_eq!(Error { stage, problem }.class(), class);
+        }
+    }
+
+    #[test]
+    fn each_stage_has_a_name_of_its_own() {
+        use Stage::{
+            Authenticate, Challenge, Client, Clock, Greeting, List, Login, Show, StartTls, Username,
+        };
+        let all = [
+            Login,
+            Greeting,
+            Client,
+            Clock,
+            StartTls,
+            Username,
+            Challenge,
+            Authenticate,
+            List,
+            Show,
+        ];
+        let names: std::collections::BTreeSet<_> = all.iter().map(Stage::to_string).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(!names.contains(""));
+        let problem = Problem::Closed;
+        let error = Error {
+            stage: Login,
+            problem,
+        };
+        assert_eq!(error.to_string(), "login: the server closed the connection");
+    }
+
+    #[test]
+    fn a_text_of_the_limit_is_shown_whole() {
+        let most = "é".repeat(MAX_CHARS);
+        assert_eq!(printable(&most), most);
+        assert_eq!(printable(&format!("  {most}  ")), most);
+    }
 }

@@ -124,4 +124,25 @@ mod tests {
         lines.reset();
         assert!(lines.next(&mut line.as_slice()).is_ok());
     }
+
+    #[test]
+    fn replies_up_to_their_limits_are_taken() {
+        let lines_of = |text: &str| {
+            let (mut lines, mut bytes) = (Lines::new(), text.as_bytes());
+            let mut count = 0;
+            while lines.next(&mut bytes)?.is_some() {
+                count += 1;
+            }
+            Ok::<_, Problem>(count)
+        };
+        let line = |bytes: usize| "x".repeat(bytes - 1) + "\n";
+        assert_eq!(lines_of(&line(MAX_LINE_BYTES)), Ok(1));
+        assert!(lines_of(&line(MAX_LINE_BYTES + 1)).is_err());
+        assert!(lines_of(&"x".repeat(MAX_LINE_BYTES + 1)).is_err());
+        let whole = MAX_REPLY_BYTES / MAX_LINE_BYTES;
+        assert_eq!(lines_of(&line(MAX_LINE_BYTES).repeat(whole)), Ok(whole));
+        assert!(lines_of(&(line(MAX_LINE_BYTES).repeat(whole) + "\n")).is_err());
+        assert_eq!(lines_of(&"\n".repeat(MAX_REPLY_LINES)), Ok(MAX_REPLY_LINES));
+        assert!(lines_of(&"\n".repeat(MAX_REPLY_LINES + 1)).is_err());
+    }
 }

@@ -585,3 +585,97 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn parameters_at_the_edges() {
+    let read = |instead: &str, words: &str| {
+        assert!(AYIYA.contains(instead), "{instead}");
+        let text = AYIYA.replace(instead, words);
+        let lines: Vec<_> = text.lines().map(|l| Zeroizing::new(l.to_owned())).collect();
+        Shown(&lines[1..lines.len() - 1]).read("T42")
+    };
+    for (instead, words, is_good) in [
+        ("Length: 64", "Length: 63", false),
+        ("Length: 64", "Length: 128", true),
+        ("Tunnel MTU: 1428", "Tunnel MTU: 1280", true),
+        ("Tunnel MTU: 1428", "Tunnel MTU:", true),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: ::", false),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: ff02::1", false),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: fe80::2", false),
+        (
+            "Endpoint: 2001:db8:2ff:1::2",
+            "Endpoint: ::ffff:192.0.2.1",
+            false,
+        ),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: fd00::2", true),
+        ("IPv4 POP: 198.51.100.1", "IPv4 POP: 0.0.0.0", false),
+        ("IPv4 POP: 198.51.100.1", "IPv4 POP: 255.255.255.255", false),
+        ("UserState: enabled", "UserState: ENABLED", true),
+        ("Type: ayiya", "type : AYIYA", true),
+    ] {
+        assert_eq!(read(instead, words).is_ok(), is_good, "{words}");
+    }
+    for (seconds, expected) in [("1", 1), ("0", 60), ("3600", 3600), ("3601", 3600)] {
+        let words = format!("Heartbeat_Interval: {seconds}");
+        let read = read("Heartbeat_Interval: 30", &words).unwrap();
+        assert_eq!(read.heartbeat_interval.as_secs(), expected, "{seconds}");
+    }
+    for (mtu, expected) in [("1479", 1479), ("1480", 1480), ("1481", 1480), ("0", 1280)] {
+        let read = read("Tunnel MTU: 1428", &format!("Tunnel MTU: {mtu}")).unwrap();
+        assert_eq!(read.mtu, Mtu(expected));
+    }
+}
+
+#[test]
+fn kinds_are_read_as_they_are_printed() {
+    for (kind, name, is_signed) in [
+        (Kind::SixInFour, "6in4-static", false),
+        (Kind::Heartbeat, "6in4-heartbeat", true),
+        (Kind::Ayiya, "ayiya", true),
+    ] {
+        assert_eq!(kind.to_string(), name);
+        assert_eq!(name.to_uppercase().parse(), Ok(kind));
+        assert_eq!(kind.is_signed(), is_signed, "{name}");
+    }
+    assert!("l2tp".parse::<Kind>().is_err());
+}
+
+#[test]
+fn replies_begin_with_a_code() {
+    for (line, expected) in [
+        ("200 ok", Some((200, "ok"))),
+        ("200", Some((200, ""))),
+        ("200  two", Some((200, " two"))),
+        ("100 a", Some((100, "a"))),
+        ("599 a", Some((599, "a"))),
+        ("099 a", None),
+        ("600 a", None),
+        ("200ok", None),
+        ("20 ok", None),
+        ("+20 a", None),
+        ("", None),
+        ("éa", None),
+    ] {
+        assert_eq!(parse(line).ok(), expected, "{line}");
+    }
+    for (line, expected) in [
+        ("202", true),
+        ("202 done", true),
+        ("2020", false),
+        ("201", false),
+    ] {
+        assert_eq!(is_end(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn the_clock_that_is_ahead_is_known() {
+    for (server, expected) in [(NOW - 500, 500), (NOW + 500, -500), (u64::MAX, -i64::MAX)] {
+        let problem = compare_clocks(&server.to_string(), NOW).unwrap_err();
+        assert_eq!(problem, Problem::Clock { ahead: expected });
+    }
+    assert!(matches!(
+        compare_clocks("noon", NOW),
+        Err(Problem::Garbage(_))
+    ));
+}
