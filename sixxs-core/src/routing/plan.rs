@@ -1,8 +1,7 @@
 //! The plan that leads from the observed to the desired state.
 //!
-//! In the order of steps, no packet is lost between two states. Interfaces come first, then routes before the
-//! rules that lead to them. Everything new is added before anything old is removed, and rules are removed
-//! before their routes.
+//! In the order of steps, no packet is lost between two states. Interfaces come first, then routes, then the
+//! rules that lead to them. Nothing old is removed before everything new is added, and rules go before routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -156,8 +155,7 @@ pub enum Problem {
     },
 }
 
-/// The changes from the observed to the desired state. Only objects with the protocol number of sixxs are replaced or
-/// removed.
+/// The changes from the observed to the desired state. Foreign objects are never replaced or removed.
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();

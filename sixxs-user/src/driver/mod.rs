@@ -9,9 +9,10 @@
 //! * one per driver with a command, which ends when the driver is stopped, detached or dropped;
 //! * one per running command, which reads its standard error output ([`stderr_tail`]) and ends with the last
 //!   writer;
-//! * on the I/O thread ([`native`]): one per native tunnel, which ends with its driver; one per setup script of
-//!   AICCU, which ends with the script; one that watches for changes of the network path, and one that removes
-//!   interfaces, which both end with the thread.
+//! * on the I/O thread ([`native`]) one per native tunnel, which ends with its driver;
+//! * there, one per setup script of AICCU, which ends with the script;
+//! * there, one that watches for changes of the network path and one that removes interfaces. Both end with the
+//!   thread.
 
 mod backoff;
 mod command;
