@@ -1,4 +1,4 @@
-"""Prometheus' HTTP interface, as much of it as the checks ask."""
+"""The parts of Prometheus' HTTP interface that the checks use."""
 
 import json
 import time
@@ -21,7 +21,7 @@ def ready() -> bool:
 
 
 def get(what: str, **parameters: str) -> dict:
-    """The data of an answer that says `success`."""
+    """Sends a GET request, and returns the data of the response. A response without `success` is a fault."""
     url = f"http://{ADDRESS}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
@@ -41,7 +41,7 @@ def rules() -> list[dict]:
 
 
 def query(expression: str, instant: bool) -> list[dict]:
-    """The series that it has, now or over the last seconds."""
+    """Evaluates an expression, now or over the last seconds, and returns its series."""
     if instant:
         return get("query", query=expression)["result"]
     now = time.time()

@@ -1,4 +1,4 @@
-"""The dashboard: what Grafana would accept, and yet show nothing for."""
+"""Finds faults of the dashboard that Grafana accepts, but that lead to empty panels."""
 
 import itertools
 import json
@@ -18,19 +18,19 @@ BUILT_IN = {"__rate_interval": "5m", "__range": "6h"}
 
 @dataclass(frozen=True)
 class Dashboard:
-    """The file as it is."""
+    """The dashboard, as parsed from its file."""
 
     json: dict
 
     def panels(self) -> list[dict]:
-        """Those that show something."""
+        """Its panels without the rows, which show nothing."""
         return [panel for panel in self.json["panels"] if panel["type"] != "row"]
 
     def variables(self) -> dict[str, dict]:
         return {variable["name"]: variable for variable in self.json["templating"]["list"]}
 
     def targets(self) -> dict[str, dict]:
-        """Its queries, by the name of the panel and their own."""
+        """Its queries, by the name of the panel and of the query."""
         return {
             f"{panel['title']} ({panel['id']}) {target['refId']}": target
             for panel in self.panels()
@@ -38,7 +38,7 @@ class Dashboard:
         }
 
     def expressions(self, built_in: dict[str, str] | None = None) -> dict[str, str]:
-        """The queries as Grafana sends them when all is chosen."""
+        """The expressions that Grafana sends if all values are selected for each variable."""
         values = dict.fromkeys(self.variables(), ".*") | BUILT_IN | (built_in or {})
         return {
             where: re.sub(r"\$(\w+)", lambda match: values.get(match[1], match[0]), target["expr"])
@@ -46,7 +46,7 @@ class Dashboard:
         }
 
     def labels(self) -> dict[str, tuple[str, str]]:
-        """Of each variable the metric and the label whose values can be chosen."""
+        """For each variable, the metric and the label with the values to select from."""
         found = {}
         for name, variable in self.variables().items():
             if variable["type"] == "query":
@@ -55,7 +55,7 @@ class Dashboard:
         return found
 
     def names(self) -> set[str]:
-        """The metrics that it shows."""
+        """The names of the metrics that it shows."""
         return names_in("\n".join([*self.expressions().values(), *(metric for metric, _ in self.labels().values())]))
 
 

@@ -1,4 +1,4 @@
-"""What a check finds wrong, and running programs so that their failure is that."""
+"""Faults that a check finds, and a runner for programs whose failure is a fault."""
 
 import subprocess
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class Fault(Exception):
-    """What is wrong, a line each."""
+    """Faults, one per line."""
 
 
 def report(faults: list[str]) -> None:
-    """Raises them, if there are any."""
+    """Raises the faults, if there are any."""
     if faults:
         raise Fault("\n".join(faults))
 

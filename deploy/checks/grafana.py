@@ -1,4 +1,4 @@
-"""The dashboard by Grafana's own types: keys that it does not know, values that it does not take.
+"""Checks the dashboard against Grafana's own types: finds unknown keys and invalid values.
 
 The server itself is in none of the registries that the checks use.
 """
@@ -25,7 +25,7 @@ COMPILER = {
 
 
 def check(tree: Path, board: Dashboard) -> None:
-    """`tree` has the types and the compiler."""
+    """Compiles the dashboard. `tree` has the types and the compiler."""
     # Below `tree`, so that the compiler finds its packages.
     with tempfile.TemporaryDirectory(dir=tree) as directory:
         place = Path(directory)
@@ -36,7 +36,7 @@ def check(tree: Path, board: Dashboard) -> None:
 
 
 def source(board: dict) -> str:
-    """A line for each panel, so that the compiler's line numbers tell which it is."""
+    """The dashboard as TypeScript, with one line per panel: the compiler's line number identifies the panel."""
     frame = {key: value for key, value in board.items() if key != "panels"}
     lines = ['import type { Frame, Panels } from "./types";']
     lines.append(f"export const dashboard = {json.dumps(frame)} satisfies Frame;")

@@ -1,7 +1,7 @@
-"""Rules and dashboard in a running Prometheus that scrapes a host in good health, one with every
-trouble at once, and one that is gone.
+"""Checks rules and dashboard in a running Prometheus. It scrapes a healthy host, a host with all problems at
+once, and a host that does not answer.
 
-It is run by [`server`], in a network namespace of its own. The daemons are threads of this process.
+[`server`] runs it in a network namespace of its own. The daemons are threads of this process.
 """
 
 import subprocess
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def write(place: Path, targets: list[str]) -> None:
-    """The rules, and the configuration that loads them."""
+    """Writes the rules, and a configuration that loads them."""
     (place / "rules.yml").write_text(rules.at_once())
     (place / "prometheus.yml").write_text(
         "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
@@ -73,7 +73,7 @@ def write(place: Path, targets: list[str]) -> None:
 
 
 def serve(address: str, page: Callable[[int], str]) -> None:
-    """A daemon's listener."""
+    """Serves metrics at an address, as a daemon does."""
     scrapes = 0
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,7 +96,7 @@ def serve(address: str, page: Callable[[int], str]) -> None:
 
 
 def look(seen: set[str]) -> None:
-    """All that can be asked of the server; `seen` are the hosts that answer it."""
+    """Runs all checks of the server; `seen` are the hosts that answer it."""
     until(lambda: [] if api.ready() else ["Prometheus is not ready"])
     until(lambda: scraped(seen))
     until(fire)
@@ -117,7 +117,7 @@ def look(seen: set[str]) -> None:
 
 
 def scraped(seen: set[str]) -> list[str]:
-    """What is wrong with the hosts: all but one must be read without error."""
+    """Faults of the scrapes: Prometheus must read every host in `seen` without error."""
     faults = []
     hosts = {target["labels"]["instance"]: target for target in api.get("targets")["activeTargets"]}
     for host in seen:
@@ -127,7 +127,7 @@ def scraped(seen: set[str]) -> list[str]:
 
 
 def fire() -> list[str]:
-    """What is wrong with the alerts: each fires for a host with trouble, and none for the other."""
+    """Faults of the alerts: each must fire for the host with problems, and none for the healthy one."""
     faults = []
     for rule in api.rules():
         if rule["health"] != "ok":
@@ -151,12 +151,12 @@ def fire() -> list[str]:
 
 
 def complaints(log: Path) -> list[str]:
-    """What Prometheus has to say beside what it does."""
+    """The last warnings and errors in the log of Prometheus."""
     return [f"Prometheus: {line}" for line in log.read_text().splitlines() if "level=info" not in line.lower()][-5:]
 
 
 def until(wrong: Callable[[], list[str]]) -> None:
-    """Waits until nothing is wrong, but not for ever."""
+    """Waits until there are no faults; raises them after a time limit."""
     deadline = time.monotonic() + SECONDS
     while faults := wrong():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a daemon serves: OpenMetrics text."""
+"""Checks the metrics that a daemon serves, in the text format of OpenMetrics."""
 
 import re
 import urllib.request
@@ -21,7 +21,7 @@ WORDS = {"direction", "hook", "state", "treatment"}
 
 
 def get(source: str) -> str:
-    """From a file or a URL."""
+    """Reads the metrics from a file or a URL."""
     if re.match(r"https?://", source):
         request = urllib.request.Request(source, headers={"Accept": TYPE})
         try:
@@ -36,20 +36,20 @@ def get(source: str) -> str:
 
 
 def check(promtool: Path, page: str) -> None:
-    """Whether it is complete, and named as is the custom."""
+    """Checks that a page of metrics is complete, and that the names follow the conventions."""
     if not page.endswith("# EOF\n"):
         raise Fault("it does not end with `# EOF`, as OpenMetrics must")
     run([promtool, "check", "metrics"], "mend the metric", given=plain(page))
 
 
 def check_used(page: str, used: set[str]) -> None:
-    """Whether all that is used is there."""
+    """Checks that a page has all metrics that rules and dashboard use."""
     there = {name + suffix for name, kind in families(page).items() for suffix in SUFFIXES.get(kind, [])}
     report([f"{name} is used, and not served" for name in sorted(used - there)])
 
 
 def check_like(page: str, sample: str) -> None:
-    """Whether it has the types, the labels and the words that rules and dashboard were tried with."""
+    """Checks that a page has the types, labels and label values of the sample."""
     tried, faults = families(sample), []
     for name, kind in families(page).items():
         if name in tried and kind != tried[name]:
@@ -66,17 +66,17 @@ def check_like(page: str, sample: str) -> None:
 
 
 def names_in(text: str) -> set[str]:
-    """The metrics named in a text; what a rule records has colons in its name, and is none."""
+    """The metrics named in a text, without those that rules record, which have colons in their names."""
     return set(re.findall(r"(?<![\w:])sixxs_\w+(?![\w:])", text))
 
 
 def families(page: str) -> dict[str, str]:
-    """Their types by name."""
+    """The types of the metric families, by name."""
     return dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
 
 
 def labels(page: str) -> dict[str, dict[str, set[str]]]:
-    """By name of a sample, the values of each label."""
+    """The values of each label, by the name of the sample."""
     found: dict[str, dict[str, set[str]]] = {}
     for name, inner in re.findall(r"^(\w+)(?:\{(.*?)\})? ", page, re.MULTILINE):
         values = found.setdefault(name, {})
@@ -86,7 +86,7 @@ def labels(page: str) -> dict[str, dict[str, set[str]]]:
 
 
 def plain(page: str) -> str:
-    """As the older text format has it, which is all that promtool checks."""
+    """Converts a page to the older text format, the only one that promtool checks."""
     lines = []
     for line in page.splitlines():
         described = re.fullmatch(r"# (TYPE|HELP) (\S+) (.*)", line)

@@ -1,4 +1,4 @@
-"""The alert rules, by promtool: the same reader and the same evaluation as in the server."""
+"""Checks the alert rules with promtool, which parses and evaluates them like the server."""
 
 import re
 import tempfile
@@ -13,7 +13,7 @@ TESTS = DIRECTORY / "sixxs.rules.test.yml"
 
 
 def check(promtool: Path) -> None:
-    """Whether they can be loaded, and each alert has a test that has it fire."""
+    """Checks that the rules can be loaded, and that for each alert there is a test in which it fires."""
     run([promtool, "check", "rules", "--lint=all", "--lint-fatal", RULES], "mend what it says")
     tests = TESTS.read_text()
     report(
@@ -26,12 +26,12 @@ def check(promtool: Path) -> None:
 
 
 def test(promtool: Path) -> None:
-    """The tests beside them."""
+    """Runs the tests of the rules."""
     run([promtool, "test", "rules", TESTS], "mend the rule or the test")
 
 
 def check_expressions(promtool: Path, expressions: dict[str, str]) -> None:
-    """Whether each is PromQL: older promtools read expressions only as those of rules."""
+    """Checks that each expression is valid PromQL. They become rules, since older promtools parse only rules."""
     lines = ["groups:", "  - name: queries", "    rules:"]
     for where, expression in expressions.items():
         lines += [f"      - record: {re.sub(r'[^a-zA-Z0-9]+', '_', where)}", f"        expr: {quoted(expression)}"]
@@ -42,7 +42,7 @@ def check_expressions(promtool: Path, expressions: dict[str, str]) -> None:
 
 
 def alerts() -> list[str]:
-    """Their names, in the order of the file."""
+    """The names of the alerts, in the order of the file."""
     found = re.findall(r"^ *- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
     if not found:
         raise Fault(f"{RULES.name} has no alert")
@@ -50,7 +50,7 @@ def alerts() -> list[str]:
 
 
 def at_once() -> str:
-    """The rules with nothing to wait for, so that alerts fire while one watches."""
+    """The rules without their waiting times, so that alerts fire during the check."""
     text, changed = re.subn(r"^( +for:) \w+$", r"\1 0s", RULES.read_text(), flags=re.MULTILINE)
     if changed != len(re.findall(r"^ *- alert:", text, re.MULTILINE)):
         raise Fault(f"{RULES.name} has alerts without `for`")
@@ -58,10 +58,10 @@ def at_once() -> str:
 
 
 def names() -> set[str]:
-    """The metrics that the rules use."""
+    """The names of the metrics that the rules use."""
     return names_in(RULES.read_text())
 
 
 def quoted(text: str) -> str:
-    """As YAML has it."""
+    """Quotes a text for YAML."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""What daemons would serve: one of a host in good health, one of a host with every trouble at once."""
+"""Sample metrics: of a healthy host, and of a host with all problems at once."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ Samples = Iterator[tuple[Labels, float]]
 
 @dataclass(frozen=True)
 class Host:
-    """How it fares."""
+    """The health of a host."""
 
     well: bool
 
@@ -26,7 +26,7 @@ BOUNDS = ("0.001", "0.01", "0.1", "1.0", "+Inf")
 
 
 def page(host: Host, scrape: int) -> str:
-    """The whole text. `scrape` counts how often it was asked: counters grow with it."""
+    """The page of metrics for the scrape with this number: counters grow with the number."""
     lines = []
     for name, kind, help_text, samples in families(host, scrape):
         lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
@@ -37,7 +37,7 @@ def page(host: Host, scrape: int) -> str:
 
 
 def written(kind: str, samples: Samples) -> Iterator[tuple[str, Labels, float]]:
-    """The lines of a family: what its names end with, labels, value."""
+    """The samples of a family: the suffix of the name, the labels, the value."""
     for labels, value in samples:
         match kind:
             case "histogram":
@@ -55,7 +55,7 @@ def written(kind: str, samples: Samples) -> Iterator[tuple[str, Labels, float]]:
 
 
 def families(host: Host, scrape: int) -> Iterator[tuple[str, str, str, Samples]]:
-    """Name, type, help and samples of each."""
+    """Name, type, help and samples of each metric family."""
     now = time.time()
     ill = not host.well
     grows = 100 * scrape

@@ -1,4 +1,4 @@
-"""Runs [`live`] where nothing but itself can be reached: in a network namespace of its own."""
+"""Runs [`live`] in a network namespace of its own, without access to other hosts."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ LIMIT_SECONDS = 90
 
 
 def check(prometheus: Prometheus, cache: Path, real: str | None) -> None:
-    """`real` is what a daemon served, if it is to be read as well."""
+    """Runs the checks. `real`: metrics from a daemon, to check in addition to the samples."""
     # It ends with this process in all cases, and Prometheus ends with it.
     bound = ["setpriv", "--pdeathsig", "KILL"]
     # Other users than root get the privileges in a user namespace, if the kernel permits it.

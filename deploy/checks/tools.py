@@ -18,14 +18,14 @@ TYPESCRIPT = "typescript@7.0.2"
 
 @dataclass(frozen=True)
 class Prometheus:
-    """The server, and the tool that comes with it."""
+    """The paths of the server and of promtool."""
 
     server: Path
     promtool: Path
 
 
 def prometheus(cache: Path) -> Prometheus:
-    """As it is installed, else out of Debian's package."""
+    """Returns the installed Prometheus, else the one from Debian's package."""
     roots = [Path("/"), cache / "prometheus"]
     if not any(complete(root) for root in roots):
         fetch(roots[1], unpack_prometheus)
@@ -53,7 +53,7 @@ def complete(root: Path) -> bool:
 
 
 def fetch(tree: Path, unpack: Callable[[Path], None]) -> None:
-    """Makes a directory as a whole: what was interrupted is not taken for complete."""
+    """Makes a directory and renames it when it is complete, so that an interrupted run leaves no partial one."""
     aside = tree.with_name(f"{tree.name}-unpacking-{os.getpid()}")
     try:
         aside.mkdir()

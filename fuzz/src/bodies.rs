@@ -116,14 +116,14 @@ pub fn ayiya(bytes: &[u8]) {
                 assert!(header.is_recent(now.unix_seconds));
                 assert!(packet.len() >= 40 && packet[0] >> 4 == 6 && packet[8..24] != US.octets());
             }
-            assert!(session.answers(now.elapsed));
+            assert!(session.is_answering(now.elapsed));
             assert_eq!(session.receive(&datagram, now), Err(DropReason::Repeat));
         }
         // At most heartbeats, a probe and a doubt: the number of actions is limited.
         let mut actions = std::iter::from_fn(|| session.poll(now)).take(10);
         let sent = actions.by_ref().filter_map(|action| match action {
             Ayiya::Send(datagram) => Some(datagram),
-            Ayiya::Doubt => None,
+            Ayiya::LocateAgain => None,
         });
         for datagram in sent {
             assert!(key.signed(&datagram) && broker::ayiya::header(&datagram).is_some());
@@ -202,7 +202,7 @@ pub fn beat(bytes: &[u8]) {
     {
         let address = Ipv6Addr::from(*address);
         let seconds = u64::from_be_bytes(*seconds);
-        let text = heartbeat::beat(address, seconds, &Secret::from(PASSWORD));
+        let text = heartbeat::datagram(address, seconds, &Secret::from(PASSWORD));
         let beat = broker::heartbeat::Heartbeat::read(text.as_bytes()).expect("it is read");
         assert!(beat.is_signed(PASSWORD) && !beat.is_signed("another"));
         assert_eq!((beat.tunnel, beat.unix_seconds), (address, seconds));
@@ -272,7 +272,7 @@ pub fn connects(bytes: &[u8]) {
         if standing.locked_out.is_some() || damaged.is_some() {
             assert_eq!(taken, 0);
         }
-        ledger.refused(&[BROKER], &limit, &now);
+        ledger.lock_out(&[BROKER], &limit, &now);
         ledger.prune(&limit, &now);
         assert!(ledger.take(&[BROKER], &limit, &now).is_err());
         let (again, damaged) = Ledger::read(ledger.text().as_bytes(), &now);

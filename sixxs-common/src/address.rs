@@ -88,7 +88,7 @@ impl Address {
     /// A hash of the address: an index below `count` (a power of two above 1), evenly distributed.
     #[inline(always)]
     #[must_use]
-    pub const fn place_among(self, count: usize) -> usize {
+    pub const fn hash_below(self, count: usize) -> usize {
         // 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4): the highest bits of the
         // product depend on the whole address.
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -184,9 +184,37 @@ mod tests {
             let mut found = [0; 16];
             for number in 0..16 {
                 let octets = (u128::from_be_bytes(base) + number * step).to_be_bytes();
-                found[Address::from_octets(octets).place_among(16)] += 1;
+                found[Address::from_octets(octets).hash_below(16)] += 1;
             }
             assert!(found.iter().all(|count| *count <= 4), "{step}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn every_bit_of_an_address_counts() {
+        let base = 0x2001_0db8_000a_0000_0000_0000_0000_0002_u128;
+        let address = |number: u128| Address::from_octets(number.to_be_bytes());
+        for place in 0..128 {
+            let bit = 1 << (127 - place);
+            // The second pair differs by the same bit in both halves.
+            for other in [base ^ bit, base ^ bit ^ bit.rotate_left(64)] {
+                assert_ne!(address(base).difference(address(other)), 0, "{place}");
+            }
+            for bits in 0..=128 {
+                let prefix = Prefix::new(address(base), bits);
+                let is_within = address(base ^ bit).within(&prefix);
+                assert_eq!(is_within, bits <= place, "{bits} {place}");
+            }
+        }
+        let longest = Prefix::new(address(base), 128);
+        assert_eq!(Prefix::new(address(base), 129), longest);
+        assert_eq!(Prefix::new(address(base), u8::MAX), longest);
+    }
+
+    #[test]
+    fn multicast_is_ff00_with_eight_bits() {
+        for (text, expected) in [("ff00::", true), ("ff0e::1", true), ("fe80::1", false)] {
+            assert_eq!(address(text).is_multicast(), expected, "{text}");
         }
     }
 

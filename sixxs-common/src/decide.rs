@@ -49,7 +49,7 @@ impl Exit {
 pub enum Verdict {
     /// Not IPv6.
     OtherProtocol,
-    /// Marked as IPv6, but cannot be parsed. It passes: we do not touch packets that we do not
+    /// Marked as IPv6, but cannot be parsed. It passes: the programs do not touch packets that they do not
     /// understand.
     Unparsed,
     /// At an uplink: the source belongs to no tunnel.
@@ -58,7 +58,7 @@ pub enum Verdict {
     Exempt,
     /// At a tunnel: the source belongs to this tunnel.
     Own,
-    /// At a tunnel: the source belongs to no tunnel. The broker drops such packets; we never change
+    /// At a tunnel: the source belongs to no tunnel. The broker drops such packets; the programs never change
     /// them.
     Stray,
     /// At a tunnel: a tunnel would bring the packet back here, until its hop limit is used up.
@@ -78,7 +78,7 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
     // Every exit needs this lookup. It is before the branches, so that the kernel verifies it only once.
     let source = tables.source(ipv6.source);
     if matches!(exit, Exit::Tunnel(_)) && tables.comes_here(ipv6.destination) {
-        return if is_local_talk(ipv6) {
+        return if is_link_local_traffic(ipv6) {
             Verdict::Exempt
         } else {
             Verdict::Loop
@@ -87,7 +87,7 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
     let Some(source) = source else {
         return match exit {
             Exit::Uplink(_) => Verdict::NotOurs,
-            Exit::Tunnel(_) if is_local_talk(ipv6) => Verdict::Exempt,
+            Exit::Tunnel(_) if is_link_local_traffic(ipv6) => Verdict::Exempt,
             Exit::Tunnel(_) => Verdict::Stray,
         };
     };
@@ -109,7 +109,7 @@ pub fn decide<T: Tables>(ipv6: Result<&Ipv6, NoIpv6>, exit: Exit, tables: &T) ->
 
 /// Neighbour discovery and similar packets, which a broker never forwards.
 #[inline(always)]
-fn is_local_talk(ipv6: &Ipv6) -> bool {
+fn is_link_local_traffic(ipv6: &Ipv6) -> bool {
     ipv6.source.is_link_scope()
         || ipv6.source == Address::UNSPECIFIED
         || ipv6.destination.is_link_scope()
@@ -119,7 +119,7 @@ fn is_local_talk(ipv6: &Ipv6) -> bool {
 mod tests {
     use super::*;
     use crate::address::Prefix;
-    use crate::layout::{ANY_UPLINK, GROUPS_ONLY, SEVERAL_GROUPS_ONLY};
+    use crate::layout::{ANY_UPLINK, ANY_UPLINK_MULTICAST_ONLY, MULTICAST_ONLY};
     use core::net::Ipv6Addr;
 
     /// The tables of a host with net0 (index 2) and two tunnels in slots 0 and 1. The second tunnel
@@ -138,8 +138,8 @@ mod tests {
                 ("2001:db8:bb:2::1", 128, 1, 2),
                 ("2001:db8:bb:f::1", 0, 1, 0),
                 ("2001:db8:bb:3::1", 128, 1, ANY_UPLINK),
-                ("2001:db8:bb:4::1", 128, 1, 2 | GROUPS_ONLY),
-                ("2001:db8:bb:5::1", 128, 1, SEVERAL_GROUPS_ONLY),
+                ("2001:db8:bb:4::1", 128, 1, 2 | MULTICAST_ONLY),
+                ("2001:db8:bb:5::1", 128, 1, ANY_UPLINK_MULTICAST_ONLY),
                 ("2001:db8:bb::", 48, 1, 0),
             ];
             let entry = |(text, bits, tunnel, home)| {
@@ -222,6 +222,23 @@ mod tests {
                 Verdict::OtherProtocol
             );
             assert_eq!(decide(Err(NoIpv6::Malformed), exit, &host), Verdict::Unparsed);
+        }
+    }
+
+    #[test]
+    fn an_interface_of_unknown_role_counts_as_an_uplink() {
+        for (role, expected) in [
+            (Role::Uplink.raw(), Exit::Uplink(2)),
+            (Role::Tunnel.raw(), Exit::Tunnel(5)),
+            (0, Exit::Uplink(2)),
+        ] {
+            let interface = Interface {
+                ifindex: 2,
+                slot: 5,
+                role,
+                ..Interface::default()
+            };
+            assert_eq!(Exit::of(&interface), expected, "{role}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Echo pairing: echo requests from outside are matched with their replies, as proof that a tunnel
 //! answers.
 //!
-//! A request is stored in one of [`PLACES`] entries; its [`tag`] selects the entry. The reply with the
+//! A request is stored in one of [`ENTRIES`] entries; its [`tag`] selects the entry. The reply with the
 //! same tag removes it. This needs no lock and no search. A flood of requests uses no additional
 //! memory; at worst it evicts unanswered requests, which a counter shows.
 
@@ -10,11 +10,11 @@ use bytemuck::{Pod, Zeroable};
 use crate::address::Address;
 
 /// Number of requests stored at a time; a power of two.
-pub const PLACES: u32 = 4096;
+pub const ENTRIES: u32 = 4096;
 
 /// After this time, an unanswered request may be evicted without being counted, and the same request
 /// counts as new.
-pub const PATIENCE_NS: u64 = 10_000_000_000;
+pub const REQUEST_LIFETIME_NS: u64 = 10_000_000_000;
 
 /// A request that waits for its reply. Processors may race for an entry: then one of two requests for
 /// the same entry is evicted without being counted.
@@ -40,9 +40,9 @@ pub enum Watched {
     /// The request now waits for its reply.
     New,
     /// The request now waits for its reply. It evicted a waiting request of the tunnel in this slot.
-    Instead(u32),
+    Evicted(u32),
     /// The request was already waiting: it arrived twice.
-    Again,
+    Repeated,
 }
 
 impl Pending {
@@ -50,10 +50,10 @@ impl Pending {
     #[inline(always)]
     pub fn watch(&mut self, tag: u64, slot: u32, tick_ns: u64) -> Watched {
         // An exact `at_ns` may be later than the last tick: a difference of the two could underflow.
-        let waits = self.tag != 0 && self.at_ns.wrapping_add(PATIENCE_NS) > tick_ns;
+        let waits = self.tag != 0 && self.at_ns.wrapping_add(REQUEST_LIFETIME_NS) > tick_ns;
         let watched = match waits {
-            true if self.tag == tag => return Watched::Again,
-            true => Watched::Instead(self.slot),
+            true if self.tag == tag => return Watched::Repeated,
+            true => Watched::Evicted(self.slot),
             false => Watched::New,
         };
         self.tag = tag;
@@ -81,13 +81,13 @@ impl Pending {
     }
 }
 
-/// Identifies a request and its reply by one number, never 0: a hash of our address, the remote
+/// Identifies a request and its reply by one number, never 0: a hash of this host's address, the remote
 /// address, and the message's identifier and sequence number (RFC 4443 §4.1) as they are in the
 /// packet.
 #[inline(always)]
 #[must_use]
 pub const fn tag(local: Address, remote: Address, message: u32) -> u64 {
-    // 2^64 divided by the golden ratio, as in `Address::place_among`.
+    // 2^64 divided by the golden ratio, as in `Address::hash_below`.
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     // Its powers. With one factor per word, the processor can compute the products in parallel.
     const SQUARE: u64 = GOLDEN.wrapping_mul(GOLDEN);
@@ -105,12 +105,12 @@ pub const fn tag(local: Address, remote: Address, message: u32) -> u64 {
     (sum ^ (sum >> 29)).wrapping_mul(GOLDEN) | 1
 }
 
-/// The entry for a tag.
+/// Index of the entry for a tag.
 #[inline(always)]
 #[must_use]
-pub const fn place(tag: u64) -> u32 {
+pub const fn entry_index(tag: u64) -> u32 {
     let highest = (tag >> 32) as u32;
-    highest >> (u32::BITS - PLACES.ilog2())
+    highest >> (u32::BITS - ENTRIES.ilog2())
 }
 
 /// Reply times of one tunnel on one processor, for requests with exact times ([`Pending::is_timed`]):
@@ -180,48 +180,94 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_takes_its_request_out_once() {
+    fn a_reply_removes_its_request_once() {
         let tag = tag(address(1), address(2), 7);
-        let mut place = Pending::default();
-        assert!(!place.answer(tag));
-        assert_eq!(place.watch(tag, 3, 100), Watched::New);
-        place.time(105);
+        let mut pending = Pending::default();
+        assert!(!pending.answer(tag));
+        assert_eq!(pending.watch(tag, 3, 100), Watched::New);
+        pending.time(105);
         // The last clock tick was before the exact time.
-        assert_eq!(place.watch(tag, 3, 100), Watched::Again);
-        assert!(!place.answer(tag ^ 2));
-        assert_eq!((place.at_ns, place.slot, place.is_timed), (105, 3, 1));
-        assert!(place.answer(tag));
-        assert!(!place.answer(tag));
-        assert_eq!(place.watch(tag, 3, 200), Watched::New);
-        assert_eq!((place.at_ns, place.is_timed), (200, 0));
+        assert_eq!(pending.watch(tag, 3, 100), Watched::Repeated);
+        assert!(!pending.answer(tag ^ 2));
+        assert_eq!((pending.at_ns, pending.slot, pending.is_timed), (105, 3, 1));
+        assert!(pending.answer(tag));
+        assert!(!pending.answer(tag));
+        assert_eq!(pending.watch(tag, 3, 200), Watched::New);
+        assert_eq!((pending.at_ns, pending.is_timed), (200, 0));
     }
 
     #[test]
-    fn who_is_driven_out_is_told_unless_nobody_waits_for_it_any_more() {
+    fn an_evicted_request_is_reported_unless_it_has_expired() {
         let [one, two] = [1, 2].map(|message| tag(address(1), address(2), message));
-        let mut place = Pending::default();
-        assert_eq!(place.watch(one, 3, 100), Watched::New);
-        assert_eq!(place.watch(two, 4, 200), Watched::Instead(3));
-        assert_eq!(place.watch(one, 3, 200 + PATIENCE_NS), Watched::New);
-        assert_eq!(place.watch(one, 3, 200 + 2 * PATIENCE_NS), Watched::New);
+        let mut pending = Pending::default();
+        assert_eq!(pending.watch(one, 3, 100), Watched::New);
+        assert_eq!(pending.watch(two, 4, 200), Watched::Evicted(3));
+        assert_eq!(
+            pending.watch(one, 3, 200 + REQUEST_LIFETIME_NS),
+            Watched::New
+        );
+        assert_eq!(
+            pending.watch(one, 3, 200 + 2 * REQUEST_LIFETIME_NS),
+            Watched::New
+        );
+    }
+
+    #[test]
+    fn a_request_waits_until_the_patience_ends() {
+        let [one, two] = [1, 2].map(|message| tag(address(1), address(2), message));
+        for (passed, again, other) in [
+            (
+                REQUEST_LIFETIME_NS - 1,
+                Watched::Repeated,
+                Watched::Evicted(3),
+            ),
+            (REQUEST_LIFETIME_NS, Watched::New, Watched::New),
+        ] {
+            let mut place = Pending::default();
+            assert_eq!(place.watch(one, 3, 100), Watched::New);
+            assert_eq!({ place }.watch(one, 3, 100 + passed), again);
+            assert_eq!(place.watch(two, 4, 100 + passed), other);
+            assert_eq!((place.tag, place.slot), (two, 4));
+        }
+    }
+
+    /// The words of a request are the coefficients of a polynomial, here by Horner's method. It is the same
+    /// in all versions, since the entries of one serve the next.
+    #[test]
+    fn a_tag_is_a_polynomial_of_all_words() {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        for words in [
+            [1, 2, 3, 4, 5],
+            [u64::MAX, 0, u64::MAX, 0, 7],
+            [0x20, 1 << 63, 0x30, 1 << 62, u32::MAX.into()],
+        ] {
+            let [a, b, c, d, message] = words;
+            let sum = words.iter().fold(0_u64, |sum, word| {
+                sum.wrapping_add(*word).wrapping_mul(GOLDEN)
+            });
+            let mixed = (sum ^ (sum / (1 << 29))).wrapping_mul(GOLDEN);
+            let [local, remote] = [[a, b], [c, d]].map(Address::from_words);
+            let message = u32::try_from(message).unwrap();
+            assert_eq!(tag(local, remote, message), mixed / 2 * 2 + 1);
+        }
     }
 
     #[test]
     fn tags_differ_and_spread() {
         let mut tags = BTreeSet::new();
-        let mut places = BTreeSet::new();
+        let mut entries = BTreeSet::new();
         for message in 0..1000 {
             for last in 0..4 {
                 let tag = tag(address(1), address(last), message);
                 assert_ne!(tag, 0);
-                assert!(place(tag) < PLACES);
+                assert!(entry_index(tag) < ENTRIES);
                 tags.insert(tag);
-                places.insert(place(tag));
+                entries.insert(entry_index(tag));
             }
         }
         assert_eq!(tags.len(), 4000);
         // With 4096 entries and 4000 random tags, about 2,550 entries get one tag or more.
-        assert!(places.len() > 2400, "{}", places.len());
+        assert!(entries.len() > 2400, "{}", entries.len());
         assert_ne!(
             tag(address(1), address(2), 7),
             tag(address(2), address(1), 7)

@@ -181,4 +181,48 @@ mod tests {
         let flow = outgoing(&bytes);
         assert_eq!((flow.local_port, flow.remote_port), (0, 0));
     }
+
+    #[test]
+    fn each_protocol_with_ports_shows_them() {
+        for (name, protocol, expected) in [
+            ("TCP", TCP, (80, 443)),
+            ("UDP", UDP, (80, 443)),
+            ("SCTP", SCTP, (80, 443)),
+            ("DCCP", DCCP, (80, 443)),
+            ("UDP-Lite", UDPLITE, (80, 443)),
+            ("something else", 253, (0, 0)),
+            ("ICMPv6 without an identifier", ICMPV6, (0, 0)),
+        ] {
+            let flow = outgoing(&packet(protocol, &[0, 80, 1, 187, 0, 0, 0, 0]));
+            assert_eq!((flow.local_port, flow.remote_port), expected, "{name}");
+            assert_eq!(flow.protocol, u32::from(protocol), "{name}");
+        }
+    }
+
+    /// Later fragments have no ports: their payload must not be taken for some.
+    #[test]
+    fn what_a_packet_does_not_show_is_zero() {
+        let later = packet(packet::FRAGMENT, &[UDP, 0, 0, 8, 0, 0, 0, 7, 1, 2, 3, 4]);
+        let flow = outgoing(&later);
+        let shown = (flow.local_port, flow.remote_port, flow.protocol);
+        assert_eq!(shown, (0, 0, u32::from(UDP)));
+        let no_end = packet(packet::FRAGMENT, &[UDP]);
+        let flow = outgoing(&no_end);
+        let shown = (flow.local_port, flow.remote_port, flow.protocol);
+        assert_eq!(shown, (0, 0, 0));
+    }
+
+    /// An error may be at any place of a frame, and quotes the packet after its own eight bytes.
+    #[test]
+    fn only_errors_are_about_other_packets() {
+        let out = packet(TCP, &[0, 80, 1, 0, 0, 0, 0, 0]);
+        let link = [0; 14];
+        for (kind, is_error) in [(1, true), (127, true), (128, false), (200, false)] {
+            let message = [&[kind, 0, 0, 0, 0, 0, 5, 0], &out[..]].concat();
+            let frame = [&link, &swap(packet(ICMPV6, &message))[..]].concat();
+            let header = packet::ipv6_again(&frame[..], 14).unwrap();
+            let flow = incoming(&frame[..], &header);
+            assert_eq!(flow == outgoing(&out), is_error, "{kind}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ pub const NEWCOMERS_SLOT: u32 = SLOTS - 1;
 /// collision chains stay short.
 pub const INTERFACES: u32 = 2048;
 
-/// The number of places in the table that are probed for an interface's entry.
+/// The number of entries of the table that are probed for an interface's entry.
 pub const PROBES: u32 = 8;
 
 /// The maximum number of source prefixes that are compared one by one. With more, the programs use the trie.
@@ -111,7 +111,7 @@ const _: () = assert!(size_of::<Interface>() == 48);
 
 /// The index in the interface table to probe for the entry of an interface. `probe` 0 is the preferred index.
 #[inline(always)]
-pub const fn interface_place(ifindex: u32, probe: u32) -> u32 {
+pub const fn probe_index(ifindex: u32, probe: u32) -> u32 {
     ifindex.wrapping_add(probe) % INTERFACES
 }
 
@@ -124,15 +124,15 @@ pub struct Source {
     /// Length of the prefix in bits; 128 for an address of the tunnel itself, 0 for its far end.
     pub bits: u16,
     /// Interface index of an uplink that has the same address: packets from it may leave by this uplink. 0:
-    /// no uplink has it. [`ANY_UPLINK`]: several uplinks have it. With the bit [`GROUPS_ONLY`], only packets
+    /// no uplink has it. [`ANY_UPLINK`]: several uplinks have it. With the bit [`MULTICAST_ONLY`], only packets
     /// to multicast groups may leave by the uplink.
     pub home: u32,
 }
 
 impl Source {
     /// The value for addresses that belong to no tunnel.
-    pub const NOBODYS: Self = Self {
-        tunnel: NOBODY,
+    pub const NONE: Self = Self {
+        tunnel: NO_TUNNEL,
         bits: 0,
         home: 0,
     };
@@ -158,15 +158,15 @@ impl Source {
     }
 
     /// Whether packets from this source may leave by the uplink with this index, because the uplink has the
-    /// same address. `to_group`: the destination is a multicast group.
+    /// same address. `to_multicast`: the destination is a multicast group.
     #[inline(always)]
     #[must_use]
-    pub const fn is_at_home(self, ifindex: u32, to_group: bool) -> bool {
+    pub const fn is_at_home(self, ifindex: u32, to_multicast: bool) -> bool {
         let home = self.home;
         if home == ifindex || home == ANY_UPLINK {
             return true;
         }
-        to_group && (home == ifindex | GROUPS_ONLY || home == SEVERAL_GROUPS_ONLY)
+        to_multicast && (home == ifindex | MULTICAST_ONLY || home == ANY_UPLINK_MULTICAST_ONLY)
     }
 
     /// Whether packets to this prefix arrive at this host by the tunnel.
@@ -200,17 +200,17 @@ pub const ANY_UPLINK: u32 = u32::MAX;
 
 /// Bit of [`Source::home`]: the address is within a prefix that a broker routes to this host. The provider of
 /// the uplink accepts no packets from it.
-pub const GROUPS_ONLY: u32 = 1 << 31;
+pub const MULTICAST_ONLY: u32 = 1 << 31;
 
 /// Value of [`Source::home`]: more than one uplink has the address, with the same restriction as
-/// [`GROUPS_ONLY`].
-pub const SEVERAL_GROUPS_ONLY: u32 = ANY_UPLINK - 1;
+/// [`MULTICAST_ONLY`].
+pub const ANY_UPLINK_MULTICAST_ONLY: u32 = ANY_UPLINK - 1;
 
-/// Value of [`Source::tunnel`] in a [`Recent`] entry: the address belongs to no tunnel. It is not a valid
+/// Value of [`Source::tunnel`] in a [`CachedLookup`] entry: the address belongs to no tunnel. It is not a valid
 /// slot.
-pub const NOBODY: u16 = u16::MAX;
+pub const NO_TUNNEL: u16 = u16::MAX;
 
-const _: () = assert!(SLOTS < NOBODY as u32);
+const _: () = assert!(SLOTS < NO_TUNNEL as u32);
 
 /// The state of a slot on one processor. No other processor writes it.
 #[repr(C)]
@@ -219,37 +219,37 @@ pub struct SlotState {
     /// The counters.
     pub counters: Counters,
     /// Cached lookups of recent addresses: sources in the first half, destinations in the second half. Within
-    /// its half, the index of an address is [`Address::place_among`]. Nearly all packets of a host use few
+    /// its half, the index of an address is [`Address::hash_below`]. Nearly all packets of a host use few
     /// sources and destinations. So the cache answers most lookups, at the same low cost for two prefixes and
     /// for 100,000.
-    pub recent: [Recent; RECENT],
+    pub cache: [CachedLookup; CACHED_LOOKUPS],
 }
 
 /// Number of cached addresses per interface and processor.
-pub const RECENT: usize = 2 * RECENT_OF_A_KIND;
+pub const CACHED_LOOKUPS: usize = 2 * CACHED_PER_HALF;
 
 /// Number of cached sources, and also of cached destinations; a power of two.
-pub const RECENT_OF_A_KIND: usize = 8;
+pub const CACHED_PER_HALF: usize = 8;
 
 /// A cached lookup of an address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Recent {
+pub struct CachedLookup {
     /// The address.
     pub address: Address,
     /// [`Interface::generation`] at the time of the lookup. The entry is invalid in any other generation.
     pub generation: u64,
-    /// The result of the lookup; [`Source::NOBODYS`] if the address belongs to no tunnel.
+    /// The result of the lookup; [`Source::NONE`] if the address belongs to no tunnel.
     pub source: Source,
 }
 
-const _: () = assert!(size_of::<Recent>() == 32);
+const _: () = assert!(size_of::<CachedLookup>() == 32);
 
-impl Recent {
+impl CachedLookup {
     /// Whether the entry is for `address`, and valid in this generation.
     #[inline(always)]
     #[must_use]
-    pub const fn is_about(&self, address: Address, generation: u64) -> bool {
+    pub const fn is_valid_for(&self, address: Address, generation: u64) -> bool {
         self.address.difference(address) | (self.generation ^ generation) == 0
     }
 }
@@ -411,7 +411,7 @@ impl TunnelState {
     /// Whether answers may have to be redirected to a socket that is bound to an uplink.
     #[inline(always)]
     #[must_use]
-    pub const fn steers(&self, now_ns: u64) -> bool {
+    pub const fn may_need_steering(&self, now_ns: u64) -> bool {
         self.bound_ns != 0 && now_ns.wrapping_sub(self.bound_ns) < STEER_NS
     }
 }
@@ -507,9 +507,90 @@ mod tests {
     #[test]
     fn steering_ends() {
         let mut state = TunnelState::default();
-        assert!(!state.steers(1));
+        assert!(!state.may_need_steering(1));
         state.bound_ns = 10;
-        assert!(state.steers(10 + STEER_NS - 1));
-        assert!(!state.steers(10 + STEER_NS));
+        assert!(state.may_need_steering(10 + STEER_NS - 1));
+        assert!(!state.may_need_steering(10 + STEER_NS));
+    }
+
+    #[test]
+    fn an_interface_has_its_own_places_in_the_table() {
+        for (ifindex, first) in [
+            (0, 0),
+            (5, 5),
+            (INTERFACES - 1, INTERFACES - 1),
+            (INTERFACES, 0),
+            (3 * INTERFACES + 7, 7),
+            (u32::MAX, INTERFACES - 1),
+        ] {
+            let places = (0..PROBES).map(|probe| probe_index(ifindex, probe));
+            let expected = (first..first + PROBES).map(|place| place % INTERFACES);
+            assert!(places.eq(expected), "{ifindex}");
+        }
+    }
+
+    #[test]
+    fn a_source_tells_whose_it_is_and_what_is_behind_it() {
+        // its entry, whether packets to it arrive here, and whether it is this host's address
+        for (source, is_here, is_address) in [
+            (Source::new(511, 128, 0), true, true),
+            (Source::new(511, 127, 0), true, false),
+            (Source::new(511, 16, 0), true, false),
+            (Source::new(511, 15, 0), false, false),
+            (Source::far_end(511), false, false),
+        ] {
+            assert_eq!(source.slot(), 511, "{source:?}");
+            assert_eq!(source.is_here(), is_here, "{source:?}");
+            assert_eq!(source.is_address(), is_address, "{source:?}");
+        }
+        assert!(!Source::NONE.is_here());
+        assert!(Source::NONE.slot() >= SLOTS);
+    }
+
+    #[test]
+    fn a_cached_lookup_is_of_one_address_and_one_generation() {
+        let entry = CachedLookup {
+            address: Address::from_words([6, 9]),
+            generation: 6,
+            source: Source::NONE,
+        };
+        for (words, generation, expected) in [
+            ([6, 9], 6, true),
+            ([7, 9], 6, false),
+            ([6, 8], 6, false),
+            ([6, 9], 7, false),
+            // Both differ, and by the same bit.
+            ([7, 9], 7, false),
+        ] {
+            let is_valid_for = entry.is_valid_for(Address::from_words(words), generation);
+            assert_eq!(is_valid_for, expected, "{words:?} {generation}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_direct_destination_begins_with_the_slot() {
+        let octets = *b"0123456789abcdef";
+        let key = direct_key(0x0102_0304, Address::from_octets(octets));
+        let (slot, address) = key.split_at(DIRECT_SLOT_BITS as usize / 8);
+        assert_eq!((slot, address), (&[1, 2, 3, 4][..], &octets[..]));
+    }
+
+    #[test]
+    fn a_flow_counts_as_outer_packets_for_a_time() {
+        for (recursive_until, now_ns, expected) in [
+            (0, 0, false),
+            (0, 1, false),
+            (3, 0, true),
+            (3, 2_999_999_999, true),
+            (3, 3_000_000_000, false),
+            (u32::MAX, 4_294_967_294_999_999_999, true),
+        ] {
+            let record = FlowRecord {
+                recursive_until,
+                ..FlowRecord::default()
+            };
+            let found = record.is_recursive(now_ns);
+            assert_eq!(found, expected, "{recursive_until} {now_ns}");
+        }
     }
 }

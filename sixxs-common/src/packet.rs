@@ -5,7 +5,7 @@ use crate::address::Address;
 /// Bytes of a frame, by offset from its start.
 pub trait Packet {
     /// `N` bytes (2 or more) at `offset`, or `None` if the frame ends before or the offset is above
-    /// [`REACH`].
+    /// [`MAX_HEADER_OFFSET`].
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
     /// `N` words in native byte order at `offset`, aligned or not, and the two bytes before them (zero at
@@ -24,7 +24,7 @@ pub trait Packet {
 impl Packet for [u8] {
     #[inline]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        if offset > REACH {
+        if offset > MAX_HEADER_OFFSET {
             return None;
         }
         let start = offset as usize;
@@ -37,7 +37,7 @@ impl Packet for [u8] {
             Some(before) => self.load(before)?,
             None => [0; 2],
         };
-        if offset > REACH {
+        if offset > MAX_HEADER_OFFSET {
             return None;
         }
         let (words, _) = self.get(offset as usize..)?.as_chunks();
@@ -48,9 +48,9 @@ impl Packet for [u8] {
 
 /// The largest offset at which a header is read. It limits the walk over extension headers: RFC 8504 §5.3
 /// allows a node to limit their number and length.
-pub const REACH: u32 = 1024;
+pub const MAX_HEADER_OFFSET: u32 = 1024;
 
-/// The maximum number of extension headers to walk.
+/// A chain of this many extension headers is given up.
 const CHAIN: u32 = 8;
 
 /// The maximum number of VLAN tags to walk (802.1ad: two).
@@ -221,7 +221,7 @@ pub struct Transport {
 }
 
 /// Walks the extension headers (RFC 8200 §4). `None`: the chain is truncated, too long, or exceeds
-/// [`REACH`].
+/// [`MAX_HEADER_OFFSET`].
 #[inline(always)]
 pub fn transport<P: Packet + ?Sized>(packet: &P, ipv6: &Ipv6) -> Option<Transport> {
     walk(packet, ipv6.next_header, ipv6.offset)
@@ -257,7 +257,7 @@ fn walk<P: Packet + ?Sized>(packet: &P, next_header: u8, offset: u32) -> Option<
         }
         protocol = next;
         offset += bytes;
-        if offset > REACH {
+        if offset > MAX_HEADER_OFFSET {
             return None;
         }
         headers += 1;
@@ -411,7 +411,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_protocols_are_told_from_faults() {
+    fn other_protocols_are_not_reported_as_invalid() {
         let ipv4 = [
             0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
         ];
@@ -497,6 +497,163 @@ pub(crate) mod tests {
         let bytes = packet(DESTINATION_OPTIONS, &chain);
         let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
         assert_eq!(transport(bytes.as_slice(), &ipv6), None);
+    }
+
+    /// The upper layer behind extension headers of these lengths, in units of eight bytes.
+    fn behind(lengths: &[u8]) -> Option<Transport> {
+        let (last, first) = lengths.split_last().unwrap();
+        let header = |next: u8, length: &u8| {
+            let mut header = vec![0; usize::from(*length) * 8];
+            [header[0], header[1]] = [next, length - 1];
+            header
+        };
+        let mut chain: Vec<u8> = first
+            .iter()
+            .flat_map(|length| header(DESTINATION_OPTIONS, length))
+            .collect();
+        chain.extend(header(TCP, last));
+        let bytes = packet(DESTINATION_OPTIONS, &[&chain[..], &[0; 20]].concat());
+        let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
+        transport(bytes.as_slice(), &ipv6)
+    }
+
+    #[test]
+    fn a_chain_is_walked_up_to_its_limits() {
+        for (name, lengths, offset) in [
+            ("one", vec![1], Some(48)),
+            ("one that is long", vec![4], Some(72)),
+            ("two", vec![2, 3], Some(80)),
+            ("seven", vec![1; 7], Some(96)),
+            ("eight", vec![1; 8], None),
+            ("up to the reach", vec![123], Some(1024)),
+            ("above the reach", vec![124], None),
+        ] {
+            let found = behind(&lengths);
+            assert_eq!(found.map(|upper| upper.offset), offset, "{name}");
+            let is_tcp = |upper: Transport| upper.protocol == TCP && upper.present;
+            assert!(found.is_none_or(is_tcp), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_later_fragment_names_its_protocol_only() {
+        for (high, low, present) in [(0, 0, true), (0, 7, true), (0, 8, false), (1, 0, false)] {
+            let bytes = packet(FRAGMENT, &[TCP, 0, high, low, 0, 0, 0, 7]);
+            let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
+            let expected = Transport {
+                protocol: TCP,
+                offset: 48,
+                present,
+            };
+            let found = transport(bytes.as_slice(), &ipv6);
+            assert_eq!(found, Some(expected), "{high} {low}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_above_the_reach_or_the_end() {
+        let bytes = [7; MAX_HEADER_OFFSET as usize + 24];
+        let bytes = &bytes[..];
+        for (offset, length, expected) in [
+            (MAX_HEADER_OFFSET, 2000, true),
+            (MAX_HEADER_OFFSET + 1, 2000, false),
+            (8, 24, true),
+            (8, 23, false),
+            (0, 16, true),
+            (25, 24, false),
+            (u32::MAX, 24, false),
+        ] {
+            let bytes = &bytes[..bytes.len().min(length)];
+            let is_loaded = bytes.load::<16>(offset).is_some();
+            let is_read = bytes.words::<2>(offset).is_some();
+            assert_eq!(
+                (is_loaded, is_read),
+                (expected, expected),
+                "{offset} {length}"
+            );
+        }
+        let (before, [word]) = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11][..].words(3).unwrap();
+        assert_eq!(
+            (before, word.to_ne_bytes()),
+            ([2, 3], [4, 5, 6, 7, 8, 9, 10, 11])
+        );
+        let (before, [_]) = [1; 9][..].words(1).unwrap();
+        assert_eq!(before, [0; 2], "there are no two bytes before it");
+    }
+
+    #[test]
+    fn a_header_is_the_same_by_each_way_to_it() {
+        let inner = packet(UDP, &[0; 8]);
+        let frame = framed(&[0x86, 0xdd], &inner);
+        let found = ipv6(frame.as_slice(), 14).unwrap();
+        let (length, next) = (found.payload_bytes, found.next_header);
+        assert_eq!((length, next), (8, UDP));
+        assert_eq!(ipv6_again(frame.as_slice(), 14), Some(found));
+        assert_eq!(ipv6_at(frame.as_slice(), 14), Some(found));
+        let mut other = frame;
+        other[14] = 0x45;
+        assert_eq!(ipv6_again(other.as_slice(), 14), None);
+        assert_eq!(ipv6_at(other.as_slice(), 14), None);
+    }
+
+    #[test]
+    fn an_echo_message_may_end_early() {
+        let number = Some(u32::from_ne_bytes([0x12, 0x34, 0, 1]));
+        let [mut reply, mut error] = [ECHO; 2];
+        reply[0] = ECHO_REPLY;
+        error[0] = 1;
+        for (name, protocol, message, expected) in [
+            ("request", ICMPV6, &ECHO[..], Some((Echo::Request, number))),
+            ("reply", ICMPV6, &reply, Some((Echo::Reply, number))),
+            (
+                "without a number",
+                ICMPV6,
+                &ECHO[..7],
+                Some((Echo::Request, None)),
+            ),
+            (
+                "only the start",
+                ICMPV6,
+                &reply[..4],
+                Some((Echo::Reply, None)),
+            ),
+            ("too short", ICMPV6, &ECHO[..3], None),
+            ("an error", ICMPV6, &error, None),
+            ("an error that is cut off", ICMPV6, &error[..4], None),
+            ("the same bytes in UDP", UDP, &ECHO, None),
+            ("the same bytes in TCP", TCP, &ECHO, None),
+            ("ICMP of IPv4", 1, &ECHO, None),
+        ] {
+            let bytes = packet(protocol, message);
+            let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
+            let found = echo(bytes.as_slice(), &ipv6);
+            let found = found.map(|message| (message.kind, message.number));
+            assert_eq!(found, expected, "{name}");
+        }
+        // Behind an extension header, only ICMPv6 has echo messages.
+        let options = [UDP, 0, 1, 4, 0, 0, 0, 0];
+        let bytes = packet(HOP_BY_HOP, &[options, ECHO].concat());
+        let ipv6 = ipv6(bytes.as_slice(), 0).unwrap();
+        assert_eq!(echo(bytes.as_slice(), &ipv6), None);
+    }
+
+    #[test]
+    fn only_tcp_and_udp_are_segmented() {
+        let mut tcp = [0; 32];
+        tcp[12] = 5 << 4;
+        for (protocol, link, expected) in [
+            (TCP, &[][..], Some(40 + 20 + 1000)),
+            (TCP, &[2; 14], Some(40 + 20 + 1000)),
+            (UDP, &[2; 14], Some(40 + 8 + 1000)),
+            (ICMPV6, &[], None),
+        ] {
+            let frame = [link, &packet(protocol, &tcp)].concat();
+            let offset = u32::try_from(link.len()).unwrap();
+            let ipv6 = ipv6_again(frame.as_slice(), offset).unwrap();
+            let upper = transport(frame.as_slice(), &ipv6).unwrap();
+            let found = segment_bytes(frame.as_slice(), &ipv6, &upper, 1000);
+            assert_eq!(found, expected, "{protocol}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! * *nested*: after the headers of its encapsulation, the packet contains, possibly through further tunnels,
 //!   a packet between the same two addresses. This is proof, and appears in the second round.
-//! * *growth*: if the inner packet cannot be read, the longest packet of the flow grows [`ROUNDS`] times in a
+//! * *growth*: if the inner packet cannot be read, the longest packet of the flow grows [`EQUAL_STEPS`] times in a
 //!   row by exactly the same number of bytes.
 //!
 //! The result applies to the whole flow for a while, so that no packet of it recurses in that time.
@@ -28,13 +28,13 @@ const GRE: u8 = 47;
 const DEPTH: u32 = 2;
 
 /// Number of flows tracked at a time for each tunnel: a power of two.
-const PLACES: u32 = 8;
+const FLOWS_PER_TUNNEL: u32 = 8;
 
 /// Entries of the table of [`Growth`].
-pub const GROWTHS: u32 = SLOTS * PLACES;
+pub const GROWTHS: u32 = SLOTS * FLOWS_PER_TUNNEL;
 
-/// Number of equal steps in a row that prove growth.
-pub const ROUNDS: u32 = 5;
+/// Number of equal steps in a row after which a flow counts as outer packets.
+pub const EQUAL_STEPS: u32 = 5;
 
 /// Bytes that one round adds: at least an IPv6 header, at most the headers of a ring of tunnels.
 const STEPS: core::ops::RangeInclusive<u32> = IPV6_HEADER_BYTES..=400;
@@ -43,10 +43,10 @@ const STEPS: core::ops::RangeInclusive<u32> = IPV6_HEADER_BYTES..=400;
 const WINDOW_NS: u64 = 1_000_000_000;
 
 /// Time for which a flow is treated as outer packets.
-const HOLDS_NS: u64 = 60_000_000_000;
+const RECURSIVE_NS: u64 = 60_000_000_000;
 
-/// Time for which a flow is not examined again after it was acquitted.
-const ACQUITTED_NS: u64 = 60_000_000_000;
+/// A flow that turned out not to be outer packets is not examined again for this time.
+const CLEARED_NS: u64 = 60_000_000_000;
 
 /// Whether packets of this protocol may be outer packets. Protocols that wait for answers cause no storm: a
 /// TCP connection that recurses is never established.
@@ -117,8 +117,10 @@ pub const fn key(source: Address, destination: Address, next_header: u8, ports: 
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let [a, b] = source.words();
     let [c, d] = destination.words();
-    let mixed = (a ^ b.rotate_left(17)).wrapping_mul(GOLDEN) ^ c;
-    let mixed = (mixed ^ d.rotate_left(31)).wrapping_mul(GOLDEN);
+    // The first word is spread before the second is added, so that no bit of one undoes a bit of the other.
+    let source = a.wrapping_mul(GOLDEN) ^ b.rotate_left(17);
+    let destination = c.wrapping_mul(GOLDEN) ^ d.rotate_left(31);
+    let mixed = (source.wrapping_mul(GOLDEN) ^ destination).wrapping_mul(GOLDEN);
     let ends = ((next_header as u64) << 32) | ports as u64;
     (mixed ^ mixed >> 29 ^ ends).wrapping_mul(GOLDEN)
 }
@@ -126,11 +128,11 @@ pub const fn key(source: Address, destination: Address, next_header: u8, ports: 
 /// The entry in the table for a flow into the tunnel in `slot`.
 #[inline(always)]
 #[must_use]
-pub const fn place(slot: u32, key: u64) -> u32 {
-    (slot.wrapping_mul(PLACES) + (key >> 61) as u32) % GROWTHS
+pub const fn entry_index(slot: u32, key: u64) -> u32 {
+    (slot.wrapping_mul(FLOWS_PER_TUNNEL) + (key >> 61) as u32) % GROWTHS
 }
 
-const _: () = assert!(PLACES == 8); // three bits of the key
+const _: () = assert!(FLOWS_PER_TUNNEL == 8); // three bits of the key
 
 /// State of a flow into a tunnel. Processors may race for it; then detection needs a round more or less.
 #[repr(C)]
@@ -140,7 +142,7 @@ pub struct Growth {
     pub key: u64,
     /// Time of its first packet, in nanoseconds of CLOCK_MONOTONIC.
     pub since_ns: u64,
-    /// Time until which it is treated as outer packets, or as acquitted.
+    /// Time until which the verdict is valid: it is treated as outer packets, or passes unexamined.
     pub until_ns: u64,
     /// Number of packets of other flows that had entered the tunnel at detection.
     pub others: u64,
@@ -148,8 +150,8 @@ pub struct Growth {
     pub longest: u32,
     /// Difference between the longest packet and the longest one before it, in bytes.
     pub step: u32,
-    /// Number of times in a row that the difference was the same.
-    pub rounds: u32,
+    /// Number of times in a row that `step` was the same.
+    pub equal_steps: u32,
     /// Packets of the flow that passed before detection.
     pub passed: u32,
     /// Packets of the flow that were dropped since detection; 0: not detected.
@@ -158,9 +160,9 @@ pub struct Growth {
     pub is_proved: u32,
 }
 
-/// The action for a packet of a known flow.
+/// The verdict on a packet of a flow that was examined before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum FlowVerdict {
     /// The packet passes.
     Passes,
     /// It is an outer packet: drop it.
@@ -168,26 +170,26 @@ pub enum Found {
 }
 
 impl Growth {
-    /// The result for a flow that was already examined; `None`: unknown flow. `others` counts the packets of
-    /// other flows that entered the tunnel; it is called seldom.
+    /// The verdict on a packet of a flow that was examined before; `None`: unknown flow. `others` counts the
+    /// packets of other flows that entered the tunnel. It is called rarely.
     ///
     /// Growth alone may be a coincidence. But outer packets do not occur on their own. While the flow is kept
     /// out of the tunnel, each outer packet is caused by a packet of another flow, or by one already in
     /// transit. If there are more packets than these, or if the flow continues to grow, the tunnel is not
     /// their origin.
     #[inline(always)]
-    pub fn known(
+    pub fn known_verdict(
         &mut self,
         key: u64,
         bytes: u32,
         now_ns: u64,
         others: impl Fn() -> u64,
-    ) -> Option<Found> {
+    ) -> Option<FlowVerdict> {
         if self.key != key || now_ns >= self.until_ns {
             return None;
         }
         if self.dropped == 0 {
-            return Some(Found::Passes);
+            return Some(FlowVerdict::Passes);
         }
         self.dropped = self.dropped.wrapping_add(1).max(1);
         if self.is_proved == 0 {
@@ -198,18 +200,18 @@ impl Growth {
             };
             if grows_on || (self.dropped.is_power_of_two() && comes_by_itself()) {
                 self.dropped = 0;
-                self.until_ns = now_ns + ACQUITTED_NS;
-                return Some(Found::Passes);
+                self.until_ns = now_ns + CLEARED_NS;
+                return Some(FlowVerdict::Passes);
             }
         }
-        Some(Found::Recursion)
+        Some(FlowVerdict::Recursion)
     }
 
     /// Marks the flow as outer packets.
     #[inline(always)]
-    pub fn convict(&mut self, key: u64, is_proved: bool, now_ns: u64, others: u64) {
+    pub fn mark_recursive(&mut self, key: u64, is_proved: bool, now_ns: u64, others: u64) {
         self.key = key;
-        self.until_ns = now_ns + HOLDS_NS;
+        self.until_ns = now_ns + RECURSIVE_NS;
         self.others = others;
         self.dropped = 1;
         self.is_proved = is_proved as u32;
@@ -218,7 +220,7 @@ impl Growth {
     /// Records a packet of `bytes` bytes. Returns whether the flow has grown like outer packets do. A flow
     /// with a valid result keeps its entry.
     #[inline(always)]
-    pub fn grows(&mut self, key: u64, bytes: u32, now_ns: u64) -> bool {
+    pub fn record_growth(&mut self, key: u64, bytes: u32, now_ns: u64) -> bool {
         if self.key != key || now_ns.wrapping_sub(self.since_ns) > WINDOW_NS {
             if now_ns < self.until_ns {
                 return false;
@@ -240,13 +242,13 @@ impl Growth {
         self.longest = bytes;
         if step != self.step {
             self.step = step;
-            self.rounds = 0;
+            self.equal_steps = 0;
         }
         if !STEPS.contains(&step) {
             return false;
         }
-        self.rounds += 1;
-        self.rounds >= ROUNDS
+        self.equal_steps += 1;
+        self.equal_steps >= EQUAL_STEPS
     }
 }
 
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn outer_packets_of_outer_packets_are_known() {
+    fn recursive_outer_packets_are_recognised() {
         let ping = packet(
             OURS,
             "2001:db8:ffff::9",
@@ -344,9 +346,11 @@ mod tests {
         assert!(!nested(&around("2001:db8:c0::9", OURS, UDP, 8, &users)));
     }
 
-    fn grows(sizes: impl IntoIterator<Item = u32>) -> bool {
+    fn record_growth(sizes: impl IntoIterator<Item = u32>) -> bool {
         let mut growth = Growth::default();
-        sizes.into_iter().any(|size| growth.grows(7, size, 1000))
+        sizes
+            .into_iter()
+            .any(|size| growth.record_growth(7, size, 1000))
     }
 
     #[test]
@@ -384,7 +388,7 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(grows(sizes), expected, "{name}");
+            assert_eq!(record_growth(sizes), expected, "{name}");
         }
     }
 
@@ -392,15 +396,15 @@ mod tests {
     fn growth_is_of_one_flow_and_of_one_second() {
         let mut growth = Growth::default();
         for (number, size) in (100..1280).step_by(48).enumerate() {
-            assert!(!growth.grows(number as u64 % 2 + 1, size, 1000));
+            assert!(!growth.record_growth(number as u64 % 2 + 1, size, 1000));
         }
         for (second, size) in (1..).zip((100..1280).step_by(48)) {
-            assert!(!growth.grows(7, size, second * 1_100_000_000));
+            assert!(!growth.record_growth(7, size, second * 1_100_000_000));
         }
     }
 
     #[test]
-    fn who_comes_by_himself_is_acquitted() {
+    fn a_flow_with_more_packets_than_the_tunnel_causes_is_cleared() {
         let second = 1_000_000_000;
         let mut growth = Growth {
             passed: 5,
@@ -409,32 +413,217 @@ mod tests {
             ..Growth::default()
         };
         let none = || 100;
-        assert_eq!(growth.known(7, 152, second, none), None);
-        growth.convict(7, false, second, 100);
-        assert_eq!(growth.known(8, 152, second, none), None, "another flow");
+        assert_eq!(growth.known_verdict(7, 152, second, none), None);
+        growth.mark_recursive(7, false, second, 100);
+        assert_eq!(
+            growth.known_verdict(8, 152, second, none),
+            None,
+            "another flow"
+        );
         // The packets in transit, then one for each packet of other flows.
         let mut held = growth;
         for number in 0..1000 {
             let others = || 100 + number;
-            assert_eq!(held.known(7, 152, second, others), Some(Found::Recursion));
+            assert_eq!(
+                held.known_verdict(7, 152, second, others),
+                Some(FlowVerdict::Recursion)
+            );
         }
-        assert_eq!(held.known(7, 152, 62 * second, none), None, "long ago");
+        assert_eq!(
+            held.known_verdict(7, 152, 62 * second, none),
+            None,
+            "long ago"
+        );
         // More than that.
         let mut alone = growth;
-        let dropped =
-            (0..100).take_while(|_| alone.known(7, 152, second, none) == Some(Found::Recursion));
+        let dropped = (0..100).take_while(|_| {
+            alone.known_verdict(7, 152, second, none) == Some(FlowVerdict::Recursion)
+        });
         assert!(dropped.count() < 8);
-        assert_eq!(alone.known(7, 152, second, none), Some(Found::Passes));
+        assert_eq!(
+            alone.known_verdict(7, 152, second, none),
+            Some(FlowVerdict::Passes)
+        );
         // The flow continues to grow.
         assert_eq!(
-            growth.clone().known(7, 440, second, none),
-            Some(Found::Passes)
+            growth.clone().known_verdict(7, 440, second, none),
+            Some(FlowVerdict::Passes)
         );
-        // A flow detected by nesting is never acquitted.
-        growth.convict(7, true, second, 100);
-        assert!((0..100).all(|_| growth.known(7, 440, second, none) == Some(Found::Recursion)));
+        // A flow detected by nesting is never cleared.
+        growth.mark_recursive(7, true, second, 100);
+        assert!(
+            (0..100).all(|_| growth.known_verdict(7, 440, second, none) == Some(FlowVerdict::Recursion))
+        );
         // No other flow takes the entry in that time.
-        assert!(!growth.grows(9, 100, 2 * second) && growth.key == 7);
+        assert!(!growth.record_growth(9, 100, 2 * second) && growth.key == 7);
+    }
+
+    #[test]
+    fn what_waits_for_answers_carries_nothing() {
+        for (protocol, expected) in [(TCP, false), (ICMPV6, false), (UDP, true), (GRE, true)] {
+            assert_eq!(may_carry(protocol), expected, "{protocol}");
+        }
+    }
+
+    /// A bit that did not count would make two flows one.
+    #[test]
+    fn keys_differ_in_each_field_and_spread() {
+        let mut places = [0; FLOWS_PER_TUNNEL as usize];
+        for field in 0..6 {
+            let mut keys = std::collections::BTreeSet::new();
+            let changes = (0..64).map(|bit| 1_u64 << bit).chain([0]);
+            for change in changes {
+                let mut words = [0x2001_0db8, 7, 0x2001_0db9, 9, 17, 0x1234_5678];
+                words[field] ^= change;
+                let [a, b, c, d, protocol, ports] = words;
+                let (Ok(protocol), Ok(ports)) = (u8::try_from(protocol), u32::try_from(ports))
+                else {
+                    continue;
+                };
+                let [source, destination] = [[a, b], [c, d]].map(Address::from_words);
+                let key = key(source, destination, protocol, ports);
+                assert!(keys.insert(key), "{field} {change:#x}");
+                places[entry_index(0, key) as usize] += 1;
+            }
+        }
+        // 38 flows at each place would be even.
+        assert!(
+            places.iter().all(|count| (15..75).contains(count)),
+            "{places:?}"
+        );
+        // Nor do two bits undo each other.
+        let mut pairs = std::collections::BTreeSet::new();
+        for (high, low) in (0..48).flat_map(|high| (0..48).map(move |low| (high, low))) {
+            let changed = Address::from_words([7 ^ 1 << high, 9 ^ 1 << low]);
+            let same = Address::from_words([7, 9]);
+            assert!(pairs.insert(key(changed, same, UDP, 0)), "{high} {low}");
+            assert!(pairs.insert(key(same, changed, UDP, 0)), "{high} {low}");
+        }
+        let ends = [[1, 2], [3, 4]].map(Address::from_words);
+        let [there, back] = [(0, 1), (1, 0)].map(|(from, to)| key(ends[from], ends[to], UDP, 0));
+        assert_ne!(there, back);
+    }
+
+    /// Both ends have to be the same, also if they differ by the same bit.
+    #[test]
+    fn packets_of_neighbours_are_no_outer_packets() {
+        for (from, to, expected) in [
+            (OURS, ENDPOINT, true),
+            ("2001:db8:a::3", ENDPOINT, false),
+            (OURS, "2001:db8:c0::", false),
+            ("2001:db8:a::3", "2001:db8:c0::", false),
+            (ENDPOINT, OURS, false),
+        ] {
+            let inner = packet(from, to, UDP, &[0; 8]);
+            let outer = around(ENDPOINT, OURS, UDP, 8, &inner);
+            assert_eq!(nested(&outer), expected, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn only_so_many_packets_are_looked_into() {
+        let mut bytes = packet(OURS, ENDPOINT, UDP, &[0; 8]);
+        for depth in 1..=4 {
+            // Rings of this many tunnels, of which the packet crosses the first one again.
+            let ring = around(ENDPOINT, OURS, UDP, 8, &bytes);
+            assert_eq!(nested(&ring), depth <= 2, "{depth}");
+            let other = format!("2001:db8:b::{depth}");
+            bytes = around(ENDPOINT, &other, UDP, 8, &bytes);
+        }
+    }
+
+    /// The growth of a flow is proved at the fifth equal step.
+    #[test]
+    fn the_fifth_equal_step_is_the_proof() {
+        for (step, expected) in [(39, None), (40, Some(5)), (400, Some(5)), (401, None)] {
+            let mut growth = Growth::default();
+            let proof = (0..20).position(|round| growth.record_growth(7, 100 + round * step, 1000));
+            assert_eq!(proof, expected, "{step}");
+        }
+    }
+
+    #[test]
+    fn growth_has_a_second_from_its_first_packet() {
+        const SECOND: u64 = 1_000_000_000;
+        for (last, expected) in [(SECOND, true), (SECOND + 1, false)] {
+            let mut growth = Growth::default();
+            let mut found = false;
+            for (round, size) in (0..=6).zip((100..).step_by(48)) {
+                let now = 1000 + if round == 6 { last } else { round };
+                found = growth.record_growth(7, size, now);
+            }
+            assert_eq!(found, expected, "{last}");
+        }
+        // Packets of the flow that entered the tunnel are counted.
+        let mut growth = Growth::default();
+        for size in [100, 100, 90, 148] {
+            growth.record_growth(7, size, 1000);
+        }
+        let Growth {
+            passed,
+            longest,
+            step,
+            equal_steps: rounds,
+            ..
+        } = growth;
+        assert_eq!((passed, longest, step, rounds), (4, 148, 48, 1));
+    }
+
+    #[test]
+    fn a_verdict_holds_for_a_minute() {
+        const MINUTE: u64 = 60_000_000_000;
+        let begin = 5_000_000_000;
+        let mut growth = Growth {
+            longest: 200,
+            step: 48,
+            ..Growth::default()
+        };
+        growth.mark_recursive(7, false, begin, 100);
+        let mut held = growth;
+        let recursion = Some(FlowVerdict::Recursion);
+        assert_eq!(
+            held.known_verdict(7, 152, begin + MINUTE - 1, || 200),
+            recursion
+        );
+        assert_eq!(held.known_verdict(7, 152, begin + MINUTE, || 200), None);
+        // Acquitted, because it grows on: for a minute from then.
+        let mut free = growth;
+        let passes = Some(FlowVerdict::Passes);
+        let then = begin + 10;
+        assert_eq!(free.known_verdict(7, 248, then, || 200), passes);
+        assert_eq!(
+            free.known_verdict(7, 152, then + MINUTE - 1, || 200),
+            passes
+        );
+        assert!(!free.record_growth(9, 100, then + MINUTE - 1) && free.key == 7);
+        assert_eq!(free.known_verdict(7, 152, then + MINUTE, || 200), None);
+        assert!(!free.record_growth(9, 100, then + MINUTE) && free.key == 9);
+    }
+
+    /// Each outer packet has its cause: a packet of another flow, or one that was in transit.
+    #[test]
+    fn one_packet_more_than_its_causes_is_allowed() {
+        for (passed, others, dropped, expected) in [
+            (0, 0, 1, FlowVerdict::Passes),
+            (1, 0, 1, FlowVerdict::Recursion),
+            (0, 1, 1, FlowVerdict::Recursion),
+            (2, 0, 3, FlowVerdict::Passes),
+            (1, 2, 3, FlowVerdict::Recursion),
+            (0, 2, 3, FlowVerdict::Passes),
+            // Only powers of two are compared.
+            (0, 0, 4, FlowVerdict::Recursion),
+        ] {
+            let mut growth = Growth {
+                passed,
+                longest: 500,
+                step: 48,
+                ..Growth::default()
+            };
+            growth.mark_recursive(7, false, 1000, 100);
+            growth.dropped = dropped;
+            let found = growth.known_verdict(7, 100, 2000, || 100 + others);
+            assert_eq!(found, Some(expected), "{passed} {others} {dropped}");
+        }
     }
 
     proptest! {
@@ -447,12 +636,12 @@ mod tests {
         /// Packets of random lengths are not taken for growth.
         #[test]
         fn random_lengths_are_no_growth(sizes in proptest::collection::vec(48u32..1280, 0..2000)) {
-            prop_assert!(!grows(sizes));
+            prop_assert!(!record_growth(sizes));
         }
 
         #[test]
-        fn places_are_in_the_table(slot in 0..SLOTS, key: u64) {
-            prop_assert!(place(slot, key) / PLACES == slot);
+        fn entries_are_in_the_table(slot in 0..SLOTS, key: u64) {
+            prop_assert!(entry_index(slot, key) / FLOWS_PER_TUNNEL == slot);
         }
     }
 }

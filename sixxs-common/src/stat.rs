@@ -117,9 +117,9 @@ impl Stat {
         self as usize
     }
 
-    /// The value over all processors: the sum, or the latest time.
+    /// The value for all processors together: the sum, or the latest time.
     #[must_use]
-    pub fn over<'a>(self, processors: impl IntoIterator<Item = &'a Counters>) -> u64 {
+    pub fn combined<'a>(self, processors: impl IntoIterator<Item = &'a Counters>) -> u64 {
         let values = processors
             .into_iter()
             .map(|counters| counters[self.index()]);
@@ -160,7 +160,15 @@ mod tests {
         two[Stat::InPackets.index()] = 4;
         one[Stat::LastReplyOut.index()] = 30;
         two[Stat::LastReplyOut.index()] = 40;
-        assert_eq!(Stat::InPackets.over([&one, &two]), 7);
-        assert_eq!(Stat::LastReplyOut.over([&one, &two]), 40);
+        assert_eq!(Stat::InPackets.combined([&one, &two]), 7);
+        assert_eq!(Stat::LastReplyOut.combined([&one, &two]), 40);
+    }
+
+    #[test]
+    fn only_times_are_called_so() {
+        for stat in Stat::ALL {
+            let is_called_so = stat.name().ends_with("_ns");
+            assert_eq!(stat.is_time(), is_called_so, "{}", stat.name());
+        }
     }
 }

@@ -22,7 +22,7 @@ pub const QUOTED_BYTES: u32 = MINIMUM_MTU - HEADER_BYTES;
 /// ICMPv6 type Packet Too Big.
 const PACKET_TOO_BIG: u8 = 2;
 
-/// Hop limit of the packets that we send: nodes use 64 (RFC 1700, to which CurHopLimit in RFC 4861
+/// Hop limit of the packets that the programs send: nodes use 64 (RFC 1700, to which CurHopLimit in RFC 4861
 /// §6.3.2 refers).
 const HOP_LIMIT: u8 = 64;
 
@@ -95,7 +95,49 @@ mod tests {
         u16::try_from(sum).unwrap()
     }
 
+    #[test]
+    fn the_fields_are_at_their_places() {
+        let [router, sender] = [1, 2].map(|byte| [byte; 16]);
+        let [to, from] = [sender, router].map(Address::from_octets);
+        let bytes = headers(from, to, 0x0001_2345, 0);
+        let fields: [(&str, core::ops::Range<usize>, &[u8]); 7] = [
+            ("version, class and label", 0..4, &[0x60, 0, 0, 0]),
+            ("payload length: 1240", 4..6, &[4, 216]),
+            ("ICMPv6 and hop limit", 6..8, &[58, 64]),
+            ("source", 8..24, &router),
+            ("destination", 24..40, &sender),
+            ("type and code", 40..42, &[2, 0]),
+            ("MTU", 44..48, &[0, 1, 0x23, 0x45]),
+        ];
+        for (name, range, expected) in fields {
+            assert_eq!(&bytes[range], expected, "{name}");
+        }
+        assert_eq!(bytes.len(), 48);
+    }
+
+    #[test]
+    fn sums_at_the_edges_are_folded() {
+        for (sum, expected) in [
+            (0, 0),
+            (0xffff, 0xffff),
+            (0x1_0000, 1),
+            (0x1_ffff_ffff, 1),
+            (0xffff_ffff, 0xffff),
+            (0xffff_0001_0000, 1),
+            (u64::MAX, 0xffff),
+        ] {
+            assert_eq!(fold(sum), expected, "{sum:#x}");
+        }
+    }
+
     proptest! {
+        /// One's complement arithmetic is arithmetic modulo 2^16 - 1, where only a sum of nothing is zero.
+        #[test]
+        fn a_folded_sum_is_the_remainder(sum: u64) {
+            prop_assert_eq!(u64::from(fold(sum)) % 0xffff, sum % 0xffff);
+            prop_assert_eq!(fold(sum) == 0, sum == 0);
+        }
+
         #[test]
         fn checksum_is_right(router: [u8; 16], sender: [u8; 16], mtu in 1280u32..=65535, seed: u64) {
             let mut state = seed | 1;

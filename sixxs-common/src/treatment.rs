@@ -101,7 +101,7 @@ pub enum Treatment {
     Recursion = 5,
     /// The leak is too big for the tunnel. It is dropped without a Packet Too Big, because none is allowed or
     /// possible.
-    Unanswered = 6,
+    TooBigDropped = 6,
 }
 
 impl Treatment {
@@ -113,7 +113,7 @@ impl Treatment {
         Self::TooBig,
         Self::NoTunnel,
         Self::Recursion,
-        Self::Unanswered,
+        Self::TooBigDropped,
     ];
 
     /// The value of [`FlowRecord::treatment`](crate::layout::FlowRecord::treatment).
@@ -131,7 +131,7 @@ impl Treatment {
             Self::Redirected => Stat::LeakRedirected,
             Self::Dropped | Self::NoTunnel => Stat::LeakDropped,
             Self::Observed => Stat::LeakObserved,
-            Self::TooBig | Self::Unanswered => Stat::LeakTooBig,
+            Self::TooBig | Self::TooBigDropped => Stat::LeakTooBig,
             Self::Recursion => Stat::Recursions,
         }
     }
@@ -149,7 +149,7 @@ impl TryFrom<u32> for Treatment {
             3 => Ok(Self::TooBig),
             4 => Ok(Self::NoTunnel),
             5 => Ok(Self::Recursion),
-            6 => Ok(Self::Unanswered),
+            6 => Ok(Self::TooBigDropped),
             _ => Err(Unknown),
         }
     }
@@ -166,7 +166,7 @@ pub enum Fit {
     NoInterface,
 }
 
-/// The properties of a packet that [`treat`] reads. It reads only those that it needs.
+/// The properties of a leak that [`treat`] reads. Methods, so that [`treat`] computes only those that it needs.
 pub trait Leak {
     /// Length of the IPv6 packet in bytes; for a batch, of its longest segment.
     fn longest_bytes(&self) -> u32;
@@ -181,7 +181,8 @@ pub trait Leak {
 /// The outcome of [`treat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// The action. It can fail: see [`Treatment::NoTunnel`] and [`Treatment::Unanswered`].
+    /// The action. If the program cannot redirect the leak, the action becomes [`Treatment::NoTunnel`]; if it
+    /// cannot send the Packet Too Big, [`Treatment::TooBigDropped`].
     pub treatment: Treatment,
     /// For [`Treatment::TooBig`], the MTU in the Packet Too Big, in bytes; otherwise 0.
     pub mtu: u32,
@@ -298,5 +299,28 @@ mod tests {
         assert_eq!(Treatment::try_from(7), Err(Unknown));
         assert_eq!(OnLeak::try_from(3), Err(Unknown));
         assert_eq!("panic".parse::<OnLeak>(), Err(Unknown));
+    }
+
+    #[test]
+    fn each_treatment_has_its_counter() {
+        for (treatment, counter) in [
+            (Treatment::Redirected, "leaks_redirected"),
+            (Treatment::Dropped, "leaks_dropped"),
+            (Treatment::Observed, "leaks_observed"),
+            (Treatment::TooBig, "leaks_too_big"),
+            (Treatment::TooBigDropped, "leaks_too_big"),
+            (Treatment::NoTunnel, "leaks_dropped"),
+            (Treatment::Recursion, "recursions"),
+        ] {
+            assert_eq!(treatment.stat().name(), counter, "{treatment:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_printed_as_it_is_written() {
+        for policy in OnLeak::ALL {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        assert_eq!(Unknown.to_string(), "no such treatment");
     }
 }

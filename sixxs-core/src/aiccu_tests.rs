@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LEAST: &str = "username ABC1-SIXXS\npassword hartslag\n";
+const MINIMAL: &str = "username ABC1-SIXXS\npassword hartslag\n";
 
 fn read(text: &str) -> Result<Aiccu, String> {
     parse("aiccu.conf", text.as_bytes()).map_err(|invalid| invalid.to_string())
@@ -15,7 +15,7 @@ fn notes(aiccu: &Aiccu) -> Vec<String> {
 #[test]
 fn defaults() {
     assert_eq!(
-        read(LEAST),
+        read(MINIMAL),
         Ok(Aiccu {
             username: "ABC1-SIXXS".to_owned(),
             password: Secret::from("hartslag"),
@@ -98,9 +98,9 @@ fn one_blank_separates_and_the_rest_is_the_value() {
 }
 
 #[test]
-fn what_has_no_effect_is_named_and_no_secret_with_it() {
+fn keys_without_effect_are_reported_without_secrets() {
     let aiccu = read(&format!(
-        "{LEAST}dns_server 192.0.2.53\nhunter2\n passwort hunter2\n{} x\nverbose no\nverbose yes\n",
+        "{MINIMAL}dns_server 192.0.2.53\nhunter2\n passwort hunter2\n{} x\nverbose no\nverbose yes\n",
         "hunter2".repeat(9)
     ))
     .unwrap();
@@ -140,51 +140,51 @@ fn faults() {
           characters in the value",
         ),
         (
-            "LEAST protocol tsp",
+            "MINIMAL protocol tsp",
             "aiccu.conf: line 3: protocol: expected tic, found \"tsp\"",
         ),
         (
-            "LEAST server a b",
+            "MINIMAL server a b",
             "aiccu.conf: line 3: server: expected a TIC server, such as \
           tic.example or tic.example:3874, found \"a b\": expected a host name or address; a port \
           may follow, as in tic.example:3874",
         ),
         (
-            "LEAST ipv6_interface a/b",
+            "MINIMAL ipv6_interface a/b",
             "aiccu.conf: line 3: ipv6_interface: expected an interface \
           name, found \"a/b\": an interface name has 1 to 15 characters, none of them blank, '/', ':' \
           or '%'",
         ),
         (
-            "LEAST tunnel_id T1 T2",
+            "MINIMAL tunnel_id T1 T2",
             "aiccu.conf: line 3: tunnel_id: expected a tunnel's id, such as \
           T1234, found \"T1 T2\"",
         ),
         (
-            "LEAST local_ipv4_override ::1",
+            "MINIMAL local_ipv4_override ::1",
             "aiccu.conf: line 3: local_ipv4_override: expected an \
           IPv4 address, found \"::1\": invalid IPv4 address syntax",
         ),
         (
-            "LEAST pidfile aiccu.pid",
+            "MINIMAL pidfile aiccu.pid",
             "aiccu.conf: line 3: pidfile: expected an absolute path, found \
           \"aiccu.pid\"",
         ),
         (
-            "LEAST daemonize 1",
+            "MINIMAL daemonize 1",
             "aiccu.conf: line 3: daemonize: expected yes, true, no or false, \
           found \"1\"",
         ),
         (
-            "LEAST automatic perhaps",
+            "MINIMAL automatic perhaps",
             "aiccu.conf: line 3: automatic: expected yes, true, no or \
           false, found \"perhaps\"",
         ),
     ] {
-        let text = text.replace("LEAST ", LEAST);
+        let text = text.replace("MINIMAL ", MINIMAL);
         assert_eq!(read(&text).unwrap_err(), expected);
     }
-    let long = format!("{LEAST}server {}", "x".repeat(MAX_LINE_BYTES));
+    let long = format!("{MINIMAL}server {}", "x".repeat(MAX_LINE_BYTES));
     assert!(
         read(&long)
             .unwrap_err()
@@ -236,5 +236,47 @@ proptest! {
             Err(invalid) => format!("{invalid} {invalid:?}"),
         };
         prop_assert!(!shown.contains("hunter2"), "{}", shown);
+    }
+}
+
+#[test]
+fn values_at_the_edges_of_what_is_read_or_shown() {
+    let at_most = "username u\n".to_owned() + &"#".repeat(MAX_BYTES - 11 - 11) + "\npassword x";
+    assert_eq!(at_most.len(), MAX_BYTES);
+    assert!(read(&at_most).is_ok());
+    assert!(read(&(at_most + "\n")).is_err());
+    let line = |length: usize| format!("username u\npassword {}\n", "x".repeat(length - 9));
+    assert!(read(&line(MAX_LINE_BYTES)).is_ok());
+    assert!(read(&line(MAX_LINE_BYTES + 1)).is_err());
+    let (short, long) = ("é".repeat(40), "é".repeat(41));
+    for (value, shown) in [
+        (&short, format!("{short:?}")),
+        (&long, "a long value".to_owned()),
+    ] {
+        let refused = read(&format!("{MINIMAL}pidfile {value}\n")).unwrap_err();
+        assert!(refused.ends_with(&format!("found {shown}")), "{refused}");
+    }
+    // A key that is not known is shown if it can be none but a key.
+    let key = "k".repeat(32);
+    for (line, is_shown) in [
+        (format!("{key} x"), true),
+        (format!("{key}k x"), false),
+        ("a-b_c x".to_owned(), true),
+        ("a+b x".to_owned(), false),
+        ("word".to_owned(), false),
+    ] {
+        let notes = notes(&read(&format!("{MINIMAL}{line}\n")).unwrap());
+        assert_eq!(notes.len(), 1);
+        assert_eq!(notes[0].contains("unknown key"), is_shown, "{line}");
+    }
+}
+
+/// Its value is not complained of a second time, as missing.
+#[test]
+fn an_invalid_value_is_told_once() {
+    for key in ["username", "password"] {
+        let text = MINIMAL.replace(key, &format!("{key}\t"));
+        let refused = read(&text).unwrap_err();
+        assert_eq!(refused.lines().count(), 1, "{refused}");
     }
 }

@@ -1,6 +1,6 @@
 //! Limits floods of alerts with one cause: the first alert is reported at once, the others in summaries.
 //!
-//! [`cause`] removes the parts that vary between such alerts (process IDs, addresses, names of temporary
+//! [`stable_text`] removes the parts that vary between such alerts (process IDs, addresses, names of temporary
 //! interfaces). If causes still vary too much, they share one.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 pub const SUMMARY: Duration = Duration::from_secs(10);
 
 /// The maximum number of separate causes of a kind, except causes that the configuration bounds.
-pub const APART: usize = 16;
+pub const MAX_SEPARATE: usize = 16;
 
 /// The key that separates an alert from others, and merges it with similar ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +39,7 @@ struct Held<T> {
     credit: u32,
     is_bounded: bool,
     /// Time of the last report.
-    told: Duration,
+    last_report: Duration,
     /// The last alert held back, and the number of these.
     last: Option<(T, u64)>,
 }
@@ -53,9 +53,9 @@ impl<T> Default for AlertLimiter<T> {
 }
 
 impl<T> AlertLimiter<T> {
-    /// Takes an alert. Returns it if it is to be reported at once; otherwise holds it back until the
+    /// Takes an alert. Returns it if it can be reported at once; otherwise holds it back until the
     /// summary. `merge` adds the numbers of an earlier alert to a later one.
-    pub fn take(
+    pub fn admit(
         &mut self,
         now: Duration,
         cause: AlertKey,
@@ -73,21 +73,21 @@ impl<T> AlertLimiter<T> {
         if !is_bounded && !self.causes.contains_key(&key) {
             let causes = self.causes.iter();
             let of_kind = causes.filter(|((kind, _), held)| *kind == key.0 && !held.is_bounded);
-            if of_kind.count() >= APART {
+            if of_kind.count() >= MAX_SEPARATE {
                 key.1.clear();
             }
         }
         let held = self.causes.entry(key).or_insert_with(|| Held {
             credit: at_once.max(1),
             is_bounded,
-            told: now,
+            last_report: now,
             last: None,
         });
         if held.last.is_none()
             && let Some(credit) = held.credit.checked_sub(1)
         {
             held.credit = credit;
-            held.told = now;
+            held.last_report = now;
             return Some(alert);
         }
         held.last = Some(match held.last.take() {
@@ -106,16 +106,16 @@ impl<T> AlertLimiter<T> {
     /// The summaries that are due: the last alert of each cause, with the number of other alerts that it
     /// represents.
     pub fn summaries(&mut self, now: Duration) -> Vec<(T, u64)> {
-        let mut told = Vec::new();
+        let mut due = Vec::new();
         for held in self.causes.values_mut() {
-            if now >= held.told.saturating_add(SUMMARY)
+            if now >= held.last_report.saturating_add(SUMMARY)
                 && let Some((alert, count)) = held.last.take()
             {
-                held.told = now;
-                told.push((alert, count - 1));
+                held.last_report = now;
+                due.push((alert, count - 1));
             }
         }
-        told
+        due
     }
 
     /// All alerts held back, for the end of the program.
@@ -127,15 +127,16 @@ impl<T> AlertLimiter<T> {
 
     /// Removes causes that were quiet for the interval of a summary: they start again.
     fn forget(&mut self, now: Duration) {
-        self.causes
-            .retain(|_, held| held.last.is_some() || now < held.told.saturating_add(SUMMARY));
+        self.causes.retain(|_, held| {
+            held.last.is_some() || now < held.last_report.saturating_add(SUMMARY)
+        });
     }
 }
 
 /// A text without its varying parts: without words that contain a digit (numbers, addresses, interface
 /// names), except names from the configuration.
 #[must_use]
-pub fn cause(text: &str, configured: &BTreeSet<&str>) -> String {
+pub fn stable_text(text: &str, configured: &BTreeSet<&str>) -> String {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '@' | '%');
     let mut cause = String::with_capacity(text.len());
     let mut rest = text;
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_is_no_part_of_a_cause() {
+    fn varying_parts_are_removed() {
         let configured = BTreeSet::from(["sixxs0", "he-ipv6"]);
         for (text, expected) in [
             (
@@ -200,78 +201,130 @@ mod tests {
             ("", ""),
             ("ünïcode – 5 ≠ 6", "ünïcode – # ≠ #"),
         ] {
-            assert_eq!(cause(text, &configured), expected);
+            assert_eq!(stable_text(text, &configured), expected);
         }
     }
 
     #[test]
-    fn the_first_is_told_at_once_and_the_others_together() {
-        let mut flood = AlertLimiter::default();
-        let take = |flood: &mut AlertLimiter<u64>, now, packets| {
-            flood.take(now, of("one"), packets, |before, after| before + after)
+    fn the_first_is_reported_at_once_and_the_others_in_summaries() {
+        let mut limiter = AlertLimiter::default();
+        let take = |limiter: &mut AlertLimiter<u64>, now, packets| {
+            limiter.admit(now, of("one"), packets, |before, after| before + after)
         };
-        assert_eq!(take(&mut flood, seconds(0), 1), Some(1));
-        assert!(!flood.has_more());
+        assert_eq!(take(&mut limiter, seconds(0), 1), Some(1));
+        assert!(!limiter.has_more());
         for packets in 2..=100 {
-            assert_eq!(take(&mut flood, seconds(1), packets), None);
+            assert_eq!(take(&mut limiter, seconds(1), packets), None);
         }
-        assert!(flood.has_more());
-        assert_eq!(flood.summaries(seconds(9)), []);
+        assert!(limiter.has_more());
+        assert_eq!(limiter.summaries(seconds(9)), []);
         // The summary has the merged numbers, and the number of alerts that it represents.
-        assert_eq!(flood.summaries(seconds(10)), [(5049, 98)]);
-        // The flood continues, and there is another summary.
-        assert_eq!(take(&mut flood, seconds(11), 1), None);
-        assert_eq!(flood.summaries(seconds(19)), []);
-        assert_eq!(flood.summaries(seconds(20)), [(1, 0)]);
+        assert_eq!(limiter.summaries(seconds(10)), [(5049, 98)]);
+        // The limiter continues, and there is another summary.
+        assert_eq!(take(&mut limiter, seconds(11), 1), None);
+        assert_eq!(limiter.summaries(seconds(19)), []);
+        assert_eq!(limiter.summaries(seconds(20)), [(1, 0)]);
         // After a quiet time, the next alert is reported at once.
-        assert_eq!(take(&mut flood, seconds(30), 7), Some(7));
-        assert_eq!(take(&mut flood, seconds(31), 8), None);
-        assert_eq!(flood.rest(), [(8, 0)]);
+        assert_eq!(take(&mut limiter, seconds(30), 7), Some(7));
+        assert_eq!(take(&mut limiter, seconds(31), 8), None);
+        assert_eq!(limiter.rest(), [(8, 0)]);
     }
 
     #[test]
-    fn a_few_may_be_told_at_once() {
-        let mut flood = AlertLimiter::default();
+    fn a_few_may_be_reported_at_once() {
+        let mut limiter = AlertLimiter::default();
         let cause = AlertKey {
             at_once: 3,
             ..of("one")
         };
-        let told: Vec<_> = (0..5)
-            .map(|number| flood.take(seconds(0), cause.clone(), number, |_, after| after))
+        let reported: Vec<_> = (0..5)
+            .map(|number| limiter.admit(seconds(0), cause.clone(), number, |_, after| after))
             .collect();
-        assert_eq!(told, [Some(0), Some(1), Some(2), None, None]);
+        assert_eq!(reported, [Some(0), Some(1), Some(2), None, None]);
     }
 
     #[test]
-    fn whatever_varies_few_are_told_and_little_is_remembered() {
-        let mut flood = AlertLimiter::default();
-        let mut told = 0;
+    fn varying_causes_are_few_reports_and_little_memory() {
+        let mut limiter = AlertLimiter::default();
+        let mut reported = 0;
         for number in 0..100_000_u64 {
             let now = Duration::from_millis(number);
             let cause = of(&format!("{number}"));
-            told += u64::from(flood.take(now, cause, (), |(), ()| ()).is_some());
-            told += flood.summaries(now).len() as u64;
-            assert!(flood.causes.len() <= APART + 1);
+            reported += u64::from(limiter.admit(now, cause, (), |(), ()| ()).is_some());
+            reported += limiter.summaries(now).len() as u64;
+            assert!(limiter.causes.len() <= MAX_SEPARATE + 1);
         }
-        assert!(told < 250, "{told}");
+        assert!(reported < 250, "{reported}");
     }
 
     #[test]
-    fn what_the_configuration_bounds_is_told_apart() {
-        let mut flood = AlertLimiter::default();
+    fn bounded_causes_stay_separate() {
+        let mut limiter = AlertLimiter::default();
         for number in 0..1000_u64 {
             let cause = AlertKey {
                 is_bounded: true,
                 ..of(&format!("{number}"))
             };
-            assert!(flood.take(seconds(0), cause, (), |(), ()| ()).is_some());
+            assert!(limiter.admit(seconds(0), cause, (), |(), ()| ()).is_some());
         }
         // They use up no place of another cause.
-        assert!(flood.take(seconds(0), of("one"), (), |(), ()| ()).is_some());
         assert!(
-            flood
-                .take(seconds(0), of("other"), (), |(), ()| ())
+            limiter
+                .admit(seconds(0), of("one"), (), |(), ()| ())
                 .is_some()
         );
+        assert!(
+            limiter
+                .admit(seconds(0), of("other"), (), |(), ()| ())
+                .is_some()
+        );
+    }
+
+    /// Alerts of one kind share a cause once there are very many of them.
+    #[test]
+    fn kinds_do_not_share_their_causes() {
+        let mut flood = AlertLimiter::default();
+        let now = seconds(0);
+        let mut is_told = |kind: &str, number: usize, is_bounded| {
+            let key = AlertKey {
+                kind: kind.to_owned(),
+                text: number.to_string(),
+                at_once: 1,
+                is_bounded,
+            };
+            flood.admit(now, key, number, |_, after| after).is_some()
+        };
+        // Bounded causes do not count, however many there are.
+        assert!((0..2 * MAX_SEPARATE).all(|number| is_told("leak", number, true)));
+        assert!((0..MAX_SEPARATE).all(|number| is_told("leak", 1000 + number, false)));
+        // From here on they are one cause, whose first alert is reported.
+        assert!(is_told("leak", 2000, false));
+        assert!(!is_told("leak", 2001, false));
+        assert!(is_told("problem", 2001, false), "another kind");
+        assert!(is_told("leak", 2002, true), "a bounded one");
+    }
+
+    #[test]
+    fn a_quiet_cause_starts_again_at_its_time() {
+        for (pause, is_told) in [(9, false), (10, true)] {
+            let mut flood = AlertLimiter::default();
+            assert_eq!(flood.admit(seconds(5), of("one"), 1, |_, b| b), Some(1));
+            let again = flood.admit(seconds(5 + pause), of("one"), 2, |_, b| b);
+            assert_eq!(again.is_some(), is_told, "{pause}");
+            assert_eq!(flood.has_more(), !is_told);
+        }
+    }
+
+    #[test]
+    fn none_at_once_means_one() {
+        let mut flood = AlertLimiter::default();
+        let key = AlertKey {
+            at_once: 0,
+            ..of("one")
+        };
+        assert_eq!(flood.admit(seconds(0), key.clone(), 1, |_, b| b), Some(1));
+        assert_eq!(flood.admit(seconds(0), key, 2, |_, b| b), None);
+        assert_eq!(flood.rest(), [(2, 0)]);
+        assert!(!flood.has_more());
     }
 }

@@ -150,4 +150,24 @@ mod tests {
         assert_eq!(names(&change.altered), ["sixxs0"]);
         assert!(change.stops().is_empty());
     }
+
+    #[test]
+    fn each_setting_is_compared() {
+        for (key, line) in [
+            ("uplinks", "uplinks = [\"net0\"]"),
+            ("on_leak", "on_leak = \"drop\""),
+            ("direct_connected", "direct_connected = false"),
+            ("rule_priority", "rule_priority = 9000"),
+            ("rule_mode", "rule_mode = \"subtrees\""),
+            ("metrics", "metrics = \"127.0.0.1:9346\""),
+            ("metrics_hosts", "metrics_hosts = \"web1\""),
+            ("alert", "alert = { command = [\"tell\"] }"),
+            ("connect_limit", "connect_limit = { connects = 1 }"),
+        ] {
+            let new = read(&format!("{line}\n{TWO}"));
+            let change = Change::between(&read(TWO), &new);
+            assert_eq!(change.settings, [key]);
+            assert!(!change.is_nothing(), "{key}");
+        }
+    }
 }

@@ -144,29 +144,29 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 
 /// Replies that leave elsewhere count if they are at least one in this many requests. Fewer are
 /// transient, for example when an exit appears.
-const ASTRAY_IN: u64 = 10;
+const ASTRAY_ONE_IN: u64 = 10;
 
 /// Fewer requests are too few to judge.
-const ENOUGH: u64 = 3;
+const MIN_REQUESTS: u64 = 3;
 
 /// Watches the replies of one tunnel.
 #[derive(Clone, Debug, Default)]
 pub struct EchoMonitor {
     /// Earlier counters, oldest first; the first entry is the start of the evaluated period.
-    looks: VecDeque<(Duration, EchoCounts)>,
+    observations: VecDeque<(Duration, EchoCounts)>,
     /// The last result.
-    manner: EchoHealth,
+    health: EchoHealth,
     /// The counters at the last reply, or at the first look.
     last_reply: Option<EchoCounts>,
 }
 
 impl EchoMonitor {
     /// Evaluates new counters; `waiting` is the number of [`REPLY_TIMEOUT`] requests.
-    pub fn look(&mut self, now: Duration, counted: EchoCounts, waiting: u64) {
+    pub fn observe(&mut self, now: Duration, counted: EchoCounts, waiting: u64) {
         // The counters were reset.
-        let last = self.looks.back();
+        let last = self.observations.back();
         if last.is_some_and(|(_, last)| last.requests > counted.requests) {
-            self.looks.clear();
+            self.observations.clear();
             self.last_reply = None;
         }
         if self
@@ -177,16 +177,16 @@ impl EchoMonitor {
         }
         // The comparison uses the newest entry that is old enough; older ones are removed.
         let is_old = |(then, _): &(Duration, EchoCounts)| now.saturating_sub(*then) >= WINDOW;
-        while self.looks.len() > 1 && is_old(&self.looks[1]) {
-            self.looks.pop_front();
+        while self.observations.len() > 1 && is_old(&self.observations[1]) {
+            self.observations.pop_front();
         }
-        let lately = match self.looks.front() {
+        let recent = match self.observations.front() {
             Some((_, then)) => counted.since(then),
             None => EchoCounts::default(),
         };
-        self.looks.push_back((now, counted));
-        if let Some(manner) = judge(&lately, waiting) {
-            self.manner = manner;
+        self.observations.push_back((now, counted));
+        if let Some(health) = judge(&recent, waiting) {
+            self.health = health;
         }
     }
 
@@ -203,22 +203,22 @@ impl EchoMonitor {
 
     /// The last result that was certain.
     #[must_use]
-    pub const fn manner(&self) -> EchoHealth {
-        self.manner
+    pub const fn health(&self) -> EchoHealth {
+        self.health
     }
 }
 
 /// `None`: too few requests to judge.
-fn judge(lately: &EchoCounts, waiting: u64) -> Option<EchoHealth> {
-    let requests = lately.due(waiting);
-    if lately.astray > 0 && lately.astray.saturating_mul(ASTRAY_IN) >= requests {
+fn judge(recent: &EchoCounts, waiting: u64) -> Option<EchoHealth> {
+    let requests = recent.due(waiting);
+    if recent.astray > 0 && recent.astray.saturating_mul(ASTRAY_ONE_IN) >= requests {
         return Some(EchoHealth::Astray {
             requests,
-            astray: lately.astray,
+            astray: recent.astray,
         });
     }
-    let answered = lately.answered;
-    if requests < ENOUGH {
+    let answered = recent.answered;
+    if requests < MIN_REQUESTS {
         // Too few requests to judge, unless all were answered.
         return (answered > 0 && answered == requests).then_some(EchoHealth::Fine);
     }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_or_is_forgotten_is_not_unanswered() {
+    fn pending_and_evicted_requests_are_not_unanswered() {
         let all = EchoCounts {
             forgotten: 1,
             ..counted(10, 7, 0)
@@ -262,22 +262,22 @@ mod tests {
 
     #[test]
     fn requests_in_a_row_without_a_reply() {
-        let mut vigil = EchoMonitor::default();
+        let mut monitor = EchoMonitor::default();
         let at = Duration::from_secs;
         // Counters from before the first look do not describe the present.
-        assert_eq!(vigil.unanswered_in_a_row(&counted(9, 0, 0), 0), 0);
-        vigil.look(at(0), counted(9, 0, 0), 0);
-        assert_eq!(vigil.unanswered_in_a_row(&counted(12, 0, 0), 0), 3);
+        assert_eq!(monitor.unanswered_in_a_row(&counted(9, 0, 0), 0), 0);
+        monitor.observe(at(0), counted(9, 0, 0), 0);
+        assert_eq!(monitor.unanswered_in_a_row(&counted(12, 0, 0), 0), 3);
         // The last request may still get its reply.
-        assert_eq!(vigil.unanswered_in_a_row(&counted(12, 0, 0), 1), 2);
-        vigil.look(at(10), counted(13, 1, 0), 0);
-        assert_eq!(vigil.unanswered_in_a_row(&counted(15, 1, 0), 0), 2);
-        assert_eq!(vigil.unanswered_in_a_row(&counted(16, 2, 0), 0), 0);
+        assert_eq!(monitor.unanswered_in_a_row(&counted(12, 0, 0), 1), 2);
+        monitor.observe(at(10), counted(13, 1, 0), 0);
+        assert_eq!(monitor.unanswered_in_a_row(&counted(15, 1, 0), 0), 2);
+        assert_eq!(monitor.unanswered_in_a_row(&counted(16, 2, 0), 0), 0);
         // A reply that left elsewhere is a reply.
-        assert_eq!(vigil.unanswered_in_a_row(&counted(16, 1, 1), 0), 0);
+        assert_eq!(monitor.unanswered_in_a_row(&counted(16, 1, 1), 0), 0);
         // The counters were reset.
-        vigil.look(at(20), counted(2, 0, 0), 0);
-        assert_eq!(vigil.unanswered_in_a_row(&counted(6, 0, 0), 0), 4);
+        monitor.observe(at(20), counted(2, 0, 0), 0);
+        assert_eq!(monitor.unanswered_in_a_row(&counted(6, 0, 0), 0), 4);
     }
 
     #[test]
@@ -297,13 +297,13 @@ mod tests {
     }
 
     /// The results after each look, at a time in seconds, with these counters.
-    fn manners(looks: &[(u64, EchoCounts)]) -> Vec<EchoHealth> {
-        let mut vigil = EchoMonitor::default();
-        let looks = looks.iter();
-        looks
+    fn healths(observations: &[(u64, EchoCounts)]) -> Vec<EchoHealth> {
+        let mut monitor = EchoMonitor::default();
+        let observations = observations.iter();
+        observations
             .map(|(seconds, counted)| {
-                vigil.look(Duration::from_secs(*seconds), *counted, 0);
-                vigil.manner()
+                monitor.observe(Duration::from_secs(*seconds), *counted, 0);
+                monitor.health()
             })
             .collect()
     }
@@ -314,7 +314,7 @@ mod tests {
             requests,
             answered: 0,
         };
-        let looks = [
+        let observations = [
             (0, counted(500, 10, 0)),
             (10, counted(502, 10, 0)),
             (20, counted(520, 10, 0)),
@@ -326,7 +326,7 @@ mod tests {
             (120, counted(541, 11, 0)),
         ];
         assert_eq!(
-            manners(&looks),
+            healths(&observations),
             [
                 EchoHealth::Fine,
                 EchoHealth::Fine,
@@ -346,7 +346,7 @@ mod tests {
             requests,
             astray: 1,
         };
-        let looks = [
+        let observations = [
             (0, counted(0, 0, 0)),
             (10, counted(10, 9, 1)),
             (20, counted(20, 18, 2)),
@@ -357,7 +357,7 @@ mod tests {
             (80, counted(1001, 997, 3)),
         ];
         assert_eq!(
-            manners(&looks),
+            healths(&observations),
             [
                 EchoHealth::Fine,
                 astray(10),
@@ -370,5 +370,139 @@ mod tests {
                 EchoHealth::Fine,
             ]
         );
+    }
+
+    #[test]
+    fn counts_are_read_from_the_counters_of_their_names() {
+        let mut counters = [0; sixxs_common::stat::CAPACITY];
+        for (place, value) in counters.iter_mut().zip(1000..) {
+            *place = value;
+        }
+        let at = |name: &str| {
+            let stat = Stat::ALL.iter().find(|stat| stat.name() == name);
+            counters[stat.unwrap().index()]
+        };
+        let expected = EchoCounts {
+            requests: at("echo_watched"),
+            answered: at("echo_answered"),
+            astray: at("echo_astray"),
+            forgotten: at("echo_forgotten"),
+        };
+        assert_eq!(EchoCounts::of(&counters), expected);
+    }
+
+    #[test]
+    fn results_read_as_clauses() {
+        let (requests, answered, astray) = (40, 2, 9);
+        for (health, expected) in [
+            (EchoHealth::Fine, "it answers"),
+            (
+                EchoHealth::Silent { requests, answered },
+                "it does not answer: of 40 echo requests in 30 s, 2 got a reply; see `sixxs doctor`",
+            ),
+            (
+                EchoHealth::Astray { requests, astray },
+                "its replies leave elsewhere or are dropped: 9 of 40 in 30 s; see `sixxs alerts`",
+            ),
+        ] {
+            let text = health.to_string();
+            assert!(text.starts_with(expected), "{text}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip] // one case per line
+    fn few_requests_are_judged_only_if_all_were_answered() {
+        let silent = |requests, answered| Some(EchoHealth::Silent { requests, answered });
+        let astray = |requests, astray| Some(EchoHealth::Astray { requests, astray });
+        let fine = Some(EchoHealth::Fine);
+        // requests, answered, astray, waiting
+        for (requests, answered, gone, waiting, expected) in [
+            (0, 0, 0, 0, None),
+            (1, 0, 0, 0, None),
+            (1, 1, 0, 0, fine),
+            (2, 1, 0, 0, None),
+            (2, 1, 0, 1, fine),
+            (2, 0, 0, 0, None),
+            (3, 0, 0, 0, silent(3, 0)),
+            (3, 0, 0, 1, None),
+            (4, 0, 0, 1, silent(3, 0)),
+            (20, 1, 0, 0, silent(20, 1)),
+            (20, 2, 0, 0, fine),
+            (20, 18, 2, 0, astray(20, 2)),
+            (21, 19, 2, 0, fine),
+            (1, 0, 1, 0, astray(1, 1)),
+        ] {
+            let found = judge(&counted(requests, answered, gone), waiting);
+            assert_eq!(found, expected, "{requests} {answered} {gone} {waiting}");
+        }
+    }
+
+    #[test]
+    fn counters_that_change_while_they_are_read_do_no_harm() {
+        let torn = counted(5, 4, 3);
+        assert_eq!(torn.unanswered(0), 0);
+        assert_eq!(torn.answered_per_mille(0), Some(571));
+        let forgotten = EchoCounts {
+            forgotten: 9,
+            ..counted(5, 2, 1)
+        };
+        assert_eq!(forgotten.unanswered(0), 0);
+        assert_eq!(forgotten.answered_per_mille(0), Some(666));
+        let earlier = EchoCounts {
+            forgotten: 3,
+            ..counted(9, 4, 2)
+        };
+        let later = EchoCounts {
+            forgotten: 4,
+            ..counted(20, 11, 5)
+        };
+        let since = later.since(&earlier);
+        assert_eq!(
+            since,
+            EchoCounts {
+                forgotten: 1,
+                ..counted(11, 7, 3)
+            }
+        );
+    }
+
+    /// The comparison is with the counters of at least 30 seconds before.
+    #[test]
+    fn what_is_long_ago_does_not_count() {
+        let mut vigil = EchoMonitor::default();
+        let mut look = |seconds, requests, answered| {
+            let at = Duration::from_secs(seconds);
+            vigil.observe(at, counted(requests, answered, 0), 0);
+            vigil.health()
+        };
+        assert_eq!(look(0, 0, 0), EchoHealth::Fine);
+        assert_eq!(look(10, 100, 100), EchoHealth::Fine);
+        // 100 answers of 110 requests since the start, and none of 10 since the second look.
+        assert_eq!(look(39, 110, 100), EchoHealth::Fine);
+        let expected = EchoHealth::Silent {
+            requests: 11,
+            answered: 0,
+        };
+        assert_eq!(look(40, 111, 100), expected);
+    }
+
+    #[test]
+    fn the_median_moves_within_its_bucket() {
+        let replies = |counts: &[(usize, u64)]| {
+            let mut times = Times::NONE;
+            for (bucket, count) in counts {
+                times.replies[*bucket] = *count;
+            }
+            median(&times).map(|median| median.as_nanos())
+        };
+        // The first bucket ends at 1024 ns, the next ones at 2048 and 3072 ns.
+        assert_eq!(replies(&[(0, 1)]), Some(1024));
+        assert_eq!(replies(&[(0, 4)]), Some(512));
+        assert_eq!(replies(&[(0, 1), (1, 1)]), Some(1024));
+        assert_eq!(replies(&[(0, 1), (1, 2)]), Some(1536));
+        assert_eq!(replies(&[(1, 4)]), Some(1536));
+        assert_eq!(replies(&[(0, 2), (1, 8)]), Some(1024 + 384));
+        assert_eq!(replies(&[]), None);
     }
 }

@@ -10,7 +10,9 @@ use std::{
     net::Ipv6Addr,
 };
 
-use sixxs_common::layout::{ANY_UPLINK, GROUPS_ONLY, SEVERAL_GROUPS_ONLY, SHORTEST_ROUTED};
+use sixxs_common::layout::{
+    ANY_UPLINK, ANY_UPLINK_MULTICAST_ONLY, MULTICAST_ONLY, SHORTEST_ROUTED,
+};
 
 use crate::{
     config::{Config, OnLeak, Tunnel},
@@ -24,7 +26,7 @@ pub struct Enforcement {
     /// Interfaces that should have programs, by name.
     pub interfaces: BTreeMap<IfName, Interface>,
     /// Destinations of leaks, by the tunnel's name.
-    pub tunnels: BTreeMap<IfName, Outlet>,
+    pub tunnels: BTreeMap<IfName, RedirectTarget>,
     /// Sources, the longest prefixes first.
     pub sources: Vec<Source>,
     /// Destinations that are reached without the tunnel.
@@ -38,7 +40,7 @@ pub struct Enforcement {
 
 /// More native tunnels than this are very many. For each TCX link the kernel waits for an RCU grace period of
 /// about 10 ms, twice per tunnel; for a filter it does not.
-const MANY: usize = 16;
+const MANY_TUNNELS: usize = 16;
 
 /// The role of an interface, which determines its programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub enum Role {
 
 /// The maximum number of interfaces with programs that are no uplinks: each one takes the kernel a few
 /// milliseconds to attach.
-const CANDIDATES: usize = 64;
+const MAX_CANDIDATES: usize = 64;
 
 /// An interface that should have programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +76,7 @@ pub struct Interface {
 
 /// The destination for leaks of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outlet {
+pub struct RedirectTarget {
     /// The tunnel's interface, if it is there and up.
     pub index: Option<IfIndex>,
     /// The largest packet that fits.
@@ -112,9 +114,9 @@ impl Source {
         match (self.home, self.is_routed) {
             (Home::Nowhere, _) => 0,
             (Home::Uplink(index), false) => index.0,
-            (Home::Uplink(index), true) => index.0 | GROUPS_ONLY,
+            (Home::Uplink(index), true) => index.0 | MULTICAST_ONLY,
             (Home::Several, false) => ANY_UPLINK,
-            (Home::Several, true) => SEVERAL_GROUPS_ONLY,
+            (Home::Several, true) => ANY_UPLINK_MULTICAST_ONLY,
         }
     }
 }
@@ -137,7 +139,7 @@ impl Enforcement {
         let mut all = Self::default();
         let native = config.tunnels.iter().filter(|t| t.kind.is_native());
         let native: BTreeSet<_> = native.map(|tunnel| tunnel.name.clone()).collect();
-        if native.len() > MANY {
+        if native.len() > MANY_TUNNELS {
             all.by_filters = native;
         }
         let uplinks = uplinks(config, links);
@@ -163,8 +165,8 @@ impl Enforcement {
             if let Some(link) = link {
                 all.add_interface(link, Role::Tunnel, own(tunnel));
             }
-            let outlet = all.outlet(tunnel, link, config.on_leak);
-            all.tunnels.insert(tunnel.name.clone(), outlet);
+            let target = all.redirect_target(tunnel, link, config.on_leak);
+            all.tunnels.insert(tunnel.name.clone(), target);
             all.directs.extend(
                 tunnel
                     .direct
@@ -210,7 +212,7 @@ impl Enforcement {
             let is_readable = !matches!(link.layer, LinkLayer::Unsupported(_));
             is_readable && !link.is_exit && !is_tunnel(link)
         });
-        for link in candidates.take(CANDIDATES) {
+        for link in candidates.take(MAX_CANDIDATES) {
             let role = match link.candidate {
                 Candidate::Fresh => Role::Newcomer,
                 Candidate::Settled | Candidate::Never => Role::Candidate,
@@ -219,7 +221,12 @@ impl Enforcement {
         }
     }
 
-    fn outlet(&mut self, tunnel: &Tunnel, link: Option<&Link>, on_leak: OnLeak) -> Outlet {
+    fn redirect_target(
+        &mut self,
+        tunnel: &Tunnel,
+        link: Option<&Link>,
+        on_leak: OnLeak,
+    ) -> RedirectTarget {
         let mac = match link.map(|link| link.layer) {
             Some(LinkLayer::Ethernet(mac)) => Some(mac),
             _ => None,
@@ -234,7 +241,7 @@ impl Enforcement {
         }
         let own = tunnel.sources().map(Prefix::address).next();
         let interface_mtu = link.map_or(Mtu::MINIMUM, |link| link.mtu);
-        Outlet {
+        RedirectTarget {
             index,
             mtu: tunnel
                 .mtu
@@ -333,10 +340,10 @@ fn sources(tunnel: &Tunnel, uplinks: &[&Link]) -> Vec<Source> {
     let here = homes
         .into_iter()
         .map(|(prefix, home)| source(prefix, home, false));
-    let there = far_ends
+    let far_end_sources = far_ends
         .into_iter()
         .map(|prefix| source(prefix, Home::Nowhere, true));
-    here.chain(there).collect()
+    here.chain(far_end_sources).collect()
 }
 
 #[cfg(test)]
@@ -367,7 +374,7 @@ mod tests {
     "#;
 
     #[test]
-    fn very_many_tunnels_of_our_own_have_filters() {
+    fn many_native_tunnels_have_filters() {
         let text = |count: usize| -> String {
             let tunnel = |n| {
                 format!(
@@ -377,7 +384,11 @@ mod tests {
             };
             ONE.to_owned() + &(1..=count).map(tunnel).collect::<String>()
         };
-        for (count, expected) in [(0, 0), (MANY, 0), (MANY + 1, MANY + 1)] {
+        for (count, expected) in [
+            (0, 0),
+            (MANY_TUNNELS, 0),
+            (MANY_TUNNELS + 1, MANY_TUNNELS + 1),
+        ] {
             let found = Enforcement::new(&config(&text(count)), &Links::default(), |_| true);
             assert_eq!(found.by_filters.len(), expected, "{count}");
             // Only native tunnels count, not other interfaces.
@@ -416,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_become_an_uplink_has_a_program_before() {
+    fn candidates_have_a_program_in_advance() {
         let candidate = |index, name, candidate| Link {
             candidate,
             ..link(index, name, &[])
@@ -457,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_an_uplink_has_too_is_at_home_there() {
+    fn an_address_that_an_uplink_has_too_may_leave_there() {
         let config = config(&format!("uplinks = [\"net0\", \"net1\"]\n{ONE}"));
         let links: Links = [
             link(
@@ -489,31 +500,80 @@ mod tests {
         let routed: Vec<_> = all.sources.iter().map(|source| source.is_routed).collect();
         assert_eq!(routed, [false, true, true, true]);
         let numbers: Vec<_> = all.sources.iter().map(Source::home_number).collect();
-        assert_eq!(numbers, [0, 2 | GROUPS_ONLY, SEVERAL_GROUPS_ONLY, 0]);
+        assert_eq!(
+            numbers,
+            [0, 2 | MULTICAST_ONLY, ANY_UPLINK_MULTICAST_ONLY, 0]
+        );
     }
 
     #[test]
-    fn an_outlet_needs_an_interface_that_is_up_and_a_gateway_on_a_link_layer() {
+    fn a_redirect_needs_an_interface_that_is_up_and_a_gateway_on_a_link_layer() {
         let name = "sixxs0".parse().unwrap();
-        let outlet = |text: &str, links: Vec<Link>| {
+        let target = |text: &str, links: Vec<Link>| {
             let all = Enforcement::new(&config(text), &links.into_iter().collect(), |_| true);
             (all.tunnels[&name].clone(), all.problems)
         };
-        let (absent, problems) = outlet(ONE, vec![]);
+        let (absent, problems) = target(ONE, vec![]);
         assert_eq!((absent.index, absent.mtu), (None, Mtu(1280)));
         assert!(problems.len() == 1 && problems[0].contains("no uplink"));
 
-        let (without, problems) = outlet(ONE, vec![link(3, "sixxs0", &[])]);
+        let (without, problems) = target(ONE, vec![link(3, "sixxs0", &[])]);
         assert_eq!(without.index, None);
         assert!(problems.iter().any(|problem| problem.contains("gateway")));
 
         let with = format!("{ONE}\ngateway = \"fe80::1\"");
-        let (there, _) = outlet(&with, vec![link(3, "sixxs0", &[])]);
+        let (there, _) = target(&with, vec![link(3, "sixxs0", &[])]);
         assert_eq!((there.index, there.mtu), (Some(IfIndex(3)), Mtu(1400)));
         assert_eq!(there.router.to_string(), "2001:db8:a::1");
 
         let mut downed = link(3, "sixxs0", &[]);
         downed.up = false;
-        assert_eq!(outlet(&with, vec![downed]).0.index, None);
+        assert_eq!(target(&with, vec![downed]).0.index, None);
+    }
+
+    /// A shorter prefix means "all sources", including those that the provider of an uplink accepts.
+    #[test]
+    fn only_prefixes_of_some_length_are_routed_by_a_broker() {
+        let address = "2001:db8:cc::1";
+        let net0 = link(2, "net0", &[address]);
+        let links: Links = [net0].into_iter().collect();
+        for (prefixes, number) in [
+            (&["2001:db8:cc::/48"][..], 2 | MULTICAST_ONLY),
+            (&["2001::/16"], 2 | MULTICAST_ONLY),
+            (&["2000::/15"], 2),
+            (&["2000::/3"], 2),
+            (&["2000::/3", "2001:db8:dd::/48"], 2),
+            (&["2000::/3", "2001:db8:cc::/64"], 2 | MULTICAST_ONLY),
+        ] {
+            let mut config = config(&format!("uplinks = [\"net0\"]\n{ONE}"));
+            config.tunnels[0].prefixes = prefixes.iter().map(|p| p.parse().unwrap()).collect();
+            let sources = Enforcement::new(&config, &links, |_| true).sources;
+            let own = sources.iter().find(|s| s.prefix.to_string() == address);
+            let found = own.map(Source::home_number);
+            assert_eq!(found, Some(number), "{prefixes:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_layer_that_cannot_be_read_is_a_problem_of_uplinks_and_tunnels() {
+        let text = format!("uplinks = [\"net0\", \"net9\"]\n{ONE}");
+        let mut net0 = link(2, "net0", &[]);
+        net0.layer = LinkLayer::Unsupported(32);
+        let tunnel = Link {
+            layer: LinkLayer::None,
+            ..link(3, "sixxs0", &[])
+        };
+        let links: Links = [net0, tunnel].into_iter().collect();
+        let found = Enforcement::new(&config(&text), &links, |_| true);
+        assert_eq!(
+            found.problems,
+            [
+                "interface net0 has a link layer that the programs cannot read (ARPHRD 32)",
+                "uplink net9 does not exist",
+            ]
+        );
+        let interfaces: Vec<_> = found.interfaces.values().collect();
+        assert_eq!(interfaces.len(), 1);
+        assert_eq!((interfaces[0].mac, interfaces[0].own), (None, None));
     }
 }

@@ -14,7 +14,7 @@ use sixxs_common::treatment::Treatment;
 
 use crate::{
     echo_health::EchoHealth,
-    failure_tracker::REPAIR,
+    failure_tracker::REPAIR_TIME,
     link::{Link, Unusable},
     tunnel::State,
     types::{IfName, Mtu, RulePriority},
@@ -71,19 +71,19 @@ pub struct Facts<'a> {
     /// Addresses of the tunnel that are on another interface.
     pub elsewhere: &'a [(Ipv6Addr, IfName)],
     /// An uplink whose addresses all belong to the tunnel or to its prefixes.
-    pub covers: Option<&'a IfName>,
+    pub covered_uplink: Option<&'a IfName>,
     /// Whether its rules and routes are in place.
     pub is_routed: bool,
     /// Whether its program is attached.
     pub has_program: bool,
-    /// A foreign rule that comes before ours.
+    /// A foreign rule that comes before the rules of sixxs.
     pub shadow: Option<&'a ShadowEffect>,
-    /// The result for packets that go to other interfaces, if this continues ([`Leaking::treatment`]).
+    /// The treatment of packets that go to other interfaces, while they continue to ([`Leaking::treatment`]).
     pub leaks: Option<Treatment>,
     /// Number of requests without a reply since the last reply, except recent ones; 0 for none.
     pub unanswered_in_a_row: u64,
     /// The result of echo pairing over a longer time.
-    pub manner: EchoHealth,
+    pub echo_health: EchoHealth,
 }
 
 /// The effect of a foreign rule on the packets of a tunnel.
@@ -91,11 +91,11 @@ pub struct Facts<'a> {
 pub struct ShadowEffect {
     /// The priority of the rule.
     pub priority: RulePriority,
-    /// The result for the packets.
+    /// What happens to the packets.
     pub fate: ShadowFate,
 }
 
-/// The result for packets that a foreign rule takes.
+/// What happens to packets that a foreign rule takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShadowFate {
     /// They leave by an interface whose program redirects them into the tunnel.
@@ -116,7 +116,7 @@ pub struct Leaking {
 
 impl Leaking {
     /// After this time without a leak, the leaks have ended. The programs report each flow once a second.
-    const QUIET: Duration = Duration::from_secs(5);
+    const QUIET_TIME: Duration = Duration::from_secs(5);
 
     /// The first leak.
     #[must_use]
@@ -124,33 +124,35 @@ impl Leaking {
         Self {
             since: now,
             last: now,
-            treatment: judged(treatment),
+            treatment: health_treatment(treatment),
         }
     }
 
     /// One more leak.
-    pub fn go_on(&mut self, now: Duration, treatment: Treatment) {
-        if now.saturating_sub(self.last) > Self::QUIET {
+    pub fn add(&mut self, now: Duration, treatment: Treatment) {
+        if now.saturating_sub(self.last) > Self::QUIET_TIME {
             self.since = now;
         }
         self.last = now;
-        self.treatment = judged(treatment);
+        self.treatment = health_treatment(treatment);
     }
 
-    /// The result for the packets, if the leaks continue for longer than a repair takes.
+    /// The treatment of the packets, if the leaks continue for longer than a repair takes.
     #[must_use]
     pub fn treatment(&self, now: Duration) -> Option<Treatment> {
-        let goes_on = now.saturating_sub(self.last) <= Self::QUIET;
-        let lasts = self.last.saturating_sub(self.since) >= REPAIR;
+        let goes_on = now.saturating_sub(self.last) <= Self::QUIET_TIME;
+        let lasts = self.last.saturating_sub(self.since) >= REPAIR_TIME;
         (goes_on && lasts).then_some(self.treatment)
     }
 }
 
 /// The treatment that determines the health. A leak that is too big for the tunnel counts like a redirect,
 /// and the reason for a drop makes no difference.
-const fn judged(treatment: Treatment) -> Treatment {
+const fn health_treatment(treatment: Treatment) -> Treatment {
     match treatment {
-        Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => Treatment::Redirected,
+        Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped => {
+            Treatment::Redirected
+        }
         Treatment::Dropped | Treatment::NoTunnel => Treatment::Dropped,
         Treatment::Observed | Treatment::Recursion => treatment,
     }
@@ -169,7 +171,7 @@ impl Health {
         let mut reasons = Vec::new();
         if *facts.state == State::Up {
             reasons.extend(link(facts));
-            reasons.extend(facts.covers.cloned().map(Reason::CoversUplink));
+            reasons.extend(facts.covered_uplink.cloned().map(Reason::CoversUplink));
             reasons.extend(facts.shadow.cloned().map(Reason::Shadowed));
             reasons.extend(facts.leaks.map(Reason::Leaking));
             reasons.extend(silence(facts));
@@ -232,7 +234,7 @@ fn silence(facts: &Facts<'_>) -> Option<Reason> {
     if row >= UNANSWERED {
         return Some(Reason::Unanswered(row));
     }
-    (facts.manner != EchoHealth::Fine).then_some(Reason::Silent(facts.manner))
+    (facts.echo_health != EchoHealth::Fine).then_some(Reason::Silent(facts.echo_health))
 }
 
 #[cfg(test)]

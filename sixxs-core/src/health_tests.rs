@@ -20,13 +20,13 @@ fn good(link: &Link) -> Facts<'_> {
         link: Some(link),
         addresses: &[ADDRESS],
         elsewhere: &[],
-        covers: None,
+        covered_uplink: None,
         is_routed: true,
         has_program: true,
         shadow: None,
         leaks: None,
         unanswered_in_a_row: 0,
-        manner: EchoHealth::Fine,
+        echo_health: EchoHealth::Fine,
     }
 }
 
@@ -98,7 +98,7 @@ fn prefixes_that_cover_an_uplink() {
     let link = good_link();
     let uplink = "net0".parse().unwrap();
     let mut facts = good(&link);
-    facts.covers = Some(&uplink);
+    facts.covered_uplink = Some(&uplink);
     assert_eq!(
         judged(&facts),
         "failing; its addresses and prefixes cover every address of net0: all native traffic goes into the \
@@ -107,7 +107,7 @@ fn prefixes_that_cover_an_uplink() {
 }
 
 #[test]
-fn of_very_many_addresses_some_are_named() {
+fn a_reason_names_only_some_of_many_addresses() {
     let link = good_link();
     let many: Vec<_> = (0..10_000_u128).map(Ipv6Addr::from).collect();
     let mut facts = good(&link);
@@ -135,18 +135,18 @@ fn rules_of_others() {
     for (fate, expected) in [
         (
             ShadowFate::Redirected,
-            "degraded; a rule before ours (priority 100) routes its packets elsewhere; the program \
-             redirects them; `sixxs doctor` shows how to remove that rule or move it behind ours",
+            "degraded; a rule before the rules of sixxs (priority 100) routes its packets elsewhere; the program \
+             redirects them; `sixxs doctor` shows how to remove that rule or move it behind the rules of sixxs",
         ),
         (
             ShadowFate::Lost,
-            "failing; a rule before ours (priority 100) routes its packets elsewhere; `sixxs doctor` shows \
-             how to remove that rule or move it behind ours",
+            "failing; a rule before the rules of sixxs (priority 100) routes its packets elsewhere; `sixxs doctor` shows \
+             how to remove that rule or move it behind the rules of sixxs",
         ),
         (
             ShadowFate::Refused,
-            "failing; a rule before ours (priority 100) refuses its packets; `sixxs doctor` shows how to \
-             remove that rule or move it behind ours",
+            "failing; a rule before the rules of sixxs (priority 100) refuses its packets; `sixxs doctor` shows how to \
+             remove that rule or move it behind the rules of sixxs",
         ),
     ] {
         let effect = ShadowEffect {
@@ -168,7 +168,7 @@ fn the_worst_reason_comes_first() {
     };
     let mut facts = good(&link);
     facts.shadow = Some(&effect);
-    facts.manner = EchoHealth::Silent {
+    facts.echo_health = EchoHealth::Silent {
         requests: 9,
         answered: 0,
     };
@@ -207,7 +207,7 @@ fn a_tunnel_that_is_not_up() {
 }
 
 #[test]
-fn leaks_that_go_on() {
+fn lasting_leaks_are_a_problem() {
     let link = good_link();
     for (fate, expected) in [
         (
@@ -231,20 +231,107 @@ fn leaks_that_go_on() {
 }
 
 #[test]
-fn leaks_of_a_moment_are_none() {
+fn brief_leaks_are_no_problem() {
     let at = Duration::from_millis;
     let fate = Treatment::Redirected;
     let mut leaking = Leaking::begin(at(0), fate);
-    leaking.go_on(at(900), fate);
+    leaking.add(at(900), fate);
     assert_eq!(
         leaking.treatment(at(1000)),
         None,
         "a repair may take so long"
     );
-    leaking.go_on(at(1000), fate);
+    leaking.add(at(1000), fate);
     assert_eq!(leaking.treatment(at(1000)), Some(fate));
     assert_eq!(leaking.treatment(at(6000)), Some(fate));
     assert_eq!(leaking.treatment(at(6001)), None, "they have ended");
-    leaking.go_on(at(7000), fate);
+    leaking.add(at(7000), fate);
     assert_eq!(leaking.treatment(at(7000)), None, "they begin anew");
+}
+
+/// The programs distinguish more treatments than users.
+#[test]
+fn treatments_are_judged_by_what_becomes_of_the_packets() {
+    use Treatment::{Dropped, NoTunnel, Observed, Recursion, Redirected, TooBig, TooBigDropped};
+    let link = good_link();
+    for (treatment, judged_as, level, text) in [
+        (
+            Redirected,
+            Redirected,
+            Level::Degraded,
+            "the program redirects them",
+        ),
+        (
+            TooBig,
+            Redirected,
+            Level::Degraded,
+            "the program redirects them",
+        ),
+        (
+            TooBigDropped,
+            Redirected,
+            Level::Degraded,
+            "the program redirects them",
+        ),
+        (
+            Dropped,
+            Dropped,
+            Level::Failing,
+            "the program drops them (`on_leak`)",
+        ),
+        (
+            NoTunnel,
+            Dropped,
+            Level::Failing,
+            "the program drops them (`on_leak`)",
+        ),
+        (
+            Observed,
+            Observed,
+            Level::Failing,
+            "leave by other interfaces (`on_leak`)",
+        ),
+        (
+            Recursion,
+            Recursion,
+            Level::Failing,
+            "its outer packets have its own address",
+        ),
+    ] {
+        let at = Duration::from_secs;
+        let mut leaking = Leaking::begin(at(0), treatment);
+        leaking.add(at(3), treatment);
+        assert_eq!(leaking.treatment(at(3)), Some(judged_as));
+        let mut facts = good(&link);
+        facts.leaks = Some(treatment);
+        let health = Health::judge(&facts);
+        assert_eq!(health.level, level, "{treatment:?}");
+        let reason = health.reasons[0].to_string();
+        assert!(reason.contains(text), "{reason}");
+        assert!(reason.ends_with("; `sixxs alerts` names the senders"));
+    }
+}
+
+#[test]
+fn the_states_of_a_tunnel_that_is_not_up() {
+    let link = good_link();
+    for (state, expected) in [
+        (State::Down, "failing; it is down"),
+        (State::Connecting(None), "failing; it is connecting"),
+        (
+            State::Failed("exit status 1".to_owned()),
+            "failing; it is failed: exit status 1",
+        ),
+        (
+            State::LockedOut(crate::tunnel::LockedOut {
+                until_unix: 0,
+                reason: "too often".to_owned(),
+            }),
+            "failing; it is locked out: too often",
+        ),
+    ] {
+        let mut facts = good(&link);
+        facts.state = &state;
+        assert_eq!(judged(&facts), expected);
+    }
 }

@@ -113,4 +113,20 @@ mod tests {
             assert_eq!(name.parse::<HostName>(), Err(NoHostName), "{name:?}");
         }
     }
+
+    #[test]
+    fn names_are_printed_in_one_form() {
+        let longest = ["a"; 4].map(|letter| letter.repeat(62)).join(".") + ".b";
+        assert_eq!(longest.len(), 253);
+        for (name, expected) in [
+            ("Web1.Example.NET.", "web1.example.net"),
+            ("a_b-c", "a_b-c"),
+            (&"a".repeat(63), &"a".repeat(63)),
+            (&longest, &longest),
+        ] {
+            let parsed = name.parse::<HostName>();
+            assert_eq!(parsed.unwrap().to_string(), expected);
+        }
+        assert!(format!("{longest}b").parse::<HostName>().is_err());
+    }
 }

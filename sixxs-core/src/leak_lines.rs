@@ -7,13 +7,13 @@ use std::time::Duration;
 use sixxs_common::{flow::Flow, layout::FlowRecord};
 
 /// Flows named per second and tunnel; all others share one line.
-pub const FLOWS_PER_LINE_UP: usize = 10;
+pub const MAX_NAMED_FLOWS: usize = 10;
 
 /// A flow without leaks for this time is forgotten.
-const QUIET: Duration = Duration::from_secs(5);
+const QUIET_TIME: Duration = Duration::from_secs(5);
 
 /// The maximum number of tracked flows; the shared line still counts more.
-const WATCHED: usize = 1024;
+const MAX_FLOWS: usize = 1024;
 
 /// A line about leaks of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,20 +29,20 @@ pub struct LeakLine {
 /// Groups leaks into lines. The caller supplies the time.
 #[derive(Debug, Default)]
 pub struct LeakGrouper {
-    flows: BTreeMap<FlowKey, Watched>,
+    flows: BTreeMap<FlowKey, WatchedFlow>,
     /// Packets in lines until now, by tunnel, including those counted before the start.
-    told: BTreeMap<u32, u64>,
+    reported: BTreeMap<u32, u64>,
 }
 
 /// A flow with an order, so that the order of lines is deterministic.
 type FlowKey = ([u8; 16], [u8; 16], u32, u16, u16);
 
 #[derive(Debug)]
-struct Watched {
+struct WatchedFlow {
     flow: Flow,
     record: FlowRecord,
     /// Packets of the flow that were in lines.
-    told: u64,
+    reported: u64,
     active: Duration,
 }
 
@@ -57,36 +57,36 @@ fn key(flow: &Flow) -> FlowKey {
 }
 
 impl LeakGrouper {
-    /// A merger that takes the leaks counted until now (per slot) as reported.
+    /// Leaks that were counted until now (per slot) count as reported.
     #[must_use]
     pub fn new(totals: BTreeMap<u32, u64>) -> Self {
         Self {
             flows: BTreeMap::new(),
-            told: totals,
+            reported: totals,
         }
     }
 
     /// Handles the kernel's event for a flow.
     pub fn event(&mut self, flow: Flow, record: FlowRecord, now: Duration) {
-        let full = self.flows.len() >= WATCHED;
+        let full = self.flows.len() >= MAX_FLOWS;
         match self.flows.get_mut(&key(&flow)) {
             Some(watched) => {
                 // The kernel has evicted the record of the flow since, and counts from zero again.
-                if record.packets < watched.told {
-                    watched.told = 0;
+                if record.packets < watched.reported {
+                    watched.reported = 0;
                 }
                 watched.record = record;
                 watched.active = now;
             }
             None if full => {}
             None => {
-                // A flow that the kernel tracks longer than this merger was in earlier lines: its
+                // A flow that the kernel tracks longer than this grouper was in earlier lines: its
                 // event counts as one packet.
-                let told = record.packets.saturating_sub(1);
-                let watched = Watched {
+                let reported = record.packets.saturating_sub(1);
+                let watched = WatchedFlow {
                     flow,
                     record,
-                    told,
+                    reported,
                     active: now,
                 };
                 self.flows.insert(key(&flow), watched);
@@ -94,17 +94,17 @@ impl LeakGrouper {
         }
     }
 
-    /// Whether there is nothing to report or to forget, so that [`LeakGrouper::tick`] can be skipped.
+    /// Whether there is nothing to report or to forget, so that [`LeakGrouper::take_lines`] can be skipped.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.flows.is_empty()
     }
 
-    /// Returns the lines; called once a second. `read` returns the kernel's current record of a
+    /// Returns the lines that are due; called once a second. `read` returns the kernel's current record of a
     /// flow. `totals` has the leaks counted per tunnel slot. The caller must read them before this
     /// call: then packets that leak in between are in the flows' records, and do not count as
     /// packets of unknown flows.
-    pub fn tick(
+    pub fn take_lines(
         &mut self,
         now: Duration,
         read: impl Fn(&Flow) -> Option<FlowRecord>,
@@ -113,15 +113,15 @@ impl LeakGrouper {
         let mut lines: BTreeMap<u32, Vec<LeakLine>> = BTreeMap::new();
         for watched in self.flows.values_mut() {
             if let Some(record) = read(&watched.flow)
-                && record.packets >= watched.told
+                && record.packets >= watched.reported
             {
                 watched.record = record;
             }
-            let packets = watched.record.packets.saturating_sub(watched.told);
+            let packets = watched.record.packets.saturating_sub(watched.reported);
             if packets == 0 {
                 continue;
             }
-            watched.told = watched.record.packets;
+            watched.reported = watched.record.packets;
             watched.active = now;
             let tunnel = watched.record.tunnel;
             lines.entry(tunnel).or_default().push(LeakLine {
@@ -131,20 +131,20 @@ impl LeakGrouper {
             });
         }
         self.flows
-            .retain(|_, watched| now.saturating_sub(watched.active) < QUIET);
+            .retain(|_, watched| now.saturating_sub(watched.active) < QUIET_TIME);
 
         let mut all = Vec::new();
         for (tunnel, total) in totals {
             let mut named = lines.remove(&tunnel).unwrap_or_default();
             // The busiest flows come first. The sort is stable, so equal flows keep their order.
             named.sort_by_key(|line| std::cmp::Reverse(line.packets));
-            named.truncate(FLOWS_PER_LINE_UP);
-            let told = self.told.entry(tunnel).or_default();
-            *told += named.iter().map(|line| line.packets).sum::<u64>();
+            named.truncate(MAX_NAMED_FLOWS);
+            let reported = self.reported.entry(tunnel).or_default();
+            *reported += named.iter().map(|line| line.packets).sum::<u64>();
             all.append(&mut named);
-            let others = total.saturating_sub(*told);
+            let others = total.saturating_sub(*reported);
             if others > 0 {
-                *told += others;
+                *reported += others;
                 all.push(LeakLine {
                     tunnel,
                     flow: None,
@@ -182,12 +182,13 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_flow_is_one_line_a_second() {
-        let mut merger = LeakGrouper::default();
-        merger.event(flow(1), record(1), seconds(0));
+        let mut grouper = LeakGrouper::default();
+        grouper.event(flow(1), record(1), seconds(0));
         let mut counts = Vec::new();
         for second in 1..4 {
             let packets = second * 1000;
-            let lines = merger.tick(seconds(second), |_| Some(record(packets)), [(1, packets)]);
+            let lines =
+                grouper.take_lines(seconds(second), |_| Some(record(packets)), [(1, packets)]);
             counts.extend(lines.into_iter().map(|line| line.packets));
         }
         assert_eq!(counts, [1000, 1000, 1000]);
@@ -195,46 +196,52 @@ mod tests {
 
     #[test]
     fn many_flows_share_a_line() {
-        let mut merger = LeakGrouper::default();
+        let mut grouper = LeakGrouper::default();
         for port in 0..64 {
-            merger.event(flow(port), record(1), seconds(0));
+            grouper.event(flow(port), record(1), seconds(0));
         }
         // 500 packets leaked; the kernel reported 64 flows of one packet each.
-        let lines = merger.tick(seconds(1), |_| Some(record(1)), [(1, 500)]);
-        assert_eq!(lines.len(), FLOWS_PER_LINE_UP + 1);
+        let lines = grouper.take_lines(seconds(1), |_| Some(record(1)), [(1, 500)]);
+        assert_eq!(lines.len(), MAX_NAMED_FLOWS + 1);
         assert_eq!(lines.iter().map(|line| line.packets).sum::<u64>(), 500);
         assert!(lines.last().unwrap().flow.is_none());
     }
 
     #[test]
-    fn a_quiet_flow_is_forgotten_and_told_afresh() {
-        let mut merger = LeakGrouper::default();
-        merger.event(flow(1), record(1), seconds(0));
+    fn a_quiet_flow_is_forgotten_and_reported_again() {
+        let mut grouper = LeakGrouper::default();
+        grouper.event(flow(1), record(1), seconds(0));
         assert_eq!(
-            merger.tick(seconds(1), |_| Some(record(1)), [(1, 1)]).len(),
+            grouper
+                .take_lines(seconds(1), |_| Some(record(1)), [(1, 1)])
+                .len(),
             1
         );
         assert_eq!(
-            merger.tick(seconds(2), |_| Some(record(1)), [(1, 1)]).len(),
+            grouper
+                .take_lines(seconds(2), |_| Some(record(1)), [(1, 1)])
+                .len(),
             0
         );
-        assert!(!merger.is_idle());
+        assert!(!grouper.is_idle());
         assert_eq!(
-            merger.tick(seconds(7), |_| Some(record(1)), [(1, 1)]).len(),
+            grouper
+                .take_lines(seconds(7), |_| Some(record(1)), [(1, 1)])
+                .len(),
             0
         );
-        assert!(merger.is_idle());
-        merger.event(flow(1), record(2), seconds(60));
-        let lines = merger.tick(seconds(61), |_| Some(record(2)), [(1, 2)]);
+        assert!(grouper.is_idle());
+        grouper.event(flow(1), record(2), seconds(60));
+        let lines = grouper.take_lines(seconds(61), |_| Some(record(2)), [(1, 2)]);
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0].packets, 1);
     }
 
     #[test]
-    fn leaks_counted_before_the_start_are_not_told() {
-        let mut merger = LeakGrouper::new([(1, 100)].into_iter().collect());
-        merger.event(flow(1), record(3), seconds(0));
-        let lines = merger.tick(seconds(1), |_| Some(record(3)), [(1, 101)]);
+    fn leaks_counted_before_the_start_are_not_reported() {
+        let mut grouper = LeakGrouper::new([(1, 100)].into_iter().collect());
+        grouper.event(flow(1), record(3), seconds(0));
+        let lines = grouper.take_lines(seconds(1), |_| Some(record(3)), [(1, 101)]);
         assert_eq!(
             lines.iter().map(|line| line.packets).collect::<Vec<_>>(),
             [1]
@@ -243,25 +250,93 @@ mod tests {
 
     /// A flow that leaks while the total of its tunnel is read does not count as another flow.
     #[test]
-    fn what_leaks_meanwhile_is_told_once() {
-        let mut merger = LeakGrouper::default();
-        merger.event(flow(1), record(1), seconds(0));
-        let mut told = 0;
+    fn packets_that_leak_meanwhile_are_reported_once() {
+        let mut grouper = LeakGrouper::default();
+        grouper.event(flow(1), record(1), seconds(0));
+        let mut reported = 0;
         for second in 1..5 {
             let total = second * 1000;
-            let lines = merger.tick(seconds(second), |_| Some(record(total + 7)), [(1, total)]);
+            let lines =
+                grouper.take_lines(seconds(second), |_| Some(record(total + 7)), [(1, total)]);
             assert_eq!(lines.len(), 1);
-            told += lines[0].packets;
+            reported += lines[0].packets;
         }
-        assert_eq!(told, 4007);
+        assert_eq!(reported, 4007);
     }
 
     #[test]
-    fn what_is_watched_is_bounded() {
-        let mut merger = LeakGrouper::default();
+    fn the_number_of_watched_flows_is_bounded() {
+        let mut grouper = LeakGrouper::default();
         for port in 0..u16::MAX {
-            merger.event(flow(port), record(1), seconds(0));
+            grouper.event(flow(port), record(1), seconds(0));
         }
-        assert_eq!(merger.flows.len(), WATCHED);
+        assert_eq!(grouper.flows.len(), MAX_FLOWS);
+    }
+
+    /// The kernel keeps records of a limited number of flows, and starts again from zero.
+    #[test]
+    fn a_record_that_starts_again_is_told_from_its_start() {
+        let told = |merger: &mut LeakGrouper, second, packets, total| {
+            let lines = merger.take_lines(seconds(second), |_| Some(record(packets)), [(1, total)]);
+            lines.iter().map(|line| line.packets).collect::<Vec<_>>()
+        };
+        let mut merger = LeakGrouper::default();
+        merger.event(flow(1), record(1), seconds(0));
+        assert_eq!(told(&mut merger, 1, 10, 10), [10]);
+        // The same record again is no news.
+        merger.event(flow(1), record(10), seconds(1));
+        assert_eq!(told(&mut merger, 2, 10, 10), []);
+        // Until there is an event, a lower count is not believed.
+        assert_eq!(told(&mut merger, 3, 4, 10), []);
+        merger.event(flow(1), record(1), seconds(3));
+        assert_eq!(told(&mut merger, 4, 4, 14), [4]);
+    }
+
+    #[test]
+    fn an_event_keeps_a_flow_from_being_forgotten() {
+        let mut merger = LeakGrouper::default();
+        merger.event(flow(1), record(1), seconds(0));
+        let tick = |merger: &mut LeakGrouper, second| {
+            merger.take_lines(seconds(second), |_| None, [(1, 1)]);
+            !merger.is_idle()
+        };
+        assert!(tick(&mut merger, 1));
+        merger.event(flow(1), record(1), seconds(5));
+        assert!(tick(&mut merger, 9));
+        assert!(!tick(&mut merger, 10));
+    }
+
+    #[test]
+    fn lines_of_tunnels_are_apart_and_the_busiest_flows_come_first() {
+        let of = |tunnel, packets| FlowRecord {
+            tunnel,
+            ..record(packets)
+        };
+        let mut merger = LeakGrouper::default();
+        merger.event(flow(1), of(1, 1), seconds(0));
+        merger.event(flow(2), of(1, 1), seconds(0));
+        merger.event(flow(3), of(2, 1), seconds(0));
+        let read = |flow: &Flow| {
+            Some(match flow.local_port {
+                1 => of(1, 5),
+                2 => of(1, 9),
+                _ => of(2, 7),
+            })
+        };
+        let lines = merger.take_lines(seconds(1), read, [(1, 20), (2, 7)]);
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| {
+                let port = line.flow.map(|(flow, _)| flow.local_port);
+                (line.tunnel, port, line.packets)
+            })
+            .collect();
+        let expected = [
+            (1, Some(2), 9),
+            (1, Some(1), 5),
+            (1, None, 6),
+            (2, Some(3), 7),
+        ];
+        assert_eq!(told, expected);
     }
 }

@@ -119,3 +119,38 @@ impl FromIterator<Link> for Links {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link::up(IfIndex(index), name.parse().unwrap(), Mtu::MINIMUM)
+    }
+
+    #[test]
+    fn interfaces_are_found_by_name_and_by_index() {
+        let links: Links = [link(3, "net1"), link(7, "net0")].into_iter().collect();
+        let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
+        assert_eq!(names, ["net0", "net1"]);
+        for (index, name) in [(3, Some("net1")), (7, Some("net0")), (4, None)] {
+            let found = links.by_index(IfIndex(index));
+            assert_eq!(found.map(|link| link.name.as_str()), name);
+        }
+        for (name, index) in [("net1", Some(3)), ("net0", Some(7)), ("net2", None)] {
+            let found = links.by_name(&name.parse().unwrap());
+            assert_eq!(found.map(|link| link.index.0), index);
+        }
+    }
+
+    #[test]
+    fn global_addresses_are_in_one_eighth_of_the_space() {
+        let mut net0 = link(3, "net0");
+        let global = ["2000::", "2001:db8::1", "3fff:ffff::1"];
+        let others = ["fe80::1", "fd00::1", "::1", "1fff::1", "4000::", "ff02::1"];
+        let all = others[..3].iter().chain(&global).chain(&others[3..]);
+        net0.addresses = all.map(|text| text.parse().unwrap()).collect();
+        let found: Vec<_> = net0.global_addresses().map(ToString::to_string).collect();
+        assert_eq!(found, global);
+    }
+}

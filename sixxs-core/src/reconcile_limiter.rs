@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Changes come in bursts: after the first one, the round waits this long for more.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER_TIME: Duration = Duration::from_millis(1);
 
 /// Processor time that rounds may use in a burst, before they are spaced out.
 const BURST: Duration = Duration::from_millis(100);
@@ -12,7 +12,7 @@ const BURST: Duration = Duration::from_millis(100);
 const SHARE: u32 = 10;
 
 /// After the burst, the shortest and the longest delay of a change.
-const SPACED: Duration = Duration::from_millis(20);
+const MIN_DELAY: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// One pending flag, a short delay, and a limit on the processor time of rounds. No event can postpone
@@ -43,14 +43,14 @@ impl Default for ReconcileLimiter {
 
 impl ReconcileLimiter {
     /// Records a change.
-    pub fn changed(&mut self, now: Duration) {
+    pub fn record_change(&mut self, now: Duration) {
         self.count(now);
         self.since.get_or_insert(now);
         if self.due.is_none() {
             let delay = if self.credit.is_zero() {
-                self.debt.saturating_mul(SHARE).clamp(SPACED, LONGEST)
+                self.debt.saturating_mul(SHARE).clamp(MIN_DELAY, LONGEST)
             } else {
-                GATHER
+                GATHER_TIME
             };
             self.due = Some(now.saturating_add(delay));
         }
@@ -60,7 +60,7 @@ impl ReconcileLimiter {
     /// guarded.
     pub fn urgent(&mut self, now: Duration) {
         self.since.get_or_insert(now);
-        let soon = now.saturating_add(GATHER);
+        let soon = now.saturating_add(GATHER_TIME);
         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
@@ -71,7 +71,7 @@ impl ReconcileLimiter {
     }
 
     /// Starts a round. Returns the time of the first change that waited for it.
-    pub fn begin(&mut self, now: Duration) -> Option<Duration> {
+    pub fn begin_round(&mut self, now: Duration) -> Option<Duration> {
         self.count(now);
         self.due = None;
         self.since.take()
@@ -94,43 +94,44 @@ impl ReconcileLimiter {
     }
 }
 
-/// Intervals of polling for changes without a kernel event.
-const CALM: Duration = Duration::from_millis(250);
-const ALERT: Duration = Duration::from_millis(1);
+/// Intervals of polls: usually, and after a program was missing.
+const CALM_INTERVAL: Duration = Duration::from_millis(250);
+const ALERT_INTERVAL: Duration = Duration::from_millis(1);
 
-/// After a missing object was found, more may follow within this time.
-const WARY: Duration = Duration::from_secs(10);
+/// After a program was missing, polls are frequent for this time.
+const ALERT_TIME: Duration = Duration::from_secs(10);
 
-/// Polls for changes without a kernel event: rarely, but often for a while after a missing object was
-/// found.
+/// Polls for programs that were detached, for which the kernel sends no event: rarely, but often for a while after
+/// a program was missing.
 #[derive(Debug, Default)]
 pub struct ProgramPoll {
-    went: Duration,
-    took: Duration,
-    wary_until: Duration,
+    last_poll: Duration,
+    /// Processor time of the last poll.
+    last_took: Duration,
+    alert_until: Duration,
 }
 
 impl ProgramPoll {
     /// Time of the next poll.
     #[must_use]
     pub fn due(&self) -> Duration {
-        let pause = if self.went < self.wary_until {
-            ALERT
+        let pause = if self.last_poll < self.alert_until {
+            ALERT_INTERVAL
         } else {
-            CALM
+            CALM_INTERVAL
         };
         // On hosts with many interfaces a poll takes long. It gets the same share of a processor as
         // rounds.
-        self.went
-            .saturating_add(pause.max(self.took.saturating_mul(SHARE)))
+        self.last_poll
+            .saturating_add(pause.max(self.last_took.saturating_mul(SHARE)))
     }
 
-    /// Ends a poll; `took` is its processor time; `found`: an object was missing.
-    pub fn went(&mut self, now: Duration, took: Duration, found: bool) {
-        self.went = now;
-        self.took = took;
-        if found {
-            self.wary_until = now.saturating_add(WARY);
+    /// Records a poll; `took` is its processor time; `is_missing`: a program was missing.
+    pub fn ended(&mut self, now: Duration, took: Duration, is_missing: bool) {
+        self.last_poll = now;
+        self.last_took = took;
+        if is_missing {
+            self.alert_until = now.saturating_add(ALERT_TIME);
         }
     }
 }
@@ -140,41 +141,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patrols_are_frequent_only_while_there_is_reason() {
-        let mut patrol = ProgramPoll::default();
+    fn polls_are_frequent_only_after_a_missing_object() {
+        let mut poll = ProgramPoll::default();
         let mut rounds = 0;
-        while patrol.due() < Duration::from_secs(100) {
-            let due = patrol.due();
+        while poll.due() < Duration::from_secs(100) {
+            let due = poll.due();
             rounds += 1;
-            patrol.went(due, Duration::from_micros(20), rounds == 30);
+            poll.ended(due, Duration::from_micros(20), rounds == 30);
         }
         assert!((10_300..10_500).contains(&rounds), "{rounds}");
         // A hundred interfaces are polled less often.
-        let now = patrol.due();
-        patrol.went(now, Duration::from_millis(3), true);
-        assert_eq!(patrol.due(), now + Duration::from_millis(30));
+        let now = poll.due();
+        poll.ended(now, Duration::from_millis(3), true);
+        assert_eq!(poll.due(), now + Duration::from_millis(30));
     }
 
     #[test]
-    fn a_change_is_looked_at_within_a_millisecond() {
-        let mut pacer = ReconcileLimiter::default();
-        assert_eq!(pacer.due(), None);
-        pacer.changed(Duration::from_secs(1));
-        pacer.changed(Duration::from_millis(1001));
-        assert_eq!(pacer.due(), Some(Duration::from_millis(1001)));
+    fn a_change_is_handled_within_a_millisecond() {
+        let mut limiter = ReconcileLimiter::default();
+        assert_eq!(limiter.due(), None);
+        limiter.record_change(Duration::from_secs(1));
+        limiter.record_change(Duration::from_millis(1001));
+        assert_eq!(limiter.due(), Some(Duration::from_millis(1001)));
     }
 
     /// Ten seconds of continuous changes, with rounds of this duration: the number of rounds, and their
     /// share of the time.
     fn flood(round: Duration) -> (u32, f64) {
-        let mut pacer = ReconcileLimiter::default();
+        let mut limiter = ReconcileLimiter::default();
         let (mut now, mut rounds) = (Duration::ZERO, 0);
         while now < Duration::from_secs(10) {
-            pacer.changed(now);
-            if pacer.due().is_some_and(|due| due <= now) {
-                pacer.begin(now);
+            limiter.record_change(now);
+            if limiter.due().is_some_and(|due| due <= now) {
+                limiter.begin_round(now);
                 now += round;
-                pacer.end(now, round);
+                limiter.end(now, round);
                 rounds += 1;
             } else {
                 now += Duration::from_micros(100);
@@ -184,28 +185,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_urgent_waits_for_no_debt() {
-        let mut pacer = ReconcileLimiter::default();
-        pacer.begin(Duration::ZERO);
-        pacer.end(Duration::from_secs(1), Duration::from_secs(1));
-        pacer.changed(Duration::from_secs(1));
-        assert!(pacer.due() > Some(Duration::from_millis(1500)));
-        pacer.urgent(Duration::from_millis(1200));
-        assert_eq!(pacer.due(), Some(Duration::from_millis(1201)));
+    fn an_urgent_change_ignores_the_debt() {
+        let mut limiter = ReconcileLimiter::default();
+        limiter.begin_round(Duration::ZERO);
+        limiter.end(Duration::from_secs(1), Duration::from_secs(1));
+        limiter.record_change(Duration::from_secs(1));
+        assert!(limiter.due() > Some(Duration::from_millis(1500)));
+        limiter.urgent(Duration::from_millis(1200));
+        assert_eq!(limiter.due(), Some(Duration::from_millis(1201)));
     }
 
     #[test]
     fn a_busy_machine_makes_no_debt() {
-        let mut pacer = ReconcileLimiter::default();
+        let mut limiter = ReconcileLimiter::default();
         let second = Duration::from_secs(1);
-        pacer.begin(Duration::ZERO);
-        pacer.end(second, Duration::from_millis(1));
-        pacer.changed(second);
-        assert_eq!(pacer.due(), Some(second + GATHER));
+        limiter.begin_round(Duration::ZERO);
+        limiter.end(second, Duration::from_millis(1));
+        limiter.record_change(second);
+        assert_eq!(limiter.due(), Some(second + GATHER_TIME));
     }
 
     #[test]
-    fn an_endless_stream_of_changes_takes_up_a_part_of_the_time() {
+    fn an_endless_stream_of_changes_uses_a_limited_share() {
         for milliseconds in [1, 5, 100] {
             let (rounds, part) = flood(Duration::from_millis(milliseconds));
             assert!(

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_compared_and_never_shown() {
+    fn secrets_are_compared_and_never_printed() {
         let secret = Secret::from("hartslag");
         assert_eq!(secret, Secret::from("hartslag".to_owned()));
         assert_ne!(secret, Secret::from("hartslaG"));

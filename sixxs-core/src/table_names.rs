@@ -1,4 +1,4 @@
-//! The file in `rt_tables.d` with the names of our routing tables.
+//! The file in `rt_tables.d` with the names of the routing tables of sixxs.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::{
 /// Name of the file in `/etc/iproute2/rt_tables.d`.
 pub const FILE: &str = "sixxs.conf";
 
-const HEAD: &str = "# Written by sixxs, removed by `sixxs down`. Do not edit.\n";
+const HEADER: &str = "# Written by sixxs, removed by `sixxs down`. Do not edit.\n";
 
 /// Written to the file if this program also made its directory, which is then removed with the
 /// file.
@@ -20,7 +20,7 @@ const DIRECTORY_TOO: &str = "# The directory was made by sixxs too.\n";
 /// The text of the file: a line `NUMBER NAME` per tunnel.
 #[must_use]
 pub fn text(config: &Config, made_directory: bool) -> String {
-    let mut text = HEAD.to_owned();
+    let mut text = HEADER.to_owned();
     if made_directory {
         text.push_str(DIRECTORY_TOO);
     }
@@ -45,13 +45,13 @@ pub fn text(config: &Config, made_directory: bool) -> String {
 /// Whether this program wrote the file.
 #[must_use]
 pub fn is_ours(text: &str) -> bool {
-    text.starts_with(HEAD)
+    text.starts_with(HEADER)
 }
 
 /// Whether this program also made the directory, which is then removed with the file.
 #[must_use]
 pub fn made_directory(text: &str) -> bool {
-    is_ours(text) && text[HEAD.len()..].starts_with(DIRECTORY_TOO)
+    is_ours(text) && text[HEADER.len()..].starts_with(DIRECTORY_TOO)
 }
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_recognised() {
+    fn a_written_file_is_recognised() {
         let config = crate::config::parse(
             "test",
             "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8::1\"\n",
@@ -72,5 +72,16 @@ mod tests {
             assert!(text.ends_with("\n200 sixxs0\n"));
         }
         assert!(!is_ours("200 sixxs0\n"));
+    }
+
+    #[test]
+    fn with_subtrees_the_shared_tables_have_names() {
+        let config = Config {
+            rule_mode: RuleMode::Subtrees,
+            ..Config::default()
+        };
+        let text = text(&config, false);
+        assert!(text.ends_with("\n200 sixxs\n201 sixxs-direct\n"), "{text}");
+        assert!(is_ours(&text) && !made_directory(&text));
     }
 }

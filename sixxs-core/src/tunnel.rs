@@ -158,4 +158,27 @@ mod tests {
             assert_eq!(state.is_retrying(), *driver == retrying, "{driver:?}");
         }
     }
+
+    #[test]
+    fn a_state_has_the_reason_and_the_end_that_are_known() {
+        let reason = || "a reason".to_owned();
+        let locked_out = LockedOut {
+            until_unix: 1_800_000_000,
+            reason: reason(),
+        };
+        for (state, has_reason, until) in [
+            (State::Down, false, None),
+            (State::Waiting(reason()), true, None),
+            (State::Connecting(None), false, None),
+            (State::Connecting(Some(reason())), true, None),
+            (State::LockedOut(locked_out), true, Some(1_800_000_000)),
+            (State::Up, false, None),
+            (State::Retrying(reason()), true, None),
+            (State::Failed(reason()), true, None),
+        ] {
+            let expected = has_reason.then_some("a reason");
+            assert_eq!(state.reason(), expected, "{state:?}");
+            assert_eq!(state.until_unix(), until, "{state:?}");
+        }
+    }
 }

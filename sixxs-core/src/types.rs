@@ -42,7 +42,7 @@ number! {
     Metric
 }
 
-/// The routing protocol number that marks our objects in the kernel (`rtm_protocol`, `FRA_PROTOCOL`);
+/// The routing protocol number that marks the objects of sixxs in the kernel (`rtm_protocol`, `FRA_PROTOCOL`);
 /// 116 is unassigned in /etc/iproute2/rt_protos.
 pub const PROTOCOL: u8 = 116;
 

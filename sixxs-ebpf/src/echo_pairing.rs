@@ -25,7 +25,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn request_arrived(
     interface: &Interface,
-    tables: &maps::InKernel,
+    tables: &maps::KernelTables,
     ipv6: &Ipv6,
     number: u32,
     request: &Counted,
@@ -73,16 +73,16 @@ extern "C" fn sixxs_asked(tag: u64, tunnel: u32, tick: u64, is_timed: u32) -> u3
         return 0; // unreachable: both numbers are within the maps
     };
     match pending.watch(tag, tunnel, tick) {
-        Watched::Again => return 0,
+        Watched::Repeated => return 0,
         Watched::New => {}
-        Watched::Instead(other) => {
+        Watched::Evicted(other) => {
             if let Some(other) = maps::slot(other) {
                 other.add(Stat::EchoForgotten, 1);
             }
         }
     }
     if is_timed != 0 {
-        pending.time(frame::exactly_now_ns());
+        pending.time(frame::precise_now_ns());
     }
     slot.add(Stat::EchoWatched, 1);
     if let Some(state) = maps::state(tunnel)
@@ -114,9 +114,9 @@ extern "C" fn sixxs_replied(tag: u64, by_tunnel: u32) -> u32 {
         return 0;
     }
     slot.add(Stat::EchoAnswered, 1);
-    slot.renew(Stat::LastAnswer, frame::now_ns());
+    slot.update_time(Stat::LastAnswer, frame::now_ns());
     if pending.is_timed != 0 {
-        let took = frame::exactly_now_ns().wrapping_sub(pending.at_ns);
+        let took = frame::precise_now_ns().wrapping_sub(pending.at_ns);
         maps::add_time(tunnel, took);
     }
     0

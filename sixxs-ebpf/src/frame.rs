@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 use sixxs_common::{
     layout::{NO_UID, NextHop},
-    packet::{ETHERNET_HEADER_BYTES, Packet, REACH},
+    packet::{ETHERNET_HEADER_BYTES, MAX_HEADER_OFFSET, Packet},
     treatment::Fit,
 };
 
@@ -48,7 +48,7 @@ pub(crate) fn now_ns() -> u64 {
 
 /// The exact time of the same clock, to measure microseconds.
 #[inline(always)]
-pub(crate) fn exactly_now_ns() -> u64 {
+pub(crate) fn precise_now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -88,7 +88,7 @@ impl Packet for Frame {
     /// Reads by a helper, from any part of the frame.
     #[inline(always)]
     fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        if offset > 2 * REACH {
+        if offset > 2 * MAX_HEADER_OFFSET {
             return None;
         }
         let mut bytes = [0; N];
@@ -105,19 +105,19 @@ impl Packet for Frame {
     }
 }
 
-/// Pulls the first `bytes` of the frame into the linear part. Not inlined: most frames that we inspect
+/// Pulls the first `bytes` of the frame into the linear part. Not inlined: most inspected frames
 /// have their headers there.
 #[cold]
 #[inline(never)]
-fn bring_in(frame: &Frame, bytes: u32) -> bool {
+fn pull_in(frame: &Frame, bytes: u32) -> bool {
     frame.pull(bytes).is_ok()
 }
 
-/// A mask that covers every number up to [`REACH`].
+/// A mask that covers every number up to [`MAX_HEADER_OFFSET`].
 #[unsafe(no_mangle)]
-static SIXXS_WITHIN_REACH: u32 = REACH.next_power_of_two() * 2 - 1;
+static SIXXS_WITHIN_REACH: u32 = MAX_HEADER_OFFSET.next_power_of_two() * 2 - 1;
 
-/// Returns an offset up to [`REACH`] unchanged. The compiler may continue with a copy that it spilled to
+/// Returns an offset up to [`MAX_HEADER_OFFSET`] unchanged. The compiler may continue with a copy that it spilled to
 /// the stack before the comparison; the verifier of Linux 6.1 knows no bound for that copy. The mask is in
 /// a read-only map, so the verifier knows its value. The compiler does not, and cannot remove the
 /// operation.
@@ -150,7 +150,7 @@ impl Frame {
         // bound.
         const { assert!(N >= 2) }
         // The verifier needs a bound.
-        if offset > REACH {
+        if offset > MAX_HEADER_OFFSET {
             return None;
         }
         let offset = within_reach(offset);
@@ -158,7 +158,7 @@ impl Frame {
         if start + N <= self.linear_end() {
             return Some(start);
         }
-        if !bring_in(self, offset + length::<N>()) {
+        if !pull_in(self, offset + length::<N>()) {
             return None;
         }
         let start = self.linear_start() + offset as usize;
@@ -338,7 +338,7 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn sum<const N: usize>(&self, offset: u32, seed: u32) -> Result<u32, Refused> {
         const { assert!(N.is_multiple_of(4) && N <= 512) }
-        if offset > 2 * REACH {
+        if offset > 2 * MAX_HEADER_OFFSET {
             return Err(Refused);
         }
         let start = self.linear_start() + offset as usize;

@@ -52,7 +52,7 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
     let (Some(tunnel), Some(counters)) = (maps::tunnel(slot), maps::slot(slot)) else {
         return Some(Treatment::Dropped); // unreachable: user space writes no slot out of range
     };
-    let Some(event) = maps::scratch() else {
+    let Some(event) = maps::event_buffer() else {
         return Some(Treatment::Dropped); // unreachable: the map has one entry
     };
     // The event is filled before the packet is changed.
@@ -76,7 +76,7 @@ fn treated(frame: &Frame, interface: &Interface, offset: u32, slot: u32) -> Opti
     let treatment = match treatment {
         Treatment::TooBig => match answer(&leak, interface, tunnel, mtu, bound_here) {
             Ok(()) => Treatment::TooBig,
-            Err(Refused) => Treatment::Unanswered,
+            Err(Refused) => Treatment::TooBigDropped,
         },
         Treatment::Redirected => match redirect(frame, interface, ipv6, tunnel) {
             Ok(()) => Treatment::Redirected,

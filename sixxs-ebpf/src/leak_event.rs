@@ -66,7 +66,7 @@ pub(crate) fn report(event: &mut LeakEvent, counters: Slot) {
         }
         record.reported_ns = now;
         event.record = *record;
-    } else if !maps::remember(&event.flow, &event.record) {
+    } else if !maps::store_flow(&event.flow, &event.record) {
         counters.add(Stat::EventsLost, 1);
     }
     let mut admitted = false;

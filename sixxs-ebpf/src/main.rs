@@ -52,7 +52,7 @@ fn sixxs_egress(context: TcContext) -> i32 {
     };
     let exit = Exit::of(interface);
     let ipv6 = packet::ipv6(&frame, interface.link_bytes);
-    let tables = maps::InKernel {
+    let tables = maps::KernelTables {
         slot,
         number: interface.slot,
         generation: interface.generation,
@@ -105,7 +105,7 @@ fn leaked(frame: &Frame, ipv6: &Ipv6, tunnel: u32) -> (Stat, i32) {
         None => (Stat::VerdictExempt, NEXT),
         Some(Treatment::Redirected) => (Stat::VerdictRedirected, REDIRECT),
         Some(Treatment::TooBig) => (Stat::VerdictTooBig, REDIRECT),
-        Some(Treatment::Unanswered) => (Stat::VerdictTooBig, SHOT),
+        Some(Treatment::TooBigDropped) => (Stat::VerdictTooBig, SHOT),
         Some(Treatment::Dropped | Treatment::NoTunnel) => {
             echo_pairing::reply_misrouted(frame, ipv6);
             (Stat::VerdictDropped, SHOT)
@@ -137,7 +137,7 @@ fn sixxs_ingress(context: TcContext) -> i32 {
                 return SHOT;
             }
             if let Some(message) = packet::echo(&frame, &ipv6) {
-                echo_came(interface, slot, &ipv6, message);
+                echo_arrived(interface, slot, &ipv6, message);
             }
             if steer::to_uplink(&frame, interface, &ipv6) {
                 slot.add(Stat::InSteered, 1);
@@ -184,8 +184,8 @@ struct Counted {
 /// Handles an echo message that arrived. It is counted only if it is addressed to the tunnel's own
 /// addresses or prefixes.
 #[inline(always)]
-fn echo_came(interface: &Interface, slot: Slot, ipv6: &Ipv6, message: EchoMessage) {
-    let tables = maps::InKernel {
+fn echo_arrived(interface: &Interface, slot: Slot, ipv6: &Ipv6, message: EchoMessage) {
+    let tables = maps::KernelTables {
         slot,
         number: interface.slot,
         generation: interface.generation,
@@ -212,7 +212,7 @@ fn count_echo(kind: Echo, slot: Slot, stats: &EchoStats) -> Counted {
     let tick_ns = frame::now_ns();
     Counted {
         tick_ns,
-        is_first: slot.renew(last, tick_ns),
+        is_first: slot.update_time(last, tick_ns),
     }
 }
 

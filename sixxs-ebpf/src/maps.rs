@@ -16,9 +16,9 @@ use sixxs_common::{
     echo::{self, Pending, Times},
     flow::Flow,
     layout::{
-        self, Control, FEW_SOURCES, FlowRecord, Interface, LeakEvent, NOBODY, RECENT_OF_A_KIND,
-        Recent, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState, USE_TRIE,
-        interface_place,
+        self, CACHED_PER_HALF, CachedLookup, Control, FEW_SOURCES, FlowRecord, Interface,
+        LeakEvent, NO_TUNNEL, SlotName, SlotState, Source, SourceTable, Tunnel, TunnelState,
+        USE_TRIE, probe_index,
     },
     recursion::{self, Growth},
     stat::{Counters, Stat},
@@ -48,7 +48,7 @@ static LEAKS: LruHashMap<Flow, FlowRecord> = LruHashMap::pinned(layout::FLOWS, 0
 #[map]
 static EVENTS: RingBuf = RingBuf::pinned(layout::EVENTS_BYTES, 0);
 #[map]
-static ECHOES: Array<Pending> = Array::pinned(echo::PLACES, 0);
+static ECHOES: Array<Pending> = Array::pinned(echo::ENTRIES, 0);
 #[map]
 static TIMES: PerCpuHashMap<u32, Times> = PerCpuHashMap::pinned(layout::SLOTS, NO_PREALLOC);
 /// Not used by the programs: user space stores there which name each slot belongs to.
@@ -59,7 +59,7 @@ static SLOTS: Array<SlotName> = Array::pinned(layout::SLOTS, 0);
 #[map]
 static CARRIED: Array<Counters> = Array::pinned(layout::SLOTS, 0);
 
-/// Growth of flows into tunnels. Not pinned: useless for later programs.
+/// Growth of flows into tunnels. Not pinned: programs that are loaded later do not need it.
 #[map]
 static GROWTHS: Array<Growth> = Array::with_max_entries(recursion::GROWTHS, 0);
 
@@ -88,7 +88,7 @@ impl Slot {
 
     /// Stores a point in time; returns whether it differs from the stored one.
     #[inline(always)]
-    pub(crate) fn renew(self, stat: Stat, value: u64) -> bool {
+    pub(crate) fn update_time(self, stat: Stat, value: u64) -> bool {
         // SAFETY: as in `add`.
         unsafe {
             let before = core::mem::replace(&mut (*self.state).counters[stat.index()], value);
@@ -98,17 +98,18 @@ impl Slot {
 }
 
 impl Slot {
-    /// The owner of an address, from the cache whose entries start at index `first`; a miss looks it up.
+    /// The owner of an address, from the half of the cache that starts at index `first`. If it is not cached, it
+    /// is looked up and cached.
     #[inline(always)]
-    fn remembered(self, address: Address, first: usize, generation: u64) -> Source {
-        let place = first + address.place_among(RECENT_OF_A_KIND);
-        // SAFETY: as in `add`; `place_among` is below its argument, and both halves of the cache fit.
-        let recent = unsafe { &mut (*self.state).recent[place] };
-        if !recent.is_about(address, generation) {
+    fn cached_source(self, address: Address, first: usize, generation: u64) -> Source {
+        let index = first + address.hash_below(CACHED_PER_HALF);
+        // SAFETY: as in `add`; `hash_below` is below its argument, and both halves of the cache fit.
+        let cached = unsafe { &mut (*self.state).cache[index] };
+        if !cached.is_valid_for(address, generation) {
             let [high, low] = address.words();
-            remember_source(recent, high, low, generation);
+            cache_source(cached, high, low, generation);
         }
-        recent.source
+        cached.source
     }
 }
 
@@ -119,12 +120,12 @@ pub(crate) fn slot(slot: u32) -> Option<Slot> {
 }
 
 /// The maximum number of processors to read. On a host with more, the counts of the others are missing, and a
-/// flow may be acquitted although it is recursive.
+/// flow may be cleared although it is recursive.
 const PROCESSORS: u32 = 128;
 
 /// The sum of a slot's counter over all processors. Expensive: only for rare cases. Kernel 5.19.
 #[inline(always)]
-pub(crate) fn over_processors(slot: u32, stat: Stat) -> u64 {
+pub(crate) fn sum_over_processors(slot: u32, stat: Stat) -> u64 {
     let map = (&raw const COUNTERS).cast_mut().cast::<c_void>();
     let mut sum = 0_u64;
     let mut processor = 0;
@@ -146,7 +147,7 @@ pub(crate) fn over_processors(slot: u32, stat: Stat) -> u64 {
 /// The entry of an interface, with its counters.
 #[inline(always)]
 pub(crate) fn interface(ifindex: u32) -> Option<(&'static Interface, Slot)> {
-    let mut interface = INTERFACES.get(interface_place(ifindex, 0))?;
+    let mut interface = INTERFACES.get(probe_index(ifindex, 0))?;
     if interface.ifindex != ifindex {
         interface = displaced(ifindex)?;
     }
@@ -159,7 +160,7 @@ pub(crate) fn interface(ifindex: u32) -> Option<(&'static Interface, Slot)> {
 fn displaced(ifindex: u32) -> Option<&'static Interface> {
     let mut probe = 1;
     while probe < layout::PROBES {
-        let interface = INTERFACES.get(interface_place(ifindex, probe))?;
+        let interface = INTERFACES.get(probe_index(ifindex, probe))?;
         if interface.ifindex == ifindex {
             return Some(interface);
         }
@@ -187,7 +188,7 @@ pub(crate) fn state(slot: u32) -> Option<&'static mut TunnelState> {
 pub(crate) fn pending(tag: u64) -> Option<&'static mut Pending> {
     // SAFETY: as in `state`; `Pending` documents the effects of a race.
     ECHOES
-        .get_ptr_mut(echo::place(tag))
+        .get_ptr_mut(echo::entry_index(tag))
         .map(|pending| unsafe { &mut *pending })
 }
 
@@ -210,7 +211,7 @@ pub(crate) fn add_time(slot: u32, ns: u64) {
 
 /// This processor's buffer for an event.
 #[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut LeakEvent> {
+pub(crate) fn event_buffer() -> Option<&'static mut LeakEvent> {
     // SAFETY: the pointer is a map value, checked for null. No other program of this object runs on this
     // processor until this one returns, and this one takes the reference only once.
     SCRATCH.get_ptr_mut(0).map(|event| unsafe { &mut *event })
@@ -227,14 +228,14 @@ pub(crate) fn flow(flow: &Flow) -> Option<*mut FlowRecord> {
 pub(crate) fn growth(slot: u32, key: u64) -> Option<&'static mut Growth> {
     // SAFETY: as in `state`; `Growth` documents the effects of a race.
     GROWTHS
-        .get_ptr_mut(recursion::place(slot, key))
+        .get_ptr_mut(recursion::entry_index(slot, key))
         .map(|growth| unsafe { &mut *growth })
 }
 
 /// Stores the record of a flow that leaks for the first time. An LRU map fails only under extreme contention;
 /// then the flow stays unknown until its next packet.
 #[inline(always)]
-pub(crate) fn remember(flow: &Flow, record: &FlowRecord) -> bool {
+pub(crate) fn store_flow(flow: &Flow, record: &FlowRecord) -> bool {
     LEAKS.insert(flow, record, 0).is_ok()
 }
 
@@ -245,7 +246,7 @@ pub(crate) fn emit(event: &LeakEvent) -> bool {
 }
 
 /// The lookups of the decision, in the kernel, for a packet at an interface.
-pub(crate) struct InKernel {
+pub(crate) struct KernelTables {
     /// The interface's slot.
     pub(crate) slot: Slot,
     /// The number of that slot.
@@ -254,11 +255,11 @@ pub(crate) struct InKernel {
     pub(crate) generation: u64,
 }
 
-impl Tables for InKernel {
+impl Tables for KernelTables {
     #[inline(always)]
     fn source(&self, address: Address) -> Option<Source> {
-        let source = self.slot.remembered(address, 0, self.generation);
-        (source.tunnel != NOBODY).then_some(source)
+        let source = self.slot.cached_source(address, 0, self.generation);
+        (source.tunnel != NO_TUNNEL).then_some(source)
     }
 
     #[inline(always)]
@@ -285,23 +286,23 @@ extern "C" fn sixxs_comes_here(high: u64, low: u64, number: u32, generation: u64
         return 0; // unreachable: the number belongs to an interface
     };
     let address = Address::from_words([high, low]);
-    let source = slot.remembered(address, RECENT_OF_A_KIND, generation);
+    let source = slot.cached_source(address, CACHED_PER_HALF, generation);
     source.is_here().into()
 }
 
 // Not inlined: they would take space on the stack of the common path.
 
-/// Looks an address up. If user space changes the tables at the same time, it sets a new generation
-/// afterwards, so the entry cached here belongs to the old one and expires. The address is passed as two
-/// words, which fit in registers; a single value would be passed in memory.
+/// Looks an address up, and stores the result in `cached`. If user space changes the tables at the same time, it
+/// sets a new generation afterwards, so the result belongs to the old one and expires. The address is passed as
+/// two words, which fit in registers; a single value would be passed in memory.
 #[cold]
 #[inline(never)]
-fn remember_source(recent: &mut Recent, high: u64, low: u64, generation: u64) {
+fn cache_source(cached: &mut CachedLookup, high: u64, low: u64, generation: u64) {
     let address = Address::from_words([high, low]);
-    *recent = Recent {
+    *cached = CachedLookup {
         address,
         generation,
-        source: in_tables(address).copied().unwrap_or(Source::NOBODYS),
+        source: in_tables(address).copied().unwrap_or(Source::NONE),
     };
 }
 

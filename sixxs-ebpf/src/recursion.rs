@@ -3,7 +3,7 @@
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use sixxs_common::{
     packet::{self, IPV6_HEADER_BYTES, Ipv6, Packet as _, UDP},
-    recursion::{Found, Growth, is_nested, key, may_carry},
+    recursion::{FlowVerdict, Growth, is_nested, key, may_carry},
     stat::Stat,
     treatment::Treatment,
 };
@@ -33,13 +33,13 @@ pub(crate) fn is_recursive_flow(frame: &Frame, ipv6: &Ipv6, slot: u32) -> bool {
     let Some(growth) = maps::growth(slot, key) else {
         return false; // unreachable: the index is within the table
     };
-    known(growth, key, ipv6, slot) == Some(Found::Recursion)
+    known_verdict(growth, key, ipv6, slot) == Some(FlowVerdict::Recursion)
 }
 
 #[inline(always)]
-fn known(growth: &mut Growth, key: u64, ipv6: &Ipv6, slot: u32) -> Option<Found> {
-    let others = || maps::over_processors(slot, Stat::VerdictOwn);
-    growth.known(key, bytes(ipv6), frame::now_ns(), others)
+fn known_verdict(growth: &mut Growth, key: u64, ipv6: &Ipv6, slot: u32) -> Option<FlowVerdict> {
+    let others = || maps::sum_over_processors(slot, Stat::VerdictOwn);
+    growth.known_verdict(key, bytes(ipv6), frame::now_ns(), others)
 }
 
 #[inline(always)]
@@ -71,16 +71,16 @@ extern "C" fn sixxs_recursion(skb: *mut __sk_buff, offset: u32, slot: u32) -> u3
     let Some(growth) = maps::growth(slot, key) else {
         return 0; // unreachable: the index is within the table
     };
-    match known(growth, key, ipv6, slot) {
-        Some(Found::Passes) => return 0,
-        Some(Found::Recursion) => {}
+    match known_verdict(growth, key, ipv6, slot) {
+        Some(FlowVerdict::Passes) => return 0,
+        Some(FlowVerdict::Recursion) => {}
         None => {
             let is_proved = is_nested(frame, ipv6);
-            if !is_proved && !growth.grows(key, bytes(ipv6), frame::now_ns()) {
+            if !is_proved && !growth.record_growth(key, bytes(ipv6), frame::now_ns()) {
                 return 0;
             }
-            let others = maps::over_processors(slot, Stat::VerdictOwn);
-            growth.convict(key, is_proved, frame::now_ns(), others);
+            let others = maps::sum_over_processors(slot, Stat::VerdictOwn);
+            growth.mark_recursive(key, is_proved, frame::now_ns(), others);
         }
     }
     found(frame, ipv6, slot, growth.until_ns)
@@ -98,7 +98,7 @@ fn found(frame: &Frame, ipv6: &Ipv6, slot: u32, until_ns: u64) -> u32 {
     else {
         return 0; // unreachable: both belong to an interface
     };
-    let Some(event) = maps::scratch() else {
+    let Some(event) = maps::event_buffer() else {
         return 0; // unreachable: the map has one entry
     };
     let upper = packet::transport(frame, ipv6);

@@ -27,7 +27,7 @@ pub(crate) fn to_uplink(frame: &Frame, interface: &Interface, ipv6: &Ipv6) -> bo
         return false;
     }
     let now = frame::now_ns();
-    if !state.steers(now) {
+    if !state.may_need_steering(now) {
         return false;
     }
     let Some(record) = maps::flow(&flow::incoming(frame, ipv6)) else {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The state before a reload.
-pub struct Before<'a> {
+pub struct CurrentState<'a> {
     /// The configuration from the file.
     pub config: &'a Config,
     /// The configuration with the brokers' parameters.
@@ -30,7 +30,7 @@ pub struct Before<'a> {
 
 /// The changes that a reload of `new` would make. `learned`: parameters from brokers.
 pub async fn preview(
-    before: Before<'_>,
+    before: CurrentState<'_>,
     new: &Config,
     learned: &BTreeMap<IfName, Learned>,
     netlink: &mut Netlink,
@@ -41,7 +41,8 @@ pub async fn preview(
     let starts = change.starts();
     let is_wanted = |tunnel: &Tunnel| !before.stopped.contains(&tunnel.name);
     let mut observed = netlink.observe(&Scope::of(new)).await?;
-    let (whole, conflicts) = new.with(learned, &new.taken(&observed), before.config);
+    let (whole, conflicts) =
+        new.with_learned(learned, &new.host_prefixes(&observed), before.config);
     let networks = local_networks(&whole, &observed.links, &observed.connected);
     let whole = whole.with_direct(&networks.clone().unwrap_or_default());
 
@@ -59,7 +60,7 @@ pub async fn preview(
     // Interfaces of kind `interface` are not made by this program.
     let made = whole.tunnels.iter().filter(is_started);
     let made = made.filter(|tunnel| !matches!(tunnel.kind, Kind::Interface));
-    observed.links = with_made(&observed.links, made);
+    observed.links = with_new_interfaces(&observed.links, made);
     let plan = diff(&desired, &observed);
 
     let mut problems: Vec<_> = conflicts
@@ -112,7 +113,7 @@ fn uplink_changes(before: &BTreeSet<IfName>, after: &BTreeSet<IfName>) -> api::U
 }
 
 /// The links after the interfaces of these tunnels are made.
-fn with_made<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links {
+fn with_new_interfaces<'a>(links: &Links, made: impl Iterator<Item = &'a Tunnel>) -> Links {
     let is_missing = |tunnel: &&Tunnel| links.by_name(&tunnel.name).is_none();
     // The kernel never assigns these indexes: it counts up to the largest `int`.
     let to_come = made.filter(is_missing).zip(0..).map(|(tunnel, at)| Link {

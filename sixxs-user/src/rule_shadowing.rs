@@ -1,5 +1,5 @@
-//! Finds foreign rules that come before ours and route elsewhere. It queries the kernel: the effect of a rule
-//! depends on more than its own contents.
+//! Finds foreign rules that come before the rules of sixxs and route elsewhere. It queries the kernel: the effect
+//! of a rule depends on more than its own contents.
 
 use std::net::Ipv6Addr;
 
@@ -30,14 +30,16 @@ pub(crate) async fn shadows(
     wanted: impl Fn(&Tunnel) -> bool,
 ) -> anyhow::Result<Vec<Shadow>> {
     // This includes the priority of the rules for `direct`, one below: there the older rule comes first.
-    let ours = config.rule_priority;
-    let is_before = |rule: &&PolicyRule| rule.priority.0 > 0 && rule.priority < ours;
+    let own_priority = config.rule_priority;
+    let is_before = |rule: &&PolicyRule| rule.priority.0 > 0 && rule.priority < own_priority;
     let mut shadows = Vec::new();
-    if !netlink.others_rules().iter().any(|rule| is_before(&rule)) {
+    if !netlink.foreign_rules().iter().any(|rule| is_before(&rule)) {
         return Ok(shadows);
     }
-    for (tunnel, link, source) in ready(config, links).filter(|(tunnel, ..)| wanted(tunnel)) {
-        if let Some((rule, leaves_by)) = taken(netlink, ours, link, source, None).await? {
+    for (tunnel, link, source) in tunnels_up(config, links).filter(|(tunnel, ..)| wanted(tunnel)) {
+        if let Some((rule, leaves_by)) =
+            shadowing_rule(netlink, own_priority, link, source, None).await?
+        {
             shadows.push(Shadow {
                 tunnel: tunnel.name.to_string(),
                 source,
@@ -55,16 +57,19 @@ pub(crate) async fn marked(
     config: &Config,
     links: &Links,
 ) -> anyhow::Result<Vec<Marked>> {
-    let ours = config.rule_priority;
-    let marks = marked::marks(netlink.others_rules(), ours);
+    let own_priority = config.rule_priority;
+    let marks = marked::marks(netlink.foreign_rules(), own_priority);
     let mut all = Vec::new();
-    for (tunnel, link, source) in ready(config, links).filter(|_| !marks.is_empty()) {
+    for (tunnel, link, source) in tunnels_up(config, links).filter(|_| !marks.is_empty()) {
         // A rule for all packets is reported by `shadows`.
-        if taken(netlink, ours, link, source, None).await?.is_some() {
+        if shadowing_rule(netlink, own_priority, link, source, None)
+            .await?
+            .is_some()
+        {
             continue;
         }
         for mark in &marks {
-            let taken = taken(netlink, ours, link, source, Some(*mark)).await?;
+            let taken = shadowing_rule(netlink, own_priority, link, source, Some(*mark)).await?;
             let Some((rule, leaves_by)) = taken.filter(|(rule, _)| rule.selector.mark.is_some())
             else {
                 continue;
@@ -97,7 +102,7 @@ fn fate(config: &Config, links: &Links, leaves_by: Option<IfIndex>) -> Fate {
 }
 
 /// Tunnels that are up, with their first address.
-fn ready<'a>(
+fn tunnels_up<'a>(
     config: &'a Config,
     links: &'a Links,
 ) -> impl Iterator<Item = (&'a Tunnel, &'a Link, Ipv6Addr)> {
@@ -110,9 +115,9 @@ fn ready<'a>(
 
 /// The rule that routes a packet of a tunnel elsewhere, and the interface by which it leaves then; `None` if
 /// the packet takes the tunnel.
-async fn taken<'a>(
+async fn shadowing_rule<'a>(
     netlink: &'a Netlink,
-    ours: RulePriority,
+    own_priority: RulePriority,
     link: &Link,
     source: Ipv6Addr,
     mark: Option<u32>,
@@ -122,7 +127,7 @@ async fn taken<'a>(
         mark,
         ..RouteQuery::default()
     };
-    let (found, leaves_by) = match netlink.way(question).await? {
+    let (found, leaves_by) = match netlink.query_route(question).await? {
         RouteResult::By(found) if found.index == Some(link.index) => return Ok(None),
         RouteResult::By(found) => (Some((found.table, found.destination.bits())), found.index),
         RouteResult::Refused(_) => (None, None),
@@ -135,6 +140,6 @@ async fn taken<'a>(
         iif: None,
         oif: None,
     };
-    let rule = rules::shadowing(netlink.others_rules(), &packet, found, ours);
+    let rule = rules::shadowing(netlink.foreign_rules(), &packet, found, own_priority);
     Ok(rule.map(|rule| (rule, found.and(leaves_by))))
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Time limit for the daemon to end.
-const PATIENCE: Duration = Duration::from_secs(70);
+const DAEMON_END_LIMIT: Duration = Duration::from_secs(70);
 
 /// Ends the daemon if there is one, then removes rules, routes, programs, pins and files.
 pub async fn down(paths: &Paths) -> anyhow::Result<()> {
@@ -39,7 +39,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
 
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::default()).await?;
-    // Nothing is desired, so the diff deletes every object with our mark.
+    // Nothing is desired, so the diff deletes every object with the mark of sixxs.
     let plan = diff(&Desired::default(), &observed);
     let outcome = netlink.apply(&plan).await;
     let mut problems: Vec<_> = outcome.failed.iter().map(ToString::to_string).collect();
@@ -52,7 +52,7 @@ pub async fn down(paths: &Paths) -> anyhow::Result<()> {
         // A daemon that continues to run needs its socket.
         match hanging {
             Some(_) => Ok(()),
-            None => files::remove_if_present(&paths.socket()),
+            None => files::remove_if_exists(&paths.socket()),
         },
         lock.map_or(Ok(()), |lock| run_dir::remove(paths, lock)),
     ] {
@@ -92,14 +92,14 @@ async fn end_daemon(paths: &Paths) -> anyhow::Result<Option<Flock<fs::File>>> {
             // The response may be lost when the daemon ends; wait for the lock instead.
             let socket = paths.socket();
             let quit = client::post(&socket, "/v1/quit?stop=true", &());
-            match timeout(PATIENCE, quit).await {
+            match timeout(DAEMON_END_LIMIT, quit).await {
                 // The daemon does not listen yet: try again.
                 Ok(Err(error)) if error.is::<client::NoDaemon>() => {}
                 Ok(Err(error)) if error.is::<client::Silent>() => return Err(error),
                 _ => asked = true,
             }
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > DAEMON_END_LIMIT {
             bail!("the daemon does not end; kill it, and run this again");
         }
         sleep(Duration::from_millis(10)).await;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use sixxs_core::routing::desired::RouteKey;
-use sixxs_core::routing::plan::{Route, To};
+use sixxs_core::routing::plan::{Route, RouteTarget};
 use sixxs_core::routing::{Plan, Step};
 use sixxs_core::types::{Metric, Prefix, TableId};
 use sixxs_tests::lab::topology::Flavour;
@@ -13,13 +13,13 @@ use sixxs_user::netlink::Netlink;
 fn step(number: u16) -> Step {
     let destination = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x77, number, 0, 0, 0, 0);
     Step::AddRoute(Route {
-        place: RouteKey {
+        key: RouteKey {
             table: TableId(77),
             metric: Metric(1),
             destination: Prefix::containing(destination, 64),
             source: Prefix::ALL,
         },
-        to: To::Unreachable,
+        to: RouteTarget::Unreachable,
     })
 }
 

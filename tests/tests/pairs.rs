@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use sixxs_common::echo::PLACES;
+use sixxs_common::echo::ENTRIES;
 use sixxs_common::stat::Stat;
 use sixxs_core::config::OnLeak;
 use sixxs_core::echo_health::{EchoCounts, median};
@@ -76,7 +76,7 @@ fn counted(programs: &Programs) -> Result<EchoCounts> {
 
 fn loaded(host: &Host) -> Result<Programs> {
     let mut programs = Programs::load()?;
-    programs.kernel.fill(&host.0)?;
+    programs.kernel.write_maps(&host.0)?;
     Ok(programs)
 }
 
@@ -202,7 +202,7 @@ fn a_reply_that_leaves_elsewhere_is_astray_unless_it_is_put_into_the_tunnel() ->
     ] {
         let mut programs = loaded(&at_tunnel()?)?;
         comes(&programs, OWN, 1)?;
-        programs.kernel.fill(&at_uplink(on_leak)?.0)?;
+        programs.kernel.write_maps(&at_uplink(on_leak)?.0)?;
         for _ in 0..2 {
             leaves(&programs, OWN, 1)?;
             let expected = EchoCounts {
@@ -213,7 +213,7 @@ fn a_reply_that_leaves_elsewhere_is_astray_unless_it_is_put_into_the_tunnel() ->
             assert_eq!(counted(&programs)?, expected, "{on_leak:?}");
         }
         // The tunnel's own program processes a redirected reply afterwards.
-        programs.kernel.fill(&at_tunnel()?.0)?;
+        programs.kernel.write_maps(&at_tunnel()?.0)?;
         leaves(&programs, OWN, 1)?;
         assert_eq!(counted(&programs)?.answered, 1 - astray, "{on_leak:?}");
     }
@@ -223,7 +223,7 @@ fn a_reply_that_leaves_elsewhere_is_astray_unless_it_is_put_into_the_tunnel() ->
 #[test]
 fn a_flood_drives_out_and_that_is_counted() -> Result<()> {
     let programs = loaded(&at_tunnel()?)?;
-    let requests = 5 * PLACES;
+    let requests = 5 * ENTRIES;
     for number in 0..requests {
         comes(&programs, OWN, number)?;
     }
@@ -231,7 +231,7 @@ fn a_flood_drives_out_and_that_is_counted() -> Result<()> {
     assert_eq!(counted.requests, u64::from(requests));
     let waiting = programs.kernel.waiting_since(0)?[&slot(&programs)?];
     assert_eq!(counted.requests - counted.forgotten, waiting);
-    assert!(waiting <= u64::from(PLACES) && waiting > u64::from(PLACES) * 9 / 10);
+    assert!(waiting <= u64::from(ENTRIES) && waiting > u64::from(ENTRIES) * 9 / 10);
     // The remaining requests are still paired.
     for number in 0..requests {
         leaves(&programs, OWN, number)?;

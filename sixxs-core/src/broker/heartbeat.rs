@@ -19,7 +19,7 @@ pub const BURST: u8 = 2;
 /// The datagram for a tunnel with the local inner address `address`. Its word `sender` means the
 /// datagram's source address, which a client behind NAT does not know.
 #[must_use]
-pub fn beat(address: Ipv6Addr, unix_seconds: u64, password: &Secret) -> String {
+pub fn datagram(address: Ipv6Addr, unix_seconds: u64, password: &Secret) -> String {
     signed(&format!("{address} sender"), unix_seconds, password)
 }
 
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn it_fits_the_brokers_buffer() {
         let longest = "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap();
-        let text = beat(longest, u64::MAX, &Secret::from("x".repeat(200)));
+        let text = datagram(longest, u64::MAX, &Secret::from("x".repeat(200)));
         assert!(text.len() < 256, "{}", text.len());
         assert!(
             text.starts_with("HEARTBEAT TUNNEL 2001:db8:1111:2222:3333:4444:5555:6666 sender ")

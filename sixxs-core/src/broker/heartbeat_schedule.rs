@@ -37,14 +37,14 @@ impl HeartbeatSchedule {
         }
     }
 
-    /// Starts again: the broker is to be informed at once.
-    pub fn begin_again(&mut self, now: Duration) {
+    /// Starts again: the next heartbeat is due at once.
+    pub fn restart(&mut self, now: Duration) {
         self.left = self.burst;
         self.due = now;
     }
 
     /// Resumes after a restart: without a start burst, and with the next keepalive at its old time.
-    pub const fn go_on(&mut self, due: Duration) {
+    pub const fn resume(&mut self, due: Duration) {
         self.left = 0;
         self.due = due;
     }
@@ -82,32 +82,44 @@ impl HeartbeatSchedule {
 mod tests {
     use super::*;
 
-    fn beats_until(beats: &mut HeartbeatSchedule, from: u64, to: u64) -> Vec<u64> {
+    fn beats_until(keepalives: &mut HeartbeatSchedule, from: u64, to: u64) -> Vec<u64> {
         (from..to)
-            .filter(|second| beats.take(Duration::from_secs(*second)))
+            .filter(|second| keepalives.take(Duration::from_secs(*second)))
             .collect()
     }
 
     #[test]
     fn a_burst_and_then_one_per_interval() {
-        let mut beats = HeartbeatSchedule::new(3, Duration::from_secs(60), Duration::ZERO);
-        assert_eq!(beats_until(&mut beats, 0, 200), [0, 1, 2, 62, 122, 182]);
-        beats.begin_again(Duration::from_secs(200));
-        assert_eq!(beats_until(&mut beats, 200, 300), [200, 201, 202, 262]);
+        let mut keepalives = HeartbeatSchedule::new(3, Duration::from_secs(60), Duration::ZERO);
+        assert_eq!(
+            beats_until(&mut keepalives, 0, 200),
+            [0, 1, 2, 62, 122, 182]
+        );
+        keepalives.restart(Duration::from_secs(200));
+        assert_eq!(beats_until(&mut keepalives, 200, 300), [200, 201, 202, 262]);
         // Suspended for an hour.
-        assert_eq!(beats_until(&mut beats, 3900, 4000), [3900, 3960]);
+        assert_eq!(beats_until(&mut keepalives, 3900, 4000), [3900, 3960]);
     }
 
     #[test]
-    fn a_break_that_nobody_noticed() {
-        let mut beats = HeartbeatSchedule::new(3, Duration::from_secs(60), Duration::ZERO);
-        beats.go_on(Duration::from_secs(42));
-        assert_eq!(beats_until(&mut beats, 0, 200), [42, 102, 162]);
+    fn resuming_sends_no_burst() {
+        let mut keepalives = HeartbeatSchedule::new(3, Duration::from_secs(60), Duration::ZERO);
+        keepalives.resume(Duration::from_secs(42));
+        assert_eq!(beats_until(&mut keepalives, 0, 200), [42, 102, 162]);
     }
 
     #[test]
-    fn no_interval_is_no_flood() {
-        let mut beats = HeartbeatSchedule::new(2, Duration::ZERO, Duration::ZERO);
-        assert_eq!(beats_until(&mut beats, 0, 100), [0, 1, 61]);
+    fn an_interval_of_zero_means_the_default() {
+        let mut keepalives = HeartbeatSchedule::new(2, Duration::ZERO, Duration::ZERO);
+        assert_eq!(beats_until(&mut keepalives, 0, 100), [0, 1, 61]);
+    }
+
+    #[test]
+    fn an_interval_is_kept_unless_it_is_none() {
+        for (interval, expected) in [(1, 1), (60, 60), (0, 60)] {
+            let interval = Duration::from_secs(interval);
+            let beats = HeartbeatSchedule::new(3, interval, Duration::ZERO);
+            assert_eq!(beats.interval(), Duration::from_secs(expected));
+        }
     }
 }

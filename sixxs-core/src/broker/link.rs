@@ -10,7 +10,7 @@
 //!             └ wait ◄───┘       start
 //! ```
 //!
-//! The caller carries out [`Link::next`], and reports the result with the method of the same name. A
+//! The caller carries out [`BrokerLink::next`], and reports the result with the method of the same name. A
 //! lost interface ends the link from outside.
 
 use std::{fmt, time::Duration};
@@ -22,25 +22,25 @@ use crate::tunnel::DriverState;
 pub const LOCATE_AGAIN: Duration = Duration::from_secs(30);
 
 /// A socket that could not be opened, or broke, is opened again after this time.
-pub const OPEN_AGAIN: Duration = Duration::from_secs(5);
+pub const REOPEN_PAUSE: Duration = Duration::from_secs(5);
 
-/// What to do next. `P`: the path to the broker.
+/// The next action of the caller. `P`: the path to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next<P> {
-    /// Find the path to the broker; then [`Link::located`].
+    /// Find the path to the broker; then [`BrokerLink::located`].
     Locate,
-    /// Take a slot of the connect limit; then [`Link::slot`].
+    /// Take a slot of the connect limit; then [`BrokerLink::slot`].
     TakeSlot(P),
-    /// Open sockets and carry packets; then [`Link::carried`].
+    /// Open sockets and carry packets; then [`BrokerLink::carried`].
     Carry {
         /// The path.
         path: P,
         /// Whether this resumes the session of an earlier run.
         is_resumed: bool,
     },
-    /// Wait for this time, or until an address or route changes; then [`Link::waited`].
+    /// Wait for this time, or until an address or route changes; then [`BrokerLink::waited`].
     WaitForChange(Duration),
-    /// Wait for this time; then [`Link::waited`].
+    /// Wait for this time; then [`BrokerLink::waited`].
     Wait(Duration),
     /// Nothing: the broker has been silent for too long.
     Stale,
@@ -48,7 +48,7 @@ pub enum Next<P> {
 
 /// The result of an attempt to take a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slot {
+pub enum SlotOutcome {
     /// A slot is taken. `is_path_valid`: the path has not changed meanwhile.
     Taken {
         /// Whether packets still leave by the path.
@@ -68,7 +68,7 @@ pub enum Slot {
 pub enum Interruption {
     /// The broker may have another address, or this host has.
     PathLost,
-    /// The broker has been silent for too long: what it assigned may have changed.
+    /// The broker has been silent for too long: the tunnel's parameters may have changed.
     Stale,
     /// The sockets could not be opened; in words.
     NotOpened(String),
@@ -78,20 +78,20 @@ pub enum Interruption {
 
 /// A link to a broker.
 #[derive(Debug)]
-pub struct Link<P> {
+pub struct BrokerLink<P> {
     next: Next<P>,
     /// Whether a start counts as a connect to the broker.
-    counts: bool,
+    counts_as_connect: bool,
     /// The last path that packets were carried by.
-    last: Option<P>,
+    last_path: Option<P>,
     state: Option<DriverState>,
 }
 
-impl<P: Copy> Link<P> {
-    /// A link that resumes a session by its path, or starts a new one. `counts`: whether a start counts
+impl<P: Copy> BrokerLink<P> {
+    /// A link that resumes a session by its path, or starts a new one. `counts_as_connect`: whether a start counts
     /// as a connect to the broker.
     #[must_use]
-    pub const fn new(counts: bool, resumed: Option<P>) -> Self {
+    pub const fn new(counts_as_connect: bool, resumed: Option<P>) -> Self {
         let next = match resumed {
             Some(path) => Next::Carry {
                 path,
@@ -101,22 +101,23 @@ impl<P: Copy> Link<P> {
         };
         Self {
             next,
-            counts,
-            last: resumed,
+            counts_as_connect,
+            last_path: resumed,
             state: None,
         }
     }
 
-    /// What to do next.
+    /// The next action of the caller.
     #[must_use]
     pub const fn next(&self) -> Next<P> {
         self.next
     }
 
-    /// The last path that packets were carried by: where the broker is, if its name cannot be resolved.
+    /// The last path that packets were carried by. If the broker's name cannot be resolved, its address in that
+    /// path is used.
     #[must_use]
-    pub const fn last(&self) -> Option<P> {
-        self.last
+    pub const fn last_path(&self) -> Option<P> {
+        self.last_path
     }
 
     /// The state to report, if the last result has changed it.
@@ -127,7 +128,7 @@ impl<P: Copy> Link<P> {
     /// The result of [`Next::Locate`].
     pub fn located(&mut self, result: Result<P, impl fmt::Display>) {
         self.next = match result {
-            Ok(path) if self.counts => Next::TakeSlot(path),
+            Ok(path) if self.counts_as_connect => Next::TakeSlot(path),
             Ok(path) => self.carry(path),
             Err(reason) => {
                 self.state = Some(DriverState::Working(Some(reason.to_string())));
@@ -137,15 +138,15 @@ impl<P: Copy> Link<P> {
     }
 
     /// The result of [`Next::TakeSlot`].
-    pub fn slot(&mut self, path: P, slot: Slot) {
+    pub fn slot(&mut self, path: P, slot: SlotOutcome) {
         self.next = match slot {
-            Slot::Taken {
+            SlotOutcome::Taken {
                 is_path_valid: true,
             } => self.carry(path),
-            Slot::Taken {
+            SlotOutcome::Taken {
                 is_path_valid: false,
             } => Next::Locate,
-            Slot::Refused { state, pause } => {
+            SlotOutcome::Refused { state, pause } => {
                 self.state = Some(state);
                 Next::Wait(pause)
             }
@@ -153,7 +154,7 @@ impl<P: Copy> Link<P> {
     }
 
     fn carry(&mut self, path: P) -> Next<P> {
-        self.last = Some(path);
+        self.last_path = Some(path);
         Next::Carry {
             path,
             is_resumed: false,
@@ -176,11 +177,11 @@ impl<P: Copy> Link<P> {
             Interruption::NotOpened(_) if is_resumed => Next::Locate,
             Interruption::NotOpened(reason) => {
                 self.state = Some(DriverState::Retrying(reason));
-                Next::Wait(OPEN_AGAIN)
+                Next::Wait(REOPEN_PAUSE)
             }
             Interruption::Failed(reason) => {
                 self.state = Some(DriverState::Working(Some(reason)));
-                Next::Wait(OPEN_AGAIN)
+                Next::Wait(REOPEN_PAUSE)
             }
         };
     }
@@ -200,8 +201,8 @@ mod tests {
         is_resumed: false,
     };
 
-    fn located(counts: bool) -> Link<u8> {
-        let mut link = Link::new(counts, None);
+    fn located(counts_as_connect: bool) -> BrokerLink<u8> {
+        let mut link = BrokerLink::new(counts_as_connect, None);
         assert_eq!(link.next(), Next::Locate);
         link.located(Ok::<_, String>(1));
         link
@@ -212,27 +213,27 @@ mod tests {
         assert_eq!(located(false).next(), CARRY);
         let mut link = located(true);
         assert_eq!(link.next(), Next::TakeSlot(1));
-        assert_eq!(link.last(), None);
+        assert_eq!(link.last_path(), None);
         link.slot(
             1,
-            Slot::Taken {
+            SlotOutcome::Taken {
                 is_path_valid: true,
             },
         );
-        assert_eq!((link.next(), link.last()), (CARRY, Some(1)));
+        assert_eq!((link.next(), link.last_path()), (CARRY, Some(1)));
         assert_eq!(link.take_state(), None);
     }
 
     #[test]
-    fn a_path_that_changed_meanwhile_is_looked_for_again() {
+    fn a_path_that_changed_meanwhile_is_located_again() {
         let mut link = located(true);
         link.slot(
             1,
-            Slot::Taken {
+            SlotOutcome::Taken {
                 is_path_valid: false,
             },
         );
-        assert_eq!((link.next(), link.last()), (Next::Locate, None));
+        assert_eq!((link.next(), link.last_path()), (Next::Locate, None));
     }
 
     #[test]
@@ -242,7 +243,7 @@ mod tests {
         let pause = Duration::from_secs(7);
         link.slot(
             1,
-            Slot::Refused {
+            SlotOutcome::Refused {
                 state: state.clone(),
                 pause,
             },
@@ -255,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_is_not_found_is_looked_for_when_something_changes() {
-        let mut link = Link::<u8>::new(true, None);
+    fn a_broker_that_is_not_found_is_located_again_after_a_change() {
+        let mut link = BrokerLink::<u8>::new(true, None);
         link.located(Err("no route".to_owned()));
         assert_eq!(link.next(), Next::WaitForChange(LOCATE_AGAIN));
         let state = DriverState::Working(Some("no route".to_owned()));
@@ -268,12 +269,12 @@ mod tests {
     #[test]
     fn a_resumed_session_takes_no_slot_until_it_is_interrupted() {
         let resumed = || {
-            let link = Link::new(true, Some(1));
+            let link = BrokerLink::new(true, Some(1));
             let carry = Next::Carry {
                 path: 1,
                 is_resumed: true,
             };
-            assert_eq!((link.next(), link.last()), (carry, Some(1)));
+            assert_eq!((link.next(), link.last_path()), (carry, Some(1)));
             link
         };
         for interruption in [
@@ -303,11 +304,11 @@ mod tests {
         ] {
             let mut link = located(false);
             link.carried(interruption);
-            assert_eq!(link.next(), Next::Wait(OPEN_AGAIN));
+            assert_eq!(link.next(), Next::Wait(REOPEN_PAUSE));
             assert_eq!(link.take_state(), Some(state));
             link.waited();
             link.located(Ok::<_, String>(2));
-            assert_eq!(link.last(), Some(2));
+            assert_eq!(link.last_path(), Some(2));
         }
     }
 

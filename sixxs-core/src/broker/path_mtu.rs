@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_through_a_path() {
+    fn the_size_that_fits_a_path() {
         for (path, most) in [
             (1500, 1480),
             (1400, 1380),
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn who_sent_too_much_is_told_what_fits() {
+    fn a_sender_of_large_packets_gets_the_size_that_fits() {
         let router: Ipv6Addr = "2001:db8:a::1".parse().unwrap();
-        let told = answer(&a_packet(17, 0), router, 1380).unwrap();
-        assert_eq!(told.len(), 1280);
-        assert_eq!(told[8..24], router.octets());
-        assert_eq!(told[24..40], a_packet(17, 0)[8..24]);
-        assert_eq!((told[40], &told[44..48]), (2, &1380u32.to_be_bytes()[..]));
-        assert_eq!(told[48..], a_packet(17, 0)[..1232]);
+        let reply = answer(&a_packet(17, 0), router, 1380).unwrap();
+        assert_eq!(reply.len(), 1280);
+        assert_eq!(reply[8..24], router.octets());
+        assert_eq!(reply[24..40], a_packet(17, 0)[8..24]);
+        assert_eq!((reply[40], &reply[44..48]), (2, &1380u32.to_be_bytes()[..]));
+        assert_eq!(reply[48..], a_packet(17, 0)[..1232]);
         // An echo request gets an answer. An error, an unspecified source and a truncated packet get none.
         assert!(answer(&a_packet(58, 128), router, 1380).is_some());
         assert!(answer(&a_packet(58, 1), router, 1380).is_none());
@@ -181,5 +181,39 @@ mod tests {
             [sent(0), sent(0), sent(3), sent(1000), sent(900)],
             [50, 0, 3, 50, 0]
         );
+    }
+
+    #[test]
+    fn up_to_the_minimum_mtu_everything_fits() {
+        for (bytes, expected) in [(0, true), (1280, true), (1281, false)] {
+            assert_eq!(fits_always(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn errors_are_recognised_behind_extension_headers() {
+        let router: Ipv6Addr = "2001:db8:a::1".parse().unwrap();
+        for (name, next_header, message, is_answered) in [
+            ("the last error", 58, 127, false),
+            ("the first query", 58, 128, true),
+            ("no ICMPv6", 17, 1, true),
+            ("behind options", 60, 58, false),
+        ] {
+            let packet = a_packet(next_header, message);
+            assert_eq!(
+                answer(&packet, router, 1380).is_some(),
+                is_answered,
+                "{name}"
+            );
+        }
+        let mut group = a_packet(17, 0);
+        group[8] = 0xff;
+        assert!(answer(&group, router, 1380).is_none());
+        let mut other = a_packet(17, 0);
+        other[0] = 0x45;
+        assert!(answer(&other, router, 1380).is_none(), "IPv4");
+        // 1232 bytes are quoted.
+        assert!(answer(&a_packet(17, 0)[..1232], router, 1380).is_some());
+        assert!(answer(&a_packet(17, 0)[..1231], router, 1380).is_none());
     }
 }

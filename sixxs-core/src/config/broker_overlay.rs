@@ -15,7 +15,7 @@ use crate::{
 
 /// Heartbeat interval for `makebeats no`. AYIYA needs a first heartbeat in any case; afterwards its data
 /// packets show the broker that the client is up.
-const SELDOM: Duration = Duration::from_secs(24 * 3600);
+const RARE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// The parameters of a tunnel from its broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,11 @@ impl Learned {
             tic::Kind::Ayiya => Kind::Ayiya(Ayiya {
                 local4,
                 remote: Remote::Address(parameters.remote4.into()),
-                heartbeat: beats(if aiccu.makebeats { interval } else { SELDOM }),
+                heartbeat: beats(if aiccu.makebeats {
+                    interval
+                } else {
+                    RARE_INTERVAL
+                }),
             }),
         };
         Self {
@@ -75,7 +79,7 @@ impl Tunnel {
     /// This tunnel with the broker's parameters. An MTU in the configuration may reduce the broker's MTU, but
     /// not increase it.
     #[must_use]
-    pub fn with(&self, learned: &Learned) -> Self {
+    pub fn with_learned(&self, learned: &Learned) -> Self {
         Self {
             kind: learned.kind.clone(),
             addresses: vec![learned.address],
@@ -87,7 +91,7 @@ impl Tunnel {
 }
 
 /// Addresses and networks of the host that no broker may assign, with their interface.
-pub type Taken = BTreeSet<(Prefix, IfName)>;
+pub type HostPrefixes = BTreeSet<(Prefix, IfName)>;
 
 /// The parameters from a broker contradict the configuration or the host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,10 +113,10 @@ impl Config {
     /// result: if the brokers of two tunnels assign the same address, the tunnel that already had it keeps
     /// it.
     #[must_use]
-    pub fn with(
+    pub fn with_learned(
         &self,
         learned: &BTreeMap<IfName, Learned>,
-        taken: &Taken,
+        host_prefixes: &HostPrefixes,
         before: &Self,
     ) -> (Self, Vec<Conflict>) {
         let had = |tunnel: &Tunnel| {
@@ -131,7 +135,7 @@ impl Config {
                 continue;
             };
             let (address, peer) = (learned.address.address, learned.peer);
-            let host = |address| Some((address, owner_among(taken, address)?));
+            let host = |address| Some((address, owner_among(host_prefixes, address)?));
             let other_tunnel = whole.owner_of(address, &tunnel.name);
             let other = other_tunnel.map(|other| (address, other));
             match other.or_else(|| host(address)).or_else(|| host(peer)) {
@@ -141,7 +145,7 @@ impl Config {
                     source_of_other,
                     other,
                 }),
-                None => whole.tunnels[at] = tunnel.with(learned),
+                None => whole.tunnels[at] = tunnel.with_learned(learned),
             }
         }
         (whole, conflicts)
@@ -156,8 +160,10 @@ impl Config {
 }
 
 /// The longest of the host's own prefixes that contains the address.
-fn owner_among(taken: &Taken, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
-    let within = taken.iter().filter(|(prefix, _)| prefix.contains(address));
+fn owner_among(host_prefixes: &HostPrefixes, address: Ipv6Addr) -> Option<(Prefix, IfName)> {
+    let within = host_prefixes
+        .iter()
+        .filter(|(prefix, _)| prefix.contains(address));
     within.max_by_key(|(prefix, _)| prefix.bits()).cloned()
 }
 
@@ -167,7 +173,7 @@ mod tests {
     use crate::config::parse;
 
     #[test]
-    fn who_has_an_address_keeps_it() {
+    fn a_configured_address_takes_precedence() {
         let tunnel = |name: &str, address: &str| {
             let file = "kind = \"interface\"";
             format!("[[tunnel]]\nname = \"{name}\"\n{file}\naddress = \"{address}\"\n")
@@ -187,16 +193,16 @@ mod tests {
             let learned = addresses.map(learned);
             names.iter().cloned().zip(learned).collect()
         };
-        let taken = Taken::new();
-        let (before, conflicts) = config.with(
+        let host_prefixes = HostPrefixes::new();
+        let (before, conflicts) = config.with_learned(
             &all(["2001:db8:a::2/64", "2001:db8:b::2/64"]),
-            &taken,
+            &host_prefixes,
             &config,
         );
         assert_eq!(conflicts, []);
         let both = all(["2001:db8:b::2/64", "2001:db8:b::2/64"]);
         let refused = |before: &Config| {
-            let (after, conflicts) = config.with(&both, &taken, before);
+            let (after, conflicts) = config.with_learned(&both, &host_prefixes, before);
             let refused: Vec<_> = conflicts.iter().map(|c| c.tunnel.to_string()).collect();
             (refused, after)
         };

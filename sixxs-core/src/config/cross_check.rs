@@ -6,7 +6,7 @@ use sixxs_common::layout;
 
 use super::{
     Tunnel,
-    section::{Head, Located},
+    section::{Located, SectionHeader},
 };
 use crate::{
     diagnostics::{Diagnostics, Location},
@@ -96,7 +96,7 @@ fn check_counts(tunnels: &[Tunnel], diagnostics: &mut Diagnostics) {
         ("direct destinations", directs, DIRECTS),
     ] {
         if found > most {
-            let location = Head::of_file().location("tunnel");
+            let location = SectionHeader::of_file().location("tunnel");
             let message = format!("expected at most {most} {what}, found {found}");
             diagnostics.add(&location, message);
         }

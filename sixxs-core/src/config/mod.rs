@@ -27,14 +27,14 @@ use toml::de::DeTable;
 use account::Includes;
 pub use account::{Account, Files, Tls};
 pub use alerting::{Alerting, Webhook};
-pub use broker_overlay::{Conflict, Learned, Taken};
+pub use broker_overlay::{Conflict, HostPrefixes, Learned};
 use model::RULE_PRIORITY;
 pub use model::{
     Ayiya, BadRemote, Config, Heartbeat, Kind, Remote, RuleMode, SUBTREES_TABLE, SixInFour, Tunnel,
     UnknownValue,
 };
 pub use runtime_tunnels::Refused;
-use section::{Head, Lines, Section};
+use section::{Lines, Section, SectionHeader};
 pub use sixxs_common::treatment::OnLeak;
 
 use crate::{
@@ -96,7 +96,7 @@ pub fn parse_with(file: &str, text: &str, files: Files<'_>) -> Result<Config, In
     let mut diagnostics = Diagnostics::default();
     let config = match DeTable::parse(text) {
         Ok(table) => {
-            let section = Section::new(table.into_inner(), Head::of_file(), &lines);
+            let section = Section::new(table.into_inner(), SectionHeader::of_file(), &lines);
             Some(diagnostics.absorb(read(section, includes)))
         }
         Err(error) => {

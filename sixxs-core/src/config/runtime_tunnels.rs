@@ -53,7 +53,7 @@ impl Config {
     }
 
     /// Adds an existing tunnel of another configuration, without changes.
-    pub fn keep(&mut self, tunnel: Tunnel) -> Result<(), Refused> {
+    pub fn add_existing(&mut self, tunnel: Tunnel) -> Result<(), Refused> {
         self.has_room(&tunnel.name)?;
         let has_its_table = |other: &&Tunnel| other.table == tunnel.table;
         if self.rule_mode == RuleMode::Rules

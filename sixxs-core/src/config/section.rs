@@ -148,12 +148,12 @@ impl<T> List<T> {
 
 /// The beginning of a section.
 #[derive(Clone, Debug)]
-pub(super) struct Head {
+pub(super) struct SectionHeader {
     line: usize,
     prefix: String,
 }
 
-impl Head {
+impl SectionHeader {
     pub(super) const fn of_file() -> Self {
         Self {
             line: 1,
@@ -177,13 +177,13 @@ impl Head {
 /// A table. Each key can be taken once; the keys that remain at the end are unknown.
 pub(super) struct Section<'a> {
     entries: BTreeMap<String, (usize, Spanned<DeValue<'a>>)>,
-    head: Head,
+    head: SectionHeader,
     lines: &'a Lines,
     diagnostics: Diagnostics,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(table: DeTable<'a>, head: Head, lines: &'a Lines) -> Self {
+    pub(super) fn new(table: DeTable<'a>, head: SectionHeader, lines: &'a Lines) -> Self {
         let entries = table.into_iter().map(|(key, value)| {
             let line = lines.line(&key.span());
             (key.into_inner().into_owned(), (line, value))
@@ -196,7 +196,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn head(&self) -> Head {
+    pub(super) fn head(&self) -> SectionHeader {
         self.head.clone()
     }
 
@@ -372,7 +372,7 @@ impl<'a> Section<'a> {
     }
 
     fn inner(&self, table: DeTable<'a>, location: &Location) -> Self {
-        let head = Head {
+        let head = SectionHeader {
             line: location.line,
             prefix: format!("{}.", location.key),
         };

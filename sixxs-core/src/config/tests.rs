@@ -3,8 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::types::TableId;
 
+mod accounts;
 mod faults;
 mod section;
+mod values;
 
 const GOOD: &str = r#"
 uplinks = ["net0"]
@@ -206,7 +208,7 @@ fn there_are_limits() {
 
 /// Reading 100,000 prefixes takes less than 10 seconds.
 #[test]
-fn long_lists_are_read_in_no_time() {
+fn long_lists_are_parsed_quickly() {
     let prefixes: Vec<_> = (0..100_000u32)
         .map(|n| format!("\"2001:db8:{:x}:{:x}::/64\"", n >> 16, n & 0xffff))
         .collect();
@@ -250,7 +252,7 @@ proptest! {
 }
 
 #[test]
-fn a_tunnel_of_ours_covers_no_more_than_its_link() {
+fn a_tunnel_covers_no_more_than_its_link() {
     let file = |bits: u8| {
         format!(
             "[[tunnel]]\nname = \"sixxs0\"\nkind = \"6in4\"\nremote4 = \"192.0.2.1\"\n\

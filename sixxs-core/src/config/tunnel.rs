@@ -7,7 +7,7 @@ use super::{
     account::Includes,
     cross_check::Locations,
     kind,
-    section::{Field, Head, List, Located, Section},
+    section::{Field, List, Located, Section, SectionHeader},
 };
 use crate::{
     broker::ayiya::wire::{HEADER_BYTES, LARGEST_BYTES},
@@ -63,7 +63,7 @@ pub(super) fn read(
 
 /// The fields that all kinds of tunnel have.
 struct Fields {
-    head: Head,
+    head: SectionHeader,
     diagnostics: Diagnostics,
     name: Field<IfName>,
     addresses: List<InterfaceAddress>,

@@ -73,7 +73,7 @@ pub(super) fn findings(daemon: &Daemon, wrong: Option<&Configuration>) -> Vec<Fi
     findings
 }
 
-/// What the daemon reports; or the reason why it reports nothing. `run` is the command that starts it.
+/// The report of the daemon, or the reason why there is none. `run` is the command that starts it.
 fn reported(daemon: &Daemon, run: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     match &daemon.problems {

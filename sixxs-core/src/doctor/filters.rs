@@ -1,7 +1,7 @@
 //! Packet filters that check the reverse path of a packet's source: `fib saddr . iif oif missing drop`,
 //! as firewalld has it (`IPv6_rpfilter`), and `-m rpfilter` of ip6tables.
 //!
-//! For a packet that arrives by a tunnel, the kernel looks up the reverse path with our rules, as it
+//! For a packet that arrives by a tunnel, the kernel looks up the reverse path with the rules of sixxs, as it
 //! does for the answer. So such a filter accepts the packets while the rules are in place. Without the
 //! rules it drops all of them, although the programs would still redirect the answers. At an uplink, it
 //! drops packets to a tunnel's address while the rules are in place. These are answers to sockets that
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_hit() {
+    fn reverse_path_filters_are_judged_by_interface() {
         let place = "a packet filter (inet t c, handle 4)";
         for (names, verdict, detail) in [
             (

@@ -3,7 +3,7 @@
 use super::{Finding, Verdict, has};
 
 /// The oldest kernel that everything is tested on.
-const OLDEST: (u32, u32) = (6, 1);
+const OLDEST_TESTED: (u32, u32) = (6, 1);
 
 /// From this version on, programs are attached by TCX.
 const TCX: (u32, u32) = (6, 6);
@@ -47,7 +47,7 @@ pub struct Pins {
     pub left: Vec<String>,
     /// The reason why nothing can be pinned.
     pub refused: Option<Refused>,
-    /// Foreign pins at the paths of our maps.
+    /// Foreign pins at the paths of the maps of sixxs.
     pub strange: Vec<String>,
 }
 
@@ -223,11 +223,11 @@ fn not_pinned(directory: &str, refused: &Refused) -> Finding {
 
 fn kernel(release: &str) -> Finding {
     match version(release) {
-        Some(version) if version < OLDEST => Finding::not(
+        Some(version) if version < OLDEST_TESTED => Finding::not(
             "kernel",
             Verdict::Bad,
             old(release),
-            format!("Linux {}.{} or newer", OLDEST.0, OLDEST.1),
+            format!("Linux {}.{} or newer", OLDEST_TESTED.0, OLDEST_TESTED.1),
         ),
         Some(version) if version < TCX => Finding::good(
             "kernel",
@@ -247,12 +247,12 @@ fn kernel(release: &str) -> Finding {
 #[must_use]
 pub fn too_old(release: &str) -> Option<String> {
     version(release)
-        .is_some_and(|version| version < OLDEST)
+        .is_some_and(|version| version < OLDEST_TESTED)
         .then(|| old(release))
 }
 
 fn old(release: &str) -> String {
-    let (major, minor) = OLDEST;
+    let (major, minor) = OLDEST_TESTED;
     format!(
         "Linux {release} is older than {major}.{minor}, the oldest that sixxs is tested on: if its \
          programs are refused, that is why"

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_network_manager() {
+    fn interfaces_that_network_manager_manages_are_found() {
         let interfaces = ["sixxs0".to_owned(), "sixxs1".to_owned()];
         let left =
             |files: &[&str]| left_to_network_manager(files.iter().copied(), &interfaces).join(" ");
@@ -252,5 +252,69 @@ mod tests {
             left(&["[main]\nunmanaged-devices=*\n[\n=\n[]\nmanaged"]),
             "sixxs0 sixxs1"
         );
+    }
+
+    #[test]
+    fn lists_of_devices() {
+        for (list, expected) in [
+            ("*", true),
+            ("sixxs0", true),
+            ("interface-name:sixxs0", true),
+            ("interface-name:=sixxs0", true),
+            ("interface-name:sixxs*", true),
+            ("mac:00:00:5e:00:53:01", false),
+            ("sixxs*", false),
+            ("sixxs1; sixxs0", true),
+            (",,sixxs1,,", false),
+            ("*,except:interface-name:sixxs0", false),
+            ("*,except:interface-name:sixxs1", true),
+            ("except:sixxs1", false),
+            ("", false),
+        ] {
+            assert_eq!(is_listed(&listed(list), "sixxs0"), expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn the_last_section_that_decides_about_a_device_counts() {
+        let interfaces = ["sixxs0".to_owned()];
+        let is_left = |file: &str| !left_to_network_manager([file], &interfaces).is_empty();
+        let section = |name: &str, device: &str, managed: &str| {
+            format!("[{name}]\nmatch-device={device}\nmanaged={managed}\n")
+        };
+        for value in ["0", "no", "false", "off"] {
+            assert!(!is_left(&section("device", "sixxs0", value)), "{value}");
+        }
+        let [no, yes] = ["no", "yes"].map(|value| section("device-a", "sixxs0", value));
+        assert!(is_left(&yes));
+        assert!(is_left(&format!("{no}{yes}")) && !is_left(&format!("{yes}{no}")));
+        assert!(
+            is_left(&section("connection", "sixxs0", "no")),
+            "another section"
+        );
+        assert!(
+            is_left(&section("device", "sixxs1", "no")),
+            "another device"
+        );
+        assert!(!is_left("[device]\nmanaged=no\n"), "all devices");
+        let undecided = format!("{no}[device]\nmatch-device=sixxs0\n");
+        assert!(!is_left(&undecided), "the last section decides nothing");
+    }
+
+    #[test]
+    fn what_networkd_deletes_is_named() {
+        for (deletes_rules, deletes_routes, expected) in [
+            (true, true, Some("deletes rules and routes that")),
+            (true, false, Some("deletes rules that")),
+            (false, true, Some("deletes routes that")),
+            (false, false, None),
+        ] {
+            let found = networkd(Networkd {
+                deletes_rules,
+                deletes_routes,
+            });
+            assert_eq!(found.verdict == Verdict::Bad, expected.is_some());
+            assert!(expected.is_none_or(|words| found.detail.contains(words)));
+        }
     }
 }

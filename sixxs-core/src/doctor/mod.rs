@@ -153,8 +153,8 @@ fn configuration(why: &Configuration, daemon: &daemon::Daemon) -> Finding {
     Finding::not("configuration", verdict, detail, fix)
 }
 
-fn has(about: &'static str, there: Option<bool>, good: &str, bad: &str, fix: &str) -> Finding {
-    match there {
+fn has(about: &'static str, is_there: Option<bool>, good: &str, bad: &str, fix: &str) -> Finding {
+    match is_there {
         Some(true) => Finding::good(about, good),
         Some(false) => Finding::not(about, Verdict::Bad, bad, fix),
         None => Finding::not(

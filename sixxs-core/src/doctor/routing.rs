@@ -24,10 +24,10 @@ pub struct RoutingFacts {
     pub shadows: Vec<Shadow>,
     /// Foreign rules that take packets of tunnels if these have a mark.
     pub marked: Vec<Marked>,
-    /// Uplinks without the program, although our rules are in place.
+    /// Uplinks without the program, although the rules of sixxs are in place.
     pub without_program: Vec<String>,
     /// Objects that handle an uplink's packets before the program.
-    pub before_ours: Vec<Before>,
+    pub earlier_handlers: Vec<EarlierHandler>,
     /// Unusable addresses of tunnels.
     pub addresses: Vec<Address>,
 }
@@ -39,7 +39,7 @@ pub struct Shadow {
     pub tunnel: String,
     /// The source of its packets.
     pub source: Ipv6Addr,
-    /// The rule; it comes before ours.
+    /// The rule; it comes before the rules of sixxs.
     pub rule: PolicyRule,
     /// The interface to which it leads; `None`: it refuses the packets (`blackhole`, `unreachable`,
     /// …).
@@ -48,7 +48,7 @@ pub struct Shadow {
 
 /// An object that handles an uplink's packets before the program.
 #[derive(Clone, Debug)]
-pub struct Before {
+pub struct EarlierHandler {
     /// The uplink.
     pub interface: String,
     /// Its description.
@@ -59,7 +59,7 @@ pub struct Before {
 
 /// The fault of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ailment {
+pub enum AddressFault {
     /// No interface has it.
     Nowhere,
     /// Another host on the link has it too (`dadfailed`).
@@ -78,7 +78,7 @@ pub struct Address {
     /// The length of its prefix.
     pub bits: u8,
     /// Its fault.
-    pub ailment: Ailment,
+    pub fault: AddressFault,
 }
 
 pub(super) fn findings(routing: &RoutingFacts) -> Vec<Finding> {
@@ -122,8 +122,8 @@ pub(super) fn findings(routing: &RoutingFacts) -> Vec<Finding> {
             "sixxs run; if it runs already, sixxs status shows why",
         )
     }));
-    findings.extend(routing.before_ours.iter().map(|before| {
-        let Before {
+    findings.extend(routing.earlier_handlers.iter().map(|before| {
+        let EarlierHandler {
             interface,
             what,
             fix,
@@ -152,7 +152,7 @@ fn shadow(shadow: &Shadow) -> Finding {
         "shadowed",
         Verdict::Bad,
         format!(
-            "packets of {tunnel} from {source} are routed elsewhere by a rule before ours: {}: {rule}",
+            "packets of {tunnel} from {source} are routed elsewhere by a rule before the rules of sixxs: {}: {rule}",
             rule.priority
         ),
         rule.cures(),
@@ -164,21 +164,21 @@ fn address(address: &Address) -> Finding {
         tunnel,
         address,
         bits,
-        ailment,
+        fault,
     } = address;
     let add = format!("ip -6 address replace {address}/{bits} dev {tunnel} nodad");
-    let (verdict, detail, fix) = match ailment {
-        Ailment::Nowhere => (
+    let (verdict, detail, fix) = match fault {
+        AddressFault::Nowhere => (
             Verdict::Bad,
             format!("no interface has {address} of {tunnel}: this host does not answer for it"),
             add,
         ),
-        Ailment::Duplicate => (
+        AddressFault::Duplicate => (
             Verdict::Bad,
             format!("{address} of {tunnel} is not in use: another host on the link has it, too"),
             format!("ip -6 address del {address}/{bits} dev {tunnel}; {add}"),
         ),
-        Ailment::Tentative => (
+        AddressFault::Tentative => (
             Verdict::Note,
             format!(
                 "{address} of {tunnel} is not in use yet: duplicate address detection has not ended"

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn by_a_rule() {
+    fn reverse_path_filters_in_rules_are_found() {
         let base = |rules: &[Rule]| found(&[chain("c", Some(Policy::Accept), rules)]);
         let drop = rule(4, &[MISSING], Action::Drop);
         let hit = Some("inet t c, handle 4".to_owned());
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn by_a_jump_a_map_or_the_policy() {
+    fn reverse_path_filters_behind_jumps_maps_and_policies_are_found() {
         let to = |action| chain("c", Some(Policy::Accept), &[rule(4, &[MISSING], action)]);
         let other = chain("d", None, &[rule(9, &[], Action::Drop)]);
         let hit = Some("inet t d, handle 9".to_owned());
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_jumps_ends() {
+    fn a_cycle_of_jumps_ends() {
         let ring = chain(
             "c",
             Some(Policy::Accept),
@@ -445,5 +445,67 @@ mod tests {
             by_rule.exception(&["sixxs0"]),
             r#"nft insert rule inet t d position 9 iifname '{ "sixxs0" }' return"#
         );
+    }
+
+    #[test]
+    fn exceptions_of_each_tool() {
+        let at = |tool, table: &str, base| {
+            let mut chain = chain("PREROUTING", base, &[rule(3, &[], Action::Drop)]);
+            chain.home = Home {
+                tool,
+                family: "inet".to_owned(),
+                table: table.to_owned(),
+            };
+            chain
+        };
+        let (base, legacy) = (Some(Policy::Drop), Tool::Ip6tables("ip6tables-legacy"));
+        for (chain, by_rule, place, exception) in [
+            (
+                at(legacy, "raw", base),
+                true,
+                "ip6tables-legacy -t raw, PREROUTING, rule 3",
+                "ip6tables-legacy -t raw -I PREROUTING 3 -i a -j RETURN; \
+                 ip6tables-legacy -t raw -I PREROUTING 3 -i b -j RETURN",
+            ),
+            (
+                at(legacy, "raw", base),
+                false,
+                "ip6tables-legacy -t raw, PREROUTING, policy DROP",
+                "ip6tables-legacy -t raw -A PREROUTING -i a -j ACCEPT; \
+                 ip6tables-legacy -t raw -A PREROUTING -i b -j ACCEPT",
+            ),
+            (
+                at(Tool::Nft, "firewalld", base),
+                true,
+                "inet firewalld PREROUTING, handle 3",
+                "nft insert rule inet firewalld PREROUTING position 3 iifname '{ \"a\", \"b\" }' accept; \
+                 for good: IPv6_rpfilter=no in /etc/firewalld/firewalld.conf",
+            ),
+        ] {
+            let rule = chain.rules.first().filter(|_| by_rule);
+            let dropped = Dropped {
+                chain: &chain,
+                rule,
+            };
+            assert_eq!(dropped.place(), place);
+            assert_eq!(dropped.exception(&["a", "b"]), exception);
+        }
+    }
+
+    #[test]
+    fn a_chain_without_a_decision_continues_after_a_jump_and_not_after_a_goto() {
+        let drop = rule(5, &[MISSING], Action::Drop);
+        let undecided = chain("d", None, &[rule(9, &[], Action::Return)]);
+        for (action, expected) in [
+            (
+                Action::Jump("d".into()),
+                Some("inet t c, handle 5".to_owned()),
+            ),
+            (Action::Goto("d".into()), None),
+        ] {
+            let first = rule(4, &[], action);
+            let base = chain("c", Some(Policy::Accept), &[first, drop.clone()]);
+            assert_eq!(found(&[base, undecided.clone()]), expected);
+        }
     }
 }

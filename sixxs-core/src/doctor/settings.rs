@@ -225,4 +225,76 @@ mod tests {
             assert_eq!(covers(list, ECHO_REPLY), expected, "{list}");
         }
     }
+
+    #[test]
+    fn a_dot_in_a_name_is_no_separator() {
+        let facts = Settings {
+            disabled: vec!["eth0.5".to_owned()],
+            ..Settings::default()
+        };
+        let fixes: Vec<_> = findings(&facts).into_iter().filter_map(|f| f.fix).collect();
+        assert_eq!(fixes, ["sysctl -w net.ipv6.conf.eth0/5.disable_ipv6=0"]);
+    }
+
+    #[test]
+    fn a_router_needs_a_default_route_that_lasts() {
+        for (accept_ra, forwarding, has_lasting_default, is_bad) in [
+            (Some(0), true, false, true),
+            (Some(1), true, false, true),
+            (Some(2), true, false, false),
+            (None, true, false, false),
+            (Some(1), false, false, false),
+            (Some(1), true, true, false),
+        ] {
+            let found = uplink(&Uplink {
+                name: "net0".to_owned(),
+                accept_ra,
+                forwarding,
+                has_lasting_default,
+            });
+            assert_eq!(found.is_some(), is_bad, "{accept_ra:?} {forwarding}");
+        }
+    }
+
+    #[test]
+    fn answers_have_a_rate_only_if_the_mask_covers_them() {
+        for (rate, mask, expected) in [
+            (None, "0-255", 0),
+            (Some(0), "0-255", 0),
+            (Some(1000), "0-1,3-127", 0),
+            (Some(1000), "2", 1),
+            (Some(1000), "129", 1),
+            (Some(1000), "0-255", 2),
+            (Some(1001), "0-255", 3),
+            (Some(1001), "0-1,3-127", 1),
+        ] {
+            let found = icmp(&Icmp {
+                ratelimit_ms: rate,
+                ratemask: Some(mask.to_owned()),
+                ..Icmp::default()
+            });
+            assert_eq!(found.len(), expected, "{rate:?} {mask}");
+        }
+    }
+
+    #[test]
+    fn only_a_strict_filter_on_another_way_drops() {
+        for (rp_filter, leaves_by, is_bad) in [
+            (0, "net0", false),
+            (1, "net0", true),
+            (2, "net0", false),
+            (1, "net1.7", false),
+        ] {
+            let found = outer(&Outer {
+                tunnel: "sixxs0".to_owned(),
+                comes_by: "net1.7".to_owned(),
+                rp_filter,
+                leaves_by: leaves_by.to_owned(),
+            });
+            assert_eq!(found.is_some(), is_bad, "{rp_filter} {leaves_by}");
+            let fix = found.and_then(|found| found.fix);
+            let expected = "sysctl -w net.ipv4.conf.net1/7.rp_filter=2";
+            assert!(fix.is_none_or(|fix| fix == expected));
+        }
+    }
 }

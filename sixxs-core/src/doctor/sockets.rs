@@ -84,7 +84,7 @@ pub(super) fn findings(sockets: &Sockets) -> Vec<Finding> {
     let Some(first) = services.first() else {
         return Vec::new();
     };
-    let mut names: Vec<_> = services.iter().take(NAMED).map(described).collect();
+    let mut names: Vec<_> = services.iter().take(NAMED).map(describe).collect();
     if services.len() > NAMED {
         names.push(format!("{} more", services.len() - NAMED));
     }
@@ -104,7 +104,7 @@ pub(super) fn findings(sockets: &Sockets) -> Vec<Finding> {
     )]
 }
 
-fn described(service: &Service) -> String {
+fn describe(service: &Service) -> String {
     match &service.program {
         Some(program) => format!("port {} ({program})", service.port),
         None => format!("port {}", service.port),

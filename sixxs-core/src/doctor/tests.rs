@@ -6,9 +6,10 @@ use super::{
     managers::read_networkd,
     marked::{Fate, Marked, MarkedTunnel},
     paths::Path,
-    routing::{Address, Ailment, Before, Shadow},
+    routing::{Address, AddressFault, EarlierHandler, Shadow},
     ruleset::{Action as FilterAction, Chain, Condition, Home, Policy, Reverse, Rule, Tool},
     settings::{Outer, Uplink},
+    sockets::{Service, Sockets},
     *,
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 fn a_rule() -> PolicyRule {
     PolicyRule {
         priority: RulePriority(100),
-        ours: false,
+        is_ours: false,
         selector: Selector::ALL,
         action: Action::Lookup(TableId(254), None),
     }
@@ -82,7 +83,7 @@ fn found(facts: &Facts, about: &str) -> Finding {
 }
 
 #[test]
-fn a_good_host_is_called_good() {
+fn a_host_without_problems_has_no_findings() {
     for finding in examine(&good()) {
         assert_eq!(finding.verdict, Verdict::Good, "{finding:?}");
     }
@@ -93,12 +94,13 @@ fn a_good_host_is_called_good() {
 fn each_trap_is_found_and_has_a_fix() {
     use Verdict::{Bad, Note};
     type Trap = fn(&mut Facts);
-    let traps: [(&str, Verdict, Trap); 54] = [
+    let traps: [(&str, Verdict, Trap); 61] = [
         ("configuration", Bad, |f| f.configuration = Some(Configuration::Wrong("sixxs.toml:3: unknown key".into()))),
         ("configuration", Bad, |f| { f.configuration = Some(Configuration::Missing("/typo.toml".into())); f.daemon.problems = None; }),
         ("configuration", Note, |f| f.configuration = Some(Configuration::Missing("/typo.toml".into()))),
         ("configuration", Note, |f| f.configuration = Some(Configuration::NotPermitted("/s.toml".into()))),
         ("kernel", Bad, |f| f.host.release = "5.10.0-30".into()),
+        ("kernel", Note, |f| f.host.release = "unknown".into()),
         ("ipv6", Bad, |f| f.host.ipv6 = false),
         ("rules", Bad, |f| f.host.rules = Some(false)),
         ("subtrees", Bad, |f| f.host.subtrees = Some(Some(false))),
@@ -135,15 +137,21 @@ fn each_trap_is_found_and_has_a_fix() {
         ("marked", Note, |f| f.routing.marked = vec![a_marked_rule()]),
         ("enforcement", Bad, |f| f.routing.not_enforced = vec!["uplink net9 does not exist".into()]),
         ("program", Bad, |f| f.routing.without_program = vec!["net0".into()]),
-        ("program order", Bad, |f| f.routing.before_ours = vec![Before { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
-        ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, ailment: Ailment::Nowhere }]),
+        ("program order", Bad, |f| f.routing.earlier_handlers = vec![EarlierHandler { interface: "net0".into(), what: "a filter".into(), fix: "tc filter del".into() }]),
+        ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, fault: AddressFault::Nowhere }]),
+        ("address", Bad, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, fault: AddressFault::Duplicate }]),
+        ("address", Note, |f| f.routing.addresses = vec![Address { tunnel: "sixxs0".into(), address: "2001:db8:a::2".parse().unwrap(), bits: 64, fault: AddressFault::Tentative }]),
         ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd([]))),
+        ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd(["ManageForeignRoutes=no"]))),
+        ("networkd", Bad, |f| f.managers.networkd = Some(read_networkd(["ManageForeignRoutingPolicyRules=no"]))),
         ("NetworkManager", Note, |f| f.managers.network_manager = Some(vec!["sixxs0".into()])),
         ("mtu", Bad, |f| f.paths = vec![Path { tunnel: "sixxs0".into(), mtu: 1480, fits: 1452 }]),
         ("mtu", Bad, |f| f.paths = vec![Path { tunnel: "sixxs0".into(), mtu: 1280, fits: 1200 }]),
         ("clock", Note, |f| f.brokers.clock = Some(Clock { synchronised: Some(false), ..Clock::default() })),
         ("clock", Bad, |f| f.brokers.clock = Some(Clock { refused: vec![("sixxs0".into(), 3)], ..Clock::default() })),
         ("connects", Bad, |f| f.brokers.standings = vec![Standing { name: "192.0.2.1".into(), locked_out_until: Some("2026-01-01T00:00:00Z".into()), has_slot: false }]),
+        ("connects", Note, |f| f.brokers.standings = vec![Standing { name: "192.0.2.1".into(), locked_out_until: None, has_slot: false }]),
+        ("udp services", Note, |f| f.sockets = Sockets { services: vec![Service { port: 53, program: None }], address: Some("2001:db8:a::2".into()), uplink: Some("net0".into()) }),
         ("clock", Bad, |f| f.brokers.clock = Some(Clock { wrong: vec![("sixxs0".into(), "an hour behind".into())], ..Clock::default() })),
         ("state", Bad, |f| f.daemon.not_writable = Some(NotWritable { directory: "/a/b".into(), why: WhyNot::ReadOnly("/a".into()) })),
         ("state", Bad, |f| f.daemon.not_writable = Some(NotWritable { directory: "/a/b".into(), why: WhyNot::InTheWay("/a/b".into()) })),
@@ -168,9 +176,23 @@ fn each_trap_is_found_and_has_a_fix() {
 
 #[test]
 #[rustfmt::skip] // one table is easier to read
-fn what_looks_like_a_trap_and_is_none() {
+fn harmless_settings_are_not_reported() {
     type Set = fn(&mut Facts);
-    let sets: [(&str, Set); 5] = [
+    let sets: [(&str, Set); 19] = [
+        ("a kernel with clsact filters only", |f| f.host.release = "6.1.0-31-amd64".into()),
+        ("a place for pins that is mounted at the start", |f| { f.host.pins.mounted = false; f.host.pins.mountable = Some(true); }),
+        ("no need for source-specific routes", |f| f.host.subtrees = None),
+        ("no need for TUN devices and sit", |f| { f.host.tun = None; f.host.sit = None; }),
+        ("a kernel that carries 6in4", |f| f.host.sit = Some(true)),
+        ("an uplink that is not known", |f| f.routing.uplink = None),
+        ("NetworkManager without a tunnel", |f| f.managers.network_manager = Some(Vec::new())),
+        ("networkd that leaves all alone", |f| f.managers.networkd = Some(read_networkd(["ManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no"]))),
+        ("a path that carries the MTU", |f| f.paths = vec![Path { tunnel: "sixxs0".into(), mtu: 1480, fits: 1480 }]),
+        ("a clock that is synchronised", |f| f.brokers.clock = Some(Clock { synchronised: Some(true), ..Clock::default() })),
+        ("a clock that the kernel does not report", |f| f.brokers.clock = Some(Clock::default())),
+        ("a broker with a slot", |f| f.brokers.standings = vec![Standing { name: "192.0.2.1".into(), locked_out_until: None, has_slot: true }]),
+        ("no UDP services", |f| f.sockets = Sockets { services: Vec::new(), address: Some("2001:db8:a::2".into()), uplink: Some("net0".into()) }),
+        ("UDP services without a tunnel", |f| f.sockets = Sockets { services: vec![Service { port: 53, program: None }], address: None, uplink: Some("net0".into()) }),
         ("rp_filter where the way back is the same", |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net0".into(), rp_filter: 1, leaves_by: "net0".into() }]),
         ("loose rp_filter", |f| f.settings.outer = vec![Outer { tunnel: "sixxs0".into(), comes_by: "net1".into(), rp_filter: 2, leaves_by: "net0".into() }]),
         ("no forwarding, and nothing behind", |f| f.settings.forwarding = Some(false)),
@@ -188,7 +210,7 @@ fn what_looks_like_a_trap_and_is_none() {
 /// An ordinary user is advised to run the check as root, and gets no findings about facts that are
 /// not visible.
 #[test]
-fn an_ordinary_user_is_sent_to_root() {
+fn an_unprivileged_user_is_told_to_use_root() {
     let mut facts = good();
     facts.configuration = Some(Configuration::NotPermitted("/s.toml".into()));
     facts.host.pins.mounted = false;
@@ -215,5 +237,113 @@ fn without_a_configuration_there_is_nothing_to_run() {
         let fix = found(&facts, "daemon").fix;
         let expected = "sixxs run, once there is a configuration";
         assert_eq!(fix.as_deref(), Some(expected));
+    }
+}
+
+/// The pins are explained once: a reason that nothing can be pinned is more precise than a missing file system.
+#[test]
+fn a_place_that_refuses_pins_is_named_once() {
+    let mut facts = good();
+    facts.host.pins.mounted = false;
+    facts.host.pins.mountable = Some(true);
+    facts.host.pins.refused = Some(Refused {
+        why: "/a is no directory".to_owned(),
+        read_only: None,
+    });
+    let findings = examine(&facts);
+    let pins: Vec<_> = findings.iter().filter(|f| f.about == "pins").collect();
+    assert_eq!(pins.len(), 1, "{pins:#?}");
+    assert_eq!(pins[0].verdict, Verdict::Bad);
+    // Without the file system in the kernel, its mount point is not the problem.
+    facts.host.bpffs = false;
+    assert!(examine(&facts).iter().all(|f| f.about != "pins"));
+}
+
+#[test]
+fn kernels_are_told_apart_by_two_numbers() {
+    for (release, is_too_old, attaches_by_tcx) in [
+        ("5.19.17", true, false),
+        ("6.0.19", true, false),
+        ("6.1.0-31-amd64", false, false),
+        ("6.5.13", false, false),
+        ("6.6.0", false, true),
+        ("6.18", false, true),
+        ("7.0.0-rc1", false, true),
+        ("10.0", false, true),
+        ("unknown", false, false),
+        ("6", false, false),
+        ("", false, false),
+    ] {
+        let warning = too_old(release);
+        assert_eq!(warning.is_some(), is_too_old, "{release}");
+        assert!(warning.is_none_or(|text| text.starts_with(&format!("Linux {release} is older"))));
+        assert_eq!(has_tcx(release), attaches_by_tcx, "{release}");
+        let mut facts = good();
+        facts.host.release = release.to_owned();
+        let findings = examine(&facts);
+        let kernel = findings.iter().find(|f| f.about == "kernel").unwrap();
+        assert_eq!(kernel.verdict == Verdict::Bad, is_too_old, "{release}");
+        let is_tcx = kernel.detail.ends_with("TCX links");
+        assert_eq!(is_tcx, attaches_by_tcx, "{release}");
+    }
+}
+
+#[test]
+fn an_uplink_that_is_not_named_is_added_to_the_others() {
+    let mut facts = good();
+    facts.routing.named = vec!["net0".to_owned(), "net1".to_owned()];
+    facts.routing.unguarded = vec!["net2".to_owned()];
+    let fix = found(&facts, "uplink").fix.unwrap_or_default();
+    let expected =
+        "uplinks = [\"net0\", \"net1\", \"net2\"] in the configuration; or leave uplinks out";
+    assert_eq!(fix, expected);
+}
+
+#[test]
+fn the_advised_mtu_is_one_that_ipv6_allows() {
+    for (mtu, fits, expected) in [
+        (1480, 1479, Some("mtu = 1479 for sixxs0; and at the broker")),
+        (1480, 1280, Some("mtu = 1280 for sixxs0; and at the broker")),
+        (1480, 1279, Some("IPv6 needs 1280 bytes")),
+        (1480, 1480, None),
+        (1480, 1481, None),
+    ] {
+        let mut facts = good();
+        let tunnel = "sixxs0".to_owned();
+        facts.paths = vec![Path { tunnel, mtu, fits }];
+        let findings = examine(&facts);
+        let finding = findings.iter().find(|f| f.about == "mtu").unwrap();
+        let fix = finding.fix.as_deref();
+        assert_eq!(fix.is_some(), expected.is_some(), "{fits}");
+        let starts = fix.zip(expected).is_none_or(|(fix, e)| fix.starts_with(e));
+        assert!(starts, "{fits}: {fix:?}");
+    }
+}
+
+#[test]
+fn some_udp_services_are_named_and_the_others_counted() {
+    for (count, expected) in [
+        (1, "on [::]: port 1 (named). One"),
+        (2, "on [::]: port 1 (named), port 2. One"),
+        (
+            8,
+            "port 2, port 3, port 4, port 5, port 6, port 7, port 8. One",
+        ),
+        (9, "port 7, port 8, 1 more. One"),
+        (12, "port 7, port 8, 4 more. One"),
+    ] {
+        let mut facts = good();
+        let service = |port| Service {
+            port,
+            program: (port == 1).then(|| "named".to_owned()),
+        };
+        facts.sockets = Sockets {
+            services: (1..=count).map(service).collect(),
+            address: Some("2001:db8:a::2".to_owned()),
+            uplink: Some("net0".to_owned()),
+        };
+        let found = found(&facts, "udp services");
+        assert!(found.detail.contains(expected), "{found:?}");
+        assert!(found.fix.is_some_and(|fix| fix.contains("src port 1'")));
     }
 }

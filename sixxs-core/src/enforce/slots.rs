@@ -10,9 +10,9 @@ use crate::types::IfName;
 
 /// An assignment of slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slots {
+pub struct SlotAssignment {
     /// The slot of each requested name.
-    pub of: BTreeMap<IfName, u32>,
+    pub by_name: BTreeMap<IfName, u32>,
     /// Slots with a new name: the caller has to reset their counters and store the name.
     pub fresh: Vec<u32>,
 }
@@ -31,15 +31,15 @@ pub struct TooMany {
 pub fn assign<'a>(
     held: &[Option<IfName>],
     wanted: impl IntoIterator<Item = &'a IfName>,
-) -> Result<Slots, TooMany> {
-    let mut slots = Slots::default();
+) -> Result<SlotAssignment, TooMany> {
+    let mut slots = SlotAssignment::default();
     let mut new = Vec::new();
     let mut taken = vec![false; held.len()];
     for name in wanted {
         match held.iter().position(|holder| holder.as_ref() == Some(name)) {
             Some(slot) => {
                 taken[slot] = true;
-                slots.of.insert(name.clone(), number(slot));
+                slots.by_name.insert(name.clone(), number(slot));
             }
             None => new.push(name.clone()),
         }
@@ -47,13 +47,13 @@ pub fn assign<'a>(
     let empty = (0..held.len()).filter(|slot| held[*slot].is_none());
     let forgotten = (0..held.len()).filter(|slot| held[*slot].is_some() && !taken[*slot]);
     let mut free = empty.chain(forgotten);
-    let wanted = slots.of.len() + new.len();
+    let wanted = slots.by_name.len() + new.len();
     for name in new {
         let slot = free.next().ok_or(TooMany {
             wanted,
             slots: held.len(),
         })?;
-        slots.of.insert(name, number(slot));
+        slots.by_name.insert(name, number(slot));
         slots.fresh.push(number(slot));
     }
     Ok(slots)
@@ -75,18 +75,18 @@ mod tests {
     fn names_keep_their_slots() {
         let held = [Some(name("b")), None, Some(name("a")), None];
         let slots = assign(&held, &[name("a"), name("new"), name("b")]).unwrap();
-        assert_eq!(slots.of[&name("a")], 2);
-        assert_eq!(slots.of[&name("b")], 0);
-        assert_eq!(slots.of[&name("new")], 1);
+        assert_eq!(slots.by_name[&name("a")], 2);
+        assert_eq!(slots.by_name[&name("b")], 0);
+        assert_eq!(slots.by_name[&name("new")], 1);
         assert_eq!(slots.fresh, [1]);
     }
 
     #[test]
-    fn only_names_out_of_use_give_way_and_only_at_last() {
+    fn only_unused_names_lose_their_slots_and_only_if_all_are_taken() {
         let held = [Some(name("gone")), Some(name("a")), None];
         let slots = assign(&held, &[name("a"), name("x"), name("y")]).unwrap();
-        assert_eq!(slots.of[&name("x")], 2);
-        assert_eq!(slots.of[&name("y")], 0);
+        assert_eq!(slots.by_name[&name("x")], 2);
+        assert_eq!(slots.by_name[&name("y")], 0);
         let names = [name("a"), name("x"), name("y"), name("z")];
         assert_eq!(
             assign(&held, &names),

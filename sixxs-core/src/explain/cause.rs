@@ -23,17 +23,18 @@ pub struct LeakFacts {
     pub wanted: bool,
     /// Whether a daemon runs; `None`: unknown.
     pub daemon: Option<bool>,
-    /// Our rule that leads the packet to the tunnel's table.
+    /// The rule of sixxs that leads the packet to the tunnel's table.
     pub rule: Rule,
     /// Whether that rule exists.
     pub rule_in_place: bool,
-    /// Whether our route through the tunnel exists.
+    /// Whether the route of sixxs through the tunnel exists.
     pub route_in_place: bool,
     /// Whether its source is an address of this host.
     pub is_own_address: bool,
     /// The interface by which it leaves, if this has no global address.
     pub without_address: Option<String>,
-    /// A foreign rule before ours that the packet matches ([`before`](super::rules::before)).
+    /// A foreign rule before the rules of sixxs that the packet matches
+    /// ([`foreign_match`](super::rules::foreign_match)).
     pub before: Option<(PolicyRule, Match)>,
 }
 
@@ -50,14 +51,14 @@ pub enum Cause {
         /// The tunnel.
         tunnel: IfName,
     },
-    /// A foreign rule comes before ours.
+    /// A foreign rule comes before the rules of sixxs.
     Shadowed {
         /// That rule.
         rule: PolicyRule,
         /// Whether it certainly matches the packet; false: it may match.
         certain: bool,
     },
-    /// Our rule is missing.
+    /// The rule of sixxs is missing.
     RuleMissing {
         /// The rule.
         rule: Rule,
@@ -66,7 +67,7 @@ pub enum Cause {
         /// The interface by which a forwarded packet arrived.
         forwarded_from: Option<String>,
     },
-    /// Our route through the tunnel is missing.
+    /// The route of sixxs through the tunnel is missing.
     RouteMissing {
         /// The tunnel.
         tunnel: IfName,
@@ -75,12 +76,12 @@ pub enum Cause {
         /// Whether a daemon runs, which would restore it; `None`: unknown.
         daemon: Option<bool>,
     },
-    /// One of our objects was missing, and has been restored since.
+    /// The rule or route was missing, and has been restored since.
     PutBack {
         /// The process that removed it, if known.
         by: Option<String>,
     },
-    /// They are outer packets of the tunnel that their source leads into.
+    /// The packet is an outer packet of the tunnel that its source belongs to.
     Recursion {
         /// The tunnel.
         tunnel: IfName,
@@ -158,7 +159,7 @@ pub fn cause(facts: &LeakFacts) -> Cause {
     }
 }
 
-/// A foreign rule before ours that matches the packet like this.
+/// The shadowing rule, if it matches the packet with this certainty.
 fn shadowed(facts: &LeakFacts, wanted: Match) -> Option<Cause> {
     let (rule, how) = facts.before.as_ref()?;
     (*how == wanted).then(|| Cause::Shadowed {
@@ -167,7 +168,7 @@ fn shadowed(facts: &LeakFacts, wanted: Match) -> Option<Cause> {
     })
 }
 
-/// Our rule, or our route.
+/// The missing rule or route of sixxs, if one is missing.
 fn missing(facts: &LeakFacts) -> Option<Cause> {
     let rule = facts.rule;
     if !facts.rule_in_place {
@@ -213,7 +214,7 @@ impl Cause {
             Self::Shadowed { rule, certain } => {
                 let routes = if *certain { "routes" } else { "may route" };
                 format!(
-                    "a foreign rule comes before ours and {routes} it elsewhere: {}: {rule}",
+                    "a foreign rule comes before the rules of sixxs and {routes} it elsewhere: {}: {rule}",
                     rule.priority
                 )
             }
@@ -278,7 +279,7 @@ impl Cause {
                 certain: true,
             } => rule.cures(),
             Self::Shadowed { rule, .. } => match rule.behind_ours() {
-                Some(moves) => format!("move it behind ours: {moves}"),
+                Some(moves) => format!("move it behind the rules of sixxs: {moves}"),
                 None => rule.command("del"),
             },
             Self::Translated {
@@ -366,10 +367,10 @@ mod tests {
         }
     }
 
-    fn theirs(how: Match) -> Option<(PolicyRule, Match)> {
+    fn foreign_rule(how: Match) -> Option<(PolicyRule, Match)> {
         let rule = PolicyRule {
             priority: RulePriority(100),
-            ours: false,
+            is_ours: false,
             selector: Selector {
                 mark: Some((0x77, u32::MAX)),
                 ..Selector::ALL
@@ -389,23 +390,94 @@ mod tests {
             ("source_chosen", "net0 has no global one", "give net0 a global address", |c| c.without_address = Some("net0".into())),
             ("bound", "bound to net0", "bind the program to the address", |c| c.bound_to = Some("net0".into())),
             ("stopped", "sixxs0 is stopped", "sixxs start sixxs0", |c| c.wanted = false),
-            ("shadowed", "routes it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = theirs(Match::Yes)),
-            ("shadowed", "may route", "move it behind ours: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = theirs(Match::Perhaps)),
+            ("shadowed", "routes it elsewhere: 100: from all fwmark 0x77", "rule del from all fwmark 0x77 lookup main priority 100", |c| c.before = foreign_rule(Match::Yes)),
+            ("shadowed", "may route", "move it behind the rules of sixxs: ip -6 rule add from all fwmark 0x77 lookup main priority 32765 && ip -6 rule del", |c| c.before = foreign_rule(Match::Perhaps)),
             ("rule_missing", "from 2001:db8:a::2 to table 200 is missing", "rule add from 2001:db8:a::2 lookup 200 priority 16383 protocol 116", |c| c.rule_in_place = false),
             ("rule_missing", "no daemon runs", "sixxs run", |c| { c.rule_in_place = false; c.daemon = Some(false); }),
             ("rule_missing", "arrive by lan1", "rule add", |c| { c.is_own_address = false; c.rule_in_place = false; c.forwarded_from = Some("lan1".into()); }),
             ("route_missing", "table 200 has no route through sixxs0", "sixxs plan", |c| c.route_in_place = false),
             // A possible cause is reported only if there is no certain one.
-            ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = theirs(Match::Perhaps); }),
+            ("rule_missing", "is missing", "rule add", |c| { c.rule_in_place = false; c.before = foreign_rule(Match::Perhaps); }),
         ];
         for (name, sentence, cure, set) in cases {
-            let mut circumstances = healthy();
-            set(&mut circumstances);
-            let cause = cause(&circumstances);
+            let mut leak_facts = healthy();
+            set(&mut leak_facts);
+            let cause = cause(&leak_facts);
             assert_eq!(cause.name(), name, "{cause:?}");
             assert!(cause.sentence().contains(sentence), "{}", cause.sentence());
             assert!(cause.cure().contains(cure), "{}", cause.cure());
             assert!(!cause.sentence().contains('\n') && !cause.cure().contains('\n'));
         }
+    }
+
+    #[test]
+    fn what_was_restored_is_told_with_its_remover() {
+        for (by, sentence, cure) in [
+            (
+                Some("networkd".to_owned()),
+                "its rule or route was missing a moment ago, removed by networkd, and has been restored",
+                "have networkd leave rules and routes of protocol 116 alone",
+            ),
+            (
+                None,
+                "its rule or route was missing a moment ago, and has been restored",
+                "sixxs alerts lists what was restored",
+            ),
+        ] {
+            let cause = Cause::PutBack { by };
+            assert_eq!(cause.name(), "put_back");
+            assert_eq!(cause.sentence(), sentence);
+            assert_eq!(cause.cure(), cure);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_port_is_an_address() {
+        let address = "2001:db8::1".parse().unwrap();
+        for (port, expected) in [(0, "2001:db8::1"), (5072, "[2001:db8::1]:5072")] {
+            assert_eq!(Endpoint { address, port }.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_jump_that_may_match_is_removed() {
+        let Some((rule, _)) = foreign_rule(Match::Perhaps) else {
+            panic!("there is a rule");
+        };
+        let jump = PolicyRule {
+            action: Action::Goto(RulePriority(20_000)),
+            ..rule
+        };
+        let cause = Cause::Shadowed {
+            rule: jump.clone(),
+            certain: false,
+        };
+        assert_eq!(cause.cure(), jump.command("del"));
+    }
+
+    /// Which of several causes is named: the first in this list.
+    #[test]
+    fn one_cause_hides_the_next() {
+        type Set = fn(&mut LeakFacts);
+        let causes: [(&str, Set); 7] = [
+            ("bound", |c| c.bound_to = Some("net0".into())),
+            ("stopped", |c| c.wanted = false),
+            ("shadowed", |c| c.before = foreign_rule(Match::Yes)),
+            ("rule_missing", |c| c.rule_in_place = false),
+            ("route_missing", |c| c.route_in_place = false),
+            ("source_chosen", |c| c.without_address = Some("net0".into())),
+            ("not_asked", |_| {}),
+        ];
+        for (place, (name, _)) in causes.iter().enumerate() {
+            let mut facts = healthy();
+            causes[place..].iter().for_each(|(_, set)| set(&mut facts));
+            assert_eq!(cause(&facts).name(), *name);
+        }
+        // A forwarded packet has its source before it is routed.
+        let mut facts = healthy();
+        facts.is_own_address = false;
+        facts.forwarded_from = Some("lan1".to_owned());
+        facts.without_address = Some("net0".to_owned());
+        assert_eq!(cause(&facts).name(), "not_asked");
     }
 }

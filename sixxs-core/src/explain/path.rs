@@ -6,7 +6,7 @@ use sixxs_common::{decide::Verdict, treatment::Treatment};
 
 use super::{
     Cause, LeakFacts, Packet, cause,
-    rules::{self, Met, PolicyRule},
+    rules::{self, PolicyRule, RuleEffect},
     verdict::{Decided, treated},
 };
 use crate::types::{IfName, Metric, Mtu, Prefix, TableId};
@@ -25,7 +25,7 @@ pub struct Facts {
     /// All policy rules.
     pub rules: Vec<PolicyRule>,
     /// The kernel's routing decision.
-    pub way: Way,
+    pub decision: RoutingDecision,
     /// The programs' verdict according to the configuration, for a packet that leaves.
     pub verdict: Option<Verdict>,
     /// The program at the interface by which it leaves.
@@ -33,12 +33,12 @@ pub struct Facts {
     /// Whether the configuration names uplinks, but not the interface by which the packet leaves.
     pub is_unnamed_exit: bool,
     /// The facts for the cause, if it leaves by the wrong interface.
-    pub circumstances: Option<LeakFacts>,
+    pub leak_facts: Option<LeakFacts>,
 }
 
 /// The kernel's routing decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RoutingDecision {
     /// It leaves by a route.
     Out(Route),
     /// The destination is an address of this host.
@@ -74,7 +74,7 @@ pub enum Program {
     /// Unknown, with the reason.
     Unknown(String),
     /// It is attached; this is its decision, according to its maps.
-    There(Decided),
+    Attached(Decided),
 }
 
 /// The result for a packet.
@@ -132,7 +132,7 @@ pub struct Explanation {
 const DROPPED: &str = "dropped by the program";
 
 /// The maximum number of rules to show.
-const SHOWN: usize = 20;
+const MAX_SHOWN_RULES: usize = 20;
 
 /// Explains the path of a packet.
 #[must_use]
@@ -146,11 +146,11 @@ pub fn explain(facts: &Facts) -> Explanation {
         Some(_) => (Outcome::Dropped, DROPPED.to_owned()),
         None => (outcome, sentence),
     };
-    let is_refused = matches!(facts.way, Way::Refused(_)) && facts.is_tunnel_up;
+    let is_refused = matches!(facts.decision, RoutingDecision::Refused(_)) && facts.is_tunnel_up;
     let is_leak = matches!(facts.verdict, Some(Verdict::Leak(_)));
-    let circumstances = facts.circumstances.as_ref();
-    let cause = circumstances.map(cause).filter(|cause| {
-        // A refused packet was routed by our rule or by one before it: only such a rule can be the cause.
+    let leak_facts = facts.leak_facts.as_ref();
+    let cause = leak_facts.map(cause).filter(|cause| {
+        // A refused packet was routed by a rule of sixxs or by one before it: only such a rule can be the cause.
         is_leak || (is_refused && matches!(cause, Cause::Shadowed { certain: true, .. }))
     });
     let cause = recursion.or(cause);
@@ -168,21 +168,23 @@ pub fn explain(facts: &Facts) -> Explanation {
 
 /// The rules that the packet matches, and their results.
 fn rule_steps(facts: &Facts) -> Vec<Step> {
-    let found = match &facts.way {
-        Way::Out(route) => Some((route.table, route.destination.bits())),
-        Way::Here(table) => Some((*table, 128)),
-        Way::Refused(_) => None,
+    let found = match &facts.decision {
+        RoutingDecision::Out(route) => Some((route.table, route.destination.bits())),
+        RoutingDecision::Here(table) => Some((*table, 128)),
+        RoutingDecision::Refused(_) => None,
     };
-    let met = rules::met(&facts.rules, &facts.packet, found);
-    let more = met.len().saturating_sub(SHOWN);
+    let matched = rules::matching_rules(&facts.rules, &facts.packet, found);
+    let more = matched.len().saturating_sub(MAX_SHOWN_RULES);
     let mut steps = Vec::new();
-    for (rule, met) in met.into_iter().take(SHOWN) {
-        let what = match met {
-            Met::Taken => "taken",
+    for (rule, matched) in matched.into_iter().take(MAX_SHOWN_RULES) {
+        let what = match matched {
+            RuleEffect::Taken => "taken",
             // The kernel reports only the route that it chose from a table, and it reports no route that
             // refuses.
-            Met::Passed if found.is_none() => "no route for it there, or a route that refuses it",
-            Met::Passed => "no route for it there",
+            RuleEffect::Passed if found.is_none() => {
+                "no route for it there, or a route that refuses it"
+            }
+            RuleEffect::Passed => "no route for it there",
         };
         steps.push(("rule", format!("{:>5}  {rule}: {what}", rule.priority)));
     }
@@ -194,19 +196,19 @@ fn rule_steps(facts: &Facts) -> Vec<Step> {
 
 /// The route, the program and the size, with the result for the packet and its sentence.
 fn route(facts: &Facts) -> (Vec<Step>, Outcome, String) {
-    let route = match &facts.way {
-        Way::Refused(error) => {
+    let route = match &facts.decision {
+        RoutingDecision::Refused(error) => {
             let steps = vec![("route", format!("none: {error}"))];
             return (steps, Outcome::Refused, refused(facts, error));
         }
-        Way::Here(_) => {
+        RoutingDecision::Here(_) => {
             let steps = vec![("route", "local: the destination is this host's".to_owned())];
             return (steps, Outcome::Stays, "stays on this host".to_owned());
         }
-        Way::Out(route) => route,
+        RoutingDecision::Out(route) => route,
     };
     let mut steps = vec![
-        ("route", described(route)),
+        ("route", describe(route)),
         ("program", program(facts, &route.interface)),
     ];
     if let Some(bytes) = facts.bytes {
@@ -224,7 +226,7 @@ fn route(facts: &Facts) -> (Vec<Step>, Outcome, String) {
 
 /// The cause, if the program treats packets like this one as outer packets of the tunnel.
 fn recursion(facts: &Facts) -> Option<Cause> {
-    let Program::There(decided) = &facts.program else {
+    let Program::Attached(decided) = &facts.program else {
         return None;
     };
     let (tunnel, _) = facts.owner.as_ref()?;
@@ -243,7 +245,7 @@ fn source(facts: &Facts) -> String {
     }
 }
 
-fn described(route: &Route) -> String {
+fn describe(route: &Route) -> String {
     let Route {
         table,
         destination,
@@ -275,7 +277,7 @@ fn program(facts: &Facts, interface: &IfName) -> String {
     let decided = match &facts.program {
         Program::None => return format!("no sixxs program at {interface}"),
         Program::Unknown(why) => return format!("unknown at {interface}: {why}"),
-        Program::There(decided) => decided,
+        Program::Attached(decided) => decided,
     };
     let says = match decided.verdict {
         None => "inactive there, lets everything pass",
@@ -359,14 +361,14 @@ fn out(facts: &Facts, route: &Route) -> (Outcome, String) {
 fn goes_round(facts: &Facts, name: &IfName) -> (Outcome, String) {
     let round = format!("would leave by {name}, and a tunnel would route it back");
     match &facts.program {
-        Program::There(decided) if decided.verdict == Some(Verdict::Loop) => {
+        Program::Attached(decided) if decided.verdict == Some(Verdict::Loop) => {
             (Outcome::Dropped, format!("{round}: the program drops it"))
         }
         Program::Unknown(_) => (
             Outcome::Leaks,
             format!("{round}, unless a program is there"),
         ),
-        Program::None | Program::There(_) => (Outcome::Leaks, round),
+        Program::None | Program::Attached(_) => (Outcome::Leaks, round),
     }
 }
 
@@ -389,7 +391,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
                 format!("would leak by {name}, unless a program is there"),
             );
         }
-        Program::There(decided) => decided,
+        Program::Attached(decided) => decided,
     };
     if !matches!(decided.verdict, Some(Verdict::Leak(_))) {
         return (Outcome::Leaks, format!("would leak by {name}{unnamed}"));
@@ -412,7 +414,7 @@ fn wrong_way(facts: &Facts, name: &IfName) -> (Outcome, String) {
             Outcome::Dropped,
             format!("would leak by {name}, and is dropped, as {tunnel} does not exist"),
         ),
-        Treatment::TooBig | Treatment::Unanswered => {
+        Treatment::TooBig | Treatment::TooBigDropped => {
             let mtu = decision.mtu;
             let text = format!(
                 "would leak by {name}, and is too big for {tunnel}: Packet Too Big, mtu {mtu}"

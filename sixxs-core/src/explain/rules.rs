@@ -11,13 +11,13 @@ use crate::{
 /// The priority of the rule for the main table, on every host.
 const MAIN_PRIORITY: RulePriority = RulePriority(32766);
 
-/// A policy rule, ours or foreign.
+/// A policy rule of sixxs, or a foreign one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
     /// Its priority.
     pub priority: RulePriority,
-    /// Whether it carries our protocol number.
-    pub ours: bool,
+    /// Whether it is a rule of sixxs: it carries the protocol number of sixxs.
+    pub is_ours: bool,
     /// Its conditions.
     pub selector: Selector,
     /// Its action.
@@ -145,7 +145,7 @@ impl PolicyRule {
 
     /// Whether it looks up the local table for every packet, as the kernel's first rule does.
     #[must_use]
-    pub fn asks_local_table(&self) -> bool {
+    pub fn looks_up_local_table(&self) -> bool {
         self.selector == Selector::ALL && self.action == Action::Lookup(LOCAL_TABLE, None)
     }
 
@@ -155,8 +155,8 @@ impl PolicyRule {
         format!("ip -6 rule {verb} {self} priority {}", self.priority)
     }
 
-    /// The commands that move it behind our rules and before the rule for the main table. `None` if it
-    /// cannot be there, since rules jump only forwards. A lower number for our rules would not help: a rule
+    /// The commands that move it behind the rules of sixxs and before the rule for the main table. `None` if it
+    /// cannot be there, since rules jump only forwards. A lower number for the rules of sixxs would not help: a rule
     /// added without a priority (as by wg-quick) gets the lowest existing number, minus one
     /// (`fib_default_rule_pref`).
     #[must_use]
@@ -176,12 +176,12 @@ impl PolicyRule {
         ))
     }
 
-    /// The commands that resolve the conflict: its removal, or its move behind our rules.
+    /// The commands that resolve the conflict: its removal, or its move behind the rules of sixxs.
     #[must_use]
     pub fn cures(&self) -> String {
         let delete = self.command("del");
         match self.behind_ours() {
-            Some(moves) => format!("{delete}; or move it behind ours: {moves}"),
+            Some(moves) => format!("{delete}; or move it behind the rules of sixxs: {moves}"),
             None => delete,
         }
     }
@@ -251,23 +251,23 @@ impl fmt::Display for PolicyRule {
 
 /// The result at a rule that a packet matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Met {
+pub enum RuleEffect {
     /// The rule had no route for the packet, which continued.
     Passed,
     /// The rule routed the packet.
     Taken,
 }
 
-/// The rules that a packet matches, in order, up to the one that takes it: the first one for the table in
+/// The rules that a packet matches, in order, up to the one that takes it. That is the first one for the table in
 /// which the kernel found a route. `found` has that table and the length of the route's destination. `None`:
 /// the kernel found no route; then a refusing rule took the packet, or it passed all rules.
 #[must_use]
-pub fn met<'a>(
+pub fn matching_rules<'a>(
     rules: &'a [PolicyRule],
     packet: &Packet,
     found: Option<(TableId, u8)>,
-) -> Vec<(&'a PolicyRule, Met)> {
-    let mut met = Vec::new();
+) -> Vec<(&'a PolicyRule, RuleEffect)> {
+    let mut matched = Vec::new();
     let mut from = RulePriority(0);
     for rule in rules {
         if rule.priority < from || rule.matches(packet) == Match::No {
@@ -277,17 +277,17 @@ pub fn met<'a>(
             && matches!(rule.action, Action::Refuse(_))
             && rule.matches(packet) == Match::Yes;
         if refuses || found.is_some_and(|(table, bits)| rule.leads_to(table, bits)) {
-            met.push((rule, Met::Taken));
-            return met;
+            matched.push((rule, RuleEffect::Taken));
+            return matched;
         }
         if let Action::Goto(target) = rule.action
             && is_resolved(rules, target)
         {
             from = target;
         }
-        met.push((rule, Met::Passed));
+        matched.push((rule, RuleEffect::Passed));
     }
-    met
+    matched
 }
 
 /// Whether a jump has a target: the kernel ignores a jump without a rule at its target.
@@ -295,55 +295,59 @@ fn is_resolved(rules: &[PolicyRule], target: RulePriority) -> bool {
     rules.iter().any(|rule| rule.priority == target)
 }
 
-/// The foreign rule before `ours` that keeps a packet from our rules: the one that takes it, or the one that
-/// jumps over ours. `found` as in [`met`].
+/// The foreign rule before `own_priority` that keeps a packet from the rules of sixxs: the one that takes it, or the
+/// one that jumps over them. `found` as in [`matching_rules`].
 #[must_use]
 pub fn shadowing<'a>(
     rules: &'a [PolicyRule],
     packet: &Packet,
     found: Option<(TableId, u8)>,
-    ours: RulePriority,
+    own_priority: RulePriority,
 ) -> Option<&'a PolicyRule> {
-    let is_before = |rule: &PolicyRule| !rule.ours && rule.priority.0 > 0 && rule.priority < ours;
+    let is_before =
+        |rule: &PolicyRule| !rule.is_ours && rule.priority.0 > 0 && rule.priority < own_priority;
     if found.is_none() {
-        let (rule, how) = before(rules, packet, ours)?;
+        let (rule, how) = foreign_match(rules, packet, own_priority)?;
         return (how == Match::Yes).then_some(rule);
     }
-    let met = met(rules, packet, found);
-    let (last, became) = met.last()?;
-    if *became == Met::Taken && is_before(last) {
+    let matched = matching_rules(rules, packet, found);
+    let (last, became) = matched.last()?;
+    if *became == RuleEffect::Taken && is_before(last) {
         return Some(last);
     }
     let jumps_over = |rule: &&PolicyRule| {
         let jumps = matches!(rule.action, Action::Goto(target)
-            if target > ours && is_resolved(rules, target));
+            if target > own_priority && is_resolved(rules, target));
         jumps && is_before(rule) && rule.matches(packet) == Match::Yes
     };
-    met.iter().map(|(rule, _)| *rule).find(jumps_over)
+    matched.iter().map(|(rule, _)| *rule).find(jumps_over)
 }
 
-/// The foreign rule before `ours` that a packet matches, except rules for the local table. A certain match
-/// is preferred to a possible one.
+/// The foreign rule before `own_priority` that a packet matches, except rules for the local table. A certain match is
+/// preferred to a possible one.
 #[must_use]
-pub fn before<'a>(
+pub fn foreign_match<'a>(
     rules: &'a [PolicyRule],
     packet: &Packet,
-    ours: RulePriority,
+    own_priority: RulePriority,
 ) -> Option<(&'a PolicyRule, Match)> {
     let is_before = |rule: &&PolicyRule| {
-        let leads = !matches!(rule.action, Action::Nop) && !rule.asks_local_table();
-        !rule.ours && leads && rule.priority.0 > 0 && rule.priority < ours.min(MAIN_PRIORITY)
+        let leads = !matches!(rule.action, Action::Nop) && !rule.looks_up_local_table();
+        !rule.is_ours
+            && leads
+            && rule.priority.0 > 0
+            && rule.priority < own_priority.min(MAIN_PRIORITY)
     };
-    let met = || {
-        let met = rules.iter().filter(is_before);
-        met.map(|rule| match rule.matches(packet) {
+    let matched = || {
+        let matched = rules.iter().filter(is_before);
+        matched.map(|rule| match rule.matches(packet) {
             Match::Yes if rule.lets_default_pass() => (rule, Match::Perhaps),
             how => (rule, how),
         })
     };
-    met()
+    matched()
         .find(|(_, how)| *how == Match::Yes)
-        .or_else(|| met().find(|(_, how)| *how == Match::Perhaps))
+        .or_else(|| matched().find(|(_, how)| *how == Match::Perhaps))
 }
 
 #[cfg(test)]

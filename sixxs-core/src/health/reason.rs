@@ -32,7 +32,7 @@ pub enum Reason {
     MoreAddresses(usize),
     /// All addresses of this uplink belong to the tunnel or to its prefixes.
     CoversUplink(IfName),
-    /// A foreign rule comes before ours.
+    /// A foreign rule comes before the rules of sixxs.
     Shadowed(ShadowEffect),
     /// Its packets continue to go to other interfaces.
     Leaking(Treatment),
@@ -55,7 +55,7 @@ impl Reason {
                 fate: ShadowFate::Redirected,
                 ..
             })
-            | Self::Leaking(Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered) => {
+            | Self::Leaking(Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped) => {
                 Level::Degraded
             }
             _ => Level::Failing,
@@ -111,7 +111,7 @@ impl fmt::Display for Reason {
                 f,
                 "the last {row} echo requests got no reply; see `sixxs doctor` for what may drop them"
             ),
-            Self::Silent(manner) => manner.fmt(f),
+            Self::Silent(health) => health.fmt(f),
             Self::NotRouted => write!(f, "its rules or routes are missing"),
             Self::NoProgram => write!(f, "its program is not attached"),
         }
@@ -119,7 +119,10 @@ impl fmt::Display for Reason {
 }
 
 fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let rule = format!("a rule before ours (priority {})", effect.priority);
+    let rule = format!(
+        "a rule before the rules of sixxs (priority {})",
+        effect.priority
+    );
     match effect.fate {
         ShadowFate::Redirected => write!(
             f,
@@ -130,13 +133,13 @@ fn shadowed(effect: &ShadowEffect, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     write!(
         f,
-        "; `sixxs doctor` shows how to remove that rule or move it behind ours"
+        "; `sixxs doctor` shows how to remove that rule or move it behind the rules of sixxs"
     )
 }
 
 fn leaking(treatment: Treatment, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match treatment {
-        Treatment::Redirected | Treatment::TooBig | Treatment::Unanswered => write!(
+        Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped => write!(
             f,
             "its packets go to other interfaces; the program redirects them"
         )?,

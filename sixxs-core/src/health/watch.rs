@@ -11,22 +11,22 @@
 use std::{collections::HashSet, mem::Discriminant, time::Duration};
 
 use super::{Health, Level, Reason};
-use crate::failure_tracker::REPAIR;
+use crate::failure_tracker::REPAIR_TIME;
 
 /// Better health is reported when it has lasted this long.
-const STABLE: Duration = Duration::from_secs(5);
+const STABLE_TIME: Duration = Duration::from_secs(5);
 
 /// Watches the health of one tunnel.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
-    reported: Picture,
+    reported: ReportedHealth,
     /// A change that is not reported yet, and the time of its start.
     pending: Option<(Change, Duration)>,
 }
 
 /// The content of a report without its varying parts: numbers, addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Picture {
+struct ReportedHealth {
     level: Level,
     kinds: HashSet<Discriminant<Reason>>,
 }
@@ -40,8 +40,8 @@ enum Change {
 impl Change {
     const fn settles_in(self) -> Duration {
         match self {
-            Self::Worse => REPAIR,
-            Self::Better => STABLE,
+            Self::Worse => REPAIR_TIME,
+            Self::Better => STABLE_TIME,
         }
     }
 }
@@ -51,7 +51,7 @@ impl Watch {
     ///
     /// Another report covers the state of a tunnel that is not up; its health is evaluated again
     /// when it is up.
-    pub fn look(&mut self, now: Duration, health: &Health) -> bool {
+    pub fn observe(&mut self, now: Duration, health: &Health) -> bool {
         let is_up = |reason: &Reason| !matches!(reason, Reason::NotUp(_));
         let change = match health.reasons.iter().all(is_up) {
             true => self.change(health),
@@ -70,7 +70,7 @@ impl Watch {
             return false;
         }
         self.pending = None;
-        self.reported = Picture::of(health);
+        self.reported = ReportedHealth::of(health);
         true
     }
 
@@ -82,7 +82,7 @@ impl Watch {
     }
 
     fn change(&self, health: &Health) -> Option<Change> {
-        let present = Picture::of(health);
+        let present = ReportedHealth::of(health);
         if present.level > self.reported.level || !present.kinds.is_subset(&self.reported.kinds) {
             Some(Change::Worse)
         } else if present.level < self.reported.level {
@@ -93,7 +93,7 @@ impl Watch {
     }
 }
 
-impl Picture {
+impl ReportedHealth {
     fn of(health: &Health) -> Self {
         Self {
             level: health.level,
@@ -123,7 +123,7 @@ mod tests {
         let mut all = Vec::new();
         for (tenths, reasons) in looks {
             let now = Duration::from_millis(tenths * 100);
-            if watch.look(now, &health(reasons)) {
+            if watch.observe(now, &health(reasons)) {
                 all.push(*tenths);
             }
         }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_reported_once() {
+    fn a_lasting_change_is_reported_once() {
         let mut watch = Watch::default();
         let silent = |row| [Reason::Unanswered(row)];
         let times = reported(
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_not_reported() {
+    fn a_brief_change_is_not_reported() {
         let mut watch = Watch::default();
         for tenths in (0..1000).step_by(10) {
             let bad = (tenths, &[Reason::NotRouted][..]);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn one_more_kind_of_reason_is_reported_and_one_less_is_not() {
+    fn an_added_kind_of_reason_is_reported_and_a_removed_one_is_not() {
         let mut watch = Watch::default();
         let one: &[_] = &[Reason::NoCarrier];
         let both: &[_] = &[Reason::NoCarrier, Reason::NoProgram];
@@ -184,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_tells_when_it_is_due() {
+    fn a_change_is_reported_when_it_is_due() {
         let mut watch = Watch::default();
         let at = Duration::from_secs;
-        assert!(!watch.look(at(3), &health(&[Reason::NoCarrier])));
+        assert!(!watch.observe(at(3), &health(&[Reason::NoCarrier])));
         assert_eq!(watch.due(), Some(at(4)));
-        assert!(watch.look(at(4), &health(&[Reason::NoCarrier])));
-        assert!(!watch.look(at(7), &health(&[])));
+        assert!(watch.observe(at(4), &health(&[Reason::NoCarrier])));
+        assert!(!watch.observe(at(7), &health(&[])));
         assert_eq!(watch.due(), Some(at(12)));
     }
 

@@ -14,7 +14,7 @@ use crate::{
 
 /// The maximum number of pairs of a source and a local network: a packet is compared with their rules
 /// one by one.
-pub const MOST_PAIRS: usize = 4096;
+pub const MAX_PAIRS: usize = 4096;
 
 /// A foreign route of the main table to destinations on the link: unicast, without a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,9 +69,9 @@ pub fn local_networks(
     let networks = routes.iter().filter(local).map(|route| route.destination);
     let networks: BTreeSet<_> = networks.filter(is_new).collect();
     let sources: usize = config.tunnels.iter().map(|t| t.sources().count()).sum();
-    let limit = MOST_PAIRS / sources.max(1);
+    let limit = MAX_PAIRS / sources.max(1);
     // With more routes than that, the rest was not read.
-    if networks.len() > limit || routes.len() > MOST_PAIRS {
+    if networks.len() > limit || routes.len() > MAX_PAIRS {
         return Err(TooManyNetworks { limit, sources });
     }
     Ok(networks)
@@ -158,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn too_many_are_told() {
+    fn too_many_connected_networks_are_reported() {
         let routes: Vec<_> = (0..4097)
             .map(|number| route(&format!("fd00:{number:x}::/64"), 3))
             .collect();
         let config = parse("test", ONE).unwrap();
         let links = [link(3, "br0")].into_iter().collect();
-        let told = local_networks(&config, &links, &routes).unwrap_err();
-        assert_eq!((told.limit, told.sources), (4096, 1));
+        let error = local_networks(&config, &links, &routes).unwrap_err();
+        assert_eq!((error.limit, error.sources), (4096, 1));
         assert!(local_networks(&config, &links, &routes[1..]).is_ok());
     }
 
@@ -175,5 +175,37 @@ mod tests {
         let networks: BTreeSet<Prefix> = ["fd00:1::/64".parse().unwrap()].into();
         let with = config.with_direct(&networks).with_direct(&networks);
         assert_eq!(with.tunnels[0].direct, ["fd00:1::/64".parse().unwrap()]);
+    }
+
+    /// Each source has a rule for each network.
+    #[test]
+    fn more_sources_leave_room_for_fewer_networks() {
+        let routes: Vec<_> = (0..4097)
+            .map(|number| route(&format!("fd00:{number:x}::/64"), 3))
+            .collect();
+        let three = format!("{ONE}prefixes = [\"2001:db8:b::/48\", \"2001:db8:c::/48\"]\n");
+        let links = [link(3, "br0")].into_iter().collect();
+        for (text, most) in [(ONE, 4096), (three.as_str(), 1365)] {
+            let config = parse("test", text).unwrap();
+            let found = |count| local_networks(&config, &links, &routes[..count]);
+            assert_eq!(found(most).map(|networks| networks.len()), Ok(most));
+            assert!(found(most + 1).is_err(), "{most}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_a_tunnel_routes_is_no_local_one() {
+        let routed = format!("{ONE}prefixes = [\"fd00:d0c::/48\"]\n");
+        for (destination, is_local) in [
+            ("fd00:d0c::/48", false),
+            ("fd00:d0c:0:7::/64", false),
+            ("fd00:d0c::/47", true),
+            ("fd00:d0d::/48", true),
+            ("fe80::/64", false),
+            ("ff05::/64", false),
+        ] {
+            let found = found(&routed, vec![link(3, "br0")], &[route(destination, 3)]);
+            assert_eq!(!found.is_empty(), is_local, "{destination}");
+        }
     }
 }

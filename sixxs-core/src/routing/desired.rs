@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     DEFAULT_METRIC, DIRECTS_TABLE, LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule, UNREACHABLE_METRIC,
-    connected::MOST_PAIRS,
+    connected::MAX_PAIRS,
 };
 use crate::{
     config::{Config, Kind, RuleMode, SUBTREES_TABLE, Tunnel},
@@ -19,7 +19,7 @@ use crate::{
 pub struct Desired {
     /// Rules.
     pub rules: BTreeSet<Rule>,
-    /// Rules that are needed only if no foreign rule looks up the local table before our rules: otherwise
+    /// Rules that are needed only if no foreign rule looks up the local table before the rules of sixxs: otherwise
     /// packets to an address of this host take the tunnel.
     pub local: BTreeSet<Rule>,
     /// Routes.
@@ -49,7 +49,7 @@ pub struct OwnAddress {
     pub peer: Option<Ipv6Addr>,
 }
 
-/// The key of a route: the kernel has at most one of our routes for each key.
+/// The key of a route: the kernel has at most one route of sixxs for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// Its table.
@@ -87,10 +87,10 @@ impl Desired {
         let mut desired = Self::default();
         let behind = behind(config);
         for tunnel in config.tunnels.iter().filter(|tunnel| wanted(tunnel)) {
-            let inside = inside(tunnel, &behind);
+            let local = local_destinations(tunnel, &behind);
             match config.rule_mode {
-                RuleMode::Rules => desired.add(config, tunnel, &inside),
-                RuleMode::Subtrees => desired.add_subtrees(config, tunnel, &inside),
+                RuleMode::Rules => desired.add(config, tunnel, &local),
+                RuleMode::Subtrees => desired.add_subtrees(config, tunnel, &local),
             }
         }
         desired
@@ -131,8 +131,8 @@ impl Desired {
     /// PRIORITY + 1  from all lookup main suppress_prefixlength 0               the LANs
     /// PRIORITY + 2  from all lookup DIRECTS    unreachable INSIDE from A       else nowhere
     /// ```
-    fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
-        let place = |table, metric, destination, source| RouteKey {
+    fn add_subtrees(&mut self, config: &Config, tunnel: &Tunnel, local: &BTreeSet<Prefix>) {
+        let key = |table, metric, destination, source| RouteKey {
             table,
             metric,
             destination,
@@ -149,44 +149,44 @@ impl Desired {
                 no_default,
             })
         };
-        if !inside.is_empty() {
+        if !local.is_empty() {
             rule(1, MAIN_TABLE, true);
             rule(2, DIRECTS_TABLE, false);
         }
         self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {
-            let default = |metric| place(SUBTREES_TABLE, metric, Prefix::ALL, from);
-            self.routes.insert(default(DEFAULT_METRIC), through(tunnel));
+            let default = |metric| key(SUBTREES_TABLE, metric, Prefix::ALL, from);
+            self.routes
+                .insert(default(DEFAULT_METRIC), tunnel_target(tunnel));
             self.routes
                 .insert(default(UNREACHABLE_METRIC), Target::Unreachable);
-            for to in inside {
+            for to in local {
                 self.routes.insert(
-                    place(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
+                    key(SUBTREES_TABLE, DEFAULT_METRIC, *to, from),
                     Target::Throw,
                 );
                 self.routes.insert(
-                    place(DIRECTS_TABLE, UNREACHABLE_METRIC, *to, from),
+                    key(DIRECTS_TABLE, UNREACHABLE_METRIC, *to, from),
                     Target::Unreachable,
                 );
             }
         }
     }
 
-    fn add(&mut self, config: &Config, tunnel: &Tunnel, inside: &BTreeSet<Prefix>) {
-        let through = through(tunnel);
-        let place = |metric, destination| RouteKey {
+    fn add(&mut self, config: &Config, tunnel: &Tunnel, local: &BTreeSet<Prefix>) {
+        let target = tunnel_target(tunnel);
+        let key = |metric, destination| RouteKey {
             table: tunnel.table,
             metric,
             destination,
             source: Prefix::ALL,
         };
-        self.routes
-            .insert(place(DEFAULT_METRIC, Prefix::ALL), through);
+        self.routes.insert(key(DEFAULT_METRIC, Prefix::ALL), target);
         // Also for destinations that are reached without the tunnel but have no route: through the tunnel the
         // packets would come back.
-        for destination in inside.iter().copied().chain([Prefix::ALL]) {
+        for destination in local.iter().copied().chain([Prefix::ALL]) {
             self.routes
-                .insert(place(UNREACHABLE_METRIC, destination), Target::Unreachable);
+                .insert(key(UNREACHABLE_METRIC, destination), Target::Unreachable);
         }
         self.neighbours.extend(neighbour(tunnel));
         for from in tunnel.sources() {
@@ -194,7 +194,7 @@ impl Desired {
             self.local.insert(local_rule(config, from));
             // One priority earlier: destinations that are reached without the tunnel, such as the LANs behind
             // this host. They do not use the main table's default route, which leads to the uplink.
-            for to in inside {
+            for to in local {
                 self.rules.insert(Rule {
                     priority: RulePriority(config.rule_priority.0 - 1),
                     from,
@@ -211,7 +211,7 @@ impl Desired {
 /// is compared with all rules one by one; routes with subtrees cost only memory.
 const fn most_pairs(mode: RuleMode) -> usize {
     match mode {
-        RuleMode::Rules => MOST_PAIRS,
+        RuleMode::Rules => MAX_PAIRS,
         RuleMode::Subtrees => 65_536,
     }
 }
@@ -230,7 +230,7 @@ fn behind(config: &Config) -> BTreeSet<Prefix> {
 
 /// Destinations that a tunnel's sources reach without any tunnel. Packets to prefixes behind this host would
 /// come back through a tunnel.
-fn inside(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
+fn local_destinations(tunnel: &Tunnel, behind: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
     let direct = tunnel.direct.iter().copied();
     direct
         .chain(tunnel.routed_prefixes())
@@ -254,7 +254,7 @@ pub fn leading_rule(config: &Config, tunnel: &Tunnel, source: Prefix) -> Rule {
     }
 }
 
-/// The rule that looks up addresses of this host before all our other rules. In the mode `rules` it applies
+/// The rule that looks up addresses of this host before all other rules of sixxs. In the mode `rules` it applies
 /// only to that source: the host's administrator had a reason to move the local table's rule for other
 /// packets.
 fn local_rule(config: &Config, source: Prefix) -> Rule {
@@ -267,7 +267,7 @@ fn local_rule(config: &Config, source: Prefix) -> Rule {
     }
 }
 
-fn through(tunnel: &Tunnel) -> Target {
+fn tunnel_target(tunnel: &Tunnel) -> Target {
     Target::Interface {
         name: tunnel.name.clone(),
         gateway: tunnel.gateway,
@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_link_local_address_is_aiccus() {
+    fn the_link_local_address_is_that_of_aiccu() {
         let made = link_local("2001:db8:2ff:1::2".parse().unwrap());
         assert_eq!(made.address.to_string(), "fe80::cb8:2ff:1:2");
     }

@@ -23,7 +23,7 @@ pub const PIECE_BITS: u8 = 16;
 const EIGHTH: u32 = 1 << (PIECE_BITS - WORLD_BITS);
 
 /// The table number in a rule for the tables of VRFs (`l3mdev`).
-const OF_VRF: TableId = TableId(0);
+const VRF_TABLES: TableId = TableId(0);
 
 /// The loopback's index in every network namespace (`LOOPBACK_IFINDEX`).
 pub const LOOPBACK: IfIndex = IfIndex(1);
@@ -44,24 +44,24 @@ pub struct WideRoute {
 /// `suppress_prefixlength` does not exclude a table. The kernel compares it with the length of the route
 /// that it found, which is 128 for a destination with a learned path MTU (`fib6_rule_suppress`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led(BTreeSet<TableId>);
+pub struct LookedUpTables(BTreeSet<TableId>);
 
-impl Led {
-    /// From foreign `rules`. `own`: the tables of our rules; `vrfs`: the tables of VRFs.
+impl LookedUpTables {
+    /// From foreign `rules`. `own`: the tables of the rules of sixxs; `vrfs`: the tables of VRFs.
     #[must_use]
-    pub fn by(rules: &[PolicyRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
-        let mut led = own.clone();
+    pub fn of(rules: &[PolicyRule], own: &BTreeSet<TableId>, vrfs: &BTreeSet<TableId>) -> Self {
+        let mut tables = own.clone();
         for rule in rules {
             match rule.action {
                 Action::Lookup(LOCAL_TABLE, _) => {}
-                Action::Lookup(OF_VRF, _) => led.extend(vrfs),
+                Action::Lookup(VRF_TABLES, _) => tables.extend(vrfs),
                 Action::Lookup(table, _) => {
-                    led.insert(table);
+                    tables.insert(table);
                 }
                 Action::Goto(_) | Action::Nop | Action::Refuse(_) | Action::Other => {}
             }
         }
-        Self(led)
+        Self(tables)
     }
 
     /// The interfaces that are exits according to `routes`.
@@ -119,7 +119,7 @@ mod tests {
     fn rule(table: u32, suppressed: Option<u32>) -> PolicyRule {
         PolicyRule {
             priority: RulePriority(5269),
-            ours: false,
+            is_ours: false,
             selector: Selector::ALL,
             action: Action::Lookup(TableId(table), suppressed),
         }
@@ -138,15 +138,15 @@ mod tests {
         routes.iter().map(route).collect()
     }
 
-    fn exits(led: &Led, of: &[(u32, &str, u32)]) -> Vec<u32> {
+    fn exits(led: &LookedUpTables, of: &[(u32, &str, u32)]) -> Vec<u32> {
         let exits = led.exits(&routes(of)).into_iter();
         exits.map(|index| index.0).collect()
     }
 
     #[test]
     #[rustfmt::skip] // one table is easier to read
-    fn what_covers_an_eighth_of_the_world_is_an_exit() {
-        let led = Led::by(&[rule(254, None), rule(53, None)], &tables(&[]), &tables(&[]));
+    fn an_interface_with_routes_to_an_eighth_of_all_addresses_is_an_exit() {
+        let led = LookedUpTables::of(&[rule(254, None), rule(53, None)], &tables(&[]), &tables(&[]));
         /// A table, a destination and an interface.
         type Via<'a> = (u32, &'a str, u32);
         let cases: [(&str, &[Via<'_>], &[u32]); 22] = [
@@ -179,8 +179,8 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_pieces_may_cover_it_together() {
-        let led = Led::by(&[rule(53, None)], &tables(&[]), &tables(&[]));
+    fn the_longest_prefixes_may_cover_an_eighth_together() {
+        let led = LookedUpTables::of(&[rule(53, None)], &tables(&[]), &tables(&[]));
         let piece = |first: u16| WideRoute {
             table: TableId(53),
             destination: Prefix::containing([first, 0, 0, 0, 0, 0, 0, 0].into(), PIECE_BITS),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn which_tables_rules_lead_to() {
+    fn looked_up_tables_are_those_of_the_rules() {
         let all: &[_] = &[
             (254, "::/0", 2),
             (53, "::/0", 7),
@@ -205,13 +205,13 @@ mod tests {
             (255, "::/0", 10),
         ];
         let exits_by = |rules: &[PolicyRule], own: &[u32], vrfs: &[u32]| {
-            exits(&Led::by(rules, &tables(own), &tables(vrfs)), all)
+            exits(&LookedUpTables::of(rules, &tables(own), &tables(vrfs)), all)
         };
         assert_eq!(exits_by(&[rule(254, None)], &[], &[]), [2]);
         // A suppressed route may still be found.
         let suppressing = [rule(254, Some(0)), rule(60, Some(3))];
         assert_eq!(exits_by(&suppressing, &[], &[]), [2, 8]);
-        // A foreign default route in one of our tables.
+        // A foreign default route in a table of sixxs.
         assert_eq!(exits_by(&[], &[200], &[]), [9]);
         // One rule leads to the tables of all VRFs; without it, no rule does.
         assert_eq!(exits_by(&[rule(0, None)], &[], &[53, 60]), [7, 8]);
@@ -221,5 +221,13 @@ mod tests {
         let mut refusing = rule(53, None);
         refusing.action = Action::Refuse("unreachable");
         assert_eq!(exits_by(&[refusing], &[], &[]), [0; 0]);
+    }
+
+    #[test]
+    fn the_main_table_is_one_of_them_or_not() {
+        for (table, expected) in [(254, true), (53, false), (255, false)] {
+            let led = LookedUpTables::of(&[rule(table, None)], &tables(&[]), &tables(&[]));
+            assert_eq!(led.has_main(), expected, "{table}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Questions about a step of a plan: whose tunnel it serves, and whether it restores something.
+//! Answers two questions about a step of a plan: which tunnel it serves, and whether it restores a missing object.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ use crate::{
     types::{IfIndex, IfName, Mtu, Prefix, TableId},
 };
 
-/// The desired state that was in place after a round. What of it is missing later was removed by
-/// somebody else. A changed intent is not in it.
+/// The desired objects that were in place after a round. If one of them is missing later, other software removed
+/// it. Objects that the intent added since are not among them.
 #[derive(Clone, Debug, Default)]
 pub struct InPlace {
     rules: BTreeSet<Rule>,
@@ -35,8 +35,8 @@ impl InPlace {
         let present = rules.filter(|rule| !plan.steps.contains(&Step::AddRule(*rule)));
         in_place.rules.extend(present);
         let routes = desired.routes.iter();
-        let present = routes.filter(|(place, target)| !is_missing(**place, target, plan));
-        let present = present.map(|(place, target)| (*place, target.clone()));
+        let present = routes.filter(|(key, target)| !is_missing(**key, target, plan));
+        let present = present.map(|(key, target)| (*key, target.clone()));
         in_place.routes.extend(present);
         for (name, wanted) in &desired.interfaces {
             let Some(link) = observed.links.by_name(name) else {
@@ -53,13 +53,14 @@ impl InPlace {
         in_place
     }
 
-    /// Keeps from the round before what a failed step could not restore yet.
-    pub fn keep<'a>(&mut self, before: &Self, failed: impl Iterator<Item = &'a Step>) {
+    /// Keeps the objects of the previous round that a failed step could not restore, so that a later success
+    /// still counts as a correction.
+    pub fn keep_failed<'a>(&mut self, before: &Self, failed: impl Iterator<Item = &'a Step>) {
         for step in failed {
             match step {
-                Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
-                    let target = before.routes.get(place).cloned();
-                    self.routes.extend(target.map(|target| (*place, target)));
+                Step::AddRoute(Route { key, .. }) | Step::ReplaceRoute(Route { key, .. }) => {
+                    let target = before.routes.get(key).cloned();
+                    self.routes.extend(target.map(|target| (*key, target)));
                 }
                 Step::AddRule(rule) => self.rules.extend(before.rules.get(rule).copied()),
                 Step::SetUp(..)
@@ -72,7 +73,7 @@ impl InPlace {
         }
     }
 
-    /// Whether a step restores something that was in place.
+    /// Whether a step restores an object that was in place.
     #[must_use]
     pub fn is_restored_by(&self, step: &Step, desired: &Desired) -> bool {
         match step {
@@ -81,11 +82,11 @@ impl InPlace {
                 self.addresses.contains(&(*index, own.address.address))
             }
             Step::AddRule(rule) => self.rules.contains(rule),
-            Step::AddRoute(Route { place, .. }) | Step::ReplaceRoute(Route { place, .. }) => {
-                let target = desired.routes.get(place);
-                target.is_some() && self.routes.get(place) == target
+            Step::AddRoute(Route { key, .. }) | Step::ReplaceRoute(Route { key, .. }) => {
+                let target = desired.routes.get(key);
+                target.is_some() && self.routes.get(key) == target
             }
-            // A gateway comes and goes with its interface.
+            // The kernel removes a neighbour together with its interface, so a missing one shows no removal.
             Step::KeepNeighbour(..)
             | Step::DeleteRule(_)
             | Step::DeleteRoute(_)
@@ -94,10 +95,10 @@ impl InPlace {
     }
 }
 
-/// Whether a route is not there: the plan adds it, or it waits for its interface.
-fn is_missing(place: RouteKey, target: &Target, plan: &Plan) -> bool {
+/// Whether a route is missing: the plan adds it, or a problem keeps the plan from adding it.
+fn is_missing(key: RouteKey, target: &Target, plan: &Plan) -> bool {
     let is_added = plan.steps.iter().any(|step| match step {
-        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.place == place,
+        Step::AddRoute(route) | Step::ReplaceRoute(route) => route.key == key,
         Step::SetUp(..)
         | Step::AddAddress(..)
         | Step::AddRule(_)
@@ -112,7 +113,7 @@ fn is_missing(place: RouteKey, target: &Target, plan: &Plan) -> bool {
                 Problem::InterfaceMissing { name, .. }
                 | Problem::InterfaceDown { name, .. }
                 | Problem::MtuTooSmall { name, .. } => name == wanted,
-                Problem::Occupied { table, .. } => *table == place.table,
+                Problem::Occupied { table, .. } => *table == key.table,
             })
         }
         _ => false,
@@ -120,7 +121,8 @@ fn is_missing(place: RouteKey, target: &Target, plan: &Plan) -> bool {
     is_added || waits()
 }
 
-/// The tunnel of each table and each source. There may be ten thousand of either.
+/// The tunnel of each table and each source. A configuration has a few hundred tunnels at most, but it may have
+/// more than a hundred thousand sources.
 #[derive(Clone, Debug)]
 pub struct Owners {
     tables: BTreeMap<TableId, IfName>,
@@ -128,7 +130,7 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Those of a configuration.
+    /// The owners in a configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let tunnels = || config.tunnels.iter();
@@ -153,14 +155,14 @@ impl Owners {
 }
 
 impl Step {
-    /// The tunnel that this step serves; `None`: it serves all, or removes something.
+    /// The tunnel that this step serves; `None`: it serves all tunnels, or removes an object.
     #[must_use]
     pub fn tunnel<'a>(&'a self, owners: &'a Owners) -> Option<&'a IfName> {
         match self {
             Self::SetUp(_, name, _) | Self::AddAddress(_, name, _) => Some(name),
             Self::AddRule(rule) => owners.tunnel(rule.table, rule.from),
             Self::AddRoute(route) | Self::ReplaceRoute(route) => {
-                owners.tunnel(route.place.table, route.place.source)
+                owners.tunnel(route.key.table, route.key.source)
             }
             Self::KeepNeighbour(_, neighbour) => Some(&neighbour.interface),
             Self::DeleteRule(_) | Self::DeleteRoute(_) | Self::DeleteNeighbour(..) => None,
@@ -169,18 +171,18 @@ impl Step {
 }
 
 impl Plan {
-    /// Whether a tunnel lacks nothing: no step adds anything for it, and no problem holds it up. What is
-    /// to be removed does not count.
+    /// Whether everything of a tunnel is in place: no step adds an object for it, and no problem prevents one.
+    /// Objects that are still to be removed do not count.
     #[must_use]
     pub fn is_complete_for(&self, tunnel: &Tunnel) -> bool {
         let sources: Vec<_> = tunnel.sources().collect();
-        let is_its = |place: RouteKey| match place.source {
-            Prefix::ALL => place.table == tunnel.table,
+        let is_its = |key: RouteKey| match key.source {
+            Prefix::ALL => key.table == tunnel.table,
             source => sources.contains(&source),
         };
         let is_about = |step: &Step| match step {
-            Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.place),
-            // A rule for every source is needed by all tunnels.
+            Step::AddRoute(route) | Step::ReplaceRoute(route) => is_its(route.key),
+            // All tunnels need a rule for every source.
             Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
             Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
             Step::SetUp(_, name, _) | Step::AddAddress(_, name, _) => *name == tunnel.name,
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_step_stays_something_to_restore() {
+    fn an_object_that_a_failed_step_lacks_can_still_be_restored() {
         let config = config();
         let desired = Desired::new(&config, |_| true);
         let plan = diff(&desired, &observed(&["sixxs0", "sixxs1"]));
@@ -253,7 +255,7 @@ mod tests {
         for step in &plan.steps {
             let mut after = in_place(&desired, &plan.steps, |lacking| lacking == step);
             assert!(!after.is_restored_by(step, &desired), "{step}");
-            after.keep(&before, [step].into_iter());
+            after.keep_failed(&before, [step].into_iter());
             assert!(after.is_restored_by(step, &desired), "{step}");
         }
     }
@@ -293,5 +295,148 @@ mod tests {
         let routes = in_place.routes.values();
         let by_interface = routes.filter(|target| matches!(target, Target::Interface { .. }));
         assert_eq!(by_interface.count(), 1);
+    }
+
+    /// An interface of our own, which the plan brings up with its MTU and its addresses.
+    #[test]
+    fn an_interface_of_our_own_is_restored_piece_by_piece() {
+        let text = "[[tunnel]]\nname = \"sixxs0\"\nkind = \"ayiya\"\nremote4 = \"192.0.2.1\"\npassword = \"p\"\n\
+                    address = \"2001:db8:a::2/64\"\npeer = \"2001:db8:a::1\"\nmtu = 1400\n";
+        let config = config::parse("test", text).unwrap();
+        let mut desired = Desired::new(&config, |_| true);
+        desired.set_up(&config.tunnels[0]);
+        let own = &desired.interfaces[&config.tunnels[0].name].addresses;
+        let own: Vec<_> = own.iter().map(|own| own.address.address).collect();
+        assert_eq!(own.len(), 2);
+        let with = |up, mtu, addresses: &[Ipv6Addr]| {
+            let link = Link {
+                up,
+                addresses: addresses.to_vec(),
+                ..Link::up(IfIndex(3), "sixxs0".parse().unwrap(), Mtu(mtu))
+            };
+            Observed {
+                links: [link].into_iter().collect(),
+                ..Observed::default()
+            }
+        };
+        let missing = diff(&desired, &with(false, 1280, &[]));
+        let steps: Vec<_> = missing.steps[..3].iter().collect();
+        let owners = Owners::of(&config);
+        for step in &steps {
+            assert_eq!(
+                step.tunnel(&owners),
+                Some(&config.tunnels[0].name),
+                "{step}"
+            );
+            let plan = Plan {
+                steps: vec![(*step).clone()],
+                problems: vec![],
+            };
+            assert!(!plan.is_complete_for(&config.tunnels[0]), "{step}");
+        }
+        for (name, before, expected) in [
+            ("nothing", with(false, 1280, &[]), [false, false, false]),
+            ("down", with(false, 1400, &[]), [false, false, false]),
+            ("another MTU", with(true, 1280, &[]), [false, false, false]),
+            ("no addresses", with(true, 1400, &[]), [true, false, false]),
+            (
+                "the first",
+                with(true, 1400, &own[..1]),
+                [true, true, false],
+            ),
+            (
+                "the second",
+                with(true, 1400, &own[1..]),
+                [true, false, true],
+            ),
+            ("all", with(true, 1400, &own), [true, true, true]),
+            ("no interface", Observed::default(), [false, false, false]),
+        ] {
+            let in_place = InPlace::of(&desired, &before, &Plan::default());
+            let restored = steps
+                .iter()
+                .map(|step| in_place.is_restored_by(step, &desired));
+            assert!(restored.eq(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_removed_serves_no_tunnel_and_keeps_none_waiting() {
+        let config = config();
+        let desired = Desired::new(&config, |_| true);
+        let done = diff(&desired, &observed(&["sixxs0", "sixxs1"]));
+        let rule = *desired.rules.first().unwrap();
+        let step = Step::DeleteRule(crate::routing::observed::ObservedRule::Plain(rule));
+        assert_eq!(step.tunnel(&Owners::of(&config)), None);
+        let in_place = InPlace::of(&desired, &observed(&["sixxs0", "sixxs1"]), &Plan::default());
+        assert!(!in_place.is_restored_by(&step, &desired));
+        let plan = Plan {
+            steps: vec![step],
+            problems: vec![],
+        };
+        for tunnel in &config.tunnels {
+            assert!(plan.is_complete_for(tunnel));
+            assert!(!done.is_complete_for(tunnel));
+        }
+    }
+
+    /// A gateway comes and goes with its interface, so its return is no correction.
+    #[test]
+    fn a_gateway_belongs_to_its_tunnel() {
+        let config = config();
+        let [first, second] = &config.tunnels[..] else {
+            panic!("two tunnels");
+        };
+        let neighbour = crate::routing::Neighbour {
+            interface: first.name.clone(),
+            address: "fe80::1".parse().unwrap(),
+        };
+        let step = Step::KeepNeighbour(IfIndex(3), neighbour);
+        assert_eq!(step.tunnel(&Owners::of(&config)), Some(&first.name));
+        let plan = Plan {
+            steps: vec![step.clone()],
+            problems: vec![],
+        };
+        assert!(!plan.is_complete_for(first));
+        assert!(plan.is_complete_for(second));
+        let in_place = InPlace::of(&Desired::default(), &Observed::default(), &Plan::default());
+        assert!(!in_place.is_restored_by(&step, &Desired::default()));
+    }
+
+    #[test]
+    fn a_problem_holds_up_the_tunnels_that_it_concerns() {
+        let config = config();
+        let [first, second] = &config.tunnels[..] else {
+            panic!("two tunnels");
+        };
+        let desired = Desired::new(&config, |_| true);
+        let name = || first.name.clone();
+        let small = Link {
+            mtu: Mtu(1000),
+            ..Link::up(IfIndex(3), name(), Mtu(1500))
+        };
+        let down = Link {
+            up: false,
+            ..Link::up(IfIndex(3), name(), Mtu(1500))
+        };
+        let other = Link::up(IfIndex(4), second.name.clone(), Mtu(1500));
+        for links in [
+            vec![other.clone()],
+            vec![small, other.clone()],
+            vec![down, other],
+        ] {
+            let observed = Observed {
+                links: links.into_iter().collect(),
+                ..Observed::default()
+            };
+            let problems = diff(&desired, &observed).problems;
+            assert_eq!(problems.len(), 1);
+            let plan = Plan {
+                steps: vec![],
+                problems,
+            };
+            assert!(!plan.is_complete_for(first));
+            assert!(plan.is_complete_for(second));
+        }
     }
 }

@@ -7,10 +7,10 @@
 pub mod connected;
 pub mod desired;
 pub mod exits;
+mod host_prefixes;
 pub mod in_place;
 pub mod observed;
 pub mod plan;
-mod taken;
 
 pub use desired::Desired;
 pub use in_place::{InPlace, Owners};

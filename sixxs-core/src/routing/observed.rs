@@ -14,14 +14,14 @@ use crate::{
 pub struct Observed {
     /// Interfaces.
     pub links: Links,
-    /// All rules that carry our protocol number.
+    /// All rules that carry the protocol number of sixxs.
     pub rules: Vec<ObservedRule>,
     /// The position of the foreign rule that looks up the local table for every packet: usually the kernel's,
     /// before all others.
     pub local_table: LocalTable,
-    /// All routes with our protocol number, in any table, and all foreign routes in the tables that we use.
+    /// All routes with the protocol number of sixxs, in any table, and all foreign routes in the tables of sixxs.
     pub routes: Vec<ObservedRoute>,
-    /// Neighbours with our protocol number, and foreign ones that stay resolved without us.
+    /// Neighbours with the protocol number of sixxs, and foreign ones that stay resolved without sixxs.
     pub neighbours: Vec<ObservedNeighbour>,
     /// Routes to networks on the link of interfaces.
     pub connected: Vec<ConnectedRoute>,
@@ -47,8 +47,8 @@ impl Default for LocalTable {
 impl LocalTable {
     /// From these rules.
     #[must_use]
-    pub fn by(rules: &[PolicyRule]) -> Self {
-        let mut asking = rules.iter().filter(|rule| rule.asks_local_table());
+    pub fn of(rules: &[PolicyRule]) -> Self {
+        let mut asking = rules.iter().filter(|rule| rule.looks_up_local_table());
         asking
             .next()
             .map_or(Self::Never, |rule| Self::At(rule.priority))
@@ -68,19 +68,19 @@ pub struct ObservedNeighbour {
     pub index: IfIndex,
     /// Its address.
     pub address: Ipv6Addr,
-    /// Whether it carries our protocol number.
-    pub ours: bool,
+    /// Whether it carries the protocol number of sixxs.
+    pub is_ours: bool,
     /// Whether the kernel keeps it resolved, or its entry is permanent.
-    pub lasting: bool,
+    pub stays_resolved: bool,
 }
 
-/// A rule with our protocol number.
+/// A rule with the protocol number of sixxs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedRule {
     /// A rule with conditions only on addresses.
     Plain(Rule),
     /// A rule with other conditions (a mark, an interface, …) or with another action than a table lookup.
-    /// This program makes no such rules, but this one carries our protocol number: other software changed it,
+    /// This program makes no such rules, but this one carries the protocol number of sixxs: other software changed it,
     /// or an earlier version made it. The number, its position in the kernel's list, distinguishes such
     /// rules.
     Foreign(usize),
@@ -126,7 +126,7 @@ pub enum ObservedTarget {
 }
 
 impl ObservedRoute {
-    /// Whether it carries our protocol number.
+    /// Whether it carries the protocol number of sixxs.
     #[must_use]
     pub const fn is_ours(&self) -> bool {
         self.protocol == PROTOCOL
@@ -134,7 +134,7 @@ impl ObservedRoute {
 
     /// The key that distinguishes it from other routes.
     #[must_use]
-    pub const fn place(&self) -> RouteKey {
+    pub const fn key(&self) -> RouteKey {
         RouteKey {
             table: self.table,
             metric: self.metric,

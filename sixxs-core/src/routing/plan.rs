@@ -1,8 +1,7 @@
 //! The plan that leads from the observed to the desired state.
 //!
-//! In the order of steps, no packet is lost between two states. Interfaces come first, then routes before the
-//! rules that lead to them. Everything new is added before anything old is removed, and rules are removed
-//! before their routes.
+//! In the order of steps, no packet is lost between two states. Interfaces come first, then routes, then the
+//! rules that lead to them. Nothing old is removed before everything new is added, and rules go before routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,17 +59,17 @@ pub enum Step {
     AddAddress(IfIndex, IfName, OwnAddress),
     /// Adds a route.
     AddRoute(Route),
-    /// Replaces one of our routes that has another target.
+    /// Replaces a route of sixxs that has another target.
     ReplaceRoute(Route),
     /// Makes the kernel keep a gateway resolved, on the interface with this index.
     KeepNeighbour(IfIndex, Neighbour),
     /// Adds a rule.
     AddRule(Rule),
-    /// Removes one of our rules.
+    /// Removes a rule of sixxs.
     DeleteRule(ObservedRule),
-    /// Removes one of our routes.
+    /// Removes a route of sixxs.
     DeleteRoute(ObservedRoute),
-    /// Removes one of our neighbours, from the interface of this name.
+    /// Removes a neighbour of sixxs, from the interface of this name.
     DeleteNeighbour(ObservedNeighbour, IfName),
 }
 
@@ -78,16 +77,16 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Its key.
-    pub place: RouteKey,
+    pub key: RouteKey,
     /// Its target.
-    pub to: To,
+    pub to: RouteTarget,
 }
 
 /// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum To {
+pub enum RouteTarget {
     /// Through an interface.
-    Via(Via),
+    Interface(RouteInterface),
     /// `unreachable`.
     Unreachable,
     /// `throw`.
@@ -96,7 +95,7 @@ pub enum To {
 
 /// The interface of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Via {
+pub struct RouteInterface {
     /// Its index.
     pub index: IfIndex,
     /// Its name, for display.
@@ -141,10 +140,10 @@ pub enum Problem {
         /// Its MTU.
         mtu: Mtu,
     },
-    /// A foreign default route has the same key as ours, or comes before it.
+    /// A foreign default route has the same key as the one of sixxs, or comes before it.
     #[error(
         "table {table} has a default route with metric {metric} that other software made (protocol {protocol}) \
-         and that comes before ours; choose another `table` or remove that route"
+         and that comes before the one of sixxs; choose another `table` or remove that route"
     )]
     Occupied {
         /// The table.
@@ -156,8 +155,7 @@ pub enum Problem {
     },
 }
 
-/// The changes from the observed to the desired state. Only objects with our protocol number are replaced or
-/// removed.
+/// The changes from the observed to the desired state. Foreign objects are never replaced or removed.
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
@@ -168,28 +166,28 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
         }
     }
     let mut routes = Routes::of(observed);
-    for (place, target) in &desired.routes {
-        match resolve(*place, target, &observed.links) {
-            Ok(route) => routes.place(route, &mut plan),
+    for (key, target) in &desired.routes {
+        match resolve(*key, target, &observed.links) {
+            Ok(route) => routes.plan_route(route, &mut plan),
             // Many routes may wait for one interface.
             Err(problem) if plan.problems.contains(&problem) => {}
             Err(problem) => plan.problems.push(problem),
         }
     }
-    let mut old_neighbours: Vec<_> = observed.neighbours.iter().filter(|n| n.ours).collect();
+    let mut old_neighbours: Vec<_> = observed.neighbours.iter().filter(|n| n.is_ours).collect();
     for neighbour in &desired.neighbours {
         keep_neighbour(neighbour, observed, &mut old_neighbours, &mut plan);
     }
     let mut missing = desired.rules_beside(observed.local_table);
-    let mut doomed = Vec::new();
+    let mut deletions = Vec::new();
     for rule in &observed.rules {
         match rule {
             ObservedRule::Plain(plain) if missing.remove(plain) => {}
-            other => doomed.push(Step::DeleteRule(other.clone())),
+            other => deletions.push(Step::DeleteRule(other.clone())),
         }
     }
     plan.steps.extend(missing.into_iter().map(Step::AddRule));
-    plan.steps.extend(doomed);
+    plan.steps.extend(deletions);
     plan.steps
         .extend(routes.surplus().cloned().map(Step::DeleteRoute));
     plan.steps
@@ -230,7 +228,11 @@ fn keep_neighbour(
     }
     let is_it = |n: &ObservedNeighbour| n.index == link.index && n.address == wanted.address;
     old.retain(|n| !is_it(n));
-    if !observed.neighbours.iter().any(|n| is_it(n) && n.lasting) {
+    if !observed
+        .neighbours
+        .iter()
+        .any(|n| is_it(n) && n.stays_resolved)
+    {
         plan.steps
             .push(Step::KeepNeighbour(link.index, wanted.clone()));
     }
@@ -238,44 +240,45 @@ fn keep_neighbour(
 
 /// The observed routes, by key. There may be tens of thousands.
 struct Routes<'a> {
-    /// Our routes that match no desired one yet, in the kernel's order.
+    /// The routes of sixxs that match no desired one yet, in the kernel's order.
     ours: BTreeMap<RouteKey, Vec<(usize, &'a ObservedRoute)>>,
     /// Foreign routes.
-    theirs: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
+    foreign: BTreeMap<(TableId, Prefix, Prefix), Vec<&'a ObservedRoute>>,
 }
 
 impl<'a> Routes<'a> {
     fn of(observed: &'a Observed) -> Self {
         let mut routes = Self {
             ours: BTreeMap::new(),
-            theirs: BTreeMap::new(),
+            foreign: BTreeMap::new(),
         };
         for (order, route) in observed.routes.iter().enumerate() {
             if route.is_ours() {
-                let same = routes.ours.entry(route.place()).or_default();
+                let same = routes.ours.entry(route.key()).or_default();
                 same.push((order, route));
             } else {
                 let key = (route.table, route.destination, route.source);
-                routes.theirs.entry(key).or_default().push(route);
+                routes.foreign.entry(key).or_default().push(route);
             }
         }
         routes
     }
 
-    /// Handles one desired route.
-    fn place(&mut self, route: Route, plan: &mut Plan) {
+    /// Adds the step for one desired route, or its problem.
+    fn plan_route(&mut self, route: Route, plan: &mut Plan) {
         let RouteKey {
             table,
             metric,
             destination,
             source,
-        } = route.place;
-        let others = self.theirs.get(&(table, destination, source));
+        } = route.key;
+        let others = self.foreign.get(&(table, destination, source));
         let others = others.map(Vec::as_slice).unwrap_or_default();
         let is_here = |other: &&&ObservedRoute| other.metric == metric;
         // An `unreachable` route tolerates foreign routes before it.
         let comes_first = |other: &&&ObservedRoute| {
-            is_here(other) || (other.metric <= metric && matches!(route.to, To::Via(_)))
+            is_here(other)
+                || (other.metric <= metric && matches!(route.to, RouteTarget::Interface(_)))
         };
         if let Some(other) = others.iter().find(comes_first) {
             plan.problems.push(Problem::Occupied {
@@ -284,11 +287,11 @@ impl<'a> Routes<'a> {
                 protocol: other.protocol,
             });
         }
-        let same = self.ours.entry(route.place).or_default();
+        let same = self.ours.entry(route.key).or_default();
         if let Some(at) = same.iter().position(|(_, ours)| route.is(&ours.target)) {
             same.remove(at);
         } else if others.iter().any(|other| is_here(&other)) {
-            // The route is foreign: ours would become an additional next hop of it.
+            // The route is foreign: a route of sixxs would become an additional next hop of it.
         } else if same.is_empty() {
             plan.steps.push(Step::AddRoute(route));
         } else {
@@ -297,7 +300,7 @@ impl<'a> Routes<'a> {
         }
     }
 
-    /// Our surplus routes.
+    /// The surplus routes of sixxs.
     fn surplus(&self) -> impl Iterator<Item = &'a ObservedRoute> {
         let mut left: Vec<_> = self.ours.values().flatten().copied().collect();
         left.sort_by_key(|(order, _)| *order);
@@ -305,13 +308,13 @@ impl<'a> Routes<'a> {
     }
 }
 
-fn resolve(place: RouteKey, target: &Target, links: &Links) -> Result<Route, Problem> {
+fn resolve(key: RouteKey, target: &Target, links: &Links) -> Result<Route, Problem> {
     let to = match target {
-        Target::Unreachable => To::Unreachable,
-        Target::Throw => To::Throw,
+        Target::Unreachable => RouteTarget::Unreachable,
+        Target::Throw => RouteTarget::Throw,
         Target::Interface { name, gateway, mtu } => {
             let name = name.clone();
-            let table = place.table;
+            let table = key.table;
             let Some(link) = links.by_name(&name) else {
                 return Err(Problem::InterfaceMissing { name, table });
             };
@@ -322,7 +325,7 @@ fn resolve(place: RouteKey, target: &Target, links: &Links) -> Result<Route, Pro
                 let mtu = link.mtu;
                 return Err(Problem::MtuTooSmall { name, table, mtu });
             }
-            To::Via(Via {
+            RouteTarget::Interface(RouteInterface {
                 index: link.index,
                 name,
                 gateway: *gateway,
@@ -331,18 +334,17 @@ fn resolve(place: RouteKey, target: &Target, links: &Links) -> Result<Route, Pro
             })
         }
     };
-    Ok(Route { place, to })
+    Ok(Route { key, to })
 }
 
 impl Route {
     /// Whether an observed target is the target of this route.
     fn is(&self, target: &ObservedTarget) -> bool {
         match (&self.to, target) {
-            (To::Unreachable, ObservedTarget::Unreachable) | (To::Throw, ObservedTarget::Throw) => {
-                true
-            }
+            (RouteTarget::Unreachable, ObservedTarget::Unreachable)
+            | (RouteTarget::Throw, ObservedTarget::Throw) => true,
             (
-                To::Via(via),
+                RouteTarget::Interface(via),
                 ObservedTarget::Interface {
                     index,
                     gateway,
@@ -427,14 +429,14 @@ impl fmt::Display for Route {
             metric,
             destination,
             source,
-        } = self.place;
+        } = self.key;
         let via = match &self.to {
-            To::Via(via) => Some(via),
-            To::Unreachable => {
+            RouteTarget::Interface(via) => Some(via),
+            RouteTarget::Unreachable => {
                 f.write_str("unreachable ")?;
                 None
             }
-            To::Throw => {
+            RouteTarget::Throw => {
                 f.write_str("throw ")?;
                 None
             }

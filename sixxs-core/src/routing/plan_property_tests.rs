@@ -80,14 +80,14 @@ fn any_route() -> impl Strategy<Value = ObservedRoute> {
 
 fn any_neighbour() -> impl Strategy<Value = ObservedNeighbour> {
     let address = select(vec!["fe80::1", "fe80::2"]).prop_map(|text| text.parse().unwrap());
-    (1u32..6, address, any::<bool>(), any::<bool>()).prop_map(|(index, address, ours, lasting)| {
-        ObservedNeighbour {
+    (1u32..6, address, any::<bool>(), any::<bool>()).prop_map(
+        |(index, address, is_ours, stays_resolved)| ObservedNeighbour {
             index: IfIndex(index),
             address,
-            ours,
-            lasting: lasting || !ours,
-        }
-    })
+            is_ours,
+            stays_resolved: stays_resolved || !is_ours,
+        },
+    )
 }
 
 /// A kernel has at most one neighbour entry per address.
@@ -108,7 +108,7 @@ fn one_of_each(neighbours: Vec<ObservedNeighbour>) -> Vec<ObservedNeighbour> {
 fn without_doubles(routes: Vec<ObservedRoute>) -> Vec<ObservedRoute> {
     let mut kept: Vec<ObservedRoute> = Vec::new();
     for route in routes {
-        let key = ObservedRoute::place;
+        let key = ObservedRoute::key;
         if !kept.iter().any(|other| key(other) == key(&route)) {
             kept.push(route);
         }
@@ -168,7 +168,7 @@ proptest! {
         };
         prop_assert_eq!(strangers(&start), strangers(&end));
         let others = |state: &Observed| -> Vec<ObservedNeighbour> {
-            state.neighbours.iter().filter(|n| !n.ours).cloned().collect()
+            state.neighbours.iter().filter(|n| !n.is_ours).cloned().collect()
         };
         prop_assert_eq!(others(&start), others(&end));
         let rules = desired.rules_beside(start.local_table);

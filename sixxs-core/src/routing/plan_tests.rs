@@ -98,13 +98,13 @@ fn the_plan_with_subtrees() {
     );
 }
 
-/// One of our rules looks up the local table only if no foreign rule does so before our rules.
+/// A rule of sixxs looks up the local table only if no foreign rule before it does.
 #[test]
-fn the_local_table_comes_before_ours() {
+fn the_local_table_comes_before_the_rules_of_sixxs() {
     let mut config = config();
     let others = |priority, bits| PolicyRule {
         priority: RulePriority(priority),
-        ours: false,
+        is_ours: false,
         selector: Selector {
             from: Prefix::containing("2001:db8::".parse().unwrap(), bits),
             ..Selector::ALL
@@ -127,7 +127,7 @@ fn the_local_table_comes_before_ours() {
     ] {
         config.rule_mode = mode;
         let observed = Observed {
-            local_table: LocalTable::by(&rules),
+            local_table: LocalTable::of(&rules),
             ..both_up()
         };
         let desired = Desired::new(&config, |_| true);
@@ -161,7 +161,7 @@ fn the_local_table_comes_before_ours() {
 }
 
 /// Destinations that the tunnels' sources reach by the main table or not at all, for all tunnels.
-fn inside(desired: &Desired) -> Vec<String> {
+fn local_destinations(desired: &Desired) -> Vec<String> {
     let rules = desired.rules.iter();
     let pairs = rules.filter_map(|rule| Some(format!("{} to {}", rule.from, rule.to?)));
     pairs.collect()
@@ -170,13 +170,13 @@ fn inside(desired: &Desired) -> Vec<String> {
 /// Packets to prefixes behind this host, by any tunnel, leave by no tunnel, regardless of `direct`,
 /// and even if that tunnel is stopped.
 #[test]
-fn what_is_behind_the_host_takes_no_tunnel() {
+fn traffic_to_networks_behind_the_host_takes_no_tunnel() {
     let mut config = config();
     config.tunnels[0].prefixes = vec!["2001:db8:aa::/48".parse().unwrap()];
     config.tunnels[1].direct = vec!["2001:db8:5::/64".parse().unwrap()];
     let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
     assert_eq!(
-        inside(&Desired::new(&config, first)),
+        local_destinations(&Desired::new(&config, first)),
         [
             "2001:db8:a::2 to 2001:db8:aa::/48",
             "2001:db8:a::2 to 2001:db8:bb::/48",
@@ -186,7 +186,7 @@ fn what_is_behind_the_host_takes_no_tunnel() {
     );
     let second = Desired::new(&config, |tunnel| !first(tunnel));
     assert_eq!(
-        inside(&second)[..3],
+        local_destinations(&second)[..3],
         [
             "2001:db8:b::2 to 2001:db8:5::/64",
             "2001:db8:b::2 to 2001:db8:aa::/48",
@@ -194,8 +194,8 @@ fn what_is_behind_the_host_takes_no_tunnel() {
         ]
     );
     for to in ["2001:db8:5::/64", "2001:db8:aa::/48", "2001:db8:bb::/48"] {
-        let refused = |(place, target): (&RouteKey, &Target)| {
-            place.destination == to.parse().unwrap() && *target == Target::Unreachable
+        let refused = |(key, target): (&RouteKey, &Target)| {
+            key.destination == to.parse().unwrap() && *target == Target::Unreachable
         };
         assert!(second.routes.iter().any(refused), "{to}");
     }
@@ -204,7 +204,7 @@ fn what_is_behind_the_host_takes_no_tunnel() {
     config.tunnels[1].prefixes.clear();
     config.tunnels[1].direct.clear();
     assert_eq!(
-        inside(&Desired::new(&config, |_| true)),
+        local_destinations(&Desired::new(&config, |_| true)),
         Vec::<String>::new()
     );
 }
@@ -229,7 +229,7 @@ fn too_many_pairs_are_left_to_the_programs() {
 }
 
 #[test]
-fn the_kernel_takes_no_route_for_a_small_mtu() {
+fn an_mtu_below_the_ipv6_minimum_is_reported() {
     let mut small = link(3, "sixxs0", true);
     small.mtu = Mtu(1000);
     let observed = Observed {
@@ -276,10 +276,10 @@ fn a_missing_or_downed_interface_keeps_its_unreachable_route() {
 }
 
 #[test]
-fn a_route_of_others_in_our_place_is_left_and_named() {
+fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
     let config = config();
     let mut observed = both_up();
-    let theirs = ObservedRoute {
+    let foreign = ObservedRoute {
         table: TableId(200),
         destination: Prefix::ALL,
         source: Prefix::ALL,
@@ -287,18 +287,18 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
         protocol: 4,
         target: ObservedTarget::Other,
     };
-    observed.routes.push(theirs.clone());
+    observed.routes.push(foreign.clone());
     let first = |tunnel: &config::Tunnel| tunnel.name.as_str() == "sixxs0";
     let plan = diff(&Desired::new(&config, first), &observed);
     assert_eq!(plan.problems.len(), 1);
     let after = apply(&plan, observed);
-    assert!(after.routes.contains(&theirs));
+    assert!(after.routes.contains(&foreign));
 
-    // A route that only comes before ours is reported too, and ours is added behind it.
+    // A foreign route before the route of sixxs is reported too, and the route of sixxs is added behind it.
     let mut observed = both_up();
     observed.routes.push(ObservedRoute {
         metric: Metric(100),
-        ..theirs
+        ..foreign
     });
     let plan = diff(&Desired::new(&config, first), &observed);
     assert_eq!(plan.problems.len(), 1);
@@ -309,7 +309,7 @@ fn a_route_of_others_in_our_place_is_left_and_named() {
 
 /// A native tunnel's interface is set up by the plan; what exists already does not change.
 #[test]
-fn an_interface_of_our_own_is_set_up() {
+fn an_interface_that_sixxs_has_made_is_set_up() {
     let config = config::parse(
         "f",
         r#"
@@ -379,7 +379,7 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 link.addresses.push(address.address);
             }),
             Step::AddRoute(route) => {
-                let taken = |r: &ObservedRoute| r.place() == route.place;
+                let taken = |r: &ObservedRoute| r.key() == route.key;
                 assert!(!state.routes.iter().any(taken), "EEXIST: {step}");
                 state.routes.push(made(route));
             }
@@ -387,31 +387,31 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 let at = state
                     .routes
                     .iter()
-                    .position(|r| r.place() == route.place)
+                    .position(|r| r.key() == route.key)
                     .expect("something to replace");
                 assert!(state.routes[at].is_ours(), "not ours: {step}");
                 state.routes[at] = made(route);
             }
             Step::KeepNeighbour(index, neighbour) => {
-                let there =
+                let is_it =
                     |n: &ObservedNeighbour| (n.index, n.address) == (*index, neighbour.address);
                 assert!(
                     !state
                         .neighbours
                         .iter()
-                        .any(|n| there(n) && n.lasting && !n.ours),
+                        .any(|n| is_it(n) && n.stays_resolved && !n.is_ours),
                     "not ours: {step}"
                 );
-                state.neighbours.retain(|n| !there(n));
+                state.neighbours.retain(|n| !is_it(n));
                 state.neighbours.push(ObservedNeighbour {
                     index: *index,
                     address: neighbour.address,
-                    ours: true,
-                    lasting: true,
+                    is_ours: true,
+                    stays_resolved: true,
                 });
             }
             Step::DeleteNeighbour(neighbour, _) => {
-                assert!(neighbour.ours, "not ours: {step}");
+                assert!(neighbour.is_ours, "not ours: {step}");
                 state.neighbours.retain(|n| n != neighbour);
             }
             Step::AddRule(rule) => state.rules.push(ObservedRule::Plain(*rule)),
@@ -441,20 +441,146 @@ fn change_link(state: &mut Observed, index: IfIndex, change: impl Fn(&mut Link))
 
 fn made(route: &Route) -> ObservedRoute {
     ObservedRoute {
-        table: route.place.table,
-        destination: route.place.destination,
-        source: route.place.source,
-        metric: route.place.metric,
+        table: route.key.table,
+        destination: route.key.destination,
+        source: route.key.source,
+        metric: route.key.metric,
         protocol: PROTOCOL,
         target: match &route.to {
-            To::Unreachable => ObservedTarget::Unreachable,
-            To::Throw => ObservedTarget::Throw,
-            To::Via(via) => ObservedTarget::Interface {
+            RouteTarget::Unreachable => ObservedTarget::Unreachable,
+            RouteTarget::Throw => ObservedTarget::Throw,
+            RouteTarget::Interface(via) => ObservedTarget::Interface {
                 index: via.index,
                 gateway: via.gateway,
                 mtu: via.mtu.map_or(0, |mtu| mtu.0),
                 advertised_mss: via.mtu.map_or(0, Mtu::advertised_mss),
             },
         },
+    }
+}
+
+#[test]
+fn removals_read_as_commands() {
+    let rule = |from: &str, table, no_default| Rule {
+        priority: RulePriority(16383),
+        from: from.parse().unwrap(),
+        to: None,
+        table: TableId(table),
+        no_default,
+    };
+    let route = |destination: &str, source: &str, target| ObservedRoute {
+        table: TableId(200),
+        destination: destination.parse().unwrap(),
+        source: source.parse().unwrap(),
+        metric: DEFAULT_METRIC,
+        protocol: PROTOCOL,
+        target,
+    };
+    let by = |gateway: Option<&str>| ObservedTarget::Interface {
+        index: IfIndex(3),
+        gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        mtu: 0,
+        advertised_mss: 0,
+    };
+    let gateway: Ipv6Addr = "fe80::1".parse().unwrap();
+    let interface: IfName = "sixxs1".parse().unwrap();
+    let neighbour = ObservedNeighbour {
+        index: IfIndex(4),
+        address: gateway,
+        is_ours: true,
+        stays_resolved: true,
+    };
+    for (step, expected) in [
+        (
+            Step::KeepNeighbour(
+                IfIndex(4),
+                Neighbour {
+                    interface: interface.clone(),
+                    address: gateway,
+                },
+            ),
+            "ip -6 neigh replace fe80::1 dev sixxs1 managed protocol 116",
+        ),
+        (
+            Step::DeleteNeighbour(neighbour, interface),
+            "ip -6 neigh del fe80::1 dev sixxs1",
+        ),
+        (
+            Step::DeleteRule(ObservedRule::Plain(rule("2001:db8:a::2", 200, false))),
+            "ip -6 rule del from 2001:db8:a::2 lookup 200 priority 16383 protocol 116",
+        ),
+        (
+            Step::DeleteRule(ObservedRule::Plain(rule("::/0", 255, true))),
+            "ip -6 rule del from all lookup local suppress_prefixlength 0 priority 16383 protocol 116",
+        ),
+        (
+            Step::DeleteRule(ObservedRule::Foreign(7)),
+            "# rule 7 of `ip -6 rule` has protocol 116 and was not made like this by sixxs",
+        ),
+        (
+            Step::DeleteRoute(route("::/0", "::/0", ObservedTarget::Unreachable)),
+            "ip -6 route del unreachable default table 200 proto 116 metric 1024",
+        ),
+        (
+            Step::DeleteRoute(route(
+                "2001:db8:b::/48",
+                "2001:db8:a::2",
+                ObservedTarget::Throw,
+            )),
+            "ip -6 route del throw 2001:db8:b::/48 from 2001:db8:a::2 table 200 proto 116 metric 1024",
+        ),
+        (
+            Step::DeleteRoute(route("::/0", "2001:db8:a::/48", by(Some("fe80::1")))),
+            "ip -6 route del default from 2001:db8:a::/48 via fe80::1 table 200 proto 116 metric 1024",
+        ),
+        (
+            Step::DeleteRoute(route("::/0", "::/0", by(None))),
+            "ip -6 route del default table 200 proto 116 metric 1024",
+        ),
+        (
+            Step::DeleteRoute(route("::/0", "::/0", ObservedTarget::Other)),
+            "ip -6 route del default table 200 proto 116 metric 1024",
+        ),
+    ] {
+        assert_eq!(step.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_route_with_another_target_is_replaced() {
+    let config = config();
+    let desired = Desired::new(&config, |_| true);
+    let done = apply(&diff(&desired, &both_up()), both_up());
+    assert!(diff(&desired, &done).is_empty());
+    let replaced = "ip -6 route replace default dev sixxs0 table 200 proto 116 metric 1024 mtu 1280 advmss 1220";
+    type Change = fn(&mut ObservedTarget);
+    let changes: [Change; 5] = [
+        |target| *target = ObservedTarget::Unreachable,
+        |target| *target = ObservedTarget::Other,
+        |target| {
+            if let ObservedTarget::Interface { index, .. } = target {
+                *index = IfIndex(4);
+            }
+        },
+        |target| {
+            if let ObservedTarget::Interface { mtu, .. } = target {
+                *mtu = 0;
+            }
+        },
+        |target| {
+            if let ObservedTarget::Interface { advertised_mss, .. } = target {
+                *advertised_mss = 1000;
+            }
+        },
+    ];
+    for change in changes {
+        let mut damaged = done.clone();
+        let is_it = |route: &&mut ObservedRoute| {
+            route.table == TableId(200) && route.metric == DEFAULT_METRIC
+        };
+        change(&mut damaged.routes.iter_mut().find(is_it).unwrap().target);
+        let plan = diff(&desired, &damaged);
+        let lines: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, [replaced]);
     }
 }

@@ -16,14 +16,14 @@ use crate::netlink::{
     tc::{Direction, Filter},
 };
 
-/// Handle that identifies our filters: "ixxs".
+/// Handle that identifies the filters of sixxs: "ixxs".
 pub(super) const HANDLE: u32 = 0x6978_7873;
 
-/// Filter priorities to try: the first one, so that no other filter ends the chain before ours; and another
+/// Filter priorities to try: the first one, so that no other filter ends the chain before it; and another
 /// one, in case a filter of another kind uses the first.
 const PRIORITIES: [u16; 2] = [1, 116];
 
-/// Attaches the program as a filter, in place of our earlier one if that is there.
+/// Attaches the program as a filter. An earlier filter of sixxs gets the program instead.
 pub(super) async fn attach(
     pins: &Pins,
     program: &mut SchedClassifier,
@@ -34,15 +34,15 @@ pub(super) async fn attach(
     if let Some(ours) = our_filter(netlink, index, direction).await? {
         return replace(program, name, direction, ours.priority);
     }
-    // The kernel lists the qdiscs of all interfaces, even if the request names one. Our filter implies the
-    // qdisc, so the request is skipped above.
+    // The kernel lists the qdiscs of all interfaces, even if the request names one. A filter implies the qdisc, so
+    // the code above needs no such request.
     if !netlink.has_clsact(index).await? {
         add_qdisc(pins, name, index)?;
     }
     add(program, name, direction)
 }
 
-/// Whether our filter exists with this program.
+/// Whether the filter of sixxs exists and has this program.
 pub(super) async fn has(
     program: &SchedClassifier,
     (index, direction): AttachPoint,
@@ -50,11 +50,11 @@ pub(super) async fn has(
 ) -> anyhow::Result<bool> {
     let own = program_id(program)?;
     let filter = our_filter(netlink, index, direction).await?;
-    // Other software may have put another program into our filter.
+    // Other software may have put another program into the filter.
     Ok(filter.is_some_and(|filter| filter.program == Some(own)))
 }
 
-/// Our filter, if it exists.
+/// The filter of sixxs, if it exists.
 pub(super) async fn our_filter(
     netlink: &Netlink,
     index: IfIndex,
@@ -66,7 +66,7 @@ pub(super) async fn our_filter(
         .find(|filter| filter.kind == "bpf" && filter.handle == HANDLE))
 }
 
-/// Removes our filter from an interface, if both exist.
+/// Removes the filter of sixxs from an interface, if both exist.
 pub(super) async fn remove_filter(
     netlink: &Netlink,
     (index, direction): AttachPoint,
@@ -78,12 +78,12 @@ pub(super) async fn remove_filter(
         use aya::programs::Link as _;
         filter(&name, direction, ours.priority)?
             .detach()
-            .with_context(|| format!("remove our filter from {name} {}", direction.name()))?;
+            .with_context(|| format!("remove the filter from {name} {}", direction.name()))?;
     }
     Ok(())
 }
 
-/// Removes the clsact qdisc of an interface if it is ours and has no filters left.
+/// Removes the clsact qdisc of an interface if sixxs has made it and it has no filters left.
 pub(super) async fn remove_clsact(
     pins: &Pins,
     netlink: &Netlink,
@@ -104,7 +104,7 @@ pub(super) async fn remove_clsact(
     Ok(())
 }
 
-/// Puts the program into our filter with this priority.
+/// Puts the program into the filter with this priority.
 fn replace(
     program: &mut SchedClassifier,
     name: &IfName,
@@ -114,7 +114,7 @@ fn replace(
     let link = filter(name, direction, priority)?;
     let id = program
         .attach_to_link(link)
-        .context("replace our clsact filter")?;
+        .context("replace the clsact filter")?;
     // Dropping the link would detach it; the filter has to outlive the daemon.
     std::mem::forget(program.take_link(id)?);
     Ok(())

@@ -22,8 +22,8 @@ use super::{
     tables::{read_name, sum},
 };
 
-/// `BPF_MAP_LOOKUP_ELEM`, from the kernel's `enum bpf_cmd`.
-const COMMAND: libc::c_long = 1;
+/// A value of the kernel's `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 
 /// The part of `union bpf_attr` that the command uses (kernel 3.18; flags since 5.1).
 #[repr(C)]
@@ -36,7 +36,7 @@ struct Attributes {
 }
 
 /// A pinned array with values of unknown layout.
-struct Bytes {
+struct RawArray {
     map: MapData,
     entries: u32,
     /// Size of a value in bytes; in a per-CPU map, of one CPU's value.
@@ -45,7 +45,7 @@ struct Bytes {
     values: usize,
 }
 
-impl Bytes {
+impl RawArray {
     fn open(pins: &Pins, name: &str, is_per_processor: bool) -> anyhow::Result<Self> {
         let path = pins.maps().join(name);
         let what = || format!("read {}", path.display());
@@ -89,18 +89,18 @@ impl Bytes {
         // SAFETY: `attributes` has the layout of the kernel's union for this command. The keys of both kinds of
         // array are 4 bytes, which `entry` has. The kernel writes the size of a value; in a per-CPU map it is
         // rounded up to 8 bytes, for each possible CPU. `values` has exactly this size. Both outlive the call.
-        let read = unsafe { call(COMMAND, &mut attributes) };
+        let read = unsafe { call(BPF_MAP_LOOKUP_ELEM, &mut attributes) };
         read.context("read an entry of an earlier map")?;
         Ok(values)
     }
 }
 
 /// The counters by name.
-pub(super) fn counted(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>> {
-    let names = Bytes::open(pins, "SLOTS", false)?;
-    let counters = Bytes::open(pins, "COUNTERS", true)?;
-    // Layouts before this one have no map of carried counters.
-    let carried = Bytes::open(pins, "CARRIED", false).ok();
+pub(super) fn read_counters(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>> {
+    let names = RawArray::open(pins, "SLOTS", false)?;
+    let counters = RawArray::open(pins, "COUNTERS", true)?;
+    // Older layouts have no map of counters from earlier layouts.
+    let carried = RawArray::open(pins, "CARRIED", false).ok();
     let mut counted = BTreeMap::new();
     for slot in 0..names.entries.min(counters.entries) {
         let name = names.read(slot)?;
@@ -120,7 +120,7 @@ pub(super) fn counted(pins: &Pins) -> anyhow::Result<BTreeMap<IfName, Counters>>
     Ok(counted)
 }
 
-/// Reads the counters that are there; the others are 0.
+/// Reads the counters that the layout has; the others are 0.
 fn counters_in(bytes: &[u8]) -> Counters {
     let mut counters = [0; CAPACITY];
     for (counter, bytes) in counters.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_read_whatever_comes_behind_them() {
+    fn data_after_the_counters_is_ignored() {
         let mut bytes = Vec::new();
         for value in 1..=3u64 {
             bytes.extend_from_slice(&value.to_ne_bytes());

@@ -83,7 +83,7 @@ fn interface(
     index: IfIndex,
 ) -> anyhow::Result<Option<Interface>> {
     for probe in 0..layout::PROBES {
-        let place = layout::interface_place(index.0, probe);
+        let place = layout::probe_index(index.0, probe);
         let found = all.get(&place, 0).context("read an interface")?.0;
         if found.ifindex == index.0 {
             return Ok(Some(found));

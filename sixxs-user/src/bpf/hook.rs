@@ -67,14 +67,14 @@ impl FromStr for HookChoice {
 }
 
 /// A program that is attached.
-enum Attached {
+enum Attachment {
     /// Descriptors of the link, so that it stays attached if its pin is removed. There are several, since
     /// aya drops the one that could not be pinned.
     Tcx(Vec<FdLink>),
     Clsact,
 }
 
-impl Attached {
+impl Attachment {
     const fn hook(&self) -> Hook {
         match self {
             Self::Tcx(_) => Hook::Tcx,
@@ -83,24 +83,24 @@ impl Attached {
     }
 }
 
-/// The state that [`Attachments::ensure`] found.
+/// The state of a program before [`Attachments::ensure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Our program is attached.
+pub(super) enum AttachState {
+    /// It was attached.
     InPlace,
-    /// Our program is missing, and was not expected.
-    Nothing,
-    /// Our program is missing, although it had been attached.
-    TakenAway,
+    /// It was not attached, and this run had not attached it.
+    Missing,
+    /// This run had attached it, and other software has detached it.
+    Detached,
 }
 
 /// The programs that are attached.
 pub(super) struct Attachments {
     pins: Pins,
     choice: HookChoice,
-    attached: BTreeMap<AttachPoint, Attached>,
+    attached: BTreeMap<AttachPoint, Attachment>,
     /// Whether filters of earlier runs were already searched for and removed.
-    swept: bool,
+    has_swept: bool,
 }
 
 impl Attachments {
@@ -109,15 +109,15 @@ impl Attachments {
             pins,
             choice,
             attached: BTreeMap::new(),
-            swept: false,
+            has_swept: false,
         }
     }
 
     pub(super) fn hook(&self, index: IfIndex, direction: Direction) -> Option<Hook> {
-        self.attached.get(&(index, direction)).map(Attached::hook)
+        self.attached.get(&(index, direction)).map(Attachment::hook)
     }
 
-    /// Attaches the program, in place of our earlier one if that is there, or finds that it is attached.
+    /// Attaches the program, unless it is attached. An earlier program of sixxs is replaced.
     /// `by_filter`: prefer a filter, if no link is attached here and the user chose no hook.
     pub(super) async fn ensure(
         &mut self,
@@ -126,29 +126,29 @@ impl Attachments {
         (index, direction): AttachPoint,
         by_filter: bool,
         netlink: &Netlink,
-    ) -> anyhow::Result<Found> {
+    ) -> anyhow::Result<AttachState> {
         // aya attaches by name. If the name belongs to another interface by now, the next round handles it.
         if name_to_index(name.as_str())? != index.0 {
             bail!("the interface was created again meanwhile");
         }
-        let place = (index, direction);
-        if self.is_in_place(program, place, netlink).await? {
+        let point = (index, direction);
+        if self.is_in_place(program, point, netlink).await? {
             // Even if pinning fails, the program is attached.
-            self.pin_again(place)?;
-            return Ok(Found::InPlace);
+            self.pin_again(point)?;
+            return Ok(AttachState::InPlace);
         }
-        let found = match self.attached.remove(&place) {
-            Some(_) => Found::TakenAway,
-            None => Found::Nothing,
+        let found = match self.attached.remove(&point) {
+            Some(_) => AttachState::Detached,
+            None => AttachState::Missing,
         };
         let attached = self
-            .attach(program, name, place, by_filter, netlink)
+            .attach(program, name, point, by_filter, netlink)
             .await?;
         let hook = attached.hook();
-        self.attached.insert(place, attached);
+        self.attached.insert(point, attached);
         // After a change of hook: the program at the other hook would count every packet twice.
         match hook {
-            Hook::Tcx => clsact::remove_filter(netlink, place).await?,
+            Hook::Tcx => clsact::remove_filter(netlink, point).await?,
             Hook::Clsact => self.pins.remove_link(index, direction)?,
         }
         Ok(found)
@@ -158,12 +158,12 @@ impl Attachments {
     async fn is_in_place(
         &self,
         program: &SchedClassifier,
-        place: AttachPoint,
+        point: AttachPoint,
         netlink: &Netlink,
     ) -> anyhow::Result<bool> {
-        match self.attached.get(&place) {
-            Some(Attached::Tcx(_)) => tcx::has(program, place.0, place.1),
-            Some(Attached::Clsact) => clsact::has(program, place, netlink).await,
+        match self.attached.get(&point) {
+            Some(Attachment::Tcx(_)) => tcx::has(program, point.0, point.1),
+            Some(Attachment::Clsact) => clsact::has(program, point, netlink).await,
             None => Ok(false),
         }
     }
@@ -173,19 +173,19 @@ impl Attachments {
         &self,
         program: &mut SchedClassifier,
         name: &IfName,
-        place: AttachPoint,
+        point: AttachPoint,
         by_filter: bool,
         netlink: &Netlink,
-    ) -> anyhow::Result<Attached> {
+    ) -> anyhow::Result<Attachment> {
         match self.choice {
-            HookChoice::Only(Hook::Tcx) => return self.tcx(program, name, place),
+            HookChoice::Only(Hook::Tcx) => return self.tcx(program, name, point),
             HookChoice::Only(Hook::Clsact) => {}
             HookChoice::Auto => {
                 // An existing link stays: to detach a link costs as much as to make one.
-                let (index, direction) = place;
+                let (index, direction) = point;
                 let link = self.pins.link(index, direction);
                 if !by_filter || tcx::is_attached_here(&link, index, direction) {
-                    match self.tcx(program, name, place) {
+                    match self.tcx(program, name, point) {
                         // Kernels before 6.6 have no TCX: EINVAL.
                         Err(error) if is_invalid(&error) => {}
                         outcome => return outcome,
@@ -193,34 +193,34 @@ impl Attachments {
                 }
             }
         }
-        clsact::attach(&self.pins, program, name, place, netlink).await?;
-        Ok(Attached::Clsact)
+        clsact::attach(&self.pins, program, name, point, netlink).await?;
+        Ok(Attachment::Clsact)
     }
 
     /// Pins all links again whose pins were removed.
     pub(super) fn pin_all_again(&mut self) {
-        let places: Vec<_> = self.attached.keys().copied().collect();
-        for place in places {
-            if let Err(error) = self.pin_again(place) {
+        let points: Vec<_> = self.attached.keys().copied().collect();
+        for point in points {
+            if let Err(error) = self.pin_again(point) {
                 debug!("{error:#}");
             }
         }
     }
 
     /// Pins a link again if its pin was removed.
-    fn pin_again(&mut self, place: AttachPoint) -> anyhow::Result<()> {
-        let path = self.pins.link(place.0, place.1);
-        let Some(Attached::Tcx(handles)) = self.attached.get_mut(&place) else {
+    fn pin_again(&mut self, point: AttachPoint) -> anyhow::Result<()> {
+        let path = self.pins.link(point.0, point.1);
+        let Some(Attachment::Tcx(handles)) = self.attached.get_mut(&point) else {
             return Ok(());
         };
         // With only one descriptor the link was never pinned, so the object at its path is foreign.
         let is_pinned = path.exists() && handles.len() > 1;
-        if !self.pins.are_kept() || is_pinned {
+        if !self.pins.is_enabled() || is_pinned {
             return Ok(());
         }
         // aya drops a link that it fails to pin, so check first that it can.
-        self.pins.ready()?;
-        files::remove_if_present(&path)?;
+        self.pins.ensure_writable()?;
+        files::remove_if_exists(&path)?;
         let pinned = handles.pop().context("the link has no handle left")?;
         let pinned = pinned.pin(&path).context("pin the link again")?;
         handles.push(pinned.into());
@@ -231,29 +231,29 @@ impl Attachments {
     /// Pins links again if another object is pinned in their place; returns the corrections, as messages.
     pub(super) fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
         let mut restored = Vec::new();
-        let pinned = self.attached.iter().filter(|_| self.pins.are_kept());
-        for (place, attached) in pinned {
-            let Attached::Tcx(handles) = attached else {
+        let pinned = self.attached.iter().filter(|_| self.pins.is_enabled());
+        for (point, attached) in pinned {
+            let Attachment::Tcx(handles) = attached else {
                 continue;
             };
-            let path = self.pins.link(place.0, place.1);
+            let path = self.pins.link(point.0, point.1);
             let own = handles.first().context("the link has no handle left")?;
-            let own = own.info().context("query a link's number")?.id();
+            let own = own.info().context("query a link's ID")?.id();
             let found = tcx::pinned(&path).ok().flatten();
-            if path.exists() && found.is_none_or(|found| found.number != own) {
-                files::remove_if_present(&path)?;
-                restored.push((*place, path));
+            if path.exists() && found.is_none_or(|found| found.id != own) {
+                files::remove_if_exists(&path)?;
+                restored.push((*point, path));
             }
         }
-        let mut told = Vec::new();
-        for (place, path) in restored {
-            self.pin_again(place)?;
-            told.push(format!(
+        let mut messages = Vec::new();
+        for (point, path) in restored {
+            self.pin_again(point)?;
+            messages.push(format!(
                 "pin {} again, where another object was",
                 path.display()
             ));
         }
-        Ok(told)
+        Ok(messages)
     }
 
     fn tcx(
@@ -261,7 +261,7 @@ impl Attachments {
         program: &mut SchedClassifier,
         name: &IfName,
         (index, direction): AttachPoint,
-    ) -> anyhow::Result<Attached> {
+    ) -> anyhow::Result<Attachment> {
         let path = self.pins.link(index, direction);
         if tcx::is_attached_here(&path, index, direction)
             && let Ok(pinned) = PinnedLink::from_pin(&path)
@@ -273,36 +273,38 @@ impl Attachments {
             }
         }
         // The directory may be removed or read-only now. Then attach the program, and pin the link later.
-        let can_pin = self.pins.are_kept() && self.pins.ready().is_ok();
+        let can_pin = self.pins.is_enabled() && self.pins.ensure_writable().is_ok();
         if can_pin {
             // A link of a deleted interface whose index is in use again, or another object.
             self.pins.remove_link(index, direction)?;
         }
         let link = attach_first(program, name, direction)?;
         // To attach takes milliseconds; the directory may be removed meanwhile.
-        if can_pin && self.pins.ready().is_ok() {
+        if can_pin && self.pins.ensure_writable().is_ok() {
             match link.pin(&path) {
                 Ok(pinned) => return Ok(tcx_link(pinned.into(), &path)),
                 // aya dropped the link, so the program is attached again below.
                 Err(error) => debug!("pin the link at {name}: {error}"),
             }
-            return Ok(Attached::Tcx(vec![attach_first(program, name, direction)?]));
+            return Ok(Attachment::Tcx(vec![attach_first(
+                program, name, direction,
+            )?]));
         }
-        if let Err(error) = tcx::detach_former(program, name, index, direction) {
+        if let Err(error) = tcx::detach_earlier(program, name, index, direction) {
             warn!(
                 "a program of an earlier run stays at {name} {}, behind this one: {error:#}",
                 direction.name()
             );
         }
-        Ok(Attached::Tcx(vec![link]))
+        Ok(Attachment::Tcx(vec![link]))
     }
 
-    /// Whether a TCX hook of an existing interface has lost our program. The kernel sends no event for that.
-    /// `own` returns the program's ID.
+    /// Whether a TCX hook of an existing interface has lost the program of sixxs. The kernel sends no event for
+    /// that. `own` returns the program's ID.
     pub(super) fn has_lost(&self, own: impl Fn(Direction) -> u32) -> bool {
         let by_link = self.attached.iter();
-        let by_link = by_link.filter(|(_, attached)| matches!(attached, Attached::Tcx(_)));
-        by_link.map(|(place, _)| place).any(|(index, direction)| {
+        let by_link = by_link.filter(|(_, attached)| matches!(attached, Attachment::Tcx(_)));
+        by_link.map(|(point, _)| point).any(|(index, direction)| {
             // An error means that the interface is gone; the kernel sends an event for that.
             let attached = tcx::attached(*index, *direction);
             let own = own(*direction);
@@ -318,7 +320,7 @@ impl Attachments {
         netlink: &Netlink,
     ) -> Vec<String> {
         let mut problems = Vec::new();
-        let doomed = |(index, direction): &AttachPoint| !keep(*index, *direction);
+        let is_unwanted = |(index, direction): &AttachPoint| !keep(*index, *direction);
         let pinned = match self.pins.pinned_links() {
             Ok(pinned) => pinned,
             Err(error) => {
@@ -326,23 +328,23 @@ impl Attachments {
                 Vec::new()
             }
         };
-        for (index, direction) in pinned.into_iter().filter(doomed) {
+        for (index, direction) in pinned.into_iter().filter(is_unwanted) {
             if let Err(error) = self.pins.remove_link(index, direction) {
                 problems.push(format!("{error:#}"));
             }
         }
-        let mut places: Vec<_> = self.attached.keys().copied().filter(doomed).collect();
-        if !self.swept {
+        let mut points: Vec<_> = self.attached.keys().copied().filter(is_unwanted).collect();
+        if !self.has_swept {
             // Only the kernel knows the filters of earlier runs.
             let all = links
                 .iter()
                 .flat_map(|l| Direction::BOTH.map(|d| (l.index, d)));
-            places.extend(all.filter(doomed));
-            self.swept = true;
+            points.extend(all.filter(is_unwanted));
+            self.has_swept = true;
         }
-        for place in places {
-            if !matches!(self.attached.remove(&place), Some(Attached::Tcx(_)))
-                && let Err(error) = clsact::remove_filter(netlink, place).await
+        for point in points {
+            if !matches!(self.attached.remove(&point), Some(Attachment::Tcx(_)))
+                && let Err(error) = clsact::remove_filter(netlink, point).await
             {
                 problems.push(format!("{error:#}"));
             }
@@ -368,10 +370,10 @@ impl Attachments {
 /// Number of descriptors to hold for each link.
 const HANDLES: usize = 2;
 
-fn tcx_link(link: FdLink, pin: &Path) -> Attached {
+fn tcx_link(link: FdLink, pin: &Path) -> Attachment {
     let mut handles = vec![link];
     refill(&mut handles, pin);
-    Attached::Tcx(handles)
+    Attachment::Tcx(handles)
 }
 
 /// Opens more descriptors of a link from its pin, if the pin exists.

@@ -25,8 +25,8 @@ use crate::netlink::{
 /// A program or filter that receives an interface's packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Whether it is our program.
-    pub ours: bool,
+    /// Whether it is a program of sixxs.
+    pub is_ours: bool,
     /// How it is attached.
     pub hook: Hook,
     /// The name of a program, or the kind of a filter.
@@ -52,7 +52,7 @@ pub async fn seen_at(
     let programs = tcx.iter().map(|program| {
         let name = program.name_as_str().unwrap_or_default();
         Seen {
-            ours: name == own,
+            is_ours: name == own,
             hook: Hook::Tcx,
             name: name.to_owned(),
             number: program.id(),
@@ -71,7 +71,7 @@ pub async fn seen_at(
             ..
         } = filter;
         Seen {
-            ours: kind == "bpf" && handle == HANDLE,
+            is_ours: kind == "bpf" && handle == HANDLE,
             hook: Hook::Clsact,
             name: kind,
             number: priority.into(),
@@ -90,7 +90,7 @@ pub struct SeenPins {
     pub left: Vec<String>,
     /// Why nothing can be pinned; with the mount point, if its file system is read-only.
     pub refused: Option<(String, Option<PathBuf>)>,
-    /// Foreign objects in the places of our maps.
+    /// Foreign objects in the places of the maps of sixxs.
     pub strange: Vec<PathBuf>,
 }
 
@@ -121,13 +121,13 @@ pub fn seen_pins(pin_dir: &Path) -> SeenPins {
 /// Why a directory cannot be created or written to.
 fn refused(directory: &Path) -> Option<(String, Option<PathBuf>)> {
     let mut above = directory.ancestors();
-    let there = above.find(|path| path.symlink_metadata().is_ok())?;
-    let shown = there.display();
-    if !there.is_dir() {
+    let nearest = above.find(|path| path.symlink_metadata().is_ok())?;
+    let shown = nearest.display();
+    if !nearest.is_dir() {
         return Some((format!("{shown} is no directory"), None));
     }
-    let error = access(there, AccessFlags::W_OK).err()?;
-    let mut mounts = there.ancestors().filter(|path| is_mount_point(path));
+    let error = access(nearest, AccessFlags::W_OK).err()?;
+    let mut mounts = nearest.ancestors().filter(|path| is_mount_point(path));
     let mount = mounts.next().filter(|_| error == Errno::EROFS);
     Some((
         format!("{shown}: {}", error.desc()),

@@ -17,7 +17,7 @@ use super::{
     pins::Pins,
     program, program_id,
     tables::{self, Tables},
-    unscoped::Former,
+    unscoped::FormerPins,
 };
 
 impl Kernel {
@@ -44,27 +44,27 @@ impl Kernel {
     }
 
     fn load_with(pins: &Pins, hook: HookChoice, debugging: bool) -> anyhow::Result<(Self, Rings)> {
-        if !pins.are_kept() {
+        if !pins.is_enabled() {
             return Self::load_once(pins, Vec::new(), hook, debugging);
         }
-        for strange in pins.set_strange_maps_aside(&object::pinned_maps(OBJECT)?)? {
+        for strange in pins.move_foreign_objects(&object::pinned_maps(OBJECT)?)? {
             warn!("{strange}");
         }
-        let mut others = Vec::new();
+        let mut former = Vec::new();
         for other in pins.others()? {
             pins.adopt(&other)?;
-            others.push(Former {
+            former.push(FormerPins {
                 pins: other,
                 is_shared: false,
             });
         }
         let mut tries = 3;
         loop {
-            match Self::load_once(pins, others.clone(), hook, debugging) {
+            match Self::load_once(pins, former.clone(), hook, debugging) {
                 // The directories were removed meanwhile.
-                Err(_) if tries > 1 && !pins.are_there() => {
+                Err(_) if tries > 1 && !pins.have_directories() => {
                     tries -= 1;
-                    pins.make()?;
+                    pins.create_directories()?;
                 }
                 loaded => return loaded,
             }
@@ -73,7 +73,7 @@ impl Kernel {
 
     fn load_once(
         pins: &Pins,
-        others: Vec<Former>,
+        former: Vec<FormerPins>,
         hook: HookChoice,
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
@@ -83,7 +83,7 @@ impl Kernel {
             0
         };
         let unpinned;
-        let object = if pins.are_kept() {
+        let object = if pins.is_enabled() {
             OBJECT
         } else {
             unpinned = object::without_pins(OBJECT)?;
@@ -97,17 +97,17 @@ impl Kernel {
             .load(object)
             .context("load the eBPF object")?;
         load_programs(&mut ebpf)?;
-        let numbers = [
+        let program_ids = [
             program_id(program(&mut ebpf, EGRESS)?)?,
             program_id(program(&mut ebpf, INGRESS)?)?,
         ];
-        let pinned = if pins.are_kept() {
+        let pinned = if pins.is_enabled() {
             pins.pinned_maps()?
         } else {
             Vec::new()
         };
         ensure!(
-            !pinned.is_empty() || !pins.are_kept(),
+            !pinned.is_empty() || !pins.is_enabled(),
             "the pins have just been removed"
         );
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
@@ -122,10 +122,10 @@ impl Kernel {
             ebpf,
             tables,
             attachments: Attachments::new(pins.clone(), hook),
-            numbers,
+            program_ids,
             pins: pins.clone(),
             pinned,
-            others,
+            former,
             unpinned: None,
         };
         let rings = Rings { events, debugging };

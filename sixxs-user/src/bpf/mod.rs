@@ -1,7 +1,7 @@
 //! The only place that uses aya: loads the programs, fills their maps, attaches them, and reads their
 //! counters.
 //!
-//! [`Kernel::sync`] keeps the order: load, fill the maps, then attach; detach before it clears map entries.
+//! [`Kernel::sync`] keeps the order: load, write_maps the maps, then attach; detach before it clears map entries.
 //! Maps and links are pinned, so that enforcement outlives the daemon, and a new daemon takes over without
 //! a gap.
 
@@ -48,10 +48,10 @@ pub use inspect::{Seen, SeenPins, seen_at, seen_pins};
 pub use remove::remove;
 pub use rings::{Debugging, LeakRing, RingReader, Rings, wait_on};
 
-use hook::{Attachments, Found};
+use hook::{AttachState, Attachments};
 use pins::Pins;
 use tables::Tables;
-use unscoped::Former;
+use unscoped::FormerPins;
 
 /// The eBPF object that `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
@@ -60,7 +60,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 const EGRESS: &str = "sixxs_egress";
 const INGRESS: &str = "sixxs_ingress";
 
-/// Where a program is attached.
+/// The interface and direction where a program is attached.
 type AttachPoint = (IfIndex, Direction);
 
 /// The programs in the kernel, with their maps.
@@ -69,12 +69,12 @@ pub struct Kernel {
     tables: Tables,
     attachments: Attachments,
     /// Kernel IDs of the two programs, egress and ingress.
-    numbers: [u32; 2],
+    program_ids: [u32; 2],
     pins: Pins,
     /// Every pinned map, to pin it again if its pin disappears.
     pinned: Vec<(PathBuf, MapData)>,
-    /// Pins of programs with other layouts that are not replaced yet.
-    others: Vec<Former>,
+    /// Pins of programs with other layouts that are not yet replaced.
+    former: Vec<FormerPins>,
     /// Why nothing is pinned, as a message.
     unpinned: Option<String>,
 }
@@ -87,7 +87,7 @@ pub struct Synced {
     /// Problems that last for the whole run, as messages.
     pub problems: Vec<String>,
     /// Programs that were attached again after other software detached them.
-    pub attached_again: Vec<(IfName, Direction)>,
+    pub reattached: Vec<(IfName, Direction)>,
 }
 
 /// Whether the kernel supports programs for traffic control; `None` if this process cannot determine it.
@@ -97,27 +97,27 @@ pub fn is_supported() -> Option<bool> {
 }
 
 impl Kernel {
-    /// Takes over the pins of this namespace that earlier versions made outside a namespace's directory. Call
+    /// Takes over the pins that earlier versions made for this namespace, outside a namespace's directory. Call
     /// it before the first [`Kernel::sync`].
     pub async fn take_over(&mut self, netlink: &Netlink) -> anyhow::Result<()> {
-        if !self.pins.are_kept() {
+        if !self.pins.is_enabled() {
             return Ok(());
         }
-        self.others
+        self.former
             .splice(0..0, unscoped::take_over(&self.pins, netlink).await?);
         Ok(())
     }
 
     /// The pins of other network namespaces in the same pin directory.
-    pub fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
-        if !self.pins.are_kept() {
+    pub fn other_namespace_pins(&self) -> anyhow::Result<Vec<PathBuf>> {
+        if !self.pins.is_enabled() {
             return Ok(Vec::new());
         }
         let mut unscoped = self.pins.unscoped()?;
-        let is_taken = |pins: &Pins| self.others.iter().any(|former| former.pins == *pins);
+        let is_taken = |pins: &Pins| self.former.iter().any(|former| former.pins == *pins);
         unscoped.retain(|pins| !is_taken(pins));
         let unscoped = unscoped.iter().map(Pins::root);
-        Ok(unscoped.chain(self.pins.strangers()?).collect())
+        Ok(unscoped.chain(self.pins.other_namespaces()?).collect())
     }
 
     /// Reconciles maps and attachments with `wanted`. `names` are all interfaces that may ever need a slot:
@@ -136,7 +136,7 @@ impl Kernel {
         let mut synced = Synced {
             failures: self.pin_again(),
             problems: self.unpinned.iter().cloned().collect(),
-            attached_again: Vec::new(),
+            reattached: Vec::new(),
         };
         self.attach_all(wanted, netlink, &mut synced).await?;
         let keep = |index, direction| {
@@ -149,7 +149,7 @@ impl Kernel {
         self.tables.forget(wanted)?;
         // Until all programs are replaced, the old ones still count in their own maps.
         if synced.failures.is_empty()
-            && let Err(error) = self.carry()
+            && let Err(error) = self.take_over_counters()
         {
             let failure = format!("take over the counters: {error:#}");
             synced.failures.push(failure);
@@ -181,8 +181,8 @@ impl Kernel {
                     )
                     .await;
                 match attached {
-                    Ok(Found::TakenAway) => synced.attached_again.push((name.clone(), *direction)),
-                    Ok(Found::InPlace | Found::Nothing) => {}
+                    Ok(AttachState::Detached) => synced.reattached.push((name.clone(), *direction)),
+                    Ok(AttachState::InPlace | AttachState::Missing) => {}
                     Err(error) => {
                         let direction = direction.name();
                         synced.failures.push(format!(
@@ -199,7 +199,7 @@ impl Kernel {
     /// Whether a program was detached from an interface. The kernel sends no event when a TCX link is detached.
     #[must_use]
     pub fn has_lost_a_program(&self) -> bool {
-        let [egress, ingress] = self.numbers;
+        let [egress, ingress] = self.program_ids;
         self.attachments.has_lost(|direction| match direction {
             Direction::Egress => egress,
             Direction::Ingress => ingress,
@@ -207,15 +207,15 @@ impl Kernel {
     }
 
     /// Takes over the counters of programs with other layouts, which are all replaced now.
-    fn carry(&mut self) -> anyhow::Result<()> {
-        while let Some(other) = self.others.pop() {
-            let counted = counter_migration::counted(&other.pins);
+    fn take_over_counters(&mut self) -> anyhow::Result<()> {
+        while let Some(other) = self.former.pop() {
+            let counted = counter_migration::read_counters(&other.pins);
             // Remove the pins first, so that no error leads to counting twice. Shared pins have no link of this
             // namespace any more.
             if !other.is_shared {
                 other.pins.remove()?;
             }
-            self.tables.carry(&counted?)?;
+            self.tables.add_carried(&counted?)?;
         }
         Ok(())
     }
@@ -225,10 +225,10 @@ impl Kernel {
     pub fn restore(&mut self) -> anyhow::Result<Vec<String>> {
         let mut restored = Vec::new();
         for (path, map) in &self.pinned {
-            let wanted = map.info().context("query a map's number")?.id();
+            let wanted = map.info().context("query a map's ID")?.id();
             // The next round restores a missing pin.
-            if path.exists() && shape::pinned(path).map(|found| found.number) != Some(wanted) {
-                files::remove_if_present(path)?;
+            if path.exists() && shape::pinned(path).map(|found| found.id) != Some(wanted) {
+                files::remove_if_exists(path)?;
                 map.pin(path)
                     .with_context(|| format!("pin {} again", path.display()))?;
                 restored.push(format!(
@@ -248,9 +248,9 @@ impl Kernel {
 
     /// Pins maps again whose pins were removed; returns errors as messages.
     fn pin_again(&self) -> Vec<String> {
-        let made = match self.pins.are_there() {
+        let made = match self.pins.have_directories() {
             true => Ok(()),
-            false => self.pins.make(),
+            false => self.pins.create_directories(),
         };
         let mut problems: Vec<_> = made.err().map(|e| format!("{e:#}")).into_iter().collect();
         for (path, map) in &self.pinned {
@@ -295,7 +295,7 @@ impl Kernel {
         self.tables.times(slot)
     }
 
-    /// Since when the programs expect replies of a tunnel, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    /// The time since which the programs expect replies of a tunnel, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
     pub fn watched_ns(&self, slot: u32) -> anyhow::Result<u64> {
         self.tables.watched_ns(slot)
     }
@@ -326,7 +326,7 @@ impl Kernel {
     }
 
     /// Writes only the maps, without attaching, for test runs and benchmarks.
-    pub fn fill(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
+    pub fn write_maps(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         let names = wanted.tunnels.keys().cloned().collect();
         self.tables.write(wanted, &names)?;
         self.tables.forget(wanted)
@@ -349,5 +349,5 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedCl
 }
 
 fn program_id(program: &SchedClassifier) -> anyhow::Result<u32> {
-    Ok(program.info().context("query the program's number")?.id())
+    Ok(program.info().context("query the program's ID")?.id())
 }

@@ -1,9 +1,9 @@
-//! Where maps and links are pinned, and the bpffs for that.
+//! The pins of maps and links, and the bpffs for them.
 //!
 //! Interface indexes are local to a network namespace. So each namespace has its own directory below the pin
 //! directory, named by its cookie; pins of other namespaces are never changed. The directory contains
 //! `v1/maps/NAME`, `v1/links/IFINDEX-DIRECTION` and `v1/clsact/IFINDEX`. The last is an empty directory that
-//! marks a clsact qdisc as ours; it is removed together with the pins. Foreign objects in the places of our
+//! marks a clsact qdisc of sixxs; it is removed together with the pins. Foreign objects in the places of the
 //! maps are moved to `v1/strange/NAME`.
 //!
 //! Earlier versions pinned without a namespace's directory: see [`super::unscoped`].
@@ -52,34 +52,34 @@ pub(super) struct Pins {
     versions: PathBuf,
     root: PathBuf,
     /// Whether anything is pinned. If not, nothing is written here.
-    are_kept: bool,
+    is_enabled: bool,
 }
 
 impl Pins {
     /// Returns the pins of this namespace; makes the directories and checks that they are writable.
     pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
         let pins = Self::at(pin_dir)?;
-        pins.ready()?;
+        pins.ensure_writable()?;
         Ok(pins)
     }
 
     /// Pins nothing, for a host where pinning fails.
     pub(super) fn none(pin_dir: &Path) -> anyhow::Result<Self> {
         Ok(Self {
-            are_kept: false,
+            is_enabled: false,
             ..Self::at(pin_dir)?
         })
     }
 
     /// Whether anything is pinned.
-    pub(super) const fn are_kept(&self) -> bool {
-        self.are_kept
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.is_enabled
     }
 
     /// Makes sure that the directories exist and are writable. To create an existing directory succeeds even
     /// on a read-only file system.
-    pub(super) fn ready(&self) -> anyhow::Result<()> {
-        self.make()?;
+    pub(super) fn ensure_writable(&self) -> anyhow::Result<()> {
+        self.create_directories()?;
         for directory in [self.maps(), self.links(), self.clsact()] {
             access(&directory, AccessFlags::W_OK)
                 .with_context(|| format!("write to {}", directory.display()))?;
@@ -88,8 +88,8 @@ impl Pins {
     }
 
     /// Makes the directories. Mounts a bpffs if there is none.
-    pub(super) fn make(&self) -> anyhow::Result<()> {
-        if !self.are_kept {
+    pub(super) fn create_directories(&self) -> anyhow::Result<()> {
+        if !self.is_enabled {
             return Ok(());
         }
         let pin_dir = &self.pin_dir;
@@ -135,7 +135,7 @@ impl Pins {
             pin_dir: pin_dir.to_owned(),
             versions: versions.to_owned(),
             root: versions.join(version),
-            are_kept: true,
+            is_enabled: true,
         }
     }
 
@@ -162,10 +162,10 @@ impl Pins {
     }
 
     /// The directories of other network namespaces.
-    pub(super) fn strangers(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let mut strangers = names(&self.pin_dir)?;
-        strangers.retain(|name| name.starts_with(NAMESPACE));
-        let paths = strangers.iter().map(|name| self.pin_dir.join(name));
+    pub(super) fn other_namespaces(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut other_namespaces = names(&self.pin_dir)?;
+        other_namespaces.retain(|name| name.starts_with(NAMESPACE));
+        let paths = other_namespaces.iter().map(|name| self.pin_dir.join(name));
         Ok(paths.filter(|path| *path != self.versions).collect())
     }
 
@@ -218,8 +218,8 @@ impl Pins {
     }
 
     /// Whether the directories still exist.
-    pub(super) fn are_there(&self) -> bool {
-        !self.are_kept
+    pub(super) fn have_directories(&self) -> bool {
+        !self.is_enabled
             || [self.maps(), self.links(), self.clsact()]
                 .iter()
                 .all(|directory| directory.is_dir())
@@ -239,14 +239,14 @@ impl Pins {
 
     /// Removes the pin of a link, if it exists.
     pub(super) fn remove_link(&self, index: IfIndex, direction: Direction) -> anyhow::Result<()> {
-        if !self.are_kept {
+        if !self.is_enabled {
             return Ok(());
         }
-        files::remove_if_present(&self.link(index, direction))
+        files::remove_if_exists(&self.link(index, direction))
     }
 
-    /// Moves foreign objects out of the places of our maps; returns one message for each.
-    pub(super) fn set_strange_maps_aside(
+    /// Moves foreign objects out of the places of the maps; returns one message for each.
+    pub(super) fn move_foreign_objects(
         &self,
         maps: &BTreeMap<String, Shape>,
     ) -> anyhow::Result<Vec<String>> {
@@ -290,12 +290,12 @@ impl Pins {
 
     /// Whether no map is pinned.
     pub(super) fn have_no_maps(&self) -> anyhow::Result<bool> {
-        Ok(!self.are_kept || names(&self.maps())?.is_empty())
+        Ok(!self.is_enabled || names(&self.maps())?.is_empty())
     }
 
     /// The interfaces and directions of the pinned links.
     pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<(IfIndex, Direction)>> {
-        if !self.are_kept {
+        if !self.is_enabled {
             return Ok(Vec::new());
         }
         Ok(names(&self.links())?
@@ -310,9 +310,9 @@ impl Pins {
             .collect())
     }
 
-    /// Marks the clsact qdisc of an interface as ours.
+    /// Marks the clsact qdisc of an interface as one of sixxs.
     pub(super) fn mark_clsact(&self, index: IfIndex) -> anyhow::Result<()> {
-        if !self.are_kept {
+        if !self.is_enabled {
             return Ok(());
         }
         let mark = self.clsact().join(index.to_string());
@@ -329,9 +329,9 @@ impl Pins {
         fs::remove_dir(self.clsact().join(index.to_string())).is_ok()
     }
 
-    /// The interfaces whose clsact qdisc is ours.
+    /// The interfaces whose clsact qdisc sixxs has made.
     pub(super) fn marked_clsact(&self) -> anyhow::Result<Vec<IfIndex>> {
-        if !self.are_kept {
+        if !self.is_enabled {
             return Ok(Vec::new());
         }
         Ok(names(&self.clsact())?
@@ -393,7 +393,7 @@ pub(super) fn remove_all(pins: &Pins) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    if !pins.strangers()?.is_empty() || !pins.unscoped()?.is_empty() {
+    if !pins.other_namespaces()?.is_empty() || !pins.unscoped()?.is_empty() {
         return Ok(());
     }
     // The root of a bpffs has files of the kernel.

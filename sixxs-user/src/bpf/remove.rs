@@ -1,4 +1,4 @@
-//! Removes everything that any run put into the kernel, with or without a daemon.
+//! Removes the programs, filters, qdiscs and pins of all runs, with or without a daemon.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use super::{
 use crate::netlink::{Netlink, tc::Direction};
 use sixxs_core::link::Links;
 
-/// Detaches our programs from all interfaces of this network namespace, removes our clsact qdiscs that are
-/// otherwise unused, and removes all pins of this namespace.
+/// Detaches the programs of sixxs from all interfaces of this network namespace, removes the clsact qdiscs that
+/// sixxs has made and nothing else uses, and removes all pins of this namespace.
 pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow::Result<()> {
     let pins = Pins::at(pin_dir)?;
     // The filters show who owns pins without a namespace, so check before removing them.
@@ -20,7 +20,7 @@ pub async fn remove(pin_dir: &Path, links: &Links, netlink: &Netlink) -> anyhow:
         former.pins.remove()?;
     }
     for other in pins.others()? {
-        pins.make()?;
+        pins.create_directories()?;
         pins.adopt(&other)?;
     }
     for link in links.iter() {

@@ -4,8 +4,8 @@ use std::{fmt, os::fd::AsRawFd as _, path::Path};
 
 use super::{syscall::call, tcx};
 
-/// `BPF_OBJ_GET_INFO_BY_FD`, from the kernel's `enum bpf_cmd`.
-const INFORMATION: libc::c_long = 15;
+/// A value of the kernel's `enum bpf_cmd`.
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// The type and sizes of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl fmt::Display for Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pinned {
     /// Its ID.
-    pub(super) number: u32,
+    pub(super) id: u32,
     pub(super) shape: Shape,
 }
 
@@ -41,14 +41,14 @@ pub(super) fn pinned(path: &Path) -> Option<Pinned> {
     #[derive(Default)]
     struct Information {
         kind: u32,
-        number: u32,
+        id: u32,
         key_size: u32,
         value_size: u32,
         max_entries: u32,
         flags: u32,
     }
     #[repr(C)]
-    struct Ask {
+    struct InfoByFd {
         descriptor: u32,
         length: u32,
         information: u64,
@@ -58,16 +58,16 @@ pub(super) fn pinned(path: &Path) -> Option<Pinned> {
         return None;
     }
     let mut information = Information::default();
-    let mut ask = Ask {
+    let mut request = InfoByFd {
         descriptor: u32::try_from(object.as_raw_fd()).ok()?,
         length: u32::try_from(size_of::<Information>()).ok()?,
         information: (&raw mut information) as u64,
     };
     // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
     // kernel may write, and all of them are plain numbers.
-    unsafe { call(INFORMATION, &mut ask) }.ok()?;
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }.ok()?;
     Some(Pinned {
-        number: information.number,
+        id: information.id,
         shape: Shape {
             kind: information.kind,
             key_bytes: information.key_size,

@@ -22,21 +22,21 @@ use super::{
 use crate::netlink::tc::Direction;
 
 /// Values of the kernel's `enum bpf_cmd`.
-const OBJECT_GET: libc::c_long = 7;
-const INFORMATION: libc::c_long = 15;
-const PROGRAM_QUERY: libc::c_long = 16;
-const LINK_BY_NUMBER: libc::c_long = 30;
-const LINK_DETACH: libc::c_long = 34;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
 
 /// Maximum number of programs at a TCX hook (`BPF_MPROG_MAX`).
-const MOST: usize = 64;
+const MAX_PROGRAMS: usize = 64;
 
 /// A program that is attached by TCX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Attached {
+pub(super) struct AttachedProgram {
     /// The program's ID.
     pub(super) program: u32,
     /// The link's ID; 0 for a program without a link.
@@ -45,7 +45,7 @@ pub(super) struct Attached {
 
 /// The programs that are attached to an interface of this network namespace, in order. Returns an error if the
 /// interface is gone, or if the kernel has no TCX (before 6.6).
-pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<Attached>> {
+pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<AttachedProgram>> {
     #[repr(C)]
     #[derive(Default)]
     struct Query {
@@ -61,8 +61,8 @@ pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<A
         link_flags: u64,
         revision: u64,
     }
-    let mut programs = [0_u32; MOST];
-    let mut links = [0_u32; MOST];
+    let mut programs = [0_u32; MAX_PROGRAMS];
+    let mut links = [0_u32; MAX_PROGRAMS];
     let mut query = Query {
         target_ifindex: index.0,
         // `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
@@ -77,11 +77,11 @@ pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<A
     };
     // SAFETY: the structure has the layout of `union bpf_attr` in kernel 6.6 for this command; both arrays
     // outlive the call and have room for `count` numbers.
-    unsafe { call(PROGRAM_QUERY, &mut query) }?;
-    let count = usize::try_from(query.count).unwrap_or(MOST);
+    unsafe { call(BPF_PROG_QUERY, &mut query) }?;
+    let count = usize::try_from(query.count).unwrap_or(MAX_PROGRAMS);
     let both = programs.iter().zip(&links).take(count);
     Ok(both
-        .map(|(program, link)| Attached {
+        .map(|(program, link)| AttachedProgram {
             program: *program,
             link: *link,
         })
@@ -92,7 +92,7 @@ pub(super) fn attached(index: IfIndex, direction: Direction) -> io::Result<Vec<A
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     /// Its ID.
-    pub(super) number: u32,
+    pub(super) id: u32,
     /// The ID of its program.
     pub(super) program: u32,
     /// The index of its interface, in any network namespace; 0 if it is detached.
@@ -105,14 +105,14 @@ pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
     #[derive(Default)]
     struct Information {
         kind: u32,
-        number: u32,
+        id: u32,
         program: u32,
         padding: u32,
         interface: u32,
         attach_type: u32,
     }
     #[repr(C)]
-    struct Ask {
+    struct InfoByFd {
         descriptor: u32,
         length: u32,
         information: u64,
@@ -123,16 +123,16 @@ pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
         return Ok(None);
     }
     let mut information = Information::default();
-    let mut ask = Ask {
+    let mut request = InfoByFd {
         descriptor: u32::try_from(object.as_raw_fd())?,
         length: u32::try_from(size_of::<Information>())?,
         information: (&raw mut information) as u64,
     };
     // SAFETY: the structure has the kernel's layout for this command; it points to `length` bytes that the
     // kernel may write, and all of them are plain numbers.
-    unsafe { call(INFORMATION, &mut ask) }.with_context(what)?;
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }.with_context(what)?;
     Ok((information.kind == LINK_TYPE_TCX).then_some(Link {
-        number: information.number,
+        id: information.id,
         program: information.program,
         interface: information.interface,
     }))
@@ -142,25 +142,25 @@ pub(super) fn pinned(path: &Path) -> anyhow::Result<Option<Link>> {
 fn detach(link: u32) -> io::Result<()> {
     #[repr(C)]
     struct Get {
-        number: u32,
+        id: u32,
         next: u32,
         flags: u32,
     }
     let mut get = Get {
-        number: link,
+        id: link,
         next: 0,
         flags: 0,
     };
     // SAFETY: the structure is a prefix of the kernel's union for this command, without pointers.
-    let descriptor = unsafe { make(LINK_BY_NUMBER, &mut get) }?;
+    let descriptor = unsafe { make(BPF_LINK_GET_FD_BY_ID, &mut get) }?;
     // SAFETY: the kernel just made this descriptor, and nothing else owns it.
     let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let mut descriptor = link.as_raw_fd();
     // SAFETY: a descriptor is the only argument of the command.
-    unsafe { call(LINK_DETACH, &mut descriptor) }
+    unsafe { call(BPF_LINK_DETACH, &mut descriptor) }
 }
 
-/// Whether our program is attached by TCX there.
+/// Whether the program is attached to an interface by TCX.
 pub(super) fn has(
     program: &SchedClassifier,
     index: IfIndex,
@@ -174,7 +174,7 @@ pub(super) fn has(
 
 /// Detaches programs of an earlier run whose pins cannot be opened. A network namespace has one daemon, so
 /// they are not in use.
-pub(super) fn detach_former(
+pub(super) fn detach_earlier(
     program: &SchedClassifier,
     name: &IfName,
     index: IfIndex,
@@ -188,11 +188,13 @@ pub(super) fn detach_former(
     }
     let (_, programs) = SchedClassifier::query_tcx(name.as_str(), attach_type(direction))
         .with_context(|| format!("list the TCX programs of {name}"))?;
-    let formers = programs
+    let earlier = programs
         .iter()
         .filter(|found| found.id() != own.id() && found.name() == own.name());
-    for former in formers {
-        let links = attached.iter().filter(|it| it.program == former.id());
+    for earlier_program in earlier {
+        let links = attached
+            .iter()
+            .filter(|it| it.program == earlier_program.id());
         for link in links {
             detach(link.link).context("detach its link")?;
         }
@@ -207,7 +209,7 @@ pub(super) fn is_attached_here(path: &Path, index: IfIndex, direction: Direction
         return false;
     };
     let attached = attached(index, direction);
-    attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.number))
+    attached.is_ok_and(|attached| attached.iter().any(|found| found.link == link.id))
 }
 
 /// Opens the object that is pinned at a path.
@@ -226,7 +228,7 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     };
     // SAFETY: the structure has the kernel's layout for this command; the path ends with a zero and outlives
     // the call.
-    let descriptor = unsafe { make(OBJECT_GET, &mut get) }?;
+    let descriptor = unsafe { make(BPF_OBJ_GET, &mut get) }?;
     // SAFETY: the kernel just made this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -9,8 +9,8 @@ use std::{
 
 use super::syscall::call;
 
-/// `BPF_PROG_TEST_RUN`, from the kernel's `enum bpf_cmd`.
-const COMMAND: libc::c_long = 10;
+/// A value of the kernel's `enum bpf_cmd`.
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
 /// The part of `union bpf_attr` that the command uses (kernel 5.10).
 #[repr(C)]
@@ -60,7 +60,7 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Run
     };
     // SAFETY: `attributes` has the layout of the kernel's union for this command; `data_in` and `data_out`
     // point to buffers of the given lengths, which outlive the call.
-    unsafe { call(COMMAND, &mut attributes) }?;
+    unsafe { call(BPF_PROG_TEST_RUN, &mut attributes) }?;
     packet.truncate(attributes.data_size_out as usize);
     Ok(Run {
         verdict: attributes.retval.cast_signed(),

@@ -14,34 +14,34 @@ use crate::netlink::{Netlink, indexes, tc::Direction};
 
 /// Pins that were taken over.
 #[derive(Clone, Debug)]
-pub(super) struct Former {
+pub(super) struct FormerPins {
     pub(super) pins: Pins,
     /// Whether another network namespace still uses them.
     pub(super) is_shared: bool,
 }
 
-/// Our links and filters in this network namespace.
-struct Here {
+/// The links and filters of sixxs in this network namespace.
+struct LocalAttachments {
     /// The IDs of TCX links.
     links: BTreeSet<u32>,
-    /// Our clsact filters, with the IDs of their programs.
+    /// The clsact filters of sixxs, with the IDs of their programs.
     filters: Vec<(IfIndex, Option<u32>)>,
 }
 
 /// Takes over links and marks of this network namespace from unscoped pins. Returns the pins whose counters
-/// can be carried over. Pins without any attachment go to the first namespace that takes them; pins of
+/// can be taken over. Pins without any attachment go to the first namespace that takes them; pins of
 /// another namespace stay untouched.
-pub(super) async fn take_over(pins: &Pins, netlink: &Netlink) -> anyhow::Result<Vec<Former>> {
+pub(super) async fn take_over(pins: &Pins, netlink: &Netlink) -> anyhow::Result<Vec<FormerPins>> {
     let unscoped = pins.unscoped()?;
     if unscoped.is_empty() {
         return Ok(Vec::new());
     }
-    pins.make()?;
-    let here = here(netlink).await?;
+    pins.create_directories()?;
+    let local = local_attachments(netlink).await?;
     let mut taken = Vec::new();
     for other in unscoped {
-        if let Some(is_shared) = take(pins, &other, &here)? {
-            taken.push(Former {
+        if let Some(is_shared) = take(pins, &other, &local)? {
+            taken.push(FormerPins {
                 pins: other,
                 is_shared,
             });
@@ -51,19 +51,20 @@ pub(super) async fn take_over(pins: &Pins, netlink: &Netlink) -> anyhow::Result<
 }
 
 /// `None`: they belong to another namespace only. Else whether another namespace uses them too.
-fn take(pins: &Pins, other: &Pins, here: &Here) -> anyhow::Result<Option<bool>> {
+fn take(pins: &Pins, other: &Pins, local: &LocalAttachments) -> anyhow::Result<Option<bool>> {
     let links = other.read_links()?;
-    let is_here = |link: &tcx::Link| here.links.contains(&link.number);
+    let is_here = |link: &tcx::Link| local.links.contains(&link.id);
     let has_links_here = links.iter().any(|(_, link)| is_here(link));
     let elsewhere: BTreeSet<_> = links
         .iter()
         .filter(|(_, link)| link.interface != 0 && !is_here(link))
         .map(|(name, _)| name)
         .collect();
-    let maps = map_numbers(other)?;
+    let maps = map_ids(other)?;
     let users = users(&maps);
-    // Without permission to list programs, decide by the links, or by whether our filters exist here at all.
-    let filters: Vec<_> = here
+    // Without permission to list programs, decide by the links, or by whether filters of sixxs exist in this
+    // namespace.
+    let filters: Vec<_> = local
         .filters
         .iter()
         .filter(|(_, program)| match (&users, program) {
@@ -73,7 +74,7 @@ fn take(pins: &Pins, other: &Pins, here: &Here) -> anyhow::Result<Option<bool>> 
         .map(|(index, _)| *index)
         .collect();
     let known: BTreeSet<_> = (links.iter().map(|(_, link)| link.program))
-        .chain(here.filters.iter().filter_map(|(_, program)| *program))
+        .chain(local.filters.iter().filter_map(|(_, program)| *program))
         .collect();
     let is_used_elsewhere = users.is_some_and(|users| !users.is_subset(&known));
     let is_shared = !elsewhere.is_empty() || is_used_elsewhere;
@@ -93,8 +94,8 @@ fn take(pins: &Pins, other: &Pins, here: &Here) -> anyhow::Result<Option<bool>> 
     Ok(Some(is_shared))
 }
 
-async fn here(netlink: &Netlink) -> anyhow::Result<Here> {
-    let mut here = Here {
+async fn local_attachments(netlink: &Netlink) -> anyhow::Result<LocalAttachments> {
+    let mut local = LocalAttachments {
         links: BTreeSet::new(),
         filters: Vec::new(),
     };
@@ -102,21 +103,22 @@ async fn here(netlink: &Netlink) -> anyhow::Result<Here> {
         for direction in Direction::BOTH {
             // An error: the kernel has no TCX (before 6.6), or the interface is gone.
             let attached = tcx::attached(index, direction).unwrap_or_default();
-            here.links
+            local
+                .links
                 .extend(attached.iter().map(|attached| attached.link));
             if let Some(filter) = our_filter(netlink, index, direction).await? {
-                here.filters.push((index, filter.program));
+                local.filters.push((index, filter.program));
             }
         }
     }
-    Ok(here)
+    Ok(local)
 }
 
 /// The IDs of the pinned maps.
-fn map_numbers(pins: &Pins) -> anyhow::Result<BTreeSet<u32>> {
+fn map_ids(pins: &Pins) -> anyhow::Result<BTreeSet<u32>> {
     let maps = pins.pinned_maps()?;
-    let number = |(_, map): &(_, MapData)| Some(map.info().ok()?.id());
-    Ok(maps.iter().filter_map(number).collect())
+    let id = |(_, map): &(_, MapData)| Some(map.info().ok()?.id());
+    Ok(maps.iter().filter_map(id).collect())
 }
 
 /// The IDs of programs that use one of these maps; `None` without `CAP_SYS_ADMIN`.
@@ -130,7 +132,7 @@ fn users(maps: &BTreeSet<u32>) -> Option<BTreeSet<u32>> {
                     users.insert(program.id());
                 }
             }
-            Err(error) if is_refused(&error) => return None,
+            Err(error) if is_permission_denied(&error) => return None,
             // The program was unloaded meanwhile.
             Err(_) => {}
         }
@@ -138,7 +140,7 @@ fn users(maps: &BTreeSet<u32>) -> Option<BTreeSet<u32>> {
     Some(users)
 }
 
-fn is_refused(error: &ProgramError) -> bool {
+fn is_permission_denied(error: &ProgramError) -> bool {
     matches!(
         error,
         ProgramError::SyscallError(error)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sixxs_core::{
     broker::tic::{
         Parameters,
-        saved::{self, Asked},
+        saved::{self, Query},
     },
     types::IfName,
 };
@@ -33,9 +33,9 @@ impl Cache {
         }
     }
 
-    /// The parameters of the tunnel `name`, if the request was the same as `asked`. A file that cannot be read
+    /// The parameters of the tunnel `name`, if the request was the same as `query`. A file that cannot be read
     /// counts as missing; the log has the error.
-    pub async fn load(&self, name: &IfName, asked: &Asked) -> Option<Parameters> {
+    pub async fn load(&self, name: &IfName, query: &Query) -> Option<Parameters> {
         let file = self.file(name);
         let shown = file.display().to_string();
         let read = blocking(move || {
@@ -46,7 +46,7 @@ impl Cache {
             Ok(Some(saved::read(str::from_utf8(&bytes)?)?))
         });
         match read.await {
-            Ok(Some((there, parameters))) if there == *asked => Some(parameters),
+            Ok(Some((there, parameters))) if there == *query => Some(parameters),
             Ok(_) => None,
             Err(error) => {
                 tracing::warn!("{shown}: {error:#}; the broker will be queried again");
@@ -59,12 +59,12 @@ impl Cache {
     pub async fn save(
         &self,
         name: &IfName,
-        asked: &Asked,
+        query: &Query,
         parameters: &Parameters,
     ) -> anyhow::Result<()> {
         let file = self.file(name);
         let directory = self.directory.clone();
-        let text = saved::text(asked, parameters);
+        let text = saved::text(query, parameters);
         blocking(move || {
             durable::directory(&directory)?;
             durable::replace(&file, text.as_bytes())
@@ -75,7 +75,7 @@ impl Cache {
     /// Removes the parameters of a tunnel, because the broker does not accept them any more.
     pub async fn remove(&self, name: &IfName) -> anyhow::Result<()> {
         let file = self.file(name);
-        blocking(move || files::remove_if_present(&file)).await
+        blocking(move || files::remove_if_exists(&file)).await
     }
 
     fn file(&self, name: &IfName) -> PathBuf {
@@ -91,8 +91,8 @@ mod tests {
 
     use super::*;
 
-    fn example() -> (IfName, Asked, Parameters) {
-        let asked = Asked {
+    fn example() -> (IfName, Query, Parameters) {
+        let query = Query {
             server: "tic.example".parse().unwrap(),
             username: "ABC1-SIXXS".to_owned(),
             tunnel_id: None,
@@ -109,24 +109,24 @@ mod tests {
             mtu: Mtu(1428),
             pop: "nlams01".to_owned(),
         };
-        ("sixxs0".parse().unwrap(), asked, parameters)
+        ("sixxs0".parse().unwrap(), query, parameters)
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_there_for_the_same_question() {
+    async fn saved_parameters_are_loaded_for_the_same_query() {
         let state = tempfile::tempdir().unwrap();
         let cache = Cache::new(&state.path().join("not/yet"));
-        let (name, asked, parameters) = example();
-        assert_eq!(cache.load(&name, &asked).await, None);
-        cache.save(&name, &asked, &parameters).await.unwrap();
-        assert_eq!(cache.load(&name, &asked).await, Some(parameters.clone()));
+        let (name, query, parameters) = example();
+        assert_eq!(cache.load(&name, &query).await, None);
+        cache.save(&name, &query, &parameters).await.unwrap();
+        assert_eq!(cache.load(&name, &query).await, Some(parameters.clone()));
         let file = cache.file(&name);
         let mode = fs::metadata(&file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        let other = Asked {
+        let other = Query {
             tunnel_id: Some("T43".to_owned()),
-            ..asked.clone()
+            ..query.clone()
         };
         assert_eq!(cache.load(&name, &other).await, None);
 
@@ -135,7 +135,7 @@ mod tests {
         cache.save(&name, &other, &parameters).await.unwrap();
         let mode = fs::metadata(&file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(cache.load(&name, &asked).await, None);
+        assert_eq!(cache.load(&name, &query).await, None);
 
         for damage in [&b"\xff"[..], b"", b"version = 9", &vec![b'#'; 100_000]] {
             fs::write(&file, damage).unwrap();

@@ -21,15 +21,15 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 use sixxs_core::broker::connects::{Ledger, Moment};
-pub use sixxs_core::broker::connects::{Limit, Standing, Wait, Why};
+pub use sixxs_core::broker::connects::{Limit, Standing, Wait, WaitReason};
 
 use super::{blocking, durable};
 
 /// Maximum size of the file. This is enough for thousands of brokers; a larger file is damaged.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// How long to wait for the lock. Another process holds it only while it writes a small file.
-const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit to get the lock. Another process holds it only while it writes a small file.
+const LOCK_LIMIT: Duration = Duration::from_secs(20);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Longest sleep before checking again: timers stop while the host is suspended, but slots still expire.
@@ -74,7 +74,7 @@ pub struct ConnectPermit {
 impl ConnectPermit {
     /// The time limit for the connect from now on; abort the connect when it expires. `None`: the permission
     /// has expired, and another slot is needed.
-    pub fn left(&self) -> anyhow::Result<Option<Duration>> {
+    pub fn remaining(&self) -> anyhow::Result<Option<Duration>> {
         let now = self.clock.now()?;
         if now.boot != self.taken.boot {
             return Ok(None);
@@ -116,7 +116,7 @@ impl Connects {
         *self.limit.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot for a broker, by its name or address. Connect immediately: see [`ConnectPermit::left`].
+    /// Takes a slot for a broker, by its name or address. Connect immediately: see [`ConnectPermit::remaining`].
     pub async fn take(&self, broker: &str) -> anyhow::Result<Result<ConnectPermit, Wait>> {
         self.take_each(&[broker]).await
     }
@@ -125,7 +125,7 @@ impl Connects {
     /// left.
     pub async fn take_each(&self, brokers: &[&str]) -> anyhow::Result<Result<ConnectPermit, Wait>> {
         let brokers = owned(brokers);
-        self.locked(move |ledger, limit, now| {
+        self.change_locked(move |ledger, limit, now| {
             let taken = ledger.take(&borrowed(&brokers), limit, now);
             taken.map(|()| now.clone())
         })
@@ -149,18 +149,18 @@ impl Connects {
         }
     }
 
-    /// Records that a broker refused the login because of too many connects, and locks it out. Returns for how
-    /// long.
-    pub async fn refused(&self, broker: &str) -> anyhow::Result<Wait> {
-        self.refused_each(&[broker]).await
+    /// Records that a broker refused the login because of too many connects, and locks it out. Returns the lockout's
+    /// time.
+    pub async fn lock_out(&self, broker: &str) -> anyhow::Result<Wait> {
+        self.lock_out_each(&[broker]).await
     }
 
-    /// Like `refused`, for a broker with several names.
-    pub async fn refused_each(&self, brokers: &[&str]) -> anyhow::Result<Wait> {
+    /// Like `lock_out`, for a broker with several names.
+    pub async fn lock_out_each(&self, brokers: &[&str]) -> anyhow::Result<Wait> {
         let brokers = owned(brokers);
         let wait = self
-            .locked(move |ledger, limit, now| {
-                ledger.refused(&borrowed(&brokers), limit, now);
+            .change_locked(move |ledger, limit, now| {
+                ledger.lock_out(&borrowed(&brokers), limit, now);
                 let standings = brokers.iter().map(|b| ledger.standing(b, limit, now));
                 let lockouts = standings.filter_map(|standing| standing.locked_out);
                 lockouts.max_by_key(|wait| wait.remaining)
@@ -168,20 +168,20 @@ impl Connects {
             .await?;
         Ok(wait.unwrap_or(Wait {
             remaining: self.limit().lockout,
-            why: Why::LockedOut,
+            why: WaitReason::LockedOut,
         }))
     }
 
     /// The remaining limit of a broker.
     pub async fn standing(&self, broker: &str) -> anyhow::Result<Standing> {
         let broker = broker.to_owned();
-        self.seen(move |ledger, limit, now| ledger.standing(&broker, limit, now))
+        self.read(move |ledger, limit, now| ledger.standing(&broker, limit, now))
             .await
     }
 
     /// The remaining limit of every broker with recent connects.
     pub async fn standings(&self) -> anyhow::Result<BTreeMap<String, Standing>> {
-        self.seen(|ledger, limit, now| {
+        self.read(|ledger, limit, now| {
             let standing = |broker: &str| (broker.to_owned(), ledger.standing(broker, limit, now));
             ledger.brokers().map(standing).collect()
         })
@@ -193,12 +193,12 @@ impl Connects {
     /// daemon calls it at start and about once a minute.
     pub async fn prune(&self) -> anyhow::Result<Option<Duration>> {
         let due = self
-            .seen(|ledger, limit, now| ledger.prune_due(limit, now))
+            .read(|ledger, limit, now| ledger.prune_due(limit, now))
             .await?;
         if due != Some(Duration::ZERO) {
             return Ok(due);
         }
-        self.locked(|ledger, limit, now| {
+        self.change_locked(|ledger, limit, now| {
             ledger.prune(limit, now);
             ledger.prune_due(limit, now)
         })
@@ -206,7 +206,7 @@ impl Connects {
     }
 
     /// Reads the ledger without a lock; it may have changed by the time this returns.
-    async fn seen<T: Send + 'static>(
+    async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Ledger, &Limit, &Moment) -> T + Send + 'static,
     ) -> anyhow::Result<T> {
@@ -221,7 +221,7 @@ impl Connects {
     }
 
     /// Changes the ledger under the lock; the change is on disk when this returns.
-    async fn locked<T: Send + 'static>(
+    async fn change_locked<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Ledger, &Limit, &Moment) -> T + Send + 'static,
     ) -> anyhow::Result<T> {
@@ -295,11 +295,11 @@ impl Connects {
                     return Err(error).with_context(|| format!("lock {}", path.display()));
                 }
             }
-            if begun.elapsed() > LOCK_PATIENCE {
+            if begun.elapsed() > LOCK_LIMIT {
                 bail!(
                     "lock {}: another process has had it for {} s",
                     path.display(),
-                    LOCK_PATIENCE.as_secs()
+                    LOCK_LIMIT.as_secs()
                 );
             }
             thread::sleep(LOCK_PAUSE);

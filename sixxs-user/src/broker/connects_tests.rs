@@ -11,15 +11,15 @@ use super::*;
 const BROKER: &str = "tic.example";
 
 /// A clock that the test sets.
-struct Hands(Mutex<Moment>);
+struct ManualClock(Mutex<Moment>);
 
-impl Clock for Hands {
+impl Clock for ManualClock {
     fn now(&self) -> anyhow::Result<Moment> {
         Ok(self.0.lock().unwrap().clone())
     }
 }
 
-impl Hands {
+impl ManualClock {
     fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(Moment {
             boot: "a".parse().unwrap(),
@@ -39,11 +39,11 @@ impl Hands {
     }
 }
 
-fn by_hand(directory: &Path) -> (Connects, Arc<Hands>) {
-    let hands = Hands::new();
-    let clock: Arc<dyn Clock> = Arc::clone(&hands) as _;
-    let connects = Connects::with_clock(directory, Limit::default(), clock);
-    (connects, hands)
+fn with_manual_clock(directory: &Path) -> (Connects, Arc<ManualClock>) {
+    let clock = ManualClock::new();
+    let shared: Arc<dyn Clock> = Arc::clone(&clock) as _;
+    let connects = Connects::with_clock(directory, Limit::default(), shared);
+    (connects, clock)
 }
 
 async fn take(connects: &Connects) -> Result<ConnectPermit, Wait> {
@@ -54,16 +54,16 @@ async fn take(connects: &Connects) -> Result<ConnectPermit, Wait> {
 async fn the_limit_is_kept_across_processes_and_reboots() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("not/yet");
-    let (connects, hands) = by_hand(&state);
+    let (connects, clock) = with_manual_clock(&state);
     for _ in 0..3 {
         // Like another process: the file is the only shared state.
-        let other = Connects::with_clock(&state, Limit::default(), hands.clone());
+        let other = Connects::with_clock(&state, Limit::default(), clock.clone());
         assert!(take(&other).await.is_ok());
     }
     let wait = take(&connects).await.err().unwrap();
     assert_eq!(
         (wait.why, wait.remaining),
-        (Why::Slots(3), Duration::from_secs(65))
+        (WaitReason::Slots(3), Duration::from_secs(65))
     );
     let standing = connects.standing(BROKER).await.unwrap();
     assert_eq!((standing.slots_left, standing.slots), (0, 3));
@@ -74,37 +74,37 @@ async fn the_limit_is_kept_across_processes_and_reboots() {
     assert_eq!((mode("connects"), mode("connects.lock")), (0o600, 0o600));
     assert_eq!(mode(""), 0o700);
 
-    hands.reboot("b");
-    hands.pass(Duration::from_secs(64));
+    clock.reboot("b");
+    clock.pass(Duration::from_secs(64));
     assert!(take(&connects).await.is_err());
-    hands.pass(Duration::from_secs(1));
+    clock.pass(Duration::from_secs(1));
     assert!(take(&connects).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_slot_is_good_for_a_moment_only() {
+async fn a_slot_expires() {
     let directory = tempfile::tempdir().unwrap();
-    let (connects, hands) = by_hand(directory.path());
+    let (connects, clock) = with_manual_clock(directory.path());
     let slot = take(&connects).await.ok().unwrap();
-    assert_eq!(slot.left().unwrap(), Some(Duration::from_secs(5)));
-    hands.pass(Duration::from_secs(4));
-    assert_eq!(slot.left().unwrap(), Some(Duration::from_secs(1)));
-    hands.pass(Duration::from_secs(1));
-    assert_eq!(slot.left().unwrap(), None);
+    assert_eq!(slot.remaining().unwrap(), Some(Duration::from_secs(5)));
+    clock.pass(Duration::from_secs(4));
+    assert_eq!(slot.remaining().unwrap(), Some(Duration::from_secs(1)));
+    clock.pass(Duration::from_secs(1));
+    assert_eq!(slot.remaining().unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_lockout_is_noted_by_and_by() {
+async fn a_lockout_survives_a_reboot() {
     let directory = tempfile::tempdir().unwrap();
-    let (connects, hands) = by_hand(directory.path());
+    let (connects, clock) = with_manual_clock(directory.path());
     assert_eq!(connects.prune().await.unwrap(), None);
     assert!(!connects.file().exists());
     let names = [BROKER, "192.0.2.1"];
     assert!(connects.take_each(&names).await.unwrap().is_ok());
-    let wait = connects.refused_each(&names).await.unwrap();
+    let wait = connects.lock_out_each(&names).await.unwrap();
     assert_eq!(
         (wait.why, wait.remaining),
-        (Why::LockedOut, Duration::from_secs(305))
+        (WaitReason::LockedOut, Duration::from_secs(305))
     );
     let standings = connects.standings().await.unwrap();
     assert_eq!(standings.keys().collect::<Vec<_>>(), ["192.0.2.1", BROKER]);
@@ -115,33 +115,33 @@ async fn a_lockout_is_noted_by_and_by() {
     let before = text();
     assert_eq!(connects.prune().await.unwrap(), Some(minute));
     assert_eq!(text(), before);
-    hands.pass(minute);
+    clock.pass(minute);
     connects.prune().await.unwrap();
     assert_ne!(text(), before);
-    hands.reboot("b");
+    clock.reboot("b");
     let wait = take(&connects).await.err().unwrap();
     assert_eq!(wait.remaining, Duration::from_secs(245));
 }
 
 #[tokio::test]
-async fn a_damaged_ledger_is_no_empty_one() {
+async fn a_damaged_ledger_allows_no_connect() {
     let directory = tempfile::tempdir().unwrap();
-    let (connects, hands) = by_hand(directory.path());
+    let (connects, clock) = with_manual_clock(directory.path());
     for damage in [Vec::new(), b"x".to_vec(), vec![b'#'; 2_000_000]] {
         fs::write(connects.file(), damage).unwrap();
         let wait = take(&connects).await.err().unwrap();
-        assert_eq!(wait.why, Why::Unreadable);
-        hands.pass(wait.remaining);
+        assert_eq!(wait.why, WaitReason::Unreadable);
+        clock.pass(wait.remaining);
         assert!(take(&connects).await.is_ok());
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_recorded_is_not_done() {
+async fn a_slot_that_cannot_be_written_is_not_taken() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
-    let (connects, _) = by_hand(&file.join("state"));
+    let (connects, _) = with_manual_clock(&file.join("state"));
     let error = format!("{:#}", connects.take(BROKER).await.err().unwrap());
     assert!(
         error.starts_with("record connects to brokers, without which no connect is made"),
@@ -149,7 +149,7 @@ async fn what_cannot_be_recorded_is_not_done() {
     );
     assert!(error.contains("Not a directory"), "{error}");
 
-    let (connects, _) = by_hand(directory.path());
+    let (connects, _) = with_manual_clock(directory.path());
     fs::create_dir(connects.file()).unwrap();
     assert!(connects.take(BROKER).await.is_err());
 
@@ -171,7 +171,7 @@ const FAST: Limit = Limit {
 };
 
 #[tokio::test]
-async fn whoever_waits_gets_a_slot() {
+async fn waiting_processes_get_a_slot() {
     let directory = tempfile::tempdir().unwrap();
     let connects = Connects::new(directory.path(), FAST);
     let begun = Instant::now();
@@ -205,7 +205,7 @@ fn a_process_that_connects() {
             .unwrap();
         loop {
             if let Ok(slot) = take(&connects).await
-                && slot.left().unwrap().is_some()
+                && slot.remaining().unwrap().is_some()
             {
                 // The connect.
                 let now = crate::host::clock::Clock::default().since_boot().unwrap();

@@ -36,7 +36,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     draft.push(".new");
     let draft = Path::new(&draft);
     // A process that was killed may have left it, perhaps with other permissions.
-    files::remove_if_present(draft)?;
+    files::remove_if_exists(draft)?;
     let mut file = File::options()
         .write(true)
         .create_new(true)
@@ -44,7 +44,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .open(draft)
         .with_context(|| format!("create {}", draft.display()))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    files::remove_on_error(draft, written).with_context(|| format!("write {}", draft.display()))?;
+    files::remove_draft_on_error(draft, written)
+        .with_context(|| format!("write {}", draft.display()))?;
     fs::rename(draft, path).with_context(|| format!("write {}", path.display()))?;
     sync_directory(directory)
 }

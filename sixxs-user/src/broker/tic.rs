@@ -220,7 +220,7 @@ impl Fetch<'_> {
             Err(Broken::Dialogue(error)) if error.class() == Class::TooOften => {
                 let names = [self.request.server.host.clone(), address.to_string()];
                 let names = names.each_ref().map(String::as_str);
-                let wait = self.connects.refused_each(&names).await;
+                let wait = self.connects.lock_out_each(&names).await;
                 let wait = wait.map_err(|e| Error::Local(e.context(error.to_string())))?;
                 Err(Error::TooOften {
                     server: self.request.server.clone(),
@@ -304,7 +304,7 @@ impl Fetch<'_> {
                 }
                 Err(error) => return Err(Error::Local(error)),
             };
-            let Some(left) = slot.left().map_err(Error::Local)? else {
+            let Some(left) = slot.remaining().map_err(Error::Local)? else {
                 let error = anyhow!("recording the connect took too long; the disk is slow");
                 return Err(Error::Local(error));
             };

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    super::connects::{Limit, Why},
+    super::connects::{Limit, WaitReason},
     *,
 };
 
@@ -181,7 +181,7 @@ fn expect_parameters(outcome: Result<Outcome, Error>) {
 }
 
 #[tokio::test]
-async fn in_clear_unless_tls_is_required() {
+async fn without_tls_unless_it_is_required() {
     let state = tempfile::tempdir().unwrap();
     let connects = plenty(state.path());
     let server = broker(None).await;
@@ -253,7 +253,7 @@ async fn with_tls() {
 }
 
 #[tokio::test]
-async fn refusals_in_the_servers_own_words() {
+async fn refusals_contain_the_servers_message() {
     let state = tempfile::tempdir().unwrap();
     let connects = plenty(state.path());
     let server = broker(None).await;
@@ -283,7 +283,7 @@ async fn refusals_in_the_servers_own_words() {
 }
 
 #[tokio::test]
-async fn a_lockout_is_waited_out() {
+async fn a_locked_out_broker_gets_no_connect() {
     let state = tempfile::tempdir().unwrap();
     let limit = Limit {
         connects: 10,
@@ -300,7 +300,7 @@ async fn a_lockout_is_waited_out() {
         error.problem,
         Problem::TooOften("You connect too often".to_owned())
     );
-    assert_eq!(wait.why, Why::LockedOut);
+    assert_eq!(wait.why, WaitReason::LockedOut);
 
     // The lockout applies to the host name and to its address.
     let mut request = server.request();
@@ -322,11 +322,11 @@ async fn a_lockout_is_waited_out() {
     let Error::TooOften { wait, .. } = again else {
         panic!("{again}");
     };
-    assert_eq!((wait.why, server.accepted()), (Why::Blocked, 2));
+    assert_eq!((wait.why, server.accepted()), (WaitReason::Blocked, 2));
 }
 
 #[tokio::test]
-async fn the_limit_is_kept_by_itself() {
+async fn the_connect_limit_applies_to_queries() {
     let state = tempfile::tempdir().unwrap();
     let connects = Connects::new(state.path(), Limit::default());
     let server = broker(None).await;
@@ -339,7 +339,7 @@ async fn the_limit_is_kept_by_itself() {
 }
 
 #[tokio::test]
-async fn servers_that_stall_talk_nonsense_or_hang_up() {
+async fn slow_invalid_and_closed_responses_are_errors() {
     let state = tempfile::tempdir().unwrap();
     let connects = plenty(state.path());
     let hangs_up = Fake::start(|stream| async move { drop(stream) }).await;
@@ -392,7 +392,7 @@ async fn servers_that_stall_talk_nonsense_or_hang_up() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there() {
+async fn an_unreachable_server_is_an_error() {
     let state = tempfile::tempdir().unwrap();
     let connects = plenty(state.path());
     let closed = {

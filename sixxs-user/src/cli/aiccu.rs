@@ -209,7 +209,7 @@ async fn start(paths: &Paths, start: &Start) -> anyhow::Result<ExitCode> {
         return Err(error);
     }
     if conf.aiccu.daemonize {
-        hold::leave_behind(paths, &conf).await
+        hold::start_in_background(paths, &conf).await
     } else {
         hold::hold(paths, &conf).await
     }
@@ -258,7 +258,7 @@ fn is_guarded(tunnel: &Tunnel) -> bool {
 
 /// Makes sure that a daemon runs: starts one if none answers.
 async fn ensure_daemon(paths: &Paths) -> anyhow::Result<()> {
-    if answers(paths).await? {
+    if has_daemon(paths).await? {
         return Ok(());
     }
     let daemon = spawn_daemon(paths)?;
@@ -286,10 +286,10 @@ fn spawn_daemon(paths: &Paths) -> anyhow::Result<Child> {
 
 async fn wait_for_daemon(paths: &Paths, mut daemon: Child) -> anyhow::Result<()> {
     let begun = Instant::now();
-    while !answers(paths).await? {
+    while !has_daemon(paths).await? {
         if let Some(status) = daemon.try_wait().context("wait for the daemon")?
             // Another process may have started one meanwhile.
-            && !answers(paths).await?
+            && !has_daemon(paths).await?
         {
             let log = fs::read_to_string(paths.log()).unwrap_or_default();
             bail!("the daemon ended ({status}): {}", log.trim());
@@ -303,7 +303,7 @@ async fn wait_for_daemon(paths: &Paths, mut daemon: Child) -> anyhow::Result<()>
 }
 
 /// Whether a daemon answers; an error if one may run, but does not answer.
-async fn answers(paths: &Paths) -> anyhow::Result<bool> {
+async fn has_daemon(paths: &Paths) -> anyhow::Result<bool> {
     match client::alive(&paths.socket()).await {
         Ok(()) => Ok(true),
         Err(error) if error.is::<client::NoDaemon>() => Ok(false),

@@ -4,7 +4,7 @@
 use std::net::Ipv6Addr;
 
 use sixxs_core::{
-    config::{Config, Taken},
+    config::{Config, HostPrefixes},
     routing::{Observed, connected::local_networks},
     types::InterfaceAddress,
 };
@@ -12,10 +12,14 @@ use sixxs_core::{
 use crate::{broker::cache::Cache, control::api::Status, driver, host::paths::Paths};
 
 /// The configuration with the parameters from brokers.
-pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Status>) -> Config {
-    let kept = driver::known(&Cache::new(&paths.state_dir), config).await;
+pub(super) async fn with_broker_parameters(
+    config: &Config,
+    paths: &Paths,
+    status: Option<&Status>,
+) -> Config {
+    let kept = driver::stored_parameters(&Cache::new(&paths.state_dir), config).await;
     // The daemon reports conflicts.
-    let (mut whole, _conflicts) = config.with(&kept, &Taken::new(), config);
+    let (mut whole, _conflicts) = config.with_learned(&kept, &HostPrefixes::new(), config);
     if let Some(status) = status {
         overlay_addresses(&mut whole, status);
     }
@@ -23,7 +27,7 @@ pub(super) async fn overlaid(config: &Config, paths: &Paths, status: Option<&Sta
 }
 
 /// The configuration with the observed local networks. If there are too many, only the daemon reports that.
-pub(super) fn beside(config: Config, observed: &Observed) -> Config {
+pub(super) fn with_local_networks(config: Config, observed: &Observed) -> Config {
     let networks = local_networks(&config, &observed.links, &observed.connected);
     config.with_direct(&networks.unwrap_or_default())
 }

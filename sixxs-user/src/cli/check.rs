@@ -33,7 +33,7 @@ struct Report {
 pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow::Result<ExitCode> {
     let checks = match client::get::<Status>(socket, "/v1/status").await {
         Ok(status) => {
-            let tunnels = choose(&status, names)?;
+            let tunnels = select_tunnels(&status, names)?;
             checks(&tunnels)
         }
         Err(error) if error.is::<client::NoDaemon>() => vec![Check {
@@ -63,7 +63,7 @@ pub(super) async fn check(socket: &Path, json: bool, names: &[String]) -> anyhow
     output::print_and_exit_code(&shown, report.pass)
 }
 
-fn choose(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {
+fn select_tunnels(status: &Status, names: &[String]) -> anyhow::Result<Vec<Tunnel>> {
     if names.is_empty() {
         return Ok(status.tunnels.clone());
     }

@@ -206,7 +206,7 @@ enum Command {
     #[command(after_help = "Exit status: 0 no problems, 3 problems.")]
     Doctor,
     /// Show the path that a packet would take: rules, route, program, size; and why, if it is the wrong one.
-    Explain(explain::Asked),
+    Explain(explain::Arguments),
     /// Show missing objects, as commands for a shell; change nothing.
     #[command(after_help = "Exit status: 0 nothing to do, 3 something to do.")]
     Plan,

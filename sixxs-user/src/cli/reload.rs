@@ -17,7 +17,7 @@ use crate::{
     host::config_file,
     host::paths::{Paths, absolute},
     netlink::Netlink,
-    preview::{Before, preview},
+    preview::{CurrentState, preview},
 };
 
 /// Lets the daemon load the file. `confirm`: the number of seconds after which it reverts without a
@@ -79,10 +79,10 @@ pub(super) async fn preview_reload(
 
 async fn without_daemon(paths: &Paths) -> anyhow::Result<Preview> {
     let new = config_file::read(&paths.config)?;
-    let learned = driver::known(&Cache::new(&paths.state_dir), &new).await;
+    let learned = driver::stored_parameters(&Cache::new(&paths.state_dir), &new).await;
     let connects = Connects::new(&paths.state_dir, new.connect_limit);
     let nothing = Config::default();
-    let before = Before {
+    let before = CurrentState {
         config: &nothing,
         in_force: &nothing,
         stopped: BTreeSet::new(),

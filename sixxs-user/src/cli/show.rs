@@ -109,9 +109,9 @@ pub(super) async fn plan(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> 
         Ok(plan) => plan,
         Err(error) if error.is::<client::NoDaemon>() => {
             let config = config_file::read(&paths.config)?;
-            let config = broker_overlay::overlaid(&config, paths, None).await;
+            let config = broker_overlay::with_broker_parameters(&config, paths, None).await;
             let observed = Netlink::open()?.observe(&Scope::of(&config)).await?;
-            let config = broker_overlay::beside(config, &observed);
+            let config = broker_overlay::with_local_networks(config, &observed);
             Plan::from(&diff(&Desired::new(&config, |_| true), &observed))
         }
         Err(error) => return Err(error),

@@ -34,29 +34,29 @@ pub struct Silent(Duration);
 struct Refused(String);
 
 /// Time limit for a daemon that is idle.
-const SOON: Duration = Duration::from_secs(2);
+const IDLE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Time limit for `/v1/alive`, for a daemon that is busy.
-const ALIVE_WITHIN: Duration = Duration::from_secs(5);
+const ALIVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Time limit for a request that reads.
-const TELLS_WITHIN: Duration = Duration::from_secs(10);
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// Time limit for a request that changes something: each command of a tunnel has a minute.
-const CHANGES_WITHIN: Duration = Duration::from_secs(150);
+const CHANGE_LIMIT: Duration = Duration::from_secs(150);
 
 /// Sends a GET request, and parses the response.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
     let exchange = async { whole(request(socket, Method::GET, path, Bytes::new()).await?).await };
-    let body = within(TELLS_WITHIN, exchange).await?;
+    let body = within(READ_LIMIT, exchange).await?;
     serde_json::from_slice(&body).with_context(|| format!("parse the answer to {path}"))
 }
 
 /// The status, with a short time limit, for callers that also have other sources.
 pub async fn status_soon(socket: &Path) -> anyhow::Result<Status> {
-    match timeout(SOON, get(socket, "/v1/status")).await {
+    match timeout(IDLE_LIMIT, get(socket, "/v1/status")).await {
         Ok(outcome) => outcome,
-        Err(_) => bail!(Silent(SOON)),
+        Err(_) => bail!(Silent(IDLE_LIMIT)),
     }
 }
 
@@ -75,7 +75,7 @@ pub async fn ask<T: Serialize + Sync, A: DeserializeOwned>(
     let body = Bytes::from(serde_json::to_vec(body)?);
     alive(socket).await?;
     let exchange = async { whole(request(socket, Method::POST, path, body).await?).await };
-    let answer = within(CHANGES_WITHIN, exchange).await?;
+    let answer = within(CHANGE_LIMIT, exchange).await?;
     serde_json::from_slice(&answer).with_context(|| format!("parse the answer to {path}"))
 }
 
@@ -83,11 +83,11 @@ pub async fn ask<T: Serialize + Sync, A: DeserializeOwned>(
 pub async fn alive(socket: &Path) -> anyhow::Result<()> {
     let exchange =
         async { whole(request(socket, Method::GET, "/v1/alive", Bytes::new()).await?).await };
-    match timeout(ALIVE_WITHIN, exchange).await {
+    match timeout(ALIVE_LIMIT, exchange).await {
         // An earlier version does not know the request, but its error response is an answer too.
         Ok(Err(error)) if error.is::<NoDaemon>() || error.is::<Refused>() => Err(error),
         Ok(_) => Ok(()),
-        Err(_) => bail!(Silent(ALIVE_WITHIN)),
+        Err(_) => bail!(Silent(ALIVE_LIMIT)),
     }
 }
 
@@ -109,7 +109,7 @@ pub async fn lines(
 ) -> anyhow::Result<()> {
     alive(socket).await?;
     let begun = request(socket, Method::GET, path, Bytes::new());
-    let mut response = within(TELLS_WITHIN, begun).await?;
+    let mut response = within(READ_LIMIT, begun).await?;
     let mut rest = Vec::new();
     while let Some(frame) = response.frame().await {
         // A streamed response is cut off when the daemon ends. A local socket has no other error, and this

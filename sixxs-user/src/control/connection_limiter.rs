@@ -20,29 +20,29 @@ use tracing::debug;
 
 use crate::host::memory;
 
-/// After this many connections, freed memory is worth returning to the kernel.
-const STORM: usize = 64;
+/// After this many connections, the free memory is returned to the kernel.
+const MANY_CONNECTIONS: usize = 64;
 
 /// Pause after an error of `accept`, such as a lack of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a connection has an unanswered request. A server that does not call `clear` counts a connection as
-/// busy after its first request.
+/// A flag about a connection, which its task sets: for the limiter, whether it has an unanswered request. A server
+/// that never calls `clear` makes a connection count as busy from its first request on.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked(Arc<AtomicBool>);
+pub(crate) struct SharedFlag(Arc<AtomicBool>);
 
-impl Asked {
-    /// A request has arrived.
+impl SharedFlag {
+    /// Sets it: a request has arrived.
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// The request is answered.
+    /// Clears it: the request is answered.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there is a request.
+    /// Whether it is set.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -62,7 +62,7 @@ pub(crate) struct Connections<C> {
 struct Open<C> {
     class: C,
     task: AbortHandle,
-    asked: Asked,
+    has_request: SharedFlag,
 }
 
 impl<C: PartialEq> Connections<C> {
@@ -103,9 +103,9 @@ impl<C: PartialEq> Connections<C> {
         }
         self.open
             .retain(|connection| !connection.task.is_finished());
-        if self.open.is_empty() && self.served >= STORM {
+        if self.open.is_empty() && self.served >= MANY_CONNECTIONS {
             self.served = 0;
-            memory::give_back();
+            memory::return_free_memory();
         }
     }
 
@@ -118,32 +118,36 @@ impl<C: PartialEq> Connections<C> {
         if self.open.iter().filter(of_class).count() < most {
             return true;
         }
-        self.give_up(|connection| connection.class == *class && !connection.asked.is_set())
+        self.close(|connection| connection.class == *class && !connection.has_request.is_set())
     }
 
     /// Closes the oldest connection of a class.
-    pub(crate) fn give_up_oldest(&mut self, class: &C) {
-        self.give_up(|connection| connection.class == *class);
+    pub(crate) fn close_oldest(&mut self, class: &C) {
+        self.close(|connection| connection.class == *class);
     }
 
-    fn give_up(&mut self, which: impl Fn(&Open<C>) -> bool) -> bool {
+    fn close(&mut self, which: impl Fn(&Open<C>) -> bool) -> bool {
         let at = self.open.iter().position(which);
-        let given_up = at.and_then(|at| self.open.remove(at));
-        if let Some(connection) = &given_up {
+        let closed = at.and_then(|at| self.open.remove(at));
+        if let Some(connection) = &closed {
             connection.task.abort();
         }
-        given_up.is_some()
+        closed.is_some()
     }
 
     /// Serves another connection.
     pub(crate) fn serve(
         &mut self,
         class: C,
-        asked: Asked,
+        has_request: SharedFlag,
         conversation: impl Future<Output = ()> + Send + 'static,
     ) {
         self.served += 1;
         let task = self.tasks.spawn(conversation);
-        self.open.push_back(Open { class, task, asked });
+        self.open.push_back(Open {
+            class,
+            task,
+            has_request,
+        });
     }
 }

@@ -29,26 +29,26 @@ use crate::{
     control::{
         ActionError,
         api::Refusal,
-        connection_limiter::{Asked, Connections},
+        connection_limiter::{Connections, SharedFlag},
     },
     host::clock,
 };
 
-/// Maximum number of root's connections. For one more, the oldest idle connection is closed; if none is idle,
+/// Limit of root's connections. For one more, the oldest idle connection is closed; if none is idle,
 /// the new one is refused.
-const OF_ROOT: usize = 32;
+const MAX_OF_ROOT: usize = 32;
 
 /// The same limit for all other users together.
-const OF_OTHERS: usize = 32;
+const MAX_OF_OTHERS: usize = 32;
 
 /// Maximum number of connections that are getting a refusal.
-const REFUSED: usize = 8;
+const MAX_REFUSED: usize = 8;
 
 /// Time limit for a request to be complete, and for the next one to begin.
-const ASKS_WITHIN: Duration = Duration::from_secs(5);
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Time limit of a connection, unless it follows alerts. No client waits longer for a response.
-const LONGEST: Duration = Duration::from_secs(180);
+const CONNECTION_LIMIT: Duration = Duration::from_secs(180);
 
 /// The class of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ enum Class {
 pub(super) struct Caller {
     pub(super) uid: Option<u32>,
     /// Whether it follows alerts; then the connection has no time limit.
-    pub(super) follows: Asked,
+    pub(super) follows: SharedFlag,
 }
 
 /// An error response.
@@ -98,7 +98,7 @@ impl Caller {
         let credentials = stream.peer_cred();
         Self {
             uid: credentials.ok().map(|credentials| credentials.uid()),
-            follows: Asked::default(),
+            follows: SharedFlag::default(),
         }
     }
 
@@ -113,7 +113,7 @@ impl Caller {
     }
 }
 
-/// Accepts connections until it is dropped.
+/// Accepts connections to the control socket, and serves each in a task. Dropping the future ends them all.
 pub(super) async fn serve(listener: UnixListener, app: Router) {
     let mut connections = Connections::new();
     loop {
@@ -124,33 +124,33 @@ pub(super) async fn serve(listener: UnixListener, app: Router) {
             .await;
         let caller = Caller::of(&stream);
         let (class, most) = match caller.uid {
-            Some(0) => (Class::Root, OF_ROOT),
-            _ => (Class::Others, OF_OTHERS),
+            Some(0) => (Class::Root, MAX_OF_ROOT),
+            _ => (Class::Others, MAX_OF_OTHERS),
         };
-        let asked = Asked::default();
+        let has_request = SharedFlag::default();
         if connections.has_room(&class, most) {
-            let conversation = converse(stream, app.clone(), caller, asked.clone());
-            connections.serve(class, asked, conversation);
+            let conversation = converse(stream, app.clone(), caller, has_request.clone());
+            connections.serve(class, has_request, conversation);
         } else {
-            if !connections.has_room(&Class::Refused, REFUSED) {
-                connections.give_up_oldest(&Class::Refused);
+            if !connections.has_room(&Class::Refused, MAX_REFUSED) {
+                connections.close_oldest(&Class::Refused);
             }
-            connections.serve(Class::Refused, asked, refuse(stream, most));
+            connections.serve(Class::Refused, has_request, refuse(stream, most));
         }
     }
 }
 
-async fn converse(stream: UnixStream, app: Router, caller: Caller, asked: Asked) {
+async fn converse(stream: UnixStream, app: Router, caller: Caller, has_request: SharedFlag) {
     let app = TowerToHyperService::new(app);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
-        asked.set();
+        has_request.set();
         request.extensions_mut().insert(ConnectInfo(caller.clone()));
         let answered = app.call(request);
-        let (asked, follows) = (asked.clone(), caller.follows.clone());
+        let (has_request, follows) = (has_request.clone(), caller.follows.clone());
         async move {
             let answer = answered.await;
             if !follows.is_set() {
-                asked.clear();
+                has_request.clear();
             }
             answer
         }
@@ -158,10 +158,10 @@ async fn converse(stream: UnixStream, app: Router, caller: Caller, asked: Asked)
     let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(ASKS_WITHIN)
+            .header_read_timeout(REQUEST_LIMIT)
             .serve_connection(TokioIo::new(stream), service)
     );
-    let served = match timeout(LONGEST, &mut served).await {
+    let served = match timeout(CONNECTION_LIMIT, &mut served).await {
         Ok(served) => served,
         Err(_) if caller.follows.is_set() => served.await,
         Err(_) => {
@@ -181,17 +181,17 @@ async fn refuse(stream: UnixStream, most: usize) {
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ASKS_WITHIN)
+        .header_read_timeout(REQUEST_LIMIT)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    if !matches!(timeout(ASKS_WITHIN, served).await, Ok(Ok(()))) {
+    if !matches!(timeout(REQUEST_LIMIT, served).await, Ok(Ok(()))) {
         debug!("a connection to the control socket is refused");
     }
 }
 
 /// Applies the time limit to the body of a request.
 pub(super) async fn in_time(request: Request, next: Next) -> Response {
-    let ends = clock::after(Instant::now(), ASKS_WITHIN);
+    let ends = clock::after(Instant::now(), REQUEST_LIMIT);
     let (head, body) = request.into_parts();
     let body = stream::unfold(Some(body.into_data_stream()), move |body| async move {
         let mut body = body?;
@@ -199,7 +199,7 @@ pub(super) async fn in_time(request: Request, next: Next) -> Response {
             Ok(Some(chunk)) => Some((chunk.map_err(anyhow::Error::from), Some(body))),
             Ok(None) => None,
             Err(_) => {
-                let limit = ASKS_WITHIN.as_secs();
+                let limit = REQUEST_LIMIT.as_secs();
                 Some((Err(anyhow::anyhow!("not complete within {limit} s")), None))
             }
         }

@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{control::api, host::config_file};
 
-/// Where the result of a request goes.
+/// The receiver of the result of a request.
 pub type Answer<T> = oneshot::Sender<T>;
 
 /// The result of an action.

@@ -15,7 +15,7 @@
 //! The socket's owner and mode allow connections only by root and members of the group `sixxs`. All of them may
 //! read; only root may change anything.
 //!
-//! Tasks: one that accepts connections, and those of `serve.rs`; they end with the daemon.
+//! Tasks: one that accepts connections, and one per connection (`connections.rs`); they end with the daemon.
 
 use std::{
     fs,
@@ -84,11 +84,11 @@ impl FromRef<DaemonHandle> for Requests {
 
 /// Opens the socket and serves it.
 pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Result<JoinHandle<()>> {
-    files::remove_if_present(socket)?;
+    files::remove_if_exists(socket)?;
     // Create it under another name and private, and rename it once its owner and mode are set.
     let draft = socket.with_extension("new");
-    files::remove_if_present(&draft)?;
-    let listener = files::remove_on_error(&draft, open(&draft, socket, group))?;
+    files::remove_if_exists(&draft)?;
+    let listener = files::remove_draft_on_error(&draft, open(&draft, socket, group))?;
 
     let app = Router::new()
         .route("/v1/alive", get(alive))

@@ -106,9 +106,9 @@ fn leak_line(leak: &Leak) -> String {
         // Writing into a String does not fail.
         let _infallible = write!(line, " ({})", sender.join(", "));
     }
-    for (what, said) in [("why", &leak.why), ("cure", &leak.cure)] {
-        if let Some(said) = said {
-            let _infallible = write!(line, "; {what}: {said}");
+    for (what, sentence) in [("why", &leak.why), ("cure", &leak.cure)] {
+        if let Some(sentence) = sentence {
+            let _infallible = write!(line, "; {what}: {sentence}");
         }
     }
     line

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sixxs_core::{
-    alert_limiter::{AlertKey, AlertLimiter, cause},
+    alert_limiter::{AlertKey, AlertLimiter, stable_text},
     config::Config,
 };
 use tokio::{sync::broadcast, time::Instant};
@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// Limit of stored alerts. The oldest are dropped first.
-const KEPT: usize = 1000;
+const MAX_STORED: usize = 1000;
 
 /// Limit of alerts that a slow follower may lag behind before it loses some.
-const LAG: usize = 256;
+const MAX_LAG: usize = 256;
 
-/// Limit of states of a tunnel that are reported at once. A few manual restarts are no flood.
+/// Limit of states of a tunnel that are reported at once. A few manual restarts are no limiter.
 const STATES_AT_ONCE: u32 = 6;
 
 /// Limit of corrections of one cause that are reported at once. A restarted network manager causes two.
@@ -39,12 +39,12 @@ const LEAKS_AT_ONCE: u32 = 5;
 pub(super) struct Alerts {
     clock: Clock,
     started: Instant,
-    flood: AlertLimiter<Alert>,
+    limiter: AlertLimiter<Alert>,
     /// Names of tunnels. Causes with different names are different.
     tunnels: BTreeSet<String>,
-    kept: VecDeque<Alert>,
-    listeners: broadcast::Sender<Alert>,
-    /// What is wrong at present, in words.
+    stored: VecDeque<Alert>,
+    followers: broadcast::Sender<Alert>,
+    /// The present problems, as messages.
     problems: Vec<String>,
     hooks: Hooks,
 }
@@ -54,21 +54,21 @@ impl Alerts {
         Self {
             clock,
             started: Instant::now(),
-            flood: AlertLimiter::default(),
+            limiter: AlertLimiter::default(),
             tunnels: BTreeSet::new(),
-            kept: VecDeque::new(),
-            listeners: broadcast::channel(LAG).0,
+            stored: VecDeque::new(),
+            followers: broadcast::channel(MAX_LAG).0,
             problems: Vec::new(),
             hooks: Hooks::default(),
         }
     }
 
-    /// What is wrong at present, in words.
+    /// The present problems, as messages.
     pub(super) fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// Takes the present problems. A problem is reported when it comes up, and not again while it lasts.
+    /// Sets the present problems. A problem is reported when it appears, and not again while it lasts.
     pub(super) fn set_problems(&mut self, problems: Vec<String>) {
         for problem in &problems {
             if !self.problems.contains(problem) {
@@ -86,7 +86,7 @@ impl Alerts {
         self.set_problems(all.into_iter().collect());
     }
 
-    /// What is wrong with hooks, in words.
+    /// The problems of hooks, as messages.
     pub(super) fn hook_problems(&self) -> impl Iterator<Item = String> {
         self.hooks.problems()
     }
@@ -102,8 +102,8 @@ impl Alerts {
         self.hooks.finish(limit).await;
     }
 
-    /// Takes the hooks of a configuration, and the names by which causes differ.
-    pub(super) fn set(&mut self, config: &Config) {
+    /// Applies a configuration: its hooks, and the names of its tunnels.
+    pub(super) fn set_config(&mut self, config: &Config) {
         self.hooks.set(&config.alerting);
         let names = config.tunnels.iter();
         self.tunnels = names.map(|tunnel| tunnel.name.to_string()).collect();
@@ -116,33 +116,33 @@ impl Alerts {
             about,
             more: 0,
         };
-        let cause = self.cause(&alert.about);
+        let key = self.key(&alert.about);
         let now = self.started.elapsed();
-        if let Some(alert) = self.flood.take(now, cause, alert, merged) {
+        if let Some(alert) = self.limiter.admit(now, key, alert, merged) {
             self.report(alert);
         }
     }
 
     /// Whether alerts are suppressed.
     pub(super) fn has_more(&self) -> bool {
-        self.flood.has_more()
+        self.limiter.has_more()
     }
 
     /// Reports the summaries that are due.
     pub(super) fn report_summaries(&mut self) {
-        let summaries = self.flood.summaries(self.started.elapsed());
+        let summaries = self.limiter.summaries(self.started.elapsed());
         self.report_all(summaries);
     }
 
     /// Reports all suppressed alerts.
     fn report_rest(&mut self) {
-        let summaries = self.flood.rest();
+        let summaries = self.limiter.rest();
         self.report_all(summaries);
     }
 
     fn report_all(&mut self, summaries: Vec<(Alert, u64)>) {
         for (mut alert, more) in summaries {
-            // Its packets stand for all lines.
+            // A leak alert already has the sum of the packets of all alerts that it replaces.
             if !matches!(alert.about, About::Leak(_)) {
                 alert.more = more;
             }
@@ -150,12 +150,12 @@ impl Alerts {
         }
     }
 
-    fn cause(&self, about: &About) -> AlertKey {
+    fn key(&self, about: &About) -> AlertKey {
         let names = self.tunnels.iter().map(String::as_str).collect();
         let (kind, text, at_once) = match about {
             About::Leak(leak) => (
                 format!("leak of {}", leak.tunnel),
-                cause(&leak_cause(leak), &names),
+                stable_text(&leak_cause(leak), &names),
                 LEAKS_AT_ONCE,
             ),
             About::Correction {
@@ -166,15 +166,15 @@ impl Alerts {
                 // Each address of a tunnel is a cause of its own.
                 let what = match tunnel {
                     Some(tunnel) => format!("{tunnel}: {correction}"),
-                    None => cause(correction, &names),
+                    None => stable_text(correction, &names),
                 };
                 let by = by.as_deref().unwrap_or_default();
-                let text = format!("{what} by {}", cause(by, &names));
+                let text = format!("{what} by {}", stable_text(by, &names));
                 ("correction".to_owned(), text, CORRECTIONS_AT_ONCE)
             }
             About::Tunnel { tunnel, .. } => ("tunnel".to_owned(), tunnel.clone(), STATES_AT_ONCE),
             About::Health { tunnel, .. } => ("health".to_owned(), tunnel.clone(), STATES_AT_ONCE),
-            About::Problem { problem } => ("problem".to_owned(), cause(problem, &names), 1),
+            About::Problem { problem } => ("problem".to_owned(), stable_text(problem, &names), 1),
         };
         AlertKey {
             kind,
@@ -191,26 +191,26 @@ impl Alerts {
             About::Health { health, .. } if *health == Health::Healthy => info!("{shown}"),
             _ => warn!("{shown}"),
         }
-        if self.kept.len() == KEPT {
-            self.kept.pop_front();
+        if self.stored.len() == MAX_STORED {
+            self.stored.pop_front();
         }
-        self.kept.push_back(alert.clone());
+        self.stored.push_back(alert.clone());
         self.hooks.raise(&alert);
         // An error means that nobody listens.
-        let _nobody = self.listeners.send(alert);
+        let _nobody = self.followers.send(alert);
     }
 
     pub(super) fn subscribe(&self) -> (Vec<Alert>, broadcast::Receiver<Alert>) {
-        let so_far = self.kept.iter().cloned().collect();
-        (so_far, self.listeners.subscribe())
+        let so_far = self.stored.iter().cloned().collect();
+        (so_far, self.followers.subscribe())
     }
 
     fn now(&self) -> String {
-        stamp(self.clock.wall())
+        timestamp(self.clock.wall())
     }
 }
 
-/// The cause of a leak: what leaks of one group have in common.
+/// The properties that leaks of one group have in common.
 fn leak_cause(leak: &Leak) -> String {
     let sender = [&leak.container, &leak.unit, &leak.cgroup_path];
     let treatment = leak.treatment.map(|treatment| treatment.to_string());
@@ -221,8 +221,7 @@ fn leak_cause(leak: &Leak) -> String {
     parts.join(" ")
 }
 
-/// The later of two alerts of a cause, with the packets of both. Of different flows it is a line about all
-/// that are not named.
+/// The later of two alerts of a cause, with the packets of both. If their flows differ, the result names no flow.
 fn merged(before: Alert, after: Alert) -> Alert {
     let (About::Leak(before), About::Leak(leak)) = (before.about, &after.about) else {
         return after;
@@ -253,8 +252,8 @@ fn merged(before: Alert, after: Alert) -> Alert {
     }
 }
 
-/// A time in RFC 3339, to the millisecond, always as long.
-fn stamp(time: jiff::Timestamp) -> String {
+/// A time in RFC 3339, to the millisecond. The length of the text is always the same.
+fn timestamp(time: jiff::Timestamp) -> String {
     format!("{time:.3}")
 }
 
@@ -269,7 +268,7 @@ mod tests {
             ("2026-01-02T03:04:51.7Z", "2026-01-02T03:04:51.700Z"),
             ("2026-01-02T03:04:05.0129Z", "2026-01-02T03:04:05.012Z"),
         ] {
-            assert_eq!(stamp(time.parse().unwrap()), expected);
+            assert_eq!(timestamp(time.parse().unwrap()), expected);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Finds the control group of a process that sent a leak, and what it belongs to.
+//! Finds the control group of a process that sent a leak, and its systemd unit or container.
 //!
-//! Owns a cache of paths. Must not know what a leak is, beyond the control group's ID.
+//! Owns a cache of paths. Knows nothing of a leak beyond the control group's ID.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,8 +17,8 @@ const DIRECTORIES: usize = 20_000;
 /// Limit of searches per report. Each may take milliseconds.
 const SEARCHES: usize = 2;
 
-/// Limit of control groups remembered.
-const REMEMBERED: usize = 1024;
+/// Limit of cached control groups.
+const MAX_CACHED: usize = 1024;
 
 /// The paths of control groups, by their ID.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ pub(super) struct ControlGroups {
 
 impl ControlGroups {
     /// A new report begins, with its own limit of searches.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin_report(&mut self) {
         self.searches = 0;
     }
 
@@ -44,7 +44,7 @@ impl ControlGroups {
         self.searches += 1;
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let path = mounted(&mounts).and_then(|root| search(&root, number));
-        if self.known.len() >= REMEMBERED {
+        if self.known.len() >= MAX_CACHED {
             self.known.clear();
         }
         self.known.insert(number, path.clone());

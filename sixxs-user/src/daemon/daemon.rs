@@ -1,4 +1,4 @@
-//! The daemon: composes the parts, and carries out what an event asks for.
+//! The daemon: composes the parts, and handles events.
 //!
 //! The only file that knows all parts. A part gets what it needs as arguments.
 
@@ -22,7 +22,7 @@ use super::{
     readings::{Readings, echo_times},
     snapshot::{Snapshot, TunnelState},
     status, systemd,
-    tunnels::{Stopped, detach_all, stop_all},
+    tunnels::{StoppedDrivers, detach_all, stop_all},
 };
 use crate::{
     control::api::{self, About},
@@ -92,7 +92,7 @@ impl Daemon {
             is_ready: false,
         };
         let totals = daemon.leak_totals()?;
-        daemon.leak_reports.begin(totals);
+        daemon.leak_reports.start_at(totals);
         Ok(daemon)
     }
 
@@ -121,7 +121,7 @@ impl Daemon {
                 });
             }
             if !self.is_ready && enforcer.reconciler.is_ready() {
-                systemd::ready()?;
+                systemd::notify_ready()?;
                 self.is_ready = true;
             }
             enforcer.schedule_rescan();
@@ -147,7 +147,7 @@ impl Daemon {
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
             health: at(self.health.due()),
-            unnamed: at(enforcer.tamper_log.due()),
+            unattributed: at(enforcer.tamper_log.due()),
             has_lines: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
                 || enforcer.alerts.has_more(),
@@ -165,10 +165,10 @@ impl Daemon {
             Event::Hangup => self.operations.reload_by_signal().await?,
             Event::Change(change) => enforcer.host_changed(&change),
             Event::DriverReport | Event::RetryDue => enforcer.schedule(Urgency::Paced),
-            Event::ScanDue => enforcer.scan_in_time().await?,
+            Event::ScanDue => enforcer.scan_within_limit().await?,
             Event::PollDue => enforcer.poll_programs().await?,
             Event::Resync => enforcer.resync(),
-            Event::UnnamedDue => enforcer.report_unnamed(),
+            Event::UnattributedDue => enforcer.report_unattributed(),
             Event::Stopped(stopped) => self.operations.drivers_stopped(stopped).await,
             Event::TrialEnds => self.operations.revert().await,
             Event::Leaks(leaks) => {
@@ -179,8 +179,8 @@ impl Daemon {
                 self.report_leaks();
                 self.enforcer_mut().report_summaries();
             }
-            Event::EchoDue => warn_of(self.observe_echo().and_then(|()| self.report_health())),
-            Event::HealthDue => warn_of(self.report_health()),
+            Event::EchoDue => log_error(self.observe_echo().and_then(|()| self.report_health())),
+            Event::HealthDue => log_error(self.report_health()),
             Event::Request(request) => self.answer(request).await,
         }
         Ok(ControlFlow::Continue(()))
@@ -218,11 +218,11 @@ impl Daemon {
             started: &enforcer.tunnels.started(),
             slots: kernel.slots(),
             plan: enforcer.reconciler.plan(),
-            others_rules: enforcer.reconciler.others_rules(),
+            foreign_rules: enforcer.reconciler.foreign_rules(),
             links: enforcer.reconciler.links(),
         };
         let recent = |tunnel: &IfName| enforcer.tamper_log.recent(tunnel, now);
-        self.control_groups.begin();
+        self.control_groups.begin_report();
         for line in lines {
             let mut leak = evidence.leak(&line);
             add_sender(&mut self.control_groups, &mut leak);
@@ -268,7 +268,7 @@ impl Daemon {
             let state = TunnelState {
                 view: enforcer.tunnels.view(&name, links.by_name(&name)),
                 account: enforcer.intent.account_file(&name),
-                manner: echo.manner(&name),
+                echo_health: echo.health(&name),
                 unanswered_in_a_row: echo.unanswered_in_a_row(&name, &readings),
                 leaks: slot.and_then(|slot| self.leak_reports.treatment(slot, now)),
             };
@@ -327,7 +327,7 @@ impl Daemon {
         let (snapshot, standings) = self.full_snapshot().await?;
         let others = metrics_snapshot::Others {
             standings,
-            repairs: self.enforcer().repairs().clone(),
+            repairs: self.enforcer().repair_times().clone(),
             hooks_dropped: self.enforcer().alerts.dropped(),
             now: jiff::Timestamp::now(),
         };
@@ -375,19 +375,23 @@ impl Daemon {
                 };
                 let chosen = tunnel.map(|tunnel| vec![tunnel]);
                 self.operations
-                    .act(verb, chosen, file.refresh, answer)
+                    .control(verb, chosen, file.refresh, answer)
                     .await;
             }
             Request::Tunnels(verb, names, answer) => {
-                let chosen = self.operations.enforcer.intent.choose(&names.tunnels);
+                let chosen = self
+                    .operations
+                    .enforcer
+                    .intent
+                    .select_tunnels(&names.tunnels);
                 self.operations
-                    .act(verb, chosen, names.refresh, answer)
+                    .control(verb, chosen, names.refresh, answer)
                     .await;
             }
         }
     }
 
-    /// Ends drivers and tasks. What is enforced stays in place.
+    /// Ends drivers and tasks. Programs, rules and routes stay in place.
     pub(super) async fn shut_down(self, sources: Sources, ending: Ending) -> anyhow::Result<()> {
         info!(
             "{}",
@@ -401,19 +405,19 @@ impl Daemon {
         systemd::stopping()?;
         let Operations {
             enforcer,
-            stopped_to,
+            stopped_sender,
             ..
         } = self.operations;
         let Enforcer {
             tunnels,
             alerts,
-            endpoints,
+            listeners,
             ..
         } = enforcer;
         let drivers = tunnels.into_drivers();
         // The remaining senders belong to tasks that stop drivers.
-        drop(stopped_to);
-        let end = async |mut stopped: mpsc::Receiver<Stopped>| {
+        drop(stopped_sender);
+        let end = async |mut stopped: mpsc::Receiver<StoppedDrivers>| {
             let stopping = async {
                 let mut problems = Vec::new();
                 while let Some(stopped) = stopped.recv().await {
@@ -440,11 +444,11 @@ impl Daemon {
             let _gone = done.send(());
         }
         self.pruning.abort();
-        endpoints.close().context("close the control socket")
+        listeners.close().context("close the control socket")
     }
 }
 
-fn warn_of(outcome: anyhow::Result<()>) {
+fn log_error(outcome: anyhow::Result<()>) {
     if let Err(error) = outcome {
         warn!("{error:#}");
     }

@@ -27,15 +27,15 @@ impl EchoMonitors {
         for (name, _) in readings.slots() {
             let monitor = self.0.entry(name.clone()).or_default();
             let counted = EchoCounts::of(readings.counters(name));
-            monitor.look(now, counted, readings.pending(name));
+            monitor.observe(now, counted, readings.pending(name));
         }
     }
 
     /// How a tunnel has answered lately.
-    pub(super) fn manner(&self, name: &IfName) -> EchoHealth {
+    pub(super) fn health(&self, name: &IfName) -> EchoHealth {
         self.0
             .get(name)
-            .map_or(EchoHealth::Fine, EchoMonitor::manner)
+            .map_or(EchoHealth::Fine, EchoMonitor::health)
     }
 
     /// Requests since the last reply of a tunnel.
@@ -90,14 +90,14 @@ mod tests {
             let now = Duration::from_secs(seconds);
             monitors.observe(&names, &readings(round * 10, 0), now);
         }
-        assert!(matches!(monitors.manner(&name), EchoHealth::Silent { .. }));
+        assert!(matches!(monitors.health(&name), EchoHealth::Silent { .. }));
         assert!(monitors.unanswered_in_a_row(&name, &readings(80, 0)) >= 60);
         monitors.observe(
             &BTreeSet::new(),
             &Readings::default(),
             Duration::from_secs(90),
         );
-        assert_eq!(monitors.manner(&name), EchoHealth::Fine);
+        assert_eq!(monitors.health(&name), EchoHealth::Fine);
         assert_eq!(monitors.unanswered_in_a_row(&name, &readings(80, 0)), 0);
     }
 

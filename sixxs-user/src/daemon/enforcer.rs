@@ -1,4 +1,4 @@
-//! Rounds: scans the host and makes it what is intended, at the pace that the pacer allows.
+//! Rounds: scans the host and reconciles it with the intent, as often as the rate limit allows.
 //!
 //! Composes the intent, the drivers, the reconciler, the tamper log and the alerts. Must not know requests,
 //! leaks or health.
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{
     alerts::Alerts,
-    endpoints::Endpoints,
     intent::Intent,
+    listeners::Listeners,
     reconciler::{Goal, Reconciler},
     tamper_log::{Correction, TamperLog},
     tunnels::Tunnels,
@@ -22,7 +22,7 @@ use crate::{
     host::clock::{after, processor_time},
     host::paths::Paths,
     metrics,
-    netlink::{Change, OthersChange, Scope, Watcher},
+    netlink::{Change, ForeignRouteChange, Scope, Watcher},
 };
 
 /// Limit of netlink events taken before a scan.
@@ -33,27 +33,27 @@ const EVENTS_AT_A_TIME: usize = 4096;
 pub(super) enum Urgency {
     /// At the usual pace.
     Paced,
-    /// At once: something new is not guarded until then.
+    /// At once: until then a new interface or exit is not guarded.
     AtOnce,
 }
 
-/// Keeps the host as it is intended.
+/// Keeps the host in the intended state.
 pub(super) struct Enforcer {
     pub(super) paths: Paths,
     pub(super) started: Instant,
     pub(super) intent: Intent,
     pub(super) tunnels: Tunnels,
     pub(super) reconciler: Reconciler,
-    pub(super) endpoints: Endpoints,
+    pub(super) listeners: Listeners,
     pub(super) alerts: Alerts,
     pub(super) tamper_log: TamperLog,
     watcher: Arc<Watcher>,
-    pacer: ReconcileLimiter,
+    limiter: ReconcileLimiter,
     program_poll: ProgramPoll,
-    /// Changes that came during the last scan.
+    /// Urgency of the next scan, if changes came during the last one.
     rescan: Option<Urgency>,
     /// How long repairs took.
-    repairs: Histogram,
+    repair_times: Histogram,
     /// Rounds of this run.
     rounds: u64,
 }
@@ -62,7 +62,7 @@ impl Enforcer {
     /// Nothing is scanned yet.
     pub(super) fn new(
         (intent, tunnels, reconciler): (Intent, Tunnels, Reconciler),
-        (endpoints, alerts): (Endpoints, Alerts),
+        (listeners, alerts): (Listeners, Alerts),
         watcher: Arc<Watcher>,
         paths: Paths,
     ) -> Self {
@@ -72,14 +72,14 @@ impl Enforcer {
             intent,
             tunnels,
             reconciler,
-            endpoints,
+            listeners,
             alerts,
             tamper_log: TamperLog::default(),
             watcher,
-            pacer: ReconcileLimiter::default(),
+            limiter: ReconcileLimiter::default(),
             program_poll: ProgramPoll::default(),
             rescan: None,
-            repairs: metrics::repairs(),
+            repair_times: metrics::repair_times(),
             rounds: 0,
         }
     }
@@ -89,19 +89,19 @@ impl Enforcer {
         self.started.elapsed()
     }
 
-    /// Rounds of this run. Each may have changed what is to be reported.
+    /// Number of rounds in this run. Health is evaluated again after each.
     pub(super) const fn rounds(&self) -> u64 {
         self.rounds
     }
 
     /// How long repairs took.
-    pub(super) const fn repairs(&self) -> &Histogram {
-        &self.repairs
+    pub(super) const fn repair_times(&self) -> &Histogram {
+        &self.repair_times
     }
 
     /// When the next scan is due, if one is requested.
     pub(super) fn scan_due(&self) -> Option<Instant> {
-        let due = self.pacer.due()?;
+        let due = self.limiter.due()?;
         Some(after(self.started, due))
     }
 
@@ -110,7 +110,7 @@ impl Enforcer {
         after(self.started, self.program_poll.due())
     }
 
-    /// Asks for the scan that changes during the last one make necessary.
+    /// Requests another scan, if changes came during the last one.
     pub(super) fn schedule_rescan(&mut self) {
         if let Some(urgency) = self.rescan.take() {
             self.schedule(urgency);
@@ -121,8 +121,8 @@ impl Enforcer {
     pub(super) fn schedule(&mut self, urgency: Urgency) {
         let now = self.now();
         match urgency {
-            Urgency::Paced => self.pacer.changed(now),
-            Urgency::AtOnce => self.pacer.urgent(now),
+            Urgency::Paced => self.limiter.record_change(now),
+            Urgency::AtOnce => self.limiter.urgent(now),
         }
     }
 
@@ -133,36 +133,36 @@ impl Enforcer {
             .for_each(|about| self.alerts.raise(about));
     }
 
-    /// Takes a change of the host, and requests a scan.
+    /// Handles a change of the host, and requests a scan.
     pub(super) fn host_changed(&mut self, change: &Change) {
-        let urgency = self.take_change(change, false);
+        let urgency = self.record_change(change, false);
         self.schedule(urgency);
     }
 
-    /// Takes a change of the host. `is_late`: a scan has begun already.
-    fn take_change(&mut self, change: &Change, is_late: bool) -> Urgency {
+    /// Records a change of the host. `is_late`: a scan has begun already.
+    fn record_change(&mut self, change: &Change, is_late: bool) -> Urgency {
         if let Some(removal) = &change.removal {
             let now = self.now();
-            let named = self.tamper_log.removed(removal, is_late, now);
+            let named = self.tamper_log.record_removal(removal, is_late, now);
             self.raise(named);
         }
-        if change.others != OthersChange::Same {
-            self.reconciler.netlink().others_routes_changed();
+        if change.foreign_routes != ForeignRouteChange::Same {
+            self.reconciler.netlink().foreign_routes_changed();
         }
-        match change.is_new_link || change.others == OthersChange::More {
+        match change.is_new_link || change.foreign_routes == ForeignRouteChange::More {
             true => Urgency::AtOnce,
             false => Urgency::Paced,
         }
     }
 
-    /// Takes the events that came before the scan, so that whatever it finds missing has a culprit. Events
-    /// that came during the scan are among them, and ask for another one.
+    /// Records the waiting events, so that the process behind each missing object is known before its correction.
+    /// Some of these events may have come during the scan, so another scan is requested.
     fn drain_changes(&mut self) {
         for _ in 0..EVENTS_AT_A_TIME {
-            let Some(change) = self.watcher.changed_already() else {
+            let Some(change) = self.watcher.try_next() else {
                 return;
             };
-            let urgency = self.take_change(&change, true);
+            let urgency = self.record_change(&change, true);
             self.rescan = self.rescan.max(Some(urgency));
         }
     }
@@ -170,15 +170,15 @@ impl Enforcer {
     fn record(&mut self, corrections: Vec<Correction>) {
         for correction in corrections {
             let now = self.now();
-            let report = self.tamper_log.corrected(correction, now);
+            let report = self.tamper_log.record_correction(correction, now);
             self.raise(report);
         }
     }
 
-    /// Reports corrections whose event has not come.
-    pub(super) fn report_unnamed(&mut self) {
-        let unnamed = self.tamper_log.report_due(self.now());
-        self.raise(unnamed);
+    /// Reports corrections whose removal event did not arrive in time.
+    pub(super) fn report_unattributed(&mut self) {
+        let unattributed = self.tamper_log.report_due(self.now());
+        self.raise(unattributed);
     }
 
     /// Reports the suppressed corrections and alerts as summaries.
@@ -188,9 +188,9 @@ impl Enforcer {
         self.alerts.report_summaries();
     }
 
-    /// Scans the host, and makes it what it should be. An error means that nothing could be scanned.
+    /// Runs a round: scans the host, and reconciles it with the intent. An error means that the scan failed.
     pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
-        self.alerts.set(self.intent.effective());
+        self.alerts.set_config(self.intent.effective());
         let moved = self.intent.learn(self.tunnels.reports());
         self.raise(moved.into_iter().map(|problem| About::Problem { problem }));
         let scope = Scope::of(self.intent.wanted());
@@ -203,16 +203,16 @@ impl Enforcer {
         let goal = goal(&self.intent, &self.tunnels);
         let now = self.started.elapsed();
         let round = self.reconciler.run(&goal, &self.paths, now).await;
-        let exported = self.endpoints.export(self.intent.effective()).await;
+        let exported = self.listeners.export(self.intent.effective()).await;
         self.record(round.corrections);
-        self.tamper_log.scanned();
+        self.tamper_log.end_round();
 
         let now = self.now();
         problems.extend(round.problems);
         problems.extend(exported.err().map(|error| format!("{error:#}")));
         problems.extend(self.tamper_log.problem(now));
         problems.extend(self.reconciler.unrestored().iter().cloned());
-        problems.extend(self.endpoints.problem().cloned());
+        problems.extend(self.listeners.problem().cloned());
         problems.extend(self.alerts.hook_problems());
         self.alerts.set_problems(problems);
         let changes = self.tunnels.changes(self.reconciler.links());
@@ -221,7 +221,7 @@ impl Enforcer {
         Ok(())
     }
 
-    /// As [`Enforcer::reconcile`]; an error becomes a problem, and the daemon continues with a new connection.
+    /// Like [`Enforcer::reconcile`]. An error becomes a problem, and the next round uses a new netlink connection.
     pub(super) async fn reconcile_or_report(&mut self) {
         if let Err(error) = self.reconcile().await {
             let mut problems = vec![format!("{error:#}")];
@@ -231,9 +231,9 @@ impl Enforcer {
         }
     }
 
-    /// Reconciles, and has the pacer count the processor time.
-    pub(super) async fn scan_in_time(&mut self) -> anyhow::Result<()> {
-        let since = self.pacer.begin(self.started.elapsed());
+    /// Runs a round, and counts its processor time for the rate limit.
+    pub(super) async fn scan_within_limit(&mut self) -> anyhow::Result<()> {
+        let since = self.limiter.begin_round(self.started.elapsed());
         let before = processor_time()?;
         let corrections = self.tamper_log.corrections();
         self.reconcile_or_report().await;
@@ -241,40 +241,40 @@ impl Enforcer {
         if let Some(since) = since
             && self.tamper_log.corrections() > corrections
         {
-            self.repairs
+            self.repair_times
                 .observe(now.saturating_sub(since).as_secs_f64());
         }
         let took = processor_time()?.saturating_sub(before);
-        self.pacer.end(now, took);
+        self.limiter.end(now, took);
         Ok(())
     }
 
-    /// Asks the kernel whether a program was detached, and attaches it again.
+    /// Queries the kernel for detached programs, and attaches them again.
     pub(super) async fn poll_programs(&mut self) -> anyhow::Result<()> {
         let before = processor_time()?;
         let is_missing = self.reconciler.has_lost_a_program();
         let took = processor_time()?.saturating_sub(before);
         let now = self.now();
-        self.program_poll.went(now, took, is_missing);
+        self.program_poll.ended(now, took, is_missing);
         if is_missing {
             let goal = goal(&self.intent, &self.tunnels);
-            let corrections = self.reconciler.attach_again(&goal, now).await;
+            let corrections = self.reconciler.reattach(&goal, now).await;
             self.record(corrections);
             self.schedule(Urgency::Paced);
         }
         Ok(())
     }
 
-    /// Reads everything back, and requests a scan.
+    /// Reads pins and maps back, and requests a scan.
     pub(super) fn resync(&mut self) {
         let restored = self.reconciler.restore();
         self.record(restored);
-        self.endpoints.listen();
+        self.listeners.listen();
         self.schedule(Urgency::Paced);
     }
 }
 
-/// The state that the next round brings about.
+/// The goal of the next round.
 fn goal<'a>(intent: &'a Intent, tunnels: &Tunnels) -> Goal<'a> {
     let started = tunnels.started();
     Goal {

@@ -1,6 +1,6 @@
-//! What the loop waits for: signals, netlink, drivers, leaks, requests and deadlines.
+//! The events that the loop waits for: signals, netlink, drivers, leaks, requests and deadlines.
 //!
-//! Must not know what an event leads to.
+//! Must not know the reactions to an event.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{systemd::Watchdog, tunnels::Stopped};
+use super::{systemd::Watchdog, tunnels::StoppedDrivers};
 use crate::{
     bpf::{self, Debugging, LeakRing, Rings},
     control::{Quit, Request},
@@ -49,7 +49,7 @@ pub(super) enum Event {
     /// A driver reports something new.
     DriverReport,
     /// Drivers have stopped.
-    Stopped(Stopped),
+    Stopped(StoppedDrivers),
     /// The kernel programs report leaks.
     Leaks(Vec<LeakEvent>),
     /// A client requests something.
@@ -66,30 +66,30 @@ pub(super) enum Event {
     TrialEnds,
     /// [`Deadlines::health`].
     HealthDue,
-    /// [`Deadlines::unnamed`].
-    UnnamedDue,
-    /// Leaks are to be reported.
+    /// [`Deadlines::unattributed`].
+    UnattributedDue,
+    /// Leaks must be reported.
     LeakLinesDue,
-    /// Tunnels are to be observed.
+    /// Tunnels must be observed.
     EchoDue,
-    /// Everything is to be scanned and read back.
+    /// Everything must be scanned and read back.
     Resync,
 }
 
-/// When the parts want something to be done; `None`: not at all.
+/// The times at which the parts need the loop; `None`: they do not need it.
 pub(super) struct Deadlines {
-    /// A requested scan.
+    /// The time of a requested scan.
     pub(super) scan: Option<Instant>,
-    /// A scan that shows whether failures are over.
+    /// The time of a scan that shows whether failures have ended.
     pub(super) retry: Option<Instant>,
-    /// Asking the kernel for programs that were detached.
+    /// The time of the next search for detached programs.
     pub(super) poll: Instant,
     /// The end of a configuration on trial.
     pub(super) trial: Option<Instant>,
-    /// A judgement of health.
+    /// The time of the next judgement of health.
     pub(super) health: Option<Instant>,
-    /// Corrections whose event has not come.
-    pub(super) unnamed: Option<Instant>,
+    /// The time at which corrections without an event are reported.
+    pub(super) unattributed: Option<Instant>,
     /// Whether leaks or summaries wait to be reported.
     pub(super) has_lines: bool,
 }
@@ -102,7 +102,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Handles them from now on.
+    /// Installs the handlers.
     pub(super) fn handle() -> anyhow::Result<Self> {
         // Without a handler they would end the daemon. SIG_IGN would be inherited by commands.
         for kind in [
@@ -131,7 +131,7 @@ impl Signals {
 /// Receiving ends of the daemon's channels.
 pub(super) struct Receivers {
     /// Drivers that have stopped.
-    pub(super) stopped: mpsc::Receiver<Stopped>,
+    pub(super) stopped: mpsc::Receiver<StoppedDrivers>,
     /// Requests.
     pub(super) requests: mpsc::Receiver<Request>,
     /// Requests to end.
@@ -224,13 +224,13 @@ impl Sources {
                 () = sleep_until(deadlines.poll) => Event::PollDue,
                 () = at(deadlines.trial) => Event::TrialEnds,
                 () = at(deadlines.health) => Event::HealthDue,
-                () = at(deadlines.unnamed) => Event::UnnamedDue,
+                () = at(deadlines.unattributed) => Event::UnattributedDue,
                 _ = leak_lines.tick(), if deadlines.has_lines => Event::LeakLinesDue,
                 _ = echo.tick() => Event::EchoDue,
                 _ = resync.tick() => Event::Resync,
                 // A task of its own would report that all is well while the loop hangs.
                 () = watchdog.due() => {
-                    watchdog.tell();
+                    watchdog.ping();
                     continue;
                 }
                 () = log_debugging(debugging.as_mut()) => continue,
@@ -242,7 +242,7 @@ impl Sources {
     /// daemon ends.
     pub(super) async fn finish<T>(
         self,
-        work: impl AsyncFnOnce(mpsc::Receiver<Stopped>) -> T,
+        work: impl AsyncFnOnce(mpsc::Receiver<StoppedDrivers>) -> T,
     ) -> Option<T> {
         let Self {
             mut signals,
@@ -255,7 +255,7 @@ impl Sources {
         } = receivers;
         drop(requests);
         tokio::select! {
-            () = watchdog.keep_telling() => None,
+            () = watchdog.keep_pinging() => None,
             done = work(stopped) => Some(done),
             () = signals.terminate() => {
                 warn!("second request to end: running commands are killed");
@@ -313,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_leak_events_are_taken() {
+    fn only_complete_leak_events_are_read() {
         let event = LeakEvent::zeroed();
         let bytes = bytes_of(&event);
         assert!(leak_event(bytes).is_some());

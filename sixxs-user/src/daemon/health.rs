@@ -10,7 +10,7 @@ use sixxs_core::{
     config::{OnLeak, Tunnel},
     doctor::routing::Shadow,
     enforce,
-    failure_tracker::REPAIR,
+    failure_tracker::REPAIR_TIME,
     health::{Facts, Health, ShadowEffect, ShadowFate, Watch},
     types::IfName,
 };
@@ -28,12 +28,12 @@ pub(super) struct HealthMonitor {
 impl HealthMonitor {
     /// Something may have changed. Health is judged once a repair has had its time.
     pub(super) fn schedule(&mut self, now: Duration) {
-        self.due.get_or_insert(now.saturating_add(REPAIR));
+        self.due.get_or_insert(now.saturating_add(REPAIR_TIME));
     }
 
     /// A judgement failed: tries again later.
     pub(super) fn postpone(&mut self, now: Duration) {
-        self.due = Some(now.saturating_add(REPAIR));
+        self.due = Some(now.saturating_add(REPAIR_TIME));
     }
 
     /// When health is judged next; `None`: when something changes.
@@ -58,7 +58,10 @@ impl HealthMonitor {
         self.watches.retain(|name, _| all.contains_key(name));
         let watches = &mut self.watches;
         let is_reported = |(name, health): &(IfName, Health)| {
-            watches.entry(name.clone()).or_default().look(now, health)
+            watches
+                .entry(name.clone())
+                .or_default()
+                .observe(now, health)
         };
         let changed = all.into_iter().filter(is_reported).collect();
         self.due = self.watches.values().filter_map(Watch::due).min();
@@ -76,14 +79,14 @@ pub(super) fn judge(snapshot: &Snapshot<'_>, tunnel: &Tunnel) -> Health {
         state: &known.view.state,
         link: snapshot.links.by_name(&tunnel.name),
         elsewhere: &elsewhere(snapshot, &tunnel.name, &addresses),
-        covers: covered_uplink(snapshot, tunnel).as_ref(),
+        covered_uplink: covered_uplink(snapshot, tunnel).as_ref(),
         addresses: &addresses,
         is_routed: snapshot.is_routed(tunnel),
         has_program: snapshot.has_program(&tunnel.name),
         shadow: shadow.map(|shadow| effect(snapshot, shadow)).as_ref(),
         leaks: known.leaks,
         unanswered_in_a_row: known.unanswered_in_a_row,
-        manner: known.manner,
+        echo_health: known.echo_health,
     })
 }
 
@@ -183,7 +186,7 @@ mod tests {
         let plan = Plan::default();
         let mut monitor = HealthMonitor::default();
         monitor.schedule(Duration::from_secs(1));
-        assert_eq!(monitor.due(), Some(Duration::from_secs(1) + REPAIR));
+        assert_eq!(monitor.due(), Some(Duration::from_secs(1) + REPAIR_TIME));
         let mut reports = Vec::new();
         for seconds in 0..20 {
             let mut now = snapshot(&config, &host, &plan);

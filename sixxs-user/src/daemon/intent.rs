@@ -1,4 +1,4 @@
-//! The intended state: the configuration file, tunnels added at run time, and what brokers assigned.
+//! The intended state: the configuration file, tunnels added at run time, and the parameters from brokers.
 //!
 //! Owns all three and the configuration that they add up to. Must not know drivers, the kernel or the loop.
 
@@ -8,19 +8,19 @@ use std::{
 };
 
 use sixxs_core::{
-    config::{Account, Config, Conflict, Kind, Learned, Taken, Tunnel},
+    config::{Account, Config, Conflict, HostPrefixes, Kind, Learned, Tunnel},
     routing::{Desired, Observed, connected::local_networks},
     types::{IfName, Prefix},
 };
 
 use crate::control::ActionError;
 
-/// What a driver has reported about its tunnel.
+/// The reports of a driver about its tunnel.
 #[derive(Clone, Debug)]
 pub(super) struct DriverReport {
     /// Whether it has made the interface.
-    pub(super) has_made: bool,
-    /// What its broker assigned.
+    pub(super) has_made_interface: bool,
+    /// The parameters from its broker.
     pub(super) learned: Option<Learned>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct DriverReport {
 pub(super) struct Intent {
     /// The file, and the tunnels added at run time.
     wanted: Config,
-    /// `wanted`, completed with what brokers assigned.
+    /// `wanted`, completed with the parameters from brokers.
     effective: Config,
     /// Tunnels of `wanted` that are not in the file. They are dropped when they are stopped.
     runtime: BTreeSet<IfName>,
@@ -39,7 +39,7 @@ pub(super) struct Intent {
     made: BTreeSet<IfName>,
     conflicts: Vec<Conflict>,
     /// Addresses of the host, which no broker can assign; as of the last scan.
-    taken: Taken,
+    host_prefixes: HostPrefixes,
     /// Local networks as of the last scan; `None` before the first.
     local_networks: Option<BTreeSet<Prefix>>,
     /// Whether a request has started a tunnel in this run.
@@ -56,7 +56,7 @@ impl Intent {
             learned: BTreeMap::new(),
             made: BTreeSet::new(),
             conflicts: Vec::new(),
-            taken: Taken::new(),
+            host_prefixes: HostPrefixes::new(),
             local_networks: None,
             had_tunnels: false,
         }
@@ -67,7 +67,7 @@ impl Intent {
         &self.wanted
     }
 
-    /// The configuration in force: completed with what brokers assigned.
+    /// The configuration in force: completed with the parameters from brokers.
     pub(super) const fn effective(&self) -> &Config {
         &self.effective
     }
@@ -81,12 +81,12 @@ impl Intent {
         config
     }
 
-    /// What brokers assigned.
+    /// The parameters from brokers.
     pub(super) const fn learned(&self) -> &BTreeMap<IfName, Learned> {
         &self.learned
     }
 
-    /// Tunnels for which something that a broker assigned cannot be used.
+    /// Tunnels whose parameters from the broker cannot be used.
     pub(super) fn conflicts(&self) -> &[Conflict] {
         &self.conflicts
     }
@@ -107,8 +107,8 @@ impl Intent {
         self.overlay();
     }
 
-    /// Takes the present reports of all drivers. What a broker assigned to a tunnel that is stopped now
-    /// stays valid. Returns problems: tunnels whose addresses have changed.
+    /// Takes the present reports of all drivers. The parameters from the broker
+    /// of a tunnel that is stopped now stay valid. Returns problems: tunnels whose addresses have changed.
     pub(super) fn learn(
         &mut self,
         reports: impl Iterator<Item = (IfName, DriverReport)>,
@@ -118,10 +118,14 @@ impl Intent {
         self.made.clear();
         for (name, report) in reports {
             if let Some(new) = report.learned {
-                problems.extend(learned.get(&name).and_then(|old| moved(&name, old, &new)));
+                problems.extend(
+                    learned
+                        .get(&name)
+                        .and_then(|old| address_change(&name, old, &new)),
+                );
                 learned.insert(name.clone(), new);
             }
-            if report.has_made {
+            if report.has_made_interface {
                 self.made.insert(name);
             }
         }
@@ -139,13 +143,13 @@ impl Intent {
             Ok(networks) => (networks, None),
             Err(too_many) => (BTreeSet::new(), Some(too_many.to_string())),
         };
-        let taken = match self.wanted.has_accounts() {
-            true => self.wanted.taken(observed),
-            false => Taken::new(),
+        let host_prefixes = match self.wanted.has_accounts() {
+            true => self.wanted.host_prefixes(observed),
+            false => HostPrefixes::new(),
         };
-        if self.local_networks.as_ref() != Some(&networks) || taken != self.taken {
+        if self.local_networks.as_ref() != Some(&networks) || host_prefixes != self.host_prefixes {
             self.local_networks = Some(networks);
-            self.taken = taken;
+            self.host_prefixes = host_prefixes;
             self.overlay();
         }
         let conflicts = self.conflicts.iter();
@@ -153,17 +157,18 @@ impl Intent {
         conflicts.chain(problem).collect()
     }
 
-    /// Completes the wanted configuration with what brokers assigned.
+    /// Completes the wanted configuration with the parameters from brokers.
     fn overlay(&mut self) {
         let wanted = &self.wanted;
-        let (config, conflicts) = wanted.with(&self.learned, &self.taken, &self.effective);
+        let (config, conflicts) =
+            wanted.with_learned(&self.learned, &self.host_prefixes, &self.effective);
         let none = BTreeSet::new();
         self.effective = config.with_direct(self.local_networks.as_ref().unwrap_or(&none));
         self.conflicts = conflicts;
     }
 
     /// The tunnels with these names; without names, all.
-    pub(super) fn choose(&self, names: &[String]) -> Result<Vec<Tunnel>, ActionError> {
+    pub(super) fn select_tunnels(&self, names: &[String]) -> Result<Vec<Tunnel>, ActionError> {
         if names.is_empty() {
             return Ok(self.wanted.tunnels.clone());
         }
@@ -215,16 +220,18 @@ impl Intent {
     }
 
     /// Adds the tunnels that were added at run time to a new configuration.
-    pub(super) fn keep_runtime(&self, config: &mut Config) -> Result<(), ActionError> {
+    pub(super) fn add_runtime_tunnels(&self, config: &mut Config) -> Result<(), ActionError> {
         let tunnels = self.wanted.tunnels.iter();
         for tunnel in tunnels.filter(|tunnel| self.runtime.contains(&tunnel.name)) {
-            config.keep(tunnel.clone()).map_err(ActionError::Conflict)?;
+            config
+                .add_existing(tunnel.clone())
+                .map_err(ActionError::Conflict)?;
         }
         Ok(())
     }
 
-    /// Replaces the wanted configuration. What brokers assigned to tunnels that are stopped for it is
-    /// dropped.
+    /// Replaces the wanted configuration. The parameters from the brokers of
+    /// tunnels that are stopped for it are dropped.
     pub(super) fn replace(&mut self, config: Config, stopped: &[IfName]) {
         self.learned.retain(|name, _| !stopped.contains(name));
         self.wanted = config;
@@ -232,7 +239,7 @@ impl Intent {
     }
 
     /// Tunnels are started now.
-    pub(super) const fn note_start(&mut self) {
+    pub(super) const fn record_start(&mut self) {
         self.had_tunnels = true;
     }
 
@@ -243,7 +250,7 @@ impl Intent {
 }
 
 /// A problem, if a broker has assigned other addresses than before.
-fn moved(name: &IfName, old: &Learned, new: &Learned) -> Option<String> {
+fn address_change(name: &IfName, old: &Learned, new: &Learned) -> Option<String> {
     let is_same = (old.address, old.peer) == (new.address, new.peer);
     (!is_same).then(|| {
         format!(
@@ -280,10 +287,12 @@ mod tests {
     #[test]
     fn tunnels_are_chosen_by_name() {
         let intent = Intent::new(config(&["b", "a"]));
-        assert_eq!(names(&intent.choose(&[]).unwrap()), ["b", "a"]);
-        let chosen = intent.choose(&["a".to_owned(), "a".to_owned()]).unwrap();
+        assert_eq!(names(&intent.select_tunnels(&[]).unwrap()), ["b", "a"]);
+        let chosen = intent
+            .select_tunnels(&["a".to_owned(), "a".to_owned()])
+            .unwrap();
         assert_eq!(names(&chosen), ["a"]);
-        let error = intent.choose(&["c".to_owned()]).unwrap_err();
+        let error = intent.select_tunnels(&["c".to_owned()]).unwrap_err();
         assert_eq!(error.to_string(), "no tunnel \"c\"; there are a, b");
         let error = intent.tunnel_of("/nowhere/aiccu.conf").unwrap_err();
         assert!(matches!(error, ActionError::NotRunning(file) if file == "/nowhere/aiccu.conf"));
@@ -293,7 +302,7 @@ mod tests {
     fn a_daemon_on_demand_is_idle_after_its_last_tunnel_or_its_grace_period() {
         let mut empty = Intent::new(Config::default());
         assert!(!empty.is_idle(false) && empty.is_idle(true));
-        empty.note_start();
+        empty.record_start();
         assert!(empty.is_idle(false));
         assert!(!Intent::new(config(&["a"])).is_idle(true));
     }
@@ -304,7 +313,7 @@ mod tests {
         let started = ["a", "b"].map(|name| name.parse().unwrap()).into();
         assert!(intent.desired(&started).interfaces.is_empty());
         let report = DriverReport {
-            has_made: true,
+            has_made_interface: true,
             learned: None,
         };
         let reports = [("b".parse().unwrap(), report)].into_iter();
@@ -343,7 +352,7 @@ mod tests {
         };
         let report = |address: &str| {
             let report = DriverReport {
-                has_made: false,
+                has_made_interface: false,
                 learned: Some(learned(address)),
             };
             [("a".parse().unwrap(), report)].into_iter()
@@ -355,7 +364,7 @@ mod tests {
         let problems = intent.learn(report("2001:db8:f::3/64"));
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("2001:db8:f::3"), "{problems:?}");
-        // A reload that stops the tunnel drops what its broker assigned.
+        // A reload that stops the tunnel drops its parameters from the broker.
         let name = "a".parse().unwrap();
         intent.replace(config(&["a"]), &[name]);
         assert!(intent.learned().is_empty());

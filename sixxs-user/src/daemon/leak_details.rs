@@ -30,7 +30,7 @@ use sixxs_core::{
 
 use crate::{control::api, netlink::index_to_name};
 
-/// What is known about the host while a leak is described.
+/// The facts about the host that explain a leak.
 pub(super) struct Evidence<'a> {
     /// The configuration in force.
     pub(super) config: &'a Config,
@@ -38,10 +38,10 @@ pub(super) struct Evidence<'a> {
     pub(super) started: &'a BTreeSet<IfName>,
     /// Slots by interface.
     pub(super) slots: &'a BTreeMap<IfName, u32>,
-    /// What the last scan left to do.
+    /// The steps and problems that the last round left.
     pub(super) plan: &'a Plan,
     /// Foreign policy rules.
-    pub(super) others_rules: &'a [PolicyRule],
+    pub(super) foreign_rules: &'a [PolicyRule],
     /// Interfaces.
     pub(super) links: &'a Links,
 }
@@ -110,8 +110,8 @@ impl Evidence<'_> {
             iif: interface_name(record.from_ifindex),
             oif: interface_name(record.bound_ifindex),
         };
-        let circumstances = self.circumstances(tunnel, &packet, IfIndex(record.ifindex))?;
-        match cause(&circumstances) {
+        let leak_facts = self.leak_facts(tunnel, &packet, IfIndex(record.ifindex))?;
+        match cause(&leak_facts) {
             // A rule or route that was missing then may have been restored since.
             Cause::NotAsked => {
                 Some(recent(name).map_or(Cause::NotAsked, |by| Cause::PutBack { by }))
@@ -120,7 +120,7 @@ impl Evidence<'_> {
         }
     }
 
-    fn circumstances(
+    fn leak_facts(
         &self,
         tunnel: &Tunnel,
         packet: &Packet,
@@ -130,7 +130,7 @@ impl Evidence<'_> {
         let own = tunnel.sources().filter(|own| own.contains(source));
         let longest = own.max_by_key(|own| own.bits())?;
         let rule = leading_rule(self.config, tunnel, longest);
-        let before = rules::before(self.others_rules, packet, rule.priority);
+        let before = rules::foreign_match(self.foreign_rules, packet, rule.priority);
         let mut links = self.links.iter();
         let leaves_by = self.links.by_index(leaves_by);
         Some(LeakFacts {
@@ -155,7 +155,7 @@ impl Evidence<'_> {
             Step::AddRoute(route) | Step::ReplaceRoute(route) => {
                 let RouteKey {
                     table, destination, ..
-                } = route.place;
+                } = route.key;
                 table == rule.table && destination == Prefix::ALL
             }
             _ => false,

@@ -41,7 +41,7 @@ pub(super) struct LeakReports {
 
 impl LeakReports {
     /// Starts at these totals by slot: an earlier run has reported them.
-    pub(super) fn begin(&mut self, totals: impl IntoIterator<Item = (u32, u64)>) {
+    pub(super) fn start_at(&mut self, totals: impl IntoIterator<Item = (u32, u64)>) {
         self.lines = LeakGrouper::new(totals.into_iter().collect());
     }
 
@@ -52,7 +52,7 @@ impl LeakReports {
         let treatment = Treatment::try_from(record.treatment).unwrap_or(Treatment::Dropped);
         self.leaking
             .entry(record.tunnel)
-            .and_modify(|leaking| leaking.go_on(now, treatment))
+            .and_modify(|leaking| leaking.add(now, treatment))
             .or_insert_with(|| Leaking::begin(now, treatment));
     }
 
@@ -61,14 +61,14 @@ impl LeakReports {
         self.lines.is_idle()
     }
 
-    /// The lines to report since the last call. `read` and `totals` as for [`LeakGrouper::tick`].
+    /// The lines to report since the last call. `read` and `totals` as for [`LeakGrouper::take_lines`].
     pub(super) fn lines(
         &mut self,
         read: impl Fn(&Flow) -> Option<FlowRecord>,
         totals: Vec<(u32, u64)>,
         now: Duration,
     ) -> Vec<LeakLine> {
-        let lines = self.lines.tick(now, read, totals);
+        let lines = self.lines.take_lines(now, read, totals);
         let mut new = Vec::new();
         for line in lines {
             if !self.is_reported(&line, now) {
@@ -197,13 +197,13 @@ mod tests {
     #[test]
     fn leaks_of_an_earlier_run_are_not_reported() {
         let mut reports = LeakReports::default();
-        reports.begin([(3, 100)]);
+        reports.start_at([(3, 100)]);
         let lines = reports.lines(|_| None, vec![(3, 100)], at(1));
         assert!(lines.is_empty(), "{lines:?}");
     }
 
     #[test]
-    fn every_leak_counts_once() {
+    fn each_leak_is_counted_once() {
         let mut counters: Counters = [0; sixxs_common::stat::CAPACITY];
         for (value, stat) in (1..).zip([
             Stat::LeakRedirected,

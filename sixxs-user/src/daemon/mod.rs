@@ -4,16 +4,27 @@
 //! starts, stops and reloads, [`enforcer`] scans and repairs. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] how tunnels do, [`alerts`], [`reload`]. [`snapshot`] is the state as plain data;
+//! and [`health`] the health of tunnels, [`alerts`], [`reload`]. [`snapshot`] is the state as plain data;
 //! [`status`] and [`metrics_snapshot`] are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
-//! * the control server ([`crate::control`]), which turns connections into requests; it ends with the
-//!   daemon;
-//! * a driver's own tasks, where it has any ([`crate::driver`]);
-//! * one for drivers that are being stopped, until they have stopped: the daemon waits for it at its end;
-//! * one that prunes the record of connects; it ends with the daemon;
-//! * the netlink connection ([`crate::netlink`]).
+//! * the control server ([`crate::control`]): `listeners` starts it, and aborts it when the daemon ends;
+//! * the metrics exporter: `listeners` starts it when the configuration names an address for it; it ends with
+//!   the daemon or with that setting;
+//! * one per alert hook ([`crate::hooks`]): [`alerts`] starts it with the configuration of the hook; it ends
+//!   with that configuration or with the daemon;
+//! * one per stop of drivers: [`operations`] starts it; it ends when the drivers have stopped, and the daemon
+//!   waits for it at its end;
+//! * one per reload by a signal and per revert, which logs the outcome and ends;
+//! * one that prunes the record of connects: [`start`] starts it; the end of the daemon aborts it;
+//! * a driver's own tasks, if it has any ([`crate::driver`]);
+//! * the netlink connection ([`crate::netlink`]), which ends when its `Netlink` is dropped.
+//!
+//! Threads:
+//! * "tunnels", the I/O thread of native tunnels: the first native tunnel starts it; it ends with the process;
+//! * "fd-store", which passes descriptors to systemd: [`start`] starts it under systemd; it ends with the last
+//!   handle of the store;
+//! * those that load the programs: [`start`] starts them, and waits for them.
 //!
 //! Programs, maps, rules and routes stay in place when the daemon ends: enforcement outlives it. `sixxs
 //! down` removes them, and so does the end of an idle daemon that was started on demand.
@@ -26,7 +37,6 @@ mod control_groups;
 )]
 mod daemon;
 mod echo_health;
-mod endpoints;
 mod enforcer;
 mod event;
 #[cfg(test)]
@@ -35,6 +45,7 @@ mod health;
 mod intent;
 mod leak_details;
 mod leak_reports;
+mod listeners;
 mod metrics_snapshot;
 mod operations;
 mod readings;
@@ -83,7 +94,7 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
         warn!("{note}");
     }
     let _lock = run_dir::lock(paths)?;
-    let _claim = netns_lock::namespace()?;
+    let _claim = netns_lock::acquire()?;
     let (mut daemon, mut sources) = start::start(paths, config, options).await?;
     let ending = daemon.work(&mut sources).await?;
     let end = match ending.is_idle {

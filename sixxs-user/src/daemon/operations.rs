@@ -17,7 +17,7 @@ use super::{
     enforcer::Enforcer,
     reload::{Changes, Trial},
     systemd,
-    tunnels::{Stopped, stop_in_task},
+    tunnels::{StoppedDrivers, stop_in_task},
 };
 use crate::{
     broker::connects::Connects,
@@ -27,7 +27,7 @@ use crate::{
     host::config_file,
     host::paths::absolute,
     netlink::Scope,
-    preview::{Before, preview},
+    preview::{CurrentState, preview},
 };
 
 /// Carries out what clients and signals ask for.
@@ -35,14 +35,14 @@ pub(super) struct Operations {
     pub(super) enforcer: Enforcer,
     pub(super) context: DriverContext,
     /// Where tasks report that drivers have stopped.
-    pub(super) stopped_to: mpsc::Sender<Stopped>,
+    pub(super) stopped_sender: mpsc::Sender<StoppedDrivers>,
     pub(super) trial: Trial,
     /// Tunnels that start once other drivers have stopped.
     pub(super) pending: BTreeSet<IfName>,
 }
 
 impl Operations {
-    /// What is left to do, by a scan that changes nothing.
+    /// The remaining steps and problems, by a scan that changes nothing.
     pub(super) async fn plan(&mut self) -> anyhow::Result<api::Plan> {
         let scope = Scope::of(self.enforcer.intent.wanted());
         let observed = self.enforcer.reconciler.netlink().observe(&scope).await?;
@@ -75,7 +75,7 @@ impl Operations {
 
     /// Starts, stops or restarts tunnels. Drivers may take their time to stop: a task waits for them, and
     /// [`Operations::drivers_stopped`] continues.
-    pub(super) async fn act(
+    pub(super) async fn control(
         &mut self,
         verb: Verb,
         chosen: Result<Vec<Tunnel>, ActionError>,
@@ -83,7 +83,7 @@ impl Operations {
         answer: Answer<Outcome>,
     ) {
         let chosen = match chosen {
-            Ok(chosen) => self.check_act(verb, chosen, refresh).await,
+            Ok(chosen) => self.check(verb, chosen, refresh).await,
             Err(error) => Err(error),
         };
         let chosen = match chosen {
@@ -102,14 +102,14 @@ impl Operations {
         let start = if verb == Verb::Stop { vec![] } else { chosen };
         // A request overrides what an earlier one has left to do.
         self.pending.retain(|name| !names.contains(name));
-        let stopped = Stopped {
+        let stopped = StoppedDrivers {
             refresh,
-            ..Stopped::new(names, start, answer)
+            ..StoppedDrivers::new(names, start, answer)
         };
         self.stop_then(&stops, stopped).await;
     }
 
-    async fn check_act(
+    async fn check(
         &self,
         verb: Verb,
         chosen: Vec<Tunnel>,
@@ -143,7 +143,7 @@ impl Operations {
     }
 
     /// Stops the drivers of these tunnels, and then does the rest.
-    async fn stop_then(&mut self, names: &[IfName], stopped: Stopped) {
+    async fn stop_then(&mut self, names: &[IfName], stopped: StoppedDrivers) {
         let drivers = self.enforcer.tunnels.take_drivers(names);
         if drivers.is_empty() {
             self.finish(stopped).await;
@@ -153,19 +153,19 @@ impl Operations {
         self.enforcer.reconcile_or_report().await;
         self.pending
             .extend(stopped.start.iter().map(|tunnel| tunnel.name.clone()));
-        stop_in_task(drivers, stopped, self.stopped_to.clone());
+        stop_in_task(drivers, stopped, self.stopped_sender.clone());
     }
 
     /// Drivers have stopped: does what is left to do.
-    pub(super) async fn drivers_stopped(&mut self, mut stopped: Stopped) {
+    pub(super) async fn drivers_stopped(&mut self, mut stopped: StoppedDrivers) {
         let pending = &mut self.pending;
         stopped.start.retain(|tunnel| pending.remove(&tunnel.name));
         self.finish(stopped).await;
     }
 
     /// Starts the tunnels that are to be started, and answers.
-    async fn finish(&mut self, stopped: Stopped) {
-        let Stopped {
+    async fn finish(&mut self, stopped: StoppedDrivers) {
+        let StoppedDrivers {
             names,
             start,
             refresh,
@@ -181,7 +181,7 @@ impl Operations {
             self.enforcer.tunnels.has_stopped(name, is_gone);
         }
         if !start.is_empty() {
-            self.enforcer.intent.note_start();
+            self.enforcer.intent.record_start();
         }
         // A reload may have removed a tunnel that was to start here.
         let wanted: BTreeSet<_> = {
@@ -218,11 +218,11 @@ impl Operations {
             info!("{note}");
         }
         let before = self.enforcer.intent.file();
-        match self.take_over(config) {
+        match self.adopt(config) {
             Ok(changes) => {
                 let now = self.enforcer.now();
                 self.trial.begin(before, confirm_within, now);
-                self.follow(changes, answer).await;
+                self.apply_changes(changes, answer).await;
             }
             Err(refusal) => {
                 let _gone = answer.send(Err(refusal));
@@ -242,7 +242,7 @@ impl Operations {
         let Some(config) = self.trial.end() else {
             return;
         };
-        match self.take_over(config.clone()) {
+        match self.adopt(config.clone()) {
             Ok(changes) => {
                 let problem = format!(
                     "the new configuration was not confirmed: reverted to the one before; {} still has the new one",
@@ -250,7 +250,7 @@ impl Operations {
                 );
                 self.enforcer.raise([About::Problem { problem }]);
                 let answer = log_outcome("revert to the configuration before");
-                self.follow(changes, answer).await;
+                self.apply_changes(changes, answer).await;
             }
             Err(refusal) => {
                 let passes = matches!(refusal, ActionError::Stopping(_));
@@ -267,25 +267,25 @@ impl Operations {
     }
 
     /// Makes a configuration the wanted one. Returns the tunnels to stop and to start for it.
-    fn take_over(&mut self, mut config: Config) -> Result<Changes, ActionError> {
-        self.enforcer.intent.keep_runtime(&mut config)?;
+    fn adopt(&mut self, mut config: Config) -> Result<Changes, ActionError> {
+        self.enforcer.intent.add_runtime_tunnels(&mut config)?;
         let changes = Changes::between(self.enforcer.intent.wanted(), &config);
-        self.refuse_stopping(changes.touched())?;
+        self.refuse_stopping(changes.affected())?;
         self.context.connects.set_limit(config.connect_limit);
         self.enforcer.intent.replace(config, &changes.stop);
         Ok(changes)
     }
 
     /// Stops and starts what changed, and reconciles.
-    async fn follow(&mut self, changes: Changes, answer: Answer<Outcome>) {
+    async fn apply_changes(&mut self, changes: Changes, answer: Answer<Outcome>) {
         let Changes { stop, mut start } = changes;
         // A tunnel that a request has stopped stays stopped.
         start.retain(|tunnel| self.enforcer.tunnels.is_new_or_started(&tunnel.name));
-        let stopped = Stopped::new(stop.clone(), start, answer);
+        let stopped = StoppedDrivers::new(stop.clone(), start, answer);
         self.stop_then(&stop, stopped).await;
     }
 
-    /// What a reload would change.
+    /// The changes that a reload would make.
     pub(super) async fn preview(
         &mut self,
         asked: api::CheckReload,
@@ -302,15 +302,15 @@ impl Operations {
             Ok(new) => new,
             Err(error) => return Ok(faulty(error.to_string())),
         };
-        if let Err(refusal) = self.enforcer.intent.keep_runtime(&mut new) {
+        if let Err(refusal) = self.enforcer.intent.add_runtime_tunnels(&mut new) {
             return Ok(faulty(refusal.to_string()));
         }
         let stops = Changes::between(self.enforcer.intent.wanted(), &new).stop;
-        let mut learned = self.context.known(&new).await;
+        let mut learned = self.context.stored_parameters(&new).await;
         let present = self.enforcer.intent.learned().iter();
         let kept = present.filter(|(name, _)| !stops.contains(name));
         learned.extend(kept.map(|(name, assigned)| (name.clone(), assigned.clone())));
-        let before = Before {
+        let before = CurrentState {
             config: self.enforcer.intent.wanted(),
             in_force: self.enforcer.intent.effective(),
             stopped: self.enforcer.tunnels.stopped(),
@@ -327,7 +327,7 @@ impl Operations {
     }
 }
 
-/// Where an outcome goes for which no client waits.
+/// The receiver of an outcome for which no client waits: a task that logs it.
 fn log_outcome(what: &'static str) -> Answer<Outcome> {
     let (answer, outcome) = oneshot::channel::<Outcome>();
     tokio::spawn(async move {

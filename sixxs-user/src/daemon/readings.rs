@@ -1,4 +1,4 @@
-//! What the kernel programs have counted, read at one moment.
+//! The counters of the kernel programs, read at one moment.
 //!
 //! The only file of the daemon that reads counters. All judgements work on these values.
 

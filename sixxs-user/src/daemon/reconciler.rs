@@ -1,4 +1,4 @@
-//! The host as it should be: programs in the kernel, rules and routes, the names of routing tables.
+//! Reconciles the host with a goal: programs in the kernel, rules and routes, the names of routing tables.
 //!
 //! Owns the connections to netlink and to the programs, and the last scan. Must not know drivers, alerts
 //! or the loop: it returns corrections and problems.
@@ -35,7 +35,7 @@ pub(super) struct Goal<'a> {
     pub(super) config: &'a Config,
     /// Rules, routes and interfaces.
     pub(super) desired: Desired,
-    /// What a scan has to read.
+    /// The scope of a scan.
     pub(super) scope: Scope,
     /// All tunnels, started or not.
     pub(super) names: BTreeSet<IfName>,
@@ -52,21 +52,21 @@ impl Goal<'_> {
 /// The result of a round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// What it restored.
+    /// The restored objects.
     pub(super) corrections: Vec<Correction>,
-    /// What is wrong, in words.
+    /// Problems, as messages.
     pub(super) problems: Vec<String>,
 }
 
 impl Round {
-    fn add(&mut self, problems: anyhow::Result<Vec<String>>) {
+    fn add_problems(&mut self, problems: anyhow::Result<Vec<String>>) {
         match problems {
             Ok(problems) => self.problems.extend(problems),
             Err(error) => self.problems.push(format!("{error:#}")),
         }
     }
 
-    fn correct(&mut self, tunnel: Option<IfName>, step: String, removed: Removed) {
+    fn add_correction(&mut self, tunnel: Option<IfName>, step: String, removed: Removed) {
         self.corrections.push(Correction {
             tunnel,
             step,
@@ -75,21 +75,21 @@ impl Round {
     }
 }
 
-/// The host, and what the last scan found.
+/// The host, and the results of the last scan.
 pub(super) struct Reconciler {
     netlink: Netlink,
     kernel: Kernel,
     routes: Routes,
     enforcement: Enforcement,
-    /// Foreign policy rules before ours, as of the last scan.
+    /// Foreign policy rules before the rules of sixxs, as of the last scan.
     shadows: Vec<Shadow>,
     /// Pins or maps that could not be restored, as of the last time they were read back.
     unrestored: Vec<String>,
-    /// Failures to attach programs or to fill their maps, until the next round shows whether they last:
-    /// somebody else may change the same thing.
-    lasting: FailureTracker,
+    /// Failures to attach programs or to fill their maps. A failure is a problem only if it lasts: other software may
+    /// change the same objects for a moment.
+    failures: FailureTracker,
     /// Whether this run has written the names of the routing tables.
-    has_named: bool,
+    has_written_names: bool,
 }
 
 impl Reconciler {
@@ -102,8 +102,8 @@ impl Reconciler {
             enforcement: Enforcement::default(),
             shadows: Vec::new(),
             unrestored: Vec::new(),
-            lasting: FailureTracker::default(),
-            has_named: false,
+            failures: FailureTracker::default(),
+            has_written_names: false,
         }
     }
 
@@ -118,11 +118,11 @@ impl Reconciler {
     }
 
     /// Foreign policy rules, as of the last scan.
-    pub(super) fn others_rules(&self) -> &[PolicyRule] {
-        self.netlink.others_rules()
+    pub(super) fn foreign_rules(&self) -> &[PolicyRule] {
+        self.netlink.foreign_rules()
     }
 
-    /// What the last scan found.
+    /// The host, as the last scan found it.
     pub(super) const fn observed(&self) -> &Observed {
         self.routes.observed()
     }
@@ -132,12 +132,12 @@ impl Reconciler {
         &self.routes.observed().links
     }
 
-    /// What the last scan left to do.
+    /// The steps and problems that the last round left.
     pub(super) const fn plan(&self) -> &Plan {
         self.routes.plan()
     }
 
-    /// Foreign policy rules before ours, as of the last scan.
+    /// Foreign policy rules before the rules of sixxs, as of the last scan.
     pub(super) fn shadows(&self) -> &[Shadow] {
         &self.shadows
     }
@@ -150,8 +150,8 @@ impl Reconciler {
         attached.collect()
     }
 
-    /// Whether everything that can be in place is. A conflict with others is reported as a problem: waiting
-    /// would not solve it.
+    /// Whether all steps are done and all programs are attached. Conflicts with other software do not count: waiting
+    /// does not solve them.
     pub(super) fn is_ready(&self) -> bool {
         let mut interfaces = self.enforcement.interfaces.values();
         self.plan().steps.is_empty()
@@ -169,8 +169,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Brings the goal about, starting from the last scan. Programs come first: they redirect what leaks
-    /// meanwhile. An error in one part does not stop the others.
+    /// Reconciles the host with the goal, starting from the last scan. Programs come first, so that they redirect
+    /// packets that leak meanwhile. An error in one part does not stop the others.
     pub(super) async fn run(&mut self, goal: &Goal<'_>, paths: &Paths, now: Duration) -> Round {
         let mut round = Round::default();
         self.enforce(goal, &mut round, now).await;
@@ -180,11 +180,11 @@ impl Reconciler {
         let routes = &mut self.routes;
         let problems = routes.reconcile(&mut self.netlink, intent, corrections, now);
         let problems = problems.await;
-        round.add(problems);
+        round.add_problems(problems);
         let problems = self.find_shadows(goal).await;
-        round.add(problems);
-        let problems = self.name_tables(goal.config, paths, &mut round);
-        round.add(problems);
+        round.add_problems(problems);
+        let problems = self.write_table_names(goal.config, paths, &mut round);
+        round.add_problems(problems);
         round
     }
 
@@ -202,31 +202,32 @@ impl Reconciler {
         });
         round
             .problems
-            .extend(self.lasting.look(now, &synced.failures));
+            .extend(self.failures.update(now, &synced.failures));
         round.problems.extend(synced.problems);
-        for (name, direction) in synced.attached_again {
+        for (name, direction) in synced.reattached {
             let step = format!("attach the program to {name} {}", direction.name());
             let tunnel = goal.names.get(&name).cloned();
-            round.correct(tunnel, step, Removed::Program);
+            round.add_correction(tunnel, step, Removed::Program);
         }
     }
 
-    /// Attaches missing programs at the interfaces of the last scan. A scan takes a millisecond, and each
-    /// without a program counts. The next round reports problems. Returns the corrections.
-    pub(super) async fn attach_again(&mut self, goal: &Goal<'_>, now: Duration) -> Vec<Correction> {
+    /// Attaches missing programs, at the interfaces of the last scan. It does not scan first: a scan takes a
+    /// millisecond, in which packets pass without a program. Ignores problems, since the next round reports them.
+    /// Returns the corrections.
+    pub(super) async fn reattach(&mut self, goal: &Goal<'_>, now: Duration) -> Vec<Correction> {
         let mut round = Round::default();
         self.enforce(goal, &mut round, now).await;
         round.corrections
     }
 
-    /// Reads pins and maps back, and restores what others have written there.
+    /// Reads pins and maps back, and restores those that other software changed.
     pub(super) fn restore(&mut self) -> Vec<Correction> {
         self.unrestored.clear();
         let mut round = Round::default();
         match self.kernel.restore() {
             Ok(restored) => {
                 for step in restored {
-                    round.correct(None, step, Removed::Pinned);
+                    round.add_correction(None, step, Removed::Pinned);
                 }
             }
             Err(error) => self
@@ -246,11 +247,11 @@ impl Reconciler {
         self.kernel.has_lost_a_program()
     }
 
-    /// When to scan again: something that failed may succeed, or the grace period of an exit ends.
+    /// When to scan again: a step that failed may succeed now, or the grace period of an exit ends.
     /// `started`: the start of the daemon.
     pub(super) fn retry_due(&self, started: Instant) -> Option<Instant> {
         let failed = self.routes.retry_due().into_iter();
-        let failed = failed.chain(self.lasting.due());
+        let failed = failed.chain(self.failures.due());
         let failed = failed.map(|due| crate::host::clock::after(started, due));
         let exit_ends = self.netlink.exit_ends().map(Instant::from_std);
         failed.chain(exit_ends).min()
@@ -264,17 +265,17 @@ impl Reconciler {
         Ok(Vec::new())
     }
 
-    fn name_tables(
+    fn write_table_names(
         &mut self,
         config: &Config,
         paths: &Paths,
         round: &mut Round,
     ) -> anyhow::Result<Vec<String>> {
         let were_missing = table_names_file::ensure(paths, config)?;
-        if std::mem::replace(&mut self.has_named, true) && were_missing {
+        if std::mem::replace(&mut self.has_written_names, true) && were_missing {
             let file = paths.table_names();
             let step = format!("write the tables' names to {}", file.display());
-            round.correct(None, step, Removed::Names);
+            round.add_correction(None, step, Removed::Names);
         }
         Ok(Vec::new())
     }

@@ -1,4 +1,4 @@
-//! A reload: what a new configuration stops and starts, and the configuration to revert to.
+//! A reload: the tunnels that a new configuration stops and starts, and the configuration to revert to.
 //!
 //! Must not know drivers, the kernel or the loop: the loop carries out what this decides.
 
@@ -18,14 +18,14 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A configuration on trial. Times are since the start of the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Trial {
-    before: Option<Before>,
+    before: Option<Rollback>,
     /// Why the last revert was refused.
     refusal: Option<String>,
 }
 
 /// The configuration to revert to, and when.
 #[derive(Debug)]
-struct Before {
+struct Rollback {
     config: Config,
     ends: Duration,
 }
@@ -39,7 +39,7 @@ impl Trial {
         now: Duration,
     ) {
         let earlier = self.before.take();
-        self.before = confirm_within.map(|time| Before {
+        self.before = confirm_within.map(|time| Rollback {
             // A trial during a trial reverts to the last configuration that was confirmed.
             config: earlier.map_or(before, |earlier| earlier.config),
             ends: now.saturating_add(time),
@@ -68,7 +68,7 @@ impl Trial {
     /// The revert to this configuration was refused, and is tried again later. Returns whether the refusal
     /// differs from the last one.
     pub(super) fn retry(&mut self, config: Config, refusal: &ActionError, now: Duration) -> bool {
-        self.before = Some(Before {
+        self.before = Some(Rollback {
             config,
             ends: now.saturating_add(RETRY),
         });
@@ -79,7 +79,7 @@ impl Trial {
     }
 }
 
-/// What a new configuration asks of drivers.
+/// The drivers that a new configuration stops and starts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Tunnels that are gone, or differ.
@@ -102,7 +102,7 @@ impl Changes {
     }
 
     /// The tunnels that it stops or starts.
-    pub(super) fn touched(&self) -> impl Iterator<Item = &IfName> {
+    pub(super) fn affected(&self) -> impl Iterator<Item = &IfName> {
         let start = self.start.iter().map(|tunnel| &tunnel.name);
         self.stop.iter().chain(start)
     }
@@ -134,7 +134,7 @@ mod tests {
         let old = config(&[("a", "/1"), ("b", "/2"), ("c", "/3")]);
         let new = config(&[("a", "/1"), ("b", "/9"), ("d", "/4")]);
         let changes = Changes::between(&old, &new);
-        let mut touched: Vec<_> = changes.touched().map(IfName::as_str).collect();
+        let mut touched: Vec<_> = changes.affected().map(IfName::as_str).collect();
         touched.sort_unstable();
         assert_eq!(touched, ["b", "b", "c", "d"]);
         let started = changes.start.iter().map(|tunnel| tunnel.name.as_str());

@@ -1,4 +1,4 @@
-//! Rules, routes and interfaces of our own: rounds of plan and apply until nothing is left to do.
+//! Rules, routes and interfaces of native tunnels: passes of plan and apply, until nothing is left to do.
 //!
 //! Must not know the programs, the tunnels' drivers or the loop. The kernel is behind [`RoutingHost`].
 
@@ -13,10 +13,11 @@ use tracing::debug;
 use super::tamper_log::Correction;
 use crate::netlink::{Netlink, Outcome, Removed, Scope};
 
-/// Limit of rounds before what is left is a problem. Others may be at work too.
-const ROUNDS: usize = 3;
+/// Limit of passes in a round. Other software may change the same objects meanwhile. Steps that are left after the
+/// last pass are problems.
+const PASSES: usize = 3;
 
-/// The kernel's rules, routes and interfaces.
+/// The host whose rules, routes and interfaces are reconciled.
 pub(super) trait RoutingHost {
     /// Reads them.
     async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed>;
@@ -38,20 +39,20 @@ impl RoutingHost for Netlink {
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     observed: Observed,
-    /// What the last scan left to do.
+    /// The steps and problems that the last round left.
     plan: Plan,
     in_place: InPlace,
     /// Steps that failed, until the next round shows whether they succeed.
-    lasting: FailureTracker,
+    failures: FailureTracker,
 }
 
 impl Routes {
-    /// What the last scan found.
+    /// The host, as the last scan found it.
     pub(super) const fn observed(&self) -> &Observed {
         &self.observed
     }
 
-    /// What the last scan left to do.
+    /// The steps and problems that the last round left.
     pub(super) const fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -66,8 +67,8 @@ impl Routes {
         Ok(())
     }
 
-    /// Makes the host what it should be, starting from the last scan. Adds what it restored to
-    /// `corrections`, and returns problems.
+    /// Reconciles the host with `desired`, starting from the last scan. Adds restored objects to `corrections`,
+    /// and returns problems.
     pub(super) async fn reconcile(
         &mut self,
         host: &mut impl RoutingHost,
@@ -77,7 +78,7 @@ impl Routes {
     ) -> anyhow::Result<Vec<String>> {
         let mut failed = Vec::new();
         self.plan = diff(desired, &self.observed);
-        for _ in 0..ROUNDS {
+        for _ in 0..PASSES {
             if self.plan.steps.is_empty() {
                 break;
             }
@@ -88,12 +89,12 @@ impl Routes {
                 corrections.extend(is_restored.then(|| correction(step, owners)).flatten());
             }
             failed = outcome.failed;
-            // A step counts as done once the kernel shows its effect.
+            // The kernel may accept a step without effect. The next plan has every step that is still needed.
             self.scan(host, scope).await?;
             self.plan = diff(desired, &self.observed);
         }
         let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
-        let mut problems = self.lasting.look(now, &failures);
+        let mut problems = self.failures.update(now, &failures);
         let found = self.plan.problems.iter().filter(|problem| match problem {
             Problem::Occupied { .. } | Problem::MtuTooSmall { .. } => true,
             // The state of the tunnel shows a missing interface.
@@ -103,17 +104,17 @@ impl Routes {
         let in_place = InPlace::of(desired, &self.observed, &self.plan);
         let before = std::mem::replace(&mut self.in_place, in_place);
         let failed = failed.iter().map(|failure| &failure.step);
-        self.in_place.keep(&before, failed);
+        self.in_place.keep_failed(&before, failed);
         Ok(problems)
     }
 
     /// When to scan again, to see whether a failed step succeeds.
     pub(super) fn retry_due(&self) -> Option<Duration> {
-        self.lasting.due()
+        self.failures.due()
     }
 }
 
-/// The correction that a step is, if the step adds something.
+/// The correction that a step makes; `None`: the step only removes an object, or resolves a neighbour.
 fn correction(step: &Step, owners: &Owners) -> Option<Correction> {
     let removed = match step {
         Step::SetUp(..) => Removed::Link,
@@ -225,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_never_settles_gets_three_rounds() {
+    fn a_host_that_keeps_changing_gets_three_passes() {
         let mut scene = Scene::new();
         let scans = std::iter::repeat_with(one_link).take(4);
         let (problems, corrections) = scene.round(scans).unwrap();
         assert_eq!(problems, Vec::<String>::new());
         assert!(corrections.is_empty(), "nothing was in place before");
         let steps = diff(&Desired::new(&config(&["sixxs0"]), |_| true), &one_link()).steps;
-        assert_eq!(scene.host.applied.len(), ROUNDS * steps.len());
+        assert_eq!(scene.host.applied.len(), PASSES * steps.len());
         assert_eq!(scene.routes.plan().steps, steps);
         assert!(scene.host.scans.is_empty());
     }

@@ -26,9 +26,9 @@ pub(super) struct Snapshot<'a> {
     pub(super) config: &'a Config,
     /// Interfaces, as of the last scan.
     pub(super) links: &'a Links,
-    /// What the last scan left to do.
+    /// The steps and problems that the last round left.
     pub(super) plan: &'a Plan,
-    /// Foreign policy rules before ours, as of the last scan.
+    /// Foreign policy rules before the rules of sixxs, as of the last scan.
     pub(super) shadows: &'a [Shadow],
     /// How the programs of interfaces are attached.
     pub(super) hooks: BTreeMap<IfName, Hook>,
@@ -38,11 +38,11 @@ pub(super) struct Snapshot<'a> {
     pub(super) tunnels: BTreeMap<IfName, TunnelState>,
     /// Counters of tunnels and uplinks.
     pub(super) readings: Readings,
-    /// Echo times by tunnel. Empty where nobody asks for them.
+    /// Echo times by tunnel. Empty if they were not requested.
     pub(super) echo_times: BTreeMap<IfName, EchoTimes>,
     /// Corrections of this run.
     pub(super) corrections: u64,
-    /// What is wrong, in words.
+    /// Problems, as messages.
     pub(super) problems: Vec<String>,
     /// The time since the start of the daemon.
     pub(super) now: Duration,
@@ -51,12 +51,12 @@ pub(super) struct Snapshot<'a> {
 /// A tunnel.
 #[derive(Clone, Debug)]
 pub(super) struct TunnelState {
-    /// What its driver reports.
+    /// The report of its driver.
     pub(super) view: TunnelView,
     /// The file of its account, if it has one.
     pub(super) account: Option<String>,
-    /// How it has answered lately.
-    pub(super) manner: EchoHealth,
+    /// The recent result of echo pairing.
+    pub(super) echo_health: EchoHealth,
     /// Echo requests since its last reply.
     pub(super) unanswered_in_a_row: u64,
     /// The treatment of its packets that leak at present.

@@ -10,14 +10,14 @@ use super::{
     Options,
     alerts::Alerts,
     daemon::Daemon,
-    endpoints::Endpoints,
     enforcer::Enforcer,
     event::{Receivers, Signals, Sources},
     intent::Intent,
+    listeners::Listeners,
     operations::Operations,
     reconciler::Reconciler,
     reload::Trial,
-    tunnels::{Stopped, Tunnels},
+    tunnels::{StoppedDrivers, Tunnels},
 };
 use crate::{
     bpf::{Kernel, Rings},
@@ -35,7 +35,7 @@ use crate::{
 const WAITING: usize = 32;
 
 /// The record of connects is pruned at least this often.
-const PRUNE: Duration = Duration::from_secs(60);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts everything, and reconciles once.
 pub(super) async fn start(
@@ -67,7 +67,7 @@ pub(super) async fn start(
     let tunnels = Tunnels::start_all(&config, &context);
     let (kernel, rings) = load(paths, options, &netlink).await?;
 
-    let (stopped_to, handle, receivers) = channels(options, &clock);
+    let (stopped_sender, handle, receivers) = channels(options, &clock);
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
     let parts = (
@@ -75,18 +75,18 @@ pub(super) async fn start(
         tunnels,
         Reconciler::new(netlink, kernel),
     );
-    let outlets = (Endpoints::new(paths.clone(), handle), Alerts::new(clock));
+    let outlets = (Listeners::new(paths.clone(), handle), Alerts::new(clock));
     let mut enforcer = Enforcer::new(parts, outlets, watcher, paths.clone());
-    // A driver reports later. Until then its tunnel has what its broker assigned in an earlier run.
-    let learned = context.known(enforcer.intent.wanted()).await;
+    // A driver reports later. Until then its tunnel has the stored parameters.
+    let learned = context.stored_parameters(enforcer.intent.wanted()).await;
     enforcer.intent.resume(learned);
     enforcer.reconcile().await?;
-    enforcer.endpoints.listen();
+    enforcer.listeners.listen();
     let operations = Operations {
         pending: BTreeSet::new(),
         enforcer,
         context,
-        stopped_to,
+        stopped_sender,
         trial: Trial::default(),
     };
     let pruning = tokio::spawn(prune(connects));
@@ -95,8 +95,11 @@ pub(super) async fn start(
 }
 
 /// The daemon's channels: their senders for drivers and clients, and the receivers.
-fn channels(options: &Options, clock: &Clock) -> (mpsc::Sender<Stopped>, DaemonHandle, Receivers) {
-    let (stopped_to, stopped) = mpsc::channel(WAITING);
+fn channels(
+    options: &Options,
+    clock: &Clock,
+) -> (mpsc::Sender<StoppedDrivers>, DaemonHandle, Receivers) {
+    let (stopped_sender, stopped) = mpsc::channel(WAITING);
     let (requests_to, requests) = mpsc::channel(WAITING);
     let (quits_to, quits) = mpsc::channel(1);
     let handle = DaemonHandle {
@@ -109,7 +112,7 @@ fn channels(options: &Options, clock: &Clock) -> (mpsc::Sender<Stopped>, DaemonH
         requests,
         quits,
     };
-    (stopped_to, handle, receivers)
+    (stopped_sender, handle, receivers)
 }
 
 async fn load(
@@ -120,10 +123,10 @@ async fn load(
     let (mut kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
         .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel_support::why_no_bpf(&error)))?;
     kernel.take_over(netlink).await?;
-    for stranger in kernel.strangers()? {
+    for pins in kernel.other_namespace_pins()? {
         info!(
             "{} belongs to another network namespace and is left alone",
-            stranger.display()
+            pins.display()
         );
     }
     Ok((kernel, rings))
@@ -144,12 +147,12 @@ fn raise_descriptor_limit() {
 async fn prune(connects: Connects) {
     loop {
         let due = match connects.prune().await {
-            Ok(due) => due.unwrap_or(PRUNE),
+            Ok(due) => due.unwrap_or(PRUNE_INTERVAL),
             Err(error) => {
                 debug!("{error:#}");
-                PRUNE
+                PRUNE_INTERVAL
             }
         };
-        sleep(due.clamp(Duration::from_secs(1), PRUNE)).await;
+        sleep(due.clamp(Duration::from_secs(1), PRUNE_INTERVAL)).await;
     }
 }

@@ -232,7 +232,7 @@ mod tests {
     use std::time::Duration;
 
     use sixxs_core::{
-        broker::connects::{Wait, Why},
+        broker::connects::{Wait, WaitReason},
         routing::{Desired, Plan, diff},
     };
 
@@ -240,7 +240,7 @@ mod tests {
     use crate::daemon::fixture::{config, host, snapshot};
 
     #[test]
-    fn what_is_missing_shows() {
+    fn missing_objects_appear_in_the_status() {
         let config = config(&["sixxs0", "sixxs1"]);
         let host = host(&["sixxs0", "sixxs1", "net0"]);
         let plan = Plan::default();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_locks_us_out_has_no_slot_left() {
+    fn a_broker_with_a_lockout_has_no_slot_left() {
         let mut standing = Standing {
             slots: 4,
             slots_left: 3,
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(shown.next_slot_in_seconds, Some(2.0));
         standing.locked_out = Some(Wait {
             remaining: Duration::from_secs(60),
-            why: Why::Slots(4),
+            why: WaitReason::Slots(4),
         });
         let shown = broker("broker".to_owned(), standing, 1_000_000_000);
         assert_eq!(shown.slots_left, 0);

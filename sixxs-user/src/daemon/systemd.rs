@@ -12,28 +12,28 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
 /// Notifies systemd, and the readers of stderr.
-pub(super) fn ready() -> anyhow::Result<()> {
-    tell(&[NotifyState::Ready])?;
+pub(super) fn notify_ready() -> anyhow::Result<()> {
+    notify(&[NotifyState::Ready])?;
     writeln!(io::stderr(), "ready").context("write to stderr")
 }
 
 /// A reload begins.
 pub(super) fn reloading() -> anyhow::Result<()> {
     let now = NotifyState::monotonic_usec_now().context("read the clock")?;
-    tell(&[NotifyState::Reloading, now])
+    notify(&[NotifyState::Reloading, now])
 }
 
 /// The reload has ended, with or without success.
 pub(super) fn reloaded() -> anyhow::Result<()> {
-    tell(&[NotifyState::Ready])
+    notify(&[NotifyState::Ready])
 }
 
 /// The daemon is ending.
 pub(super) fn stopping() -> anyhow::Result<()> {
-    tell(&[NotifyState::Stopping])
+    notify(&[NotifyState::Stopping])
 }
 
-fn tell(what: &[NotifyState<'_>]) -> anyhow::Result<()> {
+fn notify(what: &[NotifyState<'_>]) -> anyhow::Result<()> {
     sd_notify::notify(what).context("tell systemd")
 }
 
@@ -63,17 +63,17 @@ impl Watchdog {
     }
 
     /// Sends a ping. After an error the next ping is sent as usual.
-    pub(super) fn tell(&self) {
-        if let Err(error) = tell(&[NotifyState::Watchdog]) {
+    pub(super) fn ping(&self) {
+        if let Err(error) = notify(&[NotifyState::Watchdog]) {
             debug!("{error:#}");
         }
     }
 
     /// Sends pings until it is dropped.
-    pub(super) async fn keep_telling(&mut self) {
+    pub(super) async fn keep_pinging(&mut self) {
         loop {
             self.due().await;
-            self.tell();
+            self.ping();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The tunnels and their drivers: which are started, and in which state each is.
 //!
-//! Must not know what the tunnels are for (the intent), nor rules, routes and programs.
+//! Must not know the intent, nor rules, routes and programs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,23 +27,23 @@ use crate::{
     host::clock::time_of_day,
 };
 
-/// Drivers that a task has stopped, and what to do next.
+/// A request to stop drivers, once they have stopped: the remaining work, and the client.
 #[derive(Debug)]
-pub(super) struct Stopped {
-    /// Their tunnels.
+pub(super) struct StoppedDrivers {
+    /// The tunnels of these drivers.
     pub(super) names: Vec<IfName>,
     /// Tunnels to start now.
     pub(super) start: Vec<Tunnel>,
-    /// Whether brokers get a new request although their answers are stored.
+    /// Whether to query brokers again, although their parameters are stored.
     pub(super) refresh: bool,
-    /// Where the outcome goes.
+    /// The receiver of the outcome.
     pub(super) answer: Answer<Outcome>,
-    /// Errors.
+    /// Errors of the drivers, as messages.
     pub(super) problems: Vec<String>,
 }
 
-impl Stopped {
-    /// Nothing has gone wrong yet.
+impl StoppedDrivers {
+    /// No driver has reported an error yet.
     pub(super) const fn new(
         names: Vec<IfName>,
         start: Vec<Tunnel>,
@@ -59,14 +59,14 @@ impl Stopped {
     }
 }
 
-/// What is known of a tunnel without the kernel's counters.
+/// The state of a tunnel, without the kernel's counters.
 #[derive(Clone, Debug)]
 pub(super) struct TunnelView {
     /// Its state.
     pub(super) state: tunnel::State,
     /// The broker that its driver sends to.
     pub(super) endpoint: Option<String>,
-    /// What carries it.
+    /// Its carrier.
     pub(super) carrier: Option<CarrierKind>,
     /// Packets of its broker that the driver has refused, by reason.
     pub(super) refused: BTreeMap<String, u64>,
@@ -74,24 +74,24 @@ pub(super) struct TunnelView {
 
 /// All tunnels of the configuration.
 #[derive(Default)]
-pub(super) struct Tunnels(BTreeMap<IfName, Running>);
+pub(super) struct Tunnels(BTreeMap<IfName, ManagedTunnel>);
 
 /// A tunnel, and its driver if it is started.
 #[derive(Default)]
-struct Running {
+struct ManagedTunnel {
     driver: Option<Driver>,
     /// The state that the last alert reported.
     reported: Option<tunnel::State>,
     /// Whether a task is stopping its last driver.
     is_stopping: bool,
-    /// Why what its broker assigned is not used.
+    /// Why the parameters from its broker are not used.
     conflict: Option<String>,
 }
 
-impl Running {
-    fn start(tunnel: &Tunnel, services: &DriverContext, refresh: bool) -> Self {
+impl ManagedTunnel {
+    fn start(tunnel: &Tunnel, context: &DriverContext, refresh: bool) -> Self {
         Self {
-            driver: Some(Driver::start(tunnel, services, refresh)),
+            driver: Some(Driver::start(tunnel, context, refresh)),
             ..Self::default()
         }
     }
@@ -118,22 +118,22 @@ impl Running {
 
 impl Tunnels {
     /// Starts the drivers of all tunnels.
-    pub(super) fn start_all(config: &Config, services: &DriverContext) -> Self {
+    pub(super) fn start_all(config: &Config, context: &DriverContext) -> Self {
         let start = |tunnel: &Tunnel| {
-            let running = Running::start(tunnel, services, false);
+            let running = ManagedTunnel::start(tunnel, context, false);
             (tunnel.name.clone(), running)
         };
         Self(config.tunnels.iter().map(start).collect())
     }
 
-    /// Starts a tunnel, unless it is started. `refresh`: its broker gets a new request.
-    pub(super) fn start(&mut self, tunnel: &Tunnel, services: &DriverContext, refresh: bool) {
+    /// Starts a tunnel, unless it is started. `refresh`: queries its broker again.
+    pub(super) fn start(&mut self, tunnel: &Tunnel, context: &DriverContext, refresh: bool) {
         let running = self.0.entry(tunnel.name.clone()).or_default();
         if running.driver.is_none() {
             let reported = running.reported.take();
-            *running = Running {
+            *running = ManagedTunnel {
                 reported,
-                ..Running::start(tunnel, services, refresh)
+                ..ManagedTunnel::start(tunnel, context, refresh)
             };
         }
     }
@@ -168,12 +168,12 @@ impl Tunnels {
         running.is_none_or(|running| running.driver.is_some())
     }
 
-    /// What drivers have reported.
+    /// The reports of all drivers.
     pub(super) fn reports(&self) -> impl Iterator<Item = (IfName, DriverReport)> {
         self.0.iter().filter_map(|(name, running)| {
             let status = running.status()?;
             let report = DriverReport {
-                has_made: status.has_made,
+                has_made_interface: status.has_made_interface,
                 learned: status.learned,
             };
             Some((name.clone(), report))
@@ -215,9 +215,9 @@ impl Tunnels {
         changes
     }
 
-    /// What is known of a tunnel. One that is not there yet is down.
+    /// The state of a tunnel. An unknown tunnel is down.
     pub(super) fn view(&self, name: &IfName, link: Option<&Link>) -> TunnelView {
-        let unknown = Running::default();
+        let unknown = ManagedTunnel::default();
         let running = self.0.get(name).unwrap_or(&unknown);
         let status = running.status();
         TunnelView {
@@ -251,13 +251,13 @@ impl Tunnels {
         }
     }
 
-    /// Refuses a restart that would leave a working tunnel without a connect to come back by.
+    /// Refuses to restart a tunnel that is up if its broker allows no connect now: the tunnel would stay down.
     pub(super) async fn check_restart(
         &self,
         chosen: &[Tunnel],
         refresh: bool,
         (effective, links): (&Config, &Links),
-        services: &DriverContext,
+        context: &DriverContext,
     ) -> anyhow::Result<()> {
         let mut needed: BTreeMap<String, u32> = BTreeMap::new();
         let is_up = |tunnel: &&Tunnel| {
@@ -267,12 +267,12 @@ impl Tunnels {
         };
         for tunnel in chosen.iter().filter(is_up) {
             for broker in connects_of_start(tunnel, effective, refresh) {
-                let standing = services.connects.standing(&broker).await?;
+                let standing = context.connects.standing(&broker).await?;
                 let count = needed.entry(broker.clone()).or_default();
                 *count += 1;
                 if let Some(wait) = standing.wait_for(*count) {
                     let wait = wait.as_secs().saturating_add(1);
-                    let seconds = services.clock.unix_seconds().saturating_add(wait);
+                    let seconds = context.clock.unix_seconds().saturating_add(wait);
                     let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
                     anyhow::bail!(
                         "{} is up, and no connect to {broker} is left for it until {until}: a restart \
@@ -305,11 +305,11 @@ fn connects_of_start(tunnel: &Tunnel, effective: &Config, refresh: bool) -> Vec<
     session.into_iter().chain(login).collect()
 }
 
-/// Stops drivers in a task, which then reports back.
+/// Starts a task that stops the drivers and then sends `stopped`.
 pub(super) fn stop_in_task(
     drivers: Vec<(IfName, Driver)>,
-    mut stopped: Stopped,
-    to: mpsc::Sender<Stopped>,
+    mut stopped: StoppedDrivers,
+    to: mpsc::Sender<StoppedDrivers>,
 ) {
     tokio::spawn(async move {
         stopped.problems = stop_all(drivers).await;

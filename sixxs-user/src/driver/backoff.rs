@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-/// The first pause after an interface that was there went: programs that make their interface again
-/// get the time for it, and a good tunnel is back soon.
-const SOON: Duration = Duration::from_secs(1);
+/// The first pause after a loss of the interface. It gives a program the time to make its interface again.
+const AFTER_LOSS: Duration = Duration::from_secs(1);
 
-/// First pause after a failure; it doubles each time. Well within what any broker allows.
+/// First pause after a failure; it doubles each time. All brokers allow connects at this interval.
 const FIRST: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Pauses that grow until a tunnel has been there for long.
+/// Pauses that grow with each failure, until an interface has lasted for [`LONGEST`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backoff {
     last: Duration,
@@ -18,18 +17,18 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// The pause after a failure.
-    pub(super) fn failed(&mut self) -> Duration {
+    pub(super) fn after_failure(&mut self) -> Duration {
         self.last = (self.last * 2).clamp(FIRST, LONGEST);
         self.last
     }
 
-    /// The pause after the interface went, `lasted` after it had been made.
-    pub(super) fn lost(&mut self, lasted: Duration) -> Duration {
+    /// The pause after the loss of an interface that existed for `lasted`.
+    pub(super) fn after_loss(&mut self, lasted: Duration) -> Duration {
         if lasted >= LONGEST || self.last.is_zero() {
-            self.last = SOON;
-            return SOON;
+            self.last = AFTER_LOSS;
+            return AFTER_LOSS;
         }
-        self.failed()
+        self.after_failure()
     }
 }
 
@@ -38,20 +37,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_tried_again_ever_more_seldom() {
+    fn pauses_double_up_to_a_limit() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<_> = (0..7).map(|_| backoff.failed().as_secs()).collect();
+        let pauses: Vec<_> = (0..7).map(|_| backoff.after_failure().as_secs()).collect();
         assert_eq!(pauses, [30, 60, 120, 240, 480, 600, 600]);
     }
 
     #[test]
-    fn what_goes_is_made_again_soon_but_not_over_and_over() {
+    fn only_the_first_loss_has_a_short_pause() {
         let mut backoff = Backoff::default();
         let brief = Duration::from_secs(5);
-        let pauses: Vec<_> = (0..4).map(|_| backoff.lost(brief).as_secs()).collect();
+        let pauses: Vec<_> = (0..4)
+            .map(|_| backoff.after_loss(brief).as_secs())
+            .collect();
         assert_eq!(pauses, [1, 30, 60, 120]);
-        assert_eq!(backoff.lost(LONGEST).as_secs(), 1);
-        assert_eq!(backoff.failed().as_secs(), 30);
-        assert_eq!(backoff.lost(brief).as_secs(), 60);
+        assert_eq!(backoff.after_loss(LONGEST).as_secs(), 1);
+        assert_eq!(backoff.after_failure().as_secs(), 30);
+        assert_eq!(backoff.after_loss(brief).as_secs(), 60);
     }
 }

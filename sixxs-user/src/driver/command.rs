@@ -16,8 +16,8 @@ use tracing::debug;
 
 use super::{StatusSender, backoff::Backoff, process::Process};
 
-/// After `up` has ended, the interface may take this long to appear.
-const APPEARS: Duration = Duration::from_secs(30);
+/// After `up` has ended, the interface must appear within this time.
+const APPEARANCE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The interface, as of the daemon's last scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ enum Order {
     Detach,
 }
 
-/// A tunnel made by commands. Dropped, it kills the running command.
+/// A tunnel made by commands. Dropping it kills the running command.
 pub(super) struct Command {
     interface: watch::Sender<Interface>,
     order: oneshot::Sender<Order>,
@@ -54,7 +54,7 @@ impl Command {
             down,
             interface: seen,
             status,
-            at_work: AtWork(None),
+            running: RunningCommand(None),
         };
         Self {
             interface,
@@ -95,27 +95,27 @@ struct Worker {
     down: Vec<String>,
     interface: watch::Receiver<Interface>,
     status: StatusSender,
-    at_work: AtWork,
+    running: RunningCommand,
 }
 
 impl Worker {
-    /// Keeps the interface up until an order comes.
+    /// Keeps the interface up until an order arrives.
     async fn run(mut self, ordered: oneshot::Receiver<Order>) -> anyhow::Result<()> {
         let order = tokio::select! {
             order = ordered => order,
-            never = self.keep() => never,
+            never = self.keep_up() => never,
         };
         match order {
             Ok(Order::Stop) => {
-                self.at_work.end().await;
-                self.at_work.run(&self.down).await
+                self.running.end().await;
+                self.running.run(&self.down).await
             }
-            Ok(Order::Detach) => self.at_work.wait().await,
+            Ok(Order::Detach) => self.running.wait().await,
             Err(_dropped) => Ok(()),
         }
     }
 
-    async fn keep(&mut self) -> ! {
+    async fn keep_up(&mut self) -> ! {
         let mut backoff = Backoff::default();
         match self
             .until(|interface| interface != Interface::Unknown)
@@ -123,18 +123,21 @@ impl Worker {
         {
             Interface::Up => {}
             Interface::Absent | Interface::Unknown => self.make(false, &mut backoff).await,
-            // An `up` that did not finish has left it.
+            // An `up` that failed has left the interface.
             Interface::Down => self.make(true, &mut backoff).await,
         }
         let is_there = |interface| interface != Interface::Absent;
         loop {
             self.status.set(DriverState::Done);
             let made = Instant::now();
-            if time::timeout(APPEARS, self.until(is_there)).await.is_ok() {
+            if time::timeout(APPEARANCE_LIMIT, self.until(is_there))
+                .await
+                .is_ok()
+            {
                 self.until(|interface| !is_there(interface)).await;
             }
             let mut next = backoff;
-            let pause = next.lost(made.elapsed());
+            let pause = next.after_loss(made.elapsed());
             if time::timeout(pause, self.until(is_there)).await.is_ok() {
                 // Another program has made it again.
                 continue;
@@ -145,23 +148,23 @@ impl Worker {
         }
     }
 
-    /// Runs `up` until it succeeds, and `down` before that if something may be left (`remains`).
-    async fn make(&mut self, mut remains: bool, backoff: &mut Backoff) {
+    /// Runs `up` until it succeeds, and `down` before that if something may be left (`needs_down`).
+    async fn make(&mut self, mut needs_down: bool, backoff: &mut Backoff) {
         loop {
-            if remains && let Err(error) = self.at_work.run(&self.down).await {
+            if needs_down && let Err(error) = self.running.run(&self.down).await {
                 // Often there is nothing to take down.
                 debug!("before the next try: {error:#}");
             }
-            let Err(error) = self.at_work.run(&self.up).await else {
+            let Err(error) = self.running.run(&self.up).await else {
                 return;
             };
             self.status.set(DriverState::Retrying(format!("{error:#}")));
-            time::sleep(backoff.failed()).await;
-            remains = true;
+            time::sleep(backoff.after_failure()).await;
+            needs_down = true;
         }
     }
 
-    /// Waits until the interface is as wanted.
+    /// Waits until the interface is in a wanted state, and returns that state.
     async fn until(&mut self, wanted: impl Fn(Interface) -> bool) -> Interface {
         let seen = self.interface.wait_for(|seen| wanted(*seen)).await;
         let Ok(seen) = seen.map(|seen| *seen) else {
@@ -173,9 +176,9 @@ impl Worker {
 }
 
 /// The running command, if there is one. It outlives the future that waits for it.
-struct AtWork(Option<Process>);
+struct RunningCommand(Option<Process>);
 
-impl AtWork {
+impl RunningCommand {
     /// Runs a command to its end; an empty one is skipped.
     async fn run(&mut self, command: &[String]) -> anyhow::Result<()> {
         if command.is_empty() {

@@ -1,12 +1,18 @@
-//! Drivers: what makes the interface of a tunnel, and keeps it there.
+//! Drivers: a driver makes the interface of a tunnel, and keeps it there.
 //!
 //! A driver gets its part of the configuration, and after each scan the tunnel's interface. It reports
 //! a [`DriverState`]; whether the interface exists, netlink reports. [`Driver::stop`] and [`Driver::detach`]
 //! end it and wait; a dropped driver is killed. A new kind of tunnel is added here, and nowhere else in the
 //! daemon.
 //!
-//! Tasks: at most one per driver, which ends with it, and one per command that it runs
-//! ([`stderr_tail`]).
+//! Tasks:
+//! * one per driver with a command, which ends when the driver is stopped, detached or dropped;
+//! * one per running command, which reads its standard error output ([`stderr_tail`]) and ends with the last
+//!   writer;
+//! * on the I/O thread ([`native`]) one per native tunnel, which ends with its driver;
+//! * there, one per setup script of AICCU, which ends with the script;
+//! * there, one that watches for changes of the network path and one that removes interfaces. Both end with the
+//!   thread.
 
 mod backoff;
 mod command;
@@ -52,7 +58,7 @@ pub struct DriverContext {
     pub clock: Clock,
     /// The connect limit of brokers.
     pub connects: Connects,
-    /// What brokers assigned.
+    /// The stored parameters from brokers.
     pub cache: Cache,
     /// Sessions with brokers.
     pub(crate) sessions: SessionStore,
@@ -92,9 +98,9 @@ impl DriverContext {
         }
     }
 
-    /// What brokers assigned to these tunnels in earlier runs.
-    pub async fn known(&self, config: &Config) -> BTreeMap<IfName, Learned> {
-        known(&self.cache, config).await
+    /// The stored parameters of these tunnels.
+    pub async fn stored_parameters(&self, config: &Config) -> BTreeMap<IfName, Learned> {
+        stored_parameters(&self.cache, config).await
     }
 
     fn clone_shared(&self) -> SharedContext {
@@ -116,12 +122,12 @@ impl DriverContext {
     }
 }
 
-/// What brokers assigned to these tunnels when they were last asked.
-pub async fn known(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> {
+/// The parameters of these tunnels from the last answers of their brokers.
+pub async fn stored_parameters(cache: &Cache, config: &Config) -> BTreeMap<IfName, Learned> {
     let mut known = BTreeMap::new();
     for Tunnel { name, kind, .. } in &config.tunnels {
         if let config::Kind::Account(account) = kind
-            && let Some(learned) = native::account::known(cache, name, account).await
+            && let Some(learned) = native::account::stored_parameters(cache, name, account).await
         {
             known.insert(name.clone(), learned);
         }
@@ -135,12 +141,12 @@ pub struct DriverStatus {
     /// Its state.
     pub state: DriverState,
     /// Whether the interface exists and the driver has made it.
-    pub has_made: bool,
+    pub has_made_interface: bool,
     /// The broker's endpoint: an address, with a port where there is one.
     pub endpoint: Option<String>,
-    /// What carries the packets.
+    /// The carrier of the packets.
     pub carrier: Option<CarrierKind>,
-    /// What the broker assigned.
+    /// The parameters from the broker.
     pub learned: Option<Learned>,
 }
 
@@ -161,12 +167,12 @@ enum Kind {
     /// Commands of the user make it.
     Command(command::Command),
     /// This program makes it.
-    Native(native::Native),
+    Native(native::NativeHandle),
 }
 
 impl Driver {
-    /// Starts it. It waits for the first [`Driver::observe_link`]. `refresh`: stored answers of a broker do
-    /// not count.
+    /// Starts it. It waits for the first [`Driver::observe_link`]. With `refresh` it asks the broker again, even if
+    /// there are stored parameters.
     #[must_use]
     pub fn start(tunnel: &Tunnel, context: &DriverContext, refresh: bool) -> Self {
         let initial = match tunnel.kind {
@@ -181,7 +187,9 @@ impl Driver {
                 Kind::Command(command::Command::start(up.clone(), down.clone(), sender))
             }
             config::Kind::SixInFour(_) | config::Kind::Ayiya(_) | config::Kind::Account(_) => {
-                Kind::Native(native::Native::start(tunnel, sender, context, refresh))
+                Kind::Native(native::NativeHandle::start(
+                    tunnel, sender, context, refresh,
+                ))
             }
         };
         Self {
@@ -221,7 +229,7 @@ impl Driver {
         }
     }
 
-    /// Ends the driver without its tunnel, and leaves nothing half-done.
+    /// Ends the driver; its interface stays. Waits for a running command.
     pub async fn detach(self) -> anyhow::Result<()> {
         match self.kind {
             Kind::Interface => Ok(()),
@@ -246,7 +254,7 @@ impl StatusSender {
     ) -> (Self, watch::Receiver<DriverStatus>) {
         let (status, receiver) = watch::channel(DriverStatus {
             state: initial,
-            has_made: false,
+            has_made_interface: false,
             endpoint: None,
             carrier: None,
             learned: None,
@@ -267,8 +275,8 @@ impl StatusSender {
         self.change(|status| status.state = state);
     }
 
-    fn set_made(&self, has_made: bool) {
-        self.change(|status| status.has_made = has_made);
+    fn set_made_interface(&self, has_made_interface: bool) {
+        self.change(|status| status.has_made_interface = has_made_interface);
     }
 
     fn set_endpoint(&self, endpoint: String, carrier: CarrierKind) {

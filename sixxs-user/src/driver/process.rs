@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::stderr_tail::{StderrTail, shown};
+use super::stderr_tail::{StderrTail, printable_line};
 use crate::{host::clock::after, host::fd_store};
 
 /// Time limit of a command.
@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Interval of polls for the end of a group. The kernel sends no event for it.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A started command. It is killed when this is dropped.
 pub(crate) struct Process {
@@ -65,7 +65,7 @@ impl Process {
         let [program, arguments @ ..] = command else {
             bail!("an empty command");
         };
-        let line = shown(&command.join(" "));
+        let line = printable_line(&command.join(" "));
         let (stderr_tail, stderr) = StderrTail::new()?;
         let mut command = Command::new(program);
         for name in fd_store::ENVIRONMENT {
@@ -130,7 +130,7 @@ impl Process {
         let gone = async {
             self.reap().await;
             while self.is_there() {
-                time::sleep(LOOK).await;
+                time::sleep(POLL_INTERVAL).await;
             }
         };
         if time::timeout(GRACE, gone).await.is_err() {

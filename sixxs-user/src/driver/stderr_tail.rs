@@ -17,14 +17,14 @@ use std::{
 use anyhow::Context as _;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinHandle, time};
 
-/// What is kept of the output.
+/// This much of the end of the output is stored.
 const TAIL_BYTES: usize = 1024;
 
-/// Characters that are shown of a line.
+/// Limit of the characters shown of a line.
 const LINE_CHARS: usize = 200;
 
-/// After a command's end: how long a process that it left behind may hold up the last line.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// After a command's end, a process that it has left behind may hold up the last line for this long.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 
 /// The end of a command's output.
 pub(super) struct StderrTail {
@@ -33,25 +33,25 @@ pub(super) struct StderrTail {
 }
 
 impl StderrTail {
-    /// Makes the pipe; a command is to be given its end for writing.
+    /// Makes the pipe, and returns its writing end for a command.
     pub(super) fn new() -> anyhow::Result<(Self, Stdio)> {
         let (reader, writer) = io::pipe().context("make a pipe")?;
         // Open for reading as well (Linux: fifo(7)), so that the pipe has a reader when the daemon
         // has ended and the tunnel's program has not.
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-        let both = File::options().read(true).write(true).open(&path);
-        let both = both.with_context(|| format!("open {path}"))?;
+        let writer = File::options().read(true).write(true).open(&path);
+        let writer = writer.with_context(|| format!("open {path}"))?;
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))
             .context("make a pipe's end non-blocking")?;
         let tail = Arc::new(Mutex::new(Vec::new()));
         let drain = tokio::spawn(drain(reader, Arc::clone(&tail)));
-        Ok((Self { tail, drain }, Stdio::from(both)))
+        Ok((Self { tail, drain }, Stdio::from(writer)))
     }
 
     /// The last line, once the command has ended.
     pub(super) async fn line(&mut self) -> Option<String> {
-        // Either way there is a tail to look at.
-        let _whole = time::timeout(PATIENCE, &mut self.drain).await;
+        // After the time limit, the tail may lack the last line.
+        let _whole = time::timeout(DRAIN_LIMIT, &mut self.drain).await;
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         last_line(&tail)
     }
@@ -71,11 +71,11 @@ async fn drain(mut reader: pipe::Receiver, tail: Arc<Mutex<Vec<u8>>>) {
 fn last_line(output: &[u8]) -> Option<String> {
     let output = String::from_utf8_lossy(output);
     let mut lines = output.split(['\n', '\r']).map(str::trim);
-    lines.rfind(|line| !line.is_empty()).map(shown)
+    lines.rfind(|line| !line.is_empty()).map(printable_line)
 }
 
-/// Fit to be shown in one line: without control characters, and not too long.
-pub(super) fn shown(text: &str) -> String {
+/// The text in one line: without control characters, and truncated to [`LINE_CHARS`].
+pub(super) fn printable_line(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let mut line: String = text.chars().map(clean).take(LINE_CHARS).collect();
     if text.chars().nth(LINE_CHARS).is_some() {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_is_fit_to_be_shown() {
+    fn the_last_line_is_printable() {
         for (output, expected) in [
             ("", None),
             ("\n \r\n", None),

@@ -22,13 +22,13 @@ use crate::{control::api::Alert, driver::process::Process};
 use queue::{Next, Queue};
 
 /// Time limit of an attempt.
-const LIMIT: Duration = Duration::from_secs(10);
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Pauses between attempts; there is one more attempt than pauses.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// At the end, how often to check whether all alerts are sent.
-const LOOK: Duration = Duration::from_millis(20);
+const IDLE_CHECK: Duration = Duration::from_millis(20);
 
 /// The hooks of the configuration.
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ impl Hooks {
         for (name, target) in [command, webhook].into_iter().flatten() {
             let known = before.iter().find(|hook| hook.name == name);
             let queue = known.map_or_else(Arc::default, |hook| Arc::clone(&hook.queue));
-            let task = tokio::spawn(hand_on(name, target, Arc::clone(&queue)));
+            let task = tokio::spawn(deliver_all(name, target, Arc::clone(&queue)));
             self.hooks.push(Hook { name, queue, task });
         }
         self.alerting = alerting.clone();
@@ -118,7 +118,7 @@ impl Hooks {
     pub(crate) async fn finish(self, limit: Duration) {
         let finished = async {
             while !self.hooks.iter().all(|hook| hook.queue.is_idle()) {
-                sleep(LOOK).await;
+                sleep(IDLE_CHECK).await;
             }
         };
         if timeout(limit, finished).await.is_err() {
@@ -127,7 +127,7 @@ impl Hooks {
     }
 }
 
-async fn hand_on(name: &'static str, target: Target, queue: Arc<Queue>) {
+async fn deliver_all(name: &'static str, target: Target, queue: Arc<Queue>) {
     loop {
         let next = queue.next().await;
         let line = match next.clone() {
@@ -139,7 +139,7 @@ async fn hand_on(name: &'static str, target: Target, queue: Arc<Queue>) {
         };
         let mut pauses = PAUSES.into_iter();
         let failure = loop {
-            let Err(error) = target.take(&line).await else {
+            let Err(error) = target.deliver(&line).await else {
                 break None;
             };
             debug!("the hook {name}: {error:#}");
@@ -151,25 +151,29 @@ async fn hand_on(name: &'static str, target: Target, queue: Arc<Queue>) {
         if let Some(failure) = &failure {
             warn!("an alert did not reach the hook {name}: {failure}");
         }
-        queue.ended(&next, failure);
+        queue.record_result(&next, failure);
     }
 }
 
 impl Target {
-    async fn take(&self, line: &str) -> anyhow::Result<()> {
+    async fn deliver(&self, line: &str) -> anyhow::Result<()> {
         match self {
             Self::Command(command) => {
                 let input = format!("{line}\n").into_bytes();
-                Process::start_with(command, input, LIMIT)?.wait().await
+                Process::start_with(command, input, ATTEMPT_LIMIT)?
+                    .wait()
+                    .await
             }
-            Self::Webhook(webhook) => match timeout(LIMIT, webhook::post(webhook, line)).await {
-                Ok(posted) => posted,
-                Err(_) => anyhow::bail!(
-                    "{} did not answer within {} s",
-                    webhook.host,
-                    LIMIT.as_secs()
-                ),
-            },
+            Self::Webhook(webhook) => {
+                match timeout(ATTEMPT_LIMIT, webhook::post(webhook, line)).await {
+                    Ok(posted) => posted,
+                    Err(_) => anyhow::bail!(
+                        "{} did not answer within {} s",
+                        webhook.host,
+                        ATTEMPT_LIMIT.as_secs()
+                    ),
+                }
+            }
         }
     }
 }
@@ -197,9 +201,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_is_told_each_alert_in_turn() {
+    async fn a_command_gets_each_alert_in_order() {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("told");
+        let file = directory.path().join("alerts");
         let script = format!("cat >> {}", file.display());
         let mut hooks = Hooks::default();
         hooks.set(&commands(&["sh", "-c", &script]));
@@ -207,8 +211,8 @@ mod tests {
             hooks.raise(&alert(problem));
         }
         hooks.finish(Duration::from_secs(10)).await;
-        let told = std::fs::read_to_string(&file).unwrap();
-        let lines: Vec<_> = told.lines().collect();
+        let alerts = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = alerts.lines().collect();
         let line = |problem| {
             format!(r#"{{"time":"2026-01-01T00:00:00Z","kind":"problem","problem":"{problem}"}}"#)
         };
@@ -216,13 +220,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_fails_is_tried_again_and_then_named() {
+    async fn a_failing_hook_is_retried_and_then_reported() {
         let mut hooks = Hooks::default();
         hooks.set(&commands(&["sh", "-c", "echo no disk >&2; exit 3"]));
         hooks.raise(&alert("one"));
         let named = async {
             while hooks.problems().next().is_none() {
-                sleep(LOOK).await;
+                sleep(IDLE_CHECK).await;
             }
         };
         timeout(Duration::from_secs(20), named).await.unwrap();

@@ -8,23 +8,23 @@ use std::{
 use tokio::sync::Notify;
 
 /// Maximum number of waiting alerts.
-pub(super) const LENGTH: usize = 256;
+pub(super) const MAX_LENGTH: usize = 256;
 
 /// A queue that always accepts another alert.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    inside: Mutex<Inside>,
-    bell: Notify,
+    state: Mutex<State>,
+    notify: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Inside {
+struct State {
     /// JSON, one line each.
     waiting: VecDeque<String>,
     /// Whether an alert is being sent.
     busy: bool,
-    /// Dropped or failed alerts that the hook was not notified of yet.
-    untold: u64,
+    /// Number of dropped and failed alerts that were not yet reported to the hook.
+    unreported: u64,
     dropped: u64,
     /// Why the last attempt failed.
     failure: Option<String>,
@@ -40,22 +40,22 @@ pub(super) enum Next {
 }
 
 impl Queue {
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an alert; returns whether it begins a series of dropped alerts.
+    /// Adds an alert; returns whether it is the first to displace an alert since the last report.
     pub(super) fn push(&self, line: String) -> bool {
-        let mut inside = self.inside();
+        let mut state = self.state();
         let mut begins = false;
-        if inside.waiting.len() == LENGTH {
-            inside.waiting.pop_front();
-            begins = inside.untold == 0;
-            inside.untold += 1;
-            inside.dropped += 1;
+        if state.waiting.len() == MAX_LENGTH {
+            state.waiting.pop_front();
+            begins = state.unreported == 0;
+            state.unreported += 1;
+            state.dropped += 1;
         }
-        inside.waiting.push_back(line);
-        self.bell.notify_one();
+        state.waiting.push_back(line);
+        self.notify.notify_one();
         begins
     }
 
@@ -63,50 +63,50 @@ impl Queue {
     pub(super) async fn next(&self) -> Next {
         loop {
             {
-                let mut inside = self.inside();
-                inside.busy = true;
-                // While the hook fails, this number waits: the next alert shows whether it works again.
-                if inside.untold > 0 && inside.failure.is_none() {
-                    return Next::Dropped(std::mem::take(&mut inside.untold));
+                let mut state = self.state();
+                state.busy = true;
+                // While the hook fails, the report waits: the next alert shows whether it works again.
+                if state.unreported > 0 && state.failure.is_none() {
+                    return Next::Dropped(std::mem::take(&mut state.unreported));
                 }
-                if let Some(line) = inside.waiting.pop_front() {
+                if let Some(line) = state.waiting.pop_front() {
                     return Next::Alert(line);
                 }
-                inside.busy = false;
+                state.busy = false;
             }
-            self.bell.notified().await;
+            self.notify.notified().await;
         }
     }
 
     /// Records the result of sending.
-    pub(super) fn ended(&self, what: &Next, failure: Option<String>) {
-        let mut inside = self.inside();
+    pub(super) fn record_result(&self, what: &Next, failure: Option<String>) {
+        let mut state = self.state();
         if failure.is_some() {
             match what {
-                Next::Dropped(alerts) => inside.untold += alerts,
+                Next::Dropped(alerts) => state.unreported += alerts,
                 Next::Alert(_) => {
-                    inside.untold += 1;
-                    inside.dropped += 1;
+                    state.unreported += 1;
+                    state.dropped += 1;
                 }
             }
         }
-        inside.failure = failure;
+        state.failure = failure;
     }
 
     /// Whether all alerts were sent or dropped.
     pub(super) fn is_idle(&self) -> bool {
-        let inside = self.inside();
-        inside.waiting.is_empty() && !inside.busy
+        let state = self.state();
+        state.waiting.is_empty() && !state.busy
     }
 
     /// Total number of dropped and failed alerts.
     pub(super) fn dropped(&self) -> u64 {
-        self.inside().dropped
+        self.state().dropped
     }
 
     /// Why the last alert was not sent, if it was not.
     pub(super) fn failure(&self) -> Option<String> {
-        self.inside().failure.clone()
+        self.state().failure.clone()
     }
 }
 
@@ -115,47 +115,47 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_oldest_give_way_and_that_is_said_first() {
+    async fn a_full_queue_drops_the_oldest_alerts_and_reports_the_number_first() {
         let queue = Queue::default();
-        let pushed: Vec<bool> = (0..LENGTH + 3)
+        let pushed: Vec<bool> = (0..MAX_LENGTH + 3)
             .map(|number| queue.push(number.to_string()))
             .collect();
         assert_eq!(pushed.iter().filter(|begins| **begins).count(), 1);
-        assert!(pushed[LENGTH] && queue.dropped() == 3);
+        assert!(pushed[MAX_LENGTH] && queue.dropped() == 3);
         assert_eq!(queue.next().await, Next::Dropped(3));
         assert_eq!(queue.next().await, Next::Alert("3".to_owned()));
-        for _ in 4..LENGTH + 3 {
+        for _ in 4..MAX_LENGTH + 3 {
             assert!(matches!(queue.next().await, Next::Alert(_)));
         }
-        assert!(!queue.is_idle(), "the last is being handed on");
+        assert!(!queue.is_idle(), "the last alert is being sent");
         let none = tokio::time::timeout(std::time::Duration::from_millis(10), queue.next());
         assert!(none.await.is_err() && queue.is_idle());
         assert_eq!(queue.dropped(), 3);
     }
 
     #[tokio::test]
-    async fn what_was_given_up_is_said_when_something_arrives_again() {
+    async fn failed_alerts_are_reported_after_the_next_success() {
         let queue = Queue::default();
         for line in ["one", "two", "three"] {
             queue.push(line.to_owned());
         }
         let failed = || Some("it is away".to_owned());
         let one = queue.next().await;
-        queue.ended(&one, failed());
+        queue.record_result(&one, failed());
         // The next alert tries the hook, and counts as lost as well.
         let two = queue.next().await;
         assert_eq!(two, Next::Alert("two".to_owned()));
-        queue.ended(&two, failed());
+        queue.record_result(&two, failed());
         assert_eq!((queue.dropped(), queue.failure()), (2, failed()));
         let three = queue.next().await;
-        queue.ended(&three, None);
-        let told = queue.next().await;
-        assert_eq!(told, Next::Dropped(2));
+        queue.record_result(&three, None);
+        let report = queue.next().await;
+        assert_eq!(report, Next::Dropped(2));
         // If this notification fails, it does not count as another lost alert.
-        queue.ended(&told, failed());
+        queue.record_result(&report, failed());
         queue.push("four".to_owned());
         let four = queue.next().await;
-        queue.ended(&four, None);
+        queue.record_result(&four, None);
         assert_eq!(queue.next().await, Next::Dropped(2));
         assert_eq!(queue.dropped(), 2);
     }

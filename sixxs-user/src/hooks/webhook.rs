@@ -29,7 +29,7 @@ pub(super) async fn post(webhook: &Webhook, line: &str) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("connect to {host}, port {port}"))?;
     if !webhook.tls {
-        return over(stream, webhook, line).await;
+        return post_over(stream, webhook, line).await;
     }
     let choice = TlsChoice {
         ca: webhook.ca.as_ref().map(PathBuf::from),
@@ -41,10 +41,10 @@ pub(super) async fn post(webhook: &Webhook, line: &str) -> anyhow::Result<()> {
         .connect(name, stream)
         .await
         .with_context(|| format!("start TLS with {host}"))?;
-    over(stream, webhook, line).await
+    post_over(stream, webhook, line).await
 }
 
-async fn over(
+async fn post_over(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     webhook: &Webhook,
     line: &str,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_goes_wrong_is_told_without_the_secret() {
+    async fn errors_do_not_contain_the_secret() {
         for (answer, expected) in [
             (
                 "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_has_to_be_who_it_says() {
+    async fn the_certificate_of_a_server_is_verified() {
         let directory = tempfile::tempdir().unwrap();
         let [(ours, ca), (theirs, _)] = ["ours", "theirs"].map(|name| {
             let CertifiedKey { cert, signing_key } =

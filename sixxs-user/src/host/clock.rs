@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_is_ours_alone() {
+    fn a_displacement_moves_only_the_daemons_clock() {
         let clock = Clock::default();
         let same = clock.clone();
         let (wall, since_boot) = (clock.unix_seconds(), clock.since_boot().unwrap());

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_not_read_to_its_end() {
+    fn a_file_that_is_too_long_is_not_read_completely() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 40).unwrap();
         let config = read(file.path()).unwrap_err().to_string();

@@ -40,7 +40,7 @@ const WAITING: usize = 1024;
 
 /// The stored descriptors of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Descriptor {
     /// Its TUN device.
     Device,
     /// The socket to its broker.
@@ -53,7 +53,7 @@ pub(crate) struct FdStore {
     /// Descriptors that systemd passed at start, until they are taken.
     held: Arc<Mutex<HashMap<String, OwnedFd>>>,
     /// `None` without systemd.
-    orders: Option<SyncSender<Order>>,
+    queue: Option<SyncSender<Order>>,
 }
 
 #[derive(Debug)]
@@ -65,22 +65,22 @@ enum Order {
 impl FdStore {
     /// Opens the store. Descriptors of tunnels that are not among `names` are closed.
     pub(crate) fn open(names: &BTreeSet<IfName>) -> Self {
-        let mut held = given().unwrap_or_else(|error| {
+        let mut held = passed_descriptors().unwrap_or_else(|error| {
             warn!("{error:#}");
             HashMap::new()
         });
-        let orders = orders().unwrap_or_else(|error| {
+        let queue = start_sender().unwrap_or_else(|error| {
             warn!("systemd holds nothing for the next run: {error:#}");
             None
         });
         let is_wanted = |key: &str| {
-            let mut wanted = names.iter().flat_map(both);
+            let mut wanted = names.iter().flat_map(keys_of);
             wanted.any(|wanted| wanted == key)
         };
         let unwanted: Vec<_> = held.extract_if(|key, _| !is_wanted(key)).collect();
         let store = Self {
             held: Arc::new(Mutex::new(held)),
-            orders,
+            queue,
         };
         for (key, _closed) in unwanted {
             store.order(Order::Forget(key));
@@ -89,8 +89,8 @@ impl FdStore {
     }
 
     /// Takes a descriptor of a tunnel that systemd passed at start; it can be taken once.
-    pub(crate) fn take(&self, name: &IfName, what: What) -> Option<OwnedFd> {
-        self.held().remove(&key(name, what))
+    pub(crate) fn take(&self, name: &IfName, kind: Descriptor) -> Option<OwnedFd> {
+        self.held().remove(&key(name, kind))
     }
 
     /// The socket of a tunnel: the one from systemd, if `adopt` accepts it, or a new one. It is stored from now
@@ -101,41 +101,41 @@ impl FdStore {
         adopt: impl FnOnce(OwnedFd) -> io::Result<T>,
         open: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        let held = self.take(name, What::Socket);
+        let held = self.take(name, Descriptor::Socket);
         let socket = match held.and_then(|held| adopt(held).ok()) {
             Some(socket) => socket,
             None => open()?,
         };
-        self.hold(name, What::Socket, &socket);
+        self.hold(name, Descriptor::Socket, &socket);
         Ok(socket)
     }
 
     /// Stores a descriptor, and replaces an earlier one.
-    pub(crate) fn hold(&self, name: &IfName, what: What, descriptor: &impl AsFd) {
-        if self.orders.is_none() {
+    pub(crate) fn hold(&self, name: &IfName, kind: Descriptor, descriptor: &impl AsFd) {
+        if self.queue.is_none() {
             return;
         }
-        self.forget_one(name, what);
+        self.forget_descriptor(name, kind);
         match descriptor.as_fd().try_clone_to_owned() {
-            Ok(copy) => self.order(Order::Hold(key(name, what), copy)),
+            Ok(copy) => self.order(Order::Hold(key(name, kind), copy)),
             Err(error) => debug!("{name}: is not held for the next run: {error}"),
         }
     }
 
     /// Removes the descriptors of a tunnel from the store.
     pub(crate) fn forget(&self, name: &IfName) {
-        self.forget_one(name, What::Device);
-        self.forget_one(name, What::Socket);
+        self.forget_descriptor(name, Descriptor::Device);
+        self.forget_descriptor(name, Descriptor::Socket);
     }
 
-    fn forget_one(&self, name: &IfName, what: What) {
-        drop(self.take(name, what));
-        self.order(Order::Forget(key(name, what)));
+    fn forget_descriptor(&self, name: &IfName, kind: Descriptor) {
+        drop(self.take(name, kind));
+        self.order(Order::Forget(key(name, kind)));
     }
 
     fn order(&self, order: Order) {
-        if let Some(orders) = &self.orders
-            && orders.try_send(order).is_err()
+        if let Some(queue) = &self.queue
+            && queue.try_send(order).is_err()
         {
             debug!("systemd accepts no more requests");
         }
@@ -149,46 +149,46 @@ impl FdStore {
 
 /// The name in systemd's store. It must be ASCII without `:`, which no interface name contains. systemd
 /// ignores a name that is not ASCII.
-fn key(name: &IfName, what: What) -> String {
-    match what {
-        What::Device => format!("device.{name}"),
-        What::Socket => format!("socket.{name}"),
+fn key(name: &IfName, kind: Descriptor) -> String {
+    match kind {
+        Descriptor::Device => format!("device.{name}"),
+        Descriptor::Socket => format!("socket.{name}"),
     }
 }
 
-fn both(name: &IfName) -> [String; 2] {
-    [What::Device, What::Socket].map(|what| key(name, what))
+fn keys_of(name: &IfName) -> [String; 2] {
+    [Descriptor::Device, Descriptor::Socket].map(|kind| key(name, kind))
 }
 
 /// The descriptors from systemd; empty from the second call on.
-fn given() -> anyhow::Result<HashMap<String, OwnedFd>> {
+fn passed_descriptors() -> anyhow::Result<HashMap<String, OwnedFd>> {
     static TAKEN: Once = Once::new();
-    let mut given = HashMap::new();
+    let mut passed = HashMap::new();
     let mut outcome = Ok(());
     TAKEN.call_once(|| match sd_notify::listen_fds_with_names() {
         // SAFETY: systemd opened them for this process (LISTEN_PID) before it started, so no other code owns
         // them; and `TAKEN` ensures that they are taken only once.
-        Ok(all) => given.extend(all.map(|(fd, key)| (key, unsafe { OwnedFd::from_raw_fd(fd) }))),
+        Ok(all) => passed.extend(all.map(|(fd, key)| (key, unsafe { OwnedFd::from_raw_fd(fd) }))),
         Err(error) => outcome = Err(error),
     });
-    outcome.context("take over what systemd holds")?;
-    Ok(given)
+    outcome.context("take over the descriptors from systemd")?;
+    Ok(passed)
 }
 
-/// The queue of the thread, if systemd listens.
-fn orders() -> anyhow::Result<Option<SyncSender<Order>>> {
+/// Starts the thread that sends orders, and returns its queue; `None` without systemd.
+fn start_sender() -> anyhow::Result<Option<SyncSender<Order>>> {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(None);
     }
-    let (orders, waiting) = sync_channel(WAITING);
+    let (queue, waiting) = sync_channel(WAITING);
     thread::Builder::new()
         .name("fd-store".to_owned())
-        .spawn(move || notify_systemd(&waiting))
+        .spawn(move || send_orders(&waiting))
         .context("start a thread")?;
-    Ok(Some(orders))
+    Ok(Some(queue))
 }
 
-fn notify_systemd(orders: &Receiver<Order>) {
+fn send_orders(orders: &Receiver<Order>) {
     for order in orders {
         let sent = match &order {
             Order::Hold(key, descriptor) => sd_notify::notify_with_fds(

@@ -1,12 +1,12 @@
-//! Removes files that may be gone already, which is no error.
+//! Removes files. A file that does not exist is no error.
 
 use std::{fs, io, path::Path};
 
 use anyhow::Context as _;
 use tracing::debug;
 
-/// Removes a file, or a pin.
-pub(crate) fn remove_if_present(path: &Path) -> anyhow::Result<()> {
+/// Removes a file or a pin, if it exists.
+pub(crate) fn remove_if_exists(path: &Path) -> anyhow::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", path.display()))
@@ -16,9 +16,9 @@ pub(crate) fn remove_if_present(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Removes a draft after a failed write, for instance on a full file system.
-pub(crate) fn remove_on_error<T, E>(draft: &Path, written: Result<T, E>) -> Result<T, E> {
+pub(crate) fn remove_draft_on_error<T, E>(draft: &Path, written: Result<T, E>) -> Result<T, E> {
     if written.is_err()
-        && let Err(error) = remove_if_present(draft)
+        && let Err(error) = remove_if_exists(draft)
     {
         debug!("{error:#}");
     }

@@ -15,8 +15,8 @@ const ABSTRACT_NAME: &str = "\0sixxs-daemon";
 
 /// Makes sure that there is one daemon per network namespace while the returned socket is open: two would undo
 /// each other's changes. The name is an abstract Unix socket, which belongs to the namespace and not to a
-/// directory. Any user may take it, so it counts only if it belongs to root or to our own user.
-pub(crate) fn namespace() -> anyhow::Result<Option<Socket>> {
+/// directory. Any user may take it, so it counts only if it belongs to root or to the user of this process.
+pub(crate) fn acquire() -> anyhow::Result<Option<Socket>> {
     let name = SockAddr::unix(ABSTRACT_NAME).context("name a socket")?;
     let open = || Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None);
     let socket = open().context("open a socket")?;
@@ -28,10 +28,10 @@ pub(crate) fn namespace() -> anyhow::Result<Option<Socket>> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
         Err(error) => return Err(error).context("bind a socket"),
     }
-    let asker = open().context("open a socket")?;
-    let holder = asker
+    let client = open().context("open a socket")?;
+    let holder = client
         .connect(&name)
-        .and_then(|()| Ok(getsockopt(&asker, PeerCredentials)?));
+        .and_then(|()| Ok(getsockopt(&client, PeerCredentials)?));
     match holder {
         Ok(holder) if holder.uid() == 0 || holder.uid() == geteuid().as_raw() => bail!(
             "another sixxs (process {}) runs in this network namespace, and two would undo each other's \

@@ -62,7 +62,7 @@ impl Paths {
             .env("SIXXS_GROUP", &self.group);
     }
 
-    /// The file with the names of our routing tables.
+    /// The file with the names of the routing tables of sixxs.
     #[must_use]
     pub fn table_names(&self) -> PathBuf {
         self.rt_tables_dir.join(sixxs_core::table_names::FILE)

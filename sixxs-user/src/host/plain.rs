@@ -12,12 +12,12 @@ pub(crate) struct Plain(String);
 impl Plain {
     /// Text of several lines.
     pub(crate) fn lines(text: &str) -> Self {
-        Self::escaped(text, |c| c != '\n' && steers(c), |c| c.escape_unicode())
+        Self::escaped(text, |c| c != '\n' && is_unsafe(c), |c| c.escape_unicode())
     }
 
     /// Text of one line: escapes line breaks too.
     pub(crate) fn line(text: &str) -> Self {
-        Self::escaped(text, steers, |c| c.escape_unicode())
+        Self::escaped(text, is_unsafe, |c| c.escape_unicode())
     }
 
     /// JSON, with unchanged meaning: such characters occur only in strings, where they can be escaped.
@@ -28,7 +28,7 @@ impl Plain {
             let escapes = units.iter().map(|unit| format!("\\u{unit:04x}"));
             escapes.collect::<String>()
         };
-        Self::escaped(text, |c| c != '\n' && steers(c), escape)
+        Self::escaped(text, |c| c != '\n' && is_unsafe(c), escape)
     }
 
     fn escaped<T: fmt::Display>(
@@ -62,7 +62,7 @@ impl fmt::Display for Plain {
 
 /// Whether a character could control a terminal or reorder the text around it: control characters, and
 /// Unicode's invisible and bidirectional formatting characters.
-pub(crate) fn steers(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}'
@@ -83,7 +83,7 @@ mod tests {
     const NASTY: &str = "a\u{1b}]0;x\u{7}\u{9b}31m\u{202e}b\u{e0041}\nc";
 
     #[test]
-    fn nothing_steers() {
+    fn control_characters_are_escaped() {
         let text = Plain::lines(NASTY);
         assert_eq!(
             text.as_str(),
@@ -94,10 +94,10 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_what_it_says() {
+    fn escaped_json_has_the_same_meaning() {
         let line = serde_json::to_string(NASTY).unwrap();
         let plain = Plain::json(&line);
-        assert!(!plain.as_str().chars().any(steers), "{plain}");
+        assert!(!plain.as_str().chars().any(is_unsafe), "{plain}");
         let read: String = serde_json::from_str(plain.as_str()).unwrap();
         assert_eq!(read, NASTY);
     }

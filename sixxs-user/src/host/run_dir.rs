@@ -119,7 +119,7 @@ fn made_directory(text: &str) -> bool {
 pub(crate) fn remove(paths: &Paths, lock: Flock<File>) -> anyhow::Result<()> {
     let path = paths.lock();
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    files::remove_if_present(&path)?;
+    files::remove_if_exists(&path)?;
     drop(lock);
     if made_directory(&text) {
         remove_if_empty(&paths.run_dir)?;

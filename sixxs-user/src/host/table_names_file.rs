@@ -1,4 +1,4 @@
-//! Maintains the file with the names of our routing tables.
+//! Maintains the file with the names of the routing tables of sixxs.
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -11,16 +11,16 @@ use crate::{host::files, host::paths::Paths};
 /// Returns whether the file was missing.
 pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     let file = paths.table_names();
-    let there = read(&file)?;
-    let mut made_directory = there.as_deref().is_some_and(table_names::made_directory);
+    let existing = read(&file)?;
+    let mut made_directory = existing.as_deref().is_some_and(table_names::made_directory);
     if !paths.rt_tables_dir.exists() {
         fs::create_dir_all(&paths.rt_tables_dir)
             .with_context(|| format!("create {}", paths.rt_tables_dir.display()))?;
         made_directory = true;
     }
     let wanted = table_names::text(config, made_directory);
-    let was_missing = there.is_none();
-    match there {
+    let was_missing = existing.is_none();
+    match existing {
         Some(text) if text == wanted => return Ok(false),
         Some(text) if !table_names::is_ours(&text) => bail!(
             "{} was not written by sixxs; move it away so that tables get names",
@@ -30,7 +30,7 @@ pub fn ensure(paths: &Paths, config: &Config) -> anyhow::Result<bool> {
     }
     // Write to another name first: `ip` reads only *.conf, so it never reads half a file.
     let draft = file.with_extension("new");
-    files::remove_on_error(&draft, write(&draft, &wanted, &file))?;
+    files::remove_draft_on_error(&draft, write(&draft, &wanted, &file))?;
     Ok(was_missing)
 }
 
@@ -42,7 +42,7 @@ fn write(draft: &Path, text: &str, file: &Path) -> anyhow::Result<()> {
     fs::rename(draft, file).with_context(|| format!("write {}", file.display()))
 }
 
-/// Removes the file, and the directory if we made it and it is empty.
+/// Removes the file, and the directory if sixxs made it and it is empty.
 pub fn remove(paths: &Paths) -> anyhow::Result<()> {
     let file = paths.table_names();
     let Some(text) = read(&file)? else {

@@ -25,7 +25,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    control::connection_limiter::{Asked, Connections},
+    control::connection_limiter::{Connections, SharedFlag},
     control::{Request, Requests, api::METRICS_TYPE},
 };
 
@@ -36,7 +36,7 @@ const CONNECTIONS: usize = 16;
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Time limit for a request to be complete.
-const ASKS_WITHIN: Duration = Duration::from_secs(5);
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The names in the configuration, and the host's own.
 type Names = Arc<[HostName]>;
@@ -106,16 +106,16 @@ async fn accept(listener: TcpListener, names: watch::Receiver<Names>, requests: 
             .accept("for metrics", |context| listener.poll_accept(context))
             .await;
         if !connections.has_room(&(), CONNECTIONS) {
-            connections.give_up_oldest(&());
+            connections.close_oldest(&());
         }
-        let asked = Asked::default();
+        let has_request = SharedFlag::default();
         let conversation = converse(
             stream,
             Arc::clone(&names.borrow()),
             requests.clone(),
-            asked.clone(),
+            has_request.clone(),
         );
-        connections.serve((), asked, async move {
+        connections.serve((), has_request, async move {
             if timeout(LONGEST, conversation).await.is_err() {
                 debug!("a connection for metrics took too long");
             }
@@ -123,15 +123,15 @@ async fn accept(listener: TcpListener, names: watch::Receiver<Names>, requests: 
     }
 }
 
-async fn converse(stream: TcpStream, names: Names, requests: Requests, asked: Asked) {
+async fn converse(stream: TcpStream, names: Names, requests: Requests, has_request: SharedFlag) {
     let service = service_fn(move |request| {
-        asked.set();
+        has_request.set();
         let (names, requests) = (Arc::clone(&names), requests.clone());
         async move { Ok::<_, Infallible>(answer(&request, &names, &requests).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(ASKS_WITHIN)
+        .header_read_timeout(REQUEST_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = served.await {
         debug!("a connection for metrics: {error}");

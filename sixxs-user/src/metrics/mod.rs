@@ -26,7 +26,7 @@ const REPAIRS: [f64; 12] = [
 
 /// Repair times: from the first event to the end of the round that restored the missing objects.
 #[must_use]
-pub(crate) fn repairs() -> Histogram {
+pub(crate) fn repair_times() -> Histogram {
     Histogram::new(REPAIRS)
 }
 
@@ -164,7 +164,7 @@ mod tests {
             },
             tunnels: Vec::new(),
             lost_events: 7,
-            repairs: repairs(),
+            repairs: repair_times(),
             hooks_dropped: vec![("command", 2)],
             unix_seconds: 1e9,
         }

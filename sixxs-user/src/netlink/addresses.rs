@@ -66,7 +66,7 @@ impl Netlink {
         Ok(answers
             .into_iter()
             .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => seen(&message),
+                RouteNetlinkMessage::NewAddress(message) => parse_address(&message),
                 _ => None,
             })
             .collect())
@@ -82,12 +82,12 @@ impl Netlink {
     }
 }
 
-fn seen(message: &AddressMessage) -> Option<SeenAddress> {
+fn parse_address(message: &AddressMessage) -> Option<SeenAddress> {
     let (mut local, mut other) = (None, None);
     let mut flags = None;
     for attribute in &message.attributes {
         match attribute {
-            // In a point-to-point address IFA_LOCAL is our end and IFA_ADDRESS the peer.
+            // In a point-to-point address IFA_LOCAL is the local end and IFA_ADDRESS the peer.
             AddressAttribute::Local(IpAddr::V6(address)) => local = Some(*address),
             AddressAttribute::Address(IpAddr::V6(address)) => other = Some(*address),
             AddressAttribute::Flags(all) => flags = Some(*all),

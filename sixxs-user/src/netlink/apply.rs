@@ -24,12 +24,12 @@ use sixxs_core::{
         Rule, Step,
         desired::OwnAddress,
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
-        plan::{Plan, Route, To},
+        plan::{Plan, Route, RouteTarget},
     },
     types::{IfIndex, Mtu, PROTOCOL, Prefix},
 };
 
-use super::{Netlink, RequestError, batch::TOGETHER};
+use super::{Netlink, RequestError, batch::BATCH_SIZE};
 
 /// The result of a plan.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl Netlink {
     /// Applies every step; if one fails, the others still run.
     pub async fn apply(&mut self, plan: &Plan) -> Outcome {
         let mut outcome = Outcome::default();
-        for steps in plan.steps.chunks(TOGETHER) {
+        for steps in plan.steps.chunks(BATCH_SIZE) {
             // A rule that is already gone needs no message.
             let (steps, changes): (Vec<_>, Vec<_>) = steps
                 .iter()
@@ -100,7 +100,7 @@ impl Netlink {
                 RouteNetlinkMessage::NewRoute(route_message(route)),
                 CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
             ),
-            // No NLM_F_EXCL: ours is needed even beside a foreign rule with the same content, which its owner
+            // No NLM_F_EXCL: this rule is needed even beside a foreign rule with the same content, which its owner
             // may remove at any time.
             Step::AddRule(rule) => (
                 RouteNetlinkMessage::NewRule(rule_message(rule)),
@@ -193,23 +193,25 @@ fn route_message(route: &Route) -> RouteMessage {
     message.header.address_family = AddressFamily::Inet6;
     message.header.protocol = RouteProtocol::from(PROTOCOL);
     message.header.scope = RouteScope::Universe;
-    message.header.source_prefix_length = route.place.source.bits();
-    message.header.destination_prefix_length = route.place.destination.bits();
+    message.header.source_prefix_length = route.key.source.bits();
+    message.header.destination_prefix_length = route.key.destination.bits();
     message.attributes = vec![
-        RouteAttribute::Table(route.place.table.0),
-        RouteAttribute::Priority(route.place.metric.0),
+        RouteAttribute::Table(route.key.table.0),
+        RouteAttribute::Priority(route.key.metric.0),
     ];
-    message.attributes.extend(to(route.place.destination));
-    if route.place.source != Prefix::ALL {
-        let source = RouteAddress::Inet6(route.place.source.address());
+    message
+        .attributes
+        .extend(destination_attribute(route.key.destination));
+    if route.key.source != Prefix::ALL {
+        let source = RouteAddress::Inet6(route.key.source.address());
         message.attributes.push(RouteAttribute::Source(source));
     }
     message.header.kind = match &route.to {
-        To::Via(_) => RouteType::Unicast,
-        To::Unreachable => RouteType::Unreachable,
-        To::Throw => RouteType::Throw,
+        RouteTarget::Interface(_) => RouteType::Unicast,
+        RouteTarget::Unreachable => RouteType::Unreachable,
+        RouteTarget::Throw => RouteType::Throw,
     };
-    if let To::Via(via) = &route.to {
+    if let RouteTarget::Interface(via) = &route.to {
         message.attributes.push(RouteAttribute::Oif(via.index.0));
         if let Some(gateway) = via.gateway {
             let gateway = RouteAddress::Inet6(gateway);
@@ -226,7 +228,7 @@ fn route_message(route: &Route) -> RouteMessage {
 }
 
 /// The destination attribute, unless it is the default route.
-fn to(destination: Prefix) -> Option<RouteAttribute> {
+fn destination_attribute(destination: Prefix) -> Option<RouteAttribute> {
     (destination != Prefix::ALL)
         .then(|| RouteAttribute::Destination(RouteAddress::Inet6(destination.address())))
 }
@@ -249,7 +251,9 @@ fn delete_message(route: &ObservedRoute) -> RouteMessage {
         RouteAttribute::Table(route.table.0),
         RouteAttribute::Priority(route.metric.0),
     ];
-    message.attributes.extend(to(route.destination));
+    message
+        .attributes
+        .extend(destination_attribute(route.destination));
     if route.source.bits() != 0 {
         let source = RouteAddress::Inet6(route.source.address());
         message.attributes.push(RouteAttribute::Source(source));

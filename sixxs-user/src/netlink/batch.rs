@@ -16,13 +16,13 @@ use tokio::time::timeout;
 
 use super::{
     RequestError, TIMEOUT,
-    refusal::{Refusal, ask_for_words},
+    refusal::{Refusal, request_error_messages},
     to_kernel,
 };
 
 /// Messages per datagram. Every answer may be an error, and all answers must fit into the socket buffer:
 /// about 1 KiB each, of 208 KiB by default.
-pub(super) const TOGETHER: usize = 64;
+pub(super) const BATCH_SIZE: usize = 64;
 
 /// Size of an answer: header, error code, and header of the request.
 const ANSWER_BYTES: usize = 4096;
@@ -38,7 +38,7 @@ impl Batch {
     pub(super) fn open() -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = to_kernel()?;
-            ask_for_words(socket.socket_mut())?;
+            request_error_messages(socket.socket_mut())?;
             Ok(socket)
         };
         Ok(Self {
@@ -48,7 +48,7 @@ impl Batch {
         })
     }
 
-    /// Applies at most [`TOGETHER`] changes in order; returns the result of each.
+    /// Applies at most [`BATCH_SIZE`] changes in order; returns the result of each.
     pub(super) async fn carry_out(
         &mut self,
         changes: Vec<(RouteNetlinkMessage, u16)>,
@@ -57,7 +57,7 @@ impl Batch {
         if count == 0 {
             return Vec::new();
         }
-        match self.together(changes).await {
+        match self.send_batch(changes).await {
             Ok(mut errors) => (0..count)
                 .map(|at| errors.remove(&at).map_or(Ok(()), Err))
                 .collect(),
@@ -70,7 +70,7 @@ impl Batch {
     }
 
     /// The errors, by position.
-    async fn together(
+    async fn send_batch(
         &mut self,
         changes: Vec<(RouteNetlinkMessage, u16)>,
     ) -> Result<BTreeMap<usize, RequestError>, RequestError> {

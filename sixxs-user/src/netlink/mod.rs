@@ -7,9 +7,9 @@
 mod addresses;
 mod apply;
 mod batch;
+mod foreign_routes;
 mod link_type;
 mod observe;
-mod others_routes;
 pub mod owned_links;
 mod refusal;
 mod route_query;
@@ -40,15 +40,15 @@ use sixxs_core::{
 };
 
 use batch::Batch;
-use others_routes::OthersRoutes;
+use foreign_routes::ForeignRoutes;
 use refusal::Refusal;
 
 pub use addresses::SeenAddress;
 pub use apply::{Failure, Outcome};
 pub use observe::GLOBAL;
-pub use route_query::{Found, RouteQuery, RouteResult};
+pub use route_query::{FoundRoute, RouteQuery, RouteResult};
 pub use rules::NoPolicyRules;
-pub use watch::{Change, OthersChange, OutsideWatcher, Removal, Removed, Watcher};
+pub use watch::{Change, ForeignRouteChange, PathWatcher, Removal, Removed, Watcher};
 
 /// Timeout of a request; the kernel always answers faster.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,12 +58,12 @@ pub struct Netlink {
     handle: Handle,
     connection: tokio::task::JoinHandle<()>,
     batch: Batch,
-    /// Our rules with their messages from the last dump: a delete request repeats the same message.
+    /// The rules of sixxs, with their messages from the last dump: a delete request repeats the message.
     rules: Vec<(ObservedRule, RuleMessage)>,
     /// Foreign rules from the last observation.
-    others_rules: Vec<PolicyRule>,
-    others_routes: OthersRoutes,
-    /// Exits. `Some`: since when it is not one any more; it is guarded for a grace period.
+    foreign_rules: Vec<PolicyRule>,
+    foreign_routes: ForeignRoutes,
+    /// Exits. `Some`: the time since when it is no longer an exit; it stays guarded for a grace period.
     exits: BTreeMap<IfIndex, Option<Instant>>,
     /// Interfaces of the last observation, each with the time since when it is new or was down, if that is
     /// recent. `None` before the first observation.
@@ -111,15 +111,15 @@ impl Netlink {
     pub fn open() -> anyhow::Result<Self> {
         let (mut connection, handle, _unsolicited) =
             new_connection_with_strict_check().context("open a netlink socket")?;
-        refusal::ask_for_words(connection.socket_mut().socket_mut())
+        refusal::request_error_messages(connection.socket_mut().socket_mut())
             .context("set a netlink socket up")?;
         Ok(Self {
             handle,
             connection: tokio::spawn(connection),
             batch: Batch::open()?,
             rules: Vec::new(),
-            others_rules: Vec::new(),
-            others_routes: OthersRoutes::open()?,
+            foreign_rules: Vec::new(),
+            foreign_routes: ForeignRoutes::open()?,
             exits: BTreeMap::new(),
             seen: None,
         })

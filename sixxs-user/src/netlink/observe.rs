@@ -30,7 +30,7 @@ use sixxs_core::{
     routing::{
         MAIN_TABLE, Observed,
         connected::ConnectedRoute,
-        exits::Led,
+        exits::LookedUpTables,
         observed::{LocalTable, ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
     types::{IfIndex, IfName, Metric, Mtu, PROTOCOL, Prefix, TableId},
@@ -44,23 +44,23 @@ pub const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 const GLOBAL_BITS: u8 = 3;
 
 /// After this time, other software has finished setting up a new interface.
-const FRESH: Duration = Duration::from_secs(60);
+const NEW_LINK_TIME: Duration = Duration::from_secs(60);
 
 /// Grace period for an exit whose route disappeared. A network manager that sets an interface up again
 /// removes the route and adds it back.
-const LINGER: Duration = Duration::from_secs(5);
+const EXIT_GRACE: Duration = Duration::from_secs(5);
 impl Netlink {
     /// Reads interfaces, addresses, rules and routes.
     pub async fn observe(&mut self, scope: &Scope) -> anyhow::Result<Observed> {
         let (mut links, vrfs, on_link) = self.links().await?;
-        (self.rules, self.others_rules) = self.rules().await?;
+        (self.rules, self.foreign_rules) = self.rules().await?;
         if scope.exits {
-            let led = Led::by(&self.others_rules, &scope.tables, &vrfs);
-            self.find_exits(&mut links, &led).await?;
+            let tables = LookedUpTables::of(&self.foreign_rules, &scope.tables, &vrfs);
+            self.find_exits(&mut links, &tables).await?;
             self.find_newcomers(&mut links);
         }
         let connected = if scope.connected {
-            self.others_routes.look().await?.connected.clone()
+            self.foreign_routes.current().await?.connected.clone()
         } else {
             Vec::new()
         };
@@ -68,19 +68,19 @@ impl Netlink {
         let mut routes = self
             .routes(None, Some(PROTOCOL))
             .await
-            .context("list our routes")?;
+            .context("list the routes of sixxs")?;
         for table in &scope.tables {
-            let theirs = self
+            let all = self
                 .routes(Some(*table), None)
                 .await
                 .with_context(|| format!("list the routes of table {table}"))?;
-            routes.extend(theirs.into_iter().filter(|route| !route.is_ours()));
+            routes.extend(all.into_iter().filter(|route| !route.is_ours()));
         }
         let neighbours = self.neighbours().await?;
         Ok(Observed {
             links,
             neighbours,
-            local_table: LocalTable::by(&self.others_rules),
+            local_table: LocalTable::of(&self.foreign_rules),
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
             connected,
@@ -89,14 +89,18 @@ impl Netlink {
     }
 
     /// Sets for each interface whether it is an exit, or was one within the grace period.
-    async fn find_exits(&mut self, links: &mut [Link], led: &Led) -> anyhow::Result<()> {
-        let answer = self.others_routes.look().await?;
-        let (exits, has_hidden) = (led.exits(&answer.routes), answer.has_hidden);
+    async fn find_exits(
+        &mut self,
+        links: &mut [Link],
+        tables: &LookedUpTables,
+    ) -> anyhow::Result<()> {
+        let answer = self.foreign_routes.current().await?;
+        let (exits, has_hidden) = (tables.exits(&answer.routes), answer.has_hidden);
         let now = Instant::now();
         let before = std::mem::take(&mut self.exits);
         for link in links.iter_mut().filter(|link| link.up) {
             let is_hidden_exit = has_hidden
-                && led.has_main()
+                && tables.has_main()
                 && !exits.contains(&link.index)
                 && self.has_default_route(link.index).await?;
             let gone = if is_hidden_exit || exits.contains(&link.index) {
@@ -106,7 +110,7 @@ impl Netlink {
             } else {
                 continue;
             };
-            link.is_exit = gone.is_none_or(|gone| now.duration_since(gone) < LINGER);
+            link.is_exit = gone.is_none_or(|gone| now.duration_since(gone) < EXIT_GRACE);
             if link.is_exit {
                 self.exits.insert(link.index, gone);
             }
@@ -118,12 +122,12 @@ impl Netlink {
     #[must_use]
     pub fn exit_ends(&self) -> Option<Instant> {
         let gone = self.exits.values().flatten().min();
-        gone.map(|gone| gone.checked_add(LINGER).unwrap_or(*gone))
+        gone.map(|gone| gone.checked_add(EXIT_GRACE).unwrap_or(*gone))
     }
 
     /// Invalidates cached routes, after an event for a foreign route that matters.
-    pub fn others_routes_changed(&mut self) {
-        self.others_routes.changed();
+    pub fn foreign_routes_changed(&mut self) {
+        self.foreign_routes.changed();
     }
 
     /// Marks candidates that are new or came up lately; interfaces that were up at the first observation are
@@ -137,7 +141,7 @@ impl Netlink {
                 Some(seen) => *seen.get(&link.index).unwrap_or(&Some(now)),
                 None => None,
             };
-            let since = since.filter(|since| now.duration_since(*since) < FRESH);
+            let since = since.filter(|since| now.duration_since(*since) < NEW_LINK_TIME);
             if since.is_some() && link.candidate == Candidate::Settled {
                 link.candidate = Candidate::Fresh;
             }
@@ -218,7 +222,7 @@ impl Netlink {
                 RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
                 _ => None,
             })
-            .filter(|neighbour| neighbour.ours || neighbour.lasting)
+            .filter(|neighbour| neighbour.is_ours || neighbour.stays_resolved)
             .collect())
     }
 
@@ -282,7 +286,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         index: IfIndex(header.index),
         up: header.flags.contains(LinkFlags::Up),
         mtu: Mtu(mtu),
-        layer: layer(header.link_layer_type, mac, &name),
+        layer: link_layer(header.link_layer_type, mac, &name),
         name,
         carrier: header.flags.contains(LinkFlags::LowerUp),
         addresses: Vec::new(),
@@ -316,7 +320,7 @@ fn vrf_table(message: &LinkMessage) -> Option<TableId> {
 
 /// The layer at which the programs receive an interface's packets, by its `ARPHRD_` type: without a header
 /// before IP, with an Ethernet header, or with one that the programs do not support.
-fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer {
+fn link_layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer {
     match kind {
         LinkLayerType::Ether | LinkLayerType::Loopback => {
             LinkLayer::Ethernet(mac.unwrap_or_default())
@@ -340,12 +344,12 @@ fn layer(kind: LinkLayerType, mac: Option<[u8; 6]>, name: &IfName) -> LinkLayer 
 
 fn neighbour(message: &NeighbourMessage) -> Option<ObservedNeighbour> {
     let mut address = None;
-    let mut ours = false;
+    let mut is_ours = false;
     let mut managed = false;
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(*ip),
-            NeighbourAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
+            NeighbourAttribute::Protocol(protocol) => is_ours = u8::from(*protocol) == PROTOCOL,
             NeighbourAttribute::ExtFlags(flags) => {
                 managed = flags.contains(NeighbourExtFlags::Managed);
             }
@@ -355,8 +359,8 @@ fn neighbour(message: &NeighbourMessage) -> Option<ObservedNeighbour> {
     Some(ObservedNeighbour {
         index: IfIndex(message.header.ifindex),
         address: address?,
-        ours,
-        lasting: managed || message.header.state == NeighbourState::Permanent,
+        is_ours,
+        stays_resolved: managed || message.header.state == NeighbourState::Permanent,
     })
 }
 

@@ -14,7 +14,7 @@ use sixxs_core::types::{IfIndex, IfName};
 
 use super::{Netlink, RequestError};
 
-/// The alias that marks an interface as ours.
+/// The alias that marks an interface of sixxs.
 const ALIAS: &str = "sixxs";
 
 /// Interface groups that other software is unlikely to use: from "ixxs" on.
@@ -27,21 +27,21 @@ const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 pub enum LinkByName {
     /// No interface.
     Nothing,
-    /// Our TUN device.
+    /// A TUN device of sixxs.
     OurTun(IfIndex),
-    /// Our `sit` interface.
+    /// A `sit` interface of sixxs.
     OurSit(IfIndex),
     /// A foreign interface.
-    Others,
+    Foreign,
 }
 
 impl Netlink {
     /// Looks an interface up by name.
-    pub async fn there(&self, name: &IfName) -> anyhow::Result<LinkByName> {
+    pub async fn link_by_name(&self, name: &IfName) -> anyhow::Result<LinkByName> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_string())];
         Ok(match self.look_up(message).await? {
-            Some(link) => marked(&link).map_or(LinkByName::Others, |(_, there)| there),
+            Some(link) => marked(&link).map_or(LinkByName::Foreign, |(_, by_name)| by_name),
             None => LinkByName::Nothing,
         })
     }
@@ -59,7 +59,7 @@ impl Netlink {
         }
     }
 
-    /// Marks an interface as ours.
+    /// Marks an interface as one of sixxs.
     pub async fn mark(&self, index: IfIndex) -> anyhow::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
@@ -78,20 +78,20 @@ impl Netlink {
             .await
             .context("list the interfaces")?;
         let ours = answers.iter().filter_map(marked);
-        let doomed = ours.filter_map(|(name, there)| match there {
+        let removed = ours.filter_map(|(name, by_name)| match by_name {
             LinkByName::OurTun(index) | LinkByName::OurSit(index) if !but.contains(&name) => {
                 Some(index)
             }
             _ => None,
         });
-        let doomed: Vec<_> = doomed.collect();
-        match doomed.is_empty() {
+        let removed: Vec<_> = removed.collect();
+        match removed.is_empty() {
             true => Ok(()),
-            false => self.delete_links(&doomed).await,
+            false => self.delete_links(&removed).await,
         }
     }
 
-    /// Whether an interface is there and ours, under any name.
+    /// Whether an interface exists and belongs to sixxs, under any name.
     pub async fn is_ours(&self, index: IfIndex) -> anyhow::Result<bool> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
@@ -99,7 +99,7 @@ impl Netlink {
         Ok(found.as_ref().and_then(marked).is_some())
     }
 
-    /// Removes interfaces, which must be ours; some may be gone already. Puts them into one group first
+    /// Removes interfaces of sixxs; some may be gone already. Puts them into one group first
     /// (`IFLA_GROUP`): the kernel removes a group in the time that one interface takes.
     pub async fn delete_links(&self, indices: &[IfIndex]) -> anyhow::Result<()> {
         if let [index] = indices {
@@ -146,7 +146,7 @@ impl Netlink {
         free.next().context("every group of interfaces is in use")
     }
 
-    /// Removes an interface, which must be ours; it may be gone.
+    /// Removes an interface of sixxs; it may be gone.
     pub async fn delete_link(&self, index: IfIndex) -> anyhow::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
@@ -162,19 +162,19 @@ impl Netlink {
     }
 }
 
-/// The name of an interface, and its kind if it is ours.
+/// The name of an interface of sixxs, and what it is; `None` for a foreign interface.
 fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, LinkByName)> {
     let RouteNetlinkMessage::NewLink(message) = answer else {
         return None;
     };
     let index = IfIndex(message.header.index);
-    let (mut name, mut is_marked, mut there) = (None, false, None);
+    let (mut name, mut is_marked, mut by_name) = (None, false, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = text.parse().ok(),
             LinkAttribute::IfAlias(alias) => is_marked = alias == ALIAS,
             LinkAttribute::LinkInfo(infos) => {
-                there = infos.iter().find_map(|info| match info {
+                by_name = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(InfoKind::Tun) => Some(LinkByName::OurTun(index)),
                     LinkInfo::Kind(InfoKind::SitTun) => Some(LinkByName::OurSit(index)),
                     _ => None,
@@ -183,5 +183,5 @@ fn marked(answer: &RouteNetlinkMessage) -> Option<(IfName, LinkByName)> {
             _ => {}
         }
     }
-    Some((name?, there.filter(|_| is_marked)?))
+    Some((name?, by_name.filter(|_| is_marked)?))
 }

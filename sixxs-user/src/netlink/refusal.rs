@@ -9,10 +9,10 @@ use rtnetlink::{packet_core::ErrorMessage, sys::Socket};
 const HEADER_BYTES: usize = 16;
 
 /// `NLMSGERR_ATTR_MSG` of the kernel's uapi/linux/netlink.h.
-const WORDS: u16 = 1;
+const MESSAGE_ATTRIBUTE: u16 = 1;
 
 /// Requests error messages, and answers that repeat only the header of a request.
-pub(super) fn ask_for_words(socket: &Socket) -> io::Result<()> {
+pub(super) fn request_error_messages(socket: &Socket) -> io::Result<()> {
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)
 }
@@ -21,7 +21,7 @@ pub(super) fn ask_for_words(socket: &Socket) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Refusal {
     error: io::Error,
-    words: Option<String>,
+    message: Option<String>,
 }
 
 impl Refusal {
@@ -29,7 +29,7 @@ impl Refusal {
     pub(super) fn new(answer: &ErrorMessage) -> Self {
         Self {
             error: answer.to_io(),
-            words: answer.header.get(HEADER_BYTES..).and_then(words),
+            message: answer.header.get(HEADER_BYTES..).and_then(message),
         }
     }
 
@@ -46,7 +46,10 @@ impl Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
-        Self { error, words: None }
+        Self {
+            error,
+            message: None,
+        }
     }
 }
 
@@ -59,8 +62,8 @@ impl From<Refusal> for io::Error {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.error)?;
-        if let Some(words) = &self.words {
-            return write!(f, "; the kernel reports: {}", words);
+        if let Some(message) = &self.message {
+            return write!(f, "; the kernel reports: {}", message);
         }
         if self.raw_os_error() == Some(libc::EPERM) {
             write!(f, "; run as root or grant CAP_NET_ADMIN")?;
@@ -73,12 +76,12 @@ impl std::error::Error for Refusal {}
 
 /// The message among the attributes of an answer. An attribute begins with its length, which includes the
 /// header, and its type; the next one is aligned to four bytes.
-fn words(mut attributes: &[u8]) -> Option<String> {
+fn message(mut attributes: &[u8]) -> Option<String> {
     loop {
         let (length, rest) = attributes.split_first_chunk()?;
         let (kind, _) = rest.split_first_chunk()?;
         let length = usize::from(u16::from_ne_bytes(*length));
-        if u16::from_ne_bytes(*kind) == WORDS {
+        if u16::from_ne_bytes(*kind) == MESSAGE_ATTRIBUTE {
             let text = attributes.get(4..length)?;
             let text = text.strip_suffix(&[0]).unwrap_or(text);
             return Some(String::from_utf8_lossy(text).into_owned())
@@ -91,7 +94,7 @@ fn words(mut attributes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::words;
+    use super::message;
 
     fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(4 + payload.len()).unwrap();
@@ -102,21 +105,21 @@ mod tests {
     }
 
     #[test]
-    fn words_are_found_among_attributes() {
+    fn the_message_is_found_among_attributes() {
         let offset = attribute(2, &24_u32.to_ne_bytes());
         let text = attribute(1, b"IPv6 is disabled on nexthop device\0");
         let said = Some("IPv6 is disabled on nexthop device".to_owned());
-        assert_eq!(words(&text), said);
-        assert_eq!(words(&[offset.clone(), text].concat()), said);
-        assert_eq!(words(&offset), None);
-        assert_eq!(words(&[]), None);
+        assert_eq!(message(&text), said);
+        assert_eq!(message(&[offset.clone(), text].concat()), said);
+        assert_eq!(message(&offset), None);
+        assert_eq!(message(&[]), None);
     }
 
     #[test]
     fn garbage_ends() {
-        assert_eq!(words(&[0; 64]), None);
-        assert_eq!(words(&[255; 7]), None);
-        assert_eq!(words(&attribute(1, &[])), None);
-        assert_eq!(words(&[255, 255, 1, 0, b'x']), None);
+        assert_eq!(message(&[0; 64]), None);
+        assert_eq!(message(&[255; 7]), None);
+        assert_eq!(message(&attribute(1, &[])), None);
+        assert_eq!(message(&[255, 255, 1, 0, b'x']), None);
     }
 }

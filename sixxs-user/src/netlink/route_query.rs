@@ -38,14 +38,14 @@ pub struct RouteQuery {
 #[derive(Debug)]
 pub enum RouteResult {
     /// The packet takes this route.
-    By(Found),
+    By(FoundRoute),
     /// There is no route; the sender gets this error.
     Refused(io::Error),
 }
 
 /// A route that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundRoute {
     /// Its table.
     pub table: TableId,
     /// Its destination.
@@ -68,7 +68,7 @@ pub struct Found {
 
 impl Netlink {
     /// The route of a packet.
-    pub async fn way(&self, question: RouteQuery) -> anyhow::Result<RouteResult> {
+    pub async fn query_route(&self, question: RouteQuery) -> anyhow::Result<RouteResult> {
         let request = message(question, RouteFlags::FibMatch);
         let matched = match self.one_route(request).await? {
             Ok(matched) => matched,
@@ -83,8 +83,8 @@ impl Netlink {
         Ok(RouteResult::By(found(&matched, &chosen)))
     }
 
-    /// The outgoing interface for an IPv4 destination, from one of our addresses.
-    pub async fn way_out4(
+    /// The outgoing interface for an IPv4 destination, from an address of this host.
+    pub async fn egress_interface4(
         &self,
         source: Ipv4Addr,
         destination: Ipv4Addr,
@@ -151,9 +151,9 @@ fn oif(message: &RouteMessage) -> Option<IfIndex> {
     })
 }
 
-fn found(matched: &RouteMessage, chosen: &RouteMessage) -> Found {
+fn found(matched: &RouteMessage, chosen: &RouteMessage) -> FoundRoute {
     let header = &matched.header;
-    let mut found = Found {
+    let mut found = FoundRoute {
         table: TableId(u32::from(header.table)),
         destination: Prefix::ALL,
         from: Prefix::ALL,

@@ -1,4 +1,4 @@
-//! Policy rules: ours as plain data, foreign ones as far as they can be parsed.
+//! Policy rules: those of sixxs as plain data, foreign ones as far as they can be parsed.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -21,7 +21,7 @@ use super::{DUMP, Netlink, RequestError};
 pub struct NoPolicyRules;
 
 impl Netlink {
-    /// Our rules, with their messages, and the foreign rules.
+    /// The rules of sixxs, with their messages, and the foreign rules.
     pub(super) async fn rules(
         &self,
     ) -> anyhow::Result<(Vec<(ObservedRule, RuleMessage)>, Vec<PolicyRule>)> {
@@ -32,21 +32,21 @@ impl Netlink {
                     rule(&message).map_or(ObservedRule::Foreign(position), ObservedRule::Plain);
                 ours.push((known, message));
             } else {
-                others.push(seen(&message));
+                others.push(parse_rule(&message));
             }
         }
         Ok((ours, others))
     }
 
     /// All rules, in the order in which the kernel evaluates them.
-    pub async fn everybodys_rules(&self) -> anyhow::Result<Vec<PolicyRule>> {
-        Ok(self.rule_messages().await?.iter().map(seen).collect())
+    pub async fn all_rules(&self) -> anyhow::Result<Vec<PolicyRule>> {
+        Ok(self.rule_messages().await?.iter().map(parse_rule).collect())
     }
 
     /// Foreign rules from the last observation.
     #[must_use]
-    pub fn others_rules(&self) -> &[PolicyRule] {
-        &self.others_rules
+    pub fn foreign_rules(&self) -> &[PolicyRule] {
+        &self.foreign_rules
     }
 
     async fn rule_messages(&self) -> anyhow::Result<Vec<RuleMessage>> {
@@ -115,7 +115,7 @@ fn rule(message: &RuleMessage) -> Option<Rule> {
 }
 
 /// Parses any rule, as far as possible.
-fn seen(message: &RuleMessage) -> PolicyRule {
+fn parse_rule(message: &RuleMessage) -> PolicyRule {
     let header = &message.header;
     let mut selector = Selector {
         not: header.flags.contains(RuleFlags::Invert),
@@ -154,7 +154,7 @@ fn seen(message: &RuleMessage) -> PolicyRule {
     selector.mark = mark.map(|mark| (mark, mask));
     PolicyRule {
         priority: RulePriority(priority),
-        ours: is_ours(message),
+        is_ours: is_ours(message),
         selector,
         action: match (header.action, goto) {
             (RuleAction::ToTable, _) => Action::Lookup(TableId(table), suppressed),

@@ -1,4 +1,4 @@
-//! Tunnels in the kernel for IPv6 in IPv4 (`sit`). Ours are marked ([`super::marked`]).
+//! Tunnels in the kernel for IPv6 in IPv4 (`sit`). Those of sixxs are marked ([`super::owned_links`]).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -20,7 +20,7 @@ const TTL: u8 = 64;
 /// The two endpoints of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Our address; `None`: the route decides.
+    /// This host's address; `None`: the route decides.
     pub local: Option<Ipv4Addr>,
     /// The broker's address.
     pub remote: Ipv4Addr,
@@ -46,12 +46,12 @@ impl Netlink {
     /// Returns the `sit` interface of this name between these endpoints: a new one, down and without addresses,
     /// or the one of an earlier run.
     pub async fn sit(&self, name: &IfName, ends: Ends) -> Result<IfIndex, NoSit> {
-        match self.there(name).await? {
+        match self.link_by_name(name).await? {
             LinkByName::OurSit(index) if self.ends(index).await? == Some(ends) => return Ok(index),
             LinkByName::OurSit(index) => self.delete_link(index).await?,
             // An earlier run made a TUN device because the kernel had no `sit`. It disappears at the next boot.
             LinkByName::OurTun(_) => return Err(NoSit::Unsupported),
-            LinkByName::Nothing | LinkByName::Others => {}
+            LinkByName::Nothing | LinkByName::Foreign => {}
         }
         let mut message = LinkMessage::default();
         let mut tunnel = vec![

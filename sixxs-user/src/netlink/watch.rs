@@ -10,7 +10,7 @@ use rtnetlink::{
 };
 use sixxs_core::{routing::exits::PIECE_BITS, types::PROTOCOL};
 
-use super::others_routes::is_of_the_host;
+use super::foreign_routes::is_host_route;
 
 /// A subscription to changes of interfaces, IPv6 addresses, routes and rules.
 pub struct Watcher {
@@ -35,12 +35,12 @@ pub struct Change {
     /// An interface was created, or moved here from another namespace.
     pub is_new_link: bool,
     /// How foreign routes changed.
-    pub others: OthersChange,
+    pub foreign_routes: ForeignRouteChange,
 }
 
 /// Effect of an event on the foreign routes that matter: for exits, and for local networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OthersChange {
+pub enum ForeignRouteChange {
     /// None.
     #[default]
     Same,
@@ -86,10 +86,10 @@ const HEAD_BYTES: usize = 64;
 impl Watcher {
     /// Subscribes. Observe the kernel only afterwards, so that no change is missed.
     pub fn subscribe() -> anyhow::Result<Self> {
-        Self::to(&GROUPS)
+        Watcher::subscribe_to(&GROUPS)
     }
 
-    fn to(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
+    fn subscribe_to(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
             let inner: &mut Socket = socket.socket_mut();
@@ -119,7 +119,7 @@ impl Watcher {
 
     /// Returns the next event in the socket without waiting. The kernel sends an event together with the
     /// change, so after a change is visible, its event is here.
-    pub fn changed_already(&self) -> Option<Change> {
+    pub fn try_next(&self) -> Option<Change> {
         loop {
             let mut head = [0; HEAD_BYTES];
             let mut room = head.as_mut_slice();
@@ -145,11 +145,11 @@ fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Cha
         Ok(_) => Ok(matters(message).then(|| Change {
             removal: removal(message),
             is_new_link: is_new_link(message),
-            others: others(message),
+            foreign_routes: foreign_route_change(message),
         })),
         // The socket buffer overran: assume a change. The next round reads everything anyway.
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Change {
-            others: OthersChange::Changed,
+            foreign_routes: ForeignRouteChange::Changed,
             ..Change::default()
         })),
         Err(error) => Err(error),
@@ -157,10 +157,10 @@ fn change(read: io::Result<SocketAddr>, message: &[u8]) -> io::Result<Option<Cha
 }
 
 /// A subscription to changes that may affect the path to a broker.
-pub struct OutsideWatcher(Watcher);
+pub struct PathWatcher(Watcher);
 
 /// Interfaces, addresses and routes of both families, since a broker may be reached by any of them.
-const OUTSIDE_GROUPS: [MulticastGroup; 5] = [
+const PATH_GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -168,10 +168,10 @@ const OUTSIDE_GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
-impl OutsideWatcher {
+impl PathWatcher {
     /// Subscribes.
     pub fn subscribe() -> anyhow::Result<Self> {
-        Ok(Self(Watcher::to(&OUTSIDE_GROUPS)?))
+        Ok(Self(Watcher::subscribe_to(&PATH_GROUPS)?))
     }
 
     /// Like [`Watcher::changed`].
@@ -180,7 +180,7 @@ impl OutsideWatcher {
     }
 }
 
-/// Whether a message matters. A router adds and removes thousands of routes. Only these matter: our own, those
+/// Whether a message matters. A router adds and removes thousands of routes. Only these matter: those of sixxs, those
 /// with short destinations, which may make an interface an exit, and those to local networks.
 ///
 /// Layout: `nlmsghdr` (type at offset 4), then `rtmsg` (destination length at 1, table at 4, protocol at 5),
@@ -190,27 +190,27 @@ fn matters(message: &[u8]) -> bool {
         Some(event) => {
             event.protocol == PROTOCOL
                 || event.destination_bits <= PIECE_BITS
-                || is_of_the_host(event.table, event.protocol)
+                || is_host_route(event.table, event.protocol)
         }
         None => true,
     }
 }
 
 /// Effect of an IPv6 route event on exits and local networks. Each round reads rules and interfaces anyway.
-fn others(message: &[u8]) -> OthersChange {
+fn foreign_route_change(message: &[u8]) -> ForeignRouteChange {
     match route_event(message) {
-        Some(event) if event.protocol == PROTOCOL => OthersChange::Same,
+        Some(event) if event.protocol == PROTOCOL => ForeignRouteChange::Same,
         // A local network.
         Some(event)
             if event.destination_bits > PIECE_BITS
-                && is_of_the_host(event.table, event.protocol) =>
+                && is_host_route(event.table, event.protocol) =>
         {
-            OthersChange::Changed
+            ForeignRouteChange::Changed
         }
-        Some(event) if event.destination_bits > PIECE_BITS => OthersChange::Same,
-        Some(event) if event.is_new => OthersChange::More,
-        Some(_) => OthersChange::Changed,
-        None => OthersChange::Same,
+        Some(event) if event.destination_bits > PIECE_BITS => ForeignRouteChange::Same,
+        Some(event) if event.is_new => ForeignRouteChange::More,
+        Some(_) => ForeignRouteChange::Changed,
+        None => ForeignRouteChange::Same,
     }
 }
 
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_peoples_routes_do_not_matter() {
+    fn routes_of_routing_daemons_do_not_matter() {
         let message = |kind: u16, bits: u8, protocol: u8| {
             let mut message = vec![0; 28];
             message[4..6].copy_from_slice(&kind.to_ne_bytes());
@@ -304,27 +304,27 @@ mod tests {
             (
                 "a default route",
                 message(RTM_NEWROUTE, 0, 9),
-                OthersChange::More,
+                ForeignRouteChange::More,
             ),
             (
                 "one less",
                 message(RTM_DELROUTE, 4, 9),
-                OthersChange::Changed,
+                ForeignRouteChange::Changed,
             ),
             (
                 "ours",
                 message(RTM_NEWROUTE, 0, PROTOCOL),
-                OthersChange::Same,
+                ForeignRouteChange::Same,
             ),
-            ("a rule", message(32, 0, 9), OthersChange::Same),
-            ("something short", vec![0; 17], OthersChange::Same),
+            ("a rule", message(32, 0, 9), ForeignRouteChange::Same),
+            ("something short", vec![0; 17], ForeignRouteChange::Same),
         ] {
-            assert_eq!(others(&message), expected, "{name}");
+            assert_eq!(foreign_route_change(&message), expected, "{name}");
         }
     }
 
     #[test]
-    fn who_took_something_away_is_seen() {
+    fn the_process_of_a_removal_is_parsed() {
         let message = |kind: u16, process: u32| {
             let mut message = vec![0; 28];
             message[4..6].copy_from_slice(&kind.to_ne_bytes());

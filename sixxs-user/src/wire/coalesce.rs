@@ -11,10 +11,10 @@ use tun_rs::{
 use super::NEEDS_CHECKSUM;
 
 /// Maximum payload length of an IPv6 packet.
-const MOST_BYTES: usize = 65_535;
+const MAX_BYTES: usize = 65_535;
 
 /// The kernel's limit for UDP segments (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9).
-const MOST_DATAGRAMS: usize = 64;
+const MAX_DATAGRAMS: usize = 64;
 
 const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
@@ -43,7 +43,7 @@ mod at {
 
 /// One packet, or several coalesced packets.
 #[derive(Default)]
-pub(super) struct Joint {
+pub(super) struct CoalescedPacket {
     /// Room for the virtio header, then the packet.
     buffer: Vec<u8>,
     /// The properties of its packets; `None`: nothing can be appended.
@@ -63,9 +63,9 @@ struct Shape {
     payload_bytes: usize,
 }
 
-impl Joint {
+impl CoalescedPacket {
     /// Starts over with this packet.
-    pub(super) fn begin(&mut self, packet: &[u8]) {
+    pub(super) fn start_with(&mut self, packet: &[u8]) {
         self.buffer.clear();
         self.buffer.resize(VIRTIO_NET_HDR_LEN, 0);
         self.buffer.extend_from_slice(packet);
@@ -78,17 +78,17 @@ impl Joint {
     /// Starts over with a packet whose checksum the kernel left incomplete: its GRO coalesced the packet before
     /// the raw socket received it, or it was never on a wire (veth). The checksum field then has the sum of the
     /// pseudo-header only. False: the checksum is complete. `mtu` is the maximum size of one inner packet.
-    pub(super) fn begin_unsummed(&mut self, packet: &[u8], mtu: usize) -> bool {
-        let Some(sum_at) = unsummed(packet) else {
+    pub(super) fn start_with_partial_checksum(&mut self, packet: &[u8], mtu: usize) -> bool {
+        let Some(checksum_at) = partial_checksum(packet) else {
             return false;
         };
-        self.begin(packet);
+        self.start_with(packet);
         let shape = self.shape.take();
         let small = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
         let mut description = VirtioNetHdr {
             flags: NEEDS_CHECKSUM,
             csum_start: small(IPV6_BYTES),
-            csum_offset: small(sum_at - IPV6_BYTES),
+            csum_offset: small(checksum_at - IPV6_BYTES),
             ..VirtioNetHdr::default()
         };
         // The original segment size is unknown, but it cannot exceed the MTU.
@@ -109,7 +109,7 @@ impl Joint {
     }
 
     /// Whether a packet has the same flow, so that the order matters.
-    pub(super) fn is_of_flow(&self, packet: &[u8]) -> bool {
+    pub(super) fn has_same_flow(&self, packet: &[u8]) -> bool {
         let own = self.buffer.get(VIRTIO_NET_HDR_LEN..).unwrap_or_default();
         // Compare addresses and ports. With extension headers there is other data in place of the ports; if
         // that differs, it may be another flow.
@@ -120,7 +120,7 @@ impl Joint {
     }
 
     /// Appends a packet of the flow; false if it cannot be coalesced.
-    pub(super) fn append(&mut self, packet: &[u8], cuts_udp: bool) -> bool {
+    pub(super) fn append(&mut self, packet: &[u8], has_uso: bool) -> bool {
         let (Some(own), Some(shape)) = (self.shape, Shape::of(packet)) else {
             return false;
         };
@@ -129,7 +129,7 @@ impl Joint {
             && shape.transport == own.transport
             && shape.header_bytes == own.header_bytes
             && shape.payload_bytes <= own.payload_bytes
-            && head.len() + shape.payload_bytes <= MOST_BYTES
+            && head.len() + shape.payload_bytes <= MAX_BYTES
             // Version, traffic class and flow label; hop limit.
             && head[..4] == packet[..4]
             && head[7] == packet[7];
@@ -142,19 +142,19 @@ impl Joint {
                     && head[at::WINDOW] == packet[at::WINDOW]
                     && head[at::OPTIONS..own.header_bytes] == packet[at::OPTIONS..own.header_bytes]
             }
-            _ => cuts_udp && self.count < MOST_DATAGRAMS,
+            _ => has_uso && self.count < MAX_DATAGRAMS,
         };
         if !fits || !follows {
             return false;
         }
         if !self.is_checked {
-            self.is_checked = has_right_sum(head);
+            self.is_checked = has_valid_checksum(head);
             if !self.is_checked {
                 self.shape = None;
                 return false;
             }
         }
-        if !has_right_sum(packet) {
+        if !has_valid_checksum(packet) {
             return false;
         }
         self.buffer.extend_from_slice(&packet[own.header_bytes..]);
@@ -178,7 +178,7 @@ impl Joint {
 
     fn describe(&mut self, shape: Shape) {
         let (header, packet) = self.buffer.split_at_mut(VIRTIO_NET_HDR_LEN);
-        // `append` keeps it below `MOST_BYTES`.
+        // `append` keeps it below `MAX_BYTES`.
         let length = u16::try_from(packet.len() - IPV6_BYTES).unwrap_or(u16::MAX);
         let small = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
         packet[at::LENGTH].copy_from_slice(&length.to_be_bytes());
@@ -238,7 +238,7 @@ impl Shape {
 
 /// Offset of the checksum, if it contains only the sum of the pseudo-header. About one complete checksum in
 /// 65,000 has that value by chance; then the kernel computes it again, with the same result.
-fn unsummed(packet: &[u8]) -> Option<usize> {
+fn partial_checksum(packet: &[u8]) -> Option<usize> {
     let header = packet.first_chunk::<IPV6_BYTES>()?;
     let (offset, least) = match header[6] {
         TCP => (16, 20),
@@ -246,11 +246,11 @@ fn unsummed(packet: &[u8]) -> Option<usize> {
         _ => return None,
     };
     let length = u16::from_be_bytes([header[4], header[5]]);
-    let sum_at = IPV6_BYTES + offset;
-    let sum = packet.get(sum_at..sum_at + 2)?;
+    let checksum_at = IPV6_BYTES + offset;
+    let sum = packet.get(checksum_at..checksum_at + 2)?;
     let sum = u64::from(u16::from_be_bytes([sum[0], sum[1]]));
     let is_whole = usize::from(length) >= least && packet.len() == IPV6_BYTES + usize::from(length);
-    (is_whole && sum == pseudo_header(packet, length)).then_some(sum_at)
+    (is_whole && sum == pseudo_header(packet, length)).then_some(checksum_at)
 }
 
 fn is_pushed(packet: &[u8], shape: Option<Shape>) -> bool {
@@ -269,7 +269,7 @@ fn pseudo_header(packet: &[u8], length: u16) -> u64 {
     u64::from(checksum(&packet[at::ADDRESSES], rest))
 }
 
-fn has_right_sum(packet: &[u8]) -> bool {
+fn has_valid_checksum(packet: &[u8]) -> bool {
     let length = u16::from_be_bytes([packet[4], packet[5]]);
     checksum(&packet[IPV6_BYTES..], pseudo_header(packet, length)) == u16::MAX
 }

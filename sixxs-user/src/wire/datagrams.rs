@@ -15,10 +15,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
 
 /// Maximum size of a batch in one system call: the length field has 16 bits, headers included.
-const MOST_BYTES: usize = 65_000;
+const MAX_BYTES: usize = 65_000;
 
 /// How long to wait for room in the socket buffer before packets are dropped.
-const PATIENCE_MS: u8 = 5;
+const MAX_WAIT_MS: u8 = 5;
 
 /// Requested size of each socket buffer; the kernel limits it.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -71,7 +71,7 @@ impl Datagrams {
     /// Opens a socket that can reach `remote`. `local` is the source address; if `None`, the route decides.
     /// `port` is the source port; if 0, the kernel chooses one.
     pub fn open(local: Option<IpAddr>, port: u16, remote: IpAddr) -> io::Result<Self> {
-        let (domain, address) = near_end(local, port, remote);
+        let (domain, address) = local_address(local, port, remote);
         let socket = Socket::new(
             domain,
             Type::DGRAM.cloexec().nonblocking(),
@@ -92,7 +92,7 @@ impl Datagrams {
         remote: IpAddr,
     ) -> io::Result<Self> {
         let socket = Socket::from(held);
-        let (_, address) = near_end(local, port, remote);
+        let (_, address) = local_address(local, port, remote);
         let is_such = socket.r#type()? == Type::DGRAM
             && socket.protocol()? == Some(Protocol::UDP)
             && socket.local_addr()?.as_socket() == Some(address);
@@ -153,7 +153,7 @@ impl AsFd for Datagrams {
 }
 
 /// The address to bind a socket for `remote` to.
-fn near_end(local: Option<IpAddr>, port: u16, remote: IpAddr) -> (Domain, SocketAddr) {
+fn local_address(local: Option<IpAddr>, port: u16, remote: IpAddr) -> (Domain, SocketAddr) {
     let (domain, any) = match remote {
         IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         IpAddr::V6(_) => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
@@ -166,7 +166,8 @@ impl Batches {
     pub fn new(socket: &impl AsFd) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(socket))?;
         // quinn-udp has just set PMTUDISC_PROBE, which sets DF and ignores the known path MTU, since QUIC
-        // discovers it by itself. Our datagrams have a length given by the tunnel's MTU, and must arrive.
+        // discovers it by itself. The tunnel's MTU determines the length of these datagrams; the kernel must fragment
+        // those that exceed the path MTU.
         let family = getsockname::<SockaddrStorage>(socket.as_fd().as_raw_fd())?.family();
         let (level, option, value) = match family {
             Some(AddressFamily::Inet6) => (
@@ -197,7 +198,7 @@ impl Batches {
             let segments = self
                 .state
                 .max_gso_segments()
-                .min(MOST_BYTES / stride.max(1))
+                .min(MAX_BYTES / stride.max(1))
                 .max(1);
             let (piece, after) = rest.split_at(rest.len().min(segments * stride));
             let transmit = Transmit {
@@ -231,7 +232,7 @@ impl Batches {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // The interface is the bottleneck. A short wait puts backpressure on the senders.
                 let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-                poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
+                poll(&mut room, PollTimeout::from(MAX_WAIT_MS))?;
                 self.state.try_send(UdpSockRef::from(socket), transmit)
             }
             other => other,
@@ -255,7 +256,7 @@ impl Batches {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             // An ICMP error for an earlier datagram; the next call receives again.
-            Err(error) if is_passing(&error) => Ok(true),
+            Err(error) if is_path_error(&error) => Ok(true),
             Err(error) => Err(error),
         }
     }
@@ -280,7 +281,7 @@ fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) -> io::Re
 }
 
 /// Errors of the path, not of the socket.
-fn is_passing(error: &io::Error) -> bool {
+fn is_path_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused

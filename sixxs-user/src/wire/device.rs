@@ -21,11 +21,11 @@ use super::Tun;
 /// Number of packets that can wait in the device. A burst of a fast sender exceeds the kernel's default of 500.
 const QUEUE: u32 = 1000;
 
-/// A TUN device that this program made. Dropping it removes the device, unless `keep` was called.
+/// A TUN device that this program made. Dropping it removes the device, unless `make_persistent` was called.
 pub struct Device {
     tun: AsyncFd<File>,
     index: IfIndex,
-    cuts_udp: bool,
+    has_uso: bool,
 }
 
 nix::ioctl_write_int!(
@@ -54,7 +54,7 @@ impl Device {
         let Made {
             file,
             index,
-            cuts_udp,
+            has_uso,
         } = made.map_err(|error| explain(&error, name))?;
         // SAFETY: the file owns its descriptor, closes it only on drop, and always returns the same one;
         // nothing takes the file out of the `AsyncFd` again.
@@ -65,15 +65,17 @@ impl Device {
         Ok(Self {
             tun,
             index,
-            cuts_udp,
+            has_uso,
         })
     }
 
     /// Makes the device persistent: the next `create` with this name takes it over.
-    pub fn keep(&self) -> anyhow::Result<()> {
+    pub fn make_persistent(&self) -> anyhow::Result<()> {
         // SAFETY: the descriptor is open; the argument is a number, which the kernel compares with 0.
-        let kept = unsafe { tun_set_persist(self.tun.as_raw_fd(), 1) };
-        kept.map(drop).context("keep the TUN device")
+        let made_persistent = unsafe { tun_set_persist(self.tun.as_raw_fd(), 1) };
+        made_persistent
+            .map(drop)
+            .context("make the TUN device persistent")
     }
 
     /// Its index.
@@ -114,15 +116,15 @@ impl Tun for Device {
         self.tun.get_ref().write(packet)
     }
 
-    fn cuts_udp(&self) -> bool {
-        self.cuts_udp
+    fn has_uso(&self) -> bool {
+        self.has_uso
     }
 }
 
 struct Made {
     file: File,
     index: IfIndex,
-    cuts_udp: bool,
+    has_uso: bool,
 }
 
 fn create(name: &IfName) -> io::Result<Made> {
@@ -135,7 +137,7 @@ fn create(name: &IfName) -> io::Result<Made> {
     device.set_tx_queue_len(QUEUE)?;
     Ok(Made {
         index: IfIndex(device.if_index()?),
-        cuts_udp: device.udp_gso(),
+        has_uso: device.udp_gso(),
         file: File::from(device.as_fd().try_clone_to_owned()?),
     })
 }
@@ -148,13 +150,13 @@ fn adopt(held: OwnedFd, name: &IfName) -> io::Result<Made> {
         // SAFETY: the descriptor is open; the argument is a number, and the kernel refuses unknown bits.
         unsafe { tun_set_offload(held.as_raw_fd(), flags.into()) }
     };
-    let cuts_udp = offload(tcp | TUN_F_USO4 | TUN_F_USO6).is_ok();
-    if !cuts_udp {
+    let has_uso = offload(tcp | TUN_F_USO4 | TUN_F_USO6).is_ok();
+    if !has_uso {
         offload(tcp)?;
     }
     Ok(Made {
         index: IfIndex(if_nametoindex(name.as_str())?),
-        cuts_udp,
+        has_uso,
         file: File::from(held),
     })
 }

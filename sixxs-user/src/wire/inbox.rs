@@ -2,22 +2,24 @@
 
 use std::io;
 
-use super::{Tun, coalesce::Joint};
+use super::{Tun, coalesce::CoalescedPacket};
 
 /// Maximum number of writes that wait, each with one packet or several coalesced ones.
-const MOST: usize = 64;
+const MAX_WRITES: usize = 64;
 
 /// Packets for one device.
 pub struct Inbox {
     /// In the order of arrival. Memory that is never written to costs nothing.
-    joints: Vec<Joint>,
+    packets: Vec<CoalescedPacket>,
     used: usize,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
         Self {
-            joints: (0..MOST).map(|_| Joint::default()).collect(),
+            packets: (0..MAX_WRITES)
+                .map(|_| CoalescedPacket::default())
+                .collect(),
             used: 0,
         }
     }
@@ -27,39 +29,39 @@ impl Inbox {
     /// Adds a packet for `device`; true if the inbox is full and has to be written.
     pub fn add(&mut self, device: &impl Tun, packet: &[u8]) -> bool {
         // Usually it belongs to the last flow.
-        let mut waiting = self.joints[..self.used].iter_mut().rev();
-        if let Some(same) = waiting.find(|joint| joint.is_of_flow(packet))
-            && same.append(packet, device.cuts_udp())
+        let mut waiting = self.packets[..self.used].iter_mut().rev();
+        if let Some(same) = waiting.find(|coalesced| coalesced.has_same_flow(packet))
+            && same.append(packet, device.has_uso())
         {
             return false;
         }
-        if let Some(joint) = self.joints.get_mut(self.used) {
-            joint.begin(packet);
+        if let Some(coalesced) = self.packets.get_mut(self.used) {
+            coalesced.start_with(packet);
             self.used += 1;
         }
-        self.used == self.joints.len()
+        self.used == self.packets.len()
     }
 
     /// Like [`Inbox::add`], for a packet from a raw socket: the kernel may have left its checksum incomplete,
     /// and may have coalesced it from packets of at most `mtu` bytes.
     pub fn add_raw(&mut self, device: &impl Tun, packet: &[u8], mtu: usize) -> bool {
-        let Some(joint) = self.joints.get_mut(self.used) else {
+        let Some(coalesced) = self.packets.get_mut(self.used) else {
             return true;
         };
-        if !joint.begin_unsummed(packet, mtu) {
+        if !coalesced.start_with_partial_checksum(packet, mtu) {
             return self.add(device, packet);
         }
         self.used += 1;
-        self.used == self.joints.len()
+        self.used == self.packets.len()
     }
 
     /// Writes everything. An error means that the device is gone. Packets that the device does not accept are
     /// dropped.
     pub fn write(&mut self, device: &impl Tun) -> io::Result<()> {
-        let joints = &mut self.joints[..self.used];
+        let packets = &mut self.packets[..self.used];
         self.used = 0;
-        for joint in joints {
-            match device.write(joint.finish()) {
+        for coalesced in packets {
+            match device.write(coalesced.finish()) {
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Err(error),
                 // For instance EIO: the device is down.
                 Ok(_) | Err(_) => {}
@@ -79,12 +81,12 @@ mod tests {
 
     /// A device that records the packets.
     #[derive(Default)]
-    struct Page {
+    struct FakeDevice {
         written: RefCell<Vec<Vec<u8>>>,
-        cuts_udp: bool,
+        has_uso: bool,
     }
 
-    impl Tun for Page {
+    impl Tun for FakeDevice {
         fn read(&self, _: &mut [u8]) -> io::Result<Option<usize>> {
             Ok(None)
         }
@@ -94,12 +96,12 @@ mod tests {
             Ok(packet.len())
         }
 
-        fn cuts_udp(&self) -> bool {
-            self.cuts_udp
+        fn has_uso(&self) -> bool {
+            self.has_uso
         }
     }
 
-    fn summed(transport: u8, port: u8, mut message: Vec<u8>, sum_at: usize) -> Vec<u8> {
+    fn summed(transport: u8, port: u8, mut message: Vec<u8>, checksum_at: usize) -> Vec<u8> {
         let length = u16::try_from(message.len()).unwrap();
         let mut packet = vec![0x60, 0, 0, 0, 0, 0, transport, 64];
         packet[4..6].copy_from_slice(&length.to_be_bytes());
@@ -111,7 +113,7 @@ mod tests {
             u64::from(length) + u64::from(transport),
         ));
         let sum = !checksum(&message, pseudo);
-        message[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
+        message[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
         packet.extend(message);
         packet
     }
@@ -133,19 +135,19 @@ mod tests {
     }
 
     /// The packets after the kernel segmented the written ones, and the number of writes.
-    fn pass(packets: &[Vec<u8>], cuts_udp: bool) -> (Vec<Vec<u8>>, usize) {
-        let page = Page {
-            cuts_udp,
-            ..Page::default()
+    fn pass(packets: &[Vec<u8>], has_uso: bool) -> (Vec<Vec<u8>>, usize) {
+        let device = FakeDevice {
+            has_uso,
+            ..FakeDevice::default()
         };
         let mut inbox = Inbox::default();
         for packet in packets {
-            if inbox.add(&page, packet) {
-                inbox.write(&page).unwrap();
+            if inbox.add(&device, packet) {
+                inbox.write(&device).unwrap();
             }
         }
-        inbox.write(&page).unwrap();
-        let written = page.written.take();
+        inbox.write(&device).unwrap();
+        let written = device.written.take();
         let count = written.len();
         let cut = written.into_iter().flat_map(|mut written| {
             let (header, packet) = written.split_at_mut(VIRTIO_NET_HDR_LEN);
@@ -169,7 +171,7 @@ mod tests {
     const FIN: u8 = 0x01;
 
     #[test]
-    fn a_flow_is_put_together_and_comes_out_as_it_was() {
+    fn packets_of_a_flow_are_coalesced() {
         let sequence = u32::MAX - 3000;
         let mut packets: Vec<_> = (0..9)
             .map(|n| tcp(1, sequence.wrapping_add(n * 1000), ACK, 1000))
@@ -184,7 +186,7 @@ mod tests {
 
     /// Packets from a raw socket that the kernel coalesced, or whose checksum it left incomplete.
     #[test]
-    fn what_the_kernel_left_open_is_left_to_it() {
+    fn partial_checksums_stay_partial() {
         let open = |mut packet: Vec<u8>, at: usize| {
             let length = u16::from_be_bytes([packet[4], packet[5]]);
             let rest = u64::from(length) + u64::from(packet[6]);
@@ -193,11 +195,11 @@ mod tests {
             packet
         };
         let write = |packet: &[u8]| {
-            let page = Page::default();
+            let device = FakeDevice::default();
             let mut inbox = Inbox::default();
-            inbox.add_raw(&page, packet, 1060);
-            inbox.write(&page).unwrap();
-            let mut written = page.written.take().remove(0);
+            inbox.add_raw(&device, packet, 1060);
+            inbox.write(&device).unwrap();
+            let mut written = device.written.take().remove(0);
             let packet = written.split_off(VIRTIO_NET_HDR_LEN);
             (VirtioNetHdr::decode(&written).unwrap(), packet)
         };
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_goes_alone_and_in_its_order() {
+    fn packets_that_do_not_match_are_written_alone_and_in_order() {
         let start = tcp(1, 0, ACK, 1000);
         let mut damaged = tcp(1, 1000, ACK, 1000);
         damaged[70] ^= 1;
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_side_by_side_and_more_than_there_is_room_for() {
+    fn interleaved_flows_are_coalesced_up_to_the_limits() {
         let packets: Vec<_> = (0..40)
             .flat_map(|n| [tcp(1, n * 1000, ACK, 1000), tcp(2, n * 1000, ACK, 1000)])
             .collect();

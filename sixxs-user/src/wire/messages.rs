@@ -11,7 +11,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Maximum number of messages per system call.
-const MOST: usize = 64;
+const MAX_MESSAGES: usize = 64;
 
 /// Size of a receive buffer. The kernel may coalesce packets of a flow, up to 64 KiB.
 const MESSAGE_BYTES: usize = 65_536;
@@ -21,21 +21,21 @@ const MESSAGE_BYTES: usize = 65_536;
 const SPACING: usize = MESSAGE_BYTES + 2112;
 
 /// How long to wait for room in the socket buffer before messages are dropped.
-const PATIENCE_MS: u8 = 5;
+const MAX_WAIT_MS: u8 = 5;
 
 /// The messages from one system call.
 pub struct Messages {
     /// Memory that is never written to costs nothing.
     buffers: Box<[u8]>,
-    lengths: [usize; MOST],
+    lengths: [usize; MAX_MESSAGES],
     count: usize,
 }
 
 impl Default for Messages {
     fn default() -> Self {
         Self {
-            buffers: vec![0; MOST * SPACING].into(),
-            lengths: [0; MOST],
+            buffers: vec![0; MAX_MESSAGES * SPACING].into(),
+            lengths: [0; MAX_MESSAGES],
             count: 0,
         }
     }
@@ -46,7 +46,7 @@ impl Messages {
     pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<bool> {
         self.count = 0;
         let mut chunks = self.buffers.chunks_exact_mut(SPACING);
-        let mut pieces: [libc::iovec; MOST] = std::array::from_fn(|_| {
+        let mut pieces: [libc::iovec; MAX_MESSAGES] = std::array::from_fn(|_| {
             let buffer = chunks.next().unwrap_or_default();
             libc::iovec {
                 iov_base: buffer.as_mut_ptr().cast(),
@@ -60,7 +60,7 @@ impl Messages {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
                 headers.as_mut_ptr(),
-                u32::try_from(MOST).unwrap_or(0),
+                u32::try_from(MAX_MESSAGES).unwrap_or(0),
                 libc::MSG_DONTWAIT,
                 ptr::null_mut(),
             )
@@ -111,7 +111,7 @@ pub fn send_each(
         .peekable();
     while messages.peek().is_some() {
         let mut count = 0;
-        let mut pieces: [libc::iovec; MOST] = std::array::from_fn(|_| {
+        let mut pieces: [libc::iovec; MAX_MESSAGES] = std::array::from_fn(|_| {
             let message = messages.next();
             count += usize::from(message.is_some());
             let message = message.unwrap_or_default();
@@ -146,7 +146,7 @@ fn send_headers(socket: &impl AsFd, headers: &mut [libc::mmsghdr]) -> io::Result
                 error if error.kind() == io::ErrorKind::WouldBlock && !waited => {
                     // The interface is the bottleneck. A short wait puts backpressure on the senders.
                     let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-                    poll(&mut room, PollTimeout::from(PATIENCE_MS))?;
+                    poll(&mut room, PollTimeout::from(MAX_WAIT_MS))?;
                     waited = true;
                 }
                 error if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -159,9 +159,9 @@ fn send_headers(socket: &impl AsFd, headers: &mut [libc::mmsghdr]) -> io::Result
 
 /// One header for each piece. They point to the arguments.
 fn headers(
-    pieces: &mut [libc::iovec; MOST],
+    pieces: &mut [libc::iovec; MAX_MESSAGES],
     address: Option<&mut libc::sockaddr_in>,
-) -> [libc::mmsghdr; MOST] {
+) -> [libc::mmsghdr; MAX_MESSAGES] {
     let (name, length) = match address {
         Some(address) => (ptr::from_mut(address), size_of::<libc::sockaddr_in>()),
         None => (ptr::null_mut(), 0),
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_go_and_come_message_by_message() {
+    fn a_batch_is_sent_and_received_as_messages() {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         let SocketAddr::V4(to) = receiver.local_addr().unwrap() else {
             panic!("an IPv4 address")
@@ -196,7 +196,7 @@ mod tests {
         let mut came = Messages::default();
         assert!(!came.receive(&receiver).unwrap());
         // More than one system call can send; the last one is shorter.
-        let count = MOST + 3;
+        let count = MAX_MESSAGES + 3;
         let number = |n| u8::try_from(n).unwrap();
         let mut batch: Vec<u8> = (0..count).flat_map(|n| [number(n); 100]).collect();
         batch.truncate(batch.len() - 30);

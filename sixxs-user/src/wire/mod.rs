@@ -37,5 +37,5 @@ pub trait Tun {
     fn write(&self, packet: &[u8]) -> io::Result<usize>;
 
     /// Whether it accepts coalesced UDP datagrams (Linux 6.2).
-    fn cuts_udp(&self) -> bool;
+    fn has_uso(&self) -> bool;
 }

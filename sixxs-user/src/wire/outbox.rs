@@ -7,19 +7,19 @@ use tun_rs::{VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_LEN, VirtioNetHdr, checks
 use super::{NEEDS_CHECKSUM, Tun};
 
 /// `VIRTIO_NET_HDR_GSO_NONE`: not coalesced.
-const ONE_PACKET: u8 = 0;
+const GSO_NONE: u8 = 0;
 
 /// Maximum size of a packet from the device, with its header.
 const READ_BYTES: usize = VIRTIO_NET_HDR_LEN + 65_535;
 
 /// Maximum number of segments in one read; a sender with small segments may reach it.
-const MOST: usize = 256;
+const MAX_SEGMENTS: usize = 256;
 
 /// Size of the slab: 64 KiB of payload, and the headers.
-const SLAB_BYTES: usize = 65_536 + MOST * 160;
+const SLAB_BYTES: usize = 65_536 + MAX_SEGMENTS * 160;
 
 /// Number of packets that completes a batch, if the device did not coalesce them.
-const ENOUGH: usize = 64;
+const BATCH_PACKETS: usize = 64;
 
 /// A batch of packets of the same length; the last one may be shorter.
 pub struct Outbox {
@@ -58,7 +58,7 @@ impl Outbox {
         self.stride = 0;
         self.is_closed = false;
         if let Some(length) = self.waiting.take() {
-            self.place(length);
+            self.append(length);
         }
         let Some(device) = device else {
             return Ok(false);
@@ -67,7 +67,7 @@ impl Outbox {
             let Some(length) = device.read(&mut self.raw)? else {
                 return Ok(false);
             };
-            if !self.place(length) {
+            if !self.append(length) {
                 self.waiting = Some(length);
                 return Ok(true);
             }
@@ -77,7 +77,7 @@ impl Outbox {
 
     /// The packets, each with its headroom.
     pub fn datagrams(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        // An empty slab has no chunks, so any size will do.
+        // An empty slab has no chunks, so any nonzero size works.
         self.slab[..self.used].chunks_mut(self.stride.max(1))
     }
 
@@ -93,15 +93,15 @@ impl Outbox {
     }
 
     /// Segments the packet that was read into the slab; false if there is no room.
-    fn place(&mut self, length: usize) -> bool {
+    fn append(&mut self, length: usize) -> bool {
         let is_empty = self.used == 0;
-        match self.cut(length) {
+        match self.segment(length) {
             Ok(true) => true,
             Ok(false) => {
                 debug_assert!(!is_empty, "an empty slab has room for everything");
                 false
             }
-            // The kernel gave us a packet that cannot be segmented.
+            // The packet from the kernel cannot be segmented.
             Err(_) => {
                 self.dropped += 1;
                 true
@@ -109,28 +109,28 @@ impl Outbox {
         }
     }
 
-    fn cut(&mut self, length: usize) -> io::Result<bool> {
-        let nonsense = || io::Error::from(io::ErrorKind::InvalidData);
-        let raw = self.raw.get_mut(..length).ok_or_else(nonsense)?;
+    fn segment(&mut self, length: usize) -> io::Result<bool> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let raw = self.raw.get_mut(..length).ok_or_else(invalid)?;
         let (header, packet) = raw
             .split_at_mut_checked(VIRTIO_NET_HDR_LEN)
-            .ok_or_else(nonsense)?;
+            .ok_or_else(invalid)?;
         let mut header = VirtioNetHdr::decode(header)?;
         if packet.first().is_none_or(|first| first >> 4 != 6) {
-            return Err(nonsense());
+            return Err(invalid());
         }
-        if header.gso_type != ONE_PACKET {
+        if header.gso_type != GSO_NONE {
             if self.used > 0 {
                 return Ok(false);
             }
             // For forwarded packets the kernel may set it to the length of the whole packet.
-            header.hdr_len = header_length(&header, packet).ok_or_else(nonsense)?;
+            header.hdr_len = header_length(&header, packet).ok_or_else(invalid)?;
             let stride = self.headroom + usize::from(header.hdr_len) + usize::from(header.gso_size);
             let mut chunks = self.slab.chunks_exact_mut(stride);
-            let mut bufs: [&mut [u8]; MOST] =
+            let mut bufs: [&mut [u8]; MAX_SEGMENTS] =
                 std::array::from_fn(|_| chunks.next().unwrap_or_default());
             let room = bufs.iter().take_while(|buf| !buf.is_empty()).count();
-            let mut sizes = [0; MOST];
+            let mut sizes = [0; MAX_SEGMENTS];
             let count = gso_split(
                 packet,
                 header,
@@ -139,7 +139,7 @@ impl Outbox {
                 self.headroom,
                 true,
             )?;
-            let last = count.checked_sub(1).ok_or_else(nonsense)?;
+            let last = count.checked_sub(1).ok_or_else(invalid)?;
             self.stride = stride;
             self.used = last * stride + self.headroom + sizes[last];
             self.is_closed = true;
@@ -152,14 +152,14 @@ impl Outbox {
             return Ok(false);
         }
         if header.flags & NEEDS_CHECKSUM != 0 {
-            complete_checksum(packet, &header).ok_or_else(nonsense)?;
+            complete_checksum(packet, &header).ok_or_else(invalid)?;
         }
         if self.used == 0 {
             self.stride = datagram;
         }
         self.slab[self.used + self.headroom..self.used + datagram].copy_from_slice(packet);
         self.used += datagram;
-        self.is_closed = datagram < self.stride || self.used >= ENOUGH * self.stride;
+        self.is_closed = datagram < self.stride || self.used >= BATCH_PACKETS * self.stride;
         Ok(true)
     }
 }

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_ipv6_packets_are_taken_out() {
+    fn only_complete_ipv6_packets_are_returned() {
         let mut packet = vec![0; 20 + 48];
         packet[0] = 0x45;
         packet[20] = 0x60;

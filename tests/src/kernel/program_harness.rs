@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use sixxs_common::layout::LeakEvent;
 use sixxs_common::stat::{Counters, Stat};
 use sixxs_core::config::OnLeak;
-use sixxs_core::enforce::{Enforcement, Home, Interface, Outlet, Role, Source};
+use sixxs_core::enforce::{Enforcement, Home, Interface, RedirectTarget, Role, Source};
 use sixxs_core::types::{IfIndex, IfName, Mtu, Prefix};
 use sixxs_user::bpf::test_run::{self, Run};
 use sixxs_user::bpf::{HookChoice, Kernel, Rings};
@@ -133,7 +133,7 @@ impl Host {
         on_leak: OnLeak,
         router: Ipv6Addr,
     ) -> Result<Self> {
-        let outlet = Outlet {
+        let target = RedirectTarget {
             index,
             mtu: Mtu::MINIMUM,
             on_leak,
@@ -141,7 +141,7 @@ impl Host {
             gateway: None,
             router,
         };
-        self.0.tunnels.insert(name.parse()?, outlet);
+        self.0.tunnels.insert(name.parse()?, target);
         Ok(self)
     }
 

@@ -52,7 +52,7 @@ const UDP_OFFLOADS: libc::c_int = 0x20 | 0x40;
 #[derive(Debug)]
 pub struct Offloading {
     file: File,
-    cuts_udp: bool,
+    has_uso: bool,
 }
 
 impl Offloading {
@@ -64,8 +64,8 @@ impl Offloading {
             unsafe { tun_set_offload(file.as_raw_fd(), offloads) }
         };
         set(TCP_OFFLOADS).context("TUNSETOFFLOAD")?;
-        let cuts_udp = set(TCP_OFFLOADS | UDP_OFFLOADS).is_ok();
-        Ok(Self { file, cuts_udp })
+        let has_uso = set(TCP_OFFLOADS | UDP_OFFLOADS).is_ok();
+        Ok(Self { file, has_uso })
     }
 }
 
@@ -88,8 +88,8 @@ impl wire::Tun for Offloading {
         (&self.file).write(packet)
     }
 
-    fn cuts_udp(&self) -> bool {
-        self.cuts_udp
+    fn has_uso(&self) -> bool {
+        self.has_uso
     }
 }
 

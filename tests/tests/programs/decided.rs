@@ -169,7 +169,7 @@ fn the_kernel_decides_as_the_pure_decision_does() -> Result<()> {
     });
     let compare = |(role, host): &(Role, Host), pairs: &[(Ipv6Addr, Ipv6Addr)]| -> Result<()> {
         let mut programs = programs.borrow_mut();
-        programs.kernel.fill(&host.0)?;
+        programs.kernel.write_maps(&host.0)?;
         let model = Model::new(host, &programs)?;
         let exit = match role {
             Role::Uplink => Exit::Uplink(LOOPBACK.0),
@@ -229,7 +229,7 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn any_bytes_get_one_verdict() -> Result<()> {
     let mut programs = Programs::load()?;
-    programs.kernel.fill(&host("net0", Role::Uplink)?.0)?;
+    programs.kernel.write_maps(&host("net0", Role::Uplink)?.0)?;
     let verdicts = |programs: &Programs| -> Result<u64> {
         let counters = programs.counters("net0")?;
         Ok(Stat::VERDICTS

@@ -23,7 +23,7 @@ fn leak_to(port: u16) -> Vec<u8> {
 #[test]
 fn one_flow_gives_one_event_a_second() -> Result<()> {
     let mut programs = Programs::load()?;
-    programs.kernel.fill(&host("net0", Role::Uplink)?.0)?;
+    programs.kernel.write_maps(&host("net0", Role::Uplink)?.0)?;
     let start = Instant::now();
     let frame = leak_to(4000);
     programs.run(Direction::Egress, &frame, 1000)?;
@@ -77,7 +77,7 @@ fn one_flow_gives_one_event_a_second() -> Result<()> {
 fn a_flood_of_flows_gives_few_events_and_counts_the_rest() -> Result<()> {
     const FLOWS: u16 = 10_000;
     let mut programs = Programs::load()?;
-    programs.kernel.fill(&host("net0", Role::Uplink)?.0)?;
+    programs.kernel.write_maps(&host("net0", Role::Uplink)?.0)?;
     let start = Instant::now();
     let mut events: Vec<LeakEvent> = Vec::new();
     for port in 0..FLOWS {

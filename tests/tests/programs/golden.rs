@@ -234,7 +234,7 @@ pub(crate) fn check_all(name: &str, role: Role, all: &[Golden]) -> Result<()> {
         ("few", host(name, role)?),
         ("many", host_of_many(name, role)?),
     ] {
-        programs.kernel.fill(&host.0)?;
+        programs.kernel.write_maps(&host.0)?;
         for golden in all {
             if let Err(error) = golden.check(&programs) {
                 wrong.push(format!("{} ({sources} sources): {error:#}", golden.name));

@@ -250,7 +250,7 @@ fn without_its_interface_a_tunnel_drops_leaks() -> Result<()> {
             Ipv6Addr::UNSPECIFIED,
         )?
         .source("2001:db8:a::2", "gone", Home::Nowhere)?;
-    programs.kernel.fill(&host.0)?;
+    programs.kernel.write_maps(&host.0)?;
     for (name, bytes) in [("small", 64), ("big", 1400)] {
         Golden::caught(
             name,
@@ -282,9 +282,11 @@ fn without_tables_everything_passes() -> Result<()> {
         Ok(())
     };
     unknown(&programs).context("before they are filled")?;
-    programs.kernel.fill(&Host::new("net0", Role::Uplink)?.0)?;
+    programs
+        .kernel
+        .write_maps(&Host::new("net0", Role::Uplink)?.0)?;
     Golden::passes("no tunnels", "net0", Stat::VerdictNotOurs, frame.clone()).check(&programs)?;
-    programs.kernel.fill(&Host::default().0)?;
+    programs.kernel.write_maps(&Host::default().0)?;
     unknown(&programs).context("after they are emptied")
 }
 
@@ -296,7 +298,7 @@ fn nothing_comes_in_from_our_own_address() -> Result<()> {
     let name = "sixxs0".parse()?;
     let interface = host.0.interfaces.get_mut(&name).context("an interface")?;
     interface.own = Some(address("2001:db8:a::2"));
-    programs.kernel.fill(&host.0)?;
+    programs.kernel.write_maps(&host.0)?;
     let golden = |name, from| Golden::arrives(name, "sixxs0", from_to(from, "2001:db8:a::2"));
     let mut own = golden("from ourselves", "2001:db8:a::2").and("sixxs0", Stat::InOwnSource);
     own.verdict = SHOT;

@@ -46,7 +46,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
     let explain = ["explain", &address.to_string(), &outside];
     let told = fixture.program.run(&explain)?.stdout;
     assert!(
-        told.contains("comes before ours and routes it elsewhere: 16382"),
+        told.contains("comes before the rules of sixxs and routes it elsewhere: 16382"),
         "{told}"
     );
 
@@ -54,7 +54,7 @@ fn its_rules_are_moved_behind_ours() -> Result<()> {
     assert_eq!(code, 3);
     let doctors = format!("{doctors:?}");
     let (_, moves) = doctors
-        .split_once("move it behind ours: ")
+        .split_once("move it behind the rules of sixxs: ")
         .context("a cure")?;
     let moves = moves.split(['"', ';']).next().context("a command")?;
     assert!(

@@ -193,7 +193,7 @@ fn foreign_rules_with_precedence_change_the_health() -> Result<()> {
         is_judged(&fixture, level, reason)?;
         let findings = fixture.program.run(&["doctor"])?.stdout;
         assert!(
-            findings.contains("by a rule before ours: 100: from 2001:db8:a::2 "),
+            findings.contains("by a rule before the rules of sixxs: 100: from 2001:db8:a::2 "),
             "{findings}"
         );
         host.sh(&format!("ip -6 rule del {rule}"))?;

@@ -1,5 +1,5 @@
-//! The rule for the local table is moved behind ours, as VPNs do. Packets to an address of this host still
-//! reach it.
+//! The rule for the local table is moved behind the rules of sixxs, as VPNs do. Packets to an address of this host
+//! still reach it.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;

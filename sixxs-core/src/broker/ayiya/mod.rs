@@ -1,5 +1,5 @@
 //! The client end of an AYIYA tunnel. Input: datagrams and time. Output: packets, keepalives and
-//! doubts.
+//! requests to locate the broker again.
 //!
 //! The broker does not answer keepalives. A [`probe`] shows whether the tunnel works in
 //! both directions: an echo request to the broker's inner address, sent with the first keepalives and
@@ -10,7 +10,7 @@
 //!   Trying ─────────── keepalives, ─────────────────────▶ Answering
 //!     ▲                probes                                 │
 //!     └───────────────────────────────────────────────────────┘
-//!        nothing received for SILENCE: probes; Doubt, at doubling intervals
+//!        nothing received for SILENCE: probes; LocateAgain, at doubling intervals
 //! ```
 
 pub mod probe;
@@ -38,9 +38,9 @@ pub const SILENCE: Duration = Duration::from_secs(130);
 const FIRST_PROBE_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_secs(30);
 
-/// First interval until [`Action::Doubt`]; it doubles each time.
-const FIRST_DOUBT: Duration = Duration::from_secs(30);
-const LONGEST_DOUBT: Duration = Duration::from_secs(600);
+/// First interval until [`Action::LocateAgain`]; it doubles each time.
+const FIRST_LOCATE_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_LOCATE_PAUSE: Duration = Duration::from_secs(600);
 
 /// Both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +69,9 @@ pub struct Identity {
 pub enum Action {
     /// Send this datagram to the broker.
     Send(Vec<u8>),
-    /// The broker does not answer: its address may have changed, or a NAT between the ends may have
-    /// dropped its mapping for the local port.
-    Doubt,
+    /// Locate the broker again, and open a new socket. The broker does not answer: its address may have
+    /// changed, or a NAT between the ends may have dropped its mapping for the local port.
+    LocateAgain,
 }
 
 /// A valid datagram.
@@ -89,19 +89,19 @@ pub struct Session {
     sealer: Sealer,
     opener: Opener,
     replay: Replay,
-    beats: HeartbeatSchedule,
+    keepalives: HeartbeatSchedule,
     probe: Probe,
     probe_due: Duration,
     probe_pause: Duration,
-    doubt_due: Duration,
-    doubt_pause: Duration,
+    locate_due: Duration,
+    locate_pause: Duration,
     /// Time of the last start: of the session, or after an address change.
     began: Duration,
     /// Time of the last valid datagram; `None` before the first one, and during silence.
-    heard: Option<Duration>,
+    last_received: Option<Duration>,
     /// Time of the last valid datagram, or of the first attempt.
     silent_since: Duration,
-    was_heard: bool,
+    has_received: bool,
     faults: [u64; DropReason::ALL.len()],
 }
 
@@ -120,40 +120,40 @@ impl Session {
             sealer: Sealer::new(*address, password),
             opener: Opener::new(*peer, password),
             replay: Replay::default(),
-            beats: HeartbeatSchedule::new(BURST, *interval, now),
+            keepalives: HeartbeatSchedule::new(BURST, *interval, now),
             probe: Probe::new(*address, *peer),
             probe_due: now,
             probe_pause: FIRST_PROBE_PAUSE,
-            doubt_due: now.saturating_add(FIRST_DOUBT),
-            doubt_pause: FIRST_DOUBT,
+            locate_due: now.saturating_add(FIRST_LOCATE_PAUSE),
+            locate_pause: FIRST_LOCATE_PAUSE,
             began: now,
-            heard: None,
+            last_received: None,
             silent_since: now,
-            was_heard: false,
+            has_received: false,
             faults: [0; DropReason::ALL.len()],
         };
-        session.begin_again(now);
+        session.restart(now);
         session
     }
 
     /// Sends keepalives at once, because the local or the broker's address has changed.
-    pub fn begin_again(&mut self, now: Duration) {
-        self.beats.begin_again(now);
+    pub fn restart(&mut self, now: Duration) {
+        self.keepalives.restart(now);
         self.probe_due = now;
         self.probe_pause = FIRST_PROBE_PAUSE;
-        self.doubt_due = now.saturating_add(FIRST_DOUBT);
-        self.doubt_pause = FIRST_DOUBT;
+        self.locate_due = now.saturating_add(FIRST_LOCATE_PAUSE);
+        self.locate_pause = FIRST_LOCATE_PAUSE;
         self.began = now;
     }
 
-    /// Resumes a session that the broker still knows. `heard`: time of its last datagram; `due`:
+    /// Resumes a session that the broker still knows. `last_received`: time of its last datagram; `due`:
     /// time when it expects the next keepalive.
-    pub const fn go_on(&mut self, heard: Duration, due: Duration) {
-        self.beats.go_on(due);
-        self.began = heard;
-        self.heard = Some(heard);
-        self.silent_since = heard;
-        self.was_heard = true;
+    pub const fn resume(&mut self, last_received: Duration, due: Duration) {
+        self.keepalives.resume(due);
+        self.began = last_received;
+        self.last_received = Some(last_received);
+        self.silent_since = last_received;
+        self.has_received = true;
     }
 
     /// The local inner address.
@@ -164,8 +164,8 @@ impl Session {
 
     /// Time of the next keepalive.
     #[must_use]
-    pub const fn beat_due(&self) -> Duration {
-        self.beats.due()
+    pub const fn keepalive_due(&self) -> Duration {
+        self.keepalives.due()
     }
 
     /// The sealer for datagrams to the broker.
@@ -183,9 +183,9 @@ impl Session {
         let received = self.check(datagram, now);
         match received {
             Ok(_) => {
-                self.heard = Some(now.elapsed);
+                self.last_received = Some(now.elapsed);
                 self.silent_since = now.elapsed;
-                self.was_heard = true;
+                self.has_received = true;
             }
             Err(fault) => self.faults[fault as usize] += 1,
         }
@@ -211,15 +211,15 @@ impl Session {
 
     /// Whether a valid datagram arrived within [`SILENCE`].
     #[must_use]
-    pub fn answers(&self, now: Duration) -> bool {
-        self.heard
-            .is_some_and(|heard| now < heard.saturating_add(SILENCE))
+    pub fn is_answering(&self, now: Duration) -> bool {
+        self.last_received
+            .is_some_and(|last_received| now < last_received.saturating_add(SILENCE))
     }
 
     /// Whether a valid datagram ever arrived.
     #[must_use]
-    pub const fn was_heard(&self) -> bool {
-        self.was_heard
+    pub const fn has_received(&self) -> bool {
+        self.has_received
     }
 
     /// Time of the last valid datagram, or of the first attempt.
@@ -237,12 +237,14 @@ impl Session {
     /// Time of the next necessary call to [`Session::poll`].
     #[must_use]
     pub fn due(&self, now: Duration) -> Duration {
-        let due = self.beats.due();
-        let quiet = match self.heard {
-            Some(heard) if heard >= self.began && now < heard.saturating_add(SILENCE) => {
-                heard.saturating_add(SILENCE)
+        let due = self.keepalives.due();
+        let quiet = match self.last_received {
+            Some(last_received)
+                if last_received >= self.began && now < last_received.saturating_add(SILENCE) =>
+            {
+                last_received.saturating_add(SILENCE)
             }
-            _ => self.probe_due.min(self.doubt_due),
+            _ => self.probe_due.min(self.locate_due),
         };
         due.min(quiet)
     }
@@ -253,26 +255,26 @@ impl Session {
             elapsed,
             unix_seconds,
         } = now;
-        if self.beats.take(elapsed) {
-            return Some(Action::Send(self.sealer.beat(unix_seconds).to_vec()));
+        if self.keepalives.take(elapsed) {
+            return Some(Action::Send(self.sealer.keepalive(unix_seconds).to_vec()));
         }
-        if let Some(heard) = self.heard
-            && heard >= self.began
+        if let Some(last_received) = self.last_received
+            && last_received >= self.began
         {
-            if elapsed < heard.saturating_add(SILENCE) {
+            if elapsed < last_received.saturating_add(SILENCE) {
                 return None;
             }
             // Silence begins. Everything starts again, except the keepalives, which continue.
-            self.heard = None;
+            self.last_received = None;
             self.probe_due = elapsed;
             self.probe_pause = FIRST_PROBE_PAUSE;
-            self.doubt_due = elapsed.saturating_add(FIRST_DOUBT);
-            self.doubt_pause = FIRST_DOUBT;
+            self.locate_due = elapsed.saturating_add(FIRST_LOCATE_PAUSE);
+            self.locate_pause = FIRST_LOCATE_PAUSE;
         }
-        if elapsed >= self.doubt_due {
-            self.doubt_pause = (self.doubt_pause * 2).min(LONGEST_DOUBT);
-            self.doubt_due = elapsed.saturating_add(self.doubt_pause);
-            return Some(Action::Doubt);
+        if elapsed >= self.locate_due {
+            self.locate_pause = (self.locate_pause * 2).min(LONGEST_LOCATE_PAUSE);
+            self.locate_due = elapsed.saturating_add(self.locate_pause);
+            return Some(Action::LocateAgain);
         }
         if elapsed >= self.probe_due {
             self.probe_due = elapsed.saturating_add(self.probe_pause);

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_answers_to_ours_are_answers() {
+    fn only_replies_to_probes_are_accepted() {
         let (us, peer) = (
             "2001:db8:a::2".parse().unwrap(),
             "2001:db8:a::1".parse().unwrap(),
@@ -128,5 +128,31 @@ mod tests {
         assert!(!probe.is_answer(&reply));
         assert!(!probe.is_answer(&message(us, peer, ECHO_REQUEST, 20)));
         assert!(!probe.is_answer(&[]));
+    }
+
+    #[test]
+    fn replies_to_the_last_eight_requests_are_known() {
+        let [address, peer] = ["2001:db8:a::2", "2001:db8:a::1"].map(|a| a.parse().unwrap());
+        let mut probe = Probe::new(address, peer);
+        let known = |probe: &Probe| -> Vec<u16> {
+            let numbers = (0..30).filter(|n| probe.is_answer(&answer(address, peer, *n)));
+            numbers.collect()
+        };
+        assert_eq!(known(&probe), [0; 0]);
+        probe.request();
+        assert_eq!(known(&probe), [1]);
+        for _ in 0..10 {
+            probe.request();
+        }
+        assert_eq!(known(&probe), (4..=11).collect::<Vec<_>>());
+        // The sender chooses traffic class, flow label and hop limit, and nothing else.
+        let reply = answer(address, peer, 11);
+        for (byte, is_free) in (0..BYTES).map(|byte| (byte, matches!(byte, 0..=3 | 7))) {
+            let mut changed = reply;
+            changed[byte] ^= 1;
+            assert_eq!(probe.is_answer(&changed), is_free, "{byte}");
+        }
+        assert!(!probe.is_answer(&reply[..BYTES - 1]));
+        assert!(!probe.is_answer(&[&reply[..], &[0]].concat()));
     }
 }

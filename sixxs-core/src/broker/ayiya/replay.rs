@@ -16,7 +16,7 @@ const FIRST_SLOTS: usize = 64;
 
 /// The maximum number of slots of a generation; a power of two. Two generations of 8-byte slots use
 /// 4 MiB each.
-const MOST_SLOTS: usize = 1 << 19;
+const MAX_SLOTS: usize = 1 << 19;
 
 /// The accepted datagrams of the last minutes.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Replay {
 
 impl Default for Replay {
     fn default() -> Self {
-        Self::with_slots(MOST_SLOTS)
+        Self::with_slots(MAX_SLOTS)
     }
 }
 
@@ -92,7 +92,9 @@ struct Generation {
 
 impl Generation {
     fn has(&self, print: u64) -> bool {
-        self.slots.get(self.place(print)).is_some_and(|s| *s != 0)
+        self.slots
+            .get(self.index_of(print))
+            .is_some_and(|s| *s != 0)
     }
 
     fn has_room(&self, most_slots: usize) -> bool {
@@ -104,11 +106,11 @@ impl Generation {
         if (self.used + 1) * 2 > self.slots.len() {
             self.grow();
         }
-        let place = self.place(print);
-        if self.slots[place] != 0 {
+        let index = self.index_of(print);
+        if self.slots[index] != 0 {
             return false;
         }
-        self.slots[place] = print;
+        self.slots[index] = print;
         self.used += 1;
         self.latest = self.latest.max(unix_seconds);
         true
@@ -118,24 +120,24 @@ impl Generation {
         let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
         let prints = std::mem::replace(&mut self.slots, vec![0; slots]);
         for print in prints.into_iter().filter(|print| *print != 0) {
-            let place = self.place(print);
-            self.slots[place] = print;
+            let index = self.index_of(print);
+            self.slots[index] = print;
         }
     }
 
     /// The slot of an entry, or the free slot for it.
-    fn place(&self, print: u64) -> usize {
+    fn index_of(&self, print: u64) -> usize {
         let mask = self.slots.len().wrapping_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "any of its bits will do")]
-        let mut place = print as usize & mask;
+        let mut index = print as usize & mask;
         while self
             .slots
-            .get(place)
+            .get(index)
             .is_some_and(|s| *s != 0 && *s != print)
         {
-            place = (place + 1) & mask;
+            index = (index + 1) & mask;
         }
-        place
+        index
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_refused_for_as_long_as_their_time_is_good() {
+    fn repeats_are_refused_while_their_time_is_valid() {
         let mut replay = Replay::default();
         for second in 1000..3000 {
             assert!(replay.is_new(&signature(second), second));
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_with_more_than_can_be_remembered_stops_nothing() {
+    fn a_second_with_more_datagrams_than_memory_loses_none() {
         let mut replay = Replay::with_slots(256);
         for number in 0..5000 {
             assert!(replay.is_new(&signature(number), 1000));
@@ -211,5 +213,43 @@ mod tests {
                 prop_assert!(!replay.is_new(&signature(id), time));
             }
         }
+    }
+
+    #[test]
+    fn a_generation_is_at_most_half_full_and_not_wasteful() {
+        let mut generation = Generation::default();
+        assert!(generation.has_room(FIRST_SLOTS));
+        for number in 1..=1000 {
+            assert!(generation.insert(number, 1000 + number % 7));
+            assert!(!generation.insert(number, 5000), "it is there already");
+            let (used, slots) = (generation.used, generation.slots.len());
+            assert_eq!(used, usize::try_from(number).unwrap());
+            assert!(
+                slots.is_power_of_two() && slots >= 2 * used,
+                "{used} {slots}"
+            );
+            assert!(slots <= (4 * used).max(FIRST_SLOTS), "{used} {slots}");
+            assert!((1..=number).all(|known| generation.has(known)), "{number}");
+            assert!(!generation.has(number + 1));
+        }
+        assert_eq!(generation.latest, 1006);
+        for (slots, has_room) in [(2000, false), (2001, false), (2002, true)] {
+            assert_eq!(generation.has_room(slots), has_room, "{slots}");
+        }
+    }
+
+    /// A full memory forgets the oldest entries, and with them all datagrams up to their time.
+    #[test]
+    fn what_is_forgotten_is_refused_up_to_its_time() {
+        let mut replay = Replay::with_slots(FIRST_SLOTS);
+        for number in 0..200 {
+            assert!(replay.is_new(&signature(number), 1000 + number));
+        }
+        assert!(replay.forgotten_until > 1000);
+        let until = replay.forgotten_until;
+        assert!(!replay.is_new(&signature(900), until), "it could be a copy");
+        assert!(replay.is_new(&signature(901), until + 1));
+        // Two generations hold the latest ones.
+        assert!(until + 32 <= 1199, "{until}");
     }
 }

@@ -50,7 +50,7 @@ fn run(session: &mut Session, from: u64, to: u64) -> Vec<(u64, char)> {
         let before = done.len();
         while let Some(action) = session.poll(now) {
             done.push(match action {
-                Action::Doubt => (second, 'd'),
+                Action::LocateAgain => (second, 'd'),
                 Action::Send(datagram) if datagram.len() == HEADER_BYTES => (second, 'b'),
                 Action::Send(_) => (second, 'p'),
             });
@@ -71,7 +71,7 @@ fn of(done: &[(u64, char)], what: char) -> Vec<u64> {
 #[test]
 fn an_hour_with_a_broker_that_answers() {
     let mut session = Session::new(&identity(), Duration::ZERO);
-    assert!(!session.answers(Duration::ZERO));
+    assert!(!session.is_answering(Duration::ZERO));
     let mut done = run(&mut session, 0, 1);
     let answer = datagram(&packet("2001:db8:a::1", 0), 0);
     session.receive(&answer, at(0)).unwrap();
@@ -81,7 +81,7 @@ fn an_hour_with_a_broker_that_answers() {
         let received = session.receive(&ping, at(second)).unwrap();
         assert!(matches!(received, Received::Packet(p) if p.len() == 48));
         done.extend(run(&mut session, second.max(1), second + 60));
-        assert!(session.answers(Duration::from_secs(second + 59)));
+        assert!(session.is_answering(Duration::from_secs(second + 59)));
     }
     assert_eq!(of(&done, 'b')[..5], [0, 1, 2, 62, 122]);
     assert_eq!(of(&done, 'b').len(), 62);
@@ -90,7 +90,7 @@ fn an_hour_with_a_broker_that_answers() {
 }
 
 #[test]
-fn a_broker_that_never_answers_is_looked_for_ever_more_seldom() {
+fn a_silent_broker_is_located_again_at_growing_intervals() {
     let mut session = Session::new(&identity(), Duration::ZERO);
     let done = run(&mut session, 0, 7200);
     assert_eq!(of(&done, 'p')[..6], [0, 1, 3, 7, 15, 31]);
@@ -100,7 +100,7 @@ fn a_broker_that_never_answers_is_looked_for_ever_more_seldom() {
 }
 
 #[test]
-fn silence_is_noticed_and_ends() {
+fn silence_begins_and_ends() {
     let mut session = Session::new(&identity(), Duration::ZERO);
     run(&mut session, 0, 10);
     session
@@ -109,32 +109,32 @@ fn silence_is_noticed_and_ends() {
     let done = run(&mut session, 10, 300);
     assert_eq!(of(&done, 'p')[..3], [140, 141, 143]);
     assert_eq!(of(&done, 'd'), [170, 230]);
-    assert!(!session.answers(Duration::from_secs(150)));
+    assert!(!session.is_answering(Duration::from_secs(150)));
     session
         .receive(&datagram(&packet("2001:db8:a::1", 0), 300), at(300))
         .unwrap();
-    assert!(session.answers(Duration::from_secs(300)));
+    assert!(session.is_answering(Duration::from_secs(300)));
     assert_eq!(of(&run(&mut session, 300, 400), 'p'), []);
 }
 
 #[test]
-fn a_change_of_address_is_told_at_once() {
+fn a_change_of_address_is_announced_at_once() {
     let mut session = Session::new(&identity(), Duration::ZERO);
     run(&mut session, 0, 5);
     session
         .receive(&datagram(&packet("2001:db8:a::1", 0), 4), at(4))
         .unwrap();
     assert_eq!(of(&run(&mut session, 5, 30), 'b'), []);
-    session.begin_again(Duration::from_secs(30));
+    session.restart(Duration::from_secs(30));
     // Datagrams to the old address prove nothing about the new one, and are no reason for an alarm.
-    assert!(session.answers(Duration::from_secs(31)));
+    assert!(session.is_answering(Duration::from_secs(31)));
     let done = run(&mut session, 30, 40);
     assert_eq!(of(&done, 'b'), [30, 31, 32]);
     assert_eq!(of(&done, 'p'), [30, 31, 33, 37]);
 }
 
 #[test]
-fn what_is_refused_is_counted_and_is_no_sign_of_life() {
+fn refused_datagrams_are_counted_and_do_not_end_silence() {
     let mut session = Session::new(&identity(), Duration::ZERO);
     let good = datagram(&packet("2001:db8:ffff::9", 0), 5);
     assert!(session.receive(&good, at(5)).is_ok());
@@ -157,7 +157,7 @@ fn what_is_refused_is_counted_and_is_no_sign_of_life() {
 }
 
 #[test]
-fn answers_to_probes_are_ours_and_not_the_hosts() {
+fn replies_to_probes_do_not_reach_the_host() {
     let mut session = Session::new(&identity(), Duration::ZERO);
     run(&mut session, 0, 1);
     let Identity { address, peer, .. } = identity();
@@ -165,5 +165,45 @@ fn answers_to_probes_are_ours_and_not_the_hosts() {
     let reply = datagram(&reply, 1);
     let received = session.receive(&reply, at(1));
     assert_eq!(received, Ok(Received::Alive));
-    assert!(session.answers(Duration::from_secs(1)));
+    assert!(session.is_answering(Duration::from_secs(1)));
+}
+
+/// The broker must not notice a restart.
+#[test]
+fn a_session_that_goes_on_waits_for_its_next_keepalive() {
+    let mut session = Session::new(&identity(), Duration::from_secs(100));
+    assert!(!session.has_received());
+    assert_eq!(session.silent_since(), Duration::from_secs(100));
+    session.resume(Duration::from_secs(40), Duration::from_secs(130));
+    assert!(session.has_received());
+    assert_eq!(session.silent_since(), Duration::from_secs(40));
+    assert_eq!(session.keepalive_due(), Duration::from_secs(130));
+    assert!(session.is_answering(Duration::from_secs(169)));
+    assert!(!session.is_answering(Duration::from_secs(170)));
+    let done = run(&mut session, 100, 200);
+    assert_eq!(of(&done, 'b'), [130, 190]);
+    // The silence began at the last datagram, before the restart.
+    assert_eq!(of(&done, 'p')[..3], [170, 171, 173]);
+    assert_eq!(of(&done, 'd'), [] as [u64; 0]);
+}
+
+#[test]
+fn a_first_datagram_proves_that_the_broker_is_there() {
+    let mut session = Session::new(&identity(), Duration::ZERO);
+    assert_eq!(session.address(), identity().address);
+    assert!(!session.has_received());
+    let keepalive = broker().keepalive(START + 5);
+    assert_eq!(session.receive(&keepalive, at(5)), Ok(Received::Alive));
+    assert!(session.has_received());
+    assert_eq!(session.silent_since(), Duration::from_secs(5));
+    // It seals as this end.
+    let Identity {
+        address, password, ..
+    } = identity();
+    let opener = Opener::new(address, &password);
+    assert!(
+        opener
+            .open(&session.sealer().keepalive(START), START)
+            .is_ok()
+    );
 }

@@ -106,7 +106,7 @@ impl Sealer {
 
     /// A keepalive.
     #[must_use]
-    pub fn beat(&self, unix_seconds: u64) -> [u8; HEADER_BYTES] {
+    pub fn keepalive(&self, unix_seconds: u64) -> [u8; HEADER_BYTES] {
         let mut datagram = [0; HEADER_BYTES];
         self.seal(&mut datagram, Operation::Noop, unix_seconds);
         datagram
@@ -314,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn the_vectors_both_ways() {
+    fn test_vectors_in_both_directions() {
         let key = Key::of(&password());
         assert_eq!(
             key.0[..],
             bytes("5ec7fae6e1e0bbc6ffb40837a5c26b2855dc7fba")[..]
         );
         let sealer = Sealer::new(us(), &password());
-        assert_eq!(sealer.beat(TIME_SENT)[..], bytes(BEAT)[..]);
+        assert_eq!(sealer.keepalive(TIME_SENT)[..], bytes(BEAT)[..]);
         let forward = bytes(FORWARD);
         let mut made = vec![0; HEADER_BYTES];
         made.extend_from_slice(&forward[HEADER_BYTES..]);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_bit_and_every_cut_is_noticed() {
+    fn every_changed_bit_and_every_truncation_is_detected() {
         let opener = Opener::new(us(), &password());
         let forward = bytes(FORWARD);
         for bit in 0..forward.len() * 8 {
@@ -385,12 +385,118 @@ mod tests {
         let sealer = Sealer::new(us(), &password());
         let opener = Opener::new(us(), &password());
         let wrap = 1u64 << 32;
-        let beat = sealer.beat(wrap + 5);
+        let beat = sealer.keepalive(wrap + 5);
         assert_eq!(opener.open(&beat, wrap - 5).unwrap().unix_seconds, wrap + 5);
-        let beat = sealer.beat(wrap - 5);
+        let beat = sealer.keepalive(wrap - 5);
         assert_eq!(opener.open(&beat, wrap + 5).unwrap().unix_seconds, wrap - 5);
         // A machine without a real-time clock starts in 1970.
-        let beat = sealer.beat(wrap - 1);
+        let beat = sealer.keepalive(wrap - 1);
         assert_eq!(opener.open(&beat, 3), Err(DropReason::Time));
+    }
+
+    /// A signed datagram with these two bytes of the header and this payload.
+    fn signed(operation: u8, next: u8, payload: &[u8]) -> Vec<u8> {
+        let sealer = Sealer::new(us(), &password());
+        let mut datagram = sealer.keepalive(TIME_SENT).to_vec();
+        datagram[2] = MAGIC[2] | operation;
+        datagram[3] = next;
+        let signature = Sha1::new()
+            .chain_update(&datagram[..SIGNATURE.start])
+            .chain_update(sealer.key.0)
+            .chain_update(payload)
+            .finalize();
+        datagram[SIGNATURE].copy_from_slice(&signature);
+        datagram.extend_from_slice(payload);
+        datagram
+    }
+
+    #[test]
+    fn every_operation_is_read() {
+        use Operation::{EchoRequest, EchoRequestForward, EchoResponse, Forward, Noop, Other};
+        let forward = bytes(FORWARD);
+        let packet = &forward[HEADER_BYTES..];
+        let (none, bad) = (Ok(None), Err(DropReason::Payload));
+        for (operation, bits, next, payload, expected) in [
+            (Noop, 0, NEXT_NONE, &[][..], none),
+            (Noop, 0, NEXT_NONE, &[1, 2], none),
+            (Forward, 1, NEXT_IPV6, packet, Ok(Some(packet))),
+            (Forward, 1, NEXT_IPV6, &[], bad),
+            (Forward, 1, NEXT_NONE, &[], none),
+            (Forward, 1, NEXT_NONE, packet, bad),
+            (Forward, 1, 17, packet, bad),
+            (EchoRequest, 2, NEXT_NONE, &[], none),
+            (EchoRequest, 2, NEXT_IPV6, packet, none),
+            (EchoRequestForward, 3, NEXT_IPV6, packet, Ok(Some(packet))),
+            (EchoResponse, 4, 17, &[7], none),
+            (Other(5), 5, 17, &[7], none),
+            (Other(15), 15, NEXT_NONE, &[], none),
+        ] {
+            let datagram = signed(bits, next, payload);
+            let opened = Opener::new(us(), &password()).open(&datagram, TIME_SENT);
+            let packet = opened.map(|opened| opened.packet);
+            assert_eq!(packet, expected, "{operation:?} {next}");
+            if let Ok(opened) = opened {
+                assert_eq!(opened.operation, operation);
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_has_its_own_length() {
+        let forward = bytes(FORWARD);
+        let packet = &forward[HEADER_BYTES..];
+        assert!(is_whole_packet(packet));
+        assert!(!is_whole_packet(&packet[..packet.len() - 1]));
+        assert!(!is_whole_packet(&[packet, &[0]].concat()));
+        let mut other = packet.to_vec();
+        other[0] = 0x45;
+        assert!(!is_whole_packet(&other), "IPv4");
+    }
+
+    #[test]
+    fn a_datagram_without_room_for_a_header_stays_as_it_is() {
+        let sealer = Sealer::new(us(), &password());
+        let mut short = [7; HEADER_BYTES - 1];
+        sealer.forward(&mut short, TIME_SENT);
+        assert_eq!(short, [7; HEADER_BYTES - 1]);
+    }
+
+    /// Metrics and status have a value for each.
+    #[test]
+    fn reasons_are_counted_by_name_and_place() {
+        let names = DropReason::ALL.map(DropReason::name);
+        let expected = [
+            "short",
+            "header",
+            "identity",
+            "time",
+            "signature",
+            "payload",
+            "repeat",
+            "own_source",
+        ];
+        assert_eq!(names, expected);
+        for (place, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+        }
+    }
+
+    #[test]
+    fn the_nearest_time_is_at_most_half_the_range_away() {
+        const HALF: u64 = 1 << 31;
+        for (time, now, expected) in [
+            (7, 7, 7),
+            (8, 7, 8),
+            (6, 7, 6),
+            (0, HALF - 1 + 2 * HALF, 2 * HALF),
+            (0, HALF + 2 * HALF, 2 * HALF),
+            (0, HALF + 1 + 2 * HALF, 4 * HALF),
+            (u32::MAX, 4 * HALF, 4 * HALF - 1),
+            // Before 1970 there is no time.
+            (u32::MAX, 3, u32::MAX.into()),
+            (3, u64::MAX, u64::MAX),
+        ] {
+            assert_eq!(nearest(time, now), expected, "{time} {now}");
+        }
     }
 }

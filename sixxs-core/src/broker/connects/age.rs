@@ -55,7 +55,7 @@ impl Age {
     }
 
     /// The rest at `now` of a period of `length`; `None`: the period has ended.
-    pub(super) fn left(self, length: Duration, now: Duration) -> Option<Duration> {
+    pub(super) fn remaining(self, length: Duration, now: Duration) -> Option<Duration> {
         length.checked_sub(self.at(now)).filter(|d| !d.is_zero())
     }
 

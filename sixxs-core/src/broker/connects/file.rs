@@ -17,8 +17,7 @@ pub struct Damaged {
     pub expected: &'static str,
 }
 
-pub(super) const HEAD: &str =
-    "# How often brokers were connected to. Written by sixxs; damaged, it counts as too often.";
+pub(super) const HEADER: &str = "# Recent connects to brokers, written by sixxs. If this file is damaged, sixxs assumes that no connect is left.";
 pub(super) const VERSION: &str = "sixxs-connects 1";
 
 impl Ledger {
@@ -79,12 +78,12 @@ impl Ledger {
         };
         match *words {
             ["connect", broker, then, noted] => {
-                let account = self.accounts.entry(broker.to_owned()).or_default();
-                account.taken.push(age(then, noted)?);
+                let entry = self.entries.entry(broker.to_owned()).or_default();
+                entry.taken.push(age(then, noted)?);
             }
             ["refused", broker, time @ ("first" | "again"), then, noted] => {
-                let account = self.accounts.entry(broker.to_owned()).or_default();
-                account.refused = Some(Refusal {
+                let entry = self.entries.entry(broker.to_owned()).or_default();
+                entry.refused = Some(Refusal {
                     age: age(then, noted)?,
                     again: time == "again",
                 });
@@ -98,7 +97,7 @@ impl Ledger {
     /// The text of the file.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{HEAD}\n{VERSION}\nboot {}\n", self.boot.0);
+        let mut text = format!("{HEADER}\n{VERSION}\nboot {}\n", self.boot.0);
         let mut line = |what: fmt::Arguments<'_>, age: &Age| {
             let [then, noted] = [age.then, age.noted].map(nanoseconds);
             // Writing into a String does not fail.
@@ -107,11 +106,11 @@ impl Ledger {
         if let Some(age) = &self.unreadable {
             line(format_args!("unreadable"), age);
         }
-        for (broker, account) in &self.accounts {
-            for age in &account.taken {
+        for (broker, entry) in &self.entries {
+            for age in &entry.taken {
                 line(format_args!("connect {broker}"), age);
             }
-            if let Some(Refusal { age, again }) = &account.refused {
+            if let Some(Refusal { age, again }) = &entry.refused {
                 let time = if *again { "again" } else { "first" };
                 line(format_args!("refused {broker} {time}"), age);
             }

@@ -59,10 +59,10 @@ pub const MEMORY: Duration = Duration::from_secs(24 * 3600);
 
 /// During a lockout, its age is written down at this interval, so that a reboot does not restart
 /// the lockout.
-const NOTE_LOCKOUT: Duration = Duration::from_secs(60);
+const LOCKOUT_SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The age of a refusal after its lockout is written down at this interval.
-const NOTE_MEMORY: Duration = Duration::from_secs(3600);
+const REFUSAL_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The maximum number of connects in a limit.
 pub const MAX_CONNECTS: u32 = 1000;
@@ -76,7 +76,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn left(self, limit: &Limit, now: Duration) -> Option<Duration> {
+    fn remaining(self, limit: &Limit, now: Duration) -> Option<Duration> {
         let length = if self.again {
             limit.block
         } else {
@@ -84,25 +84,26 @@ impl Refusal {
         };
         // The broker's clock started no later than the local one, but the local one may run
         // slightly fast.
-        self.age.left(length.saturating_add(limit.grace()), now)
+        self.age
+            .remaining(length.saturating_add(limit.grace()), now)
     }
 
     fn forgotten(self, limit: &Limit, now: Duration) -> bool {
-        self.left(limit, now).is_none() && self.age.at(now) >= MEMORY
+        self.remaining(limit, now).is_none() && self.age.at(now) >= MEMORY
     }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Account {
+struct BrokerEntry {
     /// The ages of taken slots.
     taken: Vec<Age>,
     refused: Option<Refusal>,
 }
 
-impl Account {
+impl BrokerEntry {
     fn prune(&mut self, limit: &Limit, now: Duration) {
         self.taken
-            .retain(|age| age.left(limit.span(), now).is_some());
+            .retain(|age| age.remaining(limit.slot_lifetime(), now).is_some());
         self.refused = self.refused.filter(|r| !r.forgotten(limit, now));
     }
 
@@ -130,7 +131,7 @@ impl Limit {
     }
 
     /// The time for which a slot stays taken.
-    fn span(&self) -> Duration {
+    fn slot_lifetime(&self) -> Duration {
         self.window.saturating_add(self.grace())
     }
 }
@@ -141,12 +142,12 @@ pub struct Wait {
     /// The waiting time, from the given moment.
     pub remaining: Duration,
     /// The reason.
-    pub why: Why,
+    pub why: WaitReason,
 }
 
 /// The reason why no connect is possible now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum WaitReason {
     /// Every slot is taken; the number of slots.
     Slots(u32),
     /// The ledger could not be read: every slot may be taken.
@@ -157,7 +158,7 @@ pub enum Why {
     Blocked,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Slots(1) => f.write_str("the last connect to the broker was too recent"),
@@ -189,7 +190,7 @@ impl fmt::Display for Wait {
     }
 }
 
-impl Why {
+impl WaitReason {
     /// Whether the broker refused the client; false: the limit is local.
     #[must_use]
     pub const fn is_lockout(self) -> bool {
@@ -227,7 +228,7 @@ impl Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     boot: BootId,
-    accounts: BTreeMap<String, Account>,
+    entries: BTreeMap<String, BrokerEntry>,
     /// Set if the file could not be read: then all slots of every broker count as taken.
     unreadable: Option<Age>,
 }
@@ -238,7 +239,7 @@ impl Ledger {
     pub const fn new(boot: BootId) -> Self {
         Self {
             boot,
-            accounts: BTreeMap::new(),
+            entries: BTreeMap::new(),
             unreadable: None,
         }
     }
@@ -255,24 +256,24 @@ impl Ledger {
             return Err(wait);
         }
         for broker in brokers {
-            let account = self.accounts.entry(broker).or_default();
-            account.taken.push(Age::new(now.since_boot));
+            let entry = self.entries.entry(broker).or_default();
+            entry.taken.push(Age::new(now.since_boot));
         }
         Ok(())
     }
 
     /// Records that the broker refused the client for connecting too often.
-    pub fn refused(&mut self, brokers: &[&str], limit: &Limit, now: &Moment) {
+    pub fn lock_out(&mut self, brokers: &[&str], limit: &Limit, now: &Moment) {
         self.forget(limit, now.since_boot);
         for broker in brokers {
-            let account = self.accounts.entry(key(broker)).or_default();
-            let again = account.refused.is_some_and(|earlier| {
+            let entry = self.entries.entry(key(broker)).or_default();
+            let again = entry.refused.is_some_and(|earlier| {
                 // During a lockout, only connects already in progress are refused: that is one
                 // incident, not two.
-                let same = earlier.left(limit, now.since_boot).is_some();
+                let same = earlier.remaining(limit, now.since_boot).is_some();
                 if same { earlier.again } else { true }
             });
-            account.refused = Some(Refusal {
+            entry.refused = Some(Refusal {
                 age: Age::new(now.since_boot),
                 again,
             });
@@ -284,7 +285,7 @@ impl Ledger {
     pub fn standing(&self, broker: &str, limit: &Limit, now: &Moment) -> Standing {
         let now = now.since_boot;
         let broker = key(broker);
-        let lefts = self.lefts(&broker, limit, now);
+        let lefts = self.remaining_times(&broker, limit, now);
         let slots = limit.slots();
         let used = u32::try_from(lefts.len()).unwrap_or(u32::MAX);
         Standing {
@@ -297,7 +298,7 @@ impl Ledger {
 
     /// The brokers with entries.
     pub fn brokers(&self) -> impl Iterator<Item = &str> {
-        self.accounts.keys().map(String::as_str)
+        self.entries.keys().map(String::as_str)
     }
 
     /// Whether the file was damaged recently, so that no connect to any broker is possible.
@@ -310,7 +311,7 @@ impl Ledger {
     /// no waiting. The caller should write the ledger afterwards.
     pub fn prune(&mut self, limit: &Limit, now: &Moment) {
         self.forget(limit, now.since_boot);
-        let ages = self.accounts.values_mut().flat_map(Account::ages);
+        let ages = self.entries.values_mut().flat_map(BrokerEntry::ages);
         for age in ages.chain(self.unreadable.as_mut()) {
             age.note(now.since_boot);
         }
@@ -321,14 +322,20 @@ impl Ledger {
     pub fn prune_due(&self, limit: &Limit, now: &Moment) -> Option<Duration> {
         let now = now.since_boot;
         // One write for all connects, when the last one has expired.
-        let connects = self.accounts.values().flat_map(|account| &account.taken);
+        let connects = self.entries.values().flat_map(|entry| &entry.taken);
         let connects = connects.chain(&self.unreadable);
-        let connects = connects.map(|age| age.left(limit.span(), now).unwrap_or_default());
-        let refusals = self.accounts.values().filter_map(|account| {
-            let refusal = account.refused?;
-            let (every, over) = match refusal.left(limit, now) {
-                Some(left) => (NOTE_LOCKOUT, left),
-                None => (NOTE_MEMORY, MEMORY.saturating_sub(refusal.age.at(now))),
+        let connects = connects.map(|age| {
+            age.remaining(limit.slot_lifetime(), now)
+                .unwrap_or_default()
+        });
+        let refusals = self.entries.values().filter_map(|entry| {
+            let refusal = entry.refused?;
+            let (every, over) = match refusal.remaining(limit, now) {
+                Some(left) => (LOCKOUT_SAVE_INTERVAL, left),
+                None => (
+                    REFUSAL_SAVE_INTERVAL,
+                    MEMORY.saturating_sub(refusal.age.at(now)),
+                ),
             };
             let unnoted = now.saturating_sub(refusal.age.noted);
             Some(every.saturating_sub(unnoted).min(over))
@@ -337,24 +344,24 @@ impl Ledger {
     }
 
     fn forget(&mut self, limit: &Limit, now: Duration) {
-        self.accounts.retain(|_, account| {
-            account.prune(limit, now);
-            !account.is_empty()
+        self.entries.retain(|_, entry| {
+            entry.prune(limit, now);
+            !entry.is_empty()
         });
-        let over = |age: &Age| age.left(limit.span(), now).is_none();
+        let over = |age: &Age| age.remaining(limit.slot_lifetime(), now).is_none();
         self.unreadable = self.unreadable.filter(|age| !over(age));
     }
 
     fn wait(&self, broker: &str, limit: &Limit, now: Duration) -> Option<Wait> {
-        let lefts = self.lefts(broker, limit, now);
+        let lefts = self.remaining_times(broker, limit, now);
         let slots = limit.slots();
         let free = lefts.len().checked_sub(slots as usize);
         let slot = free.and_then(|index| lefts.get(index)).map(|left| Wait {
             remaining: *left,
             why: if self.unreadable.is_some() {
-                Why::Unreadable
+                WaitReason::Unreadable
             } else {
-                Why::Slots(slots)
+                WaitReason::Slots(slots)
             },
         });
         let lockout = self.lockout(broker, limit, now);
@@ -364,26 +371,26 @@ impl Ledger {
     }
 
     /// The remaining times of the taken slots, shortest first.
-    fn lefts(&self, broker: &str, limit: &Limit, now: Duration) -> Vec<Duration> {
-        let taken = self.accounts.get(broker).map(|account| &account.taken);
+    fn remaining_times(&self, broker: &str, limit: &Limit, now: Duration) -> Vec<Duration> {
+        let taken = self.entries.get(broker).map(|entry| &entry.taken);
         let taken = taken.into_iter().flatten();
         let unreadable = self
             .unreadable
             .iter()
             .flat_map(|age| std::iter::repeat_n(age, limit.slots() as usize));
-        let left = |age: &Age| age.left(limit.span(), now);
+        let left = |age: &Age| age.remaining(limit.slot_lifetime(), now);
         let mut lefts: Vec<Duration> = taken.chain(unreadable).filter_map(left).collect();
         lefts.sort_unstable();
         lefts
     }
 
     fn lockout(&self, broker: &str, limit: &Limit, now: Duration) -> Option<Wait> {
-        let refusal = self.accounts.get(broker)?.refused?;
-        let remaining = refusal.left(limit, now)?;
+        let refusal = self.entries.get(broker)?.refused?;
+        let remaining = refusal.remaining(limit, now)?;
         let why = if refusal.again {
-            Why::Blocked
+            WaitReason::Blocked
         } else {
-            Why::LockedOut
+            WaitReason::LockedOut
         };
         Some(Wait { remaining, why })
     }

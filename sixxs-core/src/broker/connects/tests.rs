@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::{
-    file::{HEAD, VERSION},
+    file::{HEADER, VERSION},
     *,
 };
 
@@ -98,12 +98,12 @@ fn a_reboot_releases_nothing_and_counts_from_its_start() {
 fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     let limit = Limit::default();
     let mut ledger = Ledger::new("a".parse().unwrap());
-    ledger.refused(&[BROKER], &limit, &moment("a", 100.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("a", 100.0));
     // Two connects were in progress at the same time: still one incident.
-    ledger.refused(&[BROKER], &limit, &moment("a", 101.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("a", 101.0));
     let now = moment("a", 161.0);
     let wait = ledger.take(&[BROKER], &limit, &now).unwrap_err();
-    assert_eq!(wait.why, Why::LockedOut);
+    assert_eq!(wait.why, WaitReason::LockedOut);
     assert_eq!(wait.remaining, Duration::from_secs(245));
     let standing = ledger.standing(BROKER, &limit, &now);
     assert_eq!(standing.locked_out, Some(wait));
@@ -123,22 +123,22 @@ fn a_lockout_is_waited_out_across_reboots_and_a_second_one_is_a_block() {
     assert_eq!(wait.remaining, Duration::from_secs(240));
 
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", 245.0)), Ok(()));
-    ledger.refused(&[BROKER], &limit, &moment("b", 246.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("b", 246.0));
     let wait = ledger
         .take(&[BROKER], &limit, &moment("b", 1000.0))
         .unwrap_err();
-    assert_eq!(wait.why, Why::Blocked);
+    assert_eq!(wait.why, WaitReason::Blocked);
     assert!(wait.remaining > Duration::from_secs(6 * 24 * 3600));
     let over = 7.0 * 24.0 * 3600.0 + 251.0;
     assert_eq!(ledger.take(&[BROKER], &limit, &moment("b", over)), Ok(()));
     // That was over a day ago: the next refusal counts as the first.
-    ledger.refused(&[BROKER], &limit, &moment("b", over + 1.0));
+    ledger.lock_out(&[BROKER], &limit, &moment("b", over + 1.0));
     let standing = ledger.standing(BROKER, &limit, &moment("b", over + 1.0));
-    assert_eq!(standing.locked_out.unwrap().why, Why::LockedOut);
+    assert_eq!(standing.locked_out.unwrap().why, WaitReason::LockedOut);
 }
 
 #[test]
-fn pruned_it_is_empty() {
+fn a_pruned_ledger_is_empty() {
     let limit = Limit::default();
     let now = moment("a", 10.0);
     let empty = Ledger::new(now.boot.clone());
@@ -152,12 +152,12 @@ fn pruned_it_is_empty() {
 }
 
 #[test]
-fn damaged_counts_as_every_slot_taken_now() {
+fn in_a_damaged_ledger_every_slot_is_taken() {
     let limit = Limit::default();
     let now = moment("a", 1000.0);
     let mut good = Ledger::new(now.boot.clone());
     assert_eq!(good.take(&[BROKER, "192.0.2.1"], &limit, &now), Ok(()));
-    good.refused(&[BROKER], &limit, &now);
+    good.lock_out(&[BROKER], &limit, &now);
     let text = good.text();
     let lines: Vec<&str> = text.lines().collect();
     let mut files: Vec<Vec<u8>> = (0..text.len())
@@ -177,7 +177,7 @@ fn damaged_counts_as_every_slot_taken_now() {
         assert!(damaged.is_some(), "{}", String::from_utf8_lossy(&file));
         for broker in [BROKER, "any.example"] {
             let wait = ledger.take(&[broker], &limit, &now).unwrap_err();
-            assert_eq!(wait.why, Why::Unreadable);
+            assert_eq!(wait.why, WaitReason::Unreadable);
             assert_eq!(wait.remaining, Duration::from_secs(65));
         }
         // Writing it back repairs it.
@@ -377,7 +377,7 @@ impl World {
             Event::Note(p) => {
                 if let Process::Refused = self.processes[p] {
                     self.processes[p] = Process::Idle;
-                    self.locked(|l, limit, now| l.refused(&[BROKER], limit, now));
+                    self.locked(|l, limit, now| l.lock_out(&[BROKER], limit, now));
                     self.notes += 1;
                     match self.refusals.last_mut() {
                         Some(last) if self.truth < *last + Limit::default().lockout => {
@@ -466,7 +466,7 @@ proptest! {
     #[test]
     fn no_numbers_are_too_strange(numbers in prop::collection::vec(any::<u64>(), 6), now in any::<u64>()) {
         let lines = format!(
-            "{HEAD}\n{VERSION}\nboot a\nunreadable {} {}\nconnect b {} {}\nrefused b again {} {}\nend 7\n",
+            "{HEADER}\n{VERSION}\nboot a\nunreadable {} {}\nconnect b {} {}\nrefused b again {} {}\nend 7\n",
             numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5],
         );
         let now = Moment { boot: "a".parse().unwrap(), since_boot: Duration::from_nanos(now) };
@@ -481,5 +481,82 @@ proptest! {
         let (later, damaged) = Ledger::read(ledger.text().as_bytes(), &now);
         prop_assert_eq!(damaged, None);
         prop_assert_eq!(later, ledger);
+    }
+}
+
+#[test]
+#[rustfmt::skip] // one case per line
+fn reasons_are_told_and_whose_they_are() {
+    for (why, expected, is_lockout) in [
+        (WaitReason::Slots(1), "the last connect to the broker was too recent", false),
+        (WaitReason::Slots(2), "there were 2 connects to the broker recently", false),
+        (WaitReason::Unreadable, "the record of connects was damaged", false),
+        (WaitReason::LockedOut, "the broker refused this host for too many connects", true),
+        (WaitReason::Blocked, "the broker refused this host for too many connects a second time in a day", true),
+    ] {
+        assert_eq!(why.to_string(), expected);
+        assert_eq!(why.is_lockout(), is_lockout, "{expected}");
+    }
+}
+
+#[test]
+fn seconds_are_rounded_up() {
+    for (remaining, expected) in [
+        (Duration::ZERO, 0),
+        (Duration::from_nanos(1), 1),
+        (Duration::from_secs(1), 1),
+        (Duration::new(1, 1), 2),
+    ] {
+        let why = WaitReason::Unreadable;
+        assert_eq!(Wait { remaining, why }.seconds(), expected);
+    }
+}
+
+#[test]
+fn brokers_with_entries_are_listed() {
+    let limit = Limit::default();
+    let mut ledger = Ledger::new("a".parse().unwrap());
+    assert_eq!(ledger.brokers().count(), 0);
+    let now = moment("a", 10.0);
+    assert_eq!(ledger.take(&[BROKER, "192.0.2.1"], &limit, &now), Ok(()));
+    ledger.lock_out(&["pop.example.net"], &limit, &now);
+    let brokers: Vec<_> = ledger.brokers().collect();
+    assert_eq!(brokers, ["192.0.2.1", "pop.example.net", BROKER]);
+}
+
+/// A connect that is not complete yet counts for a while longer.
+#[test]
+fn a_slot_stays_taken_for_the_window_and_the_grace() {
+    for (window, grace) in [(60, 5.0), (20, 5.0), (16, 4.0), (1, 0.25)] {
+        let limit = Limit {
+            connects: 1,
+            window: Duration::from_secs(window),
+            ..Limit::default()
+        };
+        assert_eq!(limit.grace(), Duration::from_secs_f64(grace));
+        let mut ledger = Ledger::new("a".parse().unwrap());
+        assert_eq!(ledger.take(&[BROKER], &limit, &moment("a", 10.0)), Ok(()));
+        let end = 10.0 + f64::from(u32::try_from(window).unwrap()) + grace;
+        assert!(
+            ledger
+                .take(&[BROKER], &limit, &moment("a", end - 0.01))
+                .is_err()
+        );
+        assert_eq!(ledger.take(&[BROKER], &limit, &moment("a", end)), Ok(()));
+    }
+}
+
+#[test]
+fn boot_ids_are_short_words() {
+    let longest = "a".repeat(64);
+    for (text, is_good) in [
+        ("9f1c6ac5-9d5b-4d8c-a3cb-4aa7d4c2b7f1", true),
+        (longest.as_str(), true),
+        (&format!("{longest}a"), false),
+        ("", false),
+        ("a b", false),
+        ("ö", false),
+    ] {
+        assert_eq!(text.parse::<BootId>().is_ok(), is_good, "{text}");
     }
 }

@@ -100,12 +100,12 @@ pub enum Problem {
     /// TLS is required, but the server does not offer it.
     #[error("TLS is required, and the server does not offer it: {0:?}")]
     NoTls(String),
-    /// Unexpected bytes. Before TLS, they may be an attempt to inject replies.
+    /// Data that is not the reply to a command. Before TLS, it may be an attempt to inject replies.
     #[error("the server, or an attacker on the path, sent unexpected data")]
-    OutOfTurn,
+    UnexpectedData,
     /// More data than any valid reply has.
     #[error("the server sent {0} of more than {1} {2}")]
-    TooMuch(&'static str, usize, &'static str),
+    TooMuchData(&'static str, usize, &'static str),
     /// The reply does not follow the protocol.
     #[error("the server sent {0}")]
     Garbage(String),
@@ -148,21 +148,22 @@ impl Error {
             | Problem::Login(_) => Class::Refused,
             Problem::Clock { .. } => Class::Clock,
             Problem::NoTls(_) => Class::Tls,
-            Problem::OutOfTurn | Problem::TooMuch(..) | Problem::Garbage(_) | Problem::Closed => {
-                Class::Garbage
-            }
+            Problem::UnexpectedData
+            | Problem::TooMuchData(..)
+            | Problem::Garbage(_)
+            | Problem::Closed => Class::Garbage,
         }
     }
 }
 
 /// The maximum number of characters to show of a server's text.
-const SHOWN_CHARS: usize = 200;
+const MAX_CHARS: usize = 200;
 
 /// Sanitises a text for display in one line: without control characters, and limited in length.
-pub(super) fn shown(words: &str) -> String {
+pub(super) fn printable(words: &str) -> String {
     let clean = clean(words);
-    let mut shown: String = clean.trim().chars().take(SHOWN_CHARS).collect();
-    if clean.trim().chars().nth(SHOWN_CHARS).is_some() {
+    let mut shown: String = clean.trim().chars().take(MAX_CHARS).collect();
+    if clean.trim().chars().nth(MAX_CHARS).is_some() {
         shown.push('…');
     }
     shown
@@ -176,7 +177,7 @@ pub(super) fn clean(words: &str) -> Zeroizing<String> {
 
 /// Whether the text of a refusal is about connecting too often.
 pub(super) fn is_too_often(words: &str) -> bool {
-    const TELLING: &[&str] = &[
+    const PHRASES: &[&str] = &[
         "block",
         "blocked",
         "exceeded",
@@ -196,7 +197,7 @@ pub(super) fn is_too_often(words: &str) -> bool {
     ];
     words
         .split(|c: char| !c.is_ascii_alphabetic())
-        .any(|word| TELLING.contains(&word.to_ascii_lowercase().as_str()))
+        .any(|word| PHRASES.contains(&word.to_ascii_lowercase().as_str()))
 }
 
 #[cfg(test)]
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_for_connecting_too_often_are_told_from_others() {
+    fn refusals_for_connecting_too_often_are_recognised() {
         for words in [
             "You are connecting too often",
             "Too many connections, try again later",
@@ -228,8 +229,8 @@ mod tests {
 
     #[test]
     fn words_are_cleaned() {
-        assert_eq!(shown(" a\x1b[31m\r\x07b\u{9b} "), "a [31m  b");
-        assert_eq!(shown(&"é".repeat(201)), "é".repeat(200) + "…");
+        assert_eq!(printable(" a\x1b[31m\r\x07b\u{9b} "), "a [31m  b");
+        assert_eq!(printable(&"é".repeat(201)), "é".repeat(200) + "…");
     }
 
     #[test]
@@ -248,5 +249,62 @@ mod tests {
                 .to_string()
                 .contains("is 121 s behind the server's")
         );
+    }
+
+    #[test]
+    fn each_problem_has_its_reaction() {
+        let words = || "words".to_owned();
+        for (problem, class) in [
+            (Problem::TooOften(words()), Class::TooOften),
+            (Problem::Unavailable(words()), Class::Unavailable),
+            (Problem::Refused(words()), Class::Refused),
+            (Problem::NoTunnels, Class::Refused),
+            (Problem::SeveralTunnels(vec![words()]), Class::Refused),
+            (Problem::Login("words"), Class::Refused),
+            (Problem::Clock { ahead: 121 }, Class::Clock),
+            (Problem::NoTls(words()), Class::Tls),
+            (Problem::UnexpectedData, Class::Garbage),
+            (Problem::TooMuchData("a line", 1, "bytes"), Class::Garbage),
+            (Problem::Garbage(words()), Class::Garbage),
+            (Problem::Closed, Class::Garbage),
+        ] {
+            let stage = Stage::Login;
+            assert_eq!(Error { stage, problem }.class(), class);
+        }
+    }
+
+    #[test]
+    fn each_stage_has_a_name_of_its_own() {
+        use Stage::{
+            Authenticate, Challenge, Client, Clock, Greeting, List, Login, Show, StartTls, Username,
+        };
+        let all = [
+            Login,
+            Greeting,
+            Client,
+            Clock,
+            StartTls,
+            Username,
+            Challenge,
+            Authenticate,
+            List,
+            Show,
+        ];
+        let names: std::collections::BTreeSet<_> = all.iter().map(Stage::to_string).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(!names.contains(""));
+        let problem = Problem::Closed;
+        let error = Error {
+            stage: Login,
+            problem,
+        };
+        assert_eq!(error.to_string(), "login: the server closed the connection");
+    }
+
+    #[test]
+    fn a_text_of_the_limit_is_shown_whole() {
+        let most = "é".repeat(MAX_CHARS);
+        assert_eq!(printable(&most), most);
+        assert_eq!(printable(&format!("  {most}  ")), most);
     }
 }

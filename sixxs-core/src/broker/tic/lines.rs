@@ -42,10 +42,10 @@ impl Lines {
         let taken = end.map_or(bytes.len(), |at| at + 1);
         self.reply_bytes = self.reply_bytes.saturating_add(taken);
         if self.begun.len() + taken > MAX_LINE_BYTES {
-            return Err(Problem::TooMuch("a line", MAX_LINE_BYTES, "bytes"));
+            return Err(Problem::TooMuchData("a line", MAX_LINE_BYTES, "bytes"));
         }
         if self.reply_bytes > MAX_REPLY_BYTES {
-            return Err(Problem::TooMuch("a reply", MAX_REPLY_BYTES, "bytes"));
+            return Err(Problem::TooMuchData("a reply", MAX_REPLY_BYTES, "bytes"));
         }
         let (now, later) = bytes.split_at(taken);
         self.begun.extend_from_slice(now);
@@ -55,7 +55,7 @@ impl Lines {
         }
         self.reply_lines += 1;
         if self.reply_lines > MAX_REPLY_LINES {
-            return Err(Problem::TooMuch("a reply", MAX_REPLY_LINES, "lines"));
+            return Err(Problem::TooMuchData("a reply", MAX_REPLY_LINES, "lines"));
         }
         let line = self.begun.strip_suffix(b"\n").unwrap_or(&self.begun);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -69,7 +69,7 @@ impl Lines {
 
     /// Length and capacity of the buffer for the incomplete line.
     #[cfg(test)]
-    pub(super) fn kept(&self) -> (usize, usize) {
+    pub(super) fn buffer_size(&self) -> (usize, usize) {
         (self.begun.len(), self.begun.capacity())
     }
 }
@@ -90,7 +90,7 @@ mod tests {
                 }
             }
             assert_eq!(found, ["200 one", "", "201 two"], "{size}");
-            assert_eq!(lines.kept(), (4, MAX_LINE_BYTES));
+            assert_eq!(lines.buffer_size(), (4, MAX_LINE_BYTES));
         }
     }
 
@@ -103,7 +103,7 @@ mod tests {
         let long = [b'x'; MAX_LINE_BYTES + 1];
         assert!(matches!(
             lines.next(&mut &long[..]),
-            Err(Problem::TooMuch("a line", ..))
+            Err(Problem::TooMuchData("a line", ..))
         ));
 
         let mut lines = Lines::new();
@@ -114,7 +114,7 @@ mod tests {
         }
         assert!(matches!(
             lines.next(&mut rest),
-            Err(Problem::TooMuch("a reply", _, "lines"))
+            Err(Problem::TooMuchData("a reply", _, "lines"))
         ));
 
         let mut lines = Lines::new();
@@ -123,5 +123,26 @@ mod tests {
         assert_eq!(until, Some(16));
         lines.reset();
         assert!(lines.next(&mut line.as_slice()).is_ok());
+    }
+
+    #[test]
+    fn replies_up_to_their_limits_are_taken() {
+        let lines_of = |text: &str| {
+            let (mut lines, mut bytes) = (Lines::new(), text.as_bytes());
+            let mut count = 0;
+            while lines.next(&mut bytes)?.is_some() {
+                count += 1;
+            }
+            Ok::<_, Problem>(count)
+        };
+        let line = |bytes: usize| "x".repeat(bytes - 1) + "\n";
+        assert_eq!(lines_of(&line(MAX_LINE_BYTES)), Ok(1));
+        assert!(lines_of(&line(MAX_LINE_BYTES + 1)).is_err());
+        assert!(lines_of(&"x".repeat(MAX_LINE_BYTES + 1)).is_err());
+        let whole = MAX_REPLY_BYTES / MAX_LINE_BYTES;
+        assert_eq!(lines_of(&line(MAX_LINE_BYTES).repeat(whole)), Ok(whole));
+        assert!(lines_of(&(line(MAX_LINE_BYTES).repeat(whole) + "\n")).is_err());
+        assert_eq!(lines_of(&"\n".repeat(MAX_REPLY_LINES)), Ok(MAX_REPLY_LINES));
+        assert!(lines_of(&"\n".repeat(MAX_REPLY_LINES + 1)).is_err());
     }
 }

@@ -31,7 +31,7 @@ pub use self::{
     server::{BadServer, PORT, Server},
 };
 use self::{
-    error::{clean, is_too_often, shown},
+    error::{clean, is_too_often, printable},
     lines::Lines,
     parameters::Shown,
 };
@@ -162,8 +162,8 @@ impl Client {
         while !bytes.is_empty() {
             match self.state {
                 State::Over(_) => break,
-                State::Tls => return Err(Problem::OutOfTurn),
-                _ if !actions.is_empty() => return Err(Problem::OutOfTurn),
+                State::Tls => return Err(Problem::UnexpectedData),
+                _ if !actions.is_empty() => return Err(Problem::UnexpectedData),
                 _ => {}
             }
             let Some(line) = self.lines.next(&mut bytes)? else {
@@ -219,7 +219,7 @@ impl Client {
                 return Err(self.refusal(words));
             }
             if self.login.require_tls {
-                return Err(Problem::NoTls(self.fit(words)));
+                return Err(Problem::NoTls(self.sanitised(words)));
             }
             return Ok(vec![self.send_username()]);
         }
@@ -348,18 +348,18 @@ impl Client {
 
     fn refusal(&self, words: &str) -> Problem {
         if is_too_often(words) {
-            Problem::TooOften(self.fit(words))
+            Problem::TooOften(self.sanitised(words))
         } else {
-            Problem::Refused(self.fit(words))
+            Problem::Refused(self.sanitised(words))
         }
     }
 
     fn garbage(&self, instead: &str, line: &str) -> Problem {
-        Problem::Garbage(format!("{:?} {instead}", self.fit(line)))
+        Problem::Garbage(format!("{:?} {instead}", self.sanitised(line)))
     }
 
     /// Sanitises the server's text for display: some servers repeat the command that they refuse.
-    fn fit(&self, words: &str) -> String {
+    fn sanitised(&self, words: &str) -> String {
         // Control characters are removed before the search, since they could hide a secret. The text
         // is truncated after the search, since a part of a secret could remain.
         let mut words = clean(words);
@@ -369,7 +369,7 @@ impl Client {
                 words = Zeroizing::new(words.replace(secret.as_str(), "…"));
             }
         }
-        shown(&words)
+        printable(&words)
     }
 }
 
@@ -406,7 +406,7 @@ fn compare_clocks(words: &str, now: u64) -> Result<(), Problem> {
     let server: u64 = words
         .trim()
         .parse()
-        .map_err(|_| Problem::Garbage(format!("{:?} instead of the time", shown(words))))?;
+        .map_err(|_| Problem::Garbage(format!("{:?} instead of the time", printable(words))))?;
     if now.abs_diff(server) <= MAX_CLOCK_DIFFERENCE_SECONDS {
         return Ok(());
     }

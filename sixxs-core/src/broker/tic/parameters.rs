@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::error::{Problem, shown};
+use super::error::{Problem, printable};
 use crate::{
     secret::Secret,
     types::{InterfaceAddress, Mtu},
@@ -118,7 +118,7 @@ pub struct TunnelLine {
 
 impl TunnelLine {
     pub(super) fn read(line: &str) -> Result<Self, Problem> {
-        let mut words = line.split_ascii_whitespace().map(shown);
+        let mut words = line.split_ascii_whitespace().map(printable);
         let mut word = || words.next().ok_or_else(|| unexpected("a tunnel", line));
         Ok(Self {
             id: word()?,
@@ -146,14 +146,14 @@ impl PopLine {
             return Err(unexpected("a PoP", line));
         }
         Ok(Self {
-            id: shown(id),
-            words: shown(words),
+            id: printable(id),
+            words: printable(words),
         })
     }
 }
 
 fn unexpected(what: &str, line: &str) -> Problem {
-    Problem::Garbage(format!("{:?} instead of {what}", shown(line)))
+    Problem::Garbage(format!("{:?} instead of {what}", printable(line)))
 }
 
 /// The lines of `tunnel show`.
@@ -205,8 +205,8 @@ impl<'a> Shown<'a> {
         {
             return Err(Problem::NotEnabled {
                 id: id.to_owned(),
-                user: shown(user),
-                admin: shown(admin),
+                user: printable(user),
+                admin: printable(admin),
             });
         }
         const LENGTH: &str = "a length of 64 to 128 bits";
@@ -241,7 +241,7 @@ impl<'a> Shown<'a> {
                 Duration::from_secs(n.clamp(low.into(), high.into()))
             }),
             mtu: self.mtu()?,
-            pop: self.get("POP Id").map(shown).unwrap_or_default(),
+            pop: self.get("POP Id").map(printable).unwrap_or_default(),
         })
     }
 

@@ -16,7 +16,7 @@ use crate::{
 
 /// The request for the parameters. Parameters for another request are not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct Query {
     /// The server.
     pub server: Server,
     /// The user.
@@ -40,7 +40,7 @@ const VERSION: u32 = 1;
 
 /// The text of the file. It contains the tunnel's password.
 #[must_use]
-pub fn text(asked: &Asked, parameters: &Parameters) -> Zeroizing<String> {
+pub fn text(query: &Query, parameters: &Parameters) -> Zeroizing<String> {
     let Parameters {
         id,
         kind,
@@ -66,9 +66,9 @@ pub fn text(asked: &Asked, parameters: &Parameters) -> Zeroizing<String> {
     number("mtu", mtu.0.into());
     number("heartbeat_seconds", heartbeat_interval.as_secs());
     let mut string = |key: &str, value: &str| quote(&mut text, key, value);
-    string("server", &asked.server.to_string());
-    string("username", &asked.username);
-    if let Some(id) = &asked.tunnel_id {
+    string("server", &query.server.to_string());
+    string("username", &query.username);
+    if let Some(id) = &query.tunnel_id {
         string("tunnel_id", id);
     }
     string("id", id);
@@ -102,12 +102,12 @@ fn quote(text: &mut String, key: &str, value: &str) {
 }
 
 /// Reads the file.
-pub fn read(text: &str) -> Result<(Asked, Parameters), Unusable> {
+pub fn read(text: &str) -> Result<(Query, Parameters), Unusable> {
     // The library's message would quote the line, which may contain the password.
     let table = DeTable::parse(text).map_err(|_| Unusable::Syntax)?;
     let saved = Saved(table.into_inner());
     saved.number("version", VERSION..=VERSION)?;
-    let asked = Asked {
+    let query = Query {
         server: saved.needed("server")?,
         username: saved.needed("username")?,
         tunnel_id: saved.parsed("tunnel_id")?,
@@ -132,7 +132,7 @@ pub fn read(text: &str) -> Result<(Asked, Parameters), Unusable> {
     if !InterfaceAddress::TUNNEL_BITS.contains(&parameters.address.bits) {
         return Err(Unusable::Value("address"));
     }
-    Ok((asked, parameters))
+    Ok((query, parameters))
 }
 
 struct Saved<'a>(DeTable<'a>);
@@ -177,8 +177,8 @@ mod tests {
 
     use super::{super::Kind, *};
 
-    fn example(password: &str) -> (Asked, Parameters) {
-        let asked = Asked {
+    fn example(password: &str) -> (Query, Parameters) {
+        let query = Query {
             server: "tic.example:4000".parse().unwrap(),
             username: "a \"quoted\" \\ name\u{7f}".to_owned(),
             tunnel_id: Some("T42".to_owned()),
@@ -195,18 +195,18 @@ mod tests {
             mtu: Mtu(1428),
             pop: "nlams01".to_owned(),
         };
-        (asked, parameters)
+        (query, parameters)
     }
 
     #[test]
-    fn what_is_written_is_read() {
-        let (asked, parameters) = example("hartslag");
-        let text = text(&asked, &parameters);
-        assert_eq!(read(&text), Ok((asked.clone(), parameters.clone())));
+    fn a_written_file_is_read_back() {
+        let (query, parameters) = example("hartslag");
+        let text = text(&query, &parameters);
+        assert_eq!(read(&text), Ok((query.clone(), parameters.clone())));
 
-        let asked = Asked {
+        let query = Query {
             tunnel_id: None,
-            ..asked
+            ..query
         };
         let parameters = Parameters {
             kind: Kind::SixInFour,
@@ -215,15 +215,15 @@ mod tests {
             ..parameters
         };
         assert_eq!(
-            read(&super::text(&asked, &parameters)),
-            Ok((asked, parameters))
+            read(&super::text(&query, &parameters)),
+            Ok((query, parameters))
         );
     }
 
     #[test]
-    fn what_cannot_be_used() {
-        let (asked, parameters) = example("hartslag");
-        let good = text(&asked, &parameters);
+    fn unusable_files() {
+        let (query, parameters) = example("hartslag");
+        let good = text(&query, &parameters);
         for (instead, words, expected) in [
             ("version = 1", "version = 2", Unusable::Value("version")),
             ("mtu = 1428", "mtu = 1500", Unusable::Value("mtu")),
@@ -238,7 +238,7 @@ mod tests {
                 // A file without the final newline is still complete.
                 assert_eq!(
                     (end, read),
-                    (good.len() - 1, (asked.clone(), parameters.clone()))
+                    (good.len() - 1, (query.clone(), parameters.clone()))
                 );
             }
         }
@@ -250,8 +250,8 @@ mod tests {
         #[test]
         fn no_text_is_too_strange(text in "\\PC{0,200}", password in any::<String>()) {
             let _either = read(&text);
-            let (asked, parameters) = example(&password);
-            prop_assert_eq!(read(&super::text(&asked, &parameters)), Ok((asked, parameters)));
+            let (query, parameters) = example(&password);
+            prop_assert_eq!(read(&super::text(&query, &parameters)), Ok((query, parameters)));
         }
     }
 }

@@ -330,7 +330,7 @@ fn refusals() {
 }
 
 #[test]
-fn a_password_said_again_is_not_shown() {
+fn a_repeated_password_is_not_shown() {
     let mut login = login(false);
     login.password = Secret::from("two words");
     for said in ["no two words", "no two\x07words", "no two\twords"] {
@@ -372,7 +372,7 @@ fn the_answer_to_a_challenge() {
 }
 
 #[test]
-fn nothing_in_clear_is_taken_for_tls() {
+fn clear_text_is_not_accepted_as_tls_data() {
     let starts = WHOLE.find("> starttls").unwrap();
     let begun = || {
         let mut client = Client::new(login(false), any_tunnel()).unwrap();
@@ -382,7 +382,7 @@ fn nothing_in_clear_is_taken_for_tls() {
     };
     let mut client = begun();
     let error = client.received(b"200 Go\n200 injected\n", NOW).unwrap_err();
-    assert_eq!(error.problem, Problem::OutOfTurn);
+    assert_eq!(error.problem, Problem::UnexpectedData);
 
     let mut client = begun();
     assert!(matches!(
@@ -390,13 +390,13 @@ fn nothing_in_clear_is_taken_for_tls() {
         [Action::StartTls]
     ));
     let error = client.received(b"2", NOW).unwrap_err();
-    assert_eq!(error.problem, Problem::OutOfTurn);
+    assert_eq!(error.problem, Problem::UnexpectedData);
     // The dialogue is over: a later start of TLS has no effect.
     assert!(client.tls_is_up().is_empty());
 }
 
 #[test]
-fn what_goes_into_a_line_does_not_end_it() {
+fn values_cannot_end_a_line() {
     let evil = |change: fn(&mut Login)| {
         let mut login = login(false);
         change(&mut login);
@@ -409,7 +409,7 @@ fn what_goes_into_a_line_does_not_end_it() {
 }
 
 #[test]
-fn a_server_that_hangs_up() {
+fn a_server_that_closes_the_connection() {
     let mut client = Client::new(login(false), any_tunnel()).unwrap();
     client.received(b"200 Hel", NOW).unwrap();
     let error = client.closed().unwrap();
@@ -574,7 +574,7 @@ proptest! {
                     prop_assert!(challenged || !sent.starts_with("authenticate"));
                     challenged |= sent.starts_with("challenge");
                 }
-                let (kept, capacity) = client.lines.kept();
+                let (kept, capacity) = client.lines.buffer_size();
                 prop_assert!(kept <= capacity && capacity == lines::MAX_LINE_BYTES);
                 if let State::List { items, .. } = &client.state {
                     let bytes: usize = items.iter().map(|item| item.len()).sum();
@@ -584,4 +584,98 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn parameters_at_the_edges() {
+    let read = |instead: &str, words: &str| {
+        assert!(AYIYA.contains(instead), "{instead}");
+        let text = AYIYA.replace(instead, words);
+        let lines: Vec<_> = text.lines().map(|l| Zeroizing::new(l.to_owned())).collect();
+        Shown(&lines[1..lines.len() - 1]).read("T42")
+    };
+    for (instead, words, is_good) in [
+        ("Length: 64", "Length: 63", false),
+        ("Length: 64", "Length: 128", true),
+        ("Tunnel MTU: 1428", "Tunnel MTU: 1280", true),
+        ("Tunnel MTU: 1428", "Tunnel MTU:", true),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: ::", false),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: ff02::1", false),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: fe80::2", false),
+        (
+            "Endpoint: 2001:db8:2ff:1::2",
+            "Endpoint: ::ffff:192.0.2.1",
+            false,
+        ),
+        ("Endpoint: 2001:db8:2ff:1::2", "Endpoint: fd00::2", true),
+        ("IPv4 POP: 198.51.100.1", "IPv4 POP: 0.0.0.0", false),
+        ("IPv4 POP: 198.51.100.1", "IPv4 POP: 255.255.255.255", false),
+        ("UserState: enabled", "UserState: ENABLED", true),
+        ("Type: ayiya", "type : AYIYA", true),
+    ] {
+        assert_eq!(read(instead, words).is_ok(), is_good, "{words}");
+    }
+    for (seconds, expected) in [("1", 1), ("0", 60), ("3600", 3600), ("3601", 3600)] {
+        let words = format!("Heartbeat_Interval: {seconds}");
+        let read = read("Heartbeat_Interval: 30", &words).unwrap();
+        assert_eq!(read.heartbeat_interval.as_secs(), expected, "{seconds}");
+    }
+    for (mtu, expected) in [("1479", 1479), ("1480", 1480), ("1481", 1480), ("0", 1280)] {
+        let read = read("Tunnel MTU: 1428", &format!("Tunnel MTU: {mtu}")).unwrap();
+        assert_eq!(read.mtu, Mtu(expected));
+    }
+}
+
+#[test]
+fn kinds_are_read_as_they_are_printed() {
+    for (kind, name, is_signed) in [
+        (Kind::SixInFour, "6in4-static", false),
+        (Kind::Heartbeat, "6in4-heartbeat", true),
+        (Kind::Ayiya, "ayiya", true),
+    ] {
+        assert_eq!(kind.to_string(), name);
+        assert_eq!(name.to_uppercase().parse(), Ok(kind));
+        assert_eq!(kind.is_signed(), is_signed, "{name}");
+    }
+    assert!("l2tp".parse::<Kind>().is_err());
+}
+
+#[test]
+fn replies_begin_with_a_code() {
+    for (line, expected) in [
+        ("200 ok", Some((200, "ok"))),
+        ("200", Some((200, ""))),
+        ("200  two", Some((200, " two"))),
+        ("100 a", Some((100, "a"))),
+        ("599 a", Some((599, "a"))),
+        ("099 a", None),
+        ("600 a", None),
+        ("200ok", None),
+        ("20 ok", None),
+        ("+20 a", None),
+        ("", None),
+        ("éa", None),
+    ] {
+        assert_eq!(parse(line).ok(), expected, "{line}");
+    }
+    for (line, expected) in [
+        ("202", true),
+        ("202 done", true),
+        ("2020", false),
+        ("201", false),
+    ] {
+        assert_eq!(is_end(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn the_clock_that_is_ahead_is_known() {
+    for (server, expected) in [(NOW - 500, 500), (NOW + 500, -500), (u64::MAX, -i64::MAX)] {
+        let problem = compare_clocks(&server.to_string(), NOW).unwrap_err();
+        assert_eq!(problem, Problem::Clock { ahead: expected });
+    }
+    assert!(matches!(
+        compare_clocks("noon", NOW),
+        Err(Problem::Garbage(_))
+    ));
 }

@@ -330,7 +330,7 @@ fn every_fault_is_named() {
 
 /// An invalid value is not also reported as missing.
 #[test]
-fn what_is_there_is_not_called_missing() {
+fn an_invalid_value_is_not_reported_as_missing() {
     let is_there = "address = \"2001:db8:a::2/64\"";
     let has_peer = "peer = \"2001:db8:a::1\"";
     for (right, wrong, line, key, message) in [
@@ -407,7 +407,7 @@ fn what_is_there_is_not_called_missing() {
 
 /// An account that cannot be read is one fault.
 #[test]
-fn an_account_that_is_wrong_is_told_once() {
+fn an_invalid_account_is_reported_once() {
     let none = |file: &str| Err(format!("{file}: no such file").into());
     let empty = |_: &str| Ok(Vec::new().into());
     for (text, files, message) in [
@@ -436,7 +436,7 @@ fn an_account_that_is_wrong_is_told_once() {
 }
 
 #[test]
-fn no_tunnel_is_a_fault() {
+fn a_configuration_without_tunnels_is_invalid() {
     let invalid = parse("f", "").unwrap_err();
     assert!(invalid.to_string().contains("at least one [[tunnel]]"));
 }

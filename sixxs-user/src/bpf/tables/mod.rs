@@ -1,6 +1,6 @@
 //! Fills the programs' maps, and reads their counters.
 //!
-//! * here – slots, tunnels and interfaces
+//! * this file – slots, tunnels and interfaces
 //! * `sources` – which source addresses belong to which tunnel
 //! * `read` – counters and measurements
 //! * `restore` – restores maps that other software changed
@@ -27,7 +27,7 @@ use sixxs_common::{
     stat::{CAPACITY, Counters},
 };
 use sixxs_core::{
-    enforce::{Enforcement, Interface, Outlet, Role, slots},
+    enforce::{Enforcement, Interface, RedirectTarget, Role, slots},
     types::IfName,
 };
 
@@ -35,8 +35,8 @@ pub(super) use self::read::sum;
 use self::sources::Written;
 use super::pod::Raw;
 
-/// Upper limit for the generation of the sources. It starts at one and never gets here, so a higher value was
-/// written by other software.
+/// Upper limit for the generation of the sources. It starts at one and never reaches this limit; other software has
+/// written any higher value.
 const HIGHEST_GENERATION: u64 = u64::MAX / 2;
 
 /// The maps, with copies of the values last written, so that only changes are written.
@@ -53,19 +53,19 @@ pub(super) struct Tables {
     directs: LpmTrie<MapData, [u8; 20], u32>,
     tunnels: Array<MapData, Raw<layout::Tunnel>>,
     /// The entries of `tunnels` that are not empty, by slot.
-    outlets: BTreeMap<u32, layout::Tunnel>,
+    tunnel_entries: BTreeMap<u32, layout::Tunnel>,
     leaks: HashMap<MapData, Raw<Flow>, Raw<FlowRecord>>,
     states: Array<MapData, Raw<layout::TunnelState>>,
     echoes: Array<MapData, Raw<Pending>>,
     times: PerCpuHashMap<MapData, u32, Raw<Times>>,
     /// Slots that have an entry in `times`.
     timed: BTreeSet<u32>,
-    /// Counts of programs with maps of another layout.
+    /// Counters of programs with maps of another layout.
     carried: Array<MapData, Raw<Counters>>,
     names: Array<MapData, Raw<SlotName>>,
     slots: BTreeMap<IfName, u32>,
     /// A copy of the interface table in its map.
-    places: BTreeMap<u32, layout::Interface>,
+    interface_entries: BTreeMap<u32, layout::Interface>,
     written: Option<Written>,
 }
 
@@ -84,24 +84,24 @@ impl Tables {
         // 0 means an empty interface entry, or an address that was never looked up.
         current.generation = current.generation.clamp(1, HIGHEST_GENERATION);
         let interfaces: Array<_, Raw<layout::Interface>> = take(ebpf, "INTERFACES")?.try_into()?;
-        let mut places = BTreeMap::new();
-        for place in filled(layout::INTERFACES) {
-            let there = interfaces.get(&place, 0).context("read an interface")?.0;
-            if there != layout::Interface::default() {
-                places.insert(place, there);
+        let mut interface_entries = BTreeMap::new();
+        for index in filled(layout::INTERFACES) {
+            let entry = interfaces.get(&index, 0).context("read an interface")?.0;
+            if entry != layout::Interface::default() {
+                interface_entries.insert(index, entry);
             }
         }
         let tunnels: Array<_, Raw<layout::Tunnel>> = take(ebpf, "TUNNELS")?.try_into()?;
-        let mut outlets = BTreeMap::new();
+        let mut tunnel_entries = BTreeMap::new();
         for slot in filled(layout::SLOTS) {
-            let there = tunnels.get(&slot, 0).context("read a tunnel")?.0;
-            if there != layout::Tunnel::default() {
-                outlets.insert(slot, there);
+            let entry = tunnels.get(&slot, 0).context("read a tunnel")?.0;
+            if entry != layout::Tunnel::default() {
+                tunnel_entries.insert(slot, entry);
             }
         }
         Ok(Self {
             interfaces,
-            places,
+            interface_entries,
             counters: take(ebpf, "COUNTERS")?.try_into()?,
             control,
             current,
@@ -110,7 +110,7 @@ impl Tables {
             sources: take(ebpf, "SOURCES")?.try_into()?,
             directs: take(ebpf, "DIRECTS")?.try_into()?,
             tunnels,
-            outlets,
+            tunnel_entries,
             leaks: take(ebpf, "LEAKS")?.try_into()?,
             states: take(ebpf, "STATES")?.try_into()?,
             echoes: take(ebpf, "ECHOES")?.try_into()?,
@@ -167,7 +167,7 @@ impl Tables {
             .or_else(|_| slots::assign(&held, names.iter().copied()))?;
         for slot in &assigned.fresh {
             self.counters
-                .set(*slot, everywhere(SlotState::zeroed())?, 0)
+                .set(*slot, on_all_cpus(SlotState::zeroed())?, 0)
                 .context("reset counters")?;
             self.states
                 .set(*slot, Raw(layout::TunnelState::default()), 0)
@@ -177,11 +177,11 @@ impl Tables {
             self.carried
                 .set(*slot, Raw([0; CAPACITY]), 0)
                 .context("reset counters")?;
-            let name = assigned.of.iter().find(|(_, held)| *held == slot);
+            let name = assigned.by_name.iter().find(|(_, held)| *held == slot);
             let name = name.map(|(name, _)| write_name(name)).unwrap_or_default();
             self.names.set(*slot, Raw(name), 0).context("name a slot")?;
         }
-        self.slots = assigned.of;
+        self.slots = assigned.by_name;
         Ok(())
     }
 
@@ -192,28 +192,28 @@ impl Tables {
 
     /// Writes the redirect targets for leaks.
     fn write_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
-        for (name, outlet) in &wanted.tunnels {
+        for (name, target) in &wanted.tunnels {
             let slot = self.slot(name)?;
-            self.time(slot)?;
-            let entry = tunnel_entry(outlet);
-            if self.outlets.get(&slot) != Some(&entry) {
+            self.ensure_times_entry(slot)?;
+            let entry = tunnel_entry(target);
+            if self.tunnel_entries.get(&slot) != Some(&entry) {
                 self.tunnels
                     .set(slot, Raw(entry), 0)
                     .with_context(|| format!("write tunnel {name}"))?;
-                self.outlets.insert(slot, entry);
+                self.tunnel_entries.insert(slot, entry);
             }
         }
         Ok(())
     }
 
-    /// Makes sure that the map has an entry for the reply times of a tunnel.
-    fn time(&mut self, slot: u32) -> anyhow::Result<()> {
+    /// Adds an entry for the reply times of a tunnel, unless the map has one.
+    fn ensure_times_entry(&mut self, slot: u32) -> anyhow::Result<()> {
         /// `BPF_NOEXIST`, from the kernel's uapi/linux/bpf.h: an existing entry stays.
         const NEW: u64 = 1;
         if self.timed.contains(&slot) {
             return Ok(());
         }
-        match self.times.insert(slot, everywhere(Times::NONE)?, NEW) {
+        match self.times.insert(slot, on_all_cpus(Times::NONE)?, NEW) {
             Ok(()) => {}
             Err(MapError::SyscallError(error))
                 if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -226,11 +226,11 @@ impl Tables {
     /// Clears the entries of tunnels that are no longer wanted; call it after their sources are removed.
     fn forget_tunnels(&mut self, wanted: &Enforcement) -> anyhow::Result<()> {
         for (name, slot) in &self.slots {
-            if !wanted.tunnels.contains_key(name) && self.outlets.contains_key(slot) {
+            if !wanted.tunnels.contains_key(name) && self.tunnel_entries.contains_key(slot) {
                 self.tunnels
                     .set(*slot, Raw(layout::Tunnel::default()), 0)
                     .with_context(|| format!("clear tunnel {name}"))?;
-                self.outlets.remove(slot);
+                self.tunnel_entries.remove(slot);
             }
         }
         Ok(())
@@ -258,56 +258,66 @@ impl Tables {
                     Address::from_octets(own.octets())
                 }),
             };
-            let place = self.place(interface.index.0)?;
-            if self.places.get(&place) != Some(&entry) {
+            let index = self.entry_index(interface.index.0)?;
+            if self.interface_entries.get(&index) != Some(&entry) {
                 self.interfaces
-                    .set(place, Raw(entry), 0)
+                    .set(index, Raw(entry), 0)
                     .with_context(|| format!("write interface {name}"))?;
-                self.places.insert(place, entry);
+                self.interface_entries.insert(index, entry);
             }
         }
         Ok(())
     }
 
-    /// The place of an interface's entry, or a free place for it.
-    fn place(&self, ifindex: u32) -> anyhow::Result<u32> {
-        let places = || (0..layout::PROBES).map(|probe| layout::interface_place(ifindex, probe));
-        let is_its = |place: &u32| self.places.get(place).is_some_and(|i| i.ifindex == ifindex);
-        let is_free = |place: &u32| !self.places.contains_key(place);
-        places()
+    /// The index of an interface's entry, or of a free entry.
+    fn entry_index(&self, ifindex: u32) -> anyhow::Result<u32> {
+        let interface_entries =
+            || (0..layout::PROBES).map(|probe| layout::probe_index(ifindex, probe));
+        let is_its = |index: &u32| {
+            self.interface_entries
+                .get(index)
+                .is_some_and(|i| i.ifindex == ifindex)
+        };
+        let is_free = |index: &u32| !self.interface_entries.contains_key(index);
+        interface_entries()
             .find(is_its)
-            .or_else(|| places().find(is_free))
-            .with_context(|| format!("no place for interface {ifindex} in the interface table"))
+            .or_else(|| interface_entries().find(is_free))
+            .with_context(|| {
+                format!("no free entry for interface {ifindex} in the interface table")
+            })
     }
 
     /// Removes entries of interfaces that are no longer wanted; call it after their programs are detached.
     fn forget_interfaces(&mut self, wanted: &BTreeMap<IfName, Interface>) -> anyhow::Result<()> {
         let in_use = wanted.values().filter(|i| i.role != Role::Candidate);
         let keep: BTreeSet<_> = in_use.map(|interface| interface.index.0).collect();
-        let doomed: Vec<_> = self
-            .places
+        let unwanted: Vec<_> = self
+            .interface_entries
             .iter()
             .filter(|(_, entry)| !keep.contains(&entry.ifindex))
-            .map(|(place, entry)| (*place, entry.ifindex))
+            .map(|(index, entry)| (*index, entry.ifindex))
             .collect();
-        for (place, ifindex) in doomed {
+        for (index, ifindex) in unwanted {
             self.interfaces
-                .set(place, Raw(layout::Interface::default()), 0)
+                .set(index, Raw(layout::Interface::default()), 0)
                 .with_context(|| format!("clear interface {ifindex}"))?;
-            self.places.remove(&place);
+            self.interface_entries.remove(&index);
         }
         Ok(())
     }
 
-    /// Adds the counts of programs with maps of another layout; call it after the last of them is replaced.
-    /// Counts of names that have no slot now are lost.
-    pub(super) fn carry(&mut self, counted: &BTreeMap<IfName, Counters>) -> anyhow::Result<()> {
+    /// Adds the counters of programs with maps of another layout; call it after the last of them is replaced.
+    /// Counters of names that have no slot now are lost.
+    pub(super) fn add_carried(
+        &mut self,
+        counted: &BTreeMap<IfName, Counters>,
+    ) -> anyhow::Result<()> {
         for (name, counters) in counted {
             if let Some(slot) = self.slots.get(name) {
                 let before = self.carried.get(slot, 0).context("read counters")?.0;
                 self.carried
                     .set(*slot, Raw(sum(&[before, *counters])), 0)
-                    .with_context(|| format!("carry the counters of {name} over"))?;
+                    .with_context(|| format!("write the earlier counters of {name}"))?;
             }
         }
         Ok(())
@@ -315,7 +325,7 @@ impl Tables {
 }
 
 /// The same value for each CPU.
-fn everywhere<T: Copy>(value: T) -> anyhow::Result<PerCpuValues<Raw<T>>>
+fn on_all_cpus<T: Copy>(value: T) -> anyhow::Result<PerCpuValues<Raw<T>>>
 where
     Raw<T>: aya::Pod,
 {
@@ -335,21 +345,21 @@ fn tolerate_missing(result: Result<(), MapError>) -> anyhow::Result<()> {
     }
 }
 
-fn tunnel_entry(outlet: &Outlet) -> layout::Tunnel {
+fn tunnel_entry(target: &RedirectTarget) -> layout::Tunnel {
     layout::Tunnel {
-        ifindex: outlet.index.map_or(0, |index| index.0),
-        mtu: outlet.mtu.0,
-        on_leak: outlet.on_leak.raw(),
-        link_bytes: link_bytes(outlet.mac),
-        mac: outlet.mac.unwrap_or_default(),
-        next_hop: outlet
+        ifindex: target.index.map_or(0, |index| index.0),
+        mtu: target.mtu.0,
+        on_leak: target.on_leak.raw(),
+        link_bytes: link_bytes(target.mac),
+        mac: target.mac.unwrap_or_default(),
+        next_hop: target
             .gateway
             .map_or_else(layout::NextHop::default, |gateway| layout::NextHop {
                 family: layout::AF_INET6,
                 octets: gateway.octets(),
             }),
         reserved: 0,
-        router: Address::from_octets(outlet.router.octets()),
+        router: Address::from_octets(target.router.octets()),
     }
 }
 

@@ -25,21 +25,21 @@ impl Tables {
     /// Reply times of a tunnel, summed over all CPUs.
     pub(in crate::bpf) fn times(&self, slot: u32) -> anyhow::Result<Times> {
         let mut times = Times::NONE;
-        let of_processors = match self.times.get(&slot, 0) {
-            Ok(of_processors) => of_processors,
+        let per_cpu = match self.times.get(&slot, 0) {
+            Ok(per_cpu) => per_cpu,
             Err(MapError::KeyNotFound) => return Ok(times),
             Err(error) => return Err(error).context("read the times of replies"),
         };
-        for Raw(of_one) in of_processors.iter() {
-            for (sum, replies) in times.replies.iter_mut().zip(of_one.replies) {
+        for Raw(one_cpu) in per_cpu.iter() {
+            for (sum, replies) in times.replies.iter_mut().zip(one_cpu.replies) {
                 *sum = sum.wrapping_add(replies);
             }
-            times.sum_ns = times.sum_ns.wrapping_add(of_one.sum_ns);
+            times.sum_ns = times.sum_ns.wrapping_add(one_cpu.sum_ns);
         }
         Ok(times)
     }
 
-    /// Since when the programs expect replies of a tunnel, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    /// The time since which the programs expect replies of a tunnel, in nanoseconds of CLOCK_MONOTONIC; 0 for never.
     pub(in crate::bpf) fn watched_ns(&self, slot: u32) -> anyhow::Result<u64> {
         let state = self.states.get(&slot, 0).context("read a tunnel's state")?;
         Ok(state.0.watched_ns)
@@ -51,8 +51,8 @@ impl Tables {
         since_ns: u64,
     ) -> anyhow::Result<BTreeMap<u32, u64>> {
         let mut waiting = BTreeMap::new();
-        for place in 0..echo::PLACES {
-            let Raw(pending) = self.echoes.get(&place, 0).context("read an echo request")?;
+        for index in 0..echo::ENTRIES {
+            let Raw(pending) = self.echoes.get(&index, 0).context("read an echo request")?;
             if pending.tag != 0 && pending.at_ns >= since_ns {
                 *waiting.entry(pending.slot).or_default() += 1;
             }
@@ -70,7 +70,7 @@ impl Tables {
 pub(in crate::bpf) fn sum(values: &[Counters]) -> Counters {
     let mut sums = [0; CAPACITY];
     for stat in Stat::ALL {
-        sums[stat.index()] = stat.over(values);
+        sums[stat.index()] = stat.combined(values);
     }
     sums
 }

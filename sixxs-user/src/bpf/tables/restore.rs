@@ -5,7 +5,7 @@ use aya::maps::{MapError, lpm_trie::Key};
 use sixxs_common::{echo::Times, layout};
 
 use super::{
-    HIGHEST_GENERATION, Raw, Tables, everywhere, sources::Written, tolerate_missing, write_name,
+    HIGHEST_GENERATION, Raw, Tables, on_all_cpus, sources::Written, tolerate_missing, write_name,
 };
 
 impl Tables {
@@ -28,7 +28,7 @@ impl Tables {
         restored.extend(self.restore_control()?.then_some("CONTROL"));
         if restored.len() > before {
             // The programs may have cached results from the wrong entries.
-            self.forget_remembered()?;
+            self.invalidate_caches()?;
         }
         Ok(restored)
     }
@@ -36,11 +36,11 @@ impl Tables {
     fn restore_slots(&mut self) -> anyhow::Result<bool> {
         let mut restored = false;
         for (name, slot) in &self.slots {
-            let right = write_name(name);
+            let intended = write_name(name);
             let found = self.names.get(slot, 0).context("read a slot's name")?.0;
-            if found != right {
+            if found != intended {
                 self.names
-                    .set(*slot, Raw(right), 0)
+                    .set(*slot, Raw(intended), 0)
                     .context("name a slot")?;
                 restored = true;
             }
@@ -55,7 +55,7 @@ impl Tables {
                 Ok(_) => {}
                 Err(MapError::KeyNotFound) => {
                     self.times
-                        .insert(slot, everywhere(Times::NONE)?, 0)
+                        .insert(slot, on_all_cpus(Times::NONE)?, 0)
                         .context("make room for the times of replies")?;
                     restored = true;
                 }
@@ -68,10 +68,10 @@ impl Tables {
     fn restore_tunnels(&mut self) -> anyhow::Result<bool> {
         let mut restored = false;
         for slot in 0..layout::SLOTS {
-            let right = self.outlets.get(&slot).copied().unwrap_or_default();
-            if self.tunnels.get(&slot, 0).context("read a tunnel")?.0 != right {
+            let intended = self.tunnel_entries.get(&slot).copied().unwrap_or_default();
+            if self.tunnels.get(&slot, 0).context("read a tunnel")?.0 != intended {
                 self.tunnels
-                    .set(slot, Raw(right), 0)
+                    .set(slot, Raw(intended), 0)
                     .context("write a tunnel")?;
                 restored = true;
             }
@@ -81,12 +81,16 @@ impl Tables {
 
     fn restore_interfaces(&mut self) -> anyhow::Result<bool> {
         let mut restored = false;
-        for place in 0..layout::INTERFACES {
-            let right = self.places.get(&place).copied().unwrap_or_default();
-            let found = self.interfaces.get(&place, 0);
-            if found.context("read an interface")?.0 != right {
+        for index in 0..layout::INTERFACES {
+            let intended = self
+                .interface_entries
+                .get(&index)
+                .copied()
+                .unwrap_or_default();
+            let found = self.interfaces.get(&index, 0);
+            if found.context("read an interface")?.0 != intended {
                 self.interfaces
-                    .set(place, Raw(right), 0)
+                    .set(index, Raw(intended), 0)
                     .context("write an interface")?;
                 restored = true;
             }
@@ -94,20 +98,20 @@ impl Tables {
         Ok(restored)
     }
 
-    fn restore_directs(&mut self, right: &Written, found: &Written) -> anyhow::Result<bool> {
-        for (bits, key) in right.directs.difference(&found.directs) {
+    fn restore_directs(&mut self, intended: &Written, found: &Written) -> anyhow::Result<bool> {
+        for (bits, key) in intended.directs.difference(&found.directs) {
             self.directs
                 .insert(&Key::new(*bits, *key), 1, 0)
                 .context("add a direct destination")?;
         }
-        for (bits, key) in found.directs.difference(&right.directs) {
+        for (bits, key) in found.directs.difference(&intended.directs) {
             tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
         }
-        Ok(right.directs != found.directs)
+        Ok(intended.directs != found.directs)
     }
 
-    fn restore_sources(&mut self, right: &Written, found: &Written) -> anyhow::Result<bool> {
-        for ((bits, octets), entry) in &right.sources {
+    fn restore_sources(&mut self, intended: &Written, found: &Written) -> anyhow::Result<bool> {
+        for ((bits, octets), entry) in &intended.sources {
             if found.sources.get(&(*bits, *octets)) != Some(entry) {
                 let key = Key::new(u32::from(*bits), *octets);
                 self.sources
@@ -116,20 +120,20 @@ impl Tables {
             }
         }
         for (bits, octets) in found.sources.keys() {
-            if !right.sources.contains_key(&(*bits, *octets)) {
+            if !intended.sources.contains_key(&(*bits, *octets)) {
                 tolerate_missing(self.sources.remove(&Key::new(u32::from(*bits), *octets)))?;
             }
         }
-        Ok(right.sources != found.sources)
+        Ok(intended.sources != found.sources)
     }
 
     fn restore_table(&mut self) -> anyhow::Result<bool> {
-        let place = self.current.table;
-        if self.few.get(&place, 0).context("read the sources")?.0 == self.in_use {
+        let index = self.current.table;
+        if self.few.get(&index, 0).context("read the sources")?.0 == self.in_use {
             return Ok(false);
         }
         self.few
-            .set(place, Raw(self.in_use), 0)
+            .set(index, Raw(self.in_use), 0)
             .context("write the sources")?;
         Ok(true)
     }

@@ -1,4 +1,4 @@
-//! Writes which source addresses belong to which tunnel, so that the programs decide correctly after each step.
+//! Writes the source addresses of tunnels, in an order in which the programs decide correctly after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +70,7 @@ impl Tables {
         for (bits, key) in before.directs.difference(&next.directs) {
             tolerate_missing(self.directs.remove(&Key::new(*bits, *key)))?;
         }
-        self.forget_remembered()?;
+        self.invalidate_caches()?;
         self.written = Some(next);
         Ok(())
     }
@@ -89,9 +89,9 @@ impl Tables {
         let mut table = SourceTable::EMPTY;
         table.common = common(sources);
         if sources.len() <= FEW_SOURCES {
-            for (place, source) in table.few.iter_mut().zip(sources) {
-                *place = FewSource {
-                    prefix: shared(source.prefix),
+            for (entry, source) in table.few.iter_mut().zip(sources) {
+                *entry = FewSource {
+                    prefix: to_common(source.prefix),
                     source: self.source_entry(source)?,
                 };
                 table.count += 1;
@@ -111,16 +111,16 @@ impl Tables {
     }
 
     /// Makes the programs look up the owners of addresses again.
-    pub(super) fn forget_remembered(&mut self) -> anyhow::Result<()> {
+    pub(super) fn invalidate_caches(&mut self) -> anyhow::Result<()> {
         self.current.generation += 1;
         // Write it to `control` before use, so that no later run uses this generation for other sources.
         self.control
             .set(0, Raw(self.current), 0)
             .context("write the sources' generation")?;
-        for (place, entry) in &mut self.places {
+        for (index, entry) in &mut self.interface_entries {
             entry.generation = self.current.generation;
             self.interfaces
-                .set(*place, Raw(*entry), 0)
+                .set(*index, Raw(*entry), 0)
                 .context("write an interface's generation")?;
         }
         Ok(())
@@ -145,7 +145,7 @@ impl Tables {
     }
 }
 
-fn shared(prefix: CorePrefix) -> Prefix {
+fn to_common(prefix: CorePrefix) -> Prefix {
     Prefix::new(
         Address::from_octets(prefix.address().octets()),
         prefix.bits(),
@@ -163,5 +163,5 @@ fn common(sources: &[Source]) -> Prefix {
         let same = u8::try_from(differing.leading_zeros()).unwrap_or(128);
         bits = bits.min(same).min(source.prefix.bits());
     }
-    shared(CorePrefix::containing(first.prefix.address(), bits))
+    to_common(CorePrefix::containing(first.prefix.address(), bits))
 }

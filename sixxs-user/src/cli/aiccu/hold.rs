@@ -55,7 +55,7 @@ pub(super) async fn hold(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode>
             },
         }
     };
-    files::remove_if_present(Path::new(pidfile))?;
+    files::remove_if_exists(Path::new(pidfile))?;
     outcome
 }
 
@@ -68,7 +68,7 @@ async fn stop(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
 }
 
 /// Starts a holder in the background, and waits until it has written its pidfile.
-pub(super) async fn leave_behind(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
+pub(super) async fn start_in_background(paths: &Paths, conf: &Conf) -> anyhow::Result<ExitCode> {
     let program = env::current_exe().context("find this program")?;
     let mut command = Command::new(program);
     paths.pass_on(&mut command);
@@ -113,16 +113,16 @@ pub(super) fn holder(pidfile: &str) -> anyhow::Result<Option<Pid>> {
         return Ok(None);
     };
     // Process IDs are reused, so check that the process runs this program.
-    let ours = env::current_exe().context("find this program")?;
-    let its = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let is_ours = its.is_some_and(|its| is_same(&its, &ours));
+    let own = env::current_exe().context("find this program")?;
+    let other = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let is_ours = other.is_some_and(|other| is_same_program(&other, &own));
     Ok((pid > 0 && is_ours).then(|| Pid::from_raw(pid)))
 }
 
 /// Whether both are the same program, even if its file was replaced after that process started.
-fn is_same(its: &Path, ours: &Path) -> bool {
-    let its = its.to_string_lossy();
-    Path::new(its.trim_end_matches(" (deleted)")) == ours
+fn is_same_program(other: &Path, own: &Path) -> bool {
+    let other = other.to_string_lossy();
+    Path::new(other.trim_end_matches(" (deleted)")) == own
 }
 
 fn write(pidfile: &str) -> anyhow::Result<()> {
@@ -130,7 +130,8 @@ fn write(pidfile: &str) -> anyhow::Result<()> {
     let draft = format!("{pidfile}.new");
     let written = fs::write(&draft, format!("{}\n", std::process::id()))
         .and_then(|()| fs::rename(&draft, pidfile));
-    files::remove_on_error(Path::new(&draft), written).with_context(|| format!("write {pidfile}"))
+    files::remove_draft_on_error(Path::new(&draft), written)
+        .with_context(|| format!("write {pidfile}"))
 }
 
 /// Ends the holder and waits for that; false if there is none.

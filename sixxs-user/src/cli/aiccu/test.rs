@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, process::ExitCode};
 
-use sixxs_core::broker::tic::{Parameters, saved::Asked};
+use sixxs_core::broker::tic::{Parameters, saved::Query};
 
 use super::{Account, lists, read};
 use crate::{
@@ -27,14 +27,14 @@ pub(super) async fn test(paths: &Paths, account: &Account) -> anyhow::Result<Exi
         what: "configuration",
         outcome: Ok(format!("{}: good", conf.path)),
     }];
-    let asked = Asked {
+    let query = Query {
         server: conf.aiccu.server.clone(),
         username: conf.aiccu.username.clone(),
         tunnel_id: conf.aiccu.tunnel_id.clone(),
     };
     let cache = Cache::new(&paths.state_dir);
     // Saved parameters need no connect.
-    let parameters = match cache.load(&conf.aiccu.interface, &asked).await {
+    let parameters = match cache.load(&conf.aiccu.interface, &query).await {
         Some(parameters) => Ok(parameters),
         None => fetch(paths, account, &conf).await,
     };

@@ -59,7 +59,7 @@ async fn tunnels(view: &HostView) -> Vec<Tunnel> {
             source: Some(source.address()),
             ..RouteQuery::default()
         };
-        let way = view.netlink.way(question).await;
+        let way = view.netlink.query_route(question).await;
         tunnels.push(Tunnel {
             name: tunnel.name.to_string(),
             is_led_back: matches!(way, Ok(RouteResult::By(found)) if found.index == Some(link.index)),

@@ -8,7 +8,7 @@ use sixxs_core::{
     routing::{
         Plan, Step, UNREACHABLE_METRIC,
         desired::RouteKey,
-        plan::{Route, To},
+        plan::{Route, RouteTarget},
     },
     types::{Prefix, TableId},
 };
@@ -112,15 +112,15 @@ fn try_subtrees() -> Option<bool> {
             .enable_all()
             .build()
             .ok()?;
-        let place = RouteKey {
+        let key = RouteKey {
             table: TableId(200),
             metric: UNREACHABLE_METRIC,
             destination: Prefix::ALL,
             source: "2001:db8::1".parse().ok()?,
         };
-        let to = To::Unreachable;
+        let to = RouteTarget::Unreachable;
         let plan = Plan {
-            steps: vec![Step::AddRoute(Route { place, to })],
+            steps: vec![Step::AddRoute(Route { key, to })],
             problems: Vec::new(),
         };
         runtime.block_on(async {

@@ -143,7 +143,7 @@ async fn gather(paths: &Paths) -> Facts {
     let status = status.ok();
     let config = config.unwrap_or_default();
     let depends_on_clock = brokers::depends_on_clock(&config);
-    let config = broker_overlay::overlaid(&config, paths, status.as_ref()).await;
+    let config = broker_overlay::with_broker_parameters(&config, paths, status.as_ref()).await;
     let (netlink, observed) = match observe(&config).await {
         Ok(observed) => observed,
         Err(error) => {
@@ -152,7 +152,7 @@ async fn gather(paths: &Paths) -> Facts {
         }
     };
     facts.host.rules = Some(true);
-    let config = broker_overlay::beside(config, &observed);
+    let config = broker_overlay::with_local_networks(config, &observed);
     if facts.daemon.problems.is_none() {
         let plan = diff(&Desired::new(&config, |_| true), &observed);
         facts.daemon.missing = plan.steps.len();

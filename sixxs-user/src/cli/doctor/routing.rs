@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sixxs_core::{
-    doctor::routing::{Address, Ailment, Before, RoutingFacts},
+    doctor::routing::{Address, AddressFault, EarlierHandler, RoutingFacts},
     enforce::{self, Enforcement},
     link::Link,
 };
@@ -33,15 +33,15 @@ pub(super) async fn routing(view: &HostView) -> RoutingFacts {
         link.is_exit && !is_named && !is_tunnel(link)
     };
     let unguarded = links.iter().filter(is_unguarded);
-    let (mut before_ours, mut without_program) = (Vec::new(), Vec::new());
+    let (mut earlier_handlers, mut without_program) = (Vec::new(), Vec::new());
     // Only root can list programs.
     for uplink in uplinks.iter().filter(|_| nix::unistd::geteuid().is_root()) {
         let seen = bpf::seen_at(netlink, &uplink.name, uplink.index, Direction::Egress).await;
         let Ok(seen) = seen else {
             continue;
         };
-        before_ours.extend(before(uplink, &seen));
-        if view.has_rules && seen.iter().all(|seen| !seen.ours) {
+        earlier_handlers.extend(before(uplink, &seen));
+        if view.has_rules && seen.iter().all(|seen| !seen.is_ours) {
             without_program.push(uplink.name.to_string());
         }
     }
@@ -62,15 +62,18 @@ pub(super) async fn routing(view: &HostView) -> RoutingFacts {
         shadows: shadows.unwrap_or_default(),
         marked: marked.unwrap_or_default(),
         without_program,
-        before_ours,
+        earlier_handlers,
         addresses: addresses(view).await,
     }
 }
 
 /// Programs and filters before ours; none if ours is missing.
-fn before(uplink: &Link, seen: &[Seen]) -> Vec<Before> {
+fn before(uplink: &Link, seen: &[Seen]) -> Vec<EarlierHandler> {
     let interface = uplink.name.to_string();
-    let ours = seen.iter().position(|seen| seen.ours).unwrap_or_default();
+    let ours = seen
+        .iter()
+        .position(|seen| seen.is_ours)
+        .unwrap_or_default();
     let before = seen[..ours].iter().map(|other| {
         let Seen { name, number, .. } = other;
         let (what, fix) = match other.hook {
@@ -86,7 +89,7 @@ fn before(uplink: &Link, seen: &[Seen]) -> Vec<Before> {
                 ),
             ),
         };
-        Before {
+        EarlierHandler {
             interface: interface.clone(),
             what,
             fix,
@@ -108,17 +111,17 @@ async fn addresses(view: &HostView) -> Vec<Address> {
             continue;
         }
         for address in &tunnel.addresses {
-            let ailment = match seen.get(&address.address) {
-                None => Ailment::Nowhere,
-                Some(seen) if seen.is_duplicate => Ailment::Duplicate,
-                Some(seen) if seen.is_tentative => Ailment::Tentative,
+            let fault = match seen.get(&address.address) {
+                None => AddressFault::Nowhere,
+                Some(seen) if seen.is_duplicate => AddressFault::Duplicate,
+                Some(seen) if seen.is_tentative => AddressFault::Tentative,
                 Some(_) => continue,
             };
             ailing.push(Address {
                 tunnel: tunnel.name.to_string(),
                 address: address.address,
                 bits: address.bits,
-                ailment,
+                fault,
             });
         }
     }

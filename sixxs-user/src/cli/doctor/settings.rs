@@ -77,7 +77,7 @@ async fn has_lasting_default(view: &HostView, index: IfIndex) -> bool {
         oif: Some(index),
         ..RouteQuery::default()
     };
-    match view.netlink.way(question).await {
+    match view.netlink.query_route(question).await {
         Ok(RouteResult::By(found)) => found.protocol != BY_ADVERTISEMENT,
         Ok(RouteResult::Refused(_)) | Err(_) => false,
     }
@@ -98,7 +98,12 @@ async fn outer(view: &HostView) -> Vec<Outer> {
         let Some((local, remote)) = ends else {
             continue;
         };
-        let leaves = view.netlink.way_out4(local, remote).await.ok().flatten();
+        let leaves = view
+            .netlink
+            .egress_interface4(local, remote)
+            .await
+            .ok()
+            .flatten();
         let leaves = leaves.and_then(|index| view.links.by_index(index));
         if let (Some(comes_by), Some(leaves)) = (holder(local), leaves) {
             let own = number(&format!("ipv4/conf/{comes_by}/rp_filter"));

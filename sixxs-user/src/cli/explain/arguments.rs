@@ -8,7 +8,7 @@ use sixxs_core::{link::Links, types::IfIndex};
 
 /// The arguments of `sixxs explain`.
 #[derive(Args)]
-pub(in crate::cli) struct Asked {
+pub(in crate::cli) struct Arguments {
     /// The packet's source, an IPv6 address.
     #[arg(value_name = "SRC")]
     pub(super) source: String,
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_said() {
+    fn invalid_arguments_are_explained() {
         for (text, expected) in [
             ("192.0.2.1", "IPv4"),
             ("nonsense", "expected an IPv6 address"),

@@ -8,7 +8,7 @@ use sixxs_core::{
     enforce::Enforcement,
     explain::{
         LeakFacts, Packet,
-        path::{Facts, Program, Route, Way},
+        path::{Facts, Program, Route, RoutingDecision},
         rules::{self, Action, PolicyRule},
         verdict::verdict,
     },
@@ -17,7 +17,7 @@ use sixxs_core::{
     types::{IfName, Mtu, Prefix},
 };
 
-use super::arguments::{Asked, BadArgument, address, interface};
+use super::arguments::{Arguments, BadArgument, address, interface};
 use crate::{
     bpf,
     cli::{broker_overlay, output},
@@ -39,26 +39,26 @@ struct View<'a> {
 }
 
 /// Observes the host, and queries the kernel.
-pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts> {
-    let (source, destination, oif) = addresses(asked)?;
+pub(super) async fn gather(paths: &Paths, arguments: &Arguments) -> anyhow::Result<Facts> {
+    let (source, destination, oif) = addresses(arguments)?;
     let config = config_or_default(paths)?;
     let (status, daemon) = match client::status_soon(&paths.socket()).await {
         Ok(status) => (Some(status), Some(true)),
         Err(error) => (None, error.is::<client::NoDaemon>().then_some(false)),
     };
-    let config = broker_overlay::overlaid(&config, paths, status.as_ref()).await;
+    let config = broker_overlay::with_broker_parameters(&config, paths, status.as_ref()).await;
     let mut netlink = Netlink::open()?;
     let observed = netlink.observe(&Scope::of(&config)).await?;
-    let config = broker_overlay::beside(config, &observed);
+    let config = broker_overlay::with_local_networks(config, &observed);
     let links = &observed.links;
     let (oif, oif_index) = interface(links, oif.as_ref())?;
-    let (iif, iif_index) = interface(links, asked.iif.as_ref())?;
+    let (iif, iif_index) = interface(links, arguments.iif.as_ref())?;
     let own = nix::unistd::geteuid().as_raw();
     let packet = Packet {
         source,
         destination,
-        uid: asked.uid.or(iif.is_none().then_some(own)),
-        mark: Some(asked.mark.unwrap_or_default()),
+        uid: arguments.uid.or(iif.is_none().then_some(own)),
+        mark: Some(arguments.mark.unwrap_or_default()),
         iif,
         oif,
     };
@@ -66,12 +66,12 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
         source: Some(source),
         destination: Some(destination),
         uid: packet.uid,
-        mark: asked.mark,
+        mark: arguments.mark,
         iif: iif_index,
         oif: oif_index,
     };
-    let rules = netlink.everybodys_rules().await?;
-    let (way, exit) = way(&netlink, links, question).await?;
+    let rules = netlink.all_rules().await?;
+    let (decision, exit) = query_route(&netlink, links, question).await?;
     let view = View {
         config: &config,
         observed: &observed,
@@ -82,28 +82,28 @@ pub(super) async fn gather(paths: &Paths, asked: &Asked) -> anyhow::Result<Facts
     let enforcement = Enforcement::new(&config, links, |_| true);
     let owner = owner(&config, source);
     Ok(Facts {
-        bytes: asked.size,
+        bytes: arguments.size,
         is_tunnel_up: owner
             .and_then(|(tunnel, _)| links.by_name(&tunnel.name))
             .is_some_and(|link| link.up),
-        circumstances: owner.map(|(tunnel, by)| circumstances(&view, tunnel, by, &packet)),
+        leak_facts: owner.map(|(tunnel, by)| leak_facts(&view, tunnel, by, &packet)),
         owner: owner.map(|(tunnel, by)| (tunnel.name.clone(), by)),
-        is_unnamed_exit: exit.is_some_and(|link| is_unnamed(&config, &link.name)),
+        is_unnamed_exit: exit.is_some_and(|link| is_not_guarded(&config, &link.name)),
         verdict: exit.map(|link| verdict(&enforcement, &packet, &link.name, link.index)),
         program: match exit {
             Some(link) => program(paths, &netlink, link, &packet).await,
             None => Program::None,
         },
-        way,
+        decision,
         rules,
         packet,
     })
 }
 
 /// Source, destination, and the interface that the socket is bound to.
-fn addresses(asked: &Asked) -> anyhow::Result<(Ipv6Addr, Ipv6Addr, Option<String>)> {
-    let (source, zone) = address(&asked.source)?;
-    let (destination, scope) = address(&asked.destination)?;
+fn addresses(arguments: &Arguments) -> anyhow::Result<(Ipv6Addr, Ipv6Addr, Option<String>)> {
+    let (source, zone) = address(&arguments.source)?;
+    let (destination, scope) = address(&arguments.destination)?;
     if source.is_unicast_link_local() {
         bail!(BadArgument(format!(
             "{source}: a link-local address belongs to no tunnel, and is distinguished by its interface only"
@@ -112,10 +112,10 @@ fn addresses(asked: &Asked) -> anyhow::Result<(Ipv6Addr, Ipv6Addr, Option<String
     if let Some(zone) = zone {
         bail!(BadArgument(format!(
             "{}: a zone does not belong here; to bind the socket to an interface: --oif {zone}",
-            asked.source
+            arguments.source
         )));
     }
-    let oif = asked.oif.clone().or(scope);
+    let oif = arguments.oif.clone().or(scope);
     if destination.is_unicast_link_local() && oif.is_none() {
         bail!(BadArgument(format!(
             "{destination}: a link-local address needs its interface: {destination}%net0"
@@ -140,7 +140,7 @@ fn config_or_default(paths: &Paths) -> anyhow::Result<Config> {
 }
 
 /// Whether leaks at an interface are not detected because the configuration names other uplinks.
-fn is_unnamed(config: &Config, name: &IfName) -> bool {
+fn is_not_guarded(config: &Config, name: &IfName) -> bool {
     let is_named = |names: &Vec<IfName>| names.contains(name);
     config
         .uplinks
@@ -164,12 +164,12 @@ fn owner(config: &Config, source: Ipv6Addr) -> Option<(&Tunnel, Prefix)> {
 }
 
 /// The kernel's route, and the interface by which the packet leaves.
-async fn way<'a>(
+async fn query_route<'a>(
     netlink: &Netlink,
     links: &'a Links,
     question: RouteQuery,
-) -> anyhow::Result<(Way, Option<&'a Link>)> {
-    let mut answer = netlink.way(question).await?;
+) -> anyhow::Result<(RoutingDecision, Option<&'a Link>)> {
+    let mut answer = netlink.query_route(question).await?;
     if let Some(oif) = question.oif
         && !matches!(&answer, netlink::RouteResult::By(found) if found.index == Some(oif))
     {
@@ -179,18 +179,20 @@ async fn way<'a>(
             source: None,
             ..question
         };
-        answer = netlink.way(strictly).await?;
+        answer = netlink.query_route(strictly).await?;
     }
     let found = match answer {
-        netlink::RouteResult::Refused(error) => return Ok((Way::Refused(meaning(&error)), None)),
+        netlink::RouteResult::Refused(error) => {
+            return Ok((RoutingDecision::Refused(route_error(&error)), None));
+        }
         netlink::RouteResult::By(found) if found.is_local => {
-            return Ok((Way::Here(found.table), None));
+            return Ok((RoutingDecision::Here(found.table), None));
         }
         netlink::RouteResult::By(found) => found,
     };
     let Some(link) = found.index.and_then(|index| links.by_index(index)) else {
         let gone = "it leads to an interface that is not there".to_owned();
-        return Ok((Way::Refused(gone), None));
+        return Ok((RoutingDecision::Refused(gone), None));
     };
     let mtu = found.mtu.filter(|mtu| *mtu > 0).map_or(link.mtu, Mtu);
     let route = Route {
@@ -202,11 +204,11 @@ async fn way<'a>(
         interface: link.name.clone(),
         mtu: mtu.min(link.mtu),
     };
-    Ok((Way::Out(route), Some(link)))
+    Ok((RoutingDecision::Out(route), Some(link)))
 }
 
 /// An error of a route query, with its meaning (the kernel's `fib6_rule_action` and `ip6_rt_type_to_error`).
-fn meaning(error: &io::Error) -> String {
+fn route_error(error: &io::Error) -> String {
     let meaning = match error.raw_os_error() {
         Some(libc::EINVAL) => "a `blackhole` rule or route drops it",
         Some(libc::EACCES) => "a `prohibit` rule or route refuses it",
@@ -217,7 +219,7 @@ fn meaning(error: &io::Error) -> String {
     format!("{meaning}: {error}")
 }
 
-/// The verdict of our program at an interface.
+/// The verdict of the program at an interface.
 async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet) -> Program {
     if !nix::unistd::geteuid().is_root() {
         return Program::Unknown("only root may read it".to_owned());
@@ -225,16 +227,16 @@ async fn program(paths: &Paths, netlink: &Netlink, link: &Link, packet: &Packet)
     let seen = bpf::seen_at(netlink, &link.name, link.index, Direction::Egress).await;
     match seen {
         Err(error) => Program::Unknown(format!("{error:#}")),
-        Ok(seen) if seen.iter().all(|seen| !seen.ours) => Program::None,
+        Ok(seen) if seen.iter().all(|seen| !seen.is_ours) => Program::None,
         Ok(_) => match bpf::dry_run(&paths.pin_dir, link.index, packet) {
-            Ok(decided) => Program::There(decided),
+            Ok(decided) => Program::Attached(decided),
             Err(error) => Program::Unknown(format!("{error:#}")),
         },
     }
 }
 
 /// The state that matters for routing a tunnel's packet, by the address or prefix that contains its source.
-fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> LeakFacts {
+fn leak_facts(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) -> LeakFacts {
     let View {
         config,
         observed,
@@ -246,7 +248,7 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
     let is_ours = |rule: &PolicyRule| {
         let leads = rule.action == Action::Lookup(leading.table, None);
         let is_it = rule.priority == leading.priority && rule.selector.from == leading.from;
-        rule.ours && is_it && leads
+        rule.is_ours && is_it && leads
     };
     let index = observed.links.by_name(&tunnel.name).map(|link| link.index);
     let leads_there = |target: &ObservedTarget| matches!(target, ObservedTarget::Interface { index: to, .. } if Some(*to) == index);
@@ -255,7 +257,7 @@ fn circumstances(view: &View<'_>, tunnel: &Tunnel, by: Prefix, packet: &Packet) 
         let is_its = route.source.bits() == 0 || route.source == by;
         route.is_ours() && route.table == leading.table && is_its && leads_there(&route.target)
     });
-    let before = rules::before(rules, packet, leading.priority);
+    let before = rules::foreign_match(rules, packet, leading.priority);
     let links = &observed.links;
     LeakFacts {
         tunnel: tunnel.name.clone(),

@@ -9,12 +9,12 @@ mod gather;
 use std::{net::Ipv6Addr, process::ExitCode};
 
 use serde::Serialize;
-use sixxs_core::explain::path::{self, Explanation, Way};
+use sixxs_core::explain::path::{self, Explanation, RoutingDecision};
 
 use super::output;
 use crate::host::paths::Paths;
 
-pub(super) use arguments::{Asked, BadArgument};
+pub(super) use arguments::{Arguments, BadArgument};
 
 /// The JSON output.
 #[derive(Serialize)]
@@ -36,8 +36,12 @@ struct Step<'a> {
     detail: &'a str,
 }
 
-pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::Result<ExitCode> {
-    let facts = gather::gather(paths, &asked).await?;
+pub(super) async fn explain(
+    paths: &Paths,
+    json: bool,
+    arguments: Arguments,
+) -> anyhow::Result<ExitCode> {
+    let facts = gather::gather(paths, &arguments).await?;
     let Explanation {
         steps,
         outcome,
@@ -50,9 +54,9 @@ pub(super) async fn explain(paths: &Paths, json: bool, asked: Asked) -> anyhow::
             source: facts.packet.source,
             destination: facts.packet.destination,
             tunnel: facts.owner.as_ref().map(|(name, _)| name.as_str()),
-            interface: match &facts.way {
-                Way::Out(route) => Some(route.interface.as_str()),
-                Way::Here(_) | Way::Refused(_) => None,
+            interface: match &facts.decision {
+                RoutingDecision::Out(route) => Some(route.interface.as_str()),
+                RoutingDecision::Here(_) | RoutingDecision::Refused(_) => None,
             },
             steps: steps
                 .iter()

@@ -187,7 +187,7 @@ impl From<treatment::Treatment> for Treatment {
             Treatment::Redirected => Self::Redirected,
             Treatment::Dropped => Self::Dropped,
             Treatment::Observed => Self::Observed,
-            Treatment::TooBig | Treatment::Unanswered => Self::TooBig,
+            Treatment::TooBig | Treatment::TooBigDropped => Self::TooBig,
             Treatment::NoTunnel => Self::NoTunnel,
             Treatment::Recursion => Self::Recursion,
         }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sixxs_core::{
-    broker::tic::saved::Asked,
+    broker::tic::saved::Query,
     config::{Account, Learned, Tunnel},
     tunnel::{DriverState, LockedOut},
     types::IfName,
@@ -30,20 +30,24 @@ const STALE: Duration = Duration::from_secs(15 * 60);
 const LONGEST_STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// Pause after an answer that stays the same until somebody changes something at the broker.
-const REFUSED: Duration = Duration::from_secs(3600);
+const REFUSED_PAUSE: Duration = Duration::from_secs(3600);
 
 /// A slot is requested again after this time.
-const SLOT_AGAIN: Duration = Duration::from_secs(60);
+const SLOT_RETRY: Duration = Duration::from_secs(60);
 
 /// The stored parameters of an account's tunnel.
-pub(crate) async fn known(cache: &Cache, name: &IfName, account: &Account) -> Option<Learned> {
-    let parameters = cache.load(name, &asked(account)).await?;
+pub(crate) async fn stored_parameters(
+    cache: &Cache,
+    name: &IfName,
+    account: &Account,
+) -> Option<Learned> {
+    let parameters = cache.load(name, &query(account)).await?;
     Some(Learned::new(account, &parameters))
 }
 
-fn asked(account: &Account) -> Asked {
+fn query(account: &Account) -> Query {
     let aiccu = &account.aiccu;
-    Asked {
+    Query {
         server: aiccu.server.clone(),
         username: aiccu.username.clone(),
         tunnel_id: aiccu.tunnel_id.clone(),
@@ -51,8 +55,8 @@ fn asked(account: &Account) -> Asked {
 }
 
 impl NativeTunnel {
-    /// Keeps the tunnel of an account up; never ends.
-    pub(super) async fn keep_account(
+    /// Keeps the tunnel of an account up; never returns.
+    pub(super) async fn keep_up_account(
         &mut self,
         tunnel: &Tunnel,
         account: &Account,
@@ -69,7 +73,7 @@ impl NativeTunnel {
                 self.context.run_setup_script(script.clone());
             }
             self.stale_after = Some(stale);
-            self.keep(&tunnel.with(&learned)).await;
+            self.keep_up(&tunnel.with_learned(&learned)).await;
             info!(
                 "{}: the broker does not answer; querying TIC again",
                 self.context.name
@@ -84,8 +88,8 @@ impl Context {
     /// The stored parameters, or those that the TIC server returns; waits until it does.
     async fn parameters(&self, account: &Account, refresh: bool) -> Parameters {
         let aiccu = &account.aiccu;
-        let asked = asked(account);
-        if !refresh && let Some(parameters) = self.cache.load(&self.name, &asked).await {
+        let query = query(account);
+        if !refresh && let Some(parameters) = self.cache.load(&self.name, &query).await {
             return parameters;
         }
         let mut backoff = Backoff::default();
@@ -94,7 +98,7 @@ impl Context {
             self.status.set(DriverState::Working(Some(words)));
             let pause = match tic::fetch(request(account), &self.connects).await {
                 Ok(Outcome::Parameters(parameters)) => {
-                    if let Err(error) = self.cache.save(&self.name, &asked, &parameters).await {
+                    if let Err(error) = self.cache.save(&self.name, &query, &parameters).await {
                         warn!(
                             "{}: save the parameters from the broker: {error:#}",
                             self.name
@@ -103,7 +107,7 @@ impl Context {
                     return parameters;
                 }
                 // The request was for parameters only.
-                Ok(Outcome::Tunnels(_) | Outcome::Pops(_)) => backoff.failed(),
+                Ok(Outcome::Tunnels(_) | Outcome::Pops(_)) => backoff.after_failure(),
                 Err(error) => self.pause_after(&error, &mut backoff),
             };
             sleep(pause).await;
@@ -121,25 +125,25 @@ impl Context {
                         .saturating_add(wait.remaining.as_secs()),
                     reason: error.to_string(),
                 }));
-                wait.remaining.min(SLOT_AGAIN)
+                wait.remaining.min(SLOT_RETRY)
             }
             Retry::After(wait) => {
                 let words = match error {
                     tic::Error::Wait { server, wait } => {
-                        format!("{server}: {}", self.until(wait))
+                        format!("{server}: {}", self.describe_wait(wait))
                     }
                     error => error.to_string(),
                 };
                 self.status.set(DriverState::Working(Some(words)));
-                wait.remaining.min(SLOT_AGAIN)
+                wait.remaining.min(SLOT_RETRY)
             }
             Retry::Later => {
                 self.status.set(DriverState::Retrying(error.to_string()));
-                backoff.failed()
+                backoff.after_failure()
             }
             Retry::WhenChanged => {
                 self.status.set(DriverState::Failed(error.to_string()));
-                REFUSED
+                REFUSED_PAUSE
             }
         }
     }
@@ -149,7 +153,11 @@ impl Context {
         let name = self.name.clone();
         let mut status = self.status.subscribe();
         tokio::task::spawn_local(async move {
-            if status.wait_for(|status| status.has_made).await.is_err() {
+            if status
+                .wait_for(|status| status.has_made_interface)
+                .await
+                .is_err()
+            {
                 // The tunnel has ended before.
                 return;
             }

@@ -1,4 +1,4 @@
-//! The path to a broker: its address and ours.
+//! The path to a broker: its address and this host's.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use super::resolve::{Unresolved, resolve, source_for};
 pub(super) struct BrokerPath {
     /// The broker's address.
     pub(super) remote: IpAddr,
-    /// Our source address.
+    /// This host's source address.
     pub(super) source: IpAddr,
 }
 

@@ -13,11 +13,11 @@ use tracing::debug;
 use super::{
     Context, NativeTunnel,
     carrier::{AyiyaCarrier, SitCarrier, SixInFourCarrier},
-    run::End,
+    run::LinkOutcome,
 };
 use crate::{
     driver::backoff::Backoff,
-    host::fd_store::What,
+    host::fd_store::Descriptor,
     netlink::{
         Netlink,
         owned_links::LinkByName,
@@ -27,11 +27,11 @@ use crate::{
 };
 
 impl NativeTunnel {
-    /// Keeps a tunnel up; ends only when what its broker assigned may be outdated.
-    pub(super) async fn keep(&mut self, tunnel: &Tunnel) {
+    /// Keeps a tunnel up; returns only when its parameters from the broker may be outdated.
+    pub(super) async fn keep_up(&mut self, tunnel: &Tunnel) {
         self.context.status.set(DriverState::Working(None));
         if let Kind::SixInFour(outer) = &tunnel.kind {
-            self.keep_sit(tunnel, outer).await;
+            self.keep_up_by_sit(tunnel, outer).await;
         }
         let mut backoff = Backoff::default();
         loop {
@@ -39,33 +39,33 @@ impl NativeTunnel {
             let device = match self.device().await {
                 Ok(device) => device,
                 Err(error) => {
-                    self.retry_after(&format!("{error:#}"), backoff.failed())
+                    self.retry_after(&format!("{error:#}"), backoff.after_failure())
                         .await;
                     continue;
                 }
             };
             self.interface = Some(device.index());
-            self.context.status.set_made(true);
+            self.context.status.set_made_interface(true);
             let made = Instant::now();
             let end = self.carry(&device, tunnel).await;
-            self.context.status.set_made(false);
+            self.context.status.set_made_interface(false);
             match end {
-                End::Stale => {
+                LinkOutcome::Stale => {
                     self.device = Some(device);
                     return;
                 }
-                End::InterfaceLost => {
+                LinkOutcome::InterfaceLost => {
                     self.remove_lost().await;
                     self.context.fd_store.forget(&self.context.name);
                     drop(device);
                     // Another program that removed it may remove the next one too.
-                    sleep(backoff.lost(made.elapsed())).await;
+                    sleep(backoff.after_loss(made.elapsed())).await;
                 }
             }
         }
     }
 
-    async fn carry(&mut self, device: &Device, tunnel: &Tunnel) -> End {
+    async fn carry(&mut self, device: &Device, tunnel: &Tunnel) -> LinkOutcome {
         let index = device.index();
         match &tunnel.kind {
             Kind::Ayiya(ayiya) => {
@@ -86,8 +86,8 @@ impl NativeTunnel {
         }
     }
 
-    /// Keeps a tunnel up by the kernel's `sit`; ends only if the kernel has none.
-    async fn keep_sit(&mut self, tunnel: &Tunnel, outer: &SixInFour) {
+    /// Keeps a tunnel up by the kernel's `sit`; returns only if the kernel does not support it.
+    async fn keep_up_by_sit(&mut self, tunnel: &Tunnel, outer: &SixInFour) {
         let Some(mut carrier) = SitCarrier::new(tunnel, outer) else {
             return self.lacks_addresses().await;
         };
@@ -105,21 +105,21 @@ impl NativeTunnel {
                 Ok(index) => index,
                 Err(NoSit::Unsupported) => return,
                 Err(error) => {
-                    self.retry_after(&format!("{error:#}"), backoff.failed())
+                    self.retry_after(&format!("{error:#}"), backoff.after_failure())
                         .await;
                     continue;
                 }
             };
             self.interface = Some(index);
-            self.context.status.set_made(true);
+            self.context.status.set_made_interface(true);
             let made = Instant::now();
             let end = self.run(index, &mut carrier).await;
-            self.context.status.set_made(false);
-            if matches!(end, End::InterfaceLost) {
+            self.context.status.set_made_interface(false);
+            if matches!(end, LinkOutcome::InterfaceLost) {
                 self.remove_lost().await;
             }
             // Another program that removed it may remove the next one too.
-            sleep(backoff.lost(made.elapsed())).await;
+            sleep(backoff.after_loss(made.elapsed())).await;
         }
     }
 
@@ -129,45 +129,47 @@ impl NativeTunnel {
         sleep(pause).await;
     }
 
-    /// The configuration promises addresses for every kind that comes here.
+    /// Reports a tunnel without addresses. The configuration guarantees them for every kind that is carried.
     async fn lacks_addresses<T>(&self) -> T {
         let reason = "its addresses are not known".to_owned();
         self.context.status.set(DriverState::Failed(reason));
         std::future::pending().await
     }
 
-    /// Our device: the one of an earlier run, or a new one. It outlives the process, so that a restart
-    /// finds it with its addresses, routes and rules.
+    /// The tunnel's TUN device: the one of an earlier run, or a new one. It outlives the process, so that a
+    /// restart finds it with its addresses, routes and rules.
     async fn device(&mut self) -> anyhow::Result<Device> {
         let Context { name, fd_store, .. } = &self.context;
         let netlink = Netlink::open()?;
-        let there = netlink.there(name).await?;
+        let by_name = netlink.link_by_name(name).await?;
         let before = self.device.take();
-        let device = match (there, before) {
+        let device = match (by_name, before) {
             (LinkByName::OurTun(index), Some(device)) if index == device.index() => {
                 return Ok(device);
             }
-            (LinkByName::OurTun(_), _) => Device::create(name, fd_store.take(name, What::Device))?,
+            (LinkByName::OurTun(_), _) => {
+                Device::create(name, fd_store.take(name, Descriptor::Device))?
+            }
             (LinkByName::Nothing, _) => {
                 let device = Device::create(name, None)?;
                 // Until it has its mark, the kernel removes it with this process.
                 netlink.mark(device.index()).await?;
-                device.keep()?;
+                device.make_persistent()?;
                 device
             }
             (LinkByName::OurSit(index), _) => {
                 netlink.delete_link(index).await?;
                 bail!("a tunnel of the kernel had the name {name}");
             }
-            (LinkByName::Others, _) => {
+            (LinkByName::Foreign, _) => {
                 bail!("make the TUN device {name}: another interface has that name")
             }
         };
-        fd_store.hold(name, What::Device, &device);
+        fd_store.hold(name, Descriptor::Device, &device);
         Ok(device)
     }
 
-    /// Removes our interface, if there is one, under any name.
+    /// Removes the interface that this tunnel has made, if it exists, under any name.
     pub(super) async fn remove_interface(&mut self) -> anyhow::Result<()> {
         let Some(index) = self.interface else {
             return Ok(());
@@ -180,7 +182,7 @@ impl NativeTunnel {
         Ok(())
     }
 
-    /// Removes our interface after it was lost: it may only have another name.
+    /// Removes the interface after it was lost: it may only have another name.
     async fn remove_lost(&mut self) {
         if let Err(error) = self.remove_interface().await {
             debug!("{}: {error:#}", self.context.name);

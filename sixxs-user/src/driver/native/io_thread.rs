@@ -3,8 +3,9 @@
 //! It has a runtime of its own, so that a busy tunnel does not delay repairs, and one set of buffers, so
 //! that idle tunnels take no memory.
 //!
-//! Tasks: on that thread, one per tunnel, one that waits for changes of addresses and routes, and that of
-//! `remover.rs`. They end with the driver that started them, or with the process.
+//! Tasks on that thread: one per tunnel, which ends with its driver; one per setup script (`account.rs`), which
+//! ends with the script; one that waits for changes of addresses and routes, and that of `remover.rs`, which end
+//! with the process.
 
 use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, thread};
 
@@ -18,7 +19,7 @@ use tracing::warn;
 
 use super::remover::Remover;
 use crate::{
-    netlink::OutsideWatcher,
+    netlink::PathWatcher,
     wire::{Arrivals, Inbox, Messages, Outbox},
 };
 
@@ -26,18 +27,18 @@ use crate::{
 const WAITING: usize = 1024;
 
 /// Pause after a change, since many addresses change at once.
-const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
+const SETTLE_TIME: std::time::Duration = std::time::Duration::from_millis(20);
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 type Job = Box<dyn FnOnce(&Shared) -> Work + Send>;
 
-/// What the tunnels of the thread share.
+/// The state that the tunnels of the thread share.
 #[derive(Clone)]
 pub(super) struct Shared {
     /// Empty between the turns of two tunnels.
     pub(super) buffers: Rc<RefCell<Buffers>>,
     /// Counts changes of addresses and routes.
-    pub(super) outside: watch::Receiver<u64>,
+    pub(super) path_changes: watch::Receiver<u64>,
     /// Removes interfaces.
     pub(super) remover: Remover,
 }
@@ -101,9 +102,9 @@ impl IoThread {
 }
 
 async fn run(mut jobs: mpsc::Receiver<Job>) {
-    let (changes, outside) = watch::channel(0);
+    let (changes, path_changes) = watch::channel(0);
     tokio::task::spawn_local(async move {
-        if let Err(error) = watch_outside(&changes).await {
+        if let Err(error) = watch_path_changes(&changes).await {
             warn!("wait for changes of addresses: {error:#}");
         }
         // Tunnels continue without notice of changes.
@@ -111,20 +112,20 @@ async fn run(mut jobs: mpsc::Receiver<Job>) {
     });
     let shared = Shared {
         buffers: Rc::new(RefCell::new(Buffers::default())),
-        outside,
-        remover: Remover::begin(),
+        path_changes,
+        remover: Remover::start(),
     };
     while let Some(job) = jobs.recv().await {
         tokio::task::spawn_local(job(&shared));
     }
 }
 
-async fn watch_outside(changes: &watch::Sender<u64>) -> anyhow::Result<()> {
-    let watcher = OutsideWatcher::subscribe()?;
+async fn watch_path_changes(changes: &watch::Sender<u64>) -> anyhow::Result<()> {
+    let watcher = PathWatcher::subscribe()?;
     loop {
         watcher.changed().await?;
         changes.send_modify(|count| *count += 1);
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(SETTLE_TIME).await;
         // A change during the pause is counted after it.
     }
 }

@@ -40,26 +40,26 @@ use crate::{
     wire::Device,
 };
 
-/// A handle to a native tunnel. Dropped, the tunnel ends at its next await.
-pub(super) struct Native {
+/// The daemon's handle to a native tunnel. When it is dropped, the tunnel ends at its next await.
+pub(super) struct NativeHandle {
     observed: watch::Sender<Option<IfIndex>>,
     order: oneshot::Sender<Order>,
     ended: oneshot::Receiver<anyhow::Result<()>>,
 }
 
-/// How a tunnel is to end. What this process carries ends either way.
+/// How a tunnel is to end. Stop and detach both end its task, which carries its packets.
 enum Order {
     /// Its interface is removed.
     Stop,
-    /// Its interface stays, where the kernel carries it.
+    /// Its interface stays. A `sit` interface still carries packets; a TUN device does not.
     Detach,
 }
 
-impl Native {
+impl NativeHandle {
     pub(super) fn start(
         tunnel: &Tunnel,
         status: StatusSender,
-        services: &DriverContext,
+        context: &DriverContext,
         refresh: bool,
     ) -> Self {
         let (observed, observed_by) = watch::channel(None);
@@ -67,22 +67,22 @@ impl Native {
         let (end, ended) = oneshot::channel();
         let tunnel = tunnel.clone();
         let failed = status.clone();
-        let given = services.clone_shared();
+        let shared_context = context.clone_shared();
         let work = move |shared: &Shared| {
             let native = NativeTunnel {
                 context: Context {
                     name: tunnel.name.clone(),
                     status,
-                    clock: given.clock,
-                    connects: given.connects,
-                    cache: given.cache,
-                    sessions: given.sessions,
-                    fd_store: given.fd_store,
+                    clock: shared_context.clock,
+                    connects: shared_context.connects,
+                    cache: shared_context.cache,
+                    sessions: shared_context.sessions,
+                    fd_store: shared_context.fd_store,
                     buffers: Rc::clone(&shared.buffers),
                 },
                 remover: shared.remover.clone(),
                 observed: observed_by,
-                outside: shared.outside.clone(),
+                path_changes: shared.path_changes.clone(),
                 stale_after: None,
                 interface: None,
                 device: None,
@@ -93,7 +93,7 @@ impl Native {
                 let _unread = end.send(outcome);
             }
         };
-        if let Err(error) = services.io_thread().and_then(|thread| thread.run(work)) {
+        if let Err(error) = context.io_thread().and_then(|thread| thread.run(work)) {
             failed.set(DriverState::Failed(format!("{error:#}")));
         }
         Self {
@@ -118,7 +118,7 @@ impl Native {
         self.end(Order::Stop).await
     }
 
-    /// Ends it; what the kernel carries stays.
+    /// Ends it; its interface stays.
     pub(super) async fn detach(self) -> anyhow::Result<()> {
         self.end(Order::Detach).await
     }
@@ -146,15 +146,15 @@ struct Context {
 struct NativeTunnel {
     context: Context,
     remover: Remover,
-    /// Index of the interface with our name, as of the daemon's last scan.
+    /// Index of the interface with the tunnel's name, as of the daemon's last scan.
     observed: watch::Receiver<Option<IfIndex>>,
     /// Counts changes of addresses and routes.
-    outside: watch::Receiver<u64>,
+    path_changes: watch::Receiver<u64>,
     /// Limit of the broker's silence, for a tunnel whose parameters may be outdated then.
     stale_after: Option<Duration>,
-    /// Our interface, while there is one.
+    /// The interface that this tunnel has made, while it exists.
     interface: Option<IfIndex>,
-    /// Our device, while it carries nothing.
+    /// The TUN device, between the end of one link and the start of the next.
     device: Option<Device>,
 }
 
@@ -166,14 +166,14 @@ impl NativeTunnel {
         refresh: bool,
         ordered: oneshot::Receiver<Order>,
     ) -> anyhow::Result<()> {
-        let keep = async {
+        let keep_up = async {
             match &tunnel.kind {
-                Kind::Account(account) => self.keep_account(tunnel, account, refresh).await,
-                _ => self.keep(tunnel).await,
+                Kind::Account(account) => self.keep_up_account(tunnel, account, refresh).await,
+                _ => self.keep_up(tunnel).await,
             }
         };
         let order = tokio::select! {
-            () = keep => Order::Stop,
+            () = keep_up => Order::Stop,
             // A dropped handle gives no order: the interface may be needed.
             order = ordered => order.unwrap_or(Order::Detach),
         };

@@ -15,31 +15,31 @@ use crate::netlink::Netlink;
 /// Limit of interfaces that wait.
 const WAITING: usize = 1024;
 
-/// Pause in which others join a group.
-const GATHER: Duration = Duration::from_millis(5);
+/// After the first request, the group waits this long for further requests.
+const GATHER_TIME: Duration = Duration::from_millis(5);
 
-/// An interface, and where the outcome goes.
-type Doomed = (IfIndex, oneshot::Sender<Result<(), Arc<anyhow::Error>>>);
+/// An interface, and the receiver of the outcome.
+type RemovalRequest = (IfIndex, oneshot::Sender<Result<(), Arc<anyhow::Error>>>);
 
 /// Removes interfaces.
 #[derive(Clone)]
 pub(super) struct Remover {
-    doomed: mpsc::Sender<Doomed>,
+    requests: mpsc::Sender<RemovalRequest>,
 }
 
 impl Remover {
     /// Starts its task, on the thread of the tunnels.
-    pub(super) fn begin() -> Self {
-        let (doomed, waiting) = mpsc::channel(WAITING);
-        tokio::task::spawn_local(remove_together(waiting));
-        Self { doomed }
+    pub(super) fn start() -> Self {
+        let (requests, waiting) = mpsc::channel(WAITING);
+        tokio::task::spawn_local(remove_in_groups(waiting));
+        Self { requests }
     }
 
-    /// Removes an interface, which must be ours; it may be gone.
+    /// Removes an interface that sixxs has made; it may be gone.
     pub(super) async fn remove(&self, index: IfIndex) -> anyhow::Result<()> {
         let (answer, outcome) = oneshot::channel();
         // Both fail only when the thread ends, and the process with it.
-        if self.doomed.send((index, answer)).await.is_err() {
+        if self.requests.send((index, answer)).await.is_err() {
             return Ok(());
         }
         let outcome = outcome.await.unwrap_or(Ok(()));
@@ -47,17 +47,17 @@ impl Remover {
     }
 }
 
-async fn remove_together(mut waiting: mpsc::Receiver<Doomed>) {
+async fn remove_in_groups(mut waiting: mpsc::Receiver<RemovalRequest>) {
     while let Some(first) = waiting.recv().await {
-        sleep(GATHER).await;
-        let mut doomed = vec![first];
+        sleep(GATHER_TIME).await;
+        let mut requests = vec![first];
         while let Ok(more) = waiting.try_recv() {
-            doomed.push(more);
+            requests.push(more);
         }
-        let indices: Vec<_> = doomed.iter().map(|(index, _)| *index).collect();
+        let indices: Vec<_> = requests.iter().map(|(index, _)| *index).collect();
         let removed = async { Netlink::open()?.delete_links(&indices).await };
         let outcome = removed.await.map_err(Arc::new);
-        for (_, answer) in doomed {
+        for (_, answer) in requests {
             // The tunnel may have ended.
             let _unread = answer.send(outcome.clone());
         }

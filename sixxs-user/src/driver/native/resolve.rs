@@ -64,10 +64,10 @@ pub(super) fn source_for(remote: IpAddr, local4: Option<Ipv4Addr>) -> io::Result
     Ok(socket.local_addr()?.ip())
 }
 
-/// Whether an error is the socket's own, so that a new socket would not have it. All others are about
-/// packets in transit. A removed source address (EINVAL) is not one of these: the netlink event comes
-/// sooner than another try would.
-pub(super) fn is_of_the_socket(error: &io::Error) -> bool {
+/// Whether an error is about the socket itself: a new socket does not have it. All others are about packets in
+/// transit. A removed source address (EINVAL) does not count as a socket error: the netlink event comes before
+/// another try would.
+pub(super) fn is_socket_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EBADF | libc::ENOTCONN | libc::ENOTSOCK)

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use sixxs_core::{
-    broker::link::{Interruption, Link, Next, Slot},
+    broker::link::{BrokerLink, Interruption, Next, SlotOutcome},
     config::Remote,
     tunnel::{DriverState, LockedOut},
     types::{IfIndex, IfName},
@@ -30,41 +30,41 @@ use crate::{
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
 
 /// A slot is requested again after this time: the clock or the record of connects may have changed.
-const SLOT_AGAIN: Duration = Duration::from_secs(60);
+const SLOT_RETRY: Duration = Duration::from_secs(60);
 
 /// A scan finds a new interface within this time.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a link has ended.
-pub(super) enum End {
+pub(super) enum LinkOutcome {
     /// The interface is gone, or has another name.
     InterfaceLost,
     /// The broker has been silent for too long.
     Stale,
 }
 
-/// Why a carrier has stopped.
-enum Stopped {
+/// Why a carrier has stopped carrying packets.
+enum CarryOutcome {
     Interrupted(Interruption),
     InterfaceLost,
 }
 
 impl NativeTunnel {
     /// Keeps the link of a carrier, whose interface has this index.
-    pub(super) async fn run<C: Carrier>(&mut self, index: IfIndex, carrier: &mut C) -> End {
+    pub(super) async fn run<C: Carrier>(&mut self, index: IfIndex, carrier: &mut C) -> LinkOutcome {
         let mut observed = self.observed.clone();
         let name = self.context.name.clone();
         tokio::select! {
-            () = interface_lost(&mut observed, (&name, index)) => End::InterfaceLost,
+            () = interface_lost(&mut observed, (&name, index)) => LinkOutcome::InterfaceLost,
             end = self.keep_link(carrier) => end,
         }
     }
 
-    async fn keep_link<C: Carrier>(&mut self, carrier: &mut C) -> End {
+    async fn keep_link<C: Carrier>(&mut self, carrier: &mut C) -> LinkOutcome {
         let ends = carrier.ends().clone();
         let mut saved = self.context.resumable(&ends);
         let path = saved.as_ref().map(|saved| saved.path);
-        let mut link = Link::new(ends.counts_as_connect, path);
+        let mut link = BrokerLink::new(ends.counts_as_connect, path);
         loop {
             if let Some(state) = link.take_state() {
                 self.context.status.set(state);
@@ -72,82 +72,82 @@ impl NativeTunnel {
             match link.next() {
                 Next::Locate => {
                     // Changes from here on end the wait below.
-                    self.outside.mark_unchanged();
-                    let found = BrokerPath::find(&ends.broker, ends.local4, link.last()).await;
+                    self.path_changes.mark_unchanged();
+                    let found = BrokerPath::find(&ends.broker, ends.local4, link.last_path()).await;
                     link.located(found);
                 }
                 Next::TakeSlot(path) => {
-                    let slot = self.context.slot(&ends, path).await;
+                    let slot = self.context.request_slot(&ends, path).await;
                     link.slot(path, slot);
                 }
                 Next::Carry { path, .. } => {
-                    match self.carry_until_stopped(carrier, path, saved.take()).await {
-                        Stopped::Interrupted(interruption) => link.carried(interruption),
-                        Stopped::InterfaceLost => return End::InterfaceLost,
+                    match self.open_and_carry(carrier, path, saved.take()).await {
+                        CarryOutcome::Interrupted(interruption) => link.carried(interruption),
+                        CarryOutcome::InterfaceLost => return LinkOutcome::InterfaceLost,
                     }
                 }
                 Next::WaitForChange(limit) => {
-                    // Either way the broker is looked for again.
-                    let _changed = timeout(limit, self.outside.changed()).await;
+                    // The broker is looked for again after a change and after the limit.
+                    let _changed = timeout(limit, self.path_changes.changed()).await;
                     link.waited();
                 }
                 Next::Wait(pause) => {
                     sleep(pause).await;
                     link.waited();
                 }
-                Next::Stale => return End::Stale,
+                Next::Stale => return LinkOutcome::Stale,
             }
         }
     }
 
     /// Opens a carrier's sockets, and carries packets until something stops it.
-    async fn carry_until_stopped<C: Carrier>(
+    async fn open_and_carry<C: Carrier>(
         &mut self,
         carrier: &mut C,
         path: BrokerPath,
         saved: Option<SavedSession>,
-    ) -> Stopped {
+    ) -> CarryOutcome {
         let mut open = match carrier.open(&self.context, path, saved.as_ref()) {
             Ok(open) => open,
             Err(error) => {
                 let reason = C::explain_open(&error);
-                return Stopped::Interrupted(Interruption::NotOpened(reason));
+                return CarryOutcome::Interrupted(Interruption::NotOpened(reason));
             }
         };
         self.context
             .status
             .set_endpoint(carrier.ends().endpoint(path), C::KIND);
-        match self.carry_on(carrier, &mut open, path).await {
+        match self.carry_packets(carrier, &mut open, path).await {
             Ok(stopped) => stopped,
             Err(error) => {
                 // A new socket does not have this error.
                 debug!("{}: {error}", self.context.name);
-                Stopped::Interrupted(Interruption::Failed(error.to_string()))
+                CarryOutcome::Interrupted(Interruption::Failed(error.to_string()))
             }
         }
     }
 
-    async fn carry_on<C: Carrier>(
+    async fn carry_packets<C: Carrier>(
         &mut self,
         carrier: &mut C,
         open: &mut C::Open,
         path: BrokerPath,
-    ) -> std::io::Result<Stopped> {
+    ) -> std::io::Result<CarryOutcome> {
         loop {
             let pause = match carrier.poll(&self.context, open, path).await? {
                 Ok(pause) => pause,
-                Err(interruption) => return Ok(Stopped::Interrupted(interruption)),
+                Err(interruption) => return Ok(CarryOutcome::Interrupted(interruption)),
             };
             tokio::select! {
                 carried = carrier.carry(&self.context, open) => {
                     if carried? == Carried::InterfaceLost {
-                        return Ok(Stopped::InterfaceLost);
+                        return Ok(CarryOutcome::InterfaceLost);
                     }
                 }
                 () = sleep(pause.min(LONGEST_SLEEP)) => {}
-                changed = self.outside.changed() => {
+                changed = self.path_changes.changed() => {
                     if changed.is_ok() && !path.is_valid(carrier.ends().local4) {
-                        return Ok(Stopped::Interrupted(Interruption::PathLost));
+                        return Ok(CarryOutcome::Interrupted(Interruption::PathLost));
                     }
                     carrier.route_changed(&self.context, open);
                 }
@@ -156,7 +156,7 @@ impl NativeTunnel {
     }
 }
 
-/// Waits until our interface is gone or renamed. Scans report it, once one has found it.
+/// Waits until the tunnel's interface is gone or renamed. Scans report it, once one has found it.
 async fn interface_lost(
     observed: &mut watch::Receiver<Option<IfIndex>>,
     (name, index): (&IfName, IfIndex),
@@ -182,10 +182,10 @@ async fn interface_lost(
 
 /// Whether the interface that this program made with this name and index is gone.
 async fn is_lost(name: &IfName, index: IfIndex) -> bool {
-    let there = async { Netlink::open()?.there(name).await };
+    let there = async { Netlink::open()?.link_by_name(name).await };
     match there.await {
         Ok(LinkByName::OurTun(found) | LinkByName::OurSit(found)) => found != index,
-        Ok(LinkByName::Nothing | LinkByName::Others) => true,
+        Ok(LinkByName::Nothing | LinkByName::Foreign) => true,
         Err(error) => {
             debug!("{name}: {error:#}");
             false
@@ -194,7 +194,7 @@ async fn is_lost(name: &IfName, index: IfIndex) -> bool {
 }
 
 impl Context {
-    /// The session of an earlier run, if the broker still takes us for the same.
+    /// The session of an earlier run, if it has not expired and the path to the broker is the same.
     fn resumable(&self, ends: &LinkEnds) -> Option<SavedSession> {
         let now = self.clock.now().elapsed;
         let broker = ends.broker.to_string();
@@ -202,18 +202,18 @@ impl Context {
         saved.filter(|saved| saved.path.is_valid(ends.local4))
     }
 
-    /// Takes a slot of the connect limit, which is used at once.
-    async fn slot(&self, ends: &LinkEnds, path: BrokerPath) -> Slot {
+    /// Requests a slot of the connect limit; the caller connects at once.
+    async fn request_slot(&self, ends: &LinkEnds, path: BrokerPath) -> SlotOutcome {
         let wait = match self.take_slot(&ends.broker, path.remote).await {
             Ok(Ok(_slot)) => {
                 let is_path_valid = path.is_valid(ends.local4);
-                return Slot::Taken { is_path_valid };
+                return SlotOutcome::Taken { is_path_valid };
             }
             Ok(Err(wait)) => wait,
             Err(error) => {
-                return Slot::Refused {
+                return SlotOutcome::Refused {
                     state: DriverState::Retrying(format!("{error:#}")),
-                    pause: SLOT_AGAIN,
+                    pause: SLOT_RETRY,
                 };
             }
         };
@@ -224,16 +224,16 @@ impl Context {
                 reason: wait.to_string(),
             })
         } else {
-            DriverState::Working(Some(self.until(&wait)))
+            DriverState::Working(Some(self.describe_wait(&wait)))
         };
-        Slot::Refused {
+        SlotOutcome::Refused {
             state,
-            pause: wait.remaining.min(SLOT_AGAIN),
+            pause: wait.remaining.min(SLOT_RETRY),
         }
     }
 
-    /// Until when there is no connect, and why.
-    pub(super) fn until(&self, wait: &Wait) -> String {
+    /// Describes a wait: until when no connect is allowed, and why.
+    pub(super) fn describe_wait(&self, wait: &Wait) -> String {
         let seconds = self.clock.unix_seconds().saturating_add(wait.seconds());
         match time_of_day(seconds) {
             Some(until) => format!("no connect until {until}: {}", wait.why),
@@ -344,9 +344,9 @@ mod tests {
                 fd_store: FdStore::open(&BTreeSet::new()),
                 buffers: Rc::new(RefCell::new(Buffers::default())),
             },
-            remover: Remover::begin(),
+            remover: Remover::start(),
             observed: watch::channel(None).1,
-            outside: watch::channel(0).1,
+            path_changes: watch::channel(0).1,
             stale_after: None,
             interface: None,
             device: None,
@@ -376,14 +376,14 @@ mod tests {
         (carrier, state)
     }
 
-    fn carrier(counts: bool, script: Vec<io::Result<Interruption>>) -> FakeCarrier {
+    fn carrier(counts_as_connect: bool, script: Vec<io::Result<Interruption>>) -> FakeCarrier {
         FakeCarrier {
             ends: LinkEnds {
                 broker: Remote::Address(Ipv4Addr::LOCALHOST.into()),
                 port: None,
                 local4: None,
                 address: "2001:db8:a::2".parse().unwrap(),
-                counts_as_connect: counts,
+                counts_as_connect,
             },
             script: script.into(),
             opened: Vec::new(),

@@ -42,6 +42,32 @@ struct Subject {
     target: Option<(f64, f64)>,
 }
 
+impl Subject {
+    /// A packet of no tunnel, at an uplink.
+    const fn unrelated(name: &'static str, frame: Vec<u8>) -> Self {
+        Self {
+            name,
+            role: Role::Uplink,
+            direction: Direction::Egress,
+            verdict: NEXT,
+            frame,
+            target: Some((5.0, 20.0)),
+        }
+    }
+
+    /// A packet of a tunnel, at that tunnel.
+    const fn counted(name: &'static str, direction: Direction, frame: Vec<u8>) -> Self {
+        Self {
+            name,
+            role: Role::Tunnel,
+            direction,
+            verdict: NEXT,
+            frame,
+            target: Some((15.0, 15.0)),
+        }
+    }
+}
+
 /// The programs on a host whose loopback interface has this role.
 struct Kernel {
     role: Role,
@@ -62,7 +88,10 @@ pub(crate) fn measure(rounds: u32) -> Result<String> {
     for count in PREFIXES {
         for kernel in &mut kernels {
             load_ms = load_ms.min(kernel.programs.load_time.as_secs_f64() * 1e3);
-            kernel.programs.kernel.fill(&host(kernel.role, count)?.0)?;
+            kernel
+                .programs
+                .kernel
+                .write_maps(&host(kernel.role, count)?.0)?;
         }
         let subjects = subjects(count);
         let all = in_turn(&empty, &kernels, &subjects, rounds)?;
@@ -108,22 +137,8 @@ fn subjects(count: u32) -> Vec<Subject> {
     let from = |from: Ipv6Addr| ethernet(&[], IPV6_TYPE, &ipv6(from, outside, UDP, &udp(4000, 64)));
     let echo =
         |from, to, kind| ethernet(&[], IPV6_TYPE, &ipv6(from, to, ICMPV6, &icmpv6(kind, 56)));
-    let none = |name, source| Subject {
-        name,
-        role: Role::Uplink,
-        direction: Direction::Egress,
-        verdict: NEXT,
-        frame: from(source),
-        target: Some((5.0, 20.0)),
-    };
-    let counted = |name, direction, frame| Subject {
-        name,
-        role: Role::Tunnel,
-        direction,
-        verdict: NEXT,
-        frame,
-        target: Some((15.0, 15.0)),
-    };
+    let none = |name, source| Subject::unrelated(name, from(source));
+    let counted = Subject::counted;
     let leaking = prefix(count - 1).address();
     vec![
         none(

@@ -290,7 +290,7 @@ fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
     let found = trap(fixture, "marked", "note")?;
     let detail = found["detail"].as_str().context("a detail")?;
     let expected = format!(
-        "sixxs0, sixxs1 with a mark are refused by a rule before ours: \
+        "sixxs0, sixxs1 with a mark are refused by a rule before the rules of sixxs: \
                             100: from all fwmark 0x7 {action}"
     );
     assert!(detail.contains(&expected), "{detail}");
@@ -301,7 +301,9 @@ fn is_refused(fixture: &Fixture, action: &str) -> Result<()> {
     host.sh("ip -6 rule del priority 99")?;
     // The other fix moves the rule behind the daemon's rules.
     let fix = found["fix"].as_str().context("a fix")?;
-    let (_, moves) = fix.split_once("behind ours: ").context("a move")?;
+    let (_, moves) = fix
+        .split_once("behind the rules of sixxs: ")
+        .context("a move")?;
     fixture.program.shell(moves)?;
     assert!(traps(fixture, "marked")?.is_empty());
     assert_eq!(answered()?, [2, 2]);

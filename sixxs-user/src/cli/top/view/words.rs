@@ -2,7 +2,7 @@
 
 use ratatui_core::text::Span;
 
-use crate::{control::text, host::plain::steers};
+use crate::{control::text, host::plain::is_unsafe};
 
 /// Text for an unknown value.
 const UNKNOWN: &str = "-";
@@ -105,7 +105,7 @@ pub(super) fn harmless(text: &str, ascii: bool) -> String {
     let mut harmless = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            _ if steers(character) => harmless.push('?'),
+            _ if is_unsafe(character) => harmless.push('?'),
             'µ' if ascii => harmless.push('u'),
             '…' if ascii => harmless.push_str("..."),
             _ if ascii && !character.is_ascii() => harmless.push('?'),

@@ -15,12 +15,12 @@ use sixxs_core::{
     tunnel::{CarrierKind, DriverState},
 };
 
-use super::{Carried, Carrier, LinkEnds, TURN};
+use super::{Carried, Carrier, LinkEnds, MAX_BATCHES};
 use crate::{
     driver::{
         StatusSender,
         native::{
-            Context, broker_path::BrokerPath, io_thread::Buffers, resolve::is_of_the_socket,
+            Context, broker_path::BrokerPath, io_thread::Buffers, resolve::is_socket_error,
             session_store::SavedSession,
         },
     },
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The session is saved at this interval while the broker answers.
-const SAVE: Duration = Duration::from_secs(30);
+const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Carries AYIYA. The session outlives its sockets.
 pub(in crate::driver::native) struct AyiyaCarrier<'a> {
@@ -76,8 +76,9 @@ impl<'a> AyiyaCarrier<'a> {
         })
     }
 
-    /// The broker is silent: it may have another address, or not know this tunnel any more.
-    fn doubt(&self, elapsed: Duration) -> Interruption {
+    /// The interruption of a link whose broker is silent: the broker may have another address, or no longer know
+    /// this tunnel.
+    fn interruption(&self, elapsed: Duration) -> Interruption {
         let silent_since = self.session.silent_since();
         match self.stale_after {
             Some(after) if elapsed >= silent_since.saturating_add(after) => Interruption::Stale,
@@ -89,11 +90,11 @@ impl<'a> AyiyaCarrier<'a> {
     /// answers.
     fn save(&self, context: &Context, open: &mut Open, elapsed: Duration) {
         let session = &self.session;
-        let (known, due) = (session.silent_since(), session.beat_due());
+        let (known, due) = (session.silent_since(), session.keepalive_due());
         let is_due = open
             .saved
-            .is_none_or(|(then, next)| next != due || known >= then.saturating_add(SAVE));
-        if is_due && session.answers(elapsed) {
+            .is_none_or(|(then, next)| next != due || known >= then.saturating_add(SAVE_INTERVAL));
+        if is_due && session.is_answering(elapsed) {
             open.saved = Some((known, due));
             let saved = SavedSession {
                 path: open.path,
@@ -110,10 +111,10 @@ impl<'a> AyiyaCarrier<'a> {
 
     fn state(&self, broker: IpAddr, elapsed: Duration) -> DriverState {
         let session = &self.session;
-        if session.answers(elapsed) {
+        if session.is_answering(elapsed) {
             return DriverState::Done;
         }
-        DriverState::Working(Some(if session.was_heard() {
+        DriverState::Working(Some(if session.has_received() {
             let silence = elapsed.saturating_sub(session.silent_since());
             // In minutes, so that the state does not change every second.
             let minutes = silence.as_secs() / 60;
@@ -151,8 +152,8 @@ impl Carrier for AyiyaCarrier<'_> {
             || Datagrams::open(local, port, path.remote),
         )?;
         match resumed {
-            Some(saved) => self.session.go_on(saved.known, saved.due),
-            None => self.session.begin_again(context.clock.now().elapsed),
+            Some(saved) => self.session.resume(saved.known, saved.due),
+            None => self.session.restart(context.clock.now().elapsed),
         }
         Ok(Open {
             socket,
@@ -172,7 +173,7 @@ impl Carrier for AyiyaCarrier<'_> {
         while let Some(action) = self.session.poll(time) {
             match action {
                 Action::Send(datagram) => send(&open.socket, open.to, &datagram, datagram.len())?,
-                Action::Doubt => return Ok(Err(self.doubt(time.elapsed))),
+                Action::LocateAgain => return Ok(Err(self.interruption(time.elapsed))),
             }
         }
         context.status.set(self.state(path.remote, time.elapsed));
@@ -187,20 +188,20 @@ impl Carrier for AyiyaCarrier<'_> {
                 ready?;
                 let time = context.clock.unix_seconds();
                 let buffers = &mut context.buffers.borrow_mut();
-                up(buffers, self.device, open, &self.session, time)
+                send_packets(buffers, self.device, open, &self.session, time)
             }
             ready = open.socket.readable() => {
                 ready?;
                 let time = context.clock.now();
                 let buffers = &mut context.buffers.borrow_mut();
-                down(buffers, self.device, open, &mut self.session, time, &context.status)
+                receive_packets(buffers, self.device, open, &mut self.session, time, &context.status)
             }
         }
     }
 }
 
-/// Moves packets of this host to the broker.
-fn up(
+/// Moves packets from this host to the broker.
+fn send_packets(
     buffers: &mut Buffers,
     device: &Device,
     open: &Open,
@@ -211,7 +212,7 @@ fn up(
     let sealer = session.sealer();
     let mut turn = 0;
     loop {
-        let Ok(more) = outbox.fill((turn < TURN).then_some(device)) else {
+        let Ok(more) = outbox.fill((turn < MAX_BATCHES).then_some(device)) else {
             return Ok(Carried::InterfaceLost);
         };
         for datagram in outbox.datagrams() {
@@ -226,8 +227,8 @@ fn up(
     }
 }
 
-/// Moves packets of the broker to this host.
-fn down(
+/// Moves packets from the broker to this host.
+fn receive_packets(
     buffers: &mut Buffers,
     device: &Device,
     open: &Open,
@@ -238,7 +239,7 @@ fn down(
     let Buffers {
         arrivals, inbox, ..
     } = buffers;
-    for _ in 0..TURN {
+    for _ in 0..MAX_BATCHES {
         if !open.socket.receive(arrivals)? {
             break;
         }
@@ -257,7 +258,7 @@ fn down(
                 Err(fault) => status.count_refusal(fault),
             }
         }
-        // While the packets are in the processor's cache.
+        // Written now, while the packets are in the processor's cache.
         if inbox.write(device).is_err() {
             return Ok(Carried::InterfaceLost);
         }
@@ -268,7 +269,7 @@ fn down(
 /// Sends a batch. Errors about packets in transit are ignored: the next packet may get through.
 fn send(socket: &Datagrams, to: SocketAddr, batch: &[u8], stride: usize) -> io::Result<()> {
     match socket.send(to, batch, stride) {
-        Err(error) if is_of_the_socket(&error) => Err(error),
+        Err(error) if is_socket_error(&error) => Err(error),
         _ => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! What carries the packets of a native tunnel: AYIYA, 6in4 over a raw socket, or the kernel's `sit`.
+//! Carriers of the packets of a native tunnel: AYIYA, 6in4 over a raw socket, and the kernel's `sit`.
 //!
 //! A carrier opens sockets for a path to the broker and moves packets. It does not know how the path is
 //! found, nor what happens when it is lost: that is `run.rs`.
@@ -29,7 +29,7 @@ use super::{
 };
 
 /// Limit of batches in one direction, before the other direction and other tunnels get their turn.
-const TURN: usize = 4;
+const MAX_BATCHES: usize = 4;
 
 /// The result of moving packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,16 +47,17 @@ pub(super) struct LinkEnds {
     pub(super) broker: Remote,
     /// The broker's port, where the encapsulation has ports.
     pub(super) port: Option<u16>,
-    /// Our outer address, if the configuration has one.
+    /// This host's outer address, if the configuration has one.
     pub(super) local4: Option<Ipv4Addr>,
-    /// Our address in the tunnel.
+    /// This host's address in the tunnel.
     pub(super) address: Ipv6Addr,
     /// Whether opening the link counts as a connect to the broker.
     pub(super) counts_as_connect: bool,
 }
 
 impl LinkEnds {
-    /// The ends of 6in4, with our address `address`. Without heartbeats the broker is sent nothing.
+    /// The ends of 6in4. `address` is this host's address in the tunnel. Without heartbeats, opening the link
+    /// sends nothing to the broker.
     fn of_six_in_four(outer: &SixInFour, address: Ipv6Addr) -> Self {
         Self {
             broker: Remote::Address(outer.remote4.into()),
@@ -95,7 +96,7 @@ pub(super) trait Carrier {
     /// Its kind.
     const KIND: CarrierKind;
 
-    /// Sockets, and all that ends with them.
+    /// Open sockets, and the state that ends with them.
     type Open;
 
     /// Both ends of the link.

@@ -19,19 +19,19 @@ use sixxs_core::{
 };
 use tracing::debug;
 
-use super::{Carried, Carrier, LinkEnds, TURN, heartbeats};
+use super::{Carried, Carrier, LinkEnds, MAX_BATCHES, heartbeats};
 use crate::{
     driver::{
         StatusSender,
         native::{
             Context, broker_path::BrokerPath, heartbeat_sender::HeartbeatSender,
-            io_thread::Buffers, resolve::is_of_the_socket, session_store::SavedSession,
+            io_thread::Buffers, resolve::is_socket_error, session_store::SavedSession,
         },
     },
     wire::{Device, Inbox, Protocol41},
 };
 
-/// The state of a broker that refuses our packets, in words.
+/// The state of a broker that refuses the packets of this host, in words.
 const REFUSED: &str =
     "the broker refuses the packets of this host; does it know this host's IPv4 address?";
 
@@ -42,14 +42,14 @@ struct Turn {
     is_over: bool,
     /// The broker sent something.
     was_answered: bool,
-    /// The broker has no tunnel for our address (ICMP protocol unreachable).
+    /// The broker has no tunnel for the address of this host (ICMP protocol unreachable).
     was_refused: bool,
 }
 
 impl Turn {
-    /// Takes an error of the socket. Most are about packets in transit, which are lost, and no more.
+    /// Takes an error of the socket. Most are about packets in transit, which are only lost.
     fn take(&mut self, error: io::Error) -> io::Result<()> {
-        if is_of_the_socket(&error) {
+        if is_socket_error(&error) {
             return Err(error);
         }
         if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
@@ -145,7 +145,7 @@ impl<'a> SixInFourCarrier<'a> {
         })
     }
 
-    /// The broker has forgotten our address: announces it at once, if a connect is allowed now.
+    /// The broker has forgotten the address of this host: announces it at once, if a connect is allowed now.
     async fn announce(&self, context: &Context, sender: &mut HeartbeatSender, path: BrokerPath) {
         let elapsed = context.clock.now().elapsed;
         if !sender.may_announce(elapsed) {
@@ -226,11 +226,11 @@ impl Carrier for SixInFourCarrier<'_> {
         let turn = tokio::select! {
             ready = self.device.readable() => {
                 ready?;
-                up(&mut context.buffers.borrow_mut(), self.device, open)?
+                send_packets(&mut context.buffers.borrow_mut(), self.device, open)?
             }
             ready = open.socket.readable() => {
                 ready?;
-                self.down(&mut context.buffers.borrow_mut(), open, &context.status)?
+                self.receive_packets(&mut context.buffers.borrow_mut(), open, &context.status)?
             }
         };
         if turn.is_over {
@@ -249,7 +249,7 @@ impl Carrier for SixInFourCarrier<'_> {
 }
 
 /// Moves packets of this host to the broker.
-fn up(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Turn> {
+fn send_packets(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Turn> {
     let Open {
         socket, too_big, ..
     } = open;
@@ -257,7 +257,7 @@ fn up(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Tur
     let mut turn = Turn::default();
     let mut batches = 0;
     loop {
-        let Ok(more) = plain.fill((batches < TURN).then_some(device)) else {
+        let Ok(more) = plain.fill((batches < MAX_BATCHES).then_some(device)) else {
             turn.is_over = true;
             return Ok(turn);
         };
@@ -288,14 +288,19 @@ fn up(buffers: &mut Buffers, device: &Device, open: &mut Open) -> io::Result<Tur
 
 impl SixInFourCarrier<'_> {
     /// Moves packets of the broker to this host. The kernel passes only those from the broker's address.
-    fn down(&self, buffers: &mut Buffers, open: &Open, status: &StatusSender) -> io::Result<Turn> {
+    fn receive_packets(
+        &self,
+        buffers: &mut Buffers,
+        open: &Open,
+        status: &StatusSender,
+    ) -> io::Result<Turn> {
         let Buffers {
             inbox, messages, ..
         } = buffers;
         let device = self.device;
         let mut turn = Turn::default();
         let mtu = usize::try_from(self.mtu.0).unwrap_or(usize::MAX);
-        for _ in 0..TURN {
+        for _ in 0..MAX_BATCHES {
             match open.socket.receive(messages) {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -1,6 +1,6 @@
-//! The sockets at which the daemon serves requests: the control socket and the metrics exporter.
+//! The listening sockets of the daemon: the control socket and the metrics exporter.
 //!
-//! Must not know what the requests do.
+//! Must not know the effects of requests.
 
 use sixxs_core::config::Config;
 use tokio::task::JoinHandle;
@@ -13,8 +13,8 @@ use crate::{
     metrics::exporter::Exporter,
 };
 
-/// Both sockets.
-pub(super) struct Endpoints {
+/// The control socket and the exporter.
+pub(super) struct Listeners {
     paths: Paths,
     handle: DaemonHandle,
     control: Option<JoinHandle<()>>,
@@ -23,7 +23,7 @@ pub(super) struct Endpoints {
     exporter: Option<Exporter>,
 }
 
-impl Endpoints {
+impl Listeners {
     /// Nothing is served yet. Requests go to `handle`.
     pub(super) const fn new(paths: Paths, handle: DaemonHandle) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Endpoints {
     pub(super) fn close(self) -> anyhow::Result<()> {
         if let Some(server) = self.control {
             server.abort();
-            files::remove_if_present(&self.paths.socket())?;
+            files::remove_if_exists(&self.paths.socket())?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use rtnetlink::{
 };
 use sixxs_core::{
     routing::{
-        connected::{ConnectedRoute, MOST_PAIRS},
+        connected::{ConnectedRoute, MAX_PAIRS},
         exits::{LOOPBACK, PIECE_BITS, WideRoute},
     },
     types::{IfIndex, PROTOCOL, TableId},
@@ -34,17 +34,17 @@ use super::{DUMP, RequestError, TIMEOUT, observe::destination, to_kernel};
 const ANSWER_BYTES: usize = 32 * 1024;
 
 /// With more routes than this, the result is cached: to dump this many takes about 1 ms of CPU time.
-const FEW: usize = 1000;
+const CACHE_THRESHOLD: usize = 1000;
 
 /// A cached result expires after this time even without an event. Shorter than the daemon's interval between
 /// rounds without events.
-const KEPT: Duration = Duration::from_secs(25);
+const CACHE_LIFETIME: Duration = Duration::from_secs(25);
 
 /// Maximum number of dumps if the table changes during each of them.
 const ATTEMPTS: usize = 3;
 
 /// A socket for dumps, and the last result.
-pub(super) struct OthersRoutes {
+pub(super) struct ForeignRoutes {
     socket: TokioSocket,
     number: u32,
     buffer: Vec<u8>,
@@ -80,7 +80,7 @@ struct Dump {
     is_torn: bool,
 }
 
-impl OthersRoutes {
+impl ForeignRoutes {
     pub(super) fn open() -> anyhow::Result<Self> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = to_kernel()?;
@@ -106,16 +106,16 @@ impl OthersRoutes {
     }
 
     /// The current routes.
-    pub(super) async fn look(&mut self) -> anyhow::Result<&Answer> {
+    pub(super) async fn current(&mut self) -> anyhow::Result<&Answer> {
         let last = match self.last.take() {
-            Some(last) if last.is_current && last.at.elapsed() < KEPT => last,
+            Some(last) if last.is_current && last.at.elapsed() < CACHE_LIFETIME => last,
             before => {
                 let at = Instant::now();
                 let dump = self.dump_whole(before).await;
-                let dump = dump.context("list the routes of others")?;
+                let dump = dump.context("list foreign routes")?;
                 Last {
                     at,
-                    is_current: dump.count > FEW,
+                    is_current: dump.count > CACHE_THRESHOLD,
                     answer: dump.answer,
                 }
             }
@@ -218,7 +218,7 @@ impl Dump {
                     self.count += 1;
                     if is_wide(message) {
                         self.add(message)?;
-                    } else if may_be_connected(message) && self.answer.connected.len() <= MOST_PAIRS
+                    } else if may_be_connected(message) && self.answer.connected.len() <= MAX_PAIRS
                     {
                         self.add_connected(message)?;
                     }
@@ -298,12 +298,12 @@ fn may_be_connected(message: &[u8]) -> bool {
     else {
         return false;
     };
-    *bits > PIECE_BITS && *kind == RTN_UNICAST && is_of_the_host(*table, *protocol)
+    *bits > PIECE_BITS && *kind == RTN_UNICAST && is_host_route(*table, *protocol)
 }
 
 /// Whether a route is in the main table and not made by a routing daemon (`RTPROT_KERNEL`, `RTPROT_BOOT`,
 /// `RTPROT_STATIC`, `RTPROT_RA` of the kernel's uapi/linux/rtnetlink.h).
-pub(super) const fn is_of_the_host(table: u8, protocol: u8) -> bool {
+pub(super) const fn is_host_route(table: u8, protocol: u8) -> bool {
     const MAIN: u8 = 254;
     table == MAIN && matches!(protocol, 2 | 3 | 4 | 9)
 }

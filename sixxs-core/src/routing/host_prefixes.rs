@@ -1,34 +1,34 @@
-//! The addresses and prefixes of the host that no broker can give away.
+//! The addresses and prefixes of the host, which no broker may assign.
 
 use super::{Observed, exits::PIECE_BITS};
 use crate::{
-    config::{Config, Taken},
+    config::{Config, HostPrefixes},
     link::Link,
     types::Prefix,
 };
 
 impl Config {
-    /// What the host has: every address of its interfaces, and what an uplink has on its link.
+    /// The addresses of all interfaces except tunnels, and the on-link prefixes of uplinks.
     #[must_use]
-    pub fn taken(&self, observed: &Observed) -> Taken {
+    pub fn host_prefixes(&self, observed: &Observed) -> HostPrefixes {
         let is_tunnel = |link: &&Link| self.tunnels.iter().any(|tunnel| tunnel.name == link.name);
         let is_uplink = |link: &Link| match &self.uplinks {
             Some(uplinks) => uplinks.contains(&link.name),
             None => link.is_exit,
         };
-        let mut taken = Taken::new();
+        let mut host_prefixes = HostPrefixes::new();
         for link in observed.links.iter().filter(|link| !is_tunnel(link)) {
             let own = link.addresses.iter().map(|own| Prefix::host(*own));
             let on_link = observed.on_link.iter().chain(&observed.connected);
             let on_link = on_link
                 .filter(|route| is_uplink(link) && route.index == link.index)
                 .map(|route| route.destination)
-                // A piece of the world is on nobody's link.
+                // A shorter prefix is a part of the internet, and not on any link.
                 .filter(|prefix| prefix.bits() > PIECE_BITS);
             let all = own.chain(on_link).filter(|prefix| !is_link_local(*prefix));
-            taken.extend(all.map(|prefix| (prefix, link.name.clone())));
+            host_prefixes.extend(all.map(|prefix| (prefix, link.name.clone())));
         }
-        taken
+        host_prefixes
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_has_is_no_brokers_to_give() {
+    fn a_broker_cannot_assign_prefixes_of_the_host() {
         let text =
             "[[tunnel]]\nname = \"sixxs0\"\nkind = \"interface\"\naddress = \"2001:db8:1::2\"";
         let config = parse("f", text).unwrap();
@@ -81,7 +81,7 @@ mod tests {
             connected: vec![route("2001:db8:fe::/56", 2)],
             ..Observed::default()
         };
-        let taken = config.taken(&observed);
+        let host_prefixes = config.host_prefixes(&observed);
         let name = config.tunnels[0].name.clone();
         let far = "2001:db8:a::1";
         for (address, peer, other) in [
@@ -102,8 +102,11 @@ mod tests {
                 peer: peer.parse().unwrap(),
                 mtu: Mtu::MINIMUM,
             };
-            let (whole, conflicts) =
-                config.with(&BTreeMap::from([(name.clone(), learned)]), &taken, &config);
+            let (whole, conflicts) = config.with_learned(
+                &BTreeMap::from([(name.clone(), learned)]),
+                &host_prefixes,
+                &config,
+            );
             let found = conflicts.first().map(|conflict| conflict.other.as_str());
             assert_eq!(found, other, "{address}");
             let has_it = whole.tunnels[0].addresses[0].address.to_string() == address;

@@ -1,0 +1,200 @@
+//! Values at the edges of their ranges, and settings that are read.
+
+use super::*;
+
+/// The file with a valid line replaced by this one.
+fn with(right: &str, line: &str) -> Result<Config, Invalid> {
+    assert!(GOOD.contains(right), "{right}");
+    parse("f", &GOOD.replacen(right, line, 1))
+}
+
+#[test]
+#[rustfmt::skip] // one table is easier to read
+fn the_edges_of_ranges() {
+    const PRIORITY: &str = "rule_priority = 1000";
+    const PREFIXES: &str = "prefixes = [\"2001:db8:bb::/48\"]";
+    const TABLE: &str = "table = 300";
+    const MTU: &str = "mtu = 1280";
+    const GATEWAY: &str = "gateway = \"fe80::1\"";
+    const ADDRESS: &str = "address = \"2001:db8:a::2/64\"";
+    for (right, line, is_good) in [
+        (PRIORITY, "rule_priority = 1", false),
+        (PRIORITY, "rule_priority = 2", true),
+        (PRIORITY, "rule_priority = 32765", true),
+        (PRIORITY, "rule_priority = 32766", false),
+        (PREFIXES, "prefixes = [\"2001::/16\"]", false), // sixxs0 is in it
+        (PREFIXES, "prefixes = [\"2002::/16\"]", true),
+        (PREFIXES, "prefixes = [\"2002::/15\"]", false),
+        (PREFIXES, "prefixes = [\"fe80::/64\"]", false),
+        (PREFIXES, "prefixes = [\"fec0::/64\"]", true),
+        (PREFIXES, "prefixes = [\"ff00::/64\"]", false),
+        (TABLE, "table = 0", false),
+        (TABLE, "table = 1", true),
+        (TABLE, "table = 252", true),
+        (TABLE, "table = 253", false),
+        (TABLE, "table = 254", false),
+        (TABLE, "table = 255", false),
+        (TABLE, "table = 256", true),
+        (TABLE, "table = 4294967295", true),
+        (TABLE, "table = 4294967296", false),
+        (MTU, "mtu = 1279", false),
+        (MTU, "mtu = 65535", true),
+        (MTU, "mtu = 65536", false),
+        (GATEWAY, "gateway = \"2001:db8::9\"", true),
+        (GATEWAY, "gateway = \"::\"", false),
+        (GATEWAY, "gateway = \"ff02::1\"", false),
+        (ADDRESS, "address = \"::1\"", false),
+        (ADDRESS, "address = \"::\"", false),
+        (ADDRESS, "address = \"ff02::1\"", false),
+        (ADDRESS, "address = \"fe80::2\"", false),
+        (ADDRESS, "address = \"::ffff:192.0.2.1\"", false),
+        (ADDRESS, "address = \"fd00::2\"", true),
+    ] {
+        assert_eq!(with(right, line).is_ok(), is_good, "{line}");
+    }
+}
+
+#[test]
+fn the_owner_of_a_table_is_named() {
+    for (table, owner) in [(253, "default"), (254, "main"), (255, "local")] {
+        let invalid = with("table = 300", &format!("table = {table}")).unwrap_err();
+        let expected = format!("found {table}, which is the {owner} table");
+        assert!(invalid.to_string().contains(&expected), "{invalid}");
+    }
+}
+
+#[test]
+fn settings_are_read() {
+    let settings = "direct_connected = false\nmetrics = \"[::1]:9346\"\nmetrics_hosts = \"web1\"\n\
+                    [connect_limit]\nconnects = 2\nseconds = 90\nlockout_seconds = 400\nblock_seconds = 500\n\
+                    [alert]\ncommand = [\"tell\", \"me\"]\nwebhook = \"https://example.net/a\"\n\
+                    webhook_ca = \"ca.pem\"\n";
+    let config = with("rule_priority = 1000", settings).unwrap();
+    assert!(!config.direct_connected);
+    assert_eq!(config.metrics, "[::1]:9346".parse().ok());
+    let hosts: Vec<_> = config
+        .metrics_hosts
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(hosts, ["web1"]);
+    let limit = Limit {
+        connects: 2,
+        window: Duration::from_secs(90),
+        lockout: Duration::from_secs(400),
+        block: Duration::from_secs(500),
+    };
+    assert_eq!(config.connect_limit, limit);
+    assert_eq!(config.alerting.command, ["tell", "me"]);
+    let webhook = config.alerting.webhook.unwrap();
+    assert_eq!((webhook.host.as_str(), webhook.port), ("example.net", 443));
+    assert_eq!(webhook.ca.as_deref(), Some("ca.pem"));
+    // Without them:
+    let config = parse("f", GOOD).unwrap();
+    assert!(config.direct_connected);
+    assert_eq!(config.connect_limit, Limit::default());
+    assert_eq!(config.alerting, Alerting::default());
+    assert_eq!((config.metrics, config.metrics_hosts), (None, Vec::new()));
+}
+
+#[test]
+fn with_subtrees_all_tunnels_share_a_table() {
+    let text = GOOD.replace("rule_priority = 1000", "rule_mode = \"subtrees\"");
+    let config = parse("f", &text.replace("table = 300\n", "")).unwrap();
+    assert_eq!(config.rule_mode, RuleMode::Subtrees);
+    assert!(
+        config
+            .tunnels
+            .iter()
+            .all(|tunnel| tunnel.table == SUBTREES_TABLE)
+    );
+    let config = with("rule_priority = 1000", "rule_mode = \"rules\"").unwrap();
+    assert_eq!(config.rule_mode, RuleMode::Rules);
+}
+
+#[test]
+fn a_byte_that_is_no_text_is_found_in_its_line() {
+    assert_eq!(text("f", "a = \"ö\"\n".as_bytes()), Ok("a = \"ö\"\n"));
+    for (bytes, line, byte) in [
+        (&b"\xff"[..], 1, "0xff"),
+        (b"a = 1\nb = \"\xe9\"\n", 2, "0xe9"),
+        (b"\n\n\n\x80\n\n", 4, "0x80"),
+    ] {
+        let invalid = text("f", bytes).unwrap_err();
+        assert_eq!(invalid.file, "f");
+        let [diagnostic] = &invalid.diagnostics[..] else {
+            panic!("one diagnostic: {invalid}");
+        };
+        assert_eq!((diagnostic.line, diagnostic.key.as_str()), (line, ""));
+        assert!(diagnostic.message.contains(byte), "{invalid}");
+    }
+}
+
+#[test]
+fn which_prefixes_a_broker_routes() {
+    let mut tunnel = parse("f", GOOD).unwrap().tunnels.remove(1);
+    let prefixes = ["2000::/3", "2006::/15", "2002::/16", "2001:db8:bb::/48"];
+    tunnel.prefixes = prefixes.map(|prefix| prefix.parse().unwrap()).into();
+    let routed: Vec<_> = tunnel.routed_prefixes().map(|p| p.to_string()).collect();
+    assert_eq!(routed, ["2002::/16", "2001:db8:bb::/48"]);
+    let sources: Vec<_> = tunnel.sources().map(|source| source.to_string()).collect();
+    assert_eq!(sources[..2], ["2001:db8:b::2", "2001:db8:b::3"]);
+    assert_eq!(sources.len(), 6);
+}
+
+#[test]
+fn only_a_native_tunnel_restarts_for_its_addresses() {
+    let native = "[[tunnel]]\nname = \"a\"\nkind = \"6in4\"\nremote4 = \"192.0.2.1\"\n\
+                  address = \"2001:db8:a::2/64\"\npeer = \"2001:db8:a::1\"\n";
+    let native = parse("f", native).unwrap().tunnels.remove(0);
+    let other = parse("f", GOOD).unwrap().tunnels.remove(0);
+    type Set = fn(&mut Tunnel);
+    let cases: [(&str, bool, bool, Set); 7] = [
+        ("nothing", false, false, |_| {}),
+        ("the kind", true, true, |t| {
+            t.kind = Kind::Command {
+                up: vec![],
+                down: vec![],
+            }
+        }),
+        ("the address", true, false, |t| t.addresses.clear()),
+        ("the far end", true, false, |t| t.peer = None),
+        ("who sets the addresses", true, true, |t| {
+            t.addresses_by_others = true
+        }),
+        ("prefixes", false, false, |t| {
+            t.prefixes = vec!["2001:db8:cc::/48".parse().unwrap()]
+        }),
+        ("the table", false, false, |t| t.table = TableId(7)),
+    ];
+    for (name, for_native, for_other, set) in cases {
+        for (tunnel, expected) in [(&native, for_native), (&other, for_other)] {
+            let mut changed = tunnel.clone();
+            set(&mut changed);
+            assert_eq!(tunnel.differs_to_driver(&changed), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn host_names_have_labels_of_limited_length() {
+    let label = "a".repeat(63);
+    let whole = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+    assert_eq!(whole.len(), 253);
+    for (name, is_good) in [
+        (whole.clone(), true),
+        (format!("{whole}."), true),
+        (format!("{whole}a"), false),
+        (label.clone(), true),
+        (format!("{label}a"), false),
+        ("a-b_c.1".to_owned(), true),
+        ("1.2.3".to_owned(), false),
+        ("a/b".to_owned(), false),
+        ("a..".to_owned(), false),
+    ] {
+        assert_eq!(name.parse::<Remote>().is_ok(), is_good, "{name}");
+    }
+    for text in ["pop.example.net", "192.0.2.1", "2001:db8::1"] {
+        assert_eq!(text.parse::<Remote>().unwrap().to_string(), text);
+    }
+}
