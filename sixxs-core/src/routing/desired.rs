@@ -96,9 +96,9 @@ impl Desired {
         desired
     }
 
-    /// Adds the desired state of a native tunnel's interface.
+    /// Adds the desired state of a native tunnel's interface. It stays down until its addresses are known.
     pub fn set_up(&mut self, tunnel: &Tunnel) {
-        if tunnel.addresses_by_others {
+        if tunnel.addresses_by_others || tunnel.addresses.is_empty() {
             return;
         }
         let first = tunnel.addresses.first();

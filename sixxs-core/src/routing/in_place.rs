@@ -172,7 +172,7 @@ impl Step {
 
 impl Plan {
     /// Whether everything of a tunnel is in place: no step adds an object for it, and no problem prevents one.
-    /// Objects that are still to be removed do not count.
+    /// Objects that are still to be removed do not count. A tunnel whose addresses are not known yet is not complete.
     #[must_use]
     pub fn is_complete_for(&self, tunnel: &Tunnel) -> bool {
         let sources: Vec<_> = tunnel.sources().collect();
@@ -194,7 +194,9 @@ impl Plan {
             | Problem::MtuTooSmall { name, .. } => *name == tunnel.name,
             Problem::Occupied { table, .. } => *table == tunnel.table,
         };
-        !self.steps.iter().any(is_about) && !self.problems.iter().any(holds_up)
+        !sources.is_empty()
+            && !self.steps.iter().any(is_about)
+            && !self.problems.iter().any(holds_up)
     }
 }
 
@@ -281,6 +283,17 @@ mod tests {
                 assert!(plan.is_complete_for(other), "{mode}");
             }
         }
+    }
+
+    /// Its account is not answered yet.
+    #[test]
+    fn a_tunnel_without_addresses_is_neither_set_up_nor_complete() {
+        let mut tunnel = config().tunnels[0].clone();
+        tunnel.addresses.clear();
+        assert!(!Plan::default().is_complete_for(&tunnel));
+        let mut desired = Desired::default();
+        desired.set_up(&tunnel);
+        assert!(desired.interfaces.is_empty());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use super::output;
 use crate::{
-    control::api::{AccountFile, Program, Routing, State, Status, Tunnel},
+    control::api::{AccountFile, Health, Program, Routing, State, Status, Tunnel},
     control::client,
     host::config_file,
     host::paths::Paths,
@@ -251,9 +251,11 @@ async fn wait_until_up(paths: &Paths, conf: &Conf) -> anyhow::Result<()> {
     }
 }
 
-/// Whether a tunnel has its rules, its routes and its programs.
+/// Whether a tunnel has its rules, its routes and its programs, and nothing keeps replies from it.
 fn is_guarded(tunnel: &Tunnel) -> bool {
-    tunnel.routing == Routing::InPlace && tunnel.program == Program::Attached
+    tunnel.routing == Routing::InPlace
+        && tunnel.program == Program::Attached
+        && tunnel.health != Health::Failing
 }
 
 /// Makes sure that a daemon runs: starts one if none answers.

@@ -200,8 +200,20 @@ impl Lab {
             lans: nodes.lans(&spec)?,
             dir: nodes.dir,
         };
+        lab.wait_for_carriers()?;
         lab.wait_for_uplink()?;
         Ok(lab)
+    }
+
+    /// The kernel notices up to a second later that the other end of a veth pair is up.
+    fn wait_for_carriers(&self) -> Result<()> {
+        wait::until(
+            "the host's links have a carrier",
+            Duration::from_secs(5),
+            || self.host.sh("ip -oneline link show type veth up"),
+            |links| !links.contains("NO-CARRIER"),
+        )?;
+        Ok(())
     }
 
     fn wait_for_uplink(&self) -> Result<()> {

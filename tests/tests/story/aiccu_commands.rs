@@ -75,6 +75,7 @@ impl Scenario {
     }
 
     fn answers(&self, index: usize) -> Result<()> {
+        self.fixture.wait_for_addresses()?;
         let tunnel = &self.fixture.lab.tunnels()[index];
         let address = tunnel.plan.address;
         let pings = probe::ping(self.fixture.lab.outside(), address, 5)?;

@@ -72,13 +72,13 @@ impl Fixture {
         self.program.start()
     }
 
-    /// Waits until both tunnels are up and complete.
+    /// Waits until both tunnels are up and complete, and their addresses accept packets.
     pub(crate) fn wait_until_up(&self) -> Result<()> {
         self.program
             .status_until("both tunnels are whole", |status| {
                 status.tunnels.len() == 2 && status.tunnels.iter().all(status::Tunnel::is_whole)
             })?;
-        Ok(())
+        self.wait_for_addresses()
     }
 
     /// Checks ping, UDP and TCP from outside to one tunnel's address. Every reply must pass the broker.
