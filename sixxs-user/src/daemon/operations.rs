@@ -126,7 +126,7 @@ impl Operations {
                 .enforcer
                 .tunnels
                 .check_restart(&chosen, refresh, state, &self.context);
-            check.await.map_err(ActionError::NotNow)?;
+            check.await.map_err(ActionError::NoConnectLeft)?;
         }
         Ok(chosen)
     }
