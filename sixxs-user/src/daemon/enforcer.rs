@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::histogram::Histogram;
-use sixxs_core::reconcile_limiter::{ProgramPoll, ReconcileLimiter};
+use sixxs_core::{program_poll::ProgramPoll, reconcile_limiter::ReconcileLimiter};
 use tokio::time::Instant;
 
 use super::{
