@@ -1,6 +1,6 @@
 //! Limits the reports of corrections when other software keeps removing objects.
 //!
-//! The daemon restores the objects in any case; [`crate::reconcile_limiter`] decides how often it scans.
+//! The daemon restores the objects in any case; [`crate::reconcile_limiter`] decides how often.
 
 use std::{fmt, time::Duration};
 

@@ -14,6 +14,7 @@
 //! * [`tunnel`] – the state of a tunnel, as shown to users
 //! * [`leak_lines`] – groups leaks into lines
 //! * [`reconcile_limiter`] – the rate limit of reconcile rounds
+//! * [`program_poll`] – how often detached programs are looked for
 //! * [`echo_health`] – evaluates echo pairing: whether a tunnel answers
 //! * [`correction_limiter`] – limits the reports of repeated corrections
 //! * [`alert_limiter`] – limits floods of alerts with one cause
@@ -40,6 +41,7 @@ pub mod health;
 pub mod host;
 pub mod leak_lines;
 pub mod link;
+pub mod program_poll;
 pub mod reconcile_limiter;
 pub mod routing;
 pub mod secret;

@@ -1,12 +1,16 @@
 //! The schedule of keepalives: some at the start, then one per interval.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Interval between the first keepalives: long enough that one loss does not affect all of them.
 const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// The interval that brokers request, and the default if they request none.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Valid intervals in seconds, from the configuration or from a broker: neither a flood, nor too rare to be useful.
+/// Brokers regard a tunnel as down after two minutes of silence.
+pub const INTERVAL_SECONDS: RangeInclusive<u32> = 1..=3600;
 
 /// A schedule of keepalives. Times are since any fixed moment.
 #[derive(Clone, Copy, Debug)]

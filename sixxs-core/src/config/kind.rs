@@ -12,7 +12,9 @@ use super::{
     section::{Field, Located, Section},
 };
 use crate::{
-    broker::heartbeat_schedule::DEFAULT_INTERVAL, diagnostics::Diagnostics, secret::Secret,
+    broker::heartbeat_schedule::{DEFAULT_INTERVAL, INTERVAL_SECONDS},
+    diagnostics::Diagnostics,
+    secret::Secret,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,9 +59,6 @@ pub(super) const KEYS: &[&str] = &[
     "tls_verify",
 ];
 
-/// Range of seconds between heartbeats. Brokers regard a tunnel as down after two minutes of silence.
-const INTERVALS: std::ops::RangeInclusive<u32> = 1..=3600;
-
 const ARGUMENTS: &str = "a list of strings: a program and its arguments";
 
 const REMOTE4: &str = "the broker's IPv4 address";
@@ -89,7 +88,7 @@ impl Fields {
             remote4: section.parsed("remote4", "an IPv4 address"),
             remote: section.parsed("remote", "the broker's address or name"),
             password: section.secret("password"),
-            interval: section.integer("heartbeat_interval", INTERVALS),
+            interval: section.integer("heartbeat_interval", INTERVAL_SECONDS),
             aiccu: section.parsed("aiccu", "the path of an aiccu.conf"),
             tls_ca: section.parsed("tls_ca", "the path of a certificate"),
             tls_verify: section.boolean("tls_verify"),

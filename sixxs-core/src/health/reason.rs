@@ -58,7 +58,29 @@ impl Reason {
             | Self::Leaking(Treatment::Redirected | Treatment::TooBig | Treatment::TooBigDropped) => {
                 Level::Degraded
             }
-            _ => Level::Failing,
+            Self::NotUp(_)
+            | Self::NoCarrier
+            | Self::MtuTooSmall(_)
+            | Self::Duplicate(_)
+            | Self::Tentative(_)
+            | Self::Elsewhere(..)
+            | Self::NoAddress(_)
+            | Self::MoreAddresses(_)
+            | Self::CoversUplink(_)
+            | Self::Shadowed(ShadowEffect {
+                fate: ShadowFate::Lost | ShadowFate::Refused,
+                ..
+            })
+            | Self::Leaking(
+                Treatment::Dropped
+                | Treatment::NoTunnel
+                | Treatment::Recursion
+                | Treatment::Observed,
+            )
+            | Self::Unanswered(_)
+            | Self::Silent(_)
+            | Self::NotRouted
+            | Self::NoProgram => Level::Failing,
         }
     }
 }

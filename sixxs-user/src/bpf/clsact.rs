@@ -28,7 +28,7 @@ pub(super) async fn attach(
     pins: &Pins,
     program: &mut SchedClassifier,
     name: &IfName,
-    (index, direction): AttachPoint,
+    AttachPoint { index, direction }: AttachPoint,
     netlink: &Netlink,
 ) -> anyhow::Result<()> {
     if let Some(ours) = our_filter(netlink, index, direction).await? {
@@ -45,7 +45,7 @@ pub(super) async fn attach(
 /// Whether the filter of sixxs exists and has this program.
 pub(super) async fn has(
     program: &SchedClassifier,
-    (index, direction): AttachPoint,
+    AttachPoint { index, direction }: AttachPoint,
     netlink: &Netlink,
 ) -> anyhow::Result<bool> {
     let own = program_id(program)?;
@@ -69,7 +69,7 @@ pub(super) async fn our_filter(
 /// Removes the filter of sixxs from an interface, if both exist.
 pub(super) async fn remove_filter(
     netlink: &Netlink,
-    (index, direction): AttachPoint,
+    AttachPoint { index, direction }: AttachPoint,
 ) -> anyhow::Result<()> {
     let Some(name) = crate::netlink::index_to_name(index) else {
         return Ok(());

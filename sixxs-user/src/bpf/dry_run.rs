@@ -26,7 +26,7 @@ use super::{pins::Pins, pod::Raw, tables::read_name};
 
 /// The programs' verdict for a packet that leaves by an interface, from the pinned maps.
 pub fn dry_run(pin_dir: &Path, index: IfIndex, packet: &Packet) -> anyhow::Result<Decided> {
-    let pins = Pins::at(pin_dir)?;
+    let pins = Pins::for_this_namespace(pin_dir)?;
     let interfaces: Array<_, Raw<Interface>> = Map::Array(open(&pins, "INTERFACES")?).try_into()?;
     let mut decided = Decided {
         verdict: None,

@@ -23,6 +23,9 @@ use crate::{
     netlink::{Netlink, name_to_index, tc::Direction},
 };
 
+/// Number of descriptors to hold for each link.
+const DESCRIPTORS: usize = 2;
+
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -114,7 +117,9 @@ impl Attachments {
     }
 
     pub(super) fn hook(&self, index: IfIndex, direction: Direction) -> Option<Hook> {
-        self.attached.get(&(index, direction)).map(Attachment::hook)
+        self.attached
+            .get(&AttachPoint { index, direction })
+            .map(Attachment::hook)
     }
 
     /// Attaches the program, unless it is attached. An earlier program of sixxs is replaced.
@@ -123,21 +128,20 @@ impl Attachments {
         &mut self,
         program: &mut SchedClassifier,
         name: &IfName,
-        (index, direction): AttachPoint,
+        point: AttachPoint,
         by_filter: bool,
         netlink: &Netlink,
     ) -> anyhow::Result<AttachState> {
-        // aya attaches by name. If the name belongs to another interface by now, the next round handles it.
-        if name_to_index(name.as_str())? != index.0 {
+        // aya attaches by name. If the name belongs to another interface by now, the next round descriptors it.
+        if name_to_index(name.as_str())? != point.index.0 {
             bail!("the interface was created again meanwhile");
         }
-        let point = (index, direction);
         if self.is_in_place(program, point, netlink).await? {
             // Even if pinning fails, the program is attached.
             self.pin_again(point)?;
             return Ok(AttachState::InPlace);
         }
-        let found = match self.attached.remove(&point) {
+        let state = match self.attached.remove(&point) {
             Some(_) => AttachState::Detached,
             None => AttachState::Missing,
         };
@@ -149,9 +153,9 @@ impl Attachments {
         // After a change of hook: the program at the other hook would count every packet twice.
         match hook {
             Hook::Tcx => clsact::remove_filter(netlink, point).await?,
-            Hook::Clsact => self.pins.remove_link(index, direction)?,
+            Hook::Clsact => self.pins.remove_link(point)?,
         }
-        Ok(found)
+        Ok(state)
     }
 
     /// Whether the program is still attached where this run attached it.
@@ -162,7 +166,7 @@ impl Attachments {
         netlink: &Netlink,
     ) -> anyhow::Result<bool> {
         match self.attached.get(&point) {
-            Some(Attachment::Tcx(_)) => tcx::has(program, point.0, point.1),
+            Some(Attachment::Tcx(_)) => tcx::has(program, point.index, point.direction),
             Some(Attachment::Clsact) => clsact::has(program, point, netlink).await,
             None => Ok(false),
         }
@@ -178,16 +182,15 @@ impl Attachments {
         netlink: &Netlink,
     ) -> anyhow::Result<Attachment> {
         match self.choice {
-            HookChoice::Only(Hook::Tcx) => return self.tcx(program, name, point),
+            HookChoice::Only(Hook::Tcx) => return self.attach_tcx(program, name, point),
             HookChoice::Only(Hook::Clsact) => {}
             HookChoice::Auto => {
                 // An existing link stays: to detach a link costs as much as to make one.
-                let (index, direction) = point;
-                let link = self.pins.link(index, direction);
-                if !by_filter || tcx::is_attached_here(&link, index, direction) {
-                    match self.tcx(program, name, point) {
-                        // Kernels before 6.6 have no TCX: EINVAL.
-                        Err(error) if is_invalid(&error) => {}
+                let link = self.pins.link(point);
+                if !by_filter || tcx::is_attached_here(&link, point.index, point.direction) {
+                    match self.attach_tcx(program, name, point) {
+                        // Kernels before 6.6 have no TCX.
+                        Err(error) if is_einval(&error) => {}
                         outcome => return outcome,
                     }
                 }
@@ -209,44 +212,50 @@ impl Attachments {
 
     /// Pins a link again if its pin was removed.
     fn pin_again(&mut self, point: AttachPoint) -> anyhow::Result<()> {
-        let path = self.pins.link(point.0, point.1);
-        let Some(Attachment::Tcx(handles)) = self.attached.get_mut(&point) else {
+        let path = self.pins.link(point);
+        let Some(Attachment::Tcx(descriptors)) = self.attached.get_mut(&point) else {
             return Ok(());
         };
         // With only one descriptor the link was never pinned, so the object at its path is foreign.
-        let is_pinned = path.exists() && handles.len() > 1;
+        let is_pinned = path.exists() && descriptors.len() > 1;
         if !self.pins.is_enabled() || is_pinned {
             return Ok(());
         }
         // aya drops a link that it fails to pin, so check first that it can.
         self.pins.ensure_writable()?;
         files::remove_if_exists(&path)?;
-        let pinned = handles.pop().context("the link has no handle left")?;
-        let pinned = pinned.pin(&path).context("pin the link again")?;
-        handles.push(pinned.into());
-        refill(handles, &path);
+        let link = descriptors
+            .pop()
+            .context("the link has no descriptor left")?;
+        let pinned = link.pin(&path).context("pin the link again")?;
+        descriptors.push(pinned.into());
+        refill(descriptors, &path);
         Ok(())
     }
 
     /// Pins links again if another object is pinned in their place; returns the corrections, as messages.
     pub(super) fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
-        let mut restored = Vec::new();
-        let pinned = self.attached.iter().filter(|_| self.pins.is_enabled());
-        for (point, attached) in pinned {
-            let Attachment::Tcx(handles) = attached else {
+        if !self.pins.is_enabled() {
+            return Ok(Vec::new());
+        }
+        let mut removed = Vec::new();
+        for (point, attached) in &self.attached {
+            let Attachment::Tcx(descriptors) = attached else {
                 continue;
             };
-            let path = self.pins.link(point.0, point.1);
-            let own = handles.first().context("the link has no handle left")?;
-            let own = own.info().context("query a link's ID")?.id();
+            let path = self.pins.link(*point);
+            let link = descriptors
+                .first()
+                .context("the link has no descriptor left")?;
+            let own = link.info().context("query a link's ID")?.id();
             let found = tcx::pinned(&path).ok().flatten();
             if path.exists() && found.is_none_or(|found| found.id != own) {
                 files::remove_if_exists(&path)?;
-                restored.push((*point, path));
+                removed.push((*point, path));
             }
         }
         let mut messages = Vec::new();
-        for (point, path) in restored {
+        for (point, path) in removed {
             self.pin_again(point)?;
             messages.push(format!(
                 "pin {} again, where another object was",
@@ -256,27 +265,55 @@ impl Attachments {
         Ok(messages)
     }
 
-    fn tcx(
+    /// Attaches the program by TCX: in the place of an earlier one of sixxs, if there is one.
+    fn attach_tcx(
         &self,
         program: &mut SchedClassifier,
         name: &IfName,
-        (index, direction): AttachPoint,
+        point: AttachPoint,
     ) -> anyhow::Result<Attachment> {
-        let path = self.pins.link(index, direction);
-        if tcx::is_attached_here(&path, index, direction)
-            && let Ok(pinned) = PinnedLink::from_pin(&path)
-        {
-            let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
-            // The link's program is replaced in one step, without a gap.
-            if let Ok(id) = program.attach_to_link(link) {
-                return Ok(tcx_link(program.take_link(id)?.try_into()?, &path));
-            }
+        match self.replace_in_place(program, point)? {
+            Some(replaced) => Ok(replaced),
+            None => self.attach_new(program, name, point),
         }
+    }
+
+    /// Puts the program into the pinned link, in one step and without a gap. `None`: there is no such link, or it
+    /// does not accept the program.
+    fn replace_in_place(
+        &self,
+        program: &mut SchedClassifier,
+        point: AttachPoint,
+    ) -> anyhow::Result<Option<Attachment>> {
+        let path = self.pins.link(point);
+        if !tcx::is_attached_here(&path, point.index, point.direction) {
+            return Ok(None);
+        }
+        let Ok(pinned) = PinnedLink::from_pin(&path) else {
+            return Ok(None);
+        };
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
+        let Ok(id) = program.attach_to_link(link) else {
+            return Ok(None);
+        };
+        let replaced = program.take_link(id)?.try_into()?;
+        Ok(Some(tcx_link(replaced, &path)))
+    }
+
+    /// Attaches the program by a new link, and pins the link.
+    fn attach_new(
+        &self,
+        program: &mut SchedClassifier,
+        name: &IfName,
+        point: AttachPoint,
+    ) -> anyhow::Result<Attachment> {
+        let AttachPoint { index, direction } = point;
+        let path = self.pins.link(point);
         // The directory may be removed or read-only now. Then attach the program, and pin the link later.
         let can_pin = self.pins.is_enabled() && self.pins.ensure_writable().is_ok();
         if can_pin {
             // A link of a deleted interface whose index is in use again, or another object.
-            self.pins.remove_link(index, direction)?;
+            self.pins.remove_link(point)?;
         }
         let link = attach_first(program, name, direction)?;
         // To attach takes milliseconds; the directory may be removed meanwhile.
@@ -302,85 +339,124 @@ impl Attachments {
     /// Whether a TCX hook of an existing interface has lost the program of sixxs. The kernel sends no event for
     /// that. `own` returns the program's ID.
     pub(super) fn has_lost(&self, own: impl Fn(Direction) -> u32) -> bool {
-        let by_link = self.attached.iter();
-        let by_link = by_link.filter(|(_, attached)| matches!(attached, Attachment::Tcx(_)));
-        by_link.map(|(point, _)| point).any(|(index, direction)| {
+        let is_lost = |point: &AttachPoint| {
+            let own = own(point.direction);
             // An error means that the interface is gone; the kernel sends an event for that.
-            let attached = tcx::attached(*index, *direction);
-            let own = own(*direction);
-            attached.is_ok_and(|attached| attached.iter().all(|found| found.program != own))
-        })
+            tcx::attached(point.index, point.direction)
+                .is_ok_and(|attached| attached.iter().all(|found| found.program != own))
+        };
+        self.attached
+            .iter()
+            .any(|(point, attached)| match attached {
+                Attachment::Tcx(_) => is_lost(point),
+                Attachment::Clsact => false,
+            })
     }
 
     /// Detaches everything that `keep` does not cover; returns errors as messages.
     pub(super) async fn retain(
         &mut self,
-        keep: impl Fn(IfIndex, Direction) -> bool,
+        keep: &impl Fn(AttachPoint) -> bool,
         links: &Links,
         netlink: &Netlink,
     ) -> Vec<String> {
-        let mut problems = Vec::new();
-        let is_unwanted = |(index, direction): &AttachPoint| !keep(*index, *direction);
-        let pinned = match self.pins.pinned_links() {
-            Ok(pinned) => pinned,
-            Err(error) => {
-                problems.push(format!("{error:#}"));
-                Vec::new()
-            }
-        };
-        for (index, direction) in pinned.into_iter().filter(is_unwanted) {
-            if let Err(error) = self.pins.remove_link(index, direction) {
-                problems.push(format!("{error:#}"));
-            }
-        }
-        let mut points: Vec<_> = self.attached.keys().copied().filter(is_unwanted).collect();
+        let mut problems = self.remove_pins(keep);
+        problems.extend(self.detach(keep, netlink).await);
         if !self.has_swept {
-            // Only the kernel knows the filters of earlier runs.
-            let all = links
-                .iter()
-                .flat_map(|l| Direction::BOTH.map(|d| (l.index, d)));
-            points.extend(all.filter(is_unwanted));
+            problems.extend(sweep_filters(keep, links, netlink).await);
             self.has_swept = true;
         }
-        for point in points {
-            if !matches!(self.attached.remove(&point), Some(Attachment::Tcx(_)))
-                && let Err(error) = clsact::remove_filter(netlink, point).await
-            {
-                problems.push(format!("{error:#}"));
-            }
-        }
-        match self.pins.marked_clsact() {
-            Ok(marked) => {
-                for index in marked {
-                    if Direction::BOTH
-                        .iter()
-                        .all(|direction| !keep(index, *direction))
-                        && let Err(error) = clsact::remove_clsact(&self.pins, netlink, index).await
-                    {
-                        problems.push(format!("{error:#}"));
-                    }
+        problems.extend(self.remove_qdiscs(keep, netlink).await);
+        problems
+    }
+
+    /// Removes the pins of links, also those of earlier runs.
+    fn remove_pins(&self, keep: &impl Fn(AttachPoint) -> bool) -> Vec<String> {
+        let pinned = match self.pins.pinned_links() {
+            Ok(pinned) => pinned,
+            Err(error) => return vec![format!("{error:#}")],
+        };
+        let unwanted = pinned.into_iter().filter(|point| !keep(*point));
+        unwanted
+            .filter_map(|point| self.pins.remove_link(point).err())
+            .map(|error| format!("{error:#}"))
+            .collect()
+    }
+
+    /// Detaches the programs that this run has attached.
+    async fn detach(
+        &mut self,
+        keep: &impl Fn(AttachPoint) -> bool,
+        netlink: &Netlink,
+    ) -> Vec<String> {
+        let mut problems = Vec::new();
+        let attached: Vec<_> = self.attached.keys().copied().collect();
+        for point in attached.into_iter().filter(|point| !keep(*point)) {
+            match self.attached.remove(&point) {
+                // Its pin is removed, so the link ends with its last descriptor.
+                Some(Attachment::Tcx(_)) | None => {}
+                Some(Attachment::Clsact) => {
+                    let removed = clsact::remove_filter(netlink, point).await;
+                    problems.extend(removed.err().map(|error| format!("{error:#}")));
                 }
             }
-            Err(error) => problems.push(format!("{error:#}")),
+        }
+        problems
+    }
+
+    /// Removes the clsact qdiscs of sixxs from interfaces without a program, if nothing else uses them.
+    async fn remove_qdiscs(
+        &self,
+        keep: &impl Fn(AttachPoint) -> bool,
+        netlink: &Netlink,
+    ) -> Vec<String> {
+        let marked = match self.pins.marked_clsact() {
+            Ok(marked) => marked,
+            Err(error) => return vec![format!("{error:#}")],
+        };
+        let mut problems = Vec::new();
+        for index in marked {
+            if points_of(index).into_iter().any(keep) {
+                continue;
+            }
+            let removed = clsact::remove_clsact(&self.pins, netlink, index).await;
+            problems.extend(removed.err().map(|error| format!("{error:#}")));
         }
         problems
     }
 }
 
-/// Number of descriptors to hold for each link.
-const HANDLES: usize = 2;
+/// Removes the filters of earlier runs. Only the kernel knows them.
+async fn sweep_filters(
+    keep: &impl Fn(AttachPoint) -> bool,
+    links: &Links,
+    netlink: &Netlink,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    let points = links.iter().flat_map(|link| points_of(link.index));
+    for point in points.filter(|point| !keep(*point)) {
+        let removed = clsact::remove_filter(netlink, point).await;
+        problems.extend(removed.err().map(|error| format!("{error:#}")));
+    }
+    problems
+}
+
+/// Both places of an interface where a program can be attached.
+fn points_of(index: IfIndex) -> [AttachPoint; 2] {
+    Direction::BOTH.map(|direction| AttachPoint { index, direction })
+}
 
 fn tcx_link(link: FdLink, pin: &Path) -> Attachment {
-    let mut handles = vec![link];
-    refill(&mut handles, pin);
-    Attachment::Tcx(handles)
+    let mut descriptors = vec![link];
+    refill(&mut descriptors, pin);
+    Attachment::Tcx(descriptors)
 }
 
 /// Opens more descriptors of a link from its pin, if the pin exists.
-fn refill(handles: &mut Vec<FdLink>, pin: &Path) {
-    while handles.len() < HANDLES {
+fn refill(descriptors: &mut Vec<FdLink>, pin: &Path) {
+    while descriptors.len() < DESCRIPTORS {
         match PinnedLink::from_pin(pin) {
-            Ok(pinned) => handles.push(pinned.into()),
+            Ok(pinned) => descriptors.push(pinned.into()),
             Err(_) => return,
         }
     }
@@ -400,7 +476,7 @@ fn attach_first(
     Ok(program.take_link(id)?.try_into()?)
 }
 
-fn is_invalid(error: &anyhow::Error) -> bool {
+fn is_einval(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()

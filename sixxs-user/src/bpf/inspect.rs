@@ -97,8 +97,8 @@ pub struct SeenPins {
 /// Inspects the pin directory, for this network namespace.
 #[must_use]
 pub fn seen_pins(pin_dir: &Path) -> SeenPins {
-    let pins = Pins::at(pin_dir).ok();
-    let left = |pins: &Pins| Some([pins.others().ok()?, pins.unscoped().ok()?].concat());
+    let pins = Pins::for_this_namespace(pin_dir).ok();
+    let left = |pins: &Pins| Some([pins.other_versions().ok()?, pins.unscoped().ok()?].concat());
     let left = pins.as_ref().and_then(left).unwrap_or_default();
     let mounted = on_bpffs(pin_dir);
     let refused = match (&pins, mounted) {

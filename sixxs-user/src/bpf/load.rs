@@ -20,6 +20,9 @@ use super::{
     unscoped::FormerPins,
 };
 
+/// Number of attempts to load while other software removes the directories of the pins.
+const MAX_TRIES: u32 = 3;
+
 impl Kernel {
     /// Loads the programs. They use the pinned maps of an earlier run, if there are any.
     pub fn load(
@@ -27,13 +30,13 @@ impl Kernel {
         hook: HookChoice,
         debugging: bool,
     ) -> anyhow::Result<(Self, Rings)> {
-        let load = |pins: &Pins| Self::load_with(pins, hook, debugging);
-        let refused = match Pins::prepare(pin_dir).and_then(|pins| load(&pins)) {
+        let load_with = |pins: &Pins| Self::load_with(pins, hook, debugging);
+        let refused = match Pins::prepare(pin_dir).and_then(|pins| load_with(&pins)) {
             Ok(loaded) => return Ok(loaded),
             Err(error) => error,
         };
         // Programs that cannot be pinned can still be attached.
-        let Ok((mut kernel, rings)) = load(&Pins::none(pin_dir)?) else {
+        let Ok((mut kernel, rings)) = load_with(&Pins::disabled(pin_dir)?) else {
             return Err(refused);
         };
         kernel.unpinned = Some(format!(
@@ -51,24 +54,21 @@ impl Kernel {
             warn!("{strange}");
         }
         let mut former = Vec::new();
-        for other in pins.others()? {
+        for other in pins.other_versions()? {
             pins.adopt(&other)?;
             former.push(FormerPins {
                 pins: other,
                 is_shared: false,
             });
         }
-        let mut tries = 3;
-        loop {
+        for _ in 1..MAX_TRIES {
             match Self::load_once(pins, former.clone(), hook, debugging) {
                 // The directories were removed meanwhile.
-                Err(_) if tries > 1 && !pins.have_directories() => {
-                    tries -= 1;
-                    pins.create_directories()?;
-                }
+                Err(_) if !pins.have_directories() => pins.create_directories()?,
                 loaded => return loaded,
             }
         }
+        Self::load_once(pins, former, hook, debugging)
     }
 
     fn load_once(
@@ -82,12 +82,12 @@ impl Kernel {
         } else {
             0
         };
-        let unpinned;
+        let without_pins;
         let object = if pins.is_enabled() {
             OBJECT
         } else {
-            unpinned = object::without_pins(OBJECT)?;
-            bytemuck::cast_slice(&unpinned)
+            without_pins = object::without_pins(OBJECT)?;
+            bytemuck::cast_slice(&without_pins)
         };
         let are_new = pins.have_no_maps()?;
         let mut ebpf = loader()
@@ -137,15 +137,16 @@ impl Kernel {
 fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     thread::scope(|scope| {
         let mut programs = ebpf.programs_mut();
-        let one_here = programs.next();
+        let first = programs.next();
         let others: Vec<_> = programs
-            .map(|(name, program)| (name, scope.spawn(|| load(program))))
+            .map(|(name, program)| (name, scope.spawn(|| load_program(program))))
             .collect();
-        if let Some((name, program)) = one_here {
-            load(program).with_context(|| format!("load the program {name}"))?;
+        if let Some((name, program)) = first {
+            load_program(program).with_context(|| format!("load the program {name}"))?;
         }
-        for (name, load) in others {
-            load.join()
+        for (name, thread) in others {
+            thread
+                .join()
                 .map_err(|_panic| anyhow!("loading the program {name} panicked"))?
                 .with_context(|| format!("load the program {name}"))?;
         }
@@ -162,7 +163,7 @@ fn loader() -> EbpfLoader<'static> {
     })
 }
 
-fn load(program: &mut Program) -> anyhow::Result<()> {
+fn load_program(program: &mut Program) -> anyhow::Result<()> {
     let program: &mut SchedClassifier = program.try_into()?;
     Ok(program.load()?)
 }

@@ -1,7 +1,7 @@
 //! The only place that uses aya: loads the programs, fills their maps, attaches them, and reads their
 //! counters.
 //!
-//! [`Kernel::sync`] keeps the order: load, write_maps the maps, then attach; detach before it clears map entries.
+//! [`Kernel::sync`] keeps the order: load, write the maps, then attach; detach before it clears map entries.
 //! Maps and links are pinned, so that enforcement outlives the daemon, and a new daemon takes over without
 //! a gap.
 
@@ -60,8 +60,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SIXXS_EBPF_OBJECT"));
 const EGRESS: &str = "sixxs_egress";
 const INGRESS: &str = "sixxs_ingress";
 
-/// The interface and direction where a program is attached.
-type AttachPoint = (IfIndex, Direction);
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct AttachPoint {
+    index: IfIndex,
+    direction: Direction,
+}
 
 /// The programs in the kernel, with their maps.
 pub struct Kernel {
@@ -113,11 +117,12 @@ impl Kernel {
         if !self.pins.is_enabled() {
             return Ok(Vec::new());
         }
-        let mut unscoped = self.pins.unscoped()?;
         let is_taken = |pins: &Pins| self.former.iter().any(|former| former.pins == *pins);
-        unscoped.retain(|pins| !is_taken(pins));
-        let unscoped = unscoped.iter().map(Pins::root);
-        Ok(unscoped.chain(self.pins.other_namespaces()?).collect())
+        let unscoped = self.pins.unscoped()?.into_iter();
+        let left = unscoped
+            .filter(|pins| !is_taken(pins))
+            .map(|pins| pins.root());
+        Ok(left.chain(self.pins.other_namespaces()?).collect())
     }
 
     /// Reconciles maps and attachments with `wanted`. `names` are all interfaces that may ever need a slot:
@@ -139,12 +144,13 @@ impl Kernel {
             reattached: Vec::new(),
         };
         self.attach_all(wanted, netlink, &mut synced).await?;
-        let keep = |index, direction| {
+        let keep = |point: AttachPoint| {
             wanted.interfaces.values().any(|interface: &Interface| {
-                interface.index == index && directions(interface.role).contains(&direction)
+                interface.index == point.index
+                    && directions(interface.role).contains(&point.direction)
             })
         };
-        let undetached = self.attachments.retain(keep, links, netlink).await;
+        let undetached = self.attachments.retain(&keep, links, netlink).await;
         synced.failures.extend(undetached);
         self.tables.forget(wanted)?;
         // Until all programs are replaced, the old ones still count in their own maps.
@@ -166,6 +172,10 @@ impl Kernel {
     ) -> anyhow::Result<()> {
         for (name, interface) in &wanted.interfaces {
             for direction in directions(interface.role) {
+                let point = AttachPoint {
+                    index: interface.index,
+                    direction: *direction,
+                };
                 let program = match direction {
                     Direction::Egress => program(&mut self.ebpf, EGRESS)?,
                     Direction::Ingress => program(&mut self.ebpf, INGRESS)?,
@@ -175,7 +185,7 @@ impl Kernel {
                     .ensure(
                         program,
                         name,
-                        (interface.index, *direction),
+                        point,
                         wanted.by_filters.contains(name),
                         netlink,
                     )

@@ -26,17 +26,11 @@ use sixxs_core::types::IfIndex;
 use tracing::warn;
 
 use super::{
+    AttachPoint,
     shape::{self, Shape},
     tcx,
 };
 use crate::{host::files, host::namespace, netlink::tc::Direction};
-
-/// Whether this process has its own mount namespace; false if that cannot be determined.
-fn is_in_a_mount_namespace() -> bool {
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    let (ours, first) = (namespace("self"), namespace("1"));
-    ours.is_some() && first.is_some() && ours != first
-}
 
 /// Where distributions mount bpffs.
 const STANDARD: &str = "/sys/fs/bpf";
@@ -58,16 +52,16 @@ pub(super) struct Pins {
 impl Pins {
     /// Returns the pins of this namespace; makes the directories and checks that they are writable.
     pub(super) fn prepare(pin_dir: &Path) -> anyhow::Result<Self> {
-        let pins = Self::at(pin_dir)?;
+        let pins = Self::for_this_namespace(pin_dir)?;
         pins.ensure_writable()?;
         Ok(pins)
     }
 
     /// Pins nothing, for a host where pinning fails.
-    pub(super) fn none(pin_dir: &Path) -> anyhow::Result<Self> {
+    pub(super) fn disabled(pin_dir: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             is_enabled: false,
-            ..Self::at(pin_dir)?
+            ..Self::for_this_namespace(pin_dir)?
         })
     }
 
@@ -92,29 +86,8 @@ impl Pins {
         if !self.is_enabled {
             return Ok(());
         }
-        let pin_dir = &self.pin_dir;
-        if !on_bpffs(pin_dir) {
-            let point = mount_point(pin_dir);
-            fs::create_dir_all(point).with_context(|| format!("create {}", point.display()))?;
-            mount(
-                Some("bpf"),
-                point,
-                Some("bpf"),
-                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-                Some("mode=0700"),
-            )
-            .with_context(|| {
-                let point = point.display();
-                format!("mount bpffs on {point} (run as root or grant CAP_SYS_ADMIN)")
-            })?;
-            if is_in_a_mount_namespace() {
-                warn!(
-                    "{} is mounted in this mount namespace only: programs end with the daemon, and other \
-                     commands do not find them; mount it before, or enter a network namespace by `nsenter \
-                     --net=FILE` instead of `ip netns exec`",
-                    point.display()
-                );
-            }
+        if !on_bpffs(&self.pin_dir) {
+            mount_bpffs(mount_point(&self.pin_dir))?;
         }
         for directory in [self.maps(), self.links(), self.clsact()] {
             fs::create_dir_all(&directory)
@@ -124,13 +97,13 @@ impl Pins {
     }
 
     /// The pins of this network namespace below a directory, whether they exist or not.
-    pub(super) fn at(pin_dir: &Path) -> anyhow::Result<Self> {
+    pub(super) fn for_this_namespace(pin_dir: &Path) -> anyhow::Result<Self> {
         let versions = pin_dir.join(format!("{NAMESPACE}{}", namespace::cookie()?));
         let version = format!("v{}", layout::VERSION);
-        Ok(Self::of(pin_dir, &versions, &version))
+        Ok(Self::for_version(pin_dir, &versions, &version))
     }
 
-    fn of(pin_dir: &Path, versions: &Path, version: &str) -> Self {
+    fn for_version(pin_dir: &Path, versions: &Path, version: &str) -> Self {
         Self {
             pin_dir: pin_dir.to_owned(),
             versions: versions.to_owned(),
@@ -140,7 +113,7 @@ impl Pins {
     }
 
     /// The pins of other layout versions, the newest last.
-    pub(super) fn others(&self) -> anyhow::Result<Vec<Self>> {
+    pub(super) fn other_versions(&self) -> anyhow::Result<Vec<Self>> {
         let mut others = self.versions_in(&self.versions)?;
         others.retain(|other| other.root != self.root);
         Ok(others)
@@ -157,15 +130,15 @@ impl Pins {
         versions.sort_by_key(|name| (name.len(), name.clone()));
         Ok(versions
             .iter()
-            .map(|version| Self::of(&self.pin_dir, directory, version))
+            .map(|version| Self::for_version(&self.pin_dir, directory, version))
             .collect())
     }
 
     /// The directories of other network namespaces.
     pub(super) fn other_namespaces(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let mut other_namespaces = names(&self.pin_dir)?;
-        other_namespaces.retain(|name| name.starts_with(NAMESPACE));
-        let paths = other_namespaces.iter().map(|name| self.pin_dir.join(name));
+        let names = names(&self.pin_dir)?.into_iter();
+        let namespaces = names.filter(|name| name.starts_with(NAMESPACE));
+        let paths = namespaces.map(|name| self.pin_dir.join(name));
         Ok(paths.filter(|path| *path != self.versions).collect())
     }
 
@@ -238,11 +211,11 @@ impl Pins {
     }
 
     /// Removes the pin of a link, if it exists.
-    pub(super) fn remove_link(&self, index: IfIndex, direction: Direction) -> anyhow::Result<()> {
+    pub(super) fn remove_link(&self, point: AttachPoint) -> anyhow::Result<()> {
         if !self.is_enabled {
             return Ok(());
         }
-        files::remove_if_exists(&self.link(index, direction))
+        files::remove_if_exists(&self.link(point))
     }
 
     /// Moves foreign objects out of the places of the maps; returns one message for each.
@@ -271,7 +244,9 @@ impl Pins {
         Ok(moved)
     }
 
-    pub(super) fn link(&self, index: IfIndex, direction: Direction) -> PathBuf {
+    /// The path of a link's pin.
+    pub(super) fn link(&self, point: AttachPoint) -> PathBuf {
+        let AttachPoint { index, direction } = point;
         self.links().join(format!("{index}-{}", direction.name()))
     }
 
@@ -281,8 +256,8 @@ impl Pins {
         let mut maps = Vec::new();
         for name in names(&directory)? {
             let path = directory.join(name);
-            let map = MapData::from_pin(&path);
-            let map = map.with_context(|| format!("open {}", path.display()))?;
+            let map =
+                MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
             maps.push((path, map));
         }
         Ok(maps)
@@ -294,7 +269,7 @@ impl Pins {
     }
 
     /// The interfaces and directions of the pinned links.
-    pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<(IfIndex, Direction)>> {
+    pub(super) fn pinned_links(&self) -> anyhow::Result<Vec<AttachPoint>> {
         if !self.is_enabled {
             return Ok(Vec::new());
         }
@@ -305,7 +280,8 @@ impl Pins {
                 let direction = Direction::BOTH
                     .into_iter()
                     .find(|known| known.name() == direction)?;
-                Some((IfIndex(index.parse().ok()?), direction))
+                let index = IfIndex(index.parse().ok()?);
+                Some(AttachPoint { index, direction })
             })
             .collect())
     }
@@ -372,6 +348,34 @@ pub(super) fn mount_point(pin_dir: &Path) -> &Path {
     } else {
         pin_dir
     }
+}
+
+fn mount_bpffs(point: &Path) -> anyhow::Result<()> {
+    let shown = point.display();
+    fs::create_dir_all(point).with_context(|| format!("create {shown}"))?;
+    mount(
+        Some("bpf"),
+        point,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .with_context(|| format!("mount bpffs on {shown} (run as root or grant CAP_SYS_ADMIN)"))?;
+    if is_in_a_mount_namespace() {
+        warn!(
+            "{shown} is mounted in this mount namespace only: programs end with the daemon, and other commands do \
+             not find them; mount it before, or enter a network namespace by `nsenter --net=FILE` instead of `ip \
+             netns exec`"
+        );
+    }
+    Ok(())
+}
+
+/// Whether this process has its own mount namespace; false if that cannot be determined.
+fn is_in_a_mount_namespace() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let (ours, first) = (namespace("self"), namespace("1"));
+    ours.is_some() && first.is_some() && ours != first
 }
 
 /// Whether a path, or its nearest existing ancestor, is on a bpffs.

@@ -51,7 +51,7 @@ impl SharedFlag {
 /// Connections by class. Each class has its own limit, so that classes do not displace each other. The
 /// connections end when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Connections<C> {
+pub(crate) struct ConnectionLimiter<C> {
     tasks: JoinSet<()>,
     open: VecDeque<Open<C>>,
     /// Connections since memory was last returned.
@@ -65,7 +65,7 @@ struct Open<C> {
     has_request: SharedFlag,
 }
 
-impl<C: PartialEq> Connections<C> {
+impl<C: PartialEq> ConnectionLimiter<C> {
     /// No connections.
     pub(crate) fn new() -> Self {
         Self {
@@ -84,7 +84,7 @@ impl<C: PartialEq> Connections<C> {
         loop {
             let accepted = tokio::select! {
                 accepted = poll_fn(&mut poll_accept) => accepted,
-                () = self.ended() => continue,
+                () = self.clean_up_after_next() => continue,
             };
             match accepted {
                 Ok((stream, _)) => return stream,
@@ -96,8 +96,9 @@ impl<C: PartialEq> Connections<C> {
         }
     }
 
-    /// Waits until a connection has ended.
-    async fn ended(&mut self) {
+    /// Waits until a connection has ended, and forgets it. Once the last of many has ended, returns the free memory
+    /// to the kernel.
+    async fn clean_up_after_next(&mut self) {
         if self.tasks.join_next().await.is_none() {
             return std::future::pending().await;
         }
@@ -109,9 +110,9 @@ impl<C: PartialEq> Connections<C> {
         }
     }
 
-    /// Whether there is room for another connection of a class with the limit `most`. If not, closes the oldest
-    /// one that has no unanswered request, if there is one.
-    pub(crate) fn has_room(&mut self, class: &C, most: usize) -> bool {
+    /// Makes room for another connection of a class with the limit `most`: if there is none, closes the oldest one
+    /// that has no unanswered request. Returns whether there is room now.
+    pub(crate) fn make_room(&mut self, class: &C, most: usize) -> bool {
         self.open
             .retain(|connection| !connection.task.is_finished());
         let of_class = |connection: &&Open<C>| connection.class == *class;
@@ -126,13 +127,14 @@ impl<C: PartialEq> Connections<C> {
         self.close(|connection| connection.class == *class);
     }
 
+    /// Closes the oldest connection of this kind. Returns whether there was one.
     fn close(&mut self, which: impl Fn(&Open<C>) -> bool) -> bool {
-        let at = self.open.iter().position(which);
-        let closed = at.and_then(|at| self.open.remove(at));
-        if let Some(connection) = &closed {
-            connection.task.abort();
-        }
-        closed.is_some()
+        let position = self.open.iter().position(which);
+        let Some(connection) = position.and_then(|position| self.open.remove(position)) else {
+            return false;
+        };
+        connection.task.abort();
+        true
     }
 
     /// Serves another connection.
@@ -148,6 +150,37 @@ impl<C: PartialEq> Connections<C> {
             class,
             task,
             has_request,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[test]
+    fn only_idle_connections_make_room() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut connections = ConnectionLimiter::new();
+            let has_request = SharedFlag::default();
+            has_request.set();
+            connections.serve("a", has_request.clone(), pending());
+            assert!(
+                connections.make_room(&"b", 1),
+                "another class has its own limit"
+            );
+            assert!(!connections.make_room(&"a", 1), "the only one is busy");
+            has_request.clear();
+            assert!(connections.make_room(&"a", 1));
+            has_request.set();
+            connections.serve("a", has_request, pending());
+            connections.close_oldest(&"a");
+            assert!(connections.make_room(&"a", 1), "a busy one was closed");
         });
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     control::{
         ActionError,
         api::Refusal,
-        connection_limiter::{Connections, SharedFlag},
+        connection_limiter::{ConnectionLimiter, SharedFlag},
     },
     host::clock,
 };
@@ -67,27 +67,27 @@ pub(super) struct Caller {
 }
 
 /// An error response.
-pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
+pub(super) struct ErrorResponse(pub(super) StatusCode, pub(super) String);
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         (self.0, Json(Refusal { error: self.1 })).into_response()
     }
 }
 
-impl Refused {
+impl ErrorResponse {
     pub(super) fn busy(why: String) -> Self {
         Self(StatusCode::SERVICE_UNAVAILABLE, why)
     }
 }
 
-impl From<anyhow::Error> for Refused {
+impl From<anyhow::Error> for ErrorResponse {
     fn from(error: anyhow::Error) -> Self {
         Self(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
     }
 }
 
-impl From<ActionError> for Refused {
+impl From<ActionError> for ErrorResponse {
     fn from(error: ActionError) -> Self {
         Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
     }
@@ -102,10 +102,10 @@ impl Caller {
         }
     }
 
-    pub(super) fn may_change(&self) -> Result<(), Refused> {
+    pub(super) fn may_change(&self) -> Result<(), ErrorResponse> {
         match self.uid {
             Some(0) => Ok(()),
-            _ => Err(Refused(
+            _ => Err(ErrorResponse(
                 StatusCode::FORBIDDEN,
                 "only root may change anything; run as root or with sudo".to_owned(),
             )),
@@ -115,7 +115,7 @@ impl Caller {
 
 /// Accepts connections to the control socket, and serves each in a task. Dropping the future ends them all.
 pub(super) async fn serve(listener: UnixListener, app: Router) {
-    let mut connections = Connections::new();
+    let mut connections = ConnectionLimiter::new();
     loop {
         let stream = connections
             .accept("to the control socket", |context| {
@@ -128,13 +128,12 @@ pub(super) async fn serve(listener: UnixListener, app: Router) {
             _ => (Class::Others, MAX_OF_OTHERS),
         };
         let has_request = SharedFlag::default();
-        if connections.has_room(&class, most) {
+        if connections.make_room(&class, most) {
             let conversation = converse(stream, app.clone(), caller, has_request.clone());
             connections.serve(class, has_request, conversation);
         } else {
-            if !connections.has_room(&Class::Refused, MAX_REFUSED) {
-                connections.close_oldest(&Class::Refused);
-            }
+            // These never count as busy, so this always makes room.
+            connections.make_room(&Class::Refused, MAX_REFUSED);
             connections.serve(Class::Refused, has_request, refuse(stream, most));
         }
     }
@@ -177,7 +176,7 @@ async fn converse(stream: UnixStream, app: Router, caller: Caller, has_request: 
 async fn refuse(stream: UnixStream, most: usize) {
     let service = service_fn(move |_| async move {
         let why = format!("all {most} connections are busy; try again later");
-        Ok::<_, Infallible>(Refused::busy(why).into_response())
+        Ok::<_, Infallible>(ErrorResponse::busy(why).into_response())
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -190,7 +189,7 @@ async fn refuse(stream: UnixStream, most: usize) {
 }
 
 /// Applies the time limit to the body of a request.
-pub(super) async fn in_time(request: Request, next: Next) -> Response {
+pub(super) async fn limit_body_time(request: Request, next: Next) -> Response {
     let ends = clock::after(Instant::now(), REQUEST_LIMIT);
     let (head, body) = request.into_parts();
     let body = stream::unfold(Some(body.into_data_stream()), move |body| async move {

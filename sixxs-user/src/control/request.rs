@@ -21,7 +21,7 @@ pub enum ActionError {
     /// No tunnel has this name.
     #[error("no tunnel {name:?}; there are {known}")]
     NoSuchTunnel {
-        /// The name.
+        /// The name in the request.
         name: String,
         /// The names of all tunnels.
         known: String,
@@ -43,16 +43,16 @@ pub enum ActionError {
     Account(#[from] Invalid),
     /// The tunnel of an account does not fit into the configuration.
     #[error(transparent)]
-    NoRoom(#[from] Refused),
+    DoesNotFit(#[from] Refused),
     /// The new configuration does not fit a tunnel that an account has started.
     #[error("{0}: it was started by its account; stop it first")]
     Conflict(Refused),
     /// No reload waits for its confirmation.
     #[error("there is nothing to confirm; has its time run out?")]
     NothingToConfirm,
-    /// A broker does not allow the restart.
+    /// A broker allows no connect now, so the restart would leave the tunnel down.
     #[error("{0:#}")]
-    NotNow(anyhow::Error),
+    NoConnectLeft(anyhow::Error),
     /// The action was carried out, with these problems.
     #[error("{}", .0.join("; "))]
     Problems(Vec<String>),

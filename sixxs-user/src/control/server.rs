@@ -9,6 +9,7 @@
 //! | `POST /v1/tunnels/{start,stop,restart}` with [`Names`] | changes tunnels |
 //! | `POST /v1/aiccu/{start,stop}` with [`AccountFile`] | changes tunnels |
 //! | `POST /v1/reload` with [`Reload`], `/v1/confirm` | changes the configuration |
+//! | `POST /v1/reload/check` with [`CheckReload`] | shows what a reload would change |
 //! | `POST /v1/quit[?stop=true]` | ends the daemon |
 //! | `POST /v1/clock` with [`Displacement`] | moves the daemon's clock, if that is allowed: for tests |
 //!
@@ -45,11 +46,11 @@ use tokio::{
 };
 
 use super::{
-    connections::{self, Caller, Refused},
+    connections::{self, Caller, ErrorResponse},
     request::{Quit, Request, Requests, Verb},
 };
 use crate::{
-    control::api::{AccountFile, Alert, Displacement, METRICS_TYPE, Names, Reload},
+    control::api::{AccountFile, Alert, CheckReload, Displacement, METRICS_TYPE, Names, Reload},
     host::clock::Clock,
     host::config_file,
     host::files,
@@ -85,10 +86,9 @@ impl FromRef<DaemonHandle> for Requests {
 /// Opens the socket and serves it.
 pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Result<JoinHandle<()>> {
     files::remove_if_exists(socket)?;
-    // Create it under another name and private, and rename it once its owner and mode are set.
     let draft = socket.with_extension("new");
     files::remove_if_exists(&draft)?;
-    let listener = files::remove_draft_on_error(&draft, open(&draft, socket, group))?;
+    let listener = files::remove_draft_on_error(&draft, bind_and_publish(&draft, socket, group))?;
 
     let app = Router::new()
         .route("/v1/alive", get(alive))
@@ -105,21 +105,23 @@ pub fn listen(socket: &Path, group: &str, daemon: DaemonHandle) -> anyhow::Resul
         .route("/v1/quit", post(quit))
         .route("/v1/clock", post(clock))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .layer(from_fn(connections::in_time))
+        .layer(from_fn(connections::limit_body_time))
         .with_state(daemon);
     Ok(tokio::spawn(connections::serve(listener, app)))
 }
 
-fn open(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<UnixListener> {
+/// Creates the socket under another name and private, and renames it once its owner and mode are set.
+fn bind_and_publish(draft: &Path, socket: &Path, group: &str) -> anyhow::Result<UnixListener> {
     let shown = draft.display();
     let listener = UnixListener::bind(draft).with_context(|| format!("create {shown}"))?;
     let known = Group::from_name(group).with_context(|| format!("look up the group {group}"))?;
-    let mode = if let Some(known) = known {
-        chown(draft, None, Some(known.gid.as_raw()))
-            .with_context(|| format!("give {shown} to the group {group}"))?;
-        0o660
-    } else {
-        0o600
+    let mode = match known {
+        Some(known) => {
+            chown(draft, None, Some(known.gid.as_raw()))
+                .with_context(|| format!("give {shown} to the group {group}"))?;
+            0o660
+        }
+        None => 0o600,
     };
     fs::set_permissions(draft, fs::Permissions::from_mode(mode))
         .with_context(|| format!("set the rights of {shown}"))?;
@@ -142,23 +144,28 @@ async fn ask<T>(
 
 /// Shows that the daemon works, before a client waits for a long request.
 async fn alive() -> Response {
+    done()
+}
+
+/// The response of an action that was carried out.
+fn done() -> Response {
     Json(serde_json::json!({})).into_response()
 }
 
-async fn status(State(requests): State<Requests>) -> Result<Response, Refused> {
+async fn status(State(requests): State<Requests>) -> Result<Response, ErrorResponse> {
     Ok(Json(ask(&requests, Request::Status).await??).into_response())
 }
 
-async fn counters(State(requests): State<Requests>) -> Result<Response, Refused> {
+async fn counters(State(requests): State<Requests>) -> Result<Response, ErrorResponse> {
     Ok(Json(ask(&requests, Request::Counters).await??).into_response())
 }
 
-async fn metrics(State(requests): State<Requests>) -> Result<Response, Refused> {
+async fn metrics(State(requests): State<Requests>) -> Result<Response, ErrorResponse> {
     let page = ask(&requests, Request::Metrics).await??;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], page).into_response())
 }
 
-async fn plan(State(requests): State<Requests>) -> Result<Response, Refused> {
+async fn plan(State(requests): State<Requests>) -> Result<Response, ErrorResponse> {
     Ok(Json(ask(&requests, Request::Plan).await??).into_response())
 }
 
@@ -172,7 +179,7 @@ async fn alerts(
     State(requests): State<Requests>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<AlertsQuery>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let (so_far, listener) = ask(&requests, Request::Alerts).await?;
     let so_far = stream::iter(so_far);
     let body = if query.follow {
@@ -198,26 +205,28 @@ fn line(alert: &Alert) -> Result<String, serde_json::Error> {
     serde_json::to_string(alert).map(|line| line + "\n")
 }
 
+/// The action of a URL, if it is one of these.
+fn parse_verb(word: &str, allowed: &[Verb]) -> Result<Verb, ErrorResponse> {
+    let verb = match word {
+        "start" => Some(Verb::Start),
+        "stop" => Some(Verb::Stop),
+        "restart" => Some(Verb::Restart),
+        _ => None,
+    };
+    verb.filter(|verb| allowed.contains(verb))
+        .ok_or_else(|| ErrorResponse(StatusCode::NOT_FOUND, format!("no action {word:?}")))
+}
+
 async fn tunnels(
     State(requests): State<Requests>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     UrlPath(verb): UrlPath<String>,
     Json(names): Json<Names>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     caller.may_change()?;
-    let verb = match verb.as_str() {
-        "start" => Verb::Start,
-        "stop" => Verb::Stop,
-        "restart" => Verb::Restart,
-        _ => {
-            return Err(Refused(
-                StatusCode::NOT_FOUND,
-                format!("no action {verb:?}"),
-            ));
-        }
-    };
+    let verb = parse_verb(&verb, &[Verb::Start, Verb::Stop, Verb::Restart])?;
     ask(&requests, |answer| Request::Tunnels(verb, names, answer)).await??;
-    Ok(Json(serde_json::json!({})).into_response())
+    Ok(done())
 }
 
 async fn aiccu(
@@ -225,38 +234,29 @@ async fn aiccu(
     ConnectInfo(caller): ConnectInfo<Caller>,
     UrlPath(verb): UrlPath<String>,
     Json(file): Json<AccountFile>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     caller.may_change()?;
-    let verb = match verb.as_str() {
-        "start" => Verb::Start,
-        "stop" => Verb::Stop,
-        _ => {
-            return Err(Refused(
-                StatusCode::NOT_FOUND,
-                format!("no action {verb:?}"),
-            ));
-        }
-    };
+    let verb = parse_verb(&verb, &[Verb::Start, Verb::Stop])?;
     ask(&requests, |answer| Request::Account(verb, file, answer)).await??;
-    Ok(Json(serde_json::json!({})).into_response())
+    Ok(done())
 }
 
 async fn check_reload(
     State(requests): State<Requests>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     // Check before reading the body: it may be long, and name files that only root may read.
     caller.may_change()?;
     let wrong = |error: &dyn std::fmt::Display| {
-        Refused(
+        ErrorResponse(
             StatusCode::BAD_REQUEST,
             format!("read the request: {error}"),
         )
     };
     let body = to_bytes(body, CHECK_BYTES).await;
-    let asked = serde_json::from_slice(&body.map_err(|error| wrong(&error))?);
-    let asked = asked.map_err(|error| wrong(&error))?;
+    let body = body.map_err(|error| wrong(&error))?;
+    let asked: CheckReload = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
     let preview = ask(&requests, |answer| Request::Preview(asked, answer)).await??;
     Ok(Json(preview).into_response())
 }
@@ -265,42 +265,42 @@ async fn reload(
     State(requests): State<Requests>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Json(reload): Json<Reload>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     caller.may_change()?;
     let within = reload.confirm_within_seconds;
     if within.is_some_and(|seconds| !CONFIRM_SECONDS.contains(&seconds)) {
         let (least, most) = (CONFIRM_SECONDS.start(), CONFIRM_SECONDS.end());
-        return Err(Refused(
+        return Err(ErrorResponse(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!("confirm_within_seconds: expected a number from {least} to {most}"),
         ));
     }
     let within = within.map(Duration::from_secs);
     ask(&requests, |answer| Request::Reload(within, answer)).await??;
-    Ok(Json(serde_json::json!({})).into_response())
+    Ok(done())
 }
 
 async fn clock(
     State(daemon): State<DaemonHandle>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Json(by): Json<Displacement>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     caller.may_change()?;
     let Some(clock) = daemon.clock else {
         let why = "this daemon's clock cannot be moved";
-        return Err(Refused(StatusCode::NOT_FOUND, why.to_owned()));
+        return Err(ErrorResponse(StatusCode::NOT_FOUND, why.to_owned()));
     };
     clock.displace(by.wall_seconds, by.slept_seconds);
-    Ok(Json(serde_json::json!({})).into_response())
+    Ok(done())
 }
 
 async fn confirm(
     State(requests): State<Requests>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     caller.may_change()?;
     ask(&requests, Request::Confirm).await??;
-    Ok(Json(serde_json::json!({})).into_response())
+    Ok(done())
 }
 
 #[derive(Deserialize)]
@@ -313,16 +313,16 @@ async fn quit(
     State(daemon): State<DaemonHandle>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(query): Query<QuitQuery>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     caller.may_change()?;
-    let (done, ended) = oneshot::channel();
+    let (when_ended, ended) = oneshot::channel();
     let quit = Quit {
         stop: query.stop,
-        done,
+        done: when_ended,
     };
     // An error means that the daemon is ending already.
     if daemon.quits.send(quit).await.is_ok() {
         let _ending = ended.await;
     }
-    Ok(Json(serde_json::json!({})).into_response())
+    Ok(done())
 }

@@ -26,7 +26,7 @@ const MAX_STORED: usize = 1000;
 /// Limit of alerts that a slow follower may lag behind before it loses some.
 const MAX_LAG: usize = 256;
 
-/// Limit of states of a tunnel that are reported at once. A few manual restarts are no limiter.
+/// Limit of states of a tunnel that are reported at once. A few manual restarts are no flood.
 const STATES_AT_ONCE: u32 = 6;
 
 /// Limit of corrections of one cause that are reported at once. A restarted network manager causes two.
@@ -44,12 +44,11 @@ pub(super) struct Alerts {
     tunnels: BTreeSet<String>,
     stored: VecDeque<Alert>,
     followers: broadcast::Sender<Alert>,
-    /// The present problems, as messages.
-    problems: Vec<String>,
     hooks: Hooks,
 }
 
 impl Alerts {
+    /// No alerts yet. Their times are read from this clock.
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -58,32 +57,8 @@ impl Alerts {
             tunnels: BTreeSet::new(),
             stored: VecDeque::new(),
             followers: broadcast::channel(MAX_LAG).0,
-            problems: Vec::new(),
             hooks: Hooks::default(),
         }
-    }
-
-    /// The present problems, as messages.
-    pub(super) fn problems(&self) -> &[String] {
-        &self.problems
-    }
-
-    /// Sets the present problems. A problem is reported when it appears, and not again while it lasts.
-    pub(super) fn set_problems(&mut self, problems: Vec<String>) {
-        for problem in &problems {
-            if !self.problems.contains(problem) {
-                let problem = problem.clone();
-                self.raise(About::Problem { problem });
-            }
-        }
-        self.problems = problems;
-    }
-
-    /// Adds problems to the present ones, and raises alerts of new ones.
-    pub(super) fn add_problems(&mut self, problems: Vec<String>) {
-        let known = self.problems.iter().cloned();
-        let all: BTreeSet<_> = known.chain(problems).collect();
-        self.set_problems(all.into_iter().collect());
     }
 
     /// The problems of hooks, as messages.
@@ -142,21 +117,26 @@ impl Alerts {
 
     fn report_all(&mut self, summaries: Vec<(Alert, u64)>) {
         for (mut alert, more) in summaries {
-            // A leak alert already has the sum of the packets of all alerts that it replaces.
-            if !matches!(alert.about, About::Leak(_)) {
-                alert.more = more;
-            }
+            alert.more = match &alert.about {
+                // A leak's packet count already includes the others.
+                About::Leak(_) => 0,
+                About::Correction { .. }
+                | About::Tunnel { .. }
+                | About::Health { .. }
+                | About::Problem { .. } => more,
+            };
             self.report(alert);
         }
     }
 
     fn key(&self, about: &About) -> AlertKey {
         let names = self.tunnels.iter().map(String::as_str).collect();
-        let (kind, text, at_once) = match about {
+        let (kind, text, at_once, is_bounded) = match about {
             About::Leak(leak) => (
                 format!("leak of {}", leak.tunnel),
                 stable_text(&leak_cause(leak), &names),
                 LEAKS_AT_ONCE,
+                false,
             ),
             About::Correction {
                 tunnel,
@@ -170,26 +150,36 @@ impl Alerts {
                 };
                 let by = by.as_deref().unwrap_or_default();
                 let text = format!("{what} by {}", stable_text(by, &names));
-                ("correction".to_owned(), text, CORRECTIONS_AT_ONCE)
+                ("correction".to_owned(), text, CORRECTIONS_AT_ONCE, false)
             }
-            About::Tunnel { tunnel, .. } => ("tunnel".to_owned(), tunnel.clone(), STATES_AT_ONCE),
-            About::Health { tunnel, .. } => ("health".to_owned(), tunnel.clone(), STATES_AT_ONCE),
-            About::Problem { problem } => ("problem".to_owned(), stable_text(problem, &names), 1),
+            About::Tunnel { tunnel, .. } => {
+                ("tunnel".to_owned(), tunnel.clone(), STATES_AT_ONCE, true)
+            }
+            About::Health { tunnel, .. } => {
+                ("health".to_owned(), tunnel.clone(), STATES_AT_ONCE, true)
+            }
+            About::Problem { problem } => {
+                ("problem".to_owned(), stable_text(problem, &names), 1, false)
+            }
         };
         AlertKey {
             kind,
             text,
             at_once,
-            is_bounded: matches!(about, About::Tunnel { .. } | About::Health { .. }),
+            is_bounded,
         }
     }
 
     fn report(&mut self, alert: Alert) {
         let shown = Plain::line(&crate::control::text::alert(&alert));
-        match &alert.about {
-            About::Tunnel { .. } => info!("{shown}"),
-            About::Health { health, .. } if *health == Health::Healthy => info!("{shown}"),
-            _ => warn!("{shown}"),
+        let needs_attention = match &alert.about {
+            About::Tunnel { .. } => false,
+            About::Health { health, .. } => *health != Health::Healthy,
+            About::Leak(_) | About::Correction { .. } | About::Problem { .. } => true,
+        };
+        match needs_attention {
+            true => warn!("{shown}"),
+            false => info!("{shown}"),
         }
         if self.stored.len() == MAX_STORED {
             self.stored.pop_front();
@@ -200,11 +190,13 @@ impl Alerts {
         let _nobody = self.followers.send(alert);
     }
 
+    /// The stored alerts, and a receiver for those to come.
     pub(super) fn subscribe(&self) -> (Vec<Alert>, broadcast::Receiver<Alert>) {
         let so_far = self.stored.iter().cloned().collect();
         (so_far, self.followers.subscribe())
     }
 
+    /// The time, as alerts show it.
     fn now(&self) -> String {
         timestamp(self.clock.wall())
     }
@@ -214,14 +206,15 @@ impl Alerts {
 fn leak_cause(leak: &Leak) -> String {
     let sender = [&leak.container, &leak.unit, &leak.cgroup_path];
     let treatment = leak.treatment.map(|treatment| treatment.to_string());
-    let parts = [&leak.interface, &treatment, &leak.cause];
-    let parts = parts.into_iter().chain(sender).flatten();
+    let way = [&leak.interface, &treatment, &leak.cause];
     let uid = leak.uid.map(|uid| format!("uid {uid}"));
-    let parts = parts.cloned().chain(uid).collect::<Vec<_>>();
+    let known = way.into_iter().chain(sender).flatten();
+    let parts: Vec<_> = known.cloned().chain(uid).collect();
     parts.join(" ")
 }
 
-/// The later of two alerts of a cause, with the packets of both. If their flows differ, the result names no flow.
+/// Merges two alerts of one cause: packets add up. For the same flow the later one remains; for different flows, a
+/// line without a flow.
 fn merged(before: Alert, after: Alert) -> Alert {
     let (About::Leak(before), About::Leak(leak)) = (before.about, &after.about) else {
         return after;
@@ -252,7 +245,7 @@ fn merged(before: Alert, after: Alert) -> Alert {
     }
 }
 
-/// A time in RFC 3339, to the millisecond. The length of the text is always the same.
+/// A time in RFC 3339, to the millisecond: a text of fixed width.
 fn timestamp(time: jiff::Timestamp) -> String {
     format!("{time:.3}")
 }
@@ -262,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_all_as_long() {
+    fn times_have_a_fixed_width() {
         for (time, expected) in [
             ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000Z"),
             ("2026-01-02T03:04:51.7Z", "2026-01-02T03:04:51.700Z"),

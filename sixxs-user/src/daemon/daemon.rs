@@ -10,11 +10,12 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
 
 use super::{
+    End,
     control_groups::{ControlGroups, add_sender},
     echo_health::EchoMonitors,
     enforcer::{Enforcer, Urgency},
     event::{Deadlines, Event, Sources},
-    health::HealthMonitor,
+    health::{HealthMonitor, judge_all},
     leak_details::{Evidence, recursion},
     leak_reports::{self, LeakReports},
     metrics_snapshot,
@@ -22,36 +23,48 @@ use super::{
     readings::{Readings, echo_times},
     snapshot::{Snapshot, TunnelState},
     status, systemd,
-    tunnels::{StoppedDrivers, detach_all, stop_all},
+    tunnels::{AfterStop, Tunnels, detach_all, stop_all},
 };
 use crate::{
+    bpf::Kernel,
     control::api::{self, About},
-    control::{Answer, Quit, Request, Verb},
+    control::{Quit, Request},
     host::clock::after,
 };
 
-/// Grace period of a daemon that was started on demand and has no tunnel yet. It is checked at each resync.
+/// Grace period of a daemon that was started on demand and has no tunnel yet. It is checked before every event.
 const GRACE: Duration = Duration::from_secs(20);
 
 /// At the end, hooks have this long to hand on the last alerts.
 const HOOKS_FINISH: Duration = Duration::from_secs(3);
 
 /// Why the daemon ends.
-pub(super) struct Ending {
-    /// Whether to stop the tunnels.
-    stop_tunnels: bool,
-    /// Whether nothing was left to do.
-    pub(super) is_idle: bool,
-    /// The client that waits for the end.
-    done: Option<Answer<()>>,
+pub(super) enum Ending {
+    /// No tunnel is left.
+    Idle,
+    /// A signal.
+    Signal,
+    /// A client, which waits for the end.
+    Request(Quit),
 }
 
 impl Ending {
-    const fn ordered(stop_tunnels: bool, done: Option<Answer<()>>) -> Self {
-        Self {
-            stop_tunnels,
-            is_idle: false,
-            done,
+    const fn stops_tunnels(&self) -> bool {
+        match self {
+            Self::Idle => true,
+            Self::Signal => false,
+            Self::Request(quit) => quit.stop,
+        }
+    }
+
+    /// What happens now, for the log.
+    const fn words(&self) -> &'static str {
+        match self {
+            Self::Idle => "no tunnel is left: ending, and removing rules, routes and programs",
+            Self::Request(Quit { stop: true, .. }) => {
+                "stopping all tunnels and ending; `sixxs down` removes rules, routes and programs"
+            }
+            Self::Signal | Self::Request(_) => "ending; rules, routes and programs stay in place",
         }
     }
 }
@@ -67,13 +80,13 @@ pub(super) struct Daemon {
     control_groups: ControlGroups,
     echo: EchoMonitors,
     health: HealthMonitor,
-    /// The rounds that the health of tunnels was scheduled for.
-    rounds: u64,
+    /// The rounds after which health was scheduled to be judged.
+    rounds_seen: u64,
     is_ready: bool,
 }
 
 impl Daemon {
-    /// A daemon that has reconciled once. Leaks counted until now count as reported: an earlier run has
+    /// A daemon that has run a round. Leaks counted until now count as reported: an earlier run has
     /// reported them.
     pub(super) fn new(
         operations: Operations,
@@ -88,7 +101,7 @@ impl Daemon {
             control_groups: ControlGroups::default(),
             echo: EchoMonitors::default(),
             health: HealthMonitor::default(),
-            rounds: 0,
+            rounds_seen: 0,
             is_ready: false,
         };
         let totals = daemon.leak_totals()?;
@@ -104,6 +117,10 @@ impl Daemon {
         &mut self.operations.enforcer
     }
 
+    const fn programs(&self) -> &Kernel {
+        self.enforcer().reconciler.programs()
+    }
+
     fn now(&self) -> Duration {
         self.enforcer().now()
     }
@@ -114,19 +131,15 @@ impl Daemon {
             let is_grace_over = self.now() > GRACE;
             let enforcer = &mut self.operations.enforcer;
             if self.is_on_demand && enforcer.intent.is_idle(is_grace_over) {
-                return Ok(Ending {
-                    stop_tunnels: true,
-                    is_idle: true,
-                    done: None,
-                });
+                return Ok(Ending::Idle);
             }
             if !self.is_ready && enforcer.reconciler.is_ready() {
                 systemd::notify_ready()?;
                 self.is_ready = true;
             }
-            enforcer.schedule_rescan();
-            if enforcer.rounds() > self.rounds {
-                self.rounds = enforcer.rounds();
+            enforcer.schedule_next_round();
+            if enforcer.rounds() > self.rounds_seen {
+                self.rounds_seen = enforcer.rounds();
                 self.health.schedule(enforcer.now());
             }
             let event = sources.next(&self.deadlines()).await?;
@@ -136,46 +149,47 @@ impl Daemon {
         }
     }
 
+    /// When the parts need the loop.
     fn deadlines(&self) -> Deadlines {
         let enforcer = self.enforcer();
         let at = |due: Option<Duration>| due.map(|due| after(enforcer.started, due));
-        let scan = enforcer.scan_due();
+        let round = enforcer.round_due();
         let retry = enforcer.reconciler.retry_due(enforcer.started);
         Deadlines {
-            scan,
-            retry: retry.filter(|_| scan.is_none()),
+            round,
+            // A round that is due anyway retries too.
+            retry: retry.filter(|_| round.is_none()),
             poll: enforcer.poll_due(),
             trial: at(self.operations.trial.ends()),
             health: at(self.health.due()),
             unattributed: at(enforcer.tamper_log.due()),
-            has_lines: !self.leak_reports.is_idle()
+            has_reports: !self.leak_reports.is_idle()
                 || enforcer.tamper_log.has_more()
                 || enforcer.alerts.has_more(),
         }
     }
 
+    /// Handles an event; `Break`: the daemon ends.
     async fn handle(&mut self, event: Event) -> anyhow::Result<ControlFlow<Ending>> {
         let enforcer = &mut self.operations.enforcer;
         let now = enforcer.now();
         match event {
-            Event::Terminate => return Ok(ControlFlow::Break(Ending::ordered(false, None))),
-            Event::Quit(Quit { stop, done }) => {
-                return Ok(ControlFlow::Break(Ending::ordered(stop, Some(done))));
-            }
+            Event::Terminate => return Ok(ControlFlow::Break(Ending::Signal)),
+            Event::Quit(quit) => return Ok(ControlFlow::Break(Ending::Request(quit))),
             Event::Hangup => self.operations.reload_by_signal().await?,
             Event::Change(change) => enforcer.host_changed(&change),
             Event::DriverReport | Event::RetryDue => enforcer.schedule(Urgency::Paced),
-            Event::ScanDue => enforcer.scan_within_limit().await?,
+            Event::RoundDue => enforcer.timed_round().await?,
             Event::PollDue => enforcer.poll_programs().await?,
-            Event::Resync => enforcer.resync(),
+            Event::ReadBackDue => enforcer.read_back(),
             Event::UnattributedDue => enforcer.report_unattributed(),
-            Event::Stopped(stopped) => self.operations.drivers_stopped(stopped).await,
+            Event::Stopped(after) => self.operations.drivers_stopped(after).await,
             Event::TrialEnds => self.operations.revert().await,
             Event::Leaks(leaks) => {
                 let reports = &mut self.leak_reports;
                 leaks.iter().for_each(|leak| reports.event(leak, now));
             }
-            Event::LeakLinesDue => {
+            Event::ReportsDue => {
                 self.report_leaks();
                 self.enforcer_mut().report_summaries();
             }
@@ -186,43 +200,47 @@ impl Daemon {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// All leaks that the kernel has counted, by slot of their tunnel.
     fn leak_totals(&self) -> anyhow::Result<Vec<(u32, u64)>> {
         let names = self.enforcer().tunnels.names();
-        let kernel = self.enforcer().reconciler.kernel();
-        let slots = names.iter().filter_map(|name| kernel.slot(name));
+        let programs = self.programs();
+        let slots = names.iter().filter_map(|name| programs.slot(name));
         slots
-            .map(|slot| Ok((slot, leak_reports::total(&kernel.counters(slot)?))))
+            .map(|slot| Ok((slot, leak_reports::total(&programs.counters(slot)?))))
             .collect()
     }
 
     /// Reports the leaks since the last report.
     fn report_leaks(&mut self) {
-        let totals = match self.leak_totals() {
-            Ok(totals) => totals,
-            Err(error) => {
-                self.operations
-                    .enforcer
-                    .alerts
-                    .set_problems(vec![format!("{error:#}")]);
-                return;
+        match self.leak_alerts() {
+            Ok(alerts) => {
+                let now = self.now();
+                self.health.schedule(now);
+                self.enforcer_mut().raise(alerts);
             }
-        };
+            Err(error) => self.enforcer_mut().set_problems(vec![format!("{error:#}")]),
+        }
+    }
+
+    /// The leaks since the last call, with their senders and causes.
+    fn leak_alerts(&mut self) -> anyhow::Result<Vec<About>> {
+        let totals = self.leak_totals()?;
         let now = self.now();
-        self.health.schedule(now);
-        let enforcer = &mut self.operations.enforcer;
-        let kernel = enforcer.reconciler.kernel();
-        let read = |flow: &_| kernel.flow(flow);
+        let enforcer = &self.operations.enforcer;
+        let programs = enforcer.reconciler.programs();
+        let read = |flow: &_| programs.flow(flow);
         let lines = self.leak_reports.lines(read, totals, now);
         let evidence = Evidence {
             config: enforcer.intent.effective(),
             started: &enforcer.tunnels.started(),
-            slots: kernel.slots(),
+            slots: programs.slots(),
             plan: enforcer.reconciler.plan(),
             foreign_rules: enforcer.reconciler.foreign_rules(),
             links: enforcer.reconciler.links(),
         };
         let recent = |tunnel: &IfName| enforcer.tamper_log.recent(tunnel, now);
         self.control_groups.begin_report();
+        let mut alerts = Vec::new();
         for line in lines {
             let mut leak = evidence.leak(&line);
             add_sender(&mut self.control_groups, &mut leak);
@@ -231,36 +249,36 @@ impl Daemon {
                 leak.why = Some(cause.sentence());
                 leak.cure = Some(cause.cure());
             }
-            enforcer.alerts.raise(About::Leak(Box::new(leak)));
+            alerts.push(About::Leak(Box::new(leak)));
         }
+        Ok(alerts)
     }
 
     fn observe_echo(&mut self) -> anyhow::Result<()> {
         let names = self.enforcer().tunnels.names();
-        let readings = Readings::read(self.enforcer().reconciler.kernel(), &names)?;
+        let readings = Readings::read(self.programs(), &names)?;
         self.echo.observe(&names, &readings, self.now());
         Ok(())
     }
 
     fn report_health(&mut self) -> anyhow::Result<()> {
-        let mut health = std::mem::take(&mut self.health);
-        let reports = self.snapshot(false).map(|now| health.report(&now));
-        if reports.is_err() {
-            health.postpone(self.now());
+        let now = self.now();
+        let judged = self.snapshot().map(|snapshot| judge_all(&snapshot));
+        if judged.is_err() {
+            self.health.postpone(now);
         }
-        self.health = health;
-        self.enforcer_mut().raise(reports?);
+        let reports = self.health.report(now, judged?);
+        self.enforcer_mut().raise(reports);
         Ok(())
     }
 
-    /// The state at this moment. Echo times are read only where they are needed.
-    fn snapshot(&self, with_echo_times: bool) -> anyhow::Result<Snapshot<'_>> {
+    /// The state at this moment, without echo times: few need them, and each takes a system call.
+    fn snapshot(&self) -> anyhow::Result<Snapshot<'_>> {
         let enforcer = self.enforcer();
-        let kernel = enforcer.reconciler.kernel();
         let (config, links) = (enforcer.intent.effective(), enforcer.reconciler.links());
         let names: Vec<_> = config.tunnels.iter().map(|t| t.name.clone()).collect();
         let uplinks = status::uplink_names(config, links);
-        let readings = Readings::read(kernel, names.iter().chain(&uplinks))?;
+        let readings = Readings::read(self.programs(), names.iter().chain(&uplinks))?;
         let now = self.now();
         let tunnel = |name: IfName| {
             let echo = &self.echo;
@@ -282,21 +300,17 @@ impl Daemon {
             hooks: enforcer.reconciler.hooks(),
             started: enforcer.tunnels.started(),
             tunnels: names.into_iter().map(tunnel).collect(),
-            echo_times: match with_echo_times {
-                true => echo_times(kernel, &readings)?,
-                false => Default::default(),
-            },
+            echo_times: BTreeMap::new(),
             corrections: enforcer.tamper_log.corrections(),
-            problems: enforcer.alerts.problems().to_vec(),
+            problems: enforcer.problems().to_vec(),
             readings,
-            now,
         })
     }
 
     /// Problems of the present that no scan finds: recursive packets.
     fn recursions(&self) -> impl Iterator<Item = String> {
         let now = self.now();
-        let slots = self.enforcer().reconciler.kernel().slots().iter();
+        let slots = self.programs().slots().iter();
         slots.filter_map(move |(name, slot)| {
             let flow = self.leak_reports.recursion(*slot, now)?;
             let cause = recursion(name, flow);
@@ -305,11 +319,12 @@ impl Daemon {
         })
     }
 
-    /// A snapshot for clients, with how each broker limits connects.
+    /// A snapshot for clients: with echo times, and with how each broker limits connects.
     async fn full_snapshot(&self) -> anyhow::Result<(Snapshot<'_>, BTreeMap<String, Standing>)> {
-        let standings = self.operations.context.connects.standings().await;
-        let mut snapshot = self.snapshot(true)?;
-        let standings = standings.unwrap_or_else(|error| {
+        let read = self.operations.context.connects.standings().await;
+        let mut snapshot = self.snapshot()?;
+        snapshot.echo_times = echo_times(self.programs(), &snapshot.readings)?;
+        let standings = read.unwrap_or_else(|error| {
             snapshot.problems.push(format!("{error:#}"));
             Default::default()
         });
@@ -335,12 +350,12 @@ impl Daemon {
     }
 
     fn counters(&self) -> anyhow::Result<api::Counters> {
-        let kernel = self.enforcer().reconciler.kernel();
-        let readings = Readings::read(kernel, kernel.slots().keys())?;
+        let programs = self.programs();
+        let readings = Readings::read(programs, programs.slots().keys())?;
         Ok(status::counters(&readings))
     }
 
-    /// Answers a request.
+    /// Carries out the request of a client, and sends the result.
     async fn answer(&mut self, request: Request) {
         // A client that has gone misses the answer.
         match request {
@@ -369,39 +384,17 @@ impl Daemon {
                 let _gone = answer.send(self.operations.trial.confirm());
             }
             Request::Account(verb, file, answer) => {
-                let tunnel = match verb {
-                    Verb::Stop => self.operations.enforcer.intent.tunnel_of(&file.file),
-                    Verb::Start | Verb::Restart => self.operations.add_account(&file),
-                };
-                let chosen = tunnel.map(|tunnel| vec![tunnel]);
-                self.operations
-                    .control(verb, chosen, file.refresh, answer)
-                    .await;
+                self.operations.control_account(verb, file, answer).await
             }
             Request::Tunnels(verb, names, answer) => {
-                let chosen = self
-                    .operations
-                    .enforcer
-                    .intent
-                    .select_tunnels(&names.tunnels);
-                self.operations
-                    .control(verb, chosen, names.refresh, answer)
-                    .await;
+                self.operations.control_tunnels(verb, names, answer).await
             }
         }
     }
 
     /// Ends drivers and tasks. Programs, rules and routes stay in place.
-    pub(super) async fn shut_down(self, sources: Sources, ending: Ending) -> anyhow::Result<()> {
-        info!(
-            "{}",
-            match (ending.is_idle, ending.stop_tunnels) {
-                (true, _) => "no tunnel is left: ending, and removing rules, routes and programs",
-                (false, true) =>
-                    "stopping all tunnels and ending; `sixxs down` removes rules, routes and programs",
-                (false, false) => "ending; rules, routes and programs stay in place",
-            }
-        );
+    pub(super) async fn shut_down(self, sources: Sources, ending: Ending) -> anyhow::Result<End> {
+        info!("{}", ending.words());
         systemd::stopping()?;
         let Operations {
             enforcer,
@@ -414,38 +407,55 @@ impl Daemon {
             listeners,
             ..
         } = enforcer;
-        let drivers = tunnels.into_drivers();
         // The remaining senders belong to tasks that stop drivers.
         drop(stopped_sender);
-        let end = async |mut stopped: mpsc::Receiver<StoppedDrivers>| {
-            let stopping = async {
-                let mut problems = Vec::new();
-                while let Some(stopped) = stopped.recv().await {
-                    problems.extend(stopped.problems);
-                }
-                problems
-            };
-            let ending = async {
-                match ending.stop_tunnels {
-                    true => stop_all(drivers).await,
-                    false => detach_all(drivers).await,
-                }
-            };
-            let (mut problems, more) = tokio::join!(stopping, ending);
-            problems.extend(more);
+        let end = async |stopped: mpsc::Receiver<AfterStop>| {
+            let problems = end_drivers(tunnels, ending.stops_tunnels(), stopped).await;
             alerts.finish(HOOKS_FINISH).await;
             problems
         };
         let problems = sources.finish(end).await;
-        let problems = problems.into_iter().flatten();
-        problems.for_each(|problem| warn!("{problem}"));
-        if let Some(done) = ending.done {
-            // The client may have gone.
-            let _gone = done.send(());
+        for problem in problems.into_iter().flatten() {
+            warn!("{problem}");
         }
         self.pruning.abort();
-        listeners.close().context("close the control socket")
+        let end = match ending {
+            Ending::Idle => End::Idle,
+            Ending::Signal => End::Ordered,
+            Ending::Request(quit) => {
+                // The client may have gone.
+                let _gone = quit.done.send(());
+                End::Ordered
+            }
+        };
+        listeners.close().context("close the control socket")?;
+        Ok(end)
     }
+}
+
+/// Ends all drivers, and waits for the tasks that are stopping others. Returns errors, as messages.
+async fn end_drivers(
+    tunnels: Tunnels,
+    stops_tunnels: bool,
+    mut stopped: mpsc::Receiver<AfterStop>,
+) -> Vec<String> {
+    let drivers = tunnels.into_drivers();
+    let ending = async {
+        match stops_tunnels {
+            true => stop_all(drivers).await,
+            false => detach_all(drivers).await,
+        }
+    };
+    let stopping = async {
+        let mut problems = Vec::new();
+        while let Some(after) = stopped.recv().await {
+            problems.extend(after.problems);
+        }
+        problems
+    };
+    let (mut problems, more) = tokio::join!(stopping, ending);
+    problems.extend(more);
+    problems
 }
 
 fn log_error(outcome: anyhow::Result<()>) {

@@ -1,19 +1,20 @@
-//! Rounds: scans the host and reconciles it with the intent, as often as the rate limit allows.
+//! Rounds: each scans the host and reconciles it with the intent. They run as often as the rate limit allows.
 //!
-//! Composes the intent, the drivers, the reconciler, the tamper log and the alerts. Must not know requests,
-//! leaks or health.
+//! Composes the intent, the drivers, the reconciler, the tamper log, the problems and the alerts. Must not know
+//! requests, leaks or health.
 
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::histogram::Histogram;
-use sixxs_core::reconcile_limiter::{ProgramPoll, ReconcileLimiter};
+use sixxs_core::{program_poll::ProgramPoll, reconcile_limiter::ReconcileLimiter};
 use tokio::time::Instant;
 
 use super::{
     alerts::Alerts,
     intent::Intent,
     listeners::Listeners,
-    reconciler::{Goal, Reconciler},
+    problems::Problems,
+    reconciler::{Goal, Reconciler, Round},
     tamper_log::{Correction, TamperLog},
     tunnels::Tunnels,
 };
@@ -25,10 +26,10 @@ use crate::{
     netlink::{Change, ForeignRouteChange, Scope, Watcher},
 };
 
-/// Limit of netlink events taken before a scan.
+/// Limit of netlink events taken in a round.
 const EVENTS_AT_A_TIME: usize = 4096;
 
-/// How soon another scan has to follow the present one.
+/// How soon another round has to follow the present one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
     /// At the usual pace.
@@ -50,8 +51,9 @@ pub(super) struct Enforcer {
     watcher: Arc<Watcher>,
     limiter: ReconcileLimiter,
     program_poll: ProgramPoll,
-    /// Urgency of the next scan, if changes came during the last one.
-    rescan: Option<Urgency>,
+    problems: Problems,
+    /// Urgency of the next round, if changes came during the last one.
+    next_round: Option<Urgency>,
     /// How long repairs took.
     repair_times: Histogram,
     /// Rounds of this run.
@@ -61,8 +63,11 @@ pub(super) struct Enforcer {
 impl Enforcer {
     /// Nothing is scanned yet.
     pub(super) fn new(
-        (intent, tunnels, reconciler): (Intent, Tunnels, Reconciler),
-        (listeners, alerts): (Listeners, Alerts),
+        intent: Intent,
+        tunnels: Tunnels,
+        reconciler: Reconciler,
+        listeners: Listeners,
+        alerts: Alerts,
         watcher: Arc<Watcher>,
         paths: Paths,
     ) -> Self {
@@ -78,7 +83,8 @@ impl Enforcer {
             watcher,
             limiter: ReconcileLimiter::default(),
             program_poll: ProgramPoll::default(),
-            rescan: None,
+            problems: Problems::default(),
+            next_round: None,
             repair_times: metrics::repair_times(),
             rounds: 0,
         }
@@ -99,8 +105,8 @@ impl Enforcer {
         &self.repair_times
     }
 
-    /// When the next scan is due, if one is requested.
-    pub(super) fn scan_due(&self) -> Option<Instant> {
+    /// When the next round is due, if one is requested.
+    pub(super) fn round_due(&self) -> Option<Instant> {
         let due = self.limiter.due()?;
         Some(after(self.started, due))
     }
@@ -110,14 +116,14 @@ impl Enforcer {
         after(self.started, self.program_poll.due())
     }
 
-    /// Requests another scan, if changes came during the last one.
-    pub(super) fn schedule_rescan(&mut self) {
-        if let Some(urgency) = self.rescan.take() {
+    /// Requests another round, if changes came during the last one.
+    pub(super) fn schedule_next_round(&mut self) {
+        if let Some(urgency) = self.next_round.take() {
             self.schedule(urgency);
         }
     }
 
-    /// Requests a scan.
+    /// Requests a round.
     pub(super) fn schedule(&mut self, urgency: Urgency) {
         let now = self.now();
         match urgency {
@@ -133,13 +139,24 @@ impl Enforcer {
             .for_each(|about| self.alerts.raise(about));
     }
 
-    /// Handles a change of the host, and requests a scan.
+    /// The present problems, as messages.
+    pub(super) fn problems(&self) -> &[String] {
+        self.problems.present()
+    }
+
+    /// Replaces the present problems, and raises alerts of new ones.
+    pub(super) fn set_problems(&mut self, problems: Vec<String>) {
+        let new = self.problems.replace(problems);
+        self.raise(new.into_iter().map(|problem| About::Problem { problem }));
+    }
+
+    /// Handles a change of the host, and requests a round.
     pub(super) fn host_changed(&mut self, change: &Change) {
         let urgency = self.record_change(change, false);
         self.schedule(urgency);
     }
 
-    /// Records a change of the host. `is_late`: a scan has begun already.
+    /// Records a change of the host. `is_late`: it may have come after the scan of this round.
     fn record_change(&mut self, change: &Change, is_late: bool) -> Urgency {
         if let Some(removal) = &change.removal {
             let now = self.now();
@@ -155,15 +172,15 @@ impl Enforcer {
         }
     }
 
-    /// Records the waiting events, so that the process behind each missing object is known before its correction.
-    /// Some of these events may have come during the scan, so another scan is requested.
+    /// Takes the waiting events, so that a missing object has a culprit. Some may be newer than the scan, so another
+    /// round follows.
     fn drain_changes(&mut self) {
         for _ in 0..EVENTS_AT_A_TIME {
             let Some(change) = self.watcher.try_next() else {
                 return;
             };
             let urgency = self.record_change(&change, true);
-            self.rescan = self.rescan.max(Some(urgency));
+            self.next_round = self.next_round.max(Some(urgency));
         }
     }
 
@@ -189,54 +206,72 @@ impl Enforcer {
     }
 
     /// Runs a round: scans the host, and reconciles it with the intent. An error means that the scan failed.
-    pub(super) async fn reconcile(&mut self) -> anyhow::Result<()> {
-        self.alerts.set_config(self.intent.effective());
-        let moved = self.intent.learn(self.tunnels.reports());
-        self.raise(moved.into_iter().map(|problem| About::Problem { problem }));
-        let scope = Scope::of(self.intent.wanted());
-        self.reconciler.scan(&scope).await?;
-        let mut problems = self.intent.observe(self.reconciler.observed());
-        self.tunnels.set_conflicts(self.intent.conflicts());
-        self.drain_changes();
-        self.tunnels.observe(self.reconciler.links());
-
-        let goal = goal(&self.intent, &self.tunnels);
-        let now = self.started.elapsed();
-        let round = self.reconciler.run(&goal, &self.paths, now).await;
-        let exported = self.listeners.export(self.intent.effective()).await;
-        self.record(round.corrections);
-        self.tamper_log.end_round();
-
-        let now = self.now();
-        problems.extend(round.problems);
-        problems.extend(exported.err().map(|error| format!("{error:#}")));
-        problems.extend(self.tamper_log.problem(now));
-        problems.extend(self.reconciler.unrestored().iter().cloned());
-        problems.extend(self.listeners.problem().cloned());
-        problems.extend(self.alerts.hook_problems());
-        self.alerts.set_problems(problems);
-        let changes = self.tunnels.changes(self.reconciler.links());
+    pub(super) async fn run_round(&mut self) -> anyhow::Result<()> {
+        let mut problems = self.learn_and_scan().await?;
+        problems.extend(self.repair().await);
+        problems.extend(self.lasting_problems());
+        self.set_problems(problems);
+        let changes = self.tunnels.take_changes(self.reconciler.links());
         self.raise(changes);
         self.rounds += 1;
         Ok(())
     }
 
-    /// Like [`Enforcer::reconcile`]. An error becomes a problem, and the next round uses a new netlink connection.
-    pub(super) async fn reconcile_or_report(&mut self) {
-        if let Err(error) = self.reconcile().await {
+    /// Takes the reports of drivers, then scans the host and passes the result on. Returns problems.
+    async fn learn_and_scan(&mut self) -> anyhow::Result<Vec<String>> {
+        self.alerts.set_config(self.intent.effective());
+        let moved = self.intent.learn(self.tunnels.reports());
+        self.raise(moved.into_iter().map(|problem| About::Problem { problem }));
+        let scope = Scope::of(self.intent.wanted());
+        self.reconciler.scan(&scope).await?;
+        let problems = self.intent.observe(self.reconciler.observed());
+        self.tunnels.set_conflicts(self.intent.conflicts());
+        self.drain_changes();
+        self.tunnels.observe(self.reconciler.links());
+        Ok(problems)
+    }
+
+    /// Reconciles the scanned host and the exporter with the intent, and records corrections. Returns problems.
+    async fn repair(&mut self) -> Vec<String> {
+        let goal = goal(&self.intent, &self.tunnels);
+        let now = self.now();
+        let round = self.reconciler.run(&goal, &self.paths, now).await;
+        let exported = self.listeners.export(self.intent.effective()).await;
+        self.record(round.corrections);
+        self.tamper_log.end_round();
+        let mut problems = round.problems;
+        problems.extend(exported.err().map(|error| format!("{error:#}")));
+        problems
+    }
+
+    /// Problems that the parts keep between rounds.
+    fn lasting_problems(&mut self) -> Vec<String> {
+        let now = self.now();
+        let removed_again = self.tamper_log.problem(now).into_iter();
+        removed_again
+            .chain(self.reconciler.unrestored().iter().cloned())
+            .chain(self.listeners.problem().cloned())
+            .chain(self.alerts.hook_problems())
+            .collect()
+    }
+
+    /// Like [`Enforcer::run_round`]. An error becomes a problem, and the next round uses a new netlink connection.
+    pub(super) async fn run_round_or_report(&mut self) {
+        if let Err(error) = self.run_round().await {
             let mut problems = vec![format!("{error:#}")];
             problems.extend(self.reconciler.reconnect().err().map(|e| format!("{e:#}")));
-            // The problems of the last scan may still be there.
-            self.alerts.add_problems(problems);
+            // The problems of the last round may still be there.
+            let new = self.problems.add(problems);
+            self.raise(new.into_iter().map(|problem| About::Problem { problem }));
         }
     }
 
     /// Runs a round, and counts its processor time for the rate limit.
-    pub(super) async fn scan_within_limit(&mut self) -> anyhow::Result<()> {
-        let since = self.limiter.begin_round(self.started.elapsed());
+    pub(super) async fn timed_round(&mut self) -> anyhow::Result<()> {
+        let since = self.limiter.begin_round(self.now());
         let before = processor_time()?;
         let corrections = self.tamper_log.corrections();
-        self.reconcile_or_report().await;
+        self.run_round_or_report().await;
         let now = self.now();
         if let Some(since) = since
             && self.tamper_log.corrections() > corrections
@@ -258,15 +293,19 @@ impl Enforcer {
         self.program_poll.ended(now, took, is_missing);
         if is_missing {
             let goal = goal(&self.intent, &self.tunnels);
-            let corrections = self.reconciler.reattach(&goal, now).await;
+            // The next round reports the problems that are still there then.
+            let Round {
+                corrections,
+                problems: _,
+            } = self.reconciler.reattach(&goal, now).await;
             self.record(corrections);
             self.schedule(Urgency::Paced);
         }
         Ok(())
     }
 
-    /// Reads pins and maps back, and requests a scan.
-    pub(super) fn resync(&mut self) {
+    /// Reads pins and maps back, and requests a round.
+    pub(super) fn read_back(&mut self) {
         let restored = self.reconciler.restore();
         self.record(restored);
         self.listeners.listen();

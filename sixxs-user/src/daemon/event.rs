@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{systemd::Watchdog, tunnels::StoppedDrivers};
+use super::{systemd::Watchdog, tunnels::AfterStop};
 use crate::{
     bpf::{self, Debugging, LeakRing, Rings},
     control::{Quit, Request},
@@ -23,17 +23,17 @@ use crate::{
     netlink::{Change, Watcher},
 };
 
-/// Everything is scanned and read back at this interval, with or without events.
-const RESYNC: Duration = Duration::from_secs(30);
+/// Pins and maps are read back at this interval, and a round follows, with or without events.
+const READ_BACK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Lines about leaks come at this interval while there are any.
-const LEAK_LINES: Duration = Duration::from_secs(1);
+/// Leaks and summaries are reported at this interval while there are any.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The first line comes this long after the first leak. By then the cause is known.
-const FIRST_LEAK_LINE: Duration = Duration::from_millis(200);
+/// The first report comes this long after the first leak. By then the cause is known.
+const FIRST_REPORT: Duration = Duration::from_millis(200);
 
 /// Tunnels are observed for echo replies at this interval.
-const ECHO: Duration = Duration::from_secs(10);
+const ECHO_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Limit of leaks taken from the ring at a time, before other events get their turn.
 const LEAKS_AT_A_TIME: usize = 256;
@@ -49,15 +49,15 @@ pub(super) enum Event {
     /// A driver reports something new.
     DriverReport,
     /// Drivers have stopped.
-    Stopped(StoppedDrivers),
+    Stopped(AfterStop),
     /// The kernel programs report leaks.
     Leaks(Vec<LeakEvent>),
     /// A client requests something.
     Request(Request),
     /// A client ends the daemon.
     Quit(Quit),
-    /// [`Deadlines::scan`].
-    ScanDue,
+    /// [`Deadlines::round`].
+    RoundDue,
     /// [`Deadlines::retry`].
     RetryDue,
     /// [`Deadlines::poll`].
@@ -68,19 +68,19 @@ pub(super) enum Event {
     HealthDue,
     /// [`Deadlines::unattributed`].
     UnattributedDue,
-    /// Leaks must be reported.
-    LeakLinesDue,
+    /// Leaks and summaries must be reported.
+    ReportsDue,
     /// Tunnels must be observed.
     EchoDue,
-    /// Everything must be scanned and read back.
-    Resync,
+    /// Pins and maps must be read back.
+    ReadBackDue,
 }
 
 /// The times at which the parts need the loop; `None`: they do not need it.
 pub(super) struct Deadlines {
-    /// The time of a requested scan.
-    pub(super) scan: Option<Instant>,
-    /// The time of a scan that shows whether failures have ended.
+    /// The time of a requested round.
+    pub(super) round: Option<Instant>,
+    /// The time of a round that shows whether failures have ended.
     pub(super) retry: Option<Instant>,
     /// The time of the next search for detached programs.
     pub(super) poll: Instant,
@@ -91,7 +91,7 @@ pub(super) struct Deadlines {
     /// The time at which corrections without an event are reported.
     pub(super) unattributed: Option<Instant>,
     /// Whether leaks or summaries wait to be reported.
-    pub(super) has_lines: bool,
+    pub(super) has_reports: bool,
 }
 
 /// Signals that concern the daemon.
@@ -131,7 +131,7 @@ impl Signals {
 /// Receiving ends of the daemon's channels.
 pub(super) struct Receivers {
     /// Drivers that have stopped.
-    pub(super) stopped: mpsc::Receiver<StoppedDrivers>,
+    pub(super) stopped: mpsc::Receiver<AfterStop>,
     /// Requests.
     pub(super) requests: mpsc::Receiver<Request>,
     /// Requests to end.
@@ -147,8 +147,8 @@ pub(super) struct Sources {
     debugging: Option<AsyncFd<Debugging>>,
     receivers: Receivers,
     watchdog: Watchdog,
-    resync: Interval,
-    leak_lines: Interval,
+    read_back: Interval,
+    reports: Interval,
     echo: Interval,
 }
 
@@ -161,8 +161,8 @@ impl Sources {
         rings: Rings,
         receivers: Receivers,
     ) -> anyhow::Result<Self> {
-        let mut resync = interval(RESYNC);
-        resync.tick().await;
+        let mut read_back = interval(READ_BACK_INTERVAL);
+        read_back.tick().await;
         let delayed = |period| {
             let mut interval = interval(period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -176,9 +176,9 @@ impl Sources {
             debugging: rings.debugging.map(bpf::wait_on).transpose()?,
             receivers,
             watchdog: Watchdog::new(),
-            resync,
-            leak_lines: delayed(LEAK_LINES),
-            echo: delayed(ECHO),
+            read_back,
+            reports: delayed(REPORT_INTERVAL),
+            echo: delayed(ECHO_INTERVAL),
         })
     }
 
@@ -192,8 +192,8 @@ impl Sources {
             debugging,
             receivers,
             watchdog,
-            resync,
-            leak_lines,
+            read_back,
+            reports,
             echo,
         } = self;
         loop {
@@ -210,8 +210,8 @@ impl Sources {
                 Some(quit) = receivers.quits.recv() => Event::Quit(quit),
                 ready = leaks.readable_mut() => {
                     let mut ready = ready.context("wait for leak events")?;
-                    if !deadlines.has_lines {
-                        leak_lines.reset_after(FIRST_LEAK_LINE);
+                    if !deadlines.has_reports {
+                        reports.reset_after(FIRST_REPORT);
                     }
                     let (events, is_empty) = take_leaks(ready.get_inner_mut());
                     if is_empty {
@@ -219,15 +219,15 @@ impl Sources {
                     }
                     Event::Leaks(events)
                 }
-                () = at(deadlines.scan) => Event::ScanDue,
+                () = at(deadlines.round) => Event::RoundDue,
                 () = at(deadlines.retry) => Event::RetryDue,
                 () = sleep_until(deadlines.poll) => Event::PollDue,
                 () = at(deadlines.trial) => Event::TrialEnds,
                 () = at(deadlines.health) => Event::HealthDue,
                 () = at(deadlines.unattributed) => Event::UnattributedDue,
-                _ = leak_lines.tick(), if deadlines.has_lines => Event::LeakLinesDue,
+                _ = reports.tick(), if deadlines.has_reports => Event::ReportsDue,
                 _ = echo.tick() => Event::EchoDue,
-                _ = resync.tick() => Event::Resync,
+                _ = read_back.tick() => Event::ReadBackDue,
                 // A task of its own would report that all is well while the loop hangs.
                 () = watchdog.due() => {
                     watchdog.ping();
@@ -242,7 +242,7 @@ impl Sources {
     /// daemon ends.
     pub(super) async fn finish<T>(
         self,
-        work: impl AsyncFnOnce(mpsc::Receiver<StoppedDrivers>) -> T,
+        work: impl AsyncFnOnce(mpsc::Receiver<AfterStop>) -> T,
     ) -> Option<T> {
         let Self {
             mut signals,

@@ -70,6 +70,5 @@ pub(super) fn snapshot<'a>(config: &'a Config, host: &'a Observed, plan: &'a Pla
         echo_times: BTreeMap::new(),
         corrections: 0,
         problems: Vec::new(),
-        now: std::time::Duration::ZERO,
     }
 }

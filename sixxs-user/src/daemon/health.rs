@@ -41,11 +41,9 @@ impl HealthMonitor {
         self.due
     }
 
-    /// Judges all tunnels. Returns a report for each whose health has changed.
-    pub(super) fn report(&mut self, snapshot: &Snapshot<'_>) -> Vec<About> {
-        let tunnels = snapshot.config.tunnels.iter();
-        let judge = |tunnel: &Tunnel| (tunnel.name.clone(), judge(snapshot, tunnel));
-        let changed = self.changed(snapshot.now, tunnels.map(judge).collect());
+    /// Takes the present health of all tunnels. Returns a report for each that has changed.
+    pub(super) fn report(&mut self, now: Duration, all: BTreeMap<IfName, Health>) -> Vec<About> {
+        let changed = self.changed(now, all);
         let report = |(name, health): (IfName, Health)| About::Health {
             tunnel: name.to_string(),
             health: health.level.into(),
@@ -67,6 +65,14 @@ impl HealthMonitor {
         self.due = self.watches.values().filter_map(Watch::due).min();
         changed
     }
+}
+
+/// The health of all tunnels.
+pub(super) fn judge_all(snapshot: &Snapshot<'_>) -> BTreeMap<IfName, Health> {
+    let tunnels = snapshot.config.tunnels.iter();
+    tunnels
+        .map(|tunnel| (tunnel.name.clone(), judge(snapshot, tunnel)))
+        .collect()
 }
 
 /// The health of a tunnel.
@@ -189,9 +195,8 @@ mod tests {
         assert_eq!(monitor.due(), Some(Duration::from_secs(1) + REPAIR_TIME));
         let mut reports = Vec::new();
         for seconds in 0..20 {
-            let mut now = snapshot(&config, &host, &plan);
-            now.now = Duration::from_secs(seconds);
-            reports.extend(monitor.report(&now));
+            let all = judge_all(&snapshot(&config, &host, &plan));
+            reports.extend(monitor.report(Duration::from_secs(seconds), all));
         }
         assert_eq!(reports.len(), 1, "{reports:?}");
         let About::Health { tunnel, health, .. } = &reports[0] else {

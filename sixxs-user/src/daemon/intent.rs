@@ -153,8 +153,10 @@ impl Intent {
             self.overlay();
         }
         let conflicts = self.conflicts.iter();
-        let conflicts = conflicts.map(|conflict| format!("{}: {conflict}", conflict.tunnel));
-        conflicts.chain(problem).collect()
+        conflicts
+            .map(|conflict| format!("{}: {conflict}", conflict.tunnel))
+            .chain(problem)
+            .collect()
     }
 
     /// Completes the wanted configuration with the parameters from brokers.
@@ -175,12 +177,12 @@ impl Intent {
         let find = |name: &String| {
             let known = self.wanted.tunnels.iter().find(|t| t.name.as_str() == name);
             known.cloned().ok_or_else(|| {
-                let mut names: Vec<_> = self.wanted.tunnels.iter().map(|t| &t.name).collect();
-                names.sort();
-                let names: Vec<_> = names.into_iter().map(IfName::as_str).collect();
+                let all = self.wanted.tunnels.iter().map(|t| t.name.as_str());
+                let sorted: BTreeSet<_> = all.collect();
+                let known: Vec<_> = sorted.into_iter().collect();
                 ActionError::NoSuchTunnel {
                     name: name.clone(),
-                    known: names.join(", "),
+                    known: known.join(", "),
                 }
             })
         };

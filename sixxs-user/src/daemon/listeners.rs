@@ -35,8 +35,8 @@ impl Listeners {
         }
     }
 
-    /// Opens the control socket, unless it is open. Without it the tunnels are still kept right, and each
-    /// resync tries again.
+    /// Opens the control socket, unless it is open. Without it the tunnels are still kept right; it is
+    /// tried again each time that pins and maps are read back.
     pub(super) fn listen(&mut self) {
         if self.control.is_some() {
             return;

@@ -1,10 +1,10 @@
 //! The daemon: one task owns the state, all others send it events.
 //!
 //! Three files compose, each on top of the next: [`daemon`] handles events and reports, [`operations`]
-//! starts, stops and reloads, [`enforcer`] scans and repairs. Below them each part owns its data, gets what
+//! starts, stops and reloads, [`enforcer`] runs rounds. Below them each part owns its data, gets what
 //! it needs as arguments and does not know the others: [`intent`] the intended state, [`tunnels`] the
 //! drivers, [`reconciler`] the host, [`tamper_log`] what others remove, [`leak_reports`], [`echo_health`]
-//! and [`health`] the health of tunnels, [`alerts`], [`reload`]. [`snapshot`] is the state as plain data;
+//! and [`health`] the health of tunnels, [`alerts`], [`problems`], [`reload`]. [`snapshot`] is the state as plain data;
 //! [`status`] and [`metrics_snapshot`] are functions of it.
 //!
 //! Tasks, besides the one in [`run`]:
@@ -48,6 +48,7 @@ mod leak_reports;
 mod listeners;
 mod metrics_snapshot;
 mod operations;
+mod problems;
 mod readings;
 mod reconciler;
 mod reload;
@@ -97,10 +98,5 @@ pub async fn run(paths: &Paths, config: Config, options: &Options) -> anyhow::Re
     let _claim = netns_lock::acquire()?;
     let (mut daemon, mut sources) = start::start(paths, config, options).await?;
     let ending = daemon.work(&mut sources).await?;
-    let end = match ending.is_idle {
-        true => End::Idle,
-        false => End::Ordered,
-    };
-    daemon.shut_down(sources, ending).await?;
-    Ok(end)
+    daemon.shut_down(sources, ending).await
 }

@@ -2,12 +2,17 @@
 //!
 //! Works on the rounds below it. Must not know leaks, health or the loop.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use sixxs_core::{
     aiccu,
-    config::{Account, Config, Tls, Tunnel},
+    config::{Account, Config, Kind, Tls, Tunnel},
     routing::diff,
+    tunnel::State,
     types::IfName,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -17,13 +22,14 @@ use super::{
     enforcer::Enforcer,
     reload::{Changes, Trial},
     systemd,
-    tunnels::{StoppedDrivers, stop_in_task},
+    tunnels::{AfterStop, stop_in_task},
 };
 use crate::{
     broker::connects::Connects,
     control::api::{self, About, ConfigText},
     control::{ActionError, Answer, Outcome, Verb},
     driver::DriverContext,
+    host::clock::time_of_day,
     host::config_file,
     host::paths::absolute,
     netlink::Scope,
@@ -35,7 +41,7 @@ pub(super) struct Operations {
     pub(super) enforcer: Enforcer,
     pub(super) context: DriverContext,
     /// Where tasks report that drivers have stopped.
-    pub(super) stopped_sender: mpsc::Sender<StoppedDrivers>,
+    pub(super) stopped_sender: mpsc::Sender<AfterStop>,
     pub(super) trial: Trial,
     /// Tunnels that start once other drivers have stopped.
     pub(super) pending: BTreeSet<IfName>,
@@ -57,7 +63,7 @@ impl Operations {
     }
 
     /// The tunnel of the account in this file, which is added if it is new.
-    pub(super) fn add_account(&mut self, file: &api::AccountFile) -> Result<Tunnel, ActionError> {
+    fn add_account(&mut self, file: &api::AccountFile) -> Result<Tunnel, ActionError> {
         if let Ok(known) = self.enforcer.intent.tunnel_of(&file.file) {
             return Ok(known);
         }
@@ -73,62 +79,105 @@ impl Operations {
         })
     }
 
-    /// Starts, stops or restarts tunnels. Drivers may take their time to stop: a task waits for them, and
-    /// [`Operations::drivers_stopped`] continues.
-    pub(super) async fn control(
+    /// Starts, stops or restarts tunnels by name.
+    pub(super) async fn control_tunnels(
         &mut self,
         verb: Verb,
-        chosen: Result<Vec<Tunnel>, ActionError>,
-        refresh: bool,
+        names: api::Names,
         answer: Answer<Outcome>,
     ) {
-        let chosen = match chosen {
-            Ok(chosen) => self.check(verb, chosen, refresh).await,
-            Err(error) => Err(error),
-        };
-        let chosen = match chosen {
-            Ok(chosen) => chosen,
+        match self.enforcer.intent.select_tunnels(&names.tunnels) {
+            Ok(chosen) => self.control(verb, chosen, names.refresh, answer).await,
             Err(error) => {
                 let _gone = answer.send(Err(error));
-                return;
             }
-        };
-        let names: Vec<_> = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
-        let stops: &[IfName] = match verb {
-            Verb::Start => &[],
-            Verb::Stop | Verb::Restart => &names,
-        };
-        let stops = stops.to_vec();
-        let start = if verb == Verb::Stop { vec![] } else { chosen };
-        // A request overrides what an earlier one has left to do.
-        self.pending.retain(|name| !names.contains(name));
-        let stopped = StoppedDrivers {
-            refresh,
-            ..StoppedDrivers::new(names, start, answer)
-        };
-        self.stop_then(&stops, stopped).await;
+        }
     }
 
-    async fn check(
-        &self,
+    /// Starts or stops the tunnel of an account.
+    pub(super) async fn control_account(
+        &mut self,
+        verb: Verb,
+        file: api::AccountFile,
+        answer: Answer<Outcome>,
+    ) {
+        let tunnel = match verb {
+            Verb::Stop => self.enforcer.intent.tunnel_of(&file.file),
+            Verb::Start | Verb::Restart => self.add_account(&file),
+        };
+        match tunnel {
+            Ok(tunnel) => self.control(verb, vec![tunnel], file.refresh, answer).await,
+            Err(error) => {
+                let _gone = answer.send(Err(error));
+            }
+        }
+    }
+
+    /// Starts, stops or restarts tunnels. Drivers may take their time to stop: a task waits for them, and
+    /// [`Operations::drivers_stopped`] continues.
+    async fn control(
+        &mut self,
         verb: Verb,
         chosen: Vec<Tunnel>,
         refresh: bool,
-    ) -> Result<Vec<Tunnel>, ActionError> {
-        let names = chosen.iter().map(|tunnel| &tunnel.name);
-        self.refuse_stopping(names)?;
-        if verb == Verb::Restart {
-            let state = (
-                self.enforcer.intent.effective(),
-                self.enforcer.reconciler.links(),
-            );
-            let check = self
-                .enforcer
-                .tunnels
-                .check_restart(&chosen, refresh, state, &self.context);
-            check.await.map_err(ActionError::NotNow)?;
+        answer: Answer<Outcome>,
+    ) {
+        if let Err(error) = self.check(verb, &chosen, refresh).await {
+            let _gone = answer.send(Err(error));
+            return;
         }
-        Ok(chosen)
+        let names: Vec<_> = chosen.iter().map(|tunnel| tunnel.name.clone()).collect();
+        // A request overrides what an earlier one has left to do.
+        self.pending.retain(|name| !names.contains(name));
+        let (stop, start) = match verb {
+            Verb::Start => (Vec::new(), chosen),
+            Verb::Stop => (names.clone(), Vec::new()),
+            Verb::Restart => (names.clone(), chosen),
+        };
+        let after = AfterStop {
+            drop_runtime: verb == Verb::Stop,
+            refresh,
+            ..AfterStop::new(names, start, answer)
+        };
+        self.stop_and_continue(&stop, after).await;
+    }
+
+    async fn check(&self, verb: Verb, chosen: &[Tunnel], refresh: bool) -> Result<(), ActionError> {
+        self.refuse_stopping(chosen.iter().map(|tunnel| &tunnel.name))?;
+        if verb == Verb::Restart {
+            let check = self.check_restart(chosen, refresh).await;
+            check.map_err(ActionError::NoConnectLeft)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses to restart a tunnel that is up if its broker allows no connect now: the tunnel would stay down.
+    async fn check_restart(&self, chosen: &[Tunnel], refresh: bool) -> anyhow::Result<()> {
+        let effective = self.enforcer.intent.effective();
+        let mut needed: BTreeMap<String, u32> = BTreeMap::new();
+        for tunnel in chosen.iter().filter(|tunnel| self.is_up(&tunnel.name)) {
+            for broker in connects_of_start(tunnel, effective, refresh) {
+                let standing = self.context.connects.standing(&broker).await?;
+                let count = needed.entry(broker.clone()).or_default();
+                *count += 1;
+                if let Some(wait) = standing.wait_for(*count) {
+                    let wait = wait.as_secs().saturating_add(1);
+                    let seconds = self.context.clock.unix_seconds().saturating_add(wait);
+                    let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
+                    anyhow::bail!(
+                        "{} is up, and no connect to {broker} is left for it until {until}: a restart \
+                         would leave it down; wait, or stop and start it nevertheless",
+                        tunnel.name
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_up(&self, name: &IfName) -> bool {
+        let link = self.enforcer.reconciler.links().by_name(name);
+        self.enforcer.tunnels.view(name, link).state == State::Up
     }
 
     /// A tunnel whose driver is being stopped cannot be changed.
@@ -143,62 +192,68 @@ impl Operations {
     }
 
     /// Stops the drivers of these tunnels, and then does the rest.
-    async fn stop_then(&mut self, names: &[IfName], stopped: StoppedDrivers) {
+    async fn stop_and_continue(&mut self, names: &[IfName], after: AfterStop) {
         let drivers = self.enforcer.tunnels.take_drivers(names);
         if drivers.is_empty() {
-            self.finish(stopped).await;
+            self.finish(after).await;
             return;
         }
         // Rules and sources go first, the interface after them.
-        self.enforcer.reconcile_or_report().await;
+        self.enforcer.run_round_or_report().await;
         self.pending
-            .extend(stopped.start.iter().map(|tunnel| tunnel.name.clone()));
-        stop_in_task(drivers, stopped, self.stopped_sender.clone());
+            .extend(after.start.iter().map(|tunnel| tunnel.name.clone()));
+        stop_in_task(drivers, after, self.stopped_sender.clone());
     }
 
     /// Drivers have stopped: does what is left to do.
-    pub(super) async fn drivers_stopped(&mut self, mut stopped: StoppedDrivers) {
+    pub(super) async fn drivers_stopped(&mut self, mut after: AfterStop) {
         let pending = &mut self.pending;
-        stopped.start.retain(|tunnel| pending.remove(&tunnel.name));
-        self.finish(stopped).await;
+        after.start.retain(|tunnel| pending.remove(&tunnel.name));
+        self.finish(after).await;
     }
 
-    /// Starts the tunnels that are to be started, and answers.
-    async fn finish(&mut self, stopped: StoppedDrivers) {
-        let StoppedDrivers {
-            names,
-            start,
-            refresh,
-            answer,
-            mut problems,
-        } = stopped;
-        for name in &names {
-            if start.is_empty() {
-                self.enforcer.intent.drop_runtime(name);
-            }
-            let mut wanted = self.enforcer.intent.wanted().tunnels.iter();
-            let is_gone = wanted.all(|tunnel| tunnel.name != *name);
-            self.enforcer.tunnels.has_stopped(name, is_gone);
-        }
-        if !start.is_empty() {
-            self.enforcer.intent.record_start();
-        }
-        // A reload may have removed a tunnel that was to start here.
-        let wanted: BTreeSet<_> = {
-            let tunnels = self.enforcer.intent.wanted().tunnels.iter();
-            tunnels.map(|tunnel| tunnel.name.clone()).collect()
-        };
-        for tunnel in start.iter().filter(|tunnel| wanted.contains(&tunnel.name)) {
-            self.enforcer.tunnels.start(tunnel, &self.context, refresh);
-        }
-        if let Err(error) = self.enforcer.reconcile().await {
+    /// Starts the tunnels that are to be started, runs a round, and answers.
+    async fn finish(&mut self, after: AfterStop) {
+        self.note_stopped(&after.names, after.drop_runtime);
+        self.start_tunnels(&after.start, after.refresh);
+        let mut problems = after.problems;
+        if let Err(error) = self.enforcer.run_round().await {
             problems.push(format!("{error:#}"));
         }
         let outcome = match problems.is_empty() {
             true => Ok(()),
             false => Err(ActionError::Problems(problems)),
         };
-        let _gone = answer.send(outcome);
+        let _gone = after.answer.send(outcome);
+    }
+
+    /// Notes that no task is stopping the drivers of these tunnels any more, and drops tunnels that are gone.
+    /// `drop_runtime`: those that were added at run time are gone too.
+    fn note_stopped(&mut self, names: &[IfName], drop_runtime: bool) {
+        for name in names {
+            if drop_runtime {
+                self.enforcer.intent.drop_runtime(name);
+            }
+            let is_gone = !self.is_wanted(name);
+            self.enforcer.tunnels.note_stopped(name, is_gone);
+        }
+    }
+
+    /// Starts tunnels, except those that a reload has removed meanwhile.
+    fn start_tunnels(&mut self, tunnels: &[Tunnel], refresh: bool) {
+        if !tunnels.is_empty() {
+            self.enforcer.intent.record_start();
+        }
+        for tunnel in tunnels {
+            if self.is_wanted(&tunnel.name) {
+                self.enforcer.tunnels.start(tunnel, &self.context, refresh);
+            }
+        }
+    }
+
+    fn is_wanted(&self, name: &IfName) -> bool {
+        let mut wanted = self.enforcer.intent.wanted().tunnels.iter();
+        wanted.any(|tunnel| tunnel.name == *name)
     }
 
     /// Reloads the configuration file. A wrong file changes nothing.
@@ -253,10 +308,10 @@ impl Operations {
                 self.apply_changes(changes, answer).await;
             }
             Err(refusal) => {
-                let passes = matches!(refusal, ActionError::Stopping(_));
+                let is_transient = matches!(refusal, ActionError::Stopping(_));
                 let now = self.enforcer.now();
                 let is_new = self.trial.retry(config, &refusal, now);
-                if is_new && !passes {
+                if is_new && !is_transient {
                     let problem = format!(
                         "the new configuration was not confirmed, but it cannot be reverted yet: {refusal}"
                     );
@@ -266,7 +321,8 @@ impl Operations {
         }
     }
 
-    /// Makes a configuration the wanted one. Returns the tunnels to stop and to start for it.
+    /// Makes a configuration the wanted one, and sets its connect limit. Returns the tunnels to stop and to start
+    /// for it.
     fn adopt(&mut self, mut config: Config) -> Result<Changes, ActionError> {
         self.enforcer.intent.add_runtime_tunnels(&mut config)?;
         let changes = Changes::between(self.enforcer.intent.wanted(), &config);
@@ -276,13 +332,13 @@ impl Operations {
         Ok(changes)
     }
 
-    /// Stops and starts what changed, and reconciles.
+    /// Stops and starts what changed, and runs a round.
     async fn apply_changes(&mut self, changes: Changes, answer: Answer<Outcome>) {
         let Changes { stop, mut start } = changes;
         // A tunnel that a request has stopped stays stopped.
-        start.retain(|tunnel| self.enforcer.tunnels.is_new_or_started(&tunnel.name));
-        let stopped = StoppedDrivers::new(stop.clone(), start, answer);
-        self.stop_then(&stop, stopped).await;
+        start.retain(|tunnel| self.enforcer.tunnels.may_start_on_reload(&tunnel.name));
+        let after = AfterStop::new(stop.clone(), start, answer);
+        self.stop_and_continue(&stop, after).await;
     }
 
     /// The changes that a reload would make.
@@ -325,6 +381,18 @@ impl Operations {
         let netlink = self.enforcer.reconciler.netlink();
         preview(before, &new, &learned, netlink, &connects, clock).await
     }
+}
+
+/// The brokers to which the start of a tunnel connects, once each.
+fn connects_of_start(tunnel: &Tunnel, effective: &Config, refresh: bool) -> Vec<String> {
+    let mut tunnels = effective.tunnels.iter();
+    let known = tunnels.find(|known| known.name == tunnel.name);
+    let session = known.and_then(|known| known.kind.connects_to());
+    let login = match &tunnel.kind {
+        Kind::Account(account) if refresh => Some(account.aiccu.server.host.clone()),
+        _ => None,
+    };
+    session.into_iter().chain(login).collect()
 }
 
 /// The receiver of an outcome for which no client waits: a task that logs it.

@@ -38,16 +38,16 @@ struct Reading {
 impl Readings {
     /// Reads the counters of these interfaces. Those without a slot read as zero.
     pub(super) fn read<'a>(
-        kernel: &Kernel,
+        programs: &Kernel,
         names: impl IntoIterator<Item = &'a IfName>,
     ) -> anyhow::Result<Self> {
         let now_ns = monotonic_ns()?;
         let mut interfaces = BTreeMap::new();
         for name in names {
-            if let Some(slot) = kernel.slot(name) {
+            if let Some(slot) = programs.slot(name) {
                 let reading = Reading {
                     slot,
-                    counters: kernel.counters(slot)?,
+                    counters: programs.counters(slot)?,
                     pending: 0,
                 };
                 interfaces.insert(name.clone(), reading);
@@ -56,7 +56,7 @@ impl Readings {
         let mut readings = Self { now_ns, interfaces };
         let since_ns = now_ns.saturating_sub(nanoseconds(REPLY_TIMEOUT));
         if readings.may_have_pending(since_ns) {
-            let pending = kernel.waiting_since(since_ns)?;
+            let pending = programs.waiting_since(since_ns)?;
             for reading in readings.interfaces.values_mut() {
                 reading.pending = pending.get(&reading.slot).copied().unwrap_or(0);
             }
@@ -132,14 +132,14 @@ impl Default for EchoTimes {
 
 /// Reads the echo times of all interfaces in a reading.
 pub(super) fn echo_times(
-    kernel: &Kernel,
+    programs: &Kernel,
     readings: &Readings,
 ) -> anyhow::Result<BTreeMap<IfName, EchoTimes>> {
     let mut all = BTreeMap::new();
     for (name, slot) in readings.slots() {
         let times = EchoTimes {
-            times: kernel.times(slot)?,
-            watched_ns: kernel.watched_ns(slot)?,
+            times: programs.times(slot)?,
+            watched_ns: programs.watched_ns(slot)?,
         };
         all.insert(name.clone(), times);
     }

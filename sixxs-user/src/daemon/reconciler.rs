@@ -20,9 +20,13 @@ use sixxs_core::{
 };
 use tokio::time::Instant;
 
-use super::{routes::Routes, tamper_log::Correction};
+use super::{
+    routes::{Routes, RoutingGoal},
+    tamper_log::Correction,
+};
 use crate::{
     bpf::{Hook, Kernel, Synced},
+    host::clock::after,
     host::paths::Paths,
     host::table_names_file,
     netlink::{Netlink, Removed, Scope},
@@ -49,7 +53,7 @@ impl Goal<'_> {
     }
 }
 
-/// The result of a round.
+/// What a round, or a part of it, has restored and found.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     /// The restored objects.
@@ -59,10 +63,9 @@ pub(super) struct Round {
 }
 
 impl Round {
-    fn add_problems(&mut self, problems: anyhow::Result<Vec<String>>) {
-        match problems {
-            Ok(problems) => self.problems.extend(problems),
-            Err(error) => self.problems.push(format!("{error:#}")),
+    fn add_error(&mut self, outcome: anyhow::Result<()>) {
+        if let Err(error) = outcome {
+            self.problems.push(format!("{error:#}"));
         }
     }
 
@@ -78,7 +81,8 @@ impl Round {
 /// The host, and the results of the last scan.
 pub(super) struct Reconciler {
     netlink: Netlink,
-    kernel: Kernel,
+    /// The programs in the kernel, with their maps.
+    programs: Kernel,
     routes: Routes,
     enforcement: Enforcement,
     /// Foreign policy rules before the rules of sixxs, as of the last scan.
@@ -94,10 +98,10 @@ pub(super) struct Reconciler {
 
 impl Reconciler {
     /// Nothing is scanned yet.
-    pub(super) fn new(netlink: Netlink, kernel: Kernel) -> Self {
+    pub(super) fn new(netlink: Netlink, programs: Kernel) -> Self {
         Self {
             netlink,
-            kernel,
+            programs,
             routes: Routes::default(),
             enforcement: Enforcement::default(),
             shadows: Vec::new(),
@@ -108,8 +112,8 @@ impl Reconciler {
     }
 
     /// The programs and their maps.
-    pub(super) const fn kernel(&self) -> &Kernel {
-        &self.kernel
+    pub(super) const fn programs(&self) -> &Kernel {
+        &self.programs
     }
 
     /// The connection to netlink.
@@ -145,9 +149,9 @@ impl Reconciler {
     /// How the programs of each interface are attached. An interface that lacks one is not in it.
     pub(super) fn hooks(&self) -> BTreeMap<IfName, Hook> {
         let interfaces = self.enforcement.interfaces.iter();
-        let attached = interfaces
-            .filter_map(|(name, interface)| Some((name.clone(), self.kernel.hook(interface)?)));
-        attached.collect()
+        interfaces
+            .filter_map(|(name, interface)| Some((name.clone(), self.programs.hook(interface)?)))
+            .collect()
     }
 
     /// Whether all steps are done and all programs are attached. Conflicts with other software do not count: waiting
@@ -155,10 +159,10 @@ impl Reconciler {
     pub(super) fn is_ready(&self) -> bool {
         let mut interfaces = self.enforcement.interfaces.values();
         self.plan().steps.is_empty()
-            && interfaces.all(|interface| self.kernel.hook(interface).is_some())
+            && interfaces.all(|interface| self.programs.hook(interface).is_some())
     }
 
-    /// Reads the kernel.
+    /// Reads interfaces, rules and routes.
     pub(super) async fn scan(&mut self, scope: &Scope) -> anyhow::Result<()> {
         self.routes.scan(&mut self.netlink, scope).await
     }
@@ -172,30 +176,38 @@ impl Reconciler {
     /// Reconciles the host with the goal, starting from the last scan. Programs come first, so that they redirect
     /// packets that leak meanwhile. An error in one part does not stop the others.
     pub(super) async fn run(&mut self, goal: &Goal<'_>, paths: &Paths, now: Duration) -> Round {
-        let mut round = Round::default();
-        self.enforce(goal, &mut round, now).await;
-        let owners = Owners::of(goal.config);
-        let intent = (&goal.desired, &owners, &goal.scope);
+        let mut round = self.enforce(goal, now).await;
+        let routing_goal = RoutingGoal {
+            desired: &goal.desired,
+            owners: &Owners::of(goal.config),
+            scope: &goal.scope,
+        };
         let corrections = &mut round.corrections;
-        let routes = &mut self.routes;
-        let problems = routes.reconcile(&mut self.netlink, intent, corrections, now);
-        let problems = problems.await;
-        round.add_problems(problems);
-        let problems = self.find_shadows(goal).await;
-        round.add_problems(problems);
-        let problems = self.write_table_names(goal.config, paths, &mut round);
-        round.add_problems(problems);
+        let reconciled = self
+            .routes
+            .reconcile(&mut self.netlink, &routing_goal, corrections, now)
+            .await;
+        match reconciled {
+            Ok(problems) => round.problems.extend(problems),
+            Err(error) => round.problems.push(format!("{error:#}")),
+        }
+        let found = self.find_shadows(goal).await;
+        round.add_error(found);
+        let written = self.write_table_names(goal.config, paths, &mut round);
+        round.add_error(written);
         round
     }
 
     /// Attaches programs and fills their maps, for the interfaces of the last scan.
-    async fn enforce(&mut self, goal: &Goal<'_>, round: &mut Round, now: Duration) {
+    async fn enforce(&mut self, goal: &Goal<'_>, now: Duration) -> Round {
+        let mut round = Round::default();
         let links = &self.routes.observed().links;
         let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
         self.enforcement = Enforcement::new(goal.config, links, is_started);
         round.problems.extend(self.enforcement.problems.clone());
-        let kernel = &mut self.kernel;
-        let sync = kernel.sync(&self.enforcement, &goal.names, links, &self.netlink);
+        let sync = self
+            .programs
+            .sync(&self.enforcement, &goal.names, links, &self.netlink);
         let synced = sync.await.unwrap_or_else(|error| Synced {
             failures: vec![format!("{error:#}")],
             ..Synced::default()
@@ -209,22 +221,20 @@ impl Reconciler {
             let tunnel = goal.names.get(&name).cloned();
             round.add_correction(tunnel, step, Removed::Program);
         }
+        round
     }
 
     /// Attaches missing programs, at the interfaces of the last scan. It does not scan first: a scan takes a
-    /// millisecond, in which packets pass without a program. Ignores problems, since the next round reports them.
-    /// Returns the corrections.
-    pub(super) async fn reattach(&mut self, goal: &Goal<'_>, now: Duration) -> Vec<Correction> {
-        let mut round = Round::default();
-        self.enforce(goal, &mut round, now).await;
-        round.corrections
+    /// millisecond, in which packets pass without a program.
+    pub(super) async fn reattach(&mut self, goal: &Goal<'_>, now: Duration) -> Round {
+        self.enforce(goal, now).await
     }
 
     /// Reads pins and maps back, and restores those that other software changed.
     pub(super) fn restore(&mut self) -> Vec<Correction> {
         self.unrestored.clear();
         let mut round = Round::default();
-        match self.kernel.restore() {
+        match self.programs.restore() {
             Ok(restored) => {
                 for step in restored {
                     round.add_correction(None, step, Removed::Pinned);
@@ -244,25 +254,28 @@ impl Reconciler {
 
     /// Whether a program was detached. The kernel sends no event when a TCX link is detached.
     pub(super) fn has_lost_a_program(&self) -> bool {
-        self.kernel.has_lost_a_program()
+        self.programs.has_lost_a_program()
     }
 
-    /// When to scan again: a step that failed may succeed now, or the grace period of an exit ends.
+    /// When the next round is due without a change: a step that failed may succeed now, or the grace period of an exit
+    /// ends.
     /// `started`: the start of the daemon.
     pub(super) fn retry_due(&self, started: Instant) -> Option<Instant> {
-        let failed = self.routes.retry_due().into_iter();
-        let failed = failed.chain(self.failures.due());
-        let failed = failed.map(|due| crate::host::clock::after(started, due));
+        let failures = [self.routes.retry_due(), self.failures.due()];
+        let retries = failures
+            .into_iter()
+            .flatten()
+            .map(|due| after(started, due));
         let exit_ends = self.netlink.exit_ends().map(Instant::from_std);
-        failed.chain(exit_ends).min()
+        retries.chain(exit_ends).min()
     }
 
-    async fn find_shadows(&mut self, goal: &Goal<'_>) -> anyhow::Result<Vec<String>> {
+    async fn find_shadows(&mut self, goal: &Goal<'_>) -> anyhow::Result<()> {
         let is_started = |tunnel: &Tunnel| goal.is_started(tunnel);
         let links = &self.routes.observed().links;
         self.shadows =
             rule_shadowing::shadows(&self.netlink, goal.config, links, is_started).await?;
-        Ok(Vec::new())
+        Ok(())
     }
 
     fn write_table_names(
@@ -270,13 +283,13 @@ impl Reconciler {
         config: &Config,
         paths: &Paths,
         round: &mut Round,
-    ) -> anyhow::Result<Vec<String>> {
+    ) -> anyhow::Result<()> {
         let were_missing = table_names_file::ensure(paths, config)?;
         if std::mem::replace(&mut self.has_written_names, true) && were_missing {
             let file = paths.table_names();
             let step = format!("write the tables' names to {}", file.display());
             round.add_correction(None, step, Removed::Names);
         }
-        Ok(Vec::new())
+        Ok(())
     }
 }

@@ -93,11 +93,11 @@ impl Changes {
     pub(super) fn between(old: &Config, new: &Config) -> Self {
         let change = Change::between(old, new);
         let starts = change.starts();
-        let start = new.tunnels.iter();
-        let start = start.filter(|tunnel| starts.contains(&tunnel.name));
+        let tunnels = new.tunnels.iter();
+        let started = tunnels.filter(|tunnel| starts.contains(&tunnel.name));
         Self {
             stop: change.stops(),
-            start: start.cloned().collect(),
+            start: started.cloned().collect(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rules, routes and interfaces of native tunnels: passes of plan and apply, until nothing is left to do.
+//! Rules, routes and interfaces of native tunnels: plans, applies and looks again, until nothing is left to do.
 //!
 //! Must not know the programs, the tunnels' drivers or the loop. The kernel is behind [`RoutingHost`].
 
@@ -13,9 +13,9 @@ use tracing::debug;
 use super::tamper_log::Correction;
 use crate::netlink::{Netlink, Outcome, Removed, Scope};
 
-/// Limit of passes in a round. Other software may change the same objects meanwhile. Steps that are left after the
-/// last pass are problems.
-const PASSES: usize = 3;
+/// Limit of plans in a round. Other software may change the same objects meanwhile. Steps that are left after the
+/// last plan are problems.
+const MAX_PLANS: usize = 3;
 
 /// The host whose rules, routes and interfaces are reconciled.
 pub(super) trait RoutingHost {
@@ -33,6 +33,16 @@ impl RoutingHost for Netlink {
     async fn apply(&mut self, plan: &Plan) -> Outcome {
         Self::apply(self, plan).await
     }
+}
+
+/// The state that [`Routes::reconcile`] brings about.
+pub(super) struct RoutingGoal<'a> {
+    /// Rules, routes and interfaces.
+    pub(super) desired: &'a Desired,
+    /// The tunnels that these belong to.
+    pub(super) owners: &'a Owners,
+    /// The scope of a scan.
+    pub(super) scope: &'a Scope,
 }
 
 /// Rules and routes as of the last scan.
@@ -57,7 +67,7 @@ impl Routes {
         &self.plan
     }
 
-    /// Reads the kernel.
+    /// Reads interfaces, rules and routes.
     pub(super) async fn scan(
         &mut self,
         host: &mut impl RoutingHost,
@@ -67,18 +77,19 @@ impl Routes {
         Ok(())
     }
 
-    /// Reconciles the host with `desired`, starting from the last scan. Adds restored objects to `corrections`,
+    /// Reconciles the host with the goal, starting from the last scan. Adds restored objects to `corrections`,
     /// and returns problems.
     pub(super) async fn reconcile(
         &mut self,
         host: &mut impl RoutingHost,
-        (desired, owners, scope): (&Desired, &Owners, &Scope),
+        goal: &RoutingGoal<'_>,
         corrections: &mut Vec<Correction>,
         now: Duration,
     ) -> anyhow::Result<Vec<String>> {
+        let desired = goal.desired;
         let mut failed = Vec::new();
         self.plan = diff(desired, &self.observed);
-        for _ in 0..PASSES {
+        for _ in 0..MAX_PLANS {
             if self.plan.steps.is_empty() {
                 break;
             }
@@ -86,11 +97,11 @@ impl Routes {
             for step in &outcome.done {
                 debug!("{step}");
                 let is_restored = self.in_place.is_restored_by(step, desired);
-                corrections.extend(is_restored.then(|| correction(step, owners)).flatten());
+                corrections.extend(is_restored.then(|| correction(step, goal.owners)).flatten());
             }
             failed = outcome.failed;
             // The kernel may accept a step without effect. The next plan has every step that is still needed.
-            self.scan(host, scope).await?;
+            self.scan(host, goal.scope).await?;
             self.plan = diff(desired, &self.observed);
         }
         let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
@@ -103,12 +114,12 @@ impl Routes {
         problems.extend(found.map(ToString::to_string));
         let in_place = InPlace::of(desired, &self.observed, &self.plan);
         let before = std::mem::replace(&mut self.in_place, in_place);
-        let failed = failed.iter().map(|failure| &failure.step);
-        self.in_place.keep_failed(&before, failed);
+        let failed_steps = failed.iter().map(|failure| &failure.step);
+        self.in_place.keep_failed(&before, failed_steps);
         Ok(problems)
     }
 
-    /// When to scan again, to see whether a failed step succeeds.
+    /// When the next round is due, to see whether a failed step succeeds.
     pub(super) fn retry_due(&self) -> Option<Duration> {
         self.failures.due()
     }
@@ -215,10 +226,14 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let problems = runtime.block_on(async {
                 self.routes.scan(&mut self.host, &scope).await?;
-                let intent = (&desired, &owners, &scope);
+                let goal = RoutingGoal {
+                    desired: &desired,
+                    owners: &owners,
+                    scope: &scope,
+                };
                 let (host, now) = (&mut self.host, self.now);
                 self.routes
-                    .reconcile(host, intent, &mut corrections, now)
+                    .reconcile(host, &goal, &mut corrections, now)
                     .await
             })?;
             Ok((problems, corrections))
@@ -226,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_keeps_changing_gets_three_passes() {
+    fn a_host_that_keeps_changing_gets_three_plans() {
         let mut scene = Scene::new();
         let scans = std::iter::repeat_with(one_link).take(4);
         let (problems, corrections) = scene.round(scans).unwrap();
         assert_eq!(problems, Vec::<String>::new());
         assert!(corrections.is_empty(), "nothing was in place before");
         let steps = diff(&Desired::new(&config(&["sixxs0"]), |_| true), &one_link()).steps;
-        assert_eq!(scene.host.applied.len(), PASSES * steps.len());
+        assert_eq!(scene.host.applied.len(), MAX_PLANS * steps.len());
         assert_eq!(scene.routes.plan().steps, steps);
         assert!(scene.host.scans.is_empty());
     }

@@ -3,10 +3,7 @@
 //! The status, the metrics and the health of tunnels are functions of it. It sits above the parts: no part
 //! imports it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sixxs_common::treatment::Treatment;
 use sixxs_core::{
@@ -44,8 +41,6 @@ pub(super) struct Snapshot<'a> {
     pub(super) corrections: u64,
     /// Problems, as messages.
     pub(super) problems: Vec<String>,
-    /// The time since the start of the daemon.
-    pub(super) now: Duration,
 }
 
 /// A tunnel.

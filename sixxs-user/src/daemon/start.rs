@@ -17,7 +17,7 @@ use super::{
     operations::Operations,
     reconciler::Reconciler,
     reload::Trial,
-    tunnels::{StoppedDrivers, Tunnels},
+    tunnels::{AfterStop, Tunnels},
 };
 use crate::{
     bpf::{Kernel, Rings},
@@ -37,7 +37,7 @@ const WAITING: usize = 32;
 /// The record of connects is pruned at least this often.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Starts everything, and reconciles once.
+/// Starts everything, and runs a round.
 pub(super) async fn start(
     paths: &Paths,
     config: Config,
@@ -65,22 +65,24 @@ pub(super) async fn start(
     );
     // Started early: packets for tunnels of an earlier run wait in queues.
     let tunnels = Tunnels::start_all(&config, &context);
-    let (kernel, rings) = load(paths, options, &netlink).await?;
+    let (programs, rings) = load(paths, options, &netlink).await?;
 
     let (stopped_sender, handle, receivers) = channels(options, &clock);
     let sources = Sources::new(signals, Arc::clone(&watcher), notifier, rings, receivers).await?;
 
-    let parts = (
+    let mut enforcer = Enforcer::new(
         Intent::new(config),
         tunnels,
-        Reconciler::new(netlink, kernel),
+        Reconciler::new(netlink, programs),
+        Listeners::new(paths.clone(), handle),
+        Alerts::new(clock),
+        watcher,
+        paths.clone(),
     );
-    let outlets = (Listeners::new(paths.clone(), handle), Alerts::new(clock));
-    let mut enforcer = Enforcer::new(parts, outlets, watcher, paths.clone());
     // A driver reports later. Until then its tunnel has the stored parameters.
     let learned = context.stored_parameters(enforcer.intent.wanted()).await;
     enforcer.intent.resume(learned);
-    enforcer.reconcile().await?;
+    enforcer.run_round().await?;
     enforcer.listeners.listen();
     let operations = Operations {
         pending: BTreeSet::new(),
@@ -98,7 +100,7 @@ pub(super) async fn start(
 fn channels(
     options: &Options,
     clock: &Clock,
-) -> (mpsc::Sender<StoppedDrivers>, DaemonHandle, Receivers) {
+) -> (mpsc::Sender<AfterStop>, DaemonHandle, Receivers) {
     let (stopped_sender, stopped) = mpsc::channel(WAITING);
     let (requests_to, requests) = mpsc::channel(WAITING);
     let (quits_to, quits) = mpsc::channel(1);
@@ -120,16 +122,16 @@ async fn load(
     options: &Options,
     netlink: &Netlink,
 ) -> anyhow::Result<(Kernel, Rings)> {
-    let (mut kernel, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
+    let (mut programs, rings) = Kernel::load(&paths.pin_dir, options.hook, options.program_log)
         .map_err(|error| anyhow::anyhow!("{error:#}; {}", kernel_support::why_no_bpf(&error)))?;
-    kernel.take_over(netlink).await?;
-    for pins in kernel.other_namespace_pins()? {
+    programs.take_over(netlink).await?;
+    for pins in programs.other_namespace_pins()? {
         info!(
             "{} belongs to another network namespace and is left alone",
             pins.display()
         );
     }
-    Ok((kernel, rings))
+    Ok((programs, rings))
 }
 
 /// Raises the soft limit of descriptors (1024) to the hard one: each native tunnel has some six of them.

@@ -19,12 +19,15 @@ pub(super) fn status(
     standings: BTreeMap<String, Standing>,
     unix_seconds: u64,
 ) -> api::Status {
-    let tunnels = snapshot.config.tunnels.iter();
-    let tunnels: Vec<_> = tunnels
+    let configured = snapshot.config.tunnels.iter();
+    let tunnels: Vec<_> = configured
         .map(|tunnel| tunnel_status(snapshot, tunnel))
         .collect();
-    let uplinks = uplink_names(snapshot.config, snapshot.links);
-    let uplinks: Vec<_> = uplinks.iter().map(|name| uplink(snapshot, name)).collect();
+    let uplink_names = uplink_names(snapshot.config, snapshot.links);
+    let uplinks: Vec<_> = uplink_names
+        .iter()
+        .map(|name| uplink(snapshot, name))
+        .collect();
     let is_healthy = |tunnel: &api::Tunnel| tunnel.health == api::Health::Healthy;
     let has_program = |uplink: &api::Uplink| uplink.program == api::Program::Attached;
     let brokers = standings.into_iter();
@@ -210,8 +213,8 @@ fn packets_out(counters: &Counters) -> u64 {
         Stat::VerdictLoop,
         Stat::VerdictRecursion,
     ];
-    let left = Stat::VERDICTS.iter();
-    let left = left.filter(|stat| !stopped.contains(stat));
+    let verdicts = Stat::VERDICTS.iter();
+    let left = verdicts.filter(|stat| !stopped.contains(stat));
     left.map(|stat| counters[stat.index()]).sum()
 }
 
@@ -220,8 +223,8 @@ pub(super) fn counters(readings: &Readings) -> api::Counters {
     let mut all = api::Counters::default();
     for (name, _) in readings.slots() {
         let values = readings.counters(name);
-        let named = Stat::ALL.iter();
-        let named = named.map(|stat| (stat.name().to_owned(), values[stat.index()]));
+        let stats = Stat::ALL.iter();
+        let named = stats.map(|stat| (stat.name().to_owned(), values[stat.index()]));
         all.interfaces.insert(name.to_string(), named.collect());
     }
     all

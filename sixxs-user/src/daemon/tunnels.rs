@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::join_all;
 use sixxs_core::{
     broker::ayiya::wire::DropReason,
-    config::{Config, Conflict, Kind, Tunnel},
+    config::{Config, Conflict, Tunnel},
     link::{Link, Links},
     tunnel::{self, CarrierKind, DriverState},
     types::IfName,
@@ -24,15 +24,16 @@ use crate::{
         api::{self, About},
     },
     driver::{Driver, DriverContext, DriverStatus},
-    host::clock::time_of_day,
 };
 
-/// A request to stop drivers, once they have stopped: the remaining work, and the client.
+/// What to do once drivers have stopped, or at once if none has to stop.
 #[derive(Debug)]
-pub(super) struct StoppedDrivers {
-    /// The tunnels of these drivers.
+pub(super) struct AfterStop {
+    /// The tunnels that are stopped, restarted or started.
     pub(super) names: Vec<IfName>,
-    /// Tunnels to start now.
+    /// Whether to drop those of them that were added at run time: a request has stopped them for good.
+    pub(super) drop_runtime: bool,
+    /// Tunnels to start.
     pub(super) start: Vec<Tunnel>,
     /// Whether to query brokers again, although their parameters are stored.
     pub(super) refresh: bool,
@@ -42,8 +43,8 @@ pub(super) struct StoppedDrivers {
     pub(super) problems: Vec<String>,
 }
 
-impl StoppedDrivers {
-    /// No driver has reported an error yet.
+impl AfterStop {
+    /// No driver has reported an error yet; nothing is dropped, and no broker is queried again.
     pub(super) const fn new(
         names: Vec<IfName>,
         start: Vec<Tunnel>,
@@ -51,6 +52,7 @@ impl StoppedDrivers {
     ) -> Self {
         Self {
             names,
+            drop_runtime: false,
             start,
             refresh: false,
             answer,
@@ -108,11 +110,16 @@ impl ManagedTunnel {
     }
 
     fn refused(&self) -> BTreeMap<String, u64> {
-        let counts = self.driver.as_ref().map(Driver::refusals);
-        let counts = counts.into_iter().flatten();
-        let counts = counts.map(|count| count.load(Ordering::Relaxed));
-        let faults = DropReason::ALL.iter().map(|fault| fault.name().to_owned());
-        faults.zip(counts).collect()
+        let Some(driver) = &self.driver else {
+            return BTreeMap::new();
+        };
+        let reasons = DropReason::ALL
+            .iter()
+            .map(|reason| reason.name().to_owned());
+        let counts = driver.refused().iter();
+        reasons
+            .zip(counts.map(|count| count.load(Ordering::Relaxed)))
+            .collect()
     }
 }
 
@@ -120,18 +127,18 @@ impl Tunnels {
     /// Starts the drivers of all tunnels.
     pub(super) fn start_all(config: &Config, context: &DriverContext) -> Self {
         let start = |tunnel: &Tunnel| {
-            let running = ManagedTunnel::start(tunnel, context, false);
-            (tunnel.name.clone(), running)
+            let started = ManagedTunnel::start(tunnel, context, false);
+            (tunnel.name.clone(), started)
         };
         Self(config.tunnels.iter().map(start).collect())
     }
 
     /// Starts a tunnel, unless it is started. `refresh`: queries its broker again.
     pub(super) fn start(&mut self, tunnel: &Tunnel, context: &DriverContext, refresh: bool) {
-        let running = self.0.entry(tunnel.name.clone()).or_default();
-        if running.driver.is_none() {
-            let reported = running.reported.take();
-            *running = ManagedTunnel {
+        let entry = self.0.entry(tunnel.name.clone()).or_default();
+        if entry.driver.is_none() {
+            let reported = entry.reported.take();
+            *entry = ManagedTunnel {
                 reported,
                 ..ManagedTunnel::start(tunnel, context, refresh)
             };
@@ -145,33 +152,34 @@ impl Tunnels {
 
     /// The names of the tunnels that are started.
     pub(super) fn started(&self) -> BTreeSet<IfName> {
-        let running = self.0.iter();
-        let started = running.filter(|(_, running)| running.driver.is_some());
-        started.map(|(name, _)| name.clone()).collect()
+        self.names_where(|tunnel| tunnel.driver.is_some())
     }
 
     /// The names of the tunnels that a request has stopped.
     pub(super) fn stopped(&self) -> BTreeSet<IfName> {
-        let running = self.0.iter();
-        let stopped = running.filter(|(_, running)| running.driver.is_none());
-        stopped.map(|(name, _)| name.clone()).collect()
+        self.names_where(|tunnel| tunnel.driver.is_none())
+    }
+
+    fn names_where(&self, is_wanted: impl Fn(&ManagedTunnel) -> bool) -> BTreeSet<IfName> {
+        let found = self.0.iter().filter(|(_, tunnel)| is_wanted(tunnel));
+        found.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether a task is stopping the tunnel's driver.
     pub(super) fn is_stopping(&self, name: &IfName) -> bool {
-        self.0.get(name).is_some_and(|running| running.is_stopping)
+        self.0.get(name).is_some_and(|tunnel| tunnel.is_stopping)
     }
 
     /// Whether a reload may start the tunnel: not if a request has stopped it.
-    pub(super) fn is_new_or_started(&self, name: &IfName) -> bool {
-        let running = self.0.get(name);
-        running.is_none_or(|running| running.driver.is_some())
+    pub(super) fn may_start_on_reload(&self, name: &IfName) -> bool {
+        let known = self.0.get(name);
+        known.is_none_or(|tunnel| tunnel.driver.is_some())
     }
 
     /// The reports of all drivers.
     pub(super) fn reports(&self) -> impl Iterator<Item = (IfName, DriverReport)> {
-        self.0.iter().filter_map(|(name, running)| {
-            let status = running.status()?;
+        self.0.iter().filter_map(|(name, tunnel)| {
+            let status = tunnel.status()?;
             let report = DriverReport {
                 has_made_interface: status.has_made_interface,
                 learned: status.learned,
@@ -182,27 +190,27 @@ impl Tunnels {
 
     /// Tunnels with a conflict count as failed.
     pub(super) fn set_conflicts(&mut self, conflicts: &[Conflict]) {
-        for (name, running) in &mut self.0 {
+        for (name, tunnel) in &mut self.0 {
             let conflict = conflicts.iter().find(|conflict| conflict.tunnel == *name);
-            running.conflict = conflict.map(ToString::to_string);
+            tunnel.conflict = conflict.map(ToString::to_string);
         }
     }
 
     /// Passes each driver its interface.
     pub(super) fn observe(&self, links: &Links) {
-        for (name, running) in &self.0 {
-            if let Some(driver) = &running.driver {
+        for (name, tunnel) in &self.0 {
+            if let Some(driver) = &tunnel.driver {
                 driver.observe_link(links.by_name(name));
             }
         }
     }
 
-    /// Reports the tunnels whose state has changed since the last report.
-    pub(super) fn changes(&mut self, links: &Links) -> Vec<About> {
+    /// The tunnels whose state has changed since the last call.
+    pub(super) fn take_changes(&mut self, links: &Links) -> Vec<About> {
         let mut changes = Vec::new();
-        for (name, running) in &mut self.0 {
-            let state = running.state(links.by_name(name));
-            if running.reported.as_ref() == Some(&state) {
+        for (name, tunnel) in &mut self.0 {
+            let state = tunnel.state(links.by_name(name));
+            if tunnel.reported.as_ref() == Some(&state) {
                 continue;
             }
             changes.push(About::Tunnel {
@@ -210,7 +218,7 @@ impl Tunnels {
                 state: api::State::from(&state),
                 reason: state.reason().map(str::to_owned),
             });
-            running.reported = Some(state);
+            tunnel.reported = Some(state);
         }
         changes
     }
@@ -218,13 +226,13 @@ impl Tunnels {
     /// The state of a tunnel. An unknown tunnel is down.
     pub(super) fn view(&self, name: &IfName, link: Option<&Link>) -> TunnelView {
         let unknown = ManagedTunnel::default();
-        let running = self.0.get(name).unwrap_or(&unknown);
-        let status = running.status();
+        let tunnel = self.0.get(name).unwrap_or(&unknown);
+        let status = tunnel.status();
         TunnelView {
-            state: running.state(link),
+            state: tunnel.state(link),
             endpoint: status.as_ref().and_then(|status| status.endpoint.clone()),
             carrier: status.and_then(|status| status.carrier),
-            refused: running.refused(),
+            refused: tunnel.refused(),
         }
     }
 
@@ -232,18 +240,18 @@ impl Tunnels {
     pub(super) fn take_drivers(&mut self, names: &[IfName]) -> Vec<(IfName, Driver)> {
         let mut drivers = Vec::new();
         for name in names {
-            if let Some(running) = self.0.get_mut(name)
-                && let Some(driver) = running.driver.take()
+            if let Some(tunnel) = self.0.get_mut(name)
+                && let Some(driver) = tunnel.driver.take()
             {
-                running.is_stopping = true;
+                tunnel.is_stopping = true;
                 drivers.push((name.clone(), driver));
             }
         }
         drivers
     }
 
-    /// A tunnel's driver has stopped. `is_gone`: the tunnel is not configured any more.
-    pub(super) fn has_stopped(&mut self, name: &IfName, is_gone: bool) {
+    /// Notes that no task is stopping the tunnel's driver any more. `is_gone`: the tunnel is not configured any more.
+    pub(super) fn note_stopped(&mut self, name: &IfName, is_gone: bool) {
         if is_gone {
             self.0.remove(name);
         } else {
@@ -251,70 +259,24 @@ impl Tunnels {
         }
     }
 
-    /// Refuses to restart a tunnel that is up if its broker allows no connect now: the tunnel would stay down.
-    pub(super) async fn check_restart(
-        &self,
-        chosen: &[Tunnel],
-        refresh: bool,
-        (effective, links): (&Config, &Links),
-        context: &DriverContext,
-    ) -> anyhow::Result<()> {
-        let mut needed: BTreeMap<String, u32> = BTreeMap::new();
-        let is_up = |tunnel: &&Tunnel| {
-            let running = self.0.get(&tunnel.name);
-            let link = links.by_name(&tunnel.name);
-            running.is_some_and(|running| running.state(link) == tunnel::State::Up)
-        };
-        for tunnel in chosen.iter().filter(is_up) {
-            for broker in connects_of_start(tunnel, effective, refresh) {
-                let standing = context.connects.standing(&broker).await?;
-                let count = needed.entry(broker.clone()).or_default();
-                *count += 1;
-                if let Some(wait) = standing.wait_for(*count) {
-                    let wait = wait.as_secs().saturating_add(1);
-                    let seconds = context.clock.unix_seconds().saturating_add(wait);
-                    let until = time_of_day(seconds).unwrap_or_else(|| "later".to_owned());
-                    anyhow::bail!(
-                        "{} is up, and no connect to {broker} is left for it until {until}: a restart \
-                         would leave it down; wait, or stop and start it nevertheless",
-                        tunnel.name
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// The drivers of all tunnels, at the end.
     pub(super) fn into_drivers(self) -> Vec<(IfName, Driver)> {
-        let drivers = self.0.into_iter();
-        let drivers = drivers.filter_map(|(name, running)| Some((name, running.driver?)));
+        let tunnels = self.0.into_iter();
+        let drivers = tunnels.filter_map(|(name, tunnel)| Some((name, tunnel.driver?)));
         drivers.collect()
     }
 }
 
-/// The brokers to which the start of a tunnel connects, once each.
-fn connects_of_start(tunnel: &Tunnel, effective: &Config, refresh: bool) -> Vec<String> {
-    let mut known = effective.tunnels.iter();
-    let known = known.find(|known| known.name == tunnel.name);
-    let session = known.and_then(|known| known.kind.connects_to());
-    let login = match &tunnel.kind {
-        Kind::Account(account) if refresh => Some(account.aiccu.server.host.clone()),
-        _ => None,
-    };
-    session.into_iter().chain(login).collect()
-}
-
-/// Starts a task that stops the drivers and then sends `stopped`.
+/// Starts a task that stops the drivers, and then sends what is left to do.
 pub(super) fn stop_in_task(
     drivers: Vec<(IfName, Driver)>,
-    mut stopped: StoppedDrivers,
-    to: mpsc::Sender<StoppedDrivers>,
+    mut after: AfterStop,
+    to: mpsc::Sender<AfterStop>,
 ) {
     tokio::spawn(async move {
-        stopped.problems = stop_all(drivers).await;
+        after.problems = stop_all(drivers).await;
         // A closed channel: the daemon is ending, and so is the client.
-        let _ending = to.send(stopped).await;
+        let _ending = to.send(after).await;
     });
 }
 

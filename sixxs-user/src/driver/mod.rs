@@ -151,12 +151,12 @@ pub struct DriverStatus {
 }
 
 /// Counts of refused packets of a broker, by [`DropReason::ALL`]. The tunnel's thread writes them.
-pub type Refusals = [AtomicU64; DropReason::ALL.len()];
+pub type RefusedCounts = [AtomicU64; DropReason::ALL.len()];
 
 /// The driver of a started tunnel.
 pub struct Driver {
     kind: Kind,
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedCounts>,
     /// A channel per driver, so that a late report of an earlier one is not taken for this one's.
     status: watch::Receiver<DriverStatus>,
 }
@@ -180,7 +180,7 @@ impl Driver {
             _ => DriverState::Working(None),
         };
         let (sender, status) = StatusSender::new(initial, &context.notifier);
-        let refusals = Arc::clone(&sender.refusals);
+        let refused = Arc::clone(&sender.refused);
         let kind = match &tunnel.kind {
             config::Kind::Interface => Kind::Interface,
             config::Kind::Command { up, down } => {
@@ -194,15 +194,15 @@ impl Driver {
         };
         Self {
             kind,
-            refusals,
+            refused,
             status,
         }
     }
 
     /// Counts of refused packets of its broker.
     #[must_use]
-    pub fn refusals(&self) -> &Refusals {
-        &self.refusals
+    pub fn refused(&self) -> &RefusedCounts {
+        &self.refused
     }
 
     /// Its last report.
@@ -242,7 +242,7 @@ impl Driver {
 /// Where a driver reports.
 #[derive(Clone)]
 struct StatusSender {
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedCounts>,
     status: watch::Sender<DriverStatus>,
     notifier: ChangeNotifier,
 }
@@ -260,7 +260,7 @@ impl StatusSender {
             learned: None,
         });
         let sender = Self {
-            refusals: Arc::default(),
+            refused: Arc::default(),
             status,
             notifier: Arc::clone(notifier),
         };
@@ -291,8 +291,8 @@ impl StatusSender {
     }
 
     /// Counts a refused packet, without notice: a flood must not keep the daemon busy.
-    fn count_refusal(&self, fault: DropReason) {
-        self.refusals[fault as usize].fetch_add(1, Ordering::Relaxed);
+    fn count_refused(&self, reason: DropReason) {
+        self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Wakes the daemon if something has changed.

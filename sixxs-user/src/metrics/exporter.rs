@@ -25,15 +25,15 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    control::connection_limiter::{Connections, SharedFlag},
+    control::connection_limiter::{ConnectionLimiter, SharedFlag},
     control::{Request, Requests, api::METRICS_TYPE},
 };
 
 /// Maximum number of connections; for one more, the oldest is closed.
-const CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
 
 /// Time limit of a connection.
-const LONGEST: Duration = Duration::from_secs(30);
+const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Time limit for a request to be complete.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
@@ -100,12 +100,13 @@ fn with_own(names: &[HostName]) -> Names {
 }
 
 async fn accept(listener: TcpListener, names: watch::Receiver<Names>, requests: Requests) {
-    let mut connections = Connections::new();
+    let mut connections = ConnectionLimiter::new();
     loop {
         let stream = connections
             .accept("for metrics", |context| listener.poll_accept(context))
             .await;
-        if !connections.has_room(&(), CONNECTIONS) {
+        // A connection here counts as busy from its first request on, so there may be no idle one to close.
+        if !connections.make_room(&(), MAX_CONNECTIONS) {
             connections.close_oldest(&());
         }
         let has_request = SharedFlag::default();
@@ -116,7 +117,7 @@ async fn accept(listener: TcpListener, names: watch::Receiver<Names>, requests: 
             has_request.clone(),
         );
         connections.serve((), has_request, async move {
-            if timeout(LONGEST, conversation).await.is_err() {
+            if timeout(CONNECTION_LIMIT, conversation).await.is_err() {
                 debug!("a connection for metrics took too long");
             }
         });

@@ -1,6 +1,9 @@
 //! The parameters of a TIC dialogue: credentials and goal.
 
-use super::error::{Error, Problem, Stage};
+use super::{
+    error::{Error, Problem},
+    stage::Stage,
+};
 use crate::secret::Secret;
 
 /// Credentials for a login.

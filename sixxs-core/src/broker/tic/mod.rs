@@ -18,6 +18,7 @@ mod login;
 mod parameters;
 pub mod saved;
 mod server;
+mod stage;
 
 use std::{fmt, mem};
 
@@ -25,10 +26,11 @@ use md5::{Digest as _, Md5};
 use zeroize::{Zeroize as _, Zeroizing};
 
 pub use self::{
-    error::{Class, Error, Problem, Stage},
+    error::{Class, Error, Problem},
     login::{Agent, Goal, Login},
     parameters::{BadKind, Kind, Parameters, PopLine, TunnelLine},
     server::{BadServer, PORT, Server},
+    stage::Stage,
 };
 use self::{
     error::{clean, is_too_often, printable},

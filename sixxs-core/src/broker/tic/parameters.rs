@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::error::{Problem, printable};
 use crate::{
+    broker::heartbeat_schedule::{DEFAULT_INTERVAL, INTERVAL_SECONDS},
     secret::Secret,
     types::{InterfaceAddress, Mtu},
 };
@@ -93,12 +94,6 @@ impl FromStr for Kind {
             .ok_or(BadKind)
     }
 }
-
-/// The default interval between heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(60);
-
-/// Valid heartbeat intervals: neither a flood, nor too rare to be useful.
-pub(super) const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u32> = 1..=3600;
 
 /// The Ethernet MTU minus the overhead of 6in4 (RFC 4213 §3.2.1).
 pub(super) const MAX_MTU: Mtu = Mtu(1480);
@@ -236,13 +231,17 @@ impl<'a> Shown<'a> {
             remote4,
             local4: self.local4(kind)?,
             password,
-            heartbeat_interval: self.number("Heartbeat_Interval")?.map_or(HEARTBEAT, |n| {
-                let (low, high) = (*HEARTBEAT_SECONDS.start(), *HEARTBEAT_SECONDS.end());
-                Duration::from_secs(n.clamp(low.into(), high.into()))
-            }),
+            heartbeat_interval: self.heartbeat_interval()?,
             mtu: self.mtu()?,
             pop: self.get("POP Id").map(printable).unwrap_or_default(),
         })
+    }
+
+    fn heartbeat_interval(&self) -> Result<Duration, Problem> {
+        let seconds = self.number("Heartbeat_Interval")?;
+        let (low, high) = INTERVAL_SECONDS.into_inner();
+        let within = |seconds: u64| Duration::from_secs(seconds.clamp(low.into(), high.into()));
+        Ok(seconds.map_or(DEFAULT_INTERVAL, within))
     }
 
     fn local4(&self, kind: Kind) -> Result<Option<Ipv4Addr>, Problem> {

@@ -7,9 +7,10 @@ use zeroize::Zeroizing;
 
 use super::{
     Server,
-    parameters::{HEARTBEAT_SECONDS, MAX_MTU, Parameters},
+    parameters::{MAX_MTU, Parameters},
 };
 use crate::{
+    broker::heartbeat_schedule::INTERVAL_SECONDS,
     secret::Secret,
     types::{InterfaceAddress, Mtu},
 };
@@ -112,7 +113,7 @@ pub fn read(text: &str) -> Result<(Query, Parameters), Unusable> {
         username: saved.needed("username")?,
         tunnel_id: saved.parsed("tunnel_id")?,
     };
-    let seconds = saved.number("heartbeat_seconds", HEARTBEAT_SECONDS)?;
+    let seconds = saved.number("heartbeat_seconds", INTERVAL_SECONDS)?;
     let parameters = Parameters {
         id: saved.needed("id")?,
         kind: saved.needed("kind")?,

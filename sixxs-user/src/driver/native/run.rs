@@ -55,7 +55,7 @@ impl NativeTunnel {
         let mut observed = self.observed.clone();
         let name = self.context.name.clone();
         tokio::select! {
-            () = interface_lost(&mut observed, (&name, index)) => LinkOutcome::InterfaceLost,
+            () = interface_lost(&mut observed, &name, index) => LinkOutcome::InterfaceLost,
             end = self.keep_link(carrier) => end,
         }
     }
@@ -159,7 +159,8 @@ impl NativeTunnel {
 /// Waits until the tunnel's interface is gone or renamed. Scans report it, once one has found it.
 async fn interface_lost(
     observed: &mut watch::Receiver<Option<IfIndex>>,
-    (name, index): (&IfName, IfIndex),
+    name: &IfName,
+    index: IfIndex,
 ) {
     let is_ours = |observed: &Option<IfIndex>| *observed == Some(index);
     let lost = async {

@@ -255,7 +255,7 @@ fn receive_packets(
                     }
                 }
                 Ok(Received::Alive) => {}
-                Err(fault) => status.count_refusal(fault),
+                Err(reason) => status.count_refused(reason),
             }
         }
         // Written now, while the packets are in the processor's cache.

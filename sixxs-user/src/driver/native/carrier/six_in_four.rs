@@ -311,9 +311,9 @@ impl SixInFourCarrier<'_> {
             }
             for packet in Protocol41::packets(messages) {
                 match source(packet) {
-                    None => status.count_refusal(DropReason::Payload),
+                    None => status.count_refused(DropReason::Payload),
                     Some(source) if self.addresses.contains(&source) => {
-                        status.count_refusal(DropReason::OwnSource);
+                        status.count_refused(DropReason::OwnSource);
                     }
                     Some(_) => {
                         turn.answered();

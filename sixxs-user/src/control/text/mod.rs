@@ -1,0 +1,28 @@
+//! Text output: the same data as the JSON, for a terminal of 80 columns.
+
+mod alert;
+mod lines;
+mod numbers;
+mod status;
+
+use crate::control::api::Counters;
+
+use lines::push_line;
+
+pub use alert::alert;
+pub use lines::wrapped;
+pub(crate) use numbers::short_time;
+pub use status::status;
+
+/// The output of `sixxs counters`: counters that are not zero, or all.
+#[must_use]
+pub fn counters(counters: &Counters, all: bool) -> String {
+    let mut text = String::new();
+    for (interface, values) in &counters.interfaces {
+        push_line(&mut text, interface);
+        for (name, value) in values.iter().filter(|(_, value)| all || **value != 0) {
+            push_line(&mut text, &format!("  {name:<26} {value:>20}"));
+        }
+    }
+    text
+}
