@@ -218,7 +218,7 @@ impl Daemon {
                 self.health.schedule(now);
                 self.enforcer_mut().raise(alerts);
             }
-            Err(error) => self.enforcer_mut().set_problems(vec![format!("{error:#}")]),
+            Err(error) => self.enforcer_mut().add_problems(vec![format!("{error:#}")]),
         }
     }
 

@@ -150,6 +150,12 @@ impl Enforcer {
         self.raise(new.into_iter().map(|problem| About::Problem { problem }));
     }
 
+    /// Adds to the present problems, and raises alerts of new ones.
+    pub(super) fn add_problems(&mut self, problems: Vec<String>) {
+        let new = self.problems.add(problems);
+        self.raise(new.into_iter().map(|problem| About::Problem { problem }));
+    }
+
     /// Handles a change of the host, and requests a round.
     pub(super) fn host_changed(&mut self, change: &Change) {
         let urgency = self.record_change(change, false);
@@ -261,8 +267,7 @@ impl Enforcer {
             let mut problems = vec![format!("{error:#}")];
             problems.extend(self.reconciler.reconnect().err().map(|e| format!("{e:#}")));
             // The problems of the last round may still be there.
-            let new = self.problems.add(problems);
-            self.raise(new.into_iter().map(|problem| About::Problem { problem }));
+            self.add_problems(problems);
         }
     }
 

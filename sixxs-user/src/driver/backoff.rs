@@ -9,6 +9,9 @@ const AFTER_LOSS: Duration = Duration::from_secs(1);
 const FIRST: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(600);
 
+/// The longest pause before an interface is made again.
+const LONGEST_REMAKE: Duration = Duration::from_secs(60);
+
 /// Pauses that grow with each failure, until an interface has lasted for [`LONGEST`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backoff {
@@ -32,9 +35,37 @@ impl Backoff {
     }
 }
 
+/// Pauses before an interface is made again that another program has removed. They double up to a minute: making
+/// it costs little, and the record of connects protects the broker.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RemakePauses {
+    last: Duration,
+}
+
+impl RemakePauses {
+    /// The pause after the loss of an interface that existed for `lasted`.
+    pub(super) fn next(&mut self, lasted: Duration) -> Duration {
+        self.last = match lasted >= LONGEST {
+            true => AFTER_LOSS,
+            false => (self.last * 2).clamp(AFTER_LOSS, LONGEST_REMAKE),
+        };
+        self.last
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_is_made_again_within_a_minute() {
+        let mut pauses = RemakePauses::default();
+        let brief = Duration::from_secs(5);
+        let seconds: Vec<_> = (0..8).map(|_| pauses.next(brief).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pauses.next(LONGEST).as_secs(), 1);
+        assert_eq!(pauses.next(brief).as_secs(), 2);
+    }
 
     #[test]
     fn pauses_double_up_to_a_limit() {

@@ -16,7 +16,7 @@ use super::{
     run::LinkOutcome,
 };
 use crate::{
-    driver::backoff::Backoff,
+    driver::backoff::{Backoff, RemakePauses},
     host::fd_store::Descriptor,
     netlink::{
         Netlink,
@@ -34,6 +34,7 @@ impl NativeTunnel {
             self.keep_up_by_sit(tunnel, outer).await;
         }
         let mut backoff = Backoff::default();
+        let mut remake = RemakePauses::default();
         loop {
             self.context.status.set(DriverState::Working(None));
             let device = match self.device().await {
@@ -59,7 +60,7 @@ impl NativeTunnel {
                     self.context.fd_store.forget(&self.context.name);
                     drop(device);
                     // Another program that removed it may remove the next one too.
-                    sleep(backoff.after_loss(made.elapsed())).await;
+                    sleep(remake.next(made.elapsed())).await;
                 }
             }
         }
@@ -96,6 +97,7 @@ impl NativeTunnel {
             remote: outer.remote4,
         };
         let mut backoff = Backoff::default();
+        let mut remake = RemakePauses::default();
         loop {
             let made = match Netlink::open() {
                 Ok(netlink) => netlink.sit(&self.context.name, ends).await,
@@ -119,7 +121,7 @@ impl NativeTunnel {
                 self.remove_lost().await;
             }
             // Another program that removed it may remove the next one too.
-            sleep(backoff.after_loss(made.elapsed())).await;
+            sleep(remake.next(made.elapsed())).await;
         }
     }
 
