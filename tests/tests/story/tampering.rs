@@ -49,7 +49,7 @@ fn corrected_by(fixture: &Fixture, about: &str, by: &str) -> Result<()> {
     Ok(())
 }
 
-/// Programs that are detached from an interface are restored long before the next resync, one by one and all
+/// Programs that are detached from an interface are restored long before the kernel is read back without an event, one by one and all
 /// at once.
 #[test]
 fn programs_come_back_at_once() -> Result<()> {
@@ -70,7 +70,7 @@ fn programs_come_back_at_once() -> Result<()> {
         let limit = Duration::from_secs(5);
         wait::until("the program is back", limit, back, |links| links.len() == 1)?;
         let took = taken.elapsed();
-        // Far below the 30 s of a resync. The benchmark measures the exact time.
+        // Far below the 30 s after which the kernel is read back. The benchmark measures the exact time.
         assert!(took < Duration::from_secs(2), "{interface}: {took:?}");
         assert_ne!(links(&fixture, interface)?, [link]);
         fixture
