@@ -49,8 +49,8 @@ fn corrected_by(fixture: &Fixture, about: &str, by: &str) -> Result<()> {
     Ok(())
 }
 
-/// Programs that are detached from an interface are restored long before the kernel is read back without an event, one by one and all
-/// at once.
+/// Programs that are detached from an interface are restored long before the regular reading of the kernel, one by
+/// one and all at once.
 #[test]
 fn programs_come_back_at_once() -> Result<()> {
     if !sixxs_tests::kernel::has_tcx()? {
