@@ -177,11 +177,13 @@ fn links_are_pinned_before_maps() -> Result<()> {
     let rounds = 5;
     let mut in_order = 0;
     for round in 0..rounds {
-        fs::remove_dir_all(&version)?;
+        // The daemon may put a pin back while the directory is being emptied.
+        let remove = || Ok(fs::remove_dir_all(&version).is_ok());
+        let limit = Duration::from_secs(5);
+        wait::until("pins are removed", limit, remove, |removed| *removed)?;
         let add = format!("ip link add some{round} type veth peer name other{round}");
         fixture.host().sh(&add)?;
         let now = || Ok((inodes("links")?.len(), inodes("maps")?.len()));
-        let limit = Duration::from_secs(5);
         wait::until("pins are back", limit, now, |now| *now == pinned)?;
         let last_link = inodes("links")?.into_iter().max();
         let first_map = inodes("maps")?.into_iter().min();
