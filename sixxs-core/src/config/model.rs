@@ -71,6 +71,13 @@ impl Config {
         tunnels.any(|tunnel| matches!(tunnel.kind, Kind::Account(_)))
     }
 
+    /// Whether a native tunnel has a peer.
+    #[must_use]
+    pub fn has_peers(&self) -> bool {
+        let mut tunnels = self.tunnels.iter();
+        tunnels.any(|tunnel| tunnel.kind.is_native() && tunnel.peer.is_some())
+    }
+
     /// Returns the configuration if it has tunnels, otherwise an error: without tunnels the daemon has no
     /// task.
     pub fn with_tunnels(self, file: &str) -> Result<Self, Invalid> {

@@ -24,6 +24,8 @@ pub struct InPlace {
     /// Interfaces that were up with their intended MTU.
     set_up: BTreeSet<(IfIndex, Mtu)>,
     addresses: BTreeSet<(IfIndex, Ipv6Addr)>,
+    /// Peers with a route.
+    peers: BTreeSet<(IfIndex, Ipv6Addr)>,
 }
 
 impl InPlace {
@@ -49,6 +51,10 @@ impl InPlace {
             let present = addresses.filter(|address| link.addresses.contains(address));
             let present = present.map(|address| (link.index, address));
             in_place.addresses.extend(present);
+            let peers = wanted.addresses.iter().filter_map(|own| own.peer);
+            let routes = peers.map(|peer| (link.index, peer));
+            let present = routes.filter(|route| observed.has_peer_route(*route));
+            in_place.peers.extend(present);
         }
         in_place
     }
@@ -65,6 +71,7 @@ impl InPlace {
                 Step::AddRule(rule) => self.rules.extend(before.rules.get(rule).copied()),
                 Step::SetUp(..)
                 | Step::AddAddress(..)
+                | Step::AddPeerRoute(..)
                 | Step::KeepNeighbour(..)
                 | Step::DeleteRule(_)
                 | Step::DeleteRoute(_)
@@ -81,6 +88,7 @@ impl InPlace {
             Step::AddAddress(index, _, own) => {
                 self.addresses.contains(&(*index, own.address.address))
             }
+            Step::AddPeerRoute(index, _, peer) => self.peers.contains(&(*index, *peer)),
             Step::AddRule(rule) => self.rules.contains(rule),
             Step::AddRoute(Route { key, .. }) | Step::ReplaceRoute(Route { key, .. }) => {
                 let target = desired.routes.get(key);
@@ -101,6 +109,7 @@ fn is_missing(key: RouteKey, target: &Target, plan: &Plan) -> bool {
         Step::AddRoute(route) | Step::ReplaceRoute(route) => route.key == key,
         Step::SetUp(..)
         | Step::AddAddress(..)
+        | Step::AddPeerRoute(..)
         | Step::AddRule(_)
         | Step::KeepNeighbour(..)
         | Step::DeleteRule(_)
@@ -159,7 +168,9 @@ impl Step {
     #[must_use]
     pub fn tunnel<'a>(&'a self, owners: &'a Owners) -> Option<&'a IfName> {
         match self {
-            Self::SetUp(_, name, _) | Self::AddAddress(_, name, _) => Some(name),
+            Self::SetUp(_, name, _)
+            | Self::AddAddress(_, name, _)
+            | Self::AddPeerRoute(_, name, _) => Some(name),
             Self::AddRule(rule) => owners.tunnel(rule.table, rule.from),
             Self::AddRoute(route) | Self::ReplaceRoute(route) => {
                 owners.tunnel(route.key.table, route.key.source)
@@ -185,7 +196,9 @@ impl Plan {
             // All tunnels need a rule for every source.
             Step::AddRule(rule) => rule.from == Prefix::ALL || sources.contains(&rule.from),
             Step::KeepNeighbour(_, neighbour) => neighbour.interface == tunnel.name,
-            Step::SetUp(_, name, _) | Step::AddAddress(_, name, _) => *name == tunnel.name,
+            Step::SetUp(_, name, _)
+            | Step::AddAddress(_, name, _)
+            | Step::AddPeerRoute(_, name, _) => *name == tunnel.name,
             Step::DeleteRule(_) | Step::DeleteRoute(_) | Step::DeleteNeighbour(..) => false,
         };
         let holds_up = |problem: &Problem| match problem {

@@ -28,6 +28,9 @@ pub const DEFAULT_METRIC: Metric = Metric(1024);
 /// missing, packets get an error instead of the main table's route.
 pub const UNREACHABLE_METRIC: Metric = Metric(4_278_198_272);
 
+/// The metric of the routes that the kernel adds with an address (`IP6_RT_PRIO_ADDRCONF`).
+pub const KERNEL_METRIC: Metric = Metric(256);
+
 /// The main table.
 pub const MAIN_TABLE: TableId = TableId(254);
 

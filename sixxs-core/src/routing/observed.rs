@@ -25,8 +25,20 @@ pub struct Observed {
     pub neighbours: Vec<ObservedNeighbour>,
     /// Routes to networks on the link of interfaces.
     pub connected: Vec<ConnectedRoute>,
+    /// Whether `connected` was read, and has all of them.
+    pub connected_is_complete: bool,
     /// Networks on the link according to the addresses of interfaces.
     pub on_link: Vec<ConnectedRoute>,
+}
+
+impl Observed {
+    /// Whether the kernel routes an address on the link of an interface there.
+    #[must_use]
+    pub fn has_peer_route(&self, (index, peer): (IfIndex, Ipv6Addr)) -> bool {
+        let destination = Prefix::host(peer);
+        let route = ConnectedRoute { destination, index };
+        self.connected.contains(&route)
+    }
 }
 
 /// The position of the local table in the order of rules.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule,
+    KERNEL_METRIC, LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule,
     desired::{Desired, OwnAddress, RouteKey, SetUp, Target},
     observed::{
         LocalTable, Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget,
@@ -57,6 +57,9 @@ pub enum Step {
     SetUp(IfIndex, IfName, Mtu),
     /// Adds an address to an interface.
     AddAddress(IfIndex, IfName, OwnAddress),
+    /// Restores the kernel's route to the peer of an address. The kernel adds it with the address, but not while
+    /// the interface is down, and it does not catch up on that later (`__ipv6_ifa_notify`, Linux 6.18).
+    AddPeerRoute(IfIndex, IfName, Ipv6Addr),
     /// Adds a route.
     AddRoute(Route),
     /// Replaces a route of sixxs that has another target.
@@ -163,6 +166,9 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Plan {
         // A missing interface is reported as its tunnel's state.
         if let Some(link) = observed.links.by_name(name) {
             plan.steps.extend(set_up(link, wanted));
+            let peers = missing_peers(link, wanted, observed);
+            plan.steps
+                .extend(peers.map(|peer| Step::AddPeerRoute(link.index, name.clone(), peer)));
         }
     }
     let mut routes = Routes::of(observed);
@@ -209,6 +215,21 @@ fn set_up(link: &Link, wanted: &SetUp) -> impl Iterator<Item = Step> {
     set_up
         .into_iter()
         .chain(missing.map(move |address| Step::AddAddress(index, name.clone(), *address)))
+}
+
+/// The peers of a native tunnel's addresses to which the kernel has no route, though it has the address.
+fn missing_peers(
+    link: &Link,
+    wanted: &SetUp,
+    observed: &Observed,
+) -> impl Iterator<Item = Ipv6Addr> {
+    let is_known = link.up && observed.connected_is_complete;
+    let present = wanted
+        .addresses
+        .iter()
+        .filter(move |own| is_known && link.addresses.contains(&own.address.address));
+    let peers = present.filter_map(|own| own.peer);
+    peers.filter(|peer| !observed.has_peer_route((link.index, *peer)))
 }
 
 /// Handles one gateway, and removes a matching neighbour from `old`. Without an interface that is up there is
@@ -376,6 +397,12 @@ impl fmt::Display for Step {
                     ),
                     None => write!(f, "ip -6 address add {address}/{bits} dev {name} nodad"),
                 }
+            }
+            Self::AddPeerRoute(_, name, peer) => {
+                write!(
+                    f,
+                    "ip -6 route add {peer} dev {name} proto kernel metric {KERNEL_METRIC}"
+                )
             }
             Self::AddRoute(route) => write!(f, "ip -6 route add {route}"),
             Self::ReplaceRoute(route) => write!(f, "ip -6 route replace {route}"),

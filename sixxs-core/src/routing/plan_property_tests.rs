@@ -152,6 +152,7 @@ proptest! {
             routes: without_doubles(routes),
             neighbours: one_of_each(neighbours),
             connected: Vec::new(),
+            connected_is_complete: false,
             on_link: Vec::new(),
         };
         let desired = Desired::new(&config, |tunnel| {
@@ -187,7 +188,7 @@ proptest! {
         let start = Observed { rules, routes: without_doubles(routes), ..both_up() };
         let plan = diff(&Desired::new(&config(), |_| true), &start);
         let rank = |step: &Step| match step {
-            Step::SetUp(..) | Step::AddAddress(..) => 0,
+            Step::SetUp(..) | Step::AddAddress(..) | Step::AddPeerRoute(..) => 0,
             Step::AddRoute(_) | Step::ReplaceRoute(_) => 1,
             Step::KeepNeighbour(..) => 2,
             Step::AddRule(_) => 3,

@@ -1,14 +1,14 @@
 use super::*;
 use crate::{
-    config::{self, Config, RuleMode},
+    config::{Config, RuleMode, parse},
     explain::rules::{Action, PolicyRule, Selector},
     link::Link,
-    routing::{DEFAULT_METRIC, observed::LocalTable},
+    routing::{DEFAULT_METRIC, InPlace, Owners, connected::ConnectedRoute, observed::LocalTable},
     types::{Prefix, RulePriority},
 };
 
 pub(super) fn config() -> Config {
-    config::parse(
+    parse(
         "test",
         r#"
         [[tunnel]]
@@ -220,7 +220,7 @@ fn too_many_pairs_are_left_to_the_programs() {
             )
         };
         let text: String = (0x10..0x10 + count).map(tunnel).collect();
-        config::parse("test", &text).unwrap()
+        parse("test", &text).unwrap()
     };
     let rules = |count| Desired::new(&tunnels(count), |_| true).rules.len();
     assert_eq!(rules(45), 2 * 45 + 2 * 45 * 45);
@@ -310,7 +310,7 @@ fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
 /// A native tunnel's interface is set up by the plan; what exists already does not change.
 #[test]
 fn an_interface_that_sixxs_has_made_is_set_up() {
-    let config = config::parse(
+    let config = parse(
         "f",
         r#"
         [[tunnel]]
@@ -365,6 +365,55 @@ fn an_interface_that_sixxs_has_made_is_set_up() {
     );
 }
 
+/// The kernel loses it if the interface goes down while the address is added.
+#[test]
+fn a_missing_route_to_a_peer_is_restored() {
+    let config = parse(
+        "test",
+        "[[tunnel]]\nname = \"sixxs0\"\nkind = \"ayiya\"\nremote4 = \"192.0.2.1\"\npassword = \"p\"\n\
+         address = \"2001:db8:a::2/64\"\npeer = \"2001:db8:a::1\"\n",
+    )
+    .unwrap();
+    let mut desired = Desired::new(&config, |_| true);
+    desired.set_up(&config.tunnels[0]);
+    let start = Observed {
+        links: [link(3, "sixxs0", false)].into_iter().collect(),
+        ..Observed::default()
+    };
+    let up = apply(&diff(&desired, &start), start);
+    let done = apply(&diff(&desired, &up), up);
+    assert!(diff(&desired, &done).is_empty(), "routes were not read");
+    let damaged = Observed {
+        connected_is_complete: true,
+        ..done
+    };
+    let plan = diff(&desired, &damaged);
+    let lines: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        ["ip -6 route add 2001:db8:a::1 dev sixxs0 proto kernel metric 256"]
+    );
+    let owners = Owners::of(&config);
+    let name = &config.tunnels[0].name;
+    assert_eq!(plan.steps[0].tunnel(&owners), Some(name));
+    assert!(!plan.is_complete_for(&config.tunnels[0]));
+    let before = InPlace::of(&desired, &damaged, &plan);
+    assert!(!before.is_restored_by(&plan.steps[0], &desired));
+    let whole = apply(&plan, damaged.clone());
+    assert!(diff(&desired, &whole).is_empty());
+    let before = InPlace::of(&desired, &whole, &Plan::default());
+    assert!(before.is_restored_by(&plan.steps[0], &desired));
+    // The kernel adds it with the address.
+    let mut other = damaged;
+    change_link(&mut other, IfIndex(3), |link| link.addresses.clear());
+    let steps = diff(&desired, &other).steps;
+    assert!(
+        steps
+            .iter()
+            .all(|step| matches!(step, Step::AddAddress(..)))
+    );
+}
+
 /// A model of the kernel.
 pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
     for step in &plan.steps {
@@ -377,6 +426,10 @@ pub(super) fn apply(plan: &Plan, mut state: Observed) -> Observed {
                 let address = own.address;
                 assert!(!link.addresses.contains(&address.address), "EEXIST: {step}");
                 link.addresses.push(address.address);
+            }),
+            Step::AddPeerRoute(index, _, peer) => state.connected.push(ConnectedRoute {
+                destination: Prefix::host(*peer),
+                index: *index,
             }),
             Step::AddRoute(route) => {
                 let taken = |r: &ObservedRoute| r.key() == route.key;

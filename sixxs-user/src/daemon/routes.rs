@@ -131,7 +131,7 @@ fn correction(step: &Step, owners: &Owners) -> Option<Correction> {
         Step::SetUp(..) => Removed::Link,
         Step::AddAddress(..) => Removed::Address,
         Step::AddRule(_) => Removed::Rule,
-        Step::AddRoute(_) | Step::ReplaceRoute(_) => Removed::Route,
+        Step::AddPeerRoute(..) | Step::AddRoute(_) | Step::ReplaceRoute(_) => Removed::Route,
         Step::KeepNeighbour(..)
         | Step::DeleteRule(_)
         | Step::DeleteRoute(_)

@@ -21,7 +21,7 @@ use rtnetlink::{
 };
 use sixxs_core::{
     routing::{
-        Rule, Step,
+        KERNEL_METRIC, MAIN_TABLE, Rule, Step,
         desired::OwnAddress,
         observed::{ObservedRoute, ObservedRule, ObservedTarget},
         plan::{Plan, Route, RouteTarget},
@@ -92,6 +92,10 @@ impl Netlink {
                 RouteNetlinkMessage::NewAddress(address_message(*index, *address)),
                 CHANGE | NLM_F_CREATE | NLM_F_EXCL,
             ),
+            Step::AddPeerRoute(index, _, peer) => (
+                RouteNetlinkMessage::NewRoute(peer_route_message(*index, *peer)),
+                CHANGE | NLM_F_CREATE | NLM_F_EXCL,
+            ),
             Step::AddRoute(route) => (
                 RouteNetlinkMessage::NewRoute(route_message(route)),
                 CHANGE | NLM_F_CREATE | NLM_F_EXCL,
@@ -149,7 +153,10 @@ fn is_tolerated(step: &Step, error: &RequestError) -> bool {
             matches!(error.raw_os_error(), Some(ENOENT | ESRCH | ENODEV))
                 || error.kind() == io::ErrorKind::NotFound
         }
-        Step::AddAddress(..) => error.kind() == io::ErrorKind::AlreadyExists,
+        // The kernel added it meanwhile.
+        Step::AddAddress(..) | Step::AddPeerRoute(..) => {
+            error.kind() == io::ErrorKind::AlreadyExists
+        }
         Step::SetUp(..)
         | Step::AddRoute(_)
         | Step::ReplaceRoute(_)
@@ -184,6 +191,23 @@ fn address_message(index: IfIndex, own: OwnAddress) -> AddressMessage {
         AddressAttribute::Local(IpAddr::V6(address.address)),
         AddressAttribute::Address(IpAddr::V6(far)),
         AddressAttribute::Flags(flags),
+    ];
+    message
+}
+
+/// Like the kernel's own: it removes the route together with the address.
+fn peer_route_message(index: IfIndex, peer: Ipv6Addr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.protocol = RouteProtocol::Kernel;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.header.destination_prefix_length = 128;
+    message.attributes = vec![
+        RouteAttribute::Table(MAIN_TABLE.0),
+        RouteAttribute::Priority(KERNEL_METRIC.0),
+        RouteAttribute::Destination(RouteAddress::Inet6(peer)),
+        RouteAttribute::Oif(index.0),
     ];
     message
 }

@@ -95,7 +95,8 @@ impl Scope {
             },
             exits: config.uplinks.is_none(),
             // With accounts: a broker must not assign a prefix that is on the link of an uplink.
-            connected: config.direct_connected || config.has_accounts(),
+            // With peers: the kernel may lose its route to one.
+            connected: config.direct_connected || config.has_accounts() || config.has_peers(),
         }
     }
 }

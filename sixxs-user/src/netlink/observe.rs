@@ -29,7 +29,7 @@ use sixxs_core::{
     link::{Candidate, Link, LinkLayer, Links},
     routing::{
         MAIN_TABLE, Observed,
-        connected::ConnectedRoute,
+        connected::{ConnectedRoute, MAX_PAIRS},
         exits::LookedUpTables,
         observed::{LocalTable, ObservedNeighbour, ObservedRoute, ObservedTarget},
     },
@@ -64,6 +64,7 @@ impl Netlink {
         } else {
             Vec::new()
         };
+        let connected_is_complete = scope.connected && connected.len() <= MAX_PAIRS;
         let links: Links = links.into_iter().collect();
         let mut routes = self
             .routes(None, Some(PROTOCOL))
@@ -84,6 +85,7 @@ impl Netlink {
             rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
             routes,
             connected,
+            connected_is_complete,
             on_link,
         })
     }

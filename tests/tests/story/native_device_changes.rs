@@ -58,6 +58,39 @@ fn a_changed_device_is_repaired_within_4_s() -> Result<()> {
     Ok(())
 }
 
+/// The kernel adds the route to the peer together with the address, and forgets it if the device goes down
+/// meanwhile.
+#[test]
+fn the_route_to_the_peer_is_restored() -> Result<()> {
+    let kinds = [Kind::Ayiya, Kind::SixInFour];
+    let fixture = Fixture::with_spec(Spec::native(kinds), Hook::Auto, "")?;
+    let daemon = fixture.start()?;
+    fixture.wait_until_up().with_context(|| daemon.log())?;
+    for tunnel in fixture.lab.tunnels() {
+        let plan = tunnel.plan;
+        let route = format!(
+            "{} dev {} proto kernel metric 256",
+            plan.peer, plan.interface
+        );
+        let shown = || fixture.host().sh("ip -6 route show table main");
+        assert!(shown()?.contains(&route), "{}", shown()?);
+        fixture.host().ip(&format!("route delete {route}\n"))?;
+        wait::until(
+            "the route is back",
+            Duration::from_secs(4),
+            shown,
+            |routes| routes.contains(&route),
+        )?;
+        let status = fixture.program.status()?;
+        assert!(status.tunnel(plan.interface).is_whole(), "{status:#?}");
+        let alerts = fixture.program.run_ok(&["alerts"])?.stdout;
+        assert!(alerts.contains(&route), "{alerts}");
+    }
+    fixture.program.run_ok(&["plan"])?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
 /// After a rename, the device no longer belongs to the daemon: a new one replaces it.
 #[test]
 fn renamed_it_is_made_again() -> Result<()> {
