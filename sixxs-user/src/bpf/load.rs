@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{
     EGRESS, HookChoice, INGRESS, Kernel, OBJECT, Rings,
     hook::Attachments,
-    object,
+    lost_pins, object,
     pins::Pins,
     program, program_id,
     tables::{self, Tables},
@@ -50,8 +50,12 @@ impl Kernel {
         if !pins.is_enabled() {
             return Self::load_once(pins, Vec::new(), hook, debugging);
         }
-        for strange in pins.move_foreign_objects(&object::pinned_maps(OBJECT)?)? {
+        let maps = object::pinned_maps(OBJECT)?;
+        for strange in pins.move_foreign_objects(&maps)? {
             warn!("{strange}");
+        }
+        if let Err(error) = lost_pins::restore(pins, &maps) {
+            warn!("pin the maps of the attached programs again: {error:#}");
         }
         let mut former = Vec::new();
         for other in pins.other_versions()? {
@@ -110,6 +114,7 @@ impl Kernel {
             !pinned.is_empty() || !pins.is_enabled(),
             "the pins have just been removed"
         );
+        lost_pins::hold(program(&mut ebpf, EGRESS)?, &pinned)?;
         let events = RingBuf::try_from(tables::take(&mut ebpf, "EVENTS")?)?;
         let debugging = if debugging {
             let logger = aya_log::EbpfLogger::init(&mut ebpf).context("read the programs' log")?;
@@ -127,6 +132,7 @@ impl Kernel {
             pinned,
             former,
             unpinned: None,
+            has_earlier_programs: true,
         };
         let rings = Rings { events, debugging };
         Ok((kernel, rings))

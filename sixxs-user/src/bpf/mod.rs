@@ -11,6 +11,7 @@ mod dry_run;
 mod hook;
 mod inspect;
 mod load;
+mod lost_pins;
 mod object;
 mod pins;
 mod pod;
@@ -81,6 +82,9 @@ pub struct Kernel {
     former: Vec<FormerPins>,
     /// Why nothing is pinned, as a message.
     unpinned: Option<String>,
+    /// Whether programs of an earlier run may still be attached. They cache lookups where the programs of this run
+    /// find them.
+    has_earlier_programs: bool,
 }
 
 /// The result of [`Kernel::sync`].
@@ -153,6 +157,11 @@ impl Kernel {
         let undetached = self.attachments.retain(&keep, links, netlink).await;
         synced.failures.extend(undetached);
         self.tables.forget(wanted)?;
+        if self.has_earlier_programs && synced.failures.is_empty() {
+            // If the pin of a map was removed, they had looked up in another map.
+            self.tables.invalidate_caches()?;
+            self.has_earlier_programs = false;
+        }
         // Until all programs are replaced, the old ones still count in their own maps.
         if synced.failures.is_empty()
             && let Err(error) = self.take_over_counters()

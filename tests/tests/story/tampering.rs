@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sixxs_tests::kernel::bpf;
+use sixxs_tests::kernel::{self, bpf};
 use sixxs_tests::lab::topology::{Flavour, OUTSIDE, TUNNELS, UPLINK};
 use sixxs_tests::probe::PingStream;
 use sixxs_tests::probe::leak::{self, Cause};
@@ -53,7 +53,7 @@ fn corrected_by(fixture: &Fixture, about: &str, by: &str) -> Result<()> {
 /// one and all at once.
 #[test]
 fn programs_come_back_at_once() -> Result<()> {
-    if !sixxs_tests::kernel::has_tcx()? {
+    if !has_tcx()? {
         // Without TCX the program is a filter, and the kernel sends an event when it is removed.
         return filters_come_back_at_once();
     }
@@ -92,7 +92,7 @@ fn programs_come_back_at_once() -> Result<()> {
 /// The service runs without `CAP_SYS_ADMIN`: the query for attached programs works without it.
 #[test]
 fn programs_come_back_to_the_service() -> Result<()> {
-    if !sixxs_tests::kernel::has_tcx()? {
+    if !has_tcx()? {
         return Ok(());
     }
     let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
@@ -239,6 +239,51 @@ fn pins_come_back() -> Result<()> {
     Ok(())
 }
 
+/// Maps whose pins disappear while no daemon runs: the attached programs still use them, so a new daemon finds them
+/// there. It counts on, and catches leaks from the first packet on.
+#[test]
+fn pins_removed_without_a_daemon_come_back() -> Result<()> {
+    if !kernel::has_tcx()? {
+        return Ok(());
+    }
+    let fixture = Fixture::new(Flavour::Tun, Hook::Auto)?;
+    let mut daemon = fixture.start()?;
+    fixture.ensure_outside_answered(&fixture.lab.tunnels()[0])?;
+    let before = fixture.program.status()?;
+    let maps = fixture.layout_dir()?.join("maps");
+    let names = names(&maps)?;
+    let [address, _] = fixture.lab.tunnels().each_ref().map(|t| t.plan.address);
+    let interval = Duration::from_millis(2);
+    let stream = PingStream::start(fixture.lab.outside(), address, interval)?;
+    for gone in &names {
+        daemon.kill()?;
+        // Every reply leaks.
+        fixture.delete_own_rules()?;
+        fs::remove_file(maps.join(gone))?;
+        std::thread::sleep(Duration::from_millis(20));
+        daemon = fixture.start()?;
+    }
+    assert_eq!(self::names(&maps)?, names);
+    let pings = stream.stop()?;
+    assert!(pings.sent > 100 && pings.all_answered(), "{pings:?}");
+    let after = fixture.program.status()?;
+    let name = TUNNELS[0].interface;
+    let requests =
+        |status: &sixxs_tests::program::status::Status| status.tunnel(name).echo.requests_in;
+    assert_eq!(requests(&after), requests(&before) + pings.sent);
+    fixture.ensure_nothing_lost()?;
+    assert_eq!(daemon.stop()?, 0);
+    Ok(())
+}
+
+/// The names in a directory.
+fn names(directory: &Path) -> Result<BTreeSet<String>> {
+    let entries = fs::read_dir(directory)?;
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
 /// The names of tables are restored, and the correction is reported.
 #[test]
 fn names_of_tables_come_back() -> Result<()> {
@@ -279,7 +324,7 @@ fn a_new_uplink_is_guarded_before_it_is_one() -> Result<()> {
          address add 2001:db8:2::1/64 dev wwan0 nodad\n\
          neighbour add 2001:db8:2::fe lladdr 02:00:00:00:00:fe dev wwan0 nud permanent\n")?;
     let attached = || -> Result<bool> {
-        if sixxs_tests::kernel::has_tcx()? {
+        if has_tcx()? {
             return Ok(!links(&fixture, "wwan0")?.is_empty());
         }
         Ok(fixture

@@ -111,7 +111,7 @@ impl Tables {
     }
 
     /// Makes the programs look up the owners of addresses again.
-    pub(super) fn invalidate_caches(&mut self) -> anyhow::Result<()> {
+    pub(in crate::bpf) fn invalidate_caches(&mut self) -> anyhow::Result<()> {
         self.current.generation += 1;
         // Write it to `control` before use, so that no later run uses this generation for other sources.
         self.control
