@@ -3,7 +3,7 @@
 //! Owns the package's name and the directory of the unpacked kernel, which has the version in its name.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,6 +18,9 @@ use crate::{
 /// Depends on the newest kernel for virtual machines in this Debian: 6.1 in Debian 12.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 
+/// The variable that names the package of another kernel, of this Debian.
+const CHOICE: &str = "SIXXS_VM_KERNEL";
+
 /// A kernel and its modules.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -31,7 +34,28 @@ pub(crate) struct Kernel {
 
 /// Downloads it (27 MB), unless it is below `directory` already.
 pub(crate) fn get(directory: &Path) -> Result<Kernel> {
-    const LISTS: &str = "the package lists have none; run `apt-get update` as root, on Debian";
+    let package = match env::var(CHOICE) {
+        Ok(package) => package,
+        Err(_) => newest()?,
+    };
+    let version =
+        apt::candidate(&package).with_context(|| format!("find the kernel {package}: {LISTS}"))?;
+    let tree = directory.join(format!("{package}_{version}"));
+    if !tree.exists() {
+        fetch(directory, &package, &version, &tree)?;
+    }
+    let release = release(&package).to_owned();
+    Ok(Kernel {
+        image: tree.join(format!("boot/vmlinuz-{release}")),
+        modules: tree.join("lib/modules").join(&release),
+        release,
+    })
+}
+
+const LISTS: &str = "the package lists have none; run `apt-get update` as root, on Debian";
+
+/// The package of the newest kernel.
+fn newest() -> Result<String> {
     let depends = process::capture(
         "find Debian's kernel",
         Command::new("apt-cache")
@@ -41,18 +65,13 @@ pub(crate) fn get(directory: &Path) -> Result<Kernel> {
     )?;
     let package = dependency(&depends)
         .with_context(|| format!("find Debian's kernel: {PACKAGE} depends on no image; {LISTS}"))?;
-    let version =
-        apt::candidate(package).with_context(|| format!("find the kernel {package}: {LISTS}"))?;
-    let tree = directory.join(format!("{package}_{version}"));
-    if !tree.exists() {
-        fetch(directory, package, &version, &tree)?;
-    }
-    let release = package.trim_start_matches("linux-image-").to_owned();
-    Ok(Kernel {
-        image: tree.join(format!("boot/vmlinuz-{release}")),
-        modules: tree.join("lib/modules").join(&release),
-        release,
-    })
+    Ok(package.to_owned())
+}
+
+/// The release of the kernel in a package.
+fn release(package: &str) -> &str {
+    let release = package.trim_start_matches("linux-image-");
+    release.trim_end_matches("-unsigned")
 }
 
 /// The first kernel image in the output of `apt-cache depends`.
@@ -77,7 +96,7 @@ fn fetch(directory: &Path, package: &str, version: &str, tree: &Path) -> Result<
         Command::new("busybox")
             .args(["depmod", "-b"])
             .arg(&unpacked)
-            .arg(package.trim_start_matches("linux-image-")),
+            .arg(release(package)),
         "it takes Debian's busybox-static",
     )?;
     fs::rename(&unpacked, tree).with_context(|| format!("make {}", tree.display()))?;
@@ -96,5 +115,18 @@ mod tests {
             Some("linux-image-6.1.0-56-cloud-amd64")
         );
         assert_eq!(dependency("linux-image-cloud-amd64\n"), None);
+    }
+
+    #[test]
+    fn a_package_names_its_release() {
+        for (package, expected) in [
+            ("linux-image-6.1.0-56-cloud-amd64", "6.1.0-56-cloud-amd64"),
+            (
+                "linux-image-6.12.107+deb12-cloud-amd64-unsigned",
+                "6.12.107+deb12-cloud-amd64",
+            ),
+        ] {
+            assert_eq!(release(package), expected);
+        }
     }
 }

@@ -58,6 +58,9 @@ const MODULES: &[&str] = &[
     "nft_reject_inet",
 ];
 
+/// Modules that are a part of others in newer kernels: `nft_objref` is in `nf_tables` since 6.2.
+const MERGED: &[&str] = &["nft_objref"];
+
 /// Builds the image below `directory`, from scratch, and returns its path. `script` is the script that the
 /// machine runs.
 pub(crate) fn build(
@@ -215,9 +218,12 @@ impl Root {
             if built_in.lines().any(|file| module_name(file) == *module) {
                 continue;
             }
+            let found = module_files(&dependencies, module);
+            if found.is_none() && MERGED.contains(module) {
+                continue;
+            }
             files.extend(
-                module_files(&dependencies, module)
-                    .with_context(|| format!("{} has no module {module}", kernel.release))?,
+                found.with_context(|| format!("{} has no module {module}", kernel.release))?,
             );
             to_load += &format!("{module}\n");
         }
