@@ -4,6 +4,7 @@
 //! [`desired`] and [`observed`] are different types on purpose: an intent names an interface, an
 //! observation has an index, and only [`plan::diff`] uses both.
 
+mod commands;
 pub mod connected;
 pub mod desired;
 pub mod exits;

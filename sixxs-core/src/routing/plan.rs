@@ -5,12 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::Ipv6Addr,
 };
 
 use super::{
-    KERNEL_METRIC, LOCAL_TABLE, MAIN_TABLE, Neighbour, Rule,
+    Neighbour, Rule,
     desired::{Desired, OwnAddress, RouteKey, SetUp, Target},
     observed::{
         LocalTable, Observed, ObservedNeighbour, ObservedRoute, ObservedRule, ObservedTarget,
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     link::{Link, LinkLayer, Links},
-    types::{IfIndex, IfName, InterfaceAddress, Metric, Mtu, PROTOCOL, Prefix, TableId},
+    types::{IfIndex, IfName, Metric, Mtu, Prefix, TableId},
 };
 
 /// An ordered set of changes.
@@ -380,148 +379,6 @@ impl Route {
             }
             _ => false,
         }
-    }
-}
-
-/// The `ip -6` command for the step.
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SetUp(_, name, mtu) => write!(f, "ip link set {name} mtu {mtu} up"),
-            Self::AddAddress(_, name, OwnAddress { address, peer }) => {
-                let InterfaceAddress { address, bits } = address;
-                match peer {
-                    Some(peer) => write!(
-                        f,
-                        "ip -6 address add {address} peer {peer}/{bits} dev {name} nodad noprefixroute"
-                    ),
-                    None => write!(f, "ip -6 address add {address}/{bits} dev {name} nodad"),
-                }
-            }
-            Self::AddPeerRoute(_, name, peer) => {
-                write!(
-                    f,
-                    "ip -6 route add {peer} dev {name} proto kernel metric {KERNEL_METRIC}"
-                )
-            }
-            Self::AddRoute(route) => write!(f, "ip -6 route add {route}"),
-            Self::ReplaceRoute(route) => write!(f, "ip -6 route replace {route}"),
-            Self::KeepNeighbour(_, Neighbour { interface, address }) => write!(
-                f,
-                "ip -6 neigh replace {address} dev {interface} managed protocol {PROTOCOL}"
-            ),
-            Self::DeleteNeighbour(ObservedNeighbour { address, .. }, interface) => {
-                write!(f, "ip -6 neigh del {address} dev {interface}")
-            }
-            Self::AddRule(rule) => write!(f, "ip -6 rule add {rule} protocol {PROTOCOL}"),
-            Self::DeleteRule(ObservedRule::Plain(rule)) => {
-                write!(f, "ip -6 rule del {rule} protocol {PROTOCOL}")
-            }
-            Self::DeleteRule(ObservedRule::Foreign(position)) => write!(
-                f,
-                "# rule {position} of `ip -6 rule` has protocol {PROTOCOL} and was not made like this by sixxs"
-            ),
-            Self::DeleteRoute(route) => {
-                f.write_str("ip -6 route del ")?;
-                match route.target {
-                    ObservedTarget::Unreachable => f.write_str("unreachable ")?,
-                    ObservedTarget::Throw => f.write_str("throw ")?,
-                    ObservedTarget::Interface { .. } | ObservedTarget::Other => {}
-                }
-                write!(f, "{}", Destination(route.destination))?;
-                if route.source.bits() != 0 {
-                    write!(f, " from {}", route.source)?;
-                }
-                if let ObservedTarget::Interface {
-                    gateway: Some(gateway),
-                    ..
-                } = &route.target
-                {
-                    write!(f, " via {gateway}")?;
-                }
-                write!(
-                    f,
-                    " table {} proto {PROTOCOL} metric {}",
-                    route.table, route.metric
-                )
-            }
-        }
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RouteKey {
-            table,
-            metric,
-            destination,
-            source,
-        } = self.key;
-        let via = match &self.to {
-            RouteTarget::Interface(via) => Some(via),
-            RouteTarget::Unreachable => {
-                f.write_str("unreachable ")?;
-                None
-            }
-            RouteTarget::Throw => {
-                f.write_str("throw ")?;
-                None
-            }
-        };
-        write!(f, "{}", Destination(destination))?;
-        if source != Prefix::ALL {
-            write!(f, " from {source}")?;
-        }
-        let Some(via) = via else {
-            return write!(f, " table {table} proto {PROTOCOL} metric {metric}");
-        };
-        if let Some(gateway) = via.gateway {
-            write!(f, " via {gateway}")?;
-        }
-        write!(
-            f,
-            " dev {} table {table} proto {PROTOCOL} metric {metric}",
-            via.name
-        )?;
-        if let Some(mtu) = via.mtu {
-            write!(f, " mtu {mtu} advmss {}", mtu.advertised_mss())?;
-        }
-        Ok(())
-    }
-}
-
-/// A destination in the form of `ip route`.
-struct Destination(Prefix);
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == Prefix::ALL {
-            f.write_str("default")
-        } else {
-            self.0.fmt(f)
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.from == Prefix::ALL {
-            f.write_str("from all")?;
-        } else {
-            write!(f, "from {}", self.from)?;
-        }
-        if let Some(to) = self.to {
-            write!(f, " to {to}")?;
-        }
-        match self.table {
-            MAIN_TABLE => f.write_str(" lookup main")?,
-            LOCAL_TABLE => f.write_str(" lookup local")?,
-            table => write!(f, " lookup {table}")?,
-        }
-        if self.no_default {
-            f.write_str(" suppress_prefixlength 0")?;
-        }
-        write!(f, " priority {}", self.priority)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     config::RuleMode,
     link::LinkLayer,
     routing::{DEFAULT_METRIC, UNREACHABLE_METRIC, observed::LocalTable},
-    types::{Prefix, RulePriority},
+    types::{PROTOCOL, Prefix, RulePriority},
 };
 
 fn any_prefix() -> impl Strategy<Value = Prefix> {

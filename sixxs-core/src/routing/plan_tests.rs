@@ -1,14 +1,17 @@
 use super::*;
 use crate::{
-    config::{Config, RuleMode, parse},
+    config::{self, Config, RuleMode},
     explain::rules::{Action, PolicyRule, Selector},
     link::Link,
-    routing::{DEFAULT_METRIC, InPlace, Owners, connected::ConnectedRoute, observed::LocalTable},
-    types::{Prefix, RulePriority},
+    routing::{
+        DEFAULT_METRIC, InPlace, LOCAL_TABLE, Owners, connected::ConnectedRoute,
+        observed::LocalTable,
+    },
+    types::{PROTOCOL, Prefix, RulePriority},
 };
 
 pub(super) fn config() -> Config {
-    parse(
+    config::parse(
         "test",
         r#"
         [[tunnel]]
@@ -220,7 +223,7 @@ fn too_many_pairs_are_left_to_the_programs() {
             )
         };
         let text: String = (0x10..0x10 + count).map(tunnel).collect();
-        parse("test", &text).unwrap()
+        config::parse("test", &text).unwrap()
     };
     let rules = |count| Desired::new(&tunnels(count), |_| true).rules.len();
     assert_eq!(rules(45), 2 * 45 + 2 * 45 * 45);
@@ -310,7 +313,7 @@ fn a_foreign_route_with_the_same_key_stays_and_is_reported() {
 /// A native tunnel's interface is set up by the plan; what exists already does not change.
 #[test]
 fn an_interface_that_sixxs_has_made_is_set_up() {
-    let config = parse(
+    let config = config::parse(
         "f",
         r#"
         [[tunnel]]
@@ -368,7 +371,7 @@ fn an_interface_that_sixxs_has_made_is_set_up() {
 /// The kernel loses it if the interface goes down while the address is added.
 #[test]
 fn a_missing_route_to_a_peer_is_restored() {
-    let config = parse(
+    let config = config::parse(
         "test",
         "[[tunnel]]\nname = \"sixxs0\"\nkind = \"ayiya\"\nremote4 = \"192.0.2.1\"\npassword = \"p\"\n\
          address = \"2001:db8:a::2/64\"\npeer = \"2001:db8:a::1\"\n",
